@@ -1,0 +1,46 @@
+# Each target works on a fresh machine with Python >= 3.11 and make; nothing else is needed before any of them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: help install demo test lint format bench lock clean
+
+help:               ## what there is
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## streamd and its development tools into .venv
+
+$(INSTALLED): pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "streamd needs Python 3.11 or newer; set PYTHON=python3.x")'
+	@test -x $(BIN)/python || { echo "making $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "installing into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: install       ## the main job on real metrics, about a minute; KEEP=1 leaves the daemon running
+	@$(BIN)/python scripts/demo.py $(if $(KEEP),--keep)
+
+test: install       ## the whole test suite
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: install       ## ruff and mypy --strict
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: install     ## let ruff mend what it can
+	@$(BIN)/ruff check --fix-only .
+	@$(BIN)/ruff format .
+
+bench: install      ## the benchmarks of this machine, as a table
+	@$(BIN)/python benchmarks/daemon.py $(ARGS)
+
+lock: install       ## resolve the dependencies anew into requirements.lock
+	@$(BIN)/python -m pip install --quiet pip-tools
+	@$(BIN)/pip-compile --quiet --extra dev --generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links \
+		--no-emit-options --no-header --allow-unsafe --output-file requirements.lock pyproject.toml
+
+clean:              ## remove what was made
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -1,0 +1,75 @@
+"""The console command. Imports what a command needs only when it runs, so that `--help` is quick."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from streamd import __version__
+
+USAGE_ERROR = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status."""
+    parser = make_parser()
+    args = parser.parse_args(arguments)
+    status: int = args.run(args)
+    return status
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Build the parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="streamd", description="Turns a server fleet's metrics into quantile forecasts, continuously."
+    )
+    parser.add_argument("--version", action="version", version=f"streamd {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_serve(commands.add_parser("serve", help="run the daemon", description="Run the daemon."))
+    return parser
+
+
+def _add_serve(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "Every key of config.toml also has an environment variable, STREAMD_<KEY>, as STREAMD_PORT=8002. "
+        "A flag beats its variable, which beats the file."
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings in TOML (default: built in)")
+    parser.add_argument("--host", metavar="H", help="address to listen on (127.0.0.1)")
+    parser.add_argument("--port", type=int, metavar="P", help="port to listen on (8002); 0: any that is free")
+    parser.add_argument("--state-dir", metavar="DIR", help="folder of what outlives the process (state)")
+    parser.add_argument("--engines", metavar="DIR", help="folder of engine versions (engines)")
+    parser.add_argument("--engine", metavar="VERSION", help="serve this version (default: the one marked so)")
+    parser.add_argument(
+        "--backend",
+        choices=("auto", "tensorrt", "onnxruntime-cuda", "onnxruntime-cpu"),
+        help="what runs the model (auto: the first of these that works here)",
+    )
+    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="(info)")
+    parser.set_defaults(run=_serve)
+
+
+def _serve(args: argparse.Namespace) -> int:
+    import uvloop
+
+    from streamd.core.errors import ConfigError, StreamdError
+    from streamd.server.config import load_config
+    from streamd.server.daemon import Daemon
+    from streamd.server.logs import configure_logs
+
+    keys = ("host", "port", "state_dir", "engines", "engine", "backend", "log_level")
+    try:
+        config = load_config(args.config, flags={key: getattr(args, key) for key in keys})
+    except ConfigError as exc:
+        print(f"streamd: {exc}", file=sys.stderr)  # noqa: T201 - logs are not set up yet
+        return USAGE_ERROR
+    configure_logs(config.log)
+
+    async def run() -> int:
+        return await Daemon(config).run()
+
+    try:
+        return uvloop.run(run())
+    except StreamdError as exc:
+        print(f"streamd: {exc}", file=sys.stderr)  # noqa: T201 - the last word, for whoever started it
+        return 1

@@ -1,0 +1,91 @@
+"""The latest forecast of every server, by slot: what subscribers and callers read, and what a restart finds.
+
+A forecast's serial grows by one with each that is posted; it is the id by which a reader goes on where it left.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from streamd.core.contract import ModelContract
+from streamd.core.layout import Arrays, Column
+from streamd.core.windows import NONE
+
+MAX_MODEL_BYTES = 96
+
+
+def columns(contract: ModelContract) -> tuple[Column, ...]:
+    """The arrays of a forecast board."""
+    return (
+        Column("serial", "<i8"),  # 0: no forecast; written last
+        Column("step", "<i8"),
+        Column("context", "<i4"),
+        Column("model", f"S{MAX_MODEL_BYTES}"),
+        Column("values", "<f4", contract.forecast_shape),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """One server's forecast.
+
+    `step` is that of the newest row it saw, `context` the number of rows its window really had, `values
+    (targets, horizon, quantiles) float32` in the targets' units. `values` is a view of the board: it is of
+    this forecast only until the next of the same slot is posted.
+    """
+
+    serial: int
+    step: int
+    context: int
+    model: str
+    values: npt.NDArray[np.float32]
+
+
+class ForecastBoard:
+    """The latest forecasts, over arrays that survive the process."""
+
+    def __init__(self, arrays: Arrays) -> None:
+        self._serial = arrays["serial"]
+        self._step = arrays["step"]
+        self._context = arrays["context"]
+        self._model = arrays["model"]
+        self._values = arrays["values"]
+        self.last_serial = int(self._serial.max(initial=0))
+
+    def post(self, slot: int, step: int, context: int, model: bytes, values: npt.NDArray[np.float32]) -> int:
+        """Put up a slot's forecast, `values (targets, horizon, quantiles)`; returns its serial."""
+        # Taken down before it is overwritten: whoever is killed in between leaves none, and the row runs again.
+        self._serial[slot] = 0
+        self._step[slot] = step
+        self._context[slot] = context
+        self._model[slot] = model
+        self._values[slot] = values
+        self.last_serial += 1
+        self._serial[slot] = self.last_serial
+        return self.last_serial
+
+    def step(self, slot: int) -> int:
+        """The step of the newest row that was forecast, or NONE."""
+        return int(self._step[slot]) if self._serial[slot] else NONE
+
+    def get(self, slot: int) -> Forecast | None:
+        """Return a slot's latest forecast; none where there is none yet."""
+        serial = int(self._serial[slot])
+        if not serial:
+            return None
+        model = bytes(self._model[slot]).decode()
+        return Forecast(serial, int(self._step[slot]), int(self._context[slot]), model, self._values[slot])
+
+    def serial(self, slot: int) -> int:
+        """The serial of a slot's latest forecast; 0 where there is none."""
+        return int(self._serial[slot])
+
+    def later_than(self, serial: int) -> list[int]:
+        """Return the slots whose latest forecast was posted after `serial`, in the order of posting."""
+        slots = np.flatnonzero(self._serial > serial)
+        return [int(slot) for slot in slots[np.argsort(self._serial[slots])]]
+
+    def reset(self, slot: int) -> None:
+        """Take a slot's forecast down (its server was forgotten)."""
+        self._serial[slot] = 0

@@ -1,0 +1,22 @@
+"""Known-future inputs: where each forecast step lies in the day and in the week."""
+
+import numpy as np
+import numpy.typing as npt
+
+DAY_SECONDS = 86_400
+WEEK_SECONDS = 7 * DAY_SECONDS
+_MONDAY_SECONDS = 4 * DAY_SECONDS
+"""1970-01-05 00:00 UTC, a Monday: where the week's angle is zero."""
+
+
+def known_future(step: int, horizon: int, step_seconds: int) -> npt.NDArray[np.float32]:
+    """Return the calendar of the `horizon` steps after `step`, as `(horizon, 4) float32`.
+
+    Each row is for the time at which a step begins, UTC: sine and cosine of the time of day, then sine and
+    cosine of the day of the week counted from Monday 00:00.
+    """
+    # Whole seconds first, reduced by the period before any float: exact for any epoch.
+    begins = (step + 1 + np.arange(horizon, dtype=np.int64)) * step_seconds
+    day = (begins % DAY_SECONDS) * (2 * np.pi / DAY_SECONDS)
+    week = ((begins - _MONDAY_SECONDS) % WEEK_SECONDS) * (2 * np.pi / WEEK_SECONDS)
+    return np.stack([np.sin(day), np.cos(day), np.sin(week), np.cos(week)], axis=-1).astype(np.float32)

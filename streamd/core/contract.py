@@ -1,0 +1,86 @@
+"""The contract with the model: names, lengths and quantiles, as one version's manifest gives them.
+
+Nothing in the daemon hard-codes any of these.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+MAX_STATUS = 15
+"""A status is a small number, 0 to 15 (0 where none was given)."""
+
+CALENDAR_FEATURES = 4
+"""Known-future inputs: sine and cosine of the time of day, then of the day of the week."""
+
+
+@dataclass(frozen=True)
+class ModelContract:
+    """What one engine version takes and gives.
+
+    Inputs, oldest row first, NaN where missing:
+    `encoder_cont (batch, context_length, features) float32`,
+    `encoder_cat (batch, context_length, 2) int32` (server id, status),
+    `decoder_cont (batch, horizon, 4) float32`, `decoder_cat (batch, horizon, 2) int32`.
+    Output: `predictions (batch, horizon, targets, quantiles) float32`, without the target axis for one target.
+    """
+
+    features: tuple[str, ...]
+    targets: tuple[str, ...]
+    quantiles: tuple[float, ...]
+    context_length: int
+    horizon: int
+    step_seconds: int
+    units: Mapping[str, str] = field(default_factory=dict)
+    architecture: str = ""
+
+    def __post_init__(self) -> None:
+        for name, value in (
+            ("context_length", self.context_length),
+            ("horizon", self.horizon),
+            ("step_seconds", self.step_seconds),
+        ):
+            if value < 1:
+                raise ValueError(f"{name} is {value}, expected at least 1")
+        for name, values in (("features", self.features), ("targets", self.targets)):
+            if not values or len(set(values)) != len(values):
+                raise ValueError(f"{name} is {list(values)}, expected at least one name and none twice")
+        if unknown := set(self.targets) - set(self.features):
+            raise ValueError(f"targets {sorted(unknown)} are not among the features")
+        rising = all(a < b for a, b in zip(self.quantiles, self.quantiles[1:], strict=False))
+        if not self.quantiles or not rising or not (self.quantiles[0] > 0 and self.quantiles[-1] < 1):
+            raise ValueError(f"quantiles is {list(self.quantiles)}, expected rising numbers between 0 and 1")
+
+    @cached_property
+    def feature_index(self) -> dict[str, int]:
+        """The column of each feature."""
+        return {name: column for column, name in enumerate(self.features)}
+
+    @property
+    def input_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of one window's inputs, without the batch axis."""
+        return {
+            "encoder_cont": (self.context_length, len(self.features)),
+            "encoder_cat": (self.context_length, 2),
+            "decoder_cont": (self.horizon, CALENDAR_FEATURES),
+            "decoder_cat": (self.horizon, 2),
+        }
+
+    @property
+    def forecast_shape(self) -> tuple[int, int, int]:
+        """`(targets, horizon, quantiles)`: how the daemon holds a forecast, as the wire shows it."""
+        return len(self.targets), self.horizon, len(self.quantiles)
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """The shape of one window's `predictions` as the model gives them."""
+        targets = () if len(self.targets) == 1 else (len(self.targets),)
+        return (self.horizon, *targets, len(self.quantiles))
+
+    def step_of(self, time_seconds: float) -> int:
+        """The grid step that a time (epoch seconds) belongs to."""
+        return int(time_seconds // self.step_seconds)
+
+    def origin_of(self, step: int) -> int:
+        """The time (epoch seconds) at which a step ends: the origin of a forecast from that row."""
+        return (step + 1) * self.step_seconds

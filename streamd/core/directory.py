@@ -1,0 +1,98 @@
+"""Which server has which slot: names, capacity, and who is forgotten when there is no room."""
+
+import numpy as np
+
+from streamd.core.errors import InvalidServerError
+from streamd.core.layout import Arrays, Column, scalars
+
+MAX_NAME_BYTES = 256
+COLUMNS = (
+    Column("name", "u1", (MAX_NAME_BYTES,)),
+    Column("name_bytes", "<u2"),  # 0: the slot is free; written last, so that it commits the slot
+    Column("last_seen", "<f8"),  # epoch seconds of the newest sample's arrival
+)
+
+
+class Directory:
+    """Servers by name and by slot, over arrays that survive the process."""
+
+    def __init__(self, arrays: Arrays) -> None:
+        self._names = arrays["name"]
+        self._name_bytes = arrays["name_bytes"]
+        self._last_seen = arrays["last_seen"]
+        self._seen = scalars(self._last_seen)
+        self.capacity = len(self._name_bytes)
+        self.slots: dict[str, int] = {}
+        self.names: list[str | None] = [None] * self.capacity
+        self.generations = [0] * self.capacity
+        """Grows when a slot changes hands, so that work under way for the former server is known as stale."""
+        self.unreadable = 0
+        """Slots whose stored name could not be read (a damaged file); they were freed."""
+        self._load()
+        self._free = [slot for slot in range(self.capacity - 1, -1, -1) if self.names[slot] is None]
+
+    def _load(self) -> None:
+        for slot in np.flatnonzero(self._name_bytes).tolist():
+            try:
+                name = bytes(self._names[slot, : self._name_bytes[slot]]).decode()
+                check_name(name)
+            except (UnicodeDecodeError, InvalidServerError):
+                name = ""
+            if not name or name in self.slots:
+                self._name_bytes[slot] = 0
+                self.unreadable += 1
+                continue
+            self.slots[name] = slot
+            self.names[slot] = name
+
+    def room(self) -> tuple[int, str | None]:
+        """Return the slot that the next new server gets, and who must be forgotten for it (none: it is free).
+
+        The longest silent server goes first.
+        """
+        if self._free:
+            return self._free[-1], None
+        slot = int(np.argmin(self._last_seen))
+        return slot, self.names[slot]
+
+    def admit(self, slot: int, name: str, now: float) -> None:
+        """Give the free slot that `room` named to `name` (its other columns must be in order by now)."""
+        taken = self._free.pop()
+        assert taken == slot, f"slot {slot} is not the one that is next"
+        encoded = name.encode()
+        self._names[slot, : len(encoded)] = np.frombuffer(encoded, np.uint8)
+        self._last_seen[slot] = now
+        self._name_bytes[slot] = len(encoded)
+        self.slots[name] = slot
+        self.names[slot] = name
+
+    def release(self, slot: int) -> None:
+        """Free a slot; it is the next that `room` names."""
+        self._name_bytes[slot] = 0
+        name = self.names[slot]
+        assert name is not None, f"slot {slot} is free already"
+        del self.slots[name]
+        self.names[slot] = None
+        self.generations[slot] += 1
+        self._free.append(slot)
+
+    def touch(self, slot: int, now: float) -> None:
+        """Note that a sample of this server arrived (epoch seconds `now`)."""
+        self._seen[slot] = now
+
+    def last_seen(self, slot: int) -> float:
+        """When the newest sample of this slot's server arrived (epoch seconds)."""
+        return float(self._last_seen[slot])
+
+    def __len__(self) -> int:
+        return len(self.slots)
+
+
+def check_name(name: str) -> None:
+    """Raise `InvalidServerError` unless `name` is 1 to 256 bytes of UTF-8."""
+    try:
+        size = len(name) if name.isascii() else len(name.encode())
+    except UnicodeEncodeError as exc:
+        raise InvalidServerError("server is not valid UTF-8 (a lone surrogate)") from exc
+    if not 0 < size <= MAX_NAME_BYTES:
+        raise InvalidServerError(f"server has {size} bytes of UTF-8, expected 1 to {MAX_NAME_BYTES}")

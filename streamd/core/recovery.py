@@ -1,0 +1,68 @@
+"""Puts a window store in order after its process ended, however it ended.
+
+What was acked is complete in the arrays; a change that was under way is finished or undone by its journal.
+"""
+
+import numpy as np
+
+from streamd.core.windows import NONE, PRESENT, WindowStore
+
+
+def recover(store: WindowStore, slots: list[int], now: float) -> int:
+    """Finish interrupted changes of these slots and derive what is kept in memory only.
+
+    `now` is monotonic seconds: open rows get a new grace. Returns how many slots had been cut off in the
+    middle of a change.
+    """
+    journal = store.arrays["journal"]
+    interrupted = [slot for slot in slots if journal[slot] != NONE]
+    for slot in interrupted:
+        _finish(store, slot, int(journal[slot]))
+    for slot in slots:
+        _derive(store, slot, now)
+    return len(interrupted)
+
+
+def _finish(store: WindowStore, slot: int, step: int) -> None:
+    arrays, length = store.arrays, store.context_length
+    ring, marks, newest = arrays["values"][slot], arrays["marks"][slot], int(arrays["newest"][slot])
+    place = step % length
+    # 1. The row was about to become the newest: advance, and put the open row again if it was that one.
+    if step > newest:
+        gap = np.arange(max(newest + 1, step - length + 1) if newest != NONE else step, step + 1) % length
+        for copy in (gap, gap + length):
+            ring[copy] = np.nan
+            marks[copy] = 0
+        if arrays["open_step"][slot] == step:
+            row = arrays["open_values"][slot]
+            mark = int(arrays["open_status"][slot]) | (0 if np.isnan(row).all() else PRESENT)
+            for copy_place in (place, place + length):
+                ring[copy_place] = row
+                marks[copy_place] = mark
+        arrays["newest"][slot] = step
+    # 2. The row was the newest already, or was amended: its first copy was written first.
+    else:
+        ring[place + length] = ring[place]
+        marks[place] = (int(marks[place]) & ~PRESENT) | (0 if np.isnan(ring[place]).all() else PRESENT)
+        marks[place + length] = marks[place]
+    if arrays["open_step"][slot] == step:
+        arrays["open_step"][slot] = NONE
+    arrays["journal"][slot] = NONE
+
+
+def _derive(store: WindowStore, slot: int, now: float) -> None:
+    arrays, length = store.arrays, store.context_length
+    present = (arrays["marks"][slot, :length] & PRESENT) != 0
+    newest = int(arrays["newest"][slot])
+    expected, expected_step = 0, NONE
+    if newest != NONE and present.any():
+        age = int(np.argmax(present[(newest - np.arange(length)) % length]))
+        expected_step = newest - age
+        expected = _mask(arrays["values"][slot, expected_step % length])
+    store.adopt(slot, have=int(present.sum()), expected=expected, expected_step=expected_step)
+    if arrays["open_step"][slot] != NONE:
+        store.adopt_open(slot, _mask(arrays["open_values"][slot]), now)
+
+
+def _mask(row: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> int:
+    return sum(1 << int(column) for column in np.flatnonzero(~np.isnan(row)))

@@ -1,0 +1,222 @@
+"""What runs next: due servers and callers' windows, merged by age into micro-batches.
+
+Decides and returns the work; the pipeline does it and reports back. Every due row ends in exactly one of:
+delivered, superseded, failed, forgotten.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from streamd.core.costs import CostTable
+from streamd.core.latest import LatestSet
+
+
+@dataclass(frozen=True, slots=True)
+class ServerItem:
+    """A server's newest window, as it was when its batch was gathered."""
+
+    slot: int
+    generation: int
+    step: int
+    context: int
+    since: float
+    """When the row became due (monotonic seconds)."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestItem:
+    """One window of a caller's request."""
+
+    request: object
+    index: int
+    since: float
+
+
+Item = ServerItem | RequestItem
+
+
+@dataclass(slots=True)
+class Batch:
+    """Windows that run together, in the order of their rows in the lane's buffers."""
+
+    items: list[Item]
+    moves: int = 0
+    """How often it was taken from a lost lane."""
+    started: float = 0.0
+
+
+@dataclass(slots=True)
+class RowCounts:
+    """Where the due rows went, since start: due = delivered + superseded + failed + forgotten + what waits."""
+
+    due: int = 0
+    delivered: int = 0
+    failed: int = 0
+    forgotten: int = 0
+    stale: int = 0
+    """Rows whose forecast came back after a newer row's of the same server; they count as superseded."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a finished batch leaves to be done."""
+
+    deliver: list[tuple[int, ServerItem]] = field(default_factory=list)
+    """(row in the batch, item) of forecasts to post."""
+    answer: list[tuple[int, RequestItem]] = field(default_factory=list)
+    fail: list[Item] = field(default_factory=list)
+    retry: list[Batch] = field(default_factory=list)
+
+
+class Scheduler:
+    """The due set, the callers' queue, and the batches made of them.
+
+    `snapshot(slot)` returns a slot's `(generation, newest step, rows in its window)` at this moment; `posted(slot)`
+    the step of the newest forecast posted for it.
+    """
+
+    def __init__(
+        self,
+        snapshot: Callable[[int], tuple[int, int, int]],
+        posted: Callable[[int], int],
+        *,
+        max_queue_delay_seconds: float,
+        max_waiting_requests: int,
+    ) -> None:
+        self.due: LatestSet[int] = LatestSet()
+        self.counts = RowCounts()
+        self.max_queue_delay_seconds = max_queue_delay_seconds
+        self.max_waiting_requests = max_waiting_requests
+        self._snapshot = snapshot
+        self._posted = posted
+        self._requests: deque[RequestItem] = deque()
+        self._retries: deque[Batch] = deque()
+
+    # ------------------------------------------------------------ work in
+    def mark_due(self, slot: int, now: float, rows: int = 1) -> None:
+        """Let a server wait for its turn with `rows` more due rows."""
+        self.counts.due += rows
+        self.due.mark(slot, now, rows)
+
+    def forget(self, slot: int) -> None:
+        """Drop a slot whose server was forgotten."""
+        if self.due.discard(slot):
+            self.counts.forgotten += 1
+
+    def add_request(self, request: object, windows: int, now: float) -> bool:
+        """Queue a caller's windows; false, and nothing queued, where there is no room for them."""
+        if len(self._requests) + windows > self.max_waiting_requests:
+            return False
+        self._requests.extend(RequestItem(request, index, now) for index in range(windows))
+        return True
+
+    @property
+    def superseded(self) -> int:
+        """Due rows that a newer row of their server replaced before they were delivered."""
+        return self.due.superseded + self.counts.stale
+
+    @property
+    def waiting(self) -> int:
+        """Windows that wait for a lane."""
+        return len(self.due) + len(self._requests) + sum(len(batch.items) for batch in self._retries)
+
+    # ------------------------------------------------------------ work out
+    def next_batch(self, now: float, idle_lanes: int, costs: CostTable, more_comes: bool) -> Batch | None:
+        """Return the next batch, or none where nothing should run now.
+
+        With an idle lane work goes out at once; only while `more_comes` for certain does it wait until
+        `wait_until`.
+        """
+        if idle_lanes < 1:
+            return None
+        if self._retries:
+            return self._refresh(self._retries.popleft(), now)
+        waiting = len(self.due) + len(self._requests)
+        if not waiting or (more_comes and waiting < costs.max_batch and now < self.wait_until()):
+            return None
+        return Batch(self._take(costs.next_batch(waiting, idle_lanes)), started=now)
+
+    def wait_until(self) -> float:
+        """Until when the longest waiting window may be held back (monotonic seconds)."""
+        since = [self._requests[0].since] if self._requests else []
+        if self.due.oldest_since is not None:
+            since.append(self.due.oldest_since)
+        return min(since, default=0.0) + self.max_queue_delay_seconds
+
+    def _take(self, count: int) -> list[Item]:
+        """Take the longest waiting, whichever queue they wait in."""
+        items: list[Item] = []
+        while len(items) < count and (self._requests or self.due):
+            due_since = self.due.oldest_since
+            if self._requests and (due_since is None or self._requests[0].since <= due_since):
+                items.append(self._requests.popleft())
+            else:
+                assert due_since is not None
+                (slot,) = self.due.take(1)
+                items.append(self._item(slot, due_since))
+        return items
+
+    def _item(self, slot: int, since: float) -> ServerItem:
+        generation, step, context = self._snapshot(slot)
+        return ServerItem(slot, generation, step, context, since)
+
+    def _refresh(self, batch: Batch, now: float) -> Batch:
+        """A batch that runs again takes its servers' windows as they are by now."""
+        items: list[Item] = []
+        for item in batch.items:
+            if isinstance(item, RequestItem):
+                items.append(item)
+            elif self._snapshot(item.slot)[0] != item.generation:
+                self.counts.forgotten += 1
+            elif item.slot in self.due:
+                self.counts.stale += 1  # a newer row waits already and will run
+            else:
+                items.append(self._item(item.slot, item.since))
+        return Batch(items, moves=batch.moves, started=now)
+
+    # ------------------------------------------------------------ reports back
+    def finished(self, batch: Batch, bad_rows: Iterable[int] = ()) -> Outcome:
+        """Take a batch that ran; `bad_rows` are those whose forecast is not finite: they fail alone."""
+        outcome = Outcome()
+        bad = set(bad_rows)
+        for row, item in enumerate(batch.items):
+            if row in bad:
+                self._fail(item, outcome)
+            elif isinstance(item, RequestItem):
+                outcome.answer.append((row, item))
+            elif self._snapshot(item.slot)[0] != item.generation:
+                self.counts.forgotten += 1
+            elif self._posted(item.slot) >= item.step:
+                self.counts.stale += 1
+            else:
+                self.counts.delivered += 1
+                outcome.deliver.append((row, item))
+        return outcome
+
+    def failed(self, batch: Batch) -> Outcome:
+        """Take a batch that its engine refused: halve it until the window that is to blame stands alone."""
+        outcome = Outcome()
+        if len(batch.items) == 1:
+            self._fail(batch.items[0], outcome)
+        else:
+            middle = len(batch.items) // 2
+            outcome.retry = [Batch(batch.items[:middle], batch.moves), Batch(batch.items[middle:], batch.moves)]
+            self._retries.extend(outcome.retry)
+        return outcome
+
+    def lost(self, batch: Batch) -> Outcome:
+        """Take a batch whose lane was lost: it may run on another, once."""
+        outcome = Outcome()
+        if batch.moves:
+            for item in batch.items:
+                self._fail(item, outcome)
+        else:
+            outcome.retry = [Batch(batch.items, moves=1)]
+            self._retries.extend(outcome.retry)
+        return outcome
+
+    def _fail(self, item: Item, outcome: Outcome) -> None:
+        outcome.fail.append(item)
+        if isinstance(item, ServerItem):
+            self.counts.failed += 1

@@ -1,0 +1,265 @@
+"""Every server's window of recent rows: rows fill, close, are amended late, and are gathered for a batch.
+
+One structure of arrays. The ring of closed rows is `(slot, 2 x context_length, feature)`, each row written
+twice, `context_length` apart, so that any window is one contiguous slice. The row that is still filling lies
+beside the ring, so that the window that ends at the newest closed row stays whole until the next one closes.
+
+Every change leaves the arrays such that `recovery.recover` can put them in order if the process is killed in
+the middle of it; the comments at `_put` and `_amend` say how.
+"""
+
+from array import array
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from streamd.core.contract import MAX_STATUS
+from streamd.core.layout import Arrays, Column, scalars
+
+NONE = -1
+"""No step: steps are counted from 1970 and never negative."""
+
+PRESENT = 0x80
+"""In a row's mark, beside its status: at least one feature is there."""
+
+TOO_OLD = -1
+
+Cells = Sequence[tuple[int, float]]
+"""A sample's values: (feature's column, value)."""
+
+
+def columns(context_length: int, features: int) -> tuple[Column, ...]:
+    """The arrays of a window store."""
+    return (
+        Column("newest", "<i8"),  # step of the newest closed row
+        Column("open_step", "<i8"),  # step of the row that is filling
+        Column("journal", "<i8"),  # step of the closed row that is being written this moment
+        Column("open_values", "<f4", (features,)),
+        Column("open_status", "u1"),
+        Column("marks", "u1", (2 * context_length,)),  # status, and PRESENT
+        Column("values", "<f4", (2 * context_length, features)),
+    )
+
+
+class WindowStore:
+    """The windows of all servers, by slot.
+
+    `need` is how many rows a window must really have to be forecast; `late_steps` how far behind its server's
+    newest row a sample may lie; `grace_seconds` how long a row may stay open after its first sample.
+    """
+
+    def __init__(self, arrays: Arrays, *, need: int, late_steps: int, grace_seconds: float) -> None:
+        self.capacity, twice, self.features = arrays["values"].shape
+        self.context_length = twice // 2
+        self.need = need
+        self.late_steps = min(late_steps, self.context_length)
+        self.grace_seconds = grace_seconds
+        self.arrays = arrays
+        self.have = [0] * self.capacity
+        """Rows that each window really has."""
+        self.closed_rows = 0
+        self.warming_rows = 0
+        """Closed rows whose window had too few rows to be forecast."""
+        self._ring = arrays["values"]
+        self._marks = arrays["marks"]
+        self._flat = scalars(self._ring)
+        self._flat_marks = scalars(self._marks)
+        self._newest = scalars(arrays["newest"])
+        self._open_step = scalars(arrays["open_step"])
+        self._journal = scalars(arrays["journal"])
+        self._open_flat = scalars(arrays["open_values"])
+        self._open_status = scalars(arrays["open_status"])
+        self._open_mask = [0] * self.capacity
+        self._opened: dict[int, float] = {}  # open rows, the first opened first
+        self._expected = [0] * self.capacity  # features of the previous row that had any
+        self._expected_step = [NONE] * self.capacity
+        self._full = (1 << self.features) - 1
+        self._blank = array("f", [np.nan] * self.features)
+
+    # ------------------------------------------------------------ servers
+    def reset(self, slot: int) -> None:
+        """Empty a slot: nothing is closed, nothing open, every value missing."""
+        self._newest[slot] = self._open_step[slot] = self._journal[slot] = NONE
+        self._ring[slot] = np.nan
+        self._marks[slot] = 0
+        self.adopt(slot, have=0, expected=0, expected_step=NONE)
+        self._opened.pop(slot, None)
+        self._open_mask[slot] = 0
+
+    def adopt(self, slot: int, *, have: int, expected: int, expected_step: int) -> None:
+        """Take what was derived from a slot's arrays after a restart."""
+        self.have[slot] = have
+        self._expected[slot] = expected
+        self._expected_step[slot] = expected_step
+
+    def adopt_open(self, slot: int, mask: int, now: float) -> None:
+        """Go on filling a row that a restart found open; its grace begins anew."""
+        self._open_mask[slot] = mask
+        self._opened[slot] = now
+
+    def newest(self, slot: int) -> int:
+        """The step of the newest closed row, or NONE."""
+        return int(self._newest[slot])
+
+    def ready(self, slot: int) -> bool:
+        """Whether the window has enough rows to be forecast."""
+        return self.have[slot] >= self.need
+
+    # ------------------------------------------------------------ samples in
+    def write(self, slot: int, step: int, cells: Cells, mask: int, status: int | None, now: float) -> int:
+        """Take one sample: `cells` with the bits of their columns in `mask`, at monotonic seconds `now`.
+
+        Returns how many rows became due by it (0, 1 or 2), or TOO_OLD, and then nothing changed.
+        """
+        open_step = self._open_step[slot]
+        newest = self._newest[slot]
+        latest = newest if open_step == NONE else open_step
+        if step <= latest:
+            if latest - step >= self.late_steps:
+                return TOO_OLD
+            if step <= newest:
+                self._amend(slot, step, cells, mask, status)
+                return 0
+            if step < open_step:
+                # A row of a step before the open row's is closed as it comes: a later step's sample is here.
+                return self._put(slot, step, self._row(cells), mask, status or 0)
+        due = 0
+        if open_step != NONE and step > open_step:
+            due = self._close(slot)
+            open_step = NONE
+        if open_step == NONE:
+            self._open(slot, step, now)
+        base = slot * self.features
+        for column, value in cells:
+            self._open_flat[base + column] = value
+        if status is not None:
+            self._open_status[slot] = status
+        seen = self._open_mask[slot] = self._open_mask[slot] | mask
+        expected = self._expected[slot] or self._full
+        if seen & expected == expected:
+            due += self._close(slot)
+        return due
+
+    def close_overdue(self, now: float) -> list[int]:
+        """Close the rows whose grace is over; returns the slots that became due."""
+        due = []
+        while self._opened:
+            slot, opened = next(iter(self._opened.items()))
+            if now - opened < self.grace_seconds:
+                break
+            if self._close(slot):
+                due.append(slot)
+        return due
+
+    def next_overdue(self) -> float | None:
+        """When the next open row's grace is over (monotonic seconds); none where no row is open."""
+        opened = next(iter(self._opened.values()), None)
+        return None if opened is None else opened + self.grace_seconds
+
+    def _open(self, slot: int, step: int, now: float) -> None:
+        base = slot * self.features
+        # Emptied before it has a step: what a restart finds open holds nothing of an older row.
+        self._open_flat[base : base + self.features] = self._blank
+        self._open_status[slot] = 0
+        self._open_step[slot] = step
+        self._open_mask[slot] = 0
+        self._opened[slot] = now
+
+    def _close(self, slot: int) -> int:
+        base = slot * self.features
+        row = self._open_flat[base : base + self.features]
+        step, status = self._open_step[slot], self._open_status[slot]
+        del self._opened[slot]
+        return self._put(slot, step, row, self._open_mask[slot], status)
+
+    def _put(self, slot: int, step: int, row: "array[float]", mask: int, status: int) -> int:
+        """Make `row` the newest closed row; returns 1 if that makes its server due.
+
+        The journal names the step first. Killed before `newest` moved, the open row is still there and is put
+        again; a row that was not the open one was not acked, and its place is emptied.
+        """
+        self._journal[slot] = step
+        length = self.context_length
+        newest = self._newest[slot]
+        if newest != NONE and step - newest > 1:
+            self._clear(slot, newest + 1, min(step - newest - 1, length))
+        first = slot * 2 * length + step % length
+        if self._flat_marks[first] & PRESENT:
+            self.have[slot] -= 1
+        mark = status | PRESENT if mask else status
+        for place in (first, first + length):
+            base = place * self.features
+            self._flat[base : base + self.features] = row
+            self._flat_marks[place] = mark
+        self._newest[slot] = step
+        if self._open_step[slot] == step:
+            self._open_step[slot] = NONE
+        self._journal[slot] = NONE
+        if mask:
+            self.have[slot] += 1
+            self._expected[slot] = mask
+            self._expected_step[slot] = step
+        self.closed_rows += 1
+        if self.have[slot] >= self.need:
+            return 1
+        self.warming_rows += 1
+        return 0
+
+    def _amend(self, slot: int, step: int, cells: Cells, mask: int, status: int | None) -> None:
+        """Write a late or repeated sample into a closed row: the last value of a feature wins.
+
+        The first copy is written before the second. Killed between them, the first is copied over.
+        """
+        self._journal[slot] = step
+        length = self.context_length
+        first = slot * 2 * length + step % length
+        mark = before = self._flat_marks[first]
+        if status is not None:
+            mark = (mark & PRESENT) | status
+        if mask:
+            mark |= PRESENT
+        for place in (first, first + length):
+            base = place * self.features
+            for column, value in cells:
+                self._flat[base + column] = value
+            self._flat_marks[place] = mark
+        self._journal[slot] = NONE
+        if mark & ~before & PRESENT:
+            self.have[slot] += 1
+        if mask and step > self._expected_step[slot]:
+            self._expected[slot], self._expected_step[slot] = mask, step
+        elif step == self._expected_step[slot]:
+            self._expected[slot] |= mask
+
+    def _clear(self, slot: int, step: int, count: int) -> None:
+        """Empty `count` rows from `step` on: a gap."""
+        places = np.arange(step, step + count) % self.context_length
+        self.have[slot] -= int(np.count_nonzero(self._marks[slot, places] & PRESENT))
+        for copy in (places, places + self.context_length):
+            self._ring[slot, copy] = np.nan
+            self._marks[slot, copy] = 0
+
+    def _row(self, cells: Cells) -> "array[float]":
+        row = array("f", self._blank)
+        for column, value in cells:
+            row[column] = value
+        return row
+
+    # ------------------------------------------------------------ windows out
+    def gather(self, slots: Sequence[int], values: npt.NDArray[np.float32], status: npt.NDArray[np.int32]) -> None:
+        """Copy the windows of `slots`, oldest row first.
+
+        `values (batch, context_length, features) float32` gets NaN where a value is missing, `status (batch,
+        context_length) int32` the rows' statuses.
+        """
+        length = self.context_length
+        for place, slot in enumerate(slots):
+            start = (self._newest[slot] + 1) % length
+            values[place] = self._ring[slot, start : start + length]
+            np.bitwise_and(self._marks[slot, start : start + length], MAX_STATUS, out=status[place])
+
+    def last_status(self, slot: int) -> int:
+        """The status of the newest closed row."""
+        length = self.context_length
+        return int(self._flat_marks[slot * 2 * length + self._newest[slot] % length]) & MAX_STATUS

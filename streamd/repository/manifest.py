@@ -1,0 +1,62 @@
+"""Reads a version's `config.json` into the model contract, naming the file and the field that is wrong."""
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from streamd.core.contract import ModelContract
+from streamd.core.errors import RepositoryError
+
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+Positive = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+Names = Annotated[tuple[Name, ...], msgspec.Meta(min_length=1)]
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """What `config.json` must say; other keys are the toolchain's own and are ignored here."""
+
+    features: Names
+    targets: Names
+    quantiles: Annotated[tuple[float, ...], msgspec.Meta(min_length=1)]
+    context_length: Positive
+    horizon: Positive
+    step_seconds: Positive
+    units: dict[str, str] = {}
+    architecture: str = ""
+    default: bool = False
+
+    def contract(self) -> ModelContract:
+        """Return the contract; raises `ValueError` where its parts contradict each other."""
+        return ModelContract(
+            features=self.features,
+            targets=self.targets,
+            quantiles=self.quantiles,
+            context_length=self.context_length,
+            horizon=self.horizon,
+            step_seconds=self.step_seconds,
+            units=self.units,
+            architecture=self.architecture,
+        )
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read and check a `config.json`; raises `RepositoryError`."""
+    try:
+        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
+        manifest.contract()
+    except OSError as exc:
+        raise RepositoryError(f"{path}: cannot be read: {exc.strerror or exc}") from exc
+    except (msgspec.DecodeError, ValueError) as exc:
+        raise RepositoryError(f"{path}: {exc}") from exc
+    return manifest
+
+
+def read_server_mapping(path: Path) -> dict[str, int]:
+    """Read a `server_mapping.json` (server to its id in training); without one every server has id 0."""
+    if not path.exists():
+        return {}
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Annotated[int, msgspec.Meta(ge=0)]])
+    except (OSError, msgspec.DecodeError) as exc:
+        raise RepositoryError(f"{path}: {exc}") from exc

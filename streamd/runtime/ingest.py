@@ -1,0 +1,159 @@
+"""Samples into windows: each is judged alone, and what becomes due by it is handed on."""
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from itertools import islice
+
+import structlog
+
+from streamd.core.directory import check_name
+from streamd.core.errors import (
+    DrainingError,
+    InvalidInputError,
+    InvalidTimeError,
+    InvalidValueError,
+    StreamdError,
+    TooFarAheadError,
+    TooOldError,
+)
+from streamd.core.samples import IngestResult, Sample, Time
+from streamd.core.windows import TOO_OLD
+from streamd.runtime.state import State
+
+log = structlog.get_logger(__name__)
+
+SLICE = 1_000
+"""Samples that are taken before the event loop gets its turn."""
+
+_FLOAT32_MAX = 3.4028234663852886e38
+
+
+class Ingest:
+    """Takes samples in; every one that is accepted is in the window store when `take` returns.
+
+    `on_due(slot, rows)` is told what became due, `on_forget(slot)` whose slot changes hands, before it does.
+    """
+
+    def __init__(
+        self,
+        state: State,
+        *,
+        max_ahead_seconds: float,
+        on_due: Callable[[int, int], None],
+        on_forget: Callable[[int], None],
+    ) -> None:
+        self.accepted = 0
+        self.rejected: dict[str, int] = {}
+        self.ignored_features = 0
+        """Values of features that the model does not know."""
+        self.forgotten_servers = 0
+        self.busy = 0
+        """Bodies that are being taken at this moment: more rows are certain to come while it is not 0."""
+        self.draining = False
+        self._state = state
+        self._contract = state.contract
+        self._columns = state.contract.feature_index
+        self._step_seconds = state.contract.step_seconds
+        self._max_ahead_seconds = max_ahead_seconds
+        self._on_due = on_due
+        self._on_forget = on_forget
+
+    async def take(self, samples: Iterable[tuple[int, Sample | InvalidInputError]]) -> IngestResult:
+        """Take samples by their index; a bad one is rejected alone.
+
+        Raises `DrainingError` while the daemon stops, before anything is taken.
+        """
+        if self.draining:
+            raise DrainingError("the daemon is stopping")
+        result = IngestResult()
+        rest = iter(samples)
+        self.busy += 1
+        try:
+            while self._take_slice(islice(rest, SLICE), result) == SLICE:
+                await asyncio.sleep(0)
+        finally:
+            self.busy -= 1
+        return result
+
+    def _take_slice(self, samples: Iterable[tuple[int, Sample | InvalidInputError]], result: IngestResult) -> int:
+        wall, now = time.time(), time.monotonic()
+        count = 0
+        for index, sample in samples:
+            count += 1
+            try:
+                if isinstance(sample, Sample):
+                    self._take_one(sample, wall, now)
+                else:
+                    raise sample
+            except StreamdError as error:
+                self._reject(result, index, error)
+            else:
+                result.accepted += 1
+                self.accepted += 1
+        return count
+
+    def _reject(self, result: IngestResult, index: int, error: StreamdError) -> None:
+        self.rejected[error.code] = self.rejected.get(error.code, 0) + 1
+        result.reject(index, error)
+
+    def _take_one(self, sample: Sample, wall: float, now: float) -> None:
+        at = epoch_seconds(sample.time)
+        if at > wall + self._max_ahead_seconds:
+            raise TooFarAheadError(
+                f"time {at:.0f} is {at - wall:.0f} s ahead of the clock, at most {self._max_ahead_seconds:g} s"
+            )
+        cells, mask = self._read_values(sample.values)
+        directory = self._state.directory
+        slot = directory.slots.get(sample.server)
+        if slot is None:
+            check_name(sample.server)
+            if not cells and sample.status is None:
+                return  # nothing the model knows: no reason to keep a window
+            slot = self._admit(sample.server, wall)
+        elif not cells and sample.status is None:
+            return
+        step = int(at // self._step_seconds)
+        due = self._state.windows.write(slot, step, cells, mask, sample.status, now)
+        if due == TOO_OLD:
+            newest = self._contract.origin_of(self._state.windows.newest(slot))
+            raise TooOldError(
+                f"time {at:.0f} is too old: this server's newest row ends at {newest}, and a sample may lie"
+                f" {self._state.windows.late_steps} steps of {self._step_seconds} s behind"
+            )
+        directory.touch(slot, wall)
+        if due:
+            self._on_due(slot, due)
+
+    def _read_values(self, values: dict[str, float | None]) -> tuple[list[tuple[int, float]], int]:
+        """Return the (column, value) pairs that are there, and the bits of their columns."""
+        cells, mask = [], 0
+        for name, value in values.items():
+            column = self._columns.get(name)
+            if column is None:
+                self.ignored_features += 1
+            elif value is not None and value == value:
+                if not -_FLOAT32_MAX <= value <= _FLOAT32_MAX:
+                    raise InvalidValueError(f"values.{name} is {value!r}, expected a number that float32 can hold")
+                cells.append((column, value))
+                mask |= 1 << column
+        return cells, mask
+
+    def _admit(self, server: str, wall: float) -> int:
+        slot, forgotten = self._state.directory.room()
+        if forgotten is not None:
+            self._on_forget(slot)
+            self.forgotten_servers += 1
+            log.warning("server_forgotten", server=forgotten, for_server=server, reason="capacity")
+        self._state.admit(server, wall)
+        return slot
+
+
+def epoch_seconds(given: Time) -> float:
+    """Return a time as epoch seconds; raises `InvalidTimeError` where it is not finite or before 1970."""
+    seconds = given.timestamp() if isinstance(given, datetime) else given
+    if not math.isfinite(seconds) or seconds < 0:
+        raise InvalidTimeError(f"time is {seconds!r}, expected finite epoch seconds from 1970 on")
+    return seconds

@@ -1,0 +1,76 @@
+"""What `/metrics` shows. Counters that grow on hot paths are read from their owners when asked for."""
+
+import time
+from collections.abc import Callable, Iterator
+
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+Gauge = tuple[str, str, Callable[[], float]]
+Counter = tuple[str, str, Callable[[], float]]
+Labelled = tuple[str, str, str, Callable[[], dict[str, int]]]
+
+
+class Metrics(Collector):
+    """A registry of its own, so that several daemons fit into one process (tests)."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+        self._gauges: list[Gauge] = []
+        self._counters: list[Counter] = []
+        self._labelled: list[Labelled] = []
+        self.batch_size = self._histogram("batch_size", "Windows in a micro-batch", BATCH_SIZES)
+        self.queue_delay = self._histogram(
+            "queue_delay_seconds", "How long the longest waiting window of a micro-batch waited", SECONDS
+        )
+        self.inference = self._histogram("inference_seconds", "What a lane took for a micro-batch", SECONDS)
+        self.forecast_age = self._histogram(
+            "forecast_age_seconds", "From sample received to forecast handed to a subscriber's socket", SECONDS
+        )
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(f"streamd_{name}", text, buckets=buckets, registry=self._registry)
+
+    def batch_done(self, windows: int, queue_delay_seconds: float, inference_seconds: float) -> None:
+        """Note a batch that came back."""
+        self.batch_size.observe(windows)
+        self.queue_delay.observe(queue_delay_seconds)
+        self.inference.observe(inference_seconds)
+
+    def handed_over(self, received: float | None) -> None:
+        """Note that a forecast went to a socket; `received` (monotonic seconds) is when its sample came."""
+        if received is not None:
+            self.forecast_age.observe(time.monotonic() - received)
+
+    def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
+        """Add a value that goes up and down."""
+        self._gauges.append((f"streamd_{name}", text, read))
+
+    def counter(self, name: str, text: str, read: Callable[[], float]) -> None:
+        """Add a value that only grows."""
+        self._counters.append((f"streamd_{name}", text, read))
+
+    def labelled(self, name: str, text: str, label: str, read: Callable[[], dict[str, int]]) -> None:
+        """Add counters by one label."""
+        self._labelled.append((f"streamd_{name}", text, label, read))
+
+    def collect(self) -> Iterator[Metric]:
+        """Read the owners' values."""
+        for name, text, read in self._gauges:
+            yield GaugeMetricFamily(name, text, value=read())
+        for name, text, read in self._counters:
+            yield CounterMetricFamily(name, text, value=read())
+        for name, text, label, read_all in self._labelled:
+            family = CounterMetricFamily(name, text, labels=[label])
+            for value, count in sorted(read_all().items()):
+                family.add_metric([value], count)
+            yield family
+
+    def text(self) -> bytes:
+        """The Prometheus exposition format."""
+        return generate_latest(self._registry)

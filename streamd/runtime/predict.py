@@ -1,0 +1,92 @@
+"""A caller's own windows: checked against the contract, queued with everything else, answered together."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from streamd.core.contract import MAX_STATUS, ModelContract
+from streamd.core.errors import AllMissingError, InferenceError, InvalidTensorError
+from streamd.device.lane import Float32, Inputs
+
+MAX_WINDOWS = 4_096
+"""Windows in one call."""
+
+_OPTIONAL = ("encoder_cat", "decoder_cat")
+"""Without them: server id 0 (a server never seen) and status 0 (none given)."""
+
+
+class PredictRequest:
+    """Windows of one call; `future` gets `(windows, horizon, targets, quantiles) float32`, or the first error.
+
+    Raises `InvalidTensorError` or `AllMissingError` for inputs that the model must not see.
+    """
+
+    def __init__(self, contract: ModelContract, given: Mapping[str, npt.NDArray[Any]]) -> None:
+        if unknown := set(given) - set(contract.input_shapes):
+            raise InvalidTensorError(f"inputs {sorted(unknown)} are unknown, expected {list(contract.input_shapes)}")
+        if missing := set(contract.input_shapes) - set(given) - set(_OPTIONAL):
+            raise InvalidTensorError(f"inputs {sorted(missing)} are missing")
+        self.batched = given["encoder_cont"].ndim == len(contract.input_shapes["encoder_cont"]) + 1
+        """Whether the caller's tensors have the batch axis, and so the answer."""
+        self.windows = len(given["encoder_cont"]) if self.batched else 1
+        if not 1 <= self.windows <= MAX_WINDOWS:
+            raise InvalidTensorError(f"encoder_cont has {self.windows} windows, expected 1 to {MAX_WINDOWS}")
+        self._inputs = {name: self._read(contract, name, given.get(name)) for name in contract.input_shapes}
+        self._check_content()
+        self._forecasts = np.empty((self.windows, *contract.forecast_shape), np.float32)
+        self._left = self.windows
+        self.future: asyncio.Future[Float32] = asyncio.get_running_loop().create_future()
+
+    def _read(self, contract: ModelContract, name: str, given: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
+        shape = (self.windows, *contract.input_shapes[name])
+        categorical = name.endswith("_cat")
+        if given is None:
+            return np.zeros(shape, np.int32)
+        if given.shape != (shape if self.batched else shape[1:]):
+            raise InvalidTensorError(
+                f"{name} has shape {list(given.shape)}, expected {list(shape if self.batched else shape[1:])}"
+            )
+        if categorical and not (np.array_equal(given, np.trunc(given)) and np.all(np.abs(given) < 2**31)):
+            raise InvalidTensorError(f"{name} holds numbers that are not whole or beyond int32")
+        with np.errstate(over="ignore"):
+            return given.astype(np.int32 if categorical else np.float32).reshape(shape)
+
+    def _check_content(self) -> None:
+        for name in ("encoder_cont", "decoder_cont"):
+            if np.isinf(self._inputs[name]).any():
+                raise InvalidTensorError(f"{name} holds a number that is infinite or beyond float32")
+        if np.isnan(self._inputs["decoder_cont"]).any():
+            raise InvalidTensorError("decoder_cont holds NaN; the known future is never missing")
+        empty = np.flatnonzero(np.isnan(self._inputs["encoder_cont"]).all(axis=(1, 2)))
+        if len(empty):
+            raise AllMissingError(f"encoder_cont[{empty[0]}] has no value at all: such a window is never forecast")
+        for name in ("encoder_cat", "decoder_cat"):
+            ids, status = self._inputs[name][..., 0], self._inputs[name][..., 1]
+            if ids.min() < 0:
+                raise InvalidTensorError(f"{name} holds server id {ids.min()}, expected 0 or more")
+            if status.min() < 0 or status.max() > MAX_STATUS:
+                raise InvalidTensorError(f"{name} holds a status outside 0 to {MAX_STATUS}")
+
+    # ------------------------------------------------------------ what the pipeline calls
+    def fill(self, index: int, inputs: Inputs, row: int) -> None:
+        """Copy window `index` into row `row` of a lane's inputs."""
+        for name, buffer in inputs.first(row + 1).items():
+            buffer[row] = self._inputs[name][index]
+
+    def answer(self, index: int, forecast: Float32) -> None:
+        """Take the forecast `(targets, horizon, quantiles)` of window `index`."""
+        self._forecasts[index] = forecast
+        self._left -= 1
+        if not self._left and not self.future.done():
+            self.future.set_result(np.ascontiguousarray(self._forecasts.transpose(0, 2, 1, 3)))
+
+    def fail(self, index: int, error: InferenceError) -> None:
+        """Fail the call for window `index`'s sake."""
+        self._left -= 1
+        if not self.future.done():
+            named = type(error)(f"window {index}: {error}")
+            named.__cause__ = error
+            self.future.set_exception(named)

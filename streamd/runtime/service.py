@@ -1,0 +1,225 @@
+"""The daemon without its doors: state, ingest, pipeline and fan-out, wired together.
+
+The transport calls it; the composition root makes it and gives it lanes.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import structlog
+
+from streamd.core.contract import ModelContract
+from streamd.core.errors import DrainingError, TooBusyError, UnavailableError
+from streamd.core.scheduler import Scheduler
+from streamd.device.lane import Float32
+from streamd.runtime.hub import Hub
+from streamd.runtime.ingest import Ingest
+from streamd.runtime.metrics import Metrics
+from streamd.runtime.pipeline import Model, Pipeline
+from streamd.runtime.predict import PredictRequest
+from streamd.runtime.state import State
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class ServiceLimits:
+    """The bounds of what may wait, and for how long."""
+
+    max_queue_delay_seconds: float = 0.005
+    max_ahead_seconds: float = 300.0
+    max_waiting_requests: int = 8_192
+    predict_timeout_seconds: float = 30.0
+
+
+class Service:
+    """One model's daemon. Make it inside a running event loop."""
+
+    def __init__(self, state: State, model: str, server_ids: dict[str, int], limits: ServiceLimits) -> None:
+        self.state = state
+        self.contract: ModelContract = state.contract
+        self.model = model
+        self.limits = limits
+        self.started = time.monotonic()
+        self.engine: dict[str, Any] = {}
+        """What `/v1/status` tells of the backend: filled by the composition root."""
+        self.draining = False
+        self.metrics = Metrics()
+        self.hub = Hub(state.directory.capacity, state.directory.names)
+        self.scheduler = Scheduler(
+            self._snapshot,
+            state.board.step,
+            max_queue_delay_seconds=limits.max_queue_delay_seconds,
+            max_waiting_requests=limits.max_waiting_requests,
+        )
+        self.pipeline = Pipeline(
+            state,
+            self.scheduler,
+            Model(model.encode(), server_ids),
+            publish=self.hub.publish,
+            more_comes=lambda: self.ingest.busy > 0,
+            observer=self.metrics,
+        )
+        self.ingest = Ingest(
+            state,
+            max_ahead_seconds=limits.max_ahead_seconds,
+            on_due=self.pipeline.mark_due,
+            on_forget=self._forget,
+        )
+        self._register_metrics()
+
+    def begin(self) -> None:
+        """Take up what a restart found: rows that closed but were not forecast run first."""
+        for slot in self.state.unforecast():
+            self.pipeline.mark_due(slot, 1)
+        self.pipeline.watch_grace()
+
+    @property
+    def ready(self) -> bool:
+        """Able to answer now: a lane is warm, and the daemon is not stopping."""
+        return self.pipeline.ready and not self.draining
+
+    async def predict(self, inputs: Mapping[str, npt.NDArray[Any]]) -> tuple[Float32, bool]:
+        """Forecast a caller's windows; returns them in the model's own output shape, and whether with batch axis.
+
+        Raises `InvalidInputError` for what the contract does not allow, `UnavailableError` where no lane or no
+        room is there, `InferenceError` where a window failed.
+        """
+        if self.draining:
+            raise DrainingError("the daemon is stopping")
+        if not self.pipeline.ready:
+            raise UnavailableError("no lane is ready yet")
+        request = PredictRequest(self.contract, inputs)
+        if not self.pipeline.add_request(request, request.windows):
+            raise TooBusyError(f"{self.limits.max_waiting_requests} windows of callers may wait, and as many do")
+        try:
+            async with asyncio.timeout(self.limits.predict_timeout_seconds):
+                predictions = await request.future
+        except TimeoutError as exc:
+            seconds = self.limits.predict_timeout_seconds
+            raise TooBusyError(f"no forecast within {seconds:g} s") from exc
+        return predictions.reshape(request.windows, *self.contract.output_shape), request.batched
+
+    def handed_over(self, slot: int) -> None:
+        """Note that a slot's latest forecast went to a subscriber's socket."""
+        self.metrics.handed_over(self.pipeline.received.get(slot))
+
+    async def drain(self) -> None:
+        """Take nothing more and finish what is under way; whoever calls bounds the time."""
+        self.draining = self.ingest.draining = True
+        while self.ingest.busy:
+            await asyncio.sleep(0)
+        await self.pipeline.settle()
+
+    def close(self) -> None:
+        """Stop the lanes and write the state through."""
+        self.pipeline.stop()
+        for worker in list(self.pipeline.workers):
+            worker.join(2.0)
+        self.state.close()
+
+    # ------------------------------------------------------------ telling
+    def status(self) -> dict[str, Any]:
+        """What `/v1/status` shows."""
+        contract, windows = self.contract, self.state.windows
+        return {
+            "engine": self.model,
+            **self.engine,
+            "ready": self.ready,
+            "draining": self.draining,
+            "uptime_seconds": round(time.monotonic() - self.started, 3),
+            "contract": {
+                "features": list(contract.features),
+                "targets": list(contract.targets),
+                "units": dict(contract.units),
+                "quantiles": list(contract.quantiles),
+                "context_length": contract.context_length,
+                "horizon": contract.horizon,
+                "step_seconds": contract.step_seconds,
+                "need": windows.need,
+                "late_steps": windows.late_steps,
+            },
+            "lanes": [
+                {
+                    "name": worker.lane.name,
+                    "device": worker.lane.device,
+                    "batches": worker.batches,
+                    "windows": worker.windows,
+                    "failures": worker.failures,
+                    "busy_seconds": round(worker.busy_seconds, 3),
+                }
+                for worker in self.pipeline.workers
+            ],
+            "lanes_lost": self.pipeline.lost,
+            "servers": len(self.state.directory),
+            "capacity": self.state.directory.capacity,
+            "due": len(self.scheduler.due),
+            "in_flight": self.pipeline.in_flight,
+            "rows": self.row_counts(),
+            "samples": {
+                "accepted": self.ingest.accepted,
+                "rejected": dict(self.ingest.rejected),
+                "ignored_features": self.ingest.ignored_features,
+            },
+            "subscribers": {"now": len(self.hub), "waiting": self.hub.waiting, "dropped": self.hub.dropped},
+            "recovered": self.state.recovered,
+        }
+
+    def row_counts(self) -> dict[str, int]:
+        """Where the closed rows went since start: due = delivered + superseded + failed + forgotten + waiting."""
+        counts = self.scheduler.counts
+        return {
+            "closed": self.state.windows.closed_rows,
+            "warming": self.state.windows.warming_rows,
+            "due": counts.due,
+            "delivered": counts.delivered,
+            "superseded": self.scheduler.superseded,
+            "failed": counts.failed,
+            "forgotten": counts.forgotten,
+        }
+
+    def window(self, slot: int) -> npt.NDArray[np.float32]:
+        """Return a copy of a server's window, `(context_length, features) float32`, oldest row first."""
+        shape = self.contract.input_shapes["encoder_cont"]
+        values = np.empty((1, *shape), np.float32)
+        self.state.windows.gather((slot,), values, np.empty((1, shape[0]), np.int32))
+        window: npt.NDArray[np.float32] = values[0]
+        return window
+
+    # ------------------------------------------------------------ wiring
+    def _snapshot(self, slot: int) -> tuple[int, int, int]:
+        windows = self.state.windows
+        return self.state.directory.generations[slot], windows.newest(slot), windows.have[slot]
+
+    def _forget(self, slot: int) -> None:
+        self.pipeline.forget(slot)
+        self.hub.forget(slot)
+
+    def _register_metrics(self) -> None:
+        metrics, state = self.metrics, self.state
+        metrics.labelled(
+            "samples",
+            "Samples by result",
+            "result",
+            lambda: {"accepted": self.ingest.accepted, **self.ingest.rejected},
+        )
+        metrics.labelled("rows", "Closed rows by what became of them", "state", self.row_counts)
+        metrics.counter(
+            "ignored_features", "Values of features that the model does not know", lambda: self.ingest.ignored_features
+        )
+        metrics.counter(
+            "servers_forgotten", "Servers forgotten for want of room", lambda: self.ingest.forgotten_servers
+        )
+        metrics.counter("forecasts_dropped", "Forecasts that slow subscribers missed", lambda: self.hub.dropped)
+        metrics.gauge("servers", "Servers that have a window", lambda: len(state.directory))
+        metrics.gauge("due", "Servers that wait for their turn", lambda: len(self.scheduler.due))
+        metrics.gauge("in_flight", "Windows that lanes are running", lambda: self.pipeline.in_flight)
+        metrics.gauge("lanes", "Lanes that are able to run", lambda: len(self.pipeline.workers))
+        metrics.gauge("subscribers", "Subscribers", lambda: len(self.hub))
+        metrics.gauge("ready", "1 when able to answer", lambda: float(self.ready))
+        metrics.gauge("uptime_seconds", "Since start", lambda: time.monotonic() - self.started)

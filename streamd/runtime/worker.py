@@ -1,0 +1,132 @@
+"""A lane's thread: it takes a batch, runs it with the GIL released, and hands the result to the loop.
+
+The result is put in order here too, off the loop: quantiles that do not cross, targets first, bad rows found.
+"""
+
+import asyncio
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from streamd.core.errors import BatchFailedError, InferenceError
+from streamd.core.scheduler import Batch
+from streamd.device.lane import Float32, Lane
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A batch that came back.
+
+    `forecasts (batch, targets, horizon, quantiles) float32`, or the error instead; `bad_rows` are those that
+    are not finite; `seconds` is what the lane took.
+    """
+
+    batch: Batch
+    forecasts: Float32
+    bad_rows: tuple[int, ...]
+    error: InferenceError | None
+    seconds: float
+
+
+T = TypeVar("T")
+Done = Callable[["LaneWorker", Result], None]
+
+
+class LaneWorker:
+    """Owns a lane and its thread; calls `done` on the loop once a batch."""
+
+    def __init__(self, lane: Lane, loop: asyncio.AbstractEventLoop, done: Done) -> None:
+        self.lane = lane
+        self.batches = 0
+        self.windows = 0
+        self.failures = 0
+        self.busy_seconds = 0.0
+        self._loop = loop
+        self._done = done
+        self._work: queue.SimpleQueue[Batch | Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=f"lane {lane.name}", daemon=True)
+        self._thread.start()
+
+    def submit(self, batch: Batch) -> None:
+        """Run a batch whose windows are in the lane's inputs; one at a time."""
+        self._work.put(batch)
+
+    def call(self, function: Callable[[Lane], T]) -> "asyncio.Future[T]":
+        """Run a function with the lane in the lane's thread, before any batch is submitted."""
+        future: asyncio.Future[T] = self._loop.create_future()
+
+        def run() -> None:
+            try:
+                value = function(self.lane)
+            except Exception as exc:
+                self._loop.call_soon_threadsafe(_settle, future.set_exception, exc, future)
+            else:
+                self._loop.call_soon_threadsafe(_settle, future.set_result, value, future)
+
+        self._work.put(run)
+        return future
+
+    def stop(self) -> None:
+        """Let the thread end after what it runs; twice is harmless."""
+        self._work.put(None)
+
+    def join(self, timeout_seconds: float) -> bool:
+        """Wait for the thread; false if it still runs."""
+        self._thread.join(timeout_seconds)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while (work := self._work.get()) is not None:
+            try:
+                if isinstance(work, Batch):
+                    self._loop.call_soon_threadsafe(self._done, self, self._one(work))
+                else:
+                    work()
+            except RuntimeError:  # the loop is closed: nobody waits any more
+                break
+        self.lane.close()
+
+    def _one(self, batch: Batch) -> Result:
+        began = time.perf_counter()
+        count = len(batch.items)
+        forecasts = np.empty((0, 0, 0, 0), np.float32)
+        bad_rows: tuple[int, ...] = ()
+        error: InferenceError | None = None
+        try:
+            forecasts, bad_rows = in_order(self.lane.run(count))
+        except InferenceError as exc:
+            error = exc
+        except Exception as exc:  # a backend's defect must not end its thread
+            error = BatchFailedError(f"lane {self.lane.name}: {type(exc).__name__}: {exc}")
+        seconds = time.perf_counter() - began
+        self.batches += 1
+        self.windows += count
+        self.failures += error is not None
+        self.busy_seconds += seconds
+        return Result(batch, forecasts, bad_rows, error, seconds)
+
+
+def _settle(setter: Callable[[Any], None], value: Any, future: "asyncio.Future[Any]") -> None:
+    if not future.done():
+        setter(value)
+
+
+def in_order(predictions: Float32) -> tuple[Float32, tuple[int, ...]]:
+    """Return forecasts `(batch, targets, horizon, quantiles)`, a copy, and the rows that are not finite.
+
+    `predictions (batch, horizon, targets, quantiles)`. Where quantiles cross they are sorted: Chernozhukov,
+    Fernández-Val and Galichon, "Quantile and probability curves without crossing" (2010).
+    """
+    forecasts: npt.NDArray[np.float32] = np.ascontiguousarray(predictions.transpose(0, 2, 1, 3))
+    if forecasts is predictions or np.shares_memory(forecasts, predictions):
+        forecasts = forecasts.copy()
+    bad = np.flatnonzero(~np.isfinite(forecasts).all(axis=(1, 2, 3)))
+    if not (forecasts[..., 1:] >= forecasts[..., :-1]).all():
+        forecasts.sort(axis=-1)
+    return forecasts, tuple(bad.tolist())

@@ -1,0 +1,155 @@
+"""Settings: a TOML file, over it `STREAMD_<KEY>` environment variables, over them flags.
+
+A key is unique across the file's sections, so that its variable needs no section.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from streamd.core.errors import ConfigError
+
+Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
+Count = Annotated[int, msgspec.Meta(ge=1)]
+CountOrZero = Annotated[int, msgspec.Meta(ge=0)]
+Seconds = Annotated[float, msgspec.Meta(ge=0)]
+PositiveSeconds = Annotated[float, msgspec.Meta(gt=0)]
+BackendName = Literal["auto", "tensorrt", "onnxruntime-cuda", "onnxruntime-cpu"]
+
+
+class _Section(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    pass
+
+
+class ServerSection(_Section, frozen=True):
+    """Where the daemon listens, and what its doors bear."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8002
+    max_body_bytes: Count = 8 * 2**20
+    max_frame_bytes: Count = 2 * 2**20
+    max_pending_body_bytes: Count = 64 * 2**20
+    max_sockets: Count = 4_096
+    body_timeout_seconds: PositiveSeconds = 30.0
+    send_timeout_seconds: PositiveSeconds = 30.0
+    heartbeat_seconds: PositiveSeconds = 30.0
+    drain_seconds: PositiveSeconds = 20.0
+
+
+class StateSection(_Section, frozen=True):
+    """What outlives the process."""
+
+    state_dir: str = "state"
+    max_servers: Count = 10_000
+    flush_interval_seconds: PositiveSeconds = 30.0
+
+
+class WindowsSection(_Section, frozen=True):
+    """How windows fill."""
+
+    min_context_rows: Count = 48
+    late_tolerance_steps: CountOrZero = 288
+    row_grace_seconds: PositiveSeconds = 10.0
+    max_ahead_seconds: Seconds = 300.0
+
+
+class EngineSection(_Section, frozen=True):
+    """Which model runs, and on what."""
+
+    engines: str = "engines"
+    engine: str = ""
+    backend: BackendName = "auto"
+    lanes: CountOrZero = 0
+    threads_per_lane: Count = 1
+    buckets: tuple[Count, ...] = (1, 8, 32, 64, 128, 256)
+    warmup_seconds: PositiveSeconds = 3.0
+
+
+class BatchingSection(_Section, frozen=True):
+    """How micro-batches form."""
+
+    max_batch_size: Count = 256
+    max_queue_delay_ms: Seconds = 5.0
+    max_waiting_requests: Count = 8_192
+    predict_timeout_seconds: PositiveSeconds = 30.0
+
+
+class LogSection(_Section, frozen=True):
+    """What is logged, and how."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "json", "console"] = "auto"
+
+
+class Config(_Section, frozen=True):
+    """All settings; every one has a default."""
+
+    server: ServerSection = ServerSection()
+    state: StateSection = StateSection()
+    windows: WindowsSection = WindowsSection()
+    engine: EngineSection = EngineSection()
+    batching: BatchingSection = BatchingSection()
+    log: LogSection = LogSection()
+
+
+SECTIONS: dict[str, str] = {
+    key: section.name for section in msgspec.structs.fields(Config) for key in section.type.__struct_fields__
+}
+"""The section of each key."""
+
+
+def load_config(
+    path: Path | None, environ: Mapping[str, str] = os.environ, flags: Mapping[str, Any] | None = None
+) -> Config:
+    """Read the file (none: defaults), the environment and the flags, the later over the former.
+
+    Relative folders in the file are relative to it. Raises `ConfigError` naming the setting and its place.
+    """
+    settings = _from_file(path) if path is not None else {}
+    for key, text in _from_environment(environ).items():
+        settings.setdefault(SECTIONS[key], {})[key] = text
+    for key, value in (flags or {}).items():
+        if value is not None:
+            settings.setdefault(SECTIONS[key], {})[key] = value
+    # The environment and flags are text: lax conversion turns "8002" into 8002; the file was checked strictly.
+    return _convert(settings, "the settings together", strict=False)
+
+
+def _from_file(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        settings = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise ConfigError(f"{path}: cannot be read: {exc.strerror or exc}") from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{path}: {exc}") from exc
+    _convert(settings, str(path), strict=True)
+    for key in ("state_dir", "engines"):
+        section = settings.get(SECTIONS[key], {})
+        if key in section:
+            section[key] = str(path.parent / section[key])
+    return settings
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for variable, text in environ.items():
+        if not variable.startswith("STREAMD_"):
+            continue
+        key = variable.removeprefix("STREAMD_").lower()
+        if key not in SECTIONS:
+            raise ConfigError(f"{variable}: there is no such setting; each key of config.toml has a variable")
+        value: Any = text.split(",") if key == "buckets" else text
+        _convert({SECTIONS[key]: {key: value}}, variable, strict=False)
+        found[key] = value
+    return found
+
+
+def _convert(settings: Mapping[str, Any], place: str, *, strict: bool) -> Config:
+    try:
+        return msgspec.convert(settings, Config, strict=strict)
+    except msgspec.ValidationError as exc:
+        raise ConfigError(f"{place}: {exc}") from exc

@@ -1,0 +1,1 @@
+"""HTTP, WebSocket and server-sent events: bytes to calls and results to bytes. Never imports `device`."""

@@ -1,0 +1,39 @@
+"""All routes over one service, as an aiohttp application."""
+
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from streamd.runtime.service import Service
+from streamd.transport.errors import errors_middleware
+from streamd.transport.forecasts import ForecastRoutes
+from streamd.transport.frames import FrameEncoder
+from streamd.transport.health import HealthRoutes
+from streamd.transport.predict import PredictRoutes
+from streamd.transport.requests import BodyReader, TransportLimits
+from streamd.transport.samples import SampleRoutes
+from streamd.transport.servers import ServerRoutes
+from streamd.transport.sockets import Sockets
+
+
+@dataclass(frozen=True)
+class Doors:
+    """The application, and the sockets that stopping it must close."""
+
+    app: web.Application
+    sockets: Sockets
+
+
+def make_doors(service: Service, limits: TransportLimits) -> Doors:
+    """Build the application over a service."""
+    bodies, sockets = BodyReader(limits), Sockets(limits)
+    app = web.Application(middlewares=[errors_middleware], client_max_size=limits.max_body_bytes)
+    for routes in (
+        SampleRoutes(service, bodies, sockets),
+        ForecastRoutes(service, FrameEncoder(service), sockets),
+        ServerRoutes(service),
+        PredictRoutes(service, bodies),
+        HealthRoutes(service),
+    ):
+        routes.add_to(app)
+    return Doors(app, sockets)

@@ -1,0 +1,78 @@
+"""JSON and MessagePack, by Content-Type or by kind of frame; foreign decoding errors become ours here."""
+
+from enum import Enum
+from typing import Any, TypeVar
+
+import msgspec
+import orjson
+
+from streamd.core.errors import MalformedError, UnsupportedMediaTypeError
+
+T = TypeVar("T")
+
+
+class Encoding(Enum):
+    """How a body or frame is written; the value is its Content-Type."""
+
+    JSON = "application/json"
+    MSGPACK = "application/msgpack"
+
+
+_TYPES = {
+    "application/json": Encoding.JSON,
+    "text/json": Encoding.JSON,
+    "application/msgpack": Encoding.MSGPACK,
+    "application/x-msgpack": Encoding.MSGPACK,
+    "application/vnd.msgpack": Encoding.MSGPACK,
+}
+
+DECODING_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError)
+"""What msgspec may raise on hostile bytes (text that is no UTF-8, nesting without end, ...)."""
+
+
+def encoding_of(content_type: str) -> Encoding:
+    """Return the encoding that a Content-Type names; raises `UnsupportedMediaTypeError`."""
+    encoding = _TYPES.get(content_type.partition(";")[0].strip().lower())
+    if encoding is None:
+        raise UnsupportedMediaTypeError(
+            f"Content-Type is {content_type!r}, expected application/json or application/msgpack"
+        )
+    return encoding
+
+
+class Decoder:
+    """Decodes both encodings into one type."""
+
+    def __init__(self, type_: Any) -> None:
+        self._json = msgspec.json.Decoder(type_)
+        self._msgpack = msgspec.msgpack.Decoder(type_)
+
+    def raw(self, data: bytes | str, encoding: Encoding) -> Any:
+        """Decode, letting msgspec's own errors through."""
+        if encoding is Encoding.JSON:
+            return self._json.decode(data)
+        assert isinstance(data, bytes), "MessagePack is never text"
+        return self._msgpack.decode(data)
+
+    def decode(self, data: bytes | str, encoding: Encoding) -> Any:
+        """Decode; raises `MalformedError` that says what is wrong and where."""
+        try:
+            return self.raw(data, encoding)
+        except DECODING_ERRORS as exc:
+            raise malformed(exc) from exc
+
+
+def malformed(exc: Exception) -> MalformedError:
+    """Translate one of `DECODING_ERRORS`."""
+    if isinstance(exc, UnicodeDecodeError):
+        return MalformedError("text is not valid UTF-8")
+    if isinstance(exc, RecursionError):
+        return MalformedError("nested too deeply")
+    return MalformedError(str(exc))
+
+
+def encode(message: Any, encoding: Encoding) -> bytes:
+    """Encode a message; numpy arrays in it become nested lists in JSON (they must be tensors in MessagePack)."""
+    if encoding is Encoding.JSON:
+        return orjson.dumps(message, option=orjson.OPT_SERIALIZE_NUMPY)
+    return msgspec.msgpack.encode(message)

@@ -1,0 +1,83 @@
+"""Our errors as HTTP answers: one table from class to status, one middleware."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import structlog
+from aiohttp import web
+
+from streamd.core import errors
+from streamd.core.errors import StreamdError
+from streamd.transport.codecs import Encoding, encode, encoding_of
+
+log = structlog.get_logger(__name__)
+
+_STATUS: dict[type[StreamdError], int] = {
+    errors.InvalidInputError: 400,
+    errors.UnknownServerError: 404,
+    errors.TooLargeError: 413,
+    errors.UnsupportedMediaTypeError: 415,
+    errors.InvalidTensorError: 422,
+    errors.AllMissingError: 422,
+    errors.TooBusyError: 429,
+    errors.UnavailableError: 503,
+    errors.NotFiniteError: 422,
+    errors.InferenceError: 500,
+    StreamdError: 500,
+}
+
+RETRY_AFTER_SECONDS = 1
+
+
+def http_status(error: StreamdError) -> int:
+    """The HTTP status of an error: that of its class, or of the nearest one it descends from."""
+    return next(_STATUS[each] for each in type(error).__mro__ if each in _STATUS)
+
+
+def error_message(error: StreamdError) -> dict[str, Any]:
+    """An error as a frame or body."""
+    return {"type": "error", "code": error.code, "message": str(error)}
+
+
+def answer_encoding(request: web.Request) -> Encoding:
+    """The encoding a caller can read: that of its body, else what it accepts, else JSON."""
+    try:
+        return encoding_of(request.headers.get("Content-Type", ""))
+    except StreamdError:
+        accepts = request.headers.get("Accept", "")
+        return Encoding.MSGPACK if "msgpack" in accepts else Encoding.JSON
+
+
+def reply(request: web.Request, message: Any, status: int = 200) -> web.Response:
+    """Answer in the caller's encoding."""
+    encoding = answer_encoding(request)
+    return web.Response(body=encode(message, encoding), status=status, content_type=encoding.value)
+
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@web.middleware
+async def errors_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn every error into an answer with its code; a defect of ours is logged and named as such."""
+    try:
+        return await handler(request)
+    except StreamdError as error:
+        answer = reply(request, error_message(error), http_status(error))
+        if error.retry:
+            answer.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+        return answer
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        code = error.reason.lower().replace(" ", "_")
+        answer = reply(request, {"type": "error", "code": code, "message": error.text or code}, error.status)
+        if "Allow" in error.headers:
+            answer.headers["Allow"] = error.headers["Allow"]
+        return answer
+    except ConnectionError:
+        raise
+    except Exception:
+        log.exception("handler_failed", method=request.method, path=request.path)
+        message = {"type": "error", "code": "internal", "message": "a defect of the daemon's; its log tells more"}
+        return reply(request, message, 500)

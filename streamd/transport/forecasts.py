@@ -1,0 +1,189 @@
+"""Forecasts out: the `GET /v1/forecasts` WebSocket, server-sent events, and a server's latest."""
+
+import asyncio
+import contextlib
+
+from aiohttp import WSMsgType, web
+
+from streamd.core.errors import InvalidSelectionError, StreamdError, UnknownServerError
+from streamd.runtime.hub import Subscription
+from streamd.runtime.service import Service
+from streamd.transport.codecs import Encoding, encode
+from streamd.transport.errors import answer_encoding, error_message, reply
+from streamd.transport.frames import FrameEncoder
+from streamd.transport.sockets import Sockets
+from streamd.transport.subscriptions import Choice, read_message, read_query
+
+MAX_BATCH_FRAME = 256
+"""Forecasts in one `forecasts` frame."""
+
+KEEP_ALIVE_SECONDS = 15.0
+
+
+class ForecastRoutes:
+    """Everything that reads forecasts."""
+
+    def __init__(self, service: Service, frames: FrameEncoder, sockets: Sockets) -> None:
+        self._service = service
+        self._frames = frames
+        self._sockets = sockets
+
+    def add_to(self, app: web.Application) -> None:
+        """Add the routes."""
+        app.router.add_get("/v1/forecasts", self.socket)
+        app.router.add_get("/v1/forecasts/stream", self.stream)
+        app.router.add_get("/v1/forecasts/{server:.+}", self.latest)
+
+    # ------------------------------------------------------------ a server's latest
+    async def latest(self, request: web.Request) -> web.Response:
+        """The latest forecast of one server, or how far its window is from one."""
+        server = request.match_info["server"]
+        service = self._service
+        slot = service.state.directory.slots.get(server)
+        if slot is None:
+            raise UnknownServerError(f"no server {server!r} reports")
+        choice = read_query(service.contract, request.query)
+        message = self._frames.message(slot, choice.part, answer_encoding(request))
+        if message is not None:
+            return reply(request, message)
+        windows = service.state.windows
+        have = windows.have[slot]
+        status = "pending" if have >= windows.need else "warming"
+        return reply(request, {"server": server, "status": status, "have": have, "need": windows.need})
+
+    # ------------------------------------------------------------ WebSocket
+    async def socket(self, request: web.Request) -> web.StreamResponse:
+        """Push forecasts; a `subscribe` message, or query parameters, says which."""
+        if not _upgrades(request):
+            raise InvalidSelectionError("expected a WebSocket upgrade; /v1/forecasts/{server} answers a plain GET")
+        choice = read_query(self._service.contract, request.query) if request.query else None
+        async with self._sockets.accept(request) as socket:
+            reader = SocketReader(self._service, self._frames, self._sockets, socket)
+            try:
+                if choice is not None:
+                    await reader.subscribe(choice)
+                async for message in socket:
+                    if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
+                        break
+                    encoding = Encoding.JSON if message.type is WSMsgType.TEXT else Encoding.MSGPACK
+                    await self._take(reader, socket, message.data, encoding)
+            finally:
+                await reader.close()
+            return socket
+
+    async def _take(
+        self, reader: "SocketReader", socket: web.WebSocketResponse, data: bytes | str, encoding: Encoding
+    ) -> None:
+        try:
+            choice = read_message(self._service.contract, data, encoding)
+        except StreamdError as error:
+            await self._sockets.send(socket, encode(error_message(error), encoding), encoding)
+        else:
+            await reader.subscribe(choice)
+
+    # ------------------------------------------------------------ server-sent events
+    async def stream(self, request: web.Request) -> web.StreamResponse:
+        """Push forecasts as server-sent events; with Last-Event-ID, first those posted since."""
+        service = self._service
+        choice = read_query(service.contract, request.query)
+        since = request.headers.get("Last-Event-ID") or request.query.get("last_event_id")
+        if since is not None and not (since.isascii() and since.isdigit() and len(since) <= 18):
+            raise InvalidSelectionError(f"Last-Event-ID is {since[:32]!r}, expected an id that an event bore")
+        async with self._sockets.stream():
+            response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
+            await response.prepare(request)
+            subscription = service.hub.subscribe(choice.globs, choice.part)
+            try:
+                if since is not None:
+                    service.hub.replay(subscription, service.state.board.later_than(int(since)))
+                await self._stream(response, subscription, choice)
+            except ConnectionError:
+                pass  # the reader left
+            finally:
+                service.hub.unsubscribe(subscription)
+            return response
+
+    async def _stream(self, response: web.StreamResponse, subscription: Subscription, choice: Choice) -> None:
+        board = self._service.state.board
+        while not subscription.closed or subscription.waiting:
+            try:
+                async with asyncio.timeout(KEEP_ALIVE_SECONDS):
+                    await subscription.wait()
+            except TimeoutError:
+                await response.write(b": keep-alive\n\n")
+                continue
+            if dropped := subscription.newly_dropped():
+                lagged = encode({"type": "lagged", "dropped": dropped}, Encoding.JSON)
+                await response.write(b"event: lagged\ndata: " + lagged + b"\n\n")
+            for slot in subscription.take(1):
+                frame = self._frames.one(slot, choice.part, Encoding.JSON)
+                if frame is not None:
+                    identifier = str(board.serial(slot)).encode()
+                    await response.write(b"id: " + identifier + b"\nevent: forecast\ndata: " + frame + b"\n\n")
+                    self._service.handed_over(slot)
+
+
+class SocketReader:
+    """One subscriber's WebSocket: its subscription, and the task that empties its mailbox into the socket."""
+
+    def __init__(self, service: Service, frames: FrameEncoder, sockets: Sockets, socket: web.WebSocketResponse) -> None:
+        self._service = service
+        self._frames = frames
+        self._sockets = sockets
+        self._socket = socket
+        self._subscription: Subscription | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def subscribe(self, choice: Choice) -> None:
+        """Begin, or begin anew with another choice."""
+        await self._end()
+        told = choice.told(self._service.contract, self._service.model)
+        # In the hub before it is told: what is posted after the answer was sent is never missed.
+        self._subscription = self._service.hub.subscribe(choice.globs, choice.part)
+        await self._sockets.send(self._socket, encode(told, choice.encoding), choice.encoding)
+        self._task = asyncio.create_task(self._push(self._subscription, choice))
+
+    async def close(self) -> None:
+        """End; twice is harmless."""
+        await self._end()
+
+    async def _end(self) -> None:
+        if self._subscription is not None:
+            self._service.hub.unsubscribe(self._subscription)
+            self._subscription = None
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+
+    async def _push(self, subscription: Subscription, choice: Choice) -> None:
+        try:
+            while True:
+                await subscription.wait()
+                if subscription.closed and not subscription.waiting:
+                    return
+                await self._push_waiting(subscription, choice)
+        except ConnectionError:
+            self._sockets.abort(self._socket)
+        finally:
+            self._service.hub.unsubscribe(subscription)
+
+    async def _push_waiting(self, subscription: Subscription, choice: Choice) -> None:
+        encoding = choice.encoding
+        if dropped := subscription.newly_dropped():
+            lagged = encode({"type": "lagged", "dropped": dropped}, encoding)
+            await self._sockets.send(self._socket, lagged, encoding)
+        slots = subscription.take(MAX_BATCH_FRAME if choice.batch else 1)
+        if choice.batch:
+            frame = self._frames.many(slots, choice.part, encoding)
+        else:
+            frame = self._frames.one(slots[0], choice.part, encoding) if slots else None
+        if frame is not None:
+            await self._sockets.send(self._socket, frame, encoding)
+            for slot in slots:
+                self._service.handed_over(slot)
+
+
+def _upgrades(request: web.Request) -> bool:
+    return request.headers.get("Upgrade", "").lower() == "websocket"

@@ -1,0 +1,110 @@
+"""Forecasts as frames, encoded once for all readers of the same form."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from streamd.core.board import Forecast
+from streamd.core.selection import Part
+from streamd.runtime.service import Service
+from streamd.transport.codecs import Encoding, encode
+from streamd.transport.tensors import write_tensor
+
+CACHE_BYTES = 16 * 2**20
+"""Encoded frames that are kept for further readers: those of the last few batches."""
+
+Form = tuple[Part, Encoding, bool]
+
+
+class FrameEncoder:
+    """Encodes the board's forecasts; the newest frames of each form are kept, up to `CACHE_BYTES`."""
+
+    def __init__(self, service: Service) -> None:
+        self._contract = service.contract
+        self._board = service.state.board
+        self._names = service.state.directory.names
+        self._cache: OrderedDict[tuple[Form, tuple[int, ...]], bytes] = OrderedDict()
+        self._cached_bytes = 0
+
+    def one(self, slot: int, part: Part, encoding: Encoding) -> bytes | None:
+        """The `forecast` frame of a slot; none where its server was forgotten."""
+        return self._cached((slot,), (part, encoding, False), lambda: self._one(slot, part, encoding))
+
+    def many(self, slots: Sequence[int], part: Part, encoding: Encoding) -> bytes | None:
+        """One `forecasts` frame of several slots; none where all their servers were forgotten."""
+        return self._cached(slots, (part, encoding, True), lambda: self._many(slots, part, encoding))
+
+    def message(self, slot: int, part: Part, encoding: Encoding) -> dict[str, Any] | None:
+        """The `forecast` message of a slot, not encoded yet."""
+        forecast, name = self._board.get(slot), self._names[slot]
+        if forecast is None or name is None:
+            return None
+        return {
+            "type": "forecast",
+            "server": name,
+            "origin": self._contract.origin_of(forecast.step),
+            "step_seconds": self._contract.step_seconds,
+            "model": forecast.model,
+            **self._axes(part),
+            "values": self._values(part.cut(forecast.values), encoding),
+            "context": forecast.context,
+        }
+
+    def _axes(self, part: Part) -> dict[str, Any]:
+        contract = self._contract
+        axes: dict[str, Any] = {
+            "targets": [contract.targets[place] for place in part.targets],
+            "quantiles": [contract.quantiles[place] for place in part.quantiles],
+        }
+        if part.every > 1:
+            axes["every"] = part.every
+        return axes
+
+    def _values(self, values: np.ndarray[Any, Any], encoding: Encoding) -> Any:
+        return write_tensor(values) if encoding is Encoding.MSGPACK else values
+
+    def _one(self, slot: int, part: Part, encoding: Encoding) -> bytes | None:
+        message = self.message(slot, part, encoding)
+        return None if message is None else encode(message, encoding)
+
+    def _many(self, slots: Sequence[int], part: Part, encoding: Encoding) -> bytes | None:
+        found: list[tuple[str, Forecast]] = []
+        for slot in slots:
+            name, forecast = self._names[slot], self._board.get(slot)
+            if name is not None and forecast is not None:
+                found.append((name, forecast))
+        if not found:
+            return None
+        forecasts = [forecast for _, forecast in found]
+        models = [forecast.model for forecast in forecasts]
+        message = {
+            "type": "forecasts",
+            "servers": [name for name, _ in found],
+            "origins": [self._contract.origin_of(forecast.step) for forecast in forecasts],
+            "contexts": [forecast.context for forecast in forecasts],
+            "step_seconds": self._contract.step_seconds,
+            # One name where one version made them all, which is all but the moment of a change.
+            "model": models[0] if len(set(models)) == 1 else models,
+            **self._axes(part),
+            "values": self._values(np.stack([part.cut(forecast.values) for forecast in forecasts]), encoding),
+        }
+        return encode(message, encoding)
+
+    def _cached(self, slots: Sequence[int], form: Form, make: Callable[[], bytes | None]) -> bytes | None:
+        # A serial names one forecast for ever, so nothing in the cache is ever out of date.
+        key = (form, tuple(self._board.serial(slot) for slot in slots))
+        frame = self._cache.get(key)
+        if frame is None:
+            frame = make()
+            if frame is not None:
+                self._keep(key, frame)
+        return frame
+
+    def _keep(self, key: tuple[Form, tuple[int, ...]], frame: bytes) -> None:
+        self._cache[key] = frame
+        self._cached_bytes += len(frame)
+        while self._cached_bytes > CACHE_BYTES:
+            _, oldest = self._cache.popitem(last=False)
+            self._cached_bytes -= len(oldest)

@@ -1,0 +1,46 @@
+"""`POST /v1/predict` and `/predict`: a caller's tensors in, forecasts out."""
+
+from typing import Any
+
+from aiohttp import web
+
+from streamd.core.errors import MalformedError
+from streamd.runtime.service import Service
+from streamd.transport.codecs import Decoder, Encoding, encoding_of
+from streamd.transport.errors import reply
+from streamd.transport.requests import BodyReader
+from streamd.transport.tensors import read_tensor, write_tensor
+
+_message = Decoder(dict[str, Any])
+
+
+class PredictRoutes:
+    """Prediction on request."""
+
+    def __init__(self, service: Service, bodies: BodyReader) -> None:
+        self._service = service
+        self._bodies = bodies
+
+    def add_to(self, app: web.Application) -> None:
+        """Add the routes."""
+        app.router.add_post("/v1/predict", self.predict)
+        app.router.add_post("/predict", self.predict)
+
+    async def predict(self, request: web.Request) -> web.Response:
+        """Answer in the form of the question: tensors under `inputs` with tensors under `outputs`, lists bare."""
+        encoding = encoding_of(request.headers.get("Content-Type", ""))
+        async with self._bodies.read(request) as body:
+            message = _message.decode(body, encoding)
+            wrapped = "inputs" in message
+            given = message["inputs"] if wrapped else message
+            if not isinstance(given, dict):
+                raise MalformedError(f"inputs is {type(given).__name__}, expected an object of tensors by name")
+            inputs = {name: read_tensor(name, value) for name, value in given.items()}
+        predictions, batched = await self._service.predict(inputs)
+        if not batched:
+            predictions = predictions[0]
+        shown = write_tensor(predictions) if encoding is Encoding.MSGPACK else predictions
+        answer: dict[str, Any] = {"predictions": shown}
+        if wrapped:
+            answer = {"outputs": answer}
+        return reply(request, {**answer, "model": self._service.model})

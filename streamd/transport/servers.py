@@ -1,0 +1,87 @@
+"""`GET /v1/servers` and `GET /v1/servers/{server}`: who reports, and what a window holds."""
+
+import numpy as np
+from aiohttp import web
+
+from streamd.core.errors import InvalidInputError, UnknownServerError
+from streamd.core.windows import NONE
+from streamd.runtime.service import Service
+from streamd.transport.codecs import Encoding
+from streamd.transport.errors import answer_encoding, reply
+from streamd.transport.tensors import write_tensor
+
+DEFAULT_LIMIT = 100
+MAX_LIMIT = 1_000
+
+
+class ServerRoutes:
+    """Reading the window store."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def add_to(self, app: web.Application) -> None:
+        """Add the routes."""
+        app.router.add_get("/v1/servers", self.index)
+        app.router.add_get("/v1/servers/{server:.+}", self.window)
+
+    async def index(self, request: web.Request) -> web.Response:
+        """A page of servers in the order of their names; the cursor is the last name of the page before."""
+        limit = _limit(request.query.get("limit"))
+        cursor = request.query.get("cursor", "")
+        slots = self._service.state.directory.slots
+        names = sorted(name for name in slots if name > cursor)
+        page = names[:limit]
+        return reply(
+            request,
+            {
+                "servers": [self._entry(name, slots[name]) for name in page],
+                "next": page[-1] if len(names) > limit else None,
+            },
+        )
+
+    def _entry(self, name: str, slot: int) -> dict[str, object]:
+        state = self._service.state
+        forecast = state.board.step(slot)
+        return {
+            "server": name,
+            "have": state.windows.have[slot],
+            "origin": self._origin(state.windows.newest(slot)),
+            "last_forecast": self._origin(forecast),
+        }
+
+    def _origin(self, step: int) -> int | None:
+        return None if step == NONE else self._service.contract.origin_of(step)
+
+    async def window(self, request: web.Request) -> web.Response:
+        """One server's window, oldest row first, null (NaN in MessagePack) where a value is missing."""
+        server = request.match_info["server"]
+        service = self._service
+        slot = service.state.directory.slots.get(server)
+        if slot is None:
+            raise UnknownServerError(f"no server {server!r} reports")
+        values = service.window(slot)
+        if answer_encoding(request) is Encoding.MSGPACK:
+            shown: object = write_tensor(values)
+        else:
+            # orjson writes NaN as null.
+            shown = np.ascontiguousarray(values)
+        return reply(
+            request,
+            {
+                "server": server,
+                "step_seconds": service.contract.step_seconds,
+                "origin": self._origin(service.state.windows.newest(slot)),
+                "have": service.state.windows.have[slot],
+                "features": list(service.contract.features),
+                "values": shown,
+            },
+        )
+
+
+def _limit(given: str | None) -> int:
+    if given is None:
+        return DEFAULT_LIMIT
+    if not (given.isascii() and given.isdigit() and 1 <= int(given[:9]) <= MAX_LIMIT and len(given) < 9):
+        raise InvalidInputError(f"limit is {given[:32]!r}, expected 1 to {MAX_LIMIT}")
+    return int(given)
