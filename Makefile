@@ -40,7 +40,7 @@ bench: install      ## the benchmarks of this machine, as a table
 lock: install       ## resolve the dependencies anew into requirements.lock
 	@$(BIN)/python -m pip install --quiet pip-tools
 	@$(BIN)/pip-compile --quiet --extra dev --generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links \
-		--no-emit-options --no-header --allow-unsafe --output-file requirements.lock pyproject.toml
+		--no-emit-trusted-host --no-emit-options --no-header --allow-unsafe --output-file requirements.lock pyproject.toml
 
 clean:              ## remove what was made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -111,6 +111,15 @@ class Scheduler:
         self._requests.extend(RequestItem(request, index, now) for index in range(windows))
         return True
 
+    def abandon_requests(self) -> list[RequestItem]:
+        """Remove and return all callers' windows that wait: no lane is left to run them."""
+        abandoned = list(self._requests)
+        self._requests.clear()
+        for batch in self._retries:
+            abandoned += [item for item in batch.items if isinstance(item, RequestItem)]
+            batch.items = [item for item in batch.items if not isinstance(item, RequestItem)]
+        return abandoned
+
     @property
     def superseded(self) -> int:
         """Due rows that a newer row of their server replaced before they were delivered."""

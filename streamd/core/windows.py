@@ -8,7 +8,6 @@ Every change leaves the arrays such that `recovery.recover` can put them in orde
 the middle of it; the comments at `_put` and `_amend` say how.
 """
 
-from array import array
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy.typing as npt
 
 from streamd.core.contract import MAX_STATUS
 from streamd.core.layout import Arrays, Column, scalars
+from streamd.core.rows import Row, columns_of
 
 NONE = -1
 """No step: steps are counted from 1970 and never negative."""
@@ -24,9 +24,6 @@ PRESENT = 0x80
 """In a row's mark, beside its status: at least one feature is there."""
 
 TOO_OLD = -1
-
-Cells = Sequence[tuple[int, float]]
-"""A sample's values: (feature's column, value)."""
 
 
 def columns(context_length: int, features: int) -> tuple[Column, ...]:
@@ -53,7 +50,7 @@ class WindowStore:
         self.capacity, twice, self.features = arrays["values"].shape
         self.context_length = twice // 2
         self.need = need
-        self.late_steps = min(late_steps, self.context_length)
+        self.late_steps = min(late_steps, self.context_length - 1)
         self.grace_seconds = grace_seconds
         self.arrays = arrays
         self.have = [0] * self.capacity
@@ -63,19 +60,19 @@ class WindowStore:
         """Closed rows whose window had too few rows to be forecast."""
         self._ring = arrays["values"]
         self._marks = arrays["marks"]
-        self._flat = scalars(self._ring)
+        self._bytes = scalars(self._ring).cast("B")
         self._flat_marks = scalars(self._marks)
         self._newest = scalars(arrays["newest"])
         self._open_step = scalars(arrays["open_step"])
         self._journal = scalars(arrays["journal"])
-        self._open_flat = scalars(arrays["open_values"])
+        self._open_bytes = scalars(arrays["open_values"]).cast("B")
         self._open_status = scalars(arrays["open_status"])
         self._open_mask = [0] * self.capacity
         self._opened: dict[int, float] = {}  # open rows, the first opened first
         self._expected = [0] * self.capacity  # features of the previous row that had any
         self._expected_step = [NONE] * self.capacity
         self._full = (1 << self.features) - 1
-        self._blank = array("f", [np.nan] * self.features)
+        self._row_bytes = 4 * self.features
 
     # ------------------------------------------------------------ servers
     def reset(self, slot: int) -> None:
@@ -107,8 +104,8 @@ class WindowStore:
         return self.have[slot] >= self.need
 
     # ------------------------------------------------------------ samples in
-    def write(self, slot: int, step: int, cells: Cells, mask: int, status: int | None, now: float) -> int:
-        """Take one sample: `cells` with the bits of their columns in `mask`, at monotonic seconds `now`.
+    def write(self, slot: int, step: int, row: Row, status: int | None, now: float) -> int:
+        """Take one sample's row at monotonic seconds `now`.
 
         Returns how many rows became due by it (0, 1 or 2), or TOO_OLD, and then nothing changed.
         """
@@ -116,28 +113,25 @@ class WindowStore:
         newest = self._newest[slot]
         latest = newest if open_step == NONE else open_step
         if step <= latest:
-            if latest - step >= self.late_steps:
+            if latest - step > self.late_steps:
                 return TOO_OLD
             if step <= newest:
-                self._amend(slot, step, cells, mask, status)
+                self._amend(slot, step, row, status)
                 return 0
             if step < open_step:
                 # A row of a step before the open row's is closed as it comes: a later step's sample is here.
-                return self._put(slot, step, self._row(cells), mask, status or 0)
+                return self._put(slot, step, row.data, row.mask, status or 0)
         due = 0
         if open_step != NONE and step > open_step:
             due = self._close(slot)
             open_step = NONE
-        if open_step == NONE:
-            self._open(slot, step, now)
-        base = slot * self.features
-        for column, value in cells:
-            self._open_flat[base + column] = value
-        if status is not None:
-            self._open_status[slot] = status
-        seen = self._open_mask[slot] = self._open_mask[slot] | mask
         expected = self._expected[slot] or self._full
-        if seen & expected == expected:
+        if open_step == NONE:
+            if row.mask & expected == expected:  # the usual sample: a whole row at once
+                return due + self._put(slot, step, row.data, row.mask, status or 0)
+            self._open(slot, step, now)
+        self._fill(slot, row, status)
+        if self._open_mask[slot] & expected == expected:
             due += self._close(slot)
         return due
 
@@ -158,23 +152,28 @@ class WindowStore:
         return None if opened is None else opened + self.grace_seconds
 
     def _open(self, slot: int, step: int, now: float) -> None:
-        base = slot * self.features
         # Emptied before it has a step: what a restart finds open holds nothing of an older row.
-        self._open_flat[base : base + self.features] = self._blank
+        self.arrays["open_values"][slot] = np.nan
         self._open_status[slot] = 0
         self._open_step[slot] = step
         self._open_mask[slot] = 0
         self._opened[slot] = now
 
+    def _fill(self, slot: int, row: Row, status: int | None) -> None:
+        self._copy_cells(row, self._open_bytes, slot * self._row_bytes)
+        if status is not None:
+            self._open_status[slot] = status
+        self._open_mask[slot] |= row.mask
+
     def _close(self, slot: int) -> int:
-        base = slot * self.features
-        row = self._open_flat[base : base + self.features]
+        base = slot * self._row_bytes
+        data = self._open_bytes[base : base + self._row_bytes]
         step, status = self._open_step[slot], self._open_status[slot]
         del self._opened[slot]
-        return self._put(slot, step, row, self._open_mask[slot], status)
+        return self._put(slot, step, data, self._open_mask[slot], status)
 
-    def _put(self, slot: int, step: int, row: "array[float]", mask: int, status: int) -> int:
-        """Make `row` the newest closed row; returns 1 if that makes its server due.
+    def _put(self, slot: int, step: int, data: bytes | memoryview, mask: int, status: int) -> int:
+        """Make a row's `data` the newest closed row; returns 1 if that makes its server due.
 
         The journal names the step first. Killed before `newest` moved, the open row is still there and is put
         again; a row that was not the open one was not acked, and its place is emptied.
@@ -189,8 +188,8 @@ class WindowStore:
             self.have[slot] -= 1
         mark = status | PRESENT if mask else status
         for place in (first, first + length):
-            base = place * self.features
-            self._flat[base : base + self.features] = row
+            base = place * self._row_bytes
+            self._bytes[base : base + self._row_bytes] = data
             self._flat_marks[place] = mark
         self._newest[slot] = step
         if self._open_step[slot] == step:
@@ -206,7 +205,7 @@ class WindowStore:
         self.warming_rows += 1
         return 0
 
-    def _amend(self, slot: int, step: int, cells: Cells, mask: int, status: int | None) -> None:
+    def _amend(self, slot: int, step: int, row: Row, status: int | None) -> None:
         """Write a late or repeated sample into a closed row: the last value of a feature wins.
 
         The first copy is written before the second. Killed between them, the first is copied over.
@@ -217,20 +216,18 @@ class WindowStore:
         mark = before = self._flat_marks[first]
         if status is not None:
             mark = (mark & PRESENT) | status
-        if mask:
+        if row.mask:
             mark |= PRESENT
         for place in (first, first + length):
-            base = place * self.features
-            for column, value in cells:
-                self._flat[base + column] = value
+            self._copy_cells(row, self._bytes, place * self._row_bytes)
             self._flat_marks[place] = mark
         self._journal[slot] = NONE
         if mark & ~before & PRESENT:
             self.have[slot] += 1
-        if mask and step > self._expected_step[slot]:
-            self._expected[slot], self._expected_step[slot] = mask, step
+        if row.mask and step > self._expected_step[slot]:
+            self._expected[slot], self._expected_step[slot] = row.mask, step
         elif step == self._expected_step[slot]:
-            self._expected[slot] |= mask
+            self._expected[slot] |= row.mask
 
     def _clear(self, slot: int, step: int, count: int) -> None:
         """Empty `count` rows from `step` on: a gap."""
@@ -240,11 +237,11 @@ class WindowStore:
             self._ring[slot, copy] = np.nan
             self._marks[slot, copy] = 0
 
-    def _row(self, cells: Cells) -> "array[float]":
-        row = array("f", self._blank)
-        for column, value in cells:
-            row[column] = value
-        return row
+    def _copy_cells(self, row: Row, to: memoryview, base: int) -> None:
+        """Copy the values that are there over the row that begins at byte `base`."""
+        for column in columns_of(row.mask):
+            at = 4 * column
+            to[base + at : base + at + 4] = row.data[at : at + 4]
 
     # ------------------------------------------------------------ windows out
     def gather(self, slots: Sequence[int], values: npt.NDArray[np.float32], status: npt.NDArray[np.int32]) -> None:

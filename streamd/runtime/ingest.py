@@ -14,11 +14,11 @@ from streamd.core.errors import (
     DrainingError,
     InvalidInputError,
     InvalidTimeError,
-    InvalidValueError,
     StreamdError,
     TooFarAheadError,
     TooOldError,
 )
+from streamd.core.rows import RowReader
 from streamd.core.samples import IngestResult, Sample, Time
 from streamd.core.windows import TOO_OLD
 from streamd.runtime.state import State
@@ -27,8 +27,6 @@ log = structlog.get_logger(__name__)
 
 SLICE = 1_000
 """Samples that are taken before the event loop gets its turn."""
-
-_FLOAT32_MAX = 3.4028234663852886e38
 
 
 class Ingest:
@@ -47,19 +45,22 @@ class Ingest:
     ) -> None:
         self.accepted = 0
         self.rejected: dict[str, int] = {}
-        self.ignored_features = 0
-        """Values of features that the model does not know."""
         self.forgotten_servers = 0
         self.busy = 0
         """Bodies that are being taken at this moment: more rows are certain to come while it is not 0."""
         self.draining = False
         self._state = state
         self._contract = state.contract
-        self._columns = state.contract.feature_index
+        self._rows = RowReader(state.contract.features)
         self._step_seconds = state.contract.step_seconds
         self._max_ahead_seconds = max_ahead_seconds
         self._on_due = on_due
         self._on_forget = on_forget
+
+    @property
+    def ignored_features(self) -> int:
+        """Values of features that the model does not know."""
+        return self._rows.ignored
 
     async def take(self, samples: Iterable[tuple[int, Sample | InvalidInputError]]) -> IngestResult:
         """Take samples by their index; a bad one is rejected alone.
@@ -105,18 +106,18 @@ class Ingest:
             raise TooFarAheadError(
                 f"time {at:.0f} is {at - wall:.0f} s ahead of the clock, at most {self._max_ahead_seconds:g} s"
             )
-        cells, mask = self._read_values(sample.values)
+        row = self._rows.read(sample.values)
         directory = self._state.directory
         slot = directory.slots.get(sample.server)
         if slot is None:
             check_name(sample.server)
-            if not cells and sample.status is None:
+            if not row.mask and sample.status is None:
                 return  # nothing the model knows: no reason to keep a window
             slot = self._admit(sample.server, wall)
-        elif not cells and sample.status is None:
+        elif not row.mask and sample.status is None:
             return
         step = int(at // self._step_seconds)
-        due = self._state.windows.write(slot, step, cells, mask, sample.status, now)
+        due = self._state.windows.write(slot, step, row, sample.status, now)
         if due == TOO_OLD:
             newest = self._contract.origin_of(self._state.windows.newest(slot))
             raise TooOldError(
@@ -126,20 +127,6 @@ class Ingest:
         directory.touch(slot, wall)
         if due:
             self._on_due(slot, due)
-
-    def _read_values(self, values: dict[str, float | None]) -> tuple[list[tuple[int, float]], int]:
-        """Return the (column, value) pairs that are there, and the bits of their columns."""
-        cells, mask = [], 0
-        for name, value in values.items():
-            column = self._columns.get(name)
-            if column is None:
-                self.ignored_features += 1
-            elif value is not None and value == value:
-                if not -_FLOAT32_MAX <= value <= _FLOAT32_MAX:
-                    raise InvalidValueError(f"values.{name} is {value!r}, expected a number that float32 can hold")
-                cells.append((column, value))
-                mask |= 1 << column
-        return cells, mask
 
     def _admit(self, server: str, wall: float) -> int:
         slot, forgotten = self._state.directory.room()

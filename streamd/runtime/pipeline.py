@@ -173,6 +173,8 @@ class Pipeline:
         if isinstance(error, LaneLostError):
             self._take_out(worker, error)
             outcome = self.scheduler.lost(batch)
+            if not self.workers:
+                outcome.fail += self.scheduler.abandon_requests()
         elif error is not None:
             log.warning("batch_failed", lane=worker.lane.name, windows=len(batch.items), error=str(error))
             outcome = self.scheduler.failed(batch)

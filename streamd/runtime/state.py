@@ -2,18 +2,18 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import structlog
 
-from streamd.core import board, directory, windows
+from streamd.core import board
 from streamd.core.board import ForecastBoard
 from streamd.core.contract import ModelContract
 from streamd.core.directory import Directory
-from streamd.core.layout import HEADER_BYTES, Layout, read_header
+from streamd.core.layout import Layout
 from streamd.core.recovery import recover
-from streamd.core.windows import NONE, WindowStore
+from streamd.core.rows import RowReader
+from streamd.core.windows import WindowStore
+from streamd.runtime.migration import Former, read_former, windows_layout
 from streamd.runtime.state_file import StateFile, open_state_file
 
 log = structlog.get_logger(__name__)
@@ -78,24 +78,12 @@ class State:
         self.board_file.close()
 
 
-def windows_layout(contract: ModelContract, capacity: int) -> Layout:
-    """The layout of `windows.streamd`."""
-    identity = {
-        "kind": "windows",
-        "features": list(contract.features),
-        "context_length": contract.context_length,
-        "step_seconds": contract.step_seconds,
-    }
-    own = windows.columns(contract.context_length, len(contract.features))
-    return Layout(directory.COLUMNS + own, capacity, identity)
-
-
 def open_state(folder: Path, contract: ModelContract, limits: WindowLimits, now: float) -> State:
     """Open a state folder, put it in order and return it (`now` monotonic seconds); raises `StateError`.
 
     Where the capacity or the model's features changed, the windows of the former file are carried over.
     """
-    layout = windows_layout(contract, limits.capacity)
+    layout = windows_layout(list(contract.features), contract.context_length, contract.step_seconds, limits.capacity)
     windows_file, aside = open_state_file(folder / "windows.streamd", layout)
     board_identity = {
         "kind": "forecasts",
@@ -122,8 +110,8 @@ def open_state(folder: Path, contract: ModelContract, limits: WindowLimits, now:
         ),
         ForecastBoard(board_file.arrays()),
     )
-    carried = _carry_over(state, aside) if aside is not None else 0
-    state.windows.closed_rows = state.windows.warming_rows = 0
+    former = read_former(aside, contract.step_seconds) if aside is not None else None
+    carried = _carry_over(state, former) if former is not None else 0
     interrupted = recover(state.windows, list(state.directory.slots.values()), now)
     state.recovered = {
         "servers": len(state.directory),
@@ -136,57 +124,15 @@ def open_state(folder: Path, contract: ModelContract, limits: WindowLimits, now:
     return state
 
 
-def _carry_over(state: State, aside: Path) -> int:
+def _carry_over(state: State, former: Former) -> int:
     """Copy the windows of a file of another layout, feature by name, the last seen servers first."""
-    header = read_header(_first_page(aside))
-    if header is None or header.get("kind") != "windows":
-        log.warning("state_set_aside", file=str(aside), reason="it is no state file of streamd's")
-        return 0
-    if header.get("step_seconds") != state.contract.step_seconds:
-        log.warning("state_set_aside", file=str(aside), reason="its rows have another step")
-        return 0
-    old_contract_features: list[str] = header["features"]
-    old_layout = Layout(
-        directory.COLUMNS + windows.columns(header["context_length"], len(old_contract_features)),
-        header["capacity"],
-        {},
-    )
-    old = old_layout.arrays(np.memmap(aside, np.uint8, "r"))
-    columns = [
-        (source, state.contract.feature_index[name])
-        for source, name in enumerate(old_contract_features)
-        if name in state.contract.feature_index
-    ]
-    used = np.flatnonzero(old["name_bytes"])
-    used = used[np.argsort(-old["last_seen"][used], kind="stable")][: state.directory.capacity]
-    for source in used.tolist():
-        name = bytes(old["name"][source, : old["name_bytes"][source]]).decode(errors="replace")
-        slot, _ = state.admit(name, float(old["last_seen"][source]))
-        _copy_rows(state.windows, slot, old, source, columns)
-    log.info("state_carried_over", servers=len(used), former=str(aside))
-    return len(used)
-
-
-def _copy_rows(store: WindowStore, slot: int, old: dict[str, Any], source: int, columns: list[tuple[int, int]]) -> None:
-    newest = int(old["newest"][source])
-    if newest == NONE:
-        return
-    old_length = old["marks"].shape[1] // 2
-    first = max(0, newest - min(old_length, store.context_length) + 1)
-    steps = [*range(first, newest + 1)]
-    if (open_step := int(old["open_step"][source])) != NONE:
-        steps.append(open_step)
-    for step in steps:
-        place = step % old_length
-        row = old["open_values"][source] if step == open_step else old["values"][source, place]
-        mark = int(old["open_status"][source] if step == open_step else old["marks"][source, place])
-        cells = [(to, float(row[of])) for of, to in columns if not np.isnan(row[of])]
-        if cells:
-            mask = sum(1 << to for to, _ in cells)
-            store.write(slot, step, cells, mask, mark & ~windows.PRESENT, 0.0)
-    store.close_overdue(float("inf"))
-
-
-def _first_page(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(HEADER_BYTES)
+    rows = RowReader(state.contract.features)
+    servers = former.servers[: state.directory.capacity]
+    for server in servers:
+        slot, _ = state.admit(server.name, server.last_seen)
+        for step, values, status in former.rows(server, state.contract.context_length):
+            state.windows.write(slot, step, rows.read(values), status, 0.0)
+        state.windows.close_overdue(float("inf"))
+    state.windows.closed_rows = state.windows.warming_rows = 0  # they count since start
+    log.info("state_carried_over", servers=len(servers), left_behind=len(former.servers) - len(servers))
+    return len(servers)

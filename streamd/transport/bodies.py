@@ -1,7 +1,7 @@
 """What agents send, decoded: typed and fast where all is well, sample by sample where something is not."""
 
 import re
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -10,6 +10,7 @@ from streamd.core.errors import (
     InvalidInputError,
     InvalidSampleError,
     InvalidServerError,
+    InvalidTensorError,
     InvalidTimeError,
     InvalidValueError,
     MalformedError,
@@ -18,7 +19,9 @@ from streamd.core.samples import Indexed, Sample, Time
 from streamd.transport.codecs import DECODING_ERRORS, Decoder, Encoding, malformed
 from streamd.transport.tensors import Tensor, read_tensor
 
-Identifier = str | int | float | None
+Identifier = str | Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | float | None
+"""Echoed as it came; a whole number must fit 64 bits, for JSON's encoder writes no larger one."""
+
 Row = list[float | None]
 
 
@@ -104,7 +107,10 @@ def _rows(columns: Columns | _LooseColumns) -> Indexed:
     """Check the columns against each other and return their rows as samples."""
     count = len(columns.servers)
     if isinstance(columns.values, Tensor):
-        array = read_tensor("columns.values", columns.values)
+        try:
+            array = read_tensor("columns.values", columns.values)
+        except InvalidTensorError as exc:
+            raise MalformedError(str(exc)) from exc
         if array.ndim != 2:
             raise MalformedError(f"columns.values has {array.ndim} axes, expected 2: row and feature")
         values: list[Any] = array.astype(np.float64).tolist()

@@ -22,6 +22,7 @@ _STATUS: dict[type[StreamdError], int] = {
     errors.TooBusyError: 429,
     errors.UnavailableError: 503,
     errors.NotFiniteError: 422,
+    errors.LaneLostError: 503,
     errors.InferenceError: 500,
     StreamdError: 500,
 }

@@ -31,7 +31,7 @@ class ForecastRoutes:
     def add_to(self, app: web.Application) -> None:
         """Add the routes."""
         app.router.add_get("/v1/forecasts", self.socket)
-        app.router.add_get("/v1/forecasts/stream", self.stream)
+        app.router.add_get("/v1/forecasts/stream", self.stream, allow_head=False)
         app.router.add_get("/v1/forecasts/{server:.+}", self.latest)
 
     # ------------------------------------------------------------ a server's latest
@@ -97,8 +97,9 @@ class ForecastRoutes:
                 if since is not None:
                     service.hub.replay(subscription, service.state.board.later_than(int(since)))
                 await self._stream(response, subscription, choice)
-            except ConnectionError:
-                pass  # the reader left
+            except ConnectionError:  # the reader left or no longer reads: ending the stream would wait for it again
+                if request.transport is not None:
+                    request.transport.abort()
             finally:
                 service.hub.unsubscribe(subscription)
             return response
@@ -110,16 +111,16 @@ class ForecastRoutes:
                 async with asyncio.timeout(KEEP_ALIVE_SECONDS):
                     await subscription.wait()
             except TimeoutError:
-                await response.write(b": keep-alive\n\n")
+                await self._sockets.write(response, b": keep-alive\n\n")
                 continue
             if dropped := subscription.newly_dropped():
                 lagged = encode({"type": "lagged", "dropped": dropped}, Encoding.JSON)
-                await response.write(b"event: lagged\ndata: " + lagged + b"\n\n")
+                await self._sockets.write(response, b"event: lagged\ndata: " + lagged + b"\n\n")
             for slot in subscription.take(1):
                 frame = self._frames.one(slot, choice.part, Encoding.JSON)
                 if frame is not None:
                     identifier = str(board.serial(slot)).encode()
-                    await response.write(b"id: " + identifier + b"\nevent: forecast\ndata: " + frame + b"\n\n")
+                    await self._sockets.write(response, b"id: " + identifier + b"\nevent: forecast\ndata: " + frame + b"\n\n")
                     self._service.handed_over(slot)
 
 

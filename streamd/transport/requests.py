@@ -38,7 +38,9 @@ class BodyReader:
         that is cut off or does not come in time.
         """
         self._check(request)
-        reserved = request.content_length or self._limits.max_body_bytes
+        # A compressed body may grow to the limit, whatever its length says.
+        plain = "Content-Encoding" not in request.headers
+        reserved = (plain and request.content_length) or self._limits.max_body_bytes
         self.pending_bytes += reserved
         try:
             yield await self._body(request)

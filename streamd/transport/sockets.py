@@ -28,7 +28,7 @@ class Sockets:
         """Upgrade a request; raises `TooBusyError` or `DrainingError` before that."""
         self.check_room()
         socket = web.WebSocketResponse(
-            max_msg_size=self._limits.max_frame_bytes,
+            max_msg_size=self._limits.max_frame_bytes + 1,  # aiohttp refuses from this size on
             heartbeat=self._limits.heartbeat_seconds,
             compress=False,
         )
@@ -60,12 +60,22 @@ class Sockets:
 
     async def send(self, socket: web.WebSocketResponse, frame: bytes, encoding: Encoding) -> None:
         """Send one frame; raises `ConnectionError` where the peer is gone or does not read in time."""
+        async with self._in_time():
+            if encoding is Encoding.JSON:
+                await socket.send_frame(frame, WSMsgType.TEXT)
+            else:
+                await socket.send_bytes(frame)
+
+    async def write(self, response: web.StreamResponse, data: bytes) -> None:
+        """Write to an event stream; raises `ConnectionError` where the peer is gone or does not read in time."""
+        async with self._in_time():
+            await response.write(data)
+
+    @asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
         try:
             async with asyncio.timeout(self._limits.send_timeout_seconds):
-                if encoding is Encoding.JSON:
-                    await socket.send_frame(frame, WSMsgType.TEXT)
-                else:
-                    await socket.send_bytes(frame)
+                yield
         except TimeoutError as exc:
             raise ConnectionResetError(f"the peer read nothing for {self._limits.send_timeout_seconds:g} s") from exc
 

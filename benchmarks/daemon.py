@@ -1,0 +1,70 @@
+"""`make bench`: the daemon's figures on this machine, in one run, as a table and as JSON."""
+
+import argparse
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    # Run as a script, this folder's parent is not on the path, and its own would shadow nothing useful.
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from benchmarks import ingest, memory, throughput
+from benchmarks.harness import machine, print_table, write_result
+
+
+def main() -> int:
+    """Run every benchmark, or those that are named."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=("ingest", "throughput", "memory"), action="append")
+    parser.add_argument("--engine", default="", help="an engine version (default: the one that serves by default)")
+    args = parser.parse_args()
+    chosen = args.only or ["ingest", "throughput", "memory"]
+    result: dict[str, Any] = {"machine": machine(), "command": "make bench"}
+    print("On " + ", ".join(f"{key} {value}" for key, value in machine().items()))
+    if "ingest" in chosen:
+        result["ingest_samples_per_cpu_second"] = figures = asyncio.run(ingest.measure())
+        _print_ingest(figures)
+    if "throughput" in chosen:
+        result["throughput"] = forecasts = asyncio.run(throughput.measure(args.engine))
+        _print_throughput(forecasts)
+    if "memory" in chosen:
+        result["memory_bytes_per_server"] = each = asyncio.run(memory.measure())
+        rows = [(kind, f"{value:,.0f}") for kind, value in each.items()]
+        print_table("Memory a server (full window, one forecast)", ("kind", "bytes"), rows)
+    print(f"\nkept in {write_result('daemon', result).relative_to(Path.cwd())}")
+    return 0
+
+
+def _print_ingest(figures: dict[str, dict[str, float]]) -> None:
+    rows = [
+        (form, *(f"{each[kind]:,.0f}" for kind in ("daemon", "counting_handler", "decode_alone")))
+        for form, each in figures.items()
+    ]
+    print_table(
+        "Samples a CPU second (14 values each)", ("form", "daemon", "handler that counts", "decoding alone"), rows
+    )
+    print("  Not measured: TLS, a network, many connections, forecasts.")
+
+
+def _print_throughput(figures: dict[str, Any]) -> None:
+    rows = [
+        (turn, f"{ours:,.1f}", f"{theirs:,.1f}", f"{ratio:.3f}")
+        for turn, (ours, theirs, ratio) in enumerate(
+            zip(
+                figures["daemon_forecasts_per_second"],
+                figures["in_process_forecasts_per_second"],
+                figures["ratios"],
+                strict=True,
+            ),
+            start=1,
+        )
+    ]
+    title = f"Forecasts a second: {figures['engine']}, {figures['lanes']} lanes, batches of {figures['mean_batch']}"
+    print_table(title, ("turn", "whole daemon", "model in-process", "ratio"), rows)
+    print(f"  median ratio {figures['ratio']:.3f} (goal: at least 0.9). Not measured: a network, JSON, latency.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""What the benchmarks share: a daemon in a process of its own, its CPU seconds and memory, and tables."""
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+ROOT = Path(__file__).resolve().parent.parent
+CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class DaemonProcess:
+    """A running daemon."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", port: int) -> None:
+        self.process = process
+        self.port = port
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def cpu_seconds(self) -> float:
+        """User and system seconds of the process so far (granularity: a clock tick)."""
+        return cpu_seconds(self.process.pid)
+
+    def memory_bytes(self) -> dict[str, int]:
+        """Resident bytes: `anonymous` (heap) and `mapped` (files, the window store among them)."""
+        rollup = Path(f"/proc/{self.process.pid}/smaps_rollup").read_text(encoding="ascii")
+        figures = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in rollup.splitlines()[1:] if "kB" in line}
+        return {"anonymous": figures["Anonymous"], "mapped": figures["Rss"] - figures["Anonymous"]}
+
+    async def status(self, session: aiohttp.ClientSession) -> dict[str, Any]:
+        """Its `/v1/status`."""
+        async with session.get(f"{self.url}/v1/status") as answer:
+            status: dict[str, Any] = await answer.json()
+            return status
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system seconds of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS
+
+
+@asynccontextmanager
+async def running_daemon(**settings: object) -> AsyncIterator[DaemonProcess]:
+    """Start a daemon on the embedded default with these settings over its defaults; stop it at the end."""
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="streamd-bench-") as folder:
+        environ = {**os.environ, **{f"STREAMD_{key.upper()}": str(value) for key, value in settings.items()}}
+        command = [sys.executable, "-m", "streamd", "serve", "--config", str(ROOT / "config.toml")]
+        command += ["--port", str(port), "--state-dir", folder, "--log-level", "warning"]
+        process = subprocess.Popen(command, env=environ, cwd=ROOT)  # noqa: S603 - our own daemon
+        try:
+            daemon = DaemonProcess(process, port)
+            await _until_ready(daemon)
+            yield daemon
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+async def _until_ready(daemon: DaemonProcess) -> None:
+    async with aiohttp.ClientSession() as session:
+        while True:
+            if daemon.process.poll() is not None:
+                raise RuntimeError(f"the daemon ended with {daemon.process.returncode} before it was ready")
+            try:
+                async with session.get(f"{daemon.url}/readyz") as answer:
+                    if answer.status == 200:
+                        return
+            except aiohttp.ClientConnectionError:
+                pass
+            await asyncio.sleep(0.1)
+
+
+def free_port() -> int:
+    """Return a port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def print_table(title: str, head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print rows in columns, numbers to the right."""
+    cells = [[str(cell) for cell in row] for row in (head, *rows)]
+    widths = [max(len(row[place]) for row in cells) for place in range(len(head))]
+    print(f"\n{title}")
+    for row in cells:
+        print(
+            "  "
+            + "  ".join(
+                cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+            )
+        )
+
+
+def machine() -> dict[str, object]:
+    """What ran the benchmark."""
+    model = "unknown"
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            model = line.partition(":")[2].strip()
+            break
+    return {"cpu": model, "cores": len(os.sched_getaffinity(0)), "python": sys.version.split()[0]}
+
+
+def write_result(name: str, result: dict[str, Any]) -> Path:
+    """Keep a result as JSON beside the benchmarks."""
+    path = ROOT / "benchmarks" / "results" / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return path

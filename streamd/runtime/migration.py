@@ -1,0 +1,85 @@
+"""Reads a window file of another layout (another capacity or model), so that its rows can be carried over."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import structlog
+
+from streamd.core import directory, windows
+from streamd.core.layout import HEADER_BYTES, Arrays, Layout, read_header
+from streamd.core.windows import NONE, PRESENT
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class FormerServer:
+    """A server of the former file, in its slot."""
+
+    slot: int
+    name: str
+    last_seen: float
+
+
+class Former:
+    """The servers of a former file, the last seen first, and their rows."""
+
+    def __init__(self, arrays: Arrays, features: list[str]) -> None:
+        self._arrays = arrays
+        self._features = features
+        self.servers = [
+            FormerServer(slot, self._name(slot), float(arrays["last_seen"][slot]))
+            for slot in np.flatnonzero(arrays["name_bytes"]).tolist()
+        ]
+        self.servers.sort(key=lambda server: -server.last_seen)
+
+    def _name(self, slot: int) -> str:
+        size = int(self._arrays["name_bytes"][slot])
+        return bytes(self._arrays["name"][slot, :size]).decode(errors="replace")
+
+    def rows(self, server: FormerServer, length: int) -> Iterator[tuple[int, dict[str, float | None], int]]:
+        """Yield (step, values by feature, status) of a server's rows that are there, of the last `length`, rising."""
+        arrays, slot = self._arrays, server.slot
+        newest, ring_length = int(arrays["newest"][slot]), arrays["marks"].shape[1] // 2
+        if newest != NONE:
+            for step in range(max(0, newest - min(length, ring_length) + 1), newest + 1):
+                place = step % ring_length
+                mark = int(arrays["marks"][slot, place])
+                if mark:
+                    yield step, self._values(arrays["values"][slot, place]), mark & ~PRESENT
+        if (open_step := int(arrays["open_step"][slot])) != NONE:
+            yield open_step, self._values(arrays["open_values"][slot]), int(arrays["open_status"][slot])
+
+    def _values(self, row: np.ndarray[Any, np.dtype[np.float32]]) -> dict[str, float | None]:
+        return dict(zip(self._features, row.tolist(), strict=True))
+
+
+def windows_layout(features: list[str], context_length: int, step_seconds: int, capacity: int) -> Layout:
+    """The layout of a window file."""
+    identity = {
+        "kind": "windows",
+        "features": features,
+        "context_length": context_length,
+        "step_seconds": step_seconds,
+    }
+    return Layout(directory.COLUMNS + windows.columns(context_length, len(features)), capacity, identity)
+
+
+def read_former(path: Path, step_seconds: int) -> Former | None:
+    """Open a window file that was set aside; none, and why is logged, where its rows cannot be used."""
+    with path.open("rb") as file:
+        header = read_header(file.read(HEADER_BYTES))
+    if header is None or header.get("kind") != "windows":
+        log.warning("state_set_aside", file=str(path), reason="it is no window file of streamd's")
+        return None
+    if header["step_seconds"] != step_seconds:
+        log.warning("state_set_aside", file=str(path), reason="its rows have another step")
+        return None
+    layout = windows_layout(header["features"], header["context_length"], step_seconds, header["capacity"])
+    if path.stat().st_size != layout.nbytes:
+        log.warning("state_set_aside", file=str(path), reason="it is cut off")
+        return None
+    return Former(layout.arrays(np.memmap(path, np.uint8, "r")), header["features"])
