@@ -50,7 +50,8 @@ class CostTable:
         """For each number of windows: (seconds, batches, first batch's size) of the cheapest split on one lane."""
         covers: list[tuple[float, int, int]] = [(0.0, 0, 0)]
         for count in range(1, self.buckets[-1] + 1):
-            sizes = {bucket for bucket in self.buckets if bucket < count} | {count}
+            most = min(count, self.max_batch)
+            sizes = {bucket for bucket in self.buckets if bucket < most} | {most}
             options = []
             for size in sizes:
                 rest, batches, _ = covers[count - size]
@@ -67,12 +68,14 @@ class CostTable:
         if waiting < 1 or idle_lanes < 1:
             return 0
         waiting = min(waiting, self.buckets[-1] * idle_lanes)
+        if idle_lanes == 1:
+            return self._cover[waiting][2]
         best, best_size = float("inf"), 1
         for size in self._sizes(waiting, idle_lanes):
             full, rest = divmod(waiting, size)
             rest_seconds, rest_batches, _ = self._cover[rest]
-            work = full * self.cost(size) + rest_seconds
             batches = full + rest_batches
+            work = full * self.cost(size) + rest_seconds - rest_batches * self.overhead_seconds
             seconds = max(work / min(idle_lanes, batches), self.cost(size)) + batches * self.overhead_seconds
             if seconds < best:
                 best, best_size = seconds, size

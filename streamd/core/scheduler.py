@@ -73,7 +73,7 @@ class Scheduler:
     """The due set, the callers' queue, and the batches made of them.
 
     `snapshot(slot)` returns a slot's `(generation, newest step, rows in its window)` at this moment; `posted(slot)`
-    the step of the newest forecast posted for it.
+    the step of the newest forecast posted for it; `need` is how many rows a window must have to be forecast.
     """
 
     def __init__(
@@ -81,11 +81,13 @@ class Scheduler:
         snapshot: Callable[[int], tuple[int, int, int]],
         posted: Callable[[int], int],
         *,
+        need: int,
         max_queue_delay_seconds: float,
         max_waiting_requests: int,
     ) -> None:
         self.due: LatestSet[int] = LatestSet()
         self.counts = RowCounts()
+        self.need = need
         self.max_queue_delay_seconds = max_queue_delay_seconds
         self.max_waiting_requests = max_waiting_requests
         self._snapshot = snapshot

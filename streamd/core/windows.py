@@ -99,6 +99,11 @@ class WindowStore:
         """The step of the newest closed row, or NONE."""
         return int(self._newest[slot])
 
+    def latest(self, slot: int) -> int:
+        """The step of the newest row, closed or still filling, or NONE: what is too old is judged by it."""
+        open_step = int(self._open_step[slot])
+        return self.newest(slot) if open_step == NONE else open_step
+
     def ready(self, slot: int) -> bool:
         """Whether the window has enough rows to be forecast."""
         return self.have[slot] >= self.need
@@ -239,6 +244,9 @@ class WindowStore:
 
     def _copy_cells(self, row: Row, to: memoryview, base: int) -> None:
         """Copy the values that are there over the row that begins at byte `base`."""
+        if row.mask == self._full:
+            to[base : base + self._row_bytes] = row.data
+            return
         for column in columns_of(row.mask):
             at = 4 * column
             to[base + at : base + at + 4] = row.data[at : at + 4]

@@ -72,11 +72,15 @@ class Ingest:
         result = IngestResult()
         rest = iter(samples)
         self.busy += 1
+        forgotten = self.forgotten_servers
         try:
             while self._take_slice(islice(rest, SLICE), result) == SLICE:
                 await asyncio.sleep(0)
         finally:
             self.busy -= 1
+        if self.forgotten_servers > forgotten:
+            capacity = self._state.directory.capacity
+            log.warning("servers_forgotten", count=self.forgotten_servers - forgotten, max_servers=capacity)
         return result
 
     def _take_slice(self, samples: Iterable[tuple[int, Sample | InvalidInputError]], result: IngestResult) -> int:
@@ -119,7 +123,7 @@ class Ingest:
         step = int(at // self._step_seconds)
         due = self._state.windows.write(slot, step, row, sample.status, now)
         if due == TOO_OLD:
-            newest = self._contract.origin_of(self._state.windows.newest(slot))
+            newest = self._contract.origin_of(self._state.windows.latest(slot))
             raise TooOldError(
                 f"time {at:.0f} is too old: this server's newest row ends at {newest}, and a sample may lie"
                 f" {self._state.windows.late_steps} steps of {self._step_seconds} s behind"
@@ -133,7 +137,6 @@ class Ingest:
         if forgotten is not None:
             self._on_forget(slot)
             self.forgotten_servers += 1
-            log.warning("server_forgotten", server=forgotten, for_server=server, reason="capacity")
         self._state.admit(server, wall)
         return slot
 

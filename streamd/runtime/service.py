@@ -54,6 +54,7 @@ class Service:
         self.scheduler = Scheduler(
             self._snapshot,
             state.board.step,
+            need=state.windows.need,
             max_queue_delay_seconds=limits.max_queue_delay_seconds,
             max_waiting_requests=limits.max_waiting_requests,
         )

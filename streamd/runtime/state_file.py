@@ -117,6 +117,6 @@ def open_state_file(path: Path, layout: Layout) -> tuple[StateFile, Path | None]
     try:
         return StateFile(path, layout), None
     except ForeignLayoutError:
-        aside = path.with_name(f"{path.name}.{os.stat(path).st_mtime_ns}.old")
-        path.rename(aside)
+        aside = path.with_name(f"{path.name}.old")  # one is kept: the one before it is replaced
+        path.replace(aside)
         return StateFile(path, layout), aside

@@ -18,6 +18,8 @@ class Sockets:
         self._limits = limits
         self._open: dict[web.WebSocketResponse, asyncio.Transport | None] = {}
         self._streams = 0
+        self._sending: dict[web.WebSocketResponse, float] = {}  # since when (loop's seconds)
+        self._watching: asyncio.TimerHandle | None = None
         self.draining = False
 
     def __len__(self) -> int:
@@ -59,25 +61,34 @@ class Sockets:
             raise TooBusyError(f"{self._limits.max_sockets} sockets are open already")
 
     async def send(self, socket: web.WebSocketResponse, frame: bytes, encoding: Encoding) -> None:
-        """Send one frame; raises `ConnectionError` where the peer is gone or does not read in time."""
-        async with self._in_time():
+        """Send one frame; raises `ConnectionError` where the peer is gone or does not read in time.
+
+        One watch over all sends stands in for a timer a frame, which would cost more than the frame.
+        """
+        loop = asyncio.get_running_loop()
+        self._sending[socket] = loop.time()
+        if self._watching is None:
+            self._watching = loop.call_later(self._limits.send_timeout_seconds, self._drop_stalled)
+        try:
             if encoding is Encoding.JSON:
                 await socket.send_frame(frame, WSMsgType.TEXT)
             else:
                 await socket.send_bytes(frame)
+        finally:
+            self._sending.pop(socket, None)
 
-    async def write(self, response: web.StreamResponse, data: bytes) -> None:
-        """Write to an event stream; raises `ConnectionError` where the peer is gone or does not read in time."""
-        async with self._in_time():
-            await response.write(data)
-
-    @asynccontextmanager
-    async def _in_time(self) -> AsyncIterator[None]:
-        try:
-            async with asyncio.timeout(self._limits.send_timeout_seconds):
-                yield
-        except TimeoutError as exc:
-            raise ConnectionResetError(f"the peer read nothing for {self._limits.send_timeout_seconds:g} s") from exc
+    def _drop_stalled(self) -> None:
+        """Drop the peers that have kept a send waiting for the whole limit; look again while any waits."""
+        self._watching = None
+        loop = asyncio.get_running_loop()
+        limit = self._limits.send_timeout_seconds
+        for socket, since in list(self._sending.items()):
+            if loop.time() - since >= limit:
+                self.abort(socket)
+        if self._sending:
+            oldest = min(self._sending.values())
+            again = max(oldest + limit - loop.time(), limit / 10)
+            self._watching = loop.call_later(again, self._drop_stalled)
 
     def abort(self, socket: web.WebSocketResponse) -> None:
         """Drop a peer that is gone or no longer reads: a closing handshake would only wait for it again."""
