@@ -1,0 +1,1 @@
+"""Benchmarks: each says what it does not measure."""

@@ -61,7 +61,7 @@ async def running_daemon(**settings: object) -> AsyncIterator[DaemonProcess]:
         environ = {**os.environ, **{f"STREAMD_{key.upper()}": str(value) for key, value in settings.items()}}
         command = [sys.executable, "-m", "streamd", "serve", "--config", str(ROOT / "config.toml")]
         command += ["--port", str(port), "--state-dir", folder, "--log-level", "warning"]
-        process = subprocess.Popen(command, env=environ, cwd=ROOT)  # noqa: S603 - our own daemon
+        process = _start(command, environ)
         try:
             daemon = DaemonProcess(process, port)
             await _until_ready(daemon)
@@ -69,6 +69,10 @@ async def running_daemon(**settings: object) -> AsyncIterator[DaemonProcess]:
         finally:
             process.terminate()
             process.wait(30)
+
+
+def _start(command: list[str], environ: dict[str, str]) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(command, env=environ, cwd=ROOT)
 
 
 async def _until_ready(daemon: DaemonProcess) -> None:

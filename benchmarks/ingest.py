@@ -16,12 +16,10 @@ import aiohttp
 import msgspec
 
 from benchmarks.harness import CLOCK_TICKS, ROOT, DaemonProcess, cpu_seconds, free_port, running_daemon
+from streamd.repository.versions import EngineRepository
 from streamd.transport.bodies import Body
 
-FEATURES = (
-    "cpu_user cpu_sys cpu_iowait cpu_idle java_cpu mem_used swap_used disk_usage net_in net_out back_close_wait"
-    " front_close_wait load_average uptime"
-).split()
+FEATURES = EngineRepository(ROOT / "engines").choose().contract.features
 SERVERS = 500
 STEP_SECONDS = 300
 START = 1_700_000_100
@@ -52,8 +50,8 @@ def make_frames(form: Form, rows: int) -> list[bytes]:
     frames = []
     for row in range(rows):
         samples = [_sample(server, row) for server in range(SERVERS)]
-        for at in range(0, SERVERS, form.samples_a_frame):
-            frames.append(encode({"samples": samples[at : at + form.samples_a_frame]}))
+        size = form.samples_a_frame
+        frames += [encode({"samples": samples[at : at + size]}) for at in range(0, SERVERS, size)]
     return frames
 
 
@@ -91,16 +89,16 @@ async def _read_acks(socket: aiohttp.ClientWebSocketResponse, count: int) -> Non
 
 async def through_daemon(form: Form, frames: list[bytes]) -> float:
     """Samples a CPU second of the daemon; every sample is a new row of its server."""
-    async with running_daemon(max_servers=SERVERS, min_context_rows=288, lanes=1) as daemon:
-        async with aiohttp.ClientSession() as session:
-            url = f"{daemon.url}/v1/ingest" + ("" if form.acks else "?ack=none")
-            first = len(frames) // 10
-            taken = await send(url, form, frames[:first])
-            await _until_accepted(daemon, session, taken)
-            cpu = daemon.cpu_seconds()
-            sent = await send(url, form, frames[first:])
-            await _until_accepted(daemon, session, taken + sent)
-            return sent / (daemon.cpu_seconds() - cpu)
+    settings = {"max_servers": SERVERS, "min_context_rows": 288, "lanes": 1}
+    async with running_daemon(**settings) as daemon, aiohttp.ClientSession() as session:
+        url = f"{daemon.url}/v1/ingest" + ("" if form.acks else "?ack=none")
+        first = len(frames) // 10
+        taken = await send(url, form, frames[:first])
+        await _until_accepted(daemon, session, taken)
+        cpu = daemon.cpu_seconds()
+        sent = await send(url, form, frames[first:])
+        await _until_accepted(daemon, session, taken + sent)
+        return sent / (daemon.cpu_seconds() - cpu)
 
 
 async def _until_accepted(daemon: DaemonProcess, session: aiohttp.ClientSession, samples: int) -> None:

@@ -71,9 +71,7 @@ class Client:
         windows, batches = (after - former for after, former in zip(await self._batches(), before, strict=True))
         return rate, windows / max(batches, 1)
 
-    async def _next_rows(
-        self, socket: aiohttp.ClientWebSocketResponse, servers: list[int], newest: list[int]
-    ) -> None:
+    async def _next_rows(self, socket: aiohttp.ClientWebSocketResponse, servers: list[int], newest: list[int]) -> None:
         for server in servers:
             newest[server] += STEP_SECONDS
         await socket.send_bytes(self._frame(servers, [newest[server] for server in servers]))

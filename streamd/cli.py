@@ -1,6 +1,7 @@
 """The console command. Imports what a command needs only when it runs, so that `--help` is quick."""
 
 import argparse
+import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,10 @@ USAGE_ERROR = 2
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     parser = make_parser()
-    args = parser.parse_args(arguments)
+    args, rest = parser.parse_known_args(arguments)
+    if rest and not args.takes_rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    args.rest = rest
     status: int = args.run(args)
     return status
 
@@ -24,9 +28,33 @@ def make_parser() -> argparse.ArgumentParser:
         prog="streamd", description="Turns a server fleet's metrics into quantile forecasts, continuously."
     )
     parser.add_argument("--version", action="version", version=f"streamd {__version__}")
+    parser.set_defaults(takes_rest=False)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_serve(commands.add_parser("serve", help="run the daemon", description="Run the daemon."))
+    for name, module, text in _LAZY:
+        command = commands.add_parser(name, help=text, add_help=False)
+        command.set_defaults(run=_run_lazily, module=module, prog=f"streamd {name}", takes_rest=True)
     return parser
+
+
+_LAZY = (
+    ("train", "streamd.training.train", "train a network (extra: train)"),
+    ("evaluate", "streamd.training.evaluate", "judge a network or an engine version (extra: train)"),
+)
+"""Commands whose modules need an extra: even their arguments are known only once they are imported."""
+
+
+def _run_lazily(args: argparse.Namespace) -> int:
+    try:
+        module = importlib.import_module(args.module)
+    except ImportError as exc:
+        message = f"{args.prog}: {exc}; install what it needs: pip install 'streamd[train]'"
+        print(message, file=sys.stderr)  # noqa: T201 - a terminal program
+        return USAGE_ERROR
+    parser = argparse.ArgumentParser(prog=args.prog, description=(module.__doc__ or "").partition("\n")[0])
+    module.add_arguments(parser)
+    status: int = module.main(parser.parse_args(args.rest))
+    return status
 
 
 def _add_serve(parser: argparse.ArgumentParser) -> None:

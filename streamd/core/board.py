@@ -3,6 +3,7 @@
 A forecast's serial grows by one with each that is posted; it is the id by which a reader goes on where it left.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,6 +81,12 @@ class ForecastBoard:
     def serial(self, slot: int) -> int:
         """The serial of a slot's latest forecast; 0 where there is none."""
         return int(self._serial[slot])
+
+    def lowest_serial(self, slots: Collection[int]) -> int:
+        """The serial of the forecast of these slots that was posted first; past the last one's where there is none."""
+        if not slots:
+            return self.last_serial + 1
+        return int(self._serial[list(slots)].min())
 
     def later_than(self, serial: int) -> list[int]:
         """Return the slots whose latest forecast was posted after `serial`, in the order of posting."""

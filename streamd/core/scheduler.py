@@ -55,7 +55,7 @@ class RowCounts:
     failed: int = 0
     forgotten: int = 0
     stale: int = 0
-    """Rows whose forecast came back after a newer row's of the same server; they count as superseded."""
+    """Rows that a newer row of the same server overtook on their way; they count as superseded."""
 
 
 @dataclass(slots=True)
@@ -165,7 +165,11 @@ class Scheduler:
             else:
                 assert due_since is not None
                 (slot,) = self.due.take(1)
-                items.append(self._item(slot, due_since))
+                item = self._item(slot, due_since)
+                if item.context >= self.need:
+                    items.append(item)
+                else:
+                    self.counts.stale += 1  # a gap emptied the window while it waited
         return items
 
     def _item(self, slot: int, since: float) -> ServerItem:
@@ -180,8 +184,8 @@ class Scheduler:
                 items.append(item)
             elif self._snapshot(item.slot)[0] != item.generation:
                 self.counts.forgotten += 1
-            elif item.slot in self.due:
-                self.counts.stale += 1  # a newer row waits already and will run
+            elif item.slot in self.due or self._snapshot(item.slot)[1] > item.step:
+                self.counts.stale += 1  # a newer row waits already and will run, or is on a lane
             else:
                 items.append(self._item(item.slot, item.since))
         return Batch(items, moves=batch.moves, started=now)

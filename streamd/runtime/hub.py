@@ -4,7 +4,7 @@ A mailbox holds slots, not forecasts: whoever reads late reads the newest, loses
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from streamd.core.latest import LatestSet
 from streamd.core.selection import Part, ServerGlobs
@@ -63,6 +63,11 @@ class Subscription:
     def dropped(self) -> int:
         """Forecasts that were replaced unread, in all."""
         return self._mailbox.superseded
+
+    @property
+    def waiting_slots(self) -> Collection[int]:
+        """The slots in the mailbox."""
+        return list(self._mailbox)
 
     @property
     def waiting(self) -> int:

@@ -49,7 +49,9 @@ class PredictRequest:
             raise InvalidTensorError(
                 f"{name} has shape {list(given.shape)}, expected {list(shape if self.batched else shape[1:])}"
             )
-        if categorical and not (np.array_equal(given, np.trunc(given)) and np.all((given >= -(2**31)) & (given < 2**31))):
+        if categorical and not (
+            np.array_equal(given, np.trunc(given)) and np.all((given >= -(2**31)) & (given < 2**31))
+        ):
             raise InvalidTensorError(f"{name} holds numbers that are not whole or beyond int32")
         with np.errstate(over="ignore"):
             return given.astype(np.int32 if categorical else np.float32).reshape(shape)

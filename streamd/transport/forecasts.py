@@ -89,20 +89,15 @@ class ForecastRoutes:
         since = request.headers.get("Last-Event-ID") or request.query.get("last_event_id")
         if since is not None and not (since.isascii() and since.isdigit() and len(since) <= 18):
             raise InvalidSelectionError(f"Last-Event-ID is {since[:32]!r}, expected an id that an event bore")
-        async with self._sockets.stream():
-            response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
-            await response.prepare(request)
+        async with self._sockets.stream(request) as response:
             subscription = service.hub.subscribe(choice.globs, choice.part)
             try:
                 if since is not None:
                     service.hub.replay(subscription, service.state.board.later_than(int(since)))
                 await self._stream(response, subscription, choice)
-            except ConnectionError:  # the reader left or no longer reads: ending the stream would wait for it again
-                if request.transport is not None:
-                    request.transport.abort()
             finally:
                 service.hub.unsubscribe(subscription)
-            return response
+        return response
 
     async def _stream(self, response: web.StreamResponse, subscription: Subscription, choice: Choice) -> None:
         board = self._service.state.board
@@ -119,8 +114,10 @@ class ForecastRoutes:
             for slot in subscription.take(1):
                 frame = self._frames.one(slot, choice.part, Encoding.JSON)
                 if frame is not None:
-                    identifier = str(board.serial(slot)).encode()
-                    await self._sockets.write(response, b"id: " + identifier + b"\nevent: forecast\ndata: " + frame + b"\n\n")
+                    # The id never passes a forecast that still waits: whoever goes on from it misses none.
+                    identifier = min(board.serial(slot), board.lowest_serial(subscription.waiting_slots) - 1)
+                    event = b"id: %d\nevent: forecast\ndata: %b\n\n" % (identifier, frame)
+                    await self._sockets.write(response, event)
                     self._service.handed_over(slot)
 
 

@@ -1,4 +1,4 @@
-"""WebSockets within bounds: how many, how large a frame, how long a send may take."""
+"""WebSockets and event streams within bounds: how many, how large a frame, how long a send may take."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -12,63 +12,59 @@ from streamd.transport.requests import TransportLimits
 
 
 class Sockets:
-    """All open WebSockets and event streams; `close_all` ends them when the daemon stops."""
+    """All open WebSockets and event streams; `close_all` ends the former when the daemon stops.
+
+    A peer that keeps a send waiting for the whole limit is dropped: one watch over all sends stands in for a
+    timer a frame, which would cost more than the frame.
+    """
 
     def __init__(self, limits: TransportLimits) -> None:
         self._limits = limits
-        self._open: dict[web.WebSocketResponse, asyncio.Transport | None] = {}
-        self._streams = 0
-        self._sending: dict[web.WebSocketResponse, float] = {}  # since when (loop's seconds)
-        self._watching: asyncio.TimerHandle | None = None
+        self._open: dict[web.StreamResponse, asyncio.Transport | None] = {}
+        self._sending: dict[web.StreamResponse, float] = {}  # since when, in the loop's seconds
+        self._watch: asyncio.TimerHandle | None = None
         self.draining = False
 
     def __len__(self) -> int:
-        return len(self._open) + self._streams
+        return len(self._open)
 
     @asynccontextmanager
     async def accept(self, request: web.Request) -> AsyncIterator[web.WebSocketResponse]:
         """Upgrade a request; raises `TooBusyError` or `DrainingError` before that."""
-        self.check_room()
         socket = web.WebSocketResponse(
             max_msg_size=self._limits.max_frame_bytes + 1,  # aiohttp refuses from this size on
             heartbeat=self._limits.heartbeat_seconds,
             compress=False,
         )
-        await socket.prepare(request)
-        self._open[socket] = request.transport
-        try:
+        async with self._opened(request, socket):
             yield socket
-        except ConnectionError:
-            self.abort(socket)
-        finally:
-            del self._open[socket]
 
     @asynccontextmanager
-    async def stream(self) -> AsyncIterator[None]:
-        """Count an event stream for as long as it is open."""
-        self.check_room()
-        self._streams += 1
-        try:
-            yield
-        finally:
-            self._streams -= 1
+    async def stream(self, request: web.Request) -> AsyncIterator[web.StreamResponse]:
+        """Begin an event stream; raises `TooBusyError` or `DrainingError` before that."""
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
+        async with self._opened(request, response):
+            yield response
 
-    def check_room(self) -> None:
-        """Raise unless one more connection may stay open."""
+    @asynccontextmanager
+    async def _opened(self, request: web.Request, response: web.StreamResponse) -> AsyncIterator[None]:
         if self.draining:
             raise DrainingError("the daemon is stopping")
         if len(self) >= self._limits.max_sockets:
             raise TooBusyError(f"{self._limits.max_sockets} sockets are open already")
+        # Counted before it is prepared: many that open at once do not slip past the bound.
+        self._open[response] = request.transport
+        try:
+            await response.prepare(request)
+            yield
+        except ConnectionError:
+            self.abort(response)
+        finally:
+            del self._open[response]
 
     async def send(self, socket: web.WebSocketResponse, frame: bytes, encoding: Encoding) -> None:
-        """Send one frame; raises `ConnectionError` where the peer is gone or does not read in time.
-
-        One watch over all sends stands in for a timer a frame, which would cost more than the frame.
-        """
-        loop = asyncio.get_running_loop()
-        self._sending[socket] = loop.time()
-        if self._watching is None:
-            self._watching = loop.call_later(self._limits.send_timeout_seconds, self._drop_stalled)
+        """Send one frame; raises `ConnectionError` where the peer is gone or does not read in time."""
+        self._begin(socket)
         try:
             if encoding is Encoding.JSON:
                 await socket.send_frame(frame, WSMsgType.TEXT)
@@ -77,29 +73,44 @@ class Sockets:
         finally:
             self._sending.pop(socket, None)
 
+    async def write(self, response: web.StreamResponse, data: bytes) -> None:
+        """Write to an event stream; raises `ConnectionError` where the peer is gone or does not read in time."""
+        self._begin(response)
+        try:
+            await response.write(data)
+        finally:
+            self._sending.pop(response, None)
+
+    def _begin(self, response: web.StreamResponse) -> None:
+        loop = asyncio.get_running_loop()
+        self._sending[response] = loop.time()
+        if self._watch is None:
+            self._watch = loop.call_later(self._limits.send_timeout_seconds, self._drop_stalled)
+
     def _drop_stalled(self) -> None:
-        """Drop the peers that have kept a send waiting for the whole limit; look again while any waits."""
-        self._watching = None
+        """Drop who has kept a send waiting for the whole limit; look again while any waits."""
+        self._watch = None
         loop = asyncio.get_running_loop()
         limit = self._limits.send_timeout_seconds
-        for socket, since in list(self._sending.items()):
+        for response, since in list(self._sending.items()):
             if loop.time() - since >= limit:
-                self.abort(socket)
+                self.abort(response)
+                del self._sending[response]
         if self._sending:
-            oldest = min(self._sending.values())
-            again = max(oldest + limit - loop.time(), limit / 10)
-            self._watching = loop.call_later(again, self._drop_stalled)
+            again = min(self._sending.values()) + limit - loop.time()
+            self._watch = loop.call_later(max(again, 0.001), self._drop_stalled)
 
-    def abort(self, socket: web.WebSocketResponse) -> None:
+    def abort(self, response: web.StreamResponse) -> None:
         """Drop a peer that is gone or no longer reads: a closing handshake would only wait for it again."""
-        transport = self._open.get(socket)
+        transport = self._open.get(response)
         if transport is not None:
             transport.abort()
 
     async def close_all(self) -> None:
-        """Close every socket as going away."""
+        """Close every WebSocket as going away."""
         self.draining = True
-        closing = [
-            socket.close(code=WSCloseCode.GOING_AWAY, message=b"the daemon is stopping") for socket in self._open
-        ]
+        sockets = [each for each in self._open if isinstance(each, web.WebSocketResponse)]
+        closing = [socket.close(code=WSCloseCode.GOING_AWAY, message=b"the daemon is stopping") for socket in sockets]
         await asyncio.gather(*closing, return_exceptions=True)
+        if self._watch is not None:
+            self._watch.cancel()
