@@ -1,0 +1,110 @@
+"""A daemon as a child process: started, waited for until it is ready, and ended. Shows its log when it fails."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+from streamd.replay.errors import ReplayError
+
+POLL_SECONDS = 0.1
+LOG_LINES = 20
+HOST = "127.0.0.1"
+
+
+class ChildError(ReplayError):
+    """The daemon did not start, or ended when it should not have."""
+
+
+class ChildDaemon:
+    """``streamd serve`` with its state and its log in one folder."""
+
+    def __init__(self, config: Path, folder: Path, port: int) -> None:
+        self.url = f"http://{HOST}:{port}"
+        self.log = folder / "streamd.log"
+        self._command = [sys.executable, "-m", "streamd", "serve", "--config", str(config)]
+        self._command += ["--host", HOST, "--port", str(port), "--state-dir", str(folder / "state")]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """Of the running process."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Start it in a session of its own, so that Ctrl-C here does not reach it."""
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def wait_ready(self, seconds: float) -> None:
+        """Until ``/readyz`` says 200. Raises ChildError with the end of the log."""
+        give_up_at = time.monotonic() + seconds
+        while time.monotonic() < give_up_at:
+            assert self._process is not None
+            status = self._process.poll()
+            if status is not None:
+                raise ChildError(f"the daemon ended with {status} before it was ready\n{self.tail()}")
+            if self._is_ready():
+                return
+            time.sleep(POLL_SECONDS)
+        raise ChildError(f"the daemon was not ready after {seconds:g} s\n{self.tail()}")
+
+    def stop(self, seconds: float = 15.0) -> int | None:
+        """Ask it to drain and wait; kill it when it does not end. Its exit status, None if it never ran."""
+        if self._process is None:
+            return None
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+        return self._process.wait()
+
+    def leave(self) -> None:
+        """Let it run on after this process."""
+        if self._process is not None:
+            # Popen warns of a child that still runs when it is forgotten; here that is the purpose.
+            self._process.returncode = 0
+            self._process = None
+
+    def tail(self) -> str:
+        """The end of its log, indented."""
+        lines = self.log.read_text(errors="replace").splitlines()[-LOG_LINES:] if self.log.exists() else []
+        return "\n".join([f"the end of {self.log}:", *(f"  {line}" for line in lines)])
+
+    def _is_ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.url}/readyz", timeout=2.0) as answer:
+                return bool(answer.status == 200)
+        except OSError:  # not listening yet, or 503: not ready yet
+            return False
+
+
+def free_port(wanted: int | None = None) -> int:
+    """``wanted`` if nobody listens there, otherwise one that the system picks."""
+    for port in (wanted, 0):
+        if port is None:
+            continue
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            if os.name == "posix":
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((HOST, port))
+            return int(probe.getsockname()[1])
+    raise ChildError("no free port")

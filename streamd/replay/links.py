@@ -1,0 +1,149 @@
+"""Connections to the daemon's ingest, WebSocket or HTTP, behind one face. Moves bytes, judges nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Protocol
+
+import aiohttp
+import msgspec
+
+from streamd.replay.errors import LinkLostError
+from streamd.replay.wire import Encoding, Reply, decode_reply
+
+CONNECT_SECONDS = 5.0
+CLOSE_SECONDS = 2.0
+TOO_BUSY = 429
+SERVER_ERRORS = 500
+UNAVAILABLE = 503
+BUSY = "busy"  # a reply's type of our own: told to come back later, and going to
+
+
+class Link(Protocol):
+    """One connection. Replies go to the callback that it was made with, ``None`` once it is lost."""
+
+    async def open(self) -> None:
+        """Connect, or connect again. Raises LinkLostError."""
+
+    async def send(self, payload: bytes, identity: int) -> None:
+        """Send one frame. Raises LinkLostError."""
+
+    async def close(self) -> None:
+        """Hang up; harmless when closed."""
+
+
+OnReply = Callable[[Reply | None], None]
+
+
+class WebSocketLink:
+    """``GET /v1/ingest``: frames go out one after another, acks come back in their own time."""
+
+    def __init__(self, session: aiohttp.ClientSession, base_url: str, encoding: Encoding, on_reply: OnReply) -> None:
+        self._session = session
+        self._url = f"{base_url}/v1/ingest"
+        self._encoding = encoding
+        self._on_reply = on_reply
+        self._socket: aiohttp.ClientWebSocketResponse | None = None
+        self._reading: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """See ``Link.open``."""
+        await self.close()
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                self._socket = await self._session.ws_connect(self._url, max_msg_size=0, autoping=True)
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise LinkLostError(f"{self._url}: {str(error) or 'no answer'}") from error
+        self._reading = asyncio.create_task(self._read(self._socket))
+
+    async def send(self, payload: bytes, identity: int) -> None:
+        """See ``Link.send``."""
+        socket = self._socket
+        if socket is None or socket.closed:
+            raise LinkLostError(f"{self._url}: closed by the daemon")
+        try:
+            if self._encoding is Encoding.JSON:
+                await socket.send_frame(payload, aiohttp.WSMsgType.TEXT)
+            else:
+                await socket.send_frame(payload, aiohttp.WSMsgType.BINARY)
+        except (aiohttp.ClientError, OSError, RuntimeError) as error:
+            raise LinkLostError(f"{self._url}: {error}") from error
+
+    async def close(self) -> None:
+        """See ``Link.close``."""
+        if self._reading is not None:
+            self._reading.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._reading
+            self._reading = None
+        if self._socket is not None:
+            with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await self._socket.close()
+            self._socket = None
+
+    async def _read(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        async for message in socket:
+            if message.type in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
+                encoding = Encoding.JSON if message.type is aiohttp.WSMsgType.TEXT else Encoding.MSGPACK
+                try:
+                    self._on_reply(decode_reply[encoding](message.data))
+                except msgspec.MsgspecError:
+                    self._on_reply(Reply(type="malformed"))
+        self._on_reply(None)
+
+
+class HttpLink:
+    """``POST /v1/samples`` over one kept-alive connection: a request is answered before the next one goes."""
+
+    def __init__(self, session: aiohttp.ClientSession, base_url: str, encoding: Encoding, on_reply: OnReply) -> None:
+        self._session = session
+        self._url = f"{base_url}/v1/samples"
+        self._headers = {"Content-Type": encoding.content_type, "Accept": encoding.content_type}
+        self._on_reply = on_reply
+
+    async def open(self) -> None:
+        """Nothing to do ahead: the session connects with the first request, and again when it must."""
+
+    async def send(self, payload: bytes, identity: int) -> None:
+        """See ``Link.send``; returns when the request is answered, however often it had to be tried."""
+        while True:
+            reply = await self._post(payload)
+            reply.id = identity
+            if reply.retry_after is None:
+                self._on_reply(reply)
+                return
+            # Tried again right here: what follows on this connection must not overtake it.
+            self._on_reply(Reply(type=BUSY, id=identity))
+            await asyncio.sleep(reply.retry_after)
+
+    async def _post(self, payload: bytes) -> Reply:
+        try:
+            async with self._session.post(self._url, data=payload, headers=self._headers) as response:
+                body = await response.read()
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise LinkLostError(f"{self._url}: {str(error) or 'no answer'}") from error
+        if response.status >= SERVER_ERRORS and response.status != UNAVAILABLE:
+            raise LinkLostError(f"{self._url}: HTTP {response.status}")
+        return _http_reply(response, body)
+
+    async def close(self) -> None:
+        """The session owns the connection."""
+
+
+def _http_reply(response: aiohttp.ClientResponse, body: bytes) -> Reply:
+    packed = response.content_type.endswith("msgpack")
+    try:
+        reply = decode_reply[Encoding.MSGPACK if packed else Encoding.JSON](body)
+    except msgspec.MsgspecError:
+        reply = Reply()
+    if response.status != 200:
+        reply.code = reply.code or f"http_{response.status}"
+    if response.status in (TOO_BUSY, UNAVAILABLE):
+        try:
+            reply.retry_after = float(response.headers.get("Retry-After", "1"))
+        except ValueError:
+            reply.retry_after = 1.0  # an HTTP date: a second is near enough to try again
+    return reply

@@ -1,0 +1,93 @@
+"""What a replay is asked to do and what it finds, as plain data. Does nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from streamd.replay.daemon import Rows, Status
+from streamd.replay.ledger import Count, Ledger
+from streamd.replay.plan import Plan
+from streamd.replay.sender import Patience
+from streamd.replay.subscriber import Subscription
+from streamd.replay.verdict import Latency, Verdict
+from streamd.replay.workers import Outcome, Wire
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a replay is to do, apart from the fleet."""
+
+    wire: Wire
+    subscription: Subscription
+    patience: Patience
+    subscribers: int = 1
+    processes: int = 1
+    settle_seconds: float = 15.0  # without any change, before waiting for the rest ends
+    duration_seconds: float | None = None  # of the measured stretch; None for all rows
+
+
+@dataclass(slots=True)
+class Result:
+    """Everything that is known at the end; complete unless ``interrupted``."""
+
+    plan: Plan
+    setup: Setup
+    status: Status
+    whole: Verdict
+    measured: Verdict
+    acks: Latency
+    outcome: Outcome
+    ledger: Ledger
+    modelled_due: int
+    daemon_rows: Rows
+    fill_seconds: float
+    stream_seconds: float
+    interrupted: bool
+    restarted: bool
+    gone: bool
+    fresh_rows: int  # rows that the daemon took and did not have before
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def measured_rows(self) -> int:
+        """Rows of the measured stretch that the daemon took."""
+        return int((self.ledger.accepted[self.plan.fill_steps :] > 0).sum())
+
+    @property
+    def faults(self) -> dict[str, int]:
+        """What was lost or wrong, by name; empty when all is well."""
+        found = dict(self.whole.faults)
+        unreadable = int(self.ledger.counts[: self.plan.connections, Count.MALFORMED].sum())
+        if unreadable:
+            found["unreadable_answers"] = unreadable
+        if self.outcome.unanswered:
+            found["unacked"] = self.outcome.unanswered
+        if self.outcome.lost:
+            found["connections_lost"] = len(self.outcome.lost)
+        return found
+
+
+def notes_on(result: Result) -> list[str]:
+    """What a reader of the numbers should know."""
+    notes = [f"connection lost: {why}" for why in result.outcome.lost]
+    whole, rows = result.whole, result.daemon_rows
+    if not whole.expected and not result.interrupted and result.setup.subscribers:
+        notes.append(f"no row was due: a window needs {result.status.contract.need} rows, newer than those it has")
+    if result.gone:
+        notes.append("no daemon answers any more: what it superseded at the end can't be told")
+    elif result.restarted:
+        notes.append("the daemon restarted during the replay: its counts begin anew there")
+    elif not result.interrupted and rows.closed != result.fresh_rows:
+        notes.append(f"the daemon closed {rows.closed} rows, this replay sent {result.fresh_rows} new ones")
+    elif not result.interrupted and rows.due != result.modelled_due:
+        notes.append(f"the daemon counts {rows.due} due rows, this replay {result.modelled_due}")
+    if whole.overcounted and not result.restarted:
+        notes.append(f"the daemon counts {whole.overcounted} more superseded rows than were not received")
+    if whole.failed:
+        notes.append(f"the daemon counts {whole.failed} failed rows")
+    if whole.forgotten:
+        notes.append(f"the daemon counts {whole.forgotten} forgotten rows")
+    infinite = sum(one.infinite for one in whole.subscribers)
+    if infinite:
+        notes.append(f"{infinite} forecasts have values beyond {result.setup.subscription.dtype or 'their dtype'}")
+    return notes

@@ -1,0 +1,222 @@
+"""One connection's sending: pace, frames in flight, acks, and what to do when the daemon goes away.
+
+Writes to the ledger's cells of its own servers and to its own line of counts; judges nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from streamd.replay.errors import LinkLostError
+from streamd.replay.ledger import Count, Ledger
+from streamd.replay.links import BUSY, Link, OnReply
+from streamd.replay.plan import Batch
+from streamd.replay.wire import Reply, SampleEncoder
+
+# Frames encoded before a stretch begins, so that encoding does not disturb its pace; the rest as they come.
+AHEAD_BYTES = 64 * 1024 * 1024
+# An open loop does not wait for acks, but its memory must not grow without end either.
+OPEN_LOOP_IN_FLIGHT = 20_000
+RECONNECT_PAUSE_SECONDS = 0.2
+LAST_LIFE = 255  # what a byte of the ledger can tell apart
+# Shorter waits than this are left out: the loop's timers are no finer.
+FINEST_WAIT_SECONDS = 0.001
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """What a sender or a subscriber puts up with."""
+
+    in_flight: int = 8  # frames a connection in a closed loop
+    ack_seconds: float = 30.0  # without any ack while frames are in flight, before the connection counts as lost
+    reconnect_seconds: float = 0.0  # how long to try again after a loss; 0 gives up at once
+
+
+class Sender:
+    """Sends batches in order, and knows of each frame whether it was answered."""
+
+    def __init__(
+        self,
+        encoder: SampleEncoder,
+        ledger: Ledger,
+        connection: int,
+        patience: Patience,
+        make_link: Callable[[OnReply], Link],
+    ) -> None:
+        self.rejected_by_code: Counter[str] = Counter()
+        self.ack_seconds = array("f")  # of the measured stretch, from the intended send time
+        self.lost: str | None = None  # why sending ended early
+        self._encoder = encoder
+        self._ledger = ledger
+        self._counts = ledger.connection(connection)
+        self._patience = patience
+        self._link = make_link(self._on_reply)
+        self._identities = itertools.count(1)
+        self._outstanding: dict[int, Outstanding] = {}
+        self._answered = asyncio.Event()
+        self._broken = False
+        self._measured = False
+        self._frames: Iterator[tuple[int, Outstanding]] = iter(())
+
+    @property
+    def unanswered(self) -> int:
+        """Samples in frames that never got an answer."""
+        return sum(len(one.batch.servers) for one in self._outstanding.values())
+
+    async def open(self) -> None:
+        """Connect. Raises LinkLostError."""
+        await self._link.open()
+
+    def prepare(self, batches: Iterator[Batch]) -> None:
+        """Encode what ``run`` is to send next, as far ahead as memory allows."""
+        encoded = (self._frame(batch) for batch in batches)
+        ahead = []
+        size_bytes = 0
+        for identity, frame in encoded:
+            ahead.append((identity, frame))
+            size_bytes += len(frame.payload)
+            if size_bytes > AHEAD_BYTES:
+                break
+        self._frames = itertools.chain(ahead, encoded)
+
+    async def run(self, start: float | None, stop: float | None = None, measured: bool = False) -> None:
+        """Send what was prepared and wait until all of it is answered.
+
+        With ``start`` (monotonic seconds) each frame goes at its due time after it, and latencies count from
+        then; with None as fast as acks allow. No frame is begun after ``stop``. When the daemon is gone for
+        good, ``lost`` says why and the run ends.
+        """
+        self._measured = measured
+        try:
+            for identity, frame in self._frames:
+                frame.intended_at = await self._turn(frame.batch, start)
+                if stop is not None and frame.intended_at > stop:
+                    break
+                await self._send(identity, frame)
+            await self._wait_until(lambda: not self._outstanding)
+        except LinkLostError as error:
+            self.lost = str(error)
+
+    async def close(self) -> None:
+        """Hang up."""
+        await self._link.close()
+
+    def _frame(self, batch: Batch) -> tuple[int, Outstanding]:
+        identity = next(self._identities)
+        return identity, Outstanding(batch, self._encoder.encode(batch, identity))
+
+    async def _turn(self, batch: Batch, start: float | None) -> float:
+        """Wait for a frame's turn; returns the time from which its latency counts."""
+        if start is None:
+            await self._wait_until(lambda: len(self._outstanding) < self._patience.in_flight)
+            return time.monotonic()
+        await self._wait_until(lambda: len(self._outstanding) < OPEN_LOOP_IN_FLIGHT)
+        intended_at = start + batch.due_seconds
+        wait_seconds = intended_at - time.monotonic()
+        if wait_seconds > FINEST_WAIT_SECONDS:
+            await asyncio.sleep(wait_seconds)
+        return intended_at
+
+    async def _send(self, identity: int, frame: Outstanding) -> None:
+        batch = frame.batch
+        frame.life = min(1 + int(self._counts[Count.RECONNECTS]), LAST_LIFE)
+        # Written before the frame goes: another process may get the forecast before this one runs again.
+        self._ledger.sent_at[batch.steps, batch.servers] = frame.intended_at
+        self._outstanding[identity] = frame
+        self._counts[Count.SAMPLES_SENT] += len(batch.servers)
+        self._counts[Count.FRAMES_SENT] += 1
+        try:
+            await self._link.send(frame.payload, identity)
+        except LinkLostError as error:
+            await self._reconnect(error)
+
+    async def _wait_until(self, ready: Callable[[], bool]) -> None:
+        """Wait for answers until ``ready``, and reconnect if the link breaks meanwhile."""
+        while not ready():
+            if self._broken:
+                await self._reconnect(
+                    LinkLostError(f"closed by the daemon with {len(self._outstanding)} frames unanswered")
+                )
+                continue
+            self._answered.clear()
+            try:
+                async with asyncio.timeout(self._patience.ack_seconds):
+                    await self._answered.wait()
+            except TimeoutError:
+                silence = LinkLostError(f"no answer for {self._patience.ack_seconds:g} s")
+                await self._reconnect(silence)
+
+    async def _reconnect(self, cause: LinkLostError) -> None:
+        """Try until patience ends, then send again, in order, what was not answered. Raises ``cause``."""
+        give_up_at = time.monotonic() + self._patience.reconnect_seconds
+        while time.monotonic() < give_up_at:
+            try:
+                await self._link.open()
+                self._broken = False
+                self._counts[Count.RECONNECTS] += 1
+                for identity, frame in list(self._outstanding.items()):
+                    self._counts[Count.FRAMES_RESENT] += 1
+                    await self._link.send(frame.payload, identity)
+                return
+            except LinkLostError:
+                await asyncio.sleep(RECONNECT_PAUSE_SECONDS)
+        self._broken = True
+        raise cause
+
+    def _on_reply(self, reply: Reply | None) -> None:
+        """What the link calls with each answer; None says that the link is gone."""
+        if reply is None:
+            self._broken = True
+        elif reply.type == BUSY:
+            self._counts[Count.THROTTLED] += 1
+        elif reply.type in ("ack", "error"):
+            self._settle(reply)
+        else:
+            self._counts[Count.MALFORMED] += 1
+        self._answered.set()
+
+    def _settle(self, reply: Reply) -> None:
+        # A link answers in order, so an answer without an id belongs to the oldest frame.
+        identity = reply.id if isinstance(reply.id, int) else next(iter(self._outstanding), None)
+        frame = None if identity is None else self._outstanding.get(identity)
+        if frame is None or identity is None:
+            self._counts[Count.MALFORMED] += 1
+            return
+        del self._outstanding[identity]
+        self._counts[Count.FRAMES_ANSWERED] += 1
+        if self._measured:
+            self.ack_seconds.append(time.monotonic() - frame.intended_at)
+        self._account(frame.batch, frame.life, reply)
+
+    def _account(self, batch: Batch, life: int, reply: Reply) -> None:
+        """Which rows of an answered frame the daemon has now."""
+        size = len(batch.servers)
+        if reply.code is not None:
+            self.rejected_by_code[reply.code] += size
+            self._counts[Count.SAMPLES_REJECTED] += size
+            return
+        self._counts[Count.SAMPLES_ACCEPTED] += reply.accepted
+        self._counts[Count.SAMPLES_REJECTED] += reply.rejected
+        if not reply.rejected:
+            self._ledger.accepted[batch.steps, batch.servers] = life
+            return
+        self.rejected_by_code.update(error.code for error in reply.errors)
+        refused = {error.index for error in reply.errors}
+        kept = [index for index in range(size) if index not in refused]
+        self._ledger.accepted[batch.steps[kept], batch.servers[kept]] = life
+
+
+@dataclass(slots=True)
+class Outstanding:
+    """A frame that is to be answered."""
+
+    batch: Batch
+    payload: bytes
+    intended_at: float = 0.0  # monotonic seconds
+    life: int = 0  # 1 before the connection was ever lost, 2 after the first time, and so on

@@ -1,0 +1,202 @@
+"""One subscriber: reads forecasts, checks each on arrival and enters it into the ledger.
+
+Writes to its own plane of the ledger and its own line of counts; what is missing is judged later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fnmatch
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from streamd.replay.errors import LinkLostError, UnreachableError
+from streamd.replay.fleet import Bools, Fleet
+from streamd.replay.ledger import Count, Ledger
+from streamd.replay.links import CLOSE_SECONDS, CONNECT_SECONDS
+from streamd.replay.quantiles import disordered, infinite
+from streamd.replay.sender import RECONNECT_PAUSE_SECONDS
+from streamd.replay.wire import ENCODERS, Encoding, Tensor, decode_forecasts
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """What a subscriber asks for; ``None`` and empty leave the daemon's default."""
+
+    servers: tuple[str, ...] = ("*",)
+    encoding: Encoding = Encoding.MSGPACK
+    batch: bool = True
+    dtype: str | None = None
+    every: int | None = None
+    targets: tuple[str, ...] = ()
+    quantiles: tuple[float, ...] = ()
+
+    def message(self) -> dict[str, Any]:
+        """The subscribe message."""
+        asked: dict[str, Any] = {"type": "subscribe", "servers": list(self.servers)}
+        if self.batch:
+            asked["batch"] = True
+        for name in ("dtype", "every", "targets", "quantiles"):
+            if value := getattr(self, name):
+                asked[name] = value
+        return asked
+
+    def covers(self, servers: tuple[str, ...]) -> Bools:
+        """``[N]``: which of the servers its globs match."""
+        return np.array(
+            [any(fnmatch.fnmatchcase(name, glob) for glob in self.servers) for name in servers],
+            dtype=np.bool_,
+        )
+
+
+class Subscriber:
+    """Reads until it is closed, or until the daemon is gone for longer than ``reconnect_seconds``."""
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        base_url: str,
+        subscription: Subscription,
+        fleet: Fleet,
+        step_seconds: int,
+        ledger: Ledger,
+        index: int,
+        reconnect_seconds: float,
+    ) -> None:
+        self.lost: str | None = None
+        self._session = session
+        self._url = f"{base_url}/v1/forecasts"
+        self._subscription = subscription
+        self._numbers = {name: number for number, name in enumerate(fleet.servers)}
+        self._first_step = fleet.first_step
+        self._step_seconds = step_seconds
+        self._sent_at = ledger.sent_at
+        self._received = ledger.received[index]
+        self._context = ledger.context[index]
+        self._latency_seconds = ledger.latency_seconds[index]
+        self._counts = ledger.subscriber(index)
+        self._reconnect_seconds = reconnect_seconds
+        self._socket: aiohttp.ClientWebSocketResponse | None = None
+        self._reading: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Subscribe and begin to read. Raises UnreachableError when the daemon refuses the subscription."""
+        try:
+            await self._subscribe()
+        except LinkLostError as error:
+            raise UnreachableError(str(error)) from error
+        self._reading = asyncio.create_task(self._read())
+
+    async def close(self) -> None:
+        """Hang up and stop reading."""
+        if self._reading is not None:
+            self._reading.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._reading
+            self._reading = None
+        await self._hang_up()
+
+    async def _subscribe(self) -> None:
+        await self._hang_up()
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                self._socket = socket = await self._session.ws_connect(self._url, max_msg_size=0, heartbeat=30.0)
+                payload = ENCODERS[self._subscription.encoding](self._subscription.message())
+                text = self._subscription.encoding is Encoding.JSON
+                await socket.send_frame(payload, aiohttp.WSMsgType.TEXT if text else aiohttp.WSMsgType.BINARY)
+                message = await socket.receive()
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise LinkLostError(f"{self._url}: {str(error) or 'no answer'}") from error
+        if message.type not in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
+            raise LinkLostError(f"{self._url}: closed before it answered the subscription")
+        answer = decode_forecasts(message.data)
+        if answer.type != "subscribed":
+            raise UnreachableError(
+                f"{self._url}: {answer.code or answer.type}: {answer.message}; expected 'subscribed'"
+            )
+
+    async def _read(self) -> None:
+        """Read, and subscribe again when the connection is lost, as long as patience lasts."""
+        while True:
+            assert self._socket is not None
+            async for message in self._socket:
+                if message.type in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
+                    self._take(message.data)
+            if not await self._subscribed_again():
+                self.lost = f"{self._url}: closed by the daemon"
+                return
+
+    async def _subscribed_again(self) -> bool:
+        give_up_at = time.monotonic() + self._reconnect_seconds
+        while time.monotonic() < give_up_at:
+            try:
+                await self._subscribe()
+            except (LinkLostError, UnreachableError):
+                await asyncio.sleep(RECONNECT_PAUSE_SECONDS)
+            else:
+                self._counts[Count.RECONNECTS] += 1
+                return True
+        return False
+
+    def _take(self, data: bytes | str) -> None:
+        now = time.monotonic()
+        try:
+            frame = decode_forecasts(data)
+            if frame.type == "forecasts":
+                values = _array(frame.values)
+                self._enter(now, frame.servers, _array(frame.origins), _array(frame.contexts), values)
+            elif frame.type == "forecast":
+                one = _array(frame.values)[None]
+                self._enter(now, [frame.server], np.array([frame.origin]), np.array([frame.context]), one)
+            elif frame.type == "lagged":
+                self._counts[Count.LAGGED] += frame.dropped
+            elif frame.type == "error":
+                self._counts[Count.MALFORMED] += 1
+        except (msgspec.MsgspecError, ValueError, TypeError):
+            self._counts[Count.MALFORMED] += 1
+
+    def _enter(
+        self,
+        now: float,
+        names: list[str],
+        origins: NDArray[Any],
+        contexts: NDArray[Any],
+        values: NDArray[Any],
+    ) -> None:
+        """Enter n forecasts; ``values [n, target, step, quantile]``."""
+        if not len(names) == len(origins) == len(contexts) == len(values) or values.ndim != 4:
+            raise ValueError(f"{len(names)} servers with values {values.shape}; expected [n, target, step, quantile]")
+        counts = self._counts
+        counts[Count.FORECAST_FRAMES] += 1
+        servers = np.array([self._numbers.get(name, -1) for name in names], dtype=np.intp)
+        # A forecast's origin is where its newest row ends: one step after that row began.
+        steps = np.rint(origins / self._step_seconds).astype(np.intp) - 1 - self._first_step
+        ours = (servers >= 0) & (steps >= 0) & (steps < len(self._sent_at))
+        counts[Count.FOREIGN] += int((~ours).sum())
+        servers, steps = servers[ours], steps[ours]
+        counts[Count.FORECASTS] += len(servers)
+        counts[Count.DISORDERED] += int(disordered(values).sum())
+        counts[Count.INFINITE] += int(infinite(values).sum())
+        np.add.at(self._received, (steps, servers), 1)
+        self._context[steps, servers] = contexts[ours]
+        self._latency_seconds[steps, servers] = now - self._sent_at[steps, servers]
+
+    async def _hang_up(self) -> None:
+        if self._socket is not None:
+            with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await self._socket.close()
+            self._socket = None
+
+
+def _array(found: Tensor | list[Any] | None) -> NDArray[Any]:
+    if isinstance(found, Tensor):
+        return found.array()
+    return np.array(found, dtype=np.float64)

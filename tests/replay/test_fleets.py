@@ -1,0 +1,186 @@
+"""Fleets from files and from other fleets, and the plans made of them."""
+
+from __future__ import annotations
+
+import gzip
+import importlib
+import sys
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from streamd.replay.cli import joined
+from streamd.replay.errors import UsageError
+from streamd.replay.fleet import RecordedFleet, synthesize
+from streamd.replay.options import SAMPLE
+from streamd.replay.plan import Pace, Plan
+from streamd.replay.readers import Mapped, parse_mapping, read_fleet
+from streamd.replay.wire import Encoding, Form, SampleEncoder
+
+ROOT = Path(__file__).resolve().parents[2]
+STEP = 300
+
+
+def write(path: Path, text: str) -> Path:
+    if path.suffix == ".gz":
+        path.write_bytes(gzip.compress(text.encode()))
+    else:
+        path.write_text(text)
+    return path
+
+
+WIDE = "server,time,cpu_user,mem_used\na,600,1,5\nb,600,2,\na,1200,3,7\n"
+LONG = (
+    "host,timestamp,feature,value\na,1970-01-01T00:10:00Z,cpu_user,1\na,1970-01-01T00:10:00Z,mem_used,5\n"
+    "b,1970-01-01T00:10:00,cpu_user,2\na,1970-01-01T01:20:00+01:00,cpu_user,3\n"
+    "a,1970-01-01T00:20:00Z,mem_used,7\n"
+)
+
+
+@pytest.mark.parametrize(("name", "text"), [("f.csv", WIDE), ("f.csv.gz", WIDE), ("long.csv", LONG)])
+def test_wide_and_long_files_give_one_fleet(tmp_path: Path, name: str, text: str) -> None:
+    fleet = read_fleet(write(tmp_path / name, text), STEP)
+    assert fleet.servers == ("a", "b")
+    assert fleet.features == ("cpu_user", "mem_used")
+    assert (fleet.first_step, fleet.steps) == (2, 3)
+    nan = np.nan
+    np.testing.assert_array_equal(fleet.series[0], [[1, 5], [nan, nan], [3, 7]])
+    np.testing.assert_array_equal(fleet.present(), [[True, True], [False, False], [True, False]])
+
+
+def test_parquet_gives_the_same_as_csv(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="the extra [replay] is not installed")
+    parquet = importlib.import_module("pyarrow.parquet")
+    columns = {"machine": ["a", "b", "a"], "ts": [600, 600, 1200], "cpu_user": [1.0, 2.0, 3.0]}
+    parquet.write_table(pyarrow.table(columns), tmp_path / "f.parquet")
+    fleet = read_fleet(tmp_path / "f.parquet", STEP)
+    assert fleet.servers == ("a", "b")
+    np.testing.assert_array_equal(fleet.series[0, :, 0], [1, np.nan, 3])
+
+
+def test_parquet_without_pyarrow_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    path = write(tmp_path / "f.parquet", "")
+    with pytest.raises(UsageError, match=r"streamd\[replay\]"):
+        read_fleet(path, STEP)
+
+
+def test_samples_finer_than_a_step_are_averaged(tmp_path: Path) -> None:
+    text = "server,time,cpu_user\na,600,1\na,660,2\na,720,6\n"
+    fleet = read_fleet(write(tmp_path / "f.csv", text), STEP)
+    assert fleet.series[0, 0, 0] == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "empty"),
+        ("server,cpu_user\na,1\n", "expected one of server"),
+        ("server,time,cpu_user\na,600\n", r"f\.csv:2: 2 fields"),
+        ("server,time,cpu_user\na,600,warm\n", "column cpu_user"),
+        ("server,time,cpu_user\na,noon,1\n", "expected epoch seconds or RFC 3339"),
+        ("server,time,cpu_user\n", "no rows"),
+    ],
+)
+def test_a_bad_file_is_told_with_its_place(tmp_path: Path, text: str, told: str) -> None:
+    with pytest.raises(UsageError, match=told):
+        read_fleet(write(tmp_path / "f.csv", text), STEP)
+
+
+def test_mapping_names_and_scales_columns(tmp_path: Path) -> None:
+    mapping = parse_mapping(["cpu_user=100*cpu_r", "mem_used=mem_u"])
+    assert mapping == {"cpu_user": Mapped("cpu_r", 100.0), "mem_used": Mapped("mem_u")}
+    path = write(tmp_path / "f.csv", "server,time,cpu_r,mem_u\na,600,0.5,3\n")
+    assert read_fleet(path, STEP, mapping).series[0, 0].tolist() == [50, 3]
+    with pytest.raises(UsageError, match="no column swap"):
+        read_fleet(path, STEP, {"swap_used": Mapped("swap")})
+    for entry in ("cpu_user", "cpu_user=x*cpu_r", "=cpu_r"):
+        with pytest.raises(UsageError, match="expected FEATURE=COLUMN"):
+            parse_mapping([entry])
+
+
+def test_files_join_on_their_own_times() -> None:
+    first = RecordedFleet(("a",), ("x",), 10, np.ones((1, 2, 1), dtype=np.float32))
+    second = RecordedFleet(("b", "a"), ("y", "x"), 11, np.full((2, 2, 2), 2, dtype=np.float32))
+    fleet = joined([first, second])
+    assert (fleet.servers, fleet.features, fleet.first_step, fleet.steps) == (("a", "b"), ("x", "y"), 10, 3)
+    np.testing.assert_array_equal(fleet.series[0], [[1, np.nan], [2, 2], [2, 2]])
+
+
+@pytest.fixture(scope="module")
+def sample() -> RecordedFleet:
+    return read_fleet(ROOT / SAMPLE, STEP)
+
+
+def test_the_shipped_sample_is_twelve_servers_of_three_days(sample: RecordedFleet) -> None:
+    assert sample.series.shape == (12, 3 * 288, 11)
+    assert bool(sample.present().all())
+    assert (ROOT / SAMPLE).stat().st_size < 3_000_000
+    percent = sample.series[:, :, : sample.features.index("net_in")]
+    assert 0 <= percent.min() <= percent.max() <= 100
+
+
+def test_synthetic_servers_stay_within_what_is_real(sample: RecordedFleet) -> None:
+    fleet = synthesize(sample, 500, 100)
+    pairs = np.indices((100, 500)).reshape(2, -1)
+    values = fleet.values(pairs[0], pairs[1])
+    real = sample.series.reshape(-1, values.shape[1])
+    assert (values >= real.min(axis=0)).all()
+    assert (values <= real.max(axis=0)).all()
+    user, idle = fleet.features.index("cpu_user"), fleet.features.index("cpu_idle")
+    assert (values[:, user] + values[:, idle]).max() <= 100.001
+    assert len(set(fleet.servers)) == 500
+    assert len(np.unique(values[pairs[0] == 0, user])) > 250  # their own phases and scales
+    again = synthesize(sample, 500, 100)
+    np.testing.assert_array_equal(again.values(pairs[0], pairs[1]), values)
+
+
+def plan_of(fleet: RecordedFleet, pace: Pace, **more: int) -> Plan:
+    options = {"connections": 2, "fill_steps": 4, "step_seconds": STEP, **more}
+    return Plan(fleet, fleet.present(), pace=pace, **options)
+
+
+def test_a_plan_sends_every_row_once_and_each_server_in_order(sample: RecordedFleet) -> None:
+    plan = plan_of(sample.between(0, 10), Pace(), samples_a_frame=5, fill_samples_a_frame=7)
+    seen: dict[int, list[int]] = {}
+    for connection in range(plan.connections):
+        for batch in [*plan.fill(connection), *plan.stream(connection)]:
+            for step, server in zip(batch.steps.tolist(), batch.servers.tolist(), strict=True):
+                assert server % plan.connections == connection
+                seen.setdefault(server, []).append(step)
+    assert seen == {server: list(range(10)) for server in range(12)}
+    assert plan.rows() == (48, 72)
+
+
+@pytest.mark.parametrize(
+    ("pace", "seconds"), [(Pace(rate=36.0), 2.0), (Pace(speed=900.0), 2.0), (Pace(speed=900.0, burst=True), 5 / 3)]
+)
+def test_the_last_row_is_due_at_the_end(sample: RecordedFleet, pace: Pace, seconds: float) -> None:
+    plan = plan_of(sample.between(0, 10), pace)
+    due = [batch.due_seconds for connection in (0, 1) for batch in plan.stream(connection)]
+    assert max(due) == pytest.approx(seconds)
+    assert due == sorted(due[:36]) + sorted(due[36:])
+
+
+@pytest.mark.parametrize("encoding", list(Encoding))
+@pytest.mark.parametrize("form", list(Form))
+def test_split_rows_are_whole_again(tmp_path: Path, encoding: Encoding, form: Form) -> None:
+    fleet = read_fleet(write(tmp_path / "f.csv", WIDE), STEP)
+    plan = plan_of(fleet, Pace(), connections=1, fill_steps=0, parts=2, samples_a_frame=2)
+    encoder = SampleEncoder(fleet, STEP, form, encoding)
+    decode = msgspec.json.decode if encoding is Encoding.JSON else msgspec.msgpack.decode
+    given: set[str] = set()
+    for number, batch in enumerate(plan.stream(0)):
+        frame = decode(encoder.encode(batch, number))
+        assert frame["id"] == number
+        if form is Form.SAMPLES:
+            given |= {f"{one['server']} {one['time']} {name}" for one in frame["samples"] for name in one["values"]}
+        else:
+            columns = frame["columns"]
+            assert columns["time"] in (600, 1200)
+            given |= {f"{server} {columns['time']} {columns['features'][0]}" for server in columns["servers"]}
+    expected = {"a 600 cpu_user", "b 600 cpu_user", "a 600 mem_used", "a 1200 cpu_user", "a 1200 mem_used"}
+    missing = {"b 600 mem_used"}  # in columns as NaN or null, which says the same
+    assert given - missing == expected

@@ -1,0 +1,242 @@
+"""The replayer against a fake daemon: honest, then dishonest in one way at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streamd.replay import cli
+from streamd.replay.errors import Exit
+from tests.replay.fake_daemon import CONTEXT_LENGTH, NEED, STEP_SECONDS, FakeDaemon, Faults
+
+SERVERS = ("alpha", "beta", "gamma")
+STEPS = 12
+ROWS = STEPS * len(SERVERS)
+DUE = (STEPS - NEED + 1) * len(SERVERS)
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Path:
+    """Three servers over twelve steps, wide."""
+    path = tmp_path / "fleet.csv"
+    with path.open("w", newline="") as file:
+        lines = csv.writer(file)
+        lines.writerow(["server", "time", "cpu_user", "cpu_idle", "mem_used"])
+        for step in range(STEPS):
+            for server in SERVERS:
+                lines.writerow([server, 1_600_000_200 + step * STEP_SECONDS, 20 + step, 80 - step, 50])
+    return path
+
+
+async def replay(daemon: FakeDaemon, fleet: Path, *more: str) -> tuple[int, dict[str, Any]]:
+    """Run the command line in a thread of its own, as it brings its own loop."""
+    result = fleet.with_suffix(".json")
+    asked = [str(fleet), "--url", daemon.url, "--quiet", "--settle", "0.5", "--json", str(result), *more]
+    status = await asyncio.to_thread(cli.main, asked)
+    return status, json.loads(result.read_text()) if result.exists() else {}
+
+
+WIRES = [
+    [],
+    ["--encoding", "msgpack", "--form", "columns", "--samples-a-frame", "2", "--dtype", "float16"],
+    ["--form", "columns", "--samples-a-frame", "3", "--one-by-one"],
+    ["--transport", "http", "--samples-a-frame", "5", "--subscriber-encoding", "json"],
+    ["--transport", "http", "--encoding", "msgpack", "--form", "columns", "--split", "2"],
+    ["--split", "3", "--connections", "2", "--subscribers", "2"],
+    ["--rate", "500", "--context-rows", "4"],
+    ["--speed", "20000", "--context-rows", "4", "--encoding", "msgpack"],
+]
+
+
+@pytest.mark.parametrize("wire", WIRES, ids=" ".join)
+async def test_all_is_accounted_for_over_every_wire(fleet: Path, wire: list[str]) -> None:
+    async with FakeDaemon().running() as daemon:
+        status, found = await replay(daemon, fleet, *wire)
+    forecasts = found["forecasts"]
+    assert status == Exit.COMPLETE, found["faults"]
+    assert forecasts["expected"] == DUE == forecasts["received"] + forecasts["superseded"]
+    assert found["samples"]["acked"] == found["samples"]["sent"]
+    assert found["samples"]["unacked"] == 0
+    assert found["notes"] == []
+    assert daemon.rows["closed"] == ROWS
+
+
+FAULTS = [
+    (Faults(lose=3), "missing"),
+    (Faults(duplicate=3), "duplicated"),
+    (Faults(disorder=3), "quantiles_out_of_order"),
+    (Faults(nan=3), "quantiles_out_of_order"),
+    (Faults(wrong_context=3), "context_wrong"),
+]
+
+
+@pytest.mark.parametrize(("faults", "name"), FAULTS, ids=lambda one: one if isinstance(one, str) else "")
+@pytest.mark.parametrize("reader", [["--dtype", "float16"], ["--subscriber-encoding", "json"]], ids=" ".join)
+async def test_a_faulty_forecast_is_noticed(fleet: Path, faults: Faults, name: str, reader: list[str]) -> None:
+    async with FakeDaemon(faults).running() as daemon:
+        status, found = await replay(daemon, fleet, *reader)
+    assert status == Exit.LOST
+    assert found["faults"] == {name: 1}
+
+
+async def test_superseded_rows_are_not_missing(fleet: Path) -> None:
+    async with FakeDaemon(Faults(hold=True)).running() as daemon:
+        status, found = await replay(daemon, fleet)
+    assert status == Exit.COMPLETE
+    assert found["forecasts"]["superseded"] == DUE - len(SERVERS)
+    assert found["forecasts"]["received"] == len(SERVERS)
+
+
+async def test_superseded_rows_beyond_the_unreceived_are_told(fleet: Path) -> None:
+    daemon = FakeDaemon()
+    async with daemon.running():
+        replaying = asyncio.create_task(replay(daemon, fleet))
+        while daemon.rows["closed"] < ROWS // 2:
+            await asyncio.sleep(0)
+        daemon.faults.miscount = 2
+        status, found = await replaying
+    assert status == Exit.COMPLETE
+    assert any("2 more superseded" in note for note in found["notes"])
+
+
+async def test_told_lag_is_not_missing(fleet: Path) -> None:
+    async with FakeDaemon(Faults(lag=5)).running() as daemon:
+        status, found = await replay(daemon, fleet)
+    assert status == Exit.COMPLETE
+    assert found["forecasts"]["lagged"] == 1
+
+
+async def test_what_one_of_two_subscribers_lacks_is_missing(fleet: Path) -> None:
+    daemon = FakeDaemon()
+    losing = daemon._deliver
+
+    async def deliver(reader: Any, server: str, step: int) -> None:
+        if not (daemon.forecasts == 4 and reader is daemon.readers[-1]):
+            await losing(reader, server, step)
+
+    daemon._deliver = deliver  # type: ignore[method-assign]
+    async with daemon.running():
+        status, found = await replay(daemon, fleet, "--subscribers", "2")
+    assert status == Exit.LOST
+    assert found["faults"] == {"missing": 1}
+    assert found["forecasts"]["received"] == DUE
+
+
+async def test_a_subscriber_of_some_servers_expects_only_those(fleet: Path) -> None:
+    async with FakeDaemon().running() as daemon:
+        status, found = await replay(daemon, fleet, "--glob", "*ta")
+    assert status == Exit.COMPLETE
+    assert found["forecasts"]["expected"] == DUE // 3
+
+
+async def test_rejected_samples_are_counted_by_code_and_not_expected(fleet: Path) -> None:
+    async with FakeDaemon(Faults(reject={"beta"})).running() as daemon:
+        status, found = await replay(daemon, fleet, "--samples-a-frame", "3")
+    assert status == Exit.COMPLETE
+    assert found["samples"]["rejected_by_code"] == {"sample_too_old": STEPS}
+    assert found["forecasts"]["expected"] == DUE * 2 // 3
+
+
+async def test_an_error_frame_rejects_the_frame_it_answers(fleet: Path) -> None:
+    async with FakeDaemon(Faults(refuse_frame=4)).running() as daemon:
+        status, found = await replay(daemon, fleet)
+    assert status == Exit.COMPLETE
+    assert found["samples"]["rejected_by_code"] == {"malformed_frame": 1}
+
+
+async def test_an_unanswered_frame_is_a_loss_and_no_hang(fleet: Path) -> None:
+    async with FakeDaemon(Faults(swallow_ack=5)).running() as daemon:
+        status, found = await replay(daemon, fleet, "--ack-timeout", "0.3")
+    assert status == Exit.LOST
+    assert found["faults"]["unacked"] == 1
+    assert "no answer for 0.3 s" in found["notes"][0]
+
+
+async def test_a_busy_daemon_is_asked_again_before_anything_follows(fleet: Path) -> None:
+    async with FakeDaemon(Faults(throttle=10)).running() as daemon:
+        status, found = await replay(daemon, fleet, "--transport", "http")
+    assert status == Exit.COMPLETE
+    assert found["samples"]["throttled"] == 1
+    assert found["forecasts"]["received"] == DUE
+
+
+async def test_a_closed_connection_is_a_loss(fleet: Path) -> None:
+    async with FakeDaemon(Faults(hang_up_at=10)).running() as daemon:
+        status, found = await replay(daemon, fleet, "--in-flight", "1")
+    assert status == Exit.LOST
+    assert found["faults"]["connections_lost"] == 1
+    assert found["faults"]["unacked"] == 1
+
+
+async def test_reconnecting_sends_again_what_was_not_acked(fleet: Path) -> None:
+    async with FakeDaemon(Faults(hang_up_at=10)).running() as daemon:
+        status, found = await replay(daemon, fleet, "--reconnect", "5")
+    assert found["samples"]["reconnects"] >= 1
+    assert found["samples"]["frames_resent"] >= 1
+    assert found["samples"]["unacked"] == 0
+    assert daemon.rows["closed"] == ROWS
+    assert status == Exit.COMPLETE, found["faults"]
+
+
+async def test_no_daemon_is_told_with_its_address(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status = await asyncio.to_thread(cli.main, ["--url", "http://127.0.0.1:9", "--quiet"])
+    assert status == Exit.UNREACHABLE
+    assert "no daemon at http://127.0.0.1:9/v1/status" in capsys.readouterr().err
+
+
+async def test_a_wrong_file_is_a_usage_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "fleet.csv"
+    path.write_text("name,time\na,1\n")
+    async with FakeDaemon().running() as daemon:
+        status, _ = await replay(daemon, path)
+    assert status == Exit.USAGE
+    assert "expected one of server, machine" in capsys.readouterr().err
+
+
+async def test_a_second_replay_knows_what_the_daemon_holds(fleet: Path, tmp_path: Path) -> None:
+    acked = tmp_path / "acked.csv"
+    async with FakeDaemon().running() as daemon:
+        await replay(daemon, fleet, "--limit-rows", "6", "--acked-list", str(acked))
+        rows_of_first = len(acked.read_text().splitlines()) - 1
+        status, found = await replay(daemon, fleet, "--resume", str(acked))
+    assert rows_of_first == 6 * len(SERVERS)
+    assert found["samples"]["sent"] == ROWS - rows_of_first
+    assert status == Exit.COMPLETE, found["faults"]
+    assert found["forecasts"]["expected"] == found["forecasts"]["received"] == 6 * len(SERVERS)
+
+
+async def test_acked_rows_are_found_or_missed_in_the_windows(fleet: Path, tmp_path: Path) -> None:
+    acked = tmp_path / "acked.csv"
+    async with FakeDaemon().running() as daemon:
+        await replay(daemon, fleet, "--acked-list", str(acked))
+        assert await asyncio.to_thread(cli.main, ["--url", daemon.url, "--verify", str(acked)]) == Exit.COMPLETE
+        newest = max(daemon.windows["beta"])
+        del daemon.windows["beta"][newest - 2]
+        told = tmp_path / "told.json"
+        verify = ["--url", daemon.url, "--verify", str(acked), "--json", str(told)]
+        assert await asyncio.to_thread(cli.main, verify) == Exit.LOST
+    counts = json.loads(told.read_text())
+    assert counts["lost"] == [["beta", newest - 2]]
+    assert counts["outside"] == (STEPS - CONTEXT_LENGTH) * len(SERVERS)
+
+
+async def test_processes_of_their_own_find_the_same(fleet: Path) -> None:
+    async with FakeDaemon(Faults(lose=4)).running() as daemon:
+        status, found = await replay(daemon, fleet, "--processes", "2", "--rate", "200", "--context-rows", "4")
+    assert status == Exit.LOST
+    assert found["faults"] == {"missing": 1}
+    assert found["samples"]["acked"] == ROWS
+    assert found["latency_ms"]["ack"]["count"] == ROWS - 4 * len(SERVERS)
+
+
+async def test_a_synthetic_fleet_of_the_shipped_servers(fleet: Path) -> None:
+    wire = ["--synthetic", "20", "--context-rows", "8", "--limit-rows", "3", "--shift-to-now"]
+    async with FakeDaemon().running() as daemon:
+        status, found = await replay(daemon, fleet, *wire, "--form", "columns", "--samples-a-frame", "10")
+    assert status == Exit.COMPLETE
+    assert found["fleet"] == {"servers": 20, "steps": 11, "fill_rows": 160, "measured_rows": 60}

@@ -1,0 +1,104 @@
+"""The replayer's model of the contract, against one that is slow and obviously right."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from streamd.replay.daemon import Rows
+from streamd.replay.ledger import Ledger, Shape
+from streamd.replay.quantiles import disordered
+from streamd.replay.verdict import Due, Evidence, Latency, Verdict
+
+CONTEXT, NEED = 4, 2
+
+
+@given(
+    arrays.arrays(np.bool_, st.tuples(st.integers(1, 12), st.integers(1, 3))),
+    st.data(),
+)
+def test_due_rows_and_contexts_are_those_of_the_naive_model(accepted: np.ndarray, data: st.DataObject) -> None:
+    steps, servers = accepted.shape
+    prior = data.draw(arrays.arrays(np.bool_, (CONTEXT - 1 + steps, servers)))
+    due = Due.model(accepted, prior, CONTEXT, NEED)
+    for server in range(servers):
+        before = {step - (CONTEXT - 1) for step in np.nonzero(prior[:, server])[0].tolist()}
+        held = before | set(np.nonzero(accepted[:, server])[0].tolist())
+        for step in range(steps):
+            have = len([one for one in held if step - CONTEXT < one <= step])
+            assert due.context[step, server] == have
+            newer = all(one < step for one in before)
+            assert due.rows[step, server] == (accepted[step, server] and newer and have >= NEED)
+
+
+@given(
+    arrays.arrays(
+        np.float16,
+        st.tuples(st.integers(1, 3), st.integers(1, 2), st.integers(1, 3), st.integers(1, 4)),
+        elements=st.floats(width=16),
+    )
+)
+def test_half_precision_order_is_that_of_floats(values: np.ndarray) -> None:
+    expected = disordered(values.astype(np.float64))
+    naive = [
+        any(
+            not all(low <= high for low, high in itertools.pairwise(line)) or np.isnan(line).any()
+            for line in one.reshape(-1, one.shape[-1]).tolist()
+        )
+        for one in values
+    ]
+    assert disordered(values).tolist() == expected.tolist() == naive
+
+
+def evidence(received: list[int], accepted: list[int], *, restarted: bool = False, gone: bool = False) -> Evidence:
+    """One server, one subscriber; every row is due."""
+    ledger = Ledger.create(Shape(len(received), 1, 1, 1))
+    ledger.received[0, :, 0] = received
+    ledger.accepted[:, 0] = accepted
+    rows = (ledger.accepted > 0).astype(np.bool_)
+    due = Due(rows, np.zeros(rows.shape, dtype=np.int32))
+    earlier = (ledger.accepted < max(accepted)) & rows if restarted else np.zeros(rows.shape, dtype=np.bool_)
+    return Evidence(ledger, due, [np.ones(1, dtype=np.bool_)], earlier, gone)
+
+
+def judge(found: Evidence, superseded: int = 0) -> Verdict:
+    return found.judge(Rows(superseded=superseded), 0, found.ledger.shape.steps, measured=True)
+
+
+def test_what_is_not_received_is_superseded_or_missing() -> None:
+    verdict = judge(evidence([1, 0, 0, 0, 1], [1] * 5), superseded=2)
+    assert (verdict.expected, verdict.received, verdict.superseded, verdict.missing) == (5, 2, 2, 1)
+    assert verdict.faults == {"missing": 1}
+
+
+def test_more_superseded_than_unreceived_is_overcounted_and_no_loss() -> None:
+    verdict = judge(evidence([1, 0, 1], [1] * 3), superseded=3)
+    assert (verdict.superseded, verdict.overcounted, verdict.missing) == (1, 2, 0)
+
+
+def test_rows_of_an_earlier_life_are_interrupted_only_if_a_newer_one_came() -> None:
+    verdict = judge(evidence([1, 0, 0, 1], [1, 1, 1, 2], restarted=True))
+    assert (verdict.interrupted, verdict.missing) == (2, 0)
+    verdict = judge(evidence([1, 0, 0, 0], [1, 1, 1, 2], restarted=True))
+    assert (verdict.interrupted, verdict.missing) == (0, 3)
+
+
+def test_a_forecast_made_again_after_a_restart_is_no_duplicate() -> None:
+    assert judge(evidence([2, 1], [1, 2], restarted=True)).faults == {}
+    assert judge(evidence([2, 1], [1, 1])).faults == {"duplicated": 1}
+
+
+def test_what_a_vanished_daemon_did_can_not_be_told() -> None:
+    verdict = judge(evidence([1, 0, 0], [1] * 3, gone=True), superseded=1)
+    assert (verdict.superseded, verdict.interrupted, verdict.missing) == (1, 1, 0)
+
+
+def test_percentiles_are_exact() -> None:
+    latency = Latency.of(np.arange(1, 101, dtype=np.float32) / np.float32(1000))
+    assert (latency.count, latency.max_ms) == (100, 100.0)
+    assert latency.p50_ms == 50.5
+    assert Latency.of(np.zeros(0, dtype=np.float32)).p50_ms is None
