@@ -19,7 +19,7 @@ MAX_MODEL_BYTES = 96
 def columns(contract: ModelContract) -> tuple[Column, ...]:
     """The arrays of a forecast board."""
     return (
-        Column("serial", "<i8"),  # 0: no forecast; written last
+        Column("serial", "<i8"),  # written last; not above 0: no forecast, and the last one's serial as its negative
         Column("step", "<i8"),
         Column("context", "<i4"),
         Column("model", f"S{MAX_MODEL_BYTES}"),
@@ -52,12 +52,13 @@ class ForecastBoard:
         self._context = arrays["context"]
         self._model = arrays["model"]
         self._values = arrays["values"]
-        self.last_serial = int(self._serial.max(initial=0))
+        # One that was taken down counts too: a reader may have seen it, and no other forecast may have its serial.
+        self.last_serial = int(np.abs(self._serial).max(initial=0))
 
     def post(self, slot: int, step: int, context: int, model: bytes, values: npt.NDArray[np.float32]) -> int:
         """Put up a slot's forecast, `values (targets, horizon, quantiles)`; returns its serial."""
         # Taken down before it is overwritten: whoever is killed in between leaves none, and the row runs again.
-        self._serial[slot] = 0
+        self.reset(slot)
         self._step[slot] = step
         self._context[slot] = context
         self._model[slot] = model
@@ -68,11 +69,11 @@ class ForecastBoard:
 
     def step(self, slot: int) -> int:
         """The step of the newest row that was forecast, or NONE."""
-        return int(self._step[slot]) if self._serial[slot] else NONE
+        return int(self._step[slot]) if self._serial[slot] > 0 else NONE
 
     def get(self, slot: int) -> Forecast | None:
         """Return a slot's latest forecast; none where there is none yet."""
-        serial = int(self._serial[slot])
+        serial = self.serial(slot)
         if not serial:
             return None
         model = bytes(self._model[slot]).decode()
@@ -80,19 +81,19 @@ class ForecastBoard:
 
     def serial(self, slot: int) -> int:
         """The serial of a slot's latest forecast; 0 where there is none."""
-        return int(self._serial[slot])
+        return max(int(self._serial[slot]), 0)
 
     def lowest_serial(self, slots: Collection[int]) -> int:
         """The serial of the forecast of these slots that was posted first; past the last one's where there is none."""
         if not slots:
             return self.last_serial + 1
-        return int(self._serial[list(slots)].min())
+        return max(int(self._serial[list(slots)].min()), 0)
 
     def later_than(self, serial: int) -> list[int]:
         """Return the slots whose latest forecast was posted after `serial`, in the order of posting."""
-        slots = np.flatnonzero(self._serial > serial)
+        slots = np.flatnonzero(self._serial > max(serial, 0))
         return [int(slot) for slot in slots[np.argsort(self._serial[slots])]]
 
     def reset(self, slot: int) -> None:
         """Take a slot's forecast down (its server was forgotten)."""
-        self._serial[slot] = 0
+        self._serial[slot] = -abs(self._serial[slot])

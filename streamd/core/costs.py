@@ -6,8 +6,12 @@ A bucket is never padded where smaller ones are cheaper, and a batch never grows
 from bisect import bisect_left
 from collections.abc import Mapping
 
-BATCH_OVERHEAD_SECONDS = 150e-6
-"""What a batch costs the event loop, whatever its size: it keeps batches from being needlessly small."""
+BATCH_OVERHEAD_SECONDS = 500e-6
+"""What a batch costs beside its lane, whatever its size: the hand-over both ways and the loop's own work.
+
+It keeps batches from being needlessly small: on two busy cores a lane was seen to stand idle for 0.3 to 1 ms between
+batches of one window.
+"""
 
 
 class CostTable:

@@ -33,8 +33,9 @@ class Directory:
 
     def _load(self) -> None:
         for slot in np.flatnonzero(self._name_bytes).tolist():
+            size = int(self._name_bytes[slot])
             try:
-                name = bytes(self._names[slot, : self._name_bytes[slot]]).decode()
+                name = bytes(self._names[slot, :size]).decode() if size <= MAX_NAME_BYTES else ""
                 check_name(name)
             except (UnicodeDecodeError, InvalidServerError):
                 name = ""

@@ -184,8 +184,8 @@ class Scheduler:
                 items.append(item)
             elif self._snapshot(item.slot)[0] != item.generation:
                 self.counts.forgotten += 1
-            elif item.slot in self.due or self._snapshot(item.slot)[1] > item.step:
-                self.counts.stale += 1  # a newer row waits already and will run, or is on a lane
+            elif self._snapshot(item.slot)[1] > item.step:
+                self.counts.stale += 1  # a newer row waits already, or is on a lane
             else:
                 items.append(self._item(item.slot, item.since))
         return Batch(items, moves=batch.moves, started=now)

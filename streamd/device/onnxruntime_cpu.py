@@ -95,7 +95,7 @@ class OnnxRuntimeCpuLane:
 def _check_node(model: Path, node: Any, shape: tuple[int, ...], expected_type: str) -> None:
     if node.type != expected_type:
         raise BackendUnavailableError(f"{model}: {node.name} is {node.type}, expected {expected_type}")
-    batch, *rest = node.shape
+    batch, *rest = node.shape or (None,)  # a graph may leave even the number of axes open
     if isinstance(batch, int):
         raise BackendUnavailableError(f"{model}: {node.name} has a fixed batch of {batch}, expected a dynamic axis")
     fixed = [got if isinstance(got, int) else want for got, want in zip(rest, shape, strict=False)]

@@ -35,7 +35,7 @@ class Replay:
 
     def __init__(
         self, daemon: Daemon, status: Status, plan: Plan, setup: Setup, progress: Callable[[Ledger], Progress]
-    ):
+    ) -> None:
         self._daemon = daemon
         self._status = status
         self._contract: Contract = status.contract

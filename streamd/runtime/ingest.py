@@ -32,7 +32,7 @@ SLICE = 1_000
 class Ingest:
     """Takes samples in; every one that is accepted is in the window store when `take` returns.
 
-    `on_due(slot, rows)` is told what became due, `on_forget(slot)` whose slot changes hands, before it does.
+    `on_due(slot, rows)` is told what became due, `on_forget(slot)` which slot changed hands.
     """
 
     def __init__(
@@ -133,11 +133,10 @@ class Ingest:
             self._on_due(slot, due)
 
     def _admit(self, server: str, wall: float) -> int:
-        slot, forgotten = self._state.directory.room()
+        slot, forgotten = self._state.admit(server, wall)
         if forgotten is not None:
             self._on_forget(slot)
             self.forgotten_servers += 1
-        self._state.admit(server, wall)
         return slot
 
 

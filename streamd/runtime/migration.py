@@ -9,8 +9,10 @@ import numpy as np
 import structlog
 
 from streamd.core import directory, windows
+from streamd.core.directory import Directory
 from streamd.core.layout import HEADER_BYTES, Arrays, Layout, read_header
-from streamd.core.windows import NONE, PRESENT
+from streamd.core.recovery import recover
+from streamd.core.windows import NONE, PRESENT, WindowStore
 
 log = structlog.get_logger(__name__)
 
@@ -25,20 +27,16 @@ class FormerServer:
 
 
 class Former:
-    """The servers of a former file, the last seen first, and their rows."""
+    """The servers of a former file, the last seen first, and their rows; `arrays` are a private copy of it."""
 
     def __init__(self, arrays: Arrays, features: list[str]) -> None:
         self._arrays = arrays
         self._features = features
-        self.servers = [
-            FormerServer(slot, self._name(slot), float(arrays["last_seen"][slot]))
-            for slot in np.flatnonzero(arrays["name_bytes"]).tolist()
-        ]
+        names = Directory(arrays)  # passes over what is damaged
+        # Killed in the middle of a row, the file is put in order as if it were opened again.
+        recover(WindowStore(arrays, need=1, late_steps=0, grace_seconds=0.0), list(names.slots.values()), 0.0)
+        self.servers = [FormerServer(slot, name, names.last_seen(slot)) for name, slot in names.slots.items()]
         self.servers.sort(key=lambda server: -server.last_seen)
-
-    def _name(self, slot: int) -> str:
-        size = int(self._arrays["name_bytes"][slot])
-        return bytes(self._arrays["name"][slot, :size]).decode(errors="replace")
 
     def rows(self, server: FormerServer, length: int) -> Iterator[tuple[int, dict[str, float | None], int]]:
         """Yield (step, values by feature, status) of a server's rows that are there, of the last `length`, rising."""
@@ -82,4 +80,4 @@ def read_former(path: Path, step_seconds: int) -> Former | None:
     if path.stat().st_size != layout.nbytes:
         log.warning("state_set_aside", file=str(path), reason="it is cut off")
         return None
-    return Former(layout.arrays(np.memmap(path, np.uint8, "r")), header["features"])
+    return Former(layout.arrays(np.memmap(path, np.uint8, "c")), header["features"])

@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 class WindowLimits:
     """How windows fill; see `WindowStore`."""
 
-    capacity: int = 10_000
+    capacity: int = 30_000
     need: int = 48
     late_steps: int = 288
     grace_seconds: float = 10.0
@@ -84,7 +84,7 @@ def open_state(folder: Path, contract: ModelContract, limits: WindowLimits, now:
     Where the capacity or the model's features changed, the windows of the former file are carried over.
     """
     layout = windows_layout(list(contract.features), contract.context_length, contract.step_seconds, limits.capacity)
-    windows_file, aside = open_state_file(folder / "windows.streamd", layout)
+    windows_file, former_path = open_state_file(folder / "windows.streamd", layout)
     board_identity = {
         "kind": "forecasts",
         "windows": windows_file.identifier,
@@ -93,9 +93,7 @@ def open_state(folder: Path, contract: ModelContract, limits: WindowLimits, now:
         "horizon": contract.horizon,
     }
     board_layout = Layout(board.columns(contract), limits.capacity, board_identity)
-    board_file, old_board = open_state_file(folder / "forecasts.streamd", board_layout)
-    if old_board is not None:
-        old_board.unlink()  # forecasts are made anew from the windows
+    board_file, former_board = open_state_file(folder / "forecasts.streamd", board_layout)
     arrays = windows_file.arrays()
     state = State(
         contract,
@@ -110,8 +108,12 @@ def open_state(folder: Path, contract: ModelContract, limits: WindowLimits, now:
         ),
         ForecastBoard(board_file.arrays()),
     )
-    former = read_former(aside, contract.step_seconds) if aside is not None else None
+    former = read_former(former_path, contract.step_seconds) if former_path is not None else None
     carried = _carry_over(state, former) if former is not None else 0
+    if former_path is not None:
+        windows_file.take_place(former_path, keep=True)
+    if former_board is not None:
+        board_file.take_place(former_board, keep=False)  # forecasts are made anew from the windows
     interrupted = recover(state.windows, list(state.directory.slots.values()), now)
     state.recovered = {
         "servers": len(state.directory),

@@ -20,10 +20,10 @@ class StateFile:
     """A layout's arrays in a file.
 
     Sparse: a slot takes disk space once it is reserved, so that a full disk is an error of `reserve` and never
-    a bus error in the middle of a write. `fresh` is true where the file was made anew.
+    a bus error in the middle of a write. `fresh` is true where the file was made anew, as `anew` demands.
     """
 
-    def __init__(self, path: Path, layout: Layout) -> None:
+    def __init__(self, path: Path, layout: Layout, *, anew: bool = False) -> None:
         self.path = path
         self.layout = layout
         try:
@@ -33,6 +33,8 @@ class StateFile:
             raise StateError(f"{path}: cannot be opened: {exc.strerror or exc}") from exc
         try:
             self._lock()
+            if anew:
+                os.ftruncate(self._fd, 0)
             self.header, self.fresh = self._prepare()
             self._map: mmap.mmap | None = mmap.mmap(self._fd, layout.nbytes)
         except BaseException:
@@ -60,6 +62,17 @@ class StateFile:
                     continue
                 raise StorageError(f"{self.path}: no room for another server: {exc.strerror}") from exc
 
+    def take_place(self, former: Path, *, keep: bool) -> None:
+        """Move to where `former` is, which may be kept beside it as `.old`; killed in between, one of them is there."""
+        aside = former.with_name(f"{former.name}.old")  # one is kept: the one before it is replaced
+        try:
+            if keep:
+                aside.unlink(missing_ok=True)
+                os.link(former, aside)
+            self.path = self.path.replace(former)
+        except OSError as exc:
+            raise StateError(f"{former}: cannot be replaced: {exc.strerror or exc}") from exc
+
     def flush(self) -> None:
         """Write everything through to the disk; blocks, with the GIL released (`mmap.flush` would hold it)."""
         if self._map is not None:
@@ -71,6 +84,8 @@ class StateFile:
             return
         self.flush()
         self._map = None
+        # The map has a descriptor of its own, which would hold the lock for as long as any view is held.
+        fcntl.flock(self._fd, fcntl.LOCK_UN)
         os.close(self._fd)
 
     def _lock(self) -> None:
@@ -111,12 +126,10 @@ class ForeignLayoutError(StateError):
 def open_state_file(path: Path, layout: Layout) -> tuple[StateFile, Path | None]:
     """Open or make a state file.
 
-    A file of another layout (another model contract or capacity) is renamed beside the new one, never deleted:
-    the second value is where it is now.
+    Where `path` holds another layout (another model contract or capacity) it is the second value, and the file is
+    made anew beside it: once it holds what is carried over, `take_place` puts it there.
     """
     try:
         return StateFile(path, layout), None
     except ForeignLayoutError:
-        aside = path.with_name(f"{path.name}.old")  # one is kept: the one before it is replaced
-        path.replace(aside)
-        return StateFile(path, layout), aside
+        return StateFile(path.with_name(f"{path.name}.new"), layout, anew=True), path

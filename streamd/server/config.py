@@ -44,7 +44,7 @@ class StateSection(_Section, frozen=True):
     """What outlives the process."""
 
     state_dir: str = "state"
-    max_servers: Count = 10_000
+    max_servers: Count = 30_000
     flush_interval_seconds: PositiveSeconds = 30.0
 
 

@@ -115,7 +115,8 @@ class ForecastRoutes:
                 frame = self._frames.one(slot, choice.part, Encoding.JSON)
                 if frame is not None:
                     # The id never passes a forecast that still waits: whoever goes on from it misses none.
-                    identifier = min(board.serial(slot), board.lowest_serial(subscription.waiting_slots) - 1)
+                    waiting = board.lowest_serial(subscription.waiting_slots)
+                    identifier = max(min(board.serial(slot), waiting - 1), 0)
                     event = b"id: %d\nevent: forecast\ndata: %b\n\n" % (identifier, frame)
                     await self._sockets.write(response, event)
                     self._service.handed_over(slot)

@@ -1,0 +1,179 @@
+"""Sequences of samples as hypothesis draws them, and both models driven by them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import count
+
+import numpy as np
+from hypothesis import strategies as st
+
+from streamd.core.layout import Arrays, Layout
+from streamd.core.rows import Row
+from streamd.core.windows import WindowStore, columns
+from tests.core.naive import NO_STEP, NaiveServer
+
+FEATURES = 3
+SLOTS = 3
+FIRST_STEP = 1_000
+GRACE_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The lengths that a store is made with; small, so that every ring comes round."""
+
+    context_length: int
+    need: int
+    late_steps: int
+
+    def naive(self) -> NaiveServer:
+        return NaiveServer(self.context_length, FEATURES, self.need, self.late_steps, GRACE_SECONDS)
+
+    def arrays(self) -> Arrays:
+        layout = Layout(columns(self.context_length, FEATURES), SLOTS, {})
+        return layout.arrays(bytearray(layout.nbytes))
+
+    def store(self, arrays: Arrays) -> WindowStore:
+        return WindowStore(arrays, need=self.need, late_steps=self.late_steps, grace_seconds=GRACE_SECONDS)
+
+
+@dataclass(frozen=True)
+class Send:
+    """A sample, `ahead` steps after its server's newest row, `later` seconds after what came before it."""
+
+    slot: int
+    ahead: int
+    features: frozenset[int]
+    status: int | None
+    later: float
+
+
+@dataclass(frozen=True)
+class Grace:
+    """Time goes by, and whoever is overdue is closed."""
+
+    later: float
+
+
+@dataclass(frozen=True)
+class Reset:
+    """The slot changes hands."""
+
+    slot: int
+
+
+Event = Send | Grace | Reset
+
+
+def sizes() -> st.SearchStrategy[Sizes]:
+    """Contexts of 1 to 8 rows; any need in them, any tolerance up to beyond them."""
+    return st.integers(1, 8).flatmap(
+        lambda length: st.builds(
+            Sizes, st.just(length), st.integers(1, min(length, 3)), st.sampled_from([0, 1, 2, length - 1, length, 99])
+        )
+    )
+
+
+# What is commoner is listed oftener, a step on and the row that is filling above all.
+_AHEAD = [1] * 5 + [0] * 5 + [-1, -1, -1, -2, -3, -6, 2, 2, 2, 3, 3, 5, 7, 8, 9, 20]
+_FEATURES = [*[frozenset(range(FEATURES))] * 2, *map(frozenset, ({0}, {1}, {2}, {0, 1}, {1, 2}, {0, 2}, ()))]
+_SENDS = st.builds(
+    Send,
+    st.sampled_from([0] * 6 + [1] * 3 + [2]),
+    st.sampled_from(_AHEAD),
+    st.sampled_from(_FEATURES),
+    st.sampled_from([None, None, 0, 1, 7, 15]),
+    st.sampled_from([0.0, 0.0, 1.0, 5.0]),
+)
+_OTHERS: dict[str, st.SearchStrategy[Event]] = {
+    "send": _SENDS,
+    "grace": st.builds(Grace, st.sampled_from([0.0, 1.0, 5.0, GRACE_SECONDS, 25.0])),
+    "reset": st.builds(Reset, st.sampled_from([0, 0, 1, 2])),
+}
+EVENTS = st.sampled_from(["send"] * 20 + ["grace"] * 3 + ["reset"]).flatmap(_OTHERS.__getitem__)
+
+
+def events(min_size: int = 20, max_size: int = 50) -> st.SearchStrategy[list[Event]]:
+    """Samples in order and not, with gaps, late, repeated and split, and now and then time or a new server."""
+    return st.lists(EVENTS, min_size=min_size, max_size=max_size)
+
+
+@dataclass
+class Twins:
+    """A window store and the naive model, fed alike; `feed` says what became due in each of them."""
+
+    sizes: Sizes
+    store: WindowStore
+    naive: list[NaiveServer]
+    now: float = 100.0
+    numbers: Iterator[int] = field(default_factory=lambda: count(1))
+
+    @classmethod
+    def make(cls, sizes: Sizes) -> "Twins":
+        twins = cls(sizes, sizes.store(sizes.arrays()), [sizes.naive() for _ in range(SLOTS)])
+        for slot in range(SLOTS):
+            twins.store.reset(slot)
+        return twins
+
+    def step_of(self, event: Send) -> int:
+        latest = self.naive[event.slot].latest
+        return max(0, (FIRST_STEP if latest is None else latest) + event.ahead)
+
+    def cells_of(self, event: Send) -> dict[int, float]:
+        """Values that no other sample has, so that one in a wrong place is seen."""
+        return {feature: float(next(self.numbers)) for feature in sorted(event.features)}
+
+    def feed(self, event: Event) -> tuple[object, object]:
+        """Feed both; returns what the store and what the naive model says became due."""
+        if isinstance(event, Send):
+            self.now += event.later
+            step, cells = self.step_of(event), self.cells_of(event)
+            return self.write(event.slot, step, cells, event.status)
+        if isinstance(event, Grace):
+            self.now += event.later
+            closed = [server.close_overdue(self.now) for server in self.naive]
+            return sorted(self.store.close_overdue(self.now)), [slot for slot, due in enumerate(closed) if due]
+        self.store.reset(event.slot)
+        self.naive[event.slot] = self.sizes.naive()
+        return None, None
+
+    def write(self, slot: int, step: int, cells: dict[int, float], status: int | None) -> tuple[int, int]:
+        expected = self.naive[slot].write(step, cells, status, self.now)
+        return self.store.write(slot, step, row_of(cells), status, self.now), expected
+
+    def check(self) -> None:
+        """Compare all that can be seen of both."""
+        for slot, server in enumerate(self.naive):
+            check_slot(self.store, slot, server)
+        opened = [server.opened for server in self.naive if server.filling is not None]
+        assert self.store.next_overdue() == (min(opened) + GRACE_SECONDS if opened else None)
+
+
+def row_of(cells: dict[int, float]) -> Row:
+    """A sample's row, packed."""
+    data = np.full(FEATURES, np.nan, np.float32)
+    for feature, value in cells.items():
+        data[feature] = value
+    return Row(data.tobytes(), sum(1 << feature for feature in cells))
+
+
+def check_slot(store: WindowStore, slot: int, server: NaiveServer) -> None:
+    """Compare one server's window in the store with the naive one."""
+    assert store.newest(slot) == (NO_STEP if server.newest is None else server.newest)
+    assert store.have[slot] == server.have
+    assert store.ready(slot) == (server.have >= server.need)
+    if server.newest is None:
+        return
+    values, statuses = window_of(store, slot)
+    expected_values, expected_statuses = server.window()
+    np.testing.assert_array_equal(values, expected_values)
+    assert statuses == expected_statuses
+    assert store.last_status(slot) == expected_statuses[-1]
+
+
+def window_of(store: WindowStore, slot: int) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.float32]], list[int]]:
+    """Gather one window, as the pipeline does."""
+    values = np.full((1, store.context_length, store.features), -1, np.float32)
+    statuses = np.full((1, store.context_length), -1, np.int32)
+    store.gather((slot,), values, statuses)
+    return values[0], statuses[0].tolist()

@@ -1,0 +1,87 @@
+"""The latest forecast of every server, across restarts and a kill in the middle."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamd.core.board import Forecast, ForecastBoard, columns
+from streamd.core.layout import Arrays, Layout
+from streamd.core.windows import NONE
+from tests.core.contracts import make_contract
+
+CONTRACT = make_contract()
+SLOTS = 4
+
+
+def make_arrays() -> Arrays:
+    layout = Layout(columns(CONTRACT), SLOTS, {})
+    return layout.arrays(bytearray(layout.nbytes))
+
+
+def values_of(number: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    size = int(np.prod(CONTRACT.forecast_shape))
+    return np.arange(number, number + size, dtype=np.float32).reshape(CONTRACT.forecast_shape)
+
+
+def same(found: Forecast | None, serial: int, step: int) -> bool:
+    if found is None:
+        return False
+    told = (found.serial, found.step, found.context, found.model)
+    return told == (serial, step, step % 7, f"model_{step}") and np.array_equal(found.values, values_of(step))
+
+
+@given(st.lists(st.tuples(st.integers(0, SLOTS - 1), st.sampled_from(["post", "post", "post", "reset", "restart"]))))
+def test_it_is_a_dict_of_the_latest(steps: list[tuple[int, str]]) -> None:
+    arrays = make_arrays()
+    board = ForecastBoard(arrays)
+    posted: dict[int, tuple[int, int]] = {}
+    last = 0
+    for number, (slot, kind) in enumerate(steps):
+        if kind == "post":
+            serial = board.post(slot, number, number % 7, f"model_{number}".encode(), values_of(number))
+            last += 1
+            assert serial == board.last_serial == last
+            posted[slot] = (serial, number)
+        elif kind == "reset":
+            board.reset(slot)
+            posted.pop(slot, None)
+        else:
+            board = ForecastBoard(arrays)
+            assert board.last_serial == last, "a serial that a reader may have seen is never another forecast's"
+        for each in range(SLOTS):
+            serial, step = posted.get(each, (0, NONE))
+            assert (board.serial(each), board.step(each)) == (serial, step)
+            assert same(board.get(each), serial, step) == (each in posted)
+            assert (board.get(each) is None) == (each not in posted)
+        assert board.lowest_serial(()) == last + 1
+        assert board.lowest_serial(range(SLOTS)) == min(board.serial(each) for each in range(SLOTS))
+        for since in range(-1, board.last_serial + 1):
+            later = sorted((serial, each) for each, (serial, _) in posted.items() if serial > since)
+            assert board.later_than(since) == [each for _, each in later]
+
+
+def test_a_forecast_that_was_cut_off_is_none() -> None:
+    """Killed between any two stores of a post, the board has the whole forecast or none."""
+    arrays = make_arrays()
+    order: list[str] = []
+
+    class Column:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def __getitem__(self, index: int) -> object:
+            return arrays[self.name][index]
+
+        def __setitem__(self, index: int, value: int) -> None:
+            order.append(self.name if self.name != "serial" or value > 0 else "taken down")
+            arrays[self.name][index] = value
+
+        def __array__(self) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+            return arrays[self.name]
+
+    watched: Arrays = {name: Column(name) for name in arrays}  # type: ignore[misc]
+    ForecastBoard(watched).post(1, 5, 5, b"model_5", values_of(5))
+    assert order[0] == "taken down"
+    assert order[-1] == "serial"
+    assert set(order[1:-1]) == {"step", "context", "model", "values"}
+    assert same(ForecastBoard(arrays).get(1), 1, 5)

@@ -1,0 +1,131 @@
+"""Which server has which slot, across restarts and damage."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamd.core.directory import COLUMNS, MAX_NAME_BYTES, Directory, check_name
+from streamd.core.errors import InvalidServerError
+from streamd.core.layout import Arrays, Layout
+
+NAMES = ["web-01", "web-02", "ä" * 128, "x" * 256, "s", " ", "数据库"]
+
+
+def make_arrays(capacity: int = 3) -> Arrays:
+    layout = Layout(COLUMNS, capacity, {})
+    return layout.arrays(bytearray(layout.nbytes))
+
+
+def come(directory: Directory, name: str, now: float) -> tuple[int, str | None]:
+    """What `State.admit` does with a new server."""
+    slot, forgotten = directory.room()
+    if forgotten is not None:
+        directory.release(slot)
+    directory.admit(slot, name, now)
+    return slot, forgotten
+
+
+@given(st.lists(st.tuples(st.sampled_from(NAMES), st.booleans()), max_size=60), st.integers(1, 4))
+def test_it_is_a_dict_that_forgets_the_longest_silent(steps: list[tuple[str, bool]], capacity: int) -> None:
+    arrays = make_arrays(capacity)
+    directory = Directory(arrays)
+    seen: dict[str, float] = {}
+    forgotten_slots = [0] * capacity
+    for now, (name, restart) in enumerate(steps):
+        if name in directory.slots:
+            directory.touch(directory.slots[name], float(now))
+        else:
+            slot, forgotten = come(directory, name, float(now))
+            assert forgotten == (min(seen, key=seen.__getitem__) if len(seen) == capacity else None)
+            if forgotten is not None:
+                del seen[forgotten]
+                forgotten_slots[slot] += 1
+        seen[name] = float(now)
+        if restart:
+            assert directory.generations == forgotten_slots
+            slots = dict(directory.slots)
+            directory = Directory(arrays)
+            forgotten_slots = [0] * capacity
+            assert directory.slots == slots, "a restart finds every server in its slot"
+            assert directory.unreadable == 0
+        assert {name: directory.last_seen(slot) for name, slot in directory.slots.items()} == seen
+        assert [name for name in directory.names if name] == sorted(seen, key=directory.slots.__getitem__)
+        assert len(directory) == len(seen)
+
+
+def test_a_name_counts_only_once_it_is_whole() -> None:
+    """Killed while a server is admitted, it was not acked: its slot is free again."""
+    arrays = make_arrays()
+    directory = Directory(arrays)
+    slot, _ = directory.room()
+    directory.admit(slot, "web-01", 1.0)
+    arrays["name_bytes"][slot] = 0  # what stood before the last store
+    again = Directory(arrays)
+    assert again.slots == {}
+    assert again.room() == (slot, None)
+
+
+def break_utf8(arrays: Arrays) -> None:
+    arrays["name"][1, 0] = 0xFF
+
+
+def repeat_a_name(arrays: Arrays) -> None:
+    arrays["name"][1] = arrays["name"][0]
+    arrays["name_bytes"][1] = arrays["name_bytes"][0]
+
+
+def lengthen_beyond_bounds(arrays: Arrays) -> None:
+    arrays["name_bytes"][1] = MAX_NAME_BYTES + 1
+
+
+@pytest.mark.parametrize("damage", [break_utf8, repeat_a_name, lengthen_beyond_bounds])
+def test_a_damaged_name_frees_its_slot_alone(damage: Callable[[Arrays], None]) -> None:
+    arrays = make_arrays()
+    before = Directory(arrays)
+    for now, name in enumerate(["a-server", "b-server", "c-server"]):
+        come(before, name, float(now))
+    damage(arrays)
+    after = Directory(arrays)
+    assert after.slots == {"a-server": 0, "c-server": 2}
+    assert after.unreadable == 1
+    assert after.room() == (1, None)
+    assert Directory(arrays).unreadable == 0, "it is freed in the file too"
+
+
+def test_a_shorter_name_after_a_longer_one_is_itself() -> None:
+    arrays = make_arrays(1)
+    directory = Directory(arrays)
+    come(directory, "x" * 256, 1.0)
+    come(directory, "short", 2.0)
+    assert Directory(arrays).slots == {"short": 0}
+
+
+def test_a_slot_that_is_not_next_is_refused() -> None:
+    directory = Directory(make_arrays())
+    with pytest.raises(AssertionError, match="not the one that is next"):
+        directory.admit(2, "a", 0.0)
+    directory = Directory(make_arrays())
+    with pytest.raises(AssertionError, match="free already"):
+        directory.release(0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_good_names(name: str) -> None:
+    check_name(name)
+
+
+@pytest.mark.parametrize("name", ["", "x" * 257, "ä" * 129, "\ud800"])
+def test_bad_names(name: str) -> None:
+    with pytest.raises(InvalidServerError, match="server"):
+        check_name(name)
+
+
+def test_names_lie_in_the_arrays_as_utf8() -> None:
+    arrays = make_arrays()
+    come(Directory(arrays), "数据库", 5.0)
+    stored = arrays["name"][0, : int(arrays["name_bytes"][0])]
+    assert np.array_equal(stored, np.frombuffer("数据库".encode(), np.uint8))
+    assert arrays["last_seen"][0] == 5.0

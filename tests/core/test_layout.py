@@ -1,0 +1,69 @@
+"""Where each array lies in one flat buffer, and what its header says."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamd.core.layout import HEADER_BYTES, Column, Layout, read_header, scalars
+
+DTYPES = ["<f4", "<i8", "u1", "<u2", "S7"]
+SHAPES = st.lists(st.integers(1, 5), max_size=2).map(tuple)
+COLUMNS = st.lists(st.tuples(st.sampled_from(DTYPES), SHAPES), min_size=1, max_size=5).map(
+    lambda drawn: tuple(Column(f"c{place}", dtype, shape) for place, (dtype, shape) in enumerate(drawn))
+)
+
+
+@given(COLUMNS, st.integers(1, 3_000))
+def test_arrays_lie_beside_each_other_each_on_its_own_page(columns: tuple[Column, ...], capacity: int) -> None:
+    layout = Layout(columns, capacity, {})
+    end = HEADER_BYTES
+    for column in columns:
+        offset = layout.offsets[column.name]
+        assert offset >= end
+        assert offset % HEADER_BYTES == 0
+        end = offset + column.nbytes(capacity)
+    assert end <= layout.nbytes < end + HEADER_BYTES
+    assert layout.nbytes % HEADER_BYTES == 0
+
+
+@given(COLUMNS, st.integers(1, 40))
+def test_a_slot_s_extents_are_all_that_it_touches(columns: tuple[Column, ...], capacity: int) -> None:
+    layout = Layout(columns, capacity, {})
+    buffer = bytearray(layout.nbytes)
+    arrays = layout.arrays(buffer)
+    slot = capacity // 2
+    for column in columns:
+        assert arrays[column.name].shape == (capacity, *column.shape)
+        arrays[column.name][slot] = b"\xff" * 7 if column.dtype == "S7" else 1
+    touched = np.flatnonzero(np.frombuffer(buffer, np.uint8))
+    inside = np.zeros(layout.nbytes, bool)
+    for offset, size in layout.slot_extents(slot):
+        assert not inside[offset : offset + size].any(), "extents do not overlap"
+        inside[offset : offset + size] = True
+    assert inside[touched].all()
+    assert touched.min() >= HEADER_BYTES
+
+
+def test_a_header_is_read_as_it_was_written() -> None:
+    layout = Layout((Column("a", "<f4"),), 7, {"kind": "windows", "features": ["cpu", "größe"]})
+    page = layout.header(identifier="x")
+    assert len(page) == HEADER_BYTES
+    assert read_header(page) == {"capacity": 7, "kind": "windows", "features": ["cpu", "größe"], "identifier": "x"}
+
+
+@pytest.mark.parametrize("page", [b"", b"\0" * HEADER_BYTES, b"streamd\x01{", b"streamd\x01[1]", b"streamd\x02{}"])
+def test_a_page_that_is_no_header_is_none(page: bytes) -> None:
+    assert read_header(page.ljust(HEADER_BYTES, b"\0")) is None
+
+
+def test_a_header_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="identity"):
+        Layout((Column("a", "<f4"),), 1, {"features": ["x" * HEADER_BYTES]}).header()
+
+
+def test_scalars_are_a_view() -> None:
+    array = np.zeros((2, 3), np.float32)
+    view = scalars(array)
+    view[4] = 5.0
+    assert array[1, 1] == 5.0

@@ -1,0 +1,257 @@
+"""Killed after any store to memory, a window store comes back with every acked row and nothing invented."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+from hypothesis import given
+
+from streamd.core import windows
+from streamd.core.layout import Arrays, Layout
+from streamd.core.recovery import recover
+from streamd.core.windows import NONE, PRESENT, WindowStore
+from tests.core.fleets import (
+    EVENTS,
+    FEATURES,
+    SLOTS,
+    Event,
+    Grace,
+    Reset,
+    Send,
+    Sizes,
+    Twins,
+    check_slot,
+    events,
+    row_of,
+    sizes,
+)
+from tests.core.naive import TOO_OLD, NaiveServer
+from tests.core.torn import Torn, torn_scalars
+
+END = 1e9
+"""A time at which every grace is over."""
+
+
+class Memory:
+    """The arrays of a store; while `watched`, a copy of all of them is kept after every store."""
+
+    def __init__(self, lengths: Sizes) -> None:
+        self._layout = Layout(windows.columns(lengths.context_length, FEATURES), SLOTS, {})
+        self._buffer = bytearray(self._layout.nbytes)
+        self.watched = False
+        self.copies: list[bytes] = []
+        self.arrays = self._layout.arrays(self._buffer)
+        torn: Any = {name: Torn(array, self._stored) for name, array in self.arrays.items()}
+        with mock.patch.object(windows, "scalars", torn_scalars):
+            self.store = lengths.store(torn)
+
+    def _stored(self) -> None:
+        if self.watched:
+            self.copies.append(bytes(self._buffer))
+
+    def after_each_store(self) -> Iterator[Arrays]:
+        """Yield the arrays as a killed process would have left them, after each store and before the first."""
+        for copy in self.copies:
+            yield self._layout.arrays(bytearray(copy))
+
+
+def restart(lengths: Sizes, arrays: Arrays, slots: list[int], now: float) -> tuple[WindowStore, int]:
+    """Open a new store over what was left."""
+    store = lengths.store(arrays)
+    return store, recover(store, slots, now)
+
+
+@given(sizes(), events(min_size=5, max_size=25), EVENTS)
+def test_killed_at_every_store(lengths: Sizes, acked: list[Event], last: Event) -> None:
+    memory = Memory(lengths)
+    twins = Twins(lengths, memory.store, [lengths.naive() for _ in range(SLOTS)])
+    for slot in range(SLOTS):
+        memory.store.reset(slot)
+    for event in acked:
+        twins.feed(event)
+    before = [dict(cells_of(server)) for server in twins.naive]
+    step = twins.step_of(last) if isinstance(last, Send) else NONE
+    cells = twins.cells_of(last) if isinstance(last, Send) else {}
+
+    memory.copies.append(bytes(memory._buffer))
+    memory.watched = True
+    now = twins.now + last.later if isinstance(last, Send | Grace) else twins.now
+    feed(memory.store, last, step, cells, now)
+
+    # What the naive model holds once the last event was taken, and all rows that still fill were closed.
+    feed_naive(lengths, twins.naive, last, step, cells, now)
+    for server in twins.naive:
+        server.close_overdue(END)
+    for arrays in memory.after_each_store():
+        # A slot that changes hands is no server's at this moment: the directory has let go of its name.
+        slots = [slot for slot in range(SLOTS) if not (isinstance(last, Reset) and last.slot == slot)]
+        store, _ = restart(lengths, arrays, slots, now)
+        for slot in slots:
+            check_sound(store, slot)
+            mine = {(step, feature): value for feature, value in cells.items()}
+            sent = mine if isinstance(last, Send) and last.slot == slot else {}
+            check_cells(store, slot, before[slot], sent)
+        # Its sender, who had no ack, sends it again: then all is as if nothing had happened.
+        feed(store, last, step, cells, now)
+        store.close_overdue(END)
+        for slot, server in enumerate(twins.naive):
+            check_slot(store, slot, server)
+            check_sound(store, slot)
+
+
+def feed(store: WindowStore, event: Event, step: int, cells: dict[int, float], now: float) -> None:
+    if isinstance(event, Send):
+        store.write(event.slot, step, row_of(cells), event.status, now)
+    elif isinstance(event, Grace):
+        store.close_overdue(now)
+    else:
+        store.reset(event.slot)
+
+
+def feed_naive(
+    lengths: Sizes, servers: list[NaiveServer], event: Event, step: int, cells: dict[int, float], now: float
+) -> None:
+    if isinstance(event, Send):
+        servers[event.slot].write(step, cells, event.status, now)
+    elif isinstance(event, Grace):
+        for server in servers:
+            server.close_overdue(now)
+    else:
+        servers[event.slot] = lengths.naive()
+
+
+Cell = tuple[int, int]
+"""Step and feature."""
+
+
+def cells_of(server: NaiveServer) -> dict[Cell, float]:
+    """All that was acked, by step and feature."""
+    return {(step, feature): value for step, row in server.rows.items() for feature, value in row.values.items()}
+
+
+def check_cells(store: WindowStore, slot: int, acked: dict[Cell, float], sent: dict[Cell, float]) -> None:
+    """Every acked value that belongs to the window is there, and each value that is there was sent."""
+    found = dict(stored_cells(store, slot))
+    for cell, value in found.items():
+        assert value in (acked.get(cell), sent.get(cell)), f"{cell} is invented"
+    newest, open_step = store.newest(slot), int(store.arrays["open_step"][slot])
+    for cell, value in acked.items():
+        step = cell[0]
+        if step == open_step or (newest != NONE and newest - store.context_length < step <= newest):
+            assert found.get(cell) in (value, sent.get(cell, value)), f"{cell} was acked"
+        else:
+            assert newest != NONE, f"{cell} was acked"
+            assert step <= newest - store.context_length, f"{cell} was acked and is in no row"
+
+
+def stored_cells(store: WindowStore, slot: int) -> Iterator[tuple[Cell, float]]:
+    """Read the window and the open row from the arrays, with their steps."""
+    arrays, length = store.arrays, store.context_length
+    newest, open_step = store.newest(slot), int(arrays["open_step"][slot])
+    rows = {step: arrays["values"][slot, step % length] for step in range(newest - length + 1, newest + 1)}
+    if newest == NONE:
+        rows = {}
+    if open_step != NONE:
+        assert open_step > newest, "a row is either closed or open"
+        rows[open_step] = arrays["open_values"][slot]
+    for step, row in rows.items():
+        for feature in np.flatnonzero(~np.isnan(row)).tolist():
+            yield (step, feature), float(row[feature])
+
+
+def check_sound(store: WindowStore, slot: int) -> None:
+    """Both copies of the ring are equal, marks and counts are right, and no change is under way."""
+    arrays, length = store.arrays, store.context_length
+    ring, marks = arrays["values"][slot], arrays["marks"][slot]
+    np.testing.assert_array_equal(ring[:length], ring[length:])
+    np.testing.assert_array_equal(marks[:length], marks[length:])
+    there = ~np.isnan(ring[:length]).all(axis=1)
+    np.testing.assert_array_equal((marks[:length] & PRESENT) != 0, there)
+    assert store.have[slot] == there.sum()
+    assert arrays["journal"][slot] == NONE
+
+
+# ---------------------------------------------------------------- one by one
+def test_an_open_row_goes_on_filling_with_a_new_grace() -> None:
+    lengths = Sizes(4, 1, 99)
+    arrays = lengths.arrays()
+    before = lengths.store(arrays)
+    before.reset(0)
+    before.write(0, 10, row_of({0: 1.0, 1: 2.0, 2: 3.0}), None, 0.0)
+    before.write(0, 11, row_of({0: 4.0}), 3, 0.0)
+    store, interrupted = restart(lengths, arrays, [0], 500.0)
+    assert interrupted == 0
+    assert store.next_overdue() == 510.0
+    assert store.close_overdue(509.0) == []
+    assert store.write(0, 11, row_of({1: 5.0, 2: 6.0}), None, 501.0) == 1
+    assert store.newest(0) == 11
+    assert store.last_status(0) == 3
+
+
+def test_what_the_previous_row_had_is_known_again() -> None:
+    lengths = Sizes(4, 1, 99)
+    arrays = lengths.arrays()
+    before = lengths.store(arrays)
+    before.reset(0)
+    before.write(0, 10, row_of({0: 1.0}), None, 0.0)
+    before.close_overdue(END)
+    store, _ = restart(lengths, arrays, [0], 0.0)
+    assert store.write(0, 11, row_of({0: 2.0}), None, 0.0) == 1
+
+
+def test_interrupted_changes_are_counted() -> None:
+    lengths = Sizes(4, 1, 99)
+    arrays = lengths.arrays()
+    store = lengths.store(arrays)
+    for slot in range(SLOTS):
+        store.reset(slot)
+        store.write(slot, 10, row_of({0: 1.0, 1: 2.0, 2: 3.0}), None, 0.0)
+    arrays["journal"][1] = 10
+    _, interrupted = restart(lengths, arrays, [0, 1, 2], 0.0)
+    assert interrupted == 1
+
+
+@given(sizes(), events())
+def test_recovering_what_was_whole_changes_nothing(lengths: Sizes, sequence: list[Event]) -> None:
+    twins = Twins.make(lengths)
+    for event in sequence:
+        twins.feed(event)
+    before = {name: array.copy() for name, array in twins.store.arrays.items()}
+    store, interrupted = restart(lengths, twins.store.arrays, list(range(SLOTS)), 0.0)
+    assert interrupted == 0
+    for name, array in before.items():
+        np.testing.assert_array_equal(store.arrays[name], array)
+    assert store.have == twins.store.have
+
+
+def test_the_watch_sees_every_store() -> None:
+    """If a store went past the watch, the property above would prove nothing."""
+    memory = Memory(Sizes(4, 1, 99))
+    memory.store.reset(0)
+    memory.watched = True
+    for step in (10, 11, 11, 9, 20):
+        first = len(memory.copies)
+        before = bytes(memory._buffer)
+        memory.store.write(0, step, row_of({0: float(step), 2: 1.0}), 5, 0.0)
+        changes = [before, *memory.copies[first:]]
+        assert changes[-1] == bytes(memory._buffer), "the last store was seen"
+        for former, copy in pairwise(changes):
+            words = np.frombuffer(former, np.uint64) != np.frombuffer(copy, np.uint64)
+            assert words.sum() <= 1, "one store at a time"
+
+
+def test_an_unwatched_array_is_refused() -> None:
+    with pytest.raises(AssertionError, match="watched"):
+        torn_scalars(np.zeros(3))
+
+
+def test_too_old_stores_nothing() -> None:
+    memory = Memory(Sizes(4, 1, 1))
+    memory.store.reset(0)
+    memory.store.write(0, 10, row_of({0: 1.0, 1: 2.0, 2: 3.0}), None, 0.0)
+    memory.watched = True
+    assert memory.store.write(0, 8, row_of({0: 1.0}), 5, 0.0) == TOO_OLD
+    assert memory.copies == []

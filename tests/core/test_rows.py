@@ -1,0 +1,74 @@
+"""A sample's values as one row, against reading them one by one."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamd.core.errors import InvalidValueError
+from streamd.core.rows import KEPT_ORDERS, RowReader, columns_of
+
+FEATURES = ("cpu", "mem", "net")
+NAMES = [*FEATURES, "unknown", "other"]
+VALUES = st.none() | st.floats(width=32) | st.floats() | st.sampled_from([1e39, -1e39, 3.4028234663852886e38, 1e308])
+SAMPLES = st.lists(st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=5), max_size=8)
+
+Values = dict[str, float | None]
+
+
+def naive(values: Values, features: tuple[str, ...]) -> list[float] | None:
+    """The row, NaN where missing; none where a feature's value is refused."""
+    row = []
+    for feature in features:
+        value = values.get(feature)
+        if value is None or math.isnan(value):
+            row.append(math.nan)
+            continue
+        with np.errstate(over="ignore"):
+            held = float(np.float32(value))
+        if math.isinf(held):
+            return None
+        row.append(held)
+    return row
+
+
+@given(SAMPLES, st.integers(1, 3))
+def test_rows_are_the_naive_ones(samples: list[Values], count: int) -> None:
+    features = FEATURES[:count]
+    reader, ignored = RowReader(features), 0
+    for values in samples:
+        expected = naive(values, features)
+        if expected is None:
+            with pytest.raises(InvalidValueError, match="values"):
+                reader.read(values)
+            continue
+        row = reader.read(values)
+        ignored += sum(name not in features for name in values)
+        found = np.frombuffer(row.data, np.float32)
+        np.testing.assert_array_equal(found, np.array(expected, np.float32))
+        assert list(columns_of(row.mask)) == np.flatnonzero(~np.isnan(found)).tolist()
+        assert reader.ignored == ignored
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, 1e39, 3.5e38])
+def test_the_refused_value_is_named(value: float) -> None:
+    reader = RowReader(FEATURES)
+    with pytest.raises(InvalidValueError, match=r"values\.mem"):
+        reader.read({"cpu": 1.0, "mem": value})
+    assert reader.read({"cpu": 1.0, "mem": 2.0}).mask == 0b011
+
+
+def test_what_an_unknown_feature_holds_is_nobody_s_business() -> None:
+    reader = RowReader(FEATURES)
+    assert reader.read({"cpu": 1.0, "unknown": math.inf, "other": None}).mask == 0b001
+    assert reader.ignored == 2
+
+
+def test_the_orders_that_are_kept_are_bounded() -> None:
+    reader = RowReader(FEATURES)
+    for number in range(3 * KEPT_ORDERS):
+        reader.read({f"feature-{number}": 1.0, "mem": 2.0})
+        assert len(reader._orders) <= KEPT_ORDERS
+    assert reader.ignored == 3 * KEPT_ORDERS

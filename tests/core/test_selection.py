@@ -1,0 +1,109 @@
+"""What a subscriber asked for, against naive indexing and the standard library's globs."""
+
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from streamd.core.errors import InvalidSelectionError
+from streamd.core.selection import MAX_GLOB_BYTES, MAX_GLOBS, ServerGlobs, select
+from tests.core.contracts import make_contract
+
+CONTRACT = make_contract(features=("a", "b", "c", "d"), targets=("c", "a", "b"), horizon=12)
+TEXT = st.text(st.sampled_from("aB*?[]!-.^\\$|\n1"), max_size=6)
+
+
+@given(st.lists(TEXT, max_size=4), TEXT)
+@example(["[**-+]x"], "*x")
+@example(["a|b"], "a")
+@example(["A*"], "aa")
+@example(["a"], "a\n")
+@example(["***"], "")
+def test_globs_are_the_shell_s(globs: list[str], name: str) -> None:
+    assert ServerGlobs(globs).match(name) == any(fnmatchcase(name, glob) for glob in globs)
+
+
+def test_no_glob_means_no_server() -> None:
+    assert not ServerGlobs([]).match("web-01")
+
+
+def test_many_stars_do_not_take_for_ever() -> None:
+    assert not ServerGlobs(["a*" * 500]).match("a" * 250 + "b")
+
+
+def test_too_many_or_too_long_globs_are_refused() -> None:
+    with pytest.raises(InvalidSelectionError, match="globs"):
+        ServerGlobs(["a"] * (MAX_GLOBS + 1))
+    with pytest.raises(InvalidSelectionError, match="glob"):
+        ServerGlobs(["*" + "a" * MAX_GLOB_BYTES])
+
+
+@st.composite
+def choices(draw: st.DrawFn) -> dict[str, Any]:
+    return {
+        "targets": draw(st.none() | st.permutations(CONTRACT.targets).map(lambda all_: all_[: 1 + len(all_) // 2])),
+        "quantiles": draw(st.none() | st.lists(st.sampled_from(CONTRACT.quantiles), min_size=1, unique=True)),
+        "every": draw(st.integers(1, CONTRACT.horizon)),
+        "dtype": draw(st.sampled_from(["float32", "float16"])),
+    }
+
+
+@given(choices(), st.sampled_from([(), (1,), (5,)]))
+def test_a_part_is_what_naive_indexing_gives(choice: dict[str, Any], batch: tuple[int, ...]) -> None:
+    values = np.arange(np.prod((*batch, *CONTRACT.forecast_shape)), dtype=np.float32)
+    values = values.reshape(*batch, *CONTRACT.forecast_shape)
+    before = values.copy()
+    cut = select(CONTRACT, **choice).cut(values)
+    targets = choice["targets"] or CONTRACT.targets
+    quantiles = choice["quantiles"] or CONTRACT.quantiles
+    steps = [step for step in range(1, CONTRACT.horizon + 1) if step % choice["every"] == 0]
+    expected = [
+        [
+            [values[..., CONTRACT.targets.index(target), step - 1, CONTRACT.quantiles.index(q)] for q in quantiles]
+            for step in steps
+        ]
+        for target in targets
+    ]
+    np.testing.assert_array_equal(cut, np.moveaxis(np.array(expected, choice["dtype"]), (0, 1, 2), (-3, -2, -1)))
+    assert cut.dtype == choice["dtype"]
+    assert cut.flags.c_contiguous
+    np.testing.assert_array_equal(values, before)
+
+
+def test_halves_hold_no_infinity() -> None:
+    values = np.full(CONTRACT.forecast_shape, 3e6, np.float32)
+    values[0, 0, 0] = -3e6
+    cut = select(CONTRACT, None, None, dtype="float16").cut(values)
+    assert cut.max() == 65504
+    assert cut.min() == -65504
+
+
+def test_parts_that_are_the_same_are_one_key() -> None:
+    assert len({select(CONTRACT, None, None), select(CONTRACT, CONTRACT.targets, CONTRACT.quantiles)}) == 1
+
+
+@pytest.mark.parametrize(
+    ("choice", "named"),
+    [
+        ({"targets": ["nothing"]}, "nothing"),
+        ({"targets": []}, "targets is empty"),
+        ({"targets": ["a", "a"]}, "twice"),
+        ({"quantiles": [0.3]}, "quantiles"),
+        ({"quantiles": []}, "quantiles is empty"),
+        ({"quantiles": [0.5, 0.5000000001]}, "twice"),
+        ({"quantiles": [float("nan")]}, "quantiles"),
+        ({"every": 0}, "every"),
+        ({"every": 13}, "every"),
+        ({"dtype": "float64"}, "dtype"),
+    ],
+)
+def test_what_there_is_not_is_refused(choice: dict[str, Any], named: str) -> None:
+    with pytest.raises(InvalidSelectionError, match=named):
+        select(CONTRACT, **{"targets": None, "quantiles": None, **choice})
+
+
+def test_quantiles_are_met_within_what_float_text_loses() -> None:
+    assert select(CONTRACT, None, [0.1 + 1e-9]).quantiles == (0,)

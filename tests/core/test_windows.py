@@ -1,0 +1,164 @@
+"""The windows that reach the model are those of the naive model, after any sequence of samples."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamd.core.rows import Row
+from streamd.core.windows import NONE, TOO_OLD, WindowStore
+from tests.core.fleets import FEATURES, GRACE_SECONDS, SLOTS, Event, Sizes, Twins, events, row_of, sizes, window_of
+
+
+@given(sizes(), events())
+def test_windows_are_the_naive_model_s(lengths: Sizes, sequence: list[Event]) -> None:
+    twins = Twins.make(lengths)
+    for event in sequence:
+        due, expected = twins.feed(event)
+        assert due == expected
+        twins.check()
+
+
+@given(sizes(), events())
+def test_closed_and_warming_rows_are_counted(lengths: Sizes, sequence: list[Event]) -> None:
+    twins, due = Twins.make(lengths), 0
+    former = [(0, 0)]
+    for event in sequence:
+        before = list(twins.naive)
+        said, _ = twins.feed(event)
+        due += len(said) if isinstance(said, list) else max(said or 0, 0)  # type: ignore[call-overload]
+        gone = [server for server in before if all(server is not other for other in twins.naive)]
+        former += [(server.closed_rows, server.warming_rows) for server in gone]
+    counts = former + [(server.closed_rows, server.warming_rows) for server in twins.naive]
+    assert twins.store.closed_rows == sum(closed for closed, _ in counts)
+    assert twins.store.warming_rows == sum(warming for _, warming in counts)
+    assert twins.store.closed_rows == twins.store.warming_rows + due
+
+
+@given(sizes(), events(), st.permutations(range(SLOTS)))
+def test_a_batch_is_gathered_as_its_windows_alone(lengths: Sizes, sequence: list[Event], order: list[int]) -> None:
+    twins = Twins.make(lengths)
+    for event in sequence:
+        twins.feed(event)
+    slots = [slot for slot in order if twins.naive[slot].newest is not None]
+    values = np.zeros((SLOTS + 1, lengths.context_length, FEATURES), np.float32)
+    statuses = np.zeros((SLOTS + 1, lengths.context_length), np.int32)
+    twins.store.gather(slots, values, statuses)
+    for row, slot in enumerate(slots):
+        alone, statuses_alone = window_of(twins.store, slot)
+        np.testing.assert_array_equal(values[row], alone)
+        assert statuses[row].tolist() == statuses_alone
+    assert not values[len(slots) :].any(), "rows beyond the batch are not touched"
+
+
+def make_store(context_length: int = 4, need: int = 1, late_steps: int = 99) -> WindowStore:
+    twins = Twins.make(Sizes(context_length, need, late_steps))
+    return twins.store
+
+
+def row(*features: int, value: float = 1.0) -> Row:
+    return row_of(dict.fromkeys(features, value))
+
+
+def full_row(value: float = 1.0) -> Row:
+    return row(*range(FEATURES), value=value)
+
+
+# ---------------------------------------------------------------- the rules, one by one
+def test_a_row_closes_when_it_has_what_the_previous_row_had() -> None:
+    store = make_store()
+    assert store.write(0, 10, row(0), None, 0.0) == 0
+    assert store.newest(0) == NONE, "the first row waits for every feature"
+    assert store.write(0, 11, row(0), None, 0.0) == 2, "10 by the later step, 11 as it has what 10 had"
+    assert store.newest(0) == 11
+
+
+def test_a_later_step_closes_a_row_and_may_close_its_own() -> None:
+    store = make_store()
+    store.write(0, 10, full_row(1.0), None, 0.0)
+    store.write(0, 11, row(0), None, 0.0)
+    assert store.write(0, 12, full_row(2.0), None, 0.0) == 2
+
+
+def test_grace_closes_a_row_no_sooner_and_no_later() -> None:
+    store = make_store()
+    store.write(1, 10, row(0), None, 50.0)
+    assert store.next_overdue() == 50.0 + GRACE_SECONDS
+    assert store.close_overdue(50.0 + GRACE_SECONDS - 0.001) == []
+    assert store.close_overdue(50.0 + GRACE_SECONDS) == [1]
+    assert store.next_overdue() is None
+
+
+def test_a_row_s_grace_counts_from_its_first_sample() -> None:
+    store = make_store()
+    store.write(0, 10, row(0), None, 50.0)
+    store.write(0, 10, row(1), None, 59.0)
+    assert store.close_overdue(60.0) == [0]
+
+
+@pytest.mark.parametrize(
+    ("late_steps", "behind", "taken"), [(2, 2, True), (2, 3, False), (99, 3, True), (99, 4, False)]
+)
+def test_a_sample_may_lie_as_far_behind_as_the_tolerance_and_the_window(
+    late_steps: int, behind: int, taken: bool
+) -> None:
+    store = make_store(late_steps=late_steps)
+    store.write(0, 100, full_row(1.0), None, 0.0)
+    before = store.arrays["values"].copy()
+    answer = store.write(0, 100 - behind, full_row(2.0), None, 0.0)
+    assert answer == (0 if taken else TOO_OLD)
+    assert taken != np.array_equal(before, store.arrays["values"], equal_nan=True)
+
+
+def test_a_split_row_fills_without_any_tolerance() -> None:
+    store = make_store(late_steps=0)
+    assert [store.write(0, 100, row(feature), None, 0.0) for feature in range(3)] == [0, 0, 1]
+    assert store.write(0, 99, full_row(1.0), None, 0.0) == TOO_OLD
+
+
+def test_too_old_is_judged_by_the_server_s_own_newest_row() -> None:
+    store = make_store()
+    store.write(0, 1_000, full_row(1.0), None, 0.0)
+    assert store.write(1, 10, full_row(1.0), None, 0.0) == 1
+    assert store.write(0, 10, full_row(1.0), None, 0.0) == TOO_OLD
+
+
+def test_a_late_sample_makes_nobody_due() -> None:
+    store = make_store()
+    store.write(0, 10, full_row(1.0), None, 0.0)
+    assert store.write(0, 9, full_row(2.0), None, 0.0) == 0
+    assert store.have[0] == 2
+
+
+def test_a_gap_longer_than_the_window_leaves_one_row() -> None:
+    store = make_store()
+    for step in range(10, 20):
+        store.write(0, step, full_row(1.0), None, 0.0)
+    assert store.have[0] == 4
+    store.write(0, 1_000, full_row(2.0), 3, 0.0)
+    values, statuses = window_of(store, 0)
+    assert store.have[0] == 1
+    assert np.isnan(values[:-1]).all()
+    assert statuses == [0, 0, 0, 3]
+
+
+def test_a_status_alone_opens_a_row_that_counts_for_nothing() -> None:
+    store = make_store(need=2)
+    store.write(0, 10, full_row(1.0), None, 0.0)
+    store.write(0, 11, row(), 7, 0.0)
+    assert store.close_overdue(1_000.0) == []
+    assert store.have[0] == 1
+    assert store.last_status(0) == 7
+
+
+def test_slots_do_not_touch_each_other() -> None:
+    store = make_store()
+    store.write(1, 10, full_row(1.0), 5, 0.0)
+    before = {name: array[1].copy() for name, array in store.arrays.items()}
+    for slot in (0, 2):
+        for step in range(10, 31):
+            store.write(slot, step, full_row(9.0), 9, 0.0)
+        store.write(slot, 500, full_row(9.0), 9, 0.0)
+        store.reset(slot)
+    for name, array in before.items():
+        np.testing.assert_array_equal(store.arrays[name][1], array)

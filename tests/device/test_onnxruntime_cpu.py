@@ -1,0 +1,136 @@
+"""The CPU lane: real graphs run, foreign ones are refused with the reason."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from streamd.core.contract import ModelContract
+from streamd.core.errors import BackendUnavailableError, BatchFailedError
+from streamd.device.lane import Inputs
+from streamd.device.onnxruntime_cpu import OnnxRuntimeCpuBackend, OnnxRuntimeCpuLane
+from streamd.repository.versions import EngineRepository
+from tests.core.contracts import make_contract
+from tests.device.onnx_bytes import FLOAT, INT64, Tensor, identity_model, tensors_of
+
+ENGINES = Path(__file__).parents[2] / "engines"
+
+# Four quantiles, so that a graph which gives the calendar back is to the contract.
+CONTRACT = make_contract(targets=("cpu",), quantiles=(0.1, 0.5, 0.9, 0.95))
+
+
+def make_backend(folder: Path, tensors: dict[str, Tensor], contract: ModelContract = CONTRACT) -> OnnxRuntimeCpuBackend:
+    *inputs, output = tensors.values()
+    model = folder / "model.onnx"
+    model.write_bytes(identity_model(inputs, [output], "decoder_cont", output[0]))
+    return OnnxRuntimeCpuBackend(model, contract, (1, 4), 1)
+
+
+def fill(inputs: Inputs, rows: int, seed: int = 3) -> None:
+    """Windows as real ones are: raw units, some values missing."""
+    random = np.random.default_rng(seed)
+    shape = inputs.encoder_cont[:rows].shape
+    inputs.encoder_cont[:rows] = random.uniform(0, 100, shape)
+    inputs.encoder_cont[:rows][random.random(shape) < 0.1] = np.nan
+    inputs.encoder_cat[:rows] = 0
+    inputs.decoder_cont[:rows] = random.uniform(-1, 1, inputs.decoder_cont[:rows].shape)
+    inputs.decoder_cat[:rows] = 0
+
+
+# ---------------------------------------------------------------- the embedded model
+def test_windows_alone_and_in_a_batch_have_the_same_forecasts() -> None:
+    version = EngineRepository(ENGINES).choose()
+    contract = version.contract
+    lane = OnnxRuntimeCpuBackend(version.onnx, contract, (1, 4), 1).make_lane(0)
+    fill(lane.inputs, 3)
+    windows = {name: buffer.copy() for name, buffer in lane.inputs.first(3).items()}
+    together = lane.run(3).copy()
+    assert together.shape == (3, contract.horizon, len(contract.targets), len(contract.quantiles))
+    assert together.dtype == np.float32
+    assert np.isfinite(together).all()
+    assert (np.diff(together, axis=-1) >= 0).all(), "quantiles do not cross"
+    for row in range(3):
+        for name, buffer in lane.inputs.first(1).items():
+            buffer[0] = windows[name][row]
+        np.testing.assert_allclose(lane.run(1)[0], together[row], rtol=1e-3, atol=1e-3)
+    lane.close()
+
+
+# ---------------------------------------------------------------- tiny graphs
+def test_a_graph_to_the_contract_runs(tmp_path: Path) -> None:
+    backend = make_backend(tmp_path, tensors_of(CONTRACT))
+    lane = backend.make_lane(7)
+    assert (lane.name, lane.buckets, lane.pads, lane.device) == ("cpu-7", (1, 4), False, "cpu")
+    fill(lane.inputs, 3)
+    forecasts = lane.run(3)
+    np.testing.assert_array_equal(forecasts, lane.inputs.decoder_cont[:3].reshape(3, 4, 1, 4))
+    assert backend.describe()["threads_per_lane"] == 1
+
+
+def test_lanes_share_no_buffers(tmp_path: Path) -> None:
+    backend = make_backend(tmp_path, tensors_of(CONTRACT))
+    first, second = backend.make_lane(0), backend.make_lane(1)
+    for name, buffer in first.inputs.first(4).items():
+        assert not np.shares_memory(buffer, second.inputs.first(4)[name])
+
+
+def changed(name: str, *tensor: Any) -> dict[str, Tensor]:
+    return {**tensors_of(CONTRACT), name: tensor}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "named"),
+    [
+        (changed("encoder_cat", "encoder_cat", INT64, ("batch", 8, 2)), "encoder_cat is tensor"),
+        (changed("encoder_cont", "encoder_cont", FLOAT, ("batch", 9, 3)), "encoder_cont is"),
+        (changed("encoder_cont", "encoder_cont", FLOAT, ("batch", 8)), "encoder_cont is"),
+        (changed("encoder_cont", "encoder_cont", FLOAT, (2, 8, 3)), "fixed batch of 2"),
+        (changed("encoder_cont", "features", FLOAT, ("batch", 8, 3)), "expected 'encoder_cont'"),
+        (changed("predictions", "forecast", FLOAT, ("batch", 4, 4)), "expected 'predictions'"),
+        (changed("predictions", "predictions", FLOAT, ("batch", 4, 2, 4)), "predictions is"),
+    ],
+)
+def test_a_foreign_graph_is_refused_with_the_reason(tmp_path: Path, tensors: dict[str, Tensor], named: str) -> None:
+    backend = make_backend(tmp_path, tensors)
+    with pytest.raises(BackendUnavailableError, match=named) as caught:
+        backend.make_lane(0)
+    assert "model.onnx" in str(caught.value)
+
+
+def test_an_input_that_the_contract_lacks_is_refused(tmp_path: Path) -> None:
+    tensors = {"mask": ("mask", FLOAT, ("batch", 8)), **tensors_of(CONTRACT)}
+    with pytest.raises(BackendUnavailableError, match="mask"):
+        make_backend(tmp_path, tensors).make_lane(0)
+
+
+def test_an_axis_that_the_graph_leaves_open_fits(tmp_path: Path) -> None:
+    lane = make_backend(tmp_path, changed("encoder_cont", "encoder_cont", FLOAT, ("batch", "rows", 3))).make_lane(0)
+    assert lane.run(1).shape == (1, 4, 1, 4)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model", b"\x08\x08"])
+def test_a_file_that_is_no_model_is_refused(tmp_path: Path, content: bytes) -> None:
+    model = tmp_path / "model.onnx"
+    model.write_bytes(content)
+    with pytest.raises(BackendUnavailableError, match=r"model\.onnx"):
+        OnnxRuntimeCpuBackend(model, CONTRACT, (1,), 1).make_lane(0)
+
+
+def test_the_runtime_s_own_errors_are_translated() -> None:
+    class Session:
+        def run(self, *_: object) -> None:
+            raise RuntimeError("[ONNXRuntimeError] : 2 : INVALID_ARGUMENT")
+
+    lane = OnnxRuntimeCpuLane("cpu-0", Session(), CONTRACT, (1,))
+    with pytest.raises(BatchFailedError, match=r"cpu-0.*INVALID_ARGUMENT") as caught:
+        lane.run(1)
+    assert isinstance(caught.value.__cause__, RuntimeError)
+
+
+def test_a_closed_lane_refuses_and_closes_twice(tmp_path: Path) -> None:
+    lane = make_backend(tmp_path, tensors_of(CONTRACT)).make_lane(0)
+    lane.close()
+    lane.close()
+    with pytest.raises(BatchFailedError, match="closed"):
+        lane.run(1)

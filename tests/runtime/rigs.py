@@ -1,0 +1,183 @@
+"""A pipeline over fake lanes on the running loop, and a way to wait for what it does without sleeping."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from streamd.core.costs import CostTable
+from streamd.core.scheduler import Scheduler
+from streamd.device.fake import FakeBackend, FakeScript, forecast_of
+from streamd.device.lane import Float32
+from streamd.runtime.pipeline import Model, Pipeline
+from streamd.runtime.state import State
+from streamd.runtime.worker import LaneWorker
+from tests.core.contracts import make_contract
+from tests.runtime.states import opened, send, whole, window_of
+
+SERVER_IDS = {"web-01": 7}
+
+
+class Rig:
+    """What the tests see of a running pipeline."""
+
+    def __init__(self, state: State, lanes: int) -> None:
+        self.state = state
+        self.backend = FakeBackend(state.contract, (1, 8))
+        self.batches: list[int] = []
+        """Windows of every batch that came back, in order."""
+        self.published: list[tuple[str, int]] = []
+        """(server, step) of every forecast, in order."""
+        self.more_comes = False
+        self.queue_delays: list[float] = []
+        self._lanes = lanes
+        self._loop = asyncio.get_running_loop()
+        self._news = asyncio.Event()
+        self.script.on_run = self._on_run
+        self.inputs: list[dict[str, Any]] = []
+        """Copies of what every run was given, in the order in which they began."""
+        self.scheduler = Scheduler(
+            self._snapshot,
+            state.board.step,
+            need=state.windows.need,
+            max_queue_delay_seconds=3_600.0,
+            max_waiting_requests=16,
+        )
+        self.pipeline = Pipeline(
+            state,
+            self.scheduler,
+            Model(b"model_20260101_000000", SERVER_IDS),
+            publish=self._publish,
+            more_comes=lambda: self.more_comes,
+            observer=self,
+        )
+        self._workers: list[LaneWorker] = []
+
+    @property
+    def script(self) -> FakeScript:
+        return self.backend.script
+
+    def open_lanes(self) -> None:
+        lanes = [self.backend.make_lane(index) for index in range(self._lanes)]
+        self._workers = [LaneWorker(lane, self._loop, self.pipeline.take_result) for lane in lanes]
+        # Batching is free: whatever waits runs as one batch.
+        self.pipeline.open_lanes(self._workers, CostTable({1: 1.0, 8: 1.0}, pads=False))
+
+    async def close(self) -> None:
+        self.script.hold = False
+        self.pipeline.stop()
+        for worker in self._workers:
+            self.script.release[worker.lane.name].set()
+            worker.stop()
+        for worker in self._workers:
+            assert await asyncio.to_thread(worker.join, 60.0)
+
+    # ------------------------------------------------------------ what tests do
+    def due(self, server: str, step: int, value: float | None = None) -> int:
+        """Let a whole row of a server arrive, after as many before it as it needs; returns its slot."""
+        slot = self.state.directory.slots.get(server)
+        if slot is None:
+            send(self.state, server, step - 1, whole(0.0))
+        rows = send(self.state, server, step, whole(float(step) if value is None else value))
+        slot = self.state.directory.slots[server]
+        self.pipeline.mark_due(slot, rows)
+        return slot
+
+    def forget(self, server: str) -> None:
+        """What ingest does with a server that is forgotten."""
+        slot = self.state.directory.slots[server]
+        self.state.directory.release(slot)
+        self.pipeline.forget(slot)
+
+    def let_go(self, lane: int) -> None:
+        """Let a held lane finish what it runs."""
+        self.script.release[f"fake-{lane}"].set()
+
+    async def until(self, happened: Callable[[], bool]) -> None:
+        """Wait until something has happened; looks again whenever anything does."""
+        while not happened():
+            self._news.clear()
+            await self._news.wait()
+
+    async def begun(self, runs: int) -> None:
+        """Wait until so many runs have begun, in all."""
+        await self.until(lambda: len(self.inputs) >= runs)
+
+    async def settled(self) -> None:
+        await self.pipeline.settle()
+
+    def expected(self, server: str) -> Float32:
+        """The fake's forecast of a server's window as it is now, `(targets, horizon, quantiles)`."""
+        forecast: Float32 = forecast_of(self.state.contract, window_of(self.state, server)).transpose(1, 0, 2)
+        return forecast
+
+    def accounted(self) -> bool:
+        """Whether every due row ended somewhere."""
+        counts = self.scheduler.counts
+        return counts.due == counts.delivered + self.scheduler.superseded + counts.failed + counts.forgotten
+
+    # ------------------------------------------------------------ what the pipeline tells
+    def batch_done(self, windows: int, queue_delay_seconds: float, inference_seconds: float) -> None:
+        self.batches.append(windows)
+        self.queue_delays.append(queue_delay_seconds)
+        self._news.set()
+
+    def _publish(self, slots: Sequence[int], now: float) -> None:
+        assert now <= time.monotonic()
+        for slot in slots:
+            self.published.append((self.state.directory.names[slot] or "", self.state.board.step(slot)))
+
+    def _on_run(self, lane: str, inputs: dict[str, Any]) -> None:
+        self._loop.call_soon_threadsafe(self._note_run, inputs)
+
+    def _note_run(self, inputs: dict[str, Any]) -> None:
+        self.inputs.append(inputs)
+        self._news.set()
+
+    def _snapshot(self, slot: int) -> tuple[int, int, int]:
+        windows = self.state.windows
+        return self.state.directory.generations[slot], windows.newest(slot), windows.have[slot]
+
+
+@asynccontextmanager
+async def running(folder: Path, *, lanes: int = 1, opened_later: bool = False) -> AsyncIterator[Rig]:
+    """Run a pipeline over a state in `folder`."""
+    with opened(folder, make_contract()) as state:
+        rig = Rig(state, lanes)
+        if not opened_later:
+            rig.open_lanes()
+        try:
+            yield rig
+        finally:
+            await rig.close()
+
+
+class Caller:
+    """A request whose windows are all of one value."""
+
+    def __init__(self, *values: float) -> None:
+        self.values = values
+        self.answers: dict[int, Float32] = {}
+        self.failures: dict[int, Exception] = {}
+
+    def fill(self, index: int, inputs: Any, row: int) -> None:
+        inputs.encoder_cont[row] = self.values[index]
+        inputs.encoder_cat[row] = 0
+        inputs.decoder_cont[row] = 0
+        inputs.decoder_cat[row] = 0
+
+    def answer(self, index: int, forecast: Float32) -> None:
+        assert index not in self.answers | self.failures, "one answer to each window"
+        self.answers[index] = forecast.copy()
+
+    def fail(self, index: int, error: Exception) -> None:
+        assert index not in self.answers | self.failures, "one answer to each window"
+        self.failures[index] = error
+
+    def last_values(self) -> dict[int, float]:
+        """The value that each answered window's forecast goes on from, as the fake lane makes it."""
+        return {index: float(np.round(answer[0, 0, 1], 2)) for index, answer in self.answers.items()}

@@ -1,0 +1,75 @@
+"""A state folder for tests, and samples into it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from streamd.core.contract import ModelContract
+from streamd.core.rows import RowReader
+from streamd.device.lane import Float32
+from streamd.runtime.state import State, WindowLimits, open_state
+from tests.core.contracts import make_contract
+
+LIMITS = WindowLimits(capacity=4, need=2, late_steps=8, grace_seconds=10.0)
+NOW = 1_000.0
+
+Values = dict[str, float | None]
+
+
+@contextmanager
+def opened(
+    folder: Path, contract: ModelContract | None = None, limits: WindowLimits = LIMITS, now: float = NOW
+) -> Iterator[State]:
+    """Open a state folder and close it at the end."""
+    state = open_state(folder, contract or make_contract(), limits, now)
+    try:
+        yield state
+    finally:
+        state.close()
+
+
+def send(state: State, server: str, step: int, values: Values, status: int | None = None, now: float = NOW) -> int:
+    """Write one sample, as ingest does; returns how many rows became due."""
+    slot = state.directory.slots.get(server)
+    if slot is None:
+        slot, _ = state.admit(server, now)
+    state.directory.touch(slot, now)
+    return state.windows.write(slot, step, RowReader(state.contract.features).read(values), status, now)
+
+
+def whole(value: float, contract: ModelContract | None = None) -> Values:
+    """A row that lacks nothing; no feature has another's value."""
+    features = (contract or make_contract()).features
+    return {name: value + place / 4 for place, name in enumerate(features)}
+
+
+def fill(state: State, server: str, rows: int, first_step: int = 100, now: float = NOW) -> int:
+    """Send whole rows; returns the server's slot."""
+    for step in range(first_step, first_step + rows):
+        send(state, server, step, whole(float(step), state.contract), now=now)
+    return state.directory.slots[server]
+
+
+def window_of(state: State, server: str) -> Float32:
+    """A server's window, `(context_length, features)`."""
+    values = np.empty((1, *state.contract.input_shapes["encoder_cont"]), np.float32)
+    statuses = np.empty((1, state.contract.context_length), np.int32)
+    state.windows.gather((state.directory.slots[server],), values, statuses)
+    window: Float32 = values[0]
+    return window
+
+
+def rows_of(state: State, server: str) -> dict[int, dict[str, float]]:
+    """What a server's window holds, by step and feature."""
+    newest = state.windows.newest(state.directory.slots[server])
+    found: dict[int, dict[str, float]] = {}
+    for step, row in enumerate(window_of(state, server), newest - state.contract.context_length + 1):
+        there: Any = {
+            name: float(value) for name, value in zip(state.contract.features, row, strict=True) if value == value
+        }
+        if there:
+            found[step] = there
+    return found

@@ -1,0 +1,193 @@
+"""Samples into windows: each is judged alone, and what is taken is in the window store."""
+
+import errno
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streamd.core.errors import DrainingError, InvalidInputError, MalformedError
+from streamd.core.samples import MAX_ERRORS_TOLD, IngestResult, Sample
+from streamd.runtime.ingest import SLICE, Ingest, epoch_seconds
+from streamd.runtime.state import State
+from tests.runtime.states import LIMITS, opened, rows_of, whole
+
+START = 1_700_000_100
+STEP = START // 300
+
+
+class Desk:
+    """An ingest and what it told."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self.due: list[tuple[str | None, int]] = []
+        self.forgotten: list[int] = []
+        self.ingest = Ingest(state, max_ahead_seconds=300.0, on_due=self._on_due, on_forget=self.forgotten.append)
+
+    def _on_due(self, slot: int, rows: int) -> None:
+        self.due.append((self.state.directory.names[slot], rows))
+
+    async def take(self, *samples: Sample | InvalidInputError) -> IngestResult:
+        return await self.ingest.take(enumerate(samples))
+
+
+@contextmanager
+def desk(folder: Path, **limits: Any) -> Iterator[Desk]:
+    with opened(folder, limits=replace(LIMITS, **limits)) as state:
+        yield Desk(state)
+
+
+def sample(server: str = "web-01", step: int = 0, values: dict[str, float | None] | None = None, **more: Any) -> Sample:
+    return Sample(server, START + 300 * step, whole(1.0) if values is None else values, **more)
+
+
+async def test_good_samples_are_kept_beside_bad_ones(tmp_path: Path) -> None:
+    with desk(tmp_path) as at:
+        result = await at.take(
+            sample(),
+            sample(step=1, values={"cpu": 1e39}),
+            MalformedError("unreadable"),
+            sample("", 1),
+            sample("x" * 257),
+            replace_time(sample(), float("nan")),
+            replace_time(sample(), -1.0),
+            replace_time(sample(), time.time() + 10_000),
+            sample(step=-9),
+            sample(step=1),
+        )
+        assert result.accepted == 2
+        assert [(error["index"], error["code"]) for error in result.errors] == [
+            (1, "invalid_value"),
+            (2, "malformed"),
+            (3, "invalid_server"),
+            (4, "invalid_server"),
+            (5, "invalid_time"),
+            (6, "invalid_time"),
+            (7, "too_far_ahead"),
+            (8, "too_old"),
+        ]
+        assert result.rejected == 8
+        assert rows_of(at.state, "web-01") == {STEP: whole(1.0), STEP + 1: whole(1.0)}
+        assert at.due == [("web-01", 1)]
+        assert len(at.state.directory) == 1
+        assert at.ingest.accepted == 2
+        assert sum(at.ingest.rejected.values()) == 8
+
+
+def replace_time(one: Sample, when: float) -> Sample:
+    return Sample(one.server, when, one.values, one.status)
+
+
+async def test_a_rejected_sample_admits_no_server(tmp_path: Path) -> None:
+    with desk(tmp_path) as at:
+        await at.take(sample("a", values={"cpu": 1e39}), replace_time(sample("b"), -5.0))
+        assert len(at.state.directory) == 0
+
+
+async def test_what_the_model_does_not_know_is_counted_and_ignored(tmp_path: Path) -> None:
+    with desk(tmp_path) as at:
+        result = await at.take(sample("a", values={"unknown": 1.0}), sample("b", values={"other": 1.0, "cpu": 2.0}))
+        assert (result.accepted, result.rejected) == (2, 0)
+        assert at.ingest.ignored_features == 2
+        assert list(at.state.directory.slots) == ["b"], "nothing the model knows: no window"
+
+
+async def test_history_replays_at_its_own_time(tmp_path: Path) -> None:
+    """Too old is judged against the server's own newest row, not against the clock or the other servers."""
+    with desk(tmp_path) as at:
+        result = await at.take(sample("new", 1_000), sample("old", 0), sample("old", 1), sample("new", 0))
+        assert [error["index"] for error in result.errors] == [3]
+
+
+async def test_the_refusal_tells_the_newest_row(tmp_path: Path) -> None:
+    with desk(tmp_path) as at:
+        await at.take(sample(step=20, values={"cpu": 1.0}))  # it is still filling
+        result = await at.take(sample(step=0))
+        assert f"newest row ends at {(STEP + 21) * 300}" in result.errors[0]["message"]
+
+
+async def test_a_bounded_list_of_errors_and_all_counted(tmp_path: Path) -> None:
+    with desk(tmp_path) as at:
+        result = await at.take(*[MalformedError("unreadable")] * (MAX_ERRORS_TOLD + 5))
+        assert result.rejected == MAX_ERRORS_TOLD + 5
+        assert len(result.errors) == MAX_ERRORS_TOLD
+
+
+async def test_a_long_body_is_taken_in_slices(tmp_path: Path) -> None:
+    with desk(tmp_path) as at:
+        samples = [sample(step=step) for step in range(2 * SLICE + 1)]
+        result = await at.take(*samples)
+        assert result.accepted == len(samples)
+        assert at.ingest.busy == 0
+        assert at.state.windows.closed_rows == len(samples)
+
+
+async def test_it_is_busy_while_a_body_is_taken(tmp_path: Path) -> None:
+    with desk(tmp_path) as at:
+        seen: list[int] = []
+
+        def samples() -> Iterator[tuple[int, Sample]]:
+            for step in range(3):
+                seen.append(at.ingest.busy)
+                yield step, sample(step=step)
+            raise RuntimeError("a defect")
+
+        with pytest.raises(RuntimeError, match="a defect"):
+            await at.ingest.take(samples())
+        assert seen == [1, 1, 1]
+        assert at.ingest.busy == 0
+
+
+async def test_nothing_is_taken_while_it_drains(tmp_path: Path) -> None:
+    with desk(tmp_path) as at:
+        at.ingest.draining = True
+        with pytest.raises(DrainingError):
+            await at.take(sample())
+        assert len(at.state.directory) == 0
+
+
+async def test_the_longest_silent_makes_room(tmp_path: Path) -> None:
+    with desk(tmp_path, capacity=2) as at:
+        await at.take(sample("a"), sample("b"))
+        slots = dict(at.state.directory.slots)
+        for long_ago, slot in enumerate(slots.values()):
+            at.state.directory.touch(slot, float(long_ago))
+        await at.take(sample("a", 1), sample("c"))
+        assert at.forgotten == [slots["b"]], "a was heard of since"
+        assert at.ingest.forgotten_servers == 1
+        assert at.state.directory.slots == {"a": slots["a"], "c": slots["b"]}
+
+
+async def test_a_full_disk_forgets_nobody_and_drops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(fd: int, offset: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with desk(tmp_path, capacity=2) as at:
+        await at.take(sample("a"), sample("b"))
+        monkeypatch.setattr(os, "posix_fallocate", refuse)
+        result = await at.take(sample("c"), sample("a", 1))
+        assert [(error["index"], error["code"]) for error in result.errors] == [(0, "storage")]
+        assert result.accepted == 1
+        assert at.forgotten == [], "who waits for a lane goes on waiting"
+        assert sorted(at.state.directory.slots) == ["a", "b"]
+        assert at.ingest.forgotten_servers == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"),
+    [
+        (0, 0.0),
+        (1_763_708_400.5, 1_763_708_400.5),
+        (datetime(2025, 11, 21, 7, 0, tzinfo=UTC), 1_763_708_400.0),
+        (datetime(2025, 11, 21, 8, 0, tzinfo=timezone(timedelta(hours=1))), 1_763_708_400.0),
+    ],
+)
+def test_times(given: float | datetime, seconds: float) -> None:
+    assert epoch_seconds(given) == seconds

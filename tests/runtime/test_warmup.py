@@ -1,0 +1,68 @@
+"""Warm-up measures every bucket that may run, on all lanes, with plausible inputs. How long it takes is not tested."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import numpy as np
+import pytest
+
+from streamd.core.errors import LaneLostError
+from streamd.device.fake import FakeBackend
+from streamd.device.lane import Inputs
+from streamd.runtime.warmup import REPEATS, fill_plausibly, measure_costs
+from streamd.runtime.worker import LaneWorker
+from tests.core.contracts import make_contract
+
+HOUR_SECONDS = 3_600.0
+
+
+@asynccontextmanager
+async def lanes(backend: FakeBackend, count: int) -> AsyncIterator[list[LaneWorker]]:
+    loop = asyncio.get_running_loop()
+    workers = [LaneWorker(backend.make_lane(index), loop, lambda worker, result: None) for index in range(count)]
+    try:
+        yield workers
+    finally:
+        for worker in workers:
+            worker.stop()
+            assert await asyncio.to_thread(worker.join, 60.0)
+
+
+async def test_every_bucket_up_to_the_limit_is_measured_on_every_lane() -> None:
+    backend = FakeBackend(make_contract(), (1, 4, 8, 32), pads=True)
+    async with lanes(backend, 2) as workers:
+        costs = await measure_costs(workers, 8, HOUR_SECONDS)
+    assert costs.buckets == [1, 4, 8]
+    assert (costs.pads, costs.max_batch) == (True, 8)
+    assert all(seconds > 0 for seconds in costs.seconds.values())
+    for lane in ("fake-0", "fake-1"):
+        runs = [count for name, count in backend.script.runs if name == lane]
+        assert runs == [bucket for bucket in (1, 4, 8) for _ in range(1 + REPEATS)]
+
+
+async def test_without_a_budget_the_smallest_bucket_serves() -> None:
+    async with lanes(FakeBackend(make_contract()), 1) as workers:
+        assert (await measure_costs(workers, 32, 0.0)).buckets == [1]
+
+
+async def test_a_smallest_bucket_beyond_the_limit_is_measured_all_the_same() -> None:
+    async with lanes(FakeBackend(make_contract(), (8, 32)), 1) as workers:
+        costs = await measure_costs(workers, 4, HOUR_SECONDS)
+    assert (costs.buckets, costs.max_batch) == ([8], 4)
+
+
+async def test_what_a_lane_raises_is_raised() -> None:
+    backend = FakeBackend(make_contract())
+    backend.script.errors.append(LaneLostError("gone"))
+    async with lanes(backend, 2) as workers:
+        with pytest.raises(LaneLostError, match="gone"):
+            await measure_costs(workers, 8, HOUR_SECONDS)
+
+
+def test_warm_up_sees_no_zeros() -> None:
+    inputs = Inputs.allocate(make_contract(), 4)
+    fill_plausibly(inputs)
+    assert np.isfinite(inputs.encoder_cont).all()
+    assert (inputs.encoder_cont > 0).mean() > 0.9
+    assert len(np.unique(inputs.decoder_cont)) > 10
