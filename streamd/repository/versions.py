@@ -120,7 +120,7 @@ def _refuse_pytorch(path: Path) -> None:
     if _PYTORCH_NAME.search(path.name):
         raise RepositoryError(f"{path}: named as a PyTorch model's folder; {way_out}")
     for file in sorted(path.iterdir()):
-        if file.suffix in _PYTORCH_SUFFIXES:
+        if file.suffix.lower() in _PYTORCH_SUFFIXES:
             raise RepositoryError(f"{file}: a PyTorch checkpoint (a pickle can run code); {way_out}")
 
 

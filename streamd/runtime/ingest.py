@@ -45,6 +45,9 @@ class Ingest:
     ) -> None:
         self.accepted = 0
         self.rejected: dict[str, int] = {}
+        """Samples that were not taken, by code."""
+        self.refused: dict[str, int] = {}
+        """Bodies and frames of which nothing could be taken, by code."""
         self.forgotten_servers = 0
         self.busy = 0
         """Bodies that are being taken at this moment: more rows are certain to come while it is not 0."""
@@ -99,6 +102,10 @@ class Ingest:
                 result.accepted += 1
                 self.accepted += 1
         return count
+
+    def refuse(self, error: StreamdError) -> None:
+        """Count a whole body or frame that could not be taken."""
+        self.refused[error.code] = self.refused.get(error.code, 0) + 1
 
     def _reject(self, result: IngestResult, index: int, error: StreamdError) -> None:
         self.rejected[error.code] = self.rejected.get(error.code, 0) + 1

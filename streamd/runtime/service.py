@@ -165,6 +165,7 @@ class Service:
             "samples": {
                 "accepted": self.ingest.accepted,
                 "rejected": dict(self.ingest.rejected),
+                "refused_frames": dict(self.ingest.refused),
                 "ignored_features": self.ingest.ignored_features,
             },
             "subscribers": {"now": len(self.hub), "waiting": self.hub.waiting, "dropped": self.hub.dropped},
@@ -208,6 +209,12 @@ class Service:
             "Samples by result",
             "result",
             lambda: {"accepted": self.ingest.accepted, **self.ingest.rejected},
+        )
+        metrics.labelled(
+            "refused_frames",
+            "Bodies and frames of which nothing could be taken",
+            "code",
+            lambda: self.ingest.refused,
         )
         metrics.labelled("rows", "Closed rows by what became of them", "state", self.row_counts)
         metrics.counter(

@@ -47,11 +47,11 @@ class Daemon:
 
     async def run(self) -> int:
         """Start, serve until told to stop, drain. Raises `StreamdError` where start-up fails."""
+        self._watch_signals()  # first: whoever hears of it may stop it
         version = EngineRepository(Path(self.config.engine.engines)).choose(self.config.engine.engine or None)
         service = self.service = self._make_service(version)
         doors = make_doors(service, _transport_limits(self.config))
         runner = await self._listen(doors)
-        self._watch_signals()
         starting = asyncio.create_task(self._open_lanes(service, version))
         stopping = asyncio.create_task(self._stop.wait())
         try:

@@ -101,6 +101,7 @@ class ForecastRoutes:
 
     async def _stream(self, response: web.StreamResponse, subscription: Subscription, choice: Choice) -> None:
         board = self._service.state.board
+        began_at = board.last_serial
         while not subscription.closed or subscription.waiting:
             try:
                 async with asyncio.timeout(KEEP_ALIVE_SECONDS):
@@ -119,7 +120,8 @@ class ForecastRoutes:
                     identifier = max(min(board.serial(slot), waiting - 1), 0)
                     event = b"id: %d\nevent: forecast\ndata: %b\n\n" % (identifier, frame)
                     await self._sockets.write(response, event)
-                    self._service.handed_over(slot)
+                    if board.serial(slot) > began_at:  # those from before are old for the reader's sake, not ours
+                        self._service.handed_over(slot)
 
 
 class SocketReader:

@@ -2,16 +2,16 @@
 
 from typing import Any
 
+import msgspec
 from aiohttp import web
 
-from streamd.core.errors import MalformedError
 from streamd.runtime.service import Service
 from streamd.transport.codecs import Decoder, Encoding, encoding_of
 from streamd.transport.errors import reply
 from streamd.transport.requests import BodyReader
-from streamd.transport.tensors import read_tensor, write_tensor
+from streamd.transport.tensors import decode_tensor, write_tensor
 
-_message = Decoder(dict[str, Any])
+_message = Decoder(dict[str, msgspec.Raw])
 
 
 class PredictRoutes:
@@ -30,12 +30,11 @@ class PredictRoutes:
         """Answer in the form of the question: tensors under `inputs` with tensors under `outputs`, lists bare."""
         encoding = encoding_of(request.headers.get("Content-Type", ""))
         async with self._bodies.read(request) as body:
-            message = _message.decode(body, encoding)
-            wrapped = "inputs" in message
-            given = message["inputs"] if wrapped else message
-            if not isinstance(given, dict):
-                raise MalformedError(f"inputs is {type(given).__name__}, expected an object of tensors by name")
-            inputs = {name: read_tensor(name, value) for name, value in given.items()}
+            given: dict[str, msgspec.Raw] = _message.decode(body, encoding)
+            wrapped = "inputs" in given
+            if wrapped:
+                given = _message.decode(bytes(given["inputs"]), encoding)
+            inputs = {name: decode_tensor(name, value, encoding) for name, value in given.items()}
         predictions, batched = await self._service.predict(inputs)
         if not batched:
             predictions = predictions[0]

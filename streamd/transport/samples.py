@@ -2,7 +2,7 @@
 
 from aiohttp import WSMsgType, web
 
-from streamd.core.errors import DrainingError, StreamdError
+from streamd.core.errors import DrainingError, MalformedError, StreamdError
 from streamd.runtime.service import Service
 from streamd.transport.bodies import decode_body
 from streamd.transport.codecs import Encoding, encode, encoding_of
@@ -30,7 +30,11 @@ class SampleRoutes:
             raise DrainingError("the daemon is stopping")
         encoding = encoding_of(request.headers.get("Content-Type", ""))
         async with self._bodies.read(request) as body:
-            _, samples = decode_body(body, encoding)
+            try:
+                _, samples = decode_body(body, encoding)
+            except MalformedError as error:
+                self._ingest.refuse(error)
+                raise
             result = await self._ingest.take(samples)
         return reply(request, result.as_dict())
 
@@ -50,7 +54,8 @@ class SampleRoutes:
                 else:
                     break
                 answer = await self._take(message.data, encoding, acks)
-                if answer is not None:
+                # An agent that asked for no acks may never read: an error must not wait for it.
+                if answer is not None and (acks or self._sockets.reads(socket)):
                     await self._sockets.send(socket, answer, encoding)
             return socket
 
@@ -59,6 +64,7 @@ class SampleRoutes:
             identifier, samples = decode_body(data, encoding)
             result = await self._ingest.take(samples)
         except StreamdError as error:
+            self._ingest.refuse(error)
             return encode(error_message(error), encoding)
         if not acks:
             return None

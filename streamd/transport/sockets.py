@@ -73,6 +73,11 @@ class Sockets:
         finally:
             self._sending.pop(socket, None)
 
+    def reads(self, socket: web.WebSocketResponse) -> bool:
+        """Whether the peer has taken what was sent so far, so that a send would not wait for it."""
+        transport = self._open.get(socket)
+        return transport is not None and transport.get_write_buffer_size() == 0
+
     async def write(self, response: web.StreamResponse, data: bytes) -> None:
         """Write to an event stream; raises `ConnectionError` where the peer is gone or does not read in time."""
         self._begin(response)

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamd.core.errors import InvalidTensorError
+from streamd.transport.codecs import DECODING_ERRORS, Decoder, Encoding
 
 DTYPES = {
     name: np.dtype(name).newbyteorder("<") for name in ("float16", "float32", "float64", "int32", "int64", "uint8")
@@ -22,21 +23,36 @@ class Tensor(msgspec.Struct):
     data: bytes
 
 
-def read_tensor(name: str, given: Any) -> npt.NDArray[Any]:
-    """Return a tensor or nested lists as an array (null is NaN); raises `InvalidTensorError` naming it."""
-    if isinstance(given, Tensor):
-        return _from_bytes(name, given)
-    if isinstance(given, dict):
+Vector = list[float | None]
+_FORMS = (Tensor, list[list[Vector]], list[Vector])
+"""A tensor, or nested lists with and without the batch axis."""
+
+_decoders = [Decoder(form) for form in _FORMS]
+
+
+def decode_tensor(name: str, raw: msgspec.Raw, encoding: Encoding) -> npt.NDArray[Any]:
+    """Return a tensor or nested lists of numbers and null (NaN) as an array; raises `InvalidTensorError` naming it."""
+    data = bytes(raw)
+    first_error: Exception | None = None
+    for decoder in _decoders if is_map(data, encoding) else _decoders[1:]:
         try:
-            return _from_bytes(name, msgspec.convert(given, Tensor))
-        except msgspec.ValidationError as exc:
-            raise InvalidTensorError(f"{name}: {exc}") from exc
-    if not isinstance(given, list):
-        raise InvalidTensorError(f"{name} is {type(given).__name__}, expected a tensor or nested lists")
-    return _from_lists(name, given)
+            given = decoder.raw(data, encoding)
+        except DECODING_ERRORS as exc:
+            first_error = first_error or exc
+            continue
+        return read_tensor(name, given) if isinstance(given, Tensor) else _from_lists(name, given)
+    raise InvalidTensorError(f"{name}: expected a tensor or nested lists of numbers: {first_error}") from first_error
 
 
-def _from_bytes(name: str, given: Tensor) -> npt.NDArray[Any]:
+def is_map(data: bytes, encoding: Encoding) -> bool:
+    """Whether an encoded value is an object, by its first byte."""
+    if encoding is Encoding.JSON:
+        return data.lstrip()[:1] == b"{"
+    return 0x80 <= data[0] <= 0x8F or data[0] in (0xDE, 0xDF)
+
+
+def read_tensor(name: str, given: Tensor) -> npt.NDArray[Any]:
+    """Return a tensor as an array; raises `InvalidTensorError` naming it."""
     dtype = DTYPES.get(given.dtype)
     if dtype is None:
         raise InvalidTensorError(f"{name}.dtype is {given.dtype!r}, expected one of {', '.join(DTYPES)}")
@@ -52,14 +68,9 @@ def _from_bytes(name: str, given: Tensor) -> npt.NDArray[Any]:
 
 def _from_lists(name: str, given: list[Any]) -> npt.NDArray[Any]:
     try:
-        array = np.array(given)
-        if array.dtype == object:  # null among the numbers, or ragged: numpy tells which
-            array = np.array(given, np.float64)
-    except (ValueError, TypeError, OverflowError) as exc:
-        raise InvalidTensorError(f"{name}: expected nested lists of numbers, all of one length: {exc}") from exc
-    if array.dtype.kind not in "fiu" and array.size:
-        raise InvalidTensorError(f"{name} holds {array.dtype.name}, expected numbers or null")
-    return array
+        return np.array(given, np.float64)
+    except ValueError as exc:
+        raise InvalidTensorError(f"{name}: expected nested lists that are all of one length: {exc}") from exc
 
 
 def write_tensor(array: npt.NDArray[Any]) -> dict[str, Any]:

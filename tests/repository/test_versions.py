@@ -1,0 +1,330 @@
+"""Engine versions on disk: which one serves, and each refusal with its reason."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streamd.core.errors import RepositoryError
+from streamd.repository.versions import EngineRepository, load_version
+
+MANIFEST: dict[str, Any] = {
+    "features": ["a", "b"],
+    "targets": ["b"],
+    "quantiles": [0.1, 0.5, 0.9],
+    "context_length": 8,
+    "horizon": 4,
+    "step_seconds": 60,
+    "units": {"a": "percent"},
+    "architecture": "fake",
+    "of_the_toolchain": {"anything": 1},
+}
+
+
+def make(root: Path, name: str, **manifest: Any) -> Path:
+    """A sound version, but for what is given otherwise (None: the key is left out)."""
+    path = root / name
+    path.mkdir(parents=True)
+    said = {key: value for key, value in {**MANIFEST, **manifest}.items() if value is not None}
+    (path / "config.json").write_text(json.dumps(said))
+    (path / "model.onnx").write_bytes(b"a graph")
+    return path
+
+
+def pin(path: Path, hashes: dict[str, str]) -> None:
+    (path / "conversion_info.json").write_text(json.dumps({"opset": 17, "sha256": hashes}))
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(RepositoryError) as caught:
+        load_version(path)
+    assert str(path) in str(caught.value)
+    return str(caught.value)
+
+
+# ---------------------------------------------------------------- which one serves
+def test_a_sound_version_is_read(tmp_path: Path) -> None:
+    path = make(tmp_path, "tft_tensorrt_20260102_030405")
+    (path / "server_mapping.json").write_text('{"web-01": 1, "web-02": 2}')
+    version = load_version(path)
+    assert (version.name, version.stamp) == (path.name, "20260102_030405")
+    assert version.onnx == path / "model.onnx"
+    assert version.server_ids == {"web-01": 1, "web-02": 2}
+    contract = version.contract
+    assert (contract.features, contract.targets, contract.quantiles) == (("a", "b"), ("b",), (0.1, 0.5, 0.9))
+    assert (contract.context_length, contract.horizon, contract.step_seconds) == (8, 4, 60)
+    assert (dict(contract.units), contract.architecture) == ({"a": "percent"}, "fake")
+
+
+def test_the_newest_serves_where_none_is_the_default(tmp_path: Path) -> None:
+    for name in ("z_20250101_000000", "a_20260102_000001", "m_20260102_000000"):
+        make(tmp_path, name)
+    assert EngineRepository(tmp_path).choose().name == "a_20260102_000001"
+
+
+def test_the_default_serves_before_newer_ones(tmp_path: Path) -> None:
+    make(tmp_path, "a_20250101_000000", default=True)
+    make(tmp_path, "a_20260101_000000")
+    assert EngineRepository(tmp_path).choose().name == "a_20250101_000000"
+
+
+def test_of_two_defaults_the_newer_serves(tmp_path: Path) -> None:
+    make(tmp_path, "a_20250101_000000", default=True)
+    make(tmp_path, "a_20250202_000000", default=True)
+    make(tmp_path, "a_20260101_000000")
+    assert EngineRepository(tmp_path).choose().name == "a_20250202_000000"
+
+
+def test_the_pinned_one_serves_before_all(tmp_path: Path) -> None:
+    make(tmp_path, "a_20250101_000000")
+    make(tmp_path, "a_20250202_000000", default=True)
+    assert EngineRepository(tmp_path).choose("a_20250101_000000").name == "a_20250101_000000"
+
+
+def test_an_unsound_default_is_passed_over(tmp_path: Path) -> None:
+    make(tmp_path, "a_20250101_000000")
+    make(tmp_path, "a_20260101_000000", default=True, horizon=0)
+    assert EngineRepository(tmp_path).choose().name == "a_20250101_000000"
+
+
+def test_an_unsound_pin_is_not_replaced_by_another(tmp_path: Path) -> None:
+    make(tmp_path, "a_20250101_000000")
+    make(tmp_path, "a_20260101_000000", horizon=0)
+    with pytest.raises(RepositoryError, match="horizon"):
+        EngineRepository(tmp_path).choose("a_20260101_000000")
+
+
+def test_other_folders_and_files_are_no_versions(tmp_path: Path) -> None:
+    for name in ("notes", "a_2026_01", ".a_20260101_000000", "a_20260101_000000.old", "_20260101_000000"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "f_20270101_000000").write_text("a file")
+    make(tmp_path, "a_20250101_000000")
+    assert EngineRepository(tmp_path).choose().name == "a_20250101_000000"
+
+
+def test_where_none_is_sound_each_is_named_with_its_reason(tmp_path: Path) -> None:
+    make(tmp_path, "a_20250101_000000", quantiles=[0.5, 0.1])
+    (make(tmp_path, "b_20250101_000000") / "model.onnx").unlink()
+    with pytest.raises(RepositoryError) as caught:
+        EngineRepository(tmp_path).choose()
+    for part in (str(tmp_path), "a_20250101_000000", "quantiles", "b_20250101_000000", "model.onnx"):
+        assert part in str(caught.value)
+
+
+def test_an_empty_folder_and_none_at_all_are_told(tmp_path: Path) -> None:
+    with pytest.raises(RepositoryError, match="no folder named"):
+        EngineRepository(tmp_path).choose()
+    for pinned in (None, "a_20250101_000000"):
+        with pytest.raises(RepositoryError, match="nowhere: no such folder"):
+            EngineRepository(tmp_path / "nowhere").choose(pinned)
+
+
+@pytest.mark.parametrize(
+    "pinned",
+    [
+        "b_20250101_000000",
+        "../engines/a_20250101_000000",
+        "../outside_20250101_000000",
+        "a_20250101_000000/../a_20250101_000000",
+        "a_20250101_000000/inner_20250101_000000",
+        "..",
+        ".",
+        "/",
+        "a_20250101_000000\x00",
+        "*",
+    ],
+)
+def test_a_pin_names_a_folder_of_the_repository_or_nothing(tmp_path: Path, pinned: str) -> None:
+    root = tmp_path / "engines"
+    inner = make(root, "a_20250101_000000")
+    make(inner, "inner_20250101_000000")
+    make(tmp_path, "outside_20250101_000000")
+    with pytest.raises(RepositoryError):
+        EngineRepository(root).choose(pinned)
+
+
+def test_an_absolute_pin_to_another_folder_is_refused(tmp_path: Path) -> None:
+    make(tmp_path / "engines", "a_20250101_000000")
+    outside = make(tmp_path, "outside_20250101_000000")
+    with pytest.raises(RepositoryError, match="there are"):
+        EngineRepository(tmp_path / "engines").choose(str(outside))
+
+
+def test_an_unknown_pin_says_what_there_is(tmp_path: Path) -> None:
+    make(tmp_path, "a_20250101_000000")
+    with pytest.raises(RepositoryError, match=r"'b_20250101_000000'; there are \['a_20250101_000000'\]"):
+        EngineRepository(tmp_path).choose("b_20250101_000000")
+
+
+# ---------------------------------------------------------------- refusals: the name
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model",
+        "a_20251301_000000",
+        "a_20250230_000000",
+        "a_20250101_250000",
+        "a_20250101_006000",
+        "a_20250101",
+        "a-20250101_000000",
+    ],
+)
+def test_a_name_without_a_sound_stamp(tmp_path: Path, name: str) -> None:
+    assert "not named" in refusal(make(tmp_path, name))
+
+
+@pytest.mark.parametrize(
+    "name", ["tft_pytorch_20260101_000000", "PyTorch_tft_20260101_000000", "torchscript_20260101_000000"]
+)
+def test_a_folder_named_as_a_pytorch_models(tmp_path: Path, name: str) -> None:
+    said = refusal(make(tmp_path, name))
+    assert "PyTorch" in said
+    assert "export it to ONNX" in said
+
+
+@pytest.mark.parametrize("file", ["model.pt", "model.pth", "best.ckpt", "weights.pkl", "pytorch_model.bin", "MODEL.PT"])
+def test_a_folder_that_holds_a_checkpoint(tmp_path: Path, file: str) -> None:
+    path = make(tmp_path, "a_20260101_000000")
+    (path / file).write_bytes(b"\x80\x04")
+    said = refusal(path)
+    assert file in said
+    assert "PyTorch" in said
+    assert "export it to ONNX" in said
+
+
+# ---------------------------------------------------------------- refusals: the content
+def test_without_a_graph(tmp_path: Path) -> None:
+    path = make(tmp_path, "a_20260101_000000")
+    (path / "model.onnx").unlink()
+    assert "model.onnx" in refusal(path)
+    (path / "model.onnx").mkdir()
+    assert "model.onnx" in refusal(path)
+
+
+def test_without_a_manifest(tmp_path: Path) -> None:
+    path = make(tmp_path, "a_20260101_000000")
+    (path / "config.json").unlink()
+    assert "config.json" in refusal(path)
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 100_000])
+def test_a_manifest_that_cannot_be_read(tmp_path: Path, text: bytes) -> None:
+    path = make(tmp_path, "a_20260101_000000")
+    (path / "config.json").write_bytes(text)
+    assert "config.json" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("features", None),
+        ("features", []),
+        ("features", "abc"),
+        ("features", ["a", 5]),
+        ("features", ["a", "a", "b"]),
+        ("features", ["", "b"]),
+        ("features", ["x" * 200, "b"]),
+        ("targets", None),
+        ("targets", []),
+        ("targets", ["b", "b"]),
+        ("targets", ["c"]),
+        ("quantiles", None),
+        ("quantiles", []),
+        ("quantiles", [0.5, 0.1]),
+        ("quantiles", [0.5, 0.5]),
+        ("quantiles", [0.0, 0.5]),
+        ("quantiles", [0.5, 1.0]),
+        ("quantiles", ["0.5"]),
+        ("context_length", None),
+        ("context_length", 0),
+        ("context_length", 2.5),
+        ("context_length", True),
+        ("context_length", 10**9),
+        ("horizon", 0),
+        ("horizon", -4),
+        ("horizon", "4"),
+        ("step_seconds", 0),
+        ("step_seconds", None),
+        ("units", ["percent"]),
+        ("units", {"a": 1}),
+        ("architecture", 5),
+        ("default", "yes"),
+    ],
+)
+def test_a_manifest_with_a_bad_field_names_it(tmp_path: Path, field: str, value: Any) -> None:
+    path = make(tmp_path, "a_20260101_000000")
+    said = {key: one for key, one in {**MANIFEST, field: value}.items() if key != field or value is not None}
+    (path / "config.json").write_text(json.dumps(said))
+    message = refusal(path)
+    assert "config.json" in message
+    assert field in message
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"a": -1}', '{"a": 1.5}', '{"a": "1"}'])
+def test_a_server_mapping_that_is_none(tmp_path: Path, text: str) -> None:
+    path = make(tmp_path, "a_20260101_000000")
+    (path / "server_mapping.json").write_text(text)
+    assert "server_mapping.json" in refusal(path)
+
+
+# ---------------------------------------------------------------- refusals: files that changed
+def test_files_are_as_they_were_made(tmp_path: Path) -> None:
+    path = make(tmp_path, "a_20260101_000000")
+    pin(path, {"model.onnx": digest(path / "model.onnx"), "config.json": digest(path / "config.json")})
+    assert load_version(path).name == path.name
+
+
+@pytest.mark.parametrize("file", ["model.onnx", "config.json"])
+def test_a_changed_file_is_named(tmp_path: Path, file: str) -> None:
+    path = make(tmp_path, "a_20260101_000000")
+    pin(path, {file: digest(path / file)})
+    (path / file).write_bytes((path / file).read_bytes() + b" ")
+    said = refusal(path)
+    assert file in said
+    assert "SHA-256" in said
+
+
+def test_a_missing_file_is_named_but_a_plan_need_not_be_there(tmp_path: Path) -> None:
+    path = make(tmp_path, "a_20260101_000000")
+    pin(path, {"model_fp16.engine": "0" * 64})
+    assert load_version(path).name == path.name
+    pin(path, {"training_info.json": "0" * 64})
+    assert "training_info.json" in refusal(path)
+    # 2. A plan that is there is checked as anything else.
+    pin(path, {"model_fp16.engine": "0" * 64})
+    (path / "model_fp16.engine").write_bytes(b"another")
+    assert "model_fp16.engine" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    "name", ["../secret", "/etc/hostname", "sub/file", "..", ".", "", "../a_20260101_000000/model.onnx"]
+)
+def test_pins_of_files_elsewhere_are_refused(tmp_path: Path, name: str) -> None:
+    path = make(tmp_path, "a_20260101_000000")
+    (tmp_path / "secret").write_text("secret")
+    (path / "sub").mkdir()
+    (path / "sub" / "file").write_text("x")
+    pin(path, {name: digest(tmp_path / "secret")})
+    refusal(path)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"sha256": []}', '{"sha256": {"model.onnx": 5}}', '{"sha256": null}'])
+def test_conversion_info_that_cannot_be_read(tmp_path: Path, text: str) -> None:
+    path = make(tmp_path, "a_20260101_000000")
+    (path / "conversion_info.json").write_text(text)
+    assert "conversion_info.json" in refusal(path)
+
+
+# ---------------------------------------------------------------- what ships
+def test_the_embedded_versions_are_sound() -> None:
+    root = Path(__file__).parents[2] / "engines"
+    names = [path.name for path in root.iterdir() if path.is_dir()]
+    defaults = [name for name in names if load_version(root / name).manifest.default]
+    assert len(defaults) == 1
+    assert EngineRepository(root).choose().name == defaults[0]

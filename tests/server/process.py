@@ -1,0 +1,122 @@
+"""A daemon as its users start it: a process, its log, its signals, its port."""
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+ROOT = Path(__file__).parents[2]
+ENGINES = ROOT / "engines"
+NEED = 6
+
+SMALL = {
+    "STREAMD_PORT": "0",
+    "STREAMD_ENGINES": str(ENGINES),
+    "STREAMD_MAX_SERVERS": "256",
+    "STREAMD_MIN_CONTEXT_ROWS": str(NEED),
+    "STREAMD_WARMUP_SECONDS": "0.05",
+    "STREAMD_LANES": "1",
+    "STREAMD_BUCKETS": "1,8",
+    "STREAMD_BACKEND": "onnxruntime-cpu",
+    "STREAMD_LOG_FORMAT": "json",
+}
+"""A daemon that is up in about a second."""
+
+
+def environment(more: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment without any setting of a daemon that happens to be in it."""
+    ours = ("STREAMD_", "NOTIFY_SOCKET", "WATCHDOG_")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    return {**clean, **more}
+
+
+def run(*arguments: str, cwd: Path, **env: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command to its end."""
+    command = [sys.executable, "-m", "streamd", *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment(env), capture_output=True, text=True, check=False)
+
+
+@dataclass
+class DaemonProcess:
+    """One daemon; `wait_for` reads its log until an event comes."""
+
+    process: "subprocess.Popen[bytes]"
+    port: int = 0
+    lines: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def start(cls, state_dir: Path, *arguments: str, env: Mapping[str, str] | None = None) -> "DaemonProcess":
+        """Start it; it listens when this returns, but may not be ready."""
+        command = [sys.executable, "-m", "streamd", "serve", "--state-dir", str(state_dir), *arguments]
+        process = subprocess.Popen(command, env=environment({**SMALL, **(env or {})}), stderr=subprocess.PIPE)
+        daemon = cls(process)
+        daemon.port = daemon.wait_for("listening")["port"]
+        return daemon
+
+    @property
+    def log(self) -> IO[bytes]:
+        assert self.process.stderr is not None
+        return self.process.stderr
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def wait_for(self, event: str) -> dict[str, Any]:
+        """Read the log until this event; the line."""
+        for line in self.log:
+            said = json.loads(line)
+            self.lines.append(said)
+            if said["event"] == event:
+                assert isinstance(said, dict)
+                return said
+        raise AssertionError(f"it ended without {event!r}: {self.lines}")
+
+    def get(self, path: str) -> tuple[int, Any]:
+        return self.call("GET", path)
+
+    def call(self, method: str, path: str, message: Any = None) -> tuple[int, Any]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port)
+        try:
+            body = None if message is None else json.dumps(message)
+            connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})
+            response = connection.getresponse()
+            data = response.read()
+        finally:
+            connection.close()
+        is_json = response.headers.get_content_type() == "application/json"
+        return response.status, json.loads(data) if is_json else data.decode()
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def wait(self) -> int:
+        """Read the log to its end and wait; the exit status."""
+        self.lines += [json.loads(line) for line in self.log]
+        return self.process.wait()
+
+    def end(self) -> None:
+        """Leave nothing behind, whatever the test came to."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self.log.close()
+
+
+def rows(server: str, steps: Sequence[int], features: Sequence[str]) -> list[dict[str, Any]]:
+    """Whole rows of one server, each value its own (exact in float32)."""
+    number = sum(server.encode())
+    return [
+        {
+            "server": server,
+            "time": 1_700_000_100 + 300 * step,
+            "values": {name: number + step / 8 + place for place, name in enumerate(features)},
+        }
+        for step in steps
+    ]

@@ -1,0 +1,178 @@
+"""Settings: what beats what, and errors that name the setting and its place."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamd.cli import main
+from streamd.core.errors import ConfigError
+from streamd.server.config import SECTIONS, Config, load_config
+from tests.server.process import ROOT, run
+
+SHIPPED = ROOT / "config.toml"
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "config.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+# ---------------------------------------------------------------- where settings come from
+def test_the_shipped_file_says_every_setting_with_its_default() -> None:
+    said = tomllib.loads(SHIPPED.read_text(encoding="utf-8"))
+    assert {key: section for section, keys in said.items() for key in keys} == SECTIONS
+    shipped, built_in = load_config(SHIPPED, {}), load_config(None, {})
+    assert Path(shipped.state.state_dir) == ROOT / built_in.state.state_dir
+    assert Path(shipped.engine.engines) == ROOT / built_in.engine.engines
+    for name in ("server", "windows", "batching", "log"):
+        assert getattr(shipped, name) == getattr(built_in, name)
+
+
+def test_every_setting_of_the_shipped_file_is_explained() -> None:
+    lines = SHIPPED.read_text(encoding="utf-8").splitlines()
+    settings = [line for line in lines if "=" in line.partition("#")[0]]
+    assert len(settings) == len(SECTIONS)
+    assert all("#" in line for line in settings)
+
+
+def test_a_flag_beats_the_environment_which_beats_the_file(tmp_path: Path) -> None:
+    path = written(tmp_path, '[server]\nport = 1\nhost = "file"\n[engine]\nengine = "file"\nlanes = 3\n')
+    config = load_config(path, {"STREAMD_PORT": "2", "STREAMD_HOST": "environment"}, {"port": 3, "backend": None})
+    assert (config.server.port, config.server.host) == (3, "environment")
+    assert (config.engine.engine, config.engine.lanes, config.engine.backend) == ("file", 3, "auto")
+    assert config.server.max_sockets == Config().server.max_sockets
+
+
+def test_folders_are_relative_to_who_names_them(tmp_path: Path) -> None:
+    path = written(tmp_path, '[state]\nstate_dir = "s"\n[engine]\nengines = "/e"\n')
+    config = load_config(path, {})
+    assert (Path(config.state.state_dir), config.engine.engines) == (tmp_path / "s", "/e")
+    assert load_config(path, {"STREAMD_STATE_DIR": "t"}).state.state_dir == "t"
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "value"),
+    [
+        ("STREAMD_PORT", "8003", 8003),
+        ("STREAMD_DRAIN_SECONDS", "1.5", 1.5),
+        ("STREAMD_BUCKETS", "1,4,16", (1, 4, 16)),
+        ("STREAMD_BACKEND", "onnxruntime-cpu", "onnxruntime-cpu"),
+        ("STREAMD_LOG_LEVEL", "debug", "debug"),
+        ("STREAMD_ENGINE", "", ""),
+        ("STREAMD_HOST", "123", "123"),
+    ],
+)
+def test_variables(variable: str, text: str, value: Any) -> None:
+    key = variable.removeprefix("STREAMD_").lower()
+    assert getattr(getattr(load_config(None, {variable: text, "PATH": "x"}), SECTIONS[key]), key) == value
+
+
+# ---------------------------------------------------------------- errors name the thing and the place
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("[server]\nprot = 1\n", ["prot", "server"]),
+        ("[sever]\nport = 1\n", ["sever"]),
+        ("port = 1\n", ["port"]),
+        ('[server]\nport = "8002"\n', ["int", "str", "server.port"]),
+        ("[server]\nport = 8002.5\n", ["int", "server.port"]),
+        ("[server]\nport = true\n", ["int", "server.port"]),
+        ("[server]\nport = 65536\n", ["65535", "server.port"]),
+        ("[server]\nport = -1\n", ["0", "server.port"]),
+        ("[server]\nhost = 5\n", ["str", "server.host"]),
+        ("[server]\ndrain_seconds = 0\n", ["server.drain_seconds"]),
+        ("[state]\nmax_servers = 0\n", ["state.max_servers"]),
+        ('[engine]\nbackend = "gpu"\n', ["gpu", "engine.backend"]),
+        ("[engine]\nbuckets = [1, 0]\n", ["engine.buckets"]),
+        ("[engine]\nbuckets = 8\n", ["engine.buckets"]),
+        ('[log]\nlog_level = "loud"\n', ["loud", "log.log_level"]),
+        ("server = 5\n", ["server"]),
+        ("[server\nport = 1\n", ["line 1"]),
+        ("[server]\nport = \n", ["line 2"]),
+        ("[server]\nport = 1\nport = 2\n", ["line 3"]),
+    ],
+)
+def test_a_bad_file_is_named_with_its_setting(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, named: list[str]
+) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, {})
+    for part in [str(path), *named]:
+        assert part in str(caught.value)
+    # 2. On the command line that is all that is said, and the status is that of a usage error.
+    assert main(["serve", "--config", str(path)]) == 2
+    said = capsys.readouterr().err
+    assert said == f"streamd: {caught.value}\n"
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_bytes(b"\xff\xfe[server]")
+    with pytest.raises(ConfigError, match=r"config\.toml"):
+        load_config(path, {})
+
+
+@pytest.mark.parametrize("name", ["nowhere.toml", "."])
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    assert main(["serve", "--config", str(tmp_path / name)]) == 2
+    said = capsys.readouterr().err
+    assert str(tmp_path / name) in said
+    assert "cannot be read" in said
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "named"),
+    [
+        ("STREAMD_PROT", "1", []),
+        ("STREAMD_", "1", []),
+        ("STREAMD_SERVER_PORT", "1", []),
+        ("STREAMD_PORT", "many", ["int"]),
+        ("STREAMD_PORT", "", ["int"]),
+        ("STREAMD_PORT", "70000", ["65535"]),
+        ("STREAMD_BUCKETS", "1,x", ["int"]),
+        ("STREAMD_BUCKETS", "", ["int"]),
+        ("STREAMD_BACKEND", "gpu", ["gpu"]),
+        ("STREAMD_DRAIN_SECONDS", "-1", []),
+    ],
+)
+def test_a_bad_variable_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], variable: str, text: str, named: list[str]
+) -> None:
+    monkeypatch.setenv(variable, text)
+    assert main(["serve"]) == 2
+    said = capsys.readouterr().err
+    for part in [variable, *named]:
+        assert part in said
+
+
+def test_a_bad_flag_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--port", "70000"]) == 2
+    assert "port" in capsys.readouterr().err
+    for arguments in (["serve", "--port", "x"], ["serve", "--backend", "gpu"], ["serve", "--nothing"], []):
+        with pytest.raises(SystemExit) as caught:
+            main(arguments)
+        assert caught.value.code == 2
+
+
+def test_a_bad_setting_ends_the_process_with_2(tmp_path: Path) -> None:
+    ended = run("serve", cwd=tmp_path, STREAMD_PORT="many")
+    assert ended.returncode == 2
+    assert "STREAMD_PORT" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@given(port=st.integers(), host=st.text(st.characters(exclude_characters='"\\', exclude_categories=["C"]), max_size=9))
+def test_any_port_and_host(tmp_path_factory: pytest.TempPathFactory, port: int, host: str) -> None:
+    path = written(tmp_path_factory.getbasetemp(), f'[server]\nport = {port}\nhost = "{host}"\n')
+    if 0 <= port <= 65_535:
+        assert load_config(path, {}).server.port == port
+        assert load_config(path, {}).server.host == host
+    else:
+        with pytest.raises(ConfigError, match=r"server\.port"):
+            load_config(path, {})

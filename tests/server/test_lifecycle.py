@@ -1,0 +1,312 @@
+"""The daemon's life as its users see it: start-up, drain, death, restart, and who may not start beside it."""
+
+import asyncio
+import json
+import shutil
+import signal
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import numpy as np
+import pytest
+
+from streamd.core.calendar import known_future
+from streamd.repository.versions import EngineRepository
+from tests.server.conftest import Start
+from tests.server.process import ENGINES, NEED, ROOT, SMALL, DaemonProcess, rows, run
+
+VERSION = EngineRepository(ENGINES).choose()
+CONTRACT = VERSION.contract
+FEATURES = CONTRACT.features
+
+
+# ---------------------------------------------------------------- a daemon that is ready
+def test_it_serves_the_embedded_engine(shared: DaemonProcess) -> None:
+    status, body = shared.get("/v1/status")
+    assert status == 200
+    assert (body["engine"], body["backend"], body["precision"]) == (VERSION.name, "onnxruntime-cpu", "fp32")
+    assert body["contract"]["features"] == list(FEATURES)
+    assert len(body["lanes"]) == 1
+    assert body["fallbacks"] == []
+    assert [shared.get(path)[0] for path in ("/readyz", "/healthz", "/metrics")] == [200] * 3
+
+
+def test_the_real_model_forecasts(shared: DaemonProcess) -> None:
+    assert shared.call("POST", "/v1/samples", {"samples": rows("real", range(NEED), FEATURES)})[1]["accepted"] == NEED
+    status, body = shared.get("/v1/forecasts/real")
+    while body.get("status") == "pending":
+        status, body = shared.get("/v1/forecasts/real")
+    assert (status, body["server"], body["context"], body["model"]) == (200, "real", NEED, VERSION.name)
+    values = np.asarray(body["values"])
+    assert values.shape == (len(CONTRACT.targets), CONTRACT.horizon, len(CONTRACT.quantiles))
+    assert np.isfinite(values).all()
+    assert (np.diff(values, axis=-1) >= 0).all()
+    # 2. The same window, asked of /v1/predict, has the same answer.
+    window = [[None] * len(FEATURES)] * (CONTRACT.context_length - NEED) + [
+        list(row["values"].values()) for row in rows("real", range(NEED), FEATURES)
+    ]
+    newest = CONTRACT.step_of(1_700_000_100) + NEED - 1
+    future = known_future(newest, CONTRACT.horizon, CONTRACT.step_seconds).astype(float).tolist()
+    status, answer = shared.call("POST", "/v1/predict", {"encoder_cont": window, "decoder_cont": future})
+    assert status == 200
+    predictions = np.asarray(answer["predictions"]).transpose(1, 0, 2)
+    np.testing.assert_allclose(predictions, values, rtol=1e-4, atol=1e-4)
+
+
+def test_a_port_in_use_is_told(shared: DaemonProcess, tmp_path: Path) -> None:
+    ended = run("serve", "--port", str(shared.port), "--state-dir", str(tmp_path / "s"), cwd=tmp_path, **NO_PORT)
+    assert ended.returncode == 1
+    assert f"127.0.0.1:{shared.port}" in ended.stderr
+    assert "address already in use" in ended.stderr.lower()
+    assert "Traceback" not in ended.stderr
+    assert shared.get("/readyz")[0] == 200
+
+
+def test_one_state_folder_serves_one_daemon(shared: DaemonProcess, shared_state: Path, tmp_path: Path) -> None:
+    ended = run("serve", "--state-dir", str(shared_state), cwd=tmp_path, **SMALL)
+    assert ended.returncode == 1
+    assert str(shared_state) in ended.stderr
+    assert "another process" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert shared.get("/readyz")[0] == 200
+
+
+NO_PORT = {name: value for name, value in SMALL.items() if name != "STREAMD_PORT"}
+
+
+# ---------------------------------------------------------------- what stops it from starting
+def test_an_unknown_engine_is_named(tmp_path: Path) -> None:
+    arguments = ("serve", "--engine", "no_such_20260101_000000", "--state-dir", str(tmp_path / "s"))
+    ended = run(*arguments, cwd=tmp_path, **SMALL)
+    assert ended.returncode == 1
+    assert "no_such_20260101_000000" in ended.stderr
+    assert VERSION.name in ended.stderr  # what there is instead
+    assert "Traceback" not in ended.stderr
+    assert not (tmp_path / "s").exists()
+
+
+def test_no_folder_of_engines_is_named(tmp_path: Path) -> None:
+    ended = run("serve", cwd=tmp_path, **{**SMALL, "STREAMD_ENGINES": "nowhere", "STREAMD_STATE_DIR": "s"})
+    assert ended.returncode == 1
+    assert "nowhere" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_backend_that_is_not_there_says_why(tmp_path: Path) -> None:
+    arguments = ("serve", "--backend", "onnxruntime-cuda", "--state-dir", str(tmp_path / "s"))
+    ended = run(*arguments, cwd=tmp_path, **SMALL)
+    if ended.returncode == 0:
+        pytest.skip("this machine has it")
+    assert ended.returncode == 1
+    assert "onnxruntime-cuda" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_state_folder_that_is_a_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "s").write_text("mine")
+    ended = run("serve", "--state-dir", str(tmp_path / "s"), cwd=tmp_path, **SMALL)
+    assert ended.returncode == 1
+    assert str(tmp_path / "s") in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert (tmp_path / "s").read_text() == "mine"
+
+
+# ---------------------------------------------------------------- systemd, readiness, drain
+@pytest.fixture
+def notify_socket() -> Iterator[socket.socket]:
+    folder = tempfile.mkdtemp(prefix="sd")  # a socket's path must be short
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(f"{folder}/notify")
+        yield receiver
+    shutil.rmtree(folder)
+
+
+def test_not_ready_until_a_lane_is_warm_and_drain_delivers(
+    start: Start, tmp_path: Path, notify_socket: socket.socket
+) -> None:
+    env = {"NOTIFY_SOCKET": notify_socket.getsockname(), "WATCHDOG_USEC": "100000", "STREAMD_WARMUP_SECONDS": "0.5"}
+    daemon = start(tmp_path, **env, STREAMD_BUCKETS="1,8,32")
+    # 1. It listens, and is alive, before it is ready; samples are taken meanwhile.
+    status, body = daemon.get("/readyz")
+    assert (status, body) == (503, {"status": "starting"})
+    assert daemon.get("/healthz")[0] == 200
+    assert daemon.call("POST", "/v1/samples", {"samples": rows("early", range(NEED), FEATURES)})[0] == 200
+    daemon.wait_for("ready")
+    assert daemon.get("/readyz")[0] == 200
+    assert b"READY=1" in notify_socket.recv(1_024).split(b"\n")
+    assert notify_socket.recv(1_024) == b"WATCHDOG=1"
+    assert notify_socket.recv(1_024) == b"WATCHDOG=1"
+    # 2. SIGTERM in the middle of the work: all that is under way is delivered first.
+    asyncio.run(_stop_in_the_middle(daemon))
+    assert daemon.wait() == 0
+    stopped = daemon.lines[-1]
+    assert (stopped["event"], stopped["complete"]) == ("stopped", True)
+    counts = stopped["rows"]
+    assert counts["due"] == counts["delivered"] + counts["superseded"]
+    said = b""
+    while said != b"STOPPING=1":
+        said = notify_socket.recv(1_024)
+        assert said in (b"WATCHDOG=1", b"STOPPING=1")
+
+
+async def _stop_in_the_middle(daemon: DaemonProcess) -> None:
+    servers = {f"s{number}" for number in range(60)}
+    sent = [row for name in sorted(servers) for row in rows(name, range(NEED), FEATURES)]
+    async with (
+        aiohttp.ClientSession() as session,
+        session.ws_connect(daemon.url + "/v1/forecasts?servers=s*&quantiles=0.5&every=96", autoclose=False) as reader,
+        session.ws_connect(daemon.url + "/v1/ingest") as agent,
+    ):
+        assert (await reader.receive_json())["type"] == "subscribed"
+        await agent.send_str(json.dumps({"samples": sent}))
+        assert (await agent.receive_json())["accepted"] == len(sent)
+        daemon.signal(signal.SIGTERM)
+        delivered: set[str] = set()
+        async for message in reader:
+            delivered.add(json.loads(message.data)["server"])
+        assert reader.close_code == aiohttp.WSCloseCode.GOING_AWAY
+    assert delivered == servers
+
+
+def test_a_second_signal_ends_it_at_once(start: Start, tmp_path: Path) -> None:
+    daemon = start(tmp_path, STREAMD_DRAIN_SECONDS="3600")
+    daemon.wait_for("ready")
+    # A peer that never answers the closing handshake: the drain waits for it.
+    head = (
+        "GET /v1/ingest HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", daemon.port)) as peer:
+        peer.sendall(head.encode())
+        assert peer.recv(1_024).startswith(b"HTTP/1.1 101")
+        daemon.signal(signal.SIGTERM)
+        daemon.wait_for("draining")
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait() == 128 + signal.SIGTERM
+    assert daemon.lines[-1]["event"] == "stopped_at_once"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_it_is_ready_ends_it_well(start: Start, tmp_path: Path, number: signal.Signals) -> None:
+    daemon = start(tmp_path)
+    daemon.signal(number)
+    assert daemon.wait() == 0
+    assert daemon.lines[-1]["event"] == "stopped"
+
+
+# ---------------------------------------------------------------- kill -9
+async def _ingest_until_killed(daemon: DaemonProcess, kill_after: int) -> dict[str, int]:
+    """Send rows and kill the daemon in the midst of them; the newest acked step of each server."""
+    acked: dict[str, int] = {}
+    names = [f"k{number}" for number in range(7)]
+    async with aiohttp.ClientSession() as session, session.ws_connect(daemon.url + "/v1/ingest") as agent:
+
+        async def send() -> None:
+            for step in range(100_000):
+                for name in names:
+                    frame = {"id": f"{name}/{step}", "samples": rows(name, [step], FEATURES)}
+                    await agent.send_str(json.dumps(frame))
+
+        sending = asyncio.create_task(send())
+        count = 0
+        async for message in agent:
+            ack = json.loads(message.data)
+            assert (ack["type"], ack["accepted"]) == ("ack", 1)
+            name, _, step = ack["id"].partition("/")
+            acked[name] = int(step)
+            count += 1
+            if count == kill_after:
+                daemon.process.kill()
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+    return acked
+
+
+def window_after(name: str, newest: int) -> list[list[Any]]:
+    """What the window must hold after whole rows up to `newest`."""
+    length = CONTRACT.context_length
+    sent = [
+        list(row["values"].values()) for row in rows(name, range(max(0, newest + 1 - length), newest + 1), FEATURES)
+    ]
+    return [[None] * len(FEATURES)] * (length - len(sent)) + sent
+
+
+def test_every_acked_row_survives_kill_9_and_forecasting_goes_on(start: Start, tmp_path: Path) -> None:
+    daemon = start(tmp_path)
+    acked = asyncio.run(_ingest_until_killed(daemon, kill_after=7 * 40 + 3))
+    assert daemon.wait() == -signal.SIGKILL
+    assert min(acked.values()) >= 39
+    again = start(tmp_path)
+    newest = {}
+    for name, step in acked.items():
+        status, shown = again.get(f"/v1/servers/{name}")
+        assert status == 200
+        # What was sent and not acked may be there as well; what was acked must be.
+        newest[name] = shown["origin"] // 300 - 1 - 1_700_000_100 // 300
+        assert newest[name] >= step
+        assert shown["values"] == window_after(name, newest[name])
+        assert shown["have"] == min(newest[name] + 1, CONTRACT.context_length)
+    assert again.get("/v1/servers")[1]["servers"][0]["have"] > NEED
+    # 2. One more row a server, and each is forecast with all the context that it had.
+    again.wait_for("ready")
+    assert again.get("/v1/status")[1]["recovered"]["servers"] == len(acked)
+    asyncio.run(_forecasts_go_on(again, newest))
+
+
+async def _forecasts_go_on(daemon: DaemonProcess, newest: dict[str, int]) -> None:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.ws_connect(daemon.url + "/v1/forecasts?every=96&quantiles=0.5") as reader,
+        session.ws_connect(daemon.url + "/v1/ingest") as agent,
+    ):
+        assert (await reader.receive_json())["type"] == "subscribed"
+        left = {}
+        for name, step in newest.items():
+            await agent.send_str(json.dumps({"samples": rows(name, [step + 1], FEATURES)}))
+            assert (await agent.receive_json())["accepted"] == 1
+            left[name] = (step + 2) * 300 + 1_700_000_100
+        while left:
+            message = await reader.receive_json()
+            name = message["server"]
+            if message["type"] == "forecast" and message["origin"] == left.get(name):
+                assert message["context"] == min(newest[name] + 2, CONTRACT.context_length)
+                del left[name]
+
+
+# ---------------------------------------------------------------- where settings come from
+def test_a_flag_beats_the_environment_which_beats_the_file(start: Start, tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(
+        '[server]\nport = 1\nhost = "256.256.256.256"\n'
+        '[state]\nstate_dir = "of-the-file"\nmax_servers = 7\n'
+        "[windows]\nmin_context_rows = 5\n"
+        f"[engine]\nengines = {json.dumps(str(ENGINES))}\n"
+    )
+    daemon = start(
+        tmp_path / "of-the-flag",
+        "--config",
+        str(config),
+        "--host",
+        "127.0.0.1",
+        STREAMD_HOST="255.255.255.255",
+        STREAMD_STATE_DIR=str(tmp_path / "of-the-environment"),
+    )
+    listening = daemon.lines[-1]
+    assert listening["host"] == "127.0.0.1"
+    status = daemon.get("/v1/status")[1]
+    assert status["capacity"] == 256  # STREAMD_MAX_SERVERS
+    assert status["contract"]["need"] == NEED
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.toml", "of-the-flag"]
+
+
+def test_help_is_quick_to_import() -> None:
+    ended = run("--help", cwd=ROOT)
+    assert ended.returncode == 0
+    assert "serve" in ended.stdout
+    ended = run("serve", "--help", cwd=ROOT)
+    for flag in ("--config", "--host", "--port", "--state-dir", "--engines", "--engine", "--backend"):
+        assert flag in ended.stdout

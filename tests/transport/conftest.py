@@ -1,0 +1,29 @@
+"""Daemons over real sockets: `daemon` is the ordinary one, `start` makes one to a test's wishes."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.transport.harness import Running, Setup, running
+
+Start = Callable[[Setup], Awaitable[Running]]
+
+
+@pytest.fixture
+async def start(tmp_path: Path) -> AsyncIterator[Start]:
+    async with AsyncExitStack() as stack:
+        count = 0
+
+        async def start_one(setup: Setup) -> Running:
+            nonlocal count
+            count += 1
+            return await stack.enter_async_context(running(tmp_path / f"state-{count}", setup))
+
+        yield start_one
+
+
+@pytest.fixture
+async def daemon(start: Start) -> Running:
+    return await start(Setup())

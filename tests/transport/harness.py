@@ -1,0 +1,309 @@
+"""A whole service with its doors over real sockets, in this process, on fake lanes.
+
+Time is the sender's, so nothing here needs a clock: `at(step)` is the time of a step, `newest` one is the last sent.
+"""
+
+import asyncio
+import io
+import json
+import socket
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from aiohttp import WSMsgType, web
+
+from streamd.core.contract import ModelContract
+from streamd.core.costs import CostTable
+from streamd.device.fake import FakeBackend, forecast_of
+from streamd.runtime.service import Service, ServiceLimits
+from streamd.runtime.state import WindowLimits, open_state
+from streamd.runtime.worker import LaneWorker
+from streamd.transport.app import Doors, make_doors
+from streamd.transport.requests import TransportLimits
+
+Message = dict[str, Any]
+Values = Mapping[str, float | None]
+Float32 = npt.NDArray[np.float32]
+
+CONTRACT = ModelContract(
+    features=("cpu_user", "mem_used", "load_average"),
+    targets=("cpu_user", "load_average"),
+    quantiles=(0.1, 0.5, 0.9),
+    context_length=8,
+    horizon=4,
+    step_seconds=60,
+    units={"cpu_user": "percent", "mem_used": "percent", "load_average": "1"},
+    architecture="fake",
+)
+NEED = 3
+MODEL = "fake_tensorrt_20260101_000000"
+BASE_SECONDS = 1_700_000_040
+"""A time at which a step begins."""
+
+JSON = "application/json"
+MSGPACK = "application/msgpack"
+TYPES = (JSON, MSGPACK)
+
+
+# ---------------------------------------------------------------- samples and what must become of them
+def at(step: int) -> int:
+    """The time at which a step begins."""
+    return BASE_SECONDS + step * CONTRACT.step_seconds
+
+
+def origin(step: int) -> int:
+    """The origin of a forecast whose newest row is this step's."""
+    return at(step + 1)
+
+
+def values_of(number: int, step: int) -> dict[str, float]:
+    """Values that no other server and step has."""
+    return {"cpu_user": number + step / 64, "mem_used": 1000 + number - step / 64, "load_average": number * 8 + step}
+
+
+def sample(server: str, step: int, values: Values | None = None, **more: Any) -> Message:
+    return {"server": server, "time": at(step), "values": values_of(0, step) if values is None else values, **more}
+
+
+def history(server: str, number: int, steps: Iterable[int]) -> list[Message]:
+    """One whole row a step."""
+    return [sample(server, step, values_of(number, step)) for step in steps]
+
+
+def window_of(samples: Iterable[Mapping[str, Any]], newest: int, contract: ModelContract = CONTRACT) -> Float32:
+    """The window that these samples of one server make, built the obvious way."""
+    window = np.full((contract.context_length, len(contract.features)), np.nan, np.float32)
+    for each in samples:
+        age = newest - (each["time"] - BASE_SECONDS) // contract.step_seconds
+        if 0 <= age < contract.context_length:
+            for name, value in each["values"].items():
+                if name in contract.features and value is not None:
+                    window[contract.context_length - 1 - age, contract.features.index(name)] = value
+    return window
+
+
+def wire_forecast(window: Float32, contract: ModelContract = CONTRACT) -> Float32:
+    """The fake's forecast of a window, as the wire has it: `(targets, steps, quantiles)`."""
+    return np.ascontiguousarray(forecast_of(contract, window).transpose(1, 0, 2))
+
+
+def tensor(array: npt.NDArray[Any]) -> Message:
+    array = np.ascontiguousarray(array)
+    return {"shape": list(array.shape), "dtype": array.dtype.name, "data": array.tobytes()}
+
+
+def array_of(shown: Any) -> npt.NDArray[Any]:
+    """A tensor or nested lists off the wire."""
+    if isinstance(shown, dict):
+        return np.frombuffer(shown["data"], np.dtype(shown["dtype"]).newbyteorder("<")).reshape(shown["shape"])
+    return np.asarray(shown, np.float32)
+
+
+def pack(message: Any, content_type: str) -> bytes:
+    return json.dumps(message).encode() if content_type == JSON else msgspec.msgpack.encode(message)
+
+
+def unpack(data: bytes | str, content_type: str) -> Any:
+    return (
+        json.loads(data) if content_type == JSON else msgspec.msgpack.decode(data if isinstance(data, bytes) else b"")
+    )
+
+
+# ---------------------------------------------------------------- the other side of the sockets
+@dataclass
+class Reply:
+    status: int
+    headers: Mapping[str, str]
+    data: bytes
+
+    @property
+    def body(self) -> Any:
+        return unpack(self.data, self.headers["Content-Type"].partition(";")[0])
+
+    @property
+    def code(self) -> str:
+        """The error's code; what an error must have besides is asserted."""
+        body = self.body
+        assert body["type"] == "error"
+        assert isinstance(body["message"], str)
+        assert body["message"]
+        return str(body["code"])
+
+
+class Socket:
+    """A WebSocket that speaks one encoding."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse, content_type: str) -> None:
+        self.raw = socket
+        self.content_type = content_type
+
+    async def send(self, message: Any) -> None:
+        await self.send_bytes(pack(message, self.content_type))
+
+    async def send_bytes(self, frame: bytes) -> None:
+        if self.content_type == JSON:
+            await self.raw.send_str(frame.decode())
+        else:
+            await self.raw.send_bytes(frame)
+
+    async def receive(self) -> Message:
+        """The next message; it must come in the encoding that was spoken."""
+        frame = await self.raw.receive()
+        expected = WSMsgType.TEXT if self.content_type == JSON else WSMsgType.BINARY
+        assert frame.type is expected, f"got {frame}"
+        message = unpack(frame.data, self.content_type)
+        assert isinstance(message, dict)
+        return message
+
+    async def ask(self, message: Any) -> Message:
+        await self.send(message)
+        return await self.receive()
+
+    async def closed(self) -> int:
+        """Wait for the other side's close; returns its code."""
+        frame = await self.raw.receive()
+        assert frame.type is WSMsgType.CLOSE, f"got {frame}"
+        return int(frame.data)
+
+
+@dataclass
+class Running:
+    """A daemon that runs, and a caller of it."""
+
+    service: Service
+    backend: FakeBackend
+    doors: Doors
+    session: aiohttp.ClientSession
+    port: int
+    _workers: list[LaneWorker] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def open_lanes(self, count: int) -> None:
+        """Give the service warm lanes."""
+        loop = asyncio.get_running_loop()
+        lanes = [self.backend.make_lane(index) for index in range(count)]
+        self._workers = [LaneWorker(lane, loop, self.service.pipeline.take_result) for lane in lanes]
+        costs = CostTable({bucket: 0.001 * bucket for bucket in self.backend.buckets}, pads=False)
+        self.service.pipeline.open_lanes(self._workers, costs)
+        self.service.begin()
+
+    def let_go(self) -> None:
+        """End what lanes are held in."""
+        self.backend.script.hold = False
+        for gate in self.backend.script.release.values():
+            gate.set()
+
+    # ------------------------------------------------------------ calls
+    async def call(
+        self, method: str, path: str, data: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> Reply:
+        skipped = [] if headers and "Content-Type" in headers else ["Content-Type"]
+        async with self.session.request(
+            method, self.url + path, data=data and io.BytesIO(data), headers=headers, skip_auto_headers=skipped
+        ) as response:
+            return Reply(response.status, dict(response.headers), await response.read())
+
+    async def get(self, path: str, accept: str = JSON) -> Reply:
+        return await self.call("GET", path, headers={"Accept": accept})
+
+    async def post(self, path: str, message: Any, content_type: str = JSON) -> Reply:
+        return await self.post_bytes(path, pack(message, content_type), content_type)
+
+    async def post_bytes(self, path: str, data: bytes, content_type: str = JSON, **headers: str) -> Reply:
+        return await self.call("POST", path, data, {"Content-Type": content_type, **headers})
+
+    async def accept(self, samples: Sequence[Message]) -> None:
+        """Send samples that must all be taken."""
+        reply = await self.post("/v1/samples", {"samples": samples})
+        assert reply.status == 200
+        assert reply.body == {"accepted": len(samples), "rejected": 0, "errors": []}
+
+    async def window(self, server: str) -> Float32:
+        reply = await self.get(f"/v1/servers/{server}")
+        assert reply.status == 200
+        return np.asarray([[np.nan if cell is None else cell for cell in row] for row in reply.body["values"]], "<f4")
+
+    async def status(self) -> Message:
+        body = (await self.get("/v1/status")).body
+        assert isinstance(body, dict)
+        return body
+
+    @asynccontextmanager
+    async def socket(self, path: str, content_type: str = JSON) -> AsyncIterator[Socket]:
+        async with self.session.ws_connect(self.url + path, max_msg_size=0) as socket:
+            yield Socket(socket, content_type)
+
+    @asynccontextmanager
+    async def subscribed(self, content_type: str = JSON, **choice: Any) -> AsyncIterator[Socket]:
+        async with self.socket("/v1/forecasts", content_type) as socket:
+            told = await socket.ask({"type": "subscribe", **choice})
+            assert told["type"] == "subscribed"
+            yield socket
+
+
+def same(a: Float32, b: Float32) -> bool:
+    """Whether both are the same to the bit, NaN where NaN."""
+    return a.shape == b.shape and bool(np.array_equal(a, b, equal_nan=True))
+
+
+def listening_socket(send_buffer_bytes: int | None = None) -> socket.socket:
+    """A listening socket; what it accepts inherits the send buffer."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    if send_buffer_bytes is not None:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
+    listener.setblocking(False)
+    return listener
+
+
+@dataclass
+class Setup:
+    """What a test may want otherwise."""
+
+    contract: ModelContract = CONTRACT
+    limits: TransportLimits = field(default_factory=TransportLimits)
+    service_limits: ServiceLimits = field(default_factory=ServiceLimits)
+    capacity: int = 256
+    grace_seconds: float = 3600.0
+    lanes: int = 2
+    backend: FakeBackend | None = None
+    listener: socket.socket | None = None
+
+
+@asynccontextmanager
+async def running(folder: Path, setup: Setup) -> AsyncIterator[Running]:
+    """Start a daemon; at the end everything of it is stopped, whatever it was doing."""
+    window_limits = WindowLimits(
+        capacity=setup.capacity,
+        need=NEED,
+        late_steps=setup.contract.context_length,
+        grace_seconds=setup.grace_seconds,
+    )
+    state = open_state(folder, setup.contract, window_limits, time.monotonic())
+    service = Service(state, MODEL, {}, setup.service_limits)
+    service.engine = {"backend": "fake", "precision": "fp32", "fallbacks": [{"backend": "none", "reason": "a test"}]}
+    doors = make_doors(service, setup.limits)
+    runner = web.AppRunner(doors.app, access_log=None, handle_signals=False, shutdown_timeout=0.05)
+    await runner.setup()
+    await web.SockSite(runner, setup.listener or listening_socket()).start()
+    backend = setup.backend or FakeBackend(setup.contract)
+    async with aiohttp.ClientSession() as session:
+        daemon = Running(service, backend, doors, session, runner.addresses[0][1])
+        if setup.lanes:
+            daemon.open_lanes(setup.lanes)
+        try:
+            yield daemon
+        finally:
+            daemon.let_go()
+    await runner.cleanup()
+    service.close()

@@ -1,0 +1,196 @@
+"""Ten thousand mutated frames through one daemon, beside a neighbour that must not notice."""
+
+import itertools
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from tests.transport.conftest import Start
+from tests.transport.harness import (
+    CONTRACT,
+    JSON,
+    MSGPACK,
+    NEED,
+    TYPES,
+    Message,
+    Running,
+    Setup,
+    Socket,
+    array_of,
+    at,
+    history,
+    origin,
+    pack,
+    same,
+    sample,
+    tensor,
+    window_of,
+    wire_forecast,
+)
+from tests.transport.memory import resident_bytes
+
+SEED = 20_231_114
+FRAMES_PER_TURN = 40
+NEIGHBOUR = "q7Zk0vXw-neighbour-that-no-mutation-spells"
+
+Columns = dict[str, Any]
+
+
+def columns(values: Any, time: Any) -> Message:
+    return {"columns": {"servers": ["c-1", "c-2"], "time": time, "features": list(CONTRACT.features), "values": values}}
+
+
+def ingest_frames(content_type: str) -> list[bytes]:
+    rows = np.arange(6, dtype="<f4").reshape(2, 3)
+    messages: list[Message] = [
+        {"samples": history("web-01", 1, range(4))},
+        {"id": 17, "samples": [sample("a", 0, status=3), sample("b", 1, {"cpu_user": None, "fan": 1.0})]},
+        {"id": "x", "samples": [sample("é☃", 2) | {"time": "2023-11-14T22:16:00Z"}]},
+        {"samples": [sample("", 0), sample("a", -50), sample("b", 0, {"cpu_user": 1e30})]},
+        {"samples": []},
+        columns(rows.tolist(), at(0)),
+        columns([[None, 1, 2], [3, 4, 5.5]], [at(1), "2023-11-14T22:16:00+01:00"]),
+    ]
+    if content_type == MSGPACK:
+        messages += [columns(tensor(rows), at(2)), columns(tensor(rows.astype("<f2")), [at(3), at(4)])]
+    return [pack(message, content_type) for message in messages]
+
+
+def predict_frames(content_type: str) -> list[bytes]:
+    given = {name: np.ones((2, *shape), "<f4") for name, shape in CONTRACT.input_shapes.items()}
+    if content_type == MSGPACK:
+        return [pack({"inputs": {name: tensor(array) for name, array in given.items()}}, MSGPACK)]
+    return [pack({name: array.tolist() for name, array in given.items()}, JSON)]
+
+
+class Mutator:
+    """Changes frames as lines, disks and hostile people do; the same seed gives the same frames."""
+
+    def __init__(self, corpus: list[bytes], seed: int) -> None:
+        self._corpus = corpus
+        self._random = random.Random(seed)
+        self._changes = (self._flip, self._cut, self._remove, self._repeat, self._splice, self._insert)
+
+    def __iter__(self) -> Iterator[bytes]:
+        while True:
+            frame = self._random.choice(self._corpus)
+            for _ in range(self._random.choice((1, 1, 2, 3))):
+                frame = self._random.choice(self._changes)(frame)
+            yield frame
+
+    def _span(self, frame: bytes) -> tuple[int, int]:
+        begin = self._random.randint(0, len(frame))
+        return begin, self._random.randint(begin, min(len(frame), begin + 64))
+
+    def _flip(self, frame: bytes) -> bytes:
+        changed = bytearray(frame)
+        for _ in range(self._random.randint(1, 8) if frame else 0):
+            changed[self._random.randrange(len(changed))] ^= 1 << self._random.randrange(8)
+        return bytes(changed)
+
+    def _cut(self, frame: bytes) -> bytes:
+        return frame[: self._random.randint(0, len(frame))]
+
+    def _remove(self, frame: bytes) -> bytes:
+        begin, end = self._span(frame)
+        return frame[:begin] + frame[end:]
+
+    def _repeat(self, frame: bytes) -> bytes:
+        begin, end = self._span(frame)
+        return frame[:end] + frame[begin:end] * self._random.randint(1, 4) + frame[end:]
+
+    def _splice(self, frame: bytes) -> bytes:
+        other = self._random.choice(self._corpus)
+        return frame[: self._random.randint(0, len(frame))] + other[self._random.randint(0, len(other)) :]
+
+    def _insert(self, frame: bytes) -> bytes:
+        place = self._random.randint(0, len(frame))
+        return frame[:place] + self._random.randbytes(self._random.randint(1, 8)) + frame[place:]
+
+
+class Neighbour:
+    """An agent and a reader of its own; each turn its sample must be taken, and forecast as if it were alone."""
+
+    def __init__(self, agent: Socket, reader: Socket) -> None:
+        self._agent = agent
+        self._reader = reader
+        self.sent: list[Message] = []
+
+    async def take_turn(self) -> None:
+        step = len(self.sent)
+        self.sent += history(NEIGHBOUR, 7, [step])
+        ack = await self._agent.ask({"id": step, "samples": self.sent[-1:]})
+        assert ack == {"type": "ack", "id": step, "accepted": 1, "rejected": 0, "errors": []}
+        if step + 1 >= NEED:
+            message = await self._reader.receive()
+            assert (message["server"], message["origin"]) == (NEIGHBOUR, origin(step))
+            assert same(array_of(message["values"]), wire_forecast(window_of(self.sent, step)))
+
+
+async def through_socket(agent: Socket, frames: list[bytes]) -> None:
+    """Every frame gets one answer, an ack or an error, on a connection that stays."""
+    for frame in frames:
+        # A text frame is UTF-8 or it is none (that case ends a connection, and is tested by itself).
+        await agent.send_bytes(frame.decode(errors="replace").encode() if agent.content_type == JSON else frame)
+    for _ in frames:
+        answer = await agent.receive()
+        if answer["type"] == "error":
+            assert answer["code"] in ("malformed", "too_large")
+            assert answer["message"]
+        else:
+            assert answer["type"] == "ack"
+            assert set(answer) == {"type", "id", "accepted", "rejected", "errors"}
+            assert answer["rejected"] == len(answer["errors"])
+
+
+async def through_http(daemon: Running, path: str, frames: list[bytes], content_type: str) -> None:
+    statuses = {200, 400} if path == "/v1/samples" else {200, 400, 422}
+    for frame in frames:
+        reply = await daemon.post_bytes(path, frame, content_type)
+        assert reply.status in statuses
+        if reply.status != 200:
+            assert reply.code in ("malformed", "invalid_tensor", "all_missing")
+
+
+async def test_ten_thousand_mutated_frames(start: Start) -> None:
+    daemon = await start(Setup(capacity=4_096))
+    mutators = {kind: iter(Mutator(ingest_frames(kind), SEED)) for kind in TYPES}
+    questions = {kind: iter(Mutator(predict_frames(kind), SEED)) for kind in TYPES}
+    before = 0
+    async with (
+        daemon.socket("/v1/ingest", JSON) as text,
+        daemon.socket("/v1/ingest", MSGPACK) as binary,
+        daemon.socket("/v1/ingest", JSON) as agent,
+        daemon.subscribed(servers=[NEIGHBOUR]) as reader,
+        daemon.subscribed(MSGPACK, batch=True) as _,
+    ):
+        neighbour = Neighbour(agent, reader)
+
+        async def turn(count: int) -> None:
+            await neighbour.take_turn()
+            for socket in (text, binary):
+                await through_socket(socket, list(itertools.islice(mutators[socket.content_type], count)))
+            for kind in TYPES:
+                few = count // 8
+                await through_http(daemon, "/v1/samples", list(itertools.islice(mutators[kind], few)), kind)
+                await through_http(daemon, "/v1/predict", list(itertools.islice(questions[kind], few)), kind)
+
+        frames = 0
+        while frames < 10_000:
+            await turn(FRAMES_PER_TURN)
+            frames += FRAMES_PER_TURN * 5 // 2
+            if len(neighbour.sent) == 10:  # by now what is made once is made
+                before = resident_bytes()
+        grown = resident_bytes() - before
+        await neighbour.take_turn()
+    assert grown < 64 * 2**20
+    assert same(await daemon.window(NEIGHBOUR), window_of(neighbour.sent, len(neighbour.sent) - 1))
+    await daemon.service.pipeline.settle()
+    status = await daemon.status()
+    assert status["ready"] is True
+    assert status["samples"]["accepted"] > 300
+    assert sum(status["samples"]["rejected"].values()) > 300
+    rows = status["rows"]
+    assert rows["due"] == rows["delivered"] + rows["superseded"] + rows["forgotten"]

@@ -1,0 +1,371 @@
+"""Hostile bytes at the doors: each kind gets its documented answer, and nothing of it reaches a window."""
+
+import asyncio
+import functools
+import gzip
+import json
+import re
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamd.core.errors import InvalidInputError, MalformedError, StreamdError
+from streamd.core.samples import Sample
+from streamd.transport.bodies import decode_body
+from streamd.transport.codecs import Decoder, Encoding
+from streamd.transport.requests import TransportLimits
+from streamd.transport.tensors import decode_tensor
+from tests.transport.conftest import Start
+from tests.transport.harness import (
+    JSON,
+    MSGPACK,
+    NEED,
+    TYPES,
+    Running,
+    Setup,
+    at,
+    history,
+    pack,
+    same,
+    sample,
+    values_of,
+    window_of,
+)
+from tests.transport.memory import resident_bytes
+
+ONE = b'{"server":"a","time":%d,"values":{"cpu_user":1}}' % at(0)
+
+
+# ---------------------------------------------------------------- bodies of which nothing can be read
+UNREADABLE: list[tuple[str, bytes, str]] = [
+    ("empty", b"", JSON),
+    ("spaces", b"  \n", JSON),
+    ("null", b"null", JSON),
+    ("a list", b"[]", JSON),
+    ("a number", b"1", JSON),
+    ("a string", b'"samples"', JSON),
+    ("an empty object", b"{}", JSON),
+    ("samples null", b'{"samples":null}', JSON),
+    ("samples an object", b'{"samples":{}}', JSON),
+    ("samples a string", b'{"samples":"x"}', JSON),
+    ("cut off in a sample", b'{"samples":[' + ONE + b"," + ONE[:30], JSON),
+    ("cut off at the end", b'{"samples":[' + ONE, JSON),
+    ("more behind the end", b'{"samples":[' + ONE + b"]}]", JSON),
+    ("a comma too many", b'{"samples":[' + ONE + b",]}", JSON),
+    ("single quotes", b"{'samples':[]}", JSON),
+    ("a comment", b'{"samples":[] /* none */}', JSON),
+    ("NaN", b'{"samples":[' + ONE.replace(b":1}", b":NaN}") + b"]}", JSON),
+    ("Infinity", b'{"samples":[' + ONE.replace(b":1}", b":-Infinity}") + b"]}", JSON),
+    ("a lone surrogate", b'{"samples":[' + ONE.replace(b'"a"', b'"\\ud800"') + b"]}", JSON),
+    ("deep lists", b"[" * 200_000, JSON),
+    ("deep lists in samples", b'{"samples":' + b"[" * 200_000, JSON),
+    ("deep objects", b'{"a":' * 200_000, JSON),
+    ("deep objects closed", b'{"samples":[' + b'{"a":' * 50_000 + b"1" + b"}" * 50_000 + b"]}", JSON),
+    ("UTF-16", '{"samples":[]}'.encode("utf-16"), JSON),
+    ("a byte order mark", b'\xef\xbb\xbf{"samples":[]}', JSON),
+    ("MessagePack called JSON", pack({"samples": [sample("a", 0)]}, MSGPACK), JSON),
+    ("JSON called MessagePack", pack({"samples": [sample("a", 0)]}, JSON), MSGPACK),
+    ("empty", b"", MSGPACK),
+    ("nil", b"\xc0", MSGPACK),
+    ("an array", b"\x90", MSGPACK),
+    ("the byte that is never used", b"\xc1", MSGPACK),
+    ("cut off", pack({"samples": [sample("a", 0)]}, MSGPACK)[:-3], MSGPACK),
+    ("more behind the end", pack({"samples": []}, MSGPACK) + b"\x00", MSGPACK),
+    ("an array of 4 G", b"\x81\xa7samples\xdd\xff\xff\xff\xff", MSGPACK),
+    ("a map of 4 G", b"\xdf\xff\xff\xff\xff", MSGPACK),
+    ("a string of 4 G", b"\x81\xdb\xff\xff\xff\xffx", MSGPACK),
+    ("bytes of 4 G", b"\x81\xa7samples\xc6\xff\xff\xff\xff", MSGPACK),
+    ("deep arrays", b"\x81\xa7samples" + b"\x91" * 200_000, MSGPACK),
+    ("deep maps", b"\x81\xa1a" * 200_000, MSGPACK),
+    ("an extension", b"\xd4\x05\x00", MSGPACK),
+    ("samples an extension", b"\x81\xa7samples\xc7\x01\x05\x00", MSGPACK),
+    ("a number for a key", b"\x81\x01\x90", MSGPACK),
+]
+
+
+@pytest.mark.parametrize(
+    ("data", "content_type"),
+    [pytest.param(data, kind, id=f"{kind.partition('/')[2]} {name}") for name, data, kind in UNREADABLE],
+)
+async def test_nothing_readable_is_400_and_nothing_is_taken(daemon: Running, data: bytes, content_type: str) -> None:
+    reply = await daemon.post_bytes("/v1/samples", data, content_type)
+    assert (reply.status, reply.code) == (400, "malformed")
+    status = await daemon.status()
+    assert status["servers"] == 0
+    assert status["samples"]["accepted"] == 0
+
+
+def with_bad(bad: bytes) -> bytes:
+    """Three good samples, and something else in their midst."""
+    good = [json.dumps(each).encode() for each in history("good", 5, range(NEED))]
+    return b'{"samples":[' + b",".join([good[0], bad, *good[1:]]) + b"]}"
+
+
+BAD_IN_JSON: list[tuple[str, bytes, str]] = [
+    ("bad UTF-8 in the server", ONE.replace(b'"a"', b'"\xff\xfe"'), "invalid_sample"),
+    ("bad UTF-8 in a feature", ONE.replace(b"cpu_user", b"cpu\xc3\x28"), "invalid_sample"),
+    ("an overlong slash", ONE.replace(b'"a"', b'"\xc0\xaf"'), "invalid_sample"),
+    ("a surrogate in UTF-8", ONE.replace(b'"a"', b'"\xed\xa0\x80"'), "invalid_sample"),
+    ("a time of 1e999", ONE.replace(b"%d" % at(0), b"1e999"), "invalid_time"),
+    ("a time of 400 digits", ONE.replace(b"%d" % at(0), b"9" * 400), "invalid_time"),
+    ("a time of 5000 digits", ONE.replace(b"%d" % at(0), b"9" * 5_000), "invalid_time"),
+    ("a time of 30 digits", ONE.replace(b"%d" % at(0), b"9" * 30), "too_far_ahead"),
+    ("a time in year 9999", ONE.replace(b"%d" % at(0), b'"9999-12-31T23:59:59Z"'), "too_far_ahead"),
+    ("a time in year 1", ONE.replace(b"%d" % at(0), b'"0001-01-01T00:00:00+23:59"'), "invalid_time"),
+    ("the last of February 30", ONE.replace(b"%d" % at(0), b'"2023-02-30T00:00:00Z"'), "invalid_time"),
+    ("a value of 1e999", ONE.replace(b":1}", b":1e999}"), "invalid_value"),
+    ("a value of -1e39", ONE.replace(b":1}", b":-1e39}"), "invalid_value"),
+    ("a value of 40 digits", ONE.replace(b":1}", b":" + b"9" * 40 + b"}"), "invalid_value"),
+    ("a value of 5000 digits", ONE.replace(b":1}", b":" + b"9" * 5_000 + b"}"), "invalid_value"),
+    ("values true", ONE.replace(b":1}", b":true}"), "invalid_value"),
+    ("deep, but closed", b"[" * 500 + b"]" * 500, "invalid_sample"),
+    ("a server of 257 bytes", ONE.replace(b'"a"', b'"' + b"a" * 257 + b'"'), "invalid_server"),
+    ("a server of a megabyte", ONE.replace(b'"a"', b'"' + b"a" * 2**20 + b'"'), "invalid_server"),
+    ("an empty server", ONE.replace(b'"a"', b'""'), "invalid_server"),
+    ("a time of -1e-9", ONE.replace(b"%d" % at(0), b"-1e-9"), "invalid_time"),
+]
+
+
+@pytest.mark.parametrize(("bad", "code"), [pytest.param(bad, code, id=name) for name, bad, code in BAD_IN_JSON])
+async def test_one_bad_sample_among_good_ones(daemon: Running, bad: bytes, code: str) -> None:
+    answer = (await daemon.post_bytes("/v1/samples", with_bad(bad))).body
+    assert (answer["accepted"], answer["rejected"]) == (NEED, 1)
+    assert [(error["index"], error["code"]) for error in answer["errors"]] == [(1, code)]
+    assert same(await daemon.window("good"), window_of(history("good", 5, range(NEED)), NEED - 1))
+    assert (await daemon.status())["servers"] == 1
+
+
+async def test_bad_utf8_in_one_packed_sample(daemon: Running) -> None:
+    good = [msgspec.msgpack.encode(each) for each in history("good", 5, range(NEED))]
+    bad = msgspec.msgpack.encode(sample("xy", 0)).replace(b"xy", b"\xff\xfe")
+    body = b"\x81\xa7samples\x94" + b"".join([good[0], bad, *good[1:]])
+    answer = (await daemon.post_bytes("/v1/samples", body, MSGPACK)).body
+    assert (answer["accepted"], [error["index"] for error in answer["errors"]]) == (NEED, [1])
+    assert same(await daemon.window("good"), window_of(history("good", 5, range(NEED)), NEED - 1))
+
+
+async def test_of_a_key_twice_the_last_counts(daemon: Running) -> None:
+    data = b'{"samples":[{"server":"x","server":"a","time":1,"time":%d,"values":{"cpu_user":1,"cpu_user":2}}]}' % at(0)
+    assert (await daemon.post_bytes("/v1/samples", data)).body["accepted"] == 1
+    await daemon.accept([sample("a", 1)])
+    assert (await daemon.window("a"))[-2, 0] == 2
+    assert (await daemon.get("/v1/servers/x")).status == 404
+
+
+async def test_a_server_with_nul_is_a_server_of_its_own(daemon: Running) -> None:
+    await daemon.accept([sample("a\x00", 0), sample("a\x00", 1), sample("a", 0), sample("\x00", 0)])
+    names = [(entry["server"], entry["have"]) for entry in (await daemon.get("/v1/servers")).body["servers"]]
+    assert names == [("\x00", 1), ("a", 1), ("a\x00", 2)]
+
+
+# ---------------------------------------------------------------- bodies that are compressed, cut into chunks, slow
+async def test_gzip_is_read(daemon: Running) -> None:
+    data = pack({"samples": history("a", 1, range(NEED))}, JSON)
+    for encoding, packed in (("gzip", gzip.compress(data)), ("deflate", zlib.compress(data))):
+        reply = await daemon.post_bytes("/v1/samples", packed, **{"Content-Encoding": encoding})
+        assert reply.body["accepted"] == NEED
+
+
+@functools.cache
+def bomb() -> bytes:
+    """128 MiB of spaces in an eighth of one."""
+    packer = zlib.compressobj(9, wbits=31)
+    data = b"".join(packer.compress(b" " * 2**20) for _ in range(128)) + packer.flush()
+    assert len(data) < 2**18
+    return data
+
+
+@pytest.mark.parametrize("content_type", TYPES)
+@pytest.mark.parametrize("path", ["/v1/samples", "/v1/predict"])
+async def test_a_gzip_bomb_is_413_and_takes_no_memory(start: Start, path: str, content_type: str) -> None:
+    daemon = await start(Setup(limits=TransportLimits(max_body_bytes=2**20)))
+    before = resident_bytes()
+    reply = await daemon.post_bytes(path, bomb(), content_type, **{"Content-Encoding": "gzip"})
+    assert (reply.status, reply.code) == (413, "too_large")
+    assert resident_bytes() - before < 48 * 2**20
+    assert (await daemon.post("/v1/samples", {"samples": [sample("a", 0)]})).body["accepted"] == 1
+
+
+async def test_compressed_bodies_count_at_the_limit_while_they_are_taken(start: Start) -> None:
+    daemon = await start(Setup(limits=TransportLimits(max_body_bytes=1_000, max_pending_body_bytes=999)))
+    _, writer = await asyncio.open_connection("127.0.0.1", daemon.port)
+    head = "POST /v1/samples HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Encoding: gzip\r\n"
+    writer.write(f"{head}Content-Length: 100\r\n\r\n".encode())
+    while (await daemon.post("/v1/samples", {"samples": []})).status == 200:
+        pass
+    writer.close()
+    await writer.wait_closed()
+
+
+async def raw(daemon: Running, *pieces: bytes, shut: bool = False) -> bytes:
+    """The answer to these bytes (nothing, where the daemon hangs up); with `shut` no more are promised."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", daemon.port)
+    answer = b""
+    try:
+        for piece in pieces:
+            writer.write(piece)
+            await writer.drain()
+        if shut:
+            writer.write_eof()
+        answer = await reader.readuntil(b"\r\n\r\n")
+        length = re.search(rb"Content-Length: (\d+)", answer)
+        assert length is not None
+        answer += await reader.readexactly(int(length[1]))
+    except (ConnectionResetError, asyncio.IncompleteReadError):
+        pass
+    writer.close()
+    return answer
+
+
+def status_of(answer: bytes) -> int:
+    """HTTP itself answers what is not HTTP as 1.0, the routes answer as 1.1."""
+    assert re.match(rb"HTTP/1\.[01] \d{3} ", answer)
+    return int(answer[9:12])
+
+
+def head(*lines: str, path: str = "/v1/samples") -> bytes:
+    return "\r\n".join(
+        [f"POST {path} HTTP/1.1", "Host: x", "Content-Type: application/json", "Connection: close", *lines, "", ""]
+    ).encode()
+
+
+BODY = b'{"samples":[' + ONE + b"]}"
+SIZE = f"Content-Length: {len(BODY)}"
+RAW: list[tuple[str, list[bytes], int]] = [
+    ("as it should be", [head(SIZE), BODY], 200),
+    ("in chunks", [head("Transfer-Encoding: chunked"), b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY)], 200),
+    ("a byte a piece", [head(SIZE), *(BODY[place : place + 1] for place in range(len(BODY)))], 200),
+    ("a broken gzip", [head(SIZE, "Content-Encoding: gzip"), BODY], 400),
+    ("chunks over the limit", [head("Transfer-Encoding: chunked"), b"7d0\r\n%s\r\n0\r\n\r\n" % (b" " * 2_000)], 413),
+    ("a chunk without end", [head("Transfer-Encoding: chunked"), b"ffffffff\r\n", b" " * 2_000], 413),
+    ("chunks of no size", [head("Transfer-Encoding: chunked"), b"zz\r\n"], 400),
+    ("a length over the limit", [head("Content-Length: 1001")], 413),
+    ("a length beyond all", [head("Content-Length: 99999999999999999999")], 400),
+    ("a length that is short", [head("Content-Length: 10"), BODY], 400),
+    ("a length that is none", [head("Content-Length: many"), BODY], 400),
+    ("a negative length", [head("Content-Length: -5"), BODY], 400),
+    ("two lengths", [head(SIZE, "Content-Length: 3"), BODY], 400),
+    ("a length and chunks", [head(SIZE, "Transfer-Encoding: chunked"), BODY], 400),
+    ("no body promised", [head()], 400),
+    ("a header too long", [head("X: " + "x" * 20_000)], 400),
+    ("no HTTP at all", [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n"], 400),
+    ("a type of raw bytes", [head("Content-Length: 0").replace(b"application/json", b"\xff\xfe")], 415),
+    ("a path of raw bytes", [b"GET /v1/servers/%ff%fe HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"], 404),
+]
+
+
+@pytest.mark.parametrize(("pieces", "expected"), [pytest.param(pieces, begin, id=name) for name, pieces, begin in RAW])
+async def test_bytes_on_the_wire(start: Start, pieces: list[bytes], expected: int) -> None:
+    daemon = await start(Setup(limits=TransportLimits(max_body_bytes=1_000)))
+    assert status_of(await raw(daemon, *pieces)) == expected
+    assert (await daemon.status())["samples"]["accepted"] == (expected == 200)
+    assert len(daemon.doors.sockets) == 0
+
+
+async def test_a_body_that_ends_before_its_length_is_not_taken(daemon: Running) -> None:
+    answer = await raw(daemon, head(f"Content-Length: {len(BODY) + 5}"), BODY, shut=True)
+    assert not answer or status_of(answer) == 400
+    assert (await daemon.status())["samples"]["accepted"] == 0
+    assert (await daemon.post_bytes("/v1/samples", BODY)).body["accepted"] == 1
+
+
+@pytest.mark.parametrize("path", ["/v1/samples", "/v1/predict"])
+async def test_a_body_that_does_not_come_in_time_is_400(start: Start, path: str) -> None:
+    daemon = await start(Setup(limits=TransportLimits(body_timeout_seconds=0.05)))
+    answer = await raw(daemon, head(SIZE, path=path), BODY[:10])
+    assert status_of(answer) == 400
+    assert b'"malformed"' in answer
+    assert (await daemon.post_bytes("/v1/samples", BODY)).body["accepted"] == 1
+
+
+# ---------------------------------------------------------------- memory
+async def test_names_that_never_come_again_are_not_kept(daemon: Running) -> None:
+    """A sender with other feature names in every sample must not fill the daemon's memory."""
+
+    async def send(agent: Any, number: int) -> None:
+        names = {f"{number}-{place}": 1 for place in range(10_000)}
+        assert (await agent.ask({"samples": [sample("a", number, {**names, **values_of(1, number)})]}))["accepted"] == 1
+
+    async with daemon.socket("/v1/ingest", MSGPACK) as agent:
+        for number in range(10):
+            await send(agent, number)
+        before = resident_bytes()
+        for number in range(10, 150):
+            await send(agent, number)
+    assert resident_bytes() - before < 48 * 2**20
+
+
+# ---------------------------------------------------------------- the decoders alone, for any bytes
+_any_message = Decoder(dict[str, msgspec.Raw])
+
+
+def _decode(data: bytes, encoding: Encoding) -> None:
+    """What `decode_body` promises: a malformed body, or each sample or its error at its place."""
+    try:
+        _, samples = decode_body(data, encoding)
+    except MalformedError:
+        return
+    for place, (index, one) in enumerate(samples):
+        assert index == place
+        assert isinstance(one, Sample | InvalidInputError)
+
+
+def _predict(data: bytes, encoding: Encoding) -> None:
+    try:
+        for name, value in _any_message.decode(data, encoding).items():
+            assert isinstance(decode_tensor(name, value, encoding), np.ndarray)
+    except StreamdError:
+        return
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+KEYS = st.sampled_from(
+    ["samples", "columns", "id", "server", "servers", "time", "values", "status", "features", "data"]
+)
+MESSAGES = st.recursive(
+    JSON_VALUES | st.binary(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS | st.sampled_from(["shape", "dtype"]), inner),
+    max_leaves=20,
+)
+
+
+@pytest.mark.parametrize("decode", [_decode, _predict])
+@pytest.mark.parametrize("encoding", list(Encoding))
+@given(data=st.binary(max_size=200))
+def test_any_bytes(decode: Callable[[bytes, Encoding], None], encoding: Encoding, data: bytes) -> None:
+    decode(data, encoding)
+
+
+@pytest.mark.parametrize("decode", [_decode, _predict])
+@given(message=st.dictionaries(KEYS, MESSAGES), place=st.integers(0, 300), other=st.integers(0, 255))
+def test_any_message_and_any_byte_of_it_changed(
+    decode: Callable[[bytes, Encoding], None], message: Any, place: int, other: int
+) -> None:
+    for encoding, data in (
+        (Encoding.MSGPACK, msgspec.msgpack.encode(_within_64_bits(message))),
+        (Encoding.JSON, msgspec.json.encode(message)),
+    ):
+        decode(data, encoding)
+        changed = bytearray(data)
+        changed[place % len(data)] = other
+        decode(bytes(changed), encoding)
+
+
+def _within_64_bits(message: Any) -> Any:
+    if isinstance(message, dict):
+        return {key: _within_64_bits(value) for key, value in message.items()}
+    if isinstance(message, list):
+        return [_within_64_bits(value) for value in message]
+    if isinstance(message, int) and not -(2**63) <= message < 2**64:
+        return float(message) if abs(message) < 2**1000 else None
+    return message

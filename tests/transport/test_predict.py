@@ -1,0 +1,342 @@
+"""`POST /v1/predict` and `/predict`: tensors in, tensors out, in each form, and each refusal."""
+
+import asyncio
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from streamd.core.contract import ModelContract
+from streamd.device.fake import forecast_of
+from streamd.runtime.service import ServiceLimits
+from tests.transport.conftest import Start
+from tests.transport.harness import (
+    CONTRACT,
+    JSON,
+    MODEL,
+    MSGPACK,
+    NEED,
+    Message,
+    Running,
+    Setup,
+    array_of,
+    history,
+    same,
+    tensor,
+    window_of,
+    wire_forecast,
+)
+
+Inputs = dict[str, npt.NDArray[Any]]
+
+
+def inputs_of(windows: int, contract: ModelContract = CONTRACT) -> Inputs:
+    """Whole inputs, with the batch axis; each window is its own."""
+    random = np.random.default_rng(windows)
+    given: Inputs = {}
+    for name, shape in contract.input_shapes.items():
+        if name.endswith("_cat"):
+            given[name] = np.ones((windows, *shape), "<i4")
+        else:
+            given[name] = random.random((windows, *shape), np.float32)
+    given["encoder_cont"][:, 2, :] = np.nan
+    return given
+
+
+def expected(given: Inputs, contract: ModelContract = CONTRACT) -> npt.NDArray[np.float32]:
+    return np.stack([forecast_of(contract, window) for window in given["encoder_cont"]])
+
+
+def lists(given: Inputs) -> Message:
+    """As JSON has it: nested lists, null where missing."""
+    return {name: _nested(array.tolist()) for name, array in given.items()}
+
+
+def _nested(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_nested(each) for each in value]
+    return None if value != value else value
+
+
+def tensors(given: Inputs) -> Message:
+    return {"inputs": {name: tensor(array) for name, array in given.items()}}
+
+
+@pytest.mark.parametrize("path", ["/v1/predict", "/predict"])
+@pytest.mark.parametrize("windows", [1, 3, 70])
+async def test_messagepack_tensors(daemon: Running, path: str, windows: int) -> None:
+    given = inputs_of(windows)
+    reply = await daemon.post(path, tensors(given), MSGPACK)
+    assert reply.status == 200
+    assert reply.body["model"] == MODEL
+    shown = reply.body["outputs"]["predictions"]
+    assert shown["shape"] == [windows, *CONTRACT.output_shape]
+    assert shown["dtype"] == "float32"
+    assert same(array_of(shown), expected(given))
+
+
+@pytest.mark.parametrize("path", ["/v1/predict", "/predict"])
+@pytest.mark.parametrize("wrapped", [True, False])
+async def test_json_lists(daemon: Running, path: str, wrapped: bool) -> None:
+    given = inputs_of(3)
+    body = (await daemon.post(path, {"inputs": lists(given)} if wrapped else lists(given))).body
+    shown = (body["outputs"] if wrapped else body)["predictions"]
+    assert same(array_of(shown), expected(given))
+
+
+async def test_without_the_batch_axis(daemon: Running) -> None:
+    given = inputs_of(1)
+    single = {name: array[0] for name, array in given.items()}
+    body = (await daemon.post("/v1/predict", tensors(single), MSGPACK)).body
+    assert same(array_of(body["outputs"]["predictions"]), expected(given)[0])
+    body = (await daemon.post("/v1/predict", lists(single))).body
+    assert same(array_of(body["predictions"]), expected(given)[0])
+
+
+async def test_one_target_has_no_target_axis(start: Start) -> None:
+    contract = ModelContract(("a", "b"), ("b",), (0.5, 0.9), context_length=3, horizon=2, step_seconds=60)
+    daemon = await start(Setup(contract=contract))
+    given = inputs_of(2, contract)
+    body = (await daemon.post("/v1/predict", tensors(given), MSGPACK)).body
+    assert body["outputs"]["predictions"]["shape"] == [2, 2, 2]
+    assert same(array_of(body["outputs"]["predictions"]), expected(given, contract)[:, :, 0])
+
+
+@pytest.mark.parametrize("dtype", ["<f2", "<f4", "<f8"])
+async def test_other_number_types(daemon: Running, dtype: str) -> None:
+    given = inputs_of(2)
+    given["encoder_cont"] = given["encoder_cont"].astype(dtype)
+    given["encoder_cat"] = given["encoder_cat"].astype("<i8")
+    given["decoder_cat"] = given["decoder_cat"].astype("u1")
+    body = (await daemon.post("/v1/predict", tensors(given), MSGPACK)).body
+    windows = {"encoder_cont": given["encoder_cont"].astype("<f4")}
+    assert same(array_of(body["outputs"]["predictions"]), expected(windows))
+
+
+async def test_categories_may_be_left_out(daemon: Running) -> None:
+    given = inputs_of(2)
+    seen: list[dict[str, Any]] = []
+    daemon.backend.script.on_run = lambda lane, inputs: seen.append(inputs)
+    part = {name: given[name] for name in ("encoder_cont", "decoder_cont")}
+    body = (await daemon.post("/v1/predict", tensors(part), MSGPACK)).body
+    assert same(array_of(body["outputs"]["predictions"]), expected(given))
+    assert not seen[0]["encoder_cat"].any()
+    assert not seen[0]["decoder_cat"].any()
+
+
+async def test_the_lane_sees_what_was_sent(daemon: Running) -> None:
+    given = inputs_of(1)
+    seen: list[dict[str, Any]] = []
+    daemon.backend.script.on_run = lambda lane, inputs: seen.append(inputs)
+    await daemon.post("/v1/predict", tensors(given), MSGPACK)
+    for name, array in given.items():
+        assert np.array_equal(seen[0][name], array, equal_nan=True)
+
+
+async def test_callers_and_servers_share_batches_and_get_their_own(daemon: Running) -> None:
+    async def caller(number: int) -> None:
+        given = inputs_of(number % 9 + 1)
+        given["encoder_cont"] += number
+        content_type, message = (MSGPACK, tensors(given)) if number % 2 else (JSON, lists(given))
+        body = (await daemon.post("/v1/predict", message, content_type)).body
+        shown = body["outputs"]["predictions"] if number % 2 else body["predictions"]
+        assert same(array_of(shown), expected(given))
+
+    async def agent(number: int) -> None:
+        await daemon.accept(history(f"s{number}", number, range(NEED)))
+
+    async with daemon.subscribed() as reader:
+        await asyncio.gather(*(call(number) for number in range(40) for call in (caller, agent)))
+        for _ in range(40):
+            message = await reader.receive()
+            window = window_of(history("", int(message["server"][1:]), range(NEED)), NEED - 1)
+            assert same(array_of(message["values"]), wire_forecast(window))
+    assert any(count > 1 for _, count in daemon.backend.script.runs)
+
+
+# ---------------------------------------------------------------- refusals
+def changed(name: str, array: npt.NDArray[Any] | None) -> Inputs:
+    given = inputs_of(2)
+    if array is None:
+        del given[name]
+    else:
+        given[name] = array
+    return given
+
+
+def with_cell(name: str, value: float) -> Inputs:
+    given = inputs_of(2)
+    given[name] = given[name].astype(np.asarray(value).dtype)
+    given[name][1, 0, 1] = value
+    return given
+
+
+def all_missing() -> Inputs:
+    given = inputs_of(2)
+    given["encoder_cont"][1] = np.nan
+    return given
+
+
+SHAPES = CONTRACT.input_shapes
+REFUSED: list[tuple[str, Inputs, str]] = [
+    ("an input missing", changed("encoder_cont", None), "invalid_tensor"),
+    ("the future missing", changed("decoder_cont", None), "invalid_tensor"),
+    ("an input too many", changed("extra", np.zeros(1, "<f4")), "invalid_tensor"),
+    ("a row too few", changed("encoder_cont", np.zeros((2, 7, 3), "<f4")), "invalid_tensor"),
+    ("a feature too many", changed("encoder_cont", np.zeros((2, 8, 4), "<f4")), "invalid_tensor"),
+    ("no window", changed("encoder_cont", np.zeros((0, 8, 3), "<f4")), "invalid_tensor"),
+    ("another batch", changed("decoder_cont", np.zeros((3, *SHAPES["decoder_cont"]), "<f4")), "invalid_tensor"),
+    ("no batch in one", changed("decoder_cont", np.zeros(SHAPES["decoder_cont"], "<f4")), "invalid_tensor"),
+    ("an axis too many", changed("encoder_cont", np.zeros((2, 1, 8, 3), "<f4")), "invalid_tensor"),
+    ("a scalar", changed("encoder_cont", np.zeros((), "<f4")), "invalid_tensor"),
+    ("infinity", with_cell("encoder_cont", float("inf")), "invalid_tensor"),
+    ("beyond float32", with_cell("encoder_cont", -1e39), "invalid_tensor"),
+    ("infinity in the future", with_cell("decoder_cont", float("-inf")), "invalid_tensor"),
+    ("the future missing in part", with_cell("decoder_cont", float("nan")), "invalid_tensor"),
+    ("all missing", all_missing(), "all_missing"),
+    ("status 16", with_cell("encoder_cat", 16), "invalid_tensor"),
+    ("status negative", with_cell("decoder_cat", -1), "invalid_tensor"),
+    ("status a fraction", with_cell("encoder_cat", 1.5), "invalid_tensor"),
+    ("status missing", with_cell("encoder_cat", float("nan")), "invalid_tensor"),
+    ("status infinite", with_cell("encoder_cat", float("inf")), "invalid_tensor"),
+    ("status beyond int32", with_cell("encoder_cat", 2**31), "invalid_tensor"),
+    ("status that wraps to 0", with_cell("encoder_cat", -(2**63)), "invalid_tensor"),
+    ("id negative", changed("encoder_cat", np.full((2, *SHAPES["encoder_cat"]), -1, "<i4")), "invalid_tensor"),
+]
+
+
+@pytest.mark.parametrize(("given", "code"), [pytest.param(given, code, id=name) for name, given, code in REFUSED])
+async def test_inputs_that_the_model_must_not_see(daemon: Running, given: Inputs, code: str) -> None:
+    reply = await daemon.post("/v1/predict", tensors(given), MSGPACK)
+    assert (reply.status, reply.code) == (422, code)
+    assert not daemon.backend.script.runs
+
+
+def tampered(**change: Any) -> Message:
+    message = tensors(inputs_of(2))
+    message["inputs"]["encoder_cont"] |= change
+    return message
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        tampered(dtype="complex64"),
+        tampered(dtype="O"),
+        tampered(dtype="float64"),
+        tampered(dtype=5),
+        tampered(data=b""),
+        tampered(data="text"),
+        tampered(shape=[-1, 8, 3]),
+        tampered(shape=[2, 8, 3] + [1] * 9),
+        tampered(shape=[2**62, 4, 2**62]),
+        tampered(shape=["2", 8, 3]),
+        tampered(shape=None),
+        {"inputs": {"encoder_cont": 5, "decoder_cont": "x"}},
+        {"inputs": {"encoder_cont": b"1234", "decoder_cont": None}},
+        {"inputs": {"encoder_cont": {"shape": [1]}}},
+        {"inputs": {}},
+    ],
+)
+async def test_tensors_that_are_none(daemon: Running, message: Message) -> None:
+    reply = await daemon.post("/v1/predict", message, MSGPACK)
+    assert (reply.status, reply.code) == (422, "invalid_tensor")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [],
+        [[]],
+        [[1, 2, 3], [1, 2]],
+        [["1", "2", "3"]] * 8,
+        [[True, False, True]] * 8,
+        [[{}, {}, {}]] * 8,
+        [[10**400, 1, 1]] * 8,
+        "x",
+        5,
+        None,
+    ],
+)
+async def test_lists_that_are_no_tensor(daemon: Running, value: Any) -> None:
+    message = lists({name: array[0] for name, array in inputs_of(1).items()}) | {"encoder_cont": value}
+    reply = await daemon.post("/v1/predict", message)
+    assert (reply.status, reply.code) in ((422, "invalid_tensor"), (400, "malformed"))
+    assert not daemon.backend.script.runs
+
+
+@pytest.mark.parametrize(
+    ("data", "content_type"),
+    [
+        (b"", JSON),
+        (b"null", JSON),
+        (b"[]", JSON),
+        (b"{", JSON),
+        (b"5", JSON),
+        (b'{"inputs": []}', JSON),
+        (b"[" * 100_000, JSON),
+        (b'{"encoder_cont":' + b"[" * 100_000, JSON),
+        (b"", MSGPACK),
+        (b"\xc0", MSGPACK),
+        (b"\x90", MSGPACK),
+        (b"\x81\x01\x01", MSGPACK),
+        (b"\xc1", MSGPACK),
+        (b"\x81\xa1a" + b"\x91" * 100_000, MSGPACK),
+    ],
+)
+async def test_bodies_that_are_no_question_are_400(daemon: Running, data: bytes, content_type: str) -> None:
+    reply = await daemon.post_bytes("/v1/predict", data, content_type)
+    assert (reply.status, reply.code) == (400, "malformed")
+
+
+async def test_another_type_is_415(daemon: Running) -> None:
+    reply = await daemon.post_bytes("/v1/predict", b"{}", "text/plain")
+    assert (reply.status, reply.code) == (415, "unsupported_media_type")
+
+
+async def test_too_many_windows_in_one_call(daemon: Running) -> None:
+    given = {name: np.repeat(array, 4_097, axis=0) for name, array in inputs_of(1).items()}
+    reply = await daemon.post("/v1/predict", tensors(given), MSGPACK)
+    assert (reply.status, reply.code) == (422, "invalid_tensor")
+    fits = {name: array[:4_096] for name, array in given.items()}
+    reply = await daemon.post("/v1/predict", tensors(fits), MSGPACK)
+    assert reply.status == 200
+    assert reply.body["outputs"]["predictions"]["shape"] == [4_096, *CONTRACT.output_shape]
+
+
+async def test_too_many_waiting_windows_are_429_with_retry_after(start: Start) -> None:
+    daemon = await start(Setup(service_limits=ServiceLimits(max_waiting_requests=4)))
+    reply = await daemon.post("/v1/predict", tensors(inputs_of(5)), MSGPACK)
+    assert (reply.status, reply.code) == (429, "too_busy")
+    assert int(reply.headers["Retry-After"]) >= 1
+    assert (await daemon.post("/v1/predict", tensors(inputs_of(4)), MSGPACK)).status == 200
+
+
+async def test_an_answer_that_does_not_come_in_time_is_429(start: Start) -> None:
+    daemon = await start(Setup(service_limits=ServiceLimits(predict_timeout_seconds=0.01)))
+    daemon.backend.script.hold = True
+    reply = await daemon.post("/v1/predict", tensors(inputs_of(1)), MSGPACK)
+    assert (reply.status, reply.code) == (429, "too_busy")
+    # 2. Its late answer harms nobody.
+    daemon.let_go()
+    await daemon.service.pipeline.settle()
+
+
+async def test_before_a_lane_is_ready_it_is_503(start: Start) -> None:
+    daemon = await start(Setup(lanes=0))
+    reply = await daemon.post("/v1/predict", tensors(inputs_of(1)), MSGPACK)
+    assert (reply.status, reply.code) == (503, "unavailable")
+    assert "Retry-After" in reply.headers
+    daemon.open_lanes(1)
+    assert (await daemon.post("/v1/predict", tensors(inputs_of(1)), MSGPACK)).status == 200
+
+
+@pytest.mark.parametrize("wrong", [True, "1", [], {}])
+async def test_lists_hold_numbers_and_null_alone(daemon: Running, wrong: object) -> None:
+    given = lists(inputs_of(1))
+    given["encoder_cont"][0][0][0] = wrong
+    for content_type in (JSON, MSGPACK):
+        reply = await daemon.post("/v1/predict", given, content_type)
+        assert (reply.status, reply.body["code"]) == (422, "invalid_tensor")
+        assert "encoder_cont" in reply.body["message"]

@@ -1,0 +1,388 @@
+"""`POST /v1/samples`: what is taken, what is refused alone, what is refused whole."""
+
+import asyncio
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from streamd.transport.requests import TransportLimits
+from tests.transport.conftest import Start
+from tests.transport.harness import (
+    CONTRACT,
+    JSON,
+    MSGPACK,
+    TYPES,
+    Message,
+    Running,
+    Setup,
+    at,
+    history,
+    origin,
+    pack,
+    same,
+    sample,
+    tensor,
+    values_of,
+    window_of,
+)
+
+FEATURES = list(CONTRACT.features)
+
+
+# ---------------------------------------------------------------- samples
+@pytest.mark.parametrize("content_type", TYPES)
+async def test_samples_fill_the_window(daemon: Running, content_type: str) -> None:
+    sent = history("web-01", 7, range(5))
+    reply = await daemon.post("/v1/samples", {"samples": sent}, content_type)
+    assert reply.status == 200
+    assert reply.headers["Content-Type"].startswith(content_type)
+    assert reply.body == {"accepted": 5, "rejected": 0, "errors": []}
+    assert same(await daemon.window("web-01"), window_of(sent, 4))
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "application/json; charset=utf-8",
+        "APPLICATION/JSON",
+        "text/json",
+        "application/x-msgpack",
+        "application/msgpack",
+    ],
+)
+async def test_content_types_that_are_taken(daemon: Running, content_type: str) -> None:
+    encoding = JSON if "json" in content_type.lower() else MSGPACK
+    data = pack({"samples": [sample("a", 0)]}, encoding)
+    assert (await daemon.post_bytes("/v1/samples", data, content_type)).status == 200
+
+
+@pytest.mark.parametrize(
+    "time",
+    [
+        at(2),
+        at(2) + 59.999,
+        "2023-11-14T22:16:00Z",
+        "2023-11-14T22:16:00+00:00",
+        "2023-11-14T23:16:30+01:00",
+        "2023-11-14t22:16:59.999999z",
+        "2023-11-14T16:16:00.5-06:00",
+    ],
+)
+@pytest.mark.parametrize("content_type", TYPES)
+async def test_times_are_numbers_or_rfc_3339(daemon: Running, time: float | str, content_type: str) -> None:
+    body = {"samples": [{"server": "a", "time": time, "values": values_of(1, 2)}]}
+    assert (await daemon.post("/v1/samples", body, content_type)).body["accepted"] == 1
+    shown = (await daemon.get("/v1/servers/a")).body
+    assert shown["origin"] == origin(2)
+    assert shown["origin"] == int(shown["origin"])
+
+
+async def test_a_row_fills_from_several_samples_and_a_late_one_amends_it(daemon: Running) -> None:
+    await daemon.accept([sample("a", 0, {"cpu_user": 1.0}), sample("a", 0, {"mem_used": 2.0, "load_average": None})])
+    await daemon.accept([sample("a", 1, {"cpu_user": 3.0}), sample("a", 2, values_of(5, 2))])
+    await daemon.accept([sample("a", 0, {"load_average": 4.0}), sample("a", 1, {"cpu_user": 5.0})])
+    expected = window_of(
+        [
+            sample("a", 0, {"cpu_user": 1.0, "mem_used": 2.0, "load_average": 4.0}),
+            sample("a", 1, {"cpu_user": 5.0}),
+            sample("a", 2, values_of(5, 2)),
+        ],
+        2,
+    )
+    assert same(await daemon.window("a"), expected)
+
+
+async def test_null_and_nan_are_missing(daemon: Running) -> None:
+    body = {
+        "samples": [sample("a", 0, {"cpu_user": float("nan"), "mem_used": 1.0}), sample("a", 1, {"cpu_user": None})]
+    }
+    assert (await daemon.post("/v1/samples", body, MSGPACK)).body["accepted"] == 2
+    await daemon.accept([sample("a", 2)])
+    shown = (await daemon.get("/v1/servers/a")).body
+    assert shown["have"] == 2
+    assert shown["values"][-3:] == [[None, 1.0, None], [None, None, None], list(values_of(0, 2).values())]
+
+
+async def test_unknown_features_are_counted_and_ignored(daemon: Running) -> None:
+    await daemon.accept([sample("a", 0, {**values_of(1, 0), "gpu_temperature": 60.0, "fan": None})])
+    assert same(await daemon.window("a"), window_of(history("a", 1, [0]), 0))
+    assert (await daemon.status())["samples"]["ignored_features"] == 2
+
+
+async def test_a_sample_of_unknown_features_alone_makes_no_server(daemon: Running) -> None:
+    await daemon.accept([sample("a", 0, {"gpu_temperature": 60.0})])
+    assert (await daemon.get("/v1/servers/a")).status == 404
+
+
+async def test_status_reaches_the_model(daemon: Running) -> None:
+    seen: list[dict[str, Any]] = []
+    daemon.backend.script.on_run = lambda lane, inputs: seen.append(inputs)
+    async with daemon.subscribed() as reader:
+        await daemon.accept([sample("a", step, status=status) for step, status in enumerate((0, 15, 2))])
+        await reader.receive()
+    assert seen[-1]["encoder_cat"][0, -3:, 1].tolist() == [0, 15, 2]
+    assert seen[-1]["decoder_cat"][0, :, 1].tolist() == [2] * CONTRACT.horizon
+
+
+# ---------------------------------------------------------------- columns
+def columns(values: Any, time: Any, servers: list[str] | None = None) -> Message:
+    return {"columns": {"servers": servers or ["a", "b"], "time": time, "features": FEATURES, "values": values}}
+
+
+ROWS = np.array([[1.5, 2.0, 3.0], [4.0, 5.0, 6.0]])
+
+
+@pytest.mark.parametrize("time", [at(3), [at(3), at(3) + 1], "2023-11-14T22:17:00Z", ["2023-11-14T22:17:00Z", at(3)]])
+@pytest.mark.parametrize(
+    ("content_type", "values"),
+    [
+        (JSON, ROWS.tolist()),
+        (MSGPACK, ROWS.tolist()),
+        *((MSGPACK, tensor(ROWS.astype(dtype))) for dtype in ("<f4", "<f8", "<f2")),
+    ],
+)
+async def test_columns(daemon: Running, content_type: str, values: Any, time: Any) -> None:
+    reply = await daemon.post("/v1/samples", columns(values, time), content_type)
+    assert reply.status == 200
+    assert reply.body == {"accepted": 2, "rejected": 0, "errors": []}
+    for server, row in zip("ab", ROWS, strict=True):
+        expected = window_of([sample(server, 3, dict(zip(FEATURES, row.tolist(), strict=True)))], 3)
+        assert same(await daemon.window(server), expected)
+
+
+async def test_columns_of_whole_numbers(daemon: Running) -> None:
+    whole = np.array([[1, 2, 3], [4, 5, 6]], "<i4")
+    assert (await daemon.post("/v1/samples", columns(tensor(whole), at(0)), MSGPACK)).body["accepted"] == 2
+    assert (await daemon.window("b"))[-1].tolist() == [4, 5, 6]
+
+
+@pytest.mark.parametrize(("content_type", "hole"), [(JSON, None), (MSGPACK, None), (MSGPACK, float("nan"))])
+async def test_columns_with_missing_values_and_unknown_features(
+    daemon: Running, content_type: str, hole: float | None
+) -> None:
+    body = {
+        "columns": {
+            "servers": ["a", "a"],
+            "time": [at(0), at(1)],
+            "features": ["load_average", "what", "cpu_user"],
+            "values": [[1.0, 2.0, hole], [hole, hole, 3.0]],
+        }
+    }
+    assert (await daemon.post("/v1/samples", body, content_type)).body["accepted"] == 2
+    await daemon.accept([sample("a", 2)])
+    assert (await daemon.get("/v1/servers/a")).body["values"][-3:-1] == [[None, None, 1.0], [3.0, None, None]]
+
+
+@pytest.mark.parametrize("content_type", TYPES)
+async def test_a_bad_row_of_columns_is_rejected_alone(daemon: Running, content_type: str) -> None:
+    good = list(values_of(1, 0).values())
+    body = {
+        "columns": {
+            "servers": ["a", "", "c", "d", "e", 7, "g", "h"],
+            "time": [at(0), at(0), -1, at(0), "soon", at(0), at(0), at(0)],
+            "features": FEATURES,
+            "values": [good, good, good, good[:2], good, good, ["x", 1, 2], good],
+        }
+    }
+    answer = (await daemon.post("/v1/samples", body, content_type)).body
+    assert (answer["accepted"], answer["rejected"]) == (2, 6)
+    assert [(error["index"], error["code"]) for error in answer["errors"]] == [
+        (1, "invalid_server"),
+        (2, "invalid_time"),
+        (3, "invalid_value"),
+        (4, "invalid_time"),
+        (5, "invalid_server"),
+        (6, "invalid_value"),
+    ]
+    for server in "ah":
+        assert same(await daemon.window(server), window_of([sample(server, 0, values_of(1, 0))], 0))
+
+
+BAD_COLUMNS: list[tuple[str, Message]] = [
+    ("a row too few", columns(ROWS[:1].tolist(), at(0))),
+    ("a row too many", columns([*ROWS.tolist(), [1, 2, 3]], at(0))),
+    ("a time too few", columns(ROWS.tolist(), [at(0)])),
+    ("a feature twice", {"columns": {**columns(ROWS.tolist(), at(0))["columns"], "features": ["cpu_user"] * 3}}),
+    ("no features", {"columns": {"servers": ["a"], "time": at(0), "values": [[1]]}}),
+    ("values of no kind", columns("abc", at(0))),
+    ("both", {**columns(ROWS.tolist(), at(0)), "samples": []}),
+]
+BAD_TENSORS: list[tuple[str, Message]] = [
+    ("bytes too few", columns({**tensor(ROWS), "data": b"1234"}, at(0))),
+    ("a type that is none", columns({**tensor(ROWS), "dtype": "complex64"}, at(0))),
+    ("one axis", columns(tensor(ROWS.reshape(-1)), at(0))),
+    ("a negative size", columns({**tensor(ROWS), "shape": [-2, -3]}, at(0))),
+    ("sizes beyond memory", columns({**tensor(ROWS), "shape": [2**40, 2**40]}, at(0))),
+    ("no data", columns({"shape": [2, 3], "dtype": "float32"}, at(0))),
+]
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [pytest.param(JSON, body, id=f"json {name}") for name, body in BAD_COLUMNS]
+    + [pytest.param(MSGPACK, body, id=f"msgpack {name}") for name, body in BAD_COLUMNS + BAD_TENSORS],
+)
+async def test_columns_that_contradict_themselves_are_malformed(
+    daemon: Running, content_type: str, body: Message
+) -> None:
+    reply = await daemon.post("/v1/samples", body, content_type)
+    assert (reply.status, reply.code) == (400, "malformed")
+    assert (await daemon.status())["servers"] == 0
+
+
+async def test_a_row_too_wide_for_its_features_is_rejected_alone(daemon: Running) -> None:
+    body = columns(np.zeros((2, 4), "<f4").tolist(), at(0))
+    answer = (await daemon.post("/v1/samples", body)).body
+    assert [(error["index"], error["code"]) for error in answer["errors"]] == [
+        (0, "invalid_value"),
+        (1, "invalid_value"),
+    ]
+
+
+# ---------------------------------------------------------------- a bad sample is rejected alone
+BAD_SAMPLES: list[tuple[str, Any, str]] = [
+    ("no object", None, "invalid_sample"),
+    ("a list", [1, 2], "invalid_sample"),
+    ("no server", {"time": at(0), "values": {}}, "invalid_sample"),
+    ("no time", {"server": "x", "values": {}}, "invalid_sample"),
+    ("no values", {"server": "x", "time": at(0)}, "invalid_sample"),
+    ("server a number", sample("x", 0) | {"server": 5}, "invalid_server"),
+    ("server empty", sample("", 0), "invalid_server"),
+    ("server of 257 bytes", sample("x" * 257, 0), "invalid_server"),
+    ("server of 257 bytes in 129 letters", sample("é" * 128 + "x", 0), "invalid_server"),
+    ("time null", sample("x", 0) | {"time": None}, "invalid_time"),
+    ("time a boolean", sample("x", 0) | {"time": True}, "invalid_time"),
+    ("time no date", sample("x", 0) | {"time": "yesterday"}, "invalid_time"),
+    ("time without offset", sample("x", 0) | {"time": "2023-11-14T22:16:00"}, "invalid_time"),
+    ("time digits in a string", sample("x", 0) | {"time": str(at(0))}, "invalid_time"),
+    ("time negative", sample("x", 0) | {"time": -60}, "invalid_time"),
+    ("time before 1970", sample("x", 0) | {"time": "1969-12-31T23:59:59Z"}, "invalid_time"),
+    ("time far ahead", sample("x", 0) | {"time": 10**12}, "too_far_ahead"),
+    ("time beyond any year", sample("x", 0) | {"time": 1e300}, "too_far_ahead"),
+    ("time too old", sample("a", -8), "too_old"),
+    ("values a list", sample("x", 0) | {"values": [1, 2]}, "invalid_value"),
+    ("values null", sample("x", 0) | {"values": None}, "invalid_value"),
+    ("a value a string", sample("x", 0, {"cpu_user": "5"}), "invalid_value"),  # type: ignore[dict-item]
+    ("a value a boolean", sample("x", 0, {"cpu_user": True}), "invalid_value"),
+    ("a value beyond float32", sample("x", 0, {"cpu_user": 1e39}), "invalid_value"),
+    ("a value an object", sample("x", 0) | {"values": {"cpu_user": {}}}, "invalid_value"),
+    ("status negative", sample("x", 0, status=-1), "invalid_sample"),
+    ("status 16", sample("x", 0, status=16), "invalid_sample"),
+    ("status a boolean", sample("x", 0, status=True), "invalid_sample"),
+    ("status a fraction", sample("x", 0, status=1.5), "invalid_sample"),
+]
+
+
+@pytest.mark.parametrize("content_type", TYPES)
+@pytest.mark.parametrize(("bad", "code"), [pytest.param(bad, code, id=name) for name, bad, code in BAD_SAMPLES])
+async def test_a_bad_sample_is_rejected_alone(daemon: Running, content_type: str, bad: Any, code: str) -> None:
+    good = history("a", 3, range(3))
+    reply = await daemon.post("/v1/samples", {"samples": [good[0], bad, *good[1:]]}, content_type)
+    answer = reply.body
+    assert reply.status == 200
+    assert (answer["accepted"], answer["rejected"]) == (3, 1)
+    (error,) = answer["errors"]
+    assert (error["index"], error["code"]) == (1, code)
+    assert error["message"]
+    assert same(await daemon.window("a"), window_of(good, 2))
+    status = await daemon.status()
+    assert status["servers"] == 1
+    assert status["samples"]["rejected"] == {code: 1}
+
+
+async def test_infinity_is_rejected_alone(daemon: Running) -> None:
+    body = {
+        "samples": [sample("a", 0, {"cpu_user": float("inf")}), sample("a", 0), sample("a", 0, {"cpu_user": -1e39})]
+    }
+    answer = (await daemon.post("/v1/samples", body, MSGPACK)).body
+    assert [(error["index"], error["code"]) for error in answer["errors"]] == [
+        (0, "invalid_value"),
+        (2, "invalid_value"),
+    ]
+    for time in (float("nan"), float("inf"), float("-inf")):
+        answer = (await daemon.post("/v1/samples", {"samples": [sample("b", 0) | {"time": time}]}, MSGPACK)).body
+        assert [error["code"] for error in answer["errors"]] == ["invalid_time"]
+
+
+async def test_all_rejections_are_counted_and_a_thousand_told(daemon: Running) -> None:
+    answer = (await daemon.post("/v1/samples", {"samples": [sample("", 0)] * 2_500})).body
+    assert (answer["accepted"], answer["rejected"], len(answer["errors"])) == (0, 2_500, 1_000)
+    assert [error["index"] for error in answer["errors"]] == list(range(1_000))
+
+
+async def test_a_body_larger_than_a_slice_is_taken_whole(daemon: Running) -> None:
+    sent = [each for step in range(30) for number in range(100) for each in history(f"s{number}", number, [step])]
+    await daemon.accept(sent)
+    for number in (0, 57, 99):
+        assert same(await daemon.window(f"s{number}"), window_of(history(f"s{number}", number, range(30)), 29))
+
+
+async def test_an_empty_list_is_taken(daemon: Running) -> None:
+    assert (await daemon.post("/v1/samples", {"samples": []})).body == {"accepted": 0, "rejected": 0, "errors": []}
+
+
+# ---------------------------------------------------------------- a body that is refused whole
+@pytest.mark.parametrize("content_type", ["", "text/plain", "application/x-www-form-urlencoded", "application/jsonp"])
+async def test_another_type_is_415(daemon: Running, content_type: str) -> None:
+    headers = {"Content-Type": content_type} if content_type else {}
+    reply = await daemon.call("POST", "/v1/samples", b'{"samples": []}', headers)
+    assert (reply.status, reply.code) == (415, "unsupported_media_type")
+
+
+async def test_a_body_over_the_limit_is_413(start: Start) -> None:
+    daemon = await start(Setup(limits=TransportLimits(max_body_bytes=1_000)))
+    for data in (b" " * 1_001, pack({"samples": history("a", 1, range(20))}, JSON)):
+        reply = await daemon.post_bytes("/v1/samples", data)
+        assert (reply.status, reply.code) == (413, "too_large")
+    assert (await daemon.post_bytes("/v1/samples", b'{"samples": []}'.ljust(1_000))).status == 200
+
+
+async def test_too_many_bodies_at_once_are_429_with_retry_after(start: Start) -> None:
+    daemon = await start(Setup(limits=TransportLimits(max_pending_body_bytes=64)))
+    reader, writer = await asyncio.open_connection("127.0.0.1", daemon.port)
+    writer.write(
+        b"POST /v1/samples HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n"
+    )
+    reply = await daemon.post("/v1/samples", {"samples": []})
+    while reply.status == 200:  # until the other body's head was read
+        reply = await daemon.post("/v1/samples", {"samples": []})
+    assert (reply.status, reply.code) == (429, "too_busy")
+    assert int(reply.headers["Retry-After"]) >= 1
+    # 2. Once that body is in, there is room again.
+    writer.write(b'{"samples": []}'.ljust(100))
+    assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+    writer.close()
+    await writer.wait_closed()
+    assert (await daemon.post("/v1/samples", {"samples": []})).status == 200
+
+
+async def test_draining_is_503_everywhere(daemon: Running) -> None:
+    daemon.backend.script.hold = True
+    await daemon.accept(history("a", 1, range(3)))
+    async with daemon.socket("/v1/ingest") as agent, daemon.subscribed() as reader:
+        assert (await agent.ask({"samples": []}))["type"] == "ack"
+        drain = asyncio.create_task(daemon.service.drain())
+        await asyncio.sleep(0)
+        reply = await daemon.post("/v1/samples", {"samples": [sample("b", 0)]})
+        assert (reply.status, reply.code) == (503, "draining")
+        assert "Retry-After" in reply.headers
+        reply = await daemon.post("/v1/predict", {"encoder_cont": []})
+        assert (reply.status, reply.code) == (503, "draining")
+        assert (await agent.ask({"samples": [sample("b", 0)]}))["code"] == "draining"
+        assert (await daemon.get("/readyz")).status == 503
+        assert (await daemon.get("/healthz")).status == 200
+        assert (await daemon.get("/v1/servers/b")).status == 404
+        # 2. What was under way is finished and delivered.
+        assert not drain.done()
+        daemon.let_go()
+        await drain
+        assert (await reader.receive())["server"] == "a"
+
+
+async def test_messagepack_times_may_be_timestamps(daemon: Running) -> None:
+    stamp = msgspec.msgpack.Ext(-1, at(2).to_bytes(4, "big"))
+    body = msgspec.msgpack.encode({"samples": [{"server": "a", "time": stamp, "values": values_of(1, 2)}]})
+    assert (await daemon.post_bytes("/v1/samples", body, MSGPACK)).body["accepted"] == 1
+    assert (await daemon.get("/v1/servers/a")).body["origin"] == origin(2)

@@ -1,0 +1,112 @@
+"""`GET /v1/servers` and `GET /v1/servers/{server}`."""
+
+import numpy as np
+import pytest
+
+from tests.transport.conftest import Start
+from tests.transport.harness import (
+    CONTRACT,
+    MSGPACK,
+    NEED,
+    Running,
+    Setup,
+    array_of,
+    history,
+    origin,
+    same,
+    sample,
+    window_of,
+)
+
+
+async def test_nobody_reports_yet(daemon: Running) -> None:
+    assert (await daemon.get("/v1/servers")).body == {"servers": [], "next": None}
+
+
+async def test_who_reports(daemon: Running) -> None:
+    async with daemon.subscribed() as reader:
+        await daemon.accept([*history("b", 1, range(NEED)), sample("a", 4), sample("c", 0, {"cpu_user": 1.0})])
+        await reader.receive()
+    assert (await daemon.get("/v1/servers")).body == {
+        "servers": [
+            {"server": "a", "have": 1, "origin": origin(4), "last_forecast": None},
+            {"server": "b", "have": NEED, "origin": origin(NEED - 1), "last_forecast": origin(NEED - 1)},
+            {"server": "c", "have": 0, "origin": None, "last_forecast": None},
+        ],
+        "next": None,
+    }
+
+
+@pytest.mark.parametrize("limit", [1, 7, 10, 39, 40, 41, 1_000])
+async def test_pages_show_every_server_once(daemon: Running, limit: int) -> None:
+    names = sorted([f"s {number}/é&" for number in range(39)] + ["zz"])
+    await daemon.accept([sample(name, 0) for name in names])
+    seen: list[str] = []
+    query = {"limit": str(limit)}
+    while True:
+        async with daemon.session.get(daemon.url + "/v1/servers", params=query) as response:
+            page = await response.json()
+        assert len(page["servers"]) <= limit
+        seen += [entry["server"] for entry in page["servers"]]
+        if page["next"] is None:
+            break
+        assert len(page["servers"]) == limit
+        query["cursor"] = page["next"]
+    assert seen == names
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "1001", "x", "", "1.5", "1" * 30, "٣"])
+async def test_a_limit_that_is_none_is_400(daemon: Running, limit: str) -> None:
+    async with daemon.session.get(daemon.url + "/v1/servers", params={"limit": limit}) as response:
+        assert response.status == 400
+        assert (await response.json())["code"] == "invalid"
+
+
+@pytest.mark.parametrize("cursor", ["zzz", "￿", "\x00", "a" * 3_000])
+async def test_any_cursor_will_do(daemon: Running, cursor: str) -> None:
+    await daemon.accept([sample("m", 0)])
+    async with daemon.session.get(daemon.url + "/v1/servers", params={"cursor": cursor}) as response:
+        assert response.status == 200
+        assert (await response.json())["next"] is None
+
+
+async def test_an_unknown_server_is_404(daemon: Running) -> None:
+    reply = await daemon.get("/v1/servers/nobody")
+    assert (reply.status, reply.code) == (404, "unknown_server")
+
+
+async def test_a_window_with_gaps(daemon: Running) -> None:
+    sent = [sample("a", 0), sample("a", 3, {"cpu_user": 1.5, "load_average": None}), sample("a", 4)]
+    await daemon.accept(sent)
+    body = (await daemon.get("/v1/servers/a")).body
+    values = body.pop("values")
+    assert body == {
+        "server": "a",
+        "step_seconds": CONTRACT.step_seconds,
+        "origin": origin(4),
+        "have": 3,
+        "features": list(CONTRACT.features),
+    }
+    assert len(values) == CONTRACT.context_length
+    assert values[-2] == [1.5, None, None]
+    assert values[-4:-2] == [[None] * 3] * 2
+    packed = (await daemon.get("/v1/servers/a", MSGPACK)).body["values"]
+    assert same(array_of(packed), window_of(sent, 4))
+
+
+async def test_a_row_that_is_still_open_is_not_in_the_window(daemon: Running) -> None:
+    await daemon.accept([sample("a", 0, {"cpu_user": 1.0})])
+    body = (await daemon.get("/v1/servers/a")).body
+    assert (body["origin"], body["have"]) == (None, 0)
+    assert np.isnan(await daemon.window("a")).all()
+
+
+async def test_beyond_capacity_the_longest_silent_goes(start: Start) -> None:
+    daemon = await start(Setup(capacity=3))
+    for name in ("a", "b", "c"):
+        await daemon.accept(history(name, 1, range(NEED)))
+    await daemon.accept(history("a", 1, [NEED]) + history("d", 2, range(NEED)))
+    names = [entry["server"] for entry in (await daemon.get("/v1/servers")).body["servers"]]
+    assert names == ["a", "c", "d"]
+    assert same(await daemon.window("d"), window_of(history("d", 2, range(NEED)), NEED - 1))
+    assert (await daemon.get("/v1/forecasts/b")).status == 404
