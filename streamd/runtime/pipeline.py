@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import structlog
 
 from streamd.core.calendar import known_future
@@ -70,8 +71,9 @@ class Pipeline:
     ) -> None:
         self.scheduler = scheduler
         self.workers: list[LaneWorker] = []
-        self.lost: list[str] = []
-        """Lanes that were taken out, with the reason."""
+        self.lost: deque[str] = deque(maxlen=32)
+        """The last lanes that were taken out, with the reason."""
+        self.on_lost: Callable[[LaneWorker, LaneLostError], None] = lambda worker, error: None
         self.received: dict[int, float] = {}
         """By slot: when the sample that made its latest posted forecast due was received (monotonic seconds)."""
         self._state = state
@@ -168,7 +170,10 @@ class Pipeline:
     # ------------------------------------------------------------ results
     def take_result(self, worker: LaneWorker, result: Result) -> None:
         """Take a batch back from its lane (called on the loop)."""
+        if worker not in self.workers:
+            return  # it was given up, and its batch has gone elsewhere
         batch, error = result.batch, result.error
+        worker.running = None
         self._in_flight -= len(batch.items)
         if isinstance(error, LaneLostError):
             self._take_out(worker, error)
@@ -195,6 +200,13 @@ class Pipeline:
         log.debug("batch", lane=worker.lane.name, windows=len(batch.items), ms=round(result.seconds * 1e3, 2))
         self.kick()
 
+    def give_up(self, worker: LaneWorker, error: LaneLostError) -> None:
+        """Take a lane out that does not answer; should it answer later, nobody listens."""
+        assert worker.running is not None, f"lane {worker.lane.name} is idle"
+        nothing = np.empty((0, 0, 0, 0), np.float32)
+        seconds = time.monotonic() - worker.running.started
+        self.take_result(worker, Result(worker.running, nothing, (), error, seconds))
+
     def _post(self, item: ServerItem, forecast: Float32) -> int:
         self._state.board.post(item.slot, item.step, item.context, self._model.name, forecast)
         self.received[item.slot] = item.since
@@ -212,6 +224,7 @@ class Pipeline:
         self.workers.remove(worker)
         self.lost.append(f"{worker.lane.name}: {error}")
         worker.stop()
+        self.on_lost(worker, error)
 
     # ------------------------------------------------------------ drain
     async def settle(self) -> None:

@@ -156,7 +156,7 @@ class Service:
                 }
                 for worker in self.pipeline.workers
             ],
-            "lanes_lost": self.pipeline.lost,
+            "lanes_lost": list(self.pipeline.lost),
             "servers": len(self.state.directory),
             "capacity": self.state.directory.capacity,
             "due": len(self.scheduler.due),

@@ -36,6 +36,12 @@ async def measure_costs(workers: Sequence[LaneWorker], max_batch: int, budget_se
     return CostTable(seconds, pads=lane.pads, max_batch=max_batch)
 
 
+async def warm(worker: LaneWorker) -> None:
+    """Run a new lane's smallest bucket once, so that it is known to work before it is put to work."""
+    fill_plausibly(worker.lane.inputs)
+    await worker.call(lambda lane: lane.run(lane.buckets[0]))
+
+
 def _expected_seconds(seconds: dict[int, float], bucket: int) -> float:
     largest = max(seconds)
     return seconds[largest] * bucket / largest

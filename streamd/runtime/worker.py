@@ -47,6 +47,8 @@ class LaneWorker:
         self.windows = 0
         self.failures = 0
         self.busy_seconds = 0.0
+        self.running: Batch | None = None
+        """What it runs at this moment, as the loop knows it."""
         self._loop = loop
         self._done = done
         self._work: queue.SimpleQueue[Batch | Callable[[], None] | None] = queue.SimpleQueue()
@@ -55,6 +57,7 @@ class LaneWorker:
 
     def submit(self, batch: Batch) -> None:
         """Run a batch whose windows are in the lane's inputs; one at a time."""
+        self.running = batch
         self._work.put(batch)
 
     def call(self, function: Callable[[Lane], T]) -> "asyncio.Future[T]":

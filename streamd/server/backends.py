@@ -3,31 +3,22 @@
 import importlib.util
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from streamd.core.errors import BackendUnavailableError
-from streamd.device.lane import Backend, Lane
+from streamd.device.lane import Backend
 from streamd.repository.versions import EngineVersion
+from streamd.runtime.keeper import Opened
 from streamd.server.config import Config
 
 
-@dataclass
-class Opened:
-    """The backend that runs, its lanes, and what was tried before it."""
-
-    backend: Backend
-    lanes: list[Lane]
-    fallbacks: list[dict[str, str]] = field(default_factory=list)
-
-
-def open_backend(version: EngineVersion, config: Config) -> Opened:
-    """Open the first backend of the chain that runs here; blocks.
+def open_backend(version: EngineVersion, config: Config, passed_over: frozenset[str] = frozenset()) -> Opened:
+    """Open the first backend of the chain that runs here and is not in `passed_over`; blocks.
 
     Raises `BackendUnavailableError` with every reason where none does, or where the one that was asked for
     does not.
     """
     wanted = config.engine.backend
-    chain = list(_OPENERS) if wanted == "auto" else [wanted]
+    chain = [name for name in (_OPENERS if wanted == "auto" else [wanted]) if name not in passed_over]
     fallbacks: list[dict[str, str]] = []
     for name in chain:
         try:

@@ -67,6 +67,7 @@ class EngineSection(_Section, frozen=True):
     threads_per_lane: Count = 1
     buckets: tuple[Count, ...] = (1, 8, 32, 64, 128, 256)
     warmup_seconds: PositiveSeconds = 3.0
+    lane_hang_seconds: PositiveSeconds = 30.0
 
 
 class BatchingSection(_Section, frozen=True):

@@ -6,18 +6,20 @@ import os
 import signal
 import time
 from collections.abc import Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import structlog
 from aiohttp import web
 
+from streamd.core.costs import CostTable
 from streamd.core.errors import StateError
+from streamd.core.lanes import LaneLimits
 from streamd.repository.versions import EngineRepository, EngineVersion
+from streamd.runtime.keeper import LaneKeeper, Opened
 from streamd.runtime.service import Service, ServiceLimits
 from streamd.runtime.state import State, WindowLimits, open_state
-from streamd.runtime.warmup import measure_costs
-from streamd.runtime.worker import LaneWorker
 from streamd.server.backends import open_backend
 from streamd.server.config import Config
 from streamd.server.systemd import Notifier
@@ -38,6 +40,7 @@ class Daemon:
         self.listening = asyncio.Event()
         self.ready = asyncio.Event()
         self.service: Service | None = None
+        self._keeper: LaneKeeper | None = None
         self._stop = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -90,34 +93,33 @@ class Daemon:
         """Load and warm in threads: samples are taken meanwhile, `/readyz` says no until a lane is warm."""
         began = time.monotonic()
         service.engine = {"backend": None, "precision": None, "fallbacks": []}
-        opened = await asyncio.to_thread(open_backend, version, self.config)
-        for passed_over in opened.fallbacks:
-            log.info("backend_passed_over", **passed_over)
-        loop = asyncio.get_running_loop()
-        workers = [LaneWorker(lane, loop, service.pipeline.take_result) for lane in opened.lanes]
-        costs = await measure_costs(workers, self.config.batching.max_batch_size, self.config.engine.warmup_seconds)
-        service.engine = {
-            "backend": opened.backend.name,
-            "precision": opened.backend.precision,
-            "fallbacks": opened.fallbacks,
-            "backend_details": opened.backend.describe(),
-            "architecture": version.contract.architecture,
-            "bucket_ms": {str(bucket): round(seconds * 1e3, 3) for bucket, seconds in costs.seconds.items()},
-        }
-        service.pipeline.open_lanes(workers, costs)
+
+        def changed(opened: Opened, costs: CostTable) -> None:
+            service.engine = _engine_status(version, opened, costs, keeper)
+
+        keeper = self._keeper = LaneKeeper(
+            service.pipeline,
+            partial(open_backend, version, self.config),
+            max_batch=self.config.batching.max_batch_size,
+            warmup_seconds=self.config.engine.warmup_seconds,
+            limits=LaneLimits(hang_seconds=self.config.engine.lane_hang_seconds),
+            changed=changed,
+        )
+        await keeper.open()
         service.begin()
         # What stands now stays: the collector need not look at it again, which took hundreds of milliseconds.
         gc.collect()
         gc.freeze()
+        backend = service.engine["backend"]
         log.info(
             "ready",
             engine=version.name,
-            backend=opened.backend.name,
-            lanes=len(workers),
+            backend=backend,
+            lanes=len(service.pipeline.workers),
             bucket_ms=service.engine["bucket_ms"],
             seconds=round(time.monotonic() - began, 2),
         )
-        self.notifier.tell(READY="1", STATUS=f"serving {version.name} on {opened.backend.name}")
+        self.notifier.tell(READY="1", STATUS=f"serving {version.name} on {backend}")
         self.ready.set()
 
     # ------------------------------------------------------------ main loop
@@ -166,12 +168,25 @@ class Daemon:
                 await doors.sockets.close_all()
         except TimeoutError:
             complete = False
+        if self._keeper is not None:
+            self._keeper.close()
         for task in (*tasks, *self._tasks):
             task.cancel()
         await asyncio.gather(*tasks, *self._tasks, return_exceptions=True)
         await runner.cleanup()
         service.close()
         log.info("stopped", complete=complete, seconds=round(time.monotonic() - began, 2), rows=service.row_counts())
+
+
+def _engine_status(version: EngineVersion, opened: Opened, costs: CostTable, keeper: LaneKeeper) -> dict[str, Any]:
+    return {
+        "backend": opened.backend.name,
+        "precision": opened.backend.precision,
+        "fallbacks": keeper.fallbacks,
+        "backend_details": opened.backend.describe(),
+        "architecture": version.contract.architecture,
+        "bucket_ms": {str(bucket): round(seconds * 1e3, 3) for bucket, seconds in costs.seconds.items()},
+    }
 
 
 def _transport_limits(config: Config) -> TransportLimits:

@@ -201,7 +201,7 @@ async def test_a_lost_lane_s_batch_moves_to_another(tmp_path: Path) -> None:
         assert caller.last_values() == {0: 4.0}
         assert [lane for lane, _ in rig.script.runs] == ["fake-0", "fake-1"]
         assert rig.pipeline.ready
-        assert rig.pipeline.lost == ["fake-0: gone"]
+        assert list(rig.pipeline.lost) == ["fake-0: gone"]
         rig.due("a", 101)
         await rig.settled()
         assert rig.script.runs[-1][0] == "fake-1", "a lost lane gets nothing more"

@@ -1,0 +1,88 @@
+"""Which lanes are well, when a lost one is rebuilt, and when a backend is spent.
+
+A lane is lost by an error of its device or by giving no answer. It is rebuilt, later each time it fails again;
+a backend all of whose lanes were rebuilt too often is spent, and the next of the chain takes over.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class LaneLimits:
+    """When a lane counts as hung, and how patiently it is rebuilt."""
+
+    hang_seconds: float = 30.0
+    hang_factor: float = 20.0
+    """A batch may also take so many times what was measured for it."""
+    rebuild_seconds: float = 1.0
+    """Before the first rebuilding; doubled each time, up to `rebuild_most_seconds`."""
+    rebuild_most_seconds: float = 60.0
+    max_rebuilds: int = 4
+    """In a row; a lane that was well for `forgiven_seconds` starts over."""
+    forgiven_seconds: float = 300.0
+
+    def hung(self, running_seconds: float, expected_seconds: float) -> bool:
+        """Whether a batch that has run for so long will not come back."""
+        return running_seconds > max(self.hang_seconds, self.hang_factor * expected_seconds)
+
+
+@dataclass(slots=True)
+class _Lane:
+    well: bool = True
+    well_since: float = 0.0
+    losses: int = 0
+    again_at: float | None = None
+    """When it is to be rebuilt; none while it is well, being rebuilt, or given up."""
+    building: bool = False
+
+
+class LaneRoster:
+    """The lanes of one backend by index; all are well at first (`now` is monotonic seconds everywhere)."""
+
+    def __init__(self, count: int, limits: LaneLimits, now: float) -> None:
+        self._limits = limits
+        self._lanes = [_Lane(well_since=now) for _ in range(count)]
+
+    def lost(self, index: int, now: float) -> None:
+        """A lane was lost, or its rebuilding failed: plan the next rebuilding, or give it up."""
+        lane, limits = self._lanes[index], self._limits
+        if lane.well and now - lane.well_since >= limits.forgiven_seconds:
+            lane.losses = 0
+        lane.well = lane.building = False
+        lane.losses += 1
+        if lane.losses > limits.max_rebuilds:
+            lane.again_at = None
+        else:
+            lane.again_at = now + min(limits.rebuild_seconds * 2 ** (lane.losses - 1), limits.rebuild_most_seconds)
+
+    def take_due(self, now: float) -> list[int]:
+        """Return the lanes to rebuild now; each is reported back by `rebuilt` or `lost`."""
+        due = [i for i, lane in enumerate(self._lanes) if lane.again_at is not None and lane.again_at <= now]
+        for index in due:
+            self._lanes[index].again_at = None
+            self._lanes[index].building = True
+        return due
+
+    def rebuilt(self, index: int, now: float) -> None:
+        """A lane is well again."""
+        lane = self._lanes[index]
+        lane.well, lane.building, lane.well_since = True, False, now
+
+    def persist(self, now: float) -> None:
+        """There is no other backend: try the lanes that were given up again, as patiently as may be."""
+        for lane in self._lanes:
+            if self._given_up(lane):
+                lane.again_at = now + self._limits.rebuild_most_seconds
+
+    @property
+    def spent(self) -> bool:
+        """No lane is well, and none will be."""
+        return all(self._given_up(lane) for lane in self._lanes)
+
+    @property
+    def well(self) -> int:
+        """How many lanes are well."""
+        return sum(lane.well for lane in self._lanes)
+
+    def _given_up(self, lane: _Lane) -> bool:
+        return not lane.well and not lane.building and lane.again_at is None

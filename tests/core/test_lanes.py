@@ -1,0 +1,101 @@
+"""When lanes are rebuilt and a backend is spent: against a naive model."""
+
+from dataclasses import dataclass, field
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from streamd.core.lanes import LaneLimits, LaneRoster
+
+LIMITS = LaneLimits(rebuild_seconds=1.0, rebuild_most_seconds=4.0, max_rebuilds=3, forgiven_seconds=50.0)
+LANES = 3
+
+
+def test_a_lane_hangs_by_its_limit_or_by_what_it_was_measured_at() -> None:
+    limits = LaneLimits(hang_seconds=10.0, hang_factor=5.0)
+    assert not limits.hung(10.0, 1.0)
+    assert limits.hung(10.1, 1.0)
+    assert not limits.hung(10.1, 3.0)
+    assert limits.hung(15.1, 3.0)
+
+
+def test_rebuildings_come_later_each_time_and_end() -> None:
+    roster = LaneRoster(1, LIMITS, 0.0)
+    for delay in (1.0, 2.0, 4.0):
+        roster.lost(0, 10.0)
+        assert roster.take_due(10.0 + delay - 0.01) == []
+        assert not roster.spent
+        assert roster.take_due(10.0 + delay) == [0]
+        assert not roster.spent, "it is being rebuilt"
+    roster.lost(0, 20.0)
+    assert roster.spent
+    roster.persist(20.0)
+    assert roster.take_due(24.0) == [0]
+
+
+@dataclass
+class NaiveLane:
+    state: str = "well"
+    since: float = 0.0
+    due: float = 0.0
+    history: list[float] = field(default_factory=list)
+    """When it was lost, since it was last forgiven."""
+
+
+class Roster(RuleBasedStateMachine):
+    """Lanes are lost, come back or do not, in any order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.roster = LaneRoster(LANES, LIMITS, self.now)
+        self.lanes = [NaiveLane() for _ in range(LANES)]
+
+    def states(self, *wanted: str) -> list[int]:
+        return [index for index, lane in enumerate(self.lanes) if lane.state in wanted]
+
+    @rule(seconds=st.sampled_from([0.0, 0.5, 1.0, 3.0, 60.0]))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+    @precondition(lambda self: self.states("well", "building"))
+    @rule(data=st.data())
+    def lose(self, data: st.DataObject) -> None:
+        index = data.draw(st.sampled_from(self.states("well", "building")))
+        lane = self.lanes[index]
+        if lane.state == "well" and self.now - lane.since >= LIMITS.forgiven_seconds:
+            lane.history.clear()
+        lane.history.append(self.now)
+        times = len(lane.history)
+        lane.state = "waiting" if times <= LIMITS.max_rebuilds else "given up"
+        lane.due = self.now + min([1.0, 2.0, 4.0, 8.0][min(times, 4) - 1], LIMITS.rebuild_most_seconds)
+        self.roster.lost(index, self.now)
+
+    @rule()
+    def look(self) -> None:
+        due = [index for index in self.states("waiting") if self.lanes[index].due <= self.now]
+        assert self.roster.take_due(self.now) == due
+        for index in due:
+            self.lanes[index].state = "building"
+
+    @precondition(lambda self: self.states("building"))
+    @rule(data=st.data())
+    def mend(self, data: st.DataObject) -> None:
+        index = data.draw(st.sampled_from(self.states("building")))
+        self.lanes[index].state, self.lanes[index].since = "well", self.now
+        self.roster.rebuilt(index, self.now)
+
+    @precondition(lambda self: len(self.states("given up")) == LANES)
+    @rule()
+    def persist(self) -> None:
+        for lane in self.lanes:
+            lane.state, lane.due = "waiting", self.now + LIMITS.rebuild_most_seconds
+        self.roster.persist(self.now)
+
+    @invariant()
+    def agrees(self) -> None:
+        assert self.roster.well == len(self.states("well"))
+        assert self.roster.spent == (len(self.states("given up")) == LANES)
+
+
+TestRoster = Roster.TestCase
