@@ -1,5 +1,7 @@
 # Each target works on a fresh machine with Python >= 3.11 and make; nothing else is needed before any of them.
-PYTHON ?= python3
+# The first Python that is new enough; PYTHON=... names another.
+PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 python3.11,$(shell \
+	$(p) -c 'import sys; sys.version_info >= (3, 11) and print("$(p)")' 2>/dev/null)))
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -12,7 +14,7 @@ help:               ## what there is
 install: $(INSTALLED) ## streamd and its development tools into .venv
 
 $(INSTALLED): pyproject.toml requirements.lock
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "streamd needs Python 3.11 or newer; set PYTHON=python3.x")'
+	@test -n "$(PYTHON)" || { echo "streamd needs Python 3.11 or newer, and none is on the PATH; set PYTHON=..." >&2; exit 1; }
 	@test -x $(BIN)/python || { echo "making $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "installing into $(VENV)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock

@@ -110,7 +110,7 @@ class LaneKeeper:
     def _pass_over(self, name: str, reason: str) -> None:
         self._spent.add(name)
         self.fallbacks.append({"backend": name, "reason": reason})
-        log.warning("backend_passed_over", backend=name, reason=reason)
+        log.info("backend_passed_over", backend=name, reason=reason)
 
     def _worker(self, lane: Lane) -> LaneWorker:
         return LaneWorker(lane, self._loop, self._pipeline.take_result)
