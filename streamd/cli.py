@@ -39,7 +39,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 _LAZY = (
     ("train", "streamd.training.train", "train a network (extra: train)"),
-    ("evaluate", "streamd.training.evaluate", "judge a network or an engine version (extra: train)"),
+    ("release", "streamd.training.release", "make an engine version of a training run (extra: train)"),
+    ("evaluate", "streamd.training.evaluate", "judge an engine version or a run beside the baselines (extra: train)"),
 )
 """Commands whose modules need an extra: even their arguments are known only once they are imported."""
 
@@ -92,6 +93,9 @@ def _serve(args: argparse.Namespace) -> int:
         print(f"streamd: {exc}", file=sys.stderr)  # noqa: T201 - logs are not set up yet
         return USAGE_ERROR
     configure_logs(config.log)
+
+    # A lane that comes back waits for the interpreter at most so long: at the usual 5 ms it stood idle.
+    sys.setswitchinterval(1e-3)
 
     async def run() -> int:
         return await Daemon(config).run()

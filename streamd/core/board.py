@@ -3,7 +3,7 @@
 A forecast's serial grows by one with each that is posted; it is the id by which a reader goes on where it left.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,6 +78,11 @@ class ForecastBoard:
             return None
         model = bytes(self._model[slot]).decode()
         return Forecast(serial, int(self._step[slot]), int(self._context[slot]), model, self._values[slot])
+
+    def values(self, slots: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Return a copy of the forecasts of these slots, `(slots, targets, horizon, quantiles)`; each must have one."""
+        values: npt.NDArray[np.float32] = self._values[list(slots)]
+        return values
 
     def serial(self, slot: int) -> int:
         """The serial of a slot's latest forecast; 0 where there is none."""

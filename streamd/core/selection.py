@@ -38,10 +38,18 @@ class Part:
         if self.quantiles != tuple(range(quantiles)):
             values = values[..., self.quantiles]
         if self.dtype == "float16":
-            # Beyond float16's range the largest value stands in: a reader that asked for halves gets no infinity.
-            limit = float(np.finfo(np.float16).max)
-            return np.ascontiguousarray(np.clip(values, -limit, limit), dtype=np.float16)
+            return _halves(values)
         return np.ascontiguousarray(values)
+
+
+def _halves(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:
+    """Convert to float16; beyond its range the largest value stands in, so that no reader gets infinity."""
+    with np.errstate(over="ignore"):
+        halves = np.ascontiguousarray(values, dtype=np.float16)
+    if np.isinf(halves).any():  # rare, so that the bound costs a pass over halves only
+        limit = float(np.finfo(np.float16).max)
+        halves = np.ascontiguousarray(np.clip(values, -limit, limit), dtype=np.float16)
+    return halves
 
 
 class ServerGlobs:

@@ -8,8 +8,6 @@ Every change leaves the arrays such that `recovery.recover` can put them in orde
 the middle of it; the comments at `_put` and `_amend` say how.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
 
@@ -252,19 +250,13 @@ class WindowStore:
             to[base + at : base + at + 4] = row.data[at : at + 4]
 
     # ------------------------------------------------------------ windows out
-    def gather(self, slots: Sequence[int], values: npt.NDArray[np.float32], status: npt.NDArray[np.int32]) -> None:
-        """Copy the windows of `slots`, oldest row first.
+    def gather(self, slot: int, values: npt.NDArray[np.float32], status: npt.NDArray[np.int32]) -> None:
+        """Copy a window, oldest row first.
 
-        `values (batch, context_length, features) float32` gets NaN where a value is missing, `status (batch,
-        context_length) int32` the rows' statuses.
+        `values (context_length, features) float32` gets NaN where a value is missing, `status (context_length,)
+        int32` the rows' statuses.
         """
         length = self.context_length
-        for place, slot in enumerate(slots):
-            start = (self._newest[slot] + 1) % length
-            values[place] = self._ring[slot, start : start + length]
-            np.bitwise_and(self._marks[slot, start : start + length], MAX_STATUS, out=status[place])
-
-    def last_status(self, slot: int) -> int:
-        """The status of the newest closed row."""
-        length = self.context_length
-        return int(self._flat_marks[slot * 2 * length + self._newest[slot] % length]) & MAX_STATUS
+        start = (self._newest[slot] + 1) % length
+        values[:] = self._ring[slot, start : start + length]
+        np.bitwise_and(self._marks[slot, start : start + length], MAX_STATUS, out=status)

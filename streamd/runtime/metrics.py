@@ -1,10 +1,12 @@
 """What `/metrics` shows. Counters that grow on hot paths are read from their owners when asked for."""
 
 import time
-from collections.abc import Callable, Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
+from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -29,9 +31,8 @@ class Metrics(Collector):
             "queue_delay_seconds", "How long the longest waiting window of a micro-batch waited", SECONDS
         )
         self.inference = self._histogram("inference_seconds", "What a lane took for a micro-batch", SECONDS)
-        self.forecast_age = self._histogram(
-            "forecast_age_seconds", "From sample received to forecast handed to a subscriber's socket", SECONDS
-        )
+        self._ages = [0] * (len(SECONDS) + 1)  # forecasts by bucket: counted here, for there are many
+        self._age_sum = 0.0
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"streamd_{name}", text, buckets=buckets, registry=self._registry)
@@ -42,10 +43,14 @@ class Metrics(Collector):
         self.queue_delay.observe(queue_delay_seconds)
         self.inference.observe(inference_seconds)
 
-    def handed_over(self, received: float | None) -> None:
-        """Note that a forecast went to a socket; `received` (monotonic seconds) is when its sample came."""
-        if received is not None:
-            self.forecast_age.observe(time.monotonic() - received)
+    def handed_over(self, received: Iterable[float | None]) -> None:
+        """Note that forecasts went to a socket; `received` (monotonic seconds) is when each one's sample came."""
+        now = time.monotonic()
+        for since in received:
+            if since is not None:
+                age = now - since
+                self._ages[bisect_left(SECONDS, age)] += 1
+                self._age_sum += age
 
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
         """Add a value that goes up and down."""
@@ -70,6 +75,16 @@ class Metrics(Collector):
             for value, count in sorted(read_all().items()):
                 family.add_metric([value], count)
             yield family
+        yield self._age_family()
+
+    def _age_family(self) -> Metric:
+        bounds = [*map(str, map(float, SECONDS)), "+Inf"]
+        family = HistogramMetricFamily(
+            "streamd_forecast_age_seconds", "From sample received to forecast handed to a subscriber's socket"
+        )
+        buckets = [(bound, float(count)) for bound, count in zip(bounds, accumulate(self._ages), strict=True)]
+        family.add_metric([], buckets, self._age_sum)
+        return family
 
     def text(self) -> bytes:
         """The Prometheus exposition format."""

@@ -188,6 +188,8 @@ class Pipeline:
             error = NotFiniteError("the model gave NaN or infinity for this window")
         if worker in self.workers:
             self._idle.append(worker)
+        # The lane's next batch first, then what this one brought: a lane must not wait for readers.
+        self._dispatch()
         now = time.monotonic()
         for item in outcome.fail:
             self._fail(item, error)
@@ -248,21 +250,25 @@ class Pipeline:
 
 def gather(state: State, server_ids: dict[str, int], items: Sequence[Item], inputs: Inputs) -> None:
     """Copy a batch's windows into a lane's inputs, row by row in the items' order."""
-    windows, contract = state.windows, state.contract
+    windows, contract, count = state.windows, state.contract, len(items)
+    values, categories = inputs.encoder_cont, inputs.encoder_cat
     calendars: dict[int, Float32] = {}
+    categories[:count, :, 0] = inputs.decoder_cat[:count, :, 0] = 0
+    for row, item in enumerate(items):
+        if isinstance(item, RequestItem):
+            continue
+        windows.gather(item.slot, values[row], categories[row, :, 1])
+        if (calendar := calendars.get(item.step)) is None:
+            calendar = calendars[item.step] = known_future(item.step, contract.horizon, contract.step_seconds)
+        inputs.decoder_cont[row] = calendar
+        if server_ids:
+            name = state.directory.names[item.slot] or ""
+            categories[row, :, 0] = inputs.decoder_cat[row, :, 0] = server_ids.get(name, 0)
+    # The last status that was given holds for the future.
+    inputs.decoder_cat[:count, :, 1] = categories[:count, -1:, 1]
     for row, item in enumerate(items):
         if isinstance(item, RequestItem):
             _request(item).fill(item.index, inputs, row)
-            continue
-        slot, step = item.slot, item.step
-        windows.gather((slot,), inputs.encoder_cont[row : row + 1], inputs.encoder_cat[row : row + 1, :, 1])
-        if (calendar := calendars.get(step)) is None:
-            calendar = calendars[step] = known_future(step, contract.horizon, contract.step_seconds)
-        inputs.decoder_cont[row] = calendar
-        server_id = server_ids.get(state.directory.names[slot] or "", 0) if server_ids else 0
-        inputs.encoder_cat[row, :, 0] = server_id
-        inputs.decoder_cat[row, :, 0] = server_id
-        inputs.decoder_cat[row, :, 1] = windows.last_status(slot)
 
 
 def _request(item: RequestItem) -> Request:

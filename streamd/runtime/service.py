@@ -5,7 +5,7 @@ The transport calls it; the composition root makes it and gives it lanes.
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,9 +106,9 @@ class Service:
             raise TooBusyError(f"no forecast within {seconds:g} s") from exc
         return predictions.reshape(request.windows, *self.contract.output_shape), request.batched
 
-    def handed_over(self, slot: int) -> None:
-        """Note that a slot's latest forecast went to a subscriber's socket."""
-        self.metrics.handed_over(self.pipeline.received.get(slot))
+    def handed_over(self, slots: Iterable[int]) -> None:
+        """Note that the latest forecasts of these slots went to a subscriber's socket."""
+        self.metrics.handed_over(map(self.pipeline.received.get, slots))
 
     async def drain(self) -> None:
         """Take nothing more and finish what is under way; whoever calls bounds the time."""
@@ -188,10 +188,9 @@ class Service:
     def window(self, slot: int) -> npt.NDArray[np.float32]:
         """Return a copy of a server's window, `(context_length, features) float32`, oldest row first."""
         shape = self.contract.input_shapes["encoder_cont"]
-        values = np.empty((1, *shape), np.float32)
-        self.state.windows.gather((slot,), values, np.empty((1, shape[0]), np.int32))
-        window: npt.NDArray[np.float32] = values[0]
-        return window
+        values = np.empty(shape, np.float32)
+        self.state.windows.gather(slot, values, np.empty(shape[0], np.int32))
+        return values
 
     # ------------------------------------------------------------ wiring
     def _snapshot(self, slot: int) -> tuple[int, int, int]:

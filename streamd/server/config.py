@@ -65,7 +65,7 @@ class EngineSection(_Section, frozen=True):
     backend: BackendName = "auto"
     lanes: CountOrZero = 0
     threads_per_lane: Count = 1
-    buckets: tuple[Count, ...] = (1, 8, 32, 64, 128, 256)
+    buckets: tuple[Count, ...] = (1, 4, 8, 16, 32, 64, 128, 256)
     warmup_seconds: PositiveSeconds = 3.0
     lane_hang_seconds: PositiveSeconds = 30.0
 

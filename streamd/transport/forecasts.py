@@ -121,7 +121,7 @@ class ForecastRoutes:
                     event = b"id: %d\nevent: forecast\ndata: %b\n\n" % (identifier, frame)
                     await self._sockets.write(response, event)
                     if board.serial(slot) > began_at:  # those from before are old for the reader's sake, not ours
-                        self._service.handed_over(slot)
+                        self._service.handed_over((slot,))
 
 
 class SocketReader:
@@ -182,8 +182,7 @@ class SocketReader:
             frame = self._frames.one(slots[0], choice.part, encoding) if slots else None
         if frame is not None:
             await self._sockets.send(self._socket, frame, encoding)
-            for slot in slots:
-                self._service.handed_over(slot)
+            self._service.handed_over(slots)
 
 
 def _upgrades(request: web.Request) -> bool:

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from streamd.core.board import Forecast
 from streamd.core.selection import Part
 from streamd.runtime.service import Service
 from streamd.transport.codecs import Encoding, encode
@@ -70,25 +69,21 @@ class FrameEncoder:
         return None if message is None else encode(message, encoding)
 
     def _many(self, slots: Sequence[int], part: Part, encoding: Encoding) -> bytes | None:
-        found: list[tuple[str, Forecast]] = []
-        for slot in slots:
-            name, forecast = self._names[slot], self._board.get(slot)
-            if name is not None and forecast is not None:
-                found.append((name, forecast))
-        if not found:
+        posted = [slot for slot in slots if self._names[slot] is not None and self._board.serial(slot)]
+        if not posted:
             return None
-        forecasts = [forecast for _, forecast in found]
+        forecasts = [forecast for slot in posted if (forecast := self._board.get(slot)) is not None]
         models = [forecast.model for forecast in forecasts]
         message = {
             "type": "forecasts",
-            "servers": [name for name, _ in found],
+            "servers": [self._names[slot] for slot in posted],
             "origins": [self._contract.origin_of(forecast.step) for forecast in forecasts],
             "contexts": [forecast.context for forecast in forecasts],
             "step_seconds": self._contract.step_seconds,
             # One name where one version made them all, which is all but the moment of a change.
             "model": models[0] if len(set(models)) == 1 else models,
             **self._axes(part),
-            "values": self._values(np.stack([part.cut(forecast.values) for forecast in forecasts]), encoding),
+            "values": self._values(part.cut(self._board.values(posted)), encoding),
         }
         return encode(message, encoding)
 

@@ -27,6 +27,7 @@ from tests.core.fleets import (
     events,
     row_of,
     sizes,
+    window_of,
 )
 from tests.core.naive import TOO_OLD, NaiveServer
 from tests.core.torn import Torn, torn_scalars
@@ -188,7 +189,7 @@ def test_an_open_row_goes_on_filling_with_a_new_grace() -> None:
     assert store.close_overdue(509.0) == []
     assert store.write(0, 11, row_of({1: 5.0, 2: 6.0}), None, 501.0) == 1
     assert store.newest(0) == 11
-    assert store.last_status(0) == 3
+    assert window_of(store, 0)[1][-1] == 3
 
 
 def test_what_the_previous_row_had_is_known_again() -> None:

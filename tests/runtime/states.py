@@ -55,11 +55,18 @@ def fill(state: State, server: str, rows: int, first_step: int = 100, now: float
 
 def window_of(state: State, server: str) -> Float32:
     """A server's window, `(context_length, features)`."""
-    values = np.empty((1, *state.contract.input_shapes["encoder_cont"]), np.float32)
-    statuses = np.empty((1, state.contract.context_length), np.int32)
-    state.windows.gather((state.directory.slots[server],), values, statuses)
-    window: Float32 = values[0]
-    return window
+    values = np.empty(state.contract.input_shapes["encoder_cont"], np.float32)
+    statuses = np.empty(state.contract.context_length, np.int32)
+    state.windows.gather(state.directory.slots[server], values, statuses)
+    return values
+
+
+def last_status(state: State, server: str) -> int:
+    """The status of a server's newest closed row."""
+    values = np.empty(state.contract.input_shapes["encoder_cont"], np.float32)
+    statuses = np.empty(state.contract.context_length, np.int32)
+    state.windows.gather(state.directory.slots[server], values, statuses)
+    return int(statuses[-1])
 
 
 def rows_of(state: State, server: str) -> dict[int, dict[str, float]]:

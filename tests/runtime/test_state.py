@@ -20,7 +20,7 @@ from streamd.core.windows import NONE
 from streamd.runtime.state import WindowLimits, open_state
 from streamd.runtime.state_file import StateFile, open_state_file
 from tests.core.contracts import make_contract
-from tests.runtime.states import LIMITS, NOW, fill, opened, rows_of, send, whole, window_of
+from tests.runtime.states import LIMITS, NOW, fill, last_status, opened, rows_of, send, whole, window_of
 
 SAME = make_contract()
 
@@ -49,7 +49,7 @@ def test_a_restart_finds_everything(tmp_path: Path) -> None:
         assert state.windows.next_overdue() == 5_000.0 + LIMITS.grace_seconds
         assert send(state, "web-02", 100, {"mem": 2.0, "net": 3.0}) == 0, "one row of two that are needed"
         assert rows_of(state, "web-02") == {100: {"cpu": 1.0, "mem": 2.0, "net": 3.0}}
-        assert state.windows.last_status(state.directory.slots["web-02"]) == 3
+        assert last_status(state, "web-02") == 3
         assert state.recovered == {"servers": 2, "interrupted": 0, "carried_over": 0, "unreadable": 0}
 
 
@@ -198,7 +198,7 @@ def test_a_first_row_that_still_fills_is_carried_over(tmp_path: Path) -> None:
         send(state, "web-01", 100, {"cpu": 1.0}, status=4)
     with opened(tmp_path, limits=replace(LIMITS, capacity=9)) as state:
         assert rows_of(state, "web-01") == {100: {"cpu": 1.0}}
-        assert state.windows.last_status(state.directory.slots["web-01"]) == 4
+        assert last_status(state, "web-01") == 4
 
 
 def test_statuses_and_gaps_are_carried_over(tmp_path: Path) -> None:
@@ -208,9 +208,9 @@ def test_statuses_and_gaps_are_carried_over(tmp_path: Path) -> None:
         send(state, "web-01", 105, whole(2.0), status=15)
     with opened(tmp_path, limits=replace(LIMITS, capacity=9)) as state:
         assert rows_of(state, "web-01") == {100: whole(1.0), 105: whole(2.0)}
-        statuses = np.empty((1, 8), np.int32)
-        state.windows.gather((state.directory.slots["web-01"],), np.empty((1, 8, 3), np.float32), statuses)
-        assert statuses[0].tolist() == [0, 0, 2, 0, 7, 0, 0, 15]
+        statuses = np.empty(8, np.int32)
+        state.windows.gather(state.directory.slots["web-01"], np.empty((8, 3), np.float32), statuses)
+        assert statuses.tolist() == [0, 0, 2, 0, 7, 0, 0, 15]
 
 
 def test_a_row_that_was_cut_off_is_not_carried_over_to_another_s_place(tmp_path: Path) -> None:
@@ -295,7 +295,7 @@ import os, signal, sys
 from dataclasses import replace
 from pathlib import Path
 from streamd.runtime.state import State
-from tests.runtime.states import LIMITS, opened
+from tests.runtime.states import LIMITS, last_status, opened
 owner, where, left = (State if sys.argv[2] == "admit" else os), sys.argv[2], int(sys.argv[3])
 whole = getattr(owner, where)
 def dying(*arguments, **more):

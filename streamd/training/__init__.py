@@ -1,0 +1,1 @@
+"""Training, export and evaluation of the networks (extra `[train]`). The daemon never imports this room."""

@@ -1,0 +1,222 @@
+"""The training loop: one step is drawing, varying, hiding, forward, backward and update, all on the device.
+
+Plain PyTorch, since the whole step becomes one CUDA graph that is replayed: a framework's callbacks would
+stand in the way of exactly that. On the CPU the same step runs eagerly.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from streamd.models.contract import Contract
+from streamd.training.config import TrainingConfig
+from streamd.training.loss import masked_pinball
+from streamd.training.pool import SeriesPool
+
+Validate = Callable[[nn.Module], dict[str, float]]
+
+
+class Trainer:
+    """Trains `model` in place and keeps the running average of its weights, which is what is shipped."""
+
+    def __init__(
+        self, model: nn.Module, contract: Contract, config: TrainingConfig, pool: SeriesPool, folder: Path
+    ) -> None:
+        self.config, self.contract, self.pool, self.folder = config, contract, pool, folder
+        self.device = pool.device
+        self.model = model.to(self.device)
+        self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
+        on_gpu = self.device.type == "cuda"
+        self.rate = torch.tensor(0.0, device=self.device)
+        self.optimizer = torch.optim.AdamW(
+            _groups(self.model, config.weight_decay),
+            lr=self.rate if on_gpu else 0.0, betas=(0.9, 0.98), capturable=on_gpu, fused=on_gpu or None,
+        )  # fmt: skip
+        self.levels = torch.tensor(contract.quantiles, device=self.device)
+        self.targets = torch.tensor(contract.target_index, device=self.device)
+        self.losses = torch.zeros((), device=self.device)
+        self.decay = torch.zeros((), device=self.device)
+        self.done = 0
+        self.curve: list[dict[str, float]] = []
+        self.network = torch.compile(self.model) if config.compile and on_gpu else self.model
+        self._replay: Callable[[], Any] = self._step
+
+    def fit(self, validate: Validate | None = None, seconds: float = math.inf, quiet: bool = False) -> None:
+        """Run to `config.steps`; with a limit of `seconds` the schedule ends there if that comes first.
+
+        A run without that limit is reproducible from its seed. One that is resumed goes on where it was.
+        """
+        from tqdm import tqdm
+
+        config, began, since = self.config, time.monotonic(), self.done
+        self.model.train()
+        if self.device.type == "cuda" and self._replay == self._step:
+            self._capture()
+        bar = tqdm(total=config.steps, initial=self.done, disable=quiet, unit="step", mininterval=2.0)
+        while self.done < config.steps and time.monotonic() - began < seconds:
+            elapsed = (time.monotonic() - began) / seconds
+            self._schedule(min(1.0, max(self.done / config.steps, elapsed)))
+            self._replay()
+            self.done += 1
+            bar.update(1)
+            if self.done % 50 == 0 and self.device.type == "cuda":
+                torch.cuda.synchronize()  # replays queue up; the clock must count work, not launches
+            if self.done % config.validate_every == 0:
+                self._note(validate, time.monotonic() - began, since)
+                bar.set_postfix({k: f"{v:.4f}" for k, v in self.curve[-1].items() if "nPL" in k or k == "loss"})
+                since = self.done
+                self.save()
+        bar.close()
+        if self.done > since:
+            self._note(validate, time.monotonic() - began, since)
+        self.save()
+        weights = {k: v.detach().cpu().contiguous() for k, v in self.average.state_dict().items()}
+        save_file(weights, str(self.folder / "weights.safetensors"))
+
+    def _note(self, validate: Validate | None, seconds: float, since: int) -> None:
+        """One point of the curves: the mean loss since the last, and validation of the averaged weights."""
+        point = {"step": float(self.done), "seconds": round(seconds, 1)}
+        point["loss"] = round(float(self.losses) / max(1, self.done - since), 5)
+        self.losses.zero_()
+        if validate is not None:
+            point |= validate(self.average)
+        self.curve.append(point)
+
+    def _schedule(self, progress: float) -> None:
+        """Linear warm-up, then a cosine to zero; the average forgets faster at the beginning."""
+        config = self.config
+        warm = min(1.0, (self.done + 1) / max(1, config.warmup))
+        rate = config.learning_rate * warm * 0.5 * (1.0 + math.cos(math.pi * progress))
+        if self.device.type == "cuda":
+            self.rate.fill_(rate)
+        else:
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+        self.decay.fill_(1.0 - min(config.average, (1.0 + self.done) / (10.0 + self.done)))
+
+    def batch(self) -> tuple[list[Tensor], Tensor, Tensor]:
+        """The four inputs, the future (batch, horizon, target) and each target's weight (batch, target)."""
+        config, contract, vary = self.config, self.contract, self.config.augmentation
+        context, size, device = contract.context_length, config.batch, self.device
+        draw = self.pool.draw(size, config.natural_share, config.named_share)
+        x = vary.disturb(vary.vary(draw, context), context)
+        past = vary.hide(x[:, :context])
+        future = x[:, context:].index_select(2, self.targets)
+        seen = (~past.isnan()).sum(1).index_select(1, self.targets) >= 6
+        calendar = vary.calendar(draw.seconds, contract.horizon, contract.step_seconds)
+        changed = torch.rand(size, 1, device=device) < vary.status
+        status = torch.where(changed, torch.randint(0, contract.statuses, (size, 1), device=device), 0)
+        past_cat = torch.zeros(size, context, 2, dtype=torch.int32, device=device)
+        past_cat[..., 0] = draw.server.unsqueeze(1)
+        past_cat[..., 1] = status * (torch.rand(size, context, device=device) < 0.5)
+        future_cat = torch.zeros(size, contract.horizon, 2, dtype=torch.int32, device=device)
+        future_cat[:] = past_cat[:, -1:]
+        return [past, past_cat, calendar, future_cat], future, seen.float()
+
+    def _step(self) -> None:
+        config = self.config
+        with torch.no_grad():
+            inputs, future, weight = self.batch()
+        half = config.precision == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=half, cache_enabled=False):
+            forecast = self.network(*inputs)
+        loss = masked_pinball(forecast.float(), future, weight, self.levels)
+        self.optimizer.zero_grad(set_to_none=False)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
+        self.optimizer.step()
+        with torch.no_grad():
+            self.losses += loss.detach()
+            mine: Any = list(self.average.parameters())
+            theirs: Any = list(self.model.parameters())
+            change: Any = torch._foreach_sub(theirs, mine)
+            torch._foreach_mul_(change, self.decay)
+            torch._foreach_add_(mine, change)
+
+    def _capture(self) -> None:
+        """The whole step as one CUDA graph, after eager steps at rate zero that make all buffers."""
+        kept = copy.deepcopy(self.model.state_dict()), copy.deepcopy(self.optimizer.state_dict())
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                self._step()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._step()
+        self._restore(*kept)
+        self.losses.zero_()
+        self._replay = graph.replay
+
+    def _restore(self, weights: dict[str, Tensor], optimizer: dict[str, Any]) -> None:
+        """Undo warm-up in place: the graph holds these very tensors."""
+        with torch.no_grad():
+            for name, value in self.model.state_dict().items():
+                value.copy_(weights[name])
+            if not self.done:
+                for name, value in self.average.state_dict().items():
+                    value.copy_(weights[name])
+            saved = list(optimizer["state"].values())
+            for i, state in enumerate(self.optimizer.state.values()):
+                for key, value in state.items():
+                    value.copy_(saved[i][key]) if saved else value.zero_()
+
+    def save(self) -> None:
+        """A checkpoint without pickle: tensors in safetensors, numbers in JSON; written whole or not at all."""
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
+        for i, state in enumerate(self.optimizer.state.values()):
+            tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items()}
+        tensors["random.cpu"] = torch.get_rng_state()
+        if self.device.type == "cuda":
+            tensors["random.cuda"] = torch.cuda.get_rng_state(self.device)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        partial = self.folder / "checkpoint.partial"
+        save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, str(partial))
+        partial.replace(self.folder / "checkpoint.safetensors")
+        state = {"done": self.done, "curve": self.curve, "config": self.config.describe()}
+        (self.folder / "checkpoint.json").write_text(json.dumps(state, indent=1))
+
+    def resume(self) -> bool:
+        """Continue from the folder's checkpoint; False where there is none, ValueError where it is another run's."""
+        path = self.folder / "checkpoint.json"
+        if not path.exists():
+            return False
+        state = json.loads(path.read_text())
+        if state["config"] != json.loads(json.dumps(self.config.describe())):
+            raise ValueError(f"{path}: made with another configuration; expected this run's, or an empty folder")
+        tensors = load_file(str(self.folder / "checkpoint.safetensors"))
+        pick = lambda p: {k[len(p) :]: v for k, v in tensors.items() if k.startswith(p)}  # noqa: E731
+        self.model.load_state_dict(pick("model."))
+        self.average.load_state_dict(pick("average."))
+        rows = [pick(f"optimizer.{i}.") for i in range(len(list(self.model.parameters())))]
+        saved = self.optimizer.state_dict()
+        saved["state"] = {i: row for i, row in enumerate(rows) if row}
+        self.optimizer.load_state_dict(saved)
+        if self.device.type == "cuda":
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.rate
+        torch.set_rng_state(tensors["random.cpu"])
+        if self.device.type == "cuda" and "random.cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["random.cuda"], self.device)
+        self.done, self.curve = state["done"], state["curve"]
+        return True
+
+
+def _groups(model: nn.Module, decay: float) -> list[dict[str, Any]]:
+    """Weight decay for matrices only: norms, biases and embeddings are left alone."""
+    embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+    matrices = [p for p in model.parameters() if p.ndim >= 2 and id(p) not in embeddings]
+    others = [p for p in model.parameters() if p.ndim < 2 or id(p) in embeddings]
+    return [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]

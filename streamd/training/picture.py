@@ -1,0 +1,105 @@
+"""A backtest as one picture: who does best, how the loss grows, whether the bands are honest, example fans."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from streamd.training.backtest import Scores
+
+INK, SOFT, BLUE, ORANGE, GRID = "#1c2733", "#6b7785", "#2266aa", "#d97706", "#e3e7ec"
+STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.edgecolor": SOFT,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+}
+
+
+def draw(path: Path, title: str, scores: dict[str, Scores], forecasts: np.ndarray, label: str) -> None:
+    """Write a PNG: `scores` by forecaster, the model under `label` first; `forecasts` are the model's."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    plt.rcParams.update(STYLE)
+    figure, axes = plt.subplots(2, 3, figsize=(14, 7.6), constrained_layout=True)
+    figure.suptitle(title, fontsize=13, fontweight="bold", x=0.01, ha="left")
+    _bars(axes[0, 0], scores)
+    _by_horizon(axes[0, 1], scores, label)
+    _calibration(axes[0, 2], scores[label], forecasts)
+    for axis, (i, j) in zip(axes[1], _examples(scores[label]), strict=True):
+        _fan(axis, scores[label], forecasts, i, j)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _bars(axis: Any, scores: dict[str, Scores]) -> None:
+    names = sorted(scores, key=lambda n: -scores[n].total()["nPL"])
+    values = [scores[n].total()["nPL"] for n in names]
+    first = next(iter(scores))
+    bars = axis.barh(names, values, color=[BLUE if n == first else GRID for n in names])
+    axis.bar_label(bars, fmt="%.4f", padding=3)
+    axis.set(title="nPL (less is better)", xlim=(0, max(values) * 1.18))
+    axis.grid(axis="y", visible=False)
+
+
+def _by_horizon(axis: Any, scores: dict[str, Scores], label: str) -> None:
+    for name, score in scores.items():
+        if name in ("last_value", "seasonal_naive"):
+            continue
+        curve = score.by_horizon()
+        hours = (np.arange(len(curve)) + 1) * score.backtest.contract.step_seconds / 3600
+        look = {"lw": 2.2, "color": BLUE} if name == label else {"lw": 1.1, "alpha": 0.7}
+        axis.plot(hours, curve, label=name, **look)
+    axis.set(title="nPL over the horizon", xlabel="hours ahead", ylim=(0, None))
+    axis.legend(frameon=False, fontsize=8)
+
+
+def _calibration(axis: Any, score: Scores, forecasts: np.ndarray) -> None:
+    """How often the actual value lies under each quantile."""
+    levels = np.array(score.backtest.contract.quantiles)
+    actual = score.backtest.actual(score.backtest.windows)
+    known = ~np.isnan(actual)
+    below = [(actual <= forecasts[..., k])[known].mean() for k in range(len(levels))]
+    axis.plot([0, 1], [0, 1], color=SOFT, lw=1, ls="--")
+    axis.plot(levels, below, color=BLUE, marker="o", lw=2)
+    axis.set(title=f"calibration (0.1-0.9 holds {score.total()['cov80']:.1%})", xlabel="quantile level",
+             ylabel="share of values under it", xlim=(0, 1), ylim=(0, 1))  # fmt: skip
+
+
+def _examples(score: Scores) -> list[tuple[int, int]]:
+    """Three windows, of the better, the usual and the worse: (window, metric)."""
+    rows = score.rows.assign(npl=score.rows.pl / score.rows.scale).sort_values("npl").reset_index(drop=True)
+    metrics = list(score.backtest.scored)
+    picks = rows.iloc[[int(len(rows) * share) for share in (0.3, 0.6, 0.9)]]
+    return [(int(r.window), metrics.index(r.metric)) for r in picks.itertuples()]
+
+
+def _fan(axis: Any, score: Scores, forecasts: np.ndarray, i: int, j: int) -> None:
+    backtest = score.backtest
+    machine, origin = backtest.windows[i]
+    metric = list(backtest.scored)[j]
+    contract = backtest.contract
+    hour = contract.step_seconds / 3600
+    series = backtest.fleet.values[machine, :, backtest.fleet.column(metric)]
+    past, ahead = np.arange(-contract.context_length, 0) * hour, np.arange(contract.horizon) * hour
+    axis.plot(past, series[origin - contract.context_length : origin], color=SOFT, lw=0.9)
+    axis.plot(ahead, series[origin : origin + contract.horizon], color=ORANGE, lw=1.1, label="actual")
+    count = forecasts.shape[-1]
+    for k in range(count // 2):
+        axis.fill_between(ahead, forecasts[i, :, j, k], forecasts[i, :, j, count - 1 - k], color=BLUE, alpha=0.18, lw=0)
+    axis.plot(ahead, forecasts[i, :, j, count // 2], color=BLUE, lw=1.6, label="median")
+    axis.axvline(0, color=SOFT, lw=0.8)
+    axis.set(title=f"{backtest.fleet.machines[machine]} {metric}", xlabel="hours from the origin")
+    axis.legend(frameon=False, fontsize=8, loc="upper left")

@@ -1,0 +1,36 @@
+"""Models as functions of NumPy arrays, so that a backtest need not know what runs them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import nn
+
+from streamd.models.contract import INPUT_NAMES, OUTPUT_NAME
+from streamd.training.backtest import Predict
+
+
+def torch_predictor(model: nn.Module, device: torch.device) -> Predict:
+    """A network on `device`, in float32."""
+
+    def predict(inputs: dict[str, np.ndarray]) -> np.ndarray:
+        with torch.no_grad():
+            out = model(*(torch.from_numpy(inputs[key]).to(device) for key in INPUT_NAMES))
+        return np.asarray(out.cpu().numpy())
+
+    return predict
+
+
+def onnx_predictor(path: Path, threads: int = 0) -> Predict:
+    """An exported graph on ONNX Runtime's CPU provider; `threads` 0 leaves their number to it."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def predict(inputs: dict[str, np.ndarray]) -> np.ndarray:
+        return np.asarray(session.run([OUTPUT_NAME], {k: inputs[k] for k in INPUT_NAMES})[0])
+
+    return predict

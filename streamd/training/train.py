@@ -1,0 +1,122 @@
+"""`streamd train`: from a configuration and a data folder to weights, curves and an engine version."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from streamd.models.contract import Contract
+from streamd.models.registry import build
+from streamd.training.backtest import Backtest
+from streamd.training.checks import report
+from streamd.training.config import TrainingConfig
+from streamd.training.fleet import Fleet, load_fleet
+from streamd.training.generated import generate
+from streamd.training.loop import Trainer
+from streamd.training.pool import SeriesPool, Source, fleet_source
+from streamd.training.predictors import torch_predictor
+from streamd.training.release import release
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's flags."""
+    parser.add_argument("--config", type=Path, help="TOML file of the run (see streamd/training/configs)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
+    parser.add_argument("--data", type=Path, required=True, help="folder with the data pack's Parquet files")
+    parser.add_argument("--output", type=Path, required=True, help="folder for checkpoints and curves")
+    parser.add_argument("--engine", type=Path, help="also export to this engine version's folder")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="end the schedule after this long")
+    parser.add_argument("--resume", action="store_true", help="go on from the output folder's checkpoint")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Train, score, write the run's folder; returns the exit status."""
+    config = TrainingConfig.read(args.config, args.set)
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
+    device = torch.device(name)
+    fleets = [load_fleet(args.data, key) for key in ("smd", "asd")]
+    mapping = server_mapping(config, fleets)
+    contract = Contract(servers=1 + len(mapping))
+    torch.manual_seed(config.seed)
+    model = build(config.architecture, contract, **config.model)
+    pool = SeriesPool(sources(config, fleets, device, mapping), device, contract.context_length + contract.horizon,
+                      contract.step_seconds)  # fmt: skip
+    trainer = Trainer(model, contract, config, pool, args.output)
+    if args.resume and trainer.resume():
+        print(f"resumed at step {trainer.done}")
+    trainer.fit(validator(fleets, contract, device), args.seconds, args.quiet)
+    info = describe(
+        config, trainer, fleets, report(fleets, contract, torch_predictor(trainer.average, device), mapping)
+    )
+    (args.output / "training_info.json").write_text(json.dumps(info, indent=2) + "\n")
+    print(json.dumps(info["figures"], indent=1))
+    if args.engine is not None:
+        release(args.output, args.engine, fleets)
+    return 0
+
+
+def sources(config: TrainingConfig, fleets: list[Fleet], device: torch.device, mapping: dict[str, int]) -> list[Source]:
+    """The real fleets of the configuration by their shares, and generated servers."""
+    found = []
+    for fleet in fleets:
+        if weight := config.sources.get(fleet.name, 0.0):
+            every = config.leave_out_every if fleet.name == config.leave_out_from else 0
+            found.append(fleet_source(fleet, weight, every, mapping))
+    if config.generated_share > 0:
+        values = generate(config.generated_servers, 14, config.generated_length, device, config.seed)
+        found.append(Source("generated", values, torch.arange(14), config.generated_share, 0))
+    return found
+
+
+def server_mapping(config: TrainingConfig, fleets: list[Fleet]) -> dict[str, int]:
+    """Ids from 1 for the machines that are trained on, none where ids are not used."""
+    if not config.named_share:
+        return {}
+    names = [m for f in fleets if config.sources.get(f.name) for m in f.machines]
+    return {name: i for i, name in enumerate(sorted(names), 1)}
+
+
+def validator(fleets: list[Fleet], contract: Contract, device: torch.device) -> Callable[[nn.Module], dict[str, float]]:
+    """nPL on the validation days of each fleet, whatever was trained on."""
+    backtests = [Backtest(fleet, contract, "val", stride=36) for fleet in fleets]
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        predict = torch_predictor(model, device)
+        scores = {b.fleet.name: b.score(b.forecasts(predict)).total() for b in backtests}
+        return {f"{name}_{key}": s[key] for name, s in scores.items() for key in ("nPL", "cov80")}
+
+    return validate
+
+
+def describe(config: TrainingConfig, trainer: Trainer, fleets: list[Fleet], figures: dict[str, Any]) -> dict[str, Any]:
+    """`training_info.json`: what it was trained on and how, with its curves and figures."""
+    device = torch.cuda.get_device_name() if trainer.device.type == "cuda" else "CPU"
+    return {
+        "architecture": config.architecture,
+        "parameters": sum(p.numel() for p in trainer.model.parameters()),
+        "data": {f.name: {"sha256": f.sha256, "splits_steps": f.splits, "begin": f.begin,
+                          "machines": f.machines} for f in fleets},
+        "trained_on": "train split only; validation days for the curves, test days for the figures",
+        "seed": config.seed,
+        "steps": trainer.done,
+        "config": config.describe(),
+        "device": device,
+        "torch": torch.__version__,
+        "curves": trainer.curve,
+        "figures": figures,
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_arguments(parser)
+    raise SystemExit(main(parser.parse_args()))

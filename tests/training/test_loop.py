@@ -1,0 +1,134 @@
+"""Data, augmentation, loss and loop: nothing leaks, nothing breaks, a run goes on as if it had not stopped."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("pandas")
+pytest.importorskip("safetensors")
+pytest.importorskip("onnx")
+
+from streamd.models.registry import build  # noqa: E402
+from streamd.training.augment import Augmentation  # noqa: E402
+from streamd.training.config import TrainingConfig  # noqa: E402
+from streamd.training.generated import generate  # noqa: E402
+from streamd.training.loop import Trainer  # noqa: E402
+from streamd.training.loss import masked_pinball  # noqa: E402
+from streamd.training.pool import SeriesPool, Source, fleet_source, left_out  # noqa: E402
+
+CPU = torch.device("cpu")
+CONFIG = TrainingConfig(
+    model={"width": 16, "layers": 1, "heads": 2}, steps=4, batch=8, precision="fp32", validate_every=2, warmup=1
+)
+
+
+def trainer(fleet: Any, contract: Any, folder: Any, config: Any = CONFIG) -> Any:
+    torch.manual_seed(config.seed)
+    model = build(config.architecture, contract, **config.model)
+    made = Source("generated", generate(3, 14, 600, CPU, 1), torch.arange(14), 0.5, 0)
+    return Trainer(model, contract, config, SeriesPool([fleet_source(fleet, 1.0), made], CPU, 384, 300), folder)
+
+
+def test_the_pool_holds_training_days_only(fleet: Any) -> None:
+    fleet.values[:, fleet.splits["train"][1] :] = 1e6
+    pool = SeriesPool([fleet_source(fleet, 1.0)], CPU, 384, 300)
+    draw = pool.draw(200, 0.5)
+    assert torch.nan_to_num(draw.values).max() < 1e4
+    assert pool.flat.numel() == 5 * 3 * fleet.splits["train"][1]
+
+
+def test_natural_draws_stand_where_the_map_says(fleet: Any, contract: Any) -> None:
+    draw = SeriesPool([fleet_source(fleet, 1.0)], CPU, 384, 300).draw(50, 1.0)
+    reported = (~draw.values.isnan()).any(1).all(0)
+    assert [f for f, r in zip(contract.features, reported, strict=True) if r] == ["cpu_user", "mem_used", "net_in"]
+    assert (draw.server == 0).all()
+
+
+def test_draws_carry_their_time(fleet: Any) -> None:
+    quiet = fleet_source(fleet, 1.0)
+    quiet.values[:] = torch.arange(quiet.values.shape[-1], dtype=torch.float32)
+    draw = SeriesPool([quiet], CPU, 384, 300).draw(20, 1.0)
+    step = draw.values[:, 0, 0] / (draw.values[:, 1, 0] - draw.values[:, 0, 0])
+    torch.testing.assert_close(draw.seconds, torch.round(step) * 300, rtol=0, atol=1)  # the fleet begins on a Monday
+
+
+def test_machines_left_out_are_left_out(fleet: Any) -> None:
+    assert fleet_source(fleet, 1.0, leave_out_every=5).values.shape[0] == 4
+    assert [left_out(i, 5) for i in range(5)] == [False] * 4 + [True]
+
+
+def test_every_variation_at_once_stays_finite(fleet: Any, contract: Any) -> None:
+    most = Augmentation(*[1.0] * len(Augmentation.__dataclass_fields__))
+    pool = SeriesPool([fleet_source(fleet, 1.0)], CPU, 384, 300)
+    x = most.disturb(most.vary(pool.draw(64, 0.5), 288), 288)
+    assert x[~x.isnan()].isfinite().all()
+    past = most.hide(x[:, :288])
+    assert past.isnan().float().mean() > 0.5
+    torch.testing.assert_close(past[~past.isnan()], x[:, :288][~past.isnan()])
+
+
+def test_incidents_begin_in_the_context(fleet: Any) -> None:
+    changed = Augmentation(incident=1.0)
+    x = SeriesPool([fleet_source(fleet, 1.0)], CPU, 384, 300).draw(64, 1.0).values
+    touched = (changed.disturb(x, 288) != x) & ~x.isnan()
+    assert touched.any()
+    ahead = touched[:, 288:].any(1)
+    assert (touched[:, :288].any(1) | ~ahead).all()
+
+
+def test_generated_series_are_sound() -> None:
+    made = generate(4, 14, 800, CPU, 7)
+    assert made.shape == (4, 14, 800)
+    assert made.isfinite().all()
+    assert torch.equal(made, generate(4, 14, 800, CPU, 7))
+
+
+def test_pinball_by_hand() -> None:
+    levels = torch.tensor([0.1, 0.5])
+    forecast = torch.tensor([[[[1.0, 3.0]], [[0.0, 0.0]]]])
+    actual = torch.tensor([[[2.0], [math.nan]]])
+    loss = masked_pinball(forecast, actual, torch.ones(1, 1), levels)
+    assert loss.item() == pytest.approx((0.1 * 1.0 + 0.5 * 1.0) / 2)
+
+
+def test_training_learns_and_goes_on_where_it_stopped(fleet: Any, contract: Any, tmp_path: Any) -> None:
+    whole = trainer(fleet, contract, tmp_path / "whole")
+    whole.fit(quiet=True)
+    first = trainer(fleet, contract, tmp_path / "parts")
+    first.config = replace(CONFIG, steps=4)
+    while first.done < 2:  # as if it was stopped after two steps
+        first.model.train()
+        first._schedule(first.done / 4)
+        first._step()
+        first.done += 1
+    first._note(None, 0.0, 0)
+    first.save()
+    second = trainer(fleet, contract, tmp_path / "parts")
+    assert second.resume()
+    second.fit(quiet=True)
+    for a, b in zip(whole.average.parameters(), second.average.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+    assert not list((tmp_path / "parts").glob("*.p[tk]*"))
+
+
+def test_another_runs_checkpoint_is_refused(fleet: Any, contract: Any, tmp_path: Any) -> None:
+    one = trainer(fleet, contract, tmp_path)
+    one.fit(quiet=True)
+    other = trainer(fleet, contract, tmp_path, replace(CONFIG, seed=2))
+    with pytest.raises(ValueError, match="another configuration"):
+        other.resume()
+
+
+def test_config(tmp_path: Any) -> None:
+    (tmp_path / "c.toml").write_text("steps = 9\n[augmentation]\nnoise = 0.5\n")
+    config = TrainingConfig.read(tmp_path / "c.toml", ["model.width=64", "sources.smd=0.0"])
+    assert (config.steps, config.augmentation.noise, config.model) == (9, 0.5, {"width": 64})
+    with pytest.raises(ValueError, match=r"unknown settings \['stepz'\]"):
+        TrainingConfig.read(None, ["stepz=1"])
+    with pytest.raises(ValueError, match="key=value"):
+        TrainingConfig.read(None, ["steps"])
