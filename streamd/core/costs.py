@@ -40,8 +40,13 @@ class CostTable:
         self._cover = self._cheapest_covers()
 
     def cost(self, count: int) -> float:
-        """Seconds for one batch of `count` windows, 1 to the largest bucket."""
+        """Seconds for one batch of `count` windows; beyond the largest bucket as many times that one's.
+
+        A larger one can come from another backend that was lost.
+        """
         place = bisect_left(self.buckets, count)
+        if place == len(self.buckets):
+            return self.seconds[self.buckets[-1]] * count / self.buckets[-1]
         upper = self.buckets[place]
         if self.pads or place == 0 or upper == count:
             # Under the smallest bucket nothing was measured: it costs that bucket's share, padded or not.

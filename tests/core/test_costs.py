@@ -143,3 +143,9 @@ def test_the_most_a_batch_may_take_bounds_the_buckets() -> None:
 def test_buckets_that_are_none_are_refused(seconds: dict[int, float]) -> None:
     with pytest.raises(ValueError, match="buckets"):
         CostTable(seconds, pads=True)
+
+
+@pytest.mark.parametrize("pads", [True, False])
+def test_a_batch_beyond_the_largest_bucket_costs_as_many_times_as_much(pads: bool) -> None:
+    table = CostTable({1: 1.0, 8: 4.0}, pads=pads)
+    assert table.cost(16) == 8.0
