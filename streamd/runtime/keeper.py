@@ -74,7 +74,11 @@ class LaneKeeper:
 
         Raises `BackendUnavailableError` with every reason where none runs.
         """
-        await self._open_next()
+        try:
+            await self._open_next()
+        except BackendUnavailableError as error:
+            before = "; ".join(f"{each['backend']}: {each['reason']}" for each in self.fallbacks)
+            raise BackendUnavailableError(f"{error}; before that {before}" if before else str(error)) from error
         self._watch()
 
     def close(self) -> None:

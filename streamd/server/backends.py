@@ -29,7 +29,7 @@ def open_backend(version: EngineVersion, config: Config, passed_over: frozenset[
         else:
             return Opened(backend, lanes, fallbacks)
     reasons = "; ".join(f"{each['backend']}: {each['reason']}" for each in fallbacks)
-    raise BackendUnavailableError(f"no backend can run {version.name}: {reasons}")
+    raise BackendUnavailableError(f"no backend can run {version.name}: {reasons or 'each was tried already'}")
 
 
 def lane_count(config: Config) -> int:

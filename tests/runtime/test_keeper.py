@@ -157,3 +157,11 @@ async def test_without_any_backend_opening_fails_with_every_reason(tmp_path: Pat
         chain.unavailable["first"] = "no device"
         with pytest.raises(BackendUnavailableError, match="no device"):
             await chain.keeper.open()
+
+
+async def test_a_backend_that_failed_while_warming_is_named_when_no_other_is_left(tmp_path: Path) -> None:
+    async with running(tmp_path, opened_later=True) as rig:
+        chain = Chain(rig)
+        rig.script.lost = True
+        with pytest.raises(BackendUnavailableError, match=r"first: its lanes failed while warming: .* is gone"):
+            await chain.keeper.open()
