@@ -73,7 +73,9 @@ class Daemon:
         state = open_state(
             Path(self.config.state.state_dir), version.contract, _window_limits(self.config), time.monotonic()
         )
-        return Service(state, version.name, version.server_ids, _service_limits(self.config))
+        service = Service(state, version.name, version.server_ids, _service_limits(self.config))
+        service.begin()  # before the first sample: what comes from now on is due by itself
+        return service
 
     async def _listen(self, doors: Doors) -> web.AppRunner:
         settings = self.config.server
@@ -106,7 +108,6 @@ class Daemon:
             changed=changed,
         )
         await keeper.open()
-        service.begin()
         # What stands now stays: the collector need not look at it again, which took hundreds of milliseconds.
         gc.collect()
         gc.freeze()

@@ -137,6 +137,8 @@ def test_not_ready_until_a_lane_is_warm_and_drain_delivers(
     assert daemon.call("POST", "/v1/samples", {"samples": rows("early", range(NEED), FEATURES)})[0] == 200
     daemon.wait_for("ready")
     assert daemon.get("/readyz")[0] == 200
+    counts = daemon.get("/v1/status")[1]["rows"]
+    assert (counts["due"], counts["superseded"]) == (1, 0), "what came before it was ready is due once"
     assert b"READY=1" in notify_socket.recv(1_024).split(b"\n")
     assert notify_socket.recv(1_024) == b"WATCHDOG=1"
     assert notify_socket.recv(1_024) == b"WATCHDOG=1"
