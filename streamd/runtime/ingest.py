@@ -55,7 +55,6 @@ class Ingest:
         self._state = state
         self._contract = state.contract
         self._rows = RowReader(state.contract.features)
-        self._step_seconds = state.contract.step_seconds
         self._max_ahead_seconds = max_ahead_seconds
         self._on_due = on_due
         self._on_forget = on_forget
@@ -127,13 +126,13 @@ class Ingest:
             slot = self._admit(sample.server, wall)
         elif not row.mask and sample.status is None:
             return
-        step = int(at // self._step_seconds)
+        step = self._contract.step_of(at)
         due = self._state.windows.write(slot, step, row, sample.status, now)
         if due == TOO_OLD:
             newest = self._contract.origin_of(self._state.windows.latest(slot))
             raise TooOldError(
                 f"time {at:.0f} is too old: this server's newest row ends at {newest}, and a sample may lie"
-                f" {self._state.windows.late_steps} steps of {self._step_seconds} s behind"
+                f" {self._state.windows.late_steps} steps of {self._contract.step_seconds} s behind"
             )
         directory.touch(slot, wall)
         if due:

@@ -200,7 +200,6 @@ class Pipeline:
         oldest = min((item.since for item in batch.items), default=now)
         self._observer.batch_done(len(batch.items), max(batch.started - oldest, 0.0), result.seconds)
         log.debug("batch", lane=worker.lane.name, windows=len(batch.items), ms=round(result.seconds * 1e3, 2))
-        self.kick()
 
     def give_up(self, worker: LaneWorker, error: LaneLostError) -> None:
         """Take a lane out that does not answer; should it answer later, nobody listens."""

@@ -34,12 +34,7 @@ class Daemon:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.port: int | None = None
-        """The port it listens on, once it does."""
         self.notifier = Notifier()
-        self.listening = asyncio.Event()
-        self.ready = asyncio.Event()
-        self.service: Service | None = None
         self._keeper: LaneKeeper | None = None
         self._stop = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -52,7 +47,7 @@ class Daemon:
         """Start, serve until told to stop, drain. Raises `StreamdError` where start-up fails."""
         self._watch_signals()  # first: whoever hears of it may stop it
         version = EngineRepository(Path(self.config.engine.engines)).choose(self.config.engine.engine or None)
-        service = self.service = self._make_service(version)
+        service = self._make_service(version)
         doors = make_doors(service, _transport_limits(self.config))
         runner = await self._listen(doors)
         starting = asyncio.create_task(self._open_lanes(service, version))
@@ -86,9 +81,7 @@ class Daemon:
         except OSError as exc:
             await runner.cleanup()
             raise StateError(f"cannot listen on {settings.host}:{settings.port}: {exc.strerror or exc}") from exc
-        self.port = runner.addresses[0][1]
-        log.info("listening", host=settings.host, port=self.port)
-        self.listening.set()
+        log.info("listening", host=settings.host, port=runner.addresses[0][1])
         return runner
 
     async def _open_lanes(self, service: Service, version: EngineVersion) -> None:
@@ -121,7 +114,6 @@ class Daemon:
             seconds=round(time.monotonic() - began, 2),
         )
         self.notifier.tell(READY="1", STATUS=f"serving {version.name} on {backend}")
-        self.ready.set()
 
     # ------------------------------------------------------------ main loop
     def _watch_signals(self) -> None:

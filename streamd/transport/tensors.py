@@ -34,7 +34,7 @@ def decode_tensor(name: str, raw: msgspec.Raw, encoding: Encoding) -> npt.NDArra
     """Return a tensor or nested lists of numbers and null (NaN) as an array; raises `InvalidTensorError` naming it."""
     data = bytes(raw)
     first_error: Exception | None = None
-    for decoder in _decoders if is_map(data, encoding) else _decoders[1:]:
+    for decoder in _decoders[:1] if is_map(data, encoding) else _decoders[1:]:
         try:
             given = decoder.raw(data, encoding)
         except DECODING_ERRORS as exc:
