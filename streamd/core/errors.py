@@ -140,10 +140,17 @@ class BatchFailedError(InferenceError):
 
 
 class LaneLostError(InferenceError):
-    """The lane is unusable (device gone, sticky error, no answer); its batch may run on another."""
+    """The lane is unusable (device gone, sticky error, no answer); its batch may run on another.
+
+    `device_gone` is true where the error is the whole device's: no lane on it can answer any more.
+    """
 
     code = "lane_lost"
     retry = True
+
+    def __init__(self, message: str, *, device_gone: bool = False) -> None:
+        super().__init__(message)
+        self.device_gone = device_gone
 
 
 class NotFiniteError(InferenceError):
@@ -175,3 +182,10 @@ class StateError(StreamdError):
     """The state folder cannot be used; the message says why."""
 
     code = "state"
+
+
+# ---------------------------------------------------------------- making engine versions
+class BuildError(StreamdError):
+    """A graph or a plan cannot be made; the message gives every reason that the library told."""
+
+    code = "build_failed"

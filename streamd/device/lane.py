@@ -71,16 +71,30 @@ class Lane(Protocol):
         """
         ...
 
+    def check(self) -> None:
+        """Raise `LaneLostError` where the device is known not to answer; never blocks, for a lane that is idle."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What `/v1/status` tells of it, beside its name and device."""
+        ...
+
     def close(self) -> None:
-        """Release what the lane holds; twice is harmless."""
+        """Release what the lane holds; twice is harmless. What lanes share goes with the last of them."""
         ...
 
 
 class Backend(Protocol):
-    """A way to run an engine version; makes lanes."""
+    """A way to run an engine version; makes lanes.
+
+    It holds nothing of the device itself: what lanes share (an engine's weights) is loaded for the first lane
+    and released with the last.
+    """
 
     name: str
     precision: str
+    default_lanes: int
+    """How many lanes to open where the configuration does not say."""
 
     def make_lane(self, index: int) -> Lane:
         """Make the lane of this index; raises `BackendUnavailableError` with the reason."""

@@ -1,0 +1,200 @@
+"""Runs an engine on one stream: a context and a CUDA graph for each bucket, pinned buffers, one scratch block.
+
+Knows tensors by name and nothing of forecasts. One owner at a time; `start` and `wait` may be called by a thread
+other than the one that made it.
+"""
+
+import threading
+from bisect import bisect_left
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+import numpy.typing as npt
+
+from streamd.core.errors import BackendUnavailableError, BatchFailedError, LaneLostError
+from streamd.device import cuda
+from streamd.device.cuda import CudaError, DeviceBuffer, Event, Graph, HostBuffer, Stream
+from streamd.device.tensorrt_engine import (
+    SharedEngine,
+    TensorSpec,
+    give_scratch,
+    make_context,
+    profile_for,
+    scratch_bytes,
+    tensors,
+)
+
+ALIGNMENT = 256
+
+
+class TensorRtExecutor:
+    """One stream with all that runs on it.
+
+    `inputs` and `outputs` are pinned arrays by name, `(largest bucket, *shape)`; a batch is their first rows.
+    Raises `BackendUnavailableError` where the engine does not fit or the device has no room.
+    """
+
+    def __init__(self, name: str, engine: SharedEngine, buckets: tuple[int, ...], *, graphs: bool = True) -> None:
+        self.name = name
+        self.buckets = buckets
+        self.graphs: dict[int, str] = {}
+        """By bucket: `captured`, or why it is enqueued piece by piece."""
+        self._engine = engine
+        self._plan: Any = None
+        self._thread = threading.local()
+        self._contexts: dict[int, Any] = {}
+        self._launches: dict[int, Graph] = {}
+        self._open = ExitStack()
+        try:
+            cuda.revive(engine.device)
+            self._allocate()
+            for bucket in buckets:
+                self._prepare(bucket, graphs)
+        except CudaError as error:
+            self.close()
+            raise BackendUnavailableError(f"{name}: {error}{self._room(error)}") from error
+        except BaseException:
+            self.close()
+            raise
+
+    # ------------------------------------------------------------ making
+    def _allocate(self) -> None:
+        shared, own = self._engine, self._open
+        self._plan = shared.acquire()
+        own.callback(shared.release)
+        own.callback(self._drop_contexts)
+        self.input_specs, self.output_specs = tensors(shared.library, self._plan)
+        self._stream = own.enter_context(Stream())
+        self._finished = own.enter_context(Event(blocking=True))
+        most = self.buckets[-1]
+        self._scratch_bytes = scratch_bytes(self._plan)
+        self._scratch = own.enter_context(DeviceBuffer(self._scratch_bytes))
+        specs = [*self.input_specs, *self.output_specs]
+        self._device = {each.name: own.enter_context(DeviceBuffer(each.nbytes(most))) for each in specs}
+        host = {each.name: self._pinned(each, most) for each in specs}
+        self.inputs = {each.name: host[each.name] for each in self.input_specs}
+        self.outputs = {each.name: host[each.name] for each in self.output_specs}
+
+    def _pinned(self, spec: TensorSpec, batch: int) -> npt.NDArray[Any]:
+        buffer = self._open.enter_context(HostBuffer(spec.nbytes(batch)))
+        array = buffer.array(spec.dtype, (batch, *spec.shape))
+        array[:] = 0
+        return array
+
+    def _prepare(self, bucket: int, graphs: bool) -> None:
+        """Make a bucket's context, run it once, and capture it."""
+        library = self._engine.library
+        profile = profile_for(self._plan, self.input_specs, bucket)
+        if profile is None:
+            raise BackendUnavailableError(f"{self._engine.plan.path}: no profile takes a batch of {bucket}")
+        library.errors.clear()
+        context = make_context(library, self._plan)
+        if context is None:
+            raise BackendUnavailableError(f"{self.name}: no context for a batch of {bucket}: {library.last_error()}")
+        self._contexts[bucket] = context
+        cuda.hold(self._engine.device, "contexts")
+        give_scratch(context, self._scratch.pointer, self._scratch_bytes)
+        accepted = context.set_optimization_profile_async(profile, self._stream.handle)
+        self._stream.synchronize()
+        for spec in self.input_specs:
+            accepted &= context.set_input_shape(spec.name, (bucket, *spec.shape))
+        for name, buffer in self._device.items():
+            accepted &= context.set_tensor_address(name, buffer.pointer)
+        if not accepted:
+            raise BackendUnavailableError(f"{self.name}: a batch of {bucket} was refused: {library.last_error()}")
+        enqueue = partial(self._enqueue, bucket)
+        self._run_once(enqueue)
+        self.graphs[bucket] = self._capture(bucket, enqueue) if graphs else "not asked for"
+
+    def _run_once(self, enqueue: Any) -> None:
+        try:
+            enqueue()
+            self._stream.synchronize()
+        except BatchFailedError as error:
+            raise BackendUnavailableError(str(error)) from error
+
+    def _capture(self, bucket: int, enqueue: Any) -> str:
+        """Capture a bucket's work as a graph and run that once; returns how it went."""
+        try:
+            graph = self._open.enter_context(self._stream.capture(enqueue))
+            graph.launch(self._stream)
+            self._stream.synchronize()
+        except (CudaError, BatchFailedError) as error:
+            if isinstance(error, CudaError) and error.sticky:
+                raise
+            return f"not captured: {error}"
+        self._launches[bucket] = graph
+        return "captured"
+
+    # ------------------------------------------------------------ running
+    def bucket_for(self, count: int) -> int:
+        """The bucket that a batch of `count` runs as."""
+        if not 0 < count <= self.buckets[-1]:
+            raise BatchFailedError(f"{self.name}: a batch of {count}, expected 1 to {self.buckets[-1]}")
+        return self.buckets[bisect_left(self.buckets, count)]
+
+    def start(self, count: int) -> None:
+        """Put the first `count` rows of `inputs` on the stream; returns at once."""
+        bucket = self.bucket_for(count)
+        try:
+            self._use_device()
+            graph = self._launches.get(bucket)
+            if graph is not None:
+                graph.launch(self._stream)
+            else:
+                self._enqueue(bucket)
+            self._finished.record(self._stream)
+        except CudaError as error:
+            raise self._lost(error) from error
+
+    def wait(self) -> None:
+        """Wait, asleep and with the GIL released, until what was started is in `outputs`."""
+        try:
+            self._finished.synchronize()
+        except CudaError as error:
+            raise self._lost(error) from error
+
+    def check(self) -> None:
+        """Raise `LaneLostError` where the device reports an error; never blocks."""
+        try:
+            self._stream.done()
+        except CudaError as error:
+            raise self._lost(error) from error
+
+    def _use_device(self) -> None:
+        if not getattr(self._thread, "here", False):
+            cuda.use_device(self._engine.device)
+            self._thread.here = True
+
+    def _enqueue(self, bucket: int) -> None:
+        stream, context = self._stream, self._contexts[bucket]
+        for spec in self.input_specs:
+            cuda.copy_to_device(self._device[spec.name].pointer, self.inputs[spec.name], spec.nbytes(bucket), stream)
+        if not context.execute_async_v3(stream.handle):
+            raise BatchFailedError(f"{self.name}: a batch of {bucket}: {self._engine.library.last_error()}")
+        for spec in self.output_specs:
+            cuda.copy_to_host(self.outputs[spec.name], self._device[spec.name].pointer, spec.nbytes(bucket), stream)
+
+    # ------------------------------------------------------------ ends
+    def close(self) -> None:
+        """Release all of it, in the opposite order of its making; twice is harmless."""
+        self._open.close()
+
+    def _drop_contexts(self) -> None:
+        for _ in range(len(self._contexts)):
+            cuda.let_go(self._engine.device, "contexts")
+        self._contexts.clear()
+        self._plan = None
+
+    def _lost(self, error: CudaError) -> LaneLostError:
+        return LaneLostError(f"{self.name}: {error}", device_gone=error.sticky)
+
+    def _room(self, error: CudaError) -> str:
+        if error.name != "cudaErrorMemoryAllocation":
+            return ""
+        try:
+            free, total = cuda.memory_bytes(self._engine.device)
+        except CudaError:
+            return ""
+        return f"; {free >> 20} of {total >> 20} MiB are free: open fewer lanes or smaller buckets"

@@ -1,0 +1,124 @@
+"""TensorRT lanes: each one stream with its contexts, pinned buffers and CUDA graphs, for a forecasting engine."""
+
+from typing import Any
+
+import numpy as np
+
+from streamd.core.contract import ModelContract
+from streamd.core.errors import BackendUnavailableError, BatchFailedError
+from streamd.device import cuda
+from streamd.device.lane import Float32, Inputs
+from streamd.device.tensorrt_engine import Plan, SharedEngine, load_tensorrt
+from streamd.device.tensorrt_executor import TensorRtExecutor
+
+LANES_PER_DEVICE = 4
+
+
+class TensorRtBackend:
+    """Runs a plan on one or several devices; lane `i` is on device `devices[i % len(devices)]`."""
+
+    name = "tensorrt"
+
+    def __init__(
+        self,
+        plan: Plan,
+        contract: ModelContract,
+        buckets: tuple[int, ...],
+        devices: tuple[int, ...] = (0,),
+        *,
+        lanes_per_device: int = LANES_PER_DEVICE,
+        graphs: bool = True,
+    ) -> None:
+        library = load_tensorrt()
+        count = cuda.device_count()
+        if missing := [device for device in devices if not 0 <= device < count]:
+            raise BackendUnavailableError(f"devices {missing} are not there, expected 0 to {count - 1}")
+        self.plan = plan
+        self.precision = plan.precision
+        self.contract = contract
+        self.buckets = buckets
+        self.devices = devices
+        self.default_lanes = lanes_per_device * len(devices)
+        self._graphs = graphs
+        self._library = library
+        self._engines = {device: SharedEngine(library, plan, device) for device in devices}
+
+    def make_lane(self, index: int) -> "TensorRtLane":
+        """Make a lane, its graphs captured; the device's first one loads the engine."""
+        device = self.devices[index % len(self.devices)]
+        name = f"cuda:{device}/{index // len(self.devices)}"
+        executor = TensorRtExecutor(name, self._engines[device], self.buckets, graphs=self._graphs)
+        try:
+            return TensorRtLane(name, f"cuda:{device}", executor, self.contract)
+        except BaseException:
+            executor.close()
+            raise
+
+    def describe(self) -> dict[str, Any]:
+        """The runtime, the plan, and the devices."""
+        return {
+            "tensorrt": self._library.version,
+            "lean": self._library.lean,
+            "plan": self.plan.path.name,
+            "devices": {f"cuda:{device}": cuda.device_name(device) for device in self.devices},
+        }
+
+
+class TensorRtLane:
+    """One stream; a batch runs as the next larger bucket."""
+
+    pads = True
+
+    def __init__(self, name: str, device: str, executor: TensorRtExecutor, contract: ModelContract) -> None:
+        self.name = name
+        self.device = device
+        self.buckets = executor.buckets
+        self._executor = executor
+        self._shape = (contract.horizon, len(contract.targets), len(contract.quantiles))
+        self._check_tensors(contract)
+        self.inputs = Inputs(**executor.inputs)
+        self._predictions = executor.outputs["predictions"]
+
+    def run(self, count: int) -> Float32:
+        """Run the first `count` windows: a graph launch, and one wait with the GIL released."""
+        self.start(count)
+        return self.wait(count)
+
+    def start(self, count: int) -> None:
+        """Put the first `count` windows on the stream; returns at once."""
+        if self._executor is None:
+            raise BatchFailedError(f"lane {self.name} is closed")
+        self._executor.start(count)
+
+    def wait(self, count: int) -> Float32:
+        """Wait for what was started; returns as `run` does."""
+        self._executor.wait()
+        return self._predictions[:count].reshape(count, *self._shape)
+
+    def check(self) -> None:
+        """Raise `LaneLostError` where the device reports an error."""
+        self._executor.check()
+
+    def describe(self) -> dict[str, Any]:
+        """How each bucket is launched."""
+        return {"graphs": {str(bucket): how for bucket, how in self._executor.graphs.items()}}
+
+    def close(self) -> None:
+        """Release the stream and all that is on it."""
+        self._executor.close()
+
+    def _check_tensors(self, contract: ModelContract) -> None:
+        """Raise `BackendUnavailableError` unless the engine takes and gives what the manifest says."""
+        executor = self._executor
+        integers = {"encoder_cat", "decoder_cat"}
+        expected = {
+            name: (np.dtype(np.int32 if name in integers else np.float32), shape)
+            for name, shape in contract.input_shapes.items()
+        }
+        for kind, specs, wanted in (
+            ("inputs", executor.input_specs, expected),
+            ("outputs", executor.output_specs, {"predictions": (np.dtype(np.float32), contract.output_shape)}),
+        ):
+            given = {spec.name: (np.dtype(spec.dtype), spec.shape) for spec in specs}
+            if given != wanted:
+                raise BackendUnavailableError(f"lane {self.name}: the engine's {kind} are {given}, expected {wanted}")

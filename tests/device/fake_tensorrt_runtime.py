@@ -1,0 +1,196 @@
+"""TensorRT's runtime over the fake CUDA, as 8.6 and as 10 name things; its plans are JSON.
+
+An engine computes `forecast_of` each window at the addresses it was given, so that rows can be told apart.
+"""
+# ruff: noqa: N802 - the names are the library's
+
+import ctypes
+import enum
+import json
+import types
+from typing import Any
+
+import numpy as np
+
+from streamd.core.contract import ModelContract
+from streamd.device.fake import forecast_of
+from tests.device.fake_cuda import FakeCuda
+
+
+class TensorIOMode(enum.Enum):
+    NONE = 0
+    INPUT = 1
+    OUTPUT = 2
+
+
+class Severity(enum.Enum):
+    ERROR = 1
+    WARNING = 2
+
+
+class ILogger:
+    def __init__(self) -> None: ...
+
+
+class Engine:
+    def __init__(self, library: "FakeTensorRt", said: dict[str, Any]) -> None:
+        self.library = library
+        self.profiles: list[list[int]] = said["profiles"]
+        self.num_optimization_profiles = len(self.profiles)
+        contract = library.contract
+        self.tensors: dict[str, tuple[type, tuple[int, ...], TensorIOMode]] = {
+            name: (np.int32 if name.endswith("_cat") else np.float32, shape, TensorIOMode.INPUT)
+            for name, shape in contract.input_shapes.items()
+        }
+        self.tensors["predictions"] = (np.float32, said.get("output") or contract.output_shape, TensorIOMode.OUTPUT)
+        self.num_io_tensors = len(self.tensors)
+        self.device_memory_size = 4096
+
+    def get_tensor_name(self, index: int) -> str:
+        return list(self.tensors)[index]
+
+    def get_tensor_dtype(self, name: str) -> type:
+        return self.tensors[name][0]
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return (-1, *self.tensors[name][1])
+
+    def get_tensor_mode(self, name: str) -> TensorIOMode:
+        return self.tensors[name][2]
+
+    def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
+        return [(batch, *self.tensors[name][1]) for batch in self.profiles[profile]]
+
+
+class Context:
+    scratch: int | None = None
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.profile: int | None = None
+        self.batch = 0
+        self.addresses: dict[str, int] = {}
+
+    def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
+        self.profile = profile
+        return True
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        assert self.profile is not None, "a shape before its profile"
+        low, _, high = self.engine.profiles[self.profile]
+        self.batch = shape[0]
+        return low <= shape[0] <= high
+
+    def set_tensor_address(self, name: str, pointer: int) -> bool:
+        self.addresses[name] = pointer
+        return name in self.engine.tensors
+
+    def execute_async_v3(self, stream: int) -> bool:
+        library = self.engine.library
+        assert self.scratch, "no scratch memory"
+        low, _, high = self.engine.profiles[self.profile or 0]
+        if library.cuda.streams[stream].captured is not None and low != high:
+            library.say("a loop of dynamic shape cannot be captured")
+            return False
+        if library.refusals:
+            library.say(library.refusals.pop(0))
+            return False
+        library.cuda.put(stream, self._compute)
+        return True
+
+    def _compute(self) -> None:
+        contract = self.engine.library.contract
+        windows = self._view("encoder_cont", (contract.context_length, len(contract.features)))
+        out = self._view("predictions", contract.output_shape)
+        for row in range(self.batch):
+            out[row] = forecast_of(contract, windows[row]).reshape(contract.output_shape)
+
+    def _view(self, name: str, shape: tuple[int, ...]) -> Any:
+        size = self.batch * int(np.prod(shape)) * 4
+        memory: Any = (ctypes.c_uint8 * size).from_address(self.addresses[name])
+        return np.frombuffer(memory, np.float32).reshape(self.batch, *shape)
+
+
+class Context86(Context):
+    """As 8.6 has it: scratch memory by a property."""
+
+    @property
+    def device_memory(self) -> int | None:
+        return self.scratch
+
+    @device_memory.setter
+    def device_memory(self, pointer: int) -> None:
+        self.scratch = pointer
+
+
+class Context10(Context):
+    """As 10 has it: scratch memory by a call that names its size."""
+
+    def set_device_memory(self, pointer: int, size: int) -> None:
+        assert size >= self.engine.device_memory_size
+        self.scratch = pointer
+
+
+class Engine86(Engine):
+    def create_execution_context_without_device_memory(self) -> Any:
+        return Context86(self)
+
+
+class Engine10(Engine):
+    @property
+    def device_memory_size_v2(self) -> int:
+        return self.device_memory_size
+
+    def create_execution_context(self, strategy: str) -> Any:
+        assert strategy == "user managed"
+        return Context10(self)
+
+
+class FakeTensorRt(types.ModuleType):
+    """The module `tensorrt` of one generation."""
+
+    ILogger = ILogger
+    TensorIOMode = TensorIOMode
+    Severity = Severity
+
+    def __init__(self, version: str, cuda: FakeCuda, contract: ModelContract, name: str = "tensorrt") -> None:
+        super().__init__(name)
+        self.__version__ = version
+        self.cuda = cuda
+        self.contract = contract
+        self.loaded = 0
+        self.parents: list[str] = []
+        self.refusals: list[str] = []
+        """What the next enqueues are refused with."""
+        self.logger: Any = None
+        if not version.startswith("8"):
+            self.ExecutionContextAllocationStrategy = types.SimpleNamespace(USER_MANAGED="user managed")
+
+    def nptype(self, dtype: type) -> type:
+        return dtype
+
+    def say(self, message: str) -> None:
+        self.logger.log(Severity.ERROR, message)
+
+    def Runtime(self, logger: Any) -> Any:
+        self.logger = logger
+        return _Runtime(self)
+
+
+class _Runtime:
+    def __init__(self, library: FakeTensorRt) -> None:
+        self.library = library
+
+    def load_runtime(self, path: str) -> Any:
+        self.library.parents.append(path)
+        return _Runtime(self.library)
+
+    def deserialize_cuda_engine(self, serialized: bytes) -> Any:
+        try:
+            said = json.loads(serialized)
+        except ValueError:
+            self.library.say("magic tag does not match")
+            return None
+        self.library.loaded += 1
+        kind = Engine86 if self.library.__version__.startswith("8") else Engine10
+        return kind(self.library, said)

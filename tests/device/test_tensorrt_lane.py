@@ -1,0 +1,231 @@
+"""TensorRT lanes over a fake CUDA and a fake TensorRT, as 8.6 and as 10 have it."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from streamd.core.errors import BackendUnavailableError, BatchFailedError, LaneLostError
+from streamd.device import cuda
+from streamd.device.fake import forecast_of
+from streamd.device.tensorrt_engine import Plan, load_tensorrt
+from streamd.device.tensorrt_lane import TensorRtBackend, TensorRtLane
+from tests.core.contracts import make_contract
+from tests.device.fake_cuda import FakeCuda, installed
+from tests.device.fake_tensorrt_runtime import FakeTensorRt
+
+CONTRACT = make_contract()
+BUCKETS = (1, 4, 8)
+STATIC = [[bucket] * 3 for bucket in BUCKETS]
+
+
+@pytest.fixture
+def device() -> Iterator[FakeCuda]:
+    with installed(FakeCuda(devices=2)) as fake:
+        cuda.use_device(0)
+        yield fake
+        fake.broken.clear()
+        cuda.revive(0)
+    assert cuda.live() == {}
+
+
+@pytest.fixture(params=["8.6.1", "10.9.0.34"])
+def library(
+    request: pytest.FixtureRequest, device: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[FakeTensorRt]:
+    fake = FakeTensorRt(request.param, device, CONTRACT)
+    monkeypatch.setitem(sys.modules, "tensorrt", fake)
+    load_tensorrt.cache_clear()
+    yield fake
+    load_tensorrt.cache_clear()
+
+
+def make_plan(folder: Path, profiles: list[list[int]] = STATIC, **more: object) -> Plan:
+    path = folder / "model_fp16.engine"
+    path.write_text(json.dumps({"profiles": profiles, **more}))
+    return Plan(path, "fp16")
+
+
+def fill(lane: TensorRtLane, seed: int = 0) -> None:
+    lane.inputs.encoder_cont[:] = np.random.default_rng(seed).random(lane.inputs.encoder_cont.shape)
+
+
+def expect_right(lane: TensorRtLane, count: int) -> None:
+    forecasts = lane.run(count)
+    assert forecasts.shape == (count, 4, 2, 3)
+    for row in range(count):
+        np.testing.assert_array_equal(forecasts[row], forecast_of(CONTRACT, lane.inputs.encoder_cont[row]))
+
+
+def test_every_size_runs_as_the_next_bucket_with_one_graph_launch(library: FakeTensorRt, tmp_path: Path) -> None:
+    lane = TensorRtBackend(make_plan(tmp_path), CONTRACT, BUCKETS).make_lane(0)
+    assert lane.describe() == {"graphs": {"1": "captured", "4": "captured", "8": "captured"}}
+    assert (lane.name, lane.device, lane.buckets, lane.pads) == ("cuda:0/0", "cuda:0", BUCKETS, True)
+    calls = library.cuda.calls
+    for count in range(1, 9):
+        fill(lane, count)
+        del calls[:]
+        expect_right(lane, count)
+        assert calls[-3:] == ["cudaGraphLaunch", "cudaEventRecord", "cudaEventSynchronize"]
+        assert "cudaMemcpyAsync" not in calls
+    for count in (0, 9):
+        with pytest.raises(BatchFailedError, match=f"a batch of {count}, expected 1 to 8"):
+            lane.run(count)
+    lane.close()
+    lane.close()
+    assert library.cuda.left == 0
+
+
+def test_lanes_share_an_engine_and_the_last_one_releases_it(library: FakeTensorRt, tmp_path: Path) -> None:
+    backend = TensorRtBackend(make_plan(tmp_path), CONTRACT, BUCKETS, devices=(0, 1), lanes_per_device=2)
+    assert backend.default_lanes == 4
+    lanes = [backend.make_lane(index) for index in range(4)]
+    assert [lane.name for lane in lanes] == ["cuda:0/0", "cuda:1/0", "cuda:0/1", "cuda:1/1"]
+    assert library.loaded == 2
+    assert cuda.live() == {
+        "engines": 2, "contexts": 12, "streams": 4, "events": 4, "graphs": 12, "host_buffers": 20, "device_buffers": 24,
+    }  # fmt: skip
+    for lane in lanes:
+        fill(lane)
+        expect_right(lane, 5)
+        lane.close()
+    assert cuda.live() == {}
+    assert library.cuda.left == 0
+    lane = backend.make_lane(1)
+    assert library.loaded == 3
+    lane.close()
+
+
+def test_a_dynamic_engine_that_cannot_be_captured_is_enqueued(library: FakeTensorRt, tmp_path: Path) -> None:
+    lane = TensorRtBackend(make_plan(tmp_path, [[1, 4, 8]]), CONTRACT, BUCKETS).make_lane(0)
+    reasons = lane.describe()["graphs"]
+    assert all(how.startswith("not captured") and "loop of dynamic shape" in how for how in reasons.values()), reasons
+    fill(lane)
+    expect_right(lane, 3)
+    lane.close()
+
+
+def test_a_static_profile_is_preferred_to_a_dynamic_one(library: FakeTensorRt, tmp_path: Path) -> None:
+    lane = TensorRtBackend(make_plan(tmp_path, [[1, 4, 8], [4, 4, 4]]), CONTRACT, BUCKETS).make_lane(0)
+    assert [how == "captured" for how in lane.describe()["graphs"].values()] == [False, True, False]
+    lane.close()
+
+
+def test_graphs_can_be_declined(library: FakeTensorRt, tmp_path: Path) -> None:
+    lane = TensorRtBackend(make_plan(tmp_path), CONTRACT, (4,), graphs=False).make_lane(0)
+    assert lane.describe() == {"graphs": {"4": "not asked for"}}
+    fill(lane)
+    expect_right(lane, 2)
+    library.refusals.append("no memory for that")
+    with pytest.raises(BatchFailedError, match="no memory for that"):
+        lane.run(2)
+    expect_right(lane, 2)
+    lane.close()
+
+
+@pytest.mark.parametrize(
+    ("plan", "buckets", "reason"),
+    [
+        ({}, (1, 16), "no profile takes a batch of 16"),
+        ({"output": (4, 3, 3)}, BUCKETS, "the engine's outputs are"),
+    ],
+)
+def test_an_engine_that_does_not_fit_is_refused_and_nothing_is_left(
+    library: FakeTensorRt, tmp_path: Path, plan: dict[str, object], buckets: tuple[int, ...], reason: str
+) -> None:
+    backend = TensorRtBackend(make_plan(tmp_path, **plan), CONTRACT, buckets)  # type: ignore[arg-type]
+    with pytest.raises(BackendUnavailableError, match=reason):
+        backend.make_lane(0)
+    assert cuda.live() == {}
+    assert library.cuda.left == 0
+
+
+def test_a_truncated_plan_names_its_file_tensorrt_s_reason_and_the_way_out(
+    library: FakeTensorRt, tmp_path: Path
+) -> None:
+    plan = make_plan(tmp_path)
+    plan.path.write_bytes(plan.path.read_bytes()[:9])
+    with pytest.raises(BackendUnavailableError, match=r"model_fp16.engine.*magic tag does not match.*engine build"):
+        TensorRtBackend(plan, CONTRACT, BUCKETS).make_lane(0)
+    plan.path.unlink()
+    with pytest.raises(BackendUnavailableError, match="No such file"):
+        TensorRtBackend(plan, CONTRACT, BUCKETS).make_lane(0)
+    assert cuda.live() == {}
+
+
+def test_a_lane_for_which_there_is_no_memory_says_so_and_leaves_nothing(library: FakeTensorRt, tmp_path: Path) -> None:
+    library.cuda.free_bytes = 4000
+    with pytest.raises(BackendUnavailableError, match=r"cudaErrorMemoryAllocation.*MiB are free: open fewer lanes"):
+        TensorRtBackend(make_plan(tmp_path), CONTRACT, BUCKETS).make_lane(0)
+    assert cuda.live() == {}
+    assert library.cuda.left == 0
+
+
+@pytest.mark.parametrize("call", ["cudaGraphLaunch", "cudaEventRecord", "cudaEventSynchronize"])
+@pytest.mark.parametrize(("number", "gone"), [(700, True), (1, False)])
+def test_a_cuda_error_loses_the_lane(library: FakeTensorRt, tmp_path: Path, call: str, number: int, gone: bool) -> None:
+    lane = TensorRtBackend(make_plan(tmp_path), CONTRACT, BUCKETS).make_lane(0)
+    lane.check()
+    library.cuda.fail(call, number)
+    with pytest.raises(LaneLostError, match=call) as raised:
+        lane.run(1)
+    assert raised.value.device_gone is gone
+    lane.close()
+
+
+def test_after_a_sticky_error_idle_lanes_say_so_and_new_ones_come_when_all_old_ones_are_closed(
+    library: FakeTensorRt, tmp_path: Path
+) -> None:
+    backend = TensorRtBackend(make_plan(tmp_path), CONTRACT, BUCKETS)
+    lanes = [backend.make_lane(index) for index in range(2)]
+    library.cuda.broken.add(0)
+    for lane in lanes:
+        with pytest.raises(LaneLostError) as raised:
+            lane.check()
+        assert raised.value.device_gone
+    lanes[0].close()
+    with pytest.raises(BackendUnavailableError, match="still hold parts of it"):
+        backend.make_lane(0)
+    lanes[1].close()
+    assert cuda.live() == {}
+    lane = backend.make_lane(0)
+    fill(lane)
+    expect_right(lane, 7)
+    lane.close()
+
+
+def test_devices_that_are_not_there_are_named(library: FakeTensorRt, tmp_path: Path) -> None:
+    with pytest.raises(BackendUnavailableError, match=r"devices \[2\] are not there, expected 0 to 1"):
+        TensorRtBackend(make_plan(tmp_path), CONTRACT, BUCKETS, devices=(0, 2))
+
+
+def test_an_older_plan_runs_in_its_lean_runtime(library: FakeTensorRt, tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    lean = tmp_path / "libnvinfer_lean.so.8"
+    backend = TensorRtBackend(Plan(plan.path, "fp16", lean), CONTRACT, BUCKETS)
+    lane = backend.make_lane(0)
+    assert library.parents == [str(lean)]
+    lane.close()
+
+
+def test_without_a_driver_tensorrt_is_not_even_imported(device: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    device.devices = 0
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    load_tensorrt.cache_clear()
+    with pytest.raises(BackendUnavailableError, match="InsufficientDriver"):
+        load_tensorrt()
+    device.devices = 1
+    for name in ("tensorrt_lean", "tensorrt_lean_bindings"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(BackendUnavailableError, match=r"pip install 'streamd\[tensorrt\]'"):
+        load_tensorrt()
+
+
+def test_the_lean_runtime_serves_where_it_is_all_there_is(device: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt_lean", FakeTensorRt("10.16.1", device, CONTRACT, "tensorrt_lean"))
+    load_tensorrt.cache_clear()
+    assert (load_tensorrt().lean, load_tensorrt().generation) == (True, 10)
+    load_tensorrt.cache_clear()
