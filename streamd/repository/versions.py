@@ -3,22 +3,29 @@
 A folder that is not a sound version is refused with the reason and the way out, never crashed on.
 """
 
-import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-
-import msgspec
+from typing import Literal
 
 from streamd.core.contract import ModelContract
 from streamd.core.errors import RepositoryError
+from streamd.repository.conversion import check_hashes, is_plain_name
+from streamd.repository.graph import check_graph
+from streamd.repository.guards import refuse_foreign
 from streamd.repository.manifest import Manifest, read_manifest, read_server_mapping
+from streamd.repository.record import Record, read_record
 
 _FOLDER = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9_.-]*)_(?P<stamp>\d{8}_\d{6})")
-_PYTORCH_SUFFIXES = {".pt", ".pth", ".ckpt", ".pkl", ".bin"}
-_PYTORCH_NAME = re.compile(r"pytorch|torch(script)?_", re.IGNORECASE)
+
+GraphCheck = Callable[[Path, ModelContract], None]
+"""Raises `RepositoryError` where a `model.onnx` is not the contract's; may load it, where the caller has a runtime."""
+
+Rule = Literal["pinned", "promoted", "earlier", "default", "newest"]
+"""Why a version serves; `earlier`: promoted before the one that is, which cannot serve."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +45,7 @@ class EngineVersion:
     @property
     def stamp(self) -> str:
         """`YYYYMMDD_HHMMSS`: later is newer."""
-        match = _FOLDER.fullmatch(self.path.name)
-        assert match is not None
-        return match["stamp"]
+        return stamp_of(self.path.name)
 
     @property
     def onnx(self) -> Path:
@@ -48,99 +53,118 @@ class EngineVersion:
         return self.path / "model.onnx"
 
 
-class _ConversionInfo(msgspec.Struct):
-    sha256: dict[str, str] = {}
+@dataclass(frozen=True)
+class Choice:
+    """The version that serves, the rule that chose it, and why each that came before it was passed over."""
+
+    version: EngineVersion
+    rule: Rule
+    passed_over: tuple[str, ...] = ()
 
 
 class EngineRepository:
     """The versions in one folder."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, check: GraphCheck = check_graph) -> None:
         self.root = root
+        self._check = check
 
-    def choose(self, pinned: str | None = None) -> EngineVersion:
-        """Return the version that serves: the pinned one, else the default one, else the newest sound one.
+    def choose(self, pinned: str | None = None, *, use_latest: bool = True) -> EngineVersion:
+        """Return the version that serves: `choice` without its reasons."""
+        return self.choice(pinned, use_latest=use_latest).version
 
-        Raises `RepositoryError` with each folder that was passed over and why.
+    def choice(self, pinned: str | None = None, *, use_latest: bool = True) -> Choice:
+        """Choose the version that serves: the pinned one and no other, else the first sound one of this order.
+
+        The promoted one, those promoted before it, those whose manifest says default, and with `use_latest` all
+        others; among the last two the newest first. Only as many are checked as need be.
+        Raises `RepositoryError` with each that was passed over and why.
         """
         if pinned:
-            return self._pinned(pinned)
-        refused: list[str] = []
-        sound: list[EngineVersion] = []
-        for path in self._folders():
-            try:
-                sound.append(load_version(path))
-            except RepositoryError as exc:
-                refused.append(str(exc))
-        sound.sort(key=lambda version: (version.manifest.default, version.stamp))
-        if sound:
-            return sound[-1]
-        reasons = "; ".join(refused) or "it holds no folder named <name>_<YYYYMMDD>_<HHMMSS>"
-        raise RepositoryError(f"{self.root}: no engine version to serve: {reasons}")
+            return Choice(self.load(pinned), "pinned")
+        return self._first_sound(self.in_order(use_latest=use_latest))
 
-    def _pinned(self, pinned: str) -> EngineVersion:
-        path = self.root / pinned
-        if path.parent != self.root or not path.is_dir():
-            names = sorted(path.name for path in self._folders())
-            raise RepositoryError(f"{self.root}: no engine version {pinned!r}; there are {names}")
-        return load_version(path)
+    def choose_unpromoted(self) -> EngineVersion:
+        """Return the version that serves where nothing is promoted; raises `RepositoryError`."""
+        return self._first_sound(self.in_order(promoted=False)).version
 
-    def _folders(self) -> Iterator[Path]:
+    def load(self, name: str) -> EngineVersion:
+        """Check one version and read it; raises `RepositoryError`."""
+        return load_version(self.folder(name), self._check)
+
+    def folder(self, name: str) -> Path:
+        """Return the folder of this name, sound or not; raises `RepositoryError` with those that are there."""
+        path = self.root / name
+        if not is_plain_name(name) or not path.is_dir():
+            names = [path.name for path in self.folders()]
+            raise RepositoryError(f"{self.root}: no engine version {name!r}; there are {names}")
+        return path
+
+    def in_order(self, *, promoted: bool = True, use_latest: bool = True) -> Iterator[tuple[str, Rule]]:
+        """Yield the versions in the order in which they would serve, sound or not; one may come more than once."""
+        record = read_record(self.root) if promoted else Record()
+        for name in record.candidates:
+            yield name, "promoted" if name == record.current else "earlier"
+        newest = sorted(self.folders(), key=lambda path: (stamp_of(path.name), path.name), reverse=True)
+        for path in newest:
+            with suppress(RepositoryError):  # told when its turn among all others comes
+                if read_manifest(path / "config.json").default:
+                    yield path.name, "default"
+        if use_latest:
+            yield from ((path.name, "newest") for path in newest)
+
+    def folders(self) -> Iterator[Path]:
+        """Yield every folder named as a version is, sound or not, by name; raises `RepositoryError`."""
         if not self.root.is_dir():
             raise RepositoryError(f"{self.root}: no such folder of engine versions")
         for path in sorted(self.root.iterdir()):
             if path.is_dir() and _FOLDER.fullmatch(path.name):
                 yield path
 
+    def _first_sound(self, order: Iterator[tuple[str, Rule]]) -> Choice:
+        passed_over: dict[str, str] = {}
+        for name, rule in order:
+            if name in passed_over:
+                continue
+            try:
+                return Choice(self.load(name), rule, tuple(passed_over.values()))
+            except RepositoryError as exc:
+                passed_over[name] = str(exc)
+        reasons = "; ".join(passed_over.values())
+        if not reasons and any(self.folders()):
+            reasons = "none is promoted or marked as the default; pin one, or promote one"
+        reasons = reasons or "it holds no folder named <name>_<YYYYMMDD>_<HHMMSS>"
+        raise RepositoryError(f"{self.root}: no engine version to serve: {reasons}")
 
-def load_version(path: Path) -> EngineVersion:
+
+def load_version(path: Path, check: GraphCheck = check_graph) -> EngineVersion:
     """Check a version's folder and read it; raises `RepositoryError` with the reason and the way out."""
-    match = _FOLDER.fullmatch(path.name)
-    if not match or not _is_date(match["stamp"]):
+    if not is_version_name(path.name):
         raise RepositoryError(f"{path}: not named <name>_<YYYYMMDD>_<HHMMSS>")
-    _refuse_pytorch(path)
+    refuse_foreign(path)
     if not (path / "model.onnx").is_file():
         raise RepositoryError(f"{path}: has no model.onnx; export the model to ONNX first")
     manifest = read_manifest(path / "config.json")
-    _check_hashes(path)
+    check_hashes(path)
+    contract = manifest.contract()
+    check(path / "model.onnx", contract)
     mapping = read_server_mapping(path / "server_mapping.json")
-    return EngineVersion(path, manifest, manifest.contract(), mapping)
+    return EngineVersion(path, manifest, contract, mapping)
 
 
-def _is_date(stamp: str) -> bool:
+def is_version_name(name: str) -> bool:
+    """Whether a folder of this name may be a version: its stamp is a date and a time."""
+    match = _FOLDER.fullmatch(name)
+    if not match:
+        return False
     try:
-        datetime.strptime(stamp, "%Y%m%d_%H%M%S")
+        datetime.strptime(match["stamp"], "%Y%m%d_%H%M%S")
     except ValueError:
         return False
     return True
 
 
-def _refuse_pytorch(path: Path) -> None:
-    way_out = "a PyTorch model is never loaded here: export it to ONNX and serve that version"
-    if _PYTORCH_NAME.search(path.name):
-        raise RepositoryError(f"{path}: named as a PyTorch model's folder; {way_out}")
-    for file in sorted(path.iterdir()):
-        if file.suffix.lower() in _PYTORCH_SUFFIXES:
-            raise RepositoryError(f"{file}: a PyTorch checkpoint (a pickle can run code); {way_out}")
-
-
-def _check_hashes(path: Path) -> None:
-    """Compare each file that `conversion_info.json` lists with its SHA-256."""
-    info = path / "conversion_info.json"
-    if not info.exists():
-        return
-    try:
-        said = msgspec.json.decode(info.read_bytes(), type=_ConversionInfo).sha256
-    except (OSError, msgspec.DecodeError) as exc:
-        raise RepositoryError(f"{info}: {exc}") from exc
-    for name, expected in said.items():
-        file = path / name
-        if file.parent != path:
-            raise RepositoryError(f"{info}: sha256 names {name!r}, expected a file of the version itself")
-        if not file.is_file():
-            if file.suffix == ".engine":
-                continue  # plans are of one machine and never travel with a version
-            raise RepositoryError(f"{file}: missing; {info.name} lists it")
-        found = hashlib.sha256(file.read_bytes()).hexdigest()
-        if found != expected:
-            raise RepositoryError(f"{file}: changed since it was made (SHA-256 {found}, expected {expected})")
+def stamp_of(name: str) -> str:
+    """The stamp in a folder's name, `YYYYMMDD_HHMMSS`; empty where it has none."""
+    match = _FOLDER.fullmatch(name)
+    return match["stamp"] if match else ""

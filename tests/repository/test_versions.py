@@ -1,44 +1,16 @@
 """Engine versions on disk: which one serves, and each refusal with its reason."""
 
-import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from streamd.core.errors import RepositoryError
+from streamd.repository.record import Record, write_record
 from streamd.repository.versions import EngineRepository, load_version
-
-MANIFEST: dict[str, Any] = {
-    "features": ["a", "b"],
-    "targets": ["b"],
-    "quantiles": [0.1, 0.5, 0.9],
-    "context_length": 8,
-    "horizon": 4,
-    "step_seconds": 60,
-    "units": {"a": "percent"},
-    "architecture": "fake",
-    "of_the_toolchain": {"anything": 1},
-}
-
-
-def make(root: Path, name: str, **manifest: Any) -> Path:
-    """A sound version, but for what is given otherwise (None: the key is left out)."""
-    path = root / name
-    path.mkdir(parents=True)
-    said = {key: value for key, value in {**MANIFEST, **manifest}.items() if value is not None}
-    (path / "config.json").write_text(json.dumps(said))
-    (path / "model.onnx").write_bytes(b"a graph")
-    return path
-
-
-def pin(path: Path, hashes: dict[str, str]) -> None:
-    (path / "conversion_info.json").write_text(json.dumps({"opset": 17, "sha256": hashes}))
-
-
-def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+from tests.repository.making import MANIFEST, digest, make, pin
 
 
 def refusal(path: Path) -> str:
@@ -160,6 +132,79 @@ def test_an_unknown_pin_says_what_there_is(tmp_path: Path) -> None:
     make(tmp_path, "a_20250101_000000")
     with pytest.raises(RepositoryError, match=r"'b_20250101_000000'; there are \['a_20250101_000000'\]"):
         EngineRepository(tmp_path).choose("b_20250101_000000")
+
+
+def test_the_promoted_one_serves_before_the_default_and_behind_the_pin(tmp_path: Path) -> None:
+    make(tmp_path, "a_20250101_000000")
+    make(tmp_path, "a_20250202_000000", default=True)
+    make(tmp_path, "a_20260101_000000")
+    write_record(tmp_path, Record("a_20250101_000000"))
+    repository = EngineRepository(tmp_path)
+    assert repository.choice().rule == "promoted"
+    assert repository.choose().name == "a_20250101_000000"
+    assert repository.choose("a_20260101_000000").name == "a_20260101_000000"
+    assert repository.choose_unpromoted().name == "a_20250202_000000"
+
+
+def test_where_the_promoted_one_cannot_serve_the_one_before_it_does(tmp_path: Path) -> None:
+    (make(tmp_path, "a_20250101_000000") / "model.onnx").unlink()
+    make(tmp_path, "a_20250102_000000")
+    make(tmp_path, "a_20260101_000000", default=True)
+    write_record(tmp_path, Record("a_20250101_000000", ("a_20250102_000000", "gone_20250101_000000")))
+    choice = EngineRepository(tmp_path).choice()
+    assert (choice.version.name, choice.rule) == ("a_20250102_000000", "earlier")
+    assert [
+        said for name in ("a_20250101_000000", "gone_20250101_000000") for said in choice.passed_over if name in said
+    ]
+    assert len(choice.passed_over) == 2
+    # 2. And where none of them can, the default does.
+    (tmp_path / "a_20250102_000000" / "config.json").unlink()
+    assert EngineRepository(tmp_path).choice().rule == "default"
+
+
+@pytest.mark.parametrize("name", ["../outside_20250101_000000", "notes", "", "a_20250101_000000/", "x" * 300, "\x00"])
+def test_a_promoted_name_that_is_no_version_is_passed_over(tmp_path: Path, name: str) -> None:
+    root = tmp_path / "engines"
+    make(root, "a_20250101_000000")
+    make(root, "notes")
+    make(tmp_path, "outside_20250101_000000")
+    write_record(root, Record(name))
+    choice = EngineRepository(root).choice()
+    assert (choice.version.name, choice.rule, len(choice.passed_over)) == ("a_20250101_000000", "newest", 1)
+
+
+def test_without_use_latest_a_version_serves_only_where_someone_said_so(tmp_path: Path) -> None:
+    make(tmp_path, "a_20250101_000000")
+    repository = EngineRepository(tmp_path)
+    with pytest.raises(RepositoryError, match="none is promoted or marked as the default"):
+        repository.choose(use_latest=False)
+    write_record(tmp_path, Record("a_20250101_000000"))
+    assert repository.choose(use_latest=False).name == "a_20250101_000000"
+    (tmp_path / "promoted.json").unlink()
+    make(tmp_path, "a_20250102_000000", default=True)
+    assert repository.choice(use_latest=False).rule == "default"
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b'{"current": 5}', b'{"earlier": "x"}', b"\xff"])
+def test_a_record_that_cannot_be_read_is_named_with_the_way_out(tmp_path: Path, text: bytes) -> None:
+    make(tmp_path, "a_20250101_000000")
+    (tmp_path / "promoted.json").write_bytes(text)
+    with pytest.raises(RepositoryError, match=r"promoted\.json: .*remove it"):
+        EngineRepository(tmp_path).choose()
+    assert EngineRepository(tmp_path).choose("a_20250101_000000").name == "a_20250101_000000"
+
+
+def test_a_runtime_may_check_the_graph_itself(tmp_path: Path) -> None:
+    path = make(tmp_path, "a_20250101_000000")
+    seen = []
+
+    def check(graph: Path, contract: object) -> None:
+        seen.append(graph)
+        raise RepositoryError(f"{graph}: the runtime cannot load it")
+
+    with pytest.raises(RepositoryError, match="the runtime cannot load it"):
+        EngineRepository(tmp_path, check).choose()
+    assert seen == [path / "model.onnx"]
 
 
 # ---------------------------------------------------------------- refusals: the name
@@ -296,10 +341,10 @@ def test_a_missing_file_is_named_but_a_plan_need_not_be_there(tmp_path: Path) ->
     assert load_version(path).name == path.name
     pin(path, {"training_info.json": "0" * 64})
     assert "training_info.json" in refusal(path)
-    # 2. A plan that is there is checked as anything else.
+    # 2. A plan that changed is no reason to refuse the graph: it is passed over when plans are chosen (test_plans.py).
     pin(path, {"model_fp16.engine": "0" * 64})
     (path / "model_fp16.engine").write_bytes(b"another")
-    assert "model_fp16.engine" in refusal(path)
+    assert load_version(path).name == path.name
 
 
 @pytest.mark.parametrize(
@@ -319,6 +364,34 @@ def test_conversion_info_that_cannot_be_read(tmp_path: Path, text: str) -> None:
     path = make(tmp_path, "a_20260101_000000")
     (path / "conversion_info.json").write_text(text)
     assert "conversion_info.json" in refusal(path)
+
+
+# ---------------------------------------------------------------- refusals: links
+def test_a_link_out_of_the_folder_is_refused_and_one_within_is_not(tmp_path: Path) -> None:
+    path = make(tmp_path, "a_20260101_000000")
+    (path / "model.onnx").rename(path / "graph.onnx")
+    (path / "model.onnx").symlink_to("graph.onnx")
+    assert load_version(path).name == path.name
+    (path / "graph.onnx").rename(tmp_path / "graph.onnx")
+    (path / "model.onnx").unlink()
+    (path / "model.onnx").symlink_to("../graph.onnx")
+    assert "a link out of" in refusal(path)
+
+
+def test_a_link_to_another_version_or_to_itself_is_refused(tmp_path: Path) -> None:
+    whole = make(tmp_path, "a_20260101_000000")
+    linked = tmp_path / "b_20260101_000000"
+    linked.symlink_to(whole)
+    assert "a link" in refusal(linked)
+    (whole / "loop").symlink_to("loop")
+    assert "loop" in refusal(whole)
+
+
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(tmp_path: Path) -> None:
+    path = make(tmp_path, "a_20260101_000000")
+    (path / "model.onnx").unlink()
+    os.mkfifo(path / "model.onnx")
+    assert "model.onnx" in refusal(path)
 
 
 # ---------------------------------------------------------------- what ships

@@ -1,0 +1,96 @@
+"""What the repository's commands share: where the versions are, what plans must fit, and how an answer is said."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # so that --help loads nothing
+    from streamd.repository.plans import Machine
+    from streamd.repository.record import Record
+    from streamd.repository.versions import EngineRepository
+
+REFUSED = 1
+
+ORDER = """\
+Which version serves: the one pinned by --engine or STREAMD_ENGINE; else the promoted one, or where it cannot serve the
+one promoted before it; else the one whose config.json says default; else the newest. A daemon that runs goes on with
+what it has loaded: restart it to serve another.
+"""
+
+MachineProbe = Callable[[], "Machine | None"]
+"""Says what plans must fit here; None on a machine without a usable GPU or TensorRT."""
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags that every command has."""
+    parser.add_argument(
+        "--engines",
+        type=Path,
+        default=Path(os.environ.get("STREAMD_ENGINES") or "engines"),
+        metavar="DIR",
+        help="folder of engine versions (STREAMD_ENGINES, or engines)",
+    )
+    parser.add_argument("--json", action="store_true", help="say it as JSON")
+
+
+def add_record(parser: argparse.ArgumentParser) -> None:
+    """Declare what the record of promotions asks for."""
+    parser.add_argument("--why", default="", metavar="TEXT", help="the reason, for the record")
+    parser.add_argument("--who", default=None, metavar="NAME", help="for the record (you, at this host)")
+
+
+def add_version(parser: argparse.ArgumentParser) -> None:
+    """Declare the version that is meant."""
+    parser.add_argument("version", metavar="VERSION", help="its folder's name")
+
+
+def repository_of(args: argparse.Namespace) -> "EngineRepository":
+    """The repository that is meant."""
+    from streamd.repository.versions import EngineRepository
+
+    return EngineRepository(args.engines)
+
+
+def machine_of(args: argparse.Namespace) -> "Machine | None":
+    """What plans must fit, asked of `args.probe` where whoever runs the command set one; None: nothing is known."""
+    probe: MachineProbe | None = getattr(args, "probe", None)
+    return probe() if probe is not None else None
+
+
+def say(args: argparse.Namespace, said: Any, text: str) -> None:
+    """Write an answer to standard output, as JSON or as text."""
+    import msgspec
+
+    if args.json:
+        text = msgspec.json.format(msgspec.json.encode(said), indent=2).decode()
+    sys.stdout.write(f"{text}\n")
+
+
+def say_record(args: argparse.Namespace, record: "Record", done: str) -> int:
+    """Say what a promotion or a rollback did, and what serves now; returns the exit status."""
+    import msgspec
+
+    choice = repository_of(args).choice()
+    passed_over = record.history[-1].passed_over if record.history else ()
+    lines = [f"{done}; {choice.version.name} serves from the daemon's next start ({choice.rule})"]
+    lines += [f"passed over, since it cannot serve: {name}" for name in passed_over]
+    said = {**msgspec.to_builtins(record), "previous": record.previous, "serves": choice.version.name}
+    say(args, said, "\n".join(lines))
+    return 0
+
+
+def who_of(args: argparse.Namespace) -> str:
+    """Who is to be recorded: as given, or user and host."""
+    import getpass
+    import socket
+
+    if args.who:
+        return str(args.who)
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # no entry in the user database, as in many containers
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"

@@ -1,0 +1,42 @@
+"""`streamd engine promote`: let a version serve from the daemon's next start."""
+
+import argparse
+import time
+
+from streamd.repository.commands.common import (
+    ORDER,
+    add_common,
+    add_record,
+    add_version,
+    repository_of,
+    say_record,
+    who_of,
+)
+
+DESCRIPTION = f"""\
+Let a version serve from the daemon's next start.
+
+Refused for a version that is not sound or that its accuracy gate refused. It is one atomic change of promoted.json,
+which keeps who, when and why; `streamd engine rollback` undoes it.
+
+{ORDER}"""
+
+EXAMPLES = """\
+examples:
+  streamd engine promote patch_tensorrt_20261121_110000 --why "a tenth less pinball loss on last week"
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's flags."""
+    add_version(parser)
+    add_record(parser)
+    add_common(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run the command. Raises `RepositoryError`."""
+    from streamd.repository.promotion import Promoter
+
+    record = Promoter(repository_of(args)).promote(args.version, who_of(args), args.why, time.time())
+    return say_record(args, record, f"promoted {args.version}")

@@ -1,0 +1,33 @@
+"""`streamd engine rollback`: undo the last promotion."""
+
+import argparse
+import time
+
+from streamd.repository.commands.common import ORDER, add_common, add_record, repository_of, say_record, who_of
+
+DESCRIPTION = f"""\
+Undo the last promotion: what was promoted before it serves again, from the daemon's next start.
+
+Before the first promotion that is the default version, or the newest. A second rollback undoes the promotion before,
+and so on; it never goes forth again: for that, promote. Versions that are gone or refused by now are passed over.
+
+{ORDER}"""
+
+EXAMPLES = """\
+examples:
+  streamd engine rollback --why "forecasts of net_out are too low"
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's flags."""
+    add_record(parser)
+    add_common(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run the command. Raises `RepositoryError`."""
+    from streamd.repository.promotion import Promoter
+
+    record = Promoter(repository_of(args)).rollback(who_of(args), args.why, time.time())
+    return say_record(args, record, f"rolled back from {record.history[-1].from_}")

@@ -1,0 +1,127 @@
+"""Reads a version's `conversion_info.json`: its files' SHA-256, its plans, and what the accuracy gate said of them.
+
+The hashes vouch for the version; plans and verdicts are read apart, since the graph serves without them.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import msgspec
+
+from streamd.core.errors import RepositoryError
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+MAX_NAME_BYTES = 255
+PLAN_SUFFIX = ".engine"
+T = TypeVar("T")
+
+
+class PlanInfo(msgspec.Struct, frozen=True):
+    """What is said of one plan: where it lies, and what it was built on and for."""
+
+    file: str
+    gpu: str
+    compute_capability: str
+    tensorrt: str
+    buckets: tuple[Count, ...]
+    version_compatible: bool = False
+    preferred: bool = False
+    tf32: bool = False
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What the accuracy gate said of one precision; `promotable` is None where it gave no verdict."""
+
+    promotable: bool | None = None
+    reasons: tuple[str, ...] = ()
+
+
+class ConversionInfo(msgspec.Struct, frozen=True):
+    """What `conversion_info.json` says; other keys are the toolchain's own and are ignored here."""
+
+    sha256: dict[str, str] = {}
+    plans: msgspec.Raw = msgspec.Raw(b"{}")
+    validation: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+def read_conversion(version: Path) -> ConversionInfo:
+    """Read a version's conversion info; without the file nothing is said. Raises `RepositoryError`."""
+    path = version / "conversion_info.json"
+    if not path.exists():
+        return ConversionInfo()
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=ConversionInfo)
+    except (OSError, msgspec.DecodeError) as exc:
+        raise RepositoryError(f"{path}: {exc}") from exc
+
+
+def read_plan_infos(version: Path) -> dict[str, PlanInfo]:
+    """What is said of each precision's plan; raises `RepositoryError`."""
+    return _decode(version, "plans", read_conversion(version).plans, dict[str, PlanInfo])
+
+
+def read_verdicts(version: Path) -> dict[str, Verdict]:
+    """The accuracy gate's verdict on each precision that it judged; raises `RepositoryError`."""
+    return _decode(version, "validation", read_conversion(version).validation, dict[str, Verdict])
+
+
+def refuse_by_gate(version: Path) -> None:
+    """Raise `RepositoryError` where the accuracy gate leaves nothing of the version to serve.
+
+    A graph without plans was compared with its network when it was exported, and passes. A precision that was
+    refused is never chosen, so it is no obstacle beside one that passed; refused fp32 is, since it is the reference.
+    """
+    judged = {name: each for name, each in read_verdicts(version).items() if each.promotable is not None}
+    refused = {name: each for name, each in judged.items() if not each.promotable}
+    if "fp32" not in refused and (not refused or len(refused) < len(judged)):
+        return
+    said = "; ".join(f"{name}: {', '.join(each.reasons) or 'no reason given'}" for name, each in refused.items())
+    raise RepositoryError(
+        f"{version}: the accuracy gate refused it: {said}; build and validate another precision "
+        f"(streamd engine build --version {version} --precision fp32), or promote another version"
+    )
+
+
+def check_hashes(version: Path) -> None:
+    """Compare each file that is listed with its SHA-256; raises `RepositoryError`.
+
+    Plans are left out: they can be built again from the graph, so a changed one is passed over when plans are
+    chosen (`plans.py`), and the version still serves.
+    """
+    info = version / "conversion_info.json"
+    for name, expected in read_conversion(version).sha256.items():
+        file = version / name
+        if not is_plain_name(name):
+            raise RepositoryError(f"{info}: sha256 names {name!r}, expected a file of the version itself")
+        if file.suffix == PLAN_SUFFIX:
+            continue
+        if not file.is_file():
+            raise RepositoryError(f"{file}: missing; {info.name} lists it; copy the version again, whole")
+        found = sha256_of(file)
+        if found != expected:
+            raise RepositoryError(
+                f"{file}: changed since it was made (SHA-256 {found}, expected {expected}); copy the version again"
+            )
+
+
+def sha256_of(file: Path) -> str:
+    """A file's SHA-256 in hexadecimal; raises `RepositoryError`."""
+    try:
+        with file.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as exc:
+        raise RepositoryError(f"{file}: cannot be read: {exc.strerror or exc}") from exc
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether this is a file's own name, without any way to another folder."""
+    return name not in ("", ".", "..") and not set(name) & {"/", "\x00"} and len(os.fsencode(name)) <= MAX_NAME_BYTES
+
+
+def _decode(version: Path, key: str, raw: msgspec.Raw, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except msgspec.DecodeError as exc:
+        raise RepositoryError(f"{version / 'conversion_info.json'}: {key}: {exc}") from exc

@@ -1,0 +1,62 @@
+"""Refuses what is no engine version by its name or content: PyTorch models, TorchScript, links out of the folder.
+
+Nothing is loaded to find out: a pickle can run code.
+"""
+
+import re
+import stat
+import zipfile
+from pathlib import Path
+
+from streamd.core.errors import RepositoryError
+
+_CHECKPOINT_SUFFIXES = {".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin", ".torchscript", ".ptl"}
+_PYTORCH_NAME = re.compile(r"pytorch|torch(script)?_", re.IGNORECASE)
+_ZIP_MAGIC = b"PK\x03\x04"
+# Protocol 2 with the number that older torch.save begins with; then pickles as Python itself writes them.
+_PICKLE = re.compile(rb"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19|\x80[\x02\x03][c}\]\(]|\x80[\x04\x05]\x95", re.DOTALL)
+_WAY_OUT = "a PyTorch model is never loaded here: export it to ONNX and serve that version"
+
+
+def refuse_foreign(version: Path) -> None:
+    """Raise `RepositoryError` with the reason where a folder is, or holds, what must never be served."""
+    if _PYTORCH_NAME.search(version.name):
+        raise RepositoryError(f"{version}: named as a PyTorch model's folder; {_WAY_OUT}")
+    try:
+        if version.is_symlink():
+            raise RepositoryError(f"{version}: a link; put the version's folder itself there")
+        for file in sorted(version.rglob("*")):
+            _refuse_link(file, version)
+            _refuse_checkpoint(file)
+    except (OSError, RuntimeError) as exc:  # a link that leads to itself is the latter before Python 3.13
+        raise RepositoryError(f"{version}: cannot be read: {exc}") from exc
+
+
+def _refuse_link(file: Path, version: Path) -> None:
+    if file.is_symlink() and not file.resolve().is_relative_to(version.resolve()):
+        raise RepositoryError(f"{file}: a link out of the version's folder; put the file itself there")
+
+
+def _refuse_checkpoint(file: Path) -> None:
+    if file.suffix.lower() in _CHECKPOINT_SUFFIXES:
+        raise RepositoryError(f"{file}: a PyTorch checkpoint (a pickle can run code); {_WAY_OUT}")
+    if not file.exists() or not stat.S_ISREG(file.stat().st_mode):  # to open a pipe would wait for its writer
+        return
+    with file.open("rb") as opened:
+        begin = opened.read(16)
+    if _PICKLE.match(begin):
+        raise RepositoryError(f"{file}: a pickle, as PyTorch checkpoints are (it can run code); {_WAY_OUT}")
+    if begin.startswith(_ZIP_MAGIC):
+        _refuse_archive(file)
+
+
+def _refuse_archive(file: Path) -> None:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = archive.namelist()
+    except zipfile.BadZipFile:
+        return  # whatever it is, it is no archive that PyTorch could load
+    if any("/code/" in name or name.endswith("/constants.pkl") for name in names):
+        raise RepositoryError(f"{file}: a TorchScript archive; {_WAY_OUT}")
+    if any(name.rpartition("/")[2] == "data.pkl" for name in names):
+        raise RepositoryError(f"{file}: a PyTorch checkpoint (an archive with a pickle in it); {_WAY_OUT}")

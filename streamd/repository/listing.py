@@ -1,0 +1,151 @@
+"""What is known of each version of a repository, sound or not: for people, and for scripts.
+
+Only looks; what is found is plain data.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from streamd.core.errors import RepositoryError
+from streamd.repository.conversion import Verdict, read_verdicts
+from streamd.repository.files import is_held, size_bytes
+from streamd.repository.plans import Machine, PlanFile, read_plans, unlisted_plans, why_damaged, why_not
+from streamd.repository.record import Record, read_record
+from streamd.repository.versions import EngineRepository, EngineVersion, Rule, stamp_of
+
+
+@dataclass(frozen=True)
+class PlanEntry:
+    """A plan, and why it would not run here; `fits` is None where no machine was given to compare with."""
+
+    plan: PlanFile
+    fits: bool | None = None
+    why_not: str | None = None
+
+
+@dataclass(frozen=True)
+class VersionEntry:
+    """One version as a list shows it; `refused` tells why it is not sound, `serves` the rule by which it serves.
+
+    `plans_refused` tells what is wrong with its list of plans: its graph serves all the same.
+    """
+
+    name: str
+    stamp: str
+    size_bytes: int
+    architecture: str = ""
+    refused: str | None = None
+    serves: Rule | None = None
+    promoted: bool = False
+    previous: bool = False
+    default: bool = False
+    held: bool = False
+    plans: tuple[PlanEntry, ...] = ()
+    unlisted_plans: tuple[str, ...] = ()
+    plans_refused: str | None = None
+    validation: Mapping[str, Verdict] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A repository's versions, the newest first, and the record of promotions."""
+
+    root: Path
+    versions: tuple[VersionEntry, ...]
+    record: Record
+
+    @property
+    def serving(self) -> VersionEntry | None:
+        """The version that serves where none is pinned; None where none is sound."""
+        return next((entry for entry in self.versions if entry.serves), None)
+
+
+def list_versions(repository: EngineRepository, machine: Machine | None = None) -> Listing:
+    """Look at every version; plans are compared with `machine` by what is said of them. Raises `RepositoryError`."""
+    record = read_record(repository.root)
+    loaded = {path.name: _load(repository, path.name) for path in repository.folders()}
+    rules = _serving_rule(repository, loaded)
+    entries = [_entry(repository.root / name, found, record, rules, machine) for name, found in loaded.items()]
+    entries.sort(key=lambda entry: (entry.stamp, entry.name), reverse=True)
+    return Listing(repository.root, tuple(entries), record)
+
+
+def inspect_version(repository: EngineRepository, name: str, machine: Machine | None = None) -> VersionEntry:
+    """Look at one version, its plans' files included; raises `RepositoryError` where there is none of this name."""
+    path = repository.folder(name)
+    loaded = {each.name: _load(repository, each.name) for each in repository.folders()}
+    found = loaded[name] if name in loaded else _load(repository, name)
+    rules = _serving_rule(repository, loaded)
+    return _entry(path, found, read_record(repository.root), rules, machine, thorough=True)
+
+
+def to_builtins(found: Listing | VersionEntry) -> Any:
+    """Turn what was found into what JSON can say."""
+    return msgspec.to_builtins(found, enc_hook=str)
+
+
+def _load(repository: EngineRepository, name: str) -> EngineVersion | str:
+    try:
+        return repository.load(name)
+    except RepositoryError as exc:
+        return str(exc)
+
+
+def _serving_rule(repository: EngineRepository, loaded: Mapping[str, EngineVersion | str]) -> dict[str, Rule]:
+    """The one version that serves, with its rule; none where none is sound."""
+    for name, rule in repository.in_order():
+        if isinstance(loaded.get(name), EngineVersion):
+            return {name: rule}
+    return {}
+
+
+def _entry(
+    path: Path,
+    found: EngineVersion | str,
+    record: Record,
+    rules: Mapping[str, Rule],
+    machine: Machine | None,
+    *,
+    thorough: bool = False,
+) -> VersionEntry:
+    common: dict[str, Any] = {
+        "name": path.name,
+        "stamp": stamp_of(path.name),
+        "size_bytes": size_bytes(path),
+        "promoted": path.name == record.current,
+        "previous": path.name == record.previous,
+        "held": is_held(path),
+    }
+    if isinstance(found, str):
+        return VersionEntry(**common, refused=found)
+    return VersionEntry(
+        **common,
+        architecture=found.manifest.architecture,
+        serves=rules.get(path.name),
+        default=found.manifest.default,
+        **_plans(found, machine, thorough),
+    )
+
+
+def _plans(version: EngineVersion, machine: Machine | None, thorough: bool) -> dict[str, Any]:
+    try:
+        return {
+            "plans": tuple(_plan_entry(plan, machine, thorough) for plan in read_plans(version)),
+            "unlisted_plans": tuple(path.name for path in unlisted_plans(version)),
+            "validation": read_verdicts(version.path),
+        }
+    except RepositoryError as exc:
+        return {"plans_refused": str(exc)}
+
+
+def _plan_entry(plan: PlanFile, machine: Machine | None, thorough: bool) -> PlanEntry:
+    reason = why_not(plan, machine) if machine is not None else None
+    if reason is None and (thorough or not plan.path.is_file()):
+        reason = why_damaged(plan)
+    if reason is None and machine is None:
+        return PlanEntry(plan)
+    return PlanEntry(plan, reason is None, reason)

@@ -1,0 +1,60 @@
+"""Promotes a version and rolls back: one atomic change of one small file, by one person at a time.
+
+A version is promoted only if it is sound and its accuracy gate lets it serve.
+"""
+
+from streamd.core.errors import RepositoryError
+from streamd.repository.conversion import refuse_by_gate
+from streamd.repository.files import exclusive
+from streamd.repository.record import Record, read_record, write_record
+from streamd.repository.versions import EngineRepository
+
+
+class Promoter:
+    """Changes which version a repository serves; a daemon that runs goes on with the one that it has loaded.
+
+    `now` is epoch seconds; `who` and `why` are kept in the record's history.
+    """
+
+    def __init__(self, repository: EngineRepository) -> None:
+        self.repository = repository
+
+    def promote(self, version: str, who: str, why: str, now: float) -> Record:
+        """Let `version` serve from now on; returns the record, unchanged where it is promoted already.
+
+        Raises `RepositoryError` where it is not sound, its gate refused it, or another promotion is under way.
+        """
+        root = self.repository.root
+        with exclusive(root):
+            refuse_by_gate(self.repository.load(version).path)
+            before = read_record(root)
+            after = before.promoted(version, when=now, who=who, why=why)
+            if after is not before:
+                write_record(root, after)
+        return after
+
+    def rollback(self, who: str, why: str, now: float) -> Record:
+        """Undo the last promotion that is not undone yet; returns the record.
+
+        What was promoted before it serves again; before the first promotion that is the default version, or the
+        newest. Earlier versions that are gone or refused by now are passed over, which the record tells. Raises
+        `RepositoryError` where nothing is promoted, or nothing sound is left to go back to.
+        """
+        root = self.repository.root
+        with exclusive(root):
+            before = read_record(root)
+            try:
+                after = before.rolled_back(self._may_serve, when=now, who=who, why=why)
+            except ValueError as exc:
+                raise RepositoryError(f"{root}: {exc}: there is nothing to roll back") from exc
+            if after.current is None:
+                self.repository.choose_unpromoted()  # raises where the way back leads nowhere
+            write_record(root, after)
+        return after
+
+    def _may_serve(self, name: str) -> bool:
+        try:
+            refuse_by_gate(self.repository.load(name).path)
+        except RepositoryError:
+            return False
+        return True

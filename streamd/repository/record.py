@@ -1,0 +1,109 @@
+"""The record of promotions, `promoted.json`: which version was promoted, over which others, by whom and why.
+
+A record never changes; `promoted` and `rolled_back` return the next one. Who may be promoted is decided elsewhere.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from streamd.core.errors import RepositoryError
+from streamd.repository.files import replace_file
+
+RECORD_NAME = "promoted.json"
+MAX_EARLIER = 50
+MAX_HISTORY = 200
+MAX_TEXT_CHARACTERS = 500
+
+
+class Change(msgspec.Struct, frozen=True, rename={"from_": "from"}):
+    """One promotion or rollback; a version is None where nothing was, or is, promoted."""
+
+    kind: Literal["promote", "rollback"]
+    version: str | None
+    from_: str | None
+    when: float
+    """Epoch seconds."""
+    who: str
+    why: str
+    passed_over: tuple[str, ...] = ()
+    """Earlier versions that a rollback could not go to, since they are gone or refused."""
+
+
+class Record(msgspec.Struct, frozen=True):
+    """What is promoted, what was before it, and how it came about.
+
+    `earlier` is an undo stack, its last the one promoted before `current`. A promotion puts `current` on it, a
+    rollback takes its last off, so rolling back twice goes two promotions back, and never to what was rolled back
+    from. Below the stack lies "nothing promoted": the default version serves, or the newest.
+    """
+
+    current: str | None = None
+    earlier: tuple[str, ...] = ()
+    history: tuple[Change, ...] = ()
+
+    @property
+    def previous(self) -> str | None:
+        """The version promoted before the current one; None where there is none."""
+        return self.earlier[-1] if self.earlier else None
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """What was promoted and is not rolled back, the newest promotion first."""
+        current = () if self.current is None else (self.current,)
+        return (*current, *reversed(self.earlier))
+
+    def promoted(self, version: str, *, when: float, who: str, why: str) -> "Record":
+        """Return the record with `version` promoted; this one, where it is so already."""
+        if version == self.current:
+            return self
+        earlier = self.earlier if self.current is None else (*self.earlier, self.current)
+        change = Change("promote", version, self.current, when, _text(who), _text(why))
+        return Record(version, earlier[-MAX_EARLIER:], self._with(change))
+
+    def rolled_back(self, is_sound: Callable[[str], bool], *, when: float, who: str, why: str) -> "Record":
+        """Return the record with the last promotion undone, and those before it whose versions are not sound.
+
+        Raises `ValueError` where nothing is promoted.
+        """
+        if self.current is None:
+            raise ValueError("nothing is promoted")
+        earlier, passed_over = list(self.earlier), list[str]()
+        while earlier and not is_sound(earlier[-1]):
+            passed_over.append(earlier.pop())
+        version = earlier.pop() if earlier else None
+        change = Change("rollback", version, self.current, when, _text(who), _text(why), tuple(passed_over))
+        return Record(version, tuple(earlier), self._with(change))
+
+    def _with(self, change: Change) -> tuple[Change, ...]:
+        return (*self.history, change)[-MAX_HISTORY:]
+
+
+def read_record(root: Path) -> Record:
+    """Read the record of a folder of versions; without one nothing was promoted. Raises `RepositoryError`."""
+    path = root / RECORD_NAME
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Record)
+    except FileNotFoundError:
+        return Record()
+    except OSError as exc:
+        raise RepositoryError(f"{path}: cannot be read: {exc.strerror or exc}") from exc
+    except msgspec.DecodeError as exc:
+        raise RepositoryError(
+            f"{path}: {exc}; restore it, or remove it: nothing is promoted then, and the default version serves"
+        ) from exc
+
+
+def write_record(root: Path, record: Record) -> None:
+    """Put the record in the old one's place, all or nothing; raises `RepositoryError`."""
+    said = msgspec.to_builtins(record)
+    # For whoever reads the file: it follows from `earlier`, which alone is read back.
+    shown = {"current": said["current"], "previous": record.previous, **said}
+    replace_file(root / RECORD_NAME, msgspec.json.format(msgspec.json.encode(shown), indent=2) + b"\n")
+
+
+def _text(text: str) -> str:
+    """Cut what a person said to its bound; a shell may hand over what is no text."""
+    return text.encode("utf-8", "replace").decode()[:MAX_TEXT_CHARACTERS]

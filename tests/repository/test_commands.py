@@ -1,0 +1,242 @@
+"""The commands: what they say, what they return, and that --help teaches and loads nothing heavy."""
+
+import argparse
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from streamd.core.errors import RepositoryError
+from streamd.repository.files import VersionHold
+from streamd.repository.listing import inspect_version, list_versions
+from streamd.repository.plans import Machine
+from streamd.repository.report import human_bytes
+from streamd.repository.versions import EngineRepository
+from tests.repository.making import add_plan, judge, make, tell
+
+A, B, C, D = (f"{letter}_2025010{day}_000000" for day, letter in enumerate("abcd", 1))
+COMMANDS = ("list", "inspect", "promote", "rollback", "gc")
+H200 = Machine("NVIDIA H200", "9.0", "8.6.1")
+
+
+@pytest.fixture
+def engines(tmp_path: Path) -> Path:
+    for name in (A, B, C):
+        make(tmp_path, name, default=name == B)
+    return tmp_path
+
+
+def module_of(command: str) -> ModuleType:
+    return importlib.import_module(f"streamd.repository.commands.{command}")
+
+
+def run(command: str, *arguments: str, probe: Any = None) -> int:
+    parser = argparse.ArgumentParser(prog=f"streamd engine {command}")
+    module = module_of(command)
+    module.add_arguments(parser)
+    args = parser.parse_args(arguments)
+    if probe is not None:
+        args.probe = probe
+    status: int = module.main(args)
+    return status
+
+
+@pytest.fixture
+def said(engines: Path, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run a command; returns its status and what it said, decoded where that is JSON."""
+
+    def call(command: str, *arguments: str, probe: Any = None) -> tuple[int, Any]:
+        status = run(command, *arguments, "--engines", str(engines), probe=probe)
+        text = capsys.readouterr().out
+        return status, json.loads(text) if "--json" in arguments else text
+
+    return call
+
+
+# ---------------------------------------------------------------- help
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_teaches_and_loads_nothing_heavy(command: str) -> None:
+    code = (
+        "import argparse, sys\n"
+        f"from streamd.repository.commands import {command} as module\n"
+        "module.add_arguments(argparse.ArgumentParser())\n"
+        "print(module.DESCRIPTION, module.EXAMPLES)\n"
+        "print(sorted({'numpy', 'msgspec', 'onnxruntime'} & set(sys.modules)))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    *text, loaded = ran.stdout.splitlines()
+    assert loaded == "[]"
+    assert any(line.strip().startswith(f"streamd engine {command}") for line in text), "an example"
+    assert max(map(len, text)) <= 120
+
+
+def test_examples_are_sound_command_lines() -> None:
+    import shlex
+
+    for command in COMMANDS:
+        parser = argparse.ArgumentParser()
+        module_of(command).add_arguments(parser)
+        for line in module_of(command).EXAMPLES.splitlines()[1:]:
+            parser.parse_args(shlex.split(line)[3:])
+
+
+def test_the_folder_is_a_flag_or_a_variable(engines: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STREAMD_ENGINES", str(engines))
+    assert run("list") == 0
+    with pytest.raises(RepositoryError, match="nowhere: no such folder"):
+        run("list", "--engines", str(engines / "nowhere"))
+
+
+# ---------------------------------------------------------------- list and inspect
+def test_the_list_marks_what_serves_and_tells_what_is_refused(said: Any, engines: Path) -> None:
+    (engines / C / "model.onnx").unlink()
+    status, text = said("list")
+    lines = text.splitlines()
+    assert status == 0
+    assert [line.split()[0] for line in lines[1:4]] == [C, "*", A]
+    assert "refused" in lines[1]
+    assert "sound, default, serves" in lines[2]
+    assert f"{C}: {engines / C}: has no model.onnx" in text
+    assert lines[-1] == "* serves where none is pinned (default)"
+
+
+def test_the_list_is_data_too(said: Any, engines: Path) -> None:
+    add_plan(engines / A, "fp16")
+    judge(engines / A, "fp16", True)
+    with VersionHold(engines / A):
+        assert said("promote", A)[0] == 0
+        status, found = said("list", "--json", probe=lambda: H200)
+    newest, *_, oldest = found["versions"]
+    assert (status, newest["name"], oldest["name"]) == (0, C, A)
+    assert oldest["promoted"] is oldest["held"] is True
+    assert (oldest["serves"], oldest["stamp"], oldest["architecture"]) == ("promoted", "20250101_000000", "fake")
+    assert oldest["size_bytes"] == sum(file.stat().st_size for file in (engines / A).iterdir())
+    assert [(each["plan"]["precision"], each["fits"]) for each in oldest["plans"]] == [("fp16", True)]
+    assert found["record"]["current"] == A
+
+
+def test_where_nothing_can_serve_the_list_fails(said: Any, engines: Path) -> None:
+    for name in (A, B, C):
+        (engines / name / "model.onnx").unlink()
+    status, text = said("list")
+    assert status == 1
+    assert text.endswith("no version can serve\n")
+
+
+def test_an_empty_folder_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("list", "--engines", str(tmp_path)) == 1
+    assert "holds no folder named" in capsys.readouterr().out
+
+
+def test_a_version_is_inspected(said: Any, engines: Path) -> None:
+    add_plan(engines / A, "fp16")
+    judge(engines / A, "fp16", False, "coverage off by 7 %")
+    add_plan(engines / A, "fp32").write_bytes(b"changed")
+    (engines / A / "model_int8.engine").write_bytes(b"unlisted")
+    status, text = said("inspect", A, probe=lambda: H200)
+    assert status == 0
+    for part in (
+        "does not run here: the accuracy gate did not let it through: coverage off by 7 %",
+        "does not run here: model_fp32.engine changed since it was built",
+        "model_int8.engine: never loaded",
+        "gate fp16",
+        "refused; coverage off by 7 %",
+    ):
+        assert part in text
+    # 2. Without a machine to compare with, what is not known is not claimed.
+    (engines / A / "model_int8.engine").unlink()
+    add_plan(engines / A, "fp32")
+    entry = said("inspect", A, "--json")[1]
+    assert [each["fits"] for each in entry["plans"]] == [None, None]
+    assert "no GPU here to compare with" in said("inspect", A)[1]
+
+
+def test_a_refused_version_is_inspected_with_its_reason(said: Any, engines: Path) -> None:
+    (engines / A / "model.onnx").write_bytes(b"")
+    status, text = said("inspect", A)
+    assert status == 1
+    assert "not an ONNX model" in text
+    with pytest.raises(RepositoryError, match="no engine version 'z_20250101_000000'"):
+        said("inspect", "z_20250101_000000")
+
+
+def test_plans_that_cannot_be_read_do_not_hide_the_version(said: Any, engines: Path) -> None:
+    tell(engines / B, plans=[])
+    entry = inspect_version(EngineRepository(engines), B)
+    assert (entry.refused, entry.serves) == (None, "default")
+    assert "plans" in str(entry.plans_refused)
+    assert "plans refused" in said("inspect", B)[1]
+    listing = list_versions(EngineRepository(engines), H200)
+    assert listing.serving is not None
+    assert listing.serving.plans_refused == entry.plans_refused
+
+
+# ---------------------------------------------------------------- promote, rollback, gc
+def test_promote_and_roll_back(said: Any, engines: Path) -> None:
+    status, text = said("promote", A, "--why", "better", "--who", "ann")
+    assert (status, text) == (0, f"promoted {A}; {A} serves from the daemon's next start (promoted)\n")
+    status, found = said("promote", C, "--json")
+    assert (found["current"], found["previous"], found["serves"]) == (C, A, C)
+    assert (found["history"][0]["who"], found["history"][0]["why"]) == ("ann", "better")
+    assert "@" in found["history"][1]["who"]
+    (engines / A / "model.onnx").unlink()
+    status, text = said("rollback")
+    assert status == 0
+    assert f"rolled back from {C}; {B} serves from the daemon's next start (default)" in text
+    assert f"passed over, since it cannot serve: {A}" in text
+    with pytest.raises(RepositoryError, match="nothing to roll back"):
+        said("rollback")
+    with pytest.raises(RepositoryError, match=r"has no model\.onnx"):
+        said("promote", A)
+
+
+def test_who_is_told_without_a_user_database(said: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody() -> str:
+        raise KeyError("no such uid")
+
+    monkeypatch.setattr("getpass.getuser", nobody)
+    assert said("promote", A, "--json")[1]["history"][0]["who"].startswith(f"{os.getuid()}@")
+
+
+def test_gc_tells_what_goes_and_what_stays(said: Any, engines: Path) -> None:
+    status, text = said("gc", "--keep", "1", "--dry-run")
+    assert status == 0
+    assert f"would remove {A} (" in text
+    assert f"kept {B}: default, would serve" in text
+    assert "would free" in text
+    assert (engines / A).is_dir()
+    status, found = said("gc", "--keep", "1", "--json")
+    assert ({*found["removed"]}, found["dry_run"]) == ({A}, False)
+    assert found["freed_bytes"] == found["removed"][A] > 0
+    assert not (engines / A).exists()
+
+
+@pytest.mark.parametrize("keep", ["0", "-1", "x", "1.5", ""])
+def test_gc_keeps_at_least_one(engines: Path, keep: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run("gc", "--keep", keep, "--engines", str(engines))
+    assert caught.value.code == 2
+    assert "at least 1" in capsys.readouterr().err or keep == "-1"
+
+
+def test_gc_fails_where_something_resists(said: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("streamd.repository.files.os.rename", refuse)
+    status, text = said("gc", "--keep", "1")
+    assert status == 1
+    assert "failed: " in text
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (3_334_717, "3.2 MiB"), (2**50, "1024.0 TiB")]
+)
+def test_sizes_are_read_by_people(size: int, text: str) -> None:
+    assert human_bytes(size) == text
