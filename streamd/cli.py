@@ -31,16 +31,17 @@ def make_parser() -> argparse.ArgumentParser:
     parser.set_defaults(takes_rest=False)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_serve(commands.add_parser("serve", help="run the daemon", description="Run the daemon."))
-    for name, module, text in _LAZY:
+    for name, module, extra, text in _LAZY:
         command = commands.add_parser(name, help=text, add_help=False)
-        command.set_defaults(run=_run_lazily, module=module, prog=f"streamd {name}", takes_rest=True)
+        command.set_defaults(run=_run_lazily, module=module, extra=extra, prog=f"streamd {name}", takes_rest=True)
     return parser
 
 
 _LAZY = (
-    ("train", "streamd.training.train", "train a network (extra: train)"),
-    ("release", "streamd.training.release", "make an engine version of a training run (extra: train)"),
-    ("evaluate", "streamd.training.evaluate", "judge an engine version or a run beside the baselines (extra: train)"),
+    ("engine", "streamd.toolchain.command", "build", "make, check and keep engine versions (extra: build)"),
+    ("train", "streamd.training.train", "train", "train a network (extra: train)"),
+    ("release", "streamd.training.release", "train", "make an engine version of a training run (extra: train)"),
+    ("evaluate", "streamd.training.evaluate", "train", "judge an engine version or a run (extra: train)"),
 )
 """Commands whose modules need an extra: even their arguments are known only once they are imported."""
 
@@ -49,7 +50,7 @@ def _run_lazily(args: argparse.Namespace) -> int:
     try:
         module = importlib.import_module(args.module)
     except ImportError as exc:
-        message = f"{args.prog}: {exc}; install what it needs: pip install 'streamd[train]'"
+        message = f"{args.prog}: {exc}; install what it needs: pip install 'streamd[{args.extra}]'"
         print(message, file=sys.stderr)  # noqa: T201 - a terminal program
         return USAGE_ERROR
     parser = argparse.ArgumentParser(prog=args.prog, description=(module.__doc__ or "").partition("\n")[0])

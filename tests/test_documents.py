@@ -9,7 +9,10 @@ from streamd.core import errors
 from streamd.core.errors import StreamdError
 
 ROOT = Path(__file__).resolve().parent.parent
-START_UP = {errors.ConfigError, errors.RepositoryError, errors.BackendUnavailableError, errors.StateError}
+START_UP = {
+    *(errors.ConfigError, errors.RepositoryError, errors.BackendUnavailableError, errors.StateError),
+    errors.BuildError,
+}
 
 
 def wire_codes() -> set[str]:

@@ -69,7 +69,10 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
         *(f"streamd.{room}" for room in ("device", "repository", "runtime", "server", "transport", "cli")),
     ),
     "streamd.device": tuple(f"streamd.{room}" for room in ("repository", "runtime", "server", "transport", "cli")),
-    "streamd.repository": tuple(f"streamd.{room}" for room in ("device", "runtime", "server", "transport", "cli")),
+    "streamd.repository": tuple(
+        f"streamd.{room}" for room in ("device", "runtime", "server", "toolchain", "transport", "cli")
+    ),
+    "streamd.toolchain": ("streamd.runtime", "streamd.server", "streamd.transport", "streamd.cli"),
     "streamd.runtime": ("aiohttp", "streamd.transport", "streamd.server", "streamd.repository", "streamd.cli"),
     "streamd.transport": ("streamd.device", "streamd.server", "streamd.repository", "streamd.cli"),
     "streamd.server": ("streamd.cli",),
@@ -218,6 +221,8 @@ def test_there_is_no_import_cycle() -> None:
 
 # ---------------------------------------------------------------- light to start
 HEAVY = (
+    "onnx",
+    "tqdm",
     "numpy",
     "aiohttp",
     "uvloop",
@@ -249,7 +254,7 @@ def heavy_modules(code: str) -> list[str]:
     return [name for name in loaded if is_in(name, HEAVY)]
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["serve", "--help"], ["--version"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["serve", "--help"], ["engine", "--help"], ["--version"]])
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     assert heavy_modules(f"from streamd.cli import main; main({arguments!r})") == []
 
@@ -316,10 +321,11 @@ CODES = {
     *("invalid_time", "invalid_value", "too_old", "too_far_ahead", "invalid_tensor", "all_missing"),
     *("invalid_selection", "unknown_server", "unavailable", "too_busy", "draining", "storage", "inference_failed"),
     *("lane_lost", "forecast_not_finite", "config", "repository", "backend_unavailable", "state"),
+    "build_failed",
 }
 """What the wire shows. Callers depend on them: one may be added, none may change or go."""
 
-TELLS_ITS_PARENT_S_CODE = {"BatchFailedError", "ForeignLayoutError"}
+TELLS_ITS_PARENT_S_CODE = {"BatchFailedError", "CudaError", "ForeignLayoutError"}
 """Errors that the wire need not tell from their parent."""
 
 

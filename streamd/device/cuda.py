@@ -27,8 +27,6 @@ address, launch timeout, destroyed context, assertion, faults of a kernel, unkno
 class CudaError(StreamdError):
     """A CUDA call failed; `number` and `name` are CUDA's own, `sticky` where its device answers nothing any more."""
 
-    code = "cuda"
-
     def __init__(self, call: str, number: int, name: str, text: str, device: int) -> None:
         super().__init__(f"{call} on device {device}: {name} ({number}): {text}")
         self.call = call

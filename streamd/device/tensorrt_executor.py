@@ -4,7 +4,6 @@ Knows tensors by name and nothing of forecasts. One owner at a time; `start` and
 other than the one that made it.
 """
 
-import threading
 from bisect import bisect_left
 from contextlib import ExitStack
 from functools import partial
@@ -42,7 +41,6 @@ class TensorRtExecutor:
         """By bucket: `captured`, or why it is enqueued piece by piece."""
         self._engine = engine
         self._plan: Any = None
-        self._thread = threading.local()
         self._contexts: dict[int, Any] = {}
         self._launches: dict[int, Graph] = {}
         self._open = ExitStack()
@@ -138,7 +136,7 @@ class TensorRtExecutor:
         """Put the first `count` rows of `inputs` on the stream; returns at once."""
         bucket = self.bucket_for(count)
         try:
-            self._use_device()
+            cuda.use_device(self._engine.device)
             graph = self._launches.get(bucket)
             if graph is not None:
                 graph.launch(self._stream)
@@ -158,14 +156,10 @@ class TensorRtExecutor:
     def check(self) -> None:
         """Raise `LaneLostError` where the device reports an error; never blocks."""
         try:
+            cuda.use_device(self._engine.device)
             self._stream.done()
         except CudaError as error:
             raise self._lost(error) from error
-
-    def _use_device(self) -> None:
-        if not getattr(self._thread, "here", False):
-            cuda.use_device(self._engine.device)
-            self._thread.here = True
 
     def _enqueue(self, bucket: int) -> None:
         stream, context = self._stream, self._contexts[bucket]

@@ -1,0 +1,184 @@
+"""`streamd engine build`: flags to plans, in a new engine version or in a plain folder."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from streamd.core.errors import ConfigError
+from streamd.toolchain.flags import batch_sizes, mebibytes, precisions
+
+if TYPE_CHECKING:
+    from streamd.toolchain.builder import BuildSettings, Profile
+    from streamd.toolchain.plans import PrecisionOptions
+    from streamd.toolchain.progress import Progress
+    from streamd.toolchain.sources import Source
+
+DESCRIPTION = """\
+Build TensorRT plans on this machine's GPU, for it and for the installed TensorRT.
+
+The result is a new engine version beside the others, written whole or not at all, which `streamd serve` takes.
+A plan holds one static profile for each bucket (batch size), so that each can be captured into a CUDA graph;
+--min-batch, --opt-batch and --max-batch build one dynamic profile instead.
+fp16 and bf16 keep in float32 what meets raw units, what is steep, and what --calibration-data shows not to fit.
+"""
+
+EXAMPLES = """\
+examples:
+  streamd engine build --version engines/patch_tensorrt_20261121_110000 --precision fp32,fp16 \\
+      --calibration-data examples/fleet/servers.csv.gz --timing-cache gpu.timing-cache
+  streamd engine build --version engines/tft_tensorrt_20261121_103000 --precision int8 \\
+      --calibration-data windows.npz --num-calibration-samples 500
+  streamd engine build --onnx model.onnx --precision fp16 --min-batch 1 --opt-batch 64 --max-batch 256 \\
+      --plans-only plans/
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's flags."""
+    source = parser.add_argument_group("from")
+    one = source.add_mutually_exclusive_group(required=True)
+    one.add_argument("--onnx", type=Path, metavar="FILE", help="any ONNX model with a dynamic batch axis")
+    one.add_argument("--version", type=Path, metavar="DIR", help="an engine version: its graph and its manifest")
+    source.add_argument("--config", type=Path, metavar="FILE",
+                        help="the manifest of --onnx (config.json beside it)")  # fmt: skip
+    plans = parser.add_argument_group("plans")
+    plans.add_argument("--precision", type=precisions, default=("fp32", "fp16"), metavar="P,...",
+                       help="fp32, fp16, bf16, int8 (fp32,fp16)")  # fmt: skip
+    plans.add_argument("--buckets", type=batch_sizes, metavar="N,...", help="batch sizes (1,8,32,64,128,256)")
+    for name in ("min", "opt", "max"):
+        plans.add_argument(f"--{name}-batch", type=int, metavar="N", help=f"{name} of one dynamic profile instead")
+    plans.add_argument("--workspace-size", type=mebibytes, default=4096 * 2**20, metavar="MIB",
+                       help="device memory that the builder may use, in MiB (4096)")  # fmt: skip
+    plans.add_argument("--timing-cache", type=Path, metavar="FILE", help="keep what was timed; later builds are quick")
+    plans.add_argument("--optimization-level", type=int, choices=range(6), help="how long to search (TensorRT's own)")
+    plans.add_argument(
+        "--version-compatible", action="store_true", help="plans that later TensorRTs' lean runtime runs"
+    )
+    plans.add_argument("--tf32", action="store_true", help="let float32 products round to TF32: faster, error 1e-3")
+    plans.add_argument("--typed", action=argparse.BooleanOptionalAction,
+                       help="build fp16 from a graph that says its types, or from the float32 graph with flags, which"
+                            " TensorRT before 11 takes (the first that works)")  # fmt: skip
+    plans.add_argument("--device", type=int, default=0, metavar="N", help="index of the GPU to build on (0)")
+    data = parser.add_argument_group("calibration")
+    data.add_argument("--calibration-data", type=Path, metavar="FILE",
+                      help=".npz of the model's inputs, or a fleet (.csv, .csv.gz, .parquet); for int8")  # fmt: skip
+    data.add_argument("--num-calibration-samples", type=int, default=1000, metavar="N", help="windows at most (1000)")
+    data.add_argument("--calibration", choices=("entropy", "minmax"), default="entropy", help="(entropy)")
+    data.add_argument("--per-tensor", action="store_true", help="int8: one scale for a weight, not one a channel")
+    out = parser.add_argument_group("to")
+    out.add_argument("--out", type=Path, metavar="DIR", help="folder of engine versions (the version's own; engines)")
+    out.add_argument("--name", help="of the new version, before _tensorrt_<stamp> (the source's)")
+    out.add_argument("--default", action="store_true", help="let the new version serve when nothing else is said")
+    out.add_argument("--plans-only", type=Path, metavar="DIR", help="write plans into this folder, and no version")
+    out.add_argument("--keep-graphs", action="store_true", help="keep the graph that each plan was built from")
+    out.add_argument("--json", action="store_true", help="tell the result as JSON on standard output")
+    out.add_argument("--quiet", action="store_true", help="no progress")
+    out.add_argument("--verbose", action="store_true", help="all that TensorRT says")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Build; returns the exit status. Raises `StreamdError`."""
+    from streamd.toolchain.library import load_tensorrt
+    from streamd.toolchain.progress import Progress
+    from streamd.toolchain.sources import read_source
+
+    profiles = profiles_of(args)
+    source = read_source(args.onnx, args.version, args.config, manifest_needed=not args.plans_only)
+    options = _options(args, source)
+    progress = Progress(quiet=args.quiet)
+    library = load_tensorrt()
+    result = _build(args, source, library, _settings(args, profiles), options, progress)
+    print(json.dumps(result, indent=2) if args.json else result["folder"])  # noqa: T201 - a terminal program
+    return 0
+
+
+def profiles_of(args: argparse.Namespace) -> tuple[Profile, ...]:
+    """One static profile a bucket, or one dynamic profile; raises `ConfigError` where flags contradict each other."""
+    from streamd.toolchain.builder import DEFAULT_BUCKETS, Profile
+
+    dynamic = (args.min_batch, args.opt_batch, args.max_batch)
+    if dynamic == (None, None, None):
+        return tuple(Profile.static(bucket) for bucket in args.buckets or DEFAULT_BUCKETS)
+    if args.buckets:
+        raise ConfigError("--buckets and --min-batch, --opt-batch, --max-batch: give one kind")
+    if None in dynamic or not 1 <= dynamic[0] <= dynamic[1] <= dynamic[2]:
+        raise ConfigError(f"--min-batch, --opt-batch, --max-batch are {dynamic}; expected three rising sizes from 1")
+    return (Profile(*dynamic),)
+
+
+def _settings(args: argparse.Namespace, profiles: tuple[Profile, ...]) -> BuildSettings:
+    from streamd.toolchain.builder import BuildSettings
+
+    return BuildSettings(
+        profiles=profiles,
+        workspace_bytes=args.workspace_size,
+        timing_cache=args.timing_cache,
+        version_compatible=args.version_compatible,
+        tf32=args.tf32,
+        optimization_level=args.optimization_level,
+    )
+
+
+def _options(args: argparse.Namespace, source: Source) -> PrecisionOptions:
+    from streamd.toolchain.plans import PrecisionOptions
+    from streamd.toolchain.samples import read_windows
+
+    if args.num_calibration_samples < 1:
+        raise ConfigError(f"--num-calibration-samples {args.num_calibration_samples}: expected 1 or more")
+    if "int8" in args.precision and not args.calibration_data:
+        raise ConfigError("--precision int8 needs --calibration-data FILE: real windows to take the ranges from")
+    windows = None
+    if args.calibration_data:
+        count = args.num_calibration_samples
+        windows = read_windows(args.calibration_data, source.signature, source.contract, count)
+    return PrecisionOptions(windows, args.calibration, per_channel=not args.per_tensor, typed=args.typed)
+
+
+def _build(
+    args: argparse.Namespace,
+    source: Source,
+    library: Any,
+    settings: BuildSettings,
+    options: PrecisionOptions,
+    progress: Progress,
+) -> dict[str, Any]:
+    from streamd.device import cuda
+    from streamd.toolchain.builder import PlanBuilder
+    from streamd.toolchain.plans import PlanMaker
+    from streamd.toolchain.versions import PlansFolder, VersionFolder
+
+    cuda.use_device(args.device)
+    about = {
+        "gpu": cuda.device_name(args.device),
+        "compute_capability": cuda.compute_capability(args.device),
+        "tensorrt": library.version,
+        "calibration": _calibration(args, options),
+    }
+    command = args.command_line
+    folder: PlansFolder = (
+        PlansFolder(args.plans_only, source, command)
+        if args.plans_only
+        else VersionFolder(source, args.out, args.name, command, default=args.default)
+    )
+    with folder:
+        builder = PlanBuilder(library, settings, progress, folder.log, verbose=args.verbose)
+        maker = PlanMaker(builder, source.model, source.signature, options)
+        for precision in args.precision:
+            made = maker.make(precision)
+            entry = folder.add(made, settings, about, keep_graph=args.keep_graphs)
+            progress.line(f"{precision}: {entry['file']}, {entry['bytes']:,} bytes in {entry['seconds']:.0f} s")
+        return folder.finish()
+
+
+def _calibration(args: argparse.Namespace, options: PrecisionOptions) -> dict[str, Any] | None:
+    """What is recorded of the windows."""
+    if options.windows is None:
+        return None
+    from streamd.repository.conversion import sha256_of
+
+    count = len(next(iter(options.windows.values())))
+    path = args.calibration_data
+    return {"file": path.name, "sha256": sha256_of(path), "windows": count, "method": options.calibration}

@@ -1,0 +1,210 @@
+"""A graph into a serialized TensorRT plan: parser, profiles, flags, pinned layers, timing cache.
+
+Every refusal becomes a `BuildError` with the reasons that TensorRT itself gave.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from streamd.core.errors import BuildError
+from streamd.toolchain.graphs import Model, Signature
+from streamd.toolchain.library import TensorRt
+from streamd.toolchain.monitor import make_monitor
+from streamd.toolchain.pins import pin_layers
+from streamd.toolchain.progress import Progress
+
+DEFAULT_WORKSPACE_BYTES = 4 * 2**30
+DEFAULT_BUCKETS = (1, 8, 32, 64, 128, 256)
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Batch sizes that one optimisation profile takes: least, the one it is tuned for, largest."""
+
+    minimum: int
+    optimum: int
+    maximum: int
+
+    @classmethod
+    def static(cls, bucket: int) -> Profile:
+        """A profile of one batch size: only such a one can be captured into a CUDA graph whatever the network."""
+        return cls(bucket, bucket, bucket)
+
+
+@dataclass(frozen=True)
+class BuildSettings:
+    """How plans are built, whatever the precision."""
+
+    profiles: tuple[Profile, ...]
+    workspace_bytes: int = DEFAULT_WORKSPACE_BYTES
+    timing_cache: Path | None = None
+    version_compatible: bool = False
+    tf32: bool = False
+    optimization_level: int | None = None
+
+
+@dataclass(frozen=True)
+class PlanGraph:
+    """What one plan is built from.
+
+    `strongly_typed`: the graph alone says each tensor's type. Otherwise `flags` (`FP16`, `INT8`) allow lower
+    precision, and the nodes named in `pinned` are held in float32.
+    """
+
+    model: Model
+    signature: Signature
+    strongly_typed: bool
+    flags: tuple[str, ...] = ()
+    pinned: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class BuiltPlan:
+    """A plan: `content` is TensorRT's own memory, readable as bytes and never copied here."""
+
+    content: Any
+    seconds: float
+    layers: int
+    pinned_layers: int
+    warnings: tuple[str, ...] = field(default=())
+
+
+class PlanBuilder:
+    """Builds plans with one TensorRT; `tell` gets the lines of its log, those for debugging too if `verbose`."""
+
+    def __init__(
+        self,
+        library: TensorRt,
+        settings: BuildSettings,
+        progress: Progress | None = None,
+        tell: Callable[[str], None] | None = None,
+        *,
+        verbose: bool = False,
+    ) -> None:
+        self.library, self.trt = library, library.module
+        self.settings = settings
+        self.progress = progress or Progress(quiet=True)
+        self.logger = library.make_logger(tell, verbose=verbose)
+        self._tell = tell
+
+    def note(self, text: str) -> None:
+        """Say something, and keep it in the log."""
+        self.progress.line(text)
+        if self._tell is not None:
+            self._tell(text)
+
+    def build(self, graph: PlanGraph, name: str) -> BuiltPlan:
+        """Build one plan; blocks for minutes with the GIL released. Raises `BuildError`."""
+        self.logger.errors.clear()
+        self.logger.warnings.clear()
+        began = time.monotonic()
+        builder = self.trt.Builder(self.logger)
+        network = builder.create_network(self.library.network_flags(strongly_typed=graph.strongly_typed))
+        parser = self.trt.OnnxParser(network, self.logger)
+        self._parse(parser, graph.model, name)
+        config = self._configure(builder, graph)
+        pinned = pin_layers(self.library, network, graph.pinned, _node_names(graph.model)) if graph.pinned else 0
+        cache = self._use_timing_cache(config)
+        monitor = make_monitor(self.library, self.progress, name)
+        if monitor is not None:
+            config.progress_monitor = monitor
+        else:
+            self.progress.line(f"{name}: building, for minutes; TensorRT {self.library.version} tells no progress")
+        content = builder.build_serialized_network(network, config)
+        if monitor is not None:
+            monitor.finish()
+        if content is None:
+            raise BuildError(f"{name}: TensorRT {self.library.version} built no plan: {self._reasons()}")
+        self._keep_timing_cache(config, cache)
+        seconds = time.monotonic() - began
+        return BuiltPlan(content, seconds, network.num_layers, pinned, tuple(self.logger.warnings))
+
+    def _parse(self, parser: Any, model: Model, name: str) -> None:
+        if parser.parse(model.SerializeToString()):
+            return
+        reasons = []
+        for index in range(parser.num_errors):
+            error = parser.get_error(index)
+            # The node's name is told by later versions only; before, its number.
+            node = _asked(error, "node_name") or f"number {error.node()}"
+            operator = _asked(error, "node_operator")
+            reasons.append(f"node {node}{f' ({operator})' if operator else ''}: {error.desc()}")
+        raise BuildError(f"{name}: the parser of TensorRT {self.library.version} refused the graph: "
+                         f"{'; '.join(reasons) or self._reasons()}")  # fmt: skip
+
+    def _configure(self, builder: Any, graph: PlanGraph) -> Any:
+        settings, flag = self.settings, self.library.builder_flag
+        config = builder.create_builder_config()
+        config.set_memory_pool_limit(self.trt.MemoryPoolType.WORKSPACE, settings.workspace_bytes)
+        if settings.optimization_level is not None:
+            config.builder_optimization_level = settings.optimization_level
+        if not settings.tf32 and hasattr(self.trt.BuilderFlag, "TF32"):
+            config.clear_flag(flag("TF32", "float32"))  # it is on unless taken away
+        for name in graph.flags:
+            config.set_flag(flag(name, "a graph whose types the builder chooses"))
+        if graph.pinned:
+            config.set_flag(flag("OBEY_PRECISION_CONSTRAINTS", "keeping nodes in float32"))
+        if settings.version_compatible:
+            config.set_flag(flag("VERSION_COMPATIBLE", "a plan for later versions"))
+            config.set_flag(flag("EXCLUDE_LEAN_RUNTIME", "a plan without the runtime in it"))
+        self.library.share_profiles(config)
+        for sizes in settings.profiles:
+            self._add_profile(builder, config, graph.signature, sizes)
+        return config
+
+    def _add_profile(self, builder: Any, config: Any, signature: Signature, sizes: Profile) -> None:
+        profile = builder.create_optimization_profile()
+        for spec in signature.inputs:
+            shapes = [(size, *spec.shape) for size in (sizes.minimum, sizes.optimum, sizes.maximum)]
+            profile.set_shape(spec.name, *shapes)
+        if config.add_optimization_profile(profile) < 0:
+            raise BuildError(f"profile {sizes}: TensorRT {self.library.version} refused it: {self._reasons()}")
+
+    def _use_timing_cache(self, config: Any) -> Any:
+        """Give the builder what earlier builds measured; an unreadable or foreign cache is begun anew."""
+        path = self.settings.timing_cache
+        if path is None:
+            return None
+        content = path.read_bytes() if path.is_file() else b""
+        cache = config.create_timing_cache(content)
+        if content and (cache is None or not config.set_timing_cache(cache, False)):
+            self.note(f"{path}: a timing cache of another TensorRT or device; begun anew")
+            cache = config.create_timing_cache(b"")
+            config.set_timing_cache(cache, False)
+        elif not content:
+            config.set_timing_cache(cache, False)
+        return cache
+
+    def _keep_timing_cache(self, config: Any, cache: Any) -> None:
+        path = self.settings.timing_cache
+        if cache is None or path is None:
+            return
+        kept = config.get_timing_cache()
+        beside = path.with_name(f".{path.name}.new")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            beside.write_bytes(memoryview((kept if kept is not None else cache).serialize()))
+            beside.replace(path)
+        except OSError as exc:
+            self.note(f"{path}: the timing cache cannot be kept: {exc.strerror or exc}")
+            with suppress(OSError):
+                beside.unlink(missing_ok=True)
+
+    def _reasons(self) -> str:
+        return "; ".join(dict.fromkeys(self.logger.errors)) or "it gave no reason"
+
+
+def _node_names(model: Model) -> Iterable[str]:
+    return (node.name for node in model.graph.node)
+
+
+def _asked(error: Any, name: str) -> str:
+    """What a parser's error says under a name that not every version has."""
+    method = getattr(error, name, None)
+    return str(method()) if method is not None else ""

@@ -1,0 +1,85 @@
+"""How far a long job is: a bar on a terminal where tqdm is installed, plain lines elsewhere, nothing when quiet."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+LINE_EVERY_SECONDS = 5.0
+
+
+class Progress:
+    """Tells of one job at a time on `stream` (standard error, so that output stays clean)."""
+
+    def __init__(
+        self, *, quiet: bool = False, stream: TextIO | None = None, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.quiet = quiet
+        self.stream = stream or sys.stderr
+        self._now = now
+        self._bar_class = None if quiet or not self.stream.isatty() else _tqdm()
+
+    def job(self, text: str, total: int) -> Job:
+        """Begin a job of `total` steps; use it as a context, or close it."""
+        if self._bar_class is not None:
+            return Job(self, text, total, self._bar_class(total=total, desc=text, file=self.stream, leave=False))
+        return Job(self, text, total, None)
+
+    def line(self, text: str) -> None:
+        """Say something once."""
+        if self.quiet:
+            return
+        if self._bar_class is not None:
+            self._bar_class.write(text, file=self.stream)
+        else:
+            print(text, file=self.stream, flush=True)
+
+    def now(self) -> float:
+        """Seconds on a clock that only rises."""
+        return self._now()
+
+
+class Job:
+    """A job that is under way."""
+
+    def __init__(self, progress: Progress, text: str, total: int, bar: Any) -> None:
+        self._progress, self._text, self._total, self._bar = progress, text, total, bar
+        self._done = 0
+        self._began = self._told = progress.now()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def to(self, done: int, total: int | None = None) -> None:
+        """So many steps are done, of `total` where that is known better now; never fewer than before."""
+        self._total = total if total is not None else self._total
+        gained, self._done = max(0, done - self._done), max(done, self._done)
+        if self._bar is not None:
+            self._bar.total = self._total
+            self._bar.update(gained)
+            return
+        now = self._progress.now()
+        if now - self._told >= LINE_EVERY_SECONDS:
+            self._told = now
+            self._progress.line(f"{self._text}: {self._done} of {self._total}, {now - self._began:.0f} s")
+
+    def close(self) -> None:
+        """End it; twice is harmless."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _tqdm() -> Any:
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return None
+    return tqdm

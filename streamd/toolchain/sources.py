@@ -1,0 +1,74 @@
+"""What plans are built from: any ONNX file, with a manifest or without, or an engine version."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from streamd.core.contract import ModelContract
+from streamd.core.errors import ConfigError, RepositoryError
+from streamd.repository.manifest import read_manifest
+from streamd.repository.versions import load_version
+from streamd.toolchain.graphs import Model, Signature, read_graph, signature_of
+
+_STAMPED = re.compile(r"(_tensorrt)?_\d{8}_\d{6}$")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checked graph; `folder` is what further files of its version are copied from."""
+
+    onnx: Path
+    model: Model
+    signature: Signature
+    folder: Path | None
+    manifest: dict[str, Any] | None
+    contract: ModelContract | None
+
+    @property
+    def name(self) -> str:
+        """What versions made of it are called, without `_tensorrt_<stamp>`."""
+        said = self.folder.name if self.folder else (self.manifest or {}).get("name") or self.onnx.stem
+        return _STAMPED.sub("", str(said))
+
+
+def read_source(onnx: Path | None, version: Path | None, config: Path | None, *, manifest_needed: bool) -> Source:
+    """Read an ONNX file or a version (one of them is given); raises `StreamdError`.
+
+    The manifest of an ONNX file is `config`, or `config.json` beside it.
+    """
+    if version is not None:
+        if config is not None:
+            raise ConfigError("--config goes with --onnx; --version has a manifest of its own")
+        checked = load_version(version)
+        return _source(checked.onnx, checked.path, checked.path / "config.json")
+    assert onnx is not None
+    beside = onnx.with_name("config.json")
+    chosen = config or (beside if beside.is_file() else None)
+    if chosen is None and manifest_needed:
+        raise ConfigError(
+            f"{onnx}: a version needs a manifest: give --config FILE, or --plans-only DIR for plans alone"
+        )
+    return _source(onnx, None, chosen)
+
+
+def _source(onnx: Path, folder: Path | None, config: Path | None) -> Source:
+    model = read_graph(onnx)
+    signature = signature_of(model, onnx)
+    if config is None:
+        return Source(onnx, model, signature, folder, None, None)
+    contract = read_manifest(config).contract()
+    check_contract(signature, contract, onnx)
+    manifest: dict[str, Any] = msgspec.json.decode(config.read_bytes(), type=dict[str, Any])
+    return Source(onnx, model, signature, folder, manifest, contract)
+
+
+def check_contract(signature: Signature, contract: ModelContract, source: Path) -> None:
+    """Raise `RepositoryError` where a graph's inputs are not those of its manifest."""
+    found = {spec.name: spec.shape for spec in signature.inputs}
+    if found != contract.input_shapes:
+        raise RepositoryError(f"{source}: its inputs are {found}; its manifest asks for {contract.input_shapes}")

@@ -1,0 +1,34 @@
+"""A machine with a GPU and a TensorRT, both fake: what is built and told is real but for the plan's bytes."""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from streamd.device import cuda
+
+MakeLibrary = Callable[[str], Any]
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One device."""
+    monkeypatch.setattr(cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(cuda, "use_device", lambda device: None)
+    monkeypatch.setattr(cuda, "device_name", lambda device: "NVIDIA Fake")
+    monkeypatch.setattr(cuda, "compute_capability", lambda device: "9.0")
+
+
+@pytest.fixture
+def install(gpu: None, monkeypatch: pytest.MonkeyPatch) -> MakeLibrary:
+    """Install a TensorRT of a version; returns its module, with a `recorder`."""
+    pytest.importorskip("onnx")
+    from tests.toolchain.fake_tensorrt import make_tensorrt
+
+    def made(version: str) -> Any:
+        module = make_tensorrt(version)
+        monkeypatch.setitem(sys.modules, "tensorrt", module)
+        return module
+
+    return made

@@ -1,0 +1,35 @@
+"""What versions are written from, without a graph or a GPU: the writer looks into neither."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from streamd.repository.versions import load_version
+from streamd.toolchain.builder import BuildSettings, BuiltPlan, PlanGraph, Profile
+from streamd.toolchain.graphs import Signature
+from streamd.toolchain.plans import MadePlan
+from streamd.toolchain.precision import Kept
+from streamd.toolchain.sources import Source
+
+SETTINGS = BuildSettings((Profile.static(1), Profile.static(8)))
+WHERE = {"gpu": "NVIDIA Fake", "compute_capability": "9.0", "tensorrt": "8.6.1"}
+
+
+def made_plan(precision: str = "fp16", content: bytes = b"a plan") -> MadePlan:
+    plan = BuiltPlan(content, 12.34, layers=7, pinned_layers=2, warnings=("one", "one"))
+    graph = PlanGraph(Graph(), Signature((), ()), strongly_typed=False, flags=("FP16",), pinned=("/scaler/Div",))
+    return MadePlan(precision, plan, graph, Kept({"/scaler/Div": "pinned: meets raw units"}), typed=True)
+
+
+def source_of(version: Path) -> Source:
+    checked = load_version(version)
+    manifest: Any = msgspec.json.decode((version / "config.json").read_bytes())
+    return Source(checked.onnx, Graph(), Signature((), ()), version, manifest, checked.contract)
+
+
+class Graph:
+    """Stands for a model."""
+
+    def SerializeToString(self) -> bytes:  # noqa: N802 - protobuf's name
+        return b"a graph"

@@ -1,0 +1,282 @@
+"""The builder against TensorRT 8.6, 10 and 11: flags, pins, profiles, timing cache, progress, refusals."""
+
+import io
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("onnx")
+
+from streamd.core.errors import BackendUnavailableError, BuildError
+from streamd.toolchain.builder import BuildSettings, PlanBuilder, PlanGraph, Profile
+from streamd.toolchain.graphs import Signature, fold_constants, signature_of
+from streamd.toolchain.library import load_tensorrt, probe_machine
+from streamd.toolchain.pins import node_of
+from streamd.toolchain.plans import PlanMaker, PrecisionOptions
+from streamd.toolchain.progress import Progress
+from tests.toolchain.conftest import MakeLibrary
+from tests.toolchain.fake_tensorrt import CACHE
+from tests.toolchain.graphs_of import raw_windows, scaled_network
+
+VERSIONS = ["8.6.1", "10.16.0", "11.0.0"]
+STATIC = BuildSettings((Profile.static(1), Profile.static(8)))
+
+
+def maker(settings: BuildSettings = STATIC, **options: Any) -> PlanMaker:
+    graph = scaled_network()
+    builder = PlanBuilder(load_tensorrt(), settings)
+    return PlanMaker(builder, graph, signature_of(graph, "small"), PrecisionOptions(**options))
+
+
+def flags(module: Any) -> set[str]:
+    return {flag.name for flag in module.recorder.config.flags}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_float32_is_without_tf32_and_with_a_profile_a_bucket(install: MakeLibrary, version: str) -> None:
+    module = install(version)
+    made = maker().make("fp32")
+    assert flags(module) == set()
+    assert bytes(made.plan.content).startswith(b"plan of")
+    shapes = [profile.shapes for profile in module.recorder.config.profiles]
+    assert shapes == [{"x": ((size, 6, 8),) * 3} for size in (1, 8)]
+    assert module.recorder.config.pools == {module.MemoryPoolType.WORKSPACE: 4 * 2**30}
+    assert made.plan.warnings == ("weights are subnormal",)
+    maker(BuildSettings((Profile(1, 4, 16),), tf32=True, workspace_bytes=2**20)).make("fp32")
+    assert flags(module) == {"TF32"}
+    assert module.recorder.config.profiles[0].shapes == {"x": ((1, 6, 8), (4, 6, 8), (16, 6, 8))}
+    assert list(module.recorder.config.pools.values()) == [2**20]
+
+
+def test_only_the_8_is_asked_to_share_profiles(install: MakeLibrary) -> None:
+    for version in VERSIONS:
+        module = install(version)
+        maker().make("fp32")
+        asked = {feature.name for feature, on in module.recorder.config.preview.items() if on}
+        assert asked == ({"PROFILE_SHARING_0806"} if version.startswith("8") else set())
+
+
+@pytest.mark.parametrize("version", ["10.16.0", "11.0.0"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
+def test_later_versions_take_types_from_the_graph(install: MakeLibrary, version: str, precision: str) -> None:
+    module = install(version)
+    made = maker(windows=raw_windows(16), calibration="minmax").make(precision)
+    strong = 1 << int(module.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    assert made.graph.strongly_typed
+    assert module.recorder.network.flags & strong
+    assert flags(module) == set()
+    assert all(layer.precision is None for layer in module.recorder.network.layers)
+    cast = "Cast" in {node.op_type for node in made.graph.model.graph.node}
+    assert cast == (precision != "fp32")
+
+
+@pytest.mark.parametrize("typed", [True, False])
+def test_the_8_is_held_to_the_pins(install: MakeLibrary, typed: bool) -> None:
+    module = install("8.6.1")
+    made = maker(typed=typed).make("fp16")
+    network, float32 = module.recorder.network, module.DataType.FLOAT
+    assert flags(module) == {"FP16", "OBEY_PRECISION_CONSTRAINTS"}
+    assert made.typed is typed
+    for name in ("/scaler/Div", "/restorer/Mul", "/norm/LayerNormalization"):
+        assert network.named(name).precision == float32
+        assert network.named(name).output_types == {0: float32}
+    for name in ("/first/MatMul", "/second/MatMul", "/Relu"):
+        assert network.named(name).precision is None
+    helpers = [layer for layer in network.layers if layer.name.startswith("ONNXTRT")]
+    readers = {id(tensor): layer for layer in network.layers for tensor in layer.inputs}
+    for helper in helpers:
+        assert (helper.precision == float32) == (readers[id(helper.outputs[0])].precision == float32)
+    assert {helper.precision for helper in helpers} == {None, float32}, "raw units pass through some helpers only"
+    casts = any(layer.name.endswith("_cast") for layer in network.layers)
+    assert casts is typed
+    assert made.plan.pinned_layers == sum(layer.precision is not None for layer in network.layers)
+
+
+def test_the_8_falls_back_to_flags_where_its_parser_refuses_half_weights(install: MakeLibrary) -> None:
+    module = install("8.6.1")
+    module.recorder.refuse_types = {10}
+    assert maker().make("fp16").typed is False
+    with pytest.raises(BuildError, match="node number 0: type 10 is not taken"):
+        maker(typed=True).make("fp16")
+
+
+def test_the_8_takes_int8_with_flags_and_has_no_bfloat16(install: MakeLibrary) -> None:
+    module = install("8.6.1")
+    made = maker(windows=raw_windows(16), calibration="minmax").make("int8")
+    assert flags(module) == {"INT8", "FP16", "OBEY_PRECISION_CONSTRAINTS"}
+    assert "QuantizeLinear" in {node.op_type for node in made.graph.model.graph.node}
+    assert "Cast" not in {node.op_type for node in made.graph.model.graph.node}
+    with pytest.raises(BuildError, match=r"TensorRT 8\.6\.1 has no bfloat16"):
+        maker().make("bf16")
+    with pytest.raises(BuildError, match="int8: needs real windows"):
+        maker().make("int8")
+
+
+def test_the_11_has_no_flags_to_fall_back_to(install: MakeLibrary) -> None:
+    install("11.0.0")
+    with pytest.raises(BuildError, match="no builder flag FP16"):
+        maker(typed=False).make("fp16")
+
+
+def test_pins_leave_numbers_that_are_no_floats_alone(install: MakeLibrary) -> None:
+    from tests.toolchain.graphs_of import INT32, model, node, value
+
+    module = install("8.6.1")
+    nodes = [node("Neg", "n", "m", "/scaler/Neg"), node("Cast", "m", "y", "/scaler/Cast", to=1)]
+    graph = fold_constants(model(nodes, [value("n", ["b", 2], INT32)], [value("y", ["b", 2])]))
+    signature = signature_of(graph, "ints")
+    pinned = ("/scaler/Neg", "/scaler/Cast")
+    built = PlanBuilder(load_tensorrt(), STATIC).build(PlanGraph(graph, signature, False, ("FP16",), pinned), "fp16")
+    first, second = (module.recorder.network.named(name) for name in pinned)
+    assert (first.precision, first.output_types) == (None, {})
+    assert (second.precision, second.output_types) == (None, {0: module.DataType.FLOAT})
+    assert built.pinned_layers == 1
+
+
+def test_a_loop_beside_a_pinned_layer_is_not_entered(install: MakeLibrary) -> None:
+    from tests.toolchain.graphs_of import model, node, value, weight
+
+    module = install("8.6.1")
+    nodes = [
+        node("Relu", "x", "u", "/scaler/Relu"),
+        node("LSTM", "u w r", "s", "/lstm/LSTM", hidden_size=2),
+        node("Neg", "s", "v", "/restorer/Neg"),
+        node("Squeeze", "v axis", "z", "/Squeeze"),
+        node("Transpose", "z", "y", "/Transpose", perm=[1, 0, 2]),
+    ]
+    weights = [weight("w", [[[0.1] * 3] * 8]), weight("r", [[[0.1] * 2] * 8])]
+    weights.append(__import__("onnx").helper.make_tensor("axis", 7, [1], [1]))
+    graph = model(nodes, [value("x", [4, "b", 3])], [value("y", ["b", 4, 2])], weights)
+    builder = PlanBuilder(load_tensorrt(), STATIC)
+    built = builder.build(PlanGraph(graph, Signature((), ()), False, (), ("/scaler/Relu", "/restorer/Neg")), "fp16")
+    pinned = {layer.name for layer in module.recorder.network.layers if layer.precision is not None}
+    assert {"/scaler/Relu", "/restorer/Neg"} == pinned
+    assert built.pinned_layers == 2
+
+
+def test_a_layer_is_of_a_node_by_its_name() -> None:
+    nodes = {"/scaler/Sum", "/scaler/Sum_1", "a"}
+    names = ["/scaler/Sum", "/scaler/Sum_1", "/scaler/Sum_7", "a_b", "ONNXTRT_Broadcast_3", "(Unnamed Layer* 3)"]
+    owners = ["/scaler/Sum", "/scaler/Sum_1", "/scaler/Sum", None, None, None]
+    assert [node_of(name, nodes) for name in names] == owners
+
+
+def test_a_version_compatible_plan_has_no_runtime_in_it(install: MakeLibrary) -> None:
+    module = install("8.6.1")
+    maker(BuildSettings((Profile.static(1),), version_compatible=True, optimization_level=2)).make("fp32")
+    assert flags(module) == {"VERSION_COMPATIBLE", "EXCLUDE_LEAN_RUNTIME"}
+    assert module.recorder.config.builder_optimization_level == 2
+
+
+def test_a_timing_cache_is_begun_grown_and_begun_anew(install: MakeLibrary, tmp_path: Path) -> None:
+    install("10.16.0")
+    path = tmp_path / "caches" / "gpu.timing-cache"
+    settings = BuildSettings((Profile.static(1),), timing_cache=path)
+    maker(settings).make("fp32")
+    assert path.read_bytes() == CACHE + b"one more;"
+    maker(settings).make("fp32")
+    assert path.read_bytes() == CACHE + b"one more;one more;"
+    path.write_bytes(b"of another device")
+    maker(settings).make("fp32")
+    assert path.read_bytes() == CACHE + b"one more;"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_timing_cache_that_cannot_be_kept_fails_no_build(install: MakeLibrary, tmp_path: Path) -> None:
+    install("10.16.0")
+    (tmp_path / "file").write_text("in the way")
+    stream = io.StringIO()
+    graph = scaled_network()
+    settings = BuildSettings((Profile.static(1),), timing_cache=tmp_path / "file" / "cache")
+    builder = PlanBuilder(load_tensorrt(), settings, Progress(stream=stream))
+    made = PlanMaker(builder, graph, signature_of(graph, "small"), PrecisionOptions()).make("fp32")
+    assert bytes(made.plan.content)
+    assert "the timing cache cannot be kept" in stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("version", "said"), [("8.6.1", "node number 0: no such"), ("10.16.0", r"node /a \(Odd\): no such")]
+)
+def test_every_error_of_the_parser_is_told(install: MakeLibrary, version: str, said: str) -> None:
+    module = install(version)
+    module.recorder.parser_errors = [("/a", "Odd", "no such operator"), ("/b", "Even", "nor this")]
+    with pytest.raises(BuildError, match=f"fp32: the parser of TensorRT .* refused the graph: {said}") as caught:
+        maker().make("fp32")
+    assert "nor this" in str(caught.value)
+
+
+def test_a_refusal_has_the_reasons_of_this_build_only(install: MakeLibrary) -> None:
+    module = install("10.16.0")
+    making = maker()
+    module.recorder.build_errors = ["no implementation for node /first/MatMul", "out of memory", "out of memory"]
+    with pytest.raises(BuildError) as caught:
+        making.make("fp32")
+    assert str(caught.value).count("out of memory") == 1
+    assert "no implementation for node /first/MatMul" in str(caught.value)
+    module.recorder.build_errors = ["another"]
+    with pytest.raises(BuildError) as caught:
+        making.make("fp32")
+    assert "out of memory" not in str(caught.value)
+
+
+def test_lines_of_the_log_are_told(install: MakeLibrary) -> None:
+    install("10.16.0")
+    graph = scaled_network()
+    for verbose in (False, True):
+        lines: list[str] = []
+        builder = PlanBuilder(load_tensorrt(), STATIC, tell=lines.append, verbose=verbose)
+        builder.build(PlanGraph(graph, signature_of(graph, "small"), True), "fp32")
+        assert "TensorRT warning: weights are subnormal" in lines
+        assert ("TensorRT verbose: tactics" in lines) is verbose
+
+
+def test_progress_is_told_where_tensorrt_tells_it(install: MakeLibrary) -> None:
+    seconds = iter(range(0, 1000, 6))
+    for version in ("8.6.1", "10.16.0"):
+        install(version)
+        stream = io.StringIO()
+        builder = PlanBuilder(load_tensorrt(), STATIC, Progress(stream=stream, now=lambda: float(next(seconds))))
+        graph = scaled_network()
+        builder.build(PlanGraph(graph, signature_of(graph, "small"), version != "8.6.1"), "fp32")
+        assert ("fp32: 2 of 3, " in stream.getvalue()) is (version != "8.6.1")
+        assert ("tells no progress" in stream.getvalue()) is (version == "8.6.1")
+
+
+def test_an_interrupt_ends_the_build_between_two_steps(install: MakeLibrary) -> None:
+    install("10.16.0")
+    graph = scaled_network()
+
+    def now() -> float:
+        signal.raise_signal(signal.SIGINT)
+        return 0.0
+
+    progress = Progress(quiet=True)
+    builder = PlanBuilder(load_tensorrt(), STATIC, progress)
+    job = progress.job
+
+    def interrupting(text: str, total: int) -> Any:
+        made = job(text, total)
+        progress._now = now
+        return made
+
+    progress.job = interrupting  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        builder.build(PlanGraph(graph, signature_of(graph, "small"), True), "fp32")
+
+
+def test_without_a_gpu_or_a_builder_the_way_out_is_told(install: MakeLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = install("10.16.0")
+    assert probe_machine() is not None
+    del module.Builder
+    with pytest.raises(BackendUnavailableError, match="has no builder"):
+        load_tensorrt()
+    monkeypatch.setitem(__import__("sys").modules, "tensorrt", None)
+    with pytest.raises(BackendUnavailableError, match=r"pip install 'streamd\[build,tensorrt\]'"):
+        load_tensorrt()
+    monkeypatch.setattr("streamd.device.cuda.device_count", lambda: 0)
+    monkeypatch.setattr("streamd.device.cuda.why_no_device", lambda: "no driver")
+    with pytest.raises(BackendUnavailableError, match="needs a CUDA device: no driver"):
+        load_tensorrt()
+    assert probe_machine() is None

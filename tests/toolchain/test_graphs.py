@@ -1,0 +1,90 @@
+"""Reading any ONNX graph: what is sound is told as a signature, and what is not is named."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip("onnx")
+
+from streamd.core.errors import BuildError  # noqa: E402
+from streamd.toolchain.graphs import Signature, TensorSpec, fold_constants, read_graph, signature_of  # noqa: E402
+from tests.toolchain.graphs_of import INT32, model, node, operators, raw_windows, run, scaled_network, value  # noqa: E402
+
+
+def saved(tmp_path: Path, graph: Any) -> Path:
+    path = tmp_path / "model.onnx"
+    onnx.save(graph, str(path))
+    return path
+
+
+def test_a_sound_graph_gives_its_signature(tmp_path: Path) -> None:
+    graph = model(
+        [node("Identity", "x", "y", "a"), node("Identity", "n", "m", "b")],
+        [value("x", ["batch", 3, 2]), value("n", ["batch"], INT32)],
+        [value("y", ["batch", 3, 2]), value("m", ["batch"], INT32)],
+    )
+    read = read_graph(saved(tmp_path, graph))
+    assert signature_of(read, "there") == Signature(
+        (TensorSpec("x", "float32", (3, 2)), TensorSpec("n", "int32", ())),
+        (TensorSpec("y", "float32", (3, 2)), TensorSpec("m", "int32", ())),
+    )
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "said"),
+    [
+        (["x", [4, 2]], ["y", ["batch", 2]], "the batch axis of input 'x' is fixed at 4"),
+        (["x", ["batch", 2]], ["y", [4, 2]], "the batch axis of output 'y' is fixed at 4"),
+        (["x", ["batch", "length"]], ["y", ["batch", "length"]], "'x' has a dynamic axis besides the batch (batch, ?)"),
+        (["x", []], ["y", []], "the batch axis of input 'x' is missing"),
+    ],
+)
+def test_a_wrong_axis_is_named(tmp_path: Path, inputs: list[Any], outputs: list[Any], said: str) -> None:
+    graph = model([node("Identity", "x", "y", "a")], [value(*inputs)], [value(*outputs)])
+    with pytest.raises(BuildError, match=re.escape(said)) as caught:
+        signature_of(graph, tmp_path / "model.onnx")
+    assert "model.onnx" in str(caught.value)
+    assert "expected" in str(caught.value)
+
+
+def test_an_opset_that_is_not_known_and_foreign_operators_are_refused(tmp_path: Path) -> None:
+    graph = model([node("Identity", "x", "y", "a")], [value("x", ["b", 2])], [value("y", ["b", 2])])
+    graph.opset_import[0].version = 9
+    with pytest.raises(BuildError, match="opset 9; expected 13 to"):
+        read_graph(saved(tmp_path, graph))
+    graph.opset_import[0].version = 17
+    graph.opset_import.append(onnx.helper.make_opsetid("com.example", 1))
+    graph.graph.node[0].domain = "com.example"
+    with pytest.raises(BuildError, match=r"operators of com\.example"):
+        read_graph(saved(tmp_path, graph))
+
+
+def test_what_is_no_graph_is_refused_with_its_path(tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match=r"none\.onnx: no such file"):
+        read_graph(tmp_path / "none.onnx")
+    (tmp_path / "junk.onnx").write_bytes(b"\x08junk that is no protobuf message")
+    with pytest.raises(BuildError, match=r"junk\.onnx: not a sound ONNX model: \S"):
+        read_graph(tmp_path / "junk.onnx")
+    unsound = model([node("Identity", "nowhere", "y", "a")], [value("x", ["b", 2])], [value("y", ["b", 2])])
+    with pytest.raises(BuildError, match="not a sound ONNX model"):
+        read_graph(saved(tmp_path, unsound))
+
+
+def test_folding_makes_weights_of_constants_and_changes_no_number() -> None:
+    graph = scaled_network()
+    folded = fold_constants(graph)
+    assert "Constant" in operators(graph)
+    assert "Constant" not in operators(folded)
+    np.testing.assert_array_equal(run(folded, raw_windows())[0], run(graph, raw_windows())[0])
+
+
+def test_folding_gives_every_node_a_name_of_its_own() -> None:
+    nodes = [node("Identity", "x", "a", ""), node("Identity", "a", "b", "same"), node("Identity", "b", "y", "same")]
+    folded = fold_constants(model(nodes, [value("x", ["b", 2])], [value("y", ["b", 2])]))
+    names = [each.name for each in folded.graph.node]
+    assert len(set(names)) == 3
+    assert "" not in names
+    assert names[1] == "same"

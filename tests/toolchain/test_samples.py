@@ -1,0 +1,93 @@
+"""Windows for calibration: from arrays, and cut from a fleet's file as the daemon would see them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from streamd.core.calendar import known_future
+from streamd.core.contract import ModelContract
+from streamd.core.errors import ConfigError
+from streamd.toolchain.graphs import Signature, TensorSpec
+from streamd.toolchain.samples import read_windows, windows_of_fleet
+
+SIGNATURE = Signature((TensorSpec("x", "float32", (2, 3)), TensorSpec("n", "int32", (2,))), ())
+CONTRACT = ModelContract(("load", "free", "idle"), ("load",), (0.5,), context_length=4, horizon=2, step_seconds=300)
+
+
+def arrays(count: int = 5) -> dict[str, Any]:
+    return {"x": np.ones((count, 2, 3), np.float32), "n": np.zeros((count, 2), np.int32)}
+
+
+def saved(tmp_path: Path, given: dict[str, Any]) -> Path:
+    np.savez(tmp_path / "windows.npz", **given)
+    return tmp_path / "windows.npz"
+
+
+def test_arrays_are_read_up_to_the_count(tmp_path: Path) -> None:
+    path = saved(tmp_path, arrays() | {"other": np.zeros(1)})
+    for count, expected in ((3, 3), (100, 5)):
+        windows = read_windows(path, SIGNATURE, None, count)
+        assert {name: len(values) for name, values in windows.items()} == {"x": expected, "n": expected}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"x": None}, "no array 'x'; it has"),
+        ({"x": np.ones((5, 2, 4), np.float32)}, r"'x' is \(5, 2, 4\) float32; expected \(windows, 2, 3\) float32"),
+        ({"n": np.zeros((5, 2), np.int64)}, r"'n' is \(5, 2\) int64; expected \(windows, 2\) int32"),
+        ({"n": np.zeros((4, 2), np.int32)}, "as many windows of each input"),
+        ({"x": np.ones((0, 2, 3), np.float32)}, r"'x' is \(0, 2, 3\)"),
+    ],
+)
+def test_wrong_arrays_are_named(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    given = {name: values for name, values in (arrays() | change).items() if values is not None}
+    with pytest.raises(ConfigError, match=said):
+        read_windows(saved(tmp_path, given), SIGNATURE, None, 10)
+
+
+def fleet(tmp_path: Path, steps: int = 6) -> Path:
+    """Two servers; `load` is the step's number, 100 more on the second; `free` is not there, `idle` is missing once."""
+    lines = ["server,time,load,idle"]
+    for step in range(steps):
+        for number, server in enumerate("ab"):
+            idle = "" if step == 2 else str(step / 10)
+            lines.append(f"{server},{300 * (1000 + step)},{step + 100 * number},{idle}")
+    path = tmp_path / "fleet.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_windows_of_a_fleet_are_what_the_daemon_would_run(tmp_path: Path) -> None:
+    windows = windows_of_fleet(fleet(tmp_path), CONTRACT, 100)
+    # Each server has three windows of four steps.
+    np.testing.assert_array_equal(windows["encoder_cont"][:, 0, 0], [0, 1, 2, 100, 101, 102])
+    np.testing.assert_array_equal(windows["encoder_cont"][1, :, 0], [1, 2, 3, 4])
+    assert np.isnan(windows["encoder_cont"][..., 1]).all(), "a feature that the fleet does not have"
+    np.testing.assert_array_equal(np.isnan(windows["encoder_cont"][1, :, 2]), [False, True, False, False])
+    np.testing.assert_array_equal(windows["decoder_cont"][1], known_future(1004, 2, 300))
+    assert {name: (values.shape, str(values.dtype)) for name, values in windows.items()} == {
+        "encoder_cont": ((6, 4, 3), "float32"),
+        "encoder_cat": ((6, 4, 2), "int32"),
+        "decoder_cont": ((6, 2, 4), "float32"),
+        "decoder_cat": ((6, 2, 2), "int32"),
+    }
+
+
+def test_fewer_windows_are_spread_over_all(tmp_path: Path) -> None:
+    windows = read_windows(fleet(tmp_path), SIGNATURE, CONTRACT, 3)
+    np.testing.assert_array_equal(windows["encoder_cont"][:, 0, 0], [0, 2, 102])
+
+
+def test_a_file_that_gives_no_windows_says_why(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file"):
+        read_windows(tmp_path / "none.npz", SIGNATURE, None, 1)
+    with pytest.raises(ConfigError, match="3 steps; expected 4 or more"):
+        windows_of_fleet(fleet(tmp_path, steps=3), CONTRACT, 1)
+    with pytest.raises(ConfigError, match="a fleet's file needs a manifest"):
+        read_windows(fleet(tmp_path), SIGNATURE, None, 1)
+    (tmp_path / "odd.csv").write_text("server,time,nothing\na,300,1\n")
+    with pytest.raises(ConfigError, match="none of the fleet's columns"):
+        windows_of_fleet(tmp_path / "odd.csv", CONTRACT, 1)

@@ -1,0 +1,85 @@
+"""The models that ship, in half precision on real windows: as close to float32 as an engine must be."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("onnx")
+
+from streamd.toolchain.graphs import fold_constants
+from streamd.toolchain.half import BFLOAT16
+from streamd.toolchain.precision import choose_kept, to_half
+from streamd.toolchain.quantize import Quantizer, movement
+from streamd.toolchain.ranges import RangeFinder, session_with_outputs
+from streamd.toolchain.samples import Windows, windows_of_fleet
+from streamd.toolchain.sources import Source, read_source
+
+ROOT = Path(__file__).resolve().parents[2]
+VERSIONS = sorted(path for path in (ROOT / "engines").iterdir() if path.name[0] != "." and path.is_dir())
+TOLERANCE = 5e-3
+
+
+@pytest.fixture(scope="module", params=VERSIONS, ids=lambda path: path.name)
+def source(request: pytest.FixtureRequest) -> Source:
+    return read_source(None, request.param, None, manifest_needed=True)
+
+
+@pytest.fixture(scope="module")
+def windows(source: Source) -> Windows:
+    """Real windows, two features of them in units as they are on real servers."""
+    assert source.contract is not None
+    found = windows_of_fleet(ROOT / "examples/fleet/servers.csv.gz", source.contract, 24)
+    for name, unit in (("net_in", 1e9), ("disk_usage", 1.0), ("uptime", 1.0)):
+        found["encoder_cont"][..., source.contract.feature_index[name]] *= unit
+    found["encoder_cont"][::3, 100:160] = np.nan
+    return found
+
+
+def forecasts(model: Any, windows: Windows) -> Any:
+    return session_with_outputs(model, ["predictions"]).run(["predictions"], windows)[0]
+
+
+def relative_error(found: Any, wanted: Any) -> float:
+    scale = np.maximum(np.abs(wanted).max(axis=(1, 3), keepdims=True), 1e-30)
+    return float((np.abs(found - wanted) / scale).max())
+
+
+def test_float16_is_close_and_keeps_what_meets_raw_units(source: Source, windows: Windows) -> None:
+    model = fold_constants(source.model)
+    kept = choose_kept(model, None)
+    assert {name for name in kept.names if name.startswith(("/scaler/", "/restorer/"))}
+    half = forecasts(to_half(model, kept), windows)
+    wanted = forecasts(model, windows)
+    assert np.isfinite(half).all()
+    assert 1e-6 < relative_error(half, wanted) <= TOLERANCE
+    assert (np.diff(half, axis=-1) >= 0).all(), "quantiles stay in order"
+
+
+def test_the_list_names_all_that_does_not_fit(source: Source, windows: Windows) -> None:
+    model = fold_constants(source.model)
+    some = {name: values[:8] for name, values in windows.items()}
+    misfits = RangeFinder().find(model, some)
+    assert misfits, "raw units do not fit"
+    unlisted = set(choose_kept(model, some).names) - set(choose_kept(model, None).names)
+    assert unlisted == set()
+
+
+def test_bfloat16_is_a_sound_graph_with_the_same_signature(source: Source) -> None:
+    model = fold_constants(source.model)
+    half = to_half(model, choose_kept(model, None, BFLOAT16), BFLOAT16)
+    assert [each.name for each in half.graph.output] == ["predictions"]
+    assert half.graph.output[0].type.tensor_type.elem_type == 1
+    assert any(tensor.data_type == BFLOAT16 for tensor in half.graph.initializer)
+
+
+def test_int8_leaves_out_what_it_would_ruin() -> None:
+    source = read_source(None, next(path for path in VERSIONS if "patch" in path.name), None, manifest_needed=True)
+    assert source.contract is not None
+    windows = windows_of_fleet(ROOT / "examples/fleet/servers.csv.gz", source.contract, 24)
+    model = fold_constants(source.model)
+    quantizer = Quantizer("minmax")
+    quantized = quantizer.quantize(model, windows, choose_kept(model, None))
+    assert movement([forecasts(quantized, windows)], [forecasts(model, windows)]) < 0.06
+    assert "/anchors/MatMul" in quantizer.left, "it averages over stretches of the window, by a map of ones"

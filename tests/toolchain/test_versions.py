@@ -1,0 +1,168 @@
+"""Writing versions: what is in them, that readers take them, and that a build that dies leaves none."""
+
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streamd.core.errors import ConfigError, RepositoryError
+from streamd.repository.collection import collect_garbage
+from streamd.repository.files import BUILDING_PREFIX
+from streamd.repository.plans import choose_plan
+from streamd.repository.versions import EngineRepository, load_version
+from streamd.toolchain.builder import BuildSettings, Profile
+from streamd.toolchain.versions import PlansFolder, VersionFolder
+from tests.repository.making import make
+from tests.toolchain.making import SETTINGS, WHERE, made_plan, source_of
+
+ROOT = Path(__file__).parents[2]
+NAME = "tft_tensorrt_20250101_000000"
+
+
+def noon() -> datetime:
+    return datetime(2026, 1, 2, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def version(tmp_path: Path) -> Path:
+    """A sound version with all that may be in one."""
+    path = tmp_path / "engines" / NAME
+    make(path.parent, NAME)
+    for name in ("training_info.json", "server_mapping.json"):
+        (path / name).write_text("{}\n")
+    (path / "MODEL_CARD.md").write_text("# A card\n")
+    (path / "weights.safetensors").write_bytes(b"weights")
+    (path / "conversion_log.txt").write_text("exported\n")
+    info = json.loads((path / "conversion_info.json").read_text()) if (path / "conversion_info.json").exists() else {}
+    said: dict[str, Any] = {
+        **info,
+        "opset": 17,
+        "plans": {},
+        "sha256": {},
+        "validation": {"fp32": {"promotable": True}},
+    }
+    (path / "conversion_info.json").write_text(json.dumps(said))
+    return path
+
+
+def write(version: Path, **options: Any) -> Path:
+    with VersionFolder(source_of(version), None, None, ["streamd", "engine"], now=noon, **options) as folder:
+        folder.log("TensorRT info: all is well")
+        folder.add(made_plan("fp32", b"one plan"), SETTINGS, WHERE)
+        folder.add(made_plan("fp16"), SETTINGS, WHERE, keep_graph=True)
+        return Path(folder.finish()["folder"])
+
+
+def test_a_version_is_whole_and_readers_take_it(version: Path) -> None:
+    path = write(version)
+    assert path == version.parent / "tft_tensorrt_20260102_120000"
+    loaded = load_version(path)
+    assert loaded.manifest.default is False
+    plan = choose_plan(loaded, "fp16", "NVIDIA Fake", "9.0", "8.6.1")
+    assert (plan.path.read_bytes(), plan.buckets, plan.promotable) == (b"a plan", (1, 8), False)
+    assert choose_plan(loaded, "auto", "NVIDIA Fake", "9.0", "8.6.1").precision == "fp32", "no gate judged fp16"
+    names = {each.name for each in path.iterdir()}
+    assert names == {
+        *("model.onnx", "model_fp32.engine", "model_fp16.engine", "model_fp16.onnx", "config.json", "MODEL_CARD.md"),
+        *("training_info.json", "server_mapping.json", "weights.safetensors"),
+        *("conversion_info.json", "conversion_log.txt"),
+    }
+    for name in ("model.onnx", "MODEL_CARD.md", "weights.safetensors"):
+        assert (path / name).read_bytes() == (version / name).read_bytes()
+    assert json.loads((path / "config.json").read_text())["name"] == path.name
+    assert path.stat().st_mode & 0o777 == 0o755
+
+
+def test_the_record_says_what_was_done_and_vouches_for_every_file(version: Path) -> None:
+    path = write(version)
+    info = json.loads((path / "conversion_info.json").read_text())
+    assert set(info["sha256"]) == {each.name for each in path.iterdir()} - {"conversion_info.json"}
+    assert info["opset"] == 17
+    assert "validation" not in info, "the verdicts were on other plans"
+    assert info["command"] == ["streamd", "engine"]
+    entry = info["plans"]["fp16"]
+    assert entry["kept_fp32"] == ["/scaler/Div"]
+    assert entry["source_onnx"] == info["source"]["sha256"] == info["sha256"]["model.onnx"]
+    assert (entry["buckets"], entry["seconds"], entry["warnings"]) == ([1, 8], 12.3, ["one"])
+    log = (path / "conversion_log.txt").read_text().splitlines()
+    assert log[0] == "exported"
+    assert any("TensorRT info: all is well" in line for line in log)
+
+
+def test_a_dynamic_plan_says_which_batch_sizes_to_run(version: Path) -> None:
+    with VersionFolder(source_of(version), None, None, [], now=noon) as folder:
+        entry = folder.add(made_plan(), BuildSettings((Profile(2, 48, 130),)), WHERE)
+    assert entry["profiles"] == [[2, 48, 130]]
+    assert entry["buckets"] == [2, 8, 32, 48, 64, 128, 130]
+
+
+def test_the_name_is_the_next_that_is_free(version: Path) -> None:
+    stamps = [write(version).name[-6:], write(version, default=True).name[-6:]]
+    assert stamps == ["120000", "120001"]
+    assert EngineRepository(version.parent).choose().name.endswith("120001"), "the newest that is marked as default"
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "../up", "pytorch", "TorchScript_x", ".hidden", "a b"])
+def test_a_bad_name_is_refused(version: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="--name"):
+        VersionFolder(source_of(version), None, name or "-", [])
+
+
+def test_a_build_that_fails_leaves_nothing(version: Path) -> None:
+    def fail() -> None:
+        with VersionFolder(source_of(version), None, None, []) as folder:
+            folder.add(made_plan(), SETTINGS, WHERE)
+            assert folder.folder.name.startswith(BUILDING_PREFIX)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert [each.name for each in version.parent.iterdir()] == [NAME]
+
+
+def test_gc_leaves_a_version_alone_that_is_being_built(version: Path) -> None:
+    with VersionFolder(source_of(version), None, None, []) as folder:
+        folder.add(made_plan(), SETTINGS, WHERE)
+        collect_garbage(EngineRepository(version.parent), 1, now=1e12)
+        assert (folder.folder / "model_fp16.engine").is_file()
+        assert load_version(Path(folder.finish()["folder"])).contract.horizon == 4
+
+
+def test_killed_at_any_step_there_is_no_version_or_a_whole_one(version: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.toolchain.killing", str(version), str(tmp_path / "roots")]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    calls = json.loads(ran.stdout)
+    assert calls[-1] == "", "the last was not killed"
+    assert {"write", "fsync", "replace", "rename"} <= set(calls)
+    renamed = calls.index("rename")
+    for step in range(len(calls)):
+        root = tmp_path / "roots" / str(step)
+        seen = [each for each in root.iterdir() if not each.name.startswith(BUILDING_PREFIX)] if root.exists() else []
+        assert len(seen) == (step > renamed), f"killed at {step}, {calls[step]}"
+        for path in seen:
+            assert choose_plan(load_version(path), "fp16", "NVIDIA Fake", "9.0", "8.6.1").path.is_file()
+
+
+def test_plans_alone_are_no_version(version: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "plans"
+    for content in (b"first", b"second"):
+        with PlansFolder(folder, source_of(version), ["streamd"]) as plans:
+            plans.add(made_plan(content=content), SETTINGS, WHERE)
+            plans.finish()
+    assert sorted(each.name for each in folder.iterdir()) == ["conversion_log.txt", "model_fp16.engine", "plans.json"]
+    assert (folder / "model_fp16.engine").read_bytes() == b"second"
+    assert json.loads((folder / "plans.json").read_text())["plans"]["fp16"]["gpu"] == "NVIDIA Fake"
+
+
+def test_a_place_that_cannot_be_written_is_named(version: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with (
+        pytest.raises(RepositoryError, match=r"file/engines: cannot be written"),
+        VersionFolder(source_of(version), tmp_path / "file" / "engines", None, []),
+    ):
+        pass
