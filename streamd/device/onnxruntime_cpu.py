@@ -1,5 +1,6 @@
 """ONNX Runtime on the CPU: each lane one session with its own threads."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 from streamd.core.contract import ModelContract
 from streamd.core.errors import BackendUnavailableError, BatchFailedError
 from streamd.device.lane import Float32, Inputs
+from streamd.device.onnxruntime_graph import check_graph
 
 
 class OnnxRuntimeCpuBackend:
@@ -26,6 +28,8 @@ class OnnxRuntimeCpuBackend:
         self.contract = contract
         self.buckets = buckets
         self.threads_per_lane = threads_per_lane
+        # With one more than the cores, a core has work while another lane's batch is handed over: a twentieth more.
+        self.default_lanes = len(os.sched_getaffinity(0)) + 1
 
     def make_lane(self, index: int) -> "OnnxRuntimeCpuLane":
         """Load the model into a session of its own."""
@@ -39,29 +43,12 @@ class OnnxRuntimeCpuBackend:
             session = self._runtime.InferenceSession(str(self.model), options, providers=["CPUExecutionProvider"])
         except Exception as exc:
             raise BackendUnavailableError(f"{self.model}: ONNX Runtime cannot load it: {exc}") from exc
-        self._check(session)
+        check_graph(self.model, session, self.contract)
         return OnnxRuntimeCpuLane(f"cpu-{index}", session, self.contract, self.buckets)
 
     def describe(self) -> dict[str, Any]:
         """The runtime's version and threads."""
         return {"onnxruntime": self._runtime.__version__, "threads_per_lane": self.threads_per_lane}
-
-    def _check(self, session: Any) -> None:
-        """Raise `BackendUnavailableError` unless the graph takes and gives what the manifest says."""
-        given = {node.name: node for node in session.get_inputs()}
-        types = {"encoder_cat": "tensor(int32)", "decoder_cat": "tensor(int32)"}
-        for name, shape in self.contract.input_shapes.items():
-            if name not in given:
-                raise BackendUnavailableError(f"{self.model}: the graph has inputs {sorted(given)}, expected {name!r}")
-            _check_node(self.model, given[name], shape, types.get(name, "tensor(float)"))
-        if extra := set(given) - set(self.contract.input_shapes):
-            raise BackendUnavailableError(f"{self.model}: the graph has inputs {sorted(extra)} that the contract lacks")
-        outputs = {node.name: node for node in session.get_outputs()}
-        if "predictions" not in outputs:
-            raise BackendUnavailableError(
-                f"{self.model}: the graph has outputs {sorted(outputs)}, expected 'predictions'"
-            )
-        _check_node(self.model, outputs["predictions"], self.contract.output_shape, "tensor(float)")
 
 
 class OnnxRuntimeCpuLane:
@@ -87,17 +74,13 @@ class OnnxRuntimeCpuLane:
             raise BatchFailedError(f"lane {self.name}: ONNX Runtime: {exc}") from exc
         return np.asarray(predictions, np.float32).reshape(count, *self._shape)
 
+    def check(self) -> None:
+        """Nothing to ask: the processor that would not answer would not ask either."""
+
+    def describe(self) -> dict[str, Any]:
+        """Nothing that is not its backend's."""
+        return {}
+
     def close(self) -> None:
         """Drop the session."""
         self._session = None
-
-
-def _check_node(model: Path, node: Any, shape: tuple[int, ...], expected_type: str) -> None:
-    if node.type != expected_type:
-        raise BackendUnavailableError(f"{model}: {node.name} is {node.type}, expected {expected_type}")
-    batch, *rest = node.shape or (None,)  # a graph may leave even the number of axes open
-    if isinstance(batch, int):
-        raise BackendUnavailableError(f"{model}: {node.name} has a fixed batch of {batch}, expected a dynamic axis")
-    fixed = [got if isinstance(got, int) else want for got, want in zip(rest, shape, strict=False)]
-    if len(rest) != len(shape) or tuple(fixed) != shape:
-        raise BackendUnavailableError(f"{model}: {node.name} is {node.shape}, expected (batch, {shape})")

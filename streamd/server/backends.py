@@ -1,11 +1,11 @@
 """Which backend runs: the chain TensorRT, ONNX Runtime CUDA, ONNX Runtime CPU, and why each was passed over."""
 
-import importlib.util
-import os
 from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
 
-from streamd.core.errors import BackendUnavailableError
-from streamd.device.lane import Backend
+from streamd.core.errors import BackendUnavailableError, RepositoryError
+from streamd.device.lane import Backend, Lane
 from streamd.repository.versions import EngineVersion
 from streamd.runtime.keeper import Opened
 from streamd.server.config import Config
@@ -23,46 +23,75 @@ def open_backend(version: EngineVersion, config: Config, passed_over: frozenset[
     for name in chain:
         try:
             backend = _OPENERS[name](version, config)
-            lanes = [backend.make_lane(index) for index in range(lane_count(config))]
+            return Opened(backend, _make_lanes(backend, config.engine.lanes or backend.default_lanes), fallbacks)
         except BackendUnavailableError as exc:
             fallbacks.append({"backend": name, "reason": str(exc)})
-        else:
-            return Opened(backend, lanes, fallbacks)
     reasons = "; ".join(f"{each['backend']}: {each['reason']}" for each in fallbacks)
     raise BackendUnavailableError(f"no backend can run {version.name}: {reasons or 'each was tried already'}")
 
 
-def lane_count(config: Config) -> int:
-    """The lanes to open: as many as configured, or one more than the cores that this process may use.
+def _make_lanes(backend: Backend, count: int) -> list[Lane]:
+    """Make all lanes or none: what the first ones hold is given back where a later one finds no room."""
+    lanes: list[Lane] = []
+    with ExitStack() as made:
+        for index in range(count):
+            lane = backend.make_lane(index)
+            made.callback(lane.close)
+            lanes.append(lane)
+        made.pop_all()
+    return lanes
 
-    With the one more, a core has work while another lane's batch is handed over: a twentieth more forecasts.
-    """
-    return config.engine.lanes or len(os.sched_getaffinity(0)) + 1
+
+def usable_buckets(config: Config) -> tuple[int, ...]:
+    """The configured buckets up to the largest batch, rising; the smallest where all are larger."""
+    buckets = sorted(set(config.engine.buckets))
+    return tuple(size for size in buckets if size <= config.batching.max_batch_size) or (buckets[0],)
 
 
 def _open_tensorrt(version: EngineVersion, config: Config) -> Backend:
-    if importlib.util.find_spec("tensorrt") is None:
-        raise BackendUnavailableError("the package tensorrt is not installed: pip install 'streamd[tensorrt]'")
-    raise BackendUnavailableError("this release of streamd has no TensorRT lanes yet")
+    from streamd.device import cuda
+    from streamd.device.tensorrt_engine import Plan, load_tensorrt
+    from streamd.device.tensorrt_lane import TensorRtBackend
+    from streamd.repository.plans import choose_plan
+
+    library, settings = load_tensorrt(), config.engine
+    first = settings.devices[0]
+    try:
+        chosen = choose_plan(
+            version,
+            settings.precision,
+            cuda.device_name(first),
+            cuda.compute_capability(first),
+            library.version,
+            lean=library.lean,
+        )
+    except (RepositoryError, cuda.CudaError) as exc:
+        raise BackendUnavailableError(str(exc)) from exc
+    # A plan of one dynamic profile lists no buckets: it takes those of the configuration.
+    static = tuple(size for size in chosen.buckets if size <= config.batching.max_batch_size) or chosen.buckets[:1]
+    buckets = static or usable_buckets(config)
+    lean = Path(settings.lean_runtime) if settings.lean_runtime and chosen.version_compatible else None
+    plan = Plan(chosen.path, chosen.precision, lean)
+    return TensorRtBackend(plan, version.contract, buckets, settings.devices, graphs=settings.cuda_graphs)
 
 
 def _open_onnxruntime_cuda(version: EngineVersion, config: Config) -> Backend:
-    import onnxruntime
+    from streamd.device.onnxruntime_cuda import LANES_PER_DEVICE, OnnxRuntimeCudaBackend
 
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        raise BackendUnavailableError(
-            "the installed ONNX Runtime has no CUDA provider: pip install onnxruntime-gpu in its place"
-        )
-    raise BackendUnavailableError("this release of streamd has no ONNX Runtime CUDA lanes yet")
+    devices, lanes = config.engine.devices, config.engine.lanes
+    return OnnxRuntimeCudaBackend(
+        version.onnx,
+        version.contract,
+        usable_buckets(config),
+        devices,
+        lanes_per_device=-(-lanes // len(devices)) if lanes else LANES_PER_DEVICE,
+    )
 
 
 def _open_onnxruntime_cpu(version: EngineVersion, config: Config) -> Backend:
     from streamd.device.onnxruntime_cpu import OnnxRuntimeCpuBackend
 
-    settings = config.engine
-    buckets = sorted(set(settings.buckets))
-    usable = tuple(size for size in buckets if size <= config.batching.max_batch_size) or (buckets[0],)
-    return OnnxRuntimeCpuBackend(version.onnx, version.contract, usable, settings.threads_per_lane)
+    return OnnxRuntimeCpuBackend(version.onnx, version.contract, usable_buckets(config), config.engine.threads_per_lane)
 
 
 _OPENERS: dict[str, Callable[[EngineVersion, Config], Backend]] = {

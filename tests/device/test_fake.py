@@ -1,11 +1,12 @@
 """The fake lane does what its script says."""
 
+import random
 import threading
 
 import numpy as np
 import pytest
 
-from streamd.core.errors import BatchFailedError, LaneLostError
+from streamd.core.errors import BackendUnavailableError, BatchFailedError, LaneLostError
 from streamd.device.fake import FakeBackend, FakeLane, forecast_of
 from tests.core.contracts import make_contract
 
@@ -74,8 +75,120 @@ def test_a_held_lane_waits_for_its_release() -> None:
     assert done == [2]
 
 
+def run_in_thread(lane: FakeLane, done: list[str]) -> threading.Thread:
+    """Run a lane until it waits for its gate; `done` gets its name when it is through."""
+
+    def run() -> None:
+        lane.run(1)
+        done.append(lane.name)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread
+
+
+def test_lanes_are_done_in_the_order_in_which_they_are_let_go() -> None:
+    backend = FakeBackend(CONTRACT)
+    backend.script.hold = True
+    done: list[str] = []
+    lanes = [backend.make_lane(index) for index in range(3)]
+    threads = [run_in_thread(lane, done) for lane in lanes]
+    for index in (2, 0, 1):
+        lanes[index].gate.set()
+        threads[index].join()
+    assert done == ["fake-2", "fake-0", "fake-1"]
+
+
+def test_a_lane_that_hangs_is_ended_by_the_test_and_hangs_nobody_else() -> None:
+    backend = FakeBackend(CONTRACT)
+    hung, sound = backend.make_lane(0), backend.make_lane(1)
+    hung.hangs = True
+    done: list[str] = []
+    thread = run_in_thread(hung, done)
+    assert len(sound.run(1)) == 1
+    assert done == []
+    backend.let_all_go()
+    thread.join()
+    assert done == ["fake-0"]
+    assert len(hung.run(1)) == 1, "it hangs no more"
+
+
+def test_a_rebuilt_lane_has_a_gate_of_its_own() -> None:
+    backend = FakeBackend(CONTRACT)
+    former, newer = backend.make_lane(0), backend.make_lane(0)
+    assert backend.script.release["fake-0"] is newer.gate
+    assert former.gate is not newer.gate
+    assert backend.lanes == [former, newer]
+
+
+def test_latency_is_of_the_bucket_where_lanes_pad_and_jitter_of_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def waits(seed: int, *, pads: bool) -> list[float]:
+        backend, waited = FakeBackend(CONTRACT, pads=pads), list[float]()
+        backend.script.latency_seconds = lambda windows: 100.0 * windows
+        backend.script.jitter_seconds, backend.script.seed = 1.0, seed
+        lane = backend.make_lane(0)
+        monkeypatch.setattr(lane.gate, "wait", waited.append)
+        for count in (1, 2, 9):
+            lane.run(count)
+        return waited
+
+    assert [int(seconds / 100) for seconds in waits(3, pads=True)] == [1, 8, 32]
+    assert [int(seconds / 100) for seconds in waits(3, pads=False)] == [1, 2, 9]
+    assert waits(3, pads=True) == waits(3, pads=True)
+    assert waits(3, pads=True) != waits(4, pads=True)
+    drawn = random.Random("3:fake-0")
+    assert waits(3, pads=False)[0] == 100.0 + drawn.uniform(0.0, 1.0)
+
+
+def test_padding_is_none_of_a_window_s_business() -> None:
+    backend = FakeBackend(CONTRACT, pads=True)
+    lane = backend.make_lane(0)
+    lane.inputs.encoder_cont[:] = np.nan
+    lane.inputs.encoder_cont[:2] = 5.0
+    backend.script.poison = lambda window: bool(np.isnan(window).all())
+    assert lane.run(2).shape == (2, 4, 2, 3)
+
+
+@pytest.mark.parametrize("count", [0, 33])
+def test_a_batch_that_no_bucket_holds_is_refused(count: int) -> None:
+    with pytest.raises(BatchFailedError, match="expected 1 to 32"):
+        FakeBackend(CONTRACT).make_lane(0).run(count)
+
+
+def test_a_device_that_is_lost_takes_its_lanes_and_leaves_another_s() -> None:
+    backend = FakeBackend(CONTRACT, devices=2)
+    lanes = [backend.make_lane(index) for index in range(4)]
+    assert [lane.device for lane in lanes] == ["fake:0", "fake:1", "fake:0", "fake:1"]
+    assert backend.default_lanes == 4
+    backend.lose_device("fake:1")
+    for lane in lanes[1::2]:
+        for call in (lane.check, lambda lane=lane: lane.run(1)):
+            with pytest.raises(LaneLostError, match=r"fake:1 is gone") as caught:
+                call()
+            assert caught.value.device_gone
+    for lane in lanes[::2]:
+        lane.check()
+        lane.run(1)
+    with pytest.raises(BackendUnavailableError, match="fake:1"):
+        backend.make_lane(1)
+    backend.restore_device("fake:1")
+    backend.make_lane(1).check()
+    with pytest.raises(LaneLostError):
+        lanes[1].check()
+
+
+def test_lanes_fail_to_be_made_by_script() -> None:
+    backend = FakeBackend(CONTRACT)
+    backend.script.make_errors.extend([None, BackendUnavailableError("no memory")])
+    backend.make_lane(0)
+    with pytest.raises(BackendUnavailableError, match="no memory"):
+        backend.make_lane(1)
+    backend.make_lane(1)
+    assert [lane.name for lane in backend.lanes] == ["fake-0", "fake-1"]
+
+
 def test_closing_is_noted() -> None:
     _, lane = make_lane()
-    assert not lane.closed
+    assert (lane.closed, lane.closings) == (False, 0)
     lane.close()
-    assert lane.closed
+    assert (lane.closed, lane.closings) == (True, 1)

@@ -1,5 +1,6 @@
 """The CPU lane: real graphs run, foreign ones are refused with the reason."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,9 @@ def test_a_graph_to_the_contract_runs(tmp_path: Path) -> None:
     forecasts = lane.run(3)
     np.testing.assert_array_equal(forecasts, lane.inputs.decoder_cont[:3].reshape(3, 4, 1, 4))
     assert backend.describe()["threads_per_lane"] == 1
+    assert backend.default_lanes == len(os.sched_getaffinity(0)) + 1
+    lane.check()
+    assert lane.describe() == {}
 
 
 def test_lanes_share_no_buffers(tmp_path: Path) -> None:

@@ -1,0 +1,170 @@
+"""How batches get into a CUDA session and forecasts out of it: on a stream of ours, or as ONNX Runtime does it.
+
+Knows sessions and buffers; what an error means for its lane is the lane's to say.
+"""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from traceback import clear_frames
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from streamd.core.contract import ModelContract
+from streamd.device import cuda
+from streamd.device.cuda import DeviceBuffer, Event, HostBuffer, Stream
+from streamd.device.lane import Float32, Inputs
+
+OpenSession = Callable[[int | None], Any]
+"""Opens a session on the stream of this handle; on one of ONNX Runtime's own where there is none."""
+
+
+class Binding(Protocol):
+    """A session and its buffers."""
+
+    inputs: Inputs
+    session: Any
+    stream: str
+    """Whose stream it runs on."""
+
+    def run(self, count: int) -> Float32:
+        """Run the first `count` windows of `inputs`; blocks. Raises `CudaError`, and whatever ONNX Runtime raises."""
+        ...
+
+    def settle(self) -> None:
+        """Wait until nothing runs any more; raises `CudaError` where the device reports one."""
+        ...
+
+    def check(self) -> None:
+        """Raise `CudaError` where the device is known to be broken; never blocks."""
+        ...
+
+    def close(self) -> None:
+        """Release the session and the buffers; twice is harmless."""
+        ...
+
+
+class BoundSession:
+    """A session on a stream of its own: copies in, the graph, the copy out, and one wait, asleep.
+
+    All buffers are pinned or the device's, and bound by address, so that ONNX Runtime copies nothing. `options` are
+    `onnxruntime.RunOptions`. Raises `CudaError` where the device has no room, and what `open_session` raises.
+    """
+
+    stream = "its own"
+
+    def __init__(
+        self, device: int, open_session: OpenSession, options: Any, contract: ModelContract, max_batch: int
+    ) -> None:
+        # A wait of ONNX Runtime's own would spin: a core for each lane.
+        options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        self._device = device
+        self._options = options
+        self._bound = 0
+        self._open = ExitStack()
+        try:
+            cuda.revive(device)
+            self._allocate(open_session, contract, max_batch)
+        except BaseException as error:
+            # The frames that it came through hold the session, which must be gone before its stream.
+            clear_frames(error.__traceback__)
+            self.close()
+            raise
+
+    def _allocate(self, open_session: OpenSession, contract: ModelContract, max_batch: int) -> None:
+        own = self._open
+        self._stream = own.enter_context(Stream())
+        self._finished = own.enter_context(Event(blocking=True))
+        self.session = open_session(self._stream.handle)
+        cuda.hold(self._device, "sessions")
+        own.callback(self._drop_session)
+        self._binding = self.session.io_binding()
+        shapes = contract.input_shapes
+        self._host = {
+            name: self._pinned(np.int32 if name.endswith("_cat") else np.float32, (max_batch, *shape))
+            for name, shape in shapes.items()
+        }
+        self.inputs = Inputs(**self._host)
+        self._predictions = self._pinned(np.float32, (max_batch, *contract.output_shape))
+        tensors = {**self._host, "predictions": self._predictions}
+        self._buffers = {name: own.enter_context(DeviceBuffer(array.nbytes)) for name, array in tensors.items()}
+
+    def _pinned(self, dtype: type[np.generic], shape: tuple[int, ...]) -> npt.NDArray[Any]:
+        buffer = self._open.enter_context(HostBuffer(int(np.prod(shape)) * np.dtype(dtype).itemsize))
+        array = buffer.array(dtype, shape)
+        array[:] = 0
+        return array
+
+    # ------------------------------------------------------------ running
+    def run(self, count: int) -> Float32:
+        """Return `(count, *output_shape) float32`, a view that the next run overwrites."""
+        cuda.use_device(self._device)
+        self._bind(count)
+        for name, array in self._host.items():
+            cuda.copy_to_device(self._buffers[name].pointer, array, array[:count].nbytes, self._stream)
+        self.session.run_with_iobinding(self._binding, self._options)
+        predictions: Float32 = self._predictions[:count]
+        cuda.copy_to_host(predictions, self._buffers["predictions"].pointer, predictions.nbytes, self._stream)
+        self._finished.record(self._stream)
+        self._finished.synchronize()
+        return predictions
+
+    def settle(self) -> None:
+        """Wait for the stream: what a failed run left on it still reads the inputs."""
+        cuda.use_device(self._device)
+        self._stream.synchronize()
+
+    def check(self) -> None:
+        """Ask the stream, as this thread's device, so that an error is put down to the right one."""
+        cuda.use_device(self._device)
+        self._stream.done()
+
+    def close(self) -> None:
+        """The session first: it frees its memory on the stream."""
+        self._open.close()
+
+    def _bind(self, count: int) -> None:
+        """Tell the session where a batch of this size lies."""
+        if count == self._bound:
+            return
+        self._bound = 0
+        for name, array in self._host.items():
+            place = ("cuda", self._device, array.dtype.type, array[:count].shape, self._buffers[name].pointer)
+            self._binding.bind_input(name, *place)
+        output = self._predictions
+        place = ("cuda", self._device, np.float32, output[:count].shape, self._buffers["predictions"].pointer)
+        self._binding.bind_output("predictions", *place)
+        self._bound = count
+
+    def _drop_session(self) -> None:
+        self._binding = self.session = None
+        cuda.let_go(self._device, "sessions")
+
+
+class PlainSession:
+    """A session that copies its own inputs and outputs, from and to ordinary memory, on a stream of its own making.
+
+    For machines without cuda-python: nobody can ask the device how it is.
+    """
+
+    stream = "ONNX Runtime's own: the package cuda-python is not installed"
+
+    def __init__(self, open_session: OpenSession, contract: ModelContract, max_batch: int) -> None:
+        self.inputs = Inputs.allocate(contract, max_batch)
+        self.session = open_session(None)
+
+    def run(self, count: int) -> Float32:
+        """Return `(count, *output_shape) float32`."""
+        (predictions,) = self.session.run(["predictions"], self.inputs.first(count))
+        return np.asarray(predictions, np.float32)
+
+    def settle(self) -> None:
+        """Nothing is left running: a run that ends, however it ends, has waited."""
+
+    def check(self) -> None:
+        """Nothing is known of the device between runs."""
+
+    def close(self) -> None:
+        """Drop the session."""
+        self.session = None

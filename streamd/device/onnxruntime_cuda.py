@@ -1,0 +1,205 @@
+"""ONNX Runtime on CUDA, for machines that have no TensorRT: each lane one session on a stream of its own.
+
+ONNX Runtime would run on the CPU where CUDA's libraries are missing; here that is a reason, never a result.
+"""
+
+from pathlib import Path
+from traceback import clear_frames
+from typing import Any
+
+from streamd.core.contract import ModelContract
+from streamd.core.errors import BackendUnavailableError, BatchFailedError, InferenceError, LaneLostError
+from streamd.device import cuda
+from streamd.device.cuda import CudaError
+from streamd.device.lane import Float32
+from streamd.device.onnxruntime_binding import Binding, BoundSession, PlainSession
+from streamd.device.onnxruntime_graph import check_graph
+from streamd.device.onnxruntime_library import (
+    PROVIDER,
+    load_onnxruntime,
+    more_room,
+    names_broken_device,
+    nodes_on_cpu,
+    why_left_out,
+)
+
+LANES_PER_DEVICE = 4
+
+MEMORY_SHARE = 0.9
+"""Of a device's memory, what all its lanes together may take."""
+
+
+class OnnxRuntimeCudaBackend:
+    """Runs a version's `model.onnx` on one or several devices; lane `i` is on device `devices[i % len(devices)]`.
+
+    Any batch size up to the largest bucket runs as it is. `tensor_float32` lets matrix products round their factors
+    to 10 bits: faster, and as exact as half precision. Raises `BackendUnavailableError` with the reason where the
+    installed ONNX Runtime knows no CUDA or a device is not there.
+    """
+
+    name = "onnxruntime-cuda"
+
+    def __init__(
+        self,
+        model: Path,
+        contract: ModelContract,
+        buckets: tuple[int, ...],
+        devices: tuple[int, ...] = (0,),
+        *,
+        lanes_per_device: int = LANES_PER_DEVICE,
+        tensor_float32: bool = False,
+    ) -> None:
+        self._runtime = load_onnxruntime()
+        self._own_streams = _has_cuda_python()
+        if self._own_streams:
+            _check_devices(devices)
+        self.model = model
+        self.contract = contract
+        self.buckets = buckets
+        self.devices = devices
+        self.lanes_per_device = lanes_per_device
+        self.default_lanes = lanes_per_device * len(devices)
+        self.precision = "tf32" if tensor_float32 else "fp32"
+
+    def make_lane(self, index: int) -> "OnnxRuntimeCudaLane":
+        """Load the model into a session of its own."""
+        device = self.devices[index % len(self.devices)]
+        name = f"cuda:{device}/{index // len(self.devices)}"
+        try:
+            binding = self._bind(device)
+        except CudaError as exc:
+            raise BackendUnavailableError(f"{name}: {exc}{more_room(str(exc))}") from exc
+        return OnnxRuntimeCudaLane(name, f"cuda:{device}", binding, self.contract, self.buckets)
+
+    def describe(self) -> dict[str, Any]:
+        """The runtime's version, the CUDA it was built for, and the devices."""
+        names = {f"cuda:{each}": cuda.device_name(each) if self._own_streams else "" for each in self.devices}
+        return {
+            "onnxruntime": self._runtime.__version__,
+            "cuda": getattr(self._runtime, "cuda_version", ""),
+            "devices": names,
+        }
+
+    def _bind(self, device: int) -> Binding:
+        def open_session(stream: int | None) -> Any:
+            return self._open_session(device, stream)
+
+        if not self._own_streams:
+            return PlainSession(open_session, self.contract, self.buckets[-1])
+        options = self._runtime.RunOptions()
+        return BoundSession(device, open_session, options, self.contract, self.buckets[-1])
+
+    def _open_session(self, device: int, stream: int | None) -> Any:
+        options = self._runtime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        providers = [(PROVIDER, self._provider_options(device, stream))]
+        try:
+            # Without `enable_fallback=0` a session that CUDA refused is silently made anew on the CPU.
+            session = self._runtime.InferenceSession(str(self.model), options, providers=providers, enable_fallback=0)
+        except Exception as exc:  # ONNX Runtime's errors have no common root of their own
+            told = f"{self.model}: ONNX Runtime cannot load it on cuda:{device}: {exc}"
+            raise BackendUnavailableError(told + more_room(str(exc))) from exc
+        if PROVIDER not in session.get_providers():
+            raise BackendUnavailableError(f"ONNX Runtime left CUDA out: {why_left_out(self._runtime)}")
+        check_graph(self.model, session, self.contract)
+        return session
+
+    def _provider_options(self, device: int, stream: int | None) -> dict[str, str]:
+        options = {
+            "device_id": str(device),
+            # Batches differ in size: the default would double the arena at each new peak, and try every
+            # convolution algorithm for each new size.
+            "arena_extend_strategy": "kSameAsRequested",
+            "cudnn_conv_algo_search": "HEURISTIC",
+            "use_tf32": str(int(self.precision == "tf32")),
+        }
+        if stream is not None:
+            options["user_compute_stream"] = str(stream)
+            # A share of its own: what does not fit fails while lanes are warmed, not under load beside busy ones.
+            limit = int(cuda.memory_bytes(device)[1] * MEMORY_SHARE) // self.lanes_per_device
+            options["gpu_mem_limit"] = str(limit)
+        return options
+
+
+class OnnxRuntimeCudaLane:
+    """One session; `run` blocks with the GIL released."""
+
+    pads = False
+
+    def __init__(
+        self, name: str, device: str, binding: Binding, contract: ModelContract, buckets: tuple[int, ...]
+    ) -> None:
+        self.name = name
+        self.device = device
+        self.buckets = buckets
+        self.inputs = binding.inputs
+        self._binding = binding
+        self._nodes_on_cpu = nodes_on_cpu(binding.session)
+        self._shape = (contract.horizon, len(contract.targets), len(contract.quantiles))
+        self._closed = False
+
+    def run(self, count: int) -> Float32:
+        """Run the first `count` windows; `LaneLostError` where the device says that it is broken."""
+        if self._closed:
+            raise BatchFailedError(f"lane {self.name} is closed")
+        if not 0 < count <= self.buckets[-1]:
+            raise BatchFailedError(f"lane {self.name}: a batch of {count}, expected 1 to {self.buckets[-1]}")
+        try:
+            predictions = self._binding.run(count)
+        except Exception as exc:
+            # Its frames hold the session, which must not live as long as whoever keeps the error.
+            clear_frames(exc.__traceback__)
+            raise self._failure(exc) from exc
+        return predictions.reshape(count, *self._shape)
+
+    def check(self) -> None:
+        """Raise `LaneLostError` where the device reports an error; without cuda-python only a run finds out."""
+        if self._closed:
+            return
+        try:
+            self._binding.check()
+        except CudaError as exc:
+            raise self._lost(str(exc), exc) from exc
+
+    def describe(self) -> dict[str, Any]:
+        """Whose stream it runs on, and how many of the graph's nodes run on the CPU (none: not known)."""
+        return {"stream": self._binding.stream, "nodes_on_cpu": self._nodes_on_cpu}
+
+    def close(self) -> None:
+        """Release the session, the buffers and the stream."""
+        self._closed = True
+        self._binding.close()
+
+    def _failure(self, error: Exception) -> InferenceError:
+        """What a failed run means: the batch's fault, unless the device tells of an error or the text names one."""
+        if isinstance(error, CudaError):
+            return self._lost(str(error), error)
+        told = f"ONNX Runtime: {error}"
+        try:
+            self._binding.settle()
+        except CudaError as found:
+            return self._lost(f"{told}; {found}", found)
+        if names_broken_device(str(error)):
+            return LaneLostError(f"lane {self.name}: {told}", device_gone=True)
+        return BatchFailedError(f"lane {self.name}: {told}")
+
+    def _lost(self, told: str, error: CudaError) -> LaneLostError:
+        return LaneLostError(f"lane {self.name}: {told}", device_gone=error.sticky or names_broken_device(told))
+
+
+def _has_cuda_python() -> bool:
+    try:
+        import cuda.bindings.runtime  # type: ignore[import-not-found, unused-ignore] # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def _check_devices(devices: tuple[int, ...]) -> None:
+    count = cuda.device_count()
+    if not count:
+        raise BackendUnavailableError(f"there is no CUDA device: {cuda.why_no_device()}")
+    if missing := [device for device in devices if not 0 <= device < count]:
+        raise BackendUnavailableError(f"devices {missing} are not there, expected 0 to {count - 1}")

@@ -1,0 +1,81 @@
+"""ONNX Runtime as a library: is CUDA in it and does it load, what runs where, and what its errors say.
+
+Knows nothing of lanes. onnxruntime is imported with the first call.
+"""
+
+import ctypes
+import io
+import re
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from streamd.core.errors import BackendUnavailableError
+from streamd.device import cuda
+
+PROVIDER = "CUDAExecutionProvider"
+INSTALL = "pip install 'onnxruntime-gpu[cuda,cudnn]' cuda-python"
+INSTEAD = f"pip uninstall onnxruntime, then {INSTALL}"
+
+
+def load_onnxruntime() -> Any:
+    """Import ONNX Runtime and CUDA's libraries where pip put them.
+
+    Raises `BackendUnavailableError` where it is missing or was built without CUDA.
+    """
+    try:
+        import onnxruntime
+    except ImportError as exc:
+        raise BackendUnavailableError(f"onnxruntime cannot be imported: {exc}; {INSTALL}") from exc
+    if PROVIDER not in onnxruntime.get_available_providers():
+        raise BackendUnavailableError(f"the installed ONNX Runtime was built without CUDA: {INSTEAD}")
+    if preload := getattr(onnxruntime, "preload_dlls", None):
+        with redirect_stdout(io.StringIO()):  # it prints what it does not find; `why_left_out` tells that
+            preload()
+    return onnxruntime
+
+
+def why_left_out(runtime: Any) -> str:
+    """Why a session came without the CUDA provider: the loader's words, and the way out."""
+    library = Path(runtime.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"
+    try:
+        ctypes.CDLL(str(library))
+    except OSError as exc:
+        reason = f"its library does not load: {exc}"
+    else:
+        reason = "its library loads, but it found no device that it can use"
+    version = getattr(runtime, "cuda_version", "") or "the release it was built for"
+    return f"{reason}. It needs an NVIDIA driver, CUDA {version} and cuDNN 9: {INSTALL}"
+
+
+def nodes_on_cpu(session: Any) -> int | None:
+    """How many nodes ONNX Runtime put on the CPU; none where it is too old to tell."""
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return None
+    parts = session.get_provider_graph_assignment_info()
+    return sum(len(part.get_nodes()) for part in parts if part.ep_name == "CPUExecutionProvider")
+
+
+# ---------------------------------------------------------------- what its errors say
+_NUMBER = re.compile(r"\bCUDA (?:failure|error):? (\d+)", re.IGNORECASE)
+_BROKEN_NUMBERS = cuda.STICKY | {46, 100}  # and those of a device that is not there any more
+_BROKEN_WORDS = re.compile(
+    r"illegal memory access|unspecified launch failure|misaligned address|illegal instruction|invalid program counter"
+    r"|hardware stack error|device-side assert|launch timed out|uncorrectable (?:ecc|nvlink)|context is destroyed"
+    r"|(?:gpu is|device) lost|cudaError(?:IllegalAddress|LaunchFailure|LaunchTimeout|Assert|HardwareStackError"
+    r"|IllegalInstruction|MisalignedAddress|InvalidAddressSpace|InvalidPc|ECCUncorrectable|NvlinkUncorrectable"
+    r"|ContextIsDestroyed|DevicesUnavailable)",
+    re.IGNORECASE,
+)
+_NO_ROOM = re.compile(r"out of memory|MemoryAllocation|failed to allocate|available memory of", re.IGNORECASE)
+
+
+def names_broken_device(text: str) -> bool:
+    """Whether an error's text names a CUDA error after which the device answers nothing any more."""
+    numbers = {int(number) for number in _NUMBER.findall(text)}
+    return bool(numbers & _BROKEN_NUMBERS) or _BROKEN_WORDS.search(text) is not None
+
+
+def more_room(text: str) -> str:
+    """The way out, to be put behind an error's text, where it tells of memory; else nothing."""
+    return "; open fewer lanes or smaller buckets" if _NO_ROOM.search(text) else ""
