@@ -1,0 +1,69 @@
+"""Lanes that make an illegal access when told to: wrappers, so that the daemon needs no hook for it."""
+
+import time
+from typing import Any
+
+from streamd.core.errors import LaneLostError
+from streamd.device.lane import Float32
+
+
+class Crash:
+    """Lets the next batch, or every one, write where nothing is; without a device it only says that it did."""
+
+    def __init__(self) -> None:
+        self._left = 0
+        self.at: float | None = None
+        self.count = 0
+
+    def arm(self, times: int = 1) -> None:
+        """Let so many of the next batches crash."""
+        self._left = times
+
+    def run(self, lane: Any, count: int) -> Float32:
+        """Run a batch, behind the kernel where armed."""
+        if self._left > 0:
+            self._left -= 1
+            self.at = self.at or time.monotonic()
+            self.count += 1
+            self._provoke(lane)
+        forecasts: Float32 = lane.run(count)
+        return forecasts
+
+    def _provoke(self, lane: Any) -> None:
+        executor = getattr(lane, "_executor", None)
+        if executor is None:
+            raise LaneLostError(f"lane {lane.name}: provoked without a device", device_gone=True)
+        from benchmarks.gpu.kernels import NOWHERE, Kernels
+
+        lane.run(1)  # makes the device this thread's
+        Kernels().launch("crash", executor._stream, NOWHERE)
+
+
+class CrashingLane:
+    """A lane that crashes when told to."""
+
+    def __init__(self, lane: Any, crash: Crash) -> None:
+        self._lane = lane
+        self._crash = crash
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._lane, name)
+
+    def run(self, count: int) -> Float32:
+        """See `Lane.run`."""
+        return self._crash.run(self._lane, count)
+
+
+class CrashingBackend:
+    """A backend whose lanes crash when told to."""
+
+    def __init__(self, backend: Any, crash: Crash) -> None:
+        self._backend = backend
+        self._crash = crash
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def make_lane(self, index: int) -> CrashingLane:
+        """See `Backend.make_lane`."""
+        return CrashingLane(self._backend.make_lane(index), self._crash)

@@ -1,0 +1,244 @@
+"""What the daemon does when the device, its memory or a plan is bad. Each fault in processes of its own, logs kept.
+
+Plans: truncated, with a flipped bit, with an altered header, for another GPU; each given to the loader directly and,
+with and without its listed SHA-256 made to fit, to a `streamd serve`. Memory: all of the device's taken beforehand.
+An illegal access: a kernel that writes where nothing is, on the stream of one of four lanes under load, once, and at
+every batch; and whether a reset brings the device back within the process. Not measured: a GPU that falls off the
+bus, ECC errors, faults of the driver, how long a hung kernel is waited for.
+"""
+
+import hashlib
+import json
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from benchmarks.gpu.harness import ROOT, ResultFile, Suite
+from benchmarks.gpu.processes import Daemon, copy_version, serving
+from benchmarks.gpu.windows import make_windows
+from benchmarks.harness import print_table
+from streamd.repository.versions import EngineVersion
+from streamd.transport.tensors import write_tensor
+
+CHILD_SECONDS = 150
+QUICK = {"warmup_seconds": 0.5, "lanes": 2, "buckets": "1,8", "backend": "auto"}
+"""Daemons here only have to show which backend they end with."""
+
+SPARED_MIB = (150, 900)
+"""Free device memory: not enough for a context of CUDA, and enough for that but for no lanes."""
+
+Damage = Callable[[Path], None]
+
+
+def truncate(plan: Path) -> None:
+    """Keep the first half."""
+    with plan.open("r+b") as file:
+        file.truncate(plan.stat().st_size // 2)
+
+
+def flip_bit(plan: Path) -> None:
+    """Change one bit in the middle."""
+    _flip(plan, plan.stat().st_size // 2, 1)
+
+
+def alter_header(plan: Path) -> None:
+    """Change the first bytes, which say whose plan it is."""
+    _flip(plan, 0, 8)
+
+
+def _flip(plan: Path, at: int, count: int) -> None:
+    with plan.open("r+b") as file:
+        file.seek(at)
+        before = file.read(count)
+        file.seek(at)
+        file.write(bytes(byte ^ 0x10 for byte in before))
+
+
+def for_another_gpu(plan: Path) -> None:
+    """Let the version say that its plan was built for another GPU."""
+    info = _conversion(plan.parent)
+    for each in info["plans"].values():
+        each |= {"gpu": "NVIDIA A10", "compute_capability": "8.6"}
+    _write_conversion(plan.parent, info)
+
+
+DAMAGES: dict[str, Damage] = {
+    "truncated": truncate,
+    "flipped bit": flip_bit,
+    "altered header": alter_header,
+}
+
+
+class Faults:
+    """The faults of one version."""
+
+    def __init__(self, suite: Suite, version: EngineVersion, result: ResultFile) -> None:
+        self.suite = suite
+        self.version = version
+        self.result = result
+        self.rows: list[dict[str, Any]] = []
+
+    def run(self) -> None:
+        """Provoke each; none takes the others with it."""
+        for name, damage in DAMAGES.items():
+            self._part(f"loader: {name}", partial(self._loader, damage=damage))
+            self._part(f"daemon: {name}", partial(self._daemon, damage=damage, fit=False))
+            self._part(f"daemon: {name}, SHA-256 made to fit", partial(self._daemon, damage=damage, fit=True))
+        self._part("daemon: plan for another GPU", partial(self._daemon, damage=for_another_gpu, fit=False))
+        for spared in SPARED_MIB:
+            self._part(f"daemon: {spared} MiB of the device free at start", partial(self._memory_full, spared=spared))
+        self._part("reset after an illegal access", partial(self._child, what="reset"))
+        for how in ("once", "always"):
+            self._part(f"daemon: illegal access, {how}", partial(self._child, what="illegal", more=("--how", how)))
+
+    def _part(self, name: str, provoke: Callable[[Path], dict[str, Any]]) -> None:
+        title = f"faults {self.version.name}: {name}"
+        with self.suite.part(title), tempfile.TemporaryDirectory(prefix="streamd-bench-") as folder:
+            found = {"engine": self.version.name, "fault": name, **provoke(Path(folder))}
+            self.rows.append(found)
+            self.result.append("faults", found)
+            if not found["passes"]:
+                self.suite.failures.append(f"{title}: {found.get('told')}")
+
+    # ------------------------------------------------------------ plans
+    def _loader(self, folder: Path, damage: Damage) -> dict[str, Any]:
+        """The loader must refuse the plan, or load it; it must not end the process."""
+        version = copy_version(self.suite, self.version, folder)
+        plan = _plans(version)[0]
+        damage(plan)
+        code, said, log = _run_child("load", "--plan", str(plan), "--version", str(version))
+        return {"passes": code == 0, "told": said.get("told", f"ended with {code}"), "exit": code, "log": log}
+
+    def _daemon(self, folder: Path, damage: Damage, *, fit: bool) -> dict[str, Any]:
+        """The daemon must answer, and say why it passed TensorRT over."""
+        version = copy_version(self.suite, self.version, folder / "engines")
+        for plan in _plans(version):
+            damage(plan)
+        if fit:
+            reseal(version)
+        with serving(folder, folder / "engines", self.version.name, **QUICK) as daemon:
+            return self._judged(daemon, must_fall_back=not fit)
+
+    def _memory_full(self, folder: Path, spared: int) -> dict[str, Any]:
+        copy_version(self.suite, self.version, folder / "engines")
+        filler = _start_child("fill", "--spared-mib", str(spared), stdin=subprocess.PIPE)
+        assert filler.stdout is not None
+        assert filler.stdin is not None
+        try:
+            held = filler.stdout.readline().decode().strip()
+            with serving(folder, folder / "engines", self.version.name, **QUICK) as daemon:
+                return {**self._judged(daemon, must_fall_back=True), "taken": held}
+        finally:
+            filler.stdin.close()
+            filler.wait(30)
+
+    def _judged(self, daemon: Daemon, *, must_fall_back: bool) -> dict[str, Any]:
+        seconds = daemon.until_ready()
+        status = daemon.get("/v1/status")[1]
+        answered = predicts(daemon, self.version)
+        reasons = {each["backend"]: each["reason"] for each in status["fallbacks"]}
+        fell_back = status["backend"] != "tensorrt" and "tensorrt" in reasons
+        return {
+            "passes": answered and (fell_back or not must_fall_back),
+            "told": reasons.get("tensorrt", f"runs on {status['backend']}"),
+            "backend": status["backend"],
+            "answers": answered,
+            "seconds_to_ready": round(seconds, 2),
+            "log": daemon.log_tail(),
+        }
+
+    # ------------------------------------------------------------ illegal accesses
+    def _child(self, folder: Path, what: str, more: tuple[str, ...] = ()) -> dict[str, Any]:
+        copy_version(self.suite, self.version, folder / "engines")
+        arguments = [
+            "--engines",
+            str(folder / "engines"),
+            "--version",
+            self.version.name,
+            "--folder",
+            str(folder),
+            *more,
+        ]
+        arguments += [
+            "--backend",
+            "auto" if self.suite.arguments.backend == "tensorrt" else self.suite.arguments.backend,
+        ]
+        code, said, log = _run_child(what, *arguments)
+        return {"passes": False, "told": f"ended with {code}", **said, "exit": code, "log": log}
+
+
+def _run_child(*arguments: str) -> tuple[int, dict[str, Any], str]:
+    """Run one fault in a process of its own; returns its exit status, its last line as JSON, and the log's end."""
+    child = _start_child(*arguments)
+    try:
+        output, _ = child.communicate(timeout=CHILD_SECONDS)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        output, _ = child.communicate()
+    lines = output.decode(errors="replace").splitlines()
+    found = next((line for line in reversed(lines) if line.startswith('{"told"')), "{}")
+    said: dict[str, Any] = json.loads(found)
+    return child.returncode, said, "\n".join(lines[-12:])
+
+
+def _start_child(*arguments: str, stdin: int | None = None) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "benchmarks.gpu.faults_child", *arguments]
+    return subprocess.Popen(command, cwd=ROOT, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def predicts(daemon: Daemon, version: EngineVersion) -> bool:
+    """Whether the daemon forecasts a caller's window."""
+    windows = make_windows(version.contract, 4).first(4)
+    body = msgspec.msgpack.encode({"inputs": {name: write_tensor(value) for name, value in windows.items()}})
+    headers = {"Content-Type": "application/msgpack"}
+    request = urllib.request.Request(f"{daemon.url}/v1/predict", body, headers)
+    began = time.monotonic()
+    while time.monotonic() - began < 20:
+        try:
+            with urllib.request.urlopen(request, timeout=20) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            time.sleep(0.2)
+    return False
+
+
+# ---------------------------------------------------------------- versions
+def _plans(version: Path) -> list[Path]:
+    plans = sorted(version.glob("*.engine"))
+    if not plans:
+        raise FileNotFoundError(f"{version}: no plans to damage; give --plans")
+    return plans
+
+
+def _conversion(version: Path) -> dict[str, Any]:
+    info: dict[str, Any] = json.loads((version / "conversion_info.json").read_text())
+    return info
+
+
+def _write_conversion(version: Path, info: dict[str, Any]) -> None:
+    (version / "conversion_info.json").write_text(json.dumps(info))
+
+
+def reseal(version: Path) -> None:
+    """Let the listed SHA-256 of every plan be what the file now has."""
+    info = _conversion(version)
+    for plan in _plans(version):
+        info["sha256"][plan.name] = hashlib.sha256(plan.read_bytes()).hexdigest()
+    _write_conversion(version, info)
+
+
+def run(suite: Suite) -> None:
+    """Provoke every fault of the first version; all versions share the code that bears them."""
+    result = ResultFile(suite, "faults", not_measured=__doc__)
+    faults = Faults(suite, suite.versions[0], result)
+    faults.run()
+    rows = [("yes" if row["passes"] else "NO", row["fault"], str(row["told"])[:150]) for row in faults.rows]
+    print_table(f"Faults: {suite.versions[0].name}", ("borne", "fault", "told"), rows)

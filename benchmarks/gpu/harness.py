@@ -1,0 +1,213 @@
+"""What the GPU benchmarks share: versions and their plans, lanes of any backend, results that survive a failure."""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from streamd.repository.versions import EngineVersion, load_version
+
+BUCKETS = (1, 8, 32, 64, 128, 256)
+PACKAGES = ("tensorrt", "tensorrt-lean", "cuda-python", "cuda-bindings", "onnxruntime", "numpy", "uvloop", "aiohttp")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass
+class Suite:
+    """What was asked for, and where results go; `failures` are the parts that raised."""
+
+    arguments: argparse.Namespace
+    versions: list[EngineVersion]
+    failures: list[str] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        """How long a cell is measured, all of its turns together."""
+        seconds: float = self.arguments.seconds
+        return seconds
+
+    @property
+    def buckets(self) -> tuple[int, ...]:
+        """The batch sizes to measure."""
+        buckets: tuple[int, ...] = self.arguments.buckets
+        return buckets
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Let a part fail without taking the others with it; what it raised is told and kept."""
+        began = time.monotonic()
+        try:
+            yield
+        except Exception as error:
+            self.failures.append(f"{name}: {type(error).__name__}: {error}")
+            traceback.print_exc(limit=-3, file=sys.stdout)
+        print(f"[{name}: {time.monotonic() - began:.1f} s]", flush=True)
+
+
+class ResultFile:
+    """A result that is written anew after every change, so that what was measured outlives a crash."""
+
+    def __init__(self, suite: Suite, name: str, **facts: Any) -> None:
+        self.path: Path = suite.arguments.out / f"{name}.json"
+        self.content: dict[str, Any] = {"measured_on": environment(), **facts}
+
+    def put(self, key: str, value: Any) -> None:
+        """Set one part and write the file."""
+        self.content[key] = value
+        self.write()
+
+    def append(self, key: str, value: Any) -> None:
+        """Add to a list of parts and write the file."""
+        self.content.setdefault(key, []).append(value)
+        self.write()
+
+    def write(self) -> None:
+        """Write the file whole."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text(json.dumps(self.content, indent=1, default=_plain) + "\n", encoding="utf-8")
+
+
+# ---------------------------------------------------------------- what ran it
+_ENVIRONMENT: dict[str, Any] = {}
+
+
+def environment() -> dict[str, Any]:
+    """The machine, the versions and the command of this run."""
+    if not _ENVIRONMENT:
+        _ENVIRONMENT.update(
+            {
+                "date": datetime.now(UTC).isoformat(timespec="seconds"),
+                "command": "python -m " + " ".join(_command()),
+                "python": platform.python_version(),
+                "cores": len(os.sched_getaffinity(0)),
+                "gpus": _gpus(),
+                "packages": {name: version for name in PACKAGES if (version := package_version(name))},
+            }
+        )
+    return dict(_ENVIRONMENT)
+
+
+def package_version(name: str) -> str | None:
+    """The installed version of a package; none where it is not installed."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _command() -> list[str]:
+    module = sys.modules["__main__"].__spec__
+    return [module.name if module is not None else sys.argv[0], *sys.argv[1:]]
+
+
+def _gpus() -> list[dict[str, str]]:
+    """Name, driver and memory of each GPU; empty where nvidia-smi is missing or finds none."""
+    if shutil.which("nvidia-smi") is None:
+        return []
+    fields = ("name", "driver_version", "memory.total", "compute_cap")
+    command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    lines = [line.split(", ") for line in answer.stdout.splitlines() if line.strip()]
+    return [dict(zip(fields, line, strict=False)) for line in lines] if answer.returncode == 0 else []
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    return str(value)
+
+
+# ---------------------------------------------------------------- versions, plans, lanes
+def find_versions(engines: Path, only: Sequence[str]) -> list[EngineVersion]:
+    """The versions to measure, by folder; `only` picks those whose name begins so."""
+    folders = sorted(path for path in engines.iterdir() if (path / "config.json").is_file())
+    chosen = [path for path in folders if not only or any(path.name.startswith(each) for each in only)]
+    return [load_version(path) for path in chosen]
+
+
+def find_plan(suite: Suite, version: EngineVersion, precision: str) -> Path | None:
+    """The plan of a version: `<plans>/<version>/model_<precision>.engine`, or beside its `model.onnx`."""
+    name = f"model_{precision}.engine"
+    places = [suite.arguments.plans / version.name / name, suite.arguments.plans / name, version.path / name]
+    return next((place for place in places if place.is_file()), None)
+
+
+def precisions(suite: Suite, version: EngineVersion) -> list[str]:
+    """The precisions to measure: those asked for that have a plan (none: told as a failure); fp32 without plans."""
+    if suite.arguments.backend != "tensorrt":
+        return ["fp32"]
+    found = [each for each in suite.arguments.precisions if find_plan(suite, version, each) is not None]
+    if not found:
+        wanted = ", ".join(f"model_{each}.engine" for each in suite.arguments.precisions)
+        suite.failures.append(f"{version.name}: none of {wanted} under {suite.arguments.plans}")
+    return found
+
+
+def make_backend(
+    suite: Suite,
+    version: EngineVersion,
+    precision: str,
+    *,
+    graphs: bool = True,
+    devices: tuple[int, ...] = (0,),
+    lanes_per_device: int = 8,
+    buckets: tuple[int, ...] | None = None,
+) -> Any:
+    """A backend of the kind that was asked for; FileNotFoundError where a plan is missing."""
+    buckets = buckets or suite.buckets
+    kind = suite.arguments.backend
+    if kind == "fake":
+        from streamd.device.fake import FakeBackend
+
+        fake = FakeBackend(version.contract, buckets, pads=True)
+        fake.script.latency_seconds = lambda count: 1e-4 + 1e-6 * count
+        return fake
+    if kind == "onnxruntime-cpu":
+        from streamd.device.onnxruntime_cpu import OnnxRuntimeCpuBackend
+
+        return OnnxRuntimeCpuBackend(version.onnx, version.contract, buckets, 1)
+    from streamd.device.tensorrt_engine import Plan
+    from streamd.device.tensorrt_lane import TensorRtBackend
+
+    path = find_plan(suite, version, precision)
+    if path is None:
+        raise FileNotFoundError(f"{version.name}: no model_{precision}.engine under {suite.arguments.plans}")
+    plan = Plan(path, precision)
+    return TensorRtBackend(plan, version.contract, buckets, devices, lanes_per_device=lanes_per_device, graphs=graphs)
+
+
+@contextmanager
+def open_lanes(backend: Any, count: int) -> Iterator[list[Any]]:
+    """Lanes 0 to `count` - 1 of a backend, closed at the end."""
+    lanes: list[Any] = []
+    try:
+        for index in range(count):
+            lanes.append(backend.make_lane(index))  # noqa: PERF401 - those made before one fails must be closed
+        yield lanes
+    finally:
+        for lane in lanes:
+            lane.close()
+
+
+# ---------------------------------------------------------------- figures
+def percentiles_ms(seconds: Sequence[float] | np.ndarray[Any, Any]) -> dict[str, float]:
+    """p50, p95, p99 and the largest, in ms."""
+    if not len(seconds):
+        return {}
+    values = np.asarray(seconds, np.float64) * 1e3
+    names = {"p50_ms": 50, "p95_ms": 95, "p99_ms": 99, "max_ms": 100}
+    return {name: round(float(np.percentile(values, share)), 4) for name, share in names.items()}

@@ -1,0 +1,60 @@
+"""Builds the plan that a first attempt would run: one profile of dynamic shapes, 1 to 256 windows, best at 64.
+
+It is what the throughput section compares with. Not measured: its forecasts' accuracy (in half precision nothing
+is pinned to float32), builders' effort levels.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu.harness import ResultFile, Suite, precisions
+from benchmarks.gpu.throughput import naive_plan
+from streamd.repository.versions import EngineVersion
+
+SHAPES = (1, 64, 256)
+
+
+def run(suite: Suite) -> None:
+    """Build those that are not there yet."""
+    result = ResultFile(suite, "naive", not_measured=__doc__)
+    if suite.arguments.backend != "tensorrt":
+        print("naive: needs --backend tensorrt")
+        return
+    for version in suite.versions:
+        for precision in precisions(suite, version):
+            path = naive_plan(suite, version, precision)
+            if path.is_file():
+                continue
+            with suite.part(f"naive {version.name} {precision}"):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                build(version, precision, path)
+                result.append("built", {"plan": str(path), "bytes": path.stat().st_size})
+
+
+def build(version: EngineVersion, precision: str, path: Path) -> None:
+    """Parse the version's graph and build it; RuntimeError with the parser's or the builder's words."""
+    from streamd.device.tensorrt_engine import load_tensorrt
+
+    library = load_tensorrt()
+    trt = library.module
+    builder = trt.Builder(library.logger)
+    network = builder.create_network(_network_flags(trt, library.generation))
+    parser = trt.OnnxParser(network, library.logger)
+    if not parser.parse(version.onnx.read_bytes()):
+        raise RuntimeError("; ".join(str(parser.get_error(index)) for index in range(parser.num_errors)))
+    configuration = builder.create_builder_config()
+    if precision == "fp16" and library.generation < 11:
+        configuration.set_flag(trt.BuilderFlag.FP16)
+    profile = builder.create_optimization_profile()
+    for name, shape in version.contract.input_shapes.items():
+        profile.set_shape(name, *((batch, *shape) for batch in SHAPES))
+    configuration.add_optimization_profile(profile)
+    serialized = builder.build_serialized_network(network, configuration)
+    if serialized is None:
+        raise RuntimeError(library.last_error())
+    path.write_bytes(bytes(serialized))
+
+
+def _network_flags(trt: Any, generation: int) -> int:
+    # From 10 on every network has an explicit batch, and the flag is gone later.
+    return 0 if generation >= 10 else 1 << int(trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH)

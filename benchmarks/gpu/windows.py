@@ -1,0 +1,121 @@
+"""Real windows for the GPU benchmarks: sliding over the shipped fleet, and a window store filled with them.
+
+Not covered: the fleet is of twelve servers over three days, so many windows share rows; each is therefore scaled
+by a factor of its own, which makes every one of them different.
+"""
+
+import mmap
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.gpu.harness import ROOT
+from streamd.core.calendar import known_future
+from streamd.core.contract import ModelContract
+from streamd.core.layout import Layout
+from streamd.core.windows import PRESENT, WindowStore, columns
+from streamd.device.lane import Float32, Inputs
+from streamd.replay.fleet import RecordedFleet
+from streamd.replay.readers import read_fleet
+
+FLEET = ROOT / "examples" / "fleet" / "servers.csv.gz"
+PERCENT = "percent"
+BYTES_PER_UNIT = 3e6
+"""The shipped fleet's network rates are shares of 1; as bytes/s they are this much larger."""
+
+
+@lru_cache
+def shipped_fleet(step_seconds: int) -> RecordedFleet:
+    """The fleet that comes with the sources, on the contract's grid."""
+    return read_fleet(FLEET, step_seconds)
+
+
+def real_series(contract: ModelContract) -> Float32:
+    """`(server, step, feature) float32` in the contract's order and units; NaN for what the fleet lacks."""
+    fleet = shipped_fleet(contract.step_seconds)
+    series = np.full((*fleet.series.shape[:2], len(contract.features)), np.nan, np.float32)
+    for column, name in enumerate(fleet.features):
+        factor = BYTES_PER_UNIT if contract.units.get(name) == "bytes/s" else 1.0
+        if name in contract.feature_index:
+            series[..., contract.feature_index[name]] = fleet.series[..., column] * np.float32(factor)
+    return series
+
+
+def make_windows(contract: ModelContract, count: int, seed: int = 11) -> Inputs:
+    """`count` different windows: every third with 20 % of its cells missing, every fifth a million times as large.
+
+    Origins slide over the whole fleet; statuses are those of a server under maintenance now and then.
+    """
+    random = np.random.default_rng(seed)
+    series = real_series(contract)
+    servers, steps, _ = series.shape
+    length = contract.context_length
+    origins = np.linspace(0, steps - length, -(-count // servers)).astype(int)
+    inputs = Inputs.allocate(contract, count)
+    bounded = [contract.units.get(name) == PERCENT for name in contract.features]
+    first_step = shipped_fleet(contract.step_seconds).first_step
+    for place in range(count):
+        server, begin = place % servers, int(origins[place // servers])
+        scale = random.uniform(0.8, 1.2, len(contract.features)).astype(np.float32)
+        if place % 5 == 4:
+            scale[[not each for each in bounded]] *= np.float32(1e6)
+        window = series[server, begin : begin + length] * scale
+        window[:, bounded] = np.minimum(window[:, bounded], 100.0)
+        if place % 3 == 2:
+            window[random.random(window.shape) < 0.2] = np.nan
+        inputs.encoder_cont[place] = window
+        newest = first_step + begin + length - 1
+        inputs.decoder_cont[place] = known_future(newest, contract.horizon, contract.step_seconds)
+    inputs.encoder_cat[..., 1] = random.integers(0, 16, (count, 1)) * (random.random((count, length)) < 0.1)
+    inputs.decoder_cat[..., 1] = inputs.encoder_cat[:, -1:, 1]
+    return inputs
+
+
+def filled_store(contract: ModelContract, servers: int) -> WindowStore:
+    """A window store of `servers` full windows in ordinary memory, each with its newest row at another place."""
+    layout = Layout(columns(contract.context_length, len(contract.features)), servers, {})
+    arrays = layout.arrays(mmap.mmap(-1, layout.nbytes))
+    length, series = contract.context_length, real_series(contract)
+    random = np.random.default_rng(3)
+    begins = random.integers(0, series.shape[1] - length + 1, servers)
+    sources = np.arange(servers) % len(series)
+    scales = random.uniform(0.8, 1.2, (servers, 1, len(contract.features))).astype(np.float32)
+    for at in range(0, servers, 500):
+        part = slice(at, min(at + 500, servers))
+        rows = begins[part, None] + np.arange(length)
+        windows = series[sources[part, None], rows] * scales[part]
+        arrays["values"][part, :length] = windows
+        arrays["values"][part, length:] = windows
+    arrays["marks"][:] = PRESENT
+    first_step = shipped_fleet(contract.step_seconds).first_step
+    arrays["newest"][:] = first_step + random.integers(0, length, servers)
+    arrays["open_step"][:] = arrays["journal"][:] = -1
+    store = WindowStore(arrays, need=1, late_steps=length, grace_seconds=10.0)
+    for slot in range(servers):
+        store.adopt(slot, have=length, expected=0, expected_step=-1)
+    return store
+
+
+class Gatherer:
+    """Copies slots' windows into a lane's inputs, as the daemon does for a batch of servers."""
+
+    def __init__(self, contract: ModelContract, store: WindowStore) -> None:
+        self._store = store
+        self._whole = getattr(store, "gather_many", None)
+        newest = store.newest(0)
+        self._calendar = known_future(newest, contract.horizon, contract.step_seconds)
+
+    def __call__(self, slots: npt.NDArray[np.int64], inputs: Inputs) -> None:
+        """Fill the first rows of `inputs` with the windows of `slots`."""
+        count = len(slots)
+        values, categories = inputs.encoder_cont[:count], inputs.encoder_cat[:count]
+        if self._whole is not None:
+            self._whole(slots, values, categories[:, :, 1])
+        else:
+            for row, slot in enumerate(slots.tolist()):
+                self._store.gather(slot, values[row], categories[row, :, 1])
+        categories[:, :, 0] = 0
+        inputs.decoder_cont[:count] = self._calendar
+        inputs.decoder_cat[:count, :, 0] = 0
+        inputs.decoder_cat[:count, :, 1] = categories[:, -1:, 1]
