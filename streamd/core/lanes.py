@@ -1,7 +1,8 @@
 """Which lanes are well, when a lost one is rebuilt, and when a backend is spent.
 
 A lane is lost by an error of its device or by giving no answer. It is rebuilt, later each time it fails again;
-a backend all of whose lanes were rebuilt too often is spent, and the next of the chain takes over.
+a backend all of whose lanes were rebuilt too often is spent, and the next of the chain takes over. As long as one of
+its lanes is well, the others are tried again, seldom: a device may come back.
 """
 
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ class LaneLimits:
     max_rebuilds: int = 4
     """In a row; a lane that was well for `forgiven_seconds` starts over."""
     forgiven_seconds: float = 300.0
+    make_seconds: float = 120.0
+    """A lane that takes longer to be made is not waited for."""
 
     def hung(self, running_seconds: float, expected_seconds: float) -> bool:
         """Whether a batch that has run for so long will not come back."""
@@ -45,15 +48,16 @@ class LaneRoster:
 
     def lost(self, index: int, now: float) -> None:
         """A lane was lost, or its rebuilding failed: plan the next rebuilding, or give it up."""
-        lane, limits = self._lanes[index], self._limits
-        if lane.well and now - lane.well_since >= limits.forgiven_seconds:
+        lane = self._lanes[index]
+        if lane.well and now - lane.well_since >= self._limits.forgiven_seconds:
             lane.losses = 0
         lane.well = lane.building = False
         lane.losses += 1
-        if lane.losses > limits.max_rebuilds:
-            lane.again_at = None
-        else:
-            lane.again_at = now + min(limits.rebuild_seconds * 2 ** (lane.losses - 1), limits.rebuild_most_seconds)
+        lane.again_at = now + self._patience_seconds(lane)
+        if not self.well:
+            # The last one that was well: the next backend must not wait for those that hardly come back.
+            for each in filter(self._tired, self._lanes):
+                each.again_at = None
 
     def take_due(self, now: float) -> list[int]:
         """Return the lanes to rebuild now; each is reported back by `rebuilt` or `lost`."""
@@ -67,9 +71,10 @@ class LaneRoster:
         """A lane is well again."""
         lane = self._lanes[index]
         lane.well, lane.building, lane.well_since = True, False, now
+        self.persist(now)
 
     def persist(self, now: float) -> None:
-        """There is no other backend: try the lanes that were given up again, as patiently as may be."""
+        """Try the lanes that were given up again, as patiently as may be: one is well, or no other backend is left."""
         for lane in self._lanes:
             if self._given_up(lane):
                 lane.again_at = now + self._limits.rebuild_most_seconds
@@ -83,6 +88,15 @@ class LaneRoster:
     def well(self) -> int:
         """How many lanes are well."""
         return sum(lane.well for lane in self._lanes)
+
+    def _patience_seconds(self, lane: _Lane) -> float:
+        limits = self._limits
+        if self._tired(lane):
+            return limits.rebuild_most_seconds
+        return min(limits.rebuild_seconds * 2.0 ** (lane.losses - 1), limits.rebuild_most_seconds)
+
+    def _tired(self, lane: _Lane) -> bool:
+        return lane.losses > self._limits.max_rebuilds
 
     def _given_up(self, lane: _Lane) -> bool:
         return not lane.well and not lane.building and lane.again_at is None

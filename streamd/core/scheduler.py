@@ -142,7 +142,7 @@ class Scheduler:
         if idle_lanes < 1:
             return None
         if self._retries:
-            return self._refresh(self._retries.popleft(), now)
+            return self._again(self._retries.popleft(), now, costs.max_batch)
         waiting = len(self.due) + len(self._requests)
         if not waiting or (more_comes and waiting < costs.max_batch and now < self.wait_until()):
             return None
@@ -176,8 +176,14 @@ class Scheduler:
         generation, step, context = self._snapshot(slot)
         return ServerItem(slot, generation, step, context, since)
 
-    def _refresh(self, batch: Batch, now: float) -> Batch:
-        """A batch that runs again takes its servers' windows as they are by now."""
+    def _again(self, batch: Batch, now: float, max_batch: int) -> Batch:
+        """A batch that runs again takes its servers' windows as they are by now.
+
+        Left behind by another backend, it may be larger than any bucket here: the rest then waits as it did.
+        """
+        if rest := batch.items[max_batch:]:
+            self._retries.appendleft(Batch(rest, moves=batch.moves))
+            batch = Batch(batch.items[:max_batch], moves=batch.moves)
         items: list[Item] = []
         for item in batch.items:
             if isinstance(item, RequestItem):

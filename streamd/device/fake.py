@@ -1,9 +1,11 @@
-"""A lane without a device, for tests here and for users' tests: it runs by script.
+"""A device that is none, for tests here and for users' tests: its lanes run by script.
 
-Its forecast can be told apart by window: see `forecast_of`.
+A forecast can be told apart by window: see `forecast_of`.
 """
 
+import random
 import threading
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,28 +14,36 @@ from typing import Any
 import numpy as np
 
 from streamd.core.contract import ModelContract
-from streamd.core.errors import BatchFailedError, LaneLostError
+from streamd.core.errors import BackendUnavailableError, BatchFailedError, LaneLostError
 from streamd.device.lane import Float32, Inputs
 
 
 @dataclass
 class FakeScript:
-    """What a fake device does; change it while it runs.
+    """What fake devices do; change it while they run.
 
-    `latency_seconds(count)` is waited for on an event, so that `release` ends it at once. `poison(window)` is
-    true for a window (`(context_length, features) float32`) that makes its whole batch fail. `hold` makes every
-    run wait until `release` is set, in whatever order the test lets lanes go.
+    `latency_seconds(windows)` is of the windows that run: where lanes pad, of the whole bucket. `jitter_seconds` at
+    most are added, drawn from `seed` for each lane by itself. Both are waited for on the lane's gate, so that
+    letting it go ends them at once.
     """
 
-    latency_seconds: Callable[[int], float] = lambda count: 0.0
+    latency_seconds: Callable[[int], float] = lambda windows: 0.0
+    jitter_seconds: float = 0.0
+    seed: int = 0
     poison: Callable[[Float32], bool] = lambda window: False
+    """True for a window (`(context_length, features) float32`) that makes its whole batch fail."""
     not_finite: Callable[[Float32], bool] = lambda window: False
+    """True for a window whose forecast is NaN."""
     errors: deque[Exception] = field(default_factory=deque)
     """Raised by the next runs, one each."""
+    make_errors: deque[Exception | None] = field(default_factory=deque)
+    """Raised by the next `make_lane` calls, one each; none lets one pass."""
     lost: bool = False
-    """A sticky error: every run from now on loses its lane."""
+    """Every run from now on loses its lane, and only its lane; for a whole device see `FakeBackend.lose_device`."""
     hold: bool = False
+    """Every run waits until its lane is let go, in whatever order that happens; for one lane see `FakeLane.hangs`."""
     release: dict[str, threading.Event] = field(default_factory=dict)
+    """The gate of the newest lane of each name: setting it lets one run go. The backend's `lanes` have former ones."""
     runs: list[tuple[str, int]] = field(default_factory=list)
     """(lane, windows) of every run, in the order in which they began."""
     on_run: Callable[[str, dict[str, Any]], None] = lambda lane, inputs: None
@@ -41,41 +51,86 @@ class FakeScript:
 
 
 class FakeBackend:
-    """Makes fake lanes that share one script."""
+    """Makes fake lanes that share one script; lane `i` is on device `fake:{i % devices}`."""
 
     name = "fake"
     precision = "fp32"
 
-    def __init__(self, contract: ModelContract, buckets: tuple[int, ...] = (1, 8, 32), *, pads: bool = False) -> None:
+    def __init__(
+        self,
+        contract: ModelContract,
+        buckets: tuple[int, ...] = (1, 8, 32),
+        *,
+        pads: bool = False,
+        devices: int = 1,
+        lanes_per_device: int = 2,
+    ) -> None:
         self.contract = contract
         self.buckets = buckets
         self.pads = pads
+        self.devices = tuple(f"fake:{index}" for index in range(devices))
+        self.default_lanes = lanes_per_device * devices
         self.script = FakeScript()
+        self.lanes: list[FakeLane] = []
+        """Every lane that was ever made, in order."""
+        self._gone: set[str] = set()
 
     def make_lane(self, index: int) -> "FakeLane":
-        """Make a lane; none ever fails to start."""
-        name = f"fake-{index}"
-        self.script.release.setdefault(name, threading.Event())
-        return FakeLane(name, self)
+        """Make a lane; raises what the script says, and `BackendUnavailableError` where its device is gone."""
+        device = self.devices[index % len(self.devices)]
+        error = self.script.make_errors.popleft() if self.script.make_errors else None
+        if error is not None:
+            raise error
+        if device in self._gone:
+            raise BackendUnavailableError(f"device {device} is gone")
+        lane = FakeLane(f"fake-{index}", device, self)
+        self.script.release[lane.name] = lane.gate
+        self.lanes.append(lane)
+        return lane
+
+    def lose_device(self, device: str = "fake:0") -> None:
+        """Give a device a sticky error: its lanes are lost for good, and none can be made on it.
+
+        A lane that is held stays held: let it go, and it says so.
+        """
+        self._gone.add(device)
+        for lane in self.lanes:
+            lane.dead |= lane.device == device
+
+    def restore_device(self, device: str = "fake:0") -> None:
+        """Let new lanes run on a device again; those it had stay lost."""
+        self._gone.discard(device)
+
+    def let_all_go(self) -> None:
+        """End whatever lanes are held in, now and from now on."""
+        self.script.hold = False
+        for lane in self.lanes:
+            lane.hangs = False
+            lane.gate.set()
 
     def describe(self) -> dict[str, Any]:
-        """That it is a fake."""
-        return {"fake": True}
+        """That it is a fake, and its devices."""
+        return {"fake": True, "devices": list(self.devices)}
 
 
 class FakeLane:
     """Runs by its backend's script."""
 
-    device = "fake"
-
-    def __init__(self, name: str, backend: FakeBackend) -> None:
+    def __init__(self, name: str, device: str, backend: FakeBackend) -> None:
         self.name = name
+        self.device = device
         self.buckets = backend.buckets
         self.pads = backend.pads
         self.inputs = Inputs.allocate(backend.contract, backend.buckets[-1])
-        self.closed = False
+        self.gate = threading.Event()
+        """Set it to let one held run go."""
+        self.hangs = False
+        """It gives no answer until it is let go, whatever the script says of others."""
+        self.dead = False
+        self.closings = 0
         self._contract = backend.contract
         self._script = backend.script
+        self._random = random.Random(f"{backend.script.seed}:{name}")
 
     def run(self, count: int) -> Float32:
         """Forecast `forecast_of` each window, unless the script says otherwise."""
@@ -83,12 +138,8 @@ class FakeLane:
         script.runs.append((self.name, count))
         inputs = {name: buffer.copy() for name, buffer in self.inputs.first(count).items()}
         script.on_run(self.name, inputs)
-        gate = script.release[self.name]
-        if script.hold:
-            gate.wait()
-            gate.clear()
-        elif (seconds := script.latency_seconds(count)) > 0:
-            gate.wait(seconds)
+        self._take_time(self.windows_run(count))
+        self.check()
         if script.lost:
             raise LaneLostError(f"lane {self.name}: the fake device is gone")
         if script.errors:
@@ -102,9 +153,42 @@ class FakeLane:
                 forecasts[place] = np.nan
         return forecasts
 
+    def windows_run(self, count: int) -> int:
+        """How many windows a batch of `count` runs: where lanes pad, those of the next larger bucket.
+
+        Raises `BatchFailedError` where no bucket holds it.
+        """
+        if not 1 <= count <= self.buckets[-1]:
+            raise BatchFailedError(f"lane {self.name}: a batch of {count}, expected 1 to {self.buckets[-1]}")
+        return self.buckets[bisect_left(self.buckets, count)] if self.pads else count
+
+    def check(self) -> None:
+        """Raise `LaneLostError` where the device was lost since the lane was made."""
+        if self.dead:
+            raise LaneLostError(f"lane {self.name}: device {self.device} is gone", device_gone=True)
+
+    def describe(self) -> dict[str, Any]:
+        """Whether it pads."""
+        return {"pads": self.pads}
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self.closings > 0
+
     def close(self) -> None:
         """Note that it was closed."""
-        self.closed = True
+        self.closings += 1
+
+    def _take_time(self, windows: int) -> None:
+        script = self._script
+        if script.hold or self.hangs:
+            self.gate.wait()
+            self.gate.clear()
+            return
+        seconds = script.latency_seconds(windows) + self._random.uniform(0.0, script.jitter_seconds)
+        if seconds > 0:
+            self.gate.wait(seconds)
 
 
 def forecast_of(contract: ModelContract, window: Float32) -> Float32:

@@ -1,19 +1,21 @@
 """Keeps lanes: opens a backend's, watches for those that hang, rebuilds what was lost, falls back when it must.
 
 Peers are known to say that they are ready after their device's error is sticky; here a lost lane is out at once,
-and readiness is that of the lanes that are left.
+and readiness is that of the lanes that are left. A device that is gone takes all of its lanes with it, and gets none
+until it has let go of those.
 """
 
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import structlog
 
 from streamd.core.costs import CostTable
-from streamd.core.errors import BackendUnavailableError, LaneLostError, StreamdError
+from streamd.core.errors import BackendUnavailableError, LaneLostError
 from streamd.core.lanes import LaneLimits, LaneRoster
 from streamd.device.lane import Backend, Lane
 from streamd.runtime.pipeline import Pipeline
@@ -21,6 +23,8 @@ from streamd.runtime.warmup import measure_costs, warm
 from streamd.runtime.worker import LaneWorker
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 WATCH_SECONDS = 0.5
 
@@ -50,6 +54,7 @@ class LaneKeeper:
         warmup_seconds: float,
         limits: LaneLimits,
         changed: Callable[[Opened, CostTable], None] = lambda opened, costs: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.fallbacks: list[dict[str, str]] = []
         """What was tried and why it was passed over, at start and since; at most one entry a backend and change."""
@@ -62,7 +67,12 @@ class LaneKeeper:
         self._opened: Opened | None = None
         self._costs: CostTable | None = None
         self._roster: LaneRoster | None = None
+        self._clock = clock
         self._places: dict[LaneWorker, int] = {}
+        self._devices: list[str] = []  # of each lane, by index
+        self._mending: dict[str, asyncio.Lock] = {}  # by device: its lanes are rebuilt one after another
+        self._leaving: set[LaneWorker] = set()  # taken out, and their threads may not have ended yet
+        self._gone: set[str] = set()  # devices that must be rid of all of those first
         self._spent: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -70,7 +80,7 @@ class LaneKeeper:
         pipeline.on_lost = self._lost
 
     async def open(self) -> None:
-        """Open the first backend that runs, warm its lanes, put them to work and begin to watch.
+        """Open the first backend that runs, warm its lanes and put them to work; `watch` is next.
 
         Raises `BackendUnavailableError` with every reason where none runs.
         """
@@ -79,7 +89,11 @@ class LaneKeeper:
         except BackendUnavailableError as error:
             before = "; ".join(f"{each['backend']}: {each['reason']}" for each in self.fallbacks)
             raise BackendUnavailableError(f"{error}; before that {before}" if before else str(error)) from error
-        self._watch()
+
+    def watch(self) -> None:
+        """Look after the lanes from now on, until `close`."""
+        self._timer = self._loop.call_later(WATCH_SECONDS, self.watch)
+        self.look(self._clock())
 
     def close(self) -> None:
         """Stop watching and rebuilding."""
@@ -92,21 +106,25 @@ class LaneKeeper:
     async def _open_next(self) -> Opened:
         """Open and warm the first backend that is not spent; one whose lanes fail while warming is spent."""
         while True:
-            opened = await asyncio.to_thread(self._open_backend, frozenset(self._spent))
+            opened = await _in_thread(partial(self._open_backend, frozenset(self._spent)), _close_all)
             for passed_over in opened.fallbacks:
                 self._pass_over(passed_over["backend"], passed_over["reason"])
             workers = [self._worker(lane) for lane in opened.lanes]
             try:
                 async with asyncio.timeout(self._warmup_seconds + self._limits.hang_seconds):
                     costs = await measure_costs(workers, self._max_batch, self._warmup_seconds)
-            except (StreamdError, TimeoutError) as error:
-                self._pass_over(opened.backend.name, f"its lanes failed while warming: {_told(error)}")
+            except BaseException as error:
                 for worker in workers:
-                    worker.stop()
+                    self._let_go(worker)
+                if not isinstance(error, Exception):
+                    raise  # told to stop
+                self._pass_over(opened.backend.name, f"its lanes failed while warming: {_told(error)}")
                 continue
             self._opened, self._costs = opened, costs
             self._places = {worker: index for index, worker in enumerate(workers)}
-            self._roster = LaneRoster(len(workers), self._limits, time.monotonic())
+            self._devices = [lane.device for lane in opened.lanes]
+            self._roster = LaneRoster(len(workers), self._limits, self._clock())
+            self._gone.clear()
             self._pipeline.open_lanes(workers, costs)
             self._changed(opened, costs)
             return opened
@@ -119,30 +137,44 @@ class LaneKeeper:
     def _worker(self, lane: Lane) -> LaneWorker:
         return LaneWorker(lane, self._loop, self._pipeline.take_result)
 
-    # ------------------------------------------------------------ watching
-    def _watch(self) -> None:
-        self._timer = self._loop.call_later(WATCH_SECONDS, self._watch)
-        self.look(time.monotonic())
+    def _let_go(self, worker: LaneWorker) -> None:
+        """Let a lane's thread close its lane and end, once it comes back from what it does."""
+        worker.stop()
+        self._remember(worker)
 
+    def _remember(self, worker: LaneWorker) -> None:
+        self._leaving = {each for each in self._leaving if not each.ended} | {worker}
+
+    # ------------------------------------------------------------ watching
     def look(self, now: float) -> None:
-        """Take out lanes that hang and begin to rebuild those whose time has come."""
+        """Take out lanes that hang or whose device is gone, and begin to rebuild those whose time has come."""
         assert self._roster is not None
-        assert self._costs is not None
-        for worker in list(self._pipeline.workers):
-            if worker.running is None:
-                continue
-            ran = now - worker.running.started
-            if self._limits.hung(ran, self._costs.cost(len(worker.running.items))):
-                self._pipeline.give_up(worker, LaneLostError(f"no answer for {ran:.1f} s"))
+        complaints = {worker: self._complaint(worker, now) for worker in self._pipeline.workers}
+        self._pipeline.lose({worker: error for worker, error in complaints.items() if error is not None})
         for index in self._roster.take_due(now):
             self._begin(self._rebuild(index))
         if self._roster.spent and not self._tasks:
             self._begin(self._fall_back())
 
+    def _complaint(self, worker: LaneWorker, now: float) -> LaneLostError | None:
+        assert self._costs is not None
+        if worker.running is None:
+            try:
+                worker.lane.check()
+            except LaneLostError as error:
+                return error
+            return None
+        ran = now - worker.running.started
+        hung = self._limits.hung(ran, self._costs.cost(len(worker.running.items)))
+        return LaneLostError(f"no answer for {ran:.1f} s") if hung else None
+
     def _lost(self, worker: LaneWorker, error: LaneLostError) -> None:
+        self._remember(worker)
+        if error.device_gone:
+            self._gone.add(worker.lane.device)
         index = self._places.pop(worker, None)
         if index is not None and self._roster is not None:
-            self._roster.lost(index, time.monotonic())
+            self._roster.lost(index, self._clock())
 
     def _begin(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(coroutine)
@@ -156,26 +188,46 @@ class LaneKeeper:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _rebuild(self, index: int) -> None:
-        opened, costs, roster = self._opened, self._costs, self._roster
+        opened, costs, roster, device = self._opened, self._costs, self._roster, self._devices[index]
         assert opened is not None
         assert costs is not None
         assert roster is not None
-        worker: LaneWorker | None = None
         try:
-            lane = await asyncio.to_thread(opened.backend.make_lane, index)
-            worker = self._worker(lane)
-            async with asyncio.timeout(self._limits.hang_seconds):
-                await warm(worker)
-        except (StreamdError, TimeoutError) as error:
+            async with self._mending.setdefault(device, asyncio.Lock()):
+                worker = await self._made(opened.backend, index, device)
+        except Exception as error:  # a backend's defect is a lane that is not rebuilt, and no more
             log.warning("lane_not_rebuilt", backend=opened.backend.name, lane=index, error=_told(error))
-            roster.lost(index, time.monotonic())
-            if worker is not None:
-                worker.stop()
+            roster.lost(index, self._clock())
+            if isinstance(error, LaneLostError) and error.device_gone:
+                self._gone.add(device)
+                self._pipeline.lose_device(device, error)
             return
         self._places[worker] = index
-        roster.rebuilt(index, time.monotonic())
+        roster.rebuilt(index, self._clock())
         log.info("lane_rebuilt", backend=opened.backend.name, lane=worker.lane.name)
         self._pipeline.open_lanes([worker], costs)
+
+    async def _made(self, backend: Backend, index: int, device: str) -> LaneWorker:
+        """Make a lane and warm it; whatever goes wrong, nothing of it is left."""
+        self._check_let_go(device)
+        async with asyncio.timeout(self._limits.make_seconds):
+            lane = await _in_thread(partial(backend.make_lane, index), _close)
+        worker = self._worker(lane)
+        try:
+            async with asyncio.timeout(self._limits.hang_seconds):
+                await warm(worker)
+        except BaseException:
+            self._let_go(worker)
+            raise
+        return worker
+
+    def _check_let_go(self, device: str) -> None:
+        """Raise `LaneLostError` while a device that is gone has lanes: what they share goes with the last of them."""
+        if device not in self._gone:
+            return
+        if names := sorted(each.lane.name for each in self._leaving if each.lane.device == device and not each.ended):
+            raise LaneLostError(f"{device} is gone, and {', '.join(names)} did not let go of it")
+        self._gone.discard(device)
 
     async def _fall_back(self) -> None:
         opened, roster = self._opened, self._roster
@@ -186,15 +238,34 @@ class LaneKeeper:
         self._pass_over(name, f"all its lanes were lost; the last: {last}")
         try:
             successor = await self._open_next()
-        except BackendUnavailableError as error:
+        except Exception as error:
             # Nothing else runs here: what there was is tried again, for devices do come back.
             self._spent.discard(name)
             self.fallbacks.pop()
             log.error("no_backend_left", error=str(error))
-            roster.persist(time.monotonic())
+            roster.persist(self._clock())
         else:
             log.error("fell_back", from_backend=name, to_backend=successor.backend.name)
 
 
 def _told(error: Exception) -> str:
     return str(error) or "no answer"
+
+
+def _close(lane: Lane) -> None:
+    lane.close()
+
+
+def _close_all(opened: Opened) -> None:
+    for lane in opened.lanes:
+        lane.close()
+
+
+async def _in_thread(make: Callable[[], T], release: Callable[[T], None]) -> T:
+    """Make something in a thread; where nobody waits for it any more when it is there, it is released."""
+    making = asyncio.ensure_future(asyncio.to_thread(make))
+    try:
+        return await asyncio.shield(making)
+    except asyncio.CancelledError:
+        making.add_done_callback(lambda made: None if made.cancelled() or made.exception() else release(made.result()))
+        raise

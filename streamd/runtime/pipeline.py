@@ -6,38 +6,21 @@ The scheduler decides; this does it, on the event loop. Nothing here waits.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
 import structlog
 
-from streamd.core.calendar import known_future
 from streamd.core.costs import CostTable
 from streamd.core.errors import InferenceError, LaneLostError, NotFiniteError
-from streamd.core.scheduler import Batch, Item, RequestItem, Scheduler, ServerItem
-from streamd.device.lane import Float32, Inputs
+from streamd.core.scheduler import Batch, Item, Outcome, RequestItem, Scheduler, ServerItem
+from streamd.device.lane import Float32
+from streamd.runtime.gather import Request, gather, request_of
 from streamd.runtime.state import State
 from streamd.runtime.worker import LaneWorker, Result
 
 log = structlog.get_logger(__name__)
-
-
-class Request(Protocol):
-    """A caller's windows."""
-
-    def fill(self, index: int, inputs: Inputs, row: int) -> None:
-        """Copy window `index` into row `row` of a lane's inputs."""
-        ...
-
-    def answer(self, index: int, forecast: Float32) -> None:
-        """Take the forecast `(targets, horizon, quantiles)` of window `index`."""
-        ...
-
-    def fail(self, index: int, error: InferenceError) -> None:
-        """Learn that window `index` has no forecast."""
-        ...
 
 
 @dataclass(slots=True)
@@ -68,6 +51,7 @@ class Pipeline:
         publish: Callable[[Sequence[int], float], None],
         more_comes: Callable[[], bool],
         observer: Observer,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.scheduler = scheduler
         self.workers: list[LaneWorker] = []
@@ -81,6 +65,7 @@ class Pipeline:
         self._publish = publish
         self._more_comes = more_comes
         self._observer = observer
+        self._clock = clock
         self._idle: deque[LaneWorker] = deque()  # the longest idle first: round robin
         self._costs: CostTable | None = None
         self._kicked = False
@@ -104,6 +89,11 @@ class Pipeline:
         return bool(self.workers)
 
     @property
+    def opened(self) -> bool:
+        """Whether lanes were ever put to work: without one left it is not starting, it has lost them."""
+        return self._costs is not None
+
+    @property
     def in_flight(self) -> int:
         """Windows that lanes are running."""
         return self._in_flight
@@ -111,7 +101,7 @@ class Pipeline:
     # ------------------------------------------------------------ work in
     def mark_due(self, slot: int, rows: int) -> None:
         """Let a server wait for its turn with `rows` more due rows."""
-        self.scheduler.mark_due(slot, time.monotonic(), rows)
+        self.scheduler.mark_due(slot, self._clock(), rows)
         self.kick()
 
     def forget(self, slot: int) -> None:
@@ -121,7 +111,7 @@ class Pipeline:
 
     def add_request(self, request: Request, windows: int) -> bool:
         """Queue a caller's windows; false where there is no room."""
-        added = self.scheduler.add_request(request, windows, time.monotonic())
+        added = self.scheduler.add_request(request, windows, self._clock())
         self.kick()
         return added
 
@@ -135,7 +125,7 @@ class Pipeline:
         """Close the rows whose grace is over, and come back when the next one's is."""
         if self._grace_timer is not None:
             self._grace_timer.cancel()
-        now = time.monotonic()
+        now = self._clock()
         for slot in self._state.windows.close_overdue(now):
             self.mark_due(slot, 1)
         next_overdue = self._state.windows.next_overdue()
@@ -150,7 +140,7 @@ class Pipeline:
             self._timer.cancel()
             self._timer = None
         while self._idle and self._costs is not None:
-            now = time.monotonic()
+            now = self._clock()
             batch = self.scheduler.next_batch(now, len(self._idle), self._costs, self._more_comes())
             if batch is None:
                 if self.scheduler.waiting:
@@ -171,42 +161,47 @@ class Pipeline:
     def take_result(self, worker: LaneWorker, result: Result) -> None:
         """Take a batch back from its lane (called on the loop)."""
         if worker not in self.workers:
-            return  # it was given up, and its batch has gone elsewhere
+            return  # it was taken out, and its batch has gone elsewhere
         batch, error = result.batch, result.error
-        worker.running = None
-        self._in_flight -= len(batch.items)
         if isinstance(error, LaneLostError):
-            self._take_out(worker, error)
-            outcome = self.scheduler.lost(batch)
-            if not self.workers:
-                outcome.fail += self.scheduler.abandon_requests()
-        elif error is not None:
-            log.warning("batch_failed", lane=worker.lane.name, windows=len(batch.items), error=str(error))
-            outcome = self.scheduler.failed(batch)
+            outcome = Outcome(fail=self._take_out(worker, error))
         else:
-            outcome = self.scheduler.finished(batch, result.bad_rows)
-            error = NotFiniteError("the model gave NaN or infinity for this window")
-        if worker in self.workers:
+            self._free(worker)
             self._idle.append(worker)
+            if error is not None:
+                log.warning("batch_failed", lane=worker.lane.name, windows=len(batch.items), error=str(error))
+                outcome = self.scheduler.failed(batch)
+            else:
+                outcome = self.scheduler.finished(batch, result.bad_rows)
+                error = NotFiniteError("the model gave NaN or infinity for this window")
         # The lane's next batch first, then what this one brought: a lane must not wait for readers.
         self._dispatch()
-        now = time.monotonic()
+        now = self._clock()
         for item in outcome.fail:
             self._fail(item, error)
         for row, item in outcome.answer:
-            _request(item).answer(item.index, result.forecasts[row])
+            request_of(item).answer(item.index, result.forecasts[row])
         slots = [self._post(item, result.forecasts[row]) for row, item in outcome.deliver]
         self._publish(slots, now)
         oldest = min((item.since for item in batch.items), default=now)
         self._observer.batch_done(len(batch.items), max(batch.started - oldest, 0.0), result.seconds)
         log.debug("batch", lane=worker.lane.name, windows=len(batch.items), ms=round(result.seconds * 1e3, 2))
 
-    def give_up(self, worker: LaneWorker, error: LaneLostError) -> None:
-        """Take a lane out that does not answer; should it answer later, nobody listens."""
-        assert worker.running is not None, f"lane {worker.lane.name} is idle"
-        nothing = np.empty((0, 0, 0, 0), np.float32)
-        seconds = time.monotonic() - worker.running.started
-        self.take_result(worker, Result(worker.running, nothing, (), error, seconds))
+    def lose(self, losses: Mapping[LaneWorker, LaneLostError]) -> None:
+        """Take lanes out, idle or busy, each with its reason; should one answer later, nobody listens.
+
+        Where a lane's device is gone, every other lane of the device goes with it.
+        """
+        if not losses:
+            return
+        failed = [(item, error) for worker, error in losses.items() for item in self._take_out(worker, error)]
+        self._dispatch()
+        for item, error in failed:
+            self._fail(item, error)
+
+    def lose_device(self, device: str, error: LaneLostError) -> None:
+        """Take out every lane of a device of which it was learnt elsewhere that it is gone."""
+        self.lose({worker: error for worker in self.workers if worker.lane.device == device})
 
     def _post(self, item: ServerItem, forecast: Float32) -> int:
         self._state.board.post(item.slot, item.step, item.context, self._model.name, forecast)
@@ -215,17 +210,40 @@ class Pipeline:
 
     def _fail(self, item: Item, error: InferenceError) -> None:
         if isinstance(item, RequestItem):
-            _request(item).fail(item.index, error)
+            request_of(item).fail(item.index, error)
         else:
             server = self._state.directory.names[item.slot]
             log.error("forecast_failed", server=server, step=item.step, code=error.code, error=str(error))
 
-    def _take_out(self, worker: LaneWorker, error: LaneLostError) -> None:
-        log.error("lane_lost", lane=worker.lane.name, error=str(error))
-        self.workers.remove(worker)
-        self.lost.append(f"{worker.lane.name}: {error}")
-        worker.stop()
-        self.on_lost(worker, error)
+    def _take_out(self, worker: LaneWorker, error: LaneLostError) -> list[Item]:
+        """Take out a lane, and with a device that is gone all of its lanes; returns what failed by it.
+
+        A lane that has gone already is none any more. They go before anything is dispatched: a batch may
+        move once, and must not move to a lane that is lost too.
+        """
+        failed: list[Item] = []
+        going = [each for each in self.workers if _goes_with(each, worker, error)] if worker in self.workers else []
+        for each in going:
+            log.error("lane_lost", lane=each.lane.name, error=str(error))
+            self.workers.remove(each)
+            self.lost.append(f"{each.lane.name}: {error}")
+            if each.running is None:
+                self._idle.remove(each)
+            else:
+                failed += self.scheduler.lost(self._free(each)).fail
+            each.stop()
+            self.on_lost(each, error)
+        if not self.workers:
+            failed += self.scheduler.abandon_requests()
+        return failed
+
+    def _free(self, worker: LaneWorker) -> Batch:
+        """Return what a lane ran; it runs nothing any more."""
+        batch = worker.running
+        assert batch is not None, f"lane {worker.lane.name} is idle"
+        worker.running = None
+        self._in_flight -= len(batch.items)
+        return batch
 
     # ------------------------------------------------------------ drain
     async def settle(self) -> None:
@@ -247,29 +265,5 @@ class Pipeline:
             worker.stop()
 
 
-def gather(state: State, server_ids: dict[str, int], items: Sequence[Item], inputs: Inputs) -> None:
-    """Copy a batch's windows into a lane's inputs, row by row in the items' order."""
-    windows, contract, count = state.windows, state.contract, len(items)
-    values, categories = inputs.encoder_cont, inputs.encoder_cat
-    calendars: dict[int, Float32] = {}
-    categories[:count, :, 0] = inputs.decoder_cat[:count, :, 0] = 0
-    for row, item in enumerate(items):
-        if isinstance(item, RequestItem):
-            continue
-        windows.gather(item.slot, values[row], categories[row, :, 1])
-        if (calendar := calendars.get(item.step)) is None:
-            calendar = calendars[item.step] = known_future(item.step, contract.horizon, contract.step_seconds)
-        inputs.decoder_cont[row] = calendar
-        if server_ids:
-            name = state.directory.names[item.slot] or ""
-            categories[row, :, 0] = inputs.decoder_cat[row, :, 0] = server_ids.get(name, 0)
-    # The last status that was given holds for the future.
-    inputs.decoder_cat[:count, :, 1] = categories[:count, -1:, 1]
-    for row, item in enumerate(items):
-        if isinstance(item, RequestItem):
-            _request(item).fill(item.index, inputs, row)
-
-
-def _request(item: RequestItem) -> Request:
-    request: Request = item.request  # type: ignore[assignment]
-    return request
+def _goes_with(other: LaneWorker, worker: LaneWorker, error: LaneLostError) -> bool:
+    return other is worker or (error.device_gone and other.lane.device == worker.lane.device)

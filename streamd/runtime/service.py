@@ -149,6 +149,7 @@ class Service:
                 {
                     "name": worker.lane.name,
                     "device": worker.lane.device,
+                    "details": worker.lane.describe(),
                     "batches": worker.batches,
                     "windows": worker.windows,
                     "failures": worker.failures,

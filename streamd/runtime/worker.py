@@ -13,10 +13,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import structlog
 
 from streamd.core.errors import BatchFailedError, InferenceError
 from streamd.core.scheduler import Batch
 from streamd.device.lane import Float32, Lane
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,11 @@ class LaneWorker:
     def join(self, timeout_seconds: float) -> bool:
         """Wait for the thread; false if it still runs."""
         self._thread.join(timeout_seconds)
+        return self.ended
+
+    @property
+    def ended(self) -> bool:
+        """Whether the thread has ended, and with it let go of its lane."""
         return not self._thread.is_alive()
 
     def _run(self) -> None:
@@ -93,7 +101,10 @@ class LaneWorker:
                     work()
             except RuntimeError:  # the loop is closed: nobody waits any more
                 break
-        self.lane.close()
+        try:
+            self.lane.close()
+        except Exception as exc:  # of a device that is gone, not even that need succeed
+            log.warning("lane_not_closed", lane=self.lane.name, error=str(exc))
 
     def _one(self, batch: Batch) -> Result:
         began = time.perf_counter()

@@ -19,6 +19,8 @@ CountOrZero = Annotated[int, msgspec.Meta(ge=0)]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 PositiveSeconds = Annotated[float, msgspec.Meta(gt=0)]
 BackendName = Literal["auto", "tensorrt", "onnxruntime-cuda", "onnxruntime-cpu"]
+PrecisionName = Literal["auto", "fp32", "fp16", "bf16", "int8"]
+Devices = Annotated[tuple[CountOrZero, ...], msgspec.Meta(min_length=1)]
 
 
 class _Section(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -63,11 +65,20 @@ class EngineSection(_Section, frozen=True):
     engines: str = "engines"
     engine: str = ""
     backend: BackendName = "auto"
+    devices: Devices = (0,)
+    precision: PrecisionName = "auto"
+    cuda_graphs: bool = True
+    lean_runtime: str = ""
     lanes: CountOrZero = 0
+    """Batches that run at once; 0: what suits the backend."""
     threads_per_lane: Count = 1
     buckets: tuple[Count, ...] = (1, 4, 8, 16, 32, 64, 128, 256)
     warmup_seconds: PositiveSeconds = 3.0
     lane_hang_seconds: PositiveSeconds = 30.0
+
+    def __post_init__(self) -> None:
+        if len(set(self.devices)) < len(self.devices):
+            raise ValueError(f"devices are {list(self.devices)}, expected each once")
 
 
 class BatchingSection(_Section, frozen=True):
@@ -101,6 +112,9 @@ SECTIONS: dict[str, str] = {
     key: section.name for section in msgspec.structs.fields(Config) for key in section.type.__struct_fields__
 }
 """The section of each key."""
+
+_LISTS = {"buckets", "devices"}
+"""The keys whose variable holds several values, with commas between them."""
 
 
 def load_config(
@@ -143,7 +157,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
         key = variable.removeprefix("STREAMD_").lower()
         if key not in SECTIONS:
             raise ConfigError(f"{variable}: there is no such setting; each key of config.toml has a variable")
-        value: Any = text.split(",") if key == "buckets" else text
+        value: Any = text.split(",") if key in _LISTS else text
         _convert({SECTIONS[key]: {key: value}}, variable, strict=False)
         found[key] = value
     return found

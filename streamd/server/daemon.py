@@ -101,6 +101,7 @@ class Daemon:
             changed=changed,
         )
         await keeper.open()
+        keeper.watch()
         # What stands now stays: the collector need not look at it again, which took hundreds of milliseconds.
         gc.collect()
         gc.freeze()

@@ -24,10 +24,12 @@ class HealthRoutes:
         return reply(request, {"status": "alive"})
 
     async def ready(self, request: web.Request) -> web.Response:
-        """200 when a lane is warm and the daemon is not stopping, else 503."""
+        """200 when a lane is warm and the daemon is not stopping, else 503 with the reason."""
         if self._service.ready:
             return reply(request, {"status": "ready"})
-        return reply(request, {"status": "draining" if self._service.draining else "starting"}, 503)
+        if self._service.draining:
+            return reply(request, {"status": "draining"}, 503)
+        return reply(request, {"status": "no_lane" if self._service.pipeline.opened else "starting"}, 503)
 
     async def metrics(self, request: web.Request) -> web.Response:
         """The Prometheus exposition format."""

@@ -8,7 +8,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from streamd.core.lanes import LaneLimits, LaneRoster
 
 LIMITS = LaneLimits(rebuild_seconds=1.0, rebuild_most_seconds=4.0, max_rebuilds=3, forgiven_seconds=50.0)
-LANES = 3
+LANES, DEVICES = 4, 2
+"""Lane `i` is on device `i % DEVICES`."""
 
 
 def test_a_lane_hangs_by_its_limit_or_by_what_it_was_measured_at() -> None:
@@ -33,6 +34,30 @@ def test_rebuildings_come_later_each_time_and_end() -> None:
     assert roster.take_due(24.0) == [0]
 
 
+def test_a_lane_that_hardly_comes_back_is_tried_as_long_as_another_is_well() -> None:
+    roster = LaneRoster(2, LIMITS, 0.0)
+    now = 0.0
+    for delay in (1.0, 2.0, 4.0, 4.0, 4.0, 4.0):
+        roster.lost(0, now)
+        assert roster.take_due(now + delay - 0.01) == []
+        now += delay
+        assert roster.take_due(now) == [0]
+    roster.lost(0, now)
+    roster.lost(1, now)
+    assert roster.take_due(now + 100.0) == [1], "the backend that is next must not wait for the other"
+    roster.rebuilt(1, now + 100.0)
+    assert roster.take_due(now + 104.0) == [0]
+
+
+def test_a_device_s_lanes_go_and_another_s_stay() -> None:
+    roster = LaneRoster(4, LIMITS, 0.0)
+    for index in (0, 2):
+        roster.lost(index, 10.0)
+    assert (roster.well, roster.spent) == (2, False)
+    assert roster.take_due(11.0) == [0, 2]
+    assert not roster.spent
+
+
 @dataclass
 class NaiveLane:
     state: str = "well"
@@ -40,6 +65,10 @@ class NaiveLane:
     due: float = 0.0
     history: list[float] = field(default_factory=list)
     """When it was lost, since it was last forgiven."""
+
+    @property
+    def tired(self) -> bool:
+        return len(self.history) > LIMITS.max_rebuilds
 
 
 class Roster(RuleBasedStateMachine):
@@ -61,14 +90,25 @@ class Roster(RuleBasedStateMachine):
     @precondition(lambda self: self.states("well", "building"))
     @rule(data=st.data())
     def lose(self, data: st.DataObject) -> None:
-        index = data.draw(st.sampled_from(self.states("well", "building")))
+        self.lost(data.draw(st.sampled_from(self.states("well", "building"))))
+
+    @rule(device=st.integers(0, DEVICES - 1))
+    def lose_device(self, device: int) -> None:
+        for index in self.states("well"):
+            if index % DEVICES == device:
+                self.lost(index)
+
+    def lost(self, index: int) -> None:
         lane = self.lanes[index]
         if lane.state == "well" and self.now - lane.since >= LIMITS.forgiven_seconds:
             lane.history.clear()
         lane.history.append(self.now)
-        times = len(lane.history)
-        lane.state = "waiting" if times <= LIMITS.max_rebuilds else "given up"
-        lane.due = self.now + min([1.0, 2.0, 4.0, 8.0][min(times, 4) - 1], LIMITS.rebuild_most_seconds)
+        lane.state = "waiting"
+        lane.due = self.now + [1.0, 2.0, 4.0, LIMITS.rebuild_most_seconds][min(len(lane.history), 4) - 1]
+        if not self.states("well"):
+            for each in self.lanes:
+                if each.tired and each.state == "waiting":
+                    each.state = "given up"
         self.roster.lost(index, self.now)
 
     @rule()
@@ -83,19 +123,24 @@ class Roster(RuleBasedStateMachine):
     def mend(self, data: st.DataObject) -> None:
         index = data.draw(st.sampled_from(self.states("building")))
         self.lanes[index].state, self.lanes[index].since = "well", self.now
+        self.try_again()
         self.roster.rebuilt(index, self.now)
 
     @precondition(lambda self: len(self.states("given up")) == LANES)
     @rule()
     def persist(self) -> None:
-        for lane in self.lanes:
-            lane.state, lane.due = "waiting", self.now + LIMITS.rebuild_most_seconds
+        self.try_again()
         self.roster.persist(self.now)
+
+    def try_again(self) -> None:
+        for index in self.states("given up"):
+            self.lanes[index].state, self.lanes[index].due = "waiting", self.now + LIMITS.rebuild_most_seconds
 
     @invariant()
     def agrees(self) -> None:
         assert self.roster.well == len(self.states("well"))
         assert self.roster.spent == (len(self.states("given up")) == LANES)
+        assert not (self.states("given up") and self.states("well")), "no lane is given up while another is well"
 
 
 TestRoster = Roster.TestCase

@@ -332,6 +332,16 @@ def test_a_lost_lane_s_batch_moves_once() -> None:
     assert scheduler.next_batch(100.0, 1, COSTS, False) is None
 
 
+def test_what_is_too_large_for_these_lanes_runs_in_parts() -> None:
+    _, scheduler = due_world(8)
+    scheduler.lost(take(scheduler))
+    small = CostTable({1: 1.0, 3: 1.1}, pads=True)
+    parts = [scheduler.next_batch(100.0, 1, small, more_comes=False) for _ in range(3)]
+    assert [slots_of(part) for part in parts if part] == [[0, 1, 2], [3, 4, 5], [6, 7]]
+    assert [part.moves for part in parts if part] == [1, 1, 1]
+    assert scheduler.waiting == 0
+
+
 def test_a_retried_row_is_given_up_where_a_newer_one_is_on_a_lane_already() -> None:
     world, scheduler = due_world(2)
     old = take(scheduler)

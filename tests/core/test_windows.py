@@ -52,6 +52,23 @@ def test_a_batch_is_gathered_as_its_windows_alone(lengths: Sizes, sequence: list
     assert not values[len(slots) :].any(), "rows beyond the batch are not touched"
 
 
+@given(sizes(), events(), st.lists(st.integers(0, SLOTS - 1), max_size=2 * SLOTS))
+def test_many_windows_are_gathered_as_one_by_one(lengths: Sizes, sequence: list[Event], slots: list[int]) -> None:
+    twins = Twins.make(lengths)
+    for event in sequence:
+        twins.feed(event)
+        count, length = len(slots), lengths.context_length
+        values = np.full((count + 1, length, FEATURES), -1.0, np.float32)
+        categories = np.full((count + 1, length, 2), -1, np.int32)
+        twins.store.gather_many(np.array(slots, np.int64), values[:count], categories[:count, :, 1])
+        for row, slot in enumerate(slots):
+            alone, statuses_alone = window_of(twins.store, slot)
+            np.testing.assert_array_equal(values[row], alone)
+            assert categories[row, :, 1].tolist() == statuses_alone
+        assert (values[count:] == -1.0).all(), "rows beyond the batch are not touched"
+        assert (categories[:, :, 0] == -1).all()
+
+
 def make_store(context_length: int = 4, need: int = 1, late_steps: int = 99) -> WindowStore:
     twins = Twins.make(Sizes(context_length, need, late_steps))
     return twins.store

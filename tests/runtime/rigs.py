@@ -25,9 +25,9 @@ SERVER_IDS = {"web-01": 7}
 class Rig:
     """What the tests see of a running pipeline."""
 
-    def __init__(self, state: State, lanes: int) -> None:
+    def __init__(self, state: State, lanes: int, devices: int = 1) -> None:
         self.state = state
-        self.backend = FakeBackend(state.contract, (1, 8))
+        self.backend = FakeBackend(state.contract, (1, 8), devices=devices)
         self.batches: list[int] = []
         """Windows of every batch that came back, in order."""
         self.published: list[tuple[str, int]] = []
@@ -68,10 +68,9 @@ class Rig:
         self.pipeline.open_lanes(self._workers, CostTable({1: 1.0, 8: 1.0}, pads=False))
 
     async def close(self) -> None:
-        self.script.hold = False
+        self.backend.let_all_go()
         self.pipeline.stop()
         for worker in self._workers:
-            self.script.release[worker.lane.name].set()
             worker.stop()
         for worker in self._workers:
             assert await asyncio.to_thread(worker.join, 60.0)
@@ -144,10 +143,10 @@ class Rig:
 
 
 @asynccontextmanager
-async def running(folder: Path, *, lanes: int = 1, opened_later: bool = False) -> AsyncIterator[Rig]:
+async def running(folder: Path, *, lanes: int = 1, devices: int = 1, opened_later: bool = False) -> AsyncIterator[Rig]:
     """Run a pipeline over a state in `folder`."""
     with opened(folder, make_contract()) as state:
-        rig = Rig(state, lanes)
+        rig = Rig(state, lanes, devices)
         if not opened_later:
             rig.open_lanes()
         try:

@@ -1,14 +1,18 @@
 """Lanes that are lost or hang: taken out, rebuilt, or replaced by the next backend; time is moved by hand."""
 
+import asyncio
+import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from streamd.core.errors import BackendUnavailableError, LaneLostError
+from streamd.core.errors import BackendUnavailableError, BatchFailedError, LaneLostError
 from streamd.core.lanes import LaneLimits
-from streamd.device.fake import FakeBackend
+from streamd.device.fake import FakeBackend, FakeLane
 from streamd.runtime.keeper import LaneKeeper, Opened
+from streamd.runtime.worker import LaneWorker
 from tests.runtime.rigs import Caller, Rig, running
 
 LIMITS = LaneLimits(hang_seconds=60.0, rebuild_seconds=1.0, max_rebuilds=2)
@@ -47,6 +51,15 @@ def ready(rig: Rig) -> bool:
     return rig.pipeline.ready
 
 
+def lanes_of(rig: Rig) -> list[str]:
+    return sorted(worker.lane.name for worker in rig.pipeline.workers)
+
+
+async def ended(workers: Sequence[LaneWorker]) -> None:
+    for worker in workers:
+        assert await asyncio.to_thread(worker.join, 60.0)
+
+
 async def test_a_lost_lane_is_rebuilt(tmp_path: Path) -> None:
     async with running(tmp_path, opened_later=True) as rig:
         chain = Chain(rig)
@@ -83,8 +96,7 @@ async def test_a_lane_that_hangs_is_given_up_and_what_it_says_later_is_not_heard
         await rig.settled()
         assert rig.pipeline.ready
         assert rig.published == [("a", 100)]
-        hung.stop()
-        rig.let_go(0)
+        rig.backend.lanes[0].gate.set()
         assert hung.join(60.0)
         rig.due("a", 101)
         await rig.settled()
@@ -165,3 +177,186 @@ async def test_a_backend_that_failed_while_warming_is_named_when_no_other_is_lef
         rig.script.lost = True
         with pytest.raises(BackendUnavailableError, match=r"first: its lanes failed while warming: .* is gone"):
             await chain.keeper.open()
+
+
+# ---------------------------------------------------------------- devices
+async def test_a_device_takes_all_its_lanes_with_it_and_another_s_go_on(tmp_path: Path) -> None:
+    async with running(tmp_path, devices=2, opened_later=True) as rig:
+        chain = Chain(rig, lanes=4)
+        await chain.keeper.open()
+        former = rig.pipeline.workers[0::2]
+        rig.script.hold = True
+        warmed = len(rig.inputs)
+        for step in (100, 101, 102):  # lanes 0, 1 and 2 run; 3 is idle
+            rig.due("a", step)
+            await rig.begun(warmed + step - 99)
+        rig.backend.lose_device("fake:0")
+        rig.let_go(2)
+        await rig.until(lambda: len(rig.pipeline.workers) < 4)
+        assert lanes_of(rig) == ["fake-1", "fake-3"], "the one that was busy is not waited for"
+        assert ready(rig)
+        assert list(rig.pipeline.lost) == [
+            "fake-0: lane fake-2: device fake:0 is gone",
+            "fake-2: lane fake-2: device fake:0 is gone",
+        ]
+        rig.backend.let_all_go()
+        await rig.settled()
+        assert rig.published[-1] == ("a", 102), "its batch moved to the other device"
+        assert rig.accounted()
+        await ended(former)
+        await chain.later()
+        assert lanes_of(rig) == ["fake-1", "fake-3"], "it is not back yet"
+        rig.backend.restore_device("fake:0")
+        await chain.later()
+        assert lanes_of(rig) == ["fake-0", "fake-1", "fake-2", "fake-3"]
+        assert chain.keeper.fallbacks == []
+        assert [lane.closings for lane in rig.backend.lanes] == [1, 0, 1, 0, 0, 0]
+        chain.keeper.close()
+
+
+async def test_a_device_that_dies_without_traffic_is_noticed(tmp_path: Path) -> None:
+    async with running(tmp_path, opened_later=True) as rig:
+        chain = Chain(rig)
+        await chain.keeper.open()
+        runs = len(rig.script.runs)
+        chain.keeper.look(time.monotonic())
+        assert ready(rig)
+        rig.backend.lose_device()
+        chain.keeper.look(time.monotonic())
+        assert not ready(rig)
+        assert len(rig.pipeline.lost) == 2
+        assert len(rig.script.runs) == runs
+        chain.keeper.close()
+
+
+async def test_a_device_that_lanes_did_not_let_go_of_gets_none(tmp_path: Path) -> None:
+    async with running(tmp_path, opened_later=True) as rig:
+        chain = Chain(rig)
+        await chain.keeper.open()
+        warmed = len(rig.inputs)
+        stuck, idle = rig.pipeline.workers
+        rig.backend.lanes[0].hangs = True
+        rig.due("a", 100)
+        await rig.begun(warmed + 1)
+        rig.backend.lose_device()
+        chain.keeper.look(time.monotonic())
+        assert not ready(rig)
+        await ended([idle])
+        rig.backend.restore_device()
+        await chain.later()
+        assert len(rig.backend.lanes) == 2, "what the lanes share is not released before the last of them is"
+        rig.backend.let_all_go()
+        await ended([stuck])
+        await chain.later()
+        assert lanes_of(rig) == ["fake-0", "fake-1"]
+        await rig.settled()
+        assert rig.published == [("a", 100)]
+        chain.keeper.close()
+
+
+async def test_a_device_s_lanes_are_rebuilt_one_after_another(tmp_path: Path) -> None:
+    async with running(tmp_path, opened_later=True) as rig:
+        chain = Chain(rig, lanes=3)
+        await chain.keeper.open()
+        former = list(rig.pipeline.workers)
+        rig.backend.lose_device()
+        chain.keeper.look(time.monotonic())
+        await ended(former)
+        rig.backend.restore_device()
+        together, making = list[int](), list[int]()
+        make = rig.backend.make_lane
+
+        def make_lane(index: int) -> FakeLane:
+            making.append(index)
+            together.append(len(making))
+            lane = make(index)
+            making.remove(index)
+            return lane
+
+        rig.backend.make_lane = make_lane  # type: ignore[method-assign]
+        await chain.later()
+        assert together == [1, 1, 1]
+        assert lanes_of(rig) == ["fake-0", "fake-1", "fake-2"]
+        chain.keeper.close()
+
+
+@pytest.mark.parametrize("error", [LaneLostError("gone"), BatchFailedError("refused"), ValueError("a defect")])
+async def test_a_lane_that_fails_while_warming_is_closed_once_and_tried_again(tmp_path: Path, error: Exception) -> None:
+    async with running(tmp_path, opened_later=True) as rig:
+        chain = Chain(rig, lanes=1)
+        await chain.keeper.open()
+        first = rig.pipeline.workers[0]
+        rig.pipeline.lose({first: LaneLostError("gone")})
+        rig.script.errors.append(error)
+        await chain.later()
+        assert not ready(rig)
+        await chain.later()
+        assert lanes_of(rig) == ["fake-0"]
+        await ended([first, *chain.keeper._leaving])
+        assert [lane.closings for lane in rig.backend.lanes] == [1, 1, 0]
+        chain.keeper.close()
+
+
+async def test_a_device_that_turns_out_gone_while_a_lane_is_rebuilt_loses_the_others_too(tmp_path: Path) -> None:
+    async with running(tmp_path, devices=2, opened_later=True) as rig:
+        chain = Chain(rig, lanes=4)
+        await chain.keeper.open()
+        rig.pipeline.lose({rig.pipeline.workers[0]: LaneLostError("its stream hangs")})
+        # It dies between the making of the lane and its first run.
+        rig.script.on_run = lambda lane, inputs: rig.backend.lose_device("fake:0")
+        await chain.later()
+        assert lanes_of(rig) == ["fake-1", "fake-3"]
+        chain.keeper.close()
+
+
+async def test_what_is_made_when_nobody_waits_any_more_is_closed(tmp_path: Path) -> None:
+    async with running(tmp_path, opened_later=True) as rig:
+        chain = Chain(rig, lanes=1)
+        await chain.keeper.open()
+        rig.pipeline.lose({rig.pipeline.workers[0]: LaneLostError("gone")})
+        make, begun, go_on = rig.backend.make_lane, asyncio.Event(), threading.Event()
+        loop = asyncio.get_running_loop()
+        closed = asyncio.Event()
+
+        class Noted(FakeLane):
+            def close(self) -> None:
+                super().close()
+                closed.set()
+
+        def make_lane(index: int) -> FakeLane:
+            loop.call_soon_threadsafe(begun.set)
+            go_on.wait()
+            lane = make(index)
+            lane.__class__ = Noted
+            return lane
+
+        rig.backend.make_lane = make_lane  # type: ignore[method-assign]
+        chain.keeper.look(time.monotonic() + LATER)
+        await begun.wait()
+        chain.keeper.close()
+        await chain.keeper.mended()
+        go_on.set()
+        await closed.wait()
+        assert rig.backend.lanes[-1].closings == 1
+        assert not ready(rig)
+
+
+async def test_watching_goes_on_until_it_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamd.runtime.keeper.WATCH_SECONDS", 0.0)
+    async with running(tmp_path, opened_later=True) as rig:
+        chain = Chain(rig)
+        await chain.keeper.open()
+        looked = asyncio.Semaphore(0)
+        look = chain.keeper.look
+
+        def noted(now: float) -> None:
+            look(now)
+            looked.release()
+
+        monkeypatch.setattr(chain.keeper, "look", noted)
+        chain.keeper.watch()
+        for _ in range(3):
+            await looked.acquire()
+        chain.keeper.close()
+        await asyncio.to_thread(lambda: None)  # the loop has had its turns by then
+        assert looked.locked()

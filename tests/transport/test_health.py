@@ -32,6 +32,7 @@ async def test_without_a_lane_it_is_not_ready(daemon: Running) -> None:
     await daemon.accept(history("a", 1, range(NEED)))
     while (await daemon.get("/readyz")).status == 200:
         pass
+    assert (await daemon.get("/readyz")).body == {"status": "no_lane"}
     status = await daemon.status()
     assert status["ready"] is False
     assert status["lanes"] == []
@@ -48,6 +49,8 @@ async def test_status_tells_what_the_contract_asks_for(daemon: Running) -> None:
     assert status["engine"] == MODEL
     assert status["precision"] == "fp32"
     assert [lane["name"] for lane in status["lanes"]] == ["fake-0", "fake-1"]
+    assert [lane["device"] for lane in status["lanes"]] == ["fake:0", "fake:0"]
+    assert [lane["details"] for lane in status["lanes"]] == [{"pads": False}] * 2
     assert sum(lane["windows"] for lane in status["lanes"]) == 1
     assert status["fallbacks"] == [{"backend": "none", "reason": "a test"}]
     assert (status["servers"], status["due"]) == (2, 0)

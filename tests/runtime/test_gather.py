@@ -1,0 +1,53 @@
+"""A batch's rows in a lane's inputs are those of its windows alone, however many there are and whoever brings them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from streamd.core.scheduler import Item, RequestItem, ServerItem
+from streamd.device.lane import Inputs
+from streamd.runtime.gather import FEW_WINDOWS, gather
+from streamd.runtime.state import State, WindowLimits
+from tests.core.contracts import make_contract
+from tests.runtime.rigs import Caller
+from tests.runtime.states import opened, send, whole
+
+CONTRACT = make_contract()
+MANY = FEW_WINDOWS + 4
+SERVER_IDS = {"3": 30, "5": 50}
+
+
+def items_of(state: State, count: int) -> list[Item]:
+    """Servers whose values, statuses and newest steps all differ, in no order."""
+    for number in range(count):
+        for step in range(100 + number // 2, 104 + number // 2 + number % 3):
+            send(state, str(number), step, whole(float(100 * number + step % 7)), status=(number + step) % 16)
+    windows, slots = state.windows, sorted(range(count), key=lambda number: 5 * number % 11)
+    return [ServerItem(slot, 0, windows.newest(slot), windows.have[slot], 0.0) for slot in slots]
+
+
+def gathered(state: State, items: list[Item]) -> dict[str, object]:
+    """What is in the inputs, which were full of something else."""
+    inputs = Inputs.allocate(CONTRACT, MANY + 1)
+    for buffer in inputs.first(MANY + 1).values():
+        buffer[:] = 99
+    gather(state, SERVER_IDS, items, inputs)
+    for buffer in inputs.first(MANY + 1).values():
+        assert (buffer[len(items) :] == 99).all(), "rows beyond the batch are not touched"
+    return {name: buffer.copy() for name, buffer in inputs.first(len(items)).items()}
+
+
+@pytest.mark.parametrize("asked", [(), (0,), (2, 5)])
+@pytest.mark.parametrize("count", [1, FEW_WINDOWS, FEW_WINDOWS + 1, MANY - 2])
+def test_rows_are_those_of_their_windows_alone(tmp_path: Path, count: int, asked: tuple[int, ...]) -> None:
+    with opened(tmp_path, CONTRACT, WindowLimits(capacity=MANY, need=2, late_steps=8, grace_seconds=10.0)) as state:
+        items = items_of(state, count)
+        for index, place in enumerate(asked):
+            items.insert(place, RequestItem(Caller(1.0, 2.0), index, 0.0))
+        together = gathered(state, items)
+        for row, item in enumerate(items):
+            alone = gathered(state, [item])
+            for name, buffer in together.items():
+                np.testing.assert_array_equal(buffer[row], alone[name][0])  # type: ignore[index]
+        assert len({row.tobytes() for row in together["encoder_cont"]}) == len(items)  # type: ignore[attr-defined]
