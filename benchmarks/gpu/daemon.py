@@ -93,7 +93,8 @@ def _replay(
     command += ["--connections", str(CONNECTIONS), "--processes", str(processes), "--form", "columns"]
     command += ["--encoding", "msgpack", "--samples-a-frame", str(ROWS_A_FRAME), "--dtype", "float16"]
     command += ["--quiet", "--json", str(path), *shlex.split(suite.arguments.replay_arguments)]
-    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environ = {**os.environ, "PYTHONPATH": path}
     process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     watch = CpuWatch(daemon, process.pid)
     try:

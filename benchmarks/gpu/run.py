@@ -57,7 +57,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=1.0, help="a cell, all of its turns together")
     parser.add_argument("--windows", type=int, default=2000, help="of the correctness check")
     parser.add_argument("--servers", type=int, default=20_000, help="in the window store, and of the daemon's fleet")
-    parser.add_argument("--switch-interval", type=float, help="sys.setswitchinterval (default: Python's)")
+    parser.add_argument(
+        "--switch-interval", type=float, default=1e-3, help="sys.setswitchinterval (the daemon's: 0.001)"
+    )
     _add_daemon(parser.add_argument_group("daemon"))
     asked = parser.parse_args(arguments)
     asked.plans = asked.plans or asked.engines

@@ -30,6 +30,8 @@ BUSY_NS = (200_000, 900_000)
 
 SLICE_SECONDS = 200e-6
 LEAST_SAMPLES = 200
+MOST_SECONDS = 8.0
+"""However few samples there are by then, a cell ends."""
 
 
 class Device:
@@ -186,7 +188,7 @@ async def measure(notifier: Notifier, seconds: float, *, busy: bool) -> Seen:
     working = asyncio.create_task(other.run()) if busy else None
     wakeups: list[tuple[int, int]] = []
     began, cpu = time.perf_counter(), time.process_time()
-    while time.perf_counter() - began < seconds or len(wakeups) < LEAST_SAMPLES:
+    while (took := time.perf_counter() - began) < seconds or (len(wakeups) < LEAST_SAMPLES and took < MOST_SECONDS):
         future: asyncio.Future[None] = loop.create_future()
         notifier.begin(chance.randint(*BUSY_NS), future)
         await future

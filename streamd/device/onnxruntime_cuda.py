@@ -16,6 +16,7 @@ from streamd.device.onnxruntime_binding import Binding, BoundSession, PlainSessi
 from streamd.device.onnxruntime_graph import check_graph
 from streamd.device.onnxruntime_library import (
     PROVIDER,
+    keep_for_ever,
     load_onnxruntime,
     more_room,
     names_broken_device,
@@ -104,6 +105,7 @@ class OnnxRuntimeCudaBackend:
         if PROVIDER not in session.get_providers():
             raise BackendUnavailableError(f"ONNX Runtime left CUDA out: {why_left_out(self._runtime)}")
         check_graph(self.model, session, self.contract)
+        keep_for_ever(session, self.model)
         return session
 
     def _provider_options(self, device: int, stream: int | None) -> dict[str, str]:

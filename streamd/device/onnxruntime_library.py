@@ -56,6 +56,24 @@ def nodes_on_cpu(session: Any) -> int | None:
     return sum(len(part.get_nodes()) for part in parts if part.ep_name == "CPUExecutionProvider")
 
 
+_RECURRENT = tuple(b'"%c%s' % (len(name), name) for name in (b"LSTM", b"GRU", b"RNN"))
+"""An ONNX node's operator, as protobuf writes it."""
+
+
+def keep_for_ever(session: Any, model: Path) -> bool:
+    """Keep a session until the process ends where closing it would end the process; returns whether that was so.
+
+    A recurrent node's pinned memory is freed in a CUDA host callback. Where the session goes before that callback,
+    its arena goes within it, CUDA refuses the call ("operation not permitted", 800) and ONNX Runtime aborts the
+    process: seen with 1.31 on an H200. What is kept is its memory on the device.
+    """
+    content = model.read_bytes()
+    if not any(mark in content for mark in _RECURRENT):
+        return False
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))  # not even the interpreter's own end may drop it
+    return True
+
+
 # ---------------------------------------------------------------- what its errors say
 _NUMBER = re.compile(r"\bCUDA (?:failure|error):? (\d+)", re.IGNORECASE)
 _BROKEN_NUMBERS = cuda.STICKY | {46, 100}  # and those of a device that is not there any more

@@ -1,0 +1,93 @@
+"""Several versions as one: each lane runs its members' lanes on the same windows and averages quantile by quantile.
+
+Averaging quantiles of one level keeps their order: Ratcliff, "Group reaction time distributions and an analysis of
+distribution statistics" (1979), after Vincent (1912).
+"""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+from streamd.core.errors import BackendUnavailableError
+from streamd.device.lane import Backend, Float32, Lane
+
+
+class EnsembleBackend:
+    """Makes lanes of one lane of each member; the members share their contract."""
+
+    def __init__(self, members: Sequence[Backend]) -> None:
+        if not members:
+            raise BackendUnavailableError("an ensemble needs at least one member")
+        self.members = tuple(members)
+        self.name = _joined([member.name for member in members])
+        self.precision = _joined([member.precision for member in members])
+        self.default_lanes = min(member.default_lanes for member in members)
+
+    def make_lane(self, index: int) -> "EnsembleLane":
+        """Make a lane of every member, or none; raises what a member raises."""
+        lanes: list[Lane] = []
+        with ExitStack() as made:
+            for member in self.members:
+                lane = member.make_lane(index)
+                made.callback(lane.close)
+                lanes.append(lane)
+            ensemble = EnsembleLane(lanes)
+            made.pop_all()
+        return ensemble
+
+    def describe(self) -> dict[str, Any]:
+        """Each member's own description."""
+        return {"members": [member.describe() for member in self.members]}
+
+
+class EnsembleLane:
+    """Runs its members one after another; its inputs are the first one's."""
+
+    def __init__(self, members: Sequence[Lane]) -> None:
+        first = members[0]
+        if len({member.device for member in members}) > 1:
+            raise BackendUnavailableError(f"an ensemble's lanes are on {[member.device for member in members]}")
+        largest = min(member.buckets[-1] for member in members)
+        self.name = first.name
+        self.device = first.device
+        self.buckets = tuple(sorted({size for each in members for size in each.buckets if size <= largest}))
+        self.pads = any(member.pads for member in members)
+        self.inputs = first.inputs
+        self._members = tuple(members)
+
+    def run(self, count: int) -> Float32:
+        """Run the first `count` windows on every member; returns their mean, `(count, horizon, targets, quantiles)`.
+
+        Raises what a member raises. A window that one member cannot forecast (NaN) is none's.
+        """
+        total: Float32 | None = None
+        given = self.inputs.first(count)
+        for member in self._members:
+            if member is not self._members[0]:
+                for name, buffer in member.inputs.first(count).items():
+                    buffer[:] = given[name]
+            made = member.run(count)
+            total = made.copy() if total is None else total + made
+        assert total is not None
+        mean: Float32 = total / total.dtype.type(len(self._members))
+        return mean
+
+    def check(self) -> None:
+        """Raise `LaneLostError` where a member's device is known not to answer."""
+        for member in self._members:
+            member.check()
+
+    def describe(self) -> dict[str, Any]:
+        """Each member's own description."""
+        return {"members": [member.describe() for member in self._members]}
+
+    def close(self) -> None:
+        """Close every member, whatever another one raises."""
+        with ExitStack() as closing:
+            for member in self._members:
+                closing.callback(member.close)
+
+
+def _joined(names: Sequence[str]) -> str:
+    """The names, each once: that of all where they are alike."""
+    return "+".join(dict.fromkeys(names))

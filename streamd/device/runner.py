@@ -1,0 +1,48 @@
+"""The interface of a runner: any network on one stream or session, tensors by name, nothing of forecasts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+Arrays = dict[str, Array]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """An input or output by name; `shape` is that of one row, without the batch axis, None where an axis is open."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int | None, ...]
+
+    @property
+    def told(self) -> str:
+        """As `(batch, 3, ?) float32`."""
+        axes = ["batch", *("?" if size is None else str(size) for size in self.shape)]
+        return f"({', '.join(axes)}{',' if len(axes) == 1 else ''}) {self.dtype}"
+
+
+class Runner(Protocol):
+    """Runs one batch at a time; `buckets` and `pads` as a lane's."""
+
+    name: str
+    device: str
+    buckets: tuple[int, ...]
+    pads: bool
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def run(self, feeds: Mapping[str, Array]) -> Arrays:
+        """Run 1 to `buckets[-1]` rows of each input; blocks with the GIL released. The results are the caller's own.
+
+        Raises `BatchFailedError` where this batch is to blame, `LaneLostError` where the runner is unusable.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release what it holds; twice is harmless."""
+        ...

@@ -1,0 +1,80 @@
+"""Any network's TensorRT plan on one stream: rows into pinned buffers, the bucket's graph, results out of them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from streamd.core.errors import BackendUnavailableError, BatchFailedError
+from streamd.device.runner import Array, Arrays, TensorSpec
+from streamd.device.tensorrt_engine import SharedEngine, profile_for, tensors
+from streamd.device.tensorrt_executor import TensorRtExecutor
+
+USUAL_BUCKETS = (1, 8, 32, 64, 128, 256)
+
+
+class TensorRtRunner:
+    """One stream; a batch runs as the next larger bucket."""
+
+    pads = True
+
+    def __init__(self, name: str, engine: SharedEngine, buckets: tuple[int, ...], *, graphs: bool = True) -> None:
+        self.name = name
+        self.device = f"cuda:{engine.device}"
+        self.buckets = buckets
+        self._executor = TensorRtExecutor(name, engine, buckets, graphs=graphs)
+        self.inputs = tuple(map(_plain, self._executor.input_specs))
+        self.outputs = tuple(map(_plain, self._executor.output_specs))
+        self._closed = False
+
+    def run(self, feeds: Mapping[str, Array]) -> Arrays:
+        """Run one batch."""
+        if self._closed:
+            raise BatchFailedError(f"runner {self.name} is closed")
+        count = len(next(iter(feeds.values())))
+        executor = self._executor
+        executor.bucket_for(count)  # before anything is written
+        for name, rows in feeds.items():
+            executor.inputs[name][:count] = rows
+        executor.start(count)
+        executor.wait()
+        return {name: buffer[:count].copy() for name, buffer in executor.outputs.items()}
+
+    def close(self) -> None:
+        """Release the stream and all that is on it."""
+        self._closed = True
+        self._executor.close()
+
+
+def usable_buckets(engine: SharedEngine, wanted: tuple[int, ...] | None) -> tuple[int, ...]:
+    """The batch sizes to run a plan with: those that are wanted, else those of its profiles.
+
+    Loads the plan, unless someone holds it. Raises `BackendUnavailableError` where a wanted one fits no profile.
+    """
+    plan = engine.acquire()
+    try:
+        inputs, _ = tensors(engine.library, plan)
+        own = _own_buckets(plan, inputs)
+        missing = [size for size in wanted or own if profile_for(plan, inputs, size) is None]
+    finally:
+        del plan
+        engine.release()
+    if missing or not own:
+        told = f"no profile takes a batch of {missing}, expected some of {own}" if missing else "it has no profile"
+        raise BackendUnavailableError(f"{engine.plan.path}: {told}; build one: streamd engine build --buckets")
+    return wanted or own
+
+
+def _own_buckets(plan: Any, inputs: list[Any]) -> tuple[int, ...]:
+    """Each static profile's size; of dynamic ones their three, and the usual sizes between."""
+    sizes: set[int] = set()
+    for profile in range(plan.num_optimization_profiles):
+        shapes = [plan.get_tensor_profile_shape(each.name, profile) for each in inputs]
+        low, high = max(shape[0][0] for shape in shapes), min(shape[2][0] for shape in shapes)
+        best = {int(shape[1][0]) for shape in shapes}
+        sizes |= {size for size in {low, high, *best, *USUAL_BUCKETS} if low <= size <= high}
+    return tuple(sorted(sizes))
+
+
+def _plain(spec: Any) -> TensorSpec:
+    return TensorSpec(spec.name, np.dtype(spec.dtype), spec.shape)
