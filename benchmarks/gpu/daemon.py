@@ -93,8 +93,8 @@ def _replay(
     command += ["--connections", str(CONNECTIONS), "--processes", str(processes), "--form", "columns"]
     command += ["--encoding", "msgpack", "--samples-a-frame", str(ROWS_A_FRAME), "--dtype", "float16"]
     command += ["--quiet", "--json", str(path), *shlex.split(suite.arguments.replay_arguments)]
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environ = {**os.environ, "PYTHONPATH": path}
+    search = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environ = {**os.environ, "PYTHONPATH": search}
     process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     watch = CpuWatch(daemon, process.pid)
     try:

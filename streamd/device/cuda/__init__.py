@@ -1,0 +1,50 @@
+"""CUDA through cuda-python: a checked funnel, devices, and owners of what they lend.
+
+Nothing here knows what the memory is for.
+"""
+
+from streamd.device.cuda.devices import (
+    compute_capability,
+    device_count,
+    device_name,
+    hold,
+    let_go,
+    live,
+    memory_bytes,
+    revive,
+    use_device,
+    why_no_device,
+)
+from streamd.device.cuda.owners import (
+    DeviceBuffer,
+    Event,
+    Graph,
+    HostBuffer,
+    Stream,
+    copy_to_device,
+    copy_to_host,
+)
+from streamd.device.cuda.runtime import STICKY, CudaError, call
+
+__all__ = [
+    "STICKY",
+    "CudaError",
+    "DeviceBuffer",
+    "Event",
+    "Graph",
+    "HostBuffer",
+    "Stream",
+    "call",
+    "compute_capability",
+    "copy_to_device",
+    "copy_to_host",
+    "device_count",
+    "device_name",
+    "hold",
+    "let_go",
+    "live",
+    "memory_bytes",
+    "revive",
+    "use_device",
+    "why_no_device",
+]

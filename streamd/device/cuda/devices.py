@@ -1,0 +1,101 @@
+"""CUDA devices: which there are, what is held on each, and whether a broken one comes back."""
+
+import threading
+from collections import Counter
+
+from streamd.device.cuda.runtime import CudaError, attempt, broken, call, error_of, here
+
+_lock = threading.Lock()
+_live: Counter[tuple[int, str]] = Counter()
+
+
+def device_count() -> int:
+    """How many CUDA devices there are: 0 where cuda-python or a usable driver is missing."""
+    try:
+        number, count = attempt("cudaGetDeviceCount")
+    except (ImportError, RuntimeError):  # cuda-python raises RuntimeError where it finds no driver's library
+        return 0
+    return 0 if number else int(count)
+
+
+def why_no_device() -> str:
+    """Why `device_count` is 0, in CUDA's own words."""
+    try:
+        number, _ = attempt("cudaGetDeviceCount")
+    except ImportError:
+        return "the package cuda-python is not installed: pip install 'streamd[tensorrt]'"
+    except RuntimeError as exc:
+        return f"no CUDA driver: {exc}"
+    return str(error_of("cudaGetDeviceCount", number)) if number else "the driver shows no CUDA device"
+
+
+def use_device(device: int) -> None:
+    """Let this thread's calls go to a device (by index)."""
+    here.device = device
+    call("cudaSetDevice", device)
+
+
+def device_name(device: int) -> str:
+    """The device's name, as `NVIDIA H200`."""
+    name = call("cudaGetDeviceProperties", device).name
+    return name.decode().rstrip("\0") if isinstance(name, bytes) else str(name)
+
+
+def compute_capability(device: int) -> str:
+    """The device's compute capability, as `9.0`."""
+    properties = call("cudaGetDeviceProperties", device)
+    return f"{properties.major}.{properties.minor}"
+
+
+def memory_bytes(device: int) -> tuple[int, int]:
+    """Bytes of the device's memory: free, and in all."""
+    use_device(device)
+    free, total = call("cudaMemGetInfo")
+    return int(free), int(total)
+
+
+def live() -> dict[str, int]:
+    """How many owners of each kind are open, on all devices."""
+    with _lock:
+        kinds: Counter[str] = Counter()
+        for (_, kind), count in _live.items():
+            kinds[kind] += count
+        return {kind: count for kind, count in kinds.items() if count}
+
+
+def hold(device: int, kind: str) -> None:
+    """Count something that is held on a device by other than an owner of this module (a TensorRT context)."""
+    with _lock:
+        _live[device, kind] += 1
+
+
+def let_go(device: int, kind: str) -> None:
+    """Take back one `hold`."""
+    with _lock:
+        _live[device, kind] -= 1
+
+
+def revive(device: int) -> None:
+    """Make this thread use a device, and bring it back first where a sticky error broke it.
+
+    A broken context is left behind by resetting the device, which is only sound once nothing on it is held any
+    more; until then, and where the reset does not help, raises `CudaError`. On an H200 (driver 580.159) it did not
+    help after an illegal access: only another process can use the device then.
+    """
+    here.device = device
+    with _lock:
+        is_broken = device in broken
+        held = {kind: count for (where, kind), count in _live.items() if where == device and count}
+    if is_broken:
+        if held:
+            raise CudaError(
+                "reset", 709, "cudaErrorContextIsDestroyed", f"lanes still hold parts of it: {held}", device
+            )
+        for name, arguments in (("cudaSetDevice", (device,)), ("cudaDeviceReset", ()), ("cudaGetLastError", ())):
+            attempt(name, *arguments)  # they may well say once more what broke the device
+    use_device(device)
+    if is_broken:
+        call("cudaFree", 0)
+        call("cudaDeviceSynchronize")
+        with _lock:
+            broken.discard(device)
