@@ -72,6 +72,7 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "streamd.repository": tuple(
         f"streamd.{room}" for room in ("device", "runtime", "server", "toolchain", "transport", "cli")
     ),
+    "streamd.engine": tuple(f"streamd.{room}" for room in ("runtime", "server", "toolchain", "transport", "cli")),
     "streamd.toolchain": ("streamd.runtime", "streamd.server", "streamd.transport", "streamd.cli"),
     "streamd.runtime": ("aiohttp", "streamd.transport", "streamd.server", "streamd.repository", "streamd.cli"),
     "streamd.transport": ("streamd.device", "streamd.server", "streamd.repository", "streamd.cli"),
@@ -141,6 +142,9 @@ def test_core_has_no_clock() -> None:
     )
 
 
+COMPOSITION_ROOTS = ("streamd.server", "streamd.engine.backends", "streamd.toolchain.runners")
+"""Who names concrete backends: the daemon's root, the one table of the library, and that of the toolchain's checks."""
+
 CONCRETE_BACKENDS = re.compile(
     r"streamd\.device\.(onnxruntime_\w+|fake|tensorrt\w*)\b|\b(OnnxRuntime\w*|Fake|TensorRT\w*)Backend\b"
 )
@@ -150,7 +154,7 @@ def find_named_backends(sources: Sources) -> Found:
     """Names of concrete backends outside of the composition root: imported, used, or spelled out for importlib."""
     found = []
     for module, source in sources.items():
-        if is_in(module, ["streamd.server"]) or CONCRETE_BACKENDS.fullmatch(module):
+        if is_in(module, COMPOSITION_ROOTS) or CONCRETE_BACKENDS.fullmatch(module):
             continue
         tree = ast.parse(source)
         docs = {id(text) for text in docstrings_of(tree)}
@@ -179,6 +183,7 @@ def test_only_the_composition_root_names_backends() -> None:
         [
             {"streamd.runtime.x": "from streamd.device.fake import forecast_of"},
             {"streamd.runtime.x": "from streamd.device import onnxruntime_cpu"},
+            {"streamd.engine.inference": "from streamd.device.tensorrt_runner import TensorRtRunner"},
             {"streamd.cli": "import_module('streamd.device.onnxruntime_cpu')"},
             {"streamd.device.lane": "def f():\n    return FakeBackend()"},
         ],

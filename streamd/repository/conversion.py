@@ -31,6 +31,12 @@ class PlanInfo(msgspec.Struct, frozen=True):
     tf32: bool = False
 
 
+class GraphInfo(msgspec.Struct, frozen=True):
+    """What is said of one graph of a lower precision, which ONNX Runtime runs as it is."""
+
+    file: str
+
+
 class Verdict(msgspec.Struct, frozen=True):
     """What the accuracy gate said of one precision; `promotable` is None where it gave no verdict."""
 
@@ -43,6 +49,7 @@ class ConversionInfo(msgspec.Struct, frozen=True):
 
     sha256: dict[str, str] = {}
     plans: msgspec.Raw = msgspec.Raw(b"{}")
+    graphs: msgspec.Raw = msgspec.Raw(b"{}")
     validation: msgspec.Raw = msgspec.Raw(b"{}")
 
 
@@ -60,6 +67,31 @@ def read_conversion(version: Path) -> ConversionInfo:
 def read_plan_infos(version: Path) -> dict[str, PlanInfo]:
     """What is said of each precision's plan; raises `RepositoryError`."""
     return _decode(version, "plans", read_conversion(version).plans, dict[str, PlanInfo])
+
+
+def read_graph_infos(version: Path) -> dict[str, GraphInfo]:
+    """What is said of each precision's graph for ONNX Runtime; raises `RepositoryError`."""
+    return _decode(version, "graphs", read_conversion(version).graphs, dict[str, GraphInfo])
+
+
+def choose_graph(version: Path, precision: str) -> Path:
+    """Return the graph of a precision for ONNX Runtime: one that is listed and that the accuracy gate let through.
+
+    Raises `RepositoryError` with the reason and the way out. Any version has its `model.onnx`, which is fp32.
+    """
+    if precision == "fp32":
+        return version / "model.onnx"
+    info = read_graph_infos(version).get(precision)
+    way_out = f"streamd engine build --backend onnxruntime --version {version} --precision {precision}"
+    if info is None or not is_plain_name(info.file) or not (version / info.file).is_file():
+        raise RepositoryError(f"{version}: has no {precision} graph; make one: {way_out}")
+    if info.file not in read_conversion(version).sha256:
+        raise RepositoryError(f"{version / info.file}: conversion_info.json has no SHA-256 of it; {way_out}")
+    verdict = read_verdicts(version).get(precision, Verdict())
+    if not verdict.promotable:
+        reasons = ", ".join(verdict.reasons) or "it never judged it (streamd engine validate)"
+        raise RepositoryError(f"{version / info.file}: the accuracy gate did not let it through: {reasons}")
+    return version / info.file
 
 
 def read_verdicts(version: Path) -> dict[str, Verdict]:

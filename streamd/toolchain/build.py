@@ -1,4 +1,4 @@
-"""`streamd engine build`: flags to plans, in a new engine version or in a plain folder."""
+"""`streamd engine build`: flags to plans or graphs, in a new engine version or in a plain folder."""
 
 from __future__ import annotations
 
@@ -7,14 +7,23 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from streamd.core.errors import ConfigError
+from streamd.core.errors import BackendUnavailableError, ConfigError
 from streamd.toolchain.flags import batch_sizes, mebibytes, precisions
 
 if TYPE_CHECKING:
     from streamd.toolchain.builder import BuildSettings, Profile
-    from streamd.toolchain.plans import PrecisionOptions
+    from streamd.toolchain.making import PrecisionOptions
     from streamd.toolchain.progress import Progress
     from streamd.toolchain.sources import Source
+    from streamd.toolchain.versions import PlansFolder
+
+LARGEST_MOVE = 0.01
+"""What lets the shipped models through the accuracy gate in int8; at 0.05 the patched one fails it."""
+
+WITHOUT_TENSORRT = (
+    "plans are built on a machine with an NVIDIA GPU and its driver, after pip install 'streamd[build,tensorrt]';"
+    " --backend onnxruntime makes graphs that run without"
+)
 
 DESCRIPTION = """\
 Build TensorRT plans on this machine's GPU, for it and for the installed TensorRT.
@@ -22,6 +31,9 @@ Build TensorRT plans on this machine's GPU, for it and for the installed TensorR
 The result is a new engine version beside the others, written whole or not at all, which `streamd serve` takes.
 A plan holds one static profile for each bucket (batch size), so that each can be captured into a CUDA graph;
 --min-batch, --opt-batch and --max-batch build one dynamic profile instead.
+
+--backend onnxruntime needs neither GPU nor TensorRT: the new version holds a graph for each precision (fp32, fp16,
+int8 with Q/DQ pairs), which `streamd engine validate` and `bench` run on ONNX Runtime.
 fp16 and bf16 keep in float32 what meets raw units, what is steep, and what --calibration-data shows not to fit.
 """
 
@@ -31,6 +43,8 @@ examples:
       --calibration-data examples/fleet/servers.csv.gz --timing-cache gpu.timing-cache
   streamd engine build --version engines/tft_tensorrt_20261121_103000 --precision int8 \\
       --calibration-data windows.npz --num-calibration-samples 500
+  streamd engine build --version engines/patch_tensorrt_20261121_110000 --backend onnxruntime --precision fp32,int8 \\
+      --calibration-data examples/fleet/servers.csv.gz
   streamd engine build --onnx model.onnx --precision fp16 --min-batch 1 --opt-batch 64 --max-batch 256 \\
       --plans-only plans/
 """
@@ -45,6 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--config", type=Path, metavar="FILE",
                         help="the manifest of --onnx (config.json beside it)")  # fmt: skip
     plans = parser.add_argument_group("plans")
+    plans.add_argument("--backend", choices=("tensorrt", "onnxruntime"), default="tensorrt",
+                       help="what the result is for (tensorrt)")  # fmt: skip
     plans.add_argument("--precision", type=precisions, default=("fp32", "fp16"), metavar="P,...",
                        help="fp32, fp16, bf16, int8 (fp32,fp16)")  # fmt: skip
     plans.add_argument("--buckets", type=batch_sizes, metavar="N,...", help="batch sizes (1,8,32,64,128,256)")
@@ -60,13 +76,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     plans.add_argument("--tf32", action="store_true", help="let float32 products round to TF32: faster, error 1e-3")
     plans.add_argument("--typed", action=argparse.BooleanOptionalAction,
                        help="build fp16 from a graph that says its types, or from the float32 graph with flags, which"
-                            " TensorRT before 11 takes (the first that works)")  # fmt: skip
+                            " TensorRT before 11 takes (graph from 10 on, flags before)")  # fmt: skip
     plans.add_argument("--device", type=int, default=0, metavar="N", help="index of the GPU to build on (0)")
     data = parser.add_argument_group("calibration")
     data.add_argument("--calibration-data", type=Path, metavar="FILE",
                       help=".npz of the model's inputs, or a fleet (.csv, .csv.gz, .parquet); for int8")  # fmt: skip
     data.add_argument("--num-calibration-samples", type=int, default=1000, metavar="N", help="windows at most (1000)")
     data.add_argument("--calibration", choices=("entropy", "minmax"), default="entropy", help="(entropy)")
+    data.add_argument("--largest-move", type=float, default=LARGEST_MOVE, metavar="SHARE",
+                      help="int8: leave out each product that alone moves an output by more (%(default)s)")  # fmt: skip
     data.add_argument("--per-tensor", action="store_true", help="int8: one scale for a weight, not one a channel")
     out = parser.add_argument_group("to")
     out.add_argument("--out", type=Path, metavar="DIR", help="folder of engine versions (the version's own; engines)")
@@ -81,7 +99,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Build; returns the exit status. Raises `StreamdError`."""
-    from streamd.toolchain.library import load_tensorrt
     from streamd.toolchain.progress import Progress
     from streamd.toolchain.sources import read_source
 
@@ -89,8 +106,10 @@ def main(args: argparse.Namespace) -> int:
     source = read_source(args.onnx, args.version, args.config, manifest_needed=not args.plans_only)
     options = _options(args, source)
     progress = Progress(quiet=args.quiet)
-    library = load_tensorrt()
-    result = _build(args, source, library, _settings(args, profiles), options, progress)
+    if args.backend == "onnxruntime":
+        result = _make_graphs(args, source, options, progress)
+    else:
+        result = _build(args, source, _settings(args, profiles), options, progress)
     print(json.dumps(result, indent=2) if args.json else result["folder"])  # noqa: T201 - a terminal program
     return 0
 
@@ -123,7 +142,7 @@ def _settings(args: argparse.Namespace, profiles: tuple[Profile, ...]) -> BuildS
 
 
 def _options(args: argparse.Namespace, source: Source) -> PrecisionOptions:
-    from streamd.toolchain.plans import PrecisionOptions
+    from streamd.toolchain.making import PrecisionOptions
     from streamd.toolchain.samples import read_windows
 
     if args.num_calibration_samples < 1:
@@ -134,22 +153,28 @@ def _options(args: argparse.Namespace, source: Source) -> PrecisionOptions:
     if args.calibration_data:
         count = args.num_calibration_samples
         windows = read_windows(args.calibration_data, source.signature, source.contract, count)
-    return PrecisionOptions(windows, args.calibration, per_channel=not args.per_tensor, typed=args.typed)
+    if not args.largest_move > 0:
+        raise ConfigError(f"--largest-move {args.largest_move}: expected a share above 0, as 0.01")
+    per_channel, move = not args.per_tensor, args.largest_move
+    return PrecisionOptions(windows, args.calibration, per_channel, args.typed, largest_move=move)
 
 
 def _build(
     args: argparse.Namespace,
     source: Source,
-    library: Any,
     settings: BuildSettings,
     options: PrecisionOptions,
     progress: Progress,
 ) -> dict[str, Any]:
     from streamd.device import cuda
     from streamd.toolchain.builder import PlanBuilder
+    from streamd.toolchain.library import load_tensorrt
     from streamd.toolchain.plans import PlanMaker
-    from streamd.toolchain.versions import PlansFolder, VersionFolder
 
+    try:
+        library = load_tensorrt()
+    except BackendUnavailableError as exc:
+        raise BackendUnavailableError(f"{exc}; {WITHOUT_TENSORRT}") from exc
     cuda.use_device(args.device)
     about = {
         "gpu": cuda.device_name(args.device),
@@ -157,12 +182,7 @@ def _build(
         "tensorrt": library.version,
         "calibration": _calibration(args, options),
     }
-    command = args.command_line
-    folder: PlansFolder = (
-        PlansFolder(args.plans_only, source, command)
-        if args.plans_only
-        else VersionFolder(source, args.out, args.name, command, default=args.default)
-    )
+    folder = _folder(args, source)
     with folder:
         builder = PlanBuilder(library, settings, progress, folder.log, verbose=args.verbose)
         maker = PlanMaker(builder, source.model, source.signature, options)
@@ -171,6 +191,39 @@ def _build(
             entry = folder.add(made, settings, about, keep_graph=args.keep_graphs)
             progress.line(f"{precision}: {entry['file']}, {entry['bytes']:,} bytes in {entry['seconds']:.0f} s")
         return folder.finish()
+
+
+def _make_graphs(
+    args: argparse.Namespace, source: Source, options: PrecisionOptions, progress: Progress
+) -> dict[str, Any]:
+    """Graphs for ONNX Runtime, which any machine can make."""
+    if "bf16" in args.precision:
+        raise ConfigError("--backend onnxruntime has no kernels for bf16: expected fp32, fp16, int8")
+    import onnxruntime
+
+    from streamd.toolchain.making import GraphMaker
+
+    about = {"onnxruntime": onnxruntime.__version__, "calibration": _calibration(args, options)}
+    with _folder(args, source) as folder:
+
+        def note(text: str) -> None:
+            progress.line(text)
+            folder.log(text)
+
+        maker = GraphMaker(source.model, options, progress, note)
+        for precision in args.precision:
+            entry = folder.add_graph(maker.make(precision), about)
+            progress.line(f"{precision}: {entry['file']}, {entry['bytes']:,} bytes in {entry['seconds']:.0f} s")
+        return folder.finish()
+
+
+def _folder(args: argparse.Namespace, source: Source) -> PlansFolder:
+    """Where the result goes."""
+    from streamd.toolchain.versions import PlansFolder, VersionFolder
+
+    if args.plans_only:
+        return PlansFolder(args.plans_only, source, args.command_line)
+    return VersionFolder(source, args.out, args.name, args.command_line, default=args.default)
 
 
 def _calibration(args: argparse.Namespace, options: PrecisionOptions) -> dict[str, Any] | None:

@@ -17,7 +17,15 @@ if TYPE_CHECKING:  # so that --help loads nothing
     from streamd.repository.plans import Machine
 
 SUBCOMMANDS: tuple[tuple[str, str, str], ...] = (
-    ("build", "streamd.toolchain.build", "build TensorRT plans of an ONNX model or an engine version (extra: build)"),
+    ("export", "streamd.toolchain.export", "make a version of trained weights in safetensors (extra: train)"),
+    ("build", "streamd.toolchain.build", "build plans or graphs of an ONNX model or a version (extra: build)"),
+    (
+        "validate",
+        "streamd.toolchain.validate",
+        "the accuracy gate: judge each precision against float32 (extra: build)",
+    ),
+    ("bench", "streamd.toolchain.bench", "measure latency and throughput of each precision and backend"),
+    ("ship", "streamd.toolchain.ship", "export, build, validate and promote in one go (extra: train)"),
     ("list", "streamd.repository.commands.list", "list the versions, and say which one serves"),
     ("inspect", "streamd.repository.commands.inspect", "check one version and tell all that is known of it"),
     ("promote", "streamd.repository.commands.promote", "let a version serve from the next start"),
@@ -28,6 +36,17 @@ SUBCOMMANDS: tuple[tuple[str, str, str], ...] = (
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
+WHOLE_PATH = """\
+from a trained checkpoint to what serves, on a machine without a GPU, in one command:
+  streamd engine ship engines/patch_tensorrt_20261121_110000 --backend onnxruntime --precision fp32,int8 \\
+      --calibration-data examples/fleet/servers.csv.gz --why "first int8"
+or step by step, each command giving the version it made to the next:
+  V=$(streamd engine export engines/patch_tensorrt_20261121_110000) && \\
+  V=$(streamd engine build --version "$V" --backend onnxruntime --precision fp32,int8 \\
+      --calibration-data examples/fleet/servers.csv.gz) && \\
+  streamd engine validate "$V" && streamd engine promote "$(basename "$V")" --why "first int8"
+"""
+
 EXIT_STATUSES = "exit status: 0 done; 1 failed, with the reason on standard error; 2 wrong usage; 130 interrupted"
 
 
@@ -37,7 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     width = max(len(name) for name, _, _ in SUBCOMMANDS)
     listed = "\n".join(f"  {name:{width}}  {text}" for name, _, text in SUBCOMMANDS)
     parser.usage = "%(prog)s [-h] COMMAND ..."
-    parser.epilog = f"commands:\n{listed}\n\n`{parser.prog} COMMAND --help` tells more, with examples.\n{EXIT_STATUSES}"
+    more = f"`{parser.prog} COMMAND --help` tells more, with examples."
+    parser.epilog = f"commands:\n{listed}\n\n{WHOLE_PATH}\n{more}\n{EXIT_STATUSES}"
     names = [name for name, _, _ in SUBCOMMANDS]
     parser.add_argument("command", nargs=argparse.PARSER, metavar="COMMAND", help=f"one of: {', '.join(names)}")
     parser.set_defaults(engine_parser=parser)
@@ -46,28 +66,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Run a subcommand; returns the exit status."""
     name, *rest = args.command
-    modules = {each: module for each, module, _ in SUBCOMMANDS}
-    if name not in modules:
-        args.engine_parser.error(f"no command {name!r}; there are: {', '.join(modules)}")
-    module = importlib.import_module(modules[name])
+    names = [each for each, _, _ in SUBCOMMANDS]
+    if name not in names:
+        args.engine_parser.error(f"no command {name!r}; there are: {', '.join(names)}")
+    prog = f"{args.engine_parser.prog} {name}"
+    try:
+        return run_subcommand(prog, name, rest)
+    except StreamdError as exc:
+        _say(f"{prog}: {exc}")
+        return USAGE if isinstance(exc, ConfigError) else FAILED
+    except KeyboardInterrupt:
+        _say(f"{prog}: interrupted")
+        return INTERRUPTED
+
+
+def run_subcommand(prog: str, name: str, arguments: list[str]) -> int:
+    """Run one subcommand by its name; returns its exit status. Raises `StreamdError`."""
+    module = importlib.import_module({each: path for each, path, _ in SUBCOMMANDS}[name])
     parser = argparse.ArgumentParser(
-        prog=f"{args.engine_parser.prog} {name}",
+        prog=prog,
         description=module.DESCRIPTION,
         epilog=f"{module.EXAMPLES}\n{EXIT_STATUSES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     module.add_arguments(parser)
-    given = parser.parse_args(rest)
-    given.command_line = [*parser.prog.split(), *rest]
+    given = parser.parse_args(arguments)
+    given.command_line = [*prog.split(), *arguments]
     given.probe = _probe
-    try:
-        status: int = module.main(given)
-    except StreamdError as exc:
-        _say(f"{parser.prog}: {exc}")
-        return USAGE if isinstance(exc, ConfigError) else FAILED
-    except KeyboardInterrupt:
-        _say(f"{parser.prog}: interrupted")
-        return INTERRUPTED
+    status: int = module.main(given)
     return status
 
 

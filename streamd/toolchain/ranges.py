@@ -78,10 +78,11 @@ class RangeFinder:
         given = {value.name for value in model.graph.input}
         names = [n for node in model.graph.node for n in node.output if types.get(n) == FLOAT and n not in given]
         first = {name: values[:1] for name, values in windows.items()}
+        rows = min(BATCH, len(next(iter(windows.values()))))
         groups: list[list[str]] = [[]]
         room = self.budget_bytes
         for name, values in zip(names, session_with_outputs(model, names).run(names, first), strict=True):
-            size = values.nbytes * BATCH
+            size = values.nbytes * rows
             if groups[-1] and size > room:
                 groups.append([])
                 room = self.budget_bytes

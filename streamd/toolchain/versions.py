@@ -1,33 +1,30 @@
-"""Writes what was built: a new engine version, whole or not at all, or plans alone into a folder.
+"""Writes what was built: a new engine version, whole or not at all, or plans and graphs alone into a folder.
 
-A version is put together in a hidden folder beside, whose name no reader takes for a version, and renamed last.
+Each file's entry in the record says where it fits, how it was made, and what stayed in float32.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-import os
-import re
-import shutil
-import tempfile
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import msgspec
 
-from streamd.core.errors import ConfigError, RepositoryError
 from streamd.repository.conversion import sha256_of
-from streamd.repository.files import BUILDING_PREFIX, VersionHold, replace_file, sync_folder
+from streamd.repository.files import replace_file
 from streamd.toolchain.builder import DEFAULT_BUCKETS, BuildSettings
+from streamd.toolchain.making import MadeGraph
+from streamd.toolchain.placing import NewVersion, make_folder, write_json
 from streamd.toolchain.plans import MadePlan
 from streamd.toolchain.sources import Source
 
-_NAME = re.compile(r"(?!.*torch)[A-Za-z0-9][A-Za-z0-9_.-]*", re.IGNORECASE)
 COPIED = ("training_info.json", "server_mapping.json", "MODEL_CARD.md", "weights.safetensors")
+PLANS_RECORD = "plans.json"
 PACKAGES = ("streamd", "onnx", "onnxruntime", "numpy", "tensorrt")
 
 
@@ -37,10 +34,11 @@ class PlansFolder:
     def __init__(self, folder: Path, source: Source, command: list[str]) -> None:
         self.folder, self.source, self.command = folder, source, command
         self.plans: dict[str, dict[str, Any]] = {}
+        self.graphs: dict[str, dict[str, Any]] = {}
         self._lines: list[str] = []
 
     def __enter__(self) -> Self:
-        _make_folder(self.folder)
+        make_folder(self.folder)
         return self
 
     def __exit__(
@@ -67,11 +65,25 @@ class PlansFolder:
         self.log(f"{path.name}: {entry['bytes']:,} bytes in {entry['seconds']} s, {kept} nodes kept in float32")
         return entry
 
+    def add_graph(self, made: MadeGraph, about: dict[str, Any]) -> dict[str, Any]:
+        """Write a graph that ONNX Runtime runs as it is; returns its entry in the record. `about` as for `add`."""
+        path = self.folder / ("model.onnx" if made.precision == "fp32" else f"model_{made.precision}.onnx")
+        content = self.source.onnx.read_bytes() if made.precision == "fp32" else made.model.SerializeToString()
+        replace_file(path, content)
+        entry = graph_entry(made, about, path, sha256_of(self.source.onnx))
+        self.graphs[made.precision] = entry
+        kept = len(entry["kept_fp32"])
+        self.log(f"{path.name}: {entry['bytes']:,} bytes in {entry['seconds']} s, {kept} nodes kept in float32")
+        return entry
+
     def finish(self) -> dict[str, Any]:
         """Write the record; returns what `--json` tells."""
-        _write_json(self.folder / "plans.json", {"command": self.command, "plans": self.plans})
+        write_json(self.folder / PLANS_RECORD, {"command": self.command, **self._made()})
         self._write_log("")
-        return {"folder": str(self.folder), "plans": self.plans}
+        return {"folder": str(self.folder), **self._made()}
+
+    def _made(self) -> dict[str, Any]:
+        return {"plans": self.plans} | ({"graphs": self.graphs} if self.graphs else {})
 
     def abandon(self) -> None:
         """Leave nothing that is not whole; after `finish` it does nothing."""
@@ -82,7 +94,7 @@ class PlansFolder:
 
 
 class VersionFolder(PlansFolder):
-    """A new version `<name>_tensorrt_<YYYYMMDD>_<HHMMSS>` in `root`; raises `ConfigError` for a bad name."""
+    """A new version of plans or graphs, in `root`; raises `ConfigError` for a bad name."""
 
     def __init__(
         self,
@@ -95,16 +107,11 @@ class VersionFolder(PlansFolder):
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         super().__init__(Path(), source, command)
-        self.root = root or (source.folder.parent if source.folder else Path("engines"))
-        self.name, self.default, self._now = name or source.name, default, now
-        self._hold: VersionHold | None = None
-        if not _NAME.fullmatch(self.name):
-            raise ConfigError(f"--name {self.name!r}: expected letters, digits, '_', '.', '-', and no PyTorch in it")
+        root = root or (source.folder.parent if source.folder else Path("engines"))
+        self._new = NewVersion(root, name or source.name, default=default, now=now)
 
     def __enter__(self) -> Self:
-        _make_folder(self.root)
-        self.folder = Path(tempfile.mkdtemp(prefix=f"{BUILDING_PREFIX}{self.name}-", dir=self.root))
-        self._hold = VersionHold(self.folder)  # so that `gc` knows it from what a killed build left
+        self.folder = self._new.__enter__().folder
         return self
 
     def finish(self) -> dict[str, Any]:
@@ -115,50 +122,31 @@ class VersionFolder(PlansFolder):
             if given.is_file():
                 replace_file(self.folder / name, given.read_bytes())
         self._write_log(self._earlier("conversion_log.txt"))
-        final = self._free_name()
-        manifest = {**(self.source.manifest or {}), "name": final.name, "default": self.default}
-        _write_json(self.folder / "config.json", manifest)
-        _write_json(self.folder / "conversion_info.json", self._info())
-        try:
-            self.folder.chmod(0o755)
-            sync_folder(self.folder)
-            self.folder.rename(final)
-            sync_folder(self.root)
-        except OSError as exc:
-            raise RepositoryError(f"{final}: cannot be put in place: {exc.strerror or exc}") from exc
-        self.folder = final
-        return {"folder": str(final), "plans": self.plans}
+        self.folder = self._new.put_in_place(self.source.manifest or {}, self._info())
+        return {"folder": str(self.folder), **self._made()}
 
     def abandon(self) -> None:
         """Remove the hidden folder, unless it has been given its name."""
-        if self.folder.name.startswith(BUILDING_PREFIX):
-            shutil.rmtree(self.folder, ignore_errors=True)
-        if self._hold is not None:
-            self._hold.close()
+        self._new.abandon()
 
     def _info(self) -> dict[str, Any]:
         said = self._earlier("conversion_info.json")
         before = msgspec.json.decode(said, type=dict[str, Any]) if said else {}
-        before.pop("validation", None)  # verdicts are on plans that this version does not hold
+        for key in ("validation", "graphs"):  # verdicts and graphs of files that this version does not hold
+            before.pop(key, None)
         return {
             **before,
             "source": {"path": str(self.source.onnx), "sha256": sha256_of(self.source.onnx)},
             "command": self.command,
-            "toolchain": _installed(),
-            "plans": self.plans,
-            "sha256": {path.name: sha256_of(path) for path in sorted(self.folder.iterdir())},
+            "toolchain": installed_packages(),
+            "plans": {},
+            **self._made(),
         }
 
     def _earlier(self, name: str) -> str:
         """The text of a file of the version that this one is made from."""
         path = self.source.folder / name if self.source.folder else None
         return path.read_text(encoding="utf-8") if path and path.is_file() else ""
-
-    def _free_name(self) -> Path:
-        stamp = self._now()
-        while (path := self.root / f"{self.name}_tensorrt_{stamp:%Y%m%d_%H%M%S}").exists():
-            stamp += timedelta(seconds=1)
-        return path
 
 
 def plan_entry(
@@ -188,6 +176,21 @@ def plan_entry(
     }
 
 
+def graph_entry(made: MadeGraph, about: dict[str, Any], path: Path, source_sha256: str) -> dict[str, Any]:
+    """What the record says of a graph for ONNX Runtime: how it was made, and what stayed in float32."""
+    return {
+        "file": path.name,
+        "precision": made.precision,
+        **about,
+        "kept_fp32": made.kept.names,
+        "kept_because": dict(made.kept.reasons),
+        "not_quantized": dict(made.kept.not_quantized),
+        "source_onnx": source_sha256,
+        "bytes": path.stat().st_size,
+        "seconds": round(made.seconds, 1),
+    }
+
+
 def _buckets(settings: BuildSettings) -> list[int]:
     """The batch sizes to run a plan with: its static profiles, and those that a dynamic one takes."""
     sizes: set[int] = set()
@@ -198,22 +201,10 @@ def _buckets(settings: BuildSettings) -> list[int]:
     return sorted(sizes)
 
 
-def _installed() -> dict[str, str]:
+def installed_packages() -> dict[str, str]:
+    """The versions of the packages that a record tells of, as far as they are installed."""
     found = {}
     for package in PACKAGES:
         with suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
     return found
-
-
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        if not os.access(path, os.W_OK):
-            raise PermissionError(13, "not writable")
-    except OSError as exc:
-        raise RepositoryError(f"{path}: cannot be written: {exc.strerror or exc}") from exc
-
-
-def _write_json(path: Path, value: Any) -> None:
-    replace_file(path, msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")

@@ -27,7 +27,7 @@ def main(version: Path, folders: Path) -> list[str]:
         told, tell = os.pipe()
         child = os.fork()
         if child == 0:
-            _die_at(len(calls), tell)
+            die_at(len(calls), tell)
             with VersionFolder(source, root, None, ["streamd"]) as folder:
                 folder.add(made_plan(), SETTINGS, WHERE)
                 folder.finish()
@@ -41,7 +41,7 @@ def main(version: Path, folders: Path) -> list[str]:
             return calls
 
 
-def _die_at(step: int, tell: int) -> None:
+def die_at(step: int, tell: int) -> None:
     left, write = [step], os.write
 
     def killed(name: str, call: Callable[..., Any]) -> Callable[..., Any]:

@@ -85,16 +85,13 @@ def test_the_8_is_held_to_the_pins(install: MakeLibrary, typed: bool) -> None:
     for name in ("/first/MatMul", "/second/MatMul", "/Relu"):
         assert network.named(name).precision is None
     helpers = [layer for layer in network.layers if layer.name.startswith("ONNXTRT")]
-    readers = {id(tensor): layer for layer in network.layers for tensor in layer.inputs}
-    for helper in helpers:
-        assert (helper.precision == float32) == (readers[id(helper.outputs[0])].precision == float32)
-    assert {helper.precision for helper in helpers} == {None, float32}, "raw units pass through some helpers only"
+    assert {helper.precision for helper in helpers} == {None}, "a pinned shuffle leaves 8.6 without an implementation"
     casts = any(layer.name.endswith("_cast") for layer in network.layers)
     assert casts is typed
     assert made.plan.pinned_layers == sum(layer.precision is not None for layer in network.layers)
 
 
-def test_the_8_falls_back_to_flags_where_its_parser_refuses_half_weights(install: MakeLibrary) -> None:
+def test_the_8_gets_the_float32_graph_and_flags_unless_asked_otherwise(install: MakeLibrary) -> None:
     module = install("8.6.1")
     module.recorder.refuse_types = {10}
     assert maker().make("fp16").typed is False

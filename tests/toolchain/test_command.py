@@ -58,7 +58,7 @@ def usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     ("arguments", "said"),
     [
         ([], "COMMAND"),
-        (["melt"], "no command 'melt'; there are: build"),
+        (["melt"], "no command 'melt'; there are: export, build"),
         (["build"], "one of the arguments --onnx --version is required"),
         (["build", "--onnx", "a", "--version", "b"], "not allowed with"),
         (["build", "--onnx", "a", "--precision", "fp32,fp8"], "'fp8': expected some of fp32"),
@@ -94,7 +94,10 @@ def test_without_a_gpu_it_says_what_is_missing(
     monkeypatch.setattr("streamd.device.cuda.device_count", lambda: 0)
     monkeypatch.setattr("streamd.device.cuda.why_no_device", lambda: "no CUDA driver")
     assert main(["engine", "build", "--version", str(PATCH)]) == 1
-    assert capsys.readouterr().err == "streamd engine build: building a plan needs a CUDA device: no CUDA driver\n"
+    told = capsys.readouterr().err
+    assert told.startswith("streamd engine build: building a plan needs a CUDA device: no CUDA driver; ")
+    assert "pip install 'streamd[build,tensorrt]'" in told
+    assert "--backend onnxruntime" in told
 
 
 def test_without_onnx_it_says_what_to_install(

@@ -1,0 +1,11 @@
+"""Any ONNX network with a batch axis as a Python function: `InferenceEngine` and `Ensemble`.
+
+with InferenceEngine.open("model.onnx") as engine:
+    outputs = engine({"image": images})          # any number of rows
+    scores = engine.slide(volume, overlap=0.5)   # an array larger than the network's input
+"""
+
+from streamd.engine.ensemble import Ensemble
+from streamd.engine.inference import InferenceEngine
+
+__all__ = ["Ensemble", "InferenceEngine"]

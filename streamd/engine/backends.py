@@ -1,0 +1,170 @@
+"""Which backends an engine can run on, and how each is opened: TensorRT, ONNX Runtime on CUDA, and on the CPU.
+
+A library has no composition root of its own: this table is its one place that names them, and callers may give
+another.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from streamd.core.errors import BackendUnavailableError, ConfigError
+from streamd.device.runner import Runner
+from streamd.engine.sources import Source, find_source
+
+AUTO = "auto"
+PRECISIONS = (AUTO, "fp32", "fp16", "bf16", "int8")
+
+DEFAULT_LANES_PER_DEVICE = 4
+DEFAULT_LARGEST_BATCH = 32
+"""Where any size runs as it is: large enough to fill a device, small enough for large networks' memory."""
+
+
+@dataclass(frozen=True)
+class OpenOptions:
+    """What a caller asked for; None where the backend decides."""
+
+    precision: str = AUTO
+    buckets: tuple[int, ...] | None = None
+    devices: tuple[int, ...] = (0,)
+    lanes: int | None = None
+    threads: int | None = None
+    lean_runtime: Path | None = None
+
+    def check(self) -> None:
+        """Raise `ConfigError` where a value makes no sense."""
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"precision is {self.precision!r}, expected one of {PRECISIONS}")
+        if self.buckets is not None and (not self.buckets or min(self.buckets) < 1):
+            raise ConfigError(f"buckets are {self.buckets}, expected batch sizes of 1 or more")
+        if not self.devices or min(self.devices) < 0:
+            raise ConfigError(f"devices are {self.devices}, expected at least one index from 0")
+        for name, value in (("lanes", self.lanes), ("threads", self.threads)):
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} is {value}, expected 1 or more")
+
+
+@dataclass(frozen=True)
+class Runners:
+    """What a backend opened, in what precision; all with the same buckets."""
+
+    runners: list[Runner]
+    precision: str
+
+
+@dataclass(frozen=True)
+class Opened(Runners):
+    """Which backend did, and why those before it did not."""
+
+    backend: str
+    fallbacks: list[dict[str, str]]
+
+
+Opener = Callable[[Source, OpenOptions], Runners]
+"""Opens a source; raises `BackendUnavailableError` with the reason where it does not run here."""
+
+
+def open_runners(
+    path: Path, plans: Path | None, backend: str, options: OpenOptions, openers: Mapping[str, Opener]
+) -> Opened:
+    """Open with the backend that is asked for, or with `auto` the first that runs; raises as `InferenceEngine.open`."""
+    options.check()
+    if backend != AUTO and backend not in openers:
+        raise ConfigError(f"backend is {backend!r}, expected {AUTO} or one of {sorted(openers)}")
+    source = find_source(path, plans)
+    fallbacks: list[dict[str, str]] = []
+    for name in openers if backend == AUTO else [backend]:
+        try:
+            opened = openers[name](source, options)
+            return Opened(opened.runners, opened.precision, name, fallbacks)
+        except BackendUnavailableError as exc:
+            fallbacks.append({"backend": name, "reason": str(exc)})
+    reasons = "; ".join(f"{each['backend']}: {each['reason']}" for each in fallbacks)
+    raise BackendUnavailableError(f"no backend can run {path}: {reasons}")
+
+
+def _open_tensorrt(source: Source, options: OpenOptions) -> Runners:
+    from streamd.device import cuda
+    from streamd.device.tensorrt_engine import Plan, SharedEngine, load_tensorrt
+    from streamd.device.tensorrt_runner import TensorRtRunner, usable_buckets
+    from streamd.repository.plans import Machine
+
+    library, devices = load_tensorrt(), options.devices
+    if missing := [device for device in devices if device >= cuda.device_count()]:
+        raise BackendUnavailableError(f"devices {missing} are not there, expected 0 to {cuda.device_count() - 1}")
+    try:
+        for device in devices:
+            cuda.revive(device)  # while nothing of ours is held there
+        gpu, capability = cuda.device_name(devices[0]), cuda.compute_capability(devices[0])
+        chosen = source.plan_for(options.precision, Machine(gpu, capability, library.version, library.lean))
+        lean = options.lean_runtime if chosen.version_compatible else None
+        plan = Plan(chosen.path, chosen.precision, lean)
+        engines = {device: SharedEngine(library, plan, device) for device in devices}
+        with ExitStack() as held:  # loaded once, and not anew for each question
+            for engine in engines.values():
+                engine.acquire()
+                held.callback(engine.release)
+            buckets = usable_buckets(engines[devices[0]], options.buckets or chosen.buckets)
+
+            def make(index: int, device: int) -> Runner:
+                return TensorRtRunner(f"cuda:{device}/{index}", engines[device], buckets)
+
+            return Runners(_make_all(make, _places(options)), chosen.precision)
+    except cuda.CudaError as exc:
+        raise BackendUnavailableError(str(exc)) from exc
+
+
+def _open_onnxruntime_cuda(source: Source, options: OpenOptions) -> Runners:
+    from streamd.device.onnxruntime_runner import OnnxRuntimeRunner, open_cuda_session
+
+    graph, precision = source.graph_for(options.precision)
+    buckets = options.buckets or (DEFAULT_LARGEST_BATCH,)
+    sessions = {device: open_cuda_session(graph, device) for device in options.devices}
+
+    def make(index: int, device: int) -> Runner:
+        return OnnxRuntimeRunner(f"cuda:{device}/{index}", f"cuda:{device}", sessions[device], graph, buckets)
+
+    return Runners(_make_all(make, _places(options)), precision)
+
+
+def _open_onnxruntime_cpu(source: Source, options: OpenOptions) -> Runners:
+    from streamd.device.onnxruntime_runner import OnnxRuntimeRunner, open_cpu_session
+
+    graph, precision = source.graph_for(options.precision)
+    buckets = options.buckets or (DEFAULT_LARGEST_BATCH,)
+    session = open_cpu_session(graph, options.threads or len(os.sched_getaffinity(0)))
+
+    def make(index: int, device: int) -> Runner:
+        return OnnxRuntimeRunner(f"cpu/{index}", "cpu", session, graph, buckets)
+
+    # One by one on all cores: several at a time take as long together, and each of them longer.
+    return Runners(_make_all(make, [(index, 0) for index in range(options.lanes or 1)]), precision)
+
+
+def _places(options: OpenOptions) -> list[tuple[int, int]]:
+    """Each lane's number on its device, and the device."""
+    devices = options.devices
+    count = options.lanes or DEFAULT_LANES_PER_DEVICE * len(devices)
+    return [(index // len(devices), devices[index % len(devices)]) for index in range(count)]
+
+
+def _make_all(make: Callable[[int, int], Runner], places: Iterable[tuple[int, int]]) -> list[Runner]:
+    """All runners or none: what the first ones hold is given back where a later one finds no room."""
+    runners: list[Runner] = []
+    with ExitStack() as made:
+        for place in places:
+            runner = make(*place)
+            made.callback(runner.close)
+            runners.append(runner)
+        made.pop_all()
+    return runners
+
+
+OPENERS: Mapping[str, Opener] = {
+    "tensorrt": _open_tensorrt,
+    "onnxruntime-cuda": _open_onnxruntime_cuda,
+    "onnxruntime-cpu": _open_onnxruntime_cpu,
+}
+"""By name, in the order in which `auto` tries them."""

@@ -1,0 +1,203 @@
+"""Any network with a batch axis as a function of arrays: one row, a batch of any size, or an array larger than it.
+
+Knows runners and arrays; which backends there are is in `backends.py`.
+"""
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from streamd.core.costs import CostTable
+from streamd.core.errors import BatchFailedError, InferenceError
+from streamd.device.runner import Array, Arrays, Runner, TensorSpec
+from streamd.engine.arrays import Given, prepare
+from streamd.engine.backends import OPENERS, Opener, OpenOptions, open_runners
+from streamd.engine.batches import measure, split, unmeasured
+from streamd.engine.pool import RunnerPool
+from streamd.engine.sliding import Network
+
+
+class InferenceEngine(Network):
+    """A network that is ready to run; every method may be called by any thread. Use it as a context, or close it.
+
+    `inputs` and `outputs` are told by name, type and shape; `fallbacks` are the backends that were passed over, and
+    why.
+    """
+
+    def __init__(
+        self,
+        runners: Sequence[Runner],
+        *,
+        backend: str,
+        precision: str,
+        fallbacks: Sequence[Mapping[str, str]] = (),
+    ) -> None:
+        first = runners[0]
+        self.backend = backend
+        self.precision = precision
+        self.fallbacks = tuple(fallbacks)
+        self.inputs: tuple[TensorSpec, ...] = first.inputs
+        self.outputs: tuple[TensorSpec, ...] = first.outputs
+        self.buckets = first.buckets
+        self.lanes = len(runners)
+        self.rows_at_once = first.buckets[-1] * len(runners)
+        self._pool = RunnerPool(runners)
+        self._threads = ThreadPoolExecutor(len(runners), "streamd-engine") if len(runners) > 1 else None
+        self._costs: CostTable | None = unmeasured(first) if len(first.buckets) == 1 else None
+        self._measuring = threading.Lock()
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        backend: str = "auto",
+        precision: str = "auto",
+        buckets: Sequence[int] | None = None,
+        devices: Sequence[int] = (0,),
+        lanes: int | None = None,
+        threads: int | None = None,
+        plans: str | os.PathLike[str] | None = None,
+        lean_runtime: str | os.PathLike[str] | None = None,
+        openers: Mapping[str, Opener] = OPENERS,
+    ) -> Self:
+        """Open an ONNX file, an engine version, a folder of plans (`streamd engine build --plans-only`) or one plan.
+
+        `backend` is one of `openers` or `auto`, the first of them that runs here; `plans` are plans of an ONNX file;
+        `buckets` are batch sizes, the last the largest that runs at once; `lanes` run at a time (one on the CPU, on
+        `threads` threads, all cores; four a device with TensorRT). Raises `ConfigError`, `RepositoryError` for what
+        cannot be read, and `BackendUnavailableError` with every reason where no backend runs it.
+        """
+        options = OpenOptions(
+            precision=precision,
+            buckets=None if buckets is None else tuple(sorted(set(buckets))),
+            devices=tuple(devices),
+            lanes=lanes,
+            threads=threads,
+            lean_runtime=None if lean_runtime is None else Path(lean_runtime),
+        )
+        source = (Path(path), None if plans is None else Path(plans))
+        opened = open_runners(*source, backend, options, openers)
+        return cls(opened.runners, backend=opened.backend, precision=opened.precision, fallbacks=opened.fallbacks)
+
+    # ------------------------------------------------------------ running
+    def __call__(self, inputs: Given) -> Arrays:
+        """Run rows, however many, and return the outputs by name, in the order given.
+
+        `inputs` is one array by name for each input, or the array of the only one: `(batch, *shape)`, or `shape` for
+        one row, whose outputs then have no batch axis either. Numbers are converted where their value survives;
+        floats are rounded to the network's. NaN is the network's own affair. Raises `InvalidTensorError`,
+        `InferenceError`.
+        """
+        batch = prepare(inputs, self.inputs)
+        if not batch.count:
+            return self._nothing(batch.rows)
+        sizes = split(batch.count, self._costs_for(batch.count, batch.rows), self.lanes)
+        stops = np.cumsum(sizes).tolist()
+        spans = list(zip([0, *stops[:-1]], stops, strict=True))
+        if len(spans) == 1 or self._threads is None:
+            parts = [self._run(batch.part(*span)) for span in spans]
+        else:
+            parts = self._run_together([batch.part(*span) for span in spans])
+        outputs = parts[0] if len(parts) == 1 else _joined(parts)
+        return {name: values[0] for name, values in outputs.items()} if batch.single else outputs
+
+    def warm_up(self, inputs: Given | None = None) -> Mapping[int, float]:
+        """Measure what each bucket costs, on these rows or on zeros; returns seconds by bucket.
+
+        Without it, the first call that has a choice between buckets measures, on its own rows.
+        """
+        rows = self._zeros() if inputs is None else prepare(inputs, self.inputs).rows
+        with self._measuring:
+            self._costs = costs = self._pool.use(lambda runner: measure(runner, rows))
+        return dict(costs.seconds)
+
+    def describe(self) -> dict[str, Any]:
+        """What runs it, as plain values."""
+        costs = self._costs.seconds if self._costs is not None and len(self.buckets) > 1 else {}
+        return {
+            "backend": self.backend,
+            "precision": self.precision,
+            "inputs": {spec.name: spec.told for spec in self.inputs},
+            "outputs": {spec.name: spec.told for spec in self.outputs},
+            "buckets": list(self.buckets),
+            "lanes": self._pool.well,
+            "bucket_ms": {bucket: seconds * 1e3 for bucket, seconds in costs.items()},
+            "fallbacks": [dict(each) for each in self.fallbacks],
+        }
+
+    def close(self) -> None:
+        """Release the lanes, those that are busy as they end; twice is harmless."""
+        self._pool.close()
+        if self._threads is not None:
+            self._threads.shutdown()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    # ------------------------------------------------------------ parts of a call
+    def _costs_for(self, count: int, rows: Arrays) -> CostTable:
+        if self._costs is None and count <= self.buckets[0]:
+            return CostTable({self.buckets[0]: 1.0}, pads=True)  # one batch, whatever it costs
+        if self._costs is None:
+            with self._measuring:
+                if self._costs is None:
+                    self._costs = self._pool.use(lambda runner: measure(runner, rows))
+        return self._costs
+
+    def _run(self, feeds: Arrays) -> Arrays:
+        outputs = self._pool.use(lambda runner: runner.run(feeds))
+        count = len(next(iter(feeds.values())))
+        for name, values in outputs.items():
+            if values.shape[:1] != (count,):
+                raise BatchFailedError(f"output {name!r} is {values.shape} for {count} rows, expected a row for each")
+        return outputs
+
+    def _run_together(self, parts: list[Arrays]) -> list[Arrays]:
+        assert self._threads is not None
+        try:
+            runs = [self._threads.submit(self._run, part) for part in parts]
+        except RuntimeError as exc:
+            raise BatchFailedError("the engine is closed") from exc
+        try:
+            return [run.result() for run in runs]
+        finally:
+            for run in runs:
+                run.cancel()
+
+    def _nothing(self, rows: Arrays) -> Arrays:
+        """The outputs of no rows; a shape that the network leaves open is learned from a row of zeros."""
+        shapes = {spec.name: spec.shape for spec in self.outputs}
+        if any(None in shape for shape in shapes.values()):
+            ones = {name: np.zeros((1, *values.shape[1:]), values.dtype) for name, values in rows.items()}
+            shapes = {name: values.shape[1:] for name, values in self._run(ones).items()}
+        return {spec.name: np.zeros((0, *_known(shapes[spec.name])), spec.dtype) for spec in self.outputs}
+
+    def _zeros(self) -> Arrays:
+        if open_axes := [spec.told for spec in self.inputs if None in spec.shape]:
+            raise InferenceError(f"inputs with open axes {open_axes}: expected rows to warm up with")
+        return {spec.name: np.zeros((1, *_known(spec.shape)), spec.dtype) for spec in self.inputs}
+
+
+def _known(shape: tuple[int | None, ...]) -> tuple[int, ...]:
+    return tuple(size for size in shape if size is not None)
+
+
+def _joined(parts: list[Arrays]) -> Arrays:
+    joined: Arrays = {}
+    for name in parts[0]:
+        pieces: list[Array] = [part[name] for part in parts]
+        shapes = {piece.shape[1:] for piece in pieces}
+        if len(shapes) > 1:
+            raise BatchFailedError(f"output {name!r} has rows of shapes {sorted(shapes)}, expected one shape")
+        joined[name] = np.concatenate(pieces)
+    return joined

@@ -1,0 +1,157 @@
+"""What can be opened: an ONNX file, an engine version, a folder of plans, or one plan; and which plan fits here."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from streamd.core.errors import BackendUnavailableError, RepositoryError
+from streamd.repository.conversion import PLAN_SUFFIX, PlanInfo, Verdict, sha256_of
+from streamd.repository.plans import AUTO, AUTO_ORDER, EXACT, Machine, PlanFile, choose_plan, why_not
+from streamd.repository.versions import EngineVersion, load_version
+
+RECORD = "plans.json"
+
+
+class LoosePlan(PlanInfo, frozen=True):
+    """A plan in a plain folder, and the SHA-256 of the graph that it was built from."""
+
+    source_onnx: str = ""
+
+
+class PlansRecord(msgspec.Struct, frozen=True):
+    """What `streamd engine build --plans-only` leaves beside its plans."""
+
+    plans: dict[str, LoosePlan] = {}
+    validation: dict[str, Verdict] = {}
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A plan to load; no buckets where nothing says which it has."""
+
+    path: Path
+    precision: str
+    buckets: tuple[int, ...] | None = None
+    version_compatible: bool = True
+
+
+@dataclass(frozen=True)
+class Source:
+    """What there is of a network: a graph, plans, or both."""
+
+    path: Path
+    graph: Path | None = None
+    version: EngineVersion | None = None
+    plans: Path | None = None
+    """A folder with a record, or one plan without."""
+
+    def graph_for(self, precision: str) -> tuple[Path, str]:
+        """The graph to run as it is, and its precision; raises `BackendUnavailableError` with the way out."""
+        if precision not in (AUTO, EXACT):
+            kept = [place / f"model_{precision}.onnx" for place in (self.plans, self.path) if place and place.is_dir()]
+            for path in kept:
+                if path.is_file():
+                    return path, precision
+            raise BackendUnavailableError(
+                f"{self.path}: no graph in {precision}: expected {EXACT}, or model_{precision}.onnx beside its plan "
+                "(streamd engine build --keep-graphs)"
+            )
+        if self.graph is None:
+            raise BackendUnavailableError(f"{self.path}: plans alone, no graph: give the ONNX file, and plans=")
+        return self.graph, EXACT
+
+    def plan_for(self, precision: str, machine: Machine) -> Chosen:
+        """The plan to load on this machine; raises `BackendUnavailableError` with the reason for each."""
+        if self.plans is not None and self.plans.is_file():
+            return Chosen(self.plans, self.plans.stem.removeprefix("model_"))
+        if self.plans is not None:
+            return _chosen(_loose_plan(self.plans, self.graph, precision, machine))
+        if self.version is None:
+            raise BackendUnavailableError(
+                f"{self.path}: a graph without plans: streamd engine build --onnx {self.path} --plans-only DIR, "
+                "and plans=DIR"
+            )
+        try:
+            here = (machine.gpu, machine.compute_capability, machine.tensorrt)
+            return _chosen(choose_plan(self.version, precision, *here, lean=machine.lean))
+        except RepositoryError as exc:
+            raise BackendUnavailableError(str(exc)) from exc
+
+
+def find_source(path: Path, plans: Path | None = None) -> Source:
+    """Look at what a path is; raises `RepositoryError` with what was expected."""
+    for each in (path, plans):
+        if each is not None and not each.exists():
+            raise RepositoryError(f"{each}: no such file or folder; expected an ONNX file, a version or plans")
+    if plans is not None and plans.is_dir() and not (plans / RECORD).is_file():
+        raise RepositoryError(f"{plans}: has no {RECORD}; expected what streamd engine build --plans-only wrote")
+    if path.is_file():
+        if path.suffix == PLAN_SUFFIX:
+            return Source(path, plans=path)
+        return Source(path, graph=path, plans=plans)
+    if (path / "config.json").is_file():
+        version = load_version(path)
+        return Source(path, version.onnx, version, plans)
+    graph = path / "model.onnx" if (path / "model.onnx").is_file() else None
+    own = path if (path / RECORD).is_file() else None
+    if graph is None and own is None:
+        raise RepositoryError(f"{path}: has no config.json, no {RECORD} and no model.onnx; expected one of them")
+    return Source(path, graph, None, plans or own)
+
+
+def _loose_plan(folder: Path, graph: Path | None, precision: str, machine: Machine) -> PlanFile:
+    """Of a plain folder's plans: the one asked for, or with `auto` what was validated, then true fp32."""
+    record = _read_record(folder / RECORD)
+    plans = {name: _plan_file(folder, name, record) for name in record.plans}
+    reasons = []
+    for name in AUTO_ORDER if precision == AUTO else (precision,):
+        reason = _why_passed_over(plans.get(name), machine, precision != AUTO)
+        if reason is None and graph is not None and record.plans[name].source_onnx not in ("", sha256_of(graph)):
+            reason = f"built from another graph than {graph}"
+        if reason is None:
+            return plans[name]
+        reasons.append(f"{name}: {reason}")
+    raise BackendUnavailableError(
+        f"{folder}: no plan to load: {'; '.join(reasons)}; there are {sorted(plans)}: ask for one by precision=, or "
+        "build one: streamd engine build --plans-only"
+    )
+
+
+def _why_passed_over(plan: PlanFile | None, machine: Machine, asked_for: bool) -> str | None:
+    if plan is None:
+        return "not built"
+    if reason := why_not(plan, machine, asked_for=asked_for):
+        return reason
+    return None if plan.path.is_file() else f"{plan.path.name} is missing"
+
+
+def _plan_file(folder: Path, precision: str, record: PlansRecord) -> PlanFile:
+    info, verdict = record.plans[precision], record.validation.get(precision, Verdict())
+    judged = verdict.promotable is not None
+    promotable = verdict.promotable if verdict.promotable is not None else precision == EXACT and not info.tf32
+    return PlanFile(
+        path=folder / Path(info.file).name,
+        precision=precision,
+        gpu=info.gpu,
+        compute_capability=info.compute_capability,
+        tensorrt=info.tensorrt,
+        buckets=info.buckets,
+        version_compatible=info.version_compatible,
+        promotable=promotable,
+        reasons=verdict.reasons if judged else ("never validated",),
+        validated=judged,
+    )
+
+
+def _read_record(path: Path) -> PlansRecord:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=PlansRecord)
+    except OSError as exc:
+        raise RepositoryError(f"{path}: cannot be read: {exc.strerror or exc}") from exc
+    except msgspec.DecodeError as exc:
+        raise RepositoryError(f"{path}: {exc}") from exc
+
+
+def _chosen(plan: PlanFile) -> Chosen:
+    return Chosen(plan.path, plan.precision, plan.buckets, plan.version_compatible)

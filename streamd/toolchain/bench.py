@@ -1,0 +1,188 @@
+"""`streamd engine bench`: latency and throughput of PyTorch, ONNX Runtime and each precision, in turns of one run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from streamd.core.errors import ConfigError, StreamdError
+from streamd.toolchain.flags import batch_sizes, precisions
+from streamd.toolchain.validate import add_subject, subject_of
+
+if TYPE_CHECKING:
+    from streamd.toolchain.measure import Variant
+    from streamd.toolchain.progress import Progress
+    from streamd.toolchain.subjects import Candidate, Subject
+
+DESCRIPTION = """\
+Measure a version, or any ONNX model: PyTorch (eager; where it is installed and the weights are there), ONNX Runtime on
+the CPU and on CUDA, and each plan or graph, at each batch size and number of lanes.
+
+All variants are warmed up and then take short turns in one run, so that what the machine does meanwhile falls on all
+alike. A latency is that of one batch from the host's memory and back to it, without gathering windows; a lane is a
+thread with a runner of its own. Writes benchmark_results.json, benchmark.md and benchmark.svg.
+"""
+
+EXAMPLES = """\
+examples:
+  streamd engine bench patch_tensorrt_20261121_110000 --batches 1,32 --lanes 1,2
+  streamd engine bench engines/patch_tensorrt_20261121_110000 --precision fp16,int8 --lanes 1,4,8 --seconds 1
+  streamd engine bench --onnx model.onnx --plans plans/ --out results/
+"""
+
+NOT_MEASURED = (
+    "gathering windows into a lane's buffers, the network, and all else of the daemon: `make bench` measures that",
+    "accuracy: `streamd engine validate` does",
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's flags."""
+    add_subject(parser)
+    parser.add_argument("--precision", type=precisions, metavar="P,...", help="measure these (all that can run here)")
+    parser.add_argument("--data", type=Path, metavar="FILE", help="windows to run, as for validate (examples/fleet)")
+    parser.add_argument("--batches", type=batch_sizes, default=(1, 8, 32, 64), metavar="N,...",
+                        help="batch sizes (1,8,32,64); of a plan, those of its buckets")  # fmt: skip
+    parser.add_argument("--lanes", type=batch_sizes, default=(1, 2), metavar="N,...", help="lanes at once (1,2)")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="of each CPU lane (1)")
+    parser.add_argument("--seconds", type=float, default=0.5, metavar="S", help="length of a turn (0.5)")
+    parser.add_argument("--turns", type=int, default=4, metavar="N", help="turns of each cell (4)")
+    parser.add_argument("--device", type=int, default=0, metavar="N", help="index of the GPU (0)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where the files go (the version; none for --onnx)")
+    parser.add_argument("--json", action="store_true", help="tell the results as JSON on standard output")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Measure; returns the exit status. Raises `StreamdError`."""
+    from contextlib import nullcontext
+
+    from streamd.repository.files import VersionHold
+    from streamd.toolchain.bench_report import bench_table
+    from streamd.toolchain.progress import Progress
+
+    if args.seconds <= 0 or args.turns < 1 or args.threads < 1:
+        raise ConfigError("--seconds, --turns and --threads: expected more than 0, 1 or more, 1 or more")
+    subject = subject_of(args)
+    folder = subject.source.folder
+    with VersionHold(folder) if folder else nullcontext():
+        results = _measure(subject, args, Progress(quiet=args.quiet))
+        _write(subject, args, results)
+    text = json.dumps(results, indent=2) if args.json else bench_table(results)
+    print(text)  # noqa: T201 - a terminal program
+    return 0 if results["results"] else 1
+
+
+def variants_of(subject: Subject, args: argparse.Namespace) -> tuple[list[Variant], dict[str, str]]:
+    """Every way to run the network here, and why others are left out, by name."""
+    from streamd.toolchain.measure import Variant
+    from streamd.toolchain.runners import GraphRunner
+
+    left_out = dict(subject.passed_over)
+    variants = _network_variants(subject, args, left_out)
+    graph = subject.onnx
+    variants.append(Variant("onnxruntime-cpu", "fp32", lambda: GraphRunner(graph, threads=args.threads)))
+    provider = "CUDAExecutionProvider"
+    import onnxruntime
+
+    if provider in onnxruntime.get_available_providers():
+        variants.append(Variant("onnxruntime-cuda", "fp32", lambda: GraphRunner(graph, provider=provider)))
+    else:
+        left_out["onnxruntime-cuda"] = "the installed ONNX Runtime was built without CUDA"
+    for candidate in subject.candidates:
+        if candidate.kind == "plan" or candidate.precision != "fp32":
+            variants.append(_candidate_variant(candidate, args))
+    return variants, left_out
+
+
+def _network_variants(subject: Subject, args: argparse.Namespace, left_out: dict[str, str]) -> list[Variant]:
+    """PyTorch on the CPU, and on the GPU where there is one."""
+    from streamd.toolchain.measure import Variant
+    from streamd.toolchain.runners import NetworkRunner
+    from streamd.toolchain.weights import FILE, load_network
+
+    folder = subject.source.folder
+    if folder is None or not (folder / FILE).is_file():
+        left_out["pytorch"] = "there are no weights in safetensors beside the graph"
+        return []
+    try:
+        load_network(folder)
+        import torch
+    except (ImportError, StreamdError) as exc:
+        left_out["pytorch"] = str(exc)
+        return []
+    names = (*(spec.name for spec in subject.signature.inputs), subject.signature.outputs[0].name)
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+    def on(device: str) -> Variant:
+        return Variant(
+            f"pytorch-{device}",
+            "fp32",
+            lambda: NetworkRunner(load_network(folder).network, names, device, args.threads),
+        )
+
+    return [on(device) for device in devices]
+
+
+def _candidate_variant(candidate: Candidate, args: argparse.Namespace) -> Variant:
+    from streamd.toolchain.measure import Variant
+    from streamd.toolchain.runners import PlanRunner, load_plan, open_candidate
+
+    if candidate.kind == "graph":
+        return Variant("onnxruntime-cpu", candidate.precision, lambda: open_candidate(candidate, threads=args.threads))
+    engine = load_plan(candidate.path, candidate.precision, args.device)
+    sizes = tuple(size for size in args.batches if size in candidate.buckets) or candidate.buckets[:1]
+    return Variant("tensorrt", candidate.precision, lambda: PlanRunner(engine, sizes), sizes)
+
+
+def _measure(subject: Subject, args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
+    from streamd.toolchain.hardware import DeviceMonitor, describe_hardware
+    from streamd.toolchain.measure import Bench
+    from streamd.toolchain.truth import judged_windows
+    from streamd.toolchain.versions import installed_packages
+
+    variants, left_out = variants_of(subject, args)
+    judged = judged_windows(args.data, subject.signature, subject.contract, max(args.batches))
+    monitor = DeviceMonitor(args.device)
+    settings = {"turn_seconds": args.seconds, "turns": args.turns}
+    with Bench(variants, judged.windows, args.lanes, monitor, **settings) as bench:
+        with progress.job("measuring", 0) as job:
+            cells = bench.run(args.batches, job.to)
+        left_out |= bench.failed
+    return {
+        "version": subject.name,
+        "when": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC",
+        "command": args.command_line,
+        "hardware": describe_hardware(args.device),
+        "versions": installed_packages(),
+        "settings": {**settings, "threads_per_cpu_lane": args.threads, "windows": judged.about},
+        "left_out": left_out,
+        "not_measured": [*NOT_MEASURED, *monitor.missing],
+        "results": [cell.told() for cell in cells],
+    }
+
+
+def _write(subject: Subject, args: argparse.Namespace, results: dict[str, Any]) -> None:
+    """Write the three files, into the version or where it was said; raises `RepositoryError`."""
+    from streamd.repository.files import replace_file
+    from streamd.toolchain.bench_picture import bench_picture
+    from streamd.toolchain.bench_report import bench_markdown
+    from streamd.toolchain.placing import make_folder
+    from streamd.toolchain.recording import write_unlisted
+
+    folder = subject.source.folder
+    files = {
+        "benchmark_results.json": json.dumps(results, indent=2) + "\n",
+        "benchmark.md": bench_markdown(results),
+        "benchmark.svg": bench_picture(results),
+    }
+    if args.out is not None:
+        make_folder(args.out)
+    for name, text in files.items():
+        if args.out is not None:
+            replace_file(args.out / name, text.encode())
+        elif folder is not None:
+            write_unlisted(folder, name, text.encode())

@@ -1,0 +1,85 @@
+"""A benchmark's results as text: a table for the terminal, and a page in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+HEADER = (
+    *("batch", "lanes", "variant", "windows/s", "speed-up", "mean ms", "std", "min", "p50", "p95", "p99", "max"),
+    *("GPU MiB", "GPU %"),
+)
+LATENCIES = ("mean", "std", "min", "p50", "p95", "p99", "max")
+BASELINES = ("pytorch-cuda fp32", "pytorch-cpu fp32", "onnxruntime-cpu fp32")
+"""What speed-ups are over: the first of these that was measured."""
+
+
+def bench_table(results: Mapping[str, Any]) -> str:
+    """The table for a terminal, and what was left out."""
+    rows = [HEADER, *table_rows(results)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
+    lines = ["  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True)) for row in rows]
+    baseline = baseline_of(results)
+    lines += [f"speed-up: over {baseline} at the same batch and lanes"] if baseline else []
+    lines += [f"left out {name}: {why}" for name, why in results["left_out"].items()]
+    return "\n".join([str(results["version"]), *lines])
+
+
+def bench_markdown(results: Mapping[str, Any]) -> str:
+    """A page that says what was measured, on what, and what was not."""
+    hardware = results["hardware"]
+    gpu = hardware["gpu"]["name"] if hardware["gpu"] else "no GPU"
+    packages = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    settings = results["settings"]
+    lines = [
+        f"# {results['version']}: latency and throughput",
+        "",
+        f"{hardware['processor']}, {hardware['cores']} cores, {gpu}; {packages}; {results['when']}.",
+        f"{settings['turns']} turns of {settings['turn_seconds']} s each, in turns with the others; "
+        f"{settings['threads_per_cpu_lane']} threads a CPU lane; {settings['windows']}.",
+        f"Speed-ups are over {baseline_of(results)} at the same batch and lanes.",
+        "",
+        f"    {' '.join(results['command'])}",
+        "",
+        "![throughput](benchmark.svg)",
+        "",
+        f"| {' | '.join(HEADER)} |",
+        f"|{'---|' * len(HEADER)}",
+        *(f"| {' | '.join(row)} |" for row in table_rows(results)),
+        "",
+        "Not measured:",
+        *(f"- {text}" for text in results["not_measured"]),
+        *(f"- {name}: {why}" for name, why in results["left_out"].items()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def baseline_of(results: Mapping[str, Any]) -> str | None:
+    """What speed-ups are over; None where none of the baselines was measured."""
+    measured = {cell["variant"] for cell in results["results"]}
+    return next((name for name in BASELINES if name in measured), None)
+
+
+def table_rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """A row a cell."""
+    baseline = baseline_of(results)
+    base = {
+        (cell["batch"], cell["lanes"]): cell["windows_per_second"]
+        for cell in results["results"]
+        if cell["variant"] == baseline
+    }
+    return [_row(cell, base.get((cell["batch"], cell["lanes"]))) for cell in results["results"]]
+
+
+def _row(cell: Mapping[str, Any], base: float | None) -> tuple[str, ...]:
+    memory, busy = cell["gpu_memory_bytes"], cell["gpu_utilization_percent"]
+    return (
+        str(cell["batch"]),
+        str(cell["lanes"]),
+        cell["variant"],
+        f"{cell['windows_per_second']:,.0f}",
+        f"{cell['windows_per_second'] / base:.2f}" if base else "-",
+        *(f"{cell['latency_ms'][name]:.3f}" for name in LATENCIES),
+        "-" if memory is None else f"{memory / 2**20:,.0f}",
+        "-" if busy is None else f"{busy:.0f}",
+    )

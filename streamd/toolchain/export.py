@@ -1,0 +1,110 @@
+"""`streamd engine export`: trained weights to a new engine version, its graph proven to compute what PyTorch does."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from streamd.core.errors import BackendUnavailableError, BuildError
+from streamd.toolchain.flags import batch_sizes
+
+if TYPE_CHECKING:
+    from streamd.toolchain.weights import TrainedNetwork
+
+DESCRIPTION = """\
+Make an engine version of trained weights: an ONNX graph that takes any batch size, with its manifest.
+
+Weights are read from safetensors only. A pickle (.pt, .pth, .ckpt, .bin) is refused, since reading it runs what it
+holds (CVE-2025-32434). The opset is fixed (17, which every TensorRT since 8.6 takes), the batch axis is asserted to be
+dynamic, ONNX's checker reads the graph in full, and ONNX Runtime is compared with PyTorch at several batch sizes.
+The version appears whole or not at all. Needs the extra `train`.
+"""
+
+EXAMPLES = """\
+examples:
+  streamd engine export engines/patch_tensorrt_20261121_110000
+  streamd engine export runs/patch --name patch --data fleet.parquet --batches 1,2,7,32,256
+"""
+
+DEFAULT_BATCHES = (1, 2, 3, 8, 31, 32, 64)
+COMPARED_WINDOWS = 64
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's flags."""
+    parser.add_argument("weights", type=Path, metavar="WEIGHTS",
+                        help="folder of a run or a version with weights.safetensors, or that file")  # fmt: skip
+    parser.add_argument("--data", type=Path, metavar="FILE",
+                        help="windows to compare on, as for validate (examples/fleet)")  # fmt: skip
+    parser.add_argument("--batches", type=batch_sizes, default=DEFAULT_BATCHES, metavar="N,...",
+                        help="batch sizes to compare at (1,2,3,8,31,32,64)")  # fmt: skip
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of versions (the version's own; engines)")
+    parser.add_argument("--name", help="of the new version, before _tensorrt_<stamp> (the source's)")
+    parser.add_argument("--default", action="store_true", help="let the new version serve when nothing else is said")
+    parser.add_argument("--json", action="store_true", help="tell the result as JSON on standard output")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Export; returns the exit status. Raises `StreamdError`."""
+    from streamd.toolchain.placing import NewVersion, name_of
+    from streamd.toolchain.progress import Progress
+    from streamd.toolchain.weights import find_weights, load_network
+
+    progress = Progress(quiet=args.quiet)
+    folder = find_weights(args.weights).parent
+    is_version = (folder / "config.json").is_file()
+    root = args.out or (folder.parent if is_version else Path("engines"))
+    with NewVersion(root, args.name or name_of(folder), default=args.default) as new:
+        network = load_network(args.weights)
+        progress.line(f"{folder.name}: {network.architecture}, exporting")
+        info = write_graph(network, new.folder, compared_windows(args.data, network), args.batches)
+        info["command"] = args.command_line
+        final = new.put_in_place(json.loads((new.folder / "config.json").read_text()), info)
+    error = info["largest_relative_error"]
+    progress.line(f"ONNX Runtime and PyTorch agree to {error:.1e} at batch sizes {', '.join(map(str, args.batches))}")
+    result = {"folder": str(final), "largest_relative_error": error, "batches": list(args.batches)}
+    print(json.dumps(result, indent=2) if args.json else result["folder"])  # noqa: T201 - a terminal program
+    return 0
+
+
+def write_graph(
+    network: TrainedNetwork, folder: Path, windows: dict[str, Any], batches: tuple[int, ...]
+) -> dict[str, Any]:
+    """Write all files of a version, checked, and return its record; raises `BuildError`, `BackendUnavailableError`."""
+    try:
+        import torch
+
+        from streamd.models.contract import INPUT_NAMES
+        from streamd.training.export import VersionWriter
+    except ImportError as exc:
+        raise BackendUnavailableError(f"exporting needs PyTorch ({exc}): pip install 'streamd[train]'") from exc
+    writer = VersionWriter(folder, network.architecture, network.contract)
+    tensors = [torch.from_numpy(windows[name]) for name in INPUT_NAMES]
+    try:
+        writer.write(network.network, network.info, tensors, batches)
+    except ValueError as exc:
+        raise BuildError(f"{network.folder}: {exc}") from exc
+    for name in ("MODEL_CARD.md", "server_mapping.json"):
+        if (network.folder / name).is_file():
+            (folder / name).write_bytes((network.folder / name).read_bytes())
+    info: dict[str, Any] = json.loads((folder / "conversion_info.json").read_text())
+    return info
+
+
+def compared_windows(data: Path | None, network: TrainedNetwork) -> dict[str, Any]:
+    """Windows to compare on, some of them hard; raises `ConfigError`."""
+    from streamd.core.contract import ModelContract
+    from streamd.models.contract import FEATURE_UNITS
+    from streamd.toolchain.graphs import Signature, TensorSpec
+    from streamd.toolchain.truth import judged_windows
+
+    said = network.contract
+    units = {name: FEATURE_UNITS.get(name, "1") for name in said.features}
+    lengths = (said.context_length, said.horizon, said.step_seconds)
+    contract = ModelContract(said.features, said.targets, said.quantiles, *lengths, units)
+    types = {name: "int32" if name.endswith("_cat") else "float32" for name in contract.input_shapes}
+    specs = tuple(TensorSpec(name, types[name], shape) for name, shape in contract.input_shapes.items())
+    return judged_windows(data, Signature(specs, ()), contract, COMPARED_WINDOWS).windows

@@ -1,0 +1,153 @@
+"""Windows to judge a precision on, with what really came after them where a fleet's file tells it.
+
+Some are made hard on purpose: rows and features missing, and rates in the unit that the model will meet them in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from streamd.core.calendar import known_future
+from streamd.core.contract import ModelContract
+from streamd.core.errors import ConfigError
+from streamd.replay.fleet import RecordedFleet
+from streamd.toolchain.graphs import Signature
+from streamd.toolchain.samples import Windows, read_windows
+
+DEFAULT_FLEET = Path("examples/fleet/servers.csv.gz")
+RATE_UNIT, RATE_FACTOR = "bytes/s", 1e6
+SEED = 17
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class JudgedWindows:
+    """Inputs by name, each `(windows, ...)`, and what is known of them.
+
+    truth: `(windows, horizon, targets) float32`, NaN where it is not known, or None; scale: `(windows, targets)
+    float32`, the deviation of the whole series, NaN where it is flat; about: where they are from, for the record.
+    """
+
+    windows: Windows
+    about: str
+    truth: Floats | None = None
+    scale: Floats | None = None
+
+    def __len__(self) -> int:
+        return len(next(iter(self.windows.values())))
+
+
+def judged_windows(
+    data: Path | None, signature: Signature, contract: ModelContract | None, count: int
+) -> JudgedWindows:
+    """Up to `count` windows: of a fleet's file, of an `.npz` of the inputs, or random ones where nothing is known.
+
+    With a contract and no file, the fleet of `examples/` is taken. Raises `ConfigError`.
+    """
+    if data is None and contract is None:
+        return JudgedWindows(random_windows(signature, count), f"{count} random inputs")
+    path = data or DEFAULT_FLEET
+    if not path.is_file():
+        raise ConfigError(f"--data {path}: no such file; expected .npz, .csv, .csv.gz or .parquet")
+    if path.suffix == ".npz":
+        windows = read_windows(path, signature, contract, count)
+        return JudgedWindows(windows, f"{len(next(iter(windows.values())))} windows of {path.name}")
+    if contract is None:
+        raise ConfigError(f"--data {path}: a fleet's file needs a manifest to be cut by: give --config, or an .npz")
+    judged = cut_with_truth(read_fleet_for(path, contract), contract, count)
+    harden(judged, contract)
+    return judged
+
+
+def random_windows(signature: Signature, count: int) -> Windows:
+    """Inputs of the right shapes and types: normal numbers, and whole numbers of 0 and 1."""
+    random = np.random.default_rng(SEED)
+    windows: Windows = {}
+    for spec in signature.inputs:
+        shape = (count, *(size or 1 for size in spec.shape))
+        whole = not np.issubdtype(np.dtype(spec.dtype), np.floating)
+        drawn = random.integers(0, 2, shape) if whole else random.standard_normal(shape)
+        windows[spec.name] = drawn.astype(spec.dtype)
+    return windows
+
+
+def read_fleet_for(path: Path, contract: ModelContract) -> RecordedFleet:
+    """A fleet's file on the contract's grid, with the features that the contract knows; raises `ConfigError`."""
+    from streamd.replay.errors import UsageError
+    from streamd.replay.readers import read_fleet
+
+    try:
+        return read_fleet(path, contract.step_seconds).of_features(contract.features)
+    except UsageError as exc:
+        raise ConfigError(f"--data {exc}") from exc
+
+
+def cut_with_truth(fleet: RecordedFleet, contract: ModelContract, count: int) -> JudgedWindows:
+    """Windows with a whole horizon after them, evenly over servers and time; every server is unknown (id 0)."""
+    context, horizon = contract.context_length, contract.horizon
+    origins = fleet.steps - context - horizon + 1
+    if origins < 1:
+        raise ConfigError(f"--data has {fleet.steps} steps; expected {context + horizon} or more: a window and its end")
+    pairs = len(fleet.servers) * origins
+    chosen = np.unique(np.linspace(0, pairs - 1, min(count, pairs)).astype(np.intp))
+    servers, starts = np.divmod(chosen, origins)
+    rows = _all_features(fleet, contract)
+    past = np.stack([rows[server, start : start + context] for server, start in zip(servers, starts, strict=True)])
+    after = np.stack([rows[server, start + context :][:horizon] for server, start in zip(servers, starts, strict=True)])
+    newest = fleet.first_step + starts + context - 1
+    shapes = contract.input_shapes
+    windows = {
+        "encoder_cont": past,
+        "encoder_cat": np.zeros((len(chosen), *shapes["encoder_cat"]), np.int32),
+        "decoder_cont": np.stack([known_future(int(step), horizon, contract.step_seconds) for step in newest]),
+        "decoder_cat": np.zeros((len(chosen), *shapes["decoder_cat"]), np.int32),
+    }
+    targets = [contract.feature_index[name] for name in contract.targets]
+    about = f"{len(chosen)} windows of {len(fleet.servers)} servers, {len(fleet.features)} features"
+    return JudgedWindows(windows, about, after[..., targets], _deviations(rows[..., targets])[servers])
+
+
+def harden(judged: JudgedWindows, contract: ModelContract) -> None:
+    """Make three of four windows hard, in place: rows missing; features missing; rates in bytes a second."""
+    random = np.random.default_rng(SEED)
+    past = judged.windows["encoder_cont"]
+    rates = [contract.feature_index[name] for name, unit in contract.units.items() if unit == RATE_UNIT]
+    targets = [place for place, name in enumerate(contract.targets) if contract.units.get(name) == RATE_UNIT]
+    for index, window in enumerate(past):
+        if index % 4 == 1:
+            window[random.random(len(window)) < 0.1] = np.nan
+            gap = len(window) // 6
+            start = int(random.integers(0, len(window) - gap))
+            window[start : start + gap] = np.nan
+        elif index % 4 == 2:
+            seen = np.flatnonzero(np.isfinite(window).any(axis=0))
+            window[:, random.permutation(seen)[: len(seen) // 3]] = np.nan
+        elif index % 4 == 3:
+            window[:, rates] *= RATE_FACTOR
+            for told in (judged.truth, judged.scale):
+                if told is not None:
+                    told[index][..., targets] *= RATE_FACTOR
+
+
+def _all_features(fleet: RecordedFleet, contract: ModelContract) -> Floats:
+    """`(server, step, feature)` in the contract's order, NaN for a feature that the fleet does not have."""
+    rows = np.full((*fleet.series.shape[:2], len(contract.features)), np.nan, np.float32)
+    rows[..., [contract.feature_index[name] for name in fleet.features]] = fleet.series
+    return rows
+
+
+def _deviations(series: Floats) -> Floats:
+    """The deviation of each server's target, NaN where it is flat or was never seen: it says nothing then."""
+    wide = series.astype(np.float64)
+    seen = np.isfinite(wide)
+    count = np.maximum(seen.sum(axis=1), 1)
+    filled = np.where(seen, wide, 0.0)
+    mean = filled.sum(axis=1) / count
+    deviation = np.sqrt((np.where(seen, wide - mean[:, None], 0.0) ** 2).sum(axis=1) / count)
+    flat = deviation < 1e-6 * np.maximum(1.0, np.abs(filled).max(axis=1))
+    return np.where(flat, np.nan, deviation).astype(np.float32)

@@ -1,0 +1,190 @@
+"""`streamd engine validate`: the accuracy gate, on every precision that a version holds and this machine runs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from streamd.core.errors import ConfigError
+from streamd.toolchain.flags import precisions
+
+if TYPE_CHECKING:
+    from streamd.toolchain.blame import Blame
+    from streamd.toolchain.gate import Judge, Verdict
+    from streamd.toolchain.progress import Progress
+    from streamd.toolchain.subjects import Candidate, Subject
+    from streamd.toolchain.truth import JudgedWindows
+
+WINDOWS, WINDOWS_OF_ANY = 256, 16
+
+DESCRIPTION = """\
+Judge each precision against float32 on ONNX Runtime's CPU, on real windows, some with missing rows and features.
+
+Of every target: correlation at least 0.999 and bounded relative errors (float32 itself: 1e-3). Over all targets: a
+pinball loss, against what really came after each window, that is at most 0.1 % worse in fp16 and bf16, 1 % in int8.
+The verdicts go into conversion_info.json, and a precision that fails is never promoted or chosen. For one that fails,
+the nodes of its graph are compared too, and those to blame are named.
+Any other network is judged output by output, on --data or on random inputs, without a pinball loss.
+"""
+
+EXAMPLES = """\
+examples:
+  streamd engine validate patch_tensorrt_20261121_110000
+  streamd engine validate engines/patch_tensorrt_20261121_110000 --precision int8 --data fleet.parquet --windows 512
+  streamd engine validate --onnx model.onnx --plans plans/ --json
+exit status here: 0 every precision passes; 1 one fails, or nothing can run; 2 wrong usage
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's flags."""
+    add_subject(parser)
+    parser.add_argument("--precision", type=precisions, metavar="P,...", help="judge these (all that can run here)")
+    parser.add_argument("--data", type=Path, metavar="FILE",
+                        help="a fleet (.csv, .csv.gz, .parquet) or an .npz of inputs (examples/fleet)")  # fmt: skip
+    parser.add_argument("--windows", type=int, metavar="N",
+                        help="windows at most (256; 16 of a network that is no forecaster)")  # fmt: skip
+    parser.add_argument("--no-record", action="store_true", help="only tell; write no verdict")
+    parser.add_argument("--device", type=int, default=0, metavar="N", help="index of the GPU for plans (0)")
+    parser.add_argument("--json", action="store_true", help="tell the verdicts as JSON on standard output")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def add_subject(parser: argparse.ArgumentParser) -> None:
+    """Declare what is looked at: a version, or any ONNX file with the plans made of it."""
+    parser.add_argument("version", nargs="?", metavar="VERSION", help="an engine version: its name, or its folder")
+    parser.add_argument(
+        "--engines",
+        type=Path,
+        default=Path(os.environ.get("STREAMD_ENGINES") or "engines"),
+        metavar="DIR",
+        help="folder of engine versions (STREAMD_ENGINES, or engines)",
+    )
+    parser.add_argument("--onnx", type=Path, metavar="FILE", help="any ONNX model instead of a version")
+    parser.add_argument("--plans", type=Path, metavar="DIR", help="what `build --onnx --plans-only DIR` made")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="the manifest of --onnx, if it is a forecaster")
+
+
+def subject_of(args: argparse.Namespace) -> Subject:
+    """Read what is looked at; raises `StreamdError`."""
+    from streamd.toolchain.subjects import find_version, read_subject
+
+    if (args.version is None) == (args.onnx is None):
+        raise ConfigError("give one of VERSION and --onnx FILE")
+    if args.version is not None and (args.plans or args.config):
+        raise ConfigError("--plans and --config go with --onnx; a version has its own")
+    version = find_version(args.version, args.engines) if args.version is not None else None
+    return read_subject(
+        version, args.onnx, args.probe(), plans=args.plans, config=args.config, precisions=args.precision
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Judge; returns the exit status. Raises `StreamdError`."""
+    from contextlib import nullcontext
+
+    from streamd.repository.files import VersionHold
+    from streamd.toolchain.gate_report import gate_table, log_lines
+    from streamd.toolchain.progress import Progress
+    from streamd.toolchain.recording import record_verdicts
+    from streamd.toolchain.truth import judged_windows
+
+    if args.windows is not None and args.windows < 1:
+        raise ConfigError(f"--windows {args.windows}: expected 1 or more")
+    subject = subject_of(args)
+    folder = subject.source.folder
+    with VersionHold(folder) if folder else nullcontext():
+        count = args.windows or (WINDOWS if subject.contract else WINDOWS_OF_ANY)
+        judged = judged_windows(args.data, subject.signature, subject.contract, count)
+        said = _judge_all(subject, judged, args, Progress(quiet=args.quiet))
+        if subject.record and not args.no_record:
+            record_verdicts(subject.record, said, log_lines(said))
+    result = {"version": subject.name, "validation": said, "passed_over": subject.passed_over}
+    print(json.dumps(result, indent=2) if args.json else gate_table(result))  # noqa: T201 - a terminal program
+    return 0 if all(each["promotable"] for each in said.values()) else 1
+
+
+def _judge_all(
+    subject: Subject, judged: JudgedWindows, args: argparse.Namespace, progress: Progress
+) -> dict[str, dict[str, Any]]:
+    """What the record says of each precision."""
+    from streamd.toolchain.gate import Judge
+    from streamd.toolchain.runners import reference
+
+    said = {}
+    progress.line(f"{subject.name}: {judged.about}")
+    judge = Judge(judged, reference(subject.onnx, judged.windows), subject.contract)
+    with progress.job("validating", len(subject.candidates)) as job:
+        for done, candidate in enumerate(subject.candidates):
+            said[candidate.precision] = _judge(subject, candidate, judge, args)
+            job.to(done + 1)
+    return said
+
+
+def _judge(subject: Subject, candidate: Candidate, judge: Judge, args: argparse.Namespace) -> dict[str, Any]:
+    """Judge one candidate at each of its batch sizes, since each of a plan's profiles may be built otherwise."""
+    from streamd.repository.conversion import sha256_of
+    from streamd.toolchain.runners import open_candidate, opened, run_all
+
+    windows = judge.judged.windows
+    with opened(open_candidate(candidate, args.device)) as runner:
+        sizes = {size: judge.judge(candidate.precision, run_all(runner, windows, size)) for size in runner.batch_sizes}
+        backend = runner.backend
+    worst = min(sizes.values(), key=_standing)
+    said = {
+        **worst.told(),
+        "file": candidate.path.name,
+        "sha256": sha256_of(candidate.path),
+        "backend": backend,
+        "batch_sizes": list(sizes),
+        "failed_batch_sizes": [size for size, verdict in sizes.items() if not verdict.promotable],
+        "data": judge.judged.about,
+    }
+    return said if worst.promotable else {**said, "blame": _blame(subject, candidate, judge)}
+
+
+def _standing(verdict: Verdict) -> tuple[bool, float]:
+    """Orders verdicts from the worst."""
+    return verdict.promotable, -verdict.worst.relative_error
+
+
+def _blame(subject: Subject, candidate: Candidate, judge: Judge) -> dict[str, Any]:
+    from streamd.toolchain.blame import find_blame
+
+    lower, why = _lower_graph(subject, candidate)
+    if lower is None:
+        return {"unknown": why}
+    found: Blame = find_blame(subject.model, lower, judge.judged.windows)
+    first = str(found.first) if found.first else None
+    said = {"first": first, "worst": [str(layer) for layer in found.worst]}
+    if candidate.kind == "plan" and _passes(lower, candidate.precision, judge):
+        return {"plan": "its graph passes on ONNX Runtime: what is off is how the plan was built", **said}
+    return said
+
+
+def _passes(graph: Any, precision: str, judge: Judge) -> bool:
+    """Whether a graph that a plan was built from would pass by itself."""
+    from streamd.toolchain.runners import GRAPH_BATCH, GraphRunner, opened, run_all
+
+    with opened(GraphRunner(graph.SerializeToString())) as runner:
+        return judge.judge(precision, run_all(runner, judge.judged.windows, GRAPH_BATCH)).promotable
+
+
+def _lower_graph(subject: Subject, candidate: Candidate) -> tuple[Any, str]:
+    """The graph that a candidate is, or was built from; or None, and why it is not known."""
+    from streamd.toolchain.graphs import fold_constants, read_graph
+    from streamd.toolchain.precision import Kept, to_half
+
+    kept_graph = candidate.path.with_suffix(".onnx")
+    if candidate.precision == "fp32":
+        return None, "fp32 is the graph itself: the backend computes it otherwise"
+    if candidate.precision == "bf16":
+        return None, "ONNX Runtime has no bfloat16 kernels to compare with"
+    if kept_graph.is_file():
+        return read_graph(kept_graph), ""
+    if candidate.precision == "fp16":
+        return to_half(fold_constants(subject.model), Kept(candidate.said.get("kept_because", {}))), ""
+    return None, "its graph was not kept: build it with --keep-graphs to see the nodes"

@@ -1,0 +1,59 @@
+"""Kills a process at every step of writing into or beside a version, with SIGKILL: run as a module by the tests.
+
+Arguments: a folder with one version, where its copies go, and the change. The k-th copy is left as a process left it
+that was killed before its k-th call of the system, or in the middle of it where it writes.
+"""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from streamd.toolchain.placing import RECORD, NewVersion
+from streamd.toolchain.recording import record_verdicts, write_unlisted
+from tests.toolchain.killing import die_at
+
+NAME = "tft_tensorrt_20250101_000000"
+VERDICT = {"int8": {"promotable": False, "reasons": ["cpu_user: correlation 0.5, expected at least 0.999"]}}
+
+
+def export(root: Path) -> None:
+    """As an export ends: files that others wrote, put in place as a version."""
+    with NewVersion(root, "new") as new:
+        for name in ("model.onnx", "weights.safetensors"):
+            (new.folder / name).write_bytes((root / NAME / name).read_bytes())
+        new.put_in_place(json.loads((root / NAME / "config.json").read_text()), {"opset": 17})
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "validate": lambda root: record_verdicts(root / NAME / RECORD, VERDICT, ["refused"]),
+    "bench": lambda root: write_unlisted(root / NAME, "benchmark_results.json", b"new figures"),
+    "export": export,
+}
+
+
+def main(source: Path, copies: Path, change: str) -> list[str]:
+    """Return the name of the call at which each copy's process was killed; the last copy's was not."""
+    calls: list[str] = []
+    while True:
+        copy = copies / str(len(calls))
+        shutil.copytree(source, copy)
+        told, tell = os.pipe()
+        child = os.fork()
+        if child == 0:
+            die_at(len(calls), tell)
+            CHANGES[change](copy)
+            os._exit(0)
+        os.close(tell)
+        _, status = os.waitpid(child, 0)
+        with os.fdopen(told) as reader:
+            calls.append(reader.read())
+        if not os.WIFSIGNALED(status):
+            assert status == 0, f"it failed: {status}"
+            return calls
+
+
+if __name__ == "__main__":
+    json.dump(main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]), sys.stdout)

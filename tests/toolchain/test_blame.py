@@ -1,0 +1,52 @@
+"""Which nodes are to blame: those that add an error, not those that pass it on."""
+
+import pytest
+
+pytest.importorskip("onnx")
+
+import numpy as np
+from onnx import numpy_helper
+
+from streamd.toolchain.blame import compare_layers, find_blame
+from streamd.toolchain.graphs import fold_constants
+from streamd.toolchain.precision import choose_kept, to_half
+from tests.toolchain.graphs_of import raw_windows, scaled_network
+
+
+def test_a_node_is_blamed_for_its_own_part_only() -> None:
+    exact = fold_constants(scaled_network())
+    lower = fold_constants(scaled_network())
+    weight = next(each for each in lower.graph.initializer if each.name == "first")
+    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(1.3), "first"))
+    layers = {layer.node: layer for layer in compare_layers(exact, lower, raw_windows())}
+    assert list(layers) == [node.name for node in exact.graph.node]
+    assert layers["/scaler/Div"].error == 0.0
+    assert layers["/first/MatMul"].added == pytest.approx(0.3, rel=1e-4)
+    # The normalisation takes the factor out again, and what follows is right.
+    assert layers["/norm/LayerNormalization"].error < 1e-3
+    blame = find_blame(exact, lower, raw_windows())
+    assert blame.first is not None
+    assert (blame.first.node, blame.worst[0].node) == ("/first/MatMul", "/first/MatMul")
+    assert str(blame.first).startswith("/first/MatMul (MatMul): 3.0e-01 off, of which it added 3.0e-01")
+
+
+def test_nobody_is_blamed_where_nothing_is_off() -> None:
+    exact = fold_constants(scaled_network())
+    assert find_blame(exact, exact, raw_windows()) == find_blame(exact, exact, raw_windows())
+    assert find_blame(exact, exact, raw_windows()).worst == ()
+    assert find_blame(exact, exact, raw_windows()).first is None
+
+
+def test_overflow_is_found_where_it_begins() -> None:
+    exact = fold_constants(scaled_network())
+    kept = choose_kept(exact, None, prefixes=("/restorer/",), operators=())
+    blame = find_blame(exact, to_half(exact, kept), raw_windows())
+    assert blame.first is not None
+    assert blame.first.node == "/scaler/Div"
+    assert blame.first.error >= 1.0, "nothing is left of it"
+
+
+def test_half_precision_has_small_parts_all_along() -> None:
+    exact = fold_constants(scaled_network())
+    layers = compare_layers(exact, to_half(exact, choose_kept(exact, None)), raw_windows())
+    assert 0 < max(layer.error for layer in layers) < 5e-3

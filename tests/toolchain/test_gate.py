@@ -1,0 +1,122 @@
+"""The accuracy gate's figures against naive ones, and what it lets through."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamd.core.contract import ModelContract
+from streamd.toolchain.gate import LIMITS, Judge, compare, pinball
+from streamd.toolchain.truth import JudgedWindows
+
+QUANTILES = (0.1, 0.5, 0.9)
+CONTRACT = ModelContract(("a", "b"), ("a", "b"), QUANTILES, 4, 5, 300, units={"a": "percent", "b": "bytes/s"})
+COUNT = 40
+
+
+def forecasts(seed: int = 1) -> Any:
+    """Forecasts of two targets, the second in a unit a million times as large."""
+    random = np.random.default_rng(seed)
+    middle = random.standard_normal((COUNT, 5, 2, 1)) * [[1.0], [1e6]] + [[10.0], [1e7]]
+    return (middle + np.array([-1.0, 0.0, 1.0]) * [[1.0], [1e6]]).astype(np.float32)
+
+
+def judge(wanted: Any, *, truth: bool = True) -> Judge:
+    random = np.random.default_rng(5)
+    actual = (wanted[..., 1] + random.standard_normal(wanted.shape[:3]) * [1.0, 1e6]).astype(np.float32)
+    actual[3, 2] = np.nan
+    scale = np.tile(np.array([1.0, 1e6], np.float32), (COUNT, 1))
+    judged = JudgedWindows({"x": wanted}, "made up", actual if truth else None, scale if truth else None)
+    return Judge(judged, {"predictions": wanted}, CONTRACT)
+
+
+def test_the_same_passes_in_every_precision() -> None:
+    wanted = forecasts()
+    for precision in LIMITS:
+        verdict = judge(wanted).judge(precision, {"predictions": wanted})
+        assert (verdict.promotable, verdict.reasons, verdict.pinball_change) == (True, (), 0.0)
+        assert {part.name: part.correlation for part in verdict.parts} == pytest.approx({"a": 1.0, "b": 1.0})
+
+
+def test_what_is_off_is_named_and_nothing_else() -> None:
+    wanted = forecasts()
+    noise = np.random.default_rng(2).standard_normal((COUNT, 5, 3))
+    slight, found = wanted.copy(), wanted.copy()
+    slight[:, :, 1] *= 1 + 0.004 * noise
+    found[:, :, 1] *= 1 + 0.01 * noise
+    assert judge(wanted).judge("int8", {"predictions": slight}).promotable
+    refused = judge(wanted, truth=False).judge("fp16", {"predictions": found})
+    assert not refused.promotable
+    assert all(reason.startswith("b: ") for reason in refused.reasons)
+    assert refused.worst.name == "b"
+    told = refused.told()
+    assert told["parts"]["b"]["unit"] == "bytes/s"
+    assert told["parts"]["a"]["largest_error"] == 0.0
+    assert told["pinball_change"] is None
+
+
+@pytest.mark.parametrize(("precision", "shift", "passes"), [("int8", 0.02, True), ("int8", 0.2, False),
+                                                            ("fp16", 0.001, True), ("fp16", 0.02, False)])  # fmt: skip
+def test_a_loss_that_is_worse_is_refused_though_it_correlates(precision: str, shift: float, passes: bool) -> None:
+    wanted = forecasts()
+    found = wanted + np.float32(shift) * np.array([[1.0], [1e6]], np.float32)
+    verdict = judge(wanted).judge(precision, {"predictions": found})
+    assert verdict.promotable is passes
+    assert passes or verdict.reasons[0].startswith("pinball loss +")
+    assert min(part.correlation for part in verdict.parts) > 0.999
+
+
+def test_a_large_unit_does_not_drown_the_others() -> None:
+    random = np.random.default_rng(3)
+    wanted = random.standard_normal((20, 30)) * np.where(np.arange(20) % 2, 1.0, 1e9)[:, None]
+    found = wanted.copy()
+    found[1::2] = random.standard_normal((10, 30))
+    assert np.corrcoef(found.ravel(), wanted.ravel())[0, 1] > 0.999
+    assert compare("x", "", found, wanted).correlation < 0.8
+
+
+def test_what_is_not_finite_is_infinitely_far_off() -> None:
+    wanted = np.ones((4, 3)) * [[1.0, 2.0, 3.0]]
+    for broken in (np.nan, np.inf):
+        found = wanted.copy()
+        found[2, 1] = broken
+        part = compare("x", "", found, wanted)
+        assert (part.correlation, part.relative_error, part.largest_error) == (0.0, np.inf, np.inf)
+    nan = np.array([[np.nan, 1.0], [2.0, 3.0]])
+    assert compare("x", "", nan, nan).largest_error == 0.0, "where float32 itself gives none, none is expected"
+
+
+def test_what_never_changes_is_judged_by_whether_it_is_right() -> None:
+    flat = np.full((4, 3), 5.0)
+    assert compare("x", "", flat, flat).correlation == 1.0
+    assert compare("x", "", flat * 1.1, flat).correlation == 0.0
+
+
+def test_any_other_network_is_judged_by_output() -> None:
+    wanted = {"logits": np.random.default_rng(1).standard_normal((6, 9)), "mask": np.ones((6, 2, 2))}
+    found = {**wanted, "logits": wanted["logits"] + 0.5}
+    verdict = Judge(JudgedWindows({"x": np.zeros((6, 1))}, "random"), wanted).judge("fp16", found)
+    assert not verdict.promotable
+    assert {part.name: part.largest_error for part in verdict.parts} == pytest.approx({"logits": 0.5, "mask": 0.0})
+
+
+@given(st.integers(0, 10_000), st.integers(1, 4), st.integers(1, 3))
+def test_pinball_is_the_naive_one(seed: int, windows: int, targets: int) -> None:
+    random = np.random.default_rng(seed)
+    given_forecasts = random.standard_normal((windows, 3, targets, 3))
+    truth = random.standard_normal((windows, 3, targets)).astype(np.float32)
+    truth[random.random(truth.shape) < 0.3] = np.nan
+    scale = random.random((windows, targets)).astype(np.float32) + 0.1
+    scale[random.random(scale.shape) < 0.2] = np.nan
+    found = pinball(given_forecasts, truth, scale, np.array(QUANTILES))
+    for target in range(targets):
+        losses = [
+            float(np.mean([max(q * (y - f), (q - 1) * (y - f)) for q, f in zip(QUANTILES, row, strict=True)])) / s
+            for w, s in enumerate(scale[:, target].astype(float))
+            for y, row in zip(truth[w, :, target].astype(float), given_forecasts[w, :, target], strict=True)
+            if np.isfinite(y) and np.isfinite(s)
+        ]
+        expected = float(np.mean(losses)) if losses else None
+        assert found[target] == (pytest.approx(expected, rel=1e-6) if expected is not None else None)

@@ -1,0 +1,102 @@
+"""Windows to judge on: what came after them, and what makes them hard."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from streamd.core.calendar import known_future
+from streamd.core.contract import ModelContract
+from streamd.core.errors import ConfigError
+from streamd.replay.fleet import RecordedFleet
+from streamd.toolchain.graphs import Signature, TensorSpec
+from streamd.toolchain.truth import RATE_FACTOR, cut_with_truth, harden, judged_windows, random_windows
+
+CONTRACT = ModelContract(
+    ("load", "free", "net"), ("net", "load"), (0.5,), context_length=12, horizon=2, step_seconds=300,
+    units={"load": "1", "net": "bytes/s"},
+)  # fmt: skip
+
+
+def fleet(steps: int = 40, servers: int = 3) -> RecordedFleet:
+    """`load` is the step's number, 1000 more on each server; `net` is flat; `free` is not there."""
+    load = np.arange(steps, dtype=np.float32) + 1000 * np.arange(servers, dtype=np.float32)[:, None]
+    series = np.stack([load, np.ones_like(load)], axis=2)
+    return RecordedFleet(tuple("abc"[:servers]), ("load", "net"), 500, series)
+
+
+def test_the_truth_is_what_came_after_each_window() -> None:
+    judged = cut_with_truth(fleet(), CONTRACT, 1000)
+    assert len(judged) == 3 * (40 - 12 - 2 + 1)
+    past = judged.windows["encoder_cont"]
+    assert judged.truth is not None
+    assert judged.scale is not None
+    np.testing.assert_array_equal(judged.truth[:, :, 1], past[:, -1:, 0] + [[1, 2]])
+    assert np.isnan(past[..., 1]).all(), "a feature that the fleet does not have"
+    np.testing.assert_allclose(judged.windows["decoder_cont"][5], known_future(500 + 5 + 11, 2, 300))
+    np.testing.assert_allclose(judged.scale[:, 1], np.arange(40).std(), rtol=1e-5)
+    assert np.isnan(judged.scale[:, 0]).all(), "a flat series says nothing"
+
+
+def test_fewer_windows_are_spread_over_servers_and_time() -> None:
+    starts = cut_with_truth(fleet(), CONTRACT, 4).windows["encoder_cont"][:, 0, 0]
+    assert starts[0] == 0
+    assert starts[-1] == 2000 + 26
+    assert len({int(each) // 1000 for each in starts}) == 3
+
+
+def test_too_short_a_fleet_says_how_long_it_must_be() -> None:
+    with pytest.raises(ConfigError, match="13 steps; expected 14 or more"):
+        cut_with_truth(fleet(steps=13), CONTRACT, 4)
+
+
+def test_three_of_four_windows_are_hard_and_their_truth_follows() -> None:
+    before, judged = (cut_with_truth(fleet(), CONTRACT, 8) for _ in range(2))
+    harden(judged, CONTRACT)
+    old, new = before.windows["encoder_cont"], judged.windows["encoder_cont"]
+    np.testing.assert_array_equal(old[::4], new[::4])
+    gone = np.isnan(new[1]).all(axis=1)
+    assert 2 <= gone.sum() < 12
+    np.testing.assert_array_equal(new[1][~gone], old[1][~gone])
+    assert before.truth is not None
+    assert judged.truth is not None
+    assert before.scale is not None
+    assert judged.scale is not None
+    np.testing.assert_array_equal(new[3][:, 2], old[3][:, 2] * RATE_FACTOR)
+    np.testing.assert_array_equal(new[3][:, 0], old[3][:, 0])
+    np.testing.assert_array_equal(judged.truth[3], before.truth[3] * [RATE_FACTOR, 1])
+    np.testing.assert_array_equal(judged.scale[3], before.scale[3] * [RATE_FACTOR, 1])
+    np.testing.assert_array_equal(judged.truth[:3], before.truth[:3])
+
+
+def test_whole_features_go_missing() -> None:
+    wide = ModelContract(tuple("abcdef"), ("a",), (0.5,), context_length=6, horizon=2, step_seconds=300)
+    series = np.ones((1, 20, 6), np.float32)
+    judged = cut_with_truth(RecordedFleet(("s",), tuple("abcdef"), 0, series), wide, 4)
+    harden(judged, wide)
+    missing = np.isnan(judged.windows["encoder_cont"][2])
+    assert missing.all(axis=0).sum() == missing.any(axis=0).sum() == 2
+
+
+def test_random_inputs_are_of_the_graph_s_types() -> None:
+    specs = (TensorSpec("pixels", "float32", (3, 4)), TensorSpec("ids", "int64", (5,)), TensorSpec("on", "bool", (2,)))
+    made = judged_windows(None, Signature(specs, ()), None, 6)
+    assert (len(made), made.truth) == (6, None)
+    found = {name: (values.shape, str(values.dtype)) for name, values in made.windows.items()}
+    assert found == {"pixels": ((6, 3, 4), "float32"), "ids": ((6, 5), "int64"), "on": ((6, 2), "bool")}
+    assert random_windows(Signature(specs, ()), 6)["pixels"].tolist() == made.windows["pixels"].tolist()
+
+
+def test_what_cannot_be_judged_on_is_told(tmp_path: Path) -> None:
+    signature = Signature((TensorSpec("x", "float32", (2,)),), ())
+    with pytest.raises(ConfigError, match="no such file"):
+        judged_windows(tmp_path / "none.csv", signature, CONTRACT, 1)
+    (tmp_path / "fleet.csv").write_text("server,time,load\na,300,1\n")
+    with pytest.raises(ConfigError, match="needs a manifest"):
+        judged_windows(tmp_path / "fleet.csv", signature, None, 1)
+    with pytest.raises(ConfigError, match="1 steps; expected 14"):
+        judged_windows(tmp_path / "fleet.csv", signature, CONTRACT, 1)
+    arrays: Any = {"x": np.zeros((5, 2), np.float32)}
+    np.savez(tmp_path / "windows.npz", **arrays)
+    assert len(judged_windows(tmp_path / "windows.npz", signature, None, 3)) == 3
