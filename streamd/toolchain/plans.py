@@ -11,6 +11,7 @@ from streamd.toolchain.half import BFLOAT16, FLOAT16, HALF_SCALES_OPSET
 from streamd.toolchain.making import GraphMaker
 from streamd.toolchain.making import PrecisionOptions as PrecisionOptions
 from streamd.toolchain.precision import Kept, raise_opset, to_half
+from streamd.toolchain.ranks import without_reshapes
 
 HALVES = {"fp16": FLOAT16, "bf16": BFLOAT16}
 
@@ -60,8 +61,7 @@ class PlanMaker:
     def _typed(self, precision: str) -> bool:
         """Whether the graph itself carries half precision.
 
-        8.6 builds such a graph too, but computes raw units in half precision all the same, pinned or not: bytes a
-        second saturate at 65,504 (seen on an H200). So it gets the float32 graph, flags and pins.
+        To 8.6 such a graph is a hint only: it gets the float32 graph, flags and pins.
         """
         if self.options.typed is not None:
             return self.options.typed
@@ -72,7 +72,8 @@ class PlanMaker:
     ) -> PlanGraph:
         if typed and self.library.strongly_typed:
             return PlanGraph(model, self.signature, strongly_typed=True)
-        return PlanGraph(model, self.signature, False, flags, tuple(kept.names) if kept else ())
+        names = tuple(kept.names) if kept else ()
+        return PlanGraph(without_reshapes(model, names) if names else model, self.signature, False, flags, names)
 
 
 def _opset(model: Model) -> int:
