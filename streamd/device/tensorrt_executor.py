@@ -51,7 +51,7 @@ class TensorRtExecutor:
                 self._prepare(bucket, graphs)
         except CudaError as error:
             self.close()
-            raise BackendUnavailableError(f"{name}: {error}{self._room(error)}") from error
+            raise BackendUnavailableError(f"{name}: {error}{self._way_out(error)}") from error
         except BaseException:
             self.close()
             raise
@@ -184,7 +184,9 @@ class TensorRtExecutor:
     def _lost(self, error: CudaError) -> LaneLostError:
         return LaneLostError(f"{self.name}: {error}", device_gone=error.sticky)
 
-    def _room(self, error: CudaError) -> str:
+    def _way_out(self, error: CudaError) -> str:
+        if cuda.is_broken(self._engine.device):
+            return "; the device is lost to this process: restart it to use the device again"
         if error.name != "cudaErrorMemoryAllocation":
             return ""
         try:

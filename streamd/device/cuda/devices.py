@@ -75,6 +75,12 @@ def let_go(device: int, kind: str) -> None:
         _live[device, kind] -= 1
 
 
+def is_broken(device: int) -> bool:
+    """Whether a sticky error broke the device for this process, and it did not come back."""
+    with _lock:
+        return device in broken
+
+
 def revive(device: int) -> None:
     """Make this thread use a device, and bring it back first where a sticky error broke it.
 
