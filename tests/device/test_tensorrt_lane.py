@@ -192,7 +192,7 @@ def test_after_a_sticky_error_idle_lanes_say_so_and_new_ones_come_when_all_old_o
     lanes[1].close()
     assert cuda.live() == {}
     library.cuda.reset_helps = False
-    with pytest.raises(BackendUnavailableError, match="IllegalAddress.*restart it to use the device again"):
+    with pytest.raises(BackendUnavailableError, match=r"IllegalAddress.*restart it to use the device again"):
         backend.make_lane(0)
     library.cuda.reset_helps = True
     lane = backend.make_lane(0)
