@@ -142,12 +142,16 @@ def test_core_has_no_clock() -> None:
     )
 
 
-COMPOSITION_ROOTS = ("streamd.server", "streamd.engine.backends", "streamd.toolchain.runners")
-"""Who names concrete backends: the daemon's root, the one table of the library, and that of the toolchain's checks."""
+COMPOSITION_ROOTS = ("streamd.server", "streamd.engine.backends")
+"""Who names concrete backends: the daemon's root, and the one table of the library."""
 
 CONCRETE_BACKENDS = re.compile(
     r"streamd\.device\.(onnxruntime_\w+|fake|tensorrt\w*)\b|\b(OnnxRuntime\w*|Fake|TensorRT\w*)Backend\b"
 )
+
+
+LIBRARIES = re.compile(r"streamd\.device\.\w+_library\b")
+"""Foreign libraries, not backends: the toolchain builds with them, whatever serves."""
 
 
 def find_named_backends(sources: Sources) -> Found:
@@ -164,6 +168,8 @@ def find_named_backends(sources: Sources) -> Found:
                 words.append(node.value)
             elif isinstance(node, ast.Name):
                 words.append(node.id)
+        if is_in(module, ["streamd.toolchain"]):
+            words = [word for word in words if not LIBRARIES.match(word)]
         found += [f"{module}: names {word}" for word in words if CONCRETE_BACKENDS.search(word)]
     return found
 
@@ -184,6 +190,8 @@ def test_only_the_composition_root_names_backends() -> None:
             {"streamd.runtime.x": "from streamd.device.fake import forecast_of"},
             {"streamd.runtime.x": "from streamd.device import onnxruntime_cpu"},
             {"streamd.engine.inference": "from streamd.device.tensorrt_runner import TensorRtRunner"},
+            {"streamd.toolchain.x": "def f():\n    from streamd.device.tensorrt_runner import TensorRtRunner"},
+            {"streamd.runtime.x": "from streamd.device.tensorrt_library import load_tensorrt"},
             {"streamd.cli": "import_module('streamd.device.onnxruntime_cpu')"},
             {"streamd.device.lane": "def f():\n    return FakeBackend()"},
         ],

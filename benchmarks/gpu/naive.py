@@ -33,7 +33,7 @@ def run(suite: Suite) -> None:
 
 def build(version: EngineVersion, precision: str, path: Path) -> None:
     """Parse the version's graph and build it; RuntimeError with the parser's or the builder's words."""
-    from streamd.device.tensorrt_engine import load_tensorrt
+    from streamd.device.tensorrt_library import load_tensorrt
 
     library = load_tensorrt()
     trt = library.module

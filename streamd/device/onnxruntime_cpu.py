@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 
 from streamd.core.contract import ModelContract
-from streamd.core.errors import BackendUnavailableError, BatchFailedError
+from streamd.core.errors import BatchFailedError
 from streamd.device.lane import Float32, Inputs
 from streamd.device.onnxruntime_graph import check_graph
+from streamd.device.onnxruntime_library import import_onnxruntime
+from streamd.device.onnxruntime_session import failure_of, open_cpu_session
 
 
 class OnnxRuntimeCpuBackend:
@@ -19,11 +21,7 @@ class OnnxRuntimeCpuBackend:
     precision = "fp32"
 
     def __init__(self, model: Path, contract: ModelContract, buckets: tuple[int, ...], threads_per_lane: int) -> None:
-        try:
-            import onnxruntime
-        except ImportError as exc:
-            raise BackendUnavailableError(f"onnxruntime cannot be imported: {exc}") from exc
-        self._runtime = onnxruntime
+        self._runtime = import_onnxruntime()
         self.model = model
         self.contract = contract
         self.buckets = buckets
@@ -33,16 +31,7 @@ class OnnxRuntimeCpuBackend:
 
     def make_lane(self, index: int) -> "OnnxRuntimeCpuLane":
         """Load the model into a session of its own."""
-        options = self._runtime.SessionOptions()
-        options.intra_op_num_threads = self.threads_per_lane
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        # Spinning threads would take the cores from the event loop.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
-            session = self._runtime.InferenceSession(str(self.model), options, providers=["CPUExecutionProvider"])
-        except Exception as exc:
-            raise BackendUnavailableError(f"{self.model}: ONNX Runtime cannot load it: {exc}") from exc
+        session = open_cpu_session(self.model, self.threads_per_lane)
         check_graph(self.model, session, self.contract)
         return OnnxRuntimeCpuLane(f"cpu-{index}", session, self.contract, self.buckets)
 
@@ -71,7 +60,7 @@ class OnnxRuntimeCpuLane:
         try:
             (predictions,) = self._session.run(["predictions"], self.inputs.first(count))
         except Exception as exc:  # ONNX Runtime's errors have no common root of their own
-            raise BatchFailedError(f"lane {self.name}: ONNX Runtime: {exc}") from exc
+            raise failure_of(f"lane {self.name}", self.device, exc) from exc
         return np.asarray(predictions, np.float32).reshape(count, *self._shape)
 
     def check(self) -> None:

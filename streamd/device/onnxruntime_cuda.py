@@ -14,15 +14,8 @@ from streamd.device.cuda import CudaError
 from streamd.device.lane import Float32
 from streamd.device.onnxruntime_binding import Binding, BoundSession, PlainSession
 from streamd.device.onnxruntime_graph import check_graph
-from streamd.device.onnxruntime_library import (
-    PROVIDER,
-    keep_for_ever,
-    load_onnxruntime,
-    more_room,
-    names_broken_device,
-    nodes_on_cpu,
-    why_left_out,
-)
+from streamd.device.onnxruntime_library import load_onnxruntime, more_room, names_broken_device, nodes_on_cpu
+from streamd.device.onnxruntime_session import failure_of, open_cuda_session
 
 LANES_PER_DEVICE = 4
 
@@ -53,7 +46,7 @@ class OnnxRuntimeCudaBackend:
         self._runtime = load_onnxruntime()
         self._own_streams = _has_cuda_python()
         if self._own_streams:
-            _check_devices(devices)
+            cuda.check_devices(devices)
         self.model = model
         self.contract = contract
         self.buckets = buckets
@@ -91,38 +84,20 @@ class OnnxRuntimeCudaBackend:
         return BoundSession(device, open_session, options, self.contract, self.buckets[-1])
 
     def _open_session(self, device: int, stream: int | None) -> Any:
-        options = self._runtime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        providers = [(PROVIDER, self._provider_options(device, stream))]
-        try:
-            # Without `enable_fallback=0` a session that CUDA refused is silently made anew on the CPU.
-            session = self._runtime.InferenceSession(str(self.model), options, providers=providers, enable_fallback=0)
-        except Exception as exc:  # ONNX Runtime's errors have no common root of their own
-            told = f"{self.model}: ONNX Runtime cannot load it on cuda:{device}: {exc}"
-            raise BackendUnavailableError(told + more_room(str(exc))) from exc
-        if PROVIDER not in session.get_providers():
-            raise BackendUnavailableError(f"ONNX Runtime left CUDA out: {why_left_out(self._runtime)}")
-        check_graph(self.model, session, self.contract)
-        keep_for_ever(session, self.model)
-        return session
-
-    def _provider_options(self, device: int, stream: int | None) -> dict[str, str]:
-        options = {
-            "device_id": str(device),
-            # Batches differ in size: the default would double the arena at each new peak, and try every
-            # convolution algorithm for each new size.
-            "arena_extend_strategy": "kSameAsRequested",
-            "cudnn_conv_algo_search": "HEURISTIC",
-            "use_tf32": str(int(self.precision == "tf32")),
-        }
+        limit = None
         if stream is not None:
-            options["user_compute_stream"] = str(stream)
             # A share of its own: what does not fit fails while lanes are warmed, not under load beside busy ones.
             limit = int(cuda.memory_bytes(device)[1] * MEMORY_SHARE) // self.lanes_per_device
-            options["gpu_mem_limit"] = str(limit)
-        return options
+        session = open_cuda_session(
+            self._runtime,
+            self.model,
+            device,
+            tensor_float32=self.precision == "tf32",
+            stream=stream,
+            limit_bytes=limit,
+        )
+        check_graph(self.model, session, self.contract)
+        return session
 
 
 class OnnxRuntimeCudaLane:
@@ -178,14 +153,11 @@ class OnnxRuntimeCudaLane:
         """What a failed run means: the batch's fault, unless the device tells of an error or the text names one."""
         if isinstance(error, CudaError):
             return self._lost(str(error), error)
-        told = f"ONNX Runtime: {error}"
         try:
             self._binding.settle()
         except CudaError as found:
-            return self._lost(f"{told}; {found}", found)
-        if names_broken_device(str(error)):
-            return LaneLostError(f"lane {self.name}: {told}", device_gone=True)
-        return BatchFailedError(f"lane {self.name}: {told}")
+            return self._lost(f"ONNX Runtime: {error}; {found}", found)
+        return failure_of(f"lane {self.name}", self.device, error)
 
     def _lost(self, told: str, error: CudaError) -> LaneLostError:
         return LaneLostError(f"lane {self.name}: {told}", device_gone=error.sticky or names_broken_device(told))
@@ -197,11 +169,3 @@ def _has_cuda_python() -> bool:
     except ImportError:
         return False
     return True
-
-
-def _check_devices(devices: tuple[int, ...]) -> None:
-    count = cuda.device_count()
-    if not count:
-        raise BackendUnavailableError(f"there is no CUDA device: {cuda.why_no_device()}")
-    if missing := [device for device in devices if not 0 <= device < count]:
-        raise BackendUnavailableError(f"devices {missing} are not there, expected 0 to {count - 1}")

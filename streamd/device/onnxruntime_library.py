@@ -18,15 +18,24 @@ INSTALL = "pip install 'onnxruntime-gpu[cuda,cudnn]' cuda-python"
 INSTEAD = f"pip uninstall onnxruntime, then {INSTALL}"
 
 
+def import_onnxruntime() -> Any:
+    """Import ONNX Runtime, whatever it was built with; raises `BackendUnavailableError`."""
+    try:
+        import onnxruntime
+    except ImportError as exc:
+        raise BackendUnavailableError(f"onnxruntime cannot be imported: {exc}") from exc
+    return onnxruntime
+
+
 def load_onnxruntime() -> Any:
     """Import ONNX Runtime and CUDA's libraries where pip put them.
 
     Raises `BackendUnavailableError` where it is missing or was built without CUDA.
     """
     try:
-        import onnxruntime
-    except ImportError as exc:
-        raise BackendUnavailableError(f"onnxruntime cannot be imported: {exc}; {INSTALL}") from exc
+        onnxruntime = import_onnxruntime()
+    except BackendUnavailableError as exc:
+        raise BackendUnavailableError(f"{exc}; {INSTALL}") from exc
     if PROVIDER not in onnxruntime.get_available_providers():
         raise BackendUnavailableError(f"the installed ONNX Runtime was built without CUDA: {INSTEAD}")
     if preload := getattr(onnxruntime, "preload_dlls", None):

@@ -1,4 +1,4 @@
-"""Any ONNX graph in ONNX Runtime, on the CPU or on CUDA: sessions, and runners over them.
+"""Any ONNX graph in ONNX Runtime, on the CPU or on CUDA: runners over sessions.
 
 A session takes several runs at a time, so all runners of a device share one, and its weights are there once.
 """
@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from streamd.core.errors import BackendUnavailableError, BatchFailedError, InferenceError, LaneLostError
-from streamd.device.onnxruntime_library import PROVIDER, load_onnxruntime, more_room, names_broken_device, why_left_out
+from streamd.core.errors import BackendUnavailableError, BatchFailedError
+from streamd.device.onnxruntime_session import failure_of
 from streamd.device.runner import Array, Arrays, TensorSpec
 
 NUMPY_TYPES = {
@@ -38,67 +38,18 @@ class OnnxRuntimeRunner:
 
     def run(self, feeds: Mapping[str, Array]) -> Arrays:
         """Run one batch."""
-        session = self._session
-        if session is None:
+        if self._session is None:
             raise BatchFailedError(f"runner {self.name} is closed")
         try:
-            results = session.run(self._names, dict(feeds))
+            results = self._session.run(self._names, dict(feeds))
         except Exception as exc:  # ONNX Runtime's errors have no common root of their own
             clear_frames(exc.__traceback__)  # they hold the session, which must not live as long as the error
-            raise self._failure(exc) from exc
+            raise failure_of(f"runner {self.name}", self.device, exc) from exc
         return dict(zip(self._names, results, strict=True))
 
     def close(self) -> None:
         """Let go of the session."""
         self._session = None
-
-    def _failure(self, error: Exception) -> InferenceError:
-        told = f"runner {self.name}: ONNX Runtime: {error}"
-        if self.device != "cpu" and names_broken_device(told):
-            return LaneLostError(told, device_gone=True)
-        return BatchFailedError(told + more_room(told))
-
-
-def open_cpu_session(model: Path, threads: int) -> Any:
-    """A session on the CPU with so many threads; raises `BackendUnavailableError`."""
-    try:
-        import onnxruntime
-    except ImportError as exc:
-        raise BackendUnavailableError(f"onnxruntime cannot be imported: {exc}") from exc
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    # Spinning threads would take the cores from whoever prepares the next batch.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-    except Exception as exc:  # ONNX Runtime's errors have no common root of their own
-        raise BackendUnavailableError(f"{model}: ONNX Runtime cannot load it: {exc}") from exc
-
-
-def open_cuda_session(model: Path, device: int) -> Any:
-    """A session on a CUDA device, in true float32; raises `BackendUnavailableError`, and never runs on the CPU."""
-    runtime = load_onnxruntime()
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    provider = {
-        "device_id": str(device),
-        # As for lanes: batches differ in size.
-        "arena_extend_strategy": "kSameAsRequested",
-        "cudnn_conv_algo_search": "HEURISTIC",
-        "use_tf32": "0",
-    }
-    try:
-        # Without `enable_fallback=0` a session that CUDA refused is silently made anew on the CPU.
-        session = runtime.InferenceSession(str(model), options, providers=[(PROVIDER, provider)], enable_fallback=0)
-    except Exception as exc:  # as above
-        told = f"{model}: ONNX Runtime cannot load it on cuda:{device}: {exc}"
-        raise BackendUnavailableError(told + more_room(str(exc))) from exc
-    if PROVIDER not in session.get_providers():
-        raise BackendUnavailableError(f"ONNX Runtime left CUDA out: {why_left_out(runtime)}")
-    return session
 
 
 def spec_of(node: Any, kind: str, model: Path) -> TensorSpec:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,6 +25,16 @@ class TensorSpec:
         """As `(batch, 3, ?) float32`."""
         axes = ["batch", *("?" if size is None else str(size) for size in self.shape)]
         return f"({', '.join(axes)}{',' if len(axes) == 1 else ''}) {self.dtype}"
+
+    def batch(self, count: int) -> tuple[int, ...]:
+        """The shape of so many rows; no axis may be open."""
+        sizes = tuple(size for size in self.shape if size is not None)
+        assert len(sizes) == len(self.shape), f"{self.name!r} is {self.told}"
+        return (count, *sizes)
+
+    def nbytes(self, count: int) -> int:
+        """The bytes of so many rows; no axis may be open."""
+        return prod(self.batch(count)) * self.dtype.itemsize
 
 
 class Runner(Protocol):

@@ -1,28 +1,20 @@
-"""TensorRT's runtime: which one is installed, what its versions call things, and plans loaded for lanes to share.
+"""Plans loaded for lanes to share, and what TensorRT's versions call differently.
 
 Written for TensorRT 10 and 11; 8.6 and the lean runtime differ where a function here says so.
 """
 
-import importlib
 import threading
-from collections import deque
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import structlog
 
 from streamd.core.errors import BackendUnavailableError
 from streamd.device import cuda
-
-log = structlog.get_logger(__name__)
-
-MODULES = ("tensorrt", "tensorrt_lean", "tensorrt_lean_bindings")
-"""The full TensorRT first; the lean runtime runs plans that were built as version-compatible."""
+from streamd.device.runner import TensorSpec
+from streamd.device.tensorrt_library import TensorRtLibrary
+from streamd.device.tensorrt_library import load_tensorrt as load_tensorrt
 
 
 @dataclass(frozen=True)
@@ -34,80 +26,6 @@ class Plan:
     lean_runtime: Path | None = None
 
 
-@dataclass(frozen=True)
-class TensorSpec:
-    """An input or output by name; `shape` without the batch axis."""
-
-    name: str
-    dtype: npt.DTypeLike
-    shape: tuple[int, ...]
-
-    def nbytes(self, batch: int) -> int:
-        """The bytes of a batch."""
-        return batch * int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
-
-
-class TensorRtLibrary:
-    """The installed TensorRT, and what its errors said last."""
-
-    def __init__(self, module: ModuleType) -> None:
-        self.module = module
-        self.version: str = module.__version__
-        self.lean = module.__name__.startswith("tensorrt_lean")
-        self.errors: deque[str] = deque(maxlen=8)
-        self.logger = _make_logger(module, self.errors)
-
-    @property
-    def generation(self) -> int:
-        """The major version."""
-        return int(self.version.partition(".")[0])
-
-    def last_error(self) -> str:
-        """What TensorRT logged last as an error; it is said once."""
-        said = "; ".join(self.errors)
-        self.errors.clear()
-        return said or "TensorRT gave no reason"
-
-
-@cache
-def load_tensorrt() -> TensorRtLibrary:
-    """Import TensorRT; raises `BackendUnavailableError` with the reason and the way out.
-
-    Without a usable driver TensorRT's objects crash the process when touched, so that is looked at first.
-    """
-    if cuda.device_count() == 0:
-        raise BackendUnavailableError(cuda.why_no_device())
-    broken = []
-    for name in MODULES:
-        try:
-            return TensorRtLibrary(importlib.import_module(name))
-        except ModuleNotFoundError as exc:
-            if exc.name != name:
-                broken.append(f"{name}: {exc}")
-        except (ImportError, OSError, RuntimeError) as exc:
-            broken.append(f"{name}: {exc}")
-    reasons = "; ".join(broken) or "the package tensorrt is not installed"
-    raise BackendUnavailableError(f"{reasons}: pip install 'streamd[tensorrt]'")
-
-
-def _make_logger(module: ModuleType, errors: "deque[str]") -> Any:
-    levels = {"INTERNAL_ERROR": "error", "ERROR": "error", "WARNING": "warning", "INFO": "debug", "VERBOSE": "debug"}
-
-    class Logger(module.ILogger):  # type: ignore[name-defined, misc]
-        def __init__(self) -> None:
-            module.ILogger.__init__(self)
-
-        def log(self, severity: Any, message: str) -> None:
-            level = levels.get(severity.name, "debug")
-            if level == "error":
-                errors.append(message)
-            if level != "debug":
-                getattr(log, level)("tensorrt", message=message)
-
-    return Logger()
-
-
-# ---------------------------------------------------------------- plans on a device
 class SharedEngine:
     """A plan on one device: loaded for the first lane that asks, released with the last that lets go."""
 
@@ -162,20 +80,26 @@ class SharedEngine:
 
 
 def tensors(library: TensorRtLibrary, engine: Any) -> tuple[list[TensorSpec], list[TensorSpec]]:
-    """Return an engine's inputs and outputs; raises `BackendUnavailableError` where numpy lacks a type."""
+    """Return an engine's inputs and outputs; an output's axis may be open until a context knows its inputs.
+
+    Raises `BackendUnavailableError` where numpy lacks a type, or no batch goes through a tensor.
+    """
     inputs: list[TensorSpec] = []
     outputs: list[TensorSpec] = []
     for index in range(engine.num_io_tensors):
         name = engine.get_tensor_name(index)
+        given = engine.get_tensor_mode(name) == library.module.TensorIOMode.INPUT
         try:
             dtype = np.dtype(library.module.nptype(engine.get_tensor_dtype(name)))
         except TypeError as exc:
             raise BackendUnavailableError(f"tensor {name!r}: {exc}, expected a type that numpy has") from exc
-        batch, *shape = engine.get_tensor_shape(name)
-        if -1 in shape:
-            raise BackendUnavailableError(f"tensor {name!r} is ({batch}, {shape}), expected only the batch to be open")
-        spec = TensorSpec(name, dtype, tuple(shape))
-        (inputs if engine.get_tensor_mode(name) == library.module.TensorIOMode.INPUT else outputs).append(spec)
+        shape = tuple(engine.get_tensor_shape(name))
+        if not shape:
+            raise BackendUnavailableError(f"tensor {name!r} has no axes, expected a batch axis first")
+        if given and -1 in shape[1:]:
+            raise BackendUnavailableError(f"input {name!r} is {shape}, expected only the batch to be open")
+        spec = TensorSpec(name, dtype, tuple(None if size == -1 else size for size in shape[1:]))
+        (inputs if given else outputs).append(spec)
     return inputs, outputs
 
 

@@ -6,6 +6,7 @@ other than the one that made it.
 
 from bisect import bisect_left
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,9 +15,9 @@ import numpy.typing as npt
 from streamd.core.errors import BackendUnavailableError, BatchFailedError, LaneLostError
 from streamd.device import cuda
 from streamd.device.cuda import CudaError, DeviceBuffer, Event, Graph, HostBuffer, Stream
+from streamd.device.runner import TensorSpec
 from streamd.device.tensorrt_engine import (
     SharedEngine,
-    TensorSpec,
     give_scratch,
     make_context,
     profile_for,
@@ -65,23 +66,19 @@ class TensorRtExecutor:
         self.input_specs, self.output_specs = tensors(shared.library, self._plan)
         self._stream = own.enter_context(Stream())
         self._finished = own.enter_context(Event(blocking=True))
-        most = self.buckets[-1]
         self._scratch_bytes = scratch_bytes(self._plan)
         self._scratch = own.enter_context(DeviceBuffer(self._scratch_bytes))
-        specs = [*self.input_specs, *self.output_specs]
+        for bucket in self.buckets:
+            self._make_context(bucket)
+        self.output_specs = [self._closed(spec) for spec in self.output_specs]
+        specs, most = [*self.input_specs, *self.output_specs], self.buckets[-1]
         self._device = {each.name: own.enter_context(DeviceBuffer(each.nbytes(most))) for each in specs}
         host = {each.name: self._pinned(each, most) for each in specs}
         self.inputs = {each.name: host[each.name] for each in self.input_specs}
         self.outputs = {each.name: host[each.name] for each in self.output_specs}
 
-    def _pinned(self, spec: TensorSpec, batch: int) -> npt.NDArray[Any]:
-        buffer = self._open.enter_context(HostBuffer(spec.nbytes(batch)))
-        array = buffer.array(spec.dtype, (batch, *spec.shape))
-        array[:] = 0
-        return array
-
-    def _prepare(self, bucket: int, graphs: bool) -> None:
-        """Make a bucket's context, run it once, and capture it."""
+    def _make_context(self, bucket: int) -> None:
+        """Make a bucket's context; it knows its profile and the shapes of its inputs."""
         library = self._engine.library
         profile = profile_for(self._plan, self.input_specs, bucket)
         if profile is None:
@@ -96,14 +93,40 @@ class TensorRtExecutor:
         accepted = context.set_optimization_profile_async(profile, self._stream.handle)
         self._stream.synchronize()
         for spec in self.input_specs:
-            accepted &= context.set_input_shape(spec.name, (bucket, *spec.shape))
-        for name, buffer in self._device.items():
-            accepted &= context.set_tensor_address(name, buffer.pointer)
-        if not accepted:
-            raise BackendUnavailableError(f"{self.name}: a batch of {bucket} was refused: {library.last_error()}")
+            accepted &= context.set_input_shape(spec.name, spec.batch(bucket))
+        self._expect(accepted, bucket)
+
+    def _closed(self, spec: TensorSpec) -> TensorSpec:
+        """An output with all axes known: those that a plan leaves open are read from the contexts."""
+        if None not in spec.shape:
+            return spec
+        shapes = {bucket: tuple(context.get_tensor_shape(spec.name)) for bucket, context in self._contexts.items()}
+        rest = shapes[self.buckets[-1]][1:]
+        if -1 in rest or any(shape != (bucket, *rest) for bucket, shape in shapes.items()):
+            raise BackendUnavailableError(
+                f"{self._engine.plan.path}: output {spec.name!r} by batch is {shapes}, expected a row for each, all of "
+                "one shape"
+            )
+        return replace(spec, shape=rest)
+
+    def _pinned(self, spec: TensorSpec, count: int) -> npt.NDArray[Any]:
+        buffer = self._open.enter_context(HostBuffer(spec.nbytes(count)))
+        array = buffer.array(spec.dtype, spec.batch(count))
+        array[:] = 0
+        return array
+
+    def _prepare(self, bucket: int, graphs: bool) -> None:
+        """Tell a bucket's context where its tensors lie, run it once, and capture it."""
+        addresses = [(name, buffer.pointer) for name, buffer in self._device.items()]
+        self._expect(all(self._contexts[bucket].set_tensor_address(*each) for each in addresses), bucket)
         enqueue = partial(self._enqueue, bucket)
         self._run_once(enqueue)
         self.graphs[bucket] = self._capture(bucket, enqueue) if graphs else "not asked for"
+
+    def _expect(self, accepted: bool, bucket: int) -> None:
+        if not accepted:
+            reason = self._engine.library.last_error()
+            raise BackendUnavailableError(f"{self.name}: a batch of {bucket} was refused: {reason}")
 
     def _run_once(self, enqueue: Any) -> None:
         try:

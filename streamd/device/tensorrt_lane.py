@@ -8,8 +8,9 @@ from streamd.core.contract import ModelContract
 from streamd.core.errors import BackendUnavailableError, BatchFailedError
 from streamd.device import cuda
 from streamd.device.lane import Float32, Inputs
-from streamd.device.tensorrt_engine import Plan, SharedEngine, load_tensorrt
+from streamd.device.tensorrt_engine import Plan, SharedEngine
 from streamd.device.tensorrt_executor import TensorRtExecutor
+from streamd.device.tensorrt_library import load_tensorrt
 
 LANES_PER_DEVICE = 4
 
@@ -30,9 +31,7 @@ class TensorRtBackend:
         graphs: bool = True,
     ) -> None:
         library = load_tensorrt()
-        count = cuda.device_count()
-        if missing := [device for device in devices if not 0 <= device < count]:
-            raise BackendUnavailableError(f"devices {missing} are not there, expected 0 to {count - 1}")
+        cuda.check_devices(devices)
         self.plan = plan
         self.precision = plan.precision
         self.contract = contract
@@ -119,6 +118,6 @@ class TensorRtLane:
             ("inputs", executor.input_specs, expected),
             ("outputs", executor.output_specs, {"predictions": (np.dtype(np.float32), contract.output_shape)}),
         ):
-            given = {spec.name: (np.dtype(spec.dtype), spec.shape) for spec in specs}
+            given = {spec.name: (spec.dtype, spec.shape) for spec in specs}
             if given != wanted:
                 raise BackendUnavailableError(f"lane {self.name}: the engine's {kind} are {given}, expected {wanted}")

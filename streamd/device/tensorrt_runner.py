@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from streamd.core.errors import BackendUnavailableError, BatchFailedError
 from streamd.device.runner import Array, Arrays, TensorSpec
 from streamd.device.tensorrt_engine import SharedEngine, profile_for, tensors
@@ -23,8 +21,8 @@ class TensorRtRunner:
         self.device = f"cuda:{engine.device}"
         self.buckets = buckets
         self._executor = TensorRtExecutor(name, engine, buckets, graphs=graphs)
-        self.inputs = tuple(map(_plain, self._executor.input_specs))
-        self.outputs = tuple(map(_plain, self._executor.output_specs))
+        self.inputs = tuple(self._executor.input_specs)
+        self.outputs = tuple(self._executor.output_specs)
         self._closed = False
 
     def run(self, feeds: Mapping[str, Array]) -> Arrays:
@@ -65,7 +63,7 @@ def usable_buckets(engine: SharedEngine, wanted: tuple[int, ...] | None) -> tupl
     return wanted or own
 
 
-def _own_buckets(plan: Any, inputs: list[Any]) -> tuple[int, ...]:
+def _own_buckets(plan: Any, inputs: list[TensorSpec]) -> tuple[int, ...]:
     """Each static profile's size; of dynamic ones their three, and the usual sizes between."""
     sizes: set[int] = set()
     for profile in range(plan.num_optimization_profiles):
@@ -74,7 +72,3 @@ def _own_buckets(plan: Any, inputs: list[Any]) -> tuple[int, ...]:
         best = {int(shape[1][0]) for shape in shapes}
         sizes |= {size for size in {low, high, *best, *USUAL_BUCKETS} if low <= size <= high}
     return tuple(sorted(sizes))
-
-
-def _plain(spec: Any) -> TensorSpec:
-    return TensorSpec(spec.name, np.dtype(spec.dtype), spec.shape)

@@ -24,7 +24,10 @@ DEFAULT_LARGEST_BATCH = 32
 
 @dataclass(frozen=True)
 class OpenOptions:
-    """What a caller asked for; None where the backend decides."""
+    """What a caller asked for; None where the backend decides.
+
+    `optimized` false lets ONNX Runtime run each node on the CPU as it is written: what others are compared with.
+    """
 
     precision: str = AUTO
     buckets: tuple[int, ...] | None = None
@@ -32,6 +35,7 @@ class OpenOptions:
     lanes: int | None = None
     threads: int | None = None
     lean_runtime: Path | None = None
+    optimized: bool = True
 
     def check(self) -> None:
         """Raise `ConfigError` where a value makes no sense."""
@@ -87,13 +91,13 @@ def open_runners(
 
 def _open_tensorrt(source: Source, options: OpenOptions) -> Runners:
     from streamd.device import cuda
-    from streamd.device.tensorrt_engine import Plan, SharedEngine, load_tensorrt
+    from streamd.device.tensorrt_engine import Plan, SharedEngine
+    from streamd.device.tensorrt_library import load_tensorrt
     from streamd.device.tensorrt_runner import TensorRtRunner, usable_buckets
     from streamd.repository.plans import Machine
 
     library, devices = load_tensorrt(), options.devices
-    if missing := [device for device in devices if device >= cuda.device_count()]:
-        raise BackendUnavailableError(f"devices {missing} are not there, expected 0 to {cuda.device_count() - 1}")
+    cuda.check_devices(devices)
     try:
         for device in devices:
             cuda.revive(device)  # while nothing of ours is held there
@@ -117,11 +121,14 @@ def _open_tensorrt(source: Source, options: OpenOptions) -> Runners:
 
 
 def _open_onnxruntime_cuda(source: Source, options: OpenOptions) -> Runners:
-    from streamd.device.onnxruntime_runner import OnnxRuntimeRunner, open_cuda_session
+    from streamd.device.onnxruntime_library import load_onnxruntime
+    from streamd.device.onnxruntime_runner import OnnxRuntimeRunner
+    from streamd.device.onnxruntime_session import open_cuda_session
 
     graph, precision = source.graph_for(options.precision)
     buckets = options.buckets or (DEFAULT_LARGEST_BATCH,)
-    sessions = {device: open_cuda_session(graph, device) for device in options.devices}
+    runtime = load_onnxruntime()
+    sessions = {device: open_cuda_session(runtime, graph, device) for device in options.devices}
 
     def make(index: int, device: int) -> Runner:
         return OnnxRuntimeRunner(f"cuda:{device}/{index}", f"cuda:{device}", sessions[device], graph, buckets)
@@ -130,11 +137,13 @@ def _open_onnxruntime_cuda(source: Source, options: OpenOptions) -> Runners:
 
 
 def _open_onnxruntime_cpu(source: Source, options: OpenOptions) -> Runners:
-    from streamd.device.onnxruntime_runner import OnnxRuntimeRunner, open_cpu_session
+    from streamd.device.onnxruntime_runner import OnnxRuntimeRunner
+    from streamd.device.onnxruntime_session import open_cpu_session
 
     graph, precision = source.graph_for(options.precision)
     buckets = options.buckets or (DEFAULT_LARGEST_BATCH,)
-    session = open_cpu_session(graph, options.threads or len(os.sched_getaffinity(0)))
+    threads = options.threads or len(os.sched_getaffinity(0))
+    session = open_cpu_session(graph, threads, optimized=options.optimized)
 
     def make(index: int, device: int) -> Runner:
         return OnnxRuntimeRunner(f"cpu/{index}", "cpu", session, graph, buckets)

@@ -176,20 +176,15 @@ class InferenceEngine(Network):
 
     def _nothing(self, rows: Arrays) -> Arrays:
         """The outputs of no rows; a shape that the network leaves open is learned from a row of zeros."""
-        shapes = {spec.name: spec.shape for spec in self.outputs}
-        if any(None in shape for shape in shapes.values()):
+        if any(None in spec.shape for spec in self.outputs):
             ones = {name: np.zeros((1, *values.shape[1:]), values.dtype) for name, values in rows.items()}
-            shapes = {name: values.shape[1:] for name, values in self._run(ones).items()}
-        return {spec.name: np.zeros((0, *_known(shapes[spec.name])), spec.dtype) for spec in self.outputs}
+            return {name: values[:0] for name, values in self._run(ones).items()}
+        return {spec.name: np.zeros(spec.batch(0), spec.dtype) for spec in self.outputs}
 
     def _zeros(self) -> Arrays:
         if open_axes := [spec.told for spec in self.inputs if None in spec.shape]:
             raise InferenceError(f"inputs with open axes {open_axes}: expected rows to warm up with")
-        return {spec.name: np.zeros((1, *_known(spec.shape)), spec.dtype) for spec in self.inputs}
-
-
-def _known(shape: tuple[int | None, ...]) -> tuple[int, ...]:
-    return tuple(size for size in shape if size is not None)
+        return {spec.name: np.zeros(spec.batch(1), spec.dtype) for spec in self.inputs}
 
 
 def _joined(parts: list[Arrays]) -> Arrays:

@@ -13,6 +13,7 @@ from streamd.toolchain.flags import batch_sizes, precisions
 from streamd.toolchain.validate import add_subject, subject_of
 
 if TYPE_CHECKING:
+    from streamd.device.runner import Runner
     from streamd.toolchain.measure import Variant
     from streamd.toolchain.progress import Progress
     from streamd.toolchain.subjects import Candidate, Subject
@@ -22,8 +23,9 @@ Measure a version, or any ONNX model: PyTorch (eager; where it is installed and 
 the CPU and on CUDA, and each plan or graph, at each batch size and number of lanes.
 
 All variants are warmed up and then take short turns in one run, so that what the machine does meanwhile falls on all
-alike. A latency is that of one batch from the host's memory and back to it, without gathering windows; a lane is a
-thread with a runner of its own. Writes benchmark_results.json, benchmark.md and benchmark.svg.
+alike. A latency is that of one batch from ordinary memory and back to it, copies into pinned memory included, without
+gathering windows; a lane is a thread with a runner of its own.
+Writes benchmark_results.json, benchmark.md and benchmark.svg.
 """
 
 EXAMPLES = """\
@@ -52,7 +54,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--turns", type=int, default=4, metavar="N", help="turns of each cell (4)")
     parser.add_argument("--device", type=int, default=0, metavar="N", help="index of the GPU (0)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the files go (the version; none for --onnx)")
-    parser.add_argument("--json", action="store_true", help="tell the results as JSON on standard output")
     parser.add_argument("--quiet", action="store_true", help="no progress")
 
 
@@ -78,23 +79,16 @@ def main(args: argparse.Namespace) -> int:
 
 def variants_of(subject: Subject, args: argparse.Namespace) -> tuple[list[Variant], dict[str, str]]:
     """Every way to run the network here, and why others are left out, by name."""
-    from streamd.toolchain.measure import Variant
-    from streamd.toolchain.runners import GraphRunner
+    from streamd.toolchain.runners import CPU, CUDA
 
     left_out = dict(subject.passed_over)
     variants = _network_variants(subject, args, left_out)
-    graph = subject.onnx
-    variants.append(Variant("onnxruntime-cpu", "fp32", lambda: GraphRunner(graph, threads=args.threads)))
-    provider = "CUDAExecutionProvider"
-    import onnxruntime
-
-    if provider in onnxruntime.get_available_providers():
-        variants.append(Variant("onnxruntime-cuda", "fp32", lambda: GraphRunner(graph, provider=provider)))
-    else:
-        left_out["onnxruntime-cuda"] = "the installed ONNX Runtime was built without CUDA"
+    variants += [_graph_variant(subject.onnx, "fp32", backend, args) for backend in (CPU, CUDA)]
     for candidate in subject.candidates:
-        if candidate.kind == "plan" or candidate.precision != "fp32":
-            variants.append(_candidate_variant(candidate, args))
+        if candidate.kind == "plan":
+            variants.append(_plan_variant(candidate, args))
+        elif candidate.precision != "fp32":
+            variants.append(_graph_variant(candidate.path, candidate.precision, CPU, args))
     return variants, left_out
 
 
@@ -114,28 +108,34 @@ def _network_variants(subject: Subject, args: argparse.Namespace, left_out: dict
     except (ImportError, StreamdError) as exc:
         left_out["pytorch"] = str(exc)
         return []
-    names = (*(spec.name for spec in subject.signature.inputs), subject.signature.outputs[0].name)
-    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
     def on(device: str) -> Variant:
-        return Variant(
-            f"pytorch-{device}",
-            "fp32",
-            lambda: NetworkRunner(load_network(folder).network, names, device, args.threads),
-        )
+        def open_lanes(lanes: int) -> list[Runner]:
+            networks = [load_network(folder).network for _ in range(lanes)]
+            return [NetworkRunner(network, subject.signature, device, args.threads) for network in networks]
 
-    return [on(device) for device in devices]
+        return Variant(f"pytorch-{device}", "fp32", open_lanes)
+
+    return [on(device) for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else []))]
 
 
-def _candidate_variant(candidate: Candidate, args: argparse.Namespace) -> Variant:
+def _graph_variant(graph: Path, precision: str, backend: str, args: argparse.Namespace) -> Variant:
     from streamd.toolchain.measure import Variant
-    from streamd.toolchain.runners import PlanRunner, load_plan, open_candidate
+    from streamd.toolchain.runners import open_apart
 
-    if candidate.kind == "graph":
-        return Variant("onnxruntime-cpu", candidate.precision, lambda: open_candidate(candidate, threads=args.threads))
-    engine = load_plan(candidate.path, candidate.precision, args.device)
+    options = {"threads": args.threads, "devices": (args.device,), "buckets": args.batches}
+    return Variant(backend, precision, lambda lanes: open_apart(graph, backend, lanes, **options))
+
+
+def _plan_variant(candidate: Candidate, args: argparse.Namespace) -> Variant:
+    from streamd.toolchain.measure import Variant
+    from streamd.toolchain.runners import TENSORRT, open_candidate
+
     sizes = tuple(size for size in args.batches if size in candidate.buckets) or candidate.buckets[:1]
-    return Variant("tensorrt", candidate.precision, lambda: PlanRunner(engine, sizes), sizes)
+    options = {"device": args.device, "lean_runtime": args.lean_runtime, "buckets": sizes or args.batches}
+    return Variant(
+        TENSORRT, candidate.precision, lambda lanes: open_candidate(candidate, lanes=lanes, **options).runners, sizes
+    )
 
 
 def _measure(subject: Subject, args: argparse.Namespace, progress: Progress) -> dict[str, Any]:

@@ -168,11 +168,11 @@ def _build(
 ) -> dict[str, Any]:
     from streamd.device import cuda
     from streamd.toolchain.builder import PlanBuilder
-    from streamd.toolchain.library import load_tensorrt
+    from streamd.toolchain.library import load_builder
     from streamd.toolchain.plans import PlanMaker
 
     try:
-        library = load_tensorrt()
+        library = load_builder()
     except BackendUnavailableError as exc:
         raise BackendUnavailableError(f"{exc}; {WITHOUT_TENSORRT}") from exc
     cuda.use_device(args.device)

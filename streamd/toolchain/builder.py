@@ -90,8 +90,8 @@ class PlanBuilder:
         self.library, self.trt = library, library.module
         self.settings = settings
         self.progress = progress or Progress(quiet=True)
-        self.logger = library.make_logger(tell, verbose=verbose)
-        self._tell = tell
+        self._tell, self._verbose = tell, verbose
+        self._warnings: list[str] = []
 
     def note(self, text: str) -> None:
         """Say something, and keep it in the log."""
@@ -101,12 +101,18 @@ class PlanBuilder:
 
     def build(self, graph: PlanGraph, name: str) -> BuiltPlan:
         """Build one plan; blocks for minutes with the GIL released. Raises `BuildError`."""
-        self.logger.errors.clear()
-        self.logger.warnings.clear()
+        with self.library.installed.told_to(self._hear):
+            return self._build(graph, name)
+
+    def _build(self, graph: PlanGraph, name: str) -> BuiltPlan:
+        self.library.installed.errors.clear()
+        self._warnings.clear()
         began = time.monotonic()
-        builder = self.trt.Builder(self.logger)
+        logger = self.library.installed.logger
+        builder = self.trt.Builder(logger)
         network = builder.create_network(self.library.network_flags(strongly_typed=graph.strongly_typed))
-        parser = self.trt.OnnxParser(network, self.logger)
+        parser = self.trt.OnnxParser(network, logger)
+        self.library.take_native_norms(parser)
         self._parse(parser, graph.model, name)
         config = self._configure(builder, graph)
         pinned = pin_layers(self.library, network, graph.pinned, _node_names(graph.model)) if graph.pinned else 0
@@ -123,7 +129,13 @@ class PlanBuilder:
             raise BuildError(f"{name}: TensorRT {self.library.version} built no plan: {self._reasons()}")
         self._keep_timing_cache(config, cache)
         seconds = time.monotonic() - began
-        return BuiltPlan(content, seconds, network.num_layers, pinned, tuple(self.logger.warnings))
+        return BuiltPlan(content, seconds, network.num_layers, pinned, tuple(self._warnings))
+
+    def _hear(self, severity: str, message: str) -> None:
+        if severity == "warning":
+            self._warnings.append(message)
+        if self._tell is not None and (self._verbose or severity != "verbose"):
+            self._tell(f"TensorRT {severity}: {message}")
 
     def _parse(self, parser: Any, model: Model, name: str) -> None:
         if parser.parse(model.SerializeToString()):
@@ -197,7 +209,7 @@ class PlanBuilder:
                 beside.unlink(missing_ok=True)
 
     def _reasons(self) -> str:
-        return "; ".join(dict.fromkeys(self.logger.errors)) or "it gave no reason"
+        return self.library.installed.last_error()
 
 
 def _node_names(model: Model) -> Iterable[str]:

@@ -70,6 +70,7 @@ def main(args: argparse.Namespace) -> int:
     if name not in names:
         args.engine_parser.error(f"no command {name!r}; there are: {', '.join(names)}")
     prog = f"{args.engine_parser.prog} {name}"
+    _log_to_stderr()
     try:
         return run_subcommand(prog, name, rest)
     except StreamdError as exc:
@@ -101,6 +102,13 @@ def _probe() -> Machine | None:
     from streamd.toolchain.library import probe_machine
 
     return probe_machine()
+
+
+def _log_to_stderr() -> None:
+    """Standard output is for results, which programs read."""
+    import structlog
+
+    structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
 
 
 def _say(text: str) -> None:

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from streamd.core.errors import StreamdError
+from streamd.device.runner import Arrays, Runner
 from streamd.toolchain.hardware import DeviceMonitor
-from streamd.toolchain.runners import Runner
 from streamd.toolchain.samples import Windows
 
 PERCENTILES = (50, 95, 99)
@@ -24,11 +24,11 @@ PERCENTILES = (50, 95, 99)
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to run the network: `make` opens one lane of it; `batch_sizes` are those it takes, all where empty."""
+    """A way to run the network: `open` opens so many lanes; `batch_sizes` are those it takes, all where empty."""
 
     backend: str
     precision: str
-    make: Callable[[], Runner]
+    open: Callable[[int], Sequence[Runner]]
     batch_sizes: tuple[int, ...] = ()
 
     @property
@@ -97,23 +97,20 @@ class Bench:
         self.turn_seconds, self.turns, self.warmup_runs = turn_seconds, turns, warmup_runs
         self.failed: dict[str, str] = {}
         self._variants = variants
-        self._opened: dict[str, list[Runner]] = {}
+        self._opened: dict[str, Sequence[Runner]] = {}
         self._memory: dict[str, int | None] = {}
         self._open = ExitStack()
 
     def __enter__(self) -> Bench:
         for variant in self._variants:
             before = self.monitor.used_bytes()
-            with ExitStack() as opening:
-                runners = []
-                try:
-                    for _ in range(max(self.lanes)):
-                        runners.append(variant.make())
-                        opening.callback(runners[-1].close)
-                except StreamdError as exc:  # the others are measured all the same
-                    self.failed[variant.name] = str(exc)
-                    continue
-                self._open.push(opening.pop_all())
+            try:
+                runners = variant.open(max(self.lanes))
+            except StreamdError as exc:  # the others are measured all the same
+                self.failed[variant.name] = str(exc)
+                continue
+            for runner in runners:
+                self._open.callback(runner.close)
             self._opened[variant.name] = runners
             after = self.monitor.used_bytes()
             self._memory[variant.name] = None if before is None or after is None else max(0, after - before)
@@ -139,28 +136,26 @@ class Bench:
             cell.gpu_memory_bytes = self._memory[cell.variant]
         return [cell for _, cell in cells]
 
-    def _turn(self, runners: list[Runner], cell: Cell, *, warmup: bool) -> None:
+    def _turn(self, runners: Sequence[Runner], cell: Cell, *, warmup: bool) -> None:
         """Run all lanes at once for a turn."""
-        count = len(next(iter(self.windows.values())))
-        rows = np.arange(cell.batch) % count
-        for runner in runners:
-            runner.load({name: values[rows] for name, values in self.windows.items()})
+        rows = np.arange(cell.batch) % len(next(iter(self.windows.values())))
+        feeds = {name: values[rows] for name, values in self.windows.items()}
         if warmup:
             for runner in runners:
                 for _ in range(self.warmup_runs):
-                    runner.run()
+                    runner.run(feeds)
             return
         with self.monitor.watching() as busy:
-            latencies, seconds = run_lanes(runners, self.turn_seconds)
+            latencies, seconds = run_lanes(runners, feeds, self.turn_seconds)
         cell.latencies_ms += latencies
         cell.seconds += seconds
         cell.gpu_percent += busy
 
 
-def run_lanes(runners: Sequence[Runner], seconds: float) -> tuple[list[float], float]:
-    """Run each in a thread of its own for so long, at least once; returns all latencies in ms, and the time taken.
+def run_lanes(runners: Sequence[Runner], feeds: Arrays, seconds: float) -> tuple[list[float], float]:
+    """Run each in a thread of its own for so long, at least once, each time on this batch.
 
-    What a lane raises is raised here.
+    Returns all latencies in ms, and the time taken. What a lane raises is raised here.
     """
     latencies: list[list[float]] = [[] for _ in runners]
     raised: list[BaseException] = []
@@ -172,7 +167,7 @@ def run_lanes(runners: Sequence[Runner], seconds: float) -> tuple[list[float], f
         try:
             while True:
                 began = time.perf_counter()
-                runner.run()
+                runner.run(feeds)
                 now = time.perf_counter()
                 found.append((now - began) * 1e3)
                 if now >= end:

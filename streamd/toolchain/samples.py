@@ -5,6 +5,7 @@ A fleet's file (.csv, .csv.gz, .parquet) is cut into windows by the version's co
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,50 +15,86 @@ import numpy.typing as npt
 from streamd.core.calendar import known_future
 from streamd.core.contract import ModelContract
 from streamd.core.errors import ConfigError
+from streamd.replay.fleet import RecordedFleet
 from streamd.toolchain.graphs import Signature
 
 Windows = dict[str, npt.NDArray[Any]]
 
 
+@dataclass(frozen=True)
+class Cut:
+    """Windows of a fleet, and where they are from.
+
+    series: `(server, step, feature) float32`, the whole fleet in the contract's order, NaN where it has nothing;
+    servers, starts: of each window, its server and its first step.
+    """
+
+    windows: Windows
+    series: npt.NDArray[np.float32]
+    servers: npt.NDArray[np.intp]
+    starts: npt.NDArray[np.intp]
+
+
 def read_windows(path: Path, signature: Signature, contract: ModelContract | None, count: int) -> Windows:
     """Up to `count` windows as arrays by input name, each `(windows, ...)`; raises `ConfigError`."""
-    if not path.is_file():
-        raise ConfigError(f"--calibration-data {path}: no such file; expected .npz, .csv, .csv.gz or .parquet")
-    if path.suffix == ".npz":
+    if has_arrays(path):
         return _from_arrays(path, signature, count)
-    if contract is None:
-        raise ConfigError(f"--calibration-data {path}: a fleet's file needs a manifest to be cut by: give --config")
-    return windows_of_fleet(path, contract, count)
+    return windows_of_fleet(path, contract_for(path, contract), count)
 
 
 def windows_of_fleet(path: Path, contract: ModelContract, count: int) -> Windows:
-    """Windows of a recorded fleet; features that it does not have are missing, and every server is unknown (id 0)."""
+    """Windows of a recorded fleet's file; raises `ConfigError`."""
+    return cut_windows(read_fleet_for(path, contract), contract, count).windows
+
+
+def has_arrays(path: Path) -> bool:
+    """Whether a file is an `.npz` of inputs, or else a fleet's; raises `ConfigError` where there is none."""
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file; expected .npz, .csv, .csv.gz or .parquet")
+    return path.suffix == ".npz"
+
+
+def contract_for(path: Path, contract: ModelContract | None) -> ModelContract:
+    """The contract to cut a fleet's file by; raises `ConfigError` where there is none."""
+    if contract is None:
+        raise ConfigError(f"{path}: a fleet's file needs a manifest to be cut by: give --config, or an .npz")
+    return contract
+
+
+def read_fleet_for(path: Path, contract: ModelContract) -> RecordedFleet:
+    """A fleet's file on the contract's grid, with the features that the contract knows; raises `ConfigError`."""
     from streamd.replay.errors import UsageError
     from streamd.replay.readers import read_fleet
 
     try:
-        fleet = read_fleet(path, contract.step_seconds).of_features(contract.features)
+        return read_fleet(path, contract.step_seconds).of_features(contract.features)
     except UsageError as exc:
-        raise ConfigError(f"--calibration-data {exc}") from exc
-    origins = fleet.steps - contract.context_length + 1
+        raise ConfigError(str(exc)) from exc
+
+
+def cut_windows(fleet: RecordedFleet, contract: ModelContract, count: int, after: int = 0) -> Cut:
+    """Windows with so many steps after them, evenly over servers and time; raises `ConfigError`.
+
+    Features that the fleet does not have are missing, and every server is unknown (id 0).
+    """
+    context = contract.context_length
+    origins = fleet.steps - context - after + 1
     if origins < 1:
-        raise ConfigError(f"--calibration-data {path}: {fleet.steps} steps; expected {contract.context_length} or more")
+        raise ConfigError(f"the fleet has {fleet.steps} steps; expected {context + after} or more")
     pairs = len(fleet.servers) * origins
     chosen = np.unique(np.linspace(0, pairs - 1, min(count, pairs)).astype(np.intp))
-    columns = [contract.feature_index[name] for name in fleet.features]
+    servers, starts = np.divmod(chosen, origins)
+    series = np.full((*fleet.series.shape[:2], len(contract.features)), np.nan, np.float32)
+    series[..., [contract.feature_index[name] for name in fleet.features]] = fleet.series
+    newest = fleet.first_step + starts + context - 1
+    shapes = contract.input_shapes
     windows = {
-        name: np.zeros((len(chosen), *shape), np.int32 if name.endswith("_cat") else np.float32)
-        for name, shape in contract.input_shapes.items()
+        "encoder_cont": series[servers[:, None], starts[:, None] + np.arange(context)],
+        "encoder_cat": np.zeros((len(chosen), *shapes["encoder_cat"]), np.int32),
+        "decoder_cont": np.stack([known_future(int(step), contract.horizon, contract.step_seconds) for step in newest]),
+        "decoder_cat": np.zeros((len(chosen), *shapes["decoder_cat"]), np.int32),
     }
-    windows["encoder_cont"][:] = np.nan
-    for row, pair in enumerate(chosen):
-        server, start = divmod(int(pair), origins)
-        stop = start + contract.context_length
-        windows["encoder_cont"][row][:, columns] = fleet.series[server, start:stop]
-        windows["decoder_cont"][row] = known_future(
-            fleet.first_step + stop - 1, contract.horizon, contract.step_seconds
-        )
-    return windows
+    return Cut(windows, series, servers, starts)
 
 
 def _from_arrays(path: Path, signature: Signature, count: int) -> Windows:

@@ -11,12 +11,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from streamd.core.calendar import known_future
 from streamd.core.contract import ModelContract
-from streamd.core.errors import ConfigError
 from streamd.replay.fleet import RecordedFleet
 from streamd.toolchain.graphs import Signature
-from streamd.toolchain.samples import Windows, read_windows
+from streamd.toolchain.samples import Windows, contract_for, cut_windows, has_arrays, read_fleet_for, read_windows
 
 DEFAULT_FLEET = Path("examples/fleet/servers.csv.gz")
 RATE_UNIT, RATE_FACTOR = "bytes/s", 1e6
@@ -52,13 +50,10 @@ def judged_windows(
     if data is None and contract is None:
         return JudgedWindows(random_windows(signature, count), f"{count} random inputs")
     path = data or DEFAULT_FLEET
-    if not path.is_file():
-        raise ConfigError(f"--data {path}: no such file; expected .npz, .csv, .csv.gz or .parquet")
-    if path.suffix == ".npz":
+    if has_arrays(path):
         windows = read_windows(path, signature, contract, count)
         return JudgedWindows(windows, f"{len(next(iter(windows.values())))} windows of {path.name}")
-    if contract is None:
-        raise ConfigError(f"--data {path}: a fleet's file needs a manifest to be cut by: give --config, or an .npz")
+    contract = contract_for(path, contract)
     judged = cut_with_truth(read_fleet_for(path, contract), contract, count)
     harden(judged, contract)
     return judged
@@ -76,40 +71,13 @@ def random_windows(signature: Signature, count: int) -> Windows:
     return windows
 
 
-def read_fleet_for(path: Path, contract: ModelContract) -> RecordedFleet:
-    """A fleet's file on the contract's grid, with the features that the contract knows; raises `ConfigError`."""
-    from streamd.replay.errors import UsageError
-    from streamd.replay.readers import read_fleet
-
-    try:
-        return read_fleet(path, contract.step_seconds).of_features(contract.features)
-    except UsageError as exc:
-        raise ConfigError(f"--data {exc}") from exc
-
-
 def cut_with_truth(fleet: RecordedFleet, contract: ModelContract, count: int) -> JudgedWindows:
     """Windows with a whole horizon after them, evenly over servers and time; every server is unknown (id 0)."""
-    context, horizon = contract.context_length, contract.horizon
-    origins = fleet.steps - context - horizon + 1
-    if origins < 1:
-        raise ConfigError(f"--data has {fleet.steps} steps; expected {context + horizon} or more: a window and its end")
-    pairs = len(fleet.servers) * origins
-    chosen = np.unique(np.linspace(0, pairs - 1, min(count, pairs)).astype(np.intp))
-    servers, starts = np.divmod(chosen, origins)
-    rows = _all_features(fleet, contract)
-    past = np.stack([rows[server, start : start + context] for server, start in zip(servers, starts, strict=True)])
-    after = np.stack([rows[server, start + context :][:horizon] for server, start in zip(servers, starts, strict=True)])
-    newest = fleet.first_step + starts + context - 1
-    shapes = contract.input_shapes
-    windows = {
-        "encoder_cont": past,
-        "encoder_cat": np.zeros((len(chosen), *shapes["encoder_cat"]), np.int32),
-        "decoder_cont": np.stack([known_future(int(step), horizon, contract.step_seconds) for step in newest]),
-        "decoder_cat": np.zeros((len(chosen), *shapes["decoder_cat"]), np.int32),
-    }
-    targets = [contract.feature_index[name] for name in contract.targets]
-    about = f"{len(chosen)} windows of {len(fleet.servers)} servers, {len(fleet.features)} features"
-    return JudgedWindows(windows, about, after[..., targets], _deviations(rows[..., targets])[servers])
+    cut = cut_windows(fleet, contract, count, after=contract.horizon)
+    ends = cut.starts[:, None] + contract.context_length + np.arange(contract.horizon)
+    targets = cut.series[..., [contract.feature_index[name] for name in contract.targets]]
+    about = f"{len(cut.starts)} windows of {len(fleet.servers)} servers, {len(fleet.features)} features"
+    return JudgedWindows(cut.windows, about, targets[cut.servers[:, None], ends], _deviations(targets)[cut.servers])
 
 
 def harden(judged: JudgedWindows, contract: ModelContract) -> None:
@@ -132,13 +100,6 @@ def harden(judged: JudgedWindows, contract: ModelContract) -> None:
             for told in (judged.truth, judged.scale):
                 if told is not None:
                     told[index][..., targets] *= RATE_FACTOR
-
-
-def _all_features(fleet: RecordedFleet, contract: ModelContract) -> Floats:
-    """`(server, step, feature)` in the contract's order, NaN for a feature that the fleet does not have."""
-    rows = np.full((*fleet.series.shape[:2], len(contract.features)), np.nan, np.float32)
-    rows[..., [contract.feature_index[name] for name in fleet.features]] = fleet.series
-    return rows
 
 
 def _deviations(series: Floats) -> Floats:

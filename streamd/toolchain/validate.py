@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from streamd.core.errors import ConfigError
+from streamd.repository.commands.common import add_common
 from streamd.toolchain.flags import precisions
 
 if TYPE_CHECKING:
@@ -49,23 +49,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="windows at most (256; 16 of a network that is no forecaster)")  # fmt: skip
     parser.add_argument("--no-record", action="store_true", help="only tell; write no verdict")
     parser.add_argument("--device", type=int, default=0, metavar="N", help="index of the GPU for plans (0)")
-    parser.add_argument("--json", action="store_true", help="tell the verdicts as JSON on standard output")
     parser.add_argument("--quiet", action="store_true", help="no progress")
 
 
 def add_subject(parser: argparse.ArgumentParser) -> None:
-    """Declare what is looked at: a version, or any ONNX file with the plans made of it."""
+    """Declare what is looked at: a version, or any ONNX file with the plans made of it; and how it is told."""
     parser.add_argument("version", nargs="?", metavar="VERSION", help="an engine version: its name, or its folder")
-    parser.add_argument(
-        "--engines",
-        type=Path,
-        default=Path(os.environ.get("STREAMD_ENGINES") or "engines"),
-        metavar="DIR",
-        help="folder of engine versions (STREAMD_ENGINES, or engines)",
-    )
+    add_common(parser)
     parser.add_argument("--onnx", type=Path, metavar="FILE", help="any ONNX model instead of a version")
     parser.add_argument("--plans", type=Path, metavar="DIR", help="what `build --onnx --plans-only DIR` made")
     parser.add_argument("--config", type=Path, metavar="FILE", help="the manifest of --onnx, if it is a forecaster")
+    parser.add_argument("--lean-runtime", type=Path, metavar="FILE",
+                        help="the libnvinfer_lean.so.N for version-compatible plans of an older TensorRT")  # fmt: skip
 
 
 def subject_of(args: argparse.Namespace) -> Subject:
@@ -112,11 +107,11 @@ def _judge_all(
 ) -> dict[str, dict[str, Any]]:
     """What the record says of each precision."""
     from streamd.toolchain.gate import Judge
-    from streamd.toolchain.runners import reference
+    from streamd.toolchain.runners import run_graph
 
     said = {}
     progress.line(f"{subject.name}: {judged.about}")
-    judge = Judge(judged, reference(subject.onnx, judged.windows), subject.contract)
+    judge = Judge(judged, run_graph(subject.onnx, judged.windows, optimized=False), subject.contract)
     with progress.job("validating", len(subject.candidates)) as job:
         for done, candidate in enumerate(subject.candidates):
             said[candidate.precision] = _judge(subject, candidate, judge, args)
@@ -126,19 +121,21 @@ def _judge_all(
 
 def _judge(subject: Subject, candidate: Candidate, judge: Judge, args: argparse.Namespace) -> dict[str, Any]:
     """Judge one candidate at each of its batch sizes, since each of a plan's profiles may be built otherwise."""
+    from contextlib import closing
+
     from streamd.repository.conversion import sha256_of
-    from streamd.toolchain.runners import open_candidate, opened, run_all
+    from streamd.toolchain.runners import open_candidate, run_all
 
     windows = judge.judged.windows
-    with opened(open_candidate(candidate, args.device)) as runner:
-        sizes = {size: judge.judge(candidate.precision, run_all(runner, windows, size)) for size in runner.batch_sizes}
-        backend = runner.backend
+    opened = open_candidate(candidate, device=args.device, lean_runtime=args.lean_runtime)
+    with closing(opened.runners[0]) as runner:
+        sizes = {size: judge.judge(candidate.precision, run_all(runner, windows, size)) for size in runner.buckets}
     worst = min(sizes.values(), key=_standing)
     said = {
         **worst.told(),
         "file": candidate.path.name,
         "sha256": sha256_of(candidate.path),
-        "backend": backend,
+        "backend": opened.backend,
         "batch_sizes": list(sizes),
         "failed_batch_sizes": [size for size, verdict in sizes.items() if not verdict.promotable],
         "data": judge.judged.about,
@@ -167,10 +164,14 @@ def _blame(subject: Subject, candidate: Candidate, judge: Judge) -> dict[str, An
 
 def _passes(graph: Any, precision: str, judge: Judge) -> bool:
     """Whether a graph that a plan was built from would pass by itself."""
-    from streamd.toolchain.runners import GRAPH_BATCH, GraphRunner, opened, run_all
+    from tempfile import TemporaryDirectory
 
-    with opened(GraphRunner(graph.SerializeToString())) as runner:
-        return judge.judge(precision, run_all(runner, judge.judged.windows, GRAPH_BATCH)).promotable
+    from streamd.toolchain.runners import run_graph
+
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "lower.onnx"
+        path.write_bytes(graph.SerializeToString())
+        return judge.judge(precision, run_graph(path, judge.judged.windows)).promotable
 
 
 def _lower_graph(subject: Subject, candidate: Candidate) -> tuple[Any, str]:

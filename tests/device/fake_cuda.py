@@ -54,9 +54,11 @@ class FakeCuda:
     calls: list[str] = field(default_factory=list)
     memory: dict[int, Any] = field(default_factory=dict)
     streams: dict[int, FakeStream] = field(default_factory=dict)
-    events: set[int] = field(default_factory=set)
+    events: dict[int, None] = field(default_factory=dict)
     graphs: dict[int, list[Work]] = field(default_factory=dict)
     executables: dict[int, list[Work]] = field(default_factory=dict)
+    places: dict[int, int] = field(default_factory=dict)
+    """The device of each that was ever made."""
     _handle: int = 1000
 
     def fail(self, function: str, *numbers: int) -> None:
@@ -73,12 +75,24 @@ class FakeCuda:
 
     def handle(self) -> int:
         self._handle += 1
+        self.places[self._handle] = self.device
         return self._handle
+
+    def reset(self) -> None:
+        """Take all of the current device's, also what could not be freed while it was broken."""
+        self.broken.discard(self.device)
+        for held in self._held:
+            for each in [each for each in held if self.places[each] == self.device]:
+                del held[each]
 
     @property
     def left(self) -> int:
         """What is still allocated, of any kind."""
-        return sum(map(len, (self.memory, self.streams, self.events, self.graphs, self.executables)))
+        return sum(map(len, self._held))
+
+    @property
+    def _held(self) -> tuple[dict[int, Any], ...]:
+        return self.memory, self.streams, self.events, self.graphs, self.executables
 
 
 class Functions:
@@ -111,7 +125,7 @@ class Functions:
 
     def cudaDeviceReset(self) -> Any:
         if self.cuda.reset_helps:
-            self.cuda.broken.discard(self.cuda.device)
+            self.cuda.reset()
         return (OK,)
 
     def cudaDeviceSynchronize(self) -> Any:
@@ -123,6 +137,7 @@ class Functions:
         buffer = (ctypes.c_uint8 * size)()
         pointer = ctypes.addressof(buffer)
         self.cuda.memory[pointer] = buffer
+        self.cuda.places[pointer] = self.cuda.device
         return OK, pointer
 
     def cudaHostAlloc(self, size: int, flags: int) -> Any:
@@ -185,7 +200,7 @@ class Functions:
 
     def cudaEventCreateWithFlags(self, flags: int) -> Any:
         handle = self.cuda.handle()
-        self.cuda.events.add(handle)
+        self.cuda.events[handle] = None
         return OK, handle
 
     def cudaEventRecord(self, event: int, stream: int) -> Any:
@@ -201,7 +216,7 @@ class Functions:
         return OK, 1.5
 
     def cudaEventDestroy(self, event: int) -> Any:
-        self.cuda.events.remove(event)
+        del self.cuda.events[event]
         return (OK,)
 
     def cudaMemcpyAsync(self, to: int, source: int, size: int, kind: int, stream: int) -> Any:

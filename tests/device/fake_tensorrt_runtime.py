@@ -43,6 +43,8 @@ class Engine:
             for name, shape in contract.input_shapes.items()
         }
         self.tensors["predictions"] = (np.float32, said.get("output") or contract.output_shape, TensorIOMode.OUTPUT)
+        self.left_open: str = said.get("open", "")
+        """Whether the forecasts' first axis is left open: `settled` by a context, never (`unknown`), or `by batch`."""
         self.num_io_tensors = len(self.tensors)
         self.device_memory_size = 4096
 
@@ -53,7 +55,9 @@ class Engine:
         return self.tensors[name][0]
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return (-1, *self.tensors[name][1])
+        shape = self.tensors[name][1]
+        is_open = self.left_open and self.tensors[name][2] is TensorIOMode.OUTPUT
+        return (-1, -1, *shape[1:]) if is_open else (-1, *shape)
 
     def get_tensor_mode(self, name: str) -> TensorIOMode:
         return self.tensors[name][2]
@@ -80,6 +84,12 @@ class Context:
         low, _, high = self.engine.profiles[self.profile]
         self.batch = shape[0]
         return low <= shape[0] <= high
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        assert self.batch, "a shape before the inputs'"
+        first, *rest = self.engine.tensors[name][1]
+        found = {"settled": first, "unknown": -1, "by batch": first * self.batch}[self.engine.left_open]
+        return (self.batch, found, *rest)
 
     def set_tensor_address(self, name: str, pointer: int) -> bool:
         self.addresses[name] = pointer

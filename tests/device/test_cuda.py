@@ -1,26 +1,11 @@
 """The funnel checks every call; owners release what they hold, once, whatever happened to the device."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 
 from streamd.device import cuda
 from streamd.device.cuda import CudaError, DeviceBuffer, Event, Graph, HostBuffer, Stream
-from tests.device.fake_cuda import FakeCuda, installed
-
-
-@pytest.fixture
-def device() -> Iterator[FakeCuda]:
-    with installed(FakeCuda(devices=2)) as fake:
-        cuda.use_device(0)
-        yield fake
-        fake.broken.clear()
-        for index in range(2):
-            cuda.revive(index)
-        cuda.use_device(0)
-    assert fake.left == 0
-    assert cuda.live() == {}
+from tests.device.fake_cuda import FakeCuda
 
 
 def test_without_cuda_python_there_is_no_device_and_the_reason_names_the_way_out() -> None:

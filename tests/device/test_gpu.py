@@ -11,8 +11,9 @@ from streamd.device import cuda
 from streamd.device.cuda import DeviceBuffer, Event, HostBuffer, Stream
 from streamd.device.lane import Inputs
 from streamd.device.onnxruntime_cpu import OnnxRuntimeCpuBackend
-from streamd.device.tensorrt_engine import Plan, load_tensorrt
+from streamd.device.tensorrt_engine import Plan
 from streamd.device.tensorrt_lane import TensorRtBackend
+from streamd.device.tensorrt_library import load_tensorrt
 from streamd.repository.plans import choose_plan
 from streamd.repository.versions import EngineVersion, load_version
 from streamd.runtime.warmup import fill_plausibly

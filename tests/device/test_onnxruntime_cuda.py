@@ -20,7 +20,7 @@ from streamd.device.onnxruntime_cuda import OnnxRuntimeCudaBackend, OnnxRuntimeC
 from streamd.device.onnxruntime_library import keep_for_ever, names_broken_device
 from streamd.repository.versions import EngineRepository
 from tests.core.contracts import make_contract
-from tests.device.fake_cuda import FakeCuda, installed
+from tests.device.fake_cuda import FakeCuda
 from tests.device.fake_onnxruntime_gpu import FakeOnnxRuntimeGpu, Script
 from tests.device.onnx_bytes import identity_model, tensors_of
 
@@ -29,21 +29,6 @@ ENGINES = Path(__file__).parents[2] / "engines"
 # Four quantiles, so that a graph which gives the calendar back is to the contract.
 CONTRACT = make_contract(targets=("cpu",), quantiles=(0.1, 0.5, 0.9, 0.95))
 ILLEGAL_ADDRESS = "CUDA failure 700: an illegal memory access was encountered ; GPU=0 ; hostname=web ; file=x.cc"
-
-
-@pytest.fixture
-def device() -> Iterator[FakeCuda]:
-    with installed(FakeCuda(devices=2)) as fake:
-        cuda.use_device(0)
-        yield fake
-        if fake.broken:
-            take_all(fake)
-        fake.broken.clear()
-        for index in range(2):
-            cuda.revive(index)
-        cuda.use_device(0)
-    assert fake.left == 0, "every lane was closed, and gave all back"
-    assert cuda.live() == {}
 
 
 @pytest.fixture
@@ -75,12 +60,6 @@ def lane(script: Script, model: Path) -> Iterator[OnnxRuntimeCudaLane]:
     lane = OnnxRuntimeCudaBackend(model, CONTRACT, (1, 4)).make_lane(0)
     yield lane
     lane.close()
-
-
-def take_all(device: FakeCuda) -> None:
-    """What a reset does with all that a broken device could not be asked to free."""
-    for held in (device.memory, device.streams, device.events):
-        held.clear()
 
 
 def fill(inputs: Inputs, seed: int = 3) -> None:
@@ -305,9 +284,7 @@ def test_an_error_that_is_kept_does_not_keep_the_session(lane: OnnxRuntimeCudaLa
     assert script.sessions == 0, kept.value
 
 
-def test_a_device_that_was_reset_takes_new_lanes_once_the_old_are_closed(
-    script: Script, device: FakeCuda, model: Path
-) -> None:
+def test_a_device_that_was_reset_takes_new_lanes_once_the_old_are_closed(script: Script, model: Path) -> None:
     backend = OnnxRuntimeCudaBackend(model, CONTRACT, (1,))
     first, second = backend.make_lane(0), backend.make_lane(1)
     script.failures.append(ILLEGAL_ADDRESS)
@@ -318,7 +295,6 @@ def test_a_device_that_was_reset_takes_new_lanes_once_the_old_are_closed(
     with pytest.raises(BackendUnavailableError, match="cudaErrorContextIsDestroyed"):
         backend.make_lane(0)
     second.close()
-    take_all(device)
     lane = backend.make_lane(0)
     fill(lane.inputs)
     np.testing.assert_array_equal(lane.run(1), lane.inputs.decoder_cont.reshape(1, 4, 1, 4))

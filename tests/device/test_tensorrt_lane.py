@@ -11,25 +11,16 @@ import pytest
 from streamd.core.errors import BackendUnavailableError, BatchFailedError, LaneLostError
 from streamd.device import cuda
 from streamd.device.fake import forecast_of
-from streamd.device.tensorrt_engine import Plan, load_tensorrt
+from streamd.device.tensorrt_engine import Plan
 from streamd.device.tensorrt_lane import TensorRtBackend, TensorRtLane
+from streamd.device.tensorrt_library import load_tensorrt
 from tests.core.contracts import make_contract
-from tests.device.fake_cuda import FakeCuda, installed
+from tests.device.fake_cuda import FakeCuda
 from tests.device.fake_tensorrt_runtime import FakeTensorRt
 
 CONTRACT = make_contract()
 BUCKETS = (1, 4, 8)
 STATIC = [[bucket] * 3 for bucket in BUCKETS]
-
-
-@pytest.fixture
-def device() -> Iterator[FakeCuda]:
-    with installed(FakeCuda(devices=2)) as fake:
-        cuda.use_device(0)
-        yield fake
-        fake.broken.clear()
-        cuda.revive(0)
-    assert cuda.live() == {}
 
 
 @pytest.fixture(params=["8.6.1", "10.9.0.34"])
@@ -139,6 +130,26 @@ def test_an_engine_that_does_not_fit_is_refused_and_nothing_is_left(
     backend = TensorRtBackend(make_plan(tmp_path, **plan), CONTRACT, buckets)  # type: ignore[arg-type]
     with pytest.raises(BackendUnavailableError, match=reason):
         backend.make_lane(0)
+    assert cuda.live() == {}
+    assert library.cuda.left == 0
+
+
+def test_an_output_s_axis_that_the_plan_leaves_open_is_read_from_the_context(
+    library: FakeTensorRt, tmp_path: Path
+) -> None:
+    lane = TensorRtBackend(make_plan(tmp_path, open="settled"), CONTRACT, BUCKETS).make_lane(0)
+    for count in (1, 3, 8):
+        fill(lane, count)
+        expect_right(lane, count)
+    lane.close()
+
+
+@pytest.mark.parametrize(("how", "told"), [("unknown", r"8: \(8, -1"), ("by batch", r"1: \(1, 4, .*8: \(8, 32, ")])
+def test_an_output_without_one_shape_for_every_row_is_refused(
+    library: FakeTensorRt, tmp_path: Path, how: str, told: str
+) -> None:
+    with pytest.raises(BackendUnavailableError, match=rf"output 'predictions' by batch is .*{told}.*expected a row"):
+        TensorRtBackend(make_plan(tmp_path, open=how), CONTRACT, BUCKETS).make_lane(0)
     assert cuda.live() == {}
     assert library.cuda.left == 0
 

@@ -14,7 +14,7 @@ from streamd.core.errors import BackendUnavailableError, LaneLostError, Reposito
 from streamd.device import cuda
 from streamd.device.fake import forecast_of
 from streamd.device.runner import Array, Arrays
-from streamd.device.tensorrt_engine import load_tensorrt
+from streamd.device.tensorrt_library import load_tensorrt
 from streamd.engine import InferenceEngine
 from tests.core.contracts import make_contract
 from tests.device.fake_cuda import FakeCuda, installed

@@ -1,12 +1,13 @@
 """A machine with a GPU and a TensorRT, both fake: what is built and told is real but for the plan's bytes."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from streamd.device import cuda
+from streamd.device.tensorrt_library import load_tensorrt
 
 MakeLibrary = Callable[[str], Any]
 
@@ -21,7 +22,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def install(gpu: None, monkeypatch: pytest.MonkeyPatch) -> MakeLibrary:
+def install(gpu: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeLibrary]:
     """Install a TensorRT of a version; returns its module, with a `recorder`."""
     pytest.importorskip("onnx")
     from tests.toolchain.fake_tensorrt import make_tensorrt
@@ -29,6 +30,8 @@ def install(gpu: None, monkeypatch: pytest.MonkeyPatch) -> MakeLibrary:
     def made(version: str) -> Any:
         module = make_tensorrt(version)
         monkeypatch.setitem(sys.modules, "tensorrt", module)
+        load_tensorrt.cache_clear()
         return module
 
-    return made
+    yield made
+    load_tensorrt.cache_clear()

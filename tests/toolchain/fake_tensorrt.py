@@ -23,6 +23,7 @@ class Recorder:
     def __init__(self) -> None:
         self.network: Network | None = None
         self.config: Config | None = None
+        self.parser_flags: list[Any] = []
         self.parser_errors: list[tuple[str, str, str]] = []
         self.build_errors: list[str] = []
         self.refuse_types: set[int] = set()
@@ -50,6 +51,7 @@ def make_tensorrt(version: str) -> Any:
         "LayerType", ["CONSTANT", "SHUFFLE", "ELEMENTWISE", "ITERATOR", "LOOP_OUTPUT"], first=major
     )
     module.MemoryPoolType = _enum("MemoryPoolType", ["WORKSPACE"])
+    module.OnnxParserFlag = _enum("OnnxParserFlag", ["NATIVE_INSTANCENORM"], first=major)
     if major < 11:
         module.PreviewFeature = _enum("PreviewFeature", ["PROFILE_SHARING_0806"])
     module.ILogger = type("ILogger", (), {"Severity": _enum("Severity", _SEVERITIES), "__init__": lambda self: None})
@@ -114,6 +116,9 @@ class Parser:
         self._module, self._network, self._logger = module, network, logger
         self._errors: list[Any] = []
         self.num_errors = 0
+
+    def set_flag(self, flag: Any) -> None:
+        self._module.recorder.parser_flags.append(flag)
 
     def parse(self, content: bytes) -> bool:
         model = onnx.load_model_from_string(content)

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,29 @@ CALLS = ("open", "mkdir", "write", "fsync", "replace", "rename", "chmod", "close
 
 def main(version: Path, folders: Path) -> list[str]:
     """Return the call at which each process was killed; the last one's was not."""
-    calls: list[str] = []
     source = source_of(version)
+
+    def write(step: int) -> None:
+        with VersionFolder(source, folders / str(step), None, ["streamd"]) as folder:
+            folder.add(made_plan(), SETTINGS, WHERE)
+            folder.finish()
+
+    return kill_at_each_call(lambda step: partial(write, step))
+
+
+def kill_at_each_call(prepare: Callable[[int], Callable[[], object]]) -> list[str]:
+    """Kill one process after the other, each a call later, until one ends by itself; returns where each was killed.
+
+    `prepare(step)` gives what the process does that is killed at its `step`-th call; the last one ended: "".
+    """
+    calls: list[str] = []
     while True:
-        root = folders / str(len(calls))
+        change = prepare(len(calls))
         told, tell = os.pipe()
         child = os.fork()
         if child == 0:
-            die_at(len(calls), tell)
-            with VersionFolder(source, root, None, ["streamd"]) as folder:
-                folder.add(made_plan(), SETTINGS, WHERE)
-                folder.finish()
+            _die_at(len(calls), tell)
+            change()
             os._exit(0)
         os.close(tell)
         _, status = os.waitpid(child, 0)
@@ -41,7 +54,7 @@ def main(version: Path, folders: Path) -> list[str]:
             return calls
 
 
-def die_at(step: int, tell: int) -> None:
+def _die_at(step: int, tell: int) -> None:
     left, write = [step], os.write
 
     def killed(name: str, call: Callable[..., Any]) -> Callable[..., Any]:

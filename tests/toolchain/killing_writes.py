@@ -5,15 +5,15 @@ that was killed before its k-th call of the system, or in the middle of it where
 """
 
 import json
-import os
 import shutil
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from streamd.toolchain.placing import RECORD, NewVersion
 from streamd.toolchain.recording import record_verdicts, write_unlisted
-from tests.toolchain.killing import die_at
+from tests.toolchain.killing import kill_at_each_call
 
 NAME = "tft_tensorrt_20250101_000000"
 VERDICT = {"int8": {"promotable": False, "reasons": ["cpu_user: correlation 0.5, expected at least 0.999"]}}
@@ -36,23 +36,13 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 
 def main(source: Path, copies: Path, change: str) -> list[str]:
     """Return the name of the call at which each copy's process was killed; the last copy's was not."""
-    calls: list[str] = []
-    while True:
-        copy = copies / str(len(calls))
+
+    def prepare(step: int) -> Callable[[], object]:
+        copy = copies / str(step)
         shutil.copytree(source, copy)
-        told, tell = os.pipe()
-        child = os.fork()
-        if child == 0:
-            die_at(len(calls), tell)
-            CHANGES[change](copy)
-            os._exit(0)
-        os.close(tell)
-        _, status = os.waitpid(child, 0)
-        with os.fdopen(told) as reader:
-            calls.append(reader.read())
-        if not os.WIFSIGNALED(status):
-            assert status == 0, f"it failed: {status}"
-            return calls
+        return partial(CHANGES[change], copy)
+
+    return kill_at_each_call(prepare)
 
 
 if __name__ == "__main__":

@@ -16,10 +16,17 @@ pytest.importorskip("onnx")
 
 from streamd.cli import main
 from streamd.core.errors import BackendUnavailableError, BatchFailedError
+from streamd.device.runner import Array
+from streamd.engine.backends import OPENERS, OpenOptions, Runners
+from streamd.engine.sources import Source, find_source
+from streamd.repository.plans import Machine
 from streamd.repository.versions import load_version
+from streamd.toolchain import command
 from streamd.toolchain.bench_picture import bench_picture
 from streamd.toolchain.bench_report import bench_markdown, bench_table
 from streamd.toolchain.measure import Bench, Cell, Variant, run_lanes
+from tests.engine.networks import ScriptedRunner
+from tests.repository.making import add_plan
 from tests.toolchain.graphs_of import scaled_network
 from tests.toolchain.small_version import make_fleet, make_version
 
@@ -37,26 +44,10 @@ class FakeMonitor:
         yield [50.0]
 
 
-class FakeRunner:
-    backend = "fake"
-    pads = True
-    batch_sizes = (1, 4)
-
+class FakeRunner(ScriptedRunner):
     def __init__(self, name: str, monitor: Any, log: list[str]) -> None:
-        self.name, self.log, self.closed = name, log, False
+        super().__init__((1, 4), script=lambda number, rows: log.append(f"{name} {len(rows)}"), name=name)
         monitor.used += 100
-
-    def load(self, inputs: Any) -> None:
-        self.log.append(f"{self.name} {len(inputs['x'])}")
-
-    def run(self) -> None:
-        assert not self.closed
-
-    def outputs(self) -> Any:
-        return {}
-
-    def close(self) -> None:
-        self.closed = True
 
 
 def measured(**options: Any) -> tuple[list[Cell], list[str], list[FakeRunner], Bench]:
@@ -64,14 +55,15 @@ def measured(**options: Any) -> tuple[list[Cell], list[str], list[FakeRunner], B
     log: list[str] = []
     runners: list[FakeRunner] = []
 
-    def make(name: str) -> Any:
+    def open_lanes(name: str, lanes: int) -> list[FakeRunner]:
         if name == "c":
             raise BackendUnavailableError("there is none")
-        runners.append(FakeRunner(name, monitor, log))
-        return runners[-1]
+        opened = [FakeRunner(name, monitor, log) for _ in range(lanes)]
+        runners.extend(opened)
+        return opened
 
     variants = [
-        Variant(name, "fp32", partial(make, name), sizes) for name, sizes in (("a", ()), ("b", (4,)), ("c", ()))
+        Variant(name, "fp32", partial(open_lanes, name), sizes) for name, sizes in (("a", ()), ("b", (4,)), ("c", ()))
     ]
     windows = {"x": np.zeros((3, 2))}
     with Bench(variants, windows, (1, 2), monitor, turn_seconds=0.0, turns=2, warmup_runs=1, **options) as bench:
@@ -87,7 +79,7 @@ def test_cells_take_turns_and_batches_are_filled() -> None:
     once = [*("a 1", "a 1", "a 1", "a 4", "b 4", "a 4", "a 4", "b 4", "b 4")]
     assert log == once * 3, "a warm-up and two turns, each variant beside the other; three windows fill a batch of four"
     assert bench.failed == {"c fp32": "there is none"}
-    assert [runner.closed for runner in runners] == [True] * 4
+    assert [runner.closed for runner in runners] == [1] * 4
     assert {cell.gpu_memory_bytes for cell in cells} == {200}
     assert all(cell.gpu_percent == [50.0, 50.0] for cell in cells)
     assert all(len(cell.latencies_ms) >= 2 * cell.lanes for cell in cells)
@@ -104,24 +96,21 @@ def test_statistics_are_those_of_all_latencies() -> None:
 
 def test_lanes_run_at_once_and_what_one_raises_is_raised() -> None:
     together = threading.Barrier(3)
+    feeds = {"x": np.zeros((1, 2))}
 
-    class Meeting(FakeRunner):
-        def run(self) -> None:
-            together.wait()
+    def meet(number: int, rows: Array) -> None:
+        together.wait()
 
-    monitor: Any = FakeMonitor()
-    lanes: Any = [Meeting(str(index), monitor, []) for index in range(3)]
-    latencies, seconds = run_lanes(lanes, 0.0)
+    lanes = [ScriptedRunner(script=meet) for _ in range(3)]
+    latencies, seconds = run_lanes(lanes, feeds, 0.0)
     assert len(latencies) == 3
     assert seconds > 0
 
-    class Failing(FakeRunner):
-        def run(self) -> None:
-            raise BatchFailedError("no")
+    def fail(number: int, rows: Array) -> None:
+        raise BatchFailedError("no")
 
-    failing: Any = [Failing("f", monitor, [])]
     with pytest.raises(BatchFailedError, match="no"):
-        run_lanes(failing, 0.0)
+        run_lanes([ScriptedRunner(script=fail)], feeds, 0.0)
 
 
 def test_a_version_is_measured_and_stays_sound(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -143,7 +132,7 @@ def test_a_version_is_measured_and_stays_sound(tmp_path: Path, capsys: pytest.Ca
         for batch in (1, 4)
         for lanes in (1, 2)
     }
-    assert {"pytorch", "onnxruntime-cuda"} <= set(said["left_out"])
+    assert {"pytorch", "onnxruntime-cuda fp32"} <= set(said["left_out"])
     assert said["hardware"]["cores"] >= 1
     assert said["versions"]["onnxruntime"]
     assert said["command"] == ["streamd", *arguments]
@@ -151,6 +140,29 @@ def test_a_version_is_measured_and_stays_sound(tmp_path: Path, capsys: pytest.Ca
     assert any("accuracy" in text for text in said["not_measured"])
     ElementTree.fromstring((built / "benchmark.svg").read_text())
     assert "| batch | lanes | variant |" in (built / "benchmark.md").read_text()
+
+
+def test_a_plan_is_measured_at_its_own_batch_sizes_with_all_lanes_on_one_engine(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = make_version(tmp_path / "engines")
+    add_plan(version, "fp16", version_compatible=True)
+    asked: list[OpenOptions] = []
+
+    def open_plan(source: Source, options: OpenOptions) -> Runners:
+        asked.append(options)
+        graph = find_source(version / "model.onnx")
+        return Runners(OPENERS["onnxruntime-cpu"](graph, options).runners, "fp16")
+
+    monkeypatch.setattr(command, "_probe", lambda: Machine("NVIDIA H200", "9.0", "8.6.1"))
+    monkeypatch.setitem(OPENERS, "tensorrt", open_plan)
+    arguments = ["engine", "bench", str(version), "--data", str(make_fleet(tmp_path)), "--batches", "4,8"]
+    arguments += ["--lanes", "1,2", "--seconds", "0.001", "--turns", "1", "--quiet", "--json"]
+    assert main([*arguments, "--lean-runtime", "libnvinfer_lean.so.8"]) == 0
+    cells = json.loads(capsys.readouterr().out)["results"]
+    assert [(each["batch"], each["lanes"]) for each in cells if each["variant"] == "tensorrt fp16"] == [(8, 1), (8, 2)]
+    (options,) = asked
+    assert (options.buckets, options.lanes, options.lean_runtime) == ((8,), 2, Path("libnvinfer_lean.so.8"))
 
 
 def test_any_network_is_measured_where_it_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,17 +2,22 @@
 
 import io
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
+import structlog.testing
 
 pytest.importorskip("onnx")
 
 from streamd.core.errors import BackendUnavailableError, BuildError
+from streamd.device.tensorrt_library import load_tensorrt
+from streamd.repository.plans import Machine
 from streamd.toolchain.builder import BuildSettings, PlanBuilder, PlanGraph, Profile
 from streamd.toolchain.graphs import Signature, fold_constants, signature_of
-from streamd.toolchain.library import load_tensorrt, probe_machine
+from streamd.toolchain.library import load_builder, probe_machine
 from streamd.toolchain.pins import node_of
 from streamd.toolchain.plans import PlanMaker, PrecisionOptions
 from streamd.toolchain.progress import Progress
@@ -26,7 +31,7 @@ STATIC = BuildSettings((Profile.static(1), Profile.static(8)))
 
 def maker(settings: BuildSettings = STATIC, **options: Any) -> PlanMaker:
     graph = scaled_network()
-    builder = PlanBuilder(load_tensorrt(), settings)
+    builder = PlanBuilder(load_builder(), settings)
     return PlanMaker(builder, graph, signature_of(graph, "small"), PrecisionOptions(**options))
 
 
@@ -125,7 +130,7 @@ def test_pins_leave_numbers_that_are_no_floats_alone(install: MakeLibrary) -> No
     graph = fold_constants(model(nodes, [value("n", ["b", 2], INT32)], [value("y", ["b", 2])]))
     signature = signature_of(graph, "ints")
     pinned = ("/scaler/Neg", "/scaler/Cast")
-    built = PlanBuilder(load_tensorrt(), STATIC).build(PlanGraph(graph, signature, False, ("FP16",), pinned), "fp16")
+    built = PlanBuilder(load_builder(), STATIC).build(PlanGraph(graph, signature, False, ("FP16",), pinned), "fp16")
     first, second = (module.recorder.network.named(name) for name in pinned)
     assert (first.precision, first.output_types) == (None, {})
     assert (second.precision, second.output_types) == (None, {0: module.DataType.FLOAT})
@@ -146,7 +151,7 @@ def test_a_loop_beside_a_pinned_layer_is_not_entered(install: MakeLibrary) -> No
     weights = [weight("w", [[[0.1] * 3] * 8]), weight("r", [[[0.1] * 2] * 8])]
     weights.append(__import__("onnx").helper.make_tensor("axis", 7, [1], [1]))
     graph = model(nodes, [value("x", [4, "b", 3])], [value("y", ["b", 4, 2])], weights)
-    builder = PlanBuilder(load_tensorrt(), STATIC)
+    builder = PlanBuilder(load_builder(), STATIC)
     built = builder.build(PlanGraph(graph, Signature((), ()), False, (), ("/scaler/Relu", "/restorer/Neg")), "fp16")
     pinned = {layer.name for layer in module.recorder.network.layers if layer.precision is not None}
     assert {"/scaler/Relu", "/restorer/Neg"} == pinned
@@ -187,7 +192,7 @@ def test_a_timing_cache_that_cannot_be_kept_fails_no_build(install: MakeLibrary,
     stream = io.StringIO()
     graph = scaled_network()
     settings = BuildSettings((Profile.static(1),), timing_cache=tmp_path / "file" / "cache")
-    builder = PlanBuilder(load_tensorrt(), settings, Progress(stream=stream))
+    builder = PlanBuilder(load_builder(), settings, Progress(stream=stream))
     made = PlanMaker(builder, graph, signature_of(graph, "small"), PrecisionOptions()).make("fp32")
     assert bytes(made.plan.content)
     assert "the timing cache cannot be kept" in stream.getvalue()
@@ -223,7 +228,7 @@ def test_lines_of_the_log_are_told(install: MakeLibrary) -> None:
     graph = scaled_network()
     for verbose in (False, True):
         lines: list[str] = []
-        builder = PlanBuilder(load_tensorrt(), STATIC, tell=lines.append, verbose=verbose)
+        builder = PlanBuilder(load_builder(), STATIC, tell=lines.append, verbose=verbose)
         builder.build(PlanGraph(graph, signature_of(graph, "small"), True), "fp32")
         assert "TensorRT warning: weights are subnormal" in lines
         assert ("TensorRT verbose: tactics" in lines) is verbose
@@ -234,7 +239,7 @@ def test_progress_is_told_where_tensorrt_tells_it(install: MakeLibrary) -> None:
     for version in ("8.6.1", "10.16.0"):
         install(version)
         stream = io.StringIO()
-        builder = PlanBuilder(load_tensorrt(), STATIC, Progress(stream=stream, now=lambda: float(next(seconds))))
+        builder = PlanBuilder(load_builder(), STATIC, Progress(stream=stream, now=lambda: float(next(seconds))))
         graph = scaled_network()
         builder.build(PlanGraph(graph, signature_of(graph, "small"), version != "8.6.1"), "fp32")
         assert ("fp32: 2 of 3, " in stream.getvalue()) is (version != "8.6.1")
@@ -250,7 +255,7 @@ def test_an_interrupt_ends_the_build_between_two_steps(install: MakeLibrary) -> 
         return 0.0
 
     progress = Progress(quiet=True)
-    builder = PlanBuilder(load_tensorrt(), STATIC, progress)
+    builder = PlanBuilder(load_builder(), STATIC, progress)
     job = progress.job
 
     def interrupting(text: str, total: int) -> Any:
@@ -265,15 +270,41 @@ def test_an_interrupt_ends_the_build_between_two_steps(install: MakeLibrary) -> 
 
 def test_without_a_gpu_or_a_builder_the_way_out_is_told(install: MakeLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
     module = install("10.16.0")
-    assert probe_machine() is not None
+    assert probe_machine() == Machine("NVIDIA Fake", "9.0", "10.16.0")
     del module.Builder
-    with pytest.raises(BackendUnavailableError, match="has no builder"):
-        load_tensorrt()
-    monkeypatch.setitem(__import__("sys").modules, "tensorrt", None)
-    with pytest.raises(BackendUnavailableError, match=r"pip install 'streamd\[build,tensorrt\]'"):
-        load_tensorrt()
+    with pytest.raises(BackendUnavailableError, match=r"has no builder.*pip install 'streamd\[build,tensorrt\]'"):
+        load_builder()
+    load_tensorrt.cache_clear()
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(BackendUnavailableError, match=r"building a plan needs .*pip install 'streamd\[tensorrt\]'"):
+        load_builder()
     monkeypatch.setattr("streamd.device.cuda.device_count", lambda: 0)
     monkeypatch.setattr("streamd.device.cuda.why_no_device", lambda: "no driver")
-    with pytest.raises(BackendUnavailableError, match="needs a CUDA device: no driver"):
-        load_tensorrt()
+    with pytest.raises(BackendUnavailableError, match="needs a CUDA device and TensorRT: no driver"):
+        load_builder()
     assert probe_machine() is None
+
+
+def test_only_the_8_is_asked_for_norms_of_its_own(install: MakeLibrary) -> None:
+    for version in VERSIONS:
+        module = install(version)
+        maker().make("fp32")
+        asked = {flag.name for flag in module.recorder.parser_flags}
+        assert asked == ({"NATIVE_INSTANCENORM"} if version.startswith("8") else set())
+
+
+def test_a_builder_hears_tensorrt_only_while_it_builds(install: MakeLibrary) -> None:
+    module = install("10.16.0")
+    lines: list[str] = []
+    library = load_tensorrt()
+    builder = PlanBuilder(load_builder(), STATIC, tell=lines.append)
+    graph = scaled_network()
+    builder.build(PlanGraph(graph, signature_of(graph, "small"), True), "fp32")
+    heard = list(lines)
+    with structlog.testing.capture_logs() as logged:
+        for severity in ("VERBOSE", "WARNING", "ERROR"):
+            library.logger.log(getattr(module.ILogger.Severity, severity), severity)
+    assert lines == heard
+    assert [(each["log_level"], each["message"]) for each in logged] == [("warning", "WARNING"), ("error", "ERROR")]
+    assert library.last_error() == "ERROR"
+    assert library.last_error() == "TensorRT gave no reason"

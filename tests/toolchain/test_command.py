@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from streamd.cli import main
 from streamd.repository.versions import load_version
@@ -95,7 +96,7 @@ def test_without_a_gpu_it_says_what_is_missing(
     monkeypatch.setattr("streamd.device.cuda.why_no_device", lambda: "no CUDA driver")
     assert main(["engine", "build", "--version", str(PATCH)]) == 1
     told = capsys.readouterr().err
-    assert told.startswith("streamd engine build: building a plan needs a CUDA device: no CUDA driver; ")
+    assert told.startswith("streamd engine build: building a plan needs a CUDA device and TensorRT: no CUDA driver; ")
     assert "pip install 'streamd[build,tensorrt]'" in told
     assert "--backend onnxruntime" in told
 
@@ -215,3 +216,15 @@ def test_subcommands_have_what_the_command_asks_of_them() -> None:
         assert "streamd engine" in module.EXAMPLES
         assert callable(module.add_arguments)
         assert callable(module.main)
+
+
+def test_what_libraries_log_stays_out_of_the_results(capsys: pytest.CaptureFixture[str]) -> None:
+    before = structlog.get_config()
+    try:
+        assert main(["engine", "list", "--json"]) == 0
+        structlog.get_logger().warning("tensorrt", message="weights are subnormal")
+    finally:
+        structlog.configure(**before)
+    told = capsys.readouterr()
+    json.loads(told.out)
+    assert "weights are subnormal" in told.err

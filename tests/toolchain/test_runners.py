@@ -1,6 +1,7 @@
 """What runs graphs, plans and networks on arrays; and what watches the device meanwhile."""
 
 import sys
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,8 +15,13 @@ import onnx
 
 from streamd.core.errors import BackendUnavailableError
 from streamd.device import cuda
+from streamd.engine.backends import OPENERS, OpenOptions, Runners
+from streamd.engine.sources import Source
+from streamd.toolchain.graphs import Signature, TensorSpec
 from streamd.toolchain.hardware import DeviceMonitor, describe_hardware
-from streamd.toolchain.runners import GraphRunner, NetworkRunner, PlanRunner, opened, reference, run_all
+from streamd.toolchain.runners import NetworkRunner, open_apart, open_candidate, open_graph, run_all, run_graph
+from streamd.toolchain.subjects import Candidate
+from tests.engine.networks import ScriptedRunner
 from tests.toolchain.graphs_of import raw_windows, run, scaled_network
 
 
@@ -28,64 +34,84 @@ def graph(tmp_path: Path) -> Path:
 def test_all_windows_run_whatever_the_batch(graph: Path) -> None:
     windows = raw_windows(11)
     (expected,) = run(scaled_network(), windows)
-    np.testing.assert_allclose(reference(graph, windows)["y"], expected, rtol=1e-5)
+    np.testing.assert_allclose(run_graph(graph, windows, optimized=False)["y"], expected, rtol=1e-5)
     for batch in (1, 4, 11, 64):
-        with opened(GraphRunner(scaled_network().SerializeToString(), threads=1)) as runner:
+        with closing(open_graph(graph, threads=1).runners[0]) as runner:
             found = run_all(runner, windows, batch)
         assert found.keys() == {"y"}
         np.testing.assert_allclose(found["y"], expected, rtol=1e-4, atol=1e3)
 
 
+def test_what_others_are_compared_with_runs_each_node_as_it_is_written(
+    graph: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxruntime
+
+    made: list[Any] = []
+    session = onnxruntime.InferenceSession
+
+    def watched(path: str, options: Any, **more: Any) -> Any:
+        made.append(options.graph_optimization_level)
+        return session(path, options, **more)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", watched)
+    for optimized in (False, True):
+        run_graph(graph, raw_windows(1), optimized=optimized)
+    levels = onnxruntime.GraphOptimizationLevel
+    assert made == [levels.ORT_DISABLE_ALL, levels.ORT_ENABLE_ALL]
+
+
 def test_what_onnxruntime_cannot_load_is_told(tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"no graph")
     with pytest.raises(BackendUnavailableError, match=r"broken\.onnx: ONNX Runtime cannot load it"):
-        GraphRunner(tmp_path / "broken.onnx")
+        open_graph(tmp_path / "broken.onnx")
 
 
-class FakeExecutor:
-    """Doubles what is in its pinned buffers, a whole bucket at a time."""
+def test_lanes_apart_are_all_there_or_none_is(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runners: list[ScriptedRunner] = []
 
-    def __init__(self, name: str, engine: Any, buckets: tuple[int, ...]) -> None:
-        self.name, self.buckets, self.closed = name, buckets, False
-        self.inputs = {"x": np.full((buckets[-1], 2), -1.0)}
-        self.outputs = {"y": np.zeros((buckets[-1], 2))}
-        self._started = 0
+    def opener(source: Source, options: OpenOptions) -> Runners:
+        assert (options.threads, options.lanes) == (3, 1)
+        if len(runners) == 5:
+            raise BackendUnavailableError("no room")
+        runners.append(ScriptedRunner())
+        return Runners([runners[-1]], "fp32")
 
-    def start(self, count: int) -> None:
-        self._started = count
-
-    def wait(self) -> None:
-        bucket = next(each for each in self.buckets if each >= self._started)
-        self.outputs["y"][:bucket] = self.inputs["x"][:bucket] * 2
-
-    def close(self) -> None:
-        self.closed = True
+    monkeypatch.setitem(OPENERS, "onnxruntime-cuda", opener)
+    assert open_apart(graph, "onnxruntime-cuda", 3, threads=3) == runners
+    with pytest.raises(BackendUnavailableError, match="no room"):
+        open_apart(graph, "onnxruntime-cuda", 3, threads=3)
+    assert [runner.closed for runner in runners] == [0, 0, 0, 1, 1]
 
 
-def test_a_plan_runs_from_pinned_buffers_and_gives_copies(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamd.device.tensorrt_executor.TensorRtExecutor", FakeExecutor)
-    engine = SimpleNamespace(plan=SimpleNamespace(path=Path("model_fp16.engine")))
-    runner = PlanRunner(engine, (1, 4))
-    executor: Any = runner._executor
-    windows = {"x": np.arange(14.0).reshape(7, 2)}
-    for batch in (1, 4):
-        np.testing.assert_array_equal(run_all(runner, windows, batch)["y"], windows["x"] * 2)
-    first = runner.outputs()["y"]
-    runner.load({"x": np.zeros((3, 2))})
-    runner.run()
-    assert first[0, 0] == 16.0, "what was given out does not change"
-    assert executor.name == "model_fp16.engine"
-    with opened(runner):
-        pass
-    assert executor.closed
+@pytest.mark.parametrize(("compatible", "used"), [(True, Path("lean.so")), (False, None)])
+def test_a_plan_opens_at_its_buckets_and_in_the_lean_runtime_where_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compatible: bool, used: Path | None
+) -> None:
+    asked: list[OpenOptions] = []
+
+    def opener(source: Source, options: OpenOptions) -> Runners:
+        asked.append(options)
+        return Runners([ScriptedRunner()], "fp16")
+
+    monkeypatch.setitem(OPENERS, "tensorrt", opener)
+    plan = tmp_path / "model_fp16.engine"
+    plan.write_bytes(b"a plan")
+    candidate = Candidate("fp16", "plan", plan, {"version_compatible": compatible}, (1, 4))
+    opened = open_candidate(candidate, lean_runtime=Path("lean.so"))
+    assert (opened.backend, opened.precision) == ("tensorrt", "fp16")
+    open_candidate(candidate, device=1, lanes=2, buckets=(4,))
+    assert [(each.buckets, each.devices, each.lanes) for each in asked] == [((1, 4), (0,), 1), ((4,), (1,), 2)]
+    assert [each.lean_runtime for each in asked] == [used, None]
 
 
 def test_a_network_runs_as_the_graph_does() -> None:
     torch = pytest.importorskip("torch")
     network = torch.nn.Linear(2, 3)
     windows = {"x": np.arange(10, dtype=np.float32).reshape(5, 2)}
-    with opened(NetworkRunner(network, ("x", "y"), "cpu")) as runner:
-        assert runner.backend == "pytorch-cpu"
+    signature = Signature((TensorSpec("x", "float32", (2,)),), (TensorSpec("y", "float32", (3,)),))
+    with closing(NetworkRunner(network, signature, "cpu")) as runner:
+        assert runner.name == "pytorch-cpu"
         found = run_all(runner, windows, 2)["y"]
     expected = windows["x"] @ network.weight.detach().numpy().T + network.bias.detach().numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-5)
@@ -140,15 +166,10 @@ def test_with_nvml_utilisation_is_sampled(device: None, monkeypatch: pytest.Monk
     assert monitor.missing == []
 
 
-def test_large_inputs_go_in_small_batches(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes: list[int] = []
-
-    class Counting(GraphRunner):
-        def load(self, inputs: Any) -> None:
-            sizes.append(len(inputs["x"]))
-            super().load(inputs)
-
-    monkeypatch.setattr("streamd.toolchain.runners.LARGEST_BATCH_BYTES", 6 * 8 * 4 * 3)
-    with opened(Counting(graph)) as runner:
-        assert run_all(runner, raw_windows(8), 32)["y"].shape == (8, 6, 8)
-    assert sizes == [3, 3, 2]
+def test_large_inputs_go_in_small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamd.toolchain.runners.LARGEST_BATCH_BYTES", 2 * 4 * 3)
+    rows = np.arange(16, dtype=np.float32).reshape(8, 2)
+    for pads, sizes in ((False, [3, 3, 2]), (True, [8])):
+        runner = ScriptedRunner((32,), pads)
+        np.testing.assert_array_equal(run_all(runner, {"x": rows}, 32)["y"], rows * 2)
+        assert runner.sizes == sizes

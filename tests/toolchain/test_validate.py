@@ -1,6 +1,7 @@
 """`streamd engine validate`: verdicts that are right, kept, and obeyed, on graphs, plans and networks of any kind."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,14 @@ import onnx
 
 from streamd.cli import main
 from streamd.core.errors import RepositoryError
+from streamd.device.runner import Array, Arrays
+from streamd.engine.backends import OPENERS, OpenOptions, Runners
+from streamd.engine.sources import Source
 from streamd.repository.conversion import choose_graph, read_verdicts
 from streamd.repository.plans import Machine
 from streamd.repository.versions import load_version
-from streamd.toolchain import command, runners
-from streamd.toolchain.runners import GraphRunner
+from streamd.toolchain import command
+from streamd.toolchain.runners import open_graph
 from tests.repository.making import add_plan, judge
 from tests.toolchain.graphs_of import raw_windows, scaled_network
 from tests.toolchain.small_version import make_fleet, make_version, ruin
@@ -131,23 +135,18 @@ def test_the_table_says_what_the_json_says(built: Path, fleet: Path, capsys: pyt
 class FakePlan:
     """Runs the version's graph; at one batch size it is built wrong."""
 
-    backend = "tensorrt"
+    name, device = "fake", "none"
     pads = True
 
-    def __init__(self, graph: Path, batch_sizes: tuple[int, ...], wrong: int | None = None) -> None:
-        self._graph, self.batch_sizes, self._wrong = GraphRunner(graph, batch_sizes=batch_sizes), batch_sizes, wrong
+    def __init__(self, graph: Path, buckets: tuple[int, ...], wrong: int | None = None) -> None:
+        self._graph, self.buckets, self._wrong = open_graph(graph).runners[0], buckets, wrong
+        self.inputs, self.outputs = self._graph.inputs, self._graph.outputs
         self.sizes: list[int] = []
 
-    def load(self, inputs: Any) -> None:
-        self.sizes.append(len(inputs["encoder_cont"]))
-        self._graph.load(inputs)
-
-    def run(self) -> None:
-        self._graph.run()
-
-    def outputs(self) -> Any:
+    def run(self, feeds: Mapping[str, Array]) -> Arrays:
+        self.sizes.append(len(feeds["encoder_cont"]))
         factor = 1.5 if self.sizes[-1] == self._wrong else 1.0
-        return {name: values * factor for name, values in self._graph.outputs().items()}
+        return {name: values * factor for name, values in self._graph.run(feeds).items()}
 
     def close(self) -> None:
         self._graph.close()
@@ -162,18 +161,16 @@ def test_a_plan_is_judged_at_every_bucket(
     judge(version, "fp16", False, "an earlier one")
     opened: list[FakePlan] = []
 
-    def load_plan(path: Path, precision: str, device: int = 0) -> Path:
-        assert (path, precision) == (version / "model_fp16.engine", "fp16")
-        return version / "model.onnx"
-
-    def open_plan(engine: Path, buckets: tuple[int, ...]) -> FakePlan:
-        opened.append(FakePlan(engine, buckets, wrong))
-        return opened[-1]
+    def open_plan(source: Source, options: OpenOptions) -> Runners:
+        assert (source.plans, options.lanes, options.devices) == (version / "model_fp16.engine", 1, (0,))
+        assert options.lean_runtime is None, "the plan is of this TensorRT alone"
+        assert options.buckets is not None
+        opened.append(FakePlan(version / "model.onnx", options.buckets, wrong))
+        return Runners([opened[-1]], "fp16")
 
     monkeypatch.setattr(command, "_probe", lambda: H200)
-    monkeypatch.setattr(runners, "load_plan", load_plan)
-    monkeypatch.setattr(runners, "PlanRunner", open_plan)
-    status, said = validate(version, fleet, capsys)
+    monkeypatch.setitem(OPENERS, "tensorrt", open_plan)
+    status, said = validate(version, fleet, capsys, "--lean-runtime", "libnvinfer_lean.so.8")
     assert set(said["validation"]) == {"fp16", "fp32"}
     verdict = said["validation"]["fp16"]
     assert (status, verdict["promotable"]) == (int(wrong is not None), wrong is None)

@@ -4,6 +4,7 @@ Nothing here knows what the memory is for.
 """
 
 from streamd.device.cuda.devices import (
+    check_devices,
     compute_capability,
     device_count,
     device_name,
@@ -36,6 +37,7 @@ __all__ = [
     "HostBuffer",
     "Stream",
     "call",
+    "check_devices",
     "compute_capability",
     "copy_to_device",
     "copy_to_host",

@@ -2,7 +2,9 @@
 
 import threading
 from collections import Counter
+from collections.abc import Iterable
 
+from streamd.core.errors import BackendUnavailableError
 from streamd.device.cuda.runtime import CudaError, attempt, broken, call, error_of, here
 
 _lock = threading.Lock()
@@ -27,6 +29,15 @@ def why_no_device() -> str:
     except RuntimeError as exc:
         return f"no CUDA driver: {exc}"
     return str(error_of("cudaGetDeviceCount", number)) if number else "the driver shows no CUDA device"
+
+
+def check_devices(devices: Iterable[int]) -> None:
+    """Raise `BackendUnavailableError` naming those that are not there, or why there is none."""
+    count = device_count()
+    if not count:
+        raise BackendUnavailableError(f"there is no CUDA device: {why_no_device()}")
+    if missing := [device for device in devices if not 0 <= device < count]:
+        raise BackendUnavailableError(f"devices {missing} are not there, expected 0 to {count - 1}")
 
 
 def use_device(device: int) -> None:

@@ -1,0 +1,90 @@
+"""Sessions of ONNX Runtime as lanes and runners open them, on the CPU or on CUDA; and what their errors mean.
+
+A session never silently runs elsewhere than it was asked to.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from streamd.core.errors import BackendUnavailableError, BatchFailedError, InferenceError, LaneLostError
+from streamd.device.onnxruntime_library import (
+    PROVIDER,
+    import_onnxruntime,
+    keep_for_ever,
+    more_room,
+    names_broken_device,
+    why_left_out,
+)
+
+
+def open_cpu_session(model: Path, threads: int, *, optimized: bool = True) -> Any:
+    """A session on the CPU with so many threads; raises `BackendUnavailableError`.
+
+    `optimized` false runs each node as it is written.
+    """
+    runtime = import_onnxruntime()
+    options = _options(runtime, threads)
+    # Spinning threads would take the cores from whoever prepares the next batch.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if not optimized:
+        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        return runtime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    except Exception as exc:  # ONNX Runtime's errors have no common root of their own
+        raise BackendUnavailableError(f"{model}: ONNX Runtime cannot load it: {exc}") from exc
+
+
+def open_cuda_session(
+    runtime: Any,
+    model: Path,
+    device: int,
+    *,
+    tensor_float32: bool = False,
+    stream: int | None = None,
+    limit_bytes: int | None = None,
+) -> Any:
+    """A session on a CUDA device, on the stream of this handle or on some of its own.
+
+    `runtime` is what `load_onnxruntime` gave; `limit_bytes` is the most that its tensors may take of the device.
+    Raises `BackendUnavailableError`. Where closing it would end the process, it stays open until the process ends.
+    """
+    options = _options(runtime, 1)
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    provider = {
+        "device_id": str(device),
+        # Batches differ in size: the default would double the arena at each new peak, and try every convolution
+        # algorithm for each new size.
+        "arena_extend_strategy": "kSameAsRequested",
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "use_tf32": str(int(tensor_float32)),
+    }
+    if stream is not None:
+        provider["user_compute_stream"] = str(stream)
+    if limit_bytes is not None:
+        provider["gpu_mem_limit"] = str(limit_bytes)
+    try:
+        # Without `enable_fallback=0` a session that CUDA refused is silently made anew on the CPU.
+        session = runtime.InferenceSession(str(model), options, providers=[(PROVIDER, provider)], enable_fallback=0)
+    except Exception as exc:  # as above
+        told = f"{model}: ONNX Runtime cannot load it on cuda:{device}: {exc}"
+        raise BackendUnavailableError(told + more_room(str(exc))) from exc
+    if PROVIDER not in session.get_providers():
+        raise BackendUnavailableError(f"ONNX Runtime left CUDA out: {why_left_out(runtime)}")
+    keep_for_ever(session, model)
+    return session
+
+
+def failure_of(owner: str, device: str, error: Exception) -> InferenceError:
+    """What a failed run means: the batch's fault, unless the text names an error of a device beside the CPU."""
+    told = f"{owner}: ONNX Runtime: {error}"
+    if device != "cpu" and names_broken_device(str(error)):
+        return LaneLostError(told, device_gone=True)
+    return BatchFailedError(told + more_room(told))
+
+
+def _options(runtime: Any, threads: int) -> Any:
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return options
