@@ -4,6 +4,7 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from streamd import __version__
@@ -88,8 +89,9 @@ def _serve(args: argparse.Namespace) -> int:
     from streamd.server.logs import configure_logs
 
     keys = ("host", "port", "state_dir", "engines", "engine", "backend", "log_level")
+    read = partial(load_config, args.config, flags={key: getattr(args, key) for key in keys})
     try:
-        config = load_config(args.config, flags={key: getattr(args, key) for key in keys})
+        config = read()
     except ConfigError as exc:
         print(f"streamd: {exc}", file=sys.stderr)  # noqa: T201 - logs are not set up yet
         return USAGE_ERROR
@@ -99,7 +101,7 @@ def _serve(args: argparse.Namespace) -> int:
     sys.setswitchinterval(1e-3)
 
     async def run() -> int:
-        return await Daemon(config).run()
+        return await Daemon(config, read).run()
 
     try:
         return uvloop.run(run())

@@ -334,7 +334,7 @@ CODES = {
     *("invalid_time", "invalid_value", "too_old", "too_far_ahead", "invalid_tensor", "all_missing"),
     *("invalid_selection", "unknown_server", "unavailable", "too_busy", "draining", "storage", "inference_failed"),
     *("lane_lost", "forecast_not_finite", "config", "repository", "backend_unavailable", "state"),
-    "build_failed",
+    *("build_failed", "forbidden", "unauthorized", "reload_refused"),
 }
 """What the wire shows. Callers depend on them: one may be added, none may change or go."""
 

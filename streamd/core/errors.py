@@ -159,6 +159,25 @@ class NotFiniteError(InferenceError):
     code = "forecast_not_finite"
 
 
+# ---------------------------------------------------------------- changing what serves
+class ForbiddenError(StreamdError):
+    """The daemon's configuration does not allow this call to anyone."""
+
+    code = "forbidden"
+
+
+class UnauthorizedError(StreamdError):
+    """The caller did not show the token that this call needs."""
+
+    code = "unauthorized"
+
+
+class ReloadError(StreamdError):
+    """What serves cannot be changed so while the daemon runs; nothing was changed."""
+
+    code = "reload_refused"
+
+
 # ---------------------------------------------------------------- start-up
 class ConfigError(StreamdError):
     """A setting is unknown, of the wrong type or out of range."""

@@ -122,6 +122,26 @@ class Scheduler:
             batch.items = [item for item in batch.items if not isinstance(item, RequestItem)]
         return abandoned
 
+    def give_up(self) -> list[int]:
+        """Remove and return all servers that wait, in the line or to run again; another scheduler takes them over.
+
+        Their rows count there, and here as if they had never been due. Callers' windows stay.
+        """
+        slots = self.due.take(len(self.due))
+        for batch in self._retries:
+            kept: list[Item] = []
+            for item in batch.items:
+                if isinstance(item, RequestItem):
+                    kept.append(item)
+                elif self._snapshot(item.slot)[0] != item.generation:
+                    self.counts.forgotten += 1
+                else:
+                    slots.append(item.slot)
+            batch.items = kept
+        self._retries = deque(batch for batch in self._retries if batch.items)
+        self.counts.due -= len(slots)
+        return slots
+
     @property
     def superseded(self) -> int:
         """Due rows that a newer row of their server replaced before they were delivered."""

@@ -18,14 +18,21 @@ class OnnxRuntimeCpuBackend:
     """Runs a version's `model.onnx`; any batch size up to the largest bucket runs as it is."""
 
     name = "onnxruntime-cpu"
-    precision = "fp32"
 
-    def __init__(self, model: Path, contract: ModelContract, buckets: tuple[int, ...], threads_per_lane: int) -> None:
+    def __init__(
+        self,
+        model: Path,
+        contract: ModelContract,
+        buckets: tuple[int, ...],
+        threads_per_lane: int,
+        precision: str = "fp32",
+    ) -> None:
         self._runtime = import_onnxruntime()
         self.model = model
         self.contract = contract
         self.buckets = buckets
         self.threads_per_lane = threads_per_lane
+        self.precision = precision
         # With one more than the cores, a core has work while another lane's batch is handed over: a twentieth more.
         self.default_lanes = len(os.sched_getaffinity(0)) + 1
 

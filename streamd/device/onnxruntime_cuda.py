@@ -42,6 +42,7 @@ class OnnxRuntimeCudaBackend:
         *,
         lanes_per_device: int = LANES_PER_DEVICE,
         tensor_float32: bool = False,
+        precision: str = "fp32",
     ) -> None:
         self._runtime = load_onnxruntime()
         self._own_streams = _has_cuda_python()
@@ -53,7 +54,8 @@ class OnnxRuntimeCudaBackend:
         self.devices = devices
         self.lanes_per_device = lanes_per_device
         self.default_lanes = lanes_per_device * len(devices)
-        self.precision = "tf32" if tensor_float32 else "fp32"
+        self.tensor_float32 = tensor_float32
+        self.precision = "tf32" if tensor_float32 else precision
 
     def make_lane(self, index: int) -> "OnnxRuntimeCudaLane":
         """Load the model into a session of its own."""
@@ -92,7 +94,7 @@ class OnnxRuntimeCudaBackend:
             self._runtime,
             self.model,
             device,
-            tensor_float32=self.precision == "tf32",
+            tensor_float32=self.tensor_float32,
             stream=stream,
             limit_bytes=limit,
         )

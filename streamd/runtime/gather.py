@@ -23,8 +23,8 @@ class Request(Protocol):
         """Copy window `index` into row `row` of a lane's inputs."""
         ...
 
-    def answer(self, index: int, forecast: Float32) -> None:
-        """Take the forecast `(targets, horizon, quantiles)` of window `index`."""
+    def answer(self, index: int, forecast: Float32, model: str) -> None:
+        """Take the forecast `(targets, horizon, quantiles)` of window `index`, and the name of what made it."""
         ...
 
     def fail(self, index: int, error: InferenceError) -> None:

@@ -8,9 +8,8 @@ until it has let go of those.
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import structlog
 
@@ -18,38 +17,29 @@ from streamd.core.costs import CostTable
 from streamd.core.errors import BackendUnavailableError, LaneLostError
 from streamd.core.lanes import LaneLimits, LaneRoster
 from streamd.device.lane import Backend, Lane
+from streamd.runtime.deployment import Deployment
+from streamd.runtime.opening import OpenBackend, Opened, close, close_all, in_thread, told
 from streamd.runtime.pipeline import Pipeline
 from streamd.runtime.warmup import measure_costs, warm
 from streamd.runtime.worker import LaneWorker
 
 log = structlog.get_logger(__name__)
 
-T = TypeVar("T")
-
 WATCH_SECONDS = 0.5
 
 
-@dataclass
-class Opened:
-    """A backend that runs, its lanes, and what was tried before it."""
-
-    backend: Backend
-    lanes: list[Lane]
-    fallbacks: list[dict[str, str]] = field(default_factory=list)
-
-
-OpenBackend = Callable[[frozenset[str]], Opened]
-"""Opens the first backend of the chain that runs here and is not named; blocks."""
-
-
 class LaneKeeper:
-    """All lanes of one pipeline, for as long as it runs; `changed` hears of every other backend."""
+    """The lanes of one deployment (none: the one that serves), for as long as there are any.
+
+    `changed` hears of every other backend.
+    """
 
     def __init__(
         self,
         pipeline: Pipeline,
         open_backend: OpenBackend,
         *,
+        deployment: Deployment | None = None,
         max_batch: int,
         warmup_seconds: float,
         limits: LaneLimits,
@@ -58,7 +48,9 @@ class LaneKeeper:
     ) -> None:
         self.fallbacks: list[dict[str, str]] = []
         """What was tried and why it was passed over, at start and since; at most one entry a backend and change."""
+        self.deployment = deployment or pipeline.serving
         self._pipeline = pipeline
+        self._departures = pipeline.departures
         self._open_backend = open_backend
         self._max_batch = max_batch
         self._warmup_seconds = warmup_seconds
@@ -71,13 +63,12 @@ class LaneKeeper:
         self._places: dict[LaneWorker, int] = {}
         self._devices: list[str] = []  # of each lane, by index
         self._mending: dict[str, asyncio.Lock] = {}  # by device: its lanes are rebuilt one after another
-        self._leaving: set[LaneWorker] = set()  # taken out, and their threads may not have ended yet
-        self._gone: set[str] = set()  # devices that must be rid of all of those first
         self._spent: set[str] = set()
+        self._given_up: set[LaneWorker] = set()  # lost while they were to end
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
-        pipeline.on_lost = self._lost
+        self.deployment.on_lost = self._lost
 
     async def open(self) -> None:
         """Open the first backend that runs, warm its lanes and put them to work; `watch` is next.
@@ -99,6 +90,38 @@ class LaneKeeper:
         """Stop watching and rebuilding."""
         if self._timer is not None:
             self._timer.cancel()
+        self._stop_mending()
+
+    def move(self, pipeline: Pipeline) -> None:
+        """Look after the lanes for another pipeline from now on, which has got them."""
+        self._pipeline = pipeline
+
+    async def retire(self) -> None:
+        """Let every lane finish what it runs and end; returns when their threads have ended.
+
+        Until then they are watched: one that hangs is given up, and its thread not waited for. The deployment must
+        not serve.
+        """
+        self._stop_mending()
+        ending = list(self.deployment.workers)
+        self._pipeline.retire(self.deployment)
+        await self.deployment.emptied()
+        self.close()
+        for worker in ending:
+            if worker not in self._given_up:
+                await self._seen_off(worker)
+        self._departures.forget_ended()
+        self.deployment.on_lost = lambda worker, error: None  # nothing here holds the other any more
+        self._changed = lambda opened, costs: None
+
+    async def _seen_off(self, worker: LaneWorker) -> None:
+        try:
+            async with asyncio.timeout(self._limits.hang_seconds):
+                await worker.over()
+        except TimeoutError:
+            log.warning("lane_not_let_go", lane=worker.lane.name, device=worker.lane.device)
+
+    def _stop_mending(self) -> None:
         for task in self._tasks:
             task.cancel()
 
@@ -106,7 +129,7 @@ class LaneKeeper:
     async def _open_next(self) -> Opened:
         """Open and warm the first backend that is not spent; one whose lanes fail while warming is spent."""
         while True:
-            opened = await _in_thread(partial(self._open_backend, frozenset(self._spent)), _close_all)
+            opened = await in_thread(partial(self._open_backend, frozenset(self._spent)), close_all)
             for passed_over in opened.fallbacks:
                 self._pass_over(passed_over["backend"], passed_over["reason"])
             workers = [self._worker(lane) for lane in opened.lanes]
@@ -118,14 +141,14 @@ class LaneKeeper:
                     self._let_go(worker)
                 if not isinstance(error, Exception):
                     raise  # told to stop
-                self._pass_over(opened.backend.name, f"its lanes failed while warming: {_told(error)}")
+                self._pass_over(opened.backend.name, f"its lanes failed while warming: {told(error)}")
                 continue
             self._opened, self._costs = opened, costs
             self._places = {worker: index for index, worker in enumerate(workers)}
             self._devices = [lane.device for lane in opened.lanes]
             self._roster = LaneRoster(len(workers), self._limits, self._clock())
-            self._gone.clear()
-            self._pipeline.open_lanes(workers, costs)
+            self._departures.gone.difference_update(self._devices)
+            self._pipeline.open_lanes(workers, costs, self.deployment)
             self._changed(opened, costs)
             return opened
 
@@ -140,17 +163,16 @@ class LaneKeeper:
     def _let_go(self, worker: LaneWorker) -> None:
         """Let a lane's thread close its lane and end, once it comes back from what it does."""
         worker.stop()
-        self._remember(worker)
-
-    def _remember(self, worker: LaneWorker) -> None:
-        self._leaving = {each for each in self._leaving if not each.ended} | {worker}
+        self._departures.remember(worker)
 
     # ------------------------------------------------------------ watching
     def look(self, now: float) -> None:
         """Take out lanes that hang or whose device is gone, and begin to rebuild those whose time has come."""
         assert self._roster is not None
-        complaints = {worker: self._complaint(worker, now) for worker in self._pipeline.workers}
+        complaints = {worker: self._complaint(worker, now) for worker in self.deployment.workers}
         self._pipeline.lose({worker: error for worker, error in complaints.items() if error is not None})
+        if self.deployment.retired:
+            return
         for index in self._roster.take_due(now):
             self._begin(self._rebuild(index))
         if self._roster.spent and not self._tasks:
@@ -169,9 +191,10 @@ class LaneKeeper:
         return LaneLostError(f"no answer for {ran:.1f} s") if hung else None
 
     def _lost(self, worker: LaneWorker, error: LaneLostError) -> None:
-        self._remember(worker)
+        if self.deployment.retired:
+            self._given_up.add(worker)
         if error.device_gone:
-            self._gone.add(worker.lane.device)
+            self._departures.gone.add(worker.lane.device)
         index = self._places.pop(worker, None)
         if index is not None and self._roster is not None:
             self._roster.lost(index, self._clock())
@@ -196,22 +219,22 @@ class LaneKeeper:
             async with self._mending.setdefault(device, asyncio.Lock()):
                 worker = await self._made(opened.backend, index, device)
         except Exception as error:  # a backend's defect is a lane that is not rebuilt, and no more
-            log.warning("lane_not_rebuilt", backend=opened.backend.name, lane=index, error=_told(error))
+            log.warning("lane_not_rebuilt", backend=opened.backend.name, lane=index, error=told(error))
             roster.lost(index, self._clock())
             if isinstance(error, LaneLostError) and error.device_gone:
-                self._gone.add(device)
+                self._departures.gone.add(device)
                 self._pipeline.lose_device(device, error)
             return
         self._places[worker] = index
         roster.rebuilt(index, self._clock())
         log.info("lane_rebuilt", backend=opened.backend.name, lane=worker.lane.name)
-        self._pipeline.open_lanes([worker], costs)
+        self._pipeline.open_lanes([worker], costs, self.deployment)
 
     async def _made(self, backend: Backend, index: int, device: str) -> LaneWorker:
         """Make a lane and warm it; whatever goes wrong, nothing of it is left."""
         self._check_let_go(device)
         async with asyncio.timeout(self._limits.make_seconds):
-            lane = await _in_thread(partial(backend.make_lane, index), _close)
+            lane = await in_thread(partial(backend.make_lane, index), close)
         worker = self._worker(lane)
         try:
             async with asyncio.timeout(self._limits.hang_seconds):
@@ -223,18 +246,18 @@ class LaneKeeper:
 
     def _check_let_go(self, device: str) -> None:
         """Raise `LaneLostError` while a device that is gone has lanes: what they share goes with the last of them."""
-        if device not in self._gone:
+        if device not in self._departures.gone:
             return
-        if names := sorted(each.lane.name for each in self._leaving if each.lane.device == device and not each.ended):
+        if names := self._departures.holding(device):
             raise LaneLostError(f"{device} is gone, and {', '.join(names)} did not let go of it")
-        self._gone.discard(device)
+        self._departures.gone.discard(device)
 
     async def _fall_back(self) -> None:
         opened, roster = self._opened, self._roster
         assert opened is not None
         assert roster is not None
         name = opened.backend.name
-        last = self._pipeline.lost[-1] if self._pipeline.lost else "unknown"
+        last = self.deployment.lost[-1] if self.deployment.lost else "unknown"
         self._pass_over(name, f"all its lanes were lost; the last: {last}")
         try:
             successor = await self._open_next()
@@ -246,26 +269,3 @@ class LaneKeeper:
             roster.persist(self._clock())
         else:
             log.error("fell_back", from_backend=name, to_backend=successor.backend.name)
-
-
-def _told(error: Exception) -> str:
-    return str(error) or "no answer"
-
-
-def _close(lane: Lane) -> None:
-    lane.close()
-
-
-def _close_all(opened: Opened) -> None:
-    for lane in opened.lanes:
-        lane.close()
-
-
-async def _in_thread(make: Callable[[], T], release: Callable[[T], None]) -> T:
-    """Make something in a thread; where nobody waits for it any more when it is there, it is released."""
-    making = asyncio.ensure_future(asyncio.to_thread(make))
-    try:
-        return await asyncio.shield(making)
-    except asyncio.CancelledError:
-        making.add_done_callback(lambda made: None if made.cancelled() or made.exception() else release(made.result()))
-        raise

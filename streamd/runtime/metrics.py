@@ -26,6 +26,7 @@ class Metrics(Collector):
         self._gauges: list[Gauge] = []
         self._counters: list[Counter] = []
         self._labelled: list[Labelled] = []
+        self._families: list[Callable[[], Iterable[Metric]]] = []
         self.batch_size = self._histogram("batch_size", "Windows in a micro-batch", BATCH_SIZES)
         self.queue_delay = self._histogram(
             "queue_delay_seconds", "How long the longest waiting window of a micro-batch waited", SECONDS
@@ -64,6 +65,10 @@ class Metrics(Collector):
         """Add counters by one label."""
         self._labelled.append((f"streamd_{name}", text, label, read))
 
+    def families(self, read: Callable[[], Iterable[Metric]]) -> None:
+        """Add whole families, of whichever labels, that their owner makes when asked."""
+        self._families.append(read)
+
     def collect(self) -> Iterator[Metric]:
         """Read the owners' values."""
         for name, text, read in self._gauges:
@@ -75,6 +80,8 @@ class Metrics(Collector):
             for value, count in sorted(read_all().items()):
                 family.add_metric([value], count)
             yield family
+        for families in self._families:
+            yield from families()
         yield self._age_family()
 
     def _age_family(self) -> Metric:

@@ -1,34 +1,26 @@
 """From due servers to posted forecasts: gathers batches into idle lanes and takes them back.
 
-The scheduler decides; this does it, on the event loop. Nothing here waits.
+The scheduler decides; this does it, on the event loop. Nothing here waits. Batches go to the deployment that serves;
+those of another one that are still under way are posted under the name of the version that made them.
 """
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
 
-from streamd.core.costs import CostTable
 from streamd.core.errors import InferenceError, LaneLostError, NotFiniteError
 from streamd.core.scheduler import Batch, Item, Outcome, RequestItem, Scheduler, ServerItem
 from streamd.device.lane import Float32
+from streamd.runtime.deployment import Departures, Deployment, Model
+from streamd.runtime.deployments import Deployments
 from streamd.runtime.gather import Request, gather, request_of
 from streamd.runtime.state import State
 from streamd.runtime.worker import LaneWorker, Result
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(slots=True)
-class Model:
-    """The version that serves: its name, and its servers' ids in training."""
-
-    name: bytes
-    server_ids: dict[str, int]
 
 
 class Observer(Protocol):
@@ -39,7 +31,23 @@ class Observer(Protocol):
         ...
 
 
-class Pipeline:
+class Diversion(Protocol):
+    """A candidate that forecasts some of the servers in the pipeline's place, or as well."""
+
+    def takes(self, slot: int, rows: int) -> bool:
+        """Whether a server that is due is forecast there, and not by the pipeline."""
+        ...
+
+    def posted(self, slot: int) -> None:
+        """Learn that the pipeline posted a forecast of a server."""
+        ...
+
+    def forget(self, slot: int) -> None:
+        """Drop a slot that changes hands."""
+        ...
+
+
+class Pipeline(Deployments):
     """The lanes, what runs on them, and what becomes of it."""
 
     def __init__(
@@ -52,46 +60,26 @@ class Pipeline:
         more_comes: Callable[[], bool],
         observer: Observer,
         clock: Callable[[], float] = time.monotonic,
+        departures: Departures | None = None,
     ) -> None:
         self.scheduler = scheduler
-        self.workers: list[LaneWorker] = []
-        self.lost: deque[str] = deque(maxlen=32)
-        """The last lanes that were taken out, with the reason."""
-        self.on_lost: Callable[[LaneWorker, LaneLostError], None] = lambda worker, error: None
+        super().__init__(Deployment(model), departures or Departures())
+        self.diversion: Diversion | None = None
         self.received: dict[int, float] = {}
         """By slot: when the sample that made its latest posted forecast due was received (monotonic seconds)."""
+        self.on_posted: Callable[[int, int, bytes, Float32], None] = lambda slot, step, model, forecast: None
+        """Told of every forecast that is posted, `(targets, horizon, quantiles)`: a view, to be copied if kept."""
         self._state = state
-        self._model = model
         self._publish = publish
         self._more_comes = more_comes
         self._observer = observer
         self._clock = clock
-        self._idle: deque[LaneWorker] = deque()  # the longest idle first: round robin
-        self._costs: CostTable | None = None
         self._kicked = False
         self._timer: asyncio.TimerHandle | None = None
         self._grace_timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self._in_flight = 0
         self._settled = asyncio.Event()
-
-    # ------------------------------------------------------------ lanes
-    def open_lanes(self, workers: Sequence[LaneWorker], costs: CostTable) -> None:
-        """Put warm lanes to work, with what their batches cost."""
-        self._costs = costs
-        self.workers.extend(workers)
-        self._idle.extend(workers)
-        self.kick()
-
-    @property
-    def ready(self) -> bool:
-        """Whether a lane is there to run a batch."""
-        return bool(self.workers)
-
-    @property
-    def opened(self) -> bool:
-        """Whether lanes were ever put to work: without one left it is not starting, it has lost them."""
-        return self._costs is not None
 
     @property
     def in_flight(self) -> int:
@@ -101,11 +89,18 @@ class Pipeline:
     # ------------------------------------------------------------ work in
     def mark_due(self, slot: int, rows: int) -> None:
         """Let a server wait for its turn with `rows` more due rows."""
+        if self.diversion is None or not self.diversion.takes(slot, rows):
+            self.run_soon(slot, rows)
+
+    def run_soon(self, slot: int, rows: int) -> None:
+        """Let a server wait for its turn here, whatever candidate there is."""
         self.scheduler.mark_due(slot, self._clock(), rows)
         self.kick()
 
     def forget(self, slot: int) -> None:
         """Drop a slot that changes hands."""
+        if self.diversion is not None:
+            self.diversion.forget(slot)
         self.scheduler.forget(slot)
         self.received.pop(slot, None)
 
@@ -139,9 +134,10 @@ class Pipeline:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        while self._idle and self._costs is not None:
+        serving = self.serving
+        while serving.idle and serving.costs is not None:
             now = self._clock()
-            batch = self.scheduler.next_batch(now, len(self._idle), self._costs, self._more_comes())
+            batch = self.scheduler.next_batch(now, len(serving.idle), serving.costs, self._more_comes())
             if batch is None:
                 if self.scheduler.waiting:
                     delay = max(self.scheduler.wait_until() - now, 0.0)
@@ -152,22 +148,25 @@ class Pipeline:
         self._tell_settled()
 
     def _start(self, batch: Batch) -> None:
-        worker = self._idle.popleft()
-        gather(self._state, self._model.server_ids, batch.items, worker.lane.inputs)
+        worker = self.serving.idle.popleft()
+        gather(self._state, self.serving.model.server_ids, batch.items, worker.lane.inputs)
         self._in_flight += len(batch.items)
         worker.submit(batch)
 
     # ------------------------------------------------------------ results
     def take_result(self, worker: LaneWorker, result: Result) -> None:
         """Take a batch back from its lane (called on the loop)."""
-        if worker not in self.workers:
+        if (home := self._homes.get(worker)) is None:
             return  # it was taken out, and its batch has gone elsewhere
         batch, error = result.batch, result.error
         if isinstance(error, LaneLostError):
             outcome = Outcome(fail=self._take_out(worker, error))
         else:
             self._free(worker)
-            self._idle.append(worker)
+            if home.retired:
+                self._leave(worker)
+            else:
+                home.idle.append(worker)
             if error is not None:
                 log.warning("batch_failed", lane=worker.lane.name, windows=len(batch.items), error=str(error))
                 outcome = self.scheduler.failed(batch)
@@ -180,8 +179,8 @@ class Pipeline:
         for item in outcome.fail:
             self._fail(item, error)
         for row, item in outcome.answer:
-            request_of(item).answer(item.index, result.forecasts[row])
-        slots = [self._post(item, result.forecasts[row]) for row, item in outcome.deliver]
+            request_of(item).answer(item.index, result.forecasts[row], home.model.text)
+        slots = [self._post(item, result.forecasts[row], home.model) for row, item in outcome.deliver]
         self._publish(slots, now)
         oldest = min((item.since for item in batch.items), default=now)
         self._observer.batch_done(len(batch.items), max(batch.started - oldest, 0.0), result.seconds)
@@ -201,10 +200,13 @@ class Pipeline:
 
     def lose_device(self, device: str, error: LaneLostError) -> None:
         """Take out every lane of a device of which it was learnt elsewhere that it is gone."""
-        self.lose({worker: error for worker in self.workers if worker.lane.device == device})
+        self.lose({worker: error for worker in self._homes if worker.lane.device == device})
 
-    def _post(self, item: ServerItem, forecast: Float32) -> int:
-        self._state.board.post(item.slot, item.step, item.context, self._model.name, forecast)
+    def _post(self, item: ServerItem, forecast: Float32, model: Model) -> int:
+        self._state.board.post(item.slot, item.step, item.context, model.name, forecast)
+        self.on_posted(item.slot, item.step, model.name, forecast)
+        if self.diversion is not None:
+            self.diversion.posted(item.slot)
         self.received[item.slot] = item.since
         return item.slot
 
@@ -222,17 +224,15 @@ class Pipeline:
         move once, and must not move to a lane that is lost too.
         """
         failed: list[Item] = []
-        going = [each for each in self.workers if _goes_with(each, worker, error)] if worker in self.workers else []
-        for each in going:
+        for each in self._going(worker, error):
             log.error("lane_lost", lane=each.lane.name, error=str(error))
-            self.workers.remove(each)
-            self.lost.append(f"{each.lane.name}: {error}")
-            if each.running is None:
-                self._idle.remove(each)
-            else:
+            home = self._homes[each]
+            home.lost.append(f"{each.lane.name}: {error}")
+            if each.running is not None:
                 failed += self.scheduler.lost(self._free(each)).fail
+            self._leave(each)
             each.stop()
-            self.on_lost(each, error)
+            home.on_lost(each, error)
         if not self.workers:
             failed += self.scheduler.abandon_requests()
         return failed
@@ -261,9 +261,5 @@ class Pipeline:
         for timer in (self._timer, self._grace_timer):
             if timer is not None:
                 timer.cancel()
-        for worker in self.workers:
+        for worker in self._homes:
             worker.stop()
-
-
-def _goes_with(other: LaneWorker, worker: LaneWorker, error: LaneLostError) -> bool:
-    return other is worker or (error.device_gone and other.lane.device == worker.lane.device)

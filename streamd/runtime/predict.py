@@ -1,8 +1,11 @@
-"""A caller's own windows: checked against the contract, queued with everything else, answered together."""
+"""A caller's own windows: checked against the contract, queued with everything else, answered together.
+
+All by one version: where versions changed in the middle, the windows run again.
+"""
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +19,17 @@ MAX_WINDOWS = 4_096
 
 _OPTIONAL = ("encoder_cat", "decoder_cat")
 """Without them: server id 0 (a server never seen) and status 0 (none given)."""
+
+
+class Predicted(NamedTuple):
+    """What a caller gets: `predictions` in the model's output shape, and the name of the version that made them.
+
+    `batched` is whether the caller gave the batch axis, and so gets it.
+    """
+
+    predictions: Float32
+    batched: bool
+    model: str
 
 
 class PredictRequest:
@@ -37,7 +51,13 @@ class PredictRequest:
         self._inputs = {name: self._read(contract, name, given.get(name)) for name in contract.input_shapes}
         self._check_content()
         self._forecasts = np.empty((self.windows, *contract.forecast_shape), np.float32)
+        self.begin()
+
+    def begin(self) -> None:
+        """Wait for the forecasts of all windows, for the first time or again."""
         self._left = self.windows
+        self.models: set[str] = set()
+        """The names of the versions that answered; the windows belong together only if it is one."""
         self.future: asyncio.Future[Float32] = asyncio.get_running_loop().create_future()
 
     def _read(self, contract: ModelContract, name: str, given: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
@@ -78,9 +98,10 @@ class PredictRequest:
         for name, buffer in inputs.first(row + 1).items():
             buffer[row] = self._inputs[name][index]
 
-    def answer(self, index: int, forecast: Float32) -> None:
-        """Take the forecast `(targets, horizon, quantiles)` of window `index`."""
+    def answer(self, index: int, forecast: Float32, model: str) -> None:
+        """Take the forecast `(targets, horizon, quantiles)` of window `index`, and the name of what made it."""
         self._forecasts[index] = forecast
+        self.models.add(model)
         self._left -= 1
         if not self._left and not self.future.done():
             self.future.set_result(np.ascontiguousarray(self._forecasts.transpose(0, 2, 1, 3)))

@@ -5,8 +5,9 @@ The transport calls it; the composition root makes it and gives it lanes.
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,16 +16,23 @@ import structlog
 
 from streamd.core.contract import ModelContract
 from streamd.core.errors import DrainingError, TooBusyError, UnavailableError
+from streamd.core.holds import AccuracyLimits
 from streamd.core.scheduler import Scheduler
 from streamd.device.lane import Float32
+from streamd.runtime.accuracy import LiveAccuracy
+from streamd.runtime.candidate import Candidate, row_counts
+from streamd.runtime.deployment import Model
 from streamd.runtime.hub import Hub
 from streamd.runtime.ingest import Ingest
 from streamd.runtime.metrics import Metrics
-from streamd.runtime.pipeline import Model, Pipeline
-from streamd.runtime.predict import PredictRequest
+from streamd.runtime.pipeline import Pipeline
+from streamd.runtime.predict import Predicted, PredictRequest
 from streamd.runtime.state import State
 
 log = structlog.get_logger(__name__)
+
+SWEEP_SECONDS = 1.0
+"""How often past forecasts are looked at for rows that have come."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,7 @@ class ServiceLimits:
     max_ahead_seconds: float = 300.0
     max_waiting_requests: int = 8_192
     predict_timeout_seconds: float = 30.0
+    accuracy: AccuracyLimits = field(default_factory=AccuracyLimits)
 
 
 class Service:
@@ -43,7 +52,6 @@ class Service:
     def __init__(self, state: State, model: str, server_ids: dict[str, int], limits: ServiceLimits) -> None:
         self.state = state
         self.contract: ModelContract = state.contract
-        self.model = model
         self.limits = limits
         self.started = time.monotonic()
         self.engine: dict[str, Any] = {}
@@ -66,6 +74,13 @@ class Service:
             more_comes=lambda: self.ingest.busy > 0,
             observer=self.metrics,
         )
+        self.accuracy = LiveAccuracy(state, limits.accuracy)
+        self.accuracy.follow(model)
+        self.pipeline.on_posted = self.accuracy.posted
+        self._sweep_timer: asyncio.TimerHandle | None = None
+        self.candidate: Candidate | None = None
+        """The version on trial, if there is one."""
+        self._candidate_rows: Counter[str] = Counter()  # of canaries whose trial is over
         self.ingest = Ingest(
             state,
             max_ahead_seconds=limits.max_ahead_seconds,
@@ -79,14 +94,20 @@ class Service:
         for slot in self.state.unforecast():
             self.pipeline.mark_due(slot, 1)
         self.pipeline.watch_grace()
+        self._sweep()
 
     @property
     def ready(self) -> bool:
         """Able to answer now: a lane is warm, and the daemon is not stopping."""
         return self.pipeline.ready and not self.draining
 
-    async def predict(self, inputs: Mapping[str, npt.NDArray[Any]]) -> tuple[Float32, bool]:
-        """Forecast a caller's windows; returns them in the model's own output shape, and whether with batch axis.
+    @property
+    def model(self) -> str:
+        """The name of the version that serves."""
+        return self.pipeline.serving.model.text
+
+    async def predict(self, inputs: Mapping[str, npt.NDArray[Any]]) -> Predicted:
+        """Forecast a caller's windows.
 
         Raises `InvalidInputError` for what the contract does not allow, `UnavailableError` where no lane or no
         room is there, `InferenceError` where a window failed.
@@ -96,15 +117,22 @@ class Service:
         if not self.pipeline.ready:
             raise UnavailableError("no lane is ready yet")
         request = PredictRequest(self.contract, inputs)
-        if not self.pipeline.add_request(request, request.windows):
-            raise TooBusyError(f"{self.limits.max_waiting_requests} windows of callers may wait, and as many do")
         try:
             async with asyncio.timeout(self.limits.predict_timeout_seconds):
-                predictions = await request.future
+                predictions, model = await self._predictions(request)
         except TimeoutError as exc:
             seconds = self.limits.predict_timeout_seconds
             raise TooBusyError(f"no forecast within {seconds:g} s") from exc
-        return predictions.reshape(request.windows, *self.contract.output_shape), request.batched
+        return Predicted(predictions.reshape(request.windows, *self.contract.output_shape), request.batched, model)
+
+    async def _predictions(self, request: PredictRequest) -> tuple[Float32, str]:
+        while True:
+            if not self.pipeline.add_request(request, request.windows):
+                raise TooBusyError(f"{self.limits.max_waiting_requests} windows of callers may wait, and as many do")
+            predictions = await request.future
+            if len(request.models) == 1:
+                return predictions, request.models.pop()
+            request.begin()  # the version changed in the middle: half of one and half of another is neither's answer
 
     def handed_over(self, slots: Iterable[int]) -> None:
         """Note that the latest forecasts of these slots went to a subscriber's socket."""
@@ -115,13 +143,24 @@ class Service:
         self.draining = self.ingest.draining = True
         while self.ingest.busy:
             await asyncio.sleep(0)
+        if self.candidate is not None:
+            await self.candidate.settle()
         await self.pipeline.settle()
+
+    def candidate_ended(self, candidate: Candidate) -> None:
+        """Note that a trial is over; what became of its rows still counts."""
+        self._candidate_rows.update(candidate.delivered_rows())
+        self.candidate = None
 
     def close(self) -> None:
         """Stop the lanes and write the state through."""
-        self.pipeline.stop()
-        for worker in list(self.pipeline.workers):
-            worker.join(2.0)
+        if self._sweep_timer is not None:
+            self._sweep_timer.cancel()
+        trials = [] if self.candidate is None else [self.candidate.pipeline]
+        for pipeline in (self.pipeline, *trials):
+            pipeline.stop()
+            for worker in pipeline.all_workers:
+                worker.join(2.0)
         self.state.close()
 
     # ------------------------------------------------------------ telling
@@ -145,19 +184,9 @@ class Service:
                 "need": windows.need,
                 "late_steps": windows.late_steps,
             },
-            "lanes": [
-                {
-                    "name": worker.lane.name,
-                    "device": worker.lane.device,
-                    "details": worker.lane.describe(),
-                    "batches": worker.batches,
-                    "windows": worker.windows,
-                    "failures": worker.failures,
-                    "busy_seconds": round(worker.busy_seconds, 3),
-                }
-                for worker in self.pipeline.workers
-            ],
+            "lanes": [worker.status() for worker in self.pipeline.workers],
             "lanes_lost": list(self.pipeline.lost),
+            "candidate": None if self.candidate is None else self.candidate.status(),
             "servers": len(self.state.directory),
             "capacity": self.state.directory.capacity,
             "due": len(self.scheduler.due),
@@ -170,20 +199,19 @@ class Service:
                 "ignored_features": self.ingest.ignored_features,
             },
             "subscribers": {"now": len(self.hub), "waiting": self.hub.waiting, "dropped": self.hub.dropped},
+            "accuracy": self.accuracy.status(),
             "recovered": self.state.recovered,
         }
 
     def row_counts(self) -> dict[str, int]:
         """Where the closed rows went since start: due = delivered + superseded + failed + forgotten + waiting."""
-        counts = self.scheduler.counts
+        counts = Counter(row_counts(self.scheduler)) + self._candidate_rows
+        if self.candidate is not None:
+            counts.update(self.candidate.delivered_rows())
         return {
             "closed": self.state.windows.closed_rows,
             "warming": self.state.windows.warming_rows,
-            "due": counts.due,
-            "delivered": counts.delivered,
-            "superseded": self.scheduler.superseded,
-            "failed": counts.failed,
-            "forgotten": counts.forgotten,
+            **{name: counts[name] for name in row_counts(self.scheduler)},
         }
 
     def window(self, slot: int) -> npt.NDArray[np.float32]:
@@ -201,6 +229,11 @@ class Service:
     def _forget(self, slot: int) -> None:
         self.pipeline.forget(slot)
         self.hub.forget(slot)
+        self.accuracy.forget(slot)
+
+    def _sweep(self) -> None:
+        self.accuracy.sweep()
+        self._sweep_timer = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
 
     def _register_metrics(self) -> None:
         metrics, state = self.metrics, self.state
@@ -224,6 +257,7 @@ class Service:
             "servers_forgotten", "Servers forgotten for want of room", lambda: self.ingest.forgotten_servers
         )
         metrics.counter("forecasts_dropped", "Forecasts that slow subscribers missed", lambda: self.hub.dropped)
+        metrics.families(self.accuracy.families)
         metrics.gauge("servers", "Servers that have a window", lambda: len(state.directory))
         metrics.gauge("due", "Servers that wait for their turn", lambda: len(self.scheduler.due))
         metrics.gauge("in_flight", "Windows that lanes are running", lambda: self.pipeline.in_flight)

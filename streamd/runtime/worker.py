@@ -8,11 +8,11 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import structlog
 
 from streamd.core.errors import BatchFailedError, InferenceError
@@ -55,8 +55,22 @@ class LaneWorker:
         self._loop = loop
         self._done = done
         self._work: queue.SimpleQueue[Batch | Callable[[], None] | None] = queue.SimpleQueue()
+        self._closed = False
+        self._over = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name=f"lane {lane.name}", daemon=True)
         self._thread.start()
+
+    def status(self) -> dict[str, Any]:
+        """What `/v1/status` tells of the lane."""
+        return {
+            "name": self.lane.name,
+            "device": self.lane.device,
+            "details": self.lane.describe(),
+            "batches": self.batches,
+            "windows": self.windows,
+            "failures": self.failures,
+            "busy_seconds": round(self.busy_seconds, 3),
+        }
 
     def submit(self, batch: Batch) -> None:
         """Run a batch whose windows are in the lane's inputs; one at a time."""
@@ -78,6 +92,10 @@ class LaneWorker:
         self._work.put(run)
         return future
 
+    def report_to(self, done: Done) -> None:
+        """Hand batches to another one from now on; only while nothing runs."""
+        self._done = done
+
     def stop(self) -> None:
         """Let the thread end after what it runs; twice is harmless."""
         self._work.put(None)
@@ -85,12 +103,16 @@ class LaneWorker:
     def join(self, timeout_seconds: float) -> bool:
         """Wait for the thread; false if it still runs."""
         self._thread.join(timeout_seconds)
-        return self.ended
+        return not self._thread.is_alive()
 
     @property
     def ended(self) -> bool:
-        """Whether the thread has ended, and with it let go of its lane."""
-        return not self._thread.is_alive()
+        """Whether the thread has let go of its lane, which is the last that it does."""
+        return self._closed
+
+    async def over(self) -> None:
+        """Wait until the thread has let go of its lane."""
+        await self._over.wait()
 
     def _run(self) -> None:
         while (work := self._work.get()) is not None:
@@ -105,6 +127,9 @@ class LaneWorker:
             self.lane.close()
         except Exception as exc:  # of a device that is gone, not even that need succeed
             log.warning("lane_not_closed", lane=self.lane.name, error=str(exc))
+        self._closed = True
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._over.set)
 
     def _one(self, batch: Batch) -> Result:
         began = time.perf_counter()
@@ -137,10 +162,21 @@ def in_order(predictions: Float32) -> tuple[Float32, tuple[int, ...]]:
     `predictions (batch, horizon, targets, quantiles)`. Where quantiles cross they are sorted: Chernozhukov,
     Fernández-Val and Galichon, "Quantile and probability curves without crossing" (2010).
     """
-    forecasts: npt.NDArray[np.float32] = np.ascontiguousarray(predictions.transpose(0, 2, 1, 3))
-    if forecasts is predictions or np.shares_memory(forecasts, predictions):
-        forecasts = forecasts.copy()
+    batch, horizon, targets, quantiles = predictions.shape
+    # A step's quantiles move as one element: a third of the time that moving each number takes.
+    together = np.ascontiguousarray(predictions).view(np.dtype((np.void, 4 * quantiles)))
+    moved = together.reshape(batch, horizon, targets).transpose(0, 2, 1).copy(order="C")
+    forecasts: Float32 = moved.view(np.float32).reshape(batch, targets, horizon, quantiles)
     bad = np.flatnonzero(~np.isfinite(forecasts).all(axis=(1, 2, 3)))
-    if not (forecasts[..., 1:] >= forecasts[..., :-1]).all():
+    if not _rises(forecasts):
         forecasts.sort(axis=-1)
     return forecasts, tuple(bad.tolist())
+
+
+def _rises(forecasts: Float32) -> bool:
+    """Whether no quantiles cross; compared as one row of numbers, which takes a sixth of the time."""
+    flat = forecasts.reshape(-1)
+    rises = np.ones(flat.size, np.bool_)
+    np.greater_equal(flat[1:], flat[:-1], out=rises[:-1])
+    rises[forecasts.shape[-1] - 1 :: forecasts.shape[-1]] = True  # what lies between two steps says nothing
+    return bool(rises.all())

@@ -1,19 +1,31 @@
 """Which backend runs: the chain TensorRT, ONNX Runtime CUDA, ONNX Runtime CPU, and why each was passed over."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from streamd.core.errors import BackendUnavailableError, RepositoryError
+import structlog
+
+from streamd.core.errors import BackendUnavailableError, RepositoryError, StreamdError
+from streamd.device.ensemble import EnsembleBackend
 from streamd.device.lane import Backend, Lane
 from streamd.repository.versions import EngineVersion
-from streamd.runtime.keeper import Opened
+from streamd.runtime.opening import Opened
 from streamd.server.config import Config
 
+log = structlog.get_logger(__name__)
 
-def open_backend(version: EngineVersion, config: Config, passed_over: frozenset[str] = frozenset()) -> Opened:
+
+def open_backend(
+    version: EngineVersion,
+    config: Config,
+    passed_over: frozenset[str] = frozenset(),
+    *,
+    others: Sequence[EngineVersion] = (),
+) -> Opened:
     """Open the first backend of the chain that runs here and is not in `passed_over`; blocks.
 
+    With `others` they and the version are one ensemble, all of it on the same backend.
     Raises `BackendUnavailableError` with every reason where none does, or where the one that was asked for
     does not.
     """
@@ -23,8 +35,10 @@ def open_backend(version: EngineVersion, config: Config, passed_over: frozenset[
     for name in chain:
         try:
             backend = _OPENERS[name](version, config)
+            if others:
+                backend = EnsembleBackend([backend, *(_OPENERS[name](each, config) for each in others)])
             return Opened(backend, _make_lanes(backend, config.engine.lanes or backend.default_lanes), fallbacks)
-        except BackendUnavailableError as exc:
+        except StreamdError as exc:
             fallbacks.append({"backend": name, "reason": str(exc)})
     reasons = "; ".join(f"{each['backend']}: {each['reason']}" for each in fallbacks)
     raise BackendUnavailableError(f"no backend can run {version.name}: {reasons or 'each was tried already'}")
@@ -42,6 +56,12 @@ def _make_lanes(backend: Backend, count: int) -> list[Lane]:
     return lanes
 
 
+def is_behind(name: str, other: str) -> bool:
+    """Whether a backend comes after another one in the chain, which is slower."""
+    chain = list(_OPENERS)
+    return chain.index(name) > chain.index(other)
+
+
 def usable_buckets(config: Config) -> tuple[int, ...]:
     """The configured buckets up to the largest batch, rising; the smallest where all are larger."""
     buckets = sorted(set(config.engine.buckets))
@@ -50,8 +70,9 @@ def usable_buckets(config: Config) -> tuple[int, ...]:
 
 def _open_tensorrt(version: EngineVersion, config: Config) -> Backend:
     from streamd.device import cuda
-    from streamd.device.tensorrt_engine import Plan, load_tensorrt
+    from streamd.device.tensorrt_engine import Plan
     from streamd.device.tensorrt_lane import TensorRtBackend
+    from streamd.device.tensorrt_library import load_tensorrt
     from streamd.repository.plans import choose_plan
 
     library, settings = load_tensorrt(), config.engine
@@ -79,19 +100,39 @@ def _open_onnxruntime_cuda(version: EngineVersion, config: Config) -> Backend:
     from streamd.device.onnxruntime_cuda import LANES_PER_DEVICE, OnnxRuntimeCudaBackend
 
     devices, lanes = config.engine.devices, config.engine.lanes
+    graph, precision = _graph_of(version, config)
     return OnnxRuntimeCudaBackend(
-        version.onnx,
+        graph,
         version.contract,
         usable_buckets(config),
         devices,
         lanes_per_device=-(-lanes // len(devices)) if lanes else LANES_PER_DEVICE,
+        precision=precision,
     )
 
 
 def _open_onnxruntime_cpu(version: EngineVersion, config: Config) -> Backend:
     from streamd.device.onnxruntime_cpu import OnnxRuntimeCpuBackend
 
-    return OnnxRuntimeCpuBackend(version.onnx, version.contract, usable_buckets(config), config.engine.threads_per_lane)
+    graph, precision = _graph_of(version, config)
+    threads = config.engine.threads_per_lane
+    return OnnxRuntimeCpuBackend(graph, version.contract, usable_buckets(config), threads, precision)
+
+
+def _graph_of(version: EngineVersion, config: Config) -> tuple[Path, str]:
+    """The graph for ONNX Runtime, and its precision: the one that is asked for by name, else float32.
+
+    A version without that graph, or whose graph the accuracy gate refused, still serves in float32.
+    """
+    from streamd.repository.conversion import choose_graph
+
+    wanted = config.engine.precision
+    if wanted != "auto":
+        try:
+            return choose_graph(version.path, wanted), wanted
+        except RepositoryError as exc:
+            log.warning("precision_passed_over", engine=version.name, precision=wanted, reason=str(exc))
+    return version.onnx, "fp32"
 
 
 _OPENERS: dict[str, Callable[[EngineVersion, Config], Backend]] = {

@@ -40,6 +40,12 @@ class ServerSection(_Section, frozen=True):
     send_timeout_seconds: PositiveSeconds = 30.0
     heartbeat_seconds: PositiveSeconds = 30.0
     drain_seconds: PositiveSeconds = 20.0
+    admin_token: str = ""
+    admin_token_file: str = ""
+
+    def __post_init__(self) -> None:
+        if self.admin_token and self.admin_token_file:
+            raise ValueError("admin_token and admin_token_file are both given, expected one of them")
 
 
 class StateSection(_Section, frozen=True):
@@ -64,6 +70,8 @@ class EngineSection(_Section, frozen=True):
 
     engines: str = "engines"
     engine: str = ""
+    ensemble: tuple[str, ...] = ()
+    keep_warm_seconds: Seconds = 300.0
     backend: BackendName = "auto"
     devices: Devices = (0,)
     precision: PrecisionName = "auto"
@@ -79,6 +87,23 @@ class EngineSection(_Section, frozen=True):
     def __post_init__(self) -> None:
         if len(set(self.devices)) < len(self.devices):
             raise ValueError(f"devices are {list(self.devices)}, expected each once")
+        if self.ensemble and self.engine:
+            raise ValueError("engine and ensemble are both given, expected one of them")
+        if len(set(self.ensemble)) < len(self.ensemble) or len(self.ensemble) == 1:
+            raise ValueError(f"ensemble is {list(self.ensemble)}, expected two versions or more, each once")
+
+    @property
+    def pinned(self) -> tuple[str, ...]:
+        """The versions that serve whatever is promoted; none where the repository chooses."""
+        return self.ensemble or ((self.engine,) if self.engine else ())
+
+
+class CandidateSection(_Section, frozen=True):
+    """Which version is on trial, and on how many servers."""
+
+    candidate: str = ""
+    candidate_share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    candidate_shadow: bool = False
 
 
 class BatchingSection(_Section, frozen=True):
@@ -88,6 +113,14 @@ class BatchingSection(_Section, frozen=True):
     max_queue_delay_ms: Seconds = 5.0
     max_waiting_requests: Count = 8_192
     predict_timeout_seconds: PositiveSeconds = 30.0
+
+
+class AccuracySection(_Section, frozen=True):
+    """How past forecasts are scored."""
+
+    scored_servers: CountOrZero = 512
+    score_after_steps: CountOrZero = 2
+    accuracy_window_steps: Count = 288
 
 
 class LogSection(_Section, frozen=True):
@@ -104,7 +137,9 @@ class Config(_Section, frozen=True):
     state: StateSection = StateSection()
     windows: WindowsSection = WindowsSection()
     engine: EngineSection = EngineSection()
+    candidate: CandidateSection = CandidateSection()
     batching: BatchingSection = BatchingSection()
+    accuracy: AccuracySection = AccuracySection()
     log: LogSection = LogSection()
 
 
@@ -113,7 +148,7 @@ SECTIONS: dict[str, str] = {
 }
 """The section of each key."""
 
-_LISTS = {"buckets", "devices"}
+_LISTS = {"buckets", "devices", "ensemble"}
 """The keys whose variable holds several values, with commas between them."""
 
 
@@ -134,6 +169,20 @@ def load_config(
     return _convert(settings, "the settings together", strict=False)
 
 
+def read_admin_token(config: Config) -> str:
+    """Return the token by which callers are authorised, empty for none; raises `ConfigError` for a bad file."""
+    if not config.server.admin_token_file:
+        return config.server.admin_token
+    path = Path(config.server.admin_token_file)
+    try:
+        token = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{path}: the admin token cannot be read: {exc}") from exc
+    if not token:
+        raise ConfigError(f"{path}: is empty, expected the admin token")
+    return token
+
+
 def _from_file(path: Path) -> dict[str, dict[str, Any]]:
     try:
         settings = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -142,9 +191,9 @@ def _from_file(path: Path) -> dict[str, dict[str, Any]]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise ConfigError(f"{path}: {exc}") from exc
     _convert(settings, str(path), strict=True)
-    for key in ("state_dir", "engines"):
+    for key in ("state_dir", "engines", "admin_token_file"):
         section = settings.get(SECTIONS[key], {})
-        if key in section:
+        if section.get(key):
             section[key] = str(path.parent / section[key])
     return settings
 
@@ -157,10 +206,14 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
         key = variable.removeprefix("STREAMD_").lower()
         if key not in SECTIONS:
             raise ConfigError(f"{variable}: there is no such setting; each key of config.toml has a variable")
-        value: Any = text.split(",") if key in _LISTS else text
+        value: Any = _list_of(key, text) if key in _LISTS else text
         _convert({SECTIONS[key]: {key: value}}, variable, strict=False)
         found[key] = value
     return found
+
+
+def _list_of(key: str, text: str) -> list[str]:
+    return [] if key == "ensemble" and not text else text.split(",")
 
 
 def _convert(settings: Mapping[str, Any], place: str, *, strict: bool) -> Config:

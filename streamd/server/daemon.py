@@ -5,23 +5,22 @@ import gc
 import os
 import signal
 import time
-from collections.abc import Coroutine
-from functools import partial
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import structlog
 from aiohttp import web
 
-from streamd.core.costs import CostTable
 from streamd.core.errors import StateError
-from streamd.core.lanes import LaneLimits
-from streamd.repository.versions import EngineRepository, EngineVersion
-from streamd.runtime.keeper import LaneKeeper, Opened
+from streamd.core.holds import AccuracyLimits
 from streamd.runtime.service import Service, ServiceLimits
 from streamd.runtime.state import State, WindowLimits, open_state
 from streamd.server.backends import open_backend
-from streamd.server.config import Config
+from streamd.server.config import Config, read_admin_token
+from streamd.server.engines import Engines
+from streamd.server.memory import return_large_blocks
+from streamd.server.selection import Selection, select
 from streamd.server.systemd import Notifier
 from streamd.transport.app import Doors, make_doors
 from streamd.transport.requests import TransportLimits
@@ -30,12 +29,17 @@ log = structlog.get_logger(__name__)
 
 
 class Daemon:
-    """One daemon: `run` returns its exit status when a signal has ended it."""
+    """One daemon: `run` returns its exit status when a signal has ended it.
 
-    def __init__(self, config: Config) -> None:
+    `reread` reads the settings again when it is told to reload; without it they stay.
+    """
+
+    def __init__(self, config: Config, reread: Callable[[], Config] | None = None) -> None:
         self.config = config
         self.notifier = Notifier()
-        self._keeper: LaneKeeper | None = None
+        self._reread = reread
+        self._engines: Engines | None = None
+        self._service: Service | None = None
         self._stop = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -45,12 +49,15 @@ class Daemon:
 
     async def run(self) -> int:
         """Start, serve until told to stop, drain. Raises `StreamdError` where start-up fails."""
+        return_large_blocks()
         self._watch_signals()  # first: whoever hears of it may stop it
-        version = EngineRepository(Path(self.config.engine.engines)).choose(self.config.engine.engine or None)
-        service = self._make_service(version)
-        doors = make_doors(service, _transport_limits(self.config))
+        token = read_admin_token(self.config)
+        selection = select(self.config.engine)
+        service = self._service = self._make_service(selection)
+        engines = self._engines = Engines(service, self.config, open_backend, self._reread)
+        doors = make_doors(service, _transport_limits(self.config), engines, token)
         runner = await self._listen(doors)
-        starting = asyncio.create_task(self._open_lanes(service, version))
+        starting = asyncio.create_task(self._open_lanes(engines, selection))
         stopping = asyncio.create_task(self._stop.wait())
         try:
             await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -64,11 +71,11 @@ class Daemon:
         return 0
 
     # ------------------------------------------------------------ start-up
-    def _make_service(self, version: EngineVersion) -> Service:
+    def _make_service(self, selection: Selection) -> Service:
         state = open_state(
-            Path(self.config.state.state_dir), version.contract, _window_limits(self.config), time.monotonic()
+            Path(self.config.state.state_dir), selection.contract, _window_limits(self.config), time.monotonic()
         )
-        service = Service(state, version.name, version.server_ids, _service_limits(self.config))
+        service = Service(state, selection.name, selection.model.server_ids, _service_limits(self.config))
         service.begin()  # before the first sample: what comes from now on is due by itself
         return service
 
@@ -84,43 +91,45 @@ class Daemon:
         log.info("listening", host=settings.host, port=runner.addresses[0][1])
         return runner
 
-    async def _open_lanes(self, service: Service, version: EngineVersion) -> None:
+    async def _open_lanes(self, engines: Engines, selection: Selection) -> None:
         """Load and warm in threads: samples are taken meanwhile, `/readyz` says no until a lane is warm."""
         began = time.monotonic()
-        service.engine = {"backend": None, "precision": None, "fallbacks": []}
-
-        def changed(opened: Opened, costs: CostTable) -> None:
-            service.engine = _engine_status(version, opened, costs, keeper)
-
-        keeper = self._keeper = LaneKeeper(
-            service.pipeline,
-            partial(open_backend, version, self.config),
-            max_batch=self.config.batching.max_batch_size,
-            warmup_seconds=self.config.engine.warmup_seconds,
-            limits=LaneLimits(hang_seconds=self.config.engine.lane_hang_seconds),
-            changed=changed,
-        )
-        await keeper.open()
-        keeper.watch()
+        loaded = await engines.start(selection)
         # What stands now stays: the collector need not look at it again, which took hundreds of milliseconds.
         gc.collect()
         gc.freeze()
-        backend = service.engine["backend"]
         log.info(
             "ready",
-            engine=version.name,
-            backend=backend,
-            lanes=len(service.pipeline.workers),
-            bucket_ms=service.engine["bucket_ms"],
+            engine=loaded.name,
+            backend=loaded.opened.backend.name,
+            lanes=len(loaded.deployment.workers),
+            bucket_ms={str(bucket): round(seconds * 1e3, 3) for bucket, seconds in loaded.costs.seconds.items()},
             seconds=round(time.monotonic() - began, 2),
         )
-        self.notifier.tell(READY="1", STATUS=f"serving {version.name} on {backend}")
+        self._tell_ready()
+        await engines.start_trial()
+
+    def _tell_ready(self) -> None:
+        assert self._service is not None
+        told = self._service.engine["backend"]
+        self.notifier.tell(READY="1", STATUS=f"serving {self._service.model} on {told}")
 
     # ------------------------------------------------------------ main loop
     def _watch_signals(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+
+    def _on_hangup(self) -> None:
+        if self._engines is None or self._stop.is_set():
+            return  # what is chosen at start is chosen by the settings as they are by now, or nothing matters any more
+        self._keep(self._reload(self._engines))
+
+    async def _reload(self, engines: Engines) -> None:
+        self.notifier.tell(RELOADING="1", MONOTONIC_USEC=str(time.monotonic_ns() // 1_000))
+        await engines.reload()
+        self._tell_ready()  # whether or not anything changed: it serves
 
     def _on_signal(self, number: int) -> None:
         if self._stop.is_set():
@@ -144,7 +153,9 @@ class Daemon:
             await asyncio.sleep(interval / 2)
 
     def _keep(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        self._tasks.add(asyncio.create_task(coroutine))
+        task = asyncio.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     # ------------------------------------------------------------ drain
     async def _shut_down(
@@ -162,25 +173,14 @@ class Daemon:
                 await doors.sockets.close_all()
         except TimeoutError:
             complete = False
-        if self._keeper is not None:
-            self._keeper.close()
+        if self._engines is not None:
+            self._engines.close()
         for task in (*tasks, *self._tasks):
             task.cancel()
         await asyncio.gather(*tasks, *self._tasks, return_exceptions=True)
         await runner.cleanup()
         service.close()
         log.info("stopped", complete=complete, seconds=round(time.monotonic() - began, 2), rows=service.row_counts())
-
-
-def _engine_status(version: EngineVersion, opened: Opened, costs: CostTable, keeper: LaneKeeper) -> dict[str, Any]:
-    return {
-        "backend": opened.backend.name,
-        "precision": opened.backend.precision,
-        "fallbacks": keeper.fallbacks,
-        "backend_details": opened.backend.describe(),
-        "architecture": version.contract.architecture,
-        "bucket_ms": {str(bucket): round(seconds * 1e3, 3) for bucket, seconds in costs.seconds.items()},
-    }
 
 
 def _transport_limits(config: Config) -> TransportLimits:
@@ -211,4 +211,14 @@ def _service_limits(config: Config) -> ServiceLimits:
         max_ahead_seconds=config.windows.max_ahead_seconds,
         max_waiting_requests=config.batching.max_waiting_requests,
         predict_timeout_seconds=config.batching.predict_timeout_seconds,
+        accuracy=_accuracy_limits(config),
+    )
+
+
+def _accuracy_limits(config: Config) -> AccuracyLimits:
+    accuracy, periods = config.accuracy, AccuracyLimits().periods
+    return AccuracyLimits(
+        scored_servers=accuracy.scored_servers,
+        settle_steps=accuracy.score_after_steps,
+        period_steps=-(-accuracy.accuracy_window_steps // periods),
     )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from streamd.runtime.service import Service
+from streamd.transport.engines import EngineRoutes, Engines
 from streamd.transport.errors import errors_middleware
 from streamd.transport.forecasts import ForecastRoutes
 from streamd.transport.frames import FrameEncoder
@@ -24,8 +25,10 @@ class Doors:
     sockets: Sockets
 
 
-def make_doors(service: Service, limits: TransportLimits) -> Doors:
-    """Build the application over a service."""
+def make_doors(
+    service: Service, limits: TransportLimits, engines: Engines | None = None, admin_token: str = ""
+) -> Doors:
+    """Build the application over a service; without `engines` no caller can change what serves."""
     bodies, sockets = BodyReader(limits), Sockets(limits)
     app = web.Application(middlewares=[errors_middleware], client_max_size=limits.max_body_bytes)
     for routes in (
@@ -36,4 +39,6 @@ def make_doors(service: Service, limits: TransportLimits) -> Doors:
         HealthRoutes(service),
     ):
         routes.add_to(app)
+    if engines is not None:
+        EngineRoutes(bodies, engines, admin_token).add_to(app)
     return Doors(app, sockets)

@@ -24,6 +24,11 @@ _STATUS: dict[type[StreamdError], int] = {
     errors.NotFiniteError: 422,
     errors.LaneLostError: 503,
     errors.InferenceError: 500,
+    errors.UnauthorizedError: 401,
+    errors.ForbiddenError: 403,
+    errors.ReloadError: 409,
+    errors.RepositoryError: 422,
+    errors.BackendUnavailableError: 422,
     StreamdError: 500,
 }
 
@@ -67,6 +72,8 @@ async def errors_middleware(request: web.Request, handler: Handler) -> web.Strea
         answer = reply(request, error_message(error), http_status(error))
         if error.retry:
             answer.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+        if isinstance(error, errors.UnauthorizedError):
+            answer.headers["WWW-Authenticate"] = "Bearer"
         return answer
     except web.HTTPException as error:
         if error.status < 400:

@@ -11,6 +11,8 @@ from streamd.transport.errors import reply
 from streamd.transport.requests import BodyReader
 from streamd.transport.tensors import decode_tensor, write_tensor
 
+MODEL_HEADER = "X-Streamd-Model"
+
 _message = Decoder(dict[str, msgspec.Raw])
 
 
@@ -35,11 +37,12 @@ class PredictRoutes:
             if wrapped:
                 given = _message.decode(bytes(given["inputs"]), encoding)
             inputs = {name: decode_tensor(name, value, encoding) for name, value in given.items()}
-        predictions, batched = await self._service.predict(inputs)
-        if not batched:
-            predictions = predictions[0]
+        made = await self._service.predict(inputs)
+        predictions = made.predictions if made.batched else made.predictions[0]
         shown = write_tensor(predictions) if encoding is Encoding.MSGPACK else predictions
         answer: dict[str, Any] = {"predictions": shown}
         if wrapped:
             answer = {"outputs": answer}
-        return reply(request, {**answer, "model": self._service.model})
+        response = reply(request, {**answer, "model": made.model})
+        response.headers[MODEL_HEADER] = made.model
+        return response

@@ -180,7 +180,7 @@ def test_plans_that_cannot_be_read_do_not_hide_the_version(said: Any, engines: P
 # ---------------------------------------------------------------- promote, rollback, gc
 def test_promote_and_roll_back(said: Any, engines: Path) -> None:
     status, text = said("promote", A, "--why", "better", "--who", "ann")
-    assert (status, text) == (0, f"promoted {A}; {A} serves from the daemon's next start (promoted)\n")
+    assert (status, text) == (0, f"promoted {A}; {A} serves from the daemon's next start or reload (promoted)\n")
     status, found = said("promote", C, "--json")
     assert (found["current"], found["previous"], found["serves"]) == (C, A, C)
     assert (found["history"][0]["who"], found["history"][0]["why"]) == ("ann", "better")
@@ -188,7 +188,7 @@ def test_promote_and_roll_back(said: Any, engines: Path) -> None:
     (engines / A / "model.onnx").unlink()
     status, text = said("rollback")
     assert status == 0
-    assert f"rolled back from {C}; {B} serves from the daemon's next start (default)" in text
+    assert f"rolled back from {C}; {B} serves from the daemon's next start or reload (default)" in text
     assert f"passed over, since it cannot serve: {A}" in text
     with pytest.raises(RepositoryError, match="nothing to roll back"):
         said("rollback")

@@ -13,7 +13,8 @@ from streamd.core.costs import CostTable
 from streamd.core.scheduler import Scheduler
 from streamd.device.fake import FakeBackend, FakeScript, forecast_of
 from streamd.device.lane import Float32
-from streamd.runtime.pipeline import Model, Pipeline
+from streamd.runtime.deployment import Model
+from streamd.runtime.pipeline import Pipeline
 from streamd.runtime.state import State
 from streamd.runtime.worker import LaneWorker
 from tests.core.contracts import make_contract
@@ -161,6 +162,7 @@ class Caller:
     def __init__(self, *values: float) -> None:
         self.values = values
         self.answers: dict[int, Float32] = {}
+        self.models: dict[int, str] = {}
         self.failures: dict[int, Exception] = {}
 
     def fill(self, index: int, inputs: Any, row: int) -> None:
@@ -169,9 +171,10 @@ class Caller:
         inputs.decoder_cont[row] = 0
         inputs.decoder_cat[row] = 0
 
-    def answer(self, index: int, forecast: Float32) -> None:
+    def answer(self, index: int, forecast: Float32, model: str) -> None:
         assert index not in self.answers | self.failures, "one answer to each window"
         self.answers[index] = forecast.copy()
+        self.models[index] = model
 
     def fail(self, index: int, error: Exception) -> None:
         assert index not in self.answers | self.failures, "one answer to each window"

@@ -25,8 +25,10 @@ from streamd.core.lanes import LaneLimits
 from streamd.core.scheduler import Batch, Item, RequestItem, Scheduler, ServerItem
 from streamd.device.fake import FakeBackend, FakeLane, forecast_of
 from streamd.device.lane import Float32
-from streamd.runtime.keeper import LaneKeeper, Opened
-from streamd.runtime.pipeline import Model, Pipeline
+from streamd.runtime.deployment import Deployment, Model
+from streamd.runtime.keeper import LaneKeeper
+from streamd.runtime.opening import Opened
+from streamd.runtime.pipeline import Pipeline
 from streamd.runtime.state import State, WindowLimits
 from streamd.runtime.warmup import warm
 from streamd.runtime.worker import LaneWorker, Result
@@ -56,20 +58,22 @@ class WatchedPipeline(Pipeline):
         self.free = False
         """Lanes that are put to work are not held any more."""
 
-    def open_lanes(self, workers: Sequence[LaneWorker], costs: CostTable) -> None:
+    def open_lanes(self, workers: Sequence[LaneWorker], costs: CostTable, deployment: Deployment | None = None) -> None:
         for worker in workers:
             fake(worker).hangs = not self.free
-        super().open_lanes(workers, costs)
+        super().open_lanes(workers, costs, deployment)
 
     def take_result(self, worker: LaneWorker, result: Result) -> None:
-        super().take_result(worker, result)
-        self.heard.set()
+        try:
+            super().take_result(worker, result)
+        finally:
+            self.heard.set()
 
     def _take_out(self, worker: LaneWorker, error: LaneLostError) -> list[Item]:
-        before = {each: each.running for each in self.workers}
+        before = {each: each.running for each in self.all_workers}
         failed = super()._take_out(worker, error)
         for gone, batch in before.items():
-            if gone in self.workers:
+            if gone in self.all_workers:
                 continue
             for key in map(key_of, batch.items if batch else []):
                 self.losses[key] += 1
@@ -169,7 +173,7 @@ class World(RuleBasedStateMachine):
         """Wait for the threads of lanes that are out and run nothing."""
         self.stuck += self.pipeline.left_busy
         self.pipeline.left_busy.clear()
-        for worker in self.keeper._leaving - set(self.stuck):
+        for worker in self.pipeline.departures.leaving - set(self.stuck):
             assert worker.join(60.0), "a lane that runs nothing ends at once"
 
     async def mend(self) -> None:
@@ -383,7 +387,7 @@ class World(RuleBasedStateMachine):
             script.lost = trouble == "lanes fail while warming"
             backend.dies_young = trouble == "devices die"
         before, falls_back = list(self.pipeline.workers), self.keeper.falls_back
-        held = {each.lane.device for each in self.stuck if each.lane.device in self.keeper._gone}
+        held = {each.lane.device for each in self.stuck if each.lane.device in self.pipeline.departures.gone}
         self.run(self.mend())
         for backend in self.backends.values():
             backend.script.make_errors.clear()

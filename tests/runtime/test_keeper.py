@@ -11,7 +11,8 @@ import pytest
 from streamd.core.errors import BackendUnavailableError, BatchFailedError, LaneLostError
 from streamd.core.lanes import LaneLimits
 from streamd.device.fake import FakeBackend, FakeLane
-from streamd.runtime.keeper import LaneKeeper, Opened
+from streamd.runtime.keeper import LaneKeeper
+from streamd.runtime.opening import Opened
 from streamd.runtime.worker import LaneWorker
 from tests.runtime.rigs import Caller, Rig, running
 
@@ -292,7 +293,7 @@ async def test_a_lane_that_fails_while_warming_is_closed_once_and_tried_again(tm
         assert not ready(rig)
         await chain.later()
         assert lanes_of(rig) == ["fake-0"]
-        await ended([first, *chain.keeper._leaving])
+        await ended([first, *rig.pipeline.departures.leaving])
         assert [lane.closings for lane in rig.backend.lanes] == [1, 1, 0]
         chain.keeper.close()
 

@@ -81,11 +81,11 @@ class DaemonProcess:
     def get(self, path: str) -> tuple[int, Any]:
         return self.call("GET", path)
 
-    def call(self, method: str, path: str, message: Any = None) -> tuple[int, Any]:
+    def call(self, method: str, path: str, message: Any = None, **headers: str) -> tuple[int, Any]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port)
         try:
             body = None if message is None else json.dumps(message)
-            connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})
+            connection.request(method, path, body, headers | ({"Content-Type": "application/json"} if body else {}))
             response = connection.getresponse()
             data = response.read()
         finally:

@@ -8,8 +8,12 @@ import numpy.typing as npt
 import pytest
 
 from streamd.core.contract import ModelContract
+from streamd.core.costs import CostTable
 from streamd.device.fake import forecast_of
+from streamd.runtime.deployment import Deployment, Model
 from streamd.runtime.service import ServiceLimits
+from streamd.runtime.worker import LaneWorker
+from tests.runtime.versions import NAMES, VersionBackend, expected_of
 from tests.transport.conftest import Start
 from tests.transport.harness import (
     CONTRACT,
@@ -340,3 +344,27 @@ async def test_lists_hold_numbers_and_null_alone(daemon: Running, wrong: object)
         reply = await daemon.post("/v1/predict", given, content_type)
         assert (reply.status, reply.body["code"]) == (422, "invalid_tensor")
         assert "encoder_cont" in reply.body["message"]
+
+
+# ---------------------------------------------------------------- versions that change
+async def test_windows_of_one_call_are_answered_by_one_version(start: Start) -> None:
+    daemon = await start(Setup(lanes=1))
+    pipeline, backend = daemon.service.pipeline, daemon.backend
+    backend.script.hold = True
+    given = inputs_of(40)  # more than the largest bucket: it takes two batches
+    asking = asyncio.create_task(daemon.post("/v1/predict", tensors(given), MSGPACK))
+    while not backend.script.runs:
+        await asyncio.sleep(0)
+    second = VersionBackend(CONTRACT, NAMES[1], (1, 8, 32))
+    deployment = Deployment(Model(NAMES[1].encode(), {}))
+    worker = LaneWorker(second.make_lane(0), asyncio.get_running_loop(), pipeline.take_result)
+    pipeline.open_lanes([worker], CostTable({1: 0.001, 8: 0.008, 32: 0.032}, pads=False), deployment)
+    pipeline.switch(deployment)
+    while not second.script.runs:
+        await asyncio.sleep(0)
+    daemon.let_go()
+    reply = await asking
+    assert (reply.status, reply.body["model"], reply.headers["X-Streamd-Model"]) == (200, NAMES[1], NAMES[1])
+    made = array_of(reply.body["outputs"]["predictions"])
+    expected = [expected_of(CONTRACT, window, NAMES[1]).transpose(1, 0, 2) for window in given["encoder_cont"]]
+    np.testing.assert_allclose(made, expected, rtol=1e-6)

@@ -75,7 +75,7 @@ def say_record(args: argparse.Namespace, record: "Record", done: str) -> int:
 
     choice = repository_of(args).choice()
     passed_over = record.history[-1].passed_over if record.history else ()
-    lines = [f"{done}; {choice.version.name} serves from the daemon's next start ({choice.rule})"]
+    lines = [f"{done}; {choice.version.name} serves from the daemon's next start or reload ({choice.rule})"]
     lines += [f"passed over, since it cannot serve: {name}" for name in passed_over]
     said = {**msgspec.to_builtins(record), "previous": record.previous, "serves": choice.version.name}
     say(args, said, "\n".join(lines))

@@ -1,4 +1,4 @@
-"""`streamd engine promote`: let a version serve from the daemon's next start."""
+"""`streamd engine promote`: let a version serve from the daemon's next start or reload."""
 
 import argparse
 import time
@@ -14,7 +14,7 @@ from streamd.repository.commands.common import (
 )
 
 DESCRIPTION = f"""\
-Let a version serve from the daemon's next start.
+Let a version serve from the daemon's next start or reload.
 
 Refused for a version that is not sound or that its accuracy gate refused. It is one atomic change of promoted.json,
 which keeps who, when and why; `streamd engine rollback` undoes it.

@@ -6,7 +6,7 @@ import time
 from streamd.repository.commands.common import ORDER, add_common, add_record, repository_of, say_record, who_of
 
 DESCRIPTION = f"""\
-Undo the last promotion: what was promoted before it serves again, from the daemon's next start.
+Undo the last promotion: what was promoted before it serves again, from the daemon's next start or reload.
 
 Before the first promotion that is the default version, or the newest. A second rollback undoes the promotion before,
 and so on; it never goes forth again: for that, promote. Versions that are gone or refused by now are passed over.

@@ -1,0 +1,215 @@
+"""Sums over a sliding window of steps, and the figures of one version that are read from them."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from streamd.core.contract import ModelContract
+
+Float64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What is told apart: targets, quantiles, intervals between them, and ranges of the horizon."""
+
+    contract: ModelContract
+    range_steps: int
+    period_steps: int
+    periods: int
+
+    @cached_property
+    def ranges(self) -> int:
+        """How many ranges the horizon has; the last may be shorter."""
+        return -(-self.contract.horizon // self.range_steps)
+
+    @cached_property
+    def range_lengths(self) -> Float64:
+        """The steps of each range, `(ranges,)`."""
+        edges = np.append(np.arange(self.ranges) * self.range_steps, self.contract.horizon)
+        return np.diff(edges).astype(np.float64)
+
+    def by_range(self, first: int, values: npt.NDArray[Any]) -> Float64:
+        """Sum `values (targets, steps)`, of the horizon's steps from `first` on, to `(targets, ranges)`."""
+        ranges = np.arange(first, first + values.shape[1]) // self.range_steps
+        starts = np.flatnonzero(np.diff(ranges, prepend=-1))
+        sums = np.zeros((len(values), self.ranges))
+        sums[:, ranges[starts]] = np.add.reduceat(values, starts, axis=1, dtype=np.float64)
+        return sums
+
+    @cached_property
+    def levels(self) -> Float64:
+        """The quantiles, `(quantiles,)`."""
+        return np.array(self.contract.quantiles)
+
+    @cached_property
+    def intervals(self) -> tuple[tuple[int, int], ...]:
+        """The pairs of quantiles that lie even about the median, the widest first."""
+        levels = self.contract.quantiles
+        pairs = zip(range(len(levels)), reversed(range(len(levels))), strict=True)
+        return tuple((low, high) for low, high in pairs if low < high and math.isclose(levels[low] + levels[high], 1.0))
+
+    @property
+    def interval_names(self) -> list[str]:
+        """`0.1-0.9` and the like."""
+        levels = self.contract.quantiles
+        return [f"{levels[low]:g}-{levels[high]:g}" for low, high in self.intervals]
+
+
+class Sliding:
+    """Named sums over the last `periods` periods; a period that begins empties the oldest one's."""
+
+    def __init__(self, periods: int, **shapes: tuple[int, ...]) -> None:
+        self._periods = periods
+        self._sums = {name: np.zeros((periods, *shape)) for name, shape in shapes.items()}
+        self._period: int | None = None
+
+    def roll(self, period: int) -> None:
+        """Go on to a period; one that is not later changes nothing."""
+        if self._period is not None and period <= self._period:
+            return
+        first = period if self._period is None else max(self._period + 1, period - self._periods + 1)
+        for each in range(first, period + 1):
+            for sums in self._sums.values():
+                sums[each % self._periods] = 0.0
+        self._period = period
+
+    def present(self, name: str) -> Float64:
+        """Return the sums of the present period, to be added to; `roll` comes before it."""
+        assert self._period is not None, "no period has begun"
+        sums: Float64 = self._sums[name][self._period % self._periods]
+        return sums
+
+    def total(self, name: str) -> Float64:
+        """Return the sums over all periods that are kept."""
+        total: Float64 = np.sum(self._sums[name], axis=0)
+        return total
+
+
+class Figures:
+    """How one version does. Losses are pinball, averaged over the quantiles, divided by the series' deviation.
+
+    As in training: a target's loss gives every step of the horizon the same weight, and the whole is the mean over
+    targets. So there is none before every range of the horizon was scored.
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        self.shape = shape
+        self.scored_steps = 0
+        """Steps of forecasts that were scored for at least one target, since start."""
+        contract = shape.contract
+        targets = len(contract.targets)
+        self.sums = Sliding(
+            shape.periods,
+            loss=(targets, shape.ranges),
+            points=(targets, shape.ranges),
+            below=(targets, len(contract.quantiles)),
+            inside=(targets, len(shape.intervals)),
+            forecasts=(1,),
+        )
+
+    def add(self, first: int, forecast: npt.NDArray[np.float32], truth: Float64, deviation: Float64) -> Float64:
+        """Score the steps of a forecast from `first` on; returns the summed losses, `(targets, ranges)`.
+
+        `forecast (targets, horizon, quantiles)`, `truth (targets, steps)` NaN where it is not scored, `deviation
+        (targets,)`.
+        """
+        known = np.isfinite(truth)
+        part = forecast[:, first : first + truth.shape[1]]
+        actual = truth[:, :, None]
+        error = actual - part
+        loss = np.maximum(self.shape.levels * error, (self.shape.levels - 1.0) * error).mean(2)
+        losses = self.shape.by_range(first, np.where(known, loss / deviation[:, None], 0.0))
+        self.sums.present("loss")[:] += losses
+        self.sums.present("points")[:] += self.shape.by_range(first, known)
+        below = actual <= part  # nothing is below where the truth is NaN
+        self.sums.present("below")[:] += below.sum(1)
+        low, high = np.array(self.shape.intervals, int).reshape(-1, 2).T
+        self.sums.present("inside")[:] += ((part[..., low] <= actual) & below[..., high]).sum(1)
+        self.scored_steps += int(known.any(0).sum())
+        return losses
+
+    def begin(self) -> None:
+        """Count a forecast of which the first values are scored."""
+        self.sums.present("forecasts")[0] += 1
+
+    def loss_by_range(self) -> Float64:
+        """Return the mean loss, `(targets, ranges)`, NaN where nothing was scored."""
+        return _divided(self.sums.total("loss"), self.sums.total("points"))
+
+    def loss(self) -> Float64:
+        """Return each target's loss over the whole horizon, `(targets,)`, NaN while a range of it lacks."""
+        lengths = self.shape.range_lengths
+        loss: Float64 = (self.loss_by_range() * lengths).sum(1) / lengths.sum()
+        return loss
+
+    def loss_of_ranges(self) -> Float64:
+        """Return the mean over the targets by range, `(ranges,)`, NaN where nothing was scored."""
+        return np.array([_mean(losses) for losses in self.loss_by_range().T])
+
+    def whole_loss(self) -> float:
+        """The mean over the targets that have a loss; NaN where none has: what training calls nPL."""
+        return _mean(self.loss())
+
+    def points(self) -> Float64:
+        """Return how many values were scored, `(targets,)`."""
+        points: Float64 = self.sums.total("points").sum(1)
+        return points
+
+    def below(self) -> Float64:
+        """Return the share of values at or below each quantile, `(targets, quantiles)`: as the levels, at best."""
+        return _divided(self.sums.total("below"), self.points()[:, None])
+
+    def inside(self) -> Float64:
+        """Return the share of values inside each interval, ends included, `(targets, intervals)`."""
+        return _divided(self.sums.total("inside"), self.points()[:, None])
+
+    @property
+    def forecasts(self) -> int:
+        """Forecasts whose scoring began within the window."""
+        return int(self.sums.total("forecasts")[0])
+
+
+@dataclass(frozen=True)
+class TrainingFigures:
+    """What a version did on the test days it was released with, averaged over its fleets."""
+
+    loss: float
+    fleets: tuple[str, ...]
+
+
+def training_figures(info: Mapping[str, Any]) -> TrainingFigures | None:
+    """Read a version's `training_info.json`; none where it tells no nPL.
+
+    The figures of whole fleets count (those named in `data`, where it names any), not those of parts of them.
+    """
+    figures = info.get("figures")
+    if not isinstance(figures, Mapping):
+        return None
+    losses = {name: each["nPL"] for name, each in figures.items() if isinstance(each, Mapping) and _is_loss(each)}
+    data = info.get("data")
+    whole = {name: loss for name, loss in losses.items() if isinstance(data, Mapping) and name in data}
+    chosen = whole or losses
+    if not chosen:
+        return None
+    return TrainingFigures(sum(chosen.values()) / len(chosen), tuple(chosen))
+
+
+def _is_loss(figures: Mapping[str, Any]) -> bool:
+    loss = figures.get("nPL")
+    return isinstance(loss, int | float) and math.isfinite(loss) and loss > 0
+
+
+def _divided(sums: Float64, counts: Float64) -> Float64:
+    quotient: Float64 = np.where(counts > 0, sums / np.maximum(counts, 1.0), np.nan)
+    return quotient
+
+
+def _mean(values: Float64) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else math.nan

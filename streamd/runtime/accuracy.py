@@ -1,0 +1,132 @@
+"""The hands of live accuracy: takes forecasts as they are posted, reads the truth from the windows.
+
+On the event loop; nothing here waits, and nothing of it outlives the process: after a restart figures begin anew.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import structlog
+from prometheus_client.core import Metric
+
+from streamd.core.accuracy import Ledger
+from streamd.core.deviations import Float32
+from streamd.core.figures import TrainingFigures, training_figures
+from streamd.core.holds import AccuracyLimits, Version
+from streamd.runtime.accuracy_report import families, report
+from streamd.runtime.state import State
+
+log = structlog.get_logger(__name__)
+
+
+class LiveAccuracy:
+    """Scores the forecasts of one state folder's servers, by version.
+
+    Call `posted` with every forecast, `forget` when a slot changes hands, and `sweep` every second or so.
+    """
+
+    def __init__(self, state: State, limits: AccuracyLimits) -> None:
+        contract = state.contract
+        self.limits = limits
+        self.ledger = Ledger(contract, limits, state.directory.capacity)
+        self.training: dict[str, TrainingFigures] = {}
+        self._state = state
+        self._versions: dict[bytes, Version] = {}
+        self._columns = [contract.feature_index[target] for target in contract.targets]
+        self._window = np.empty(contract.input_shapes["encoder_cont"], np.float32)
+        self._statuses = np.empty(contract.context_length, np.int32)
+
+    # ------------------------------------------------------------ versions
+    def follow(
+        self, name: str, *, training: TrainingFigures | None = None, share: float = 1.0, shadow: bool = False
+    ) -> None:
+        """Score a version from now on, or change what is known of one.
+
+        `training` is what drift is measured against (none: it stays as it was), `share` the share of the servers that
+        the version forecasts; a `shadow` is scored where another version is, so that the two can be compared.
+        """
+        self.ledger.weigh(len(self._state.directory))
+        self.ledger.follow(name, share=share, shadow=shadow)
+        if training is not None:
+            self.training[name] = training
+        self._renew()
+
+    def unfollow(self, name: str) -> None:
+        """Let a version go with its figures; one that is not followed is none."""
+        self.ledger.unfollow(name)
+        self._renew()
+
+    def _renew(self) -> None:
+        followed = self.ledger.versions
+        self._versions = {name.encode(): version for name, version in followed.items()}
+        self.training = {name: figures for name, figures in self.training.items() if name in followed}
+
+    # ------------------------------------------------------------ forecasts and truth
+    def posted(self, slot: int, step: int, model: bytes, forecast: Float32) -> None:
+        """Look at a forecast: `(targets, horizon, quantiles)` from `step` by version `model`; copied if it is held.
+
+        A version that nobody announced is followed as one that serves every server.
+        """
+        version = self._versions.get(model)
+        if version is None:
+            self.follow(model.decode())
+            version = self._versions[model]
+        if self.ledger.chooses(version, slot, step):
+            ahead = self._read(slot) - step
+            rows = self._window[: max(len(self._window) - ahead, 0), self._columns]
+            generation = self._state.directory.generations[slot]
+            self.ledger.take(version, slot, generation, step, forecast, rows)
+
+    def forget(self, slot: int) -> None:
+        """Drop a slot that changes hands."""
+        self.ledger.forget(slot)
+
+    def sweep(self, most: int = 32) -> int:
+        """Score what has settled of up to `most` held forecasts, the longest unscored first; returns of how many."""
+        directory, ledger = self._state.directory, self.ledger
+        ledger.weigh(len(directory))
+        ledger.roll()
+        scored = 0
+        for hold in list(ledger.held.values()):
+            if directory.generations[hold.slot] != hold.generation:
+                ledger.forget(hold.slot)
+            elif ledger.due(hold, self._state.windows.newest(hold.slot)):
+                newest = self._read(hold.slot)
+                ledger.score(hold, newest, self._window[:, self._columns])
+                scored += 1
+                if scored == most:
+                    break
+        return scored
+
+    def _read(self, slot: int) -> int:
+        """Copy a server's window; returns the step of its last row."""
+        windows = self._state.windows
+        windows.gather(slot, self._window, self._statuses)
+        return windows.newest(slot)
+
+    # ------------------------------------------------------------ telling
+    def status(self) -> dict[str, Any]:
+        """What `/v1/status` shows as `accuracy`."""
+        self.ledger.roll()
+        return report(self.ledger, self.training)
+
+    def families(self) -> Iterator[Metric]:
+        """What `/metrics` shows."""
+        self.ledger.roll()
+        return families(self.ledger, self.training)
+
+
+def read_training_figures(version: Path) -> TrainingFigures | None:
+    """Read what a version's folder tells of its training; none where it tells nothing (it can serve without)."""
+    path = version / "training_info.json"
+    try:
+        info = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as exc:
+        log.warning("training_info_unreadable", path=str(path), error=str(exc))
+        return None
+    return training_figures(info) if isinstance(info, dict) else None

@@ -1,0 +1,92 @@
+"""Which versions serve: one, or several as an ensemble; chosen, checked, and held for as long as they are loaded."""
+
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from streamd.core.board import MAX_MODEL_BYTES
+from streamd.core.contract import ModelContract
+from streamd.core.errors import ReloadError, RepositoryError
+from streamd.core.figures import TrainingFigures
+from streamd.repository.files import VersionHold
+from streamd.repository.versions import EngineRepository, EngineVersion
+from streamd.runtime.accuracy import read_training_figures
+from streamd.runtime.deployment import Model
+from streamd.server.config import EngineSection
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Sound versions that serve as one; `gc` leaves their folders alone until `release`."""
+
+    versions: tuple[EngineVersion, ...]
+    held: ExitStack
+    training: TrainingFigures | None = None
+    """What drift is measured against; an ensemble was never trained as one."""
+
+    @property
+    def name(self) -> str:
+        """What forecasts call their model: the version's name, or `ensemble(a,b)`."""
+        names = ",".join(version.name for version in self.versions)
+        return names if len(self.versions) == 1 else f"ensemble({names})"
+
+    @property
+    def contract(self) -> ModelContract:
+        """The contract that all of them share."""
+        return self.versions[0].contract
+
+    @property
+    def model(self) -> Model:
+        """What the pipeline must know of it."""
+        return Model(self.name.encode(), self.versions[0].server_ids)
+
+    def release(self) -> None:
+        """Let go of the folders; twice is harmless."""
+        self.held.close()
+
+
+def select(settings: EngineSection, named: Iterable[str] = ()) -> Selection:
+    """Check, read and hold the versions that are named, else those the settings pin, else the repository's choice.
+
+    Raises `RepositoryError` with the reason; blocks for as long as it takes to read the files through.
+    """
+    repository = EngineRepository(Path(settings.engines))
+    names = tuple(named) or settings.pinned
+    versions = tuple(repository.load(name) for name in names) if names else (repository.choose(),)
+    _check_together(versions)
+    with ExitStack() as held:
+        for version in versions:
+            held.enter_context(VersionHold(version.path))
+        training = read_training_figures(versions[0].path) if len(versions) == 1 else None
+        selection = Selection(versions, held.pop_all(), training)
+    if len(selection.model.name) > MAX_MODEL_BYTES:
+        selection.release()
+        raise RepositoryError(f"{selection.name}: a name of over {MAX_MODEL_BYTES} bytes; name the versions shorter")
+    return selection
+
+
+def check_contract(selection: Selection, contract: ModelContract) -> None:
+    """Raise `ReloadError` where a selection's contract is not that of the state which is open."""
+    if differing := _differences(selection.contract, contract):
+        raise ReloadError(
+            f"{selection.name}: its {' and '.join(differing)} differ from those of what serves; "
+            "the state is laid out by them, so it needs a restart"
+        )
+
+
+def _check_together(versions: tuple[EngineVersion, ...]) -> None:
+    first = versions[0]
+    for each in versions[1:]:
+        if differing := _differences(each.contract, first.contract):
+            raise RepositoryError(f"{each.path}: its {' and '.join(differing)} differ from {first.name}'s: no ensemble")
+        if each.server_ids != first.server_ids:
+            raise RepositoryError(f"{each.path}: its server_mapping.json differs from {first.name}'s: no ensemble")
+
+
+def _differences(one: ModelContract, other: ModelContract) -> list[str]:
+    """What of two contracts differs; the network's kind may."""
+    fields = ("features", "targets", "quantiles", "context_length", "horizon", "step_seconds", "units")
+    if replace(one, architecture="") == replace(other, architecture=""):
+        return []
+    return [name for name in fields if getattr(one, name) != getattr(other, name)]

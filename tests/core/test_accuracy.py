@@ -1,0 +1,521 @@
+"""Live accuracy: against a naive model that keeps everything, and what it promises of memory and of fairness."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamd.core.accuracy import Ledger
+from streamd.core.deviations import Float32
+from streamd.core.figures import Sliding, training_figures
+from streamd.core.holds import AccuracyLimits
+from streamd.core.sampling import draw
+from tests.core.contracts import make_contract
+from tests.core.naive_accuracy import NaiveLedger
+
+CONTRACT = make_contract()
+TARGETS, HORIZON, QUANTILES = CONTRACT.forecast_shape
+CONTEXT = CONTRACT.context_length
+LIMITS = AccuracyLimits(
+    scored_servers=2, settle_steps=1, tolerance_steps=2, range_steps=3, period_steps=4, periods=2, versions=2
+)
+SLOTS = 3
+VERSIONS = ("a", "b")
+
+
+def make_ledger(limits: AccuracyLimits = LIMITS, versions: tuple[str, ...] = VERSIONS, servers: int = 1) -> Ledger:
+    ledger = Ledger(CONTRACT, limits, 100)
+    ledger.weigh(servers)  # by default fewer than there are places: every origin is chosen
+    for name in versions:
+        ledger.follow(name)
+    return ledger
+
+
+def forecast_of(value: float, width: float = 1.0) -> Float32:
+    """The same at every step: quantiles `width` apart about `value`."""
+    return np.broadcast_to(np.array([value - width, value, value + width], np.float32), CONTRACT.forecast_shape).copy()
+
+
+def rows_of(*values: float) -> Float32:
+    """One value for both targets in each row."""
+    return np.repeat(np.array(values, np.float32)[:, None], TARGETS, axis=1)
+
+
+DRAWN = [0, 238, 95, 715]
+"""As they were first worked out, of 1,024."""
+
+PAST = rows_of(0, 2, 0, 2, 0, 2, 0, 2)
+
+
+def take(ledger: Ledger, name: str, slot: int, step: int, forecast: Float32, past: Float32 = PAST) -> bool:
+    version = ledger.versions[name]
+    return ledger.chooses(version, slot, step) and ledger.take(version, slot, 0, step, forecast, past)
+
+
+def arrive(ledger: Ledger, slot: int, newest: int, rows: Float32) -> None:
+    """The server's newest row is `newest`, and the last of `rows`."""
+    ledger.now_step = max(ledger.now_step, newest)
+    hold = ledger.held.get(slot)
+    if hold is not None and ledger.due(hold, newest):
+        ledger.score(hold, newest, rows)
+
+
+# ---------------------------------------------------------------- against the naive model
+Event = tuple[str, int, Any]
+NUMBERS = st.sampled_from([0.0, 1.0, 2.0, 3.5, -4.0, 100.0, math.nan])
+ROWS = st.tuples(NUMBERS, NUMBERS)
+# What is commoner is listed oftener: a server that reports, is forecast and scored.
+EVENTS = st.lists(
+    st.sampled_from(["row"] * 6 + ["post"] * 5 + ["sweep"] * 4 + ["amend", "forget", "ahead"]).flatmap(
+        lambda kind: st.tuples(
+            st.just(kind),
+            st.sampled_from([0] * 4 + [1, 1, 2]),
+            {
+                "row": st.tuples(st.sampled_from([1] * 8 + [2, 3, 9]), ROWS),
+                "post": st.tuples(st.sampled_from(["a", "ab", "ab", "b"]), st.integers(0, 2), st.integers(0, 9)),
+                "amend": st.tuples(st.integers(0, 5), ROWS),
+                "ahead": st.integers(1, 12),
+            }.get(kind, st.none()),
+        )
+    ),
+    min_size=15,
+    max_size=80,
+)
+
+
+class Twins:
+    """The ledger and the naive model, fed alike over servers' rows of which nothing is thrown away."""
+
+    def __init__(self) -> None:
+        self.ledger = make_ledger()
+        self.naive = NaiveLedger(CONTRACT, LIMITS, list(self.ledger.shape.intervals))
+        self.rows: list[dict[int, list[float]]] = [{99: [1.0, 2.0]} for _ in range(SLOTS)]
+        for number, slot in enumerate(range(SLOTS)):
+            for step in range(92, 100):
+                self.rows[slot][step] = [float(step % 3 + number), float(step % 2)]
+
+    def newest(self, slot: int) -> int:
+        return max(self.rows[slot])
+
+    def window(self, slot: int, last: int) -> dict[int, list[float]]:
+        """What the window holds of the rows up to `last`."""
+        oldest = self.newest(slot) - CONTEXT + 1
+        return {step: row for step, row in self.rows[slot].items() if oldest <= step <= last}
+
+    def array(self, slot: int, last: int) -> Float32:
+        oldest = self.newest(slot) - CONTEXT + 1
+        window = self.window(slot, last)
+        missing = [math.nan] * TARGETS
+        steps = [window.get(step, missing) for step in range(oldest, last + 1)]
+        return np.array(steps, np.float32).reshape(-1, TARGETS)
+
+    def feed(self, event: Event) -> None:
+        kind, slot, given = event
+        if kind == "row":
+            self.rows[slot][self.newest(slot) + given[0]] = list(given[1])
+        elif kind == "amend":
+            step = self.newest(slot) - given[0]
+            self.rows[slot][step] = list(given[1])
+        elif kind == "forget":
+            self.ledger.forget(slot)
+            self.naive.forget(slot)
+        elif kind == "ahead":  # another server is further on
+            self.ledger.now_step += given
+            self.naive.now_step += given
+        elif kind == "post":
+            self.post(slot, *given)
+        else:
+            newest = self.newest(slot)
+            hold = self.ledger.held.get(slot)
+            if hold is not None and self.ledger.due(hold, newest):
+                self.ledger.score(hold, newest, self.array(slot, newest))
+            self.naive.sweep(slot, newest, self.window(slot, newest))
+
+    def post(self, slot: int, names: str, behind: int, seed: int) -> None:
+        """Versions forecast from a row that may not be the newest any more."""
+        step = self.newest(slot) - behind
+        for place, name in enumerate(names):
+            values = np.random.default_rng(seed + place).normal(1.0, 2.0, CONTRACT.forecast_shape)
+            forecast = np.sort(values, axis=-1).astype(np.float32)
+            self.naive.now_step = max(self.naive.now_step, step)
+            expected = self.naive.take(name, slot, step, forecast, self.window(slot, step))
+            assert take(self.ledger, name, slot, step, forecast, self.array(slot, step)) == expected
+            forecast[:] = np.nan  # it was a view of the board, and another is posted there
+
+    def check(self) -> None:
+        ledger, naive = self.ledger, self.naive
+        ledger.roll()
+        assert {slot: (hold.step, hold.done) for slot, hold in ledger.held.items()} == {
+            slot: (hold.step, hold.done) for slot, hold in naive.held.items()
+        }
+        for name in VERSIONS:
+            figures = ledger.versions[name].figures
+            for target in range(TARGETS):
+                assert same(figures.loss()[target], naive.loss(name, target))
+                assert figures.points()[target] == sum(p.target == target for p in naive.kept(name))
+                for index in range(QUANTILES):
+                    assert same(figures.below()[target, index], naive.share(name, target, "below", index))
+                for index in range(len(naive.intervals)):
+                    assert same(figures.inside()[target, index], naive.share(name, target, "inside", index))
+        compared = ledger.comparisons.read().get(VERSIONS)
+        for row in range(ledger.shape.ranges + 1):
+            count, difference, error = naive.paired(row)
+            found = (0, math.nan, math.nan)
+            if compared is not None:
+                found = (compared[row].forecasts, compared[row].difference, compared[row].standard_error)
+            assert found[0] == count
+            assert same(found[1], difference)
+            assert same(found[2], error)
+
+
+def same(found: float, expected: float) -> bool:
+    """Equal but for rounding: the naive model's sums go in another order."""
+    if math.isnan(found) or math.isnan(expected):
+        return math.isnan(found) and math.isnan(expected)
+    return math.isclose(found, expected, rel_tol=1e-6, abs_tol=1e-6)
+
+
+@given(EVENTS)
+def test_it_is_a_list_of_all_that_was_scored(events: list[Event]) -> None:
+    twins = Twins()
+    for event in events:
+        twins.feed(event)
+        assert len(twins.ledger.held) <= LIMITS.scored_servers
+    twins.check()
+
+
+def test_the_property_covers_what_it_is_for() -> None:
+    """A plain run through the same twins ends with losses, coverage and pairs: none of the checks is of nothing."""
+    twins = Twins()
+    for number in range(30):
+        for slot in (0, 1):
+            twins.feed(("post", slot, ("ab", 0, number)))
+            twins.feed(("row", slot, (1, (float(number % 3), float(number % 2)))))
+            twins.feed(("sweep", slot, None))
+    twins.check()
+    assert math.isfinite(twins.ledger.versions["a"].figures.whole_loss())
+    assert twins.naive.paired(twins.ledger.shape.ranges)[0] > 1
+    assert twins.ledger.counts.finished > 2
+
+
+# ---------------------------------------------------------------- what a loss is
+def test_a_loss_is_pinball_over_the_series_deviation_as_in_training() -> None:
+    ledger = make_ledger()
+    take(ledger, "a", 0, 100, forecast_of(10.0, 5.0), rows_of(0, 20, 0, 20, 0, 20, 0, 20))
+    arrive(ledger, 0, 105, rows_of(20, 20, 20, 20, 20))
+    # Quantiles 5, 10, 15 and a truth of 20; the series is what is past and what was scored.
+    figures = ledger.versions["a"].figures
+    deviation = np.std([0, 20] * 4 + [20] * 4)
+    assert figures.whole_loss() == pytest.approx((0.1 * 15 + 0.5 * 10 + 0.9 * 5) / 3 / deviation)
+    assert figures.below().tolist() == [[0.0, 0.0, 0.0]] * TARGETS
+    assert figures.scored_steps == HORIZON
+    assert figures.forecasts == 1
+
+
+def test_coverage_counts_the_ends_and_a_value_on_a_quantile_as_below() -> None:
+    ledger = make_ledger()
+    take(ledger, "a", 0, 100, forecast_of(10.0, 5.0))
+    arrive(ledger, 0, 105, rows_of(5, 15, 10, 16, 0))
+    figures = ledger.versions["a"].figures
+    assert ledger.shape.interval_names == ["0.1-0.9"]
+    assert figures.inside()[0].tolist() == [0.75]
+    assert figures.below()[0].tolist() == [0.25, 0.5, 0.75]
+
+
+def test_there_is_no_loss_before_every_range_of_the_horizon_has_one() -> None:
+    ledger = make_ledger()
+    take(ledger, "a", 0, 100, forecast_of(1.0))
+    arrive(ledger, 0, 104, rows_of(1, 1, 1, 1))
+    figures = ledger.versions["a"].figures
+    assert math.isnan(figures.whole_loss())
+    assert figures.loss_of_ranges()[0] > 0
+    assert math.isnan(figures.loss_of_ranges()[1])
+    arrive(ledger, 0, 105, rows_of(1, 1, 1, 1, 1))
+    short, long = figures.loss_of_ranges()
+    assert figures.whole_loss() == pytest.approx((3 * short + long) / 4), "every step of the horizon weighs the same"
+
+
+@pytest.mark.parametrize(
+    "past",
+    [
+        rows_of(5, 5, 5, 5, 5, 5, 5, 5),
+        rows_of(*[math.nan] * 5, 1, 2, 3),
+        rows_of(1, 2, 3),
+        np.empty((0, 2), np.float32),
+    ],
+)
+def test_a_series_that_is_flat_or_hardly_known_is_not_scored(past: Float32) -> None:
+    ledger = make_ledger()
+    assert not take(ledger, "a", 0, 100, forecast_of(5.0), past)
+    assert ledger.held == {}
+
+
+def test_a_target_of_which_little_was_reported_is_not_scored_beside_one_that_was() -> None:
+    ledger = make_ledger()
+    past = PAST.copy()
+    past[:5, 1] = math.nan
+    assert take(ledger, "a", 0, 100, forecast_of(1.0), past)
+    arrive(ledger, 0, 105, rows_of(1, 1, 1, 1, 1))
+    assert ledger.versions["a"].figures.points().tolist() == [4.0, 0.0]
+
+
+def test_a_value_that_is_missing_is_nobody_s() -> None:
+    ledger = make_ledger()
+    take(ledger, "a", 0, 100, forecast_of(1.0))
+    rows = rows_of(1, math.nan, 1, 1, 1)
+    rows[0, 1] = math.nan
+    arrive(ledger, 0, 105, rows)
+    assert ledger.versions["a"].figures.points().tolist() == [3.0, 2.0]
+
+
+def test_a_late_value_counts_until_its_row_has_settled() -> None:
+    ledger = make_ledger()
+    take(ledger, "a", 0, 100, forecast_of(1.0))
+    hold = ledger.held[0]
+    assert not ledger.due(hold, 101)
+    arrive(ledger, 0, 102, rows_of(1, 1))  # step 101 has settled; 102 has not
+    arrive(ledger, 0, 103, rows_of(50, 7, 1))  # 101 is amended too late, 102 in time
+    past = [0, 2] * 4
+    first = (0.1 * 1 + 0.1 * 1) / 3 / np.std([*past, 1])
+    second = (0.1 * 7 + 0.5 * 6 + 0.9 * 5) / 3 / np.std([*past, 1, 7])
+    assert hold.losses["a"][0, 0] == pytest.approx(first + second)
+
+
+def test_a_forecast_whose_rows_never_come_is_given_up() -> None:
+    ledger = make_ledger()
+    take(ledger, "a", 0, 100, forecast_of(1.0))
+    take(ledger, "b", 0, 100, forecast_of(2.0))
+    arrive(ledger, 0, 102, rows_of(1, 1))
+    ledger.now_step = 100 + HORIZON + LIMITS.settle_steps + LIMITS.tolerance_steps
+    assert not ledger.due(ledger.held[0], 102)
+    ledger.now_step += 1
+    arrive(ledger, 0, 102, rows_of(1, 1))  # what is there is scored, settled or not
+    assert ledger.held == {}
+    assert (ledger.counts.finished, ledger.counts.expired) == (0, 1)
+    assert ledger.versions["a"].figures.scored_steps == 2
+    assert ledger.comparisons.read()[VERSIONS][-1].forecasts == 1, "half of its horizon was known"
+
+
+def test_history_that_is_replayed_takes_no_place() -> None:
+    ledger = make_ledger()
+    take(ledger, "a", 0, 1_000, forecast_of(1.0))
+    assert not take(ledger, "a", 1, 900, forecast_of(1.0))
+    assert list(ledger.held) == [0]
+
+
+def test_figures_are_of_the_last_periods_only() -> None:
+    ledger = make_ledger()
+    take(ledger, "a", 0, 100, forecast_of(1.0))
+    arrive(ledger, 0, 105, rows_of(1, 1, 1, 1, 1))
+    figures = ledger.versions["a"].figures
+    assert figures.points().sum() == HORIZON * TARGETS
+    for now, left in ((107, True), (111, True), (112, False)):
+        ledger.now_step = now
+        ledger.roll()
+        assert figures.points().any() == left
+    assert figures.scored_steps == HORIZON, "a counter never goes back"
+
+
+def test_periods_in_which_nothing_came_are_empty() -> None:
+    sums = Sliding(3, count=(1,))
+    for period, left in ((7, 1), (8, 2), (10, 2), (11, 2), (20, 1), (20, 2), (19, 3)):
+        sums.roll(period)
+        sums.present("count")[0] += 1
+        assert sums.total("count")[0] == left
+
+
+# ---------------------------------------------------------------- two versions
+def test_only_what_both_forecast_from_the_same_origin_is_compared() -> None:
+    ledger = make_ledger()
+    take(ledger, "a", 0, 100, forecast_of(1.0))
+    assert not take(ledger, "b", 0, 101, forecast_of(1.0)), "another origin"
+    assert take(ledger, "b", 0, 100, forecast_of(3.0))
+    assert not take(ledger, "b", 0, 100, forecast_of(3.0)), "once"
+    arrive(ledger, 0, 105, rows_of(1, 1, 1, 1, 1))
+    *ranges, whole = ledger.comparisons.read()[VERSIONS]
+    assert [each.forecasts for each in ranges] == [1, 1]
+    deviation = np.std([0, 2] * 4 + [1] * 4)
+    assert whole.first_loss == pytest.approx((0.1 + 0.1) / 3 / deviation)
+    assert whole.second_loss == pytest.approx((0.9 * 1 + 0.5 * 2 + 0.1 * 3) / 3 / deviation)
+    assert whole.difference == pytest.approx(whole.second_loss - whole.first_loss)
+    assert math.isnan(whole.standard_error), "one observation has none"
+
+
+def test_a_version_that_comes_when_scoring_has_begun_is_left_out() -> None:
+    ledger = make_ledger()
+    take(ledger, "a", 0, 100, forecast_of(1.0))
+    arrive(ledger, 0, 102, rows_of(1, 1))
+    assert not take(ledger, "b", 0, 100, forecast_of(1.0))
+    assert not ledger.take(ledger.versions["b"], 0, 0, 100, forecast_of(1.0), PAST)
+
+
+def test_a_shadow_joins_and_opens_nothing_while_another_may() -> None:
+    ledger = make_ledger(versions=("a",))
+    ledger.follow("b", shadow=True)
+    assert not take(ledger, "b", 0, 100, forecast_of(1.0))
+    assert take(ledger, "a", 0, 100, forecast_of(1.0))
+    assert take(ledger, "b", 0, 100, forecast_of(1.0))
+    ledger.unfollow("a")
+    assert take(ledger, "b", 1, 100, forecast_of(1.0))
+
+
+def test_a_version_that_goes_takes_its_figures_and_its_forecasts_along() -> None:
+    ledger = make_ledger()
+    for name in VERSIONS:
+        take(ledger, name, 0, 100, forecast_of(1.0))
+    take(ledger, "a", 1, 100, forecast_of(1.0))
+    arrive(ledger, 0, 104, rows_of(1, 1, 1, 1))
+    ledger.unfollow("a")
+    ledger.unfollow("a")
+    assert list(ledger.held) == [0], "nobody's forecast of the other is left"
+    assert ledger.comparisons.read() == {}
+    arrive(ledger, 0, 105, rows_of(1, 1, 1, 1, 1))
+    assert math.isfinite(ledger.versions["b"].figures.whole_loss())
+
+
+def test_one_version_more_than_fit_lets_the_quietest_go() -> None:
+    ledger = make_ledger()
+    take(ledger, "a", 0, 100, forecast_of(1.0))
+    ledger.follow("c")
+    assert set(ledger.versions) == {"a", "c"}
+
+
+# ---------------------------------------------------------------- memory and fairness
+def test_a_slot_that_changes_hands_begins_anew() -> None:
+    ledger = make_ledger()
+    take(ledger, "a", 0, 100, forecast_of(1.0), rows_of(0, 1000, 0, 1000, 0, 1000, 0, 1000))
+    ledger.forget(0)
+    assert ledger.held == {}
+    assert take(ledger, "a", 0, 101, forecast_of(1.0))
+    assert not ledger.take(ledger.versions["b"], 0, 1, 101, forecast_of(1.0), PAST), "of the slot's next server"
+    arrive(ledger, 0, 106, rows_of(1, 1, 1, 1, 1))
+    loss = (0.1 + 0.1) / 3 / np.std([0, 2] * 4 + [1] * 4)
+    assert ledger.versions["a"].figures.whole_loss() == pytest.approx(loss), "the former server's thousands are gone"
+
+
+@dataclass
+class Held:
+    """Bytes of numpy arrays that a ledger holds."""
+
+    ledger: Ledger
+
+    def nbytes(self) -> int:
+        seen: set[int] = set()
+        return sum(arrays_within(self.ledger, seen))
+
+
+def arrays_within(thing: Any, seen: set[int]) -> list[int]:
+    """The size of every array that can be reached, each once."""
+    if id(thing) in seen:
+        return []
+    seen.add(id(thing))
+    if isinstance(thing, np.ndarray):
+        return [thing.nbytes] if thing.base is None else arrays_within(thing.base, seen)
+    if isinstance(thing, dict):
+        inner = [*thing.keys(), *thing.values()]
+    elif isinstance(thing, list | tuple | set):
+        inner = list(thing)
+    else:
+        names = getattr(type(thing), "__slots__", ())
+        inner = [getattr(thing, name) for name in names] + list(getattr(thing, "__dict__", {}).values())
+    return [size for each in inner for size in arrays_within(each, seen)]
+
+
+def test_memory_is_bounded_however_many_servers_and_steps_there_are() -> None:
+    places = 20
+    ledger = make_ledger(AccuracyLimits(scored_servers=places, range_steps=3), servers=100)
+    ledger.follow("b", shadow=True)
+    empty = Held(ledger).nbytes()
+    most = 0
+    for step in range(100, 300):
+        for slot in range(100):
+            for name in VERSIONS:
+                take(ledger, name, slot, step, forecast_of(1.0))
+            arrive(ledger, slot, step, PAST)
+        assert len(ledger.held) <= places
+        most = max(most, Held(ledger).nbytes())
+    assert ledger.counts.finished > 500
+    one = forecast_of(0.0).nbytes + TARGETS * 8 * ledger.shape.ranges
+    each = len(VERSIONS) * one + TARGETS * 8 * (1 + ledger.shape.ranges)
+    compared = 2 * ledger.limits.periods * (ledger.shape.ranges + 1) * 5 * 8
+    assert 0 < most - empty <= places * each + compared
+
+
+def test_every_server_gets_its_turn_and_the_places_are_filled() -> None:
+    places, servers = 10, 40
+    ledger = make_ledger(AccuracyLimits(scored_servers=places, settle_steps=1), ("a",), servers)
+    turns = [0] * servers
+    filled = []
+    for step in range(100, 2_100):
+        for slot in range(servers):
+            turns[slot] += take(ledger, "a", slot, step, forecast_of(1.0))
+            arrive(ledger, slot, step, PAST)
+        filled.append(len(ledger.held))
+    # A hold lasts 5 of its steps, so 10 places give 2,000 steps about 4,000 turns, 100 to each server.
+    assert 0.75 * places < np.mean(filled) <= places
+    assert min(turns) > 50
+    assert max(turns) < 150
+
+
+def test_the_choice_is_the_same_on_every_run() -> None:
+    assert [draw(slot, step) >> 54 for slot, step in ((0, 0), (0, 1), (1, 0), (29_999, 5_879_028))] == DRAWN
+
+
+def test_a_version_that_serves_few_servers_gets_half_of_the_places() -> None:
+    ledger = Ledger(CONTRACT, AccuracyLimits(scored_servers=100, settle_steps=1), 100)
+    ledger.weigh(1_000)
+    ledger.follow("a", share=0.95)
+    ledger.follow("b", share=0.05)
+    # 50 servers fill 50 places at once; 950 servers fill theirs by one origin in ninety.
+    assert ledger.versions["b"].threshold == 2**64
+    assert ledger.versions["a"].threshold / 2**64 == pytest.approx(1 / 90)
+
+
+def test_a_version_that_serves_no_more_leaves_its_places_to_the_next() -> None:
+    ledger = Ledger(CONTRACT, AccuracyLimits(scored_servers=100, settle_steps=1), 100)
+    for name in VERSIONS:
+        ledger.follow(name)
+    ledger.weigh(200)
+    halved = ledger.versions["b"].threshold
+    take(ledger, "b", 0, 112, forecast_of(1.0))
+    take(ledger, "a", 0, 100, forecast_of(1.0))
+    ledger.weigh(200)
+    assert ledger.versions["b"].threshold == halved
+    take(ledger, "b", 0, 113, forecast_of(1.0))
+    ledger.weigh(200)
+    assert ledger.versions["b"].threshold > 2 * halved
+    assert ledger.versions["a"].threshold == 0
+
+
+def test_without_a_place_nothing_is_chosen() -> None:
+    ledger = make_ledger(AccuracyLimits(scored_servers=0))
+    assert not take(ledger, "a", 0, 100, forecast_of(1.0))
+
+
+@pytest.mark.parametrize("wrong", [{"scored_servers": -1}, {"settle_steps": -1}, {"range_steps": 0}, {"periods": 0}])
+def test_limits_that_make_no_sense_are_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        AccuracyLimits(**wrong)
+
+
+# ---------------------------------------------------------------- the training figures
+def test_drift_is_measured_against_whole_fleets() -> None:
+    info = {
+        "data": {"smd": {}, "asd": {}},
+        "figures": {"smd": {"nPL": 0.1}, "smd_every_fifth": {"nPL": 9.0}, "asd": {"nPL": 0.3}, "constants": {"x": 0.0}},
+    }
+    figures = training_figures(info)
+    assert figures is not None
+    assert figures.loss == pytest.approx(0.2)
+    assert figures.fleets == ("smd", "asd")
+
+
+@pytest.mark.parametrize(
+    "info", [{}, {"figures": 3}, {"figures": {"smd": {"nPL": "good"}}}, {"figures": {"smd": {"nPL": math.nan}}}]
+)
+def test_a_version_that_tells_nothing_of_its_training_has_no_drift(info: dict[str, Any]) -> None:
+    assert training_figures(info) is None

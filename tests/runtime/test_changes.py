@@ -1,0 +1,408 @@
+"""Versions change in any order while their lanes run, fail, hang and are mended.
+
+As in `test_devices`: the loop turns only inside of a rule, lanes answer only when a rule lets them go, and time is a
+number. Every forecast tells which version made it, so one under another's name is seen.
+"""
+
+import asyncio
+import sys
+import tempfile
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import structlog
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from streamd.core.errors import BackendUnavailableError, BatchFailedError, InferenceError, LaneLostError
+from streamd.core.lanes import LaneLimits
+from streamd.core.scheduler import Batch, RequestItem, Scheduler, ServerItem
+from streamd.device.lane import Float32
+from streamd.runtime.deployment import Deployment, Model
+from streamd.runtime.reload import Loaded, Reloader
+from streamd.runtime.state import State, WindowLimits
+from streamd.runtime.worker import LaneWorker
+from tests.core.contracts import make_contract
+from tests.runtime.rigs import Caller
+from tests.runtime.states import opened, send, whole
+from tests.runtime.test_devices import SteppedKeeper, WatchedPipeline, fake, flat_costs
+from tests.runtime.versions import NAMES, VersionBackend, Versions, expected_of, keepers_of
+
+CONTRACT = make_contract()
+SERVERS = tuple("abcdef")
+ROOM = WindowLimits(capacity=len(SERVERS), need=2, late_steps=8, grace_seconds=10.0)
+LIMITS = LaneLimits(hang_seconds=60.0, rebuild_seconds=1.0, rebuild_most_seconds=8.0, max_rebuilds=2)
+
+
+class QuietKeeper(SteppedKeeper):
+    """Looks only when it is told to."""
+
+    def watch(self) -> None:
+        pass
+
+    def _stop_mending(self) -> None:
+        for coroutine in self.waiting:
+            coroutine.close()
+        self.waiting.clear()
+        super()._stop_mending()
+
+
+class Changes(RuleBasedStateMachine):
+    """Servers, callers, and three versions of which at most two are loaded, beside those that are going."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stack = ExitStack()
+        self.loop = asyncio.new_event_loop()
+        self.stack.callback(self.close_loop)
+        self.unheard: list[dict[str, Any]] = []
+        self.loop.set_exception_handler(lambda loop, context: self.unheard.append(context))
+        self.stack.callback(structlog.reset_defaults)
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50), cache_logger_on_first_use=False)
+        self.stack.enter_context(patch("streamd.runtime.keeper.measure_costs", flat_costs))
+        folder = self.stack.enter_context(tempfile.TemporaryDirectory())
+        self.state: State = self.stack.enter_context(opened(Path(folder), CONTRACT, ROOM))
+        self.now = 1_000.0
+        self.step = 100
+        self.versions = Versions(CONTRACT, lanes=3)
+        self.loads: list[Loaded] = []
+        self.values: dict[tuple[str, int], float] = {}
+        self.delivered: set[tuple[int, int, int]] = set()
+        self.callers: list[Caller] = []
+        self.stuck: list[LaneWorker] = []
+        self.run(self.start())
+
+    def close_loop(self) -> None:
+        self.loop.run_until_complete(self.loop.shutdown_default_executor())
+        self.loop.close()
+
+    def run(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Turn the loop until this is done, and then until it has nothing to do."""
+        self.loop.run_until_complete(coroutine)
+        self.see_off()
+        self.loop.run_until_complete(self.turn())
+
+    async def turn(self) -> None:
+        for _ in range(10):
+            await asyncio.sleep(0)
+        while self.pipeline._kicked:
+            await asyncio.sleep(0)
+
+    def see_off(self) -> None:
+        """Wait for the threads of lanes that are out and run nothing."""
+        self.stuck += self.pipeline.left_busy
+        self.pipeline.left_busy.clear()
+        for worker in self.pipeline.departures.leaving - set(self.stuck):
+            assert worker.join(60.0), "a lane that runs nothing ends at once"
+
+    async def start(self) -> None:
+        self.scheduler = Scheduler(
+            self.snapshot,
+            self.state.board.step,
+            need=self.state.windows.need,
+            max_queue_delay_seconds=10.0,
+            max_waiting_requests=8,
+        )
+        self.pipeline = WatchedPipeline(
+            self.state,
+            self.scheduler,
+            Model(b"none_20260101_000000", {}),
+            publish=self.publish,
+            more_comes=lambda: False,
+            observer=self,
+            clock=lambda: self.now,
+        )
+        self.reloader = Reloader(
+            self.pipeline,
+            keepers_of(self.pipeline, LIMITS, lambda: self.now, QuietKeeper),
+            keep_warm_seconds=1e6,
+        )
+        await self.load(NAMES[0])
+
+    async def load(self, name: str, prepare: Callable[[VersionBackend], None] = lambda backend: None) -> None:
+        loaded = await self.reloader.load(self.versions.source(name, prepare))
+        self.loads.append(loaded)
+        self.reloader.switch(loaded)
+
+    def snapshot(self, slot: int) -> tuple[int, int, int]:
+        windows = self.state.windows
+        return self.state.directory.generations[slot], windows.newest(slot), windows.have[slot]
+
+    def batch_done(self, windows: int, queue_delay_seconds: float, inference_seconds: float) -> None:
+        assert queue_delay_seconds >= 0
+
+    def publish(self, slots: Sequence[int], now: float) -> None:
+        for slot in slots:
+            server, forecast = self.state.directory.names[slot], self.state.board.get(slot)
+            assert server is not None
+            assert forecast is not None
+            key = (slot, self.state.directory.generations[slot], forecast.step)
+            assert key not in self.delivered, "one forecast a row"
+            self.delivered.add(key)
+            expected = expected_of(CONTRACT, self.window(self.values[server, forecast.step]), forecast.model)
+            np.testing.assert_array_equal(forecast.values, expected, "of another window, or under another's name")
+
+    def window(self, value: float) -> Float32:
+        row = np.array(list(whole(value).values()), np.float32)
+        return np.broadcast_to(row, (CONTRACT.context_length, len(row)))
+
+    # ------------------------------------------------------------ work
+    @rule(
+        chosen=st.sets(st.sampled_from(SERVERS), min_size=1) | st.just(set(SERVERS)), later=st.sampled_from([0.0, 1.0])
+    )
+    def rows_come(self, chosen: set[str], later: float) -> None:
+        self.now += later
+        self.step += 1
+        for server in sorted(chosen):
+            if server not in self.state.directory.slots:
+                send(self.state, server, self.step - 1, whole(0.0))
+            value = float(100 * SERVERS.index(server) + self.step)
+            self.values[server, self.step] = value
+            rows = send(self.state, server, self.step, whole(value))
+            if rows:
+                self.pipeline.mark_due(self.state.directory.slots[server], rows)
+        self.run(self.turn())
+
+    @precondition(lambda self: len(self.state.directory) > 0)
+    @rule(data=st.data())
+    def a_server_is_forgotten(self, data: st.DataObject) -> None:
+        server: str = data.draw(st.sampled_from(sorted(self.state.directory.slots)))
+        slot = self.state.directory.slots[server]
+        self.state.directory.release(slot)
+        self.pipeline.forget(slot)
+
+    @rule(windows=st.integers(1, 3))
+    def a_caller_asks(self, windows: int) -> None:
+        if self.pipeline.ready:
+            caller = Caller(*(float(1_000 + 8 * len(self.callers) + index) for index in range(windows)))
+            if self.pipeline.add_request(caller, windows):
+                self.callers.append(caller)
+            self.run(self.turn())
+
+    # ------------------------------------------------------------ versions
+    @rule(name=st.sampled_from(NAMES))
+    def a_version_is_loaded_and_serves(self, name: str) -> None:
+        former = self.reloader.current
+        self.run(self.load(name))
+        assert self.reloader.current is self.loads[-1]
+        assert self.pipeline.serving.model.text == name
+        assert self.reloader.previous is former
+
+    @rule(name=st.sampled_from(NAMES), trouble=st.sampled_from(["no lane", "not all lanes", "no warmth", "dies young"]))
+    def a_load_fails(self, name: str, trouble: str) -> None:
+        before = (self.reloader.current, self.reloader.previous, self.pipeline.serving, self.pipeline.all_workers)
+        released = len(self.versions.released)
+
+        def prepare(backend: VersionBackend) -> None:
+            gone = BackendUnavailableError("by script")
+            made: dict[str, list[Exception | None]] = {"no lane": [gone], "not all lanes": [None, None, gone]}
+            backend.script.make_errors.extend(made.get(trouble, []))
+            backend.script.lost = trouble == "no warmth"
+            backend.dies_young = trouble == "dies young"
+
+        async def fail() -> None:
+            try:
+                await self.load(name, prepare)
+            except BackendUnavailableError:
+                return
+            raise AssertionError("it must fail")
+
+        self.run(fail())
+        after = (self.reloader.current, self.reloader.previous, self.pipeline.serving, self.pipeline.all_workers)
+        assert after == before, "a load that fails changes nothing"
+        assert len(self.versions.released) == released + 1
+
+    @precondition(lambda self: self.reloader.previous is not None)
+    @rule()
+    def the_way_back_is_taken(self) -> None:
+        former, back, made = self.reloader.current, self.reloader.previous, len(self.versions.backends)
+        assert back is not None
+
+        async def switch() -> None:
+            self.reloader.switch(back)
+
+        self.run(switch())
+        assert (self.reloader.current, self.reloader.previous) == (back, former)
+        assert len(self.versions.backends) == made
+
+    @precondition(lambda self: self.reloader.previous is not None)
+    @rule()
+    def the_one_before_goes_cold(self) -> None:
+        async def expire() -> None:
+            self.reloader._expire()
+
+        self.run(expire())
+        assert self.reloader.previous is None
+
+    @precondition(lambda self: len(self.loads) > 1)
+    @rule(name=st.sampled_from(NAMES))
+    def one_is_loaded_and_discarded(self, name: str) -> None:
+        async def load_only() -> None:
+            self.reloader.discard(await self.reloader.load(self.versions.source(name)))
+            await asyncio.sleep(0)
+
+        self.run(load_only())
+
+    # ------------------------------------------------------------ lanes
+    def busy(self) -> list[LaneWorker]:
+        return [worker for worker in self.pipeline.all_workers if worker.running]
+
+    def let_go(self, worker: LaneWorker, error: InferenceError | None = None) -> None:
+        async def answer() -> None:
+            self.pipeline.heard.clear()
+            self.pipeline.answering = worker
+            fake(worker).gate.set()
+            await self.pipeline.heard.wait()
+            self.pipeline.answering = None
+
+        if error is not None:
+            fake(worker)._script.errors.append(error)
+        self.run(answer())
+
+    @precondition(lambda self: self.busy())
+    @rule(data=st.data(), later=st.sampled_from([0.0, 1.0]))
+    def a_lane_is_done(self, data: st.DataObject, later: float) -> None:
+        self.now += later
+        self.let_go(data.draw(st.sampled_from(self.busy())))
+
+    @precondition(lambda self: self.busy())
+    @rule(data=st.data(), make=st.sampled_from([BatchFailedError, LaneLostError]))
+    def a_lane_fails(self, data: st.DataObject, make: Callable[[str], InferenceError]) -> None:
+        worker = data.draw(st.sampled_from(self.busy()))
+        self.let_go(worker, make("by script"))
+
+    @precondition(lambda self: self.stuck)
+    @rule(data=st.data())
+    def a_lane_that_was_given_up_comes_back(self, data: st.DataObject) -> None:
+        worker = self.stuck.pop(data.draw(st.integers(0, len(self.stuck) - 1)))
+        delivered = len(self.delivered)
+        self.let_go(worker)
+        assert worker.join(60.0)
+        assert len(self.delivered) == delivered, "what it says is not heard"
+
+    @rule(seconds=st.sampled_from([0.0, 1.0, 8.0, 61.0, 400.0]))
+    def the_keepers_look(self, seconds: float) -> None:
+        self.now += seconds
+        for loaded in self.kept():
+            loaded.keeper.look(self.now)
+        self.run(self.mend())
+        assert not [each for each in self.busy() if each.running and self.now - each.running.started > 60.0]
+
+    def kept(self) -> list[Loaded]:
+        return [loaded for loaded in self.loads if loaded in self.reloader._loaded]
+
+    async def mend(self) -> None:
+        for loaded in self.kept():
+            keeper = loaded.keeper
+            assert isinstance(keeper, QuietKeeper)
+            while keeper.waiting:
+                await keeper.waiting.pop(0)
+                self.see_off()
+
+    # ------------------------------------------------------------ at all times
+    def batches(self) -> list[Batch]:
+        return [*self.scheduler._retries, *(worker.running for worker in self.busy() if worker.running)]
+
+    @invariant()
+    def nothing_goes_wrong_unheard(self) -> None:
+        assert self.unheard == []
+
+    @invariant()
+    def every_due_row_is_accounted_for(self) -> None:
+        counts = self.scheduler.counts
+        under_way = [item for batch in self.batches() for item in batch.items if isinstance(item, ServerItem)]
+        done = counts.delivered + self.scheduler.superseded + counts.failed + counts.forgotten
+        assert counts.due == done + len(self.scheduler.due) + len(under_way)
+        assert counts.delivered == len(self.delivered)
+
+    @invariant()
+    def every_caller_s_window_is_answered_once_by_who_is_named(self) -> None:
+        requests = [item for batch in self.batches() for item in batch.items if isinstance(item, RequestItem)]
+        waiting = {(id(item.request), item.index) for item in [*requests, *self.scheduler._requests]}
+        for caller in self.callers:
+            done = caller.answers.keys() | caller.failures.keys()
+            everything = set(range(len(caller.values)))
+            assert {index for index in everything if (id(caller), index) in waiting} == everything - done
+            for index, answer in caller.answers.items():
+                window = np.full((1, 3), caller.values[index], np.float32)
+                np.testing.assert_array_equal(answer, expected_of(CONTRACT, window, caller.models[index]))
+
+    @invariant()
+    def whoever_is_to_end_gets_nothing_more(self) -> None:
+        for loaded in self.loads:
+            deployment: Deployment = loaded.deployment
+            assert deployment is self.pipeline.serving or not deployment.retired or not deployment.idle
+            assert set(deployment.idle) == {each for each in deployment.workers if each.running is None}
+        assert not self.pipeline.serving.retired
+        if self.scheduler.waiting:
+            assert not self.pipeline.serving.idle, "work goes out while a lane is idle"
+
+    @invariant()
+    def windows_in_flight_are_counted(self) -> None:
+        assert self.pipeline.in_flight == sum(len(each.running.items) for each in self.busy() if each.running)
+
+    @invariant()
+    def no_lane_leaks_and_none_is_closed_twice(self) -> None:
+        lanes = [lane for backend in self.versions.backends for lane in backend.lanes]
+        assert all(lane.closings <= 1 for lane in lanes)
+        live = {id(worker.lane) for worker in [*self.pipeline.all_workers, *self.stuck]}
+        assert {id(lane) for lane in lanes if not lane.closed} == live
+
+    @invariant()
+    def two_versions_are_loaded_at_most_beside_those_that_are_going(self) -> None:
+        staying = {loaded for loaded in (self.reloader.current, self.reloader.previous) if loaded is not None}
+        going = {loaded for loaded in self.kept() if loaded.deployment.retired}
+        assert set(self.kept()) == staying | going
+        assert all(loaded.deployment.workers for loaded in going), "who has no lane left is gone"
+
+    # ------------------------------------------------------------ the end
+    def teardown(self) -> None:
+        """However it went: everything comes to its end, and all that was loaded is let go of once."""
+        try:
+            if sys.exc_info()[0] is None:
+                self.come_to_an_end()
+        finally:
+            for loaded in self.loads:
+                for coroutine in getattr(loaded.keeper, "waiting", []):
+                    coroutine.close()
+            for backend in self.versions.backends:
+                backend.let_all_go()
+            self.pipeline.stop()
+            self.stack.close()
+
+    def come_to_an_end(self) -> None:
+        self.pipeline.free = True
+        for backend in self.versions.backends:
+            backend.let_all_go()
+        for worker in self.stuck:
+            assert worker.join(60.0)
+        self.stuck.clear()
+        for _ in range(4):
+            self.run(self.pipeline.settle())
+            self.the_keepers_look(1_000.0)
+        assert self.pipeline.ready
+        self.run(self.pipeline.settle())
+        assert self.scheduler.waiting == 0
+        self.every_due_row_is_accounted_for()
+        self.every_caller_s_window_is_answered_once_by_who_is_named()
+        if self.reloader.previous is not None:
+            self.the_one_before_goes_cold()
+        self.run(self.reloader.retired())
+        assert len(self.versions.live) == len(self.pipeline.workers)
+        assert len(self.versions.released) == len(self.versions.backends) - 1
+        self.reloader.close()
+        self.pipeline.stop()
+        for worker in self.pipeline.workers:
+            assert worker.join(60.0)
+        assert self.versions.live == []
+        assert len(self.versions.released) == len(self.versions.backends)
+        assert self.unheard == []
+
+
+TestChanges = Changes.TestCase
+TestChanges.settings = settings(max_examples=settings().max_examples // 4, stateful_step_count=50)

@@ -1,0 +1,346 @@
+"""Versions change while batches run: nothing is lost, doubled or mixed, and nothing is left of what is let go."""
+
+import asyncio
+import gc
+import time
+import weakref
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from streamd.core.errors import BackendUnavailableError, LaneLostError
+from streamd.core.lanes import LaneLimits
+from streamd.runtime.reload import Loaded, Reloader
+from tests.runtime.rigs import Caller, Rig, running
+from tests.runtime.states import window_of
+from tests.runtime.versions import NAMES, VersionBackend, Versions, expected_of, keepers_of, lane_threads
+
+LIMITS = LaneLimits(hang_seconds=60.0, rebuild_seconds=1.0, max_rebuilds=2)
+FIRST, SECOND, THIRD = NAMES
+
+
+class Reloading:
+    """A rig whose lanes come from versions."""
+
+    def __init__(self, rig: Rig, keep_warm_seconds: float) -> None:
+        self.rig = rig
+        self.versions = Versions(rig.state.contract)
+        self.changes = 0
+        self.reloader = Reloader(
+            rig.pipeline,
+            keepers_of(rig.pipeline, LIMITS, time.monotonic),
+            keep_warm_seconds=keep_warm_seconds,
+            changed=self._changed,
+        )
+
+    def _changed(self) -> None:
+        self.changes += 1
+
+    async def load(self, name: str) -> Loaded:
+        return await self.reloader.load(self.versions.source(name))
+
+    async def change(self, name: str) -> None:
+        self.reloader.switch(await self.load(name))
+
+    @property
+    def backend(self) -> VersionBackend:
+        """Of the version that was loaded last."""
+        return self.versions.backends[-1]
+
+    async def begun(self, backend: VersionBackend, runs: int) -> None:
+        """Wait until so many runs have begun on a version."""
+        while len(backend.script.runs) < runs:
+            await asyncio.sleep(0)
+
+    def model_of(self, server: str) -> str:
+        """The name on a server's latest forecast, whose values must be that version's."""
+        forecast = self.rig.state.board.get(self.rig.state.directory.slots[server])
+        assert forecast is not None
+        window = window_of(self.rig.state, server)
+        np.testing.assert_array_equal(forecast.values, expected_of(self.rig.state.contract, window, forecast.model))
+        return forecast.model
+
+    async def ended(self) -> None:
+        for backend in self.versions.backends:
+            backend.let_all_go()
+        await self.reloader.retired()
+
+
+@asynccontextmanager
+async def reloading(folder: Path, keep_warm_seconds: float = 3_600.0) -> AsyncIterator[Reloading]:
+    async with running(folder, opened_later=True) as rig:
+        threads = lane_threads()
+        world = Reloading(rig, keep_warm_seconds)
+        try:
+            yield world
+        finally:
+            await world.ended()
+            world.reloader.close()
+            workers = [*rig.pipeline.all_workers, *rig.pipeline.departures.leaving]
+            rig.pipeline.stop()
+            for worker in workers:
+                assert await asyncio.to_thread(worker.join, 60.0)
+        assert world.versions.live == []
+        assert lane_threads() == threads
+
+
+async def test_a_batch_under_way_is_posted_by_the_name_of_what_made_it(tmp_path: Path) -> None:
+    async with reloading(tmp_path) as world:
+        rig = world.rig
+        await world.change(FIRST)
+        old = world.backend
+        warmed = len(old.script.runs)
+        old.script.hold = True
+        rig.due("a", 100)
+        await world.begun(old, warmed + 1)
+        await world.change(SECOND)
+        rig.due("b", 100)
+        await rig.until(lambda: rig.published == [("b", 100)])
+        assert world.model_of("b") == SECOND
+        old.let_all_go()
+        await rig.settled()
+        assert rig.published == [("b", 100), ("a", 100)]
+        assert world.model_of("a") == FIRST
+        assert rig.accounted()
+
+
+async def test_a_newer_forecast_is_not_overwritten_by_the_former_version(tmp_path: Path) -> None:
+    async with reloading(tmp_path) as world:
+        rig = world.rig
+        await world.change(FIRST)
+        old = world.backend
+        warmed = len(old.script.runs)
+        old.script.hold = True
+        rig.due("a", 100)
+        await world.begun(old, warmed + 1)
+        await world.change(SECOND)
+        rig.due("a", 101)
+        await rig.until(lambda: rig.published == [("a", 101)])
+        old.let_all_go()
+        await rig.settled()
+        assert rig.published == [("a", 101)]
+        assert world.model_of("a") == SECOND
+        assert (rig.scheduler.counts.delivered, rig.scheduler.superseded) == (1, 1)
+
+
+async def test_a_batch_that_a_former_version_loses_runs_on_the_one_that_serves(tmp_path: Path) -> None:
+    async with reloading(tmp_path) as world:
+        rig = world.rig
+        await world.change(FIRST)
+        old = world.backend
+        warmed = len(old.script.runs)
+        old.script.hold = True
+        caller = Caller(4.0)
+        rig.due("a", 100)
+        rig.pipeline.add_request(caller, 1)
+        await world.begun(old, warmed + 1)
+        await world.change(SECOND)
+        old.script.errors.extend([LaneLostError("gone")] * 2)  # on one lane together, or on two
+        old.let_all_go()
+        await rig.settled()
+        assert world.model_of("a") == SECOND
+        assert caller.models == {0: SECOND}
+        assert caller.failures == {}
+
+
+async def test_a_load_that_fails_changes_nothing(tmp_path: Path) -> None:
+    async with reloading(tmp_path) as world:
+        rig = world.rig
+        await world.change(FIRST)
+        serving, changes, threads = rig.pipeline.serving, world.changes, lane_threads()
+        for prepare, told in (
+            (_makes_no_second_lane, "no memory"),
+            (_loses_lanes_while_warming, "while warming"),
+        ):
+            with pytest.raises(BackendUnavailableError, match=told):
+                await world.reloader.load(world.versions.source(SECOND, prepare))
+            assert rig.pipeline.serving is serving
+            assert world.reloader.previous is None
+        assert world.changes == changes
+        assert world.versions.released == [SECOND, SECOND]
+        for worker in list(rig.pipeline.departures.leaving):
+            assert await asyncio.to_thread(worker.join, 60.0)
+        assert lane_threads() == threads
+        assert len(world.versions.live) == 2
+        rig.due("a", 100)
+        await rig.settled()
+        assert world.model_of("a") == FIRST
+
+
+def _makes_no_second_lane(backend: VersionBackend) -> None:
+    backend.script.make_errors.extend([None, BackendUnavailableError("no memory")])
+
+
+def _loses_lanes_while_warming(backend: VersionBackend) -> None:
+    backend.script.lost = True
+
+
+async def test_a_load_that_nobody_waits_for_any_more_leaves_nothing(tmp_path: Path) -> None:
+    async with reloading(tmp_path) as world:
+        await world.change(FIRST)
+        loading = asyncio.create_task(world.reloader.load(world.versions.source(SECOND, _holds)))
+        while len(world.versions.backends) < 2 or not world.backend.script.runs:
+            await asyncio.sleep(0)
+        loading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await loading
+        world.backend.let_all_go()
+        for worker in list(world.rig.pipeline.departures.leaving):
+            assert await asyncio.to_thread(worker.join, 60.0)
+        assert len(world.versions.live) == 2
+        assert world.versions.released == [SECOND]
+
+
+def _holds(backend: VersionBackend) -> None:
+    backend.script.hold = True
+
+
+async def test_the_way_back_takes_no_loading(tmp_path: Path) -> None:
+    async with reloading(tmp_path) as world:
+        await world.change(FIRST)
+        await world.change(SECOND)
+        former = world.reloader.previous
+        assert former is not None
+        made = [len(backend.lanes) for backend in world.versions.backends]
+        world.reloader.switch(former)
+        world.rig.due("a", 100)
+        await world.rig.settled()
+        assert world.model_of("a") == FIRST
+        assert [len(backend.lanes) for backend in world.versions.backends] == made
+        assert world.reloader.previous is not None
+        assert world.reloader.previous.name == SECOND
+        assert world.versions.released == []
+        # 2. A third one takes the place of the second: two are loaded at most.
+        await world.change(THIRD)
+        await world.reloader.retired()
+        assert world.versions.released == [SECOND]
+        assert len(world.versions.live) == 4
+
+
+async def test_what_is_not_kept_warm_goes_at_once_with_all_it_holds(tmp_path: Path) -> None:
+    async with reloading(tmp_path, keep_warm_seconds=0.0) as world:
+        await world.change(FIRST)
+        await world.change(SECOND)
+        await world.reloader.retired()
+        assert world.reloader.previous is None
+        assert world.versions.released == [FIRST]
+        assert [lane.closings for lane in world.versions.backends[0].lanes] == [1, 1]
+
+
+async def test_what_is_kept_warm_goes_when_its_time_is_over(tmp_path: Path) -> None:
+    async with reloading(tmp_path, keep_warm_seconds=0.001) as world:
+        await world.change(FIRST)
+        await world.change(SECOND)
+        while world.reloader.previous is not None:
+            await asyncio.sleep(0)
+        await world.reloader.retired()
+        assert world.versions.released == [FIRST]
+
+
+async def test_a_lane_that_hangs_is_not_waited_for_when_its_version_goes(tmp_path: Path) -> None:
+    async with reloading(tmp_path) as world:
+        rig = world.rig
+        await world.change(FIRST)
+        old, former = world.backend, world.reloader.current
+        assert former is not None
+        warmed = len(old.script.runs)
+        old.script.hold = True
+        rig.due("a", 100)
+        await world.begun(old, warmed + 1)
+        await world.change(SECOND)
+        retiring = asyncio.create_task(former.keeper.retire())
+        while not former.deployment.retired:
+            await asyncio.sleep(0)
+        former.keeper.look(time.monotonic() + 61.0)
+        await retiring
+        await rig.settled()
+        assert world.model_of("a") == SECOND, "it ran on the one that serves"
+        assert rig.published == [("a", 100)]
+        world.reloader.previous = None
+
+
+async def test_a_warm_version_s_lanes_are_mended_too(tmp_path: Path) -> None:
+    async with reloading(tmp_path) as world:
+        await world.change(FIRST)
+        await world.change(SECOND)
+        warm = world.reloader.previous
+        assert warm is not None
+        world.rig.pipeline.lose({warm.deployment.workers[0]: LaneLostError("gone")})
+        assert len(warm.deployment.workers) == 1
+        assert len(world.rig.pipeline.workers) == 2, "of the one that serves none is missing"
+        warm.keeper.look(time.monotonic() + 3_600.0)
+        await warm.keeper.mended()
+        assert len(warm.deployment.workers) == 2
+
+
+async def test_ten_reloads_in_a_row_leave_what_was_there_before(tmp_path: Path) -> None:
+    async with reloading(tmp_path, keep_warm_seconds=0.0) as world:
+        await world.change(FIRST)
+        rig, threads = world.rig, lane_threads()
+        gone: list[weakref.ref[object]] = []
+        for number in range(10):
+            former = world.reloader.current
+            assert former is not None
+            gone += [weakref.ref(former), weakref.ref(former.deployment), weakref.ref(former.keeper)]
+            ending = list(former.deployment.workers)
+            gone += [weakref.ref(worker) for worker in ending]
+            del former
+            await world.change(NAMES[(number + 1) % 3])
+            await world.reloader.retired()
+            rig.due("a", 100 + number)
+            await rig.settled()
+            assert world.model_of("a") == NAMES[(number + 1) % 3]
+            assert len(world.versions.live) == 2
+            while ending:  # what is told to have ended may take a moment longer to be gone
+                assert await asyncio.to_thread(ending.pop().join, 60.0)
+            assert lane_threads() == threads
+        assert len(world.versions.released) == 10
+        assert [lane.closings for backend in world.versions.backends[:-1] for lane in backend.lanes] == [1] * 20
+        await asyncio.to_thread(lambda: None)
+        gc.collect()
+        assert [each() for each in gone if each() is not None] == []
+
+
+async def test_a_warm_version_that_is_claimed_stays_until_it_serves_or_is_discarded(tmp_path: Path) -> None:
+    async with reloading(tmp_path) as world:
+        await world.change(FIRST)
+        await world.change(SECOND)
+        warm = world.reloader.previous
+        assert warm is not None
+        timer = world.reloader._expiry
+        assert timer is not None
+        assert world.reloader.claim(warm)
+        assert timer.cancelled()
+        world.reloader.discard(warm)
+        again = world.reloader._expiry
+        assert again is not None
+        assert not again.cancelled(), "its while begins anew"
+        assert world.reloader.previous is warm
+        assert world.versions.released == []
+
+
+async def test_a_warm_version_without_a_lane_is_not_gone_back_to(tmp_path: Path) -> None:
+    async with reloading(tmp_path) as world:
+        await world.change(FIRST)
+        await world.change(SECOND)
+        warm = world.reloader.previous
+        assert warm is not None
+        world.rig.pipeline.lose({worker: LaneLostError("gone") for worker in warm.deployment.workers})
+        assert not world.reloader.claim(warm)
+        assert world.reloader.current is not None
+        assert world.reloader.claim(world.reloader.current)
+
+
+@pytest.mark.parametrize("settle", [True, False])
+async def test_a_version_that_does_not_serve_after_all_is_discarded(tmp_path: Path, settle: bool) -> None:
+    async with reloading(tmp_path) as world:
+        await world.change(FIRST)
+        loaded = await world.load(SECOND)
+        world.reloader.discard(loaded)
+        if settle:
+            await world.reloader.retired()
+            assert world.versions.released == [SECOND]
+            assert len(world.versions.live) == 2

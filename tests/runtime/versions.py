@@ -1,0 +1,122 @@
+"""Fake engine versions whose forecasts tell which of them made them."""
+
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from streamd.core.contract import ModelContract
+from streamd.core.costs import CostTable
+from streamd.core.errors import BackendUnavailableError
+from streamd.core.lanes import LaneLimits
+from streamd.device.fake import FakeBackend, FakeLane, forecast_of
+from streamd.device.lane import Float32, Lane
+from streamd.runtime.deployment import Deployment, Model
+from streamd.runtime.keeper import LaneKeeper
+from streamd.runtime.opening import OpenBackend, Opened
+from streamd.runtime.pipeline import Pipeline
+from streamd.runtime.reload import MakeKeeper, Source
+
+OFFSETS = {f"model_2026010{day}_000000": float(4_096 * day) for day in (1, 2, 3)}
+"""What each version adds to every forecast (exact in float32 beside the values of tests)."""
+
+NAMES = tuple(OFFSETS)
+
+
+def expected_of(contract: ModelContract, window: Float32, model: str) -> Float32:
+    """A version's forecast of a window, `(targets, horizon, quantiles)`."""
+    forecast: Float32 = (forecast_of(contract, window) + np.float32(OFFSETS[model])).transpose(1, 0, 2)
+    return forecast
+
+
+class VersionLane(FakeLane):
+    """A fake lane of one version."""
+
+    offset = 0.0
+
+    def run(self, count: int) -> Float32:
+        forecasts: Float32 = super().run(count) + np.float32(self.offset)
+        return forecasts
+
+
+class VersionBackend(FakeBackend):
+    """Makes the lanes of one version; its devices may die after a lane was made and before it ran."""
+
+    dies_young = False
+
+    def __init__(self, contract: ModelContract, model: str, buckets: tuple[int, ...] = (1, 4, 8)) -> None:
+        super().__init__(contract, buckets)
+        self.model = model
+
+    def make_lane(self, index: int) -> FakeLane:
+        lane = super().make_lane(index)
+        lane.__class__ = VersionLane
+        assert isinstance(lane, VersionLane)
+        lane.offset = OFFSETS[self.model]
+        if self.dies_young:
+            self.lose_device()
+        return lane
+
+
+@dataclass
+class Versions:
+    """Loads versions, each time on a backend of its own, and counts what becomes of them."""
+
+    contract: ModelContract
+    lanes: int = 2
+    backends: list[VersionBackend] = field(default_factory=list)
+    released: list[str] = field(default_factory=list)
+
+    def source(self, name: str, prepare: Callable[[VersionBackend], None] = lambda backend: None) -> Source:
+        """What loads a version; `prepare` may script its failure."""
+        backend = VersionBackend(self.contract, name)
+        prepare(backend)
+        self.backends.append(backend)
+
+        def open_backend(passed_over: frozenset[str]) -> Opened:
+            if backend.name in passed_over:
+                raise BackendUnavailableError("nothing left")
+            lanes: list[Lane] = []
+            with ExitStack() as made:
+                for index in range(self.lanes):
+                    lane = backend.make_lane(index)
+                    made.callback(lane.close)
+                    lanes.append(lane)
+                made.pop_all()
+            return Opened(backend, lanes, [])
+
+        return Source(Model(name.encode(), {}), open_backend, lambda: self.released.append(name))
+
+    @property
+    def live(self) -> list[FakeLane]:
+        """The lanes that were made and not closed."""
+        return [lane for backend in self.backends for lane in backend.lanes if not lane.closed]
+
+
+def keepers_of(
+    pipeline: Pipeline, limits: LaneLimits, clock: Callable[[], float], keeper: type[LaneKeeper] = LaneKeeper
+) -> MakeKeeper:
+    """Makes the keepers of a pipeline's deployments."""
+
+    def make(
+        deployment: Deployment, open_backend: OpenBackend, changed: Callable[[Opened, CostTable], None]
+    ) -> LaneKeeper:
+        return keeper(
+            pipeline,
+            open_backend,
+            deployment=deployment,
+            max_batch=8,
+            warmup_seconds=0.001,
+            limits=limits,
+            changed=changed,
+            clock=clock,
+        )
+
+    return make
+
+
+def lane_threads() -> int:
+    """How many lanes' threads there are in the process."""
+    return sum(thread.name.startswith("lane ") for thread in threading.enumerate())

@@ -1,0 +1,44 @@
+"""Large blocks are the system's again once they are freed."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from streamd.server.memory import LARGE_BYTES, return_large_blocks
+from tests.server.process import ROOT, environment
+
+HELD = """
+import sys
+from streamd.server import memory
+def resident_bytes():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+if sys.argv[1] == "told":
+    assert memory.return_large_blocks()
+import ctypes
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+size = 24 * 2**20
+libc.free(libc.malloc(size))  # glibc learns from this that such blocks come and go
+large, beside = libc.malloc(size), libc.malloc(4096)
+ctypes.memset(large, 1, size)
+before = resident_bytes()
+libc.free(large)
+print(before - resident_bytes())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc's allocator")
+def test_what_is_freed_is_the_system_s_whatever_lies_beside_it() -> None:
+    given_back = {}
+    for how in ("told", "left alone"):
+        command = [sys.executable, "-c", HELD, how]
+        ran = subprocess.run(command, cwd=ROOT, env=environment({}), capture_output=True, text=True, check=True)
+        given_back[how] = int(ran.stdout)
+    assert given_back["told"] >= LARGE_BYTES
+    assert given_back["left alone"] < LARGE_BYTES, "without it there is nothing to do"
+
+
+def test_who_chose_a_bound_keeps_it() -> None:
+    assert not return_large_blocks({"MALLOC_MMAP_THRESHOLD_": "1"})
