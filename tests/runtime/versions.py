@@ -1,5 +1,6 @@
 """Fake engine versions whose forecasts tell which of them made them."""
 
+import asyncio
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -117,6 +118,14 @@ def keepers_of(
     return make
 
 
-def lane_threads() -> int:
-    """How many lanes' threads there are in the process."""
-    return sum(thread.name.startswith("lane ") for thread in threading.enumerate())
+def lane_threads() -> set[threading.Thread]:
+    """The lanes' threads in the process."""
+    return {thread for thread in threading.enumerate() if thread.name.startswith("lane ")}
+
+
+async def others_end(known: set[threading.Thread]) -> bool:
+    """Wait for all lanes' threads but the known ones: one that has let go of its lane takes a moment to be gone."""
+    others = lane_threads() - known
+    for thread in others:
+        await asyncio.to_thread(thread.join, 60.0)
+    return not any(thread.is_alive() for thread in others)
