@@ -5,12 +5,14 @@ another.
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from streamd.core.errors import BackendUnavailableError, ConfigError
+from streamd.device.opening import all_or_none
 from streamd.device.runner import Runner
 from streamd.engine.sources import Source, find_source
 
@@ -115,7 +117,7 @@ def _open_tensorrt(source: Source, options: OpenOptions) -> Runners:
             def make(index: int, device: int) -> Runner:
                 return TensorRtRunner(f"cuda:{device}/{index}", engines[device], buckets)
 
-            return Runners(_make_all(make, _places(options)), chosen.precision)
+            return Runners(all_or_none(partial(make, *place) for place in _places(options)), chosen.precision)
     except cuda.CudaError as exc:
         raise BackendUnavailableError(str(exc)) from exc
 
@@ -133,7 +135,7 @@ def _open_onnxruntime_cuda(source: Source, options: OpenOptions) -> Runners:
     def make(index: int, device: int) -> Runner:
         return OnnxRuntimeRunner(f"cuda:{device}/{index}", f"cuda:{device}", sessions[device], graph, buckets)
 
-    return Runners(_make_all(make, _places(options)), precision)
+    return Runners(all_or_none(partial(make, *place) for place in _places(options)), precision)
 
 
 def _open_onnxruntime_cpu(source: Source, options: OpenOptions) -> Runners:
@@ -149,7 +151,7 @@ def _open_onnxruntime_cpu(source: Source, options: OpenOptions) -> Runners:
         return OnnxRuntimeRunner(f"cpu/{index}", "cpu", session, graph, buckets)
 
     # One by one on all cores: several at a time take as long together, and each of them longer.
-    return Runners(_make_all(make, [(index, 0) for index in range(options.lanes or 1)]), precision)
+    return Runners(all_or_none(partial(make, index, 0) for index in range(options.lanes or 1)), precision)
 
 
 def _places(options: OpenOptions) -> list[tuple[int, int]]:
@@ -157,18 +159,6 @@ def _places(options: OpenOptions) -> list[tuple[int, int]]:
     devices = options.devices
     count = options.lanes or DEFAULT_LANES_PER_DEVICE * len(devices)
     return [(index // len(devices), devices[index % len(devices)]) for index in range(count)]
-
-
-def _make_all(make: Callable[[int, int], Runner], places: Iterable[tuple[int, int]]) -> list[Runner]:
-    """All runners or none: what the first ones hold is given back where a later one finds no room."""
-    runners: list[Runner] = []
-    with ExitStack() as made:
-        for place in places:
-            runner = make(*place)
-            made.callback(runner.close)
-            runners.append(runner)
-        made.pop_all()
-    return runners
 
 
 OPENERS: Mapping[str, Opener] = {

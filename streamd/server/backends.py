@@ -1,14 +1,15 @@
 """Which backend runs: the chain TensorRT, ONNX Runtime CUDA, ONNX Runtime CPU, and why each was passed over."""
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import structlog
 
 from streamd.core.errors import BackendUnavailableError, RepositoryError, StreamdError
 from streamd.device.ensemble import EnsembleBackend
-from streamd.device.lane import Backend, Lane
+from streamd.device.lane import Backend
+from streamd.device.opening import all_or_none
 from streamd.repository.versions import EngineVersion
 from streamd.runtime.opening import Opened
 from streamd.server.config import Config
@@ -37,23 +38,12 @@ def open_backend(
             backend = _OPENERS[name](version, config)
             if others:
                 backend = EnsembleBackend([backend, *(_OPENERS[name](each, config) for each in others)])
-            return Opened(backend, _make_lanes(backend, config.engine.lanes or backend.default_lanes), fallbacks)
+            count = config.engine.lanes or backend.default_lanes
+            return Opened(backend, all_or_none(partial(backend.make_lane, index) for index in range(count)), fallbacks)
         except StreamdError as exc:
             fallbacks.append({"backend": name, "reason": str(exc)})
     reasons = "; ".join(f"{each['backend']}: {each['reason']}" for each in fallbacks)
     raise BackendUnavailableError(f"no backend can run {version.name}: {reasons or 'each was tried already'}")
-
-
-def _make_lanes(backend: Backend, count: int) -> list[Lane]:
-    """Make all lanes or none: what the first ones hold is given back where a later one finds no room."""
-    lanes: list[Lane] = []
-    with ExitStack() as made:
-        for index in range(count):
-            lane = backend.make_lane(index)
-            made.callback(lane.close)
-            lanes.append(lane)
-        made.pop_all()
-    return lanes
 
 
 def is_behind(name: str, other: str) -> bool:

@@ -2,12 +2,14 @@
 
 import random
 import threading
+from functools import partial
 
 import numpy as np
 import pytest
 
 from streamd.core.errors import BackendUnavailableError, BatchFailedError, LaneLostError
 from streamd.device.fake import FakeBackend, FakeLane, forecast_of
+from streamd.device.opening import all_or_none
 from tests.core.contracts import make_contract
 
 CONTRACT = make_contract()
@@ -192,3 +194,14 @@ def test_closing_is_noted() -> None:
     assert (lane.closed, lane.closings) == (False, 0)
     lane.close()
     assert (lane.closed, lane.closings) == (True, 1)
+
+
+def test_all_lanes_are_opened_or_none() -> None:
+    backend = FakeBackend(CONTRACT)
+    assert [lane.name for lane in all_or_none(partial(backend.make_lane, index) for index in range(2))] == [
+        lane.name for lane in backend.lanes
+    ]
+    backend.script.make_errors.extend([None, BackendUnavailableError("no room")])
+    with pytest.raises(BackendUnavailableError, match="no room"):
+        all_or_none(partial(backend.make_lane, index) for index in range(3))
+    assert [lane.closed for lane in backend.lanes] == [False, False, True]

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from streamd.toolchain.placing import RECORD, NewVersion
 from streamd.toolchain.recording import record_verdicts, write_unlisted
-from tests.toolchain.killing import kill_at_each_call
+from tests.killing import kill_at_each_call
+from tests.toolchain.killing import CALLS
 
 NAME = "tft_tensorrt_20250101_000000"
 VERDICT = {"int8": {"promotable": False, "reasons": ["cpu_user: correlation 0.5, expected at least 0.999"]}}
@@ -42,7 +43,7 @@ def main(source: Path, copies: Path, change: str) -> list[str]:
         shutil.copytree(source, copy)
         return partial(CHANGES[change], copy)
 
-    return kill_at_each_call(prepare)
+    return kill_at_each_call(prepare, CALLS)
 
 
 if __name__ == "__main__":
