@@ -70,7 +70,7 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, metavar="P", help="port to listen on (8002); 0: any that is free")
     parser.add_argument("--state-dir", metavar="DIR", help="folder of what outlives the process (state)")
     parser.add_argument("--engines", metavar="DIR", help="folder of engine versions (engines)")
-    parser.add_argument("--engine", metavar="VERSION", help="serve this version (default: the one marked so)")
+    parser.add_argument("--engine", metavar="VERSION", help="serve this version (default: the promoted one)")
     parser.add_argument(
         "--backend",
         choices=("auto", "tensorrt", "onnxruntime-cuda", "onnxruntime-cpu"),
