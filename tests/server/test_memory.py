@@ -42,3 +42,29 @@ def test_what_is_freed_is_the_system_s_whatever_lies_beside_it() -> None:
 
 def test_who_chose_a_bound_keeps_it() -> None:
     assert not return_large_blocks({"MALLOC_MMAP_THRESHOLD_": "1"})
+
+
+FAULTS = """
+import ctypes, resource
+from streamd.server import memory
+assert memory.return_large_blocks()
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+def use():
+    block = libc.malloc(300_000)  # what a batch's forecasts take
+    ctypes.memset(block, 1, 300_000)
+    libc.free(block)
+use()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(100):
+    use()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc's allocator")
+def test_what_a_batch_takes_is_not_given_back_and_faulted_in_anew() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", FAULTS], cwd=ROOT, env=environment({}), capture_output=True, text=True, check=True
+    )
+    assert int(ran.stdout) < 100, "300 kB are 74 pages"
