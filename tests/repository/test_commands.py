@@ -181,7 +181,7 @@ def test_plans_that_cannot_be_read_do_not_hide_the_version(said: Any, engines: P
 def test_promote_and_roll_back(said: Any, engines: Path) -> None:
     status, text = said("promote", A, "--why", "better", "--who", "ann")
     assert (status, text) == (0, f"promoted {A}; {A} serves from the daemon's next start or reload (promoted)\n")
-    status, found = said("promote", C, "--json")
+    status, found = said("promote", str(engines / C), "--json")
     assert (found["current"], found["previous"], found["serves"]) == (C, A, C)
     assert (found["history"][0]["who"], found["history"][0]["why"]) == ("ann", "better")
     assert "@" in found["history"][1]["who"]

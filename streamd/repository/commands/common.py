@@ -44,7 +44,7 @@ def add_record(parser: argparse.ArgumentParser) -> None:
 
 def add_version(parser: argparse.ArgumentParser) -> None:
     """Declare the version that is meant."""
-    parser.add_argument("version", metavar="VERSION", help="its folder's name")
+    parser.add_argument("version", metavar="VERSION", help="its folder, or the folder's name")
 
 
 def repository_of(args: argparse.Namespace) -> "EngineRepository":
@@ -52,6 +52,12 @@ def repository_of(args: argparse.Namespace) -> "EngineRepository":
     from streamd.repository.versions import EngineRepository
 
     return EngineRepository(args.engines)
+
+
+def version_of(args: argparse.Namespace) -> str:
+    """The version's name, also where its folder was given, as `streamd engine build` prints it."""
+    path = Path(args.version)
+    return path.name if path.parent.resolve() == Path(args.engines).resolve() else str(args.version)
 
 
 def machine_of(args: argparse.Namespace) -> "Machine | None":

@@ -2,7 +2,16 @@
 
 import argparse
 
-from streamd.repository.commands.common import ORDER, REFUSED, add_common, add_version, machine_of, repository_of, say
+from streamd.repository.commands.common import (
+    ORDER,
+    REFUSED,
+    add_common,
+    add_version,
+    machine_of,
+    repository_of,
+    say,
+    version_of,
+)
 
 DESCRIPTION = f"""\
 Check one engine version and its plans' files, and tell all that is known of it.
@@ -27,6 +36,6 @@ def main(args: argparse.Namespace) -> int:
     from streamd.repository.listing import inspect_version, to_builtins
     from streamd.repository.report import page
 
-    entry = inspect_version(repository_of(args), args.version, machine_of(args))
+    entry = inspect_version(repository_of(args), version_of(args), machine_of(args))
     say(args, to_builtins(entry), page(entry))
     return REFUSED if entry.refused else 0

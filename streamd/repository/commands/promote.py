@@ -10,6 +10,7 @@ from streamd.repository.commands.common import (
     add_version,
     repository_of,
     say_record,
+    version_of,
     who_of,
 )
 
@@ -38,5 +39,5 @@ def main(args: argparse.Namespace) -> int:
     """Run the command. Raises `RepositoryError`."""
     from streamd.repository.promotion import Promoter
 
-    record = Promoter(repository_of(args)).promote(args.version, who_of(args), args.why, time.time())
-    return say_record(args, record, f"promoted {args.version}")
+    record = Promoter(repository_of(args)).promote(version_of(args), who_of(args), args.why, time.time())
+    return say_record(args, record, f"promoted {version_of(args)}")
