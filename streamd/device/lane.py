@@ -13,6 +13,9 @@ import numpy.typing as npt
 
 from streamd.core.contract import ModelContract
 
+LANES_PER_DEVICE = 4
+"""How many lanes a GPU gets where the configuration does not say."""
+
 Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]
 

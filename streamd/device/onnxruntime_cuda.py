@@ -11,13 +11,11 @@ from streamd.core.contract import ModelContract
 from streamd.core.errors import BackendUnavailableError, BatchFailedError, InferenceError, LaneLostError
 from streamd.device import cuda
 from streamd.device.cuda import CudaError
-from streamd.device.lane import Float32
+from streamd.device.lane import LANES_PER_DEVICE, Float32
 from streamd.device.onnxruntime_binding import Binding, BoundSession, PlainSession
 from streamd.device.onnxruntime_graph import check_graph
 from streamd.device.onnxruntime_library import load_onnxruntime, more_room, names_broken_device, nodes_on_cpu
 from streamd.device.onnxruntime_session import failure_of, open_cuda_session
-
-LANES_PER_DEVICE = 4
 
 MEMORY_SHARE = 0.9
 """Of a device's memory, what all its lanes together may take."""

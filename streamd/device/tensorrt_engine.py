@@ -14,7 +14,6 @@ from streamd.core.errors import BackendUnavailableError
 from streamd.device import cuda
 from streamd.device.runner import TensorSpec
 from streamd.device.tensorrt_library import TensorRtLibrary
-from streamd.device.tensorrt_library import load_tensorrt as load_tensorrt
 
 
 @dataclass(frozen=True)

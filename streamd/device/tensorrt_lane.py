@@ -7,12 +7,10 @@ import numpy as np
 from streamd.core.contract import ModelContract
 from streamd.core.errors import BackendUnavailableError, BatchFailedError
 from streamd.device import cuda
-from streamd.device.lane import Float32, Inputs
+from streamd.device.lane import LANES_PER_DEVICE, Float32, Inputs
 from streamd.device.tensorrt_engine import Plan, SharedEngine
 from streamd.device.tensorrt_executor import TensorRtExecutor
 from streamd.device.tensorrt_library import load_tensorrt
-
-LANES_PER_DEVICE = 4
 
 
 class TensorRtBackend:

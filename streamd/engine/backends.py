@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from streamd.core.errors import BackendUnavailableError, ConfigError
+from streamd.device.lane import LANES_PER_DEVICE
 from streamd.device.opening import all_or_none
 from streamd.device.runner import Runner
 from streamd.engine.sources import Source, find_source
@@ -19,7 +20,6 @@ from streamd.engine.sources import Source, find_source
 AUTO = "auto"
 PRECISIONS = (AUTO, "fp32", "fp16", "bf16", "int8")
 
-DEFAULT_LANES_PER_DEVICE = 4
 DEFAULT_LARGEST_BATCH = 32
 """Where any size runs as it is: large enough to fill a device, small enough for large networks' memory."""
 
@@ -157,7 +157,7 @@ def _open_onnxruntime_cpu(source: Source, options: OpenOptions) -> Runners:
 def _places(options: OpenOptions) -> list[tuple[int, int]]:
     """Each lane's number on its device, and the device."""
     devices = options.devices
-    count = options.lanes or DEFAULT_LANES_PER_DEVICE * len(devices)
+    count = options.lanes or LANES_PER_DEVICE * len(devices)
     return [(index // len(devices), devices[index % len(devices)]) for index in range(count)]
 
 

@@ -1,13 +1,13 @@
 """What can be opened: an ONNX file, an engine version, a folder of plans, or one plan; and which plan fits here."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 
 from streamd.core.errors import BackendUnavailableError, RepositoryError
 from streamd.repository.conversion import PLAN_SUFFIX, PlanInfo, Verdict, sha256_of
-from streamd.repository.plans import AUTO, AUTO_ORDER, EXACT, Machine, PlanFile, choose_plan, why_not
+from streamd.repository.plans import AUTO, AUTO_ORDER, EXACT, Machine, PlanFile, choose_plan, plan_file, why_not
 from streamd.repository.versions import EngineVersion, load_version
 
 RECORD = "plans.json"
@@ -127,21 +127,9 @@ def _why_passed_over(plan: PlanFile | None, machine: Machine, asked_for: bool) -
 
 
 def _plan_file(folder: Path, precision: str, record: PlansRecord) -> PlanFile:
-    info, verdict = record.plans[precision], record.validation.get(precision, Verdict())
-    judged = verdict.promotable is not None
-    promotable = verdict.promotable if verdict.promotable is not None else precision == EXACT and not info.tf32
-    return PlanFile(
-        path=folder / Path(info.file).name,
-        precision=precision,
-        gpu=info.gpu,
-        compute_capability=info.compute_capability,
-        tensorrt=info.tensorrt,
-        buckets=info.buckets,
-        version_compatible=info.version_compatible,
-        promotable=promotable,
-        reasons=verdict.reasons if judged else ("never validated",),
-        validated=judged,
-    )
+    info = record.plans[precision]
+    plan = plan_file(folder, precision, info, record.validation.get(precision, Verdict()))
+    return replace(plan, path=folder / Path(info.file).name)  # whatever the record says, one of this folder
 
 
 def _read_record(path: Path) -> PlansRecord:

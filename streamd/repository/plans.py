@@ -84,7 +84,8 @@ def read_plans(version: EngineVersion) -> list[PlanFile]:
                 f"{version.path / 'conversion_info.json'}: plans.{precision}.file is {info.file!r}, "
                 f"expected a *{PLAN_SUFFIX} file of the version itself"
             )
-        plans.append(_plan_of(version, precision, info, verdicts.get(precision, Verdict()), hashes))
+        verdict = verdicts.get(precision, Verdict())
+        plans.append(plan_file(version.path, precision, info, verdict, hashes.get(info.file, "")))
     return plans
 
 
@@ -135,10 +136,8 @@ def why_not(plan: PlanFile, machine: Machine, *, asked_for: bool = False) -> str
 
 def why_damaged(plan: PlanFile) -> str | None:
     """Why a plan's file may not be loaded; None where it is as it was built. Reads the whole file."""
-    if plan.path.is_symlink() or not plan.path.is_file():
-        return f"{plan.path.name} is missing"
-    if plan.path.stat().st_size == 0:
-        return f"{plan.path.name} is empty"
+    if reason := why_missing(plan.path):
+        return reason
     if not plan.sha256:
         return f"conversion_info.json has no SHA-256 of {plan.path.name}"
     found = sha256_of(plan.path)
@@ -147,21 +146,27 @@ def why_damaged(plan: PlanFile) -> str | None:
     return None
 
 
+def why_missing(path: Path) -> str | None:
+    """Why there is no file to load; None where there is one."""
+    if path.is_symlink() or not path.is_file():
+        return f"{path.name} is missing"
+    return f"{path.name} is empty" if path.stat().st_size == 0 else None
+
+
 def unlisted_plans(version: EngineVersion) -> list[Path]:
     """Return the plan files in the folder that are not listed: nothing vouches for them, so none is ever loaded."""
     listed = {plan.path.name for plan in read_plans(version)}
     return [path for path in sorted(version.path.glob(f"*{PLAN_SUFFIX}")) if path.name not in listed]
 
 
-def _plan_of(
-    version: EngineVersion, precision: str, info: PlanInfo, verdict: Verdict, hashes: dict[str, str]
-) -> PlanFile:
+def plan_file(folder: Path, precision: str, info: PlanInfo, verdict: Verdict, sha256: str = "") -> PlanFile:
+    """What a folder's record says of one of its plans."""
     validated = verdict.promotable is not None
     exact = precision == EXACT and not info.tf32
     promotable = verdict.promotable if verdict.promotable is not None else exact
     unjudged = () if validated or promotable else ("never validated (streamd engine validate)",)
     return PlanFile(
-        path=version.path / info.file,
+        path=folder / info.file,
         precision=precision,
         gpu=info.gpu,
         compute_capability=info.compute_capability,
@@ -172,7 +177,7 @@ def _plan_of(
         reasons=(*verdict.reasons, *unjudged),
         preferred=info.preferred,
         validated=validated,
-        sha256=hashes.get(info.file, ""),
+        sha256=sha256,
     )
 
 

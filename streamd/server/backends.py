@@ -8,7 +8,7 @@ import structlog
 
 from streamd.core.errors import BackendUnavailableError, RepositoryError, StreamdError
 from streamd.device.ensemble import EnsembleBackend
-from streamd.device.lane import Backend
+from streamd.device.lane import LANES_PER_DEVICE, Backend
 from streamd.device.opening import all_or_none
 from streamd.repository.versions import EngineVersion
 from streamd.runtime.opening import Opened
@@ -87,7 +87,7 @@ def _open_tensorrt(version: EngineVersion, config: Config) -> Backend:
 
 
 def _open_onnxruntime_cuda(version: EngineVersion, config: Config) -> Backend:
-    from streamd.device.onnxruntime_cuda import LANES_PER_DEVICE, OnnxRuntimeCudaBackend
+    from streamd.device.onnxruntime_cuda import OnnxRuntimeCudaBackend
 
     devices, lanes = config.engine.devices, config.engine.lanes
     graph, precision = _graph_of(version, config)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ import msgspec
 
 from streamd.core.contract import ModelContract
 from streamd.core.errors import ConfigError, RepositoryError
-from streamd.repository.plans import Machine, PlanFile, why_damaged, why_not
+from streamd.repository.plans import Machine, PlanFile, why_damaged, why_missing, why_not
 from streamd.toolchain.graphs import Model, Signature
 from streamd.toolchain.placing import RECORD
 from streamd.toolchain.sources import Source, read_source
@@ -147,24 +147,16 @@ def _add_plan(
         )
     except (KeyError, TypeError) as exc:
         raise RepositoryError(f"{subject.record}: plans.{precision}: {exc!r} is missing or no list") from exc
-    reason = NO_MACHINE if machine is None else why_not(plan, machine) or _why_damaged(plan)
+    reason = NO_MACHINE if machine is None else why_not(plan, machine) or _why_not_read(plan)
     if reason:
         subject.passed_over[precision] = reason
     else:
         subject.candidates.append(Candidate(precision, "plan", plan.path, entry, plan.buckets))
 
 
-def _why_damaged(plan: PlanFile) -> str | None:
-    """As the repository says; a folder of plans alone lists no hashes, and a missing file is still one."""
-    if plan.sha256 or not plan.path.is_file():
-        return why_damaged(plan)
-    return why_damaged(replace(plan, sha256=_own_hash(plan.path)))
-
-
-def _own_hash(path: Path) -> str:
-    from streamd.repository.conversion import sha256_of
-
-    return sha256_of(path)
+def _why_not_read(plan: PlanFile) -> str | None:
+    """As the repository says; a folder of plans alone lists no hashes."""
+    return why_damaged(plan) if plan.sha256 else why_missing(plan.path)
 
 
 def _choose(subject: Subject, precisions: tuple[str, ...] | None) -> None:

@@ -22,12 +22,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from streamd.core.errors import BackendUnavailableError, BatchFailedError, InferenceError, LaneLostError
 from streamd.core.lanes import LaneLimits
 from streamd.core.scheduler import Batch, RequestItem, Scheduler, ServerItem
-from streamd.device.lane import Float32
 from streamd.runtime.deployment import Deployment, Model
 from streamd.runtime.reload import Loaded, Reloader
 from streamd.runtime.state import State, WindowLimits
 from streamd.runtime.worker import LaneWorker
 from tests.core.contracts import make_contract
+from tests.runtime.machines import Fleet, wait_for_ends
 from tests.runtime.rigs import Caller
 from tests.runtime.states import opened, send, whole
 from tests.runtime.test_devices import SteppedKeeper, WatchedPipeline, fake, flat_costs
@@ -52,7 +52,7 @@ class QuietKeeper(SteppedKeeper):
         super()._stop_mending()
 
 
-class Changes(RuleBasedStateMachine):
+class Changes(Fleet, RuleBasedStateMachine):
     """Servers, callers, and three versions of which at most two are loaded, beside those that are going."""
 
     def __init__(self) -> None:
@@ -97,8 +97,7 @@ class Changes(RuleBasedStateMachine):
         """Wait for the threads of lanes that are out and run nothing."""
         self.stuck += self.pipeline.left_busy
         self.pipeline.left_busy.clear()
-        for worker in self.pipeline.departures.leaving - set(self.stuck):
-            assert worker.join(60.0), "a lane that runs nothing ends at once"
+        wait_for_ends(self.pipeline.departures, self.stuck)
 
     async def start(self) -> None:
         self.scheduler = Scheduler(
@@ -129,13 +128,6 @@ class Changes(RuleBasedStateMachine):
         self.loads.append(loaded)
         self.reloader.switch(loaded)
 
-    def snapshot(self, slot: int) -> tuple[int, int, int]:
-        windows = self.state.windows
-        return self.state.directory.generations[slot], windows.newest(slot), windows.have[slot]
-
-    def batch_done(self, windows: int, queue_delay_seconds: float, inference_seconds: float) -> None:
-        assert queue_delay_seconds >= 0
-
     def publish(self, slots: Sequence[int], now: float) -> None:
         for slot in slots:
             server, forecast = self.state.directory.names[slot], self.state.board.get(slot)
@@ -146,10 +138,6 @@ class Changes(RuleBasedStateMachine):
             self.delivered.add(key)
             expected = expected_of(CONTRACT, self.window(self.values[server, forecast.step]), forecast.model)
             np.testing.assert_array_equal(forecast.values, expected, "of another window, or under another's name")
-
-    def window(self, value: float) -> Float32:
-        row = np.array(list(whole(value).values()), np.float32)
-        return np.broadcast_to(row, (CONTRACT.context_length, len(row)))
 
     # ------------------------------------------------------------ work
     @rule(

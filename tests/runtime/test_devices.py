@@ -9,6 +9,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -24,7 +25,7 @@ from streamd.core.errors import BackendUnavailableError, BatchFailedError, Infer
 from streamd.core.lanes import LaneLimits
 from streamd.core.scheduler import Batch, Item, RequestItem, Scheduler, ServerItem
 from streamd.device.fake import FakeBackend, FakeLane, forecast_of
-from streamd.device.lane import Float32
+from streamd.device.opening import all_or_none
 from streamd.runtime.deployment import Deployment, Model
 from streamd.runtime.keeper import LaneKeeper
 from streamd.runtime.opening import Opened
@@ -33,6 +34,7 @@ from streamd.runtime.state import State, WindowLimits
 from streamd.runtime.warmup import warm
 from streamd.runtime.worker import LaneWorker, Result
 from tests.core.contracts import make_contract
+from tests.runtime.machines import Fleet, wait_for_ends
 from tests.runtime.rigs import Caller
 from tests.runtime.states import opened, send, whole
 
@@ -129,7 +131,7 @@ def fake(worker: LaneWorker) -> FakeLane:
     return worker.lane
 
 
-class World(RuleBasedStateMachine):
+class World(Fleet, RuleBasedStateMachine):
     """Servers, callers and two backends; the naive bookkeeping is what was sent, by server and step."""
 
     def __init__(self) -> None:
@@ -173,8 +175,7 @@ class World(RuleBasedStateMachine):
         """Wait for the threads of lanes that are out and run nothing."""
         self.stuck += self.pipeline.left_busy
         self.pipeline.left_busy.clear()
-        for worker in self.pipeline.departures.leaving - set(self.stuck):
-            assert worker.join(60.0), "a lane that runs nothing ends at once"
+        wait_for_ends(self.pipeline.departures, self.stuck)
 
     async def mend(self) -> None:
         """Let the keeper do what it has begun, one thing after another."""
@@ -217,13 +218,6 @@ class World(RuleBasedStateMachine):
         )
         await self.keeper.open()
 
-    def snapshot(self, slot: int) -> tuple[int, int, int]:
-        windows = self.state.windows
-        return self.state.directory.generations[slot], windows.newest(slot), windows.have[slot]
-
-    def batch_done(self, windows: int, queue_delay_seconds: float, inference_seconds: float) -> None:
-        assert queue_delay_seconds >= 0
-
     def open_backend(self, passed_over: frozenset[str]) -> Opened:
         tried: list[dict[str, str]] = []
         for name, backend in self.backends.items():
@@ -232,16 +226,11 @@ class World(RuleBasedStateMachine):
             try:
                 if name in self.missing:
                     raise BackendUnavailableError("not installed")
-                with ExitStack() as made:
-                    lanes = []
-                    for index in range(LANES[name]):
-                        lanes.append(backend.make_lane(index))
-                        made.callback(lanes[-1].close)
-                    made.pop_all()
+                lanes = all_or_none(partial(backend.make_lane, index) for index in range(LANES[name]))
             except BackendUnavailableError as error:
                 tried.append({"backend": name, "reason": str(error)})
             else:
-                return Opened(backend, list(lanes), tried)
+                return Opened(backend, [*lanes], tried)
         raise BackendUnavailableError(f"nothing left: {tried}")
 
     # ------------------------------------------------------------ work
@@ -257,10 +246,6 @@ class World(RuleBasedStateMachine):
             window = self.window(self.values[server, forecast.step])
             expected = forecast_of(CONTRACT, window).transpose(1, 0, 2)
             np.testing.assert_array_equal(forecast.values, expected, "a forecast of another window")
-
-    def window(self, value: float) -> Float32:
-        row = np.array(list(whole(value).values()), np.float32)
-        return np.broadcast_to(row, (CONTRACT.context_length, len(row)))
 
     @rule(
         chosen=st.sets(st.sampled_from(SERVERS), min_size=1) | st.just(set(SERVERS)), later=st.sampled_from([0.0, 1.0])
