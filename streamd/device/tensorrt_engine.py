@@ -4,6 +4,7 @@ Written for TensorRT 10 and 11; 8.6 and the lean runtime differ where a function
 """
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,10 @@ import numpy as np
 from streamd.core.errors import BackendUnavailableError
 from streamd.device import cuda
 from streamd.device.runner import TensorSpec
+from streamd.device.stages import StageTensors, Tensors, stage_told, unpack_stages, wire
 from streamd.device.tensorrt_library import TensorRtLibrary
+
+WAY_OUT = "build one here: streamd engine build"
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,10 @@ class Plan:
 
 
 class SharedEngine:
-    """A plan on one device: loaded for the first lane that asks, released with the last that lets go."""
+    """A plan on one device: loaded for the first lane that asks, released with the last that lets go.
+
+    The file holds one plan or several stages (`stages.py`); their engines share the runtime.
+    """
 
     def __init__(self, library: TensorRtLibrary, plan: Plan, device: int) -> None:
         self.library = library
@@ -34,57 +41,98 @@ class SharedEngine:
         self.device = device
         self._lock = threading.Lock()
         self._users = 0
-        self._runtimes: tuple[Any, ...] = ()
-        self._engine: Any = None
+        self._runtimes: list[Any] = []
+        self._engines: tuple[Any, ...] = ()
 
-    def acquire(self) -> Any:
-        """Return the `ICudaEngine`; raises `BackendUnavailableError` where the plan does not load here."""
+    def acquire(self) -> tuple[Any, ...]:
+        """Return the stages' `ICudaEngine`s in their order; raises `BackendUnavailableError` where one does not load.
+
+        Each engine counts as one of what is held on the device.
+        """
         with self._lock:
-            if self._engine is None:
+            if not self._engines:
                 self._load()
             self._users += 1
-            return self._engine
+            return self._engines
 
     def release(self) -> None:
-        """Let go of the engine; its contexts must be gone by then."""
+        """Let go of the engines; their contexts must be gone by then."""
         with self._lock:
             self._users -= 1
             if self._users == 0:
-                self._engine = None
-                self._runtimes = ()
-                cuda.let_go(self.device, "engines")
+                count, self._engines = len(self._engines), ()
+                self._drop_runtimes()
+                for _ in range(count):
+                    cuda.let_go(self.device, "engines")
 
     def _load(self) -> None:
         cuda.use_device(self.device)
         plan, library = self.plan, self.library
         try:
-            serialized = plan.path.read_bytes()
+            stages = unpack_stages(plan.path.read_bytes())
         except OSError as exc:
             raise BackendUnavailableError(f"{plan.path}: cannot be read: {exc.strerror or exc}") from exc
+        except BackendUnavailableError as exc:
+            raise BackendUnavailableError(f"{plan.path}: {exc}; {WAY_OUT}") from exc
         library.errors.clear()
-        runtimes = [library.module.Runtime(library.logger)]
+        engines: list[Any] = []
+        try:
+            self._make_runtimes()
+            for index, stage in enumerate(stages):
+                engines.append(self._load_stage(stage, stage_told(index, len(stages))))
+        except BaseException:
+            engines.clear()  # the error's traceback would keep them beyond their runtime
+            self._drop_runtimes()
+            raise
+        self._engines = tuple(engines)
+        for _ in stages:
+            cuda.hold(self.device, "engines")
+
+    def _make_runtimes(self) -> None:
+        plan, library = self.plan, self.library
+        self._runtimes.append(library.module.Runtime(library.logger))
         if plan.lean_runtime is not None:
-            # The parent must outlive its child, or the process crashes.
-            runtimes.append(runtimes[0].load_runtime(str(plan.lean_runtime)))
-        if runtimes[-1] is None:
-            raise BackendUnavailableError(f"{plan.lean_runtime}: no lean runtime: {library.last_error()}")
-        engine = runtimes[-1].deserialize_cuda_engine(serialized)
+            lean = self._runtimes[0].load_runtime(str(plan.lean_runtime))
+            if lean is None:
+                raise BackendUnavailableError(f"{plan.lean_runtime}: no lean runtime: {library.last_error()}")
+            self._runtimes.append(lean)
+
+    def _drop_runtimes(self) -> None:
+        """Let go of the runtimes: the parent must outlive its child, or the process crashes."""
+        while self._runtimes:
+            self._runtimes.pop()
+
+    def _load_stage(self, serialized: memoryview, told: str) -> Any:
+        engine = self._runtimes[-1].deserialize_cuda_engine(serialized)
         if engine is None:
             raise BackendUnavailableError(
-                f"{plan.path}: TensorRT {library.version} cannot load this plan on {cuda.device_name(self.device)}: "
-                f"{library.last_error()}; build one here: streamd engine build"
+                f"{self.plan.path}: TensorRT {self.library.version} cannot load {told or 'this plan'} on "
+                f"{cuda.device_name(self.device)}: {self.library.last_error()}; {WAY_OUT}"
             )
-        self._engine, self._runtimes = engine, tuple(reversed(runtimes))
-        cuda.hold(self.device, "engines")
+        return engine
 
 
-def tensors(library: TensorRtLibrary, engine: Any) -> tuple[list[TensorSpec], list[TensorSpec]]:
-    """Return an engine's inputs and outputs; an output's axis may be open until a context knows its inputs.
+def tensors(library: TensorRtLibrary, engines: Sequence[Any]) -> Tensors:
+    """Return what goes through the engines, run one after another; only a batch may be open in an input.
 
-    Raises `BackendUnavailableError` where numpy lacks a type, or no batch goes through a tensor.
+    Raises `BackendUnavailableError` where numpy lacks a type, no batch goes through a tensor, or the stages do not
+    fit together (`tensorrt_stages.wire`).
     """
-    inputs: list[TensorSpec] = []
-    outputs: list[TensorSpec] = []
+    found = wire([_tensors_of(library, engine) for engine in engines])
+    for spec in found.inputs:
+        if None in spec.shape:
+            raise BackendUnavailableError(f"input {spec.name!r} is {spec.told}, expected only the batch to be open")
+    for index, stage in enumerate(found.stages):
+        if not stage.reads:
+            told = stage_told(index, len(engines)) or "the engine"
+            raise BackendUnavailableError(f"{told} reads no tensor, expected at least one for a batch")
+    return found
+
+
+def _tensors_of(library: TensorRtLibrary, engine: Any) -> StageTensors:
+    """What one engine reads and gives."""
+    reads: list[TensorSpec] = []
+    gives: list[TensorSpec] = []
     for index in range(engine.num_io_tensors):
         name = engine.get_tensor_name(index)
         given = engine.get_tensor_mode(name) == library.module.TensorIOMode.INPUT
@@ -95,14 +143,12 @@ def tensors(library: TensorRtLibrary, engine: Any) -> tuple[list[TensorSpec], li
         shape = tuple(engine.get_tensor_shape(name))
         if not shape:
             raise BackendUnavailableError(f"tensor {name!r} has no axes, expected a batch axis first")
-        if given and -1 in shape[1:]:
-            raise BackendUnavailableError(f"input {name!r} is {shape}, expected only the batch to be open")
         spec = TensorSpec(name, dtype, tuple(None if size == -1 else size for size in shape[1:]))
-        (inputs if given else outputs).append(spec)
-    return inputs, outputs
+        (reads if given else gives).append(spec)
+    return StageTensors(tuple(reads), tuple(gives))
 
 
-def profile_for(engine: Any, inputs: list[TensorSpec], batch: int) -> int | None:
+def profile_for(engine: Any, inputs: Sequence[TensorSpec], batch: int) -> int | None:
     """Return the profile to run a batch with: of those that take it the narrowest, so a static one if there is."""
     widths = {}
     for profile in range(engine.num_optimization_profiles):

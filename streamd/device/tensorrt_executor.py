@@ -1,4 +1,4 @@
-"""Runs an engine on one stream: a context and a CUDA graph for each bucket, pinned buffers, one scratch block.
+"""Runs a plan on one stream: for each bucket the stages' contexts and a CUDA graph; pinned buffers, one scratch block.
 
 Knows tensors by name and nothing of forecasts. One owner at a time; `start` and `wait` may be called by a thread
 other than the one that made it.
@@ -6,7 +6,6 @@ other than the one that made it.
 
 from bisect import bisect_left
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,6 +15,7 @@ from streamd.core.errors import BackendUnavailableError, BatchFailedError, LaneL
 from streamd.device import cuda
 from streamd.device.cuda import CudaError, DeviceBuffer, Event, Graph, HostBuffer, Stream
 from streamd.device.runner import TensorSpec
+from streamd.device.stages import stage_told, with_sizes
 from streamd.device.tensorrt_engine import (
     SharedEngine,
     give_scratch,
@@ -24,8 +24,6 @@ from streamd.device.tensorrt_engine import (
     scratch_bytes,
     tensors,
 )
-
-ALIGNMENT = 256
 
 
 class TensorRtExecutor:
@@ -41,8 +39,8 @@ class TensorRtExecutor:
         self.graphs: dict[int, str] = {}
         """By bucket: `captured`, or why it is enqueued piece by piece."""
         self._engine = engine
-        self._plan: Any = None
-        self._contexts: dict[int, Any] = {}
+        self._stages: tuple[Any, ...] = ()
+        self._contexts: dict[int, list[Any]] = {bucket: [] for bucket in buckets}
         self._launches: dict[int, Graph] = {}
         self._open = ExitStack()
         try:
@@ -60,54 +58,60 @@ class TensorRtExecutor:
     # ------------------------------------------------------------ making
     def _allocate(self) -> None:
         shared, own = self._engine, self._open
-        self._plan = shared.acquire()
+        self._stages = shared.acquire()
         own.callback(shared.release)
         own.callback(self._drop_contexts)
-        self.input_specs, self.output_specs = tensors(shared.library, self._plan)
+        self._tensors = tensors(shared.library, self._stages)
         self._stream = own.enter_context(Stream())
         self._finished = own.enter_context(Event(blocking=True))
-        self._scratch_bytes = scratch_bytes(self._plan)
+        # One block for all: on one stream no stage begins before the one before it has ended.
+        self._scratch_bytes = max(map(scratch_bytes, self._stages))
         self._scratch = own.enter_context(DeviceBuffer(self._scratch_bytes))
-        for bucket in self.buckets:
-            self._make_context(bucket)
-        self.output_specs = [self._closed(spec) for spec in self.output_specs]
-        specs, most = [*self.input_specs, *self.output_specs], self.buckets[-1]
-        self._device = {each.name: own.enter_context(DeviceBuffer(each.nbytes(most))) for each in specs}
-        host = {each.name: self._pinned(each, most) for each in specs}
-        self.inputs = {each.name: host[each.name] for each in self.input_specs}
-        self.outputs = {each.name: host[each.name] for each in self.output_specs}
+        groups = self._tensors.inputs, self._tensors.intermediates, self._tensors.outputs
+        self._specs = {spec.name: spec for group in groups for spec in group}
+        for index, stage in enumerate(self._tensors.stages):
+            for bucket in self.buckets:
+                self._make_context(index, bucket)
+            for spec in stage.gives:  # before the next stage's contexts, which are told these shapes
+                self._specs[spec.name] = self._closed(self._specs[spec.name], index)
+        most = self.buckets[-1]
+        self._device = {name: own.enter_context(DeviceBuffer(each.nbytes(most))) for name, each in self._specs.items()}
+        self.input_specs, _, self.output_specs = ([self._specs[each.name] for each in group] for group in groups)
+        self.inputs = {each.name: self._pinned(each, most) for each in self.input_specs}
+        self.outputs = {each.name: self._pinned(each, most) for each in self.output_specs}
 
-    def _make_context(self, bucket: int) -> None:
-        """Make a bucket's context; it knows its profile and the shapes of its inputs."""
-        library = self._engine.library
-        profile = profile_for(self._plan, self.input_specs, bucket)
+    def _make_context(self, index: int, bucket: int) -> None:
+        """Make a stage's context for a bucket; it knows its profile and the shapes of its inputs."""
+        library, stage, told = self._engine.library, self._stages[index], self._told(index)
+        reads = [self._specs[each.name] for each in self._tensors.stages[index].reads]
+        profile = profile_for(stage, reads, bucket)
         if profile is None:
-            raise BackendUnavailableError(f"{self._engine.plan.path}: no profile takes a batch of {bucket}")
+            raise BackendUnavailableError(f"{self._engine.plan.path}: no profile{told} takes a batch of {bucket}")
         library.errors.clear()
-        context = make_context(library, self._plan)
+        context = make_context(library, stage)
         if context is None:
-            raise BackendUnavailableError(f"{self.name}: no context for a batch of {bucket}: {library.last_error()}")
-        self._contexts[bucket] = context
+            reason = library.last_error()
+            raise BackendUnavailableError(f"{self.name}: no context{told} for a batch of {bucket}: {reason}")
+        self._contexts[bucket].append(context)
         cuda.hold(self._engine.device, "contexts")
         give_scratch(context, self._scratch.pointer, self._scratch_bytes)
         accepted = context.set_optimization_profile_async(profile, self._stream.handle)
         self._stream.synchronize()
-        for spec in self.input_specs:
+        for spec in reads:
             accepted &= context.set_input_shape(spec.name, spec.batch(bucket))
-        self._expect(accepted, bucket)
+        self._expect(accepted, index, bucket)
 
-    def _closed(self, spec: TensorSpec) -> TensorSpec:
-        """An output with all axes known: those that a plan leaves open are read from the contexts."""
-        if None not in spec.shape:
-            return spec
-        shapes = {bucket: tuple(context.get_tensor_shape(spec.name)) for bucket, context in self._contexts.items()}
+    def _closed(self, spec: TensorSpec, index: int) -> TensorSpec:
+        """What a stage gives, with all axes known: those that its plan leaves open are read from its contexts."""
+        shapes = {bucket: tuple(given[index].get_tensor_shape(spec.name)) for bucket, given in self._contexts.items()}
         rest = shapes[self.buckets[-1]][1:]
-        if -1 in rest or any(shape != (bucket, *rest) for bucket, shape in shapes.items()):
+        closed = with_sizes(spec, rest)
+        if closed is None or -1 in rest or any(shape != (bucket, *rest) for bucket, shape in shapes.items()):
             raise BackendUnavailableError(
-                f"{self._engine.plan.path}: output {spec.name!r} by batch is {shapes}, expected a row for each, all of "
-                "one shape"
+                f"{self._engine.plan.path}: output {spec.name!r}{self._told(index)} by batch is {shapes}, expected a "
+                f"row for each, all of one shape, as {spec.told}"
             )
-        return replace(spec, shape=rest)
+        return closed
 
     def _pinned(self, spec: TensorSpec, count: int) -> npt.NDArray[Any]:
         buffer = self._open.enter_context(HostBuffer(spec.nbytes(count)))
@@ -116,17 +120,24 @@ class TensorRtExecutor:
         return array
 
     def _prepare(self, bucket: int, graphs: bool) -> None:
-        """Tell a bucket's context where its tensors lie, run it once, and capture it."""
-        addresses = [(name, buffer.pointer) for name, buffer in self._device.items()]
-        self._expect(all(self._contexts[bucket].set_tensor_address(*each) for each in addresses), bucket)
+        """Tell a bucket's contexts where their tensors lie, run them once, and capture them."""
+        for index, (context, stage) in enumerate(zip(self._contexts[bucket], self._tensors.stages, strict=True)):
+            names = [each.name for each in (*stage.reads, *stage.gives)]
+            told = [context.set_tensor_address(name, self._device[name].pointer) for name in names]
+            self._expect(all(told), index, bucket)
         enqueue = partial(self._enqueue, bucket)
         self._run_once(enqueue)
         self.graphs[bucket] = self._capture(bucket, enqueue) if graphs else "not asked for"
 
-    def _expect(self, accepted: bool, bucket: int) -> None:
+    def _expect(self, accepted: bool, index: int, bucket: int) -> None:
         if not accepted:
             reason = self._engine.library.last_error()
-            raise BackendUnavailableError(f"{self.name}: a batch of {bucket} was refused: {reason}")
+            raise BackendUnavailableError(f"{self.name}: a batch of {bucket} was refused{self._told(index)}: {reason}")
+
+    def _told(self, index: int) -> str:
+        """As ` (stage 2 of 3)`, within a sentence; empty where there is but one stage."""
+        told = stage_told(index, len(self._stages))
+        return f" ({told})" if told else ""
 
     def _run_once(self, enqueue: Any) -> None:
         try:
@@ -185,11 +196,13 @@ class TensorRtExecutor:
             raise self._lost(error) from error
 
     def _enqueue(self, bucket: int) -> None:
-        stream, context = self._stream, self._contexts[bucket]
+        stream = self._stream
         for spec in self.input_specs:
             cuda.copy_to_device(self._device[spec.name].pointer, self.inputs[spec.name], spec.nbytes(bucket), stream)
-        if not context.execute_async_v3(stream.handle):
-            raise BatchFailedError(f"{self.name}: a batch of {bucket}: {self._engine.library.last_error()}")
+        for index, context in enumerate(self._contexts[bucket]):
+            if not context.execute_async_v3(stream.handle):
+                reason = self._engine.library.last_error()
+                raise BatchFailedError(f"{self.name}: a batch of {bucket}{self._told(index)}: {reason}")
         for spec in self.output_specs:
             cuda.copy_to_host(self.outputs[spec.name], self._device[spec.name].pointer, spec.nbytes(bucket), stream)
 
@@ -199,10 +212,11 @@ class TensorRtExecutor:
         self._open.close()
 
     def _drop_contexts(self) -> None:
-        for _ in range(len(self._contexts)):
-            cuda.let_go(self._engine.device, "contexts")
+        count = sum(map(len, self._contexts.values()))
         self._contexts.clear()
-        self._plan = None
+        for _ in range(count):
+            cuda.let_go(self._engine.device, "contexts")
+        self._stages = ()
 
     def _lost(self, error: CudaError) -> LaneLostError:
         return LaneLostError(f"{self.name}: {error}", device_gone=error.sticky)

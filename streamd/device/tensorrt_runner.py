@@ -1,14 +1,18 @@
 """Any network's TensorRT plan on one stream: rows into pinned buffers, the bucket's graph, results out of them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from streamd.core.errors import BackendUnavailableError, BatchFailedError
 from streamd.device.runner import Array, Arrays, TensorSpec
 from streamd.device.tensorrt_engine import SharedEngine, profile_for, tensors
 from streamd.device.tensorrt_executor import TensorRtExecutor
+from streamd.device.tensorrt_library import TensorRtLibrary
 
 USUAL_BUCKETS = (1, 8, 32, 64, 128, 256)
+
+Stages = Sequence[tuple[Any, Sequence[TensorSpec]]]
+"""Engines, each with what it reads."""
 
 
 class TensorRtRunner:
@@ -45,17 +49,15 @@ class TensorRtRunner:
 
 
 def usable_buckets(engine: SharedEngine, wanted: tuple[int, ...] | None) -> tuple[int, ...]:
-    """The batch sizes to run a plan with: those that are wanted, else those of its profiles.
+    """The batch sizes to run a plan with: those that are wanted, else those of its profiles; every stage takes them.
 
     Loads the plan, unless someone holds it. Raises `BackendUnavailableError` where a wanted one fits no profile.
     """
-    plan = engine.acquire()
+    engines = engine.acquire()
     try:
-        inputs, _ = tensors(engine.library, plan)
-        own = _own_buckets(plan, inputs)
-        missing = [size for size in wanted or own if profile_for(plan, inputs, size) is None]
+        own, missing = _look_into(engine.library, engines, wanted)
     finally:
-        del plan
+        del engines
         engine.release()
     if missing or not own:
         told = f"no profile takes a batch of {missing}, expected some of {own}" if missing else "it has no profile"
@@ -63,12 +65,27 @@ def usable_buckets(engine: SharedEngine, wanted: tuple[int, ...] | None) -> tupl
     return wanted or own
 
 
-def _own_buckets(plan: Any, inputs: list[TensorSpec]) -> tuple[int, ...]:
+def _look_into(
+    library: TensorRtLibrary, engines: tuple[Any, ...], wanted: tuple[int, ...] | None
+) -> tuple[tuple[int, ...], list[int]]:
+    """The batch sizes that all stages' own profiles take, and those of the wanted ones that some stage does not."""
+    stages = [(each, stage.reads) for each, stage in zip(engines, tensors(library, engines).stages, strict=True)]
+    own = tuple(size for size in _own_buckets(stages) if _fits(stages, size))
+    return own, [size for size in wanted or () if not _fits(stages, size)]
+
+
+def _fits(stages: Stages, size: int) -> bool:
+    """Whether each stage has a profile that takes a batch."""
+    return all(profile_for(stage, reads, size) is not None for stage, reads in stages)
+
+
+def _own_buckets(stages: Stages) -> list[int]:
     """Each static profile's size; of dynamic ones their three, and the usual sizes between."""
     sizes: set[int] = set()
-    for profile in range(plan.num_optimization_profiles):
-        shapes = [plan.get_tensor_profile_shape(each.name, profile) for each in inputs]
-        low, high = max(shape[0][0] for shape in shapes), min(shape[2][0] for shape in shapes)
-        best = {int(shape[1][0]) for shape in shapes}
-        sizes |= {size for size in {low, high, *best, *USUAL_BUCKETS} if low <= size <= high}
-    return tuple(sorted(sizes))
+    for engine, reads in stages:
+        for profile in range(engine.num_optimization_profiles):
+            shapes = [engine.get_tensor_profile_shape(each.name, profile) for each in reads]
+            low, high = max(shape[0][0] for shape in shapes), min(shape[2][0] for shape in shapes)
+            best = {int(shape[1][0]) for shape in shapes}
+            sizes |= {size for size in {low, high, *best, *USUAL_BUCKETS} if low <= size <= high}
+    return sorted(sizes)

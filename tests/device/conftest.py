@@ -1,11 +1,15 @@
 """Two devices that are fake, all of which is given back."""
 
+import sys
 from collections.abc import Iterator
 
 import pytest
 
 from streamd.device import cuda
+from streamd.device.tensorrt_library import load_tensorrt
+from tests.core.contracts import make_contract
 from tests.device.fake_cuda import FakeCuda, installed
+from tests.device.fake_tensorrt_runtime import FakeTensorRt
 
 
 @pytest.fixture
@@ -20,3 +24,15 @@ def device() -> Iterator[FakeCuda]:
         cuda.use_device(0)
     assert fake.left == 0, "every owner was closed, and gave all back"
     assert cuda.live() == {}
+
+
+@pytest.fixture(params=["8.6.1", "10.9.0.34"])
+def library(
+    request: pytest.FixtureRequest, device: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[FakeTensorRt]:
+    """TensorRT over those devices, as 8.6 and as 10 have it."""
+    fake = FakeTensorRt(request.param, device, make_contract())
+    monkeypatch.setitem(sys.modules, "tensorrt", fake)
+    load_tensorrt.cache_clear()
+    yield fake
+    load_tensorrt.cache_clear()

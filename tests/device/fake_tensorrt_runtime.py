@@ -1,6 +1,7 @@
 """TensorRT's runtime over the fake CUDA, as 8.6 and as 10 name things; its plans are JSON.
 
-An engine computes `forecast_of` each window at the addresses it was given, so that rows can be told apart.
+An engine computes `forecast_of` each window at the addresses it was given, so that rows can be told apart. A plan that
+names what it `reads` and `gives` (`name: [type, shape, work]`) is a stage: its work, as `double x`, moves bytes too.
 """
 # ruff: noqa: N802 - the names are the library's
 
@@ -8,6 +9,7 @@ import ctypes
 import enum
 import json
 import types
+import weakref
 from typing import Any
 
 import numpy as np
@@ -38,15 +40,29 @@ class Engine:
         self.profiles: list[list[int]] = said["profiles"]
         self.num_optimization_profiles = len(self.profiles)
         contract = library.contract
-        self.tensors: dict[str, tuple[type, tuple[int, ...], TensorIOMode]] = {
-            name: (np.int32 if name.endswith("_cat") else np.float32, shape, TensorIOMode.INPUT)
+        given = {
+            name: ["int32" if name.endswith("_cat") else "float32", shape]
             for name, shape in contract.input_shapes.items()
         }
-        self.tensors["predictions"] = (np.float32, said.get("output") or contract.output_shape, TensorIOMode.OUTPUT)
+        forecasts = ["float32", said.get("output") or contract.output_shape, "forecast encoder_cont"]
+        reads, gives = said.get("reads", given), said.get("gives", {"predictions": forecasts})
+        self.tensors: dict[str, tuple[type, tuple[int, ...], TensorIOMode]] = {
+            name: (getattr(np, dtype), tuple(shape), mode)
+            for tensors, mode in ((reads, TensorIOMode.INPUT), (gives, TensorIOMode.OUTPUT))
+            for name, (dtype, shape, *_) in tensors.items()
+        }
+        self.work: dict[str, list[str]] = {name: work.split() for name, (_, _, work) in gives.items()}
         self.left_open: str = said.get("open", "")
-        """Whether the forecasts' first axis is left open: `settled` by a context, never (`unknown`), or `by batch`."""
+        """Whether what is given has its first axis left open: `settled` by a context, never (`unknown`), `by batch`."""
         self.num_io_tensors = len(self.tensors)
-        self.device_memory_size = 4096
+        self.device_memory_size: int = said.get("scratch", 4096)
+        self.name: str = said.get("name", "engine")
+
+    def make(self, kind: type["Context"]) -> Any:
+        if self.library.without_context == self.name:
+            self.library.say("no resources for a context")
+            return None
+        return kind(self)
 
     def get_tensor_name(self, index: int) -> str:
         return list(self.tensors)[index]
@@ -56,6 +72,8 @@ class Engine:
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         shape = self.tensors[name][1]
+        if not shape:
+            return ()
         is_open = self.left_open and self.tensors[name][2] is TensorIOMode.OUTPUT
         return (-1, -1, *shape[1:]) if is_open else (-1, *shape)
 
@@ -82,14 +100,15 @@ class Context:
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         assert self.profile is not None, "a shape before its profile"
         low, _, high = self.engine.profiles[self.profile]
+        assert shape[1:] == self.engine.tensors[name][1]
         self.batch = shape[0]
         return low <= shape[0] <= high
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         assert self.batch, "a shape before the inputs'"
         first, *rest = self.engine.tensors[name][1]
-        found = {"settled": first, "unknown": -1, "by batch": first * self.batch}[self.engine.left_open]
-        return (self.batch, found, *rest)
+        opened = {"unknown": -1, "by batch": first * self.batch}
+        return (self.batch, opened.get(self.engine.left_open, first), *rest)
 
     def set_tensor_address(self, name: str, pointer: int) -> bool:
         self.addresses[name] = pointer
@@ -98,6 +117,7 @@ class Context:
     def execute_async_v3(self, stream: int) -> bool:
         library = self.engine.library
         assert self.scratch, "no scratch memory"
+        assert set(self.addresses) == set(self.engine.tensors), "an address that was not told"
         low, _, high = self.engine.profiles[self.profile or 0]
         if library.cuda.streams[stream].captured is not None and low != high:
             library.say("a loop of dynamic shape cannot be captured")
@@ -109,16 +129,25 @@ class Context:
         return True
 
     def _compute(self) -> None:
-        contract = self.engine.library.contract
-        windows = self._view("encoder_cont", (contract.context_length, len(contract.features)))
-        out = self._view("predictions", contract.output_shape)
-        for row in range(self.batch):
-            out[row] = forecast_of(contract, windows[row]).reshape(contract.output_shape)
+        library, size = self.engine.library, self.engine.device_memory_size
+        assert self.scratch is not None
+        assert ctypes.sizeof(library.cuda.memory[self.scratch]) >= size
+        ctypes.memset(self.scratch, 0xAB, size)
+        library.ran.append(self.engine.name)
+        for name, (work, *given) in self.engine.work.items():
+            out, rows = self._view(name), self._view(given[0])
+            if work == "forecast":
+                for row in range(self.batch):
+                    forecast = forecast_of(library.contract, rows[row]).ravel()
+                    out[row].reshape(-1)[: len(forecast)] = forecast
+            else:
+                out[:] = rows * {"double": 2, "halve": 0.5}[work]
 
-    def _view(self, name: str, shape: tuple[int, ...]) -> Any:
-        size = self.batch * int(np.prod(shape)) * 4
+    def _view(self, name: str) -> Any:
+        dtype, shape, _ = self.engine.tensors[name]
+        size = self.batch * int(np.prod(shape)) * np.dtype(dtype).itemsize
         memory: Any = (ctypes.c_uint8 * size).from_address(self.addresses[name])
-        return np.frombuffer(memory, np.float32).reshape(self.batch, *shape)
+        return np.frombuffer(memory, dtype).reshape(self.batch, *shape)
 
 
 class Context86(Context):
@@ -143,7 +172,7 @@ class Context10(Context):
 
 class Engine86(Engine):
     def create_execution_context_without_device_memory(self) -> Any:
-        return Context86(self)
+        return self.make(Context86)
 
 
 class Engine10(Engine):
@@ -153,7 +182,7 @@ class Engine10(Engine):
 
     def create_execution_context(self, strategy: str) -> Any:
         assert strategy == "user managed"
-        return Context10(self)
+        return self.make(Context10)
 
 
 class FakeTensorRt(types.ModuleType):
@@ -172,6 +201,12 @@ class FakeTensorRt(types.ModuleType):
         self.parents: list[str] = []
         self.refusals: list[str] = []
         """What the next enqueues are refused with."""
+        self.without_context = ""
+        """The engine that makes no context."""
+        self.ran: list[str] = []
+        """The engines in the order in which they did their work."""
+        self.gone: list[str] = []
+        """The engines and runtimes in the order in which nothing held them any more."""
         self.logger: Any = None
         if not version.startswith("8"):
             self.ExecutionContextAllocationStrategy = types.SimpleNamespace(USER_MANAGED="user managed")
@@ -184,23 +219,26 @@ class FakeTensorRt(types.ModuleType):
 
     def Runtime(self, logger: Any) -> Any:
         self.logger = logger
-        return _Runtime(self)
+        return _Runtime(self, "runtime")
 
 
 class _Runtime:
-    def __init__(self, library: FakeTensorRt) -> None:
+    def __init__(self, library: FakeTensorRt, name: str) -> None:
         self.library = library
+        weakref.finalize(self, library.gone.append, name)
 
     def load_runtime(self, path: str) -> Any:
         self.library.parents.append(path)
-        return _Runtime(self.library)
+        return _Runtime(self.library, "lean runtime")
 
-    def deserialize_cuda_engine(self, serialized: bytes) -> Any:
+    def deserialize_cuda_engine(self, serialized: memoryview) -> Any:
         try:
-            said = json.loads(serialized)
+            said = json.loads(bytes(serialized))
         except ValueError:
             self.library.say("magic tag does not match")
             return None
         self.library.loaded += 1
         kind = Engine86 if self.library.__version__.startswith("8") else Engine10
-        return kind(self.library, said)
+        engine = kind(self.library, said)
+        weakref.finalize(engine, self.library.gone.append, engine.name)
+        return engine

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,17 +20,6 @@ from tests.device.fake_tensorrt_runtime import FakeTensorRt
 CONTRACT = make_contract()
 BUCKETS = (1, 4, 8)
 STATIC = [[bucket] * 3 for bucket in BUCKETS]
-
-
-@pytest.fixture(params=["8.6.1", "10.9.0.34"])
-def library(
-    request: pytest.FixtureRequest, device: FakeCuda, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[FakeTensorRt]:
-    fake = FakeTensorRt(request.param, device, CONTRACT)
-    monkeypatch.setitem(sys.modules, "tensorrt", fake)
-    load_tensorrt.cache_clear()
-    yield fake
-    load_tensorrt.cache_clear()
 
 
 def make_plan(folder: Path, profiles: list[list[int]] = STATIC, **more: object) -> Plan:
