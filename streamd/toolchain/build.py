@@ -35,15 +35,17 @@ A plan holds one static profile for each bucket (batch size), so that each can b
 --backend onnxruntime needs neither GPU nor TensorRT: the new version holds a graph for each precision (fp32, fp16,
 int8 with Q/DQ pairs), which `streamd engine validate` and `bench` run on ONNX Runtime.
 fp16 and bf16 keep in float32 what meets raw units, what is steep, and what --calibration-data shows not to fit.
+For TensorRT 8.6 (and with --no-typed) the graph is cut into stages, each a plan of its own, all in one file: what meets
+raw units before and after in float32, and between them the core with flags, where only what does not fit is pinned.
 """
 
 EXAMPLES = """\
 examples:
-  streamd engine build --version engines/patch_tensorrt_20261121_110000 --precision fp32,fp16 \\
+  streamd engine build --version engines/patch_tensorrt_20261121_160844 --precision fp32,fp16 \\
       --calibration-data examples/fleet/servers.csv.gz --timing-cache gpu.timing-cache
-  streamd engine build --version engines/tft_tensorrt_20261121_103000 --precision int8 \\
+  streamd engine build --version engines/tft_tensorrt_20261121_160858 --precision int8 \\
       --calibration-data windows.npz --num-calibration-samples 500
-  streamd engine build --version engines/patch_tensorrt_20261121_110000 --backend onnxruntime --precision fp32,int8 \\
+  streamd engine build --version engines/patch_tensorrt_20261121_160844 --backend onnxruntime --precision fp32,int8 \\
       --calibration-data examples/fleet/servers.csv.gz
   streamd engine build --onnx model.onnx --precision fp16 --min-batch 1 --opt-batch 64 --max-batch 256 \\
       --plans-only plans/
@@ -75,8 +77,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     plans.add_argument("--tf32", action="store_true", help="let float32 products round to TF32: faster, error 1e-3")
     plans.add_argument("--typed", action=argparse.BooleanOptionalAction,
-                       help="build fp16 from a graph that says its types, or from the float32 graph with flags, which"
-                            " TensorRT before 11 takes (graph from 10 on, flags before)")  # fmt: skip
+                       help="build fp16 from a graph that says its types, or from the float32 graph, cut into stages,"
+                            " with flags, which TensorRT before 11 takes (graph from 10 on, flags before; to 8.6 types"
+                            " are a hint to the core)")  # fmt: skip
     plans.add_argument("--device", type=int, default=0, metavar="N", help="index of the GPU to build on (0)")
     data = parser.add_argument_group("calibration")
     data.add_argument("--calibration-data", type=Path, metavar="FILE",
@@ -91,7 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     out.add_argument("--name", help="of the new version, before _tensorrt_<stamp> (the source's)")
     out.add_argument("--default", action="store_true", help="let the new version serve when nothing else is said")
     out.add_argument("--plans-only", type=Path, metavar="DIR", help="write plans into this folder, and no version")
-    out.add_argument("--keep-graphs", action="store_true", help="keep the graph that each plan was built from")
+    out.add_argument("--keep-graphs", action="store_true", help="keep the graphs that each plan was built from")
     out.add_argument("--json", action="store_true", help="tell the result as JSON on standard output")
     out.add_argument("--quiet", action="store_true", help="no progress")
     out.add_argument("--verbose", action="store_true", help="all that TensorRT says")

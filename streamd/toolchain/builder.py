@@ -112,7 +112,6 @@ class PlanBuilder:
         builder = self.trt.Builder(logger)
         network = builder.create_network(self.library.network_flags(strongly_typed=graph.strongly_typed))
         parser = self.trt.OnnxParser(network, logger)
-        self.library.take_native_norms(parser)
         self._parse(parser, graph.model, name)
         config = self._configure(builder, graph)
         pinned = pin_layers(self.library, network, graph.pinned, _node_names(graph.model)) if graph.pinned else 0

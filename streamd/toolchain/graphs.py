@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from streamd.core.errors import BuildError
 
 OPSETS = range(13, 24)
@@ -82,8 +84,22 @@ def signature_of(model: Model, source: Path | str) -> Signature:
     return Signature(inputs, outputs)
 
 
+LEFT_UNFOLDED = frozenset(
+    {
+        *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "If", "Loop", "Scan"),
+        *("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"),
+    }
+)
+"""Operators that stay whatever they read: quantizers speak to the engine, and chance is no constant."""
+
+LARGEST_FOLDED_BYTES = 16 * 2**20
+
+
 def fold_constants(model: Model) -> Model:
-    """Return a copy in which `Constant` nodes are initializers, so that each reader can have its own type."""
+    """Return a copy in which `Constant` nodes, and nodes that read nothing but constants, are initializers.
+
+    So each reader can have its own type, and weights that are computed (masked, gathered) are weights.
+    """
     onnx = import_onnx()
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -99,7 +115,51 @@ def fold_constants(model: Model) -> Model:
             tensor.name = node.output[0]
             copy.graph.initializer.append(tensor)
     name_nodes(copy)
+    _compute_constants(copy)
     return copy
+
+
+def _compute_constants(model: Model) -> None:
+    """Compute what reads constants only, with ONNX's own reference, in place; constants that nobody reads go."""
+    graph = model.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    outputs = {output.name for output in graph.output}
+    nodes = list(graph.node)
+    del graph.node[:]
+    for node in nodes:
+        given = [name for name in node.input if name]
+        foldable = given and node.op_type not in LEFT_UNFOLDED and constants.keys() >= set(given)
+        fixed = outputs.intersection(node.output) or any(names_read_inside(node))
+        made = (
+            _computed(node, [constants[name] for name in dict.fromkeys(given)], model) if foldable and not fixed else []
+        )
+        constants.update((tensor.name, tensor) for tensor in made)
+        graph.initializer.extend(made)
+        graph.node.extend([] if made else [node])
+    if len(graph.node) == len(nodes):
+        return
+    read = {name for node in graph.node for name in (*node.input, *names_read_inside(node))} | outputs
+    for tensor in [tensor for tensor in graph.initializer if tensor.name not in read]:
+        graph.initializer.remove(tensor)
+
+
+def _computed(node: Any, constants: list[Any], model: Model) -> list[Any]:
+    """What a node makes of constants; nothing where ONNX's reference lacks the operator, or it is large."""
+    onnx = import_onnx()
+    from onnx.reference import ReferenceEvaluator
+
+    outputs = [onnx.ValueInfoProto(name=name) for name in node.output]
+    graph = onnx.helper.make_graph([node], "constants", [], outputs, constants)
+    try:
+        values = ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=model.opset_import)).run(None, {})
+    except (NotImplementedError, RuntimeError, TypeError, ValueError):
+        return []  # the engine's to fold
+    arrays = [value for value in values if isinstance(value, np.ndarray | np.generic)]
+    if len(arrays) != len(node.output) or sum(value.nbytes for value in arrays) > LARGEST_FOLDED_BYTES:
+        return []
+    return [
+        onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in zip(node.output, arrays, strict=True)
+    ]
 
 
 def name_nodes(model: Model) -> None:
@@ -162,7 +222,6 @@ def _spec(value: Any, kind: str, source: Path | str) -> TensorSpec:
 def _constant_of(node: Any) -> Any:
     """The tensor of a `Constant` node, or None where it is of a kind that no initializer can hold."""
     onnx = import_onnx()
-    import numpy as np
 
     kinds = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
     for attribute in node.attribute:

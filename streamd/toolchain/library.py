@@ -60,15 +60,6 @@ class TensorRt:
         if feature is not None and self.installed.generation < 10:
             config.set_preview_feature(feature, True)
 
-    def take_native_norms(self, parser: Any) -> None:
-        """Let TensorRT's own layer be made of an InstanceNorm: asked for in 8, the rule in 10 and later.
-
-        The plugin that it is otherwise knows no version-compatible plans.
-        """
-        flag = getattr(getattr(self.module, "OnnxParserFlag", None), "NATIVE_INSTANCENORM", None)
-        if flag is not None and self.installed.generation < 10:
-            parser.set_flag(flag)
-
 
 def probe_machine() -> Machine | None:
     """What plans must fit here: the first GPU and the TensorRT that would load them; None where either is missing."""

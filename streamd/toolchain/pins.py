@@ -1,7 +1,8 @@
 """Holds layers in float32 in a network whose types the builder chooses: TensorRT before strong typing.
 
 The parser makes one layer or several of a node, and helpers of its own between: those beside a pinned layer are
-pinned too, or raw units would pass through half precision on the way. A loop (an LSTM's) is never entered.
+pinned too, or its values would pass through half precision on the way. A loop (an LSTM's) is never entered. What meets
+raw units is no matter of pins, which 8.6 does not obey there, but of stages.
 """
 
 from __future__ import annotations

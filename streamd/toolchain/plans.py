@@ -1,28 +1,35 @@
-"""One graph into plans of several precisions: which graph each is built from, and in which way TensorRT takes it."""
+"""One graph into plans of several precisions: which graphs each is built from, and in which way TensorRT takes them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from streamd.core.errors import BuildError
+from streamd.device.stages import pack_stages, stage_told
+from streamd.toolchain.attention import joined_attention
 from streamd.toolchain.builder import BuiltPlan, PlanBuilder, PlanGraph
-from streamd.toolchain.graphs import Model, Signature
+from streamd.toolchain.graphs import Model, Signature, fold_constants, signature_of
 from streamd.toolchain.half import BFLOAT16, FLOAT16, HALF_SCALES_OPSET
 from streamd.toolchain.making import GraphMaker
 from streamd.toolchain.making import PrecisionOptions as PrecisionOptions
+from streamd.toolchain.norms import written_out_norms
 from streamd.toolchain.precision import Kept, raise_opset, to_half
-from streamd.toolchain.ranks import without_reshapes
+from streamd.toolchain.stages import Stage, cut_into_stages
 
 HALVES = {"fp16": FLOAT16, "bf16": BFLOAT16}
 
 
 @dataclass(frozen=True)
 class MadePlan:
-    """A plan with what it was made from."""
+    """A plan with what it was made from: one graph, or one for each of its stages, in the order in which they run.
+
+    `kept` names the nodes that run in float32 and no others: those of a strongly typed graph that stay in it, those of
+    stages without flags, and those that are pinned. `typed` says whether the graph itself carries lower precision.
+    """
 
     precision: str
     plan: BuiltPlan
-    graph: PlanGraph
+    graphs: tuple[PlanGraph, ...]
     kept: Kept
     typed: bool
 
@@ -32,48 +39,93 @@ class PlanMaker:
 
     def __init__(self, builder: PlanBuilder, model: Model, signature: Signature, options: PrecisionOptions) -> None:
         self.builder, self.library = builder, builder.library
-        self.graphs = GraphMaker(model, options, builder.progress, builder.note)
+        taken = fold_constants(model) if self.library.strongly_typed else written_out_norms(fold_constants(model))
+        self.graphs = GraphMaker(taken, options, builder.progress, builder.note)
         self.model, self.signature, self.options = self.graphs.model, signature, options
 
     def make(self, precision: str) -> MadePlan:
         """Build the plan of a precision; raises `BuildError`."""
         typed = self._typed(precision)
-        graph, kept = self.graph(precision, typed=typed)
-        return MadePlan(precision, self.builder.build(graph, precision), graph, kept, typed)
+        graphs, kept = self.stages(precision, typed=typed)
+        plans = []
+        for index, graph in enumerate(graphs):
+            told = stage_told(index, len(graphs))
+            plans.append(self.builder.build(graph, f"{precision}, {told}" if told else precision))
+        return MadePlan(precision, _together(plans), graphs, kept, typed)
 
-    def graph(self, precision: str, *, typed: bool) -> tuple[PlanGraph, Kept]:
-        """What a plan is built from, and the nodes it keeps in float32."""
+    def stages(self, precision: str, *, typed: bool) -> tuple[tuple[PlanGraph, ...], Kept]:
+        """What the plans are built from, and the nodes that run in float32; raises `BuildError`.
+
+        Where the graph alone says the types, or all is float32, there is one.
+        """
+        strong = typed and self.library.strongly_typed
         if precision == "fp32":
-            return self._plan_graph(self.model, typed), Kept()
+            return (PlanGraph(self.model, self.signature, strong),), Kept()
         if precision == "bf16" and not self.library.has_bfloat16:
             raise BuildError(f"bf16: TensorRT {self.library.version} has no bfloat16; expected 9 or later, or fp16")
-        if precision in HALVES:
-            element = HALVES[precision]
-            kept = self.graphs.keep(element)
-            model = to_half(self.model, kept, element) if typed else self.model
-            return self._plan_graph(model, typed, (precision.upper(),), kept), kept
-        model, kept = self.graphs.quantized(self.graphs.keep(FLOAT16))
-        if typed and self.library.strongly_typed:
-            # Only from this opset on do scales in half precision let the quantizers fuse with half products.
-            model = to_half(raise_opset(model, max(HALF_SCALES_OPSET, _opset(model))), kept)
-        return self._plan_graph(model, typed, ("INT8", "FP16"), kept), kept
+        element = HALVES.get(precision, FLOAT16)
+        model, kept = self.model, self.graphs.keep(element)
+        if precision == "int8":
+            model, kept = self.graphs.quantized(kept)
+        if strong:
+            if precision == "int8":
+                # Only from this opset on do scales in half precision let the quantizers fuse with half products.
+                model = raise_opset(model, max(HALF_SCALES_OPSET, _opset(model)))
+            return (PlanGraph(to_half(model, kept, element), self.signature, strongly_typed=True),), kept
+        hinted = typed and precision in HALVES
+        flags = (precision.upper(),) if precision in HALVES else ("INT8", "FP16")
+        return self._flagged(model, kept, flags, element if hinted else None)
+
+    def _flagged(
+        self, model: Model, kept: Kept, flags: tuple[str, ...], element: int | None
+    ) -> tuple[tuple[PlanGraph, ...], Kept]:
+        """Stages in float32 about a core with flags, which carries the types of `element` too where that is given.
+
+        Of the core only what does not fit is pinned: 8.6 sums norms in float32 by itself, and with them pinned it may
+        run the whole core in float32.
+        """
+        stages = cut_into_stages(joined_attention(model))
+        core = next(stage.model for stage in stages if stage.is_core)
+        pinned = set(kept.misfits).intersection(node.name for node in core.graph.node)
+        graphs = []
+        for stage in stages:
+            if not stage.is_core:
+                graphs.append(PlanGraph(stage.model, self._signature(stage.model, stages), strongly_typed=False))
+                continue
+            taken = core if element is None else to_half(core, kept, element)
+            names = tuple(node.name for node in core.graph.node if node.name in pinned)
+            graphs.append(PlanGraph(taken, self._signature(core, stages), False, flags, names))
+        low = {node.name for node in core.graph.node} - pinned
+        reasons = {}
+        for node in model.graph.node:
+            if node.name not in low:
+                reasons[node.name] = kept.reasons.get(node.name, "computed again for a stage that meets raw units")
+        return tuple(graphs), Kept(reasons, kept.not_quantized)
+
+    def _signature(self, model: Model, stages: tuple[Stage, ...]) -> Signature:
+        return self.signature if len(stages) == 1 else signature_of(model, "a stage of the graph")
 
     def _typed(self, precision: str) -> bool:
-        """Whether the graph itself carries half precision.
+        """Whether the graph itself carries lower precision.
 
-        To 8.6 such a graph is a hint only: it gets the float32 graph, flags and pins.
+        To 8.6 such a graph is a hint only: it gets the float32 graph, cut into stages, and flags.
         """
         if self.options.typed is not None:
             return self.options.typed
         return self.library.strongly_typed or precision not in HALVES
 
-    def _plan_graph(
-        self, model: Model, typed: bool, flags: tuple[str, ...] = (), kept: Kept | None = None
-    ) -> PlanGraph:
-        if typed and self.library.strongly_typed:
-            return PlanGraph(model, self.signature, strongly_typed=True)
-        names = tuple(kept.names) if kept else ()
-        return PlanGraph(without_reshapes(model, names) if names else model, self.signature, False, flags, names)
+
+def _together(plans: list[BuiltPlan]) -> BuiltPlan:
+    """One plan that holds all of them."""
+    if len(plans) == 1:
+        return plans[0]
+    return BuiltPlan(
+        pack_stages([memoryview(plan.content).cast("B") for plan in plans]),
+        sum(plan.seconds for plan in plans),
+        sum(plan.layers for plan in plans),
+        sum(plan.pinned_layers for plan in plans),
+        tuple(warning for plan in plans for warning in plan.warnings),
+    )
 
 
 def _opset(model: Model) -> int:

@@ -26,6 +26,9 @@ SENSITIVE_OPERATORS = frozenset(
 )
 """Sums over many terms, and functions that are steep where half precision is coarse."""
 
+PINNED, SENSITIVE = "pinned: ", "sensitive: "
+"""How reasons begin that are no measurement."""
+
 
 @dataclass(frozen=True)
 class Kept:
@@ -39,6 +42,11 @@ class Kept:
         """The nodes, in the graph's order."""
         return list(self.reasons)
 
+    @property
+    def misfits(self) -> list[str]:
+        """Those that make or read what was seen not to fit, in the graph's order."""
+        return [name for name, reason in self.reasons.items() if not reason.startswith((PINNED, SENSITIVE))]
+
 
 def choose_kept(
     model: Model,
@@ -50,8 +58,8 @@ def choose_kept(
 ) -> Kept:
     """Return the nodes of a folded graph to keep in float32.
 
-    Those that are pinned by name, those of sensitive operators, and those that make or read a tensor which
-    does not fit on `windows` (none are compared where that is None).
+    Those that are pinned by name, those that make or read a tensor which does not fit on `windows` (none are
+    compared where that is None), and those of sensitive operators; the first of these is told as the reason.
     """
     starts, operators = tuple(prefixes), set(operators)
     misfits = RangeFinder(element).find(model, windows, told) if windows is not None else {}
@@ -59,11 +67,11 @@ def choose_kept(
     for node in model.graph.node:
         touched = [name for name in (*node.output, *node.input) if name in misfits]
         if starts and node.name.startswith(starts):
-            reasons[node.name] = "pinned: meets raw units"
-        elif node.op_type in operators:
-            reasons[node.name] = f"sensitive: {node.op_type}"
+            reasons[node.name] = f"{PINNED}meets raw units"
         elif touched and _computes(node):
             reasons[node.name] = f"{touched[0]} {misfits[touched[0]]}"
+        elif node.op_type in operators:
+            reasons[node.name] = f"{SENSITIVE}{node.op_type}"
     return Kept(reasons)
 
 

@@ -58,7 +58,9 @@ class PlansFolder:
         content: Any = memoryview(made.plan.content).cast("B")  # TensorRT's own memory: a plan is not copied
         replace_file(path, content)
         if keep_graph:
-            replace_file(path.with_suffix(".onnx"), made.graph.model.SerializeToString())
+            for number, graph in enumerate(made.graphs, 1):
+                suffix = f".stage{number}.onnx" if len(made.graphs) > 1 else ".onnx"
+                replace_file(path.with_suffix(suffix), graph.model.SerializeToString())
         entry = plan_entry(made, settings, about, path, sha256_of(self.source.onnx))
         self.plans[made.precision] = entry
         kept = len(entry["kept_fp32"])
@@ -161,7 +163,8 @@ def plan_entry(
         "buckets": _buckets(settings),
         "profiles": profiles,
         "version_compatible": settings.version_compatible,
-        "strongly_typed": made.graph.strongly_typed,
+        "stages": len(made.graphs),
+        "strongly_typed": made.graphs[0].strongly_typed,
         "typed_graph": made.typed,
         "tf32": settings.tf32,
         "kept_fp32": made.kept.names,

@@ -18,12 +18,13 @@ CACHE = b"timed on this device;"
 
 
 class Recorder:
-    """What the last build was told, and what is to go wrong."""
+    """What the last build was told, and those before it, and what is to go wrong."""
 
     def __init__(self) -> None:
         self.network: Network | None = None
         self.config: Config | None = None
-        self.parser_flags: list[Any] = []
+        self.networks: list[Network] = []
+        self.configs: list[Config] = []
         self.parser_errors: list[tuple[str, str, str]] = []
         self.build_errors: list[str] = []
         self.refuse_types: set[int] = set()
@@ -51,7 +52,6 @@ def make_tensorrt(version: str) -> Any:
         "LayerType", ["CONSTANT", "SHUFFLE", "ELEMENTWISE", "ITERATOR", "LOOP_OUTPUT"], first=major
     )
     module.MemoryPoolType = _enum("MemoryPoolType", ["WORKSPACE"])
-    module.OnnxParserFlag = _enum("OnnxParserFlag", ["NATIVE_INSTANCENORM"], first=major)
     if major < 11:
         module.PreviewFeature = _enum("PreviewFeature", ["PROFILE_SHARING_0806"])
     module.ILogger = type("ILogger", (), {"Severity": _enum("Severity", _SEVERITIES), "__init__": lambda self: None})
@@ -116,9 +116,6 @@ class Parser:
         self._module, self._network, self._logger = module, network, logger
         self._errors: list[Any] = []
         self.num_errors = 0
-
-    def set_flag(self, flag: Any) -> None:
-        self._module.recorder.parser_flags.append(flag)
 
     def parse(self, content: bytes) -> bool:
         model = onnx.load_model_from_string(content)
@@ -250,10 +247,12 @@ class Builder:
         if self._major == 8:
             assert flags & 1 << int(self._module.NetworkDefinitionCreationFlag.EXPLICIT_BATCH), "implicit batch"
         network = self._module.recorder.network = Network(flags)
+        self._module.recorder.networks.append(network)
         return network
 
     def create_builder_config(self) -> Config:
         config = self._module.recorder.config = Config(self._module)
+        self._module.recorder.configs.append(config)
         return config
 
     def create_optimization_profile(self) -> Profile:

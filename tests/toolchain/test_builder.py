@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import structlog
 import structlog.testing
@@ -13,6 +14,7 @@ import structlog.testing
 pytest.importorskip("onnx")
 
 from streamd.core.errors import BackendUnavailableError, BuildError
+from streamd.device.stages import unpack_stages
 from streamd.device.tensorrt_library import load_tensorrt
 from streamd.repository.plans import Machine
 from streamd.toolchain.builder import BuildSettings, PlanBuilder, PlanGraph, Profile
@@ -23,7 +25,7 @@ from streamd.toolchain.plans import PlanMaker, PrecisionOptions
 from streamd.toolchain.progress import Progress
 from tests.toolchain.conftest import MakeLibrary
 from tests.toolchain.fake_tensorrt import CACHE
-from tests.toolchain.graphs_of import raw_windows, scaled_network
+from tests.toolchain.graphs_of import INT32, model, node, raw_windows, scaled_network, value, weight
 
 VERSIONS = ["8.6.1", "10.16.0", "11.0.0"]
 STATIC = BuildSettings((Profile.static(1), Profile.static(8)))
@@ -69,31 +71,81 @@ def test_later_versions_take_types_from_the_graph(install: MakeLibrary, version:
     module = install(version)
     made = maker(windows=raw_windows(16), calibration="minmax").make(precision)
     strong = 1 << int(module.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-    assert made.graph.strongly_typed
+    (graph,) = made.graphs
+    assert graph.strongly_typed
     assert module.recorder.network.flags & strong
     assert flags(module) == set()
     assert all(layer.precision is None for layer in module.recorder.network.layers)
-    cast = "Cast" in {node.op_type for node in made.graph.model.graph.node}
+    cast = "Cast" in {each.op_type for each in graph.model.graph.node}
     assert cast == (precision != "fp32")
 
 
-@pytest.mark.parametrize("typed", [True, False])
-def test_the_8_is_held_to_the_pins(install: MakeLibrary, typed: bool) -> None:
+def test_the_8_gets_three_plans_and_flags_for_the_core_only(install: MakeLibrary) -> None:
     module = install("8.6.1")
+    module.recorder.networks.clear()
+    stream = io.StringIO()
+    graph = scaled_network()
+    builder = PlanBuilder(load_builder(), STATIC, Progress(stream=stream))
+    made = PlanMaker(builder, graph, signature_of(graph, "small"), PrecisionOptions()).make("fp16")
+    before, core, after = module.recorder.networks
+    assert [{flag.name for flag in config.flags} for config in module.recorder.configs] == [set(), {"FP16"}, set()]
+    assert {"/scaler/Div"} == set(made.kept.reasons) & {layer.name for layer in before.layers}
+    assert {"/restorer/Mul"} == set(made.kept.reasons) & {layer.name for layer in after.layers}
+    assert {"/first/MatMul", "/second/MatMul", "/Relu"} <= {layer.name for layer in core.layers}
+    for network in module.recorder.networks:
+        assert all(layer.precision is None for layer in network.layers), "sensitive operators are not pinned"
+    assert dict(made.kept.reasons) == dict.fromkeys(("/scaler/Div", "/restorer/Mul"), "pinned: meets raw units")
+    plans = [bytes(plan) for plan in unpack_stages(made.plan.content)]
+    assert plans == [f"plan of {network.num_layers} layers".encode() for network in module.recorder.networks]
+    assert made.plan.layers == sum(network.num_layers for network in module.recorder.networks)
+    assert (made.plan.pinned_layers, made.plan.warnings) == (0, ("weights are subnormal",) * 3)
+    assert [f"fp16, stage {number} of 3: building" in stream.getvalue() for number in (1, 2, 3)] == [True] * 3
+    shapes = [config.profiles[1].shapes for config in module.recorder.configs]
+    assert shapes == [{"x": ((8, 6, 8),) * 3}, {"unit": ((8, 6, 8),) * 3}, {"out": ((8, 6, 8),) * 3}]
+
+
+def test_of_the_core_what_does_not_fit_is_pinned(install: MakeLibrary) -> None:
+    module = install("8.6.1")
+    nodes = [
+        node("Neg", "x", "u", "/scaler/Neg"),
+        node("Mul", "u big", "v", "/Mul"),
+        node("LayerNormalization", "v scale", "w", "/norm/LayerNormalization", axis=-1),
+        node("Softmax", "w", "s", "/Softmax"),
+        node("Neg", "s", "y", "/restorer/Neg"),
+    ]
+    weights = [weight("big", 1e9), weight("scale", np.ones(8))]
+    graph = model(nodes, [value("x", ["batch", 6, 8])], [value("y", ["batch", 6, 8])], weights)
+    options = PrecisionOptions({"x": raw_windows(8)["x"] / 1e9})
+    making = PlanMaker(PlanBuilder(load_builder(), STATIC), graph, signature_of(graph, "small"), options)
+    made = making.make("fp16")
+    assert [graph.pinned for graph in made.graphs] == [(), tuple(made.kept.misfits), ()]
+    # Written out or not, the norm reads what does not fit; the softmax does not.
+    assert "/Mul" in made.kept.misfits
+    assert any(name.startswith("/norm/") for name in made.kept.misfits)
+    assert "/Softmax" not in made.kept.reasons
+    assert {"/scaler/Neg", "/restorer/Neg"} <= set(made.kept.reasons)
+    assert module.recorder.networks[1].named("/Mul").precision == module.DataType.FLOAT
+    flagged = {"FP16", "OBEY_PRECISION_CONSTRAINTS"}
+    assert [{flag.name for flag in config.flags} for config in module.recorder.configs] == [set(), flagged, set()]
+    assert made.plan.pinned_layers >= 2
+
+
+@pytest.mark.parametrize("typed", [True, False])
+def test_a_typed_graph_is_a_hint_to_the_core(install: MakeLibrary, typed: bool) -> None:
+    install("8.6.1")
     made = maker(typed=typed).make("fp16")
-    network, float32 = module.recorder.network, module.DataType.FLOAT
-    assert flags(module) == {"FP16", "OBEY_PRECISION_CONSTRAINTS"}
-    assert made.typed is typed
-    for name in ("/scaler/Div", "/restorer/Mul", "/norm/LayerNormalization"):
-        assert network.named(name).precision == float32
-        assert network.named(name).output_types == {0: float32}
-    for name in ("/first/MatMul", "/second/MatMul", "/Relu"):
-        assert network.named(name).precision is None
-    helpers = [layer for layer in network.layers if layer.name.startswith("ONNXTRT")]
-    assert {helper.precision for helper in helpers} == {None}, "a pinned shuffle leaves 8.6 without an implementation"
-    casts = any(layer.name.endswith("_cast") for layer in network.layers)
-    assert casts is typed
-    assert made.plan.pinned_layers == sum(layer.precision is not None for layer in network.layers)
+    casts = ["Cast" in {each.op_type for each in graph.model.graph.node} for graph in made.graphs]
+    assert (made.typed, casts) == (typed, [False, typed, False])
+    assert "/norm/LayerNormalization" not in made.kept.reasons, "a hint keeps nothing in float32"
+
+
+def test_a_graph_without_raw_units_is_one_plan(install: MakeLibrary) -> None:
+    module = install("8.6.1")
+    graph = model([node("Relu", "x", "y", "/Relu")], [value("x", ["b", 2])], [value("y", ["b", 2])])
+    signature = signature_of(graph, "small")
+    made = PlanMaker(PlanBuilder(load_builder(), STATIC), graph, signature, PrecisionOptions()).make("fp16")
+    assert bytes(made.plan.content) == b"plan of 1 layers"
+    assert (len(made.graphs), made.kept.names, flags(module)) == (1, [], {"FP16"})
 
 
 def test_the_8_gets_the_float32_graph_and_flags_unless_asked_otherwise(install: MakeLibrary) -> None:
@@ -107,9 +159,12 @@ def test_the_8_gets_the_float32_graph_and_flags_unless_asked_otherwise(install: 
 def test_the_8_takes_int8_with_flags_and_has_no_bfloat16(install: MakeLibrary) -> None:
     module = install("8.6.1")
     made = maker(windows=raw_windows(16), calibration="minmax").make("int8")
-    assert flags(module) == {"INT8", "FP16", "OBEY_PRECISION_CONSTRAINTS"}
-    assert "QuantizeLinear" in {node.op_type for node in made.graph.model.graph.node}
-    assert "Cast" not in {node.op_type for node in made.graph.model.graph.node}
+    told = [{flag.name for flag in config.flags} for config in module.recorder.configs]
+    assert told == [set(), {"INT8", "FP16"}, set()]
+    quantized = ["QuantizeLinear" in {each.op_type for each in graph.model.graph.node} for graph in made.graphs]
+    assert quantized == [False, True, False]
+    assert all("Cast" not in {each.op_type for each in graph.model.graph.node} for graph in made.graphs)
+    assert made.kept.names == ["/scaler/Div", "/restorer/Mul"]
     with pytest.raises(BuildError, match=r"TensorRT 8\.6\.1 has no bfloat16"):
         maker().make("bf16")
     with pytest.raises(BuildError, match="int8: needs real windows"):
@@ -123,8 +178,6 @@ def test_the_11_has_no_flags_to_fall_back_to(install: MakeLibrary) -> None:
 
 
 def test_pins_leave_numbers_that_are_no_floats_alone(install: MakeLibrary) -> None:
-    from tests.toolchain.graphs_of import INT32, model, node, value
-
     module = install("8.6.1")
     nodes = [node("Neg", "n", "m", "/scaler/Neg"), node("Cast", "m", "y", "/scaler/Cast", to=1)]
     graph = fold_constants(model(nodes, [value("n", ["b", 2], INT32)], [value("y", ["b", 2])]))
@@ -138,8 +191,6 @@ def test_pins_leave_numbers_that_are_no_floats_alone(install: MakeLibrary) -> No
 
 
 def test_a_loop_beside_a_pinned_layer_is_not_entered(install: MakeLibrary) -> None:
-    from tests.toolchain.graphs_of import model, node, value, weight
-
     module = install("8.6.1")
     nodes = [
         node("Relu", "x", "u", "/scaler/Relu"),
@@ -283,14 +334,6 @@ def test_without_a_gpu_or_a_builder_the_way_out_is_told(install: MakeLibrary, mo
     with pytest.raises(BackendUnavailableError, match="needs a CUDA device and TensorRT: no driver"):
         load_builder()
     assert probe_machine() is None
-
-
-def test_only_the_8_is_asked_for_norms_of_its_own(install: MakeLibrary) -> None:
-    for version in VERSIONS:
-        module = install(version)
-        maker().make("fp32")
-        asked = {flag.name for flag in module.recorder.parser_flags}
-        assert asked == ({"NATIVE_INSTANCENORM"} if version.startswith("8") else set())
 
 
 def test_a_builder_hears_tensorrt_only_while_it_builds(install: MakeLibrary) -> None:

@@ -11,7 +11,7 @@ onnx = pytest.importorskip("onnx")
 
 from streamd.core.errors import BuildError  # noqa: E402
 from streamd.toolchain.graphs import Signature, TensorSpec, fold_constants, read_graph, signature_of  # noqa: E402
-from tests.toolchain.graphs_of import INT32, model, node, operators, raw_windows, run, scaled_network, value  # noqa: E402
+from tests.toolchain.graphs_of import INT32, model, node, operators, raw_windows, run, scaled_network, value, weight  # noqa: E402
 
 
 def saved(tmp_path: Path, graph: Any) -> Path:
@@ -88,3 +88,29 @@ def test_folding_gives_every_node_a_name_of_its_own() -> None:
     assert len(set(names)) == 3
     assert "" not in names
     assert names[1] == "same"
+
+
+def test_what_reads_constants_only_is_a_constant() -> None:
+    weights = [weight("w", np.arange(6.0).reshape(2, 3)), weight("mask", np.array([[1.0, 0.0, 1.0]] * 2))]
+    nodes = [
+        node("Mul", "w mask", "masked", "mask_it"),
+        node("Transpose", "masked", "turned", "turn", perm=[1, 0]),
+        node("MatMul", "x turned", "y", "product"),
+    ]
+    graph = model(nodes, [value("x", ("batch", 3), 1)], [value("y", ("batch", 2), 1)], weights)
+    folded = fold_constants(graph)
+    assert operators(folded) == ["MatMul"]
+    assert [tensor.name for tensor in folded.graph.initializer] == ["turned"]
+    x = np.array([[1.0, 2.0, 3.0]], np.float32)
+    assert run(folded, {"x": x})[0].tolist() == run(graph, {"x": x})[0].tolist() == [[6.0, 18.0]]
+
+
+def test_quantizers_of_weights_stay() -> None:
+    weights = [weight("w", np.ones((3, 2))), weight("scale", np.array(0.5))]
+    nodes = [
+        node("QuantizeLinear", "w scale", "q", "quantize"),
+        node("DequantizeLinear", "q scale", "d", "dequantize"),
+        node("MatMul", "x d", "y", "product"),
+    ]
+    graph = model(nodes, [value("x", ("batch", 3), 1)], [value("y", ("batch", 2), 1)], weights)
+    assert operators(fold_constants(graph)) == ["QuantizeLinear", "DequantizeLinear", "MatMul"]

@@ -71,8 +71,9 @@ def test_a_version_is_whole_and_readers_take_it(version: Path) -> None:
         *("training_info.json", "server_mapping.json", "weights.safetensors"),
         *("conversion_info.json", "conversion_log.txt"),
     }
-    for name in ("model.onnx", "MODEL_CARD.md", "weights.safetensors"):
+    for name in ("model.onnx", "weights.safetensors"):
         assert (path / name).read_bytes() == (version / name).read_bytes()
+    assert (path / "MODEL_CARD.md").read_text() == f"# {path.name}\n", "a card bears its version's name"
     assert json.loads((path / "config.json").read_text())["name"] == path.name
     assert path.stat().st_mode & 0o777 == 0o755
 
@@ -91,6 +92,15 @@ def test_the_record_says_what_was_done_and_vouches_for_every_file(version: Path)
     log = (path / "conversion_log.txt").read_text().splitlines()
     assert log[0] == "exported"
     assert any("TensorRT info: all is well" in line for line in log)
+
+
+def test_stages_are_told_and_the_graph_of_each_is_kept(version: Path) -> None:
+    with VersionFolder(source_of(version), None, None, [], now=noon) as folder:
+        entry = folder.add(made_plan(stages=3), SETTINGS, WHERE, keep_graph=True)
+        kept = sorted(each.name for each in folder.folder.iterdir() if each.suffix == ".onnx")
+        assert kept == [f"model_fp16.stage{number}.onnx" for number in (1, 2, 3)]
+        assert folder.add(made_plan("fp32"), SETTINGS, WHERE)["stages"] == 1
+    assert (entry["stages"], entry["strongly_typed"], entry["kept_fp32"]) == (3, False, ["/scaler/Div"])
 
 
 def test_a_dynamic_plan_says_which_batch_sizes_to_run(version: Path) -> None:
