@@ -40,7 +40,8 @@ class PatchForecaster(nn.Module):
         super().__init__()
         self.contract, self.patch, self.width = contract, patch, width
         self.past_tokens, self.future_tokens = contract.context_length // patch, contract.horizon // patch
-        self.scaler, self.restorer = WindowScaler(contract.target_index), WindowRestorer(contract.percent)
+        self.scaler = WindowScaler(contract.target_index, only_targets=True)
+        self.restorer = WindowRestorer(contract.percent)
         self.anchors = Anchors(contract)
         self.past = nn.Linear(2 * patch, width)
         self.future = nn.Linear(2 * patch, width)
@@ -53,7 +54,9 @@ class PatchForecaster(nn.Module):
         self.identity = nn.Parameter(torch.zeros(len(contract.targets), 1, width)) if identity else None
         nn.init.zeros_(self.server.weight)
         nn.init.zeros_(self.status.weight)
-        self.blocks = nn.ModuleList(Block(width, heads, expansion, dropout, mixing) for _ in range(layers))
+        self.blocks = nn.ModuleList(
+            Block(width, heads, expansion, dropout, mixing, len(contract.targets)) for _ in range(layers)
+        )
         self.norm = nn.LayerNorm(width)
         self.free = len(contract.quantiles) + self.anchors.count
         self.output = nn.Linear(width, patch * self.free)
@@ -67,21 +70,34 @@ class PatchForecaster(nn.Module):
         tokens = self._tokens(window, encoder_cat, decoder_cont, decoder_cat)
         for block in self.blocks:
             tokens = block(tokens)
-        out = self.output(self.norm(tokens[:, :, self.past_tokens :]))
+        free = self._free(self.norm(tokens[:, self.past_tokens :]))
         # 3. per step: seven free numbers about a blend of simple forecasts, ordered, back in raw units
-        free = out.reshape(-1, len(self.contract.targets), self.contract.horizon, self.free).transpose(1, 2)
-        quantiles, blend = free.split([len(self.contract.quantiles), self.anchors.count], dim=-1)
-        base = (torch.softmax(blend, dim=-1) * self.anchors(window)).sum(dim=-1, keepdim=True)
-        return self.restorer(self.order(quantiles) + base, window)
+        quantiles, blend = free.split([len(self.contract.quantiles), self.anchors.count], dim=2)
+        base = (torch.softmax(blend, dim=2) * self.anchors(window)).sum(dim=2, keepdim=True)
+        return self.restorer((self.order(quantiles, dim=2) + base).permute(0, 3, 1, 2), window)
+
+    def _free(self, tokens: Tensor) -> Tensor:
+        """(batch x target, future token, width) to the free numbers of each step, (batch, target, number, horizon).
+
+        The layer is learnt with the numbers of a step side by side; its rows are taken by number here, so that
+        what follows works on whole stretches of time.
+        """
+        patch, width = self.patch, self.width
+        weight = self.output.weight.reshape(patch, self.free, width).transpose(0, 1).reshape(-1, width)
+        bias = self.output.bias.reshape(patch, self.free).transpose(0, 1).flatten()
+        out = nn.functional.linear(tokens, weight, bias)
+        out = out.reshape(-1, len(self.contract.targets), self.future_tokens, self.free, patch).transpose(2, 3)
+        return out.reshape(-1, len(self.contract.targets), self.free, self.contract.horizon)
 
     def _tokens(self, window: ScaledWindow, encoder_cat: Tensor, decoder_cont: Tensor, decoder_cat: Tensor) -> Tensor:
-        """(batch, target, past and future tokens, width)."""
+        """(batch x target, past and future tokens, width)."""
         contract, patch = self.contract, self.patch
         parts = [window.compressed, window.observed]
-        shape = (-1, len(contract.targets), self.past_tokens, patch)
-        pairs = torch.cat([p.transpose(1, 2).reshape(shape) for p in parts], dim=-1)
+        pairs = torch.cat([part.reshape(-1, self.past_tokens, patch) for part in parts], dim=-1)
         first = (contract.context_length - contract.steps_per_day) // patch
-        tokens = torch.cat([self.past(pairs), self.future(pairs[:, :, first : first + self.future_tokens])], 2)
+        tokens = torch.cat([self.past(pairs), self.future(pairs[:, first : first + self.future_tokens])], 1)
+        set_shape = (len(contract.targets), self.past_tokens + self.future_tokens, self.width)
+        tokens = tokens.reshape(-1, *set_shape)
 
         calendar = past_calendar(decoder_cont, contract.context_length, contract.step_seconds)
         calendar = torch.cat([calendar[:, ::patch], decoder_cont[:, ::patch]], dim=1)
@@ -90,20 +106,22 @@ class PatchForecaster(nn.Module):
         shared = self.calendar(calendar) + self.status(self.known_status(status))
         shared = shared + self.server(server) + self.position
         tokens = tokens + shared.unsqueeze(1) + self._statistics(window).unsqueeze(2)
-        return tokens if self.identity is None else tokens + self.identity
+        if self.identity is not None:
+            tokens = tokens + self.identity
+        return tokens.reshape(-1, *set_shape[1:])
 
     def _statistics(self, window: ScaledWindow) -> Tensor:
         """What scaling took away and a forecaster may want: (batch, target, width).
 
         All are shares, so a change of unit changes none of them.
         """
-        share_seen = window.observed.mean(dim=1, keepdim=True)
+        share_seen = window.observed.mean(dim=2, keepdim=True)
         facts = [window.center, torch.log(window.spread), share_seen, window.offset]
-        return self.statistics(torch.cat(facts, dim=1).transpose(1, 2))
+        return self.statistics(torch.cat(facts, dim=2))
 
 
 class Anchors(nn.Module):
-    """Simple forecasts that the network blends step by step, in scaled units: (batch, 96, target, anchor).
+    """Simple forecasts that the network blends step by step, in scaled units: (batch, target, anchor, 96).
 
     The same time yesterday, plain and averaged over 35 and 125 minutes; the mean of the last quarter of an
     hour, of two hours, and of the window (zero, by the scaling). Averages are over what was reported;
@@ -125,20 +143,20 @@ class Anchors(nn.Module):
 
     def forward(self, window: ScaledWindow) -> Tensor:
         """Means of the scaled values over each anchor's steps, as one product with constant maps."""
-        both = torch.cat([window.values, window.observed], dim=2).transpose(1, 2)
-        total, count = torch.matmul(both, self.maps).split(self.targets, dim=1)
-        means = (total / count.clamp(min=1.0)).reshape(-1, self.targets, self.count, self.horizon)
-        return means.permute(0, 3, 1, 2)
+        both = torch.cat([window.values, window.observed], dim=1)
+        sums = torch.matmul(both.reshape(-1, int(both.shape[2])), self.maps)
+        total, count = sums.reshape(-1, 2 * self.targets, self.count * self.horizon).split(self.targets, dim=1)
+        return (total / count.clamp(min=1.0)).reshape(-1, self.targets, self.count, self.horizon)
 
 
 class Block(nn.Module):
     """Pre-norm transformer block over a series' tokens, then over a server's series where `mixing` says so."""
 
-    def __init__(self, width: int, heads: int, expansion: int, dropout: float, mixing: str) -> None:
+    def __init__(self, width: int, heads: int, expansion: int, dropout: float, mixing: str, series: int) -> None:
         super().__init__()
         if mixing not in ("none", "mean", "attention"):
             raise ValueError(f"mixing {mixing!r}: expected none, mean or attention")
-        self.mixing = mixing
+        self.mixing, self.series = mixing, series
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2 if mixing == "none" else 3))
         self.attention = Attention(width, heads, dropout)
         self.feed_forward = nn.Sequential(
@@ -151,17 +169,29 @@ class Block(nn.Module):
             self.mix = Attention(width, heads, dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, target, token, width) to the same."""
+        """(batch x series, token, width) to the same."""
         x = x + self.dropout(self.attention(self.norms[0](x)))
-        if self.mixing == "mean":
-            x = x + self.dropout(self.mix(self.norms[2](x).mean(dim=1, keepdim=True)))
-        elif self.mixing == "attention":
-            x = x + self.dropout(self.mix(self.norms[2](x).transpose(1, 2)).transpose(1, 2))
+        if self.mixing != "none":
+            x = x + self.dropout(self._mixed(self.norms[2](x)))
         return x + self.dropout(self.feed_forward(self.norms[1](x)))
+
+    def _mixed(self, x: Tensor) -> Tensor:
+        """What each series takes from the others of its server, of the shape of `x`."""
+        tokens, width = int(x.shape[1]), int(x.shape[2])
+        sets = x.reshape(-1, self.series, tokens, width)
+        if self.mixing == "mean":
+            mixed = self.mix(sets.mean(dim=1, keepdim=True)).expand(-1, self.series, -1, -1)
+        else:
+            across = self.mix(sets.transpose(1, 2).reshape(-1, self.series, width))
+            mixed = across.reshape(-1, tokens, self.series, width).transpose(1, 2)
+        return mixed.reshape(-1, tokens, width)
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over the third axis of (batch, set, token, width), as plain products."""
+    """Multi-head self-attention over the middle axis of (sets, token, width), as plain products.
+
+    Products of four axes are what engines have fused kernels for; a fifth axis for the series would hide them.
+    """
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -171,10 +201,10 @@ class Attention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, set, token, width) to the same."""
-        first, second, width = int(x.shape[1]), int(x.shape[2]), self.heads * self.size
-        shape = (-1, first, second, self.heads, self.size)
-        query, key, value = (p.reshape(shape).transpose(2, 3) for p in self.project(x).split(width, dim=-1))
+        """(sets, token, width) to the same."""
+        tokens, width = int(x.shape[1]), self.heads * self.size
+        shape = (-1, tokens, self.heads, self.size)
+        query, key, value = (p.reshape(shape).transpose(1, 2) for p in self.project(x).split(width, dim=-1))
         scores = torch.matmul(query, key.transpose(-1, -2)) * self.size**-0.5
         weights = self.dropout(torch.softmax(scores, dim=-1))
-        return self.close(torch.matmul(weights, value).transpose(2, 3).reshape(-1, first, second, width))
+        return self.close(torch.matmul(weights, value).transpose(1, 2).reshape(-1, tokens, width))

@@ -24,20 +24,22 @@ UNBOUNDED = 10.0 * LIMIT
 class ScaledWindow:
     """A window in its own units, with what is needed to come back to raw ones.
 
-    values: (batch, context, feature) float32, about zero mean and unit deviation, 0 where missing
-    observed: (batch, context, feature) float32, 1 where a value was reported
+    values: (batch, feature, context) float32, about zero mean and unit deviation, 0 where missing
+    observed: (batch, feature, context) float32, 1 where a value was reported
+    center, spread: (batch, feature, 1) float32, as shares of the span
+    offset: (batch, feature, 1) float32, -1 to 1: where the lowest value stands from zero, against the span
     low, span: (batch, 1, feature) float32, raw: smallest value seen, largest minus smallest
-    center, spread: (batch, 1, feature) float32, as shares of the span
-    offset: (batch, 1, feature) float32, -1 to 1: where the lowest value stands from zero, against the span
+
+    A series lies in one piece, so that sums over time read memory in order; what is raw never changes its layout.
     """
 
     values: Tensor
     observed: Tensor
-    low: Tensor
-    span: Tensor
     center: Tensor
     spread: Tensor
     offset: Tensor
+    low: Tensor
+    span: Tensor
 
     @property
     def compressed(self) -> Tensor:
@@ -46,7 +48,8 @@ class ScaledWindow:
 
     def select(self, index: Tensor) -> ScaledWindow:
         """The same for some of the features, in the order of `index`."""
-        return ScaledWindow(*(getattr(self, name).index_select(2, index) for name in self.__annotations__))
+        axes = {"low": 2, "span": 2}
+        return ScaledWindow(*(getattr(self, n).index_select(axes.get(n, 1), index) for n in self.__annotations__))
 
 
 class WindowScaler(nn.Module):
@@ -57,38 +60,46 @@ class WindowScaler(nn.Module):
     The span itself is taken first, so neither a byte counter of 1e12 nor a load of 1e-6 loses precision.
     """
 
-    def __init__(self, targets: list[int], clip: float = 4.0, least_spread: float = 0.01) -> None:
+    def __init__(
+        self, targets: list[int], clip: float = 4.0, least_spread: float = 0.01, *, only_targets: bool = False
+    ) -> None:
         super().__init__()
+        self.only_targets = only_targets
         self.clip = clip
         self.least_spread = least_spread
         self.targets: Tensor
         self.register_buffer("targets", torch.tensor(targets), persistent=False)
 
     def forward(self, raw: Tensor) -> tuple[ScaledWindow, ScaledWindow]:
-        """Scale `raw`, (batch, context, feature) float32 with NaN where missing: all features, and the targets."""
+        """Scale `raw`, (batch, context, feature) float32 with NaN where missing: all features, and the targets.
+
+        With `only_targets` no other feature is looked at, and both are the targets'.
+        """
+        if self.only_targets:
+            raw = raw.index_select(2, self.targets)
         absent = torch.isnan(raw)
         filled = torch.where(absent, 0.0, raw)
         seen = torch.logical_and(torch.logical_not(absent), filled.abs() < LIMIT)
-        observed = seen.to(raw.dtype)
         low = torch.where(seen, filled, LIMIT).amin(dim=1, keepdim=True)
         high = torch.where(seen, filled, -LIMIT).amax(dim=1, keepdim=True)
         known = high >= low
         low = torch.where(known, low, 0.0)
         span = torch.where(known, high - low, 0.0)
         unit = torch.where(span > 0.0, span, 1.0)
-        share = torch.where(seen, (filled - low) / unit, 0.0)
+        share = torch.where(seen, (filled - low) / unit, 0.0).transpose(1, 2)
+        offset = (low / (low.abs() + span).clamp(min=1.0 / LIMIT)).transpose(1, 2)
 
-        count = observed.sum(dim=1, keepdim=True).clamp(min=1.0)
-        mean = share.sum(dim=1, keepdim=True) / count
-        deviation = ((share - mean).abs() * observed).sum(dim=1, keepdim=True) / count
+        observed = seen.to(raw.dtype).transpose(1, 2)
+        count = observed.sum(dim=2, keepdim=True).clamp(min=1.0)
+        mean = share.sum(dim=2, keepdim=True) / count
+        deviation = ((share - mean).abs() * observed).sum(dim=2, keepdim=True) / count
         cut = torch.maximum(torch.minimum(share, mean + self.clip * deviation), mean - self.clip * deviation)
-        center = (cut * observed).sum(dim=1, keepdim=True) / count
-        spread = ((cut - center).abs() * observed).sum(dim=1, keepdim=True) / count
+        center = (cut * observed).sum(dim=2, keepdim=True) / count
+        spread = ((cut - center).abs() * observed).sum(dim=2, keepdim=True) / count
         spread = spread.clamp(min=self.least_spread)
         values = (share - center) / spread * observed
-        offset = low / (low.abs() + span).clamp(min=1.0 / LIMIT)
-        window = ScaledWindow(values, observed, low, span, center, spread, offset)
-        return window, window.select(self.targets)
+        window = ScaledWindow(values, observed, center, spread, offset, low, span)
+        return window, window if self.only_targets else window.select(self.targets)
 
 
 class WindowRestorer(nn.Module):
@@ -110,7 +121,7 @@ class WindowRestorer(nn.Module):
 
     def forward(self, scaled: Tensor, window: ScaledWindow) -> Tensor:
         """(batch, horizon, target, quantile) and the targets' window to the same shape, raw."""
-        center, spread = window.center.unsqueeze(-1), window.spread.unsqueeze(-1)
+        center, spread = window.center.unsqueeze(1), window.spread.unsqueeze(1)
         low, span = window.low.unsqueeze(-1), window.span.unsqueeze(-1)
         share = (center + spread * scaled).clamp(-self.reach, 1.0 + self.reach)
         raw = low + span * share
@@ -135,15 +146,21 @@ class QuantileOrder(nn.Module):
         self.count = len(quantiles)
         self.widening = 1.0
 
-    def forward(self, free: Tensor) -> Tensor:
-        """(..., quantile) free numbers, the median in its place, to (..., quantile) ascending ones."""
-        parts = list(free.split(1, dim=-1))
+    def forward(self, free: Tensor, dim: int = -1) -> Tensor:
+        """Free numbers along `dim`, the median in its place, to as many ascending ones."""
+        parts = list(free.split(1, dim=dim))
+        steps = list((self.widening * softplus(free)).split(1, dim=dim))
         ordered = [parts[self.middle]]
         for i in range(self.middle + 1, self.count):
-            ordered.append(ordered[-1] + self.widening * nn.functional.softplus(parts[i]))
+            ordered.append(ordered[-1] + steps[i])
         for i in range(self.middle - 1, -1, -1):
-            ordered.insert(0, ordered[0] - self.widening * nn.functional.softplus(parts[i]))
-        return torch.cat(ordered, dim=-1)
+            ordered.insert(0, ordered[0] - steps[i])
+        return torch.cat(ordered, dim=dim)
+
+
+def softplus(x: Tensor) -> Tensor:
+    """log(1 + exp(x)) without overflow, in elementary operations: as one of its own it ends an engine's fused kernel."""
+    return x.clamp(min=0.0) + torch.log(1.0 + torch.exp(-x.abs()))
 
 
 class Bounded(nn.Module):

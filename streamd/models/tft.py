@@ -86,14 +86,15 @@ class TemporalFusionTransformer(nn.Module):
         start = contract.context_length - contract.steps_per_day
         lag = slice(start, start + horizon)
         status = self.status(self.known_status(decoder_cat[..., 1]))
-        pairs = _pairs(targets.compressed[:, lag], targets.observed[:, lag])
+        pairs = _pairs(targets.compressed[:, :, lag], targets.observed[:, :, lag])
         future = torch.cat([pairs, decoder_cont, status], dim=-1)
-        return past, future, targets.values[:, lag]
+        return past, future, targets.values[:, :, lag].transpose(1, 2)
 
 
 def _pairs(values: Tensor, observed: Tensor) -> Tensor:
-    """Value and mask side by side: (batch, time, feature) twice to (batch, time, 2 x feature)."""
-    return torch.stack([values, observed], dim=-1).reshape(-1, int(values.shape[1]), 2 * int(values.shape[2]))
+    """Value and mask side by side: (batch, feature, time) twice to (batch, time, 2 x feature)."""
+    features, time = int(values.shape[1]), int(values.shape[2])
+    return torch.stack([values, observed], dim=2).reshape(-1, 2 * features, time).transpose(1, 2)
 
 
 class GateAddNorm(nn.Module):
@@ -140,6 +141,7 @@ class VariableSelection(nn.Module):
     A variable's embedding is affine in its one to four components, so both the first layer of its gated
     residual network and the selection network's layer over all flattened embeddings are affine in the
     components too: they are learnt as such, and only one batched product over the hidden size is left.
+    The components are laid out by variable while they are few, so nothing of hidden size is ever transposed.
     """
 
     def __init__(self, components: list[int], hidden: int, dropout: float) -> None:
@@ -147,10 +149,17 @@ class VariableSelection(nn.Module):
         self.count, self.hidden = len(components), hidden
         width = sum(components)
         self.choose = GatedResidual(width, self.count, context=hidden, dropout=dropout)
-        owner = torch.repeat_interleave(torch.arange(self.count), torch.tensor(components))
-        mask = (owner.view(1, -1) == torch.arange(self.count).view(-1, 1)).float()
+        self.widest = max(components)
+        # Each variable's components by their place in x; one of fewer has its first again, at no weight.
+        begin = torch.tensor([0, *components]).cumsum(0)[:-1].view(-1, 1)
+        place, has = torch.arange(self.widest).view(1, -1), torch.tensor(components).view(-1, 1)
+        self.slots: Tensor
+        self.slots_and_one: Tensor
         self.own: Tensor
-        self.register_buffer("own", mask.repeat_interleave(hidden, 0), persistent=False)
+        self.register_buffer("slots", begin + torch.where(place < has, place, 0), persistent=False)
+        last = torch.full((self.count, 1), width)
+        self.register_buffer("slots_and_one", torch.cat([self.slots, last], dim=1), persistent=False)
+        self.register_buffer("own", (place < has).float().unsqueeze(-1), persistent=False)
         self.embed = nn.Linear(width, self.count * hidden)
         self.first = nn.Linear(width, self.count * hidden)
         self.dropout = nn.Dropout(dropout)
@@ -163,25 +172,39 @@ class VariableSelection(nn.Module):
         """(batch, time, component) and (batch, 1, hidden) to (batch, time, hidden)."""
         time = int(x.shape[1])
         weights = torch.softmax(self.choose(x, context), dim=-1)
-        embedded = self._per_variable(self.embed, x)
-        inner = nn.functional.elu(self._per_variable(self.first, x))
+        one = x[..., :1] * 0.0 + 1.0
+        embedded = torch.matmul(self._own(x, self.slots), self._maps(self.embed))
+        # With its bias as one more component, the first layer is a product and nothing else.
+        first = torch.cat([self._maps(self.first), self._bias(self.first)], dim=1)
+        inner = nn.functional.elu(torch.matmul(self._own(torch.cat([x, one], dim=2), self.slots_and_one), first))
         gated = torch.matmul(self.dropout(inner), self.gate) + self.gate_bias
         value, gate = gated.split(self.hidden, dim=-1)
-        each = nn.functional.layer_norm(embedded + value * torch.sigmoid(gate), (self.hidden,))
+        each = embedded + self._bias(self.embed) + value * torch.sigmoid(gate)
+        each = nn.functional.layer_norm(each, (self.hidden,))
         each = each * self.norm_weight + self.norm_bias
         share = weights.reshape(-1, self.count).transpose(0, 1).unsqueeze(-1)
         return (each * share).sum(dim=0).reshape(-1, time, self.hidden)
 
-    def _per_variable(self, layer: nn.Linear, x: Tensor) -> Tensor:
-        """Every variable's own affine map, as one masked layer: (variable, batch x time, hidden)."""
-        flat = nn.functional.linear(x, layer.weight * self.own, layer.bias)
-        return flat.reshape(-1, self.count, self.hidden).transpose(0, 1)
+    def _own(self, x: Tensor, slots: Tensor) -> Tensor:
+        """Every variable's own components: (batch, time, component) to (variable, batch x time, slot)."""
+        return x.index_select(2, slots.flatten()).reshape(-1, self.count, int(slots.shape[1])).transpose(0, 1)
+
+    def _maps(self, layer: nn.Linear) -> Tensor:
+        """What of a layer's weights is each variable's own: (variable, slot, hidden)."""
+        maps = layer.weight.reshape(self.count, self.hidden, -1).transpose(1, 2)
+        return maps.gather(1, self.slots.unsqueeze(-1).expand(-1, -1, self.hidden)) * self.own
+
+    def _bias(self, layer: nn.Linear) -> Tensor:
+        """(variable, 1, hidden)."""
+        return layer.bias.reshape(self.count, 1, self.hidden)
 
 
 class InterpretableAttention(nn.Module):
     """Interpretable multi-head attention: heads differ in queries and keys and share the values.
 
     Queries are the horizon's positions only. A position sees the past and itself (a finite mask constant).
+    The mean over heads is taken after the product with the values and inside the closing layer: all of it is
+    linear, and what is left has the form of plain multi-head attention, for which engines have fused kernels.
     """
 
     def __init__(self, hidden: int, heads: int, context: int, horizon: int, dropout: float) -> None:
@@ -199,7 +222,13 @@ class InterpretableAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(batch, context + horizon, hidden) to (batch, horizon, hidden)."""
         query = self.query(x[:, -self.horizon :]).reshape(-1, self.horizon, self.heads, self.size).transpose(1, 2)
-        key = self.key(x).reshape(-1, int(x.shape[1]), self.heads, self.size).permute(0, 2, 3, 1)
-        scores = torch.matmul(query, key) * self.size**-0.5 + self.mask
-        weights = self.dropout(torch.softmax(scores, dim=-1)).mean(dim=1)
-        return self.close(torch.matmul(weights, self.value(x)))
+        shape = (-1, int(x.shape[1]), self.heads, self.size)
+        key = self.key(x).reshape(shape).transpose(1, 2)
+        shared = (torch.cat([each] * self.heads) for each in (self.value.weight, self.value.bias))
+        value = nn.functional.linear(x, *shared).reshape(shape).transpose(1, 2)
+        scores = torch.matmul(query, key.transpose(-1, -2)) * self.size**-0.5 + self.mask
+        attended = torch.matmul(self.dropout(torch.softmax(scores, dim=-1)), value)
+        attended = attended.transpose(1, 2).reshape(-1, self.horizon, self.heads * self.size)
+        return nn.functional.linear(
+            attended, torch.cat([self.close.weight / self.heads] * self.heads, 1), self.close.bias
+        )

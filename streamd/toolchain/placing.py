@@ -65,6 +65,7 @@ class NewVersion:
         """
         final = self._free_name()
         write_json(self.folder / "config.json", {**manifest, "name": final.name, "default": self.default})
+        _retitle(self.folder / "MODEL_CARD.md", final.name)
         hashes = {path.name: sha256_of(path) for path in sorted(self.folder.iterdir()) if path.name != RECORD}
         write_json(self.folder / RECORD, {**info, "sha256": hashes})
         try:
@@ -111,6 +112,14 @@ def make_folder(path: Path) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Put a value in a file's place, indented, all or nothing; raises `RepositoryError`."""
     replace_file(path, msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
+
+
+def _retitle(card: Path, name: str) -> None:
+    """Let a model card bear the name of the version that it now lies in."""
+    if card.is_file():
+        title, rest = card.read_text().partition("\n")[::2]
+        if title.startswith("# "):
+            card.write_text(f"# {name}\n{rest}")
 
 
 def _sync_file(path: Path) -> None:

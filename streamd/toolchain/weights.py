@@ -75,6 +75,8 @@ def load_network(given: Path) -> TrainedNetwork:
         weights["server.weight"] = weights["server.weight"][: contract.servers]
         network = build(architecture, contract, **options["model"])
         network.load_state_dict(weights)
+        # Found after training, so no weight: how far the bands were widened (of a run not yet released, not at all).
+        network.order.widening = float(info.get("calibration", {}).get("widening", 1.0))
     except KeyError as exc:
         raise BuildError(f"{path.parent}: {exc} is missing of training_info.json or of the weights") from exc
     except Exception as exc:  # safetensors and PyTorch share no class of errors

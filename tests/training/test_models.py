@@ -124,7 +124,7 @@ def test_quantiles_cannot_cross_even_in_half_precision() -> None:
 def test_scaling_comes_back() -> None:
     past = torch.rand(3, 288, 2) * 7e8 + 1e9
     _, window = WindowScaler([0, 1])(past)
-    back = WindowRestorer([False, False])(window.values.unsqueeze(-1), window)[..., 0]
+    back = WindowRestorer([False, False])(window.values.transpose(1, 2).unsqueeze(-1), window)[..., 0]
     torch.testing.assert_close(back, past, rtol=1e-6, atol=0.0)
 
 
@@ -142,7 +142,18 @@ def test_one_spike_does_not_flatten_the_rest() -> None:
     past = torch.randn(1, 288, 1) * 0.1 + 5.0
     past[0, 50] = 500.0
     values = WindowScaler([0])(past)[0].values
-    assert values[0, :50].std() > 0.01
+    assert values[0, 0, :50].std() > 0.01
+
+
+def test_only_targets_are_scaled_alike() -> None:
+    past = torch.rand(4, 288, 5) * 100
+    past[:, ::9, 2] = float("nan")
+    everything, targets = WindowScaler([3, 1, 2])(past)
+    alone, same = WindowScaler([3, 1, 2], only_targets=True)(past)
+    assert everything.values.shape == (4, 5, 288)
+    for name in ("values", "observed", "center", "spread", "offset", "low", "span"):
+        torch.testing.assert_close(getattr(alone, name), getattr(targets, name))
+        assert torch.equal(getattr(same, name), getattr(alone, name))
 
 
 def test_past_calendar_is_the_calendar_of_the_past() -> None:
