@@ -20,6 +20,7 @@ SECTIONS = {
     "memory": "benchmarks.gpu.memory",
     "two_gpus": "benchmarks.gpu.two_gpus",
     "daemon": "benchmarks.gpu.daemon",
+    "reload": "benchmarks.gpu.reload",
 }
 DEFAULT_SECTIONS = ("correctness", "throughput", "timeline", "wakeup", "faults")
 

@@ -26,7 +26,7 @@ TURNS = 2
 SETTLE_SECONDS = 0.1
 """Before a turn counts: every lane is busy by then."""
 
-LANE_COUNTS = (1, 2, 4, 8)
+LANE_COUNTS = (1, 2, 3, 4, 6, 8)
 BARE_LANES = (1, 8)
 PLAIN_LANES, PLAIN_BUCKETS = (1, 4, 8), (32, 64, 256)
 NAIVE_BUCKETS = (64, 256)

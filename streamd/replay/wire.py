@@ -82,7 +82,7 @@ class Forecasts(msgspec.Struct):
     contexts: Tensor | list[int] = []
     values: Tensor | list[Any] | None = None
     step_seconds: float = 0.0
-    model: str = ""
+    model: str | list[str] = ""
     targets: list[str] = []
     quantiles: list[float] = []
     dropped: int = 0

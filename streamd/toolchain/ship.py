@@ -23,7 +23,7 @@ pass the accuracy gate in every precision. What was made until then stays for a 
 
 EXAMPLES = """\
 examples:
-  streamd engine ship engines/patch_tensorrt_20261121_110000 --backend onnxruntime --precision fp32,int8 \\
+  streamd engine ship engines/patch_tensorrt_20261121_160844 --backend onnxruntime --precision fp32,int8 \\
       --calibration-data examples/fleet/servers.csv.gz --why "first int8"
   streamd engine ship runs/patch --precision fp32,fp16 --calibration-data fleet.parquet --engines /opt/streamd/engines
 """

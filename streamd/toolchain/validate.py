@@ -32,8 +32,8 @@ Any other network is judged output by output, on --data or on random inputs, wit
 
 EXAMPLES = """\
 examples:
-  streamd engine validate patch_tensorrt_20261121_110000
-  streamd engine validate engines/patch_tensorrt_20261121_110000 --precision int8 --data fleet.parquet --windows 512
+  streamd engine validate patch_tensorrt_20261121_160844
+  streamd engine validate engines/patch_tensorrt_20261121_160844 --precision int8 --data fleet.parquet --windows 512
   streamd engine validate --onnx model.onnx --plans plans/ --json
 exit status here: 0 every precision passes; 1 one fails, or nothing can run; 2 wrong usage
 """

@@ -16,7 +16,7 @@ A version goes whole: first its name, then its files.
 EXAMPLES = """\
 examples:
   streamd engine gc --dry-run
-  streamd engine gc --keep 5 --in-use tft_tensorrt_20261121_103000
+  streamd engine gc --keep 5 --in-use tft_tensorrt_20261121_160858
 """
 
 

@@ -20,8 +20,8 @@ Check one engine version and its plans' files, and tell all that is known of it.
 
 EXAMPLES = """\
 examples:
-  streamd engine inspect patch_tensorrt_20261121_110000
-  streamd engine inspect patch_tensorrt_20261121_110000 --json
+  streamd engine inspect patch_tensorrt_20261121_160844
+  streamd engine inspect patch_tensorrt_20261121_160844 --json
 """
 
 

@@ -24,7 +24,7 @@ which keeps who, when and why; `streamd engine rollback` undoes it.
 
 EXAMPLES = """\
 examples:
-  streamd engine promote patch_tensorrt_20261121_110000 --why "a tenth less pinball loss on last week"
+  streamd engine promote patch_tensorrt_20261121_160844 --why "a tenth less pinball loss on last week"
 """
 
 
