@@ -197,6 +197,12 @@ class BackendUnavailableError(StreamdError):
     code = "backend_unavailable"
 
 
+class DeviceLostError(BackendUnavailableError):
+    """A device is broken and did not come back: this process cannot use it again, another one may."""
+
+    code = "device_lost"
+
+
 class StateError(StreamdError):
     """The state folder cannot be used; the message says why."""
 

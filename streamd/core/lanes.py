@@ -46,13 +46,16 @@ class LaneRoster:
         self._limits = limits
         self._lanes = [_Lane(well_since=now) for _ in range(count)]
 
-    def lost(self, index: int, now: float) -> None:
-        """A lane was lost, or its rebuilding failed: plan the next rebuilding, or give it up."""
+    def lost(self, index: int, now: float, *, hopeless: bool = False) -> None:
+        """A lane was lost, or its rebuilding failed: plan the next rebuilding, or give it up.
+
+        One whose device is lost to the process is `hopeless`: it counts as rebuilt too often already.
+        """
         lane = self._lanes[index]
         if lane.well and now - lane.well_since >= self._limits.forgiven_seconds:
             lane.losses = 0
         lane.well = lane.building = False
-        lane.losses += 1
+        lane.losses = max(lane.losses, self._limits.max_rebuilds if hopeless else 0) + 1
         lane.again_at = now + self._patience_seconds(lane)
         if not self.well:
             # The last one that was well: the next backend must not wait for those that hardly come back.

@@ -12,6 +12,7 @@ from typing import Any
 
 from streamd.core.errors import BackendUnavailableError
 from streamd.device import cuda
+from streamd.device.kept import keep_to_the_end
 
 PROVIDER = "CUDAExecutionProvider"
 INSTALL = "pip install 'onnxruntime-gpu[cuda,cudnn]' cuda-python"
@@ -79,7 +80,7 @@ def keep_for_ever(session: Any, model: Path) -> bool:
     content = model.read_bytes()
     if not any(mark in content for mark in _RECURRENT):
         return False
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))  # not even the interpreter's own end may drop it
+    keep_to_the_end(session)
     return True
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from streamd.core.errors import BackendUnavailableError
 from streamd.device import cuda
+from streamd.device.kept import keep_to_the_end
 from streamd.device.runner import TensorSpec
 from streamd.device.stages import StageTensors, Tensors, stage_told, unpack_stages, wire
 from streamd.device.tensorrt_library import TensorRtLibrary
@@ -60,6 +61,9 @@ class SharedEngine:
         with self._lock:
             self._users -= 1
             if self._users == 0:
+                if cuda.is_broken(self.device):
+                    # Their destructors meet the device's error and throw it, which ends the process (seen with 8.6).
+                    keep_to_the_end(*self._runtimes, *self._engines)
                 count, self._engines = len(self._engines), ()
                 self._drop_runtimes()
                 for _ in range(count):

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy.typing as npt
 
-from streamd.core.errors import BackendUnavailableError, BatchFailedError, LaneLostError
+from streamd.core.errors import BackendUnavailableError, BatchFailedError, DeviceLostError, LaneLostError
 from streamd.device import cuda
 from streamd.device.cuda import CudaError, DeviceBuffer, Event, Graph, HostBuffer, Stream
+from streamd.device.kept import keep_to_the_end
 from streamd.device.runner import TensorSpec
 from streamd.device.stages import stage_told, with_sizes
 from streamd.device.tensorrt_engine import (
@@ -30,7 +31,8 @@ class TensorRtExecutor:
     """One stream with all that runs on it.
 
     `inputs` and `outputs` are pinned arrays by name, `(largest bucket, *shape)`; a batch is their first rows.
-    Raises `BackendUnavailableError` where the engine does not fit or the device has no room.
+    Raises `BackendUnavailableError` where the engine does not fit or the device has no room; `DeviceLostError` where
+    that is lost to this process.
     """
 
     def __init__(self, name: str, engine: SharedEngine, buckets: tuple[int, ...], *, graphs: bool = True) -> None:
@@ -50,7 +52,8 @@ class TensorRtExecutor:
                 self._prepare(bucket, graphs)
         except CudaError as error:
             self.close()
-            raise BackendUnavailableError(f"{name}: {error}{self._way_out(error)}") from error
+            kind = DeviceLostError if cuda.is_beyond_repair(engine.device) else BackendUnavailableError
+            raise kind(f"{name}: {error}{self._way_out(error)}") from error
         except BaseException:
             self.close()
             raise
@@ -213,6 +216,8 @@ class TensorRtExecutor:
 
     def _drop_contexts(self) -> None:
         count = sum(map(len, self._contexts.values()))
+        if cuda.is_broken(self._engine.device):
+            keep_to_the_end(*(context for contexts in self._contexts.values() for context in contexts))
         self._contexts.clear()
         for _ in range(count):
             cuda.let_go(self._engine.device, "contexts")

@@ -159,7 +159,7 @@ class QuantileOrder(nn.Module):
 
 
 def softplus(x: Tensor) -> Tensor:
-    """log(1 + exp(x)) without overflow, in elementary operations: as one of its own it ends an engine's fused kernel."""
+    """log(1 + exp(x)) without overflow, in elementary operations: as one operator it ends an engine's fused kernel."""
     return x.clamp(min=0.0) + torch.log(1.0 + torch.exp(-x.abs()))
 
 

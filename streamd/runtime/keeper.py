@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 
 from streamd.core.costs import CostTable
-from streamd.core.errors import BackendUnavailableError, LaneLostError
+from streamd.core.errors import BackendUnavailableError, DeviceLostError, LaneLostError
 from streamd.core.lanes import LaneLimits, LaneRoster
 from streamd.device.lane import Backend, Lane
 from streamd.runtime.deployment import Deployment
@@ -220,7 +220,7 @@ class LaneKeeper:
                 worker = await self._made(opened.backend, index, device)
         except Exception as error:  # a backend's defect is a lane that is not rebuilt, and no more
             log.warning("lane_not_rebuilt", backend=opened.backend.name, lane=index, error=told(error))
-            roster.lost(index, self._clock())
+            roster.lost(index, self._clock(), hopeless=isinstance(error, DeviceLostError))
             if isinstance(error, LaneLostError) and error.device_gone:
                 self._departures.gone.add(device)
                 self._pipeline.lose_device(device, error)

@@ -3,7 +3,7 @@
 InstanceNormalization: its parser makes a plugin of it, which needs cuDNN and knows no version-compatible plans.
 LayerNormalization: its parser's form takes the mean, then the variance of what is left, and so two kernels with the
 centred values in float32 between; from the means of values and of squares it is one (seen in its kernels on an H200).
-A sum over the first axis: its kernel reads memory across (seen there too); a product with ones reads it in order.
+A sum over the first axis: its kernel reads memory across; additions of slices took 480 us instead of 700 (there too).
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ EPSILON = 1e-5
 
 LAST_OPSET = 17
 """From 18 on a mean takes its axes otherwise; 8.6 takes no such graphs."""
+
+MOST_SUMMANDS = 32
 
 
 def written_out_norms(model: Model) -> Model:
@@ -114,18 +116,18 @@ class _Writer:
         return make.finished()
 
     def outer_sum(self, node: Any) -> list[Any]:
-        """A ReduceSum over the first axis alone as a product with ones, which reads memory in order."""
+        """A ReduceSum over the first axis alone as additions, in pairs so that rounding grows with their depth."""
         axes = self.constant(node.input[1]) if len(node.input) > 1 else None
         count = next(iter(self.shapes.get(node.input[0]) or [None]))
-        sizes = self.shapes.get(node.output[0], [])
-        if axes is None or axes.tolist() != [0] or count is None or count < 2 or sizes.count(None) > 1:
+        if axes is None or axes.tolist() != [0] or count is None or not 2 <= count <= MOST_SUMMANDS:
             return []
         make = _Maker(self, node, 0)
-        flat = make.constant("flat", np.array([count, -1], np.int64))
-        make("Reshape", "rows", node.input[0], flat)
-        make("MatMul", "sum", make.constant("ones", np.ones((1, count), np.float32)), "rows")
-        shape = make.constant("shape", np.array([size or -1 for size in sizes], np.int64))
-        make("Reshape", "shaped", "sum", shape)
+        parts = make.split(node.input[0], count)
+        while len(parts) > 1:
+            pairs = [parts[at : at + 2] for at in range(0, len(parts), 2)]
+            parts = [make("Add", f"sum_{len(make.nodes)}", *pair) if len(pair) == 2 else pair[0] for pair in pairs]
+        if not _attribute(node, "keepdims", 1):
+            make("Squeeze", "squeezed", parts[0], make.constant("axes", np.array([0], np.int64)))
         return make.finished()
 
 
@@ -143,6 +145,15 @@ class _Maker:
         name = f"{self.node.name}/{key}_node"
         self.nodes.append(self.writer.onnx.helper.make_node(kind, given, [self._names[key]], name=name, **attributes))
         return key
+
+    def split(self, source: str, count: int) -> list[str]:
+        """Single slices of a tensor along its first axis."""
+        keys = [f"part_{number}" for number in range(count)]
+        self._names.update({key: f"{self.node.name}/{key}" for key in keys})
+        outputs = [self._names[key] for key in keys]
+        name = f"{self.node.name}/split_node"
+        self.nodes.append(self.writer.onnx.helper.make_node("Split", [source], outputs, name=name, axis=0))
+        return keys
 
     def constant(self, key: str, values: Any) -> str:
         """Add a constant to the graph; returns its name."""

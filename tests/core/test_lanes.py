@@ -90,7 +90,7 @@ class Roster(RuleBasedStateMachine):
     @precondition(lambda self: self.states("well", "building"))
     @rule(data=st.data())
     def lose(self, data: st.DataObject) -> None:
-        self.lost(data.draw(st.sampled_from(self.states("well", "building"))))
+        self.lost(data.draw(st.sampled_from(self.states("well", "building"))), hopeless=data.draw(st.booleans()))
 
     @rule(device=st.integers(0, DEVICES - 1))
     def lose_device(self, device: int) -> None:
@@ -98,18 +98,20 @@ class Roster(RuleBasedStateMachine):
             if index % DEVICES == device:
                 self.lost(index)
 
-    def lost(self, index: int) -> None:
+    def lost(self, index: int, *, hopeless: bool = False) -> None:
         lane = self.lanes[index]
         if lane.state == "well" and self.now - lane.since >= LIMITS.forgiven_seconds:
             lane.history.clear()
         lane.history.append(self.now)
+        while hopeless and not lane.tired:
+            lane.history.append(self.now)
         lane.state = "waiting"
         lane.due = self.now + [1.0, 2.0, 4.0, LIMITS.rebuild_most_seconds][min(len(lane.history), 4) - 1]
         if not self.states("well"):
             for each in self.lanes:
                 if each.tired and each.state == "waiting":
                     each.state = "given up"
-        self.roster.lost(index, self.now)
+        self.roster.lost(index, self.now, hopeless=hopeless)
 
     @rule()
     def look(self) -> None:

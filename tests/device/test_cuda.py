@@ -139,8 +139,10 @@ def test_a_device_that_a_reset_does_not_help_stays_broken_and_the_other_is_well(
     device.reset_helps = False
     with pytest.raises(CudaError):
         cuda.use_device(1)
+    assert not cuda.is_beyond_repair(1), "nothing was tried yet"
     for _ in range(2):
         with pytest.raises(CudaError):
             cuda.revive(1)
+        assert cuda.is_beyond_repair(1)
     cuda.revive(0)
     Stream().close()

@@ -3,13 +3,15 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from streamd.core.errors import BackendUnavailableError, BatchFailedError, LaneLostError
+from streamd.core.errors import BackendUnavailableError, BatchFailedError, DeviceLostError, LaneLostError
 from streamd.device import cuda
 from streamd.device.fake import forecast_of
+from streamd.device.kept import keep_to_the_end
 from streamd.device.tensorrt_engine import Plan
 from streamd.device.tensorrt_lane import TensorRtBackend, TensorRtLane
 from streamd.device.tensorrt_library import load_tensorrt
@@ -191,7 +193,7 @@ def test_after_a_sticky_error_idle_lanes_say_so_and_new_ones_come_when_all_old_o
     lanes[1].close()
     assert cuda.live() == {}
     library.cuda.reset_helps = False
-    with pytest.raises(BackendUnavailableError, match=r"IllegalAddress.*restart it to use the device again"):
+    with pytest.raises(DeviceLostError, match=r"IllegalAddress.*restart it to use the device again"):
         backend.make_lane(0)
     library.cuda.reset_helps = True
     lane = backend.make_lane(0)
@@ -232,3 +234,38 @@ def test_the_lean_runtime_serves_where_it_is_all_there_is(device: FakeCuda, monk
     load_tensorrt.cache_clear()
     assert (load_tensorrt().lean, load_tensorrt().generation) == (True, 10)
     load_tensorrt.cache_clear()
+
+
+def test_on_a_broken_device_nothing_of_tensorrt_s_is_destroyed(
+    library: FakeTensorRt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[Any] = []
+    monkeypatch.setattr("streamd.device.tensorrt_executor.keep_to_the_end", lambda *each: kept.extend(each))
+    monkeypatch.setattr("streamd.device.tensorrt_engine.keep_to_the_end", lambda *each: kept.extend(each))
+    backend = TensorRtBackend(make_plan(tmp_path), CONTRACT, BUCKETS)
+    lane = backend.make_lane(0)
+    lane.close()
+    assert kept == [], "a device that is well gets its memory back"
+    lane = backend.make_lane(0)
+    library.cuda.broken.add(0)
+    with pytest.raises(LaneLostError):
+        lane.check()
+    lane.close()
+    kinds = [type(each).__name__ for each in kept]
+    assert len(kept) == len(BUCKETS) + 2, f"a context a bucket, the runtime, the engine: {kinds}"
+    assert cuda.live() == {}, "nothing is in the way of another process"
+
+
+def test_what_is_kept_to_the_end_outlives_its_last_name() -> None:
+    class Thing:
+        gone: list[str] = []  # noqa: RUF012 - one list for the test
+
+        def __del__(self) -> None:
+            self.gone.append("gone")
+
+    thing = Thing()
+    keep_to_the_end(thing)
+    number = sys.getrefcount(thing)
+    del thing
+    assert Thing.gone == []
+    assert number >= 3

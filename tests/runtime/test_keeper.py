@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from streamd.core.errors import BackendUnavailableError, BatchFailedError, LaneLostError
+from streamd.core.errors import BackendUnavailableError, BatchFailedError, DeviceLostError, LaneLostError
 from streamd.core.lanes import LaneLimits
 from streamd.device.fake import FakeBackend, FakeLane
 from streamd.runtime.keeper import LaneKeeper
@@ -102,6 +102,27 @@ async def test_a_lane_that_hangs_is_given_up_and_what_it_says_later_is_not_heard
         rig.due("a", 101)
         await rig.settled()
         assert rig.published == [("a", 100), ("a", 101)], "the late answer changed nothing"
+        assert rig.accounted()
+        chain.keeper.close()
+
+
+async def test_a_device_that_is_lost_for_good_is_not_tried_again_before_the_next_backend(tmp_path: Path) -> None:
+    async with running(tmp_path, opened_later=True) as rig:
+        chain = Chain(rig, "second")
+        await chain.keeper.open()
+        workers = list(rig.pipeline.workers)
+        rig.script.make_errors.extend([DeviceLostError("cuda:0: lost to this process")] * chain.lanes)
+        rig.backend.lose_device()
+        rig.due("a", 100)
+        await rig.until(lambda: not rig.pipeline.ready)
+        await ended(workers)
+        rig.backend.restore_device()  # the next backend runs elsewhere
+        await chain.later()
+        await chain.later()
+        assert rig.pipeline.ready, "one look to rebuild, one to fall back"
+        assert [each["backend"] for each in chain.keeper.fallbacks] == ["first"]
+        await rig.settled()
+        assert rig.published == [("a", 100)]
         assert rig.accounted()
         chain.keeper.close()
 

@@ -9,6 +9,7 @@ from streamd.device.cuda.runtime import CudaError, attempt, broken, call, error_
 
 _lock = threading.Lock()
 _live: Counter[tuple[int, str]] = Counter()
+_beyond_repair: set[int] = set()
 
 
 def device_count() -> int:
@@ -92,6 +93,12 @@ def is_broken(device: int) -> bool:
         return device in broken
 
 
+def is_beyond_repair(device: int) -> bool:
+    """Whether a reset of the broken device was tried, and did not bring it back."""
+    with _lock:
+        return device in _beyond_repair
+
+
 def revive(device: int) -> None:
     """Make this thread use a device, and bring it back first where a sticky error broke it.
 
@@ -110,9 +117,16 @@ def revive(device: int) -> None:
             )
         for name, arguments in (("cudaSetDevice", (device,)), ("cudaDeviceReset", ()), ("cudaGetLastError", ())):
             attempt(name, *arguments)  # they may well say once more what broke the device
-    use_device(device)
-    if is_broken:
-        call("cudaFree", 0)
-        call("cudaDeviceSynchronize")
-        with _lock:
-            broken.discard(device)
+    try:
+        use_device(device)
+        if is_broken:
+            call("cudaFree", 0)
+            call("cudaDeviceSynchronize")
+    except CudaError:
+        if is_broken:
+            with _lock:
+                _beyond_repair.add(device)
+        raise
+    with _lock:
+        _beyond_repair.discard(device)
+        broken.discard(device)
