@@ -32,6 +32,8 @@ class MadePlan:
     graphs: tuple[PlanGraph, ...]
     kept: Kept
     typed: bool
+    whole: Model | None = None
+    """The graph before it was cut into stages, where that runs in this precision as it is."""
 
 
 class PlanMaker:
@@ -42,6 +44,7 @@ class PlanMaker:
         taken = fold_constants(model) if self.library.strongly_typed else written_out_norms(fold_constants(model))
         self.graphs = GraphMaker(taken, options, builder.progress, builder.note)
         self.model, self.signature, self.options = self.graphs.model, signature, options
+        self._quantized: Model | None = None
 
     def make(self, precision: str) -> MadePlan:
         """Build the plan of a precision; raises `BuildError`."""
@@ -51,7 +54,8 @@ class PlanMaker:
         for index, graph in enumerate(graphs):
             told = stage_told(index, len(graphs))
             plans.append(self.builder.build(graph, f"{precision}, {told}" if told else precision))
-        return MadePlan(precision, _together(plans), graphs, kept, typed)
+        whole = self._quantized if precision == "int8" and len(graphs) > 1 else None
+        return MadePlan(precision, _together(plans), graphs, kept, typed, whole)
 
     def stages(self, precision: str, *, typed: bool) -> tuple[tuple[PlanGraph, ...], Kept]:
         """What the plans are built from, and the nodes that run in float32; raises `BuildError`.
@@ -67,6 +71,7 @@ class PlanMaker:
         model, kept = self.model, self.graphs.keep(element)
         if precision == "int8":
             model, kept = self.graphs.quantized(kept)
+            self._quantized = model
         if strong:
             if precision == "int8":
                 # Only from this opset on do scales in half precision let the quantizers fuse with half products.

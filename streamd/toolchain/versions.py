@@ -61,6 +61,8 @@ class PlansFolder:
             for number, graph in enumerate(made.graphs, 1):
                 suffix = f".stage{number}.onnx" if len(made.graphs) > 1 else ".onnx"
                 replace_file(path.with_suffix(suffix), graph.model.SerializeToString())
+            if made.whole is not None:
+                replace_file(path.with_suffix(".onnx"), made.whole.SerializeToString())
         entry = plan_entry(made, settings, about, path, sha256_of(self.source.onnx))
         self.plans[made.precision] = entry
         kept = len(entry["kept_fp32"])

@@ -25,7 +25,7 @@ from streamd.toolchain.plans import PlanMaker, PrecisionOptions
 from streamd.toolchain.progress import Progress
 from tests.toolchain.conftest import MakeLibrary
 from tests.toolchain.fake_tensorrt import CACHE
-from tests.toolchain.graphs_of import INT32, model, node, raw_windows, scaled_network, value, weight
+from tests.toolchain.graphs_of import INT32, model, node, operators, raw_windows, scaled_network, value, weight
 
 VERSIONS = ["8.6.1", "10.16.0", "11.0.0"]
 STATIC = BuildSettings((Profile.static(1), Profile.static(8)))
@@ -159,6 +159,8 @@ def test_the_8_gets_the_float32_graph_and_flags_unless_asked_otherwise(install: 
 def test_the_8_takes_int8_with_flags_and_has_no_bfloat16(install: MakeLibrary) -> None:
     module = install("8.6.1")
     made = maker(windows=raw_windows(16), calibration="minmax").make("int8")
+    assert made.whole is not None
+    assert "QuantizeLinear" in operators(made.whole)
     told = [{flag.name for flag in config.flags} for config in module.recorder.configs]
     assert told == [set(), {"INT8", "FP16"}, set()]
     quantized = ["QuantizeLinear" in {each.op_type for each in graph.model.graph.node} for graph in made.graphs]

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from streamd.repository.versions import EngineRepository, load_version
 from streamd.toolchain.builder import BuildSettings, Profile
 from streamd.toolchain.versions import PlansFolder, VersionFolder
 from tests.repository.making import make
-from tests.toolchain.making import SETTINGS, WHERE, made_plan, source_of
+from tests.toolchain.making import SETTINGS, WHERE, Graph, made_plan, source_of
 
 ROOT = Path(__file__).parents[2]
 NAME = "tft_tensorrt_20250101_000000"
@@ -100,6 +101,8 @@ def test_stages_are_told_and_the_graph_of_each_is_kept(version: Path) -> None:
         kept = sorted(each.name for each in folder.folder.iterdir() if each.suffix == ".onnx")
         assert kept == [f"model_fp16.stage{number}.onnx" for number in (1, 2, 3)]
         assert folder.add(made_plan("fp32"), SETTINGS, WHERE)["stages"] == 1
+        folder.add(replace(made_plan("int8", stages=3), whole=Graph()), SETTINGS, WHERE, keep_graph=True)
+        assert (folder.folder / "model_int8.onnx").is_file(), "quantized, the whole runs as it is: for blame"
     assert (entry["stages"], entry["strongly_typed"], entry["kept_fp32"]) == (3, False, ["/scaler/Div"])
 
 
