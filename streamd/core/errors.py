@@ -200,8 +200,6 @@ class BackendUnavailableError(StreamdError):
 class DeviceLostError(BackendUnavailableError):
     """A device is broken and did not come back: this process cannot use it again, another one may."""
 
-    code = "device_lost"
-
 
 class StateError(StreamdError):
     """The state folder cannot be used; the message says why."""

@@ -317,8 +317,12 @@ def test_an_interrupt_ends_the_build_between_two_steps(install: MakeLibrary) -> 
         return made
 
     progress.job = interrupting  # type: ignore[method-assign]
-    with pytest.raises(KeyboardInterrupt):
-        builder.build(PlanGraph(graph, signature_of(graph, "small"), True), "fp32")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            builder.build(PlanGraph(graph, signature_of(graph, "small"), True), "fp32")
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_without_a_gpu_or_a_builder_the_way_out_is_told(install: MakeLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
