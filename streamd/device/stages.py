@@ -1,60 +1,142 @@
-"""Plans that run one after another: how one file holds them, and which tensors go from one to the next.
+"""How one file holds several plans: stages that run one after another, and alternatives of which each batch takes one.
 
-Where one plan cannot hold all that is asked of it, a network is cut into stages, each a plan of its own. Knows plans
-as bytes and tensors as specs, and nothing of TensorRT.
+A network that no one plan can hold is cut into stages, each a plan of its own; alternatives are plans of the same
+network, each for some of the batches. Knows plans as bytes only.
 """
 
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from streamd.core.errors import BackendUnavailableError
-from streamd.device.runner import TensorSpec
 
 MAGIC = b"streamd-stages\x00\x01"
-"""What a file of several plans begins with; its last byte is the format's version."""
+"""What a file of several stages begins with; its last byte is the format's version."""
+
+ALTERNATIVES_MAGIC = b"streamd-plans\x00\x00\x01"
+"""What a file of several alternatives begins with, in the same way."""
 
 MOST_STAGES = 16
+MOST_ALTERNATIVES = 16
 ALIGNMENT = 8
-"""Each plan begins at a multiple of so many bytes."""
+"""Each part begins at a multiple of so many bytes."""
 
 Content = bytes | bytearray | memoryview
 
 
-# ---------------------------------------------------------------- the file
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What a file may hold several of."""
+
+    part: str
+    magic: bytes
+    most: int
+
+    def begins(self, view: memoryview) -> bool:
+        """Whether content begins so, as far as it goes: a truncated file is of its kind too."""
+        return self.magic.startswith(bytes(view[: len(self.magic)]))
+
+
+_STAGES = _Kind("stage", MAGIC, MOST_STAGES)
+_ALTERNATIVES = _Kind("plan", ALTERNATIVES_MAGIC, MOST_ALTERNATIVES)
+
+
 def pack_stages(plans: Sequence[Content]) -> bytes:
     """Return the content of one file for 1 to 16 plans, in the order in which they run; one plan is its own file.
 
     Behind the magic: the count (little-endian, 32 bits), each plan's bytes (64 bits each), and the plans, each begun
-    at a multiple of 8 bytes, with zeros between. Raises `ValueError` for another count and for an empty plan.
+    at a multiple of 8 bytes, with zeros between. Raises `ValueError` for another count, and for a plan that is empty
+    or such a file itself.
     """
-    lengths = [memoryview(plan).nbytes for plan in plans]
-    if not 0 < len(lengths) <= MOST_STAGES or 0 in lengths:
-        raise ValueError(f"plans of {lengths} bytes, expected 1 to {MOST_STAGES} plans, none of them empty")
-    if len(plans) == 1:
-        return bytes(plans[0])
-    pieces: list[Content] = [MAGIC, struct.pack(f"<I{len(lengths)}Q", len(lengths), *lengths)]
+    views = _views(plans, _STAGES)
+    nested = _nested(views)
+    if nested is not None:
+        raise ValueError(f"plan {nested + 1} of {len(views)} holds several plans, expected one")
+    return _pack(views, _STAGES)
+
+
+def pack_alternatives(contents: Sequence[Content]) -> bytes:
+    """Return the content of one file for 1 to 16 alternatives, each a plan or what `pack_stages` made of several.
+
+    One alternative is its own file; several lie in it as stages do, behind another magic. Raises `ValueError` for
+    another count, and for an alternative that `unpack_stages` refuses.
+    """
+    views = _views(contents, _ALTERNATIVES)
+    for index, view in enumerate(views):
+        try:
+            unpack_stages(view)
+        except BackendUnavailableError as exc:
+            raise ValueError(f"plan {index + 1} of {len(views)}: {exc}") from exc
+    return _pack(views, _ALTERNATIVES)
+
+
+def unpack_plans(content: Content) -> tuple[tuple[memoryview, ...], ...]:
+    """Return the alternatives that a file holds, each its stages in order: views of `content`, nothing is copied.
+
+    Content without a magic is one alternative of one stage. Raises `BackendUnavailableError` for an empty file, a
+    truncated one, and one that is not as `pack_alternatives` makes it; beyond a magic, a plan's own bytes are not
+    looked at.
+    """
+    view = memoryview(content).cast("B")
+    alternatives = _split(view, _ALTERNATIVES) if _ALTERNATIVES.begins(view) else (view,)
+    found = []
+    for index, alternative in enumerate(alternatives):
+        try:
+            found.append(unpack_stages(alternative))
+        except BackendUnavailableError as exc:
+            told = plan_told(index, len(alternatives))
+            raise BackendUnavailableError(f"{told}: {exc}" if told else str(exc)) from exc
+    return tuple(found)
+
+
+def unpack_stages(content: Content) -> tuple[memoryview, ...]:
+    """Return the stages of one alternative in the order in which they run, as `unpack_plans` does."""
+    view = memoryview(content).cast("B")
+    if _STAGES.begins(view):
+        stages = _split(view, _STAGES)
+        nested = _nested(stages)
+        if nested is not None:
+            raise BackendUnavailableError(f"{stage_told(nested, len(stages))} holds several plans, expected one")
+        return stages
+    if _ALTERNATIVES.begins(view):
+        raise BackendUnavailableError(f"{len(view)} bytes that begin as several plans do, expected one or its stages")
+    return (view,)
+
+
+def _views(contents: Sequence[Content], kind: _Kind) -> list[memoryview]:
+    """The contents as bytes; raises `ValueError` unless there are as many as a file may hold, none of them empty."""
+    views = [memoryview(content).cast("B") for content in contents]
+    lengths = [len(view) for view in views]
+    if not 0 < len(lengths) <= kind.most or 0 in lengths:
+        raise ValueError(f"plans of {lengths} bytes, expected 1 to {kind.most} plans, none of them empty")
+    return views
+
+
+def _nested(views: Sequence[memoryview]) -> int | None:
+    """The first of some plans that is a file of several itself."""
+    magics = MAGIC, ALTERNATIVES_MAGIC
+    return next((index for index, view in enumerate(views) if bytes(view[: len(MAGIC)]) in magics), None)
+
+
+def _pack(views: Sequence[memoryview], kind: _Kind) -> bytes:
+    if len(views) == 1:
+        return bytes(views[0])
+    lengths = [len(view) for view in views]
+    pieces: list[Content] = [kind.magic, struct.pack(f"<I{len(lengths)}Q", len(lengths), *lengths)]
     end = sum(map(len, pieces))
-    for plan, begin, length in zip(plans, _begins(end, lengths), lengths, strict=True):
-        pieces += [bytes(begin - end), plan]
+    for view, begin, length in zip(views, _begins(end, lengths), lengths, strict=True):
+        pieces += [bytes(begin - end), view]
         end = begin + length
     return b"".join(pieces)
 
 
-def unpack_stages(content: Content) -> tuple[memoryview, ...]:
-    """Return the plans that a file holds, in the order in which they run: views of `content`, nothing is copied.
-
-    Content without the magic is one plan. Raises `BackendUnavailableError` for an empty file, a truncated one, and one
-    that is not as `pack_stages` makes it; a plan's own bytes are not looked at.
-    """
-    view = memoryview(content).cast("B")
-    if not MAGIC.startswith(bytes(view[: len(MAGIC)])):
-        return (view,)
-    end, lengths = _read_header(view)
+def _split(view: memoryview, kind: _Kind) -> tuple[memoryview, ...]:
+    """The parts of a file that begins as one of this kind."""
+    end, lengths = _read_header(view, kind)
     places = list(zip(_begins(end, lengths), lengths, strict=True))
     expected = sum(places[-1])
     if len(view) != expected:
-        raise BackendUnavailableError(f"{len(view)} bytes for stages of {lengths} bytes, expected {expected}")
+        raise BackendUnavailableError(f"{len(view)} bytes for {kind.part}s of {lengths} bytes, expected {expected}")
     for begin, length in places:
         if any(view[end:begin]):
             raise BackendUnavailableError(f"bytes {end} to {begin} lie between plans, expected zeros")
@@ -62,25 +144,25 @@ def unpack_stages(content: Content) -> tuple[memoryview, ...]:
     return tuple(view[begin : begin + length] for begin, length in places)
 
 
-def _read_header(view: memoryview) -> tuple[int, list[int]]:
-    """Where the header ends, and the bytes of each plan."""
-    least = len(MAGIC) + struct.calcsize("<I")
+def _read_header(view: memoryview, kind: _Kind) -> tuple[int, list[int]]:
+    """Where the header ends, and the bytes of each part."""
+    part, least = kind.part, len(kind.magic) + struct.calcsize("<I")
     if len(view) < least:
-        raise BackendUnavailableError(f"{len(view)} bytes, expected a plan, or at least {least} bytes for stages")
-    (count,) = struct.unpack_from("<I", view, len(MAGIC))
-    if not 1 < count <= MOST_STAGES:
-        raise BackendUnavailableError(f"{count} stages, expected 2 to {MOST_STAGES}")
-    header = len(MAGIC) + struct.calcsize(f"<I{count}Q")
+        raise BackendUnavailableError(f"{len(view)} bytes, expected a plan, or at least {least} bytes for {part}s")
+    (count,) = struct.unpack_from("<I", view, len(kind.magic))
+    if not 1 < count <= kind.most:
+        raise BackendUnavailableError(f"{count} {part}s, expected 2 to {kind.most}")
+    header = len(kind.magic) + struct.calcsize(f"<I{count}Q")
     if len(view) < header:
-        raise BackendUnavailableError(f"{len(view)} bytes, expected at least {header} bytes for {count} stages")
+        raise BackendUnavailableError(f"{len(view)} bytes, expected at least {header} bytes for {count} {part}s")
     lengths = list(struct.unpack_from(f"<{count}Q", view, least))
     if 0 in lengths:
-        raise BackendUnavailableError(f"stage {lengths.index(0) + 1} of {count} is empty, expected a plan")
+        raise BackendUnavailableError(f"{part} {lengths.index(0) + 1} of {count} is empty, expected a plan")
     return header, lengths
 
 
 def _begins(end: int, lengths: Sequence[int]) -> Iterator[int]:
-    """Where each plan begins, behind a header that ends at byte `end`."""
+    """Where each part begins, behind a header that ends at byte `end`."""
     for length in lengths:
         begin = -(-end // ALIGNMENT) * ALIGNMENT
         yield begin
@@ -92,79 +174,11 @@ def stage_told(index: int, count: int) -> str:
     return f"stage {index + 1} of {count}" if count > 1 else ""
 
 
-# ---------------------------------------------------------------- the tensors
-@dataclass(frozen=True, slots=True)
-class StageTensors:
-    """What one stage reads, and what it gives."""
-
-    reads: tuple[TensorSpec, ...]
-    gives: tuple[TensorSpec, ...]
+def plan_told(index: int, count: int) -> str:
+    """As `plan 2 of 6` for alternative 1; empty where there is but one."""
+    return f"plan {index + 1} of {count}" if count > 1 else ""
 
 
-@dataclass(frozen=True, slots=True)
-class Tensors:
-    """The tensors of all stages together, each name once; an axis may be open until a context knows its inputs."""
-
-    inputs: list[TensorSpec]
-    """Those that no stage gives."""
-    intermediates: list[TensorSpec]
-    """Those that a later stage reads; they never leave the device."""
-    outputs: list[TensorSpec]
-    """Those that no later stage reads."""
-    stages: tuple[StageTensors, ...]
-    """Each stage's own tensors, as any stage knows their shapes."""
-
-
-def wire(stages: Sequence[StageTensors]) -> Tensors:
-    """Return the tensors of stages that run in this order, joined by their names.
-
-    Raises `BackendUnavailableError` where a tensor is read in another type or shape than it has elsewhere, is given
-    twice, or is read before it is given.
-    """
-    known: dict[str, TensorSpec] = {}
-    first: dict[str, str] = {}
-    given: set[str] = set()
-    passed: set[str] = set()
-    for index, stage in enumerate(stages):
-        told = stage_told(index, len(stages)) or "the engine"
-        for spec in stage.reads:
-            before = first.setdefault(spec.name, f"{told} reads")
-            known[spec.name] = _joined(known.get(spec.name, spec), spec, before, f"{told} reads")
-        passed |= given & {spec.name for spec in stage.reads}
-        for spec in stage.gives:
-            if spec.name in known:
-                raise BackendUnavailableError(
-                    f"tensor {spec.name!r}: {first[spec.name]} it, and {told} gives it, expected one stage to give it "
-                    "and only later ones to read it"
-                )
-            known[spec.name], first[spec.name] = spec, f"{told} gives"
-            given.add(spec.name)
-    return Tensors(
-        [spec for name, spec in known.items() if name not in given],
-        [spec for name, spec in known.items() if name in passed],
-        [spec for name, spec in known.items() if name in given - passed],
-        tuple(
-            StageTensors(*(tuple(known[spec.name] for spec in specs) for specs in (stage.reads, stage.gives)))
-            for stage in stages
-        ),
-    )
-
-
-def with_sizes(spec: TensorSpec, sizes: Sequence[int | None]) -> TensorSpec | None:
-    """Return a tensor with its open axes as `sizes` has them; None where an axis that both know differs."""
-    if len(spec.shape) != len(sizes):
-        return None
-    pairs = list(zip(spec.shape, sizes, strict=True))
-    if any(None not in pair and pair[0] != pair[1] for pair in pairs):
-        return None
-    return replace(spec, shape=tuple(other if own is None else own for own, other in pairs))
-
-
-def _joined(one: TensorSpec, other: TensorSpec, how_one: str, how_other: str) -> TensorSpec:
-    """A tensor as two stages know it together."""
-    joined = with_sizes(one, other.shape) if one.dtype == other.dtype else None
-    if joined is None:
-        raise BackendUnavailableError(
-            f"tensor {one.name!r}: {how_other} it as {other.told}, but {how_one} it as {one.told}"
-        )
-    return joined
+def place_told(alternative: int, alternatives: int, stage: int, stages: int) -> str:
+    """As `plan 2 of 6, stage 1 of 3` for indices 1 and 0; what there is only one of is left out."""
+    return ", ".join(filter(None, (plan_told(alternative, alternatives), stage_told(stage, stages))))

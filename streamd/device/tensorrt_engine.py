@@ -6,6 +6,7 @@ Written for TensorRT 10 and 11; 8.6 and the lean runtime differ where a function
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,14 @@ from streamd.core.errors import BackendUnavailableError
 from streamd.device import cuda
 from streamd.device.kept import keep_to_the_end
 from streamd.device.runner import TensorSpec
-from streamd.device.stages import StageTensors, Tensors, stage_told, unpack_stages, wire
+from streamd.device.stages import place_told, plan_told, stage_told, unpack_plans
 from streamd.device.tensorrt_library import TensorRtLibrary
+from streamd.device.wiring import StageTensors, Tensors, agree, wire
 
 WAY_OUT = "build one here: streamd engine build"
+
+Alternatives = tuple[tuple[Any, ...], ...]
+"""`ICudaEngine`s: of each alternative its stages, in their order."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ class Plan:
 class SharedEngine:
     """A plan on one device: loaded for the first lane that asks, released with the last that lets go.
 
-    The file holds one plan or several stages (`stages.py`); their engines share the runtime.
+    The file holds one plan or several, as stages and alternatives (`stages.py`); their engines share the runtime.
     """
 
     def __init__(self, library: TensorRtLibrary, plan: Plan, device: int) -> None:
@@ -43,10 +48,10 @@ class SharedEngine:
         self._lock = threading.Lock()
         self._users = 0
         self._runtimes: list[Any] = []
-        self._engines: tuple[Any, ...] = ()
+        self._engines: Alternatives = ()
 
-    def acquire(self) -> tuple[Any, ...]:
-        """Return the stages' `ICudaEngine`s in their order; raises `BackendUnavailableError` where one does not load.
+    def acquire(self) -> Alternatives:
+        """Return the alternatives, each its stages; raises `BackendUnavailableError` where an engine does not load.
 
         Each engine counts as one of what is held on the device.
         """
@@ -63,8 +68,8 @@ class SharedEngine:
             if self._users == 0:
                 if cuda.is_broken(self.device):
                     # Their destructors meet the device's error and throw it, which ends the process (seen with 8.6).
-                    keep_to_the_end(*self._runtimes, *self._engines)
-                count, self._engines = len(self._engines), ()
+                    keep_to_the_end(*self._runtimes, *chain.from_iterable(self._engines))
+                count, self._engines = sum(map(len, self._engines)), ()
                 self._drop_runtimes()
                 for _ in range(count):
                     cuda.let_go(self.device, "engines")
@@ -73,23 +78,26 @@ class SharedEngine:
         cuda.use_device(self.device)
         plan, library = self.plan, self.library
         try:
-            stages = unpack_stages(plan.path.read_bytes())
+            alternatives = unpack_plans(plan.path.read_bytes())
         except OSError as exc:
             raise BackendUnavailableError(f"{plan.path}: cannot be read: {exc.strerror or exc}") from exc
         except BackendUnavailableError as exc:
             raise BackendUnavailableError(f"{plan.path}: {exc}; {WAY_OUT}") from exc
         library.errors.clear()
-        engines: list[Any] = []
+        engines: list[list[Any]] = []
         try:
             self._make_runtimes()
-            for index, stage in enumerate(stages):
-                engines.append(self._load_stage(stage, stage_told(index, len(stages))))
+            for index, stages in enumerate(alternatives):
+                engines.append([])
+                for place, stage in enumerate(stages):
+                    told = place_told(index, len(alternatives), place, len(stages))
+                    engines[-1].append(self._load_stage(stage, told))
         except BaseException:
             engines.clear()  # the error's traceback would keep them beyond their runtime
             self._drop_runtimes()
             raise
-        self._engines = tuple(engines)
-        for _ in stages:
+        self._engines = tuple(map(tuple, engines))
+        for _ in chain(*engines):
             cuda.hold(self.device, "engines")
 
     def _make_runtimes(self) -> None:
@@ -116,12 +124,24 @@ class SharedEngine:
         return engine
 
 
-def tensors(library: TensorRtLibrary, engines: Sequence[Any]) -> Tensors:
-    """Return what goes through the engines, run one after another; only a batch may be open in an input.
+def tensors(library: TensorRtLibrary, alternatives: Alternatives) -> tuple[Tensors, ...]:
+    """Return what goes through each alternative's stages, run one after another; an input has only its batch open.
 
-    Raises `BackendUnavailableError` where numpy lacks a type, no batch goes through a tensor, or the stages do not
-    fit together (`tensorrt_stages.wire`).
+    Raises `BackendUnavailableError` where numpy lacks a type, no batch goes through a tensor, the stages do not fit
+    together (`wire`), or the alternatives differ (`agree`).
     """
+    found = []
+    for index, engines in enumerate(alternatives):
+        try:
+            found.append(_tensors_of_stages(library, engines))
+        except BackendUnavailableError as exc:
+            told = plan_told(index, len(alternatives))
+            raise BackendUnavailableError(f"{told}: {exc}" if told else str(exc)) from exc
+    return agree(found)
+
+
+def _tensors_of_stages(library: TensorRtLibrary, engines: Sequence[Any]) -> Tensors:
+    """What goes through one alternative."""
     found = wire([_tensors_of(library, engine) for engine in engines])
     for spec in found.inputs:
         if None in spec.shape:
@@ -150,16 +170,6 @@ def _tensors_of(library: TensorRtLibrary, engine: Any) -> StageTensors:
         spec = TensorSpec(name, dtype, tuple(None if size == -1 else size for size in shape[1:]))
         (reads if given else gives).append(spec)
     return StageTensors(tuple(reads), tuple(gives))
-
-
-def profile_for(engine: Any, inputs: Sequence[TensorSpec], batch: int) -> int | None:
-    """Return the profile to run a batch with: of those that take it the narrowest, so a static one if there is."""
-    widths = {}
-    for profile in range(engine.num_optimization_profiles):
-        shapes = [engine.get_tensor_profile_shape(each.name, profile) for each in inputs]
-        if all(low[0] <= batch <= high[0] for low, _, high in shapes):
-            widths[profile] = max(high[0] - low[0] for low, _, high in shapes)
-    return min(widths, key=widths.__getitem__, default=None)
 
 
 # ---------------------------------------------------------------- what versions call differently

@@ -7,6 +7,7 @@ other than the one that made it.
 from bisect import bisect_left
 from contextlib import ExitStack
 from functools import partial
+from itertools import chain, groupby
 from typing import Any
 
 import numpy.typing as npt
@@ -16,15 +17,16 @@ from streamd.device import cuda
 from streamd.device.cuda import CudaError, DeviceBuffer, Event, Graph, HostBuffer, Stream
 from streamd.device.kept import keep_to_the_end
 from streamd.device.runner import TensorSpec
-from streamd.device.stages import stage_told, with_sizes
+from streamd.device.tensorrt_choice import Choice, choose, lacking_told
 from streamd.device.tensorrt_engine import (
+    Alternatives,
     SharedEngine,
     give_scratch,
     make_context,
-    profile_for,
     scratch_bytes,
     tensors,
 )
+from streamd.device.wiring import with_sizes
 
 
 class TensorRtExecutor:
@@ -41,7 +43,7 @@ class TensorRtExecutor:
         self.graphs: dict[int, str] = {}
         """By bucket: `captured`, or why it is enqueued piece by piece."""
         self._engine = engine
-        self._stages: tuple[Any, ...] = ()
+        self._alternatives: Alternatives = ()
         self._contexts: dict[int, list[Any]] = {bucket: [] for bucket in buckets}
         self._launches: dict[int, Graph] = {}
         self._open = ExitStack()
@@ -61,58 +63,68 @@ class TensorRtExecutor:
     # ------------------------------------------------------------ making
     def _allocate(self) -> None:
         shared, own = self._engine, self._open
-        self._stages = shared.acquire()
+        self._alternatives = shared.acquire()
         own.callback(shared.release)
         own.callback(self._drop_contexts)
-        self._tensors = tensors(shared.library, self._stages)
+        self._tensors = tensors(shared.library, self._alternatives)
+        self._chosen = {bucket: self._choose(bucket) for bucket in self.buckets}
         self._stream = own.enter_context(Stream())
         self._finished = own.enter_context(Event(blocking=True))
         # One block for all: on one stream no stage begins before the one before it has ended.
-        self._scratch_bytes = max(map(scratch_bytes, self._stages))
+        self._scratch_bytes = max(map(scratch_bytes, chain(*self._alternatives)))
         self._scratch = own.enter_context(DeviceBuffer(self._scratch_bytes))
-        groups = self._tensors.inputs, self._tensors.intermediates, self._tensors.outputs
+        groups = self._tensors[0].groups.values()
         self._specs = {spec.name: spec for group in groups for spec in group}
-        for index, stage in enumerate(self._tensors.stages):
-            for bucket in self.buckets:
-                self._make_context(index, bucket)
-            for spec in stage.gives:  # before the next stage's contexts, which are told these shapes
-                self._specs[spec.name] = self._closed(self._specs[spec.name], index)
+        for _, same in groupby(sorted(self.buckets, key=self._alternative), self._alternative):
+            buckets = list(same)
+            for index, stage in enumerate(self._chosen[buckets[0]].stages):
+                for bucket in buckets:
+                    self._make_context(index, bucket)
+                for spec in stage.gives:  # before the next stage's contexts, which are told these shapes
+                    self._specs[spec.name] = self._closed(self._specs[spec.name], index, buckets)
         most = self.buckets[-1]
         self._device = {name: own.enter_context(DeviceBuffer(each.nbytes(most))) for name, each in self._specs.items()}
         self.input_specs, _, self.output_specs = ([self._specs[each.name] for each in group] for group in groups)
         self.inputs = {each.name: self._pinned(each, most) for each in self.input_specs}
         self.outputs = {each.name: self._pinned(each, most) for each in self.output_specs}
 
+    def _choose(self, bucket: int) -> Choice:
+        choice = choose(self._alternatives, self._tensors, bucket)
+        if choice is None:
+            told = lacking_told(self._alternatives, self._tensors, bucket)
+            raise BackendUnavailableError(f"{self._engine.plan.path}: no profile{told} takes a batch of {bucket}")
+        return choice
+
+    def _alternative(self, bucket: int) -> int:
+        return self._chosen[bucket].alternative
+
     def _make_context(self, index: int, bucket: int) -> None:
         """Make a stage's context for a bucket; it knows its profile and the shapes of its inputs."""
-        library, stage, told = self._engine.library, self._stages[index], self._told(index)
-        reads = [self._specs[each.name] for each in self._tensors.stages[index].reads]
-        profile = profile_for(stage, reads, bucket)
-        if profile is None:
-            raise BackendUnavailableError(f"{self._engine.plan.path}: no profile{told} takes a batch of {bucket}")
+        library, choice = self._engine.library, self._chosen[bucket]
         library.errors.clear()
-        context = make_context(library, stage)
+        context = make_context(library, self._alternatives[choice.alternative][index])
         if context is None:
-            reason = library.last_error()
+            told, reason = choice.told(index), library.last_error()
             raise BackendUnavailableError(f"{self.name}: no context{told} for a batch of {bucket}: {reason}")
         self._contexts[bucket].append(context)
         cuda.hold(self._engine.device, "contexts")
         give_scratch(context, self._scratch.pointer, self._scratch_bytes)
-        accepted = context.set_optimization_profile_async(profile, self._stream.handle)
+        accepted = context.set_optimization_profile_async(choice.profiles[index], self._stream.handle)
         self._stream.synchronize()
-        for spec in reads:
-            accepted &= context.set_input_shape(spec.name, spec.batch(bucket))
+        for spec in choice.stages[index].reads:
+            accepted &= context.set_input_shape(spec.name, self._specs[spec.name].batch(bucket))
         self._expect(accepted, index, bucket)
 
-    def _closed(self, spec: TensorSpec, index: int) -> TensorSpec:
+    def _closed(self, spec: TensorSpec, index: int, buckets: list[int]) -> TensorSpec:
         """What a stage gives, with all axes known: those that its plan leaves open are read from its contexts."""
-        shapes = {bucket: tuple(given[index].get_tensor_shape(spec.name)) for bucket, given in self._contexts.items()}
-        rest = shapes[self.buckets[-1]][1:]
+        shapes = {bucket: tuple(self._contexts[bucket][index].get_tensor_shape(spec.name)) for bucket in buckets}
+        rest = shapes[buckets[-1]][1:]
         closed = with_sizes(spec, rest)
         if closed is None or -1 in rest or any(shape != (bucket, *rest) for bucket, shape in shapes.items()):
+            told = self._chosen[buckets[0]].told(index)
             raise BackendUnavailableError(
-                f"{self._engine.plan.path}: output {spec.name!r}{self._told(index)} by batch is {shapes}, expected a "
-                f"row for each, all of one shape, as {spec.told}"
+                f"{self._engine.plan.path}: output {spec.name!r}{told} by batch is {shapes}, expected a row "
+                f"for each, all of one shape, as {spec.told}"
             )
         return closed
 
@@ -124,7 +136,7 @@ class TensorRtExecutor:
 
     def _prepare(self, bucket: int, graphs: bool) -> None:
         """Tell a bucket's contexts where their tensors lie, run them once, and capture them."""
-        for index, (context, stage) in enumerate(zip(self._contexts[bucket], self._tensors.stages, strict=True)):
+        for index, (context, stage) in enumerate(zip(self._contexts[bucket], self._chosen[bucket].stages, strict=True)):
             names = [each.name for each in (*stage.reads, *stage.gives)]
             told = [context.set_tensor_address(name, self._device[name].pointer) for name in names]
             self._expect(all(told), index, bucket)
@@ -134,13 +146,8 @@ class TensorRtExecutor:
 
     def _expect(self, accepted: bool, index: int, bucket: int) -> None:
         if not accepted:
-            reason = self._engine.library.last_error()
-            raise BackendUnavailableError(f"{self.name}: a batch of {bucket} was refused{self._told(index)}: {reason}")
-
-    def _told(self, index: int) -> str:
-        """As ` (stage 2 of 3)`, within a sentence; empty where there is but one stage."""
-        told = stage_told(index, len(self._stages))
-        return f" ({told})" if told else ""
+            told, reason = self._chosen[bucket].told(index), self._engine.library.last_error()
+            raise BackendUnavailableError(f"{self.name}: a batch of {bucket} was refused{told}: {reason}")
 
     def _run_once(self, enqueue: Any) -> None:
         try:
@@ -204,8 +211,8 @@ class TensorRtExecutor:
             cuda.copy_to_device(self._device[spec.name].pointer, self.inputs[spec.name], spec.nbytes(bucket), stream)
         for index, context in enumerate(self._contexts[bucket]):
             if not context.execute_async_v3(stream.handle):
-                reason = self._engine.library.last_error()
-                raise BatchFailedError(f"{self.name}: a batch of {bucket}{self._told(index)}: {reason}")
+                told, reason = self._chosen[bucket].told(index), self._engine.library.last_error()
+                raise BatchFailedError(f"{self.name}: a batch of {bucket}{told}: {reason}")
         for spec in self.output_specs:
             cuda.copy_to_host(self.outputs[spec.name], self._device[spec.name].pointer, spec.nbytes(bucket), stream)
 
@@ -221,7 +228,7 @@ class TensorRtExecutor:
         self._contexts.clear()
         for _ in range(count):
             cuda.let_go(self._engine.device, "contexts")
-        self._stages = ()
+        self._alternatives = ()
 
     def _lost(self, error: CudaError) -> LaneLostError:
         return LaneLostError(f"{self.name}: {error}", device_gone=error.sticky)

@@ -5,14 +5,12 @@ from typing import Any
 
 from streamd.core.errors import BackendUnavailableError, BatchFailedError
 from streamd.device.runner import Array, Arrays, TensorSpec
-from streamd.device.tensorrt_engine import SharedEngine, profile_for, tensors
+from streamd.device.tensorrt_choice import choose
+from streamd.device.tensorrt_engine import Alternatives, SharedEngine, tensors
 from streamd.device.tensorrt_executor import TensorRtExecutor
 from streamd.device.tensorrt_library import TensorRtLibrary
 
 USUAL_BUCKETS = (1, 8, 32, 64, 128, 256)
-
-Stages = Sequence[tuple[Any, Sequence[TensorSpec]]]
-"""Engines, each with what it reads."""
 
 
 class TensorRtRunner:
@@ -49,9 +47,10 @@ class TensorRtRunner:
 
 
 def usable_buckets(engine: SharedEngine, wanted: tuple[int, ...] | None) -> tuple[int, ...]:
-    """The batch sizes to run a plan with: those that are wanted, else those of its profiles; every stage takes them.
+    """The batch sizes to run a plan with: those that are wanted, else those of its profiles.
 
-    Loads the plan, unless someone holds it. Raises `BackendUnavailableError` where a wanted one fits no profile.
+    Each is taken by some alternative in all its stages. Loads the plan, unless someone holds it. Raises
+    `BackendUnavailableError` where a wanted one fits no profile.
     """
     engines = engine.acquire()
     try:
@@ -66,26 +65,27 @@ def usable_buckets(engine: SharedEngine, wanted: tuple[int, ...] | None) -> tupl
 
 
 def _look_into(
-    library: TensorRtLibrary, engines: tuple[Any, ...], wanted: tuple[int, ...] | None
+    library: TensorRtLibrary, alternatives: Alternatives, wanted: tuple[int, ...] | None
 ) -> tuple[tuple[int, ...], list[int]]:
-    """The batch sizes that all stages' own profiles take, and those of the wanted ones that some stage does not."""
-    stages = [(each, stage.reads) for each, stage in zip(engines, tensors(library, engines).stages, strict=True)]
-    own = tuple(size for size in _own_buckets(stages) if _fits(stages, size))
-    return own, [size for size in wanted or () if not _fits(stages, size)]
+    """The batch sizes of the profiles that some alternative takes, and those of the wanted ones that none takes."""
+    found = tensors(library, alternatives)
+
+    def is_taken(size: int) -> bool:
+        return choose(alternatives, found, size) is not None
+
+    sizes: set[int] = set()
+    for engines, each in zip(alternatives, found, strict=True):
+        for engine, stage in zip(engines, each.stages, strict=True):
+            sizes |= _own_buckets(engine, stage.reads)
+    return tuple(filter(is_taken, sorted(sizes))), [size for size in wanted or () if not is_taken(size)]
 
 
-def _fits(stages: Stages, size: int) -> bool:
-    """Whether each stage has a profile that takes a batch."""
-    return all(profile_for(stage, reads, size) is not None for stage, reads in stages)
-
-
-def _own_buckets(stages: Stages) -> list[int]:
+def _own_buckets(engine: Any, reads: Sequence[TensorSpec]) -> set[int]:
     """Each static profile's size; of dynamic ones their three, and the usual sizes between."""
     sizes: set[int] = set()
-    for engine, reads in stages:
-        for profile in range(engine.num_optimization_profiles):
-            shapes = [engine.get_tensor_profile_shape(each.name, profile) for each in reads]
-            low, high = max(shape[0][0] for shape in shapes), min(shape[2][0] for shape in shapes)
-            best = {int(shape[1][0]) for shape in shapes}
-            sizes |= {size for size in {low, high, *best, *USUAL_BUCKETS} if low <= size <= high}
-    return sorted(sizes)
+    for profile in range(engine.num_optimization_profiles):
+        shapes = [engine.get_tensor_profile_shape(each.name, profile) for each in reads]
+        low, high = max(shape[0][0] for shape in shapes), min(shape[2][0] for shape in shapes)
+        best = {int(shape[1][0]) for shape in shapes}
+        sizes |= {size for size in {low, high, *best, *USUAL_BUCKETS} if low <= size <= high}
+    return sizes

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from streamd.core.errors import BackendUnavailableError, ConfigError
+from streamd.device.stages import MOST_ALTERNATIVES
 from streamd.toolchain.flags import batch_sizes, mebibytes, precisions
 
 if TYPE_CHECKING:
     from streamd.toolchain.builder import BuildSettings, Profile
     from streamd.toolchain.making import PrecisionOptions
+    from streamd.toolchain.plans import MadePlan, PlanMaker
     from streamd.toolchain.progress import Progress
     from streamd.toolchain.sources import Source
     from streamd.toolchain.versions import PlansFolder
@@ -71,6 +74,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     plans.add_argument("--workspace-size", type=mebibytes, default=4096 * 2**20, metavar="MIB",
                        help="device memory that the builder may use, in MiB (4096)")  # fmt: skip
     plans.add_argument("--timing-cache", type=Path, metavar="FILE", help="keep what was timed; later builds are quick")
+    plans.add_argument("--jobs", type=int, default=1, metavar="N",
+                       help="build so many batch sizes at a time, each in a process and a plan of its own, which each"
+                            " hold the weights; a timing cache is then only read (1: one plan for all)")  # fmt: skip
     plans.add_argument("--optimization-level", type=int, choices=range(6), help="how long to search (TensorRT's own)")
     plans.add_argument(
         "--version-compatible", action="store_true", help="plans that later TensorRTs' lean runtime runs"
@@ -106,6 +112,10 @@ def main(args: argparse.Namespace) -> int:
     from streamd.toolchain.sources import read_source
 
     profiles = profiles_of(args)
+    if args.jobs < 1:
+        raise ConfigError(f"--jobs {args.jobs}: expected 1 or more")
+    if args.jobs > 1 and len(profiles) > MOST_ALTERNATIVES:
+        raise ConfigError(f"--jobs: {len(profiles)} batch sizes, expected at most {MOST_ALTERNATIVES} of one file")
     source = read_source(args.onnx, args.version, args.config, manifest_needed=not args.plans_only)
     options = _options(args, source)
     progress = Progress(quiet=args.quiet)
@@ -189,11 +199,25 @@ def _build(
     with folder:
         builder = PlanBuilder(library, settings, progress, folder.log, verbose=args.verbose)
         maker = PlanMaker(builder, source.model, source.signature, options)
-        for precision in args.precision:
-            made = maker.make(precision)
+        for made in _made(args, maker, settings, folder):
+            precision = made.precision
             entry = folder.add(made, settings, about, keep_graph=args.keep_graphs)
             progress.line(f"{precision}: {entry['file']}, {entry['bytes']:,} bytes in {entry['seconds']:.0f} s")
         return folder.finish()
+
+
+def _made(
+    args: argparse.Namespace, maker: PlanMaker, settings: BuildSettings, folder: PlansFolder
+) -> Iterator[MadePlan]:
+    """The plans, one after another or side by side."""
+    if args.jobs == 1:
+        yield from map(maker.make, args.precision)
+        return
+    from streamd.toolchain.pool import BuildPool
+
+    progress = maker.builder.progress
+    pool = BuildPool(settings, args.jobs, progress, folder.log, device=args.device, verbose=args.verbose)
+    yield from pool.make([maker.prepare(precision) for precision in args.precision])
 
 
 def _make_graphs(

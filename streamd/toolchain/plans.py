@@ -34,6 +34,23 @@ class MadePlan:
     typed: bool
     whole: Model | None = None
     """The graph before it was cut into stages, where that runs in this precision as it is."""
+    alternatives: int = 1
+    """How many plans the file holds, each for some of the batch sizes."""
+
+
+@dataclass(frozen=True)
+class PreparedPlan:
+    """What a plan is to be built from, stage by stage."""
+
+    precision: str
+    graphs: tuple[PlanGraph, ...]
+    kept: Kept
+    typed: bool
+    whole: Model | None = None
+
+    def made(self, plan: BuiltPlan, alternatives: int = 1) -> MadePlan:
+        """The same with its plan."""
+        return MadePlan(self.precision, plan, self.graphs, self.kept, self.typed, self.whole, alternatives)
 
 
 class PlanMaker:
@@ -48,14 +65,19 @@ class PlanMaker:
 
     def make(self, precision: str) -> MadePlan:
         """Build the plan of a precision; raises `BuildError`."""
+        prepared = self.prepare(precision)
+        plans = []
+        for index, graph in enumerate(prepared.graphs):
+            told = stage_told(index, len(prepared.graphs))
+            plans.append(self.builder.build(graph, f"{precision}, {told}" if told else precision))
+        return prepared.made(_together(plans))
+
+    def prepare(self, precision: str) -> PreparedPlan:
+        """Make the graphs that a plan is built from; raises `BuildError`."""
         typed = self._typed(precision)
         graphs, kept = self.stages(precision, typed=typed)
-        plans = []
-        for index, graph in enumerate(graphs):
-            told = stage_told(index, len(graphs))
-            plans.append(self.builder.build(graph, f"{precision}, {told}" if told else precision))
         whole = self._quantized if precision == "int8" and len(graphs) > 1 else None
-        return MadePlan(precision, _together(plans), graphs, kept, typed, whole)
+        return PreparedPlan(precision, graphs, kept, typed, whole)
 
     def stages(self, precision: str, *, typed: bool) -> tuple[tuple[PlanGraph, ...], Kept]:
         """What the plans are built from, and the nodes that run in float32; raises `BuildError`.

@@ -166,6 +166,7 @@ def plan_entry(
         "profiles": profiles,
         "version_compatible": settings.version_compatible,
         "stages": len(made.graphs),
+        "alternatives": made.alternatives,
         "strongly_typed": made.graphs[0].strongly_typed,
         "typed_graph": made.typed,
         "tf32": settings.tf32,

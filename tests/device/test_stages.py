@@ -14,11 +14,12 @@ from streamd.core.errors import BackendUnavailableError, BatchFailedError
 from streamd.device import cuda
 from streamd.device.fake import forecast_of
 from streamd.device.runner import TensorSpec
-from streamd.device.stages import MAGIC, MOST_STAGES, StageTensors, pack_stages, unpack_stages, wire
+from streamd.device.stages import ALTERNATIVES_MAGIC, MAGIC, MOST_STAGES, pack_stages, unpack_stages
 from streamd.device.tensorrt_engine import Plan, SharedEngine, give_scratch
 from streamd.device.tensorrt_lane import TensorRtBackend, TensorRtLane
 from streamd.device.tensorrt_library import load_tensorrt
 from streamd.device.tensorrt_runner import TensorRtRunner, usable_buckets
+from streamd.device.wiring import StageTensors, wire
 from tests.core.contracts import make_contract
 from tests.device.fake_tensorrt_runtime import FakeTensorRt
 
@@ -87,7 +88,12 @@ def expect_refused(library: FakeTensorRt, folder: Path, stages: list[Said], told
 
 
 # ---------------------------------------------------------------- the file
-plans = st.lists(st.binary(min_size=1, max_size=40), min_size=2, max_size=MOST_STAGES)
+MAGICS = MAGIC, ALTERNATIVES_MAGIC
+plans = st.lists(
+    st.binary(min_size=1, max_size=40).filter(lambda plan: not plan.startswith(MAGICS)),
+    min_size=2,
+    max_size=MOST_STAGES,
+)
 
 
 @given(plans)
@@ -122,7 +128,9 @@ def test_a_file_with_other_bytes_is_read_or_refused_and_never_more(given: list[b
     assert pack_stages([bytes(plan) for plan in found]) == content
 
 
-@given(st.binary(min_size=1).filter(lambda content: not MAGIC.startswith(content[: len(MAGIC)])))
+@given(
+    st.binary(min_size=1).filter(lambda content: content[: len(MAGIC)] not in [each[: len(content)] for each in MAGICS])
+)
 def test_one_plan_is_its_own_file(content: bytes) -> None:
     assert pack_stages([content]) == content
     (found,) = unpack_stages(content)
@@ -145,6 +153,8 @@ def header(count: int, *lengths: int) -> bytes:
         (header(2, 1, 2**64 - 1), r"36 bytes for stages of \[1, 18446744073709551615\] bytes, expected 1844"),
         (header(2, 1, 1) + b"\0\0\0\1a" + bytes(7) + b"b", "bytes 36 to 40 lie between plans, expected zeros"),
         (b"", "0 bytes, expected a plan"),
+        (header(2, 1, 16) + bytes(4) + b"a" + bytes(7) + MAGIC, "stage 2 of 2 holds several plans, expected one"),
+        (ALTERNATIVES_MAGIC, "16 bytes that begin as several plans do, expected one or its stages"),
     ],
 )
 def test_a_file_that_is_not_as_it_says_is_refused(content: bytes, told: str) -> None:
@@ -155,6 +165,14 @@ def test_a_file_that_is_not_as_it_says_is_refused(content: bytes, told: str) -> 
 @pytest.mark.parametrize("given", [[], [b""], [b"a", b""], [b"a"] * 17])
 def test_no_file_is_made_that_would_be_refused(given: list[bytes]) -> None:
     with pytest.raises(ValueError, match="expected 1 to 16 plans, none of them empty"):
+        pack_stages(given)
+
+
+@pytest.mark.parametrize(
+    "given", [[pack_stages([b"a", b"b"])], [b"a", pack_stages([b"a", b"b"])], [ALTERNATIVES_MAGIC]]
+)
+def test_no_file_is_made_of_files_of_several_plans(given: list[bytes]) -> None:
+    with pytest.raises(ValueError, match=f"plan {len(given)} of {len(given)} holds several plans, expected one"):
         pack_stages(given)
 
 

@@ -228,3 +228,16 @@ def test_what_libraries_log_stays_out_of_the_results(capsys: pytest.CaptureFixtu
     told = capsys.readouterr()
     json.loads(told.out)
     assert "weights are subnormal" in told.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--jobs", "0"], "--jobs 0: expected 1 or more"),
+        (["--jobs", "2", "--buckets", ",".join(map(str, range(1, 18)))], "17 batch sizes, expected at most 16"),
+    ],
+)
+def test_jobs_out_of_bounds_are_told(flags: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (version,) = (Path(__file__).resolve().parents[2] / "engines").glob("patch_*")
+    assert main(["engine", "build", "--version", str(version), *flags]) == 2
+    assert told in capsys.readouterr().err

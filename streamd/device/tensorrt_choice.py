@@ -1,0 +1,77 @@
+"""Which of a file's alternatives runs a batch, and with which profiles."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from streamd.device.runner import TensorSpec
+from streamd.device.stages import place_told
+from streamd.device.tensorrt_engine import Alternatives
+from streamd.device.wiring import StageTensors, Tensors
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What runs a batch; it holds no engine, so that whoever keeps it does not keep one."""
+
+    alternative: int
+    """Its index."""
+    alternatives: int
+    """How many there are."""
+    stages: tuple[StageTensors, ...]
+    profiles: tuple[int, ...]
+    """For each stage one, by its index in the stage's engine."""
+
+    def told(self, index: int) -> str:
+        """A stage as ` (plan 2 of 6, stage 2 of 3)`, within a sentence; what there is only one of is left out."""
+        return _in_brackets(place_told(self.alternative, self.alternatives, index, len(self.stages)))
+
+
+def choose(alternatives: Alternatives, found: Sequence[Tensors], batch: int) -> Choice | None:
+    """Return what to run a batch with; `found` are the alternatives' tensors. None where none takes it in all stages.
+
+    A stage runs with its narrowest profile; of the alternatives it is the one whose widest stage is the narrowest, and
+    of equals the first.
+    """
+    best, least = None, -1
+    for index, each in enumerate(found):
+        profiles = [profile for profile in _profiles(alternatives, found, index, batch) if profile is not None]
+        if len(profiles) < len(each.stages):
+            continue
+        width = max(width for width, _ in profiles)
+        if best is None or width < least:
+            best, least = Choice(index, len(found), each.stages, tuple(place for _, place in profiles)), width
+    return best
+
+
+def lacking_told(alternatives: Alternatives, found: Sequence[Tensors], batch: int) -> str:
+    """The stage of the only alternative that takes no such batch, as `Choice.told`; empty where there are several."""
+    if len(found) > 1:
+        return ""
+    index = _profiles(alternatives, found, 0, batch).index(None)
+    return _in_brackets(place_told(0, 1, index, len(found[0].stages)))
+
+
+def profile_for(engine: Any, inputs: Sequence[TensorSpec], batch: int) -> tuple[int, int] | None:
+    """Return the profile to run a batch with: of those that take it the narrowest, so a static one if there is.
+
+    Its width, which is its largest batch less its smallest, and its index.
+    """
+    taking = []
+    for profile in range(engine.num_optimization_profiles):
+        shapes = [engine.get_tensor_profile_shape(each.name, profile) for each in inputs]
+        if all(low[0] <= batch <= high[0] for low, _, high in shapes):
+            taking.append((max(high[0] - low[0] for low, _, high in shapes), profile))
+    return min(taking, default=None)
+
+
+def _profiles(
+    alternatives: Alternatives, found: Sequence[Tensors], index: int, batch: int
+) -> list[tuple[int, int] | None]:
+    """Of each stage of an alternative the profile to run a batch with."""
+    stages = zip(alternatives[index], found[index].stages, strict=True)
+    return [profile_for(engine, stage.reads, batch) for engine, stage in stages]
+
+
+def _in_brackets(told: str) -> str:
+    return f" ({told})" if told else ""

@@ -1,0 +1,117 @@
+"""Which tensors go from one stage of a network to the next, and whether alternatives have the same ones.
+
+Knows tensors as specs, and nothing of TensorRT.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from streamd.core.errors import BackendUnavailableError
+from streamd.device.runner import TensorSpec
+from streamd.device.stages import plan_told, stage_told
+
+
+@dataclass(frozen=True, slots=True)
+class StageTensors:
+    """What one stage reads, and what it gives."""
+
+    reads: tuple[TensorSpec, ...]
+    gives: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tensors:
+    """The tensors of all stages together, each name once; an axis may be open until a context knows its inputs."""
+
+    inputs: list[TensorSpec]
+    """Those that no stage gives."""
+    intermediates: list[TensorSpec]
+    """Those that a later stage reads; they never leave the device."""
+    outputs: list[TensorSpec]
+    """Those that no later stage reads."""
+    stages: tuple[StageTensors, ...]
+    """Each stage's own tensors, as any stage knows their shapes."""
+
+    @property
+    def groups(self) -> dict[str, list[TensorSpec]]:
+        """All but the stages, by name."""
+        return {"inputs": self.inputs, "intermediates": self.intermediates, "outputs": self.outputs}
+
+
+def wire(stages: Sequence[StageTensors]) -> Tensors:
+    """Return the tensors of stages that run in this order, joined by their names.
+
+    Raises `BackendUnavailableError` where a tensor is read in another type or shape than it has elsewhere, is given
+    twice, or is read before it is given.
+    """
+    known: dict[str, TensorSpec] = {}
+    first: dict[str, str] = {}
+    given: set[str] = set()
+    passed: set[str] = set()
+    for index, stage in enumerate(stages):
+        told = stage_told(index, len(stages)) or "the engine"
+        for spec in stage.reads:
+            before = first.setdefault(spec.name, f"{told} reads")
+            known[spec.name] = _joined(known.get(spec.name, spec), spec, before, f"{told} reads")
+        passed |= given & {spec.name for spec in stage.reads}
+        for spec in stage.gives:
+            if spec.name in known:
+                raise BackendUnavailableError(
+                    f"tensor {spec.name!r}: {first[spec.name]} it, and {told} gives it, expected one stage to give it "
+                    "and only later ones to read it"
+                )
+            known[spec.name], first[spec.name] = spec, f"{told} gives"
+            given.add(spec.name)
+    return Tensors(
+        [spec for name, spec in known.items() if name not in given],
+        [spec for name, spec in known.items() if name in passed],
+        [spec for name, spec in known.items() if name in given - passed],
+        _as_known(known, stages),
+    )
+
+
+def agree(found: Sequence[Tensors]) -> tuple[Tensors, ...]:
+    """Return the tensors of each alternative, in the first one's order, with every shape as any of them knows it.
+
+    Raises `BackendUnavailableError` where an alternative has other inputs, intermediates or outputs than the first, or
+    one of them in another type or shape.
+    """
+    first = found[0]
+    known = {spec.name: spec for specs in first.groups.values() for spec in specs}
+    for index, each in enumerate(found[1:], 1):
+        told = plan_told(index, len(found))
+        for kind, specs in each.groups.items():
+            names, expected = (sorted(spec.name for spec in group) for group in (specs, first.groups[kind]))
+            if names != expected:
+                raise BackendUnavailableError(f"{told} has {kind} {names}, expected {expected} as plan 1 has")
+            for spec in specs:
+                known[spec.name] = _joined(known[spec.name], spec, "the plans before it have", f"{told} has")
+    inputs, intermediates, outputs = ([known[spec.name] for spec in specs] for specs in first.groups.values())
+    return tuple(Tensors(inputs, intermediates, outputs, _as_known(known, each.stages)) for each in found)
+
+
+def _as_known(known: Mapping[str, TensorSpec], stages: Sequence[StageTensors]) -> tuple[StageTensors, ...]:
+    return tuple(
+        StageTensors(*(tuple(known[spec.name] for spec in specs) for specs in (stage.reads, stage.gives)))
+        for stage in stages
+    )
+
+
+def with_sizes(spec: TensorSpec, sizes: Sequence[int | None]) -> TensorSpec | None:
+    """Return a tensor with its open axes as `sizes` has them; None where an axis that both know differs."""
+    if len(spec.shape) != len(sizes):
+        return None
+    pairs = list(zip(spec.shape, sizes, strict=True))
+    if any(None not in pair and pair[0] != pair[1] for pair in pairs):
+        return None
+    return replace(spec, shape=tuple(other if own is None else own for own, other in pairs))
+
+
+def _joined(one: TensorSpec, other: TensorSpec, how_one: str, how_other: str) -> TensorSpec:
+    """A tensor as two stages or alternatives know it together."""
+    joined = with_sizes(one, other.shape) if one.dtype == other.dtype else None
+    if joined is None:
+        raise BackendUnavailableError(
+            f"tensor {one.name!r}: {how_other} it as {other.told}, but {how_one} it as {one.told}"
+        )
+    return joined

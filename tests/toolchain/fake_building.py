@@ -1,0 +1,25 @@
+"""`streamd.toolchain.building` on a fake GPU, in processes that a test begins; `FAKE_BUILDING` says what goes wrong."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from streamd.device import cuda
+from streamd.toolchain import building
+from tests.toolchain.fake_tensorrt import make_tensorrt
+
+what, _, where = os.environ.get("FAKE_BUILDING", "").partition(" in ")
+vars(cuda).update(device_count=lambda: 1, use_device=lambda device: None, device_name=lambda device: "NVIDIA Fake")
+module = sys.modules["tensorrt"] = make_tensorrt(os.environ["FAKE_TENSORRT"])
+folder = Path(sys.argv[1])
+if where and where in (folder / building.JOB).read_text():
+    if what == "refused":
+        module.recorder.build_errors.append("no tactic fits")
+    elif what == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif what == "endless":
+        Path(os.environ["FAKE_STARTED"]).touch()
+        time.sleep(600)
+sys.exit(building.main([str(folder)]))

@@ -1,0 +1,123 @@
+"""Plans built side by side in processes: all of them, in order, and none left behind by a failure."""
+
+import io
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("onnx")
+
+from streamd.core.errors import BuildError
+from streamd.device.stages import unpack_plans
+from streamd.toolchain.builder import BuildSettings, PlanBuilder, Profile
+from streamd.toolchain.graphs import signature_of
+from streamd.toolchain.library import load_builder
+from streamd.toolchain.plans import PlanMaker, PrecisionOptions, PreparedPlan
+from streamd.toolchain.pool import BuildPool
+from streamd.toolchain.progress import Progress
+from tests.toolchain.conftest import MakeLibrary
+from tests.toolchain.fake_tensorrt import CACHE
+from tests.toolchain.graphs_of import raw_windows, scaled_network
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMAND = (sys.executable, "-m", "tests.toolchain.fake_building")
+SETTINGS = BuildSettings((Profile.static(1), Profile.static(8), Profile.static(32)))
+
+
+@pytest.fixture
+def version(request: pytest.FixtureRequest, install: MakeLibrary, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A TensorRT here and in the processes."""
+    chosen: str = getattr(request, "param", "8.6.1")
+    install(chosen)
+    monkeypatch.setenv("FAKE_TENSORRT", chosen)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return chosen
+
+
+def prepared(*precisions: str) -> list[PreparedPlan]:
+    """What the plans of a small network are built from."""
+    graph = scaled_network()
+    options = PrecisionOptions(raw_windows(16), calibration="minmax")
+    maker = PlanMaker(PlanBuilder(load_builder(), SETTINGS), graph, signature_of(graph, "small"), options)
+    return [maker.prepare(precision) for precision in precisions]
+
+
+def pool(jobs: int = 4, settings: BuildSettings = SETTINGS, **more: Any) -> tuple[BuildPool, list[str]]:
+    log: list[str] = []
+    return BuildPool(settings, jobs, Progress(quiet=True), log.append, command=COMMAND, **more), log
+
+
+@pytest.mark.parametrize("version", ["8.6.1", "10.16.0"], indirect=True)
+def test_every_batch_size_has_a_plan_of_its_own(version: str) -> None:
+    building, log = pool()
+    made = list(building.make(prepared("fp32", "fp16", "int8")))
+    assert [each.precision for each in made] == ["fp32", "fp16", "int8"]
+    for each in made:
+        stages = 3 if version == "8.6.1" and each.precision != "fp32" else 1
+        plans = unpack_plans(bytes(each.plan.content))
+        assert [len(plan) for plan in plans] == [stages] * 3
+        assert len(each.graphs) == stages
+        assert each.alternatives == 3
+        layers = [sum(int(bytes(stage).split()[2]) for stage in plan) for plan in plans]
+        assert layers == [each.plan.layers] * 3
+        assert each.plan.warnings == ("weights are subnormal",) * (3 * stages)
+        assert each.plan.seconds > 0
+    assert len(log) > 0
+
+
+def test_one_at_a_time_or_one_profile_is_the_same(version: str) -> None:
+    dynamic = BuildSettings((Profile(1, 8, 32),))
+    (made,) = pool(1, dynamic)[0].make(prepared("fp32"))
+    assert made.alternatives == 1
+    assert bytes(made.plan.content).startswith(b"plan of"), "one plan is itself"
+
+
+def test_a_timing_cache_is_read_and_not_written(version: str, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    cache.write_bytes(CACHE)
+    settings = BuildSettings(SETTINGS.profiles, timing_cache=cache)
+    assert len(list(pool(settings=settings)[0].make(prepared("fp32")))) == 1
+    assert cache.read_bytes() == CACHE
+    assert [each.name for each in tmp_path.iterdir()] == ["cache"]
+
+
+@pytest.mark.parametrize(
+    ("what", "told"),
+    [
+        ("refused in fp16, batch 8", r"fp16, batch 8: the builder ended with 1: .*no tactic fits"),
+        ("killed in fp16, batch 32", "fp16, batch 32: the builder was ended by signal 9: it said nothing"),
+    ],
+)
+def test_one_that_fails_ends_all_of_them(version: str, monkeypatch: pytest.MonkeyPatch, what: str, told: str) -> None:
+    monkeypatch.setenv("FAKE_BUILDING", what)
+    building, _ = pool()
+    with pytest.raises(BuildError, match=told):
+        list(building.make(prepared("fp32", "fp16")))
+    assert building._running == set()
+
+
+def test_who_goes_on_without_the_rest_leaves_no_process(
+    version: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    started = tmp_path / "started"
+    monkeypatch.setenv("FAKE_BUILDING", "endless in fp16, batch 8")
+    monkeypatch.setenv("FAKE_STARTED", str(started))
+    building, _ = pool(jobs=6)
+    plans = building.make(prepared("fp32", "fp16"))
+    assert next(plans).precision == "fp32"
+    while not started.exists():
+        threading.Event().wait(0.01)
+    (endless,) = [process for process in building._running if process.poll() is None][-1:]
+    plans.close()  # type: ignore[attr-defined]
+    assert endless.poll() is not None
+    assert building._running == set()
+
+
+def test_progress_tells_each_as_it_is_done(version: str) -> None:
+    stream = io.StringIO()
+    building = BuildPool(SETTINGS, 2, Progress(stream=stream), lambda line: None, command=COMMAND)
+    list(building.make(prepared("fp32")))
+    assert [f"fp32, batch {size}: " in stream.getvalue() for size in (1, 8, 32)] == [True] * 3
