@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamd.core.errors import BackendUnavailableError, BatchFailedError, LaneLostError
@@ -68,6 +68,7 @@ def test_one_alternative_is_its_own_file(stages: list[bytes]) -> None:
     assert tuple(unpack_plans(content)[0]) == unpack_stages(content)
 
 
+@settings(max_examples=15)  # each is cut at every byte
 @given(alternatives_of_stages)
 def test_a_file_cut_anywhere_is_refused_and_so_is_a_longer_one(given: list[list[bytes]]) -> None:
     content = pack(given)
