@@ -24,8 +24,8 @@ $(INSTALLED): pyproject.toml requirements.lock
 demo: install       ## the main job on real metrics, about a minute; KEEP=1 leaves the daemon running
 	@$(BIN)/python scripts/demo.py $(if $(KEEP),--keep)
 
-test: install       ## the whole test suite
-	@$(BIN)/python -m pytest $(ARGS)
+test: install       ## the whole test suite, on two cores
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: install       ## ruff and mypy --strict
 	@$(BIN)/ruff check .
