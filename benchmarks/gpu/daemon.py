@@ -67,7 +67,7 @@ def one_fleet(suite: Suite, version: EngineVersion, folder: Path, servers: int, 
         settings |= {"backend": suite.arguments.backend, "log_level": "warning", **given}
         with serving(Path(own), folder / "engines", version.name, **settings) as daemon:
             started = daemon.until_ready()
-            report, busy = _replay(suite, daemon, Path(own), servers, seconds)
+            report, busy = replay_against(suite, daemon, Path(own), servers, seconds)
             after = daemon.get("/v1/status")[1]
     found = {
         "servers": servers,
@@ -77,13 +77,13 @@ def one_fleet(suite: Suite, version: EngineVersion, folder: Path, servers: int, 
         "seconds_to_ready": round(started, 2),
         "mean_batch": round(_windows(after) / max(sum(lane["batches"] for lane in after["lanes"]), 1), 1),
         "busy": busy,
-        **_told(report),
+        **told_of(report),
     }
     late = (found["p99_ms"] or 0.0) > suite.arguments.p99_limit_ms
     return {**found, "gave_out": _what_gave_out(found, late=late) if late or found["lost"] else None, "replay": report}
 
 
-def _replay(
+def replay_against(
     suite: Suite, daemon: Daemon, folder: Path, servers: int, seconds: float
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """Run the replayer against the daemon; returns its report, and which share of the time what was busy."""
@@ -110,7 +110,8 @@ def _replay(
     return report, busy
 
 
-def _told(report: dict[str, Any]) -> dict[str, Any]:
+def told_of(report: dict[str, Any]) -> dict[str, Any]:
+    """What is kept of a replayer's report, at a glance."""
     measured, latency = report["measured"], report["latency_ms"]["forecast"]
     lost = {name: count for name, count in report["faults"].items() if count}
     return {

@@ -23,22 +23,18 @@ import asyncio
 import json
 import secrets
 import shutil
-import subprocess
 import time
-from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import aiohttp
-import msgspec
 
-from benchmarks.gpu.daemon import _replay, _told, temporary_folder
+from benchmarks.gpu.daemon import replay_against, temporary_folder, told_of
 from benchmarks.gpu.harness import ResultFile, Suite
 from benchmarks.gpu.processes import Daemon, copy_version, serving
+from benchmarks.gpu.reload_client import CALL_SECONDS, Client, memory_of
+from benchmarks.gpu.reload_counts import Forecasts, reading
 from benchmarks.harness import print_table
 from streamd.repository.conversion import sha256_of
 from streamd.repository.promotion import Promoter
@@ -54,10 +50,7 @@ PAUSE_SECONDS = 0.5
 """After each change: well within the time for which the version before stays warm."""
 
 ROLLBACK_SECONDS = 1.0
-POLL_SECONDS = 0.02
-CALL_SECONDS = 180.0
 FIRST_FORECAST_SECONDS = 60.0
-RETIRE_SECONDS = 30.0
 STAMP = "%Y%m%d_%H%M%S"
 
 
@@ -99,176 +92,6 @@ def later_copy(version: Path) -> Path:
 
 
 # ---------------------------------------------------------------- what forecasts say
-class Frame(msgspec.Struct):
-    """What a subscriber is sent, as far as it is counted here."""
-
-    type: str
-    server: str = ""
-    origin: float = 0.0
-    servers: list[str] = []
-    origins: list[float] = []
-    model: str | list[str] = ""
-    dropped: int = 0
-
-
-_decode = msgspec.msgpack.Decoder(Frame).decode
-
-
-class Forecasts:
-    """Counts forecasts by the version that they name, and those that came before."""
-
-    def __init__(self) -> None:
-        self.by_version: Counter[str] = Counter()
-        self.duplicated = self.overtaken = self.lagged = self.mixed_frames = 0
-        self.began = asyncio.Event()
-        self._seen: set[tuple[str, float]] = set()
-        self._newest: dict[str, float] = {}
-        self._first: dict[str, float] = {}
-        self._last = self._longest = 0.0
-
-    def take(self, data: bytes, now: float) -> None:
-        """Count one frame that was read at this moment."""
-        frame = _decode(data)
-        if frame.type == "forecast":
-            self._count([frame.server], [frame.origin], [str(frame.model)], now)
-        elif frame.type == "forecasts":
-            mixed = isinstance(frame.model, list)
-            self.mixed_frames += mixed
-            models = frame.model if isinstance(frame.model, list) else [frame.model] * len(frame.servers)
-            self._count(frame.servers, frame.origins, models, now)
-        elif frame.type == "lagged":
-            self.lagged += frame.dropped
-        elif frame.type != "subscribed":
-            raise RuntimeError(f"the subscriber was sent {data[:300]!r}")
-
-    def mark(self, now: float) -> None:
-        """Begin to look for the longest pause and each version's first forecast."""
-        self._first.clear()
-        self._last, self._longest = now, 0.0
-
-    def first_of(self, version: str) -> float | None:
-        """When this version's first forecast since the mark was read."""
-        return self._first.get(version)
-
-    def pause(self, now: float) -> float:
-        """The longest time since the mark without a forecast."""
-        return max(self._longest, now - self._last)
-
-    def told(self) -> dict[str, Any]:
-        """The counts; `out_of_order` came after a newer one of the same server."""
-        return {
-            "by_version": dict(self.by_version),
-            "distinct": len(self._seen),
-            "duplicated": self.duplicated,
-            "out_of_order": self.overtaken,
-            "lagged": self.lagged,
-            "frames_of_both_versions": self.mixed_frames,
-        }
-
-    def _count(self, servers: list[str], origins: list[float], models: list[str], now: float) -> None:
-        self._longest, self._last = max(self._longest, now - self._last), now
-        for each in zip(servers, origins, models, strict=True):
-            server, origin, model = each
-            self.by_version[model] += 1
-            self._first.setdefault(model, now)
-            if (server, origin) in self._seen:
-                self.duplicated += 1
-            elif origin < self._newest.get(server, 0.0):
-                self.overtaken += 1
-            else:
-                self._newest[server] = origin
-            self._seen.add((server, origin))
-        self.began.set()
-
-
-@asynccontextmanager
-async def reading(session: aiohttp.ClientSession, url: str, quantile: float, target: str) -> AsyncIterator[Forecasts]:
-    """Subscribe to one figure of each forecast and count until the end; raises what the reader raised."""
-    forecasts = Forecasts()
-    asked = {"type": "subscribe", "servers": ["*"], "batch": True, "dtype": "float16"}
-    asked |= {"targets": [target], "quantiles": [quantile]}
-
-    async def read(socket: aiohttp.ClientWebSocketResponse) -> None:
-        async for message in socket:
-            if message.type is aiohttp.WSMsgType.BINARY:
-                forecasts.take(message.data, time.monotonic())
-
-    async with session.ws_connect(f"{url}/v1/forecasts", max_msg_size=0) as socket:
-        await socket.send_bytes(msgspec.msgpack.encode(asked))
-        task = asyncio.create_task(read(socket))
-        try:
-            yield forecasts
-            if task.done():
-                task.result()
-                raise RuntimeError("the daemon closed the subscription")
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
-
-# ---------------------------------------------------------------- the daemon
-@dataclass
-class Client:
-    """What is asked of the daemon during the replay."""
-
-    session: aiohttp.ClientSession
-    daemon: Daemon
-    token: str
-
-    async def status(self) -> dict[str, Any]:
-        """Its `/v1/status`."""
-        async with self.session.get(f"{self.daemon.url}/v1/status") as answer:
-            told: dict[str, Any] = await answer.json()
-            return told
-
-    async def until_serving(self, version: str) -> float:
-        """Wait until its status names this version; returns when."""
-        while (await self.status())["engine"] != version:
-            await asyncio.sleep(POLL_SECONDS)
-        return time.monotonic()
-
-    async def until_one_is_loaded(self, let_go: int) -> None:
-        """Wait until the version before is not kept warm any more, and so many were let go of since the start."""
-        async with asyncio.timeout(RETIRE_SECONDS):
-            while (await self.status())["previous"] is not None:
-                await asyncio.sleep(5 * POLL_SECONDS)
-            while self.daemon.log_path.read_bytes().count(b'"engine_let_go"') < let_go:
-                await asyncio.sleep(5 * POLL_SECONDS)
-
-    async def change(self, kind: str, version: str) -> dict[str, Any]:
-        """Promote or roll back; returns the answer. Raises RuntimeError where it is refused."""
-        body: dict[str, str] = {"who": "benchmark", "why": "reload under load"}
-        if kind == "promote":
-            body["version"] = version
-        heads = {"Authorization": f"Bearer {self.token}"}
-        url = f"{self.daemon.url}/v1/engines/{kind}"
-        async with self.session.post(url, json=body, headers=heads) as answer:
-            if answer.status != 200:
-                raise RuntimeError(f"{kind} {version}: {answer.status}: {await answer.text()}")
-            told: dict[str, Any] = await answer.json()
-        if told["engine"] != version:
-            raise RuntimeError(f"{kind}: {told['engine']} serves, expected {version}")
-        return told
-
-
-def memory_of(pid: int) -> dict[str, Any]:
-    """Resident MiB of a process, and the used MiB of each GPU where there is one."""
-    lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
-    fields = {line.split(":")[0]: int(line.split()[1]) / 1024 for line in lines if line.endswith(" kB")}
-    found: dict[str, Any] = {
-        "resident_mib": round(fields["VmRSS"], 1),
-        "anonymous_mib": round(fields["RssAnon"], 1),
-        "device_mib": [],
-    }
-    if shutil.which("nvidia-smi") is not None:
-        command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
-        answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
-        if answer.returncode == 0:
-            found["device_mib"] = [int(line) for line in answer.stdout.split()]
-    return found
-
-
-# ---------------------------------------------------------------- the changes
 class Trial:
     """One version's daemon, replay and changes."""
 
@@ -326,13 +149,13 @@ class Trial:
             reading(session, daemon.url, contract.quantiles[0], contract.targets[0]) as forecasts,
         ):
             replaying = asyncio.create_task(
-                asyncio.to_thread(_replay, self.suite, daemon, self.folder, self.servers, self.seconds)
+                asyncio.to_thread(replay_against, self.suite, daemon, self.folder, self.servers, self.seconds)
             )
             try:
                 await self._changes(Client(session, daemon, token), forecasts, replaying)
             finally:
                 report, busy = await replaying  # a thread, which cannot be stopped
-                self._put(busy=busy, **_told(report), forecasts=report["forecasts"], subscriber=forecasts.told())
+                self._put(busy=busy, **told_of(report), forecasts=report["forecasts"], subscriber=forecasts.told())
                 self._put(exit=report["exit"], notes=report["notes"], replay=report)
 
     async def _changes(self, client: Client, forecasts: Forecasts, replaying: "asyncio.Task[Any]") -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from benchmarks.gpu.reload import GROUP, GROUPS, Forecasts, judge, later_copy
+from benchmarks.gpu.reload import GROUP, GROUPS, judge, later_copy
+from benchmarks.gpu.reload_counts import Forecasts
 from streamd.repository.versions import load_version
 from tests.repository.making import digest, make
 
