@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from streamd.cli import main
@@ -161,3 +162,21 @@ def test_what_fails_the_gate_is_not_promoted(
     assert main([*arguments, "--windows", "8"]) == 1
     assert "fp16 fails: " in capsys.readouterr().err
     assert read_record(engines).current is None
+
+
+def test_what_is_exported_of_a_version_forecasts_as_it_does(tmp_path: Path) -> None:
+    """Also what is no weight: how far the bands were widened after training."""
+    pytest.importorskip("torch")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    assert main(["engine", "export", str(PATCH), "--out", str(tmp_path), "--batches", "2", "--quiet"]) == 0
+    (version,) = tmp_path.iterdir()
+    contract = load_version(version).contract
+    random = np.random.default_rng(5)
+    inputs = {name: np.zeros((4, *shape), np.float32) for name, shape in contract.input_shapes.items()}
+    inputs |= {name: inputs[name].astype(np.int32) for name in ("encoder_cat", "decoder_cat")}
+    inputs["encoder_cont"] = random.random(inputs["encoder_cont"].shape, np.float32) * 90
+    before, after = (
+        onnxruntime.InferenceSession(str(path / "model.onnx"), providers=["CPUExecutionProvider"]).run(None, inputs)[0]
+        for path in (PATCH, version)
+    )
+    np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-4)
