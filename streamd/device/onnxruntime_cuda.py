@@ -8,13 +8,7 @@ from traceback import clear_frames
 from typing import Any
 
 from streamd.core.contract import ModelContract
-from streamd.core.errors import (
-    BackendUnavailableError,
-    BatchFailedError,
-    DeviceLostError,
-    InferenceError,
-    LaneLostError,
-)
+from streamd.core.errors import BatchFailedError, InferenceError, LaneLostError
 from streamd.device import cuda
 from streamd.device.cuda import CudaError
 from streamd.device.lane import LANES_PER_DEVICE, Float32
@@ -68,8 +62,7 @@ class OnnxRuntimeCudaBackend:
         try:
             binding = self._bind(device)
         except CudaError as exc:
-            kind = DeviceLostError if cuda.is_beyond_repair(device) else BackendUnavailableError
-            raise kind(f"{name}: {exc}{more_room(str(exc))}") from exc
+            raise cuda.unusable(device, f"{name}: {exc}{more_room(str(exc))}") from exc
         return OnnxRuntimeCudaLane(name, f"cuda:{device}", binding, self.contract, self.buckets)
 
     def describe(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from streamd.core.errors import BackendUnavailableError, BatchFailedError, DeviceLostError, LaneLostError
+from streamd.core.errors import BackendUnavailableError, BatchFailedError, LaneLostError
 from streamd.device import cuda
 from streamd.device.cuda import CudaError, DeviceBuffer, Event, Graph, HostBuffer, Stream
 from streamd.device.kept import keep_to_the_end
@@ -54,8 +54,7 @@ class TensorRtExecutor:
                 self._prepare(bucket, graphs)
         except CudaError as error:
             self.close()
-            kind = DeviceLostError if cuda.is_beyond_repair(engine.device) else BackendUnavailableError
-            raise kind(f"{name}: {error}{self._way_out(error)}") from error
+            raise cuda.unusable(engine.device, f"{name}: {error}{self._way_out(error)}") from error
         except BaseException:
             self.close()
             raise

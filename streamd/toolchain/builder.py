@@ -6,13 +6,14 @@ Every refusal becomes a `BuildError` with the reasons that TensorRT itself gave.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from streamd.core.errors import BuildError
+from streamd.device.stages import pack_stages, stage_told
 from streamd.toolchain.graphs import Model, Signature
 from streamd.toolchain.library import TensorRt
 from streamd.toolchain.monitor import make_monitor
@@ -103,6 +104,22 @@ class PlanBuilder:
         """Build one plan; blocks for minutes with the GIL released. Raises `BuildError`."""
         with self.library.installed.told_to(self._hear):
             return self._build(graph, name)
+
+    def build_stages(self, graphs: Sequence[PlanGraph], name: str) -> BuiltPlan:
+        """Build a plan for each stage, and one content that holds all of them; raises `BuildError`."""
+        plans = []
+        for index, graph in enumerate(graphs):
+            told = stage_told(index, len(graphs))
+            plans.append(self.build(graph, f"{name}, {told}" if told else name))
+        if len(plans) == 1:
+            return plans[0]
+        return BuiltPlan(
+            pack_stages([memoryview(plan.content).cast("B") for plan in plans]),
+            sum(plan.seconds for plan in plans),
+            sum(plan.layers for plan in plans),
+            sum(plan.pinned_layers for plan in plans),
+            tuple(warning for plan in plans for warning in plan.warnings),
+        )
 
     def _build(self, graph: PlanGraph, name: str) -> BuiltPlan:
         self.library.installed.errors.clear()

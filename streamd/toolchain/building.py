@@ -13,7 +13,6 @@ import msgspec
 
 from streamd.core.errors import StreamdError
 from streamd.device import cuda
-from streamd.device.stages import pack_stages
 from streamd.toolchain.builder import BuildSettings, PlanBuilder, PlanGraph, Profile
 from streamd.toolchain.graphs import import_onnx, signature_of
 from streamd.toolchain.library import load_builder
@@ -73,20 +72,14 @@ def build(folder: Path) -> None:
     cuda.use_device(job.device)
     builder = PlanBuilder(load_builder(), job.settings(), Progress(quiet=True), log.append, verbose=job.verbose)
     onnx = import_onnx()
-    plans = []
-    for number, file in enumerate(job.graphs, 1):
+    graphs = []
+    for file in job.graphs:
         model = onnx.load(str(folder / file.path))
         signature = signature_of(model, file.path)
-        graph = PlanGraph(model, signature, file.strongly_typed, file.flags, file.pinned)
-        told = f", stage {number} of {len(job.graphs)}" if len(job.graphs) > 1 else ""
-        plans.append(builder.build(graph, f"{job.name}{told}"))
-    (folder / PLAN).write_bytes(pack_stages([memoryview(plan.content).cast("B") for plan in plans]))
-    result = BuildResult(
-        sum(plan.layers for plan in plans),
-        sum(plan.pinned_layers for plan in plans),
-        tuple(warning for plan in plans for warning in plan.warnings),
-        tuple(log),
-    )
+        graphs.append(PlanGraph(model, signature, file.strongly_typed, file.flags, file.pinned))
+    plan = builder.build_stages(graphs, job.name)
+    (folder / PLAN).write_bytes(memoryview(plan.content).cast("B"))
+    result = BuildResult(plan.layers, plan.pinned_layers, plan.warnings, tuple(log))
     (folder / RESULT).write_bytes(msgspec.json.encode(result))
 
 

@@ -84,12 +84,12 @@ def signature_of(model: Model, source: Path | str) -> Signature:
     return Signature(inputs, outputs)
 
 
-LEFT_UNFOLDED = frozenset(
-    {
-        *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "If", "Loop", "Scan"),
-        *("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"),
-    }
+CHANCE = frozenset(
+    {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
 )
+"""Operators that give other numbers each time."""
+
+LEFT_UNFOLDED = CHANCE | {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "If", "Loop", "Scan"}
 """Operators that stay whatever they read: quantizers speak to the engine, and chance is no constant."""
 
 LARGEST_FOLDED_BYTES = 16 * 2**20

@@ -11,18 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from streamd.toolchain.graphs import Model, element_types, import_onnx, names_read_inside
+from streamd.toolchain.graphs import CHANCE, Model, element_types, import_onnx, names_read_inside
 
 FLOAT, FLOAT16, BFLOAT16 = 1, 10, 16
 """ONNX's element types."""
 
-ALWAYS_FLOAT_OPERATORS = frozenset(
-    {
-        *("ConstantOfShape", "EyeLike", "Range", "CumSum", "TopK", "NonMaxSuppression", "Multinomial", "Bernoulli"),
-        *("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "DynamicQuantizeLinear"),
-        *("If", "Loop", "Scan"),
-    }
-)
+ALWAYS_FLOAT_OPERATORS = CHANCE | {
+    *("ConstantOfShape", "EyeLike", "Range", "CumSum", "TopK", "NonMaxSuppression", "DynamicQuantizeLinear"),
+    *("If", "Loop", "Scan"),
+}
 """Operators whose type is an attribute, whose sums need float32, or that hold graphs of their own."""
 
 QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear"})

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from streamd.core.errors import BuildError
 from streamd.toolchain.graphs import Model, fold_constants
 from streamd.toolchain.half import FLOAT16
+from streamd.toolchain.norms import written_out_norms
 from streamd.toolchain.precision import SENSITIVE_OPERATORS, Kept, choose_kept, to_half
 from streamd.toolchain.progress import Progress
 from streamd.toolchain.quantize import LARGEST_MOVE, Quantizer
@@ -57,8 +58,11 @@ class GraphMaker:
         options: PrecisionOptions,
         progress: Progress | None = None,
         note: Callable[[str], None] | None = None,
+        *,
+        norms_written_out: bool = False,
     ) -> None:
-        self.model, self.options = fold_constants(model), options
+        folded = fold_constants(model)
+        self.model, self.options = written_out_norms(folded) if norms_written_out else folded, options
         self.progress = progress or Progress(quiet=True)
         self._note = note or self.progress.line
         self._kept: dict[int, Kept] = {}

@@ -5,52 +5,45 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from streamd.core.errors import BuildError
-from streamd.device.stages import pack_stages, stage_told
 from streamd.toolchain.attention import joined_attention
 from streamd.toolchain.builder import BuiltPlan, PlanBuilder, PlanGraph
-from streamd.toolchain.graphs import Model, Signature, fold_constants, signature_of
+from streamd.toolchain.graphs import Model, Signature, signature_of
 from streamd.toolchain.half import BFLOAT16, FLOAT16, HALF_SCALES_OPSET
 from streamd.toolchain.making import GraphMaker
 from streamd.toolchain.making import PrecisionOptions as PrecisionOptions
-from streamd.toolchain.norms import written_out_norms
 from streamd.toolchain.precision import Kept, raise_opset, to_half
 from streamd.toolchain.stages import Stage, cut_into_stages
 
 HALVES = {"fp16": FLOAT16, "bf16": BFLOAT16}
 
 
-@dataclass(frozen=True)
-class MadePlan:
-    """A plan with what it was made from: one graph, or one for each of its stages, in the order in which they run.
+@dataclass(frozen=True, kw_only=True)
+class PreparedPlan:
+    """What a plan is to be built from: one graph, or one for each of its stages, in the order in which they run.
 
     `kept` names the nodes that run in float32 and no others: those of a strongly typed graph that stay in it, those of
     stages without flags, and those that are pinned. `typed` says whether the graph itself carries lower precision.
     """
 
     precision: str
-    plan: BuiltPlan
     graphs: tuple[PlanGraph, ...]
     kept: Kept
     typed: bool
     whole: Model | None = None
     """The graph before it was cut into stages, where that runs in this precision as it is."""
-    alternatives: int = 1
-    """How many plans the file holds, each for some of the batch sizes."""
-
-
-@dataclass(frozen=True)
-class PreparedPlan:
-    """What a plan is to be built from, stage by stage."""
-
-    precision: str
-    graphs: tuple[PlanGraph, ...]
-    kept: Kept
-    typed: bool
-    whole: Model | None = None
 
     def made(self, plan: BuiltPlan, alternatives: int = 1) -> MadePlan:
         """The same with its plan."""
-        return MadePlan(self.precision, plan, self.graphs, self.kept, self.typed, self.whole, alternatives)
+        return MadePlan(**vars(self), plan=plan, alternatives=alternatives)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MadePlan(PreparedPlan):
+    """A plan with what it was made from."""
+
+    plan: BuiltPlan
+    alternatives: int = 1
+    """How many plans the file holds, each for some of the batch sizes."""
 
 
 class PlanMaker:
@@ -58,50 +51,42 @@ class PlanMaker:
 
     def __init__(self, builder: PlanBuilder, model: Model, signature: Signature, options: PrecisionOptions) -> None:
         self.builder, self.library = builder, builder.library
-        taken = fold_constants(model) if self.library.strongly_typed else written_out_norms(fold_constants(model))
-        self.graphs = GraphMaker(taken, options, builder.progress, builder.note)
+        written_out = not self.library.strongly_typed
+        self.graphs = GraphMaker(model, options, builder.progress, builder.note, norms_written_out=written_out)
         self.model, self.signature, self.options = self.graphs.model, signature, options
-        self._quantized: Model | None = None
 
     def make(self, precision: str) -> MadePlan:
         """Build the plan of a precision; raises `BuildError`."""
         prepared = self.prepare(precision)
-        plans = []
-        for index, graph in enumerate(prepared.graphs):
-            told = stage_told(index, len(prepared.graphs))
-            plans.append(self.builder.build(graph, f"{precision}, {told}" if told else precision))
-        return prepared.made(_together(plans))
+        return prepared.made(self.builder.build_stages(prepared.graphs, precision))
 
     def prepare(self, precision: str) -> PreparedPlan:
-        """Make the graphs that a plan is built from; raises `BuildError`."""
-        typed = self._typed(precision)
-        graphs, kept = self.stages(precision, typed=typed)
-        whole = self._quantized if precision == "int8" and len(graphs) > 1 else None
-        return PreparedPlan(precision, graphs, kept, typed, whole)
-
-    def stages(self, precision: str, *, typed: bool) -> tuple[tuple[PlanGraph, ...], Kept]:
-        """What the plans are built from, and the nodes that run in float32; raises `BuildError`.
+        """Make the graphs that a plan is built from; raises `BuildError`.
 
         Where the graph alone says the types, or all is float32, there is one.
         """
+        typed = self._typed(precision)
         strong = typed and self.library.strongly_typed
         if precision == "fp32":
-            return (PlanGraph(self.model, self.signature, strong),), Kept()
+            graph = PlanGraph(self.model, self.signature, strong)
+            return PreparedPlan(precision=precision, graphs=(graph,), kept=Kept(), typed=typed)
         if precision == "bf16" and not self.library.has_bfloat16:
             raise BuildError(f"bf16: TensorRT {self.library.version} has no bfloat16; expected 9 or later, or fp16")
         element = HALVES.get(precision, FLOAT16)
         model, kept = self.model, self.graphs.keep(element)
         if precision == "int8":
             model, kept = self.graphs.quantized(kept)
-            self._quantized = model
         if strong:
             if precision == "int8":
                 # Only from this opset on do scales in half precision let the quantizers fuse with half products.
                 model = raise_opset(model, max(HALF_SCALES_OPSET, _opset(model)))
-            return (PlanGraph(to_half(model, kept, element), self.signature, strongly_typed=True),), kept
+            graph = PlanGraph(to_half(model, kept, element), self.signature, strongly_typed=True)
+            return PreparedPlan(precision=precision, graphs=(graph,), kept=kept, typed=typed)
         hinted = typed and precision in HALVES
         flags = (precision.upper(),) if precision in HALVES else ("INT8", "FP16")
-        return self._flagged(model, kept, flags, element if hinted else None)
+        graphs, kept = self._flagged(model, kept, flags, element if hinted else None)
+        whole = model if precision == "int8" and len(graphs) > 1 else None
+        return PreparedPlan(precision=precision, graphs=graphs, kept=kept, typed=typed, whole=whole)
 
     def _flagged(
         self, model: Model, kept: Kept, flags: tuple[str, ...], element: int | None
@@ -140,19 +125,6 @@ class PlanMaker:
         if self.options.typed is not None:
             return self.options.typed
         return self.library.strongly_typed or precision not in HALVES
-
-
-def _together(plans: list[BuiltPlan]) -> BuiltPlan:
-    """One plan that holds all of them."""
-    if len(plans) == 1:
-        return plans[0]
-    return BuiltPlan(
-        pack_stages([memoryview(plan.content).cast("B") for plan in plans]),
-        sum(plan.seconds for plan in plans),
-        sum(plan.layers for plan in plans),
-        sum(plan.pinned_layers for plan in plans),
-        tuple(warning for plan in plans for warning in plan.warnings),
-    )
 
 
 def _opset(model: Model) -> int:

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -172,10 +172,10 @@ class BuildPool:
 def _together(done: list[_Done]) -> BuiltPlan:
     """One file of all plans; `seconds` are from the first one's beginning to the last one's end."""
     first = done[0].result
-    plan = BuiltPlan(
+    return BuiltPlan(
         pack_alternatives([each.content for each in done]),
         max(each.ended for each in done) - min(each.began for each in done),
         first.layers,
         first.pinned_layers,
+        tuple(warning for each in done for warning in each.result.warnings),
     )
-    return replace(plan, warnings=tuple(warning for each in done for warning in each.result.warnings))

@@ -12,17 +12,12 @@ from typing import Any
 import numpy as np
 
 from streamd.core.errors import BuildError
-from streamd.toolchain.graphs import Model, import_onnx, names_read_inside, signature_of
+from streamd.toolchain.graphs import CHANCE, Model, import_onnx, names_read_inside, signature_of
 from streamd.toolchain.half import QUANTIZERS
 from streamd.toolchain.precision import PINNED_PREFIXES
 from streamd.toolchain.ranges import session_with_outputs
 
 BEFORE, CORE, AFTER = range(3)
-
-CHANCE = frozenset(
-    {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
-)
-"""Operators that give other numbers each time, so that no second stage may compute them again."""
 
 CROSSING = "/crossing"
 
@@ -36,11 +31,6 @@ class Stage:
 
     model: Model
     is_core: bool
-
-
-def split_stages(model: Model, prefixes: Iterable[str] = PINNED_PREFIXES) -> tuple[Model, ...]:
-    """Return the graphs of `cut_into_stages`."""
-    return tuple(stage.model for stage in cut_into_stages(model, prefixes))
 
 
 def cut_into_stages(model: Model, prefixes: Iterable[str] = PINNED_PREFIXES) -> tuple[Stage, ...]:

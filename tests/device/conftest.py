@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -36,3 +37,12 @@ def library(
     load_tensorrt.cache_clear()
     yield fake
     load_tensorrt.cache_clear()
+
+
+@pytest.fixture
+def kept(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What TensorRT lanes keep to the end of the process, noted instead."""
+    noted: list[Any] = []
+    for module in ("tensorrt_executor", "tensorrt_engine"):
+        monkeypatch.setattr(f"streamd.device.{module}.keep_to_the_end", lambda *each: noted.extend(each))
+    return noted

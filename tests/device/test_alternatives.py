@@ -300,12 +300,7 @@ def test_any_network_s_runner_takes_what_some_alternative_takes(library: FakeTen
     runner.close()
 
 
-def test_on_a_broken_device_no_alternative_is_destroyed(
-    library: FakeTensorRt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    kept: list[Any] = []
-    monkeypatch.setattr("streamd.device.tensorrt_executor.keep_to_the_end", lambda *each: kept.extend(each))
-    monkeypatch.setattr("streamd.device.tensorrt_engine.keep_to_the_end", lambda *each: kept.extend(each))
+def test_on_a_broken_device_no_alternative_is_destroyed(library: FakeTensorRt, tmp_path: Path, kept: list[Any]) -> None:
     lane = make_lane(tmp_path, staged("small", 1, 4), staged("large", 8))
     library.cuda.broken.add(0)
     with pytest.raises(LaneLostError):

@@ -237,11 +237,8 @@ def test_the_lean_runtime_serves_where_it_is_all_there_is(device: FakeCuda, monk
 
 
 def test_on_a_broken_device_nothing_of_tensorrt_s_is_destroyed(
-    library: FakeTensorRt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    library: FakeTensorRt, tmp_path: Path, kept: list[Any]
 ) -> None:
-    kept: list[Any] = []
-    monkeypatch.setattr("streamd.device.tensorrt_executor.keep_to_the_end", lambda *each: kept.extend(each))
-    monkeypatch.setattr("streamd.device.tensorrt_engine.keep_to_the_end", lambda *each: kept.extend(each))
     backend = TensorRtBackend(make_plan(tmp_path), CONTRACT, BUCKETS)
     lane = backend.make_lane(0)
     lane.close()

@@ -45,6 +45,13 @@ class Reloading:
     async def change(self, name: str) -> None:
         self.reloader.switch(await self.load(name))
 
+    async def held(self, name: str) -> tuple[VersionBackend, int]:
+        """Let a version serve that ends no run until it is let go; returns it and how often it ran to warm up."""
+        await self.change(name)
+        backend = self.backend
+        backend.script.hold = True
+        return backend, len(backend.script.runs)
+
     @property
     def backend(self) -> VersionBackend:
         """Of the version that was loaded last."""
@@ -90,10 +97,7 @@ async def reloading(folder: Path, keep_warm_seconds: float = 3_600.0) -> AsyncIt
 async def test_a_batch_under_way_is_posted_by_the_name_of_what_made_it(tmp_path: Path) -> None:
     async with reloading(tmp_path) as world:
         rig = world.rig
-        await world.change(FIRST)
-        old = world.backend
-        warmed = len(old.script.runs)
-        old.script.hold = True
+        old, warmed = await world.held(FIRST)
         rig.due("a", 100)
         await world.begun(old, warmed + 1)
         await world.change(SECOND)
@@ -110,10 +114,7 @@ async def test_a_batch_under_way_is_posted_by_the_name_of_what_made_it(tmp_path:
 async def test_a_newer_forecast_is_not_overwritten_by_the_former_version(tmp_path: Path) -> None:
     async with reloading(tmp_path) as world:
         rig = world.rig
-        await world.change(FIRST)
-        old = world.backend
-        warmed = len(old.script.runs)
-        old.script.hold = True
+        old, warmed = await world.held(FIRST)
         rig.due("a", 100)
         await world.begun(old, warmed + 1)
         await world.change(SECOND)
@@ -129,10 +130,7 @@ async def test_a_newer_forecast_is_not_overwritten_by_the_former_version(tmp_pat
 async def test_a_batch_that_a_former_version_loses_runs_on_the_one_that_serves(tmp_path: Path) -> None:
     async with reloading(tmp_path) as world:
         rig = world.rig
-        await world.change(FIRST)
-        old = world.backend
-        warmed = len(old.script.runs)
-        old.script.hold = True
+        old, warmed = await world.held(FIRST)
         caller = Caller(4.0)
         rig.due("a", 100)
         rig.pipeline.add_request(caller, 1)
@@ -241,11 +239,9 @@ async def test_what_is_kept_warm_goes_when_its_time_is_over(tmp_path: Path) -> N
 async def test_a_lane_that_hangs_is_not_waited_for_when_its_version_goes(tmp_path: Path) -> None:
     async with reloading(tmp_path) as world:
         rig = world.rig
-        await world.change(FIRST)
-        old, former = world.backend, world.reloader.current
+        old, warmed = await world.held(FIRST)
+        former = world.reloader.current
         assert former is not None
-        warmed = len(old.script.runs)
-        old.script.hold = True
         rig.due("a", 100)
         await world.begun(old, warmed + 1)
         await world.change(SECOND)

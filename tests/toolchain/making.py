@@ -19,7 +19,8 @@ WHERE = {"gpu": "NVIDIA Fake", "compute_capability": "9.0", "tensorrt": "8.6.1"}
 def made_plan(precision: str = "fp16", content: bytes = b"a plan", stages: int = 1) -> MadePlan:
     plan = BuiltPlan(content, 12.34, layers=7, pinned_layers=2, warnings=("one", "one"))
     graph = PlanGraph(Graph(), Signature((), ()), strongly_typed=False, flags=("FP16",), pinned=("/scaler/Div",))
-    return MadePlan(precision, plan, (graph,) * stages, Kept({"/scaler/Div": "pinned: meets raw units"}), typed=True)
+    kept = Kept({"/scaler/Div": "pinned: meets raw units"})
+    return MadePlan(precision=precision, plan=plan, graphs=(graph,) * stages, kept=kept, typed=True)
 
 
 def source_of(version: Path) -> Source:

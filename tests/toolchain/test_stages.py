@@ -16,7 +16,7 @@ from streamd.toolchain.graphs import fold_constants, read_graph, signature_of  #
 from streamd.toolchain.norms import written_out_norms  # noqa: E402
 from streamd.toolchain.precision import choose_kept  # noqa: E402
 from streamd.toolchain.quantize import Quantizer  # noqa: E402
-from streamd.toolchain.stages import cut_into_stages, split_stages  # noqa: E402
+from streamd.toolchain.stages import cut_into_stages  # noqa: E402
 from tests.toolchain.graphs_of import model, node, operators, raw_windows, run, scaled_network, value, weight  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,7 +43,7 @@ def run_stages(stages: tuple[Any, ...], inputs: dict[str, Any]) -> dict[str, Any
 
 
 def check(graph: Any, inputs: dict[str, Any]) -> tuple[Any, ...]:
-    stages = split_stages(graph)
+    stages = tuple(stage.model for stage in cut_into_stages(graph))
     names = [output.name for output in graph.graph.output]
     whole = dict(zip(names, run(graph, inputs), strict=True))
     found = run_stages(stages, inputs)
@@ -92,8 +92,8 @@ def test_a_scaler_and_a_restorer_are_cut_off() -> None:
 @pytest.mark.parametrize("prefixes", [(), ("/nowhere/",), ("/",)])
 def test_where_nothing_can_be_cut_off_the_graph_is_its_only_stage(prefixes: tuple[str, ...]) -> None:
     graph = fold_constants(scaled_network())
-    (stage,) = split_stages(graph, prefixes)
-    assert stage is graph
+    (stage,) = cut_into_stages(graph, prefixes)
+    assert stage.model is graph
 
 
 def test_quantizers_stay_in_the_core() -> None:
@@ -179,14 +179,14 @@ def test_chance_is_not_computed_again() -> None:
         node("Neg", "v", "y", "/restorer/Neg"),
     ]
     with pytest.raises(BuildError, match=re.escape("tensor 'r' of node /scaler/RandomNormal")):
-        split_stages(x_to_y(*nodes))
+        cut_into_stages(x_to_y(*nodes))
 
 
 def test_a_graph_that_does_not_run_is_told() -> None:
     three = onnx.numpy_helper.from_array(np.array([3, 4]), "three")
     nodes = [node("Neg", "x", "u", "/scaler/Neg"), node("Reshape", "u three", "y", "/Reshape")]
     with pytest.raises(BuildError, match="does not run on zeros"):
-        split_stages(x_to_y(*nodes, weights=[three]))
+        cut_into_stages(x_to_y(*nodes, weights=[three]))
 
 
 @st.composite

@@ -15,6 +15,7 @@ from streamd.device.cuda.devices import (
     live,
     memory_bytes,
     revive,
+    unusable,
     use_device,
     why_no_device,
 )
@@ -51,6 +52,7 @@ __all__ = [
     "live",
     "memory_bytes",
     "revive",
+    "unusable",
     "use_device",
     "why_no_device",
 ]

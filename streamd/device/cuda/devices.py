@@ -4,7 +4,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterable
 
-from streamd.core.errors import BackendUnavailableError
+from streamd.core.errors import BackendUnavailableError, DeviceLostError
 from streamd.device.cuda.runtime import CudaError, attempt, broken, call, error_of, here
 
 _lock = threading.Lock()
@@ -97,6 +97,11 @@ def is_beyond_repair(device: int) -> bool:
     """Whether a reset of the broken device was tried, and did not bring it back."""
     with _lock:
         return device in _beyond_repair
+
+
+def unusable(device: int, why: str) -> BackendUnavailableError:
+    """The error to raise where a lane cannot be made on a device: whether it may ever be, in this process, it says."""
+    return (DeviceLostError if is_beyond_repair(device) else BackendUnavailableError)(why)
 
 
 def revive(device: int) -> None:
