@@ -163,6 +163,7 @@ def make_backend(
     precision: str,
     *,
     graphs: bool = True,
+    spin: bool = False,
     devices: tuple[int, ...] = (0,),
     lanes_per_device: int = 8,
     buckets: tuple[int, ...] | None = None,
@@ -187,7 +188,9 @@ def make_backend(
     if path is None:
         raise FileNotFoundError(f"{version.name}: no model_{precision}.engine under {suite.arguments.plans}")
     plan = Plan(path, precision)
-    return TensorRtBackend(plan, version.contract, buckets, devices, lanes_per_device=lanes_per_device, graphs=graphs)
+    return TensorRtBackend(
+        plan, version.contract, buckets, devices, lanes_per_device=lanes_per_device, graphs=graphs, spin=spin
+    )
 
 
 @contextmanager

@@ -14,7 +14,10 @@ from streamd.device.tensorrt_library import load_tensorrt
 
 
 class TensorRtBackend:
-    """Runs a plan on one or several devices; lane `i` is on device `devices[i % len(devices)]`."""
+    """Runs a plan on one or several devices; lane `i` is on device `devices[i % len(devices)]`.
+
+    Without `graphs` a batch is enqueued call by call; with `spin` a lane's thread takes a core while it waits.
+    """
 
     name = "tensorrt"
 
@@ -27,6 +30,7 @@ class TensorRtBackend:
         *,
         lanes_per_device: int = LANES_PER_DEVICE,
         graphs: bool = True,
+        spin: bool = False,
     ) -> None:
         library = load_tensorrt()
         cuda.check_devices(devices)
@@ -36,7 +40,7 @@ class TensorRtBackend:
         self.buckets = buckets
         self.devices = devices
         self.default_lanes = lanes_per_device * len(devices)
-        self._graphs = graphs
+        self._graphs, self._spin = graphs, spin
         self._library = library
         self._engines = {device: SharedEngine(library, plan, device) for device in devices}
 
@@ -44,7 +48,8 @@ class TensorRtBackend:
         """Make a lane, its graphs captured; the device's first one loads the engine."""
         device = self.devices[index % len(self.devices)]
         name = f"cuda:{device}/{index // len(self.devices)}"
-        executor = TensorRtExecutor(name, self._engines[device], self.buckets, graphs=self._graphs)
+        engine = self._engines[device]
+        executor = TensorRtExecutor(name, engine, self.buckets, graphs=self._graphs, spin=self._spin)
         try:
             return TensorRtLane(name, f"cuda:{device}", executor, self.contract)
         except BaseException:

@@ -83,7 +83,14 @@ def _open_tensorrt(version: EngineVersion, config: Config) -> Backend:
     buckets = static or usable_buckets(config)
     lean = Path(settings.lean_runtime) if settings.lean_runtime and chosen.version_compatible else None
     plan = Plan(chosen.path, chosen.precision, lean)
-    return TensorRtBackend(plan, version.contract, buckets, settings.devices, graphs=settings.cuda_graphs)
+    return TensorRtBackend(
+        plan,
+        version.contract,
+        buckets,
+        settings.devices,
+        graphs=settings.cuda_graphs,
+        spin=settings.lane_wait == "spin",
+    )
 
 
 def _open_onnxruntime_cuda(version: EngineVersion, config: Config) -> Backend:

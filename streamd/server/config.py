@@ -20,6 +20,7 @@ Seconds = Annotated[float, msgspec.Meta(ge=0)]
 PositiveSeconds = Annotated[float, msgspec.Meta(gt=0)]
 BackendName = Literal["auto", "tensorrt", "onnxruntime-cuda", "onnxruntime-cpu"]
 PrecisionName = Literal["auto", "fp32", "fp16", "bf16", "int8"]
+LaneWait = Literal["sleep", "spin"]
 Devices = Annotated[tuple[CountOrZero, ...], msgspec.Meta(min_length=1)]
 
 
@@ -76,6 +77,7 @@ class EngineSection(_Section, frozen=True):
     devices: Devices = (0,)
     precision: PrecisionName = "auto"
     cuda_graphs: bool = True
+    lane_wait: LaneWait = "sleep"
     lean_runtime: str = ""
     lanes: CountOrZero = 0
     """Batches that run at once; 0: what suits the backend."""

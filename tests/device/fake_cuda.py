@@ -54,7 +54,8 @@ class FakeCuda:
     calls: list[str] = field(default_factory=list)
     memory: dict[int, Any] = field(default_factory=dict)
     streams: dict[int, FakeStream] = field(default_factory=dict)
-    events: dict[int, None] = field(default_factory=dict)
+    events: dict[int, int] = field(default_factory=dict)
+    """Their flags."""
     graphs: dict[int, list[Work]] = field(default_factory=dict)
     executables: dict[int, list[Work]] = field(default_factory=dict)
     places: dict[int, int] = field(default_factory=dict)
@@ -200,7 +201,7 @@ class Functions:
 
     def cudaEventCreateWithFlags(self, flags: int) -> Any:
         handle = self.cuda.handle()
-        self.cuda.events[handle] = None
+        self.cuda.events[handle] = flags
         return OK, handle
 
     def cudaEventRecord(self, event: int, stream: int) -> Any:

@@ -16,7 +16,7 @@ from streamd.device.tensorrt_engine import Plan
 from streamd.device.tensorrt_lane import TensorRtBackend, TensorRtLane
 from streamd.device.tensorrt_library import load_tensorrt
 from tests.core.contracts import make_contract
-from tests.device.fake_cuda import FakeCuda
+from tests.device.fake_cuda import FakeCuda, Runtime
 from tests.device.fake_tensorrt_runtime import FakeTensorRt
 
 CONTRACT = make_contract()
@@ -92,6 +92,16 @@ def test_a_dynamic_engine_that_cannot_be_captured_is_enqueued(library: FakeTenso
 def test_a_static_profile_is_preferred_to_a_dynamic_one(library: FakeTensorRt, tmp_path: Path) -> None:
     lane = TensorRtBackend(make_plan(tmp_path, [[1, 4, 8], [4, 4, 4]]), CONTRACT, BUCKETS).make_lane(0)
     assert [how == "captured" for how in lane.describe()["graphs"].values()] == [False, True, False]
+    lane.close()
+
+
+@pytest.mark.parametrize("spin", [False, True])
+def test_who_waits_sleeps_unless_asked_to_spin(library: FakeTensorRt, tmp_path: Path, spin: bool) -> None:
+    lane = TensorRtBackend(make_plan(tmp_path), CONTRACT, (4,), spin=spin).make_lane(0)
+    flags = library.cuda.events.values()
+    assert [bool(each & Runtime.cudaEventBlockingSync) for each in flags] == [not spin]
+    fill(lane)
+    expect_right(lane, 3)
     lane.close()
 
 
