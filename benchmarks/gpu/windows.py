@@ -13,11 +13,12 @@ import numpy.typing as npt
 from benchmarks.gpu.harness import ROOT
 from streamd.core.calendar import known_future
 from streamd.core.contract import ModelContract
-from streamd.core.layout import Layout
+from streamd.core.layout import Arrays, Layout
 from streamd.core.windows import PRESENT, WindowStore, columns
 from streamd.device.lane import Float32, Inputs
 from streamd.replay.fleet import RecordedFleet
 from streamd.replay.readers import read_fleet
+from streamd.runtime.gather import FEW_WINDOWS
 
 FLEET = ROOT / "examples" / "fleet" / "servers.csv.gz"
 PERCENT = "percent"
@@ -72,8 +73,11 @@ def make_windows(contract: ModelContract, count: int, seed: int = 11) -> Inputs:
     return inputs
 
 
-def filled_store(contract: ModelContract, servers: int) -> WindowStore:
-    """A window store of `servers` full windows in ordinary memory, each with its newest row at another place."""
+def filled_store(contract: ModelContract, servers: int, places: int = 2) -> WindowStore:
+    """A window store of `servers` full windows in ordinary memory.
+
+    Their newest rows are of `places` steps, one behind the other: a fleet on one grid has two at the turn of a step.
+    """
     layout = Layout(columns(contract.context_length, len(contract.features)), servers, {})
     arrays = layout.arrays(mmap.mmap(-1, layout.nbytes))
     length, series = contract.context_length, real_series(contract)
@@ -88,11 +92,25 @@ def filled_store(contract: ModelContract, servers: int) -> WindowStore:
         arrays["values"][part, :length] = windows
         arrays["values"][part, length:] = windows
     arrays["marks"][:] = PRESENT
-    first_step = shipped_fleet(contract.step_seconds).first_step
-    arrays["newest"][:] = first_step + random.integers(0, length, servers)
     arrays["open_step"][:] = arrays["journal"][:] = -1
+    arrays["newest"][:] = _newest_rows(shipped_fleet(contract.step_seconds).first_step + length, servers, places)
+    return _store_of(arrays)
+
+
+def with_places(store: WindowStore, places: int) -> WindowStore:
+    """The same windows, in the same memory, with their newest rows of so many steps."""
+    newest = _newest_rows(int(store.arrays["newest"].max()), store.capacity, places)
+    return _store_of({**store.arrays, "newest": newest})
+
+
+def _newest_rows(last_step: int, servers: int, places: int) -> npt.NDArray[np.int64]:
+    return last_step - np.random.default_rng(4).integers(0, places, servers)
+
+
+def _store_of(arrays: Arrays) -> WindowStore:
+    length = arrays["values"].shape[1] // 2
     store = WindowStore(arrays, need=1, late_steps=length, grace_seconds=10.0)
-    for slot in range(servers):
+    for slot in range(store.capacity):
         store.adopt(slot, have=length, expected=0, expected_step=-1)
     return store
 
@@ -102,16 +120,16 @@ class Gatherer:
 
     def __init__(self, contract: ModelContract, store: WindowStore) -> None:
         self._store = store
-        self._whole = getattr(store, "gather_many", None)
         newest = store.newest(0)
         self._calendar = known_future(newest, contract.horizon, contract.step_seconds)
 
     def __call__(self, slots: npt.NDArray[np.int64], inputs: Inputs) -> None:
-        """Fill the first rows of `inputs` with the windows of `slots`."""
+        """Fill the first rows of `inputs` with the windows of `slots`, and put those in the rows' order."""
         count = len(slots)
         values, categories = inputs.encoder_cont[:count], inputs.encoder_cat[:count]
-        if self._whole is not None:
-            self._whole(slots, values, categories[:, :, 1])
+        slots[:] = slots[np.argsort(self._store.arrays["newest"][slots], kind="stable")]
+        if count > FEW_WINDOWS:
+            self._store.gather_many(slots, values, categories[:, :, 1])
         else:
             for row, slot in enumerate(slots.tolist()):
                 self._store.gather(slot, values[row], categories[row, :, 1])

@@ -1,19 +1,29 @@
 """From a batch's items to a lane's inputs: windows, calendars, server ids, and what callers bring themselves."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
+from functools import lru_cache
+from itertools import chain
+from operator import attrgetter
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from streamd.core.calendar import known_future
+from streamd.core.contract import ModelContract
 from streamd.core.errors import InferenceError
 from streamd.core.scheduler import Item, RequestItem, ServerItem
-from streamd.core.windows import WindowStore
 from streamd.device.lane import Float32, Inputs
 from streamd.runtime.state import State
 
 FEW_WINDOWS = 6
 """Up to so many windows are gathered sooner one by one."""
+
+CALENDARS = 512
+"""Calendars that are kept, 1.5 kB each at 96 steps: one takes longer to make than a window to copy, and a fleet asks
+for few."""
+
+_slot: Callable[[ServerItem], int] = attrgetter("slot")
 
 
 class Request(Protocol):
@@ -32,38 +42,60 @@ class Request(Protocol):
         ...
 
 
-def gather(state: State, server_ids: dict[str, int], items: Sequence[Item], inputs: Inputs) -> None:
-    """Copy a batch's windows into a lane's inputs, row by row in the items' order."""
-    contract, count = state.contract, len(items)
-    categories = inputs.encoder_cat
-    categories[:count, :, 0] = inputs.decoder_cat[:count, :, 0] = 0
-    servers = [(row, item) for row, item in enumerate(items) if isinstance(item, ServerItem)]
-    _gather_windows(state.windows, servers, count, inputs)
-    calendars: dict[int, Float32] = {}
-    for row, server in servers:
-        if (calendar := calendars.get(server.step)) is None:
-            calendar = calendars[server.step] = known_future(server.step, contract.horizon, contract.step_seconds)
-        inputs.decoder_cont[row] = calendar
-        if server_ids:
-            name = state.directory.names[server.slot] or ""
-            categories[row, :, 0] = inputs.decoder_cat[row, :, 0] = server_ids.get(name, 0)
-    # The last status that was given holds for the future.
-    inputs.decoder_cat[:count, :, 1] = categories[:count, -1:, 1]
-    for row, item in enumerate(items):
+def gather(state: State, server_ids: dict[str, int], items: list[Item], inputs: Inputs) -> None:
+    """Copy a batch's windows into the first rows of a lane's inputs, and put `items` in the rows' order.
+
+    Servers come first, those of a step together: their windows begin at the same place, and are copied at once.
+    """
+    by_step: dict[int, list[ServerItem]] = {}
+    requests: list[RequestItem] = []
+    for item in items:
         if isinstance(item, RequestItem):
-            request_of(item).fill(item.index, inputs, row)
+            requests.append(item)
+        elif (those := by_step.get(item.step)) is None:
+            by_step[item.step] = [item]
+        else:
+            those.append(item)
+    servers = list(chain.from_iterable(by_step.values()))
+    items[:] = [*servers, *requests]
+    _gather_servers(state, server_ids, servers, inputs)
+    _fill_calendars(state.contract, by_step, inputs.decoder_cont)
+    for row, request in enumerate(requests, len(servers)):
+        request_of(request).fill(request.index, inputs, row)
 
 
-def _gather_windows(
-    windows: WindowStore, servers: Sequence[tuple[int, ServerItem]], count: int, inputs: Inputs
-) -> None:
-    values, statuses = inputs.encoder_cont, inputs.encoder_cat[:, :, 1]
-    if len(servers) == count > FEW_WINDOWS:
-        slots = np.fromiter((server.slot for _, server in servers), np.int64, count)
-        windows.gather_many(slots, values[:count], statuses[:count])
+def _gather_servers(state: State, server_ids: dict[str, int], servers: Sequence[ServerItem], inputs: Inputs) -> None:
+    """Fill what `servers` have in their windows, row by row, and their categories."""
+    count, windows = len(servers), state.windows
+    values, past, ahead = inputs.encoder_cont[:count], inputs.encoder_cat[:count], inputs.decoder_cat[:count]
+    statuses = past[:, :, 1]
+    if count > FEW_WINDOWS:
+        windows.gather_many(np.fromiter(map(_slot, servers), np.int64, count), values, statuses)
     else:
-        for row, server in servers:
+        for row, server in enumerate(servers):
             windows.gather(server.slot, values[row], statuses[row])
+    identifiers: npt.NDArray[np.int32] | int = 0
+    if server_ids:
+        names = state.directory.names
+        known = (server_ids.get(names[server.slot] or "", 0) for server in servers)
+        identifiers = np.fromiter(known, np.int32, count)[:, None]
+    past[:, :, 0] = identifiers
+    ahead[:, :, 0] = identifiers
+    # The last status that was given holds for the future.
+    ahead[:, :, 1] = statuses[:, -1:]
+
+
+def _fill_calendars(contract: ModelContract, by_step: Mapping[int, Sized], calendars: Float32) -> None:
+    """Fill the first rows of `calendars (batch, horizon, 4)`: as many of each step as it has servers."""
+    row = 0
+    for step, servers in by_step.items():
+        calendars[row : row + len(servers)] = _calendar(step, contract.horizon, contract.step_seconds)
+        row += len(servers)
+
+
+@lru_cache(maxsize=CALENDARS)
+def _calendar(step: int, horizon: int, step_seconds: int) -> Float32:
+    return known_future(step, horizon, step_seconds)
 
 
 def request_of(item: RequestItem) -> Request:

@@ -10,9 +10,12 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
+from math import isfinite
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import structlog
 
 from streamd.core.errors import BatchFailedError, InferenceError
@@ -20,6 +23,9 @@ from streamd.core.scheduler import Batch
 from streamd.device.lane import Float32, Lane
 
 log = structlog.get_logger(__name__)
+
+SORTED_APART = 2
+"""Where no more than one step in so many crosses, those alone are sorted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,22 +167,50 @@ def in_order(predictions: Float32) -> tuple[Float32, tuple[int, ...]]:
 
     `predictions (batch, horizon, targets, quantiles)`. Where quantiles cross they are sorted: Chernozhukov,
     Fernández-Val and Galichon, "Quantile and probability curves without crossing" (2010).
+
+    A few passes over the whole batch: pieces that stay in the cache are quicker alone, but among busy threads every
+    call waits for the GIL again, which costs more than the cache gives.
     """
     batch, horizon, targets, quantiles = predictions.shape
-    # A step's quantiles move as one element: a third of the time that moving each number takes.
+    # A step's quantiles move as one element: half the time that moving each number takes.
     together = np.ascontiguousarray(predictions).view(np.dtype((np.void, 4 * quantiles)))
     moved = together.reshape(batch, horizon, targets).transpose(0, 2, 1).copy(order="C")
-    forecasts: Float32 = moved.view(np.float32).reshape(batch, targets, horizon, quantiles)
-    bad = np.flatnonzero(~np.isfinite(forecasts).all(axis=(1, 2, 3)))
-    if not _rises(forecasts):
-        forecasts.sort(axis=-1)
-    return forecasts, tuple(bad.tolist())
+    rows: Float32 = moved.view(np.float32).reshape(batch, targets * horizon * quantiles)
+    _uncross(rows, quantiles)
+    return rows.reshape(batch, targets, horizon, quantiles), _not_finite(rows)
 
 
-def _rises(forecasts: Float32) -> bool:
-    """Whether no quantiles cross; compared as one row of numbers, which takes a sixth of the time."""
-    flat = forecasts.reshape(-1)
-    rises = np.ones(flat.size, np.bool_)
-    np.greater_equal(flat[1:], flat[:-1], out=rises[:-1])
-    rises[forecasts.shape[-1] - 1 :: forecasts.shape[-1]] = True  # what lies between two steps says nothing
-    return bool(rises.all())
+def _uncross(rows: Float32, quantiles: int) -> None:
+    """Sort the quantiles of every step in which they do not rise; NaN never does, and goes last.
+
+    `rows (batch, numbers)`, the `quantiles` of a step beside each other.
+    """
+    flat, rises = rows.reshape(-1), np.empty(rows.shape, np.bool_)
+    # Compared as one row of numbers, which takes a sixth of the time; what lies between two steps says nothing.
+    np.greater_equal(flat[1:], flat[:-1], out=rises.reshape(-1)[:-1])
+    np.bitwise_or(rises, _ends_of_steps(rows.shape[1], quantiles), out=rises)
+    if rises.all():
+        return
+    steps = flat.reshape(-1, quantiles)
+    crossed = np.flatnonzero(~rises) // quantiles  # a step once for each crossing in it, which harms nothing
+    if len(crossed) * SORTED_APART > len(steps):
+        steps.sort(axis=-1)
+    else:
+        steps[crossed] = np.sort(steps[crossed], axis=-1)
+
+
+@lru_cache(maxsize=4)
+def _ends_of_steps(size: int, quantiles: int) -> npt.NDArray[np.bool_]:
+    """Which of a window's `size` numbers are the last of their step."""
+    ends = np.zeros(size, np.bool_)
+    ends[quantiles - 1 :: quantiles] = True
+    return ends
+
+
+def _not_finite(rows: Float32) -> tuple[int, ...]:
+    """The rows of `(batch, numbers)` in which a number is not finite.
+
+    Such a number makes its row's sum not finite. So may large ones: those rows are looked at again.
+    """
+    sums = np.einsum("ij->i", rows).tolist()
+    return tuple(row for row, total in enumerate(sums) if not isfinite(total) and not np.isfinite(rows[row]).all())

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streamd.core import windows
 from streamd.core.rows import Row
-from streamd.core.windows import NONE, TOO_OLD, WindowStore
+from streamd.core.windows import NONE, TOO_OLD, WINDOWS_A_RUN, WindowStore
 from tests.core.fleets import FEATURES, GRACE_SECONDS, SLOTS, Event, Sizes, Twins, events, row_of, sizes, window_of
 
 
@@ -52,21 +53,58 @@ def test_a_batch_is_gathered_as_its_windows_alone(lengths: Sizes, sequence: list
     assert not values[len(slots) :].any(), "rows beyond the batch are not touched"
 
 
-@given(sizes(), events(), st.lists(st.integers(0, SLOTS - 1), max_size=2 * SLOTS))
-def test_many_windows_are_gathered_as_one_by_one(lengths: Sizes, sequence: list[Event], slots: list[int]) -> None:
+ALWAYS_RUN_BY_RUN, NEVER = 1, 1_000
+
+
+@given(
+    sizes(),
+    events(),
+    st.lists(st.integers(0, SLOTS - 1), max_size=30),
+    st.booleans(),
+    st.sampled_from([ALWAYS_RUN_BY_RUN, WINDOWS_A_RUN, NEVER]),
+)
+def test_many_windows_are_gathered_as_one_by_one(
+    lengths: Sizes, sequence: list[Event], slots: list[int], together: bool, windows_a_run: int
+) -> None:
     twins = Twins.make(lengths)
     for event in sequence:
         twins.feed(event)
-        count, length = len(slots), lengths.context_length
-        values = np.full((count + 1, length, FEATURES), -1.0, np.float32)
-        categories = np.full((count + 1, length, 2), -1, np.int32)
+    if together:
+        slots.sort(key=lambda slot: twins.store.newest(slot))
+    count, length = len(slots), lengths.context_length
+    values = np.full((count + 1, length, FEATURES), -1.0, np.float32)
+    categories = np.full((count + 1, length, 2), -1, np.int32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(windows, "WINDOWS_A_RUN", windows_a_run)
         twins.store.gather_many(np.array(slots, np.int64), values[:count], categories[:count, :, 1])
-        for row, slot in enumerate(slots):
-            alone, statuses_alone = window_of(twins.store, slot)
-            np.testing.assert_array_equal(values[row], alone)
-            assert categories[row, :, 1].tolist() == statuses_alone
-        assert (values[count:] == -1.0).all(), "rows beyond the batch are not touched"
-        assert (categories[:, :, 0] == -1).all()
+    for row, slot in enumerate(slots):
+        alone, statuses_alone = window_of(twins.store, slot)
+        np.testing.assert_array_equal(values[row], alone)
+        assert categories[row, :, 1].tolist() == statuses_alone
+    assert (values[count:] == -1.0).all(), "rows beyond the batch are not touched"
+    assert (categories[:, :, 0] == -1).all()
+
+
+@pytest.mark.parametrize("begin", [0, 1, 2, 3])
+def test_the_last_slot_s_window_is_whole_wherever_it_begins(begin: int) -> None:
+    store = make_store(context_length=4)
+    for slot in range(SLOTS):
+        for step in range(8, 12 + begin):
+            store.write(slot, step, full_row(float(10 * slot + step)), step % 16, 0.0)
+    slots = np.array([SLOTS - 1, 0] * WINDOWS_A_RUN)
+    values = np.empty((len(slots), 4, FEATURES), np.float32)
+    statuses = np.empty((len(slots), 4), np.int32)
+    store.gather_many(slots, values, statuses)
+    steps = np.arange(8 + begin, 12 + begin)
+    np.testing.assert_array_equal(values[..., 0], 10 * slots[:, None] + steps)
+    np.testing.assert_array_equal(statuses, np.tile(steps % 16, (len(slots), 1)))
+
+
+def test_what_is_not_contiguous_is_refused_and_not_left_unwritten() -> None:
+    store, slots = make_store(context_length=4), np.zeros(WINDOWS_A_RUN, np.int64)
+    values = np.empty((len(slots), 4, FEATURES + 1), np.float32)[..., 1:]
+    with pytest.raises(ValueError, match="contiguous"):
+        store.gather_many(slots, values, np.empty((len(slots), 4), np.int32))
 
 
 def make_store(context_length: int = 4, need: int = 1, late_steps: int = 99) -> WindowStore:

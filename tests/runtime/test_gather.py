@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from streamd.core.calendar import known_future
 from streamd.core.scheduler import Item, RequestItem, ServerItem
 from streamd.device.lane import Inputs
 from streamd.runtime.gather import FEW_WINDOWS, gather
@@ -51,3 +52,36 @@ def test_rows_are_those_of_their_windows_alone(tmp_path: Path, count: int, asked
             for name, buffer in together.items():
                 np.testing.assert_array_equal(buffer[row], alone[name][0])  # type: ignore[index]
         assert len({row.tobytes() for row in together["encoder_cont"]}) == len(items)  # type: ignore[attr-defined]
+
+
+def test_items_are_put_in_the_rows_order_those_of_a_step_together(tmp_path: Path) -> None:
+    with opened(tmp_path, CONTRACT, WindowLimits(capacity=MANY, need=2, late_steps=8, grace_seconds=10.0)) as state:
+        steps = [102, 101, 102, 103, 101, 102]
+        for slot, step in enumerate(steps):
+            send(state, str(slot), step, whole(float(slot)))
+        caller = Caller(1.0, 2.0)
+        items: list[Item] = [ServerItem(slot, 0, step, 1, float(slot)) for slot, step in enumerate(steps)]
+        items[4:4], items[1:1] = [RequestItem(caller, 1, 0.0)], [RequestItem(caller, 0, 0.0)]
+        before = list(items)
+        gathered(state, items)
+        assert [item.slot for item in items if isinstance(item, ServerItem)] == [0, 2, 5, 1, 4, 3]
+        assert [item.index for item in items[6:] if isinstance(item, RequestItem)] == [0, 1]
+        assert sorted(map(id, items)) == sorted(map(id, before))
+
+
+def test_an_empty_batch_touches_nothing(tmp_path: Path) -> None:
+    with opened(tmp_path, CONTRACT) as state:
+        assert all(not len(rows) for rows in gathered(state, []).values())  # type: ignore[arg-type]
+
+
+def test_one_step_s_calendar_serves_all_its_servers_and_no_other(tmp_path: Path) -> None:
+    with opened(tmp_path, CONTRACT, WindowLimits(capacity=MANY, need=2, late_steps=8, grace_seconds=10.0)) as state:
+        steps = [100 + number % 2 for number in range(MANY)]
+        for slot, step in enumerate(steps):
+            send(state, str(slot), step, whole(float(slot)))
+        items: list[Item] = [ServerItem(slot, 0, step, 1, 0.0) for slot, step in enumerate(steps)]
+        calendars = gathered(state, items)["decoder_cont"]
+        for row, item in enumerate(items):
+            assert isinstance(item, ServerItem)
+            expected = known_future(item.step, CONTRACT.horizon, CONTRACT.step_seconds)
+            np.testing.assert_array_equal(calendars[row], expected)  # type: ignore[index]

@@ -22,23 +22,69 @@ CONTRACT = make_contract()
 
 
 # ---------------------------------------------------------------- putting in order
-PREDICTIONS = st.tuples(st.integers(0, 3), st.integers(1, 3), st.integers(1, 2), st.integers(1, 4)).flatmap(
-    lambda shape: arrays(np.float32, shape, elements=st.floats(-10, 10, width=32) | st.just(float("nan")))
-)
+NUMBERS = st.floats(-10, 10, width=32) | st.sampled_from([0.0, -0.0, 3e38, -3e38, np.nan, np.inf, -np.inf])
+SHAPES = st.tuples(st.integers(0, 4), st.integers(1, 4), st.integers(1, 3), st.integers(1, 7))
 
 
-@given(PREDICTIONS)
+@st.composite
+def predictions(draw: st.DrawFn) -> Float32:
+    """Of any shape, with anything in them; mostly in order or hardly, in memory of any kind."""
+    given_: Float32 = draw(arrays(np.float32, draw(SHAPES), elements=NUMBERS))
+    if draw(st.booleans()):
+        ordered = np.sort(given_, axis=-1)
+        steps = ordered.reshape(-1, ordered.shape[-1])
+        for step in draw(st.lists(st.integers(0, max(len(steps) - 1, 0)), max_size=2)) if len(steps) else ():
+            steps[step] = steps[step, ::-1]
+        given_ = ordered
+    kind = draw(st.sampled_from(["own", "view", "strided", "turned", "read-only"]))
+    if kind == "view":
+        given_ = np.concatenate([given_, given_[:1]])[: len(given_)]
+    elif kind == "strided":
+        given_ = np.repeat(given_, 2, axis=-1)[..., ::2]
+    elif kind == "turned":
+        given_ = np.ascontiguousarray(given_.transpose(2, 1, 0, 3)).transpose(2, 1, 0, 3)
+    elif kind == "read-only":
+        given_.flags.writeable = False
+    return given_
+
+
+@given(predictions())
 def test_forecasts_are_in_order(predictions: Float32) -> None:
     before = predictions.copy()
     forecasts, bad = in_order(predictions)
     batch, horizon, targets, quantiles = predictions.shape
     assert forecasts.shape == (batch, targets, horizon, quantiles)
+    assert forecasts.dtype == np.float32
     assert forecasts.flags.c_contiguous
+    assert forecasts.flags.writeable
     assert not np.shares_memory(forecasts, predictions), "the lane may write its own again"
     np.testing.assert_array_equal(predictions, before)
     assert bad == tuple(row for row in range(batch) if not np.isfinite(predictions[row]).all())
     for row, step, target in np.ndindex(batch, horizon, targets):
-        np.testing.assert_array_equal(forecasts[row, target, step], np.sort(predictions[row, step, target]))
+        given_, found = predictions[row, step, target].tolist(), forecasts[row, target, step].tolist()
+        numbers = sorted(number for number in given_ if number == number)
+        assert found[: len(numbers)] == numbers
+        assert all(number != number for number in found[len(numbers) :]), "NaN goes last"
+        if given_ == numbers:
+            assert found == given_
+            assert np.signbit(found).tolist() == np.signbit(given_).tolist(), "what rises is not touched"
+
+
+@pytest.mark.parametrize("crossed", [0, 1, 50, 51, 100])
+def test_however_many_steps_cross_all_are_sorted(crossed: int) -> None:
+    rising = np.sort(np.random.default_rng(1).normal(size=(2, 25, 2, 7)).astype(np.float32), axis=-1)
+    given_ = rising.copy()
+    steps = given_.reshape(-1, 7)
+    for step in np.random.default_rng(2).permutation(len(steps))[:crossed]:
+        steps[step] = steps[step, ::-1]
+    np.testing.assert_array_equal(in_order(given_)[0], rising.transpose(0, 2, 1, 3))
+
+
+def test_numbers_too_large_to_add_up_are_finite() -> None:
+    predictions = np.full((3, 4, 2, 3), 3e38, np.float32)
+    predictions[1, 0] *= -1
+    predictions[2, 3, 1, 2] = np.inf
+    assert in_order(predictions)[1] == (2,)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
