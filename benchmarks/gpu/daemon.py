@@ -3,9 +3,10 @@
 A `streamd serve` and the load replayer in several processes on the same machine, 20,000 servers at a cadence of 5
 seconds first, then larger fleets until the 99th percentile from sample to forecast is over its limit. Windows begin
 empty: `min_context_rows` is 1, so that every row is due at once; on the GPU a window costs the same however many rows
-it has. An incomplete first row closes after a second (`row_grace_seconds`). Latency is from the moment at which a
-frame's last row was to be sent until its forecast is read. Not measured: a network, TLS, single-sample frames (unless
-asked for), a fleet over days, other subscribers than one.
+it has. An incomplete first row closes after a second (`row_grace_seconds`). The connections' frames take turns: sent at
+the same moment, most of a row's latency was the other frames' rows. Latency is from the moment at which a frame's last
+row was to be sent until its forecast is read. Not measured: a network, TLS, single-sample frames (unless asked for), a
+fleet over days, other subscribers than one.
 """
 
 import json

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamd.core.contract import ModelContract
-from streamd.core.layout import Arrays, Column
+from streamd.core.layout import Arrays, Column, scalars
 from streamd.core.windows import NONE
 
 MAX_MODEL_BYTES = 96
@@ -47,13 +47,14 @@ class ForecastBoard:
     """The latest forecasts, over arrays that survive the process."""
 
     def __init__(self, arrays: Arrays) -> None:
-        self._serial = arrays["serial"]
-        self._step = arrays["step"]
-        self._context = arrays["context"]
+        self._arrays = arrays
+        self._serial = scalars(arrays["serial"])
+        self._step = scalars(arrays["step"])
+        self._context = scalars(arrays["context"])
         self._model = arrays["model"]
         self._values = arrays["values"]
         # One that was taken down counts too: a reader may have seen it, and no other forecast may have its serial.
-        self.last_serial = int(np.abs(self._serial).max(initial=0))
+        self.last_serial = int(np.abs(arrays["serial"]).max(initial=0))
 
     def post(self, slot: int, step: int, context: int, model: bytes, values: npt.NDArray[np.float32]) -> int:
         """Put up a slot's forecast, `values (targets, horizon, quantiles)`; returns its serial."""
@@ -79,6 +80,13 @@ class ForecastBoard:
         model = bytes(self._model[slot]).decode()
         return Forecast(serial, int(self._step[slot]), int(self._context[slot]), model, self._values[slot])
 
+    def sources(self, slots: Sequence[int]) -> tuple[list[int], list[int], list[str]]:
+        """Return the steps, contexts and models of the forecasts of these slots; each must have one."""
+        index = list(slots)
+        steps: list[int] = self._arrays["step"][index].tolist()
+        contexts: list[int] = self._arrays["context"][index].tolist()
+        return steps, contexts, [model.decode() for model in self._model[index].tolist()]
+
     def values(self, slots: Sequence[int]) -> npt.NDArray[np.float32]:
         """Return a copy of the forecasts of these slots, `(slots, targets, horizon, quantiles)`; each must have one."""
         values: npt.NDArray[np.float32] = self._values[list(slots)]
@@ -92,12 +100,13 @@ class ForecastBoard:
         """The serial of the forecast of these slots that was posted first; past the last one's where there is none."""
         if not slots:
             return self.last_serial + 1
-        return max(int(self._serial[list(slots)].min()), 0)
+        return max(int(self._arrays["serial"][list(slots)].min()), 0)
 
     def later_than(self, serial: int) -> list[int]:
         """Return the slots whose latest forecast was posted after `serial`, in the order of posting."""
-        slots = np.flatnonzero(self._serial > max(serial, 0))
-        return [int(slot) for slot in slots[np.argsort(self._serial[slots])]]
+        serials = self._arrays["serial"]
+        slots = np.flatnonzero(serials > max(serial, 0))
+        return [int(slot) for slot in slots[np.argsort(serials[slots])]]
 
     def reset(self, slot: int) -> None:
         """Take a slot's forecast down (its server was forgotten)."""

@@ -78,7 +78,10 @@ class Plan:
             for start in range(0, len(reporting), self.samples_a_frame):
                 rows = reporting[start : start + self.samples_a_frame]
                 sent += len(rows)
-                due = self._due_seconds(step, (start + len(rows)) / len(reporting), sent, len(servers))
+                # Connections take turns: at one moment the frames of all would be a burst that no fleet sends.
+                turn = len(rows) * (self.connections - 1 - connection) / self.connections
+                into_step = (start + len(rows) - turn) / len(reporting)
+                due = self._due_seconds(step, into_step, sent - turn, len(servers))
                 steps = np.full(len(rows), step, dtype=np.intp)
                 for part in range(self.parts):
                     yield Batch(steps, rows, part, self.parts, due)
@@ -87,7 +90,7 @@ class Plan:
         """How many rows the history and the measured stretch have."""
         return int(self.wanted[: self.fill_steps].sum()), int(self.wanted[self.fill_steps :].sum())
 
-    def _due_seconds(self, step: int, share: float, sent: int, servers: int) -> float:
+    def _due_seconds(self, step: int, share: float, sent: float, servers: int) -> float:
         """A frame is due when its last row exists. ``share``: how far into the step's rows that is, 0..1."""
         if self.pace.rate is not None:
             # Each connection carries its servers' share of the rate.

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 # Float16 as ordered integers: the magnitude bits of the type, and where infinity lies.
 HALF_MAGNITUDE = np.int16(0x7FFF)
-HALF_INFINITY = 0x7C00
+HALF_INFINITY = np.int16(0x7C00)
 
 
 def disordered(values: NDArray[Any]) -> NDArray[np.bool_]:
@@ -24,23 +24,37 @@ def disordered(values: NDArray[Any]) -> NDArray[np.bool_]:
     return _disordered_floats(values)
 
 
-def _disordered_floats(values: NDArray[Any]) -> NDArray[np.bool_]:
-    ordered = values[..., 1:] >= values[..., :-1]  # false for NaN, as it should be
-    bad: NDArray[np.bool_] = np.asarray(~ordered.all(axis=(1, 2, 3)))
-    if values.shape[-1] == 1:
-        bad |= np.isnan(values).any(axis=(1, 2, 3))
-    return bad
-
-
 def infinite(values: NDArray[Any]) -> NDArray[np.bool_]:
     """Which of the forecasts have a value that their dtype could not hold."""
-    return np.asarray(np.isinf(values).any(axis=(1, 2, 3)))
+    if values.dtype == np.float16:
+        return _any((np.ascontiguousarray(values).view(np.int16) & HALF_MAGNITUDE) == HALF_INFINITY)
+    return _any(np.isinf(values))
+
+
+def _disordered_floats(values: NDArray[Any]) -> NDArray[np.bool_]:
+    bad = _falls(values)  # NaN does too, as it should
+    if values.shape[-1] == 1:
+        bad |= _any(np.isnan(values))
+    return bad
 
 
 def _suspect_halves(values: NDArray[Any]) -> NDArray[np.bool_]:
     """Integers compare far quicker than numpy's float16, which goes through float32 one by one."""
     bits = values.view(np.int16)
     keys = bits ^ ((bits >> 15) & HALF_MAGNITUDE)
-    falling = keys[..., 1:] < keys[..., :-1]
-    odd = (keys >= HALF_INFINITY) | (keys < -HALF_INFINITY)
-    return np.asarray(falling.any(axis=(1, 2, 3)) | odd.any(axis=(1, 2, 3)))
+    return np.asarray(_falls(keys) | _any((bits & HALF_MAGNITUDE) >= HALF_INFINITY))
+
+
+def _falls(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Where a quantile is not up to the next one; compared as one row of numbers, in a third of the time."""
+    quantiles = values.shape[-1]
+    flat = values.reshape(-1)
+    rises = np.ones(values.shape, dtype=np.bool_)
+    np.greater_equal(flat[1:], flat[:-1], out=rises.reshape(-1)[:-1])
+    rises.reshape(-1)[quantiles - 1 :: quantiles] = True  # what lies between two steps says nothing
+    return _any(~rises)
+
+
+def _any(found: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """For which forecasts it is true of any value."""
+    return np.asarray(found.any(axis=(1, 2, 3)))

@@ -1,6 +1,7 @@
 """The latest forecast of every server, across restarts and a kill in the middle."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -60,7 +61,7 @@ def test_it_is_a_dict_of_the_latest(steps: list[tuple[int, str]]) -> None:
             assert board.later_than(since) == [each for _, each in later]
 
 
-def test_a_forecast_that_was_cut_off_is_none() -> None:
+def test_a_forecast_that_was_cut_off_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed between any two stores of a post, the board has the whole forecast or none."""
     arrays = make_arrays()
     order: list[str] = []
@@ -79,6 +80,7 @@ def test_a_forecast_that_was_cut_off_is_none() -> None:
         def __array__(self) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
             return arrays[self.name]
 
+    monkeypatch.setattr("streamd.core.board.scalars", lambda column: column)
     watched: Arrays = {name: Column(name) for name in arrays}  # type: ignore[misc]
     ForecastBoard(watched).post(1, 5, 5, b"model_5", values_of(5))
     assert order[0] == "taken down"

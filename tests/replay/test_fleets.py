@@ -164,6 +164,16 @@ def test_the_last_row_is_due_at_the_end(sample: RecordedFleet, pace: Pace, secon
     assert due == sorted(due[:36]) + sorted(due[36:])
 
 
+@pytest.mark.parametrize("pace", [Pace(rate=36.0), Pace(speed=900.0)])
+def test_connections_take_turns(sample: RecordedFleet, pace: Pace) -> None:
+    plan = plan_of(sample.between(0, 10), pace, samples_a_frame=3)
+    first, second = ([batch.due_seconds for batch in plan.stream(connection)] for connection in (0, 1))
+    assert len(first) == len(second) == 12
+    # 36 rows a second: a connection has a frame every 1/6 s, and the other one's lies in the middle.
+    assert second == pytest.approx([number / 6 for number in range(1, 13)])
+    assert first == pytest.approx([(number - 0.5) / 6 for number in range(1, 13)])
+
+
 @pytest.mark.parametrize("encoding", list(Encoding))
 @pytest.mark.parametrize("form", list(Form))
 def test_split_rows_are_whole_again(tmp_path: Path, encoding: Encoding, form: Form) -> None:
