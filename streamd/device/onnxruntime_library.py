@@ -12,7 +12,6 @@ from typing import Any
 
 from streamd.core.errors import BackendUnavailableError
 from streamd.device import cuda
-from streamd.device.kept import keep_to_the_end
 
 PROVIDER = "CUDAExecutionProvider"
 INSTALL = "pip install 'onnxruntime-gpu[cuda,cudnn]' cuda-python"
@@ -64,24 +63,6 @@ def nodes_on_cpu(session: Any) -> int | None:
         return None
     parts = session.get_provider_graph_assignment_info()
     return sum(len(part.get_nodes()) for part in parts if part.ep_name == "CPUExecutionProvider")
-
-
-_RECURRENT = tuple(b'"%c%s' % (len(name), name) for name in (b"LSTM", b"GRU", b"RNN"))
-"""An ONNX node's operator, as protobuf writes it."""
-
-
-def keep_for_ever(session: Any, model: Path) -> bool:
-    """Keep a session until the process ends where closing it would end the process; returns whether that was so.
-
-    A recurrent node's pinned memory is freed in a CUDA host callback. Where the session goes before that callback,
-    its arena goes within it, CUDA refuses the call ("operation not permitted", 800) and ONNX Runtime aborts the
-    process: seen with 1.31 on an H200. What is kept is its memory on the device.
-    """
-    content = model.read_bytes()
-    if not any(mark in content for mark in _RECURRENT):
-        return False
-    keep_to_the_end(session)
-    return True
 
 
 # ---------------------------------------------------------------- what its errors say

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from streamd.core.errors import BackendUnavailableError, BatchFailedError, InferenceError, LaneLostError
+from streamd.device.kept import keep_to_the_end
 from streamd.device.onnxruntime_library import (
     PROVIDER,
     import_onnxruntime,
-    keep_for_ever,
     more_room,
     names_broken_device,
     why_left_out,
@@ -46,7 +46,7 @@ def open_cuda_session(
     """A session on a CUDA device, on the stream of this handle or on some of its own.
 
     `runtime` is what `load_onnxruntime` gave; `limit_bytes` is the most that its tensors may take of the device.
-    Raises `BackendUnavailableError`. Where closing it would end the process, it stays open until the process ends.
+    Raises `BackendUnavailableError`. It stays open until the process ends, for closing it may end the process.
     """
     options = _options(runtime, 1)
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
@@ -70,7 +70,10 @@ def open_cuda_session(
         raise BackendUnavailableError(told + more_room(str(exc))) from exc
     if PROVIDER not in session.get_providers():
         raise BackendUnavailableError(f"ONNX Runtime left CUDA out: {why_left_out(runtime)}")
-    keep_for_ever(session, model)
+    # Pinned memory of a run is freed in a CUDA host callback. Where the session goes just then, its arena goes within
+    # the callback, CUDA refuses the call ("operation not permitted", 800), and ONNX Runtime ends the process: seen with
+    # 1.31 on an H200 where sessions were closed right after a batch. What is kept is its memory on the device.
+    keep_to_the_end(session)
     return session
 
 

@@ -34,8 +34,14 @@ class Script:
     """Each session's provider options."""
     bound: int = 0
     """How often something was bound."""
+    kept: int = 0
+    """How many sessions were to live as long as the process; here they go with their last user."""
     sessions: int = 0
     """How many sessions live."""
+
+    def keep(self, session: "FakeSession") -> None:
+        """Stand in for `keep_to_the_end`."""
+        self.kept += 1
 
 
 class FakeOnnxRuntimeGpu(types.ModuleType):

@@ -1,5 +1,4 @@
-"""An engine on ONNX Runtime's CUDA, whose package is stood in for: sessions as the lanes' own, and never closed
-where that would end the process."""
+"""An engine on ONNX Runtime's CUDA, whose package is stood in for: sessions as the lanes' own, never closed."""
 
 import ctypes
 import sys
@@ -9,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx import helper
 
 from streamd.core.errors import BackendUnavailableError, BatchFailedError, LaneLostError
+from streamd.device.kept import keep_to_the_end
 from streamd.engine import InferenceEngine
 from streamd.engine.backends import OPENERS, OpenOptions
 from streamd.engine.sources import find_source
 from tests.device.fake_onnxruntime_gpu import FakeOnnxRuntimeGpu, Script
-from tests.engine.networks import WEIGHTS, linear, save, value
+from tests.engine.networks import WEIGHTS, linear
 
 CUDA = "onnxruntime-cuda"
 
@@ -25,19 +24,9 @@ CUDA = "onnxruntime-cuda"
 def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Script]:
     script = Script()
     monkeypatch.setitem(sys.modules, "onnxruntime", FakeOnnxRuntimeGpu(str(tmp_path), script))
+    monkeypatch.setattr("streamd.device.onnxruntime_session.keep_to_the_end", script.keep)
     yield script
     assert script.sessions == 0
-
-
-def recurrent(folder: Path) -> Path:
-    """An LSTM over three numbers."""
-    nodes = [
-        helper.make_node("Unsqueeze", ["x", "first"], ["steps"]),
-        helper.make_node("LSTM", ["steps", "w", "r"], ["", "h"], hidden_size=2),
-        helper.make_node("Squeeze", ["h", "first"], ["y"]),
-    ]
-    weights = {"first": np.array([0]), "w": np.ones((1, 8, 3), np.float32), "r": np.zeros((1, 8, 2), np.float32)}
-    return save(folder / "lstm.onnx", nodes, [value("x", "batch", 3)], [value("y", "batch", 2)], **weights)
 
 
 def test_lanes_of_a_device_share_a_session_in_true_float32(script: Script, tmp_path: Path) -> None:
@@ -49,20 +38,19 @@ def test_lanes_of_a_device_share_a_session_in_true_float32(script: Script, tmp_p
     assert {each["arena_extend_strategy"] for each in script.options} == {"kSameAsRequested"}
 
 
-@pytest.mark.parametrize(("make", "kept"), [(recurrent, True), (linear, False)])
-def test_a_session_whose_closing_would_end_the_process_outlives_its_engine(
-    script: Script, tmp_path: Path, make: object, kept: bool
+def test_a_session_outlives_its_engine_since_closing_it_may_end_the_process(
+    script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert callable(make)
-    opened = OPENERS[CUDA](find_source(make(tmp_path)), OpenOptions(lanes=1))
+    monkeypatch.setattr("streamd.device.onnxruntime_session.keep_to_the_end", keep_to_the_end)
+    opened = OPENERS[CUDA](find_source(linear(tmp_path)), OpenOptions(lanes=1))
     (runner,) = opened.runners
     session = weakref.ref(runner._session)  # type: ignore[attr-defined]
     feeds = {spec.name: np.zeros(spec.batch(2), spec.dtype) for spec in runner.inputs}
     assert runner.run(feeds)["y"].shape[0] == 2
     runner.close()
-    assert (session() is not None) is kept
-    if kept:
-        ctypes.pythonapi.Py_DecRef(ctypes.py_object(session()))
+    assert session() is not None
+    ctypes.pythonapi.Py_DecRef(ctypes.py_object(session()))
+    assert session() is None
 
 
 def test_what_a_run_s_error_means_is_told_as_for_lanes(script: Script, tmp_path: Path) -> None:
