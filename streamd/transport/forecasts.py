@@ -177,7 +177,7 @@ class SocketReader:
             await self._sockets.send(self._socket, lagged, encoding)
         slots = subscription.take(MAX_BATCH_FRAME if choice.batch else 1)
         if choice.batch:
-            frame = await self._frames.many(slots, choice.part, encoding)
+            frame = self._frames.many(slots, choice.part, encoding)
         else:
             frame = self._frames.one(slots[0], choice.part, encoding) if slots else None
         if frame is not None:

@@ -1,7 +1,6 @@
 """Forecasts out: the WebSocket, a server's latest, and that each is of exactly the window that was sent."""
 
 import asyncio
-import threading
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
@@ -10,11 +9,8 @@ import numpy as np
 import pytest
 import yarl
 
-from streamd.core.selection import select
 from streamd.device.fake import FakeBackend, FakeLane
 from streamd.device.lane import Float32
-from streamd.transport import frames
-from streamd.transport.codecs import Encoding
 from streamd.transport.requests import TransportLimits
 from tests.transport.conftest import Start
 from tests.transport.harness import (
@@ -255,39 +251,6 @@ async def test_what_waits_together_comes_in_one_frame(daemon: Running) -> None:
         while sum(sizes) < 6:
             sizes.append(len((await reader.receive())["servers"]))
     assert max(sizes) > 1
-
-
-@pytest.mark.parametrize("encoding", list(Encoding))
-async def test_a_large_frame_is_narrowed_once_for_all_in_a_thread(
-    daemon: Running, monkeypatch: pytest.MonkeyPatch, encoding: Encoding
-) -> None:
-    count, threads = frames.WORTH_A_THREAD, []
-    async with daemon.subscribed() as reader:
-        await daemon.accept([each for number in range(count) for each in history(f"s{number}", number, range(NEED))])
-        for _ in range(count):
-            await reader.receive()
-    encode_many = frames._encode_many
-
-    def watched(*given: Any) -> bytes:
-        threads.append(threading.current_thread())
-        return encode_many(*given)
-
-    monkeypatch.setattr(frames, "_encode_many", watched)
-    encoder, slots = frames.FrameEncoder(daemon.service), list(range(count))
-    part = select(CONTRACT, None, None, dtype="float16")
-    leaving, *staying = [asyncio.create_task(encoder.many(slots, part, encoding)) for _ in range(3)]
-    await asyncio.sleep(0)
-    leaving.cancel()
-    first, second = await asyncio.gather(*staying)
-    assert first is second is await encoder.many(slots, part, encoding)
-    assert len(threads) == 1
-    assert threads[0] is not threading.main_thread()
-    # A smaller one is made on the loop, as is one too many; what is in it is the same.
-    for name, value in (("WORTH_A_THREAD", count + 1), ("MOST_IN_THREADS", 0)):
-        with monkeypatch.context() as patch:
-            patch.setattr(frames, name, value)
-            assert await frames.FrameEncoder(daemon.service).many(slots, part, encoding) == first
-        assert threads.pop() is threading.main_thread()
 
 
 # ---------------------------------------------------------------- by query parameters, and anew
