@@ -231,6 +231,8 @@ def run(suite: Suite) -> None:
             with suite.part(f"correctness {version.name} {precision}"):
                 for figures in check_version(suite, version, precision, reference):
                     result.append("passes", figures)
+                    if not figures["passes"]:
+                        suite.failures.append(f"correctness {version.name} {precision} on {figures['lanes']} lanes")
     _print(result.content.get("passes", []))
 
 

@@ -16,7 +16,7 @@ from benchmarks.gpu.correctness import Reference
 from benchmarks.gpu.crashing import Crash
 from benchmarks.gpu.faults_trial import AFTER_SECONDS, Trial
 from benchmarks.gpu.harness import ROOT
-from streamd.core.errors import LaneLostError, StreamdError
+from streamd.core.errors import DeviceLostError, LaneLostError, StreamdError
 from streamd.repository.versions import EngineVersion, load_version
 from streamd.server.backends import open_backend
 from streamd.server.config import load_config
@@ -98,7 +98,9 @@ def reset(asked: argparse.Namespace) -> dict[str, Any]:
         after = _error_of(lane, reference)
         lane.close()
     except StreamdError as error:
-        return {"told": f"{told}; not brought back: {error}", "passes": False, "came_back": False}
+        # Which of both a device does is measured; that it is lost for good must be said, and as such.
+        lost = isinstance(error, DeviceLostError)
+        return {"told": f"{told}; not brought back: {error}", "passes": lost, "came_back": False}
     sound = bool(after <= max(2 * before, 5e-3))
     return {
         "told": f"{told}; brought back, error {after:.1e} (before {before:.1e})",

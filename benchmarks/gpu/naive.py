@@ -5,7 +5,6 @@ is pinned to float32), builders' effort levels.
 """
 
 from pathlib import Path
-from typing import Any
 
 from benchmarks.gpu.harness import ResultFile, Suite, precisions
 from benchmarks.gpu.throughput import naive_plan
@@ -33,12 +32,12 @@ def run(suite: Suite) -> None:
 
 def build(version: EngineVersion, precision: str, path: Path) -> None:
     """Parse the version's graph and build it; RuntimeError with the parser's or the builder's words."""
-    from streamd.device.tensorrt_library import load_tensorrt
+    from streamd.toolchain.library import load_builder
 
-    library = load_tensorrt()
-    trt = library.module
+    tensorrt = load_builder()
+    trt, library = tensorrt.module, tensorrt.installed
     builder = trt.Builder(library.logger)
-    network = builder.create_network(_network_flags(trt, library.generation))
+    network = builder.create_network(tensorrt.network_flags(strongly_typed=False))
     parser = trt.OnnxParser(network, library.logger)
     if not parser.parse(version.onnx.read_bytes()):
         raise RuntimeError("; ".join(str(parser.get_error(index)) for index in range(parser.num_errors)))
@@ -49,12 +48,8 @@ def build(version: EngineVersion, precision: str, path: Path) -> None:
     for name, shape in version.contract.input_shapes.items():
         profile.set_shape(name, *((batch, *shape) for batch in SHAPES))
     configuration.add_optimization_profile(profile)
+    tensorrt.share_profiles(configuration)
     serialized = builder.build_serialized_network(network, configuration)
     if serialized is None:
         raise RuntimeError(library.last_error())
     path.write_bytes(bytes(serialized))
-
-
-def _network_flags(trt: Any, generation: int) -> int:
-    # From 10 on every network has an explicit batch, and the flag is gone later.
-    return 0 if generation >= 10 else 1 << int(trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH)

@@ -113,6 +113,7 @@ class TensorRtExecutor:
         give_scratch(context, self._scratch.pointer, self._scratch_bytes)
         accepted = context.set_optimization_profile_async(choice.profiles[index], self._stream.handle)
         self._stream.synchronize()
+        self._expect(accepted, index, bucket)  # a context without a profile may not be told shapes: 8.6 crashes
         for spec in choice.stages[index].reads:
             accepted &= context.set_input_shape(spec.name, self._specs[spec.name].batch(bucket))
         self._expect(accepted, index, bucket)

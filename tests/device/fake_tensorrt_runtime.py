@@ -94,6 +94,9 @@ class Context:
         self.addresses: dict[str, int] = {}
 
     def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
+        if profile in self.engine.library.unshared_profiles:
+            self.engine.library.say(f"profile {profile} is in use by another context")
+            return False
         self.profile = profile
         return True
 
@@ -203,6 +206,8 @@ class FakeTensorRt(types.ModuleType):
         """What the next enqueues are refused with."""
         self.without_context = ""
         """The engine that makes no context."""
+        self.unshared_profiles: set[int] = set()
+        """The profiles that no context gets any more."""
         self.ran: list[str] = []
         """The engines in the order in which they did their work."""
         self.gone: list[str] = []

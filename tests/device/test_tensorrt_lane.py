@@ -95,6 +95,16 @@ def test_a_static_profile_is_preferred_to_a_dynamic_one(library: FakeTensorRt, t
     lane.close()
 
 
+def test_a_profile_that_is_refused_is_told_before_the_context_is_told_shapes(
+    library: FakeTensorRt, tmp_path: Path
+) -> None:
+    library.unshared_profiles.add(1)
+    told = "cuda:0/0: a batch of 4 was refused: profile 1 is in use by another context"
+    with pytest.raises(BackendUnavailableError, match=told):
+        TensorRtBackend(make_plan(tmp_path), CONTRACT, BUCKETS).make_lane(0)
+    assert library.cuda.left == 0
+
+
 @pytest.mark.parametrize("spin", [False, True])
 def test_who_waits_sleeps_unless_asked_to_spin(library: FakeTensorRt, tmp_path: Path, spin: bool) -> None:
     lane = TensorRtBackend(make_plan(tmp_path), CONTRACT, (4,), spin=spin).make_lane(0)
