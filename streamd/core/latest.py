@@ -3,6 +3,7 @@
 It serves twice: servers that are due, and forecasts that a subscriber has not read yet.
 """
 
+from collections import OrderedDict
 from collections.abc import Hashable, Iterator
 from itertools import islice
 from typing import Generic, TypeVar
@@ -20,7 +21,9 @@ class LatestSet(Generic[Key]):
     __slots__ = ("_since", "superseded")
 
     def __init__(self) -> None:
-        self._since: dict[Key, float] = {}
+        # Not a dict: after a burst, one that is taken from at its front has the burst's empty places before its first
+        # key, and whoever asks for that passes all of them.
+        self._since: OrderedDict[Key, float] = OrderedDict()
         self.superseded = 0
         """How many items were replaced by a newer one of their key before their turn came."""
 
