@@ -5,8 +5,9 @@ seconds first, then larger fleets until the 99th percentile from sample to forec
 empty: `min_context_rows` is 1, so that every row is due at once; on the GPU a window costs the same however many rows
 it has. An incomplete first row closes after a second (`row_grace_seconds`). The connections' frames take turns: sent at
 the same moment, most of a row's latency was the other frames' rows. Latency is from the moment at which a frame's last
-row was to be sent until its forecast is read. Not measured: a network, TLS, single-sample frames (unless asked for), a
-fleet over days, other subscribers than one.
+row was to be sent until its forecast is read. What was busy is told of the measured stretch alone. Not measured: a
+network, TLS, single-sample frames (unless asked for), a fleet over days, other subscribers than one. With `--backend
+fake` lanes cost nothing (`instant_serve`): what the host can do, on any machine, and no figure of a GPU.
 """
 
 import json
@@ -87,7 +88,7 @@ def one_fleet(suite: Suite, version: EngineVersion, folder: Path, servers: int, 
 def replay_against(
     suite: Suite, daemon: Daemon, folder: Path, servers: int, seconds: float
 ) -> tuple[dict[str, Any], dict[str, float]]:
-    """Run the replayer against the daemon; returns its report, and which share of the time what was busy."""
+    """Run the replayer against the daemon; returns its report, and what was busy while it streamed."""
     path, processes = folder / "replay.json", suite.arguments.replay_processes
     command = [sys.executable, str(ROOT / "scripts" / "replay.py"), "--url", daemon.url, "--synthetic", str(servers)]
     command += ["--context-rows", "1", "--rate", str(servers / suite.arguments.cadence), "--duration", str(seconds)]
@@ -101,14 +102,15 @@ def replay_against(
     try:
         output, _ = process.communicate(timeout=seconds + REPLAY_GRACE_SECONDS)
     finally:
-        busy = watch.close()
+        watch.close()
         if process.poll() is None:
             process.terminate()
             process.wait()
     if not path.is_file():
         raise RuntimeError(f"the replayer ended with {process.returncode}: {output.decode(errors='replace')[-800:]}")
     report: dict[str, Any] = json.loads(path.read_text())
-    return report, busy
+    began, lasted = report["measured"]["began"], report["measured"]["seconds"]
+    return report, watch.busy(began, began + lasted)
 
 
 def told_of(report: dict[str, Any]) -> dict[str, Any]:

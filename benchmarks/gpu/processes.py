@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +37,18 @@ def copy_version(suite: Suite, version: EngineVersion, root: Path) -> Path:
 
 
 class Daemon:
-    """A `streamd serve` in a process of its own; its log is kept."""
+    """A `streamd serve` in a process of its own; its log is kept. With the backend `fake` its lanes cost nothing."""
 
     def __init__(self, folder: Path, engines: Path, engine: str, **settings: object) -> None:
+        module = "streamd"
+        if settings.get("backend") == "fake":
+            module, settings["backend"] = "benchmarks.gpu.instant_serve", "onnxruntime-cpu"
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log_path = folder / "daemon.log"
         own = {"engines": engines, "engine": engine, "log_level": "info", "log_format": "json", **settings}
         environ = {**os.environ, **{f"STREAMD_{key.upper()}": str(value) for key, value in own.items()}}
-        command = [sys.executable, "-m", "streamd", "serve", "--config", str(ROOT / "config.toml")]
+        command = [sys.executable, "-m", module, "serve", "--config", str(ROOT / "config.toml")]
         command += ["--port", str(self.port), "--state-dir", str(folder / "state")]
         self._log = self.log_path.open("wb")
         self.began = time.monotonic()
@@ -110,7 +115,10 @@ def serving(folder: Path, engines: Path, engine: str, **settings: object) -> Ite
 
 # ---------------------------------------------------------------- who used which core
 class CpuWatch:
-    """Every second the share of a core that threads and processes used, and of its time that a lane was busy."""
+    """Every second the share of a core that threads and processes used, and of its time that a lane was busy.
+
+    `seconds` has the epoch time at which each of them ended.
+    """
 
     def __init__(self, daemon: Daemon, client_pid: int) -> None:
         self.daemon = daemon
@@ -118,15 +126,20 @@ class CpuWatch:
         self.shares: dict[str, list[float]] = {
             name: [] for name in ("daemon loop", "daemon whole", "busiest client", "lanes")
         }
+        self.seconds: list[float] = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="cpu watch")
         self._thread.start()
 
-    def close(self) -> dict[str, float]:
-        """Stop; returns the median of the busiest half of the seconds."""
+    def close(self) -> None:
+        """Stop."""
         self._stop.set()
         self._thread.join()
-        return {name: _busy_median(shares) for name, shares in self.shares.items()}
+
+    def busy(self, began: float, ended: float) -> dict[str, float]:
+        """The median share over the seconds that lie within these two times; 0 where there are none."""
+        within = [began + SAMPLE_SECONDS <= at <= ended for at in self.seconds]
+        return {name: _median(list(compress(shares, within))) for name, shares in self.shares.items()}
 
     def _run(self) -> None:
         before, at = self._seconds(), time.monotonic()
@@ -139,6 +152,7 @@ class CpuWatch:
             self.shares["daemon whole"].append(used.get("daemon", 0.0))
             self.shares["busiest client"].append(max(clients, default=0.0))
             self.shares["lanes"].append(used.get("lane", 0.0))
+            self.seconds.append(time.time())
             before, at = now, then
 
     def _seconds(self) -> dict[str, float]:
@@ -177,6 +191,5 @@ def _stat_seconds(path: Path) -> float | None:
     return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS
 
 
-def _busy_median(shares: list[float]) -> float:
-    busiest = sorted(shares)[len(shares) // 2 :]
-    return round(busiest[len(busiest) // 2], 3) if busiest else 0.0
+def _median(shares: list[float]) -> float:
+    return round(statistics.median(shares), 3) if shares else 0.0

@@ -41,6 +41,7 @@ def as_json(result: Result) -> dict[str, Any]:
         "forecasts": _forecasts(result.whole),
         "measured": {
             **_forecasts(result.measured),
+            "began": round(result.stream_began, 3),
             "seconds": round(result.stream_seconds, 3),
             "rows_per_second": _rate(result.measured_rows, result),
             "forecasts_per_second": _rate(result.measured.received, result),

@@ -41,6 +41,7 @@ class Result:
     modelled_due: int
     daemon_rows: Rows
     fill_seconds: float
+    stream_began: float  # epoch seconds; 0 where nothing was streamed
     stream_seconds: float
     interrupted: bool
     restarted: bool

