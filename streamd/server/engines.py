@@ -30,6 +30,7 @@ from streamd.server.loading import (
     source_of,
     told_of,
 )
+from streamd.server.memory import return_freed
 from streamd.server.promotions import Promotions
 from streamd.server.selection import Selection, check_contract, select
 from streamd.server.trial import Trial
@@ -257,6 +258,8 @@ class Engines:
         staying = (self._reloader.current, self._reloader.previous)
         if selection.name not in {self._trial.name, *(each.name for each in staying if each is not None)}:
             self._service.accuracy.unfollow(selection.name)
+        with suppress(RuntimeError):  # the loop is closed, or its threads are: the process ends
+            asyncio.get_running_loop().run_in_executor(None, return_freed)
 
     # ------------------------------------------------------------ telling
     def _note(self, state: str, version: str | None, error: str | None = None) -> None:

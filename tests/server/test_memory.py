@@ -40,6 +40,34 @@ def test_what_is_freed_is_the_system_s_whatever_lies_beside_it() -> None:
     assert given_back["left alone"] < LARGE_BYTES, "without it there is nothing to do"
 
 
+SMALL = """
+from streamd.server import memory
+import ctypes
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+def resident_bytes():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+memory.return_large_blocks()
+blocks = [libc.malloc(20_000) for _ in range(2_000)]
+for block in blocks:
+    ctypes.memset(block, 1, 20_000)
+beside = libc.malloc(20_000)  # it lies behind them, so that they are not the heap's end
+for block in blocks:
+    libc.free(block)
+before = resident_bytes()
+assert memory.return_freed()
+print(before - resident_bytes())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc's allocator")
+def test_small_blocks_that_were_freed_are_given_back_when_asked_for() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", SMALL], cwd=ROOT, env=environment({}), capture_output=True, text=True, check=True
+    )
+    assert int(ran.stdout) > 30 * 2**20, "40 MB were freed"
+
+
 def test_who_chose_a_bound_keeps_it() -> None:
     assert not return_large_blocks({"MALLOC_MMAP_THRESHOLD_": "1"})
 
