@@ -8,13 +8,12 @@ Every change leaves the arrays such that `recovery.recover` can put them in orde
 the middle of it; the comments at `_put` and `_amend` say how.
 """
 
-from itertools import pairwise
-
 import numpy as np
 import numpy.typing as npt
 
 from streamd.core.contract import MAX_STATUS
 from streamd.core.layout import Arrays, Column, scalars
+from streamd.core.rings import Rings
 from streamd.core.rows import Row, columns_of
 
 NONE = -1
@@ -24,10 +23,6 @@ PRESENT = 0x80
 """In a row's mark, beside its status: at least one feature is there."""
 
 TOO_OLD = -1
-
-WINDOWS_A_RUN = 8
-"""From so many windows a run on, runs of windows that begin at the same place are gathered run by run. Alone, three
-would do; but each run lets go of the GIL, and waits for it among busy threads."""
 
 
 def columns(context_length: int, features: int) -> tuple[Column, ...]:
@@ -64,6 +59,7 @@ class WindowStore:
         """Closed rows whose window had too few rows to be forecast."""
         self._ring = arrays["values"]
         self._marks = arrays["marks"]
+        self._rings = Rings(self._ring, self._marks)
         self._bytes = scalars(self._ring).cast("B")
         self._flat_marks = scalars(self._marks)
         self._newest = scalars(arrays["newest"])
@@ -276,37 +272,8 @@ class WindowStore:
         whole. From about seven windows on this is quicker than one by one, and among busy threads far more so: the GIL
         is let go of a few times, not once a window. Quickest where slots of the same newest step stand together.
         """
-        count, length = len(slots), self.context_length
-        places = (self.arrays["newest"][slots] + 1) % length
-        cuts = np.flatnonzero(places[1:] != places[:-1]) + 1
-        starts = slots * (2 * length) + places
-        if (len(cuts) + 1) * WINDOWS_A_RUN <= count:
-            self._take_runs(slots, places, [0, *cuts.tolist(), count], values)
-        else:
-            rows = starts[:, None] + np.arange(length)
-            # Every place is within the ring; clipping only spares numpy a copy of all that it would check first.
-            self._ring.reshape(-1, self.features).take(rows, axis=0, out=values, mode="clip")
-        # Every window of marks by its first place: they overlap, and one of them is copied as a whole.
-        shape = (self._marks.size - length + 1, length)
-        marks = np.ndarray(shape, np.uint8, self._marks, strides=(1, 1))[starts]
+        places = (self.arrays["newest"][slots] + 1) % self.context_length
+        marks = self._rings.read(slots, places, values)
         # Masked in place and then widened: a third of the time that one step through numpy's casting buffer takes.
         np.bitwise_and(marks, MAX_STATUS, out=marks)
         status[:] = marks
-
-    def _take_runs(
-        self,
-        slots: npt.NDArray[np.int64],
-        places: npt.NDArray[np.int64],
-        bounds: list[int],
-        values: npt.NDArray[np.float32],
-    ) -> None:
-        """Take the windows of each run of slots whose windows begin at the same place, a window as one element.
-
-        Seen from that place on, the ring is a row of whole windows, and every second of them is a slot's.
-        """
-        window = np.dtype((np.void, self.context_length * self._row_bytes))
-        to, doubled = np.frombuffer(values, window), 2 * slots
-        for first, last in pairwise(bounds):
-            place = int(places[first])
-            shifted = np.frombuffer(self._bytes, window, 2 * self.capacity - 1, place * self._row_bytes)
-            shifted.take(doubled[first:last], out=to[first:last], mode="clip")

@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamd.core import windows
+from streamd.core import rings
+from streamd.core.rings import WINDOWS_A_RUN
 from streamd.core.rows import Row
-from streamd.core.windows import NONE, TOO_OLD, WINDOWS_A_RUN, WindowStore
+from streamd.core.windows import NONE, TOO_OLD, WindowStore
 from tests.core.fleets import FEATURES, GRACE_SECONDS, SLOTS, Event, Sizes, Twins, events, row_of, sizes, window_of
 
 
@@ -75,7 +76,7 @@ def test_many_windows_are_gathered_as_one_by_one(
     values = np.full((count + 1, length, FEATURES), -1.0, np.float32)
     categories = np.full((count + 1, length, 2), -1, np.int32)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(windows, "WINDOWS_A_RUN", windows_a_run)
+        patch.setattr(rings, "WINDOWS_A_RUN", windows_a_run)
         twins.store.gather_many(np.array(slots, np.int64), values[:count], categories[:count, :, 1])
     for row, slot in enumerate(slots):
         alone, statuses_alone = window_of(twins.store, slot)
