@@ -163,7 +163,7 @@ class Bench:
             with (
                 open_lanes(plain_backend, plain_count) as plain,
                 open_lanes(*self._naive()) as naive,
-                open_lanes(make_backend(suite, self.version, self.precision, spin=True), 1) as spinning,
+                open_lanes(*self._spinning()) as spinning,
             ):
                 for each in (lanes, plain, naive, spinning):
                     fill_once(each, windows)
@@ -189,7 +189,7 @@ class Bench:
         if count in BARE_LANES:
             chosen.append(("graph, windows at any place", lanes[:count], self.scattered.of(bucket)))
             chosen.append(("graph, no gather", lanes[:count], no_fill))
-        if count == 1:
+        if spinning and count == 1:
             chosen.append(("graph, no gather, spinning", spinning, no_fill))
         if plain and count in PLAIN_LANES and bucket in PLAIN_BUCKETS:
             chosen.append(("plain enqueue", plain[:count], self.slots.of(bucket)))
@@ -201,6 +201,11 @@ class Bench:
         if self.suite.arguments.backend != "tensorrt" or not buckets:
             return None
         return make_backend(self.suite, self.version, self.precision, graphs=False, buckets=buckets)
+
+    def _spinning(self) -> tuple[Any, int]:
+        if self.suite.arguments.backend != "tensorrt":
+            return None, 0
+        return make_backend(self.suite, self.version, self.precision, spin=True), 1
 
     def _naive(self) -> tuple[Any, int]:
         plan = naive_plan(self.suite, self.version, self.precision)

@@ -41,7 +41,7 @@ class Binding(Protocol):
         ...
 
     def close(self) -> None:
-        """Release the session and the buffers; twice is harmless."""
+        """Let go of the session, and release the buffers; twice is harmless."""
         ...
 
 
@@ -67,7 +67,7 @@ class BoundSession:
             cuda.revive(device)
             self._allocate(open_session, contract, max_batch)
         except BaseException as error:
-            # The frames that it came through hold the session, which must be gone before its stream.
+            # The frames that it came through hold the session, which has not run: it must be gone before its stream.
             clear_frames(error.__traceback__)
             self.close()
             raise
@@ -121,7 +121,7 @@ class BoundSession:
         self._stream.done()
 
     def close(self) -> None:
-        """The session first: it frees its memory on the stream."""
+        """The session first: unless it ran, and so stays, it frees its memory on the stream."""
         self._open.close()
 
     def _bind(self, count: int) -> None:
@@ -166,5 +166,5 @@ class PlainSession:
         """Nothing is known of the device between runs."""
 
     def close(self) -> None:
-        """Drop the session."""
+        """Let go of the session."""
         self.session = None

@@ -145,7 +145,7 @@ class OnnxRuntimeCudaLane:
         return {"stream": self._binding.stream, "nodes_on_cpu": self._nodes_on_cpu}
 
     def close(self) -> None:
-        """Release the session, the buffers and the stream."""
+        """Let go of the session, and release the buffers and the stream."""
         self._closed = True
         self._binding.close()
 

@@ -46,7 +46,7 @@ def open_cuda_session(
     """A session on a CUDA device, on the stream of this handle or on some of its own.
 
     `runtime` is what `load_onnxruntime` gave; `limit_bytes` is the most that its tensors may take of the device.
-    Raises `BackendUnavailableError`. It stays open until the process ends, for closing it may end the process.
+    Raises `BackendUnavailableError`. From its first run on it stays open until the process ends.
     """
     options = _options(runtime, 1)
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
@@ -70,11 +70,36 @@ def open_cuda_session(
         raise BackendUnavailableError(told + more_room(str(exc))) from exc
     if PROVIDER not in session.get_providers():
         raise BackendUnavailableError(f"ONNX Runtime left CUDA out: {why_left_out(runtime)}")
-    # Pinned memory of a run is freed in a CUDA host callback. Where the session goes just then, its arena goes within
-    # the callback, CUDA refuses the call ("operation not permitted", 800), and ONNX Runtime ends the process: seen with
-    # 1.31 on an H200 where sessions were closed right after a batch. What is kept is its memory on the device.
-    keep_to_the_end(session)
-    return session
+    return _CudaSession(session)
+
+
+class _CudaSession:
+    """A session that lives as long as the process from its first run on; in all else the session itself.
+
+    Pinned memory of a run is freed in a CUDA host callback. Where the session goes just then, its arena goes within the
+    callback, CUDA refuses the call ("operation not permitted", 800), and ONNX Runtime ends the process: seen with 1.31
+    on an H200 where sessions were closed right after a batch. What is kept is its memory on the device.
+    """
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self._kept = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def run(self, *given: Any) -> Any:
+        self._keep()
+        return self._session.run(*given)
+
+    def run_with_iobinding(self, *given: Any) -> None:
+        self._keep()
+        self._session.run_with_iobinding(*given)
+
+    def _keep(self) -> None:
+        if not self._kept:  # runners that share it may both come to this, which keeps it as well
+            self._kept = True
+            keep_to_the_end(self._session)
 
 
 def failure_of(owner: str, device: str, error: Exception) -> InferenceError:

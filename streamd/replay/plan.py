@@ -91,7 +91,10 @@ class Plan:
         return int(self.wanted[: self.fill_steps].sum()), int(self.wanted[self.fill_steps :].sum())
 
     def _due_seconds(self, step: int, share: float, sent: float, servers: int) -> float:
-        """A frame is due when its last row exists. ``share``: how far into the step's rows that is, 0..1."""
+        """When a frame is due: of the last connection when its last row exists, of the others by turns up to then.
+
+        ``share``: how far into the step's rows that is, 0..1; ``sent``: how many rows of the connection it takes.
+        """
         if self.pace.rate is not None:
             # Each connection carries its servers' share of the rate.
             return sent * len(self.fleet.servers) / (servers * self.pace.rate)

@@ -275,6 +275,24 @@ def test_a_call_of_cuda_that_fails_costs_the_lane(
     assert lost.value.device_gone is gone
 
 
+@pytest.mark.parametrize("bound", [True, False])
+def test_a_session_is_kept_from_its_first_run_on_and_not_before(
+    script: Script, model: Path, bound: bool, request: pytest.FixtureRequest
+) -> None:
+    if not bound:
+        request.getfixturevalue("without_cuda_python")
+    backend = OnnxRuntimeCudaBackend(model, CONTRACT, (1, 4))
+    backend.make_lane(0).close()
+    with pytest.raises(BackendUnavailableError):
+        OnnxRuntimeCudaBackend(model, make_contract(targets=("cpu",), quantiles=(0.5,)), (1, 4)).make_lane(0)
+    assert (script.kept, script.sessions) == (0, 0)
+    lane = backend.make_lane(0)
+    for count in (1, 4, 4):
+        lane.run(count)
+    assert script.kept == 1
+    lane.close()
+
+
 def test_an_error_that_is_kept_does_not_keep_the_session(lane: OnnxRuntimeCudaLane, script: Script) -> None:
     script.failures.append("INVALID_ARGUMENT")
     with pytest.raises(BatchFailedError) as kept:

@@ -44,7 +44,7 @@ def test_a_session_outlives_its_engine_since_closing_it_may_end_the_process(
     monkeypatch.setattr("streamd.device.onnxruntime_session.keep_to_the_end", keep_to_the_end)
     opened = OPENERS[CUDA](find_source(linear(tmp_path)), OpenOptions(lanes=1))
     (runner,) = opened.runners
-    session = weakref.ref(runner._session)  # type: ignore[attr-defined]
+    session = weakref.ref(runner._session._session)  # type: ignore[attr-defined]
     feeds = {spec.name: np.zeros(spec.batch(2), spec.dtype) for spec in runner.inputs}
     assert runner.run(feeds)["y"].shape[0] == 2
     runner.close()

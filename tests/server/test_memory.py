@@ -10,10 +10,10 @@ from streamd.server.memory import LARGE_BYTES, return_large_blocks
 from tests.server.process import ROOT, environment
 
 HELD = """
-import sys
+import os, sys
 from streamd.server import memory
 def resident_bytes():
-    return int(open("/proc/self/statm").read().split()[1]) * 4096
+    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 if sys.argv[1] == "told":
     assert memory.return_large_blocks()
 import ctypes
@@ -41,12 +41,13 @@ def test_what_is_freed_is_the_system_s_whatever_lies_beside_it() -> None:
 
 
 SMALL = """
+import os
 from streamd.server import memory
 import ctypes
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
 def resident_bytes():
-    return int(open("/proc/self/statm").read().split()[1]) * 4096
+    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 memory.return_large_blocks()
 blocks = [libc.malloc(20_000) for _ in range(2_000)]
 for block in blocks:
