@@ -28,7 +28,7 @@ def return_large_blocks(environ: Mapping[str, str] = os.environ) -> bool:
 def return_freed() -> bool:
     """Give back what lies free between blocks that are in use; false where that is nothing, or glibc is not there.
 
-    A version that has gone leaves its small blocks behind: 50 to 80 MB of eight CPU lanes, given back within 4 ms (400 MB
+    A version that has gone leaves its small blocks behind: 50 to 80 MB of eight CPU lanes, given back in 4 ms (400 MB
     took 14). Who allocates meanwhile may wait for it.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
