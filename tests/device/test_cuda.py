@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from streamd.device import cuda
-from streamd.device.cuda import CudaError, DeviceBuffer, Event, Graph, HostBuffer, Stream
+from streamd.device.cuda import CudaError, DeviceBuffer, Event, Graph, HostBuffer, Stream, runtime
 from tests.device.fake_cuda import FakeCuda
 
 
@@ -132,6 +132,14 @@ def test_a_broken_device_takes_its_owners_with_it_and_comes_back_by_a_reset(devi
     device.memory.clear()
     cuda.revive(0)
     assert device.calls.count("cudaDeviceReset") == 1
+
+
+def test_a_device_that_breaks_while_it_is_taken_into_use_stays_broken(
+    device: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamd.device.cuda.devices.use_device", runtime.broken.add)  # another lane's error, just then
+    cuda.revive(0)
+    assert cuda.is_broken(0)
 
 
 def test_a_device_that_a_reset_does_not_help_stays_broken_and_the_other_is_well(device: FakeCuda) -> None:

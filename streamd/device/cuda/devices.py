@@ -115,22 +115,20 @@ def revive(device: int) -> None:
     with _lock:
         is_broken = device in broken
         held = {kind: count for (where, kind), count in _live.items() if where == device and count}
-    if is_broken:
-        if held:
-            raise CudaError(
-                "reset", 709, "cudaErrorContextIsDestroyed", f"lanes still hold parts of it: {held}", device
-            )
-        for name, arguments in (("cudaSetDevice", (device,)), ("cudaDeviceReset", ()), ("cudaGetLastError", ())):
-            attempt(name, *arguments)  # they may well say once more what broke the device
+    if not is_broken:
+        use_device(device)
+        return
+    if held:
+        raise CudaError("reset", 709, "cudaErrorContextIsDestroyed", f"lanes still hold parts of it: {held}", device)
+    for name, arguments in (("cudaSetDevice", (device,)), ("cudaDeviceReset", ()), ("cudaGetLastError", ())):
+        attempt(name, *arguments)  # they may well say once more what broke the device
     try:
         use_device(device)
-        if is_broken:
-            call("cudaFree", 0)
-            call("cudaDeviceSynchronize")
+        call("cudaFree", 0)
+        call("cudaDeviceSynchronize")
     except CudaError:
-        if is_broken:
-            with _lock:
-                _beyond_repair.add(device)
+        with _lock:
+            _beyond_repair.add(device)
         raise
     with _lock:
         _beyond_repair.discard(device)
