@@ -27,7 +27,18 @@ from streamd.device.tensorrt_library import load_tensorrt
 from streamd.device.tensorrt_runner import TensorRtRunner, usable_buckets
 from streamd.device.wiring import StageTensors, Tensors, agree, wire
 from tests.device.fake_tensorrt_runtime import FakeTensorRt
-from tests.device.test_stages import BUCKETS, CONTRACT, MAGICS, SHAPES, WINDOW, Said, expect_right, three_stages
+from tests.device.test_stages import (
+    BUCKETS,
+    CONTRACT,
+    MAGICS,
+    SHAPES,
+    WINDOW,
+    Said,
+    altered,
+    expect_refused_wherever_cut,
+    expect_right,
+    three_stages,
+)
 
 
 # ---------------------------------------------------------------- the file
@@ -71,21 +82,14 @@ def test_one_alternative_is_its_own_file(stages: list[bytes]) -> None:
 @settings(max_examples=15)  # each is cut at every byte
 @given(alternatives_of_stages)
 def test_a_file_cut_anywhere_is_refused_and_so_is_a_longer_one(given: list[list[bytes]]) -> None:
-    content = pack(given)
-    for end in range(len(content)):
-        with pytest.raises(BackendUnavailableError, match=f"^{end} bytes.*expected"):
-            unpack_plans(content[:end])
-    with pytest.raises(BackendUnavailableError, match=f"{len(content) + 1} bytes.*expected {len(content)}"):
-        unpack_plans(content + b"\0")
+    expect_refused_wherever_cut(pack(given), unpack_plans)
 
 
 @given(alternatives_of_stages, st.data())
 def test_a_file_with_other_bytes_is_read_or_refused_and_never_more(
     given: list[list[bytes]], data: st.DataObject
 ) -> None:
-    content = bytearray(pack(given))
-    for _ in range(data.draw(st.integers(1, 4))):
-        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    content = altered(pack(given), data)
     try:
         found = unpack(content)
     except BackendUnavailableError:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,22 @@ def expect_refused(library: FakeTensorRt, folder: Path, stages: list[Said], told
 
 
 # ---------------------------------------------------------------- the file
+def expect_refused_wherever_cut(content: bytes, unpack: Callable[[bytes], object]) -> None:
+    for end in range(len(content)):
+        with pytest.raises(BackendUnavailableError, match=f"^{end} bytes.*expected"):
+            unpack(content[:end])
+    with pytest.raises(BackendUnavailableError, match=f"{len(content) + 1} bytes.*expected {len(content)}"):
+        unpack(content + b"\0")
+
+
+def altered(content: bytes, data: st.DataObject) -> bytearray:
+    """The content with one to four of its bytes changed, or drawn as they were."""
+    changed = bytearray(content)
+    for _ in range(data.draw(st.integers(1, 4))):
+        changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
+    return changed
+
+
 MAGICS = MAGIC, ALTERNATIVES_MAGIC
 plans = st.lists(
     st.binary(min_size=1, max_size=40).filter(lambda plan: not plan.startswith(MAGICS)),
@@ -107,19 +124,12 @@ def test_what_is_packed_is_unpacked_each_plan_at_a_multiple_of_eight(given: list
 
 @given(plans)
 def test_a_file_cut_anywhere_is_refused_and_so_is_a_longer_one(given: list[bytes]) -> None:
-    content = pack_stages(given)
-    for end in range(len(content)):
-        with pytest.raises(BackendUnavailableError, match=f"^{end} bytes.*expected"):
-            unpack_stages(content[:end])
-    with pytest.raises(BackendUnavailableError, match=f"{len(content) + 1} bytes.*expected {len(content)}"):
-        unpack_stages(content + b"\0")
+    expect_refused_wherever_cut(pack_stages(given), unpack_stages)
 
 
 @given(plans, st.data())
 def test_a_file_with_other_bytes_is_read_or_refused_and_never_more(given: list[bytes], data: st.DataObject) -> None:
-    content = bytearray(pack_stages(given))
-    for _ in range(data.draw(st.integers(1, 4))):
-        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    content = altered(pack_stages(given), data)
     try:
         found = unpack_stages(content)
     except BackendUnavailableError:
