@@ -152,16 +152,13 @@ class Bench:
         head = {"engine": self.version.name, "precision": self.precision}
         found: list[dict[str, Any]] = []
         windows = make_windows(self.version.contract, 256)
-        plain_buckets = tuple(bucket for bucket in PLAIN_BUCKETS if bucket in suite.buckets)
         began = time.perf_counter()
         with open_lanes(make_backend(suite, self.version, self.precision, lanes_per_device=most), most) as lanes:
             described = lanes[0].describe() if hasattr(lanes[0], "describe") else {}
             opened = {"lanes": most, "seconds": round(time.perf_counter() - began, 2), **described}
             result.append("opened", {**head, **opened})
-            plain_backend = self._plain_backend(plain_buckets)
-            plain_count = most if plain_backend is not None else 0
             with (
-                open_lanes(plain_backend, plain_count) as plain,
+                open_lanes(*self._plain()) as plain,
                 open_lanes(*self._naive()) as naive,
                 open_lanes(*self._spinning()) as spinning,
             ):
@@ -197,10 +194,12 @@ class Bench:
             chosen.append(("dynamic shapes, plain enqueue", naive[:1], self.slots.of(bucket)))
         return [(Cell(name, count, bucket), measure_of(on, bucket, fill)) for name, on, fill in chosen]
 
-    def _plain_backend(self, buckets: tuple[int, ...]) -> Any:
+    def _plain(self) -> tuple[Any, int]:
+        buckets = tuple(bucket for bucket in PLAIN_BUCKETS if bucket in self.suite.buckets)
         if self.suite.arguments.backend != "tensorrt" or not buckets:
-            return None
-        return make_backend(self.suite, self.version, self.precision, graphs=False, buckets=buckets)
+            return None, 0
+        backend = make_backend(self.suite, self.version, self.precision, graphs=False, buckets=buckets)
+        return backend, self.suite.arguments.max_lanes
 
     def _spinning(self) -> tuple[Any, int]:
         if self.suite.arguments.backend != "tensorrt":

@@ -114,9 +114,9 @@ class TensorRtExecutor:
         accepted = context.set_optimization_profile_async(choice.profiles[index], self._stream.handle)
         self._stream.synchronize()
         self._expect(accepted, index, bucket)  # a context without a profile may not be told shapes: 8.6 crashes
-        for spec in choice.stages[index].reads:
-            accepted &= context.set_input_shape(spec.name, self._specs[spec.name].batch(bucket))
-        self._expect(accepted, index, bucket)
+        names = [each.name for each in choice.stages[index].reads]
+        taken = [context.set_input_shape(name, self._specs[name].batch(bucket)) for name in names]
+        self._expect(all(taken), index, bucket)
 
     def _closed(self, spec: TensorSpec, index: int, buckets: list[int]) -> TensorSpec:
         """What a stage gives, with all axes known: those that its plan leaves open are read from its contexts."""
