@@ -22,6 +22,7 @@ from streamd.replay.child import ChildDaemon, free_port
 from streamd.replay.demo import STREAM_STEPS, Demo, play, show
 from streamd.replay.errors import Exit, ReplayError
 from streamd.replay.options import SAMPLE
+from streamd.replay.report import exit_of
 from streamd.replay.terminal import Terminal
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -83,7 +84,8 @@ async def _play(child: ChildDaemon) -> Demo:
 
 
 def _status(demo: Demo) -> Exit:
-    return Exit.LOST if demo.result.faults or not demo.outlooks else Exit.COMPLETE
+    status = exit_of(demo.result)
+    return Exit.LOST if status is Exit.COMPLETE and not demo.outlooks else status
 
 
 def _folder(keep: bool) -> Path:

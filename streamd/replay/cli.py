@@ -19,7 +19,7 @@ import uvloop
 
 from streamd.replay import acked, options, report
 from streamd.replay.daemon import Contract, Daemon
-from streamd.replay.errors import Exit, ReplayError, UsageError
+from streamd.replay.errors import Exit, NothingError, ReplayError, UsageError
 from streamd.replay.fleet import Fleet, RecordedFleet, synthesize
 from streamd.replay.plan import Pace, Plan
 from streamd.replay.progress import Progress
@@ -85,16 +85,21 @@ async def _verify(asked: argparse.Namespace) -> Exit:
     if asked.json:
         counts = {"acked": found.acked, "found": found.found, "outside": found.outside, "lost": found.lost}
         asked.json.write_text(json.dumps(counts, indent=2) + "\n")
+    if not found.found and not found.lost:
+        raise NothingError(f"{asked.verify}: no row of the list can be compared with a window: nothing was verified")
     return Exit.LOST if found.lost else Exit.COMPLETE
 
 
 def make_plan(asked: argparse.Namespace, contract: Contract) -> Plan:
-    """The fleet that was asked for, and how its rows go out. Raises UsageError."""
+    """The fleet that was asked for, and how its rows go out. Raises UsageError, or NothingError without a row."""
     pace = options.pace_of(asked)
     fleet = _fleet(asked, contract, pace)
     wanted = fleet.present()
     if asked.resume:
         wanted = acked.without(wanted, fleet, acked.read_acked(asked.resume))
+    if not wanted.any():
+        why = f"no row has a value of {', '.join(fleet.features)}"
+        raise NothingError(f"{f'{asked.resume} has every row' if asked.resume else why}: there is nothing to send")
     return Plan(
         fleet=fleet,
         wanted=wanted,

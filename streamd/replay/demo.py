@@ -17,6 +17,7 @@ import numpy as np
 
 from streamd.replay.daemon import Contract, Daemon
 from streamd.replay.fleet import RecordedFleet
+from streamd.replay.ledger import Count
 from streamd.replay.outlook import Outlook, fan_of, liveliest, portrait, table
 from streamd.replay.plan import Pace, Plan
 from streamd.replay.progress import Progress
@@ -106,9 +107,13 @@ def _accounts(result: Result, terminal: Terminal) -> list[tuple[str, str]]:
     if result.faults:
         faults = (f"{count:,} {name.replace('_', ' ')}" for name, count in result.faults.items())
         verdict = terminal.bad(", ".join(faults))
+    elif result.nothing:
+        verdict = terminal.bad(result.nothing)
     history, streamed = result.plan.rows()
+    rejected = result.ledger.total(Count.SAMPLES_REJECTED)
     unanswered = result.outcome.unanswered
     acked = f"{unanswered:,} never acked" if unanswered else "all acked"
+    acked += f", {rejected:,} rejected" if rejected else ""
     rate = measured.received / result.stream_seconds if result.stream_seconds else 0.0
     return [
         ("model", f"{result.status.engine} on {result.status.backend}"),

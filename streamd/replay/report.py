@@ -17,7 +17,9 @@ def exit_of(result: Result) -> Exit:
     """The exit status that a result deserves."""
     if result.interrupted:
         return Exit.INTERRUPTED
-    return Exit.LOST if result.faults else Exit.COMPLETE
+    if result.faults:
+        return Exit.LOST
+    return Exit.NOTHING if result.nothing else Exit.COMPLETE
 
 
 def as_json(result: Result) -> dict[str, Any]:
@@ -26,7 +28,7 @@ def as_json(result: Result) -> dict[str, Any]:
     return {
         "finished": round(time.time(), 3),
         "exit": int(exit_of(result)),
-        "complete": not result.faults and not result.interrupted,
+        "complete": exit_of(result) is Exit.COMPLETE,
         "faults": result.faults,
         "notes": result.notes,
         "daemon": _daemon(result),
@@ -98,6 +100,7 @@ def _sample_counts(result: Result) -> dict[str, Any]:
         "accepted": total(Count.SAMPLES_ACCEPTED),
         "rejected": total(Count.SAMPLES_REJECTED),
         "rejected_by_code": dict(result.outcome.rejected_by_code),
+        "first_rejections": dict(result.outcome.first_rejections),
         "unacked": result.outcome.unanswered,
         "frames": total(Count.FRAMES_SENT),
         "frames_resent": total(Count.FRAMES_RESENT),
@@ -201,4 +204,15 @@ def _last_line(result: Result, terminal: Terminal) -> str:
     if result.faults:
         faults = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in result.faults.items())
         return f"{terminal.bad('LOST')}  {faults}  ({sum_up})"
-    return f"{terminal.good('complete')}  {sum_up}; nothing missing, duplicated or out of order"
+    if result.nothing:
+        return f"{terminal.bad('NOTHING VERIFIED')}  {result.nothing}"
+    said = f"{terminal.good('complete')}  {_verified(result, sum_up)}"
+    rejected, sent = result.ledger.total(Count.SAMPLES_REJECTED), result.ledger.total(Count.SAMPLES_SENT)
+    return said + (terminal.bad(f"; {rejected:,} of {sent:,} samples were rejected") if rejected else "")
+
+
+def _verified(result: Result, sum_up: str) -> str:
+    if not result.setup.subscribers:
+        accepted = result.ledger.total(Count.SAMPLES_ACCEPTED)
+        return f"{accepted:,} samples accepted and kept; no subscriber, so no forecast was verified"
+    return f"{sum_up}; nothing missing, duplicated or out of order"

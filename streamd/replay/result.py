@@ -47,6 +47,7 @@ class Result:
     restarted: bool
     gone: bool
     fresh_rows: int  # rows that the daemon took and did not have before
+    newer_rows: int  # those of them that are newer than all that it had: each must be closed
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -65,15 +66,46 @@ class Result:
             found["unacked"] = self.outcome.unanswered
         if self.outcome.lost:
             found["connections_lost"] = len(self.outcome.lost)
+        if self.not_kept:
+            found["not_kept"] = self.not_kept
+        if self.whole.failed and not self.setup.subscribers:  # with subscribers they are among the missing
+            found["failed"] = self.whole.failed
         return found
+
+    @property
+    def not_kept(self) -> int:
+        """Rows that the daemon acked and never closed; 0 where its counts can't tell."""
+        if self.interrupted or self.restarted or self.gone:
+            return 0
+        return max(0, self.newer_rows - self.daemon_rows.closed)
+
+    @property
+    def nothing(self) -> str | None:
+        """Why nothing was verified; None where something was."""
+        rejected = self.ledger.total(Count.SAMPLES_REJECTED)
+        if not self.ledger.total(Count.SAMPLES_SENT):
+            return "no sample was sent"
+        if not self.ledger.total(Count.SAMPLES_ACCEPTED):
+            return f"the daemon rejected every sample ({rejected:,})"
+        if self.setup.subscribers and not self.whole.expected:
+            globs = ", ".join(self.setup.subscription.servers)
+            if not self.modelled_due:
+                need = self.status.contract.need
+                return f"no row was due: a window needs {need} rows, newer than those it has"
+            return f"no row was due of the servers that are subscribed to ({globs})"
+        return None
 
 
 def notes_on(result: Result) -> list[str]:
     """What a reader of the numbers should know."""
     notes = [f"connection lost: {why}" for why in result.outcome.lost]
     whole, rows = result.whole, result.daemon_rows
-    if not whole.expected and not result.interrupted and result.setup.subscribers:
-        notes.append(f"no row was due: a window needs {result.status.contract.need} rows, newer than those it has")
+    counts = result.outcome.rejected_by_code
+    notes += [
+        f"{counts[code]:,} rejected as {code}; {first}" for code, first in result.outcome.first_rejections.items()
+    ]
+    if result.nothing and not result.interrupted:
+        notes.append(result.nothing)
     if result.gone:
         notes.append("no daemon answers any more: what it superseded at the end can't be told")
     elif result.restarted:

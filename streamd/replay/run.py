@@ -183,6 +183,7 @@ class Replay:
             restarted=self._restarted,
             gone=self._gone,
             fresh_rows=self._fresh_rows(),
+            newer_rows=due.newer,
         )
         result.notes = notes_on(result)
         return result

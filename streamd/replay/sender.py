@@ -24,6 +24,7 @@ AHEAD_BYTES = 64 * 1024 * 1024
 # An open loop does not wait for acks, but its memory must not grow without end either.
 OPEN_LOOP_IN_FLIGHT = 20_000
 RECONNECT_PAUSE_SECONDS = 0.2
+UNTOLD = "untold"  # the code of rejections that an ack counts and does not spell out
 LAST_LIFE = 255  # what a byte of the ledger can tell apart
 # Shorter waits than this are left out: the loop's timers are no finer.
 FINEST_WAIT_SECONDS = 0.001
@@ -50,6 +51,7 @@ class Sender:
         make_link: Callable[[OnReply], Link],
     ) -> None:
         self.rejected_by_code: Counter[str] = Counter()
+        self.first_rejections: dict[str, str] = {}  # by code: which sample it was, and the daemon's message
         self.ack_seconds = array("f")  # of the measured stretch, from the intended send time
         self.lost: str | None = None  # why sending ended early
         self._encoder = encoder
@@ -198,18 +200,43 @@ class Sender:
         """Which rows of an answered frame the daemon has now."""
         size = len(batch.servers)
         if reply.code is not None:
-            self.rejected_by_code[reply.code] += size
-            self._counts[Count.SAMPLES_REJECTED] += size
+            self._reject(batch, reply.code, 0, reply.message, size)
+            return
+        if reply.accepted + reply.rejected != size:
+            # An ack that does not account for each sample of its frame says nothing of any.
+            self._counts[Count.MALFORMED] += 1
             return
         self._counts[Count.SAMPLES_ACCEPTED] += reply.accepted
-        self._counts[Count.SAMPLES_REJECTED] += reply.rejected
-        if not reply.rejected:
-            self._ledger.accepted[batch.steps, batch.servers] = life
-            return
-        self.rejected_by_code.update(error.code for error in reply.errors)
-        refused = {error.index for error in reply.errors}
-        kept = [index for index in range(size) if index not in refused]
+        for error in reply.errors:
+            self._reject(batch, error.code, min(error.index, size - 1), error.message)
+        untold = reply.rejected - len(reply.errors)
+        if untold > 0:
+            self._reject(batch, UNTOLD, size - 1, "an ack spells out only the first rejections of a frame", untold)
+        kept = _kept(reply, size)
         self._ledger.accepted[batch.steps[kept], batch.servers[kept]] = life
+
+    def _reject(self, batch: Batch, code: str, index: int, message: str, count: int = 1) -> None:
+        """Count samples that were rejected for one reason; the first of each code is kept with its message."""
+        self.rejected_by_code[code] += count
+        self._counts[Count.SAMPLES_REJECTED] += count
+        if code not in self.first_rejections:
+            fleet, step_seconds = self._encoder.fleet, self._encoder.step_seconds
+            time_seconds = (fleet.first_step + int(batch.steps[index])) * step_seconds
+            server = fleet.servers[int(batch.servers[index])]
+            self.first_rejections[code] = f"server {server!r} at time {time_seconds}: {message or 'no reason given'}"
+
+
+def _kept(reply: Reply, size: int) -> list[int]:
+    """The samples of a frame that are certain to have been accepted, by index.
+
+    Errors come in the order of the samples. Where an ack does not spell out all of them, nothing is known of the
+    samples after the last one that it names.
+    """
+    if not reply.accepted:
+        return []
+    refused = {error.index for error in reply.errors}
+    end = size if reply.rejected == len(reply.errors) else max(refused, default=0)
+    return [index for index in range(end) if index not in refused]
 
 
 @dataclass(slots=True)

@@ -20,6 +20,7 @@ class Due:
 
     rows: Bools
     context: NDArray[np.int32]
+    newer: int = 0  # accepted rows that are newer than all that the daemon held, with enough context or not
 
     @classmethod
     def model(cls, accepted: Bools, prior: Bools, context_length: int, need: int) -> Due:
@@ -35,7 +36,8 @@ class Due:
         total = np.zeros((len(held) + 1, held.shape[1]), dtype=np.int32)
         np.cumsum(held, axis=0, out=total[1:])
         context = total[lead + 1 :] - total[: len(total) - lead - 1]
-        return cls(accepted & _newer(prior, lead) & (context >= need), context)
+        newer = accepted & _newer(prior, lead)
+        return cls(newer & (context >= need), context, int(newer.sum()))
 
 
 @dataclass(frozen=True, slots=True)

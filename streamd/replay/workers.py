@@ -55,6 +55,7 @@ class Outcome:
     """What a worker knows at the end beside the ledger."""
 
     rejected_by_code: Counter[str] = field(default_factory=Counter)
+    first_rejections: dict[str, str] = field(default_factory=dict)  # by code, see ``Sender``
     ack_seconds: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     unanswered: int = 0
     lost: list[str] = field(default_factory=list)
@@ -62,6 +63,7 @@ class Outcome:
     def add(self, other: Outcome) -> None:
         """Take in another worker's."""
         self.rejected_by_code += other.rejected_by_code
+        self.first_rejections = {**other.first_rejections, **self.first_rejections}
         self.ack_seconds = np.concatenate([self.ack_seconds, other.ack_seconds])
         self.unanswered += other.unanswered
         self.lost += other.lost
@@ -135,7 +137,15 @@ class LocalWorker:
         for sender in self._senders:
             lost = [sender.lost] if sender.lost else []
             seconds = np.array(sender.ack_seconds, dtype=np.float32)
-            total.add(Outcome(sender.rejected_by_code, seconds, sender.unanswered, lost))
+            total.add(
+                Outcome(
+                    rejected_by_code=sender.rejected_by_code,
+                    first_rejections=sender.first_rejections,
+                    ack_seconds=seconds,
+                    unanswered=sender.unanswered,
+                    lost=lost,
+                )
+            )
         total.lost += [subscriber.lost for subscriber in self._subscribers if subscriber.lost]
         return total
 

@@ -41,6 +41,9 @@ class Faults:
     hang_up_at: int = 0
     lag: int = 0  # forecasts told as dropped instead of sent
     reject: set[str] = field(default_factory=set)
+    keep_nothing: bool = False  # acks samples and forgets them
+    ack_short: int = 0  # the ingest frame whose ack leaves a sample out
+    errors_told: int = 1_000  # rejections that an ack spells out
     hold: bool = False  # runs nothing before it is asked for its status
     miscount: int = 0  # superseded rows too many
 
@@ -102,8 +105,10 @@ class FakeDaemon:
             if server in self.faults.reject:
                 errors.append({"index": index, "code": "sample_too_old", "message": "told to"})
                 continue
-            self._add(server, math.floor(time / STEP_SECONDS), values)
-        return {"accepted": len(samples) - len(errors), "rejected": len(errors), "errors": errors}
+            if not self.faults.keep_nothing:
+                self._add(server, math.floor(time / STEP_SECONDS), values)
+        accepted = len(samples) - len(errors) - (self.frames == self.faults.ack_short > 0)
+        return {"accepted": accepted, "rejected": len(errors), "errors": errors[: self.faults.errors_told]}
 
     def _add(self, server: str, step: int, values: set[str]) -> None:
         window = self.windows.setdefault(server, {})

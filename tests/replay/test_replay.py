@@ -240,3 +240,113 @@ async def test_a_synthetic_fleet_of_the_shipped_servers(fleet: Path) -> None:
         status, found = await replay(daemon, fleet, *wire, "--form", "columns", "--samples-a-frame", "10")
     assert status == Exit.COMPLETE
     assert found["fleet"] == {"servers": 20, "steps": 11, "fill_rows": 160, "measured_rows": 60}
+
+
+@pytest.mark.parametrize(
+    "wire",
+    [[], ["--transport", "http"], ["--form", "columns", "--samples-a-frame", "3"], ["--subscribers", "0"]],
+    ids=" ".join,
+)
+async def test_a_replay_of_which_every_sample_is_rejected_is_not_complete(
+    fleet: Path, wire: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with FakeDaemon(Faults(reject=set(SERVERS))).running() as daemon:
+        status, found = await replay(daemon, fleet, *wire)
+    assert status == found["exit"] == Exit.NOTHING
+    assert found["complete"] is False
+    assert found["samples"]["rejected"] == ROWS
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert "complete" not in last
+    assert f"the daemon rejected every sample ({ROWS})" in last
+    assert found["samples"]["first_rejections"] == {"sample_too_old": "server 'alpha' at time 1600000200: told to"}
+    assert any(note.startswith(f"{ROWS} rejected as sample_too_old; server 'alpha'") for note in found["notes"])
+
+
+async def test_a_fleet_that_is_partly_rejected_says_so_beside_complete(
+    fleet: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with FakeDaemon(Faults(reject={"beta"})).running() as daemon:
+        status, found = await replay(daemon, fleet)
+    assert status == Exit.COMPLETE
+    assert capsys.readouterr().out.splitlines()[-1].endswith(f"; {STEPS} of {ROWS} samples were rejected")
+    first = "server 'beta' at time 1600000200: told to"
+    assert f"{STEPS} rejected as sample_too_old; {first}" in found["notes"]
+
+
+async def test_a_fleet_that_only_warms_verifies_no_forecast(fleet: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    short = ["--limit-rows", str(NEED - 1)]
+    async with FakeDaemon().running() as daemon:
+        status, found = await replay(daemon, fleet, *short)
+    assert (status, found["complete"]) == (Exit.NOTHING, False)
+    assert f"no row was due: a window needs {NEED} rows" in capsys.readouterr().out.splitlines()[-1]
+    async with FakeDaemon().running() as daemon:  # who reads no forecast verifies what the daemon keeps
+        status, _ = await replay(daemon, fleet, *short, "--subscribers", "0")
+    assert status == Exit.COMPLETE
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert "6 samples accepted and kept; no subscriber, so no forecast was verified" in last
+
+
+async def test_a_subscription_that_matches_no_server_verifies_nothing(fleet: Path) -> None:
+    async with FakeDaemon().running() as daemon:
+        status, found = await replay(daemon, fleet, "--glob", "delta*")
+    assert status == Exit.NOTHING
+    assert "no row was due of the servers that are subscribed to (delta*)" in found["notes"]
+
+
+@pytest.mark.parametrize("more", [[], ["--subscribers", "0"], ["--limit-rows", "2"]], ids=" ".join)
+async def test_a_daemon_that_acks_and_keeps_nothing_is_noticed(fleet: Path, more: list[str]) -> None:
+    async with FakeDaemon(Faults(keep_nothing=True)).running() as daemon:
+        status, found = await replay(daemon, fleet, *more)
+    assert status == Exit.LOST
+    assert found["faults"]["not_kept"] == found["samples"]["accepted"] > 0
+
+
+async def test_failed_rows_are_a_fault_without_a_subscriber_too(fleet: Path) -> None:
+    daemon = FakeDaemon()
+    async with daemon.running():
+        daemon.rows["failed"] = 0
+        replaying = asyncio.create_task(replay(daemon, fleet, "--subscribers", "0"))
+        while daemon.rows["closed"] < ROWS // 2:
+            await asyncio.sleep(0)
+        daemon.rows["failed"] = 2
+        status, found = await replaying
+    assert status == Exit.LOST
+    assert found["faults"] == {"failed": 2}
+
+
+async def test_an_ack_that_leaves_samples_out_is_no_ack(fleet: Path) -> None:
+    async with FakeDaemon(Faults(ack_short=4)).running() as daemon:
+        status, found = await replay(daemon, fleet)
+    assert status == Exit.LOST
+    assert found["faults"]["unreadable_answers"] == 1
+
+
+async def test_rejections_that_an_ack_does_not_spell_out_are_counted_and_not_taken_for_accepted(fleet: Path) -> None:
+    async with FakeDaemon(Faults(reject={"beta"}, errors_told=1)).running() as daemon:
+        status, found = await replay(daemon, fleet, "--samples-a-frame", "36", "--context-rows", "12")
+    assert found["samples"]["rejected"] == STEPS
+    assert found["samples"]["rejected_by_code"] == {"sample_too_old": 1, "untold": STEPS - 1}
+    assert found["forecasts"]["missing"] == 0
+    assert status == Exit.COMPLETE
+
+
+async def test_a_file_without_a_row_to_send_is_not_complete(
+    fleet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty, acked = tmp_path / "empty.csv", tmp_path / "acked.csv"
+    async with FakeDaemon().running() as daemon:
+        empty.write_text("server,time,cpu_user\n")
+        assert (await replay(daemon, empty))[0] == Exit.USAGE
+        empty.write_text("server,time,cpu_user\na,600,\n")
+        assert (await replay(daemon, empty))[0] == Exit.NOTHING
+        assert "no row has a value of cpu_user: there is nothing to send" in capsys.readouterr().err
+        await replay(daemon, fleet, "--acked-list", str(acked))
+        capsys.readouterr()
+        assert (await replay(daemon, fleet, "--resume", str(acked)))[0] == Exit.NOTHING
+        assert f"{acked} has every row: there is nothing to send" in capsys.readouterr().err
+        acked.write_text("server,step,time\n")
+        verify = ["--url", daemon.url, "--verify", str(acked)]
+        assert await asyncio.to_thread(cli.main, verify) == Exit.NOTHING
+        acked.write_text("server,step,time\nalpha,7,2100\n")  # long before its window
+        assert await asyncio.to_thread(cli.main, verify) == Exit.NOTHING
+    assert "nothing was verified" in capsys.readouterr().err
