@@ -20,7 +20,7 @@ import uvloop
 from streamd.replay import acked, options, report
 from streamd.replay.daemon import Contract, Daemon
 from streamd.replay.errors import Exit, NothingError, ReplayError, UsageError
-from streamd.replay.fleet import Fleet, RecordedFleet, synthesize
+from streamd.replay.fleet import Fleet, RecordedFleet, check_grid, synthesize
 from streamd.replay.plan import Pace, Plan
 from streamd.replay.progress import Progress
 from streamd.replay.readers import parse_mapping, read_fleet
@@ -154,6 +154,7 @@ def joined(fleets: list[RecordedFleet]) -> RecordedFleet:
     features = tuple(dict.fromkeys(name for fleet in fleets for name in fleet.features))
     first = min(fleet.first_step for fleet in fleets)
     length = max(fleet.first_step + fleet.steps for fleet in fleets) - first
+    check_grid("the times of all files", len(servers), length)
     series = np.full((len(servers), length, len(features)), np.nan, dtype=np.float32)
     for fleet in fleets:
         rows = np.array([servers.index(name) for name in fleet.servers])

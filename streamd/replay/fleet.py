@@ -18,6 +18,8 @@ Bools = NDArray[np.bool_]
 Ints = NDArray[np.intp]
 
 PERCENT = 100.0
+# Rows of a grid, gaps included: a time that lies far from all others makes a grid that no memory holds.
+MAX_GRID_ROWS = 50_000_000
 
 
 class Fleet(Protocol):
@@ -44,6 +46,15 @@ class Fleet(Protocol):
 
     def values(self, steps: Ints, servers: Ints) -> Floats:
         """``[n, F] float32`` for n pairs of (step index, server index); NaN where missing."""
+
+
+def check_grid(times: str, servers: int, steps: int) -> None:
+    """Raises UsageError where a grid of so many servers and steps is larger than any recorded fleet."""
+    if servers * steps > MAX_GRID_ROWS:
+        raise UsageError(
+            f"{times} make {steps:,} steps of {servers:,} servers; expected at most {MAX_GRID_ROWS:,} rows, gaps"
+            " included: is one of the times wrong?"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +90,16 @@ class RecordedFleet:
         return replace(self, first_step=self.first_step + start, series=self.series[:, start:stop])
 
     def of_features(self, known: tuple[str, ...]) -> RecordedFleet:
-        """Only the features that the daemon's model knows, in the fleet's order."""
-        kept = [index for index, name in enumerate(self.features) if name in known]
+        """Only the features that the daemon's model knows, in the fleet's order; a name's case does not matter."""
+        spelled = {name.casefold(): name for name in known} | {name: name for name in known}
+        found = [spelled.get(name, spelled.get(name.casefold())) for name in self.features]
+        kept = [index for index, name in enumerate(found) if name is not None]
         if not kept:
             raise UsageError(
                 f"none of the fleet's columns ({', '.join(self.features)}) is a feature of the daemon's model"
                 f" ({', '.join(known)}); name the columns with --map FEATURE=COLUMN"
             )
-        names = tuple(self.features[index] for index in kept)
+        names = tuple(str(found[index]) for index in kept)
         return replace(self, features=names, series=self.series[:, :, kept])
 
     def beginning_at(self, first_step: int) -> RecordedFleet:

@@ -1,14 +1,11 @@
-"""Fleets from files: CSV, CSV.gz and Parquet, one column a feature (wide) or one line a value (long).
+"""Fleets from tables, with one column a feature (wide) or one line a value (long).
 
-Reads files and nothing else; what comes out is already on the contract's grid.
+What comes out is already on the contract's grid.
 """
 
 from __future__ import annotations
 
-import csv
-import gzip
-import importlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,12 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from streamd.core.epochs import FINER_UNITS, finer_unit
 from streamd.replay.errors import UsageError
-from streamd.replay.fleet import RecordedFleet
+from streamd.replay.fleet import RecordedFleet, check_grid
+from streamd.replay.tables import EXPECTED_KEYS, SERVER_COLUMNS, TIME_COLUMNS, Table, read_table
 
-SERVER_COLUMNS = ("server", "machine", "host", "instance")
-TIME_COLUMNS = ("time", "ts", "timestamp")
 LONG_COLUMNS = ("feature", "value")
+EXPECTED_TIME = "expected epoch seconds or RFC 3339, from 1970 on"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +45,15 @@ def read_fleet(path: Path, step_seconds: int, mapping: Mapping[str, Mapped] | No
 
     Several samples of one server within one step are averaged. Raises UsageError, naming file and column.
     """
-    table = _read_table(path)
-    columns = _long(path, table) if set(LONG_COLUMNS) <= set(table) else _wide(path, table)
+    table = read_table(path)
+    _key_columns(table)
+    if not len(next(iter(table.columns.values()))):
+        raise UsageError(f"{path}: no rows")
+    feature, value = (table.find([name]) for name in LONG_COLUMNS)
+    columns = _long(table, feature, value) if feature and value else _wide(table)
     if mapping:
         columns = _mapped(path, columns, mapping)
-    if not len(columns.times):
-        raise UsageError(f"{path}: no rows")
-    return _on_grid(columns, step_seconds)
+    return _on_grid(path, columns, step_seconds)
 
 
 def parse_mapping(entries: Sequence[str]) -> dict[str, Mapped]:
@@ -71,120 +71,134 @@ def parse_mapping(entries: Sequence[str]) -> dict[str, Mapped]:
     return mapping
 
 
-def _read_table(path: Path) -> dict[str, NDArray[Any]]:
-    if not path.is_file():
-        raise UsageError(f"{path}: no such file; expected a fleet as .csv, .csv.gz or .parquet")
-    if path.suffix == ".parquet":
-        return _read_parquet(path)
-    if path.name.endswith((".csv", ".csv.gz")):
-        return _read_csv(path)
-    raise UsageError(f"{path}: expected a fleet as .csv, .csv.gz or .parquet")
+def _wide(table: Table) -> Columns:
+    server, time = _key_columns(table)
+    values = {name: _float32(table, name) for name in table.columns if name not in (server, time)}
+    return Columns(servers_of(table), times_of(table), values)
 
 
-def _read_parquet(path: Path) -> dict[str, NDArray[Any]]:
-    try:
-        parquet = importlib.import_module("pyarrow.parquet")
-    except ImportError:
-        raise UsageError(
-            f"{path}: reading Parquet needs pyarrow; install the extra: pip install 'streamd[replay]'"
-        ) from None
-    table = parquet.read_table(path)
-    return {name: table.column(name).to_numpy() for name in table.column_names}
-
-
-def _read_csv(path: Path) -> dict[str, NDArray[Any]]:
-    if path.suffix == ".gz":
-        with gzip.open(path, "rt", newline="") as packed:
-            return _parse_csv(path, packed)
-    with path.open(newline="") as file:
-        return _parse_csv(path, file)
-
-
-def _parse_csv(path: Path, file: Iterable[str]) -> dict[str, NDArray[Any]]:
-    lines = csv.reader(file)
-    header = next(lines, None)
-    if not header:
-        raise UsageError(f"{path}: empty; expected a header line with server, time and features")
-    rows = []
-    for number, line in enumerate(lines, start=2):
-        if len(line) != len(header):
-            raise UsageError(f"{path}:{number}: {len(line)} fields; expected {len(header)} as in the header")
-        rows.append(line)
-    return {name: np.array([row[index] for row in rows], dtype=object) for index, name in enumerate(header)}
-
-
-def _wide(path: Path, table: dict[str, NDArray[Any]]) -> Columns:
-    server, time = _key_columns(path, table)
-    values = {name: _numbers(path, name, column) for name, column in table.items() if name not in (server, time)}
-    return Columns(table[server].astype(np.str_), _times(path, table[time]), values)
-
-
-def _long(path: Path, table: dict[str, NDArray[Any]]) -> Columns:
+def _long(table: Table, feature: str, value: str) -> Columns:
     """One line a value: spread over columns, each line giving one feature and NaN for the others."""
-    server, time = _key_columns(path, table)
-    names = table["feature"].astype(np.str_)
-    given = _numbers(path, "value", table["value"])
+    names = _texts(table, feature)
+    given = _float32(table, value)
     values = {
         str(name): np.where(names == name, given, np.float32(np.nan)).astype(np.float32) for name in np.unique(names)
     }
-    return Columns(table[server].astype(np.str_), _times(path, table[time]), values)
+    return Columns(servers_of(table), times_of(table), values)
 
 
-def _key_columns(path: Path, table: dict[str, NDArray[Any]]) -> tuple[str, str]:
-    server = next((name for name in SERVER_COLUMNS if name in table), None)
-    time = next((name for name in TIME_COLUMNS if name in table), None)
+def _key_columns(table: Table) -> tuple[str, str]:
+    server, time = table.find(SERVER_COLUMNS), table.find(TIME_COLUMNS)
     if server is None or time is None:
-        raise UsageError(
-            f"{path}: columns are {', '.join(table)}; expected one of {', '.join(SERVER_COLUMNS)}"
-            f" and one of {', '.join(TIME_COLUMNS)}"
-        )
+        raise UsageError(f"{table.path}: columns are {', '.join(table.columns)}; {EXPECTED_KEYS}")
     return server, time
 
 
-def _numbers(path: Path, name: str, column: NDArray[Any]) -> NDArray[np.float32]:
+def servers_of(table: Table) -> NDArray[np.str_]:
+    """The server of each row, ``[n]``. Raises UsageError where a row has none."""
+    return _texts(table, _key_columns(table)[0])
+
+
+def _texts(table: Table, name: str) -> NDArray[np.str_]:
+    column = table.columns[name]
+    for row, text in enumerate(column):
+        if text is None or text != text or (isinstance(text, str) and not text.strip()):  # None, NaN, empty
+            raise UsageError(f"{table.place(row)}: no {name}; expected one in each row")
+    return column.astype(np.str_)
+
+
+def numbers_of(table: Table, name: str) -> NDArray[np.float64]:
+    """A column's numbers, ``[n]``, NaN where a cell is empty. Raises UsageError."""
+    column = table.columns[name]
     if column.dtype == object:
-        column = np.where(column == "", "nan", column)
-    try:
-        return column.astype(np.float64).astype(np.float32)
-    except ValueError as error:
-        raise UsageError(f"{path}: column {name}: {error}; expected numbers, empty where missing") from None
-
-
-def _times(path: Path, column: NDArray[Any]) -> NDArray[np.float64]:
-    """Epoch seconds, from numbers, RFC 3339 texts or Parquet's own timestamps."""
-    if np.issubdtype(column.dtype, np.datetime64):
-        return column.astype("datetime64[us]").astype(np.int64) / 1e6
+        column = np.array(["nan" if _is_blank(cell) else cell for cell in column], dtype=object)
     try:
         return column.astype(np.float64)
-    except ValueError:
+    except (ValueError, TypeError):
+        row, cell = _first_bad(column, float)
+    hint = ", with a point where this has a decimal comma" if "," in str(cell) else ""
+    raise UsageError(f"{table.place(row)}: column {name} is {cell!r}; expected numbers{hint}, empty where missing")
+
+
+def _float32(table: Table, name: str) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):  # what float32 can't hold becomes infinite, which is missing
+        return numbers_of(table, name).astype(np.float32)
+
+
+def _is_blank(cell: Any) -> bool:
+    return cell is None or (isinstance(cell, str) and not cell.strip())
+
+
+def _first_bad(column: NDArray[Any], convert: Callable[[Any], float]) -> tuple[int, Any]:
+    """The first row whose cell can't be converted, and the cell."""
+    for row, cell in enumerate(column):
+        try:
+            convert(cell)
+        except (ValueError, TypeError):
+            return row, cell
+    return 0, column.dtype
+
+
+def times_of(table: Table) -> NDArray[np.float64]:
+    """The time of each row in epoch seconds, ``[n]``: from numbers, RFC 3339 texts or Parquet's own timestamps.
+
+    Raises UsageError where a row has none, or one that can't be in seconds.
+    """
+    times = _epoch_times(table, table.columns[_key_columns(table)[1]])
+    wrong = ~((times >= 0) & (times < FINER_UNITS[0][0]))  # NaN is neither
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        time = float(times[row])
+        unit = finer_unit(time)
+        said = "no time" if np.isnan(time) else f"time {time:.15g}"
+        looks = f" looks like {unit}" if unit else ""
+        raise UsageError(f"{table.place(row)}: {said}{looks}; {EXPECTED_TIME}")
+    return times
+
+
+def _epoch_times(table: Table, column: NDArray[Any]) -> NDArray[np.float64]:
+    if np.issubdtype(column.dtype, np.datetime64):
+        # Whole seconds are enough for a grid of them, and can't overflow as finer ones do.
+        missing = np.isnat(column)
+        return np.where(missing, np.nan, column.astype("datetime64[s]").astype(np.int64).astype(np.float64))
+    if column.dtype == object:
+        column = np.array(["nan" if _is_blank(cell) else cell for cell in column], dtype=object)
+    try:
+        return column.astype(np.float64)
+    except (ValueError, TypeError):
         pass
     try:
         return np.array([_epoch_seconds(text) for text in column], dtype=np.float64)
-    except ValueError as error:
-        raise UsageError(f"{path}: time: {error}; expected epoch seconds or RFC 3339") from None
+    except (ValueError, TypeError):
+        row, cell = _first_bad(column, _epoch_seconds)
+    raise UsageError(f"{table.place(row)}: time {cell!r}; {EXPECTED_TIME}")
 
 
 def _epoch_seconds(text: str) -> float:
-    moment = datetime.fromisoformat(text)
+    if text == "nan":
+        return float("nan")
+    moment = datetime.fromisoformat(text.strip())
     # RFC 3339 always names an offset; a text without one is taken as UTC, never as this machine's zone.
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def _mapped(path: Path, columns: Columns, mapping: Mapping[str, Mapped]) -> Columns:
+    there = {name.casefold(): values for name, values in columns.values.items()}
     for feature, mapped in mapping.items():
-        if mapped.column not in columns.values:
+        if mapped.column.casefold() not in there:
             raise UsageError(
                 f"{path}: no column {mapped.column} for --map {feature}; expected one of {', '.join(columns.values)}"
             )
-    values = {feature: columns.values[one.column] * np.float32(one.factor) for feature, one in mapping.items()}
+    values = {feature: there[one.column.casefold()] * np.float32(one.factor) for feature, one in mapping.items()}
     return Columns(columns.servers, columns.times, values)
 
 
-def _on_grid(columns: Columns, step_seconds: int) -> RecordedFleet:
+def _on_grid(path: Path, columns: Columns, step_seconds: int) -> RecordedFleet:
     names, which = np.unique(columns.servers, return_inverse=True)
     steps = np.floor(columns.times / step_seconds).astype(np.int64)
     first = int(steps.min())
     length = int(steps.max()) - first + 1
+    check_grid(f"{path}: times from {columns.times.min():.15g} to {columns.times.max():.15g}", len(names), length)
     cell = which * length + (steps - first)
     series = np.full((len(names) * length, len(columns.values)), np.nan, dtype=np.float32)
     for index, values in enumerate(columns.values.values()):

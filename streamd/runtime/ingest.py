@@ -10,6 +10,7 @@ from itertools import islice
 import structlog
 
 from streamd.core.directory import check_name
+from streamd.core.epochs import finer_unit
 from streamd.core.errors import (
     DrainingError,
     InvalidInputError,
@@ -113,8 +114,10 @@ class Ingest:
     def _take_one(self, sample: Sample, wall: float, now: float) -> None:
         at = epoch_seconds(sample.time)
         if at > wall + self._max_ahead_seconds:
+            unit = None if isinstance(sample.time, datetime) else finer_unit(at)
+            looks = f"; it looks like {unit}, and epoch seconds are expected" if unit else ""
             raise TooFarAheadError(
-                f"time {at:.0f} is {at - wall:.0f} s ahead of the clock, at most {self._max_ahead_seconds:g} s"
+                f"time {at:.0f} is {at - wall:.0f} s ahead of the clock, at most {self._max_ahead_seconds:g} s{looks}"
             )
         row = self._rows.read(sample.values)
         directory = self._state.directory

@@ -6,6 +6,7 @@ import gzip
 import importlib
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -87,6 +88,161 @@ def test_samples_finer_than_a_step_are_averaged(tmp_path: Path) -> None:
 def test_a_bad_file_is_told_with_its_place(tmp_path: Path, text: str, told: str) -> None:
     with pytest.raises(UsageError, match=told):
         read_fleet(write(tmp_path / "f.csv", text), STEP)
+
+
+EXPECTED = [[1, 5], [np.nan, np.nan], [3, 7]]
+BOM = "\ufeff"
+
+
+def same(path: Path) -> None:
+    """The file holds what ``WIDE`` does."""
+    fleet = read_fleet(path, STEP).of_features(("cpu_user", "mem_used"))
+    assert (fleet.servers, fleet.features, fleet.first_step) == (("a", "b"), ("cpu_user", "mem_used"), 2)
+    np.testing.assert_array_equal(fleet.series[0], EXPECTED)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
+@pytest.mark.parametrize("name", ["f.csv", "f.csv.gz", "F.CSV"])
+def test_a_csv_is_read_whatever_its_encoding(tmp_path: Path, encoding: str, packed: bool, name: str) -> None:
+    raw = WIDE.encode(encoding)
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(raw) if packed else raw)
+    same(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        BOM + WIDE.replace("server", '"server"', 1),
+        WIDE.replace("\n", "\r\n"),
+        WIDE.replace("\n", "\r"),
+        WIDE.replace(",", ";"),
+        WIDE.replace(",", "\t"),
+        WIDE.replace(",", ", "),
+        WIDE.replace("server,time,cpu_user,mem_used", '"Server", "TIME","CPU_User",Mem_Used '),
+        WIDE.replace("server,time", "Machine,Timestamp"),
+        "\n\n" + WIDE.replace("\n", "\n\n") + "  \n,,,\n\n",
+        WIDE.replace("a,", '"a",').replace("600", '"600"').replace("600", " 600 "),
+    ],
+    ids=["bom-and-quotes", "crlf", "cr", "semicolons", "tabs", "spaces", "case", "names", "empty-lines", "quotes"],
+)
+def test_a_csv_is_read_whatever_wrote_it(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "f.csv"
+    path.write_bytes(text.encode())
+    same(path)
+
+
+def test_a_long_table_and_a_mapping_know_no_case(tmp_path: Path) -> None:
+    path = tmp_path / "f.csv"
+    path.write_bytes((BOM + LONG.replace("feature,value", "Feature,VALUE")).encode())
+    same(path)
+    path.write_bytes(WIDE.replace("cpu_user", "CPU").encode())
+    mapping = parse_mapping(["cpu_user=cpu", "mem_used=MEM_used"])
+    np.testing.assert_array_equal(read_fleet(path, STEP, mapping).series[0], EXPECTED)
+
+
+NOW = 1_763_708_400
+UNITS = [(10**3, "milliseconds"), (10**6, "microseconds"), (10**9, "nanoseconds")]
+
+
+@pytest.mark.parametrize(("factor", "unit"), UNITS)
+@pytest.mark.parametrize("form", ["{}", "{}.0", '"{}"', " {} ", "{:.6e}"])
+def test_times_in_a_finer_unit_are_named_with_their_place(tmp_path: Path, factor: int, unit: str, form: str) -> None:
+    text = f"server,time,cpu_user\na,{NOW},1\n\na,{form.format((NOW + 300) * factor)},2\n"
+    with pytest.raises(UsageError, match=rf"f\.csv:4: time [0-9.e+]+ looks like {unit}; expected epoch seconds"):
+        read_fleet(write(tmp_path / "f.csv", text), STEP)
+
+
+@pytest.mark.parametrize(("factor", "unit"), UNITS)
+def test_a_long_table_in_a_finer_unit_is_named_too(tmp_path: Path, factor: int, unit: str) -> None:
+    text = f"host,timestamp,feature,value\na,{NOW * factor},cpu_user,1\n"
+    with pytest.raises(UsageError, match=f"looks like {unit}"):
+        read_fleet(write(tmp_path / "f.csv.gz", text), STEP)
+
+
+def write_parquet(path: Path, **columns: Any) -> Path:
+    pyarrow = pytest.importorskip("pyarrow", reason="the extra [replay] is not installed")
+    importlib.import_module("pyarrow.parquet").write_table(pyarrow.table(columns), path)
+    return path
+
+
+@pytest.mark.parametrize(("factor", "unit"), UNITS)
+def test_parquet_numbers_in_a_finer_unit_are_named(tmp_path: Path, factor: int, unit: str) -> None:
+    times = [NOW, NOW * factor]
+    path = write_parquet(tmp_path / "f.parquet", server=["a", "a"], time=times, cpu_user=[1.0, 2.0])
+    with pytest.raises(UsageError, match=rf"f\.parquet: row 2: time [0-9.e+]+ looks like {unit}"):
+        read_fleet(path, STEP)
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+@pytest.mark.parametrize("zone", [None, "UTC", "Europe/Berlin"])
+def test_parquet_timestamps_name_their_unit_themselves(tmp_path: Path, unit: str, zone: str | None) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="the extra [replay] is not installed")
+    moments = np.array([600, 600, 1200], "datetime64[s]").astype(f"datetime64[{unit}]")
+    times = pyarrow.array(moments).cast(pyarrow.timestamp(unit, zone))
+    names = pyarrow.array(["a", "b", "a"]).dictionary_encode()
+    path = tmp_path / "f.parquet"
+    same(write_parquet(path, Machine=names, ts=times, cpu_user=[1.0, 2.0, 3.0], mem_used=[5.0, None, 7.0]))
+    wrong = pyarrow.array(np.array([NOW * 1000], "datetime64[s]"))  # milliseconds that were stored as seconds
+    with pytest.raises(UsageError, match="row 1: time 1763708400000 looks like milliseconds"):
+        read_fleet(write_parquet(path, server=["a"], time=wrong, cpu_user=[1.0]), STEP)
+
+
+def test_parquet_cells_that_are_missing_are_told_with_their_row(tmp_path: Path) -> None:
+    path = tmp_path / "f.parquet"
+    pyarrow = pytest.importorskip("pyarrow", reason="the extra [replay] is not installed")
+    with pytest.raises(UsageError, match="row 2: no server"):
+        read_fleet(write_parquet(path, server=["a", None], time=[600, 600], cpu_user=[1.0, 2.0]), STEP)
+    for times in ([600, None], pyarrow.array([600, None], pyarrow.timestamp("s")), ["600", None]):
+        with pytest.raises(UsageError, match="row 2: no time"):
+            read_fleet(write_parquet(path, server=["a", "a"], time=times, cpu_user=[1.0, 2.0]), STEP)
+    twice = pyarrow.table([["a"], [600], [1.0], [2.0]], names=["server", "time", "cpu_user", "CPU_USER"])
+    importlib.import_module("pyarrow.parquet").write_table(twice, path)
+    with pytest.raises(UsageError, match="columns 3 and 4 are both named cpu_user"):
+        read_fleet(path, STEP)
+    path.write_bytes(b"PAR1 and nothing that follows")
+    with pytest.raises(UsageError, match="expected a Parquet file"):
+        read_fleet(path, STEP)
+
+
+@pytest.mark.parametrize(
+    ("raw", "told"),
+    [
+        (b"server,time,cpu_user\na,600,1\n\xe9,600,1\n", r"f\.csv:3: .*expected UTF-8"),
+        (WIDE.encode("utf-16-le"), r"f\.csv:1: a NUL character; expected UTF-8, or UTF-16"),
+        (gzip.compress(WIDE.encode())[:-9], "expected a whole gzip file"),
+        (gzip.compress(b"")[:4], "expected a whole gzip file"),
+        (b"PAR1\0\0", "the content is Parquet"),
+        (b"PK\x03\x04\0", "a zip archive or a workbook"),
+        (b"server,time,cpu_user,cpu_user\na,600,1,2\n", "columns 3 and 4 are both named cpu_user"),
+        (b"Time,server,time,cpu_user\n1,a,600,1\n", "columns 1 and 3 are both named Time"),
+        (b"server,time,,cpu_user\na,600,1,2\n", "column 3 has no name"),
+        (b"server;time;cpu_user\na;600;1,5\n", r"f\.csv:2: column cpu_user is '1,5'.*decimal comma"),
+        (b'server,time,cpu_user\n\n"a,600,1\n', r"f\.csv:3: .*expected CSV"),
+        (b"server,time,cpu_user\na,600,1\n\n,600,1\n", r"f\.csv:4: no server"),
+        (b"server,time,cpu_user\na,600,1\na,,1\n", r"f\.csv:3: no time; expected epoch seconds"),
+        (b"server,time,cpu_user\na,-5,1\n", r"f\.csv:2: time -5; expected epoch seconds"),
+        (b"server,time,cpu_user\na,inf,1\n", r"f\.csv:2: time inf; expected epoch seconds"),
+        (b"server,time,cpu_user\n\na,600,1\na,600,warm\n", r"f\.csv:4: column cpu_user is 'warm'"),
+        (b"server,time,cpu_user\na,600,1\na,1763708400,1\n", None),
+    ],
+)
+def test_what_a_csv_can_not_be_is_told_with_its_place(tmp_path: Path, raw: bytes, told: str | None) -> None:
+    path = tmp_path / "f.csv"
+    path.write_bytes(raw)
+    if told is None:  # the grid from 1970 to 2025 is large, and one server's still fits
+        assert read_fleet(path, STEP).steps == 5_879_027
+        return
+    with pytest.raises(UsageError, match=told):
+        read_fleet(path, STEP)
+
+
+def test_a_time_far_from_all_others_is_told_before_it_takes_the_memory(tmp_path: Path) -> None:
+    lines = [f"{server},{time},1" for server in range(20) for time in (600, NOW)]
+    path = write(tmp_path / "f.csv", "\n".join(["server,time,cpu_user", *lines]))
+    with pytest.raises(UsageError, match=f"times from 600 to {NOW} make .* is one of the times wrong"):
+        read_fleet(path, STEP)
 
 
 def test_mapping_names_and_scales_columns(tmp_path: Path) -> None:
