@@ -29,7 +29,7 @@ class Comparison:
 def write_acked(path: Path, fleet: Fleet, accepted: Bools, step_seconds: int) -> None:
     """One line for each accepted row: its server, its step and the time at which the step begins."""
     servers, steps = np.nonzero(accepted.T)
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         lines = csv.writer(file)
         lines.writerow(HEADER)
         for server, step in zip(servers.tolist(), (steps + fleet.first_step).tolist(), strict=True):
@@ -40,7 +40,7 @@ def read_acked(path: Path) -> dict[str, list[int]]:
     """Steps of each server, in the list's order. Raises UsageError."""
     found: dict[str, list[int]] = defaultdict(list)
     try:
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:  # a spreadsheet may have written a mark
             lines = csv.reader(file)
             if next(lines, None) != HEADER:
                 raise UsageError(f"{path}: expected a list of acked rows with the header {','.join(HEADER)}")

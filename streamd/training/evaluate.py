@@ -1,6 +1,6 @@
 """`streamd evaluate`: a rolling-origin backtest of an engine version or a training run, next to the baselines.
 
-Any fleet file goes: a set of the data pack by name, or a Parquet or CSV table with `machine`, `ts` and one
+Any fleet file goes: a set of the data pack by name, or a .csv, .csv.gz or .parquet table with a server, a time and one
 column a metric (features by their own names, or mapped with --map).
 """
 

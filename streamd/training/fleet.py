@@ -1,6 +1,7 @@
 """Real fleets from files: long tables of samples onto a regular grid, with splits and the feature map.
 
-A dataset is a table (Parquet or CSV) with `machine`, `ts` (epoch seconds) and one column a metric.
+A dataset is a table (Parquet or CSV) with a server, a time (`machine` and `ts`, or as the load replayer names them)
+and one column a metric.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import numpy as np
 import pandas as pd
 
 from streamd.models.contract import FEATURE_UNITS
+from streamd.replay import readers, tables
+from streamd.replay.errors import UsageError
 
 FILES = {"smd": "smd_5min.parquet", "asd": "asd_5min.parquet"}
 SCORED = {
@@ -105,12 +108,23 @@ def open_table(path: Path, features: Iterable[str], mapping: dict[str, str], ste
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """A long table with `machine` and `ts`, by its suffix; ValueError where a column is missing."""
-    frame = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
-    missing = {"machine", "ts"} - set(frame.columns)
-    if missing:
-        raise ValueError(f"{path}: no column {sorted(missing)}; expected machine, ts and one column a metric")
-    return frame
+    """A long table as `machine`, `ts` in epoch seconds and the other columns; the load replayer's reader reads it.
+
+    ValueError, with the file and the place in it, where a column is missing or a time can't be in seconds.
+    """
+    try:
+        table = tables.read_table(path)
+        servers, times = readers.servers_of(table), readers.times_of(table)
+        keys = {table.find(tables.SERVER_COLUMNS), table.find(tables.TIME_COLUMNS)}
+        metrics = {name: _metric(table, name) for name in table.columns if name not in keys}
+    except UsageError as error:
+        raise ValueError(str(error)) from error
+    return pd.DataFrame({"machine": servers.astype(object), "ts": times, **metrics})
+
+
+def _metric(table: tables.Table, name: str) -> np.ndarray:
+    """A column's numbers; as it is where a Parquet column is something else, which no feature needs."""
+    return table.columns[name] if table.lines is None else readers.numbers_of(table, name)
 
 
 def derive(frame: pd.DataFrame, expression: str) -> pd.Series:

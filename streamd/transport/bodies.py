@@ -100,6 +100,8 @@ def _sample_error(exc: Exception) -> InvalidInputError:
     """Give a sample's decoding error the code of the field that it speaks of."""
     message = str(malformed(exc))
     match = _FIELD.search(message)
+    if match and match[1] == "time":
+        message += "; expected epoch seconds as a number, or RFC 3339 with an offset"
     return (_ERRORS[match[1]] if match else InvalidSampleError)(message)
 
 

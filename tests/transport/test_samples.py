@@ -386,3 +386,61 @@ async def test_messagepack_times_may_be_timestamps(daemon: Running) -> None:
     body = msgspec.msgpack.encode({"samples": [{"server": "a", "time": stamp, "values": values_of(1, 2)}]})
     assert (await daemon.post_bytes("/v1/samples", body, MSGPACK)).body["accepted"] == 1
     assert (await daemon.get("/v1/servers/a")).body["origin"] == origin(2)
+
+
+# ---------------------------------------------------------------- times in a finer unit than seconds
+UNITS = [(10**3, "milliseconds"), (10**6, "microseconds"), (10**9, "nanoseconds")]
+
+
+async def answers_to(daemon: Running, body: Message, content_type: str) -> list[Message]:
+    """The answers of both calls that take samples."""
+    async with daemon.socket("/v1/ingest", content_type) as agent:
+        return [(await daemon.post("/v1/samples", body, content_type)).body, await agent.ask(body)]
+
+
+def bodies_at(time: Any, content_type: str) -> list[Message]:
+    """One sample at this time, in each form that a body has."""
+    numbers = np.ones((1, len(FEATURES)), np.float32)
+    values = tensor(numbers) if content_type == MSGPACK else numbers.tolist()
+    return [
+        {"samples": [{"server": "a", "time": time, "values": values_of(1, 2)}]},
+        *({"columns": {"servers": ["a"], "time": t, "features": FEATURES, "values": values}} for t in (time, [time])),
+    ]
+
+
+@pytest.mark.parametrize("content_type", TYPES)
+@pytest.mark.parametrize(("factor", "unit"), UNITS)
+@pytest.mark.parametrize("kind", [int, float])
+async def test_a_time_in_a_finer_unit_is_named(
+    daemon: Running, content_type: str, factor: int, unit: str, kind: type[float]
+) -> None:
+    for body in bodies_at(kind(at(2) * factor), content_type):
+        for answer in await answers_to(daemon, body, content_type):
+            assert answer["rejected"] == 1
+            (error,) = answer["errors"]
+            assert error["code"] == "too_far_ahead"
+            assert f"it looks like {unit}, and epoch seconds are expected" in error["message"]
+
+
+@pytest.mark.parametrize("content_type", TYPES)
+@pytest.mark.parametrize("time", [4_000_000_000, "2100-01-01T00:00:00Z", "9999-12-31T23:59:59Z"])
+async def test_a_time_that_is_only_ahead_looks_like_no_other_unit(
+    daemon: Running, content_type: str, time: float | str
+) -> None:
+    for body in bodies_at(time, content_type):
+        for answer in await answers_to(daemon, body, content_type):
+            (error,) = answer["errors"]
+            assert error["code"] == "too_far_ahead"
+            assert "looks like" not in error["message"]
+
+
+@pytest.mark.parametrize("content_type", TYPES)
+@pytest.mark.parametrize("time", [f"{at(2)}", f"{at(2)}000", "2023-11-14T22:16:00", "noon", "", None, [], True])
+async def test_a_time_that_is_no_time_says_what_is_expected(daemon: Running, content_type: str, time: Any) -> None:
+    for body in bodies_at(time, content_type)[:2]:
+        if time == []:  # as the time of columns it is a list without the one that they need
+            continue
+        for answer in await answers_to(daemon, body, content_type):
+            (error,) = answer["errors"]
+            assert error["code"] == "invalid_time"
+            assert "expected epoch seconds as a number, or RFC 3339 with an offset" in error["message"]
