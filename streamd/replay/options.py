@@ -18,10 +18,10 @@ SAMPLE = Path("examples/fleet/servers.csv.gz")
 EPILOG = """\
 examples:
   replay the shipped servers at 600 times real time:
-    scripts/replay.py --context-rows 288 --limit-rows 48 --speed 600
+    .venv/bin/python scripts/replay.py --context-rows 288 --limit-rows 48 --speed 600
   4,000 rows/s of 20,000 synthetic servers, forecasts as MessagePack batches of float16:
-    scripts/replay.py --synthetic 20000 --context-rows 288 --rate 4000 --duration 60 --connections 8 \\
-      --form columns --encoding msgpack --samples-a-frame 100 --dtype float16 --processes 2
+    .venv/bin/python scripts/replay.py --synthetic 20000 --context-rows 288 --rate 4000 --duration 60 \\
+      --connections 8 --form columns --encoding msgpack --samples-a-frame 100 --dtype float16 --processes 2
 exit status: 0 complete, 1 something was lost, 2 wrong usage, 3 no daemon, 4 nothing was verified (no row was sent,
 accepted or due), 130 interrupted. A sample that the daemon rejects is not lost: it is counted, with the reason.
 """

@@ -40,6 +40,7 @@ int8 with Q/DQ pairs), which `streamd engine validate` and `bench` run on ONNX R
 fp16 and bf16 keep in float32 what meets raw units, what is steep, and what --calibration-data shows not to fit.
 For TensorRT 8.6 (and with --no-typed) the graph is cut into stages, each a plan of its own, all in one file: what meets
 raw units before and after in float32, and between them the core with flags, where only what does not fit is pinned.
+Needs the extra `build`; TensorRT plans need the extra `tensorrt` too: pip install 'streamd[build,tensorrt]'.
 """
 
 EXAMPLES = """\

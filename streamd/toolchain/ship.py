@@ -19,6 +19,7 @@ next start, in one go.
 
 It is the four commands one after the other, and stops with the first that fails: nothing is promoted that did not
 pass the accuracy gate in every precision. What was made until then stays for a look; `streamd engine gc` removes it.
+Needs the extras `build` and `train`: pip install 'streamd[build,train]'.
 """
 
 EXAMPLES = """\

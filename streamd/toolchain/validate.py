@@ -28,6 +28,7 @@ pinball loss, against what really came after each window, that is at most 0.1 % 
 The verdicts go into conversion_info.json, and a precision that fails is never promoted or chosen. For one that fails,
 the nodes of its graph are compared too, and those to blame are named.
 Any other network is judged output by output, on --data or on random inputs, without a pinball loss.
+Needs the extra `build`: pip install 'streamd[build]'.
 """
 
 EXAMPLES = """\
