@@ -48,6 +48,8 @@ _LAZY = (
 
 
 def _run_lazily(args: argparse.Namespace) -> int:
+    from streamd.core.errors import ConfigError
+
     try:
         module = importlib.import_module(args.module)
     except ImportError as exc:
@@ -56,7 +58,11 @@ def _run_lazily(args: argparse.Namespace) -> int:
         return USAGE_ERROR
     parser = argparse.ArgumentParser(prog=args.prog, description=(module.__doc__ or "").partition("\n")[0])
     module.add_arguments(parser)
-    status: int = module.main(parser.parse_args(args.rest))
+    try:
+        status: int = module.main(parser.parse_args(args.rest))
+    except ConfigError as exc:
+        print(f"{args.prog}: {exc}", file=sys.stderr)  # noqa: T201 - a terminal program
+        return USAGE_ERROR
     return status
 
 

@@ -17,7 +17,7 @@ from streamd.models.contract import Contract
 from streamd.training.backtest import STRIDE, Backtest, Predict, Scores
 from streamd.training.baselines import baseline_forecasts
 from streamd.training.checks import constants, robustness
-from streamd.training.fleet import FILES, Fleet, load_fleet, open_table
+from streamd.training.fleet import FILES, DataError, Fleet, load_fleet, open_table
 from streamd.training.predictors import onnx_predictor, torch_predictor
 from streamd.training.release import load_run
 
@@ -61,11 +61,11 @@ def evaluate(
     """Score one fleet, print its tables, draw its picture; returns what goes into the JSON."""
     names = args.machines.split(",") if args.machines else fleet.machines
     if unknown := sorted(set(names) - set(fleet.machines)):
-        raise ValueError(f"{fleet.name}: no machines {unknown}; it has {fleet.machines}")
+        raise DataError(f"{fleet.name}: no machines {unknown}; it has {fleet.machines}")
     chosen = [fleet.machines.index(n) for n in names]
     backtest = Backtest(fleet, contract, args.split, args.stride, chosen)
     if not backtest.windows:
-        raise ValueError(f"{fleet.name}: no window's horizon fits into its {args.split} split")
+        raise DataError(f"{fleet.name}: no window's horizon fits into its {args.split} split")
     forecasts = backtest.forecasts(predict)
     scores = {label: backtest.score(forecasts)}
     scores |= {name: backtest.score(f) for name, f in baseline_forecasts(backtest).items()}
@@ -114,7 +114,7 @@ def open_model(path: Path, threads: int = 0) -> tuple[Contract, Predict, str]:
     if (path / "weights.safetensors").exists():
         contract = Contract()
         return contract, torch_predictor(load_run(path, contract), torch.device("cpu")), path.name
-    raise ValueError(f"{path}: neither an engine version (config.json, model.onnx) nor a run (weights.safetensors)")
+    raise DataError(f"{path}: neither an engine version (config.json, model.onnx) nor a run (weights.safetensors)")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from streamd.core.errors import ConfigError
 from streamd.models.contract import FEATURE_UNITS
 from streamd.replay import readers, tables
 from streamd.replay.errors import UsageError
@@ -26,6 +27,10 @@ SCORED = {
     "asd": {"f07": "cpu_user", "f09": "mem_used", "f11": "net_in", "f13": "net_out", "f19": "load_average"},
 }  # fmt: skip
 """The metrics that the baselines score, and the feature each is fed in as."""
+
+
+class DataError(ConfigError, ValueError):
+    """A fleet, a model or a column that was named is not there, or is not what it must be."""
 
 
 @dataclass
@@ -54,9 +59,9 @@ class Fleet:
         return self.values[chosen, first:last]
 
     def column(self, name: str) -> int:
-        """Where a metric stands among `columns`; ValueError where there is none of that name."""
+        """Where a metric stands among `columns`; DataError where there is none of that name."""
         if name not in self.columns:
-            raise ValueError(f"dataset {self.name!r} has no column {name!r}; it has {self.columns}")
+            raise DataError(f"dataset {self.name!r} has no column {name!r}; it has {self.columns}")
         return self.columns.index(name)
 
     def features(self) -> np.ndarray:
@@ -69,8 +74,11 @@ class Fleet:
 def load_fleet(folder: Path, name: str, step_seconds: int = 300) -> Fleet:
     """One of the data pack's sets by name, with `splits.json` and `feature_map.json` beside it."""
     if name not in FILES:
-        raise ValueError(f"dataset {name!r}: expected one of {sorted(FILES)}")
+        raise DataError(f"dataset {name!r}: expected one of {sorted(FILES)}")
     path = folder / FILES[name]
+    for file in (path, folder / "splits.json", folder / "feature_map.json"):
+        if not file.is_file():
+            raise DataError(f"{file}: no such file; expected a folder with {path.name}, splits.json, feature_map.json")
     splits = json.loads((folder / "splits.json").read_text())[name]
     begin, end = splits["train"][0], splits["test"][1]
     feature_map = json.loads((folder / "feature_map.json").read_text())[name]
@@ -96,7 +104,7 @@ def open_table(path: Path, features: Iterable[str], mapping: dict[str, str], ste
     natural = [mapping.get(f, f if f in frame else None) for f in features]
     unknown = [c for c in natural if c is not None and c not in frame]
     if unknown or not any(natural):
-        raise ValueError(f"{path}: no columns {unknown or list(features)}; it has {sorted(frame.columns)}")
+        raise DataError(f"{path}: no columns {unknown or list(features)}; it has {sorted(frame.columns)}")
     begin = int(frame["ts"].min()) // step_seconds * step_seconds
     steps = (int(frame["ts"].max()) - begin) // step_seconds + 1
     used = [c for c in dict.fromkeys(natural) if c is not None]
@@ -110,7 +118,7 @@ def open_table(path: Path, features: Iterable[str], mapping: dict[str, str], ste
 def read_table(path: Path) -> pd.DataFrame:
     """A long table as `machine`, `ts` in epoch seconds and the other columns; the load replayer's reader reads it.
 
-    ValueError, with the file and the place in it, where a column is missing or a time can't be in seconds.
+    DataError, with the file and the place in it, where a column is missing or a time can't be in seconds.
     """
     try:
         table = tables.read_table(path)
@@ -118,7 +126,7 @@ def read_table(path: Path) -> pd.DataFrame:
         keys = {table.find(tables.SERVER_COLUMNS), table.find(tables.TIME_COLUMNS)}
         metrics = {name: _metric(table, name) for name in table.columns if name not in keys}
     except UsageError as error:
-        raise ValueError(str(error)) from error
+        raise DataError(str(error)) from error
     return pd.DataFrame({"machine": servers.astype(object), "ts": times, **metrics})
 
 
@@ -131,7 +139,7 @@ def derive(frame: pd.DataFrame, expression: str) -> pd.Series:
     """The one derived form in the feature map: `1 - column`."""
     left, _, column = expression.partition(" - ")
     if left != "1" or column not in frame:
-        raise ValueError(f"feature map: {expression!r} is neither a column nor '1 - column'")
+        raise DataError(f"feature map: {expression!r} is neither a column nor '1 - column'")
     return 1.0 - frame[column]
 
 

@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("torch", reason="the extra [train] is not installed")
 pytest.importorskip("pandas", reason="the extra [train] is not installed")
 
+from streamd.cli import main
 from streamd.training.fleet import open_table, read_table
 
 TEXT = "machine,ts,cpu_user,note\na,600,1,2\na,1200,3,4\n"
@@ -30,3 +31,15 @@ def test_times_in_a_finer_unit_are_named(tmp_path: Path, factor: int, unit: str)
     path.write_text(f"machine,ts,cpu_user\na,{1_763_708_400 * factor},1\n")
     with pytest.raises(ValueError, match=rf"f\.csv:2: time [0-9.e+]+ looks like {unit}; expected epoch seconds"):
         read_table(path)
+
+
+def test_data_that_is_not_there_is_told_without_a_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--data", str(tmp_path), "--output", str(tmp_path / "run")]) == 2
+    assert "streamd train: " in (told := capsys.readouterr().err)
+    assert "expected a folder with smd_5min.parquet, splits.json, feature_map.json" in told
+    version = Path(__file__).parents[2] / "engines" / "patch_tensorrt_20261121_160844"
+    path = tmp_path / "f.csv"
+    path.write_text("machine,ts,cpu_user\na,1763708400000,1\n")
+    assert main(["evaluate", "--model", str(version), "--data", str(path)]) == 2
+    assert f"streamd evaluate: {path}:2: time 1763708400000 looks like milliseconds" in capsys.readouterr().err
+    assert main(["evaluate", "--model", str(tmp_path), "--data", str(path)]) == 2
