@@ -3,16 +3,19 @@
 import importlib
 import json
 import re
+import runpy
 import subprocess
 import textwrap
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from streamd.core import errors
 from streamd.core.errors import StreamdError
 from streamd.replay.options import EPILOG
+from streamd.replay.terminal import Terminal
 from streamd.toolchain.command import SUBCOMMANDS, WHOLE_PATH
 from streamd.transport.errors import http_status
 from tests.commands import blocks_of, commands_in, inline_of, is_command, plain, problems_of
@@ -270,3 +273,15 @@ def test_commands_that_the_prose_names_are_there() -> None:
         assert first in (targets if program == "make" else known), (place, program, first)
         if first == "engine" and rest:
             assert rest[0] in subcommands, (place, rest)
+
+
+def test_commands_that_the_demo_and_the_unit_show_are_taken() -> None:
+    demo = runpy.run_path(str(ROOT / "scripts" / "demo.py"))
+    shown = SimpleNamespace(outlooks=[], contract=SimpleNamespace(context_length=288))
+    child = SimpleNamespace(url="http://127.0.0.1:8002", pid=7, log=ROOT / ".demo" / "streamd.log")
+    lines = [line for one in (None, child) for line in demo["_next_steps"](one, shown, Terminal(width=160))]
+    lines = [line.strip() for line in lines if not line.strip().startswith(("#", "-", "─", "README", "kill"))]
+    (start,) = re.findall(r"^ExecStart=(.*)$", (ROOT / "systemd" / "streamd.service").read_text("utf-8"), re.MULTILINE)
+    commands = [words for line in [*lines, start] for words in commands_in(line)]
+    assert len(commands) >= 8
+    assert [(words, why) for words, why in zip(commands, problems_of(commands), strict=True) if why] == []

@@ -25,6 +25,7 @@ AHEAD_BYTES = 64 * 1024 * 1024
 OPEN_LOOP_IN_FLIGHT = 20_000
 RECONNECT_PAUSE_SECONDS = 0.2
 UNTOLD = "untold"  # the code of rejections that an ack counts and does not spell out
+SHOWN_CHARACTERS = 60  # of a server's name in a note
 LAST_LIFE = 255  # what a byte of the ledger can tell apart
 # Shorter waits than this are left out: the loop's timers are no finer.
 FINEST_WAIT_SECONDS = 0.001
@@ -223,6 +224,8 @@ class Sender:
             fleet, step_seconds = self._encoder.fleet, self._encoder.step_seconds
             time_seconds = (fleet.first_step + int(batch.steps[index])) * step_seconds
             server = fleet.servers[int(batch.servers[index])]
+            if len(server) > SHOWN_CHARACTERS:
+                server = f"{server[:SHOWN_CHARACTERS]}..."
             self.first_rejections[code] = f"server {server!r} at time {time_seconds}: {message or 'no reason given'}"
 
 

@@ -244,7 +244,13 @@ async def test_a_synthetic_fleet_of_the_shipped_servers(fleet: Path) -> None:
 
 @pytest.mark.parametrize(
     "wire",
-    [[], ["--transport", "http"], ["--form", "columns", "--samples-a-frame", "3"], ["--subscribers", "0"]],
+    [
+        [],
+        ["--transport", "http"],
+        ["--form", "columns", "--samples-a-frame", "3"],
+        ["--subscribers", "0"],
+        ["--processes", "2"],
+    ],
     ids=" ".join,
 )
 async def test_a_replay_of_which_every_sample_is_rejected_is_not_complete(

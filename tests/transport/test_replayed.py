@@ -1,0 +1,84 @@
+"""The load replayer against the daemon itself: what it rejects, and what is made of that."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streamd.replay import cli
+from streamd.replay.errors import Exit
+from tests.transport.harness import Running, at
+
+ROWS = 12
+TOO_LONG = "x" * 257
+
+
+async def replay(daemon: Running, path: Path, lines: list[str], *more: str) -> tuple[int, dict[str, Any]]:
+    """Run the command line in a thread of its own, as it brings its own loop."""
+
+    def run() -> tuple[int, dict[str, Any]]:
+        path.write_text("\n".join(["server,time,cpu_user,mem_used,load_average", *lines]) + "\n")
+        result = path.with_suffix(".json")
+        asked = [str(path), "--url", daemon.url, "--quiet", "--settle", "0.5", "--json", str(result), *more]
+        status = cli.main(asked)
+        return status, json.loads(result.read_text()) if result.exists() else {}
+
+    return await asyncio.to_thread(run)
+
+
+def rows_of(server: str, first: int = 0) -> list[str]:
+    return [f"{server},{at(first + step)},{step},1,2" for step in range(ROWS)]
+
+
+WIRES = [[], ["--transport", "http"], ["--encoding", "msgpack", "--form", "columns", "--samples-a-frame", "4"]]
+
+
+@pytest.mark.parametrize("wire", WIRES, ids=" ".join)
+@pytest.mark.parametrize(
+    ("server", "first", "code", "why"),
+    [
+        (TOO_LONG, 0, "invalid_server", "expected 1 to 256"),
+        ("a", 60_000_000, "too_far_ahead", "ahead of the clock"),
+    ],
+    ids=["name", "time"],
+)
+async def test_a_fleet_that_is_wholly_rejected_verifies_nothing(
+    daemon: Running,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    wire: list[str],
+    server: str,
+    first: int,
+    code: str,
+    why: str,
+) -> None:
+    daemon.open_lanes(2)
+    status, found = await replay(daemon, tmp_path / "f.csv", rows_of(server, first), *wire)
+    assert (status, found["complete"]) == (Exit.NOTHING, False)
+    assert found["samples"]["rejected_by_code"] == {code: ROWS}
+    out = capsys.readouterr().out
+    assert f"{ROWS} rejected as {code}; server" in out
+    assert why in out
+    assert f"the daemon rejected every sample ({ROWS})" in out.splitlines()[-1]
+
+
+async def test_a_fleet_that_is_partly_rejected_is_complete_and_says_so(
+    daemon: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    daemon.open_lanes(2)
+    status, found = await replay(daemon, tmp_path / "f.csv", [*rows_of("a"), *rows_of(TOO_LONG)])
+    assert status == Exit.COMPLETE, found["faults"]
+    assert found["samples"]["accepted"] == found["samples"]["rejected"] == ROWS
+    assert capsys.readouterr().out.splitlines()[-1].endswith(f"{ROWS} of {2 * ROWS} samples were rejected")
+
+
+async def test_a_fleet_in_milliseconds_is_refused_before_anything_is_sent(
+    daemon: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, _ = await replay(daemon, tmp_path / "f.csv", [f"a,{at(0)}000,1,1,2"])
+    assert status == Exit.USAGE
+    assert f"f.csv:2: time {at(0)}000 looks like milliseconds; expected epoch seconds" in capsys.readouterr().err
+    assert (await daemon.get("/v1/servers/a")).status == 404
