@@ -150,9 +150,9 @@ def times_of(table: Table) -> NDArray[np.float64]:
         row = int(np.argmax(wrong))
         time = float(times[row])
         unit = finer_unit(time)
-        said = "no time" if np.isnan(time) else f"time {time:.15g}"
+        named = "no time" if np.isnan(time) else f"time {time:.15g}"
         looks = f" looks like {unit}" if unit else ""
-        raise UsageError(f"{table.place(row)}: {said}{looks}; {EXPECTED_TIME}")
+        raise UsageError(f"{table.place(row)}: {named}{looks}; {EXPECTED_TIME}")
     return times
 
 

@@ -206,9 +206,9 @@ def _last_line(result: Result, terminal: Terminal) -> str:
         return f"{terminal.bad('LOST')}  {faults}  ({sum_up})"
     if result.nothing:
         return f"{terminal.bad('NOTHING VERIFIED')}  {result.nothing}"
-    said = f"{terminal.good('complete')}  {_verified(result, sum_up)}"
+    verdict = f"{terminal.good('complete')}  {_verified(result, sum_up)}"
     rejected, sent = result.ledger.total(Count.SAMPLES_REJECTED), result.ledger.total(Count.SAMPLES_SENT)
-    return said + (terminal.bad(f"; {rejected:,} of {sent:,} samples were rejected") if rejected else "")
+    return verdict + (terminal.bad(f"; {rejected:,} of {sent:,} samples were rejected") if rejected else "")
 
 
 def _verified(result: Result, sum_up: str) -> str:

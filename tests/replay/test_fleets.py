@@ -211,8 +211,8 @@ def test_parquet_cells_that_are_missing_are_told_with_their_row(tmp_path: Path) 
     [
         (b"server,time,cpu_user\na,600,1\n\xe9,600,1\n", r"f\.csv:3: .*expected UTF-8"),
         (WIDE.encode("utf-16-le"), r"f\.csv:1: a NUL character; expected UTF-8, or UTF-16"),
-        (gzip.compress(WIDE.encode())[:-9], "expected a whole gzip file"),
-        (gzip.compress(b"")[:4], "expected a whole gzip file"),
+        (gzip.compress(WIDE.encode(), mtime=0)[:-9], "expected a whole gzip file"),
+        (gzip.compress(b"", mtime=0)[:4], "expected a whole gzip file"),
         (b"PAR1\0\0", "the content is Parquet"),
         (b"PK\x03\x04\0", "a zip archive or a workbook"),
         (b"server,time,cpu_user,cpu_user\na,600,1,2\n", "columns 3 and 4 are both named cpu_user"),
