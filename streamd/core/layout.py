@@ -63,12 +63,19 @@ class Layout:
             views[column.name] = view.reshape(shape)
         return views
 
-    def slot_extents(self, slot: int) -> list[tuple[int, int]]:
-        """Return `(offset, bytes)` of one slot in every column: what must be reserved before it is written."""
+    def slot_extents(self, slot: int, count: int = 1, page_bytes: int = HEADER_BYTES) -> list[tuple[int, int]]:
+        """Return `(offset, bytes)` of `count` slots from `slot` on in every column, widened to whole pages.
+
+        That is what must be reserved before they are written: the kernel allocates a page as a whole when it is first
+        written, even where a file system's blocks are smaller.
+        """
         extents = []
         for column in self.columns:
             size = column.nbytes(1)
-            extents.append((self.offsets[column.name] + slot * size, size))
+            first = self.offsets[column.name] + slot * size
+            start = first // page_bytes * page_bytes
+            end = min(-(-(first + count * size) // page_bytes) * page_bytes, self.nbytes)
+            extents.append((start, end - start))
         return extents
 
 

@@ -3,12 +3,14 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import structlog
 
 from streamd.core import board
 from streamd.core.board import ForecastBoard
 from streamd.core.contract import ModelContract
 from streamd.core.directory import Directory
+from streamd.core.errors import StateError, StorageError
 from streamd.core.layout import Layout
 from streamd.core.recovery import recover
 from streamd.core.rows import RowReader
@@ -67,6 +69,15 @@ class State:
             if self.windows.ready(slot) and self.windows.newest(slot) > self.board.step(slot)
         ]
 
+    def shortage(self) -> StorageError | None:
+        """Return the error of a disk that is too full for anything to be written, or None; see `StateFile.shortage`."""
+        return self.windows_file.shortage() or self.board_file.shortage()
+
+    def widen(self) -> None:
+        """Reserve whole pieces of the files around what is used; where there is no room, the next call tries again."""
+        self.windows_file.widen()
+        self.board_file.widen()
+
     def flush(self) -> None:
         """Write everything through to the disk; blocks."""
         self.windows_file.flush()
@@ -81,39 +92,59 @@ class State:
 def open_state(folder: Path, contract: ModelContract, limits: WindowLimits, now: float) -> State:
     """Open a state folder, put it in order and return it (`now` monotonic seconds); raises `StateError`.
 
-    Where the capacity or the model's features changed, the windows of the former file are carried over.
+    Where the capacity or the model's features changed, the windows of the former file are carried over. Where that
+    fails, the former files are as they were and nothing is left beside them.
     """
     layout = windows_layout(list(contract.features), contract.context_length, contract.step_seconds, limits.capacity)
     windows_file, former_path = open_state_file(folder / "windows.streamd", layout)
-    board_identity = {
+    opened = [windows_file]
+    try:
+        board_layout = _board_layout(contract, limits.capacity, windows_file.identifier)
+        board_file, former_board = open_state_file(folder / "forecasts.streamd", board_layout)
+        opened.append(board_file)
+        state = _make_state(contract, windows_file, board_file, limits)
+        _put_in_order(state, former_path, former_board, now)
+    except BaseException:
+        for file in opened:
+            file.discard()
+        raise
+    if len(state.directory):
+        log.info("state_recovered", folder=str(folder), **state.recovered)
+    return state
+
+
+def _board_layout(contract: ModelContract, capacity: int, windows: str) -> Layout:
+    """The layout of a forecast file; `windows` identifies the window file that its slots are those of."""
+    identity = {
         "kind": "forecasts",
-        "windows": windows_file.identifier,
+        "windows": windows,
         "targets": list(contract.targets),
         "quantiles": list(contract.quantiles),
         "horizon": contract.horizon,
     }
-    board_layout = Layout(board.columns(contract), limits.capacity, board_identity)
-    board_file, former_board = open_state_file(folder / "forecasts.streamd", board_layout)
+    return Layout(board.columns(contract), capacity, identity)
+
+
+def _make_state(contract: ModelContract, windows_file: StateFile, board_file: StateFile, limits: WindowLimits) -> State:
     arrays = windows_file.arrays()
-    state = State(
-        contract,
-        windows_file,
-        board_file,
-        Directory(arrays),
-        WindowStore(
-            arrays,
-            need=min(limits.need, contract.context_length),
-            late_steps=limits.late_steps,
-            grace_seconds=limits.grace_seconds,
-        ),
-        ForecastBoard(board_file.arrays()),
+    windows = WindowStore(
+        arrays,
+        need=min(limits.need, contract.context_length),
+        late_steps=limits.late_steps,
+        grace_seconds=limits.grace_seconds,
     )
-    former = read_former(former_path, contract.step_seconds) if former_path is not None else None
+    return State(contract, windows_file, board_file, Directory(arrays), windows, ForecastBoard(board_file.arrays()))
+
+
+def _put_in_order(state: State, former_path: Path | None, former_board: Path | None, now: float) -> None:
+    """Carry over what a former file holds, let new files take its place, and finish interrupted changes."""
+    _reserve_again(state)
+    former = read_former(former_path, state.contract.step_seconds) if former_path is not None else None
     carried = _carry_over(state, former) if former is not None else 0
     if former_path is not None:
-        windows_file.take_place(former_path, keep=True)
+        state.windows_file.take_place(former_path, keep=True)
     if former_board is not None:
-        board_file.take_place(former_board, keep=False)  # forecasts are made anew from the windows
+        state.board_file.take_place(former_board, keep=False)  # forecasts are made anew from the windows
     interrupted = recover(state.windows, list(state.directory.slots.values()), now)
     state.recovered = {
         "servers": len(state.directory),
@@ -121,9 +152,18 @@ def open_state(folder: Path, contract: ModelContract, limits: WindowLimits, now:
         "carried_over": carried,
         "unreadable": state.directory.unreadable,
     }
-    if len(state.directory):
-        log.info("state_recovered", folder=str(folder), **state.recovered)
-    return state
+
+
+def _reserve_again(state: State) -> None:
+    """Make sure that the used slots of both files can be written: one of the files may have been made anew."""
+    used = np.flatnonzero(state.windows_file.arrays()["name_bytes"])
+    runs = np.split(used, np.flatnonzero(np.diff(used) != 1) + 1) if len(used) else []
+    try:
+        for run in runs:
+            for file in (state.windows_file, state.board_file):
+                file.reserve_again(int(run[0]), len(run))
+    except StorageError as exc:
+        raise StateError(str(exc)) from exc
 
 
 def _carry_over(state: State, former: Former) -> int:
@@ -131,7 +171,10 @@ def _carry_over(state: State, former: Former) -> int:
     rows = RowReader(state.contract.features)
     servers = former.servers[: state.directory.capacity]
     for server in servers:
-        slot, _ = state.admit(server.name, server.last_seen)
+        try:
+            slot, _ = state.admit(server.name, server.last_seen)
+        except StorageError as exc:
+            raise StateError(f"{len(servers)} servers cannot be carried over, the former file is kept: {exc}") from exc
         for step, values, status in former.rows(server, state.contract.context_length):
             state.windows.write(slot, step, rows.read(values), status, 0.0)
         state.windows.close_overdue(float("inf"))
