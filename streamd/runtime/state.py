@@ -1,6 +1,7 @@
 """Everything that outlives the process: servers, windows and latest forecasts, opened and put in order."""
 
 from dataclasses import dataclass, field
+from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,17 @@ from streamd.core.board import ForecastBoard
 from streamd.core.contract import ModelContract
 from streamd.core.directory import Directory
 from streamd.core.errors import StateError, StorageError
-from streamd.core.layout import Layout
-from streamd.core.recovery import recover
+from streamd.core.layout import HEADER_BYTES, Layout, read_header
+from streamd.core.recovery import find_damage, recover
 from streamd.core.rows import RowReader
 from streamd.core.windows import WindowStore
 from streamd.runtime.migration import Former, read_former, windows_layout
 from streamd.runtime.state_file import StateFile, open_state_file
 
 log = structlog.get_logger(__name__)
+
+MAX_NAMED = 20
+"""Servers that were damaged are named one by one in the log, up to so many."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,8 @@ class WindowLimits:
 class State:
     """The arrays of one state folder and the policies over them.
 
-    `recovered` counts what a restart found: servers, rows cut off in the middle of a change.
+    `recovered` counts what a restart found: servers, rows cut off in the middle of a change, slots that were freed
+    because their stored names or numbers made no sense (`unreadable`).
     """
 
     contract: ModelContract
@@ -45,6 +50,8 @@ class State:
     windows: WindowStore
     board: ForecastBoard
     recovered: dict[str, int] = field(default_factory=dict)
+    set_aside: list[str] = field(default_factory=list)
+    """Files that could not be read at the start, by the names under which they are kept."""
 
     def admit(self, name: str, now_wall: float) -> tuple[int, str | None]:
         """Give a new server a slot; returns it and who was forgotten for it.
@@ -142,16 +149,55 @@ def _put_in_order(state: State, former_path: Path | None, former_board: Path | N
     former = read_former(former_path, state.contract.step_seconds) if former_path is not None else None
     carried = _carry_over(state, former) if former is not None else 0
     if former_path is not None:
-        state.windows_file.take_place(former_path, keep=True)
+        # What was carried over is kept once, what was not under a name of its own.
+        aside = former_path.with_name(f"{former_path.name}.old") if former is not None else _free_name(former_path)
+        state.windows_file.take_place(former_path, aside)
+        if former is None:
+            state.set_aside.append(str(aside))
     if former_board is not None:
-        state.board_file.take_place(former_board, keep=False)  # forecasts are made anew from the windows
+        _replace_board(state, former_board)
+    _free_damaged(state)
     interrupted = recover(state.windows, list(state.directory.slots.values()), now)
+    for slot in state.directory.slots.values():
+        state.board.check(slot, state.windows.newest(slot), state.contract.context_length)
+    if state.board.unreadable:
+        log.warning("forecasts_dropped", count=state.board.unreadable, reason="their stored numbers make no sense")
+    if state.set_aside:
+        log.warning("state_kept_aside", files=state.set_aside)
     state.recovered = {
         "servers": len(state.directory),
         "interrupted": interrupted,
         "carried_over": carried,
         "unreadable": state.directory.unreadable,
     }
+
+
+def _replace_board(state: State, former: Path) -> None:
+    """Let a new forecast file take the former one's place: forecasts are made anew from the windows."""
+    with former.open("rb") as file:
+        header = read_header(file.read(HEADER_BYTES))
+    aside = _free_name(former) if header is None else None
+    state.board_file.take_place(former, aside)
+    if aside is not None:
+        log.warning("state_set_aside", file=str(former), reason="it is no forecast file of streamd's, or damaged")
+        state.set_aside.append(str(aside))
+
+
+def _free_name(path: Path) -> Path:
+    """Return a name beside a file that no other file has."""
+    names = (path.with_name(f"{path.name}.{number}.old") for number in count(1))
+    return next(name for name in names if not name.exists())
+
+
+def _free_damaged(state: State) -> None:
+    """Free the slots whose numbers make no sense; the others stay as they are."""
+    damaged = find_damage(state.windows, list(state.directory.slots.values()))
+    for slot, reason in islice(damaged.items(), MAX_NAMED):
+        log.warning("server_unreadable", server=state.directory.names[slot], slot=slot, reason=reason)
+    for slot in damaged:
+        state.directory.free_damaged(slot)
+    if state.directory.unreadable:
+        log.warning("slots_freed", count=state.directory.unreadable, reason="their stored numbers make no sense")
 
 
 def _reserve_again(state: State) -> None:
@@ -178,6 +224,7 @@ def _carry_over(state: State, former: Former) -> int:
         for step, values, status in former.rows(server, state.contract.context_length):
             state.windows.write(slot, step, rows.read(values), status, 0.0)
         state.windows.close_overdue(float("inf"))
+    state.directory.unreadable += former.unreadable
     state.windows.closed_rows = state.windows.warming_rows = 0  # they count since start
     log.info("state_carried_over", servers=len(servers), left_behind=len(former.servers) - len(servers))
     return len(servers)

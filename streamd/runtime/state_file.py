@@ -155,11 +155,13 @@ class StateFile:
             os.fdatasync(self._fd)
             os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
-    def take_place(self, former: Path, *, keep: bool) -> None:
-        """Move to where `former` is, which may be kept beside it as `.old`; killed in between, one of them is there."""
-        aside = former.with_name(f"{former.name}.old")  # one is kept: the one before it is replaced
+    def take_place(self, former: Path, aside: Path | None) -> None:
+        """Move to where `former` is, which is kept as `aside` unless that is None.
+
+        Killed in between, one of them is there. A file that is called `aside` by then is replaced.
+        """
         try:
-            if keep:
+            if aside is not None:
                 aside.unlink(missing_ok=True)
                 os.link(former, aside)
             self.path = self.path.replace(former)
@@ -197,6 +199,8 @@ class StateFile:
         """Return the header and whether the file is new; a file of another layout is set aside."""
         size = os.fstat(self._fd).st_size
         header = read_header(os.pread(self._fd, HEADER_BYTES, 0)) if size >= HEADER_BYTES else None
+        if header is not None and size == self.layout.former_nbytes and self._is_ours(header):
+            size = self._lengthen()
         if header is not None and size == self.layout.nbytes and self._is_ours(header):
             return header, False
         if size:
@@ -210,6 +214,14 @@ class StateFile:
         except OSError as exc:
             raise StateError(f"{self.path}: cannot be made: {exc.strerror or exc}") from exc
         return {"identifier": identifier}, True
+
+    def _lengthen(self) -> int:
+        """Add the columns that a former version did not have; returns the new size."""
+        try:
+            os.ftruncate(self._fd, self.layout.nbytes)
+        except OSError as exc:
+            raise StateError(f"{self.path}: cannot be lengthened: {exc.strerror or exc}") from exc
+        return self.layout.nbytes
 
     def _is_ours(self, header: Mapping[str, Any]) -> bool:
         return all(header.get(key) == value for key, value in self.layout.identity.items())
