@@ -53,6 +53,8 @@ class StateFile:
         self.path = path
         self.layout = layout
         self._stand_in = path if anew else None
+        self._narrow: set[int] = set()  # pieces, by number, in which something was reserved
+        self._wide: set[int] = set()  # pieces that are reserved as a whole
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
@@ -64,7 +66,7 @@ class StateFile:
                 os.ftruncate(self._fd, 0)
             self.header, self.fresh = self._prepare()
             self._asks_for_space = is_btrfs(self._fd)
-            if not self.fresh and not self.widen():
+            if not self.fresh and not self._widen_all():
                 self._leave_cache()
             self._map: mmap.mmap | None = mmap.mmap(self._fd, layout.nbytes)
             self._map.madvise(mmap.MADV_RANDOM)
@@ -88,6 +90,8 @@ class StateFile:
             for offset, size in self.layout.slot_extents(slot, page_bytes=mmap.PAGESIZE):
                 self._allocate(offset, size)
                 self._make_writable(offset, size)
+                self._narrow.update(range(offset // PIECE_BYTES, (offset + size - 1) // PIECE_BYTES + 1))
+            self._narrow -= self._wide
         except OSError as exc:
             raise StorageError(f"{self.path}: no room for another server: {_reason(exc)}") from exc
 
@@ -122,16 +126,32 @@ class StateFile:
             if exc.errno != errno.EINVAL:  # a kernel before Linux 5.14, which does not know the call
                 raise
 
-    def widen(self) -> bool:
-        """Reserve every piece of `PIECE_BYTES` that holds data as a whole; returns False where the disk has no room."""
+    def widen(self) -> None:
+        """Reserve as a whole the pieces in which slots were reserved; without room, the next call tries again.
+
+        A call costs nothing where no server came since the last one. Not to be called from another thread: where a
+        file system cannot reserve, the C library reads and writes single bytes of the file in place of it.
+        """
+        with contextlib.suppress(OSError):
+            while self._narrow:
+                piece = next(iter(self._narrow))
+                start = piece * PIECE_BYTES
+                self._allocate(start, min(PIECE_BYTES, self.layout.nbytes - start))
+                self._narrow.remove(piece)
+                self._wide.add(piece)
+
+    def _widen_all(self) -> bool:
+        """Reserve every piece that holds data as a whole; returns False where the disk has no room."""
         position = 0
         try:
             while True:
                 data = os.lseek(self._fd, position, os.SEEK_DATA)
                 hole = os.lseek(self._fd, data, os.SEEK_HOLE)
-                start = data // PIECE_BYTES * PIECE_BYTES
                 position = min(-(-hole // PIECE_BYTES) * PIECE_BYTES, self.layout.nbytes)
-                os.posix_fallocate(self._fd, start, position - start)
+                # The edges alone: a large file as a whole would need as much free space on XFS for a moment.
+                for start, end in ((data // PIECE_BYTES * PIECE_BYTES, data), (hole, position)):
+                    if start < end:
+                        os.posix_fallocate(self._fd, start, end - start)
         except OSError as exc:
             return exc.errno in (errno.ENXIO, errno.EOPNOTSUPP, errno.EINVAL)  # ENXIO: no data from here on
 
