@@ -14,6 +14,8 @@ from streamd.core.layout import Arrays, Column, scalars
 from streamd.core.windows import NONE
 
 MAX_MODEL_BYTES = 96
+MAX_SERIAL = 2**53
+"""No daemon posts so many forecasts; a serial beyond it is damage."""
 
 
 def columns(contract: ModelContract) -> tuple[Column, ...]:
@@ -53,6 +55,12 @@ class ForecastBoard:
         self._context = scalars(arrays["context"])
         self._model = arrays["model"]
         self._values = arrays["values"]
+        self.unreadable = 0
+        """Forecasts whose stored numbers made no sense (a damaged file); they were taken down."""
+        serials = np.asarray(arrays["serial"])
+        for slot in np.flatnonzero((serials > MAX_SERIAL) | (serials < -MAX_SERIAL)).tolist():
+            self._serial[slot] = 0
+            self.unreadable += 1
         # One that was taken down counts too: a reader may have seen it, and no other forecast may have its serial.
         self.last_serial = int(np.abs(arrays["serial"]).max(initial=0))
 
@@ -67,6 +75,15 @@ class ForecastBoard:
         self.last_serial += 1
         self._serial[slot] = self.last_serial
         return self.last_serial
+
+    def check(self, slot: int, newest: int, context_length: int) -> None:
+        """Take down a slot's forecast where it cannot be one of a window whose newest step is `newest`."""
+        if not self.serial(slot):
+            return
+        step, context, model = int(self._step[slot]), int(self._context[slot]), bytes(self._model[slot])
+        if not (0 <= step <= newest and 0 < context <= context_length and model.isascii()):
+            self.reset(slot)
+            self.unreadable += 1
 
     def step(self, slot: int) -> int:
         """The step of the newest row that was forecast, or NONE."""

@@ -1,5 +1,8 @@
 """Which server has which slot: names, capacity, and who is forgotten when there is no room."""
 
+import math
+import zlib
+
 import numpy as np
 
 from streamd.core.errors import InvalidServerError
@@ -10,7 +13,10 @@ COLUMNS = (
     Column("name", "u1", (MAX_NAME_BYTES,)),
     Column("name_bytes", "<u2"),  # 0: the slot is free; written last, so that it commits the slot
     Column("last_seen", "<f8"),  # epoch seconds of the newest sample's arrival
+    Column("name_check", "<u4", added=True),  # checksum of the name; 0: a former version wrote none
 )
+LATEST_SEEN = 1e11
+"""Epoch seconds (in the year 5138) beyond which no sample can have arrived."""
 
 
 class Directory:
@@ -19,6 +25,7 @@ class Directory:
     def __init__(self, arrays: Arrays) -> None:
         self._names = arrays["name"]
         self._name_bytes = arrays["name_bytes"]
+        self._checks = arrays["name_check"]
         self._last_seen = arrays["last_seen"]
         self._seen = scalars(self._last_seen)
         self.capacity = len(self._name_bytes)
@@ -27,24 +34,39 @@ class Directory:
         self.generations = [0] * self.capacity
         """Grows when a slot changes hands, so that work under way for the former server is known as stale."""
         self.unreadable = 0
-        """Slots whose stored name could not be read (a damaged file); they were freed."""
+        """Slots whose stored name or numbers made no sense (a damaged file); they were freed."""
         self._load()
         self._free = [slot for slot in range(self.capacity - 1, -1, -1) if self.names[slot] is None]
 
     def _load(self) -> None:
         for slot in np.flatnonzero(self._name_bytes).tolist():
-            size = int(self._name_bytes[slot])
-            try:
-                name = bytes(self._names[slot, :size]).decode() if size <= MAX_NAME_BYTES else ""
-                check_name(name)
-            except (UnicodeDecodeError, InvalidServerError):
-                name = ""
+            name = self._read(slot)
             if not name or name in self.slots:
                 self._name_bytes[slot] = 0
                 self.unreadable += 1
                 continue
             self.slots[name] = slot
             self.names[slot] = name
+
+    def _read(self, slot: int) -> str:
+        """Return the name that a slot holds; empty where it is damaged."""
+        size, seen = int(self._name_bytes[slot]), float(self._last_seen[slot])
+        if size > MAX_NAME_BYTES or not (math.isfinite(seen) and 0 <= seen <= LATEST_SEEN):
+            return ""
+        encoded = bytes(self._names[slot, :size])
+        if self._checks[slot] not in (0, _checksum(encoded)):
+            return ""
+        try:
+            name = encoded.decode()
+            check_name(name)
+        except (UnicodeDecodeError, InvalidServerError):
+            return ""
+        return name
+
+    def free_damaged(self, slot: int) -> None:
+        """Free a slot whose numbers make no sense, and count it."""
+        self.release(slot)
+        self.unreadable += 1
 
     def room(self) -> tuple[int, str | None]:
         """Return the slot that the next new server gets, and who must be forgotten for it (none: it is free).
@@ -63,6 +85,7 @@ class Directory:
         encoded = name.encode()
         self._names[slot, : len(encoded)] = np.frombuffer(encoded, np.uint8)
         self._last_seen[slot] = now
+        self._checks[slot] = _checksum(encoded)
         self._name_bytes[slot] = len(encoded)
         self.slots[name] = slot
         self.names[slot] = name
@@ -72,6 +95,7 @@ class Directory:
         self._name_bytes[slot] = 0
         name = self.names[slot]
         assert name is not None, f"slot {slot} is free already"
+        self._checks[slot] = ~np.uint32(_checksum(name.encode()))  # a damaged length does not bring the server back
         del self.slots[name]
         self.names[slot] = None
         self.generations[slot] += 1
@@ -87,6 +111,10 @@ class Directory:
 
     def __len__(self) -> int:
         return len(self.slots)
+
+
+def _checksum(encoded: bytes) -> int:
+    return zlib.crc32(encoded) or 1
 
 
 def check_name(name: str) -> None:

@@ -4,6 +4,7 @@ Knows nothing of files: it is given a buffer (a memory map, or plain bytes in a 
 """
 
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,16 +14,21 @@ import numpy.typing as npt
 
 HEADER_BYTES = 4096
 MAGIC = b"streamd\x01"
+CHECK = "check"
 Arrays = dict[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
 class Column:
-    """One array: `shape` without the leading slot axis."""
+    """One array: `shape` without the leading slot axis.
+
+    One that was `added` later lies behind the others: a file of a former version is lengthened by it, with zeros.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...] = ()
+    added: bool = False
 
     def nbytes(self, capacity: int) -> int:
         """The bytes of this array for `capacity` slots."""
@@ -36,39 +42,58 @@ class Layout:
     """
 
     def __init__(self, columns: tuple[Column, ...], capacity: int, identity: Mapping[str, Any]) -> None:
-        self.columns = columns
+        self.columns = tuple(sorted(columns, key=lambda column: column.added))
         self.capacity = capacity
         self.identity = {"capacity": capacity, **identity}
         self.offsets: dict[str, int] = {}
+        self.former_nbytes = 0
+        """The size without the columns that were added."""
         offset = HEADER_BYTES
-        for column in columns:
+        for column in self.columns:
+            if column.added and not self.former_nbytes:
+                self.former_nbytes = offset
             self.offsets[column.name] = offset
             offset += -(-column.nbytes(capacity) // HEADER_BYTES) * HEADER_BYTES
         self.nbytes = offset
+        self.former_nbytes = self.former_nbytes or offset
 
     def header(self, **more: Any) -> bytes:
-        """Return the header page: the magic, then the identity (and `more`) as JSON."""
-        page = MAGIC + json.dumps({**self.identity, **more}).encode()
+        """Return the header page: the magic, then the identity (and `more`) and a checksum of them as JSON."""
+        fields = {**self.identity, **more}
+        page = MAGIC + json.dumps({**fields, CHECK: _checksum(fields)}).encode()
         if len(page) > HEADER_BYTES:
             raise ValueError(f"the layout's identity takes {len(page)} bytes, at most {HEADER_BYTES} fit")
         return page.ljust(HEADER_BYTES, b"\0")
 
-    def arrays(self, buffer: Any) -> Arrays:
-        """Return every column as a view of `buffer`, shaped `(capacity, *shape)`."""
+    def arrays(self, buffer: Any, nbytes: int | None = None) -> Arrays:
+        """Return every column as a view of `buffer`, shaped `(capacity, *shape)`.
+
+        Where `buffer` has only the `nbytes` of a former version, columns that were added are zeros of their own.
+        """
         views: Arrays = {}
         for column in self.columns:
             shape = (self.capacity, *column.shape)
+            if nbytes is not None and self.offsets[column.name] >= nbytes:
+                views[column.name] = np.zeros(shape, column.dtype)
+                continue
             count = int(np.prod(shape, dtype=np.int64))
             view = np.frombuffer(buffer, column.dtype, count, self.offsets[column.name])
             views[column.name] = view.reshape(shape)
         return views
 
-    def slot_extents(self, slot: int) -> list[tuple[int, int]]:
-        """Return `(offset, bytes)` of one slot in every column: what must be reserved before it is written."""
+    def slot_extents(self, slot: int, count: int = 1, page_bytes: int = HEADER_BYTES) -> list[tuple[int, int]]:
+        """Return `(offset, bytes)` of `count` slots from `slot` on in every column, widened to whole pages.
+
+        That is what must be reserved before they are written: the kernel allocates a page as a whole when it is first
+        written, even where a file system's blocks are smaller.
+        """
         extents = []
         for column in self.columns:
             size = column.nbytes(1)
-            extents.append((self.offsets[column.name] + slot * size, size))
+            first = self.offsets[column.name] + slot * size
+            start = first // page_bytes * page_bytes
+            end = min(-(-(first + count * size) // page_bytes) * page_bytes, self.nbytes)
+            extents.append((start, end - start))
         return extents
 
 
@@ -81,11 +106,18 @@ def scalars(array: npt.NDArray[Any]) -> Any:
 
 
 def read_header(page: bytes) -> dict[str, Any] | None:
-    """Return what a header page says; none where it is not one of ours."""
+    """Return what a header page says; None where it is not one of ours or is damaged."""
     if not page.startswith(MAGIC):
         return None
     try:
-        said = json.loads(page[len(MAGIC) :].rstrip(b"\0"))
+        fields = json.loads(page[len(MAGIC) :].split(b"\0", 1)[0])
     except ValueError:
         return None
-    return said if isinstance(said, dict) else None
+    if not isinstance(fields, dict):
+        return None
+    check = fields.pop(CHECK, None)  # former versions wrote none
+    return fields if check is None or check == _checksum(fields) else None
+
+
+def _checksum(fields: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(fields, sort_keys=True).encode())

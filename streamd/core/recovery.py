@@ -5,7 +5,41 @@ What was acked is complete in the arrays; a change that was under way is finishe
 
 import numpy as np
 
-from streamd.core.windows import NONE, PRESENT, WindowStore
+from streamd.core.contract import MAX_STATUS
+from streamd.core.windows import NONE, PRESENT, SEALED, WindowStore, check_of
+
+LAST_STEP = 2**40
+"""No clock comes so far, at whatever step length; a step beyond it is damage."""
+
+
+def find_damage(store: WindowStore, slots: list[int]) -> dict[int, str]:
+    """Return the slots whose numbers make no sense, each with the reason, before anything is recovered."""
+    reasons = ((slot, _damage(store, slot)) for slot in slots)
+    return {slot: reason for slot, reason in reasons if reason is not None}
+
+
+def _damage(store: WindowStore, slot: int) -> str | None:
+    arrays = store.arrays
+    newest, open_step, journal = (int(arrays[name][slot]) for name in ("newest", "open_step", "journal"))
+    for name, step in (("newest", newest), ("open_step", open_step), ("journal", journal)):
+        if not NONE <= step <= LAST_STEP:
+            return f"{name} is {step}, expected a step from 0 to {LAST_STEP}, or {NONE}"
+    if newest == open_step == journal == 0:
+        return "nothing was ever written to it"
+    if journal != NONE and newest != NONE and journal <= newest - store.context_length:
+        return f"journal is {journal}, expected a step of the window that ends at {newest}, or a later one"
+    if newest != journal and arrays["newest_check"][slot] not in (0, check_of(newest)):
+        return f"newest is {newest}, which is not what was written"
+    if open_step == NONE:
+        return None
+    if open_step <= newest and open_step != journal:
+        return f"open_step is {open_step}, expected a step after {newest}"
+    check, status = int(arrays["open_check"][slot]), int(arrays["open_status"][slot])
+    if check not in (0, check_of(open_step)):
+        return f"open_step is {open_step}, which is not what was written"
+    if status in SEALED or (check == 0 and status <= MAX_STATUS):
+        return None
+    return f"open_status is {status}, expected one of {SEALED}"
 
 
 def recover(store: WindowStore, slots: list[int], now: float) -> int:
@@ -35,7 +69,7 @@ def _finish(store: WindowStore, slot: int, step: int) -> None:
             marks[copy] = 0
         if arrays["open_step"][slot] == step:
             row = arrays["open_values"][slot]
-            mark = int(arrays["open_status"][slot]) | (0 if np.isnan(row).all() else PRESENT)
+            mark = (int(arrays["open_status"][slot]) & MAX_STATUS) | (0 if np.isnan(row).all() else PRESENT)
             for copy_place in (place, place + length):
                 ring[copy_place] = row
                 marks[copy_place] = mark
@@ -45,6 +79,7 @@ def _finish(store: WindowStore, slot: int, step: int) -> None:
         ring[place + length] = ring[place]
         marks[place] = (int(marks[place]) & ~PRESENT) | (0 if np.isnan(ring[place]).all() else PRESENT)
         marks[place + length] = marks[place]
+    arrays["newest_check"][slot] = check_of(int(arrays["newest"][slot]))
     if arrays["open_step"][slot] == step:
         arrays["open_step"][slot] = NONE
     arrays["journal"][slot] = NONE

@@ -25,6 +25,15 @@ PRESENT = 0x80
 TOO_OLD = -1
 
 
+SEALED = tuple(status | (5 * status + 3) % 16 << 4 for status in range(MAX_STATUS + 1))
+"""An open row's status as it is stored: beside a number of its own, by which damage is seen."""
+
+
+def check_of(step: int) -> int:
+    """What is kept of a step a second time; never 0, which is what files of former versions have there."""
+    return -2 - step
+
+
 def columns(context_length: int, features: int) -> tuple[Column, ...]:
     """The arrays of a window store."""
     return (
@@ -32,9 +41,11 @@ def columns(context_length: int, features: int) -> tuple[Column, ...]:
         Column("open_step", "<i8"),  # step of the row that is filling
         Column("journal", "<i8"),  # step of the closed row that is being written this moment
         Column("open_values", "<f4", (features,)),
-        Column("open_status", "u1"),
+        Column("open_status", "u1"),  # one of `SEALED`
         Column("marks", "u1", (2 * context_length,)),  # status, and PRESENT
         Column("values", "<f4", (2 * context_length, features)),
+        Column("newest_check", "<i8", added=True),  # `check_of` the newest step, by which damage of it is seen
+        Column("open_check", "<i8", added=True),  # of the step that was opened last
     )
 
 
@@ -65,6 +76,8 @@ class WindowStore:
         self._newest = scalars(arrays["newest"])
         self._open_step = scalars(arrays["open_step"])
         self._journal = scalars(arrays["journal"])
+        self._newest_check = scalars(arrays["newest_check"])
+        self._open_check = scalars(arrays["open_check"])
         self._open_bytes = scalars(arrays["open_values"]).cast("B")
         self._open_status = scalars(arrays["open_status"])
         self._open_mask = [0] * self.capacity
@@ -78,6 +91,7 @@ class WindowStore:
     def reset(self, slot: int) -> None:
         """Empty a slot: nothing is closed, nothing open, every value missing."""
         self._newest[slot] = self._open_step[slot] = self._journal[slot] = NONE
+        self._newest_check[slot] = self._open_check[slot] = check_of(NONE)
         self._ring[slot] = np.nan
         self._marks[slot] = 0
         self.adopt(slot, have=0, expected=0, expected_step=NONE)
@@ -159,7 +173,8 @@ class WindowStore:
     def _open(self, slot: int, step: int, now: float) -> None:
         # Emptied before it has a step: what a restart finds open holds nothing of an older row.
         self.arrays["open_values"][slot] = np.nan
-        self._open_status[slot] = 0
+        self._open_status[slot] = SEALED[0]
+        self._open_check[slot] = check_of(step)
         self._open_step[slot] = step
         self._open_mask[slot] = 0
         self._opened[slot] = now
@@ -167,13 +182,13 @@ class WindowStore:
     def _fill(self, slot: int, row: Row, status: int | None) -> None:
         self._copy_cells(row, self._open_bytes, slot * self._row_bytes)
         if status is not None:
-            self._open_status[slot] = status
+            self._open_status[slot] = SEALED[status]
         self._open_mask[slot] |= row.mask
 
     def _close(self, slot: int) -> int:
         base = slot * self._row_bytes
         data = self._open_bytes[base : base + self._row_bytes]
-        step, status = self._open_step[slot], self._open_status[slot]
+        step, status = self._open_step[slot], self._open_status[slot] & MAX_STATUS
         del self._opened[slot]
         return self._put(slot, step, data, self._open_mask[slot], status)
 
@@ -197,6 +212,7 @@ class WindowStore:
             self._bytes[base : base + self._row_bytes] = data
             self._flat_marks[place] = mark
         self._newest[slot] = step
+        self._newest_check[slot] = -2 - step  # check_of, without the call
         if self._open_step[slot] == step:
             self._open_step[slot] = NONE
         self._journal[slot] = NONE

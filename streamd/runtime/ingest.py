@@ -86,9 +86,11 @@ class Ingest:
             log.warning("servers_forgotten", count=self.forgotten_servers - forgotten, max_servers=capacity)
         return result
 
-    def _take_slice(self, samples: Iterable[tuple[int, Sample | InvalidInputError]], result: IngestResult) -> int:
+    def _take_slice(self, samples: Iterable[tuple[int, Sample | StreamdError]], result: IngestResult) -> int:
         wall, now = time.time(), time.monotonic()
         count = 0
+        if (shortage := self._state.shortage()) is not None:
+            samples = ((index, shortage if isinstance(each, Sample) else each) for index, each in samples)
         for index, sample in samples:
             count += 1
             try:

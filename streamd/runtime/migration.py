@@ -1,6 +1,6 @@
 """Reads a window file of another layout (another capacity or model), so that its rows can be carried over."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,10 @@ import numpy as np
 import structlog
 
 from streamd.core import directory, windows
+from streamd.core.contract import MAX_STATUS
 from streamd.core.directory import Directory
 from streamd.core.layout import HEADER_BYTES, Arrays, Layout, read_header
-from streamd.core.recovery import recover
+from streamd.core.recovery import find_damage, recover
 from streamd.core.windows import NONE, PRESENT, WindowStore
 
 log = structlog.get_logger(__name__)
@@ -33,8 +34,14 @@ class Former:
         self._arrays = arrays
         self._features = features
         names = Directory(arrays)  # passes over what is damaged
+        store = WindowStore(arrays, need=1, late_steps=0, grace_seconds=0.0)
+        damaged = find_damage(store, list(names.slots.values()))
+        for slot, reason in damaged.items():
+            log.warning("server_unreadable", server=names.names[slot], slot=slot, reason=reason)
+            names.free_damaged(slot)
+        self.unreadable = names.unreadable
         # Killed in the middle of a row, the file is put in order as if it were opened again.
-        recover(WindowStore(arrays, need=1, late_steps=0, grace_seconds=0.0), list(names.slots.values()), 0.0)
+        recover(store, list(names.slots.values()), 0.0)
         self.servers = [FormerServer(slot, name, names.last_seen(slot)) for name, slot in names.slots.items()]
         self.servers.sort(key=lambda server: -server.last_seen)
 
@@ -49,7 +56,7 @@ class Former:
                 if mark:
                     yield step, self._values(arrays["values"][slot, place]), mark & ~PRESENT
         if (open_step := int(arrays["open_step"][slot])) != NONE:
-            yield open_step, self._values(arrays["open_values"][slot]), int(arrays["open_status"][slot])
+            yield open_step, self._values(arrays["open_values"][slot]), int(arrays["open_status"][slot]) & MAX_STATUS
 
     def _values(self, row: np.ndarray[Any, np.dtype[np.float32]]) -> dict[str, float | None]:
         return dict(zip(self._features, row.tolist(), strict=True))
@@ -71,13 +78,31 @@ def read_former(path: Path, step_seconds: int) -> Former | None:
     with path.open("rb") as file:
         header = read_header(file.read(HEADER_BYTES))
     if header is None or header.get("kind") != "windows":
-        log.warning("state_set_aside", file=str(path), reason="it is no window file of streamd's")
+        log.warning("state_set_aside", file=str(path), reason="it is damaged or no window file of streamd's")
+        return None
+    if not _makes_sense(header):
+        log.warning("state_set_aside", file=str(path), reason="its header makes no sense")
         return None
     if header["step_seconds"] != step_seconds:
         log.warning("state_set_aside", file=str(path), reason="its rows have another step")
         return None
     layout = windows_layout(header["features"], header["context_length"], step_seconds, header["capacity"])
-    if path.stat().st_size != layout.nbytes:
+    size = path.stat().st_size
+    if size not in (layout.nbytes, layout.former_nbytes):
         log.warning("state_set_aside", file=str(path), reason="it is cut off")
         return None
-    return Former(layout.arrays(np.memmap(path, np.uint8, "c")), header["features"])
+    arrays = layout.arrays(np.memmap(path, np.uint8, "c"), size)
+    return Former(arrays, header["features"])
+
+
+def _makes_sense(header: Mapping[str, Any]) -> bool:
+    """Whether a header, of a former version that wrote no checksum, says all that a layout needs."""
+    features = header.get("features")
+    numbers = [header.get(name) for name in ("capacity", "context_length", "step_seconds")]
+    return (
+        isinstance(features, list)
+        and len(features) > 0
+        and all(isinstance(name, str) for name in features)
+        and len(set(features)) == len(features)
+        and all(type(number) is int and number > 0 for number in numbers)
+    )

@@ -23,6 +23,10 @@ from streamd.runtime.worker import LaneWorker, Result
 log = structlog.get_logger(__name__)
 
 
+SHORTAGE_SECONDS = 1.0
+"""How often a disk that was too full is asked again."""
+
+
 class Observer(Protocol):
     """Who wants to know how batches do (the metrics)."""
 
@@ -121,6 +125,9 @@ class Pipeline(Deployments):
         if self._grace_timer is not None:
             self._grace_timer.cancel()
         now = self._clock()
+        if self._state.shortage() is not None:
+            self._grace_timer = self._loop.call_later(SHORTAGE_SECONDS, self.watch_grace)
+            return
         for slot in self._state.windows.close_overdue(now):
             self.mark_due(slot, 1)
         next_overdue = self._state.windows.next_overdue()
@@ -134,6 +141,9 @@ class Pipeline(Deployments):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self.scheduler.waiting and self._state.shortage() is not None:  # no forecast could be posted
+            self._timer = self._loop.call_later(SHORTAGE_SECONDS, self._dispatch)
+            return
         serving = self.serving
         while serving.idle and serving.costs is not None:
             now = self._clock()

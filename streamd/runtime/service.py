@@ -200,7 +200,11 @@ class Service:
             },
             "subscribers": {"now": len(self.hub), "waiting": self.hub.waiting, "dropped": self.hub.dropped},
             "accuracy": self.accuracy.status(),
-            "recovered": self.state.recovered,
+            "recovered": {
+                **self.state.recovered,
+                "unreadable_forecasts": self.state.board.unreadable,
+                "set_aside": self.state.set_aside,
+            },
         }
 
     def row_counts(self) -> dict[str, int]:
@@ -263,5 +267,11 @@ class Service:
         metrics.gauge("in_flight", "Windows that lanes are running", lambda: self.pipeline.in_flight)
         metrics.gauge("lanes", "Lanes that are able to run", lambda: len(self.pipeline.workers))
         metrics.gauge("subscribers", "Subscribers", lambda: len(self.hub))
+        metrics.gauge(
+            "state_unreadable",
+            "Servers and forecasts that were freed at the start: what was stored of them makes no sense",
+            lambda: state.directory.unreadable + state.board.unreadable,
+        )
+        metrics.gauge("state_set_aside", "Files of the state that could not be read", lambda: len(state.set_aside))
         metrics.gauge("ready", "1 when able to answer", lambda: float(self.ready))
         metrics.gauge("uptime_seconds", "Since start", lambda: time.monotonic() - self.started)

@@ -1,22 +1,28 @@
 """Everything that outlives the process: servers, windows and latest forecasts, opened and put in order."""
 
 from dataclasses import dataclass, field
+from itertools import count, islice
 from pathlib import Path
 
+import numpy as np
 import structlog
 
 from streamd.core import board
 from streamd.core.board import ForecastBoard
 from streamd.core.contract import ModelContract
 from streamd.core.directory import Directory
-from streamd.core.layout import Layout
-from streamd.core.recovery import recover
+from streamd.core.errors import StateError, StorageError
+from streamd.core.layout import HEADER_BYTES, Layout, read_header
+from streamd.core.recovery import find_damage, recover
 from streamd.core.rows import RowReader
 from streamd.core.windows import WindowStore
 from streamd.runtime.migration import Former, read_former, windows_layout
 from streamd.runtime.state_file import StateFile, open_state_file
 
 log = structlog.get_logger(__name__)
+
+MAX_NAMED = 20
+"""Servers that were damaged are named one by one in the log, up to so many."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,8 @@ class WindowLimits:
 class State:
     """The arrays of one state folder and the policies over them.
 
-    `recovered` counts what a restart found: servers, rows cut off in the middle of a change.
+    `recovered` counts what a restart found: servers, rows cut off in the middle of a change, slots that were freed
+    because their stored names or numbers made no sense (`unreadable`).
     """
 
     contract: ModelContract
@@ -43,6 +50,8 @@ class State:
     windows: WindowStore
     board: ForecastBoard
     recovered: dict[str, int] = field(default_factory=dict)
+    set_aside: list[str] = field(default_factory=list)
+    """Files that could not be read at the start, by the names under which they are kept."""
 
     def admit(self, name: str, now_wall: float) -> tuple[int, str | None]:
         """Give a new server a slot; returns it and who was forgotten for it.
@@ -67,6 +76,15 @@ class State:
             if self.windows.ready(slot) and self.windows.newest(slot) > self.board.step(slot)
         ]
 
+    def shortage(self) -> StorageError | None:
+        """Return the error of a disk that is too full for anything to be written, or None; see `StateFile.shortage`."""
+        return self.windows_file.shortage() or self.board_file.shortage()
+
+    def widen(self) -> None:
+        """Reserve whole pieces of the files around what is used; where there is no room, the next call tries again."""
+        self.windows_file.widen()
+        self.board_file.widen()
+
     def flush(self) -> None:
         """Write everything through to the disk; blocks."""
         self.windows_file.flush()
@@ -81,49 +99,117 @@ class State:
 def open_state(folder: Path, contract: ModelContract, limits: WindowLimits, now: float) -> State:
     """Open a state folder, put it in order and return it (`now` monotonic seconds); raises `StateError`.
 
-    Where the capacity or the model's features changed, the windows of the former file are carried over.
+    Where the capacity or the model's features changed, the windows of the former file are carried over. Where that
+    fails, the former files are as they were and nothing is left beside them.
     """
     layout = windows_layout(list(contract.features), contract.context_length, contract.step_seconds, limits.capacity)
     windows_file, former_path = open_state_file(folder / "windows.streamd", layout)
-    board_identity = {
+    opened = [windows_file]
+    try:
+        board_layout = _board_layout(contract, limits.capacity, windows_file.identifier)
+        board_file, former_board = open_state_file(folder / "forecasts.streamd", board_layout)
+        opened.append(board_file)
+        state = _make_state(contract, windows_file, board_file, limits)
+        _put_in_order(state, former_path, former_board, now)
+    except BaseException:
+        for file in opened:
+            file.discard()
+        raise
+    if len(state.directory):
+        log.info("state_recovered", folder=str(folder), **state.recovered)
+    return state
+
+
+def _board_layout(contract: ModelContract, capacity: int, windows: str) -> Layout:
+    """The layout of a forecast file; `windows` identifies the window file that its slots are those of."""
+    identity = {
         "kind": "forecasts",
-        "windows": windows_file.identifier,
+        "windows": windows,
         "targets": list(contract.targets),
         "quantiles": list(contract.quantiles),
         "horizon": contract.horizon,
     }
-    board_layout = Layout(board.columns(contract), limits.capacity, board_identity)
-    board_file, former_board = open_state_file(folder / "forecasts.streamd", board_layout)
+    return Layout(board.columns(contract), capacity, identity)
+
+
+def _make_state(contract: ModelContract, windows_file: StateFile, board_file: StateFile, limits: WindowLimits) -> State:
     arrays = windows_file.arrays()
-    state = State(
-        contract,
-        windows_file,
-        board_file,
-        Directory(arrays),
-        WindowStore(
-            arrays,
-            need=min(limits.need, contract.context_length),
-            late_steps=limits.late_steps,
-            grace_seconds=limits.grace_seconds,
-        ),
-        ForecastBoard(board_file.arrays()),
+    windows = WindowStore(
+        arrays,
+        need=min(limits.need, contract.context_length),
+        late_steps=limits.late_steps,
+        grace_seconds=limits.grace_seconds,
     )
-    former = read_former(former_path, contract.step_seconds) if former_path is not None else None
+    return State(contract, windows_file, board_file, Directory(arrays), windows, ForecastBoard(board_file.arrays()))
+
+
+def _put_in_order(state: State, former_path: Path | None, former_board: Path | None, now: float) -> None:
+    """Carry over what a former file holds, let new files take its place, and finish interrupted changes."""
+    _reserve_again(state)
+    former = read_former(former_path, state.contract.step_seconds) if former_path is not None else None
     carried = _carry_over(state, former) if former is not None else 0
     if former_path is not None:
-        windows_file.take_place(former_path, keep=True)
+        # What was carried over is kept once, what was not under a name of its own.
+        aside = former_path.with_name(f"{former_path.name}.old") if former is not None else _free_name(former_path)
+        state.windows_file.take_place(former_path, aside)
+        if former is None:
+            state.set_aside.append(str(aside))
     if former_board is not None:
-        board_file.take_place(former_board, keep=False)  # forecasts are made anew from the windows
+        _replace_board(state, former_board)
+    _free_damaged(state)
     interrupted = recover(state.windows, list(state.directory.slots.values()), now)
+    for slot in state.directory.slots.values():
+        state.board.check(slot, state.windows.newest(slot), state.contract.context_length)
+    if state.board.unreadable:
+        log.warning("forecasts_dropped", count=state.board.unreadable, reason="their stored numbers make no sense")
+    if state.set_aside:
+        log.warning("state_kept_aside", files=state.set_aside)
     state.recovered = {
         "servers": len(state.directory),
         "interrupted": interrupted,
         "carried_over": carried,
         "unreadable": state.directory.unreadable,
     }
-    if len(state.directory):
-        log.info("state_recovered", folder=str(folder), **state.recovered)
-    return state
+
+
+def _replace_board(state: State, former: Path) -> None:
+    """Let a new forecast file take the former one's place: forecasts are made anew from the windows."""
+    with former.open("rb") as file:
+        header = read_header(file.read(HEADER_BYTES))
+    aside = _free_name(former) if header is None else None
+    state.board_file.take_place(former, aside)
+    if aside is not None:
+        log.warning("state_set_aside", file=str(former), reason="it is no forecast file of streamd's, or damaged")
+        state.set_aside.append(str(aside))
+
+
+def _free_name(path: Path) -> Path:
+    """Return a name beside a file that no other file has."""
+    names = (path.with_name(f"{path.name}.{number}.old") for number in count(1))
+    return next(name for name in names if not name.exists())
+
+
+def _free_damaged(state: State) -> None:
+    """Free the slots whose numbers make no sense; the others stay as they are."""
+    damaged = find_damage(state.windows, list(state.directory.slots.values()))
+    for slot, reason in islice(damaged.items(), MAX_NAMED):
+        log.warning("server_unreadable", server=state.directory.names[slot], slot=slot, reason=reason)
+    for slot in damaged:
+        state.directory.free_damaged(slot)
+    if state.directory.unreadable:
+        log.warning("slots_freed", count=state.directory.unreadable, reason="their stored numbers make no sense")
+
+
+def _reserve_again(state: State) -> None:
+    """Make sure that the used slots of both files can be written: one of the files may have been made anew."""
+    used = np.flatnonzero(state.windows_file.arrays()["name_bytes"])
+    runs = np.split(used, np.flatnonzero(np.diff(used) != 1) + 1) if len(used) else []
+    try:
+        for run in runs:
+            for file in (state.windows_file, state.board_file):
+                file.reserve_again(int(run[0]), len(run))
+    except StorageError as exc:
+        raise StateError(str(exc)) from exc
 
 
 def _carry_over(state: State, former: Former) -> int:
@@ -131,10 +217,14 @@ def _carry_over(state: State, former: Former) -> int:
     rows = RowReader(state.contract.features)
     servers = former.servers[: state.directory.capacity]
     for server in servers:
-        slot, _ = state.admit(server.name, server.last_seen)
+        try:
+            slot, _ = state.admit(server.name, server.last_seen)
+        except StorageError as exc:
+            raise StateError(f"{len(servers)} servers cannot be carried over, the former file is kept: {exc}") from exc
         for step, values, status in former.rows(server, state.contract.context_length):
             state.windows.write(slot, step, rows.read(values), status, 0.0)
         state.windows.close_overdue(float("inf"))
+    state.directory.unreadable += former.unreadable
     state.windows.closed_rows = state.windows.warming_rows = 0  # they count since start
     log.info("state_carried_over", servers=len(servers), left_behind=len(former.servers) - len(servers))
     return len(servers)

@@ -141,6 +141,7 @@ class Daemon:
     async def _flush_regularly(self, state: State) -> None:
         while True:
             await asyncio.sleep(self.config.state.flush_interval_seconds)
+            state.widen()
             try:
                 await asyncio.to_thread(state.flush)
             except OSError as exc:

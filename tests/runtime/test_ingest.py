@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from streamd.core.errors import DrainingError, InvalidInputError, MalformedError
+from streamd.core.errors import DrainingError, InvalidInputError, MalformedError, StorageError
 from streamd.core.samples import MAX_ERRORS_TOLD, IngestResult, Sample
 from streamd.runtime.ingest import SLICE, Ingest, epoch_seconds
 from streamd.runtime.state import State
@@ -97,6 +97,20 @@ async def test_what_the_model_does_not_know_is_counted_and_ignored(tmp_path: Pat
         assert (result.accepted, result.rejected) == (2, 0)
         assert at.ingest.ignored_features == 2
         assert list(at.state.directory.slots) == ["b"], "nothing the model knows: no window"
+
+
+async def test_samples_are_refused_while_the_disk_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a full btrfs, which needs new space also for what a known server rewrites."""
+    with desk(tmp_path) as at:
+        await at.take(sample())
+        monkeypatch.setattr(at.state, "shortage", lambda: StorageError("full"))
+        result = await at.take(sample(step=1), sample("web-02"), MalformedError("unreadable"))
+        assert [error["code"] for error in result.errors] == ["storage", "storage", "malformed"]
+        assert list(at.state.directory.slots) == ["web-01"]
+        monkeypatch.undo()
+        assert (await at.take(sample(step=1), sample("web-02"))).accepted == 2
 
 
 async def test_history_replays_at_its_own_time(tmp_path: Path) -> None:

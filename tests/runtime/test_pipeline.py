@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from streamd.core.calendar import known_future
-from streamd.core.errors import BatchFailedError, LaneLostError, NotFiniteError
+from streamd.core.errors import BatchFailedError, LaneLostError, NotFiniteError, StorageError
 from tests.runtime.rigs import Caller, running
 from tests.runtime.states import send, whole, window_of
 
@@ -284,3 +284,19 @@ async def test_callers_beyond_the_room_are_refused(tmp_path: Path) -> None:
         assert not rig.pipeline.add_request(Caller(1.0), 1)
         rig.open_lanes()
         await rig.settled()
+
+
+async def test_forecasts_wait_while_the_disk_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamd.runtime.pipeline.SHORTAGE_SECONDS", 0.0)
+    async with running(tmp_path) as rig:
+        asked: list[int] = []
+
+        def shortage() -> StorageError | None:
+            asked.append(len(rig.batches))
+            return StorageError("full") if len(asked) < 5 else None
+
+        monkeypatch.setattr(rig.state, "shortage", shortage)
+        rig.due("web-01", 100)
+        await rig.settled()
+        assert asked[:4] == [0, 0, 0, 0]
+        assert rig.published == [("web-01", 100)]

@@ -328,6 +328,31 @@ def test_killed_while_it_carries_over_it_begins_anew(tmp_path: Path, where: str,
     assert names == ["forecasts.streamd", "windows.streamd", "windows.streamd.old"]
 
 
+def test_a_carry_over_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with opened(tmp_path) as state:
+        for number in range(4):
+            fill(state, f"web-{number}", 8)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    fill_the_disk(monkeypatch)
+    with pytest.raises(StateError, match="4 servers cannot be carried over"):
+        open_state(tmp_path, SAME, replace(LIMITS, capacity=9), NOW)
+    monkeypatch.undo()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    with opened(tmp_path, limits=replace(LIMITS, capacity=9)) as state:
+        assert len(state.directory) == 4
+
+
+def test_what_a_killed_carry_over_left_is_removed_when_the_former_capacity_is_back(tmp_path: Path) -> None:
+    with opened(tmp_path) as state:
+        for number in range(4):
+            fill(state, f"web-{number}", 8)
+    assert run_python(CUT_OFF, tmp_path, "admit", 2).returncode == -signal.SIGKILL
+    assert list(tmp_path.glob("*.new")) != []
+    with opened(tmp_path) as state:
+        assert len(state.directory) == 4
+    assert list(tmp_path.glob("*.new")) == []
+
+
 def test_forecasts_do_not_outlive_the_slots_they_are_of(tmp_path: Path) -> None:
     with opened(tmp_path) as state:
         slot = fill(state, "web-01", 3)

@@ -1,0 +1,102 @@
+"""A daemon's state on a disk that fills and empties: run as a program, since what it must not do is end by SIGBUS.
+
+    python -m tests.runtime.filling FOLDER NAME
+
+`NAME` is that of the servers that are new in this run. Each line that it writes is what became of some samples.
+"""
+
+import asyncio
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from streamd.core.samples import Sample
+from streamd.runtime.ingest import Ingest
+from streamd.runtime.state import State, WindowLimits
+from tests.core.contracts import make_contract
+from tests.runtime.mounts import fill, free
+from tests.runtime.states import opened
+
+CONTRACT = make_contract(
+    features=tuple(f"f{number}" for number in range(14)),
+    targets=("f0", "f1", "f2", "f3"),
+    context_length=288,
+    horizon=96,
+)
+LIMITS = WindowLimits(capacity=2_000, need=2, late_steps=288, grace_seconds=10.0)
+ROUNDS = (4_096, 20_000, 70_000, 140_000, 300_000, 2**20, 40_000)
+"""How many bytes become free before the next servers come; few, so that a slot gets some of its pages and not all."""
+
+
+def write_line(*words: str) -> None:
+    """Write a line of the answer at once: the process may end at the next write to the state."""
+    sys.stdout.write(" ".join(words) + "\n")
+    sys.stdout.flush()
+
+
+class Sender:
+    """Sends rows of servers through the real ingest and posts forecasts as the pipeline does."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._ingest = Ingest(state, max_ahead_seconds=1e9, on_due=lambda slot, rows: None, on_forget=lambda slot: None)
+
+    def send(self, what: str, servers: list[str], rows: int) -> None:
+        """Send each server its next rows, and write how many of the samples were taken and why others were not."""
+        codes: dict[str, int] = {"accepted": 0}
+        for _ in range(rows):
+            samples = [(index, self._sample(server)) for index, server in enumerate(servers)]
+            result = asyncio.run(self._ingest.take(samples))
+            codes["accepted"] += result.accepted
+            for error in result.errors:
+                codes[error["code"]] = codes.get(error["code"], 0) + 1
+        self._post()
+        write_line(what, *(f"{code}={count}" for code, count in sorted(codes.items()) if count))
+
+    def _sample(self, server: str) -> Sample:
+        slot = self._state.directory.slots.get(server)
+        step = 1_000 if slot is None else self._state.windows.latest(slot) + 1
+        values: dict[str, float | None] = {name: float(place + step) for place, name in enumerate(CONTRACT.features)}
+        return Sample(server=server, time=float(step * CONTRACT.step_seconds), values=values)
+
+    def _post(self) -> None:
+        for slot in self._state.directory.slots.values():
+            if self._state.shortage() is None:
+                forecast = np.full(CONTRACT.forecast_shape, slot, np.float32)
+                self._state.board.post(slot, self._state.windows.newest(slot), 48, b"model", forecast)
+
+
+def run(folder: Path, name: str) -> None:
+    """Fill the disk, free some of it, and so on; write what became of the samples each time."""
+    ballast = folder / "ballast"
+    with opened(folder / "state", CONTRACT, LIMITS, time.monotonic()) as state:
+        sender = Sender(state)
+        there = list(state.directory.slots)
+        if not there:
+            there = [f"{name}-{number}" for number in range(20)]
+            sender.send("first", there, 1)
+            sender.send("first", there, 40)
+            state.flush()
+        fill(ballast)
+        sender.send("full-new", [f"{name}-new-{number}" for number in range(10)], 1)
+        sender.send("full-old", there, 300)
+        state.flush()
+        sender.send("full-old", there, 2)
+        for number, size in enumerate(ROUNDS):
+            free(ballast, size)
+            sender.send("tight", [f"{name}-tight-{number}-{each}" for each in range(12)], 1)
+            fill(ballast)
+            state.widen()
+            sender.send("full-old", list(state.directory.slots), 2)
+        free(ballast, 80 * 2**20)
+        sender.send("free-new", [f"{name}-free-{number}" for number in range(50)], 1)
+        sender.send("free-old", there, 2)
+        fill(ballast)
+        sender.send("full-again", [f"{name}-late-{number}" for number in range(10)], 1)
+    write_line("ended")
+
+
+if __name__ == "__main__":
+    run(Path(sys.argv[1]), sys.argv[2])

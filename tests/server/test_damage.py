@@ -1,0 +1,107 @@
+"""A daemon that finds one field of its state damaged: it starts, says so, and forecasts everybody."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from streamd.core import board
+from streamd.core.layout import HEADER_BYTES, Layout, read_header
+from streamd.repository.versions import EngineRepository
+from streamd.runtime.migration import windows_layout
+from tests.server.conftest import Start
+from tests.server.process import ENGINES, NEED, DaemonProcess, rows
+
+CONTRACT = EngineRepository(ENGINES).choose().contract
+Break = Callable[[Path, int], None]
+"""Damages a folder's state; given its capacity."""
+
+
+def in_windows(column: str, value: int) -> Break:
+    def damage(folder: Path, capacity: int) -> None:
+        layout = windows_layout(list(CONTRACT.features), CONTRACT.context_length, CONTRACT.step_seconds, capacity)
+        write(folder / "windows.streamd", layout.offsets[column], value.to_bytes(8, "little"))
+
+    return damage
+
+
+def in_forecasts(column: str, value: int) -> Break:
+    def damage(folder: Path, capacity: int) -> None:
+        layout = Layout(board.columns(CONTRACT), capacity, {})
+        write(folder / "forecasts.streamd", layout.offsets[column], value.to_bytes(8, "little"))
+
+    return damage
+
+
+def in_header(name: str, field: str) -> Break:
+    def damage(folder: Path, _: int) -> None:
+        path = folder / name
+        with path.open("rb") as file:
+            place = file.read(HEADER_BYTES).index(f'"{field}"'.encode())
+        write(path, place + 1, b"X")
+
+    return damage
+
+
+def write(path: Path, place: int, content: bytes) -> None:
+    with path.open("r+b") as file:
+        file.seek(place)
+        file.write(content)
+
+
+DAMAGE = {
+    "capacity": in_header("windows.streamd", "capacity"),
+    "step_seconds": in_header("windows.streamd", "step_seconds"),
+    "forecasts_header": in_header("forecasts.streamd", "targets"),
+    "journal": in_windows("journal", 2**62),
+    "newest": in_windows("newest", 5_666_667 | 1 << 60),
+    "newest_a_little": in_windows("newest", 5_666_667 | 1 << 30),
+    "open_step": in_windows("open_step", 2**40 - 1),
+    "serial": in_forecasts("serial", 2**63 - 1),
+    "step": in_forecasts("step", 1 << 60),
+}
+
+
+def forecast_origin(daemon: DaemonProcess, server: str, step: int) -> int:
+    """Wait for the forecast of a server's row `step`, counted from the first that was sent; returns its origin."""
+    expected = CONTRACT.origin_of(CONTRACT.step_of(1_700_000_100) + step)
+    while True:
+        status, body = daemon.get(f"/v1/forecasts/{server}")
+        assert status == 200
+        if body.get("origin") == expected:
+            return expected
+
+
+def send(daemon: DaemonProcess, server: str, first: int, count: int) -> None:
+    answer = daemon.call(
+        "POST", "/v1/samples", {"samples": rows(server, range(first, first + count), CONTRACT.features)}
+    )
+    assert answer[1]["accepted"] == count, answer
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_one_damaged_field(start: Start, tmp_path: Path, name: str) -> None:
+    daemon = start(tmp_path)
+    for server in ("first", "second"):
+        send(daemon, server, 0, NEED)
+        forecast_origin(daemon, server, NEED - 1)
+    daemon.process.kill()
+    daemon.wait()
+    with (tmp_path / "windows.streamd").open("rb") as file:
+        header = read_header(file.read(HEADER_BYTES))
+    assert header is not None
+    DAMAGE[name](tmp_path, header["capacity"])
+
+    again = start(tmp_path)
+    again.wait_for("ready")
+    recovered = again.get("/v1/status")[1]["recovered"]
+    found = recovered["unreadable"] + recovered["unreadable_forecasts"] + len(recovered["set_aside"])
+    assert found == 1, recovered
+    assert all(Path(path).exists() for path in recovered["set_aside"])
+    metrics = again.get("/metrics")[1]
+    counted = {line.split()[0]: float(line.split()[1]) for line in metrics.splitlines() if "state_" in line[:20]}
+    assert counted["streamd_state_unreadable"] + counted["streamd_state_set_aside"] == 1
+    assert again.get("/v1/servers")[0] == 200
+    for server in ("first", "second"):
+        send(again, server, NEED, NEED)
+        forecast_origin(again, server, 2 * NEED - 1)
