@@ -4,9 +4,10 @@ Decides and returns the work; the pipeline does it and reports back. Every due r
 delivered, superseded, failed, forgotten.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 
 from streamd.core.costs import CostTable
 from streamd.core.latest import LatestSet
@@ -92,7 +93,12 @@ class Scheduler:
         self.max_waiting_requests = max_waiting_requests
         self._snapshot = snapshot
         self._posted = posted
-        self._requests: deque[RequestItem] = deque()
+        self.dropped_windows = 0
+        """Callers' windows that were removed before they ran, since start: nobody waited for them any more."""
+        # By request, so that one of thousands leaves the line without a look at the others.
+        self._requests: OrderedDict[object, deque[RequestItem]] = OrderedDict()
+        self._request_windows = 0
+        self._calls: set[object] = set()  # from `add_request` to `drop_request`
         self._retries: deque[Batch] = deque()
 
     # ------------------------------------------------------------ work in
@@ -107,16 +113,36 @@ class Scheduler:
             self.counts.forgotten += 1
 
     def add_request(self, request: object, windows: int, now: float) -> bool:
-        """Queue a caller's windows; false, and nothing queued, where there is no room for them."""
-        if len(self._requests) + windows > self.max_waiting_requests:
+        """Queue a caller's windows, none of which waits; false, and nothing queued, where there is no room for them.
+
+        Call `drop_request` when the call is over, however it ends.
+        """
+        if self._request_windows + windows > self.max_waiting_requests:
             return False
-        self._requests.extend(RequestItem(request, index, now) for index in range(windows))
+        self._calls.add(request)
+        self._requests[request] = deque(RequestItem(request, index, now) for index in range(windows))
+        self._request_windows += windows
         return True
+
+    def drop_request(self, request: object) -> None:
+        """End a call: those of its windows that wait leave the line, and those on a lane do not run again."""
+        self._calls.discard(request)
+        before = self.waiting
+        self._request_windows -= len(self._requests.pop(request, ()))
+        if self._retries:
+            for batch in self._retries:
+                batch.items = self._still_wanted(batch.items)
+            self._retries = deque(batch for batch in self._retries if batch.items)
+        self.dropped_windows += before - self.waiting
+
+    def _still_wanted(self, items: list[Item]) -> list[Item]:
+        return [item for item in items if isinstance(item, ServerItem) or item.request in self._calls]
 
     def abandon_requests(self) -> list[RequestItem]:
         """Remove and return all callers' windows that wait: no lane is left to run them."""
-        abandoned = list(self._requests)
+        abandoned = list(self.queued_requests())
         self._requests.clear()
+        self._request_windows = 0
         for batch in self._retries:
             abandoned += [item for item in batch.items if isinstance(item, RequestItem)]
             batch.items = [item for item in batch.items if not isinstance(item, RequestItem)]
@@ -150,7 +176,22 @@ class Scheduler:
     @property
     def waiting(self) -> int:
         """Windows that wait for a lane."""
-        return len(self.due) + len(self._requests) + sum(len(batch.items) for batch in self._retries)
+        return len(self.due) + self._request_windows + sum(len(batch.items) for batch in self._retries)
+
+    def queued_requests(self) -> Iterator[RequestItem]:
+        """Yield the callers' windows that wait for the first time, the longest waiting first."""
+        return chain.from_iterable(self._requests.values())
+
+    @property
+    def waiting_requests(self) -> int:
+        """Callers' windows that wait for a lane, for the first time or again."""
+        again = sum(isinstance(item, RequestItem) for batch in self._retries for item in batch.items)
+        return self._request_windows + again
+
+    @property
+    def calls(self) -> int:
+        """Calls whose caller waits for an answer."""
+        return len(self._calls)
 
     # ------------------------------------------------------------ work out
     def next_batch(self, now: float, idle_lanes: int, costs: CostTable, more_comes: bool) -> Batch | None:
@@ -163,25 +204,37 @@ class Scheduler:
             return None
         if self._retries:
             return self._again(self._retries.popleft(), now, costs.max_batch)
-        waiting = len(self.due) + len(self._requests)
+        waiting = len(self.due) + self._request_windows
         if not waiting or (more_comes and waiting < costs.max_batch and now < self.wait_until()):
             return None
         return Batch(self._take(costs.next_batch(waiting, idle_lanes)), started=now)
 
     def wait_until(self) -> float:
         """Until when the longest waiting window may be held back (monotonic seconds)."""
-        since = [self._requests[0].since] if self._requests else []
-        if self.due.oldest_since is not None:
-            since.append(self.due.oldest_since)
-        return min(since, default=0.0) + self.max_queue_delay_seconds
+        oldest = (self._oldest_request_since, self.due.oldest_since)
+        return min((since for since in oldest if since is not None), default=0.0) + self.max_queue_delay_seconds
+
+    @property
+    def _oldest_request_since(self) -> float | None:
+        first = next(iter(self._requests.values()), None)
+        return None if first is None else first[0].since
+
+    def _take_request(self) -> RequestItem:
+        """Remove and return the callers' window that waits the longest."""
+        request, items = next(iter(self._requests.items()))
+        item = items.popleft()
+        self._request_windows -= 1
+        if not items:
+            del self._requests[request]
+        return item
 
     def _take(self, count: int) -> list[Item]:
         """Take the longest waiting, whichever queue they wait in."""
         items: list[Item] = []
         while len(items) < count and (self._requests or self.due):
-            due_since = self.due.oldest_since
-            if self._requests and (due_since is None or self._requests[0].since <= due_since):
-                items.append(self._requests.popleft())
+            due_since, request_since = self.due.oldest_since, self._oldest_request_since
+            if request_since is not None and (due_since is None or request_since <= due_since):
+                items.append(self._take_request())
             else:
                 assert due_since is not None
                 (slot,) = self.due.take(1)
@@ -242,8 +295,8 @@ class Scheduler:
             self._fail(batch.items[0], outcome)
         else:
             middle = len(batch.items) // 2
-            outcome.retry = [Batch(batch.items[:middle], batch.moves), Batch(batch.items[middle:], batch.moves)]
-            self._retries.extend(outcome.retry)
+            self._retry(batch.items[:middle], batch.moves, outcome)
+            self._retry(batch.items[middle:], batch.moves, outcome)
         return outcome
 
     def lost(self, batch: Batch) -> Outcome:
@@ -253,9 +306,17 @@ class Scheduler:
             for item in batch.items:
                 self._fail(item, outcome)
         else:
-            outcome.retry = [Batch(batch.items, moves=1)]
-            self._retries.extend(outcome.retry)
+            self._retry(batch.items, 1, outcome)
         return outcome
+
+    def _retry(self, items: list[Item], moves: int, outcome: Outcome) -> None:
+        """Let windows run again, but for those of callers who have left since."""
+        wanted = self._still_wanted(items)
+        self.dropped_windows += len(items) - len(wanted)
+        if wanted:
+            batch = Batch(wanted, moves)
+            outcome.retry.append(batch)
+            self._retries.append(batch)
 
     def _fail(self, item: Item, outcome: Outcome) -> None:
         outcome.fail.append(item)

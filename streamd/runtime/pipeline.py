@@ -114,6 +114,11 @@ class Pipeline(Deployments):
         self.kick()
         return added
 
+    def drop_request(self, request: Request) -> None:
+        """End a call: windows that nobody waits for any more leave the line."""
+        self.scheduler.drop_request(request)
+        self.kick()  # where nothing else waits, `settle` may end
+
     def kick(self) -> None:
         """Look for work at the loop's next turn, once, after all that came in this one."""
         if not self._kicked:

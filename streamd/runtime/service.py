@@ -123,6 +123,9 @@ class Service:
         except TimeoutError as exc:
             seconds = self.limits.predict_timeout_seconds
             raise TooBusyError(f"no forecast within {seconds:g} s") from exc
+        finally:
+            # However the call ends (an answer, an error, its time, a caller who left), nothing runs for it any more.
+            self.pipeline.drop_request(request)
         return Predicted(predictions.reshape(request.windows, *self.contract.output_shape), request.batched, model)
 
     async def _predictions(self, request: PredictRequest) -> tuple[Float32, str]:
@@ -190,7 +193,13 @@ class Service:
             "servers": len(self.state.directory),
             "capacity": self.state.directory.capacity,
             "due": len(self.scheduler.due),
+            "waiting": self.scheduler.waiting,
             "in_flight": self.pipeline.in_flight,
+            "predict": {
+                "calls": self.scheduler.calls,
+                "waiting": self.scheduler.waiting_requests,
+                "dropped": self.scheduler.dropped_windows,
+            },
             "rows": self.row_counts(),
             "samples": {
                 "accepted": self.ingest.accepted,
@@ -264,7 +273,17 @@ class Service:
         metrics.families(self.accuracy.families)
         metrics.gauge("servers", "Servers that have a window", lambda: len(state.directory))
         metrics.gauge("due", "Servers that wait for their turn", lambda: len(self.scheduler.due))
+        metrics.gauge("waiting", "Windows that wait for a lane, servers' and callers'", lambda: self.scheduler.waiting)
         metrics.gauge("in_flight", "Windows that lanes are running", lambda: self.pipeline.in_flight)
+        metrics.gauge("predict_calls", "Calls of /v1/predict that are not answered yet", lambda: self.scheduler.calls)
+        metrics.gauge(
+            "predict_waiting", "Windows of /v1/predict that wait for a lane", lambda: self.scheduler.waiting_requests
+        )
+        metrics.counter(
+            "predict_dropped",
+            "Windows of /v1/predict that were removed before they ran: nobody waited for them any more",
+            lambda: self.scheduler.dropped_windows,
+        )
         metrics.gauge("lanes", "Lanes that are able to run", lambda: len(self.pipeline.workers))
         metrics.gauge("subscribers", "Subscribers", lambda: len(self.hub))
         metrics.gauge(

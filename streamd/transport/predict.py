@@ -6,6 +6,7 @@ import msgspec
 from aiohttp import web
 
 from streamd.runtime.service import Service
+from streamd.transport.callers import Callers
 from streamd.transport.codecs import Decoder, Encoding, encoding_of
 from streamd.transport.errors import reply
 from streamd.transport.requests import BodyReader
@@ -22,6 +23,7 @@ class PredictRoutes:
     def __init__(self, service: Service, bodies: BodyReader) -> None:
         self._service = service
         self._bodies = bodies
+        self._callers = Callers()
 
     def add_to(self, app: web.Application) -> None:
         """Add the routes."""
@@ -37,7 +39,8 @@ class PredictRoutes:
             if wrapped:
                 given = _message.decode(bytes(given["inputs"]), encoding)
             inputs = {name: decode_tensor(name, value, encoding) for name, value in given.items()}
-        made = await self._service.predict(inputs)
+        with self._callers.waiting(request):
+            made = await self._service.predict(inputs)
         predictions = made.predictions if made.batched else made.predictions[0]
         shown = write_tensor(predictions) if encoding is Encoding.MSGPACK else predictions
         answer: dict[str, Any] = {"predictions": shown}

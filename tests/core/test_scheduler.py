@@ -72,6 +72,7 @@ class Fleet(RuleBasedStateMachine):
         self.unanswered: Counter[tuple[object, int]] = Counter()
         self.lost_twice: set[int] = set()
         self.requests = 0
+        self.left: set[object] = set()
 
     # ------------------------------------------------------------ the world
     @rule(slot=st.integers(0, SLOTS - 1), rows=st.sampled_from([1, 1, 1, 2]), later=st.sampled_from([0.0, 1.0]))
@@ -108,6 +109,24 @@ class Fleet(RuleBasedStateMachine):
             self.unanswered.update((request, index) for index in range(windows))
             if poisoned is not None:
                 self.poisoned.add((request, poisoned))
+
+    @precondition(lambda self: self.unanswered)
+    @rule(data=st.data())
+    def a_caller_leaves(self, data: st.DataObject) -> None:
+        requests = sorted({str(request) for request, _ in self.unanswered})
+        request = data.draw(st.sampled_from(requests))
+        on_lanes = {self.key(item) for batch in self.lanes for item in batch.items}
+        windows = {key for key in self.unanswered if key[0] == request}
+        waiting, dropped = self.scheduler.waiting, self.scheduler.dropped_windows
+        self.scheduler.drop_request(request)
+        assert self.scheduler.waiting == waiting - len(windows - on_lanes), "what nobody waits for leaves the line"
+        assert self.scheduler.dropped_windows == dropped + len(windows - on_lanes)
+        self.left.add(request)
+        for key in windows:
+            del self.unanswered[key]
+
+    def wanted(self, items: list[Item]) -> list[Item]:
+        return [item for item in items if isinstance(item, ServerItem) or item.request not in self.left]
 
     # ------------------------------------------------------------ lanes
     @rule(idle_lanes=st.integers(1, 3), later=st.sampled_from([0.0, 1.0, DELAY_SECONDS]), more_comes=st.booleans())
@@ -173,7 +192,7 @@ class Fleet(RuleBasedStateMachine):
             assert outcome.fail == batch.items, "what took two lanes with it takes no third"
         else:
             assert not outcome.fail
-            assert [item for retry in outcome.retry for item in retry.items] == batch.items
+            assert [item for retry in outcome.retry for item in retry.items] == self.wanted(batch.items)
         self.settle(outcome)
 
     def check_halved(self, batch: Batch, outcome: Outcome) -> None:
@@ -183,9 +202,9 @@ class Fleet(RuleBasedStateMachine):
             assert self.key(outcome.fail[0]) in self.poisoned, "nobody fails for a neighbour's sake"
             return
         assert not outcome.fail
-        first, second = outcome.retry
-        assert [*first.items, *second.items] == batch.items
-        assert abs(len(first.items) - len(second.items)) <= 1
+        middle = len(batch.items) // 2
+        halves = [self.wanted(batch.items[:middle]), self.wanted(batch.items[middle:])]
+        assert [retry.items for retry in outcome.retry] == [half for half in halves if half]
 
     def settle(self, outcome: Outcome) -> None:
         for _, item in outcome.deliver:
@@ -205,6 +224,8 @@ class Fleet(RuleBasedStateMachine):
             self.ran.difference_update(row_of(item) for item in retry.items if isinstance(item, ServerItem))
 
     def answer(self, item: RequestItem) -> None:
+        if item.request in self.left:
+            return  # it was on a lane when its caller left
         assert self.unanswered[item.request, item.index] == 1, "one answer or failure to each window"
         del self.unanswered[item.request, item.index]
 
@@ -217,9 +238,10 @@ class Fleet(RuleBasedStateMachine):
     def every_due_row_is_accounted_for(self) -> None:
         counts = self.scheduler.counts
         assert (counts.due, counts.delivered, counts.failed) == (self.due, self.delivered, self.failed)
-        in_flight = [item for batch in self.lanes for item in batch.items]
+        in_flight = self.wanted([item for batch in self.lanes for item in batch.items])
         servers_in_flight = sum(isinstance(item, ServerItem) for item in in_flight)
         requests_waiting = len(self.unanswered) - (len(in_flight) - servers_in_flight)
+        assert self.scheduler.waiting_requests == requests_waiting
         servers_waiting = self.scheduler.waiting - requests_waiting
         assert servers_waiting >= len(self.scheduler.due)
         done = counts.delivered + self.scheduler.superseded + counts.failed + counts.forgotten
@@ -236,8 +258,11 @@ class Fleet(RuleBasedStateMachine):
             poisoned = any(self.key(item) in self.poisoned for item in batch.items)
             self.settle(self.scheduler.failed(batch) if poisoned else self.scheduler.finished(batch))
             self.every_due_row_is_accounted_for()
-        assert self.scheduler.waiting == 0
+        assert self.scheduler.waiting == self.scheduler.waiting_requests == 0
         assert not self.unanswered, "every caller has an answer"
+        for number in range(self.requests):
+            self.scheduler.drop_request(f"request-{number}")
+        assert self.scheduler.calls == 0
 
 
 TestFleet = Fleet.TestCase
@@ -369,6 +394,49 @@ def test_callers_beyond_the_room_are_refused_whole() -> None:
     assert not scheduler.add_request("b", 2, 0.0)
     assert scheduler.waiting == MAX_WAITING_REQUESTS - 1
     assert scheduler.add_request("c", 1, 0.0)
+
+
+def test_a_caller_who_left_makes_room_and_the_others_keep_their_order() -> None:
+    scheduler = World([0], [10], [NEED], [NONE]).scheduler()
+    for number, request in enumerate(("a", "b", "c")):
+        assert scheduler.add_request(request, 2, float(number))
+    scheduler.mark_due(0, 1.5)
+    scheduler.drop_request("a")
+    assert scheduler.wait_until() == 1.0 + DELAY_SECONDS, "it is counted from the longest waiting that is left"
+    assert (scheduler.waiting, scheduler.waiting_requests, scheduler.calls) == (5, 4, 2)
+    assert scheduler.add_request("d", MAX_WAITING_REQUESTS - 4, 3.0)
+    line = [item.request if isinstance(item, RequestItem) else item.slot for item in take(scheduler).items]
+    assert line[:5] == ["b", "b", 0, "c", "c"]
+    assert scheduler.dropped_windows == 2
+
+
+@pytest.mark.parametrize("how", ["failed", "lost"])
+def test_a_window_on_a_lane_does_not_run_again_for_a_caller_who_left(how: str) -> None:
+    _, scheduler = due_world(1)
+    scheduler.add_request("gone", 2, 0.0)
+    scheduler.add_request("stays", 1, 0.0)
+    batch = take(scheduler)
+    scheduler.drop_request("gone")
+    retried = getattr(scheduler, how)(batch).retry
+    names = [item.request if isinstance(item, RequestItem) else item.slot for each in retried for item in each.items]
+    assert sorted(map(str, names)) == ["0", "stays"]
+    assert scheduler.waiting == 2
+    # 2. Neither does one that waits to run again.
+    scheduler.drop_request("stays")
+    assert (scheduler.waiting, scheduler.waiting_requests) == (1, 0)
+    assert slots_of(take(scheduler)) == [0]
+    assert scheduler.next_batch(100.0, 1, COSTS, False) is None
+    assert scheduler.dropped_windows == 3
+
+
+def test_a_window_whose_neighbours_left_is_tried_alone_before_it_is_blamed() -> None:
+    _, scheduler = due_world(1)
+    scheduler.add_request("gone", 3, 0.0)
+    batch = take(scheduler)
+    scheduler.drop_request("gone")
+    outcome = scheduler.failed(batch)
+    assert not outcome.fail
+    assert slots_of(take(scheduler)) == [0]
 
 
 def test_a_server_that_was_forgotten_while_it_ran_gets_nothing() -> None:

@@ -311,7 +311,7 @@ class Changes(Fleet, RuleBasedStateMachine):
     @invariant()
     def every_caller_s_window_is_answered_once_by_who_is_named(self) -> None:
         requests = [item for batch in self.batches() for item in batch.items if isinstance(item, RequestItem)]
-        waiting = {(id(item.request), item.index) for item in [*requests, *self.scheduler._requests]}
+        waiting = {(id(item.request), item.index) for item in [*requests, *self.scheduler.queued_requests()]}
         for caller in self.callers:
             done = caller.answers.keys() | caller.failures.keys()
             everything = set(range(len(caller.values)))

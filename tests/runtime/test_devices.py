@@ -424,7 +424,7 @@ class World(Fleet, RuleBasedStateMachine):
     @invariant()
     def every_caller_s_window_is_answered_once_or_waits(self) -> None:
         requests = [item for batch in self.batches() for item in batch.items if isinstance(item, RequestItem)]
-        waiting = {(id(item.request), item.index) for item in [*requests, *self.scheduler._requests]}
+        waiting = {(id(item.request), item.index) for item in [*requests, *self.scheduler.queued_requests()]}
         for caller in self.callers:
             done = caller.answers.keys() | caller.failures.keys()
             assert {index for index in range(len(caller.values)) if (id(caller), index) in waiting} == (
@@ -437,7 +437,7 @@ class World(Fleet, RuleBasedStateMachine):
     @invariant()
     def nobody_waits_for_lanes_that_there_are_not(self) -> None:
         waiting = [item for batch in self.scheduler._retries for item in batch.items if isinstance(item, RequestItem)]
-        assert self.pipeline.ready or not [*waiting, *self.scheduler._requests]
+        assert self.pipeline.ready or not [*waiting, *self.scheduler.queued_requests()]
 
     @invariant()
     def a_batch_moves_once_at_most(self) -> None:

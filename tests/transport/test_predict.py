@@ -26,6 +26,7 @@ from tests.transport.harness import (
     Setup,
     array_of,
     history,
+    pack,
     same,
     tensor,
     window_of,
@@ -325,6 +326,74 @@ async def test_an_answer_that_does_not_come_in_time_is_429(start: Start) -> None
     # 2. Its late answer harms nobody.
     daemon.let_go()
     await daemon.service.pipeline.settle()
+
+
+async def waiting(daemon: Running, windows: int) -> None:
+    """Wait until so many windows of callers wait for a lane."""
+    while daemon.service.scheduler.waiting_requests != windows:
+        await asyncio.sleep(0)
+
+
+async def test_windows_of_a_call_that_timed_out_never_run(start: Start) -> None:
+    daemon = await start(Setup(lanes=1, service_limits=ServiceLimits(predict_timeout_seconds=0.01)))
+    daemon.backend.script.hold = True
+    for windows in (1, 40):  # the first one's window is on the lane, the others wait
+        assert (await daemon.post("/v1/predict", tensors(inputs_of(windows)), MSGPACK)).status == 429
+    status = await daemon.status()
+    assert (status["waiting"], status["predict"]) == (0, {"calls": 0, "waiting": 0, "dropped": 40})
+    daemon.let_go()
+    await daemon.service.pipeline.settle()
+    assert daemon.backend.script.runs == [("fake-0", 1)]
+
+
+async def test_windows_of_a_caller_who_disconnects_leave_the_line(start: Start) -> None:
+    daemon = await start(Setup(lanes=1))
+    daemon.backend.script.hold = True
+    body = pack(tensors(inputs_of(40)), MSGPACK)
+    head = f"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: {MSGPACK}\r\nContent-Length: {len(body)}\r\n\r\n"
+    writers = []
+    for number in range(30):
+        _, writer = await asyncio.open_connection("127.0.0.1", daemon.port)
+        writer.write(head.encode() + body)
+        writers.append(writer)
+        await waiting(daemon, 40 * (number + 1) - 32)
+    status = await daemon.status()
+    assert status["predict"] == {"calls": 30, "waiting": 1_168, "dropped": 0}
+    assert (status["waiting"], status["in_flight"], status["due"]) == (1_168, 32, 0)
+    metrics = (await daemon.get("/metrics")).data.decode()
+    assert "streamd_waiting 1168.0\n" in metrics
+    assert "streamd_predict_waiting 1168.0\n" in metrics
+    # 2. They leave: some reset the connection, some close it in good order.
+    for number, writer in enumerate(writers):
+        if number % 2:
+            writer.transport.abort()
+        else:
+            writer.close()
+    await waiting(daemon, 0)
+    status = await daemon.status()
+    assert status["predict"] == {"calls": 0, "waiting": 0, "dropped": 1_168}
+    assert "streamd_predict_dropped_total 1168.0\n" in (await daemon.get("/metrics")).data.decode()
+    # 3. Who comes now waits for the batch that runs, and for nothing else.
+    asking = asyncio.create_task(daemon.post("/v1/predict", tensors(inputs_of(1)), MSGPACK))
+    await waiting(daemon, 1)
+    daemon.let_go()
+    assert (await asking).status == 200
+    assert daemon.backend.script.runs == [("fake-0", 32), ("fake-0", 1)]
+
+
+async def test_a_call_of_which_a_window_failed_takes_its_others_out_of_the_line(start: Start) -> None:
+    daemon = await start(Setup(lanes=1))
+    daemon.backend.script.hold = True
+    daemon.backend.script.not_finite = lambda window: True
+    asking = asyncio.create_task(daemon.post("/v1/predict", tensors(inputs_of(70)), MSGPACK))
+    await waiting(daemon, 38)
+    daemon.backend.script.release["fake-0"].set()  # the first batch comes back, the second runs and is held
+    reply = await asking
+    assert (reply.status, reply.code) == (422, "forecast_not_finite")
+    daemon.let_go()
+    await daemon.service.pipeline.settle()
+    assert [windows for _, windows in daemon.backend.script.runs] == [32, 32]
+    assert (await daemon.status())["predict"] == {"calls": 0, "waiting": 0, "dropped": 6}
 
 
 async def test_before_a_lane_is_ready_it_is_503(start: Start) -> None:
