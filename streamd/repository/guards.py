@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 from streamd.core.errors import RepositoryError
+from streamd.reading import open_regular
 
 _CHECKPOINT_SUFFIXES = {".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin", ".torchscript", ".ptl"}
 _PYTORCH_NAME = re.compile(r"pytorch|torch(script)?_", re.IGNORECASE)
@@ -42,7 +43,7 @@ def _refuse_checkpoint(file: Path) -> None:
         raise RepositoryError(f"{file}: a PyTorch checkpoint (a pickle can run code); {_WAY_OUT}")
     if not file.exists() or not stat.S_ISREG(file.stat().st_mode):  # to open a pipe would wait for its writer
         return
-    with file.open("rb") as opened:
+    with open_regular(file) as opened:
         begin = opened.read(16)
     if _PICKLE.match(begin):
         raise RepositoryError(f"{file}: a pickle, as PyTorch checkpoints are (it can run code); {_WAY_OUT}")

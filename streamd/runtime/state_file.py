@@ -14,6 +14,7 @@ from typing import Any
 
 from streamd.core.errors import StateError, StorageError
 from streamd.core.layout import HEADER_BYTES, Arrays, Layout, read_header
+from streamd.reading import refuse_irregular
 
 
 class StateFile:
@@ -28,10 +29,11 @@ class StateFile:
         self.layout = layout
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o640)
         except OSError as exc:
             raise StateError(f"{path}: cannot be opened: {exc.strerror or exc}") from exc
         try:
+            self._check_kind()
             self._lock()
             if anew:
                 os.ftruncate(self._fd, 0)
@@ -87,6 +89,12 @@ class StateFile:
         # The map has a descriptor of its own, which would hold the lock for as long as any view is held.
         fcntl.flock(self._fd, fcntl.LOCK_UN)
         os.close(self._fd)
+
+    def _check_kind(self) -> None:
+        try:
+            refuse_irregular(self._fd, self.path)
+        except OSError as exc:
+            raise StateError(f"{self.path}: cannot be opened: {exc.strerror or exc}") from exc
 
     def _lock(self) -> None:
         try:
