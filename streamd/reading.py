@@ -5,12 +5,12 @@ given up.
 """
 
 import errno
+import io
 import os
 import queue
 import stat
 import threading
 from pathlib import Path
-from typing import BinaryIO
 
 STALL_SECONDS = 60.0
 """A file system that gives no byte for so long is taken to hang."""
@@ -26,7 +26,7 @@ _KINDS = {
 }
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> io.BufferedReader:
     """Open a file to read its bytes; raises `OSError` where it is no regular file, and never waits for a writer."""
     # With O_NONBLOCK a pipe opens at once; for a regular file the flag means nothing.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)

@@ -33,6 +33,15 @@ def refuse_foreign(version: Path) -> None:
         raise RepositoryError(f"{version}: cannot be read: {exc}") from exc
 
 
+def is_foreign(version: Path) -> bool:
+    """Whether a folder is, or holds, what must never be served."""
+    try:
+        refuse_foreign(version)
+    except RepositoryError:
+        return True
+    return False
+
+
 def _refuse_link(file: Path, version: Path) -> None:
     if file.is_symlink() and not file.resolve().is_relative_to(version.resolve()):
         raise RepositoryError(f"{file}: a link out of the version's folder; put the file itself there")

@@ -106,6 +106,11 @@ class Service:
         """The name of the version that serves."""
         return self.pipeline.serving.model.text
 
+    @property
+    def passed_over(self) -> list[dict[str, str]]:
+        """The versions that should serve and cannot: of each its `name`, the `rule` that chose it and the `reason`."""
+        return list(self.engine.get("passed_over", ()))
+
     async def predict(self, inputs: Mapping[str, npt.NDArray[Any]]) -> Predicted:
         """Forecast a caller's windows.
 
@@ -264,4 +269,5 @@ class Service:
         metrics.gauge("lanes", "Lanes that are able to run", lambda: len(self.pipeline.workers))
         metrics.gauge("subscribers", "Subscribers", lambda: len(self.hub))
         metrics.gauge("ready", "1 when able to answer", lambda: float(self.ready))
+        metrics.gauge("versions_passed_over", "Versions that should serve and cannot", lambda: len(self.passed_over))
         metrics.gauge("uptime_seconds", "Since start", lambda: time.monotonic() - self.started)

@@ -85,6 +85,7 @@ class EngineSection(_Section, frozen=True):
     threads_per_lane: Count = 1
     buckets: tuple[Count, ...] = (1, 4, 8, 16, 32, 64, 128, 256)
     warmup_seconds: PositiveSeconds = 3.0
+    read_timeout_seconds: PositiveSeconds = 120.0
     lane_hang_seconds: PositiveSeconds = 30.0
 
     def __post_init__(self) -> None:
