@@ -34,7 +34,7 @@ from streamd.server.loading import (
 )
 from streamd.server.memory import return_freed
 from streamd.server.promotions import Promotions
-from streamd.server.selection import Selection, check_choice, check_contract, select
+from streamd.server.selection import Selection, check_choice, check_contract, check_same, select
 from streamd.server.trial import Trial
 
 log = structlog.get_logger(__name__)
@@ -231,19 +231,30 @@ class Engines:
 
     async def _warm(self, config: Config, version: str) -> Loaded:
         """Return a version warm; what is loaded already is not loaded again."""
-        if (loaded := self._find_warm(version, config)) is not None:
-            return loaded
+        selection = await self._select(config, version)
         if self._trial.has(version):
-            taken = await self._trial.hand_over(self._reloader)
+            try:
+                self._trial.check_same(selection)
+                taken = await self._trial.hand_over(self._reloader)
+            except BaseException:
+                selection.release()
+                raise
             if taken is not None:
+                selection.release()
                 return taken
-        return await self._warm_selected(await self._select(config, version), config)
+        return await self._warm_selected(selection, config)
 
     async def _warm_selected(self, selection: Selection, config: Config) -> Loaded:
         """Return a selection warm, and release it where it is loaded already or cannot serve."""
         try:
             self._note("loading", selection.name)
             if (loaded := self._find_warm(selection.name, config)) is not None:
+                assert isinstance(loaded.source, VersionSource)
+                try:
+                    check_same(selection, loaded.source.selection)
+                except ReloadError:
+                    self._reloader.discard(loaded)
+                    raise
                 selection.release()
                 return loaded
             check_contract(selection, self._service.contract)

@@ -10,6 +10,7 @@ from streamd.core.contract import ModelContract
 from streamd.core.errors import ReloadError, RepositoryError
 from streamd.core.figures import TrainingFigures
 from streamd.repository.files import VersionHold
+from streamd.repository.seal import SealedVersion, changed_since, seal
 from streamd.repository.versions import EngineRepository, EngineVersion, PassedOver
 from streamd.runtime.accuracy import read_training_figures
 from streamd.runtime.deployment import Model
@@ -20,7 +21,7 @@ from streamd.server.config import EngineSection
 class Selection:
     """Sound versions that serve as one; `gc` leaves their folders alone until `release`."""
 
-    versions: tuple[EngineVersion, ...]
+    versions: tuple[SealedVersion, ...]
     held: ExitStack
     training: TrainingFigures | None = None
     """What drift is measured against; an ensemble was never trained as one."""
@@ -58,14 +59,15 @@ def select(settings: EngineSection, named: Iterable[str] = (), *, starting: bool
     names = tuple(named) or settings.pinned
     missed: tuple[PassedOver, ...] = ()
     if names:
-        versions = tuple(repository.load(name) for name in names)
+        chosen = tuple(repository.load(name) for name in names)
     else:
         choice = repository.choice_at_start() if starting else repository.choice()
-        versions, missed = (choice.version,), choice.missed
-    _check_together(versions)
+        chosen, missed = (choice.version,), choice.missed
+    _check_together(chosen)
     with ExitStack() as held:
-        for version in versions:
+        for version in chosen:
             held.enter_context(VersionHold(version.path))
+        versions = tuple(map(seal, chosen))
         training = read_training_figures(versions[0].path) if len(versions) == 1 else None
         selection = Selection(versions, held.pop_all(), training, missed)
     if len(selection.model.name) > MAX_MODEL_BYTES:
@@ -94,6 +96,16 @@ def check_choice(selection: Selection, serving: str) -> None:
             f"{'; '.join(reasons)}: {serving} goes on serving, and {selection.name} would be the next best; "
             "mend it, or promote another version"
         )
+
+
+def check_same(selection: Selection, loaded: Selection) -> None:
+    """Raise `ReloadError` where a version's files are not those that are loaded under its name."""
+    for now, then in zip(selection.versions, loaded.versions, strict=True):
+        if changed := changed_since(then, now):
+            raise ReloadError(
+                f"{now.path}: its {' and '.join(changed)} changed since it was loaded; what is loaded stays: give the "
+                "new one a name of its own, or restart"
+            )
 
 
 def _check_together(versions: tuple[EngineVersion, ...]) -> None:
