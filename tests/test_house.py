@@ -199,6 +199,38 @@ def test_only_the_composition_root_names_backends() -> None:
     assert find_named_backends({"streamd.device.lane": '"""What FakeBackend does."""'}) == []
 
 
+READING_ROOMS = ("streamd.repository", "streamd.server", "streamd.runtime", "streamd.device", "streamd.engine")
+
+
+def find_unguarded_reads(sources: Sources) -> Found:
+    """Files that the daemon's rooms open by themselves: a pipe would keep them waiting (`streamd.reading` does not)."""
+    found = []
+    for module, source in sources.items():
+        if not is_in(module, READING_ROOMS):
+            continue
+        for node in ast.walk(ast.parse(source)):
+            if not isinstance(node, ast.Call):
+                continue
+            called = ast.unparse(node.func)
+            opens = called.endswith(".open") and node.args and ast.unparse(node.args[0]).startswith("'r")
+            if called == "open" or called.endswith((".read_bytes", ".read_text")) or opens:
+                found.append(f"{module}: calls {called}")
+    return found
+
+
+def test_the_daemon_s_rooms_read_no_file_that_may_be_a_pipe() -> None:
+    check(
+        find_unguarded_reads,
+        [
+            {"streamd.repository.x": "path.read_bytes()"},
+            {"streamd.server.x": "(a / b).read_text(encoding='utf-8')"},
+            {"streamd.runtime.x": "with path.open('rb') as file:\n    pass"},
+            {"streamd.engine.x": "open(path)"},
+        ],
+    )
+    assert find_unguarded_reads({"streamd.server.x": "os.open(path, flags)\nkeeper.open()"}) == []
+
+
 # ---------------------------------------------------------------- cycles
 def find_cycles(sources: Sources) -> Found:
     """Import cycles among the package's modules, of any kind of import: for types only and in functions too."""

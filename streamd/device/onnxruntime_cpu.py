@@ -8,6 +8,7 @@ import numpy as np
 
 from streamd.core.contract import ModelContract
 from streamd.core.errors import BatchFailedError
+from streamd.device.checked import CheckedFiles
 from streamd.device.lane import Float32, Inputs
 from streamd.device.onnxruntime_graph import check_graph
 from streamd.device.onnxruntime_library import import_onnxruntime
@@ -26,9 +27,12 @@ class OnnxRuntimeCpuBackend:
         buckets: tuple[int, ...],
         threads_per_lane: int,
         precision: str = "fp32",
+        *,
+        checked: CheckedFiles | None = None,
     ) -> None:
         self._runtime = import_onnxruntime()
         self.model = model
+        self._checked = checked
         self.contract = contract
         self.buckets = buckets
         self.threads_per_lane = threads_per_lane
@@ -37,8 +41,8 @@ class OnnxRuntimeCpuBackend:
         self.default_lanes = len(os.sched_getaffinity(0)) + 1
 
     def make_lane(self, index: int) -> "OnnxRuntimeCpuLane":
-        """Load the model into a session of its own."""
-        session = open_cpu_session(self.model, self.threads_per_lane)
+        """Load the model into a session of its own; with `checked` it is the one that was checked, or refused."""
+        session = open_cpu_session(self.model, self.threads_per_lane, checked=self._checked)
         check_graph(self.model, session, self.contract)
         return OnnxRuntimeCpuLane(f"cpu-{index}", session, self.contract, self.buckets)
 

@@ -10,6 +10,7 @@ from typing import Any
 from streamd.core.contract import ModelContract
 from streamd.core.errors import BatchFailedError, InferenceError, LaneLostError
 from streamd.device import cuda
+from streamd.device.checked import CheckedFiles
 from streamd.device.cuda import CudaError
 from streamd.device.lane import LANES_PER_DEVICE, Float32
 from streamd.device.onnxruntime_binding import Binding, BoundSession, PlainSession
@@ -41,12 +42,14 @@ class OnnxRuntimeCudaBackend:
         lanes_per_device: int = LANES_PER_DEVICE,
         tensor_float32: bool = False,
         precision: str = "fp32",
+        checked: CheckedFiles | None = None,
     ) -> None:
         self._runtime = load_onnxruntime()
         self._own_streams = _has_cuda_python()
         if self._own_streams:
             cuda.check_devices(devices)
         self.model = model
+        self._checked = checked
         self.contract = contract
         self.buckets = buckets
         self.devices = devices
@@ -56,7 +59,7 @@ class OnnxRuntimeCudaBackend:
         self.precision = "tf32" if tensor_float32 else precision
 
     def make_lane(self, index: int) -> "OnnxRuntimeCudaLane":
-        """Load the model into a session of its own."""
+        """Load the model into a session of its own; with `checked` it is the one that was checked, or refused."""
         device = self.devices[index % len(self.devices)]
         name = f"cuda:{device}/{index // len(self.devices)}"
         try:
@@ -95,6 +98,7 @@ class OnnxRuntimeCudaBackend:
             tensor_float32=self.tensor_float32,
             stream=stream,
             limit_bytes=limit,
+            checked=self._checked,
         )
         check_graph(self.model, session, self.contract)
         return session

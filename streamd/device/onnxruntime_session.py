@@ -3,10 +3,13 @@
 A session never silently runs elsewhere than it was asked to.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from streamd.core.errors import BackendUnavailableError, BatchFailedError, InferenceError, LaneLostError
+from streamd.device.checked import CheckedFiles
 from streamd.device.kept import keep_to_the_end
 from streamd.device.onnxruntime_library import (
     PROVIDER,
@@ -17,10 +20,10 @@ from streamd.device.onnxruntime_library import (
 )
 
 
-def open_cpu_session(model: Path, threads: int, *, optimized: bool = True) -> Any:
+def open_cpu_session(model: Path, threads: int, *, optimized: bool = True, checked: CheckedFiles | None = None) -> Any:
     """A session on the CPU with so many threads; raises `BackendUnavailableError`.
 
-    `optimized` false runs each node as it is written.
+    `optimized` false runs each node as it is written; with `checked` a graph that is not the checked one is refused.
     """
     runtime = import_onnxruntime()
     options = _options(runtime, threads)
@@ -28,8 +31,13 @@ def open_cpu_session(model: Path, threads: int, *, optimized: bool = True) -> An
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not optimized:
         options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    with _source(model, options, checked) as source:
+        return _open_on_cpu(runtime, model, source, options)
+
+
+def _open_on_cpu(runtime: Any, model: Path, source: str | bytes, options: Any) -> Any:
     try:
-        return runtime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        return runtime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as exc:  # ONNX Runtime's errors have no common root of their own
         raise BackendUnavailableError(f"{model}: ONNX Runtime cannot load it: {exc}") from exc
 
@@ -42,11 +50,13 @@ def open_cuda_session(
     tensor_float32: bool = False,
     stream: int | None = None,
     limit_bytes: int | None = None,
+    checked: CheckedFiles | None = None,
 ) -> Any:
     """A session on a CUDA device, on the stream of this handle or on some of its own.
 
-    `runtime` is what `load_onnxruntime` gave; `limit_bytes` is the most that its tensors may take of the device.
-    Raises `BackendUnavailableError`. From its first run on it stays open until the process ends.
+    `runtime` is what `load_onnxruntime` gave; `limit_bytes` is the most that its tensors may take of the device; with
+    `checked` a graph that is not the checked one is refused. Raises `BackendUnavailableError`. From its first run on it
+    stays open until the process ends.
     """
     options = _options(runtime, 1)
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
@@ -62,15 +72,42 @@ def open_cuda_session(
         provider["user_compute_stream"] = str(stream)
     if limit_bytes is not None:
         provider["gpu_mem_limit"] = str(limit_bytes)
-    try:
-        # Without `enable_fallback=0` a session that CUDA refused is silently made anew on the CPU.
-        session = runtime.InferenceSession(str(model), options, providers=[(PROVIDER, provider)], enable_fallback=0)
-    except Exception as exc:  # as above
-        told = f"{model}: ONNX Runtime cannot load it on cuda:{device}: {exc}"
-        raise BackendUnavailableError(told + more_room(str(exc))) from exc
+    with _source(model, options, checked) as source:
+        session = _open_on_cuda(runtime, model, source, options, provider)
     if PROVIDER not in session.get_providers():
         raise BackendUnavailableError(f"ONNX Runtime left CUDA out: {why_left_out(runtime)}")
     return _CudaSession(session)
+
+
+def _open_on_cuda(runtime: Any, model: Path, source: str | bytes, options: Any, provider: dict[str, str]) -> Any:
+    try:
+        # Without `enable_fallback=0` a session that CUDA refused is silently made anew on the CPU.
+        return runtime.InferenceSession(source, options, providers=[(PROVIDER, provider)], enable_fallback=0)
+    except Exception as exc:  # as above
+        told = f"{model}: ONNX Runtime cannot load it on cuda:{provider['device_id']}: {exc}"
+        raise BackendUnavailableError(told + more_room(str(exc))) from exc
+
+
+@contextmanager
+def _source(model: Path, options: Any, checked: CheckedFiles | None) -> Iterator[str | bytes]:
+    """What a session is made of: a path, or the bytes that were compared with what was checked.
+
+    From a path ONNX Runtime would read the file anew, and map its data files: what is written there later would
+    change the weights of a session that runs.
+    """
+    if checked is None:
+        yield str(model)
+        return
+    graph, data = checked.read_graph(model.name), checked.read_data(model.name)
+    if data:
+        give = getattr(options, "add_external_initializers_from_files_in_memory", None)
+        if give is None:
+            raise BackendUnavailableError(
+                f"{model}: this ONNX Runtime takes no weights of other files from memory: install a newer one, or "
+                "embed the weights in the graph"
+            )
+        give(list(data), list(data.values()), [len(content) for content in data.values()])
+    yield graph  # `data` must live until the session is made
 
 
 class _CudaSession:

@@ -14,6 +14,7 @@ import numpy as np
 
 from streamd.core.errors import BackendUnavailableError
 from streamd.device import cuda
+from streamd.device.checked import read_checked
 from streamd.device.kept import keep_to_the_end
 from streamd.device.runner import TensorSpec
 from streamd.device.stages import place_told, plan_told, stage_told, unpack_plans
@@ -28,11 +29,15 @@ Alternatives = tuple[tuple[Any, ...], ...]
 
 @dataclass(frozen=True)
 class Plan:
-    """A serialized engine. `lean_runtime` is the library that runs a plan of an older TensorRT, if it needs one."""
+    """A serialized engine. `lean_runtime` is the library that runs a plan of an older TensorRT, if it needs one.
+
+    With `sha256` another file is refused, whenever the plan is loaded.
+    """
 
     path: Path
     precision: str
     lean_runtime: Path | None = None
+    sha256: str = ""
 
 
 class SharedEngine:
@@ -77,10 +82,9 @@ class SharedEngine:
     def _load(self) -> None:
         cuda.use_device(self.device)
         plan, library = self.plan, self.library
+        content = read_checked(plan.path, plan.sha256)
         try:
-            alternatives = unpack_plans(plan.path.read_bytes())
-        except OSError as exc:
-            raise BackendUnavailableError(f"{plan.path}: cannot be read: {exc.strerror or exc}") from exc
+            alternatives = unpack_plans(content)
         except BackendUnavailableError as exc:
             raise BackendUnavailableError(f"{plan.path}: {exc}; {WAY_OUT}") from exc
         library.errors.clear()

@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 
 from streamd.core.errors import BackendUnavailableError, RepositoryError
+from streamd.reading import read_regular
 from streamd.repository.conversion import PLAN_SUFFIX, PlanInfo, Verdict, sha256_of
 from streamd.repository.plans import AUTO, AUTO_ORDER, EXACT, Machine, PlanFile, choose_plan, plan_file, why_not
 from streamd.repository.versions import EngineVersion, load_version
@@ -134,7 +135,7 @@ def _plan_file(folder: Path, precision: str, record: PlansRecord) -> PlanFile:
 
 def _read_record(path: Path) -> PlansRecord:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=PlansRecord)
+        return msgspec.json.decode(read_regular(path), type=PlansRecord)
     except OSError as exc:
         raise RepositoryError(f"{path}: cannot be read: {exc.strerror or exc}") from exc
     except msgspec.DecodeError as exc:

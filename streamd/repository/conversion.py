@@ -11,6 +11,7 @@ from typing import Annotated, TypeVar
 import msgspec
 
 from streamd.core.errors import RepositoryError
+from streamd.reading import open_regular, read_regular
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 MAX_NAME_BYTES = 255
@@ -59,7 +60,7 @@ def read_conversion(version: Path) -> ConversionInfo:
     if not path.exists():
         return ConversionInfo()
     try:
-        return msgspec.json.decode(path.read_bytes(), type=ConversionInfo)
+        return msgspec.json.decode(read_regular(path), type=ConversionInfo)
     except (OSError, msgspec.DecodeError) as exc:
         raise RepositoryError(f"{path}: {exc}") from exc
 
@@ -141,7 +142,7 @@ def check_hashes(version: Path) -> None:
 def sha256_of(file: Path) -> str:
     """A file's SHA-256 in hexadecimal; raises `RepositoryError`."""
     try:
-        with file.open("rb") as opened:
+        with open_regular(file) as opened:
             return hashlib.file_digest(opened, "sha256").hexdigest()
     except OSError as exc:
         raise RepositoryError(f"{file}: cannot be read: {exc.strerror or exc}") from exc

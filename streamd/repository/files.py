@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 
 from streamd.core.errors import RepositoryError
+from streamd.reading import refuse_irregular
 
 LOCK_NAME = ".promoted.lock"
 REMOVING_PREFIX = ".removing-"
@@ -91,7 +92,7 @@ def exclusive(root: Path) -> Iterator[None]:
         raise RepositoryError(f"{root}: no such folder of engine versions")
     place = root / LOCK_NAME
     try:
-        fd = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        fd = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
     except OSError as exc:
         raise RepositoryError(f"{root}: cannot be changed: {place.name}: {exc.strerror or exc}") from exc
     try:
@@ -159,8 +160,10 @@ def _leads_to(path: Path, fd: int) -> bool:
 
 
 def _write(path: Path, content: bytes) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
     try:
+        refuse_irregular(fd, path)  # a pipe with a reader would swallow it; one without is refused when it is opened
+        os.ftruncate(fd, 0)
         rest = memoryview(content)
         while rest:
             rest = rest[os.write(fd, rest) :]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from streamd.core.contract import ModelContract
 from streamd.core.errors import RepositoryError
+from streamd.reading import open_regular
 
 ELEMENT_TYPES = {1: "float32", 6: "int32", 7: "int64", 10: "float16", 11: "float64", 16: "bfloat16"}
 """ONNX's numbers of the element types that are likely here."""
@@ -63,7 +64,7 @@ def check_graph(path: Path, contract: ModelContract) -> None:
 def read_graph(path: Path) -> Graph:
     """Read the graph's inputs and outputs; raises `RepositoryError` where the file is no ONNX model."""
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        with open_regular(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _read_model(data)
     except OSError as exc:
         raise RepositoryError(f"{path}: cannot be read: {exc.strerror or exc}") from exc

@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 from streamd.core.errors import RepositoryError
+from streamd.reading import open_regular
 
 _CHECKPOINT_SUFFIXES = {".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin", ".torchscript", ".ptl"}
 _PYTORCH_NAME = re.compile(r"pytorch|torch(script)?_", re.IGNORECASE)
@@ -32,6 +33,15 @@ def refuse_foreign(version: Path) -> None:
         raise RepositoryError(f"{version}: cannot be read: {exc}") from exc
 
 
+def is_foreign(version: Path) -> bool:
+    """Whether a folder is, or holds, what must never be served."""
+    try:
+        refuse_foreign(version)
+    except RepositoryError:
+        return True
+    return False
+
+
 def _refuse_link(file: Path, version: Path) -> None:
     if file.is_symlink() and not file.resolve().is_relative_to(version.resolve()):
         raise RepositoryError(f"{file}: a link out of the version's folder; put the file itself there")
@@ -42,7 +52,7 @@ def _refuse_checkpoint(file: Path) -> None:
         raise RepositoryError(f"{file}: a PyTorch checkpoint (a pickle can run code); {_WAY_OUT}")
     if not file.exists() or not stat.S_ISREG(file.stat().st_mode):  # to open a pipe would wait for its writer
         return
-    with file.open("rb") as opened:
+    with open_regular(file) as opened:
         begin = opened.read(16)
     if _PICKLE.match(begin):
         raise RepositoryError(f"{file}: a pickle, as PyTorch checkpoints are (it can run code); {_WAY_OUT}")

@@ -7,6 +7,7 @@ import msgspec
 
 from streamd.core.contract import ModelContract
 from streamd.core.errors import RepositoryError
+from streamd.reading import read_regular
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 Positive = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
@@ -43,7 +44,7 @@ class Manifest(msgspec.Struct, frozen=True):
 def read_manifest(path: Path) -> Manifest:
     """Read and check a `config.json`; raises `RepositoryError`."""
     try:
-        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
+        manifest = msgspec.json.decode(read_regular(path), type=Manifest)
         manifest.contract()
     except OSError as exc:
         raise RepositoryError(f"{path}: cannot be read: {exc.strerror or exc}") from exc
@@ -57,6 +58,6 @@ def read_server_mapping(path: Path) -> dict[str, int]:
     if not path.exists():
         return {}
     try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Annotated[int, msgspec.Meta(ge=0)]])
+        return msgspec.json.decode(read_regular(path), type=dict[str, Annotated[int, msgspec.Meta(ge=0)]])
     except (OSError, msgspec.DecodeError) as exc:
         raise RepositoryError(f"{path}: {exc}") from exc

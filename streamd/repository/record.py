@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 
 from streamd.core.errors import RepositoryError
+from streamd.reading import read_regular
 from streamd.repository.files import replace_file
 
 RECORD_NAME = "promoted.json"
@@ -85,7 +86,7 @@ def read_record(root: Path) -> Record:
     """Read the record of a folder of versions; without one nothing was promoted. Raises `RepositoryError`."""
     path = root / RECORD_NAME
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Record)
+        return msgspec.json.decode(read_regular(path), type=Record)
     except FileNotFoundError:
         return Record()
     except OSError as exc:

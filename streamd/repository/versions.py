@@ -6,7 +6,7 @@ A folder that is not a sound version is refused with the reason and the way out,
 import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
@@ -15,9 +15,9 @@ from streamd.core.contract import ModelContract
 from streamd.core.errors import RepositoryError
 from streamd.repository.conversion import check_hashes, is_plain_name
 from streamd.repository.graph import check_graph
-from streamd.repository.guards import refuse_foreign
+from streamd.repository.guards import is_foreign, refuse_foreign
 from streamd.repository.manifest import Manifest, read_manifest, read_server_mapping
-from streamd.repository.record import Record, read_record
+from streamd.repository.record import RECORD_NAME, Record, read_record
 
 _FOLDER = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9_.-]*)_(?P<stamp>\d{8}_\d{6})")
 
@@ -26,6 +26,18 @@ GraphCheck = Callable[[Path, ModelContract], None]
 
 Rule = Literal["pinned", "promoted", "earlier", "default", "newest"]
 """Why a version serves; `earlier`: promoted before the one that is, which cannot serve."""
+
+
+@dataclass(frozen=True)
+class PassedOver:
+    """What comes before the version that serves and cannot serve: `name` is a version's, or the record's file.
+
+    `rule` is that by which it would serve.
+    """
+
+    name: str
+    rule: Rule
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -55,11 +67,16 @@ class EngineVersion:
 
 @dataclass(frozen=True)
 class Choice:
-    """The version that serves, the rule that chose it, and why each that came before it was passed over."""
+    """The version that serves, the rule that chose it, and what came before it and was passed over."""
 
     version: EngineVersion
     rule: Rule
-    passed_over: tuple[str, ...] = ()
+    missed: tuple[PassedOver, ...] = ()
+
+    @property
+    def passed_over(self) -> tuple[str, ...]:
+        """Why each was passed over."""
+        return tuple(each.reason for each in self.missed)
 
 
 class EngineRepository:
@@ -82,11 +99,27 @@ class EngineRepository:
         """
         if pinned:
             return Choice(self.load(pinned), "pinned")
-        return self._first_sound(self.in_order(use_latest=use_latest))
+        return self._with_lost_defaults(self._first_sound(self.in_order(use_latest=use_latest)))
+
+    def choice_at_start(self) -> Choice:
+        """Choose as `choice` does, and pass over a record that cannot be read: nothing is promoted then.
+
+        For a daemon that starts: it had better serve the next best than nothing. Raises `RepositoryError`.
+        """
+        try:
+            read_record(self.root)
+        except RepositoryError as exc:
+            choice = self.choice_unpromoted()
+            return replace(choice, missed=(PassedOver(RECORD_NAME, "promoted", str(exc)), *choice.missed))
+        return self.choice()
+
+    def choice_unpromoted(self) -> Choice:
+        """Choose the version that serves where nothing is promoted; raises `RepositoryError`."""
+        return self._with_lost_defaults(self._first_sound(self.in_order(promoted=False)))
 
     def choose_unpromoted(self) -> EngineVersion:
-        """Return the version that serves where nothing is promoted; raises `RepositoryError`."""
-        return self._first_sound(self.in_order(promoted=False)).version
+        """Return the version that serves where nothing is promoted: `choice_unpromoted` without its reasons."""
+        return self.choice_unpromoted().version
 
     def load(self, name: str) -> EngineVersion:
         """Check one version and read it; raises `RepositoryError`."""
@@ -122,19 +155,34 @@ class EngineRepository:
                 yield path
 
     def _first_sound(self, order: Iterator[tuple[str, Rule]]) -> Choice:
-        passed_over: dict[str, str] = {}
+        missed: dict[str, PassedOver] = {}
         for name, rule in order:
-            if name in passed_over:
+            if name in missed:
                 continue
             try:
-                return Choice(self.load(name), rule, tuple(passed_over.values()))
+                return Choice(self.load(name), rule, tuple(missed.values()))
             except RepositoryError as exc:
-                passed_over[name] = str(exc)
-        reasons = "; ".join(passed_over.values())
+                missed[name] = PassedOver(name, rule, str(exc))
+        reasons = "; ".join(each.reason for each in missed.values())
         if not reasons and any(self.folders()):
             reasons = "none is promoted or marked as the default; pin one, or promote one"
         reasons = reasons or "it holds no folder named <name>_<YYYYMMDD>_<HHMMSS>"
         raise RepositoryError(f"{self.root}: no engine version to serve: {reasons}")
+
+    def _with_lost_defaults(self, choice: Choice) -> Choice:
+        """Add the versions that may be the default, where none is known to be: whose `config.json` cannot be read."""
+        if choice.rule != "newest":
+            return choice
+        known = {each.name for each in choice.missed}
+        lost = []
+        for path in self.folders():
+            try:
+                if path.name in known or is_foreign(path):
+                    continue
+                read_manifest(path / "config.json")
+            except RepositoryError as exc:
+                lost.append(PassedOver(path.name, "newest", f"{exc} (it may be the default)"))
+        return replace(choice, missed=(*choice.missed, *lost))
 
 
 def load_version(path: Path, check: GraphCheck = check_graph) -> EngineVersion:

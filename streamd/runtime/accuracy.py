@@ -16,6 +16,7 @@ from streamd.core.accuracy import Ledger
 from streamd.core.deviations import Float32
 from streamd.core.figures import TrainingFigures, training_figures
 from streamd.core.holds import AccuracyLimits, Version
+from streamd.reading import read_regular
 from streamd.runtime.accuracy_report import families, report
 from streamd.runtime.state import State
 
@@ -123,7 +124,7 @@ def read_training_figures(version: Path) -> TrainingFigures | None:
     """Read what a version's folder tells of its training; none where it tells nothing (it can serve without)."""
     path = version / "training_info.json"
     try:
-        info = json.loads(path.read_text(encoding="utf-8"))
+        info = json.loads(read_regular(path))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as exc:

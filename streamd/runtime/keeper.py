@@ -220,6 +220,7 @@ class LaneKeeper:
                 worker = await self._made(opened.backend, index, device)
         except Exception as error:  # a backend's defect is a lane that is not rebuilt, and no more
             log.warning("lane_not_rebuilt", backend=opened.backend.name, lane=index, error=told(error))
+            self.deployment.lost.append(f"lane {index} was not rebuilt: {told(error)}")
             roster.lost(index, self._clock(), hopeless=isinstance(error, DeviceLostError))
             if isinstance(error, LaneLostError) and error.device_gone:
                 self._departures.gone.add(device)

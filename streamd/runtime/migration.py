@@ -14,6 +14,7 @@ from streamd.core.directory import Directory
 from streamd.core.layout import HEADER_BYTES, Arrays, Layout, read_header
 from streamd.core.recovery import find_damage, recover
 from streamd.core.windows import NONE, PRESENT, WindowStore
+from streamd.reading import open_regular
 
 log = structlog.get_logger(__name__)
 
@@ -75,7 +76,7 @@ def windows_layout(features: list[str], context_length: int, step_seconds: int, 
 
 def read_former(path: Path, step_seconds: int) -> Former | None:
     """Open a window file that was set aside; none, and why is logged, where its rows cannot be used."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         header = read_header(file.read(HEADER_BYTES))
     if header is None or header.get("kind") != "windows":
         log.warning("state_set_aside", file=str(path), reason="it is damaged or no window file of streamd's")

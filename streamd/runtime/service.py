@@ -106,6 +106,11 @@ class Service:
         """The name of the version that serves."""
         return self.pipeline.serving.model.text
 
+    @property
+    def passed_over(self) -> list[dict[str, str]]:
+        """The versions that should serve and cannot: of each its `name`, the `rule` that chose it and the `reason`."""
+        return list(self.engine.get("passed_over", ()))
+
     async def predict(self, inputs: Mapping[str, npt.NDArray[Any]]) -> Predicted:
         """Forecast a caller's windows.
 
@@ -293,4 +298,5 @@ class Service:
         )
         metrics.gauge("state_set_aside", "Files of the state that could not be read", lambda: len(state.set_aside))
         metrics.gauge("ready", "1 when able to answer", lambda: float(self.ready))
+        metrics.gauge("versions_passed_over", "Versions that should serve and cannot", lambda: len(self.passed_over))
         metrics.gauge("uptime_seconds", "Since start", lambda: time.monotonic() - self.started)

@@ -26,6 +26,7 @@ from typing import Any
 
 from streamd.core.errors import StateError, StorageError
 from streamd.core.layout import HEADER_BYTES, Arrays, Layout, read_header
+from streamd.reading import refuse_irregular
 
 PIECE_BYTES = 2 * 2**20
 """The largest piece of a file that Linux caches as one."""
@@ -57,10 +58,11 @@ class StateFile:
         self._wide: set[int] = set()  # pieces that are reserved as a whole
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o640)
         except OSError as exc:
             raise StateError(f"{path}: cannot be opened: {exc.strerror or exc}") from exc
         try:
+            self._check_kind()
             self._lock()
             if anew:
                 os.ftruncate(self._fd, 0)
@@ -208,6 +210,12 @@ class StateFile:
         self.close()
         if self._stand_in and self.path == self._stand_in:
             self.path.unlink(missing_ok=True)
+
+    def _check_kind(self) -> None:
+        try:
+            refuse_irregular(self._fd, self.path)
+        except OSError as exc:
+            raise StateError(f"{self.path}: cannot be opened: {exc.strerror or exc}") from exc
 
     def _lock(self) -> None:
         try:

@@ -7,9 +7,11 @@ from pathlib import Path
 import structlog
 
 from streamd.core.errors import BackendUnavailableError, RepositoryError, StreamdError
+from streamd.device.checked import CheckedFiles
 from streamd.device.ensemble import EnsembleBackend
 from streamd.device.lane import LANES_PER_DEVICE, Backend
 from streamd.device.opening import all_or_none
+from streamd.repository.seal import SealedVersion
 from streamd.repository.versions import EngineVersion
 from streamd.runtime.opening import Opened
 from streamd.server.config import Config
@@ -82,7 +84,11 @@ def _open_tensorrt(version: EngineVersion, config: Config) -> Backend:
     static = tuple(size for size in chosen.buckets if size <= config.batching.max_batch_size) or chosen.buckets[:1]
     buckets = static or usable_buckets(config)
     lean = Path(settings.lean_runtime) if settings.lean_runtime and chosen.version_compatible else None
-    plan = Plan(chosen.path, chosen.precision, lean)
+    if isinstance(version, SealedVersion) and version.sha256.get(chosen.path.name) != chosen.sha256:
+        raise BackendUnavailableError(
+            f"{chosen.path}: another plan than when {version.name} was checked: restart to check and serve it"
+        )
+    plan = Plan(chosen.path, chosen.precision, lean, chosen.sha256)
     return TensorRtBackend(
         plan,
         version.contract,
@@ -105,6 +111,7 @@ def _open_onnxruntime_cuda(version: EngineVersion, config: Config) -> Backend:
         devices,
         lanes_per_device=-(-lanes // len(devices)) if lanes else LANES_PER_DEVICE,
         precision=precision,
+        checked=_checked(version),
     )
 
 
@@ -113,7 +120,14 @@ def _open_onnxruntime_cpu(version: EngineVersion, config: Config) -> Backend:
 
     graph, precision = _graph_of(version, config)
     threads = config.engine.threads_per_lane
-    return OnnxRuntimeCpuBackend(graph, version.contract, usable_buckets(config), threads, precision)
+    return OnnxRuntimeCpuBackend(
+        graph, version.contract, usable_buckets(config), threads, precision, checked=_checked(version)
+    )
+
+
+def _checked(version: EngineVersion) -> CheckedFiles | None:
+    """The files that a version's lanes may load; None where it was not sealed."""
+    return CheckedFiles(version.path, version.sha256, version.data) if isinstance(version, SealedVersion) else None
 
 
 def _graph_of(version: EngineVersion, config: Config) -> tuple[Path, str]:

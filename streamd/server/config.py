@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from streamd.core.errors import ConfigError
+from streamd.reading import read_regular
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -84,6 +85,7 @@ class EngineSection(_Section, frozen=True):
     threads_per_lane: Count = 1
     buckets: tuple[Count, ...] = (1, 4, 8, 16, 32, 64, 128, 256)
     warmup_seconds: PositiveSeconds = 3.0
+    read_timeout_seconds: PositiveSeconds = 120.0
     lane_hang_seconds: PositiveSeconds = 30.0
 
     def __post_init__(self) -> None:
@@ -177,7 +179,7 @@ def read_admin_token(config: Config) -> str:
         return config.server.admin_token
     path = Path(config.server.admin_token_file)
     try:
-        token = path.read_text(encoding="utf-8").strip()
+        token = read_regular(path).decode().strip()
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(f"{path}: the admin token cannot be read: {exc}") from exc
     if not token:
@@ -187,7 +189,7 @@ def read_admin_token(config: Config) -> str:
 
 def _from_file(path: Path) -> dict[str, dict[str, Any]]:
     try:
-        settings = tomllib.loads(path.read_text(encoding="utf-8"))
+        settings = tomllib.loads(read_regular(path).decode())
     except OSError as exc:
         raise ConfigError(f"{path}: cannot be read: {exc.strerror or exc}") from exc
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:

@@ -6,18 +6,21 @@ import os
 import signal
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from aiohttp import web
 
 from streamd.core.errors import StateError
 from streamd.core.holds import AccuracyLimits
+from streamd.runtime.background import in_background
 from streamd.runtime.service import Service, ServiceLimits
 from streamd.runtime.state import State, WindowLimits, open_state
 from streamd.server.backends import open_backend
 from streamd.server.config import Config, read_admin_token
+from streamd.server.disk import on_disk
 from streamd.server.engines import Engines
 from streamd.server.memory import return_large_blocks
 from streamd.server.selection import Selection, select
@@ -26,6 +29,8 @@ from streamd.transport.app import Doors, make_doors
 from streamd.transport.requests import TransportLimits
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 
 class Daemon:
@@ -51,9 +56,12 @@ class Daemon:
         """Start, serve until told to stop, drain. Raises `StreamdError` where start-up fails."""
         return_large_blocks()
         self._watch_signals()  # first: whoever hears of it may stop it
-        token = read_admin_token(self.config)
-        selection = select(self.config.engine)
-        service = self._service = self._make_service(selection)
+        read = await self._unless_stopped(self._read())
+        if read is None:
+            log.info("stopped_while_starting")
+            return 0
+        token, selection, state = read
+        service = self._service = self._make_service(selection, state)
         engines = self._engines = Engines(service, self.config, open_backend, self._reread)
         doors = make_doors(service, _transport_limits(self.config), engines, token)
         runner = await self._listen(doors)
@@ -71,10 +79,32 @@ class Daemon:
         return 0
 
     # ------------------------------------------------------------ start-up
-    def _make_service(self, selection: Selection) -> Service:
-        state = open_state(
-            Path(self.config.state.state_dir), selection.contract, _window_limits(self.config), time.monotonic()
+    async def _unless_stopped(self, coroutine: Coroutine[Any, Any, T]) -> T | None:
+        """Return a coroutine's result; None where a signal came first: what it waits for is not waited for."""
+        working, stopping = asyncio.create_task(coroutine), asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            return working.result() if working.done() else None
+        finally:
+            for task in (working, stopping):
+                task.cancel()
+            await asyncio.gather(working, stopping, return_exceptions=True)
+
+    async def _read(self) -> tuple[str, Selection, State]:
+        """Read all that start-up needs of the disk, beside the loop: signals are heard while a file system hangs."""
+        config, seconds = self.config, self.config.engine.read_timeout_seconds
+        token = await on_disk("the admin token", seconds, partial(read_admin_token, config))
+        selection = await on_disk(
+            config.engine.engines, seconds, partial(select, config.engine, starting=True), Selection.release
         )
+        folder, limits = Path(config.state.state_dir), _window_limits(config)
+        # Without a bound: to carry a large state over may take long.
+        state = await in_background(
+            partial(open_state, folder, selection.contract, limits, time.monotonic()), State.close
+        )
+        return token, selection, state
+
+    def _make_service(self, selection: Selection, state: State) -> Service:
         service = Service(state, selection.name, selection.model.server_ids, _service_limits(self.config))
         service.begin()  # before the first sample: what comes from now on is due by itself
         return service
@@ -143,7 +173,7 @@ class Daemon:
             await asyncio.sleep(self.config.state.flush_interval_seconds)
             state.widen()
             try:
-                await asyncio.to_thread(state.flush)
+                await in_background(state.flush)
             except OSError as exc:
                 log.error("flush_failed", error=str(exc))
 

@@ -6,20 +6,22 @@ leaves a record of a version that is known to load; and a change that fails leav
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import structlog
 
 from streamd.core.errors import DrainingError, ReloadError, StreamdError
 from streamd.repository.record import Record
+from streamd.repository.versions import PassedOver
 from streamd.runtime.reload import Loaded, Reloader
 from streamd.runtime.service import Service
 from streamd.server.config import CandidateSection, Config
+from streamd.server.disk import on_disk
 from streamd.server.loading import (
     OpenVersion,
     VersionSource,
@@ -32,10 +34,12 @@ from streamd.server.loading import (
 )
 from streamd.server.memory import return_freed
 from streamd.server.promotions import Promotions
-from streamd.server.selection import Selection, check_contract, select
+from streamd.server.selection import Selection, check_choice, check_contract, check_same, select
 from streamd.server.trial import Trial
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 
 class Engines:
@@ -60,6 +64,9 @@ class Engines:
         )
         self._trial = Trial(service, open_version, self._let_go, config)
         self._lock = asyncio.Lock()
+        self._missed: list[dict[str, str]] = []
+        self._lost_candidate: dict[str, str] | None = None
+        """The candidate that the settings name, where it could not be put on trial."""
         self._change: dict[str, Any] = {"state": "starting", "version": None, "error": None, "when": None}
         self._tell()
 
@@ -67,6 +74,7 @@ class Engines:
         """Load the first version and let it serve; raises `BackendUnavailableError` where no backend runs it."""
         async with self._lock:
             loaded = await self._reloader.load(self._source(selection, self.config))
+            self._pass_over(selection.missed, loaded.name)
             self._note("serving", loaded.name)
             self._switch(loaded, self.config)
         return loaded
@@ -75,8 +83,7 @@ class Engines:
         """Load the candidate that the settings name; a failure is only told."""
         if self.config.candidate.candidate:
             async with self._lock:
-                with suppress(StreamdError):
-                    await self._try_out(self.config.candidate)
+                await self._follow_trial(self.config.candidate)
 
     def close(self) -> None:
         """Stop watching and mending; the lanes are the pipeline's to end."""
@@ -87,13 +94,13 @@ class Engines:
     async def reload(self) -> None:
         """Read the settings again, choose again, and change what serves if that differs; a failure is only told."""
         async with self._lock:
-            with suppress(StreamdError):  # it was told
+            with suppress(StreamdError):  # `_changing` told it
                 async with self._changing("the choice"):
-                    config = self._reread()
-                    trial = config.candidate != self.config.candidate
+                    config = await self._on_disk("the settings", self._reread)
+                    trial = config.candidate != self.config.candidate or self._lost_candidate is not None
                     await self._follow(config)
                 if trial:
-                    await self._try_out(config.candidate)
+                    await self._follow_trial(config.candidate)
 
     async def promote(self, version: str, who: str, why: str) -> dict[str, Any]:
         """Load a version, record its promotion, and let it serve; returns what served before and what does.
@@ -102,21 +109,23 @@ class Engines:
         """
         async with self._changed_by_call(version):
             before, began = self._service.model, time.monotonic()
-            await asyncio.to_thread(self._promotions.check, version)
+            await self._on_disk(version, partial(self._promotions.check, version))
             loaded = await self._warm(self.config, version)
             await self._record(loaded, partial(self._promotions.promote, version, who, why))
             await self._serve(loaded, self.config)
+            self._pass_over((), loaded.name)
         return self._answer(before, began)
 
     async def rollback(self, who: str, why: str) -> dict[str, Any]:
         """Undo the last promotion; at once where what it goes back to is warm still. Raises as `promote`."""
         async with self._changed_by_call("the version before"):
             before, began = self._service.model, time.monotonic()
-            version = await asyncio.to_thread(self._promotions.version_before)
+            version, missed = await self._on_disk("the version before", self._promotions.version_before)
             loaded = await self._warm(self.config, version)
             record = await self._record(loaded, partial(self._promotions.rollback, who, why))
             if record.current in (None, version):
                 await self._serve(loaded, self.config)
+                self._pass_over(missed, loaded.name)
             else:  # someone promoted from the shell in the meantime
                 self._reloader.discard(loaded)
                 await self._follow(self.config)
@@ -145,6 +154,7 @@ class Engines:
         self._check_free()
         async with self._lock:
             await self._try_out(CandidateSection(version, share, shadow))
+            self._lose_candidate(None)
         return {"candidate": self._trial.status()}
 
     async def end_trial(self) -> dict[str, Any]:
@@ -153,7 +163,22 @@ class Engines:
         async with self._lock:
             name = self._trial.name
             await self._trial.end()
+            self._lose_candidate(None)
         return {"ended": name}
+
+    async def _follow_trial(self, wanted: CandidateSection) -> None:
+        """Put on trial what the settings name; a failure is told until a trial begins or ends."""
+        lost = None
+        try:
+            await self._try_out(wanted)
+        except StreamdError as exc:
+            if wanted.candidate != self._service.model:
+                lost = {"name": wanted.candidate, "rule": "candidate", "reason": str(exc)}
+        self._lose_candidate(lost)
+
+    def _lose_candidate(self, lost: dict[str, str] | None) -> None:
+        self._lost_candidate = lost
+        self._tell()
 
     async def _try_out(self, wanted: CandidateSection) -> None:
         self._trial.config = self.config
@@ -161,7 +186,7 @@ class Engines:
             await self._trial.end()
             return
         async with self._changing(wanted.candidate):
-            selection = await asyncio.to_thread(select, self.config.engine, (wanted.candidate,))
+            selection = await self._select(self.config, wanted.candidate)
             await self._trial.begin(selection, wanted, self._reloader.current)
 
     @asynccontextmanager
@@ -182,11 +207,21 @@ class Engines:
         self._note("serving", self._service.model)
 
     async def _follow(self, config: Config) -> None:
-        """Let serve what these settings choose; they hold from then on."""
-        loaded = await self._warm(config)
+        """Let serve what these settings choose; they hold from then on.
+
+        Raises `ReloadError` where what should serve is damaged: another version does not take its place unasked.
+        """
+        selection = await self._select(config)
+        try:
+            check_choice(selection, self._service.model)
+        except ReloadError:
+            selection.release()
+            raise
+        loaded = await self._warm_selected(selection, config)
         if sections := need_restart(config, self.config):
             log.warning("settings_need_restart", sections=sections)
         await self._serve(loaded, config)
+        self._pass_over(selection.missed, loaded.name)
 
     async def _serve(self, loaded: Loaded, config: Config) -> None:
         """Switch; a candidate that serves by now has nothing left to be compared with."""
@@ -194,18 +229,32 @@ class Engines:
         if self._trial.name == loaded.name:
             await self._trial.end()
 
-    async def _warm(self, config: Config, version: str | None = None) -> Loaded:
-        """Return a version warm (none: the one that these settings choose); what is loaded already is not again."""
-        if version is not None and (loaded := self._find_warm(version, config)) is not None:
-            return loaded
-        if version is not None and self._trial.has(version):
-            taken = await self._trial.hand_over(self._reloader)
+    async def _warm(self, config: Config, version: str) -> Loaded:
+        """Return a version warm; what is loaded already is not loaded again."""
+        selection = await self._select(config, version)
+        if self._trial.has(version):
+            try:
+                self._trial.check_same(selection)
+                taken = await self._trial.hand_over(self._reloader)
+            except BaseException:
+                selection.release()
+                raise
             if taken is not None:
+                selection.release()
                 return taken
-        selection = await asyncio.to_thread(select, config.engine, () if version is None else (version,))
+        return await self._warm_selected(selection, config)
+
+    async def _warm_selected(self, selection: Selection, config: Config) -> Loaded:
+        """Return a selection warm, and release it where it is loaded already or cannot serve."""
         try:
             self._note("loading", selection.name)
             if (loaded := self._find_warm(selection.name, config)) is not None:
+                assert isinstance(loaded.source, VersionSource)
+                try:
+                    check_same(selection, loaded.source.selection)
+                except ReloadError:
+                    self._reloader.discard(loaded)
+                    raise
                 selection.release()
                 return loaded
             check_contract(selection, self._service.contract)
@@ -231,7 +280,7 @@ class Engines:
     async def _record(self, loaded: Loaded, write: Callable[[], Record]) -> Record:
         """Record the change; where that fails, what was loaded for it goes."""
         try:
-            return await asyncio.to_thread(write)
+            return await self._on_disk("the record of promotions", write)
         except BaseException:
             self._reloader.discard(loaded)
             raise
@@ -243,6 +292,16 @@ class Engines:
         assert isinstance(loaded.source, VersionSource)
         training = loaded.source.selection.training
         self._service.accuracy.follow(loaded.name, training=training, share=self._trial.share_left)
+
+    # ------------------------------------------------------------ the disk
+    async def _select(self, config: Config, *named: str) -> Selection:
+        """Check and hold the versions that are named, else those that these settings choose."""
+        return await self._on_disk(
+            " and ".join(named) or config.engine.engines, partial(select, config.engine, named), Selection.release
+        )
+
+    async def _on_disk(self, what: str, work: Callable[[], T], release: Callable[[T], None] = lambda made: None) -> T:
+        return await on_disk(what, self.config.engine.read_timeout_seconds, work, release)
 
     # ------------------------------------------------------------ parts
     @property
@@ -262,7 +321,16 @@ class Engines:
             asyncio.get_running_loop().run_in_executor(None, return_freed)
 
     # ------------------------------------------------------------ telling
+    def _pass_over(self, missed: Sequence[PassedOver], serving: str) -> None:
+        """Tell what should serve in place of what does, and why it cannot."""
+        for each in missed:
+            log.warning("version_passed_over", version=each.name, rule=each.rule, reason=each.reason, serving=serving)
+        self._missed = [{"name": each.name, "rule": each.rule, "reason": each.reason} for each in missed]
+        self._tell()
+
     def _note(self, state: str, version: str | None, error: str | None = None) -> None:
+        if state == "serving":  # the next best may serve: that is no failure, and is not without a reason either
+            error = "; ".join(each["reason"] for each in self._missed) or None
         self._change = {"state": state, "version": version, "error": error, "when": round(time.time(), 3)}
         self._tell()
 
@@ -271,7 +339,9 @@ class Engines:
         current, previous = self._reloader.current, self._reloader.previous
         told = told_of(current) if current is not None else {"backend": None, "precision": None, "fallbacks": []}
         warm = None if previous is None else {"engine": previous.name, "lanes": len(previous.deployment.workers)}
-        self._service.engine = {**told, "previous": warm, "reload": self._change}
+        passed_over = [*self._missed, *filter(None, (self._lost_candidate,))]
+        self._service.engine = {**told, "previous": warm, "reload": self._change, "passed_over": passed_over}
 
     def _answer(self, before: str, began: float) -> dict[str, Any]:
-        return {"engine": self._service.model, "before": before, "seconds": round(time.monotonic() - began, 3)}
+        answer = {"engine": self._service.model, "before": before, "seconds": round(time.monotonic() - began, 3)}
+        return {**answer, "passed_over": self._missed} if self._missed else answer

@@ -91,7 +91,9 @@ def is_loaded(loaded: Loaded | None, name: str | None, config: Config) -> bool:
 
 def lane_settings(config: Config) -> tuple[object, ...]:
     """Of the settings those by which lanes are opened; which version is another matter."""
-    section = msgspec.structs.replace(config.engine, engines="", engine="", ensemble=(), keep_warm_seconds=0.0)
+    section = msgspec.structs.replace(
+        config.engine, engines="", engine="", ensemble=(), keep_warm_seconds=0.0, read_timeout_seconds=1.0
+    )
     return section, config.batching.max_batch_size
 
 

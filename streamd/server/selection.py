@@ -10,7 +10,8 @@ from streamd.core.contract import ModelContract
 from streamd.core.errors import ReloadError, RepositoryError
 from streamd.core.figures import TrainingFigures
 from streamd.repository.files import VersionHold
-from streamd.repository.versions import EngineRepository, EngineVersion
+from streamd.repository.seal import SealedVersion, changed_since, seal
+from streamd.repository.versions import EngineRepository, EngineVersion, PassedOver
 from streamd.runtime.accuracy import read_training_figures
 from streamd.runtime.deployment import Model
 from streamd.server.config import EngineSection
@@ -20,10 +21,12 @@ from streamd.server.config import EngineSection
 class Selection:
     """Sound versions that serve as one; `gc` leaves their folders alone until `release`."""
 
-    versions: tuple[EngineVersion, ...]
+    versions: tuple[SealedVersion, ...]
     held: ExitStack
     training: TrainingFigures | None = None
     """What drift is measured against; an ensemble was never trained as one."""
+    missed: tuple[PassedOver, ...] = ()
+    """What should serve in place of it, and cannot."""
 
     @property
     def name(self) -> str:
@@ -46,20 +49,27 @@ class Selection:
         self.held.close()
 
 
-def select(settings: EngineSection, named: Iterable[str] = ()) -> Selection:
+def select(settings: EngineSection, named: Iterable[str] = (), *, starting: bool = False) -> Selection:
     """Check, read and hold the versions that are named, else those the settings pin, else the repository's choice.
 
-    Raises `RepositoryError` with the reason; blocks for as long as it takes to read the files through.
+    `starting` passes over a record of promotions that cannot be read. Raises `RepositoryError` with the reason; blocks
+    for as long as it takes to read the files through.
     """
     repository = EngineRepository(Path(settings.engines))
     names = tuple(named) or settings.pinned
-    versions = tuple(repository.load(name) for name in names) if names else (repository.choose(),)
-    _check_together(versions)
+    missed: tuple[PassedOver, ...] = ()
+    if names:
+        chosen = tuple(repository.load(name) for name in names)
+    else:
+        choice = repository.choice_at_start() if starting else repository.choice()
+        chosen, missed = (choice.version,), choice.missed
+    _check_together(chosen)
     with ExitStack() as held:
-        for version in versions:
+        for version in chosen:
             held.enter_context(VersionHold(version.path))
+        versions = tuple(map(seal, chosen))
         training = read_training_figures(versions[0].path) if len(versions) == 1 else None
-        selection = Selection(versions, held.pop_all(), training)
+        selection = Selection(versions, held.pop_all(), training, missed)
     if len(selection.model.name) > MAX_MODEL_BYTES:
         selection.release()
         raise RepositoryError(f"{selection.name}: a name of over {MAX_MODEL_BYTES} bytes; name the versions shorter")
@@ -73,6 +83,29 @@ def check_contract(selection: Selection, contract: ModelContract) -> None:
             f"{selection.name}: its {' and '.join(differing)} differ from those of what serves; "
             "the state is laid out by them, so it needs a restart"
         )
+
+
+def check_choice(selection: Selection, serving: str) -> None:
+    """Raise `ReloadError` where a selection would take the place of what serves, or should, since that is damaged.
+
+    A version that is only newer than the chosen one, and not what serves, is no reason to stay.
+    """
+    reasons = [each.reason for each in selection.missed if each.rule != "newest" or each.name == serving]
+    if reasons:
+        raise ReloadError(
+            f"{'; '.join(reasons)}: {serving} goes on serving, and {selection.name} would be the next best; "
+            "mend it, or promote another version"
+        )
+
+
+def check_same(selection: Selection, loaded: Selection) -> None:
+    """Raise `ReloadError` where a version's files are not those that are loaded under its name."""
+    for now, then in zip(selection.versions, loaded.versions, strict=True):
+        if changed := changed_since(then, now):
+            raise ReloadError(
+                f"{now.path}: its {' and '.join(changed)} changed since it was loaded; what is loaded stays: give the "
+                "new one a name of its own, or restart"
+            )
 
 
 def _check_together(versions: tuple[EngineVersion, ...]) -> None:

@@ -10,8 +10,8 @@ from streamd.runtime.candidate import Candidate
 from streamd.runtime.reload import Loaded, Reloader
 from streamd.runtime.service import Service
 from streamd.server.config import CandidateSection, Config
-from streamd.server.loading import OpenVersion, check_backend, is_loaded, keepers_of, source_of
-from streamd.server.selection import Selection, check_contract
+from streamd.server.loading import OpenVersion, VersionSource, check_backend, is_loaded, keepers_of, source_of
+from streamd.server.selection import Selection, check_contract, check_same
 
 log = structlog.get_logger(__name__)
 
@@ -90,6 +90,12 @@ class Trial:
         """Whether this version is on trial with warm lanes, opened as the settings say."""
         candidate = self.candidate
         return candidate is not None and candidate.pipeline.ready and is_loaded(candidate.loaded, version, self.config)
+
+    def check_same(self, selection: Selection) -> None:
+        """Raise `ReloadError` where the files of the version on trial are not those that were loaded."""
+        assert self.candidate is not None, "there is a candidate"
+        assert isinstance(self.candidate.source, VersionSource)
+        check_same(selection, self.candidate.source.selection)
 
     async def hand_over(self, reloader: Reloader) -> Loaded | None:
         """End the trial and give the loaded version away; none where it has no lanes left, and it is ended then too."""

@@ -11,6 +11,7 @@ import msgspec
 
 from streamd.core.contract import ModelContract
 from streamd.core.errors import ConfigError, RepositoryError
+from streamd.reading import read_regular
 from streamd.repository.manifest import read_manifest
 from streamd.repository.versions import load_version
 from streamd.toolchain.graphs import Model, Signature, read_graph, signature_of
@@ -63,7 +64,7 @@ def _source(onnx: Path, folder: Path | None, config: Path | None) -> Source:
         return Source(onnx, model, signature, folder, None, None)
     contract = read_manifest(config).contract()
     check_contract(signature, contract, onnx)
-    manifest: dict[str, Any] = msgspec.json.decode(config.read_bytes(), type=dict[str, Any])
+    manifest: dict[str, Any] = msgspec.json.decode(read_regular(config), type=dict[str, Any])
     return Source(onnx, model, signature, folder, manifest, contract)
 
 

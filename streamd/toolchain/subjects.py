@@ -10,6 +10,7 @@ import msgspec
 
 from streamd.core.contract import ModelContract
 from streamd.core.errors import ConfigError, RepositoryError
+from streamd.reading import read_regular
 from streamd.repository.plans import Machine, PlanFile, why_damaged, why_missing, why_not
 from streamd.toolchain.graphs import Model, Signature
 from streamd.toolchain.placing import RECORD
@@ -109,7 +110,7 @@ def read_subject(
 def read_record(record: Path) -> dict[str, Any]:
     """What a version's or a folder's record says; nothing where there is none. Raises `RepositoryError`."""
     try:
-        said: dict[str, Any] = msgspec.json.decode(record.read_bytes(), type=dict[str, Any])
+        said: dict[str, Any] = msgspec.json.decode(read_regular(record), type=dict[str, Any])
     except FileNotFoundError:
         return {}
     except (OSError, msgspec.DecodeError) as exc:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from streamd.core.errors import BackendUnavailableError, BuildError, ConfigError
+from streamd.reading import read_regular
 
 if TYPE_CHECKING:
     from streamd.models.contract import Contract
@@ -119,7 +120,7 @@ def _import_training() -> tuple[Any, Any]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        said: dict[str, Any] = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        said: dict[str, Any] = msgspec.json.decode(read_regular(path), type=dict[str, Any])
     except (OSError, msgspec.DecodeError) as exc:
         raise BuildError(f"{path}: {exc}; it lies beside the weights and says what network they are of") from exc
     return said

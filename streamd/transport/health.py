@@ -24,9 +24,13 @@ class HealthRoutes:
         return reply(request, {"status": "alive"})
 
     async def ready(self, request: web.Request) -> web.Response:
-        """200 when a lane is warm and the daemon is not stopping, else 503 with the reason."""
+        """200 when a lane is warm and the daemon is not stopping, else 503 with the reason.
+
+        A daemon that serves the next best version says what it passed over, each with the reason.
+        """
         if self._service.ready:
-            return reply(request, {"status": "ready"})
+            passed_over = self._service.passed_over
+            return reply(request, {"status": "ready", **({"passed_over": passed_over} if passed_over else {})})
         if self._service.draining:
             return reply(request, {"status": "draining"}, 503)
         return reply(request, {"status": "no_lane" if self._service.pipeline.opened else "starting"}, 503)

@@ -1,7 +1,9 @@
 """TensorRT lanes over a fake CUDA and a fake TensorRT, as 8.6 and as 10 have it."""
 
+import hashlib
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -286,3 +288,20 @@ def test_what_is_kept_to_the_end_outlives_its_last_name() -> None:
     del thing
     assert Thing.gone == []
     assert number >= 3
+
+
+def test_a_plan_that_was_replaced_is_not_loaded_again(library: FakeTensorRt, tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    plan = replace(plan, sha256=hashlib.sha256(plan.path.read_bytes()).hexdigest())
+    backend, before = TensorRtBackend(plan, CONTRACT, BUCKETS), plan.path.read_bytes()
+    first = backend.make_lane(0)
+    plan.path.write_bytes(before + b" ")
+    second = backend.make_lane(1)  # the engine that is loaded is shared, whatever the file is by now
+    expect_right(second, 4)
+    for lane in (first, second):
+        lane.close()
+    with pytest.raises(BackendUnavailableError, match=r"model_fp16\.engine: changed since it was checked"):
+        backend.make_lane(0)
+    plan.path.write_bytes(before)
+    backend.make_lane(0).close()
+    assert library.cuda.left == 0

@@ -16,6 +16,7 @@ from streamd.core.errors import RepositoryError
 from streamd.repository.files import VersionHold
 from streamd.repository.listing import inspect_version, list_versions
 from streamd.repository.plans import Machine
+from streamd.repository.record import read_record
 from streamd.repository.report import human_bytes
 from streamd.repository.versions import EngineRepository
 from tests.repository.making import add_plan, judge, make, tell
@@ -194,6 +195,58 @@ def test_promote_and_roll_back(said: Any, engines: Path) -> None:
         said("rollback")
     with pytest.raises(RepositoryError, match=r"has no model\.onnx"):
         said("promote", A)
+
+
+@pytest.mark.parametrize("command", ["promote", "inspect"])
+def test_a_version_is_given_by_its_name_or_by_any_path_of_its_folder(
+    said: Any, engines: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.chdir(engines / B)
+    for given in (A, str(engines / A), f"{engines / A}/", f"../{A}", f"{engines}/../{engines.name}/{A}"):
+        status, found = said(command, given, "--json")
+        assert (status, found["current"] if command == "promote" else found["name"]) == (0, A)
+    assert said(command, ".", "--json")[0] == 0
+    with pytest.raises(RepositoryError, match="no engine version"):
+        run(command, "nowhere_20250101_000000", "--engines", str(engines))
+
+
+def test_a_version_elsewhere_is_promoted_where_it_lies_unless_another_folder_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("STREAMD_ENGINES", raising=False)
+    other, here = tmp_path / "other", tmp_path / "here"
+    make(other, A)
+    make(here / "engines", B)
+    monkeypatch.chdir(here)
+    for given in (str(other / A), f"../other/{A}"):
+        (other / "promoted.json").unlink(missing_ok=True)
+        assert run("promote", given) == 0
+        assert f"promoted {A} in {other.resolve()}; {A} serves" in capsys.readouterr().out
+        assert read_record(other).current == A
+        assert read_record(here / "engines").current is None
+    # 2. Within the folder itself a name is enough.
+    monkeypatch.chdir(other)
+    assert run("inspect", A) == 0
+    # 3. A folder that was named is not left.
+    monkeypatch.chdir(here)
+    refusal = f"{other / A}: lies in {other.resolve()}, and --engines or STREAMD_ENGINES says"
+    for command in ("promote", "inspect"):
+        with pytest.raises(RepositoryError, match=refusal):
+            run(command, str(other / A), "--engines", "engines")
+        with monkeypatch.context() as patched:
+            patched.setenv("STREAMD_ENGINES", "engines")
+            with pytest.raises(RepositoryError, match=refusal):
+                run(command, str(other / A))
+    assert read_record(here / "engines").current is None
+
+
+def test_a_rollback_says_why_what_should_serve_does_not(said: Any, engines: Path) -> None:
+    assert said("promote", A)[0] == 0
+    (engines / B / "model.onnx").unlink()
+    status, text = said("rollback")
+    assert status == 0
+    assert f"passed over: {engines / B}: has no model.onnx" in text
+    assert f"{C} serves" in text
 
 
 def test_who_is_told_without_a_user_database(said: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,6 +76,22 @@ async def test_a_lost_lane_is_rebuilt(tmp_path: Path) -> None:
         chain.keeper.close()
 
 
+async def test_a_lane_that_is_not_rebuilt_is_told_with_the_reason(tmp_path: Path) -> None:
+    async with running(tmp_path, opened_later=True) as rig:
+        chain = Chain(rig)
+        await chain.keeper.open()
+        rig.script.errors.append(LaneLostError("a sticky error"))
+        rig.script.make_errors.append(BackendUnavailableError("model.onnx: changed since it was checked"))
+        rig.due("a", 100)
+        await rig.settled()
+        await chain.later()
+        assert len(rig.pipeline.workers) == 1, "the other lane goes on"
+        assert rig.pipeline.lost[-1].endswith("was not rebuilt: model.onnx: changed since it was checked")
+        await chain.later()
+        assert len(rig.pipeline.workers) == 2, "once the file is back"
+        chain.keeper.close()
+
+
 async def test_a_lane_that_hangs_is_given_up_and_what_it_says_later_is_not_heard(tmp_path: Path) -> None:
     async with running(tmp_path, opened_later=True) as rig:
         chain = Chain(rig, lanes=1)

@@ -53,11 +53,21 @@ class DaemonProcess:
     @classmethod
     def start(cls, state_dir: Path, *arguments: str, env: Mapping[str, str] | None = None) -> "DaemonProcess":
         """Start it; it listens when this returns, but may not be ready."""
-        command = [sys.executable, "-m", "streamd", "serve", "--state-dir", str(state_dir), *arguments]
-        process = subprocess.Popen(command, env=environment({**SMALL, **(env or {})}), stderr=subprocess.PIPE)
-        daemon = cls(process)
+        daemon = cls.begin(state_dir, *arguments, env=env)
         daemon.port = daemon.wait_for("listening")["port"]
         return daemon
+
+    @classmethod
+    def begin(
+        cls,
+        state_dir: Path,
+        *arguments: str,
+        env: Mapping[str, str] | None = None,
+        program: Sequence[str] = ("-m", "streamd"),
+    ) -> "DaemonProcess":
+        """Start it, and do not wait until it listens; `program` is what Python runs."""
+        command = [sys.executable, *program, "serve", "--state-dir", str(state_dir), *arguments]
+        return cls(subprocess.Popen(command, env=environment({**SMALL, **(env or {})}), stderr=subprocess.PIPE))
 
     @property
     def log(self) -> IO[bytes]:

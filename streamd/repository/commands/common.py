@@ -20,6 +20,9 @@ one promoted before it; else the one whose config.json says default; else the ne
 what it has loaded: restart it to serve another.
 """
 
+_DEFAULT_ENGINES = Path("engines")
+"""Known by identity: only where no folder was given may a version's own folder say which one is meant."""
+
 MachineProbe = Callable[[], "Machine | None"]
 """Says what plans must fit here; None on a machine without a usable GPU or TensorRT."""
 
@@ -29,7 +32,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--engines",
         type=Path,
-        default=Path(os.environ.get("STREAMD_ENGINES") or "engines"),
+        default=Path(os.environ["STREAMD_ENGINES"]) if os.environ.get("STREAMD_ENGINES") else _DEFAULT_ENGINES,
         metavar="DIR",
         help="folder of engine versions (STREAMD_ENGINES, or engines)",
     )
@@ -44,20 +47,44 @@ def add_record(parser: argparse.ArgumentParser) -> None:
 
 def add_version(parser: argparse.ArgumentParser) -> None:
     """Declare the version that is meant."""
-    parser.add_argument("version", metavar="VERSION", help="its folder, or the folder's name")
+    parser.add_argument(
+        "version", metavar="VERSION", help="its name, or the path of its folder: without --engines in any folder"
+    )
 
 
 def repository_of(args: argparse.Namespace) -> "EngineRepository":
     """The repository that is meant."""
     from streamd.repository.versions import EngineRepository
 
-    return EngineRepository(args.engines)
+    return EngineRepository(place_of(args)[0] if "version" in args else args.engines)
 
 
 def version_of(args: argparse.Namespace) -> str:
     """The version's name, also where its folder was given, as `streamd engine build` prints it."""
-    path = Path(args.version)
-    return path.name if path.parent.resolve() == Path(args.engines).resolve() else str(args.version)
+    return place_of(args)[1]
+
+
+def place_of(args: argparse.Namespace) -> tuple[Path, str]:
+    """The folder of versions and the version's name in it, also where the version's own folder was given.
+
+    Raises `RepositoryError` where that lies in another folder than the one given by flag or variable: a daemon that
+    serves from there would not see its promotion.
+    """
+    from streamd.core.errors import RepositoryError
+
+    engines, path = Path(args.engines), Path(args.version)
+    is_name = str(args.version) == path.name and (engines / path).is_dir()
+    if is_name or not path.is_dir():
+        return engines, path.name if path.parent.resolve() == engines.resolve() else str(args.version)
+    folder = path.resolve() if path.name in ("", "..") else path.parent.resolve() / path.name
+    if folder.parent == engines.resolve():
+        return engines, folder.name
+    if args.engines is not _DEFAULT_ENGINES:
+        raise RepositoryError(
+            f"{path}: lies in {folder.parent}, and --engines or STREAMD_ENGINES says {engines}: "
+            "name a version of that folder, or leave them out"
+        )
+    return folder.parent, folder.name
 
 
 def machine_of(args: argparse.Namespace) -> "Machine | None":
@@ -83,6 +110,7 @@ def say_record(args: argparse.Namespace, record: "Record", done: str) -> int:
     passed_over = record.history[-1].passed_over if record.history else ()
     lines = [f"{done}; {choice.version.name} serves from the daemon's next start or reload ({choice.rule})"]
     lines += [f"passed over, since it cannot serve: {name}" for name in passed_over]
+    lines += [f"passed over: {reason}" for reason in choice.passed_over]
     said = {**msgspec.to_builtins(record), "previous": record.previous, "serves": choice.version.name}
     say(args, said, "\n".join(lines))
     return 0

@@ -1,0 +1,52 @@
+"""A file that a lane loads is the one that was checked: its SHA-256 is compared each time it is read.
+
+A lane may be rebuilt long after its version was checked, and the file may have been replaced by then.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from streamd.core.errors import BackendUnavailableError
+from streamd.reading import read_or_give_up
+
+
+@dataclass(frozen=True)
+class CheckedFiles:
+    """The graphs of a folder and the files in which they keep weights, as they were when they were checked.
+
+    `sha256` is in hexadecimal, by path within the folder; `data` has each graph's data files, as the graph names them.
+    """
+
+    folder: Path
+    sha256: Mapping[str, str]
+    data: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def read_graph(self, name: str) -> bytes:
+        """Read a graph whole; raises `BackendUnavailableError` where it is not the one that was checked."""
+        return self._read(name)
+
+    def read_data(self, graph: str) -> dict[str, bytes]:
+        """Read a graph's data files, by the names that it gives them; raises as `read_graph`."""
+        return {name: self._read(str(PurePosixPath(name))) for name in self.data.get(graph, ())}
+
+    def _read(self, name: str) -> bytes:
+        if name not in self.sha256:
+            raise BackendUnavailableError(f"{self.folder / name}: was not there when the version was checked")
+        return read_checked(self.folder / name, self.sha256[name])
+
+
+def read_checked(path: Path, sha256: str) -> bytes:
+    """Read a file whole; raises `BackendUnavailableError` unless its SHA-256 is this one (empty: any may be)."""
+    try:
+        content = read_or_give_up(path)
+    except OSError as exc:
+        raise BackendUnavailableError(f"{path}: cannot be read: {exc.strerror or exc}") from exc
+    found = hashlib.sha256(content).hexdigest() if sha256 else ""
+    if found != sha256:
+        raise BackendUnavailableError(
+            f"{path}: changed since it was checked (SHA-256 {found}, expected {sha256}); "
+            "put the file back, or serve the new one as a version of another name"
+        )
+    return content

@@ -1,0 +1,83 @@
+"""Opens and reads files so that nobody waits for ever.
+
+What is no regular file is refused (to open a pipe waits for its writer), and a file system that stops to answer is
+given up.
+"""
+
+import errno
+import io
+import os
+import queue
+import stat
+import threading
+from pathlib import Path
+
+STALL_SECONDS = 60.0
+"""A file system that gives no byte for so long is taken to hang."""
+
+_PIECE_BYTES = 4 * 2**20
+
+_KINDS = {
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}
+
+
+def open_regular(path: Path) -> io.BufferedReader:
+    """Open a file to read its bytes; raises `OSError` where it is no regular file, and never waits for a writer."""
+    # With O_NONBLOCK a pipe opens at once; for a regular file the flag means nothing.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        refuse_irregular(descriptor, path)
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_regular(path: Path) -> bytes:
+    """Read a regular file; raises `OSError`."""
+    with open_regular(path) as file:
+        return file.read()
+
+
+def refuse_irregular(descriptor: int, path: Path) -> None:
+    """Raise `OSError` where an open descriptor is of no regular file."""
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), "no file")
+        raise OSError(errno.EINVAL, f"it is {kind}, expected a regular file", str(path))
+
+
+def read_or_give_up(path: Path, stall_seconds: float = STALL_SECONDS) -> bytes:
+    """Read a regular file; raises `OSError`, `TimeoutError` where no byte comes for so long.
+
+    The thread that reads is left behind then: it holds up neither the caller nor the process's end.
+    """
+    pieces: queue.SimpleQueue[bytes | OSError] = queue.SimpleQueue()
+    threading.Thread(target=_read_pieces, args=(path, pieces), name=f"read {path.name}", daemon=True).start()
+    content = bytearray()
+    while True:
+        try:
+            piece = pieces.get(timeout=stall_seconds)
+        except queue.Empty:
+            message = f"the file system gave no answer for {stall_seconds:g} s"
+            raise TimeoutError(errno.ETIMEDOUT, message, str(path)) from None
+        if isinstance(piece, OSError):
+            raise piece
+        if not piece:
+            return bytes(content)
+        content += piece
+
+
+def _read_pieces(path: Path, pieces: "queue.SimpleQueue[bytes | OSError]") -> None:
+    try:
+        with open_regular(path) as file:
+            while piece := file.read(_PIECE_BYTES):
+                pieces.put(piece)
+            pieces.put(b"")
+    except OSError as exc:
+        pieces.put(exc)

@@ -1,0 +1,193 @@
+"""Files that cannot be opened: pipes are refused, a file system that hangs is given up, and the daemon ends anyway."""
+
+import json
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from streamd.repository.record import Record, write_record
+from tests.server.process import DaemonProcess
+from tests.server.test_reload import predict, promote, served
+from tests.server.versions import CALENDAR, SETTINGS, WINDOW, make_both
+
+HANGING = """
+import json, os, sys
+real = os.open
+
+def hang(path, flags, *more, **named):
+    if os.fspath(path) == os.environ["HUNG"] and os.path.exists(os.environ["HUNG_WHILE"]):
+        print(json.dumps({"event": "hanging"}), file=sys.stderr, flush=True)
+        real(os.environ["HUNG_PIPE"], os.O_RDONLY)  # as a disk that does not answer: nobody ever writes
+    return real(path, flags, *more, **named)
+
+os.open = hang
+from streamd.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+"""A daemon for which a file hangs while another one is there."""
+
+FILES = {
+    "the manifest": f"engines/{CALENDAR}/config.json",
+    "the graph": f"engines/{CALENDAR}/model.onnx",
+    "the record": "engines/promoted.json",
+    "the settings": "config.toml",
+}
+
+
+class Hanging:
+    """A daemon's files, of which one may hang."""
+
+    def __init__(self, folder: Path, file: str) -> None:
+        self.folder = folder
+        self.engines = make_both(folder / "engines")
+        write_record(self.engines, Record(WINDOW))
+        self.config = folder / "config.toml"
+        self.config.write_text("")
+        self.switch = folder / "hangs"
+        os.mkfifo(folder / "pipe")
+        self.env = {
+            **SETTINGS,
+            "STREAMD_ENGINES": str(self.engines),
+            "HUNG": str(folder / FILES[file]),
+            "HUNG_WHILE": str(self.switch),
+            "HUNG_PIPE": str(folder / "pipe"),
+        }
+        self.started: list[DaemonProcess] = []
+
+    def begin(self, **env: str) -> DaemonProcess:
+        daemon = DaemonProcess.begin(
+            self.folder / "state",
+            *("--config", str(self.config)),
+            env={**self.env, **env},
+            program=("-c", HANGING),
+        )
+        self.started.append(daemon)
+        return daemon
+
+    def start(self, **env: str) -> DaemonProcess:
+        daemon = self.begin(**env)
+        daemon.port = daemon.wait_for("listening")["port"]
+        daemon.wait_for("ready")
+        return daemon
+
+    def change(self) -> None:
+        """Let a reload read the other version, and from now on hang."""
+        write_record(self.engines, Record(CALENDAR))
+        self.switch.touch()
+
+
+@pytest.fixture
+def hanging(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Hanging]:
+    files = Hanging(tmp_path, request.param)
+    yield files
+    for daemon in files.started:
+        daemon.end()
+
+
+@pytest.mark.parametrize("hanging", FILES, indirect=True)
+def test_a_reload_gives_up_a_file_system_that_hangs_and_the_daemon_ends(hanging: Hanging) -> None:
+    daemon = hanging.start(STREAMD_READ_TIMEOUT_SECONDS="0.5")
+    hanging.change()
+    daemon.signal(signal.SIGHUP)
+    told = daemon.wait_for("reload_failed")
+    assert "not done within 0.5 s" in told["error"]
+    assert told["serving"] == WINDOW
+    assert daemon.get("/v1/status")[1]["reload"]["error"] == told["error"]
+    assert predict(daemon) == served(daemon) == WINDOW
+    # 2. Once it answers, all is as it was.
+    hanging.switch.unlink()
+    daemon.signal(signal.SIGHUP)
+    daemon.wait_for("engine_switched")
+    assert predict(daemon) == served(daemon) == CALENDAR
+    daemon.signal(signal.SIGTERM)
+    assert daemon.wait() == 0, "though a thread still waits for the disk"
+    assert (daemon.lines[-1]["event"], daemon.lines[-1]["complete"]) == ("stopped", True)
+
+
+@pytest.mark.parametrize("hanging", FILES, indirect=True)
+def test_a_daemon_ends_while_its_reload_hangs(hanging: Hanging) -> None:
+    daemon = hanging.start()
+    hanging.change()
+    daemon.signal(signal.SIGHUP)
+    daemon.wait_for("hanging")
+    assert daemon.get("/readyz")[0] == 200, "the loop goes on"
+    assert daemon.get("/v1/status")[1]["reload"]["state"] == "loading"
+    assert predict(daemon) == WINDOW
+    daemon.signal(signal.SIGTERM)
+    assert daemon.wait() == 0
+    assert (daemon.lines[-1]["event"], daemon.lines[-1]["complete"]) == ("stopped", True)
+
+
+@pytest.mark.parametrize("hanging", ["the manifest"], indirect=True)
+def test_a_call_is_answered_though_the_file_system_hangs(hanging: Hanging) -> None:
+    daemon = hanging.start(STREAMD_READ_TIMEOUT_SECONDS="0.5")
+    hanging.switch.touch()
+    status, told = promote(daemon, CALENDAR)
+    assert (status, told["code"]) == (422, "repository")
+    assert f"{CALENDAR}: not done within 0.5 s" in told["message"]
+    hanging.switch.unlink()
+    assert promote(daemon, CALENDAR)[0] == 200
+
+
+@pytest.mark.parametrize("hanging", ["the manifest", "the graph", "the record"], indirect=True)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_start_that_hangs_is_stopped_by_a_signal(hanging: Hanging, number: signal.Signals) -> None:
+    hanging.change()
+    daemon = hanging.begin()
+    daemon.wait_for("hanging")
+    daemon.signal(number)
+    assert daemon.wait() == 0
+    assert daemon.lines[-1]["event"] == "stopped_while_starting"
+
+
+@pytest.mark.parametrize("hanging", ["the manifest"], indirect=True)
+def test_a_start_that_hangs_ends_with_the_reason(hanging: Hanging) -> None:
+    hanging.change()
+    daemon = hanging.begin(STREAMD_READ_TIMEOUT_SECONDS="0.5")
+    daemon.wait_for("hanging")
+    last = [line.decode() for line in daemon.log][-1]
+    assert daemon.process.wait() == 1
+    assert f"{hanging.engines}: not done within 0.5 s" in last
+
+
+# ---------------------------------------------------------------- what is no file
+@pytest.mark.parametrize("hanging", FILES, indirect=True)
+@pytest.mark.parametrize("kind", ["a pipe", "a socket"])
+def test_what_is_no_file_is_refused_on_reload(hanging: Hanging, kind: str) -> None:
+    daemon = hanging.start()
+    hanging.change()
+    hanging.switch.unlink()
+    path = Path(hanging.env["HUNG"])
+    content = path.read_bytes()
+    path.unlink()
+    if kind == "a pipe":
+        os.mkfifo(path)
+    else:
+        with socket.socket(socket.AF_UNIX) as bound:
+            folder = os.open(path.parent, os.O_RDONLY)  # a socket's path must be short
+            bound.bind(f"/proc/self/fd/{folder}/{path.name}")
+            os.close(folder)
+    daemon.signal(signal.SIGHUP)
+    assert path.name in daemon.wait_for("reload_failed")["error"]
+    assert served(daemon) == WINDOW
+    path.unlink()
+    path.write_bytes(content)
+    daemon.signal(signal.SIGHUP)
+    daemon.wait_for("engine_switched")
+    daemon.signal(signal.SIGTERM)
+    assert daemon.wait() == 0
+
+
+@pytest.mark.parametrize("hanging", ["the record"], indirect=True)
+def test_a_pipe_for_the_record_at_a_start_is_passed_over_and_told(hanging: Hanging) -> None:
+    (hanging.engines / "promoted.json").unlink()
+    os.mkfifo(hanging.engines / "promoted.json")
+    daemon = hanging.start()
+    (missed,) = daemon.get("/readyz")[1]["passed_over"]
+    assert missed["name"] == "promoted.json"
+    assert "it is a pipe" in missed["reason"]
+    assert json.dumps(missed) in json.dumps(daemon.get("/v1/status")[1])
