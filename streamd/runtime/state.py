@@ -16,6 +16,7 @@ from streamd.core.layout import HEADER_BYTES, Layout, read_header
 from streamd.core.recovery import find_damage, recover
 from streamd.core.rows import RowReader
 from streamd.core.windows import WindowStore
+from streamd.reading import open_regular
 from streamd.runtime.migration import Former, read_former, windows_layout
 from streamd.runtime.state_file import StateFile, open_state_file
 
@@ -174,7 +175,7 @@ def _put_in_order(state: State, former_path: Path | None, former_board: Path | N
 
 def _replace_board(state: State, former: Path) -> None:
     """Let a new forecast file take the former one's place: forecasts are made anew from the windows."""
-    with former.open("rb") as file:
+    with open_regular(former) as file:
         header = read_header(file.read(HEADER_BYTES))
     aside = _free_name(former) if header is None else None
     state.board_file.take_place(former, aside)

@@ -26,7 +26,7 @@ from typing import Any
 
 from streamd.core.errors import StateError, StorageError
 from streamd.core.layout import HEADER_BYTES, Arrays, Layout, read_header
-from streamd.reading import refuse_irregular
+from streamd.reading import open_regular, refuse_irregular
 
 PIECE_BYTES = 2 * 2**20
 """The largest piece of a file that Linux caches as one."""
@@ -303,6 +303,6 @@ def open_state_file(path: Path, layout: Layout) -> tuple[StateFile, Path | None]
 
 def _remove_left_behind(path: Path) -> None:
     """Remove a file that a process left when it was killed before the file took its place; one in use stays."""
-    with contextlib.suppress(OSError), path.open("rb") as file:
+    with contextlib.suppress(OSError), open_regular(path) as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         path.unlink()
