@@ -4,12 +4,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from streamd.core.contract import ModelContract
 from streamd.core.errors import BatchFailedError
 from streamd.device.lane import Float32, Inputs
-from streamd.device.onnxruntime_graph import check_graph
+from streamd.device.onnxruntime_graph import check_graph, shaped, try_untold
 from streamd.device.onnxruntime_library import import_onnxruntime
 from streamd.device.onnxruntime_session import failure_of, open_cpu_session
 
@@ -40,6 +38,7 @@ class OnnxRuntimeCpuBackend:
         """Load the model into a session of its own."""
         session = open_cpu_session(self.model, self.threads_per_lane)
         check_graph(self.model, session, self.contract)
+        try_untold(self.model, session, self.contract)
         return OnnxRuntimeCpuLane(f"cpu-{index}", session, self.contract, self.buckets)
 
     def describe(self) -> dict[str, Any]:
@@ -68,7 +67,7 @@ class OnnxRuntimeCpuLane:
             (predictions,) = self._session.run(["predictions"], self.inputs.first(count))
         except Exception as exc:  # ONNX Runtime's errors have no common root of their own
             raise failure_of(f"lane {self.name}", self.device, exc) from exc
-        return np.asarray(predictions, np.float32).reshape(count, *self._shape)
+        return shaped(f"lane {self.name}", predictions, count, self._shape)
 
     def check(self) -> None:
         """Nothing to ask: the processor that would not answer would not ask either."""

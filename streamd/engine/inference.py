@@ -176,13 +176,13 @@ class InferenceEngine(Network):
 
     def _nothing(self, rows: Arrays) -> Arrays:
         """The outputs of no rows; a shape that the network leaves open is learned from a row of zeros."""
-        if any(None in spec.shape for spec in self.outputs):
+        if not all(spec.closed for spec in self.outputs):
             ones = {name: np.zeros((1, *values.shape[1:]), values.dtype) for name, values in rows.items()}
             return {name: values[:0] for name, values in self._run(ones).items()}
         return {spec.name: np.zeros(spec.batch(0), spec.dtype) for spec in self.outputs}
 
     def _zeros(self) -> Arrays:
-        if open_axes := [spec.told for spec in self.inputs if None in spec.shape]:
+        if open_axes := [spec.told for spec in self.inputs if not spec.closed]:
             raise InferenceError(f"inputs with open axes {open_axes}: expected rows to warm up with")
         return {spec.name: np.zeros(spec.batch(1), spec.dtype) for spec in self.inputs}
 

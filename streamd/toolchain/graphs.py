@@ -12,10 +12,23 @@ from typing import Any
 
 import numpy as np
 
-from streamd.core.errors import BuildError
+from streamd.core.errors import BuildError, RepositoryError
+from streamd.repository.external import data_files, whole_bytes
+from streamd.toolchain.external import embed
 
 OPSETS = range(13, 24)
 """Earlier ones lack per-channel quantization and bfloat16; later ones are not known here."""
+
+LARGEST_MESSAGE_BYTES = 2**31 - 1
+"""What protobuf can write, and so a graph with all its weights in it."""
+
+TOO_LARGE = (
+    "its weights take 2 GiB or more, which one protobuf cannot hold; expected less, or --backend onnxruntime"
+    " --precision fp32, which copies the files as they are"
+)
+
+NUMBERS = "biuf"
+"""Kinds of numpy types that a batch can be of."""
 
 Model = Any
 """An `onnx.ModelProto`; that package has no types."""
@@ -23,11 +36,15 @@ Model = Any
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """An input or output: `shape` is that of one row, without the batch axis; None where an axis is not known."""
+    """An input or output: `shape` is that of one row, without the batch axis; None where an axis is not known.
+
+    `ranked` is false for an output of which the graph does not even give the number of axes; its `shape` is empty.
+    """
 
     name: str
     dtype: str
     shape: tuple[int | None, ...]
+    ranked: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +55,62 @@ class Signature:
     outputs: tuple[TensorSpec, ...]
 
 
+@dataclass(frozen=True)
+class LoadedGraph:
+    """A graph that was read and checked; `whole` is false where its weights were left in their files, for their size.
+
+    Such a graph can be copied and run as it is, but not changed.
+    """
+
+    model: Model
+    whole: bool = True
+
+
 def read_graph(path: Path) -> Model:
-    """Read and check an ONNX file, weights included; raises `BuildError`."""
+    """Read and check an ONNX file, weights included; raises `BuildError`, also where it is too large to be changed."""
+    loaded = load_graph(path)
+    if not loaded.whole:
+        raise BuildError(f"{path}: {TOO_LARGE}")
+    return loaded.model
+
+
+def load_graph(path: Path) -> LoadedGraph:
+    """Read and check an ONNX file, with the weights that it keeps in files of its folder; raises `BuildError`.
+
+    Where all of it is more than a protobuf can hold, the weights stay where they are, and so the graph is not checked
+    in full: a runtime has to open it.
+    """
     onnx = import_onnx()
     if not path.is_file():
         raise BuildError(f"{path}: no such file; expected an ONNX model")
+    if path.stat().st_size > LARGEST_MESSAGE_BYTES:
+        raise BuildError(f"{path}: 2 GiB or more in one file; export it with its weights in a file beside it")
     try:
-        onnx.checker.check_model(str(path), full_check=True)
-        model = onnx.load(str(path))
-    except Exception as exc:  # the checker's errors, protobuf's and those of missing external data share no class
+        model = onnx.load(str(path), load_external_data=False)
+        files = data_files(path)
+        whole = whole_bytes(path) <= LARGEST_MESSAGE_BYTES
+        if whole:
+            if files:
+                embed(model, files)
+            onnx.checker.check_model(model, full_check=True)
+    except RepositoryError as exc:
+        raise BuildError(str(exc)) from exc
+    except Exception as exc:  # the checker's errors and protobuf's share no class
         raise BuildError(f"{path}: not a sound ONNX model: {_first_line(exc)}") from exc
     check_opset(model, path)
     signature_of(model, path)
-    return model
+    return LoadedGraph(model, whole)
+
+
+def serialized(model: Model, what: Path | str) -> bytes:
+    """A graph's bytes; raises `BuildError` where one protobuf cannot hold them."""
+    try:
+        content: bytes = model.SerializeToString()
+    except Exception as exc:  # protobuf's errors differ between its releases
+        raise BuildError(f"{what}: cannot be written ({_first_line(exc)}): a protobuf holds less than 2 GiB") from exc
+    if len(content) > LARGEST_MESSAGE_BYTES:
+        raise BuildError(f"{what}: {len(content):,} bytes; a protobuf holds less than 2 GiB")
+    return content
 
 
 def check_opset(model: Model, source: Path | str) -> int:
@@ -68,11 +128,15 @@ def check_opset(model: Model, source: Path | str) -> int:
 def signature_of(model: Model, source: Path | str) -> Signature:
     """Return the signature; raises `BuildError` where an axis is not as a batched engine needs it.
 
-    The first axis of every input and output must be dynamic, all other axes of the inputs fixed.
+    The first axis of every input and output must be dynamic, all other axes of the inputs fixed. Where the graph does
+    not give an output's shape, and it does not follow from the nodes, running the graph has to show it.
     """
+    outputs_of = model
+    if any(not value.type.tensor_type.HasField("shape") for value in model.graph.output):
+        outputs_of = import_onnx().shape_inference.infer_shapes(model)
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = tuple(_spec(value, "input", source) for value in model.graph.input if value.name not in weights)
-    outputs = tuple(_spec(value, "output", source) for value in model.graph.output)
+    outputs = tuple(_spec(value, "output", source) for value in outputs_of.graph.output)
     if not inputs or not outputs:
         raise BuildError(f"{source}: has {len(inputs)} inputs and {len(outputs)} outputs; expected some of each")
     for spec in inputs:
@@ -207,16 +271,22 @@ def _spec(value: Any, kind: str, source: Path | str) -> TensorSpec:
     tensor = value.type.tensor_type
     if not value.type.HasField("tensor_type"):
         raise BuildError(f"{source}: {kind} {value.name!r} is no tensor; expected tensors only")
-    dtype = str(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+    if dtype.kind not in NUMBERS:
+        what = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
+        raise BuildError(f"{source}: {kind} {value.name!r} is of type {what}; expected numbers that numpy has")
+    if kind == "output" and not tensor.HasField("shape"):
+        return TensorSpec(value.name, str(dtype), (), ranked=False)
     dims = list(tensor.shape.dim)
     shape = tuple(int(dim.dim_value) if dim.HasField("dim_value") else None for dim in dims)
     if not dims or shape[0] is not None:
-        found = f"fixed at {shape[0]}" if dims else "missing (it is a scalar, or its shape is not told)"
+        missing = "missing (it is a scalar)" if tensor.HasField("shape") else "not known (its shape is not given)"
         raise BuildError(
-            f"{source}: the batch axis of {kind} {value.name!r} is {found}; expected a dynamic first axis:"
+            f"{source}: the batch axis of {kind} {value.name!r} is {f'fixed at {shape[0]}' if dims else missing};"
+            " expected a dynamic first axis:"
             " export it with a named one (torch.onnx.export: dynamic_axes) from a batch of 2 or more"
         )
-    return TensorSpec(value.name, dtype, shape[1:])
+    return TensorSpec(value.name, str(dtype), shape[1:])
 
 
 def _constant_of(node: Any) -> Any:

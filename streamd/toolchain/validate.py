@@ -166,11 +166,12 @@ def _passes(graph: Any, precision: str, judge: Judge) -> bool:
     """Whether a graph that a plan was built from would pass by itself."""
     from tempfile import TemporaryDirectory
 
+    from streamd.toolchain.graphs import serialized
     from streamd.toolchain.runners import run_graph
 
     with TemporaryDirectory() as folder:
         path = Path(folder) / "lower.onnx"
-        path.write_bytes(graph.SerializeToString())
+        path.write_bytes(serialized(graph, path.name))
         return judge.judge(precision, run_graph(path, judge.judged.windows)).promotable
 
 
