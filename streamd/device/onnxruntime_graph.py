@@ -30,7 +30,7 @@ def check_graph(model: Path, session: Any, contract: ModelContract) -> None:
 
 
 def try_untold(model: Path, session: Any, contract: ModelContract) -> None:
-    """Run one window where the graph does not say what `predictions` is, to see it; raises `BackendUnavailableError`."""
+    """Run one window where the graph does not say what `predictions` is; raises `BackendUnavailableError`."""
     if any(node.shape for node in session.get_outputs() if node.name == "predictions"):
         return
     if reason := _contradiction(model):  # ONNX Runtime drops a shape that the nodes contradict

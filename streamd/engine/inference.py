@@ -20,6 +20,7 @@ from streamd.engine.arrays import Given, prepare
 from streamd.engine.backends import OPENERS, Opener, OpenOptions, open_runners
 from streamd.engine.batches import measure, split, unmeasured
 from streamd.engine.pool import RunnerPool
+from streamd.engine.rows import why_dependent
 from streamd.engine.sliding import Network
 
 
@@ -37,6 +38,7 @@ class InferenceEngine(Network):
         backend: str,
         precision: str,
         fallbacks: Sequence[Mapping[str, str]] = (),
+        check_rows: bool = False,
     ) -> None:
         first = runners[0]
         self.backend = backend
@@ -51,6 +53,7 @@ class InferenceEngine(Network):
         self._threads = ThreadPoolExecutor(len(runners), "streamd-engine") if len(runners) > 1 else None
         self._costs: CostTable | None = unmeasured(first) if len(first.buckets) == 1 else None
         self._measuring = threading.Lock()
+        self._unchecked = check_rows
 
     @classmethod
     def open(
@@ -65,13 +68,16 @@ class InferenceEngine(Network):
         threads: int | None = None,
         plans: str | os.PathLike[str] | None = None,
         lean_runtime: str | os.PathLike[str] | None = None,
+        check_rows: bool = True,
         openers: Mapping[str, Opener] = OPENERS,
     ) -> Self:
         """Open an ONNX file, an engine version, a folder of plans (`streamd engine build --plans-only`) or one plan.
 
         `backend` is one of `openers` or `auto`, the first of them that runs here; `plans` are plans of an ONNX file;
         `buckets` are batch sizes, the last the largest that runs at once; `lanes` run at a time (one on the CPU, on
-        `threads` threads, all cores; four a device with TensorRT). Raises `ConfigError`, `RepositoryError` for what
+        `threads` threads, all cores; four a device with TensorRT). `check_rows`: the first batch of two rows or more
+        also runs one of them alone, and a network whose rows depend on each other is refused: its answers would change
+        with how a call is split. Raises `ConfigError`, `RepositoryError` for what
         cannot be read, and `BackendUnavailableError` with every reason where no backend runs it.
         """
         options = OpenOptions(
@@ -84,7 +90,8 @@ class InferenceEngine(Network):
         )
         source = (Path(path), None if plans is None else Path(plans))
         opened = open_runners(*source, backend, options, openers)
-        return cls(opened.runners, backend=opened.backend, precision=opened.precision, fallbacks=opened.fallbacks)
+        said = {"backend": opened.backend, "precision": opened.precision}
+        return cls(opened.runners, **said, fallbacks=opened.fallbacks, check_rows=check_rows)
 
     # ------------------------------------------------------------ running
     def __call__(self, inputs: Given) -> Arrays:
@@ -155,11 +162,20 @@ class InferenceEngine(Network):
         return self._costs
 
     def _run(self, feeds: Arrays) -> Arrays:
-        outputs = self._pool.use(lambda runner: runner.run(feeds))
         count = len(next(iter(feeds.values())))
+        check = self._unchecked and count > 1
+        outputs = self._pool.use(lambda runner: self._run_checked(runner, feeds) if check else runner.run(feeds))
         for name, values in outputs.items():
             if values.shape[:1] != (count,):
                 raise BatchFailedError(f"output {name!r} is {values.shape} for {count} rows, expected a row for each")
+        return outputs
+
+    def _run_checked(self, runner: Runner, feeds: Arrays) -> Arrays:
+        """Run a batch, and see whether a row's answer is its own."""
+        outputs = runner.run(feeds)
+        if reason := why_dependent(runner, feeds, outputs):
+            raise BatchFailedError(reason)
+        self._unchecked = False
         return outputs
 
     def _run_together(self, parts: list[Arrays]) -> list[Arrays]:

@@ -1,4 +1,4 @@
-"""The weights that a graph keeps in files of their own (ONNX's external data): where they lie, and whether they are whole.
+"""The weights that a graph keeps in files of their own (ONNX's external data): where they lie, and if they are whole.
 
 Newer exporters write `model.onnx.data` beside `model.onnx`. A graph from elsewhere may name any path there, so only
 files in the graph's own folder are ever read; a hub's cache, whose links lead to files beside each other, is one too.
@@ -53,7 +53,7 @@ def data_files(graph: Path, *, others_pass: bool = False) -> Mapping[str, Path]:
         end, size = tensor.offset + (tensor.length or 0), file.stat().st_size
         if end > size:
             raise RepositoryError(
-                f"{file}: has {size:,} bytes, tensor {tensor.name!r} of {graph.name} needs {end:,}; copy it again, whole"
+                f"{file}: has {size:,} bytes, tensor {tensor.name!r} of {graph.name} needs {end:,}; copy it again"
             )
     return found
 

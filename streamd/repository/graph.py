@@ -133,4 +133,3 @@ def _read_axis(data: Buffer, span: Span) -> int | None:
     """Read a dimension: its size = 1, or a name = 2."""
     sizes = [part[0] for field, part in fields(data, span) if field == 1]
     return sizes[-1] if sizes else None
-

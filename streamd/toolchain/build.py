@@ -109,6 +109,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Build; returns the exit status. Raises `StreamdError`."""
     from streamd.toolchain.progress import Progress
+    from streamd.toolchain.proving import prove_file
     from streamd.toolchain.sources import read_source
 
     profiles = profiles_of(args)
@@ -117,7 +118,10 @@ def main(args: argparse.Namespace) -> int:
     if args.jobs > 1 and len(profiles) > MOST_ALTERNATIVES:
         raise ConfigError(f"--jobs: {len(profiles)} batch sizes, expected at most {MOST_ALTERNATIVES} of one file")
     source = read_source(args.onnx, args.version, args.config, manifest_needed=not args.plans_only)
+    if args.backend != "onnxruntime" or args.precision != ("fp32",):
+        source.require_whole()
     options = _options(args, source)
+    prove_file(source.onnx, source.signature, options.windows)
     progress = Progress(quiet=args.quiet)
     if args.backend == "onnxruntime":
         result = _make_graphs(args, source, options, progress)
@@ -229,6 +233,7 @@ def _make_graphs(
     import onnxruntime
 
     from streamd.toolchain.making import GraphMaker
+    from streamd.toolchain.proving import prove_model
 
     about = {"onnxruntime": onnxruntime.__version__, "calibration": _calibration(args, options)}
     with _folder(args, source) as folder:
@@ -239,7 +244,10 @@ def _make_graphs(
 
         maker = GraphMaker(source.model, options, progress, note)
         for precision in args.precision:
-            entry = folder.add_graph(maker.make(precision), about)
+            made = maker.make(precision)
+            if precision != "fp32":  # which is the source's own
+                prove_model(made.model, f"model_{precision}.onnx", source.signature, options.windows)
+            entry = folder.add_graph(made, about)
             progress.line(f"{precision}: {entry['file']}, {entry['bytes']:,} bytes in {entry['seconds']:.0f} s")
         return folder.finish()
 

@@ -103,7 +103,9 @@ def session_with_outputs(model: Model, names: list[str]) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    return onnxruntime.InferenceSession(serialized(wider, "a graph to compare"), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(
+        serialized(wider, "a graph to compare"), options, providers=["CPUExecutionProvider"]
+    )
 
 
 def batches(windows: Windows, size: int) -> Iterator[dict[str, npt.NDArray[Any]]]:
