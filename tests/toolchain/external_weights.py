@@ -13,10 +13,12 @@ DATA = "model.onnx.data"
 
 
 def save_apart(model: onnx.ModelProto, path: Path, location: str | None = None) -> Path:
-    """Save a graph with every weight in `location`, relative to its folder."""
+    """Save a graph with its weights, but for the smallest, in `location`, relative to its folder."""
     name = location or f"{path.name}.data"
     (path.parent / name).parent.mkdir(parents=True, exist_ok=True)
-    onnx.save(model, str(path), save_as_external_data=True, location=name, size_threshold=0)
+    saved = onnx.ModelProto()
+    saved.CopyFrom(model)  # it is changed by this
+    onnx.save(saved, str(path), save_as_external_data=True, location=name, size_threshold=80)
     return path
 
 
