@@ -6,13 +6,15 @@ What is wrong is named with the file, the tensor, and what was expected. The onn
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from streamd.core.errors import BuildError, RepositoryError
+from streamd.core.errors import BuildError, StreamdError
+from streamd.engine.backends import OPENERS, OpenOptions, open_runners
 from streamd.repository.external import data_files, whole_bytes
 from streamd.toolchain.external import embed
 
@@ -36,15 +38,11 @@ Model = Any
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """An input or output: `shape` is that of one row, without the batch axis; None where an axis is not known.
-
-    `ranked` is false for an output of which the graph does not even give the number of axes; its `shape` is empty.
-    """
+    """An input or output: `shape` is that of one row, without the batch axis; None where an axis is not known."""
 
     name: str
     dtype: str
     shape: tuple[int | None, ...]
-    ranked: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +90,45 @@ def load_graph(path: Path) -> LoadedGraph:
         if whole:
             if files:
                 embed(model, files)
+        _complete_outputs(model, path)
+        if whole:
             onnx.checker.check_model(model, full_check=True)
-    except RepositoryError as exc:
+    except StreamdError as exc:
         raise BuildError(str(exc)) from exc
     except Exception as exc:  # the checker's errors and protobuf's share no class
         raise BuildError(f"{path}: not a sound ONNX model: {_first_line(exc)}") from exc
     check_opset(model, path)
     signature_of(model, path)
     return LoadedGraph(model, whole)
+
+
+def _complete_outputs(model: Model, path: Path) -> None:
+    """Give every output a shape where the graph does not: the nodes' or, where they leave it open, what running shows.
+
+    A graph need not say even how many axes an output has; the checker and all builders want to know. Raises
+    `BackendUnavailableError`, `InferenceError` where it does not run.
+    """
+    missing = [value for value in model.graph.output if not value.type.tensor_type.HasField("shape")]
+    if not missing:
+        return
+    inferred = import_onnx().shape_inference.infer_shapes(model).graph.output
+    known = {value.name: value.type for value in inferred if value.type.tensor_type.HasField("shape")}
+    axes = {} if {value.name for value in missing} <= set(known) else _axes_by_running(path)
+    for value in missing:
+        if value.name in known:
+            value.type.CopyFrom(known[value.name])
+        else:
+            shape = value.type.tensor_type.shape
+            shape.SetInParent()
+            for number in range(axes[value.name]):
+                shape.dim.add(**({"dim_param": "batch"} if number == 0 else {}))
+
+
+def _axes_by_running(path: Path) -> dict[str, int]:
+    """How many axes each output has, seen on two rows of zeros."""
+    with closing(open_runners(path, None, "onnxruntime-cpu", OpenOptions(lanes=1), OPENERS).runners[0]) as runner:
+        rows = {spec.name: np.zeros(tuple(size or 1 for size in (2, *spec.shape)), spec.dtype) for spec in runner.inputs}
+        return {name: values.ndim for name, values in runner.run(rows).items()}
 
 
 def serialized(model: Model, what: Path | str) -> bytes:
@@ -128,15 +157,11 @@ def check_opset(model: Model, source: Path | str) -> int:
 def signature_of(model: Model, source: Path | str) -> Signature:
     """Return the signature; raises `BuildError` where an axis is not as a batched engine needs it.
 
-    The first axis of every input and output must be dynamic, all other axes of the inputs fixed. Where the graph does
-    not give an output's shape, and it does not follow from the nodes, running the graph has to show it.
+    The first axis of every input and output must be dynamic, all other axes of the inputs fixed.
     """
-    outputs_of = model
-    if any(not value.type.tensor_type.HasField("shape") for value in model.graph.output):
-        outputs_of = import_onnx().shape_inference.infer_shapes(model)
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = tuple(_spec(value, "input", source) for value in model.graph.input if value.name not in weights)
-    outputs = tuple(_spec(value, "output", source) for value in outputs_of.graph.output)
+    outputs = tuple(_spec(value, "output", source) for value in model.graph.output)
     if not inputs or not outputs:
         raise BuildError(f"{source}: has {len(inputs)} inputs and {len(outputs)} outputs; expected some of each")
     for spec in inputs:
@@ -275,8 +300,6 @@ def _spec(value: Any, kind: str, source: Path | str) -> TensorSpec:
     if dtype.kind not in NUMBERS:
         what = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
         raise BuildError(f"{source}: {kind} {value.name!r} is of type {what}; expected numbers that numpy has")
-    if kind == "output" and not tensor.HasField("shape"):
-        return TensorSpec(value.name, str(dtype), (), ranked=False)
     dims = list(tensor.shape.dim)
     shape = tuple(int(dim.dim_value) if dim.HasField("dim_value") else None for dim in dims)
     if not dims or shape[0] is not None:

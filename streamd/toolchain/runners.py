@@ -40,7 +40,7 @@ class NetworkRunner:
         self._torch, self._place = torch, torch.device(device)
         self._network = network.to(self._place).eval()
         self.inputs, self.outputs = (
-            tuple(TensorSpec(each.name, np.dtype(each.dtype), each.shape, each.ranked) for each in specs)
+            tuple(TensorSpec(each.name, np.dtype(each.dtype), each.shape) for each in specs)
             for specs in (signature.inputs, signature.outputs)
         )
 
