@@ -121,6 +121,8 @@ class InferenceEngine(Network):
         Without it, the first call that has a choice between buckets measures, on its own rows.
         """
         rows = self._zeros() if inputs is None else prepare(inputs, self.inputs).rows
+        if self._unchecked:
+            self._run({name: values[: self.buckets[-1]] for name, values in rows.items()})
         with self._measuring:
             self._costs = costs = self._pool.use(lambda runner: measure(runner, rows))
         return dict(costs.seconds)
@@ -165,14 +167,13 @@ class InferenceEngine(Network):
         count = len(next(iter(feeds.values())))
         check = self._unchecked and count > 1
         outputs = self._pool.use(lambda runner: self._run_checked(runner, feeds) if check else runner.run(feeds))
-        for name, values in outputs.items():
-            if values.shape[:1] != (count,):
-                raise BatchFailedError(f"output {name!r} is {values.shape} for {count} rows, expected a row for each")
+        _check_counts(outputs, feeds)
         return outputs
 
     def _run_checked(self, runner: Runner, feeds: Arrays) -> Arrays:
         """Run a batch, and see whether a row's answer is its own."""
         outputs = runner.run(feeds)
+        _check_counts(outputs, feeds)
         if reason := why_dependent(runner, feeds, outputs):
             raise BatchFailedError(reason)
         self._unchecked = False
@@ -201,6 +202,14 @@ class InferenceEngine(Network):
         if open_axes := [spec.told for spec in self.inputs if not spec.closed]:
             raise InferenceError(f"inputs with open axes {open_axes}: expected rows to warm up with")
         return {spec.name: np.zeros(spec.batch(1), spec.dtype) for spec in self.inputs}
+
+
+def _check_counts(outputs: Arrays, feeds: Arrays) -> None:
+    """Raise `BatchFailedError` unless there is a row of each output for each row that was given."""
+    count = len(next(iter(feeds.values())))
+    for name, values in outputs.items():
+        if values.shape[:1] != (count,):
+            raise BatchFailedError(f"output {name!r} is {values.shape} for {count} rows, expected a row for each")
 
 
 def _joined(parts: list[Arrays]) -> Arrays:

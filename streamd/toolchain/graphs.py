@@ -127,7 +127,9 @@ def _complete_outputs(model: Model, path: Path) -> None:
 def _axes_by_running(path: Path) -> dict[str, int]:
     """How many axes each output has, seen on two rows of zeros."""
     with closing(open_runners(path, None, "onnxruntime-cpu", OpenOptions(lanes=1), OPENERS).runners[0]) as runner:
-        rows = {spec.name: np.zeros(tuple(size or 1 for size in (2, *spec.shape)), spec.dtype) for spec in runner.inputs}
+        rows = {
+            spec.name: np.zeros(tuple(size or 1 for size in (2, *spec.shape)), spec.dtype) for spec in runner.inputs
+        }
         return {name: values.ndim for name, values in runner.run(rows).items()}
 
 

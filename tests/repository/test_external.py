@@ -144,7 +144,9 @@ SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda version: (version / DATA).unlink(), f"{DATA}: missing"),
     "changed": (spoil_byte, f"{DATA}: changed since it was made"),
     "not vouched for": (
-        lambda version: tell(version, sha256={name: sha256_of(version / name) for name in ("model.onnx", "config.json")}),
+        lambda version: tell(
+            version, sha256={name: sha256_of(version / name) for name in ("model.onnx", "config.json")}
+        ),
         "conversion_info.json has no SHA-256 of it",
     ),
     "elsewhere": (

@@ -80,7 +80,10 @@ def _link_without_data(folder: Path) -> Path:
 
 REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "upwards": (lambda folder: _escaping(folder, "../weights"), r"'\.\./weights', expected a file in the graph's own"),
-    "down and upwards": (lambda folder: _escaping(folder, "a/../../weights"), r"'a/\.\./\.\./weights', expected a file"),
+    "down and upwards": (
+        lambda folder: _escaping(folder, "a/../../weights"),
+        r"'a/\.\./\.\./weights', expected a file",
+    ),
     "absolute": (lambda folder: _escaping(folder, str(folder / "weights")), "weights', expected a file in the graph's"),
     "of another system": (lambda folder: _escaping(folder, "..\\weights"), "expected a file in the graph's own folder"),
     "a drive": (lambda folder: _escaping(folder, "C:weights"), "'C:weights', expected a file in the graph's own"),

@@ -76,7 +76,10 @@ def test_what_one_takes_all_take(
     record = json.loads((plans / "plans.json").read_text())
     assert {each["source_onnx"] for each in record["graphs"].values()} == {graph_sha256(graph)}
     assert main(["engine", "validate", "--onnx", str(graph), "--plans", str(plans), "--quiet"]) == 0
-    assert main(["engine", "bench", "--onnx", str(graph), "--batches", "2", "--lanes", "1", "--turns", "1", "--quiet"]) == 0
+    assert (
+        main(["engine", "bench", "--onnx", str(graph), "--batches", "2", "--lanes", "1", "--turns", "1", "--quiet"])
+        == 0
+    )
 
 
 @pytest.mark.parametrize("case", REFUSED)

@@ -127,9 +127,7 @@ def test_plans_of_another_graph_leave_the_record(tmp_path: Path, given: list[str
     assert record_of(plans)["graphs"].keys() == {"fp32"}
 
 
-def test_a_record_never_describes_a_file_that_it_is_not_of(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_record_never_describes_a_file_that_it_is_not_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is written, one after the other: the record lists a plan only while it is that plan's."""
     version = make_version(tmp_path / "engines")
     folder = tmp_path / "plans"
