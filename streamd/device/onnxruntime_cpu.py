@@ -7,7 +7,7 @@ from typing import Any
 from streamd.core.contract import ModelContract
 from streamd.core.errors import BatchFailedError
 from streamd.device.lane import Float32, Inputs
-from streamd.device.onnxruntime_graph import check_graph, shaped, try_untold
+from streamd.device.onnxruntime_graph import check_graph, shaped, check_by_running
 from streamd.device.onnxruntime_library import import_onnxruntime
 from streamd.device.onnxruntime_session import failure_of, open_cpu_session
 
@@ -38,7 +38,7 @@ class OnnxRuntimeCpuBackend:
         """Load the model into a session of its own."""
         session = open_cpu_session(self.model, self.threads_per_lane)
         check_graph(self.model, session, self.contract)
-        try_untold(self.model, session, self.contract)
+        check_by_running(self.model, session, self.contract)
         return OnnxRuntimeCpuLane(f"cpu-{index}", session, self.contract, self.buckets)
 
     def describe(self) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def check_graph(model: Path, session: Any, contract: ModelContract) -> None:
     _check_node(model, outputs["predictions"], contract.output_shape, "tensor(float)")
 
 
-def try_untold(model: Path, session: Any, contract: ModelContract) -> None:
+def check_by_running(model: Path, session: Any, contract: ModelContract) -> None:
     """Run one window where the graph does not say what `predictions` is; raises `BackendUnavailableError`."""
     if any(node.shape for node in session.get_outputs() if node.name == "predictions"):
         return

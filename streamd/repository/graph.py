@@ -22,14 +22,11 @@ _INITIALIZER_NAME = 8  # in TensorProto
 
 @dataclass(frozen=True)
 class Tensor:
-    """A graph's input or output; an axis is None where the graph leaves it open.
-
-    `shape` is None where the graph does not even give the number of axes.
-    """
+    """A graph's input or output; an axis is None where the graph leaves it open."""
 
     name: str
     element_type: str
-    shape: tuple[int | None, ...] | None
+    shape: tuple[int | None, ...]
 
 
 @dataclass(frozen=True)
@@ -114,8 +111,7 @@ def _read_model(data: Buffer) -> Graph:
 def _read_tensor(data: Buffer, span: Span) -> Tensor:
     """Read a ValueInfoProto: name = 1, type = 2 (tensor type = 1: element type = 1, shape = 2)."""
     name = ""
-    element = 0
-    shape: tuple[int | None, ...] | None = None
+    element, shape = 0, list[int | None]()
     for field, part in fields(data, span):
         if field == 1:
             name = text(data, part)
@@ -125,8 +121,8 @@ def _read_tensor(data: Buffer, span: Span) -> Tensor:
                 if number == 1:
                     element = inner[0]
                 elif number == 2:
-                    shape = tuple(_read_axis(data, axis) for kind, axis in fields(data, inner) if kind == 1)
-    return Tensor(name, ELEMENT_TYPES.get(element, f"ONNX element type {element}"), shape)
+                    shape = [_read_axis(data, axis) for kind, axis in fields(data, inner) if kind == 1]
+    return Tensor(name, ELEMENT_TYPES.get(element, f"ONNX element type {element}"), tuple(shape))
 
 
 def _read_axis(data: Buffer, span: Span) -> int | None:

@@ -99,7 +99,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     out.add_argument("--out", type=Path, metavar="DIR", help="folder of engine versions (the version's own; engines)")
     out.add_argument("--name", help="of the new version, before _tensorrt_<stamp> (the source's)")
     out.add_argument("--default", action="store_true", help="let the new version serve when nothing else is said")
-    out.add_argument("--plans-only", type=Path, metavar="DIR", help="write plans into this folder, and no version")
+    out.add_argument(
+        "--plans-only",
+        type=Path,
+        metavar="DIR",
+        help="write plans into this folder, and no version; each is on record once it is made",
+    )
     out.add_argument("--keep-graphs", action="store_true", help="keep the graphs that each plan was built from")
     out.add_argument("--json", action="store_true", help="tell the result as JSON on standard output")
     out.add_argument("--quiet", action="store_true", help="no progress")

@@ -87,9 +87,8 @@ def load_graph(path: Path) -> LoadedGraph:
         model = onnx.load(str(path), load_external_data=False)
         files = data_files(path)
         whole = whole_bytes(path) <= LARGEST_MESSAGE_BYTES
-        if whole:
-            if files:
-                embed(model, files)
+        if whole and files:
+            embed(model, files)
         _complete_outputs(model, path)
         if whole:
             onnx.checker.check_model(model, full_check=True)

@@ -22,6 +22,7 @@ WINDOWS, WINDOWS_OF_ANY = 256, 16
 
 DESCRIPTION = """\
 Judge each precision against float32 on ONNX Runtime's CPU, on real windows, some with missing rows and features.
+Each row counts as it is answered alone: a network or a plan whose answers change with the rest of the batch is refused.
 
 Of every target: correlation at least 0.999 and bounded relative errors (float32 itself: 1e-3). Over all targets: a
 pinball loss, against what really came after each window, that is at most 0.1 % worse in fp16 and bf16, 1 % in int8.

@@ -3,11 +3,13 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnx")
 
+import onnx
 from onnx import TensorProto, helper
 
 from streamd.cli import main
@@ -36,7 +38,7 @@ def test_data_in_the_graphs_folder_is_found(tmp_path: Path, make: Callable[[Path
     assert file.stat().st_size > 0
 
 
-def external(name: str) -> TensorProto:
+def external(name: str) -> Any:
     """A tensor of one number that is kept in a file of its own name."""
     tensor = weight(name, [1.0])
     tensor.ClearField("raw_data")

@@ -29,7 +29,6 @@ from tests.toolchain.graphs_of import model, node, raw_windows, scaled_network, 
 from tests.toolchain.making import SETTINGS, WHERE, made_plan, source_of
 from tests.toolchain.small_version import make_fleet, make_version
 
-
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -87,7 +86,8 @@ def test_with_jobs_it_is_the_same(
     install("10.16.0")
     plans = tmp_path / "plans"
     script = REFUSES_ONCE_THERE_IS_A_RECORD.format(record=str(plans / "plans.json"))
-    monkeypatch.setitem(BuildPool.__init__.__kwdefaults__, "command", (sys.executable, "-c", script))
+    defaults: Any = BuildPool.__init__.__kwdefaults__
+    monkeypatch.setitem(defaults, "command", (sys.executable, "-c", script))
     monkeypatch.setenv("FAKE_TENSORRT", "10.16.0")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     assert build(given, plans, "fp32,fp16", "--jobs", "2", "--buckets", "1") == 1
