@@ -7,7 +7,7 @@ from typing import Any
 from streamd.core.contract import ModelContract
 from streamd.core.errors import BatchFailedError
 from streamd.device.lane import Float32, Inputs
-from streamd.device.onnxruntime_graph import check_graph, shaped, check_by_running
+from streamd.device.onnxruntime_graph import check_by_running, check_graph, shaped
 from streamd.device.onnxruntime_library import import_onnxruntime
 from streamd.device.onnxruntime_session import failure_of, open_cpu_session
 
