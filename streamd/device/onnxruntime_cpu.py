@@ -4,13 +4,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from streamd.core.contract import ModelContract
 from streamd.core.errors import BatchFailedError
 from streamd.device.checked import CheckedFiles
 from streamd.device.lane import Float32, Inputs
-from streamd.device.onnxruntime_graph import check_graph
+from streamd.device.onnxruntime_graph import check_by_running, check_graph, shaped
 from streamd.device.onnxruntime_library import import_onnxruntime
 from streamd.device.onnxruntime_session import failure_of, open_cpu_session
 
@@ -44,6 +42,7 @@ class OnnxRuntimeCpuBackend:
         """Load the model into a session of its own; with `checked` it is the one that was checked, or refused."""
         session = open_cpu_session(self.model, self.threads_per_lane, checked=self._checked)
         check_graph(self.model, session, self.contract)
+        check_by_running(self.model, session, self.contract)
         return OnnxRuntimeCpuLane(f"cpu-{index}", session, self.contract, self.buckets)
 
     def describe(self) -> dict[str, Any]:
@@ -72,7 +71,7 @@ class OnnxRuntimeCpuLane:
             (predictions,) = self._session.run(["predictions"], self.inputs.first(count))
         except Exception as exc:  # ONNX Runtime's errors have no common root of their own
             raise failure_of(f"lane {self.name}", self.device, exc) from exc
-        return np.asarray(predictions, np.float32).reshape(count, *self._shape)
+        return shaped(f"lane {self.name}", predictions, count, self._shape)
 
     def check(self) -> None:
         """Nothing to ask: the processor that would not answer would not ask either."""

@@ -14,7 +14,7 @@ from streamd.device.checked import CheckedFiles
 from streamd.device.cuda import CudaError
 from streamd.device.lane import LANES_PER_DEVICE, Float32
 from streamd.device.onnxruntime_binding import Binding, BoundSession, PlainSession
-from streamd.device.onnxruntime_graph import check_graph
+from streamd.device.onnxruntime_graph import check_graph, shaped
 from streamd.device.onnxruntime_library import load_onnxruntime, more_room, names_broken_device, nodes_on_cpu
 from streamd.device.onnxruntime_session import failure_of, open_cuda_session
 
@@ -133,7 +133,7 @@ class OnnxRuntimeCudaLane:
             # Its frames hold the session, which must not live as long as whoever keeps the error.
             clear_frames(exc.__traceback__)
             raise self._failure(exc) from exc
-        return predictions.reshape(count, *self._shape)
+        return shaped(f"lane {self.name}", predictions, count, self._shape)
 
     def check(self) -> None:
         """Raise `LaneLostError` where the device reports an error; without cuda-python only a run finds out."""

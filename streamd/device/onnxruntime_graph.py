@@ -1,10 +1,16 @@
 """What ONNX Runtime's backends share: does a graph take and give what the manifest says?"""
 
+from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from streamd.core.contract import ModelContract
-from streamd.core.errors import BackendUnavailableError
+from streamd.core.errors import BackendUnavailableError, BatchFailedError
+from streamd.device.lane import Inputs
+from streamd.device.onnxruntime_library import import_onnxruntime
 
 
 def check_graph(model: Path, session: Any, contract: ModelContract) -> None:
@@ -23,10 +29,49 @@ def check_graph(model: Path, session: Any, contract: ModelContract) -> None:
     _check_node(model, outputs["predictions"], contract.output_shape, "tensor(float)")
 
 
+def check_by_running(model: Path, session: Any, contract: ModelContract) -> None:
+    """Run one window where the graph does not say what `predictions` is; raises `BackendUnavailableError`."""
+    if any(node.shape for node in session.get_outputs() if node.name == "predictions"):
+        return
+    if reason := _contradiction(model):  # ONNX Runtime drops a shape that the nodes contradict
+        raise BackendUnavailableError(f"{model}: predictions is declared otherwise than the nodes make it: {reason}")
+    try:
+        (found,) = session.run(["predictions"], Inputs.allocate(contract, 1).first(1))
+    except Exception as exc:  # ONNX Runtime's errors have no common root of their own
+        raise BackendUnavailableError(f"{model}: one window of zeros does not run: {exc}") from exc
+    if found.shape[:1] != (1,) or found.size != prod(contract.output_shape):
+        expected = (1, *contract.output_shape)
+        raise BackendUnavailableError(f"{model}: predictions is {found.shape} for one window, expected {expected}")
+
+
+def _contradiction(model: Path) -> str | None:
+    """What ONNX Runtime finds wrong in a graph's shapes where it is strict; None where nothing is."""
+    runtime = import_onnxruntime()
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.add_session_config_entry("session.strict_shape_type_inference", "1")
+    try:
+        runtime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    except Exception as exc:  # as above
+        return str(exc)
+    return None
+
+
+def shaped(owner: str, predictions: Any, count: int, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Return what a graph gave for `count` windows as `(count, *shape) float32`; raises `BatchFailedError`."""
+    found = np.asarray(predictions, np.float32)
+    if found.shape[:1] != (count,) or found.size != count * prod(shape):
+        raise BatchFailedError(f"{owner}: the graph gave {found.shape} for {count} windows, expected {(count, *shape)}")
+    return found.reshape(count, *shape)
+
+
 def _check_node(model: Path, node: Any, shape: tuple[int, ...], expected_type: str) -> None:
     if node.type != expected_type:
         raise BackendUnavailableError(f"{model}: {node.name} is {node.type}, expected {expected_type}")
-    batch, *rest = node.shape or (None,)  # a graph may leave even the number of axes open
+    if not node.shape:
+        return  # a graph may leave even the number of axes open: `shaped` looks at what it gives
+    batch, *rest = node.shape
     if isinstance(batch, int):
         raise BackendUnavailableError(f"{model}: {node.name} has a fixed batch of {batch}, expected a dynamic axis")
     fixed = [got if isinstance(got, int) else want for got, want in zip(rest, shape, strict=False)]

@@ -56,8 +56,12 @@ def spec_of(node: Any, kind: str, model: Path) -> TensorSpec:
     """What a session tells of an input or output; raises `BackendUnavailableError` where no batch goes through it."""
     if node.type not in NUMPY_TYPES:
         raise BackendUnavailableError(f"{model}: {kind} {node.name!r} is {node.type}, expected a type that numpy has")
+    if not node.shape and kind == "output":  # it may have axes all the same: the graph does not say
+        return TensorSpec(node.name, NUMPY_TYPES[node.type], (), ranked=False)
     if not node.shape:
-        raise BackendUnavailableError(f"{model}: {kind} {node.name!r} has no axes, expected a batch axis first")
+        raise BackendUnavailableError(
+            f"{model}: {kind} {node.name!r} has no axes, or the graph does not say which; expected a batch axis first"
+        )
     batch, *rest = (size if isinstance(size, int) else None for size in node.shape)
     if batch is not None:
         raise BackendUnavailableError(

@@ -14,15 +14,26 @@ Arrays = dict[str, Array]
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """An input or output by name; `shape` is that of one row, without the batch axis, None where an axis is open."""
+    """An input or output by name; `shape` is that of one row, without the batch axis, None where an axis is open.
+
+    `ranked` is false for an output of which the graph does not even give the number of axes; its `shape` is empty.
+    """
 
     name: str
     dtype: np.dtype[Any]
     shape: tuple[int | None, ...]
+    ranked: bool = True
+
+    @property
+    def closed(self) -> bool:
+        """Whether the size of every axis but the batch is known."""
+        return self.ranked and None not in self.shape
 
     @property
     def told(self) -> str:
         """As `(batch, 3, ?) float32`."""
+        if not self.ranked:
+            return f"(batch, ...) {self.dtype}"
         axes = ["batch", *("?" if size is None else str(size) for size in self.shape)]
         return f"({', '.join(axes)}{',' if len(axes) == 1 else ''}) {self.dtype}"
 

@@ -80,7 +80,7 @@ class Ensemble(Network):
 
 
 def _check(what: str, number: int, found: tuple[TensorSpec, ...], expected: tuple[TensorSpec, ...]) -> None:
-    """Raise `ConfigError` unless a member's tensors are the first one's; an axis may be open in either."""
+    """Raise `ConfigError` unless a member's tensors are the first one's; what is open in either fits."""
     others = {spec.name: spec for spec in expected}
     fits = {spec.name for spec in found} == set(others) and all(_alike(spec, others[spec.name]) for spec in found)
     if not fits:
@@ -90,6 +90,8 @@ def _check(what: str, number: int, found: tuple[TensorSpec, ...], expected: tupl
 
 
 def _alike(one: TensorSpec, other: TensorSpec) -> bool:
+    if not (one.ranked and other.ranked):
+        return one.dtype == other.dtype
     same_axes = len(one.shape) == len(other.shape) and all(
         None in sizes or sizes[0] == sizes[1] for sizes in zip(one.shape, other.shape, strict=True)
     )

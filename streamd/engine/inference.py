@@ -20,6 +20,7 @@ from streamd.engine.arrays import Given, prepare
 from streamd.engine.backends import OPENERS, Opener, OpenOptions, open_runners
 from streamd.engine.batches import measure, split, unmeasured
 from streamd.engine.pool import RunnerPool
+from streamd.engine.rows import why_dependent
 from streamd.engine.sliding import Network
 
 
@@ -37,6 +38,7 @@ class InferenceEngine(Network):
         backend: str,
         precision: str,
         fallbacks: Sequence[Mapping[str, str]] = (),
+        check_rows: bool = False,
     ) -> None:
         first = runners[0]
         self.backend = backend
@@ -51,6 +53,7 @@ class InferenceEngine(Network):
         self._threads = ThreadPoolExecutor(len(runners), "streamd-engine") if len(runners) > 1 else None
         self._costs: CostTable | None = unmeasured(first) if len(first.buckets) == 1 else None
         self._measuring = threading.Lock()
+        self._unchecked = check_rows
 
     @classmethod
     def open(
@@ -65,13 +68,16 @@ class InferenceEngine(Network):
         threads: int | None = None,
         plans: str | os.PathLike[str] | None = None,
         lean_runtime: str | os.PathLike[str] | None = None,
+        check_rows: bool = True,
         openers: Mapping[str, Opener] = OPENERS,
     ) -> Self:
         """Open an ONNX file, an engine version, a folder of plans (`streamd engine build --plans-only`) or one plan.
 
         `backend` is one of `openers` or `auto`, the first of them that runs here; `plans` are plans of an ONNX file;
         `buckets` are batch sizes, the last the largest that runs at once; `lanes` run at a time (one on the CPU, on
-        `threads` threads, all cores; four a device with TensorRT). Raises `ConfigError`, `RepositoryError` for what
+        `threads` threads, all cores; four a device with TensorRT). `check_rows`: the first batch of two rows or more
+        also runs one of them alone, and a network whose rows depend on each other is refused: its answers would change
+        with how a call is split. Raises `ConfigError`, `RepositoryError` for what
         cannot be read, and `BackendUnavailableError` with every reason where no backend runs it.
         """
         options = OpenOptions(
@@ -84,7 +90,8 @@ class InferenceEngine(Network):
         )
         source = (Path(path), None if plans is None else Path(plans))
         opened = open_runners(*source, backend, options, openers)
-        return cls(opened.runners, backend=opened.backend, precision=opened.precision, fallbacks=opened.fallbacks)
+        said = {"backend": opened.backend, "precision": opened.precision}
+        return cls(opened.runners, **said, fallbacks=opened.fallbacks, check_rows=check_rows)
 
     # ------------------------------------------------------------ running
     def __call__(self, inputs: Given) -> Arrays:
@@ -114,6 +121,8 @@ class InferenceEngine(Network):
         Without it, the first call that has a choice between buckets measures, on its own rows.
         """
         rows = self._zeros() if inputs is None else prepare(inputs, self.inputs).rows
+        if self._unchecked:
+            self._run({name: values[: self.buckets[-1]] for name, values in rows.items()})
         with self._measuring:
             self._costs = costs = self._pool.use(lambda runner: measure(runner, rows))
         return dict(costs.seconds)
@@ -155,11 +164,19 @@ class InferenceEngine(Network):
         return self._costs
 
     def _run(self, feeds: Arrays) -> Arrays:
-        outputs = self._pool.use(lambda runner: runner.run(feeds))
         count = len(next(iter(feeds.values())))
-        for name, values in outputs.items():
-            if values.shape[:1] != (count,):
-                raise BatchFailedError(f"output {name!r} is {values.shape} for {count} rows, expected a row for each")
+        check = self._unchecked and count > 1
+        outputs = self._pool.use(lambda runner: self._run_checked(runner, feeds) if check else runner.run(feeds))
+        _check_counts(outputs, feeds)
+        return outputs
+
+    def _run_checked(self, runner: Runner, feeds: Arrays) -> Arrays:
+        """Run a batch, and see whether a row's answer is its own."""
+        outputs = runner.run(feeds)
+        _check_counts(outputs, feeds)
+        if reason := why_dependent(runner, feeds, outputs):
+            raise BatchFailedError(reason)
+        self._unchecked = False
         return outputs
 
     def _run_together(self, parts: list[Arrays]) -> list[Arrays]:
@@ -176,15 +193,23 @@ class InferenceEngine(Network):
 
     def _nothing(self, rows: Arrays) -> Arrays:
         """The outputs of no rows; a shape that the network leaves open is learned from a row of zeros."""
-        if any(None in spec.shape for spec in self.outputs):
+        if not all(spec.closed for spec in self.outputs):
             ones = {name: np.zeros((1, *values.shape[1:]), values.dtype) for name, values in rows.items()}
             return {name: values[:0] for name, values in self._run(ones).items()}
         return {spec.name: np.zeros(spec.batch(0), spec.dtype) for spec in self.outputs}
 
     def _zeros(self) -> Arrays:
-        if open_axes := [spec.told for spec in self.inputs if None in spec.shape]:
+        if open_axes := [spec.told for spec in self.inputs if not spec.closed]:
             raise InferenceError(f"inputs with open axes {open_axes}: expected rows to warm up with")
         return {spec.name: np.zeros(spec.batch(1), spec.dtype) for spec in self.inputs}
+
+
+def _check_counts(outputs: Arrays, feeds: Arrays) -> None:
+    """Raise `BatchFailedError` unless there is a row of each output for each row that was given."""
+    count = len(next(iter(feeds.values())))
+    for name, values in outputs.items():
+        if values.shape[:1] != (count,):
+            raise BatchFailedError(f"output {name!r} is {values.shape} for {count} rows, expected a row for each")
 
 
 def _joined(parts: list[Arrays]) -> Arrays:

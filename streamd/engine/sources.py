@@ -7,7 +7,8 @@ import msgspec
 
 from streamd.core.errors import BackendUnavailableError, RepositoryError
 from streamd.reading import read_regular
-from streamd.repository.conversion import PLAN_SUFFIX, PlanInfo, Verdict, sha256_of
+from streamd.repository.conversion import PLAN_SUFFIX, PlanInfo, Verdict, graph_sha256
+from streamd.repository.external import data_files
 from streamd.repository.plans import AUTO, AUTO_ORDER, EXACT, Machine, PlanFile, choose_plan, plan_file, why_not
 from streamd.repository.versions import EngineVersion, load_version
 
@@ -53,6 +54,7 @@ class Source:
             kept = [place / f"model_{precision}.onnx" for place in (self.plans, self.path) if place and place.is_dir()]
             for path in kept:
                 if path.is_file():
+                    data_files(path, others_pass=True)
                     return path, precision
             raise BackendUnavailableError(
                 f"{self.path}: no graph in {precision}: expected {EXACT}, or model_{precision}.onnx beside its plan "
@@ -81,7 +83,17 @@ class Source:
 
 
 def find_source(path: Path, plans: Path | None = None) -> Source:
-    """Look at what a path is; raises `RepositoryError` with what was expected."""
+    """Look at what a path is; raises `RepositoryError` with what was expected.
+
+    The files in which a graph keeps weights must lie in its folder, whatever a runtime would take.
+    """
+    source = _find_source(path, plans)
+    if source.graph is not None:
+        data_files(source.graph, others_pass=True)
+    return source
+
+
+def _find_source(path: Path, plans: Path | None) -> Source:
     for each in (path, plans):
         if each is not None and not each.exists():
             raise RepositoryError(f"{each}: no such file or folder; expected an ONNX file, a version or plans")
@@ -108,7 +120,7 @@ def _loose_plan(folder: Path, graph: Path | None, precision: str, machine: Machi
     reasons = []
     for name in AUTO_ORDER if precision == AUTO else (precision,):
         reason = _why_passed_over(plans.get(name), machine, precision != AUTO)
-        if reason is None and graph is not None and record.plans[name].source_onnx not in ("", sha256_of(graph)):
+        if reason is None and graph is not None and record.plans[name].source_onnx not in ("", graph_sha256(graph)):
             reason = f"built from another graph than {graph}"
         if reason is None:
             return plans[name]

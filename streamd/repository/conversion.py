@@ -12,6 +12,7 @@ import msgspec
 
 from streamd.core.errors import RepositoryError
 from streamd.reading import open_regular, read_regular
+from streamd.repository.external import data_files
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 MAX_NAME_BYTES = 255
@@ -92,6 +93,7 @@ def choose_graph(version: Path, precision: str) -> Path:
     if not verdict.promotable:
         reasons = ", ".join(verdict.reasons) or "it never judged it (streamd engine validate)"
         raise RepositoryError(f"{version / info.file}: the accuracy gate did not let it through: {reasons}")
+    check_data_files(version, info.file)
     return version / info.file
 
 
@@ -137,6 +139,30 @@ def check_hashes(version: Path) -> None:
             raise RepositoryError(
                 f"{file}: changed since it was made (SHA-256 {found}, expected {expected}); copy the version again"
             )
+
+
+def check_data_files(version: Path, graph: str) -> None:
+    """Raise `RepositoryError` unless the files in which a version's graph keeps weights are whole and vouched for.
+
+    A record that vouches for the graph must vouch for these too; a version without hashes has no record to ask.
+    """
+    hashes = read_conversion(version).sha256
+    for name, file in data_files(version / graph).items():
+        if graph in hashes and name not in hashes:
+            raise RepositoryError(
+                f"{file}: {graph} keeps weights there, and conversion_info.json has no SHA-256 of it; "
+                "build the version again: streamd engine build"
+            )
+
+
+def graph_sha256(graph: Path) -> str:
+    """A graph's SHA-256 in hexadecimal, with the files in which it keeps weights; raises `RepositoryError`."""
+    own = sha256_of(graph)
+    files = data_files(graph)
+    if not files:
+        return own
+    lines = [own, *(f"{sha256_of(file)}  {name}" for name, file in sorted(files.items()))]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def sha256_of(file: Path) -> str:

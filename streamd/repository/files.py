@@ -6,6 +6,7 @@ Locks are the kernel's (`flock`): they go with their holder, however it dies, an
 import fcntl
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -121,6 +122,30 @@ def replace_file(path: Path, content: bytes) -> None:
         with suppress(OSError):
             fresh.unlink(missing_ok=True)
         raise RepositoryError(f"{path}: cannot be written: {exc.strerror or exc}") from exc
+
+
+def copy_file(given: Path, path: Path) -> None:
+    """Put a copy of a file, of whatever size, in `path`'s place, as `replace_file` does; raises `RepositoryError`."""
+    fresh = path.with_name(f".{path.name}.new")
+    try:
+        fresh.unlink(missing_ok=True)
+        shutil.copyfile(given, fresh)
+        sync_file(fresh)
+        os.replace(fresh, path)
+        sync_folder(path.parent)
+    except OSError as exc:
+        with suppress(OSError):
+            fresh.unlink(missing_ok=True)
+        raise RepositoryError(f"{path}: cannot be copied from {given}: {exc.strerror or exc}") from exc
+
+
+def sync_file(path: Path) -> None:
+    """Write a file through to the disk, whoever wrote it; raises `OSError`."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def sync_folder(path: Path) -> None:

@@ -4,13 +4,14 @@ Only the graph's inputs, outputs and initializers' names are looked at; nodes an
 """
 
 import mmap
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from streamd.core.contract import ModelContract
 from streamd.core.errors import RepositoryError
 from streamd.reading import open_regular
+from streamd.repository.protobuf import Buffer, Span, fields, text
 
 ELEMENT_TYPES = {1: "float32", 6: "int32", 7: "int64", 10: "float16", 11: "float64", 16: "bfloat16"}
 """ONNX's numbers of the element types that are likely here."""
@@ -18,11 +19,6 @@ ELEMENT_TYPES = {1: "float32", 6: "int32", 7: "int64", 10: "float16", 11: "float
 _GRAPH = 7  # in ModelProto
 _INITIALIZER, _INPUT, _OUTPUT = 5, 11, 12  # in GraphProto
 _INITIALIZER_NAME = 8  # in TensorProto
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
-_LONGEST_VARINT_BYTES = 10
-
-Buffer = bytes | mmap.mmap
-Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -95,13 +91,13 @@ def _check_tensor(path: Path, tensor: Tensor, shape: tuple[int, ...], element_ty
 
 # ---------------------------------------------------------------- the file's format
 def _read_model(data: Buffer) -> Graph:
-    graphs = [span for field, span in _fields(data, (0, len(data))) if field == _GRAPH]
+    graphs = [span for field, span in fields(data, (0, len(data))) if field == _GRAPH]
     if not graphs:
         raise ValueError("it has no graph")
     inputs: dict[str, Tensor] = {}
     outputs: dict[str, Tensor] = {}
     weights: set[str] = set()
-    for field, span in _fields(data, graphs[-1]):
+    for field, span in fields(data, graphs[-1]):
         if field == _INPUT:
             tensor = _read_tensor(data, span)
             inputs[tensor.name] = tensor
@@ -109,7 +105,7 @@ def _read_model(data: Buffer) -> Graph:
             tensor = _read_tensor(data, span)
             outputs[tensor.name] = tensor
         elif field == _INITIALIZER:
-            weights |= {_text(data, part) for number, part in _fields(data, span) if number == _INITIALIZER_NAME}
+            weights |= {text(data, part) for number, part in fields(data, span) if number == _INITIALIZER_NAME}
     return Graph({name: tensor for name, tensor in inputs.items() if name not in weights}, outputs)
 
 
@@ -117,58 +113,20 @@ def _read_tensor(data: Buffer, span: Span) -> Tensor:
     """Read a ValueInfoProto: name = 1, type = 2 (tensor type = 1: element type = 1, shape = 2)."""
     name = ""
     element, shape = 0, list[int | None]()
-    for field, part in _fields(data, span):
+    for field, part in fields(data, span):
         if field == 1:
-            name = _text(data, part)
+            name = text(data, part)
         elif field == 2:
-            tensors = [inner for number, inner in _fields(data, part) if number == 1]
-            for number, inner in _fields(data, tensors[-1] if tensors else (0, 0)):
+            tensors = [inner for number, inner in fields(data, part) if number == 1]
+            for number, inner in fields(data, tensors[-1] if tensors else (0, 0)):
                 if number == 1:
                     element = inner[0]
                 elif number == 2:
-                    shape = [_read_axis(data, axis) for kind, axis in _fields(data, inner) if kind == 1]
+                    shape = [_read_axis(data, axis) for kind, axis in fields(data, inner) if kind == 1]
     return Tensor(name, ELEMENT_TYPES.get(element, f"ONNX element type {element}"), tuple(shape))
 
 
 def _read_axis(data: Buffer, span: Span) -> int | None:
     """Read a dimension: its size = 1, or a name = 2."""
-    sizes = [part[0] for field, part in _fields(data, span) if field == 1]
+    sizes = [part[0] for field, part in fields(data, span) if field == 1]
     return sizes[-1] if sizes else None
-
-
-def _text(data: Buffer, span: Span) -> str:
-    return bytes(data[span[0] : span[1]]).decode()
-
-
-def _fields(data: Buffer, span: Span) -> Iterator[tuple[int, Span]]:
-    """Yield a message's fields: (number, where its bytes are), or for an integer (number, (value, value))."""
-    at, end = span
-    while at < end:
-        key, at = _varint(data, at, end)
-        kind = key & 7
-        if kind == _VARINT:
-            value, at = _varint(data, at, end)
-            yield key >> 3, (value, value)
-            continue
-        if kind == _BYTES:
-            size, at = _varint(data, at, end)
-        elif kind in (_FIXED32, _FIXED64):
-            size = 4 if kind == _FIXED32 else 8
-        else:
-            raise ValueError(f"byte {at} has no wire type of a protobuf")
-        if at + size > end:
-            raise ValueError(f"it ends within the field at byte {at}")
-        yield key >> 3, (at, at + size)
-        at += size
-
-
-def _varint(data: Buffer, at: int, end: int) -> tuple[int, int]:
-    value = 0
-    for count in range(_LONGEST_VARINT_BYTES):
-        if at + count >= end:
-            raise ValueError("it is cut short")
-        byte = data[at + count]
-        value |= (byte & 0x7F) << (7 * count)
-        if byte < 0x80:
-            return value, at + count + 1
-    raise ValueError(f"byte {at} begins no protobuf number")

@@ -3,18 +3,14 @@
 Who makes a lane later compares, so that one name never stands for two networks.
 """
 
-import mmap
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from streamd.core.errors import RepositoryError
-from streamd.reading import open_regular
 from streamd.repository.conversion import PLAN_SUFFIX, is_plain_name, read_conversion, read_graph_infos, sha256_of
+from streamd.repository.external import data_locations
 from streamd.repository.versions import EngineVersion
-
-_LOCATION = b"\n\x08location\x12"
-"""How an entry of a tensor's external data begins: its key, and the tag of its value."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +31,7 @@ def seal(version: EngineVersion) -> SealedVersion:
     found = {name: sha256 for name, sha256 in listed.items() if name.endswith(PLAN_SUFFIX)}
     data = {}
     for graph in _graphs(version):
-        data[graph] = tuple(dict.fromkeys(_locations(version.path / graph)))
+        data[graph] = data_locations(version.path / graph)
         for name in (graph, *(str(PurePosixPath(each)) for each in data[graph])):
             if (version.path / name).is_file():  # one that is missing is told when it is to be loaded
                 found[name] = listed.get(name) or sha256_of(version.path / name)
@@ -56,27 +52,3 @@ def _graphs(version: EngineVersion) -> list[str]:
         infos = {}  # told where such a graph is asked for; `model.onnx` serves all the same
     names = [info.file for info in infos.values() if is_plain_name(info.file) and (version.path / info.file).is_file()]
     return [version.onnx.name, *(name for name in names if name != version.onnx.name)]
-
-
-def _locations(graph: Path) -> Iterator[str]:
-    """Yield where a graph keeps weights outside of itself; raises `RepositoryError`."""
-    try:
-        with open_regular(graph) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            at = data.find(_LOCATION)
-            while at >= 0:
-                begin = at + len(_LOCATION)
-                length, size = _length(data[begin : begin + 3])
-                yield data[begin + size : begin + size + length].decode("utf-8", "replace")
-                at = data.find(_LOCATION, begin)
-    except (OSError, ValueError) as exc:
-        raise RepositoryError(f"{graph}: cannot be read: {exc}") from exc
-
-
-def _length(varint: bytes) -> tuple[int, int]:
-    """A protobuf length, and of how many bytes it is."""
-    value = 0
-    for count, byte in enumerate(varint):
-        value |= (byte & 0x7F) << (7 * count)
-        if byte < 0x80:
-            return value, count + 1
-    return 0, 0

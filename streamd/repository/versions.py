@@ -13,7 +13,7 @@ from typing import Literal
 
 from streamd.core.contract import ModelContract
 from streamd.core.errors import RepositoryError
-from streamd.repository.conversion import check_hashes, is_plain_name
+from streamd.repository.conversion import check_data_files, check_hashes, is_plain_name
 from streamd.repository.graph import check_graph
 from streamd.repository.guards import is_foreign, refuse_foreign
 from streamd.repository.manifest import Manifest, read_manifest, read_server_mapping
@@ -196,6 +196,7 @@ def load_version(path: Path, check: GraphCheck = check_graph) -> EngineVersion:
     check_hashes(path)
     contract = manifest.contract()
     check(path / "model.onnx", contract)
+    check_data_files(path, "model.onnx")
     mapping = read_server_mapping(path / "server_mapping.json")
     return EngineVersion(path, manifest, contract, mapping)
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from streamd.core.errors import ConfigError, StreamdError
+from streamd.core.errors import BuildError, ConfigError, StreamdError
 from streamd.toolchain.flags import batch_sizes, precisions
 from streamd.toolchain.validate import add_subject, subject_of
 
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from streamd.toolchain.measure import Variant
     from streamd.toolchain.progress import Progress
     from streamd.toolchain.subjects import Candidate, Subject
+    from streamd.toolchain.truth import JudgedWindows
+
+COMPARED_WINDOWS = 8
+"""How many windows show whether rows depend on each other."""
 
 DESCRIPTION = """\
 Measure a version, or any ONNX model: PyTorch (eager; where it is installed and the weights are there), ONNX Runtime on
@@ -146,6 +150,7 @@ def _measure(subject: Subject, args: argparse.Namespace, progress: Progress) -> 
 
     variants, left_out = variants_of(subject, args)
     judged = judged_windows(args.data, subject.signature, subject.contract, max(args.batches))
+    _refuse_dependent(subject, judged)
     monitor = DeviceMonitor(args.device)
     settings = {"turn_seconds": args.seconds, "turns": args.turns}
     with Bench(variants, judged.windows, args.lanes, monitor, **settings) as bench:
@@ -163,6 +168,18 @@ def _measure(subject: Subject, args: argparse.Namespace, progress: Progress) -> 
         "not_measured": [*NOT_MEASURED, *monitor.missing],
         "results": [cell.told() for cell in cells],
     }
+
+
+def _refuse_dependent(subject: Subject, judged: JudgedWindows) -> None:
+    """Raise `BuildError` where a batch does not give what its rows give alone: no figure would mean anything."""
+    from streamd.toolchain.gate import Judge
+    from streamd.toolchain.runners import run_both_ways
+
+    some = {name: values[:COMPARED_WINDOWS] for name, values in judged.windows.items()}
+    alone, together = run_both_ways(subject.onnx, some)
+    judge = Judge(judged, alone, subject.contract, together)
+    if judge.why_dependent:
+        raise BuildError(f"{subject.name}: {'; '.join(judge.why_dependent)}")
 
 
 def _write(subject: Subject, args: argparse.Namespace, results: dict[str, Any]) -> None:

@@ -100,7 +100,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     out.add_argument("--out", type=Path, metavar="DIR", help="folder of engine versions (the version's own; engines)")
     out.add_argument("--name", help="of the new version, before _tensorrt_<stamp> (the source's)")
     out.add_argument("--default", action="store_true", help="let the new version serve when nothing else is said")
-    out.add_argument("--plans-only", type=Path, metavar="DIR", help="write plans into this folder, and no version")
+    out.add_argument(
+        "--plans-only",
+        type=Path,
+        metavar="DIR",
+        help="write plans into this folder, and no version; each is on record once it is made",
+    )
     out.add_argument("--keep-graphs", action="store_true", help="keep the graphs that each plan was built from")
     out.add_argument("--json", action="store_true", help="tell the result as JSON on standard output")
     out.add_argument("--quiet", action="store_true", help="no progress")
@@ -110,6 +115,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Build; returns the exit status. Raises `StreamdError`."""
     from streamd.toolchain.progress import Progress
+    from streamd.toolchain.proving import prove_file
     from streamd.toolchain.sources import read_source
 
     profiles = profiles_of(args)
@@ -118,7 +124,10 @@ def main(args: argparse.Namespace) -> int:
     if args.jobs > 1 and len(profiles) > MOST_ALTERNATIVES:
         raise ConfigError(f"--jobs: {len(profiles)} batch sizes, expected at most {MOST_ALTERNATIVES} of one file")
     source = read_source(args.onnx, args.version, args.config, manifest_needed=not args.plans_only)
+    if args.backend != "onnxruntime" or args.precision != ("fp32",):
+        source.require_whole()
     options = _options(args, source)
+    prove_file(source.onnx, source.signature, options.windows)
     progress = Progress(quiet=args.quiet)
     if args.backend == "onnxruntime":
         result = _make_graphs(args, source, options, progress)
@@ -230,6 +239,7 @@ def _make_graphs(
     import onnxruntime
 
     from streamd.toolchain.making import GraphMaker
+    from streamd.toolchain.proving import prove_model
 
     about = {"onnxruntime": onnxruntime.__version__, "calibration": _calibration(args, options)}
     with _folder(args, source) as folder:
@@ -240,7 +250,10 @@ def _make_graphs(
 
         maker = GraphMaker(source.model, options, progress, note)
         for precision in args.precision:
-            entry = folder.add_graph(maker.make(precision), about)
+            made = maker.make(precision)
+            if precision != "fp32":  # which is the source's own
+                prove_model(made.model, f"model_{precision}.onnx", source.signature, options.windows)
+            entry = folder.add_graph(made, about)
             progress.line(f"{precision}: {entry['file']}, {entry['bytes']:,} bytes in {entry['seconds']:.0f} s")
         return folder.finish()
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from streamd.core.errors import BuildError
 from streamd.device.stages import pack_stages, stage_told
-from streamd.toolchain.graphs import Model, Signature
+from streamd.toolchain.graphs import Model, Signature, serialized
 from streamd.toolchain.library import TensorRt
 from streamd.toolchain.monitor import make_monitor
 from streamd.toolchain.pins import pin_layers
@@ -154,7 +154,7 @@ class PlanBuilder:
             self._tell(f"TensorRT {severity}: {message}")
 
     def _parse(self, parser: Any, model: Model, name: str) -> None:
-        if parser.parse(model.SerializeToString()):
+        if parser.parse(serialized(model, name)):
             return
         reasons = []
         for index in range(parser.num_errors):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -103,26 +104,31 @@ class Verdict:
 class Judge:
     """Compares outputs with float32's on the same windows.
 
-    `expected`: float32's outputs by name, each `(windows, ...)`. With a contract each target of `predictions` is
-    judged by itself, and with a truth the pinball loss too.
+    `expected`: float32's outputs by name, each `(windows, ...)`, of each row alone; `together`: the same of rows in
+    company, where that is to be judged too. With a contract each target of `predictions` is judged by itself, and with
+    a truth the pinball loss too.
     """
 
     def __init__(
-        self, judged: JudgedWindows, expected: Mapping[str, Floats], contract: ModelContract | None = None
+        self,
+        judged: JudgedWindows,
+        expected: Mapping[str, Floats],
+        contract: ModelContract | None = None,
+        together: Mapping[str, Floats] | None = None,
     ) -> None:
-        self.judged, self.expected, self.contract = judged, expected, contract
+        self.judged, self.expected, self.contract, self.together = judged, expected, contract, together
 
     def judge(self, precision: str, found: Mapping[str, Floats]) -> Verdict:
         """The verdict on outputs that a precision gave, by name."""
         limits = LIMITS[precision]
-        pairs = self._parts(found)
+        pairs = self._pairs(found, self.expected)
         losses = self._losses(found)
         parts = []
         for index, (name, unit, values, wanted) in enumerate(pairs):
             told = losses[index] if losses else (None, None)
             parts.append(compare(name, unit, values, wanted, *told))
         total, total_fp32 = _means(losses)
-        reasons = [reason for part in parts for reason in _why_not(part, limits)]
+        reasons = [*self.why_dependent, *(reason for part in parts for reason in _why_not(part, limits))]
         verdict = Verdict(precision, not reasons, tuple(reasons), tuple(parts), total, total_fp32, limits)
         change = verdict.pinball_change
         if change is not None and not change <= limits.pinball_change:
@@ -130,10 +136,29 @@ class Judge:
             return Verdict(precision, False, (worse, *reasons), tuple(parts), total, total_fp32, limits)
         return verdict
 
-    def _parts(self, found: Mapping[str, Floats]) -> list[tuple[str, str, Floats, Floats]]:
+    @cached_property
+    def why_dependent(self) -> tuple[str, ...]:
+        """Why the network cannot be batched: its rows have no answers of their own; nothing where they have."""
+        if self.together is None:
+            return ()
+        limits, reasons = LIMITS["fp32"], []
+        for name, unit, values, wanted in self._pairs(self.together, self.expected):
+            part = compare(name, unit, values, wanted)
+            if not part.largest_relative_error <= limits.largest_relative_error:
+                reasons.append(
+                    f"{name}: rows depend on each other: alone and in a batch, a row's values differ by up to "
+                    f"{part.largest_relative_error:.2g} of the largest, expected at most "
+                    f"{limits.largest_relative_error:g}"
+                )
+        return tuple(reasons)
+
+    def _pairs(
+        self, found: Mapping[str, Floats], expected: Mapping[str, Floats]
+    ) -> list[tuple[str, str, Floats, Floats]]:
+        """Name, unit, what was found and what was expected of each target, or of each output."""
         if self.contract is None:
-            return [(name, "", found[name], wanted) for name, wanted in self.expected.items()]
-        values, wanted = (self._forecasts(each) for each in (found, self.expected))
+            return [(name, "", found[name], wanted) for name, wanted in expected.items()]
+        values, wanted = (self._forecasts(each) for each in (found, expected))
         units = [self.contract.units.get(name, "") for name in self.contract.targets]
         return [
             (name, unit, values[:, :, index], wanted[:, :, index])

@@ -16,6 +16,9 @@ def gate_table(result: Mapping[str, Any]) -> str:
         lines += [f"{precision} fails: {reason}" for reason in said["reasons"]]
         lines += [f"{precision}: {line}" for line in _blame_lines(said.get("blame", {}))]
     lines += [f"passed over {precision}: {why}" for precision, why in result["passed_over"].items()]
+    lines += [
+        f"{precision} does not run, so it has no new verdict: {why}" for precision, why in result["failed"].items()
+    ]
     return "\n".join(lines)
 
 

@@ -6,16 +6,31 @@ What is wrong is named with the file, the tensor, and what was expected. The onn
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from streamd.core.errors import BuildError
+from streamd.core.errors import BuildError, StreamdError
+from streamd.engine.backends import OPENERS, OpenOptions, open_runners
+from streamd.repository.external import data_files, whole_bytes
+from streamd.toolchain.external import embed
 
 OPSETS = range(13, 24)
 """Earlier ones lack per-channel quantization and bfloat16; later ones are not known here."""
+
+LARGEST_MESSAGE_BYTES = 2**31 - 1
+"""What protobuf can write, and so a graph with all its weights in it."""
+
+TOO_LARGE = (
+    "its weights take 2 GiB or more, which one protobuf cannot hold; expected less, or --backend onnxruntime"
+    " --precision fp32, which copies the files as they are"
+)
+
+NUMBERS = "biuf"
+"""Kinds of numpy types that a batch can be of."""
 
 Model = Any
 """An `onnx.ModelProto`; that package has no types."""
@@ -38,19 +53,94 @@ class Signature:
     outputs: tuple[TensorSpec, ...]
 
 
+@dataclass(frozen=True)
+class LoadedGraph:
+    """A graph that was read and checked; `whole` is false where its weights were left in their files, for their size.
+
+    Such a graph can be copied and run as it is, but not changed.
+    """
+
+    model: Model
+    whole: bool = True
+
+
 def read_graph(path: Path) -> Model:
-    """Read and check an ONNX file, weights included; raises `BuildError`."""
+    """Read and check an ONNX file, weights included; raises `BuildError`, also where it is too large to be changed."""
+    loaded = load_graph(path)
+    if not loaded.whole:
+        raise BuildError(f"{path}: {TOO_LARGE}")
+    return loaded.model
+
+
+def load_graph(path: Path) -> LoadedGraph:
+    """Read and check an ONNX file, with the weights that it keeps in files of its folder; raises `BuildError`.
+
+    Where all of it is more than a protobuf can hold, the weights stay where they are, and so the graph is not checked
+    in full: a runtime has to open it.
+    """
     onnx = import_onnx()
     if not path.is_file():
         raise BuildError(f"{path}: no such file; expected an ONNX model")
+    if path.stat().st_size > LARGEST_MESSAGE_BYTES:
+        raise BuildError(f"{path}: 2 GiB or more in one file; export it with its weights in a file beside it")
     try:
-        onnx.checker.check_model(str(path), full_check=True)
-        model = onnx.load(str(path))
-    except Exception as exc:  # the checker's errors, protobuf's and those of missing external data share no class
+        model = onnx.load(str(path), load_external_data=False)
+        files = data_files(path)
+        whole = whole_bytes(path) <= LARGEST_MESSAGE_BYTES
+        if whole and files:
+            embed(model, files)
+        _complete_outputs(model, path)
+        if whole:
+            onnx.checker.check_model(model, full_check=True)
+    except StreamdError as exc:
+        raise BuildError(str(exc)) from exc
+    except Exception as exc:  # the checker's errors and protobuf's share no class
         raise BuildError(f"{path}: not a sound ONNX model: {_first_line(exc)}") from exc
     check_opset(model, path)
     signature_of(model, path)
-    return model
+    return LoadedGraph(model, whole)
+
+
+def _complete_outputs(model: Model, path: Path) -> None:
+    """Give every output a shape where the graph does not: the nodes' or, where they leave it open, what running shows.
+
+    A graph need not say even how many axes an output has; the checker and all builders want to know. Raises
+    `BackendUnavailableError`, `InferenceError` where it does not run.
+    """
+    missing = [value for value in model.graph.output if not value.type.tensor_type.HasField("shape")]
+    if not missing:
+        return
+    inferred = import_onnx().shape_inference.infer_shapes(model).graph.output
+    known = {value.name: value.type for value in inferred if value.type.tensor_type.HasField("shape")}
+    axes = {} if {value.name for value in missing} <= set(known) else _axes_by_running(path)
+    for value in missing:
+        if value.name in known:
+            value.type.CopyFrom(known[value.name])
+        else:
+            shape = value.type.tensor_type.shape
+            shape.SetInParent()
+            for number in range(axes[value.name]):
+                shape.dim.add(**({"dim_param": "batch"} if number == 0 else {}))
+
+
+def _axes_by_running(path: Path) -> dict[str, int]:
+    """How many axes each output has, seen on two rows of zeros."""
+    with closing(open_runners(path, None, "onnxruntime-cpu", OpenOptions(lanes=1), OPENERS).runners[0]) as runner:
+        rows = {
+            spec.name: np.zeros(tuple(size or 1 for size in (2, *spec.shape)), spec.dtype) for spec in runner.inputs
+        }
+        return {name: values.ndim for name, values in runner.run(rows).items()}
+
+
+def serialized(model: Model, what: Path | str) -> bytes:
+    """A graph's bytes; raises `BuildError` where one protobuf cannot hold them."""
+    try:
+        content: bytes = model.SerializeToString()
+    except Exception as exc:  # protobuf's errors differ between its releases
+        raise BuildError(f"{what}: cannot be written ({_first_line(exc)}): a protobuf holds less than 2 GiB") from exc
+    if len(content) > LARGEST_MESSAGE_BYTES:
+        raise BuildError(f"{what}: {len(content):,} bytes; a protobuf holds less than 2 GiB")
+    return content
 
 
 def check_opset(model: Model, source: Path | str) -> int:
@@ -207,16 +297,20 @@ def _spec(value: Any, kind: str, source: Path | str) -> TensorSpec:
     tensor = value.type.tensor_type
     if not value.type.HasField("tensor_type"):
         raise BuildError(f"{source}: {kind} {value.name!r} is no tensor; expected tensors only")
-    dtype = str(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+    if dtype.kind not in NUMBERS:
+        what = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
+        raise BuildError(f"{source}: {kind} {value.name!r} is of type {what}; expected numbers that numpy has")
     dims = list(tensor.shape.dim)
     shape = tuple(int(dim.dim_value) if dim.HasField("dim_value") else None for dim in dims)
     if not dims or shape[0] is not None:
-        found = f"fixed at {shape[0]}" if dims else "missing (it is a scalar, or its shape is not told)"
+        missing = "missing (it is a scalar)" if tensor.HasField("shape") else "not known (its shape is not given)"
         raise BuildError(
-            f"{source}: the batch axis of {kind} {value.name!r} is {found}; expected a dynamic first axis:"
+            f"{source}: the batch axis of {kind} {value.name!r} is {f'fixed at {shape[0]}' if dims else missing};"
+            " expected a dynamic first axis:"
             " export it with a named one (torch.onnx.export: dynamic_axes) from a batch of 2 or more"
         )
-    return TensorSpec(value.name, dtype, shape[1:])
+    return TensorSpec(value.name, str(dtype), shape[1:])
 
 
 def _constant_of(node: Any) -> Any:

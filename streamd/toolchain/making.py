@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 from streamd.core.errors import BuildError
 from streamd.toolchain.graphs import Model, fold_constants
@@ -61,17 +62,23 @@ class GraphMaker:
         *,
         norms_written_out: bool = False,
     ) -> None:
-        folded = fold_constants(model)
-        self.model, self.options = written_out_norms(folded) if norms_written_out else folded, options
+        self.options = options
+        self._given, self._norms_written_out = model, norms_written_out
         self.progress = progress or Progress(quiet=True)
         self._note = note or self.progress.line
         self._kept: dict[int, Kept] = {}
 
+    @cached_property
+    def model(self) -> Model:
+        """The float32 graph with constants folded: what all others are made of."""
+        folded = fold_constants(self._given)
+        return written_out_norms(folded) if self._norms_written_out else folded
+
     def make(self, precision: str) -> MadeGraph:
-        """The graph of a precision for ONNX Runtime; raises `BuildError`."""
+        """The graph of a precision for ONNX Runtime, in float32 the given one itself; raises `BuildError`."""
         began = time.monotonic()
         if precision == "fp32":
-            model, kept = self.model, Kept()
+            model, kept = self._given, Kept()
         elif precision == "fp16":
             kept = self.keep(FLOAT16)
             model = to_half(self.model, kept)

@@ -19,7 +19,7 @@ import msgspec
 
 from streamd.core.errors import ConfigError, RepositoryError
 from streamd.repository.conversion import sha256_of
-from streamd.repository.files import BUILDING_PREFIX, VersionHold, replace_file, sync_folder
+from streamd.repository.files import BUILDING_PREFIX, VersionHold, replace_file, sync_file, sync_folder
 
 _NAME = re.compile(r"(?!.*torch)[A-Za-z0-9][A-Za-z0-9_.-]*", re.IGNORECASE)
 _STAMPED = re.compile(r"(_tensorrt)?_\d{8}_\d{6}$")
@@ -71,7 +71,7 @@ class NewVersion:
         try:
             self.folder.chmod(0o755)
             for path in sorted(self.folder.iterdir()):
-                _sync_file(path)
+                sync_file(path)
             sync_folder(self.folder)
             self.folder.rename(final)
             sync_folder(self.root)
@@ -120,12 +120,3 @@ def _retitle(card: Path, name: str) -> None:
         title, rest = card.read_text().partition("\n")[::2]
         if title.startswith("# "):
             card.write_text(f"# {name}\n{rest}")
-
-
-def _sync_file(path: Path) -> None:
-    """Write a file through to the disk, whoever wrote it."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

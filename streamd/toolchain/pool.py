@@ -22,6 +22,7 @@ from streamd.core.errors import BuildError
 from streamd.device.stages import pack_alternatives
 from streamd.toolchain.builder import BuildSettings, BuiltPlan, Profile
 from streamd.toolchain.building import JOB, PLAN, RESULT, BuildJob, BuildResult, GraphFile
+from streamd.toolchain.graphs import serialized
 from streamd.toolchain.plans import MadePlan, PreparedPlan
 from streamd.toolchain.progress import Progress
 
@@ -103,7 +104,7 @@ class BuildPool:
         files = []
         for number, graph in enumerate(prepared.graphs):
             name = f"{prepared.precision}-{number}.onnx"
-            (folder / name).write_bytes(graph.model.SerializeToString())
+            (folder / name).write_bytes(serialized(graph.model, name))
             files.append(GraphFile(f"../{name}", graph.strongly_typed, graph.flags, graph.pinned))
         return tuple(files)
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from streamd.toolchain.graphs import Model, element_types, import_onnx
+from streamd.toolchain.graphs import Model, element_types, import_onnx, serialized
 from streamd.toolchain.half import FLOAT, FLOAT16, round_to
 
 LARGEST = float(np.finfo(np.float16).max)
@@ -103,7 +103,9 @@ def session_with_outputs(model: Model, names: list[str]) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    return onnxruntime.InferenceSession(wider.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(
+        serialized(wider, "a graph to compare"), options, providers=["CPUExecutionProvider"]
+    )
 
 
 def batches(windows: Windows, size: int) -> Iterator[dict[str, npt.NDArray[Any]]]:

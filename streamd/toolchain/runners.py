@@ -90,19 +90,32 @@ def open_apart(graph: Path, backend: str, count: int, **options: Any) -> list[Ru
     return runners
 
 
-def run_all(runner: Runner, windows: Windows, batch: int) -> Arrays:
+def run_all(runner: Runner, windows: Windows, batch: int, *, least: int = 1) -> Arrays:
     """Run all windows in batches of this size, the last one smaller; outputs by name, `(windows, ...)`.
 
-    A graph's batches are smaller where its inputs are large; a plan's are as it was built.
+    A graph's batches are smaller where its inputs are large, but of `least` rows; a plan's are as it was built.
     """
     if not runner.pads:
-        batch = min(batch, max(1, LARGEST_BATCH_BYTES // sum(values[:1].nbytes for values in windows.values())))
+        batch = min(batch, max(least, LARGEST_BATCH_BYTES // sum(values[:1].nbytes for values in windows.values())))
     count = len(next(iter(windows.values())))
     parts = [
         runner.run({name: values[start : start + batch] for name, values in windows.items()})
         for start in range(0, count, batch)
     ]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def run_both_ways(graph: Path, windows: Windows) -> tuple[Arrays, Arrays]:
+    """What ONNX Runtime gives on the CPU, each node as it is written: for each row alone, and for rows in company.
+
+    Outputs by name, `(windows, ...)`. A single window is its own company.
+    """
+    count = len(next(iter(windows.values())))
+    rows = {name: np.resize(values, (max(2, count), *values.shape[1:])) for name, values in windows.items()}
+    with closing(open_graph(graph, optimized=False).runners[0]) as runner:
+        alone = run_all(runner, windows, 1)
+        together = run_all(runner, rows, runner.buckets[-1], least=2)
+    return alone, {name: values[:count] for name, values in together.items()}
 
 
 def run_graph(graph: Path, windows: Windows, *, optimized: bool = True) -> Arrays:

@@ -10,18 +10,21 @@ from typing import Any
 import msgspec
 
 from streamd.core.contract import ModelContract
-from streamd.core.errors import ConfigError, RepositoryError
+from streamd.core.errors import BuildError, ConfigError, RepositoryError
 from streamd.reading import read_regular
 from streamd.repository.manifest import read_manifest
 from streamd.repository.versions import load_version
-from streamd.toolchain.graphs import Model, Signature, read_graph, signature_of
+from streamd.toolchain.graphs import TOO_LARGE, Model, Signature, load_graph, signature_of
 
 _STAMPED = re.compile(r"(_tensorrt)?_\d{8}_\d{6}$")
 
 
 @dataclass(frozen=True)
 class Source:
-    """A checked graph; `folder` is what further files of its version are copied from."""
+    """A checked graph; `folder` is what further files of its version are copied from.
+
+    `whole` is false where the weights are too many for one protobuf, so that `model` leaves them in their files.
+    """
 
     onnx: Path
     model: Model
@@ -29,6 +32,12 @@ class Source:
     folder: Path | None
     manifest: dict[str, Any] | None
     contract: ModelContract | None
+    whole: bool = True
+
+    def require_whole(self) -> None:
+        """Raise `BuildError` where the graph is too large to be changed."""
+        if not self.whole:
+            raise BuildError(f"{self.onnx}: {TOO_LARGE}")
 
     @property
     def name(self) -> str:
@@ -58,14 +67,14 @@ def read_source(onnx: Path | None, version: Path | None, config: Path | None, *,
 
 
 def _source(onnx: Path, folder: Path | None, config: Path | None) -> Source:
-    model = read_graph(onnx)
-    signature = signature_of(model, onnx)
+    loaded = load_graph(onnx)
+    model, signature = loaded.model, signature_of(loaded.model, onnx)
     if config is None:
-        return Source(onnx, model, signature, folder, None, None)
+        return Source(onnx, model, signature, folder, None, None, loaded.whole)
     contract = read_manifest(config).contract()
     check_contract(signature, contract, onnx)
     manifest: dict[str, Any] = msgspec.json.decode(read_regular(config), type=dict[str, Any])
-    return Source(onnx, model, signature, folder, manifest, contract)
+    return Source(onnx, model, signature, folder, manifest, contract, loaded.whole)
 
 
 def check_contract(signature: Signature, contract: ModelContract, source: Path) -> None:

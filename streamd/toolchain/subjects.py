@@ -11,6 +11,7 @@ import msgspec
 from streamd.core.contract import ModelContract
 from streamd.core.errors import ConfigError, RepositoryError
 from streamd.reading import read_regular
+from streamd.repository.external import data_files
 from streamd.repository.plans import Machine, PlanFile, why_damaged, why_missing, why_not
 from streamd.toolchain.graphs import Model, Signature
 from streamd.toolchain.placing import RECORD
@@ -119,10 +120,15 @@ def read_record(record: Path) -> dict[str, Any]:
 
 
 def _add(subject: Subject, candidate: Candidate) -> None:
-    if candidate.path.is_file():
-        subject.candidates.append(candidate)
-    else:
+    if not candidate.path.is_file():
         subject.passed_over[candidate.precision] = f"{candidate.path.name} is missing"
+        return
+    try:
+        data_files(candidate.path)
+    except RepositoryError as exc:
+        subject.passed_over[candidate.precision] = str(exc)
+    else:
+        subject.candidates.append(candidate)
 
 
 def _add_plan(

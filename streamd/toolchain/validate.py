@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from streamd.core.errors import ConfigError
+from streamd.core.errors import BackendUnavailableError, ConfigError, StreamdError
 from streamd.repository.commands.common import add_common
 from streamd.toolchain.flags import precisions
 
@@ -22,6 +22,7 @@ WINDOWS, WINDOWS_OF_ANY = 256, 16
 
 DESCRIPTION = """\
 Judge each precision against float32 on ONNX Runtime's CPU, on real windows, some with missing rows and features.
+Each row counts as it is answered alone: a network or a plan whose answers change with the rest of the batch is refused.
 
 Of every target: correlation at least 0.999 and bounded relative errors (float32 itself: 1e-3). Over all targets: a
 pinball loss, against what really came after each window, that is at most 0.1 % worse in fp16 and bf16, 1 % in int8.
@@ -36,7 +37,7 @@ examples:
   streamd engine validate patch_tensorrt_20261121_160844
   streamd engine validate engines/patch_tensorrt_20261121_160844 --precision int8 --data fleet.parquet --windows 512
   streamd engine validate --onnx model.onnx --plans plans/ --json
-exit status here: 0 every precision passes; 1 one fails, or nothing can run; 2 wrong usage
+exit status here: 0 every precision passes; 1 one fails or does not run; 2 wrong usage
 """
 
 
@@ -95,33 +96,40 @@ def main(args: argparse.Namespace) -> int:
     with VersionHold(folder) if folder else nullcontext():
         count = args.windows or (WINDOWS if subject.contract else WINDOWS_OF_ANY)
         judged = judged_windows(args.data, subject.signature, subject.contract, count)
-        said = _judge_all(subject, judged, args, Progress(quiet=args.quiet))
-        if subject.record and not args.no_record:
+        said, failed = _judge_all(subject, judged, args, Progress(quiet=args.quiet))
+        if subject.record and said and not args.no_record:
             record_verdicts(subject.record, said, log_lines(said))
-    result = {"version": subject.name, "validation": said, "passed_over": subject.passed_over}
+    if not said:
+        raise BackendUnavailableError("; ".join(failed.values()))
+    result = {"version": subject.name, "validation": said, "passed_over": subject.passed_over, "failed": failed}
     print(json.dumps(result, indent=2) if args.json else gate_table(result))  # noqa: T201 - a terminal program
-    return 0 if all(each["promotable"] for each in said.values()) else 1
+    return 0 if not failed and all(each["promotable"] for each in said.values()) else 1
 
 
 def _judge_all(
     subject: Subject, judged: JudgedWindows, args: argparse.Namespace, progress: Progress
-) -> dict[str, dict[str, Any]]:
-    """What the record says of each precision."""
+) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """What the record says of each precision; and of those that do not run, why: the others are judged all the same."""
     from streamd.toolchain.gate import Judge
-    from streamd.toolchain.runners import run_graph
+    from streamd.toolchain.runners import run_both_ways
 
-    said = {}
+    said: dict[str, dict[str, Any]] = {}
+    failed: dict[str, str] = {}
     progress.line(f"{subject.name}: {judged.about}")
-    judge = Judge(judged, run_graph(subject.onnx, judged.windows, optimized=False), subject.contract)
+    alone, together = run_both_ways(subject.onnx, judged.windows)
+    judge = Judge(judged, alone, subject.contract, together)
     with progress.job("validating", len(subject.candidates)) as job:
         for done, candidate in enumerate(subject.candidates):
-            said[candidate.precision] = _judge(subject, candidate, judge, args)
+            try:
+                said[candidate.precision] = _judge(subject, candidate, judge, args)
+            except StreamdError as exc:
+                failed[candidate.precision] = str(exc)
             job.to(done + 1)
-    return said
+    return said, failed
 
 
 def _judge(subject: Subject, candidate: Candidate, judge: Judge, args: argparse.Namespace) -> dict[str, Any]:
-    """Judge one candidate at each of its batch sizes, since each of a plan's profiles may be built otherwise."""
+    """Judge one candidate with single rows and at each of its batch sizes: each of a plan's profiles is built anew."""
     from contextlib import closing
 
     from streamd.repository.conversion import sha256_of
@@ -130,7 +138,8 @@ def _judge(subject: Subject, candidate: Candidate, judge: Judge, args: argparse.
     windows = judge.judged.windows
     opened = open_candidate(candidate, device=args.device, lean_runtime=args.lean_runtime)
     with closing(opened.runners[0]) as runner:
-        sizes = {size: judge.judge(candidate.precision, run_all(runner, windows, size)) for size in runner.buckets}
+        batches = sorted({1, *runner.buckets})  # a row alone too, which a plan may pad
+        sizes = {size: judge.judge(candidate.precision, run_all(runner, windows, size)) for size in batches}
     worst = min(sizes.values(), key=_standing)
     said = {
         **worst.told(),
@@ -152,6 +161,8 @@ def _standing(verdict: Verdict) -> tuple[bool, float]:
 def _blame(subject: Subject, candidate: Candidate, judge: Judge) -> dict[str, Any]:
     from streamd.toolchain.blame import find_blame
 
+    if judge.why_dependent:
+        return {"unknown": "the rows of the network itself depend on each other, in any precision"}
     lower, why = _lower_graph(subject, candidate)
     if lower is None:
         return {"unknown": why}
@@ -167,11 +178,12 @@ def _passes(graph: Any, precision: str, judge: Judge) -> bool:
     """Whether a graph that a plan was built from would pass by itself."""
     from tempfile import TemporaryDirectory
 
+    from streamd.toolchain.graphs import serialized
     from streamd.toolchain.runners import run_graph
 
     with TemporaryDirectory() as folder:
         path = Path(folder) / "lower.onnx"
-        path.write_bytes(graph.SerializeToString())
+        path.write_bytes(serialized(graph, path.name))
         return judge.judge(precision, run_graph(path, judge.judged.windows)).promotable
 
 

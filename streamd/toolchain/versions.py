@@ -9,15 +9,19 @@ import importlib.metadata
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import msgspec
 
-from streamd.repository.conversion import sha256_of
-from streamd.repository.files import replace_file
+from streamd.repository.conversion import graph_sha256
+from streamd.repository.external import data_files
+from streamd.repository.files import copy_file, replace_file
 from streamd.toolchain.builder import DEFAULT_BUCKETS, BuildSettings
+from streamd.toolchain.external import copy_beside
+from streamd.toolchain.graphs import serialized
 from streamd.toolchain.making import MadeGraph
 from streamd.toolchain.placing import NewVersion, make_folder, write_json
 from streamd.toolchain.plans import MadePlan
@@ -25,20 +29,30 @@ from streamd.toolchain.sources import Source
 
 COPIED = ("training_info.json", "server_mapping.json", "MODEL_CARD.md", "weights.safetensors")
 PLANS_RECORD = "plans.json"
+LOG = "conversion_log.txt"
 PACKAGES = ("streamd", "onnx", "onnxruntime", "numpy", "tensorrt")
 
 
 class PlansFolder:
-    """Plans and their record in a plain folder; each file appears whole. Use it as a context."""
+    """Plans and their record in a plain folder. Use it as a context.
+
+    Each file appears whole, and is on record only while it is the one that the record describes: whatever ends a build
+    of several, those that were made are of use, as are earlier ones of the same graph.
+    """
 
     def __init__(self, folder: Path, source: Source, command: list[str]) -> None:
         self.folder, self.source, self.command = folder, source, command
         self.plans: dict[str, dict[str, Any]] = {}
         self.graphs: dict[str, dict[str, Any]] = {}
         self._lines: list[str] = []
+        self._earlier_log = ""
+        self._is_new = False
 
     def __enter__(self) -> Self:
+        self._is_new = not self.folder.exists()
         make_folder(self.folder)
+        log = self.folder / LOG
+        self._earlier_log = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
         return self
 
     def __exit__(
@@ -55,35 +69,42 @@ class PlansFolder:
     ) -> dict[str, Any]:
         """Write a plan; returns its entry in the record. `about` says the GPU, the TensorRT, and what else is known."""
         path = self.folder / f"model_{made.precision}.engine"
+        self._take_off_record(made.precision, "plans", "validation", *(["graphs"] if keep_graph else []))
         content: Any = memoryview(made.plan.content).cast("B")  # TensorRT's own memory: a plan is not copied
         replace_file(path, content)
         if keep_graph:
             for number, graph in enumerate(made.graphs, 1):
                 suffix = f".stage{number}.onnx" if len(made.graphs) > 1 else ".onnx"
-                replace_file(path.with_suffix(suffix), graph.model.SerializeToString())
+                place = path.with_suffix(suffix)
+                replace_file(place, serialized(graph.model, place))
             if made.whole is not None:
-                replace_file(path.with_suffix(".onnx"), made.whole.SerializeToString())
-        entry = plan_entry(made, settings, about, path, sha256_of(self.source.onnx))
+                whole = path.with_suffix(".onnx")
+                replace_file(whole, serialized(made.whole, whole))
+        entry = plan_entry(made, settings, about, path, self._source_sha256)
         self.plans[made.precision] = entry
         kept = len(entry["kept_fp32"])
         self.log(f"{path.name}: {entry['bytes']:,} bytes in {entry['seconds']} s, {kept} nodes kept in float32")
+        self._put_on_record()
         return entry
 
     def add_graph(self, made: MadeGraph, about: dict[str, Any]) -> dict[str, Any]:
         """Write a graph that ONNX Runtime runs as it is; returns its entry in the record. `about` as for `add`."""
         path = self.folder / ("model.onnx" if made.precision == "fp32" else f"model_{made.precision}.onnx")
-        content = self.source.onnx.read_bytes() if made.precision == "fp32" else made.model.SerializeToString()
-        replace_file(path, content)
-        entry = graph_entry(made, about, path, sha256_of(self.source.onnx))
+        self._take_off_record(made.precision, "graphs", "validation")
+        if made.precision == "fp32":
+            self._write_source(path)
+        else:
+            replace_file(path, serialized(made.model, path))
+        entry = graph_entry(made, about, path, self._source_sha256)
         self.graphs[made.precision] = entry
         kept = len(entry["kept_fp32"])
         self.log(f"{path.name}: {entry['bytes']:,} bytes in {entry['seconds']} s, {kept} nodes kept in float32")
+        self._put_on_record()
         return entry
 
     def finish(self) -> dict[str, Any]:
         """Write the record; returns what `--json` tells."""
-        write_json(self.folder / PLANS_RECORD, {"command": self.command, **self._made()})
-        self._write_log("")
+        self._put_on_record()
         return {"folder": str(self.folder), **self._made()}
 
     def _made(self) -> dict[str, Any]:
@@ -91,10 +112,51 @@ class PlansFolder:
 
     def abandon(self) -> None:
         """Leave nothing that is not whole; after `finish` it does nothing."""
+        if self._is_new:
+            with suppress(OSError):  # it holds something
+                self.folder.rmdir()
+
+    @cached_property
+    def _source_sha256(self) -> str:
+        return graph_sha256(self.source.onnx)
+
+    def _write_source(self, path: Path) -> None:
+        """Write the float32 graph: as it is, or with what it keeps in other files, within it or beside it."""
+        files = data_files(self.source.onnx)
+        if not files:
+            replace_file(path, self.source.onnx.read_bytes())
+            return
+        model = self.source.model
+        if not self.source.whole:
+            model = type(model)()
+            model.CopyFrom(self.source.model)
+            copy_beside(model, files, path)
+        replace_file(path, serialized(model, path))
+
+    def _take_off_record(self, precision: str, *kinds: str) -> None:
+        """Before a file changes: the record no longer says anything of it."""
+        record = _read(self.folder / PLANS_RECORD)
+        if any(precision in record.get(kind, {}) for kind in kinds):
+            kept = {kind: _without(record.get(kind, {}), precision) for kind in kinds}
+            write_json(self.folder / PLANS_RECORD, {**record, **kept})
+
+    def _put_on_record(self) -> None:
+        """Write what was made until now into the record, beside what was made of the same graph before."""
+        record = _read(self.folder / PLANS_RECORD)
+        said: dict[str, Any] = {}
+        for kind, made in (("plans", self.plans), ("graphs", self.graphs)):
+            before = record.get(kind, {})
+            said[kind] = {name: each for name, each in before.items() if each.get("source_onnx") == self._source_sha256}
+            said[kind] |= made
+        there = {*said["plans"], *said["graphs"]}
+        said["validation"] = {name: each for name, each in record.get("validation", {}).items() if name in there}
+        written = {kind: entries for kind, entries in said.items() if entries or kind == "plans"}
+        write_json(self.folder / PLANS_RECORD, {"command": self.command, **written})
+        self._write_log(self._earlier_log)
 
     def _write_log(self, before: str) -> None:
         text = before + "".join(f"{line}\n" for line in self._lines)
-        replace_file(self.folder / "conversion_log.txt", text.encode())
+        replace_file(self.folder / LOG, text.encode())
 
 
 class VersionFolder(PlansFolder):
@@ -121,17 +183,24 @@ class VersionFolder(PlansFolder):
     def finish(self) -> dict[str, Any]:
         """Write everything else, make it durable, and give it its name."""
         beside = self.source.folder or self.source.onnx.parent
-        copied = {"model.onnx": self.source.onnx} | {name: beside / name for name in COPIED}
-        for name, given in copied.items():
-            if given.is_file():
-                replace_file(self.folder / name, given.read_bytes())
-        self._write_log(self._earlier("conversion_log.txt"))
+        if not (self.folder / "model.onnx").is_file():
+            self._write_source(self.folder / "model.onnx")
+        for name in COPIED:
+            if (beside / name).is_file():
+                copy_file(beside / name, self.folder / name)
+        self._write_log(self._earlier(LOG))
         self.folder = self._new.put_in_place(self.source.manifest or {}, self._info())
         return {"folder": str(self.folder), **self._made()}
 
     def abandon(self) -> None:
         """Remove the hidden folder, unless it has been given its name."""
         self._new.abandon()
+
+    def _take_off_record(self, precision: str, *kinds: str) -> None:
+        """Nobody reads a hidden folder's record."""
+
+    def _put_on_record(self) -> None:
+        """It is written with everything else."""
 
     def _info(self) -> dict[str, Any]:
         said = self._earlier("conversion_info.json")
@@ -140,7 +209,7 @@ class VersionFolder(PlansFolder):
             before.pop(key, None)
         return {
             **before,
-            "source": {"path": str(self.source.onnx), "sha256": sha256_of(self.source.onnx)},
+            "source": {"path": str(self.source.onnx), "sha256": self._source_sha256},
             "command": self.command,
             "toolchain": installed_packages(),
             "plans": {},
@@ -195,6 +264,18 @@ def graph_entry(made: MadeGraph, about: dict[str, Any], path: Path, source_sha25
         "bytes": path.stat().st_size,
         "seconds": round(made.seconds, 1),
     }
+
+
+def _read(record: Path) -> dict[str, dict[str, Any]]:
+    """A record of earlier builds; empty where there is none, or one that nobody can read."""
+    try:
+        return msgspec.json.decode(record.read_bytes(), type=dict[str, Any])
+    except (OSError, msgspec.DecodeError):
+        return {}
+
+
+def _without(entries: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in entries.items() if key != name}
 
 
 def _buckets(settings: BuildSettings) -> list[int]:

@@ -102,6 +102,51 @@ def test_a_foreign_graph_is_refused_with_the_reason(tmp_path: Path, tensors: dic
     assert "model.onnx" in str(caught.value)
 
 
+def untold(folder: Path, *shape: int) -> OnnxRuntimeCpuBackend:
+    """`predictions` is `decoder_cont` in this shape, which nothing tells before it runs; -1 is what is left."""
+    onnx = pytest.importorskip("onnx")
+    make_node, given = onnx.helper.make_node, list(tensors_of(CONTRACT).values())[:-1]
+    nodes = [
+        make_node("Compress", ["shape", "mask"], ["wanted"]),
+        make_node("Reshape", ["decoder_cont", "wanted"], ["predictions"]),
+    ]
+    weights = [onnx.numpy_helper.from_array(np.array(shape), "shape")]
+    weights.append(onnx.numpy_helper.from_array(np.ones(len(shape), bool), "mask"))
+    inputs = [onnx.helper.make_tensor_value_info(*tensor) for tensor in given]
+    output = onnx.helper.make_tensor_value_info("predictions", FLOAT, None)
+    graph = onnx.helper.make_graph(nodes, "untold", inputs, [output], weights)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+    return OnnxRuntimeCpuBackend(folder / "model.onnx", CONTRACT, (1, 4), 1)
+
+
+def test_a_graph_that_does_not_tell_its_output_s_axes_runs(tmp_path: Path) -> None:
+    lane = untold(tmp_path, -1, 4, 4).make_lane(0)
+    fill(lane.inputs, 3)
+    np.testing.assert_array_equal(lane.run(3), lane.inputs.decoder_cont[:3].reshape(3, 4, 1, 4))
+
+
+@pytest.mark.parametrize(
+    ("shape", "named"),
+    [
+        ((-1, 8), r"predictions is \(2, 8\) for one window, expected \(1, 4, 4\)"),
+        ((5, -1), "one window of zeros does not run"),
+    ],
+)
+def test_what_it_gives_is_looked_at_when_it_is_opened(tmp_path: Path, shape: tuple[int, ...], named: str) -> None:
+    with pytest.raises(BackendUnavailableError, match=named) as caught:
+        untold(tmp_path, *shape).make_lane(0)
+    assert "model.onnx" in str(caught.value)
+
+
+def test_a_batch_size_that_is_baked_in_fails_that_batch_alone(tmp_path: Path) -> None:
+    lane = untold(tmp_path, 1, -1, 4).make_lane(0)
+    fill(lane.inputs, 3)
+    with pytest.raises(BatchFailedError, match=r"the graph gave \(1, 12, 4\) for 3 windows, expected \(3, 4, 1, 4\)"):
+        lane.run(3)
+    np.testing.assert_array_equal(lane.run(1), lane.inputs.decoder_cont[:1].reshape(1, 4, 1, 4))
+
+
 def test_an_input_that_the_contract_lacks_is_refused(tmp_path: Path) -> None:
     tensors = {"mask": ("mask", FLOAT, ("batch", 8)), **tensors_of(CONTRACT)}
     with pytest.raises(BackendUnavailableError, match="mask"):

@@ -13,7 +13,7 @@ FLOAT, INT32 = TensorProto.FLOAT, TensorProto.INT32
 Dims = Sequence[int | str | None]
 
 
-def value(name: str, dims: Dims, kind: int = FLOAT) -> Any:
+def value(name: str, dims: Dims | None, kind: int = FLOAT) -> Any:
     return helper.make_tensor_value_info(name, kind, dims)
 
 

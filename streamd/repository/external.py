@@ -1,0 +1,170 @@
+"""The weights that a graph keeps in files of their own (ONNX's external data): where they lie, and if they are whole.
+
+Newer exporters write `model.onnx.data` beside `model.onnx`. A graph from elsewhere may name any path there, so only
+files in the graph's own folder are ever read; a hub's cache, whose links lead to files beside each other, is one too.
+"""
+
+import mmap
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from streamd.core.errors import RepositoryError
+from streamd.reading import open_regular
+from streamd.repository.protobuf import Buffer, Span, fields, text
+
+DEEPEST = 64
+"""Graphs within graphs (`If`, `Loop`) at most; a file that nests deeper is refused."""
+
+_EXTERNAL = 1  # TensorProto.DataLocation
+_DATA, _LOCATION, _TENSOR_NAME = 13, 14, 8  # in TensorProto
+_GRAPH, _TRAINING, _FUNCTIONS = 7, 20, 25  # in ModelProto
+_NODE, _INITIALIZER, _SPARSE_INITIALIZER = 1, 5, 15  # in GraphProto
+_FUNCTION_NODE = 7  # in FunctionProto
+_ATTRIBUTE = 5  # in NodeProto
+_TENSORS, _GRAPHS, _SPARSE_TENSORS = (5, 10), (6, 11), (22, 23)  # in AttributeProto
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor whose bytes are in another file; `length` is None where the graph does not say it."""
+
+    name: str
+    location: str
+    offset: int = 0
+    length: int | None = None
+
+
+def data_files(graph: Path, *, others_pass: bool = False) -> Mapping[str, Path]:
+    """Return the files that a graph keeps weights in, by their path in its folder; each holds all that it must.
+
+    Raises `RepositoryError` where the graph is no ONNX model (`others_pass`: such a file has none, and a runtime says
+    what it is), or a data file is missing, too short, or outside the folder.
+    """
+    found: dict[str, Path] = {}
+    try:
+        stored = _read(graph)
+    except ValueError as exc:  # an empty file cannot be mapped; the others are the reader's
+        if others_pass:
+            return found
+        raise RepositoryError(f"{graph}: not an ONNX model ({exc}); export the model to ONNX again") from exc
+    for tensor in stored:
+        file = _file_of(graph, tensor)
+        found[str(PurePosixPath(tensor.location))] = file
+        end, size = tensor.offset + (tensor.length or 0), file.stat().st_size
+        if end > size:
+            raise RepositoryError(
+                f"{file}: has {size:,} bytes, tensor {tensor.name!r} of {graph.name} needs {end:,}; copy it again"
+            )
+    return found
+
+
+def data_locations(graph: Path) -> tuple[str, ...]:
+    """Return where a graph keeps weights outside of itself, as it names the files; raises `RepositoryError`.
+
+    A file that is no ONNX model names none: a runtime says what it is.
+    """
+    try:
+        return tuple(dict.fromkeys(tensor.location for tensor in _read(graph)))
+    except ValueError:
+        return ()
+
+
+def whole_bytes(graph: Path) -> int:
+    """The bytes of an ONNX model with all of its weights; raises `ValueError`, `RepositoryError`."""
+    return graph.stat().st_size + sum(tensor.length or 0 for tensor in _read(graph))
+
+
+def _read(graph: Path) -> tuple[StoredTensor, ...]:
+    """Every tensor that lies in another file; raises `ValueError` where this is no ONNX model, `RepositoryError`."""
+    try:
+        with open_regular(graph) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return tuple(_of_model(data))
+    except OSError as exc:
+        raise RepositoryError(f"{graph}: cannot be read: {exc.strerror or exc}") from exc
+
+
+def _file_of(graph: Path, tensor: StoredTensor) -> Path:
+    """The file of a tensor; raises `RepositoryError` where it is not one of the graph's folder."""
+    location = tensor.location
+    where = f"{graph}: tensor {tensor.name!r} is kept in {location!r}"
+    windows = PureWindowsPath(location)  # what is absolute or leads upwards on any system
+    if not location or "\x00" in location or windows.drive or windows.root or ".." in windows.parts:
+        raise RepositoryError(f"{where}, expected a file in the graph's own folder; export the model again")
+    file = graph.parent / location
+    try:
+        if not file.is_file():
+            raise RepositoryError(f"{file}: missing, or no regular file; {graph.name} keeps weights there: copy it too")
+        folders = (graph.parent.resolve(), graph.resolve().parent)
+        if not any(file.resolve().is_relative_to(folder) for folder in folders):
+            raise RepositoryError(f"{where}, a link out of the graph's folder; put the file itself there")
+    except (OSError, RuntimeError) as exc:  # a link that leads to itself is the latter before Python 3.13
+        raise RepositoryError(f"{file}: cannot be read: {exc}") from exc
+    return file
+
+
+# ---------------------------------------------------------------- the file's format
+def _of_model(data: Buffer) -> Iterator[StoredTensor]:
+    for field, span in fields(data, (0, len(data))):
+        if field == _GRAPH:
+            yield from _of_graph(data, span, 0)
+        elif field == _TRAINING:  # an initialization and an algorithm, both graphs
+            for _, part in _messages(data, span, (1, 2)):
+                yield from _of_graph(data, part, 0)
+        elif field == _FUNCTIONS:
+            for _, part in _messages(data, span, (_FUNCTION_NODE,)):
+                yield from _of_node(data, part, 0)
+
+
+def _of_graph(data: Buffer, span: Span, depth: int) -> Iterator[StoredTensor]:
+    if depth > DEEPEST:
+        raise ValueError(f"its graphs nest more than {DEEPEST} deep")
+    for field, part in _messages(data, span, (_NODE, _INITIALIZER, _SPARSE_INITIALIZER)):
+        if field == _NODE:
+            yield from _of_node(data, part, depth)
+        elif field == _INITIALIZER:
+            yield from _of_tensor(data, part)
+        else:
+            yield from _of_sparse(data, part)
+
+
+def _of_node(data: Buffer, span: Span, depth: int) -> Iterator[StoredTensor]:
+    for _, attribute in _messages(data, span, (_ATTRIBUTE,)):
+        for field, part in _messages(data, attribute, (*_TENSORS, *_GRAPHS, *_SPARSE_TENSORS)):
+            if field in _TENSORS:
+                yield from _of_tensor(data, part)
+            elif field in _GRAPHS:
+                yield from _of_graph(data, part, depth + 1)
+            else:
+                yield from _of_sparse(data, part)
+
+
+def _of_sparse(data: Buffer, span: Span) -> Iterator[StoredTensor]:
+    for _, part in _messages(data, span, (1, 2)):  # values and indices
+        yield from _of_tensor(data, part)
+
+
+def _of_tensor(data: Buffer, span: Span) -> Iterator[StoredTensor]:
+    """The tensor, where it is external, once for each location that it names: which one counts is its reader's."""
+    name, is_external = "", False
+    entries: list[tuple[str, str]] = []
+    for field, part in fields(data, span):
+        if field == _TENSOR_NAME:
+            name = text(data, part)
+        elif field == _LOCATION:
+            is_external = part[0] == _EXTERNAL
+        elif field == _DATA:
+            pair = {number: text(data, inner) for number, inner in fields(data, part)}
+            entries.append((pair.get(1, ""), pair.get(2, "")))
+    if is_external:
+        said = dict(entries)
+        length = int(said["length"]) if said.get("length") else None
+        offset = int(said.get("offset") or 0)
+        if offset < 0 or (length or 0) < 0:
+            raise ValueError(f"tensor {name!r} is {length} bytes at {offset}")
+        for location in [value for key, value in entries if key == "location"] or [""]:
+            yield StoredTensor(name, location, offset, length)
+
+
+def _messages(data: Buffer, span: Span, wanted: tuple[int, ...]) -> Iterator[tuple[int, Span]]:
+    return (each for each in fields(data, span) if each[0] in wanted)

@@ -1,0 +1,60 @@
+"""Proves that a graph is one that lanes can run: it opens in ONNX Runtime, and gives a row for each row that it gets.
+
+A batch axis can be dynamic in name only: what is baked into the nodes shows when they run.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from streamd.core.errors import BuildError, StreamdError
+from streamd.device.runner import Arrays, Runner
+from streamd.toolchain.graphs import Model, Signature, serialized
+from streamd.toolchain.ranges import Windows
+from streamd.toolchain.truth import random_windows
+
+BATCHES = (1, 3)
+
+
+def prove_file(path: Path, signature: Signature, windows: Windows | None = None) -> None:
+    """Run a graph's file on the CPU with batches of several sizes; raises `BuildError` with what is wrong.
+
+    `windows` are inputs by name, as many as there are; without them the inputs are random.
+    """
+    from streamd.toolchain.runners import open_graph
+
+    rows = random_windows(signature, max(BATCHES)) if windows is None else windows
+    try:
+        runner = open_graph(path).runners[0]
+    except StreamdError as exc:
+        raise BuildError(f"{path}: no lane can open what would be built: {exc}") from exc
+    with closing(runner):
+        for count in BATCHES:
+            _prove(path, runner, {name: values[np.arange(count) % len(values)] for name, values in rows.items()}, count)
+
+
+def prove_model(model: Model, name: str, signature: Signature, windows: Windows | None = None) -> None:
+    """The same for a graph that is not written yet."""
+    with TemporaryDirectory(prefix="streamd-prove-") as folder:
+        path = Path(folder) / name
+        path.write_bytes(serialized(model, name))
+        prove_file(path, signature, windows)
+
+
+def _prove(path: Path, runner: Runner, feeds: Arrays, count: int) -> None:
+    way_out = (
+        "a batch size is baked into its nodes: export it from a batch of 2 or more" if count > 1 else "export again"
+    )
+    try:
+        found = runner.run(feeds)
+    except StreamdError as exc:
+        raise BuildError(f"{path}: does not run with a batch of {count}: {exc}; {way_out}") from exc
+    for name, values in found.items():
+        if values.shape[:1] != (count,):
+            raise BuildError(
+                f"{path}: output {name!r} is {values.shape} for a batch of {count}, expected a row for each; {way_out}"
+            )
