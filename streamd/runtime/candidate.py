@@ -173,6 +173,16 @@ class Candidate:
         if not self.assignment.shadow:
             await self.pipeline.settle()
 
+    @property
+    def settled(self) -> bool:
+        """Whether nothing waits or runs whose forecasts somebody gets."""
+        return self.assignment.shadow or self.pipeline.settled
+
+    @property
+    def unfinished(self) -> int:
+        """Windows that wait or run and whose forecasts somebody gets."""
+        return 0 if self.assignment.shadow else self.pipeline.unfinished
+
     def close(self) -> None:
         """Stop watching; the lanes are stopped, and their threads end by themselves."""
         self.leave()

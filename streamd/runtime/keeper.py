@@ -133,6 +133,8 @@ class LaneKeeper:
             for passed_over in opened.fallbacks:
                 self._pass_over(passed_over["backend"], passed_over["reason"])
             workers = [self._worker(lane) for lane in opened.lanes]
+            engine, name = self.deployment.model.text, opened.backend.name
+            log.info("lanes_warming", engine=engine, backend=name, lanes=len(workers))
             try:
                 async with asyncio.timeout(self._warmup_seconds + self._limits.hang_seconds):
                     costs = await measure_costs(workers, self._max_batch, self._warmup_seconds)
@@ -141,7 +143,7 @@ class LaneKeeper:
                     self._let_go(worker)
                 if not isinstance(error, Exception):
                     raise  # told to stop
-                self._pass_over(opened.backend.name, f"its lanes failed while warming: {told(error)}")
+                self._pass_over(name, f"its lanes failed while warming: {told(error)}")
                 continue
             self._opened, self._costs = opened, costs
             self._places = {worker: index for index, worker in enumerate(workers)}
@@ -158,7 +160,9 @@ class LaneKeeper:
         log.info("backend_passed_over", backend=name, reason=reason)
 
     def _worker(self, lane: Lane) -> LaneWorker:
-        return LaneWorker(lane, self._loop, self._pipeline.take_result)
+        worker = LaneWorker(lane, self._loop, self._pipeline.take_result)
+        self._departures.enter(worker)
+        return worker
 
     def _let_go(self, worker: LaneWorker) -> None:
         """Let a lane's thread close its lane and end, once it comes back from what it does."""

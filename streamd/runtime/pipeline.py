@@ -248,12 +248,22 @@ class Pipeline(Deployments):
     # ------------------------------------------------------------ drain
     async def settle(self) -> None:
         """Wait until nothing waits and nothing runs (or no lane is left to run it)."""
-        while (self.scheduler.waiting and self.workers) or self._in_flight:
+        while not self.settled:
             self._settled.clear()
             await self._settled.wait()
 
+    @property
+    def settled(self) -> bool:
+        """Whether nothing runs, and nothing waits that a lane is there for."""
+        return not self._in_flight and (not self.scheduler.waiting or not self.workers)
+
+    @property
+    def unfinished(self) -> int:
+        """Windows that wait or run."""
+        return self.scheduler.waiting + self._in_flight
+
     def _tell_settled(self) -> None:
-        if not self._in_flight and (not self.scheduler.waiting or not self.workers):
+        if self.settled:
             self._settled.set()
 
     def stop(self) -> None:

@@ -31,6 +31,9 @@ from streamd.runtime.state import State
 
 log = structlog.get_logger(__name__)
 
+JOIN_SECONDS = 2.0
+"""How long closing waits for all lanes' threads together."""
+
 SWEEP_SECONDS = 1.0
 """How often past forecasts are looked at for rows that have come."""
 
@@ -143,9 +146,16 @@ class Service:
         self.draining = self.ingest.draining = True
         while self.ingest.busy:
             await asyncio.sleep(0)
-        if self.candidate is not None:
-            await self.candidate.settle()
-        await self.pipeline.settle()
+        while not (self.pipeline.settled and (self.candidate is None or self.candidate.settled)):
+            if self.candidate is not None:
+                await self.candidate.settle()
+            await self.pipeline.settle()
+
+    @property
+    def undelivered(self) -> int:
+        """Windows that wait or run, and forecasts that no reader took: after a drain, what it left behind."""
+        candidate = 0 if self.candidate is None else self.candidate.unfinished
+        return self.pipeline.unfinished + candidate + self.hub.waiting + self.hub.left_unread
 
     def candidate_ended(self, candidate: Candidate) -> None:
         """Note that a trial is over; what became of its rows still counts."""
@@ -153,14 +163,19 @@ class Service:
         self.candidate = None
 
     def close(self) -> None:
-        """Stop the lanes and write the state through."""
+        """Stop the lanes, also those that still warm, wait a little for their threads, and write the state through."""
         if self._sweep_timer is not None:
             self._sweep_timer.cancel()
         trials = [] if self.candidate is None else [self.candidate.pipeline]
+        workers = set(self.pipeline.departures.running)
         for pipeline in (self.pipeline, *trials):
             pipeline.stop()
-            for worker in pipeline.all_workers:
-                worker.join(2.0)
+            workers.update(pipeline.all_workers)
+        for worker in workers:
+            worker.stop()
+        until = time.monotonic() + JOIN_SECONDS
+        for worker in workers:
+            worker.join(max(until - time.monotonic(), 0.0))
         self.state.close()
 
     # ------------------------------------------------------------ telling
