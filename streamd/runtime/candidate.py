@@ -47,6 +47,7 @@ class CandidatePipeline(Pipeline):
             more_comes=more_comes,
             observer=observer,
             departures=main.departures,
+            pauses=main.pauses,
         )
         self.shadow = shadow
         self.last_steps = [NONE] * state.directory.capacity

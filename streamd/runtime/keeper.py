@@ -116,7 +116,7 @@ class LaneKeeper:
 
     async def _seen_off(self, worker: LaneWorker) -> None:
         try:
-            async with asyncio.timeout(self._limits.hang_seconds):
+            async with self._pipeline.pauses.timeout(self._limits.hang_seconds):
                 await worker.over()
         except TimeoutError:
             log.warning("lane_not_let_go", lane=worker.lane.name, device=worker.lane.device)
@@ -136,7 +136,7 @@ class LaneKeeper:
             engine, name = self.deployment.model.text, opened.backend.name
             log.info("lanes_warming", engine=engine, backend=name, lanes=len(workers))
             try:
-                async with asyncio.timeout(self._warmup_seconds + self._limits.hang_seconds):
+                async with self._pipeline.pauses.timeout(self._warmup_seconds + self._limits.hang_seconds):
                     costs = await measure_costs(workers, self._max_batch, self._warmup_seconds)
             except BaseException as error:
                 for worker in workers:
@@ -190,7 +190,8 @@ class LaneKeeper:
             except LaneLostError as error:
                 return error
             return None
-        ran = now - worker.running.started
+        started = worker.running.started
+        ran = now - started - self._pipeline.pauses.seconds_since(started)
         hung = self._limits.hung(ran, self._costs.cost(len(worker.running.items)))
         return LaneLostError(f"no answer for {ran:.1f} s") if hung else None
 
@@ -237,11 +238,11 @@ class LaneKeeper:
     async def _made(self, backend: Backend, index: int, device: str) -> LaneWorker:
         """Make a lane and warm it; whatever goes wrong, nothing of it is left."""
         self._check_let_go(device)
-        async with asyncio.timeout(self._limits.make_seconds):
+        async with self._pipeline.pauses.timeout(self._limits.make_seconds):
             lane = await in_thread(partial(backend.make_lane, index), close)
         worker = self._worker(lane)
         try:
-            async with asyncio.timeout(self._limits.hang_seconds):
+            async with self._pipeline.pauses.timeout(self._limits.hang_seconds):
                 await warm(worker)
         except BaseException:
             self._let_go(worker)

@@ -25,6 +25,7 @@ from streamd.runtime.deployment import Model
 from streamd.runtime.hub import Hub
 from streamd.runtime.ingest import Ingest
 from streamd.runtime.metrics import Metrics
+from streamd.runtime.pauses import Pauses
 from streamd.runtime.pipeline import Pipeline
 from streamd.runtime.predict import Predicted, PredictRequest
 from streamd.runtime.state import State
@@ -69,6 +70,7 @@ class Service:
             max_queue_delay_seconds=limits.max_queue_delay_seconds,
             max_waiting_requests=limits.max_waiting_requests,
         )
+        self.pauses = Pauses()
         self.pipeline = Pipeline(
             state,
             self.scheduler,
@@ -76,6 +78,7 @@ class Service:
             publish=self.hub.publish,
             more_comes=lambda: self.ingest.busy > 0,
             observer=self.metrics,
+            pauses=self.pauses,
         )
         self.accuracy = LiveAccuracy(state, limits.accuracy)
         self.accuracy.follow(model)
@@ -96,6 +99,7 @@ class Service:
         """Take up what a restart found: rows that closed but were not forecast run first."""
         for slot in self.state.unforecast():
             self.pipeline.mark_due(slot, 1)
+        self.pauses.watch()
         self.pipeline.watch_grace()
         self._sweep()
 
@@ -121,7 +125,7 @@ class Service:
             raise UnavailableError("no lane is ready yet")
         request = PredictRequest(self.contract, inputs)
         try:
-            async with asyncio.timeout(self.limits.predict_timeout_seconds):
+            async with self.pauses.timeout(self.limits.predict_timeout_seconds):
                 predictions, model = await self._predictions(request)
         except TimeoutError as exc:
             seconds = self.limits.predict_timeout_seconds
@@ -164,6 +168,7 @@ class Service:
 
     def close(self) -> None:
         """Stop the lanes, also those that still warm, wait a little for their threads, and write the state through."""
+        self.pauses.close()
         if self._sweep_timer is not None:
             self._sweep_timer.cancel()
         trials = [] if self.candidate is None else [self.candidate.pipeline]

@@ -165,7 +165,7 @@ class Daemon:
         began = time.monotonic()
         in_time = True
         try:
-            async with asyncio.timeout(self.config.server.drain_seconds):
+            async with service.pauses.timeout(self.config.server.drain_seconds):
                 for site in list(runner.sites):
                     await site.stop()  # no new connections; those that are open go on
                 await service.drain()
