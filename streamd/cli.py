@@ -89,10 +89,11 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
 def _serve(args: argparse.Namespace) -> int:
     import uvloop
 
-    from streamd.core.errors import ConfigError, StreamdError
+    from streamd.core.errors import ConfigError
     from streamd.server.config import load_config
     from streamd.server.daemon import Daemon
     from streamd.server.logs import configure_logs
+    from streamd.server.process import run_daemon
 
     keys = ("host", "port", "state_dir", "engines", "engine", "backend", "log_level")
     read = partial(load_config, args.config, flags={key: getattr(args, key) for key in keys})
@@ -107,10 +108,6 @@ def _serve(args: argparse.Namespace) -> int:
     sys.setswitchinterval(1e-3)
 
     async def run() -> int:
-        return await Daemon(config, read).run()
+        return await run_daemon(Daemon(config, read))
 
-    try:
-        return uvloop.run(run())
-    except StreamdError as exc:
-        print(f"streamd: {exc}", file=sys.stderr)  # noqa: T201 - the last word, for whoever started it
-        return 1
+    return uvloop.run(run())

@@ -47,6 +47,7 @@ class CandidatePipeline(Pipeline):
             more_comes=more_comes,
             observer=observer,
             departures=main.departures,
+            pauses=main.pauses,
         )
         self.shadow = shadow
         self.last_steps = [NONE] * state.directory.capacity
@@ -172,6 +173,16 @@ class Candidate:
         """Wait until nothing waits or runs whose forecasts somebody gets."""
         if not self.assignment.shadow:
             await self.pipeline.settle()
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing waits or runs whose forecasts somebody gets."""
+        return self.assignment.shadow or self.pipeline.settled
+
+    @property
+    def unfinished(self) -> int:
+        """Windows that wait or run and whose forecasts somebody gets."""
+        return 0 if self.assignment.shadow else self.pipeline.unfinished
 
     def close(self) -> None:
         """Stop watching; the lanes are stopped, and their threads end by themselves."""

@@ -62,12 +62,19 @@ class Deployment:
 
 @dataclass
 class Departures:
-    """Lanes that were taken out and may still hold their device, over all deployments of a process."""
+    """Lanes' threads over all deployments of a process: those that run, and those that were taken out and may yet."""
 
+    running: set[LaneWorker] = field(default_factory=set)
+    """Every lane whose thread may not have ended, also one that still warms and belongs to no pipeline."""
     leaving: set[LaneWorker] = field(default_factory=set)
     """Their threads may not have ended yet."""
     gone: set[str] = field(default_factory=set)
     """Devices that must be rid of all their lanes first: what these share goes with the last of them."""
+
+    def enter(self, worker: LaneWorker) -> None:
+        """Note a lane whose thread has begun."""
+        self.forget_ended()
+        self.running.add(worker)
 
     def remember(self, worker: LaneWorker) -> None:
         """Note a lane that is to end."""
@@ -76,7 +83,8 @@ class Departures:
 
     def forget_ended(self) -> None:
         """Forget the lanes whose threads have ended, and with them their buffers."""
-        self.leaving -= {each for each in self.leaving if each.ended}
+        for workers in (self.running, self.leaving):
+            workers -= {each for each in workers if each.ended}
 
     def holding(self, device: str) -> list[str]:
         """The names of the lanes that have not let go of a device."""

@@ -82,6 +82,9 @@ class Hub:
         self._capacity = capacity
         self._names = names
         self._subscriptions: set[Subscription] = set()
+        self.left_unread = 0
+        """Forecasts in the mailboxes of readers that left while the hub was finishing."""
+        self._finishing = False
         self._dropped_by_former = 0
         self._left = asyncio.Event()
 
@@ -96,6 +99,7 @@ class Hub:
         if subscription in self._subscriptions:
             self._subscriptions.discard(subscription)
             self._dropped_by_former += subscription.dropped
+            self.left_unread += subscription.waiting if self._finishing else 0
             subscription.close()
             self._left.set()
 
@@ -121,6 +125,7 @@ class Hub:
 
     async def finish(self) -> None:
         """End every subscription once its reader has taken what waits, and wait until all have."""
+        self._finishing = True
         while self._subscriptions:
             for subscription in self._subscriptions:
                 subscription.close()

@@ -116,7 +116,7 @@ class LaneKeeper:
 
     async def _seen_off(self, worker: LaneWorker) -> None:
         try:
-            async with asyncio.timeout(self._limits.hang_seconds):
+            async with self._pipeline.pauses.timeout(self._limits.hang_seconds):
                 await worker.over()
         except TimeoutError:
             log.warning("lane_not_let_go", lane=worker.lane.name, device=worker.lane.device)
@@ -133,15 +133,17 @@ class LaneKeeper:
             for passed_over in opened.fallbacks:
                 self._pass_over(passed_over["backend"], passed_over["reason"])
             workers = [self._worker(lane) for lane in opened.lanes]
+            engine, name = self.deployment.model.text, opened.backend.name
+            log.info("lanes_warming", engine=engine, backend=name, lanes=len(workers))
             try:
-                async with asyncio.timeout(self._warmup_seconds + self._limits.hang_seconds):
+                async with self._pipeline.pauses.timeout(self._warmup_seconds + self._limits.hang_seconds):
                     costs = await measure_costs(workers, self._max_batch, self._warmup_seconds)
             except BaseException as error:
                 for worker in workers:
                     self._let_go(worker)
                 if not isinstance(error, Exception):
                     raise  # told to stop
-                self._pass_over(opened.backend.name, f"its lanes failed while warming: {told(error)}")
+                self._pass_over(name, f"its lanes failed while warming: {told(error)}")
                 continue
             self._opened, self._costs = opened, costs
             self._places = {worker: index for index, worker in enumerate(workers)}
@@ -158,7 +160,9 @@ class LaneKeeper:
         log.info("backend_passed_over", backend=name, reason=reason)
 
     def _worker(self, lane: Lane) -> LaneWorker:
-        return LaneWorker(lane, self._loop, self._pipeline.take_result)
+        worker = LaneWorker(lane, self._loop, self._pipeline.take_result)
+        self._departures.enter(worker)
+        return worker
 
     def _let_go(self, worker: LaneWorker) -> None:
         """Let a lane's thread close its lane and end, once it comes back from what it does."""
@@ -186,7 +190,8 @@ class LaneKeeper:
             except LaneLostError as error:
                 return error
             return None
-        ran = now - worker.running.started
+        started = worker.running.started
+        ran = now - started - self._pipeline.pauses.seconds_since(started)
         hung = self._limits.hung(ran, self._costs.cost(len(worker.running.items)))
         return LaneLostError(f"no answer for {ran:.1f} s") if hung else None
 
@@ -234,11 +239,11 @@ class LaneKeeper:
     async def _made(self, backend: Backend, index: int, device: str) -> LaneWorker:
         """Make a lane and warm it; whatever goes wrong, nothing of it is left."""
         self._check_let_go(device)
-        async with asyncio.timeout(self._limits.make_seconds):
+        async with self._pipeline.pauses.timeout(self._limits.make_seconds):
             lane = await in_thread(partial(backend.make_lane, index), close)
         worker = self._worker(lane)
         try:
-            async with asyncio.timeout(self._limits.hang_seconds):
+            async with self._pipeline.pauses.timeout(self._limits.hang_seconds):
                 await warm(worker)
         except BaseException:
             self._let_go(worker)

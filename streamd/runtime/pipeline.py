@@ -17,6 +17,7 @@ from streamd.device.lane import Float32
 from streamd.runtime.deployment import Departures, Deployment, Model
 from streamd.runtime.deployments import Deployments
 from streamd.runtime.gather import Request, gather, request_of
+from streamd.runtime.pauses import Pauses
 from streamd.runtime.state import State
 from streamd.runtime.worker import LaneWorker, Result
 
@@ -65,9 +66,11 @@ class Pipeline(Deployments):
         observer: Observer,
         clock: Callable[[], float] = time.monotonic,
         departures: Departures | None = None,
+        pauses: Pauses | None = None,
     ) -> None:
         self.scheduler = scheduler
         super().__init__(Deployment(model), departures or Departures())
+        self.pauses = pauses or Pauses()
         self.diversion: Diversion | None = None
         self.received: dict[int, float] = {}
         """By slot: when the sample that made its latest posted forecast due was received (monotonic seconds)."""
@@ -129,16 +132,22 @@ class Pipeline(Deployments):
         """Close the rows whose grace is over, and come back when the next one's is."""
         if self._grace_timer is not None:
             self._grace_timer.cancel()
-        now = self._clock()
         if self._state.shortage() is not None:
             self._grace_timer = self._loop.call_later(SHORTAGE_SECONDS, self.watch_grace)
             return
-        for slot in self._state.windows.close_overdue(now):
+        now, windows = self._clock(), self._state.windows
+        for slot in windows.close_overdue(now - self._paused_in_grace()):
             self.mark_due(slot, 1)
-        next_overdue = self._state.windows.next_overdue()
+        next_overdue = windows.next_overdue()
         # Rows open at any time and none is overdue before a whole grace: that is when to look again at the latest.
-        at = now + self._state.windows.grace_seconds if next_overdue is None else next_overdue
+        at = now + windows.grace_seconds if next_overdue is None else next_overdue + self._paused_in_grace()
         self._grace_timer = self._loop.call_later(max(at - now, 0.001), self.watch_grace)
+
+    def _paused_in_grace(self) -> float:
+        """How long the process did not run since the longest open row was begun: the rest may lie in the sockets."""
+        windows = self._state.windows
+        overdue = windows.next_overdue()
+        return 0.0 if overdue is None else self.pauses.seconds_since(overdue - windows.grace_seconds)
 
     # ------------------------------------------------------------ dispatch
     def _dispatch(self) -> None:
@@ -263,12 +272,22 @@ class Pipeline(Deployments):
     # ------------------------------------------------------------ drain
     async def settle(self) -> None:
         """Wait until nothing waits and nothing runs (or no lane is left to run it)."""
-        while (self.scheduler.waiting and self.workers) or self._in_flight:
+        while not self.settled:
             self._settled.clear()
             await self._settled.wait()
 
+    @property
+    def settled(self) -> bool:
+        """Whether nothing runs, and nothing waits that a lane is there for."""
+        return not self._in_flight and (not self.scheduler.waiting or not self.workers)
+
+    @property
+    def unfinished(self) -> int:
+        """Windows that wait or run."""
+        return self.scheduler.waiting + self._in_flight
+
     def _tell_settled(self) -> None:
-        if not self._in_flight and (not self.scheduler.waiting or not self.workers):
+        if self.settled:
             self._settled.set()
 
     def stop(self) -> None:

@@ -25,11 +25,15 @@ from streamd.runtime.deployment import Model
 from streamd.runtime.hub import Hub
 from streamd.runtime.ingest import Ingest
 from streamd.runtime.metrics import Metrics
+from streamd.runtime.pauses import Pauses
 from streamd.runtime.pipeline import Pipeline
 from streamd.runtime.predict import Predicted, PredictRequest
 from streamd.runtime.state import State
 
 log = structlog.get_logger(__name__)
+
+JOIN_SECONDS = 2.0
+"""How long closing waits for all lanes' threads together."""
 
 SWEEP_SECONDS = 1.0
 """How often past forecasts are looked at for rows that have come."""
@@ -66,6 +70,7 @@ class Service:
             max_queue_delay_seconds=limits.max_queue_delay_seconds,
             max_waiting_requests=limits.max_waiting_requests,
         )
+        self.pauses = Pauses()
         self.pipeline = Pipeline(
             state,
             self.scheduler,
@@ -73,6 +78,7 @@ class Service:
             publish=self.hub.publish,
             more_comes=lambda: self.ingest.busy > 0,
             observer=self.metrics,
+            pauses=self.pauses,
         )
         self.accuracy = LiveAccuracy(state, limits.accuracy)
         self.accuracy.follow(model)
@@ -93,6 +99,7 @@ class Service:
         """Take up what a restart found: rows that closed but were not forecast run first."""
         for slot in self.state.unforecast():
             self.pipeline.mark_due(slot, 1)
+        self.pauses.watch()
         self.pipeline.watch_grace()
         self._sweep()
 
@@ -123,7 +130,7 @@ class Service:
             raise UnavailableError("no lane is ready yet")
         request = PredictRequest(self.contract, inputs)
         try:
-            async with asyncio.timeout(self.limits.predict_timeout_seconds):
+            async with self.pauses.timeout(self.limits.predict_timeout_seconds):
                 predictions, model = await self._predictions(request)
         except TimeoutError as exc:
             seconds = self.limits.predict_timeout_seconds
@@ -151,9 +158,16 @@ class Service:
         self.draining = self.ingest.draining = True
         while self.ingest.busy:
             await asyncio.sleep(0)
-        if self.candidate is not None:
-            await self.candidate.settle()
-        await self.pipeline.settle()
+        while not (self.pipeline.settled and (self.candidate is None or self.candidate.settled)):
+            if self.candidate is not None:
+                await self.candidate.settle()
+            await self.pipeline.settle()
+
+    @property
+    def undelivered(self) -> int:
+        """Windows that wait or run, and forecasts that no reader took: after a drain, what it left behind."""
+        candidate = 0 if self.candidate is None else self.candidate.unfinished
+        return self.pipeline.unfinished + candidate + self.hub.waiting + self.hub.left_unread
 
     def candidate_ended(self, candidate: Candidate) -> None:
         """Note that a trial is over; what became of its rows still counts."""
@@ -161,14 +175,20 @@ class Service:
         self.candidate = None
 
     def close(self) -> None:
-        """Stop the lanes and write the state through."""
+        """Stop the lanes, also those that still warm, wait a little for their threads, and write the state through."""
+        self.pauses.close()
         if self._sweep_timer is not None:
             self._sweep_timer.cancel()
         trials = [] if self.candidate is None else [self.candidate.pipeline]
+        workers = set(self.pipeline.departures.running)
         for pipeline in (self.pipeline, *trials):
             pipeline.stop()
-            for worker in pipeline.all_workers:
-                worker.join(2.0)
+            workers.update(pipeline.all_workers)
+        for worker in workers:
+            worker.stop()
+        until = time.monotonic() + JOIN_SECONDS
+        for worker in workers:
+            worker.join(max(until - time.monotonic(), 0.0))
         self.state.close()
 
     # ------------------------------------------------------------ telling

@@ -31,7 +31,7 @@ async def measure_costs(workers: Sequence[LaneWorker], max_batch: int, budget_se
         left = budget_seconds - (time.perf_counter() - began)
         if seconds and left < (REPEATS + 1) * _expected_seconds(seconds, bucket):
             break
-        runs = await asyncio.gather(*(worker.call(partial(_timed, count=bucket)) for worker in workers))
+        runs = await asyncio.gather(*(worker.call(partial(_timed, worker, bucket)) for worker in workers))
         seconds[bucket] = statistics.median(took for run in runs for took in run)
     return CostTable(seconds, pads=lane.pads, max_batch=max_batch)
 
@@ -47,10 +47,11 @@ def _expected_seconds(seconds: dict[int, float], bucket: int) -> float:
     return seconds[largest] * bucket / largest
 
 
-def _timed(lane: Lane, count: int) -> list[float]:
+def _timed(worker: LaneWorker, count: int, lane: Lane) -> list[float]:
+    """Run a batch a few times; returns the seconds of each run but the first, fewer once the lane is told to end."""
     lane.run(count)
-    took = []
-    for _ in range(REPEATS):
+    took: list[float] = []
+    while len(took) < REPEATS and not worker.stopped:
         began = time.perf_counter()
         lane.run(count)
         took.append(time.perf_counter() - began)

@@ -61,6 +61,8 @@ class LaneWorker:
         self._loop = loop
         self._done = done
         self._work: queue.SimpleQueue[Batch | Callable[[], None] | None] = queue.SimpleQueue()
+        self.stopped = False
+        """Whether it was told to end."""
         self._closed = False
         self._over = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name=f"lane {lane.name}", daemon=True)
@@ -84,10 +86,16 @@ class LaneWorker:
         self._work.put(batch)
 
     def call(self, function: Callable[[Lane], T]) -> "asyncio.Future[T]":
-        """Run a function with the lane in the lane's thread, before any batch is submitted."""
+        """Run a function with the lane in the lane's thread, before any batch is submitted.
+
+        Once the lane is told to end, what has not begun is cancelled.
+        """
         future: asyncio.Future[T] = self._loop.create_future()
 
         def run() -> None:
+            if self.stopped:
+                self._loop.call_soon_threadsafe(future.cancel)
+                return
             try:
                 value = function(self.lane)
             except Exception as exc:
@@ -104,6 +112,7 @@ class LaneWorker:
 
     def stop(self) -> None:
         """Let the thread end after what it runs; twice is harmless."""
+        self.stopped = True
         self._work.put(None)
 
     def join(self, timeout_seconds: float) -> bool:

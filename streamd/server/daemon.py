@@ -65,14 +65,13 @@ class Daemon:
         engines = self._engines = Engines(service, self.config, open_backend, self._reread)
         doors = make_doors(service, _transport_limits(self.config), engines, token)
         runner = await self._listen(doors)
+        self._keep(self._flush_regularly(service.state))  # samples are taken from now on
         starting = asyncio.create_task(self._open_lanes(engines, selection))
         stopping = asyncio.create_task(self._stop.wait())
         try:
             await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
                 starting.result()
-                self._keep(self._flush_regularly(service.state))
-                self._keep(self._feed_watchdog())
                 await stopping
         finally:
             await self._shut_down(service, doors, runner, [starting, stopping])
@@ -137,6 +136,7 @@ class Daemon:
             seconds=round(time.monotonic() - began, 2),
         )
         self._tell_ready()
+        self._keep(self._feed_watchdog())  # systemd counts from READY on, and a candidate may take long to load
         await engines.start_trial()
 
     def _tell_ready(self) -> None:
@@ -194,16 +194,17 @@ class Daemon:
     ) -> None:
         self.notifier.tell(STOPPING="1")
         began = time.monotonic()
-        complete = True
+        in_time = True
         try:
-            async with asyncio.timeout(self.config.server.drain_seconds):
+            async with service.pauses.timeout(self.config.server.drain_seconds):
                 for site in list(runner.sites):
                     await site.stop()  # no new connections; those that are open go on
                 await service.drain()
                 await service.hub.finish()
                 await doors.sockets.close_all()
         except TimeoutError:
-            complete = False
+            in_time = False
+        left = service.undelivered
         if self._engines is not None:
             self._engines.close()
         for task in (*tasks, *self._tasks):
@@ -211,7 +212,13 @@ class Daemon:
         await asyncio.gather(*tasks, *self._tasks, return_exceptions=True)
         await runner.cleanup()
         service.close()
-        log.info("stopped", complete=complete, seconds=round(time.monotonic() - began, 2), rows=service.row_counts())
+        log.info(
+            "stopped",
+            complete=in_time and not left,
+            left=left,
+            seconds=round(time.monotonic() - began, 2),
+            rows=service.row_counts(),
+        )
 
 
 def _transport_limits(config: Config) -> TransportLimits:

@@ -29,7 +29,7 @@ def make_doors(
     service: Service, limits: TransportLimits, engines: Engines | None = None, admin_token: str = ""
 ) -> Doors:
     """Build the application over a service; without `engines` no caller can change what serves."""
-    bodies, sockets = BodyReader(limits), Sockets(limits)
+    bodies, sockets = BodyReader(limits, service.pauses), Sockets(limits, service.pauses)
     app = web.Application(middlewares=[errors_middleware], client_max_size=limits.max_body_bytes)
     for routes in (
         SampleRoutes(service, bodies, sockets),

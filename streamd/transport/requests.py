@@ -1,6 +1,5 @@
 """Reading bodies within bounds of size, number and time."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from streamd.core.errors import MalformedError, TooBusyError, TooLargeError
+from streamd.runtime.pauses import Pauses
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,9 @@ class TransportLimits:
 class BodyReader:
     """Reads request bodies; `pending_bytes` of all of them together are bounded."""
 
-    def __init__(self, limits: TransportLimits) -> None:
+    def __init__(self, limits: TransportLimits, pauses: Pauses) -> None:
         self._limits = limits
+        self._pauses = pauses
         self.pending_bytes = 0
 
     @asynccontextmanager
@@ -56,7 +57,7 @@ class BodyReader:
 
     async def _body(self, request: web.Request) -> bytes:
         try:
-            async with asyncio.timeout(self._limits.body_timeout_seconds):
+            async with self._pauses.timeout(self._limits.body_timeout_seconds):
                 return await request.read()
         except TimeoutError as exc:
             raise MalformedError(f"the body did not come within {self._limits.body_timeout_seconds:g} s") from exc

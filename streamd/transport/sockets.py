@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from streamd.core.errors import DrainingError, TooBusyError
+from streamd.runtime.pauses import Pauses
 from streamd.transport.codecs import Encoding
 from streamd.transport.requests import TransportLimits
 
@@ -18,10 +19,11 @@ class Sockets:
     timer a frame, which would cost more than the frame.
     """
 
-    def __init__(self, limits: TransportLimits) -> None:
+    def __init__(self, limits: TransportLimits, pauses: Pauses) -> None:
         self._limits = limits
+        self._pauses = pauses
         self._open: dict[web.StreamResponse, asyncio.Transport | None] = {}
-        self._sending: dict[web.StreamResponse, float] = {}  # since when, in the loop's seconds
+        self._sending: dict[web.StreamResponse, float] = {}  # since when (monotonic seconds)
         self._watch: asyncio.TimerHandle | None = None
         self.draining = False
 
@@ -87,23 +89,21 @@ class Sockets:
             self._sending.pop(response, None)
 
     def _begin(self, response: web.StreamResponse) -> None:
-        loop = asyncio.get_running_loop()
-        self._sending[response] = loop.time()
+        self._sending[response] = self._pauses.clock()
         if self._watch is None:
-            self._watch = loop.call_later(self._limits.send_timeout_seconds, self._drop_stalled)
+            self._watch = asyncio.get_running_loop().call_later(self._limits.send_timeout_seconds, self._drop_stalled)
 
     def _drop_stalled(self) -> None:
         """Drop who has kept a send waiting for the whole limit; look again while any waits."""
         self._watch = None
-        loop = asyncio.get_running_loop()
         limit = self._limits.send_timeout_seconds
         for response, since in list(self._sending.items()):
-            if loop.time() - since >= limit:
+            if self._pauses.waited(since) >= limit:
                 self.abort(response)
                 del self._sending[response]
         if self._sending:
-            again = min(self._sending.values()) + limit - loop.time()
-            self._watch = loop.call_later(max(again, 0.001), self._drop_stalled)
+            again = limit - max(map(self._pauses.waited, self._sending.values()))
+            self._watch = asyncio.get_running_loop().call_later(max(again, 0.001), self._drop_stalled)
 
     def abort(self, response: web.StreamResponse) -> None:
         """Drop a peer that is gone or no longer reads: a closing handshake would only wait for it again."""

@@ -1,6 +1,8 @@
 """What the state machines over a pipeline have in common: what the scheduler and the observer ask of them."""
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Coroutine, Iterable
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +20,35 @@ class Fleet:
     """Servers whose rows all hold one value, so that a window can be told by it."""
 
     state: State
+    loop: asyncio.AbstractEventLoop
+    unheard: list[dict[str, Any]]
+    """What went wrong in the loop's callbacks, where nobody hears it."""
+    _turning: "asyncio.Task[None] | None" = None
+
+    def make_loop(self) -> None:
+        """Make the loop, which turns only inside of `turn_for`."""
+        self.unheard = []
+        self.loop = asyncio.new_event_loop()
+        self.loop.set_exception_handler(lambda loop, context: self._note(context))
+
+    def turn_for(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Turn the loop until this is done.
+
+        A callback that fails ends it, and the test: what it waits for may never come.
+        """
+        self._turning = self.loop.create_task(coroutine)
+        try:
+            self.loop.run_until_complete(self._turning)
+        except asyncio.CancelledError:
+            if not self.unheard:
+                raise
+        self._turning = None
+        assert self.unheard == []
+
+    def _note(self, context: dict[str, Any]) -> None:
+        self.unheard.append(context)
+        if self._turning is not None:
+            self._turning.cancel()
 
     def snapshot(self, slot: int) -> tuple[int, int, int]:
         """As the scheduler asks for it."""

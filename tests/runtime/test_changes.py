@@ -58,10 +58,8 @@ class Changes(Fleet, RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.stack = ExitStack()
-        self.loop = asyncio.new_event_loop()
+        self.make_loop()
         self.stack.callback(self.close_loop)
-        self.unheard: list[dict[str, Any]] = []
-        self.loop.set_exception_handler(lambda loop, context: self.unheard.append(context))
         self.stack.callback(structlog.reset_defaults)
         structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50), cache_logger_on_first_use=False)
         self.stack.enter_context(patch("streamd.runtime.keeper.measure_costs", flat_costs))
@@ -83,9 +81,9 @@ class Changes(Fleet, RuleBasedStateMachine):
 
     def run(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Turn the loop until this is done, and then until it has nothing to do."""
-        self.loop.run_until_complete(coroutine)
+        self.turn_for(coroutine)
         self.see_off()
-        self.loop.run_until_complete(self.turn())
+        self.turn_for(self.turn())
 
     async def turn(self) -> None:
         for _ in range(10):
@@ -94,9 +92,8 @@ class Changes(Fleet, RuleBasedStateMachine):
             await asyncio.sleep(0)
 
     def see_off(self) -> None:
-        """Wait for the threads of lanes that are out and run nothing."""
-        self.stuck += self.pipeline.left_busy
-        self.pipeline.left_busy.clear()
+        """Wait for the threads of lanes that are out and run nothing; once no lane is held, for all that are out."""
+        self.stuck += self.pipeline.take_left_busy()
         wait_for_ends(self.pipeline.departures, self.stuck)
 
     async def start(self) -> None:

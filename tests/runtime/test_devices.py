@@ -6,15 +6,17 @@ The loop turns only inside of a rule, lanes answer only when a rule lets them go
 import asyncio
 import sys
 import tempfile
-from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+import pytest
 import structlog
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -58,12 +60,17 @@ class WatchedPipeline(Pipeline):
         self.losses: Counter[object] = Counter()
         """How many lanes were lost with each window."""
         self.free = False
-        """Lanes that are put to work are not held any more."""
+        """Lanes are not held any more: neither those that are put to work nor those that left while they ran."""
 
     def open_lanes(self, workers: Sequence[LaneWorker], costs: CostTable, deployment: Deployment | None = None) -> None:
         for worker in workers:
             fake(worker).hangs = not self.free
         super().open_lanes(workers, costs, deployment)
+
+    def take_left_busy(self) -> list[LaneWorker]:
+        """Return the lanes that left since the last call and are held in what they run."""
+        left, self.left_busy = self.left_busy, []
+        return [] if self.free else left
 
     def take_result(self, worker: LaneWorker, result: Result) -> None:
         try:
@@ -137,11 +144,8 @@ class World(Fleet, RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.stack = ExitStack()
-        self.loop = asyncio.new_event_loop()
+        self.make_loop()
         self.stack.callback(self.close_loop)
-        self.unheard: list[dict[str, Any]] = []
-        """What went wrong in the loop's callbacks, where nobody hears it."""
-        self.loop.set_exception_handler(lambda loop, context: self.unheard.append(context))
         # Hundreds of lanes are lost on purpose: that is not worth a line each.
         self.stack.callback(structlog.reset_defaults)
         structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50), cache_logger_on_first_use=False)
@@ -167,14 +171,13 @@ class World(Fleet, RuleBasedStateMachine):
 
     def run(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Turn the loop until this is done, and then until it has nothing to do."""
-        self.loop.run_until_complete(coroutine)
-        self.loop.run_until_complete(self.turn())
+        self.turn_for(coroutine)
+        self.turn_for(self.turn())
         self.see_off()
 
     def see_off(self) -> None:
-        """Wait for the threads of lanes that are out and run nothing."""
-        self.stuck += self.pipeline.left_busy
-        self.pipeline.left_busy.clear()
+        """Wait for the threads of lanes that are out and run nothing; once no lane is held, for all that are out."""
+        self.stuck += self.pipeline.take_left_busy()
         wait_for_ends(self.pipeline.departures, self.stuck)
 
     async def mend(self) -> None:
@@ -387,9 +390,8 @@ class World(Fleet, RuleBasedStateMachine):
         backend = self.backends[self.backend_name]
         for device in backend.devices:
             backend.lose_device(device)
-        for worker in self.busy():
-            if worker in self.pipeline.workers:
-                self.let_go(worker)
+        while busy := self.busy():  # a lane that is lost gives its batch to one that was idle
+            self.let_go(busy[0])
         for _ in range(LIMITS.max_rebuilds + 2):
             self.now += LIMITS.rebuild_most_seconds
             self.the_keeper_looks_after_all()
@@ -466,12 +468,16 @@ class World(Fleet, RuleBasedStateMachine):
             if sys.exc_info()[0] is None:  # what failed already need not end well, and may never
                 self.come_to_an_end()
         finally:
-            for coroutine in self.keeper.waiting:
-                coroutine.close()
-            for backend in self.backends.values():
-                backend.let_all_go()
-            self.pipeline.stop()
-            self.stack.close()
+            self.clear_up()
+
+    def clear_up(self) -> None:
+        """Leave nothing behind, whatever it came to."""
+        for coroutine in self.keeper.waiting:
+            coroutine.close()
+        for backend in self.backends.values():
+            backend.let_all_go()
+        self.pipeline.stop()
+        self.stack.close()
 
     def come_to_an_end(self) -> None:
         self.pipeline.free = True
@@ -503,3 +509,69 @@ class World(Fleet, RuleBasedStateMachine):
 
 TestWorld = World.TestCase
 TestWorld.settings = settings(max_examples=settings().max_examples // 2, stateful_step_count=50)
+
+
+# ---------------------------------------------------------------- what once made the machine itself flaky
+@pytest.fixture
+def world() -> Iterator[World]:
+    machine = World()
+    yield machine
+    machine.teardown()
+
+
+@pytest.fixture
+def slow_closes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let every lane take as long to close as somebody takes to wait for it."""
+    waited_for: defaultdict[str, Event] = defaultdict(Event)
+    close, join = FakeLane.close, LaneWorker.join
+
+    def close_late(lane: FakeLane) -> None:
+        waited_for[f"lane {lane.name}"].wait()
+        close(lane)
+
+    def join_first(worker: LaneWorker, timeout_seconds: float) -> bool:
+        waited_for[worker._thread.name].set()
+        return join(worker, timeout_seconds)
+
+    monkeypatch.setattr(FakeLane, "close", close_late)
+    monkeypatch.setattr(LaneWorker, "join", join_first)
+    yield
+    for event in waited_for.values():
+        event.set()
+
+
+@pytest.mark.usefixtures("slow_closes")
+def test_lanes_that_are_lost_while_the_machine_ends_are_waited_for() -> None:
+    world = World()
+    world.rows_come({"a"}, 0.0)
+    world.rows_come({"b"}, 0.0)
+    world.rows_come({"c"}, 0.0)
+    world.backends["first"].lose_device("fake:0")
+    world.teardown()
+
+
+def test_a_backend_is_worn_out_whichever_lanes_its_batches_move_to(world: World) -> None:
+    world.rows_come({"a"}, 0.0)
+    world.rows_come({"b"}, 0.0)
+    world.rows_come({"c"}, 0.0)
+    world.let_go(world.busy()[1])
+    assert [worker.lane.device for worker in world.busy()] == ["fake:0"] * 2, "the other device's are idle"
+    world.the_backend_is_worn_out()
+
+
+def test_a_callback_that_fails_ends_what_waits_for_it() -> None:
+    world = World()
+    world.rows_come({"a"}, 0.0)
+    with pytest.raises(AssertionError):
+        world.turn_for(_wait_in_vain())
+    assert [str(each["exception"]) for each in world.unheard] == ["by the test"]
+    world.clear_up()
+
+
+async def _wait_in_vain() -> None:
+    asyncio.get_running_loop().call_soon(_fail)
+    await asyncio.Event().wait()
+
+
+def _fail() -> None:
+    raise ValueError("by the test")

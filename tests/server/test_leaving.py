@@ -1,0 +1,97 @@
+"""The process ends as it was told to, whatever its threads are doing: joined where they end, left behind where not."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from streamd.repository.versions import EngineRepository
+from tests.server.conftest import Start
+from tests.server.process import ENGINES, ROOT, DaemonProcess
+
+FIRST = EngineRepository(ENGINES).choose().name
+OTHER = next(path.name for path in EngineRepository(ENGINES).folders() if path.name != FIRST)
+LONG = {"STREAMD_BUCKETS": "64", "STREAMD_LANES": "2"}
+"""A bucket whose batches run for a while: the signal comes in the middle of one."""
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def ends_well(daemon: DaemonProcess, number: signal.Signals) -> None:
+    daemon.signal(number)
+    assert daemon.wait() == 0, daemon.lines
+    assert "stopped" in [line["event"] for line in daemon.lines]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_while_the_first_lanes_warm(start: Start, tmp_path: Path, number: signal.Signals) -> None:
+    daemon = start(tmp_path, "--engine", OTHER, **LONG)
+    daemon.wait_for("lanes_warming")
+    ends_well(daemon, number)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_while_a_reload_loads(start: Start, tmp_path: Path, number: signal.Signals) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text("")
+    daemon = start(tmp_path / "state", "--config", str(config), **LONG)
+    daemon.wait_for("ready")
+    config.write_text(f'[engine]\nengine = "{OTHER}"\n')
+    daemon.signal(signal.SIGHUP)
+    assert daemon.wait_for("lanes_warming")["engine"] == OTHER
+    ends_well(daemon, number)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_while_a_candidate_loads(start: Start, tmp_path: Path, number: signal.Signals) -> None:
+    daemon = start(tmp_path, **LONG, STREAMD_CANDIDATE=OTHER)
+    daemon.wait_for("ready")
+    assert daemon.wait_for("lanes_warming")["engine"] == OTHER
+    ends_well(daemon, number)
+
+
+SCRIPT = """
+import asyncio, threading, sys
+from streamd.server import process
+
+process.LEAVE_SECONDS = 0.01
+
+class Stub:
+    async def run(self):
+        {work}
+        return 3
+
+sys.exit(asyncio.run(process.run_daemon(Stub())))
+"""
+
+
+@pytest.mark.parametrize(
+    ("work", "left"),
+    [
+        ("asyncio.get_running_loop().run_in_executor(None, threading.Event().wait)", "streamd_0"),
+        ("threading.Thread(target=threading.Event().wait, name='lane x', daemon=True).start()", "lane x"),
+        ("threading.Thread(target=threading.Event().wait, name='another').start()", "another"),
+        ("await asyncio.to_thread(str)", None),
+    ],
+)
+def test_a_thread_that_never_ends_is_named_and_left_behind(work: str, left: str | None) -> None:
+    command = [sys.executable, "-c", SCRIPT.format(work=work)]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 3, ended.stderr
+    assert ("threads_left" in ended.stdout + ended.stderr) == (left is not None)
+    assert left is None or left in ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize("error", ["StateError", "ValueError"])
+def test_a_start_that_fails_beside_such_a_thread_ends_with_1(error: str) -> None:
+    work = (
+        "from streamd.core.errors import StateError\n"
+        "        asyncio.get_running_loop().run_in_executor(None, threading.Event().wait)\n"
+        f"        raise {error}('no such luck')"
+    )
+    command = [sys.executable, "-c", SCRIPT.format(work=work)]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1, ended.stderr
+    assert "no such luck" in ended.stderr
+    assert ("Traceback" in ended.stderr) == (error == "ValueError")

@@ -1,0 +1,92 @@
+"""Callers, agents and readers are not refused or dropped for time in which the daemon did not run."""
+
+import asyncio
+import time
+
+import pytest
+
+from streamd.runtime.service import ServiceLimits
+from streamd.transport.requests import TransportLimits
+from tests.runtime.test_pauses import HOUR, Clock
+from tests.transport.conftest import Start
+from tests.transport.harness import CONTRACT, Running, Setup, listening_socket, pack, sample
+from tests.transport.harness import JSON as JSON_TYPE
+from tests.transport.stalled import BIG, StalledReader
+
+SECONDS = 0.02
+SETUP = Setup(
+    limits=TransportLimits(body_timeout_seconds=SECONDS, send_timeout_seconds=SECONDS),
+    service_limits=ServiceLimits(predict_timeout_seconds=SECONDS),
+    lanes=1,
+)
+
+
+def stand_still(daemon: Running) -> Clock:
+    """Let the daemon's deadlines pass only when the test says so."""
+    now, pauses = time.monotonic(), daemon.service.pauses
+    pauses.clock = clock = Clock(pauses)
+    clock.base = lambda: now
+    return clock
+
+
+async def pause(clock: Clock) -> None:
+    """Stop for an hour, and let every timer go off that was due meanwhile."""
+    clock.pause(HOUR)
+    over = asyncio.Event()
+    asyncio.get_running_loop().call_later(3 * SECONDS, over.set)
+    await over.wait()
+
+
+async def test_a_body_whose_rest_lies_in_the_socket_is_taken(start: Start) -> None:
+    daemon = await start(SETUP)
+    clock = stand_still(daemon)
+    body = pack({"samples": [sample("a", 1)]}, JSON_TYPE)
+    reader, writer = await asyncio.open_connection("127.0.0.1", daemon.port)
+    head = (
+        f"POST /v1/samples HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    writer.write(head.encode() + body[:10])
+    await daemon.get("/healthz")
+    await pause(clock)
+    writer.write(body[10:])
+    assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+    writer.close()
+    await writer.wait_closed()
+
+
+async def test_a_caller_gets_the_forecast_that_a_pause_delayed(start: Start) -> None:
+    daemon = await start(SETUP)
+    clock = stand_still(daemon)
+    daemon.backend.script.hold = True
+    inputs = {
+        name: [[0.5] * shape[1]] * shape[0] for name, shape in CONTRACT.input_shapes.items() if name.endswith("cont")
+    }
+    calling = asyncio.create_task(daemon.post("/v1/predict", inputs))
+    while not daemon.service.pipeline.in_flight:
+        await asyncio.sleep(0)
+    await pause(clock)
+    daemon.let_go()
+    assert (await calling).status == 200
+    # 2. Time in which the daemon runs counts as ever.
+    daemon.backend.script.hold = True
+    calling = asyncio.create_task(daemon.post("/v1/predict", inputs))
+    while not daemon.service.pipeline.in_flight:
+        await asyncio.sleep(0)
+    clock.run(1.0)
+    assert ((reply := await calling).status, reply.code) == (429, "too_busy")
+
+
+@pytest.mark.parametrize("path", ["/v1/forecasts?servers=*", "/v1/forecasts/stream"])
+async def test_a_reader_is_dropped_for_time_in_which_it_could_have_read(start: Start, path: str) -> None:
+    daemon = await start(Setup(contract=BIG, listener=listening_socket(4_096), limits=SETUP.limits))
+    clock = stand_still(daemon)
+    slow = StalledReader()
+    await slow.connect(daemon.port, path)
+    while not daemon.doors.sockets._sending:
+        await daemon.accept([sample("x", daemon.service.ingest.accepted, {"a": 1.0, "b": 1.0})])
+    await pause(clock)
+    assert len(daemon.service.hub) == 1
+    while len(daemon.service.hub):
+        await daemon.accept([sample("x", daemon.service.ingest.accepted, {"a": 1.0, "b": 1.0})])
+        clock.run(1.0)
+    slow.close()
