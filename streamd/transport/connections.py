@@ -114,5 +114,6 @@ class Runner(web.AppRunner):
 
 
 def _first_line(text: str) -> str:
+    """Return a message's first line, which may hold bytes of the caller's, as text that every encoder takes."""
     lines = [line.strip(" :") for line in text.splitlines() if line.strip()]
-    return lines[0][:200] if lines else "unknown"
+    return lines[0][:200].encode("ascii", "backslashreplace").decode() if lines else "unknown"

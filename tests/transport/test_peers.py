@@ -205,6 +205,8 @@ NOT_HTTP = {
     "a length that is none": request("POST /v1/samples", "Content-Length: many\r\n"),
     "a length and chunks": request("POST /v1/samples", "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n"),
     "a URL that is none": b"GET http://[::1 HTTP/1.1\r\nHost: x\r\n\r\n",
+    "bytes in the method": b"G\xff\xfeT / HTTP/1.1\r\n\r\n",
+    "bytes in a header": b"GET / HTTP/1.1\r\nX\xff: \xfe\r\n\r\n",
     "an answer": b"HTTP/1.1 200 OK\r\n\r\n",
     "what follows a sound request": request("GET /healthz") + b"hello\r\n\r\n",
     "what follows an upgrade that was declined": request("GET /v1/status", UPGRADE) + b"hello\r\n\r\n",
