@@ -79,7 +79,7 @@ def decode_body(data: bytes | str, encoding: Encoding) -> tuple[Identifier, Inde
     if (body.samples is None) == (body.columns is None):
         raise MalformedError("expected an object with either 'samples' or 'columns'")
     if body.columns is not None:
-        return body.id, _rows(body.columns, encoding)
+        return body.id, _check_columns(body.columns, encoding)
     if isinstance(body, Body):
         assert body.samples is not None
         return body.id, enumerate(body.samples)
@@ -89,16 +89,16 @@ def decode_body(data: bytes | str, encoding: Encoding) -> tuple[Identifier, Inde
 def _decode_loosely(data: bytes, encoding: Encoding) -> _LooseBody:
     """Decode what stands around the samples, so that each of them can be refused alone."""
     try:
-        return _loose(data, encoding)
+        return _decode_around(data, encoding)
     except DECODING_ERRORS as exc:
         marked = mark_foreign_tokens(data) if encoding is Encoding.JSON else None
         if marked is not None:
             with contextlib.suppress(*DECODING_ERRORS):
-                return _loose(marked, encoding)
+                return _decode_around(marked, encoding)
         raise malformed(exc, data) from exc
 
 
-def _loose(data: bytes, encoding: Encoding) -> _LooseBody:
+def _decode_around(data: bytes, encoding: Encoding) -> _LooseBody:
     body: _LooseBody = _loose_body.raw(data, encoding)
     return body
 
@@ -127,13 +127,13 @@ def _sample_error(exc: Exception) -> InvalidInputError:
     return (_ERRORS[match[1]] if match else InvalidSampleError)(message)
 
 
-def _rows(columns: Columns | _LooseColumns, encoding: Encoding) -> Indexed:
+def _check_columns(columns: Columns | _LooseColumns, encoding: Encoding) -> Indexed:
     """Check the columns against each other and return their rows as samples."""
     count = len(columns.servers)
-    values = _matrix(columns.values) if isinstance(columns.values, Tensor) else columns.values
+    values = _read_matrix(columns.values) if isinstance(columns.values, Tensor) else columns.values
     if len(values) != count:
         raise MalformedError(f"columns.values has {len(values)} rows, expected {count}: one for each server")
-    times = _times_of(columns, encoding)
+    times = _find_times(columns, encoding)
     if times is None:
         times = [columns.time] * count
     if len(times) != count:
@@ -143,11 +143,11 @@ def _rows(columns: Columns | _LooseColumns, encoding: Encoding) -> Indexed:
     features = columns.features
     rows: Iterator[tuple[Any, Any, Any]] = zip(columns.servers, times, values, strict=True)
     if isinstance(columns, Columns):
-        return _typed_rows(rows, features)
-    return enumerate(_loose_row(*row, features, encoding) for row in rows)
+        return _make_rows(rows, features)
+    return enumerate(_decode_row(*row, features, encoding) for row in rows)
 
 
-def _matrix(tensor: Tensor) -> list[Any]:
+def _read_matrix(tensor: Tensor) -> list[Any]:
     try:
         array = read_tensor("columns.values", tensor)
     except InvalidTensorError as exc:
@@ -158,7 +158,7 @@ def _matrix(tensor: Tensor) -> list[Any]:
     return rows
 
 
-def _times_of(columns: Columns | _LooseColumns, encoding: Encoding) -> list[Any] | None:
+def _find_times(columns: Columns | _LooseColumns, encoding: Encoding) -> list[Any] | None:
     """Return the rows' times, or None where one is given for all of them."""
     if isinstance(columns, Columns):
         return columns.time if isinstance(columns.time, list) else None
@@ -169,20 +169,20 @@ def _times_of(columns: Columns | _LooseColumns, encoding: Encoding) -> list[Any]
     return times
 
 
-def _typed_rows(rows: Iterator[tuple[str, Any, Row]], features: list[str]) -> Indexed:
+def _make_rows(rows: Iterator[tuple[str, Any, Row]], features: list[str]) -> Indexed:
     width = len(features)
     for index, (server, time, row) in enumerate(rows):
         if len(row) == width:
             yield index, Sample(server, time, dict(zip(features, row, strict=True)))
         else:
-            yield index, _wrong_width(row, features)
+            yield index, _describe_width(row, features)
 
 
-def _wrong_width(row: Row, features: list[str]) -> InvalidValueError:
+def _describe_width(row: Row, features: list[str]) -> InvalidValueError:
     return InvalidValueError(f"values has {len(row)} numbers, expected {len(features)}: one a feature")
 
 
-def _loose_row(
+def _decode_row(
     server: msgspec.Raw, time: msgspec.Raw, row: msgspec.Raw | Row, features: list[str], encoding: Encoding
 ) -> Sample | InvalidInputError:
     """Decode one row of columns: its parts are bytes still, but for a row of a tensor."""
@@ -197,5 +197,5 @@ def _loose_row(
         explained = explain_row(raw, features) if field == "values" else explain_field(field, raw)
         return explained or _ERRORS[field](f"{field}: {malformed(exc)}")
     if len(cells) != len(features):
-        return _wrong_width(cells, features)
+        return _describe_width(cells, features)
     return Sample(name, at, dict(zip(features, cells, strict=True)))

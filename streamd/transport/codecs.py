@@ -7,7 +7,7 @@ import msgspec
 import orjson
 
 from streamd.core.errors import MalformedError, UnsupportedMediaTypeError
-from streamd.transport.foreign_tokens import hint
+from streamd.transport.foreign_tokens import add_hint
 
 T = TypeVar("T")
 
@@ -69,7 +69,7 @@ def malformed(exc: Exception, data: bytes | str = b"") -> MalformedError:
         return MalformedError("text is not valid UTF-8")
     if isinstance(exc, RecursionError):
         return MalformedError("nested too deeply")
-    return MalformedError(hint(str(exc), data.encode() if isinstance(data, str) else data))
+    return MalformedError(add_hint(str(exc), data.encode() if isinstance(data, str) else data))
 
 
 def encode(message: Any, encoding: Encoding) -> bytes:

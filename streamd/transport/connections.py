@@ -45,7 +45,7 @@ class Connection(web.RequestHandler):
         self.on_lost: Callable[[], None] | None = None
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Tell who waits for it, then do as aiohttp does."""
+        """Do as aiohttp does, then call back who waits for it."""
         super().connection_lost(exc)
         on_lost, self.on_lost = self.on_lost, None
         if on_lost is not None:
@@ -61,7 +61,7 @@ class Connection(web.RequestHandler):
         """Answer what no route could; raises `ConnectionError` where the peer is gone or an answer has begun."""
         error: StreamdError
         if isinstance(exc, NOT_HTTP):
-            reason = _first_line(message or str(exc))
+            reason = _take_first_line(message or str(exc))
             self._note_malformed(reason)
             error = MalformedError(f"the request is not valid HTTP: {reason}")
         else:
@@ -81,7 +81,7 @@ class Connection(web.RequestHandler):
             self._counts.peers_left += 1
             log.debug("peer_left", reason=str(exc))
         elif isinstance(exc, NOT_HTTP):
-            self._note_malformed(_first_line(str(exc)))
+            self._note_malformed(_take_first_line(str(exc)))
         else:
             log.error("connection_failed", reason=args[0] % args[1:] if args else "", exc_info=exc)
 
@@ -113,7 +113,7 @@ class Runner(web.AppRunner):
         return _Server(await super()._make_server(), options)
 
 
-def _first_line(text: str) -> str:
+def _take_first_line(text: str) -> str:
     """Return a message's first line, which may hold bytes of the caller's, as text that every encoder takes."""
     lines = [line.strip(" :") for line in text.splitlines() if line.strip()]
     return lines[0][:200].encode("ascii", "backslashreplace").decode() if lines else "unknown"

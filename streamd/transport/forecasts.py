@@ -90,7 +90,7 @@ class ForecastRoutes:
             raise InvalidSelectionError(f"Last-Event-ID is {since[:32]!r}, expected an id that an event bore")
         async with self._sockets.stream(request) as response:
             subscription = service.hub.subscribe(choice.globs, choice.part)
-            self._sockets.on_lost(request, lambda: service.hub.unsubscribe(subscription))
+            self._sockets.call_when_lost(request, lambda: service.hub.unsubscribe(subscription))
             try:
                 if since is not None:
                     service.hub.replay(subscription, service.state.board.later_than(int(since)))

@@ -55,7 +55,7 @@ def explain_sample(raw: bytes) -> InvalidInputError | None:
     given = _read_marked(raw)
     if not isinstance(given, dict):
         return None
-    return next(_sample_faults(given), None)
+    return next(_find_sample_faults(given), None)
 
 
 def explain_row(raw: bytes, features: list[str]) -> InvalidValueError | None:
@@ -63,12 +63,14 @@ def explain_row(raw: bytes, features: list[str]) -> InvalidValueError | None:
     given = _read_marked(raw)
     if not isinstance(given, list) or len(given) != len(features):
         return None
-    return next((_value_fault(name, token) for name, token in _marked(zip(features, given, strict=True))), None)
+    return next(
+        (_make_value_error(name, token) for name, token in _find_marked(zip(features, given, strict=True))), None
+    )
 
 
 def explain_field(field: str, raw: bytes) -> InvalidInputError | None:
     """Return the error of a marked server, time or status, or None where it has no foreign token."""
-    return next((_field_fault(name, token) for name, token in _marked([(field, _read_marked(raw))])), None)
+    return next((_make_field_error(name, token) for name, token in _find_marked([(field, _read_marked(raw))])), None)
 
 
 def _read_marked(raw: bytes) -> Any:
@@ -80,18 +82,18 @@ def _read_marked(raw: bytes) -> Any:
         return None
 
 
-def _sample_faults(given: dict[str, Any]) -> Iterator[InvalidInputError]:
+def _find_sample_faults(given: dict[str, Any]) -> Iterator[InvalidInputError]:
     fields = [(name, given.get(name)) for name in ("server", "time", "values", "status")]
-    yield from (_field_fault(name, token) for name, token in _marked(fields))
+    yield from (_make_field_error(name, token) for name, token in _find_marked(fields))
     values = given.get("values")
     if not isinstance(values, dict):
         return
-    for _, token in _marked((name, name) for name in values):
+    for _, token in _find_marked((name, name) for name in values):
         yield InvalidSampleError(f"the name of a feature in values holds {_show(token)}")
-    yield from (_value_fault(name, token) for name, token in _marked(values.items()))
+    yield from (_make_value_error(name, token) for name, token in _find_marked(values.items()))
 
 
-def _marked(named: Any) -> Iterator[tuple[str, str]]:
+def _find_marked(named: Any) -> Iterator[tuple[str, str]]:
     """Yield the name and the token of each value that holds one."""
     for name, value in named:
         match = _MARKED_TEXT.search(value) if isinstance(value, str) else None
@@ -107,12 +109,12 @@ _FIELDS: dict[str, tuple[type[InvalidInputError], str]] = {
 }
 
 
-def _field_fault(field: str, token: str) -> InvalidInputError:
+def _make_field_error(field: str, token: str) -> InvalidInputError:
     error, expected = _FIELDS[field]
     return error(f"{field} holds {_show(token)}, expected {expected}")
 
 
-def _value_fault(name: str, token: str) -> InvalidValueError:
+def _make_value_error(name: str, token: str) -> InvalidValueError:
     shown = name[:64].encode("ascii", "backslashreplace").decode()
     return InvalidValueError(f"values.{shown} holds {_show(token)}: {SEND_NULL}")
 
@@ -126,7 +128,7 @@ def _show(token: str) -> str:
 _PLACE = re.compile(r"\(byte (\d+)\)")
 
 
-def hint(message: str, data: bytes) -> str:
+def add_hint(message: str, data: bytes) -> str:
     """Say which foreign token a JSON decoder stopped at, and where; without one, return its message as it is."""
     place = _PLACE.search(message)
     if place is None or not message.startswith("JSON"):

@@ -53,7 +53,7 @@ class Sockets:
             _limit_silence(request, KEEP_ALIVE_SECONDS + self._limits.send_timeout_seconds)
             yield response
 
-    def on_lost(self, request: web.Request, callback: Callable[[], None]) -> None:
+    def call_when_lost(self, request: web.Request, callback: Callable[[], None]) -> None:
         """Call back once this peer is gone: now, where it is gone already.
 
         A handler that only writes learns of a lost connection by its next write, which may be long in coming.
