@@ -370,7 +370,13 @@ CODES = {
 }
 """What the wire shows. Callers depend on them: one may be added, none may change or go."""
 
-TELLS_ITS_PARENT_S_CODE = {"BatchFailedError", "CudaError", "DeviceLostError", "ForeignLayoutError"}
+TELLS_ITS_PARENT_S_CODE = {
+    "BatchFailedError",
+    "CudaError",
+    "DeviceLostError",
+    "ForeignLayoutError",
+    "UnsupportedEncodingError",
+}
 """Errors that the wire need not tell from their parent."""
 
 

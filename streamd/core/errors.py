@@ -36,6 +36,10 @@ class UnsupportedMediaTypeError(InvalidInputError):
     code = "unsupported_media_type"
 
 
+class UnsupportedEncodingError(UnsupportedMediaTypeError):
+    """A body in a content coding that is not decoded here."""
+
+
 class TooLargeError(InvalidInputError):
     """A body, a frame, or a list in it is over its limit."""
 

@@ -89,7 +89,9 @@ class RowReader:
                 ignored += 1
             elif value is not None and not math.isnan(value):
                 if math.isinf(value) or not self._fits(value):
-                    raise InvalidValueError(f"values.{name} is {value!r}, expected a number that float32 can hold")
+                    raise InvalidValueError(
+                        f"values.{name} is {value!r}, expected a number that float32 can hold, or null"
+                    )
                 cells[column] = value
                 mask |= 1 << column
         self.ignored += ignored

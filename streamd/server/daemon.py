@@ -110,7 +110,7 @@ class Daemon:
 
     async def _listen(self, doors: Doors) -> web.AppRunner:
         settings = self.config.server
-        runner = web.AppRunner(doors.app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+        runner = doors.make_runner(shutdown_timeout_seconds=1.0)
         await runner.setup()
         try:
             await web.TCPSite(runner, settings.host, settings.port).start()

@@ -10,21 +10,41 @@ from streamd.server.config import LogSection
 
 
 def configure_logs(settings: LogSection) -> None:
-    """Set structlog up once; a line is an event with its fields."""
+    """Set structlog up once; a line is an event with its fields.
+
+    What libraries log, and Python's own warnings, become such lines too, from `warning` on.
+    """
     console = settings.log_format == "console" or (settings.log_format == "auto" and sys.stderr.isatty())
     renderer: Any = structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer(sort_keys=False)
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    rendered: list[Any] = [structlog.processors.format_exc_info if not console else _keep, renderer]
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info if not console else _keep,
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[settings.log_level.upper()]),
+        processors=[*shared, *rendered],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )
+    _route_foreign_logs(max(level, logging.WARNING), shared, rendered)
+
+
+def _route_foreign_logs(level: int, shared: list[Any], rendered: list[Any]) -> None:
+    """Let the standard library's loggers write the same lines: without a handler they write plain text."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name, structlog.stdlib.ExtraAdder()],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendered],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    logging.captureWarnings(True)
 
 
 def _keep(_logger: Any, _name: str, event: Any) -> Any:

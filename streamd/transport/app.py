@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from streamd.runtime.service import Service
+from streamd.transport.connections import ConnectionCounts, Runner
 from streamd.transport.engines import EngineRoutes, Engines
 from streamd.transport.errors import errors_middleware
 from streamd.transport.forecasts import ForecastRoutes
@@ -23,6 +24,11 @@ class Doors:
 
     app: web.Application
     sockets: Sockets
+    counts: ConnectionCounts
+
+    def make_runner(self, *, shutdown_timeout_seconds: float) -> Runner:
+        """Return what serves the application; a request that is still open when it stops has this long."""
+        return Runner(self.app, self.counts, shutdown_timeout_seconds=shutdown_timeout_seconds)
 
 
 def make_doors(
@@ -30,6 +36,7 @@ def make_doors(
 ) -> Doors:
     """Build the application over a service; without `engines` no caller can change what serves."""
     bodies, sockets = BodyReader(limits, service.pauses), Sockets(limits, service.pauses)
+    counts = ConnectionCounts()
     app = web.Application(middlewares=[errors_middleware], client_max_size=limits.max_body_bytes)
     for routes in (
         SampleRoutes(service, bodies, sockets),
@@ -41,4 +48,7 @@ def make_doors(
         routes.add_to(app)
     if engines is not None:
         EngineRoutes(bodies, engines, admin_token).add_to(app)
-    return Doors(app, sockets)
+    metrics = service.metrics
+    metrics.counter("peers_left", "Requests whose peer left before they were answered", lambda: counts.peers_left)
+    metrics.counter("malformed_requests", "Requests that are not valid HTTP", lambda: counts.malformed_requests)
+    return Doors(app, sockets, counts)

@@ -1,6 +1,8 @@
 """What agents send, decoded: typed and fast where all is well, sample by sample where something is not."""
 
+import contextlib
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import msgspec
@@ -17,7 +19,8 @@ from streamd.core.errors import (
 )
 from streamd.core.samples import Indexed, Sample, Time
 from streamd.transport.codecs import DECODING_ERRORS, Decoder, Encoding, malformed
-from streamd.transport.tensors import Tensor, read_tensor
+from streamd.transport.foreign_tokens import explain_field, explain_row, explain_sample, mark_foreign_tokens
+from streamd.transport.tensors import Tensor, is_array, read_tensor
 
 Identifier = str | Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | float | None
 """Echoed as it came; a whole number must fit 64 bits, for JSON's encoder writes no larger one."""
@@ -43,10 +46,10 @@ class Body(msgspec.Struct):
 
 
 class _LooseColumns(msgspec.Struct):
-    servers: list[Any]
-    time: Any
+    servers: list[msgspec.Raw]
+    time: msgspec.Raw
     features: list[str]
-    values: list[Any] | Tensor
+    values: list[msgspec.Raw] | Tensor
 
 
 class _LooseBody(msgspec.Struct):
@@ -58,6 +61,10 @@ class _LooseBody(msgspec.Struct):
 _body = Decoder(Body)
 _loose_body = Decoder(_LooseBody)
 _sample = Decoder(Sample)
+_server = Decoder(str)
+_time = Decoder(Time)
+_times = Decoder(list[msgspec.Raw])
+_row = Decoder(Row)
 
 
 def decode_body(data: bytes | str, encoding: Encoding) -> tuple[Identifier, Indexed]:
@@ -68,22 +75,39 @@ def decode_body(data: bytes | str, encoding: Encoding) -> tuple[Identifier, Inde
     try:
         body = _body.raw(data, encoding)
     except DECODING_ERRORS:
-        body = _loose_body.decode(data.encode() if isinstance(data, str) else data, encoding)
+        body = _decode_loosely(data.encode() if isinstance(data, str) else data, encoding)
     if (body.samples is None) == (body.columns is None):
         raise MalformedError("expected an object with either 'samples' or 'columns'")
     if body.columns is not None:
-        return body.id, _rows(body.columns)
+        return body.id, _check_columns(body.columns, encoding)
     if isinstance(body, Body):
         assert body.samples is not None
         return body.id, enumerate(body.samples)
     return body.id, ((index, _one(raw, encoding)) for index, raw in enumerate(body.samples))
 
 
+def _decode_loosely(data: bytes, encoding: Encoding) -> _LooseBody:
+    """Decode what stands around the samples, so that each of them can be refused alone."""
+    try:
+        return _decode_around(data, encoding)
+    except DECODING_ERRORS as exc:
+        marked = mark_foreign_tokens(data) if encoding is Encoding.JSON else None
+        if marked is not None:
+            with contextlib.suppress(*DECODING_ERRORS):
+                return _decode_around(marked, encoding)
+        raise malformed(exc, data) from exc
+
+
+def _decode_around(data: bytes, encoding: Encoding) -> _LooseBody:
+    body: _LooseBody = _loose_body.raw(data, encoding)
+    return body
+
+
 def _one(raw: msgspec.Raw, encoding: Encoding) -> Sample | InvalidInputError:
     try:
         sample: Sample = _sample.raw(bytes(raw), encoding)
     except DECODING_ERRORS as exc:
-        return _sample_error(exc)
+        return explain_sample(bytes(raw)) or _sample_error(exc)
     return sample
 
 
@@ -105,44 +129,75 @@ def _sample_error(exc: Exception) -> InvalidInputError:
     return (_ERRORS[match[1]] if match else InvalidSampleError)(message)
 
 
-def _rows(columns: Columns | _LooseColumns) -> Indexed:
+def _check_columns(columns: Columns | _LooseColumns, encoding: Encoding) -> Indexed:
     """Check the columns against each other and return their rows as samples."""
     count = len(columns.servers)
-    if isinstance(columns.values, Tensor):
-        try:
-            array = read_tensor("columns.values", columns.values)
-        except InvalidTensorError as exc:
-            raise MalformedError(str(exc)) from exc
-        if array.ndim != 2:
-            raise MalformedError(f"columns.values has {array.ndim} axes, expected 2: row and feature")
-        values: list[Any] = array.astype(np.float64).tolist()
-    else:
-        values = columns.values
+    values = _read_matrix(columns.values) if isinstance(columns.values, Tensor) else columns.values
     if len(values) != count:
         raise MalformedError(f"columns.values has {len(values)} rows, expected {count}: one for each server")
-    times = columns.time if isinstance(columns.time, list) else [columns.time] * count
+    times = _find_times(columns, encoding)
+    if times is None:
+        times = [columns.time] * count
     if len(times) != count:
         raise MalformedError(f"columns.time has {len(times)} times, expected one, or {count}")
     if len(set(columns.features)) != len(columns.features):
         raise MalformedError("columns.features names a feature twice")
-    return _zip(columns, times, values)
+    features = columns.features
+    rows: Iterator[tuple[Any, Any, Any]] = zip(columns.servers, times, values, strict=True)
+    if isinstance(columns, Columns):
+        return _make_rows(rows, features)
+    return enumerate(_decode_row(*row, features, encoding) for row in rows)
 
 
-def _zip(columns: Columns | _LooseColumns, times: list[Any], values: list[Any]) -> Indexed:
-    loose = isinstance(columns, _LooseColumns)
-    width = len(columns.features)
-    for index, (server, time, row) in enumerate(zip(columns.servers, times, values, strict=True)):
-        if isinstance(row, list) and len(row) != width:
-            yield index, InvalidValueError(f"values has {len(row)} numbers, expected {width}: one a feature")
-        elif loose:
-            yield index, _convert(server, time, row, columns.features)
-        else:
-            yield index, Sample(server, time, dict(zip(columns.features, row, strict=True)))
-
-
-def _convert(server: Any, time: Any, row: Any, features: list[str]) -> Sample | InvalidInputError:
-    values = dict(zip(features, row, strict=True)) if isinstance(row, list) else row
+def _read_matrix(tensor: Tensor) -> list[Any]:
     try:
-        return msgspec.convert({"server": server, "time": time, "values": values}, Sample)
-    except (msgspec.ValidationError, ValueError) as exc:
-        return _sample_error(exc)
+        array = read_tensor("columns.values", tensor)
+    except InvalidTensorError as exc:
+        raise MalformedError(str(exc)) from exc
+    if array.ndim != 2:
+        raise MalformedError(f"columns.values has {array.ndim} axes, expected 2: row and feature")
+    rows: list[Any] = array.astype(np.float64).tolist()
+    return rows
+
+
+def _find_times(columns: Columns | _LooseColumns, encoding: Encoding) -> list[Any] | None:
+    """Return the rows' times, or None where one is given for all of them."""
+    if isinstance(columns, Columns):
+        return columns.time if isinstance(columns.time, list) else None
+    data = bytes(columns.time)
+    if not is_array(data, encoding):
+        return None
+    times: list[Any] = _times.decode(data, encoding)
+    return times
+
+
+def _make_rows(rows: Iterator[tuple[str, Any, Row]], features: list[str]) -> Indexed:
+    width = len(features)
+    for index, (server, time, row) in enumerate(rows):
+        if len(row) == width:
+            yield index, Sample(server, time, dict(zip(features, row, strict=True)))
+        else:
+            yield index, _describe_width(row, features)
+
+
+def _describe_width(row: Row, features: list[str]) -> InvalidValueError:
+    return InvalidValueError(f"values has {len(row)} numbers, expected {len(features)}: one a feature")
+
+
+def _decode_row(
+    server: msgspec.Raw, time: msgspec.Raw, row: msgspec.Raw | Row, features: list[str], encoding: Encoding
+) -> Sample | InvalidInputError:
+    """Decode one row of columns: its parts are bytes still, but for a row of a tensor."""
+    field, raw = "server", bytes(server)
+    try:
+        name = _server.raw(raw, encoding)
+        field, raw = "time", bytes(time)
+        at = _time.raw(raw, encoding)
+        field, raw = "values", bytes(row) if isinstance(row, msgspec.Raw) else b""
+        cells: Row = _row.raw(raw, encoding) if isinstance(row, msgspec.Raw) else row
+    except DECODING_ERRORS as exc:
+        explained = explain_row(raw, features) if field == "values" else explain_field(field, raw)
+        return explained or _ERRORS[field](f"{field}: {malformed(exc)}")
+    if len(cells) != len(features):
+        return _describe_width(cells, features)
+    return Sample(name, at, dict(zip(features, cells, strict=True)))

@@ -7,6 +7,7 @@ import msgspec
 import orjson
 
 from streamd.core.errors import MalformedError, UnsupportedMediaTypeError
+from streamd.transport.foreign_tokens import add_hint
 
 T = TypeVar("T")
 
@@ -59,16 +60,16 @@ class Decoder:
         try:
             return self.raw(data, encoding)
         except DECODING_ERRORS as exc:
-            raise malformed(exc) from exc
+            raise malformed(exc, data) from exc
 
 
-def malformed(exc: Exception) -> MalformedError:
-    """Translate one of `DECODING_ERRORS`."""
+def malformed(exc: Exception, data: bytes | str = b"") -> MalformedError:
+    """Translate one of `DECODING_ERRORS`; with the data, a token that is not JSON is named."""
     if isinstance(exc, UnicodeDecodeError):
         return MalformedError("text is not valid UTF-8")
     if isinstance(exc, RecursionError):
         return MalformedError("nested too deeply")
-    return MalformedError(str(exc))
+    return MalformedError(add_hint(str(exc), data.encode() if isinstance(data, str) else data))
 
 
 def encode(message: Any, encoding: Encoding) -> bytes:

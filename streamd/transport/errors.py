@@ -9,6 +9,8 @@ from aiohttp import web
 from streamd.core import errors
 from streamd.core.errors import StreamdError
 from streamd.transport.codecs import Encoding, encode, encoding_of
+from streamd.transport.compression import ENCODINGS
+from streamd.transport.peers import PEER_LEFT, peer_is_gone
 
 log = structlog.get_logger(__name__)
 
@@ -74,6 +76,8 @@ async def errors_middleware(request: web.Request, handler: Handler) -> web.Strea
             answer.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
         if isinstance(error, errors.UnauthorizedError):
             answer.headers["WWW-Authenticate"] = "Bearer"
+        if isinstance(error, errors.UnsupportedEncodingError):
+            answer.headers["Accept-Encoding"] = ", ".join(ENCODINGS)
         return answer
     except web.HTTPException as error:
         if error.status < 400:
@@ -83,9 +87,9 @@ async def errors_middleware(request: web.Request, handler: Handler) -> web.Strea
         if "Allow" in error.headers:
             answer.headers["Allow"] = error.headers["Allow"]
         return answer
-    except ConnectionError:
-        raise
-    except Exception:
+    except Exception as exc:
+        if isinstance(exc, PEER_LEFT) and peer_is_gone(request):
+            raise  # the connection counts it
         log.exception("handler_failed", method=request.method, path=request.path)
         message = {"type": "error", "code": "internal", "message": "a defect of the daemon's; its log tells more"}
         return reply(request, message, 500)

@@ -11,13 +11,12 @@ from streamd.runtime.service import Service
 from streamd.transport.codecs import Encoding, encode
 from streamd.transport.errors import answer_encoding, error_message, reply
 from streamd.transport.frames import FrameEncoder
-from streamd.transport.sockets import Sockets
+from streamd.transport.peers import PEER_LEFT, peer_is_gone
+from streamd.transport.sockets import KEEP_ALIVE_SECONDS, Sockets
 from streamd.transport.subscriptions import Choice, read_message, read_query
 
 MAX_BATCH_FRAME = 256
 """Forecasts in one `forecasts` frame."""
-
-KEEP_ALIVE_SECONDS = 15.0
 
 
 class ForecastRoutes:
@@ -91,12 +90,15 @@ class ForecastRoutes:
             raise InvalidSelectionError(f"Last-Event-ID is {since[:32]!r}, expected an id that an event bore")
         async with self._sockets.stream(request) as response:
             subscription = service.hub.subscribe(choice.globs, choice.part)
+            self._sockets.call_when_lost(request, lambda: service.hub.unsubscribe(subscription))
             try:
                 if since is not None:
                     service.hub.replay(subscription, service.state.board.later_than(int(since)))
                 await self._stream(response, subscription, choice)
             finally:
                 service.hub.unsubscribe(subscription)
+            if peer_is_gone(request):
+                raise ConnectionResetError("the reader left")
         return response
 
     async def _stream(self, response: web.StreamResponse, subscription: Subscription, choice: Choice) -> None:
@@ -165,7 +167,7 @@ class SocketReader:
                 if subscription.closed and not subscription.waiting:
                     return
                 await self._push_waiting(subscription, choice)
-        except ConnectionError:
+        except PEER_LEFT:
             self._sockets.abort(self._socket)
         finally:
             self._service.hub.unsubscribe(subscription)

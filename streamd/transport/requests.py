@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from streamd.core.errors import MalformedError, TooBusyError, TooLargeError
+from streamd.core.errors import MalformedError, StreamdError, TooBusyError, TooLargeError
 from streamd.runtime.pauses import Pauses
+from streamd.transport.compression import Decompressor, read_encoding
+from streamd.transport.peers import peer_is_gone
 
 
 @dataclass(frozen=True)
@@ -33,18 +35,19 @@ class BodyReader:
 
     @asynccontextmanager
     async def read(self, request: web.Request) -> AsyncIterator[bytes]:
-        """Read a body; its bytes count as pending until the block ends.
+        """Read a body, decompressed; its bytes count as pending until the block ends.
 
-        Raises `TooLargeError`, `TooBusyError` where too much is pending already, `MalformedError` for a body
-        that is cut off or does not come in time.
+        Raises `UnsupportedEncodingError`, `TooLargeError`, `TooBusyError` where too much is pending already,
+        `MalformedError` for a body that is cut off, not in its coding or not in time, and `ConnectionResetError`
+        where the peer leaves in the midst of it.
         """
+        encoding = read_encoding(request.headers.getall("Content-Encoding", ()))
         self._check(request)
         # A compressed body may grow to the limit, whatever its length says.
-        plain = "Content-Encoding" not in request.headers
-        reserved = (plain and request.content_length) or self._limits.max_body_bytes
+        reserved = (encoding == "identity" and request.content_length) or self._limits.max_body_bytes
         self.pending_bytes += reserved
         try:
-            yield await self._body(request)
+            yield await self._body(request, encoding)
         finally:
             self.pending_bytes -= reserved
 
@@ -55,15 +58,33 @@ class BodyReader:
         if self.pending_bytes > self._limits.max_pending_body_bytes:
             raise TooBusyError(f"bodies of {self.pending_bytes} bytes are being taken already")
 
-    async def _body(self, request: web.Request) -> bytes:
+    async def _body(self, request: web.Request, encoding: str) -> bytes:
         try:
             async with self._pauses.timeout(self._limits.body_timeout_seconds):
-                return await request.read()
-        except TimeoutError as exc:
-            raise MalformedError(f"the body did not come within {self._limits.body_timeout_seconds:g} s") from exc
-        except web.HTTPRequestEntityTooLarge as exc:
-            raise TooLargeError(f"the body has over {self._limits.max_body_bytes} bytes") from exc
-        except (web.HTTPException, ConnectionError):
+                return await self._decoded(request, encoding)
+        except StreamdError:
             raise
-        except Exception as exc:  # aiohttp's decompression and chunk errors have no common root
+        except Exception as exc:  # aiohttp's errors of a body have no common root
+            if peer_is_gone(request):
+                raise ConnectionResetError("the peer left in the midst of its body") from exc
+            if isinstance(exc, TimeoutError):
+                seconds = self._limits.body_timeout_seconds
+                raise MalformedError(f"the body did not come within {seconds:g} s") from exc
             raise MalformedError(f"the body cannot be read: {exc}") from exc
+
+    async def _decoded(self, request: web.Request, encoding: str) -> bytes:
+        """Read to the end; the bound holds for what came and for what it decodes to."""
+        limit, came, body = self._limits.max_body_bytes, 0, bytearray()
+        decompressor = None if encoding == "identity" else Decompressor(encoding, limit)
+        async for data in request.content.iter_any():
+            came += len(data)
+            if came > limit:
+                raise TooLargeError(f"the body has over {limit} bytes")
+            if decompressor is None:
+                body += data
+            else:
+                for piece in decompressor.decode(data):
+                    body += piece
+        if decompressor is not None:
+            decompressor.finish()
+        return bytes(body)

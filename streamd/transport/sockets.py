@@ -1,7 +1,8 @@
 """WebSockets and event streams within bounds: how many, how large a frame, how long a send may take."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import socket as sockets
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from aiohttp import WSCloseCode, WSMsgType, web
@@ -9,7 +10,12 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from streamd.core.errors import DrainingError, TooBusyError
 from streamd.runtime.pauses import Pauses
 from streamd.transport.codecs import Encoding
+from streamd.transport.connections import Connection
+from streamd.transport.peers import PEER_LEFT, peer_is_gone
 from streamd.transport.requests import TransportLimits
+
+KEEP_ALIVE_SECONDS = 15.0
+"""An event stream without events gets a comment after this long."""
 
 
 class Sockets:
@@ -46,7 +52,20 @@ class Sockets:
         """Begin an event stream; raises `TooBusyError` or `DrainingError` before that."""
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
         async with self._opened(request, response):
+            _limit_silence(request, KEEP_ALIVE_SECONDS + self._limits.send_timeout_seconds)
             yield response
+
+    def call_when_lost(self, request: web.Request, callback: Callable[[], None]) -> None:
+        """Call back once this peer is gone: now, where it is gone already.
+
+        A handler that only writes learns of a lost connection by its next write, which may be long in coming.
+        """
+        connection = request.protocol
+        assert isinstance(connection, Connection)
+        if peer_is_gone(request):
+            callback()
+        else:
+            connection.on_lost = callback
 
     @asynccontextmanager
     async def _opened(self, request: web.Request, response: web.StreamResponse) -> AsyncIterator[None]:
@@ -57,12 +76,22 @@ class Sockets:
         # Counted before it is prepared: many that open at once do not slip past the bound.
         self._open[response] = request.transport
         try:
-            await response.prepare(request)
+            await self._prepare(request, response)
             yield
-        except ConnectionError:
+        except PEER_LEFT as exc:
             self.abort(response)
+            raise ConnectionResetError(f"the peer left: {exc}") from exc
         finally:
             del self._open[response]
+
+    async def _prepare(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Send the head; raises `ConnectionResetError` where the peer has left, whatever aiohttp stumbles over then."""
+        try:
+            await response.prepare(request)
+        except Exception as exc:
+            if peer_is_gone(request):
+                raise ConnectionResetError("the peer left before the stream began") from exc
+            raise
 
     async def send(self, socket: web.WebSocketResponse, frame: bytes, encoding: Encoding) -> None:
         """Send one frame; raises `ConnectionError` where the peer is gone or does not read in time."""
@@ -119,3 +148,11 @@ class Sockets:
         await asyncio.gather(*closing, return_exceptions=True)
         if self._watch is not None:
             self._watch.cancel()
+
+
+def _limit_silence(request: web.Request, seconds: float) -> None:
+    """Let the kernel drop a peer that acknowledges nothing for this long, such as a machine that lost its power."""
+    option = getattr(sockets, "TCP_USER_TIMEOUT", None)  # Linux has it
+    connection = request.get_extra_info("socket")
+    if option is not None and connection is not None and connection.family in (sockets.AF_INET, sockets.AF_INET6):
+        connection.setsockopt(sockets.IPPROTO_TCP, option, int(seconds * 1e3))

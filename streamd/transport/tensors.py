@@ -51,6 +51,13 @@ def is_map(data: bytes, encoding: Encoding) -> bool:
     return 0x80 <= data[0] <= 0x8F or data[0] in (0xDE, 0xDF)
 
 
+def is_array(data: bytes, encoding: Encoding) -> bool:
+    """Whether an encoded value is a list, by its first byte."""
+    if encoding is Encoding.JSON:
+        return data.lstrip()[:1] == b"["
+    return 0x90 <= data[0] <= 0x9F or data[0] in (0xDC, 0xDD)
+
+
 def read_tensor(name: str, given: Tensor) -> npt.NDArray[Any]:
     """Return a tensor as an array; raises `InvalidTensorError` naming it."""
     dtype = DTYPES.get(given.dtype)

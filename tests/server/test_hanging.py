@@ -105,7 +105,9 @@ def test_a_reload_gives_up_a_file_system_that_hangs_and_the_daemon_ends(hanging:
     assert predict(daemon) == served(daemon) == CALENDAR
     daemon.signal(signal.SIGTERM)
     assert daemon.wait() == 0, "though a thread still waits for the disk"
-    assert (daemon.lines[-1]["event"], daemon.lines[-1]["complete"]) == ("stopped", True)
+    stopped, left = daemon.lines[-2:]
+    assert (stopped["event"], stopped["complete"]) == ("stopped", True)
+    assert (left["event"], left["threads"]) == ("threads_left", ["background"]), "the process does not wait for a disk"
 
 
 @pytest.mark.parametrize("hanging", FILES, indirect=True)
@@ -119,7 +121,9 @@ def test_a_daemon_ends_while_its_reload_hangs(hanging: Hanging) -> None:
     assert predict(daemon) == WINDOW
     daemon.signal(signal.SIGTERM)
     assert daemon.wait() == 0
-    assert (daemon.lines[-1]["event"], daemon.lines[-1]["complete"]) == ("stopped", True)
+    stopped, left = daemon.lines[-2:]
+    assert (stopped["event"], stopped["complete"]) == ("stopped", True)
+    assert (left["event"], left["threads"]) == ("threads_left", ["background"]), "the process does not wait for a disk"
 
 
 @pytest.mark.parametrize("hanging", ["the manifest"], indirect=True)
@@ -141,7 +145,7 @@ def test_a_start_that_hangs_is_stopped_by_a_signal(hanging: Hanging, number: sig
     daemon.wait_for("hanging")
     daemon.signal(number)
     assert daemon.wait() == 0
-    assert daemon.lines[-1]["event"] == "stopped_while_starting"
+    assert [line["event"] for line in daemon.lines[-2:]] == ["stopped_while_starting", "threads_left"]
 
 
 @pytest.mark.parametrize("hanging", ["the manifest"], indirect=True)
@@ -149,9 +153,10 @@ def test_a_start_that_hangs_ends_with_the_reason(hanging: Hanging) -> None:
     hanging.change()
     daemon = hanging.begin(STREAMD_READ_TIMEOUT_SECONDS="0.5")
     daemon.wait_for("hanging")
-    last = [line.decode() for line in daemon.log][-1]
+    reason, left = [line.decode() for line in daemon.log][-2:]
     assert daemon.process.wait() == 1
-    assert f"{hanging.engines}: not done within 0.5 s" in last
+    assert f"{hanging.engines}: not done within 0.5 s" in reason
+    assert json.loads(left)["event"] == "threads_left"
 
 
 # ---------------------------------------------------------------- what is no file

@@ -27,6 +27,7 @@ from streamd.runtime.service import Service, ServiceLimits
 from streamd.runtime.state import WindowLimits, open_state
 from streamd.runtime.worker import LaneWorker
 from streamd.transport.app import Doors, make_doors
+from streamd.transport.engines import Engines
 from streamd.transport.requests import TransportLimits
 
 Message = dict[str, Any]
@@ -183,6 +184,7 @@ class Running:
     doors: Doors
     session: aiohttp.ClientSession
     port: int
+    runner: web.AppRunner
     _workers: list[LaneWorker] = field(default_factory=list)
 
     @property
@@ -278,6 +280,8 @@ class Setup:
     lanes: int = 2
     backend: FakeBackend | None = None
     listener: socket.socket | None = None
+    engines: Engines | None = None
+    admin_token: str = ""
 
 
 @asynccontextmanager
@@ -292,13 +296,13 @@ async def running(folder: Path, setup: Setup) -> AsyncIterator[Running]:
     state = open_state(folder, setup.contract, window_limits, time.monotonic())
     service = Service(state, MODEL, {}, setup.service_limits)
     service.engine = {"backend": "fake", "precision": "fp32", "fallbacks": [{"backend": "none", "reason": "a test"}]}
-    doors = make_doors(service, setup.limits)
-    runner = web.AppRunner(doors.app, access_log=None, handle_signals=False, shutdown_timeout=0.05)
+    doors = make_doors(service, setup.limits, setup.engines, setup.admin_token)
+    runner = doors.make_runner(shutdown_timeout_seconds=0.05)
     await runner.setup()
     await web.SockSite(runner, setup.listener or listening_socket()).start()
     backend = setup.backend or FakeBackend(setup.contract)
     async with aiohttp.ClientSession() as session:
-        daemon = Running(service, backend, doors, session, runner.addresses[0][1])
+        daemon = Running(service, backend, doors, session, runner.addresses[0][1], runner)
         if setup.lanes:
             daemon.open_lanes(setup.lanes)
         try:

@@ -1,0 +1,119 @@
+"""HTTP connections: the answer to bytes that are not HTTP, and a quiet note of peers that leave early.
+
+aiohttp reports both to its own logger, with a traceback, and answers in plain text. Here each is counted, logged as
+one event at debug level, and answered in the usual form of an error.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from aiohttp import web
+from aiohttp.http import HttpProcessingError
+
+from streamd.core.errors import MalformedError, StreamdError
+from streamd.transport.codecs import Encoding, encode
+from streamd.transport.errors import error_message
+from streamd.transport.peers import PEER_LEFT
+
+log = structlog.get_logger(__name__)
+
+NOT_HTTP = (HttpProcessingError, web.RequestPayloadError)
+"""What aiohttp raises for a request, or a body's chunks, that it cannot parse."""
+
+
+@dataclass
+class ConnectionCounts:
+    """What became of connections, since the start."""
+
+    peers_left: int = 0
+    """Requests whose peer left before they were answered."""
+    malformed_requests: int = 0
+    """Requests that are not HTTP."""
+
+
+class Connection(web.RequestHandler):
+    """One connection; `on_lost` is called once when it is lost."""
+
+    __slots__ = ("_counts", "on_lost")
+
+    def __init__(self, manager: web.Server, *, counts: ConnectionCounts, **options: Any) -> None:
+        super().__init__(manager, **options)
+        self._counts = counts
+        self.on_lost: Callable[[], None] | None = None
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Do as aiohttp does, then call back who waits for it."""
+        super().connection_lost(exc)
+        on_lost, self.on_lost = self.on_lost, None
+        if on_lost is not None:
+            on_lost()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what no route could; raises `ConnectionError` where the peer is gone or an answer has begun."""
+        error: StreamdError
+        if isinstance(exc, NOT_HTTP):
+            reason = _take_first_line(message or str(exc))
+            self._note_malformed(reason)
+            error = MalformedError(f"the request is not valid HTTP: {reason}")
+        else:
+            self.log_exception("Error handling request", exc_info=exc)
+            error = StreamdError("a defect of the daemon's; its log tells more")
+        if isinstance(exc, PEER_LEFT) or request.writer.output_size > 0:
+            raise ConnectionResetError("no answer can be sent on this connection") from exc
+        data = encode(error_message(error), Encoding.JSON)
+        response = web.Response(body=data, status=status, content_type=Encoding.JSON.value)
+        response.force_close()
+        return response
+
+    def log_exception(self, *args: Any, **options: Any) -> None:
+        """Count what peers do; log what is a defect."""
+        exc = options.get("exc_info")
+        if isinstance(exc, PEER_LEFT):
+            self._counts.peers_left += 1
+            log.debug("peer_left", reason=str(exc))
+        elif isinstance(exc, NOT_HTTP):
+            self._note_malformed(_take_first_line(str(exc)))
+        else:
+            log.error("connection_failed", reason=args[0] % args[1:] if args else "", exc_info=exc)
+
+    def _note_malformed(self, reason: str) -> None:
+        self._counts.malformed_requests += 1
+        log.debug("malformed_request", reason=reason)
+
+
+class _Server(web.Server):
+    def __init__(self, made: web.Server, options: dict[str, Any]) -> None:
+        super().__init__(made.request_handler, request_factory=made.request_factory)
+        self._options = options
+
+    def __call__(self) -> web.RequestHandler:
+        return Connection(self, loop=asyncio.get_running_loop(), **self._options)
+
+
+class Runner(web.AppRunner):
+    """Runs an application over `Connection`s; bodies come as they were sent, compressed or not."""
+
+    __slots__ = ("_counts",)
+
+    def __init__(self, app: web.Application, counts: ConnectionCounts, *, shutdown_timeout_seconds: float) -> None:
+        super().__init__(app, handle_signals=False, shutdown_timeout=shutdown_timeout_seconds)
+        self._counts = counts
+
+    async def _make_server(self) -> web.Server:
+        options = {"counts": self._counts, "access_log": None, "auto_decompress": False}
+        return _Server(await super()._make_server(), options)
+
+
+def _take_first_line(text: str) -> str:
+    """Return a message's first line, which may hold bytes of the caller's, as text that every encoder takes."""
+    lines = [line.strip(" :") for line in text.splitlines() if line.strip()]
+    return lines[0][:200].encode("ascii", "backslashreplace").decode() if lines else "unknown"

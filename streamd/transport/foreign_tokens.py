@@ -1,0 +1,144 @@
+"""What other encoders write into JSON though it is not JSON: NaN, Infinity, and surrogates without their other half.
+
+A decoder refuses the whole body for one of them. Here each is replaced by a string that is not UTF-8: a decoder skips
+such a string where it only looks for the end of a sample, and refuses it where it reads that sample.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from streamd.core.errors import (
+    InvalidInputError,
+    InvalidSampleError,
+    InvalidServerError,
+    InvalidTimeError,
+    InvalidValueError,
+)
+
+_MARK = b"\xff"
+_ESCAPE = re.compile(rb"\\[^u]", re.DOTALL)
+_PAIR = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
+_FOREIGN = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}|(?:NaN|-?Infinity)(?!\s*:)")
+_MARKED = re.compile(rb"\xff(u[dD][89a-fA-F][0-9a-fA-F]{2}|NaN|-?Infinity)")
+_MARKED_TEXT = re.compile(r"\udcff(u[dD][89a-fA-F][0-9a-fA-F]{2}|NaN|-?Infinity)")
+"""The same, where bytes that are not UTF-8 were read with `surrogateescape`."""
+
+SEND_NULL = "send null where a value is missing"
+
+
+def mark_foreign_tokens(data: bytes) -> bytes | None:
+    """Return JSON in which foreign tokens are marked strings, or None where it has none of them.
+
+    What is malformed besides stays malformed.
+    """
+    if not _FOREIGN.search(data):
+        return None
+    # Of the same length as the data, but without escapes: each quote that is left begins or ends a string.
+    plain = _PAIR.sub(b"_" * 12, _ESCAPE.sub(b"__", data))
+    pieces, end, quotes = list[bytes](), 0, 0
+    for match in _FOREIGN.finditer(plain):
+        quotes += plain.count(b'"', end, match.start())
+        token = match[0]
+        if token.startswith(b"\\"):
+            replaced = _MARK + token[1:]
+        else:
+            replaced = token if quotes % 2 else b'"' + _MARK + token + b'"'
+        pieces += [data[end : match.start()], replaced]
+        end = match.end()
+    return b"".join([*pieces, data[end:]])
+
+
+def explain_sample(raw: bytes) -> InvalidInputError | None:
+    """Return the error of a marked sample's first foreign token, or None where no field that is read has one."""
+    given = _read_marked(raw)
+    if not isinstance(given, dict):
+        return None
+    return next(_find_sample_faults(given), None)
+
+
+def explain_row(raw: bytes, features: list[str]) -> InvalidValueError | None:
+    """Return the error of a marked row of columns, or None where it has no foreign token."""
+    given = _read_marked(raw)
+    if not isinstance(given, list) or len(given) != len(features):
+        return None
+    return next(
+        (_make_value_error(name, token) for name, token in _find_marked(zip(features, given, strict=True))), None
+    )
+
+
+def explain_field(field: str, raw: bytes) -> InvalidInputError | None:
+    """Return the error of a marked server, time or status, or None where it has no foreign token."""
+    return next((_make_field_error(name, token) for name, token in _find_marked([(field, _read_marked(raw))])), None)
+
+
+def _read_marked(raw: bytes) -> Any:
+    if not _MARKED.search(raw):
+        return None
+    try:
+        return json.loads(raw.decode("utf-8", "surrogateescape"))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _find_sample_faults(given: dict[str, Any]) -> Iterator[InvalidInputError]:
+    fields = [(name, given.get(name)) for name in ("server", "time", "values", "status")]
+    yield from (_make_field_error(name, token) for name, token in _find_marked(fields))
+    values = given.get("values")
+    if not isinstance(values, dict):
+        return
+    for _, token in _find_marked((name, name) for name in values):
+        yield InvalidSampleError(f"the name of a feature in values holds {_show(token)}")
+    yield from (_make_value_error(name, token) for name, token in _find_marked(values.items()))
+
+
+def _find_marked(named: Any) -> Iterator[tuple[str, str]]:
+    """Yield the name and the token of each value that holds one."""
+    for name, value in named:
+        match = _MARKED_TEXT.search(value) if isinstance(value, str) else None
+        if match is not None:
+            yield name, match[1]
+
+
+_FIELDS: dict[str, tuple[type[InvalidInputError], str]] = {
+    "server": (InvalidServerError, "a name in Unicode"),
+    "time": (InvalidTimeError, "epoch seconds or an RFC 3339 string"),
+    "values": (InvalidValueError, "an object of numbers"),
+    "status": (InvalidSampleError, "a whole number or null"),
+}
+
+
+def _make_field_error(field: str, token: str) -> InvalidInputError:
+    error, expected = _FIELDS[field]
+    return error(f"{field} holds {_show(token)}, expected {expected}")
+
+
+def _make_value_error(name: str, token: str) -> InvalidValueError:
+    shown = name[:64].encode("ascii", "backslashreplace").decode()
+    return InvalidValueError(f"values.{shown} holds {_show(token)}: {SEND_NULL}")
+
+
+def _show(token: str) -> str:
+    if token.startswith("u"):
+        return f"\\{token}, a surrogate without its other half, which is not Unicode text"
+    return f"{token}, which is not JSON"
+
+
+_PLACE = re.compile(r"\(byte (\d+)\)")
+
+
+def add_hint(message: str, data: bytes) -> str:
+    """Say which foreign token a JSON decoder stopped at, and where; without one, return its message as it is."""
+    place = _PLACE.search(message)
+    if place is None or not message.startswith("JSON"):
+        return message
+    at = int(place[1])
+    if "surrogate" in message or "hex escape" in message:
+        return f"{message}: a surrogate without its other half is not Unicode text"
+    token = re.search(rb"NaN|-?Infinity", data[max(at - 1, 0) : at + 9])
+    if token is None:
+        return message
+    last = data.rfind(b'"', 0, at)
+    name = data[data.rfind(b'"', 0, max(last, 0)) + 1 : max(last, 0)][:64].decode("ascii", "backslashreplace")
+    return f'{token[0].decode()} at byte {at}, after "{name}", is not JSON: {SEND_NULL}'

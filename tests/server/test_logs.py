@@ -1,0 +1,97 @@
+"""The log of a daemon as a process: whatever peers do, every line is an event in JSON."""
+
+import http.client
+import json
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.server.conftest import Start
+from tests.server.process import DaemonProcess
+
+HEAD = b"POST /v1/samples HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n"
+UPGRADE = (
+    b"GET /v1/ingest HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
+AWKWARD = {
+    "in a body": HEAD + b'{"samples"',
+    "as an event stream begins": b"GET /v1/forecasts/stream HTTP/1.1\r\nHost: x\r\n\r\n",
+    "as a WebSocket begins": UPGRADE,
+    "with frames under way": UPGRADE + b"\x81\x82\x00\x00\x00\x00{}" * 20,
+    "in what is not HTTP": b"\x16\x03\x01\x02\x00\x01\r\n\r\n",
+}
+
+
+def leave(daemon: DaemonProcess, sent: bytes) -> None:
+    """Send this and be killed."""
+    with socket.create_connection(("127.0.0.1", daemon.port)) as peer:
+        peer.sendall(sent)
+        assert daemon.get("/healthz")[0] == 200  # the daemon has read it
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+@pytest.mark.parametrize("level", ["debug", "info"])
+def test_peers_that_are_killed_leave_events_at_debug_level_alone(start: Start, tmp_path: Path, level: str) -> None:
+    daemon = start(tmp_path / "state", STREAMD_LOG_LEVEL=level)
+    daemon.wait_for("ready")
+    seen = len(daemon.lines)
+    for sent in AWKWARD.values():
+        for _ in range(5):
+            leave(daemon, sent)
+    assert daemon.call("GET", "/healthz")[0] == 200
+    daemon.signal(signal.SIGTERM)
+    assert daemon.wait() == 0  # every line to the end is JSON
+    said = daemon.lines[seen:]
+    expected = {"peer_left", "malformed_request"} if level == "debug" else set()
+    events = {line["event"] for line in said if line["event"] not in ("draining", "stopped")}
+    assert events >= expected
+    assert {line["event"] for line in said if line["level"] != "debug"} <= {"draining", "stopped"}
+    assert not [line for line in said if "exception" in line]
+
+
+def test_what_is_not_http_is_answered_as_an_error(shared: DaemonProcess) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", shared.port)
+    connection.putrequest("GET", "/healthz", skip_host=True)
+    connection.putheader("Content-Length", "many")
+    connection.endheaders()
+    response = connection.getresponse()
+    assert (response.status, response.headers.get_content_type()) == (400, "application/json")
+    assert json.loads(response.read())["code"] == "malformed"
+    connection.close()
+
+
+FOREIGN = """
+import logging, sys, warnings
+from streamd.server.config import LogSection
+from streamd.server.logs import configure_logs
+configure_logs(LogSection(log_format="json", log_level=sys.argv[1]))
+logging.getLogger("aiohttp.server").debug("too little to say")
+logging.getLogger("aiohttp.server").warning("from %s", "afar")
+warnings.warn("beware", RuntimeWarning)
+try:
+    1 / 0
+except ZeroDivisionError:
+    logging.getLogger("asyncio").exception("a defect")
+"""
+
+
+@pytest.mark.parametrize("level", ["debug", "info", "error"])
+def test_what_libraries_log_is_an_event_like_ours(level: str) -> None:
+    ran = subprocess.run([sys.executable, "-c", FOREIGN, level], capture_output=True, text=True, check=True)
+    lines = [json.loads(line) for line in ran.stderr.splitlines()]
+    failed = lines.pop()
+    assert (failed["event"], failed["level"], failed["logger"]) == ("a defect", "error", "asyncio")
+    assert "ZeroDivisionError" in failed["exception"]
+    if level == "error":
+        assert lines == []
+        return
+    first, second = lines
+    assert (first["event"], first["level"], first["logger"]) == ("from afar", "warning", "aiohttp.server")
+    assert "beware" in second["event"]
+    assert first["timestamp"]

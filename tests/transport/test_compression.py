@@ -1,0 +1,270 @@
+"""Compressed bodies: what is decoded, what is refused, and what bounds it, at every route that reads a body."""
+
+import asyncio
+import contextlib
+import gzip
+import tracemalloc
+import zlib
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamd.core.errors import MalformedError, TooLargeError, UnsupportedMediaTypeError
+from streamd.transport.compression import MAX_MEMBERS, Decompressor, read_encoding
+from streamd.transport.engines import Told
+from streamd.transport.requests import TransportLimits
+from tests.transport.conftest import Start
+from tests.transport.harness import (
+    JSON,
+    MSGPACK,
+    NEED,
+    TYPES,
+    Running,
+    Setup,
+    history,
+    pack,
+    same,
+    window_of,
+)
+from tests.transport.memory import resident_bytes
+from tests.transport.test_failures import question
+
+
+def raw_deflate(data: bytes) -> bytes:
+    """Deflate without zlib's header, as some senders have it."""
+    packer = zlib.compressobj(wbits=-15)
+    return packer.compress(data) + packer.flush()
+
+
+PACKERS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
+    "gzip": ("gzip", gzip.compress),
+    "gzip in capitals": ("GZip", gzip.compress),
+    "x-gzip": ("x-gzip", gzip.compress),
+    "two members": ("gzip", lambda data: gzip.compress(data[:5]) + gzip.compress(data[5:])),
+    "an empty member": ("gzip", lambda data: gzip.compress(b"") + gzip.compress(data)),
+    "deflate": ("deflate", zlib.compress),
+    "deflate without a header": ("deflate", raw_deflate),
+    "identity": ("identity", bytes),
+    "nothing": ("", bytes),
+    "gzip after identity": ("identity, gzip", gzip.compress),
+}
+
+
+@pytest.mark.parametrize("content_type", TYPES)
+@pytest.mark.parametrize(("encoding", "packer"), PACKERS.values(), ids=PACKERS)
+async def test_samples_and_calls_are_decoded(
+    daemon: Running, encoding: str, packer: Callable[[bytes], bytes], content_type: str
+) -> None:
+    rows = history("a", 1, range(NEED))
+    data = packer(pack({"samples": rows}, content_type))
+    reply = await daemon.post_bytes("/v1/samples", data, content_type, **{"Content-Encoding": encoding})
+    assert reply.body == {"accepted": NEED, "rejected": 0, "errors": []}
+    assert same(await daemon.window("a"), window_of(rows, NEED - 1))
+    for path in ("/v1/predict", "/predict"):
+        data = packer(pack(question(1), MSGPACK))
+        reply = await daemon.post_bytes(path, data, MSGPACK, **{"Content-Encoding": encoding})
+        assert reply.status == 200
+
+
+REFUSED = [
+    "br",
+    "zstd",
+    "compress",
+    "lz4",
+    "snappy",
+    "aes128gcm",
+    "gzip, gzip",
+    "deflate, gzip",
+    "gzip;q=1",
+    "*",
+    "g zip",
+]
+ROUTES = ["/v1/samples", "/v1/predict", "/predict"]
+
+
+@pytest.mark.parametrize("content_type", TYPES)
+@pytest.mark.parametrize("path", ROUTES)
+@pytest.mark.parametrize("encoding", REFUSED)
+async def test_any_other_encoding_is_415(daemon: Running, encoding: str, path: str, content_type: str) -> None:
+    """Even where the body is not compressed at all: a name that is not known is never ignored."""
+    data = pack({"samples": history("a", 1, range(NEED))}, content_type)
+    reply = await daemon.post_bytes(path, data, content_type, **{"Content-Encoding": encoding})
+    assert (reply.status, reply.code) == (415, "unsupported_media_type")
+    assert encoding in reply.body["message"]
+    assert "gzip, deflate" in reply.body["message"]
+    assert reply.headers["Accept-Encoding"] == "gzip, deflate, identity"
+    assert reply.headers["Content-Type"].startswith(content_type)
+    assert (await daemon.status())["servers"] == 0
+
+
+async def test_another_type_does_not_speak_of_encodings(daemon: Running) -> None:
+    reply = await daemon.post_bytes("/v1/samples", b"", "text/plain")
+    assert reply.status == 415
+    assert "Accept-Encoding" not in reply.headers
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/v1/status", "/v1/servers"])
+async def test_a_call_without_a_body_may_name_any_encoding(daemon: Running, path: str) -> None:
+    reply = await daemon.call("GET", path, headers={"Content-Encoding": "br"})
+    assert reply.status == 200
+
+
+async def test_two_fields_are_as_one_with_a_comma(daemon: Running) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", daemon.port)
+    head = "POST /v1/samples HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n"
+    writer.write(f"{head}Content-Encoding: gzip\r\nContent-Encoding: deflate\r\n\r\n{{}}".encode())
+    assert (await reader.readline()).startswith(b"HTTP/1.1 415 ")
+    writer.close()
+    await writer.wait_closed()
+
+
+BROKEN: dict[str, tuple[str, bytes]] = {
+    "no gzip": ("gzip", b'{"samples": []}'),
+    "gzip cut off": ("gzip", gzip.compress(b'{"samples": []}')[:-1]),
+    "a gzip header cut off": ("gzip", gzip.compress(b"")[:5]),
+    "a wrong checksum": ("gzip", gzip.compress(b'{"samples": []}')[:-8] + bytes(8)),
+    "more behind gzip": ("gzip", gzip.compress(b'{"samples": []}') + b"x"),
+    "no deflate": ("deflate", b'{"samples": []}'),
+    "deflate cut off": ("deflate", zlib.compress(b'{"samples": []}')[:-1]),
+    "more behind deflate": ("deflate", zlib.compress(b'{"samples": []}') + b"x"),
+    "two of deflate": ("deflate", zlib.compress(b'{"samples"') + zlib.compress(b": []}")),
+    "members without end": ("gzip", gzip.compress(b"") * (MAX_MEMBERS + 1)),
+}
+
+
+@pytest.mark.parametrize(("encoding", "data"), BROKEN.values(), ids=BROKEN)
+async def test_what_is_not_in_its_encoding_is_400(daemon: Running, encoding: str, data: bytes) -> None:
+    reply = await daemon.post_bytes("/v1/samples", data, **{"Content-Encoding": encoding})
+    assert (reply.status, reply.code) == (400, "malformed")
+    assert encoding in reply.body["message"]
+
+
+@pytest.mark.parametrize("pack_body", [gzip.compress, zlib.compress, raw_deflate, bytes])
+async def test_the_limit_is_of_what_comes_out(start: Start, pack_body: Callable[[bytes], bytes]) -> None:
+    daemon = await start(Setup(limits=TransportLimits(max_body_bytes=1_000)))
+    encoding = {gzip.compress: "gzip", bytes: "identity"}.get(pack_body, "deflate")
+    for size, expected in ((1_000, 200), (1_001, 413)):
+        data = pack_body(b'{"samples": []}'.ljust(size))
+        reply = await daemon.post_bytes("/v1/samples", data, **{"Content-Encoding": encoding})
+        assert reply.status == expected
+        assert expected == 200 or reply.code == "too_large"
+
+
+async def test_what_comes_in_is_limited_too(start: Start) -> None:
+    """Members that are empty decode to nothing, however many come."""
+    daemon = await start(Setup(limits=TransportLimits(max_body_bytes=1_000)))
+    data = gzip.compress(b"") * 100
+    reply = await daemon.post_bytes("/v1/samples", data, **{"Content-Encoding": "gzip"})
+    assert (reply.status, reply.code) == (413, "too_large")
+    reader, writer = await asyncio.open_connection("127.0.0.1", daemon.port)
+    head = "POST /v1/samples HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Encoding: gzip\r\n"
+    writer.write(f"{head}Transfer-Encoding: chunked\r\n\r\n{len(data):x}\r\n".encode() + data + b"\r\n")
+    assert (await reader.readline()).startswith(b"HTTP/1.1 413 ")
+    writer.close()
+    await writer.wait_closed()
+
+
+# ---------------------------------------------------------------- the routes that change what serves
+class NoEngines:
+    """Engines that note what they were asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def promote(self, version: str, who: str, why: str) -> Told:
+        self.asked.append(version)
+        return {}
+
+    async def rollback(self, who: str, why: str) -> Told:
+        self.asked.append(why)
+        return {}
+
+    async def try_out(self, version: str, share: float, shadow: bool) -> Told:
+        self.asked.append(version)
+        return {}
+
+    async def end_trial(self) -> Told:
+        return {}
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/engines/promote", {"version": "v"}),
+        ("/v1/engines/rollback", {"why": "v"}),
+        ("/v1/engines/candidate", {"version": "v"}),
+    ],
+)
+async def test_routes_that_change_what_serves_read_bodies_alike(start: Start, path: str, body: dict[str, str]) -> None:
+    engines = NoEngines()
+    limits = TransportLimits(max_body_bytes=1_000)
+    daemon = await start(Setup(limits=limits, engines=engines, admin_token="secret"))
+    headers = {"Authorization": "Bearer secret", "Content-Encoding": "gzip"}
+    assert (await daemon.post_bytes(path, gzip.compress(pack(body, JSON)), **headers)).status == 200
+    assert engines.asked == ["v"]
+    for encoding, data, status in (("gzip", gzip.compress(b" " * 1_001), 413), ("gzip", b"x", 400), ("br", b"", 415)):
+        reply = await daemon.post_bytes(path, data, **{**headers, "Content-Encoding": encoding})
+        assert reply.status == status
+    assert engines.asked == ["v"]
+
+
+# ---------------------------------------------------------------- the decoder alone
+@given(st.binary(max_size=2_000), st.sampled_from(sorted(PACKERS)), st.integers(1, 100), st.integers(0, 2_000))
+def test_any_data_comes_back_whole_or_is_refused(data: bytes, name: str, piece: int, limit: int) -> None:
+    field, packer = PACKERS[name]
+    encoding = read_encoding([field])
+    packed = packer(data)
+    if encoding == "identity":
+        return
+    decompressor = Decompressor(encoding, limit)
+    out = b""
+    try:
+        for begin in range(0, len(packed), piece):
+            out += b"".join(decompressor.decode(packed[begin : begin + piece]))
+        decompressor.finish()
+    except TooLargeError:
+        assert len(data) > limit
+        assert len(out) <= limit
+    else:
+        assert out == data
+        assert len(data) <= limit
+
+
+@given(st.binary(max_size=200), st.sampled_from(["gzip", "deflate"]), st.integers(1, 50))
+def test_any_bytes_are_decoded_or_malformed(data: bytes, encoding: str, piece: int) -> None:
+    decompressor = Decompressor(encoding, 10_000)
+    try:
+        for begin in range(0, len(data), piece):
+            assert all(isinstance(each, bytes) for each in decompressor.decode(data[begin : begin + piece]))
+        decompressor.finish()
+    except (MalformedError, TooLargeError):
+        pass
+
+
+def test_a_bomb_is_not_decoded_beyond_the_limit() -> None:
+    bomb = gzip.compress(bytes(2**26), 9)
+    decompressor = Decompressor("gzip", 2**16)
+    tracemalloc.start()
+    with pytest.raises(TooLargeError):
+        sum(map(len, decompressor.decode(bomb)))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 2**19
+
+
+async def test_bombs_at_once_take_no_memory(daemon: Running) -> None:
+    bomb = gzip.compress(bytes(2**26), 9)
+    before = resident_bytes()
+    replies = await asyncio.gather(
+        *(daemon.post_bytes("/v1/samples", bomb, **{"Content-Encoding": "gzip"}) for _ in range(20))
+    )
+    assert {reply.status for reply in replies} <= {413, 429}
+    assert resident_bytes() - before < 128 * 2**20
+
+
+@given(st.lists(st.text(max_size=20), max_size=3))
+def test_any_field_is_a_known_encoding_or_refused(fields: list[str]) -> None:
+    with contextlib.suppress(UnsupportedMediaTypeError):
+        assert read_encoding(fields) in ("gzip", "deflate", "identity")
