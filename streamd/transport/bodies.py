@@ -111,6 +111,7 @@ def _one(raw: msgspec.Raw, encoding: Encoding) -> Sample | InvalidInputError:
     return sample
 
 
+_EXPECTED_TIME = "; expected epoch seconds as a number, or RFC 3339 with an offset"
 _FIELD = re.compile(r"`\$\.(server|time|values|status)\b")
 _ERRORS: dict[str, type[InvalidInputError]] = {
     "server": InvalidServerError,
@@ -125,7 +126,7 @@ def _sample_error(exc: Exception) -> InvalidInputError:
     message = str(malformed(exc))
     match = _FIELD.search(message)
     if match and match[1] == "time":
-        message += "; expected epoch seconds as a number, or RFC 3339 with an offset"
+        message += _EXPECTED_TIME
     return (_ERRORS[match[1]] if match else InvalidSampleError)(message)
 
 
@@ -197,7 +198,8 @@ def _decode_row(
         cells: Row = _row.raw(raw, encoding) if isinstance(row, msgspec.Raw) else row
     except DECODING_ERRORS as exc:
         explained = explain_row(raw, features) if field == "values" else explain_field(field, raw)
-        return explained or _ERRORS[field](f"{field}: {malformed(exc)}")
+        expected = _EXPECTED_TIME if field == "time" else ""
+        return explained or _ERRORS[field](f"{field}: {malformed(exc)}{expected}")
     if len(cells) != len(features):
         return _describe_width(cells, features)
     return Sample(name, at, dict(zip(features, cells, strict=True)))
