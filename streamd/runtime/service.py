@@ -57,6 +57,8 @@ class Service:
         self.engine: dict[str, Any] = {}
         """What `/v1/status` tells of the backend: filled by the composition root."""
         self.draining = False
+        self.deleted_servers = 0
+        """Servers that were forgotten because a caller wanted it, since start."""
         self.metrics = Metrics()
         self.hub = Hub(state.directory.capacity, state.directory.names)
         self.scheduler = Scheduler(
@@ -140,6 +142,14 @@ class Service:
     def handed_over(self, slots: Iterable[int]) -> None:
         """Note that the latest forecasts of these slots went to a subscriber's socket."""
         self.metrics.handed_over(map(self.pipeline.received.get, slots))
+
+    def forget(self, slot: int) -> None:
+        """Forget a server for good, wherever something of it is held; what is under way for it is not delivered."""
+        server = self.state.directory.names[slot]
+        self.state.forget(slot)
+        self._forget(slot)
+        self.deleted_servers += 1
+        log.info("server_deleted", server=server)
 
     async def drain(self) -> None:
         """Take nothing more and finish what is under way; whoever calls bounds the time."""
@@ -265,6 +275,7 @@ class Service:
         metrics.counter(
             "servers_forgotten", "Servers forgotten for want of room", lambda: self.ingest.forgotten_servers
         )
+        metrics.counter("servers_deleted", "Servers forgotten because a caller wanted it", lambda: self.deleted_servers)
         metrics.counter("forecasts_dropped", "Forecasts that slow subscribers missed", lambda: self.hub.dropped)
         metrics.families(self.accuracy.families)
         metrics.gauge("servers", "Servers that have a window", lambda: len(state.directory))

@@ -59,6 +59,14 @@ class State:
         self.directory.admit(slot, name, now_wall)
         return slot, forgotten
 
+    def forget(self, slot: int) -> None:
+        """Forget a server: its slot is free, and nothing of its window or forecast is there any more."""
+        # Freed first: whenever the process is killed, the server is there whole, or not at all. What is left of it in
+        # a free slot is emptied before the slot has its next name.
+        self.directory.release(slot)
+        self.windows.reset(slot)
+        self.board.reset(slot)
+
     def unforecast(self) -> list[int]:
         """Return the slots whose newest row closed but was not forecast before the process ended."""
         return [
