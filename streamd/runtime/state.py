@@ -6,11 +6,12 @@ from pathlib import Path
 import structlog
 
 from streamd.core import board
+from streamd.core.ahead import AheadServers
 from streamd.core.board import ForecastBoard
 from streamd.core.contract import ModelContract
 from streamd.core.directory import Directory
 from streamd.core.layout import Layout
-from streamd.core.recovery import recover
+from streamd.core.recovery import recover, rewind
 from streamd.core.rows import RowReader
 from streamd.core.windows import WindowStore
 from streamd.runtime.migration import Former, read_former, windows_layout
@@ -44,6 +45,10 @@ class State:
     board: ForecastBoard
     recovered: dict[str, int] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        arrays = self.windows.arrays
+        self.ahead = AheadServers(self.directory.names, arrays["newest"], arrays["open_step"])
+
     def admit(self, name: str, now_wall: float) -> tuple[int, str | None]:
         """Give a new server a slot; returns it and who was forgotten for it.
 
@@ -67,13 +72,24 @@ class State:
         self.windows.reset(slot)
         self.board.reset(slot)
 
+    def rewind(self, slot: int, last_step: int) -> int:
+        """Drop a server's rows after `last_step`, and its forecast from them; returns how many rows."""
+        # The forecast first: a process that is killed in between finds the rows ahead again, and them alone.
+        if self.board.step(slot) > last_step:
+            self.board.reset(slot)
+        dropped = rewind(self.windows, slot, last_step)
+        if self.board.step(slot) > self.windows.newest(slot):
+            self.board.reset(slot)
+        self.directory.generations[slot] += 1  # what is under way saw rows that are none
+        return dropped
+
+    def is_unforecast(self, slot: int) -> bool:
+        """Whether a slot's window has enough rows, and its newest was not forecast yet."""
+        return self.windows.ready(slot) and self.windows.newest(slot) > self.board.step(slot)
+
     def unforecast(self) -> list[int]:
         """Return the slots whose newest row closed but was not forecast before the process ended."""
-        return [
-            slot
-            for slot in self.directory.slots.values()
-            if self.windows.ready(slot) and self.windows.newest(slot) > self.board.step(slot)
-        ]
+        return [slot for slot in self.directory.slots.values() if self.is_unforecast(slot)]
 
     def flush(self) -> None:
         """Write everything through to the disk; blocks."""
