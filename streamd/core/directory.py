@@ -109,6 +109,14 @@ class Directory:
         """When the newest sample of this slot's server arrived (epoch seconds)."""
         return float(self._last_seen[slot])
 
+    def is_seen_after(self, time_seconds: float) -> bool:
+        """Whether a sample of any server arrived after a time (epoch seconds) which may not have come yet."""
+        return bool(self._last_seen.max() > time_seconds)
+
+    def limit_seen(self, now: float) -> None:
+        """Count what was seen after `now` (epoch seconds) as seen now: the clock was ahead then."""
+        np.minimum(self._last_seen, now, out=self._last_seen)
+
     def __len__(self) -> int:
         return len(self.slots)
 

@@ -1,4 +1,4 @@
-"""Puts a window store in order after its process ended, however it ended.
+"""Puts a window store in order: after its process ended, however it ended, and after a clock that was ahead.
 
 What was acked is complete in the arrays; a change that was under way is finished or undone by its journal.
 """
@@ -82,6 +82,46 @@ def _finish(store: WindowStore, slot: int, step: int) -> None:
     arrays["newest_check"][slot] = check_of(int(arrays["newest"][slot]))
     if arrays["open_step"][slot] == step:
         arrays["open_step"][slot] = NONE
+    arrays["journal"][slot] = NONE
+
+
+def rewind(store: WindowStore, slot: int, last_step: int) -> int:
+    """Drop a slot's rows after `last_step`, and go on from the newest that is left; returns how many were dropped.
+
+    Rows before it that are still in the ring stay, late ones that came in the meantime too. The rows are emptied
+    first, each by its journal, and then `newest` goes back: killed in between, the slot lies ahead as before.
+    """
+    arrays, length = store.arrays, store.context_length
+    newest, dropped = int(arrays["newest"][slot]), 0
+    if store.latest(slot) <= last_step:
+        return 0
+    if int(arrays["open_step"][slot]) > last_step:
+        arrays["open_step"][slot] = NONE
+        store.drop_open(slot)
+        dropped += 1
+    if newest > last_step:
+        steps = np.arange(max(newest - length + 1, 0), newest + 1)
+        held = steps[np.asarray(arrays["marks"][slot, steps % length]) != 0].tolist()
+        ahead = [step for step in held if step > last_step]
+        for step in ahead:
+            _empty(store, slot, step)
+        dropped += len(ahead)
+        # The journal names a row that is whole: to finish it changes nothing.
+        kept = max((step for step in held if step <= last_step), default=NONE)
+        arrays["journal"][slot] = kept
+        arrays["newest"][slot] = kept
+        arrays["newest_check"][slot] = check_of(kept)  # killed before it, the journal has it written at the start
+        arrays["journal"][slot] = NONE
+    _derive(store, slot, 0.0)
+    return dropped
+
+
+def _empty(store: WindowStore, slot: int, step: int) -> None:
+    arrays, length = store.arrays, store.context_length
+    arrays["journal"][slot] = step
+    for place in (step % length, step % length + length):
+        arrays["values"][slot, place] = np.nan
+        arrays["marks"][slot, place] = 0
     arrays["journal"][slot] = NONE
 
 

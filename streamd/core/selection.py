@@ -51,17 +51,21 @@ def _halves(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:
 
 
 class ServerGlobs:
-    """Names matched by shell-style globs (`*`, `?`, `[...]`), case-sensitive; any one of them suffices."""
+    """A choice of servers, case-sensitive: by `globs`, and by `names` that are never read as globs.
 
-    def __init__(self, globs: Sequence[str]) -> None:
-        if len(globs) > MAX_GLOBS:
-            raise InvalidSelectionError(f"servers has {len(globs)} globs, at most {MAX_GLOBS} are taken")
-        self.globs = tuple(globs)
+    A glob matches the server whose name it is, character by character, and those that it matches as the shell's
+    patterns do (`*`, `?`, `[...]`). So a server `db[1]` is chosen by its name. Any one of them suffices.
+    """
+
+    def __init__(self, globs: Sequence[str], names: Sequence[str] = ()) -> None:
+        if len(globs) + len(names) > MAX_GLOBS:
+            raise InvalidSelectionError(f"servers has {len(globs) + len(names)} globs, at most {MAX_GLOBS} are taken")
+        self.globs = (*globs, *names)
         self._all = "*" in globs
-        self._plain = frozenset(glob for glob in globs if not re.search(r"[*?\[]", glob))
+        self._exact = frozenset(self.globs)
         patterns = []
         for glob in globs:
-            if glob in self._plain or glob == "*":
+            if glob == "*" or not re.search(r"[*?\[]", glob):
                 continue
             if len(glob) > MAX_GLOB_BYTES:
                 raise InvalidSelectionError(f"servers has a glob of {len(glob)} characters, at most 1024")
@@ -70,7 +74,7 @@ class ServerGlobs:
 
     def match(self, name: str) -> bool:
         """Whether a server of this name is meant."""
-        if self._all or name in self._plain:
+        if self._all or name in self._exact:
             return True
         return self._pattern is not None and self._pattern.match(name) is not None
 

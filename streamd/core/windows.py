@@ -109,6 +109,11 @@ class WindowStore:
         self._open_mask[slot] = mask
         self._opened[slot] = now
 
+    def drop_open(self, slot: int) -> None:
+        """Forget the row that was filling (its step is taken from the arrays by the caller)."""
+        self._opened.pop(slot, None)
+        self._open_mask[slot] = 0
+
     def newest(self, slot: int) -> int:
         """The step of the newest closed row, or NONE."""
         return int(self._newest[slot])

@@ -87,7 +87,7 @@ class Page(msgspec.Struct, frozen=True):
 
 
 class Window(msgspec.Struct, frozen=True):
-    """``/v1/servers/{server}``: ``values[row][feature]``, oldest first, None where missing."""
+    """``/v1/servers?server=NAME``: ``values[row][feature]``, oldest first, None where missing."""
 
     server: str
     step_seconds: float
@@ -127,7 +127,7 @@ class Daemon:
 
     async def window(self, server: str) -> Window:
         """What the window of one server holds."""
-        return await self._get(f"/v1/servers/{quote(server, safe='')}", Window)
+        return await self._get(f"/v1/servers?server={quote(server, safe='')}", Window)  # a path cannot hold every name
 
     async def windows(self, servers: list[str]) -> list[Window]:
         """Several windows, a few requests abreast."""

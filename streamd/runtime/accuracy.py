@@ -60,6 +60,15 @@ class LiveAccuracy:
         self.ledger.unfollow(name)
         self._renew()
 
+    def begin_anew(self) -> None:
+        """Drop all that is held and every figure, and go on to score the same versions."""
+        versions = list(self.ledger.versions.values())
+        self.ledger = Ledger(self._state.contract, self.limits, self._state.directory.capacity)
+        self.ledger.weigh(len(self._state.directory))
+        for version in versions:
+            self.ledger.follow(version.name, share=version.share, shadow=version.shadow)
+        self._renew()
+
     def _renew(self) -> None:
         followed = self.ledger.versions
         self._versions = {name.encode(): version for name, version in followed.items()}

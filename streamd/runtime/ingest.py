@@ -34,6 +34,8 @@ class Ingest:
     """Takes samples in; every one that is accepted is in the window store when `take` returns.
 
     `on_due(slot, rows)` is told what became due, `on_forget(slot)` which slot changed hands.
+    `on_contradicted(slot)` is called when a server whose newest row lies ahead of the clock sends a sample of the
+    present. `wall` returns epoch seconds.
     """
 
     def __init__(
@@ -43,6 +45,8 @@ class Ingest:
         max_ahead_seconds: float,
         on_due: Callable[[int, int], None],
         on_forget: Callable[[int], None],
+        on_contradicted: Callable[[int], None] = lambda slot: None,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self.accepted = 0
         self.rejected: dict[str, int] = {}
@@ -59,6 +63,10 @@ class Ingest:
         self._max_ahead_seconds = max_ahead_seconds
         self._on_due = on_due
         self._on_forget = on_forget
+        self._on_contradicted = on_contradicted
+        self._wall = wall
+        # A sample of the last steps is one of the present: an agent may send a step when it is over.
+        self._present_seconds = max_ahead_seconds + 2 * state.contract.step_seconds
 
     @property
     def ignored_features(self) -> int:
@@ -87,7 +95,7 @@ class Ingest:
         return result
 
     def _take_slice(self, samples: Iterable[tuple[int, Sample | StreamdError]], result: IngestResult) -> int:
-        wall, now = time.time(), time.monotonic()
+        wall, now = self._wall(), time.monotonic()
         count = 0
         if (shortage := self._state.shortage()) is not None:
             samples = ((index, shortage if isinstance(each, Sample) else each) for index, each in samples)
@@ -132,16 +140,22 @@ class Ingest:
         elif not row.mask and sample.status is None:
             return
         step = self._contract.step_of(at)
+        if slot in self._state.ahead.since and at > wall - self._present_seconds:
+            self._on_contradicted(slot)
         due = self._state.windows.write(slot, step, row, sample.status, now)
         if due == TOO_OLD:
-            newest = self._contract.origin_of(self._state.windows.latest(slot))
-            raise TooOldError(
-                f"time {at:.0f} is too old: this server's newest row ends at {newest}, and a sample may lie"
-                f" {self._state.windows.late_steps} steps of {self._contract.step_seconds} s behind"
-            )
+            raise self._too_old(at, slot, wall)
         directory.touch(slot, wall)
         if due:
             self._on_due(slot, due)
+
+    def _too_old(self, at: float, slot: int, wall: float) -> TooOldError:
+        newest = self._contract.origin_of(self._state.windows.latest(slot))
+        ahead = f", {newest - wall:.0f} s ahead of the clock" if slot in self._state.ahead.since else ""
+        return TooOldError(
+            f"time {at:.0f} is too old: this server's newest row ends at {newest}{ahead}, and a sample may lie"
+            f" {self._state.windows.late_steps} steps of {self._contract.step_seconds} s behind"
+        )
 
     def _admit(self, server: str, wall: float) -> int:
         slot, forgotten = self._state.admit(server, wall)

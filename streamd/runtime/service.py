@@ -6,7 +6,7 @@ The transport calls it; the composition root makes it and gives it lanes.
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ from streamd.core.scheduler import Scheduler
 from streamd.device.lane import Float32
 from streamd.runtime.accuracy import LiveAccuracy
 from streamd.runtime.candidate import Candidate, row_counts
+from streamd.runtime.clock_watch import ClockWatch
 from streamd.runtime.deployment import Model
 from streamd.runtime.hub import Hub
 from streamd.runtime.ingest import Ingest
@@ -36,7 +37,7 @@ JOIN_SECONDS = 2.0
 """How long closing waits for all lanes' threads together."""
 
 SWEEP_SECONDS = 1.0
-"""How often past forecasts are looked at for rows that have come."""
+"""How often past forecasts are looked at for rows that have come, and what is stored for what lies ahead."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,23 @@ class ServiceLimits:
     max_ahead_seconds: float = 300.0
     max_waiting_requests: int = 8_192
     predict_timeout_seconds: float = 30.0
+    ahead_recovery_seconds: float = 60.0
     accuracy: AccuracyLimits = field(default_factory=AccuracyLimits)
 
 
 class Service:
     """One model's daemon. Make it inside a running event loop."""
 
-    def __init__(self, state: State, model: str, server_ids: dict[str, int], limits: ServiceLimits) -> None:
+    def __init__(
+        self,
+        state: State,
+        model: str,
+        server_ids: dict[str, int],
+        limits: ServiceLimits,
+        *,
+        wall: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.state = state
         self.contract: ModelContract = state.contract
         self.limits = limits
@@ -61,6 +72,8 @@ class Service:
         self.engine: dict[str, Any] = {}
         """What `/v1/status` tells of the backend: filled by the composition root."""
         self.draining = False
+        self.deleted_servers = 0
+        """Servers that were forgotten because a caller wanted it, since start."""
         self.metrics = Metrics()
         self.hub = Hub(state.directory.capacity, state.directory.names)
         self.scheduler = Scheduler(
@@ -83,6 +96,15 @@ class Service:
         self.accuracy = LiveAccuracy(state, limits.accuracy)
         self.accuracy.follow(model)
         self.pipeline.on_posted = self.accuracy.posted
+        self.clock_watch = ClockWatch(
+            state,
+            self.accuracy,
+            max_ahead_seconds=limits.max_ahead_seconds,
+            recovery_seconds=limits.ahead_recovery_seconds,
+            rewind=self._rewind,
+            wall=wall,
+            clock=clock,
+        )
         self._sweep_timer: asyncio.TimerHandle | None = None
         self.candidate: Candidate | None = None
         """The version on trial, if there is one."""
@@ -92,6 +114,8 @@ class Service:
             max_ahead_seconds=limits.max_ahead_seconds,
             on_due=self.pipeline.mark_due,
             on_forget=self._forget,
+            on_contradicted=self.clock_watch.contradict,
+            wall=wall,
         )
         self._register_metrics()
 
@@ -152,6 +176,14 @@ class Service:
     def handed_over(self, slots: Iterable[int]) -> None:
         """Note that the latest forecasts of these slots went to a subscriber's socket."""
         self.metrics.handed_over(map(self.pipeline.received.get, slots))
+
+    def forget(self, slot: int) -> None:
+        """Forget a server for good, wherever something of it is held; what is under way for it is not delivered."""
+        server = self.state.directory.names[slot]
+        self.state.forget(slot)
+        self._forget(slot)
+        self.deleted_servers += 1
+        log.info("server_deleted", server=server)
 
     async def drain(self) -> None:
         """Take nothing more and finish what is under way; whoever calls bounds the time."""
@@ -217,6 +249,7 @@ class Service:
             "candidate": None if self.candidate is None else self.candidate.status(),
             "servers": len(self.state.directory),
             "capacity": self.state.directory.capacity,
+            "ahead": self.clock_watch.status(),
             "due": len(self.scheduler.due),
             "waiting": self.scheduler.waiting,
             "in_flight": self.pipeline.in_flight,
@@ -268,9 +301,18 @@ class Service:
         self.pipeline.forget(slot)
         self.hub.forget(slot)
         self.accuracy.forget(slot)
+        self.state.ahead.forget(slot)
+
+    def _rewind(self, slot: int, last_step: int) -> int:
+        dropped = self.state.rewind(slot, last_step)
+        self._forget(slot)  # nothing that anyone holds of it is to be trusted
+        if self.state.is_unforecast(slot):
+            self.pipeline.mark_due(slot, 1)
+        return dropped
 
     def _sweep(self) -> None:
         self.accuracy.sweep()
+        self.clock_watch.sweep()
         self._sweep_timer = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
 
     def _register_metrics(self) -> None:
@@ -294,9 +336,18 @@ class Service:
         metrics.counter(
             "servers_forgotten", "Servers forgotten for want of room", lambda: self.ingest.forgotten_servers
         )
+        metrics.counter("servers_deleted", "Servers forgotten because a caller wanted it", lambda: self.deleted_servers)
         metrics.counter("forecasts_dropped", "Forecasts that slow subscribers missed", lambda: self.hub.dropped)
         metrics.families(self.accuracy.families)
         metrics.gauge("servers", "Servers that have a window", lambda: len(state.directory))
+        metrics.gauge(
+            "servers_ahead", "Servers whose newest row lies ahead of the clock", lambda: len(state.ahead.since)
+        )
+        metrics.counter(
+            "servers_rewound",
+            "Servers whose rows ahead of the clock were dropped",
+            lambda: self.clock_watch.rewound_servers,
+        )
         metrics.gauge("due", "Servers that wait for their turn", lambda: len(self.scheduler.due))
         metrics.gauge("waiting", "Windows that wait for a lane, servers' and callers'", lambda: self.scheduler.waiting)
         metrics.gauge("in_flight", "Windows that lanes are running", lambda: self.pipeline.in_flight)

@@ -8,12 +8,13 @@ import numpy as np
 import structlog
 
 from streamd.core import board
+from streamd.core.ahead import AheadServers
 from streamd.core.board import ForecastBoard
 from streamd.core.contract import ModelContract
 from streamd.core.directory import Directory
 from streamd.core.errors import StateError, StorageError
 from streamd.core.layout import HEADER_BYTES, Layout, read_header
-from streamd.core.recovery import find_damage, recover
+from streamd.core.recovery import find_damage, recover, rewind
 from streamd.core.rows import RowReader
 from streamd.core.windows import WindowStore
 from streamd.reading import open_regular
@@ -54,6 +55,10 @@ class State:
     set_aside: list[str] = field(default_factory=list)
     """Files that could not be read at the start, by the names under which they are kept."""
 
+    def __post_init__(self) -> None:
+        arrays = self.windows.arrays
+        self.ahead = AheadServers(self.directory.names, arrays["newest"], arrays["open_step"])
+
     def admit(self, name: str, now_wall: float) -> tuple[int, str | None]:
         """Give a new server a slot; returns it and who was forgotten for it.
 
@@ -69,13 +74,32 @@ class State:
         self.directory.admit(slot, name, now_wall)
         return slot, forgotten
 
+    def forget(self, slot: int) -> None:
+        """Forget a server: its slot is free, and nothing of its window or forecast is there any more."""
+        # Freed first: whenever the process is killed, the server is there whole, or not at all. What is left of it in
+        # a free slot is emptied before the slot has its next name.
+        self.directory.release(slot)
+        self.windows.reset(slot)
+        self.board.reset(slot)
+
+    def rewind(self, slot: int, last_step: int) -> int:
+        """Drop a server's rows after `last_step`, and its forecast from them; returns how many rows."""
+        # The forecast first: a process that is killed in between finds the rows ahead again, and them alone.
+        if self.board.step(slot) > last_step:
+            self.board.reset(slot)
+        dropped = rewind(self.windows, slot, last_step)
+        if self.board.step(slot) > self.windows.newest(slot):
+            self.board.reset(slot)
+        self.directory.generations[slot] += 1  # what is under way saw rows that are none
+        return dropped
+
+    def is_unforecast(self, slot: int) -> bool:
+        """Whether a slot's window has enough rows, and its newest was not forecast yet."""
+        return self.windows.ready(slot) and self.windows.newest(slot) > self.board.step(slot)
+
     def unforecast(self) -> list[int]:
         """Return the slots whose newest row closed but was not forecast before the process ended."""
-        return [
-            slot
-            for slot in self.directory.slots.values()
-            if self.windows.ready(slot) and self.windows.newest(slot) > self.board.step(slot)
-        ]
+        return [slot for slot in self.directory.slots.values() if self.is_unforecast(slot)]
 
     def shortage(self) -> StorageError | None:
         """Return the error of a disk that is too full for anything to be written, or None; see `StateFile.shortage`."""

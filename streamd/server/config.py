@@ -65,6 +65,7 @@ class WindowsSection(_Section, frozen=True):
     late_tolerance_steps: CountOrZero = 288
     row_grace_seconds: PositiveSeconds = 10.0
     max_ahead_seconds: Seconds = 300.0
+    ahead_recovery_seconds: Seconds = 60.0
 
 
 class EngineSection(_Section, frozen=True):

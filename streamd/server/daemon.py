@@ -247,6 +247,7 @@ def _service_limits(config: Config) -> ServiceLimits:
     return ServiceLimits(
         max_queue_delay_seconds=config.batching.max_queue_delay_ms / 1e3,
         max_ahead_seconds=config.windows.max_ahead_seconds,
+        ahead_recovery_seconds=config.windows.ahead_recovery_seconds,
         max_waiting_requests=config.batching.max_waiting_requests,
         predict_timeout_seconds=config.batching.predict_timeout_seconds,
         accuracy=_accuracy_limits(config),

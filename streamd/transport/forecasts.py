@@ -5,12 +5,13 @@ import contextlib
 
 from aiohttp import WSMsgType, web
 
-from streamd.core.errors import InvalidSelectionError, StreamdError, UnknownServerError
+from streamd.core.errors import InvalidSelectionError, StreamdError
 from streamd.runtime.hub import Subscription
 from streamd.runtime.service import Service
 from streamd.transport.codecs import Encoding, encode
 from streamd.transport.errors import answer_encoding, error_message, reply
 from streamd.transport.frames import FrameEncoder
+from streamd.transport.names import IN_PATH, check_utf8, find_slot, read_name
 from streamd.transport.peers import PEER_LEFT, peer_is_gone
 from streamd.transport.sockets import KEEP_ALIVE_SECONDS, Sockets
 from streamd.transport.subscriptions import Choice, read_message, read_query
@@ -29,19 +30,31 @@ class ForecastRoutes:
 
     def add_to(self, app: web.Application) -> None:
         """Add the routes."""
-        app.router.add_get("/v1/forecasts", self.socket)
+        app.router.add_get("/v1/forecasts", self.index)
         app.router.add_get("/v1/forecasts/stream", self.stream, allow_head=False)
-        app.router.add_get("/v1/forecasts/{server:.+}", self.latest)
+        app.router.add_get(f"/v1/forecasts/{IN_PATH}", self.latest)
+
+    async def index(self, request: web.Request) -> web.StreamResponse:
+        """Open a WebSocket, or answer with the latest forecast of the server that the parameter `server` names."""
+        if _upgrades(request):
+            return await self.socket(request)
+        if "server" in request.query:
+            return await self.latest(request)
+        raise InvalidSelectionError(
+            "expected a WebSocket upgrade, or ?server=NAME (as /v1/forecasts/{server}) for a server's latest forecast"
+        )
+
+    def _read_choice(self, request: web.Request) -> Choice:
+        check_utf8(request)
+        return read_query(self._service.contract, request.query.items())
 
     # ------------------------------------------------------------ a server's latest
     async def latest(self, request: web.Request) -> web.Response:
         """The latest forecast of one server, or how far its window is from one."""
-        server = request.match_info["server"]
+        server = read_name(request) or ""
         service = self._service
-        slot = service.state.directory.slots.get(server)
-        if slot is None:
-            raise UnknownServerError(f"no server {server!r} reports")
-        choice = read_query(service.contract, request.query)
+        slot = find_slot(service, server)
+        choice = self._read_choice(request)
         message = self._frames.message(slot, choice.part, answer_encoding(request))
         if message is not None:
             return reply(request, message)
@@ -53,9 +66,7 @@ class ForecastRoutes:
     # ------------------------------------------------------------ WebSocket
     async def socket(self, request: web.Request) -> web.StreamResponse:
         """Push forecasts; a `subscribe` message, or query parameters, says which."""
-        if not _upgrades(request):
-            raise InvalidSelectionError("expected a WebSocket upgrade; /v1/forecasts/{server} answers a plain GET")
-        choice = read_query(self._service.contract, request.query) if request.query else None
+        choice = self._read_choice(request) if request.query else None
         async with self._sockets.accept(request) as socket:
             reader = SocketReader(self._service, self._frames, self._sockets, socket)
             try:
@@ -84,7 +95,7 @@ class ForecastRoutes:
     async def stream(self, request: web.Request) -> web.StreamResponse:
         """Push forecasts as server-sent events; with Last-Event-ID, first those posted since."""
         service = self._service
-        choice = read_query(service.contract, request.query)
+        choice = self._read_choice(request)
         since = request.headers.get("Last-Event-ID") or request.query.get("last_event_id")
         if since is not None and not (since.isascii() and since.isdigit() and len(since) <= 18):
             raise InvalidSelectionError(f"Last-Event-ID is {since[:32]!r}, expected an id that an event bore")

@@ -1,13 +1,17 @@
-"""`GET /v1/servers` and `GET /v1/servers/{server}`: who reports, and what a window holds."""
+"""`/v1/servers` and `/v1/servers/{server}`: who reports, what a window holds, and forgetting a server.
+
+Both take a server's name as the parameter `server` too: so does a name that a path cannot hold.
+"""
 
 import numpy as np
 from aiohttp import web
 
-from streamd.core.errors import InvalidInputError, UnknownServerError
+from streamd.core.errors import InvalidInputError
 from streamd.core.windows import NONE
 from streamd.runtime.service import Service
 from streamd.transport.codecs import Encoding
 from streamd.transport.errors import answer_encoding, reply
+from streamd.transport.names import IN_PATH, find_slot, read_name
 from streamd.transport.tensors import write_tensor
 
 DEFAULT_LIMIT = 100
@@ -15,7 +19,7 @@ MAX_LIMIT = 1_000
 
 
 class ServerRoutes:
-    """Reading the window store."""
+    """The window store: reading it, and forgetting what it holds of a server."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -23,10 +27,17 @@ class ServerRoutes:
     def add_to(self, app: web.Application) -> None:
         """Add the routes."""
         app.router.add_get("/v1/servers", self.index)
-        app.router.add_get("/v1/servers/{server:.+}", self.window)
+        app.router.add_get(f"/v1/servers/{IN_PATH}", self.window)
+        app.router.add_delete("/v1/servers", self.forget)
+        app.router.add_delete(f"/v1/servers/{IN_PATH}", self.forget)
 
     async def index(self, request: web.Request) -> web.Response:
-        """A page of servers in the order of their names; the cursor is the last name of the page before."""
+        """A page of servers in the order of their names; the cursor is the last name of the page before.
+
+        With the parameter `server`, the window of that one.
+        """
+        if "server" in request.query:
+            return await self.window(request)
         limit = _limit(request.query.get("limit"))
         cursor = request.query.get("cursor", "")
         slots = self._service.state.directory.slots
@@ -55,11 +66,9 @@ class ServerRoutes:
 
     async def window(self, request: web.Request) -> web.Response:
         """One server's window, oldest row first, null (NaN in MessagePack) where a value is missing."""
-        server = request.match_info["server"]
+        server = read_name(request) or ""
         service = self._service
-        slot = service.state.directory.slots.get(server)
-        if slot is None:
-            raise UnknownServerError(f"no server {server!r} reports")
+        slot = find_slot(service, server)
         values = service.window(slot)
         if answer_encoding(request) is Encoding.MSGPACK:
             shown: object = write_tensor(values)
@@ -77,6 +86,14 @@ class ServerRoutes:
                 "values": shown,
             },
         )
+
+    async def forget(self, request: web.Request) -> web.Response:
+        """Forget a server; a sample of it that comes later begins it anew."""
+        server = read_name(request)
+        if server is None:
+            raise InvalidInputError("no server is named, expected /v1/servers/{server} or ?server=NAME")
+        self._service.forget(find_slot(self._service, server))
+        return web.Response(status=204)
 
 
 def _limit(given: str | None) -> int:

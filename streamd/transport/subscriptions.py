@@ -1,6 +1,6 @@
 """What a subscriber may ask for: the `subscribe` message, or the same as query parameters."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from streamd.transport.codecs import Decoder, Encoding
 
 
 class Subscribe(msgspec.Struct, kw_only=True):
-    """`servers` are globs; without targets or quantiles all are meant."""
+    """`servers` are names or globs; without targets or quantiles all are meant."""
 
     type: Literal["subscribe"]
     servers: list[str] = msgspec.field(default_factory=lambda: ["*"])
@@ -56,28 +56,57 @@ def read_message(contract: ModelContract, data: bytes | str, encoding: Encoding)
     return _choose(contract, _subscribe.decode(data, encoding), encoding)
 
 
-def read_query(contract: ModelContract, query: Mapping[str, str]) -> Choice:
-    """Read query parameters: lists are separated by commas, `format` is json or msgpack."""
-    known = {"servers", "targets", "quantiles", "every", "batch", "dtype", "format", "last_event_id"}
-    if unknown := set(query) - known:
-        raise InvalidSelectionError(f"unknown parameters {sorted(unknown)}, expected some of {sorted(known)}")
-    given: dict[str, Any] = {name: query[name] for name in ("every", "batch", "dtype") if name in query}
-    for name in ("servers", "targets", "quantiles"):
+LISTS = ("servers", "targets", "quantiles")
+ONCE = ("every", "batch", "dtype", "format", "last_event_id")
+
+
+def read_query(contract: ModelContract, parameters: Iterable[tuple[str, str]]) -> Choice:
+    """Read query parameters: `format` is json or msgpack; `servers`, `targets` and `quantiles` are lists.
+
+    A list is separated by commas, or its parameter is repeated. `server` (which may be repeated too) is one server's
+    name as it is: no comma separates in it, and it is no glob. Raises `InvalidSelectionError`.
+    """
+    query = _collect(parameters)
+    given: dict[str, Any] = {name: query[name][0] for name in ("every", "batch", "dtype") if name in query}
+    for name in LISTS:
         if name in query:
-            given[name] = query[name].split(",")
+            given[name] = _read_list(query[name], contract.targets if name == "targets" else ())
+    names = query.get("server", [])
+    if names:
+        given.setdefault("servers", [])
     try:
         message = msgspec.convert({"type": "subscribe", **given}, Subscribe, strict=False)
     except msgspec.ValidationError as exc:
         raise InvalidSelectionError(str(exc)) from exc
     formats = {"json": Encoding.JSON, "msgpack": Encoding.MSGPACK}
-    encoding = formats.get(query.get("format", "json"))
+    form = query.get("format", ["json"])[0]
+    encoding = formats.get(form)
     if encoding is None:
-        raise InvalidSelectionError(f"format is {query['format']!r}, expected json or msgpack")
-    return _choose(contract, message, encoding)
+        raise InvalidSelectionError(f"format is {form!r}, expected json or msgpack")
+    return _choose(contract, message, encoding, names)
 
 
-def _choose(contract: ModelContract, message: Subscribe, encoding: Encoding) -> Choice:
-    if not message.servers:
+def _collect(parameters: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Return every parameter's values; refuse unknown parameters, and a repeated one that is no list."""
+    query: dict[str, list[str]] = {}
+    for name, value in parameters:
+        query.setdefault(name, []).append(value)
+    known = {"server", *LISTS, *ONCE}
+    if unknown := set(query) - known:
+        raise InvalidSelectionError(f"unknown parameters {sorted(unknown)}, expected some of {sorted(known)}")
+    for name in ONCE:
+        if len(query.get(name, ())) > 1:
+            raise InvalidSelectionError(f"{name} is given {len(query[name])} times, expected once")
+    return query
+
+
+def _read_list(values: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Separate values at their commas; one that is `known` as a whole stays whole."""
+    return [part for value in values for part in ([value] if value in known else value.split(","))]
+
+
+def _choose(contract: ModelContract, message: Subscribe, encoding: Encoding, names: Sequence[str] = ()) -> Choice:
+    if not message.servers and not names:
         raise MalformedError("servers is empty, expected globs such as 'web-*', or no servers at all for every one")
     part = select(contract, message.targets, message.quantiles, message.every, message.dtype)
-    return Choice(ServerGlobs(message.servers), part, message.batch, encoding)
+    return Choice(ServerGlobs(message.servers, names), part, message.batch, encoding)

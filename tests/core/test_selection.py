@@ -22,8 +22,21 @@ TEXT = st.text(st.sampled_from("aB*?[]!-.^\\$|\n1"), max_size=6)
 @example(["A*"], "aa")
 @example(["a"], "a\n")
 @example(["***"], "")
-def test_globs_are_the_shell_s(globs: list[str], name: str) -> None:
-    assert ServerGlobs(globs).match(name) == any(fnmatchcase(name, glob) for glob in globs)
+@example(["db[1]"], "db[1]")
+@example(["[2001:db8::1]:9100"], "[2001:db8::1]:9100")
+def test_globs_are_names_first_and_then_the_shell_s(globs: list[str], name: str) -> None:
+    expected = name in globs or any(fnmatchcase(name, glob) for glob in globs)
+    assert ServerGlobs(globs).match(name) == expected
+
+
+@given(st.lists(TEXT, max_size=4), st.lists(TEXT, max_size=4), TEXT)
+@example([], ["*"], "a")
+@example([], ["db[1]"], "db1")
+@example(["b*"], ["a"], "a")
+def test_names_are_never_globs(globs: list[str], names: list[str], name: str) -> None:
+    chosen = ServerGlobs(globs, names)
+    assert chosen.match(name) == (name in names or ServerGlobs(globs).match(name))
+    assert chosen.globs == (*globs, *names)
 
 
 def test_no_glob_means_no_server() -> None:
@@ -37,6 +50,8 @@ def test_many_stars_do_not_take_for_ever() -> None:
 def test_too_many_or_too_long_globs_are_refused() -> None:
     with pytest.raises(InvalidSelectionError, match="globs"):
         ServerGlobs(["a"] * (MAX_GLOBS + 1))
+    with pytest.raises(InvalidSelectionError, match="globs"):
+        ServerGlobs(["a"] * (MAX_GLOBS - 1), ["b", "c"])
     with pytest.raises(InvalidSelectionError, match="glob"):
         ServerGlobs(["*" + "a" * MAX_GLOB_BYTES])
 

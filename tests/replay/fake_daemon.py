@@ -75,7 +75,6 @@ class FakeDaemon:
         app = web.Application(client_max_size=2**26)
         app.router.add_get("/v1/status", self._status)
         app.router.add_get("/v1/servers", self._servers)
-        app.router.add_get("/v1/servers/{server}", self._window)
         app.router.add_post("/v1/samples", self._samples)
         app.router.add_get("/v1/ingest", self._ingest)
         app.router.add_get("/v1/forecasts", self._subscribe)
@@ -240,6 +239,8 @@ class FakeDaemon:
         return web.json_response(answer)
 
     async def _servers(self, request: web.Request) -> web.Response:
+        if "server" in request.query:
+            return await self._window(request)
         names = sorted(self.windows)
         begin = int(request.query.get("cursor", "0"))
         end = begin + 2  # small pages, so that paging is used
@@ -253,7 +254,7 @@ class FakeDaemon:
         return web.json_response({**head, "origin": origin, "values": values.tolist()})
 
     async def _window(self, request: web.Request) -> web.Response:
-        name = request.match_info["server"]
+        name = request.query["server"]
         window, origin = self.windows[name], self._origin(name)
         newest = round(origin / STEP_SECONDS) - 1
         values = [

@@ -115,7 +115,7 @@ async def test_metrics_parse_and_count(daemon: Running) -> None:
         ("POST", "/v1/nothing", 404, "not_found"),
         ("GET", "/v1/samples", 405, "method_not_allowed"),
         ("PUT", "/v1/samples", 405, "method_not_allowed"),
-        ("DELETE", "/v1/servers/a", 405, "method_not_allowed"),
+        ("PUT", "/v1/servers/a", 405, "method_not_allowed"),
         ("POST", "/v1/status", 405, "method_not_allowed"),
         ("GET", "/v1/predict", 405, "method_not_allowed"),
         ("GET", "/predict", 405, "method_not_allowed"),

@@ -1,0 +1,161 @@
+"""Compares what is stored with the machine's clock: what lies ahead of it is reported, and recovered from.
+
+Called on the event loop about once a second; nothing here waits.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from streamd.runtime.accuracy import LiveAccuracy
+from streamd.runtime.state import State
+
+log = structlog.get_logger(__name__)
+
+MAX_NAMED = 20
+"""Servers that one line of the log or one status names; all are counted."""
+
+NO_LIMIT_SECONDS = 2.0**53
+"""Where samples may lie ahead without a limit (`max_ahead_seconds = inf`)."""
+
+SEEN_TOLERANCE_SECONDS = 5.0
+"""How far ahead of the clock a server may have been seen: a clock that is set steps back a little."""
+
+
+class ClockWatch:
+    """Finds servers that lie ahead of the clock, and rewinds those whose own samples of the present contradict that.
+
+    `rewind(slot, last_step)` drops a server's rows after a step and returns how many there were. `wall` is epoch
+    seconds, `clock` monotonic seconds. Ahead is what lies over a step beyond what a sample may at present.
+    """
+
+    def __init__(
+        self,
+        state: State,
+        accuracy: LiveAccuracy,
+        *,
+        max_ahead_seconds: float,
+        recovery_seconds: float,
+        rewind: Callable[[int, int], int],
+        wall: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.rewound_servers = 0
+        self.dropped_rows = 0
+        self._state = state
+        self._accuracy = accuracy
+        self._max_ahead_seconds = max_ahead_seconds
+        self._recovery_seconds = recovery_seconds
+        self._rewind = rewind
+        self._wall = wall
+        self._clock = clock
+        self._rewound: list[str | None] = []  # not logged yet
+        self._dropped = 0
+        self._scores_ahead_since: float | None = None
+        self._seen_ahead_since: float | None = None
+
+    @property
+    def last_step(self) -> int:
+        """The last step that does not lie ahead of the clock."""
+        return self._state.contract.step_of(min(self._wall() + self._max_ahead_seconds, NO_LIMIT_SECONDS)) + 1
+
+    def sweep(self) -> None:
+        """Look at everything that is stored."""
+        now = self._clock()
+        self._report(self._state.ahead.find(self.last_step))
+        for slot in list(self._state.ahead.since):
+            self._recover(slot, now)
+        self._log_rewound()
+        self._recover_scores(now)
+        self._recover_seen(now)
+
+    def contradict(self, slot: int) -> None:
+        """Note that a server which lies ahead sent a sample of the present; rewind it if that is so for long enough."""
+        now = self._clock()
+        self._state.ahead.contradict(slot, now)
+        self._recover(slot, now)
+
+    def _recover(self, slot: int, now: float) -> None:
+        if not self._state.ahead.is_over(slot, now, self._recovery_seconds):
+            return
+        last_step = self.last_step
+        if self._state.ahead.latest(slot) <= last_step:
+            self._state.ahead.forget(slot)  # the clock was set in the meantime
+            return
+        self._rewound.append(self._state.directory.names[slot])
+        self._dropped += self._rewind(slot, last_step)
+        self.rewound_servers += 1
+
+    # ------------------------------------------------------------ reporting
+    def status(self) -> dict[str, Any]:
+        """What `/v1/status` shows as `ahead`."""
+        slots = sorted(self._state.ahead.since, key=lambda slot: -self._state.ahead.latest(slot))
+        return {
+            "servers": len(slots),
+            "first": [self._describe(slot) for slot in slots[:MAX_NAMED]],
+            "rewound": self.rewound_servers,
+            "dropped_rows": self.dropped_rows + self._dropped,
+        }
+
+    def _describe(self, slot: int) -> dict[str, Any]:
+        origin = self._state.contract.origin_of(self._state.ahead.latest(slot))
+        return {
+            "server": self._state.directory.names[slot],
+            "origin": origin,
+            "seconds": round(origin - self._wall(), 1),
+            "contradicted": self._state.ahead.since[slot] is not None,
+        }
+
+    def _report(self, slots: list[int]) -> None:
+        if not slots:
+            return
+        slots.sort(key=lambda slot: -self._state.ahead.latest(slot))
+        log.warning(
+            "servers_ahead_of_clock",
+            count=len(slots),
+            furthest_seconds=self._describe(slots[0])["seconds"],
+            servers=[self._state.directory.names[slot] for slot in slots[:MAX_NAMED]],
+            remedy="a clock was ahead, or this machine's is behind; the rows ahead are dropped once the server's own"
+            f" samples have come from the present for {self._recovery_seconds:g} s (ahead_recovery_seconds);"
+            " DELETE /v1/servers/{server} forgets a server at once",
+        )
+
+    def _log_rewound(self) -> None:
+        if self._rewound:
+            log.warning(
+                "servers_rewound",
+                count=len(self._rewound),
+                dropped_rows=self._dropped,
+                servers=self._rewound[:MAX_NAMED],
+                reason="their rows ahead of the clock were dropped, their samples come from the present",
+            )
+            self.dropped_rows += self._dropped
+            self._rewound, self._dropped = [], 0
+
+    # ------------------------------------------------------------ what else was ahead with them
+    def _recover_scores(self, now: float) -> None:
+        """Begin the figures anew where they count from a step ahead: until then every forecast is too late for them."""
+        if self._accuracy.ledger.now_step <= self.last_step:
+            self._scores_ahead_since = None
+        elif self._lasts(self._scores_ahead_since, now):
+            log.warning("accuracy_begins_anew", reason="a forecast whose origin lies ahead of the clock was scored")
+            self._accuracy.begin_anew()
+            self._scores_ahead_since = None
+        elif self._scores_ahead_since is None:
+            self._scores_ahead_since = now
+
+    def _recover_seen(self, now: float) -> None:
+        """Count servers as seen now that were seen ahead: else they are the last to make room, silent or not."""
+        wall = self._wall()
+        if not self._state.directory.is_seen_after(wall + SEEN_TOLERANCE_SECONDS):
+            self._seen_ahead_since = None
+        elif self._lasts(self._seen_ahead_since, now):
+            self._state.directory.limit_seen(wall)
+            self._seen_ahead_since = None
+        elif self._seen_ahead_since is None:
+            self._seen_ahead_since = now
+
+    def _lasts(self, since: float | None, now: float) -> bool:
+        return since is not None and now - since >= self._recovery_seconds

@@ -1,0 +1,332 @@
+"""Rows from a clock that was ahead: noticed, named, and dropped once the server's own samples contradict them."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from streamd.core.costs import CostTable
+from streamd.core.holds import AccuracyLimits
+from streamd.core.samples import IngestResult, Sample
+from streamd.core.windows import NONE
+from streamd.device.fake import FakeBackend
+from streamd.runtime.clock_watch import MAX_NAMED, SEEN_TOLERANCE_SECONDS
+from streamd.runtime.service import Service, ServiceLimits
+from streamd.runtime.worker import LaneWorker
+from tests.core.contracts import make_contract
+from tests.runtime.states import LIMITS, NOW, opened, rows_of, whole
+
+STEP = 300
+DAY = 86_400
+PRESENT = 1_700_000_100
+RECOVERY = 60.0
+MODEL = "patch_20260101_000000"
+
+
+class World:
+    """A service whose clocks are set by the test."""
+
+    def __init__(self, service: Service, clock: "Clock") -> None:
+        self.service = service
+        self.state = service.state
+        self.clock = clock
+
+    async def send(self, server: str, *times: float, values: Any = None) -> IngestResult:
+        """Send whole rows of these times."""
+        samples = [Sample(server, time, whole(1.0) if values is None else values) for time in times]
+        return await self.service.ingest.take(enumerate(samples))
+
+    async def settle(self) -> None:
+        await self.service.pipeline.settle()
+
+    def pass_time(self, seconds: float) -> None:
+        self.clock.wall += seconds
+        self.clock.monotonic += seconds
+
+    def sweep(self) -> None:
+        self.service.clock_watch.sweep()
+
+    def ahead(self) -> Any:
+        return self.service.status()["ahead"]
+
+    def origin(self, server: str) -> int:
+        """Until when a server is forecast from; 0 where it is not."""
+        step = self.state.board.step(self.state.directory.slots[server])
+        return 0 if step == NONE else self.state.contract.origin_of(step)
+
+
+class Clock:
+    def __init__(self, wall: float) -> None:
+        self.wall = wall
+        self.monotonic = 1_000.0
+
+
+@asynccontextmanager
+async def world(folder: Path, wall: float = PRESENT, recovery: float = RECOVERY, **limits: Any) -> AsyncIterator[World]:
+    clock = Clock(wall)
+    with opened(folder, make_contract()) as state:
+        scored = AccuracyLimits(scored_servers=4, settle_steps=1, tolerance_steps=2, range_steps=3)
+        service = Service(
+            state,
+            MODEL,
+            {},
+            ServiceLimits(ahead_recovery_seconds=recovery, accuracy=scored, **limits),
+            wall=lambda: clock.wall,
+            clock=lambda: clock.monotonic,
+        )
+        loop = asyncio.get_running_loop()
+        worker = LaneWorker(FakeBackend(state.contract, (1, 8)).make_lane(0), loop, service.pipeline.take_result)
+        service.pipeline.open_lanes([worker], CostTable({1: 1.0, 8: 1.0}, pads=False))
+        service.begin()
+        try:
+            yield World(service, clock)
+        finally:
+            service.close()
+
+
+async def leap(at: World, server: str, seconds: float) -> None:
+    """Every clock is ahead for a moment: a row of the future is taken and forecast."""
+    at.clock.wall += seconds
+    assert (await at.send(server, at.clock.wall)).accepted == 1
+    await at.settle()
+    at.clock.wall -= seconds
+    at.sweep()
+
+
+# ---------------------------------------------------------------- noticed and named
+async def test_a_server_ahead_is_counted_named_and_logged_once(tmp_path: Path) -> None:
+    async with world(tmp_path) as at:
+        await at.send("good", PRESENT)
+        with structlog.testing.capture_logs() as logs:
+            await leap(at, "web-01", DAY)
+            at.sweep()
+            at.sweep()
+        (line,) = [log for log in logs if log["event"] == "servers_ahead_of_clock"]
+        assert (line["log_level"], line["count"], line["servers"]) == ("warning", 1, ["web-01"])
+        assert "DELETE /v1/servers/{server}" in line["remedy"]
+        assert "ahead_recovery_seconds" in line["remedy"]
+        origin = (PRESENT + DAY) // STEP * STEP + STEP
+        assert at.ahead() == {
+            "servers": 1,
+            "first": [{"server": "web-01", "origin": origin, "seconds": origin - PRESENT, "contradicted": False}],
+            "rewound": 0,
+            "dropped_rows": 0,
+        }
+        metrics = at.service.metrics.text().decode()
+        assert "streamd_servers_ahead 1.0\n" in metrics
+        assert "streamd_servers_rewound_total 0.0\n" in metrics
+
+
+async def test_what_a_restart_finds_ahead_is_noticed_at_the_start(tmp_path: Path) -> None:
+    async with world(tmp_path, wall=PRESENT + DAY) as at:
+        await at.send("web-01", PRESENT + DAY)
+    with structlog.testing.capture_logs() as logs:
+        async with world(tmp_path) as at:
+            assert at.ahead()["servers"] == 1
+    assert [log["servers"] for log in logs if log["event"] == "servers_ahead_of_clock"] == [["web-01"]]
+
+
+async def test_an_open_row_lies_ahead_too(tmp_path: Path) -> None:
+    async with world(tmp_path) as at:
+        at.clock.wall += DAY
+        await at.send("web-01", at.clock.wall, values={"cpu": 1.0})
+        at.clock.wall -= DAY
+        at.sweep()
+        assert at.ahead()["servers"] == 1
+        result = await at.send("web-01", PRESENT)
+        assert result.errors[0]["code"] == "too_old"
+        assert "ahead of the clock" in result.errors[0]["message"]
+        at.pass_time(RECOVERY)
+        at.sweep()
+        assert (await at.send("web-01", at.clock.wall, at.clock.wall + STEP)).accepted == 2
+        await at.settle()
+        assert at.origin("web-01") > PRESENT
+
+
+async def test_what_may_lie_ahead_at_present_is_not_reported(tmp_path: Path) -> None:
+    async with world(tmp_path, max_ahead_seconds=1_000.0) as at:
+        await at.send("web-01", PRESENT + 1_000)
+        at.clock.wall -= STEP  # a clock that is set back a little
+        at.sweep()
+        assert at.ahead()["servers"] == 0
+        at.clock.wall -= 2 * STEP
+        at.sweep()
+        assert at.ahead()["servers"] == 1
+        at.clock.wall += 2 * STEP
+        at.sweep()
+        assert at.ahead()["servers"] == 0, "its time has come"
+
+
+async def test_without_a_limit_nothing_lies_ahead(tmp_path: Path) -> None:
+    async with world(tmp_path, max_ahead_seconds=float("inf")) as at:
+        await at.send("web-01", PRESENT + 1000 * DAY)
+        at.sweep()
+        assert at.ahead()["servers"] == 0
+
+
+async def test_many_are_counted_and_some_named(tmp_path: Path) -> None:
+    many = MAX_NAMED + 5
+    limits = LIMITS.__class__(capacity=many, need=2, late_steps=8, grace_seconds=10.0)
+    with opened(tmp_path, limits=limits) as state:
+        service = Service(state, MODEL, {}, ServiceLimits(), wall=lambda: PRESENT)
+        for number in range(many):
+            slot, _ = state.admit(f"s{number}", NOW)
+            state.windows.arrays["newest"][slot] = PRESENT // STEP + 10 + number
+        with structlog.testing.capture_logs() as logs:
+            service.clock_watch.sweep()
+        (line,) = [log for log in logs if log["event"] == "servers_ahead_of_clock"]
+        assert (line["count"], len(line["servers"])) == (many, MAX_NAMED)
+        assert line["servers"][0] == f"s{many - 1}", "the furthest first"
+        assert len(service.status()["ahead"]["first"]) == MAX_NAMED
+
+
+# ---------------------------------------------------------------- recovered
+async def test_its_own_samples_of_the_present_bring_a_server_back(tmp_path: Path) -> None:
+    async with world(tmp_path) as at:
+        await leap(at, "web-01", DAY)
+        assert (await at.send("web-01", PRESENT)).rejected == 1
+        assert at.ahead()["first"][0]["contradicted"]
+        at.pass_time(RECOVERY - 1)
+        at.sweep()
+        assert at.ahead()["servers"] == 1, "not yet: a machine's clock may be behind for a moment after its start"
+        at.pass_time(1)
+        with structlog.testing.capture_logs() as logs:
+            at.sweep()
+        (line,) = [log for log in logs if log["event"] == "servers_rewound"]
+        assert (line["count"], line["dropped_rows"], line["servers"]) == (1, 1, ["web-01"])
+        assert at.ahead() == {"servers": 0, "first": [], "rewound": 1, "dropped_rows": 1}
+        assert at.origin("web-01") == 0, "the forecast from the future is gone"
+        for time in (PRESENT + STEP, PRESENT + 2 * STEP):
+            at.pass_time(STEP)
+            assert (await at.send("web-01", time)).accepted == 1
+        await at.settle()
+        assert at.origin("web-01") == (PRESENT + 3 * STEP) // STEP * STEP
+        assert "streamd_servers_rewound_total 1.0\n" in at.service.metrics.text().decode()
+
+
+async def test_rows_that_were_taken_in_the_meantime_are_forecast_at_once(tmp_path: Path) -> None:
+    """Less than the tolerance ahead: rows of the present were accepted as late ones, and never forecast."""
+    async with world(tmp_path) as at:
+        await leap(at, "web-01", 6 * STEP)
+        for _ in range(2):
+            assert (await at.send("web-01", at.clock.wall)).accepted == 1
+            at.pass_time(STEP)
+        at.sweep()
+        await at.settle()
+        assert at.origin("web-01") == (PRESENT + STEP) // STEP * STEP + STEP
+        assert sorted(rows_of(at.state, "web-01")) == [PRESENT // STEP, PRESENT // STEP + 1]
+
+
+async def test_at_once_where_that_is_configured_the_sample_itself_is_taken(tmp_path: Path) -> None:
+    async with world(tmp_path, recovery=0.0) as at:
+        await leap(at, "web-01", DAY)
+        assert (await at.send("web-01", PRESENT - STEP, PRESENT)).accepted == 2
+        await at.settle()
+        assert at.origin("web-01") == PRESENT // STEP * STEP + STEP
+
+
+async def test_never_where_that_is_configured(tmp_path: Path) -> None:
+    async with world(tmp_path, recovery=float("inf")) as at:
+        await leap(at, "web-01", DAY)
+        for _ in range(3):
+            await at.send("web-01", at.clock.wall)
+            at.pass_time(10 * STEP)
+            at.sweep()
+        assert at.ahead()["servers"] == 1
+        at.service.forget(at.state.directory.slots["web-01"])
+        at.sweep()
+        assert at.ahead()["servers"] == 0
+        assert (await at.send("web-01", at.clock.wall - STEP, at.clock.wall)).accepted == 2
+        await at.settle()
+        assert at.origin("web-01") > PRESENT
+
+
+async def test_a_machine_whose_clock_is_behind_loses_nothing(tmp_path: Path) -> None:
+    """Its agents' clocks are right: their samples are refused, and nothing contradicts what is stored."""
+    async with world(tmp_path) as at:
+        await at.send("web-01", PRESENT - STEP, PRESENT)
+        await at.settle()
+    async with world(tmp_path, wall=PRESENT - DAY) as at:
+        assert at.ahead()["servers"] == 1
+        result = await at.send("web-01", PRESENT + STEP)
+        assert result.errors[0]["code"] == "too_far_ahead"
+        # 2. Neither does a backlog: that its rows are old says nothing of the sender's clock.
+        await at.send("web-01", PRESENT - DAY - 10 * STEP)
+        at.pass_time(10 * RECOVERY)
+        at.sweep()
+        assert not at.ahead()["first"][0]["contradicted"]
+        # 3. It is set at last.
+        at.clock.wall = PRESENT + STEP
+        at.sweep()
+        assert at.ahead()["servers"] == 0
+        assert (await at.send("web-01", PRESENT + STEP)).accepted == 1
+        assert len(rows_of(at.state, "web-01")) == 3
+
+
+async def test_a_clock_that_is_set_within_the_patience_drops_nothing(tmp_path: Path) -> None:
+    """A machine that has no clock of its own, and an agent on it: both are behind until the network sets them."""
+    async with world(tmp_path) as at:
+        await at.send("web-01", PRESENT - STEP, PRESENT)
+    async with world(tmp_path, wall=PRESENT - DAY) as at:
+        await at.send("web-01", at.clock.wall)
+        assert at.ahead()["first"][0]["contradicted"]
+        at.clock.wall, at.clock.monotonic = PRESENT + 1, at.clock.monotonic + 2 * RECOVERY
+        assert (await at.send("web-01", PRESENT + 1)).accepted == 1
+        at.sweep()
+        assert at.ahead()["rewound"] == 0
+        assert len(rows_of(at.state, "web-01")) == 2
+
+
+async def test_what_is_under_way_from_rows_ahead_is_not_posted(tmp_path: Path) -> None:
+    async with world(tmp_path, recovery=0.0) as at:
+        at.clock.wall += DAY
+        await at.send("web-01", at.clock.wall - STEP, at.clock.wall)  # due, and not run yet
+        at.clock.wall -= DAY
+        at.sweep()
+        await at.send("web-01", PRESENT)
+        await at.settle()
+        assert at.origin("web-01") == 0
+        await at.send("web-01", PRESENT + STEP)
+        await at.settle()
+        assert at.origin("web-01") == (PRESENT + STEP) // STEP * STEP + STEP
+
+
+# ---------------------------------------------------------------- what else was ahead
+async def test_scores_begin_anew_where_they_count_from_a_step_ahead(tmp_path: Path) -> None:
+    async with world(tmp_path) as at:
+        await leap(at, "web-01", 0)
+        at.service.accuracy.follow("other_20260101_000000", share=0.5, shadow=True)
+        ledger = at.service.accuracy.ledger
+        at.clock.wall += DAY
+        await at.send("web-02", at.clock.wall - STEP, at.clock.wall)
+        await at.settle()
+        at.clock.wall -= DAY
+        assert ledger.now_step == (PRESENT + DAY) // STEP
+        at.sweep()
+        at.pass_time(RECOVERY)
+        at.sweep()
+        ledger = at.service.accuracy.ledger
+        assert ledger.now_step == NONE
+        versions = {name: (version.share, version.shadow) for name, version in ledger.versions.items()}
+        assert versions == {MODEL: (1.0, False), "other_20260101_000000": (0.5, True)}
+        await at.send("web-01", PRESENT + STEP)
+        await at.settle()
+        assert at.service.accuracy.ledger.now_step == (PRESENT + STEP) // STEP
+
+
+async def test_a_server_that_was_seen_ahead_does_not_stay_for_ever(tmp_path: Path) -> None:
+    """Who goes for want of room is the longest silent: a silent server must not look as if it reported tomorrow."""
+    async with world(tmp_path, wall=PRESENT + DAY) as at:
+        await at.send("silent", PRESENT)
+        at.clock.wall = PRESENT
+        at.sweep()
+        at.pass_time(RECOVERY)
+        at.sweep()
+        for number in range(LIMITS.capacity):
+            at.pass_time(1 + SEEN_TOLERANCE_SECONDS)
+            await at.send(f"new-{number}", PRESENT)
+        assert "silent" not in at.state.directory.slots
+        assert len(at.state.directory) == LIMITS.capacity

@@ -1,0 +1,52 @@
+"""State that lies ahead of the clock, in a daemon as its users start it: said at the start, and recovered from."""
+
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streamd.repository.versions import EngineRepository
+from tests.server.conftest import Start
+from tests.server.process import ENGINES, NEED, DaemonProcess
+
+CONTRACT = EngineRepository(ENGINES).choose().contract
+STEP = CONTRACT.step_seconds
+
+
+def row(server: str, at: int) -> dict[str, Any]:
+    return {"server": server, "time": at, "values": dict.fromkeys(CONTRACT.features, 1.0)}
+
+
+def send(daemon: DaemonProcess, *rows: dict[str, Any]) -> dict[str, Any]:
+    answer = daemon.call("POST", "/v1/samples", {"samples": rows})[1]
+    assert isinstance(answer, dict)
+    return answer
+
+
+@pytest.mark.parametrize("way", ["samples", "delete"])
+def test_a_row_from_tomorrow_does_not_silence_its_server(start: Start, tmp_path: Path, way: str) -> None:
+    state = tmp_path / "state"
+    # As if its clock and the agent's were ahead: tomorrow's row is taken.
+    first = start(state, STREAMD_MAX_AHEAD_SECONDS="100000")
+    now = int(time.time()) // STEP * STEP
+    assert send(first, row("web-01", now + 86_400 - STEP))["accepted"] == 1
+    first.signal(signal.SIGKILL)
+    first.wait()
+    second = start(state, STREAMD_AHEAD_RECOVERY_SECONDS="0" if way == "samples" else "inf")
+    (line,) = [line for line in second.lines if line["event"] == "servers_ahead_of_clock"]
+    assert (line["level"], line["servers"]) == ("warning", ["web-01"])
+    ahead = second.get("/v1/status")[1]["ahead"]
+    assert (ahead["servers"], ahead["first"][0]["server"]) == (1, "web-01")
+    assert "streamd_servers_ahead 1.0\n" in second.get("/metrics")[1]
+    if way == "delete":
+        assert second.call("DELETE", "/v1/servers/web-01")[0] == 204
+    now = int(time.time()) // STEP * STEP
+    late = [row("web-01", now - age * STEP) for age in range(1, NEED)]
+    assert send(second, row("web-01", now), *late, row("web-01", now + STEP))["rejected"] == 0
+    while (answer := second.get("/v1/forecasts/web-01")[1]).get("status") == "pending":
+        pass
+    assert answer["origin"] == now + 2 * STEP
+    status = second.get("/v1/status")[1]["ahead"]
+    assert (status["servers"], status["rewound"]) == (0, 1 if way == "samples" else 0)

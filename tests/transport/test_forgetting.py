@@ -1,0 +1,152 @@
+"""`DELETE /v1/servers/{server}`: nothing of the server is left with anyone who held something of it."""
+
+import asyncio
+
+import numpy as np
+
+from tests.transport.conftest import Start
+from tests.transport.harness import (
+    NEED,
+    Running,
+    Setup,
+    array_of,
+    history,
+    origin,
+    same,
+    sample,
+    values_of,
+    window_of,
+    wire_forecast,
+)
+
+
+async def begun(daemon: Running, runs: int) -> None:
+    while len(daemon.backend.script.runs) < runs:
+        await asyncio.sleep(0)
+
+
+async def forget(daemon: Running, server: str) -> None:
+    reply = await daemon.call("DELETE", f"/v1/servers/{server}")
+    assert (reply.status, reply.data) == (204, b"")
+
+
+async def test_a_forgotten_server_reports_to_nobody(daemon: Running) -> None:
+    async with daemon.subscribed() as reader:
+        await daemon.accept(history("a", 1, range(NEED)) + history("b", 2, range(NEED)))
+        for _ in range(2):
+            await reader.receive()
+    await forget(daemon, "a")
+    for path in ("/v1/servers/a", "/v1/forecasts/a"):
+        assert (await daemon.get(path)).code == "unknown_server"
+    reply = await daemon.call("DELETE", "/v1/servers/a")
+    assert (reply.status, reply.code) == (404, "unknown_server")
+    assert [entry["server"] for entry in (await daemon.get("/v1/servers")).body["servers"]] == ["b"]
+    assert (await daemon.get("/v1/forecasts/b")).body["origin"] == origin(NEED - 1)
+    status = await daemon.status()
+    assert (status["servers"], status["rows"]["forgotten"]) == (1, 0)
+    metrics = (await daemon.get("/metrics")).data.decode()
+    assert "streamd_servers 1.0\n" in metrics
+    assert "streamd_servers_deleted_total 1.0\n" in metrics
+    assert "streamd_servers_forgotten_total 0.0\n" in metrics, "that counts those who went for want of room"
+
+
+async def test_a_server_that_reports_again_begins_anew(daemon: Running) -> None:
+    await daemon.accept(history("a", 1, range(10)))
+    await daemon.service.pipeline.settle()
+    await forget(daemon, "a")
+    # 2. Rows that would have been too old for the former window, in the same slot.
+    async with daemon.subscribed() as reader:
+        await daemon.accept(history("a", 7, range(-100, -100 + NEED - 1)))
+        assert (await daemon.get("/v1/forecasts/a")).body["status"] == "warming"
+        await daemon.accept(history("a", 7, [-100 + NEED - 1]))
+        message = await reader.receive()
+    window = window_of(history("a", 7, range(-100, -100 + NEED)), -100 + NEED - 1)
+    assert (message["server"], message["context"]) == ("a", NEED)
+    assert same(array_of(message["values"]), wire_forecast(window))
+    assert same(await daemon.window("a"), window)
+
+
+async def test_what_is_under_way_for_it_is_not_delivered(start: Start) -> None:
+    daemon = await start(Setup(lanes=1))
+    daemon.backend.script.hold = True
+    async with daemon.subscribed() as reader:
+        await daemon.accept(history("runs", 1, range(NEED)))
+        await begun(daemon, 1)
+        await daemon.accept(history("waits", 2, range(NEED)))
+        await daemon.accept(history("stays", 3, range(NEED)))
+        for server in ("runs", "waits"):
+            await forget(daemon, server)
+        assert (await daemon.status())["due"] == 1
+        # 2. One comes back while the window of its former self is on the lane.
+        await daemon.accept(history("runs", 9, range(50, 50 + NEED)))
+        daemon.let_go()
+        messages = {message["server"]: message for message in [await reader.receive(), await reader.receive()]}
+    assert messages.keys() == {"stays", "runs"}
+    assert messages["runs"]["origin"] == origin(50 + NEED - 1)
+    await daemon.service.pipeline.settle()
+    rows = (await daemon.status())["rows"]
+    assert (rows["forgotten"], rows["delivered"]) == (2, 2)
+    assert rows["due"] == sum(rows[name] for name in ("delivered", "superseded", "failed", "forgotten"))
+
+
+async def test_a_reader_does_not_get_what_it_had_not_read(start: Start) -> None:
+    daemon = await start(Setup())
+    async with daemon.subscribed():
+        (subscription,) = daemon.service.hub._subscriptions
+        await daemon.accept(history("a", 1, range(NEED)))
+        await daemon.service.pipeline.settle()
+        # The reader's task has not had its turn yet, or has read: publish again while nothing awaits.
+        slot = daemon.service.state.directory.slots["a"]
+        daemon.service.hub.publish([slot], 0.0)
+        assert subscription.waiting == 1
+        daemon.service.forget(slot)
+        assert subscription.waiting == 0
+    last = daemon.service.state.board.last_serial
+    reply = daemon.session.get(f"{daemon.url}/v1/forecasts/stream", headers={"Last-Event-ID": "0"})
+    async with reply as events:
+        await daemon.accept(history("b", 1, range(NEED)))
+        lines = [await events.content.readline() for _ in range(3)]
+    assert lines[0] == b"id: %d\n" % (last + 1), "the serial of a forgotten forecast is never another's"
+    assert b'"server":"b"' in lines[2]
+
+
+async def test_a_row_that_was_filling_is_not_closed_later(daemon: Running) -> None:
+    service = daemon.service
+    await daemon.accept([sample("a", 1, {"cpu_user": 1.0})])
+    slot = service.state.directory.slots["a"]
+    assert service.state.windows.next_overdue() is not None
+    closed = service.state.windows.closed_rows
+    await forget(daemon, "a")
+    assert service.state.windows.next_overdue() is None
+    assert service.state.windows.close_overdue(float("inf")) == []
+    assert service.state.windows.closed_rows == closed
+    # 2. Nor does its part of a row reach who has the slot next.
+    await daemon.accept([sample("b", 1, {"mem_used": 2.0}), sample("b", 2, values_of(0, 2))])
+    assert service.state.directory.slots == {"b": slot}
+    assert same(await daemon.window("b"), window_of([sample("b", 1, {"mem_used": 2.0}), sample("b", 2)], 2))
+
+
+async def test_forecasts_that_were_held_to_be_scored_go_too(daemon: Running) -> None:
+    service = daemon.service
+    ledger = service.accuracy.ledger
+    await daemon.accept(history("a", 1, range(8)))
+    await service.pipeline.settle()
+    slot = service.state.directory.slots["a"]
+    assert slot in ledger.held
+    await forget(daemon, "a")
+    assert slot not in ledger.held
+    assert np.isnan(ledger._deviations.of(slot)).all()
+    assert (await daemon.status())["accuracy"]["sampled"]["forgotten"] == 1
+
+
+async def test_a_body_that_is_being_taken_goes_on_with_a_new_window(daemon: Running) -> None:
+    service = daemon.service
+    rows = [row for step in range(800) for row in (sample("a", step), sample("b", step))]
+    sending = asyncio.create_task(daemon.post("/v1/samples", {"samples": rows}))
+    while "a" not in service.state.directory.slots:
+        await asyncio.sleep(0)
+    assert service.ingest.busy, "it is taken in slices, between which others have their turn"
+    service.forget(service.state.directory.slots["a"])
+    assert (await sending).body["accepted"] == len(rows)
+    for server in ("a", "b"):
+        assert same(await daemon.window(server), window_of([sample(server, step) for step in range(800)], 799))

@@ -1,0 +1,179 @@
+"""A server may have any name: every call reaches it, and no call reaches another."""
+
+import json
+from urllib.parse import quote
+
+import pytest
+import yarl
+
+from tests.transport.conftest import Start
+from tests.transport.harness import (
+    CONTRACT,
+    NEED,
+    TYPES,
+    Reply,
+    Running,
+    Setup,
+    array_of,
+    history,
+    origin,
+    same,
+    window_of,
+    wire_forecast,
+)
+
+NAMES = [
+    *("db[1]", "[2001:db8::1]:9100", "stream", "a\nb", "a,b", "a*", "?", "[!a]", ".", "..", "a/../b", "a//b", "/"),
+    *("a+b", "a b", "a%2Fb", "%FF", "a&server=b", "a=b;c", "\x00", "\r", "\ufffd", "é" * 128, "a#b?c", "servers"),
+]
+"""Each of them is read as something else by a path, a query, a glob or a line."""
+
+OTHERS = ["db1", "a", "b", "ab", "a b c", "a2Fb", "", "x"]
+
+
+async def fetch(daemon: Running, method: str, target: str) -> Reply:
+    """Call with the target as it is, without the normalisation that clients do."""
+    url = yarl.URL(daemon.url + target, encoded=True)
+    async with daemon.session.request(method, url) as response:
+        return Reply(response.status, dict(response.headers), await response.read())
+
+
+def targets(kind: str, name: str) -> list[str]:
+    """Every way to name a server in a call; the path of `stream` is the event stream's, those with dots are none."""
+    ways = [f"/v1/{kind}?server={quote(name, safe='')}"]
+    if not (kind == "forecasts" and name == "stream") and not {".", ".."} & set(name.split("/")):
+        ways.append(f"/v1/{kind}/{quote(name, safe='')}")
+    return ways
+
+
+@pytest.fixture
+async def full(daemon: Running) -> Running:
+    """A daemon to which every name reports, and whose forecasts are made."""
+    await daemon.accept([row for number, name in enumerate(NAMES) for row in history(name, number, range(NEED))])
+    await daemon.accept([row for name in OTHERS if name for row in history(name, 99, range(NEED))])
+    await daemon.service.pipeline.settle()
+    return daemon
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_a_server_of_any_name_is_read(full: Running, name: str) -> None:
+    window = window_of(history(name, NAMES.index(name), range(NEED)), NEED - 1)
+    for target in targets("forecasts", name):
+        reply = await fetch(full, "GET", target)
+        assert (reply.status, reply.body["server"]) == (200, name), target
+        assert same(array_of(reply.body["values"]), wire_forecast(window))
+    for target in targets("servers", name):
+        reply = await fetch(full, "GET", target)
+        assert (reply.status, reply.body["server"], reply.body["origin"]) == (200, name, origin(NEED - 1)), target
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_a_server_of_any_name_is_forgotten_and_no_other(full: Running, name: str) -> None:
+    for target in targets("servers", name):
+        assert (await fetch(full, "DELETE", target)).status == 204
+        assert (await fetch(full, "DELETE", target)).code == "unknown_server"
+        assert (await fetch(full, "GET", target)).status == 404
+        left = {*NAMES, *OTHERS} - {name, ""}
+        assert set(full.service.state.directory.slots) == left
+        await full.accept(history(name, 1, range(NEED)))
+
+
+@pytest.mark.parametrize("content_type", TYPES)
+@pytest.mark.parametrize("name", NAMES)
+async def test_a_server_is_subscribed_to_by_its_name(daemon: Running, name: str, content_type: str) -> None:
+    async with daemon.subscribed(content_type, servers=[name, "the-end"]) as reader:
+        await daemon.accept(history(name, 1, range(NEED)))
+        assert (await reader.receive())["server"] == name
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_a_name_in_a_query_is_no_glob_and_no_list(daemon: Running, name: str) -> None:
+    query = f"?server={quote(name, safe='')}&server=the-end"
+    names = [other for other in [*OTHERS, *NAMES] if other not in ("", name)]
+    async with (
+        daemon.socket(f"/v1/forecasts{query}") as reader,
+        daemon.session.get(yarl.URL(f"{daemon.url}/v1/forecasts/stream{query}", encoded=True)) as events,
+    ):
+        assert (await reader.receive())["servers"] == [name, "the-end"]
+        while len(daemon.service.hub) < 2:
+            await daemon.get("/healthz")
+        for other in [*names, name]:
+            await daemon.accept(history(other, 1, range(NEED)))
+        await daemon.service.pipeline.settle()  # two lanes run: what is sent last may come back first
+        await daemon.accept(history("the-end", 1, range(NEED)))
+        assert [(await reader.receive())["server"] for _ in range(2)] == [name, "the-end"]
+        got: list[str] = []
+        while len(got) < 2:
+            line = (await events.content.readline()).decode()
+            if line.startswith("data: "):
+                got.append(json.loads(line.removeprefix("data: "))["server"])
+        assert got == [name, "the-end"]
+
+
+async def test_lists_in_a_query_may_be_repeated(daemon: Running) -> None:
+    query = "servers=a,b&servers=c&targets=load_average&targets=cpu_user&quantiles=0.1&quantiles=0.9&server=d,e"
+    async with daemon.socket(f"/v1/forecasts?{query}") as reader:
+        told = await reader.receive()
+    assert told["servers"] == ["a", "b", "c", "d,e"]
+    assert (told["targets"], told["quantiles"]) == (["load_average", "cpu_user"], [0.1, 0.9])
+
+
+async def test_a_target_with_a_comma_in_its_name_is_chosen(start: Start) -> None:
+    names = ("cpu,total", "cpu", "total")
+    contract = type(CONTRACT)(names, names, (0.5,), context_length=8, horizon=4, step_seconds=60)
+    daemon = await start(Setup(contract=contract))
+    async with daemon.socket("/v1/forecasts?targets=cpu%2Ctotal") as reader:
+        assert (await reader.receive())["targets"] == ["cpu,total"]
+    async with daemon.socket("/v1/forecasts?targets=total,cpu") as reader:
+        assert (await reader.receive())["targets"] == ["total", "cpu"]
+
+
+@pytest.mark.parametrize("parameter", ["every=1&every=2", "format=json&format=msgpack", "dtype=float16&dtype=float32"])
+async def test_what_may_be_given_once_is_not_given_twice(daemon: Running, parameter: str) -> None:
+    reply = await daemon.get(f"/v1/forecasts/stream?{parameter}")
+    assert (reply.status, reply.code) == (400, "invalid_selection")
+    assert "2 times" in reply.body["message"]
+
+
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [
+        ("GET", "/v1/servers/%FF"),
+        ("DELETE", "/v1/servers/a%ED%A0%80"),
+        ("GET", "/v1/servers?server=%FF"),
+        ("DELETE", "/v1/servers?server=%C3"),
+        ("GET", "/v1/forecasts/%FF"),
+        ("GET", "/v1/forecasts?server=%FF"),
+        ("GET", "/v1/forecasts/stream?server=%FF"),
+        ("GET", "/v1/forecasts/stream?servers=%FF*"),
+    ],
+)
+async def test_a_name_that_is_not_utf8_is_nobody_s(full: Running, method: str, target: str) -> None:
+    servers = len(full.service.state.directory)
+    reply = await fetch(full, method, target)
+    assert (reply.status, reply.code) == (400, "invalid_server")
+    assert "UTF-8" in reply.body["message"]
+    assert len(full.service.state.directory) == servers
+
+
+@pytest.mark.parametrize(
+    "target", ["/v1/servers/a?server=b", "/v1/servers?server=a&server=b", "/v1/forecasts/a?server=b"]
+)
+async def test_two_names_are_refused(full: Running, target: str) -> None:
+    methods = ("GET", "DELETE") if "servers/" in target or "servers?" in target else ("GET",)
+    for method in methods:
+        reply = await fetch(full, method, target)
+        assert (reply.status, reply.code) == (400, "invalid")
+    assert (await full.get("/v1/servers/a")).status == 200
+
+
+async def test_to_forget_takes_a_name(full: Running) -> None:
+    reply = await full.call("DELETE", "/v1/servers")
+    assert (reply.status, reply.code) == (400, "invalid")
+    assert (await full.get("/v1/servers/a")).status == 200
+
+
+async def test_a_plain_get_without_a_name_says_what_it_takes(daemon: Running) -> None:
+    reply = await daemon.get("/v1/forecasts")
+    assert (reply.status, reply.code) == (400, "invalid_selection")
+    assert "?server=NAME" in reply.body["message"]
