@@ -14,10 +14,13 @@ IN_PATH = r"{server:[\s\S]+}"
 def read_name(request: web.Request) -> str | None:
     """Return the server that a request names, None where it names none.
 
-    Raises `InvalidServerError` where the path or query is not UTF-8 once it is percent-decoded, `InvalidInputError`
-    where two servers are named.
+    Raises `UnknownServerError` where the path or query is not UTF-8 once it is percent-decoded (nobody has such a
+    name), `InvalidInputError` where two servers are named.
     """
-    check_utf8(request)
+    try:
+        check_utf8(request)
+    except InvalidServerError as exc:
+        raise UnknownServerError(f"{exc}: no server of this name reports") from exc
     names = [*request.match_info.values(), *request.query.getall("server", ())]
     if len(names) > 1:
         raise InvalidInputError(f"servers {names[0]!r} and {names[1]!r} are both named, expected one")
