@@ -158,7 +158,7 @@ def routes() -> list[str]:
     """The paths of the daemon's routes, as patterns."""
     paths = []
     for source in (ROOT / "streamd" / "transport").glob("*.py"):
-        found = re.findall(r"add_(?:get|post|delete|route)\(\s*(?:\"[A-Z]+\", )?\"(/[^\"]*)\"", source.read_text())
+        found = re.findall(r"add_(?:get|post|delete|route)\(\s*(?:\"[A-Z]+\", )?f?\"(/[^\"]*)\"", source.read_text())
         paths += [re.sub(r"\{\w+(:[^}]*)?\}", "[^/]+", path) for path in found]
     return paths
 
