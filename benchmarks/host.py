@@ -27,13 +27,13 @@ from benchmarks.gpu.windows import filled_store, with_places
 from benchmarks.harness import ROOT, machine, print_table, write_result
 from streamd.core.calendar import known_future
 from streamd.core.contract import MAX_STATUS, ModelContract
-from streamd.core.scheduler import Item, ServerItem
-from streamd.core.windows import WindowStore
-from streamd.device.lane import Float32, Inputs
+from streamd.core.scheduling.scheduler import Item, ServerItem
+from streamd.core.state.windows import WindowStore
+from streamd.inference.lane import Float32, Inputs
 from streamd.repository.versions import EngineRepository
-from streamd.runtime.gather import FEW_WINDOWS, gather
-from streamd.runtime.state import State
-from streamd.runtime.worker import in_order
+from streamd.runtime.lanes.gather import FEW_WINDOWS, gather
+from streamd.runtime.lanes.worker import in_order
+from streamd.runtime.state.state import State
 
 SERVERS = 20_000
 THREADS = 4

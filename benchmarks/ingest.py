@@ -16,8 +16,8 @@ import aiohttp
 import msgspec
 
 from benchmarks.harness import CLOCK_TICKS, ROOT, DaemonProcess, cpu_seconds, free_port, running_daemon
+from streamd.http.wire.bodies import Body
 from streamd.repository.versions import EngineRepository
-from streamd.transport.bodies import Body
 
 FEATURES = EngineRepository(ROOT / "engines").choose().contract.features
 SERVERS = 500

@@ -21,9 +21,9 @@ import numpy.typing as npt
 
 from benchmarks.harness import ROOT, DaemonProcess, running_daemon
 from benchmarks.ingest import FEATURES, START, STEP_SECONDS
-from streamd.device.lane import Inputs
+from streamd.inference.lane import Inputs
 from streamd.repository.versions import EngineRepository, EngineVersion
-from streamd.runtime.warmup import fill_plausibly
+from streamd.runtime.lanes.warmup import fill_plausibly
 
 SERVERS = 256
 _VALUES = np.random.default_rng(1).random((SERVERS + 97, 14), np.float32)

@@ -18,12 +18,12 @@ from pathlib import Path
 
 import uvloop
 
-from streamd.replay.child import ChildDaemon, free_port
-from streamd.replay.demo import STREAM_STEPS, Demo, play, show
-from streamd.replay.errors import Exit, ReplayError
-from streamd.replay.options import SAMPLE
-from streamd.replay.report import exit_of
-from streamd.replay.terminal import Terminal
+from streamd.tools.loadtest.child import ChildDaemon, free_port
+from streamd.tools.loadtest.demo import STREAM_STEPS, Demo, play, show
+from streamd.tools.loadtest.errors import Exit, ReplayError
+from streamd.tools.loadtest.options import SAMPLE
+from streamd.tools.loadtest.report import exit_of
+from streamd.tools.loadtest.terminal import Terminal
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / ".demo"

@@ -3,7 +3,7 @@
 
 import sys
 
-from streamd.replay.cli import main
+from streamd.tools.loadtest.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -39,10 +39,10 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 _LAZY = (
-    ("engine", "streamd.toolchain.command", "build", "make, check and keep engine versions (extra: build)"),
-    ("train", "streamd.training.train", "train", "train a network (extra: train)"),
-    ("release", "streamd.training.release", "train", "make an engine version of a training run (extra: train)"),
-    ("evaluate", "streamd.training.evaluate", "train", "judge an engine version or a run (extra: train)"),
+    ("engine", "streamd.tools.engine.command", "build", "make, check and keep engine versions (extra: build)"),
+    ("train", "streamd.tools.training.train", "train", "train a network (extra: train)"),
+    ("release", "streamd.tools.training.release", "train", "make an engine version of a training run (extra: train)"),
+    ("evaluate", "streamd.tools.training.evaluate", "train", "judge an engine version or a run (extra: train)"),
 )
 """Commands whose modules need an extra: even their arguments are known only once they are imported."""
 

@@ -14,11 +14,11 @@ import pytest
 
 from streamd.core import errors
 from streamd.core.errors import StreamdError
-from streamd.replay.options import EPILOG
-from streamd.replay.terminal import Terminal
-from streamd.toolchain.command import SUBCOMMANDS, WHOLE_PATH
-from streamd.transport.errors import http_status
-from tests.commands import blocks_of, commands_in, inline_of, is_command, plain, problems_of
+from streamd.http.errors import http_status
+from streamd.tools.engine.command import SUBCOMMANDS, WHOLE_PATH
+from streamd.tools.loadtest.options import EPILOG
+from streamd.tools.loadtest.terminal import Terminal
+from tests.support.document_commands import blocks_of, commands_in, inline_of, is_command, plain, problems_of
 
 ROOT = Path(__file__).resolve().parent.parent
 START_UP = {

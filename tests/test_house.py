@@ -68,16 +68,16 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
         *("cuda", "tensorrt", "onnxruntime", "torch", "time", "mmap", "prometheus_client", "structlog"),
         *(f"streamd.{room}" for room in ("device", "repository", "runtime", "server", "transport", "cli")),
     ),
-    "streamd.device": tuple(f"streamd.{room}" for room in ("repository", "runtime", "server", "transport", "cli")),
+    "streamd.inference": tuple(f"streamd.{room}" for room in ("repository", "runtime", "server", "transport", "cli")),
     "streamd.repository": tuple(
         f"streamd.{room}" for room in ("device", "runtime", "server", "toolchain", "transport", "cli")
     ),
     "streamd.engine": tuple(f"streamd.{room}" for room in ("runtime", "server", "toolchain", "transport", "cli")),
-    "streamd.toolchain": ("streamd.runtime", "streamd.server", "streamd.transport", "streamd.cli"),
-    "streamd.runtime": ("aiohttp", "streamd.transport", "streamd.server", "streamd.repository", "streamd.cli"),
-    "streamd.transport": ("streamd.device", "streamd.server", "streamd.repository", "streamd.cli"),
+    "streamd.tools.engine": ("streamd.runtime", "streamd.server", "streamd.http", "streamd.cli"),
+    "streamd.runtime": ("aiohttp", "streamd.http", "streamd.server", "streamd.repository", "streamd.cli"),
+    "streamd.http": ("streamd.inference", "streamd.server", "streamd.repository", "streamd.cli"),
     "streamd.server": ("streamd.cli",),
-    "streamd.models": ("streamd.runtime", "streamd.server", "streamd.transport", "streamd.device"),
+    "streamd.tools.networks": ("streamd.runtime", "streamd.server", "streamd.http", "streamd.inference"),
 }
 """What each room may not import."""
 
@@ -103,9 +103,9 @@ def test_rooms_know_only_what_they_may() -> None:
             {"streamd.core.x": "import cuda.bindings.runtime"},
             {"streamd.core.x": "from streamd import runtime"},
             {"streamd.core": "import threading"},
-            {"streamd.transport.x": "from streamd.device.lane import Lane"},
-            {"streamd.transport.x": "if TYPE_CHECKING:\n    import streamd.server.config"},
-            {"streamd.runtime.x": "from streamd.transport import app"},
+            {"streamd.http.x": "from streamd.inference.lane import Lane"},
+            {"streamd.http.x": "if TYPE_CHECKING:\n    import streamd.server.config"},
+            {"streamd.runtime.x": "from streamd.http import app"},
             {"streamd.runtime.x": "from streamd import server"},
         ],
     )
@@ -121,7 +121,7 @@ def find_clocks(sources: Sources) -> Found:
     for module, source in sources.items():
         if not is_in(module, ["streamd.core"]):
             continue
-        allowed = {"datetime", "datetime.datetime"} if module == "streamd.core.samples" else set()
+        allowed = {"datetime", "datetime.datetime"} if module == "streamd.core.state.samples" else set()
         dates = {name for name in imports_of(source) if is_in(name, ["datetime", "calendar"])}
         found += [f"{module}: imports {name}" for name in sorted(dates - allowed)]
         for node in ast.walk(ast.parse(source)):
@@ -135,14 +135,14 @@ def test_core_has_no_clock() -> None:
         find_clocks,
         [
             {"streamd.core.x": "from datetime import datetime"},
-            {"streamd.core.samples": "from datetime import UTC"},
-            {"streamd.core.samples": "from datetime import datetime\nx = datetime.now()"},
+            {"streamd.core.state.samples": "from datetime import UTC"},
+            {"streamd.core.state.samples": "from datetime import datetime\nx = datetime.now()"},
             {"streamd.core.x": "import numpy as np\nx = np.datetime64.today()"},
         ],
     )
 
 
-COMPOSITION_ROOTS = ("streamd.server", "streamd.engine.backends")
+COMPOSITION_ROOTS = ("streamd.server", "streamd.inference.api.backends")
 """Who names concrete backends: the daemon's root, and the one table of the library."""
 
 CONCRETE_BACKENDS = re.compile(
@@ -168,7 +168,7 @@ def find_named_backends(sources: Sources) -> Found:
                 words.append(node.value)
             elif isinstance(node, ast.Name):
                 words.append(node.id)
-        if is_in(module, ["streamd.toolchain"]):
+        if is_in(module, ["streamd.tools.engine"]):
             words = [word for word in words if not LIBRARIES.match(word)]
         found += [f"{module}: names {word}" for word in words if CONCRETE_BACKENDS.search(word)]
     return found
@@ -187,23 +187,23 @@ def test_only_the_composition_root_names_backends() -> None:
     check(
         find_named_backends,
         [
-            {"streamd.runtime.x": "from streamd.device.fake import forecast_of"},
-            {"streamd.runtime.x": "from streamd.device import onnxruntime_cpu"},
-            {"streamd.engine.inference": "from streamd.device.tensorrt_runner import TensorRtRunner"},
-            {"streamd.toolchain.x": "def f():\n    from streamd.device.tensorrt_runner import TensorRtRunner"},
-            {"streamd.runtime.x": "from streamd.device.tensorrt_library import load_tensorrt"},
-            {"streamd.cli": "import_module('streamd.device.onnxruntime_cpu')"},
-            {"streamd.device.lane": "def f():\n    return FakeBackend()"},
+            {"streamd.runtime.x": "from streamd.inference.fake import forecast_of"},
+            {"streamd.runtime.x": "from streamd.inference import onnxruntime_cpu"},
+            {"streamd.inference.api.inference": "from streamd.inference.tensorrt.runner import TensorRtRunner"},
+            {"streamd.tools.engine.x": "def f():\n    from streamd.inference.tensorrt.runner import TensorRtRunner"},
+            {"streamd.runtime.x": "from streamd.inference.tensorrt.library import load_tensorrt"},
+            {"streamd.cli": "import_module('streamd.inference.onnxruntime.cpu_lane')"},
+            {"streamd.inference.lane": "def f():\n    return FakeBackend()"},
         ],
     )
-    assert find_named_backends({"streamd.device.lane": '"""What FakeBackend does."""'}) == []
+    assert find_named_backends({"streamd.inference.lane": '"""What FakeBackend does."""'}) == []
 
 
-READING_ROOMS = ("streamd.repository", "streamd.server", "streamd.runtime", "streamd.device", "streamd.engine")
+READING_ROOMS = ("streamd.repository", "streamd.server", "streamd.runtime", "streamd.inference", "streamd.engine")
 
 
 def find_unguarded_reads(sources: Sources) -> Found:
-    """Files that the daemon's rooms open by themselves: a pipe would keep them waiting (`streamd.reading` does not)."""
+    """Files that the daemon's packages open by themselves: a pipe would keep them waiting (`streamd.regular_files` does not)."""
     found = []
     for module, source in sources.items():
         if not is_in(module, READING_ROOMS):
@@ -305,7 +305,7 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
 
 
 def test_what_is_loaded_is_seen() -> None:
-    assert "numpy" in heavy_modules("import streamd.core.windows")
+    assert "numpy" in heavy_modules("import streamd.core.state.windows")
 
 
 def test_core_loads_no_foreign_runtime() -> None:
@@ -404,7 +404,7 @@ def find_bad_codes(errors: Iterable[type[StreamdError]]) -> Found:
 
 def test_every_error_has_a_code_of_its_own() -> None:
     for module in read_sources():
-        if is_in(module, ["streamd.core", "streamd.device", "streamd.runtime", "streamd.server", "streamd.transport"]):
+        if is_in(module, ["streamd.core", "streamd.inference", "streamd.runtime", "streamd.server", "streamd.http"]):
             importlib.import_module(module)
     errors = all_errors(StreamdError)
     assert len(errors) > 20

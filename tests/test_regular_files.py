@@ -9,18 +9,18 @@ from unittest.mock import patch
 
 import pytest
 
-from streamd import reading
+from streamd import regular_files as reading
 from streamd.core.errors import ConfigError, RepositoryError, StateError, StreamdError
-from streamd.engine.sources import find_source
-from streamd.reading import read_or_give_up, read_regular
+from streamd.inference.api.sources import find_source
+from streamd.regular_files import read_or_give_up, read_regular
 from streamd.repository.files import exclusive, replace_file
 from streamd.repository.listing import list_versions
 from streamd.repository.record import read_record
 from streamd.repository.versions import EngineRepository, load_version
-from streamd.runtime.accuracy import read_training_figures
-from streamd.runtime.state import WindowLimits, open_state
+from streamd.runtime.accuracy.live import read_training_figures
+from streamd.runtime.state.state import WindowLimits, open_state
 from streamd.server.config import Config, ServerSection, load_config, read_admin_token
-from tests.repository.making import CONTRACT, digest, make, pin
+from tests.support.made_versions import CONTRACT, digest, make, pin
 
 NAME = "a_20260101_000000"
 

@@ -4,7 +4,7 @@ import time
 from typing import Any
 
 from streamd.core.errors import LaneLostError
-from streamd.device.lane import Float32
+from streamd.inference.lane import Float32
 
 
 class Crash:

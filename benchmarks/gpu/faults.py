@@ -25,8 +25,8 @@ from benchmarks.gpu.harness import ROOT, ResultFile, Suite
 from benchmarks.gpu.processes import Daemon, copy_version, serving
 from benchmarks.gpu.windows import make_windows
 from benchmarks.harness import print_table
+from streamd.http.wire.tensors import write_tensor
 from streamd.repository.versions import EngineVersion
-from streamd.transport.tensors import write_tensor
 
 CHILD_SECONDS = 150
 QUICK = {"warmup_seconds": 0.5, "lanes": 2, "buckets": "1,8", "backend": "auto"}

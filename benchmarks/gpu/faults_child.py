@@ -45,8 +45,8 @@ def main() -> int:
 # ---------------------------------------------------------------- plans and memory
 def load(asked: argparse.Namespace) -> dict[str, Any]:
     """Load a plan and run a batch through it."""
-    from streamd.device.tensorrt_engine import Plan
-    from streamd.device.tensorrt_lane import TensorRtBackend
+    from streamd.inference.tensorrt.engine import Plan
+    from streamd.inference.tensorrt.lane import TensorRtBackend
 
     version = load_version(Path(asked.version))
     precision = asked.plan.stem.rpartition("_")[2]
@@ -61,7 +61,7 @@ def load(asked: argparse.Namespace) -> dict[str, Any]:
 
 def fill(spared_bytes: int) -> None:
     """Take the device's memory but for a little, say so, and hold it until the input ends."""
-    from streamd.device import cuda
+    from streamd.inference import cuda
 
     free, total = cuda.memory_bytes(0)
     held, size = [], free - spared_bytes

@@ -17,11 +17,11 @@ from benchmarks.gpu.correctness import Reference
 from benchmarks.gpu.crashing import Crash, CrashingBackend, CrashingLane
 from benchmarks.gpu.harness import ROOT
 from benchmarks.harness import free_port
+from streamd.http.wire.tensors import write_tensor
 from streamd.repository.versions import load_version
 from streamd.server import daemon as daemon_module
 from streamd.server.backends import open_backend
 from streamd.server.config import load_config
-from streamd.transport.tensors import write_tensor
 
 WINDOWS = 64
 CALLERS = 8

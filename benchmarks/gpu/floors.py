@@ -14,8 +14,8 @@ import numpy as np
 
 from benchmarks.gpu.windows import make_windows
 from streamd.core.contract import ModelContract
-from streamd.device import cuda
-from streamd.device.cuda import DeviceBuffer, Event, HostBuffer, Stream
+from streamd.inference import cuda
+from streamd.inference.cuda import DeviceBuffer, Event, HostBuffer, Stream
 from streamd.repository.versions import EngineVersion
 
 COPY_BYTES = 64 * 2**20

@@ -172,17 +172,17 @@ def make_backend(
     buckets = buckets or suite.buckets
     kind = suite.arguments.backend
     if kind == "fake":
-        from streamd.device.fake import FakeBackend
+        from streamd.inference.fake import FakeBackend
 
         fake = FakeBackend(version.contract, buckets, pads=True)
         fake.script.latency_seconds = lambda count: 1e-4 + 1e-6 * count
         return fake
     if kind == "onnxruntime-cpu":
-        from streamd.device.onnxruntime_cpu import OnnxRuntimeCpuBackend
+        from streamd.inference.onnxruntime.cpu_lane import OnnxRuntimeCpuBackend
 
         return OnnxRuntimeCpuBackend(version.onnx, version.contract, buckets, 1)
-    from streamd.device.tensorrt_engine import Plan
-    from streamd.device.tensorrt_lane import TensorRtBackend
+    from streamd.inference.tensorrt.engine import Plan
+    from streamd.inference.tensorrt.lane import TensorRtBackend
 
     path = find_plan(suite, version, precision)
     if path is None:

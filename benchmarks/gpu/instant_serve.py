@@ -13,8 +13,8 @@ import numpy as np
 from benchmarks.gpu.windows import make_windows
 from streamd import cli
 from streamd.core.contract import ModelContract
-from streamd.device.lane import Backend, Float32, Inputs, Lane
-from streamd.device.onnxruntime_cpu import OnnxRuntimeCpuBackend
+from streamd.inference.lane import Backend, Float32, Inputs, Lane
+from streamd.inference.onnxruntime.cpu_lane import OnnxRuntimeCpuBackend
 from streamd.repository.versions import EngineVersion
 from streamd.server import backends
 from streamd.server.config import Config

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from streamd.core.layout import scalars
-from streamd.device import cuda
-from streamd.device.cuda import HostBuffer, Stream
+from streamd.core.state.layout import scalars
+from streamd.inference import cuda
+from streamd.inference.cuda import HostBuffer, Stream
 
 PTX = """
 .version 7.0

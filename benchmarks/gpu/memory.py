@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from benchmarks.gpu.correctness import Reference, batches_of, passes, run_pass
 from benchmarks.gpu.harness import ResultFile, Suite, make_backend, open_lanes, precisions
-from streamd.device import cuda
+from streamd.inference import cuda
 
 WINDOWS, LANES, BUCKETS, LIMIT = 64, 2, (1, 8), 5e-3
 

@@ -32,7 +32,7 @@ def run(suite: Suite) -> None:
 
 def build(version: EngineVersion, precision: str, path: Path) -> None:
     """Parse the version's graph and build it; RuntimeError with the parser's or the builder's words."""
-    from streamd.toolchain.library import load_builder
+    from streamd.tools.engine.plan.library import load_builder
 
     tensorrt = load_builder()
     trt, library = tensorrt.module, tensorrt.installed

@@ -24,9 +24,9 @@ from benchmarks.gpu.harness import ROOT, environment, find_versions, open_lanes,
 from benchmarks.gpu.windows import make_windows
 from benchmarks.harness import print_table
 from streamd.core.errors import StreamdError
-from streamd.device.lane import Float32, Inputs
-from streamd.device.onnxruntime_cpu import OnnxRuntimeCpuBackend
-from streamd.device.onnxruntime_cuda import OnnxRuntimeCudaBackend
+from streamd.inference.lane import Float32, Inputs
+from streamd.inference.onnxruntime.cpu_lane import OnnxRuntimeCpuBackend
+from streamd.inference.onnxruntime.cuda_lane import OnnxRuntimeCudaBackend
 from streamd.repository.versions import EngineVersion
 
 BATCHES_A_LANE = 24

@@ -25,9 +25,9 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from streamd.models.contract import INPUT_NAMES, Contract
-from streamd.models.registry import build
-from streamd.replay.readers import read_fleet
+from streamd.tools.fleets.readers import read_fleet
+from streamd.tools.networks.contract import INPUT_NAMES, Contract
+from streamd.tools.networks.registry import build
 
 ROOT = Path(__file__).resolve().parents[2]
 FLEET = ROOT / "examples" / "fleet" / "servers.csv.gz"

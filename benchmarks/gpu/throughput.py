@@ -20,7 +20,7 @@ import numpy as np
 from benchmarks.gpu.harness import ResultFile, Suite, make_backend, open_lanes, percentiles_ms, precisions
 from benchmarks.gpu.windows import Gatherer, filled_store, make_windows, with_places
 from benchmarks.harness import print_table
-from streamd.device.lane import Inputs
+from streamd.inference.lane import Inputs
 from streamd.repository.versions import EngineVersion
 
 TURNS = 2
@@ -210,8 +210,8 @@ class Bench:
         plan = naive_plan(self.suite, self.version, self.precision)
         if self.suite.arguments.backend != "tensorrt" or not plan.is_file():
             return None, 0
-        from streamd.device.tensorrt_engine import Plan
-        from streamd.device.tensorrt_lane import TensorRtBackend
+        from streamd.inference.tensorrt.engine import Plan
+        from streamd.inference.tensorrt.lane import TensorRtBackend
 
         buckets = tuple(bucket for bucket in NAIVE_BUCKETS if bucket in self.suite.buckets) or (64,)
         return TensorRtBackend(Plan(plan, self.precision), self.version.contract, buckets, graphs=False), 1

@@ -21,10 +21,10 @@ from benchmarks.gpu.harness import ResultFile, Suite, make_backend, open_lanes, 
 from benchmarks.gpu.throughput import Fill, Slots, fill_once
 from benchmarks.gpu.windows import Gatherer, filled_store, make_windows
 from benchmarks.harness import print_table
-from streamd.device import cuda
-from streamd.device.cuda import Event
+from streamd.inference import cuda
+from streamd.inference.cuda import Event
 from streamd.repository.versions import EngineVersion
-from streamd.runtime.worker import in_order
+from streamd.runtime.lanes.worker import in_order
 
 BUCKET = 128
 EVENTS_A_LANE = 4_000

@@ -9,7 +9,7 @@ from benchmarks.gpu.harness import ResultFile, Suite, make_backend, open_lanes, 
 from benchmarks.gpu.throughput import Cell, Slots, fill_once, measure_of, no_fill, take_turns
 from benchmarks.gpu.windows import Gatherer, filled_store, make_windows
 from benchmarks.harness import print_table
-from streamd.device import cuda
+from streamd.inference import cuda
 from streamd.repository.versions import EngineVersion
 
 BUCKETS = (64, 256)

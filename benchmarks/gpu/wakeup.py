@@ -21,9 +21,9 @@ import numpy as np
 from benchmarks.gpu.harness import ResultFile, Suite
 from benchmarks.gpu.kernels import Clock, Kernels, calibrate, to_host_ns
 from benchmarks.harness import print_table
-from streamd.core.layout import scalars
-from streamd.device import cuda
-from streamd.device.cuda import Event, HostBuffer, Stream
+from streamd.core.state.layout import scalars
+from streamd.inference import cuda
+from streamd.inference.cuda import Event, HostBuffer, Stream
 
 BUSY_NS = (200_000, 900_000)
 """How long the GPU is kept, at random: whoever waits has gone to sleep by then."""

@@ -13,12 +13,12 @@ import numpy.typing as npt
 from benchmarks.gpu.harness import ROOT
 from streamd.core.calendar import known_future
 from streamd.core.contract import ModelContract
-from streamd.core.layout import Arrays, Layout
-from streamd.core.windows import PRESENT, WindowStore, columns
-from streamd.device.lane import Float32, Inputs
-from streamd.replay.fleet import RecordedFleet
-from streamd.replay.readers import read_fleet
-from streamd.runtime.gather import FEW_WINDOWS
+from streamd.core.state.layout import Arrays, Layout
+from streamd.core.state.windows import PRESENT, WindowStore, columns
+from streamd.inference.lane import Float32, Inputs
+from streamd.runtime.lanes.gather import FEW_WINDOWS
+from streamd.tools.fleets.fleet import RecordedFleet
+from streamd.tools.fleets.readers import read_fleet
 
 FLEET = ROOT / "examples" / "fleet" / "servers.csv.gz"
 PERCENT = "percent"

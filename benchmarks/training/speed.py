@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from streamd.training.checks import empty_inputs
-from streamd.training.evaluate import open_model
+from streamd.tools.training.checks import empty_inputs
+from streamd.tools.training.evaluate import open_model
 
 
 def main() -> None:

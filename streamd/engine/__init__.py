@@ -5,7 +5,7 @@ with InferenceEngine.open("model.onnx") as engine:
     scores = engine.slide(volume, overlap=0.5)   # an array larger than the network's input
 """
 
-from streamd.engine.ensemble import Ensemble
-from streamd.engine.inference import InferenceEngine
+from streamd.inference.api.ensemble import Ensemble
+from streamd.inference.api.inference import InferenceEngine
 
 __all__ = ["Ensemble", "InferenceEngine"]

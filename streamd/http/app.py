@@ -4,18 +4,18 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from streamd.http.connections import ConnectionCounts, Runner
+from streamd.http.errors import errors_middleware
+from streamd.http.requests import BodyReader, TransportLimits
+from streamd.http.routes.forecasts import ForecastRoutes
+from streamd.http.routes.health import HealthRoutes
+from streamd.http.routes.predict import PredictRoutes
+from streamd.http.routes.samples import SampleRoutes
+from streamd.http.routes.servers import ServerRoutes
+from streamd.http.routes.versions import EngineRoutes, Engines
+from streamd.http.sockets import Sockets
+from streamd.http.wire.frames import FrameEncoder
 from streamd.runtime.service import Service
-from streamd.transport.connections import ConnectionCounts, Runner
-from streamd.transport.engines import EngineRoutes, Engines
-from streamd.transport.errors import errors_middleware
-from streamd.transport.forecasts import ForecastRoutes
-from streamd.transport.frames import FrameEncoder
-from streamd.transport.health import HealthRoutes
-from streamd.transport.predict import PredictRoutes
-from streamd.transport.requests import BodyReader, TransportLimits
-from streamd.transport.samples import SampleRoutes
-from streamd.transport.servers import ServerRoutes
-from streamd.transport.sockets import Sockets
 
 
 @dataclass(frozen=True)

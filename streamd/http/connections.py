@@ -14,9 +14,9 @@ from aiohttp import web
 from aiohttp.http import HttpProcessingError
 
 from streamd.core.errors import MalformedError, StreamdError
-from streamd.transport.codecs import Encoding, encode
-from streamd.transport.errors import error_message
-from streamd.transport.peers import PEER_LEFT
+from streamd.http.errors import error_message
+from streamd.http.peers import PEER_LEFT
+from streamd.http.wire.codecs import Encoding, encode
 
 log = structlog.get_logger(__name__)
 

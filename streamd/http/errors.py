@@ -8,9 +8,9 @@ from aiohttp import web
 
 from streamd.core import errors
 from streamd.core.errors import StreamdError
-from streamd.transport.codecs import Encoding, encode, encoding_of
-from streamd.transport.compression import ENCODINGS
-from streamd.transport.peers import PEER_LEFT, peer_is_gone
+from streamd.http.compression import ENCODINGS
+from streamd.http.peers import PEER_LEFT, peer_is_gone
+from streamd.http.wire.codecs import Encoding, encode, encoding_of
 
 log = structlog.get_logger(__name__)
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from streamd.core.errors import MalformedError, StreamdError, TooBusyError, TooLargeError
+from streamd.http.compression import Decompressor, read_encoding
+from streamd.http.peers import peer_is_gone
 from streamd.runtime.pauses import Pauses
-from streamd.transport.compression import Decompressor, read_encoding
-from streamd.transport.peers import peer_is_gone
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from contextlib import asynccontextmanager
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from streamd.core.errors import DrainingError, TooBusyError
+from streamd.http.connections import Connection
+from streamd.http.peers import PEER_LEFT, peer_is_gone
+from streamd.http.requests import TransportLimits
+from streamd.http.wire.codecs import Encoding
 from streamd.runtime.pauses import Pauses
-from streamd.transport.codecs import Encoding
-from streamd.transport.connections import Connection
-from streamd.transport.peers import PEER_LEFT, peer_is_gone
-from streamd.transport.requests import TransportLimits
 
 KEEP_ALIVE_SECONDS = 15.0
 """An event stream without events gets a comment after this long."""

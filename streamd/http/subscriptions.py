@@ -9,7 +9,7 @@ import msgspec
 from streamd.core.contract import ModelContract
 from streamd.core.errors import InvalidSelectionError, MalformedError
 from streamd.core.selection import Part, ServerGlobs, select
-from streamd.transport.codecs import Decoder, Encoding
+from streamd.http.wire.codecs import Decoder, Encoding
 
 
 class Subscribe(msgspec.Struct, kw_only=True):

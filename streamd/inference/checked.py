@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from streamd.core.errors import BackendUnavailableError
-from streamd.reading import read_or_give_up
+from streamd.regular_files import read_or_give_up
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from streamd.core.errors import BackendUnavailableError
-from streamd.device.lane import Backend, Float32, Lane
+from streamd.inference.lane import Backend, Float32, Lane
 
 
 class EnsembleBackend:

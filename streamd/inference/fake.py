@@ -15,7 +15,7 @@ import numpy as np
 
 from streamd.core.contract import ModelContract
 from streamd.core.errors import BackendUnavailableError, BatchFailedError, LaneLostError
-from streamd.device.lane import Float32, Inputs
+from streamd.inference.lane import Float32, Inputs
 
 
 @dataclass

@@ -11,7 +11,7 @@ from typing import Annotated, TypeVar
 import msgspec
 
 from streamd.core.errors import RepositoryError
-from streamd.reading import open_regular, read_regular
+from streamd.regular_files import open_regular, read_regular
 from streamd.repository.external import data_files
 
 Count = Annotated[int, msgspec.Meta(ge=1)]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from streamd.core.errors import RepositoryError
-from streamd.reading import open_regular
+from streamd.regular_files import open_regular
 from streamd.repository.protobuf import Buffer, Span, fields, text
 
 DEEPEST = 64

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 
 from streamd.core.errors import RepositoryError
-from streamd.reading import refuse_irregular
+from streamd.regular_files import refuse_irregular
 
 LOCK_NAME = ".promoted.lock"
 REMOVING_PREFIX = ".removing-"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from streamd.core.contract import ModelContract
 from streamd.core.errors import RepositoryError
-from streamd.reading import open_regular
+from streamd.regular_files import open_regular
 from streamd.repository.protobuf import Buffer, Span, fields, text
 
 ELEMENT_TYPES = {1: "float32", 6: "int32", 7: "int64", 10: "float16", 11: "float64", 16: "bfloat16"}

@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 
 from streamd.core.errors import RepositoryError
-from streamd.reading import open_regular
+from streamd.regular_files import open_regular
 
 _CHECKPOINT_SUFFIXES = {".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin", ".torchscript", ".ptl"}
 _PYTORCH_NAME = re.compile(r"pytorch|torch(script)?_", re.IGNORECASE)

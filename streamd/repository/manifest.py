@@ -7,7 +7,7 @@ import msgspec
 
 from streamd.core.contract import ModelContract
 from streamd.core.errors import RepositoryError
-from streamd.reading import read_regular
+from streamd.regular_files import read_regular
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 Positive = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]

@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 from streamd.core.errors import RepositoryError
-from streamd.reading import read_regular
+from streamd.regular_files import read_regular
 from streamd.repository.files import replace_file
 
 RECORD_NAME = "promoted.json"

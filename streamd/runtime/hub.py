@@ -6,7 +6,7 @@ A mailbox holds slots, not forecasts: whoever reads late reads the newest, loses
 import asyncio
 from collections.abc import Collection, Iterable, Sequence
 
-from streamd.core.latest import LatestSet
+from streamd.core.scheduling.coalescing import LatestSet
 from streamd.core.selection import Part, ServerGlobs
 
 _UNKNOWN, _WANTED, _UNWANTED = 0, 1, 2

@@ -9,7 +9,6 @@ from itertools import islice
 
 import structlog
 
-from streamd.core.directory import check_name
 from streamd.core.epochs import finer_unit
 from streamd.core.errors import (
     DrainingError,
@@ -19,10 +18,11 @@ from streamd.core.errors import (
     TooFarAheadError,
     TooOldError,
 )
-from streamd.core.rows import RowReader
-from streamd.core.samples import IngestResult, Sample, Time
-from streamd.core.windows import TOO_OLD
-from streamd.runtime.state import State
+from streamd.core.state.directory import check_name
+from streamd.core.state.rows import RowReader
+from streamd.core.state.samples import IngestResult, Sample, Time
+from streamd.core.state.windows import TOO_OLD
+from streamd.runtime.state.state import State
 
 log = structlog.get_logger(__name__)
 

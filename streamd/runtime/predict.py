@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from streamd.core.contract import MAX_STATUS, ModelContract
 from streamd.core.errors import AllMissingError, InferenceError, InvalidTensorError
-from streamd.device.lane import Float32, Inputs
+from streamd.inference.lane import Float32, Inputs
 
 MAX_WINDOWS = 4_096
 """Windows in one call."""

@@ -14,22 +14,22 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
+from streamd.core.accuracy.pending import AccuracyLimits
 from streamd.core.contract import ModelContract
 from streamd.core.errors import DrainingError, TooBusyError, UnavailableError
-from streamd.core.holds import AccuracyLimits
-from streamd.core.scheduler import Scheduler
-from streamd.device.lane import Float32
-from streamd.runtime.accuracy import LiveAccuracy
-from streamd.runtime.candidate import Candidate, row_counts
+from streamd.core.scheduling.scheduler import Scheduler
+from streamd.inference.lane import Float32
+from streamd.runtime.accuracy.live import LiveAccuracy
 from streamd.runtime.clock_watch import ClockWatch
-from streamd.runtime.deployment import Model
 from streamd.runtime.hub import Hub
 from streamd.runtime.ingest import Ingest
+from streamd.runtime.lanes.deployment import Model
+from streamd.runtime.lanes.pipeline import Pipeline
 from streamd.runtime.metrics import Metrics
 from streamd.runtime.pauses import Pauses
-from streamd.runtime.pipeline import Pipeline
 from streamd.runtime.predict import Predicted, PredictRequest
-from streamd.runtime.state import State
+from streamd.runtime.state.state import State
+from streamd.runtime.versions.candidate import Candidate, row_counts
 
 log = structlog.get_logger(__name__)
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import structlog
 
 from streamd.core.errors import BackendUnavailableError, RepositoryError, StreamdError
-from streamd.device.checked import CheckedFiles
-from streamd.device.ensemble import EnsembleBackend
-from streamd.device.lane import LANES_PER_DEVICE, Backend
-from streamd.device.opening import all_or_none
+from streamd.inference.checked import CheckedFiles
+from streamd.inference.ensemble import EnsembleBackend
+from streamd.inference.lane import LANES_PER_DEVICE, Backend
+from streamd.inference.opening import all_or_none
 from streamd.repository.seal import SealedVersion
 from streamd.repository.versions import EngineVersion
-from streamd.runtime.opening import Opened
+from streamd.runtime.lanes.opening import Opened
 from streamd.server.config import Config
 
 log = structlog.get_logger(__name__)
@@ -61,10 +61,10 @@ def usable_buckets(config: Config) -> tuple[int, ...]:
 
 
 def _open_tensorrt(version: EngineVersion, config: Config) -> Backend:
-    from streamd.device import cuda
-    from streamd.device.tensorrt_engine import Plan
-    from streamd.device.tensorrt_lane import TensorRtBackend
-    from streamd.device.tensorrt_library import load_tensorrt
+    from streamd.inference import cuda
+    from streamd.inference.tensorrt.engine import Plan
+    from streamd.inference.tensorrt.lane import TensorRtBackend
+    from streamd.inference.tensorrt.library import load_tensorrt
     from streamd.repository.plans import choose_plan
 
     library, settings = load_tensorrt(), config.engine
@@ -100,7 +100,7 @@ def _open_tensorrt(version: EngineVersion, config: Config) -> Backend:
 
 
 def _open_onnxruntime_cuda(version: EngineVersion, config: Config) -> Backend:
-    from streamd.device.onnxruntime_cuda import OnnxRuntimeCudaBackend
+    from streamd.inference.onnxruntime.cuda_lane import OnnxRuntimeCudaBackend
 
     devices, lanes = config.engine.devices, config.engine.lanes
     graph, precision = _graph_of(version, config)
@@ -116,7 +116,7 @@ def _open_onnxruntime_cuda(version: EngineVersion, config: Config) -> Backend:
 
 
 def _open_onnxruntime_cpu(version: EngineVersion, config: Config) -> Backend:
-    from streamd.device.onnxruntime_cpu import OnnxRuntimeCpuBackend
+    from streamd.inference.onnxruntime.cpu_lane import OnnxRuntimeCpuBackend
 
     graph, precision = _graph_of(version, config)
     threads = config.engine.threads_per_lane

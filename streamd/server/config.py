@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from streamd.core.errors import ConfigError
-from streamd.reading import read_regular
+from streamd.regular_files import read_regular
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
 Count = Annotated[int, msgspec.Meta(ge=1)]

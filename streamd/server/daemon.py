@@ -13,20 +13,20 @@ from typing import Any, TypeVar
 import structlog
 from aiohttp import web
 
+from streamd.core.accuracy.pending import AccuracyLimits
 from streamd.core.errors import StateError
-from streamd.core.holds import AccuracyLimits
+from streamd.http.app import Doors, make_doors
+from streamd.http.requests import TransportLimits
 from streamd.runtime.background import in_background
 from streamd.runtime.service import Service, ServiceLimits
-from streamd.runtime.state import State, WindowLimits, open_state
+from streamd.runtime.state.state import State, WindowLimits, open_state
 from streamd.server.backends import open_backend
 from streamd.server.config import Config, read_admin_token
 from streamd.server.disk import on_disk
-from streamd.server.engines import Engines
 from streamd.server.memory import return_large_blocks
-from streamd.server.selection import Selection, select
 from streamd.server.systemd import Notifier
-from streamd.transport.app import Doors, make_doors
-from streamd.transport.requests import TransportLimits
+from streamd.server.version_control.control import Engines
+from streamd.server.version_control.selection import Selection, select
 
 log = structlog.get_logger(__name__)
 

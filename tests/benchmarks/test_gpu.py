@@ -19,8 +19,8 @@ from benchmarks.gpu.correctness import Reference, Tally, batches_of, passes, run
 from benchmarks.gpu.harness import ROOT, ResultFile, Suite
 from benchmarks.gpu.processes import CpuWatch
 from streamd.core.contract import ModelContract
-from streamd.device.fake import FakeBackend, forecast_of
-from streamd.device.lane import Float32, Inputs
+from streamd.inference.fake import FakeBackend, forecast_of
+from streamd.inference.lane import Float32, Inputs
 from streamd.repository.versions import EngineRepository
 from streamd.server.config import Config
 

@@ -12,7 +12,7 @@ import pytest
 from benchmarks.gpu.reload import GROUP, GROUPS, judge, later_copy
 from benchmarks.gpu.reload_counts import Forecasts
 from streamd.repository.versions import load_version
-from tests.repository.making import digest, make
+from tests.support.made_versions import digest, make
 
 FIRST, SECOND = "patch_tensorrt_20261121_235959", "patch_tensorrt_20261122_000000"
 

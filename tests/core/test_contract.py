@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamd.core.contract import ModelContract
-from tests.core.contracts import make_contract
+from tests.support.contracts import make_contract
 
 
 @pytest.mark.parametrize(

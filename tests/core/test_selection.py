@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from streamd.core.errors import InvalidSelectionError
 from streamd.core.selection import MAX_GLOB_BYTES, MAX_GLOBS, ServerGlobs, select
-from tests.core.contracts import make_contract
+from tests.support.contracts import make_contract
 
 CONTRACT = make_contract(features=("a", "b", "c", "d"), targets=("c", "a", "b"), horizon=12)
 TEXT = st.text(st.sampled_from("aB*?[]!-.^\\$|\n1"), max_size=6)

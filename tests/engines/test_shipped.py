@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 
 from streamd.core.calendar import known_future
-from streamd.device.onnxruntime_cpu import OnnxRuntimeCpuBackend
+from streamd.inference.onnxruntime.cpu_lane import OnnxRuntimeCpuBackend
 from streamd.repository.versions import EngineVersion, load_version
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.transport.harness import Running, Setup, running
+from tests.support.http_harness import Running, Setup, running
 
 Start = Callable[[Setup], Awaitable[Running]]
 

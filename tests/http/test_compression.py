@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamd.core.errors import MalformedError, TooLargeError, UnsupportedMediaTypeError
-from streamd.transport.compression import MAX_MEMBERS, Decompressor, read_encoding
-from streamd.transport.engines import Told
-from streamd.transport.requests import TransportLimits
-from tests.transport.conftest import Start
-from tests.transport.harness import (
+from streamd.http.compression import MAX_MEMBERS, Decompressor, read_encoding
+from streamd.http.requests import TransportLimits
+from streamd.http.routes.versions import Told
+from tests.http.conftest import Start
+from tests.http.test_errors import question
+from tests.support.http_harness import (
     JSON,
     MSGPACK,
     NEED,
@@ -28,8 +29,7 @@ from tests.transport.harness import (
     same,
     window_of,
 )
-from tests.transport.memory import resident_bytes
-from tests.transport.test_failures import question
+from tests.support.memory_use import resident_bytes
 
 
 def raw_deflate(data: bytes) -> bytes:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from streamd.core.errors import BatchFailedError, LaneLostError
-from streamd.device.lane import Float32
-from tests.transport.conftest import Start
-from tests.transport.harness import (
+from streamd.inference.lane import Float32
+from tests.http.conftest import Start
+from tests.support.http_harness import (
     CONTRACT,
     MSGPACK,
     NEED,

@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamd.core.errors import MalformedError, StreamdError
-from streamd.core.samples import Sample
-from streamd.transport.bodies import decode_body
-from streamd.transport.codecs import Encoding
-from streamd.transport.foreign_tokens import mark_foreign_tokens
-from tests.transport.harness import (
+from streamd.core.state.samples import Sample
+from streamd.http.foreign_tokens import mark_foreign_tokens
+from streamd.http.wire.bodies import decode_body
+from streamd.http.wire.codecs import Encoding
+from tests.http.test_errors import question
+from tests.support.http_harness import (
     CONTRACT,
     JSON,
     MSGPACK,
@@ -30,7 +31,6 @@ from tests.transport.harness import (
     sample,
     window_of,
 )
-from tests.transport.test_failures import question
 
 NAN, INFINITY = float("nan"), float("inf")
 FEATURES = list(CONTRACT.features)

@@ -4,8 +4,8 @@ import asyncio
 
 import numpy as np
 
-from tests.transport.conftest import Start
-from tests.transport.harness import (
+from tests.http.conftest import Start
+from tests.support.http_harness import (
     NEED,
     Running,
     Setup,

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from tests.transport.conftest import Start
-from tests.transport.harness import (
+from tests.http.conftest import Start
+from tests.support.http_harness import (
     CONTRACT,
     JSON,
     MSGPACK,
@@ -29,7 +29,7 @@ from tests.transport.harness import (
     window_of,
     wire_forecast,
 )
-from tests.transport.memory import resident_bytes
+from tests.support.memory_use import resident_bytes
 
 SEED = 20_231_114
 FRAMES_PER_TURN = 40

@@ -16,13 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamd.core.errors import InvalidInputError, MalformedError, StreamdError
-from streamd.core.samples import Sample
-from streamd.transport.bodies import decode_body
-from streamd.transport.codecs import Decoder, Encoding
-from streamd.transport.requests import TransportLimits
-from streamd.transport.tensors import decode_tensor
-from tests.transport.conftest import Start
-from tests.transport.harness import (
+from streamd.core.state.samples import Sample
+from streamd.http.requests import TransportLimits
+from streamd.http.wire.bodies import decode_body
+from streamd.http.wire.codecs import Decoder, Encoding
+from streamd.http.wire.tensors import decode_tensor
+from tests.http.conftest import Start
+from tests.support.http_harness import (
     JSON,
     MSGPACK,
     NEED,
@@ -37,7 +37,7 @@ from tests.transport.harness import (
     values_of,
     window_of,
 )
-from tests.transport.memory import resident_bytes
+from tests.support.memory_use import resident_bytes
 
 ONE = b'{"server":"a","time":%d,"values":{"cpu_user":1}}' % at(0)
 

@@ -6,8 +6,8 @@ from urllib.parse import quote
 import pytest
 import yarl
 
-from tests.transport.conftest import Start
-from tests.transport.harness import (
+from tests.http.conftest import Start
+from tests.support.http_harness import (
     CONTRACT,
     NEED,
     TYPES,

@@ -5,13 +5,13 @@ import time
 
 import pytest
 
+from streamd.http.requests import TransportLimits
 from streamd.runtime.service import ServiceLimits
-from streamd.transport.requests import TransportLimits
+from tests.http.conftest import Start
 from tests.runtime.test_pauses import HOUR, Clock
-from tests.transport.conftest import Start
-from tests.transport.harness import CONTRACT, Running, Setup, listening_socket, pack, sample
-from tests.transport.harness import JSON as JSON_TYPE
-from tests.transport.stalled import BIG, StalledReader
+from tests.support.http_harness import CONTRACT, Running, Setup, listening_socket, pack, sample
+from tests.support.http_harness import JSON as JSON_TYPE
+from tests.support.stalled_peer import BIG, StalledReader
 
 SECONDS = 0.02
 SETUP = Setup(

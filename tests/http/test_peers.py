@@ -12,11 +12,11 @@ import pytest
 import structlog
 from prometheus_client.parser import text_string_to_metric_families
 
-from streamd.transport.requests import TransportLimits
-from streamd.transport.sockets import Sockets
-from tests.transport.conftest import Start
-from tests.transport.harness import NEED, Running, Setup, at, history, listening_socket, sample
-from tests.transport.stalled import BIG, StalledReader
+from streamd.http.requests import TransportLimits
+from streamd.http.sockets import Sockets
+from tests.http.conftest import Start
+from tests.support.http_harness import NEED, Running, Setup, at, history, listening_socket, sample
+from tests.support.stalled_peer import BIG, StalledReader
 
 UPGRADE = (
     "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from streamd.device import cuda
-from streamd.device.tensorrt_library import load_tensorrt
-from tests.core.contracts import make_contract
-from tests.device.fake_cuda import FakeCuda, installed
-from tests.device.fake_tensorrt_runtime import FakeTensorRt
+from streamd.inference import cuda
+from streamd.inference.tensorrt.library import load_tensorrt
+from tests.support.contracts import make_contract
+from tests.support.fake_cuda import FakeCuda, installed
+from tests.support.fake_tensorrt_runtime import FakeTensorRt
 
 
 @pytest.fixture
@@ -44,5 +44,5 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What TensorRT lanes keep to the end of the process, noted instead."""
     noted: list[Any] = []
     for module in ("tensorrt_executor", "tensorrt_engine"):
-        monkeypatch.setattr(f"streamd.device.{module}.keep_to_the_end", lambda *each: noted.extend(each))
+        monkeypatch.setattr(f"streamd.inference.{module}.keep_to_the_end", lambda *each: noted.extend(each))
     return noted

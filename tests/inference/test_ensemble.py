@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamd.core.errors import BackendUnavailableError, BatchFailedError, LaneLostError
-from streamd.device.ensemble import EnsembleBackend
-from streamd.device.fake import FakeBackend, FakeLane, forecast_of
-from streamd.device.lane import Float32
-from tests.core.contracts import make_contract
+from streamd.inference.ensemble import EnsembleBackend
+from streamd.inference.fake import FakeBackend, FakeLane, forecast_of
+from streamd.inference.lane import Float32
+from tests.support.contracts import make_contract
 
 CONTRACT = make_contract()
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from streamd.core.errors import BackendUnavailableError, BatchFailedError, LaneLostError
-from streamd.device.fake import FakeBackend, FakeLane, forecast_of
-from streamd.device.opening import all_or_none
-from tests.core.contracts import make_contract
+from streamd.inference.fake import FakeBackend, FakeLane, forecast_of
+from streamd.inference.opening import all_or_none
+from tests.support.contracts import make_contract
 
 CONTRACT = make_contract()
 

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 
 from streamd.core.errors import BackendUnavailableError, RepositoryError
-from streamd.device import cuda
-from streamd.device.cuda import DeviceBuffer, Event, HostBuffer, Stream
-from streamd.device.lane import Inputs
-from streamd.device.onnxruntime_cpu import OnnxRuntimeCpuBackend
-from streamd.device.tensorrt_engine import Plan
-from streamd.device.tensorrt_lane import TensorRtBackend
-from streamd.device.tensorrt_library import load_tensorrt
+from streamd.inference import cuda
+from streamd.inference.cuda import DeviceBuffer, Event, HostBuffer, Stream
+from streamd.inference.lane import Inputs
+from streamd.inference.onnxruntime.cpu_lane import OnnxRuntimeCpuBackend
+from streamd.inference.tensorrt.engine import Plan
+from streamd.inference.tensorrt.lane import TensorRtBackend
+from streamd.inference.tensorrt.library import load_tensorrt
 from streamd.repository.plans import choose_plan
 from streamd.repository.versions import EngineVersion, load_version
-from streamd.runtime.warmup import fill_plausibly
+from streamd.runtime.lanes.warmup import fill_plausibly
 
 ENGINES = Path(__file__).parents[2] / "engines"
 

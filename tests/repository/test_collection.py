@@ -10,7 +10,7 @@ from streamd.repository.collection import collect_garbage
 from streamd.repository.files import VersionHold, claimed, is_held
 from streamd.repository.promotion import Promoter
 from streamd.repository.versions import EngineRepository
-from tests.repository.making import make
+from tests.support.made_versions import make
 
 A, B, C, D, E, F = (f"{letter}_2025010{day}_000000" for day, letter in enumerate("abcdef", 1))
 FUTURE = 1e12

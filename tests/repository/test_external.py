@@ -17,10 +17,10 @@ from streamd.core.errors import RepositoryError
 from streamd.repository.conversion import choose_graph, graph_sha256, sha256_of
 from streamd.repository.external import data_files
 from streamd.repository.versions import EngineRepository, load_version
-from tests.repository.making import tell
-from tests.toolchain.external_weights import DATA, REFUSED, TAKEN, move_apart, renamed, save_apart
-from tests.toolchain.graphs_of import model, scaled_network, value, weight
-from tests.toolchain.small_version import make_version
+from tests.support.external_weights import DATA, REFUSED, TAKEN, move_apart, renamed, save_apart
+from tests.support.graph_readers import model, scaled_network, value, weight
+from tests.support.made_versions import tell
+from tests.support.small_version import make_version
 
 
 @pytest.mark.parametrize("case", REFUSED)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from streamd.core.errors import RepositoryError
 from streamd.repository.graph import check_graph, read_graph
-from tests.device.onnx_bytes import FLOAT, INT32, Tensor, identity_model, tensors_of
-from tests.repository.making import CONTRACT, GRAPH, onnx_of
+from tests.support.made_versions import CONTRACT, GRAPH, onnx_of
+from tests.support.onnx_bytes import FLOAT, INT32, Tensor, identity_model, tensors_of
 
 SHIPPED = sorted((Path(__file__).parents[2] / "engines").glob("*/model.onnx"))
 ORDINARY = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

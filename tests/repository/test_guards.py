@@ -10,7 +10,7 @@ import pytest
 
 from streamd.core.errors import RepositoryError
 from streamd.repository.versions import load_version
-from tests.repository.making import make
+from tests.support.made_versions import make
 
 
 def archive(*names: str) -> bytes:

@@ -12,7 +12,7 @@ from streamd.repository.collection import collect_garbage
 from streamd.repository.promotion import Promoter
 from streamd.repository.record import Record, read_record
 from streamd.repository.versions import EngineRepository, load_version
-from tests.repository.making import make
+from tests.support.made_versions import make
 
 ROOT = Path(__file__).parents[2]
 NAMES = ["a_20250101_000000", "b_20250102_000000", "c_20250103_000000"]
@@ -25,7 +25,7 @@ def killed_copies(folder: Path, change: str, promoted: list[str]) -> tuple[Path,
         make(source, name)
     for when, name in enumerate(promoted):
         Promoter(EngineRepository(source)).promote(name, "ann", "", float(when))
-    command = [sys.executable, "-m", "tests.repository.killing", str(source), str(folder / "copies"), change]
+    command = [sys.executable, "-m", "tests.support.kill_repository", str(source), str(folder / "copies"), change]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     calls = json.loads(ran.stdout)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from streamd.core.errors import RepositoryError
 from streamd.repository.plans import Machine, choose_plan, plan_choice, read_plans, unlisted_plans, why_damaged, why_not
 from streamd.repository.versions import EngineVersion, load_version
-from tests.repository.making import add_plan, digest, judge, make, tell
+from tests.support.made_versions import add_plan, digest, judge, make, tell
 
 GPU, CAPABILITY, TENSORRT = "NVIDIA H200", "9.0", "8.6.1"
 HERE = Machine(GPU, CAPABILITY, TENSORRT)

@@ -22,7 +22,7 @@ from streamd.repository.record import (
     write_record,
 )
 from streamd.repository.versions import EngineRepository
-from tests.repository.making import add_plan, judge, make, tell
+from tests.support.made_versions import add_plan, judge, make, tell
 
 A, B, C, D = (f"{letter}_2025010{day}_000000" for day, letter in enumerate("abcd", 1))
 

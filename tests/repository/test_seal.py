@@ -9,13 +9,13 @@ import pytest
 from onnx import TensorProto, helper
 
 from streamd.core.errors import BackendUnavailableError
-from streamd.device.checked import CheckedFiles, read_checked
-from streamd.device.ensemble import EnsembleBackend
-from streamd.device.onnxruntime_cpu import OnnxRuntimeCpuBackend
+from streamd.inference.checked import CheckedFiles, read_checked
+from streamd.inference.ensemble import EnsembleBackend
+from streamd.inference.onnxruntime.cpu_lane import OnnxRuntimeCpuBackend
 from streamd.repository.seal import SealedVersion, changed_since, seal
 from streamd.repository.versions import load_version
-from tests.device.onnx_bytes import tensors_of
-from tests.repository.making import CONTRACT, add_plan, digest, make, pin, tell
+from tests.support.made_versions import CONTRACT, add_plan, digest, make, pin, tell
+from tests.support.onnx_bytes import tensors_of
 
 NAME = "a_20260101_000000"
 DATA = "model.onnx.data"

@@ -14,7 +14,7 @@ from streamd.repository.collection import collect_garbage
 from streamd.repository.promotion import Promoter
 from streamd.repository.record import read_record
 from streamd.repository.versions import EngineRepository
-from tests.repository.making import GRAPH, make
+from tests.support.made_versions import GRAPH, make
 
 NAMES = [f"v_2025010{day}_000000" for day in range(1, 8)]
 names = st.sampled_from(NAMES)

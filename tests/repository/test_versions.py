@@ -10,7 +10,7 @@ import pytest
 from streamd.core.errors import RepositoryError
 from streamd.repository.record import Record, write_record
 from streamd.repository.versions import EngineRepository, load_version
-from tests.repository.making import MANIFEST, digest, make, pin
+from tests.support.made_versions import MANIFEST, digest, make, pin
 
 
 def refusal(path: Path) -> str:

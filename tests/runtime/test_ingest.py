@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from streamd.core.errors import DrainingError, InvalidInputError, MalformedError, StorageError
-from streamd.core.samples import MAX_ERRORS_TOLD, IngestResult, Sample
+from streamd.core.state.samples import MAX_ERRORS_TOLD, IngestResult, Sample
 from streamd.runtime.ingest import SLICE, Ingest, epoch_seconds
-from streamd.runtime.state import State
-from tests.runtime.states import LIMITS, opened, rows_of, whole
+from streamd.runtime.state.state import State
+from tests.support.state_files import LIMITS, opened, rows_of, whole
 
 START = 1_700_000_100
 STEP = START // 300

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from streamd.runtime.pauses import TICK_SECONDS, Pauses
-from tests.runtime.rigs import running
-from tests.runtime.states import send, whole
-from tests.runtime.test_keeper import Chain, lanes_of, ready
+from tests.runtime.lanes.test_supervisor import Chain, lanes_of, ready
+from tests.support.pipeline_rig import running
+from tests.support.state_files import send, whole
 
 HOUR = 3_600.0
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.process import DaemonProcess
+from tests.support.daemon_process import DaemonProcess
 
 Start = Callable[..., DaemonProcess]
 

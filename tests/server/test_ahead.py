@@ -9,7 +9,7 @@ import pytest
 
 from streamd.repository.versions import EngineRepository
 from tests.server.conftest import Start
-from tests.server.process import ENGINES, NEED, DaemonProcess
+from tests.support.daemon_process import ENGINES, NEED, DaemonProcess
 
 CONTRACT = EngineRepository(ENGINES).choose().contract
 STEP = CONTRACT.step_seconds

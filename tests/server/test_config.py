@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from streamd.cli import main
 from streamd.core.errors import ConfigError
 from streamd.server.config import SECTIONS, Config, load_config
-from tests.server.process import ROOT, run
+from tests.support.daemon_process import ROOT, run
 
 SHIPPED = ROOT / "config.toml"
 

@@ -19,13 +19,13 @@ import pytest
 from structlog.testing import capture_logs
 
 from streamd.core.errors import LaneLostError
-from streamd.device.fake import FakeBackend
+from streamd.inference.fake import FakeBackend
 from streamd.repository.versions import EngineVersion
-from streamd.runtime.opening import Opened
+from streamd.runtime.lanes.opening import Opened
 from streamd.server import daemon as daemons
 from streamd.server.config import CandidateSection, Config, EngineSection, ServerSection, StateSection, WindowsSection
 from streamd.server.daemon import Daemon
-from tests.server.versions import CALENDAR, CONTRACT, FIRST_STEP, WINDOW, make_both, samples_of
+from tests.support.served_versions import CALENDAR, CONTRACT, FIRST_STEP, WINDOW, make_both, samples_of
 
 
 @dataclass
@@ -159,7 +159,7 @@ async def test_what_comes_while_lanes_load_is_written_through(
 ) -> None:
     lab.held[WINDOW] = threading.Event()
     flushed = threading.Event()
-    monkeypatch.setattr("streamd.runtime.state.State.flush", lambda state: flushed.set())
+    monkeypatch.setattr("streamd.runtime.state.state.State.flush", lambda state: flushed.set())
     config = config_of(tmp_path)
     state = msgspec.structs.replace(config.state, flush_interval_seconds=0.001)
     async with running(msgspec.structs.replace(config, state=state)) as run:

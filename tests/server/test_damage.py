@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from streamd.core import board
-from streamd.core.layout import HEADER_BYTES, Layout, read_header
+from streamd.core.state import board
+from streamd.core.state.layout import HEADER_BYTES, Layout, read_header
 from streamd.repository.versions import EngineRepository
-from streamd.runtime.migration import windows_layout
+from streamd.runtime.state.migration import windows_layout
 from tests.server.conftest import Start
-from tests.server.process import ENGINES, NEED, DaemonProcess, rows
+from tests.support.daemon_process import ENGINES, NEED, DaemonProcess, rows
 
 CONTRACT = EngineRepository(ENGINES).choose().contract
 Break = Callable[[Path, int], None]

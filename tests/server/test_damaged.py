@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from streamd.repository.record import Record, read_record, write_record
-from tests.repository.making import digest, pin
 from tests.server.conftest import Start
-from tests.server.process import DaemonProcess, run
-from tests.server.test_reload import ROLLBACK, begin, predict, promote, served
-from tests.server.versions import AUTHORIZED, CALENDAR, SETTINGS, WINDOW, make_both, make_version
+from tests.server.version_control.test_control import ROLLBACK, begin, predict, promote, served
+from tests.support.daemon_process import DaemonProcess, run
+from tests.support.made_versions import digest, pin
+from tests.support.served_versions import AUTHORIZED, CALENDAR, SETTINGS, WINDOW, make_both, make_version
 
 LATER = "later_20260103_000000"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from streamd.repository.versions import EngineRepository
 from tests.server.conftest import Start
-from tests.server.process import ENGINES, NEED, DaemonProcess, rows
+from tests.support.daemon_process import ENGINES, NEED, DaemonProcess, rows
 
 FEATURES = EngineRepository(ENGINES).choose().contract.features
 

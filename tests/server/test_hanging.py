@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from streamd.repository.record import Record, write_record
-from tests.server.process import DaemonProcess
-from tests.server.test_reload import predict, promote, served
-from tests.server.versions import CALENDAR, SETTINGS, WINDOW, make_both
+from tests.server.version_control.test_control import predict, promote, served
+from tests.support.daemon_process import DaemonProcess
+from tests.support.served_versions import CALENDAR, SETTINGS, WINDOW, make_both
 
 HANGING = """
 import json, os, sys

@@ -9,7 +9,7 @@ import pytest
 
 from streamd.repository.versions import EngineRepository
 from tests.server.conftest import Start
-from tests.server.process import ENGINES, ROOT, DaemonProcess
+from tests.support.daemon_process import ENGINES, ROOT, DaemonProcess
 
 FIRST = EngineRepository(ENGINES).choose().name
 OTHER = next(path.name for path in EngineRepository(ENGINES).folders() if path.name != FIRST)

@@ -17,7 +17,7 @@ import pytest
 from streamd.core.calendar import known_future
 from streamd.repository.versions import EngineRepository
 from tests.server.conftest import Start
-from tests.server.process import ENGINES, NEED, ROOT, SMALL, DaemonProcess, rows, run
+from tests.support.daemon_process import ENGINES, NEED, ROOT, SMALL, DaemonProcess, rows, run
 
 VERSION = EngineRepository(ENGINES).choose()
 CONTRACT = VERSION.contract

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.server.conftest import Start
-from tests.server.process import DaemonProcess
+from tests.support.daemon_process import DaemonProcess
 
 HEAD = b"POST /v1/samples HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n"
 UPGRADE = (

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from streamd.server.memory import LARGE_BYTES, return_large_blocks
-from tests.server.process import ROOT, environment
+from tests.support.daemon_process import ROOT, environment
 
 HELD = """
 import os, sys

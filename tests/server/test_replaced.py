@@ -13,12 +13,12 @@ from streamd.core.errors import BackendUnavailableError, RepositoryError
 from streamd.repository.plans import choose_plan
 from streamd.server.backends import open_backend
 from streamd.server.config import Config, EngineSection
-from streamd.server.selection import Selection, select
-from tests.repository.making import add_plan, digest, pin, tell
+from streamd.server.version_control.selection import Selection, select
 from tests.server.conftest import Start
-from tests.server.test_reload import ROLLBACK, begin, predict, promote, served
-from tests.server.test_trial import try_out
-from tests.server.versions import AUTHORIZED, CALENDAR, WINDOW, make_both
+from tests.server.version_control.test_candidate import try_out
+from tests.server.version_control.test_control import ROLLBACK, begin, predict, promote, served
+from tests.support.made_versions import add_plan, digest, pin, tell
+from tests.support.served_versions import AUTHORIZED, CALENDAR, WINDOW, make_both
 
 SETTINGS = Config(engine=EngineSection(backend="onnxruntime-cpu", lanes=1, buckets=(1, 4)))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from streamd.server.systemd import Notifier
-from tests.server.process import ROOT
+from tests.support.daemon_process import ROOT
 
 
 @pytest.mark.parametrize("abstract", [False, True])

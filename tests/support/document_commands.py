@@ -182,7 +182,7 @@ def _systemctl(rest: list[str]) -> str | None:
 
 def _streamd(rest: list[str]) -> str | None:
     from streamd import cli
-    from streamd.toolchain.command import SUBCOMMANDS
+    from streamd.tools.engine.command import SUBCOMMANDS
 
     def parse() -> None:
         args, more = cli.make_parser().parse_known_args(rest)
@@ -192,7 +192,7 @@ def _streamd(rest: list[str]) -> str | None:
             raise ParsedError
         parser = argparse.ArgumentParser(prog=args.prog)
         module = importlib.import_module(args.module)
-        if args.module == "streamd.toolchain.command" and more and not more[0].startswith("-"):
+        if args.module == "streamd.tools.engine.command" and more and not more[0].startswith("-"):
             named = {name: path for name, path, _ in SUBCOMMANDS}
             if more[0] not in named:
                 raise SystemExit(f"no command {more[0]}")
@@ -271,7 +271,11 @@ class _Stubs:
 def problems_of(commands: list[tuple[str, ...]]) -> list[str | None]:
     """What is wrong with each command, found in a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.commands"], cwd=ROOT, input=json.dumps(commands), capture_output=True, text=True
+        [sys.executable, "-m", "tests.support.document_commands"],
+        cwd=ROOT,
+        input=json.dumps(commands),
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     problems: list[str | None] = json.loads(done.stdout)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import onnx
 
-from tests.toolchain.graphs_of import scaled_network
+from tests.support.graph_readers import scaled_network
 
 DATA = "model.onnx.data"
 

@@ -1,4 +1,4 @@
-"""`streamd.toolchain.building` on a fake GPU, in processes that a test begins; `FAKE_BUILDING` says what goes wrong."""
+"""`streamd.tools.engine.plan.worker` on a fake GPU, in processes that a test begins; `FAKE_BUILDING` is what fails."""
 
 import os
 import signal
@@ -6,9 +6,9 @@ import sys
 import time
 from pathlib import Path
 
-from streamd.device import cuda
-from streamd.toolchain import building
-from tests.toolchain.fake_tensorrt import make_tensorrt
+from streamd.inference import cuda
+from streamd.tools.engine.plan import worker as building
+from tests.support.fake_tensorrt_builder import make_tensorrt
 
 what, _, where = os.environ.get("FAKE_BUILDING", "").partition(" in ")
 vars(cuda).update(device_count=lambda: 1, use_device=lambda device: None, device_name=lambda device: "NVIDIA Fake")

@@ -10,7 +10,7 @@ from typing import Any
 
 import onnxruntime
 
-from tests.device.fake_cuda import FakeCuda
+from tests.support.fake_cuda import FakeCuda
 
 PROVIDER = "CUDAExecutionProvider"
 

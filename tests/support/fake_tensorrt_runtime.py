@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from streamd.core.contract import ModelContract
-from streamd.device.fake import forecast_of
-from tests.device.fake_cuda import FakeCuda
+from streamd.inference.fake import forecast_of
+from tests.support.fake_cuda import FakeCuda
 
 
 class TensorIOMode(enum.Enum):

@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from streamd.core.contract import ModelContract
-from streamd.core.costs import CostTable
 from streamd.core.errors import BackendUnavailableError
-from streamd.core.lanes import LaneLimits
-from streamd.device.fake import FakeBackend, FakeLane, forecast_of
-from streamd.device.lane import Float32, Lane
-from streamd.runtime.deployment import Deployment, Model
-from streamd.runtime.keeper import LaneKeeper
-from streamd.runtime.opening import OpenBackend, Opened
-from streamd.runtime.pipeline import Pipeline
-from streamd.runtime.reload import MakeKeeper, Source
+from streamd.core.scheduling.costs import CostTable
+from streamd.core.scheduling.lane_health import LaneLimits
+from streamd.inference.fake import FakeBackend, FakeLane, forecast_of
+from streamd.inference.lane import Float32, Lane
+from streamd.runtime.lanes.deployment import Deployment, Model
+from streamd.runtime.lanes.opening import OpenBackend, Opened
+from streamd.runtime.lanes.pipeline import Pipeline
+from streamd.runtime.lanes.supervisor import LaneKeeper
+from streamd.runtime.versions.manager import MakeKeeper, Source
 
 OFFSETS = {f"model_2026010{day}_000000": float(4_096 * day) for day in (1, 2, 3)}
 """What each version adds to every forecast (exact in float32 beside the values of tests)."""

@@ -1,6 +1,6 @@
 """A daemon's state on a disk that fills and empties: run as a program, since what it must not do is end by SIGBUS.
 
-    python -m tests.runtime.filling FOLDER NAME
+    python -m tests.support.filling_disks FOLDER NAME
 
 `NAME` is that of the servers that are new in this run. Each line that it writes is what became of some samples.
 """
@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from streamd.core.samples import Sample
+from streamd.core.state.samples import Sample
 from streamd.runtime.ingest import Ingest
-from streamd.runtime.state import State, WindowLimits
-from tests.core.contracts import make_contract
-from tests.runtime.mounts import fill, free
-from tests.runtime.states import opened
+from streamd.runtime.state.state import State, WindowLimits
+from tests.support.contracts import make_contract
+from tests.support.loop_mounts import fill, free
+from tests.support.state_files import opened
 
 CONTRACT = make_contract(
     features=tuple(f"f{number}" for number in range(14)),

@@ -7,10 +7,10 @@ from itertools import count
 import numpy as np
 from hypothesis import strategies as st
 
-from streamd.core.layout import Arrays, Layout
-from streamd.core.rows import Row
-from streamd.core.windows import WindowStore, columns
-from tests.core.naive import NO_STEP, NaiveServer
+from streamd.core.state.layout import Arrays, Layout
+from streamd.core.state.rows import Row
+from streamd.core.state.windows import WindowStore, columns
+from tests.support.naive_windows import NO_STEP, NaiveServer
 
 FEATURES = 3
 SLOTS = 3

@@ -21,14 +21,14 @@ import numpy.typing as npt
 from aiohttp import WSMsgType, web
 
 from streamd.core.contract import ModelContract
-from streamd.core.costs import CostTable
-from streamd.device.fake import FakeBackend, forecast_of
+from streamd.core.scheduling.costs import CostTable
+from streamd.http.app import Doors, make_doors
+from streamd.http.requests import TransportLimits
+from streamd.http.routes.versions import Engines
+from streamd.inference.fake import FakeBackend, forecast_of
+from streamd.runtime.lanes.worker import LaneWorker
 from streamd.runtime.service import Service, ServiceLimits
-from streamd.runtime.state import WindowLimits, open_state
-from streamd.runtime.worker import LaneWorker
-from streamd.transport.app import Doors, make_doors
-from streamd.transport.engines import Engines
-from streamd.transport.requests import TransportLimits
+from streamd.runtime.state.state import WindowLimits, open_state
 
 Message = dict[str, Any]
 Values = Mapping[str, float | None]

@@ -15,7 +15,7 @@ from pathlib import Path
 from streamd.repository.collection import collect_garbage
 from streamd.repository.promotion import Promoter
 from streamd.repository.versions import EngineRepository
-from tests.killing import kill_at_each_call
+from tests.support.kill_at_calls import kill_at_each_call
 
 CALLS = ((os, ("open", "write", "fsync", "replace", "rename", "close", "unlink", "rmdir")), (fcntl, ("flock",)))
 """All that these changes ask of the system, reading apart."""

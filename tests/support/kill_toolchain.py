@@ -10,9 +10,9 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from streamd.toolchain.versions import VersionFolder
-from tests.killing import kill_at_each_call
-from tests.toolchain.making import SETTINGS, WHERE, made_plan, source_of
+from streamd.tools.engine.output.folders import VersionFolder
+from tests.support.kill_at_calls import kill_at_each_call
+from tests.support.made_graphs import SETTINGS, WHERE, made_plan, source_of
 
 CALLS = ((os, ("open", "mkdir", "write", "fsync", "replace", "rename", "chmod", "close")),)
 

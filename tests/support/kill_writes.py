@@ -11,10 +11,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from streamd.toolchain.placing import RECORD, NewVersion
-from streamd.toolchain.recording import record_verdicts, write_unlisted
-from tests.killing import kill_at_each_call
-from tests.toolchain.killing import CALLS
+from streamd.tools.engine.gate.recording import record_verdicts, write_unlisted
+from streamd.tools.engine.output.atomic_version import RECORD, NewVersion
+from tests.support.kill_at_calls import kill_at_each_call
+from tests.support.kill_toolchain import CALLS
 
 NAME = "tft_tensorrt_20250101_000000"
 VERDICT = {"int8": {"promotable": False, "reasons": ["cpu_user: correlation 0.5, expected at least 0.999"]}}

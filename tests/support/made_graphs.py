@@ -6,11 +6,11 @@ from typing import Any
 import msgspec
 
 from streamd.repository.versions import load_version
-from streamd.toolchain.builder import BuildSettings, BuiltPlan, PlanGraph, Profile
-from streamd.toolchain.graphs import Signature
-from streamd.toolchain.plans import MadePlan
-from streamd.toolchain.precision import Kept
-from streamd.toolchain.sources import Source
+from streamd.tools.engine.graph.onnx_graph import Signature
+from streamd.tools.engine.graph.source import Source
+from streamd.tools.engine.plan.builder import BuildSettings, BuiltPlan, PlanGraph, Profile
+from streamd.tools.engine.plan.maker import MadePlan
+from streamd.tools.engine.precision.kept_nodes import Kept
 
 SETTINGS = BuildSettings((Profile.static(1), Profile.static(8)))
 WHERE = {"gpu": "NVIDIA Fake", "compute_capability": "9.0", "tensorrt": "8.6.1"}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from streamd.core.contract import ModelContract
-from tests.device.onnx_bytes import identity_model, tensors_of
+from tests.support.onnx_bytes import identity_model, tensors_of
 
 MANIFEST: dict[str, Any] = {
     "features": ["a", "b"],

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from streamd.core.accuracy.deviations import Float32
+from streamd.core.accuracy.pending import AccuracyLimits
 from streamd.core.contract import ModelContract
-from streamd.core.deviations import Float32
-from streamd.core.holds import AccuracyLimits
 
 
 @dataclass

@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from streamd.core.costs import CostTable
-from streamd.core.scheduler import Scheduler
-from streamd.device.fake import FakeBackend, FakeScript, forecast_of
-from streamd.device.lane import Float32
-from streamd.runtime.deployment import Model
-from streamd.runtime.pipeline import Pipeline
-from streamd.runtime.state import State
-from streamd.runtime.worker import LaneWorker
-from tests.core.contracts import make_contract
-from tests.runtime.states import opened, send, whole, window_of
+from streamd.core.scheduling.costs import CostTable
+from streamd.core.scheduling.scheduler import Scheduler
+from streamd.inference.fake import FakeBackend, FakeScript, forecast_of
+from streamd.inference.lane import Float32
+from streamd.runtime.lanes.deployment import Model
+from streamd.runtime.lanes.pipeline import Pipeline
+from streamd.runtime.lanes.worker import LaneWorker
+from streamd.runtime.state.state import State
+from tests.support.contracts import make_contract
+from tests.support.state_files import opened, send, whole, window_of
 
 SERVER_IDS = {"web-01": 7}
 

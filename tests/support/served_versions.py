@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from streamd.core.calendar import known_future
 from streamd.core.contract import ModelContract
-from tests.device.onnx_bytes import identity_model, tensors_of
-from tests.repository.making import make
+from tests.support.made_versions import make
+from tests.support.onnx_bytes import identity_model, tensors_of
 
 CONTRACT = ModelContract(
     features=("a", "b", "c", "d"),

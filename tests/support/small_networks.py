@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from streamd.device.runner import Array, Arrays, TensorSpec
+from streamd.inference.runner import Array, Arrays, TensorSpec
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 

@@ -9,8 +9,8 @@ import onnx
 from onnx import numpy_helper
 
 from streamd.repository.conversion import sha256_of
-from tests.repository.making import tell
-from tests.toolchain.graphs_of import INT32, model, node, value, weight
+from tests.support.graph_readers import INT32, model, node, value, weight
+from tests.support.made_versions import tell
 
 NAME = "small_tensorrt_20250101_000000"
 MANIFEST = {

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Sequence
 
 from streamd.core.contract import ModelContract
-from tests.transport.harness import NEED, Message
+from tests.support.http_harness import NEED, Message
 
 BIG = ModelContract(("a", "b"), ("a", "b"), (0.1, 0.5, 0.9), context_length=NEED, horizon=500, step_seconds=60)
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from streamd.core.contract import ModelContract
-from streamd.core.rows import RowReader
-from streamd.device.lane import Float32
-from streamd.runtime.state import State, WindowLimits, open_state
-from tests.core.contracts import make_contract
+from streamd.core.state.rows import RowReader
+from streamd.inference.lane import Float32
+from streamd.runtime.state.state import State, WindowLimits, open_state
+from tests.support.contracts import make_contract
 
 LIMITS = WindowLimits(capacity=4, need=2, late_steps=8, grace_seconds=10.0)
 NOW = 1_000.0

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from streamd.device.lane import Float32
-from streamd.runtime.deployment import Departures
-from streamd.runtime.state import State
-from streamd.runtime.worker import LaneWorker
-from tests.core.contracts import make_contract
-from tests.runtime.states import whole
+from streamd.inference.lane import Float32
+from streamd.runtime.lanes.deployment import Departures
+from streamd.runtime.lanes.worker import LaneWorker
+from streamd.runtime.state.state import State
+from tests.support.contracts import make_contract
+from tests.support.state_files import whole
 
 CONTRACT = make_contract()
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from streamd.core.figures import Shape, Sliding
+from streamd.core.accuracy.scores import Shape, Sliding
 
 _COLUMNS = 5  # observations, differences, their squares, losses of the first and of the second
 

@@ -8,7 +8,7 @@ is often too little, and so the loss of the first days is often too high.
 import numpy as np
 import numpy.typing as npt
 
-from streamd.core.windows import NONE
+from streamd.core.state.windows import NONE
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]

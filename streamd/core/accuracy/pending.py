@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from streamd.core.deviations import Float32, Float64
-from streamd.core.figures import Figures
-from streamd.core.windows import NONE
+from streamd.core.accuracy.deviations import Float32, Float64
+from streamd.core.accuracy.scores import Figures
+from streamd.core.state.windows import NONE
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ Nothing here outlives the process. Time is counted in steps of the grid, by the 
 import numpy as np
 import numpy.typing as npt
 
-from streamd.core.comparison import Comparisons
+from streamd.core.accuracy.comparison import Comparisons
+from streamd.core.accuracy.deviations import Float32, Float64, SeriesDeviations
+from streamd.core.accuracy.pending import AccuracyLimits, Hold, HoldCounts, Version
+from streamd.core.accuracy.sampling import chance, draw
+from streamd.core.accuracy.scores import Figures, Shape
 from streamd.core.contract import ModelContract
-from streamd.core.deviations import Float32, Float64, SeriesDeviations
-from streamd.core.figures import Figures, Shape
-from streamd.core.holds import AccuracyLimits, Hold, HoldCounts, Version
-from streamd.core.sampling import chance, draw
-from streamd.core.windows import NONE
+from streamd.core.state.windows import NONE
 
 LEAST_KNOWN = 0.5
 """A target is scored where so much of its window was reported (training's rule), and compared where so much of

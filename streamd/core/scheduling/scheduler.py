@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 
-from streamd.core.costs import CostTable
-from streamd.core.latest import LatestSet
+from streamd.core.scheduling.coalescing import LatestSet
+from streamd.core.scheduling.costs import CostTable
 
 
 @dataclass(frozen=True, slots=True)

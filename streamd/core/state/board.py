@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from streamd.core.contract import ModelContract
-from streamd.core.layout import Arrays, Column, scalars
-from streamd.core.windows import NONE
+from streamd.core.state.layout import Arrays, Column, scalars
+from streamd.core.state.windows import NONE
 
 MAX_MODEL_BYTES = 96
 MAX_SERIAL = 2**53

@@ -6,7 +6,7 @@ import zlib
 import numpy as np
 
 from streamd.core.errors import InvalidServerError
-from streamd.core.layout import Arrays, Column, scalars
+from streamd.core.state.layout import Arrays, Column, scalars
 
 MAX_NAME_BYTES = 256
 COLUMNS = (

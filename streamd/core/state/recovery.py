@@ -6,7 +6,7 @@ What was acked is complete in the arrays; a change that was under way is finishe
 import numpy as np
 
 from streamd.core.contract import MAX_STATUS
-from streamd.core.windows import NONE, PRESENT, SEALED, WindowStore, check_of
+from streamd.core.state.windows import NONE, PRESENT, SEALED, WindowStore, check_of
 
 LAST_STEP = 2**40
 """No clock comes so far, at whatever step length; a step beyond it is damage."""

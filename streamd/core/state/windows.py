@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from streamd.core.contract import MAX_STATUS
-from streamd.core.layout import Arrays, Column, scalars
-from streamd.core.rings import Rings
-from streamd.core.rows import Row, columns_of
+from streamd.core.state.layout import Arrays, Column, scalars
+from streamd.core.state.rings import Rings
+from streamd.core.state.rows import Row, columns_of
 
 NONE = -1
 """No step: steps are counted from 1970 and never negative."""

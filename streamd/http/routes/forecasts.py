@@ -6,15 +6,15 @@ import contextlib
 from aiohttp import WSMsgType, web
 
 from streamd.core.errors import InvalidSelectionError, StreamdError
+from streamd.http.errors import answer_encoding, error_message, reply
+from streamd.http.names import IN_PATH, check_utf8, find_slot, read_name
+from streamd.http.peers import PEER_LEFT, peer_is_gone
+from streamd.http.sockets import KEEP_ALIVE_SECONDS, Sockets
+from streamd.http.subscriptions import Choice, read_message, read_query
+from streamd.http.wire.codecs import Encoding, encode
+from streamd.http.wire.frames import FrameEncoder
 from streamd.runtime.hub import Subscription
 from streamd.runtime.service import Service
-from streamd.transport.codecs import Encoding, encode
-from streamd.transport.errors import answer_encoding, error_message, reply
-from streamd.transport.frames import FrameEncoder
-from streamd.transport.names import IN_PATH, check_utf8, find_slot, read_name
-from streamd.transport.peers import PEER_LEFT, peer_is_gone
-from streamd.transport.sockets import KEEP_ALIVE_SECONDS, Sockets
-from streamd.transport.subscriptions import Choice, read_message, read_query
 
 MAX_BATCH_FRAME = 256
 """Forecasts in one `forecasts` frame."""

@@ -2,8 +2,8 @@
 
 from aiohttp import web
 
+from streamd.http.errors import reply
 from streamd.runtime.service import Service
-from streamd.transport.errors import reply
 
 
 class HealthRoutes:

@@ -5,12 +5,12 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from streamd.http.callers import Callers
+from streamd.http.errors import reply
+from streamd.http.requests import BodyReader
+from streamd.http.wire.codecs import Decoder, Encoding, encoding_of
+from streamd.http.wire.tensors import decode_tensor, write_tensor
 from streamd.runtime.service import Service
-from streamd.transport.callers import Callers
-from streamd.transport.codecs import Decoder, Encoding, encoding_of
-from streamd.transport.errors import reply
-from streamd.transport.requests import BodyReader
-from streamd.transport.tensors import decode_tensor, write_tensor
 
 MODEL_HEADER = "X-Streamd-Model"
 

@@ -3,12 +3,12 @@
 from aiohttp import WSMsgType, web
 
 from streamd.core.errors import DrainingError, MalformedError, StreamdError
+from streamd.http.errors import error_message, reply
+from streamd.http.requests import BodyReader
+from streamd.http.sockets import Sockets
+from streamd.http.wire.bodies import decode_body
+from streamd.http.wire.codecs import Encoding, encode, encoding_of
 from streamd.runtime.service import Service
-from streamd.transport.bodies import decode_body
-from streamd.transport.codecs import Encoding, encode, encoding_of
-from streamd.transport.errors import error_message, reply
-from streamd.transport.requests import BodyReader
-from streamd.transport.sockets import Sockets
 
 
 class SampleRoutes:

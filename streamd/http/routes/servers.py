@@ -7,12 +7,12 @@ import numpy as np
 from aiohttp import web
 
 from streamd.core.errors import InvalidInputError
-from streamd.core.windows import NONE
+from streamd.core.state.windows import NONE
+from streamd.http.errors import answer_encoding, reply
+from streamd.http.names import IN_PATH, find_slot, read_name
+from streamd.http.wire.codecs import Encoding
+from streamd.http.wire.tensors import write_tensor
 from streamd.runtime.service import Service
-from streamd.transport.codecs import Encoding
-from streamd.transport.errors import answer_encoding, reply
-from streamd.transport.names import IN_PATH, find_slot, read_name
-from streamd.transport.tensors import write_tensor
 
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 1_000

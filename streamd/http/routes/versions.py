@@ -7,9 +7,9 @@ import msgspec
 from aiohttp import web
 
 from streamd.core.errors import ForbiddenError, UnauthorizedError
-from streamd.transport.codecs import Decoder, encoding_of
-from streamd.transport.errors import reply
-from streamd.transport.requests import BodyReader
+from streamd.http.errors import reply
+from streamd.http.requests import BodyReader
+from streamd.http.wire.codecs import Decoder, encoding_of
 
 Told = dict[str, Any]
 

@@ -17,10 +17,10 @@ from streamd.core.errors import (
     InvalidValueError,
     MalformedError,
 )
-from streamd.core.samples import Indexed, Sample, Time
-from streamd.transport.codecs import DECODING_ERRORS, Decoder, Encoding, malformed
-from streamd.transport.foreign_tokens import explain_field, explain_row, explain_sample, mark_foreign_tokens
-from streamd.transport.tensors import Tensor, is_array, read_tensor
+from streamd.core.state.samples import Indexed, Sample, Time
+from streamd.http.foreign_tokens import explain_field, explain_row, explain_sample, mark_foreign_tokens
+from streamd.http.wire.codecs import DECODING_ERRORS, Decoder, Encoding, malformed
+from streamd.http.wire.tensors import Tensor, is_array, read_tensor
 
 Identifier = str | Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | float | None
 """Echoed as it came; a whole number must fit 64 bits, for JSON's encoder writes no larger one."""

@@ -7,7 +7,7 @@ import msgspec
 import orjson
 
 from streamd.core.errors import MalformedError, UnsupportedMediaTypeError
-from streamd.transport.foreign_tokens import add_hint
+from streamd.http.foreign_tokens import add_hint
 
 T = TypeVar("T")
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from streamd.core.selection import Part
+from streamd.http.wire.codecs import Encoding, encode
+from streamd.http.wire.tensors import write_tensor
 from streamd.runtime.service import Service
-from streamd.transport.codecs import Encoding, encode
-from streamd.transport.tensors import write_tensor
 
 CACHE_BYTES = 16 * 2**20
 """Encoded frames that are kept for further readers: those of the last few batches."""

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamd.core.errors import InvalidTensorError
-from streamd.transport.codecs import DECODING_ERRORS, Decoder, Encoding
+from streamd.http.wire.codecs import DECODING_ERRORS, Decoder, Encoding
 
 DTYPES = {
     name: np.dtype(name).newbyteorder("<") for name in ("float16", "float32", "float64", "int32", "int64", "uint8")

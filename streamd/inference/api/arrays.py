@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamd.core.errors import InvalidTensorError
-from streamd.device.runner import Array, Arrays, TensorSpec
+from streamd.inference.runner import Array, Arrays, TensorSpec
 
 Given = Mapping[str, npt.ArrayLike] | npt.ArrayLike
 

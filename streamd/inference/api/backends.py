@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path
 
 from streamd.core.errors import BackendUnavailableError, ConfigError
-from streamd.device.lane import LANES_PER_DEVICE
-from streamd.device.opening import all_or_none
-from streamd.device.runner import Runner
-from streamd.engine.sources import Source, find_source
+from streamd.inference.api.sources import Source, find_source
+from streamd.inference.lane import LANES_PER_DEVICE
+from streamd.inference.opening import all_or_none
+from streamd.inference.runner import Runner
 
 AUTO = "auto"
 PRECISIONS = (AUTO, "fp32", "fp16", "bf16", "int8")
@@ -92,10 +92,10 @@ def open_runners(
 
 
 def _open_tensorrt(source: Source, options: OpenOptions) -> Runners:
-    from streamd.device import cuda
-    from streamd.device.tensorrt_engine import Plan, SharedEngine
-    from streamd.device.tensorrt_library import load_tensorrt
-    from streamd.device.tensorrt_runner import TensorRtRunner, usable_buckets
+    from streamd.inference import cuda
+    from streamd.inference.tensorrt.engine import Plan, SharedEngine
+    from streamd.inference.tensorrt.library import load_tensorrt
+    from streamd.inference.tensorrt.runner import TensorRtRunner, usable_buckets
     from streamd.repository.plans import Machine
 
     library, devices = load_tensorrt(), options.devices
@@ -123,9 +123,9 @@ def _open_tensorrt(source: Source, options: OpenOptions) -> Runners:
 
 
 def _open_onnxruntime_cuda(source: Source, options: OpenOptions) -> Runners:
-    from streamd.device.onnxruntime_library import load_onnxruntime
-    from streamd.device.onnxruntime_runner import OnnxRuntimeRunner
-    from streamd.device.onnxruntime_session import open_cuda_session
+    from streamd.inference.onnxruntime.library import load_onnxruntime
+    from streamd.inference.onnxruntime.runner import OnnxRuntimeRunner
+    from streamd.inference.onnxruntime.session import open_cuda_session
 
     graph, precision = source.graph_for(options.precision)
     buckets = options.buckets or (DEFAULT_LARGEST_BATCH,)
@@ -139,8 +139,8 @@ def _open_onnxruntime_cuda(source: Source, options: OpenOptions) -> Runners:
 
 
 def _open_onnxruntime_cpu(source: Source, options: OpenOptions) -> Runners:
-    from streamd.device.onnxruntime_runner import OnnxRuntimeRunner
-    from streamd.device.onnxruntime_session import open_cpu_session
+    from streamd.inference.onnxruntime.runner import OnnxRuntimeRunner
+    from streamd.inference.onnxruntime.session import open_cpu_session
 
     graph, precision = source.graph_for(options.precision)
     buckets = options.buckets or (DEFAULT_LARGEST_BATCH,)

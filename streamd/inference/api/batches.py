@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from streamd.core.costs import CostTable
-from streamd.device.runner import Arrays, Runner
+from streamd.core.scheduling.costs import CostTable
+from streamd.inference.runner import Arrays, Runner
 
 OVERHEAD_SECONDS = 1e-4
 """What a batch costs beside its runner: handing it to a thread and back."""

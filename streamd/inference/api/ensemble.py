@@ -9,10 +9,10 @@ from typing import Self
 import numpy as np
 
 from streamd.core.errors import BatchFailedError, ConfigError
-from streamd.device.runner import Array, Arrays, TensorSpec
-from streamd.engine.arrays import Given
-from streamd.engine.inference import InferenceEngine
-from streamd.engine.sliding import Network
+from streamd.inference.api.arrays import Given
+from streamd.inference.api.inference import InferenceEngine
+from streamd.inference.api.sliding import Network
+from streamd.inference.runner import Array, Arrays, TensorSpec
 
 Combine = Callable[[Array], Array]
 """From `(members, ...)` to `(...)`."""

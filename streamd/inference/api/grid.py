@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from streamd.core.errors import ConfigError, InvalidTensorError
-from streamd.device.runner import Array, TensorSpec
+from streamd.inference.runner import Array, TensorSpec
 
 Axes = int | Sequence[int]
 Overlap = float | Sequence[float]

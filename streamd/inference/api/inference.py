@@ -13,15 +13,15 @@ from typing import Any, Self
 
 import numpy as np
 
-from streamd.core.costs import CostTable
 from streamd.core.errors import BatchFailedError, InferenceError
-from streamd.device.runner import Array, Arrays, Runner, TensorSpec
-from streamd.engine.arrays import Given, prepare
-from streamd.engine.backends import OPENERS, Opener, OpenOptions, open_runners
-from streamd.engine.batches import measure, split, unmeasured
-from streamd.engine.pool import RunnerPool
-from streamd.engine.rows import why_dependent
-from streamd.engine.sliding import Network
+from streamd.core.scheduling.costs import CostTable
+from streamd.inference.api.arrays import Given, prepare
+from streamd.inference.api.backends import OPENERS, Opener, OpenOptions, open_runners
+from streamd.inference.api.batches import measure, split, unmeasured
+from streamd.inference.api.pool import RunnerPool
+from streamd.inference.api.rows import why_dependent
+from streamd.inference.api.sliding import Network
+from streamd.inference.runner import Array, Arrays, Runner, TensorSpec
 
 
 class InferenceEngine(Network):

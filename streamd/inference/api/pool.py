@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from streamd.core.errors import BatchFailedError, LaneLostError
-from streamd.device.runner import Runner
+from streamd.inference.runner import Runner
 
 Used = TypeVar("Used")
 

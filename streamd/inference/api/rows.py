@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from streamd.device.runner import Arrays, Runner
+from streamd.inference.runner import Arrays, Runner
 
 LARGEST_DIFFERENCE = 0.05
 """How far a row's values may differ, as a share of the largest: low precisions round otherwise in other batch sizes."""

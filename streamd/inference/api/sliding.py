@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from streamd.core.errors import ConfigError, InvalidTensorError
-from streamd.device.runner import Array, Arrays, TensorSpec
-from streamd.engine.arrays import Given, cast
-from streamd.engine.grid import Axes, Grid, Overlap, Steps, block, make_grid, numbered
+from streamd.inference.api.arrays import Given, cast
+from streamd.inference.api.grid import Axes, Grid, Overlap, Steps, block, make_grid, numbered
+from streamd.inference.runner import Array, Arrays, TensorSpec
 
 Weights = Callable[[int], npt.ArrayLike]
 Blend = str | Weights | None

@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 
 from streamd.core.errors import BackendUnavailableError, RepositoryError
-from streamd.reading import read_regular
+from streamd.regular_files import read_regular
 from streamd.repository.conversion import PLAN_SUFFIX, PlanInfo, Verdict, graph_sha256
 from streamd.repository.external import data_files
 from streamd.repository.plans import AUTO, AUTO_ORDER, EXACT, Machine, PlanFile, choose_plan, plan_file, why_not

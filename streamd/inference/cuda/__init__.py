@@ -3,7 +3,7 @@
 Nothing here knows what the memory is for.
 """
 
-from streamd.device.cuda.devices import (
+from streamd.inference.cuda.devices import (
     check_devices,
     compute_capability,
     device_count,
@@ -19,7 +19,7 @@ from streamd.device.cuda.devices import (
     use_device,
     why_no_device,
 )
-from streamd.device.cuda.owners import (
+from streamd.inference.cuda.owners import (
     DeviceBuffer,
     Event,
     Graph,
@@ -28,7 +28,7 @@ from streamd.device.cuda.owners import (
     copy_to_device,
     copy_to_host,
 )
-from streamd.device.cuda.runtime import STICKY, CudaError, call
+from streamd.inference.cuda.runtime import STICKY, CudaError, call
 
 __all__ = [
     "STICKY",

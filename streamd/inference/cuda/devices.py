@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from streamd.core.errors import BackendUnavailableError, DeviceLostError
-from streamd.device.cuda.runtime import CudaError, attempt, broken, call, error_of, here
+from streamd.inference.cuda.runtime import CudaError, attempt, broken, call, error_of, here
 
 _lock = threading.Lock()
 _live: Counter[tuple[int, str]] = Counter()

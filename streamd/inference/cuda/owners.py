@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from streamd.device.cuda.devices import hold, let_go
-from streamd.device.cuda.runtime import NOT_READY, CudaError, attempt, call, error_of, here, module
+from streamd.inference.cuda.devices import hold, let_go
+from streamd.inference.cuda.runtime import NOT_READY, CudaError, attempt, call, error_of, here, module
 
 _CAPTURE_THREAD_LOCAL = "cudaStreamCaptureModeThreadLocal"
 

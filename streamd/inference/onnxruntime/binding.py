@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from streamd.core.contract import ModelContract
-from streamd.device import cuda
-from streamd.device.cuda import DeviceBuffer, Event, HostBuffer, Stream
-from streamd.device.lane import Float32, Inputs
+from streamd.inference import cuda
+from streamd.inference.cuda import DeviceBuffer, Event, HostBuffer, Stream
+from streamd.inference.lane import Float32, Inputs
 
 OpenSession = Callable[[int | None], Any]
 """Opens a session on the stream of this handle; on one of ONNX Runtime's own where there is none."""

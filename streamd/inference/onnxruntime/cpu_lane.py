@@ -6,11 +6,11 @@ from typing import Any
 
 from streamd.core.contract import ModelContract
 from streamd.core.errors import BatchFailedError
-from streamd.device.checked import CheckedFiles
-from streamd.device.lane import Float32, Inputs
-from streamd.device.onnxruntime_graph import check_by_running, check_graph, shaped
-from streamd.device.onnxruntime_library import import_onnxruntime
-from streamd.device.onnxruntime_session import failure_of, open_cpu_session
+from streamd.inference.checked import CheckedFiles
+from streamd.inference.lane import Float32, Inputs
+from streamd.inference.onnxruntime.graph import check_by_running, check_graph, shaped
+from streamd.inference.onnxruntime.library import import_onnxruntime
+from streamd.inference.onnxruntime.session import failure_of, open_cpu_session
 
 
 class OnnxRuntimeCpuBackend:

@@ -9,14 +9,14 @@ from typing import Any
 
 from streamd.core.contract import ModelContract
 from streamd.core.errors import BatchFailedError, InferenceError, LaneLostError
-from streamd.device import cuda
-from streamd.device.checked import CheckedFiles
-from streamd.device.cuda import CudaError
-from streamd.device.lane import LANES_PER_DEVICE, Float32
-from streamd.device.onnxruntime_binding import Binding, BoundSession, PlainSession
-from streamd.device.onnxruntime_graph import check_graph, shaped
-from streamd.device.onnxruntime_library import load_onnxruntime, more_room, names_broken_device, nodes_on_cpu
-from streamd.device.onnxruntime_session import failure_of, open_cuda_session
+from streamd.inference import cuda
+from streamd.inference.checked import CheckedFiles
+from streamd.inference.cuda import CudaError
+from streamd.inference.lane import LANES_PER_DEVICE, Float32
+from streamd.inference.onnxruntime.binding import Binding, BoundSession, PlainSession
+from streamd.inference.onnxruntime.graph import check_graph, shaped
+from streamd.inference.onnxruntime.library import load_onnxruntime, more_room, names_broken_device, nodes_on_cpu
+from streamd.inference.onnxruntime.session import failure_of, open_cuda_session
 
 MEMORY_SHARE = 0.9
 """Of a device's memory, what all its lanes together may take."""

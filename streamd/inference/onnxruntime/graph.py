@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from streamd.core.contract import ModelContract
 from streamd.core.errors import BackendUnavailableError, BatchFailedError
-from streamd.device.lane import Inputs
-from streamd.device.onnxruntime_library import import_onnxruntime
+from streamd.inference.lane import Inputs
+from streamd.inference.onnxruntime.library import import_onnxruntime
 
 
 def check_graph(model: Path, session: Any, contract: ModelContract) -> None:

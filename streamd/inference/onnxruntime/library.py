@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from streamd.core.errors import BackendUnavailableError
-from streamd.device import cuda
+from streamd.inference import cuda
 
 PROVIDER = "CUDAExecutionProvider"
 INSTALL = "pip install 'onnxruntime-gpu[cuda,cudnn]' cuda-python"

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from streamd.core.errors import BackendUnavailableError, BatchFailedError
-from streamd.device.onnxruntime_session import failure_of
-from streamd.device.runner import Array, Arrays, TensorSpec
+from streamd.inference.onnxruntime.session import failure_of
+from streamd.inference.runner import Array, Arrays, TensorSpec
 
 NUMPY_TYPES = {
     **{f"tensor({name})": np.dtype(name) for name in ("float16", "int8", "int16", "int32", "int64", "bool")},

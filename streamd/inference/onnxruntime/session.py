@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from streamd.core.errors import BackendUnavailableError, BatchFailedError, InferenceError, LaneLostError
-from streamd.device.checked import CheckedFiles
-from streamd.device.kept import keep_to_the_end
-from streamd.device.onnxruntime_library import (
+from streamd.inference.checked import CheckedFiles
+from streamd.inference.leaked import keep_to_the_end
+from streamd.inference.onnxruntime.library import (
     PROVIDER,
     import_onnxruntime,
     more_room,

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from streamd.core.errors import BackendUnavailableError
-from streamd.device import cuda
-from streamd.device.checked import read_checked
-from streamd.device.kept import keep_to_the_end
-from streamd.device.runner import TensorSpec
-from streamd.device.stages import place_told, plan_told, stage_told, unpack_plans
-from streamd.device.tensorrt_library import TensorRtLibrary
-from streamd.device.wiring import StageTensors, Tensors, agree, wire
+from streamd.inference import cuda
+from streamd.inference.checked import read_checked
+from streamd.inference.leaked import keep_to_the_end
+from streamd.inference.runner import TensorSpec
+from streamd.inference.tensorrt.library import TensorRtLibrary
+from streamd.inference.tensorrt.plan_file import place_told, plan_told, stage_told, unpack_plans
+from streamd.inference.tensorrt.tensors import StageTensors, Tensors, agree, wire
 
 WAY_OUT = "build one here: streamd engine build"
 

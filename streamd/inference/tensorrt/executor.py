@@ -13,12 +13,11 @@ from typing import Any
 import numpy.typing as npt
 
 from streamd.core.errors import BackendUnavailableError, BatchFailedError, LaneLostError
-from streamd.device import cuda
-from streamd.device.cuda import CudaError, DeviceBuffer, Event, Graph, HostBuffer, Stream
-from streamd.device.kept import keep_to_the_end
-from streamd.device.runner import TensorSpec
-from streamd.device.tensorrt_choice import Choice, choose, lacking_told
-from streamd.device.tensorrt_engine import (
+from streamd.inference import cuda
+from streamd.inference.cuda import CudaError, DeviceBuffer, Event, Graph, HostBuffer, Stream
+from streamd.inference.leaked import keep_to_the_end
+from streamd.inference.runner import TensorSpec
+from streamd.inference.tensorrt.engine import (
     Alternatives,
     SharedEngine,
     give_scratch,
@@ -26,7 +25,8 @@ from streamd.device.tensorrt_engine import (
     scratch_bytes,
     tensors,
 )
-from streamd.device.wiring import with_sizes
+from streamd.inference.tensorrt.profiles import Choice, choose, lacking_told
+from streamd.inference.tensorrt.tensors import with_sizes
 
 
 class TensorRtExecutor:

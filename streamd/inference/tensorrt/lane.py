@@ -6,11 +6,11 @@ import numpy as np
 
 from streamd.core.contract import ModelContract
 from streamd.core.errors import BackendUnavailableError, BatchFailedError
-from streamd.device import cuda
-from streamd.device.lane import LANES_PER_DEVICE, Float32, Inputs
-from streamd.device.tensorrt_engine import Plan, SharedEngine
-from streamd.device.tensorrt_executor import TensorRtExecutor
-from streamd.device.tensorrt_library import load_tensorrt
+from streamd.inference import cuda
+from streamd.inference.lane import LANES_PER_DEVICE, Float32, Inputs
+from streamd.inference.tensorrt.engine import Plan, SharedEngine
+from streamd.inference.tensorrt.executor import TensorRtExecutor
+from streamd.inference.tensorrt.library import load_tensorrt
 
 
 class TensorRtBackend:

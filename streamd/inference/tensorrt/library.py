@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 
 from streamd.core.errors import BackendUnavailableError
-from streamd.device import cuda
+from streamd.inference import cuda
 
 log = structlog.get_logger(__name__)
 

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from streamd.device.runner import TensorSpec
-from streamd.device.stages import place_told
-from streamd.device.tensorrt_engine import Alternatives
-from streamd.device.wiring import StageTensors, Tensors
+from streamd.inference.runner import TensorSpec
+from streamd.inference.tensorrt.engine import Alternatives
+from streamd.inference.tensorrt.plan_file import place_told
+from streamd.inference.tensorrt.tensors import StageTensors, Tensors
 
 
 @dataclass(frozen=True, slots=True)

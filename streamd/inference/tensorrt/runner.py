@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from streamd.core.errors import BackendUnavailableError, BatchFailedError
-from streamd.device.runner import Array, Arrays, TensorSpec
-from streamd.device.tensorrt_choice import choose
-from streamd.device.tensorrt_engine import Alternatives, SharedEngine, tensors
-from streamd.device.tensorrt_executor import TensorRtExecutor
-from streamd.device.tensorrt_library import TensorRtLibrary
+from streamd.inference.runner import Array, Arrays, TensorSpec
+from streamd.inference.tensorrt.engine import Alternatives, SharedEngine, tensors
+from streamd.inference.tensorrt.executor import TensorRtExecutor
+from streamd.inference.tensorrt.library import TensorRtLibrary
+from streamd.inference.tensorrt.profiles import choose
 
 USUAL_BUCKETS = (1, 8, 32, 64, 128, 256)
 

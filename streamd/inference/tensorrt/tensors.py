@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from streamd.core.errors import BackendUnavailableError
-from streamd.device.runner import TensorSpec
-from streamd.device.stages import plan_told, stage_told
+from streamd.inference.runner import TensorSpec
+from streamd.inference.tensorrt.plan_file import plan_told, stage_told
 
 
 @dataclass(frozen=True, slots=True)

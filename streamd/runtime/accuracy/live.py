@@ -12,13 +12,13 @@ import numpy as np
 import structlog
 from prometheus_client.core import Metric
 
-from streamd.core.accuracy import Ledger
-from streamd.core.deviations import Float32
-from streamd.core.figures import TrainingFigures, training_figures
-from streamd.core.holds import AccuracyLimits, Version
-from streamd.reading import read_regular
-from streamd.runtime.accuracy_report import families, report
-from streamd.runtime.state import State
+from streamd.core.accuracy.deviations import Float32
+from streamd.core.accuracy.pending import AccuracyLimits, Version
+from streamd.core.accuracy.scorer import Ledger
+from streamd.core.accuracy.scores import TrainingFigures, training_figures
+from streamd.regular_files import read_regular
+from streamd.runtime.accuracy.report import families, report
+from streamd.runtime.state.state import State
 
 log = structlog.get_logger(__name__)
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from streamd.core.accuracy import Ledger
-from streamd.core.comparison import Comparison
-from streamd.core.figures import Figures, Shape, TrainingFigures
+from streamd.core.accuracy.comparison import Comparison
+from streamd.core.accuracy.scorer import Ledger
+from streamd.core.accuracy.scores import Figures, Shape, TrainingFigures
 
 Training = Mapping[str, TrainingFigures]
 

@@ -8,9 +8,9 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from streamd.core.costs import CostTable
 from streamd.core.errors import LaneLostError
-from streamd.runtime.worker import LaneWorker
+from streamd.core.scheduling.costs import CostTable
+from streamd.runtime.lanes.worker import LaneWorker
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,10 @@ Changing what serves is here; what runs on it is the pipeline's own affair.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from streamd.core.costs import CostTable
 from streamd.core.errors import LaneLostError
-from streamd.runtime.deployment import Departures, Deployment
-from streamd.runtime.worker import LaneWorker, Result
+from streamd.core.scheduling.costs import CostTable
+from streamd.runtime.lanes.deployment import Departures, Deployment
+from streamd.runtime.lanes.worker import LaneWorker, Result
 
 
 class Deployments(ABC):

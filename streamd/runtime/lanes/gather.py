@@ -12,9 +12,9 @@ import numpy.typing as npt
 from streamd.core.calendar import known_future
 from streamd.core.contract import ModelContract
 from streamd.core.errors import InferenceError
-from streamd.core.scheduler import Item, RequestItem, ServerItem
-from streamd.device.lane import Float32, Inputs
-from streamd.runtime.state import State
+from streamd.core.scheduling.scheduler import Item, RequestItem, ServerItem
+from streamd.inference.lane import Float32, Inputs
+from streamd.runtime.state.state import State
 
 FEW_WINDOWS = 6
 """Up to so many windows are gathered sooner one by one."""

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from streamd.device.lane import Backend, Lane
+from streamd.inference.lane import Backend, Lane
 
 T = TypeVar("T")
 

@@ -12,14 +12,14 @@ from typing import Protocol
 import structlog
 
 from streamd.core.errors import InferenceError, LaneLostError, NotFiniteError
-from streamd.core.scheduler import Batch, Item, Outcome, RequestItem, Scheduler, ServerItem
-from streamd.device.lane import Float32
-from streamd.runtime.deployment import Departures, Deployment, Model
-from streamd.runtime.deployments import Deployments
-from streamd.runtime.gather import Request, gather, request_of
+from streamd.core.scheduling.scheduler import Batch, Item, Outcome, RequestItem, Scheduler, ServerItem
+from streamd.inference.lane import Float32
+from streamd.runtime.lanes.deployment import Departures, Deployment, Model
+from streamd.runtime.lanes.deployments import Deployments
+from streamd.runtime.lanes.gather import Request, gather, request_of
+from streamd.runtime.lanes.worker import LaneWorker, Result
 from streamd.runtime.pauses import Pauses
-from streamd.runtime.state import State
-from streamd.runtime.worker import LaneWorker, Result
+from streamd.runtime.state.state import State
 
 log = structlog.get_logger(__name__)
 

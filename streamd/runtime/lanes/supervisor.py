@@ -13,15 +13,15 @@ from typing import Any
 
 import structlog
 
-from streamd.core.costs import CostTable
 from streamd.core.errors import BackendUnavailableError, DeviceLostError, LaneLostError
-from streamd.core.lanes import LaneLimits, LaneRoster
-from streamd.device.lane import Backend, Lane
-from streamd.runtime.deployment import Deployment
-from streamd.runtime.opening import OpenBackend, Opened, close, close_all, in_thread, told
-from streamd.runtime.pipeline import Pipeline
-from streamd.runtime.warmup import measure_costs, warm
-from streamd.runtime.worker import LaneWorker
+from streamd.core.scheduling.costs import CostTable
+from streamd.core.scheduling.lane_health import LaneLimits, LaneRoster
+from streamd.inference.lane import Backend, Lane
+from streamd.runtime.lanes.deployment import Deployment
+from streamd.runtime.lanes.opening import OpenBackend, Opened, close, close_all, in_thread, told
+from streamd.runtime.lanes.pipeline import Pipeline
+from streamd.runtime.lanes.warmup import measure_costs, warm
+from streamd.runtime.lanes.worker import LaneWorker
 
 log = structlog.get_logger(__name__)
 

@@ -8,9 +8,9 @@ from functools import partial
 
 import numpy as np
 
-from streamd.core.costs import CostTable
-from streamd.device.lane import Inputs, Lane
-from streamd.runtime.worker import LaneWorker
+from streamd.core.scheduling.costs import CostTable
+from streamd.inference.lane import Inputs, Lane
+from streamd.runtime.lanes.worker import LaneWorker
 
 REPEATS = 3
 

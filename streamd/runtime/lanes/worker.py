@@ -19,8 +19,8 @@ import numpy.typing as npt
 import structlog
 
 from streamd.core.errors import BatchFailedError, InferenceError
-from streamd.core.scheduler import Batch
-from streamd.device.lane import Float32, Lane
+from streamd.core.scheduling.scheduler import Batch
+from streamd.inference.lane import Float32, Lane
 
 log = structlog.get_logger(__name__)
 

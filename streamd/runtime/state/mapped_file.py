@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from streamd.core.errors import StateError, StorageError
-from streamd.core.layout import HEADER_BYTES, Arrays, Layout, read_header
-from streamd.reading import open_regular, refuse_irregular
+from streamd.core.state.layout import HEADER_BYTES, Arrays, Layout, read_header
+from streamd.regular_files import open_regular, refuse_irregular
 
 PIECE_BYTES = 2 * 2**20
 """The largest piece of a file that Linux caches as one."""

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import structlog
 
-from streamd.core import directory, windows
 from streamd.core.contract import MAX_STATUS
-from streamd.core.directory import Directory
-from streamd.core.layout import HEADER_BYTES, Arrays, Layout, read_header
-from streamd.core.recovery import find_damage, recover
-from streamd.core.windows import NONE, PRESENT, WindowStore
-from streamd.reading import open_regular
+from streamd.core.state import directory, windows
+from streamd.core.state.directory import Directory
+from streamd.core.state.layout import HEADER_BYTES, Arrays, Layout, read_header
+from streamd.core.state.recovery import find_damage, recover
+from streamd.core.state.windows import NONE, PRESENT, WindowStore
+from streamd.regular_files import open_regular
 
 log = structlog.get_logger(__name__)
 

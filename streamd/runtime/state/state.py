@@ -7,19 +7,19 @@ from pathlib import Path
 import numpy as np
 import structlog
 
-from streamd.core import board
-from streamd.core.ahead import AheadServers
-from streamd.core.board import ForecastBoard
 from streamd.core.contract import ModelContract
-from streamd.core.directory import Directory
 from streamd.core.errors import StateError, StorageError
-from streamd.core.layout import HEADER_BYTES, Layout, read_header
-from streamd.core.recovery import find_damage, recover, rewind
-from streamd.core.rows import RowReader
-from streamd.core.windows import WindowStore
-from streamd.reading import open_regular
-from streamd.runtime.migration import Former, read_former, windows_layout
-from streamd.runtime.state_file import StateFile, open_state_file
+from streamd.core.state import board
+from streamd.core.state.ahead_servers import AheadServers
+from streamd.core.state.board import ForecastBoard
+from streamd.core.state.directory import Directory
+from streamd.core.state.layout import HEADER_BYTES, Layout, read_header
+from streamd.core.state.recovery import find_damage, recover, rewind
+from streamd.core.state.rows import RowReader
+from streamd.core.state.windows import WindowStore
+from streamd.regular_files import open_regular
+from streamd.runtime.state.mapped_file import StateFile, open_state_file
+from streamd.runtime.state.migration import Former, read_former, windows_layout
 
 log = structlog.get_logger(__name__)
 

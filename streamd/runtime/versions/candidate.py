@@ -9,15 +9,15 @@ from typing import Any
 
 import structlog
 
-from streamd.core.assignment import Assignment
 from streamd.core.errors import InferenceError
-from streamd.core.scheduler import Item, Scheduler, ServerItem
-from streamd.core.windows import NONE
-from streamd.device.lane import Float32
-from streamd.runtime.deployment import Deployment, Model
-from streamd.runtime.pipeline import Observer, Pipeline
-from streamd.runtime.reload import Loaded, MakeKeeperOf, Reloader, Source
-from streamd.runtime.state import State
+from streamd.core.scheduling.canary import Assignment
+from streamd.core.scheduling.scheduler import Item, Scheduler, ServerItem
+from streamd.core.state.windows import NONE
+from streamd.inference.lane import Float32
+from streamd.runtime.lanes.deployment import Deployment, Model
+from streamd.runtime.lanes.pipeline import Observer, Pipeline
+from streamd.runtime.state.state import State
+from streamd.runtime.versions.manager import Loaded, MakeKeeperOf, Reloader, Source
 
 log = structlog.get_logger(__name__)
 

@@ -10,11 +10,11 @@ from typing import Any, Protocol
 
 import structlog
 
-from streamd.core.costs import CostTable
-from streamd.runtime.deployment import Deployment, Model
-from streamd.runtime.keeper import LaneKeeper
-from streamd.runtime.opening import OpenBackend, Opened
-from streamd.runtime.pipeline import Pipeline
+from streamd.core.scheduling.costs import CostTable
+from streamd.runtime.lanes.deployment import Deployment, Model
+from streamd.runtime.lanes.opening import OpenBackend, Opened
+from streamd.runtime.lanes.pipeline import Pipeline
+from streamd.runtime.lanes.supervisor import LaneKeeper
 
 log = structlog.get_logger(__name__)
 

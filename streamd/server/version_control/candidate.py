@@ -6,12 +6,19 @@ from typing import Any
 import structlog
 
 from streamd.core.errors import ReloadError
-from streamd.runtime.candidate import Candidate
-from streamd.runtime.reload import Loaded, Reloader
 from streamd.runtime.service import Service
+from streamd.runtime.versions.candidate import Candidate
+from streamd.runtime.versions.manager import Loaded, Reloader
 from streamd.server.config import CandidateSection, Config
-from streamd.server.loading import OpenVersion, VersionSource, check_backend, is_loaded, keepers_of, source_of
-from streamd.server.selection import Selection, check_contract, check_same
+from streamd.server.version_control.loading import (
+    OpenVersion,
+    VersionSource,
+    check_backend,
+    is_loaded,
+    keepers_of,
+    source_of,
+)
+from streamd.server.version_control.selection import Selection, check_contract, check_same
 
 log = structlog.get_logger(__name__)
 

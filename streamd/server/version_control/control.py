@@ -18,11 +18,13 @@ import structlog
 from streamd.core.errors import DrainingError, ReloadError, StreamdError
 from streamd.repository.record import Record
 from streamd.repository.versions import PassedOver
-from streamd.runtime.reload import Loaded, Reloader
 from streamd.runtime.service import Service
+from streamd.runtime.versions.manager import Loaded, Reloader
 from streamd.server.config import CandidateSection, Config
 from streamd.server.disk import on_disk
-from streamd.server.loading import (
+from streamd.server.memory import return_freed
+from streamd.server.version_control.candidate import Trial
+from streamd.server.version_control.loading import (
     OpenVersion,
     VersionSource,
     check_backend,
@@ -32,10 +34,8 @@ from streamd.server.loading import (
     source_of,
     told_of,
 )
-from streamd.server.memory import return_freed
-from streamd.server.promotions import Promotions
-from streamd.server.selection import Selection, check_choice, check_contract, check_same, select
-from streamd.server.trial import Trial
+from streamd.server.version_control.promotions import Promotions
+from streamd.server.version_control.selection import Selection, check_choice, check_contract, check_same, select
 
 log = structlog.get_logger(__name__)
 

@@ -7,17 +7,17 @@ from typing import Any
 
 import msgspec
 
-from streamd.core.costs import CostTable
 from streamd.core.errors import ReloadError
-from streamd.core.lanes import LaneLimits
-from streamd.runtime.deployment import Deployment
-from streamd.runtime.keeper import LaneKeeper
-from streamd.runtime.opening import OpenBackend, Opened
-from streamd.runtime.pipeline import Pipeline
-from streamd.runtime.reload import Loaded, MakeKeeper, Source
+from streamd.core.scheduling.costs import CostTable
+from streamd.core.scheduling.lane_health import LaneLimits
+from streamd.runtime.lanes.deployment import Deployment
+from streamd.runtime.lanes.opening import OpenBackend, Opened
+from streamd.runtime.lanes.pipeline import Pipeline
+from streamd.runtime.lanes.supervisor import LaneKeeper
+from streamd.runtime.versions.manager import Loaded, MakeKeeper, Source
 from streamd.server.backends import is_behind
 from streamd.server.config import Config
-from streamd.server.selection import Selection
+from streamd.server.version_control.selection import Selection
 
 OpenVersion = Callable[..., Opened]
 """`open_backend` of the backends' room."""

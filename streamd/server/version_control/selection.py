@@ -5,15 +5,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from streamd.core.board import MAX_MODEL_BYTES
+from streamd.core.accuracy.scores import TrainingFigures
 from streamd.core.contract import ModelContract
 from streamd.core.errors import ReloadError, RepositoryError
-from streamd.core.figures import TrainingFigures
+from streamd.core.state.board import MAX_MODEL_BYTES
 from streamd.repository.files import VersionHold
 from streamd.repository.seal import SealedVersion, changed_since, seal
 from streamd.repository.versions import EngineRepository, EngineVersion, PassedOver
-from streamd.runtime.accuracy import read_training_figures
-from streamd.runtime.deployment import Model
+from streamd.runtime.accuracy.live import read_training_figures
+from streamd.runtime.lanes.deployment import Model
 from streamd.server.config import EngineSection
 
 

@@ -17,20 +17,28 @@ if TYPE_CHECKING:  # so that --help loads nothing
     from streamd.repository.plans import Machine
 
 SUBCOMMANDS: tuple[tuple[str, str, str], ...] = (
-    ("export", "streamd.toolchain.export", "make a version of trained weights in safetensors (extra: train)"),
-    ("build", "streamd.toolchain.build", "build plans or graphs of an ONNX model or a version (extra: build)"),
+    (
+        "export",
+        "streamd.tools.engine.commands.export",
+        "make a version of trained weights in safetensors (extra: train)",
+    ),
+    (
+        "build",
+        "streamd.tools.engine.commands.build",
+        "build plans or graphs of an ONNX model or a version (extra: build)",
+    ),
     (
         "validate",
-        "streamd.toolchain.validate",
+        "streamd.tools.engine.commands.validate",
         "the accuracy gate: judge each precision against float32 (extra: build)",
     ),
-    ("bench", "streamd.toolchain.bench", "measure latency and throughput of each precision and backend"),
-    ("ship", "streamd.toolchain.ship", "export, build, validate and promote in one go (extra: train)"),
-    ("list", "streamd.repository.commands.list", "list the versions, and say which one serves"),
-    ("inspect", "streamd.repository.commands.inspect", "check one version and tell all that is known of it"),
-    ("promote", "streamd.repository.commands.promote", "let a version serve from the next start"),
-    ("rollback", "streamd.repository.commands.rollback", "undo the last promotion"),
-    ("gc", "streamd.repository.commands.gc", "remove old versions and what killed builds left"),
+    ("bench", "streamd.tools.engine.commands.bench", "measure latency and throughput of each precision and backend"),
+    ("ship", "streamd.tools.engine.commands.ship", "export, build, validate and promote in one go (extra: train)"),
+    ("list", "streamd.tools.engine.commands.list", "list the versions, and say which one serves"),
+    ("inspect", "streamd.tools.engine.commands.inspect", "check one version and tell all that is known of it"),
+    ("promote", "streamd.tools.engine.commands.promote", "let a version serve from the next start"),
+    ("rollback", "streamd.tools.engine.commands.rollback", "undo the last promotion"),
+    ("gc", "streamd.tools.engine.commands.gc", "remove old versions and what killed builds left"),
 )
 """Name, module, what it does."""
 
@@ -100,7 +108,7 @@ def run_subcommand(prog: str, name: str, arguments: list[str]) -> int:
 
 
 def _probe() -> Machine | None:
-    from streamd.toolchain.library import probe_machine
+    from streamd.tools.engine.plan.library import probe_machine
 
     return probe_machine()
 

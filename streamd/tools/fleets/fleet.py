@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from streamd.replay.errors import UsageError
+from streamd.tools.loadtest.errors import UsageError
 
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]

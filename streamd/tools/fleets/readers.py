@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamd.core.epochs import FINER_UNITS, finer_unit
-from streamd.replay.errors import UsageError
-from streamd.replay.fleet import RecordedFleet, check_grid
-from streamd.replay.tables import EXPECTED_KEYS, SERVER_COLUMNS, TIME_COLUMNS, Table, read_table
+from streamd.tools.fleets.fleet import RecordedFleet, check_grid
+from streamd.tools.fleets.tables import EXPECTED_KEYS, SERVER_COLUMNS, TIME_COLUMNS, Table, read_table
+from streamd.tools.loadtest.errors import UsageError
 
 LONG_COLUMNS = ("feature", "value")
 EXPECTED_TIME = "expected epoch seconds or RFC 3339, from 1970 on"

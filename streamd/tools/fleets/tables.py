@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamd.replay.errors import UsageError
+from streamd.tools.loadtest.errors import UsageError
 
 SERVER_COLUMNS = ("server", "machine", "host", "instance")
 TIME_COLUMNS = ("time", "ts", "timestamp")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from streamd.replay.daemon import Daemon, Window
-from streamd.replay.errors import UsageError
-from streamd.replay.fleet import Bools, Fleet
+from streamd.tools.fleets.fleet import Bools, Fleet
+from streamd.tools.loadtest.daemon import Daemon, Window
+from streamd.tools.loadtest.errors import UsageError
 
 HEADER = ["server", "step", "time"]
 

@@ -12,7 +12,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-from streamd.replay.errors import ReplayError
+from streamd.tools.loadtest.errors import ReplayError
 
 POLL_SECONDS = 0.1
 LOG_LINES = 20

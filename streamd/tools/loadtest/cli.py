@@ -17,15 +17,15 @@ import aiohttp
 import numpy as np
 import uvloop
 
-from streamd.replay import acked, options, report
-from streamd.replay.daemon import Contract, Daemon
-from streamd.replay.errors import Exit, NothingError, ReplayError, UsageError
-from streamd.replay.fleet import Fleet, RecordedFleet, check_grid, synthesize
-from streamd.replay.plan import Pace, Plan
-from streamd.replay.progress import Progress
-from streamd.replay.readers import parse_mapping, read_fleet
-from streamd.replay.run import Replay
-from streamd.replay.terminal import Terminal
+from streamd.tools.fleets.fleet import Fleet, RecordedFleet, check_grid, synthesize
+from streamd.tools.fleets.readers import parse_mapping, read_fleet
+from streamd.tools.loadtest import acked, options, report
+from streamd.tools.loadtest.daemon import Contract, Daemon
+from streamd.tools.loadtest.errors import Exit, NothingError, ReplayError, UsageError
+from streamd.tools.loadtest.plan import Pace, Plan
+from streamd.tools.loadtest.progress import Progress
+from streamd.tools.loadtest.run import Replay
+from streamd.tools.loadtest.terminal import Terminal
 
 # A duration may need fewer steps than the files have: as many as it asks for, and one more.
 SPARE_STEPS = 1
@@ -114,7 +114,7 @@ def make_plan(asked: argparse.Namespace, contract: Contract) -> Plan:
 
 def _fleet(asked: argparse.Namespace, contract: Contract, pace: Pace) -> Fleet:
     mapping = parse_mapping(asked.map)
-    files = asked.files or [Path(__file__).resolve().parents[2] / options.SAMPLE]
+    files = asked.files or [Path(__file__).resolve().parents[3] / options.SAMPLE]
     fleets = [read_fleet(path, contract.step_seconds, mapping) for path in files]
     base = joined(fleets).of_features(tuple(contract.features)).only(asked.servers)
     base = base.between(asked.skip_rows, base.steps)

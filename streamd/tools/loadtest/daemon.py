@@ -10,8 +10,8 @@ import aiohttp
 import msgspec
 import numpy as np
 
-from streamd.replay.errors import UnreachableError
-from streamd.replay.fleet import Bools, Fleet
+from streamd.tools.fleets.fleet import Bools, Fleet
+from streamd.tools.loadtest.errors import UnreachableError
 
 REQUEST_SECONDS = 10.0
 PAGE = 1000

@@ -15,20 +15,20 @@ import aiohttp
 import msgspec
 import numpy as np
 
-from streamd.replay.daemon import Contract, Daemon
-from streamd.replay.fleet import RecordedFleet
-from streamd.replay.ledger import Count
-from streamd.replay.outlook import Outlook, fan_of, liveliest, portrait, table
-from streamd.replay.plan import Pace, Plan
-from streamd.replay.progress import Progress
-from streamd.replay.readers import read_fleet
-from streamd.replay.result import Result, Setup
-from streamd.replay.run import Replay
-from streamd.replay.sender import Patience
-from streamd.replay.subscriber import Subscription
-from streamd.replay.terminal import Terminal, milliseconds, thousands
-from streamd.replay.wire import Encoding, Form
-from streamd.replay.workers import Wire
+from streamd.tools.fleets.fleet import RecordedFleet
+from streamd.tools.fleets.readers import read_fleet
+from streamd.tools.loadtest.daemon import Contract, Daemon
+from streamd.tools.loadtest.ledger import Count
+from streamd.tools.loadtest.outlook import Outlook, fan_of, liveliest, portrait, table
+from streamd.tools.loadtest.plan import Pace, Plan
+from streamd.tools.loadtest.progress import Progress
+from streamd.tools.loadtest.result import Result, Setup
+from streamd.tools.loadtest.run import Replay
+from streamd.tools.loadtest.sender import Patience
+from streamd.tools.loadtest.subscriber import Subscription
+from streamd.tools.loadtest.terminal import Terminal, milliseconds, thousands
+from streamd.tools.loadtest.wire import Encoding, Form
+from streamd.tools.loadtest.workers import Wire
 
 # Ten hours of each server at a rate that two slow cores hold with the default model, in about half a minute.
 STREAM_STEPS = 120

@@ -10,8 +10,8 @@ from typing import Protocol
 import aiohttp
 import msgspec
 
-from streamd.replay.errors import LinkLostError
-from streamd.replay.wire import Encoding, Reply, decode_reply
+from streamd.tools.loadtest.errors import LinkLostError
+from streamd.tools.loadtest.wire import Encoding, Reply, decode_reply
 
 CONNECT_SECONDS = 5.0
 CLOSE_SECONDS = 2.0

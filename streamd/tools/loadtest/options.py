@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from streamd.replay.errors import UsageError
-from streamd.replay.plan import Pace
-from streamd.replay.result import Setup
-from streamd.replay.sender import Patience
-from streamd.replay.subscriber import Subscription
-from streamd.replay.wire import Encoding, Form
-from streamd.replay.workers import Wire
+from streamd.tools.loadtest.errors import UsageError
+from streamd.tools.loadtest.plan import Pace
+from streamd.tools.loadtest.result import Setup
+from streamd.tools.loadtest.sender import Patience
+from streamd.tools.loadtest.subscriber import Subscription
+from streamd.tools.loadtest.wire import Encoding, Form
+from streamd.tools.loadtest.workers import Wire
 
 SAMPLE = Path("examples/fleet/servers.csv.gz")
 

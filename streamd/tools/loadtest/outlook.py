@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from streamd.replay.picture import Fan, Series, draw, legend
-from streamd.replay.terminal import Terminal
+from streamd.tools.loadtest.picture import Fan, Series, draw, legend
+from streamd.tools.loadtest.terminal import Terminal
 
 LOW, MEDIAN, HIGH = 0.1, 0.5, 0.9
 NARROWEST_FAN, WIDEST_FAN = 12, 60

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from streamd.replay.terminal import Terminal
+from streamd.tools.loadtest.terminal import Terminal
 
 Series = NDArray[np.float64]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from streamd.replay.fleet import Bools, Fleet, Ints
+from streamd.tools.fleets.fleet import Bools, Fleet, Ints
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,9 @@ from typing import Any
 
 import uvloop
 
-from streamd.replay.errors import ReplayError
-from streamd.replay.ledger import Ledger
-from streamd.replay.workers import Job, LocalWorker, Outcome
+from streamd.tools.loadtest.errors import ReplayError
+from streamd.tools.loadtest.ledger import Ledger
+from streamd.tools.loadtest.workers import Job, LocalWorker, Outcome
 
 JOIN_SECONDS = 5.0
 

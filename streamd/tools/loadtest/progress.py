@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import TextIO
 
-from streamd.replay.ledger import Count, Ledger
-from streamd.replay.terminal import Terminal, thousands
+from streamd.tools.loadtest.ledger import Count, Ledger
+from streamd.tools.loadtest.terminal import Terminal, thousands
 
 LIVE_SECONDS = 0.2
 LOG_SECONDS = 10.0

@@ -6,11 +6,11 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from streamd.replay.errors import Exit
-from streamd.replay.ledger import Count
-from streamd.replay.result import Result
-from streamd.replay.terminal import Terminal, milliseconds, thousands
-from streamd.replay.verdict import Latency, Verdict
+from streamd.tools.loadtest.errors import Exit
+from streamd.tools.loadtest.ledger import Count
+from streamd.tools.loadtest.result import Result
+from streamd.tools.loadtest.terminal import Terminal, milliseconds, thousands
+from streamd.tools.loadtest.verdict import Latency, Verdict
 
 
 def exit_of(result: Result) -> Exit:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from streamd.replay.daemon import Rows, Status
-from streamd.replay.ledger import Count, Ledger
-from streamd.replay.plan import Plan
-from streamd.replay.sender import Patience
-from streamd.replay.subscriber import Subscription
-from streamd.replay.verdict import Latency, Verdict
-from streamd.replay.workers import Outcome, Wire
+from streamd.tools.loadtest.daemon import Rows, Status
+from streamd.tools.loadtest.ledger import Count, Ledger
+from streamd.tools.loadtest.plan import Plan
+from streamd.tools.loadtest.sender import Patience
+from streamd.tools.loadtest.subscriber import Subscription
+from streamd.tools.loadtest.verdict import Latency, Verdict
+from streamd.tools.loadtest.workers import Outcome, Wire
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,16 +14,16 @@ from pathlib import Path
 
 import numpy as np
 
-from streamd.replay.daemon import Contract, Daemon, Rows, Status
-from streamd.replay.errors import UnreachableError
-from streamd.replay.fleet import Bools
-from streamd.replay.ledger import Count, Ledger, Shape
-from streamd.replay.plan import Plan
-from streamd.replay.processes import RemoteWorker
-from streamd.replay.progress import Progress
-from streamd.replay.result import Result, Setup, notes_on
-from streamd.replay.verdict import Due, Evidence, Latency
-from streamd.replay.workers import Job, LocalWorker, Outcome, Worker, split
+from streamd.tools.fleets.fleet import Bools
+from streamd.tools.loadtest.daemon import Contract, Daemon, Rows, Status
+from streamd.tools.loadtest.errors import UnreachableError
+from streamd.tools.loadtest.ledger import Count, Ledger, Shape
+from streamd.tools.loadtest.plan import Plan
+from streamd.tools.loadtest.processes import RemoteWorker
+from streamd.tools.loadtest.progress import Progress
+from streamd.tools.loadtest.result import Result, Setup, notes_on
+from streamd.tools.loadtest.verdict import Due, Evidence, Latency
+from streamd.tools.loadtest.workers import Job, LocalWorker, Outcome, Worker, split
 
 POLL_SECONDS = 0.2
 # Between encoding ahead and the first frame, so that every process is ready when the stretch begins.

@@ -13,11 +13,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from streamd.replay.errors import LinkLostError
-from streamd.replay.ledger import Count, Ledger
-from streamd.replay.links import BUSY, Link, OnReply
-from streamd.replay.plan import Batch
-from streamd.replay.wire import Reply, SampleEncoder
+from streamd.tools.loadtest.errors import LinkLostError
+from streamd.tools.loadtest.ledger import Count, Ledger
+from streamd.tools.loadtest.links import BUSY, Link, OnReply
+from streamd.tools.loadtest.plan import Batch
+from streamd.tools.loadtest.wire import Reply, SampleEncoder
 
 # Frames encoded before a stretch begins, so that encoding does not disturb its pace; the rest as they come.
 AHEAD_BYTES = 64 * 1024 * 1024

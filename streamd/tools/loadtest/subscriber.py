@@ -17,13 +17,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from streamd.replay.errors import LinkLostError, UnreachableError
-from streamd.replay.fleet import Bools, Fleet
-from streamd.replay.ledger import Count, Ledger
-from streamd.replay.links import CLOSE_SECONDS, CONNECT_SECONDS
-from streamd.replay.quantiles import disordered, infinite
-from streamd.replay.sender import RECONNECT_PAUSE_SECONDS
-from streamd.replay.wire import ENCODERS, Encoding, Tensor, decode_forecasts
+from streamd.tools.fleets.fleet import Bools, Fleet
+from streamd.tools.loadtest.errors import LinkLostError, UnreachableError
+from streamd.tools.loadtest.ledger import Count, Ledger
+from streamd.tools.loadtest.links import CLOSE_SECONDS, CONNECT_SECONDS
+from streamd.tools.loadtest.quantiles import disordered, infinite
+from streamd.tools.loadtest.sender import RECONNECT_PAUSE_SECONDS
+from streamd.tools.loadtest.wire import ENCODERS, Encoding, Tensor, decode_forecasts
 
 
 @dataclass(frozen=True, slots=True)

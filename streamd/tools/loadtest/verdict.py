@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from streamd.replay.daemon import Rows
-from streamd.replay.fleet import Bools
-from streamd.replay.ledger import Count, Ledger
+from streamd.tools.fleets.fleet import Bools
+from streamd.tools.loadtest.daemon import Rows
+from streamd.tools.loadtest.ledger import Count, Ledger
 
 PERCENTILES = (50.0, 95.0, 99.0)
 

@@ -11,8 +11,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from streamd.replay.fleet import Fleet, Floats
-from streamd.replay.plan import Batch
+from streamd.tools.fleets.fleet import Fleet, Floats
+from streamd.tools.loadtest.plan import Batch
 
 # Digits that JSON numbers keep: float32 has about seven, and shorter texts are what agents really send.
 JSON_DIGITS = 6

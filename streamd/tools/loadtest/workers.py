@@ -17,13 +17,13 @@ import aiohttp
 import numpy as np
 from numpy.typing import NDArray
 
-from streamd.replay.errors import LinkLostError, UnreachableError
-from streamd.replay.ledger import Ledger, Shape
-from streamd.replay.links import CONNECT_SECONDS, HttpLink, Link, OnReply, WebSocketLink
-from streamd.replay.plan import Plan
-from streamd.replay.sender import Patience, Sender
-from streamd.replay.subscriber import Subscriber, Subscription
-from streamd.replay.wire import Encoding, Form, SampleEncoder
+from streamd.tools.loadtest.errors import LinkLostError, UnreachableError
+from streamd.tools.loadtest.ledger import Ledger, Shape
+from streamd.tools.loadtest.links import CONNECT_SECONDS, HttpLink, Link, OnReply, WebSocketLink
+from streamd.tools.loadtest.plan import Plan
+from streamd.tools.loadtest.sender import Patience, Sender
+from streamd.tools.loadtest.subscriber import Subscriber, Subscription
+from streamd.tools.loadtest.wire import Encoding, Form, SampleEncoder
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from streamd.models.contract import Contract
-from streamd.models.scaling import Bounded, QuantileOrder, ScaledWindow, WindowRestorer, WindowScaler, past_calendar
+from streamd.tools.networks.contract import Contract
+from streamd.tools.networks.scaling import (
+    Bounded,
+    QuantileOrder,
+    ScaledWindow,
+    WindowRestorer,
+    WindowScaler,
+    past_calendar,
+)
 
 STATISTICS = 4
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import nn
 
-from streamd.models.contract import Contract
-from streamd.models.patch import PatchForecaster
-from streamd.models.tft import TemporalFusionTransformer
+from streamd.tools.networks.contract import Contract
+from streamd.tools.networks.patch import PatchForecaster
+from streamd.tools.networks.tft import TemporalFusionTransformer
 
 ARCHITECTURES: dict[str, type[nn.Module]] = {
     "temporal_fusion_transformer": TemporalFusionTransformer,

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from streamd.core.errors import BackendUnavailableError, BuildError, ConfigError
-from streamd.reading import read_regular
+from streamd.regular_files import read_regular
 
 if TYPE_CHECKING:
-    from streamd.models.contract import Contract
+    from streamd.tools.networks.contract import Contract
 
 FILE = "weights.safetensors"
 PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle", ".torchscript", ".ptl")
@@ -87,7 +87,7 @@ def load_network(given: Path) -> TrainedNetwork:
 
 def _contract_of(folder: Path) -> Contract:
     """A version's own contract; a run has the one that all networks are trained for."""
-    from streamd.models.contract import Contract
+    from streamd.tools.networks.contract import Contract
 
     if not (folder / "config.json").is_file():
         return Contract()
@@ -112,7 +112,7 @@ def _import_training() -> tuple[Any, Any]:
     try:
         from safetensors.torch import load_file
 
-        from streamd.models.registry import build
+        from streamd.tools.networks.registry import build
     except ImportError as exc:
         raise BackendUnavailableError(f"reading a network needs PyTorch ({exc}): pip install 'streamd[train]'") from exc
     return load_file, build

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from streamd.training.pool import Draw
+from streamd.tools.training.pool import Draw
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from streamd.models.contract import Contract
-from streamd.training.fleet import SCORED, Fleet
+from streamd.tools.networks.contract import Contract
+from streamd.tools.training.fleet import SCORED, Fleet
 
 Predict = Callable[[dict[str, np.ndarray]], np.ndarray]
 """The four inputs by name, to (batch, horizon, target, quantile) float32."""

@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 
-from streamd.training.backtest import Backtest
+from streamd.tools.training.backtest import Backtest
 
 
 def baseline_forecasts(backtest: Backtest) -> dict[str, np.ndarray]:

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from streamd.models.contract import Contract
-from streamd.training.backtest import Backtest, Predict
-from streamd.training.fleet import Fleet
+from streamd.tools.networks.contract import Contract
+from streamd.tools.training.backtest import Backtest, Predict
+from streamd.tools.training.fleet import Fleet
 
 AIM = 0.83
 """Above 0.80, since validation follows right after the training days and bands lose coverage with distance."""

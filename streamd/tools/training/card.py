@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from streamd.models.contract import Contract
+from streamd.tools.networks.contract import Contract
 
 BASELINES = {
     "smd": "24 h: 0.1532 (yesterday + its error quantiles); 7 days: 0.1296 (same time of day)",

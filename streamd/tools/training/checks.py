@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from streamd.models.contract import Contract
-from streamd.training.backtest import Backtest, Predict
-from streamd.training.fleet import Fleet
+from streamd.tools.networks.contract import Contract
+from streamd.tools.training.backtest import Backtest, Predict
+from streamd.tools.training.fleet import Fleet
 
 
 def robustness(backtest: Backtest, predict: Predict, batch: int = 128, seed: int = 7) -> dict[str, float]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from streamd.training.augment import Augmentation
+from streamd.tools.training.augment import Augmentation
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 
-from streamd.models.contract import Contract
-from streamd.training.backtest import STRIDE, Backtest, Predict, Scores
-from streamd.training.baselines import baseline_forecasts
-from streamd.training.checks import constants, robustness
-from streamd.training.fleet import FILES, DataError, Fleet, load_fleet, open_table
-from streamd.training.predictors import onnx_predictor, torch_predictor
-from streamd.training.release import load_run
+from streamd.tools.networks.contract import Contract
+from streamd.tools.training.backtest import STRIDE, Backtest, Predict, Scores
+from streamd.tools.training.baselines import baseline_forecasts
+from streamd.tools.training.checks import constants, robustness
+from streamd.tools.training.fleet import FILES, DataError, Fleet, load_fleet, open_table
+from streamd.tools.training.predictors import onnx_predictor, torch_predictor
+from streamd.tools.training.release import load_run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,7 +75,7 @@ def evaluate(
         ratios = {k: v for k, v in found["hardship"].items() if k != "nPL"}
         print("\nnPL under hardship, as a multiple: " + "  ".join(f"{k} {v:.2f}" for k, v in ratios.items()))
     if args.output is not None:
-        from streamd.training.picture import draw
+        from streamd.tools.training.picture import draw
 
         args.output.mkdir(parents=True, exist_ok=True)
         title = f"{label} on {fleet.name}, {args.split} days, {len(backtest.windows)} windows"

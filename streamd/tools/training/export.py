@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from streamd.models.contract import FEATURE_UNITS, INPUT_NAMES, OUTPUT_NAME, Contract
+from streamd.tools.networks.contract import FEATURE_UNITS, INPUT_NAMES, OUTPUT_NAME, Contract
 
 OPSET = 17
 TOLERANCE = 1e-4

@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 
 from streamd.core.errors import ConfigError
-from streamd.models.contract import FEATURE_UNITS
-from streamd.replay import readers, tables
-from streamd.replay.errors import UsageError
+from streamd.tools.fleets import readers, tables
+from streamd.tools.loadtest.errors import UsageError
+from streamd.tools.networks.contract import FEATURE_UNITS
 
 FILES = {"smd": "smd_5min.parquet", "asd": "asd_5min.parquet"}
 SCORED = {

@@ -18,10 +18,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from streamd.models.contract import Contract
-from streamd.training.config import TrainingConfig
-from streamd.training.loss import masked_pinball
-from streamd.training.pool import SeriesPool
+from streamd.tools.networks.contract import Contract
+from streamd.tools.training.config import TrainingConfig
+from streamd.tools.training.loss import masked_pinball
+from streamd.tools.training.pool import SeriesPool
 
 Validate = Callable[[nn.Module], dict[str, float]]
 

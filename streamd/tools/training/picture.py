@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from streamd.training.backtest import Scores
+from streamd.tools.training.backtest import Scores
 
 INK, SOFT, BLUE, ORANGE, GRID = "#1c2733", "#6b7785", "#2266aa", "#d97706", "#e3e7ec"
 STYLE: dict[Any, Any] = {

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from streamd.training.fleet import Fleet
+from streamd.tools.training.fleet import Fleet
 
 
 @dataclass

@@ -9,8 +9,8 @@ import onnxruntime
 import torch
 from torch import nn
 
-from streamd.models.contract import INPUT_NAMES, OUTPUT_NAME
-from streamd.training.backtest import Predict
+from streamd.tools.networks.contract import INPUT_NAMES, OUTPUT_NAME
+from streamd.tools.training.backtest import Predict
 
 
 def torch_predictor(model: nn.Module, device: torch.device) -> Predict:

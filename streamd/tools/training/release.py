@@ -12,15 +12,15 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from streamd.models.contract import INPUT_NAMES, Contract
-from streamd.models.registry import build
-from streamd.training.backtest import Backtest
-from streamd.training.calibrate import calibrate
-from streamd.training.card import model_card
-from streamd.training.checks import report
-from streamd.training.export import VersionWriter, write_json
-from streamd.training.fleet import Fleet, load_fleet
-from streamd.training.predictors import onnx_predictor, torch_predictor
+from streamd.tools.networks.contract import INPUT_NAMES, Contract
+from streamd.tools.networks.registry import build
+from streamd.tools.training.backtest import Backtest
+from streamd.tools.training.calibrate import calibrate
+from streamd.tools.training.card import model_card
+from streamd.tools.training.checks import report
+from streamd.tools.training.export import VersionWriter, write_json
+from streamd.tools.training.fleet import Fleet, load_fleet
+from streamd.tools.training.predictors import onnx_predictor, torch_predictor
 
 CALIBRATE_ON = ("smd", "asd")
 

@@ -12,17 +12,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from streamd.models.contract import Contract
-from streamd.models.registry import build
-from streamd.training.backtest import Backtest
-from streamd.training.checks import report
-from streamd.training.config import TrainingConfig
-from streamd.training.fleet import Fleet, load_fleet
-from streamd.training.generated import generate
-from streamd.training.loop import Trainer
-from streamd.training.pool import SeriesPool, Source, fleet_source
-from streamd.training.predictors import torch_predictor
-from streamd.training.release import release
+from streamd.tools.networks.contract import Contract
+from streamd.tools.networks.registry import build
+from streamd.tools.training.backtest import Backtest
+from streamd.tools.training.checks import report
+from streamd.tools.training.config import TrainingConfig
+from streamd.tools.training.fleet import Fleet, load_fleet
+from streamd.tools.training.generated import generate
+from streamd.tools.training.loop import Trainer
+from streamd.tools.training.pool import SeriesPool, Source, fleet_source
+from streamd.tools.training.predictors import torch_predictor
+from streamd.tools.training.release import release
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

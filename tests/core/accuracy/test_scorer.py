@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamd.core.accuracy import Ledger
-from streamd.core.deviations import Float32
-from streamd.core.figures import Sliding, training_figures
-from streamd.core.holds import AccuracyLimits
-from streamd.core.sampling import draw
-from tests.core.contracts import make_contract
-from tests.core.naive_accuracy import NaiveLedger
+from streamd.core.accuracy.deviations import Float32
+from streamd.core.accuracy.pending import AccuracyLimits
+from streamd.core.accuracy.sampling import draw
+from streamd.core.accuracy.scorer import Ledger
+from streamd.core.accuracy.scores import Sliding, training_figures
+from tests.support.contracts import make_contract
+from tests.support.naive_accuracy import NaiveLedger
 
 CONTRACT = make_contract()
 TARGETS, HORIZON, QUANTILES = CONTRACT.forecast_shape

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamd.core.assignment import Assignment
+from streamd.core.scheduling.canary import Assignment
 
 SERVERS = [f"web-{number:04d}" for number in range(4_000)]
 SHARES = st.floats(0.0, 1.0)

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamd.core.latest import LatestSet
+from streamd.core.scheduling.coalescing import LatestSet
 
 Step = tuple[str, int, int]
 STEPS = st.lists(

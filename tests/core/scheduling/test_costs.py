@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from streamd.core.costs import CostTable
+from streamd.core.scheduling.costs import CostTable
 
 OVERHEAD_SECONDS = 0.0005
 

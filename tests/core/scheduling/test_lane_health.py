@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from streamd.core.lanes import LaneLimits, LaneRoster
+from streamd.core.scheduling.lane_health import LaneLimits, LaneRoster
 
 LIMITS = LaneLimits(rebuild_seconds=1.0, rebuild_most_seconds=4.0, max_rebuilds=3, forgiven_seconds=50.0)
 LANES, DEVICES = 4, 2

@@ -8,9 +8,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from streamd.core.costs import CostTable
-from streamd.core.scheduler import Batch, Item, Outcome, RequestItem, Scheduler, ServerItem
-from streamd.core.windows import NONE
+from streamd.core.scheduling.costs import CostTable
+from streamd.core.scheduling.scheduler import Batch, Item, Outcome, RequestItem, Scheduler, ServerItem
+from streamd.core.state.windows import NONE
 
 SLOTS = 5
 NEED = 3

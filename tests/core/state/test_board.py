@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamd.core.board import Forecast, ForecastBoard, columns
-from streamd.core.layout import Arrays, Layout
-from streamd.core.windows import NONE
-from tests.core.contracts import make_contract
+from streamd.core.state.board import Forecast, ForecastBoard, columns
+from streamd.core.state.layout import Arrays, Layout
+from streamd.core.state.windows import NONE
+from tests.support.contracts import make_contract
 
 CONTRACT = make_contract()
 SLOTS = 4
@@ -80,7 +80,7 @@ def test_a_forecast_that_was_cut_off_is_none(monkeypatch: pytest.MonkeyPatch) ->
         def __array__(self) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
             return arrays[self.name]
 
-    monkeypatch.setattr("streamd.core.board.scalars", lambda column: column)
+    monkeypatch.setattr("streamd.core.state.board.scalars", lambda column: column)
     watched: Arrays = {name: Column(name) for name in arrays}  # type: ignore[misc]
     ForecastBoard(watched).post(1, 5, 5, b"model_5", values_of(5))
     assert order[0] == "taken down"

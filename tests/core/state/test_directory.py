@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamd.core.directory import COLUMNS, MAX_NAME_BYTES, Directory, check_name
 from streamd.core.errors import InvalidServerError
-from streamd.core.layout import Arrays, Layout
+from streamd.core.state.directory import COLUMNS, MAX_NAME_BYTES, Directory, check_name
+from streamd.core.state.layout import Arrays, Layout
 
 NAMES = ["web-01", "web-02", "ä" * 128, "x" * 256, "s", " ", "数据库"]
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamd.core.layout import HEADER_BYTES, Column, Layout, read_header, scalars
+from streamd.core.state.layout import HEADER_BYTES, Column, Layout, read_header, scalars
 
 DTYPES = ["<f4", "<i8", "u1", "<u2", "S7"]
 SHAPES = st.lists(st.integers(1, 5), max_size=2).map(tuple)

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from streamd.core import windows
-from streamd.core.layout import Arrays, Layout
-from streamd.core.recovery import recover
-from streamd.core.windows import NONE, PRESENT, WindowStore
-from tests.core.fleets import (
+from streamd.core.state import windows
+from streamd.core.state.layout import Arrays, Layout
+from streamd.core.state.recovery import recover
+from streamd.core.state.windows import NONE, PRESENT, WindowStore
+from tests.support.fleet_scripts import (
     EVENTS,
     FEATURES,
     SLOTS,
@@ -29,8 +29,8 @@ from tests.core.fleets import (
     sizes,
     window_of,
 )
-from tests.core.naive import TOO_OLD, NaiveServer
-from tests.core.torn import Torn, torn_scalars
+from tests.support.naive_windows import TOO_OLD, NaiveServer
+from tests.support.torn_writes import Torn, torn_scalars
 
 END = 1e9
 """A time at which every grace is over."""

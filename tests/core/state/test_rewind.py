@@ -4,12 +4,12 @@ import numpy as np
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from streamd.core.ahead import AheadServers
-from streamd.core.recovery import rewind
-from streamd.core.windows import NONE
-from tests.core.fleets import SLOTS, Event, Sizes, Twins, check_slot, events, row_of, sizes
-from tests.core.naive import NaiveServer
-from tests.core.test_recovery import Memory, check_sound, restart
+from streamd.core.state.ahead_servers import AheadServers
+from streamd.core.state.recovery import rewind
+from streamd.core.state.windows import NONE
+from tests.core.state.test_recovery import Memory, check_sound, restart
+from tests.support.fleet_scripts import SLOTS, Event, Sizes, Twins, check_slot, events, row_of, sizes
+from tests.support.naive_windows import NaiveServer
 
 BACK = st.integers(0, 9)
 SECONDS = 100.0

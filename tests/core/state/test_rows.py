@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamd.core.errors import InvalidValueError
-from streamd.core.rows import KEPT_ORDERS, RowReader, columns_of
+from streamd.core.state.rows import KEPT_ORDERS, RowReader, columns_of
 
 FEATURES = ("cpu", "mem", "net")
 NAMES = [*FEATURES, "unknown", "other"]

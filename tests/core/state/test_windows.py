@@ -5,11 +5,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamd.core import rings
-from streamd.core.rings import WINDOWS_A_RUN
-from streamd.core.rows import Row
-from streamd.core.windows import NONE, TOO_OLD, WindowStore
-from tests.core.fleets import FEATURES, GRACE_SECONDS, SLOTS, Event, Sizes, Twins, events, row_of, sizes, window_of
+from streamd.core.state import rings
+from streamd.core.state.rings import WINDOWS_A_RUN
+from streamd.core.state.rows import Row
+from streamd.core.state.windows import NONE, TOO_OLD, WindowStore
+from tests.support.fleet_scripts import (
+    FEATURES,
+    GRACE_SECONDS,
+    SLOTS,
+    Event,
+    Sizes,
+    Twins,
+    events,
+    row_of,
+    sizes,
+    window_of,
+)
 
 
 @given(sizes(), events())

@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.transport.harness import (
+from tests.support.http_harness import (
     NEED,
     Message,
     Running,

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import yarl
 
-from streamd.device.fake import FakeBackend, FakeLane
-from streamd.device.lane import Float32
-from streamd.transport.requests import TransportLimits
-from tests.transport.conftest import Start
-from tests.transport.harness import (
+from streamd.http.requests import TransportLimits
+from streamd.inference.fake import FakeBackend, FakeLane
+from streamd.inference.lane import Float32
+from tests.http.conftest import Start
+from tests.support.http_harness import (
     CONTRACT,
     MODEL,
     MSGPACK,
@@ -32,7 +32,7 @@ from tests.transport.harness import (
     window_of,
     wire_forecast,
 )
-from tests.transport.stalled import BIG, StalledReader
+from tests.support.stalled_peer import BIG, StalledReader
 
 ALL = {"targets": list(CONTRACT.targets), "quantiles": list(CONTRACT.quantiles)}
 SEVEN = history("web-01", 7, range(NEED))

@@ -3,8 +3,8 @@
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.transport.conftest import Start
-from tests.transport.harness import CONTRACT, MODEL, MSGPACK, NEED, Running, Setup, history, sample
+from tests.http.conftest import Start
+from tests.support.http_harness import CONTRACT, MODEL, MSGPACK, NEED, Running, Setup, history, sample
 
 
 async def test_alive_before_ready(start: Start) -> None:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from aiohttp import WSMsgType
 
-from streamd.transport.requests import TransportLimits
-from tests.transport.conftest import Start
-from tests.transport.harness import (
+from streamd.http.requests import TransportLimits
+from tests.http.conftest import Start
+from tests.support.http_harness import (
     CONTRACT,
     JSON,
     MSGPACK,
@@ -25,7 +25,7 @@ from tests.transport.harness import (
     tensor,
     window_of,
 )
-from tests.transport.stalled import StalledReader
+from tests.support.stalled_peer import StalledReader
 
 
 @pytest.mark.parametrize("content_type", TYPES)

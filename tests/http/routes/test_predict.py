@@ -8,14 +8,14 @@ import numpy.typing as npt
 import pytest
 
 from streamd.core.contract import ModelContract
-from streamd.core.costs import CostTable
-from streamd.device.fake import forecast_of
-from streamd.runtime.deployment import Deployment, Model
+from streamd.core.scheduling.costs import CostTable
+from streamd.inference.fake import forecast_of
+from streamd.runtime.lanes.deployment import Deployment, Model
+from streamd.runtime.lanes.worker import LaneWorker
 from streamd.runtime.service import ServiceLimits
-from streamd.runtime.worker import LaneWorker
-from tests.runtime.versions import NAMES, VersionBackend, expected_of
-from tests.transport.conftest import Start
-from tests.transport.harness import (
+from tests.http.conftest import Start
+from tests.support.fake_versions import NAMES, VersionBackend, expected_of
+from tests.support.http_harness import (
     CONTRACT,
     JSON,
     MODEL,

@@ -7,9 +7,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from streamd.transport.requests import TransportLimits
-from tests.transport.conftest import Start
-from tests.transport.harness import (
+from streamd.http.requests import TransportLimits
+from tests.http.conftest import Start
+from tests.support.http_harness import (
     CONTRACT,
     JSON,
     MSGPACK,

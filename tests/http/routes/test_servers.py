@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tests.transport.conftest import Start
-from tests.transport.harness import (
+from tests.http.conftest import Start
+from tests.support.http_harness import (
     CONTRACT,
     MSGPACK,
     NEED,

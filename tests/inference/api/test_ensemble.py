@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from streamd.core.errors import BatchFailedError, ConfigError
-from streamd.device.runner import Array
 from streamd.engine import Ensemble, InferenceEngine
-from tests.engine.networks import WEIGHTS, linear, pointwise, two_inputs
+from streamd.inference.runner import Array
+from tests.support.small_networks import WEIGHTS, linear, pointwise, two_inputs
 
 SCALES = (1.0, 2.0, 9.0)
 

@@ -21,12 +21,12 @@ from streamd.core.errors import (
     LaneLostError,
     RepositoryError,
 )
-from streamd.device.runner import Array
 from streamd.engine import InferenceEngine
-from streamd.engine.backends import OpenOptions, Runners
-from streamd.engine.batches import measure, split, unmeasured
-from streamd.engine.sources import Source
-from tests.engine.networks import WEIGHTS, ScriptedRunner, linear, save, two_inputs, value
+from streamd.inference.api.backends import OpenOptions, Runners
+from streamd.inference.api.batches import measure, split, unmeasured
+from streamd.inference.api.sources import Source
+from streamd.inference.runner import Array
+from tests.support.small_networks import WEIGHTS, ScriptedRunner, linear, save, two_inputs, value
 
 CPU = "onnxruntime-cpu"
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from streamd.core.errors import BackendUnavailableError, BatchFailedError, LaneLostError
-from streamd.device.kept import keep_to_the_end
 from streamd.engine import InferenceEngine
-from streamd.engine.backends import OPENERS, OpenOptions
-from streamd.engine.sources import find_source
-from tests.device.fake_onnxruntime_gpu import FakeOnnxRuntimeGpu, Script
-from tests.engine.networks import WEIGHTS, linear
+from streamd.inference.api.backends import OPENERS, OpenOptions
+from streamd.inference.api.sources import find_source
+from streamd.inference.leaked import keep_to_the_end
+from tests.support.fake_onnxruntime_gpu import FakeOnnxRuntimeGpu, Script
+from tests.support.small_networks import WEIGHTS, linear
 
 CUDA = "onnxruntime-cuda"
 
@@ -24,7 +24,7 @@ CUDA = "onnxruntime-cuda"
 def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Script]:
     script = Script()
     monkeypatch.setitem(sys.modules, "onnxruntime", FakeOnnxRuntimeGpu(str(tmp_path), script))
-    monkeypatch.setattr("streamd.device.onnxruntime_session.keep_to_the_end", script.keep)
+    monkeypatch.setattr("streamd.inference.onnxruntime.session.keep_to_the_end", script.keep)
     yield script
     assert script.sessions == 0
 
@@ -41,7 +41,7 @@ def test_lanes_of_a_device_share_a_session_in_true_float32(script: Script, tmp_p
 def test_a_session_outlives_its_engine_since_closing_it_may_end_the_process(
     script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamd.device.onnxruntime_session.keep_to_the_end", keep_to_the_end)
+    monkeypatch.setattr("streamd.inference.onnxruntime.session.keep_to_the_end", keep_to_the_end)
     opened = OPENERS[CUDA](find_source(linear(tmp_path)), OpenOptions(lanes=1))
     (runner,) = opened.runners
     session = weakref.ref(runner._session._session)  # type: ignore[attr-defined]

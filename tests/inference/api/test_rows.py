@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 from streamd.core.errors import BatchFailedError
 from streamd.engine import Ensemble, InferenceEngine
-from tests.engine.networks import ScriptedRunner, linear, save, value
+from tests.support.small_networks import ScriptedRunner, linear, save, value
 
 CPU = "onnxruntime-cpu"
 X = np.arange(12, dtype=np.float32).reshape(3, 4)

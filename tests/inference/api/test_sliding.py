@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from streamd.core.errors import ConfigError, InvalidTensorError
-from streamd.device.runner import Array
 from streamd.engine import InferenceEngine
-from streamd.engine.grid import window_starts
-from streamd.engine.sliding import BLENDS
-from tests.engine.networks import centred, halved, pointwise, save, two_inputs, value
+from streamd.inference.api.grid import window_starts
+from streamd.inference.api.sliding import BLENDS
+from streamd.inference.runner import Array
+from tests.support.small_networks import centred, halved, pointwise, save, two_inputs, value
 
 LENGTH = 6
 

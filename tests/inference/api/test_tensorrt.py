@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 
 from streamd.core.errors import BackendUnavailableError, LaneLostError, RepositoryError
-from streamd.device import cuda
-from streamd.device.fake import forecast_of
-from streamd.device.runner import Array, Arrays
-from streamd.device.tensorrt_library import load_tensorrt
 from streamd.engine import InferenceEngine
-from tests.core.contracts import make_contract
-from tests.device.fake_cuda import FakeCuda, installed
-from tests.device.fake_tensorrt_runtime import FakeTensorRt
-from tests.engine.networks import linear
+from streamd.inference import cuda
+from streamd.inference.fake import forecast_of
+from streamd.inference.runner import Array, Arrays
+from streamd.inference.tensorrt.library import load_tensorrt
+from tests.support.contracts import make_contract
+from tests.support.fake_cuda import FakeCuda, installed
+from tests.support.fake_tensorrt_runtime import FakeTensorRt
+from tests.support.small_networks import linear
 
 CONTRACT = make_contract()
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from streamd.device import cuda
-from streamd.device.cuda import CudaError, DeviceBuffer, Event, Graph, HostBuffer, Stream, runtime
-from tests.device.fake_cuda import FakeCuda
+from streamd.inference import cuda
+from streamd.inference.cuda import CudaError, DeviceBuffer, Event, Graph, HostBuffer, Stream, runtime
+from tests.support.fake_cuda import FakeCuda
 
 
 def test_without_cuda_python_there_is_no_device_and_the_reason_names_the_way_out() -> None:
@@ -137,7 +137,9 @@ def test_a_broken_device_takes_its_owners_with_it_and_comes_back_by_a_reset(devi
 def test_a_device_that_breaks_while_it_is_taken_into_use_stays_broken(
     device: FakeCuda, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamd.device.cuda.devices.use_device", runtime.broken.add)  # another lane's error, just then
+    monkeypatch.setattr(
+        "streamd.inference.cuda.devices.use_device", runtime.broken.add
+    )  # another lane's error, just then
     cuda.revive(0)
     assert cuda.is_broken(0)
 

@@ -9,13 +9,13 @@ import pytest
 
 from streamd.core.contract import ModelContract
 from streamd.core.errors import BackendUnavailableError, BatchFailedError
-from streamd.device.lane import Inputs
-from streamd.device.onnxruntime_cpu import OnnxRuntimeCpuBackend, OnnxRuntimeCpuLane
+from streamd.inference.lane import Inputs
+from streamd.inference.onnxruntime.cpu_lane import OnnxRuntimeCpuBackend, OnnxRuntimeCpuLane
 from streamd.repository.versions import EngineRepository
-from tests.core.contracts import make_contract
-from tests.device.onnx_bytes import FLOAT, INT64, Tensor, identity_model, tensors_of
+from tests.support.contracts import make_contract
+from tests.support.onnx_bytes import FLOAT, INT64, Tensor, identity_model, tensors_of
 
-ENGINES = Path(__file__).parents[2] / "engines"
+ENGINES = Path(__file__).parents[3] / "engines"
 
 # Four quantiles, so that a graph which gives the calendar back is to the contract.
 CONTRACT = make_contract(targets=("cpu",), quantiles=(0.1, 0.5, 0.9, 0.95))

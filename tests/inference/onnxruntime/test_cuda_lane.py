@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 
 from streamd.core.errors import BackendUnavailableError, BatchFailedError, LaneLostError
-from streamd.device import cuda
-from streamd.device.lane import Inputs
-from streamd.device.onnxruntime_cpu import OnnxRuntimeCpuBackend
-from streamd.device.onnxruntime_cuda import OnnxRuntimeCudaBackend, OnnxRuntimeCudaLane
-from streamd.device.onnxruntime_library import names_broken_device
+from streamd.inference import cuda
+from streamd.inference.lane import Inputs
+from streamd.inference.onnxruntime.cpu_lane import OnnxRuntimeCpuBackend
+from streamd.inference.onnxruntime.cuda_lane import OnnxRuntimeCudaBackend, OnnxRuntimeCudaLane
+from streamd.inference.onnxruntime.library import names_broken_device
 from streamd.repository.versions import EngineRepository
-from tests.core.contracts import make_contract
-from tests.device.fake_cuda import FakeCuda
-from tests.device.fake_onnxruntime_gpu import FakeOnnxRuntimeGpu, Script
-from tests.device.onnx_bytes import identity_model, tensors_of
+from tests.support.contracts import make_contract
+from tests.support.fake_cuda import FakeCuda
+from tests.support.fake_onnxruntime_gpu import FakeOnnxRuntimeGpu, Script
+from tests.support.onnx_bytes import identity_model, tensors_of
 
-ENGINES = Path(__file__).parents[2] / "engines"
+ENGINES = Path(__file__).parents[3] / "engines"
 
 # Four quantiles, so that a graph which gives the calendar back is to the contract.
 CONTRACT = make_contract(targets=("cpu",), quantiles=(0.1, 0.5, 0.9, 0.95))
@@ -33,7 +33,7 @@ ILLEGAL_ADDRESS = "CUDA failure 700: an illegal memory access was encountered ; 
 def script(device: FakeCuda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Script]:
     script = Script(cuda=device)
     monkeypatch.setitem(sys.modules, "onnxruntime", FakeOnnxRuntimeGpu(str(tmp_path), script))
-    monkeypatch.setattr("streamd.device.onnxruntime_session.keep_to_the_end", script.keep)
+    monkeypatch.setattr("streamd.inference.onnxruntime.session.keep_to_the_end", script.keep)
     yield script
     assert script.sessions == 0, "no session outlives its lane, but for being kept"
 

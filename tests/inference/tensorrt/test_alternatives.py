@@ -10,9 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamd.core.errors import BackendUnavailableError, BatchFailedError, LaneLostError
-from streamd.device import cuda
-from streamd.device.runner import TensorSpec
-from streamd.device.stages import (
+from streamd.inference import cuda
+from streamd.inference.runner import TensorSpec
+from streamd.inference.tensorrt.engine import Plan, SharedEngine, give_scratch
+from streamd.inference.tensorrt.lane import TensorRtBackend, TensorRtLane
+from streamd.inference.tensorrt.library import load_tensorrt
+from streamd.inference.tensorrt.plan_file import (
     ALTERNATIVES_MAGIC,
     MAGIC,
     MOST_ALTERNATIVES,
@@ -21,13 +24,9 @@ from streamd.device.stages import (
     unpack_plans,
     unpack_stages,
 )
-from streamd.device.tensorrt_engine import Plan, SharedEngine, give_scratch
-from streamd.device.tensorrt_lane import TensorRtBackend, TensorRtLane
-from streamd.device.tensorrt_library import load_tensorrt
-from streamd.device.tensorrt_runner import TensorRtRunner, usable_buckets
-from streamd.device.wiring import StageTensors, Tensors, agree, wire
-from tests.device.fake_tensorrt_runtime import FakeTensorRt
-from tests.device.test_stages import (
+from streamd.inference.tensorrt.runner import TensorRtRunner, usable_buckets
+from streamd.inference.tensorrt.tensors import StageTensors, Tensors, agree, wire
+from tests.inference.tensorrt.test_plan_file import (
     BUCKETS,
     CONTRACT,
     MAGICS,
@@ -39,6 +38,7 @@ from tests.device.test_stages import (
     expect_right,
     three_stages,
 )
+from tests.support.fake_tensorrt_runtime import FakeTensorRt
 
 
 # ---------------------------------------------------------------- the file
@@ -257,7 +257,7 @@ def test_all_alternatives_share_one_scratch_block_as_large_as_the_largest_needs(
         told.add((pointer, nbytes))
         give_scratch(context, pointer, nbytes)
 
-    monkeypatch.setattr("streamd.device.tensorrt_executor.give_scratch", note)
+    monkeypatch.setattr("streamd.inference.tensorrt.executor.give_scratch", note)
     lane = make_lane(tmp_path, one("small", 1, 4, scratch=512), one("large", 8, scratch=65536))
     assert [nbytes for _, nbytes in told] == [65536]
     lane.close()

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 
 from streamd.core.errors import BackendUnavailableError, BatchFailedError, DeviceLostError, LaneLostError
-from streamd.device import cuda
-from streamd.device.fake import forecast_of
-from streamd.device.kept import keep_to_the_end
-from streamd.device.tensorrt_engine import Plan
-from streamd.device.tensorrt_lane import TensorRtBackend, TensorRtLane
-from streamd.device.tensorrt_library import load_tensorrt
-from tests.core.contracts import make_contract
-from tests.device.fake_cuda import FakeCuda, Runtime
-from tests.device.fake_tensorrt_runtime import FakeTensorRt
+from streamd.inference import cuda
+from streamd.inference.fake import forecast_of
+from streamd.inference.leaked import keep_to_the_end
+from streamd.inference.tensorrt.engine import Plan
+from streamd.inference.tensorrt.lane import TensorRtBackend, TensorRtLane
+from streamd.inference.tensorrt.library import load_tensorrt
+from tests.support.contracts import make_contract
+from tests.support.fake_cuda import FakeCuda, Runtime
+from tests.support.fake_tensorrt_runtime import FakeTensorRt
 
 CONTRACT = make_contract()
 BUCKETS = (1, 4, 8)

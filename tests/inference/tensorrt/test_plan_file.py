@@ -12,17 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamd.core.errors import BackendUnavailableError, BatchFailedError
-from streamd.device import cuda
-from streamd.device.fake import forecast_of
-from streamd.device.runner import TensorSpec
-from streamd.device.stages import ALTERNATIVES_MAGIC, MAGIC, MOST_STAGES, pack_stages, unpack_stages
-from streamd.device.tensorrt_engine import Plan, SharedEngine, give_scratch
-from streamd.device.tensorrt_lane import TensorRtBackend, TensorRtLane
-from streamd.device.tensorrt_library import load_tensorrt
-from streamd.device.tensorrt_runner import TensorRtRunner, usable_buckets
-from streamd.device.wiring import StageTensors, wire
-from tests.core.contracts import make_contract
-from tests.device.fake_tensorrt_runtime import FakeTensorRt
+from streamd.inference import cuda
+from streamd.inference.fake import forecast_of
+from streamd.inference.runner import TensorSpec
+from streamd.inference.tensorrt.engine import Plan, SharedEngine, give_scratch
+from streamd.inference.tensorrt.lane import TensorRtBackend, TensorRtLane
+from streamd.inference.tensorrt.library import load_tensorrt
+from streamd.inference.tensorrt.plan_file import ALTERNATIVES_MAGIC, MAGIC, MOST_STAGES, pack_stages, unpack_stages
+from streamd.inference.tensorrt.runner import TensorRtRunner, usable_buckets
+from streamd.inference.tensorrt.tensors import StageTensors, wire
+from tests.support.contracts import make_contract
+from tests.support.fake_tensorrt_runtime import FakeTensorRt
 
 CONTRACT = make_contract()
 BUCKETS = (1, 4, 8)
@@ -218,7 +218,7 @@ def test_all_stages_share_one_scratch_block_as_large_as_the_largest_needs(
         told.append((pointer, nbytes))
         give_scratch(context, pointer, nbytes)
 
-    monkeypatch.setattr("streamd.device.tensorrt_executor.give_scratch", note)
+    monkeypatch.setattr("streamd.inference.tensorrt.executor.give_scratch", note)
     lane = make_lane(tmp_path, three_stages())
     assert len(told) == 9
     assert len(set(told)) == 1

@@ -12,17 +12,17 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from streamd.core.costs import CostTable
-from streamd.core.figures import TrainingFigures
-from streamd.core.holds import AccuracyLimits
-from streamd.core.samples import Sample
-from streamd.device.fake import FakeBackend
-from streamd.device.lane import Float32
-from streamd.runtime.accuracy import LiveAccuracy, read_training_figures
+from streamd.core.accuracy.pending import AccuracyLimits
+from streamd.core.accuracy.scores import TrainingFigures
+from streamd.core.scheduling.costs import CostTable
+from streamd.core.state.samples import Sample
+from streamd.inference.fake import FakeBackend
+from streamd.inference.lane import Float32
+from streamd.runtime.accuracy.live import LiveAccuracy, read_training_figures
+from streamd.runtime.lanes.worker import LaneWorker
 from streamd.runtime.service import Service, ServiceLimits
-from streamd.runtime.state import State
-from streamd.runtime.worker import LaneWorker
-from tests.runtime.states import opened, send
+from streamd.runtime.state.state import State
+from tests.support.state_files import opened, send
 
 LIMITS = AccuracyLimits(scored_servers=4, settle_steps=1, tolerance_steps=2, range_steps=3)
 STABLE, CANDIDATE = b"patch_20260101_000000", b"patch_20260201_000000"
@@ -296,7 +296,7 @@ def test_the_training_figures_are_read_from_the_version_s_folder(tmp_path: Path)
     assert read_training_figures(tmp_path) == TRAINING
 
 
-@pytest.mark.parametrize("version", sorted((Path(__file__).parents[2] / "engines").glob("*_tensorrt_*")), ids=str)
+@pytest.mark.parametrize("version", sorted((Path(__file__).parents[3] / "engines").glob("*_tensorrt_*")), ids=str)
 def test_our_own_versions_tell_them(version: Path) -> None:
     figures = read_training_figures(version)
     assert figures is not None

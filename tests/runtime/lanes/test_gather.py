@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from streamd.core.calendar import known_future
-from streamd.core.scheduler import Item, RequestItem, ServerItem
-from streamd.device.lane import Inputs
-from streamd.runtime.gather import FEW_WINDOWS, gather
-from streamd.runtime.state import State, WindowLimits
-from tests.core.contracts import make_contract
-from tests.runtime.rigs import Caller
-from tests.runtime.states import opened, send, whole
+from streamd.core.scheduling.scheduler import Item, RequestItem, ServerItem
+from streamd.inference.lane import Inputs
+from streamd.runtime.lanes.gather import FEW_WINDOWS, gather
+from streamd.runtime.state.state import State, WindowLimits
+from tests.support.contracts import make_contract
+from tests.support.pipeline_rig import Caller
+from tests.support.state_files import opened, send, whole
 
 CONTRACT = make_contract()
 MANY = FEW_WINDOWS + 4

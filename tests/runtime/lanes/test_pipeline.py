@@ -8,8 +8,8 @@ import pytest
 
 from streamd.core.calendar import known_future
 from streamd.core.errors import BatchFailedError, LaneLostError, NotFiniteError, StorageError
-from tests.runtime.rigs import Caller, running
-from tests.runtime.states import send, whole, window_of
+from tests.support.pipeline_rig import Caller, running
+from tests.support.state_files import send, whole, window_of
 
 POISON = 666.0
 
@@ -287,7 +287,7 @@ async def test_callers_beyond_the_room_are_refused(tmp_path: Path) -> None:
 
 
 async def test_forecasts_wait_while_the_disk_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamd.runtime.pipeline.SHORTAGE_SECONDS", 0.0)
+    monkeypatch.setattr("streamd.runtime.lanes.pipeline.SHORTAGE_SECONDS", 0.0)
     async with running(tmp_path) as rig:
         asked: list[int] = []
 

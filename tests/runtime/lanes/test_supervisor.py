@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from streamd.core.errors import BackendUnavailableError, BatchFailedError, DeviceLostError, LaneLostError
-from streamd.core.lanes import LaneLimits
-from streamd.device.fake import FakeBackend, FakeLane
-from streamd.runtime.keeper import LaneKeeper
-from streamd.runtime.opening import Opened
-from streamd.runtime.worker import LaneWorker
-from tests.runtime.rigs import Caller, Rig, running
+from streamd.core.scheduling.lane_health import LaneLimits
+from streamd.inference.fake import FakeBackend, FakeLane
+from streamd.runtime.lanes.opening import Opened
+from streamd.runtime.lanes.supervisor import LaneKeeper
+from streamd.runtime.lanes.worker import LaneWorker
+from tests.support.pipeline_rig import Caller, Rig, running
 
 LIMITS = LaneLimits(hang_seconds=60.0, rebuild_seconds=1.0, max_rebuilds=2)
 LATER = 3_600.0
@@ -380,7 +380,7 @@ async def test_what_is_made_when_nobody_waits_any_more_is_closed(tmp_path: Path)
 
 
 async def test_watching_goes_on_until_it_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamd.runtime.keeper.WATCH_SECONDS", 0.0)
+    monkeypatch.setattr("streamd.runtime.lanes.supervisor.WATCH_SECONDS", 0.0)
     async with running(tmp_path, opened_later=True) as rig:
         chain = Chain(rig)
         await chain.keeper.open()

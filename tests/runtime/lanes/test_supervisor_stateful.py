@@ -22,23 +22,23 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from streamd.core.costs import CostTable
 from streamd.core.errors import BackendUnavailableError, BatchFailedError, InferenceError, LaneLostError
-from streamd.core.lanes import LaneLimits
-from streamd.core.scheduler import Batch, Item, RequestItem, Scheduler, ServerItem
-from streamd.device.fake import FakeBackend, FakeLane, forecast_of
-from streamd.device.opening import all_or_none
-from streamd.runtime.deployment import Deployment, Model
-from streamd.runtime.keeper import LaneKeeper
-from streamd.runtime.opening import Opened
-from streamd.runtime.pipeline import Pipeline
-from streamd.runtime.state import State, WindowLimits
-from streamd.runtime.warmup import warm
-from streamd.runtime.worker import LaneWorker, Result
-from tests.core.contracts import make_contract
-from tests.runtime.machines import Fleet, wait_for_ends
-from tests.runtime.rigs import Caller
-from tests.runtime.states import opened, send, whole
+from streamd.core.scheduling.costs import CostTable
+from streamd.core.scheduling.lane_health import LaneLimits
+from streamd.core.scheduling.scheduler import Batch, Item, RequestItem, Scheduler, ServerItem
+from streamd.inference.fake import FakeBackend, FakeLane, forecast_of
+from streamd.inference.opening import all_or_none
+from streamd.runtime.lanes.deployment import Deployment, Model
+from streamd.runtime.lanes.opening import Opened
+from streamd.runtime.lanes.pipeline import Pipeline
+from streamd.runtime.lanes.supervisor import LaneKeeper
+from streamd.runtime.lanes.warmup import warm
+from streamd.runtime.lanes.worker import LaneWorker, Result
+from streamd.runtime.state.state import State, WindowLimits
+from tests.support.contracts import make_contract
+from tests.support.pipeline_rig import Caller
+from tests.support.state_files import opened, send, whole
+from tests.support.stepped_lanes import Fleet, wait_for_ends
 
 CONTRACT = make_contract()
 SERVERS = tuple("abcdefgh")
@@ -149,7 +149,7 @@ class World(Fleet, RuleBasedStateMachine):
         # Hundreds of lanes are lost on purpose: that is not worth a line each.
         self.stack.callback(structlog.reset_defaults)
         structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50), cache_logger_on_first_use=False)
-        self.stack.enter_context(patch("streamd.runtime.keeper.measure_costs", flat_costs))
+        self.stack.enter_context(patch("streamd.runtime.lanes.supervisor.measure_costs", flat_costs))
         folder = self.stack.enter_context(tempfile.TemporaryDirectory())
         self.state: State = self.stack.enter_context(opened(Path(folder), CONTRACT, ROOM))
         self.now = 1_000.0

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from streamd.core.errors import LaneLostError
-from streamd.device.fake import FakeBackend
-from streamd.device.lane import Inputs
-from streamd.runtime.warmup import REPEATS, fill_plausibly, measure_costs
-from streamd.runtime.worker import LaneWorker
-from tests.core.contracts import make_contract
+from streamd.inference.fake import FakeBackend
+from streamd.inference.lane import Inputs
+from streamd.runtime.lanes.warmup import REPEATS, fill_plausibly, measure_costs
+from streamd.runtime.lanes.worker import LaneWorker
+from tests.support.contracts import make_contract
 
 HOUR_SECONDS = 3_600.0
 

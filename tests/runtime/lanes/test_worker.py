@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from streamd.core.errors import BatchFailedError, InferenceError, LaneLostError
-from streamd.core.scheduler import Batch, RequestItem
-from streamd.device.fake import FakeBackend, FakeLane, FakeScript
-from streamd.device.lane import Float32
-from streamd.runtime.worker import LaneWorker, Result, in_order
-from tests.core.contracts import make_contract
+from streamd.core.scheduling.scheduler import Batch, RequestItem
+from streamd.inference.fake import FakeBackend, FakeLane, FakeScript
+from streamd.inference.lane import Float32
+from streamd.runtime.lanes.worker import LaneWorker, Result, in_order
+from tests.support.contracts import make_contract
 
 CONTRACT = make_contract()
 

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from streamd.core import board, windows
-from streamd.core.directory import COLUMNS
-from streamd.core.layout import CHECK, HEADER_BYTES, MAGIC, Layout
-from streamd.core.windows import NONE
-from streamd.runtime.migration import windows_layout
-from streamd.runtime.state import State
-from tests.core.contracts import make_contract
-from tests.runtime.states import LIMITS, NOW, fill, opened, rows_of, send, whole, window_of
+from streamd.core.state import board, windows
+from streamd.core.state.directory import COLUMNS
+from streamd.core.state.layout import CHECK, HEADER_BYTES, MAGIC, Layout
+from streamd.core.state.windows import NONE
+from streamd.runtime.state.migration import windows_layout
+from streamd.runtime.state.state import State
+from tests.support.contracts import make_contract
+from tests.support.state_files import LIMITS, NOW, fill, opened, rows_of, send, whole, window_of
 
 CONTRACT = make_contract()
 WINDOWS = windows_layout(list(CONTRACT.features), 8, 300, LIMITS.capacity)

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 
 from streamd.core.errors import StateError
-from tests.core.contracts import make_contract
-from tests.runtime.mounts import MKFS, mounted
-from tests.runtime.states import fill, opened, rows_of
+from tests.support.contracts import make_contract
+from tests.support.loop_mounts import MKFS, mounted
+from tests.support.state_files import fill, opened, rows_of
 
 
 def run(folder: Path, name: str) -> list[list[str]]:
-    """Run `tests.runtime.filling`; returns the words of each line."""
-    root = Path(__file__).parents[2]
-    command = [sys.executable, "-m", "tests.runtime.filling", str(folder), name]
+    """Run `tests.support.filling_disks`; returns the words of each line."""
+    root = Path(__file__).parents[3]
+    command = [sys.executable, "-m", "tests.support.filling_disks", str(folder), name]
     ended = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, (ended.returncode, ended.stdout, ended.stderr)
     return [line.split() for line in ended.stdout.splitlines() if not line.startswith("20")]

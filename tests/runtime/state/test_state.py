@@ -15,19 +15,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamd.core.errors import StateError, StorageError
-from streamd.core.layout import HEADER_BYTES, Column, Layout
-from streamd.core.windows import NONE
-from streamd.runtime.state import WindowLimits, open_state
-from streamd.runtime.state_file import StateFile, open_state_file
-from tests.core.contracts import make_contract
-from tests.runtime.states import LIMITS, NOW, fill, last_status, opened, rows_of, send, whole, window_of
+from streamd.core.state.layout import HEADER_BYTES, Column, Layout
+from streamd.core.state.windows import NONE
+from streamd.runtime.state.mapped_file import StateFile, open_state_file
+from streamd.runtime.state.state import WindowLimits, open_state
+from tests.support.contracts import make_contract
+from tests.support.state_files import LIMITS, NOW, fill, last_status, opened, rows_of, send, whole, window_of
 
 SAME = make_contract()
 
 
 def run_python(code: str, *arguments: object) -> "subprocess.CompletedProcess[str]":
     """Run a program beside us, in the repository's root."""
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     command = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
 
@@ -67,7 +67,7 @@ def test_rows_that_were_not_forecast_are_named(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from tests.runtime.states import opened, send, whole
+from tests.support.state_files import opened, send, whole
 with opened(Path(sys.argv[1])) as state:
     for step in range(100, 120):
         for server in ("web-01", "web-02"):
@@ -95,7 +95,7 @@ OPENED = """
 import sys
 from pathlib import Path
 from streamd.core.errors import StateError
-from tests.runtime.states import opened
+from tests.support.state_files import opened
 try:
     with opened(Path(sys.argv[1])):
         print("opened")
@@ -294,8 +294,8 @@ CUT_OFF = """
 import os, signal, sys
 from dataclasses import replace
 from pathlib import Path
-from streamd.runtime.state import State
-from tests.runtime.states import LIMITS, last_status, opened
+from streamd.runtime.state.state import State
+from tests.support.state_files import LIMITS, last_status, opened
 owner, where, left = (State if sys.argv[2] == "admit" else os), sys.argv[2], int(sys.argv[3])
 whole = getattr(owner, where)
 def dying(*arguments, **more):

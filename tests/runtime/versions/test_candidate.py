@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from streamd.core.errors import BackendUnavailableError, BatchFailedError, LaneLostError
-from streamd.core.lanes import LaneLimits
-from streamd.device.lane import Float32
-from streamd.runtime.candidate import Candidate, row_counts
-from streamd.runtime.reload import Reloader
-from tests.runtime.rigs import Rig, running
-from tests.runtime.states import window_of
-from tests.runtime.versions import NAMES, VersionBackend, Versions, expected_of, keepers_of
+from streamd.core.scheduling.lane_health import LaneLimits
+from streamd.inference.lane import Float32
+from streamd.runtime.versions.candidate import Candidate, row_counts
+from streamd.runtime.versions.manager import Reloader
+from tests.support.fake_versions import NAMES, VersionBackend, Versions, expected_of, keepers_of
+from tests.support.pipeline_rig import Rig, running
+from tests.support.state_files import window_of
 
 LIMITS = LaneLimits(hang_seconds=60.0, rebuild_seconds=1.0, max_rebuilds=2)
 MAIN, TRIED, _ = NAMES

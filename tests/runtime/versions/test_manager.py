@@ -12,11 +12,19 @@ import numpy as np
 import pytest
 
 from streamd.core.errors import BackendUnavailableError, LaneLostError
-from streamd.core.lanes import LaneLimits
-from streamd.runtime.reload import Loaded, Reloader
-from tests.runtime.rigs import Caller, Rig, running
-from tests.runtime.states import window_of
-from tests.runtime.versions import NAMES, VersionBackend, Versions, expected_of, keepers_of, lane_threads, others_end
+from streamd.core.scheduling.lane_health import LaneLimits
+from streamd.runtime.versions.manager import Loaded, Reloader
+from tests.support.fake_versions import (
+    NAMES,
+    VersionBackend,
+    Versions,
+    expected_of,
+    keepers_of,
+    lane_threads,
+    others_end,
+)
+from tests.support.pipeline_rig import Caller, Rig, running
+from tests.support.state_files import window_of
 
 LIMITS = LaneLimits(hang_seconds=60.0, rebuild_seconds=1.0, max_rebuilds=2)
 FIRST, SECOND, THIRD = NAMES

@@ -20,18 +20,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from streamd.core.errors import BackendUnavailableError, BatchFailedError, InferenceError, LaneLostError
-from streamd.core.lanes import LaneLimits
-from streamd.core.scheduler import Batch, RequestItem, Scheduler, ServerItem
-from streamd.runtime.deployment import Deployment, Model
-from streamd.runtime.reload import Loaded, Reloader
-from streamd.runtime.state import State, WindowLimits
-from streamd.runtime.worker import LaneWorker
-from tests.core.contracts import make_contract
-from tests.runtime.machines import Fleet, wait_for_ends
-from tests.runtime.rigs import Caller
-from tests.runtime.states import opened, send, whole
-from tests.runtime.test_devices import SteppedKeeper, WatchedPipeline, fake, flat_costs
-from tests.runtime.versions import NAMES, VersionBackend, Versions, expected_of, keepers_of
+from streamd.core.scheduling.lane_health import LaneLimits
+from streamd.core.scheduling.scheduler import Batch, RequestItem, Scheduler, ServerItem
+from streamd.runtime.lanes.deployment import Deployment, Model
+from streamd.runtime.lanes.worker import LaneWorker
+from streamd.runtime.state.state import State, WindowLimits
+from streamd.runtime.versions.manager import Loaded, Reloader
+from tests.runtime.lanes.test_supervisor_stateful import SteppedKeeper, WatchedPipeline, fake, flat_costs
+from tests.support.contracts import make_contract
+from tests.support.fake_versions import NAMES, VersionBackend, Versions, expected_of, keepers_of
+from tests.support.pipeline_rig import Caller
+from tests.support.state_files import opened, send, whole
+from tests.support.stepped_lanes import Fleet, wait_for_ends
 
 CONTRACT = make_contract()
 SERVERS = tuple("abcdef")
@@ -62,7 +62,7 @@ class Changes(Fleet, RuleBasedStateMachine):
         self.stack.callback(self.close_loop)
         self.stack.callback(structlog.reset_defaults)
         structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50), cache_logger_on_first_use=False)
-        self.stack.enter_context(patch("streamd.runtime.keeper.measure_costs", flat_costs))
+        self.stack.enter_context(patch("streamd.runtime.lanes.supervisor.measure_costs", flat_costs))
         folder = self.stack.enter_context(tempfile.TemporaryDirectory())
         self.state: State = self.stack.enter_context(opened(Path(folder), CONTRACT, ROOM))
         self.now = 1_000.0

@@ -14,12 +14,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from streamd.core.assignment import Assignment
+from streamd.core.scheduling.canary import Assignment
 from streamd.repository.versions import EngineRepository
 from tests.server.conftest import Start
-from tests.server.process import ENGINES, DaemonProcess
-from tests.server.test_reload import begin, predict, promote, served
-from tests.server.versions import (
+from tests.server.version_control.test_control import begin, predict, promote, served
+from tests.support.daemon_process import ENGINES, DaemonProcess
+from tests.support.served_versions import (
     AUTHORIZED,
     CALENDAR,
     CONTRACT,

@@ -17,9 +17,9 @@ import pytest
 from streamd.repository.files import is_held
 from streamd.repository.record import read_record
 from tests.server.conftest import Start
-from tests.server.process import DaemonProcess
 from tests.server.test_lifecycle import notify_socket
-from tests.server.versions import (
+from tests.support.daemon_process import DaemonProcess
+from tests.support.served_versions import (
     AUTHORIZED,
     CALENDAR,
     CONTRACT,

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from streamd.device import cuda
-from streamd.device.tensorrt_library import load_tensorrt
+from streamd.inference import cuda
+from streamd.inference.tensorrt.library import load_tensorrt
 
 MakeLibrary = Callable[[str], Any]
 
@@ -25,7 +25,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def install(gpu: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeLibrary]:
     """Install a TensorRT of a version; returns its module, with a `recorder`."""
     pytest.importorskip("onnx")
-    from tests.toolchain.fake_tensorrt import make_tensorrt
+    from tests.support.fake_tensorrt_builder import make_tensorrt
 
     def made(version: str) -> Any:
         module = make_tensorrt(version)

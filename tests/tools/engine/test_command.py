@@ -12,11 +12,11 @@ import structlog
 
 from streamd.cli import main
 from streamd.repository.versions import load_version
-from streamd.toolchain.command import SUBCOMMANDS
-from streamd.toolchain.flags import batch_sizes, mebibytes, precisions
-from tests.toolchain.conftest import MakeLibrary
+from streamd.tools.engine.command import SUBCOMMANDS
+from streamd.tools.engine.flags import batch_sizes, mebibytes, precisions
+from tests.tools.engine.conftest import MakeLibrary
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PATCH = next(path for path in (ROOT / "engines").iterdir() if path.name.startswith("patch"))
 HEAVY = ("numpy", "msgspec", "onnx", "onnxruntime", "tensorrt", "cuda", "tqdm", "aiohttp")
 
@@ -92,8 +92,8 @@ def test_without_a_gpu_it_says_what_is_missing(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("onnx")
-    monkeypatch.setattr("streamd.device.cuda.device_count", lambda: 0)
-    monkeypatch.setattr("streamd.device.cuda.why_no_device", lambda: "no CUDA driver")
+    monkeypatch.setattr("streamd.inference.cuda.device_count", lambda: 0)
+    monkeypatch.setattr("streamd.inference.cuda.why_no_device", lambda: "no CUDA driver")
     assert main(["engine", "build", "--version", str(PATCH)]) == 1
     told = capsys.readouterr().err
     assert told.startswith("streamd engine build: building a plan needs a CUDA device and TensorRT: no CUDA driver; ")
@@ -167,7 +167,7 @@ def test_any_graph_gives_plans_without_a_manifest(
     import numpy as np
     import onnx
 
-    from tests.toolchain.graphs_of import raw_windows, scaled_network
+    from tests.support.graph_readers import raw_windows, scaled_network
 
     module = install("10.16.0")
     onnx.save(scaled_network(), str(tmp_path / "any.onnx"))
@@ -192,7 +192,7 @@ def test_a_graph_that_is_not_its_manifest_s_is_refused(
 ) -> None:
     import onnx
 
-    from tests.toolchain.graphs_of import scaled_network
+    from tests.support.graph_readers import scaled_network
 
     install("10.16.0")
     onnx.save(scaled_network(), str(tmp_path / "any.onnx"))
@@ -238,6 +238,6 @@ def test_what_libraries_log_stays_out_of_the_results(capsys: pytest.CaptureFixtu
     ],
 )
 def test_jobs_out_of_bounds_are_told(flags: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
-    (version,) = (Path(__file__).resolve().parents[2] / "engines").glob("patch_*")
+    (version,) = (Path(__file__).resolve().parents[3] / "engines").glob("patch_*")
     assert main(["engine", "build", "--version", str(version), *flags]) == 2
     assert told in capsys.readouterr().err

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from streamd.toolchain.progress import Progress
+from streamd.tools.engine.progress import Progress
 
 
 class Terminal(io.StringIO):

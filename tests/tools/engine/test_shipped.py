@@ -8,15 +8,15 @@ import pytest
 
 pytest.importorskip("onnx")
 
-from streamd.toolchain.graphs import fold_constants
-from streamd.toolchain.half import BFLOAT16
-from streamd.toolchain.precision import choose_kept, to_half
-from streamd.toolchain.quantize import Quantizer, movement
-from streamd.toolchain.ranges import RangeFinder, session_with_outputs
-from streamd.toolchain.samples import Windows, windows_of_fleet
-from streamd.toolchain.sources import Source, read_source
+from streamd.tools.engine.gate.windows import Windows, windows_of_fleet
+from streamd.tools.engine.graph.onnx_graph import fold_constants
+from streamd.tools.engine.graph.source import Source, read_source
+from streamd.tools.engine.precision.half import BFLOAT16
+from streamd.tools.engine.precision.kept_nodes import choose_kept, to_half
+from streamd.tools.engine.precision.quantize import Quantizer, movement
+from streamd.tools.engine.precision.ranges import RangeFinder, session_with_outputs
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 VERSIONS = sorted(path for path in (ROOT / "engines").iterdir() if path.name[0] != "." and path.is_dir())
 TOLERANCE = 5e-3
 

@@ -12,15 +12,15 @@ import msgspec
 import numpy as np
 import pytest
 
-from streamd.replay.cli import joined
-from streamd.replay.errors import UsageError
-from streamd.replay.fleet import RecordedFleet, synthesize
-from streamd.replay.options import SAMPLE
-from streamd.replay.plan import Pace, Plan
-from streamd.replay.readers import Mapped, parse_mapping, read_fleet
-from streamd.replay.wire import Encoding, Form, SampleEncoder
+from streamd.tools.fleets.fleet import RecordedFleet, synthesize
+from streamd.tools.fleets.readers import Mapped, parse_mapping, read_fleet
+from streamd.tools.loadtest.cli import joined
+from streamd.tools.loadtest.errors import UsageError
+from streamd.tools.loadtest.options import SAMPLE
+from streamd.tools.loadtest.plan import Pace, Plan
+from streamd.tools.loadtest.wire import Encoding, Form, SampleEncoder
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 STEP = 300
 
 

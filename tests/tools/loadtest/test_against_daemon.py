@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from streamd.replay import cli
-from streamd.replay.errors import Exit
-from tests.transport.harness import Running, at
+from streamd.tools.loadtest import cli
+from streamd.tools.loadtest.errors import Exit
+from tests.support.http_harness import Running, at
 
 ROWS = 12
 TOO_LONG = "x" * 257

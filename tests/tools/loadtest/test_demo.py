@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from streamd.replay import demo
-from streamd.replay.child import ChildDaemon, ChildError, free_port
-from streamd.replay.options import SAMPLE
-from streamd.replay.picture import Fan, draw
-from streamd.replay.terminal import Terminal, milliseconds, thousands
-from tests.replay.fake_daemon import FakeDaemon
+from streamd.tools.loadtest import demo
+from streamd.tools.loadtest.child import ChildDaemon, ChildError, free_port
+from streamd.tools.loadtest.options import SAMPLE
+from streamd.tools.loadtest.picture import Fan, draw
+from streamd.tools.loadtest.terminal import Terminal, milliseconds, thousands
+from tests.support.fake_daemon import FakeDaemon
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 TERMINALS = [
     Terminal(60),
     Terminal(80),

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from streamd.replay import cli
-from streamd.replay.errors import Exit
-from tests.replay.fake_daemon import CONTEXT_LENGTH, NEED, STEP_SECONDS, FakeDaemon, Faults
+from streamd.tools.loadtest import cli
+from streamd.tools.loadtest.errors import Exit
+from tests.support.fake_daemon import CONTEXT_LENGTH, NEED, STEP_SECONDS, FakeDaemon, Faults
 
 SERVERS = ("alpha", "beta", "gamma")
 STEPS = 12

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from streamd.replay.daemon import Rows
-from streamd.replay.ledger import Ledger, Shape
-from streamd.replay.quantiles import disordered
-from streamd.replay.verdict import Due, Evidence, Latency, Verdict
+from streamd.tools.loadtest.daemon import Rows
+from streamd.tools.loadtest.ledger import Ledger, Shape
+from streamd.tools.loadtest.quantiles import disordered
+from streamd.tools.loadtest.verdict import Due, Evidence, Latency, Verdict
 
 CONTEXT, NEED = 4, 2
 

@@ -11,11 +11,11 @@ pytest.importorskip("pandas")
 pytest.importorskip("safetensors")
 pytest.importorskip("onnx")
 
-from streamd.models.contract import Contract  # noqa: E402
-from streamd.models.patch import PatchForecaster  # noqa: E402
-from streamd.models.registry import build  # noqa: E402
-from streamd.models.scaling import QuantileOrder, WindowRestorer, WindowScaler, past_calendar  # noqa: E402
-from streamd.training.augment import calendar_features  # noqa: E402
+from streamd.tools.networks.contract import Contract  # noqa: E402
+from streamd.tools.networks.patch import PatchForecaster  # noqa: E402
+from streamd.tools.networks.registry import build  # noqa: E402
+from streamd.tools.networks.scaling import QuantileOrder, WindowRestorer, WindowScaler, past_calendar  # noqa: E402
+from streamd.tools.training.augment import calendar_features  # noqa: E402
 
 
 def run(model: Any, inputs: Any) -> Any:

@@ -21,14 +21,14 @@ def one_thread() -> None:
 
 @pytest.fixture
 def contract() -> Any:
-    from streamd.models.contract import Contract
+    from streamd.tools.networks.contract import Contract
 
     return Contract()
 
 
 @pytest.fixture(params=sorted(SMALL))
 def model(request: Any, contract: Any, one_thread: Any) -> Any:
-    from streamd.models.registry import build
+    from streamd.tools.networks.registry import build
 
     return build(request.param, contract, **SMALL[request.param]).eval()
 
@@ -49,8 +49,8 @@ def inputs(contract: Any) -> Any:
 @pytest.fixture
 def fleet() -> Any:
     """Five machines, eight days, three metrics of a daily rhythm; a gap in one."""
-    from streamd.models.contract import FEATURE_UNITS
-    from streamd.training.fleet import Fleet
+    from streamd.tools.networks.contract import FEATURE_UNITS
+    from streamd.tools.training.fleet import Fleet
 
     rng = np.random.default_rng(1)
     time = np.arange(8 * 288) / 288

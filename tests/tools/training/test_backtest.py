@@ -15,13 +15,13 @@ pytest.importorskip("safetensors")
 pytest.importorskip("onnx")
 pd = pytest.importorskip("pandas")
 
-from streamd.training import evaluate  # noqa: E402
-from streamd.training.augment import calendar_features  # noqa: E402
-from streamd.training.backtest import Backtest, calendar  # noqa: E402
-from streamd.training.baselines import baseline_forecasts  # noqa: E402
-from streamd.training.checks import constants, robustness  # noqa: E402
-from streamd.training.export import VersionWriter  # noqa: E402
-from streamd.training.predictors import torch_predictor  # noqa: E402
+from streamd.tools.training import evaluate  # noqa: E402
+from streamd.tools.training.augment import calendar_features  # noqa: E402
+from streamd.tools.training.backtest import Backtest, calendar  # noqa: E402
+from streamd.tools.training.baselines import baseline_forecasts  # noqa: E402
+from streamd.tools.training.checks import constants, robustness  # noqa: E402
+from streamd.tools.training.export import VersionWriter  # noqa: E402
+from streamd.tools.training.predictors import torch_predictor  # noqa: E402
 
 
 def test_windows_lie_inside_their_split(fleet: Any, contract: Any) -> None:
@@ -80,7 +80,7 @@ def test_evaluate_any_fleet_file(
     folder = tmp_path / "small_tensorrt_20260101_000000"
     writer = VersionWriter(folder, "patch_forecaster", contract)
     folder.mkdir()
-    from streamd.training.export import export_graph, write_json
+    from streamd.tools.training.export import export_graph, write_json
 
     export_graph(model, contract, folder / "model.onnx")
     write_json(folder / "config.json", writer.config())

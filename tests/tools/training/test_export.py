@@ -14,9 +14,9 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 onnx = pytest.importorskip("onnx")
 
-from streamd.models.contract import INPUT_NAMES  # noqa: E402
-from streamd.training import export  # noqa: E402
-from streamd.training.predictors import onnx_predictor  # noqa: E402
+from streamd.tools.networks.contract import INPUT_NAMES  # noqa: E402
+from streamd.tools.training import export  # noqa: E402
+from streamd.tools.training.predictors import onnx_predictor  # noqa: E402
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ pytest.importorskip("torch", reason="the extra [train] is not installed")
 pytest.importorskip("pandas", reason="the extra [train] is not installed")
 
 from streamd.cli import main
-from streamd.training.fleet import open_table, read_table
+from streamd.tools.training.fleet import open_table, read_table
 
 TEXT = "machine,ts,cpu_user,note\na,600,1,2\na,1200,3,4\n"
 
@@ -37,7 +37,7 @@ def test_data_that_is_not_there_is_told_without_a_traceback(tmp_path: Path, caps
     assert main(["train", "--data", str(tmp_path), "--output", str(tmp_path / "run")]) == 2
     assert "streamd train: " in (told := capsys.readouterr().err)
     assert "expected a folder with smd_5min.parquet, splits.json, feature_map.json" in told
-    version = Path(__file__).parents[2] / "engines" / "patch_tensorrt_20261121_160844"
+    version = Path(__file__).parents[3] / "engines" / "patch_tensorrt_20261121_160844"
     path = tmp_path / "f.csv"
     path.write_text("machine,ts,cpu_user\na,1763708400000,1\n")
     assert main(["evaluate", "--model", str(version), "--data", str(path)]) == 2

@@ -13,13 +13,13 @@ pytest.importorskip("pandas")
 pytest.importorskip("safetensors")
 pytest.importorskip("onnx")
 
-from streamd.models.registry import build  # noqa: E402
-from streamd.training.augment import Augmentation  # noqa: E402
-from streamd.training.config import TrainingConfig  # noqa: E402
-from streamd.training.generated import generate  # noqa: E402
-from streamd.training.loop import Trainer  # noqa: E402
-from streamd.training.loss import masked_pinball  # noqa: E402
-from streamd.training.pool import SeriesPool, Source, fleet_source, left_out  # noqa: E402
+from streamd.tools.networks.registry import build  # noqa: E402
+from streamd.tools.training.augment import Augmentation  # noqa: E402
+from streamd.tools.training.config import TrainingConfig  # noqa: E402
+from streamd.tools.training.generated import generate  # noqa: E402
+from streamd.tools.training.loop import Trainer  # noqa: E402
+from streamd.tools.training.loss import masked_pinball  # noqa: E402
+from streamd.tools.training.pool import SeriesPool, Source, fleet_source, left_out  # noqa: E402
 
 CPU = torch.device("cpu")
 CONFIG = TrainingConfig(

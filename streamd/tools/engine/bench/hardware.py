@@ -20,7 +20,7 @@ class DeviceMonitor:
     """Watches one GPU; on a machine without any it gives nothing. `missing` says what cannot be measured here."""
 
     def __init__(self, device: int = 0) -> None:
-        from streamd.device import cuda
+        from streamd.inference import cuda
 
         self.device, self._cuda = device, cuda
         self.missing: list[str] = []
@@ -74,7 +74,7 @@ class DeviceMonitor:
 
 def describe_hardware(device: int = 0) -> dict[str, Any]:
     """Processor, cores that may be used, memory, and the GPU where there is one."""
-    from streamd.device import cuda
+    from streamd.inference import cuda
 
     said: dict[str, Any] = {
         "processor": _processor(),

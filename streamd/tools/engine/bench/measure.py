@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from streamd.core.errors import StreamdError
-from streamd.device.runner import Arrays, Runner
-from streamd.toolchain.hardware import DeviceMonitor
-from streamd.toolchain.samples import Windows
+from streamd.inference.runner import Arrays, Runner
+from streamd.tools.engine.bench.hardware import DeviceMonitor
+from streamd.tools.engine.gate.windows import Windows
 
 PERCENTILES = (50, 95, 99)
 

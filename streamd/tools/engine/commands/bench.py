@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from streamd.core.errors import BuildError, ConfigError, StreamdError
-from streamd.toolchain.flags import batch_sizes, precisions
-from streamd.toolchain.validate import add_subject, subject_of
+from streamd.tools.engine.commands.validate import add_subject, subject_of
+from streamd.tools.engine.flags import batch_sizes, precisions
 
 if TYPE_CHECKING:
-    from streamd.device.runner import Runner
-    from streamd.toolchain.measure import Variant
-    from streamd.toolchain.progress import Progress
-    from streamd.toolchain.subjects import Candidate, Subject
-    from streamd.toolchain.truth import JudgedWindows
+    from streamd.inference.runner import Runner
+    from streamd.tools.engine.bench.measure import Variant
+    from streamd.tools.engine.gate.targets import Candidate, Subject
+    from streamd.tools.engine.gate.truth import JudgedWindows
+    from streamd.tools.engine.progress import Progress
 
 COMPARED_WINDOWS = 8
 """How many windows show whether rows depend on each other."""
@@ -66,8 +66,8 @@ def main(args: argparse.Namespace) -> int:
     from contextlib import nullcontext
 
     from streamd.repository.files import VersionHold
-    from streamd.toolchain.bench_report import bench_table
-    from streamd.toolchain.progress import Progress
+    from streamd.tools.engine.bench.report import bench_table
+    from streamd.tools.engine.progress import Progress
 
     if args.seconds <= 0 or args.turns < 1 or args.threads < 1:
         raise ConfigError("--seconds, --turns and --threads: expected more than 0, 1 or more, 1 or more")
@@ -83,7 +83,7 @@ def main(args: argparse.Namespace) -> int:
 
 def variants_of(subject: Subject, args: argparse.Namespace) -> tuple[list[Variant], dict[str, str]]:
     """Every way to run the network here, and why others are left out, by name."""
-    from streamd.toolchain.runners import CPU, CUDA
+    from streamd.tools.engine.gate.runners import CPU, CUDA
 
     left_out = dict(subject.passed_over)
     variants = _network_variants(subject, args, left_out)
@@ -98,9 +98,9 @@ def variants_of(subject: Subject, args: argparse.Namespace) -> tuple[list[Varian
 
 def _network_variants(subject: Subject, args: argparse.Namespace, left_out: dict[str, str]) -> list[Variant]:
     """PyTorch on the CPU, and on the GPU where there is one."""
-    from streamd.toolchain.measure import Variant
-    from streamd.toolchain.runners import NetworkRunner
-    from streamd.toolchain.weights import FILE, load_network
+    from streamd.tools.engine.bench.measure import Variant
+    from streamd.tools.engine.gate.runners import NetworkRunner
+    from streamd.tools.networks.weights import FILE, load_network
 
     folder = subject.source.folder
     if folder is None or not (folder / FILE).is_file():
@@ -124,16 +124,16 @@ def _network_variants(subject: Subject, args: argparse.Namespace, left_out: dict
 
 
 def _graph_variant(graph: Path, precision: str, backend: str, args: argparse.Namespace) -> Variant:
-    from streamd.toolchain.measure import Variant
-    from streamd.toolchain.runners import open_apart
+    from streamd.tools.engine.bench.measure import Variant
+    from streamd.tools.engine.gate.runners import open_apart
 
     options = {"threads": args.threads, "devices": (args.device,), "buckets": args.batches}
     return Variant(backend, precision, lambda lanes: open_apart(graph, backend, lanes, **options))
 
 
 def _plan_variant(candidate: Candidate, args: argparse.Namespace) -> Variant:
-    from streamd.toolchain.measure import Variant
-    from streamd.toolchain.runners import TENSORRT, open_candidate
+    from streamd.tools.engine.bench.measure import Variant
+    from streamd.tools.engine.gate.runners import TENSORRT, open_candidate
 
     sizes = tuple(size for size in args.batches if size in candidate.buckets) or candidate.buckets[:1]
     options = {"device": args.device, "lean_runtime": args.lean_runtime, "buckets": sizes or args.batches}
@@ -143,10 +143,10 @@ def _plan_variant(candidate: Candidate, args: argparse.Namespace) -> Variant:
 
 
 def _measure(subject: Subject, args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
-    from streamd.toolchain.hardware import DeviceMonitor, describe_hardware
-    from streamd.toolchain.measure import Bench
-    from streamd.toolchain.truth import judged_windows
-    from streamd.toolchain.versions import installed_packages
+    from streamd.tools.engine.bench.hardware import DeviceMonitor, describe_hardware
+    from streamd.tools.engine.bench.measure import Bench
+    from streamd.tools.engine.gate.truth import judged_windows
+    from streamd.tools.engine.output.folders import installed_packages
 
     variants, left_out = variants_of(subject, args)
     judged = judged_windows(args.data, subject.signature, subject.contract, max(args.batches))
@@ -172,8 +172,8 @@ def _measure(subject: Subject, args: argparse.Namespace, progress: Progress) -> 
 
 def _refuse_dependent(subject: Subject, judged: JudgedWindows) -> None:
     """Raise `BuildError` where a batch does not give what its rows give alone: no figure would mean anything."""
-    from streamd.toolchain.gate import Judge
-    from streamd.toolchain.runners import run_both_ways
+    from streamd.tools.engine.gate.judge import Judge
+    from streamd.tools.engine.gate.runners import run_both_ways
 
     some = {name: values[:COMPARED_WINDOWS] for name, values in judged.windows.items()}
     alone, together = run_both_ways(subject.onnx, some)
@@ -185,10 +185,10 @@ def _refuse_dependent(subject: Subject, judged: JudgedWindows) -> None:
 def _write(subject: Subject, args: argparse.Namespace, results: dict[str, Any]) -> None:
     """Write the three files, into the version or where it was said; raises `RepositoryError`."""
     from streamd.repository.files import replace_file
-    from streamd.toolchain.bench_picture import bench_picture
-    from streamd.toolchain.bench_report import bench_markdown
-    from streamd.toolchain.placing import make_folder
-    from streamd.toolchain.recording import write_unlisted
+    from streamd.tools.engine.bench.picture import bench_picture
+    from streamd.tools.engine.bench.report import bench_markdown
+    from streamd.tools.engine.gate.recording import write_unlisted
+    from streamd.tools.engine.output.atomic_version import make_folder
 
     folder = subject.source.folder
     files = {

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from streamd.core.errors import BackendUnavailableError, ConfigError
-from streamd.device.stages import MOST_ALTERNATIVES
-from streamd.toolchain.flags import batch_sizes, mebibytes, precisions
+from streamd.inference.tensorrt.plan_file import MOST_ALTERNATIVES
+from streamd.tools.engine.flags import batch_sizes, mebibytes, precisions
 
 if TYPE_CHECKING:
-    from streamd.toolchain.builder import BuildSettings, Profile
-    from streamd.toolchain.making import PrecisionOptions
-    from streamd.toolchain.plans import MadePlan, PlanMaker
-    from streamd.toolchain.progress import Progress
-    from streamd.toolchain.sources import Source
-    from streamd.toolchain.versions import PlansFolder
+    from streamd.tools.engine.graph.source import Source
+    from streamd.tools.engine.output.folders import PlansFolder
+    from streamd.tools.engine.plan.builder import BuildSettings, Profile
+    from streamd.tools.engine.plan.maker import MadePlan, PlanMaker
+    from streamd.tools.engine.precision.graphs import PrecisionOptions
+    from streamd.tools.engine.progress import Progress
 
 LARGEST_MOVE = 0.01
 """What lets the shipped models through the accuracy gate in int8; at 0.05 the patched one fails it."""
@@ -114,9 +114,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Build; returns the exit status. Raises `StreamdError`."""
-    from streamd.toolchain.progress import Progress
-    from streamd.toolchain.proving import prove_file
-    from streamd.toolchain.sources import read_source
+    from streamd.tools.engine.gate.proving import prove_file
+    from streamd.tools.engine.graph.source import read_source
+    from streamd.tools.engine.progress import Progress
 
     profiles = profiles_of(args)
     if args.jobs < 1:
@@ -139,7 +139,7 @@ def main(args: argparse.Namespace) -> int:
 
 def profiles_of(args: argparse.Namespace) -> tuple[Profile, ...]:
     """One static profile a bucket, or one dynamic profile; raises `ConfigError` where flags contradict each other."""
-    from streamd.toolchain.builder import DEFAULT_BUCKETS, Profile
+    from streamd.tools.engine.plan.builder import DEFAULT_BUCKETS, Profile
 
     dynamic = (args.min_batch, args.opt_batch, args.max_batch)
     if dynamic == (None, None, None):
@@ -152,7 +152,7 @@ def profiles_of(args: argparse.Namespace) -> tuple[Profile, ...]:
 
 
 def _settings(args: argparse.Namespace, profiles: tuple[Profile, ...]) -> BuildSettings:
-    from streamd.toolchain.builder import BuildSettings
+    from streamd.tools.engine.plan.builder import BuildSettings
 
     return BuildSettings(
         profiles=profiles,
@@ -165,8 +165,8 @@ def _settings(args: argparse.Namespace, profiles: tuple[Profile, ...]) -> BuildS
 
 
 def _options(args: argparse.Namespace, source: Source) -> PrecisionOptions:
-    from streamd.toolchain.making import PrecisionOptions
-    from streamd.toolchain.samples import read_windows
+    from streamd.tools.engine.gate.windows import read_windows
+    from streamd.tools.engine.precision.graphs import PrecisionOptions
 
     if args.num_calibration_samples < 1:
         raise ConfigError(f"--num-calibration-samples {args.num_calibration_samples}: expected 1 or more")
@@ -189,10 +189,10 @@ def _build(
     options: PrecisionOptions,
     progress: Progress,
 ) -> dict[str, Any]:
-    from streamd.device import cuda
-    from streamd.toolchain.builder import PlanBuilder
-    from streamd.toolchain.library import load_builder
-    from streamd.toolchain.plans import PlanMaker
+    from streamd.inference import cuda
+    from streamd.tools.engine.plan.builder import PlanBuilder
+    from streamd.tools.engine.plan.library import load_builder
+    from streamd.tools.engine.plan.maker import PlanMaker
 
     try:
         library = load_builder()
@@ -223,7 +223,7 @@ def _made(
     if args.jobs == 1:
         yield from map(maker.make, args.precision)
         return
-    from streamd.toolchain.pool import BuildPool
+    from streamd.tools.engine.plan.parallel import BuildPool
 
     progress = maker.builder.progress
     pool = BuildPool(settings, args.jobs, progress, folder.log, device=args.device, verbose=args.verbose)
@@ -238,8 +238,8 @@ def _make_graphs(
         raise ConfigError("--backend onnxruntime has no kernels for bf16: expected fp32, fp16, int8")
     import onnxruntime
 
-    from streamd.toolchain.making import GraphMaker
-    from streamd.toolchain.proving import prove_model
+    from streamd.tools.engine.gate.proving import prove_model
+    from streamd.tools.engine.precision.graphs import GraphMaker
 
     about = {"onnxruntime": onnxruntime.__version__, "calibration": _calibration(args, options)}
     with _folder(args, source) as folder:
@@ -260,7 +260,7 @@ def _make_graphs(
 
 def _folder(args: argparse.Namespace, source: Source) -> PlansFolder:
     """Where the result goes."""
-    from streamd.toolchain.versions import PlansFolder, VersionFolder
+    from streamd.tools.engine.output.folders import PlansFolder, VersionFolder
 
     if args.plans_only:
         return PlansFolder(args.plans_only, source, args.command_line)

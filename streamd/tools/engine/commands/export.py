@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from streamd.core.errors import BackendUnavailableError, BuildError
-from streamd.toolchain.flags import batch_sizes
+from streamd.tools.engine.flags import batch_sizes
 
 if TYPE_CHECKING:
-    from streamd.toolchain.weights import TrainedNetwork
+    from streamd.tools.networks.weights import TrainedNetwork
 
 DESCRIPTION = """\
 Make an engine version of trained weights: an ONNX graph that takes any batch size, with its manifest.
@@ -49,9 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Export; returns the exit status. Raises `StreamdError`."""
-    from streamd.toolchain.placing import NewVersion, name_of
-    from streamd.toolchain.progress import Progress
-    from streamd.toolchain.weights import find_weights, load_network
+    from streamd.tools.engine.output.atomic_version import NewVersion, name_of
+    from streamd.tools.engine.progress import Progress
+    from streamd.tools.networks.weights import find_weights, load_network
 
     progress = Progress(quiet=args.quiet)
     folder = find_weights(args.weights).parent
@@ -77,8 +77,8 @@ def write_graph(
     try:
         import torch
 
-        from streamd.models.contract import INPUT_NAMES
-        from streamd.training.export import VersionWriter
+        from streamd.tools.networks.contract import INPUT_NAMES
+        from streamd.tools.training.export import VersionWriter
     except ImportError as exc:
         raise BackendUnavailableError(f"exporting needs PyTorch ({exc}): pip install 'streamd[train]'") from exc
     writer = VersionWriter(folder, network.architecture, network.contract)
@@ -97,9 +97,9 @@ def write_graph(
 def compared_windows(data: Path | None, network: TrainedNetwork) -> dict[str, Any]:
     """Windows to compare on, some of them hard; raises `ConfigError`."""
     from streamd.core.contract import ModelContract
-    from streamd.models.contract import FEATURE_UNITS
-    from streamd.toolchain.graphs import Signature, TensorSpec
-    from streamd.toolchain.truth import judged_windows
+    from streamd.tools.engine.gate.truth import judged_windows
+    from streamd.tools.engine.graph.onnx_graph import Signature, TensorSpec
+    from streamd.tools.networks.contract import FEATURE_UNITS
 
     said = network.contract
     units = {name: FEATURE_UNITS.get(name, "1") for name in said.features}

@@ -3,7 +3,7 @@
 import argparse
 import time
 
-from streamd.repository.commands.common import REFUSED, add_common, repository_of, say
+from streamd.tools.engine.commands.common import REFUSED, add_common, repository_of, say
 
 DESCRIPTION = """\
 Remove old engine versions, and what killed builds and removals left behind.
@@ -35,7 +35,7 @@ def main(args: argparse.Namespace) -> int:
     import msgspec
 
     from streamd.repository.collection import collect_garbage
-    from streamd.repository.report import collected
+    from streamd.tools.engine.commands.tables import collected
 
     done = collect_garbage(repository_of(args), args.keep, now=time.time(), in_use=args.in_use, dry_run=args.dry_run)
     say(args, {**msgspec.to_builtins(done), "freed_bytes": done.freed_bytes}, collected(done))

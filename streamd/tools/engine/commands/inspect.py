@@ -2,7 +2,7 @@
 
 import argparse
 
-from streamd.repository.commands.common import (
+from streamd.tools.engine.commands.common import (
     ORDER,
     REFUSED,
     add_common,
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Run the command; 1 where the version is refused. Raises `RepositoryError`."""
     from streamd.repository.listing import inspect_version, to_builtins
-    from streamd.repository.report import page
+    from streamd.tools.engine.commands.tables import page
 
     entry = inspect_version(repository_of(args), version_of(args), machine_of(args))
     say(args, to_builtins(entry), page(entry))

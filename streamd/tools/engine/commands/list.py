@@ -2,7 +2,7 @@
 
 import argparse
 
-from streamd.repository.commands.common import ORDER, REFUSED, add_common, machine_of, repository_of, say
+from streamd.tools.engine.commands.common import ORDER, REFUSED, add_common, machine_of, repository_of, say
 
 DESCRIPTION = f"""\
 List the engine versions, the newest first, with their plans, and mark the one that serves.
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Run the command; 1 where no version can serve. Raises `RepositoryError`."""
     from streamd.repository.listing import list_versions, to_builtins
-    from streamd.repository.report import table
+    from streamd.tools.engine.commands.tables import table
 
     listing = list_versions(repository_of(args), machine_of(args))
     say(args, to_builtins(listing), table(listing))

@@ -3,7 +3,7 @@
 import argparse
 import time
 
-from streamd.repository.commands.common import (
+from streamd.tools.engine.commands.common import (
     ORDER,
     add_common,
     add_record,

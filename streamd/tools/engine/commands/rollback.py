@@ -3,7 +3,7 @@
 import argparse
 import time
 
-from streamd.repository.commands.common import ORDER, add_common, add_record, repository_of, say_record, who_of
+from streamd.tools.engine.commands.common import ORDER, add_common, add_record, repository_of, say_record, who_of
 
 DESCRIPTION = f"""\
 Undo the last promotion: what was promoted before it serves again, from the daemon's next start or reload.

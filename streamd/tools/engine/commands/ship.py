@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from streamd.core.errors import BuildError
-from streamd.toolchain.flags import precisions
+from streamd.tools.engine.flags import precisions
 
 DESCRIPTION = """\
 Export, build, validate and promote: from trained weights in safetensors to the version that serves from the daemon's
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Go the whole path; returns the exit status of the step that it ended with. Raises `StreamdError`."""
-    from streamd.toolchain.gate_report import gate_table
+    from streamd.tools.engine.gate.report import gate_table
 
     engines = ["--engines", str(args.engines)]
     quiet = ["--quiet"] if args.quiet else []
@@ -78,7 +78,7 @@ def main(args: argparse.Namespace) -> int:
 
 def _run(name: str, arguments: list[str]) -> tuple[int, dict[str, Any]]:
     """A step's exit status, and what it tells with `--json`; raises `StreamdError`."""
-    from streamd.toolchain.command import run_subcommand
+    from streamd.tools.engine.command import run_subcommand
 
     with contextlib.redirect_stdout(io.StringIO()) as told:
         status = run_subcommand(f"streamd engine {name}", name, [*arguments, "--json"])

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from streamd.core.errors import BackendUnavailableError, ConfigError, StreamdError
-from streamd.repository.commands.common import add_common
-from streamd.toolchain.flags import precisions
+from streamd.tools.engine.commands.common import add_common
+from streamd.tools.engine.flags import precisions
 
 if TYPE_CHECKING:
-    from streamd.toolchain.blame import Blame
-    from streamd.toolchain.gate import Judge, Verdict
-    from streamd.toolchain.progress import Progress
-    from streamd.toolchain.subjects import Candidate, Subject
-    from streamd.toolchain.truth import JudgedWindows
+    from streamd.tools.engine.gate.blame import Blame
+    from streamd.tools.engine.gate.judge import Judge, Verdict
+    from streamd.tools.engine.gate.targets import Candidate, Subject
+    from streamd.tools.engine.gate.truth import JudgedWindows
+    from streamd.tools.engine.progress import Progress
 
 WINDOWS, WINDOWS_OF_ANY = 256, 16
 
@@ -67,7 +67,7 @@ def add_subject(parser: argparse.ArgumentParser) -> None:
 
 def subject_of(args: argparse.Namespace) -> Subject:
     """Read what is looked at; raises `StreamdError`."""
-    from streamd.toolchain.subjects import find_version, read_subject
+    from streamd.tools.engine.gate.targets import find_version, read_subject
 
     if (args.version is None) == (args.onnx is None):
         raise ConfigError("give one of VERSION and --onnx FILE")
@@ -84,10 +84,10 @@ def main(args: argparse.Namespace) -> int:
     from contextlib import nullcontext
 
     from streamd.repository.files import VersionHold
-    from streamd.toolchain.gate_report import gate_table, log_lines
-    from streamd.toolchain.progress import Progress
-    from streamd.toolchain.recording import record_verdicts
-    from streamd.toolchain.truth import judged_windows
+    from streamd.tools.engine.gate.recording import record_verdicts
+    from streamd.tools.engine.gate.report import gate_table, log_lines
+    from streamd.tools.engine.gate.truth import judged_windows
+    from streamd.tools.engine.progress import Progress
 
     if args.windows is not None and args.windows < 1:
         raise ConfigError(f"--windows {args.windows}: expected 1 or more")
@@ -110,8 +110,8 @@ def _judge_all(
     subject: Subject, judged: JudgedWindows, args: argparse.Namespace, progress: Progress
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     """What the record says of each precision; and of those that do not run, why: the others are judged all the same."""
-    from streamd.toolchain.gate import Judge
-    from streamd.toolchain.runners import run_both_ways
+    from streamd.tools.engine.gate.judge import Judge
+    from streamd.tools.engine.gate.runners import run_both_ways
 
     said: dict[str, dict[str, Any]] = {}
     failed: dict[str, str] = {}
@@ -133,7 +133,7 @@ def _judge(subject: Subject, candidate: Candidate, judge: Judge, args: argparse.
     from contextlib import closing
 
     from streamd.repository.conversion import sha256_of
-    from streamd.toolchain.runners import open_candidate, run_all
+    from streamd.tools.engine.gate.runners import open_candidate, run_all
 
     windows = judge.judged.windows
     opened = open_candidate(candidate, device=args.device, lean_runtime=args.lean_runtime)
@@ -159,7 +159,7 @@ def _standing(verdict: Verdict) -> tuple[bool, float]:
 
 
 def _blame(subject: Subject, candidate: Candidate, judge: Judge) -> dict[str, Any]:
-    from streamd.toolchain.blame import find_blame
+    from streamd.tools.engine.gate.blame import find_blame
 
     if judge.why_dependent:
         return {"unknown": "the rows of the network itself depend on each other, in any precision"}
@@ -178,8 +178,8 @@ def _passes(graph: Any, precision: str, judge: Judge) -> bool:
     """Whether a graph that a plan was built from would pass by itself."""
     from tempfile import TemporaryDirectory
 
-    from streamd.toolchain.graphs import serialized
-    from streamd.toolchain.runners import run_graph
+    from streamd.tools.engine.gate.runners import run_graph
+    from streamd.tools.engine.graph.onnx_graph import serialized
 
     with TemporaryDirectory() as folder:
         path = Path(folder) / "lower.onnx"
@@ -189,8 +189,8 @@ def _passes(graph: Any, precision: str, judge: Judge) -> bool:
 
 def _lower_graph(subject: Subject, candidate: Candidate) -> tuple[Any, str]:
     """The graph that a candidate is, or was built from; or None, and why it is not known."""
-    from streamd.toolchain.graphs import fold_constants, read_graph
-    from streamd.toolchain.precision import Kept, to_half
+    from streamd.tools.engine.graph.onnx_graph import fold_constants, read_graph
+    from streamd.tools.engine.precision.kept_nodes import Kept, to_half
 
     kept_graph = candidate.path.with_suffix(".onnx")
     if candidate.precision == "fp32":

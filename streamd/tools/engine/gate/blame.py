@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from streamd.toolchain.graphs import Model, element_types, fold_constants
-from streamd.toolchain.half import FLOAT, FLOAT16
-from streamd.toolchain.ranges import session_with_outputs
-from streamd.toolchain.samples import Windows
+from streamd.tools.engine.gate.windows import Windows
+from streamd.tools.engine.graph.onnx_graph import Model, element_types, fold_constants
+from streamd.tools.engine.precision.half import FLOAT, FLOAT16
+from streamd.tools.engine.precision.ranges import session_with_outputs
 
 WINDOWS = 4
 GROUP = 40

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamd.core.contract import ModelContract
-from streamd.toolchain.truth import JudgedWindows
+from streamd.tools.engine.gate.truth import JudgedWindows
 
 Floats = npt.NDArray[np.floating[Any]]
 

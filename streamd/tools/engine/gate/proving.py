@@ -12,10 +12,10 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from streamd.core.errors import BuildError, StreamdError
-from streamd.device.runner import Arrays, Runner
-from streamd.toolchain.graphs import Model, Signature, serialized
-from streamd.toolchain.ranges import Windows
-from streamd.toolchain.truth import random_windows
+from streamd.inference.runner import Arrays, Runner
+from streamd.tools.engine.gate.truth import random_windows
+from streamd.tools.engine.graph.onnx_graph import Model, Signature, serialized
+from streamd.tools.engine.precision.ranges import Windows
 
 BATCHES = (1, 3)
 
@@ -25,7 +25,7 @@ def prove_file(path: Path, signature: Signature, windows: Windows | None = None)
 
     `windows` are inputs by name, as many as there are; without them the inputs are random.
     """
-    from streamd.toolchain.runners import open_graph
+    from streamd.tools.engine.gate.runners import open_graph
 
     rows = random_windows(signature, max(BATCHES)) if windows is None else windows
     try:

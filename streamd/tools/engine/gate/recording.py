@@ -13,8 +13,8 @@ from typing import Any
 
 from streamd.repository.conversion import sha256_of
 from streamd.repository.files import exclusive, replace_file
-from streamd.toolchain.placing import RECORD, write_json
-from streamd.toolchain.subjects import read_record
+from streamd.tools.engine.gate.targets import read_record
+from streamd.tools.engine.output.atomic_version import RECORD, write_json
 
 LOG = "conversion_log.txt"
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from streamd.device.runner import Array, Arrays, Runner, TensorSpec
-from streamd.engine.backends import DEFAULT_LARGEST_BATCH, OPENERS, Opened, OpenOptions, open_runners
-from streamd.toolchain.graphs import Signature
-from streamd.toolchain.samples import Windows
-from streamd.toolchain.subjects import Candidate
+from streamd.inference.api.backends import DEFAULT_LARGEST_BATCH, OPENERS, Opened, OpenOptions, open_runners
+from streamd.inference.runner import Array, Arrays, Runner, TensorSpec
+from streamd.tools.engine.gate.targets import Candidate
+from streamd.tools.engine.gate.windows import Windows
+from streamd.tools.engine.graph.onnx_graph import Signature
 
 TENSORRT, CUDA, CPU = "tensorrt", "onnxruntime-cuda", "onnxruntime-cpu"
 

@@ -10,13 +10,13 @@ import msgspec
 
 from streamd.core.contract import ModelContract
 from streamd.core.errors import ConfigError, RepositoryError
-from streamd.reading import read_regular
+from streamd.regular_files import read_regular
 from streamd.repository.external import data_files
 from streamd.repository.plans import Machine, PlanFile, why_damaged, why_missing, why_not
-from streamd.toolchain.graphs import Model, Signature
-from streamd.toolchain.placing import RECORD
-from streamd.toolchain.sources import Source, read_source
-from streamd.toolchain.versions import PLANS_RECORD
+from streamd.tools.engine.graph.onnx_graph import Model, Signature
+from streamd.tools.engine.graph.source import Source, read_source
+from streamd.tools.engine.output.atomic_version import RECORD
+from streamd.tools.engine.output.folders import PLANS_RECORD
 
 NO_MACHINE = "no GPU with a TensorRT to run it here"
 

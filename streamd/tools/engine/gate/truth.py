@@ -12,9 +12,16 @@ import numpy as np
 import numpy.typing as npt
 
 from streamd.core.contract import ModelContract
-from streamd.replay.fleet import RecordedFleet
-from streamd.toolchain.graphs import Signature
-from streamd.toolchain.samples import Windows, contract_for, cut_windows, has_arrays, read_fleet_for, read_windows
+from streamd.tools.engine.gate.windows import (
+    Windows,
+    contract_for,
+    cut_windows,
+    has_arrays,
+    read_fleet_for,
+    read_windows,
+)
+from streamd.tools.engine.graph.onnx_graph import Signature
+from streamd.tools.fleets.fleet import RecordedFleet
 
 DEFAULT_FLEET = Path("examples/fleet/servers.csv.gz")
 RATE_UNIT, RATE_FACTOR = "bytes/s", 1e6

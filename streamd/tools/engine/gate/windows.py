@@ -15,8 +15,8 @@ import numpy.typing as npt
 from streamd.core.calendar import known_future
 from streamd.core.contract import ModelContract
 from streamd.core.errors import ConfigError
-from streamd.replay.fleet import RecordedFleet
-from streamd.toolchain.graphs import Signature
+from streamd.tools.engine.graph.onnx_graph import Signature
+from streamd.tools.fleets.fleet import RecordedFleet
 
 Windows = dict[str, npt.NDArray[Any]]
 
@@ -63,8 +63,8 @@ def contract_for(path: Path, contract: ModelContract | None) -> ModelContract:
 
 def read_fleet_for(path: Path, contract: ModelContract) -> RecordedFleet:
     """A fleet's file on the contract's grid, with the features that the contract knows; raises `ConfigError`."""
-    from streamd.replay.errors import UsageError
-    from streamd.replay.readers import read_fleet
+    from streamd.tools.fleets.readers import read_fleet
+    from streamd.tools.loadtest.errors import UsageError
 
     try:
         return read_fleet(path, contract.step_seconds).of_features(contract.features)

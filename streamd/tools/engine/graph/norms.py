@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from streamd.toolchain.graphs import Model, import_onnx, names_read_inside
+from streamd.tools.engine.graph.onnx_graph import Model, import_onnx, names_read_inside
 
 EPSILON = 1e-5
 """The operators' default."""

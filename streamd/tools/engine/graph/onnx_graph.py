@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from streamd.core.errors import BuildError, StreamdError
-from streamd.engine.backends import OPENERS, OpenOptions, open_runners
+from streamd.inference.api.backends import OPENERS, OpenOptions, open_runners
 from streamd.repository.external import data_files, whole_bytes
-from streamd.toolchain.external import embed
+from streamd.tools.engine.graph.external_weights import embed
 
 OPSETS = range(13, 24)
 """Earlier ones lack per-channel quantization and bfloat16; later ones are not known here."""

@@ -11,10 +11,10 @@ import msgspec
 
 from streamd.core.contract import ModelContract
 from streamd.core.errors import BuildError, ConfigError, RepositoryError
-from streamd.reading import read_regular
+from streamd.regular_files import read_regular
 from streamd.repository.manifest import read_manifest
 from streamd.repository.versions import load_version
-from streamd.toolchain.graphs import TOO_LARGE, Model, Signature, load_graph, signature_of
+from streamd.tools.engine.graph.onnx_graph import TOO_LARGE, Model, Signature, load_graph, signature_of
 
 _STAMPED = re.compile(r"(_tensorrt)?_\d{8}_\d{6}$")
 

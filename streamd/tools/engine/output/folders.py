@@ -19,13 +19,13 @@ import msgspec
 from streamd.repository.conversion import graph_sha256
 from streamd.repository.external import data_files
 from streamd.repository.files import copy_file, replace_file
-from streamd.toolchain.builder import DEFAULT_BUCKETS, BuildSettings
-from streamd.toolchain.external import copy_beside
-from streamd.toolchain.graphs import serialized
-from streamd.toolchain.making import MadeGraph
-from streamd.toolchain.placing import NewVersion, make_folder, write_json
-from streamd.toolchain.plans import MadePlan
-from streamd.toolchain.sources import Source
+from streamd.tools.engine.graph.external_weights import copy_beside
+from streamd.tools.engine.graph.onnx_graph import serialized
+from streamd.tools.engine.graph.source import Source
+from streamd.tools.engine.output.atomic_version import NewVersion, make_folder, write_json
+from streamd.tools.engine.plan.builder import DEFAULT_BUCKETS, BuildSettings
+from streamd.tools.engine.plan.maker import MadePlan
+from streamd.tools.engine.precision.graphs import MadeGraph
 
 COPIED = ("training_info.json", "server_mapping.json", "MODEL_CARD.md", "weights.safetensors")
 PLANS_RECORD = "plans.json"

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from streamd.toolchain.graphs import Model, import_onnx
+from streamd.tools.engine.graph.onnx_graph import Model, import_onnx
 
 MOST_TOKENS = 128
 SHORT_SET = 32

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from streamd.core.errors import BuildError
-from streamd.device.stages import pack_stages, stage_told
-from streamd.toolchain.graphs import Model, Signature, serialized
-from streamd.toolchain.library import TensorRt
-from streamd.toolchain.monitor import make_monitor
-from streamd.toolchain.pins import pin_layers
-from streamd.toolchain.progress import Progress
+from streamd.inference.tensorrt.plan_file import pack_stages, stage_told
+from streamd.tools.engine.graph.onnx_graph import Model, Signature, serialized
+from streamd.tools.engine.plan.library import TensorRt
+from streamd.tools.engine.plan.monitor import make_monitor
+from streamd.tools.engine.plan.pins import pin_layers
+from streamd.tools.engine.progress import Progress
 
 DEFAULT_WORKSPACE_BYTES = 4 * 2**30
 DEFAULT_BUCKETS = (1, 8, 32, 64, 128, 256)

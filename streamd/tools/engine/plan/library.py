@@ -10,8 +10,8 @@ from functools import reduce
 from typing import Any
 
 from streamd.core.errors import BackendUnavailableError, BuildError
-from streamd.device import cuda
-from streamd.device.tensorrt_library import TensorRtLibrary, load_tensorrt
+from streamd.inference import cuda
+from streamd.inference.tensorrt.library import TensorRtLibrary, load_tensorrt
 from streamd.repository.plans import Machine
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from streamd.core.errors import BuildError
-from streamd.toolchain.attention import joined_attention
-from streamd.toolchain.builder import BuiltPlan, PlanBuilder, PlanGraph
-from streamd.toolchain.graphs import Model, Signature, signature_of
-from streamd.toolchain.half import BFLOAT16, FLOAT16, HALF_SCALES_OPSET
-from streamd.toolchain.making import GraphMaker
-from streamd.toolchain.making import PrecisionOptions as PrecisionOptions
-from streamd.toolchain.precision import Kept, raise_opset, to_half
-from streamd.toolchain.stages import Stage, cut_into_stages
+from streamd.tools.engine.graph.onnx_graph import Model, Signature, signature_of
+from streamd.tools.engine.plan.attention import joined_attention
+from streamd.tools.engine.plan.builder import BuiltPlan, PlanBuilder, PlanGraph
+from streamd.tools.engine.plan.stages import Stage, cut_into_stages
+from streamd.tools.engine.precision.graphs import GraphMaker
+from streamd.tools.engine.precision.graphs import PrecisionOptions as PrecisionOptions
+from streamd.tools.engine.precision.half import BFLOAT16, FLOAT16, HALF_SCALES_OPSET
+from streamd.tools.engine.precision.kept_nodes import Kept, raise_opset, to_half
 
 HALVES = {"fp16": FLOAT16, "bf16": BFLOAT16}
 

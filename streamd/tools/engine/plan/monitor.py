@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from streamd.toolchain.library import TensorRt
-from streamd.toolchain.progress import Progress
+from streamd.tools.engine.plan.library import TensorRt
+from streamd.tools.engine.progress import Progress
 
 
 def make_monitor(library: TensorRt, progress: Progress, name: str) -> Any:

@@ -19,14 +19,14 @@ from pathlib import Path
 import msgspec
 
 from streamd.core.errors import BuildError
-from streamd.device.stages import pack_alternatives
-from streamd.toolchain.builder import BuildSettings, BuiltPlan, Profile
-from streamd.toolchain.building import JOB, PLAN, RESULT, BuildJob, BuildResult, GraphFile
-from streamd.toolchain.graphs import serialized
-from streamd.toolchain.plans import MadePlan, PreparedPlan
-from streamd.toolchain.progress import Progress
+from streamd.inference.tensorrt.plan_file import pack_alternatives
+from streamd.tools.engine.graph.onnx_graph import serialized
+from streamd.tools.engine.plan.builder import BuildSettings, BuiltPlan, Profile
+from streamd.tools.engine.plan.maker import MadePlan, PreparedPlan
+from streamd.tools.engine.plan.worker import JOB, PLAN, RESULT, BuildJob, BuildResult, GraphFile
+from streamd.tools.engine.progress import Progress
 
-COMMAND = (sys.executable, "-m", "streamd.toolchain.building")
+COMMAND = (sys.executable, "-m", "streamd.tools.engine.plan.worker")
 TOLD_LINES = 6
 
 

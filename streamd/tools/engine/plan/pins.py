@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from streamd.toolchain.library import TensorRt
+from streamd.tools.engine.plan.library import TensorRt
 
 LOOP_TYPES = ("TRIP_LIMIT", "RECURRENCE", "ITERATOR", "LOOP_OUTPUT", "CONDITION")
 """Layers at a loop's border: all within is without names of its own, and must not follow one neighbour."""

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from streamd.core.errors import BuildError
-from streamd.toolchain.graphs import CHANCE, Model, import_onnx, names_read_inside, signature_of
-from streamd.toolchain.half import QUANTIZERS
-from streamd.toolchain.precision import PINNED_PREFIXES
-from streamd.toolchain.ranges import session_with_outputs
+from streamd.tools.engine.graph.onnx_graph import CHANCE, Model, import_onnx, names_read_inside, signature_of
+from streamd.tools.engine.precision.half import QUANTIZERS
+from streamd.tools.engine.precision.kept_nodes import PINNED_PREFIXES
+from streamd.tools.engine.precision.ranges import session_with_outputs
 
 BEFORE, CORE, AFTER = range(3)
 

@@ -1,4 +1,4 @@
-"""Builds the plans of one job in a process of its own: `python -m streamd.toolchain.building FOLDER`.
+"""Builds the plans of one job in a process of its own: `python -m streamd.tools.engine.plan.worker FOLDER`.
 
 The folder holds `job.json` and the graphs it names; the plan (of stages, where there are several graphs) and
 `result.json` are written beside them. The exit status is 1 where there is no plan, with the reason on standard error.
@@ -12,11 +12,11 @@ from pathlib import Path
 import msgspec
 
 from streamd.core.errors import StreamdError
-from streamd.device import cuda
-from streamd.toolchain.builder import BuildSettings, PlanBuilder, PlanGraph, Profile
-from streamd.toolchain.graphs import import_onnx, signature_of
-from streamd.toolchain.library import load_builder
-from streamd.toolchain.progress import Progress
+from streamd.inference import cuda
+from streamd.tools.engine.graph.onnx_graph import import_onnx, signature_of
+from streamd.tools.engine.plan.builder import BuildSettings, PlanBuilder, PlanGraph, Profile
+from streamd.tools.engine.plan.library import load_builder
+from streamd.tools.engine.progress import Progress
 
 JOB, RESULT, PLAN = "job.json", "result.json", "plan"
 

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from streamd.core.errors import BuildError
-from streamd.toolchain.graphs import Model, fold_constants
-from streamd.toolchain.half import FLOAT16
-from streamd.toolchain.norms import written_out_norms
-from streamd.toolchain.precision import SENSITIVE_OPERATORS, Kept, choose_kept, to_half
-from streamd.toolchain.progress import Progress
-from streamd.toolchain.quantize import LARGEST_MOVE, Quantizer
-from streamd.toolchain.ranges import Windows
+from streamd.tools.engine.graph.norms import written_out_norms
+from streamd.tools.engine.graph.onnx_graph import Model, fold_constants
+from streamd.tools.engine.precision.half import FLOAT16
+from streamd.tools.engine.precision.kept_nodes import SENSITIVE_OPERATORS, Kept, choose_kept, to_half
+from streamd.tools.engine.precision.quantize import LARGEST_MOVE, Quantizer
+from streamd.tools.engine.precision.ranges import Windows
+from streamd.tools.engine.progress import Progress
 
 COMPARED_WINDOWS = 256
 """How many windows decide what fits half precision: each is run once for every group of tensors."""

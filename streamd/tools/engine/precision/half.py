@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from streamd.toolchain.graphs import CHANCE, Model, element_types, import_onnx, names_read_inside
+from streamd.tools.engine.graph.onnx_graph import CHANCE, Model, element_types, import_onnx, names_read_inside
 
 FLOAT, FLOAT16, BFLOAT16 = 1, 10, 16
 """ONNX's element types."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from streamd.toolchain.graphs import Model, fold_constants, import_onnx
-from streamd.toolchain.half import BFLOAT16, FLOAT16, HalfConverter
-from streamd.toolchain.ranges import RangeFinder, Windows
+from streamd.tools.engine.graph.onnx_graph import Model, fold_constants, import_onnx
+from streamd.tools.engine.precision.half import BFLOAT16, FLOAT16, HalfConverter
+from streamd.tools.engine.precision.ranges import RangeFinder, Windows
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 

@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from streamd.core.errors import BuildError
-from streamd.toolchain.graphs import Model, import_onnx, name_nodes
-from streamd.toolchain.half import QUANTIZERS
-from streamd.toolchain.precision import Kept
-from streamd.toolchain.ranges import Windows, batches, session_with_outputs
+from streamd.tools.engine.graph.onnx_graph import Model, import_onnx, name_nodes
+from streamd.tools.engine.precision.half import QUANTIZERS
+from streamd.tools.engine.precision.kept_nodes import Kept
+from streamd.tools.engine.precision.ranges import Windows, batches, session_with_outputs
 
 OPERATORS = ("MatMul", "Gemm", "Conv")
 CALIBRATIONS = ("entropy", "minmax")

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from streamd.toolchain.graphs import Model, element_types, import_onnx, serialized
-from streamd.toolchain.half import FLOAT, FLOAT16, round_to
+from streamd.tools.engine.graph.onnx_graph import Model, element_types, import_onnx, serialized
+from streamd.tools.engine.precision.half import FLOAT, FLOAT16, round_to
 
 LARGEST = float(np.finfo(np.float16).max)
 MARGIN = 4.0

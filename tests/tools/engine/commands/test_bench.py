@@ -16,19 +16,19 @@ pytest.importorskip("onnx")
 
 from streamd.cli import main
 from streamd.core.errors import BackendUnavailableError, BatchFailedError
-from streamd.device.runner import Array
-from streamd.engine.backends import OPENERS, OpenOptions, Runners
-from streamd.engine.sources import Source, find_source
+from streamd.inference.api.backends import OPENERS, OpenOptions, Runners
+from streamd.inference.api.sources import Source, find_source
+from streamd.inference.runner import Array
 from streamd.repository.plans import Machine
 from streamd.repository.versions import load_version
-from streamd.toolchain import command
-from streamd.toolchain.bench_picture import bench_picture
-from streamd.toolchain.bench_report import bench_markdown, bench_table
-from streamd.toolchain.measure import Bench, Cell, Variant, run_lanes
-from tests.engine.networks import ScriptedRunner
-from tests.repository.making import add_plan
-from tests.toolchain.graphs_of import scaled_network
-from tests.toolchain.small_version import make_fleet, make_version
+from streamd.tools.engine import command
+from streamd.tools.engine.bench.measure import Bench, Cell, Variant, run_lanes
+from streamd.tools.engine.bench.picture import bench_picture
+from streamd.tools.engine.bench.report import bench_markdown, bench_table
+from tests.support.graph_readers import scaled_network
+from tests.support.made_versions import add_plan
+from tests.support.small_networks import ScriptedRunner
+from tests.support.small_version import make_fleet, make_version
 
 
 class FakeMonitor:

@@ -14,9 +14,9 @@ from streamd.core.errors import ConfigError
 from streamd.repository.conversion import read_verdicts
 from streamd.repository.record import read_record
 from streamd.repository.versions import load_version
-from streamd.toolchain.weights import find_weights
+from streamd.tools.networks.weights import find_weights
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 PATCH = next(path for path in (ROOT / "engines").iterdir() if path.name.startswith("patch"))
 FLEET = ROOT / "examples/fleet/servers.csv.gz"
 
@@ -72,8 +72,8 @@ def small_run(folder: Path) -> Path:
     """A run's folder, as training leaves it, of a small network."""
     torch = pytest.importorskip("torch")
     save_file = pytest.importorskip("safetensors.torch").save_file
-    from streamd.models.contract import Contract
-    from streamd.models.registry import build
+    from streamd.tools.networks.contract import Contract
+    from streamd.tools.networks.registry import build
 
     torch.manual_seed(3)
     options = {"width": 16, "layers": 1, "heads": 2, "dropout": 0.0}
@@ -123,7 +123,7 @@ def test_a_graph_that_differs_from_pytorch_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = small_run(tmp_path / "run")
-    monkeypatch.setattr("streamd.training.export.TOLERANCE", -1.0)
+    monkeypatch.setattr("streamd.tools.training.export.TOLERANCE", -1.0)
     assert main(["engine", "export", str(run), "--out", str(tmp_path / "engines"), "--data", str(FLEET)]) == 1
     assert "differs from PyTorch" in capsys.readouterr().err
     assert list((tmp_path / "engines").iterdir()) == []
@@ -152,7 +152,7 @@ def test_one_command_goes_from_weights_to_what_serves(tmp_path: Path, capsys: py
 def test_what_fails_the_gate_is_not_promoted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from streamd.toolchain.gate import LIMITS, Limits
+    from streamd.tools.engine.gate.judge import LIMITS, Limits
 
     run = small_run(tmp_path / "run")
     monkeypatch.setitem(LIMITS, "fp16", Limits(2.0, 0.0, 0.0, -1.0))

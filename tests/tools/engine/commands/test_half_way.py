@@ -16,20 +16,20 @@ import onnx
 from streamd.cli import main
 from streamd.core.errors import BackendUnavailableError
 from streamd.engine import InferenceEngine
-from streamd.engine.backends import OPENERS, OpenOptions, Runners
-from streamd.engine.sources import Source
+from streamd.inference.api.backends import OPENERS, OpenOptions, Runners
+from streamd.inference.api.sources import Source
 from streamd.repository.conversion import read_verdicts
 from streamd.repository.plans import Machine
-from streamd.toolchain import command
-from streamd.toolchain.pool import BuildPool
-from streamd.toolchain.versions import PlansFolder
-from tests.repository.making import add_plan
-from tests.toolchain.conftest import MakeLibrary
-from tests.toolchain.graphs_of import model, node, raw_windows, scaled_network, value
-from tests.toolchain.making import SETTINGS, WHERE, made_plan, source_of
-from tests.toolchain.small_version import make_fleet, make_version
+from streamd.tools.engine import command
+from streamd.tools.engine.output.folders import PlansFolder
+from streamd.tools.engine.plan.parallel import BuildPool
+from tests.support.graph_readers import model, node, raw_windows, scaled_network, value
+from tests.support.made_graphs import SETTINGS, WHERE, made_plan, source_of
+from tests.support.made_versions import add_plan
+from tests.support.small_version import make_fleet, make_version
+from tests.tools.engine.conftest import MakeLibrary
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[4]
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ if "fp16" in job:
     while not os.path.exists({record!r}):
         time.sleep(0.01)
     sys.exit("no tactic fits")
-runpy.run_module("tests.toolchain.fake_building", run_name="__main__")
+runpy.run_module("tests.support.fake_build_worker", run_name="__main__")
 """
 
 

@@ -17,9 +17,9 @@ from streamd.repository.files import VersionHold
 from streamd.repository.listing import inspect_version, list_versions
 from streamd.repository.plans import Machine
 from streamd.repository.record import read_record
-from streamd.repository.report import human_bytes
 from streamd.repository.versions import EngineRepository
-from tests.repository.making import add_plan, judge, make, tell
+from streamd.tools.engine.commands.tables import human_bytes
+from tests.support.made_versions import add_plan, judge, make, tell
 
 A, B, C, D = (f"{letter}_2025010{day}_000000" for day, letter in enumerate("abcd", 1))
 COMMANDS = ("list", "inspect", "promote", "rollback", "gc")
@@ -34,7 +34,7 @@ def engines(tmp_path: Path) -> Path:
 
 
 def module_of(command: str) -> ModuleType:
-    return importlib.import_module(f"streamd.repository.commands.{command}")
+    return importlib.import_module(f"streamd.tools.engine.commands.{command}")
 
 
 def run(command: str, *arguments: str, probe: Any = None) -> int:
@@ -65,7 +65,7 @@ def said(engines: Path, capsys: pytest.CaptureFixture[str]) -> Any:
 def test_help_teaches_and_loads_nothing_heavy(command: str) -> None:
     code = (
         "import argparse, sys\n"
-        f"from streamd.repository.commands import {command} as module\n"
+        f"from streamd.tools.engine.commands import {command} as module\n"
         "module.add_arguments(argparse.ArgumentParser())\n"
         "print(module.DESCRIPTION, module.EXAMPLES)\n"
         "print(sorted({'numpy', 'msgspec', 'onnxruntime'} & set(sys.modules)))"

@@ -14,17 +14,17 @@ import onnx
 
 from streamd.cli import main
 from streamd.core.errors import RepositoryError
-from streamd.device.runner import Array, Arrays
-from streamd.engine.backends import OPENERS, OpenOptions, Runners
-from streamd.engine.sources import Source
+from streamd.inference.api.backends import OPENERS, OpenOptions, Runners
+from streamd.inference.api.sources import Source
+from streamd.inference.runner import Array, Arrays
 from streamd.repository.conversion import choose_graph, read_verdicts
 from streamd.repository.plans import Machine
 from streamd.repository.versions import load_version
-from streamd.toolchain import command
-from streamd.toolchain.runners import open_graph
-from tests.repository.making import add_plan, judge
-from tests.toolchain.graphs_of import raw_windows, scaled_network
-from tests.toolchain.small_version import make_fleet, make_version, ruin
+from streamd.tools.engine import command
+from streamd.tools.engine.gate.runners import open_graph
+from tests.support.graph_readers import raw_windows, scaled_network
+from tests.support.made_versions import add_plan, judge
+from tests.support.small_version import make_fleet, make_version, ruin
 
 H200 = Machine("NVIDIA H200", "9.0", "8.6.1")
 

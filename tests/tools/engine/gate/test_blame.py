@@ -7,10 +7,10 @@ pytest.importorskip("onnx")
 import numpy as np
 from onnx import numpy_helper
 
-from streamd.toolchain.blame import compare_layers, find_blame
-from streamd.toolchain.graphs import fold_constants
-from streamd.toolchain.precision import choose_kept, to_half
-from tests.toolchain.graphs_of import raw_windows, scaled_network
+from streamd.tools.engine.gate.blame import compare_layers, find_blame
+from streamd.tools.engine.graph.onnx_graph import fold_constants
+from streamd.tools.engine.precision.kept_nodes import choose_kept, to_half
+from tests.support.graph_readers import raw_windows, scaled_network
 
 
 def test_a_node_is_blamed_for_its_own_part_only() -> None:

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamd.core.contract import ModelContract
-from streamd.toolchain.gate import LIMITS, Judge, compare, pinball
-from streamd.toolchain.truth import JudgedWindows
+from streamd.tools.engine.gate.judge import LIMITS, Judge, compare, pinball
+from streamd.tools.engine.gate.truth import JudgedWindows
 
 QUANTILES = (0.1, 0.5, 0.9)
 CONTRACT = ModelContract(("a", "b"), ("a", "b"), QUANTILES, 4, 5, 300, units={"a": "percent", "b": "bytes/s"})

@@ -16,21 +16,22 @@ from onnx import TensorProto, numpy_helper
 
 from streamd.cli import main
 from streamd.core.errors import BuildError
-from streamd.device.runner import Array, Arrays
-from streamd.engine.backends import OPENERS, OpenOptions, Runners
-from streamd.engine.sources import Source
+from streamd.inference.api.backends import OPENERS, OpenOptions, Runners
+from streamd.inference.api.sources import Source
+from streamd.inference.runner import Array, Arrays
 from streamd.repository.plans import Machine
 from streamd.repository.versions import load_version
-from streamd.toolchain import command, runners
-from streamd.toolchain.graphs import TensorSpec, read_graph, signature_of
-from streamd.toolchain.proving import prove_file
-from streamd.toolchain.runners import open_graph, run_both_ways
-from streamd.toolchain.truth import judged_windows, random_windows
-from tests.repository.making import add_plan
-from tests.toolchain.graphs_of import model, node, value
-from tests.toolchain.small_version import make_fleet, make_version, network
+from streamd.tools.engine import command
+from streamd.tools.engine.gate import runners
+from streamd.tools.engine.gate.proving import prove_file
+from streamd.tools.engine.gate.runners import open_graph, run_both_ways
+from streamd.tools.engine.gate.truth import judged_windows, random_windows
+from streamd.tools.engine.graph.onnx_graph import TensorSpec, read_graph, signature_of
+from tests.support.graph_readers import model, node, value
+from tests.support.made_versions import add_plan
+from tests.support.small_version import make_fleet, make_version, network
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 X, Y = value("x", ["batch", 6, 8]), value("y", ["batch", 6, 8])
 
 

@@ -13,12 +13,12 @@ from streamd.core.errors import RepositoryError
 from streamd.repository.conversion import read_verdicts
 from streamd.repository.files import BUILDING_PREFIX, exclusive
 from streamd.repository.versions import load_version
-from streamd.toolchain.placing import RECORD
-from streamd.toolchain.recording import record_verdicts, write_unlisted
-from tests.repository.making import digest, make, pin, tell
-from tests.toolchain.killing_writes import CHANGES, NAME, VERDICT
+from streamd.tools.engine.gate.recording import record_verdicts, write_unlisted
+from streamd.tools.engine.output.atomic_version import RECORD
+from tests.support.kill_writes import CHANGES, NAME, VERDICT
+from tests.support.made_versions import digest, make, pin, tell
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 FILES = ("model.onnx", "weights.safetensors", "conversion_log.txt", "benchmark_results.json")
 
 
@@ -77,7 +77,7 @@ def test_only_one_writes_at_a_time(engines: Path) -> None:
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_killed_at_any_step_the_version_is_sound(engines: Path, tmp_path: Path, change: str) -> None:
-    command = [sys.executable, "-m", "tests.toolchain.killing_writes", str(engines), str(tmp_path / "copies"), change]
+    command = [sys.executable, "-m", "tests.support.kill_writes", str(engines), str(tmp_path / "copies"), change]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     calls = json.loads(ran.stdout)

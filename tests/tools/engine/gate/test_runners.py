@@ -14,15 +14,15 @@ pytest.importorskip("onnx")
 import onnx
 
 from streamd.core.errors import BackendUnavailableError
-from streamd.device import cuda
-from streamd.engine.backends import OPENERS, OpenOptions, Runners
-from streamd.engine.sources import Source
-from streamd.toolchain.graphs import Signature, TensorSpec
-from streamd.toolchain.hardware import DeviceMonitor, describe_hardware
-from streamd.toolchain.runners import NetworkRunner, open_apart, open_candidate, open_graph, run_all, run_graph
-from streamd.toolchain.subjects import Candidate
-from tests.engine.networks import ScriptedRunner
-from tests.toolchain.graphs_of import raw_windows, run, scaled_network
+from streamd.inference import cuda
+from streamd.inference.api.backends import OPENERS, OpenOptions, Runners
+from streamd.inference.api.sources import Source
+from streamd.tools.engine.bench.hardware import DeviceMonitor, describe_hardware
+from streamd.tools.engine.gate.runners import NetworkRunner, open_apart, open_candidate, open_graph, run_all, run_graph
+from streamd.tools.engine.gate.targets import Candidate
+from streamd.tools.engine.graph.onnx_graph import Signature, TensorSpec
+from tests.support.graph_readers import raw_windows, run, scaled_network
+from tests.support.small_networks import ScriptedRunner
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ def test_with_nvml_utilisation_is_sampled(device: None, monkeypatch: pytest.Monk
 
 
 def test_large_inputs_go_in_small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamd.toolchain.runners.LARGEST_BATCH_BYTES", 2 * 4 * 3)
+    monkeypatch.setattr("streamd.tools.engine.gate.runners.LARGEST_BATCH_BYTES", 2 * 4 * 3)
     rows = np.arange(16, dtype=np.float32).reshape(8, 2)
     for pads, sizes in ((False, [3, 3, 2]), (True, [8])):
         runner = ScriptedRunner((32,), pads)

@@ -9,9 +9,9 @@ import pytest
 from streamd.core.calendar import known_future
 from streamd.core.contract import ModelContract
 from streamd.core.errors import ConfigError
-from streamd.replay.fleet import RecordedFleet
-from streamd.toolchain.graphs import Signature, TensorSpec
-from streamd.toolchain.truth import RATE_FACTOR, cut_with_truth, harden, judged_windows, random_windows
+from streamd.tools.engine.gate.truth import RATE_FACTOR, cut_with_truth, harden, judged_windows, random_windows
+from streamd.tools.engine.graph.onnx_graph import Signature, TensorSpec
+from streamd.tools.fleets.fleet import RecordedFleet
 
 CONTRACT = ModelContract(
     ("load", "free", "net"), ("net", "load"), (0.5,), context_length=12, horizon=2, step_seconds=300,

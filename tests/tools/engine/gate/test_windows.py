@@ -9,8 +9,8 @@ import pytest
 from streamd.core.calendar import known_future
 from streamd.core.contract import ModelContract
 from streamd.core.errors import ConfigError
-from streamd.toolchain.graphs import Signature, TensorSpec
-from streamd.toolchain.samples import read_windows, windows_of_fleet
+from streamd.tools.engine.gate.windows import read_windows, windows_of_fleet
+from streamd.tools.engine.graph.onnx_graph import Signature, TensorSpec
 
 SIGNATURE = Signature((TensorSpec("x", "float32", (2, 3)), TensorSpec("n", "int32", (2,))), ())
 CONTRACT = ModelContract(("load", "free", "idle"), ("load",), (0.5,), context_length=4, horizon=2, step_seconds=300)

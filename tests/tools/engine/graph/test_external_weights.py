@@ -18,13 +18,13 @@ from streamd.core.errors import BuildError, RepositoryError
 from streamd.engine import InferenceEngine
 from streamd.repository.conversion import graph_sha256, sha256_of
 from streamd.repository.versions import load_version
-from streamd.toolchain import graphs
-from streamd.toolchain.graphs import load_graph, read_graph, serialized
-from tests.repository.making import tell
-from tests.toolchain.conftest import MakeLibrary
-from tests.toolchain.external_weights import DATA, REFUSED, TAKEN, move_apart, save_apart
-from tests.toolchain.graphs_of import raw_windows, run, scaled_network
-from tests.toolchain.small_version import make_fleet, make_version
+from streamd.tools.engine.graph import onnx_graph as graphs
+from streamd.tools.engine.graph.onnx_graph import load_graph, read_graph, serialized
+from tests.support.external_weights import DATA, REFUSED, TAKEN, move_apart, save_apart
+from tests.support.graph_readers import raw_windows, run, scaled_network
+from tests.support.made_versions import tell
+from tests.support.small_version import make_fleet, make_version
+from tests.tools.engine.conftest import MakeLibrary
 
 ROWS = raw_windows(4)
 

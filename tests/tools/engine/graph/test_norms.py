@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 onnx = pytest.importorskip("onnx")
 
-from streamd.toolchain.graphs import fold_constants  # noqa: E402
-from streamd.toolchain.norms import MOST_SUMMANDS, written_out_norms  # noqa: E402
-from tests.toolchain.graphs_of import model, node, operators, run, value, weight  # noqa: E402
+from streamd.tools.engine.graph.norms import MOST_SUMMANDS, written_out_norms  # noqa: E402
+from streamd.tools.engine.graph.onnx_graph import fold_constants  # noqa: E402
+from tests.support.graph_readers import model, node, operators, run, value, weight  # noqa: E402
 
 
 def normed(rank: int, **attributes: Any) -> Any:
@@ -48,7 +48,7 @@ def test_a_graph_without_norms_or_of_a_later_opset_is_given_back() -> None:
     assert written_out_norms(later) is later
 
 
-SHIPPED = Path(__file__).resolve().parents[2] / "engines"
+SHIPPED = Path(__file__).resolve().parents[4] / "engines"
 RANDOM = np.random.default_rng(4)
 
 

@@ -10,8 +10,8 @@ import pytest
 onnx = pytest.importorskip("onnx")
 
 from streamd.core.errors import BuildError  # noqa: E402
-from streamd.toolchain.graphs import Signature, TensorSpec, fold_constants, read_graph, signature_of  # noqa: E402
-from tests.toolchain.graphs_of import INT32, model, node, operators, raw_windows, run, scaled_network, value, weight  # noqa: E402
+from streamd.tools.engine.graph.onnx_graph import Signature, TensorSpec, fold_constants, read_graph, signature_of  # noqa: E402
+from tests.support.graph_readers import INT32, model, node, operators, raw_windows, run, scaled_network, value, weight  # noqa: E402
 
 
 def saved(tmp_path: Path, graph: Any) -> Path:

@@ -15,12 +15,12 @@ from streamd.repository.collection import collect_garbage
 from streamd.repository.files import BUILDING_PREFIX
 from streamd.repository.plans import choose_plan
 from streamd.repository.versions import EngineRepository, load_version
-from streamd.toolchain.builder import BuildSettings, Profile
-from streamd.toolchain.versions import PlansFolder, VersionFolder
-from tests.repository.making import make
-from tests.toolchain.making import SETTINGS, WHERE, Graph, made_plan, source_of
+from streamd.tools.engine.output.folders import PlansFolder, VersionFolder
+from streamd.tools.engine.plan.builder import BuildSettings, Profile
+from tests.support.made_graphs import SETTINGS, WHERE, Graph, made_plan, source_of
+from tests.support.made_versions import make
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 NAME = "tft_tensorrt_20250101_000000"
 
 
@@ -146,7 +146,7 @@ def test_gc_leaves_a_version_alone_that_is_being_built(version: Path) -> None:
 
 
 def test_killed_at_any_step_there_is_no_version_or_a_whole_one(version: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.toolchain.killing", str(version), str(tmp_path / "roots")]
+    command = [sys.executable, "-m", "tests.support.kill_toolchain", str(version), str(tmp_path / "roots")]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     calls = json.loads(ran.stdout)

@@ -8,11 +8,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from streamd.toolchain.attention import MOST_TOKENS, joined_attention
-from streamd.toolchain.graphs import fold_constants
-from tests.toolchain.graphs_of import run
+from streamd.tools.engine.graph.onnx_graph import fold_constants
+from streamd.tools.engine.plan.attention import MOST_TOKENS, joined_attention
+from tests.support.graph_readers import run
 
-SHIPPED = Path(__file__).resolve().parents[2] / "engines"
+SHIPPED = Path(__file__).resolve().parents[4] / "engines"
 
 
 def attention(sets: int, tokens: int, heads: int = 2, size: int = 4, *, factor: bool = True, spoil: str = "") -> Any:

@@ -14,18 +14,18 @@ import structlog.testing
 pytest.importorskip("onnx")
 
 from streamd.core.errors import BackendUnavailableError, BuildError
-from streamd.device.stages import unpack_stages
-from streamd.device.tensorrt_library import load_tensorrt
+from streamd.inference.tensorrt.library import load_tensorrt
+from streamd.inference.tensorrt.plan_file import unpack_stages
 from streamd.repository.plans import Machine
-from streamd.toolchain.builder import BuildSettings, PlanBuilder, PlanGraph, Profile
-from streamd.toolchain.graphs import Signature, fold_constants, signature_of
-from streamd.toolchain.library import load_builder, probe_machine
-from streamd.toolchain.pins import node_of
-from streamd.toolchain.plans import PlanMaker, PrecisionOptions
-from streamd.toolchain.progress import Progress
-from tests.toolchain.conftest import MakeLibrary
-from tests.toolchain.fake_tensorrt import CACHE
-from tests.toolchain.graphs_of import INT32, model, node, operators, raw_windows, scaled_network, value, weight
+from streamd.tools.engine.graph.onnx_graph import Signature, fold_constants, signature_of
+from streamd.tools.engine.plan.builder import BuildSettings, PlanBuilder, PlanGraph, Profile
+from streamd.tools.engine.plan.library import load_builder, probe_machine
+from streamd.tools.engine.plan.maker import PlanMaker, PrecisionOptions
+from streamd.tools.engine.plan.pins import node_of
+from streamd.tools.engine.progress import Progress
+from tests.support.fake_tensorrt_builder import CACHE
+from tests.support.graph_readers import INT32, model, node, operators, raw_windows, scaled_network, value, weight
+from tests.tools.engine.conftest import MakeLibrary
 
 VERSIONS = ["8.6.1", "10.16.0", "11.0.0"]
 STATIC = BuildSettings((Profile.static(1), Profile.static(8)))
@@ -335,8 +335,8 @@ def test_without_a_gpu_or_a_builder_the_way_out_is_told(install: MakeLibrary, mo
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     with pytest.raises(BackendUnavailableError, match=r"building a plan needs .*pip install 'streamd\[tensorrt\]'"):
         load_builder()
-    monkeypatch.setattr("streamd.device.cuda.device_count", lambda: 0)
-    monkeypatch.setattr("streamd.device.cuda.why_no_device", lambda: "no driver")
+    monkeypatch.setattr("streamd.inference.cuda.device_count", lambda: 0)
+    monkeypatch.setattr("streamd.inference.cuda.why_no_device", lambda: "no driver")
     with pytest.raises(BackendUnavailableError, match="needs a CUDA device and TensorRT: no driver"):
         load_builder()
     assert probe_machine() is None

@@ -11,19 +11,19 @@ import pytest
 pytest.importorskip("onnx")
 
 from streamd.core.errors import BuildError
-from streamd.device.stages import unpack_plans
-from streamd.toolchain.builder import BuildSettings, PlanBuilder, Profile
-from streamd.toolchain.graphs import signature_of
-from streamd.toolchain.library import load_builder
-from streamd.toolchain.plans import PlanMaker, PrecisionOptions, PreparedPlan
-from streamd.toolchain.pool import BuildPool
-from streamd.toolchain.progress import Progress
-from tests.toolchain.conftest import MakeLibrary
-from tests.toolchain.fake_tensorrt import CACHE
-from tests.toolchain.graphs_of import raw_windows, scaled_network
+from streamd.inference.tensorrt.plan_file import unpack_plans
+from streamd.tools.engine.graph.onnx_graph import signature_of
+from streamd.tools.engine.plan.builder import BuildSettings, PlanBuilder, Profile
+from streamd.tools.engine.plan.library import load_builder
+from streamd.tools.engine.plan.maker import PlanMaker, PrecisionOptions, PreparedPlan
+from streamd.tools.engine.plan.parallel import BuildPool
+from streamd.tools.engine.progress import Progress
+from tests.support.fake_tensorrt_builder import CACHE
+from tests.support.graph_readers import raw_windows, scaled_network
+from tests.tools.engine.conftest import MakeLibrary
 
-ROOT = Path(__file__).resolve().parents[2]
-COMMAND = (sys.executable, "-m", "tests.toolchain.fake_building")
+ROOT = Path(__file__).resolve().parents[4]
+COMMAND = (sys.executable, "-m", "tests.support.fake_build_worker")
 SETTINGS = BuildSettings((Profile.static(1), Profile.static(8), Profile.static(32)))
 
 

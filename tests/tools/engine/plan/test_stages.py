@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 onnx = pytest.importorskip("onnx")
 
 from streamd.core.errors import BuildError  # noqa: E402
-from streamd.toolchain.graphs import fold_constants, read_graph, signature_of  # noqa: E402
-from streamd.toolchain.norms import written_out_norms  # noqa: E402
-from streamd.toolchain.precision import choose_kept  # noqa: E402
-from streamd.toolchain.quantize import Quantizer  # noqa: E402
-from streamd.toolchain.stages import cut_into_stages  # noqa: E402
-from tests.toolchain.graphs_of import model, node, operators, raw_windows, run, scaled_network, value, weight  # noqa: E402
+from streamd.tools.engine.graph.norms import written_out_norms  # noqa: E402
+from streamd.tools.engine.graph.onnx_graph import fold_constants, read_graph, signature_of  # noqa: E402
+from streamd.tools.engine.plan.stages import cut_into_stages  # noqa: E402
+from streamd.tools.engine.precision.kept_nodes import choose_kept  # noqa: E402
+from streamd.tools.engine.precision.quantize import Quantizer  # noqa: E402
+from tests.support.graph_readers import model, node, operators, raw_windows, run, scaled_network, value, weight  # noqa: E402
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[4]
 GRAPHS = sorted((ROOT / "engines").glob("[!.]*/model.onnx"))
 
 

@@ -10,9 +10,9 @@ from hypothesis.extra import numpy as arrays
 
 onnx = pytest.importorskip("onnx")
 
-from streamd.toolchain.graphs import element_types, fold_constants  # noqa: E402
-from streamd.toolchain.half import BFLOAT16, FLOAT, FLOAT16, HalfConverter, round_to  # noqa: E402
-from tests.toolchain.graphs_of import (  # noqa: E402
+from streamd.tools.engine.graph.onnx_graph import element_types, fold_constants  # noqa: E402
+from streamd.tools.engine.precision.half import BFLOAT16, FLOAT, FLOAT16, HalfConverter, round_to  # noqa: E402
+from tests.support.graph_readers import (  # noqa: E402
     by_name,
     model,
     node,

@@ -9,10 +9,10 @@ import pytest
 onnx = pytest.importorskip("onnx")
 
 from streamd.core.errors import BuildError  # noqa: E402
-from streamd.toolchain.graphs import fold_constants  # noqa: E402
-from streamd.toolchain.precision import Kept, choose_kept, raise_opset, to_half  # noqa: E402
-from streamd.toolchain.quantize import Quantizer, WindowReader, bypass, movement, quantized_products  # noqa: E402
-from tests.toolchain.graphs_of import (  # noqa: E402
+from streamd.tools.engine.graph.onnx_graph import fold_constants  # noqa: E402
+from streamd.tools.engine.precision.kept_nodes import Kept, choose_kept, raise_opset, to_half  # noqa: E402
+from streamd.tools.engine.precision.quantize import Quantizer, WindowReader, bypass, movement, quantized_products  # noqa: E402
+from tests.support.graph_readers import (  # noqa: E402
     by_name,
     model,
     node,

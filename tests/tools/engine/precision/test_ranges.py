@@ -7,11 +7,11 @@ import pytest
 
 pytest.importorskip("onnx")
 
-from streamd.toolchain.graphs import fold_constants
-from streamd.toolchain.half import BFLOAT16
-from streamd.toolchain.precision import choose_kept, to_half
-from streamd.toolchain.ranges import RangeFinder
-from tests.toolchain.graphs_of import model, node, raw_windows, run, scaled_network, value, weight
+from streamd.tools.engine.graph.onnx_graph import fold_constants
+from streamd.tools.engine.precision.half import BFLOAT16
+from streamd.tools.engine.precision.kept_nodes import choose_kept, to_half
+from streamd.tools.engine.precision.ranges import RangeFinder
+from tests.support.graph_readers import model, node, raw_windows, run, scaled_network, value, weight
 
 
 def one_operator(factor: float) -> Any:

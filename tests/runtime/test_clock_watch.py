@@ -8,16 +8,16 @@ from typing import Any
 
 import structlog
 
-from streamd.core.costs import CostTable
-from streamd.core.holds import AccuracyLimits
-from streamd.core.samples import IngestResult, Sample
-from streamd.core.windows import NONE
-from streamd.device.fake import FakeBackend
+from streamd.core.accuracy.pending import AccuracyLimits
+from streamd.core.scheduling.costs import CostTable
+from streamd.core.state.samples import IngestResult, Sample
+from streamd.core.state.windows import NONE
+from streamd.inference.fake import FakeBackend
 from streamd.runtime.clock_watch import MAX_NAMED, SEEN_TOLERANCE_SECONDS
+from streamd.runtime.lanes.worker import LaneWorker
 from streamd.runtime.service import Service, ServiceLimits
-from streamd.runtime.worker import LaneWorker
-from tests.core.contracts import make_contract
-from tests.runtime.states import LIMITS, NOW, opened, rows_of, whole
+from tests.support.contracts import make_contract
+from tests.support.state_files import LIMITS, NOW, opened, rows_of, whole
 
 STEP = 300
 DAY = 86_400

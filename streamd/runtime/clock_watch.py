@@ -9,8 +9,8 @@ from typing import Any
 
 import structlog
 
-from streamd.runtime.accuracy import LiveAccuracy
-from streamd.runtime.state import State
+from streamd.runtime.accuracy.live import LiveAccuracy
+from streamd.runtime.state.state import State
 
 log = structlog.get_logger(__name__)
 

@@ -1,0 +1,1 @@
+"""Scores past forecasts once the truth is known, and compares two versions."""

@@ -1,0 +1,1 @@
+"""Any ONNX network as a Python function; its public name is `streamd.engine`."""

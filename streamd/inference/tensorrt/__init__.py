@@ -1,0 +1,1 @@
+"""TensorRT: plan files, engines, executors on a stream, lanes and runners."""

@@ -1,0 +1,1 @@
+"""Live scoring of stored forecasts, and its report."""

@@ -1,0 +1,1 @@
+"""The mapped files behind `core/state`: opened, recovered, migrated, written through."""

@@ -1,0 +1,1 @@
+"""Changes of what serves: versions loaded beside each other, and candidates."""

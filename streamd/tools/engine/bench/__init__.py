@@ -1,0 +1,1 @@
+"""Measures variants of one network beside each other."""

@@ -1,0 +1,1 @@
+"""The accuracy gate: is a lower precision accurate enough to serve?"""

@@ -1,0 +1,1 @@
+"""Any ONNX graph with a dynamic batch axis: read and checked."""

@@ -1,0 +1,1 @@
+"""Writes versions and plans to disk, whole or not at all."""

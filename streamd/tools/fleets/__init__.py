@@ -1,0 +1,1 @@
+"""Recorded fleets read from files, on the contract's grid."""
