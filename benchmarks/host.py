@@ -32,7 +32,7 @@ from streamd.core.state.windows import WindowStore
 from streamd.inference.lane import Float32, Inputs
 from streamd.repository.versions import EngineRepository
 from streamd.runtime.lanes.gather import FEW_WINDOWS, gather
-from streamd.runtime.lanes.worker import in_order
+from streamd.runtime.lanes.worker import normalize_predictions
 from streamd.runtime.state.state import State
 
 SERVERS = 20_000
@@ -206,7 +206,7 @@ def measure_in_order(contract: ModelContract) -> list[dict[str, Any]]:
             forecasts = forecasts_of(contract, count, share)
             makers = {
                 "before": partial(_ordering, in_order_before, forecasts),
-                "now": partial(_ordering, in_order, forecasts),
+                "now": partial(_ordering, normalize_predictions, forecasts),
             }
             found.append({"crossed": share, **figures_of(makers, count, busy=True)})
     return found

@@ -203,7 +203,7 @@ READING_ROOMS = ("streamd.repository", "streamd.server", "streamd.runtime", "str
 
 
 def find_unguarded_reads(sources: Sources) -> Found:
-    """Files that the daemon's packages open by themselves: a pipe would keep them waiting (`streamd.regular_files` does not)."""
+    """Files that the daemon opens by itself: a pipe would keep it waiting (`streamd.regular_files` does not)."""
     found = []
     for module, source in sources.items():
         if not is_in(module, READING_ROOMS):

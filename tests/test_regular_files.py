@@ -17,7 +17,7 @@ from streamd.repository.files import exclusive, replace_file
 from streamd.repository.listing import list_versions
 from streamd.repository.record import read_record
 from streamd.repository.versions import EngineRepository, load_version
-from streamd.runtime.accuracy.live import read_training_figures
+from streamd.runtime.accuracy.live import read_training_scores
 from streamd.runtime.state.state import WindowLimits, open_state
 from streamd.server.config import Config, ServerSection, load_config, read_admin_token
 from tests.support.made_versions import CONTRACT, digest, make, pin
@@ -104,7 +104,7 @@ def test_a_pipe_among_the_files_that_are_listed_is_refused(tmp_path: Path) -> No
     pipe(path / "training_info.json")
     with pytest.raises(RepositoryError, match="training_info"):
         load_version(path)
-    assert read_training_figures(path) is None
+    assert read_training_scores(path) is None
 
 
 def test_a_pipe_for_the_record_is_refused(tmp_path: Path) -> None:

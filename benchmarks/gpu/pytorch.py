@@ -26,8 +26,8 @@ import torch
 from safetensors.torch import load_file
 
 from streamd.tools.fleets.readers import read_fleet
-from streamd.tools.networks.contract import INPUT_NAMES, Contract
-from streamd.tools.networks.registry import build
+from streamd.tools.networks.contract import INPUT_NAMES, NetworkContract
+from streamd.tools.networks.registry import build_network
 
 ROOT = Path(__file__).resolve().parents[2]
 FLEET = ROOT / "examples" / "fleet" / "servers.csv.gz"
@@ -82,12 +82,12 @@ class Network:
         return graph.replay  # type: ignore[no-any-return, unused-ignore]
 
 
-def load_network(folder: Path, device: str) -> tuple[Any, Contract]:
+def load_network(folder: Path, device: str) -> tuple[Any, NetworkContract]:
     """A version's network with its weights, ready to run."""
     manifest = json.loads((folder / "config.json").read_text())
     training = json.loads((folder / "training_info.json").read_text())
     cardinalities = manifest["categorical_cardinalities"]
-    contract = Contract(
+    contract = NetworkContract(
         features=tuple(manifest["features"]),
         targets=tuple(manifest["targets"]),
         quantiles=tuple(manifest["quantiles"]),
@@ -97,12 +97,12 @@ def load_network(folder: Path, device: str) -> tuple[Any, Contract]:
         servers=cardinalities["server_id"],
         statuses=cardinalities["status"],
     )
-    model = build(manifest["architecture"], contract, **training["config"]["model"])
+    model = build_network(manifest["architecture"], contract, **training["config"]["model"])
     model.load_state_dict(load_file(str(folder / "weights.safetensors")))
     return model.to(device).eval(), contract
 
 
-def real_inputs(contract: Contract, count: int) -> Tensors:
+def real_inputs(contract: NetworkContract, count: int) -> Tensors:
     """`count` windows of the shipped fleet; network rates as bytes/s."""
     fleet = read_fleet(FLEET, contract.step_seconds)
     windows = np.full((count, contract.context_length, len(contract.features)), np.nan, np.float32)

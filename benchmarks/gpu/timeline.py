@@ -24,7 +24,7 @@ from benchmarks.harness import print_table
 from streamd.inference import cuda
 from streamd.inference.cuda import Event
 from streamd.repository.versions import EngineVersion
-from streamd.runtime.lanes.worker import in_order
+from streamd.runtime.lanes.worker import normalize_predictions
 
 BUCKET = 128
 EVENTS_A_LANE = 4_000
@@ -107,7 +107,7 @@ class Recorder:
             gathered = clock()
             launched, result = self._run(lane, pair)
             waited = clock()
-            in_order(result)
+            normalize_predictions(result)
             batch = Batch(place, began, gathered, launched, waited, clock())
             loop.call_soon_threadsafe(self._take, batch)
             if pair is not None:

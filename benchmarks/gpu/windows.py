@@ -13,8 +13,8 @@ import numpy.typing as npt
 from benchmarks.gpu.harness import ROOT
 from streamd.core.calendar import known_future
 from streamd.core.contract import ModelContract
-from streamd.core.state.layout import Arrays, Layout
-from streamd.core.state.windows import PRESENT, WindowStore, columns
+from streamd.core.state.layout import Layout, NamedArrays
+from streamd.core.state.windows import PRESENT, WindowStore, window_columns
 from streamd.inference.lane import Float32, Inputs
 from streamd.runtime.lanes.gather import FEW_WINDOWS
 from streamd.tools.fleets.fleet import RecordedFleet
@@ -78,7 +78,7 @@ def filled_store(contract: ModelContract, servers: int, places: int = 2) -> Wind
 
     Their newest rows are of `places` steps, one behind the other: a fleet on one grid has two at the turn of a step.
     """
-    layout = Layout(columns(contract.context_length, len(contract.features)), servers, {})
+    layout = Layout(window_columns(contract.context_length, len(contract.features)), servers, {})
     arrays = layout.arrays(mmap.mmap(-1, layout.nbytes))
     length, series = contract.context_length, real_series(contract)
     random = np.random.default_rng(3)
@@ -107,7 +107,7 @@ def _newest_rows(last_step: int, servers: int, places: int) -> npt.NDArray[np.in
     return last_step - np.random.default_rng(4).integers(0, places, servers)
 
 
-def _store_of(arrays: Arrays) -> WindowStore:
+def _store_of(arrays: NamedArrays) -> WindowStore:
     length = arrays["values"].shape[1] // 2
     store = WindowStore(arrays, need=1, late_steps=length, grace_seconds=10.0)
     for slot in range(store.capacity):

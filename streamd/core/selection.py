@@ -11,7 +11,7 @@ import numpy.typing as npt
 from streamd.core.contract import ModelContract
 from streamd.core.errors import InvalidSelectionError
 
-DTYPES = ("float32", "float16")
+FRAME_DTYPES = ("float32", "float16")
 MAX_GLOBS = 10_000
 MAX_GLOB_BYTES = 1_024
 
@@ -19,7 +19,7 @@ HALF_LIMIT = np.finfo(np.float16).max.astype(np.float32)
 
 
 @dataclass(frozen=True)
-class Part:
+class ForecastSlice:
     """The part of a forecast that is sent: targets and quantiles by index, every `every`-th step.
 
     Hashable, so that a forecast is encoded once for all who asked for the same part.
@@ -85,16 +85,16 @@ def select(
     quantiles: Sequence[float] | None,
     every: int = 1,
     dtype: str = "float32",
-) -> Part:
+) -> ForecastSlice:
     """Return the part of the contract's forecasts that is meant; none means all.
 
     Raises `InvalidSelectionError` for a target, quantile, stride or type that there is not.
     """
-    if dtype not in DTYPES:
-        raise InvalidSelectionError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
+    if dtype not in FRAME_DTYPES:
+        raise InvalidSelectionError(f"dtype is {dtype!r}, expected one of {', '.join(FRAME_DTYPES)}")
     if not 1 <= every <= contract.horizon:
         raise InvalidSelectionError(f"every is {every}, expected 1 to {contract.horizon}")
-    return Part(
+    return ForecastSlice(
         _places("targets", contract.targets, targets),
         _places("quantiles", contract.quantiles, quantiles),
         every,

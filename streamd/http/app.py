@@ -12,14 +12,14 @@ from streamd.http.routes.health import HealthRoutes
 from streamd.http.routes.predict import PredictRoutes
 from streamd.http.routes.samples import SampleRoutes
 from streamd.http.routes.servers import ServerRoutes
-from streamd.http.routes.versions import EngineRoutes, Engines
+from streamd.http.routes.versions import VersionChanges, VersionRoutes
 from streamd.http.sockets import Sockets
 from streamd.http.wire.frames import FrameEncoder
 from streamd.runtime.service import Service
 
 
 @dataclass(frozen=True)
-class Doors:
+class HttpApp:
     """The application, and the sockets that stopping it must close."""
 
     app: web.Application
@@ -31,9 +31,9 @@ class Doors:
         return Runner(self.app, self.counts, shutdown_timeout_seconds=shutdown_timeout_seconds)
 
 
-def make_doors(
-    service: Service, limits: TransportLimits, engines: Engines | None = None, admin_token: str = ""
-) -> Doors:
+def make_http_app(
+    service: Service, limits: TransportLimits, engines: VersionChanges | None = None, admin_token: str = ""
+) -> HttpApp:
     """Build the application over a service; without `engines` no caller can change what serves."""
     bodies, sockets = BodyReader(limits, service.pauses), Sockets(limits, service.pauses)
     counts = ConnectionCounts()
@@ -47,8 +47,8 @@ def make_doors(
     ):
         routes.add_to(app)
     if engines is not None:
-        EngineRoutes(bodies, engines, admin_token).add_to(app)
+        VersionRoutes(bodies, engines, admin_token).add_to(app)
     metrics = service.metrics
     metrics.counter("peers_left", "Requests whose peer left before they were answered", lambda: counts.peers_left)
     metrics.counter("malformed_requests", "Requests that are not valid HTTP", lambda: counts.malformed_requests)
-    return Doors(app, sockets, counts)
+    return HttpApp(app, sockets, counts)

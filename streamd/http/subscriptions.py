@@ -8,7 +8,7 @@ import msgspec
 
 from streamd.core.contract import ModelContract
 from streamd.core.errors import InvalidSelectionError, MalformedError
-from streamd.core.selection import Part, ServerGlobs, select
+from streamd.core.selection import ForecastSlice, ServerGlobs, select
 from streamd.http.wire.codecs import Decoder, Encoding
 
 
@@ -28,11 +28,11 @@ _subscribe = Decoder(Subscribe)
 
 
 @dataclass(frozen=True)
-class Choice:
+class SubscriptionChoice:
     """A checked subscription."""
 
     globs: ServerGlobs
-    part: Part
+    part: ForecastSlice
     batch: bool
     encoding: Encoding
 
@@ -51,7 +51,7 @@ class Choice:
         }
 
 
-def read_message(contract: ModelContract, data: bytes | str, encoding: Encoding) -> Choice:
+def read_message(contract: ModelContract, data: bytes | str, encoding: Encoding) -> SubscriptionChoice:
     """Read a `subscribe` frame; raises `MalformedError` or `InvalidSelectionError`."""
     return _choose(contract, _subscribe.decode(data, encoding), encoding)
 
@@ -60,7 +60,7 @@ LISTS = ("servers", "targets", "quantiles")
 ONCE = ("every", "batch", "dtype", "format", "last_event_id")
 
 
-def read_query(contract: ModelContract, parameters: Iterable[tuple[str, str]]) -> Choice:
+def read_query(contract: ModelContract, parameters: Iterable[tuple[str, str]]) -> SubscriptionChoice:
     """Read query parameters: `format` is json or msgpack; `servers`, `targets` and `quantiles` are lists.
 
     A list is separated by commas, or its parameter is repeated. `server` (which may be repeated too) is one server's
@@ -105,8 +105,10 @@ def _read_list(values: Sequence[str], known: Sequence[str]) -> list[str]:
     return [part for value in values for part in ([value] if value in known else value.split(","))]
 
 
-def _choose(contract: ModelContract, message: Subscribe, encoding: Encoding, names: Sequence[str] = ()) -> Choice:
+def _choose(
+    contract: ModelContract, message: Subscribe, encoding: Encoding, names: Sequence[str] = ()
+) -> SubscriptionChoice:
     if not message.servers and not names:
         raise MalformedError("servers is empty, expected globs such as 'web-*', or no servers at all for every one")
     part = select(contract, message.targets, message.quantiles, message.every, message.dtype)
-    return Choice(ServerGlobs(message.servers, names), part, message.batch, encoding)
+    return SubscriptionChoice(ServerGlobs(message.servers, names), part, message.batch, encoding)

@@ -101,7 +101,7 @@ class FakeBackend:
         """Let new lanes run on a device again; those it had stay lost."""
         self._gone.discard(device)
 
-    def let_all_go(self) -> None:
+    def release_all(self) -> None:
         """End whatever lanes are held in, now and from now on."""
         self.script.hold = False
         for lane in self.lanes:

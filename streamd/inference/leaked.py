@@ -4,7 +4,7 @@ import ctypes
 from typing import Any
 
 
-def keep_to_the_end(*kept: Any) -> None:
+def leak_deliberately(*kept: Any) -> None:
     """Let objects live as long as the process: not even the interpreter's own end drops them.
 
     What they hold (memory of a device, mostly) is lost to the process.

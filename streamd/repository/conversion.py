@@ -14,8 +14,8 @@ from streamd.core.errors import RepositoryError
 from streamd.regular_files import open_regular, read_regular
 from streamd.repository.external import data_files
 
-Count = Annotated[int, msgspec.Meta(ge=1)]
-MAX_NAME_BYTES = 255
+RecordedCount = Annotated[int, msgspec.Meta(ge=1)]
+MAX_FILE_NAME_BYTES = 255
 PLAN_SUFFIX = ".engine"
 T = TypeVar("T")
 
@@ -27,7 +27,7 @@ class PlanInfo(msgspec.Struct, frozen=True):
     gpu: str
     compute_capability: str
     tensorrt: str
-    buckets: tuple[Count, ...]
+    buckets: tuple[RecordedCount, ...]
     version_compatible: bool = False
     preferred: bool = False
     tf32: bool = False
@@ -39,7 +39,7 @@ class GraphInfo(msgspec.Struct, frozen=True):
     file: str
 
 
-class Verdict(msgspec.Struct, frozen=True):
+class RecordedVerdict(msgspec.Struct, frozen=True):
     """What the accuracy gate said of one precision; `promotable` is None where it gave no verdict."""
 
     promotable: bool | None = None
@@ -89,7 +89,7 @@ def choose_graph(version: Path, precision: str) -> Path:
         raise RepositoryError(f"{version}: has no {precision} graph; make one: {way_out}")
     if info.file not in read_conversion(version).sha256:
         raise RepositoryError(f"{version / info.file}: conversion_info.json has no SHA-256 of it; {way_out}")
-    verdict = read_verdicts(version).get(precision, Verdict())
+    verdict = read_verdicts(version).get(precision, RecordedVerdict())
     if not verdict.promotable:
         reasons = ", ".join(verdict.reasons) or "it never judged it (streamd engine validate)"
         raise RepositoryError(f"{version / info.file}: the accuracy gate did not let it through: {reasons}")
@@ -97,9 +97,9 @@ def choose_graph(version: Path, precision: str) -> Path:
     return version / info.file
 
 
-def read_verdicts(version: Path) -> dict[str, Verdict]:
+def read_verdicts(version: Path) -> dict[str, RecordedVerdict]:
     """The accuracy gate's verdict on each precision that it judged; raises `RepositoryError`."""
-    return _decode(version, "validation", read_conversion(version).validation, dict[str, Verdict])
+    return _decode(version, "validation", read_conversion(version).validation, dict[str, RecordedVerdict])
 
 
 def refuse_by_gate(version: Path) -> None:
@@ -176,7 +176,9 @@ def sha256_of(file: Path) -> str:
 
 def is_plain_name(name: str) -> bool:
     """Whether this is a file's own name, without any way to another folder."""
-    return name not in ("", ".", "..") and not set(name) & {"/", "\x00"} and len(os.fsencode(name)) <= MAX_NAME_BYTES
+    return (
+        name not in ("", ".", "..") and not set(name) & {"/", "\x00"} and len(os.fsencode(name)) <= MAX_FILE_NAME_BYTES
+    )
 
 
 def _decode(version: Path, key: str, raw: msgspec.Raw, kind: type[T]) -> T:

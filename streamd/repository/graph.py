@@ -22,7 +22,7 @@ _INITIALIZER_NAME = 8  # in TensorProto
 
 
 @dataclass(frozen=True)
-class Tensor:
+class GraphTensor:
     """A graph's input or output; an axis is None where the graph leaves it open."""
 
     name: str
@@ -31,16 +31,16 @@ class Tensor:
 
 
 @dataclass(frozen=True)
-class Graph:
+class GraphSignature:
     """A graph's inputs (without those that are weights) and outputs by name."""
 
-    inputs: Mapping[str, Tensor]
-    outputs: Mapping[str, Tensor]
+    inputs: Mapping[str, GraphTensor]
+    outputs: Mapping[str, GraphTensor]
 
 
 def check_graph(path: Path, contract: ModelContract) -> None:
     """Raise `RepositoryError` unless the graph takes and gives what the contract says, with a dynamic batch axis."""
-    graph = read_graph(path)
+    graph = read_signature(path)
     expected = contract.input_shapes
     if set(graph.inputs) != set(expected):
         raise RepositoryError(
@@ -57,7 +57,7 @@ def check_graph(path: Path, contract: ModelContract) -> None:
     _check_tensor(path, graph.outputs["predictions"], contract.output_shape, "float32")
 
 
-def read_graph(path: Path) -> Graph:
+def read_signature(path: Path) -> GraphSignature:
     """Read the graph's inputs and outputs; raises `RepositoryError` where the file is no ONNX model."""
     try:
         with open_regular(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -68,7 +68,7 @@ def read_graph(path: Path) -> Graph:
         raise RepositoryError(f"{path}: not an ONNX model ({exc}); export the model to ONNX again") from exc
 
 
-def _check_tensor(path: Path, tensor: Tensor, shape: tuple[int, ...], element_type: str) -> None:
+def _check_tensor(path: Path, tensor: GraphTensor, shape: tuple[int, ...], element_type: str) -> None:
     way_out = "config.json and the graph must be of one export: export the model again"
     if tensor.element_type != element_type:
         raise RepositoryError(f"{path}: {tensor.name} is {tensor.element_type}, expected {element_type}; {way_out}")
@@ -90,12 +90,12 @@ def _check_tensor(path: Path, tensor: Tensor, shape: tuple[int, ...], element_ty
 
 
 # ---------------------------------------------------------------- the file's format
-def _read_model(data: Buffer) -> Graph:
+def _read_model(data: Buffer) -> GraphSignature:
     graphs = [span for field, span in fields(data, (0, len(data))) if field == _GRAPH]
     if not graphs:
         raise ValueError("it has no graph")
-    inputs: dict[str, Tensor] = {}
-    outputs: dict[str, Tensor] = {}
+    inputs: dict[str, GraphTensor] = {}
+    outputs: dict[str, GraphTensor] = {}
     weights: set[str] = set()
     for field, span in fields(data, graphs[-1]):
         if field == _INPUT:
@@ -106,10 +106,10 @@ def _read_model(data: Buffer) -> Graph:
             outputs[tensor.name] = tensor
         elif field == _INITIALIZER:
             weights |= {text(data, part) for number, part in fields(data, span) if number == _INITIALIZER_NAME}
-    return Graph({name: tensor for name, tensor in inputs.items() if name not in weights}, outputs)
+    return GraphSignature({name: tensor for name, tensor in inputs.items() if name not in weights}, outputs)
 
 
-def _read_tensor(data: Buffer, span: Span) -> Tensor:
+def _read_tensor(data: Buffer, span: Span) -> GraphTensor:
     """Read a ValueInfoProto: name = 1, type = 2 (tensor type = 1: element type = 1, shape = 2)."""
     name = ""
     element, shape = 0, list[int | None]()
@@ -123,7 +123,7 @@ def _read_tensor(data: Buffer, span: Span) -> Tensor:
                     element = inner[0]
                 elif number == 2:
                     shape = [_read_axis(data, axis) for kind, axis in fields(data, inner) if kind == 1]
-    return Tensor(name, ELEMENT_TYPES.get(element, f"ONNX element type {element}"), tuple(shape))
+    return GraphTensor(name, ELEMENT_TYPES.get(element, f"ONNX element type {element}"), tuple(shape))
 
 
 def _read_axis(data: Buffer, span: Span) -> int | None:

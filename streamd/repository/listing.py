@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from streamd.core.errors import RepositoryError
-from streamd.repository.conversion import Verdict, read_verdicts
+from streamd.repository.conversion import RecordedVerdict, read_verdicts
 from streamd.repository.files import is_held, size_bytes
 from streamd.repository.plans import Machine, PlanFile, read_plans, unlisted_plans, why_damaged, why_not
 from streamd.repository.record import Record, read_record
@@ -47,7 +47,7 @@ class VersionEntry:
     plans: tuple[PlanEntry, ...] = ()
     unlisted_plans: tuple[str, ...] = ()
     plans_refused: str | None = None
-    validation: Mapping[str, Verdict] = field(default_factory=dict)
+    validation: Mapping[str, RecordedVerdict] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

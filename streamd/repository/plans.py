@@ -12,7 +12,7 @@ from streamd.core.errors import RepositoryError
 from streamd.repository.conversion import (
     PLAN_SUFFIX,
     PlanInfo,
-    Verdict,
+    RecordedVerdict,
     is_plain_name,
     read_conversion,
     read_plan_infos,
@@ -84,7 +84,7 @@ def read_plans(version: EngineVersion) -> list[PlanFile]:
                 f"{version.path / 'conversion_info.json'}: plans.{precision}.file is {info.file!r}, "
                 f"expected a *{PLAN_SUFFIX} file of the version itself"
             )
-        verdict = verdicts.get(precision, Verdict())
+        verdict = verdicts.get(precision, RecordedVerdict())
         plans.append(plan_file(version.path, precision, info, verdict, hashes.get(info.file, "")))
     return plans
 
@@ -159,7 +159,7 @@ def unlisted_plans(version: EngineVersion) -> list[Path]:
     return [path for path in sorted(version.path.glob(f"*{PLAN_SUFFIX}")) if path.name not in listed]
 
 
-def plan_file(folder: Path, precision: str, info: PlanInfo, verdict: Verdict, sha256: str = "") -> PlanFile:
+def plan_file(folder: Path, precision: str, info: PlanInfo, verdict: RecordedVerdict, sha256: str = "") -> PlanFile:
     """What a folder's record says of one of its plans."""
     validated = verdict.promotable is not None
     exact = precision == EXACT and not info.tf32

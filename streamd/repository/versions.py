@@ -66,7 +66,7 @@ class EngineVersion:
 
 
 @dataclass(frozen=True)
-class Choice:
+class VersionChoice:
     """The version that serves, the rule that chose it, and what came before it and was passed over."""
 
     version: EngineVersion
@@ -90,7 +90,7 @@ class EngineRepository:
         """Return the version that serves: `choice` without its reasons."""
         return self.choice(pinned, use_latest=use_latest).version
 
-    def choice(self, pinned: str | None = None, *, use_latest: bool = True) -> Choice:
+    def choice(self, pinned: str | None = None, *, use_latest: bool = True) -> VersionChoice:
         """Choose the version that serves: the pinned one and no other, else the first sound one of this order.
 
         The promoted one, those promoted before it, those whose manifest says default, and with `use_latest` all
@@ -98,10 +98,10 @@ class EngineRepository:
         Raises `RepositoryError` with each that was passed over and why.
         """
         if pinned:
-            return Choice(self.load(pinned), "pinned")
+            return VersionChoice(self.load(pinned), "pinned")
         return self._with_lost_defaults(self._first_sound(self.in_order(use_latest=use_latest)))
 
-    def choice_at_start(self) -> Choice:
+    def choice_at_start(self) -> VersionChoice:
         """Choose as `choice` does, and pass over a record that cannot be read: nothing is promoted then.
 
         For a daemon that starts: it had better serve the next best than nothing. Raises `RepositoryError`.
@@ -113,7 +113,7 @@ class EngineRepository:
             return replace(choice, missed=(PassedOver(RECORD_NAME, "promoted", str(exc)), *choice.missed))
         return self.choice()
 
-    def choice_unpromoted(self) -> Choice:
+    def choice_unpromoted(self) -> VersionChoice:
         """Choose the version that serves where nothing is promoted; raises `RepositoryError`."""
         return self._with_lost_defaults(self._first_sound(self.in_order(promoted=False)))
 
@@ -154,13 +154,13 @@ class EngineRepository:
             if path.is_dir() and _FOLDER.fullmatch(path.name):
                 yield path
 
-    def _first_sound(self, order: Iterator[tuple[str, Rule]]) -> Choice:
+    def _first_sound(self, order: Iterator[tuple[str, Rule]]) -> VersionChoice:
         missed: dict[str, PassedOver] = {}
         for name, rule in order:
             if name in missed:
                 continue
             try:
-                return Choice(self.load(name), rule, tuple(missed.values()))
+                return VersionChoice(self.load(name), rule, tuple(missed.values()))
             except RepositoryError as exc:
                 missed[name] = PassedOver(name, rule, str(exc))
         reasons = "; ".join(each.reason for each in missed.values())
@@ -169,7 +169,7 @@ class EngineRepository:
         reasons = reasons or "it holds no folder named <name>_<YYYYMMDD>_<HHMMSS>"
         raise RepositoryError(f"{self.root}: no engine version to serve: {reasons}")
 
-    def _with_lost_defaults(self, choice: Choice) -> Choice:
+    def _with_lost_defaults(self, choice: VersionChoice) -> VersionChoice:
         """Add the versions that may be the default, where none is known to be: whose `config.json` cannot be read."""
         if choice.rule != "newest":
             return choice

@@ -6,8 +6,8 @@ A mailbox holds slots, not forecasts: whoever reads late reads the newest, loses
 import asyncio
 from collections.abc import Collection, Iterable, Sequence
 
-from streamd.core.scheduling.coalescing import LatestSet
-from streamd.core.selection import Part, ServerGlobs
+from streamd.core.scheduling.coalescing import CoalescingQueue
+from streamd.core.selection import ForecastSlice, ServerGlobs
 
 _UNKNOWN, _WANTED, _UNWANTED = 0, 1, 2
 
@@ -15,10 +15,10 @@ _UNKNOWN, _WANTED, _UNWANTED = 0, 1, 2
 class Subscription:
     """One subscriber's choice and mailbox; read it by `wait` and `take`."""
 
-    def __init__(self, globs: ServerGlobs, part: Part, capacity: int) -> None:
+    def __init__(self, globs: ServerGlobs, part: ForecastSlice, capacity: int) -> None:
         self.globs = globs
         self.part = part
-        self._mailbox: LatestSet[int] = LatestSet()
+        self._mailbox: CoalescingQueue[int] = CoalescingQueue()
         self._wanted = bytearray(capacity)  # by slot: does the glob match its server
         self._news = asyncio.Event()
         self._told = 0
@@ -88,7 +88,7 @@ class Hub:
         self._dropped_by_former = 0
         self._left = asyncio.Event()
 
-    def subscribe(self, globs: ServerGlobs, part: Part) -> Subscription:
+    def subscribe(self, globs: ServerGlobs, part: ForecastSlice) -> Subscription:
         """Add a subscription; end it with `unsubscribe`."""
         subscription = Subscription(globs, part, self._capacity)
         self._subscriptions.add(subscription)

@@ -212,7 +212,7 @@ class Service:
         if self._sweep_timer is not None:
             self._sweep_timer.cancel()
         trials = [] if self.candidate is None else [self.candidate.pipeline]
-        workers = set(self.pipeline.departures.running)
+        workers = set(self.pipeline.closing_lanes.running)
         for pipeline in (self.pipeline, *trials):
             pipeline.stop()
             workers.update(pipeline.all_workers)

@@ -13,7 +13,7 @@ from streamd.inference.lane import LANES_PER_DEVICE, Backend
 from streamd.inference.opening import all_or_none
 from streamd.repository.seal import SealedVersion
 from streamd.repository.versions import EngineVersion
-from streamd.runtime.lanes.opening import Opened
+from streamd.runtime.lanes.opening import OpenedBackend
 from streamd.server.config import Config
 
 log = structlog.get_logger(__name__)
@@ -25,7 +25,7 @@ def open_backend(
     passed_over: frozenset[str] = frozenset(),
     *,
     others: Sequence[EngineVersion] = (),
-) -> Opened:
+) -> OpenedBackend:
     """Open the first backend of the chain that runs here and is not in `passed_over`; blocks.
 
     With `others` they and the version are one ensemble, all of it on the same backend.
@@ -41,7 +41,9 @@ def open_backend(
             if others:
                 backend = EnsembleBackend([backend, *(_OPENERS[name](each, config) for each in others)])
             count = config.engine.lanes or backend.default_lanes
-            return Opened(backend, all_or_none(partial(backend.make_lane, index) for index in range(count)), fallbacks)
+            return OpenedBackend(
+                backend, all_or_none(partial(backend.make_lane, index) for index in range(count)), fallbacks
+            )
         except StreamdError as exc:
             fallbacks.append({"backend": name, "reason": str(exc)})
     reasons = "; ".join(f"{each['backend']}: {each['reason']}" for each in fallbacks)

@@ -15,7 +15,7 @@ from streamd.core.errors import ConfigError
 from streamd.regular_files import read_regular
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
-Count = Annotated[int, msgspec.Meta(ge=1)]
+CountSetting = Annotated[int, msgspec.Meta(ge=1)]
 CountOrZero = Annotated[int, msgspec.Meta(ge=0)]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 PositiveSeconds = Annotated[float, msgspec.Meta(gt=0)]
@@ -34,10 +34,10 @@ class ServerSection(_Section, frozen=True):
 
     host: str = "127.0.0.1"
     port: Port = 8002
-    max_body_bytes: Count = 8 * 2**20
-    max_frame_bytes: Count = 2 * 2**20
-    max_pending_body_bytes: Count = 64 * 2**20
-    max_sockets: Count = 4_096
+    max_body_bytes: CountSetting = 8 * 2**20
+    max_frame_bytes: CountSetting = 2 * 2**20
+    max_pending_body_bytes: CountSetting = 64 * 2**20
+    max_sockets: CountSetting = 4_096
     body_timeout_seconds: PositiveSeconds = 30.0
     send_timeout_seconds: PositiveSeconds = 30.0
     heartbeat_seconds: PositiveSeconds = 30.0
@@ -54,14 +54,14 @@ class StateSection(_Section, frozen=True):
     """What outlives the process."""
 
     state_dir: str = "state"
-    max_servers: Count = 30_000
+    max_servers: CountSetting = 30_000
     flush_interval_seconds: PositiveSeconds = 30.0
 
 
 class WindowsSection(_Section, frozen=True):
     """How windows fill."""
 
-    min_context_rows: Count = 48
+    min_context_rows: CountSetting = 48
     late_tolerance_steps: CountOrZero = 288
     row_grace_seconds: PositiveSeconds = 10.0
     max_ahead_seconds: Seconds = 300.0
@@ -83,8 +83,8 @@ class EngineSection(_Section, frozen=True):
     lean_runtime: str = ""
     lanes: CountOrZero = 0
     """Batches that run at once; 0: what suits the backend."""
-    threads_per_lane: Count = 1
-    buckets: tuple[Count, ...] = (1, 4, 8, 16, 32, 64, 128, 256)
+    threads_per_lane: CountSetting = 1
+    buckets: tuple[CountSetting, ...] = (1, 4, 8, 16, 32, 64, 128, 256)
     warmup_seconds: PositiveSeconds = 3.0
     read_timeout_seconds: PositiveSeconds = 120.0
     lane_hang_seconds: PositiveSeconds = 30.0
@@ -114,9 +114,9 @@ class CandidateSection(_Section, frozen=True):
 class BatchingSection(_Section, frozen=True):
     """How micro-batches form."""
 
-    max_batch_size: Count = 256
+    max_batch_size: CountSetting = 256
     max_queue_delay_ms: Seconds = 5.0
-    max_waiting_requests: Count = 8_192
+    max_waiting_requests: CountSetting = 8_192
     predict_timeout_seconds: PositiveSeconds = 30.0
 
 
@@ -125,7 +125,7 @@ class AccuracySection(_Section, frozen=True):
 
     scored_servers: CountOrZero = 512
     score_after_steps: CountOrZero = 2
-    accuracy_window_steps: Count = 288
+    accuracy_window_steps: CountSetting = 288
 
 
 class LogSection(_Section, frozen=True):

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from streamd.core.accuracy.pending import AccuracyLimits
 from streamd.core.errors import StateError
-from streamd.http.app import Doors, make_doors
+from streamd.http.app import HttpApp, make_http_app
 from streamd.http.requests import TransportLimits
 from streamd.runtime.background import in_background
 from streamd.runtime.service import Service, ServiceLimits
@@ -25,8 +25,8 @@ from streamd.server.config import Config, read_admin_token
 from streamd.server.disk import on_disk
 from streamd.server.memory import return_large_blocks
 from streamd.server.systemd import Notifier
-from streamd.server.version_control.control import Engines
-from streamd.server.version_control.selection import Selection, select
+from streamd.server.version_control.control import VersionControl
+from streamd.server.version_control.selection import Selection, select_versions
 
 log = structlog.get_logger(__name__)
 
@@ -43,7 +43,7 @@ class Daemon:
         self.config = config
         self.notifier = Notifier()
         self._reread = reread
-        self._engines: Engines | None = None
+        self._engines: VersionControl | None = None
         self._service: Service | None = None
         self._stop = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -62,9 +62,9 @@ class Daemon:
             return 0
         token, selection, state = read
         service = self._service = self._make_service(selection, state)
-        engines = self._engines = Engines(service, self.config, open_backend, self._reread)
-        doors = make_doors(service, _transport_limits(self.config), engines, token)
-        runner = await self._listen(doors)
+        engines = self._engines = VersionControl(service, self.config, open_backend, self._reread)
+        http_app = make_http_app(service, _transport_limits(self.config), engines, token)
+        runner = await self._listen(http_app)
         self._keep(self._flush_regularly(service.state))  # samples are taken from now on
         starting = asyncio.create_task(self._open_lanes(engines, selection))
         stopping = asyncio.create_task(self._stop.wait())
@@ -74,7 +74,7 @@ class Daemon:
                 starting.result()
                 await stopping
         finally:
-            await self._shut_down(service, doors, runner, [starting, stopping])
+            await self._shut_down(service, http_app, runner, [starting, stopping])
         return 0
 
     # ------------------------------------------------------------ start-up
@@ -94,7 +94,7 @@ class Daemon:
         config, seconds = self.config, self.config.engine.read_timeout_seconds
         token = await on_disk("the admin token", seconds, partial(read_admin_token, config))
         selection = await on_disk(
-            config.engine.engines, seconds, partial(select, config.engine, starting=True), Selection.release
+            config.engine.engines, seconds, partial(select_versions, config.engine, starting=True), Selection.release
         )
         folder, limits = Path(config.state.state_dir), _window_limits(config)
         # Without a bound: to carry a large state over may take long.
@@ -108,9 +108,9 @@ class Daemon:
         service.begin()  # before the first sample: what comes from now on is due by itself
         return service
 
-    async def _listen(self, doors: Doors) -> web.AppRunner:
+    async def _listen(self, http_app: HttpApp) -> web.AppRunner:
         settings = self.config.server
-        runner = doors.make_runner(shutdown_timeout_seconds=1.0)
+        runner = http_app.make_runner(shutdown_timeout_seconds=1.0)
         await runner.setup()
         try:
             await web.TCPSite(runner, settings.host, settings.port).start()
@@ -120,7 +120,7 @@ class Daemon:
         log.info("listening", host=settings.host, port=runner.addresses[0][1])
         return runner
 
-    async def _open_lanes(self, engines: Engines, selection: Selection) -> None:
+    async def _open_lanes(self, engines: VersionControl, selection: Selection) -> None:
         """Load and warm in threads: samples are taken meanwhile, `/readyz` says no until a lane is warm."""
         began = time.monotonic()
         loaded = await engines.start(selection)
@@ -156,7 +156,7 @@ class Daemon:
             return  # what is chosen at start is chosen by the settings as they are by now, or nothing matters any more
         self._keep(self._reload(self._engines))
 
-    async def _reload(self, engines: Engines) -> None:
+    async def _reload(self, engines: VersionControl) -> None:
         self.notifier.tell(RELOADING="1", MONOTONIC_USEC=str(time.monotonic_ns() // 1_000))
         await engines.reload()
         self._tell_ready()  # whether or not anything changed: it serves
@@ -190,7 +190,7 @@ class Daemon:
 
     # ------------------------------------------------------------ drain
     async def _shut_down(
-        self, service: Service, doors: Doors, runner: web.AppRunner, tasks: "list[asyncio.Task[object]]"
+        self, service: Service, http_app: HttpApp, runner: web.AppRunner, tasks: "list[asyncio.Task[object]]"
     ) -> None:
         self.notifier.tell(STOPPING="1")
         began = time.monotonic()
@@ -201,7 +201,7 @@ class Daemon:
                     await site.stop()  # no new connections; those that are open go on
                 await service.drain()
                 await service.hub.finish()
-                await doors.sockets.close_all()
+                await http_app.sockets.close_all()
         except TimeoutError:
             in_time = False
         left = service.undelivered

@@ -287,7 +287,7 @@ async def test_bytes_on_the_wire(start: Start, pieces: list[bytes], expected: in
     daemon = await start(Setup(limits=TransportLimits(max_body_bytes=1_000)))
     assert status_of(await raw(daemon, *pieces)) == expected
     assert (await daemon.status())["samples"]["accepted"] == (expected == 200)
-    assert len(daemon.doors.sockets) == 0
+    assert len(daemon.http_app.sockets) == 0
 
 
 async def test_a_body_that_ends_before_its_length_is_not_taken(daemon: Running) -> None:

@@ -82,7 +82,7 @@ async def test_a_reader_is_dropped_for_time_in_which_it_could_have_read(start: S
     clock = stand_still(daemon)
     slow = StalledReader()
     await slow.connect(daemon.port, path)
-    while not daemon.doors.sockets._sending:
+    while not daemon.http_app.sockets._sending:
         await daemon.accept([sample("x", daemon.service.ingest.accepted, {"a": 1.0, "b": 1.0})])
     await pause(clock)
     assert len(daemon.service.hub) == 1

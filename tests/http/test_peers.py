@@ -98,7 +98,7 @@ async def nobody_is_left(daemon: Running) -> None:
     """Wait until only this test's own connection is open, and none counts as a socket."""
     server = daemon.runner.server
     assert server is not None
-    while len(server.connections) > 1 or len(daemon.doors.sockets):
+    while len(server.connections) > 1 or len(daemon.http_app.sockets):
         await daemon.get("/healthz")
     assert len(daemon.service.hub) == 0
     assert asyncio.all_tasks() - {asyncio.current_task()} == {
@@ -146,14 +146,14 @@ async def test_places_of_readers_that_left_are_free(start: Start) -> None:
     peers = [socket.create_connection(("127.0.0.1", daemon.port)) for _ in range(3)]
     for peer in peers:
         peer.sendall(BEGINNINGS["an event stream"])
-    while len(daemon.doors.sockets) < 3:
+    while len(daemon.http_app.sockets) < 3:
         await daemon.get("/healthz")
     assert (await daemon.get("/v1/forecasts/stream")).status == 429
     for peer in peers:
         peer.close()
     await nobody_is_left(daemon)
     async with daemon.subscribed():
-        assert len(daemon.doors.sockets) == 1
+        assert len(daemon.http_app.sockets) == 1
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux has it")
@@ -177,7 +177,7 @@ async def test_a_reader_that_is_reset_while_a_send_waits_for_it(start: Start, lo
     while not len(daemon.service.hub):
         await daemon.get("/healthz")
     step = 0
-    while not is_waiting(daemon.doors.sockets):
+    while not is_waiting(daemon.http_app.sockets):
         rows = [sample("a", each, {"a": each, "b": each}) for each in range(step, step + NEED)]
         await daemon.accept(rows)
         step += NEED

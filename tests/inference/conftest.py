@@ -43,6 +43,6 @@ def library(
 def kept(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What TensorRT lanes keep to the end of the process, noted instead."""
     noted: list[Any] = []
-    for module in ("tensorrt_executor", "tensorrt_engine"):
-        monkeypatch.setattr(f"streamd.inference.{module}.keep_to_the_end", lambda *each: noted.extend(each))
+    for module in ("tensorrt.executor", "tensorrt.engine"):
+        monkeypatch.setattr(f"streamd.inference.{module}.leak_deliberately", lambda *each: noted.extend(each))
     return noted

@@ -109,7 +109,7 @@ def test_a_lane_that_hangs_is_ended_by_the_test_and_hangs_nobody_else() -> None:
     thread = run_in_thread(hung, done)
     assert len(sound.run(1)) == 1
     assert done == []
-    backend.let_all_go()
+    backend.release_all()
     thread.join()
     assert done == ["fake-0"]
     assert len(hung.run(1)) == 1, "it hangs no more"

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from streamd.core.errors import RepositoryError
-from streamd.repository.graph import check_graph, read_graph
+from streamd.repository.graph import check_graph, read_signature
 from tests.support.made_versions import CONTRACT, GRAPH, onnx_of
 from tests.support.onnx_bytes import FLOAT, INT32, Tensor, identity_model, tensors_of
 
@@ -37,7 +37,7 @@ def test_it_reads_what_onnx_runtime_reads(path: Path) -> None:
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     types = {"tensor(float)": "float32", "tensor(int32)": "int32"}
-    graph = read_graph(path)
+    graph = read_signature(path)
     for ours, theirs in ((graph.inputs, session.get_inputs()), (graph.outputs, session.get_outputs())):
         assert {name: (each.element_type, list(each.shape)) for name, each in ours.items()} == {
             node.name: (types[node.type], [size if isinstance(size, int) else None for size in node.shape])
@@ -126,7 +126,7 @@ def test_a_graph_that_was_cut_short_is_refused(tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(RepositoryError, match=r"model\.onnx: cannot be read"):
-        read_graph(tmp_path / "model.onnx")
+        read_signature(tmp_path / "model.onnx")
 
 
 @ORDINARY

@@ -5,11 +5,11 @@ import asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamd.core.selection import Part, ServerGlobs
+from streamd.core.selection import ForecastSlice, ServerGlobs
 from streamd.runtime.hub import Hub, Subscription
 
 NAMES: list[str | None] = ["web-01", "web-02", "db-01", None]
-PART = Part((0,), (0,), 1, "float32")
+PART = ForecastSlice((0,), (0,), 1, "float32")
 
 
 def subscribe(hub: Hub, *globs: str) -> Subscription:

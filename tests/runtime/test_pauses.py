@@ -119,7 +119,7 @@ async def test_lanes_are_not_judged_by_a_pause(tmp_path: Path, pauses: Pauses, c
         clock.run(2.0)
         chain.keeper.look(clock())
         assert lanes_of(rig) == ["fake-1"], "it hangs by time in which it could have answered"
-        rig.backend.let_all_go()
+        rig.backend.release_all()
         await rig.settled()
         assert ready(rig)
         assert rig.published == [("a", 100)]

@@ -21,7 +21,7 @@ from structlog.testing import capture_logs
 from streamd.core.errors import LaneLostError
 from streamd.inference.fake import FakeBackend
 from streamd.repository.versions import EngineVersion
-from streamd.runtime.lanes.opening import Opened
+from streamd.runtime.lanes.opening import OpenedBackend
 from streamd.server import daemon as daemons
 from streamd.server.config import CandidateSection, Config, EngineSection, ServerSection, StateSection, WindowsSection
 from streamd.server.daemon import Daemon
@@ -43,12 +43,12 @@ class Lab:
         passed_over: frozenset[str] = frozenset(),
         *,
         others: Sequence[EngineVersion] = (),
-    ) -> Opened:
+    ) -> OpenedBackend:
         if version.name in self.held:
             self.held[version.name].wait()
         backend = self.backends.setdefault(version.name, FakeBackend(CONTRACT, (1, 8)))
         backend.name = "onnxruntime-cpu"
-        return Opened(backend, [backend.make_lane(0)])
+        return OpenedBackend(backend, [backend.make_lane(0)])
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
     for event in made.held.values():
         event.set()
     for backend in made.backends.values():
-        backend.let_all_go()
+        backend.release_all()
 
 
 @pytest.fixture
@@ -189,7 +189,7 @@ async def test_a_drain_whose_lanes_are_lost_is_not_complete(lab: Lab, tmp_path: 
         run.daemon.stop()
         await run.until(lambda: run.daemon._service is not None and run.daemon._service.draining)
         script.errors.append(LaneLostError("gone"))
-        lab.backends[WINDOW].let_all_go()
+        lab.backends[WINDOW].release_all()
         assert await run.task == 0
         stopped = await run.logged("stopped")
     rows = stopped["rows"]

@@ -27,7 +27,7 @@ def in_windows(column: str, value: int) -> Break:
 
 def in_forecasts(column: str, value: int) -> Break:
     def damage(folder: Path, capacity: int) -> None:
-        layout = Layout(board.columns(CONTRACT), capacity, {})
+        layout = Layout(board.board_columns(CONTRACT), capacity, {})
         write(folder / "forecasts.streamd", layout.offsets[column], value.to_bytes(8, "little"))
 
     return damage

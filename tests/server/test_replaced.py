@@ -13,7 +13,7 @@ from streamd.core.errors import BackendUnavailableError, RepositoryError
 from streamd.repository.plans import choose_plan
 from streamd.server.backends import open_backend
 from streamd.server.config import Config, EngineSection
-from streamd.server.version_control.selection import Selection, select
+from streamd.server.version_control.selection import Selection, select_versions
 from tests.server.conftest import Start
 from tests.server.version_control.test_candidate import try_out
 from tests.server.version_control.test_control import ROLLBACK, begin, predict, promote, served
@@ -39,7 +39,7 @@ def replace_graph(root: Path, name: str) -> bytes:
 
 
 def selected(root: Path, *named: str) -> Iterator[Selection]:
-    selection = select(msgspec.structs.replace(SETTINGS.engine, engines=str(root)), named)
+    selection = select_versions(msgspec.structs.replace(SETTINGS.engine, engines=str(root)), named)
     yield selection
     selection.release()
 
@@ -95,7 +95,7 @@ def test_a_plan_that_is_built_anew_is_no_plan_of_the_version_that_was_checked(en
 def test_a_selection_holds_nothing_once_it_could_not_be_made(engines: Path) -> None:
     (engines / WINDOW / "conversion_info.json").write_text("{")
     with pytest.raises(RepositoryError, match="conversion_info"):
-        select(msgspec.structs.replace(SETTINGS.engine, engines=str(engines)), (WINDOW,))
+        select_versions(msgspec.structs.replace(SETTINGS.engine, engines=str(engines)), (WINDOW,))
 
 
 # ---------------------------------------------------------------- one name, one network

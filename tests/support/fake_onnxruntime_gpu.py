@@ -40,7 +40,7 @@ class Script:
     """How many sessions live."""
 
     def keep(self, session: "FakeSession") -> None:
-        """Stand in for `keep_to_the_end`."""
+        """Stand in for `leak_deliberately`."""
         self.kept += 1
 
 

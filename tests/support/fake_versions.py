@@ -15,9 +15,9 @@ from streamd.core.scheduling.lane_health import LaneLimits
 from streamd.inference.fake import FakeBackend, FakeLane, forecast_of
 from streamd.inference.lane import Float32, Lane
 from streamd.runtime.lanes.deployment import Deployment, Model
-from streamd.runtime.lanes.opening import OpenBackend, Opened
+from streamd.runtime.lanes.opening import OpenBackend, OpenedBackend
 from streamd.runtime.lanes.pipeline import Pipeline
-from streamd.runtime.lanes.supervisor import LaneKeeper
+from streamd.runtime.lanes.supervisor import LaneSupervisor
 from streamd.runtime.versions.manager import MakeKeeper, Source
 
 OFFSETS = {f"model_2026010{day}_000000": float(4_096 * day) for day in (1, 2, 3)}
@@ -76,7 +76,7 @@ class Versions:
         prepare(backend)
         self.backends.append(backend)
 
-        def open_backend(passed_over: frozenset[str]) -> Opened:
+        def open_backend(passed_over: frozenset[str]) -> OpenedBackend:
             if backend.name in passed_over:
                 raise BackendUnavailableError("nothing left")
             lanes: list[Lane] = []
@@ -86,7 +86,7 @@ class Versions:
                     made.callback(lane.close)
                     lanes.append(lane)
                 made.pop_all()
-            return Opened(backend, lanes, [])
+            return OpenedBackend(backend, lanes, [])
 
         return Source(Model(name.encode(), {}), open_backend, lambda: self.released.append(name))
 
@@ -97,13 +97,13 @@ class Versions:
 
 
 def keepers_of(
-    pipeline: Pipeline, limits: LaneLimits, clock: Callable[[], float], keeper: type[LaneKeeper] = LaneKeeper
+    pipeline: Pipeline, limits: LaneLimits, clock: Callable[[], float], keeper: type[LaneSupervisor] = LaneSupervisor
 ) -> MakeKeeper:
     """Makes the keepers of a pipeline's deployments."""
 
     def make(
-        deployment: Deployment, open_backend: OpenBackend, changed: Callable[[Opened, CostTable], None]
-    ) -> LaneKeeper:
+        deployment: Deployment, open_backend: OpenBackend, changed: Callable[[OpenedBackend, CostTable], None]
+    ) -> LaneSupervisor:
         return keeper(
             pipeline,
             open_backend,

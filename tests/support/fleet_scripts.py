@@ -7,9 +7,9 @@ from itertools import count
 import numpy as np
 from hypothesis import strategies as st
 
-from streamd.core.state.layout import Arrays, Layout
-from streamd.core.state.rows import Row
-from streamd.core.state.windows import WindowStore, columns
+from streamd.core.state.layout import Layout, NamedArrays
+from streamd.core.state.rows import PackedRow
+from streamd.core.state.windows import WindowStore, window_columns
 from tests.support.naive_windows import NO_STEP, NaiveServer
 
 FEATURES = 3
@@ -29,11 +29,11 @@ class Sizes:
     def naive(self) -> NaiveServer:
         return NaiveServer(self.context_length, FEATURES, self.need, self.late_steps, GRACE_SECONDS)
 
-    def arrays(self) -> Arrays:
-        layout = Layout(columns(self.context_length, FEATURES), SLOTS, {})
+    def arrays(self) -> NamedArrays:
+        layout = Layout(window_columns(self.context_length, FEATURES), SLOTS, {})
         return layout.arrays(bytearray(layout.nbytes))
 
-    def store(self, arrays: Arrays) -> WindowStore:
+    def store(self, arrays: NamedArrays) -> WindowStore:
         return WindowStore(arrays, need=self.need, late_steps=self.late_steps, grace_seconds=GRACE_SECONDS)
 
 
@@ -149,12 +149,12 @@ class Twins:
         assert self.store.next_overdue() == (min(opened) + GRACE_SECONDS if opened else None)
 
 
-def row_of(cells: dict[int, float]) -> Row:
+def row_of(cells: dict[int, float]) -> PackedRow:
     """A sample's row, packed."""
     data = np.full(FEATURES, np.nan, np.float32)
     for feature, value in cells.items():
         data[feature] = value
-    return Row(data.tobytes(), sum(1 << feature for feature in cells))
+    return PackedRow(data.tobytes(), sum(1 << feature for feature in cells))
 
 
 def check_slot(store: WindowStore, slot: int, server: NaiveServer) -> None:

@@ -22,9 +22,9 @@ from aiohttp import WSMsgType, web
 
 from streamd.core.contract import ModelContract
 from streamd.core.scheduling.costs import CostTable
-from streamd.http.app import Doors, make_doors
+from streamd.http.app import HttpApp, make_http_app
 from streamd.http.requests import TransportLimits
-from streamd.http.routes.versions import Engines
+from streamd.http.routes.versions import VersionChanges
 from streamd.inference.fake import FakeBackend, forecast_of
 from streamd.runtime.lanes.worker import LaneWorker
 from streamd.runtime.service import Service, ServiceLimits
@@ -181,7 +181,7 @@ class Running:
 
     service: Service
     backend: FakeBackend
-    doors: Doors
+    http_app: HttpApp
     session: aiohttp.ClientSession
     port: int
     runner: web.AppRunner
@@ -280,7 +280,7 @@ class Setup:
     lanes: int = 2
     backend: FakeBackend | None = None
     listener: socket.socket | None = None
-    engines: Engines | None = None
+    engines: VersionChanges | None = None
     admin_token: str = ""
 
 
@@ -296,13 +296,13 @@ async def running(folder: Path, setup: Setup) -> AsyncIterator[Running]:
     state = open_state(folder, setup.contract, window_limits, time.monotonic())
     service = Service(state, MODEL, {}, setup.service_limits)
     service.engine = {"backend": "fake", "precision": "fp32", "fallbacks": [{"backend": "none", "reason": "a test"}]}
-    doors = make_doors(service, setup.limits, setup.engines, setup.admin_token)
-    runner = doors.make_runner(shutdown_timeout_seconds=0.05)
+    http_app = make_http_app(service, setup.limits, setup.engines, setup.admin_token)
+    runner = http_app.make_runner(shutdown_timeout_seconds=0.05)
     await runner.setup()
     await web.SockSite(runner, setup.listener or listening_socket()).start()
     backend = setup.backend or FakeBackend(setup.contract)
     async with aiohttp.ClientSession() as session:
-        daemon = Running(service, backend, doors, session, runner.addresses[0][1], runner)
+        daemon = Running(service, backend, http_app, session, runner.addresses[0][1], runner)
         if setup.lanes:
             daemon.open_lanes(setup.lanes)
         try:

@@ -7,7 +7,7 @@ import msgspec
 
 from streamd.repository.versions import load_version
 from streamd.tools.engine.graph.onnx_graph import Signature
-from streamd.tools.engine.graph.source import Source
+from streamd.tools.engine.graph.source import GraphSource
 from streamd.tools.engine.plan.builder import BuildSettings, BuiltPlan, PlanGraph, Profile
 from streamd.tools.engine.plan.maker import MadePlan
 from streamd.tools.engine.precision.kept_nodes import Kept
@@ -23,10 +23,10 @@ def made_plan(precision: str = "fp16", content: bytes = b"a plan", stages: int =
     return MadePlan(precision=precision, plan=plan, graphs=(graph,) * stages, kept=kept, typed=True)
 
 
-def source_of(version: Path) -> Source:
+def source_of(version: Path) -> GraphSource:
     checked = load_version(version)
     manifest: Any = msgspec.json.decode((version / "config.json").read_bytes())
-    return Source(checked.onnx, Graph(), Signature((), ()), version, manifest, checked.contract)
+    return GraphSource(checked.onnx, Graph(), Signature((), ()), version, manifest, checked.contract)
 
 
 class Graph:

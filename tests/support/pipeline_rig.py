@@ -69,7 +69,7 @@ class Rig:
         self.pipeline.open_lanes(self._workers, CostTable({1: 1.0, 8: 1.0}, pads=False))
 
     async def close(self) -> None:
-        self.backend.let_all_go()
+        self.backend.release_all()
         self.pipeline.stop()
         for worker in self._workers:
             worker.stop()

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from streamd.inference.lane import Float32
-from streamd.runtime.lanes.deployment import Departures
+from streamd.runtime.lanes.deployment import ClosingLanes
 from streamd.runtime.lanes.worker import LaneWorker
 from streamd.runtime.state.state import State
 from tests.support.contracts import make_contract
@@ -65,7 +65,7 @@ class Fleet:
         return np.broadcast_to(row, (CONTRACT.context_length, len(row)))
 
 
-def wait_for_ends(departures: Departures, stuck: Iterable[LaneWorker]) -> None:
+def wait_for_ends(closing_lanes: ClosingLanes, stuck: Iterable[LaneWorker]) -> None:
     """Wait for the threads of lanes that are out and run nothing."""
-    for worker in departures.leaving - set(stuck):
+    for worker in closing_lanes.leaving - set(stuck):
         assert worker.join(60.0), "a lane that runs nothing ends at once"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from streamd.core.accuracy.scores import Shape, Sliding
+from streamd.core.accuracy.scores import ScoreShape, Sliding
 
 _COLUMNS = 5  # observations, differences, their squares, losses of the first and of the second
 
@@ -17,7 +17,7 @@ class Comparisons:
     is one, and so is its mean over the whole (the last row).
     """
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: ScoreShape) -> None:
         self._shape = shape
         self._pairs: dict[tuple[str, str], Sliding] = {}
         self._period = 0

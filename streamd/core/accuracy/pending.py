@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamd.core.accuracy.deviations import Float32, Float64
-from streamd.core.accuracy.scores import Figures
+from streamd.core.accuracy.scores import Scores
 from streamd.core.state.windows import NONE
 
 
@@ -36,11 +36,11 @@ class AccuracyLimits:
 
 
 @dataclass(slots=True)
-class Version:
+class ScoredVersion:
     """One version that is scored: its share of the servers, and whether it may open holds or only joins others'."""
 
     name: str
-    figures: Figures
+    figures: Scores
     number: int
     share: float = 1.0
     shadow: bool = False
@@ -51,7 +51,7 @@ class Version:
 
 
 @dataclass(slots=True, eq=False)
-class Hold:
+class PendingForecast:
     """The forecasts of one server from one origin, by version, while their truth arrives."""
 
     slot: int
@@ -70,7 +70,7 @@ class Hold:
 
 
 @dataclass(slots=True)
-class HoldCounts:
+class PendingCounts:
     """What became of the sampled forecasts since start; joined ones go with the hold they joined."""
 
     opened: int = 0

@@ -17,7 +17,7 @@ def chance(places: float, servers: float, length: int) -> float:
     return min(filled / (length * (1.0 - filled)), 1.0)
 
 
-def draw(slot: int, step: int) -> int:
+def sample_hash(slot: int, step: int) -> int:
     """Return a number below 2^64 that looks random: any of a server's origins, and of an origin's servers, is alike."""
     mixed = (slot * 0x9E3779B97F4A7C15 + step * 0xD1B54A32D192ED03) & _MASK
     return ((mixed ^ (mixed >> 32)) * 0xD6E8FEB86659FD93) & _MASK

@@ -8,9 +8,9 @@ import numpy.typing as npt
 
 from streamd.core.accuracy.comparison import Comparisons
 from streamd.core.accuracy.deviations import Float32, Float64, SeriesDeviations
-from streamd.core.accuracy.pending import AccuracyLimits, Hold, HoldCounts, Version
-from streamd.core.accuracy.sampling import chance, draw
-from streamd.core.accuracy.scores import Figures, Shape
+from streamd.core.accuracy.pending import AccuracyLimits, PendingCounts, PendingForecast, ScoredVersion
+from streamd.core.accuracy.sampling import chance, sample_hash
+from streamd.core.accuracy.scores import Scores, ScoreShape
 from streamd.core.contract import ModelContract
 from streamd.core.state.windows import NONE
 
@@ -22,7 +22,7 @@ ACTIVE_STEPS = 12
 """A version that offered nothing for so long has no part of the places: it does not serve any more."""
 
 
-class Ledger:
+class ForecastScorer:
     """The forecasts that are held, and the figures by version and by pair of versions.
 
     At most `scored_servers` servers are held, one origin each, with at most `versions` forecasts of
@@ -32,19 +32,19 @@ class Ledger:
     def __init__(self, contract: ModelContract, limits: AccuracyLimits, capacity: int) -> None:
         self.contract = contract
         self.limits = limits
-        self.shape = Shape(contract, limits.range_steps, limits.period_steps, limits.periods)
-        self.versions: dict[str, Version] = {}  # the longest quiet first
+        self.shape = ScoreShape(contract, limits.range_steps, limits.period_steps, limits.periods)
+        self.versions: dict[str, ScoredVersion] = {}  # the longest quiet first
         self.comparisons = Comparisons(self.shape)
-        self.held: dict[int, Hold] = {}
+        self.held: dict[int, PendingForecast] = {}
         """By slot; the longest unscored first."""
-        self.counts = HoldCounts()
+        self.counts = PendingCounts()
         self.now_step = NONE
         self._deviations = SeriesDeviations(capacity, len(contract.targets))
         self._numbers = 0
         self._servers = 0
 
     # ------------------------------------------------------------ versions
-    def follow(self, name: str, *, share: float = 1.0, shadow: bool = False) -> Version:
+    def follow(self, name: str, *, share: float = 1.0, shadow: bool = False) -> ScoredVersion:
         """Score a version from now on, or change what is known of one.
 
         `share` is that of the servers which it forecasts; a shadow opens no hold of its own while another version may.
@@ -54,7 +54,7 @@ class Ledger:
             if len(self.versions) >= self.limits.versions:
                 self.unfollow(next(iter(self.versions)))
             self._numbers += 1
-            version = Version(name, Figures(self.shape), self._numbers, latest_step=self.now_step)
+            version = ScoredVersion(name, Scores(self.shape), self._numbers, latest_step=self.now_step)
             self.versions[name] = version
         version.share, version.shadow = share, shadow
         self.weigh(self._servers)
@@ -89,7 +89,7 @@ class Ledger:
             version.threshold = int(share * 2.0**64)
 
     # ------------------------------------------------------------ forecasts in
-    def chooses(self, version: Version, slot: int, step: int) -> bool:
+    def chooses(self, version: ScoredVersion, slot: int, step: int) -> bool:
         """Whether this version's forecast of a server from `step` is to be given to `take`; quick, for most are not."""
         if step > version.latest_step:
             version.latest_step = step
@@ -98,9 +98,11 @@ class Ledger:
         hold = self.held.get(slot)
         if hold is not None:
             return hold.step == step and not hold.done and version.name not in hold.forecasts
-        return draw(slot, step) < version.threshold
+        return sample_hash(slot, step) < version.threshold
 
-    def take(self, version: Version, slot: int, generation: int, step: int, forecast: Float32, rows: Float32) -> bool:
+    def take(
+        self, version: ScoredVersion, slot: int, generation: int, step: int, forecast: Float32, rows: Float32
+    ) -> bool:
         """Hold a forecast that was chosen, or let it join the other versions' from the same origin; whether it was.
 
         `forecast (targets, horizon, quantiles)` is copied. `rows (rows, targets)` are the server's last rows up to
@@ -121,7 +123,7 @@ class Ledger:
         self.versions[version.name] = self.versions.pop(version.name)
         return True
 
-    def _open(self, slot: int, generation: int, step: int, rows: Float32) -> Hold | None:
+    def _open(self, slot: int, generation: int, step: int, rows: Float32) -> PendingForecast | None:
         if self._late(step):
             return None  # history that is replayed: its truth would be given up before it comes
         if len(self.held) >= self.limits.scored_servers:
@@ -132,7 +134,7 @@ class Ledger:
         if not np.isfinite(self._deviations.of(slot)[reported]).any():
             return None  # nothing is known of it, or all is flat
         points = np.zeros((len(self.contract.targets), self.shape.ranges))
-        hold = self.held[slot] = Hold(slot, generation, step, reported, points)
+        hold = self.held[slot] = PendingForecast(slot, generation, step, reported, points)
         self.counts.opened += 1
         return hold
 
@@ -150,16 +152,16 @@ class Ledger:
             version.figures.sums.roll(period)
         self.comparisons.roll(period)
 
-    def settled(self, hold: Hold, newest: int) -> int:
+    def settled(self, hold: PendingForecast, newest: int) -> int:
         """How many steps of a held forecast's horizon can be passed, with `newest` its server's newest closed row."""
         wait = 0 if self._late(hold.step) else self.limits.settle_steps
         return min(max(newest - wait - hold.step, 0), self.contract.horizon)
 
-    def due(self, hold: Hold, newest: int) -> bool:
+    def due(self, hold: PendingForecast, newest: int) -> bool:
         """Whether `score` has anything to do."""
         return self.settled(hold, newest) > hold.done or self._late(hold.step)
 
-    def score(self, hold: Hold, newest: int, rows: Float32) -> None:
+    def score(self, hold: PendingForecast, newest: int, rows: Float32) -> None:
         """Score what has settled; `rows (rows, targets)` are the server's last rows up to `newest`, NaN where missing.
 
         A hold whose horizon is past, or that is too old, goes; its missing rows are scored by nobody.
@@ -184,7 +186,7 @@ class Ledger:
         patience = self.contract.horizon + self.limits.settle_steps + self.limits.tolerance_steps
         return self.now_step - step > patience
 
-    def _score_steps(self, hold: Hold, first: int, truth: Float64) -> None:
+    def _score_steps(self, hold: PendingForecast, first: int, truth: Float64) -> None:
         """Score the steps from `first` on by `truth (targets, steps)`."""
         deviation = np.where(hold.reported, self._deviations.of(hold.slot), np.nan)
         known = np.isfinite(truth) & np.isfinite(deviation)[:, None]
@@ -197,12 +199,12 @@ class Ledger:
                 figures.begin()
 
     # ------------------------------------------------------------ versions against each other
-    def _compare_ranges(self, hold: Hold, before: int) -> None:
+    def _compare_ranges(self, hold: PendingForecast, before: int) -> None:
         ends = np.cumsum(self.shape.range_lengths).astype(int)
         for index in np.flatnonzero((ends > before) & (ends <= hold.done)).tolist():
             self._compare(hold, index, slice(index, index + 1), int(self.shape.range_lengths[index]))
 
-    def _compare(self, hold: Hold, row: int, ranges: slice, steps: int) -> None:
+    def _compare(self, hold: PendingForecast, row: int, ranges: slice, steps: int) -> None:
         """Add one observation for each pair of versions: the mean over the targets that were reported enough."""
         points = hold.points[:, ranges].sum(1)
         enough = points >= max(LEAST_KNOWN * steps, 1.0)

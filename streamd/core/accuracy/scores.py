@@ -15,7 +15,7 @@ Float64 = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Shape:
+class ScoreShape:
     """What is told apart: targets, quantiles, intervals between them, and ranges of the horizon."""
 
     contract: ModelContract
@@ -91,14 +91,14 @@ class Sliding:
         return total
 
 
-class Figures:
+class Scores:
     """How one version does. Losses are pinball, averaged over the quantiles, divided by the series' deviation.
 
     As in training: a target's loss gives every step of the horizon the same weight, and the whole is the mean over
     targets. So there is none before every range of the horizon was scored.
     """
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: ScoreShape) -> None:
         self.shape = shape
         self.scored_steps = 0
         """Steps of forecasts that were scored for at least one target, since start."""
@@ -176,14 +176,14 @@ class Figures:
 
 
 @dataclass(frozen=True)
-class TrainingFigures:
+class TrainingScores:
     """What a version did on the test days it was released with, averaged over its fleets."""
 
     loss: float
     fleets: tuple[str, ...]
 
 
-def training_figures(info: Mapping[str, Any]) -> TrainingFigures | None:
+def parse_training_scores(info: Mapping[str, Any]) -> TrainingScores | None:
     """Read a version's `training_info.json`; none where it tells no nPL.
 
     The figures of whole fleets count (those named in `data`, where it names any), not those of parts of them.
@@ -197,7 +197,7 @@ def training_figures(info: Mapping[str, Any]) -> TrainingFigures | None:
     chosen = whole or losses
     if not chosen:
         return None
-    return TrainingFigures(sum(chosen.values()) / len(chosen), tuple(chosen))
+    return TrainingScores(sum(chosen.values()) / len(chosen), tuple(chosen))
 
 
 def _is_loss(figures: Mapping[str, Any]) -> bool:

@@ -5,7 +5,7 @@ from hashlib import blake2b
 
 
 @dataclass(frozen=True)
-class Assignment:
+class CanaryAssignment:
     """What a candidate version is given: a `share` (0 to 1) of the servers.
 
     As the share grows, servers join and none leaves. Another candidate gets other servers first, so that not the same

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 Key = TypeVar("Key", bound=Hashable)
 
 
-class LatestSet(Generic[Key]):
+class CoalescingQueue(Generic[Key]):
     """Keys in the order in which they began to wait; a key that is marked again keeps its place.
 
     Holds no content: whoever takes a key reads what is newest then. So memory is bounded by the number of

@@ -19,9 +19,9 @@ class LaneLimits:
     """Before the first rebuilding; doubled each time, up to `rebuild_most_seconds`."""
     rebuild_most_seconds: float = 60.0
     max_rebuilds: int = 4
-    """In a row; a lane that was well for `forgiven_seconds` starts over."""
-    forgiven_seconds: float = 300.0
-    make_seconds: float = 120.0
+    """In a row; a lane that was well for `healthy_reset_seconds` starts over."""
+    healthy_reset_seconds: float = 300.0
+    make_timeout_seconds: float = 120.0
     """A lane that takes longer to be made is not waited for."""
 
     def hung(self, running_seconds: float, expected_seconds: float) -> bool:
@@ -31,10 +31,10 @@ class LaneLimits:
 
 @dataclass(slots=True)
 class _Lane:
-    well: bool = True
-    well_since: float = 0.0
+    healthy: bool = True
+    healthy_since: float = 0.0
     losses: int = 0
-    again_at: float | None = None
+    retry_at: float | None = None
     """When it is to be rebuilt; none while it is well, being rebuilt, or given up."""
     building: bool = False
 
@@ -44,62 +44,62 @@ class LaneRoster:
 
     def __init__(self, count: int, limits: LaneLimits, now: float) -> None:
         self._limits = limits
-        self._lanes = [_Lane(well_since=now) for _ in range(count)]
+        self._lanes = [_Lane(healthy_since=now) for _ in range(count)]
 
-    def lost(self, index: int, now: float, *, hopeless: bool = False) -> None:
+    def lost(self, index: int, now: float, *, permanent: bool = False) -> None:
         """A lane was lost, or its rebuilding failed: plan the next rebuilding, or give it up.
 
-        One whose device is lost to the process is `hopeless`: it counts as rebuilt too often already.
+        One whose device is lost to the process is `permanent`: it counts as rebuilt too often already.
         """
         lane = self._lanes[index]
-        if lane.well and now - lane.well_since >= self._limits.forgiven_seconds:
+        if lane.healthy and now - lane.healthy_since >= self._limits.healthy_reset_seconds:
             lane.losses = 0
-        lane.well = lane.building = False
-        lane.losses = max(lane.losses, self._limits.max_rebuilds if hopeless else 0) + 1
-        lane.again_at = now + self._patience_seconds(lane)
-        if not self.well:
+        lane.healthy = lane.building = False
+        lane.losses = max(lane.losses, self._limits.max_rebuilds if permanent else 0) + 1
+        lane.retry_at = now + self._retry_delay_seconds(lane)
+        if not self.healthy:
             # The last one that was well: the next backend must not wait for those that hardly come back.
-            for each in filter(self._tired, self._lanes):
-                each.again_at = None
+            for each in filter(self._is_exhausted, self._lanes):
+                each.retry_at = None
 
     def take_due(self, now: float) -> list[int]:
         """Return the lanes to rebuild now; each is reported back by `rebuilt` or `lost`."""
-        due = [i for i, lane in enumerate(self._lanes) if lane.again_at is not None and lane.again_at <= now]
+        due = [i for i, lane in enumerate(self._lanes) if lane.retry_at is not None and lane.retry_at <= now]
         for index in due:
-            self._lanes[index].again_at = None
+            self._lanes[index].retry_at = None
             self._lanes[index].building = True
         return due
 
     def rebuilt(self, index: int, now: float) -> None:
         """A lane is well again."""
         lane = self._lanes[index]
-        lane.well, lane.building, lane.well_since = True, False, now
-        self.persist(now)
+        lane.healthy, lane.building, lane.healthy_since = True, False, now
+        self.retry_abandoned(now)
 
-    def persist(self, now: float) -> None:
+    def retry_abandoned(self, now: float) -> None:
         """Try the lanes that were given up again, as patiently as may be: one is well, or no other backend is left."""
         for lane in self._lanes:
-            if self._given_up(lane):
-                lane.again_at = now + self._limits.rebuild_most_seconds
+            if self._is_abandoned(lane):
+                lane.retry_at = now + self._limits.rebuild_most_seconds
 
     @property
-    def spent(self) -> bool:
+    def exhausted(self) -> bool:
         """No lane is well, and none will be."""
-        return all(self._given_up(lane) for lane in self._lanes)
+        return all(self._is_abandoned(lane) for lane in self._lanes)
 
     @property
-    def well(self) -> int:
+    def healthy(self) -> int:
         """How many lanes are well."""
-        return sum(lane.well for lane in self._lanes)
+        return sum(lane.healthy for lane in self._lanes)
 
-    def _patience_seconds(self, lane: _Lane) -> float:
+    def _retry_delay_seconds(self, lane: _Lane) -> float:
         limits = self._limits
-        if self._tired(lane):
+        if self._is_exhausted(lane):
             return limits.rebuild_most_seconds
         return min(limits.rebuild_seconds * 2.0 ** (lane.losses - 1), limits.rebuild_most_seconds)
 
-    def _tired(self, lane: _Lane) -> bool:
+    def _is_exhausted(self, lane: _Lane) -> bool:
         return lane.losses > self._limits.max_rebuilds
 
-    def _given_up(self, lane: _Lane) -> bool:
-        return not lane.well and not lane.building and lane.again_at is None
+    def _is_abandoned(self, lane: _Lane) -> bool:
+        return not lane.healthy and not lane.building and lane.retry_at is None

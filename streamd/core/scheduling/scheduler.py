@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 
-from streamd.core.scheduling.coalescing import LatestSet
+from streamd.core.scheduling.coalescing import CoalescingQueue
 from streamd.core.scheduling.costs import CostTable
 
 
@@ -60,7 +60,7 @@ class RowCounts:
 
 
 @dataclass(slots=True)
-class Outcome:
+class BatchOutcome:
     """What a finished batch leaves to be done."""
 
     deliver: list[tuple[int, ServerItem]] = field(default_factory=list)
@@ -86,7 +86,7 @@ class Scheduler:
         max_queue_delay_seconds: float,
         max_waiting_requests: int,
     ) -> None:
-        self.due: LatestSet[int] = LatestSet()
+        self.due: CoalescingQueue[int] = CoalescingQueue()
         self.counts = RowCounts()
         self.need = need
         self.max_queue_delay_seconds = max_queue_delay_seconds
@@ -270,9 +270,9 @@ class Scheduler:
         return Batch(items, moves=batch.moves, started=now)
 
     # ------------------------------------------------------------ reports back
-    def finished(self, batch: Batch, bad_rows: Iterable[int] = ()) -> Outcome:
+    def finished(self, batch: Batch, bad_rows: Iterable[int] = ()) -> BatchOutcome:
         """Take a batch that ran; `bad_rows` are those whose forecast is not finite: they fail alone."""
-        outcome = Outcome()
+        outcome = BatchOutcome()
         bad = set(bad_rows)
         for row, item in enumerate(batch.items):
             if row in bad:
@@ -288,9 +288,9 @@ class Scheduler:
                 outcome.deliver.append((row, item))
         return outcome
 
-    def failed(self, batch: Batch) -> Outcome:
+    def failed(self, batch: Batch) -> BatchOutcome:
         """Take a batch that its engine refused: halve it until the window that is to blame stands alone."""
-        outcome = Outcome()
+        outcome = BatchOutcome()
         if len(batch.items) == 1:
             self._fail(batch.items[0], outcome)
         else:
@@ -299,9 +299,9 @@ class Scheduler:
             self._retry(batch.items[middle:], batch.moves, outcome)
         return outcome
 
-    def lost(self, batch: Batch) -> Outcome:
+    def lost(self, batch: Batch) -> BatchOutcome:
         """Take a batch whose lane was lost: it may run on another, once."""
-        outcome = Outcome()
+        outcome = BatchOutcome()
         if batch.moves:
             for item in batch.items:
                 self._fail(item, outcome)
@@ -309,7 +309,7 @@ class Scheduler:
             self._retry(batch.items, 1, outcome)
         return outcome
 
-    def _retry(self, items: list[Item], moves: int, outcome: Outcome) -> None:
+    def _retry(self, items: list[Item], moves: int, outcome: BatchOutcome) -> None:
         """Let windows run again, but for those of callers who have left since."""
         wanted = self._still_wanted(items)
         self.dropped_windows += len(items) - len(wanted)
@@ -318,7 +318,7 @@ class Scheduler:
             outcome.retry.append(batch)
             self._retries.append(batch)
 
-    def _fail(self, item: Item, outcome: Outcome) -> None:
+    def _fail(self, item: Item, outcome: BatchOutcome) -> None:
         outcome.fail.append(item)
         if isinstance(item, ServerItem):
             self.counts.failed += 1

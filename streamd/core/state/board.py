@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamd.core.contract import ModelContract
-from streamd.core.state.layout import Arrays, Column, scalars
+from streamd.core.state.layout import Column, NamedArrays, scalars
 from streamd.core.state.windows import NONE
 
 MAX_MODEL_BYTES = 96
@@ -18,7 +18,7 @@ MAX_SERIAL = 2**53
 """No daemon posts so many forecasts; a serial beyond it is damage."""
 
 
-def columns(contract: ModelContract) -> tuple[Column, ...]:
+def board_columns(contract: ModelContract) -> tuple[Column, ...]:
     """The arrays of a forecast board."""
     return (
         Column("serial", "<i8"),  # written last; not above 0: no forecast, and the last one's serial as its negative
@@ -48,7 +48,7 @@ class Forecast:
 class ForecastBoard:
     """The latest forecasts, over arrays that survive the process."""
 
-    def __init__(self, arrays: Arrays) -> None:
+    def __init__(self, arrays: NamedArrays) -> None:
         self._arrays = arrays
         self._serial = scalars(arrays["serial"])
         self._step = scalars(arrays["step"])

@@ -6,11 +6,11 @@ import zlib
 import numpy as np
 
 from streamd.core.errors import InvalidServerError
-from streamd.core.state.layout import Arrays, Column, scalars
+from streamd.core.state.layout import Column, NamedArrays, scalars
 
-MAX_NAME_BYTES = 256
+MAX_SERVER_NAME_BYTES = 256
 COLUMNS = (
-    Column("name", "u1", (MAX_NAME_BYTES,)),
+    Column("name", "u1", (MAX_SERVER_NAME_BYTES,)),
     Column("name_bytes", "<u2"),  # 0: the slot is free; written last, so that it commits the slot
     Column("last_seen", "<f8"),  # epoch seconds of the newest sample's arrival
     Column("name_check", "<u4", added=True),  # checksum of the name; 0: a former version wrote none
@@ -22,7 +22,7 @@ LATEST_SEEN = 1e11
 class Directory:
     """Servers by name and by slot, over arrays that survive the process."""
 
-    def __init__(self, arrays: Arrays) -> None:
+    def __init__(self, arrays: NamedArrays) -> None:
         self._names = arrays["name"]
         self._name_bytes = arrays["name_bytes"]
         self._checks = arrays["name_check"]
@@ -51,7 +51,7 @@ class Directory:
     def _read(self, slot: int) -> str:
         """Return the name that a slot holds; empty where it is damaged."""
         size, seen = int(self._name_bytes[slot]), float(self._last_seen[slot])
-        if size > MAX_NAME_BYTES or not (math.isfinite(seen) and 0 <= seen <= LATEST_SEEN):
+        if size > MAX_SERVER_NAME_BYTES or not (math.isfinite(seen) and 0 <= seen <= LATEST_SEEN):
             return ""
         encoded = bytes(self._names[slot, :size])
         if self._checks[slot] not in (0, _checksum(encoded)):
@@ -131,5 +131,5 @@ def check_name(name: str) -> None:
         size = len(name) if name.isascii() else len(name.encode())
     except UnicodeEncodeError as exc:
         raise InvalidServerError("server is not valid UTF-8 (a lone surrogate)") from exc
-    if not 0 < size <= MAX_NAME_BYTES:
-        raise InvalidServerError(f"server has {size} bytes of UTF-8, expected 1 to {MAX_NAME_BYTES}")
+    if not 0 < size <= MAX_SERVER_NAME_BYTES:
+        raise InvalidServerError(f"server has {size} bytes of UTF-8, expected 1 to {MAX_SERVER_NAME_BYTES}")

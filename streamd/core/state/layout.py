@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 HEADER_BYTES = 4096
-MAGIC = b"streamd\x01"
+STATE_MAGIC = b"streamd\x01"
 CHECK = "check"
-Arrays = dict[str, npt.NDArray[Any]]
+NamedArrays = dict[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -60,17 +60,17 @@ class Layout:
     def header(self, **more: Any) -> bytes:
         """Return the header page: the magic, then the identity (and `more`) and a checksum of them as JSON."""
         fields = {**self.identity, **more}
-        page = MAGIC + json.dumps({**fields, CHECK: _checksum(fields)}).encode()
+        page = STATE_MAGIC + json.dumps({**fields, CHECK: _checksum(fields)}).encode()
         if len(page) > HEADER_BYTES:
             raise ValueError(f"the layout's identity takes {len(page)} bytes, at most {HEADER_BYTES} fit")
         return page.ljust(HEADER_BYTES, b"\0")
 
-    def arrays(self, buffer: Any, nbytes: int | None = None) -> Arrays:
+    def arrays(self, buffer: Any, nbytes: int | None = None) -> NamedArrays:
         """Return every column as a view of `buffer`, shaped `(capacity, *shape)`.
 
         Where `buffer` has only the `nbytes` of a former version, columns that were added are zeros of their own.
         """
-        views: Arrays = {}
+        views: NamedArrays = {}
         for column in self.columns:
             shape = (self.capacity, *column.shape)
             if nbytes is not None and self.offsets[column.name] >= nbytes:
@@ -107,10 +107,10 @@ def scalars(array: npt.NDArray[Any]) -> Any:
 
 def read_header(page: bytes) -> dict[str, Any] | None:
     """Return what a header page says; None where it is not one of ours or is damaged."""
-    if not page.startswith(MAGIC):
+    if not page.startswith(STATE_MAGIC):
         return None
     try:
-        fields = json.loads(page[len(MAGIC) :].split(b"\0", 1)[0])
+        fields = json.loads(page[len(STATE_MAGIC) :].split(b"\0", 1)[0])
     except ValueError:
         return None
     if not isinstance(fields, dict):

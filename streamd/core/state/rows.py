@@ -22,7 +22,7 @@ KEPT_CHARACTERS = 16_384
 """Names that are longer than this together are worked out every time, so that what is remembered stays small."""
 
 
-class Row(msgspec.Struct, frozen=True, gc=False):
+class PackedRow(msgspec.Struct, frozen=True, gc=False):
     """`data` is `(features,) float32` in native bytes, `mask` has the bit of each feature that is there."""
 
     data: bytes
@@ -47,7 +47,7 @@ class RowReader:
         self._struct = struct.Struct(f"={len(features)}f")
         self._orders: dict[tuple[str, ...], _Order] = {}
 
-    def read(self, values: Mapping[str, float | None]) -> Row:
+    def read(self, values: Mapping[str, float | None]) -> PackedRow:
         """Return the row; None and NaN are missing.
 
         Raises `InvalidValueError` for a number that float32 cannot hold, infinity among them.
@@ -61,7 +61,7 @@ class RowReader:
                 given.append(math.nan)
                 data = self._struct.pack(*order.pick(given))
                 self.ignored += order.ignored
-                return Row(data, order.mask)
+                return PackedRow(data, order.mask)
         except (TypeError, OverflowError):
             pass
         return self._read_slowly(values)
@@ -80,7 +80,7 @@ class RowReader:
         self._orders[names] = order
         return order
 
-    def _read_slowly(self, values: Mapping[str, float | None]) -> Row:
+    def _read_slowly(self, values: Mapping[str, float | None]) -> PackedRow:
         cells = [math.nan] * len(self._columns)
         mask = ignored = 0
         for name, value in values.items():
@@ -95,7 +95,7 @@ class RowReader:
                 cells[column] = value
                 mask |= 1 << column
         self.ignored += ignored
-        return Row(self._struct.pack(*cells), mask)
+        return PackedRow(self._struct.pack(*cells), mask)
 
     def _fits(self, value: float) -> bool:
         try:

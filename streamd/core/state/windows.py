@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from streamd.core.contract import MAX_STATUS
-from streamd.core.state.layout import Arrays, Column, scalars
+from streamd.core.state.layout import Column, NamedArrays, scalars
 from streamd.core.state.rings import Rings
-from streamd.core.state.rows import Row, columns_of
+from streamd.core.state.rows import PackedRow, columns_of
 
 NONE = -1
 """No step: steps are counted from 1970 and never negative."""
@@ -34,7 +34,7 @@ def check_of(step: int) -> int:
     return -2 - step
 
 
-def columns(context_length: int, features: int) -> tuple[Column, ...]:
+def window_columns(context_length: int, features: int) -> tuple[Column, ...]:
     """The arrays of a window store."""
     return (
         Column("newest", "<i8"),  # step of the newest closed row
@@ -56,7 +56,7 @@ class WindowStore:
     newest row a sample may lie; `grace_seconds` how long a row may stay open after its first sample.
     """
 
-    def __init__(self, arrays: Arrays, *, need: int, late_steps: int, grace_seconds: float) -> None:
+    def __init__(self, arrays: NamedArrays, *, need: int, late_steps: int, grace_seconds: float) -> None:
         self.capacity, twice, self.features = arrays["values"].shape
         self.context_length = twice // 2
         self.need = need
@@ -128,7 +128,7 @@ class WindowStore:
         return self.have[slot] >= self.need
 
     # ------------------------------------------------------------ samples in
-    def write(self, slot: int, step: int, row: Row, status: int | None, now: float) -> int:
+    def write(self, slot: int, step: int, row: PackedRow, status: int | None, now: float) -> int:
         """Take one sample's row at monotonic seconds `now`.
 
         Returns how many rows became due by it (0, 1 or 2), or TOO_OLD, and then nothing changed.
@@ -184,7 +184,7 @@ class WindowStore:
         self._open_mask[slot] = 0
         self._opened[slot] = now
 
-    def _fill(self, slot: int, row: Row, status: int | None) -> None:
+    def _fill(self, slot: int, row: PackedRow, status: int | None) -> None:
         self._copy_cells(row, self._open_bytes, slot * self._row_bytes)
         if status is not None:
             self._open_status[slot] = SEALED[status]
@@ -231,7 +231,7 @@ class WindowStore:
         self.warming_rows += 1
         return 0
 
-    def _amend(self, slot: int, step: int, row: Row, status: int | None) -> None:
+    def _amend(self, slot: int, step: int, row: PackedRow, status: int | None) -> None:
         """Write a late or repeated sample into a closed row: the last value of a feature wins.
 
         The first copy is written before the second. Killed between them, the first is copied over.
@@ -263,7 +263,7 @@ class WindowStore:
             self._ring[slot, copy] = np.nan
             self._marks[slot, copy] = 0
 
-    def _copy_cells(self, row: Row, to: memoryview, base: int) -> None:
+    def _copy_cells(self, row: PackedRow, to: memoryview, base: int) -> None:
         """Copy the values that are there over the row that begins at byte `base`."""
         if row.mask == self._full:
             to[base : base + self._row_bytes] = row.data

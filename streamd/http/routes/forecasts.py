@@ -10,7 +10,7 @@ from streamd.http.errors import answer_encoding, error_message, reply
 from streamd.http.names import IN_PATH, check_utf8, find_slot, read_name
 from streamd.http.peers import PEER_LEFT, peer_is_gone
 from streamd.http.sockets import KEEP_ALIVE_SECONDS, Sockets
-from streamd.http.subscriptions import Choice, read_message, read_query
+from streamd.http.subscriptions import SubscriptionChoice, read_message, read_query
 from streamd.http.wire.codecs import Encoding, encode
 from streamd.http.wire.frames import FrameEncoder
 from streamd.runtime.hub import Subscription
@@ -44,7 +44,7 @@ class ForecastRoutes:
             "expected a WebSocket upgrade, or ?server=NAME (as /v1/forecasts/{server}) for a server's latest forecast"
         )
 
-    def _read_choice(self, request: web.Request) -> Choice:
+    def _read_choice(self, request: web.Request) -> SubscriptionChoice:
         check_utf8(request)
         return read_query(self._service.contract, request.query.items())
 
@@ -112,7 +112,9 @@ class ForecastRoutes:
                 raise ConnectionResetError("the reader left")
         return response
 
-    async def _stream(self, response: web.StreamResponse, subscription: Subscription, choice: Choice) -> None:
+    async def _stream(
+        self, response: web.StreamResponse, subscription: Subscription, choice: SubscriptionChoice
+    ) -> None:
         board = self._service.state.board
         began_at = board.last_serial
         while not subscription.closed or subscription.waiting:
@@ -148,7 +150,7 @@ class SocketReader:
         self._subscription: Subscription | None = None
         self._task: asyncio.Task[None] | None = None
 
-    async def subscribe(self, choice: Choice) -> None:
+    async def subscribe(self, choice: SubscriptionChoice) -> None:
         """Begin, or begin anew with another choice."""
         await self._end()
         told = choice.told(self._service.contract, self._service.model)
@@ -171,7 +173,7 @@ class SocketReader:
                 await self._task
             self._task = None
 
-    async def _push(self, subscription: Subscription, choice: Choice) -> None:
+    async def _push(self, subscription: Subscription, choice: SubscriptionChoice) -> None:
         try:
             while True:
                 await subscription.wait()
@@ -183,7 +185,7 @@ class SocketReader:
         finally:
             self._service.hub.unsubscribe(subscription)
 
-    async def _push_waiting(self, subscription: Subscription, choice: Choice) -> None:
+    async def _push_waiting(self, subscription: Subscription, choice: SubscriptionChoice) -> None:
         encoding = choice.encoding
         if dropped := subscription.newly_dropped():
             lagged = encode({"type": "lagged", "dropped": dropped}, encoding)

@@ -14,7 +14,7 @@ from streamd.http.wire.codecs import Decoder, encoding_of
 Told = dict[str, Any]
 
 
-class Engines(Protocol):
+class VersionChanges(Protocol):
     """Who changes what serves; each raises `StreamdError` where it does not, and then nothing was changed."""
 
     async def promote(self, version: str, who: str, why: str) -> Told:
@@ -49,7 +49,7 @@ class Rollback(msgspec.Struct, forbid_unknown_fields=True):
     why: str = ""
 
 
-class TrialWanted(msgspec.Struct, forbid_unknown_fields=True):
+class CandidateRequest(msgspec.Struct, forbid_unknown_fields=True):
     """The body that puts a version on trial."""
 
     version: str
@@ -57,15 +57,15 @@ class TrialWanted(msgspec.Struct, forbid_unknown_fields=True):
     shadow: bool = False
 
 
-_trial = Decoder(TrialWanted)
+_trial = Decoder(CandidateRequest)
 _promotion = Decoder(Promotion)
 _rollback = Decoder(Rollback)
 
 
-class EngineRoutes:
+class VersionRoutes:
     """Promotion, rollback and trials; without a token they are closed to everyone."""
 
-    def __init__(self, bodies: BodyReader, engines: Engines, token: str) -> None:
+    def __init__(self, bodies: BodyReader, engines: VersionChanges, token: str) -> None:
         self._bodies = bodies
         self._engines = engines
         self._token = token.encode()
@@ -82,7 +82,7 @@ class EngineRoutes:
         self._authorize(request)
         encoding = encoding_of(request.headers.get("Content-Type", ""))
         async with self._bodies.read(request) as body:
-            asked: TrialWanted = _trial.decode(body, encoding)
+            asked: CandidateRequest = _trial.decode(body, encoding)
         return reply(request, await self._engines.try_out(asked.version, asked.share, asked.shadow))
 
     async def end_trial(self, request: web.Request) -> web.Response:

@@ -20,7 +20,7 @@ from streamd.core.errors import (
 from streamd.core.state.samples import Indexed, Sample, Time
 from streamd.http.foreign_tokens import explain_field, explain_row, explain_sample, mark_foreign_tokens
 from streamd.http.wire.codecs import DECODING_ERRORS, Decoder, Encoding, malformed
-from streamd.http.wire.tensors import Tensor, is_array, read_tensor
+from streamd.http.wire.tensors import WireTensor, is_array, read_tensor
 
 Identifier = str | Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | float | None
 """Echoed as it came; a whole number must fit 64 bits, for JSON's encoder writes no larger one."""
@@ -28,20 +28,20 @@ Identifier = str | Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | flo
 Row = list[float | None]
 
 
-class Columns(msgspec.Struct):
+class ColumnsBody(msgspec.Struct):
     """Rows of many servers at once: `values[row][feature]` for `servers[row]` at `time` (one, or one a row)."""
 
     servers: list[str]
     time: Time | list[Time]
     features: list[str]
-    values: list[Row] | Tensor
+    values: list[Row] | WireTensor
 
 
 class Body(msgspec.Struct):
     """A body of `POST /v1/samples`, or a frame of `/v1/ingest`."""
 
     samples: list[Sample] | None = None
-    columns: Columns | None = None
+    columns: ColumnsBody | None = None
     id: Identifier = None
 
 
@@ -49,7 +49,7 @@ class _LooseColumns(msgspec.Struct):
     servers: list[msgspec.Raw]
     time: msgspec.Raw
     features: list[str]
-    values: list[msgspec.Raw] | Tensor
+    values: list[msgspec.Raw] | WireTensor
 
 
 class _LooseBody(msgspec.Struct):
@@ -130,10 +130,10 @@ def _sample_error(exc: Exception) -> InvalidInputError:
     return (_ERRORS[match[1]] if match else InvalidSampleError)(message)
 
 
-def _check_columns(columns: Columns | _LooseColumns, encoding: Encoding) -> Indexed:
+def _check_columns(columns: ColumnsBody | _LooseColumns, encoding: Encoding) -> Indexed:
     """Check the columns against each other and return their rows as samples."""
     count = len(columns.servers)
-    values = _read_matrix(columns.values) if isinstance(columns.values, Tensor) else columns.values
+    values = _read_matrix(columns.values) if isinstance(columns.values, WireTensor) else columns.values
     if len(values) != count:
         raise MalformedError(f"columns.values has {len(values)} rows, expected {count}: one for each server")
     times = _find_times(columns, encoding)
@@ -145,12 +145,12 @@ def _check_columns(columns: Columns | _LooseColumns, encoding: Encoding) -> Inde
         raise MalformedError("columns.features names a feature twice")
     features = columns.features
     rows: Iterator[tuple[Any, Any, Any]] = zip(columns.servers, times, values, strict=True)
-    if isinstance(columns, Columns):
+    if isinstance(columns, ColumnsBody):
         return _make_rows(rows, features)
     return enumerate(_decode_row(*row, features, encoding) for row in rows)
 
 
-def _read_matrix(tensor: Tensor) -> list[Any]:
+def _read_matrix(tensor: WireTensor) -> list[Any]:
     try:
         array = read_tensor("columns.values", tensor)
     except InvalidTensorError as exc:
@@ -161,9 +161,9 @@ def _read_matrix(tensor: Tensor) -> list[Any]:
     return rows
 
 
-def _find_times(columns: Columns | _LooseColumns, encoding: Encoding) -> list[Any] | None:
+def _find_times(columns: ColumnsBody | _LooseColumns, encoding: Encoding) -> list[Any] | None:
     """Return the rows' times, or None where one is given for all of them."""
-    if isinstance(columns, Columns):
+    if isinstance(columns, ColumnsBody):
         return columns.time if isinstance(columns.time, list) else None
     data = bytes(columns.time)
     if not is_array(data, encoding):

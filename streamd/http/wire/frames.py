@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from streamd.core.selection import Part
+from streamd.core.selection import ForecastSlice
 from streamd.http.wire.codecs import Encoding, encode
 from streamd.http.wire.tensors import write_tensor
 from streamd.runtime.service import Service
@@ -14,7 +14,7 @@ from streamd.runtime.service import Service
 CACHE_BYTES = 16 * 2**20
 """Encoded frames that are kept for further readers: those of the last few batches."""
 
-Form = tuple[Part, Encoding, bool]
+FrameForm = tuple[ForecastSlice, Encoding, bool]
 
 
 class FrameEncoder:
@@ -24,18 +24,18 @@ class FrameEncoder:
         self._contract = service.contract
         self._board = service.state.board
         self._names = service.state.directory.names
-        self._cache: OrderedDict[tuple[Form, tuple[int, ...]], bytes] = OrderedDict()
+        self._cache: OrderedDict[tuple[FrameForm, tuple[int, ...]], bytes] = OrderedDict()
         self._cached_bytes = 0
 
-    def one(self, slot: int, part: Part, encoding: Encoding) -> bytes | None:
+    def one(self, slot: int, part: ForecastSlice, encoding: Encoding) -> bytes | None:
         """The `forecast` frame of a slot; none where its server was forgotten."""
         return self._cached((slot,), (part, encoding, False), lambda: self._one(slot, part, encoding))
 
-    def many(self, slots: Sequence[int], part: Part, encoding: Encoding) -> bytes | None:
+    def many(self, slots: Sequence[int], part: ForecastSlice, encoding: Encoding) -> bytes | None:
         """One `forecasts` frame of several slots; none where all their servers were forgotten."""
         return self._cached(slots, (part, encoding, True), lambda: self._many(slots, part, encoding))
 
-    def message(self, slot: int, part: Part, encoding: Encoding) -> dict[str, Any] | None:
+    def message(self, slot: int, part: ForecastSlice, encoding: Encoding) -> dict[str, Any] | None:
         """The `forecast` message of a slot, not encoded yet."""
         forecast, name = self._board.get(slot), self._names[slot]
         if forecast is None or name is None:
@@ -51,7 +51,7 @@ class FrameEncoder:
             "context": forecast.context,
         }
 
-    def _axes(self, part: Part) -> dict[str, Any]:
+    def _axes(self, part: ForecastSlice) -> dict[str, Any]:
         contract = self._contract
         axes: dict[str, Any] = {
             "targets": [contract.targets[place] for place in part.targets],
@@ -64,11 +64,11 @@ class FrameEncoder:
     def _values(self, values: np.ndarray[Any, Any], encoding: Encoding) -> Any:
         return write_tensor(values) if encoding is Encoding.MSGPACK else values
 
-    def _one(self, slot: int, part: Part, encoding: Encoding) -> bytes | None:
+    def _one(self, slot: int, part: ForecastSlice, encoding: Encoding) -> bytes | None:
         message = self.message(slot, part, encoding)
         return None if message is None else encode(message, encoding)
 
-    def _many(self, slots: Sequence[int], part: Part, encoding: Encoding) -> bytes | None:
+    def _many(self, slots: Sequence[int], part: ForecastSlice, encoding: Encoding) -> bytes | None:
         posted = [slot for slot in slots if self._names[slot] is not None and self._board.serial(slot)]
         if not posted:
             return None
@@ -86,7 +86,7 @@ class FrameEncoder:
         }
         return encode(message, encoding)
 
-    def _cached(self, slots: Sequence[int], form: Form, make: Callable[[], bytes | None]) -> bytes | None:
+    def _cached(self, slots: Sequence[int], form: FrameForm, make: Callable[[], bytes | None]) -> bytes | None:
         # A serial names one forecast for ever, so nothing in the cache is ever out of date.
         key = (form, tuple(self._board.serial(slot) for slot in slots))
         frame = self._cache.get(key)
@@ -96,7 +96,7 @@ class FrameEncoder:
                 self._keep(key, frame)
         return frame
 
-    def _keep(self, key: tuple[Form, tuple[int, ...]], frame: bytes) -> None:
+    def _keep(self, key: tuple[FrameForm, tuple[int, ...]], frame: bytes) -> None:
         self._cache[key] = frame
         self._cached_bytes += len(frame)
         while self._cached_bytes > CACHE_BYTES:

@@ -15,7 +15,7 @@ DTYPES = {
 }
 
 
-class Tensor(msgspec.Struct):
+class WireTensor(msgspec.Struct):
     """A tensor as bytes, C order."""
 
     shape: list[int]
@@ -24,7 +24,7 @@ class Tensor(msgspec.Struct):
 
 
 Vector = list[float | None]
-_FORMS = (Tensor, list[list[Vector]], list[Vector])
+_FORMS = (WireTensor, list[list[Vector]], list[Vector])
 """A tensor, or nested lists with and without the batch axis."""
 
 _decoders = [Decoder(form) for form in _FORMS]
@@ -40,7 +40,7 @@ def decode_tensor(name: str, raw: msgspec.Raw, encoding: Encoding) -> npt.NDArra
         except DECODING_ERRORS as exc:
             first_error = first_error or exc
             continue
-        return read_tensor(name, given) if isinstance(given, Tensor) else _from_lists(name, given)
+        return read_tensor(name, given) if isinstance(given, WireTensor) else _from_lists(name, given)
     raise InvalidTensorError(f"{name}: expected a tensor or nested lists of numbers: {first_error}") from first_error
 
 
@@ -58,7 +58,7 @@ def is_array(data: bytes, encoding: Encoding) -> bool:
     return 0x90 <= data[0] <= 0x9F or data[0] in (0xDC, 0xDD)
 
 
-def read_tensor(name: str, given: Tensor) -> npt.NDArray[Any]:
+def read_tensor(name: str, given: WireTensor) -> npt.NDArray[Any]:
     """Return a tensor as an array; raises `InvalidTensorError` naming it."""
     dtype = DTYPES.get(given.dtype)
     if dtype is None:

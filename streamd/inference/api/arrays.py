@@ -16,7 +16,7 @@ Given = Mapping[str, npt.ArrayLike] | npt.ArrayLike
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class ArrayBatch:
     """Rows by input name; `single` where they came without the batch axis."""
 
     rows: Arrays
@@ -28,7 +28,7 @@ class Batch:
         return {name: rows[start:stop] for name, rows in self.rows.items()}
 
 
-def prepare(given: Given, specs: Sequence[TensorSpec]) -> Batch:
+def prepare(given: Given, specs: Sequence[TensorSpec]) -> ArrayBatch:
     """Check what a caller gave and return it as a batch; raises `InvalidTensorError` with what was expected."""
     rows: Arrays = {}
     counts: dict[str, int | None] = {}
@@ -41,7 +41,7 @@ def prepare(given: Given, specs: Sequence[TensorSpec]) -> Batch:
         told = {name: "no batch axis" if count is None else f"{count} rows" for name, count in counts.items()}
         raise InvalidTensorError(f"inputs have different numbers of rows: {told}; expected as many of each")
     (count,) = sizes
-    return Batch(rows, 1 if count is None else count, count is None)
+    return ArrayBatch(rows, 1 if count is None else count, count is None)
 
 
 def cast(array: Array, spec: TensorSpec) -> Array:

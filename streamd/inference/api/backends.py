@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from streamd.core.errors import BackendUnavailableError, ConfigError
-from streamd.inference.api.sources import Source, find_source
+from streamd.inference.api.sources import EngineSource, find_source
 from streamd.inference.lane import LANES_PER_DEVICE
 from streamd.inference.opening import all_or_none
 from streamd.inference.runner import Runner
@@ -61,20 +61,20 @@ class Runners:
 
 
 @dataclass(frozen=True)
-class Opened(Runners):
+class OpenedRunners(Runners):
     """Which backend did, and why those before it did not."""
 
     backend: str
     fallbacks: list[dict[str, str]]
 
 
-Opener = Callable[[Source, OpenOptions], Runners]
+Opener = Callable[[EngineSource, OpenOptions], Runners]
 """Opens a source; raises `BackendUnavailableError` with the reason where it does not run here."""
 
 
 def open_runners(
     path: Path, plans: Path | None, backend: str, options: OpenOptions, openers: Mapping[str, Opener]
-) -> Opened:
+) -> OpenedRunners:
     """Open with the backend that is asked for, or with `auto` the first that runs; raises as `InferenceEngine.open`."""
     options.check()
     if backend != AUTO and backend not in openers:
@@ -84,18 +84,18 @@ def open_runners(
     for name in openers if backend == AUTO else [backend]:
         try:
             opened = openers[name](source, options)
-            return Opened(opened.runners, opened.precision, name, fallbacks)
+            return OpenedRunners(opened.runners, opened.precision, name, fallbacks)
         except BackendUnavailableError as exc:
             fallbacks.append({"backend": name, "reason": str(exc)})
     reasons = "; ".join(f"{each['backend']}: {each['reason']}" for each in fallbacks)
     raise BackendUnavailableError(f"no backend can run {path}: {reasons}")
 
 
-def _open_tensorrt(source: Source, options: OpenOptions) -> Runners:
+def _open_tensorrt(source: EngineSource, options: OpenOptions) -> Runners:
     from streamd.inference import cuda
     from streamd.inference.tensorrt.engine import Plan, SharedEngine
     from streamd.inference.tensorrt.library import load_tensorrt
-    from streamd.inference.tensorrt.runner import TensorRtRunner, usable_buckets
+    from streamd.inference.tensorrt.runner import TensorRtRunner, plan_buckets
     from streamd.repository.plans import Machine
 
     library, devices = load_tensorrt(), options.devices
@@ -112,7 +112,7 @@ def _open_tensorrt(source: Source, options: OpenOptions) -> Runners:
             for engine in engines.values():
                 engine.acquire()
                 held.callback(engine.release)
-            buckets = usable_buckets(engines[devices[0]], options.buckets or chosen.buckets)
+            buckets = plan_buckets(engines[devices[0]], options.buckets or chosen.buckets)
 
             def make(index: int, device: int) -> Runner:
                 return TensorRtRunner(f"cuda:{device}/{index}", engines[device], buckets)
@@ -122,7 +122,7 @@ def _open_tensorrt(source: Source, options: OpenOptions) -> Runners:
         raise BackendUnavailableError(str(exc)) from exc
 
 
-def _open_onnxruntime_cuda(source: Source, options: OpenOptions) -> Runners:
+def _open_onnxruntime_cuda(source: EngineSource, options: OpenOptions) -> Runners:
     from streamd.inference.onnxruntime.library import load_onnxruntime
     from streamd.inference.onnxruntime.runner import OnnxRuntimeRunner
     from streamd.inference.onnxruntime.session import open_cuda_session
@@ -138,7 +138,7 @@ def _open_onnxruntime_cuda(source: Source, options: OpenOptions) -> Runners:
     return Runners(all_or_none(partial(make, *place) for place in _places(options)), precision)
 
 
-def _open_onnxruntime_cpu(source: Source, options: OpenOptions) -> Runners:
+def _open_onnxruntime_cpu(source: EngineSource, options: OpenOptions) -> Runners:
     from streamd.inference.onnxruntime.runner import OnnxRuntimeRunner
     from streamd.inference.onnxruntime.session import open_cpu_session
 

@@ -14,7 +14,7 @@ OVERHEAD_SECONDS = 1e-4
 MEASURED_RUNS = 3
 
 
-def split(count: int, costs: CostTable, lanes: int) -> list[int]:
+def split_rows(count: int, costs: CostTable, lanes: int) -> list[int]:
     """Return the sizes of the batches for `count` rows over so many lanes, in order; they sum to `count`."""
     sizes: list[int] = []
     while count:

@@ -17,7 +17,7 @@ from streamd.core.errors import BatchFailedError, InferenceError
 from streamd.core.scheduling.costs import CostTable
 from streamd.inference.api.arrays import Given, prepare
 from streamd.inference.api.backends import OPENERS, Opener, OpenOptions, open_runners
-from streamd.inference.api.batches import measure, split, unmeasured
+from streamd.inference.api.batches import measure, split_rows, unmeasured
 from streamd.inference.api.pool import RunnerPool
 from streamd.inference.api.rows import why_dependent
 from streamd.inference.api.sliding import Network
@@ -105,7 +105,7 @@ class InferenceEngine(Network):
         batch = prepare(inputs, self.inputs)
         if not batch.count:
             return self._nothing(batch.rows)
-        sizes = split(batch.count, self._costs_for(batch.count, batch.rows), self.lanes)
+        sizes = split_rows(batch.count, self._costs_for(batch.count, batch.rows), self.lanes)
         stops = np.cumsum(sizes).tolist()
         spans = list(zip([0, *stops[:-1]], stops, strict=True))
         if len(spans) == 1 or self._threads is None:
@@ -136,7 +136,7 @@ class InferenceEngine(Network):
             "inputs": {spec.name: spec.told for spec in self.inputs},
             "outputs": {spec.name: spec.told for spec in self.outputs},
             "buckets": list(self.buckets),
-            "lanes": self._pool.well,
+            "lanes": self._pool.healthy,
             "bucket_ms": {bucket: seconds * 1e3 for bucket, seconds in costs.items()},
             "fallbacks": [dict(each) for each in self.fallbacks],
         }

@@ -25,7 +25,7 @@ class RunnerPool:
         self._changed = threading.Condition()
 
     @property
-    def well(self) -> int:
+    def healthy(self) -> int:
         """How many runners are not lost."""
         return self._well
 

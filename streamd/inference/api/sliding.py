@@ -70,11 +70,11 @@ class Network(ABC):
         whole = cast(np.asarray(array), spec)
         grid = make_grid(whole, spec, Steps(axis, length, stride, overlap))
         weights = _weights(blend)
-        canvases: dict[str, Windows | Canvas] = {}
+        canvases: dict[str, SlidingWindows | Canvas] = {}
         for places, results in self._windows(grid, whole, spec.name, rest):
             for name, rows in results.items():
                 if name not in canvases:
-                    made = Windows(grid) if weights is None else Canvas(name, rows, grid, output_axis, weights)
+                    made = SlidingWindows(grid) if weights is None else Canvas(name, rows, grid, output_axis, weights)
                     canvases[name] = made
                 canvases[name].add(places, rows)
         return {name: canvas.result() for name, canvas in canvases.items()}
@@ -91,7 +91,7 @@ class Network(ABC):
             yield places, self(feeds)
 
 
-class Windows:
+class SlidingWindows:
     """One output, window by window."""
 
     def __init__(self, grid: Grid) -> None:

@@ -7,7 +7,7 @@ import msgspec
 
 from streamd.core.errors import BackendUnavailableError, RepositoryError
 from streamd.regular_files import read_regular
-from streamd.repository.conversion import PLAN_SUFFIX, PlanInfo, Verdict, graph_sha256
+from streamd.repository.conversion import PLAN_SUFFIX, PlanInfo, RecordedVerdict, graph_sha256
 from streamd.repository.external import data_files
 from streamd.repository.plans import AUTO, AUTO_ORDER, EXACT, Machine, PlanFile, choose_plan, plan_file, why_not
 from streamd.repository.versions import EngineVersion, load_version
@@ -25,7 +25,7 @@ class PlansRecord(msgspec.Struct, frozen=True):
     """What `streamd engine build --plans-only` leaves beside its plans."""
 
     plans: dict[str, LoosePlan] = {}
-    validation: dict[str, Verdict] = {}
+    validation: dict[str, RecordedVerdict] = {}
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Chosen:
 
 
 @dataclass(frozen=True)
-class Source:
+class EngineSource:
     """What there is of a network: a graph, plans, or both."""
 
     path: Path
@@ -82,7 +82,7 @@ class Source:
             raise BackendUnavailableError(str(exc)) from exc
 
 
-def find_source(path: Path, plans: Path | None = None) -> Source:
+def find_source(path: Path, plans: Path | None = None) -> EngineSource:
     """Look at what a path is; raises `RepositoryError` with what was expected.
 
     The files in which a graph keeps weights must lie in its folder, whatever a runtime would take.
@@ -93,7 +93,7 @@ def find_source(path: Path, plans: Path | None = None) -> Source:
     return source
 
 
-def _find_source(path: Path, plans: Path | None) -> Source:
+def _find_source(path: Path, plans: Path | None) -> EngineSource:
     for each in (path, plans):
         if each is not None and not each.exists():
             raise RepositoryError(f"{each}: no such file or folder; expected an ONNX file, a version or plans")
@@ -101,16 +101,16 @@ def _find_source(path: Path, plans: Path | None) -> Source:
         raise RepositoryError(f"{plans}: has no {RECORD}; expected what streamd engine build --plans-only wrote")
     if path.is_file():
         if path.suffix == PLAN_SUFFIX:
-            return Source(path, plans=path)
-        return Source(path, graph=path, plans=plans)
+            return EngineSource(path, plans=path)
+        return EngineSource(path, graph=path, plans=plans)
     if (path / "config.json").is_file():
         version = load_version(path)
-        return Source(path, version.onnx, version, plans)
+        return EngineSource(path, version.onnx, version, plans)
     graph = path / "model.onnx" if (path / "model.onnx").is_file() else None
     own = path if (path / RECORD).is_file() else None
     if graph is None and own is None:
         raise RepositoryError(f"{path}: has no config.json, no {RECORD} and no model.onnx; expected one of them")
-    return Source(path, graph, None, plans or own)
+    return EngineSource(path, graph, None, plans or own)
 
 
 def _loose_plan(folder: Path, graph: Path | None, precision: str, machine: Machine) -> PlanFile:
@@ -141,7 +141,7 @@ def _why_passed_over(plan: PlanFile | None, machine: Machine, asked_for: bool) -
 
 def _plan_file(folder: Path, precision: str, record: PlansRecord) -> PlanFile:
     info = record.plans[precision]
-    plan = plan_file(folder, precision, info, record.validation.get(precision, Verdict()))
+    plan = plan_file(folder, precision, info, record.validation.get(precision, RecordedVerdict()))
     return replace(plan, path=folder / Path(info.file).name)  # whatever the record says, one of this folder
 
 

@@ -81,7 +81,7 @@ def hold(device: int, kind: str) -> None:
         _live[device, kind] += 1
 
 
-def let_go(device: int, kind: str) -> None:
+def release_device(device: int, kind: str) -> None:
     """Take back one `hold`."""
     with _lock:
         _live[device, kind] -= 1
@@ -93,7 +93,7 @@ def is_broken(device: int) -> bool:
         return device in broken
 
 
-def is_beyond_repair(device: int) -> bool:
+def is_unrecoverable(device: int) -> bool:
     """Whether a reset of the broken device was tried, and did not bring it back."""
     with _lock:
         return device in _beyond_repair
@@ -101,7 +101,7 @@ def is_beyond_repair(device: int) -> bool:
 
 def unusable(device: int, why: str) -> BackendUnavailableError:
     """The error to raise where a lane cannot be made on a device: whether it may ever be, in this process, it says."""
-    return (DeviceLostError if is_beyond_repair(device) else BackendUnavailableError)(why)
+    return (DeviceLostError if is_unrecoverable(device) else BackendUnavailableError)(why)
 
 
 def revive(device: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from streamd.inference.cuda.devices import hold, let_go
+from streamd.inference.cuda.devices import hold, release_device
 from streamd.inference.cuda.runtime import NOT_READY, CudaError, attempt, call, error_of, here, module
 
 _CAPTURE_THREAD_LOCAL = "cudaStreamCaptureModeThreadLocal"
@@ -31,7 +31,7 @@ class _Owner:
         if not self._open:
             return
         self._open = False
-        let_go(self.device, self.kind)
+        release_device(self.device, self.kind)
         try:
             self._release()
         except CudaError as error:
@@ -115,7 +115,7 @@ class Stream(_Owner):
             raise error_of("cudaStreamQuery", number)
         return number == 0
 
-    def capture(self, enqueue: Callable[[], None]) -> "Graph":
+    def capture(self, enqueue: Callable[[], None]) -> "CudaGraph":
         """Return a graph of what `enqueue` puts on this stream; nothing of it runs.
 
         However it fails, the capture is ended, so that the stream can be used as before.
@@ -130,7 +130,7 @@ class Stream(_Owner):
                 attempt("cudaGraphDestroy", graph)
             attempt("cudaGetLastError")
             raise
-        return Graph(call("cudaStreamEndCapture", self.handle))
+        return CudaGraph(call("cudaStreamEndCapture", self.handle))
 
     def _release(self) -> None:
         call("cudaStreamDestroy", self.handle)
@@ -170,7 +170,7 @@ class Event(_Owner):
         call("cudaEventDestroy", self.handle)
 
 
-class Graph(_Owner):
+class CudaGraph(_Owner):
     """A captured graph, ready to be launched as often as one likes; takes the captured `graph` over."""
 
     kind = "graphs"

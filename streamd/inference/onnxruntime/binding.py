@@ -139,7 +139,7 @@ class BoundSession:
 
     def _drop_session(self) -> None:
         self._binding = self.session = None
-        cuda.let_go(self._device, "sessions")
+        cuda.release_device(self._device, "sessions")
 
 
 class PlainSession:

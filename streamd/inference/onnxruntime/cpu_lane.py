@@ -8,7 +8,7 @@ from streamd.core.contract import ModelContract
 from streamd.core.errors import BatchFailedError
 from streamd.inference.checked import CheckedFiles
 from streamd.inference.lane import Float32, Inputs
-from streamd.inference.onnxruntime.graph import check_by_running, check_graph, shaped
+from streamd.inference.onnxruntime.graph import check_by_running, check_session, shaped
 from streamd.inference.onnxruntime.library import import_onnxruntime
 from streamd.inference.onnxruntime.session import failure_of, open_cpu_session
 
@@ -41,7 +41,7 @@ class OnnxRuntimeCpuBackend:
     def make_lane(self, index: int) -> "OnnxRuntimeCpuLane":
         """Load the model into a session of its own; with `checked` it is the one that was checked, or refused."""
         session = open_cpu_session(self.model, self.threads_per_lane, checked=self._checked)
-        check_graph(self.model, session, self.contract)
+        check_session(self.model, session, self.contract)
         check_by_running(self.model, session, self.contract)
         return OnnxRuntimeCpuLane(f"cpu-{index}", session, self.contract, self.buckets)
 

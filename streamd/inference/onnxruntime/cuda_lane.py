@@ -14,7 +14,7 @@ from streamd.inference.checked import CheckedFiles
 from streamd.inference.cuda import CudaError
 from streamd.inference.lane import LANES_PER_DEVICE, Float32
 from streamd.inference.onnxruntime.binding import Binding, BoundSession, PlainSession
-from streamd.inference.onnxruntime.graph import check_graph, shaped
+from streamd.inference.onnxruntime.graph import check_session, shaped
 from streamd.inference.onnxruntime.library import load_onnxruntime, more_room, names_broken_device, nodes_on_cpu
 from streamd.inference.onnxruntime.session import failure_of, open_cuda_session
 
@@ -100,7 +100,7 @@ class OnnxRuntimeCudaBackend:
             limit_bytes=limit,
             checked=self._checked,
         )
-        check_graph(self.model, session, self.contract)
+        check_session(self.model, session, self.contract)
         return session
 
 

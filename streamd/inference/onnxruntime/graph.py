@@ -13,7 +13,7 @@ from streamd.inference.lane import Inputs
 from streamd.inference.onnxruntime.library import import_onnxruntime
 
 
-def check_graph(model: Path, session: Any, contract: ModelContract) -> None:
+def check_session(model: Path, session: Any, contract: ModelContract) -> None:
     """Raise `BackendUnavailableError` unless a session's graph is to the contract, its batch axis open."""
     given = {node.name: node for node in session.get_inputs()}
     types = {"encoder_cat": "tensor(int32)", "decoder_cat": "tensor(int32)"}

@@ -31,8 +31,8 @@ class OnnxRuntimeRunner:
         self.name = name
         self.device = device
         self.buckets = buckets
-        self.inputs = tuple(spec_of(node, "input", model) for node in session.get_inputs())
-        self.outputs = tuple(spec_of(node, "output", model) for node in session.get_outputs())
+        self.inputs = tuple(tensor_spec_of(node, "input", model) for node in session.get_inputs())
+        self.outputs = tuple(tensor_spec_of(node, "output", model) for node in session.get_outputs())
         self._names = [spec.name for spec in self.outputs]
         self._session = session
 
@@ -52,7 +52,7 @@ class OnnxRuntimeRunner:
         self._session = None
 
 
-def spec_of(node: Any, kind: str, model: Path) -> TensorSpec:
+def tensor_spec_of(node: Any, kind: str, model: Path) -> TensorSpec:
     """What a session tells of an input or output; raises `BackendUnavailableError` where no batch goes through it."""
     if node.type not in NUMPY_TYPES:
         raise BackendUnavailableError(f"{model}: {kind} {node.name!r} is {node.type}, expected a type that numpy has")

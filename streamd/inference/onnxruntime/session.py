@@ -10,7 +10,7 @@ from typing import Any
 
 from streamd.core.errors import BackendUnavailableError, BatchFailedError, InferenceError, LaneLostError
 from streamd.inference.checked import CheckedFiles
-from streamd.inference.leaked import keep_to_the_end
+from streamd.inference.leaked import leak_deliberately
 from streamd.inference.onnxruntime.library import (
     PROVIDER,
     import_onnxruntime,
@@ -136,7 +136,7 @@ class _CudaSession:
     def _keep(self) -> None:
         if not self._kept:  # runners that share it may both come to this, which keeps it as well
             self._kept = True
-            keep_to_the_end(self._session)
+            leak_deliberately(self._session)
 
 
 def failure_of(owner: str, device: str, error: Exception) -> InferenceError:

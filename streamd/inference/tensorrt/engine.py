@@ -15,10 +15,10 @@ import numpy as np
 from streamd.core.errors import BackendUnavailableError
 from streamd.inference import cuda
 from streamd.inference.checked import read_checked
-from streamd.inference.leaked import keep_to_the_end
+from streamd.inference.leaked import leak_deliberately
 from streamd.inference.runner import TensorSpec
 from streamd.inference.tensorrt.library import TensorRtLibrary
-from streamd.inference.tensorrt.plan_file import place_told, plan_told, stage_told, unpack_plans
+from streamd.inference.tensorrt.plan_file import describe_place, describe_plan, describe_stage, unpack_plans
 from streamd.inference.tensorrt.tensors import StageTensors, Tensors, agree, wire
 
 WAY_OUT = "build one here: streamd engine build"
@@ -73,11 +73,11 @@ class SharedEngine:
             if self._users == 0:
                 if cuda.is_broken(self.device):
                     # Their destructors meet the device's error and throw it, which ends the process (seen with 8.6).
-                    keep_to_the_end(*self._runtimes, *chain.from_iterable(self._engines))
+                    leak_deliberately(*self._runtimes, *chain.from_iterable(self._engines))
                 count, self._engines = sum(map(len, self._engines)), ()
                 self._drop_runtimes()
                 for _ in range(count):
-                    cuda.let_go(self.device, "engines")
+                    cuda.release_device(self.device, "engines")
 
     def _load(self) -> None:
         cuda.use_device(self.device)
@@ -94,7 +94,7 @@ class SharedEngine:
             for index, stages in enumerate(alternatives):
                 engines.append([])
                 for place, stage in enumerate(stages):
-                    told = place_told(index, len(alternatives), place, len(stages))
+                    told = describe_place(index, len(alternatives), place, len(stages))
                     engines[-1].append(self._load_stage(stage, told))
         except BaseException:
             engines.clear()  # the error's traceback would keep them beyond their runtime
@@ -139,7 +139,7 @@ def tensors(library: TensorRtLibrary, alternatives: Alternatives) -> tuple[Tenso
         try:
             found.append(_tensors_of_stages(library, engines))
         except BackendUnavailableError as exc:
-            told = plan_told(index, len(alternatives))
+            told = describe_plan(index, len(alternatives))
             raise BackendUnavailableError(f"{told}: {exc}" if told else str(exc)) from exc
     return agree(found)
 
@@ -152,7 +152,7 @@ def _tensors_of_stages(library: TensorRtLibrary, engines: Sequence[Any]) -> Tens
             raise BackendUnavailableError(f"input {spec.name!r} is {spec.told}, expected only the batch to be open")
     for index, stage in enumerate(found.stages):
         if not stage.reads:
-            told = stage_told(index, len(engines)) or "the engine"
+            told = describe_stage(index, len(engines)) or "the engine"
             raise BackendUnavailableError(f"{told} reads no tensor, expected at least one for a batch")
     return found
 

@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from streamd.core.errors import BackendUnavailableError, BatchFailedError, LaneLostError
 from streamd.inference import cuda
-from streamd.inference.cuda import CudaError, DeviceBuffer, Event, Graph, HostBuffer, Stream
-from streamd.inference.leaked import keep_to_the_end
+from streamd.inference.cuda import CudaError, CudaGraph, DeviceBuffer, Event, HostBuffer, Stream
+from streamd.inference.leaked import leak_deliberately
 from streamd.inference.runner import TensorSpec
 from streamd.inference.tensorrt.engine import (
     Alternatives,
@@ -25,7 +25,7 @@ from streamd.inference.tensorrt.engine import (
     scratch_bytes,
     tensors,
 )
-from streamd.inference.tensorrt.profiles import Choice, choose, lacking_told
+from streamd.inference.tensorrt.profiles import ProfileChoice, choose, describe_missing
 from streamd.inference.tensorrt.tensors import with_sizes
 
 
@@ -48,7 +48,7 @@ class TensorRtExecutor:
         self._spin = spin
         self._alternatives: Alternatives = ()
         self._contexts: dict[int, list[Any]] = {bucket: [] for bucket in buckets}
-        self._launches: dict[int, Graph] = {}
+        self._launches: dict[int, CudaGraph] = {}
         self._open = ExitStack()
         try:
             cuda.revive(engine.device)
@@ -90,10 +90,10 @@ class TensorRtExecutor:
         self.inputs = {each.name: self._pinned(each, most) for each in self.input_specs}
         self.outputs = {each.name: self._pinned(each, most) for each in self.output_specs}
 
-    def _choose(self, bucket: int) -> Choice:
+    def _choose(self, bucket: int) -> ProfileChoice:
         choice = choose(self._alternatives, self._tensors, bucket)
         if choice is None:
-            told = lacking_told(self._alternatives, self._tensors, bucket)
+            told = describe_missing(self._alternatives, self._tensors, bucket)
             raise BackendUnavailableError(f"{self._engine.plan.path}: no profile{told} takes a batch of {bucket}")
         return choice
 
@@ -227,10 +227,10 @@ class TensorRtExecutor:
     def _drop_contexts(self) -> None:
         count = sum(map(len, self._contexts.values()))
         if cuda.is_broken(self._engine.device):
-            keep_to_the_end(*(context for contexts in self._contexts.values() for context in contexts))
+            leak_deliberately(*(context for contexts in self._contexts.values() for context in contexts))
         self._contexts.clear()
         for _ in range(count):
-            cuda.let_go(self._engine.device, "contexts")
+            cuda.release_device(self._engine.device, "contexts")
         self._alternatives = ()
 
     def _lost(self, error: CudaError) -> LaneLostError:

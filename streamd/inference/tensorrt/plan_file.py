@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from streamd.core.errors import BackendUnavailableError
 
-MAGIC = b"streamd-stages\x00\x01"
+PLAN_FILE_MAGIC = b"streamd-stages\x00\x01"
 """What a file of several stages begins with; its last byte is the format's version."""
 
 ALTERNATIVES_MAGIC = b"streamd-plans\x00\x00\x01"
@@ -37,7 +37,7 @@ class _Kind:
         return self.magic.startswith(bytes(view[: len(self.magic)]))
 
 
-_STAGES = _Kind("stage", MAGIC, MOST_STAGES)
+_STAGES = _Kind("stage", PLAN_FILE_MAGIC, MOST_STAGES)
 _ALTERNATIVES = _Kind("plan", ALTERNATIVES_MAGIC, MOST_ALTERNATIVES)
 
 
@@ -84,7 +84,7 @@ def unpack_plans(content: Content) -> tuple[tuple[memoryview, ...], ...]:
         try:
             found.append(unpack_stages(alternative))
         except BackendUnavailableError as exc:
-            told = plan_told(index, len(alternatives))
+            told = describe_plan(index, len(alternatives))
             raise BackendUnavailableError(f"{told}: {exc}" if told else str(exc)) from exc
     return tuple(found)
 
@@ -96,7 +96,7 @@ def unpack_stages(content: Content) -> tuple[memoryview, ...]:
         stages = _split(view, _STAGES)
         nested = _nested(stages)
         if nested is not None:
-            raise BackendUnavailableError(f"{stage_told(nested, len(stages))} holds several plans, expected one")
+            raise BackendUnavailableError(f"{describe_stage(nested, len(stages))} holds several plans, expected one")
         return stages
     if _ALTERNATIVES.begins(view):
         raise BackendUnavailableError(f"{len(view)} bytes that begin as several plans do, expected one or its stages")
@@ -114,8 +114,8 @@ def _views(contents: Sequence[Content], kind: _Kind) -> list[memoryview]:
 
 def _nested(views: Sequence[memoryview]) -> int | None:
     """The first of some plans that is a file of several itself."""
-    magics = MAGIC, ALTERNATIVES_MAGIC
-    return next((index for index, view in enumerate(views) if bytes(view[: len(MAGIC)]) in magics), None)
+    magics = PLAN_FILE_MAGIC, ALTERNATIVES_MAGIC
+    return next((index for index, view in enumerate(views) if bytes(view[: len(PLAN_FILE_MAGIC)]) in magics), None)
 
 
 def _pack(views: Sequence[memoryview], kind: _Kind) -> bytes:
@@ -169,16 +169,16 @@ def _begins(end: int, lengths: Sequence[int]) -> Iterator[int]:
         end = begin + length
 
 
-def stage_told(index: int, count: int) -> str:
+def describe_stage(index: int, count: int) -> str:
     """As `stage 2 of 3` for index 1; empty where there is but one."""
     return f"stage {index + 1} of {count}" if count > 1 else ""
 
 
-def plan_told(index: int, count: int) -> str:
+def describe_plan(index: int, count: int) -> str:
     """As `plan 2 of 6` for alternative 1; empty where there is but one."""
     return f"plan {index + 1} of {count}" if count > 1 else ""
 
 
-def place_told(alternative: int, alternatives: int, stage: int, stages: int) -> str:
+def describe_place(alternative: int, alternatives: int, stage: int, stages: int) -> str:
     """As `plan 2 of 6, stage 1 of 3` for indices 1 and 0; what there is only one of is left out."""
-    return ", ".join(filter(None, (plan_told(alternative, alternatives), stage_told(stage, stages))))
+    return ", ".join(filter(None, (describe_plan(alternative, alternatives), describe_stage(stage, stages))))

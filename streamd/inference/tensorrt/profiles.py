@@ -6,12 +6,12 @@ from typing import Any
 
 from streamd.inference.runner import TensorSpec
 from streamd.inference.tensorrt.engine import Alternatives
-from streamd.inference.tensorrt.plan_file import place_told
+from streamd.inference.tensorrt.plan_file import describe_place
 from streamd.inference.tensorrt.tensors import StageTensors, Tensors
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class ProfileChoice:
     """What runs a batch; it holds no engine, so that whoever keeps it does not keep one."""
 
     alternative: int
@@ -24,10 +24,10 @@ class Choice:
 
     def told(self, index: int) -> str:
         """A stage as ` (plan 2 of 6, stage 2 of 3)`, within a sentence; what there is only one of is left out."""
-        return _in_brackets(place_told(self.alternative, self.alternatives, index, len(self.stages)))
+        return _in_brackets(describe_place(self.alternative, self.alternatives, index, len(self.stages)))
 
 
-def choose(alternatives: Alternatives, found: Sequence[Tensors], batch: int) -> Choice | None:
+def choose(alternatives: Alternatives, found: Sequence[Tensors], batch: int) -> ProfileChoice | None:
     """Return what to run a batch with; `found` are the alternatives' tensors. None where none takes it in all stages.
 
     A stage runs with its narrowest profile; of the alternatives it is the one whose widest stage is the narrowest, and
@@ -40,16 +40,16 @@ def choose(alternatives: Alternatives, found: Sequence[Tensors], batch: int) -> 
             continue
         width = max(width for width, _ in profiles)
         if best is None or width < least:
-            best, least = Choice(index, len(found), each.stages, tuple(place for _, place in profiles)), width
+            best, least = ProfileChoice(index, len(found), each.stages, tuple(place for _, place in profiles)), width
     return best
 
 
-def lacking_told(alternatives: Alternatives, found: Sequence[Tensors], batch: int) -> str:
-    """The stage of the only alternative that takes no such batch, as `Choice.told`; empty where there are several."""
+def describe_missing(alternatives: Alternatives, found: Sequence[Tensors], batch: int) -> str:
+    """The stage of the only alternative that takes no such batch, as `ProfileChoice.told`; empty where there are several."""
     if len(found) > 1:
         return ""
     index = _profiles(alternatives, found, 0, batch).index(None)
-    return _in_brackets(place_told(0, 1, index, len(found[0].stages)))
+    return _in_brackets(describe_place(0, 1, index, len(found[0].stages)))
 
 
 def profile_for(engine: Any, inputs: Sequence[TensorSpec], batch: int) -> tuple[int, int] | None:

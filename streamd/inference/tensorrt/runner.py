@@ -46,7 +46,7 @@ class TensorRtRunner:
         self._executor.close()
 
 
-def usable_buckets(engine: SharedEngine, wanted: tuple[int, ...] | None) -> tuple[int, ...]:
+def plan_buckets(engine: SharedEngine, wanted: tuple[int, ...] | None) -> tuple[int, ...]:
     """The batch sizes to run a plan with: those that are wanted, else those of its profiles.
 
     Each is taken by some alternative in all its stages. Loads the plan, unless someone holds it. Raises

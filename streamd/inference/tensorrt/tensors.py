@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from streamd.core.errors import BackendUnavailableError
 from streamd.inference.runner import TensorSpec
-from streamd.inference.tensorrt.plan_file import plan_told, stage_told
+from streamd.inference.tensorrt.plan_file import describe_plan, describe_stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def wire(stages: Sequence[StageTensors]) -> Tensors:
     given: set[str] = set()
     passed: set[str] = set()
     for index, stage in enumerate(stages):
-        told = stage_told(index, len(stages)) or "the engine"
+        told = describe_stage(index, len(stages)) or "the engine"
         for spec in stage.reads:
             before = first.setdefault(spec.name, f"{told} reads")
             known[spec.name] = _joined(known.get(spec.name, spec), spec, before, f"{told} reads")
@@ -79,7 +79,7 @@ def agree(found: Sequence[Tensors]) -> tuple[Tensors, ...]:
     first = found[0]
     known = {spec.name: spec for specs in first.groups.values() for spec in specs}
     for index, each in enumerate(found[1:], 1):
-        told = plan_told(index, len(found))
+        told = describe_plan(index, len(found))
         for kind, specs in each.groups.items():
             names, expected = (sorted(spec.name for spec in group) for group in (specs, first.groups[kind]))
             if names != expected:

@@ -13,11 +13,11 @@ import structlog
 from prometheus_client.core import Metric
 
 from streamd.core.accuracy.deviations import Float32
-from streamd.core.accuracy.pending import AccuracyLimits, Version
-from streamd.core.accuracy.scorer import Ledger
-from streamd.core.accuracy.scores import TrainingFigures, training_figures
+from streamd.core.accuracy.pending import AccuracyLimits, ScoredVersion
+from streamd.core.accuracy.scorer import ForecastScorer
+from streamd.core.accuracy.scores import TrainingScores, parse_training_scores
 from streamd.regular_files import read_regular
-from streamd.runtime.accuracy.report import families, report
+from streamd.runtime.accuracy.report import accuracy_report, families
 from streamd.runtime.state.state import State
 
 log = structlog.get_logger(__name__)
@@ -32,17 +32,17 @@ class LiveAccuracy:
     def __init__(self, state: State, limits: AccuracyLimits) -> None:
         contract = state.contract
         self.limits = limits
-        self.ledger = Ledger(contract, limits, state.directory.capacity)
-        self.training: dict[str, TrainingFigures] = {}
+        self.ledger = ForecastScorer(contract, limits, state.directory.capacity)
+        self.training: dict[str, TrainingScores] = {}
         self._state = state
-        self._versions: dict[bytes, Version] = {}
+        self._versions: dict[bytes, ScoredVersion] = {}
         self._columns = [contract.feature_index[target] for target in contract.targets]
         self._window = np.empty(contract.input_shapes["encoder_cont"], np.float32)
         self._statuses = np.empty(contract.context_length, np.int32)
 
     # ------------------------------------------------------------ versions
     def follow(
-        self, name: str, *, training: TrainingFigures | None = None, share: float = 1.0, shadow: bool = False
+        self, name: str, *, training: TrainingScores | None = None, share: float = 1.0, shadow: bool = False
     ) -> None:
         """Score a version from now on, or change what is known of one.
 
@@ -63,7 +63,7 @@ class LiveAccuracy:
     def begin_anew(self) -> None:
         """Drop all that is held and every figure, and go on to score the same versions."""
         versions = list(self.ledger.versions.values())
-        self.ledger = Ledger(self._state.contract, self.limits, self._state.directory.capacity)
+        self.ledger = ForecastScorer(self._state.contract, self.limits, self._state.directory.capacity)
         self.ledger.weigh(len(self._state.directory))
         for version in versions:
             self.ledger.follow(version.name, share=version.share, shadow=version.shadow)
@@ -121,7 +121,7 @@ class LiveAccuracy:
     def status(self) -> dict[str, Any]:
         """What `/v1/status` shows as `accuracy`."""
         self.ledger.roll()
-        return report(self.ledger, self.training)
+        return accuracy_report(self.ledger, self.training)
 
     def families(self) -> Iterator[Metric]:
         """What `/metrics` shows."""
@@ -129,7 +129,7 @@ class LiveAccuracy:
         return families(self.ledger, self.training)
 
 
-def read_training_figures(version: Path) -> TrainingFigures | None:
+def read_training_scores(version: Path) -> TrainingScores | None:
     """Read what a version's folder tells of its training; none where it tells nothing (it can serve without)."""
     path = version / "training_info.json"
     try:
@@ -139,4 +139,4 @@ def read_training_figures(version: Path) -> TrainingFigures | None:
     except (OSError, ValueError) as exc:
         log.warning("training_info_unreadable", path=str(path), error=str(exc))
         return None
-    return training_figures(info) if isinstance(info, dict) else None
+    return parse_training_scores(info) if isinstance(info, dict) else None

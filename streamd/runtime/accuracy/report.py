@@ -8,14 +8,14 @@ from typing import Any
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from streamd.core.accuracy.comparison import Comparison
-from streamd.core.accuracy.scorer import Ledger
-from streamd.core.accuracy.scores import Figures, Shape, TrainingFigures
+from streamd.core.accuracy.scorer import ForecastScorer
+from streamd.core.accuracy.scores import Scores, ScoreShape, TrainingScores
 
-Training = Mapping[str, TrainingFigures]
+Training = Mapping[str, TrainingScores]
 
 
 # ---------------------------------------------------------------- /v1/status
-def report(ledger: Ledger, training: Training) -> dict[str, Any]:
+def accuracy_report(ledger: ForecastScorer, training: Training) -> dict[str, Any]:
     """Return the figures of every version, and of every two that forecast the same servers from the same origins."""
     limits = ledger.limits
     return {
@@ -43,7 +43,7 @@ def report(ledger: Ledger, training: Training) -> dict[str, Any]:
     }
 
 
-def _version(figures: Figures, training: TrainingFigures | None, shadow: bool) -> dict[str, Any]:
+def _version(figures: Scores, training: TrainingScores | None, shadow: bool) -> dict[str, Any]:
     shape = figures.shape
     loss, points, below, inside = figures.loss(), figures.points(), figures.below(), figures.inside()
     quantiles = [f"{level:g}" for level in shape.contract.quantiles]
@@ -76,7 +76,7 @@ def _compared(comparison: Comparison) -> dict[str, Any]:
     return {**told, "forecasts": comparison.forecasts}
 
 
-def drift_ratio(figures: Figures, training: TrainingFigures | None) -> float:
+def drift_ratio(figures: Scores, training: TrainingScores | None) -> float:
     """Live loss over the training figure; NaN while either lacks. What it grows by says more than where it stands.
 
     It stands where it does because this fleet is not the one that the model was judged on.
@@ -84,7 +84,7 @@ def drift_ratio(figures: Figures, training: TrainingFigures | None) -> float:
     return math.nan if training is None else figures.whole_loss() / training.loss
 
 
-def range_names(shape: Shape) -> list[str]:
+def range_names(shape: ScoreShape) -> list[str]:
     """The ranges of the horizon as steps ahead, the first being 1: `1-12` and so on."""
     ends = shape.range_lengths.cumsum().astype(int).tolist()
     return [f"{begin + 1}-{end}" for begin, end in zip([0, *ends], ends, strict=False)]
@@ -95,7 +95,7 @@ def _rounded(value: float) -> float | None:
 
 
 # ---------------------------------------------------------------- /metrics
-def families(ledger: Ledger, training: Training) -> Iterator[Metric]:
+def families(ledger: ForecastScorer, training: Training) -> Iterator[Metric]:
     """Yield the Prometheus families; a value that is not known has no sample."""
     shape = ledger.shape
     targets = shape.contract.targets
@@ -145,7 +145,7 @@ def families(ledger: Ledger, training: Training) -> Iterator[Metric]:
     yield from _paired(ledger)
 
 
-def _paired(ledger: Ledger) -> Iterator[Metric]:
+def _paired(ledger: ForecastScorer) -> Iterator[Metric]:
     whole = {pair: compared[-1] for pair, compared in sorted(ledger.comparisons.read().items())}
     for name, text, of in (
         ("difference", "The second version's loss less the first's, over the same forecasts", "difference"),

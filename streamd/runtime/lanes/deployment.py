@@ -61,7 +61,7 @@ class Deployment:
 
 
 @dataclass
-class Departures:
+class ClosingLanes:
     """Lanes' threads over all deployments of a process: those that run, and those that were taken out and may yet."""
 
     running: set[LaneWorker] = field(default_factory=set)

@@ -8,17 +8,17 @@ from collections.abc import Sequence
 
 from streamd.core.errors import LaneLostError
 from streamd.core.scheduling.costs import CostTable
-from streamd.runtime.lanes.deployment import Departures, Deployment
-from streamd.runtime.lanes.worker import LaneWorker, Result
+from streamd.runtime.lanes.deployment import ClosingLanes, Deployment
+from streamd.runtime.lanes.worker import LaneResult, LaneWorker
 
 
 class Deployments(ABC):
     """One that serves, and others beside it."""
 
-    def __init__(self, serving: Deployment, departures: Departures) -> None:
+    def __init__(self, serving: Deployment, closing_lanes: ClosingLanes) -> None:
         self.serving = serving
         """Where new batches go."""
-        self.departures = departures
+        self.closing_lanes = closing_lanes
         self._homes: dict[LaneWorker, Deployment] = {}  # of every lane that is not taken out
 
     @abstractmethod
@@ -26,7 +26,7 @@ class Deployments(ABC):
         """Look for work at the loop's next turn."""
 
     @abstractmethod
-    def take_result(self, worker: LaneWorker, result: Result) -> None:
+    def take_result(self, worker: LaneWorker, result: LaneResult) -> None:
         """Take a batch back from its lane."""
 
     def open_lanes(self, workers: Sequence[LaneWorker], costs: CostTable, deployment: Deployment | None = None) -> None:
@@ -90,7 +90,7 @@ class Deployments(ABC):
 
     def _leave(self, worker: LaneWorker) -> None:
         self._homes.pop(worker).remove(worker)
-        self.departures.remember(worker)
+        self.closing_lanes.remember(worker)
 
     def _going(self, worker: LaneWorker, error: LaneLostError) -> list[LaneWorker]:
         """The lanes that are lost with this one: where its device is gone, all of it; none if it left already."""

@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 @dataclass
-class Opened:
+class OpenedBackend:
     """A backend that runs, its lanes, and what was tried before it."""
 
     backend: Backend
@@ -19,11 +19,11 @@ class Opened:
     fallbacks: list[dict[str, str]] = field(default_factory=list)
 
 
-OpenBackend = Callable[[frozenset[str]], Opened]
+OpenBackend = Callable[[frozenset[str]], OpenedBackend]
 """Opens the first backend of the chain that runs here and is not named; blocks."""
 
 
-def told(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """What an error says; a time-out says nothing."""
     return str(error) or "no answer"
 
@@ -33,7 +33,7 @@ def close(lane: Lane) -> None:
     lane.close()
 
 
-def close_all(opened: Opened) -> None:
+def close_all(opened: OpenedBackend) -> None:
     """Close a backend's lanes that have no threads yet."""
     for lane in opened.lanes:
         lane.close()

@@ -12,12 +12,12 @@ from typing import Protocol
 import structlog
 
 from streamd.core.errors import InferenceError, LaneLostError, NotFiniteError
-from streamd.core.scheduling.scheduler import Batch, Item, Outcome, RequestItem, Scheduler, ServerItem
+from streamd.core.scheduling.scheduler import Batch, BatchOutcome, Item, RequestItem, Scheduler, ServerItem
 from streamd.inference.lane import Float32
-from streamd.runtime.lanes.deployment import Departures, Deployment, Model
+from streamd.runtime.lanes.deployment import ClosingLanes, Deployment, Model
 from streamd.runtime.lanes.deployments import Deployments
 from streamd.runtime.lanes.gather import Request, gather, request_of
-from streamd.runtime.lanes.worker import LaneWorker, Result
+from streamd.runtime.lanes.worker import LaneResult, LaneWorker
 from streamd.runtime.pauses import Pauses
 from streamd.runtime.state.state import State
 
@@ -65,11 +65,11 @@ class Pipeline(Deployments):
         more_comes: Callable[[], bool],
         observer: Observer,
         clock: Callable[[], float] = time.monotonic,
-        departures: Departures | None = None,
+        closing_lanes: ClosingLanes | None = None,
         pauses: Pauses | None = None,
     ) -> None:
         self.scheduler = scheduler
-        super().__init__(Deployment(model), departures or Departures())
+        super().__init__(Deployment(model), closing_lanes or ClosingLanes())
         self.pauses = pauses or Pauses()
         self.diversion: Diversion | None = None
         self.received: dict[int, float] = {}
@@ -178,13 +178,13 @@ class Pipeline(Deployments):
         worker.submit(batch)
 
     # ------------------------------------------------------------ results
-    def take_result(self, worker: LaneWorker, result: Result) -> None:
+    def take_result(self, worker: LaneWorker, result: LaneResult) -> None:
         """Take a batch back from its lane (called on the loop)."""
         if (home := self._homes.get(worker)) is None:
             return  # it was taken out, and its batch has gone elsewhere
         batch, error = result.batch, result.error
         if isinstance(error, LaneLostError):
-            outcome = Outcome(fail=self._take_out(worker, error))
+            outcome = BatchOutcome(fail=self._take_out(worker, error))
         else:
             self._free(worker)
             if home.retired:

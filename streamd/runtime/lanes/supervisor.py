@@ -18,7 +18,7 @@ from streamd.core.scheduling.costs import CostTable
 from streamd.core.scheduling.lane_health import LaneLimits, LaneRoster
 from streamd.inference.lane import Backend, Lane
 from streamd.runtime.lanes.deployment import Deployment
-from streamd.runtime.lanes.opening import OpenBackend, Opened, close, close_all, in_thread, told
+from streamd.runtime.lanes.opening import OpenBackend, OpenedBackend, close, close_all, describe_error, in_thread
 from streamd.runtime.lanes.pipeline import Pipeline
 from streamd.runtime.lanes.warmup import measure_costs, warm
 from streamd.runtime.lanes.worker import LaneWorker
@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 WATCH_SECONDS = 0.5
 
 
-class LaneKeeper:
+class LaneSupervisor:
     """The lanes of one deployment (none: the one that serves), for as long as there are any.
 
     `changed` hears of every other backend.
@@ -43,20 +43,20 @@ class LaneKeeper:
         max_batch: int,
         warmup_seconds: float,
         limits: LaneLimits,
-        changed: Callable[[Opened, CostTable], None] = lambda opened, costs: None,
+        changed: Callable[[OpenedBackend, CostTable], None] = lambda opened, costs: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.fallbacks: list[dict[str, str]] = []
         """What was tried and why it was passed over, at start and since; at most one entry a backend and change."""
         self.deployment = deployment or pipeline.serving
         self._pipeline = pipeline
-        self._departures = pipeline.departures
+        self._departures = pipeline.closing_lanes
         self._open_backend = open_backend
         self._max_batch = max_batch
         self._warmup_seconds = warmup_seconds
         self._limits = limits
         self._changed = changed
-        self._opened: Opened | None = None
+        self._opened: OpenedBackend | None = None
         self._costs: CostTable | None = None
         self._roster: LaneRoster | None = None
         self._clock = clock
@@ -126,7 +126,7 @@ class LaneKeeper:
             task.cancel()
 
     # ------------------------------------------------------------ a backend
-    async def _open_next(self) -> Opened:
+    async def _open_next(self) -> OpenedBackend:
         """Open and warm the first backend that is not spent; one whose lanes fail while warming is spent."""
         while True:
             opened = await in_thread(partial(self._open_backend, frozenset(self._spent)), close_all)
@@ -143,7 +143,7 @@ class LaneKeeper:
                     self._let_go(worker)
                 if not isinstance(error, Exception):
                     raise  # told to stop
-                self._pass_over(name, f"its lanes failed while warming: {told(error)}")
+                self._pass_over(name, f"its lanes failed while warming: {describe_error(error)}")
                 continue
             self._opened, self._costs = opened, costs
             self._places = {worker: index for index, worker in enumerate(workers)}
@@ -179,7 +179,7 @@ class LaneKeeper:
             return
         for index in self._roster.take_due(now):
             self._begin(self._rebuild(index))
-        if self._roster.spent and not self._tasks:
+        if self._roster.exhausted and not self._tasks:
             self._begin(self._fall_back())
 
     def _complaint(self, worker: LaneWorker, now: float) -> LaneLostError | None:
@@ -224,9 +224,9 @@ class LaneKeeper:
             async with self._mending.setdefault(device, asyncio.Lock()):
                 worker = await self._made(opened.backend, index, device)
         except Exception as error:  # a backend's defect is a lane that is not rebuilt, and no more
-            log.warning("lane_not_rebuilt", backend=opened.backend.name, lane=index, error=told(error))
-            self.deployment.lost.append(f"lane {index} was not rebuilt: {told(error)}")
-            roster.lost(index, self._clock(), hopeless=isinstance(error, DeviceLostError))
+            log.warning("lane_not_rebuilt", backend=opened.backend.name, lane=index, error=describe_error(error))
+            self.deployment.lost.append(f"lane {index} was not rebuilt: {describe_error(error)}")
+            roster.lost(index, self._clock(), permanent=isinstance(error, DeviceLostError))
             if isinstance(error, LaneLostError) and error.device_gone:
                 self._departures.gone.add(device)
                 self._pipeline.lose_device(device, error)
@@ -239,7 +239,7 @@ class LaneKeeper:
     async def _made(self, backend: Backend, index: int, device: str) -> LaneWorker:
         """Make a lane and warm it; whatever goes wrong, nothing of it is left."""
         self._check_let_go(device)
-        async with self._pipeline.pauses.timeout(self._limits.make_seconds):
+        async with self._pipeline.pauses.timeout(self._limits.make_timeout_seconds):
             lane = await in_thread(partial(backend.make_lane, index), close)
         worker = self._worker(lane)
         try:
@@ -272,6 +272,6 @@ class LaneKeeper:
             self._spent.discard(name)
             self.fallbacks.pop()
             log.error("no_backend_left", error=str(error))
-            roster.persist(self._clock())
+            roster.retry_abandoned(self._clock())
         else:
             log.error("fell_back", from_backend=name, to_backend=successor.backend.name)

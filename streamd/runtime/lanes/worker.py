@@ -29,7 +29,7 @@ SORTED_APART = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class LaneResult:
     """A batch that came back.
 
     `forecasts (batch, targets, horizon, quantiles) float32`, or the error instead; `bad_rows` are those that
@@ -44,7 +44,7 @@ class Result:
 
 
 T = TypeVar("T")
-Done = Callable[["LaneWorker", Result], None]
+Done = Callable[["LaneWorker", LaneResult], None]
 
 
 class LaneWorker:
@@ -146,14 +146,14 @@ class LaneWorker:
         with suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._over.set)
 
-    def _one(self, batch: Batch) -> Result:
+    def _one(self, batch: Batch) -> LaneResult:
         began = time.perf_counter()
         count = len(batch.items)
         forecasts = np.empty((0, 0, 0, 0), np.float32)
         bad_rows: tuple[int, ...] = ()
         error: InferenceError | None = None
         try:
-            forecasts, bad_rows = in_order(self.lane.run(count))
+            forecasts, bad_rows = normalize_predictions(self.lane.run(count))
         except InferenceError as exc:
             error = exc
         except Exception as exc:  # a backend's defect must not end its thread
@@ -163,7 +163,7 @@ class LaneWorker:
         self.windows += count
         self.failures += error is not None
         self.busy_seconds += seconds
-        return Result(batch, forecasts, bad_rows, error, seconds)
+        return LaneResult(batch, forecasts, bad_rows, error, seconds)
 
 
 def _settle(setter: Callable[[Any], None], value: Any, future: "asyncio.Future[Any]") -> None:
@@ -171,7 +171,7 @@ def _settle(setter: Callable[[Any], None], value: Any, future: "asyncio.Future[A
         setter(value)
 
 
-def in_order(predictions: Float32) -> tuple[Float32, tuple[int, ...]]:
+def normalize_predictions(predictions: Float32) -> tuple[Float32, tuple[int, ...]]:
     """Return forecasts `(batch, targets, horizon, quantiles)`, a copy, and the rows that are not finite.
 
     `predictions (batch, horizon, targets, quantiles)`. Where quantiles cross they are sorted: Chernozhukov,

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from streamd.core.errors import StateError, StorageError
-from streamd.core.state.layout import HEADER_BYTES, Arrays, Layout, read_header
+from streamd.core.state.layout import HEADER_BYTES, Layout, NamedArrays, read_header
 from streamd.regular_files import open_regular, refuse_irregular
 
 PIECE_BYTES = 2 * 2**20
@@ -81,7 +81,7 @@ class StateFile:
         """Of this file alone; a file that replaces it has another."""
         return str(self.header.get("identifier", ""))
 
-    def arrays(self) -> Arrays:
+    def arrays(self) -> NamedArrays:
         """Return the layout's arrays as views of the map."""
         assert self._map is not None, f"{self.path} is closed"
         return self.layout.arrays(self._map)

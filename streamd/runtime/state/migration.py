@@ -11,7 +11,7 @@ import structlog
 from streamd.core.contract import MAX_STATUS
 from streamd.core.state import directory, windows
 from streamd.core.state.directory import Directory
-from streamd.core.state.layout import HEADER_BYTES, Arrays, Layout, read_header
+from streamd.core.state.layout import HEADER_BYTES, Layout, NamedArrays, read_header
 from streamd.core.state.recovery import find_damage, recover
 from streamd.core.state.windows import NONE, PRESENT, WindowStore
 from streamd.regular_files import open_regular
@@ -31,7 +31,7 @@ class FormerServer:
 class Former:
     """The servers of a former file, the last seen first, and their rows; `arrays` are a private copy of it."""
 
-    def __init__(self, arrays: Arrays, features: list[str]) -> None:
+    def __init__(self, arrays: NamedArrays, features: list[str]) -> None:
         self._arrays = arrays
         self._features = features
         names = Directory(arrays)  # passes over what is damaged
@@ -71,7 +71,7 @@ def windows_layout(features: list[str], context_length: int, step_seconds: int, 
         "context_length": context_length,
         "step_seconds": step_seconds,
     }
-    return Layout(directory.COLUMNS + windows.columns(context_length, len(features)), capacity, identity)
+    return Layout(directory.COLUMNS + windows.window_columns(context_length, len(features)), capacity, identity)
 
 
 def read_former(path: Path, step_seconds: int) -> Former | None:

@@ -154,7 +154,7 @@ def _board_layout(contract: ModelContract, capacity: int, windows: str) -> Layou
         "quantiles": list(contract.quantiles),
         "horizon": contract.horizon,
     }
-    return Layout(board.columns(contract), capacity, identity)
+    return Layout(board.board_columns(contract), capacity, identity)
 
 
 def _make_state(contract: ModelContract, windows_file: StateFile, board_file: StateFile, limits: WindowLimits) -> State:

@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 
 from streamd.core.errors import InferenceError
-from streamd.core.scheduling.canary import Assignment
+from streamd.core.scheduling.canary import CanaryAssignment
 from streamd.core.scheduling.scheduler import Item, Scheduler, ServerItem
 from streamd.core.state.windows import NONE
 from streamd.inference.lane import Float32
@@ -46,7 +46,7 @@ class CandidatePipeline(Pipeline):
             publish=publish,
             more_comes=more_comes,
             observer=observer,
-            departures=main.departures,
+            closing_lanes=main.closing_lanes,
             pauses=main.pauses,
         )
         self.shadow = shadow
@@ -104,7 +104,7 @@ class Candidate:
         publish: Callable[[Sequence[int], float], None],
         observer: Observer,
     ) -> None:
-        self.assignment = Assignment(source.name, share, shadow)
+        self.assignment = CanaryAssignment(source.name, share, shadow)
         self.source = source
         self.loaded: Loaded | None = None
         self._state = state

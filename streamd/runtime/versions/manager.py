@@ -12,9 +12,9 @@ import structlog
 
 from streamd.core.scheduling.costs import CostTable
 from streamd.runtime.lanes.deployment import Deployment, Model
-from streamd.runtime.lanes.opening import OpenBackend, Opened
+from streamd.runtime.lanes.opening import OpenBackend, OpenedBackend
 from streamd.runtime.lanes.pipeline import Pipeline
-from streamd.runtime.lanes.supervisor import LaneKeeper
+from streamd.runtime.lanes.supervisor import LaneSupervisor
 
 log = structlog.get_logger(__name__)
 
@@ -39,9 +39,9 @@ class Loaded:
     def __init__(self, source: Source, deployment: Deployment) -> None:
         self.source = source
         self.deployment = deployment
-        self.keeper: LaneKeeper
+        self.keeper: LaneSupervisor
         self.owner: Reloader
-        self.opened: Opened
+        self.opened: OpenedBackend
         self.costs: CostTable
 
     @property
@@ -54,8 +54,8 @@ class MakeKeeper(Protocol):
     """Makes the keeper of a deployment, with the limits that hold for all of them."""
 
     def __call__(
-        self, deployment: Deployment, open_backend: OpenBackend, changed: Callable[[Opened, CostTable], None]
-    ) -> LaneKeeper:
+        self, deployment: Deployment, open_backend: OpenBackend, changed: Callable[[OpenedBackend, CostTable], None]
+    ) -> LaneSupervisor:
         """Return a keeper that has opened nothing yet."""
         ...
 
@@ -96,7 +96,7 @@ class Reloader:
         loaded = Loaded(source, Deployment(source.model))
         loaded.owner = self
 
-        def opened(backend: Opened, costs: CostTable) -> None:
+        def opened(backend: OpenedBackend, costs: CostTable) -> None:
             loaded.opened, loaded.costs = backend, costs
             if loaded is loaded.owner.current:
                 loaded.owner._changed()

@@ -18,7 +18,7 @@ from streamd.server.version_control.loading import (
     keepers_of,
     source_of,
 )
-from streamd.server.version_control.selection import Selection, check_contract, check_same
+from streamd.server.version_control.selection import Selection, check_same, check_same_contract
 
 log = structlog.get_logger(__name__)
 
@@ -54,7 +54,7 @@ class Trial:
         """Load a version and put it on trial in place of any other; raises `StreamdError`, and nothing is changed."""
         service, before = self._service, self.candidate
         try:
-            check_contract(selection, service.contract)
+            check_same_contract(selection, service.contract)
             if selection.name == service.model:
                 raise ReloadError(f"{selection.name} serves already: there is nothing to compare it with")
         except ReloadError:

@@ -35,14 +35,20 @@ from streamd.server.version_control.loading import (
     told_of,
 )
 from streamd.server.version_control.promotions import Promotions
-from streamd.server.version_control.selection import Selection, check_choice, check_contract, check_same, select
+from streamd.server.version_control.selection import (
+    Selection,
+    check_choice,
+    check_same,
+    check_same_contract,
+    select_versions,
+)
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
 
-class Engines:
+class VersionControl:
     """What serves, and the changes to it, one at a time.
 
     `reread` reads the settings again, as the process was started; raises `ConfigError`.
@@ -257,7 +263,7 @@ class Engines:
                     raise
                 selection.release()
                 return loaded
-            check_contract(selection, self._service.contract)
+            check_same_contract(selection, self._service.contract)
         except BaseException:
             selection.release()
             raise
@@ -297,7 +303,9 @@ class Engines:
     async def _select(self, config: Config, *named: str) -> Selection:
         """Check and hold the versions that are named, else those that these settings choose."""
         return await self._on_disk(
-            " and ".join(named) or config.engine.engines, partial(select, config.engine, named), Selection.release
+            " and ".join(named) or config.engine.engines,
+            partial(select_versions, config.engine, named),
+            Selection.release,
         )
 
     async def _on_disk(self, what: str, work: Callable[[], T], release: Callable[[T], None] = lambda made: None) -> T:

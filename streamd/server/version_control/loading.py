@@ -11,15 +11,15 @@ from streamd.core.errors import ReloadError
 from streamd.core.scheduling.costs import CostTable
 from streamd.core.scheduling.lane_health import LaneLimits
 from streamd.runtime.lanes.deployment import Deployment
-from streamd.runtime.lanes.opening import OpenBackend, Opened
+from streamd.runtime.lanes.opening import OpenBackend, OpenedBackend
 from streamd.runtime.lanes.pipeline import Pipeline
-from streamd.runtime.lanes.supervisor import LaneKeeper
+from streamd.runtime.lanes.supervisor import LaneSupervisor
 from streamd.runtime.versions.manager import Loaded, MakeKeeper, Source
 from streamd.server.backends import is_behind
 from streamd.server.config import Config
 from streamd.server.version_control.selection import Selection
 
-OpenVersion = Callable[..., Opened]
+OpenVersion = Callable[..., OpenedBackend]
 """`open_backend` of the backends' room."""
 
 
@@ -52,10 +52,10 @@ def keepers_of(pipeline: Pipeline, read_config: Callable[[], Config]) -> MakeKee
     """Return what makes the keepers of a pipeline's deployments, by the settings as they are then."""
 
     def make(
-        deployment: Deployment, open_backend: OpenBackend, changed: Callable[[Opened, CostTable], None]
-    ) -> LaneKeeper:
+        deployment: Deployment, open_backend: OpenBackend, changed: Callable[[OpenedBackend, CostTable], None]
+    ) -> LaneSupervisor:
         config = read_config()
-        return LaneKeeper(
+        return LaneSupervisor(
             pipeline,
             open_backend,
             deployment=deployment,

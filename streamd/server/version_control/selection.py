@@ -5,14 +5,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from streamd.core.accuracy.scores import TrainingFigures
+from streamd.core.accuracy.scores import TrainingScores
 from streamd.core.contract import ModelContract
 from streamd.core.errors import ReloadError, RepositoryError
 from streamd.core.state.board import MAX_MODEL_BYTES
 from streamd.repository.files import VersionHold
 from streamd.repository.seal import SealedVersion, changed_since, seal
 from streamd.repository.versions import EngineRepository, EngineVersion, PassedOver
-from streamd.runtime.accuracy.live import read_training_figures
+from streamd.runtime.accuracy.live import read_training_scores
 from streamd.runtime.lanes.deployment import Model
 from streamd.server.config import EngineSection
 
@@ -23,7 +23,7 @@ class Selection:
 
     versions: tuple[SealedVersion, ...]
     held: ExitStack
-    training: TrainingFigures | None = None
+    training: TrainingScores | None = None
     """What drift is measured against; an ensemble was never trained as one."""
     missed: tuple[PassedOver, ...] = ()
     """What should serve in place of it, and cannot."""
@@ -49,7 +49,7 @@ class Selection:
         self.held.close()
 
 
-def select(settings: EngineSection, named: Iterable[str] = (), *, starting: bool = False) -> Selection:
+def select_versions(settings: EngineSection, named: Iterable[str] = (), *, starting: bool = False) -> Selection:
     """Check, read and hold the versions that are named, else those the settings pin, else the repository's choice.
 
     `starting` passes over a record of promotions that cannot be read. Raises `RepositoryError` with the reason; blocks
@@ -68,7 +68,7 @@ def select(settings: EngineSection, named: Iterable[str] = (), *, starting: bool
         for version in chosen:
             held.enter_context(VersionHold(version.path))
         versions = tuple(map(seal, chosen))
-        training = read_training_figures(versions[0].path) if len(versions) == 1 else None
+        training = read_training_scores(versions[0].path) if len(versions) == 1 else None
         selection = Selection(versions, held.pop_all(), training, missed)
     if len(selection.model.name) > MAX_MODEL_BYTES:
         selection.release()
@@ -76,7 +76,7 @@ def select(settings: EngineSection, named: Iterable[str] = (), *, starting: bool
     return selection
 
 
-def check_contract(selection: Selection, contract: ModelContract) -> None:
+def check_same_contract(selection: Selection, contract: ModelContract) -> None:
     """Raise `ReloadError` where a selection's contract is not that of the state which is open."""
     if differing := _differences(selection.contract, contract):
         raise ReloadError(

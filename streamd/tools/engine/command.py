@@ -121,4 +121,4 @@ def _log_to_stderr() -> None:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr)  # noqa: T201 - a terminal program
+    print(text, file=sys.stderr)

@@ -22,11 +22,13 @@ class Progress:
         self._now = now
         self._bar_class = None if quiet or not self.stream.isatty() else _tqdm()
 
-    def job(self, text: str, total: int) -> Job:
+    def job(self, text: str, total: int) -> ProgressJob:
         """Begin a job of `total` steps; use it as a context, or close it."""
         if self._bar_class is not None:
-            return Job(self, text, total, self._bar_class(total=total, desc=text, file=self.stream, leave=False))
-        return Job(self, text, total, None)
+            return ProgressJob(
+                self, text, total, self._bar_class(total=total, desc=text, file=self.stream, leave=False)
+            )
+        return ProgressJob(self, text, total, None)
 
     def line(self, text: str) -> None:
         """Say something once."""
@@ -42,7 +44,7 @@ class Progress:
         return self._now()
 
 
-class Job:
+class ProgressJob:
     """A job that is under way."""
 
     def __init__(self, progress: Progress, text: str, total: int, bar: Any) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from streamd.tools.loadtest.errors import UsageError
 
-Floats = NDArray[np.float32]
+FleetValues = NDArray[np.float32]
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.intp]
 
@@ -44,7 +44,7 @@ class Fleet(Protocol):
     def present(self) -> Bools:
         """``[T, N]``: true where the server has a row."""
 
-    def values(self, steps: Ints, servers: Ints) -> Floats:
+    def values(self, steps: Ints, servers: Ints) -> FleetValues:
         """``[n, F] float32`` for n pairs of (step index, server index); NaN where missing."""
 
 
@@ -64,7 +64,7 @@ class RecordedFleet:
     servers: tuple[str, ...]
     features: tuple[str, ...]
     first_step: int
-    series: Floats
+    series: FleetValues
 
     @property
     def steps(self) -> int:
@@ -75,7 +75,7 @@ class RecordedFleet:
         """See ``Fleet.present``."""
         return np.asarray(np.isfinite(self.series).any(axis=2)).T
 
-    def values(self, steps: Ints, servers: Ints) -> Floats:
+    def values(self, steps: Ints, servers: Ints) -> FleetValues:
         """See ``Fleet.values``."""
         return self.series[servers, steps]
 
@@ -120,9 +120,9 @@ class SyntheticFleet:
     steps: int
     source: Ints  # [N], which series of the base
     phase: Ints  # [N], steps by which the series is moved
-    scale: Floats  # [N, F], around 1
-    low: Floats  # [F], the range the feature really has
-    high: Floats  # [F]
+    scale: FleetValues  # [N, F], around 1
+    low: FleetValues  # [F], the range the feature really has
+    high: FleetValues  # [F]
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -136,7 +136,7 @@ class SyntheticFleet:
         found: Bools = recorded[at, self.source[None, :]]
         return found
 
-    def values(self, steps: Ints, servers: Ints) -> Floats:
+    def values(self, steps: Ints, servers: Ints) -> FleetValues:
         """See ``Fleet.values``."""
         at = (steps + self.phase[servers]) % self.base.steps
         found = self.base.series[self.source[servers], at]
@@ -146,7 +146,7 @@ class SyntheticFleet:
             busy = (PERCENT - found[:, idle]) * scale[:, idle]
             found[:, idle] = PERCENT - busy
             scale[:, idle] = 1.0
-        plausible: Floats = np.clip(found * scale, self.low, self.high)
+        plausible: FleetValues = np.clip(found * scale, self.low, self.high)
         return plausible
 
     def _idle_columns(self) -> list[int]:

@@ -32,7 +32,7 @@ class Mapped:
 
 
 @dataclass(frozen=True, slots=True)
-class Columns:
+class FileColumns:
     """A file's content, one array a feature, ``[n]`` each; times in epoch seconds."""
 
     servers: NDArray[np.str_]
@@ -71,20 +71,20 @@ def parse_mapping(entries: Sequence[str]) -> dict[str, Mapped]:
     return mapping
 
 
-def _wide(table: Table) -> Columns:
+def _wide(table: Table) -> FileColumns:
     server, time = _key_columns(table)
     values = {name: _float32(table, name) for name in table.columns if name not in (server, time)}
-    return Columns(servers_of(table), times_of(table), values)
+    return FileColumns(servers_of(table), times_of(table), values)
 
 
-def _long(table: Table, feature: str, value: str) -> Columns:
+def _long(table: Table, feature: str, value: str) -> FileColumns:
     """One line a value: spread over columns, each line giving one feature and NaN for the others."""
     names = _texts(table, feature)
     given = _float32(table, value)
     values = {
         str(name): np.where(names == name, given, np.float32(np.nan)).astype(np.float32) for name in np.unique(names)
     }
-    return Columns(servers_of(table), times_of(table), values)
+    return FileColumns(servers_of(table), times_of(table), values)
 
 
 def _key_columns(table: Table) -> tuple[str, str]:
@@ -182,7 +182,7 @@ def _epoch_seconds(text: str) -> float:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
-def _mapped(path: Path, columns: Columns, mapping: Mapping[str, Mapped]) -> Columns:
+def _mapped(path: Path, columns: FileColumns, mapping: Mapping[str, Mapped]) -> FileColumns:
     there = {name.casefold(): values for name, values in columns.values.items()}
     for feature, mapped in mapping.items():
         if mapped.column.casefold() not in there:
@@ -190,10 +190,10 @@ def _mapped(path: Path, columns: Columns, mapping: Mapping[str, Mapped]) -> Colu
                 f"{path}: no column {mapped.column} for --map {feature}; expected one of {', '.join(columns.values)}"
             )
     values = {feature: there[one.column.casefold()] * np.float32(one.factor) for feature, one in mapping.items()}
-    return Columns(columns.servers, columns.times, values)
+    return FileColumns(columns.servers, columns.times, values)
 
 
-def _on_grid(path: Path, columns: Columns, step_seconds: int) -> RecordedFleet:
+def _on_grid(path: Path, columns: FileColumns, step_seconds: int) -> RecordedFleet:
     names, which = np.unique(columns.servers, return_inverse=True)
     steps = np.floor(columns.times / step_seconds).astype(np.int64)
     first = int(steps.min())

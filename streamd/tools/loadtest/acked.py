@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from streamd.tools.fleets.fleet import Bools, Fleet
-from streamd.tools.loadtest.daemon import Daemon, Window
+from streamd.tools.loadtest.daemon import DaemonClient, Window
 from streamd.tools.loadtest.errors import UsageError
 
-HEADER = ["server", "step", "time"]
+ACKED_HEADER = ["server", "step", "time"]
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class AckedComparison:
     """Of a list with a daemon's windows; ``outside``: rows older than the window that the daemon keeps."""
 
     acked: int
@@ -31,7 +31,7 @@ def write_acked(path: Path, fleet: Fleet, accepted: Bools, step_seconds: int) ->
     servers, steps = np.nonzero(accepted.T)
     with path.open("w", newline="", encoding="utf-8") as file:
         lines = csv.writer(file)
-        lines.writerow(HEADER)
+        lines.writerow(ACKED_HEADER)
         for server, step in zip(servers.tolist(), (steps + fleet.first_step).tolist(), strict=True):
             lines.writerow([fleet.servers[server], step, step * step_seconds])
 
@@ -42,8 +42,8 @@ def read_acked(path: Path) -> dict[str, list[int]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:  # a spreadsheet may have written a mark
             lines = csv.reader(file)
-            if next(lines, None) != HEADER:
-                raise UsageError(f"{path}: expected a list of acked rows with the header {','.join(HEADER)}")
+            if next(lines, None) != ACKED_HEADER:
+                raise UsageError(f"{path}: expected a list of acked rows with the header {','.join(ACKED_HEADER)}")
             for server, step, _ in lines:
                 found[server].append(int(step))
     except (OSError, ValueError) as error:
@@ -60,7 +60,7 @@ def without(wanted: Bools, fleet: Fleet, acked: dict[str, list[int]]) -> Bools:
     return left
 
 
-async def verify(daemon: Daemon, acked: dict[str, list[int]], context_length: int) -> Comparison:
+async def verify(daemon: DaemonClient, acked: dict[str, list[int]], context_length: int) -> AckedComparison:
     """Is every acked row in its server's window? Rows that the window has moved past can't be told."""
     known = {one.server for one in await daemon.known()}
     windows = {window.server: window for window in await daemon.windows([name for name in acked if name in known])}
@@ -75,7 +75,7 @@ async def verify(daemon: Daemon, acked: dict[str, list[int]], context_length: in
                 outside += 1
             else:
                 lost.append((server, step))
-    return Comparison(found + outside + len(lost), found, outside, lost)
+    return AckedComparison(found + outside + len(lost), found, outside, lost)
 
 
 def _held(window: Window | None, context_length: int) -> tuple[set[int], float]:

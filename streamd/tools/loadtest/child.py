@@ -14,7 +14,7 @@ from pathlib import Path
 
 from streamd.tools.loadtest.errors import ReplayError
 
-POLL_SECONDS = 0.1
+READY_POLL_SECONDS = 0.1
 LOG_LINES = 20
 HOST = "127.0.0.1"
 
@@ -62,7 +62,7 @@ class ChildDaemon:
                 raise ChildError(f"the daemon ended with {status} before it was ready\n{self.tail()}")
             if self._is_ready():
                 return
-            time.sleep(POLL_SECONDS)
+            time.sleep(READY_POLL_SECONDS)
         raise ChildError(f"the daemon was not ready after {seconds:g} s\n{self.tail()}")
 
     def stop(self, seconds: float = 15.0) -> int | None:

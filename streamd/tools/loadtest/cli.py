@@ -20,10 +20,10 @@ import uvloop
 from streamd.tools.fleets.fleet import Fleet, RecordedFleet, check_grid, synthesize
 from streamd.tools.fleets.readers import parse_mapping, read_fleet
 from streamd.tools.loadtest import acked, options, report
-from streamd.tools.loadtest.daemon import Contract, Daemon
+from streamd.tools.loadtest.daemon import DaemonClient, DaemonContract
 from streamd.tools.loadtest.errors import Exit, NothingError, ReplayError, UsageError
-from streamd.tools.loadtest.plan import Pace, Plan
-from streamd.tools.loadtest.progress import Progress
+from streamd.tools.loadtest.plan import Pace, SendPlan
+from streamd.tools.loadtest.progress import ProgressLine
 from streamd.tools.loadtest.run import Replay
 from streamd.tools.loadtest.terminal import Terminal
 
@@ -46,11 +46,13 @@ async def _replay(asked: argparse.Namespace) -> Exit:
     setup = options.setup_of(asked)
     stop = _stop_on_interrupt()
     async with aiohttp.ClientSession() as session:
-        daemon = Daemon(session, setup.wire.base_url)
+        daemon = DaemonClient(session, setup.wire.base_url)
         status = await daemon.status()
         plan = make_plan(asked, status.contract)
         errors = Terminal.of(sys.stderr)
-        replay = Replay(daemon, status, plan, setup, lambda ledger: Progress(sys.stderr, errors, ledger, asked.quiet))
+        replay = Replay(
+            daemon, status, plan, setup, lambda ledger: ProgressLine(sys.stderr, errors, ledger, asked.quiet)
+        )
         result = await replay.run(stop)
     for line in report.as_table(result, Terminal.of(sys.stdout)):
         print(line)
@@ -73,7 +75,7 @@ def _stop_on_interrupt() -> asyncio.Event:
 async def _verify(asked: argparse.Namespace) -> Exit:
     rows = acked.read_acked(asked.verify)
     async with aiohttp.ClientSession() as session:
-        daemon = Daemon(session, asked.url.rstrip("/"))
+        daemon = DaemonClient(session, asked.url.rstrip("/"))
         status = await daemon.status()
         found = await acked.verify(daemon, rows, status.contract.context_length)
     print(
@@ -90,7 +92,7 @@ async def _verify(asked: argparse.Namespace) -> Exit:
     return Exit.LOST if found.lost else Exit.COMPLETE
 
 
-def make_plan(asked: argparse.Namespace, contract: Contract) -> Plan:
+def make_plan(asked: argparse.Namespace, contract: DaemonContract) -> SendPlan:
     """The fleet that was asked for, and how its rows go out. Raises UsageError, or NothingError without a row."""
     pace = options.pace_of(asked)
     fleet = _fleet(asked, contract, pace)
@@ -100,7 +102,7 @@ def make_plan(asked: argparse.Namespace, contract: Contract) -> Plan:
     if not wanted.any():
         why = f"no row has a value of {', '.join(fleet.features)}"
         raise NothingError(f"{f'{asked.resume} has every row' if asked.resume else why}: there is nothing to send")
-    return Plan(
+    return SendPlan(
         fleet=fleet,
         wanted=wanted,
         connections=min(asked.connections, len(fleet.servers)),
@@ -112,7 +114,7 @@ def make_plan(asked: argparse.Namespace, contract: Contract) -> Plan:
     )
 
 
-def _fleet(asked: argparse.Namespace, contract: Contract, pace: Pace) -> Fleet:
+def _fleet(asked: argparse.Namespace, contract: DaemonContract, pace: Pace) -> Fleet:
     mapping = parse_mapping(asked.map)
     files = asked.files or [Path(__file__).resolve().parents[3] / options.SAMPLE]
     fleets = [read_fleet(path, contract.step_seconds, mapping) for path in files]
@@ -128,7 +130,7 @@ def _fleet(asked: argparse.Namespace, contract: Contract, pace: Pace) -> Fleet:
     return cut.beginning_at(_now(contract, cut.steps)) if asked.shift_to_now else cut
 
 
-def _steps(asked: argparse.Namespace, base: RecordedFleet, pace: Pace, contract: Contract) -> int:
+def _steps(asked: argparse.Namespace, base: RecordedFleet, pace: Pace, contract: DaemonContract) -> int:
     """History and measured stretch together."""
     servers = asked.synthetic or len(base.servers)
     measured = asked.limit_rows
@@ -141,7 +143,7 @@ def _steps(asked: argparse.Namespace, base: RecordedFleet, pace: Pace, contract:
     return int(asked.context_rows + measured)
 
 
-def _now(contract: Contract, steps: int) -> int:
+def _now(contract: DaemonContract, steps: int) -> int:
     """The first step of a fleet whose last row is of the step that has just ended."""
     return int(time.time() // contract.step_seconds) - steps
 

@@ -24,7 +24,7 @@ ABREAST = 16
 T = TypeVar("T")
 
 
-class Contract(msgspec.Struct, frozen=True):
+class DaemonContract(msgspec.Struct, frozen=True):
     """What the daemon's model takes and gives."""
 
     features: list[str]
@@ -56,7 +56,7 @@ class Rows(msgspec.Struct, frozen=True):
 class Status(msgspec.Struct, frozen=True):
     """The part of ``/v1/status`` that a replay needs."""
 
-    contract: Contract
+    contract: DaemonContract
     rows: Rows
     due: int = 0  # waiting now
     in_flight: int = 0
@@ -103,7 +103,7 @@ class Window(msgspec.Struct, frozen=True):
         return [oldest + row for row, values in enumerate(self.values) if any(value is not None for value in values)]
 
 
-class Daemon:
+class DaemonClient:
     """A running daemon, asked over HTTP. Every call raises UnreachableError when it gets no usable answer."""
 
     def __init__(self, session: aiohttp.ClientSession, base_url: str) -> None:

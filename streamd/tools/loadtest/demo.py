@@ -17,17 +17,17 @@ import numpy as np
 
 from streamd.tools.fleets.fleet import RecordedFleet
 from streamd.tools.fleets.readers import read_fleet
-from streamd.tools.loadtest.daemon import Contract, Daemon
-from streamd.tools.loadtest.ledger import Count
-from streamd.tools.loadtest.outlook import Outlook, fan_of, liveliest, portrait, table
-from streamd.tools.loadtest.plan import Pace, Plan
-from streamd.tools.loadtest.progress import Progress
-from streamd.tools.loadtest.result import Result, Setup
+from streamd.tools.loadtest.daemon import DaemonClient, DaemonContract
+from streamd.tools.loadtest.ledger import LedgerCount
+from streamd.tools.loadtest.outlook import Outlook, fan_of, liveliest, outlook_table, portrait
+from streamd.tools.loadtest.plan import Pace, SendPlan
+from streamd.tools.loadtest.progress import ProgressLine
+from streamd.tools.loadtest.result import ReplayResult, Setup
 from streamd.tools.loadtest.run import Replay
 from streamd.tools.loadtest.sender import Patience
-from streamd.tools.loadtest.subscriber import Subscription
+from streamd.tools.loadtest.subscriber import SubscriptionOptions
 from streamd.tools.loadtest.terminal import Terminal, milliseconds, thousands
-from streamd.tools.loadtest.wire import Encoding, Form
+from streamd.tools.loadtest.wire import ClientEncoding, ClientForm
 from streamd.tools.loadtest.workers import Wire
 
 # Ten hours of each server at a rate that two slow cores hold with the default model, in about half a minute.
@@ -43,24 +43,26 @@ FAVOURITES = ("cpu_user", "mem_used")
 class Demo:
     """What came of it."""
 
-    contract: Contract
-    result: Result
+    contract: DaemonContract
+    result: ReplayResult
     outlooks: list[list[Outlook]]  # by server, then by target
 
 
 async def play(url: str, sample: Path, stop: asyncio.Event, rows_per_second: float = ROWS_PER_SECOND) -> Demo:
     """Fill the windows, stream ten hours, then ask for the latest forecasts."""
     async with aiohttp.ClientSession() as session:
-        daemon = Daemon(session, url)
+        daemon = DaemonClient(session, url)
         status = await daemon.status()
         contract = status.contract
         whole = read_fleet(sample, contract.step_seconds).of_features(tuple(contract.features))
         sent = whole.between(0, contract.context_length + STREAM_STEPS)
         pace = Pace(rows_per_second)
-        plan = Plan(sent, sent.present(), 1, contract.context_length, contract.step_seconds, pace)
-        setup = Setup(Wire(url, "websocket", Encoding.JSON, Form.SAMPLES), Subscription(), Patience())
+        plan = SendPlan(sent, sent.present(), 1, contract.context_length, contract.step_seconds, pace)
+        setup = Setup(
+            Wire(url, "websocket", ClientEncoding.JSON, ClientForm.SAMPLES), SubscriptionOptions(), Patience()
+        )
         terminal = Terminal.of(sys.stderr)
-        replay = Replay(daemon, status, plan, setup, lambda ledger: Progress(sys.stderr, terminal, ledger))
+        replay = Replay(daemon, status, plan, setup, lambda ledger: ProgressLine(sys.stderr, terminal, ledger))
         result = await replay.run(stop)
         outlooks = [] if result.interrupted else await _outlooks(session, url, contract, whole)
         return Demo(contract, result, outlooks)
@@ -74,13 +76,13 @@ def show(demo: Demo, terminal: Terminal) -> list[str]:
     lines = ["", terminal.rule(f"forecasts of {servers} real servers"), ""]
     if demo.outlooks:
         ahead = min(AHEAD_STEPS, demo.contract.horizon)
-        lines += table(demo.outlooks, ahead, ahead * step_hours, fan_hours, terminal)
+        lines += outlook_table(demo.outlooks, ahead, ahead * step_hours, fan_hours, terminal)
         lines += ["", *portrait(liveliest(demo.outlooks), fan_hours, terminal)]
     return [*lines, "", terminal.rule("accounts"), *terminal.pairs(_accounts(demo.result, terminal)), ""]
 
 
 async def _outlooks(
-    session: aiohttp.ClientSession, url: str, contract: Contract, whole: RecordedFleet
+    session: aiohttp.ClientSession, url: str, contract: DaemonContract, whole: RecordedFleet
 ) -> list[list[Outlook]]:
     shown = [name for name in FAVOURITES if name in contract.targets] or contract.targets[:2]
     found = []
@@ -92,7 +94,7 @@ async def _outlooks(
     return found
 
 
-def _outlook(forecast: _Latest, target: str, whole: RecordedFleet, server: int, contract: Contract) -> Outlook:
+def _outlook(forecast: _Latest, target: str, whole: RecordedFleet, server: int, contract: DaemonContract) -> Outlook:
     series = whole.series[server, :, whole.features.index(target)].astype(np.float64)
     now = round(forecast.origin / contract.step_seconds) - whole.first_step
     values = np.array(forecast.values[forecast.targets.index(target)], dtype=np.float64)
@@ -100,7 +102,7 @@ def _outlook(forecast: _Latest, target: str, whole: RecordedFleet, server: int, 
     return Outlook(whole.servers[server], target, fan)
 
 
-def _accounts(result: Result, terminal: Terminal) -> list[tuple[str, str]]:
+def _accounts(result: ReplayResult, terminal: Terminal) -> list[tuple[str, str]]:
     whole, measured, acks = result.whole, result.measured, result.acks
     fill = (whole.expected - measured.expected, whole.received - measured.received)
     verdict = terminal.good("nothing missing, duplicated or out of order")
@@ -110,7 +112,7 @@ def _accounts(result: Result, terminal: Terminal) -> list[tuple[str, str]]:
     elif result.nothing:
         verdict = terminal.bad(result.nothing)
     history, streamed = result.plan.rows()
-    rejected = result.ledger.total(Count.SAMPLES_REJECTED)
+    rejected = result.ledger.total(LedgerCount.SAMPLES_REJECTED)
     unanswered = result.outcome.unanswered
     acked = f"{unanswered:,} never acked" if unanswered else "all acked"
     acked += f", {rejected:,} rejected" if rejected else ""

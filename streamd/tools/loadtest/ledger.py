@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 Line = NDArray[np.int64]
 
 
-class Count(IntEnum):
+class LedgerCount(IntEnum):
     """Columns of ``Ledger.counts``; a connection's and a subscriber's lines use the same columns."""
 
     FRAMES_SENT = 0
@@ -37,7 +37,7 @@ class Count(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class LedgerShape:
     """Of the ledger's arrays: T steps, N servers, C connections, S subscribers."""
 
     steps: int
@@ -50,7 +50,7 @@ class Shape:
 class Ledger:
     """Times are of the monotonic clock, which all processes of one machine share."""
 
-    shape: Shape
+    shape: LedgerShape
     sent_at: NDArray[np.float64]  # [T, N], when the row's last sample was to be sent; 0 where it was not
     # [T, N], 0 until a sample of the row is acked as accepted; then 1, and one more for each time that its
     # connection had been lost when the sample was first sent.
@@ -61,17 +61,17 @@ class Ledger:
     counts: NDArray[np.int64]  # [C + S, Count], a line a connection, then a line a subscriber
 
     @classmethod
-    def create(cls, shape: Shape, folder: Path | None = None) -> Ledger:
+    def create(cls, shape: LedgerShape, folder: Path | None = None) -> Ledger:
         """An empty ledger: in memory, or in files under ``folder`` that other processes can open."""
         return cls._with(shape, folder, "w+")
 
     @classmethod
-    def open(cls, shape: Shape, folder: Path) -> Ledger:
+    def open(cls, shape: LedgerShape, folder: Path) -> Ledger:
         """A ledger that another process created."""
         return cls._with(shape, folder, "r+")
 
     @classmethod
-    def _with(cls, shape: Shape, folder: Path | None, mode: str) -> Ledger:
+    def _with(cls, shape: LedgerShape, folder: Path | None, mode: str) -> Ledger:
         grid = (shape.steps, shape.servers)
         planes = (shape.subscribers, *grid)
 
@@ -87,7 +87,7 @@ class Ledger:
             received=array("received", np.uint8, planes),
             context=array("context", np.int16, planes),
             latency_seconds=array("latency_seconds", np.float32, planes),
-            counts=array("counts", np.int64, (shape.connections + shape.subscribers, len(Count))),
+            counts=array("counts", np.int64, (shape.connections + shape.subscribers, len(LedgerCount))),
         )
 
     def connection(self, index: int) -> Line:
@@ -100,6 +100,6 @@ class Ledger:
         line: Line = self.counts[self.shape.connections + index]
         return line
 
-    def total(self, count: Count) -> int:
+    def total(self, count: LedgerCount) -> int:
         """A count over all connections and subscribers."""
         return int(self.counts[:, count].sum())

@@ -11,7 +11,7 @@ import aiohttp
 import msgspec
 
 from streamd.tools.loadtest.errors import LinkLostError
-from streamd.tools.loadtest.wire import Encoding, Reply, decode_reply
+from streamd.tools.loadtest.wire import ClientEncoding, Reply, decode_reply
 
 CONNECT_SECONDS = 5.0
 CLOSE_SECONDS = 2.0
@@ -40,7 +40,9 @@ OnReply = Callable[[Reply | None], None]
 class WebSocketLink:
     """``GET /v1/ingest``: frames go out one after another, acks come back in their own time."""
 
-    def __init__(self, session: aiohttp.ClientSession, base_url: str, encoding: Encoding, on_reply: OnReply) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, base_url: str, encoding: ClientEncoding, on_reply: OnReply
+    ) -> None:
         self._session = session
         self._url = f"{base_url}/v1/ingest"
         self._encoding = encoding
@@ -64,7 +66,7 @@ class WebSocketLink:
         if socket is None or socket.closed:
             raise LinkLostError(f"{self._url}: closed by the daemon")
         try:
-            if self._encoding is Encoding.JSON:
+            if self._encoding is ClientEncoding.JSON:
                 await socket.send_frame(payload, aiohttp.WSMsgType.TEXT)
             else:
                 await socket.send_frame(payload, aiohttp.WSMsgType.BINARY)
@@ -87,7 +89,7 @@ class WebSocketLink:
     async def _read(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         async for message in socket:
             if message.type in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
-                encoding = Encoding.JSON if message.type is aiohttp.WSMsgType.TEXT else Encoding.MSGPACK
+                encoding = ClientEncoding.JSON if message.type is aiohttp.WSMsgType.TEXT else ClientEncoding.MSGPACK
                 try:
                     self._on_reply(decode_reply[encoding](message.data))
                 except msgspec.MsgspecError:
@@ -98,7 +100,9 @@ class WebSocketLink:
 class HttpLink:
     """``POST /v1/samples`` over one kept-alive connection: a request is answered before the next one goes."""
 
-    def __init__(self, session: aiohttp.ClientSession, base_url: str, encoding: Encoding, on_reply: OnReply) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, base_url: str, encoding: ClientEncoding, on_reply: OnReply
+    ) -> None:
         self._session = session
         self._url = f"{base_url}/v1/samples"
         self._headers = {"Content-Type": encoding.content_type, "Accept": encoding.content_type}
@@ -136,7 +140,7 @@ class HttpLink:
 def _http_reply(response: aiohttp.ClientResponse, body: bytes) -> Reply:
     packed = response.content_type.endswith("msgpack")
     try:
-        reply = decode_reply[Encoding.MSGPACK if packed else Encoding.JSON](body)
+        reply = decode_reply[ClientEncoding.MSGPACK if packed else ClientEncoding.JSON](body)
     except msgspec.MsgspecError:
         reply = Reply()
     if response.status != 200:

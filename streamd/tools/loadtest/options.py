@@ -9,8 +9,8 @@ from streamd.tools.loadtest.errors import UsageError
 from streamd.tools.loadtest.plan import Pace
 from streamd.tools.loadtest.result import Setup
 from streamd.tools.loadtest.sender import Patience
-from streamd.tools.loadtest.subscriber import Subscription
-from streamd.tools.loadtest.wire import Encoding, Form
+from streamd.tools.loadtest.subscriber import SubscriptionOptions
+from streamd.tools.loadtest.wire import ClientEncoding, ClientForm
 from streamd.tools.loadtest.workers import Wire
 
 SAMPLE = Path("examples/fleet/servers.csv.gz")
@@ -74,8 +74,8 @@ def _add_pace(group: argparse._ArgumentGroup) -> None:
 
 def _add_wire(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--transport", choices=("websocket", "http"), default="websocket")
-    group.add_argument("--encoding", type=Encoding, choices=list(Encoding), default=Encoding.JSON)
-    group.add_argument("--form", type=Form, choices=list(Form), default=Form.SAMPLES)
+    group.add_argument("--encoding", type=ClientEncoding, choices=list(ClientEncoding), default=ClientEncoding.JSON)
+    group.add_argument("--form", type=ClientForm, choices=list(ClientForm), default=ClientForm.SAMPLES)
     group.add_argument("--connections", type=_positive, default=1, metavar="C")
     group.add_argument("--samples-a-frame", type=_positive, default=1, metavar="B")
     group.add_argument("--split", type=_positive, default=1, metavar="K", help="send each row as K samples")
@@ -83,7 +83,9 @@ def _add_wire(group: argparse._ArgumentGroup) -> None:
 
 def _add_subscribers(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--subscribers", type=_natural, default=1, metavar="N")
-    group.add_argument("--subscriber-encoding", type=Encoding, choices=list(Encoding), default=Encoding.MSGPACK)
+    group.add_argument(
+        "--subscriber-encoding", type=ClientEncoding, choices=list(ClientEncoding), default=ClientEncoding.MSGPACK
+    )
     group.add_argument("--glob", action="append", metavar="GLOB", help="servers to subscribe to (default: *)")
     group.add_argument("--targets", type=_names, default=(), metavar="A,B")
     group.add_argument("--every", type=_positive, metavar="STEPS", help="only every so-many-th step of the horizon")
@@ -113,13 +115,13 @@ def pace_of(asked: argparse.Namespace) -> Pace:
 
 def setup_of(asked: argparse.Namespace) -> Setup:
     """Everything but fleet and pace. Raises UsageError."""
-    if asked.dtype and asked.subscriber_encoding is Encoding.JSON:
+    if asked.dtype and asked.subscriber_encoding is ClientEncoding.JSON:
         raise UsageError("--dtype is for MessagePack subscribers; JSON has numbers of one kind")
     if asked.burst and asked.speed is None:
         raise UsageError("--burst needs --speed")
     return Setup(
         wire=Wire(asked.url.rstrip("/"), asked.transport, asked.encoding, asked.form),
-        subscription=Subscription(
+        subscription=SubscriptionOptions(
             servers=tuple(asked.glob or ("*",)),
             encoding=asked.subscriber_encoding,
             batch=not asked.one_by_one,

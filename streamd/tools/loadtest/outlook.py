@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from streamd.tools.loadtest.picture import Fan, Series, draw, legend
+from streamd.tools.loadtest.picture import Fan, Series, draw_series, legend
 from streamd.tools.loadtest.terminal import Terminal
 
 LOW, MEDIAN, HIGH = 0.1, 0.5, 0.9
@@ -43,14 +43,14 @@ def fan_of(
     return Fan(history, cut[:, low], cut[:, median], cut[:, high], came[:fan_steps])
 
 
-def table(
+def outlook_table(
     rows: Sequence[Sequence[Outlook]], ahead_steps: int, ahead_hours: float, fan_hours: float, terminal: Terminal
 ) -> list[str]:
     """``rows``: the outlooks of each server, a line each; the fan of the first stands over all of its lines."""
-    columns = Columns.fitting(rows, terminal.width)
+    columns = TableColumns.fitting(rows, terminal.width)
     lines = columns.heads(rows, ahead_hours, fan_hours, terminal)
     for outlooks in rows:
-        pictures = draw(outlooks[0].fan, columns.fan, len(outlooks), terminal) if columns.fan else []
+        pictures = draw_series(outlooks[0].fan, columns.fan, len(outlooks), terminal) if columns.fan else []
         for index, one in enumerate(outlooks):
             text = columns.line(one, index == 0, ahead_steps, terminal)
             lines.append(f"{text}   {pictures[index]}" if pictures else text)
@@ -58,7 +58,7 @@ def table(
 
 
 @dataclass(frozen=True, slots=True)
-class Columns:
+class TableColumns:
     """How wide the table's columns are; ``fan`` is 0 where the terminal has no room for one."""
 
     server: int
@@ -66,7 +66,7 @@ class Columns:
     fan: int
 
     @classmethod
-    def fitting(cls, rows: Sequence[Sequence[Outlook]], width: int) -> Columns:
+    def fitting(cls, rows: Sequence[Sequence[Outlook]], width: int) -> TableColumns:
         """The widths that these rows need in a terminal of this width."""
         server = max(len("server"), *(len(one.server) for outlooks in rows for one in outlooks))
         target = max(len(one.target) for outlooks in rows for one in outlooks)
@@ -98,7 +98,7 @@ def portrait(one: Outlook, hours: float, terminal: Terminal) -> list[str]:
     edge = 9
     width = min(terminal.width - edge - 4, 2 * WIDEST_FAN)
     lines = [terminal.bold(f"  {one.server}  {one.target}") + f"   past, and {hours:g} h on   {legend(terminal)}"]
-    pictures = draw(one.fan, width, LARGE_FAN_LINES, terminal)
+    pictures = draw_series(one.fan, width, LARGE_FAN_LINES, terminal)
     for index, picture in enumerate(pictures):
         scale = {0: _number(greatest), LARGE_FAN_LINES - 1: _number(least)}.get(index, "")
         lines.append(f"  {terminal.dim(f'{scale:>{edge - 1}}')} {picture}")

@@ -52,7 +52,7 @@ class Fan:
         return (least, greatest) if greatest > least else (least - 0.5, greatest + 0.5)
 
 
-def draw(fan: Fan, width: int, height: int, terminal: Terminal) -> list[str]:
+def draw_series(fan: Fan, width: int, height: int, terminal: Terminal) -> list[str]:
     """``height`` lines of ``width`` cells: history, then a bar at now, then the fan."""
     across, down = (DOTS_WIDE, DOTS_HIGH) if terminal.unicode else (1, 1)
     past_cells = max(1, round((width - 1) * len(fan.history) / (len(fan.history) + len(fan.median))))

@@ -29,7 +29,7 @@ class Pace:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class RowBatch:
     """The rows of one frame, or one part of their features.
 
     ``steps`` and ``servers`` are index pairs ``[n]``; ``part`` of ``parts`` says which features;
@@ -44,7 +44,7 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class SendPlan:
     """A fleet's rows over C connections: ``fill_steps`` steps as history, then the measured stretch."""
 
     fleet: Fleet
@@ -61,15 +61,15 @@ class Plan:
         """A server's rows stay on one connection, so they stay in order."""
         return np.arange(connection, len(self.fleet.servers), self.connections, dtype=np.intp)
 
-    def fill(self, connection: int) -> Iterator[Batch]:
+    def fill(self, connection: int) -> Iterator[RowBatch]:
         """History: one server after another, whole windows in few frames."""
         servers = self.servers_of(connection)
         which, steps = np.nonzero(self.wanted[: self.fill_steps, servers].T)
         for start in range(0, len(steps), self.fill_samples_a_frame):
             part = slice(start, start + self.fill_samples_a_frame)
-            yield Batch(steps[part], servers[which[part]], 0, 1, 0.0)
+            yield RowBatch(steps[part], servers[which[part]], 0, 1, 0.0)
 
-    def stream(self, connection: int) -> Iterator[Batch]:
+    def stream(self, connection: int) -> Iterator[RowBatch]:
         """The measured stretch: step after step, all servers of the connection in each."""
         servers = self.servers_of(connection)
         sent = 0
@@ -84,7 +84,7 @@ class Plan:
                 due = self._due_seconds(step, into_step, sent - turn, len(servers))
                 steps = np.full(len(rows), step, dtype=np.intp)
                 for part in range(self.parts):
-                    yield Batch(steps, rows, part, self.parts, due)
+                    yield RowBatch(steps, rows, part, self.parts, due)
 
     def rows(self) -> tuple[int, int]:
         """How many rows the history and the measured stretch have."""

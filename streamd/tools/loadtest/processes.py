@@ -15,7 +15,7 @@ import uvloop
 
 from streamd.tools.loadtest.errors import ReplayError
 from streamd.tools.loadtest.ledger import Ledger
-from streamd.tools.loadtest.workers import Job, LocalWorker, Outcome
+from streamd.tools.loadtest.workers import LocalWorker, WorkerJob, WorkerOutcome
 
 JOIN_SECONDS = 5.0
 
@@ -23,7 +23,7 @@ JOIN_SECONDS = 5.0
 class RemoteWorker:
     """Carries its share in a process of its own; calls go through a pipe."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: WorkerJob) -> None:
         spawning = multiprocessing.get_context("spawn")
         self._pipe, theirs = spawning.Pipe()
         self._process = spawning.Process(target=_serve, args=(job, theirs), daemon=True)
@@ -47,9 +47,9 @@ class RemoteWorker:
         """See ``Worker.stream``."""
         await self._call("stream", start, stop)
 
-    async def outcome(self) -> Outcome:
+    async def outcome(self) -> WorkerOutcome:
         """See ``Worker.outcome``."""
-        found: Outcome = await self._call("outcome")
+        found: WorkerOutcome = await self._call("outcome")
         return found
 
     async def close(self) -> None:
@@ -74,7 +74,7 @@ class RemoteWorker:
         return answer
 
 
-def _serve(job: Job, pipe: Connection) -> None:
+def _serve(job: WorkerJob, pipe: Connection) -> None:
     """A worker process's whole life."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the coordinator hears it, and tells
     assert job.folder is not None

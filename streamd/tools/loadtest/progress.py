@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import TextIO
 
-from streamd.tools.loadtest.ledger import Count, Ledger
+from streamd.tools.loadtest.ledger import Ledger, LedgerCount
 from streamd.tools.loadtest.terminal import Terminal, thousands
 
 LIVE_SECONDS = 0.2
@@ -18,7 +18,7 @@ BAR = 24
 
 
 @dataclass(slots=True)
-class Progress:
+class ProgressLine:
     """Shows one stretch after another."""
 
     stream: TextIO
@@ -33,7 +33,7 @@ class Progress:
             yield
             return
         began = time.monotonic()
-        before = self.ledger.total(Count.SAMPLES_SENT), self.ledger.total(Count.FORECASTS)
+        before = self.ledger.total(LedgerCount.SAMPLES_SENT), self.ledger.total(LedgerCount.FORECASTS)
         drawing = asyncio.create_task(self._draw(title, samples, before, began, tail))
         try:
             yield
@@ -54,8 +54,8 @@ class Progress:
                 self._show(self._line(title, samples, before, began, tail), last=True)
 
     def _line(self, title: str, samples: int, before: tuple[int, int], began: float, tail: Callable[[], str]) -> str:
-        sent = self.ledger.total(Count.SAMPLES_SENT) - before[0]
-        forecasts = self.ledger.total(Count.FORECASTS) - before[1]
+        sent = self.ledger.total(LedgerCount.SAMPLES_SENT) - before[0]
+        forecasts = self.ledger.total(LedgerCount.FORECASTS) - before[1]
         seconds = max(time.monotonic() - began, 1e-9)
         parts = [f"{title:<8}"]
         if samples:

@@ -7,13 +7,13 @@ from dataclasses import asdict
 from typing import Any
 
 from streamd.tools.loadtest.errors import Exit
-from streamd.tools.loadtest.ledger import Count
-from streamd.tools.loadtest.result import Result
+from streamd.tools.loadtest.ledger import LedgerCount
+from streamd.tools.loadtest.result import ReplayResult
 from streamd.tools.loadtest.terminal import Terminal, milliseconds, thousands
-from streamd.tools.loadtest.verdict import Latency, Verdict
+from streamd.tools.loadtest.verdict import Latency, ReplayVerdict
 
 
-def exit_of(result: Result) -> Exit:
+def exit_of(result: ReplayResult) -> Exit:
     """The exit status that a result deserves."""
     if result.interrupted:
         return Exit.INTERRUPTED
@@ -22,7 +22,7 @@ def exit_of(result: Result) -> Exit:
     return Exit.NOTHING if result.nothing else Exit.COMPLETE
 
 
-def as_json(result: Result) -> dict[str, Any]:
+def as_json(result: ReplayResult) -> dict[str, Any]:
     """The whole result; latencies in ms, rates a second."""
     plan = result.plan
     return {
@@ -54,7 +54,7 @@ def as_json(result: Result) -> dict[str, Any]:
     }
 
 
-def as_table(result: Result, terminal: Terminal) -> list[str]:
+def as_table(result: ReplayResult, terminal: Terminal) -> list[str]:
     """Lines to print."""
     found = as_json(result)
     lines = [terminal.rule("replay"), *terminal.pairs(_what(found))]
@@ -65,7 +65,7 @@ def as_table(result: Result, terminal: Terminal) -> list[str]:
     return [*lines, terminal.rule(), _last_line(result, terminal)]
 
 
-def _daemon(result: Result) -> dict[str, Any]:
+def _daemon(result: ReplayResult) -> dict[str, Any]:
     status, rows = result.status, result.daemon_rows
     return {
         "url": result.setup.wire.base_url,
@@ -78,7 +78,7 @@ def _daemon(result: Result) -> dict[str, Any]:
     }
 
 
-def _wire(result: Result) -> dict[str, Any]:
+def _wire(result: ReplayResult) -> dict[str, Any]:
     plan, wire = result.plan, result.setup.wire
     return {
         "transport": wire.transport,
@@ -92,24 +92,24 @@ def _wire(result: Result) -> dict[str, Any]:
     }
 
 
-def _sample_counts(result: Result) -> dict[str, Any]:
+def _sample_counts(result: ReplayResult) -> dict[str, Any]:
     total = result.ledger.total
     return {
-        "sent": total(Count.SAMPLES_SENT),
-        "acked": total(Count.SAMPLES_ACCEPTED) + total(Count.SAMPLES_REJECTED),
-        "accepted": total(Count.SAMPLES_ACCEPTED),
-        "rejected": total(Count.SAMPLES_REJECTED),
+        "sent": total(LedgerCount.SAMPLES_SENT),
+        "acked": total(LedgerCount.SAMPLES_ACCEPTED) + total(LedgerCount.SAMPLES_REJECTED),
+        "accepted": total(LedgerCount.SAMPLES_ACCEPTED),
+        "rejected": total(LedgerCount.SAMPLES_REJECTED),
         "rejected_by_code": dict(result.outcome.rejected_by_code),
         "first_rejections": dict(result.outcome.first_rejections),
         "unacked": result.outcome.unanswered,
-        "frames": total(Count.FRAMES_SENT),
-        "frames_resent": total(Count.FRAMES_RESENT),
-        "throttled": total(Count.THROTTLED),
-        "reconnects": total(Count.RECONNECTS),
+        "frames": total(LedgerCount.FRAMES_SENT),
+        "frames_resent": total(LedgerCount.FRAMES_RESENT),
+        "throttled": total(LedgerCount.THROTTLED),
+        "reconnects": total(LedgerCount.RECONNECTS),
     }
 
 
-def _forecasts(verdict: Verdict) -> dict[str, int]:
+def _forecasts(verdict: ReplayVerdict) -> dict[str, int]:
     readers = verdict.subscribers
     return {
         "expected": verdict.expected,
@@ -135,7 +135,7 @@ def _latency(latency: Latency) -> dict[str, float | int | None]:
     }
 
 
-def _rate(count: int, result: Result) -> float | None:
+def _rate(count: int, result: ReplayResult) -> float | None:
     return round(count / result.stream_seconds, 1) if result.stream_seconds else None
 
 
@@ -192,7 +192,7 @@ def _latency_columns(latency: dict[str, Any], terminal: Terminal) -> list[str]:
     return lines
 
 
-def _last_line(result: Result, terminal: Terminal) -> str:
+def _last_line(result: ReplayResult, terminal: Terminal) -> str:
     due = result.whole
     sum_up = f"due {due.expected:,} = received {due.received:,} + superseded {due.superseded:,}"
     if due.interrupted:
@@ -207,12 +207,12 @@ def _last_line(result: Result, terminal: Terminal) -> str:
     if result.nothing:
         return f"{terminal.bad('NOTHING VERIFIED')}  {result.nothing}"
     verdict = f"{terminal.good('complete')}  {_verified(result, sum_up)}"
-    rejected, sent = result.ledger.total(Count.SAMPLES_REJECTED), result.ledger.total(Count.SAMPLES_SENT)
+    rejected, sent = result.ledger.total(LedgerCount.SAMPLES_REJECTED), result.ledger.total(LedgerCount.SAMPLES_SENT)
     return verdict + (terminal.bad(f"; {rejected:,} of {sent:,} samples were rejected") if rejected else "")
 
 
-def _verified(result: Result, sum_up: str) -> str:
+def _verified(result: ReplayResult, sum_up: str) -> str:
     if not result.setup.subscribers:
-        accepted = result.ledger.total(Count.SAMPLES_ACCEPTED)
+        accepted = result.ledger.total(LedgerCount.SAMPLES_ACCEPTED)
         return f"{accepted:,} samples accepted and kept; no subscriber, so no forecast was verified"
     return f"{sum_up}; nothing missing, duplicated or out of order"

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from streamd.tools.loadtest.daemon import Rows, Status
-from streamd.tools.loadtest.ledger import Count, Ledger
-from streamd.tools.loadtest.plan import Plan
+from streamd.tools.loadtest.ledger import Ledger, LedgerCount
+from streamd.tools.loadtest.plan import SendPlan
 from streamd.tools.loadtest.sender import Patience
-from streamd.tools.loadtest.subscriber import Subscription
-from streamd.tools.loadtest.verdict import Latency, Verdict
-from streamd.tools.loadtest.workers import Outcome, Wire
+from streamd.tools.loadtest.subscriber import SubscriptionOptions
+from streamd.tools.loadtest.verdict import Latency, ReplayVerdict
+from streamd.tools.loadtest.workers import Wire, WorkerOutcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,7 @@ class Setup:
     """What a replay is to do, apart from the fleet."""
 
     wire: Wire
-    subscription: Subscription
+    subscription: SubscriptionOptions
     patience: Patience
     subscribers: int = 1
     processes: int = 1
@@ -27,16 +27,16 @@ class Setup:
 
 
 @dataclass(slots=True)
-class Result:
+class ReplayResult:
     """Everything that is known at the end; complete unless ``interrupted``."""
 
-    plan: Plan
+    plan: SendPlan
     setup: Setup
     status: Status
-    whole: Verdict
-    measured: Verdict
+    whole: ReplayVerdict
+    measured: ReplayVerdict
     acks: Latency
-    outcome: Outcome
+    outcome: WorkerOutcome
     ledger: Ledger
     modelled_due: int
     daemon_rows: Rows
@@ -59,7 +59,7 @@ class Result:
     def faults(self) -> dict[str, int]:
         """What was lost or wrong, by name; empty when all is well."""
         found = dict(self.whole.faults)
-        unreadable = int(self.ledger.counts[: self.plan.connections, Count.MALFORMED].sum())
+        unreadable = int(self.ledger.counts[: self.plan.connections, LedgerCount.MALFORMED].sum())
         if unreadable:
             found["unreadable_answers"] = unreadable
         if self.outcome.unanswered:
@@ -82,10 +82,10 @@ class Result:
     @property
     def nothing(self) -> str | None:
         """Why nothing was verified; None where something was."""
-        rejected = self.ledger.total(Count.SAMPLES_REJECTED)
-        if not self.ledger.total(Count.SAMPLES_SENT):
+        rejected = self.ledger.total(LedgerCount.SAMPLES_REJECTED)
+        if not self.ledger.total(LedgerCount.SAMPLES_SENT):
             return "no sample was sent"
-        if not self.ledger.total(Count.SAMPLES_ACCEPTED):
+        if not self.ledger.total(LedgerCount.SAMPLES_ACCEPTED):
             return f"the daemon rejected every sample ({rejected:,})"
         if self.setup.subscribers and not self.whole.expected:
             globs = ", ".join(self.setup.subscription.servers)
@@ -96,7 +96,7 @@ class Result:
         return None
 
 
-def notes_on(result: Result) -> list[str]:
+def notes_on(result: ReplayResult) -> list[str]:
     """What a reader of the numbers should know."""
     notes = [f"connection lost: {why}" for why in result.outcome.lost]
     whole, rows = result.whole, result.daemon_rows

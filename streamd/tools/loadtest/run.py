@@ -15,15 +15,15 @@ from pathlib import Path
 import numpy as np
 
 from streamd.tools.fleets.fleet import Bools
-from streamd.tools.loadtest.daemon import Contract, Daemon, Rows, Status
+from streamd.tools.loadtest.daemon import DaemonClient, DaemonContract, Rows, Status
 from streamd.tools.loadtest.errors import UnreachableError
-from streamd.tools.loadtest.ledger import Count, Ledger, Shape
-from streamd.tools.loadtest.plan import Plan
+from streamd.tools.loadtest.ledger import Ledger, LedgerCount, LedgerShape
+from streamd.tools.loadtest.plan import SendPlan
 from streamd.tools.loadtest.processes import RemoteWorker
-from streamd.tools.loadtest.progress import Progress
-from streamd.tools.loadtest.result import Result, Setup, notes_on
+from streamd.tools.loadtest.progress import ProgressLine
+from streamd.tools.loadtest.result import ReplayResult, Setup, notes_on
 from streamd.tools.loadtest.verdict import Due, Evidence, Latency
-from streamd.tools.loadtest.workers import Job, LocalWorker, Outcome, Worker, split
+from streamd.tools.loadtest.workers import LocalWorker, Worker, WorkerJob, WorkerOutcome, split_jobs
 
 POLL_SECONDS = 0.2
 # Between encoding ahead and the first frame, so that every process is ready when the stretch begins.
@@ -34,14 +34,19 @@ class Replay:
     """One replay of one plan against one daemon."""
 
     def __init__(
-        self, daemon: Daemon, status: Status, plan: Plan, setup: Setup, progress: Callable[[Ledger], Progress]
+        self,
+        daemon: DaemonClient,
+        status: Status,
+        plan: SendPlan,
+        setup: Setup,
+        progress: Callable[[Ledger], ProgressLine],
     ) -> None:
         self._daemon = daemon
         self._status = status
-        self._contract: Contract = status.contract
+        self._contract: DaemonContract = status.contract
         self._plan = plan
         self._setup = setup
-        self._shape = Shape(plan.fleet.steps, len(plan.fleet.servers), plan.connections, setup.subscribers)
+        self._shape = LedgerShape(plan.fleet.steps, len(plan.fleet.servers), plan.connections, setup.subscribers)
         self._folder = tempfile.TemporaryDirectory(prefix="replay-") if setup.processes > 1 else None
         self._ledger = Ledger.create(self._shape, None if self._folder is None else Path(self._folder.name))
         self._progress = progress(self._ledger)
@@ -52,7 +57,7 @@ class Replay:
         self._restarted = self._gone = False
         self._fill_seconds = self._stream_seconds = self._stream_began = 0.0
 
-    async def run(self, stop: asyncio.Event) -> Result:
+    async def run(self, stop: asyncio.Event) -> ReplayResult:
         """Replay until all is sent and settled, or ``stop`` is set: then what is known so far is judged."""
         try:
             self._prior = await self._daemon.prior(
@@ -134,7 +139,7 @@ class Replay:
 
     def _arrived(self, subscriber: int) -> int:
         counts = self._ledger.subscriber(subscriber)
-        return int(counts[Count.FORECASTS] + counts[Count.FOREIGN] + counts[Count.LAGGED])
+        return int(counts[LedgerCount.FORECASTS] + counts[LedgerCount.FOREIGN] + counts[LedgerCount.LAGGED])
 
     def _all_closed(self, status: Status) -> bool:
         return self._restarted or status.rows.closed - self._status.rows.closed >= self._fresh_rows()
@@ -158,14 +163,14 @@ class Replay:
         self._last = status
         return status
 
-    def _judge(self, outcome: Outcome, interrupted: bool) -> Result:
+    def _judge(self, outcome: WorkerOutcome, interrupted: bool) -> ReplayResult:
         contract, plan = self._contract, self._plan
         due = Due.model(self._ledger.accepted > 0, self._prior, contract.context_length, contract.need)
         evidence = Evidence(self._ledger, due, self._covers, self._earlier_life(), self._gone or interrupted)
         nothing = Rows()
         rows = self._last.rows.since(nothing if self._restarted else self._status.rows)
         later = self._last.rows.since(nothing if self._restarted else self._filled.rows)
-        result = Result(
+        result = ReplayResult(
             plan=plan,
             setup=self._setup,
             status=self._last,
@@ -193,7 +198,7 @@ class Replay:
         accepted = self._ledger.accepted
         if not self._restarted:
             return np.zeros(accepted.shape, dtype=np.bool_)
-        losses = self._ledger.counts[: self._plan.connections, Count.RECONNECTS]
+        losses = self._ledger.counts[: self._plan.connections, LedgerCount.RECONNECTS]
         last_life = 1 + losses[np.arange(accepted.shape[1]) % self._plan.connections]
         earlier: Bools = (accepted > 0) & (accepted < last_life)
         return earlier
@@ -201,8 +206,8 @@ class Replay:
     async def _all(self, call: Callable[[Worker], Awaitable[None]]) -> None:
         await asyncio.gather(*(call(worker) for worker in self._workers))
 
-    async def _outcome(self) -> Outcome:
-        total = Outcome()
+    async def _outcome(self) -> WorkerOutcome:
+        total = WorkerOutcome()
         for worker in self._workers:
             total.add(await worker.outcome())
         return total
@@ -212,7 +217,7 @@ class Replay:
         setup, shape = self._setup, self._shape
         connections, subscribers = tuple(range(shape.connections)), tuple(range(shape.subscribers))
         folder = None if self._folder is None else Path(self._folder.name)
-        job = Job(
+        job = WorkerJob(
             self._plan,
             setup.wire,
             setup.patience,
@@ -224,4 +229,4 @@ class Replay:
         )
         if folder is None:
             return [LocalWorker(job, self._ledger)]
-        return [RemoteWorker(part) for part in split(job, setup.processes)]
+        return [RemoteWorker(part) for part in split_jobs(job, setup.processes)]

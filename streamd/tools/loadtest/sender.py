@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from streamd.tools.loadtest.errors import LinkLostError
-from streamd.tools.loadtest.ledger import Count, Ledger
+from streamd.tools.loadtest.ledger import Ledger, LedgerCount
 from streamd.tools.loadtest.links import BUSY, Link, OnReply
-from streamd.tools.loadtest.plan import Batch
+from streamd.tools.loadtest.plan import RowBatch
 from streamd.tools.loadtest.wire import Reply, SampleEncoder
 
 # Frames encoded before a stretch begins, so that encoding does not disturb its pace; the rest as they come.
@@ -76,7 +76,7 @@ class Sender:
         """Connect. Raises LinkLostError."""
         await self._link.open()
 
-    def prepare(self, batches: Iterator[Batch]) -> None:
+    def prepare(self, batches: Iterator[RowBatch]) -> None:
         """Encode what ``run`` is to send next, as far ahead as memory allows."""
         encoded = (self._frame(batch) for batch in batches)
         ahead = []
@@ -110,11 +110,11 @@ class Sender:
         """Hang up."""
         await self._link.close()
 
-    def _frame(self, batch: Batch) -> tuple[int, Outstanding]:
+    def _frame(self, batch: RowBatch) -> tuple[int, Outstanding]:
         identity = next(self._identities)
         return identity, Outstanding(batch, self._encoder.encode(batch, identity))
 
-    async def _turn(self, batch: Batch, start: float | None) -> float:
+    async def _turn(self, batch: RowBatch, start: float | None) -> float:
         """Wait for a frame's turn; returns the time from which its latency counts."""
         if start is None:
             await self._wait_until(lambda: len(self._outstanding) < self._patience.in_flight)
@@ -128,12 +128,12 @@ class Sender:
 
     async def _send(self, identity: int, frame: Outstanding) -> None:
         batch = frame.batch
-        frame.life = min(1 + int(self._counts[Count.RECONNECTS]), LAST_LIFE)
+        frame.life = min(1 + int(self._counts[LedgerCount.RECONNECTS]), LAST_LIFE)
         # Written before the frame goes: another process may get the forecast before this one runs again.
         self._ledger.sent_at[batch.steps, batch.servers] = frame.intended_at
         self._outstanding[identity] = frame
-        self._counts[Count.SAMPLES_SENT] += len(batch.servers)
-        self._counts[Count.FRAMES_SENT] += 1
+        self._counts[LedgerCount.SAMPLES_SENT] += len(batch.servers)
+        self._counts[LedgerCount.FRAMES_SENT] += 1
         try:
             await self._link.send(frame.payload, identity)
         except LinkLostError as error:
@@ -162,9 +162,9 @@ class Sender:
             try:
                 await self._link.open()
                 self._broken = False
-                self._counts[Count.RECONNECTS] += 1
+                self._counts[LedgerCount.RECONNECTS] += 1
                 for identity, frame in list(self._outstanding.items()):
-                    self._counts[Count.FRAMES_RESENT] += 1
+                    self._counts[LedgerCount.FRAMES_RESENT] += 1
                     await self._link.send(frame.payload, identity)
                 return
             except LinkLostError:
@@ -177,11 +177,11 @@ class Sender:
         if reply is None:
             self._broken = True
         elif reply.type == BUSY:
-            self._counts[Count.THROTTLED] += 1
+            self._counts[LedgerCount.THROTTLED] += 1
         elif reply.type in ("ack", "error"):
             self._settle(reply)
         else:
-            self._counts[Count.MALFORMED] += 1
+            self._counts[LedgerCount.MALFORMED] += 1
         self._answered.set()
 
     def _settle(self, reply: Reply) -> None:
@@ -189,15 +189,15 @@ class Sender:
         identity = reply.id if isinstance(reply.id, int) else next(iter(self._outstanding), None)
         frame = None if identity is None else self._outstanding.get(identity)
         if frame is None or identity is None:
-            self._counts[Count.MALFORMED] += 1
+            self._counts[LedgerCount.MALFORMED] += 1
             return
         del self._outstanding[identity]
-        self._counts[Count.FRAMES_ANSWERED] += 1
+        self._counts[LedgerCount.FRAMES_ANSWERED] += 1
         if self._measured:
             self.ack_seconds.append(time.monotonic() - frame.intended_at)
         self._account(frame.batch, frame.life, reply)
 
-    def _account(self, batch: Batch, life: int, reply: Reply) -> None:
+    def _account(self, batch: RowBatch, life: int, reply: Reply) -> None:
         """Which rows of an answered frame the daemon has now."""
         size = len(batch.servers)
         if reply.code is not None:
@@ -205,9 +205,9 @@ class Sender:
             return
         if reply.accepted + reply.rejected != size:
             # An ack that does not account for each sample of its frame says nothing of any.
-            self._counts[Count.MALFORMED] += 1
+            self._counts[LedgerCount.MALFORMED] += 1
             return
-        self._counts[Count.SAMPLES_ACCEPTED] += reply.accepted
+        self._counts[LedgerCount.SAMPLES_ACCEPTED] += reply.accepted
         for error in reply.errors:
             self._reject(batch, error.code, min(error.index, size - 1), error.message)
         untold = reply.rejected - len(reply.errors)
@@ -216,10 +216,10 @@ class Sender:
         kept = _kept(reply, size)
         self._ledger.accepted[batch.steps[kept], batch.servers[kept]] = life
 
-    def _reject(self, batch: Batch, code: str, index: int, message: str, count: int = 1) -> None:
+    def _reject(self, batch: RowBatch, code: str, index: int, message: str, count: int = 1) -> None:
         """Count samples that were rejected for one reason; the first of each code is kept with its message."""
         self.rejected_by_code[code] += count
-        self._counts[Count.SAMPLES_REJECTED] += count
+        self._counts[LedgerCount.SAMPLES_REJECTED] += count
         if code not in self.first_rejections:
             fleet, step_seconds = self._encoder.fleet, self._encoder.step_seconds
             time_seconds = (fleet.first_step + int(batch.steps[index])) * step_seconds
@@ -246,7 +246,7 @@ def _kept(reply: Reply, size: int) -> list[int]:
 class Outstanding:
     """A frame that is to be answered."""
 
-    batch: Batch
+    batch: RowBatch
     payload: bytes
     intended_at: float = 0.0  # monotonic seconds
     life: int = 0  # 1 before the connection was ever lost, 2 after the first time, and so on

@@ -19,19 +19,19 @@ from numpy.typing import NDArray
 
 from streamd.tools.fleets.fleet import Bools, Fleet
 from streamd.tools.loadtest.errors import LinkLostError, UnreachableError
-from streamd.tools.loadtest.ledger import Count, Ledger
+from streamd.tools.loadtest.ledger import Ledger, LedgerCount
 from streamd.tools.loadtest.links import CLOSE_SECONDS, CONNECT_SECONDS
 from streamd.tools.loadtest.quantiles import disordered, infinite
 from streamd.tools.loadtest.sender import RECONNECT_PAUSE_SECONDS
-from streamd.tools.loadtest.wire import ENCODERS, Encoding, Tensor, decode_forecasts
+from streamd.tools.loadtest.wire import ENCODERS, ClientEncoding, ClientTensor, decode_forecasts
 
 
 @dataclass(frozen=True, slots=True)
-class Subscription:
+class SubscriptionOptions:
     """What a subscriber asks for; ``None`` and empty leave the daemon's default."""
 
     servers: tuple[str, ...] = ("*",)
-    encoding: Encoding = Encoding.MSGPACK
+    encoding: ClientEncoding = ClientEncoding.MSGPACK
     batch: bool = True
     dtype: str | None = None
     every: int | None = None
@@ -63,7 +63,7 @@ class Subscriber:
         self,
         session: aiohttp.ClientSession,
         base_url: str,
-        subscription: Subscription,
+        subscription: SubscriptionOptions,
         fleet: Fleet,
         step_seconds: int,
         ledger: Ledger,
@@ -109,7 +109,7 @@ class Subscriber:
             async with asyncio.timeout(CONNECT_SECONDS):
                 self._socket = socket = await self._session.ws_connect(self._url, max_msg_size=0, heartbeat=30.0)
                 payload = ENCODERS[self._subscription.encoding](self._subscription.message())
-                text = self._subscription.encoding is Encoding.JSON
+                text = self._subscription.encoding is ClientEncoding.JSON
                 await socket.send_frame(payload, aiohttp.WSMsgType.TEXT if text else aiohttp.WSMsgType.BINARY)
                 message = await socket.receive()
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
@@ -141,7 +141,7 @@ class Subscriber:
             except (LinkLostError, UnreachableError):
                 await asyncio.sleep(RECONNECT_PAUSE_SECONDS)
             else:
-                self._counts[Count.RECONNECTS] += 1
+                self._counts[LedgerCount.RECONNECTS] += 1
                 return True
         return False
 
@@ -156,11 +156,11 @@ class Subscriber:
                 one = _array(frame.values)[None]
                 self._enter(now, [frame.server], np.array([frame.origin]), np.array([frame.context]), one)
             elif frame.type == "lagged":
-                self._counts[Count.LAGGED] += frame.dropped
+                self._counts[LedgerCount.LAGGED] += frame.dropped
             elif frame.type == "error":
-                self._counts[Count.MALFORMED] += 1
+                self._counts[LedgerCount.MALFORMED] += 1
         except (msgspec.MsgspecError, ValueError, TypeError):
-            self._counts[Count.MALFORMED] += 1
+            self._counts[LedgerCount.MALFORMED] += 1
 
     def _enter(
         self,
@@ -174,16 +174,16 @@ class Subscriber:
         if not len(names) == len(origins) == len(contexts) == len(values) or values.ndim != 4:
             raise ValueError(f"{len(names)} servers with values {values.shape}; expected [n, target, step, quantile]")
         counts = self._counts
-        counts[Count.FORECAST_FRAMES] += 1
+        counts[LedgerCount.FORECAST_FRAMES] += 1
         servers = np.array([self._numbers.get(name, -1) for name in names], dtype=np.intp)
         # A forecast's origin is where its newest row ends: one step after that row began.
         steps = np.rint(origins / self._step_seconds).astype(np.intp) - 1 - self._first_step
         ours = (servers >= 0) & (steps >= 0) & (steps < len(self._sent_at))
-        counts[Count.FOREIGN] += int((~ours).sum())
+        counts[LedgerCount.FOREIGN] += int((~ours).sum())
         servers, steps = servers[ours], steps[ours]
-        counts[Count.FORECASTS] += len(servers)
-        counts[Count.DISORDERED] += int(disordered(values).sum())
-        counts[Count.INFINITE] += int(infinite(values).sum())
+        counts[LedgerCount.FORECASTS] += len(servers)
+        counts[LedgerCount.DISORDERED] += int(disordered(values).sum())
+        counts[LedgerCount.INFINITE] += int(infinite(values).sum())
         np.add.at(self._received, (steps, servers), 1)
         self._context[steps, servers] = contexts[ours]
         self._latency_seconds[steps, servers] = now - self._sent_at[steps, servers]
@@ -196,7 +196,7 @@ class Subscriber:
             self._socket = None
 
 
-def _array(found: Tensor | list[Any] | None) -> NDArray[Any]:
-    if isinstance(found, Tensor):
+def _array(found: ClientTensor | list[Any] | None) -> NDArray[Any]:
+    if isinstance(found, ClientTensor):
         return found.array()
     return np.array(found, dtype=np.float64)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from streamd.tools.fleets.fleet import Bools
 from streamd.tools.loadtest.daemon import Rows
-from streamd.tools.loadtest.ledger import Count, Ledger
+from streamd.tools.loadtest.ledger import Ledger, LedgerCount
 
 PERCENTILES = (50.0, 95.0, 99.0)
 
@@ -77,7 +77,7 @@ class SubscriberVerdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ReplayVerdict:
     """Of a stretch of steps: expected = received + superseded + lagged + interrupted + missing."""
 
     expected: int
@@ -117,7 +117,7 @@ class Evidence:
     earlier_life: Bools  # [T, N], rows that went to a daemon which ended and came back meanwhile
     unsettled: bool = False  # the daemon did not tell its last counts, so what is missing can't be told
 
-    def judge(self, rows: Rows, start: int, stop: int, measured: bool) -> Verdict:
+    def judge(self, rows: Rows, start: int, stop: int, measured: bool) -> ReplayVerdict:
         """The verdict on steps ``[start, stop)``, for which the daemon counted ``rows``."""
         ledger, stretch = self.ledger, slice(start, stop)
         watched = np.logical_or.reduce(self.covers) if self.covers else np.zeros(ledger.shape.servers, np.bool_)
@@ -132,7 +132,7 @@ class Evidence:
         superseded = min(rows.superseded, open_rows)
         lagged = min(lagged, open_rows - superseded)
         left = open_rows - superseded - lagged
-        return Verdict(
+        return ReplayVerdict(
             expected=int(due.sum()),
             received=int((due & got).sum()),
             superseded=superseded,
@@ -150,7 +150,7 @@ class Evidence:
         ledger, counts = self.ledger, self.ledger.subscriber(index)
         received = ledger.received[index, stretch]
         due = self.due.rows[stretch] & self.covers[index]
-        lagged = int(counts[Count.LAGGED])
+        lagged = int(counts[LedgerCount.LAGGED])
         wrong = (received > 0) & due & (ledger.context[index, stretch] != self.due.context[stretch])
         # A daemon that comes back may well forecast again what it can't know to have been delivered.
         repeated = (received > 1) & ~self.earlier_life[stretch]
@@ -161,11 +161,11 @@ class Evidence:
             missed=max(0, int((due & got & (received == 0)).sum()) - lagged),
             duplicated=int((received[repeated] - 1).sum()),
             context_wrong=int(wrong.sum()),
-            disordered=int(counts[Count.DISORDERED]),
-            infinite=int(counts[Count.INFINITE]),
+            disordered=int(counts[LedgerCount.DISORDERED]),
+            infinite=int(counts[LedgerCount.INFINITE]),
             unexpected=int(((received > 0) & ~due).sum()),
-            foreign=int(counts[Count.FOREIGN]),
-            malformed=int(counts[Count.MALFORMED]),
+            foreign=int(counts[LedgerCount.FOREIGN]),
+            malformed=int(counts[LedgerCount.MALFORMED]),
         )
 
     def _latency(self, stretch: slice) -> Latency:

@@ -11,14 +11,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from streamd.tools.fleets.fleet import Fleet, Floats
-from streamd.tools.loadtest.plan import Batch
+from streamd.tools.fleets.fleet import Fleet, FleetValues
+from streamd.tools.loadtest.plan import RowBatch
 
 # Digits that JSON numbers keep: float32 has about seven, and shorter texts are what agents really send.
 JSON_DIGITS = 6
 
 
-class Encoding(StrEnum):
+class ClientEncoding(StrEnum):
     """Of frames and bodies, both ways."""
 
     JSON = "json"
@@ -30,7 +30,7 @@ class Encoding(StrEnum):
         return f"application/{self.value}"
 
 
-class Form(StrEnum):
+class ClientForm(StrEnum):
     """Of the samples in a frame: each on its own, or many servers in columns."""
 
     SAMPLES = "samples"
@@ -58,7 +58,7 @@ class Reply(msgspec.Struct):
     retry_after: float | None = None
 
 
-class Tensor(msgspec.Struct):
+class ClientTensor(msgspec.Struct):
     """``data``: little-endian bytes of ``shape`` and ``dtype``."""
 
     shape: list[int]
@@ -78,9 +78,9 @@ class Forecasts(msgspec.Struct):
     origin: float = 0.0
     context: int = 0
     servers: list[str] = []
-    origins: Tensor | list[float] = []
-    contexts: Tensor | list[int] = []
-    values: Tensor | list[Any] | None = None
+    origins: ClientTensor | list[float] = []
+    contexts: ClientTensor | list[int] = []
+    values: ClientTensor | list[Any] | None = None
     step_seconds: float = 0.0
     model: str | list[str] = ""
     targets: list[str] = []
@@ -96,25 +96,25 @@ class SampleEncoder:
 
     fleet: Fleet
     step_seconds: int
-    form: Form
-    encoding: Encoding
+    form: ClientForm
+    encoding: ClientEncoding
     with_ids: bool = True  # a WebSocket's acks name their frame; an HTTP body needs no name
 
-    def encode(self, batch: Batch, identity: int) -> bytes:
+    def encode(self, batch: RowBatch, identity: int) -> bytes:
         """A frame's or body's bytes."""
         features = self._features(batch)
         values = self.fleet.values(batch.steps, batch.servers)[:, features]
         names = [self.fleet.features[index] for index in features]
-        build = self._columns if self.form is Form.COLUMNS else self._samples
+        build = self._columns if self.form is ClientForm.COLUMNS else self._samples
         frame = build(batch, names, values)
         if self.with_ids:
             frame["id"] = identity
         return ENCODERS[self.encoding](frame)
 
-    def _features(self, batch: Batch) -> list[int]:
+    def _features(self, batch: RowBatch) -> list[int]:
         return list(range(batch.part, len(self.fleet.features), batch.parts))
 
-    def _columns(self, batch: Batch, names: list[str], values: Floats) -> dict[str, Any]:
+    def _columns(self, batch: RowBatch, names: list[str], values: FleetValues) -> dict[str, Any]:
         times = [(self.fleet.first_step + int(step)) * self.step_seconds for step in batch.steps]
         same = len(set(times)) == 1
         columns = {
@@ -125,8 +125,8 @@ class SampleEncoder:
         }
         return {"columns": columns}
 
-    def _tensor(self, values: Floats) -> Any:
-        if self.encoding is Encoding.MSGPACK:
+    def _tensor(self, values: FleetValues) -> Any:
+        if self.encoding is ClientEncoding.MSGPACK:
             return {
                 "shape": list(values.shape),
                 "dtype": "float32",
@@ -135,7 +135,7 @@ class SampleEncoder:
         # msgspec writes NaN as null, which is the contract's word for missing.
         return np.round(values.astype(np.float64), JSON_DIGITS).tolist()
 
-    def _samples(self, batch: Batch, names: list[str], values: Floats) -> dict[str, Any]:
+    def _samples(self, batch: RowBatch, names: list[str], values: FleetValues) -> dict[str, Any]:
         # A value that differs from itself is NaN: missing, so it is left out.
         rounded = np.round(values.astype(np.float64), JSON_DIGITS).tolist()
         samples = [
@@ -149,13 +149,13 @@ class SampleEncoder:
         return {"samples": samples}
 
 
-ENCODERS: dict[Encoding, Callable[[Any], bytes]] = {
-    Encoding.JSON: msgspec.json.Encoder().encode,
-    Encoding.MSGPACK: msgspec.msgpack.Encoder().encode,
+ENCODERS: dict[ClientEncoding, Callable[[Any], bytes]] = {
+    ClientEncoding.JSON: msgspec.json.Encoder().encode,
+    ClientEncoding.MSGPACK: msgspec.msgpack.Encoder().encode,
 }
-decode_reply: dict[Encoding, Callable[[Any], Reply]] = {
-    Encoding.JSON: msgspec.json.Decoder(Reply).decode,
-    Encoding.MSGPACK: msgspec.msgpack.Decoder(Reply).decode,
+decode_reply: dict[ClientEncoding, Callable[[Any], Reply]] = {
+    ClientEncoding.JSON: msgspec.json.Decoder(Reply).decode,
+    ClientEncoding.MSGPACK: msgspec.msgpack.Decoder(Reply).decode,
 }
 _forecasts_json = msgspec.json.Decoder(Forecasts)
 _forecasts_msgpack = msgspec.msgpack.Decoder(Forecasts)

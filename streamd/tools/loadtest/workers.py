@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamd.tools.loadtest.errors import LinkLostError, UnreachableError
-from streamd.tools.loadtest.ledger import Ledger, Shape
+from streamd.tools.loadtest.ledger import Ledger, LedgerShape
 from streamd.tools.loadtest.links import CONNECT_SECONDS, HttpLink, Link, OnReply, WebSocketLink
-from streamd.tools.loadtest.plan import Plan
+from streamd.tools.loadtest.plan import SendPlan
 from streamd.tools.loadtest.sender import Patience, Sender
-from streamd.tools.loadtest.subscriber import Subscriber, Subscription
-from streamd.tools.loadtest.wire import Encoding, Form, SampleEncoder
+from streamd.tools.loadtest.subscriber import Subscriber, SubscriptionOptions
+from streamd.tools.loadtest.wire import ClientEncoding, ClientForm, SampleEncoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,26 +32,26 @@ class Wire:
 
     base_url: str
     transport: str  # "websocket" or "http"
-    encoding: Encoding
-    form: Form
+    encoding: ClientEncoding
+    form: ClientForm
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class WorkerJob:
     """One worker's share of a replay; plain data, so that it can go to another process."""
 
-    plan: Plan
+    plan: SendPlan
     wire: Wire
     patience: Patience
-    subscription: Subscription
-    shape: Shape
+    subscription: SubscriptionOptions
+    shape: LedgerShape
     folder: Path | None
     connections: tuple[int, ...]
     subscribers: tuple[int, ...]
 
 
 @dataclass(slots=True)
-class Outcome:
+class WorkerOutcome:
     """What a worker knows at the end beside the ledger."""
 
     rejected_by_code: Counter[str] = field(default_factory=Counter)
@@ -60,7 +60,7 @@ class Outcome:
     unanswered: int = 0
     lost: list[str] = field(default_factory=list)
 
-    def add(self, other: Outcome) -> None:
+    def add(self, other: WorkerOutcome) -> None:
         """Take in another worker's."""
         self.rejected_by_code += other.rejected_by_code
         self.first_rejections = {**other.first_rejections, **self.first_rejections}
@@ -84,7 +84,7 @@ class Worker(Protocol):
     async def stream(self, start: float | None, stop: float | None) -> None:
         """Send the measured stretch; see ``Sender.run``."""
 
-    async def outcome(self) -> Outcome:
+    async def outcome(self) -> WorkerOutcome:
         """What it knows so far."""
 
     async def close(self) -> None:
@@ -94,7 +94,7 @@ class Worker(Protocol):
 class LocalWorker:
     """Carries its share in this process."""
 
-    def __init__(self, job: Job, ledger: Ledger) -> None:
+    def __init__(self, job: WorkerJob, ledger: Ledger) -> None:
         self._job = job
         self._ledger = ledger
         self._sessions: list[aiohttp.ClientSession] = []
@@ -131,14 +131,14 @@ class LocalWorker:
         """See ``Worker.stream``."""
         await asyncio.gather(*(sender.run(start, stop, measured=True) for sender in self._senders if not sender.lost))
 
-    async def outcome(self) -> Outcome:
+    async def outcome(self) -> WorkerOutcome:
         """See ``Worker.outcome``."""
-        total = Outcome()
+        total = WorkerOutcome()
         for sender in self._senders:
             lost = [sender.lost] if sender.lost else []
             seconds = np.array(sender.ack_seconds, dtype=np.float32)
             total.add(
-                Outcome(
+                WorkerOutcome(
                     rejected_by_code=sender.rejected_by_code,
                     first_rejections=sender.first_rejections,
                     ack_seconds=seconds,
@@ -188,7 +188,7 @@ class LocalWorker:
         )
 
 
-def split(job: Job, processes: int) -> list[Job]:
+def split_jobs(job: WorkerJob, processes: int) -> list[WorkerJob]:
     """A job's connections and subscribers over so many processes; readers get half of them, at least one."""
     readers = min(len(job.subscribers), max(1, processes // 2)) if job.subscribers else 0
     writers = min(len(job.connections), max(1, processes - readers))

@@ -30,7 +30,7 @@ OUTPUT_NAME = "predictions"
 
 
 @dataclass(frozen=True)
-class Contract:
+class NetworkContract:
     """Shapes and names every network of this project is built for.
 
     `servers` and `statuses` are the cardinalities of the two categorical inputs; a larger number that

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from streamd.tools.networks.contract import Contract
+from streamd.tools.networks.contract import NetworkContract
 from streamd.tools.networks.scaling import (
     Bounded,
     QuantileOrder,
@@ -34,7 +34,7 @@ class PatchForecaster(nn.Module):
 
     def __init__(
         self,
-        contract: Contract,
+        contract: NetworkContract,
         patch: int = 24,
         width: int = 128,
         layers: int = 3,
@@ -135,7 +135,7 @@ class Anchors(nn.Module):
     where nothing was, they are zero.
     """
 
-    def __init__(self, contract: Contract) -> None:
+    def __init__(self, contract: NetworkContract) -> None:
         super().__init__()
         step = torch.arange(contract.context_length).view(-1, 1)
         start = contract.context_length - contract.steps_per_day

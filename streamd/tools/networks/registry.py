@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from streamd.tools.networks.contract import Contract
+from streamd.tools.networks.contract import NetworkContract
 from streamd.tools.networks.patch import PatchForecaster
 from streamd.tools.networks.tft import TemporalFusionTransformer
 
@@ -16,7 +16,7 @@ ARCHITECTURES: dict[str, type[nn.Module]] = {
 }
 
 
-def build(architecture: str, contract: Contract, **options: Any) -> nn.Module:
+def build_network(architecture: str, contract: NetworkContract, **options: Any) -> nn.Module:
     """A new network of `architecture`; `options` are its constructor's. An unknown name is a ValueError."""
     if architecture not in ARCHITECTURES:
         raise ValueError(f"architecture {architecture!r}: expected one of {sorted(ARCHITECTURES)}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from streamd.tools.networks.contract import Contract
+from streamd.tools.networks.contract import NetworkContract
 from streamd.tools.networks.scaling import (
     Bounded,
     QuantileOrder,
@@ -28,7 +28,7 @@ class TemporalFusionTransformer(nn.Module):
     the attention could find by itself, but later). Static input: the server id.
     """
 
-    def __init__(self, contract: Contract, hidden: int = 64, heads: int = 4, dropout: float = 0.1) -> None:
+    def __init__(self, contract: NetworkContract, hidden: int = 64, heads: int = 4, dropout: float = 0.1) -> None:
         super().__init__()
         self.contract = contract
         self.hidden = hidden

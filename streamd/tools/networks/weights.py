@@ -15,7 +15,7 @@ from streamd.core.errors import BackendUnavailableError, BuildError, ConfigError
 from streamd.regular_files import read_regular
 
 if TYPE_CHECKING:
-    from streamd.tools.networks.contract import Contract
+    from streamd.tools.networks.contract import NetworkContract
 
 FILE = "weights.safetensors"
 PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle", ".torchscript", ".ptl")
@@ -34,7 +34,7 @@ class TrainedNetwork:
     """A network with its weights, on the CPU, in evaluation; `info` is its `training_info.json`."""
 
     network: Any
-    contract: Contract
+    contract: NetworkContract
     architecture: str
     folder: Path
     info: dict[str, Any]
@@ -65,7 +65,7 @@ def find_weights(given: Path) -> Path:
 def load_network(given: Path) -> TrainedNetwork:
     """Build the network that the folder tells of and give it its weights; raises `StreamdError`."""
     path = find_weights(given)
-    load_file, build = _import_training()
+    load_file, build_network = _import_training()
     info = _read_json(path.with_name("training_info.json"))
     contract = _contract_of(path.parent)
     try:
@@ -74,7 +74,7 @@ def load_network(given: Path) -> TrainedNetwork:
         weights = load_file(str(path))
         # Ids of the machines trained on mean nothing elsewhere: a run's table is cut to what the contract has.
         weights["server.weight"] = weights["server.weight"][: contract.servers]
-        network = build(architecture, contract, **options["model"])
+        network = build_network(architecture, contract, **options["model"])
         network.load_state_dict(weights)
         # Found after training, so no weight: how far the bands were widened (of a run not yet released, not at all).
         network.order.widening = float(info.get("calibration", {}).get("widening", 1.0))
@@ -85,16 +85,16 @@ def load_network(given: Path) -> TrainedNetwork:
     return TrainedNetwork(network.eval(), contract, architecture, path.parent, info)
 
 
-def _contract_of(folder: Path) -> Contract:
+def _contract_of(folder: Path) -> NetworkContract:
     """A version's own contract; a run has the one that all networks are trained for."""
-    from streamd.tools.networks.contract import Contract
+    from streamd.tools.networks.contract import NetworkContract
 
     if not (folder / "config.json").is_file():
-        return Contract()
+        return NetworkContract()
     said = _read_json(folder / "config.json")
     sizes = said.get("categorical_cardinalities", {})
     try:
-        return Contract(
+        return NetworkContract(
             features=tuple(said["features"]),
             targets=tuple(said["targets"]),
             quantiles=tuple(said["quantiles"]),
@@ -112,10 +112,10 @@ def _import_training() -> tuple[Any, Any]:
     try:
         from safetensors.torch import load_file
 
-        from streamd.tools.networks.registry import build
+        from streamd.tools.networks.registry import build_network
     except ImportError as exc:
         raise BackendUnavailableError(f"reading a network needs PyTorch ({exc}): pip install 'streamd[train]'") from exc
-    return load_file, build
+    return load_file, build_network
 
 
 def _read_json(path: Path) -> dict[str, Any]:

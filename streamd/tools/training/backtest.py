@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from streamd.tools.networks.contract import Contract
-from streamd.tools.training.fleet import SCORED, Fleet
+from streamd.tools.networks.contract import NetworkContract
+from streamd.tools.training.fleet import SCORED, TrainingFleet
 
 Predict = Callable[[dict[str, np.ndarray]], np.ndarray]
 """The four inputs by name, to (batch, horizon, target, quantile) float32."""
@@ -27,8 +27,8 @@ class Backtest:
     scored: metric to target; machines: positions to keep (None: all)
     """
 
-    fleet: Fleet
-    contract: Contract
+    fleet: TrainingFleet
+    contract: NetworkContract
     split: str = "test"
     stride: int = STRIDE
     machines: Iterable[int] | None = None
@@ -85,7 +85,7 @@ class Backtest:
             parts.append((out if out.ndim == 4 else out[:, :, None])[:, :, index])
         return np.concatenate(parts)
 
-    def score(self, forecasts: np.ndarray) -> Scores:
+    def score(self, forecasts: np.ndarray) -> BacktestScores:
         """Score what `forecasts` gave; windows with too little to see or to score are left out."""
         levels = np.array(self.contract.quantiles)
         actual = self.actual(self.windows).astype(np.float64)
@@ -109,11 +109,11 @@ class Backtest:
                      middle[i, known, j].mean(), inside[i, known, j].mean(), np.abs(actual[i, known, j]).mean())
                 )  # fmt: skip
         names = ["machine", "metric", "window", "pl", "scale", "n", "mae", "cov", "level"]
-        return Scores(pd.DataFrame(rows, columns=names), loss, self)
+        return BacktestScores(pd.DataFrame(rows, columns=names), loss, self)
 
 
 @dataclass
-class Scores:
+class BacktestScores:
     """One row a window and metric, and the loss (window, horizon, metric) behind them."""
 
     rows: pd.DataFrame

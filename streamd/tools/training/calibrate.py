@@ -7,15 +7,17 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from streamd.tools.networks.contract import Contract
+from streamd.tools.networks.contract import NetworkContract
 from streamd.tools.training.backtest import Backtest, Predict
-from streamd.tools.training.fleet import Fleet
+from streamd.tools.training.fleet import TrainingFleet
 
 AIM = 0.83
 """Above 0.80, since validation follows right after the training days and bands lose coverage with distance."""
 
 
-def calibrate(model: nn.Module, predict: Predict, fleets: list[Fleet], contract: Contract) -> dict[str, Any]:
+def calibrate(
+    model: nn.Module, predict: Predict, fleets: list[TrainingFleet], contract: NetworkContract
+) -> dict[str, Any]:
     """Set `model.order.widening` so that the 0.1-0.9 band holds `AIM` of the validation days, mean of the fleets.
 
     `predict` runs `model`. One factor for all quantiles and fleets, between 1 and 1.4 in hundredths, found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from streamd.tools.networks.contract import Contract
+from streamd.tools.networks.contract import NetworkContract
 
 BASELINES = {
     "smd": "24 h: 0.1532 (yesterday + its error quantiles); 7 days: 0.1296 (same time of day)",
@@ -14,7 +14,7 @@ NAMES = {
     "temporal_fusion_transformer": "Temporal Fusion Transformer (Lim et al. 2021)",
     "patch_forecaster": "Patch forecaster (patches as tokens, after PatchTST and Chronos-Bolt)",
 }
-LIMITS = """\
+KNOWN_LIMITS = """\
 - It sees 24 hours: a weekly rhythm, or anything that comes less often than daily, it can only guess at.
 - What begins after the forecast's origin (an incident, a deployment) it can't know. After an incident of
   hours, forecasts are wider, and for as long as the incident stays in the window, somewhat worse.
@@ -27,7 +27,7 @@ LIMITS = """\
 """
 
 
-def model_card(name: str, info: dict[str, Any], contract: Contract) -> str:
+def model_card(name: str, info: dict[str, Any], contract: NetworkContract) -> str:
     """Markdown from a version's `training_info.json`."""
     figures, config = info["figures"], info["config"]
     lines = [
@@ -64,7 +64,7 @@ def model_card(name: str, info: dict[str, Any], contract: Contract) -> str:
     lines += ["", "Under hardship, nPL as a multiple of the above:", "", *_hardship(figures)]
     if info.get("ablations"):
         lines += ["", "The same recipe trained on less, scored on what it did not see:", "", *_ablations(info)]
-    lines += ["", "## Limits", "", LIMITS.rstrip(), "", "## Features by proxy", "",
+    lines += ["", "## Limits", "", KNOWN_LIMITS.rstrip(), "", "## Features by proxy", "",
               "`cpu_user` stands for total CPU, `cpu_iowait` for disk wait, `swap_used` for the rate of swapping out, "
               "`disk_usage` for how busy the device is, `back_close_wait` and `front_close_wait` for sockets in "
               "TIME_WAIT and established. The second fleet's metrics are anonymous.", ""]  # fmt: skip

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from streamd.tools.networks.contract import Contract
+from streamd.tools.networks.contract import NetworkContract
 from streamd.tools.training.backtest import Backtest, Predict
-from streamd.tools.training.fleet import Fleet
+from streamd.tools.training.fleet import TrainingFleet
 
 
 def robustness(backtest: Backtest, predict: Predict, batch: int = 128, seed: int = 7) -> dict[str, float]:
@@ -54,7 +54,7 @@ def _half(backtest: Backtest, predict: Predict, batch: int, whole: dict[str, flo
     return float(np.mean(ratios))
 
 
-def constants(contract: Contract, predict: Predict) -> float:
+def constants(contract: NetworkContract, predict: Predict) -> float:
     """Largest relative deviation of a forecast from a constant window's value, over many magnitudes."""
     values = np.array([0.0, 1e-6, 0.5, 1.0, 42.0, 99.9, 4096.0, 1e9, 3.7e12, -5.0], np.float32)
     feed = empty_inputs(contract, len(values))
@@ -64,7 +64,7 @@ def constants(contract: Contract, predict: Predict) -> float:
     return float((np.abs(out - wide) / np.maximum(np.abs(wide), 1e-9)).max())
 
 
-def empty_inputs(contract: Contract, batch: int) -> dict[str, np.ndarray]:
+def empty_inputs(contract: NetworkContract, batch: int) -> dict[str, np.ndarray]:
     """Inputs of the right shapes: zeros, midnight of a Monday."""
     future = np.zeros((batch, contract.horizon, contract.calendar), np.float32)
     future[..., 1::2] = 1.0
@@ -76,8 +76,8 @@ def empty_inputs(contract: Contract, batch: int) -> dict[str, np.ndarray]:
     }
 
 
-def report(
-    fleets: list[Fleet], contract: Contract, predict: Predict, mapping: dict[str, int], every: int = 5
+def hardship_report(
+    fleets: list[TrainingFleet], contract: NetworkContract, predict: Predict, mapping: dict[str, int], every: int = 5
 ) -> dict[str, dict[str, float]]:
     """All figures of one model on the fleets' test splits, as training writes them down.
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
-from streamd.tools.networks.contract import Contract
-from streamd.tools.training.backtest import STRIDE, Backtest, Predict, Scores
+from streamd.tools.networks.contract import NetworkContract
+from streamd.tools.training.backtest import STRIDE, Backtest, BacktestScores, Predict
 from streamd.tools.training.baselines import baseline_forecasts
 from streamd.tools.training.checks import constants, robustness
-from streamd.tools.training.fleet import FILES, DataError, Fleet, load_fleet, open_table
+from streamd.tools.training.fleet import FILES, DataError, TrainingFleet, load_fleet, open_table
 from streamd.tools.training.predictors import onnx_predictor, torch_predictor
 from streamd.tools.training.release import load_run
 
@@ -56,7 +56,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def evaluate(
-    fleet: Fleet, contract: Contract, predict: Predict, label: str, args: argparse.Namespace
+    fleet: TrainingFleet, contract: NetworkContract, predict: Predict, label: str, args: argparse.Namespace
 ) -> dict[str, Any]:
     """Score one fleet, print its tables, draw its picture; returns what goes into the JSON."""
     names = args.machines.split(",") if args.machines else fleet.machines
@@ -75,15 +75,15 @@ def evaluate(
         ratios = {k: v for k, v in found["hardship"].items() if k != "nPL"}
         print("\nnPL under hardship, as a multiple: " + "  ".join(f"{k} {v:.2f}" for k, v in ratios.items()))
     if args.output is not None:
-        from streamd.tools.training.picture import draw
+        from streamd.tools.training.picture import draw_backtest
 
         args.output.mkdir(parents=True, exist_ok=True)
         title = f"{label} on {fleet.name}, {args.split} days, {len(backtest.windows)} windows"
-        draw(args.output / f"{fleet.name}.png", title, scores, forecasts, label)
+        draw_backtest(args.output / f"{fleet.name}.png", title, scores, forecasts, label)
     return found
 
 
-def summarise(fleet: str, scores: dict[str, Scores]) -> dict[str, Any]:
+def summarise(fleet: str, scores: dict[str, BacktestScores]) -> dict[str, Any]:
     """Print the comparison and the model's table by target, and return both with the loss by horizon."""
     label = next(iter(scores))
     totals = {name: score.total() for name, score in scores.items()}
@@ -100,19 +100,19 @@ def summarise(fleet: str, scores: dict[str, Scores]) -> dict[str, Any]:
     return {"totals": totals, "by_metric": table.round(5).to_dict("records"), "by_hour_ahead": hourly}
 
 
-def open_model(path: Path, threads: int = 0) -> tuple[Contract, Predict, str]:
+def open_model(path: Path, threads: int = 0) -> tuple[NetworkContract, Predict, str]:
     """An engine version, a bare ONNX file beside its `config.json`, or a training run's folder."""
     folder = path.parent if path.suffix == ".onnx" else path
     if (folder / "config.json").exists():
         manifest = json.loads((folder / "config.json").read_text())
-        contract = Contract(
+        contract = NetworkContract(
             tuple(manifest["features"]), tuple(manifest["targets"]), tuple(manifest["quantiles"]),
             manifest["context_length"], manifest["horizon"], manifest["step_seconds"],
         )  # fmt: skip
         file = path if path.suffix == ".onnx" else path / "model.onnx"
         return contract, onnx_predictor(file, threads), manifest["name"]
     if (path / "weights.safetensors").exists():
-        contract = Contract()
+        contract = NetworkContract()
         return contract, torch_predictor(load_run(path, contract), torch.device("cpu")), path.name
     raise DataError(f"{path}: neither an engine version (config.json, model.onnx) nor a run (weights.safetensors)")
 

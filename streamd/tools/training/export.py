@@ -22,11 +22,11 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from streamd.tools.networks.contract import FEATURE_UNITS, INPUT_NAMES, OUTPUT_NAME, Contract
+from streamd.tools.networks.contract import FEATURE_UNITS, INPUT_NAMES, OUTPUT_NAME, NetworkContract
 
 OPSET = 17
 TOLERANCE = 1e-4
-PACKAGES = ("torch", "onnx", "onnxruntime", "numpy")
+EXPORT_PACKAGES = ("torch", "onnx", "onnxruntime", "numpy")
 
 
 @dataclass
@@ -39,7 +39,7 @@ class VersionWriter:
 
     folder: Path
     architecture: str
-    contract: Contract
+    contract: NetworkContract
     default: bool = False
 
     def write(
@@ -62,7 +62,7 @@ class VersionWriter:
         log.append(f"wrote model.onnx, {path.stat().st_size:,} bytes, checked by onnx.checker")
         axis = assert_dynamic_batch(path)
         log.append(f"batch axis is dynamic: {axis!r} on every input and output")
-        errors = compare(model, path, windows, batches)
+        errors = compare_with_network(model, path, windows, batches)
         worst = max(error for _, error in errors)
         log.append(f"ONNX Runtime against PyTorch on {len(windows[0])} windows, batch sizes {errors[0][0]} to "
                    f"{errors[-1][0]}, each: largest relative error {worst:.2e}")  # fmt: skip
@@ -102,7 +102,7 @@ class VersionWriter:
         info = {
             "opset": OPSET,
             "exporter": "torch.onnx.export(dynamo=False)",
-            "versions": before.get("versions") or {p: importlib.metadata.version(p) for p in PACKAGES},
+            "versions": before.get("versions") or {p: importlib.metadata.version(p) for p in EXPORT_PACKAGES},
             "largest_relative_error": error,
             "tolerance": TOLERANCE,
             "plans": {},
@@ -111,7 +111,7 @@ class VersionWriter:
         write_json(path, info)
 
 
-def export_graph(model: nn.Module, contract: Contract, path: Path) -> None:
+def export_graph(model: nn.Module, contract: NetworkContract, path: Path) -> None:
     """`model` to ONNX with a dynamic batch axis; the example batch is 3, since 1 would be taken as constant."""
     example = example_inputs(contract, 3)
     names = [*INPUT_NAMES, OUTPUT_NAME]
@@ -136,7 +136,7 @@ def export_graph(model: nn.Module, contract: Contract, path: Path) -> None:
     onnx.checker.check_model(str(path), full_check=True)
 
 
-def example_inputs(contract: Contract, batch: int) -> list[Tensor]:
+def example_inputs(contract: NetworkContract, batch: int) -> list[Tensor]:
     """Inputs of the right shapes, NaN among them."""
     cont = torch.rand(batch, contract.context_length, len(contract.features)) * 100
     cont[:, ::7] = float("nan")
@@ -155,7 +155,9 @@ def assert_dynamic_batch(path: Path) -> str:
     return str(next(iter(axes.values())))
 
 
-def compare(model: nn.Module, path: Path, windows: list[Tensor], batches: Iterable[int]) -> list[tuple[int, float]]:
+def compare_with_network(
+    model: nn.Module, path: Path, windows: list[Tensor], batches: Iterable[int]
+) -> list[tuple[int, float]]:
     """Largest relative difference between ONNX Runtime and PyTorch on `windows`, for each batch size.
 
     The reference is computed once; batch sizes take turns through the windows, so that all are used.

@@ -34,7 +34,7 @@ class DataError(ConfigError, ValueError):
 
 
 @dataclass
-class Fleet:
+class TrainingFleet:
     """One dataset on its grid.
 
     values: (machine, step, metric) float32, NaN where no sample fell into the step
@@ -71,7 +71,7 @@ class Fleet:
         return np.stack(parts, axis=-1)
 
 
-def load_fleet(folder: Path, name: str, step_seconds: int = 300) -> Fleet:
+def load_fleet(folder: Path, name: str, step_seconds: int = 300) -> TrainingFleet:
     """One of the data pack's sets by name, with `splits.json` and `feature_map.json` beside it."""
     if name not in FILES:
         raise DataError(f"dataset {name!r}: expected one of {sorted(FILES)}")
@@ -92,10 +92,10 @@ def load_fleet(folder: Path, name: str, step_seconds: int = 300) -> Fleet:
     slots = {key: ((a - begin) // step_seconds, (b - begin) // step_seconds) for key, (a, b) in splits.items()}
     machines, columns, values = to_grid(frame, begin, (end - begin) // step_seconds, step_seconds)
     hashes = {f: hashlib.sha256((folder / f).read_bytes()).hexdigest() for f in (path.name, "splits.json")}
-    return Fleet(name, machines, columns, values, natural, begin, step_seconds, slots, hashes)
+    return TrainingFleet(name, machines, columns, values, natural, begin, step_seconds, slots, hashes)
 
 
-def open_table(path: Path, features: Iterable[str], mapping: dict[str, str], step_seconds: int = 300) -> Fleet:
+def open_table(path: Path, features: Iterable[str], mapping: dict[str, str], step_seconds: int = 300) -> TrainingFleet:
     """Any fleet file: columns that are features by name, or that `mapping` names; the later third is the test.
 
     Splits in time are 60, 10 and 30 %; nothing is learnt from them but the naive forecasts' errors.
@@ -112,7 +112,9 @@ def open_table(path: Path, features: Iterable[str], mapping: dict[str, str], ste
     first, second = int(steps * 0.6), int(steps * 0.7)
     splits = {"train": (0, first), "val": (first, second), "test": (second, steps)}
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Fleet(path.stem, machines, columns, values, natural, begin, step_seconds, splits, {path.name: digest})
+    return TrainingFleet(
+        path.stem, machines, columns, values, natural, begin, step_seconds, splits, {path.name: digest}
+    )
 
 
 def read_table(path: Path) -> pd.DataFrame:

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from streamd.tools.networks.contract import Contract
+from streamd.tools.networks.contract import NetworkContract
 from streamd.tools.training.config import TrainingConfig
 from streamd.tools.training.loss import masked_pinball
 from streamd.tools.training.pool import SeriesPool
@@ -30,7 +30,7 @@ class Trainer:
     """Trains `model` in place and keeps the running average of its weights, which is what is shipped."""
 
     def __init__(
-        self, model: nn.Module, contract: Contract, config: TrainingConfig, pool: SeriesPool, folder: Path
+        self, model: nn.Module, contract: NetworkContract, config: TrainingConfig, pool: SeriesPool, folder: Path
     ) -> None:
         self.config, self.contract, self.pool, self.folder = config, contract, pool, folder
         self.device = pool.device

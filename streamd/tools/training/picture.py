@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from streamd.tools.training.backtest import Scores
+from streamd.tools.training.backtest import BacktestScores
 
 INK, SOFT, BLUE, ORANGE, GRID = "#1c2733", "#6b7785", "#2266aa", "#d97706", "#e3e7ec"
 STYLE: dict[Any, Any] = {
@@ -25,7 +25,7 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def draw(path: Path, title: str, scores: dict[str, Scores], forecasts: np.ndarray, label: str) -> None:
+def draw_backtest(path: Path, title: str, scores: dict[str, BacktestScores], forecasts: np.ndarray, label: str) -> None:
     """Write a PNG: `scores` by forecaster, the model under `label` first; `forecasts` are the model's."""
     import matplotlib
 
@@ -44,7 +44,7 @@ def draw(path: Path, title: str, scores: dict[str, Scores], forecasts: np.ndarra
     plt.close(figure)
 
 
-def _bars(axis: Any, scores: dict[str, Scores]) -> None:
+def _bars(axis: Any, scores: dict[str, BacktestScores]) -> None:
     names = sorted(scores, key=lambda n: -scores[n].total()["nPL"])
     values = [scores[n].total()["nPL"] for n in names]
     first = next(iter(scores))
@@ -54,7 +54,7 @@ def _bars(axis: Any, scores: dict[str, Scores]) -> None:
     axis.grid(axis="y", visible=False)
 
 
-def _by_horizon(axis: Any, scores: dict[str, Scores], label: str) -> None:
+def _by_horizon(axis: Any, scores: dict[str, BacktestScores], label: str) -> None:
     for name, score in scores.items():
         if name in ("last_value", "seasonal_naive"):
             continue
@@ -66,7 +66,7 @@ def _by_horizon(axis: Any, scores: dict[str, Scores], label: str) -> None:
     axis.legend(frameon=False, fontsize=8)
 
 
-def _calibration(axis: Any, score: Scores, forecasts: np.ndarray) -> None:
+def _calibration(axis: Any, score: BacktestScores, forecasts: np.ndarray) -> None:
     """How often the actual value lies under each quantile."""
     levels = np.array(score.backtest.contract.quantiles)
     actual = score.backtest.actual(score.backtest.windows)
@@ -78,7 +78,7 @@ def _calibration(axis: Any, score: Scores, forecasts: np.ndarray) -> None:
              ylabel="share of values under it", xlim=(0, 1), ylim=(0, 1))  # fmt: skip
 
 
-def _examples(score: Scores) -> list[tuple[int, int]]:
+def _examples(score: BacktestScores) -> list[tuple[int, int]]:
     """Three windows, of the better, the usual and the worse: (window, metric)."""
     rows = score.rows.assign(npl=score.rows.pl / score.rows.scale).sort_values("npl").reset_index(drop=True)
     metrics = list(score.backtest.scored)
@@ -86,7 +86,7 @@ def _examples(score: Scores) -> list[tuple[int, int]]:
     return [(int(r.window), metrics.index(r.metric)) for r in picks.itertuples()]
 
 
-def _fan(axis: Any, score: Scores, forecasts: np.ndarray, i: int, j: int) -> None:
+def _fan(axis: Any, score: BacktestScores, forecasts: np.ndarray, i: int, j: int) -> None:
     backtest = score.backtest
     machine, origin = backtest.windows[i]
     metric = list(backtest.scored)[j]

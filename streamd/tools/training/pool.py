@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from streamd.tools.training.fleet import Fleet
+from streamd.tools.training.fleet import TrainingFleet
 
 
 @dataclass
-class Source:
+class SeriesSource:
     """One fleet's share of the pool: (machine, series, step) float32 in raw units, and how to draw from it.
 
     natural: (14,) long, the series that stands for each feature, -1 where none does
@@ -48,7 +48,7 @@ class Draw:
 class SeriesPool:
     """Draws windows of 14 series of one machine, uniformly over machines and moments of a source."""
 
-    def __init__(self, sources: list[Source], device: torch.device, window: int, step_seconds: int) -> None:
+    def __init__(self, sources: list[SeriesSource], device: torch.device, window: int, step_seconds: int) -> None:
         self.device, self.window, self.step_seconds = device, window, step_seconds
         flat, scale, base, length, natural, size, begin, weight = [], [], [], [], [], [], [], []
         identifier: list[int] = []
@@ -104,8 +104,8 @@ class SeriesPool:
 
 
 def fleet_source(
-    fleet: Fleet, weight: float, leave_out_every: int = 0, mapping: dict[str, int] | None = None
-) -> Source:
+    fleet: TrainingFleet, weight: float, leave_out_every: int = 0, mapping: dict[str, int] | None = None
+) -> SeriesSource:
     """A fleet's training days as a source; `leave_out_every` 5 leaves out each fifth machine in order of name."""
     split = "train"
     machines = [i for i in range(len(fleet.machines)) if not left_out(i, leave_out_every)]
@@ -114,7 +114,7 @@ def fleet_source(
     natural = torch.tensor([-1 if c is None else columns.index(c) for c in fleet.natural])
     begin = (fleet.begin + fleet.splits[split][0] * fleet.step_seconds) % 604_800 + 3 * 86_400
     identifiers = [(mapping or {}).get(fleet.machines[i], 0) for i in machines]
-    return Source(fleet.name, values, natural, weight, begin % 604_800, identifiers)
+    return SeriesSource(fleet.name, values, natural, weight, begin % 604_800, identifiers)
 
 
 def left_out(position: int, every: int) -> bool:

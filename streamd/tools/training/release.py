@@ -12,14 +12,14 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from streamd.tools.networks.contract import INPUT_NAMES, Contract
-from streamd.tools.networks.registry import build
+from streamd.tools.networks.contract import INPUT_NAMES, NetworkContract
+from streamd.tools.networks.registry import build_network
 from streamd.tools.training.backtest import Backtest
 from streamd.tools.training.calibrate import calibrate
 from streamd.tools.training.card import model_card
-from streamd.tools.training.checks import report
+from streamd.tools.training.checks import hardship_report
 from streamd.tools.training.export import VersionWriter, write_json
-from streamd.tools.training.fleet import Fleet, load_fleet
+from streamd.tools.training.fleet import TrainingFleet, load_fleet
 from streamd.tools.training.predictors import onnx_predictor, torch_predictor
 
 CALIBRATE_ON = ("smd", "asd")
@@ -44,11 +44,15 @@ def main(args: argparse.Namespace) -> int:
 
 
 def release(
-    run: Path, engine: Path, fleets: list[Fleet], default: bool = False, ablations: dict[str, Path] | None = None
+    run: Path,
+    engine: Path,
+    fleets: list[TrainingFleet],
+    default: bool = False,
+    ablations: dict[str, Path] | None = None,
 ) -> Path:
     """Write `engine` from `run`; the figures in it are of the exported graph on ONNX Runtime."""
     info = json.loads((run / "training_info.json").read_text())
-    contract = Contract()
+    contract = NetworkContract()
     model = load_run(run, contract)
     trained_on = [f for f in fleets if info["config"]["sources"].get(f.name)]
     info["calibration"] = calibrate(model, torch_predictor(model, torch.device("cpu")), trained_on, contract)
@@ -58,7 +62,7 @@ def release(
     writer = VersionWriter(engine, info["architecture"], contract, default)
     writer.write(model, info, real_windows(fleets, contract, 1000))
     predict = onnx_predictor(engine / "model.onnx")
-    info["figures"] = report(fleets, contract, predict, {})
+    info["figures"] = hardship_report(fleets, contract, predict, {})
     info["ablations"] = {name: shorten(folder) for name, folder in (ablations or {}).items()}
     write_json(engine / "training_info.json", info)
     (engine / "MODEL_CARD.md").write_text(model_card(engine.name, info, contract))
@@ -66,7 +70,7 @@ def release(
     return engine
 
 
-def load_run(run: Path, contract: Contract) -> nn.Module:
+def load_run(run: Path, contract: NetworkContract) -> nn.Module:
     """The averaged weights of a run, for servers that are unknown.
 
     Ids of the machines trained on are of use in training only: their rows of the table are left behind.
@@ -74,12 +78,12 @@ def load_run(run: Path, contract: Contract) -> nn.Module:
     config = json.loads((run / "training_info.json").read_text())["config"]
     weights = load_file(str(run / "weights.safetensors"))
     weights["server.weight"] = weights["server.weight"][: contract.servers]
-    model = build(config["architecture"], contract, **config["model"])
+    model = build_network(config["architecture"], contract, **config["model"])
     model.load_state_dict(weights)
     return model.eval()
 
 
-def real_windows(fleets: list[Fleet], contract: Contract, count: int) -> list[torch.Tensor]:
+def real_windows(fleets: list[TrainingFleet], contract: NetworkContract, count: int) -> list[torch.Tensor]:
     """`count` windows of the validation days as the four inputs, in units of all magnitudes, some rows missing."""
     parts = []
     for fleet in fleets:

@@ -12,15 +12,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from streamd.tools.networks.contract import Contract
-from streamd.tools.networks.registry import build
+from streamd.tools.networks.contract import NetworkContract
+from streamd.tools.networks.registry import build_network
 from streamd.tools.training.backtest import Backtest
-from streamd.tools.training.checks import report
+from streamd.tools.training.checks import hardship_report
 from streamd.tools.training.config import TrainingConfig
-from streamd.tools.training.fleet import Fleet, load_fleet
+from streamd.tools.training.fleet import TrainingFleet, load_fleet
 from streamd.tools.training.generated import generate
 from streamd.tools.training.loop import Trainer
-from streamd.tools.training.pool import SeriesPool, Source, fleet_source
+from streamd.tools.training.pool import SeriesPool, SeriesSource, fleet_source
 from streamd.tools.training.predictors import torch_predictor
 from streamd.tools.training.release import release
 
@@ -45,9 +45,9 @@ def main(args: argparse.Namespace) -> int:
     device = torch.device(name)
     fleets = [load_fleet(args.data, key) for key in ("smd", "asd")]
     mapping = server_mapping(config, fleets)
-    contract = Contract(servers=1 + len(mapping))
+    contract = NetworkContract(servers=1 + len(mapping))
     torch.manual_seed(config.seed)
-    model = build(config.architecture, contract, **config.model)
+    model = build_network(config.architecture, contract, **config.model)
     pool = SeriesPool(sources(config, fleets, device, mapping), device, contract.context_length + contract.horizon,
                       contract.step_seconds)  # fmt: skip
     trainer = Trainer(model, contract, config, pool, args.output)
@@ -55,7 +55,7 @@ def main(args: argparse.Namespace) -> int:
         print(f"resumed at step {trainer.done}")
     trainer.fit(validator(fleets, contract, device), args.seconds, args.quiet)
     info = describe(
-        config, trainer, fleets, report(fleets, contract, torch_predictor(trainer.average, device), mapping)
+        config, trainer, fleets, hardship_report(fleets, contract, torch_predictor(trainer.average, device), mapping)
     )
     (args.output / "training_info.json").write_text(json.dumps(info, indent=2) + "\n")
     print(json.dumps(info["figures"], indent=1))
@@ -64,7 +64,9 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def sources(config: TrainingConfig, fleets: list[Fleet], device: torch.device, mapping: dict[str, int]) -> list[Source]:
+def sources(
+    config: TrainingConfig, fleets: list[TrainingFleet], device: torch.device, mapping: dict[str, int]
+) -> list[SeriesSource]:
     """The real fleets of the configuration by their shares, and generated servers."""
     found = []
     for fleet in fleets:
@@ -73,11 +75,11 @@ def sources(config: TrainingConfig, fleets: list[Fleet], device: torch.device, m
             found.append(fleet_source(fleet, weight, every, mapping))
     if config.generated_share > 0:
         values = generate(config.generated_servers, 14, config.generated_length, device, config.seed)
-        found.append(Source("generated", values, torch.arange(14), config.generated_share, 0))
+        found.append(SeriesSource("generated", values, torch.arange(14), config.generated_share, 0))
     return found
 
 
-def server_mapping(config: TrainingConfig, fleets: list[Fleet]) -> dict[str, int]:
+def server_mapping(config: TrainingConfig, fleets: list[TrainingFleet]) -> dict[str, int]:
     """Ids from 1 for the machines that are trained on, none where ids are not used."""
     if not config.named_share:
         return {}
@@ -85,7 +87,9 @@ def server_mapping(config: TrainingConfig, fleets: list[Fleet]) -> dict[str, int
     return {name: i for i, name in enumerate(sorted(names), 1)}
 
 
-def validator(fleets: list[Fleet], contract: Contract, device: torch.device) -> Callable[[nn.Module], dict[str, float]]:
+def validator(
+    fleets: list[TrainingFleet], contract: NetworkContract, device: torch.device
+) -> Callable[[nn.Module], dict[str, float]]:
     """nPL on the validation days of each fleet, whatever was trained on."""
     backtests = [Backtest(fleet, contract, "val", stride=36) for fleet in fleets]
 
@@ -97,7 +101,9 @@ def validator(fleets: list[Fleet], contract: Contract, device: torch.device) -> 
     return validate
 
 
-def describe(config: TrainingConfig, trainer: Trainer, fleets: list[Fleet], figures: dict[str, Any]) -> dict[str, Any]:
+def describe(
+    config: TrainingConfig, trainer: Trainer, fleets: list[TrainingFleet], figures: dict[str, Any]
+) -> dict[str, Any]:
     """`training_info.json`: what it was trained on and how, with its curves and figures."""
     device = torch.cuda.get_device_name() if trainer.device.type == "cuda" else "CPU"
     return {

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from streamd.core.accuracy.deviations import Float32
 from streamd.core.accuracy.pending import AccuracyLimits
-from streamd.core.accuracy.sampling import draw
-from streamd.core.accuracy.scorer import Ledger
-from streamd.core.accuracy.scores import Sliding, training_figures
+from streamd.core.accuracy.sampling import sample_hash
+from streamd.core.accuracy.scorer import ForecastScorer
+from streamd.core.accuracy.scores import Sliding, parse_training_scores
 from tests.support.contracts import make_contract
 from tests.support.naive_accuracy import NaiveLedger
 
@@ -27,8 +27,10 @@ SLOTS = 3
 VERSIONS = ("a", "b")
 
 
-def make_ledger(limits: AccuracyLimits = LIMITS, versions: tuple[str, ...] = VERSIONS, servers: int = 1) -> Ledger:
-    ledger = Ledger(CONTRACT, limits, 100)
+def make_ledger(
+    limits: AccuracyLimits = LIMITS, versions: tuple[str, ...] = VERSIONS, servers: int = 1
+) -> ForecastScorer:
+    ledger = ForecastScorer(CONTRACT, limits, 100)
     ledger.weigh(servers)  # by default fewer than there are places: every origin is chosen
     for name in versions:
         ledger.follow(name)
@@ -51,12 +53,12 @@ DRAWN = [0, 238, 95, 715]
 PAST = rows_of(0, 2, 0, 2, 0, 2, 0, 2)
 
 
-def take(ledger: Ledger, name: str, slot: int, step: int, forecast: Float32, past: Float32 = PAST) -> bool:
+def take(ledger: ForecastScorer, name: str, slot: int, step: int, forecast: Float32, past: Float32 = PAST) -> bool:
     version = ledger.versions[name]
     return ledger.chooses(version, slot, step) and ledger.take(version, slot, 0, step, forecast, past)
 
 
-def arrive(ledger: Ledger, slot: int, newest: int, rows: Float32) -> None:
+def arrive(ledger: ForecastScorer, slot: int, newest: int, rows: Float32) -> None:
     """The server's newest row is `newest`, and the last of `rows`."""
     ledger.now_step = max(ledger.now_step, newest)
     hold = ledger.held.get(slot)
@@ -401,7 +403,7 @@ def test_a_slot_that_changes_hands_begins_anew() -> None:
 class Held:
     """Bytes of numpy arrays that a ledger holds."""
 
-    ledger: Ledger
+    ledger: ForecastScorer
 
     def nbytes(self) -> int:
         seen: set[int] = set()
@@ -462,11 +464,11 @@ def test_every_server_gets_its_turn_and_the_places_are_filled() -> None:
 
 
 def test_the_choice_is_the_same_on_every_run() -> None:
-    assert [draw(slot, step) >> 54 for slot, step in ((0, 0), (0, 1), (1, 0), (29_999, 5_879_028))] == DRAWN
+    assert [sample_hash(slot, step) >> 54 for slot, step in ((0, 0), (0, 1), (1, 0), (29_999, 5_879_028))] == DRAWN
 
 
 def test_a_version_that_serves_few_servers_gets_half_of_the_places() -> None:
-    ledger = Ledger(CONTRACT, AccuracyLimits(scored_servers=100, settle_steps=1), 100)
+    ledger = ForecastScorer(CONTRACT, AccuracyLimits(scored_servers=100, settle_steps=1), 100)
     ledger.weigh(1_000)
     ledger.follow("a", share=0.95)
     ledger.follow("b", share=0.05)
@@ -476,7 +478,7 @@ def test_a_version_that_serves_few_servers_gets_half_of_the_places() -> None:
 
 
 def test_a_version_that_serves_no_more_leaves_its_places_to_the_next() -> None:
-    ledger = Ledger(CONTRACT, AccuracyLimits(scored_servers=100, settle_steps=1), 100)
+    ledger = ForecastScorer(CONTRACT, AccuracyLimits(scored_servers=100, settle_steps=1), 100)
     for name in VERSIONS:
         ledger.follow(name)
     ledger.weigh(200)
@@ -508,7 +510,7 @@ def test_drift_is_measured_against_whole_fleets() -> None:
         "data": {"smd": {}, "asd": {}},
         "figures": {"smd": {"nPL": 0.1}, "smd_every_fifth": {"nPL": 9.0}, "asd": {"nPL": 0.3}, "constants": {"x": 0.0}},
     }
-    figures = training_figures(info)
+    figures = parse_training_scores(info)
     assert figures is not None
     assert figures.loss == pytest.approx(0.2)
     assert figures.fleets == ("smd", "asd")
@@ -518,4 +520,4 @@ def test_drift_is_measured_against_whole_fleets() -> None:
     "info", [{}, {"figures": 3}, {"figures": {"smd": {"nPL": "good"}}}, {"figures": {"smd": {"nPL": math.nan}}}]
 )
 def test_a_version_that_tells_nothing_of_its_training_has_no_drift(info: dict[str, Any]) -> None:
-    assert training_figures(info) is None
+    assert parse_training_scores(info) is None

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamd.core.scheduling.canary import Assignment
+from streamd.core.scheduling.canary import CanaryAssignment
 
 SERVERS = [f"web-{number:04d}" for number in range(4_000)]
 SHARES = st.floats(0.0, 1.0)
@@ -16,42 +16,42 @@ PLACE = 0.2125998671075957
 @given(NAMES, SHARES, SHARES)
 def test_a_server_stays_as_the_share_grows(server: str, one: float, other: float) -> None:
     low, high = sorted((one, other))
-    if Assignment("patch_20260101_000000", low).runs(server):
-        assert Assignment("patch_20260101_000000", high).runs(server)
+    if CanaryAssignment("patch_20260101_000000", low).runs(server):
+        assert CanaryAssignment("patch_20260101_000000", high).runs(server)
 
 
 @given(NAMES)
 def test_a_share_of_0_is_none_and_of_1_all(server: str) -> None:
-    assert not Assignment("a", 0.0).runs(server)
-    assert Assignment("a", 1.0).runs(server)
-    assert 0.0 <= Assignment("a", 1.0).place(server) < 1.0
+    assert not CanaryAssignment("a", 0.0).runs(server)
+    assert CanaryAssignment("a", 1.0).runs(server)
+    assert 0.0 <= CanaryAssignment("a", 1.0).place(server) < 1.0
 
 
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 0.9])
 def test_about_as_many_as_the_share_says(share: float) -> None:
-    found = sum(map(Assignment("a", share).runs, SERVERS)) / len(SERVERS)
+    found = sum(map(CanaryAssignment("a", share).runs, SERVERS)) / len(SERVERS)
     assert abs(found - share) < 4 * (share * (1 - share) / len(SERVERS)) ** 0.5
 
 
 def test_it_is_the_same_on_every_machine() -> None:
-    assert Assignment("a", 1.0).place("web-01") == PLACE
-    assert not Assignment("a", PLACE).runs("web-01")
-    assert Assignment("a", PLACE + 1e-9).runs("web-01")
+    assert CanaryAssignment("a", 1.0).place("web-01") == PLACE
+    assert not CanaryAssignment("a", PLACE).runs("web-01")
+    assert CanaryAssignment("a", PLACE + 1e-9).runs("web-01")
 
 
 def test_another_candidate_gets_others_first() -> None:
-    first, second = ({server for server in SERVERS if Assignment(name, 0.1).runs(server)} for name in ("a", "b"))
+    first, second = ({server for server in SERVERS if CanaryAssignment(name, 0.1).runs(server)} for name in ("a", "b"))
     assert len(first & second) < 0.3 * len(first)
 
 
 def test_a_shadow_runs_and_delivers_nothing() -> None:
-    shadow, canary = Assignment("a", 1.0, shadow=True), Assignment("a", 1.0)
+    shadow, canary = CanaryAssignment("a", 1.0, shadow=True), CanaryAssignment("a", 1.0)
     assert (shadow.runs("web-01"), shadow.delivers("web-01")) == (True, False)
     assert (canary.runs("web-01"), canary.delivers("web-01")) == (True, True)
-    assert not Assignment("a", 0.0).delivers("web-01")
+    assert not CanaryAssignment("a", 0.0).delivers("web-01")
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
 def test_a_share_that_is_none_is_refused(share: float) -> None:
     with pytest.raises(ValueError, match="expected 0 to 1"):
-        Assignment("a", share)
+        CanaryAssignment("a", share)

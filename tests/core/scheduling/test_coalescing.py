@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamd.core.scheduling.coalescing import LatestSet
+from streamd.core.scheduling.coalescing import CoalescingQueue
 
 Step = tuple[str, int, int]
 STEPS = st.lists(
@@ -16,7 +16,7 @@ STEPS = st.lists(
 
 @given(STEPS)
 def test_it_is_a_list_in_which_a_key_keeps_its_place(steps: list[Step]) -> None:
-    waiting: LatestSet[int] = LatestSet()
+    waiting: CoalescingQueue[int] = CoalescingQueue()
     naive: list[tuple[int, float]] = []  # (key, since), the longest waiting first
     items = left = 0
     for now, (kind, key, number) in enumerate(steps):
@@ -47,7 +47,7 @@ def test_it_is_a_list_in_which_a_key_keeps_its_place(steps: list[Step]) -> None:
 
 
 def test_it_tells_what_it_holds() -> None:
-    waiting: LatestSet[str] = LatestSet()
+    waiting: CoalescingQueue[str] = CoalescingQueue()
     waiting.mark("a", 1.0)
     waiting.mark("a", 2.0)
     assert repr(waiting) == "LatestSet(waiting=1, superseded=1)"

@@ -7,7 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from streamd.core.scheduling.lane_health import LaneLimits, LaneRoster
 
-LIMITS = LaneLimits(rebuild_seconds=1.0, rebuild_most_seconds=4.0, max_rebuilds=3, forgiven_seconds=50.0)
+LIMITS = LaneLimits(rebuild_seconds=1.0, rebuild_most_seconds=4.0, max_rebuilds=3, healthy_reset_seconds=50.0)
 LANES, DEVICES = 4, 2
 """Lane `i` is on device `i % DEVICES`."""
 
@@ -25,12 +25,12 @@ def test_rebuildings_come_later_each_time_and_end() -> None:
     for delay in (1.0, 2.0, 4.0):
         roster.lost(0, 10.0)
         assert roster.take_due(10.0 + delay - 0.01) == []
-        assert not roster.spent
+        assert not roster.exhausted
         assert roster.take_due(10.0 + delay) == [0]
-        assert not roster.spent, "it is being rebuilt"
+        assert not roster.exhausted, "it is being rebuilt"
     roster.lost(0, 20.0)
-    assert roster.spent
-    roster.persist(20.0)
+    assert roster.exhausted
+    roster.retry_abandoned(20.0)
     assert roster.take_due(24.0) == [0]
 
 
@@ -53,9 +53,9 @@ def test_a_device_s_lanes_go_and_another_s_stay() -> None:
     roster = LaneRoster(4, LIMITS, 0.0)
     for index in (0, 2):
         roster.lost(index, 10.0)
-    assert (roster.well, roster.spent) == (2, False)
+    assert (roster.healthy, roster.exhausted) == (2, False)
     assert roster.take_due(11.0) == [0, 2]
-    assert not roster.spent
+    assert not roster.exhausted
 
 
 @dataclass
@@ -90,7 +90,7 @@ class Roster(RuleBasedStateMachine):
     @precondition(lambda self: self.states("well", "building"))
     @rule(data=st.data())
     def lose(self, data: st.DataObject) -> None:
-        self.lost(data.draw(st.sampled_from(self.states("well", "building"))), hopeless=data.draw(st.booleans()))
+        self.lost(data.draw(st.sampled_from(self.states("well", "building"))), permanent=data.draw(st.booleans()))
 
     @rule(device=st.integers(0, DEVICES - 1))
     def lose_device(self, device: int) -> None:
@@ -98,12 +98,12 @@ class Roster(RuleBasedStateMachine):
             if index % DEVICES == device:
                 self.lost(index)
 
-    def lost(self, index: int, *, hopeless: bool = False) -> None:
+    def lost(self, index: int, *, permanent: bool = False) -> None:
         lane = self.lanes[index]
-        if lane.state == "well" and self.now - lane.since >= LIMITS.forgiven_seconds:
+        if lane.state == "well" and self.now - lane.since >= LIMITS.healthy_reset_seconds:
             lane.history.clear()
         lane.history.append(self.now)
-        while hopeless and not lane.tired:
+        while permanent and not lane.tired:
             lane.history.append(self.now)
         lane.state = "waiting"
         lane.due = self.now + [1.0, 2.0, 4.0, LIMITS.rebuild_most_seconds][min(len(lane.history), 4) - 1]
@@ -111,7 +111,7 @@ class Roster(RuleBasedStateMachine):
             for each in self.lanes:
                 if each.tired and each.state == "waiting":
                     each.state = "given up"
-        self.roster.lost(index, self.now, hopeless=hopeless)
+        self.roster.lost(index, self.now, permanent=permanent)
 
     @rule()
     def look(self) -> None:
@@ -130,9 +130,9 @@ class Roster(RuleBasedStateMachine):
 
     @precondition(lambda self: len(self.states("given up")) == LANES)
     @rule()
-    def persist(self) -> None:
+    def retry_abandoned(self) -> None:
         self.try_again()
-        self.roster.persist(self.now)
+        self.roster.retry_abandoned(self.now)
 
     def try_again(self) -> None:
         for index in self.states("given up"):
@@ -140,8 +140,8 @@ class Roster(RuleBasedStateMachine):
 
     @invariant()
     def agrees(self) -> None:
-        assert self.roster.well == len(self.states("well"))
-        assert self.roster.spent == (len(self.states("given up")) == LANES)
+        assert self.roster.healthy == len(self.states("well"))
+        assert self.roster.exhausted == (len(self.states("given up")) == LANES)
         assert not (self.states("given up") and self.states("well")), "no lane is given up while another is well"
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from streamd.core.scheduling.costs import CostTable
-from streamd.core.scheduling.scheduler import Batch, Item, Outcome, RequestItem, Scheduler, ServerItem
+from streamd.core.scheduling.scheduler import Batch, BatchOutcome, Item, RequestItem, Scheduler, ServerItem
 from streamd.core.state.windows import NONE
 
 SLOTS = 5
@@ -195,7 +195,7 @@ class Fleet(RuleBasedStateMachine):
             assert [item for retry in outcome.retry for item in retry.items] == self.wanted(batch.items)
         self.settle(outcome)
 
-    def check_halved(self, batch: Batch, outcome: Outcome) -> None:
+    def check_halved(self, batch: Batch, outcome: BatchOutcome) -> None:
         assert (outcome.deliver, outcome.answer) == ([], [])
         if len(batch.items) == 1:
             assert outcome.fail == batch.items
@@ -206,7 +206,7 @@ class Fleet(RuleBasedStateMachine):
         halves = [self.wanted(batch.items[:middle]), self.wanted(batch.items[middle:])]
         assert [retry.items for retry in outcome.retry] == [half for half in halves if half]
 
-    def settle(self, outcome: Outcome) -> None:
+    def settle(self, outcome: BatchOutcome) -> None:
         for _, item in outcome.deliver:
             server = item.slot, item.generation
             assert item.step > self.delivered_steps.get(server, NONE), "a server's steps only rise"

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamd.core.state.board import Forecast, ForecastBoard, columns
-from streamd.core.state.layout import Arrays, Layout
+from streamd.core.state.board import Forecast, ForecastBoard, board_columns
+from streamd.core.state.layout import Layout, NamedArrays
 from streamd.core.state.windows import NONE
 from tests.support.contracts import make_contract
 
@@ -14,8 +14,8 @@ CONTRACT = make_contract()
 SLOTS = 4
 
 
-def make_arrays() -> Arrays:
-    layout = Layout(columns(CONTRACT), SLOTS, {})
+def make_arrays() -> NamedArrays:
+    layout = Layout(board_columns(CONTRACT), SLOTS, {})
     return layout.arrays(bytearray(layout.nbytes))
 
 
@@ -81,7 +81,7 @@ def test_a_forecast_that_was_cut_off_is_none(monkeypatch: pytest.MonkeyPatch) ->
             return arrays[self.name]
 
     monkeypatch.setattr("streamd.core.state.board.scalars", lambda column: column)
-    watched: Arrays = {name: Column(name) for name in arrays}  # type: ignore[misc]
+    watched: NamedArrays = {name: Column(name) for name in arrays}  # type: ignore[misc]
     ForecastBoard(watched).post(1, 5, 5, b"model_5", values_of(5))
     assert order[0] == "taken down"
     assert order[-1] == "serial"

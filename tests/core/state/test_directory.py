@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamd.core.errors import InvalidServerError
-from streamd.core.state.directory import COLUMNS, MAX_NAME_BYTES, Directory, check_name
-from streamd.core.state.layout import Arrays, Layout
+from streamd.core.state.directory import COLUMNS, MAX_SERVER_NAME_BYTES, Directory, check_name
+from streamd.core.state.layout import Layout, NamedArrays
 
 NAMES = ["web-01", "web-02", "ä" * 128, "x" * 256, "s", " ", "数据库"]
 
 
-def make_arrays(capacity: int = 3) -> Arrays:
+def make_arrays(capacity: int = 3) -> NamedArrays:
     layout = Layout(COLUMNS, capacity, {})
     return layout.arrays(bytearray(layout.nbytes))
 
@@ -68,21 +68,21 @@ def test_a_name_counts_only_once_it_is_whole() -> None:
     assert again.room() == (slot, None)
 
 
-def break_utf8(arrays: Arrays) -> None:
+def break_utf8(arrays: NamedArrays) -> None:
     arrays["name"][1, 0] = 0xFF
 
 
-def repeat_a_name(arrays: Arrays) -> None:
+def repeat_a_name(arrays: NamedArrays) -> None:
     arrays["name"][1] = arrays["name"][0]
     arrays["name_bytes"][1] = arrays["name_bytes"][0]
 
 
-def lengthen_beyond_bounds(arrays: Arrays) -> None:
-    arrays["name_bytes"][1] = MAX_NAME_BYTES + 1
+def lengthen_beyond_bounds(arrays: NamedArrays) -> None:
+    arrays["name_bytes"][1] = MAX_SERVER_NAME_BYTES + 1
 
 
 @pytest.mark.parametrize("damage", [break_utf8, repeat_a_name, lengthen_beyond_bounds])
-def test_a_damaged_name_frees_its_slot_alone(damage: Callable[[Arrays], None]) -> None:
+def test_a_damaged_name_frees_its_slot_alone(damage: Callable[[NamedArrays], None]) -> None:
     arrays = make_arrays()
     before = Directory(arrays)
     for now, name in enumerate(["a-server", "b-server", "c-server"]):

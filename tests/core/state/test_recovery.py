@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 
 from streamd.core.state import windows
-from streamd.core.state.layout import Arrays, Layout
+from streamd.core.state.layout import Layout, NamedArrays
 from streamd.core.state.recovery import recover
 from streamd.core.state.windows import NONE, PRESENT, WindowStore
 from tests.support.fleet_scripts import (
@@ -40,7 +40,7 @@ class Memory:
     """The arrays of a store; while `watched`, a copy of all of them is kept after every store."""
 
     def __init__(self, lengths: Sizes) -> None:
-        self._layout = Layout(windows.columns(lengths.context_length, FEATURES), SLOTS, {})
+        self._layout = Layout(windows.window_columns(lengths.context_length, FEATURES), SLOTS, {})
         self._buffer = bytearray(self._layout.nbytes)
         self.watched = False
         self.copies: list[bytes] = []
@@ -53,13 +53,13 @@ class Memory:
         if self.watched:
             self.copies.append(bytes(self._buffer))
 
-    def after_each_store(self) -> Iterator[Arrays]:
+    def after_each_store(self) -> Iterator[NamedArrays]:
         """Yield the arrays as a killed process would have left them, after each store and before the first."""
         for copy in self.copies:
             yield self._layout.arrays(bytearray(copy))
 
 
-def restart(lengths: Sizes, arrays: Arrays, slots: list[int], now: float) -> tuple[WindowStore, int]:
+def restart(lengths: Sizes, arrays: NamedArrays, slots: list[int], now: float) -> tuple[WindowStore, int]:
     """Open a new store over what was left."""
     store = lengths.store(arrays)
     return store, recover(store, slots, now)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from streamd.core.state import rings
 from streamd.core.state.rings import WINDOWS_A_RUN
-from streamd.core.state.rows import Row
+from streamd.core.state.rows import PackedRow
 from streamd.core.state.windows import NONE, TOO_OLD, WindowStore
 from tests.support.fleet_scripts import (
     FEATURES,
@@ -124,11 +124,11 @@ def make_store(context_length: int = 4, need: int = 1, late_steps: int = 99) -> 
     return twins.store
 
 
-def row(*features: int, value: float = 1.0) -> Row:
+def row(*features: int, value: float = 1.0) -> PackedRow:
     return row_of(dict.fromkeys(features, value))
 
 
-def full_row(value: float = 1.0) -> Row:
+def full_row(value: float = 1.0) -> PackedRow:
     return row(*range(FEATURES), value=value)
 
 

@@ -402,7 +402,7 @@ async def test_a_peer_that_reads_nothing_for_too_long_is_dropped(start: Start, p
     while not sent or len(daemon.service.hub):
         await daemon.accept([sample("x", sent, {"a": 1.0, "b": 1.0})])
         sent += 1
-    while len(daemon.doors.sockets):
+    while len(daemon.http_app.sockets):
         await daemon.get("/healthz")
     slow.close()
 

@@ -203,7 +203,7 @@ async def test_an_agent_that_vanishes_leaves_what_was_acked(daemon: Running) -> 
 
 async def test_stopping_closes_sockets_as_going_away(daemon: Running) -> None:
     async with daemon.socket("/v1/ingest") as agent, daemon.subscribed() as reader:
-        closing = asyncio.create_task(daemon.doors.sockets.close_all())
+        closing = asyncio.create_task(daemon.http_app.sockets.close_all())
         assert await agent.closed() == aiohttp.WSCloseCode.GOING_AWAY
         assert await reader.closed() == aiohttp.WSCloseCode.GOING_AWAY
         await closing

@@ -23,8 +23,8 @@ from streamd.core.errors import (
 )
 from streamd.engine import InferenceEngine
 from streamd.inference.api.backends import OpenOptions, Runners
-from streamd.inference.api.batches import measure, split, unmeasured
-from streamd.inference.api.sources import Source
+from streamd.inference.api.batches import measure, split_rows, unmeasured
+from streamd.inference.api.sources import EngineSource
 from streamd.inference.runner import Array
 from tests.support.small_networks import WEIGHTS, ScriptedRunner, linear, save, two_inputs, value
 
@@ -163,10 +163,10 @@ def test_a_fixed_batch_axis_is_refused_with_the_way_out(tmp_path: Path) -> None:
 
 
 def test_auto_takes_the_first_backend_that_runs_and_tells_of_the_others(tmp_path: Path) -> None:
-    def unavailable(source: Source, options: OpenOptions) -> Runners:
+    def unavailable(source: EngineSource, options: OpenOptions) -> Runners:
         raise BackendUnavailableError("no such chip")
 
-    def scripted(source: Source, options: OpenOptions) -> Runners:
+    def scripted(source: EngineSource, options: OpenOptions) -> Runners:
         return Runners([ScriptedRunner()], "fp32")
 
     path = linear(tmp_path)
@@ -197,14 +197,14 @@ def test_the_cheapest_buckets_are_taken_by_what_was_measured() -> None:
     costs = measure(runner, {"x": rows_of(3)}, now=lambda: next(clock))
     assert costs.seconds == slow
     assert runner.sizes == [4] * 4 + [8] * 4
-    assert split(16, costs, lanes=1) == [4, 4, 4, 4]
+    assert split_rows(16, costs, lanes=1) == [4, 4, 4, 4]
 
 
 @given(count=st.integers(0, 500), lanes=st.integers(1, 5), largest=st.integers(1, 16), pads=st.booleans())
 def test_a_split_gives_every_lane_its_share_and_no_batch_more_than_need_be(
     count: int, lanes: int, largest: int, pads: bool
 ) -> None:
-    sizes = split(count, unmeasured(ScriptedRunner((largest,), pads)), lanes)
+    sizes = split_rows(count, unmeasured(ScriptedRunner((largest,), pads)), lanes)
     assert sum(sizes) == count
     assert all(1 <= size <= largest for size in sizes)
     rounds = -(-count // (largest * lanes))

@@ -13,7 +13,7 @@ from streamd.core.errors import BackendUnavailableError, BatchFailedError, LaneL
 from streamd.engine import InferenceEngine
 from streamd.inference.api.backends import OPENERS, OpenOptions
 from streamd.inference.api.sources import find_source
-from streamd.inference.leaked import keep_to_the_end
+from streamd.inference.leaked import leak_deliberately
 from tests.support.fake_onnxruntime_gpu import FakeOnnxRuntimeGpu, Script
 from tests.support.small_networks import WEIGHTS, linear
 
@@ -24,7 +24,7 @@ CUDA = "onnxruntime-cuda"
 def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Script]:
     script = Script()
     monkeypatch.setitem(sys.modules, "onnxruntime", FakeOnnxRuntimeGpu(str(tmp_path), script))
-    monkeypatch.setattr("streamd.inference.onnxruntime.session.keep_to_the_end", script.keep)
+    monkeypatch.setattr("streamd.inference.onnxruntime.session.leak_deliberately", script.keep)
     yield script
     assert script.sessions == 0
 
@@ -41,7 +41,7 @@ def test_lanes_of_a_device_share_a_session_in_true_float32(script: Script, tmp_p
 def test_a_session_outlives_its_engine_since_closing_it_may_end_the_process(
     script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamd.inference.onnxruntime.session.keep_to_the_end", keep_to_the_end)
+    monkeypatch.setattr("streamd.inference.onnxruntime.session.leak_deliberately", leak_deliberately)
     opened = OPENERS[CUDA](find_source(linear(tmp_path)), OpenOptions(lanes=1))
     (runner,) = opened.runners
     session = weakref.ref(runner._session._session)  # type: ignore[attr-defined]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from streamd.inference import cuda
-from streamd.inference.cuda import CudaError, DeviceBuffer, Event, Graph, HostBuffer, Stream, runtime
+from streamd.inference.cuda import CudaError, CudaGraph, DeviceBuffer, Event, HostBuffer, Stream, runtime
 from tests.support.fake_cuda import FakeCuda
 
 
@@ -62,10 +62,10 @@ def test_a_forgotten_close_warns(device: FakeCuda) -> None:
     with pytest.warns(ResourceWarning, match="Stream was never closed"):
         del stream
     cuda.call("cudaStreamDestroy", handle)
-    cuda.let_go(0, "streams")
+    cuda.release_device(0, "streams")
 
 
-def captured(stream: Stream, values: list[int]) -> Graph:
+def captured(stream: Stream, values: list[int]) -> CudaGraph:
     target, source = np.zeros(2, np.int32), np.asarray(values, np.int32)
     return stream.capture(lambda: cuda.copy_to_device(target.ctypes.data, source, 8, stream))
 
@@ -149,10 +149,10 @@ def test_a_device_that_a_reset_does_not_help_stays_broken_and_the_other_is_well(
     device.reset_helps = False
     with pytest.raises(CudaError):
         cuda.use_device(1)
-    assert not cuda.is_beyond_repair(1), "nothing was tried yet"
+    assert not cuda.is_unrecoverable(1), "nothing was tried yet"
     for _ in range(2):
         with pytest.raises(CudaError):
             cuda.revive(1)
-        assert cuda.is_beyond_repair(1)
+        assert cuda.is_unrecoverable(1)
     cuda.revive(0)
     Stream().close()

@@ -33,7 +33,7 @@ ILLEGAL_ADDRESS = "CUDA failure 700: an illegal memory access was encountered ; 
 def script(device: FakeCuda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Script]:
     script = Script(cuda=device)
     monkeypatch.setitem(sys.modules, "onnxruntime", FakeOnnxRuntimeGpu(str(tmp_path), script))
-    monkeypatch.setattr("streamd.inference.onnxruntime.session.keep_to_the_end", script.keep)
+    monkeypatch.setattr("streamd.inference.onnxruntime.session.leak_deliberately", script.keep)
     yield script
     assert script.sessions == 0, "no session outlives its lane, but for being kept"
 

@@ -17,14 +17,14 @@ from streamd.inference.tensorrt.lane import TensorRtBackend, TensorRtLane
 from streamd.inference.tensorrt.library import load_tensorrt
 from streamd.inference.tensorrt.plan_file import (
     ALTERNATIVES_MAGIC,
-    MAGIC,
     MOST_ALTERNATIVES,
+    PLAN_FILE_MAGIC,
     pack_alternatives,
     pack_stages,
     unpack_plans,
     unpack_stages,
 )
-from streamd.inference.tensorrt.runner import TensorRtRunner, usable_buckets
+from streamd.inference.tensorrt.runner import TensorRtRunner, plan_buckets
 from streamd.inference.tensorrt.tensors import StageTensors, Tensors, agree, wire
 from tests.inference.tensorrt.test_plan_file import (
     BUCKETS,
@@ -125,7 +125,7 @@ STAGES = pack_stages([b"a", b"b"])
         (two(STAGES[:-1]), "^plan 2 of 2: 48 bytes for stages of .*, expected 49"),
         (two(b"stream"), "^plan 2 of 2: 6 bytes, expected a plan"),
         (two(pack_alternatives([b"a", b"b"])), "^plan 2 of 2: 49 bytes that begin as several plans do, expected one"),
-        (two(MAGIC), "^plan 2 of 2: 16 bytes, expected a plan, or at least 20 bytes for stages"),
+        (two(PLAN_FILE_MAGIC), "^plan 2 of 2: 16 bytes, expected a plan, or at least 20 bytes for stages"),
         (STAGES[:-1], "^48 bytes for stages of"),
     ],
 )
@@ -292,10 +292,10 @@ def test_any_network_s_runner_takes_what_some_alternative_takes(library: FakeTen
     half[2]["profiles"] = [[32, 32, 32]]
     plan = make_plan(tmp_path, staged("large", 8, 64), half, staged("small", 1, 4))
     engine = SharedEngine(load_tensorrt(), plan, 0)
-    assert usable_buckets(engine, None) == (1, 4, 8, 64)
-    assert usable_buckets(engine, (4, 8)) == (4, 8)
+    assert plan_buckets(engine, None) == (1, 4, 8, 64)
+    assert plan_buckets(engine, (4, 8)) == (4, 8)
     with pytest.raises(BackendUnavailableError, match=r"takes a batch of \[16, 32\], expected some of \(1, 4, 8, 64"):
-        usable_buckets(engine, (8, 16, 32))
+        plan_buckets(engine, (8, 16, 32))
     runner = TensorRtRunner("cuda:0/0", engine, (4, 8))
     assert {spec.name for spec in runner.inputs} == set(SHAPES)
     rows = {spec.name: np.ones((7, *spec.batch(1)[1:]), spec.dtype) for spec in runner.inputs}

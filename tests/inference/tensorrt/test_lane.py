@@ -13,7 +13,7 @@ import pytest
 from streamd.core.errors import BackendUnavailableError, BatchFailedError, DeviceLostError, LaneLostError
 from streamd.inference import cuda
 from streamd.inference.fake import forecast_of
-from streamd.inference.leaked import keep_to_the_end
+from streamd.inference.leaked import leak_deliberately
 from streamd.inference.tensorrt.engine import Plan
 from streamd.inference.tensorrt.lane import TensorRtBackend, TensorRtLane
 from streamd.inference.tensorrt.library import load_tensorrt
@@ -283,7 +283,7 @@ def test_what_is_kept_to_the_end_outlives_its_last_name() -> None:
             self.gone.append("gone")
 
     thing = Thing()
-    keep_to_the_end(thing)
+    leak_deliberately(thing)
     number = sys.getrefcount(thing)
     del thing
     assert Thing.gone == []

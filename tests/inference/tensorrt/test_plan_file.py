@@ -18,8 +18,14 @@ from streamd.inference.runner import TensorSpec
 from streamd.inference.tensorrt.engine import Plan, SharedEngine, give_scratch
 from streamd.inference.tensorrt.lane import TensorRtBackend, TensorRtLane
 from streamd.inference.tensorrt.library import load_tensorrt
-from streamd.inference.tensorrt.plan_file import ALTERNATIVES_MAGIC, MAGIC, MOST_STAGES, pack_stages, unpack_stages
-from streamd.inference.tensorrt.runner import TensorRtRunner, usable_buckets
+from streamd.inference.tensorrt.plan_file import (
+    ALTERNATIVES_MAGIC,
+    MOST_STAGES,
+    PLAN_FILE_MAGIC,
+    pack_stages,
+    unpack_stages,
+)
+from streamd.inference.tensorrt.runner import TensorRtRunner, plan_buckets
 from streamd.inference.tensorrt.tensors import StageTensors, wire
 from tests.support.contracts import make_contract
 from tests.support.fake_tensorrt_runtime import FakeTensorRt
@@ -105,7 +111,7 @@ def altered(content: bytes, data: st.DataObject) -> bytearray:
     return changed
 
 
-MAGICS = MAGIC, ALTERNATIVES_MAGIC
+MAGICS = PLAN_FILE_MAGIC, ALTERNATIVES_MAGIC
 plans = st.lists(
     st.binary(min_size=1, max_size=40).filter(lambda plan: not plan.startswith(MAGICS)),
     min_size=2,
@@ -139,7 +145,9 @@ def test_a_file_with_other_bytes_is_read_or_refused_and_never_more(given: list[b
 
 
 @given(
-    st.binary(min_size=1).filter(lambda content: content[: len(MAGIC)] not in [each[: len(content)] for each in MAGICS])
+    st.binary(min_size=1).filter(
+        lambda content: content[: len(PLAN_FILE_MAGIC)] not in [each[: len(content)] for each in MAGICS]
+    )
 )
 def test_one_plan_is_its_own_file(content: bytes) -> None:
     assert pack_stages([content]) == content
@@ -148,7 +156,7 @@ def test_one_plan_is_its_own_file(content: bytes) -> None:
 
 
 def header(count: int, *lengths: int) -> bytes:
-    return MAGIC + count.to_bytes(4, "little") + b"".join(length.to_bytes(8, "little") for length in lengths)
+    return PLAN_FILE_MAGIC + count.to_bytes(4, "little") + b"".join(length.to_bytes(8, "little") for length in lengths)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +171,10 @@ def header(count: int, *lengths: int) -> bytes:
         (header(2, 1, 2**64 - 1), r"36 bytes for stages of \[1, 18446744073709551615\] bytes, expected 1844"),
         (header(2, 1, 1) + b"\0\0\0\1a" + bytes(7) + b"b", "bytes 36 to 40 lie between plans, expected zeros"),
         (b"", "0 bytes, expected a plan"),
-        (header(2, 1, 16) + bytes(4) + b"a" + bytes(7) + MAGIC, "stage 2 of 2 holds several plans, expected one"),
+        (
+            header(2, 1, 16) + bytes(4) + b"a" + bytes(7) + PLAN_FILE_MAGIC,
+            "stage 2 of 2 holds several plans, expected one",
+        ),
         (ALTERNATIVES_MAGIC, "16 bytes that begin as several plans do, expected one or its stages"),
     ],
 )
@@ -290,10 +301,10 @@ def test_any_network_s_runner_knows_nothing_of_stages(library: FakeTensorRt, tmp
     stages = three_stages()
     stages[2]["profiles"] = [[4, 4, 4], [8, 8, 8], [16, 16, 16]]
     engine = SharedEngine(load_tensorrt(), make_plan(tmp_path, stages), 0)
-    assert usable_buckets(engine, None) == (4, 8), "those that every stage takes"
-    assert usable_buckets(engine, (8,)) == (8,)
+    assert plan_buckets(engine, None) == (4, 8), "those that every stage takes"
+    assert plan_buckets(engine, (8,)) == (8,)
     with pytest.raises(BackendUnavailableError, match=r"takes a batch of \[1, 16\], expected some of \(4, 8"):
-        usable_buckets(engine, (1, 4, 16))
+        plan_buckets(engine, (1, 4, 16))
     runner = TensorRtRunner("cuda:0/0", engine, (4, 8))
     assert {spec.name for spec in runner.inputs} == set(SHAPES)
     assert [spec.name for spec in runner.outputs] == ["predictions"]

@@ -13,12 +13,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from streamd.core.accuracy.pending import AccuracyLimits
-from streamd.core.accuracy.scores import TrainingFigures
+from streamd.core.accuracy.scores import TrainingScores
 from streamd.core.scheduling.costs import CostTable
 from streamd.core.state.samples import Sample
 from streamd.inference.fake import FakeBackend
 from streamd.inference.lane import Float32
-from streamd.runtime.accuracy.live import LiveAccuracy, read_training_figures
+from streamd.runtime.accuracy.live import LiveAccuracy, read_training_scores
 from streamd.runtime.lanes.worker import LaneWorker
 from streamd.runtime.service import Service, ServiceLimits
 from streamd.runtime.state.state import State
@@ -26,7 +26,7 @@ from tests.support.state_files import opened, send
 
 LIMITS = AccuracyLimits(scored_servers=4, settle_steps=1, tolerance_steps=2, range_steps=3)
 STABLE, CANDIDATE = b"patch_20260101_000000", b"patch_20260201_000000"
-TRAINING = TrainingFigures(0.1, ("smd",))
+TRAINING = TrainingScores(0.1, ("smd",))
 
 
 def observed(state: State, server: str, first: int, values: list[float]) -> int:
@@ -287,18 +287,18 @@ def test_what_is_not_known_yet_is_null_and_no_sample(tmp_path: Path) -> None:
 
 # ---------------------------------------------------------------- the training figures
 def test_the_training_figures_are_read_from_the_version_s_folder(tmp_path: Path) -> None:
-    assert read_training_figures(tmp_path) is None
+    assert read_training_scores(tmp_path) is None
     path = tmp_path / "training_info.json"
     for text in ("{", "[]", "{}", "\udcff"):
         path.write_bytes(text.encode("utf-8", "surrogateescape"))
-        assert read_training_figures(tmp_path) is None
+        assert read_training_scores(tmp_path) is None
     path.write_text(json.dumps({"figures": {"smd": {"nPL": 0.1}}}))
-    assert read_training_figures(tmp_path) == TRAINING
+    assert read_training_scores(tmp_path) == TRAINING
 
 
 @pytest.mark.parametrize("version", sorted((Path(__file__).parents[3] / "engines").glob("*_tensorrt_*")), ids=str)
 def test_our_own_versions_tell_them(version: Path) -> None:
-    figures = read_training_figures(version)
+    figures = read_training_scores(version)
     assert figures is not None
     assert set(figures.fleets) == {"smd", "asd"}
     assert 0.05 < figures.loss < 0.15

@@ -11,8 +11,8 @@ import pytest
 from streamd.core.errors import BackendUnavailableError, BatchFailedError, DeviceLostError, LaneLostError
 from streamd.core.scheduling.lane_health import LaneLimits
 from streamd.inference.fake import FakeBackend, FakeLane
-from streamd.runtime.lanes.opening import Opened
-from streamd.runtime.lanes.supervisor import LaneKeeper
+from streamd.runtime.lanes.opening import OpenedBackend
+from streamd.runtime.lanes.supervisor import LaneSupervisor
 from streamd.runtime.lanes.worker import LaneWorker
 from tests.support.pipeline_rig import Caller, Rig, running
 
@@ -29,9 +29,9 @@ class Chain:
             backend.name = name
         self.lanes = lanes
         self.unavailable: dict[str, str] = {}
-        self.keeper = LaneKeeper(rig.pipeline, self.open, max_batch=8, warmup_seconds=0.001, limits=LIMITS)
+        self.keeper = LaneSupervisor(rig.pipeline, self.open, max_batch=8, warmup_seconds=0.001, limits=LIMITS)
 
-    def open(self, passed_over: frozenset[str]) -> Opened:
+    def open(self, passed_over: frozenset[str]) -> OpenedBackend:
         fallbacks = []
         for name, backend in self.backends.items():
             if name in passed_over:
@@ -39,7 +39,7 @@ class Chain:
             if name in self.unavailable:
                 fallbacks.append({"backend": name, "reason": self.unavailable[name]})
                 continue
-            return Opened(backend, [backend.make_lane(index) for index in range(self.lanes)], fallbacks)
+            return OpenedBackend(backend, [backend.make_lane(index) for index in range(self.lanes)], fallbacks)
         raise BackendUnavailableError(f"nothing left: {fallbacks}")
 
     async def later(self, seconds: float = LATER) -> None:
@@ -237,7 +237,7 @@ async def test_a_device_takes_all_its_lanes_with_it_and_another_s_go_on(tmp_path
             "fake-0: lane fake-2: device fake:0 is gone",
             "fake-2: lane fake-2: device fake:0 is gone",
         ]
-        rig.backend.let_all_go()
+        rig.backend.release_all()
         await rig.settled()
         assert rig.published[-1] == ("a", 102), "its batch moved to the other device"
         assert rig.accounted()
@@ -283,7 +283,7 @@ async def test_a_device_that_lanes_did_not_let_go_of_gets_none(tmp_path: Path) -
         rig.backend.restore_device()
         await chain.later()
         assert len(rig.backend.lanes) == 2, "what the lanes share is not released before the last of them is"
-        rig.backend.let_all_go()
+        rig.backend.release_all()
         await ended([stuck])
         await chain.later()
         assert lanes_of(rig) == ["fake-0", "fake-1"]
@@ -330,7 +330,7 @@ async def test_a_lane_that_fails_while_warming_is_closed_once_and_tried_again(tm
         assert not ready(rig)
         await chain.later()
         assert lanes_of(rig) == ["fake-0"]
-        await ended([first, *rig.pipeline.departures.leaving])
+        await ended([first, *rig.pipeline.closing_lanes.leaving])
         assert [lane.closings for lane in rig.backend.lanes] == [1, 1, 0]
         chain.keeper.close()
 

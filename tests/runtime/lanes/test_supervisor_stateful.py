@@ -29,11 +29,11 @@ from streamd.core.scheduling.scheduler import Batch, Item, RequestItem, Schedule
 from streamd.inference.fake import FakeBackend, FakeLane, forecast_of
 from streamd.inference.opening import all_or_none
 from streamd.runtime.lanes.deployment import Deployment, Model
-from streamd.runtime.lanes.opening import Opened
+from streamd.runtime.lanes.opening import OpenedBackend
 from streamd.runtime.lanes.pipeline import Pipeline
-from streamd.runtime.lanes.supervisor import LaneKeeper
+from streamd.runtime.lanes.supervisor import LaneSupervisor
 from streamd.runtime.lanes.warmup import warm
-from streamd.runtime.lanes.worker import LaneWorker, Result
+from streamd.runtime.lanes.worker import LaneResult, LaneWorker
 from streamd.runtime.state.state import State, WindowLimits
 from tests.support.contracts import make_contract
 from tests.support.pipeline_rig import Caller
@@ -72,7 +72,7 @@ class WatchedPipeline(Pipeline):
         left, self.left_busy = self.left_busy, []
         return [] if self.free else left
 
-    def take_result(self, worker: LaneWorker, result: Result) -> None:
+    def take_result(self, worker: LaneWorker, result: LaneResult) -> None:
         try:
             super().take_result(worker, result)
         finally:
@@ -105,7 +105,7 @@ class MortalBackend(FakeBackend):
         return lane
 
 
-class SteppedKeeper(LaneKeeper):
+class SteppedKeeper(LaneSupervisor):
     """Mends when it is told to, one thing after another."""
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
@@ -178,7 +178,7 @@ class World(Fleet, RuleBasedStateMachine):
     def see_off(self) -> None:
         """Wait for the threads of lanes that are out and run nothing; once no lane is held, for all that are out."""
         self.stuck += self.pipeline.take_left_busy()
-        wait_for_ends(self.pipeline.departures, self.stuck)
+        wait_for_ends(self.pipeline.closing_lanes, self.stuck)
 
     async def mend(self) -> None:
         """Let the keeper do what it has begun, one thing after another."""
@@ -221,7 +221,7 @@ class World(Fleet, RuleBasedStateMachine):
         )
         await self.keeper.open()
 
-    def open_backend(self, passed_over: frozenset[str]) -> Opened:
+    def open_backend(self, passed_over: frozenset[str]) -> OpenedBackend:
         tried: list[dict[str, str]] = []
         for name, backend in self.backends.items():
             if name in passed_over:
@@ -233,7 +233,7 @@ class World(Fleet, RuleBasedStateMachine):
             except BackendUnavailableError as error:
                 tried.append({"backend": name, "reason": str(error)})
             else:
-                return Opened(backend, [*lanes], tried)
+                return OpenedBackend(backend, [*lanes], tried)
         raise BackendUnavailableError(f"nothing left: {tried}")
 
     # ------------------------------------------------------------ work
@@ -375,7 +375,7 @@ class World(Fleet, RuleBasedStateMachine):
             script.lost = trouble == "lanes fail while warming"
             backend.dies_young = trouble == "devices die"
         before, falls_back = list(self.pipeline.workers), self.keeper.falls_back
-        held = {each.lane.device for each in self.stuck if each.lane.device in self.pipeline.departures.gone}
+        held = {each.lane.device for each in self.stuck if each.lane.device in self.pipeline.closing_lanes.gone}
         self.run(self.mend())
         for backend in self.backends.values():
             backend.script.make_errors.clear()
@@ -449,7 +449,7 @@ class World(Fleet, RuleBasedStateMachine):
     def readiness_is_that_of_the_lanes_that_are_left(self) -> None:
         assert self.keeper._roster is not None
         assert self.pipeline.ready == bool(self.pipeline.workers)
-        assert len(self.pipeline.workers) == self.keeper._roster.well
+        assert len(self.pipeline.workers) == self.keeper._roster.healthy
         assert len(self.pipeline.workers) <= LANES[self.backend_name]
         assert len({worker.lane.name for worker in self.pipeline.workers}) == len(self.pipeline.workers)
         assert self.pipeline.in_flight == sum(len(worker.running.items) for worker in self.busy() if worker.running)
@@ -475,7 +475,7 @@ class World(Fleet, RuleBasedStateMachine):
         for coroutine in self.keeper.waiting:
             coroutine.close()
         for backend in self.backends.values():
-            backend.let_all_go()
+            backend.release_all()
         self.pipeline.stop()
         self.stack.close()
 
@@ -483,7 +483,7 @@ class World(Fleet, RuleBasedStateMachine):
         self.pipeline.free = True
         self.missing.clear()
         for backend in self.backends.values():
-            backend.let_all_go()
+            backend.release_all()
             for device in backend.devices:
                 backend.restore_device(device)
         for worker in self.stuck:

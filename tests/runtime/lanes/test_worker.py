@@ -15,7 +15,7 @@ from streamd.core.errors import BatchFailedError, InferenceError, LaneLostError
 from streamd.core.scheduling.scheduler import Batch, RequestItem
 from streamd.inference.fake import FakeBackend, FakeLane, FakeScript
 from streamd.inference.lane import Float32
-from streamd.runtime.lanes.worker import LaneWorker, Result, in_order
+from streamd.runtime.lanes.worker import LaneResult, LaneWorker, normalize_predictions
 from tests.support.contracts import make_contract
 
 CONTRACT = make_contract()
@@ -54,7 +54,7 @@ def predictions(draw: st.DrawFn) -> Float32:
 @given(predictions())
 def test_forecasts_are_in_order(predictions: Float32) -> None:
     before = predictions.copy()
-    forecasts, bad = in_order(predictions)
+    forecasts, bad = normalize_predictions(predictions)
     batch, horizon, targets, quantiles = predictions.shape
     assert forecasts.shape == (batch, targets, horizon, quantiles)
     assert forecasts.dtype == np.float32
@@ -80,21 +80,21 @@ def test_however_many_steps_cross_all_are_sorted(crossed: int) -> None:
     steps = given_.reshape(-1, 7)
     for step in np.random.default_rng(2).permutation(len(steps))[:crossed]:
         steps[step] = steps[step, ::-1]
-    np.testing.assert_array_equal(in_order(given_)[0], rising.transpose(0, 2, 1, 3))
+    np.testing.assert_array_equal(normalize_predictions(given_)[0], rising.transpose(0, 2, 1, 3))
 
 
 def test_numbers_too_large_to_add_up_are_finite() -> None:
     predictions = np.full((3, 4, 2, 3), 3e38, np.float32)
     predictions[1, 0] *= -1
     predictions[2, 3, 1, 2] = np.inf
-    assert in_order(predictions)[1] == (2,)
+    assert normalize_predictions(predictions)[1] == (2,)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_one_bad_number_is_one_bad_row(bad: float) -> None:
     predictions = np.zeros((3, 4, 2, 3), np.float32)
     predictions[1, 3, 1, 2] = bad
-    assert in_order(predictions)[1] == (1,)
+    assert normalize_predictions(predictions)[1] == (1,)
 
 
 # ---------------------------------------------------------------- the thread
@@ -105,9 +105,9 @@ class Rig:
     worker: LaneWorker
     lane: FakeLane
     script: FakeScript
-    results: "asyncio.Queue[Result]" = field(default_factory=asyncio.Queue)
+    results: "asyncio.Queue[LaneResult]" = field(default_factory=asyncio.Queue)
 
-    async def run(self, count: int = 2) -> Result:
+    async def run(self, count: int = 2) -> LaneResult:
         self.worker.submit(batch_of(count))
         return await self.results.get()
 
@@ -120,9 +120,9 @@ def batch_of(count: int) -> Batch:
 async def running() -> AsyncIterator[Rig]:
     backend = FakeBackend(CONTRACT)
     lane = backend.make_lane(0)
-    results: asyncio.Queue[Result] = asyncio.Queue()
+    results: asyncio.Queue[LaneResult] = asyncio.Queue()
 
-    def done(worker: LaneWorker, result: Result) -> None:
+    def done(worker: LaneWorker, result: LaneResult) -> None:
         assert asyncio.get_running_loop() is loop, "results come on the loop"
         results.put_nowait(result)
 

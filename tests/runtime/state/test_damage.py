@@ -14,7 +14,7 @@ import pytest
 
 from streamd.core.state import board, windows
 from streamd.core.state.directory import COLUMNS
-from streamd.core.state.layout import CHECK, HEADER_BYTES, MAGIC, Layout
+from streamd.core.state.layout import CHECK, HEADER_BYTES, STATE_MAGIC, Layout
 from streamd.core.state.windows import NONE
 from streamd.runtime.state.migration import windows_layout
 from streamd.runtime.state.state import State
@@ -23,7 +23,7 @@ from tests.support.state_files import LIMITS, NOW, fill, opened, rows_of, send, 
 
 CONTRACT = make_contract()
 WINDOWS = windows_layout(list(CONTRACT.features), 8, 300, LIMITS.capacity)
-BOARD = Layout(board.columns(CONTRACT), LIMITS.capacity, {})
+BOARD = Layout(board.board_columns(CONTRACT), LIMITS.capacity, {})
 SERVERS = ("web-01", "web-02", "web-03")
 Damage = tuple[str, int, int]
 """A file's name, the place of a byte in it, and what the byte is exclusive-ored with."""
@@ -172,14 +172,14 @@ def test_a_former_version_s_header_that_makes_no_sense(kept: Kept, field: bytes,
     kept.damage()
     path = kept.folder / "windows.streamd"
     header, rest = kept.files["windows.streamd"][:HEADER_BYTES], kept.files["windows.streamd"][HEADER_BYTES:]
-    text = header[len(MAGIC) :].rstrip(b"\0").replace(f'"{CHECK}"'.encode(), b'"former"')
+    text = header[len(STATE_MAGIC) :].rstrip(b"\0").replace(f'"{CHECK}"'.encode(), b'"former"')
     if value is None:
         text = text.replace(field, field.upper())
     else:
         start = text.index(field) + len(field) + 2
         end = text.index(b', "', text.index(b"]", start) if field == b'"features"' else start)
         text = text[:start] + value + text[end:]
-    path.write_bytes((MAGIC + text).ljust(HEADER_BYTES, b"\0") + rest)
+    path.write_bytes((STATE_MAGIC + text).ljust(HEADER_BYTES, b"\0") + rest)
     with opened(kept.folder) as state:
         assert len(state.set_aside) == 1
         assert len(state.directory) == 0
@@ -208,8 +208,8 @@ def former(kept: Kept, name: str) -> None:
     """Cut the added columns and the checksum from a window file, as versions that had neither wrote it."""
     path = kept.folder / name
     content = kept.files[name][: WINDOWS.former_nbytes]
-    text = content[len(MAGIC) : HEADER_BYTES].replace(f'"{CHECK}"'.encode(), b'"former"')
-    path.write_bytes((MAGIC + text)[:HEADER_BYTES] + content[HEADER_BYTES:])
+    text = content[len(STATE_MAGIC) : HEADER_BYTES].replace(f'"{CHECK}"'.encode(), b'"former"')
+    path.write_bytes((STATE_MAGIC + text)[:HEADER_BYTES] + content[HEADER_BYTES:])
 
 
 @pytest.mark.parametrize("capacity", [LIMITS.capacity, 9])
@@ -243,7 +243,7 @@ def test_a_former_version_s_absurd_number_frees_its_slot(kept: Kept, column: str
 
 def test_every_scalar_column_is_damaged_above() -> None:
     """A column that is added must be thought of here."""
-    scalars = {column.name for column in (*COLUMNS, *windows.columns(8, 3)) if not column.shape}
+    scalars = {column.name for column in (*COLUMNS, *windows.window_columns(8, 3)) if not column.shape}
     damaged = {column for column, _, _ in scalar_damage(WINDOWS, "windows.streamd")}
     assert scalars | {"name"} == damaged
     assert NOW < 1e9

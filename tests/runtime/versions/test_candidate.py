@@ -101,12 +101,12 @@ async def trying(folder: Path, *, share: float = 1.0, shadow: bool = False, begu
             yield trial
         finally:
             for backend in trial.versions.backends:
-                backend.let_all_go()
+                backend.release_all()
             await trial.candidate.end()
             trial.candidate.close()
             trial.reloader.close()
             workers = [*rig.pipeline.all_workers, *trial.candidate.pipeline.all_workers]
-            workers += rig.pipeline.departures.leaving
+            workers += rig.pipeline.closing_lanes.leaving
             rig.pipeline.stop()
             for worker in workers:
                 assert await asyncio.to_thread(worker.join, 60.0)
@@ -208,7 +208,7 @@ async def test_what_runs_when_the_trial_ends_is_delivered_all_the_same(tmp_path:
         ending = asyncio.create_task(trial.candidate.end())
         await asyncio.sleep(0)
         trial.rig.due("b", 100)
-        trial.tried.let_all_go()
+        trial.tried.release_all()
         await ending
         await trial.settled()
         assert trial.models() == {"a": TRIED if error is None else MAIN, "b": MAIN}
@@ -226,7 +226,7 @@ async def test_a_candidate_that_is_promoted_serves_with_the_lanes_that_it_has(tm
             await asyncio.sleep(0)
         taking = asyncio.create_task(trial.candidate.hand_over(trial.reloader))
         await asyncio.sleep(0)
-        trial.tried.let_all_go()
+        trial.tried.release_all()
         loaded = await taking
         assert loaded is not None
         trial.reloader.switch(loaded)
@@ -256,7 +256,7 @@ async def test_a_server_that_is_forgotten_is_forgotten_there_too(tmp_path: Path)
         while len(trial.tried.script.runs) < warmed + 2:
             await asyncio.sleep(0)
         trial.rig.forget("a")
-        trial.tried.let_all_go()
+        trial.tried.release_all()
         await trial.settled()
         assert trial.rig.published == []
         assert row_counts(trial.candidate.scheduler)["forgotten"] == 3

@@ -80,7 +80,7 @@ class Reloading:
 
     async def ended(self) -> None:
         for backend in self.versions.backends:
-            backend.let_all_go()
+            backend.release_all()
         await self.reloader.retired()
 
 
@@ -94,7 +94,7 @@ async def reloading(folder: Path, keep_warm_seconds: float = 3_600.0) -> AsyncIt
         finally:
             await world.ended()
             world.reloader.close()
-            workers = [*rig.pipeline.all_workers, *rig.pipeline.departures.leaving]
+            workers = [*rig.pipeline.all_workers, *rig.pipeline.closing_lanes.leaving]
             rig.pipeline.stop()
             for worker in workers:
                 assert await asyncio.to_thread(worker.join, 60.0)
@@ -112,7 +112,7 @@ async def test_a_batch_under_way_is_posted_by_the_name_of_what_made_it(tmp_path:
         rig.due("b", 100)
         await rig.until(lambda: rig.published == [("b", 100)])
         assert world.model_of("b") == SECOND
-        old.let_all_go()
+        old.release_all()
         await rig.settled()
         assert rig.published == [("b", 100), ("a", 100)]
         assert world.model_of("a") == FIRST
@@ -128,7 +128,7 @@ async def test_a_newer_forecast_is_not_overwritten_by_the_former_version(tmp_pat
         await world.change(SECOND)
         rig.due("a", 101)
         await rig.until(lambda: rig.published == [("a", 101)])
-        old.let_all_go()
+        old.release_all()
         await rig.settled()
         assert rig.published == [("a", 101)]
         assert world.model_of("a") == SECOND
@@ -145,7 +145,7 @@ async def test_a_batch_that_a_former_version_loses_runs_on_the_one_that_serves(t
         await world.begun(old, warmed + 1)
         await world.change(SECOND)
         old.script.errors.extend([LaneLostError("gone")] * 2)  # on one lane together, or on two
-        old.let_all_go()
+        old.release_all()
         await rig.settled()
         assert world.model_of("a") == SECOND
         assert caller.models == {0: SECOND}
@@ -191,8 +191,8 @@ async def test_a_load_that_nobody_waits_for_any_more_leaves_nothing(tmp_path: Pa
         loading.cancel()
         with pytest.raises(asyncio.CancelledError):
             await loading
-        world.backend.let_all_go()
-        for worker in list(world.rig.pipeline.departures.leaving):
+        world.backend.release_all()
+        for worker in list(world.rig.pipeline.closing_lanes.leaving):
             assert await asyncio.to_thread(worker.join, 60.0)
         assert len(world.versions.live) == 2
         assert world.versions.released == [SECOND]

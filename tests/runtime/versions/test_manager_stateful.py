@@ -94,7 +94,7 @@ class Changes(Fleet, RuleBasedStateMachine):
     def see_off(self) -> None:
         """Wait for the threads of lanes that are out and run nothing; once no lane is held, for all that are out."""
         self.stuck += self.pipeline.take_left_busy()
-        wait_for_ends(self.pipeline.departures, self.stuck)
+        wait_for_ends(self.pipeline.closing_lanes, self.stuck)
 
     async def start(self) -> None:
         self.scheduler = Scheduler(
@@ -356,14 +356,14 @@ class Changes(Fleet, RuleBasedStateMachine):
                 for coroutine in getattr(loaded.keeper, "waiting", []):
                     coroutine.close()
             for backend in self.versions.backends:
-                backend.let_all_go()
+                backend.release_all()
             self.pipeline.stop()
             self.stack.close()
 
     def come_to_an_end(self) -> None:
         self.pipeline.free = True
         for backend in self.versions.backends:
-            backend.let_all_go()
+            backend.release_all()
         for worker in self.stuck:
             assert worker.join(60.0)
         self.stuck.clear()

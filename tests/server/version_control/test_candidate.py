@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from streamd.core.scheduling.canary import Assignment
+from streamd.core.scheduling.canary import CanaryAssignment
 from streamd.repository.versions import EngineRepository
 from tests.server.conftest import Start
 from tests.server.version_control.test_control import begin, predict, promote, served
@@ -78,7 +78,7 @@ STEPS = range(FIRST_STEP, FIRST_STEP + 10)
 def test_a_canary_has_its_share_until_it_is_ended_or_promoted(start: Start, tmp_path: Path, engines: Path) -> None:
     daemon = begin(start, tmp_path, STREAMD_CANDIDATE=CALENDAR, STREAMD_CANDIDATE_SHARE="0.5")
     daemon.wait_for("candidate_begun")
-    ours = {number for number in range(SERVERS) if Assignment(CALENDAR, 0.5).runs(f"s{number}")}
+    ours = {number for number in range(SERVERS) if CanaryAssignment(CALENDAR, 0.5).runs(f"s{number}")}
     assert 0 < len(ours) < SERVERS
     made = asyncio.run(forecasts_of(daemon, SERVERS, STEPS))
     assert made == {(number, step): CALENDAR if number in ours else WINDOW for number, step in made}

@@ -8,9 +8,9 @@ import pytest
 
 pytest.importorskip("onnx")
 
-from streamd.tools.engine.gate.windows import Windows, windows_of_fleet
+from streamd.tools.engine.gate.windows import ModelInputs, windows_of_fleet
 from streamd.tools.engine.graph.onnx_graph import fold_constants
-from streamd.tools.engine.graph.source import Source, read_source
+from streamd.tools.engine.graph.source import GraphSource, read_source
 from streamd.tools.engine.precision.half import BFLOAT16
 from streamd.tools.engine.precision.kept_nodes import choose_kept, to_half
 from streamd.tools.engine.precision.quantize import Quantizer, movement
@@ -22,12 +22,12 @@ TOLERANCE = 5e-3
 
 
 @pytest.fixture(scope="module", params=VERSIONS, ids=lambda path: path.name)
-def source(request: pytest.FixtureRequest) -> Source:
+def source(request: pytest.FixtureRequest) -> GraphSource:
     return read_source(None, request.param, None, manifest_needed=True)
 
 
 @pytest.fixture(scope="module")
-def windows(source: Source) -> Windows:
+def windows(source: GraphSource) -> ModelInputs:
     """Real windows, two features of them in units as they are on real servers."""
     assert source.contract is not None
     found = windows_of_fleet(ROOT / "examples/fleet/servers.csv.gz", source.contract, 24)
@@ -37,7 +37,7 @@ def windows(source: Source) -> Windows:
     return found
 
 
-def forecasts(model: Any, windows: Windows) -> Any:
+def forecasts(model: Any, windows: ModelInputs) -> Any:
     return session_with_outputs(model, ["predictions"]).run(["predictions"], windows)[0]
 
 
@@ -46,7 +46,7 @@ def relative_error(found: Any, wanted: Any) -> float:
     return float((np.abs(found - wanted) / scale).max())
 
 
-def test_float16_is_close_and_keeps_what_meets_raw_units(source: Source, windows: Windows) -> None:
+def test_float16_is_close_and_keeps_what_meets_raw_units(source: GraphSource, windows: ModelInputs) -> None:
     model = fold_constants(source.model)
     kept = choose_kept(model, None)
     assert {name for name in kept.names if name.startswith(("/scaler/", "/restorer/"))}
@@ -57,7 +57,7 @@ def test_float16_is_close_and_keeps_what_meets_raw_units(source: Source, windows
     assert (np.diff(half, axis=-1) >= 0).all(), "quantiles stay in order"
 
 
-def test_the_list_names_all_that_does_not_fit(source: Source, windows: Windows) -> None:
+def test_the_list_names_all_that_does_not_fit(source: GraphSource, windows: ModelInputs) -> None:
     model = fold_constants(source.model)
     some = {name: values[:8] for name, values in windows.items()}
     misfits = RangeFinder().find(model, some)
@@ -66,7 +66,7 @@ def test_the_list_names_all_that_does_not_fit(source: Source, windows: Windows) 
     assert unlisted == set()
 
 
-def test_bfloat16_is_a_sound_graph_with_the_same_signature(source: Source) -> None:
+def test_bfloat16_is_a_sound_graph_with_the_same_signature(source: GraphSource) -> None:
     model = fold_constants(source.model)
     half = to_half(model, choose_kept(model, None, BFLOAT16), BFLOAT16)
     assert [each.name for each in half.graph.output] == ["predictions"]

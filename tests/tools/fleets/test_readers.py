@@ -17,8 +17,8 @@ from streamd.tools.fleets.readers import Mapped, parse_mapping, read_fleet
 from streamd.tools.loadtest.cli import joined
 from streamd.tools.loadtest.errors import UsageError
 from streamd.tools.loadtest.options import SAMPLE
-from streamd.tools.loadtest.plan import Pace, Plan
-from streamd.tools.loadtest.wire import Encoding, Form, SampleEncoder
+from streamd.tools.loadtest.plan import Pace, SendPlan
+from streamd.tools.loadtest.wire import ClientEncoding, ClientForm, SampleEncoder
 
 ROOT = Path(__file__).resolve().parents[3]
 STEP = 300
@@ -293,9 +293,9 @@ def test_synthetic_servers_stay_within_what_is_real(sample: RecordedFleet) -> No
     np.testing.assert_array_equal(again.values(pairs[0], pairs[1]), values)
 
 
-def plan_of(fleet: RecordedFleet, pace: Pace, **more: int) -> Plan:
+def plan_of(fleet: RecordedFleet, pace: Pace, **more: int) -> SendPlan:
     options = {"connections": 2, "fill_steps": 4, "step_seconds": STEP, **more}
-    return Plan(fleet, fleet.present(), pace=pace, **options)
+    return SendPlan(fleet, fleet.present(), pace=pace, **options)
 
 
 def test_a_plan_sends_every_row_once_and_each_server_in_order(sample: RecordedFleet) -> None:
@@ -330,18 +330,18 @@ def test_connections_take_turns(sample: RecordedFleet, pace: Pace) -> None:
     assert first == pytest.approx([(number - 0.5) / 6 for number in range(1, 13)])
 
 
-@pytest.mark.parametrize("encoding", list(Encoding))
-@pytest.mark.parametrize("form", list(Form))
-def test_split_rows_are_whole_again(tmp_path: Path, encoding: Encoding, form: Form) -> None:
+@pytest.mark.parametrize("encoding", list(ClientEncoding))
+@pytest.mark.parametrize("form", list(ClientForm))
+def test_split_rows_are_whole_again(tmp_path: Path, encoding: ClientEncoding, form: ClientForm) -> None:
     fleet = read_fleet(write(tmp_path / "f.csv", WIDE), STEP)
     plan = plan_of(fleet, Pace(), connections=1, fill_steps=0, parts=2, samples_a_frame=2)
     encoder = SampleEncoder(fleet, STEP, form, encoding)
-    decode = msgspec.json.decode if encoding is Encoding.JSON else msgspec.msgpack.decode
+    decode = msgspec.json.decode if encoding is ClientEncoding.JSON else msgspec.msgpack.decode
     given: set[str] = set()
     for number, batch in enumerate(plan.stream(0)):
         frame = decode(encoder.encode(batch, number))
         assert frame["id"] == number
-        if form is Form.SAMPLES:
+        if form is ClientForm.SAMPLES:
             given |= {f"{one['server']} {one['time']} {name}" for one in frame["samples"] for name in one["values"]}
         else:
             columns = frame["columns"]

@@ -17,7 +17,7 @@ import pytest
 from streamd.tools.loadtest import demo
 from streamd.tools.loadtest.child import ChildDaemon, ChildError, free_port
 from streamd.tools.loadtest.options import SAMPLE
-from streamd.tools.loadtest.picture import Fan, draw
+from streamd.tools.loadtest.picture import Fan, draw_series
 from streamd.tools.loadtest.terminal import Terminal, milliseconds, thousands
 from tests.support.fake_daemon import FakeDaemon
 
@@ -62,16 +62,16 @@ def test_a_fan_fills_its_frame(terminal: Terminal) -> None:
     ramp = np.linspace(0, 10, 40)
     fan = Fan(ramp, ramp - 1, ramp, ramp + 1, ramp[:20])
     for height in (1, 2, 8):
-        lines = draw(fan, 40, height, terminal)
+        lines = draw_series(fan, 40, height, terminal)
         assert [len(plain(line)) for line in lines] == [40] * height
     flat = Fan(np.full(5, 3.0), np.full(5, 3.0), np.full(5, 3.0), np.full(5, np.nan), np.zeros(0))
-    assert len(draw(flat, 12, 2, terminal)) == 2
+    assert len(draw_series(flat, 12, 2, terminal)) == 2
 
 
 def test_a_plain_fan_shows_past_band_and_median() -> None:
     past, ahead = np.array([0.0, 1.0, 2.0]), np.full(3, 2.0)
     fan = Fan(past, ahead - 1, ahead, ahead + 1, np.zeros(0))
-    assert draw(fan, 7, 4, Terminal()) == ["   |:::", "  *|===", " * |:::", "*  |   "]
+    assert draw_series(fan, 7, 4, Terminal()) == ["   |:::", "  *|===", " * |:::", "*  |   "]
 
 
 async def test_the_demo_replays_the_sample_and_shows_every_server() -> None:

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from streamd.tools.loadtest.daemon import Rows
-from streamd.tools.loadtest.ledger import Ledger, Shape
+from streamd.tools.loadtest.ledger import Ledger, LedgerShape
 from streamd.tools.loadtest.quantiles import disordered
-from streamd.tools.loadtest.verdict import Due, Evidence, Latency, Verdict
+from streamd.tools.loadtest.verdict import Due, Evidence, Latency, ReplayVerdict
 
 CONTEXT, NEED = 4, 2
 
@@ -56,7 +56,7 @@ def test_half_precision_order_is_that_of_floats(values: np.ndarray) -> None:
 
 def evidence(received: list[int], accepted: list[int], *, restarted: bool = False, gone: bool = False) -> Evidence:
     """One server, one subscriber; every row is due."""
-    ledger = Ledger.create(Shape(len(received), 1, 1, 1))
+    ledger = Ledger.create(LedgerShape(len(received), 1, 1, 1))
     ledger.received[0, :, 0] = received
     ledger.accepted[:, 0] = accepted
     rows = (ledger.accepted > 0).astype(np.bool_)
@@ -65,7 +65,7 @@ def evidence(received: list[int], accepted: list[int], *, restarted: bool = Fals
     return Evidence(ledger, due, [np.ones(1, dtype=np.bool_)], earlier, gone)
 
 
-def judge(found: Evidence, superseded: int = 0) -> Verdict:
+def judge(found: Evidence, superseded: int = 0) -> ReplayVerdict:
     return found.judge(Rows(superseded=superseded), 0, found.ledger.shape.steps, measured=True)
 
 

@@ -11,9 +11,9 @@ pytest.importorskip("pandas")
 pytest.importorskip("safetensors")
 pytest.importorskip("onnx")
 
-from streamd.tools.networks.contract import Contract  # noqa: E402
+from streamd.tools.networks.contract import NetworkContract  # noqa: E402
 from streamd.tools.networks.patch import PatchForecaster  # noqa: E402
-from streamd.tools.networks.registry import build  # noqa: E402
+from streamd.tools.networks.registry import build_network  # noqa: E402
 from streamd.tools.networks.scaling import QuantileOrder, WindowRestorer, WindowScaler, past_calendar  # noqa: E402
 from streamd.tools.training.augment import calendar_features  # noqa: E402
 
@@ -96,7 +96,7 @@ def test_unknown_ids_and_statuses_are_bounded(model: Any, inputs: Any) -> None:
 
 @pytest.mark.parametrize("mixing", ["none", "mean", "attention"])
 def test_patch_forecaster_has_no_order_of_targets(inputs: Any, mixing: Any) -> None:
-    contract = Contract()
+    contract = NetworkContract()
     torch.manual_seed(2)
     model = PatchForecaster(contract, width=16, layers=2, heads=2, mixing=mixing).eval()
     index = model.scaler.targets
@@ -108,7 +108,7 @@ def test_patch_forecaster_has_no_order_of_targets(inputs: Any, mixing: Any) -> N
 
 
 def test_unmixed_targets_do_not_see_each_other(inputs: Any) -> None:
-    model = PatchForecaster(Contract(), width=16, layers=1, heads=2, mixing="none").eval()
+    model = PatchForecaster(NetworkContract(), width=16, layers=1, heads=2, mixing="none").eval()
     past = inputs[0].clone()
     past[:, :, model.scaler.targets[1:]] = torch.nan
     torch.testing.assert_close(run(model, [past, *inputs[1:]])[:, :, 0], run(model, inputs)[:, :, 0])
@@ -164,8 +164,8 @@ def test_past_calendar_is_the_calendar_of_the_past() -> None:
 
 def test_errors_name_what_is_wrong(contract: Any) -> None:
     with pytest.raises(ValueError, match=r"'lstm'.*patch_forecaster"):
-        build("lstm", contract)
+        build_network("lstm", contract)
     with pytest.raises(ValueError, match=r"\['gpu_user'\]"):
-        Contract(targets=("gpu_user",))
+        NetworkContract(targets=("gpu_user",))
     with pytest.raises(ValueError, match="mixing 'all'"):
         PatchForecaster(contract, mixing="all")

@@ -21,16 +21,16 @@ def one_thread() -> None:
 
 @pytest.fixture
 def contract() -> Any:
-    from streamd.tools.networks.contract import Contract
+    from streamd.tools.networks.contract import NetworkContract
 
-    return Contract()
+    return NetworkContract()
 
 
 @pytest.fixture(params=sorted(SMALL))
 def model(request: Any, contract: Any, one_thread: Any) -> Any:
-    from streamd.tools.networks.registry import build
+    from streamd.tools.networks.registry import build_network
 
-    return build(request.param, contract, **SMALL[request.param]).eval()
+    return build_network(request.param, contract, **SMALL[request.param]).eval()
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def inputs(contract: Any) -> Any:
 def fleet() -> Any:
     """Five machines, eight days, three metrics of a daily rhythm; a gap in one."""
     from streamd.tools.networks.contract import FEATURE_UNITS
-    from streamd.tools.training.fleet import Fleet
+    from streamd.tools.training.fleet import TrainingFleet
 
     rng = np.random.default_rng(1)
     time = np.arange(8 * 288) / 288
@@ -61,4 +61,4 @@ def fleet() -> Any:
     natural = [wanted.get(f) for f in FEATURE_UNITS]
     splits = {"train": (0, 1152), "val": (1152, 1440), "test": (1440, 2304)}
     names = [f"m{i}" for i in range(5)]
-    return Fleet("small", names, columns, level.astype(np.float32), natural, 1_578_268_800, 300, splits, {})
+    return TrainingFleet("small", names, columns, level.astype(np.float32), natural, 1_578_268_800, 300, splits, {})

@@ -13,13 +13,13 @@ pytest.importorskip("pandas")
 pytest.importorskip("safetensors")
 pytest.importorskip("onnx")
 
-from streamd.tools.networks.registry import build  # noqa: E402
+from streamd.tools.networks.registry import build_network  # noqa: E402
 from streamd.tools.training.augment import Augmentation  # noqa: E402
 from streamd.tools.training.config import TrainingConfig  # noqa: E402
 from streamd.tools.training.generated import generate  # noqa: E402
 from streamd.tools.training.loop import Trainer  # noqa: E402
 from streamd.tools.training.loss import masked_pinball  # noqa: E402
-from streamd.tools.training.pool import SeriesPool, Source, fleet_source, left_out  # noqa: E402
+from streamd.tools.training.pool import SeriesPool, SeriesSource, fleet_source, left_out  # noqa: E402
 
 CPU = torch.device("cpu")
 CONFIG = TrainingConfig(
@@ -29,8 +29,8 @@ CONFIG = TrainingConfig(
 
 def trainer(fleet: Any, contract: Any, folder: Any, config: Any = CONFIG) -> Any:
     torch.manual_seed(config.seed)
-    model = build(config.architecture, contract, **config.model)
-    made = Source("generated", generate(3, 14, 600, CPU, 1), torch.arange(14), 0.5, 0)
+    model = build_network(config.architecture, contract, **config.model)
+    made = SeriesSource("generated", generate(3, 14, 600, CPU, 1), torch.arange(14), 0.5, 0)
     return Trainer(model, contract, config, SeriesPool([fleet_source(fleet, 1.0), made], CPU, 384, 300), folder)
 
 

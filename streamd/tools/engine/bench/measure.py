@@ -17,9 +17,9 @@ import numpy as np
 from streamd.core.errors import StreamdError
 from streamd.inference.runner import Arrays, Runner
 from streamd.tools.engine.bench.hardware import DeviceMonitor
-from streamd.tools.engine.gate.windows import Windows
+from streamd.tools.engine.gate.windows import ModelInputs
 
-PERCENTILES = (50, 95, 99)
+BENCH_PERCENTILES = (50, 95, 99)
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,9 @@ class Cell:
     def told(self) -> dict[str, Any]:
         """What the results say of it."""
         values = np.array(self.latencies_ms)
-        percentiles = dict(zip((f"p{each}" for each in PERCENTILES), np.percentile(values, PERCENTILES), strict=True))
+        percentiles = dict(
+            zip((f"p{each}" for each in BENCH_PERCENTILES), np.percentile(values, BENCH_PERCENTILES), strict=True)
+        )
         spread = {"mean": values.mean(), "std": values.std(), "min": values.min(), **percentiles, "max": values.max()}
         return {
             "variant": self.variant,
@@ -85,7 +87,7 @@ class Bench:
     def __init__(
         self,
         variants: Sequence[Variant],
-        windows: Windows,
+        windows: ModelInputs,
         lanes: Sequence[int],
         monitor: DeviceMonitor,
         *,

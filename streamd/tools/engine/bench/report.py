@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-HEADER = (
+BENCH_HEADER = (
     *("batch", "lanes", "variant", "windows/s", "speed-up", "mean ms", "std", "min", "p50", "p95", "p99", "max"),
     *("GPU MiB", "GPU %"),
 )
 LATENCIES = ("mean", "std", "min", "p50", "p95", "p99", "max")
-BASELINES = ("pytorch-cuda fp32", "pytorch-cpu fp32", "onnxruntime-cpu fp32")
+BASELINE_VARIANTS = ("pytorch-cuda fp32", "pytorch-cpu fp32", "onnxruntime-cpu fp32")
 """What speed-ups are over: the first of these that was measured."""
 
 
 def bench_table(results: Mapping[str, Any]) -> str:
     """The table for a terminal, and what was left out."""
-    rows = [HEADER, *table_rows(results)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
+    rows = [BENCH_HEADER, *table_rows(results)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(BENCH_HEADER))]
     lines = ["  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True)) for row in rows]
     baseline = baseline_of(results)
     lines += [f"speed-up: over {baseline} at the same batch and lanes"] if baseline else []
@@ -43,8 +43,8 @@ def bench_markdown(results: Mapping[str, Any]) -> str:
         "",
         "![throughput](benchmark.svg)",
         "",
-        f"| {' | '.join(HEADER)} |",
-        f"|{'---|' * len(HEADER)}",
+        f"| {' | '.join(BENCH_HEADER)} |",
+        f"|{'---|' * len(BENCH_HEADER)}",
         *(f"| {' | '.join(row)} |" for row in table_rows(results)),
         "",
         "Not measured:",
@@ -57,7 +57,7 @@ def bench_markdown(results: Mapping[str, Any]) -> str:
 def baseline_of(results: Mapping[str, Any]) -> str | None:
     """What speed-ups are over; None where none of the baselines was measured."""
     measured = {cell["variant"] for cell in results["results"]}
-    return next((name for name in BASELINES if name in measured), None)
+    return next((name for name in BASELINE_VARIANTS if name in measured), None)
 
 
 def table_rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:

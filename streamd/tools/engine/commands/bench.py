@@ -15,7 +15,7 @@ from streamd.tools.engine.flags import batch_sizes, precisions
 if TYPE_CHECKING:
     from streamd.inference.runner import Runner
     from streamd.tools.engine.bench.measure import Variant
-    from streamd.tools.engine.gate.targets import Candidate, Subject
+    from streamd.tools.engine.gate.targets import GateTarget, Subject
     from streamd.tools.engine.gate.truth import JudgedWindows
     from streamd.tools.engine.progress import Progress
 
@@ -77,7 +77,7 @@ def main(args: argparse.Namespace) -> int:
         results = _measure(subject, args, Progress(quiet=args.quiet))
         _write(subject, args, results)
     text = json.dumps(results, indent=2) if args.json else bench_table(results)
-    print(text)  # noqa: T201 - a terminal program
+    print(text)
     return 0 if results["results"] else 1
 
 
@@ -131,7 +131,7 @@ def _graph_variant(graph: Path, precision: str, backend: str, args: argparse.Nam
     return Variant(backend, precision, lambda lanes: open_apart(graph, backend, lanes, **options))
 
 
-def _plan_variant(candidate: Candidate, args: argparse.Namespace) -> Variant:
+def _plan_variant(candidate: GateTarget, args: argparse.Namespace) -> Variant:
     from streamd.tools.engine.bench.measure import Variant
     from streamd.tools.engine.gate.runners import TENSORRT, open_candidate
 

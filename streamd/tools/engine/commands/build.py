@@ -13,7 +13,7 @@ from streamd.inference.tensorrt.plan_file import MOST_ALTERNATIVES
 from streamd.tools.engine.flags import batch_sizes, mebibytes, precisions
 
 if TYPE_CHECKING:
-    from streamd.tools.engine.graph.source import Source
+    from streamd.tools.engine.graph.source import GraphSource
     from streamd.tools.engine.output.folders import PlansFolder
     from streamd.tools.engine.plan.builder import BuildSettings, Profile
     from streamd.tools.engine.plan.maker import MadePlan, PlanMaker
@@ -133,7 +133,7 @@ def main(args: argparse.Namespace) -> int:
         result = _make_graphs(args, source, options, progress)
     else:
         result = _build(args, source, _settings(args, profiles), options, progress)
-    print(json.dumps(result, indent=2) if args.json else result["folder"])  # noqa: T201 - a terminal program
+    print(json.dumps(result, indent=2) if args.json else result["folder"])
     return 0
 
 
@@ -164,7 +164,7 @@ def _settings(args: argparse.Namespace, profiles: tuple[Profile, ...]) -> BuildS
     )
 
 
-def _options(args: argparse.Namespace, source: Source) -> PrecisionOptions:
+def _options(args: argparse.Namespace, source: GraphSource) -> PrecisionOptions:
     from streamd.tools.engine.gate.windows import read_windows
     from streamd.tools.engine.precision.graphs import PrecisionOptions
 
@@ -184,7 +184,7 @@ def _options(args: argparse.Namespace, source: Source) -> PrecisionOptions:
 
 def _build(
     args: argparse.Namespace,
-    source: Source,
+    source: GraphSource,
     settings: BuildSettings,
     options: PrecisionOptions,
     progress: Progress,
@@ -231,7 +231,7 @@ def _made(
 
 
 def _make_graphs(
-    args: argparse.Namespace, source: Source, options: PrecisionOptions, progress: Progress
+    args: argparse.Namespace, source: GraphSource, options: PrecisionOptions, progress: Progress
 ) -> dict[str, Any]:
     """Graphs for ONNX Runtime, which any machine can make."""
     if "bf16" in args.precision:
@@ -258,7 +258,7 @@ def _make_graphs(
         return folder.finish()
 
 
-def _folder(args: argparse.Namespace, source: Source) -> PlansFolder:
+def _folder(args: argparse.Namespace, source: GraphSource) -> PlansFolder:
     """Where the result goes."""
     from streamd.tools.engine.output.folders import PlansFolder, VersionFolder
 

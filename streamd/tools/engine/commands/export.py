@@ -66,7 +66,7 @@ def main(args: argparse.Namespace) -> int:
     error = info["largest_relative_error"]
     progress.line(f"ONNX Runtime and PyTorch agree to {error:.1e} at batch sizes {', '.join(map(str, args.batches))}")
     result = {"folder": str(final), "largest_relative_error": error, "batches": list(args.batches)}
-    print(json.dumps(result, indent=2) if args.json else result["folder"])  # noqa: T201 - a terminal program
+    print(json.dumps(result, indent=2) if args.json else result["folder"])
     return 0
 
 
@@ -98,7 +98,7 @@ def compared_windows(data: Path | None, network: TrainedNetwork) -> dict[str, An
     """Windows to compare on, some of them hard; raises `ConfigError`."""
     from streamd.core.contract import ModelContract
     from streamd.tools.engine.gate.truth import judged_windows
-    from streamd.tools.engine.graph.onnx_graph import Signature, TensorSpec
+    from streamd.tools.engine.graph.onnx_graph import GraphTensorSpec, Signature
     from streamd.tools.networks.contract import FEATURE_UNITS
 
     said = network.contract
@@ -106,5 +106,5 @@ def compared_windows(data: Path | None, network: TrainedNetwork) -> dict[str, An
     lengths = (said.context_length, said.horizon, said.step_seconds)
     contract = ModelContract(said.features, said.targets, said.quantiles, *lengths, units)
     types = {name: "int32" if name.endswith("_cat") else "float32" for name in contract.input_shapes}
-    specs = tuple(TensorSpec(name, types[name], shape) for name, shape in contract.input_shapes.items())
+    specs = tuple(GraphTensorSpec(name, types[name], shape) for name, shape in contract.input_shapes.items())
     return judged_windows(data, Signature(specs, ()), contract, COMPARED_WINDOWS).windows

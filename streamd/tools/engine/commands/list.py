@@ -24,8 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Run the command; 1 where no version can serve. Raises `RepositoryError`."""
     from streamd.repository.listing import list_versions, to_builtins
-    from streamd.tools.engine.commands.tables import table
+    from streamd.tools.engine.commands.tables import version_table
 
     listing = list_versions(repository_of(args), machine_of(args))
-    say(args, to_builtins(listing), table(listing))
+    say(args, to_builtins(listing), version_table(listing))
     return 0 if listing.serving else REFUSED

@@ -72,7 +72,7 @@ def main(args: argparse.Namespace) -> int:
         _tell(args, "4 of 4: promote")
         status, done["promote"] = _run("promote", [version, "--why", args.why, *engines])
     said = json.dumps(done, indent=2) if args.json else built["folder"]
-    print(said)  # noqa: T201 - a terminal program
+    print(said)
     return status
 
 
@@ -91,4 +91,4 @@ def _run(name: str, arguments: list[str]) -> tuple[int, dict[str, Any]]:
 
 def _tell(args: argparse.Namespace, text: str) -> None:
     if not args.quiet:
-        print(text, file=sys.stderr)  # noqa: T201 - a terminal program
+        print(text, file=sys.stderr)

@@ -8,7 +8,7 @@ from streamd.repository.listing import Listing, PlanEntry, VersionEntry
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
-def table(listing: Listing) -> str:
+def version_table(listing: Listing) -> str:
     """A line a version, the newest first; the one that serves is marked."""
     rows = [("", "VERSION", "ARCHITECTURE", "SIZE", "PLANS", "STATUS")]
     rows += [

@@ -13,8 +13,8 @@ from streamd.tools.engine.flags import precisions
 
 if TYPE_CHECKING:
     from streamd.tools.engine.gate.blame import Blame
-    from streamd.tools.engine.gate.judge import Judge, Verdict
-    from streamd.tools.engine.gate.targets import Candidate, Subject
+    from streamd.tools.engine.gate.judge import GateVerdict, Judge
+    from streamd.tools.engine.gate.targets import GateTarget, Subject
     from streamd.tools.engine.gate.truth import JudgedWindows
     from streamd.tools.engine.progress import Progress
 
@@ -102,7 +102,7 @@ def main(args: argparse.Namespace) -> int:
     if not said:
         raise BackendUnavailableError("; ".join(failed.values()))
     result = {"version": subject.name, "validation": said, "passed_over": subject.passed_over, "failed": failed}
-    print(json.dumps(result, indent=2) if args.json else gate_table(result))  # noqa: T201 - a terminal program
+    print(json.dumps(result, indent=2) if args.json else gate_table(result))
     return 0 if not failed and all(each["promotable"] for each in said.values()) else 1
 
 
@@ -128,7 +128,7 @@ def _judge_all(
     return said, failed
 
 
-def _judge(subject: Subject, candidate: Candidate, judge: Judge, args: argparse.Namespace) -> dict[str, Any]:
+def _judge(subject: Subject, candidate: GateTarget, judge: Judge, args: argparse.Namespace) -> dict[str, Any]:
     """Judge one candidate with single rows and at each of its batch sizes: each of a plan's profiles is built anew."""
     from contextlib import closing
 
@@ -153,12 +153,12 @@ def _judge(subject: Subject, candidate: Candidate, judge: Judge, args: argparse.
     return said if worst.promotable else {**said, "blame": _blame(subject, candidate, judge)}
 
 
-def _standing(verdict: Verdict) -> tuple[bool, float]:
+def _standing(verdict: GateVerdict) -> tuple[bool, float]:
     """Orders verdicts from the worst."""
     return verdict.promotable, -verdict.worst.relative_error
 
 
-def _blame(subject: Subject, candidate: Candidate, judge: Judge) -> dict[str, Any]:
+def _blame(subject: Subject, candidate: GateTarget, judge: Judge) -> dict[str, Any]:
     from streamd.tools.engine.gate.blame import find_blame
 
     if judge.why_dependent:
@@ -187,7 +187,7 @@ def _passes(graph: Any, precision: str, judge: Judge) -> bool:
         return judge.judge(precision, run_graph(path, judge.judged.windows)).promotable
 
 
-def _lower_graph(subject: Subject, candidate: Candidate) -> tuple[Any, str]:
+def _lower_graph(subject: Subject, candidate: GateTarget) -> tuple[Any, str]:
     """The graph that a candidate is, or was built from; or None, and why it is not known."""
     from streamd.tools.engine.graph.onnx_graph import fold_constants, read_graph
     from streamd.tools.engine.precision.kept_nodes import Kept, to_half

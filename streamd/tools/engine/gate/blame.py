@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from streamd.tools.engine.gate.windows import Windows
-from streamd.tools.engine.graph.onnx_graph import Model, element_types, fold_constants
+from streamd.tools.engine.gate.windows import ModelInputs
+from streamd.tools.engine.graph.onnx_graph import OnnxModel, element_types, fold_constants
 from streamd.tools.engine.precision.half import FLOAT, FLOAT16
 from streamd.tools.engine.precision.ranges import session_with_outputs
 
@@ -44,7 +44,7 @@ class Blame:
     worst: tuple[Layer, ...]
 
 
-def find_blame(exact: Model, lower: Model, windows: Windows, noticeable: float = NOTICEABLE) -> Blame:
+def find_blame(exact: OnnxModel, lower: OnnxModel, windows: ModelInputs, noticeable: float = NOTICEABLE) -> Blame:
     """Compare the tensors that both graphs make, on a few windows; both graphs have folded constants."""
     layers = compare_layers(fold_constants(exact), fold_constants(lower), windows)
     first = next((layer for layer in layers if layer.added >= noticeable), None)
@@ -52,7 +52,7 @@ def find_blame(exact: Model, lower: Model, windows: Windows, noticeable: float =
     return Blame(first, tuple(worst))
 
 
-def compare_layers(exact: Model, lower: Model, windows: Windows) -> list[Layer]:
+def compare_layers(exact: OnnxModel, lower: OnnxModel, windows: ModelInputs) -> list[Layer]:
     """Each node of the exact graph whose output the lower one has too, in the graph's order."""
     some = {name: values[:WINDOWS] for name, values in windows.items()}
     errors = _errors(exact, lower, some)
@@ -66,7 +66,7 @@ def compare_layers(exact: Model, lower: Model, windows: Windows) -> list[Layer]:
     return layers
 
 
-def _errors(exact: Model, lower: Model, windows: Windows) -> dict[str, float]:
+def _errors(exact: OnnxModel, lower: OnnxModel, windows: ModelInputs) -> dict[str, float]:
     types = element_types(exact), element_types(lower)
     made = {name for node in lower.graph.node for name in node.output}
     names = [

@@ -20,7 +20,7 @@ Floats = npt.NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
-class Limits:
+class GateLimits:
     """What a precision must keep to promote it.
 
     correlation: at least, of every part; relative_error, largest_relative_error: at most, of every part;
@@ -34,15 +34,15 @@ class Limits:
 
 
 LIMITS = {
-    "fp32": Limits(0.999, 1e-3, 1e-3, 1e-3),
-    "fp16": Limits(0.999, 1e-2, 1e-1, 1e-3),
-    "bf16": Limits(0.999, 5e-2, 5e-1, 1e-3),
-    "int8": Limits(0.999, 1e-1, 1.0, 1e-2),
+    "fp32": GateLimits(0.999, 1e-3, 1e-3, 1e-3),
+    "fp16": GateLimits(0.999, 1e-2, 1e-1, 1e-3),
+    "bf16": GateLimits(0.999, 5e-2, 5e-1, 1e-3),
+    "int8": GateLimits(0.999, 1e-1, 1.0, 1e-2),
 }
 
 
 @dataclass(frozen=True)
-class Part:
+class GatePart:
     """One target of a forecast, or one output of any other network.
 
     Errors are absolute; relative ones are shares of the largest value that float32 gives for that window. The
@@ -61,16 +61,16 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class GateVerdict:
     """What the gate says of one precision; losses are in deviations of each series, averaged over targets."""
 
     precision: str
     promotable: bool
     reasons: tuple[str, ...]
-    parts: tuple[Part, ...]
+    parts: tuple[GatePart, ...]
     pinball: float | None = None
     pinball_fp32: float | None = None
-    limits: Limits = field(default=LIMITS["fp32"])
+    limits: GateLimits = field(default=LIMITS["fp32"])
 
     @property
     def pinball_change(self) -> float | None:
@@ -80,7 +80,7 @@ class Verdict:
         return self.pinball / self.pinball_fp32 - 1.0
 
     @property
-    def worst(self) -> Part:
+    def worst(self) -> GatePart:
         """The part that is furthest off."""
         return max(self.parts, key=lambda part: part.relative_error)
 
@@ -118,7 +118,7 @@ class Judge:
     ) -> None:
         self.judged, self.expected, self.contract, self.together = judged, expected, contract, together
 
-    def judge(self, precision: str, found: Mapping[str, Floats]) -> Verdict:
+    def judge(self, precision: str, found: Mapping[str, Floats]) -> GateVerdict:
         """The verdict on outputs that a precision gave, by name."""
         limits = LIMITS[precision]
         pairs = self._pairs(found, self.expected)
@@ -126,14 +126,14 @@ class Judge:
         parts = []
         for index, (name, unit, values, wanted) in enumerate(pairs):
             told = losses[index] if losses else (None, None)
-            parts.append(compare(name, unit, values, wanted, *told))
+            parts.append(compare_outputs(name, unit, values, wanted, *told))
         total, total_fp32 = _means(losses)
         reasons = [*self.why_dependent, *(reason for part in parts for reason in _why_not(part, limits))]
-        verdict = Verdict(precision, not reasons, tuple(reasons), tuple(parts), total, total_fp32, limits)
+        verdict = GateVerdict(precision, not reasons, tuple(reasons), tuple(parts), total, total_fp32, limits)
         change = verdict.pinball_change
         if change is not None and not change <= limits.pinball_change:
             worse = f"pinball loss {change:+.2%}, expected at most {limits.pinball_change:+.1%}"
-            return Verdict(precision, False, (worse, *reasons), tuple(parts), total, total_fp32, limits)
+            return GateVerdict(precision, False, (worse, *reasons), tuple(parts), total, total_fp32, limits)
         return verdict
 
     @cached_property
@@ -143,7 +143,7 @@ class Judge:
             return ()
         limits, reasons = LIMITS["fp32"], []
         for name, unit, values, wanted in self._pairs(self.together, self.expected):
-            part = compare(name, unit, values, wanted)
+            part = compare_outputs(name, unit, values, wanted)
             if not part.largest_relative_error <= limits.largest_relative_error:
                 reasons.append(
                     f"{name}: rows depend on each other: alone and in a batch, a row's values differ by up to "
@@ -181,19 +181,19 @@ class Judge:
         return values.reshape(len(values), *shape)
 
 
-def compare(
+def compare_outputs(
     name: str, unit: str, found: Floats, wanted: Floats, loss: float | None = None, loss_fp32: float | None = None
-) -> Part:
+) -> GatePart:
     """Compare two arrays `(windows, ...)`; whatever is not finite where it should be is infinitely far off."""
     rows, expected = (values.reshape(len(values), -1).astype(np.float64) for values in (found, wanted))
     if not (np.isfinite(rows) == np.isfinite(expected)).all():
-        return Part(name, unit, 0.0, np.inf, np.inf, np.inf, loss, loss_fp32)
+        return GatePart(name, unit, 0.0, np.inf, np.inf, np.inf, loss, loss_fp32)
     known = np.isfinite(expected)
     rows, expected = np.where(known, rows, 0.0), np.where(known, expected, 0.0)
     scale = np.maximum(np.abs(expected).max(axis=1, keepdims=True), 1e-30)
     difference = np.abs(rows - expected)
     relative = difference / scale
-    return Part(
+    return GatePart(
         name,
         unit,
         correlation=_correlation(rows / scale, expected / scale),
@@ -220,7 +220,7 @@ def pinball(forecasts: Floats, truth: Floats, scale: Floats, levels: Floats) -> 
     ]
 
 
-def _why_not(part: Part, limits: Limits) -> list[str]:
+def _why_not(part: GatePart, limits: GateLimits) -> list[str]:
     reasons = []
     if not part.correlation >= limits.correlation:
         reasons.append(f"{part.name}: correlation {part.correlation:.5f}, expected at least {limits.correlation}")

@@ -14,13 +14,13 @@ import numpy as np
 from streamd.core.errors import BuildError, StreamdError
 from streamd.inference.runner import Arrays, Runner
 from streamd.tools.engine.gate.truth import random_windows
-from streamd.tools.engine.graph.onnx_graph import Model, Signature, serialized
-from streamd.tools.engine.precision.ranges import Windows
+from streamd.tools.engine.graph.onnx_graph import OnnxModel, Signature, serialized
+from streamd.tools.engine.precision.ranges import CalibrationWindows
 
 BATCHES = (1, 3)
 
 
-def prove_file(path: Path, signature: Signature, windows: Windows | None = None) -> None:
+def prove_file(path: Path, signature: Signature, windows: CalibrationWindows | None = None) -> None:
     """Run a graph's file on the CPU with batches of several sizes; raises `BuildError` with what is wrong.
 
     `windows` are inputs by name, as many as there are; without them the inputs are random.
@@ -37,7 +37,7 @@ def prove_file(path: Path, signature: Signature, windows: Windows | None = None)
             _prove(path, runner, {name: values[np.arange(count) % len(values)] for name, values in rows.items()}, count)
 
 
-def prove_model(model: Model, name: str, signature: Signature, windows: Windows | None = None) -> None:
+def prove_model(model: OnnxModel, name: str, signature: Signature, windows: CalibrationWindows | None = None) -> None:
     """The same for a graph that is not written yet."""
     with TemporaryDirectory(prefix="streamd-prove-") as folder:
         path = Path(folder) / name

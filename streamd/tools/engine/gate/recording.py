@@ -13,7 +13,7 @@ from typing import Any
 
 from streamd.repository.conversion import sha256_of
 from streamd.repository.files import exclusive, replace_file
-from streamd.tools.engine.gate.targets import read_record
+from streamd.tools.engine.gate.targets import read_gate_record
 from streamd.tools.engine.output.atomic_version import RECORD, write_json
 
 LOG = "conversion_log.txt"
@@ -26,7 +26,7 @@ def record_verdicts(record: Path, verdicts: dict[str, dict[str, Any]], lines: li
     """
     with _alone(record):
         _write_log(record, lines)
-        said = read_record(record)
+        said = read_gate_record(record)
         write_json(record, {**said, "validation": {**said.get("validation", {}), **verdicts}})
 
 
@@ -53,13 +53,13 @@ def _write_log(record: Path, lines: list[str]) -> None:
     stamped = "".join(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC  {line}\n" for line in lines)
     replace_file(path, before + stamped.encode())
     if listed or not before:
-        said = read_record(record)
+        said = read_gate_record(record)
         write_json(record, {**said, "sha256": {**said.get("sha256", {}), LOG: sha256_of(path)}})
 
 
 def _unlist(record: Path, name: str) -> bool:
     """Take a file's hash off the record; returns whether it was there."""
-    said = read_record(record)
+    said = read_gate_record(record)
     hashes = dict(said.get("sha256", {}))
     if name not in hashes:
         return False

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-HEADER = ("precision", "backend", "verdict", "correlation", "relative error", "largest", "pinball", "change")
+GATE_HEADER = ("precision", "backend", "verdict", "correlation", "relative error", "largest", "pinball", "change")
 
 
 def gate_table(result: Mapping[str, Any]) -> str:
     """A line a precision, then why those that fail do, and what was passed over."""
-    rows = [HEADER, *(_row(precision, said) for precision, said in result["validation"].items())]
+    rows = [GATE_HEADER, *(_row(precision, said) for precision, said in result["validation"].items())]
     lines = [result["version"], *_aligned(rows)]
     for precision, said in result["validation"].items():
         lines += [f"{precision} fails: {reason}" for reason in said["reasons"]]

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from streamd.inference.api.backends import DEFAULT_LARGEST_BATCH, OPENERS, Opened, OpenOptions, open_runners
+from streamd.inference.api.backends import DEFAULT_LARGEST_BATCH, OPENERS, OpenedRunners, OpenOptions, open_runners
 from streamd.inference.runner import Array, Arrays, Runner, TensorSpec
-from streamd.tools.engine.gate.targets import Candidate
-from streamd.tools.engine.gate.windows import Windows
+from streamd.tools.engine.gate.targets import GateTarget
+from streamd.tools.engine.gate.windows import ModelInputs
 from streamd.tools.engine.graph.onnx_graph import Signature
 
 TENSORRT, CUDA, CPU = "tensorrt", "onnxruntime-cuda", "onnxruntime-cpu"
@@ -57,13 +57,13 @@ class NetworkRunner:
 
 
 def open_candidate(
-    candidate: Candidate,
+    candidate: GateTarget,
     *,
     device: int = 0,
     lanes: int = 1,
     buckets: tuple[int, ...] | None = None,
     lean_runtime: Path | None = None,
-) -> Opened:
+) -> OpenedRunners:
     """A plan or a graph as it would serve, at its own buckets or at these; raises `BackendUnavailableError`."""
     if candidate.kind == "graph":
         return open_graph(candidate.path)
@@ -77,7 +77,7 @@ def open_candidate(
     return open_runners(candidate.path, None, TENSORRT, options, OPENERS)
 
 
-def open_graph(graph: Path, backend: str = CPU, **options: Any) -> Opened:
+def open_graph(graph: Path, backend: str = CPU, **options: Any) -> OpenedRunners:
     """One lane of a graph, with some of `OpenOptions`; raises `BackendUnavailableError`."""
     return open_runners(graph, None, backend, OpenOptions(lanes=1, **options), OPENERS)
 
@@ -90,7 +90,7 @@ def open_apart(graph: Path, backend: str, count: int, **options: Any) -> list[Ru
     return runners
 
 
-def run_all(runner: Runner, windows: Windows, batch: int, *, least: int = 1) -> Arrays:
+def run_all(runner: Runner, windows: ModelInputs, batch: int, *, least: int = 1) -> Arrays:
     """Run all windows in batches of this size, the last one smaller; outputs by name, `(windows, ...)`.
 
     A graph's batches are smaller where its inputs are large, but of `least` rows; a plan's are as it was built.
@@ -105,7 +105,7 @@ def run_all(runner: Runner, windows: Windows, batch: int, *, least: int = 1) -> 
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def run_both_ways(graph: Path, windows: Windows) -> tuple[Arrays, Arrays]:
+def run_both_ways(graph: Path, windows: ModelInputs) -> tuple[Arrays, Arrays]:
     """What ONNX Runtime gives on the CPU, each node as it is written: for each row alone, and for rows in company.
 
     Outputs by name, `(windows, ...)`. A single window is its own company.
@@ -118,7 +118,7 @@ def run_both_ways(graph: Path, windows: Windows) -> tuple[Arrays, Arrays]:
     return alone, {name: values[:count] for name, values in together.items()}
 
 
-def run_graph(graph: Path, windows: Windows, *, optimized: bool = True) -> Arrays:
+def run_graph(graph: Path, windows: ModelInputs, *, optimized: bool = True) -> Arrays:
     """What ONNX Runtime gives on the CPU; `optimized` false runs each node as it is written."""
     with closing(open_graph(graph, optimized=optimized).runners[0]) as runner:
         return run_all(runner, windows, runner.buckets[-1])

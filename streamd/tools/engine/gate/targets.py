@@ -13,8 +13,8 @@ from streamd.core.errors import ConfigError, RepositoryError
 from streamd.regular_files import read_regular
 from streamd.repository.external import data_files
 from streamd.repository.plans import Machine, PlanFile, why_damaged, why_missing, why_not
-from streamd.tools.engine.graph.onnx_graph import Model, Signature
-from streamd.tools.engine.graph.source import Source, read_source
+from streamd.tools.engine.graph.onnx_graph import OnnxModel, Signature
+from streamd.tools.engine.graph.source import GraphSource, read_source
 from streamd.tools.engine.output.atomic_version import RECORD
 from streamd.tools.engine.output.folders import PLANS_RECORD
 
@@ -22,7 +22,7 @@ NO_MACHINE = "no GPU with a TensorRT to run it here"
 
 
 @dataclass(frozen=True)
-class Candidate:
+class GateTarget:
     """A plan or a graph of one precision; `said` is its entry in the record, `buckets` the batch sizes of a plan."""
 
     precision: str
@@ -40,9 +40,9 @@ class Subject:
     bare graph.
     """
 
-    source: Source
+    source: GraphSource
     record: Path | None
-    candidates: list[Candidate] = field(default_factory=list)
+    candidates: list[GateTarget] = field(default_factory=list)
     passed_over: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -56,7 +56,7 @@ class Subject:
         return self.source.onnx
 
     @property
-    def model(self) -> Model:
+    def model(self) -> OnnxModel:
         """The float32 graph, read."""
         return self.source.model
 
@@ -96,19 +96,19 @@ def read_subject(
     source = read_source(onnx, version, config, manifest_needed=False)
     record = version / RECORD if version else plans / PLANS_RECORD if plans else None
     subject = Subject(source, record)
-    said = read_record(record) if record else {}
+    said = read_gate_record(record) if record else {}
     folder = record.parent if record else source.onnx.parent
     for precision, entry in said.get("plans", {}).items():
         _add_plan(subject, folder, precision, entry, said.get("sha256", {}), machine)
     for precision, entry in said.get("graphs", {}).items():
-        _add(subject, Candidate(precision, "graph", folder / entry["file"], entry))
+        _add(subject, GateTarget(precision, "graph", folder / entry["file"], entry))
     if not {"fp32"} & {*(each.precision for each in subject.candidates), *subject.passed_over}:
-        _add(subject, Candidate("fp32", "graph", source.onnx, {}))
+        _add(subject, GateTarget("fp32", "graph", source.onnx, {}))
     _choose(subject, precisions)
     return subject
 
 
-def read_record(record: Path) -> dict[str, Any]:
+def read_gate_record(record: Path) -> dict[str, Any]:
     """What a version's or a folder's record says; nothing where there is none. Raises `RepositoryError`."""
     try:
         said: dict[str, Any] = msgspec.json.decode(read_regular(record), type=dict[str, Any])
@@ -119,7 +119,7 @@ def read_record(record: Path) -> dict[str, Any]:
     return said
 
 
-def _add(subject: Subject, candidate: Candidate) -> None:
+def _add(subject: Subject, candidate: GateTarget) -> None:
     if not candidate.path.is_file():
         subject.passed_over[candidate.precision] = f"{candidate.path.name} is missing"
         return
@@ -158,7 +158,7 @@ def _add_plan(
     if reason:
         subject.passed_over[precision] = reason
     else:
-        subject.candidates.append(Candidate(precision, "plan", plan.path, entry, plan.buckets))
+        subject.candidates.append(GateTarget(precision, "plan", plan.path, entry, plan.buckets))
 
 
 def _why_not_read(plan: PlanFile) -> str | None:

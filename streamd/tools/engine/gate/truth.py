@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from streamd.core.contract import ModelContract
 from streamd.tools.engine.gate.windows import (
-    Windows,
+    ModelInputs,
     contract_for,
     cut_windows,
     has_arrays,
@@ -27,7 +27,7 @@ DEFAULT_FLEET = Path("examples/fleet/servers.csv.gz")
 RATE_UNIT, RATE_FACTOR = "bytes/s", 1e6
 SEED = 17
 
-Floats = npt.NDArray[np.float32]
+TruthValues = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,10 @@ class JudgedWindows:
     float32`, the deviation of the whole series, NaN where it is flat; about: where they are from, for the record.
     """
 
-    windows: Windows
+    windows: ModelInputs
     about: str
-    truth: Floats | None = None
-    scale: Floats | None = None
+    truth: TruthValues | None = None
+    scale: TruthValues | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.windows.values())))
@@ -66,10 +66,10 @@ def judged_windows(
     return judged
 
 
-def random_windows(signature: Signature, count: int) -> Windows:
+def random_windows(signature: Signature, count: int) -> ModelInputs:
     """Inputs of the right shapes and types: normal numbers, and whole numbers of 0 and 1."""
     random = np.random.default_rng(SEED)
-    windows: Windows = {}
+    windows: ModelInputs = {}
     for spec in signature.inputs:
         shape = (count, *(size or 1 for size in spec.shape))
         whole = not np.issubdtype(np.dtype(spec.dtype), np.floating)
@@ -109,7 +109,7 @@ def harden(judged: JudgedWindows, contract: ModelContract) -> None:
                     told[index][..., targets] *= RATE_FACTOR
 
 
-def _deviations(series: Floats) -> Floats:
+def _deviations(series: TruthValues) -> TruthValues:
     """The deviation of each server's target, NaN where it is flat or was never seen: it says nothing then."""
     wide = series.astype(np.float64)
     seen = np.isfinite(wide)

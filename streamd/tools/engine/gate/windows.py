@@ -18,7 +18,7 @@ from streamd.core.errors import ConfigError
 from streamd.tools.engine.graph.onnx_graph import Signature
 from streamd.tools.fleets.fleet import RecordedFleet
 
-Windows = dict[str, npt.NDArray[Any]]
+ModelInputs = dict[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -29,20 +29,20 @@ class Cut:
     servers, starts: of each window, its server and its first step.
     """
 
-    windows: Windows
+    windows: ModelInputs
     series: npt.NDArray[np.float32]
     servers: npt.NDArray[np.intp]
     starts: npt.NDArray[np.intp]
 
 
-def read_windows(path: Path, signature: Signature, contract: ModelContract | None, count: int) -> Windows:
+def read_windows(path: Path, signature: Signature, contract: ModelContract | None, count: int) -> ModelInputs:
     """Up to `count` windows as arrays by input name, each `(windows, ...)`; raises `ConfigError`."""
     if has_arrays(path):
         return _from_arrays(path, signature, count)
     return windows_of_fleet(path, contract_for(path, contract), count)
 
 
-def windows_of_fleet(path: Path, contract: ModelContract, count: int) -> Windows:
+def windows_of_fleet(path: Path, contract: ModelContract, count: int) -> ModelInputs:
     """Windows of a recorded fleet's file; raises `ConfigError`."""
     return cut_windows(read_fleet_for(path, contract), contract, count).windows
 
@@ -97,10 +97,10 @@ def cut_windows(fleet: RecordedFleet, contract: ModelContract, count: int, after
     return Cut(windows, series, servers, starts)
 
 
-def _from_arrays(path: Path, signature: Signature, count: int) -> Windows:
+def _from_arrays(path: Path, signature: Signature, count: int) -> ModelInputs:
     with np.load(path, allow_pickle=False) as archive:
         arrays = {name: archive[name] for name in archive.files}
-    windows: Windows = {}
+    windows: ModelInputs = {}
     for spec in signature.inputs:
         if spec.name not in arrays:
             raise ConfigError(f"{path}: no array {spec.name!r}; it has {sorted(arrays)}")

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from streamd.tools.engine.graph.onnx_graph import Model, import_onnx, names_read_inside
+from streamd.tools.engine.graph.onnx_graph import OnnxModel, import_onnx, names_read_inside
 
 EPSILON = 1e-5
 """The operators' default."""
@@ -23,7 +23,7 @@ LAST_OPSET = 17
 MOST_SUMMANDS = 32
 
 
-def written_out_norms(model: Model) -> Model:
+def written_out_norms(model: OnnxModel) -> OnnxModel:
     """Return a folded graph of opset 13 to 17 with norms and sums over the first axis written out, or the given one.
 
     A norm is written out where its weights are constants and the rank of its input is known, a sum where the number
@@ -53,7 +53,7 @@ def written_out_norms(model: Model) -> Model:
 class _Writer:
     """What is known of a graph, and the constants that are added to it."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: OnnxModel) -> None:
         self.onnx = import_onnx()
         self.graph = model.graph
         inferred = self.onnx.shape_inference.infer_shapes(model).graph

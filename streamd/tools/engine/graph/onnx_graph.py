@@ -32,12 +32,12 @@ TOO_LARGE = (
 NUMBERS = "biuf"
 """Kinds of numpy types that a batch can be of."""
 
-Model = Any
+OnnxModel = Any
 """An `onnx.ModelProto`; that package has no types."""
 
 
 @dataclass(frozen=True, slots=True)
-class TensorSpec:
+class GraphTensorSpec:
     """An input or output: `shape` is that of one row, without the batch axis; None where an axis is not known."""
 
     name: str
@@ -49,8 +49,8 @@ class TensorSpec:
 class Signature:
     """What a graph takes and gives, in the graph's order."""
 
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
+    inputs: tuple[GraphTensorSpec, ...]
+    outputs: tuple[GraphTensorSpec, ...]
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,11 @@ class LoadedGraph:
     Such a graph can be copied and run as it is, but not changed.
     """
 
-    model: Model
+    model: OnnxModel
     whole: bool = True
 
 
-def read_graph(path: Path) -> Model:
+def read_graph(path: Path) -> OnnxModel:
     """Read and check an ONNX file, weights included; raises `BuildError`, also where it is too large to be changed."""
     loaded = load_graph(path)
     if not loaded.whole:
@@ -101,7 +101,7 @@ def load_graph(path: Path) -> LoadedGraph:
     return LoadedGraph(model, whole)
 
 
-def _complete_outputs(model: Model, path: Path) -> None:
+def _complete_outputs(model: OnnxModel, path: Path) -> None:
     """Give every output a shape where the graph does not: the nodes' or, where they leave it open, what running shows.
 
     A graph need not say even how many axes an output has; the checker and all builders want to know. Raises
@@ -132,7 +132,7 @@ def _axes_by_running(path: Path) -> dict[str, int]:
         return {name: values.ndim for name, values in runner.run(rows).items()}
 
 
-def serialized(model: Model, what: Path | str) -> bytes:
+def serialized(model: OnnxModel, what: Path | str) -> bytes:
     """A graph's bytes; raises `BuildError` where one protobuf cannot hold them."""
     try:
         content: bytes = model.SerializeToString()
@@ -143,7 +143,7 @@ def serialized(model: Model, what: Path | str) -> bytes:
     return content
 
 
-def check_opset(model: Model, source: Path | str) -> int:
+def check_opset(model: OnnxModel, source: Path | str) -> int:
     """Return the opset of ONNX's own operators; raises `BuildError` where it or another domain is not known."""
     opsets = {entry.domain or "ai.onnx": int(entry.version) for entry in model.opset_import}
     used = {node.domain or "ai.onnx" for node in model.graph.node}
@@ -155,7 +155,7 @@ def check_opset(model: Model, source: Path | str) -> int:
     return opset
 
 
-def signature_of(model: Model, source: Path | str) -> Signature:
+def signature_of(model: OnnxModel, source: Path | str) -> Signature:
     """Return the signature; raises `BuildError` where an axis is not as a batched engine needs it.
 
     The first axis of every input and output must be dynamic, all other axes of the inputs fixed.
@@ -185,7 +185,7 @@ LEFT_UNFOLDED = CHANCE | {"QuantizeLinear", "DequantizeLinear", "DynamicQuantize
 LARGEST_FOLDED_BYTES = 16 * 2**20
 
 
-def fold_constants(model: Model) -> Model:
+def fold_constants(model: OnnxModel) -> OnnxModel:
     """Return a copy in which `Constant` nodes, and nodes that read nothing but constants, are initializers.
 
     So each reader can have its own type, and weights that are computed (masked, gathered) are weights.
@@ -209,7 +209,7 @@ def fold_constants(model: Model) -> Model:
     return copy
 
 
-def _compute_constants(model: Model) -> None:
+def _compute_constants(model: OnnxModel) -> None:
     """Compute what reads constants only, with ONNX's own reference, in place; constants that nobody reads go."""
     graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
@@ -233,7 +233,7 @@ def _compute_constants(model: Model) -> None:
         graph.initializer.remove(tensor)
 
 
-def _computed(node: Any, constants: list[Any], model: Model) -> list[Any]:
+def _computed(node: Any, constants: list[Any], model: OnnxModel) -> list[Any]:
     """What a node makes of constants; nothing where ONNX's reference lacks the operator, or it is large."""
     onnx = import_onnx()
     from onnx.reference import ReferenceEvaluator
@@ -252,7 +252,7 @@ def _computed(node: Any, constants: list[Any], model: Model) -> list[Any]:
     ]
 
 
-def name_nodes(model: Model) -> None:
+def name_nodes(model: OnnxModel) -> None:
     """Give every node a name of its own, in place: reports, pins and exclusions go by it."""
     seen: set[str] = set()
     for number, node in enumerate(model.graph.node):
@@ -261,7 +261,7 @@ def name_nodes(model: Model) -> None:
         seen.add(node.name)
 
 
-def element_types(model: Model) -> dict[str, int]:
+def element_types(model: OnnxModel) -> dict[str, int]:
     """The ONNX element type of every tensor by name, inferred where the file does not say."""
     onnx = import_onnx()
     graph = onnx.shape_inference.infer_shapes(model).graph
@@ -292,7 +292,7 @@ def import_onnx() -> Any:
     return onnx
 
 
-def _spec(value: Any, kind: str, source: Path | str) -> TensorSpec:
+def _spec(value: Any, kind: str, source: Path | str) -> GraphTensorSpec:
     onnx = import_onnx()
     tensor = value.type.tensor_type
     if not value.type.HasField("tensor_type"):
@@ -310,7 +310,7 @@ def _spec(value: Any, kind: str, source: Path | str) -> TensorSpec:
             " expected a dynamic first axis:"
             " export it with a named one (torch.onnx.export: dynamic_axes) from a batch of 2 or more"
         )
-    return TensorSpec(value.name, str(dtype), shape[1:])
+    return GraphTensorSpec(value.name, str(dtype), shape[1:])
 
 
 def _constant_of(node: Any) -> Any:

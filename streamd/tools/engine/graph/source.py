@@ -14,20 +14,20 @@ from streamd.core.errors import BuildError, ConfigError, RepositoryError
 from streamd.regular_files import read_regular
 from streamd.repository.manifest import read_manifest
 from streamd.repository.versions import load_version
-from streamd.tools.engine.graph.onnx_graph import TOO_LARGE, Model, Signature, load_graph, signature_of
+from streamd.tools.engine.graph.onnx_graph import TOO_LARGE, OnnxModel, Signature, load_graph, signature_of
 
 _STAMPED = re.compile(r"(_tensorrt)?_\d{8}_\d{6}$")
 
 
 @dataclass(frozen=True)
-class Source:
+class GraphSource:
     """A checked graph; `folder` is what further files of its version are copied from.
 
     `whole` is false where the weights are too many for one protobuf, so that `model` leaves them in their files.
     """
 
     onnx: Path
-    model: Model
+    model: OnnxModel
     signature: Signature
     folder: Path | None
     manifest: dict[str, Any] | None
@@ -46,7 +46,7 @@ class Source:
         return _STAMPED.sub("", str(said))
 
 
-def read_source(onnx: Path | None, version: Path | None, config: Path | None, *, manifest_needed: bool) -> Source:
+def read_source(onnx: Path | None, version: Path | None, config: Path | None, *, manifest_needed: bool) -> GraphSource:
     """Read an ONNX file or a version (one of them is given); raises `StreamdError`.
 
     The manifest of an ONNX file is `config`, or `config.json` beside it.
@@ -66,18 +66,18 @@ def read_source(onnx: Path | None, version: Path | None, config: Path | None, *,
     return _source(onnx, None, chosen)
 
 
-def _source(onnx: Path, folder: Path | None, config: Path | None) -> Source:
+def _source(onnx: Path, folder: Path | None, config: Path | None) -> GraphSource:
     loaded = load_graph(onnx)
     model, signature = loaded.model, signature_of(loaded.model, onnx)
     if config is None:
-        return Source(onnx, model, signature, folder, None, None, loaded.whole)
+        return GraphSource(onnx, model, signature, folder, None, None, loaded.whole)
     contract = read_manifest(config).contract()
-    check_contract(signature, contract, onnx)
+    check_forecaster(signature, contract, onnx)
     manifest: dict[str, Any] = msgspec.json.decode(read_regular(config), type=dict[str, Any])
-    return Source(onnx, model, signature, folder, manifest, contract, loaded.whole)
+    return GraphSource(onnx, model, signature, folder, manifest, contract, loaded.whole)
 
 
-def check_contract(signature: Signature, contract: ModelContract, source: Path) -> None:
+def check_forecaster(signature: Signature, contract: ModelContract, source: Path) -> None:
     """Raise `RepositoryError` where a graph's inputs are not those of its manifest."""
     found = {spec.name: spec.shape for spec in signature.inputs}
     if found != contract.input_shapes:

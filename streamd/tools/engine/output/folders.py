@@ -21,7 +21,7 @@ from streamd.repository.external import data_files
 from streamd.repository.files import copy_file, replace_file
 from streamd.tools.engine.graph.external_weights import copy_beside
 from streamd.tools.engine.graph.onnx_graph import serialized
-from streamd.tools.engine.graph.source import Source
+from streamd.tools.engine.graph.source import GraphSource
 from streamd.tools.engine.output.atomic_version import NewVersion, make_folder, write_json
 from streamd.tools.engine.plan.builder import DEFAULT_BUCKETS, BuildSettings
 from streamd.tools.engine.plan.maker import MadePlan
@@ -30,7 +30,7 @@ from streamd.tools.engine.precision.graphs import MadeGraph
 COPIED = ("training_info.json", "server_mapping.json", "MODEL_CARD.md", "weights.safetensors")
 PLANS_RECORD = "plans.json"
 LOG = "conversion_log.txt"
-PACKAGES = ("streamd", "onnx", "onnxruntime", "numpy", "tensorrt")
+RECORDED_PACKAGES = ("streamd", "onnx", "onnxruntime", "numpy", "tensorrt")
 
 
 class PlansFolder:
@@ -40,7 +40,7 @@ class PlansFolder:
     of several, those that were made are of use, as are earlier ones of the same graph.
     """
 
-    def __init__(self, folder: Path, source: Source, command: list[str]) -> None:
+    def __init__(self, folder: Path, source: GraphSource, command: list[str]) -> None:
         self.folder, self.source, self.command = folder, source, command
         self.plans: dict[str, dict[str, Any]] = {}
         self.graphs: dict[str, dict[str, Any]] = {}
@@ -164,7 +164,7 @@ class VersionFolder(PlansFolder):
 
     def __init__(
         self,
-        source: Source,
+        source: GraphSource,
         root: Path | None,
         name: str | None,
         command: list[str],
@@ -291,7 +291,7 @@ def _buckets(settings: BuildSettings) -> list[int]:
 def installed_packages() -> dict[str, str]:
     """The versions of the packages that a record tells of, as far as they are installed."""
     found = {}
-    for package in PACKAGES:
+    for package in RECORDED_PACKAGES:
         with suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
     return found

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from streamd.tools.engine.graph.onnx_graph import Model, import_onnx
+from streamd.tools.engine.graph.onnx_graph import OnnxModel, import_onnx
 
 MOST_TOKENS = 128
 SHORT_SET = 32
@@ -38,7 +38,7 @@ class _Attention:
     tokens: int
 
 
-def joined_attention(model: Model) -> Model:
+def joined_attention(model: OnnxModel) -> OnnxModel:
     """Return a folded graph whose attention within short sets runs for several sets at once, or the given one.
 
     Found is what exporters write of multi-head attention over (set, token, width): three Reshapes to (-1, token,
@@ -65,7 +65,7 @@ def joined_attention(model: Model) -> Model:
 class _Finder:
     """A graph under change, its tensors' makers and readers, and their shapes where a batch is one row."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: OnnxModel) -> None:
         self.onnx = import_onnx()
         self.graph = model.graph
         self.makers = {name: node for node in model.graph.node for name in node.output}
@@ -149,7 +149,7 @@ class _Finder:
         return name
 
 
-def _shapes_of_one_row(model: Model) -> dict[str, list[int]]:
+def _shapes_of_one_row(model: OnnxModel) -> dict[str, list[int]]:
     """Every tensor's shape in a batch of one, those that can be inferred."""
     onnx = import_onnx()
     copy = onnx.ModelProto()

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from streamd.core.errors import BuildError
-from streamd.inference.tensorrt.plan_file import pack_stages, stage_told
-from streamd.tools.engine.graph.onnx_graph import Model, Signature, serialized
+from streamd.inference.tensorrt.plan_file import describe_stage, pack_stages
+from streamd.tools.engine.graph.onnx_graph import OnnxModel, Signature, serialized
 from streamd.tools.engine.plan.library import TensorRt
 from streamd.tools.engine.plan.monitor import make_monitor
 from streamd.tools.engine.plan.pins import pin_layers
@@ -58,7 +58,7 @@ class PlanGraph:
     precision, and the nodes named in `pinned` are held in float32.
     """
 
-    model: Model
+    model: OnnxModel
     signature: Signature
     strongly_typed: bool
     flags: tuple[str, ...] = ()
@@ -109,7 +109,7 @@ class PlanBuilder:
         """Build a plan for each stage, and one content that holds all of them; raises `BuildError`."""
         plans = []
         for index, graph in enumerate(graphs):
-            told = stage_told(index, len(graphs))
+            told = describe_stage(index, len(graphs))
             plans.append(self.build(graph, f"{name}, {told}" if told else name))
         if len(plans) == 1:
             return plans[0]
@@ -153,7 +153,7 @@ class PlanBuilder:
         if self._tell is not None and (self._verbose or severity != "verbose"):
             self._tell(f"TensorRT {severity}: {message}")
 
-    def _parse(self, parser: Any, model: Model, name: str) -> None:
+    def _parse(self, parser: Any, model: OnnxModel, name: str) -> None:
         if parser.parse(serialized(model, name)):
             return
         reasons = []
@@ -228,7 +228,7 @@ class PlanBuilder:
         return self.library.installed.last_error()
 
 
-def _node_names(model: Model) -> Iterable[str]:
+def _node_names(model: OnnxModel) -> Iterable[str]:
     return (node.name for node in model.graph.node)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from streamd.core.errors import BuildError
-from streamd.tools.engine.graph.onnx_graph import Model, Signature, signature_of
+from streamd.tools.engine.graph.onnx_graph import OnnxModel, Signature, signature_of
 from streamd.tools.engine.plan.attention import joined_attention
 from streamd.tools.engine.plan.builder import BuiltPlan, PlanBuilder, PlanGraph
 from streamd.tools.engine.plan.stages import Stage, cut_into_stages
@@ -29,7 +29,7 @@ class PreparedPlan:
     graphs: tuple[PlanGraph, ...]
     kept: Kept
     typed: bool
-    whole: Model | None = None
+    whole: OnnxModel | None = None
     """The graph before it was cut into stages, where that runs in this precision as it is."""
 
     def made(self, plan: BuiltPlan, alternatives: int = 1) -> MadePlan:
@@ -49,7 +49,7 @@ class MadePlan(PreparedPlan):
 class PlanMaker:
     """Makes plans of one graph."""
 
-    def __init__(self, builder: PlanBuilder, model: Model, signature: Signature, options: PrecisionOptions) -> None:
+    def __init__(self, builder: PlanBuilder, model: OnnxModel, signature: Signature, options: PrecisionOptions) -> None:
         self.builder, self.library = builder, builder.library
         written_out = not self.library.strongly_typed
         self.graphs = GraphMaker(model, options, builder.progress, builder.note, norms_written_out=written_out)
@@ -89,7 +89,7 @@ class PlanMaker:
         return PreparedPlan(precision=precision, graphs=graphs, kept=kept, typed=typed, whole=whole)
 
     def _flagged(
-        self, model: Model, kept: Kept, flags: tuple[str, ...], element: int | None
+        self, model: OnnxModel, kept: Kept, flags: tuple[str, ...], element: int | None
     ) -> tuple[tuple[PlanGraph, ...], Kept]:
         """Stages in float32 about a core with flags, which carries the types of `element` too where that is given.
 
@@ -114,7 +114,7 @@ class PlanMaker:
                 reasons[node.name] = kept.reasons.get(node.name, "computed again for a stage that meets raw units")
         return tuple(graphs), Kept(reasons, kept.not_quantized)
 
-    def _signature(self, model: Model, stages: tuple[Stage, ...]) -> Signature:
+    def _signature(self, model: OnnxModel, stages: tuple[Stage, ...]) -> Signature:
         return self.signature if len(stages) == 1 else signature_of(model, "a stage of the graph")
 
     def _typed(self, precision: str) -> bool:
@@ -127,5 +127,5 @@ class PlanMaker:
         return self.library.strongly_typed or precision not in HALVES
 
 
-def _opset(model: Model) -> int:
+def _opset(model: OnnxModel) -> int:
     return int(next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")))

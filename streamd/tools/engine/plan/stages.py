@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from streamd.core.errors import BuildError
-from streamd.tools.engine.graph.onnx_graph import CHANCE, Model, import_onnx, names_read_inside, signature_of
+from streamd.tools.engine.graph.onnx_graph import CHANCE, OnnxModel, import_onnx, names_read_inside, signature_of
 from streamd.tools.engine.precision.half import QUANTIZERS
 from streamd.tools.engine.precision.kept_nodes import PINNED_PREFIXES
 from streamd.tools.engine.precision.ranges import session_with_outputs
@@ -29,11 +29,11 @@ MEASURED_BATCHES = (2, 3)
 class Stage:
     """One stage; `is_core` where it may lose precision."""
 
-    model: Model
+    model: OnnxModel
     is_core: bool
 
 
-def cut_into_stages(model: Model, prefixes: Iterable[str] = PINNED_PREFIXES) -> tuple[Stage, ...]:
+def cut_into_stages(model: OnnxModel, prefixes: Iterable[str] = PINNED_PREFIXES) -> tuple[Stage, ...]:
     """Return the stages of a folded graph, in the order in which they run; one where nothing can be cut off.
 
     Before the core stand nodes with a prefix that read graph inputs, constants and each other only; after it, those
@@ -64,7 +64,7 @@ def cut_into_stages(model: Model, prefixes: Iterable[str] = PINNED_PREFIXES) -> 
     return tuple(Stage(cutter.write(stage, shared), stage.place == CORE) for stage in stages)
 
 
-def _places(model: Model, prefixes: tuple[str, ...]) -> list[int]:
+def _places(model: OnnxModel, prefixes: tuple[str, ...]) -> list[int]:
     """Where each node stands. Quantizers stay in the core: they are named after the tensors that they read."""
     nodes = list(model.graph.node)
     chosen = [node.name.startswith(prefixes) and node.op_type not in QUANTIZERS for node in nodes]
@@ -102,7 +102,7 @@ class _Cut:
 class _Cutter:
     """Cuts one graph whose nodes have their places."""
 
-    def __init__(self, model: Model, places: list[int]) -> None:
+    def __init__(self, model: OnnxModel, places: list[int]) -> None:
         self.model, self.places, self.nodes = model, places, list(model.graph.node)
         self.makers = {name: index for index, node in enumerate(self.nodes) for name in node.output if name}
         weights = {tensor.name for tensor in model.graph.initializer}
@@ -129,7 +129,7 @@ class _Cutter:
         outputs = [name for name in dict.fromkeys((*self.results, *self.makers)) if name in wanted & own]
         return _Cut(place, sorted(nodes), inputs, outputs)
 
-    def write(self, stage: _Cut, shared: Collection[str]) -> Model:
+    def write(self, stage: _Cut, shared: Collection[str]) -> OnnxModel:
         """The graph of a stage, checked; `shared` are the outputs of the whole that cross too."""
         onnx = import_onnx()
         made = onnx.ModelProto()

@@ -65,7 +65,7 @@ class BuildResult(msgspec.Struct, frozen=True):
     log: tuple[str, ...]
 
 
-def build(folder: Path) -> None:
+def build_plans(folder: Path) -> None:
     """Build the job of a folder; raises `StreamdError`."""
     job = msgspec.json.decode((folder / JOB).read_bytes(), type=BuildJob)
     log: list[str] = []
@@ -86,9 +86,9 @@ def build(folder: Path) -> None:
 def main(arguments: list[str]) -> int:
     """Build; returns the exit status."""
     try:
-        build(Path(arguments[0]))
+        build_plans(Path(arguments[0]))
     except StreamdError as exc:
-        print(exc, file=sys.stderr)  # noqa: T201 - read by the process that began this one
+        print(exc, file=sys.stderr)
         return 1
     return 0
 

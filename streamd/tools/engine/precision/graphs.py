@@ -12,11 +12,11 @@ from functools import cached_property
 
 from streamd.core.errors import BuildError
 from streamd.tools.engine.graph.norms import written_out_norms
-from streamd.tools.engine.graph.onnx_graph import Model, fold_constants
+from streamd.tools.engine.graph.onnx_graph import OnnxModel, fold_constants
 from streamd.tools.engine.precision.half import FLOAT16
 from streamd.tools.engine.precision.kept_nodes import SENSITIVE_OPERATORS, Kept, choose_kept, to_half
 from streamd.tools.engine.precision.quantize import LARGEST_MOVE, Quantizer
-from streamd.tools.engine.precision.ranges import Windows
+from streamd.tools.engine.precision.ranges import CalibrationWindows
 from streamd.tools.engine.progress import Progress
 
 COMPARED_WINDOWS = 256
@@ -32,7 +32,7 @@ class PrecisionOptions:
     one product in int8 may move an output.
     """
 
-    windows: Windows | None = None
+    windows: CalibrationWindows | None = None
     calibration: str = "entropy"
     per_channel: bool = True
     typed: bool | None = None
@@ -45,7 +45,7 @@ class MadeGraph:
     """A graph that says its own precision, and what stayed in float32."""
 
     precision: str
-    model: Model
+    model: OnnxModel
     kept: Kept
     seconds: float
 
@@ -55,7 +55,7 @@ class GraphMaker:
 
     def __init__(
         self,
-        model: Model,
+        model: OnnxModel,
         options: PrecisionOptions,
         progress: Progress | None = None,
         note: Callable[[str], None] | None = None,
@@ -69,7 +69,7 @@ class GraphMaker:
         self._kept: dict[int, Kept] = {}
 
     @cached_property
-    def model(self) -> Model:
+    def model(self) -> OnnxModel:
         """The float32 graph with constants folded: what all others are made of."""
         folded = fold_constants(self._given)
         return written_out_norms(folded) if self._norms_written_out else folded
@@ -100,7 +100,7 @@ class GraphMaker:
                 self._kept[element] = choose_kept(self.model, compared, element, operators=operators, told=job.to)
         return self._kept[element]
 
-    def quantized(self, kept: Kept) -> tuple[Model, Kept]:
+    def quantized(self, kept: Kept) -> tuple[OnnxModel, Kept]:
         """The graph with Q/DQ pairs, and what is kept in float32 or merely not quantized."""
         windows = self.options.windows
         if windows is None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from streamd.tools.engine.graph.onnx_graph import CHANCE, Model, element_types, import_onnx, names_read_inside
+from streamd.tools.engine.graph.onnx_graph import CHANCE, OnnxModel, element_types, import_onnx, names_read_inside
 
 FLOAT, FLOAT16, BFLOAT16 = 1, 10, 16
 """ONNX's element types."""
@@ -33,7 +33,7 @@ ALWAYS_FLOAT_INPUTS = {"Resize": frozenset({1, 2})}
 class HalfConverter:
     """Converts one graph, whose constants are initializers and whose nodes are named, in place."""
 
-    def __init__(self, model: Model, kept: Iterable[str], element: int) -> None:
+    def __init__(self, model: OnnxModel, kept: Iterable[str], element: int) -> None:
         self.model, self.graph, self.element = model, model.graph, element
         self.kept = set(kept) | self._must_be_kept()
         types = element_types(model)
@@ -42,7 +42,7 @@ class HalfConverter:
         self.weights = {tensor.name: tensor for tensor in self.graph.initializer}
         self._casts: dict[tuple[str, int], str] = {}
 
-    def convert(self) -> Model:
+    def convert(self) -> OnnxModel:
         """Return the graph; inputs and outputs keep their types."""
         nodes = list(self.graph.node)
         del self.graph.node[:], self.graph.value_info[:]

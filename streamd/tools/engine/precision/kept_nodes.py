@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from streamd.tools.engine.graph.onnx_graph import Model, fold_constants, import_onnx
+from streamd.tools.engine.graph.onnx_graph import OnnxModel, fold_constants, import_onnx
 from streamd.tools.engine.precision.half import BFLOAT16, FLOAT16, HalfConverter
-from streamd.tools.engine.precision.ranges import RangeFinder, Windows
+from streamd.tools.engine.precision.ranges import CalibrationWindows, RangeFinder
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 
@@ -49,8 +49,8 @@ class Kept:
 
 
 def choose_kept(
-    model: Model,
-    windows: Windows | None,
+    model: OnnxModel,
+    windows: CalibrationWindows | None,
     element: int = FLOAT16,
     prefixes: Iterable[str] = PINNED_PREFIXES,
     operators: Iterable[str] = SENSITIVE_OPERATORS,
@@ -75,7 +75,7 @@ def choose_kept(
     return Kept(reasons)
 
 
-def to_half(model: Model, kept: Kept, element: int = FLOAT16) -> Model:
+def to_half(model: OnnxModel, kept: Kept, element: int = FLOAT16) -> OnnxModel:
     """Return a folded graph in float16 or bfloat16 but for the kept nodes; it is checked. The given one is not changed.
 
     Its inputs and outputs keep their types.
@@ -89,7 +89,7 @@ def to_half(model: Model, kept: Kept, element: int = FLOAT16) -> Model:
     return converted
 
 
-def raise_opset(model: Model, opset: int) -> Model:
+def raise_opset(model: OnnxModel, opset: int) -> OnnxModel:
     """Return the graph in a later opset, as ONNX's own converter writes it."""
     import onnx.version_converter
 

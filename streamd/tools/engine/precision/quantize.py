@@ -17,14 +17,14 @@ import numpy as np
 import numpy.typing as npt
 
 from streamd.core.errors import BuildError
-from streamd.tools.engine.graph.onnx_graph import Model, import_onnx, name_nodes
+from streamd.tools.engine.graph.onnx_graph import OnnxModel, import_onnx, name_nodes
 from streamd.tools.engine.precision.half import QUANTIZERS
 from streamd.tools.engine.precision.kept_nodes import Kept
-from streamd.tools.engine.precision.ranges import Windows, batches, session_with_outputs
+from streamd.tools.engine.precision.ranges import CalibrationWindows, batches, session_with_outputs
 
 OPERATORS = ("MatMul", "Gemm", "Conv")
 CALIBRATIONS = ("entropy", "minmax")
-BATCH = 8
+CALIBRATION_BATCH = 8
 
 COMPARED_WINDOWS = 32
 LARGEST_MOVE = 0.05
@@ -34,13 +34,13 @@ LARGEST_MOVE = 0.05
 class WindowReader:
     """Feeds windows to ONNX Runtime's calibrator, a batch at a time; what is collected is merged after each."""
 
-    def __init__(self, windows: Windows) -> None:
+    def __init__(self, windows: CalibrationWindows) -> None:
         self._windows = windows
         self._count = len(next(iter(windows.values())))
         self._next, self._end = 0, len(self)
 
     def __len__(self) -> int:
-        return -(-self._count // BATCH)
+        return -(-self._count // CALIBRATION_BATCH)
 
     def set_range(self, start_index: int, end_index: int) -> None:
         """Read only these batches next."""
@@ -50,9 +50,9 @@ class WindowReader:
         """Return the next batch by input name, or None."""
         if self._next >= min(self._end, len(self)):
             return None
-        start = self._next * BATCH
+        start = self._next * CALIBRATION_BATCH
         self._next += 1
-        return {name: values[start : start + BATCH] for name, values in self._windows.items()}
+        return {name: values[start : start + CALIBRATION_BATCH] for name, values in self._windows.items()}
 
 
 class Quantizer:
@@ -63,8 +63,8 @@ class Quantizer:
         self.left: dict[str, str] = {}
 
     def quantize(
-        self, model: Model, windows: Windows, kept: Kept, told: Callable[[int, int], None] | None = None
-    ) -> Model:
+        self, model: OnnxModel, windows: CalibrationWindows, kept: Kept, told: Callable[[int, int], None] | None = None
+    ) -> OnnxModel:
         """Return the graph with Q/DQ pairs, symmetric in activations and weights; raises `BuildError`.
 
         The nodes of `kept` are left alone, and so is each product that by itself moves an output too far.
@@ -86,14 +86,14 @@ class Quantizer:
         return bypass(quantized, set(self.left))
 
 
-def quantized_products(model: Model) -> list[str]:
+def quantized_products(model: OnnxModel) -> list[str]:
     """The nodes that read what a `DequantizeLinear` gives, but for quantizers."""
     given = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
     readers = [node for node in model.graph.node if given.intersection(node.input)]
     return [node.name for node in readers if node.op_type not in QUANTIZERS]
 
 
-def bypass(model: Model, names: set[str]) -> Model:
+def bypass(model: OnnxModel, names: set[str]) -> OnnxModel:
     """Return a copy in which these nodes read what was quantized and not what came of it; unread pairs are gone."""
     copy = import_onnx().ModelProto()
     copy.CopyFrom(model)
@@ -124,7 +124,9 @@ def movement(outputs: list[npt.NDArray[Any]], expected: list[npt.NDArray[Any]]) 
     return worst
 
 
-def _run_quantizer(model: Model, windows: Windows, excluded: set[str], calibration: str, per_channel: bool) -> Model:
+def _run_quantizer(
+    model: OnnxModel, windows: CalibrationWindows, excluded: set[str], calibration: str, per_channel: bool
+) -> OnnxModel:
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
@@ -158,20 +160,20 @@ def _run_quantizer(model: Model, windows: Windows, excluded: set[str], calibrati
     return quantized
 
 
-def _not_flat(model: Model) -> dict[str, str]:
+def _not_flat(model: OnnxModel) -> dict[str, str]:
     """Products with weights of more than two axes, for which there is no int8 kernel with a scale a channel."""
     axes = {tensor.name: len(tensor.dims) for tensor in model.graph.initializer}
     deep = [node for node in model.graph.node if node.op_type == "MatMul" and axes.get(node.input[1], 0) > 2]
     return {node.name: f"its weights have {axes[node.input[1]]} axes" for node in deep}
 
 
-def _outputs(model: Model, windows: Windows) -> list[npt.NDArray[Any]]:
+def _outputs(model: OnnxModel, windows: CalibrationWindows) -> list[npt.NDArray[Any]]:
     names = [output.name for output in model.graph.output]
     found: list[npt.NDArray[Any]] = session_with_outputs(model, names).run(names, dict(windows))
     return found
 
 
-def _unread_quantizers(model: Model) -> list[Any]:
+def _unread_quantizers(model: OnnxModel) -> list[Any]:
     read = {name for node in model.graph.node for name in node.input}
     read.update(output.name for output in model.graph.output)
     return [node for node in model.graph.node if node.op_type in QUANTIZERS and node.output[0] not in read]

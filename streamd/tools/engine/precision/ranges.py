@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from streamd.tools.engine.graph.onnx_graph import Model, element_types, import_onnx, serialized
+from streamd.tools.engine.graph.onnx_graph import OnnxModel, element_types, import_onnx, serialized
 from streamd.tools.engine.precision.half import FLOAT, FLOAT16, round_to
 
 LARGEST = float(np.finfo(np.float16).max)
@@ -27,7 +27,7 @@ IMMATERIAL = 1e-3
 BATCH = 8
 BUDGET_BYTES = 256 * 2**20
 
-Windows = Mapping[str, npt.NDArray[Any]]
+CalibrationWindows = Mapping[str, npt.NDArray[Any]]
 """Inputs by name, each `(windows, ...)`."""
 
 
@@ -39,7 +39,9 @@ class RangeFinder:
         self.budget_bytes = budget_bytes
         self.misfits: dict[str, str] = {}
 
-    def find(self, model: Model, windows: Windows, told: Callable[[int, int], None] | None = None) -> dict[str, str]:
+    def find(
+        self, model: OnnxModel, windows: CalibrationWindows, told: Callable[[int, int], None] | None = None
+    ) -> dict[str, str]:
         """Return what does not fit, tensor to reason; `told(done, total)` after each run."""
         self.misfits = {}
         for tensor in model.graph.initializer:
@@ -72,7 +74,7 @@ class RangeFinder:
         if worst > LARGEST_LOSS:
             self.misfits[name] = f"loses {worst:.1%} to rounding; its largest value is {largest:.3g}"
 
-    def _groups(self, model: Model, windows: Windows) -> list[list[str]]:
+    def _groups(self, model: OnnxModel, windows: CalibrationWindows) -> list[list[str]]:
         """Tensors in groups that one run can give within the budget, by their sizes for one window."""
         types = element_types(model)
         given = {value.name for value in model.graph.input}
@@ -91,7 +93,7 @@ class RangeFinder:
         return groups if names else []
 
 
-def session_with_outputs(model: Model, names: list[str]) -> Any:
+def session_with_outputs(model: OnnxModel, names: list[str]) -> Any:
     """An ONNX Runtime session on the CPU that gives these tensors, intermediate or not."""
     import onnxruntime
 
@@ -108,7 +110,7 @@ def session_with_outputs(model: Model, names: list[str]) -> Any:
     )
 
 
-def batches(windows: Windows, size: int) -> Iterator[dict[str, npt.NDArray[Any]]]:
+def batches(windows: CalibrationWindows, size: int) -> Iterator[dict[str, npt.NDArray[Any]]]:
     """The windows, so many at a time."""
     count = len(next(iter(windows.values())))
     for start in range(0, count, size):

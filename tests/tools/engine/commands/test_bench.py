@@ -17,7 +17,7 @@ pytest.importorskip("onnx")
 from streamd.cli import main
 from streamd.core.errors import BackendUnavailableError, BatchFailedError
 from streamd.inference.api.backends import OPENERS, OpenOptions, Runners
-from streamd.inference.api.sources import Source, find_source
+from streamd.inference.api.sources import EngineSource, find_source
 from streamd.inference.runner import Array
 from streamd.repository.plans import Machine
 from streamd.repository.versions import load_version
@@ -149,7 +149,7 @@ def test_a_plan_is_measured_at_its_own_batch_sizes_with_all_lanes_on_one_engine(
     add_plan(version, "fp16", version_compatible=True)
     asked: list[OpenOptions] = []
 
-    def open_plan(source: Source, options: OpenOptions) -> Runners:
+    def open_plan(source: EngineSource, options: OpenOptions) -> Runners:
         asked.append(options)
         graph = find_source(version / "model.onnx")
         return Runners(OPENERS["onnxruntime-cpu"](graph, options).runners, "fp16")

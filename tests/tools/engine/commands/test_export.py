@@ -72,12 +72,12 @@ def small_run(folder: Path) -> Path:
     """A run's folder, as training leaves it, of a small network."""
     torch = pytest.importorskip("torch")
     save_file = pytest.importorskip("safetensors.torch").save_file
-    from streamd.tools.networks.contract import Contract
-    from streamd.tools.networks.registry import build
+    from streamd.tools.networks.contract import NetworkContract
+    from streamd.tools.networks.registry import build_network
 
     torch.manual_seed(3)
     options = {"width": 16, "layers": 1, "heads": 2, "dropout": 0.0}
-    network = build("patch_forecaster", Contract(servers=5), **options)
+    network = build_network("patch_forecaster", NetworkContract(servers=5), **options)
     folder.mkdir()
     save_file({name: each.contiguous() for name, each in network.state_dict().items()},
               str(folder / "weights.safetensors"))  # fmt: skip
@@ -152,10 +152,10 @@ def test_one_command_goes_from_weights_to_what_serves(tmp_path: Path, capsys: py
 def test_what_fails_the_gate_is_not_promoted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from streamd.tools.engine.gate.judge import LIMITS, Limits
+    from streamd.tools.engine.gate.judge import LIMITS, GateLimits
 
     run = small_run(tmp_path / "run")
-    monkeypatch.setitem(LIMITS, "fp16", Limits(2.0, 0.0, 0.0, -1.0))
+    monkeypatch.setitem(LIMITS, "fp16", GateLimits(2.0, 0.0, 0.0, -1.0))
     engines = tmp_path / "engines"
     arguments = ["engine", "ship", str(run), "--engines", str(engines), "--backend", "onnxruntime"]
     arguments += ["--calibration-data", str(FLEET), "--num-calibration-samples", "16", "--data", str(FLEET)]

@@ -17,7 +17,7 @@ from streamd.cli import main
 from streamd.core.errors import BackendUnavailableError
 from streamd.engine import InferenceEngine
 from streamd.inference.api.backends import OPENERS, OpenOptions, Runners
-from streamd.inference.api.sources import Source
+from streamd.inference.api.sources import EngineSource
 from streamd.repository.conversion import read_verdicts
 from streamd.repository.plans import Machine
 from streamd.tools.engine import command
@@ -156,7 +156,7 @@ def test_a_precision_that_does_not_run_costs_the_others_no_verdict(
     version = make_version(tmp_path / "engines")
     add_plan(version, "fp16")
 
-    def refuse(source: Source, options: OpenOptions) -> Runners:
+    def refuse(source: EngineSource, options: OpenOptions) -> Runners:
         raise BackendUnavailableError("the device has no room")
 
     monkeypatch.setattr(command, "_probe", lambda: Machine("NVIDIA H200", "9.0", "8.6.1"))

@@ -15,7 +15,7 @@ import onnx
 from streamd.cli import main
 from streamd.core.errors import RepositoryError
 from streamd.inference.api.backends import OPENERS, OpenOptions, Runners
-from streamd.inference.api.sources import Source
+from streamd.inference.api.sources import EngineSource
 from streamd.inference.runner import Array, Arrays
 from streamd.repository.conversion import choose_graph, read_verdicts
 from streamd.repository.plans import Machine
@@ -161,7 +161,7 @@ def test_a_plan_is_judged_at_every_bucket(
     judge(version, "fp16", False, "an earlier one")
     opened: list[FakePlan] = []
 
-    def open_plan(source: Source, options: OpenOptions) -> Runners:
+    def open_plan(source: EngineSource, options: OpenOptions) -> Runners:
         assert (source.plans, options.lanes, options.devices) == (version / "model_fp16.engine", 1, (0,))
         assert options.lean_runtime is None, "the plan is of this TensorRT alone"
         assert options.buckets is not None

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamd.core.contract import ModelContract
-from streamd.tools.engine.gate.judge import LIMITS, Judge, compare, pinball
+from streamd.tools.engine.gate.judge import LIMITS, Judge, compare_outputs, pinball
 from streamd.tools.engine.gate.truth import JudgedWindows
 
 QUANTILES = (0.1, 0.5, 0.9)
@@ -74,7 +74,7 @@ def test_a_large_unit_does_not_drown_the_others() -> None:
     found = wanted.copy()
     found[1::2] = random.standard_normal((10, 30))
     assert np.corrcoef(found.ravel(), wanted.ravel())[0, 1] > 0.999
-    assert compare("x", "", found, wanted).correlation < 0.8
+    assert compare_outputs("x", "", found, wanted).correlation < 0.8
 
 
 def test_what_is_not_finite_is_infinitely_far_off() -> None:
@@ -82,16 +82,16 @@ def test_what_is_not_finite_is_infinitely_far_off() -> None:
     for broken in (np.nan, np.inf):
         found = wanted.copy()
         found[2, 1] = broken
-        part = compare("x", "", found, wanted)
+        part = compare_outputs("x", "", found, wanted)
         assert (part.correlation, part.relative_error, part.largest_error) == (0.0, np.inf, np.inf)
     nan = np.array([[np.nan, 1.0], [2.0, 3.0]])
-    assert compare("x", "", nan, nan).largest_error == 0.0, "where float32 itself gives none, none is expected"
+    assert compare_outputs("x", "", nan, nan).largest_error == 0.0, "where float32 itself gives none, none is expected"
 
 
 def test_what_never_changes_is_judged_by_whether_it_is_right() -> None:
     flat = np.full((4, 3), 5.0)
-    assert compare("x", "", flat, flat).correlation == 1.0
-    assert compare("x", "", flat * 1.1, flat).correlation == 0.0
+    assert compare_outputs("x", "", flat, flat).correlation == 1.0
+    assert compare_outputs("x", "", flat * 1.1, flat).correlation == 0.0
 
 
 def test_any_other_network_is_judged_by_output() -> None:

@@ -17,7 +17,7 @@ from onnx import TensorProto, numpy_helper
 from streamd.cli import main
 from streamd.core.errors import BuildError
 from streamd.inference.api.backends import OPENERS, OpenOptions, Runners
-from streamd.inference.api.sources import Source
+from streamd.inference.api.sources import EngineSource
 from streamd.inference.runner import Array, Arrays
 from streamd.repository.plans import Machine
 from streamd.repository.versions import load_version
@@ -26,7 +26,7 @@ from streamd.tools.engine.gate import runners
 from streamd.tools.engine.gate.proving import prove_file
 from streamd.tools.engine.gate.runners import open_graph, run_both_ways
 from streamd.tools.engine.gate.truth import judged_windows, random_windows
-from streamd.tools.engine.graph.onnx_graph import TensorSpec, read_graph, signature_of
+from streamd.tools.engine.graph.onnx_graph import GraphTensorSpec, read_graph, signature_of
 from tests.support.graph_readers import model, node, value
 from tests.support.made_versions import add_plan
 from tests.support.small_version import make_fleet, make_version, network
@@ -124,7 +124,7 @@ def test_an_output_whose_axes_only_running_shows_is_built_and_judged(
 ) -> None:
     graph = untold(tmp_path / "a.onnx")
     signature = signature_of(read_graph(graph), graph)
-    assert signature.outputs == (TensorSpec("y", "float32", (None, None)),)
+    assert signature.outputs == (GraphTensorSpec("y", "float32", (None, None)),)
     assert build(graph, "--precision", "fp32,fp16") == 0
     assert main(["engine", "validate", "--onnx", str(graph), "--plans", str(tmp_path / "plans"), "--quiet"]) == 0
     with closing(open_graph(graph).runners[0]) as runner:
@@ -134,7 +134,7 @@ def test_an_output_whose_axes_only_running_shows_is_built_and_judged(
 
 def test_a_shape_that_follows_from_the_nodes_is_known(tmp_path: Path) -> None:
     graph = saved(tmp_path / "a.onnx", [node("Relu", "x", "y", "/Relu")], value("y", None))
-    assert signature_of(read_graph(graph), graph).outputs == (TensorSpec("y", "float32", (6, 8)),)
+    assert signature_of(read_graph(graph), graph).outputs == (GraphTensorSpec("y", "float32", (6, 8)),)
 
 
 def test_one_number_for_all_rows_is_still_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -218,7 +218,7 @@ def test_a_plan_is_compared_with_rows_alone(
     version = make_version(tmp_path / "engines")
     add_plan(version, "fp16", buckets=[8])
 
-    def open_plan(source: Source, options: OpenOptions) -> Runners:
+    def open_plan(source: EngineSource, options: OpenOptions) -> Runners:
         assert options.buckets is not None
         return Runners([PlanThatMixes(version / "model.onnx", options.buckets)], "fp16")
 

@@ -16,11 +16,11 @@ import onnx
 from streamd.core.errors import BackendUnavailableError
 from streamd.inference import cuda
 from streamd.inference.api.backends import OPENERS, OpenOptions, Runners
-from streamd.inference.api.sources import Source
+from streamd.inference.api.sources import EngineSource
 from streamd.tools.engine.bench.hardware import DeviceMonitor, describe_hardware
 from streamd.tools.engine.gate.runners import NetworkRunner, open_apart, open_candidate, open_graph, run_all, run_graph
-from streamd.tools.engine.gate.targets import Candidate
-from streamd.tools.engine.graph.onnx_graph import Signature, TensorSpec
+from streamd.tools.engine.gate.targets import GateTarget
+from streamd.tools.engine.graph.onnx_graph import GraphTensorSpec, Signature
 from tests.support.graph_readers import raw_windows, run, scaled_network
 from tests.support.small_networks import ScriptedRunner
 
@@ -70,7 +70,7 @@ def test_what_onnxruntime_cannot_load_is_told(tmp_path: Path) -> None:
 def test_lanes_apart_are_all_there_or_none_is(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runners: list[ScriptedRunner] = []
 
-    def opener(source: Source, options: OpenOptions) -> Runners:
+    def opener(source: EngineSource, options: OpenOptions) -> Runners:
         assert (options.threads, options.lanes) == (3, 1)
         if len(runners) == 5:
             raise BackendUnavailableError("no room")
@@ -90,14 +90,14 @@ def test_a_plan_opens_at_its_buckets_and_in_the_lean_runtime_where_it_can(
 ) -> None:
     asked: list[OpenOptions] = []
 
-    def opener(source: Source, options: OpenOptions) -> Runners:
+    def opener(source: EngineSource, options: OpenOptions) -> Runners:
         asked.append(options)
         return Runners([ScriptedRunner()], "fp16")
 
     monkeypatch.setitem(OPENERS, "tensorrt", opener)
     plan = tmp_path / "model_fp16.engine"
     plan.write_bytes(b"a plan")
-    candidate = Candidate("fp16", "plan", plan, {"version_compatible": compatible}, (1, 4))
+    candidate = GateTarget("fp16", "plan", plan, {"version_compatible": compatible}, (1, 4))
     opened = open_candidate(candidate, lean_runtime=Path("lean.so"))
     assert (opened.backend, opened.precision) == ("tensorrt", "fp16")
     open_candidate(candidate, device=1, lanes=2, buckets=(4,))
@@ -109,7 +109,7 @@ def test_a_network_runs_as_the_graph_does() -> None:
     torch = pytest.importorskip("torch")
     network = torch.nn.Linear(2, 3)
     windows = {"x": np.arange(10, dtype=np.float32).reshape(5, 2)}
-    signature = Signature((TensorSpec("x", "float32", (2,)),), (TensorSpec("y", "float32", (3,)),))
+    signature = Signature((GraphTensorSpec("x", "float32", (2,)),), (GraphTensorSpec("y", "float32", (3,)),))
     with closing(NetworkRunner(network, signature, "cpu")) as runner:
         assert runner.name == "pytorch-cpu"
         found = run_all(runner, windows, 2)["y"]

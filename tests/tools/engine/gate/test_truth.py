@@ -10,7 +10,7 @@ from streamd.core.calendar import known_future
 from streamd.core.contract import ModelContract
 from streamd.core.errors import ConfigError
 from streamd.tools.engine.gate.truth import RATE_FACTOR, cut_with_truth, harden, judged_windows, random_windows
-from streamd.tools.engine.graph.onnx_graph import Signature, TensorSpec
+from streamd.tools.engine.graph.onnx_graph import GraphTensorSpec, Signature
 from streamd.tools.fleets.fleet import RecordedFleet
 
 CONTRACT = ModelContract(
@@ -80,7 +80,11 @@ def test_whole_features_go_missing() -> None:
 
 
 def test_random_inputs_are_of_the_graph_s_types() -> None:
-    specs = (TensorSpec("pixels", "float32", (3, 4)), TensorSpec("ids", "int64", (5,)), TensorSpec("on", "bool", (2,)))
+    specs = (
+        GraphTensorSpec("pixels", "float32", (3, 4)),
+        GraphTensorSpec("ids", "int64", (5,)),
+        GraphTensorSpec("on", "bool", (2,)),
+    )
     made = judged_windows(None, Signature(specs, ()), None, 6)
     assert (len(made), made.truth) == (6, None)
     found = {name: (values.shape, str(values.dtype)) for name, values in made.windows.items()}
@@ -89,7 +93,7 @@ def test_random_inputs_are_of_the_graph_s_types() -> None:
 
 
 def test_what_cannot_be_judged_on_is_told(tmp_path: Path) -> None:
-    signature = Signature((TensorSpec("x", "float32", (2,)),), ())
+    signature = Signature((GraphTensorSpec("x", "float32", (2,)),), ())
     with pytest.raises(ConfigError, match="no such file"):
         judged_windows(tmp_path / "none.csv", signature, CONTRACT, 1)
     (tmp_path / "fleet.csv").write_text("server,time,load\na,300,1\n")

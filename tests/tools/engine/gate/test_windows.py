@@ -10,9 +10,9 @@ from streamd.core.calendar import known_future
 from streamd.core.contract import ModelContract
 from streamd.core.errors import ConfigError
 from streamd.tools.engine.gate.windows import read_windows, windows_of_fleet
-from streamd.tools.engine.graph.onnx_graph import Signature, TensorSpec
+from streamd.tools.engine.graph.onnx_graph import GraphTensorSpec, Signature
 
-SIGNATURE = Signature((TensorSpec("x", "float32", (2, 3)), TensorSpec("n", "int32", (2,))), ())
+SIGNATURE = Signature((GraphTensorSpec("x", "float32", (2, 3)), GraphTensorSpec("n", "int32", (2,))), ())
 CONTRACT = ModelContract(("load", "free", "idle"), ("load",), (0.5,), context_length=4, horizon=2, step_seconds=300)
 
 

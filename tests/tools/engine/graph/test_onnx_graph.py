@@ -10,7 +10,7 @@ import pytest
 onnx = pytest.importorskip("onnx")
 
 from streamd.core.errors import BuildError  # noqa: E402
-from streamd.tools.engine.graph.onnx_graph import Signature, TensorSpec, fold_constants, read_graph, signature_of  # noqa: E402
+from streamd.tools.engine.graph.onnx_graph import GraphTensorSpec, Signature, fold_constants, read_graph, signature_of  # noqa: E402
 from tests.support.graph_readers import INT32, model, node, operators, raw_windows, run, scaled_network, value, weight  # noqa: E402
 
 
@@ -28,8 +28,8 @@ def test_a_sound_graph_gives_its_signature(tmp_path: Path) -> None:
     )
     read = read_graph(saved(tmp_path, graph))
     assert signature_of(read, "there") == Signature(
-        (TensorSpec("x", "float32", (3, 2)), TensorSpec("n", "int32", ())),
-        (TensorSpec("y", "float32", (3, 2)), TensorSpec("m", "int32", ())),
+        (GraphTensorSpec("x", "float32", (3, 2)), GraphTensorSpec("n", "int32", ())),
+        (GraphTensorSpec("y", "float32", (3, 2)), GraphTensorSpec("m", "int32", ())),
     )
 
 
