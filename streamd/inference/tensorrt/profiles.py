@@ -45,7 +45,7 @@ def choose(alternatives: Alternatives, found: Sequence[Tensors], batch: int) -> 
 
 
 def describe_missing(alternatives: Alternatives, found: Sequence[Tensors], batch: int) -> str:
-    """The stage of the only alternative that takes no such batch, as `ProfileChoice.told`; empty where there are several."""
+    """Return the stage of the only alternative that takes no such batch; empty where there are several alternatives."""
     if len(found) > 1:
         return ""
     index = _profiles(alternatives, found, 0, batch).index(None)
