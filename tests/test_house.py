@@ -61,39 +61,56 @@ def check(guard: Callable[[Sources], Found], broken: Iterable[Sources]) -> None:
 
 
 # ---------------------------------------------------------------- who may know whom
+def packages(*names: str) -> tuple[str, ...]:
+    return tuple(f"streamd.{name}" for name in names)
+
+
 FORBIDDEN: dict[str, tuple[str, ...]] = {
     "streamd.core": (
         *("asyncio", "aiohttp", "uvloop", "socket", "select", "selectors", "ssl", "http"),
         *("threading", "_thread", "multiprocessing", "concurrent", "queue", "subprocess", "signal"),
         *("cuda", "tensorrt", "onnxruntime", "torch", "time", "mmap", "prometheus_client", "structlog"),
-        *(f"streamd.{room}" for room in ("device", "repository", "runtime", "server", "transport", "cli")),
+        *packages("inference", "repository", "runtime", "http", "server", "tools", "engine", "cli"),
     ),
-    "streamd.inference": tuple(f"streamd.{room}" for room in ("repository", "runtime", "server", "transport", "cli")),
-    "streamd.repository": tuple(
-        f"streamd.{room}" for room in ("device", "runtime", "server", "toolchain", "transport", "cli")
-    ),
-    "streamd.engine": tuple(f"streamd.{room}" for room in ("runtime", "server", "toolchain", "transport", "cli")),
-    "streamd.tools.engine": ("streamd.runtime", "streamd.server", "streamd.http", "streamd.cli"),
-    "streamd.runtime": ("aiohttp", "streamd.http", "streamd.server", "streamd.repository", "streamd.cli"),
-    "streamd.http": ("streamd.inference", "streamd.server", "streamd.repository", "streamd.cli"),
-    "streamd.server": ("streamd.cli",),
-    "streamd.tools.networks": ("streamd.runtime", "streamd.server", "streamd.http", "streamd.inference"),
+    "streamd.inference": packages("runtime", "http", "server", "tools", "engine", "cli"),
+    "streamd.repository": packages("inference", "runtime", "http", "server", "tools", "engine", "cli"),
+    "streamd.runtime": ("aiohttp", *packages("repository", "http", "server", "tools", "engine", "cli")),
+    "streamd.http": packages("inference", "repository", "server", "tools", "engine", "cli"),
+    "streamd.server": packages("tools", "engine", "cli"),
+    "streamd.tools": packages("runtime", "http", "server", "cli"),
+    "streamd.tools.networks": packages("inference", "repository"),
+    "streamd.tools.loadtest": packages("core", "inference", "repository"),
+    "streamd.engine": packages("core", "runtime", "repository", "http", "server", "tools", "cli"),
 }
-"""What each room may not import."""
+"""What each package may not import."""
+
+INFERENCE_WITHOUT_VERSIONS = packages("inference.cuda", "inference.tensorrt", "inference.onnxruntime")
+"""What runs a network knows nothing of versions on disk; `inference/api` opens them by name."""
+
+FLOORS = {
+    "streamd.tools.engine": ("graph", "precision", "plan", "output", "gate", "bench", "commands"),
+    "streamd.core": ("state", "scheduling"),
+    "streamd.runtime": ("state", "lanes", "versions"),
+}
+"""Packages that stand on each other, the lowest first: each imports only those before it."""
 
 
 def find_forbidden_imports(sources: Sources) -> Found:
+    rules = [*FORBIDDEN.items(), *((each, packages("repository")) for each in INFERENCE_WITHOUT_VERSIONS)]
+    for parent, floors in FLOORS.items():
+        for number, floor in enumerate(floors):
+            rules.append((f"{parent}.{floor}", tuple(f"{parent}.{above}" for above in floors[number + 1 :])))
     return [
         f"{module}: imports {name}"
         for module, source in sources.items()
-        for room, forbidden in FORBIDDEN.items()
+        for room, forbidden in rules
         if is_in(module, [room])
         for name in imports_of(source)
         if is_in(name, forbidden)
     ]
 
 
-def test_rooms_know_only_what_they_may() -> None:
+def test_packages_import_only_what_they_may() -> None:
     check(
         find_forbidden_imports,
         [
@@ -103,13 +120,23 @@ def test_rooms_know_only_what_they_may() -> None:
             {"streamd.core.x": "import cuda.bindings.runtime"},
             {"streamd.core.x": "from streamd import runtime"},
             {"streamd.core": "import threading"},
+            {"streamd.core.state.x": "from streamd.core.scheduling.costs import CostTable"},
             {"streamd.http.x": "from streamd.inference.lane import Lane"},
             {"streamd.http.x": "if TYPE_CHECKING:\n    import streamd.server.config"},
             {"streamd.runtime.x": "from streamd.http import app"},
             {"streamd.runtime.x": "from streamd import server"},
+            {"streamd.runtime.lanes.x": "from streamd.runtime.versions.manager import DeploymentManager"},
+            *({f"streamd.{package}.x": "import streamd.tools.fleets.fleet"} for package in DAEMON),
+            {"streamd.inference.tensorrt.x": "from streamd.repository.plans import choose_plan"},
+            {"streamd.tools.engine.graph.x": "from streamd.tools.engine.plan.builder import PlanBuilder"},
+            {"streamd.tools.x": "import streamd.server.config"},
         ],
     )
     assert find_forbidden_imports({"streamd.core.x": "import timeit_of_ours", "streamd.runtime.x": "import time"}) == []
+
+
+DAEMON = ("core", "inference", "repository", "runtime", "http", "server")
+"""The daemon's packages: none of them imports `tools/`, and `streamd serve` loads none of it."""
 
 
 CLOCK_CALLS = {"now", "utcnow", "today", "fromtimestamp", "time", "monotonic", "perf_counter"}
@@ -142,23 +169,26 @@ def test_core_has_no_clock() -> None:
     )
 
 
+BACKENDS = packages("inference.onnxruntime", "inference.tensorrt", "inference.fake")
+"""The backends themselves."""
+
 COMPOSITION_ROOTS = ("streamd.server", "streamd.inference.api.backends")
 """Who names concrete backends: the daemon's root, and the one table of the library."""
 
 CONCRETE_BACKENDS = re.compile(
-    r"streamd\.device\.(onnxruntime_\w+|fake|tensorrt\w*)\b|\b(OnnxRuntime\w*|Fake|TensorRT\w*)Backend\b"
+    r"streamd\.inference\.(onnxruntime|fake|tensorrt)\b|\b(OnnxRuntime\w*|Fake|TensorRT\w*)Backend\b"
 )
 
 
-LIBRARIES = re.compile(r"streamd\.device\.\w+_library\b")
-"""Foreign libraries, not backends: the toolchain builds with them, whatever serves."""
+LIBRARIES = re.compile(r"streamd\.inference\.(\w+\.library|tensorrt\.plan_file)\b")
+"""Foreign libraries and the file format, not backends: the toolchain builds with them, whatever serves."""
 
 
 def find_named_backends(sources: Sources) -> Found:
     """Names of concrete backends outside of the composition root: imported, used, or spelled out for importlib."""
     found = []
     for module, source in sources.items():
-        if is_in(module, COMPOSITION_ROOTS) or CONCRETE_BACKENDS.fullmatch(module):
+        if is_in(module, (*COMPOSITION_ROOTS, *BACKENDS)):
             continue
         tree = ast.parse(source)
         docs = {id(text) for text in docstrings_of(tree)}
@@ -188,7 +218,7 @@ def test_only_the_composition_root_names_backends() -> None:
         find_named_backends,
         [
             {"streamd.runtime.x": "from streamd.inference.fake import forecast_of"},
-            {"streamd.runtime.x": "from streamd.inference import onnxruntime_cpu"},
+            {"streamd.runtime.x": "from streamd.inference.onnxruntime import cpu_lane"},
             {"streamd.inference.api.inference": "from streamd.inference.tensorrt.runner import TensorRtRunner"},
             {"streamd.tools.engine.x": "def f():\n    from streamd.inference.tensorrt.runner import TensorRtRunner"},
             {"streamd.runtime.x": "from streamd.inference.tensorrt.library import load_tensorrt"},
@@ -291,12 +321,17 @@ print("\\n" + json.dumps(sorted(sys.modules)))
 
 
 def heavy_modules(code: str) -> list[str]:
-    """Run code in a fresh interpreter; returns which heavy modules it loaded."""
+    """Run code in a fresh interpreter; return which heavy modules it loaded."""
+    return [name for name in loaded_modules(code) if is_in(name, HEAVY)]
+
+
+def loaded_modules(code: str) -> list[str]:
+    """Run code in a fresh interpreter; return which modules it loaded."""
     command = [sys.executable, "-c", LOADED.format(code=code)]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
-    loaded = json.loads(ran.stdout.splitlines()[-1])
-    return [name for name in loaded if is_in(name, HEAVY)]
+    loaded: list[str] = json.loads(ran.stdout.splitlines()[-1])
+    return loaded
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["serve", "--help"], ["engine", "--help"], ["--version"]])
@@ -313,7 +348,12 @@ def test_core_loads_no_foreign_runtime() -> None:
     assert set(heavy_modules(f"import {', '.join(modules)}")) & {"aiohttp", "uvloop", "onnxruntime", "cuda"} == set()
 
 
-# ---------------------------------------------------------------- told and typed
+def test_the_daemon_loads_no_tools() -> None:
+    assert not [name for name in loaded_modules("import streamd.server.daemon") if is_in(name, ["streamd.tools"])]
+    assert [name for name in loaded_modules("import streamd.tools.engine.flags") if is_in(name, ["streamd.tools"])]
+
+
+# ---------------------------------------------------------------- documented and typed
 Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -358,6 +398,146 @@ def test_everything_public_has_a_docstring_and_every_function_a_return_type() ->
     assert (
         find_untold({"x": '"""Told."""\nclass _A:\n    def f(self) -> None:\n        def g():\n            pass'}) == []
     )
+
+
+# ---------------------------------------------------------------- names and prose
+SHARED_NAMES = {
+    "main": "every command has one",
+    "add_arguments": "every command has one",
+    "DESCRIPTION": "every command has one",
+    "EXAMPLES": "every command has one",
+    "log": "every module that logs has one",
+    "T": "type variables",
+}
+"""Public names that several modules define, each with the reason."""
+
+
+def public_names(tree: ast.Module) -> Iterator[str]:
+    """Names that a module defines for others: classes, functions, constants, type aliases."""
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node.name
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        yield from (target.id for target in targets if isinstance(target, ast.Name))
+
+
+def find_shared_names(sources: Sources) -> Found:
+    homes: dict[str, list[str]] = {}
+    for module, source in sources.items():
+        for name in sorted(set(public_names(ast.parse(source)))):
+            if not name.startswith("_") and name not in SHARED_NAMES:
+                homes.setdefault(name, []).append(module)
+    return [f"{name}: defined in {', '.join(modules)}" for name, modules in homes.items() if len(modules) > 1]
+
+
+def test_a_public_name_is_defined_in_one_module() -> None:
+    check(
+        find_shared_names,
+        [
+            {"a": "class A:\n    pass", "b": "class A:\n    pass"},
+            {"a": "def f() -> None:\n    pass", "b": "from x import y\nf = y"},
+            {"a": "LIMIT = 1", "b": "LIMIT: int = 2"},
+        ],
+    )
+    assert find_shared_names({"a": "_x = 1\nlog = 1", "b": "_x = 2\nlog = 2"}) == []
+
+
+CLAUSES = ("What ", "Which ", "How ", "Who ", "Whom ", "Whose ", "When ", "Where ", "Why ")
+
+
+def find_unconventional_text(sources: Sources) -> Found:
+    """Docstrings that begin with a clause or use RST's double backticks, and imports of `annotations`."""
+    found = []
+    for module, source in sources.items():
+        tree = ast.parse(source)
+        found += [f"{module}: imports __future__" for name in imports_of(source) if name == "__future__"]
+        for text in docstrings_of(tree):
+            assert isinstance(text, ast.Constant)
+            first = str(text.value).strip()
+            if first.startswith(CLAUSES):
+                found.append(f"{module}:{text.lineno}: {first[:40]!r} begins with a clause, expected a verb or a noun")
+            if "``" in first:
+                found.append(f"{module}:{text.lineno}: double backticks")
+    return found
+
+
+def test_docstrings_follow_one_convention() -> None:
+    check(
+        find_unconventional_text,
+        [
+            {"a": '"""What it does."""'},
+            {"a": 'def f() -> None:\n    """Which of them."""'},
+            {"a": '"""Read ``x``."""'},
+            {"a": "from __future__ import annotations"},
+        ],
+    )
+
+
+DIALECT = re.compile(
+    r"\b(hopeless|let go of|lets go of|is told|are told|was told|none where|none if|none while|as patiently as"
+    r"|there is none|there are none|by script|mended|in passing|nobody hears|is heard|for good)\b",
+    re.IGNORECASE,
+)
+
+
+def find_dialect(sources: Sources) -> Found:
+    """Words that a reader would have to learn before the code can be read; CONTRIBUTING.md has the plain ones."""
+    return [
+        f"{module}:{number}: {match[0]!r}"
+        for module, source in sources.items()
+        for number, line in enumerate(source.splitlines(), 1)
+        for match in DIALECT.finditer(line)
+    ]
+
+
+def test_the_code_is_written_in_plain_english() -> None:
+    check(find_dialect, [{"a": '"""The loop is told."""'}, {"a": "# A value, none where it is missing."}])
+
+
+# ---------------------------------------------------------------- tests
+def read_tests() -> dict[str, str]:
+    """Every module of the tests, by its path from the root."""
+    found = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py")}
+    assert len(found) > 100, "the tests were found"
+    return found
+
+
+SUBJECT = re.compile(r"Tests `(?P<path>[\w./*-]+)`")
+
+
+def find_tests_without_a_subject(sources: Sources) -> Found:
+    """Test modules whose docstring does not begin with the file or folder that they test, or names none that exists."""
+    found = []
+    for path, source in sources.items():
+        if not Path(path).name.startswith("test_"):
+            continue
+        match = SUBJECT.match(ast.get_docstring(ast.parse(source)) or "")
+        if match is None:
+            found.append(f"{path}: does not begin with Tests `path`")
+        elif not list(ROOT.glob(match["path"])):
+            found.append(f"{path}: tests {match['path']}, which does not exist")
+    return found
+
+
+def test_each_test_module_names_what_it_tests() -> None:
+    for broken in ('"""Rows."""', '"""Tests `streamd/core/nothing.py`: rows."""', ""):
+        assert find_tests_without_a_subject({"tests/test_x.py": broken}), f"blind to {broken}"
+    assert find_tests_without_a_subject({"tests/test_x.py": '"""Tests `streamd/cli.py`."""'}) == []
+    assert find_tests_without_a_subject(read_tests()) == []
+
+
+def find_imports_of_tests(sources: Sources) -> Found:
+    return [
+        f"{path}: imports {name}"
+        for path, source in sources.items()
+        for name in imports_of(source)
+        if name.startswith("tests.") and any(part.startswith("test_") for part in name.split(".")[:-1])
+    ]
+
+
+def test_no_test_module_is_imported() -> None:
+    assert find_imports_of_tests({"tests/x.py": "from tests.core.test_rows import make"})
+    assert find_imports_of_tests(read_tests()) == []
 
 
 # ---------------------------------------------------------------- errors

@@ -18,8 +18,8 @@ from benchmarks.gpu.faults_trial import AFTER_SECONDS, Trial
 from benchmarks.gpu.harness import ROOT
 from streamd.core.errors import DeviceLostError, LaneLostError, StreamdError
 from streamd.repository.versions import EngineVersion, load_version
-from streamd.server.backends import open_backend
 from streamd.server.config import load_config
+from streamd.server.version_control.specs import open_version
 
 
 def main() -> int:
@@ -119,7 +119,7 @@ def _error_of(lane: Any, reference: Reference) -> float:
 
 def _backend(asked: argparse.Namespace, version: EngineVersion) -> tuple[Any, "Crash"]:
     config = load_config(ROOT / "config.toml", {}, {"backend": asked.backend, "lanes": 1, "buckets": (1, 8)})
-    opened = open_backend(version, config)
+    opened = open_version([version], config)
     for lane in opened.lanes:
         lane.close()
     return opened.backend, Crash()

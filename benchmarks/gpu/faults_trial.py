@@ -6,7 +6,7 @@ Measures what callers and probes see of it; not how the device recovers (see `fa
 import argparse
 import asyncio
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import aiohttp
@@ -18,10 +18,11 @@ from benchmarks.gpu.crashing import Crash, CrashingBackend, CrashingLane
 from benchmarks.gpu.harness import ROOT
 from benchmarks.harness import free_port
 from streamd.http.wire.tensors import write_tensor
+from streamd.inference.lane import Lane
 from streamd.repository.versions import load_version
 from streamd.server import daemon as daemon_module
-from streamd.server.backends import open_backend
 from streamd.server.config import load_config
+from streamd.server.version_control.specs import open_version
 
 WINDOWS = 64
 CALLERS = 8
@@ -84,7 +85,7 @@ class Trial:
         return self._finding(before, status, ready=ready)
 
     def _wrap_backends(self) -> None:
-        real, crash = open_backend, self.crash
+        real, crash = open_version, self.crash
         wrapped: set[str] = set()
 
         def opening(*arguments: Any, **more: Any) -> Any:
@@ -92,11 +93,11 @@ class Trial:
             # Only the first backend crashes: what takes over from it must be left alone.
             if not wrapped or opened.backend.name in wrapped:
                 wrapped.add(opened.backend.name)
-                opened.backend = CrashingBackend(opened.backend, crash)
-                opened.lanes = [CrashingLane(lane, crash) for lane in opened.lanes]
+                lanes: list[Lane] = [CrashingLane(lane, crash) for lane in opened.lanes]
+                return replace(opened, backend=CrashingBackend(opened.backend, crash), lanes=lanes)
             return opened
 
-        vars(daemon_module)["open_backend"] = opening
+        vars(daemon_module)["open_version"] = opening
 
     # ------------------------------------------------------------ load
     async def _call(self, session: aiohttp.ClientSession, number: int) -> None:

@@ -16,8 +16,8 @@ from streamd.core.contract import ModelContract
 from streamd.inference.lane import Backend, Float32, Inputs, Lane
 from streamd.inference.onnxruntime.cpu_lane import OnnxRuntimeCpuBackend
 from streamd.repository.versions import EngineVersion
-from streamd.server import backends
 from streamd.server.config import Config
+from streamd.server.version_control import specs
 
 STOOD_IN_FOR = "onnxruntime-cpu"
 """The backend to ask for: settings know no other that runs everywhere."""
@@ -87,5 +87,5 @@ def open_instant(version: EngineVersion, config: Config) -> Backend:
 
 
 if __name__ == "__main__":
-    backends._OPENERS[STOOD_IN_FOR] = open_instant
+    specs._OPENERS[STOOD_IN_FOR] = open_instant
     sys.exit(cli.main(sys.argv[1:]))

@@ -1,8 +1,12 @@
-"""Opens several lanes or runners, or none of them."""
+"""Opens the first backend of a chain that runs here, and several lanes or runners at once or none of them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
+
+from streamd.core.errors import BackendUnavailableError, StreamdError
+from streamd.inference.lane import Backend, Lane
 
 
 class Closable(Protocol):
@@ -13,12 +17,67 @@ class Closable(Protocol):
         ...
 
 
-T = TypeVar("T", bound=Closable)
+T = TypeVar("T")
+C = TypeVar("C", bound=Closable)
 
 
-def all_or_none(makers: Iterable[Callable[[], T]]) -> list[T]:
-    """Call each maker; what the first ones hold is given back where a later one finds no room."""
-    opened: list[T] = []
+@dataclass(frozen=True, slots=True)
+class SkippedBackend:
+    """A backend that was tried and does not run here, and why."""
+
+    backend: str
+    reason: str
+
+    def as_dict(self) -> dict[str, str]:
+        """Return it as `/v1/status` shows it."""
+        return {"backend": self.backend, "reason": self.reason}
+
+    def __str__(self) -> str:
+        return f"{self.backend}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class OpenedBackend:
+    """A backend that runs, its lanes, and what was tried before it."""
+
+    backend: Backend
+    lanes: list[Lane]
+    passed_over: tuple[SkippedBackend, ...] = ()
+
+
+OpenBackend = Callable[[frozenset[str]], OpenedBackend]
+"""Opens the first backend of the chain that runs here and is not among the names given; blocks.
+
+Raises `BackendUnavailableError` with every reason.
+"""
+
+
+def open_first(
+    subject: str, openers: Mapping[str, Callable[[], T]], *, skip_on: type[StreamdError] = BackendUnavailableError
+) -> tuple[str, T, tuple[SkippedBackend, ...]]:
+    """Call the openers in their order; return the first one's name that succeeds, its result, and those before it.
+
+    An opener that raises `skip_on` is passed over. Raises `BackendUnavailableError` with every reason where none
+    succeeds; `subject` names what should run.
+    """
+    passed_over: list[SkippedBackend] = []
+    for name, open_backend in openers.items():
+        try:
+            return name, open_backend(), tuple(passed_over)
+        except skip_on as exc:
+            passed_over.append(SkippedBackend(name, str(exc)))
+    reasons = join_reasons(passed_over) or "each was tried already"
+    raise BackendUnavailableError(f"no backend can run {subject}: {reasons}")
+
+
+def join_reasons(passed_over: Iterable[SkippedBackend]) -> str:
+    """Return the backends and their reasons as one line."""
+    return "; ".join(map(str, passed_over))
+
+
+def all_or_none(makers: Iterable[Callable[[], C]]) -> list[C]:
+    """Call each maker; what the first ones hold is given back where a later one fails."""
+    opened: list[C] = []
     with ExitStack() as made:
         for make in makers:
             opened.append(make())

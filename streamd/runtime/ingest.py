@@ -4,8 +4,10 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
+from typing import Protocol
 
 import structlog
 
@@ -30,12 +32,46 @@ SLICE = 1_000
 """Samples that are taken before the event loop gets its turn."""
 
 
+class RowsDue(Protocol):
+    """Who runs what became due (the pipeline)."""
+
+    def mark_due(self, slot: int, rows: int) -> None:
+        """Queue a server that has `rows` more due rows."""
+        ...
+
+
+class ServerForgotten(Protocol):
+    """Who remembers something of a server by its slot."""
+
+    def forget(self, slot: int) -> None:
+        """Drop a slot that changes hands."""
+        ...
+
+
+class ServerContradicted(Protocol):
+    """Who watches servers whose newest row lies ahead of the clock."""
+
+    def contradict(self, slot: int) -> None:
+        """Learn that such a server sent a sample of the present."""
+        ...
+
+
+@dataclass(slots=True)
+class IngestLoad:
+    """How many bodies are being taken at this moment: while there is one, more rows are certain to come."""
+
+    bodies: int = 0
+
+    @property
+    def expects_rows(self) -> bool:
+        """Whether a body is being taken."""
+        return self.bodies > 0
+
+
 class Ingest:
     """Takes samples in; every one that is accepted is in the window store when `take` returns.
 
-    `on_due(slot, rows)` is told what became due, `on_forget(slot)` which slot changed hands.
-    `on_contradicted(slot)` is called when a server whose newest row lies ahead of the clock sends a sample of the
-    present. `wall` returns epoch seconds.
+    `wall` returns epoch seconds.
     """
 
     def __init__(
@@ -43,9 +79,10 @@ class Ingest:
         state: State,
         *,
         max_ahead_seconds: float,
-        on_due: Callable[[int, int], None],
-        on_forget: Callable[[int], None],
-        on_contradicted: Callable[[int], None] = lambda slot: None,
+        load: IngestLoad,
+        rows_due: RowsDue,
+        server_forgotten: ServerForgotten,
+        server_contradicted: ServerContradicted,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.accepted = 0
@@ -54,16 +91,15 @@ class Ingest:
         self.refused: dict[str, int] = {}
         """Bodies and frames of which nothing could be taken, by code."""
         self.forgotten_servers = 0
-        self.busy = 0
-        """Bodies that are being taken at this moment: more rows are certain to come while it is not 0."""
+        self.load = load
         self.draining = False
         self._state = state
         self._contract = state.contract
         self._rows = RowReader(state.contract.features)
         self._max_ahead_seconds = max_ahead_seconds
-        self._on_due = on_due
-        self._on_forget = on_forget
-        self._on_contradicted = on_contradicted
+        self._rows_due = rows_due
+        self._server_forgotten = server_forgotten
+        self._server_contradicted = server_contradicted
         self._wall = wall
         # A sample of the last steps is one of the present: an agent may send a step when it is over.
         self._present_seconds = max_ahead_seconds + 2 * state.contract.step_seconds
@@ -82,13 +118,13 @@ class Ingest:
             raise DrainingError("the daemon is stopping")
         result = IngestResult()
         rest = iter(samples)
-        self.busy += 1
+        self.load.bodies += 1
         forgotten = self.forgotten_servers
         try:
             while self._take_slice(islice(rest, SLICE), result) == SLICE:
                 await asyncio.sleep(0)
         finally:
-            self.busy -= 1
+            self.load.bodies -= 1
         if self.forgotten_servers > forgotten:
             capacity = self._state.directory.capacity
             log.warning("servers_forgotten", count=self.forgotten_servers - forgotten, max_servers=capacity)
@@ -141,13 +177,13 @@ class Ingest:
             return
         step = self._contract.step_of(at)
         if slot in self._state.ahead.since and at > wall - self._present_seconds:
-            self._on_contradicted(slot)
+            self._server_contradicted.contradict(slot)
         due = self._state.windows.write(slot, step, row, sample.status, now)
         if due == TOO_OLD:
             raise self._too_old(at, slot, wall)
         directory.touch(slot, wall)
         if due:
-            self._on_due(slot, due)
+            self._rows_due.mark_due(slot, due)
 
     def _too_old(self, at: float, slot: int, wall: float) -> TooOldError:
         newest = self._contract.origin_of(self._state.windows.latest(slot))
@@ -160,7 +196,7 @@ class Ingest:
     def _admit(self, server: str, wall: float) -> int:
         slot, forgotten = self._state.admit(server, wall)
         if forgotten is not None:
-            self._on_forget(slot)
+            self._server_forgotten.forget(slot)
             self.forgotten_servers += 1
         return slot
 

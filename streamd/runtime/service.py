@@ -1,6 +1,6 @@
-"""The daemon without its doors: state, ingest, pipeline and fan-out, wired together.
+"""The daemon without its sockets: state, ingest, pipeline and fan-out, wired together by `build_service`.
 
-The transport calls it; the composition root makes it and gives it lanes.
+The HTTP package calls it; the composition root makes it and gives it lanes.
 """
 
 import asyncio
@@ -16,20 +16,21 @@ import structlog
 
 from streamd.core.accuracy.pending import AccuracyLimits
 from streamd.core.contract import ModelContract
-from streamd.core.errors import DrainingError, TooBusyError, UnavailableError
+from streamd.core.errors import BackendUnavailableError, DrainingError, TooBusyError, UnavailableError
 from streamd.core.scheduling.scheduler import Scheduler
 from streamd.inference.lane import Float32
+from streamd.inference.opening import OpenedBackend
 from streamd.runtime.accuracy.live import LiveAccuracy
 from streamd.runtime.clock_watch import ClockWatch
 from streamd.runtime.hub import Hub
-from streamd.runtime.ingest import Ingest
-from streamd.runtime.lanes.deployment import Model
+from streamd.runtime.ingest import Ingest, IngestLoad, RowsDue, ServerForgotten
+from streamd.runtime.lanes.deployment import Deployment, DeploymentSpec
 from streamd.runtime.lanes.pipeline import Pipeline
+from streamd.runtime.lanes.sinks import BoardSink
 from streamd.runtime.metrics import Metrics
-from streamd.runtime.pauses import Pauses
 from streamd.runtime.predict import Predicted, PredictRequest
 from streamd.runtime.state.state import State
-from streamd.runtime.versions.candidate import Candidate, row_counts
+from streamd.runtime.versions.candidate import Candidate, CandidateRouter
 
 log = structlog.get_logger(__name__)
 
@@ -37,7 +38,7 @@ JOIN_SECONDS = 2.0
 """How long closing waits for all lanes' threads together."""
 
 SWEEP_SECONDS = 1.0
-"""How often past forecasts are looked at for rows that have come, and what is stored for what lies ahead."""
+"""How often past forecasts are scored, and what is stored is compared with the clock."""
 
 
 @dataclass(frozen=True)
@@ -52,71 +53,54 @@ class ServiceLimits:
     accuracy: AccuracyLimits = field(default_factory=AccuracyLimits)
 
 
+@dataclass
+class EngineStatus:
+    """What `/v1/status` shows of the versions: written by whoever changes what serves."""
+
+    shown: dict[str, Any] = field(default_factory=dict)
+
+
 class Service:
-    """One model's daemon. Make it inside a running event loop."""
+    """One model's daemon without its sockets; `build_service` makes it."""
 
     def __init__(
         self,
         state: State,
-        model: str,
-        server_ids: dict[str, int],
         limits: ServiceLimits,
         *,
-        wall: Callable[[], float] = time.time,
-        clock: Callable[[], float] = time.monotonic,
+        metrics: Metrics,
+        hub: Hub,
+        accuracy: LiveAccuracy,
+        router: CandidateRouter,
+        board_sink: BoardSink,
+        pipeline: Pipeline,
+        ingest: Ingest,
+        owners: "SlotOwners",
+        clock_watch: ClockWatch,
     ) -> None:
         self.state = state
         self.contract: ModelContract = state.contract
         self.limits = limits
         self.started = time.monotonic()
-        self.engine: dict[str, Any] = {}
-        """What `/v1/status` tells of the backend: filled by the composition root."""
+        self.engine = EngineStatus()
         self.draining = False
+        self.metrics = metrics
+        self.hub = hub
+        self.accuracy = accuracy
+        self.router = router
+        self.board_sink = board_sink
+        self.pipeline = pipeline
+        self.scheduler = pipeline.scheduler
+        self.pauses = pipeline.pauses
+        self.ingest = ingest
+        self.owners = owners
+        self.clock_watch = clock_watch
         self.deleted_servers = 0
-        """Servers that were forgotten because a caller wanted it, since start."""
-        self.metrics = Metrics()
-        self.hub = Hub(state.directory.capacity, state.directory.names)
-        self.scheduler = Scheduler(
-            self._snapshot,
-            state.board.step,
-            need=state.windows.need,
-            max_queue_delay_seconds=limits.max_queue_delay_seconds,
-            max_waiting_requests=limits.max_waiting_requests,
-        )
-        self.pauses = Pauses()
-        self.pipeline = Pipeline(
-            state,
-            self.scheduler,
-            Model(model.encode(), server_ids),
-            publish=self.hub.publish,
-            more_comes=lambda: self.ingest.busy > 0,
-            observer=self.metrics,
-            pauses=self.pauses,
-        )
-        self.accuracy = LiveAccuracy(state, limits.accuracy)
-        self.accuracy.follow(model)
-        self.pipeline.on_posted = self.accuracy.posted
-        self.clock_watch = ClockWatch(
-            state,
-            self.accuracy,
-            max_ahead_seconds=limits.max_ahead_seconds,
-            recovery_seconds=limits.ahead_recovery_seconds,
-            rewind=self._rewind,
-            wall=wall,
-            clock=clock,
-        )
-        self._sweep_timer: asyncio.TimerHandle | None = None
+        """Servers that were forgotten because a caller asked for it, since start."""
         self.candidate: Candidate | None = None
         """The version on trial, if there is one."""
         self._candidate_rows: Counter[str] = Counter()  # of canaries whose trial is over
-        self.ingest = Ingest(
-            state,
-            max_ahead_seconds=limits.max_ahead_seconds,
-            on_due=self.pipeline.mark_due,
-            on_forget=self._forget,
-            on_contradicted=self.clock_watch.contradict,
-            wall=wall,
-        )
+        self._sweep_timer: asyncio.TimerHandle | None = None
         self._register_metrics()
 
     def begin(self) -> None:
@@ -135,12 +119,12 @@ class Service:
     @property
     def model(self) -> str:
         """The name of the version that serves."""
-        return self.pipeline.serving.model.text
+        return self.pipeline.serving.name
 
     @property
     def passed_over(self) -> list[dict[str, str]]:
         """The versions that should serve and cannot: of each its `name`, the `rule` that chose it and the `reason`."""
-        return list(self.engine.get("passed_over", ()))
+        return list(self.engine.shown.get("passed_over", ()))
 
     async def predict(self, inputs: Mapping[str, npt.NDArray[Any]]) -> Predicted:
         """Forecast a caller's windows.
@@ -160,7 +144,7 @@ class Service:
             seconds = self.limits.predict_timeout_seconds
             raise TooBusyError(f"no forecast within {seconds:g} s") from exc
         finally:
-            # However the call ends (an answer, an error, its time, a caller who left), nothing runs for it any more.
+            # However the call ends (an answer, an error, a timeout, a caller who left), nothing runs for it any more.
             self.pipeline.drop_request(request)
         return Predicted(predictions.reshape(request.windows, *self.contract.output_shape), request.batched, model)
 
@@ -175,25 +159,25 @@ class Service:
 
     def handed_over(self, slots: Iterable[int]) -> None:
         """Note that the latest forecasts of these slots went to a subscriber's socket."""
-        self.metrics.handed_over(map(self.pipeline.received.get, slots))
+        self.metrics.handed_over(map(self.board_sink.received.get, slots))
 
     def forget(self, slot: int) -> None:
-        """Forget a server for good, wherever something of it is held; what is under way for it is not delivered."""
+        """Forget a server in every place that holds something of it; what is under way for it is not delivered."""
         server = self.state.directory.names[slot]
         self.state.forget(slot)
-        self._forget(slot)
+        self.owners.forget(slot)
         self.deleted_servers += 1
         log.info("server_deleted", server=server)
 
     async def drain(self) -> None:
         """Take nothing more and finish what is under way; whoever calls bounds the time."""
         self.draining = self.ingest.draining = True
-        while self.ingest.busy:
+        while self.ingest.load.bodies:
             await asyncio.sleep(0)
-        while not (self.pipeline.settled and (self.candidate is None or self.candidate.settled)):
+        while not (self.pipeline.is_idle and (self.candidate is None or self.candidate.is_idle)):
             if self.candidate is not None:
-                await self.candidate.settle()
-            await self.pipeline.settle()
+                await self.candidate.wait_idle()
+            await self.pipeline.wait_idle()
 
     @property
     def undelivered(self) -> int:
@@ -212,10 +196,10 @@ class Service:
         if self._sweep_timer is not None:
             self._sweep_timer.cancel()
         trials = [] if self.candidate is None else [self.candidate.pipeline]
-        workers = set(self.pipeline.closing_lanes.running)
+        workers = set(self.pipeline.lanes.closing.running)
         for pipeline in (self.pipeline, *trials):
             pipeline.stop()
-            workers.update(pipeline.all_workers)
+            workers.update(pipeline.lanes.all_workers)
         for worker in workers:
             worker.stop()
         until = time.monotonic() + JOIN_SECONDS
@@ -229,7 +213,7 @@ class Service:
         contract, windows = self.contract, self.state.windows
         return {
             "engine": self.model,
-            **self.engine,
+            **self.engine.shown,
             "ready": self.ready,
             "draining": self.draining,
             "uptime_seconds": round(time.monotonic() - self.started, 3),
@@ -245,7 +229,7 @@ class Service:
                 "late_steps": windows.late_steps,
             },
             "lanes": [worker.status() for worker in self.pipeline.workers],
-            "lanes_lost": list(self.pipeline.lost),
+            "lanes_lost": list(self.pipeline.serving.lost),
             "candidate": None if self.candidate is None else self.candidate.status(),
             "servers": len(self.state.directory),
             "capacity": self.state.directory.capacity,
@@ -276,13 +260,13 @@ class Service:
 
     def row_counts(self) -> dict[str, int]:
         """Where the closed rows went since start: due = delivered + superseded + failed + forgotten + waiting."""
-        counts = Counter(row_counts(self.scheduler)) + self._candidate_rows
+        counts = Counter(self.scheduler.row_counts()) + self._candidate_rows
         if self.candidate is not None:
             counts.update(self.candidate.delivered_rows())
         return {
             "closed": self.state.windows.closed_rows,
             "warming": self.state.windows.warming_rows,
-            **{name: counts[name] for name in row_counts(self.scheduler)},
+            **{name: counts[name] for name in self.scheduler.row_counts()},
         }
 
     def window(self, slot: int) -> npt.NDArray[np.float32]:
@@ -292,24 +276,7 @@ class Service:
         self.state.windows.gather(slot, values, np.empty(shape[0], np.int32))
         return values
 
-    # ------------------------------------------------------------ wiring
-    def _snapshot(self, slot: int) -> tuple[int, int, int]:
-        windows = self.state.windows
-        return self.state.directory.generations[slot], windows.newest(slot), windows.have[slot]
-
-    def _forget(self, slot: int) -> None:
-        self.pipeline.forget(slot)
-        self.hub.forget(slot)
-        self.accuracy.forget(slot)
-        self.state.ahead.forget(slot)
-
-    def _rewind(self, slot: int, last_step: int) -> int:
-        dropped = self.state.rewind(slot, last_step)
-        self._forget(slot)  # nothing that anyone holds of it is to be trusted
-        if self.state.is_unforecast(slot):
-            self.pipeline.mark_due(slot, 1)
-        return dropped
-
+    # ------------------------------------------------------------ upkeep
     def _sweep(self) -> None:
         self.accuracy.sweep()
         self.clock_watch.sweep()
@@ -336,7 +303,9 @@ class Service:
         metrics.counter(
             "servers_forgotten", "Servers forgotten for want of room", lambda: self.ingest.forgotten_servers
         )
-        metrics.counter("servers_deleted", "Servers forgotten because a caller wanted it", lambda: self.deleted_servers)
+        metrics.counter(
+            "servers_deleted", "Servers forgotten because a caller asked for it", lambda: self.deleted_servers
+        )
         metrics.counter("forecasts_dropped", "Forecasts that slow subscribers missed", lambda: self.hub.dropped)
         metrics.families(self.accuracy.families)
         metrics.gauge("servers", "Servers that have a window", lambda: len(state.directory))
@@ -357,17 +326,117 @@ class Service:
         )
         metrics.counter(
             "predict_dropped",
-            "Windows of /v1/predict that were removed before they ran: nobody waited for them any more",
+            "Windows of /v1/predict that were removed before they ran, because nobody waited for them any more",
             lambda: self.scheduler.dropped_windows,
         )
         metrics.gauge("lanes", "Lanes that are able to run", lambda: len(self.pipeline.workers))
         metrics.gauge("subscribers", "Subscribers", lambda: len(self.hub))
         metrics.gauge(
             "state_unreadable",
-            "Servers and forecasts that were freed at the start: what was stored of them makes no sense",
+            "Servers and forecasts that were freed at the start, because what was stored of them makes no sense",
             lambda: state.directory.unreadable + state.board.unreadable,
         )
         metrics.gauge("state_set_aside", "Files of the state that could not be read", lambda: len(state.set_aside))
         metrics.gauge("ready", "1 when able to answer", lambda: float(self.ready))
         metrics.gauge("versions_passed_over", "Versions that should serve and cannot", lambda: len(self.passed_over))
         metrics.gauge("uptime_seconds", "Since start", lambda: time.monotonic() - self.started)
+
+
+class SlotOwners:
+    """All that remember something of a server by its slot."""
+
+    def __init__(self, state: State, rows_due: RowsDue, owners: tuple[ServerForgotten, ...]) -> None:
+        self._state = state
+        self._rows_due = rows_due
+        self._owners = owners
+
+    def forget(self, slot: int) -> None:
+        """Drop a slot that changes hands, in every place."""
+        for owner in self._owners:
+            owner.forget(slot)
+
+    def rewind(self, slot: int, last_step: int) -> int:
+        """Drop a server's rows after a step, and all that was made from them; return how many rows."""
+        dropped = self._state.rewind(slot, last_step)
+        self.forget(slot)
+        if self._state.is_unforecast(slot):
+            self._rows_due.mark_due(slot, 1)
+        return dropped
+
+
+def build_service(
+    state: State,
+    model: str,
+    server_ids: dict[str, int],
+    limits: ServiceLimits,
+    *,
+    wall: Callable[[], float] = time.time,
+    clock: Callable[[], float] = time.monotonic,
+) -> Service:
+    """Wire a service; call it inside a running event loop. `wall` returns epoch seconds, `clock` monotonic seconds.
+
+    samples → ingest → windows → due → (router) → scheduler → pipeline → lanes → sink → board → hub → subscribers
+                                                                           └→ accuracy, router (a shadow's turn)
+    """
+    metrics = Metrics()
+    hub = Hub(state.directory.capacity, state.directory.names)
+    accuracy = LiveAccuracy(state, limits.accuracy)
+    accuracy.follow(model)
+    router = CandidateRouter()
+    board_sink = BoardSink(state, hub, posted=(accuracy, router))
+    load = IngestLoad()
+    pipeline = Pipeline(
+        state,
+        _make_scheduler(state, limits),
+        board_sink,
+        Deployment(DeploymentSpec(name=model, server_ids=server_ids, open_backend=_open_nothing)),
+        observer=metrics,
+        router=router,
+        rows_expected=load,
+    )
+    owners = SlotOwners(state, pipeline, (router, pipeline, board_sink, hub, accuracy, state.ahead))
+    clock_watch = ClockWatch(
+        state,
+        accuracy,
+        max_ahead_seconds=limits.max_ahead_seconds,
+        recovery_seconds=limits.ahead_recovery_seconds,
+        rewind=owners.rewind,
+        wall=wall,
+        clock=clock,
+    )
+    ingest = Ingest(
+        state,
+        max_ahead_seconds=limits.max_ahead_seconds,
+        load=load,
+        rows_due=pipeline,
+        server_forgotten=owners,
+        server_contradicted=clock_watch,
+        wall=wall,
+    )
+    return Service(
+        state,
+        limits,
+        metrics=metrics,
+        hub=hub,
+        accuracy=accuracy,
+        router=router,
+        board_sink=board_sink,
+        pipeline=pipeline,
+        ingest=ingest,
+        owners=owners,
+        clock_watch=clock_watch,
+    )
+
+
+def _make_scheduler(state: State, limits: ServiceLimits) -> Scheduler:
+    return Scheduler(
+        state.snapshot,
+        state.board.step,
+        need=state.windows.need,
+        max_queue_delay_seconds=limits.max_queue_delay_seconds,
+        max_waiting_requests=limits.max_waiting_requests,
+    )
+
+
+def _open_nothing(exhausted: frozenset[str]) -> OpenedBackend:
+    raise BackendUnavailableError("this deployment stands for the version that is still to be loaded")

@@ -226,3 +226,10 @@ def _convert(settings: Mapping[str, Any], place: str, *, strict: bool) -> Config
         return msgspec.convert(settings, Config, strict=strict)
     except msgspec.ValidationError as exc:
         raise ConfigError(f"{place}: {exc}") from exc
+
+
+def need_restart(config: Config, before: Config) -> list[str]:
+    """Return the sections that differ and are read at start only."""
+    live = ("engine", "candidate")
+    sections = (field.name for field in msgspec.structs.fields(Config) if field.name not in live)
+    return [name for name in sections if getattr(config, name) != getattr(before, name)]

@@ -18,15 +18,14 @@ from streamd.core.errors import StateError
 from streamd.http.app import HttpApp, make_http_app
 from streamd.http.requests import TransportLimits
 from streamd.runtime.background import in_background
-from streamd.runtime.service import Service, ServiceLimits
+from streamd.runtime.service import Service, ServiceLimits, build_service
 from streamd.runtime.state.state import State, WindowLimits, open_state
-from streamd.server.backends import open_backend
 from streamd.server.config import Config, read_admin_token
 from streamd.server.disk import on_disk
 from streamd.server.memory import return_large_blocks
 from streamd.server.systemd import Notifier
 from streamd.server.version_control.control import VersionControl
-from streamd.server.version_control.selection import Selection, select_versions
+from streamd.server.version_control.specs import Selection, open_version, select_versions
 
 log = structlog.get_logger(__name__)
 
@@ -62,7 +61,7 @@ class Daemon:
             return 0
         token, selection, state = read
         service = self._service = self._make_service(selection, state)
-        engines = self._engines = VersionControl(service, self.config, open_backend, self._reread)
+        engines = self._engines = VersionControl(service, self.config, open_version, self._reread)
         http_app = make_http_app(service, _transport_limits(self.config), engines, token)
         runner = await self._listen(http_app)
         self._keep(self._flush_regularly(service.state))  # samples are taken from now on
@@ -104,7 +103,7 @@ class Daemon:
         return token, selection, state
 
     def _make_service(self, selection: Selection, state: State) -> Service:
-        service = Service(state, selection.name, selection.model.server_ids, _service_limits(self.config))
+        service = build_service(state, selection.name, selection.server_ids, _service_limits(self.config))
         service.begin()  # before the first sample: what comes from now on is due by itself
         return service
 
@@ -127,21 +126,23 @@ class Daemon:
         # What stands now stays: the collector need not look at it again, which took hundreds of milliseconds.
         gc.collect()
         gc.freeze()
+        assert loaded.backend is not None, "it is loaded"
+        assert loaded.costs is not None, "it is loaded"
         log.info(
             "ready",
             engine=loaded.name,
-            backend=loaded.opened.backend.name,
-            lanes=len(loaded.deployment.workers),
+            backend=loaded.backend.name,
+            lanes=len(loaded.workers),
             bucket_ms={str(bucket): round(seconds * 1e3, 3) for bucket, seconds in loaded.costs.seconds.items()},
             seconds=round(time.monotonic() - began, 2),
         )
         self._tell_ready()
         self._keep(self._feed_watchdog())  # systemd counts from READY on, and a candidate may take long to load
-        await engines.start_trial()
+        await engines.start_configured_candidate()
 
     def _tell_ready(self) -> None:
         assert self._service is not None
-        told = self._service.engine["backend"]
+        told = self._service.engine.shown["backend"]
         self.notifier.tell(READY="1", STATUS=f"serving {self._service.model} on {told}")
 
     # ------------------------------------------------------------ main loop

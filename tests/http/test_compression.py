@@ -181,11 +181,11 @@ class NoEngines:
         self.asked.append(why)
         return {}
 
-    async def try_out(self, version: str, share: float, shadow: bool) -> Told:
+    async def start_candidate(self, version: str, share: float, shadow: bool) -> Told:
         self.asked.append(version)
         return {}
 
-    async def end_trial(self) -> Told:
+    async def end_candidate(self) -> Told:
         return {}
 
 

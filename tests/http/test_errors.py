@@ -84,7 +84,7 @@ async def test_a_poisoned_window_fails_alone(daemon: Running, not_finite: bool) 
         window = window_of(history(name, int(name[1:]), range(NEED)), NEED - 1)
         assert same(values, wire_forecast(window))
     assert {"s3", "s11"}.isdisjoint(seen)
-    await daemon.service.pipeline.settle()
+    await daemon.service.pipeline.wait_idle()
     counts = daemon.service.row_counts()
     assert (counts["due"], counts["delivered"], counts["failed"]) == (22, 20, 2)
     assert max(count for _, count in daemon.backend.script.runs) > 2

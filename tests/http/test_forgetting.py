@@ -52,7 +52,7 @@ async def test_a_forgotten_server_reports_to_nobody(daemon: Running) -> None:
 
 async def test_a_server_that_reports_again_begins_anew(daemon: Running) -> None:
     await daemon.accept(history("a", 1, range(10)))
-    await daemon.service.pipeline.settle()
+    await daemon.service.pipeline.wait_idle()
     await forget(daemon, "a")
     # 2. Rows that would have been too old for the former window, in the same slot.
     async with daemon.subscribed() as reader:
@@ -83,7 +83,7 @@ async def test_what_is_under_way_for_it_is_not_delivered(start: Start) -> None:
         messages = {message["server"]: message for message in [await reader.receive(), await reader.receive()]}
     assert messages.keys() == {"stays", "runs"}
     assert messages["runs"]["origin"] == origin(50 + NEED - 1)
-    await daemon.service.pipeline.settle()
+    await daemon.service.pipeline.wait_idle()
     rows = (await daemon.status())["rows"]
     assert (rows["forgotten"], rows["delivered"]) == (2, 2)
     assert rows["due"] == sum(rows[name] for name in ("delivered", "superseded", "failed", "forgotten"))
@@ -94,7 +94,7 @@ async def test_a_reader_does_not_get_what_it_had_not_read(start: Start) -> None:
     async with daemon.subscribed():
         (subscription,) = daemon.service.hub._subscriptions
         await daemon.accept(history("a", 1, range(NEED)))
-        await daemon.service.pipeline.settle()
+        await daemon.service.pipeline.wait_idle()
         # The reader's task has not had its turn yet, or has read: publish again while nothing awaits.
         slot = daemon.service.state.directory.slots["a"]
         daemon.service.hub.publish([slot], 0.0)
@@ -130,7 +130,7 @@ async def test_forecasts_that_were_held_to_be_scored_go_too(daemon: Running) -> 
     service = daemon.service
     ledger = service.accuracy.ledger
     await daemon.accept(history("a", 1, range(8)))
-    await service.pipeline.settle()
+    await service.pipeline.wait_idle()
     slot = service.state.directory.slots["a"]
     assert slot in ledger.held
     await forget(daemon, "a")
@@ -145,7 +145,7 @@ async def test_a_body_that_is_being_taken_goes_on_with_a_new_window(daemon: Runn
     sending = asyncio.create_task(daemon.post("/v1/samples", {"samples": rows}))
     while "a" not in service.state.directory.slots:
         await asyncio.sleep(0)
-    assert service.ingest.busy, "it is taken in slices, between which others have their turn"
+    assert service.ingest.load.bodies, "it is taken in slices, between which others have their turn"
     service.forget(service.state.directory.slots["a"])
     assert (await sending).body["accepted"] == len(rows)
     for server in ("a", "b"):

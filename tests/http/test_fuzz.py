@@ -187,7 +187,7 @@ async def test_ten_thousand_mutated_frames(start: Start) -> None:
         await neighbour.take_turn()
     assert grown < 64 * 2**20
     assert same(await daemon.window(NEIGHBOUR), window_of(neighbour.sent, len(neighbour.sent) - 1))
-    await daemon.service.pipeline.settle()
+    await daemon.service.pipeline.wait_idle()
     status = await daemon.status()
     assert status["ready"] is True
     assert status["samples"]["accepted"] > 300

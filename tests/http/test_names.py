@@ -51,7 +51,7 @@ async def full(daemon: Running) -> Running:
     """A daemon to which every name reports, and whose forecasts are made."""
     await daemon.accept([row for number, name in enumerate(NAMES) for row in history(name, number, range(NEED))])
     await daemon.accept([row for name in OTHERS if name for row in history(name, 99, range(NEED))])
-    await daemon.service.pipeline.settle()
+    await daemon.service.pipeline.wait_idle()
     return daemon
 
 
@@ -99,7 +99,7 @@ async def test_a_name_in_a_query_is_no_glob_and_no_list(daemon: Running, name: s
             await daemon.get("/healthz")
         for other in [*names, name]:
             await daemon.accept(history(other, 1, range(NEED)))
-        await daemon.service.pipeline.settle()  # two lanes run: what is sent last may come back first
+        await daemon.service.pipeline.wait_idle()  # two lanes run: what is sent last may come back first
         await daemon.accept(history("the-end", 1, range(NEED)))
         assert [(await reader.receive())["server"] for _ in range(2)] == [name, "the-end"]
         got: list[str] = []

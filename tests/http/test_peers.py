@@ -181,7 +181,7 @@ async def test_a_reader_that_is_reset_while_a_send_waits_for_it(start: Start, lo
         rows = [sample("a", each, {"a": each, "b": each}) for each in range(step, step + NEED)]
         await daemon.accept(rows)
         step += NEED
-        await daemon.service.pipeline.settle()
+        await daemon.service.pipeline.wait_idle()
         await daemon.get("/healthz")
     reset(reader._socket)
     await nobody_is_left(daemon)

@@ -15,7 +15,7 @@ from streamd.core.state.windows import NONE
 from streamd.inference.fake import FakeBackend
 from streamd.runtime.clock_watch import MAX_NAMED, SEEN_TOLERANCE_SECONDS
 from streamd.runtime.lanes.worker import LaneWorker
-from streamd.runtime.service import Service, ServiceLimits
+from streamd.runtime.service import Service, ServiceLimits, build_service
 from tests.support.contracts import make_contract
 from tests.support.state_files import LIMITS, NOW, opened, rows_of, whole
 
@@ -40,7 +40,7 @@ class World:
         return await self.service.ingest.take(enumerate(samples))
 
     async def settle(self) -> None:
-        await self.service.pipeline.settle()
+        await self.service.pipeline.wait_idle()
 
     def pass_time(self, seconds: float) -> None:
         self.clock.wall += seconds
@@ -69,7 +69,7 @@ async def world(folder: Path, wall: float = PRESENT, recovery: float = RECOVERY,
     clock = Clock(wall)
     with opened(folder, make_contract()) as state:
         scored = AccuracyLimits(scored_servers=4, settle_steps=1, tolerance_steps=2, range_steps=3)
-        service = Service(
+        service = build_service(
             state,
             MODEL,
             {},
@@ -78,7 +78,7 @@ async def world(folder: Path, wall: float = PRESENT, recovery: float = RECOVERY,
             clock=lambda: clock.monotonic,
         )
         loop = asyncio.get_running_loop()
-        worker = LaneWorker(FakeBackend(state.contract, (1, 8)).make_lane(0), loop, service.pipeline.take_result)
+        worker = LaneWorker(FakeBackend(state.contract, (1, 8)).make_lane(0), loop, service.pipeline.handle_result)
         service.pipeline.open_lanes([worker], CostTable({1: 1.0, 8: 1.0}, pads=False))
         service.begin()
         try:
@@ -171,7 +171,7 @@ async def test_many_are_counted_and_some_named(tmp_path: Path) -> None:
     many = MAX_NAMED + 5
     limits = LIMITS.__class__(capacity=many, need=2, late_steps=8, grace_seconds=10.0)
     with opened(tmp_path, limits=limits) as state:
-        service = Service(state, MODEL, {}, ServiceLimits(), wall=lambda: PRESENT)
+        service = build_service(state, MODEL, {}, ServiceLimits(), wall=lambda: PRESENT)
         for number in range(many):
             slot, _ = state.admit(f"s{number}", NOW)
             state.windows.arrays["newest"][slot] = PRESENT // STEP + 10 + number

@@ -14,7 +14,7 @@ import pytest
 
 from streamd.core.errors import DrainingError, InvalidInputError, MalformedError, StorageError
 from streamd.core.state.samples import MAX_ERRORS_TOLD, IngestResult, Sample
-from streamd.runtime.ingest import SLICE, Ingest, epoch_seconds
+from streamd.runtime.ingest import SLICE, Ingest, IngestLoad, epoch_seconds
 from streamd.runtime.state.state import State
 from tests.support.state_files import LIMITS, opened, rows_of, whole
 
@@ -29,9 +29,23 @@ class Desk:
         self.state = state
         self.due: list[tuple[str | None, int]] = []
         self.forgotten: list[int] = []
-        self.ingest = Ingest(state, max_ahead_seconds=300.0, on_due=self._on_due, on_forget=self.forgotten.append)
+        self.load = IngestLoad()
+        self.ingest = Ingest(
+            state,
+            max_ahead_seconds=300.0,
+            load=self.load,
+            rows_due=self,
+            server_forgotten=self,
+            server_contradicted=self,
+        )
 
-    def _on_due(self, slot: int, rows: int) -> None:
+    def forget(self, slot: int) -> None:
+        self.forgotten.append(slot)
+
+    def contradict(self, slot: int) -> None:
+        raise AssertionError("no server lies ahead of the clock here")
+
+    def mark_due(self, slot: int, rows: int) -> None:
         self.due.append((self.state.directory.names[slot], rows))
 
     async def take(self, *samples: Sample | InvalidInputError) -> IngestResult:
@@ -139,7 +153,7 @@ async def test_a_long_body_is_taken_in_slices(tmp_path: Path) -> None:
         samples = [sample(step=step) for step in range(2 * SLICE + 1)]
         result = await at.take(*samples)
         assert result.accepted == len(samples)
-        assert at.ingest.busy == 0
+        assert at.load.bodies == 0
         assert at.state.windows.closed_rows == len(samples)
 
 
@@ -149,14 +163,14 @@ async def test_it_is_busy_while_a_body_is_taken(tmp_path: Path) -> None:
 
         def samples() -> Iterator[tuple[int, Sample]]:
             for step in range(3):
-                seen.append(at.ingest.busy)
+                seen.append(at.load.bodies)
                 yield step, sample(step=step)
             raise RuntimeError("a defect")
 
         with pytest.raises(RuntimeError, match="a defect"):
             await at.ingest.take(samples())
         assert seen == [1, 1, 1]
-        assert at.ingest.busy == 0
+        assert at.load.bodies == 0
 
 
 async def test_nothing_is_taken_while_it_drains(tmp_path: Path) -> None:

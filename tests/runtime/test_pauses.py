@@ -104,26 +104,26 @@ async def test_lanes_are_not_judged_by_a_pause(tmp_path: Path, pauses: Pauses, c
     async with running(tmp_path, opened_later=True) as rig:
         rig.pipeline.pauses = pauses
         chain = Chain(rig)
-        await chain.keeper.open()
+        await chain.supervisor.open()
         warmed = len(rig.inputs)
         rig.script.hold = True
         rig.due("a", 100)
         await rig.begun(warmed + 1)
         pauses.watch()
         clock.pause(HOUR)
-        chain.keeper.look(clock())
+        chain.supervisor.check_lanes(clock())
         assert lanes_of(rig) == ["fake-0", "fake-1"], "the watch itself was late"
         clock.run(59.0)
-        chain.keeper.look(clock())
+        chain.supervisor.check_lanes(clock())
         assert lanes_of(rig) == ["fake-0", "fake-1"]
         clock.run(2.0)
-        chain.keeper.look(clock())
+        chain.supervisor.check_lanes(clock())
         assert lanes_of(rig) == ["fake-1"], "it hangs by time in which it could have answered"
         rig.backend.release_all()
         await rig.settled()
         assert ready(rig)
         assert rig.published == [("a", 100)]
-        chain.keeper.close()
+        chain.supervisor.close()
 
 
 async def test_an_open_row_waits_for_what_lies_in_the_sockets_after_a_pause(

@@ -20,8 +20,8 @@ from structlog.testing import capture_logs
 
 from streamd.core.errors import LaneLostError
 from streamd.inference.fake import FakeBackend
+from streamd.inference.opening import OpenedBackend
 from streamd.repository.versions import EngineVersion
-from streamd.runtime.lanes.opening import OpenedBackend
 from streamd.server import daemon as daemons
 from streamd.server.config import CandidateSection, Config, EngineSection, ServerSection, StateSection, WindowsSection
 from streamd.server.daemon import Daemon
@@ -37,13 +37,9 @@ class Lab:
     """Opening such a version waits for its event."""
 
     def open(
-        self,
-        version: EngineVersion,
-        config: Config,
-        passed_over: frozenset[str] = frozenset(),
-        *,
-        others: Sequence[EngineVersion] = (),
+        self, versions: Sequence[EngineVersion], config: Config, exhausted: frozenset[str] = frozenset()
     ) -> OpenedBackend:
+        (version,) = versions
         if version.name in self.held:
             self.held[version.name].wait()
         backend = self.backends.setdefault(version.name, FakeBackend(CONTRACT, (1, 8)))
@@ -54,7 +50,7 @@ class Lab:
 @pytest.fixture
 def lab(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
     made = Lab()
-    monkeypatch.setattr(daemons, "open_backend", made.open)
+    monkeypatch.setattr(daemons, "open_version", made.open)
     monkeypatch.setattr(Daemon, "_watch_signals", lambda daemon: None)  # signals are the test runner's
     monkeypatch.setattr(daemons, "return_large_blocks", lambda: None)  # it changes the whole process
     yield made

@@ -11,9 +11,8 @@ import pytest
 
 from streamd.core.errors import BackendUnavailableError, RepositoryError
 from streamd.repository.plans import choose_plan
-from streamd.server.backends import open_backend
 from streamd.server.config import Config, EngineSection
-from streamd.server.version_control.selection import Selection, select_versions
+from streamd.server.version_control.specs import Selection, open_version, select_versions
 from tests.server.conftest import Start
 from tests.server.version_control.test_candidate import try_out
 from tests.server.version_control.test_control import ROLLBACK, begin, predict, promote, served
@@ -47,8 +46,7 @@ def selected(root: Path, *named: str) -> Iterator[Selection]:
 @pytest.mark.parametrize("named", [(WINDOW,), (WINDOW, CALENDAR), (CALENDAR, WINDOW)])
 def test_a_lane_is_made_of_the_graph_that_was_checked_or_not_at_all(engines: Path, named: tuple[str, ...]) -> None:
     for selection in selected(engines, *named):
-        first, *others = selection.versions
-        opened = open_backend(first, SETTINGS, others=others)
+        opened = open_version(selection.versions, SETTINGS)
         (lane,) = opened.lanes
         lane.inputs.encoder_cont[:] = 5.0
         answer = lane.run(1).copy()
@@ -57,7 +55,7 @@ def test_a_lane_is_made_of_the_graph_that_was_checked_or_not_at_all(engines: Pat
         with pytest.raises(BackendUnavailableError, match=refusal):
             opened.backend.make_lane(0)
         with pytest.raises(BackendUnavailableError, match=refusal):  # as it falls back
-            open_backend(first, SETTINGS, others=others)
+            open_version(selection.versions, SETTINGS)
         np.testing.assert_array_equal(lane.run(1), answer, "what runs goes on")
         (engines / WINDOW / "model.onnx").write_bytes(before)
         again = opened.backend.make_lane(0)
@@ -73,7 +71,7 @@ def test_a_graph_of_a_lower_precision_is_compared_too(engines: Path) -> None:
     pin(path, {graph.name: digest(graph)})
     settings = Config(engine=msgspec.structs.replace(SETTINGS.engine, precision="int8"))
     for selection in selected(engines, WINDOW):
-        opened = open_backend(selection.versions[0], settings)
+        opened = open_version(selection.versions, settings)
         assert opened.backend.precision == "int8"
         graph.write_bytes((engines / CALENDAR / "model.onnx").read_bytes())
         pin(path, {graph.name: digest(graph)})

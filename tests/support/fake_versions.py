@@ -10,15 +10,12 @@ import numpy as np
 
 from streamd.core.contract import ModelContract
 from streamd.core.errors import BackendUnavailableError
-from streamd.core.scheduling.costs import CostTable
 from streamd.core.scheduling.lane_health import LaneLimits
 from streamd.inference.fake import FakeBackend, FakeLane, forecast_of
 from streamd.inference.lane import Float32, Lane
-from streamd.runtime.lanes.deployment import Deployment, Model
-from streamd.runtime.lanes.opening import OpenBackend, OpenedBackend
-from streamd.runtime.lanes.pipeline import Pipeline
-from streamd.runtime.lanes.supervisor import LaneSupervisor
-from streamd.runtime.versions.manager import MakeKeeper, Source
+from streamd.inference.opening import OpenedBackend
+from streamd.runtime.lanes.deployment import DeploymentSpec
+from tests.support.pipeline_rig import spec_of
 
 OFFSETS = {f"model_2026010{day}_000000": float(4_096 * day) for day in (1, 2, 3)}
 """What each version adds to every forecast (exact in float32 beside the values of tests)."""
@@ -66,12 +63,13 @@ class Versions:
     """Loads versions, each time on a backend of its own, and counts what becomes of them."""
 
     contract: ModelContract
+    limits: LaneLimits
     lanes: int = 2
     backends: list[VersionBackend] = field(default_factory=list)
     released: list[str] = field(default_factory=list)
 
-    def source(self, name: str, prepare: Callable[[VersionBackend], None] = lambda backend: None) -> Source:
-        """What loads a version; `prepare` may script its failure."""
+    def spec(self, name: str, prepare: Callable[[VersionBackend], None] = lambda backend: None) -> DeploymentSpec:
+        """What deploys a version; `prepare` may script its failure."""
         backend = VersionBackend(self.contract, name)
         prepare(backend)
         self.backends.append(backend)
@@ -86,36 +84,14 @@ class Versions:
                     made.callback(lane.close)
                     lanes.append(lane)
                 made.pop_all()
-            return OpenedBackend(backend, lanes, [])
+            return OpenedBackend(backend, lanes)
 
-        return Source(Model(name.encode(), {}), open_backend, lambda: self.released.append(name))
+        return spec_of(name, open_backend, release=lambda: self.released.append(name), limits=self.limits)
 
     @property
     def live(self) -> list[FakeLane]:
         """The lanes that were made and not closed."""
         return [lane for backend in self.backends for lane in backend.lanes if not lane.closed]
-
-
-def keepers_of(
-    pipeline: Pipeline, limits: LaneLimits, clock: Callable[[], float], keeper: type[LaneSupervisor] = LaneSupervisor
-) -> MakeKeeper:
-    """Makes the keepers of a pipeline's deployments."""
-
-    def make(
-        deployment: Deployment, open_backend: OpenBackend, changed: Callable[[OpenedBackend, CostTable], None]
-    ) -> LaneSupervisor:
-        return keeper(
-            pipeline,
-            open_backend,
-            deployment=deployment,
-            max_batch=8,
-            warmup_seconds=0.001,
-            limits=limits,
-            changed=changed,
-            clock=clock,
-        )
-
-    return make
 
 
 def lane_threads() -> set[threading.Thread]:

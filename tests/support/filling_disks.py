@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from streamd.core.state.samples import Sample
-from streamd.runtime.ingest import Ingest
+from streamd.runtime.ingest import Ingest, IngestLoad
 from streamd.runtime.state.state import State, WindowLimits
 from tests.support.contracts import make_contract
 from tests.support.loop_mounts import fill, free
@@ -41,7 +41,23 @@ class Sender:
 
     def __init__(self, state: State) -> None:
         self._state = state
-        self._ingest = Ingest(state, max_ahead_seconds=1e9, on_due=lambda slot, rows: None, on_forget=lambda slot: None)
+        self._ingest = Ingest(
+            state,
+            max_ahead_seconds=1e9,
+            load=IngestLoad(),
+            rows_due=self,
+            server_forgotten=self,
+            server_contradicted=self,
+        )
+
+    def mark_due(self, slot: int, rows: int) -> None:
+        """Run nothing: forecasts are posted by hand."""
+
+    def forget(self, slot: int) -> None:
+        """Remember nothing of a slot."""
+
+    def contradict(self, slot: int) -> None:
+        """Watch no clock."""
 
     def send(self, what: str, servers: list[str], rows: int) -> None:
         """Send each server its next rows, and write how many of the samples were taken and why others were not."""

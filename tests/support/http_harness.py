@@ -27,7 +27,7 @@ from streamd.http.requests import TransportLimits
 from streamd.http.routes.versions import VersionChanges
 from streamd.inference.fake import FakeBackend, forecast_of
 from streamd.runtime.lanes.worker import LaneWorker
-from streamd.runtime.service import Service, ServiceLimits
+from streamd.runtime.service import Service, ServiceLimits, build_service
 from streamd.runtime.state.state import WindowLimits, open_state
 
 Message = dict[str, Any]
@@ -195,7 +195,7 @@ class Running:
         """Give the service warm lanes."""
         loop = asyncio.get_running_loop()
         lanes = [self.backend.make_lane(index) for index in range(count)]
-        self._workers = [LaneWorker(lane, loop, self.service.pipeline.take_result) for lane in lanes]
+        self._workers = [LaneWorker(lane, loop, self.service.pipeline.handle_result) for lane in lanes]
         costs = CostTable({bucket: 0.001 * bucket for bucket in self.backend.buckets}, pads=False)
         self.service.pipeline.open_lanes(self._workers, costs)
         self.service.begin()
@@ -294,8 +294,12 @@ async def running(folder: Path, setup: Setup) -> AsyncIterator[Running]:
         grace_seconds=setup.grace_seconds,
     )
     state = open_state(folder, setup.contract, window_limits, time.monotonic())
-    service = Service(state, MODEL, {}, setup.service_limits)
-    service.engine = {"backend": "fake", "precision": "fp32", "fallbacks": [{"backend": "none", "reason": "a test"}]}
+    service = build_service(state, MODEL, {}, setup.service_limits)
+    service.engine.shown = {
+        "backend": "fake",
+        "precision": "fp32",
+        "fallbacks": [{"backend": "none", "reason": "a test"}],
+    }
     http_app = make_http_app(service, setup.limits, setup.engines, setup.admin_token)
     runner = http_app.make_runner(shutdown_timeout_seconds=0.05)
     await runner.setup()

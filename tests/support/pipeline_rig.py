@@ -9,18 +9,47 @@ from typing import Any
 
 import numpy as np
 
+from streamd.core.errors import BackendUnavailableError
 from streamd.core.scheduling.costs import CostTable
+from streamd.core.scheduling.lane_health import LaneLimits
 from streamd.core.scheduling.scheduler import Scheduler
 from streamd.inference.fake import FakeBackend, FakeScript, forecast_of
 from streamd.inference.lane import Float32
-from streamd.runtime.lanes.deployment import Model
+from streamd.inference.opening import OpenBackend, OpenedBackend
+from streamd.runtime.lanes.deployment import Deployment, DeploymentSpec
 from streamd.runtime.lanes.pipeline import Pipeline
+from streamd.runtime.lanes.sinks import BoardSink, ForecastPosted
 from streamd.runtime.lanes.worker import LaneWorker
 from streamd.runtime.state.state import State
+from streamd.runtime.versions.candidate import CandidateRouter
 from tests.support.contracts import make_contract
 from tests.support.state_files import opened, send, whole, window_of
 
 SERVER_IDS = {"web-01": 7}
+
+
+def spec_of(
+    name: str,
+    open_backend: OpenBackend | None = None,
+    *,
+    server_ids: dict[str, int] | None = None,
+    release: Callable[[], None] = lambda: None,
+    limits: LaneLimits | None = None,
+) -> DeploymentSpec:
+    """What a deployment of fake lanes is made from; without `open_backend` its lanes are opened by hand."""
+
+    def open_nothing(exhausted: frozenset[str]) -> OpenedBackend:
+        raise BackendUnavailableError("lanes are opened by hand here")
+
+    return DeploymentSpec(
+        name=name,
+        open_backend=open_backend or open_nothing,
+        server_ids=server_ids or {},
+        release=release,
+        max_batch=8,
+        warmup_seconds=0.001,
+        lane_limits=limits or LaneLimits(),
+    )
 
 
 class Rig:
@@ -33,7 +62,7 @@ class Rig:
         """Windows of every batch that came back, in order."""
         self.published: list[tuple[str, int]] = []
         """(server, step) of every forecast, in order."""
-        self.more_comes = False
+        self.expects_rows = False
         self.queue_delays: list[float] = []
         self._lanes = lanes
         self._loop = asyncio.get_running_loop()
@@ -42,20 +71,26 @@ class Rig:
         self.inputs: list[dict[str, Any]] = []
         """Copies of what every run was given, in the order in which they began."""
         self.scheduler = Scheduler(
-            self._snapshot,
+            state.snapshot,
             state.board.step,
             need=state.windows.need,
             max_queue_delay_seconds=3_600.0,
             max_waiting_requests=16,
         )
+        self.scores: list[ForecastPosted] = []
+        """Who sees every forecast."""
+        self.router = CandidateRouter()
+        self.board_sink = BoardSink(state, self, self.scores)
         self.pipeline = Pipeline(
             state,
             self.scheduler,
-            Model(b"model_20260101_000000", SERVER_IDS),
-            publish=self._publish,
-            more_comes=lambda: self.more_comes,
+            self.board_sink,
+            Deployment(spec_of("model_20260101_000000", server_ids=SERVER_IDS)),
             observer=self,
+            router=self.router,
+            rows_expected=self,
         )
+        self.scores.append(self.router)
         self._workers: list[LaneWorker] = []
 
     @property
@@ -64,7 +99,7 @@ class Rig:
 
     def open_lanes(self) -> None:
         lanes = [self.backend.make_lane(index) for index in range(self._lanes)]
-        self._workers = [LaneWorker(lane, self._loop, self.pipeline.take_result) for lane in lanes]
+        self._workers = [LaneWorker(lane, self._loop, self.pipeline.handle_result) for lane in lanes]
         # Batching is free: whatever waits runs as one batch.
         self.pipeline.open_lanes(self._workers, CostTable({1: 1.0, 8: 1.0}, pads=False))
 
@@ -91,7 +126,8 @@ class Rig:
         """What ingest does with a server that is forgotten."""
         slot = self.state.directory.slots[server]
         self.state.directory.release(slot)
-        self.pipeline.forget(slot)
+        for each in (self.router, self.pipeline, self.board_sink):
+            each.forget(slot)
 
     def let_go(self, lane: int) -> None:
         """Let a held lane finish what it runs."""
@@ -108,7 +144,7 @@ class Rig:
         await self.until(lambda: len(self.inputs) >= runs)
 
     async def settled(self) -> None:
-        await self.pipeline.settle()
+        await self.pipeline.wait_idle()
 
     def expected(self, server: str) -> Float32:
         """The fake's forecast of a server's window as it is now, `(targets, horizon, quantiles)`."""
@@ -126,7 +162,7 @@ class Rig:
         self.queue_delays.append(queue_delay_seconds)
         self._news.set()
 
-    def _publish(self, slots: Sequence[int], now: float) -> None:
+    def publish(self, slots: Sequence[int], now: float) -> None:
         assert now <= time.monotonic()
         for slot in slots:
             self.published.append((self.state.directory.names[slot] or "", self.state.board.step(slot)))
@@ -137,10 +173,6 @@ class Rig:
     def _note_run(self, inputs: dict[str, Any]) -> None:
         self.inputs.append(inputs)
         self._news.set()
-
-    def _snapshot(self, slot: int) -> tuple[int, int, int]:
-        windows = self.state.windows
-        return self.state.directory.generations[slot], windows.newest(slot), windows.have[slot]
 
 
 @asynccontextmanager

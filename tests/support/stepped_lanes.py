@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from streamd.inference.lane import Float32
-from streamd.runtime.lanes.deployment import ClosingLanes
+from streamd.runtime.lanes.pool import ClosingLanes
 from streamd.runtime.lanes.worker import LaneWorker
 from streamd.runtime.state.state import State
 from tests.support.contracts import make_contract
@@ -50,11 +50,6 @@ class Fleet:
         if self._turning is not None:
             self._turning.cancel()
 
-    def snapshot(self, slot: int) -> tuple[int, int, int]:
-        """As the scheduler asks for it."""
-        windows = self.state.windows
-        return self.state.directory.generations[slot], windows.newest(slot), windows.have[slot]
-
     def batch_done(self, windows: int, queue_delay_seconds: float, inference_seconds: float) -> None:
         """As a pipeline tells its observer."""
         assert queue_delay_seconds >= 0
@@ -67,5 +62,5 @@ class Fleet:
 
 def wait_for_ends(closing_lanes: ClosingLanes, stuck: Iterable[LaneWorker]) -> None:
     """Wait for the threads of lanes that are out and run nothing."""
-    for worker in closing_lanes.leaving - set(stuck):
+    for worker in closing_lanes.workers - set(stuck):
         assert worker.join(60.0), "a lane that runs nothing ends at once"

@@ -168,6 +168,21 @@ class Scheduler:
         self.counts.due -= len(slots)
         return slots
 
+    def withdraw_failed(self) -> None:
+        """Take back that a row failed and was due here: another scheduler takes it over."""
+        self.counts.failed -= 1
+        self.counts.due -= 1
+
+    def row_counts(self) -> dict[str, int]:
+        """Return where the rows went since start: due = delivered + superseded + failed + forgotten + waiting."""
+        return {
+            "due": self.counts.due,
+            "delivered": self.counts.delivered,
+            "superseded": self.superseded,
+            "failed": self.counts.failed,
+            "forgotten": self.counts.forgotten,
+        }
+
     @property
     def superseded(self) -> int:
         """Due rows that a newer row of their server replaced before they were delivered."""

@@ -33,7 +33,7 @@ class HealthRoutes:
             return reply(request, {"status": "ready", **({"passed_over": passed_over} if passed_over else {})})
         if self._service.draining:
             return reply(request, {"status": "draining"}, 503)
-        return reply(request, {"status": "no_lane" if self._service.pipeline.opened else "starting"}, 503)
+        return reply(request, {"status": "no_lane" if self._service.pipeline.lanes.was_ready else "starting"}, 503)
 
     async def metrics(self, request: web.Request) -> web.Response:
         """The Prometheus exposition format."""

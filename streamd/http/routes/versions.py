@@ -25,11 +25,11 @@ class VersionChanges(Protocol):
         """Undo the last promotion."""
         ...
 
-    async def try_out(self, version: str, share: float, shadow: bool) -> Told:
+    async def start_candidate(self, version: str, share: float, shadow: bool) -> Told:
         """Put a version on trial, on a share of the servers."""
         ...
 
-    async def end_trial(self) -> Told:
+    async def end_candidate(self) -> Told:
         """Let the version that serves have all servers again."""
         ...
 
@@ -57,7 +57,7 @@ class CandidateRequest(msgspec.Struct, forbid_unknown_fields=True):
     shadow: bool = False
 
 
-_trial = Decoder(CandidateRequest)
+_candidate = Decoder(CandidateRequest)
 _promotion = Decoder(Promotion)
 _rollback = Decoder(Rollback)
 
@@ -74,21 +74,21 @@ class VersionRoutes:
         """Add the routes."""
         app.router.add_post("/v1/engines/promote", self.promote)
         app.router.add_post("/v1/engines/rollback", self.rollback)
-        app.router.add_post("/v1/engines/candidate", self.try_out)
-        app.router.add_delete("/v1/engines/candidate", self.end_trial)
+        app.router.add_post("/v1/engines/candidate", self.start_candidate)
+        app.router.add_delete("/v1/engines/candidate", self.end_candidate)
 
-    async def try_out(self, request: web.Request) -> web.Response:
+    async def start_candidate(self, request: web.Request) -> web.Response:
         """Load and warm a candidate, and give it its servers."""
         self._authorize(request)
         encoding = encoding_of(request.headers.get("Content-Type", ""))
         async with self._bodies.read(request) as body:
-            asked: CandidateRequest = _trial.decode(body, encoding)
-        return reply(request, await self._engines.try_out(asked.version, asked.share, asked.shadow))
+            asked: CandidateRequest = _candidate.decode(body, encoding)
+        return reply(request, await self._engines.start_candidate(asked.version, asked.share, asked.shadow))
 
-    async def end_trial(self, request: web.Request) -> web.Response:
+    async def end_candidate(self, request: web.Request) -> web.Response:
         """End the trial, if there is one."""
         self._authorize(request)
-        return reply(request, await self._engines.end_trial())
+        return reply(request, await self._engines.end_candidate())
 
     async def promote(self, request: web.Request) -> web.Response:
         """Load, warm and switch; answers once the version serves."""

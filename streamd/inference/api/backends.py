@@ -14,7 +14,7 @@ from pathlib import Path
 from streamd.core.errors import BackendUnavailableError, ConfigError
 from streamd.inference.api.sources import EngineSource, find_source
 from streamd.inference.lane import LANES_PER_DEVICE
-from streamd.inference.opening import all_or_none
+from streamd.inference.opening import SkippedBackend, all_or_none, open_first
 from streamd.inference.runner import Runner
 
 AUTO = "auto"
@@ -65,7 +65,7 @@ class OpenedRunners(Runners):
     """Which backend did, and why those before it did not."""
 
     backend: str
-    fallbacks: list[dict[str, str]]
+    passed_over: tuple[SkippedBackend, ...]
 
 
 Opener = Callable[[EngineSource, OpenOptions], Runners]
@@ -80,15 +80,9 @@ def open_runners(
     if backend != AUTO and backend not in openers:
         raise ConfigError(f"backend is {backend!r}, expected {AUTO} or one of {sorted(openers)}")
     source = find_source(path, plans)
-    fallbacks: list[dict[str, str]] = []
-    for name in openers if backend == AUTO else [backend]:
-        try:
-            opened = openers[name](source, options)
-            return OpenedRunners(opened.runners, opened.precision, name, fallbacks)
-        except BackendUnavailableError as exc:
-            fallbacks.append({"backend": name, "reason": str(exc)})
-    reasons = "; ".join(f"{each['backend']}: {each['reason']}" for each in fallbacks)
-    raise BackendUnavailableError(f"no backend can run {path}: {reasons}")
+    names = openers if backend == AUTO else [backend]
+    name, opened, passed_over = open_first(str(path), {name: partial(openers[name], source, options) for name in names})
+    return OpenedRunners(opened.runners, opened.precision, name, passed_over)
 
 
 def _open_tensorrt(source: EngineSource, options: OpenOptions) -> Runners:

@@ -90,8 +90,13 @@ class InferenceEngine(Network):
         )
         source = (Path(path), None if plans is None else Path(plans))
         opened = open_runners(*source, backend, options, openers)
-        said = {"backend": opened.backend, "precision": opened.precision}
-        return cls(opened.runners, **said, fallbacks=opened.fallbacks, check_rows=check_rows)
+        return cls(
+            opened.runners,
+            backend=opened.backend,
+            precision=opened.precision,
+            fallbacks=[each.as_dict() for each in opened.passed_over],
+            check_rows=check_rows,
+        )
 
     # ------------------------------------------------------------ running
     def __call__(self, inputs: Given) -> Arrays:

@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 class LiveAccuracy:
     """Scores the forecasts of one state folder's servers, by version.
 
-    Call `posted` with every forecast, `forget` when a slot changes hands, and `sweep` every second or so.
+    Call `forecast_posted` with every forecast, `forget` when a slot changes hands, and `sweep` every second or so.
     """
 
     def __init__(self, state: State, limits: AccuracyLimits) -> None:
@@ -75,7 +75,7 @@ class LiveAccuracy:
         self.training = {name: figures for name, figures in self.training.items() if name in followed}
 
     # ------------------------------------------------------------ forecasts and truth
-    def posted(self, slot: int, step: int, model: bytes, forecast: Float32) -> None:
+    def forecast_posted(self, slot: int, step: int, model: bytes, forecast: Float32) -> None:
         """Look at a forecast: `(targets, horizon, quantiles)` from `step` by version `model`; copied if it is held.
 
         A version that nobody announced is followed as one that serves every server.

@@ -1,7 +1,7 @@
-"""From due servers to posted forecasts: gathers batches into idle lanes and takes them back.
+"""From due servers to forecasts: gathers batches into idle lanes and takes the results back.
 
-The scheduler decides; this does it, on the event loop. Nothing here waits. Batches go to the deployment that serves;
-those of another one that are still under way are posted under the name of the version that made them.
+The scheduler decides; the pipeline does it, on the event loop. Nothing here waits. Batches go to the deployment that
+serves; those of another one that are still under way are delivered under the name of the version that made them.
 """
 
 import asyncio
@@ -12,11 +12,12 @@ from typing import Protocol
 import structlog
 
 from streamd.core.errors import InferenceError, LaneLostError, NotFiniteError
-from streamd.core.scheduling.scheduler import Batch, BatchOutcome, Item, RequestItem, Scheduler, ServerItem
-from streamd.inference.lane import Float32
-from streamd.runtime.lanes.deployment import ClosingLanes, Deployment, Model
-from streamd.runtime.lanes.deployments import Deployments
+from streamd.core.scheduling.costs import CostTable
+from streamd.core.scheduling.scheduler import Batch, BatchOutcome, Item, RequestItem, Scheduler
+from streamd.runtime.lanes.deployment import Deployment
 from streamd.runtime.lanes.gather import Request, gather, request_of
+from streamd.runtime.lanes.pool import ClosingLanes, LanePool
+from streamd.runtime.lanes.sinks import ResultSink
 from streamd.runtime.lanes.worker import LaneResult, LaneWorker
 from streamd.runtime.pauses import Pauses
 from streamd.runtime.state.state import State
@@ -25,68 +26,95 @@ log = structlog.get_logger(__name__)
 
 
 SHORTAGE_SECONDS = 1.0
-"""How often a disk that was too full is asked again."""
+"""How often a full disk is checked again."""
 
 
-class Observer(Protocol):
+class BatchDone(Protocol):
     """Who wants to know how batches do (the metrics)."""
 
     def batch_done(self, windows: int, queue_delay_seconds: float, inference_seconds: float) -> None:
-        """A batch came back."""
+        """Learn that a batch came back."""
         ...
 
 
-class Diversion(Protocol):
-    """A candidate that forecasts some of the servers in the pipeline's place, or as well."""
+class RowsExpected(Protocol):
+    """Who knows whether more rows are certain to come (the ingest)."""
 
-    def takes(self, slot: int, rows: int) -> bool:
-        """Whether a server that is due is forecast there, and not by the pipeline."""
-        ...
-
-    def posted(self, slot: int) -> None:
-        """Learn that the pipeline posted a forecast of a server."""
-        ...
-
-    def forget(self, slot: int) -> None:
-        """Drop a slot that changes hands."""
+    @property
+    def expects_rows(self) -> bool:
+        """Whether a body is being taken at this moment."""
         ...
 
 
-class Pipeline(Deployments):
-    """The lanes, what runs on them, and what becomes of it."""
+class DueRouter(Protocol):
+    """Who may take due servers to another pipeline (a canary's)."""
+
+    def route_due(self, slot: int, rows: int) -> bool:
+        """Queue a due server elsewhere if it belongs there; returns whether it did."""
+        ...
+
+
+class NoRouter:
+    """Routes nothing: every due server stays."""
+
+    def route_due(self, slot: int, rows: int) -> bool:
+        """Return `False`."""
+        return False
+
+
+class NoRowsExpected:
+    """Nobody says that more rows are certain to come."""
+
+    expects_rows = False
+
+
+class Pipeline:
+    """Runs a scheduler's batches on lanes and hands the results to a sink."""
 
     def __init__(
         self,
         state: State,
         scheduler: Scheduler,
-        model: Model,
+        sink: ResultSink,
+        serving: Deployment,
         *,
-        publish: Callable[[Sequence[int], float], None],
-        more_comes: Callable[[], bool],
-        observer: Observer,
-        clock: Callable[[], float] = time.monotonic,
+        observer: BatchDone,
+        router: DueRouter | None = None,
+        rows_expected: RowsExpected | None = None,
         closing_lanes: ClosingLanes | None = None,
         pauses: Pauses | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.scheduler = scheduler
-        super().__init__(Deployment(model), closing_lanes or ClosingLanes())
+        self.lanes = LanePool(serving, closing_lanes or ClosingLanes())
         self.pauses = pauses or Pauses()
-        self.diversion: Diversion | None = None
-        self.received: dict[int, float] = {}
-        """By slot: when the sample that made its latest posted forecast due was received (monotonic seconds)."""
-        self.on_posted: Callable[[int, int, bytes, Float32], None] = lambda slot, step, model, forecast: None
-        """Told of every forecast that is posted, `(targets, horizon, quantiles)`: a view, to be copied if kept."""
         self._state = state
-        self._publish = publish
-        self._more_comes = more_comes
+        self._sink = sink
         self._observer = observer
+        self._router = router or NoRouter()
+        self._rows_expected = rows_expected or NoRowsExpected()
         self._clock = clock
-        self._kicked = False
+        self._dispatch_scheduled = False
         self._timer: asyncio.TimerHandle | None = None
         self._grace_timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self._in_flight = 0
-        self._settled = asyncio.Event()
+        self._idle = asyncio.Event()
+
+    @property
+    def serving(self) -> Deployment:
+        """The deployment that new batches go to."""
+        return self.lanes.serving
+
+    @property
+    def workers(self) -> list[LaneWorker]:
+        """The lanes that serve."""
+        return self.lanes.serving.workers
+
+    @property
+    def ready(self) -> bool:
+        """Whether a lane is there to run a batch."""
+        return self.lanes.ready
 
     @property
     def in_flight(self) -> int:
@@ -95,37 +123,34 @@ class Pipeline(Deployments):
 
     # ------------------------------------------------------------ work in
     def mark_due(self, slot: int, rows: int) -> None:
-        """Let a server wait for its turn with `rows` more due rows."""
-        if self.diversion is None or not self.diversion.takes(slot, rows):
-            self.run_soon(slot, rows)
+        """Queue a server that has `rows` more due rows: here, or where the router takes it."""
+        if not self._router.route_due(slot, rows):
+            self.enqueue(slot, rows)
 
-    def run_soon(self, slot: int, rows: int) -> None:
-        """Let a server wait for its turn here, whatever candidate there is."""
+    def enqueue(self, slot: int, rows: int) -> None:
+        """Queue a server here, without asking the router."""
         self.scheduler.mark_due(slot, self._clock(), rows)
-        self.kick()
+        self.schedule_dispatch()
 
     def forget(self, slot: int) -> None:
         """Drop a slot that changes hands."""
-        if self.diversion is not None:
-            self.diversion.forget(slot)
         self.scheduler.forget(slot)
-        self.received.pop(slot, None)
 
     def add_request(self, request: Request, windows: int) -> bool:
-        """Queue a caller's windows; false where there is no room."""
+        """Queue a caller's windows; returns `False` where there is no room."""
         added = self.scheduler.add_request(request, windows, self._clock())
-        self.kick()
+        self.schedule_dispatch()
         return added
 
     def drop_request(self, request: Request) -> None:
-        """End a call: windows that nobody waits for any more leave the line."""
+        """End a call: its windows leave the queue, because nobody waits for them any more."""
         self.scheduler.drop_request(request)
-        self.kick()  # where nothing else waits, `settle` may end
+        self.schedule_dispatch()  # if nothing else waits, `wait_idle` may end
 
-    def kick(self) -> None:
+    def schedule_dispatch(self) -> None:
         """Look for work at the loop's next turn, once, after all that came in this one."""
-        if not self._kicked:
-            self._kicked = True
+        if not self._dispatch_scheduled:
+            self._dispatch_scheduled = True
             self._loop.call_soon(self._dispatch)
 
     def watch_grace(self) -> None:
@@ -139,29 +164,49 @@ class Pipeline(Deployments):
         for slot in windows.close_overdue(now - self._paused_in_grace()):
             self.mark_due(slot, 1)
         next_overdue = windows.next_overdue()
-        # Rows open at any time and none is overdue before a whole grace: that is when to look again at the latest.
+        # A row may open at any time, and none is overdue before a whole grace: check again then at the latest.
         at = now + windows.grace_seconds if next_overdue is None else next_overdue + self._paused_in_grace()
         self._grace_timer = self._loop.call_later(max(at - now, 0.001), self.watch_grace)
 
     def _paused_in_grace(self) -> float:
-        """How long the process did not run since the longest open row was begun: the rest may lie in the sockets."""
+        """Return how long the process was paused since the longest open row began: its rest may lie in the sockets."""
         windows = self._state.windows
         overdue = windows.next_overdue()
         return 0.0 if overdue is None else self.pauses.seconds_since(overdue - windows.grace_seconds)
 
+    # ------------------------------------------------------------ deployments
+    def open_lanes(self, workers: Sequence[LaneWorker], costs: CostTable, deployment: Deployment | None = None) -> None:
+        """Add warm lanes to a deployment (`None`: the one that serves), with what their batches cost."""
+        self.lanes.add(deployment or self.serving, workers, costs)
+        self.schedule_dispatch()
+
+    def switch(self, deployment: Deployment) -> Deployment:
+        """Let a deployment serve from the next batch on; returns the one that did.
+
+        What is under way on the former one's lanes is finished and delivered under its name.
+        """
+        former = self.lanes.switch(deployment)
+        self.schedule_dispatch()
+        return former
+
+    def transfer(self, deployment: Deployment, other: "Pipeline") -> None:
+        """Give a deployment, none of whose lanes runs anything, to another pipeline."""
+        self.lanes.transfer(deployment, other.lanes, other.handle_result)
+
     # ------------------------------------------------------------ dispatch
     def _dispatch(self) -> None:
-        self._kicked = False
+        self._dispatch_scheduled = False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self.scheduler.waiting and self._state.shortage() is not None:  # no forecast could be posted
+        if self.scheduler.waiting and self._state.shortage() is not None:  # no forecast could be stored
             self._timer = self._loop.call_later(SHORTAGE_SECONDS, self._dispatch)
             return
         serving = self.serving
         while serving.idle and serving.costs is not None:
             now = self._clock()
-            batch = self.scheduler.next_batch(now, len(serving.idle), serving.costs, self._more_comes())
+            expected = self._rows_expected.expects_rows
+            batch = self.scheduler.next_batch(now, len(serving.idle), serving.costs, expected)
             if batch is None:
                 if self.scheduler.waiting:
                     delay = max(self.scheduler.wait_until() - now, 0.0)
@@ -169,51 +214,63 @@ class Pipeline(Deployments):
                 break
             if batch.items:
                 self._start(batch)
-        self._tell_settled()
+        if not self.ready:
+            self._sink.lanes_exhausted()
+        self._notify_idle()
 
     def _start(self, batch: Batch) -> None:
         worker = self.serving.idle.popleft()
-        gather(self._state, self.serving.model.server_ids, batch.items, worker.lane.inputs)
+        gather(self._state, self.serving.spec.server_ids, batch.items, worker.lane.inputs)
         self._in_flight += len(batch.items)
         worker.submit(batch)
 
     # ------------------------------------------------------------ results
-    def take_result(self, worker: LaneWorker, result: LaneResult) -> None:
+    def handle_result(self, worker: LaneWorker, result: LaneResult) -> None:
         """Take a batch back from its lane (called on the loop)."""
-        if (home := self._homes.get(worker)) is None:
-            return  # it was taken out, and its batch has gone elsewhere
-        batch, error = result.batch, result.error
-        if isinstance(error, LaneLostError):
-            outcome = BatchOutcome(fail=self._take_out(worker, error))
-        else:
-            self._free(worker)
-            if home.retired:
-                self._leave(worker)
-            else:
-                home.idle.append(worker)
-            if error is not None:
-                log.warning("batch_failed", lane=worker.lane.name, windows=len(batch.items), error=str(error))
-                outcome = self.scheduler.failed(batch)
-            else:
-                outcome = self.scheduler.finished(batch, result.bad_rows)
-                error = NotFiniteError("the model gave NaN or infinity for this window")
-        # The lane's next batch first, then what this one brought: a lane must not wait for readers.
+        owner = self.lanes.owner_of(worker)
+        if owner is None:
+            return  # the lane was removed, and its batch has gone elsewhere
+        outcome, error = self._account(worker, owner, result)
+        # The lane's next batch first, then this one's forecasts: a lane must not wait for readers.
         self._dispatch()
         now = self._clock()
         for item in outcome.fail:
             self._fail(item, error)
-        for row, item in outcome.answer:
-            request_of(item).answer(item.index, result.forecasts[row], home.model.text)
-        slots = [self._post(item, result.forecasts[row], home.model) for row, item in outcome.deliver]
-        self._publish(slots, now)
+        for row, request in outcome.answer:
+            request_of(request).answer(request.index, result.forecasts[row], owner.name)
+        for row, server in outcome.deliver:
+            self._sink.deliver(server, result.forecasts[row], owner.spec)
+        self._sink.publish([server.slot for _, server in outcome.deliver], now)
+        self._observe(worker, result, now)
+
+    def _account(
+        self, worker: LaneWorker, owner: Deployment, result: LaneResult
+    ) -> tuple[BatchOutcome, InferenceError]:
+        """Free the lane and tell the scheduler; returns what is to be done, and why its failed windows failed."""
+        error = result.error
+        if isinstance(error, LaneLostError):
+            return BatchOutcome(fail=self._take_out(worker, error)), error
+        self._free(worker)
+        if owner.is_retiring:
+            self.lanes.remove(worker)
+        else:
+            owner.idle.append(worker)
+        if error is None:
+            not_finite = NotFiniteError("the model gave NaN or infinity for this window")
+            return self.scheduler.finished(result.batch, result.bad_rows), not_finite
+        log.warning("batch_failed", lane=worker.lane.name, windows=len(result.batch.items), error=str(error))
+        return self.scheduler.failed(result.batch), error
+
+    def _observe(self, worker: LaneWorker, result: LaneResult, now: float) -> None:
+        batch = result.batch
         oldest = min((item.since for item in batch.items), default=now)
         self._observer.batch_done(len(batch.items), max(batch.started - oldest, 0.0), result.seconds)
         log.debug("batch", lane=worker.lane.name, windows=len(batch.items), ms=round(result.seconds * 1e3, 2))
 
-    def lose(self, losses: Mapping[LaneWorker, LaneLostError]) -> None:
-        """Take lanes out, idle or busy, each with its reason; should one answer later, nobody listens.
+    def remove_lanes(self, losses: Mapping[LaneWorker, LaneLostError]) -> None:
+        """Remove lanes, idle or busy, each with its reason; if one answers later, the answer is ignored.
 
-        Where a lane's device is gone, every other lane of the device goes with it.
+        If a lane's device is gone, every other lane of the device is removed with it.
         """
         if not losses:
             return
@@ -222,41 +279,34 @@ class Pipeline(Deployments):
         for item, error in failed:
             self._fail(item, error)
 
-    def lose_device(self, device: str, error: LaneLostError) -> None:
-        """Take out every lane of a device of which it was learnt elsewhere that it is gone."""
-        self.lose({worker: error for worker in self._homes if worker.lane.device == device})
-
-    def _post(self, item: ServerItem, forecast: Float32, model: Model) -> int:
-        self._state.board.post(item.slot, item.step, item.context, model.name, forecast)
-        self.on_posted(item.slot, item.step, model.name, forecast)
-        if self.diversion is not None:
-            self.diversion.posted(item.slot)
-        self.received[item.slot] = item.since
-        return item.slot
+    def remove_device(self, device: str, error: LaneLostError) -> None:
+        """Remove every lane of a device that was found to be gone."""
+        self.remove_lanes(dict.fromkeys(self.lanes.on_device(device), error))
 
     def _fail(self, item: Item, error: InferenceError) -> None:
         if isinstance(item, RequestItem):
             request_of(item).fail(item.index, error)
         else:
-            server = self._state.directory.names[item.slot]
-            log.error("forecast_failed", server=server, step=item.step, code=error.code, error=str(error))
+            self._sink.fail(item, error)
 
     def _take_out(self, worker: LaneWorker, error: LaneLostError) -> list[Item]:
-        """Take out a lane, and with a device that is gone all of its lanes; returns what failed by it.
+        """Remove a lane, and if its device is gone all lanes of the device; returns the items that fail by it.
 
-        A lane that has gone already is none any more. They go before anything is dispatched: a batch may
-        move once, and must not move to a lane that is lost too.
+        They are removed before anything is dispatched: a batch may move once, and must not move to a lane that is
+        lost as well.
         """
         failed: list[Item] = []
-        for each in self._going(worker, error):
+        for each in self.lanes.lost_together(worker, error):
             log.error("lane_lost", lane=each.lane.name, error=str(error))
-            home = self._homes[each]
-            home.lost.append(f"{each.lane.name}: {error}")
+            owner = self.lanes.owner_of(each)
+            assert owner is not None, "lost_together returns lanes of the pool"
+            owner.lost.append(f"{each.lane.name}: {error}")
             if each.running is not None:
                 failed += self.scheduler.lost(self._free(each)).fail
-            self._leave(each)
+            self.lanes.remove(each)
             each.stop()
-            home.on_lost(each, error)
+            if owner.supervisor is not None:
+                owner.supervisor.lane_lost(each, error)
         if not self.workers:
             failed += self.scheduler.abandon_requests()
         return failed
@@ -270,15 +320,15 @@ class Pipeline(Deployments):
         return batch
 
     # ------------------------------------------------------------ drain
-    async def settle(self) -> None:
+    async def wait_idle(self) -> None:
         """Wait until nothing waits and nothing runs (or no lane is left to run it)."""
-        while not self.settled:
-            self._settled.clear()
-            await self._settled.wait()
+        while not self.is_idle:
+            self._idle.clear()
+            await self._idle.wait()
 
     @property
-    def settled(self) -> bool:
-        """Whether nothing runs, and nothing waits that a lane is there for."""
+    def is_idle(self) -> bool:
+        """Whether nothing runs, and nothing waits that a lane could run."""
         return not self._in_flight and (not self.scheduler.waiting or not self.workers)
 
     @property
@@ -286,14 +336,14 @@ class Pipeline(Deployments):
         """Windows that wait or run."""
         return self.scheduler.waiting + self._in_flight
 
-    def _tell_settled(self) -> None:
-        if self.settled:
-            self._settled.set()
+    def _notify_idle(self) -> None:
+        if self.is_idle:
+            self._idle.set()
 
     def stop(self) -> None:
         """Stop timers and let the lanes' threads end."""
         for timer in (self._timer, self._grace_timer):
             if timer is not None:
                 timer.cancel()
-        for worker in self._homes:
+        for worker in self.lanes.all_workers:
             worker.stop()

@@ -125,8 +125,8 @@ class LaneWorker:
         """Whether the thread has let go of its lane, which is the last that it does."""
         return self._closed
 
-    async def over(self) -> None:
-        """Wait until the thread has let go of its lane."""
+    async def wait_ended(self) -> None:
+        """Wait until the thread has closed its lane."""
         await self._over.wait()
 
     def _run(self) -> None:

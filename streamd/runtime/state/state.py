@@ -97,6 +97,10 @@ class State:
         """Whether a slot's window has enough rows, and its newest was not forecast yet."""
         return self.windows.ready(slot) and self.windows.newest(slot) > self.board.step(slot)
 
+    def snapshot(self, slot: int) -> tuple[int, int, int]:
+        """Return a slot's generation, its newest step, and the number of rows in its window."""
+        return self.directory.generations[slot], self.windows.newest(slot), self.windows.have[slot]
+
     def unforecast(self) -> list[int]:
         """Return the slots whose newest row closed but was not forecast before the process ended."""
         return [slot for slot in self.directory.slots.values() if self.is_unforecast(slot)]

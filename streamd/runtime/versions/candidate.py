@@ -1,212 +1,184 @@
 """A version on trial beside the one that serves: on a share of the servers, or on a copy of them that nobody gets.
 
-It has lanes, a line and counts of its own, over the same windows. Whatever goes wrong there, the servers it was given
-are forecast by the pipeline that serves.
+It has lanes, a queue and counts of its own, over the same windows. If anything goes wrong there, the servers it was
+given are forecast by the pipeline that serves.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import structlog
 
-from streamd.core.errors import InferenceError
 from streamd.core.scheduling.canary import CanaryAssignment
-from streamd.core.scheduling.scheduler import Item, Scheduler, ServerItem
-from streamd.core.state.windows import NONE
+from streamd.core.scheduling.scheduler import Scheduler, ServerItem
 from streamd.inference.lane import Float32
-from streamd.runtime.lanes.deployment import Deployment, Model
-from streamd.runtime.lanes.pipeline import Observer, Pipeline
+from streamd.runtime.lanes.deployment import Deployment, DeploymentSpec
+from streamd.runtime.lanes.pipeline import BatchDone, Pipeline
+from streamd.runtime.lanes.sinks import BoardSink, CanarySink, ForecastPosted, ShadowSink
+from streamd.runtime.lanes.supervisor import LaneSupervisor
 from streamd.runtime.state.state import State
-from streamd.runtime.versions.manager import Loaded, MakeKeeperOf, Reloader, Source
+from streamd.runtime.versions.manager import DeploymentManager, MakeSupervisor
 
 log = structlog.get_logger(__name__)
 
 _UNKNOWN, _TAKEN, _LEFT = 0, 1, 2
 
 
-class CandidatePipeline(Pipeline):
-    """Hands back what it cannot forecast; as a shadow it posts nothing, and what it cannot forecast is gone."""
+class CandidateRouter:
+    """Routes due servers between the pipeline that serves and a candidate, if there is one."""
 
-    def __init__(
-        self,
-        state: State,
-        scheduler: Scheduler,
-        model: Model,
-        *,
-        publish: Callable[[Sequence[int], float], None],
-        more_comes: Callable[[], bool],
-        observer: Observer,
-        main: Pipeline,
-        shadow: bool,
-    ) -> None:
-        super().__init__(
-            state,
-            scheduler,
-            model,
-            publish=publish,
-            more_comes=more_comes,
-            observer=observer,
-            closing_lanes=main.closing_lanes,
-            pauses=main.pauses,
-        )
-        self.shadow = shadow
-        self.last_steps = [NONE] * state.directory.capacity
-        """By slot: the step of the newest forecast that was made here."""
-        self._main = main
+    def __init__(self) -> None:
+        self.candidate: Candidate | None = None
+        """The candidate that gets its servers at this moment."""
 
-    def hand_back(self) -> None:
-        """Give what waits to the pipeline that serves."""
-        self._return(self.scheduler.give_up())
+    def route_due(self, slot: int, rows: int) -> bool:
+        """Queue a due server at a canary if it belongs there; returns whether it did."""
+        return self.candidate is not None and self.candidate.route_due(slot, rows)
 
-    def _dispatch(self) -> None:
-        super()._dispatch()
-        if not self.ready:
-            self.hand_back()
-            self._tell_settled()
+    def forecast_posted(self, slot: int, step: int, model: bytes, forecast: Float32) -> None:
+        """Let a shadow forecast a server after the version that serves, which goes first and opens the comparison."""
+        if self.candidate is not None:
+            self.candidate.shadow_due(slot)
 
-    def _post(self, item: ServerItem, forecast: Float32, model: Model) -> int:
-        self.last_steps[item.slot] = item.step
-        if not self.shadow:
-            self._main.received[item.slot] = item.since
-            return super()._post(item, forecast, model)
-        self.on_posted(item.slot, item.step, model.name, forecast)
-        return item.slot
-
-    def _fail(self, item: Item, error: InferenceError) -> None:
-        assert isinstance(item, ServerItem), "callers ask the version that serves"
-        log.warning("candidate_failed", step=item.step, code=error.code, error=str(error))
-        if not self.shadow and self._state.directory.generations[item.slot] == item.generation:
-            self.scheduler.counts.failed -= 1
-            self.scheduler.counts.due -= 1
-            self._return([item.slot])
-
-    def _return(self, slots: Sequence[int]) -> None:
-        if not self.shadow:
-            for slot in slots:
-                self._main.run_soon(slot, 1)
+    def forget(self, slot: int) -> None:
+        """Drop a slot that changes hands."""
+        if self.candidate is not None:
+            self.candidate.forget(slot)
 
 
 class Candidate:
-    """A version on trial, from `load` to `end`; `Pipeline.diversion` of the pipeline that serves.
+    """A version on trial, from `load` to `end`.
 
-    `share` is of the servers; which ones is the candidate's name's doing, so that the same ones stay.
+    `share` is of the servers; which ones follows from the candidate's name, so that the same ones stay.
     """
 
     def __init__(
         self,
         state: State,
         main: Pipeline,
-        source: Source,
-        make_keeper: MakeKeeperOf,
+        router: CandidateRouter,
+        spec: DeploymentSpec,
         *,
         share: float,
         shadow: bool,
-        publish: Callable[[Sequence[int], float], None],
-        observer: Observer,
+        board: BoardSink,
+        scores: Sequence[ForecastPosted],
+        observer: BatchDone,
+        make_supervisor: MakeSupervisor = LaneSupervisor,
     ) -> None:
-        self.assignment = CanaryAssignment(source.name, share, shadow)
-        self.source = source
-        self.loaded: Loaded | None = None
+        self.assignment = CanaryAssignment(spec.name, share, shadow)
+        self.spec = spec
+        self.deployment: Deployment | None = None
+        """The loaded version; `None` before `load`, and after it was ended or handed over."""
         self._state = state
         self._main = main
+        self._router = router
         self._places = bytearray(state.directory.capacity)
+        self._shadow_sink = ShadowSink(state.directory.capacity, scores, self) if shadow else None
         limits = main.scheduler
         self.scheduler = Scheduler(
-            self._snapshot,
-            self._posted,
+            state.snapshot,
+            state.board.step if self._shadow_sink is None else self._shadow_sink.last_steps.__getitem__,
             need=limits.need,
             max_queue_delay_seconds=limits.max_queue_delay_seconds,
             max_waiting_requests=0,
         )
-        self.pipeline = CandidatePipeline(
+        self.pipeline = Pipeline(
             state,
             self.scheduler,
-            source.model,
-            publish=_publish_nothing if shadow else publish,
-            more_comes=lambda: False,
+            self._shadow_sink or CanarySink(board, self),
+            Deployment(spec),
             observer=_Unobserved() if shadow else observer,
-            main=main,
-            shadow=shadow,
+            closing_lanes=main.lanes.closing,
+            pauses=main.pauses,
         )
-        self.pipeline.on_posted = main.on_posted
-        self._reloader = Reloader(self.pipeline, make_keeper(self.pipeline), keep_warm_seconds=0.0)
+        self._manager = DeploymentManager(self.pipeline, keep_warm_seconds=0.0, make_supervisor=make_supervisor)
 
-    async def load(self) -> Loaded:
+    @property
+    def name(self) -> str:
+        """What its forecasts call their model."""
+        return self.spec.name
+
+    async def load(self) -> Deployment:
         """Load and warm it; `begin` or `end` is next.
 
         Raises `BackendUnavailableError`, and then nothing is left of it.
         """
-        loaded = self.loaded = await self._reloader.load(self.source)
-        self._reloader.switch(loaded)
-        return loaded
+        deployment = self.deployment = await self._manager.load(self.spec)
+        self._manager.switch(deployment)
+        return deployment
 
     def begin(self) -> None:
-        """Let it have its servers from now on."""
-        self._main.diversion = self
+        """Give it its servers from now on."""
+        self._router.candidate = self
 
     def leave(self) -> None:
         """Give its servers, and what waits of them, back to the version that serves."""
-        if self._main.diversion is self:
-            self._main.diversion = None
-        self.pipeline.hand_back()
+        if self._router.candidate is self:
+            self._router.candidate = None
+        self.take_waiting()
 
     async def end(self) -> None:
-        """Give its servers back, finish what runs, and let go of the version; twice is harmless."""
+        """Give its servers back, finish what runs, and retire the version; a second call does nothing."""
         self.leave()
-        loaded, self.loaded = self.loaded, None
-        if loaded is not None:
-            self._reloader.switch_off(Deployment(self.source.model))
-            await self._reloader.retired()
+        deployment, self.deployment = self.deployment, None
+        if deployment is not None:
+            self._manager.switch_off()
+            await self._manager.wait_retired()
 
-    async def hand_over(self, reloader: Reloader) -> Loaded | None:
-        """Give its servers back, finish what runs, and give the loaded version away; none where it lost its lanes."""
+    async def hand_over(self, manager: DeploymentManager) -> Deployment | None:
+        """Give its servers back, finish what runs, and give the version to the manager of the one that serves.
+
+        Returns `None` where it lost its lanes: then it is still to be ended.
+        """
         self.leave()
-        loaded = self.loaded
-        await self.pipeline.settle()
-        if loaded is None or not self.pipeline.ready:
+        deployment = self.deployment
+        await self.pipeline.wait_idle()
+        if deployment is None or not self.pipeline.ready:
             return None
-        self.loaded = None
-        self._reloader.give(loaded, reloader)
-        return loaded
-
-    async def settle(self) -> None:
-        """Wait until nothing waits or runs whose forecasts somebody gets."""
-        if not self.assignment.shadow:
-            await self.pipeline.settle()
+        self.deployment = None
+        self._manager.transfer(deployment, manager)
+        return deployment
 
     @property
-    def settled(self) -> bool:
+    def is_idle(self) -> bool:
         """Whether nothing waits or runs whose forecasts somebody gets."""
-        return self.assignment.shadow or self.pipeline.settled
+        return self.assignment.shadow or self.pipeline.is_idle
 
     @property
     def unfinished(self) -> int:
         """Windows that wait or run and whose forecasts somebody gets."""
         return 0 if self.assignment.shadow else self.pipeline.unfinished
 
+    async def wait_idle(self) -> None:
+        """Wait until nothing waits or runs whose forecasts somebody gets."""
+        if not self.assignment.shadow:
+            await self.pipeline.wait_idle()
+
     def close(self) -> None:
         """Stop watching; the lanes are stopped, and their threads end by themselves."""
         self.leave()
-        self._reloader.close()
+        self._manager.close()
         self.pipeline.stop()
 
-    # ------------------------------------------------------------ what the pipeline that serves asks
-    def takes(self, slot: int, rows: int) -> bool:
-        """Let a server that is due wait for its turn here and not there, if it is one of a canary's."""
+    # ------------------------------------------------------------ what the router asks
+    def route_due(self, slot: int, rows: int) -> bool:
+        """Queue a due server here if it is one of a canary's; returns whether it is."""
         if self.assignment.shadow or not self._has(slot):
             return False
-        self.pipeline.run_soon(slot, rows)
+        self.pipeline.enqueue(slot, rows)
         return True
 
-    def posted(self, slot: int) -> None:
-        """Let a shadow forecast a server after the version that serves, which goes first and opens the comparison."""
+    def shadow_due(self, slot: int) -> None:
+        """Queue a server that the version that serves has forecast, if it is one of a shadow's."""
         if self.assignment.shadow and self._has(slot):
-            self.pipeline.run_soon(slot, 1)
+            self.pipeline.enqueue(slot, 1)
 
     def forget(self, slot: int) -> None:
         """Drop a slot that changes hands."""
         self._places[slot] = _UNKNOWN
-        self.pipeline.last_steps[slot] = NONE
+        if self._shadow_sink is not None:
+            self._shadow_sink.forget(slot)
         self.pipeline.forget(slot)
 
     def _has(self, slot: int) -> bool:
@@ -219,48 +191,41 @@ class Candidate:
             place = self._places[slot] = _TAKEN if ours else _LEFT
         return place == _TAKEN
 
-    def _snapshot(self, slot: int) -> tuple[int, int, int]:
-        windows = self._state.windows
-        return self._state.directory.generations[slot], windows.newest(slot), windows.have[slot]
+    # ------------------------------------------------------------ what the sinks ask
+    def take_failed(self, item: ServerItem) -> None:
+        """Give a row that failed here to the version that serves, as if it had never been due here."""
+        if self._state.directory.generations[item.slot] == item.generation:
+            self.scheduler.withdraw_failed()
+            self._return([item.slot])
 
-    def _posted(self, slot: int) -> int:
-        return self.pipeline.last_steps[slot] if self.assignment.shadow else self._state.board.step(slot)
+    def take_waiting(self) -> None:
+        """Give what waits to the version that serves; a shadow drops it."""
+        self._return(self.scheduler.give_up())
 
-    # ------------------------------------------------------------ telling
+    def _return(self, slots: Sequence[int]) -> None:
+        if not self.assignment.shadow:
+            for slot in slots:
+                self._main.enqueue(slot, 1)
+
+    # ------------------------------------------------------------ status
     def status(self) -> dict[str, Any]:
-        """What `/v1/status` shows of it."""
+        """Return what `/v1/status` shows of it."""
         return {
-            "version": self.source.name,
+            "version": self.name,
             "share": self.assignment.share,
             "shadow": self.assignment.shadow,
             "lanes": len(self.pipeline.workers),
-            "lanes_lost": list(self.pipeline.lost),
+            "lanes_lost": list(self.pipeline.serving.lost),
             "due": len(self.scheduler.due),
             "in_flight": self.pipeline.in_flight,
-            "rows": row_counts(self.scheduler),
+            "rows": self.scheduler.row_counts(),
         }
 
     def delivered_rows(self) -> dict[str, int]:
-        """Of the rows that are due only once those that were due here: none of a shadow's, which is a copy."""
-        return {} if self.assignment.shadow else row_counts(self.scheduler)
-
-
-def row_counts(scheduler: Scheduler) -> dict[str, int]:
-    """Where a scheduler's rows went since start: due = delivered + superseded + failed + forgotten + waiting."""
-    counts = scheduler.counts
-    return {
-        "due": counts.due,
-        "delivered": counts.delivered,
-        "superseded": scheduler.superseded,
-        "failed": counts.failed,
-        "forgotten": counts.forgotten,
-    }
+        """Return what became of the rows that were due here and nowhere else: of a shadow, which is a copy, none."""
+        return {} if self.assignment.shadow else self.scheduler.row_counts()
 
 
 class _Unobserved:
     def batch_done(self, windows: int, queue_delay_seconds: float, inference_seconds: float) -> None:
         pass
-
-
-def _publish_nothing(slots: Sequence[int], now: float) -> None:
-    pass

@@ -1,189 +1,167 @@
 """Versions change while the daemon serves: a new one is loaded and warmed beside the old, then the batches go to it.
 
-A load that fails changes nothing. The version before stays warm for a while, so that the way back takes no loading.
+A load that fails changes nothing. The version before stays warm for a while, so that the way back loads nothing.
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import structlog
 
-from streamd.core.scheduling.costs import CostTable
-from streamd.runtime.lanes.deployment import Deployment, Model
-from streamd.runtime.lanes.opening import OpenBackend, OpenedBackend
+from streamd.runtime.lanes.deployment import Deployment, DeploymentSpec, DeploymentState
 from streamd.runtime.lanes.pipeline import Pipeline
-from streamd.runtime.lanes.supervisor import LaneSupervisor
+from streamd.runtime.lanes.supervisor import BackendChanged, LaneSupervisor
 
 log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True)
-class Source:
-    """A version that can be loaded: its model, what opens its lanes, and what lets go of its folder at the end."""
-
-    model: Model
-    open_backend: OpenBackend
-    release: Callable[[], None] = lambda: None
-
-    @property
-    def name(self) -> str:
-        """What its forecasts call their model."""
-        return self.model.text
-
-
-class Loaded:
-    """A version whose lanes are warm."""
-
-    def __init__(self, source: Source, deployment: Deployment) -> None:
-        self.source = source
-        self.deployment = deployment
-        self.keeper: LaneSupervisor
-        self.owner: Reloader
-        self.opened: OpenedBackend
-        self.costs: CostTable
-
-    @property
-    def name(self) -> str:
-        """What its forecasts call their model."""
-        return self.source.name
-
-
-class MakeKeeper(Protocol):
-    """Makes the keeper of a deployment, with the limits that hold for all of them."""
+class MakeSupervisor(Protocol):
+    """Makes the supervisor of a deployment's lanes; tests give one that is stepped by hand."""
 
     def __call__(
-        self, deployment: Deployment, open_backend: OpenBackend, changed: Callable[[OpenedBackend, CostTable], None]
+        self, pipeline: Pipeline, deployment: Deployment, listener: BackendChanged, *, clock: Callable[[], float]
     ) -> LaneSupervisor:
-        """Return a keeper that has opened nothing yet."""
+        """Return a supervisor that has opened nothing yet."""
         ...
 
 
-MakeKeeperOf = Callable[[Pipeline], MakeKeeper]
+class ServingChanged(Protocol):
+    """Who wants to know what serves."""
+
+    def serving_changed(self) -> None:
+        """Learn that another version serves or is kept warm, or that the one that serves runs on another backend."""
+        ...
 
 
-class Reloader:
-    """The versions of one pipeline that are loaded: at most one serves, and one is kept warm.
-
-    `changed` hears whenever what serves changes, or its backend does.
-    """
+class DeploymentManager:
+    """The deployments of one pipeline: at most one serves, at most one is kept warm, others load or retire."""
 
     def __init__(
         self,
         pipeline: Pipeline,
-        make_keeper: MakeKeeper,
         *,
         keep_warm_seconds: float,
-        changed: Callable[[], None] = lambda: None,
+        listener: ServingChanged | None = None,
+        make_supervisor: MakeSupervisor = LaneSupervisor,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.current: Loaded | None = None
-        self.previous: Loaded | None = None
-        """What served before and is warm still; none once its time is over."""
+        self.current: Deployment | None = None
+        """What serves."""
+        self.previous: Deployment | None = None
+        """What served before and is warm still; `None` once its time is over."""
         self.keep_warm_seconds = keep_warm_seconds
         self._pipeline = pipeline
-        self._make_keeper = make_keeper
-        self._changed = changed
-        self._loaded: set[Loaded] = set()
+        self._listener = listener
+        self._make_supervisor = make_supervisor
+        self._clock = clock
+        self._supervisors: dict[Deployment, LaneSupervisor] = {}
         self._retiring: set[asyncio.Task[None]] = set()
         self._expiry: asyncio.TimerHandle | None = None
 
-    async def load(self, source: Source) -> Loaded:
+    async def load(self, spec: DeploymentSpec) -> Deployment:
         """Open and warm a version's lanes beside those that serve; `switch` or `discard` is next.
 
-        Raises `BackendUnavailableError` with every reason, and then nothing of it is left and its folder let go of.
+        Raises `BackendUnavailableError` with every reason; then nothing of it is left and its files are released.
         """
-        loaded = Loaded(source, Deployment(source.model))
-        loaded.owner = self
-
-        def opened(backend: OpenedBackend, costs: CostTable) -> None:
-            loaded.opened, loaded.costs = backend, costs
-            if loaded is loaded.owner.current:
-                loaded.owner._changed()
-
-        loaded.keeper = self._make_keeper(loaded.deployment, source.open_backend, opened)
+        deployment = Deployment(spec)
+        supervisor = self._make_supervisor(self._pipeline, deployment, self, clock=self._clock)
         try:
-            await loaded.keeper.open()
+            await supervisor.open()
         except BaseException:
-            loaded.keeper.close()
-            source.release()
+            supervisor.close()
+            self._close(deployment)
             raise
-        self._loaded.add(loaded)
-        loaded.keeper.watch()
-        return loaded
+        self._supervisors[deployment] = supervisor
+        supervisor.watch()
+        return deployment
 
-    def switch(self, loaded: Loaded) -> None:
+    def switch(self, deployment: Deployment) -> None:
         """Let a loaded version serve from the next batch on: one step, in which nothing is lost or waits.
 
-        What served before stays warm for `keep_warm_seconds`; what served before that goes.
+        What served before stays warm for `keep_warm_seconds`; what served before that retires.
         """
-        if loaded is self.current:
+        if deployment is self.current:
             return
         former = self.current
-        self._pipeline.switch(loaded.deployment)
-        self.current = loaded
-        if self.previous not in (None, loaded):
+        self._pipeline.switch(deployment)
+        self.current = deployment
+        if self.previous not in (None, deployment):
             self._expire()
         self.previous = former
         if former is not None:
-            log.info("engine_switched", engine=loaded.name, before=former.name)
+            log.info("engine_switched", engine=deployment.name, before=former.name)
             self._keep_warm()
-        self._changed()
+        self._notify()
 
-    def claim(self, loaded: Loaded) -> bool:
-        """Keep a loaded version until `switch` or `discard`, however long; false if it has no lane to serve with."""
-        if loaded is self.current:
+    def claim(self, deployment: Deployment) -> bool:
+        """Keep a loaded version until `switch` or `discard`; returns `False` if it has no lane to serve with."""
+        if deployment is self.current:
             return True
-        if not loaded.deployment.workers:
+        if not deployment.workers:
             return False
-        if loaded is self.previous and self._expiry is not None:
+        if deployment is self.previous and self._expiry is not None:
             self._expiry.cancel()
         return True
 
-    def discard(self, loaded: Loaded) -> None:
-        """Let go of a loaded version that does not serve after all; one that is kept warm stays for its while."""
-        if loaded is self.previous:
+    def discard(self, deployment: Deployment) -> None:
+        """Retire a loaded version that does not serve after all; one that is kept warm stays for its time."""
+        if deployment is self.previous:
             self._keep_warm()
-        elif loaded is not self.current:
-            self._begin(self._retire(loaded))
+        elif deployment is not self.current:
+            self._begin(self._retire(deployment))
 
-    def switch_off(self, nothing: Deployment) -> None:
-        """Let nothing serve any more, and go of what does: `nothing` has no lanes."""
+    def switch_off(self) -> None:
+        """Let nothing serve any more, and retire what does."""
         former, self.current = self.current, None
-        self._pipeline.switch(nothing)
         if former is not None:
+            self._pipeline.switch(Deployment(former.spec))
             self._begin(self._retire(former))
 
-    def give(self, loaded: Loaded, other: "Reloader") -> None:
+    def transfer(self, deployment: Deployment, other: "DeploymentManager") -> None:
         """Give a loaded version, none of whose lanes runs anything, to another pipeline; `switch` is next there."""
-        if loaded is self.current:
+        if deployment is self.current:
             self.current = None
-            self._pipeline.switch(Deployment(loaded.source.model))
-        self._loaded.discard(loaded)
-        self._pipeline.hand_over(loaded.deployment, other._pipeline)
-        loaded.keeper.move(other._pipeline)
-        loaded.owner = other
-        other._loaded.add(loaded)
+            self._pipeline.switch(Deployment(deployment.spec))
+        supervisor = self._supervisors.pop(deployment)
+        self._pipeline.transfer(deployment, other._pipeline)
+        supervisor.move(other._pipeline, other)
+        other._supervisors[deployment] = supervisor
 
-    async def retired(self) -> None:
-        """Wait until every version that is to go is gone, with its lanes' threads."""
+    def backend_changed(self, deployment: Deployment) -> None:
+        """Pass on that the version that serves runs on another backend."""
+        if deployment is self.current:
+            self._notify()
+
+    def supervisor_of(self, deployment: Deployment) -> LaneSupervisor:
+        """Return the supervisor of a deployment that is loaded or retiring."""
+        return self._supervisors[deployment]
+
+    @property
+    def loaded(self) -> list[Deployment]:
+        """The deployments that have lanes or are retiring."""
+        return list(self._supervisors)
+
+    async def wait_retired(self) -> None:
+        """Wait until every version that retires is closed, and its lanes' threads have ended."""
         while self._retiring:
             await asyncio.gather(*self._retiring, return_exceptions=True)
 
     def close(self) -> None:
-        """Stop watching and mending all that is loaded, and let go of the folders; the lanes are the pipeline's."""
+        """Stop watching and rebuilding, and release the files; the lanes are the pipeline's to stop."""
         if self._expiry is not None:
             self._expiry.cancel()
         for task in self._retiring:
             task.cancel()
-        for loaded in self._loaded:
-            loaded.keeper.close()
-            loaded.source.release()
-        self._loaded.clear()
+        for deployment, supervisor in self._supervisors.items():
+            supervisor.close()
+            self._close(deployment)
+        self._supervisors.clear()
 
-    # ------------------------------------------------------------ letting go
+    # ------------------------------------------------------------ retiring
     def _keep_warm(self) -> None:
-        """Keep the version before from now on for its while."""
+        """Keep the version before warm, from now on for `keep_warm_seconds`."""
         if self._expiry is not None:
             self._expiry.cancel()
         if self.keep_warm_seconds > 0:
@@ -192,17 +170,26 @@ class Reloader:
             self._expire()
 
     def _expire(self) -> None:
-        """The version before is not kept warm any longer."""
-        loaded, self.previous = self.previous, None
-        if loaded is not None:
-            self._begin(self._retire(loaded))
-            self._changed()
+        """Retire the version before."""
+        deployment, self.previous = self.previous, None
+        if deployment is not None:
+            self._begin(self._retire(deployment))
+            self._notify()
 
-    async def _retire(self, loaded: Loaded) -> None:
-        await loaded.keeper.retire()
-        self._loaded.discard(loaded)
-        loaded.source.release()
-        log.info("engine_let_go", engine=loaded.name)
+    async def _retire(self, deployment: Deployment) -> None:
+        await self._supervisors[deployment].retire()
+        del self._supervisors[deployment]
+        self._close(deployment)
+        log.info("engine_let_go", engine=deployment.name)
+
+    def _close(self, deployment: Deployment) -> None:
+        deployment.enter(DeploymentState.CLOSED)
+        deployment.supervisor = None  # each refers to the other: without this only the garbage collector frees them
+        deployment.spec.release()
+
+    def _notify(self) -> None:
+        if self._listener is not None:
+            self._listener.serving_changed()
 
     def _begin(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(coroutine)

@@ -16,97 +16,91 @@ import msgspec
 import structlog
 
 from streamd.core.errors import DrainingError, ReloadError, StreamdError
+from streamd.repository.promotion import Promoter
 from streamd.repository.record import Record
-from streamd.repository.versions import PassedOver
+from streamd.repository.versions import EngineRepository, PassedOver
+from streamd.runtime.lanes.deployment import Deployment, DeploymentSpec
 from streamd.runtime.service import Service
-from streamd.runtime.versions.manager import Loaded, Reloader
-from streamd.server.config import CandidateSection, Config
+from streamd.runtime.versions.manager import DeploymentManager
+from streamd.server.config import CandidateSection, Config, need_restart
 from streamd.server.disk import on_disk
 from streamd.server.memory import return_freed
-from streamd.server.version_control.candidate import Trial
-from streamd.server.version_control.loading import (
+from streamd.server.version_control.candidate import CandidateControl
+from streamd.server.version_control.specs import (
     OpenVersion,
-    VersionSource,
-    check_backend,
-    is_loaded,
-    keepers_of,
-    need_restart,
-    source_of,
-    told_of,
-)
-from streamd.server.version_control.promotions import Promotions
-from streamd.server.version_control.selection import (
     Selection,
+    check_backend,
     check_choice,
-    check_same,
     check_same_contract,
+    check_same_files,
+    matches,
     select_versions,
+    spec_of,
 )
-
-log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
+log = structlog.get_logger(__name__)
+
 
 class VersionControl:
-    """What serves, and the changes to it, one at a time.
+    """Decides which version serves, and changes it, one change at a time.
 
-    `reread` reads the settings again, as the process was started; raises `ConfigError`.
+    `reread` reads the settings again, as the process was started; it raises `ConfigError`.
     """
 
     def __init__(
         self, service: Service, config: Config, open_version: OpenVersion, reread: Callable[[], Config] | None = None
     ) -> None:
         self.config = config
-        self._opening = config  # the settings by which lanes are opened: they hold once these serve
         self._service = service
         self._open_version = open_version
         self._reread = reread or (lambda: config)
-        self._reloader = Reloader(
-            service.pipeline,
-            keepers_of(service.pipeline, lambda: self._opening),
-            keep_warm_seconds=config.engine.keep_warm_seconds,
-            changed=self._tell,
+        self._manager = DeploymentManager(
+            service.pipeline, keep_warm_seconds=config.engine.keep_warm_seconds, listener=self
         )
-        self._trial = Trial(service, open_version, self._let_go, config)
-        self._lock = asyncio.Lock()
+        self._candidates = CandidateControl(service, config, open_version, self._release)
         self._missed: list[dict[str, str]] = []
         self._lost_candidate: dict[str, str] | None = None
         """The candidate that the settings name, where it could not be put on trial."""
+        self._lock = asyncio.Lock()
         self._change: dict[str, Any] = {"state": "starting", "version": None, "error": None, "when": None}
-        self._tell()
+        self.serving_changed()
 
-    async def start(self, selection: Selection) -> Loaded:
+    async def start(self, selection: Selection) -> Deployment:
         """Load the first version and let it serve; raises `BackendUnavailableError` where no backend runs it."""
         async with self._lock:
-            loaded = await self._reloader.load(self._source(selection, self.config))
-            self._pass_over(selection.missed, loaded.name)
+            loaded = await self._manager.load(self._spec(selection, self.config))
+            self._note_missed(selection.missed, loaded.name)
             self._note("serving", loaded.name)
             self._switch(loaded, self.config)
         return loaded
 
-    async def start_trial(self) -> None:
-        """Load the candidate that the settings name; a failure is only told."""
+    async def start_configured_candidate(self) -> None:
+        """Load the candidate that the settings name; a failure is reported in the status and the log only."""
         if self.config.candidate.candidate:
             async with self._lock:
-                await self._follow_trial(self.config.candidate)
+                await self._follow_candidate(self.config.candidate)
 
     def close(self) -> None:
-        """Stop watching and mending; the lanes are the pipeline's to end."""
-        self._trial.close()
-        self._reloader.close()
+        """Stop watching and rebuilding; the lanes are the pipeline's to stop."""
+        self._candidates.close()
+        self._manager.close()
 
     # ------------------------------------------------------------ changes
     async def reload(self) -> None:
-        """Read the settings again, choose again, and change what serves if that differs; a failure is only told."""
+        """Read the settings again, choose again, and change what serves if that differs.
+
+        A failure is reported in the status and the log only, and changes nothing.
+        """
         async with self._lock:
-            with suppress(StreamdError):  # `_changing` told it
+            with suppress(StreamdError):  # `_changing` reported it
                 async with self._changing("the choice"):
                     config = await self._on_disk("the settings", self._reread)
                     trial = config.candidate != self.config.candidate or self._lost_candidate is not None
                     await self._follow(config)
                 if trial:
-                    await self._follow_trial(config.candidate)
+                    await self._follow_candidate(config.candidate)
 
     async def promote(self, version: str, who: str, why: str) -> dict[str, Any]:
         """Load a version, record its promotion, and let it serve; returns what served before and what does.
@@ -115,25 +109,25 @@ class VersionControl:
         """
         async with self._changed_by_call(version):
             before, began = self._service.model, time.monotonic()
-            await self._on_disk(version, partial(self._promotions.check, version))
+            await self._on_disk(version, partial(self._promoter.check, version))
             loaded = await self._warm(self.config, version)
-            await self._record(loaded, partial(self._promotions.promote, version, who, why))
+            await self._record(loaded, partial(self._promoter.promote, version, who, why, time.time()))
             await self._serve(loaded, self.config)
-            self._pass_over((), loaded.name)
+            self._note_missed((), loaded.name)
         return self._answer(before, began)
 
     async def rollback(self, who: str, why: str) -> dict[str, Any]:
         """Undo the last promotion; at once where what it goes back to is warm still. Raises as `promote`."""
         async with self._changed_by_call("the version before"):
             before, began = self._service.model, time.monotonic()
-            version, missed = await self._on_disk("the version before", self._promotions.version_before)
+            version, missed = await self._on_disk("the version before", self._promoter.version_before)
             loaded = await self._warm(self.config, version)
-            record = await self._record(loaded, partial(self._promotions.rollback, who, why))
+            record = await self._record(loaded, partial(self._promoter.rollback, who, why, time.time()))
             if record.current in (None, version):
                 await self._serve(loaded, self.config)
-                self._pass_over(missed, loaded.name)
+                self._note_missed(missed, loaded.name)
             else:  # someone promoted from the shell in the meantime
-                self._reloader.discard(loaded)
+                self._manager.discard(loaded)
                 await self._follow(self.config)
         return self._answer(before, began)
 
@@ -155,49 +149,49 @@ class VersionControl:
             raise ReloadError(f"{self._change['version']} is being loaded: one change at a time; try again later")
 
     # ------------------------------------------------------------ candidates
-    async def try_out(self, version: str, share: float, shadow: bool) -> dict[str, Any]:
+    async def start_candidate(self, version: str, share: float, shadow: bool) -> dict[str, Any]:
         """Put a version on trial on a share of the servers, in place of any other; raises as `promote`."""
         self._check_free()
         async with self._lock:
-            await self._try_out(CandidateSection(version, share, shadow))
-            self._lose_candidate(None)
-        return {"candidate": self._trial.status()}
+            await self._start_candidate(CandidateSection(version, share, shadow))
+            self._note_lost_candidate(None)
+        return {"candidate": self._candidates.status()}
 
-    async def end_trial(self) -> dict[str, Any]:
+    async def end_candidate(self) -> dict[str, Any]:
         """End the trial, if there is one; its servers are forecast by the version that serves again."""
         self._check_free()
         async with self._lock:
-            name = self._trial.name
-            await self._trial.end()
-            self._lose_candidate(None)
+            name = self._candidates.name
+            await self._candidates.end()
+            self._note_lost_candidate(None)
         return {"ended": name}
 
-    async def _follow_trial(self, wanted: CandidateSection) -> None:
-        """Put on trial what the settings name; a failure is told until a trial begins or ends."""
+    async def _follow_candidate(self, wanted: CandidateSection) -> None:
+        """Put on trial what the settings name; a failure stays in the status until a trial begins or ends."""
         lost = None
         try:
-            await self._try_out(wanted)
+            await self._start_candidate(wanted)
         except StreamdError as exc:
             if wanted.candidate != self._service.model:
                 lost = {"name": wanted.candidate, "rule": "candidate", "reason": str(exc)}
-        self._lose_candidate(lost)
+        self._note_lost_candidate(lost)
 
-    def _lose_candidate(self, lost: dict[str, str] | None) -> None:
+    def _note_lost_candidate(self, lost: dict[str, str] | None) -> None:
         self._lost_candidate = lost
-        self._tell()
+        self.serving_changed()
 
-    async def _try_out(self, wanted: CandidateSection) -> None:
-        self._trial.config = self.config
+    async def _start_candidate(self, wanted: CandidateSection) -> None:
+        self._candidates.config = self.config
         if not wanted.candidate:
-            await self._trial.end()
+            await self._candidates.end()
             return
         async with self._changing(wanted.candidate):
             selection = await self._select(self.config, wanted.candidate)
-            await self._trial.begin(selection, wanted, self._reloader.current)
+            await self._candidates.begin(selection, wanted, self._manager.current)
 
     @asynccontextmanager
     async def _changing(self, version: str) -> AsyncIterator[None]:
-        """Tell of a change that begins, and of how it ended; every error is a `StreamdError`."""
+        """Report a change that begins, and how it ended; every error is a `StreamdError`."""
         self._note("loading", version)
         try:
             yield
@@ -213,9 +207,9 @@ class VersionControl:
         self._note("serving", self._service.model)
 
     async def _follow(self, config: Config) -> None:
-        """Let serve what these settings choose; they hold from then on.
+        """Let the version serve that these settings choose; the settings hold from then on.
 
-        Raises `ReloadError` where what should serve is damaged: another version does not take its place unasked.
+        Raises `ReloadError` where the version that should serve is damaged: no other takes its place unasked.
         """
         selection = await self._select(config)
         try:
@@ -224,24 +218,24 @@ class VersionControl:
             selection.release()
             raise
         loaded = await self._warm_selected(selection, config)
+        self._note_missed(selection.missed, loaded.name)
         if sections := need_restart(config, self.config):
             log.warning("settings_need_restart", sections=sections)
         await self._serve(loaded, config)
-        self._pass_over(selection.missed, loaded.name)
 
-    async def _serve(self, loaded: Loaded, config: Config) -> None:
-        """Switch; a candidate that serves by now has nothing left to be compared with."""
+    async def _serve(self, loaded: Deployment, config: Config) -> None:
+        """Switch to a loaded version; if it was on trial, the trial ends: nothing is left to compare it with."""
         self._switch(loaded, config)
-        if self._trial.name == loaded.name:
-            await self._trial.end()
+        if self._candidates.name == loaded.name:
+            await self._candidates.end()
 
-    async def _warm(self, config: Config, version: str) -> Loaded:
-        """Return a version warm; what is loaded already is not loaded again."""
+    async def _warm(self, config: Config, version: str) -> Deployment:
+        """Return a version warm; if it is loaded already, it is not loaded again."""
         selection = await self._select(config, version)
-        if self._trial.has(version):
+        if self._candidates.has(version):
             try:
-                self._trial.check_same(selection)
-                taken = await self._trial.hand_over(self._reloader)
+                self._candidates.check_same_files(selection)
+                taken = await self._candidates.hand_over(self._manager)
             except BaseException:
                 selection.release()
                 raise
@@ -250,16 +244,15 @@ class VersionControl:
                 return taken
         return await self._warm_selected(selection, config)
 
-    async def _warm_selected(self, selection: Selection, config: Config) -> Loaded:
-        """Return a selection warm, and release it where it is loaded already or cannot serve."""
+    async def _warm_selected(self, selection: Selection, config: Config) -> Deployment:
+        """Return a selection warm; it is released if it is loaded already or cannot serve."""
         try:
             self._note("loading", selection.name)
             if (loaded := self._find_warm(selection.name, config)) is not None:
-                assert isinstance(loaded.source, VersionSource)
                 try:
-                    check_same(selection, loaded.source.selection)
+                    check_same_files(selection, loaded)
                 except ReloadError:
-                    self._reloader.discard(loaded)
+                    self._manager.discard(loaded)
                     raise
                 selection.release()
                 return loaded
@@ -267,41 +260,39 @@ class VersionControl:
         except BaseException:
             selection.release()
             raise
-        self._opening = config
-        made = await self._reloader.load(self._source(selection, config))
+        made = await self._manager.load(self._spec(selection, config))
         try:
-            check_backend(made, self._reloader.current, config)
+            check_backend(made, self._manager.current, config)
         except ReloadError:
-            self._reloader.discard(made)
+            self._manager.discard(made)
             raise
         return made
 
-    def _find_warm(self, name: str, config: Config) -> Loaded | None:
-        """Return the version of this name if it serves, or is warm still: it stays so until `switch` or `discard`."""
-        for each in (self._reloader.current, self._reloader.previous):
-            if each is not None and is_loaded(each, name, config) and self._reloader.claim(each):
+    def _find_warm(self, name: str, config: Config) -> Deployment | None:
+        """Return the version of this name if it serves or is still warm; it stays so until `switch` or `discard`."""
+        for each in (self._manager.current, self._manager.previous):
+            if each is not None and matches(each, name, config) and self._manager.claim(each):
                 return each
         return None
 
-    async def _record(self, loaded: Loaded, write: Callable[[], Record]) -> Record:
-        """Record the change; where that fails, what was loaded for it goes."""
+    async def _record(self, loaded: Deployment, write: Callable[[], Record]) -> Record:
+        """Record the change; if that fails, what was loaded for it is discarded."""
         try:
             return await self._on_disk("the record of promotions", write)
         except BaseException:
-            self._reloader.discard(loaded)
+            self._manager.discard(loaded)
             raise
 
-    def _switch(self, loaded: Loaded, config: Config) -> None:
+    def _switch(self, loaded: Deployment, config: Config) -> None:
         self.config = msgspec.structs.replace(self.config, engine=config.engine, candidate=config.candidate)
-        self._reloader.keep_warm_seconds = config.engine.keep_warm_seconds
-        self._reloader.switch(loaded)
-        assert isinstance(loaded.source, VersionSource)
-        training = loaded.source.selection.training
-        self._service.accuracy.follow(loaded.name, training=training, share=self._trial.share_left)
+        self._manager.keep_warm_seconds = config.engine.keep_warm_seconds
+        self._manager.switch(loaded)
+        training, share = loaded.spec.training, self._candidates.share_left
+        self._service.accuracy.follow(loaded.name, training=training, share=share)
 
     # ------------------------------------------------------------ the disk
     async def _select(self, config: Config, *named: str) -> Selection:
-        """Check and hold the versions that are named, else those that these settings choose."""
+        """Check and hold the named versions, else those that these settings choose."""
         return await self._on_disk(
             " and ".join(named) or config.engine.engines,
             partial(select_versions, config.engine, named),
@@ -313,43 +304,59 @@ class VersionControl:
 
     # ------------------------------------------------------------ parts
     @property
-    def _promotions(self) -> Promotions:
-        return Promotions(Path(self.config.engine.engines))
+    def _promoter(self) -> Promoter:
+        return Promoter(EngineRepository(Path(self.config.engine.engines)))
 
-    def _source(self, selection: Selection, config: Config) -> VersionSource:
-        return source_of(selection, config, self._open_version, self._let_go)
+    def _spec(self, selection: Selection, config: Config) -> DeploymentSpec:
+        return spec_of(selection, config, self._open_version, self._release)
 
-    def _let_go(self, selection: Selection) -> None:
-        """Let go of the folders, and of the figures where it is not loaded in another way as well."""
+    def _release(self, selection: Selection) -> None:
+        """Release the folders, and the scores where the version is not loaded in another way as well."""
         selection.release()
-        staying = (self._reloader.current, self._reloader.previous)
-        if selection.name not in {self._trial.name, *(each.name for each in staying if each is not None)}:
+        staying = (self._manager.current, self._manager.previous)
+        if selection.name not in {self._candidates.name, *(each.name for each in staying if each is not None)}:
             self._service.accuracy.unfollow(selection.name)
         with suppress(RuntimeError):  # the loop is closed, or its threads are: the process ends
             asyncio.get_running_loop().run_in_executor(None, return_freed)
 
-    # ------------------------------------------------------------ telling
-    def _pass_over(self, missed: Sequence[PassedOver], serving: str) -> None:
-        """Tell what should serve in place of what does, and why it cannot."""
+    # ------------------------------------------------------------ status
+    def _note_missed(self, missed: Sequence[PassedOver], serving: str) -> None:
+        """Report the versions that should serve in place of the one that does, and why they cannot."""
         for each in missed:
             log.warning("version_passed_over", version=each.name, rule=each.rule, reason=each.reason, serving=serving)
         self._missed = [{"name": each.name, "rule": each.rule, "reason": each.reason} for each in missed]
-        self._tell()
+        self.serving_changed()
 
     def _note(self, state: str, version: str | None, error: str | None = None) -> None:
-        if state == "serving":  # the next best may serve: that is no failure, and is not without a reason either
+        if state == "serving":  # that the next best serves is no failure, but it has a reason
             error = "; ".join(each["reason"] for each in self._missed) or None
         self._change = {"state": state, "version": version, "error": error, "when": round(time.time(), 3)}
-        self._tell()
+        self.serving_changed()
 
-    def _tell(self) -> None:
-        """Put what serves, what is warm and how the last change went where `/v1/status` finds it."""
-        current, previous = self._reloader.current, self._reloader.previous
-        told = told_of(current) if current is not None else {"backend": None, "precision": None, "fallbacks": []}
-        warm = None if previous is None else {"engine": previous.name, "lanes": len(previous.deployment.workers)}
+    def serving_changed(self) -> None:
+        """Write what serves, what is warm and how the last change went to where `/v1/status` reads it."""
+        current, previous = self._manager.current, self._manager.previous
+        shown = _describe(current) if current is not None else {"backend": None, "precision": None, "fallbacks": []}
+        warm = None if previous is None else {"engine": previous.name, "lanes": len(previous.workers)}
         passed_over = [*self._missed, *filter(None, (self._lost_candidate,))]
-        self._service.engine = {**told, "previous": warm, "reload": self._change, "passed_over": passed_over}
+        self._service.engine.shown = {**shown, "previous": warm, "reload": self._change, "passed_over": passed_over}
 
     def _answer(self, before: str, began: float) -> dict[str, Any]:
         answer = {"engine": self._service.model, "before": before, "seconds": round(time.monotonic() - began, 3)}
         return {**answer, "passed_over": self._missed} if self._missed else answer
+
+
+def _describe(deployment: Deployment) -> dict[str, Any]:
+    """Return what `/v1/status` shows of the version that serves."""
+    backend, costs = deployment.backend, deployment.costs
+    assert backend is not None, "it is loaded"
+    assert costs is not None, "it is loaded"
+    fallbacks = [] if deployment.supervisor is None else deployment.supervisor.fallbacks
+    return {
+        "backend": backend.name,
+        "precision": backend.precision,
+        "fallbacks": [each.as_dict() for each in fallbacks],
+        "backend_details": backend.describe(),
+        "architecture": deployment.spec.architecture,
+        "bucket_ms": {str(bucket): round(seconds * 1e3, 3) for bucket, seconds in costs.seconds.items()},
+    }

@@ -129,7 +129,7 @@ async def test_no_window_ever_gets_anothers_forecast(start: Start, content_type:
     await reading
     for origins in seen.values():  # in order, none twice
         assert origins == sorted(set(origins))
-    await daemon.service.pipeline.settle()
+    await daemon.service.pipeline.wait_idle()
     counts = daemon.service.row_counts()
     assert counts["due"] == servers * (steps - NEED + 1)
     assert counts["due"] == counts["delivered"] + counts["superseded"]

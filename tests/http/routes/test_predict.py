@@ -10,7 +10,7 @@ import pytest
 from streamd.core.contract import ModelContract
 from streamd.core.scheduling.costs import CostTable
 from streamd.inference.fake import forecast_of
-from streamd.runtime.lanes.deployment import Deployment, Model
+from streamd.runtime.lanes.deployment import Deployment
 from streamd.runtime.lanes.worker import LaneWorker
 from streamd.runtime.service import ServiceLimits
 from tests.http.conftest import Start
@@ -32,6 +32,7 @@ from tests.support.http_harness import (
     window_of,
     wire_forecast,
 )
+from tests.support.pipeline_rig import spec_of
 
 Inputs = dict[str, npt.NDArray[Any]]
 
@@ -325,7 +326,7 @@ async def test_an_answer_that_does_not_come_in_time_is_429(start: Start) -> None
     assert (reply.status, reply.code) == (429, "too_busy")
     # 2. Its late answer harms nobody.
     daemon.let_go()
-    await daemon.service.pipeline.settle()
+    await daemon.service.pipeline.wait_idle()
 
 
 async def waiting(daemon: Running, windows: int) -> None:
@@ -342,7 +343,7 @@ async def test_windows_of_a_call_that_timed_out_never_run(start: Start) -> None:
     status = await daemon.status()
     assert (status["waiting"], status["predict"]) == (0, {"calls": 0, "waiting": 0, "dropped": 40})
     daemon.let_go()
-    await daemon.service.pipeline.settle()
+    await daemon.service.pipeline.wait_idle()
     assert daemon.backend.script.runs == [("fake-0", 1)]
 
 
@@ -391,7 +392,7 @@ async def test_a_call_of_which_a_window_failed_takes_its_others_out_of_the_line(
     reply = await asking
     assert (reply.status, reply.code) == (422, "forecast_not_finite")
     daemon.let_go()
-    await daemon.service.pipeline.settle()
+    await daemon.service.pipeline.wait_idle()
     assert [windows for _, windows in daemon.backend.script.runs] == [32, 32]
     assert (await daemon.status())["predict"] == {"calls": 0, "waiting": 0, "dropped": 6}
 
@@ -425,8 +426,8 @@ async def test_windows_of_one_call_are_answered_by_one_version(start: Start) -> 
     while not backend.script.runs:
         await asyncio.sleep(0)
     second = VersionBackend(CONTRACT, NAMES[1], (1, 8, 32))
-    deployment = Deployment(Model(NAMES[1].encode(), {}))
-    worker = LaneWorker(second.make_lane(0), asyncio.get_running_loop(), pipeline.take_result)
+    deployment = Deployment(spec_of(NAMES[1]))
+    worker = LaneWorker(second.make_lane(0), asyncio.get_running_loop(), pipeline.handle_result)
     pipeline.open_lanes([worker], CostTable({1: 0.001, 8: 0.008, 32: 0.032}, pads=False), deployment)
     pipeline.switch(deployment)
     while not second.script.runs:

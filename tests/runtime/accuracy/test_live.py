@@ -20,7 +20,7 @@ from streamd.inference.fake import FakeBackend
 from streamd.inference.lane import Float32
 from streamd.runtime.accuracy.live import LiveAccuracy, read_training_scores
 from streamd.runtime.lanes.worker import LaneWorker
-from streamd.runtime.service import Service, ServiceLimits
+from streamd.runtime.service import ServiceLimits, build_service
 from streamd.runtime.state.state import State
 from tests.support.state_files import opened, send
 
@@ -47,8 +47,8 @@ def forecast_everything(state: State, accuracy: LiveAccuracy, server: str = "web
     """A server that goes up and down, forecast by both versions at each step and scored as rows arrive."""
     slot = observed(state, server, 100, [0.0, 2.0] * 4)
     for step in range(108, 108 + steps):
-        accuracy.posted(slot, step - 1, STABLE, forecast_of(state, 1.0, 2.0))
-        accuracy.posted(slot, step - 1, CANDIDATE, forecast_of(state, 3.0, 2.0))
+        accuracy.forecast_posted(slot, step - 1, STABLE, forecast_of(state, 1.0, 2.0))
+        accuracy.forecast_posted(slot, step - 1, CANDIDATE, forecast_of(state, 3.0, 2.0))
         observed(state, server, step, [2.0 * (step % 2)])
         accuracy.sweep()
 
@@ -58,7 +58,7 @@ def test_the_truth_is_read_from_the_windows_by_target(tmp_path: Path) -> None:
         accuracy = LiveAccuracy(state, LIMITS)
         accuracy.follow(STABLE.decode(), training=TRAINING)
         slot = observed(state, "web-01", 100, [0.0, 2.0] * 4)
-        accuracy.posted(slot, 107, STABLE, forecast_of(state, 1.0, 2.0))
+        accuracy.forecast_posted(slot, 107, STABLE, forecast_of(state, 1.0, 2.0))
         observed(state, "web-01", 108, [3.0, 3.0, math.nan, 3.0])
         assert accuracy.sweep() == 1
         told = accuracy.status()["versions"][STABLE.decode()]
@@ -90,7 +90,7 @@ def test_the_forecast_is_from_its_own_step_though_the_window_went_on(tmp_path: P
     with opened(tmp_path) as state:
         accuracy = LiveAccuracy(state, LIMITS)
         slot = observed(state, "web-01", 100, [0.0, 2.0] * 4 + [900.0])
-        accuracy.posted(slot, 107, STABLE, forecast_of(state, 1.0, 2.0))
+        accuracy.forecast_posted(slot, 107, STABLE, forecast_of(state, 1.0, 2.0))
         accuracy.sweep()
         assert accuracy.status()["versions"][STABLE.decode()]["scored_steps"] == 0, "row 108 has not settled"
         observed(state, "web-01", 109, [1.0])
@@ -106,7 +106,7 @@ def test_a_forecast_is_copied(tmp_path: Path) -> None:
         accuracy = LiveAccuracy(state, LIMITS)
         slot = observed(state, "web-01", 100, [0.0, 2.0] * 4)
         forecast = forecast_of(state, 1.0, 2.0)
-        accuracy.posted(slot, 107, STABLE, forecast)
+        accuracy.forecast_posted(slot, 107, STABLE, forecast)
         forecast[:] = 77.0
         np.testing.assert_array_equal(
             accuracy.ledger.held[slot].forecasts[STABLE.decode()], forecast_of(state, 1.0, 2.0)
@@ -133,7 +133,7 @@ def test_a_slot_that_changes_hands_is_dropped_even_if_nobody_said_so(tmp_path: P
     with opened(tmp_path) as state:
         accuracy = LiveAccuracy(state, LIMITS)
         slot = observed(state, "web-01", 100, [0.0, 2.0] * 4)
-        accuracy.posted(slot, 107, STABLE, forecast_of(state, 1.0, 2.0))
+        accuracy.forecast_posted(slot, 107, STABLE, forecast_of(state, 1.0, 2.0))
         state.directory.release(slot)
         assert observed(state, "web-02", 100, [5.0] * 16) == slot
         assert accuracy.sweep() == 0
@@ -146,7 +146,7 @@ def test_forget_drops_at_once(tmp_path: Path) -> None:
     with opened(tmp_path) as state:
         accuracy = LiveAccuracy(state, LIMITS)
         slot = observed(state, "web-01", 100, [0.0, 2.0] * 4)
-        accuracy.posted(slot, 107, STABLE, forecast_of(state, 1.0, 2.0))
+        accuracy.forecast_posted(slot, 107, STABLE, forecast_of(state, 1.0, 2.0))
         accuracy.forget(slot)
         accuracy.forget(slot)
         assert accuracy.status()["sampled"]["forgotten"] == 1
@@ -158,7 +158,7 @@ def test_a_sweep_is_bounded_and_the_next_goes_on(tmp_path: Path) -> None:
         servers = ["a", "b", "c"]
         for server in servers:
             slot = observed(state, server, 100, [0.0, 2.0] * 4)
-            accuracy.posted(slot, 107, STABLE, forecast_of(state, 1.0, 2.0))
+            accuracy.forecast_posted(slot, 107, STABLE, forecast_of(state, 1.0, 2.0))
         for server in servers:
             observed(state, server, 108, [1.0, 1.0, 1.0])
         assert [accuracy.sweep(most=2) for _ in range(3)] == [2, 1, 0]
@@ -174,7 +174,7 @@ def test_after_a_restart_figures_begin_anew_and_go_on(tmp_path: Path) -> None:
         accuracy = LiveAccuracy(state, LIMITS)
         assert accuracy.status()["versions"] == {}
         slot = state.directory.slots["web-01"]
-        accuracy.posted(slot, 127, STABLE, forecast_of(state, 1.0, 2.0))
+        accuracy.forecast_posted(slot, 127, STABLE, forecast_of(state, 1.0, 2.0))
         observed(state, "web-01", 128, [1.0] * 5)
         accuracy.sweep()
         assert accuracy.status()["versions"][STABLE.decode()]["scored_steps"] == 4
@@ -195,14 +195,14 @@ def test_a_version_that_goes_is_told_of_no_more(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- in the service
 async def test_the_service_scores_what_its_pipeline_posts(tmp_path: Path) -> None:
     with opened(tmp_path) as state:
-        service = Service(state, STABLE.decode(), {}, ServiceLimits(accuracy=LIMITS))
+        service = build_service(state, STABLE.decode(), {}, ServiceLimits(accuracy=LIMITS))
         backend = FakeBackend(state.contract, (1,))
-        worker = LaneWorker(backend.make_lane(0), asyncio.get_running_loop(), service.pipeline.take_result)
+        worker = LaneWorker(backend.make_lane(0), asyncio.get_running_loop(), service.pipeline.handle_result)
         try:
             slot = observed(state, "web-01", 100, [0.0, 2.0] * 4)
             service.begin()  # what closed before the start is due
             service.pipeline.open_lanes([worker], CostTable({1: 1.0}, pads=False))
-            await service.pipeline.settle()
+            await service.pipeline.wait_idle()
             observed(state, "web-01", 108, [1.0] * 5)
             assert list(service.accuracy.ledger.held) == [slot]
             service.accuracy.sweep()
@@ -219,9 +219,9 @@ async def test_the_service_scores_what_its_pipeline_posts(tmp_path: Path) -> Non
 
 async def test_the_service_drops_a_server_that_is_forgotten(tmp_path: Path) -> None:
     with opened(tmp_path) as state:
-        service = Service(state, STABLE.decode(), {}, ServiceLimits(accuracy=LIMITS))
+        service = build_service(state, STABLE.decode(), {}, ServiceLimits(accuracy=LIMITS))
         slot = observed(state, "web-01", 100, [0.0, 2.0] * 4)
-        service.accuracy.posted(slot, 107, STABLE, forecast_of(state, 1.0, 2.0))
+        service.accuracy.forecast_posted(slot, 107, STABLE, forecast_of(state, 1.0, 2.0))
         names = [f"new-{number}" for number in range(state.directory.capacity)]
         samples = [Sample(name, 100.0 * state.contract.step_seconds, {"cpu": 1.0}) for name in names]
         await service.ingest.take(enumerate(samples))

@@ -24,7 +24,7 @@ async def test_a_due_server_s_forecast_is_posted_and_published(tmp_path: Path) -
         assert (forecast.step, forecast.context, forecast.model) == (100, 2, "model_20260101_000000")
         np.testing.assert_array_equal(forecast.values, rig.expected("web-01"))
         assert rig.published == [("web-01", 100)]
-        assert before <= rig.pipeline.received[slot] <= time.monotonic()
+        assert before <= rig.board_sink.received[slot] <= time.monotonic()
         assert rig.accounted()
         assert rig.scheduler.counts.delivered == 1
 
@@ -130,12 +130,12 @@ async def test_a_busy_lane_is_passed_over(tmp_path: Path) -> None:
 
 async def test_work_is_held_back_while_more_is_certain_to_come(tmp_path: Path) -> None:
     async with running(tmp_path, opened_later=True) as rig:
-        rig.more_comes = True
+        rig.expects_rows = True
         rig.open_lanes()
         rig.due("a", 100)
         await rig.pipeline._loop.run_in_executor(None, lambda: None)  # the loop has had its turns by then
         assert rig.script.runs == []
-        rig.more_comes = False
+        rig.expects_rows = False
         rig.due("b", 100)
         await rig.settled()
         assert rig.batches == [2]
@@ -201,7 +201,7 @@ async def test_a_lost_lane_s_batch_moves_to_another(tmp_path: Path) -> None:
         assert caller.last_values() == {0: 4.0}
         assert [lane for lane, _ in rig.script.runs] == ["fake-0", "fake-1"]
         assert rig.pipeline.ready
-        assert list(rig.pipeline.lost) == ["fake-0: gone"]
+        assert list(rig.pipeline.serving.lost) == ["fake-0: gone"]
         rig.due("a", 101)
         await rig.settled()
         assert rig.script.runs[-1][0] == "fake-1", "a lost lane gets nothing more"

@@ -27,16 +27,16 @@ from streamd.core.scheduling.costs import CostTable
 from streamd.core.scheduling.lane_health import LaneLimits
 from streamd.core.scheduling.scheduler import Batch, Item, RequestItem, Scheduler, ServerItem
 from streamd.inference.fake import FakeBackend, FakeLane, forecast_of
-from streamd.inference.opening import all_or_none
-from streamd.runtime.lanes.deployment import Deployment, Model
-from streamd.runtime.lanes.opening import OpenedBackend
+from streamd.inference.opening import OpenedBackend, SkippedBackend, all_or_none, join_reasons
+from streamd.runtime.lanes.deployment import Deployment
 from streamd.runtime.lanes.pipeline import Pipeline
+from streamd.runtime.lanes.sinks import BoardSink
 from streamd.runtime.lanes.supervisor import LaneSupervisor
 from streamd.runtime.lanes.warmup import warm
 from streamd.runtime.lanes.worker import LaneResult, LaneWorker
 from streamd.runtime.state.state import State, WindowLimits
 from tests.support.contracts import make_contract
-from tests.support.pipeline_rig import Caller
+from tests.support.pipeline_rig import Caller, spec_of
 from tests.support.state_files import opened, send, whole
 from tests.support.stepped_lanes import Fleet, wait_for_ends
 
@@ -72,17 +72,17 @@ class WatchedPipeline(Pipeline):
         left, self.left_busy = self.left_busy, []
         return [] if self.free else left
 
-    def take_result(self, worker: LaneWorker, result: LaneResult) -> None:
+    def handle_result(self, worker: LaneWorker, result: LaneResult) -> None:
         try:
-            super().take_result(worker, result)
+            super().handle_result(worker, result)
         finally:
             self.heard.set()
 
     def _take_out(self, worker: LaneWorker, error: LaneLostError) -> list[Item]:
-        before = {each: each.running for each in self.all_workers}
+        before = {each: each.running for each in self.lanes.all_workers}
         failed = super()._take_out(worker, error)
         for gone, batch in before.items():
-            if gone in self.all_workers:
+            if gone in self.lanes.all_workers:
                 continue
             for key in map(key_of, batch.items if batch else []):
                 self.losses[key] += 1
@@ -105,7 +105,7 @@ class MortalBackend(FakeBackend):
         return lane
 
 
-class SteppedKeeper(LaneSupervisor):
+class SteppedSupervisor(LaneSupervisor):
     """Mends when it is told to, one thing after another."""
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
@@ -178,12 +178,12 @@ class World(Fleet, RuleBasedStateMachine):
     def see_off(self) -> None:
         """Wait for the threads of lanes that are out and run nothing; once no lane is held, for all that are out."""
         self.stuck += self.pipeline.take_left_busy()
-        wait_for_ends(self.pipeline.closing_lanes, self.stuck)
+        wait_for_ends(self.pipeline.lanes.closing, self.stuck)
 
     async def mend(self) -> None:
         """Let the keeper do what it has begun, one thing after another."""
-        while self.keeper.waiting:
-            await self.keeper.waiting.pop(0)
+        while self.supervisor.waiting:
+            await self.supervisor.waiting.pop(0)
             self.see_off()
 
     def close_loop(self) -> None:
@@ -191,50 +191,46 @@ class World(Fleet, RuleBasedStateMachine):
         self.loop.close()
 
     async def turn(self) -> None:
-        while self.pipeline._kicked:
+        while self.pipeline._dispatch_scheduled:
             await asyncio.sleep(0)
 
     async def start(self) -> None:
         self.scheduler = Scheduler(
-            self.snapshot,
+            self.state.snapshot,
             self.state.board.step,
             need=self.state.windows.need,
             max_queue_delay_seconds=10.0,
             max_waiting_requests=8,
         )
+        self.deployment = Deployment(spec_of("model_20260101_000000", self.open_backend, limits=LIMITS))
         self.pipeline = WatchedPipeline(
             self.state,
             self.scheduler,
-            Model(b"model_20260101_000000", {}),
-            publish=self.publish,
-            more_comes=lambda: False,
+            BoardSink(self.state, self, []),
+            self.deployment,
             observer=self,
             clock=lambda: self.now,
         )
-        self.keeper = SteppedKeeper(
-            self.pipeline,
-            self.open_backend,
-            max_batch=8,
-            warmup_seconds=0.0,
-            limits=LIMITS,
-            clock=lambda: self.now,
-        )
-        await self.keeper.open()
+        self.supervisor = SteppedSupervisor(self.pipeline, self.deployment, self, clock=lambda: self.now)
+        await self.supervisor.open()
 
-    def open_backend(self, passed_over: frozenset[str]) -> OpenedBackend:
-        tried: list[dict[str, str]] = []
+    def open_backend(self, exhausted: frozenset[str]) -> OpenedBackend:
+        tried: list[SkippedBackend] = []
         for name, backend in self.backends.items():
-            if name in passed_over:
+            if name in exhausted:
                 continue
             try:
                 if name in self.missing:
                     raise BackendUnavailableError("not installed")
                 lanes = all_or_none(partial(backend.make_lane, index) for index in range(LANES[name]))
             except BackendUnavailableError as error:
-                tried.append({"backend": name, "reason": str(error)})
+                tried.append(SkippedBackend(name, str(error)))
             else:
-                return OpenedBackend(backend, [*lanes], tried)
-        raise BackendUnavailableError(f"nothing left: {tried}")
+                return OpenedBackend(backend, [*lanes], tuple(tried))
+        raise BackendUnavailableError(f"nothing left: {join_reasons(tried)}")
+
+    def backend_changed(self, deployment: Deployment) -> None:
+        assert deployment is self.deployment
 
     # ------------------------------------------------------------ work
     def publish(self, slots: Sequence[int], now: float) -> None:
@@ -362,7 +358,7 @@ class World(Fleet, RuleBasedStateMachine):
         self.now += seconds
         hung = {each for each in self.busy() if each.running and self.now - each.running.started > 60.0}
         dead = {each for each in self.pipeline.workers if not each.running and fake(each).dead}
-        self.keeper.look(self.now)
+        self.supervisor.check_lanes(self.now)
         self.see_off()
         left = set(self.pipeline.workers)
         assert not left & (hung | dead), "lanes that hang, and idle ones whose device is gone, are out at once"
@@ -374,8 +370,8 @@ class World(Fleet, RuleBasedStateMachine):
                 script.make_errors.extend([BackendUnavailableError("by script")] * 8)
             script.lost = trouble == "lanes fail while warming"
             backend.dies_young = trouble == "devices die"
-        before, falls_back = list(self.pipeline.workers), self.keeper.falls_back
-        held = {each.lane.device for each in self.stuck if each.lane.device in self.pipeline.closing_lanes.gone}
+        before, falls_back = list(self.pipeline.workers), self.supervisor.falls_back
+        held = {each.lane.device for each in self.stuck if each.lane.device in self.pipeline.lanes.closing.lost_devices}
         self.run(self.mend())
         for backend in self.backends.values():
             backend.script.make_errors.clear()
@@ -398,14 +394,14 @@ class World(Fleet, RuleBasedStateMachine):
         assert backend.name != self.backend_name or not self.pipeline.ready
 
     def the_keeper_looks_after_all(self) -> None:
-        self.keeper.look(self.now)
+        self.supervisor.check_lanes(self.now)
         self.see_off()
         self.run(self.mend())
 
     @property
     def backend_name(self) -> str:
-        assert self.keeper._opened is not None
-        return self.keeper._opened.backend.name
+        assert self.deployment.backend is not None
+        return self.deployment.backend.name
 
     # ------------------------------------------------------------ at all times
     def batches(self) -> list[Batch]:
@@ -447,9 +443,9 @@ class World(Fleet, RuleBasedStateMachine):
 
     @invariant()
     def readiness_is_that_of_the_lanes_that_are_left(self) -> None:
-        assert self.keeper._roster is not None
+        assert self.supervisor._roster is not None
         assert self.pipeline.ready == bool(self.pipeline.workers)
-        assert len(self.pipeline.workers) == self.keeper._roster.healthy
+        assert len(self.pipeline.workers) == self.supervisor._roster.healthy
         assert len(self.pipeline.workers) <= LANES[self.backend_name]
         assert len({worker.lane.name for worker in self.pipeline.workers}) == len(self.pipeline.workers)
         assert self.pipeline.in_flight == sum(len(worker.running.items) for worker in self.busy() if worker.running)
@@ -472,7 +468,7 @@ class World(Fleet, RuleBasedStateMachine):
 
     def clear_up(self) -> None:
         """Leave nothing behind, whatever it came to."""
-        for coroutine in self.keeper.waiting:
+        for coroutine in self.supervisor.waiting:
             coroutine.close()
         for backend in self.backends.values():
             backend.release_all()
@@ -490,16 +486,16 @@ class World(Fleet, RuleBasedStateMachine):
             assert worker.join(60.0)
         self.stuck.clear()
         for _ in range(4):
-            self.run(self.pipeline.settle())
+            self.run(self.pipeline.wait_idle())
             self.now += 1_000.0
             self.the_keeper_looks_after_all()
         assert self.pipeline.ready
-        self.run(self.pipeline.settle())
+        self.run(self.pipeline.wait_idle())
         assert self.scheduler.waiting == 0
         self.nothing_goes_wrong_unheard()
         self.every_due_row_is_accounted_for()
         self.every_caller_s_window_is_answered_once_or_waits()
-        self.keeper.close()
+        self.supervisor.close()
         self.pipeline.stop()
         for worker in self.pipeline.workers:
             assert worker.join(60.0)

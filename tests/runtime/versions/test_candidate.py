@@ -12,9 +12,11 @@ import pytest
 from streamd.core.errors import BackendUnavailableError, BatchFailedError, LaneLostError
 from streamd.core.scheduling.lane_health import LaneLimits
 from streamd.inference.lane import Float32
-from streamd.runtime.versions.candidate import Candidate, row_counts
-from streamd.runtime.versions.manager import Reloader
-from tests.support.fake_versions import NAMES, VersionBackend, Versions, expected_of, keepers_of
+from streamd.runtime.lanes.deployment import Deployment
+from streamd.runtime.lanes.supervisor import LaneSupervisor
+from streamd.runtime.versions.candidate import Candidate
+from streamd.runtime.versions.manager import DeploymentManager
+from tests.support.fake_versions import NAMES, VersionBackend, Versions, expected_of
 from tests.support.pipeline_rig import Rig, running
 from tests.support.state_files import window_of
 
@@ -28,20 +30,19 @@ class Trial:
 
     def __init__(self, rig: Rig, share: float, shadow: bool) -> None:
         self.rig = rig
-        self.versions = Versions(rig.state.contract)
+        self.versions = Versions(rig.state.contract, LIMITS)
         self.scored: list[tuple[str, int, str]] = []
-        rig.pipeline.on_posted = self._posted
-        self.reloader = Reloader(
-            rig.pipeline, keepers_of(rig.pipeline, LIMITS, time.monotonic), keep_warm_seconds=3_600.0
-        )
+        rig.scores.insert(0, self)
+        self.manager = DeploymentManager(rig.pipeline, keep_warm_seconds=3_600.0)
         self.candidate = Candidate(
             rig.state,
             rig.pipeline,
-            self.versions.source(TRIED),
-            lambda pipeline: keepers_of(pipeline, LIMITS, time.monotonic),
+            rig.router,
+            self.versions.spec(TRIED),
             share=share,
             shadow=shadow,
-            publish=rig._publish,
+            board=rig.board_sink,
+            scores=[self],
             observer=rig,
         )
 
@@ -49,7 +50,7 @@ class Trial:
     def tried(self) -> VersionBackend:
         return self.versions.backends[0]
 
-    def _posted(self, slot: int, step: int, model: bytes, forecast: Float32) -> None:
+    def forecast_posted(self, slot: int, step: int, model: bytes, forecast: Float32) -> None:
         server = self.rig.state.directory.names[slot]
         assert server is not None
         expected = expected_of(self.rig.state.contract, window_of(self.rig.state, server), model.decode())
@@ -57,14 +58,14 @@ class Trial:
         self.scored.append((server, step, model.decode()))
 
     async def begin(self) -> None:
-        self.reloader.switch(await self.reloader.load(self.versions.source(MAIN)))
+        self.manager.switch(await self.manager.load(self.versions.spec(MAIN)))
         await self.candidate.load()
         self.candidate.begin()
 
     async def settled(self) -> None:
-        await self.candidate.pipeline.settle()
+        await self.candidate.pipeline.wait_idle()
         await self.rig.settled()
-        await self.candidate.pipeline.settle()  # a shadow goes second
+        await self.candidate.pipeline.wait_idle()  # a shadow goes second
 
     def models(self) -> dict[str, str]:
         """Whose forecast each server has; its values must be that version's."""
@@ -82,13 +83,21 @@ class Trial:
 
     def accounted(self, rows: int) -> None:
         """Every row that was sent ended in one place, in one of the two lines."""
-        counts = row_counts(self.rig.scheduler)
+        counts = self.rig.scheduler.row_counts()
         if not self.candidate.assignment.shadow:
-            counts = {name: count + row_counts(self.candidate.scheduler)[name] for name, count in counts.items()}
+            counts = {name: count + self.candidate.scheduler.row_counts()[name] for name, count in counts.items()}
         assert counts["due"] == rows
         assert rows == sum(counts[name] for name in ("delivered", "superseded", "failed", "forgotten"))
         assert counts["failed"] == 0
         assert len(self.rig.published) == counts["delivered"] == len(set(self.rig.published))
+
+
+async def rebuilt(deployment: Deployment) -> None:
+    """Check as if an hour had gone by, and wait for what is rebuilt by it."""
+    supervisor = deployment.supervisor
+    assert isinstance(supervisor, LaneSupervisor)
+    supervisor.check_lanes(time.monotonic() + 3_600.0)
+    await supervisor.wait_rebuilt()
 
 
 @asynccontextmanager
@@ -104,9 +113,9 @@ async def trying(folder: Path, *, share: float = 1.0, shadow: bool = False, begu
                 backend.release_all()
             await trial.candidate.end()
             trial.candidate.close()
-            trial.reloader.close()
-            workers = [*rig.pipeline.all_workers, *trial.candidate.pipeline.all_workers]
-            workers += rig.pipeline.closing_lanes.leaving
+            trial.manager.close()
+            workers = [*rig.pipeline.lanes.all_workers, *trial.candidate.pipeline.lanes.all_workers]
+            workers += rig.pipeline.lanes.closing.workers
             rig.pipeline.stop()
             for worker in workers:
                 assert await asyncio.to_thread(worker.join, 60.0)
@@ -136,7 +145,7 @@ async def test_a_shadow_is_scored_and_delivers_nothing(tmp_path: Path) -> None:
         trial.accounted(3 * len(SERVERS))
         both = [(server, step, model) for server in SERVERS for step in range(100, 103) for model in (MAIN, TRIED)]
         assert sorted(trial.scored) == sorted(both)
-        assert row_counts(trial.candidate.scheduler)["delivered"] == 3 * len(SERVERS)
+        assert trial.candidate.scheduler.row_counts()["delivered"] == 3 * len(SERVERS)
 
 
 @pytest.mark.parametrize("shadow", [False, True])
@@ -148,7 +157,7 @@ async def test_a_candidate_that_fails_to_load_changes_nothing(tmp_path: Path, sh
         trial.rig.due("a", 100)
         await trial.settled()
         assert trial.models() == {"a": MAIN}
-        assert trial.rig.pipeline.diversion is None
+        assert trial.rig.router.candidate is None
 
 
 @pytest.mark.parametrize("shadow", [False, True])
@@ -166,14 +175,13 @@ async def test_without_lanes_its_servers_are_forecast_by_the_one_that_serves(tmp
             trial.rig.due(server, 104)
         await trial.settled()
         assert set(trial.models().values()) == {MAIN}
-        counts = row_counts(trial.rig.scheduler)
+        counts = trial.rig.scheduler.row_counts()
         assert counts["due"] == counts["delivered"] + counts["superseded"]
         assert sorted(trial.rig.published[-len(SERVERS) :]) == [(server, 104) for server in SERVERS]
         # 2. Mended, it has them again.
         trial.tried.script.lost = False
-        assert trial.candidate.loaded is not None
-        trial.candidate.loaded.keeper.look(time.monotonic() + 3_600.0)
-        await trial.candidate.loaded.keeper.mended()
+        assert trial.candidate.deployment is not None
+        await rebuilt(trial.candidate.deployment)
         for server in SERVERS:
             trial.rig.due(server, 105)
         await trial.settled()
@@ -224,12 +232,12 @@ async def test_a_candidate_that_is_promoted_serves_with_the_lanes_that_it_has(tm
         trial.rig.due(first, 100)
         while len(trial.tried.script.runs) == warmed:
             await asyncio.sleep(0)
-        taking = asyncio.create_task(trial.candidate.hand_over(trial.reloader))
+        taking = asyncio.create_task(trial.candidate.hand_over(trial.manager))
         await asyncio.sleep(0)
         trial.tried.release_all()
         loaded = await taking
         assert loaded is not None
-        trial.reloader.switch(loaded)
+        trial.manager.switch(loaded)
         for server in SERVERS:
             trial.rig.due(server, 101)
         await trial.settled()
@@ -237,9 +245,8 @@ async def test_a_candidate_that_is_promoted_serves_with_the_lanes_that_it_has(tm
         trial.accounted(1 + len(SERVERS))
         assert len(trial.tried.lanes) == made
         # 2. It is kept as any other: a lane that it loses is mended.
-        trial.rig.pipeline.lose({trial.rig.pipeline.workers[0]: LaneLostError("gone")})
-        loaded.keeper.look(time.monotonic() + 3_600.0)
-        await loaded.keeper.mended()
+        trial.rig.pipeline.remove_lanes({trial.rig.pipeline.workers[0]: LaneLostError("gone")})
+        await rebuilt(loaded)
         assert len(trial.rig.pipeline.workers) == made
         trial.rig.due("a", 102)
         await trial.settled()
@@ -259,4 +266,4 @@ async def test_a_server_that_is_forgotten_is_forgotten_there_too(tmp_path: Path)
         trial.tried.release_all()
         await trial.settled()
         assert trial.rig.published == []
-        assert row_counts(trial.candidate.scheduler)["forgotten"] == 3
+        assert trial.candidate.scheduler.row_counts()["forgotten"] == 3

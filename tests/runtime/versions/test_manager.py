@@ -13,13 +13,13 @@ import pytest
 
 from streamd.core.errors import BackendUnavailableError, LaneLostError
 from streamd.core.scheduling.lane_health import LaneLimits
-from streamd.runtime.versions.manager import Loaded, Reloader
+from streamd.runtime.lanes.deployment import Deployment
+from streamd.runtime.versions.manager import DeploymentManager
 from tests.support.fake_versions import (
     NAMES,
     VersionBackend,
     Versions,
     expected_of,
-    keepers_of,
     lane_threads,
     others_end,
 )
@@ -35,23 +35,18 @@ class Reloading:
 
     def __init__(self, rig: Rig, keep_warm_seconds: float) -> None:
         self.rig = rig
-        self.versions = Versions(rig.state.contract)
+        self.versions = Versions(rig.state.contract, LIMITS)
         self.changes = 0
-        self.reloader = Reloader(
-            rig.pipeline,
-            keepers_of(rig.pipeline, LIMITS, time.monotonic),
-            keep_warm_seconds=keep_warm_seconds,
-            changed=self._changed,
-        )
+        self.manager = DeploymentManager(rig.pipeline, keep_warm_seconds=keep_warm_seconds, listener=self)
 
-    def _changed(self) -> None:
+    def serving_changed(self) -> None:
         self.changes += 1
 
-    async def load(self, name: str) -> Loaded:
-        return await self.reloader.load(self.versions.source(name))
+    async def load(self, name: str) -> Deployment:
+        return await self.manager.load(self.versions.spec(name))
 
     async def change(self, name: str) -> None:
-        self.reloader.switch(await self.load(name))
+        self.manager.switch(await self.load(name))
 
     async def held(self, name: str) -> tuple[VersionBackend, int]:
         """Let a version serve that ends no run until it is let go; returns it and how often it ran to warm up."""
@@ -81,7 +76,7 @@ class Reloading:
     async def ended(self) -> None:
         for backend in self.versions.backends:
             backend.release_all()
-        await self.reloader.retired()
+        await self.manager.wait_retired()
 
 
 @asynccontextmanager
@@ -93,8 +88,8 @@ async def reloading(folder: Path, keep_warm_seconds: float = 3_600.0) -> AsyncIt
             yield world
         finally:
             await world.ended()
-            world.reloader.close()
-            workers = [*rig.pipeline.all_workers, *rig.pipeline.closing_lanes.leaving]
+            world.manager.close()
+            workers = [*rig.pipeline.lanes.all_workers, *rig.pipeline.lanes.closing.workers]
             rig.pipeline.stop()
             for worker in workers:
                 assert await asyncio.to_thread(worker.join, 60.0)
@@ -162,9 +157,9 @@ async def test_a_load_that_fails_changes_nothing(tmp_path: Path) -> None:
             (_loses_lanes_while_warming, "while warming"),
         ):
             with pytest.raises(BackendUnavailableError, match=told):
-                await world.reloader.load(world.versions.source(SECOND, prepare))
+                await world.manager.load(world.versions.spec(SECOND, prepare))
             assert rig.pipeline.serving is serving
-            assert world.reloader.previous is None
+            assert world.manager.previous is None
         assert world.changes == changes
         assert world.versions.released == [SECOND, SECOND]
         assert await others_end(threads)
@@ -185,14 +180,14 @@ def _loses_lanes_while_warming(backend: VersionBackend) -> None:
 async def test_a_load_that_nobody_waits_for_any_more_leaves_nothing(tmp_path: Path) -> None:
     async with reloading(tmp_path) as world:
         await world.change(FIRST)
-        loading = asyncio.create_task(world.reloader.load(world.versions.source(SECOND, _holds)))
+        loading = asyncio.create_task(world.manager.load(world.versions.spec(SECOND, _holds)))
         while len(world.versions.backends) < 2 or not world.backend.script.runs:
             await asyncio.sleep(0)
         loading.cancel()
         with pytest.raises(asyncio.CancelledError):
             await loading
         world.backend.release_all()
-        for worker in list(world.rig.pipeline.closing_lanes.leaving):
+        for worker in list(world.rig.pipeline.lanes.closing.workers):
             assert await asyncio.to_thread(worker.join, 60.0)
         assert len(world.versions.live) == 2
         assert world.versions.released == [SECOND]
@@ -206,20 +201,20 @@ async def test_the_way_back_takes_no_loading(tmp_path: Path) -> None:
     async with reloading(tmp_path) as world:
         await world.change(FIRST)
         await world.change(SECOND)
-        former = world.reloader.previous
+        former = world.manager.previous
         assert former is not None
         made = [len(backend.lanes) for backend in world.versions.backends]
-        world.reloader.switch(former)
+        world.manager.switch(former)
         world.rig.due("a", 100)
         await world.rig.settled()
         assert world.model_of("a") == FIRST
         assert [len(backend.lanes) for backend in world.versions.backends] == made
-        assert world.reloader.previous is not None
-        assert world.reloader.previous.name == SECOND
+        assert world.manager.previous is not None
+        assert world.manager.previous.name == SECOND
         assert world.versions.released == []
         # 2. A third one takes the place of the second: two are loaded at most.
         await world.change(THIRD)
-        await world.reloader.retired()
+        await world.manager.wait_retired()
         assert world.versions.released == [SECOND]
         assert len(world.versions.live) == 4
 
@@ -228,8 +223,8 @@ async def test_what_is_not_kept_warm_goes_at_once_with_all_it_holds(tmp_path: Pa
     async with reloading(tmp_path, keep_warm_seconds=0.0) as world:
         await world.change(FIRST)
         await world.change(SECOND)
-        await world.reloader.retired()
-        assert world.reloader.previous is None
+        await world.manager.wait_retired()
+        assert world.manager.previous is None
         assert world.versions.released == [FIRST]
         assert [lane.closings for lane in world.versions.backends[0].lanes] == [1, 1]
 
@@ -238,9 +233,9 @@ async def test_what_is_kept_warm_goes_when_its_time_is_over(tmp_path: Path) -> N
     async with reloading(tmp_path, keep_warm_seconds=0.001) as world:
         await world.change(FIRST)
         await world.change(SECOND)
-        while world.reloader.previous is not None:
+        while world.manager.previous is not None:
             await asyncio.sleep(0)
-        await world.reloader.retired()
+        await world.manager.wait_retired()
         assert world.versions.released == [FIRST]
 
 
@@ -248,34 +243,36 @@ async def test_a_lane_that_hangs_is_not_waited_for_when_its_version_goes(tmp_pat
     async with reloading(tmp_path) as world:
         rig = world.rig
         old, warmed = await world.held(FIRST)
-        former = world.reloader.current
+        former = world.manager.current
         assert former is not None
         rig.due("a", 100)
         await world.begun(old, warmed + 1)
         await world.change(SECOND)
-        retiring = asyncio.create_task(former.keeper.retire())
-        while not former.deployment.retired:
+        supervisor = world.manager.supervisor_of(former)
+        retiring = asyncio.create_task(supervisor.retire())
+        while not former.is_retiring:
             await asyncio.sleep(0)
-        former.keeper.look(time.monotonic() + 61.0)
+        supervisor.check_lanes(time.monotonic() + 61.0)
         await retiring
         await rig.settled()
         assert world.model_of("a") == SECOND, "it ran on the one that serves"
         assert rig.published == [("a", 100)]
-        world.reloader.previous = None
+        world.manager.previous = None
 
 
 async def test_a_warm_version_s_lanes_are_mended_too(tmp_path: Path) -> None:
     async with reloading(tmp_path) as world:
         await world.change(FIRST)
         await world.change(SECOND)
-        warm = world.reloader.previous
+        warm = world.manager.previous
         assert warm is not None
-        world.rig.pipeline.lose({warm.deployment.workers[0]: LaneLostError("gone")})
-        assert len(warm.deployment.workers) == 1
+        world.rig.pipeline.remove_lanes({warm.workers[0]: LaneLostError("gone")})
+        assert len(warm.workers) == 1
         assert len(world.rig.pipeline.workers) == 2, "of the one that serves none is missing"
-        warm.keeper.look(time.monotonic() + 3_600.0)
-        await warm.keeper.mended()
-        assert len(warm.deployment.workers) == 2
+        supervisor = world.manager.supervisor_of(warm)
+        supervisor.check_lanes(time.monotonic() + 3_600.0)
+        await supervisor.wait_rebuilt()
+        assert len(warm.workers) == 2
 
 
 async def test_ten_reloads_in_a_row_leave_what_was_there_before(tmp_path: Path) -> None:
@@ -284,14 +281,14 @@ async def test_ten_reloads_in_a_row_leave_what_was_there_before(tmp_path: Path) 
         rig, threads = world.rig, len(lane_threads())
         gone: list[weakref.ref[object]] = []
         for number in range(10):
-            former = world.reloader.current
+            former = world.manager.current
             assert former is not None
-            gone += [weakref.ref(former), weakref.ref(former.deployment), weakref.ref(former.keeper)]
-            ending = list(former.deployment.workers)
+            gone += [weakref.ref(former), weakref.ref(world.manager.supervisor_of(former))]
+            ending = list(former.workers)
             gone += [weakref.ref(worker) for worker in ending]
             del former
             await world.change(NAMES[(number + 1) % 3])
-            await world.reloader.retired()
+            await world.manager.wait_retired()
             rig.due("a", 100 + number)
             await rig.settled()
             assert world.model_of("a") == NAMES[(number + 1) % 3]
@@ -310,17 +307,17 @@ async def test_a_warm_version_that_is_claimed_stays_until_it_serves_or_is_discar
     async with reloading(tmp_path) as world:
         await world.change(FIRST)
         await world.change(SECOND)
-        warm = world.reloader.previous
+        warm = world.manager.previous
         assert warm is not None
-        timer = world.reloader._expiry
+        timer = world.manager._expiry
         assert timer is not None
-        assert world.reloader.claim(warm)
+        assert world.manager.claim(warm)
         assert timer.cancelled()
-        world.reloader.discard(warm)
-        again = world.reloader._expiry
+        world.manager.discard(warm)
+        again = world.manager._expiry
         assert again is not None
         assert not again.cancelled(), "its while begins anew"
-        assert world.reloader.previous is warm
+        assert world.manager.previous is warm
         assert world.versions.released == []
 
 
@@ -328,12 +325,12 @@ async def test_a_warm_version_without_a_lane_is_not_gone_back_to(tmp_path: Path)
     async with reloading(tmp_path) as world:
         await world.change(FIRST)
         await world.change(SECOND)
-        warm = world.reloader.previous
+        warm = world.manager.previous
         assert warm is not None
-        world.rig.pipeline.lose({worker: LaneLostError("gone") for worker in warm.deployment.workers})
-        assert not world.reloader.claim(warm)
-        assert world.reloader.current is not None
-        assert world.reloader.claim(world.reloader.current)
+        world.rig.pipeline.remove_lanes({worker: LaneLostError("gone") for worker in warm.workers})
+        assert not world.manager.claim(warm)
+        assert world.manager.current is not None
+        assert world.manager.claim(world.manager.current)
 
 
 @pytest.mark.parametrize("settle", [True, False])
@@ -341,8 +338,8 @@ async def test_a_version_that_does_not_serve_after_all_is_discarded(tmp_path: Pa
     async with reloading(tmp_path) as world:
         await world.change(FIRST)
         loaded = await world.load(SECOND)
-        world.reloader.discard(loaded)
+        world.manager.discard(loaded)
         if settle:
-            await world.reloader.retired()
+            await world.manager.wait_retired()
             assert world.versions.released == [SECOND]
             assert len(world.versions.live) == 2

@@ -22,14 +22,17 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from streamd.core.errors import BackendUnavailableError, BatchFailedError, InferenceError, LaneLostError
 from streamd.core.scheduling.lane_health import LaneLimits
 from streamd.core.scheduling.scheduler import Batch, RequestItem, Scheduler, ServerItem
-from streamd.runtime.lanes.deployment import Deployment, Model
+from streamd.runtime.lanes.deployment import Deployment, DeploymentState
+from streamd.runtime.lanes.pipeline import Pipeline
+from streamd.runtime.lanes.sinks import BoardSink
+from streamd.runtime.lanes.supervisor import BackendChanged, LaneSupervisor
 from streamd.runtime.lanes.worker import LaneWorker
 from streamd.runtime.state.state import State, WindowLimits
-from streamd.runtime.versions.manager import Loaded, Reloader
-from tests.runtime.lanes.test_supervisor_stateful import SteppedKeeper, WatchedPipeline, fake, flat_costs
+from streamd.runtime.versions.manager import DeploymentManager
+from tests.runtime.lanes.test_supervisor_stateful import SteppedSupervisor, WatchedPipeline, fake, flat_costs
 from tests.support.contracts import make_contract
-from tests.support.fake_versions import NAMES, VersionBackend, Versions, expected_of, keepers_of
-from tests.support.pipeline_rig import Caller
+from tests.support.fake_versions import NAMES, VersionBackend, Versions, expected_of
+from tests.support.pipeline_rig import Caller, spec_of
 from tests.support.state_files import opened, send, whole
 from tests.support.stepped_lanes import Fleet, wait_for_ends
 
@@ -39,17 +42,17 @@ ROOM = WindowLimits(capacity=len(SERVERS), need=2, late_steps=8, grace_seconds=1
 LIMITS = LaneLimits(hang_seconds=60.0, rebuild_seconds=1.0, rebuild_most_seconds=8.0, max_rebuilds=2)
 
 
-class QuietKeeper(SteppedKeeper):
+class QuietSupervisor(SteppedSupervisor):
     """Looks only when it is told to."""
 
     def watch(self) -> None:
         pass
 
-    def _stop_mending(self) -> None:
+    def _cancel_tasks(self) -> None:
         for coroutine in self.waiting:
             coroutine.close()
         self.waiting.clear()
-        super()._stop_mending()
+        super()._cancel_tasks()
 
 
 class Changes(Fleet, RuleBasedStateMachine):
@@ -67,8 +70,11 @@ class Changes(Fleet, RuleBasedStateMachine):
         self.state: State = self.stack.enter_context(opened(Path(folder), CONTRACT, ROOM))
         self.now = 1_000.0
         self.step = 100
-        self.versions = Versions(CONTRACT, lanes=3)
-        self.loads: list[Loaded] = []
+        self.versions = Versions(CONTRACT, LIMITS, lanes=3)
+        self.loads: list[Deployment] = []
+        self.supervisors: dict[Deployment, QuietSupervisor] = {}
+        self.naive: list[Deployment] = []
+        """What serves, and after it what is kept warm."""
         self.values: dict[tuple[str, int], float] = {}
         self.delivered: set[tuple[int, int, int]] = set()
         self.callers: list[Caller] = []
@@ -88,17 +94,17 @@ class Changes(Fleet, RuleBasedStateMachine):
     async def turn(self) -> None:
         for _ in range(10):
             await asyncio.sleep(0)
-        while self.pipeline._kicked:
+        while self.pipeline._dispatch_scheduled:
             await asyncio.sleep(0)
 
     def see_off(self) -> None:
         """Wait for the threads of lanes that are out and run nothing; once no lane is held, for all that are out."""
         self.stuck += self.pipeline.take_left_busy()
-        wait_for_ends(self.pipeline.closing_lanes, self.stuck)
+        wait_for_ends(self.pipeline.lanes.closing, self.stuck)
 
     async def start(self) -> None:
         self.scheduler = Scheduler(
-            self.snapshot,
+            self.state.snapshot,
             self.state.board.step,
             need=self.state.windows.need,
             max_queue_delay_seconds=10.0,
@@ -107,23 +113,31 @@ class Changes(Fleet, RuleBasedStateMachine):
         self.pipeline = WatchedPipeline(
             self.state,
             self.scheduler,
-            Model(b"none_20260101_000000", {}),
-            publish=self.publish,
-            more_comes=lambda: False,
+            BoardSink(self.state, self, []),
+            Deployment(spec_of("none_20260101_000000")),
             observer=self,
             clock=lambda: self.now,
         )
-        self.reloader = Reloader(
+        self.manager = DeploymentManager(
             self.pipeline,
-            keepers_of(self.pipeline, LIMITS, lambda: self.now, QuietKeeper),
             keep_warm_seconds=1e6,
+            make_supervisor=self.make_supervisor,
+            clock=lambda: self.now,
         )
         await self.load(NAMES[0])
 
+    def make_supervisor(
+        self, pipeline: Pipeline, deployment: Deployment, listener: BackendChanged, *, clock: Callable[[], float]
+    ) -> LaneSupervisor:
+        supervisor = QuietSupervisor(pipeline, deployment, listener, clock=clock)
+        self.supervisors[deployment] = supervisor
+        return supervisor
+
     async def load(self, name: str, prepare: Callable[[VersionBackend], None] = lambda backend: None) -> None:
-        loaded = await self.reloader.load(self.versions.source(name, prepare))
+        loaded = await self.manager.load(self.versions.spec(name, prepare))
         self.loads.append(loaded)
-        self.reloader.switch(loaded)
+        self.manager.switch(loaded)
+        self.naive = [loaded, *self.naive[:1]]
 
     def publish(self, slots: Sequence[int], now: float) -> None:
         for slot in slots:
@@ -172,15 +186,15 @@ class Changes(Fleet, RuleBasedStateMachine):
     # ------------------------------------------------------------ versions
     @rule(name=st.sampled_from(NAMES))
     def a_version_is_loaded_and_serves(self, name: str) -> None:
-        former = self.reloader.current
+        former = self.manager.current
         self.run(self.load(name))
-        assert self.reloader.current is self.loads[-1]
-        assert self.pipeline.serving.model.text == name
-        assert self.reloader.previous is former
+        assert self.manager.current is self.loads[-1]
+        assert self.pipeline.serving.name == name
+        assert self.manager.previous is former
 
     @rule(name=st.sampled_from(NAMES), trouble=st.sampled_from(["no lane", "not all lanes", "no warmth", "dies young"]))
     def a_load_fails(self, name: str, trouble: str) -> None:
-        before = (self.reloader.current, self.reloader.previous, self.pipeline.serving, self.pipeline.all_workers)
+        before = (self.manager.current, self.manager.previous, self.pipeline.serving, self.pipeline.lanes.all_workers)
         released = len(self.versions.released)
 
         def prepare(backend: VersionBackend) -> None:
@@ -198,44 +212,46 @@ class Changes(Fleet, RuleBasedStateMachine):
             raise AssertionError("it must fail")
 
         self.run(fail())
-        after = (self.reloader.current, self.reloader.previous, self.pipeline.serving, self.pipeline.all_workers)
+        after = (self.manager.current, self.manager.previous, self.pipeline.serving, self.pipeline.lanes.all_workers)
         assert after == before, "a load that fails changes nothing"
         assert len(self.versions.released) == released + 1
 
-    @precondition(lambda self: self.reloader.previous is not None)
+    @precondition(lambda self: self.manager.previous is not None)
     @rule()
     def the_way_back_is_taken(self) -> None:
-        former, back, made = self.reloader.current, self.reloader.previous, len(self.versions.backends)
+        former, back, made = self.manager.current, self.manager.previous, len(self.versions.backends)
         assert back is not None
 
         async def switch() -> None:
-            self.reloader.switch(back)
+            self.manager.switch(back)
+            self.naive.reverse()
 
         self.run(switch())
-        assert (self.reloader.current, self.reloader.previous) == (back, former)
+        assert (self.manager.current, self.manager.previous) == (back, former)
         assert len(self.versions.backends) == made
 
-    @precondition(lambda self: self.reloader.previous is not None)
+    @precondition(lambda self: self.manager.previous is not None)
     @rule()
     def the_one_before_goes_cold(self) -> None:
         async def expire() -> None:
-            self.reloader._expire()
+            self.manager._expire()
+            del self.naive[1:]
 
         self.run(expire())
-        assert self.reloader.previous is None
+        assert self.manager.previous is None
 
     @precondition(lambda self: len(self.loads) > 1)
     @rule(name=st.sampled_from(NAMES))
     def one_is_loaded_and_discarded(self, name: str) -> None:
         async def load_only() -> None:
-            self.reloader.discard(await self.reloader.load(self.versions.source(name)))
+            self.manager.discard(await self.manager.load(self.versions.spec(name)))
             await asyncio.sleep(0)
 
         self.run(load_only())
 
     # ------------------------------------------------------------ lanes
     def busy(self) -> list[LaneWorker]:
-        return [worker for worker in self.pipeline.all_workers if worker.running]
+        return [worker for worker in self.pipeline.lanes.all_workers if worker.running]
 
     def let_go(self, worker: LaneWorker, error: InferenceError | None = None) -> None:
         async def answer() -> None:
@@ -274,19 +290,18 @@ class Changes(Fleet, RuleBasedStateMachine):
     def the_keepers_look(self, seconds: float) -> None:
         self.now += seconds
         for loaded in self.kept():
-            loaded.keeper.look(self.now)
+            self.supervisors[loaded].check_lanes(self.now)
         self.run(self.mend())
         assert not [each for each in self.busy() if each.running and self.now - each.running.started > 60.0]
 
-    def kept(self) -> list[Loaded]:
-        return [loaded for loaded in self.loads if loaded in self.reloader._loaded]
+    def kept(self) -> list[Deployment]:
+        return [loaded for loaded in self.loads if loaded in self.manager.loaded]
 
     async def mend(self) -> None:
         for loaded in self.kept():
-            keeper = loaded.keeper
-            assert isinstance(keeper, QuietKeeper)
-            while keeper.waiting:
-                await keeper.waiting.pop(0)
+            supervisor = self.supervisors[loaded]
+            while supervisor.waiting:
+                await supervisor.waiting.pop(0)
                 self.see_off()
 
     # ------------------------------------------------------------ at all times
@@ -319,11 +334,10 @@ class Changes(Fleet, RuleBasedStateMachine):
 
     @invariant()
     def whoever_is_to_end_gets_nothing_more(self) -> None:
-        for loaded in self.loads:
-            deployment: Deployment = loaded.deployment
-            assert deployment is self.pipeline.serving or not deployment.retired or not deployment.idle
+        for deployment in self.loads:
+            assert deployment is self.pipeline.serving or not deployment.is_retiring or not deployment.idle
             assert set(deployment.idle) == {each for each in deployment.workers if each.running is None}
-        assert not self.pipeline.serving.retired
+        assert not self.pipeline.serving.is_retiring
         if self.scheduler.waiting:
             assert not self.pipeline.serving.idle, "work goes out while a lane is idle"
 
@@ -335,15 +349,24 @@ class Changes(Fleet, RuleBasedStateMachine):
     def no_lane_leaks_and_none_is_closed_twice(self) -> None:
         lanes = [lane for backend in self.versions.backends for lane in backend.lanes]
         assert all(lane.closings <= 1 for lane in lanes)
-        live = {id(worker.lane) for worker in [*self.pipeline.all_workers, *self.stuck]}
+        live = {id(worker.lane) for worker in [*self.pipeline.lanes.all_workers, *self.stuck]}
         assert {id(lane) for lane in lanes if not lane.closed} == live
 
     @invariant()
     def two_versions_are_loaded_at_most_beside_those_that_are_going(self) -> None:
-        staying = {loaded for loaded in (self.reloader.current, self.reloader.previous) if loaded is not None}
-        going = {loaded for loaded in self.kept() if loaded.deployment.retired}
+        staying = {loaded for loaded in (self.manager.current, self.manager.previous) if loaded is not None}
+        going = {loaded for loaded in self.kept() if loaded.is_retiring}
         assert set(self.kept()) == staying | going
-        assert all(loaded.deployment.workers for loaded in going), "who has no lane left is gone"
+        assert all(loaded.workers for loaded in going), "who has no lane left is gone"
+
+    @invariant()
+    def each_deployment_is_in_the_state_that_the_naive_model_says(self) -> None:
+        warm = [DeploymentState.WARM] * len(self.naive[1:])
+        assert [each.state for each in self.naive] == [DeploymentState.SERVING, *warm]
+        for each in self.supervisors:
+            if each not in self.naive:
+                ended = DeploymentState.RETIRING if each in self.manager.loaded else DeploymentState.CLOSED
+                assert each.state is ended
 
     # ------------------------------------------------------------ the end
     def teardown(self) -> None:
@@ -352,8 +375,8 @@ class Changes(Fleet, RuleBasedStateMachine):
             if sys.exc_info()[0] is None:
                 self.come_to_an_end()
         finally:
-            for loaded in self.loads:
-                for coroutine in getattr(loaded.keeper, "waiting", []):
+            for supervisor in self.supervisors.values():
+                for coroutine in supervisor.waiting:
                     coroutine.close()
             for backend in self.versions.backends:
                 backend.release_all()
@@ -368,19 +391,19 @@ class Changes(Fleet, RuleBasedStateMachine):
             assert worker.join(60.0)
         self.stuck.clear()
         for _ in range(4):
-            self.run(self.pipeline.settle())
+            self.run(self.pipeline.wait_idle())
             self.the_keepers_look(1_000.0)
         assert self.pipeline.ready
-        self.run(self.pipeline.settle())
+        self.run(self.pipeline.wait_idle())
         assert self.scheduler.waiting == 0
         self.every_due_row_is_accounted_for()
         self.every_caller_s_window_is_answered_once_by_who_is_named()
-        if self.reloader.previous is not None:
+        if self.manager.previous is not None:
             self.the_one_before_goes_cold()
-        self.run(self.reloader.retired())
+        self.run(self.manager.wait_retired())
         assert len(self.versions.live) == len(self.pipeline.workers)
         assert len(self.versions.released) == len(self.versions.backends) - 1
-        self.reloader.close()
+        self.manager.close()
         self.pipeline.stop()
         for worker in self.pipeline.workers:
             assert worker.join(60.0)

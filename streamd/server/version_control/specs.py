@@ -1,0 +1,328 @@
+"""From settings to a `DeploymentSpec`: which versions serve as one, and the chain of backends that opens their lanes.
+
+The chain is TensorRT, ONNX Runtime on CUDA, ONNX Runtime on the CPU: the first that runs here is taken.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+import structlog
+
+from streamd.core.accuracy.scores import TrainingScores
+from streamd.core.contract import ModelContract
+from streamd.core.errors import BackendUnavailableError, ReloadError, RepositoryError, StreamdError
+from streamd.core.scheduling.lane_health import LaneLimits
+from streamd.core.state.board import MAX_MODEL_BYTES
+from streamd.inference.checked import CheckedFiles
+from streamd.inference.ensemble import EnsembleBackend
+from streamd.inference.lane import LANES_PER_DEVICE, Backend, Lane
+from streamd.inference.opening import OpenedBackend, all_or_none, join_reasons, open_first
+from streamd.repository.files import VersionHold
+from streamd.repository.seal import SealedVersion, changed_since, seal
+from streamd.repository.versions import EngineRepository, EngineVersion, PassedOver
+from streamd.runtime.accuracy.live import read_training_scores
+from streamd.runtime.lanes.deployment import Deployment, DeploymentSpec
+from streamd.server.config import Config, EngineSection
+
+log = structlog.get_logger(__name__)
+
+
+# ---------------------------------------------------------------- versions
+@dataclass(frozen=True)
+class Selection:
+    """Sound versions that serve as one; `gc` keeps their folders until `release`."""
+
+    versions: tuple[SealedVersion, ...]
+    held: ExitStack
+    training: TrainingScores | None = None
+    """What drift is measured against; an ensemble was never trained as one."""
+    missed: tuple[PassedOver, ...] = ()
+    """Versions that should serve in place of it and cannot, each with the reason."""
+
+    @property
+    def name(self) -> str:
+        """What forecasts call their model: the version's name, or `ensemble(a,b)`."""
+        names = ",".join(version.name for version in self.versions)
+        return names if len(self.versions) == 1 else f"ensemble({names})"
+
+    @property
+    def contract(self) -> ModelContract:
+        """The contract that all of them share."""
+        return self.versions[0].contract
+
+    @property
+    def server_ids(self) -> dict[str, int]:
+        """The servers' ids in training, the same in all of them."""
+        return self.versions[0].server_ids
+
+    def release(self) -> None:
+        """Release the folders; a second call does nothing."""
+        self.held.close()
+
+
+def select_versions(settings: EngineSection, named: Iterable[str] = (), *, starting: bool = False) -> Selection:
+    """Check, read and hold the named versions, else those the settings pin, else the repository's choice.
+
+    `starting` passes over a record of promotions that cannot be read. Raises `RepositoryError` with the reason; blocks
+    for as long as it takes to read the files through.
+    """
+    repository = EngineRepository(Path(settings.engines))
+    names = tuple(named) or settings.pinned
+    missed: tuple[PassedOver, ...] = ()
+    if names:
+        chosen = tuple(repository.load(name) for name in names)
+    else:
+        choice = repository.choice_at_start() if starting else repository.choice()
+        chosen, missed = (choice.version,), choice.missed
+    _check_together(chosen)
+    with ExitStack() as held:
+        for version in chosen:
+            held.enter_context(VersionHold(version.path))
+        versions = tuple(map(seal, chosen))
+        training = read_training_scores(versions[0].path) if len(versions) == 1 else None
+        selection = Selection(versions, held.pop_all(), training, missed)
+    if len(selection.name.encode()) > MAX_MODEL_BYTES:
+        selection.release()
+        raise RepositoryError(f"{selection.name}: a name of over {MAX_MODEL_BYTES} bytes; name the versions shorter")
+    return selection
+
+
+def check_same_contract(selection: Selection, contract: ModelContract) -> None:
+    """Raise `ReloadError` where a selection's contract is not that of the open state."""
+    if differing := _differences(selection.contract, contract):
+        raise ReloadError(
+            f"{selection.name}: its {' and '.join(differing)} differ from those of what serves; "
+            "the state is laid out by them, so it needs a restart"
+        )
+
+
+def check_choice(selection: Selection, serving: str) -> None:
+    """Raise `ReloadError` where a selection would replace what serves only because a version is damaged.
+
+    A damaged version that is merely newer than the chosen one, and does not serve, is no reason to stay.
+    """
+    reasons = [each.reason for each in selection.missed if each.rule != "newest" or each.name == serving]
+    if reasons:
+        raise ReloadError(
+            f"{'; '.join(reasons)}: {serving} goes on serving, and {selection.name} would be the next best; "
+            "repair it, or promote another version"
+        )
+
+
+def check_same_files(selection: Selection, loaded: Deployment) -> None:
+    """Raise `ReloadError` where a version's files are not those that were loaded under its name."""
+    sealed = [version for version in loaded.spec.versions if isinstance(version, SealedVersion)]
+    for now, then in zip(selection.versions, sealed, strict=True):
+        if changed := changed_since(then, now):
+            raise ReloadError(
+                f"{now.path}: its {' and '.join(changed)} changed since it was loaded; what is loaded stays: give the "
+                "new one a name of its own, or restart"
+            )
+
+
+def _check_together(versions: tuple[EngineVersion, ...]) -> None:
+    first = versions[0]
+    for each in versions[1:]:
+        if differing := _differences(each.contract, first.contract):
+            raise RepositoryError(f"{each.path}: its {' and '.join(differing)} differ from {first.name}'s: no ensemble")
+        if each.server_ids != first.server_ids:
+            raise RepositoryError(f"{each.path}: its server_mapping.json differs from {first.name}'s: no ensemble")
+
+
+def _differences(one: ModelContract, other: ModelContract) -> list[str]:
+    """Return what of two contracts differs; the network's kind may."""
+    fields = ("features", "targets", "quantiles", "context_length", "horizon", "step_seconds", "units")
+    if replace(one, architecture="") == replace(other, architecture=""):
+        return []
+    return [name for name in fields if getattr(one, name) != getattr(other, name)]
+
+
+# ---------------------------------------------------------------- the spec
+class OpenVersion(Protocol):
+    """Opens the lanes of versions that serve as one: `open_version`, or what a test gives instead."""
+
+    def __call__(
+        self, versions: Sequence[EngineVersion], config: Config, exhausted: frozenset[str] = frozenset()
+    ) -> OpenedBackend:
+        """Open the first backend of the chain that runs here and is not in `exhausted`; blocks."""
+        ...
+
+
+def spec_of(
+    selection: Selection, config: Config, open_version: OpenVersion, release: Callable[[Selection], None]
+) -> DeploymentSpec:
+    """Return the spec of a selection; `release` is called when it is closed, or could not be loaded."""
+    return DeploymentSpec(
+        name=selection.name,
+        open_backend=partial(open_version, selection.versions, config),
+        server_ids=selection.server_ids,
+        release=partial(release, selection),
+        max_batch=config.batching.max_batch_size,
+        warmup_seconds=config.engine.warmup_seconds,
+        lane_limits=LaneLimits(hang_seconds=config.engine.lane_hang_seconds),
+        lane_settings=lane_settings(config),
+        versions=selection.versions,
+        architecture="+".join(version.contract.architecture for version in selection.versions),
+        training=selection.training,
+    )
+
+
+def lane_settings(config: Config) -> tuple[object, ...]:
+    """Return the settings by which lanes are opened; which version it is does not belong to them."""
+    section = msgspec.structs.replace(
+        config.engine, engines="", engine="", ensemble=(), keep_warm_seconds=0.0, read_timeout_seconds=1.0
+    )
+    return section, config.batching.max_batch_size
+
+
+def matches(deployment: Deployment, name: str, config: Config) -> bool:
+    """Whether a deployment is the version of that name, opened by these settings."""
+    return deployment.name == name and deployment.spec.lane_settings == lane_settings(config)
+
+
+def check_backend(deployment: Deployment, current: Deployment | None, config: Config) -> None:
+    """Raise `ReloadError` where a version fell back to a slower backend than the one that serves."""
+    if current is None or not current.workers or config.engine.backend != "auto":
+        return
+    assert deployment.backend is not None, "it is loaded"
+    assert current.backend is not None, "it has lanes"
+    here, there = deployment.backend.name, current.backend.name
+    if is_behind(here, there):
+        reasons = join_reasons(deployment.supervisor.fallbacks) if deployment.supervisor is not None else ""
+        raise ReloadError(
+            f"{deployment.name} would serve on {here} only, and {current.name} serves on {there}: {reasons}; "
+            f'to let it serve so all the same, set backend = "{here}" and reload'
+        )
+
+
+# ---------------------------------------------------------------- the chain of backends
+def open_version(
+    versions: Sequence[EngineVersion], config: Config, exhausted: frozenset[str] = frozenset()
+) -> OpenedBackend:
+    """Open the first backend of the chain that runs here and is not in `exhausted`; blocks.
+
+    Several versions are one ensemble, all of it on the same backend. Raises `BackendUnavailableError` with every
+    reason where none does, or where the one that the settings name does not.
+    """
+    wanted = config.engine.backend
+    chain = [name for name in (_OPENERS if wanted == "auto" else [wanted]) if name not in exhausted]
+
+    def open_lanes(name: str) -> tuple[Backend, list[Lane]]:
+        backends = [_OPENERS[name](version, config) for version in versions]
+        backend = backends[0] if len(backends) == 1 else EnsembleBackend(backends)
+        count = config.engine.lanes or backend.default_lanes
+        return backend, all_or_none(partial(backend.make_lane, index) for index in range(count))
+
+    openers = {name: partial(open_lanes, name) for name in chain}
+    _, (backend, lanes), passed_over = open_first(versions[0].name, openers, skip_on=StreamdError)
+    return OpenedBackend(backend, lanes, passed_over)
+
+
+def is_behind(name: str, other: str) -> bool:
+    """Whether a backend comes after another one in the chain, which is slower."""
+    chain = list(_OPENERS)
+    return chain.index(name) > chain.index(other)
+
+
+def usable_buckets(config: Config) -> tuple[int, ...]:
+    """The configured buckets up to the largest batch, rising; the smallest where all are larger."""
+    buckets = sorted(set(config.engine.buckets))
+    return tuple(size for size in buckets if size <= config.batching.max_batch_size) or (buckets[0],)
+
+
+def _open_tensorrt(version: EngineVersion, config: Config) -> Backend:
+    from streamd.inference import cuda
+    from streamd.inference.tensorrt.engine import Plan
+    from streamd.inference.tensorrt.lane import TensorRtBackend
+    from streamd.inference.tensorrt.library import load_tensorrt
+    from streamd.repository.plans import choose_plan
+
+    library, settings = load_tensorrt(), config.engine
+    first = settings.devices[0]
+    try:
+        chosen = choose_plan(
+            version,
+            settings.precision,
+            cuda.device_name(first),
+            cuda.compute_capability(first),
+            library.version,
+            lean=library.lean,
+        )
+    except (RepositoryError, cuda.CudaError) as exc:
+        raise BackendUnavailableError(str(exc)) from exc
+    # A plan of one dynamic profile lists no buckets: it takes those of the configuration.
+    static = tuple(size for size in chosen.buckets if size <= config.batching.max_batch_size) or chosen.buckets[:1]
+    buckets = static or usable_buckets(config)
+    lean = Path(settings.lean_runtime) if settings.lean_runtime and chosen.version_compatible else None
+    if isinstance(version, SealedVersion) and version.sha256.get(chosen.path.name) != chosen.sha256:
+        raise BackendUnavailableError(
+            f"{chosen.path}: another plan than when {version.name} was checked: restart to check and serve it"
+        )
+    plan = Plan(chosen.path, chosen.precision, lean, chosen.sha256)
+    return TensorRtBackend(
+        plan,
+        version.contract,
+        buckets,
+        settings.devices,
+        graphs=settings.cuda_graphs,
+        spin=settings.lane_wait == "spin",
+    )
+
+
+def _open_onnxruntime_cuda(version: EngineVersion, config: Config) -> Backend:
+    from streamd.inference.onnxruntime.cuda_lane import OnnxRuntimeCudaBackend
+
+    devices, lanes = config.engine.devices, config.engine.lanes
+    graph, precision = _graph_of(version, config)
+    return OnnxRuntimeCudaBackend(
+        graph,
+        version.contract,
+        usable_buckets(config),
+        devices,
+        lanes_per_device=-(-lanes // len(devices)) if lanes else LANES_PER_DEVICE,
+        precision=precision,
+        checked=_checked(version),
+    )
+
+
+def _open_onnxruntime_cpu(version: EngineVersion, config: Config) -> Backend:
+    from streamd.inference.onnxruntime.cpu_lane import OnnxRuntimeCpuBackend
+
+    graph, precision = _graph_of(version, config)
+    threads = config.engine.threads_per_lane
+    return OnnxRuntimeCpuBackend(
+        graph, version.contract, usable_buckets(config), threads, precision, checked=_checked(version)
+    )
+
+
+def _checked(version: EngineVersion) -> CheckedFiles | None:
+    """Return the files that a version's lanes may load; `None` where it was not sealed."""
+    return CheckedFiles(version.path, version.sha256, version.data) if isinstance(version, SealedVersion) else None
+
+
+def _graph_of(version: EngineVersion, config: Config) -> tuple[Path, str]:
+    """The graph for ONNX Runtime, and its precision: the one that is asked for by name, else float32.
+
+    A version without that graph, or whose graph the accuracy gate refused, still serves in float32.
+    """
+    from streamd.repository.conversion import choose_graph
+
+    wanted = config.engine.precision
+    if wanted != "auto":
+        try:
+            return choose_graph(version.path, wanted), wanted
+        except RepositoryError as exc:
+            log.warning("precision_passed_over", engine=version.name, precision=wanted, reason=str(exc))
+    return version.onnx, "fp32"
+
+
+_OPENERS: dict[str, Callable[[EngineVersion, Config], Backend]] = {
+    "tensorrt": _open_tensorrt,
+    "onnxruntime-cuda": _open_onnxruntime_cuda,
+    "onnxruntime-cpu": _open_onnxruntime_cpu,
+}
