@@ -1,11 +1,9 @@
-"""The commands that documents show: found, taken apart, and parsed by the very parsers that would run them.
+"""Finds the commands that documents show, and parses each with the parser that would run it.
 
-Run as a program it reads command lines (a JSON list of lists of words) and answers with what is wrong with each, or
-null. That is done in a process of its own, because what a machine lacks of the extras is replaced there: parsing needs
-no PyTorch.
+Run as a program, it reads command lines (a JSON list of lists of words) and writes what is wrong with each, or null.
+This happens in a process of its own, because extras that are not installed are replaced there: parsing needs no
+PyTorch.
 """
-
-from __future__ import annotations
 
 import argparse
 import contextlib
@@ -25,7 +23,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 from unittest.mock import MagicMock
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = ("streamd", "make", "pip", "python", "curl", "systemctl", "scripts/make_sample.py", "scripts/replay.py")
 OPTIONAL = (
     "torch",
@@ -44,9 +42,10 @@ KEYWORDS = {"do", "done", "then", "fi"}
 
 
 def blocks_of(text: str) -> Iterator[tuple[str, str]]:
-    """The indented blocks of a Markdown document, each with the text of its section up to it."""
+    """Yield the indented blocks of a Markdown document, each with the text of its section up to it."""
     heading = 0
-    lines = text.split("\n")
+    # Fenced blocks are of other languages; their lines may be indented too.
+    lines = re.sub(r"^```.*?^```", lambda fence: "\n" * fence[0].count("\n"), text, flags=re.M | re.S).split("\n")
     at = 0
     while at < len(lines):
         if lines[at].startswith("#"):
@@ -62,13 +61,13 @@ def blocks_of(text: str) -> Iterator[tuple[str, str]]:
 
 
 def inline_of(text: str) -> list[str]:
-    """What a Markdown document shows between backticks, a line's end within it being a space."""
+    """Return what a Markdown document shows between backticks; a line end within it is a space."""
     prose = re.sub(r"^    [^\n]*$|```.*?```", "", text, flags=re.MULTILINE | re.DOTALL)
     return [" ".join(found.split()) for found in re.findall(r"`([^`]+)`", prose)]
 
 
 def commands_in(block: str) -> Iterator[tuple[str, ...]]:
-    """The simple commands of a shell block, without comments, assignments, loops and what joins them."""
+    """Yield the simple commands of a shell block, without comments, assignments, loops and what joins them."""
     block = re.sub(r"\\\n\s*", " ", block)
     block = re.sub(r'"?\$\(basename "?\$\w+"?\)"?', "VERSION", block)  # a word, not a command of the block
     block = re.sub(r"\b[A-Z]+=\$\((.*?)\)(?=\s|$)", r"\1", block)
@@ -77,7 +76,7 @@ def commands_in(block: str) -> Iterator[tuple[str, ...]]:
         pending += line + "\n"
         try:
             found = _split(pending)
-        except ValueError:  # a quotation that goes on in the next line
+        except ValueError:  # a quotation that continues in the next line
             continue
         pending = ""
         yield from found
@@ -98,7 +97,7 @@ def _split(line: str) -> list[tuple[str, ...]]:
 
 
 def plain(words: tuple[str, ...]) -> tuple[str, ...]:
-    """A command without what stands before its program: a virtual environment, `sudo`, a checker of memory."""
+    """Return a command without what stands before its program: a virtual environment, or a memory checker."""
     if words[0] == "compute-sanitizer":
         words = words[words.index("python") :]
     program = words[0].removeprefix("/opt/streamd/").removeprefix(".venv/bin/")
@@ -108,17 +107,17 @@ def plain(words: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def is_command(words: tuple[str, ...]) -> bool:
-    """Whether a block's first command is one that can be judged here."""
+    """Return whether a command is one that can be judged here."""
     return words == ACTIVATE or plain(words)[0] in PROGRAMS
 
 
 # ---------------------------------------------------------------- what is wrong with a command
 class ParsedError(Exception):
-    """Raised in place of running what was parsed."""
+    """Raised instead of running what was parsed."""
 
 
 def parse_problem(words: tuple[str, ...]) -> str | None:
-    """What a command's own parser says against it; None where it takes it. Runs nothing."""
+    """Return what the parser of a command says against it, or `None`. Runs nothing."""
     if words == ACTIVATE:
         return None
     program, *rest = plain(words)
@@ -155,9 +154,9 @@ def _pip(rest: list[str]) -> str | None:
 
 
 def routes() -> list[str]:
-    """The paths of the daemon's routes, as patterns."""
+    """Return the paths of the daemon's routes, as patterns."""
     paths = []
-    for source in (ROOT / "streamd" / "transport").glob("*.py"):
+    for source in (ROOT / "streamd" / "http" / "routes").glob("*.py"):
         found = re.findall(r"add_(?:get|post|delete|route)\(\s*(?:\"[A-Z]+\", )?f?\"(/[^\"]*)\"", source.read_text())
         paths += [re.sub(r"\{\w+(:[^}]*)?\}", "[^/]+", path) for path in found]
     return paths
@@ -240,7 +239,7 @@ def _judged(run: Any) -> str | None:
 
 
 class _Stub(MagicMock):
-    """A module of an extra that is not installed: whatever is asked of it is there, and can be inherited from."""
+    """A module of an extra that is not installed: each attribute exists and can be inherited from."""
 
     __path__: ClassVar[list[str]] = []
 
@@ -248,7 +247,7 @@ class _Stub(MagicMock):
         return (object,)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        # As a decorator it leaves what it decorates as it is.
+        # As a decorator it returns what it decorates.
         return args[0] if len(args) == 1 and callable(args[0]) and not kwargs else super().__call__(*args, **kwargs)
 
 
@@ -265,11 +264,11 @@ class _Stubs:
         return _Stub(name=spec.name)
 
     def exec_module(self, module: Any) -> None:
-        """Nothing to run."""
+        """Run nothing."""
 
 
 def problems_of(commands: list[tuple[str, ...]]) -> list[str | None]:
-    """What is wrong with each command, found in a process of its own."""
+    """Return what is wrong with each command, or `None`, found in a process of its own."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.support.document_commands"],
         cwd=ROOT,
