@@ -75,7 +75,7 @@ def join_reasons(passed_over: Iterable[SkippedBackend]) -> str:
     return "; ".join(map(str, passed_over))
 
 
-def all_or_none(makers: Iterable[Callable[[], C]]) -> list[C]:
+def open_all(makers: Iterable[Callable[[], C]]) -> list[C]:
     """Call each maker; what the first ones hold is given back where a later one fails."""
     opened: list[C] = []
     with ExitStack() as made:

@@ -25,7 +25,7 @@ class Promoter:
         """Raise `RepositoryError` where a version is not sound, or its accuracy gate refused it."""
         refuse_by_gate(self.repository.load(version).path)
 
-    def version_before(self) -> tuple[str, tuple[PassedOver, ...]]:
+    def find_rollback_target(self) -> tuple[str, tuple[PassedOver, ...]]:
         """Return what a rollback goes back to, and what it passes over on the way.
 
         Raises `RepositoryError` where there is nothing to undo.

@@ -228,7 +228,7 @@ def _convert(settings: Mapping[str, Any], place: str, *, strict: bool) -> Config
         raise ConfigError(f"{place}: {exc}") from exc
 
 
-def need_restart(config: Config, before: Config) -> list[str]:
+def find_restart_sections(config: Config, before: Config) -> list[str]:
     """Return the sections that differ and are read at start only."""
     live = ("engine", "candidate")
     sections = (field.name for field in msgspec.structs.fields(Config) if field.name not in live)

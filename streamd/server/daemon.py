@@ -21,8 +21,8 @@ from streamd.runtime.background import in_background
 from streamd.runtime.service import Service, ServiceLimits, build_service
 from streamd.runtime.state.state import State, WindowLimits, open_state
 from streamd.server.config import Config, read_admin_token
-from streamd.server.disk import on_disk
-from streamd.server.memory import return_large_blocks
+from streamd.server.disk import run_disk_work
+from streamd.server.memory import configure_malloc
 from streamd.server.systemd import Notifier
 from streamd.server.version_control.control import VersionControl
 from streamd.server.version_control.specs import Selection, open_version, select_versions
@@ -53,7 +53,7 @@ class Daemon:
 
     async def run(self) -> int:
         """Start, serve until told to stop, drain. Raises `StreamdError` where start-up fails."""
-        return_large_blocks()
+        configure_malloc()
         self._watch_signals()  # first: whoever hears of it may stop it
         read = await self._unless_stopped(self._read())
         if read is None:
@@ -91,8 +91,8 @@ class Daemon:
     async def _read(self) -> tuple[str, Selection, State]:
         """Read all that start-up needs of the disk, beside the loop: signals are heard while a file system hangs."""
         config, seconds = self.config, self.config.engine.read_timeout_seconds
-        token = await on_disk("the admin token", seconds, partial(read_admin_token, config))
-        selection = await on_disk(
+        token = await run_disk_work("the admin token", seconds, partial(read_admin_token, config))
+        selection = await run_disk_work(
             config.engine.engines, seconds, partial(select_versions, config.engine, starting=True), Selection.release
         )
         folder, limits = Path(config.state.state_dir), _window_limits(config)
@@ -136,14 +136,14 @@ class Daemon:
             bucket_ms={str(bucket): round(seconds * 1e3, 3) for bucket, seconds in loaded.costs.seconds.items()},
             seconds=round(time.monotonic() - began, 2),
         )
-        self._tell_ready()
+        self._notify_ready()
         self._keep(self._feed_watchdog())  # systemd counts from READY on, and a candidate may take long to load
         await engines.start_configured_candidate()
 
-    def _tell_ready(self) -> None:
+    def _notify_ready(self) -> None:
         assert self._service is not None
         told = self._service.engine.shown["backend"]
-        self.notifier.tell(READY="1", STATUS=f"serving {self._service.model} on {told}")
+        self.notifier.notify(READY="1", STATUS=f"serving {self._service.model} on {told}")
 
     # ------------------------------------------------------------ main loop
     def _watch_signals(self) -> None:
@@ -158,9 +158,9 @@ class Daemon:
         self._keep(self._reload(self._engines))
 
     async def _reload(self, engines: VersionControl) -> None:
-        self.notifier.tell(RELOADING="1", MONOTONIC_USEC=str(time.monotonic_ns() // 1_000))
+        self.notifier.notify(RELOADING="1", MONOTONIC_USEC=str(time.monotonic_ns() // 1_000))
         await engines.reload()
-        self._tell_ready()  # whether or not anything changed: it serves
+        self._notify_ready()  # whether or not anything changed: it serves
 
     def _on_signal(self, number: int) -> None:
         if self._stop.is_set():
@@ -181,7 +181,7 @@ class Daemon:
     async def _feed_watchdog(self) -> None:
         interval = self.notifier.watchdog_seconds
         while interval is not None:
-            self.notifier.tell(WATCHDOG="1")
+            self.notifier.notify(WATCHDOG="1")
             await asyncio.sleep(interval / 2)
 
     def _keep(self, coroutine: Coroutine[Any, Any, None]) -> None:
@@ -193,7 +193,7 @@ class Daemon:
     async def _shut_down(
         self, service: Service, http_app: HttpApp, runner: web.AppRunner, tasks: "list[asyncio.Task[object]]"
     ) -> None:
-        self.notifier.tell(STOPPING="1")
+        self.notifier.notify(STOPPING="1")
         began = time.monotonic()
         in_time = True
         try:

@@ -10,7 +10,7 @@ from streamd.runtime.background import in_background
 T = TypeVar("T")
 
 
-async def on_disk(
+async def run_disk_work(
     what: str, seconds: float, work: Callable[[], T], release: Callable[[T], None] = lambda made: None
 ) -> T:
     """Run work that reads or writes files beside the loop, and return its result.

@@ -10,7 +10,7 @@ LARGE_BYTES = 8 * 2**20
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
-def return_large_blocks(environ: Mapping[str, str] = os.environ) -> bool:
+def configure_malloc(environ: Mapping[str, str] = os.environ) -> bool:
     """Let glibc give large blocks back whatever lies beside them; false where it is not there, or was told otherwise.
 
     Left to itself it raises its bound to 32 MB: an inference runtime's arenas then come from the heaps of the lanes'
@@ -25,7 +25,7 @@ def return_large_blocks(environ: Mapping[str, str] = os.environ) -> bool:
     return bool(mallopt(_M_MMAP_THRESHOLD, LARGE_BYTES) and mallopt(_M_TRIM_THRESHOLD, 2 * LARGE_BYTES))
 
 
-def return_freed() -> bool:
+def trim_heap() -> bool:
     """Give back what lies free between blocks that are in use; false where that is nothing, or glibc is not there.
 
     A version that has gone leaves its small blocks behind: 50 to 80 MB of eight CPU lanes, given back in 4 ms (400 MB

@@ -18,7 +18,7 @@ class Notifier:
         self.watchdog_seconds = _watchdog_seconds(environ)
         """How often systemd wants to hear; none where it does not watch."""
 
-    def tell(self, **states: str) -> None:
+    def notify(self, **states: str) -> None:
         """Send states such as READY="1"; a socket that is gone is none of the daemon's business."""
         if not self._address:
             return

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from streamd.core.errors import MalformedError, TooLargeError, UnsupportedMediaTypeError
 from streamd.http.compression import MAX_MEMBERS, Decompressor, read_encoding
 from streamd.http.requests import TransportLimits
-from streamd.http.routes.versions import Told
+from streamd.http.routes.versions import ChangeReport
 from tests.http.conftest import Start
 from tests.http.test_errors import question
 from tests.support.http_harness import (
@@ -173,19 +173,19 @@ class NoEngines:
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    async def promote(self, version: str, who: str, why: str) -> Told:
+    async def promote(self, version: str, who: str, why: str) -> ChangeReport:
         self.asked.append(version)
         return {}
 
-    async def rollback(self, who: str, why: str) -> Told:
+    async def rollback(self, who: str, why: str) -> ChangeReport:
         self.asked.append(why)
         return {}
 
-    async def start_candidate(self, version: str, share: float, shadow: bool) -> Told:
+    async def start_candidate(self, version: str, share: float, shadow: bool) -> ChangeReport:
         self.asked.append(version)
         return {}
 
-    async def end_candidate(self) -> Told:
+    async def end_candidate(self) -> ChangeReport:
         return {}
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from streamd.core.errors import BackendUnavailableError, BatchFailedError, LaneLostError
 from streamd.inference.fake import FakeBackend, FakeLane, forecast_of
-from streamd.inference.opening import all_or_none
+from streamd.inference.opening import open_all
 from tests.support.contracts import make_contract
 
 CONTRACT = make_contract()
@@ -198,10 +198,10 @@ def test_closing_is_noted() -> None:
 
 def test_all_lanes_are_opened_or_none() -> None:
     backend = FakeBackend(CONTRACT)
-    assert [lane.name for lane in all_or_none(partial(backend.make_lane, index) for index in range(2))] == [
+    assert [lane.name for lane in open_all(partial(backend.make_lane, index) for index in range(2))] == [
         lane.name for lane in backend.lanes
     ]
     backend.script.make_errors.extend([None, BackendUnavailableError("no room")])
     with pytest.raises(BackendUnavailableError, match="no room"):
-        all_or_none(partial(backend.make_lane, index) for index in range(3))
+        open_all(partial(backend.make_lane, index) for index in range(3))
     assert [lane.closed for lane in backend.lanes] == [False, False, True]

@@ -52,7 +52,7 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
     made = Lab()
     monkeypatch.setattr(daemons, "open_version", made.open)
     monkeypatch.setattr(Daemon, "_watch_signals", lambda daemon: None)  # signals are the test runner's
-    monkeypatch.setattr(daemons, "return_large_blocks", lambda: None)  # it changes the whole process
+    monkeypatch.setattr(daemons, "configure_malloc", lambda: None)  # it changes the whole process
     yield made
     gc.unfreeze()
     for event in made.held.values():

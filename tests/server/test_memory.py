@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from streamd.server.memory import LARGE_BYTES, return_large_blocks
+from streamd.server.memory import LARGE_BYTES, configure_malloc
 from tests.support.daemon_process import ROOT, environment
 
 HELD = """
@@ -15,7 +15,7 @@ from streamd.server import memory
 def resident_bytes():
     return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 if sys.argv[1] == "told":
-    assert memory.return_large_blocks()
+    assert memory.configure_malloc()
 import ctypes
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
@@ -48,7 +48,7 @@ libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
 def resident_bytes():
     return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-memory.return_large_blocks()
+memory.configure_malloc()
 blocks = [libc.malloc(20_000) for _ in range(2_000)]
 for block in blocks:
     ctypes.memset(block, 1, 20_000)
@@ -56,7 +56,7 @@ beside = libc.malloc(20_000)  # it lies behind them, so that they are not the he
 for block in blocks:
     libc.free(block)
 before = resident_bytes()
-assert memory.return_freed()
+assert memory.trim_heap()
 print(before - resident_bytes())
 """
 
@@ -70,13 +70,13 @@ def test_small_blocks_that_were_freed_are_given_back_when_asked_for() -> None:
 
 
 def test_who_chose_a_bound_keeps_it() -> None:
-    assert not return_large_blocks({"MALLOC_MMAP_THRESHOLD_": "1"})
+    assert not configure_malloc({"MALLOC_MMAP_THRESHOLD_": "1"})
 
 
 FAULTS = """
 import ctypes, resource
 from streamd.server import memory
-assert memory.return_large_blocks()
+assert memory.configure_malloc()
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
 def use():

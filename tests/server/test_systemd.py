@@ -18,14 +18,14 @@ def test_states_come_as_one_datagram(abstract: bool) -> None:
     name = f"@streamd-test-{os.getpid()}" if abstract else f"{folder}/notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         receiver.bind("\0" + name[1:] if abstract else name)
-        Notifier({"NOTIFY_SOCKET": name}).tell(READY="1", STATUS="serving")
+        Notifier({"NOTIFY_SOCKET": name}).notify(READY="1", STATUS="serving")
         assert receiver.recv(1_024) == b"READY=1\nSTATUS=serving"
     shutil.rmtree(folder)
 
 
 def test_without_systemd_nothing_is_told(tmp_path: Path) -> None:
-    Notifier({}).tell(READY="1")
-    Notifier({"NOTIFY_SOCKET": str(tmp_path / "gone")}).tell(READY="1")
+    Notifier({}).notify(READY="1")
+    Notifier({"NOTIFY_SOCKET": str(tmp_path / "gone")}).notify(READY="1")
 
 
 @pytest.mark.parametrize(

@@ -11,25 +11,25 @@ from streamd.http.errors import reply
 from streamd.http.requests import BodyReader
 from streamd.http.wire.codecs import Decoder, encoding_of
 
-Told = dict[str, Any]
+ChangeReport = dict[str, Any]
 
 
 class VersionChanges(Protocol):
     """Who changes what serves; each raises `StreamdError` where it does not, and then nothing was changed."""
 
-    async def promote(self, version: str, who: str, why: str) -> Told:
+    async def promote(self, version: str, who: str, why: str) -> ChangeReport:
         """Let a version serve from now on, and from the next start on."""
         ...
 
-    async def rollback(self, who: str, why: str) -> Told:
+    async def rollback(self, who: str, why: str) -> ChangeReport:
         """Undo the last promotion."""
         ...
 
-    async def start_candidate(self, version: str, share: float, shadow: bool) -> Told:
+    async def start_candidate(self, version: str, share: float, shadow: bool) -> ChangeReport:
         """Put a version on trial, on a share of the servers."""
         ...
 
-    async def end_candidate(self) -> Told:
+    async def end_candidate(self) -> ChangeReport:
         """Let the version that serves have all servers again."""
         ...
 

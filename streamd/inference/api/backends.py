@@ -14,11 +14,11 @@ from pathlib import Path
 from streamd.core.errors import BackendUnavailableError, ConfigError
 from streamd.inference.api.sources import EngineSource, find_source
 from streamd.inference.lane import LANES_PER_DEVICE
-from streamd.inference.opening import SkippedBackend, all_or_none, open_first
+from streamd.inference.opening import SkippedBackend, open_all, open_first
 from streamd.inference.runner import Runner
 
 AUTO = "auto"
-PRECISIONS = (AUTO, "fp32", "fp16", "bf16", "int8")
+PRECISION_CHOICES = (AUTO, "fp32", "fp16", "bf16", "int8")
 
 DEFAULT_LARGEST_BATCH = 32
 """Where any size runs as it is: large enough to fill a device, small enough for large networks' memory."""
@@ -41,8 +41,8 @@ class OpenOptions:
 
     def check(self) -> None:
         """Raise `ConfigError` where a value makes no sense."""
-        if self.precision not in PRECISIONS:
-            raise ConfigError(f"precision is {self.precision!r}, expected one of {PRECISIONS}")
+        if self.precision not in PRECISION_CHOICES:
+            raise ConfigError(f"precision is {self.precision!r}, expected one of {PRECISION_CHOICES}")
         if self.buckets is not None and (not self.buckets or min(self.buckets) < 1):
             raise ConfigError(f"buckets are {self.buckets}, expected batch sizes of 1 or more")
         if not self.devices or min(self.devices) < 0:
@@ -111,7 +111,7 @@ def _open_tensorrt(source: EngineSource, options: OpenOptions) -> Runners:
             def make(index: int, device: int) -> Runner:
                 return TensorRtRunner(f"cuda:{device}/{index}", engines[device], buckets)
 
-            return Runners(all_or_none(partial(make, *place) for place in _places(options)), chosen.precision)
+            return Runners(open_all(partial(make, *place) for place in _places(options)), chosen.precision)
     except cuda.CudaError as exc:
         raise BackendUnavailableError(str(exc)) from exc
 
@@ -129,7 +129,7 @@ def _open_onnxruntime_cuda(source: EngineSource, options: OpenOptions) -> Runner
     def make(index: int, device: int) -> Runner:
         return OnnxRuntimeRunner(f"cuda:{device}/{index}", f"cuda:{device}", sessions[device], graph, buckets)
 
-    return Runners(all_or_none(partial(make, *place) for place in _places(options)), precision)
+    return Runners(open_all(partial(make, *place) for place in _places(options)), precision)
 
 
 def _open_onnxruntime_cpu(source: EngineSource, options: OpenOptions) -> Runners:
@@ -145,7 +145,7 @@ def _open_onnxruntime_cpu(source: EngineSource, options: OpenOptions) -> Runners
         return OnnxRuntimeRunner(f"cpu/{index}", "cpu", session, graph, buckets)
 
     # One by one on all cores: several at a time take as long together, and each of them longer.
-    return Runners(all_or_none(partial(make, index, 0) for index in range(options.lanes or 1)), precision)
+    return Runners(open_all(partial(make, index, 0) for index in range(options.lanes or 1)), precision)
 
 
 def _places(options: OpenOptions) -> list[tuple[int, int]]:

@@ -17,8 +17,8 @@ from streamd.server.version_control.specs import (
     check_backend,
     check_same_contract,
     check_same_files,
-    matches,
-    spec_of,
+    is_opened_as,
+    make_spec,
 )
 
 log = structlog.get_logger(__name__)
@@ -91,7 +91,7 @@ class CandidateControl:
         candidate = self.candidate
         if candidate is None or candidate.deployment is None or not candidate.pipeline.ready:
             return False
-        return matches(candidate.deployment, version, self.config)
+        return is_opened_as(candidate.deployment, version, self.config)
 
     def check_same_files(self, selection: Selection) -> None:
         """Raise `ReloadError` where the files of the version on trial are not those that were loaded."""
@@ -129,7 +129,7 @@ class CandidateControl:
             service.state,
             service.pipeline,
             service.router,
-            spec_of(selection, self.config, self._open_version, self._release),
+            make_spec(selection, self.config, self._open_version, self._release),
             share=wanted.candidate_share,
             shadow=wanted.candidate_shadow,
             board=service.board_sink,

@@ -22,9 +22,9 @@ from streamd.repository.versions import EngineRepository, PassedOver
 from streamd.runtime.lanes.deployment import Deployment, DeploymentSpec
 from streamd.runtime.service import Service
 from streamd.runtime.versions.manager import DeploymentManager
-from streamd.server.config import CandidateSection, Config, need_restart
-from streamd.server.disk import on_disk
-from streamd.server.memory import return_freed
+from streamd.server.config import CandidateSection, Config, find_restart_sections
+from streamd.server.disk import run_disk_work
+from streamd.server.memory import trim_heap
 from streamd.server.version_control.candidate import CandidateControl
 from streamd.server.version_control.specs import (
     OpenVersion,
@@ -33,9 +33,9 @@ from streamd.server.version_control.specs import (
     check_choice,
     check_same_contract,
     check_same_files,
-    matches,
+    is_opened_as,
+    make_spec,
     select_versions,
-    spec_of,
 )
 
 T = TypeVar("T")
@@ -96,7 +96,7 @@ class VersionControl:
         async with self._lock:
             with suppress(StreamdError):  # `_changing` reported it
                 async with self._changing("the choice"):
-                    config = await self._on_disk("the settings", self._reread)
+                    config = await self._run_disk_work("the settings", self._reread)
                     trial = config.candidate != self.config.candidate or self._lost_candidate is not None
                     await self._follow(config)
                 if trial:
@@ -109,7 +109,7 @@ class VersionControl:
         """
         async with self._changed_by_call(version):
             before, began = self._service.model, time.monotonic()
-            await self._on_disk(version, partial(self._promoter.check, version))
+            await self._run_disk_work(version, partial(self._promoter.check, version))
             loaded = await self._warm(self.config, version)
             await self._record(loaded, partial(self._promoter.promote, version, who, why, time.time()))
             await self._serve(loaded, self.config)
@@ -120,7 +120,7 @@ class VersionControl:
         """Undo the last promotion; at once where what it goes back to is warm still. Raises as `promote`."""
         async with self._changed_by_call("the version before"):
             before, began = self._service.model, time.monotonic()
-            version, missed = await self._on_disk("the version before", self._promoter.version_before)
+            version, missed = await self._run_disk_work("the version before", self._promoter.find_rollback_target)
             loaded = await self._warm(self.config, version)
             record = await self._record(loaded, partial(self._promoter.rollback, who, why, time.time()))
             if record.current in (None, version):
@@ -219,7 +219,7 @@ class VersionControl:
             raise
         loaded = await self._warm_selected(selection, config)
         self._note_missed(selection.missed, loaded.name)
-        if sections := need_restart(config, self.config):
+        if sections := find_restart_sections(config, self.config):
             log.warning("settings_need_restart", sections=sections)
         await self._serve(loaded, config)
 
@@ -271,14 +271,14 @@ class VersionControl:
     def _find_warm(self, name: str, config: Config) -> Deployment | None:
         """Return the version of this name if it serves or is still warm; it stays so until `switch` or `discard`."""
         for each in (self._manager.current, self._manager.previous):
-            if each is not None and matches(each, name, config) and self._manager.claim(each):
+            if each is not None and is_opened_as(each, name, config) and self._manager.claim(each):
                 return each
         return None
 
     async def _record(self, loaded: Deployment, write: Callable[[], Record]) -> Record:
         """Record the change; if that fails, what was loaded for it is discarded."""
         try:
-            return await self._on_disk("the record of promotions", write)
+            return await self._run_disk_work("the record of promotions", write)
         except BaseException:
             self._manager.discard(loaded)
             raise
@@ -293,14 +293,16 @@ class VersionControl:
     # ------------------------------------------------------------ the disk
     async def _select(self, config: Config, *named: str) -> Selection:
         """Check and hold the named versions, else those that these settings choose."""
-        return await self._on_disk(
+        return await self._run_disk_work(
             " and ".join(named) or config.engine.engines,
             partial(select_versions, config.engine, named),
             Selection.release,
         )
 
-    async def _on_disk(self, what: str, work: Callable[[], T], release: Callable[[T], None] = lambda made: None) -> T:
-        return await on_disk(what, self.config.engine.read_timeout_seconds, work, release)
+    async def _run_disk_work(
+        self, what: str, work: Callable[[], T], release: Callable[[T], None] = lambda made: None
+    ) -> T:
+        return await run_disk_work(what, self.config.engine.read_timeout_seconds, work, release)
 
     # ------------------------------------------------------------ parts
     @property
@@ -308,7 +310,7 @@ class VersionControl:
         return Promoter(EngineRepository(Path(self.config.engine.engines)))
 
     def _spec(self, selection: Selection, config: Config) -> DeploymentSpec:
-        return spec_of(selection, config, self._open_version, self._release)
+        return make_spec(selection, config, self._open_version, self._release)
 
     def _release(self, selection: Selection) -> None:
         """Release the folders, and the scores where the version is not loaded in another way as well."""
@@ -317,7 +319,7 @@ class VersionControl:
         if selection.name not in {self._candidates.name, *(each.name for each in staying if each is not None)}:
             self._service.accuracy.unfollow(selection.name)
         with suppress(RuntimeError):  # the loop is closed, or its threads are: the process ends
-            asyncio.get_running_loop().run_in_executor(None, return_freed)
+            asyncio.get_running_loop().run_in_executor(None, trim_heap)
 
     # ------------------------------------------------------------ status
     def _note_missed(self, missed: Sequence[PassedOver], serving: str) -> None:

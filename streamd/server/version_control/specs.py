@@ -21,7 +21,7 @@ from streamd.core.state.board import MAX_MODEL_BYTES
 from streamd.inference.checked import CheckedFiles
 from streamd.inference.ensemble import EnsembleBackend
 from streamd.inference.lane import LANES_PER_DEVICE, Backend, Lane
-from streamd.inference.opening import OpenedBackend, all_or_none, join_reasons, open_first
+from streamd.inference.opening import OpenedBackend, join_reasons, open_all, open_first
 from streamd.repository.files import VersionHold
 from streamd.repository.seal import SealedVersion, changed_since, seal
 from streamd.repository.versions import EngineRepository, EngineVersion, PassedOver
@@ -153,7 +153,7 @@ class OpenVersion(Protocol):
         ...
 
 
-def spec_of(
+def make_spec(
     selection: Selection, config: Config, open_version: OpenVersion, release: Callable[[Selection], None]
 ) -> DeploymentSpec:
     """Return the spec of a selection; `release` is called when it is closed, or could not be loaded."""
@@ -180,7 +180,7 @@ def lane_settings(config: Config) -> tuple[object, ...]:
     return section, config.batching.max_batch_size
 
 
-def matches(deployment: Deployment, name: str, config: Config) -> bool:
+def is_opened_as(deployment: Deployment, name: str, config: Config) -> bool:
     """Whether a deployment is the version of that name, opened by these settings."""
     return deployment.name == name and deployment.spec.lane_settings == lane_settings(config)
 
@@ -192,7 +192,7 @@ def check_backend(deployment: Deployment, current: Deployment | None, config: Co
     assert deployment.backend is not None, "it is loaded"
     assert current.backend is not None, "it has lanes"
     here, there = deployment.backend.name, current.backend.name
-    if is_behind(here, there):
+    if is_slower_backend(here, there):
         reasons = join_reasons(deployment.supervisor.fallbacks) if deployment.supervisor is not None else ""
         raise ReloadError(
             f"{deployment.name} would serve on {here} only, and {current.name} serves on {there}: {reasons}; "
@@ -216,20 +216,20 @@ def open_version(
         backends = [_OPENERS[name](version, config) for version in versions]
         backend = backends[0] if len(backends) == 1 else EnsembleBackend(backends)
         count = config.engine.lanes or backend.default_lanes
-        return backend, all_or_none(partial(backend.make_lane, index) for index in range(count))
+        return backend, open_all(partial(backend.make_lane, index) for index in range(count))
 
     openers = {name: partial(open_lanes, name) for name in chain}
     _, (backend, lanes), passed_over = open_first(versions[0].name, openers, skip_on=StreamdError)
     return OpenedBackend(backend, lanes, passed_over)
 
 
-def is_behind(name: str, other: str) -> bool:
+def is_slower_backend(name: str, other: str) -> bool:
     """Whether a backend comes after another one in the chain, which is slower."""
     chain = list(_OPENERS)
     return chain.index(name) > chain.index(other)
 
 
-def usable_buckets(config: Config) -> tuple[int, ...]:
+def list_usable_buckets(config: Config) -> tuple[int, ...]:
     """The configured buckets up to the largest batch, rising; the smallest where all are larger."""
     buckets = sorted(set(config.engine.buckets))
     return tuple(size for size in buckets if size <= config.batching.max_batch_size) or (buckets[0],)
@@ -257,7 +257,7 @@ def _open_tensorrt(version: EngineVersion, config: Config) -> Backend:
         raise BackendUnavailableError(str(exc)) from exc
     # A plan of one dynamic profile lists no buckets: it takes those of the configuration.
     static = tuple(size for size in chosen.buckets if size <= config.batching.max_batch_size) or chosen.buckets[:1]
-    buckets = static or usable_buckets(config)
+    buckets = static or list_usable_buckets(config)
     lean = Path(settings.lean_runtime) if settings.lean_runtime and chosen.version_compatible else None
     if isinstance(version, SealedVersion) and version.sha256.get(chosen.path.name) != chosen.sha256:
         raise BackendUnavailableError(
@@ -282,7 +282,7 @@ def _open_onnxruntime_cuda(version: EngineVersion, config: Config) -> Backend:
     return OnnxRuntimeCudaBackend(
         graph,
         version.contract,
-        usable_buckets(config),
+        list_usable_buckets(config),
         devices,
         lanes_per_device=-(-lanes // len(devices)) if lanes else LANES_PER_DEVICE,
         precision=precision,
@@ -296,7 +296,7 @@ def _open_onnxruntime_cpu(version: EngineVersion, config: Config) -> Backend:
     graph, precision = _graph_of(version, config)
     threads = config.engine.threads_per_lane
     return OnnxRuntimeCpuBackend(
-        graph, version.contract, usable_buckets(config), threads, precision, checked=_checked(version)
+        graph, version.contract, list_usable_buckets(config), threads, precision, checked=_checked(version)
     )
 
 

@@ -27,7 +27,7 @@ from streamd.core.scheduling.costs import CostTable
 from streamd.core.scheduling.lane_health import LaneLimits
 from streamd.core.scheduling.scheduler import Batch, Item, RequestItem, Scheduler, ServerItem
 from streamd.inference.fake import FakeBackend, FakeLane, forecast_of
-from streamd.inference.opening import OpenedBackend, SkippedBackend, all_or_none, join_reasons
+from streamd.inference.opening import OpenedBackend, SkippedBackend, join_reasons, open_all
 from streamd.runtime.lanes.deployment import Deployment
 from streamd.runtime.lanes.pipeline import Pipeline
 from streamd.runtime.lanes.sinks import BoardSink
@@ -222,7 +222,7 @@ class World(Fleet, RuleBasedStateMachine):
             try:
                 if name in self.missing:
                     raise BackendUnavailableError("not installed")
-                lanes = all_or_none(partial(backend.make_lane, index) for index in range(LANES[name]))
+                lanes = open_all(partial(backend.make_lane, index) for index in range(LANES[name]))
             except BackendUnavailableError as error:
                 tried.append(SkippedBackend(name, str(error)))
             else:
