@@ -3,15 +3,13 @@
 ONNX Runtime alone, one thread, no daemon around it: what the models cost, not what the service delivers.
 """
 
-from __future__ import annotations
-
 import argparse
 import time
 from pathlib import Path
 
 import numpy as np
 
-from streamd.tools.training.checks import empty_inputs
+from streamd.tools.training.checks import make_empty_inputs
 from streamd.tools.training.evaluate import open_model
 
 
@@ -28,7 +26,7 @@ def main() -> None:
         rates: dict[str, list[float]] = {name: [] for name in models}
         for _ in range(args.rounds + 1):  # the first round warms up
             for name, (contract, predict) in models.items():
-                feed = empty_inputs(contract, batch)
+                feed = make_empty_inputs(contract, batch)
                 feed["encoder_cont"][:] = np.random.default_rng(1).random(feed["encoder_cont"].shape)
                 count, began = 0, time.perf_counter()
                 while time.perf_counter() - began < args.seconds:

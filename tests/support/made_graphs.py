@@ -10,7 +10,7 @@ from streamd.tools.engine.graph.onnx_graph import Signature
 from streamd.tools.engine.graph.source import GraphSource
 from streamd.tools.engine.plan.builder import BuildSettings, BuiltPlan, PlanGraph, Profile
 from streamd.tools.engine.plan.maker import MadePlan
-from streamd.tools.engine.precision.kept_nodes import Kept
+from streamd.tools.engine.precision.kept_nodes import KeptNodes
 
 SETTINGS = BuildSettings((Profile.static(1), Profile.static(8)))
 WHERE = {"gpu": "NVIDIA Fake", "compute_capability": "9.0", "tensorrt": "8.6.1"}
@@ -19,7 +19,7 @@ WHERE = {"gpu": "NVIDIA Fake", "compute_capability": "9.0", "tensorrt": "8.6.1"}
 def made_plan(precision: str = "fp16", content: bytes = b"a plan", stages: int = 1) -> MadePlan:
     plan = BuiltPlan(content, 12.34, layers=7, pinned_layers=2, warnings=("one", "one"))
     graph = PlanGraph(Graph(), Signature((), ()), strongly_typed=False, flags=("FP16",), pinned=("/scaler/Div",))
-    kept = Kept({"/scaler/Div": "pinned: meets raw units"})
+    kept = KeptNodes({"/scaler/Div": "pinned: meets raw units"})
     return MadePlan(precision=precision, plan=plan, graphs=(graph,) * stages, kept=kept, typed=True)
 
 

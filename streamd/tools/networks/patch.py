@@ -18,7 +18,7 @@ from streamd.tools.networks.scaling import (
     ScaledWindow,
     WindowRestorer,
     WindowScaler,
-    past_calendar,
+    compute_past_calendar,
 )
 
 STATISTICS = 4
@@ -106,7 +106,7 @@ class PatchForecaster(nn.Module):
         set_shape = (len(contract.targets), self.past_tokens + self.future_tokens, self.width)
         tokens = tokens.reshape(-1, *set_shape)
 
-        calendar = past_calendar(decoder_cont, contract.context_length, contract.step_seconds)
+        calendar = compute_past_calendar(decoder_cont, contract.context_length, contract.step_seconds)
         calendar = torch.cat([calendar[:, ::patch], decoder_cont[:, ::patch]], dim=1)
         status = torch.cat([encoder_cat[:, patch - 1 :: patch, 1], decoder_cat[:, ::patch, 1]], dim=1)
         server = self.known_server(encoder_cat[:, :1, 0])

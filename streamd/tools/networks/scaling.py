@@ -178,7 +178,7 @@ class Bounded(nn.Module):
         return torch.minimum(torch.maximum(numbers, self.first), self.last)
 
 
-def past_calendar(decoder_cont: Tensor, context: int, step_seconds: int) -> Tensor:
+def compute_past_calendar(decoder_cont: Tensor, context: int, step_seconds: int) -> Tensor:
     """The calendar of the context, (batch, context, 4), turned back from the first known future step.
 
     The contract gives the calendar of the horizon only; a turn by a known angle gives the rest.

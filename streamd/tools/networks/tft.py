@@ -16,7 +16,7 @@ from streamd.tools.networks.scaling import (
     ScaledWindow,
     WindowRestorer,
     WindowScaler,
-    past_calendar,
+    compute_past_calendar,
 )
 
 
@@ -87,7 +87,7 @@ class TemporalFusionTransformer(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Past (batch, 288, component), future (batch, 96, component) and lag (batch, 96, target)."""
         contract, horizon = self.contract, self.contract.horizon
-        calendar = past_calendar(decoder_cont, contract.context_length, contract.step_seconds)
+        calendar = compute_past_calendar(decoder_cont, contract.context_length, contract.step_seconds)
         status = self.status(self.known_status(encoder_cat[..., 1]))
         past = torch.cat([_pairs(window.compressed, window.observed), calendar, status], dim=-1)
         start = contract.context_length - contract.steps_per_day

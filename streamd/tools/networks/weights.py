@@ -17,7 +17,7 @@ from streamd.regular_files import read_regular
 if TYPE_CHECKING:
     from streamd.tools.networks.contract import NetworkContract
 
-FILE = "weights.safetensors"
+WEIGHTS_FILE = "weights.safetensors"
 PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle", ".torchscript", ".ptl")
 PICKLE_BEGINNINGS = (b"PK\x03\x04", b"\x80")
 """An archive as torch.save writes it, and a bare pickle."""
@@ -44,14 +44,14 @@ def find_weights(given: Path) -> Path:
     """The safetensors file that is meant, by its own path or its folder's; raises `ConfigError`."""
     path = given
     if given.is_dir():
-        path = given / FILE
+        path = given / WEIGHTS_FILE
         pickles = sorted(each.name for each in given.iterdir() if each.suffix.lower() in PICKLES)
         if not path.is_file() and pickles:
             raise ConfigError(f"{given / pickles[0]}: refused: {WHY_NOT_PICKLES}")
     if path.suffix.lower() in PICKLES:
         raise ConfigError(f"{path}: refused: {WHY_NOT_PICKLES}")
     if not path.is_file():
-        raise ConfigError(f"{given}: expected a folder with {FILE}, or a .safetensors file")
+        raise ConfigError(f"{given}: expected a folder with {WEIGHTS_FILE}, or a .safetensors file")
     with path.open("rb") as opened:
         begin = opened.read(9)
     # safetensors begins with the length of its header, of any bytes, and then the header's brace.

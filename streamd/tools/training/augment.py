@@ -137,10 +137,10 @@ class Augmentation:
         hours = torch.rand(batch, device=seconds.device) * 86_400
         other = torch.rand(batch, device=seconds.device) < self.calendar_shift
         start = seconds + day + torch.where(other, hours, 0.0)
-        return calendar_features(start, horizon, step_seconds)
+        return compute_calendar(start, horizon, step_seconds)
 
 
-def calendar_features(start_seconds: Tensor, horizon: int, step_seconds: int) -> Tensor:
+def compute_calendar(start_seconds: Tensor, horizon: int, step_seconds: int) -> Tensor:
     """Sine and cosine of the time of day, then of the week counted from Monday 00:00, at each step's start.
 
     `start_seconds`, (batch,) float32, counts from a Monday 00:00 UTC, so that float32 keeps the seconds.

@@ -9,7 +9,7 @@ import numpy as np
 from streamd.tools.training.backtest import Backtest
 
 
-def baseline_forecasts(backtest: Backtest) -> dict[str, np.ndarray]:
+def make_baseline_forecasts(backtest: Backtest) -> dict[str, np.ndarray]:
     """Name to (window, horizon, metric, quantile) float64, in the order of `backtest.windows`.
 
     `seasonal_naive_q` and `window24h_q` see a day (the former also its errors on the training days),
@@ -23,7 +23,7 @@ def baseline_forecasts(backtest: Backtest) -> dict[str, np.ndarray]:
     for j, metric in enumerate(backtest.scored):
         column = fleet.column(metric)
         filled = {m: carry_forward(fleet.values[m, :, column].astype(float)) for m in {m for m, _ in backtest.windows}}
-        errors = {m: seasonal_errors(fleet.values[m, :, column], filled[m], backtest) for m in filled}
+        errors = {m: compute_seasonal_errors(fleet.values[m, :, column], filled[m], backtest) for m in filled}
         for i, (machine, origin) in enumerate(backtest.windows):
             history = filled[machine][:origin]
             season = history[-day:][: contract.horizon]
@@ -31,7 +31,9 @@ def baseline_forecasts(backtest: Backtest) -> dict[str, np.ndarray]:
             found["seasonal_naive"][i, :, j] = season[:, None]
             found["seasonal_naive_q"][i, :, j] = season[:, None] + errors[machine]
             found["window24h_q"][i, :, j] = np.quantile(history[-day:], contract.quantiles)
-            found["timeofday7d_q"][i, :, j] = time_of_day(history, day, contract.horizon, contract.quantiles)
+            found["timeofday7d_q"][i, :, j] = forecast_from_time_of_day(
+                history, day, contract.horizon, contract.quantiles
+            )
     return found
 
 
@@ -43,7 +45,7 @@ def carry_forward(x: np.ndarray) -> np.ndarray:
     return np.asarray(np.where(np.isnan(filled), x[first[0]] if len(first) else 0.0, filled))
 
 
-def seasonal_errors(series: np.ndarray, filled: np.ndarray, backtest: Backtest) -> np.ndarray:
+def compute_seasonal_errors(series: np.ndarray, filled: np.ndarray, backtest: Backtest) -> np.ndarray:
     """(horizon, quantile) quantiles of the seasonal naive forecast's errors on the training days."""
     contract = backtest.contract
     end, day, horizon = backtest.fleet.splits["train"][1], contract.steps_per_day, contract.horizon
@@ -58,7 +60,7 @@ def seasonal_errors(series: np.ndarray, filled: np.ndarray, backtest: Backtest) 
     return np.asarray(np.nan_to_num(errors).T)
 
 
-def time_of_day(history: np.ndarray, day: int, horizon: int, quantiles: tuple[float, ...]) -> np.ndarray:
+def forecast_from_time_of_day(history: np.ndarray, day: int, horizon: int, quantiles: tuple[float, ...]) -> np.ndarray:
     """(horizon, quantile): quantiles of up to seven days before, within half an hour of the same time."""
     days = min(7, (len(history) - 6) // day)
     offset = np.arange(horizon)[None, None, :] + np.arange(-6, 7)[None, :, None]

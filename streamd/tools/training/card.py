@@ -27,7 +27,7 @@ KNOWN_LIMITS = """\
 """
 
 
-def model_card(name: str, info: dict[str, Any], contract: NetworkContract) -> str:
+def format_model_card(name: str, info: dict[str, Any], contract: NetworkContract) -> str:
     """Markdown from a version's `training_info.json`."""
     figures, config = info["figures"], info["config"]
     lines = [

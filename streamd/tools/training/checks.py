@@ -9,7 +9,7 @@ from streamd.tools.training.backtest import Backtest, Predict
 from streamd.tools.training.fleet import TrainingFleet
 
 
-def robustness(backtest: Backtest, predict: Predict, batch: int = 128, seed: int = 7) -> dict[str, float]:
+def measure_hardship(backtest: Backtest, predict: Predict, batch: int = 128, seed: int = 7) -> dict[str, float]:
     """nPL as it is, and how much worse (1.1: a tenth) under each hardship; a metric is scored if it was reported."""
     whole = backtest.score(backtest.forecasts(predict, batch)).table().set_index("metric").nPL
     found = {"nPL": round(float(whole["ALL"]), 5)}
@@ -54,17 +54,17 @@ def _half(backtest: Backtest, predict: Predict, batch: int, whole: dict[str, flo
     return float(np.mean(ratios))
 
 
-def constants(contract: NetworkContract, predict: Predict) -> float:
+def measure_constant_error(contract: NetworkContract, predict: Predict) -> float:
     """Largest relative deviation of a forecast from a constant window's value, over many magnitudes."""
     values = np.array([0.0, 1e-6, 0.5, 1.0, 42.0, 99.9, 4096.0, 1e9, 3.7e12, -5.0], np.float32)
-    feed = empty_inputs(contract, len(values))
+    feed = make_empty_inputs(contract, len(values))
     feed["encoder_cont"][:] = values[:, None, None]
     out = predict(feed)
     wide = values[:, None, None, None]
     return float((np.abs(out - wide) / np.maximum(np.abs(wide), 1e-9)).max())
 
 
-def empty_inputs(contract: NetworkContract, batch: int) -> dict[str, np.ndarray]:
+def make_empty_inputs(contract: NetworkContract, batch: int) -> dict[str, np.ndarray]:
     """Inputs of the right shapes: zeros, midnight of a Monday."""
     future = np.zeros((batch, contract.horizon, contract.calendar), np.float32)
     future[..., 1::2] = 1.0
@@ -76,7 +76,7 @@ def empty_inputs(contract: NetworkContract, batch: int) -> dict[str, np.ndarray]
     }
 
 
-def hardship_report(
+def score_fleets(
     fleets: list[TrainingFleet], contract: NetworkContract, predict: Predict, mapping: dict[str, int], every: int = 5
 ) -> dict[str, dict[str, float]]:
     """All figures of one model on the fleets' test splits, as training writes them down.
@@ -86,12 +86,14 @@ def hardship_report(
     found: dict[str, dict[str, float]] = {}
     for fleet in fleets:
         backtest = Backtest(fleet, contract)
-        found[fleet.name] = backtest.score(backtest.forecasts(predict)).total() | robustness(backtest, predict)
+        found[fleet.name] = backtest.score(backtest.forecasts(predict)).total() | measure_hardship(backtest, predict)
         if mapping:
             named = Backtest(fleet, contract, mapping=mapping)
-            found[f"{fleet.name}_named"] = named.score(named.forecasts(predict)).total() | robustness(named, predict)
+            found[f"{fleet.name}_named"] = named.score(named.forecasts(predict)).total() | measure_hardship(
+                named, predict
+            )
         fifth = [i for i in range(len(fleet.machines)) if i % every == every - 1]
         part = Backtest(fleet, contract, machines=fifth)
         found[f"{fleet.name}_every_fifth"] = part.score(part.forecasts(predict)).total()
-    found["constants"] = {"largest_relative_error": constants(contract, predict)}
+    found["constants"] = {"largest_relative_error": measure_constant_error(contract, predict)}
     return found

@@ -15,10 +15,10 @@ import torch
 
 from streamd.tools.networks.contract import NetworkContract
 from streamd.tools.training.backtest import STRIDE, Backtest, BacktestScores, Predict
-from streamd.tools.training.baselines import baseline_forecasts
-from streamd.tools.training.checks import constants, robustness
-from streamd.tools.training.fleet import FILES, DataError, TrainingFleet, load_fleet, open_table
-from streamd.tools.training.predictors import onnx_predictor, torch_predictor
+from streamd.tools.training.baselines import make_baseline_forecasts
+from streamd.tools.training.checks import measure_constant_error, measure_hardship
+from streamd.tools.training.fleet import DATASET_FILES, DataError, TrainingFleet, load_fleet, read_training_fleet
+from streamd.tools.training.predictors import make_onnx_predictor, make_torch_predictor
 from streamd.tools.training.release import load_run
 
 
@@ -26,7 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's flags."""
     parser.add_argument("--model", type=Path, required=True, help="engine version's folder, .onnx file or run folder")
     parser.add_argument("--data", type=Path, required=True, help="folder of the data pack, or a fleet file")
-    parser.add_argument("--dataset", action="append", choices=sorted(FILES), help="sets of the pack (default: all)")
+    parser.add_argument(
+        "--dataset", action="append", choices=sorted(DATASET_FILES), help="sets of the pack (default: all)"
+    )
     parser.add_argument("--split", default="test", choices=("train", "val", "test"), help="default: test")
     parser.add_argument("--map", action="append", default=[], metavar="FEATURE=COLUMN", help="for a fleet file")
     parser.add_argument("--stride", type=int, default=STRIDE, help="steps between origins (default: 60, 5 hours)")
@@ -41,13 +43,13 @@ def main(args: argparse.Namespace) -> int:
     contract, predict, label = open_model(args.model, args.threads)
     if args.data.is_file():
         mapping = dict(m.split("=", 1) for m in args.map)
-        fleets = [open_table(args.data, contract.features, mapping, contract.step_seconds)]
+        fleets = [read_training_fleet(args.data, contract.features, mapping, contract.step_seconds)]
     else:
-        fleets = [load_fleet(args.data, name) for name in args.dataset or sorted(FILES)]
+        fleets = [load_fleet(args.data, name) for name in args.dataset or sorted(DATASET_FILES)]
     results: dict[str, Any] = {"model": label, "split": args.split, "stride": args.stride, "fleets": {}}
     for fleet in fleets:
         results["fleets"][fleet.name] = evaluate(fleet, contract, predict, label, args)
-    results["constants"] = constants(contract, predict)
+    results["constants"] = measure_constant_error(contract, predict)
     if args.output is not None:
         args.output.mkdir(parents=True, exist_ok=True)
         (args.output / "evaluation.json").write_text(json.dumps(results, indent=1) + "\n")
@@ -68,10 +70,10 @@ def evaluate(
         raise DataError(f"{fleet.name}: no window's horizon fits into its {args.split} split")
     forecasts = backtest.forecasts(predict)
     scores = {label: backtest.score(forecasts)}
-    scores |= {name: backtest.score(f) for name, f in baseline_forecasts(backtest).items()}
+    scores |= {name: backtest.score(f) for name, f in make_baseline_forecasts(backtest).items()}
     found = summarise(fleet.name, scores)
     if args.hardship:
-        found["hardship"] = robustness(backtest, predict)
+        found["hardship"] = measure_hardship(backtest, predict)
         ratios = {k: v for k, v in found["hardship"].items() if k != "nPL"}
         print("\nnPL under hardship, as a multiple: " + "  ".join(f"{k} {v:.2f}" for k, v in ratios.items()))
     if args.output is not None:
@@ -110,10 +112,10 @@ def open_model(path: Path, threads: int = 0) -> tuple[NetworkContract, Predict, 
             manifest["context_length"], manifest["horizon"], manifest["step_seconds"],
         )  # fmt: skip
         file = path if path.suffix == ".onnx" else path / "model.onnx"
-        return contract, onnx_predictor(file, threads), manifest["name"]
+        return contract, make_onnx_predictor(file, threads), manifest["name"]
     if (path / "weights.safetensors").exists():
         contract = NetworkContract()
-        return contract, torch_predictor(load_run(path, contract), torch.device("cpu")), path.name
+        return contract, make_torch_predictor(load_run(path, contract), torch.device("cpu")), path.name
     raise DataError(f"{path}: neither an engine version (config.json, model.onnx) nor a run (weights.safetensors)")
 
 

@@ -60,7 +60,7 @@ class VersionWriter:
         model = model.to("cpu").eval()
         export_graph(model, self.contract, path)
         log.append(f"wrote model.onnx, {path.stat().st_size:,} bytes, checked by onnx.checker")
-        axis = assert_dynamic_batch(path)
+        axis = check_dynamic_batch(path)
         log.append(f"batch axis is dynamic: {axis!r} on every input and output")
         errors = compare_with_network(model, path, windows, batches)
         worst = max(error for _, error in errors)
@@ -113,7 +113,7 @@ class VersionWriter:
 
 def export_graph(model: nn.Module, contract: NetworkContract, path: Path) -> None:
     """`model` to ONNX with a dynamic batch axis; the example batch is 3, since 1 would be taken as constant."""
-    example = example_inputs(contract, 3)
+    example = make_example_inputs(contract, 3)
     names = [*INPUT_NAMES, OUTPUT_NAME]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns of itself, and of the LSTM's batch, which is asserted
@@ -136,7 +136,7 @@ def export_graph(model: nn.Module, contract: NetworkContract, path: Path) -> Non
     onnx.checker.check_model(str(path), full_check=True)
 
 
-def example_inputs(contract: NetworkContract, batch: int) -> list[Tensor]:
+def make_example_inputs(contract: NetworkContract, batch: int) -> list[Tensor]:
     """Inputs of the right shapes, NaN among them."""
     cont = torch.rand(batch, contract.context_length, len(contract.features)) * 100
     cont[:, ::7] = float("nan")
@@ -145,7 +145,7 @@ def example_inputs(contract: NetworkContract, batch: int) -> list[Tensor]:
     return [cont, past, calendar, torch.zeros(batch, contract.horizon, 2, dtype=torch.int32)]
 
 
-def assert_dynamic_batch(path: Path) -> str:
+def check_dynamic_batch(path: Path) -> str:
     """The name of the batch axis; ValueError when an input or the output has a fixed one."""
     graph = onnx.load(str(path)).graph
     axes = {v.name: v.type.tensor_type.shape.dim[0].dim_param for v in [*graph.input, *graph.output]}
@@ -172,11 +172,11 @@ def compare_with_network(
         rows = (offset + np.arange(batch)) % count
         offset += batch
         feed = {name: t[rows].numpy() for name, t in zip(INPUT_NAMES, windows, strict=True)}
-        found.append((batch, relative_error(session.run([OUTPUT_NAME], feed)[0], reference[rows])))
+        found.append((batch, compute_relative_error(session.run([OUTPUT_NAME], feed)[0], reference[rows])))
     return found
 
 
-def relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
+def compute_relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
     """Largest absolute difference over the largest magnitude, per window and target (batch, horizon, K, 7)."""
     scale = np.abs(expected).max(axis=(1, 3), keepdims=True)
     difference = np.abs(actual - expected) / np.maximum(scale, 1e-30)

@@ -20,7 +20,7 @@ from streamd.tools.fleets import readers, tables
 from streamd.tools.loadtest.errors import UsageError
 from streamd.tools.networks.contract import FEATURE_UNITS
 
-FILES = {"smd": "smd_5min.parquet", "asd": "asd_5min.parquet"}
+DATASET_FILES = {"smd": "smd_5min.parquet", "asd": "asd_5min.parquet"}
 SCORED = {
     "smd": {"cpu_r": "cpu_user", "load_1": "load_average", "mem_u": "mem_used", "eth1_fi": "net_in",
             "eth1_fo": "net_out", "curr_estab": "front_close_wait"},
@@ -73,9 +73,9 @@ class TrainingFleet:
 
 def load_fleet(folder: Path, name: str, step_seconds: int = 300) -> TrainingFleet:
     """One of the data pack's sets by name, with `splits.json` and `feature_map.json` beside it."""
-    if name not in FILES:
-        raise DataError(f"dataset {name!r}: expected one of {sorted(FILES)}")
-    path = folder / FILES[name]
+    if name not in DATASET_FILES:
+        raise DataError(f"dataset {name!r}: expected one of {sorted(DATASET_FILES)}")
+    path = folder / DATASET_FILES[name]
     for file in (path, folder / "splits.json", folder / "feature_map.json"):
         if not file.is_file():
             raise DataError(f"{file}: no such file; expected a folder with {path.name}, splits.json, feature_map.json")
@@ -87,15 +87,17 @@ def load_fleet(folder: Path, name: str, step_seconds: int = 300) -> TrainingFlee
     for feature in FEATURE_UNITS:
         expression = (feature_map.get(feature) or [None])[0]
         if expression is not None and expression not in frame:
-            frame[expression] = derive(frame, expression)
+            frame[expression] = derive_column(frame, expression)
         natural.append(expression)
     slots = {key: ((a - begin) // step_seconds, (b - begin) // step_seconds) for key, (a, b) in splits.items()}
-    machines, columns, values = to_grid(frame, begin, (end - begin) // step_seconds, step_seconds)
+    machines, columns, values = place_on_grid(frame, begin, (end - begin) // step_seconds, step_seconds)
     hashes = {f: hashlib.sha256((folder / f).read_bytes()).hexdigest() for f in (path.name, "splits.json")}
     return TrainingFleet(name, machines, columns, values, natural, begin, step_seconds, slots, hashes)
 
 
-def open_table(path: Path, features: Iterable[str], mapping: dict[str, str], step_seconds: int = 300) -> TrainingFleet:
+def read_training_fleet(
+    path: Path, features: Iterable[str], mapping: dict[str, str], step_seconds: int = 300
+) -> TrainingFleet:
     """Any fleet file: columns that are features by name, or that `mapping` names; the later third is the test.
 
     Splits in time are 60, 10 and 30 %; nothing is learnt from them but the naive forecasts' errors.
@@ -108,7 +110,7 @@ def open_table(path: Path, features: Iterable[str], mapping: dict[str, str], ste
     begin = int(frame["ts"].min()) // step_seconds * step_seconds
     steps = (int(frame["ts"].max()) - begin) // step_seconds + 1
     used = [c for c in dict.fromkeys(natural) if c is not None]
-    machines, columns, values = to_grid(frame[["machine", "ts", *used]], begin, steps, step_seconds)
+    machines, columns, values = place_on_grid(frame[["machine", "ts", *used]], begin, steps, step_seconds)
     first, second = int(steps * 0.6), int(steps * 0.7)
     splits = {"train": (0, first), "val": (first, second), "test": (second, steps)}
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -137,7 +139,7 @@ def _metric(table: tables.Table, name: str) -> np.ndarray:
     return table.columns[name] if table.lines is None else readers.numbers_of(table, name)
 
 
-def derive(frame: pd.DataFrame, expression: str) -> pd.Series:
+def derive_column(frame: pd.DataFrame, expression: str) -> pd.Series:
     """The one derived form in the feature map: `1 - column`."""
     left, _, column = expression.partition(" - ")
     if left != "1" or column not in frame:
@@ -145,7 +147,9 @@ def derive(frame: pd.DataFrame, expression: str) -> pd.Series:
     return 1.0 - frame[column]
 
 
-def to_grid(frame: pd.DataFrame, begin: int, steps: int, step_seconds: int) -> tuple[list[str], list[str], np.ndarray]:
+def place_on_grid(
+    frame: pd.DataFrame, begin: int, steps: int, step_seconds: int
+) -> tuple[list[str], list[str], np.ndarray]:
     """(machine, step, metric) float32; the last sample of a step wins, a step without one is NaN."""
     columns = [c for c in frame.columns if c not in ("machine", "ts")]
     machines = sorted(frame["machine"].astype(str).unique())

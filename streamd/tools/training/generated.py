@@ -13,7 +13,7 @@ from torch import Tensor
 PERIODS = (288.0, 288.0, 288.0, 288.0, 144.0, 96.0, 72.0, 48.0, 36.0, 24.0, 12.0, 6.0)
 
 
-def generate(servers: int, series: int, length: int, device: torch.device, seed: int) -> Tensor:
+def generate_servers(servers: int, series: int, length: int, device: torch.device, seed: int) -> Tensor:
     """(server, series, length) float32, mostly non-negative, each with a deviation of about one.
 
     The series of one server share three hidden causes in random shares, as its metrics do.

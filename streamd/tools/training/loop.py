@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from streamd.tools.networks.contract import NetworkContract
 from streamd.tools.training.config import TrainingConfig
-from streamd.tools.training.loss import masked_pinball
+from streamd.tools.training.loss import compute_masked_loss
 from streamd.tools.training.pool import SeriesPool
 
 Validate = Callable[[nn.Module], dict[str, float]]
@@ -130,7 +130,7 @@ class Trainer:
         half = config.precision == "bf16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half, cache_enabled=False):
             forecast = self.network(*inputs)
-        loss = masked_pinball(forecast.float(), future, weight, self.levels)
+        loss = compute_masked_loss(forecast.float(), future, weight, self.levels)
         self.optimizer.zero_grad(set_to_none=False)
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)

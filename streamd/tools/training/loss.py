@@ -6,19 +6,19 @@ import torch
 from torch import Tensor
 
 
-def pinball_loss(forecast: Tensor, actual: Tensor, levels: Tensor) -> Tensor:
+def compute_pinball_loss(forecast: Tensor, actual: Tensor, levels: Tensor) -> Tensor:
     """Elementwise pinball loss: forecast (..., quantile), actual (...), levels (quantile,) to (..., quantile)."""
     error = actual.unsqueeze(-1) - forecast
     return torch.maximum(levels * error, (levels - 1.0) * error)
 
 
-def masked_pinball(forecast: Tensor, actual: Tensor, weight: Tensor, levels: Tensor, cap: float = 20.0) -> Tensor:
+def compute_masked_loss(forecast: Tensor, actual: Tensor, weight: Tensor, levels: Tensor, cap: float = 20.0) -> Tensor:
     """Mean pinball loss over what was reported.
 
     forecast (batch, horizon, target, quantile), actual (batch, horizon, target) with NaN where missing,
     weight (batch, target). Errors beyond `cap` deviations count as that: one broken series must not steer.
     """
     known = ~actual.isnan()
-    loss = pinball_loss(forecast, torch.nan_to_num(actual), levels).mean(-1).clamp(max=cap)
+    loss = compute_pinball_loss(forecast, torch.nan_to_num(actual), levels).mean(-1).clamp(max=cap)
     share = known * weight.unsqueeze(1)
     return (loss * share).sum() / share.sum().clamp(min=1.0)

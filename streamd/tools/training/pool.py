@@ -103,12 +103,12 @@ class SeriesPool:
         return Draw(values, (self.begin[machine] + start * self.step_seconds).float(), server)
 
 
-def fleet_source(
+def make_fleet_source(
     fleet: TrainingFleet, weight: float, leave_out_every: int = 0, mapping: dict[str, int] | None = None
 ) -> SeriesSource:
     """A fleet's training days as a source; `leave_out_every` 5 leaves out each fifth machine in order of name."""
     split = "train"
-    machines = [i for i in range(len(fleet.machines)) if not left_out(i, leave_out_every)]
+    machines = [i for i in range(len(fleet.machines)) if not is_left_out(i, leave_out_every)]
     values = torch.from_numpy(np.ascontiguousarray(fleet.part(split, machines).transpose(0, 2, 1)))
     columns = list(fleet.columns)
     natural = torch.tensor([-1 if c is None else columns.index(c) for c in fleet.natural])
@@ -117,6 +117,6 @@ def fleet_source(
     return SeriesSource(fleet.name, values, natural, weight, begin % 604_800, identifiers)
 
 
-def left_out(position: int, every: int) -> bool:
+def is_left_out(position: int, every: int) -> bool:
     """Whether the machine at this place in the sorted list is kept from training."""
     return every > 0 and position % every == every - 1

@@ -13,7 +13,7 @@ from streamd.tools.networks.contract import INPUT_NAMES, OUTPUT_NAME
 from streamd.tools.training.backtest import Predict
 
 
-def torch_predictor(model: nn.Module, device: torch.device) -> Predict:
+def make_torch_predictor(model: nn.Module, device: torch.device) -> Predict:
     """A network on `device`, in float32."""
 
     def predict(inputs: dict[str, np.ndarray]) -> np.ndarray:
@@ -24,7 +24,7 @@ def torch_predictor(model: nn.Module, device: torch.device) -> Predict:
     return predict
 
 
-def onnx_predictor(path: Path, threads: int = 0) -> Predict:
+def make_onnx_predictor(path: Path, threads: int = 0) -> Predict:
     """An exported graph on ONNX Runtime's CPU provider; `threads` 0 leaves their number to it."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads

@@ -16,11 +16,11 @@ from streamd.tools.networks.contract import INPUT_NAMES, NetworkContract
 from streamd.tools.networks.registry import build_network
 from streamd.tools.training.backtest import Backtest
 from streamd.tools.training.calibrate import calibrate
-from streamd.tools.training.card import model_card
-from streamd.tools.training.checks import hardship_report
+from streamd.tools.training.card import format_model_card
+from streamd.tools.training.checks import score_fleets
 from streamd.tools.training.export import VersionWriter, write_json
 from streamd.tools.training.fleet import TrainingFleet, load_fleet
-from streamd.tools.training.predictors import onnx_predictor, torch_predictor
+from streamd.tools.training.predictors import make_onnx_predictor, make_torch_predictor
 
 CALIBRATE_ON = ("smd", "asd")
 
@@ -55,17 +55,17 @@ def release(
     contract = NetworkContract()
     model = load_run(run, contract)
     trained_on = [f for f in fleets if info["config"]["sources"].get(f.name)]
-    info["calibration"] = calibrate(model, torch_predictor(model, torch.device("cpu")), trained_on, contract)
+    info["calibration"] = calibrate(model, make_torch_predictor(model, torch.device("cpu")), trained_on, contract)
     info["parameters"] = sum(p.numel() for p in model.parameters())
     if info["steps"] < info["config"]["steps"]:
         info["ended"] = "by its limit of time, to the end of which the learning rate's schedule ran"
     writer = VersionWriter(engine, info["architecture"], contract, default)
-    writer.write(model, info, real_windows(fleets, contract, 1000))
-    predict = onnx_predictor(engine / "model.onnx")
-    info["figures"] = hardship_report(fleets, contract, predict, {})
-    info["ablations"] = {name: shorten(folder) for name, folder in (ablations or {}).items()}
+    writer.write(model, info, sample_windows(fleets, contract, 1000))
+    predict = make_onnx_predictor(engine / "model.onnx")
+    info["figures"] = score_fleets(fleets, contract, predict, {})
+    info["ablations"] = {name: summarize_ablation(folder) for name, folder in (ablations or {}).items()}
     write_json(engine / "training_info.json", info)
-    (engine / "MODEL_CARD.md").write_text(model_card(engine.name, info, contract))
+    (engine / "MODEL_CARD.md").write_text(format_model_card(engine.name, info, contract))
     writer.seal()
     return engine
 
@@ -83,7 +83,7 @@ def load_run(run: Path, contract: NetworkContract) -> nn.Module:
     return model.eval()
 
 
-def real_windows(fleets: list[TrainingFleet], contract: NetworkContract, count: int) -> list[torch.Tensor]:
+def sample_windows(fleets: list[TrainingFleet], contract: NetworkContract, count: int) -> list[torch.Tensor]:
     """`count` windows of the validation days as the four inputs, in units of all magnitudes, some rows missing."""
     parts = []
     for fleet in fleets:
@@ -97,7 +97,7 @@ def real_windows(fleets: list[TrainingFleet], contract: NetworkContract, count: 
     return [torch.from_numpy(joined[name]) for name in INPUT_NAMES]
 
 
-def shorten(run: Path) -> dict[str, Any]:
+def summarize_ablation(run: Path) -> dict[str, Any]:
     """What the model card tells of an ablation."""
     info = json.loads((run / "training_info.json").read_text())
     config = info["config"]

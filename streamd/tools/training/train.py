@@ -15,13 +15,13 @@ from torch import nn
 from streamd.tools.networks.contract import NetworkContract
 from streamd.tools.networks.registry import build_network
 from streamd.tools.training.backtest import Backtest
-from streamd.tools.training.checks import hardship_report
+from streamd.tools.training.checks import score_fleets
 from streamd.tools.training.config import TrainingConfig
 from streamd.tools.training.fleet import TrainingFleet, load_fleet
-from streamd.tools.training.generated import generate
+from streamd.tools.training.generated import generate_servers
 from streamd.tools.training.loop import Trainer
-from streamd.tools.training.pool import SeriesPool, SeriesSource, fleet_source
-from streamd.tools.training.predictors import torch_predictor
+from streamd.tools.training.pool import SeriesPool, SeriesSource, make_fleet_source
+from streamd.tools.training.predictors import make_torch_predictor
 from streamd.tools.training.release import release
 
 
@@ -44,18 +44,18 @@ def main(args: argparse.Namespace) -> int:
     name = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
     device = torch.device(name)
     fleets = [load_fleet(args.data, key) for key in ("smd", "asd")]
-    mapping = server_mapping(config, fleets)
+    mapping = assign_server_ids(config, fleets)
     contract = NetworkContract(servers=1 + len(mapping))
     torch.manual_seed(config.seed)
     model = build_network(config.architecture, contract, **config.model)
-    pool = SeriesPool(sources(config, fleets, device, mapping), device, contract.context_length + contract.horizon,
+    pool = SeriesPool(make_sources(config, fleets, device, mapping), device, contract.context_length + contract.horizon,
                       contract.step_seconds)  # fmt: skip
     trainer = Trainer(model, contract, config, pool, args.output)
     if args.resume and trainer.resume():
         print(f"resumed at step {trainer.done}")
-    trainer.fit(validator(fleets, contract, device), args.seconds, args.quiet)
-    info = describe(
-        config, trainer, fleets, hardship_report(fleets, contract, torch_predictor(trainer.average, device), mapping)
+    trainer.fit(make_validator(fleets, contract, device), args.seconds, args.quiet)
+    info = describe_run(
+        config, trainer, fleets, score_fleets(fleets, contract, make_torch_predictor(trainer.average, device), mapping)
     )
     (args.output / "training_info.json").write_text(json.dumps(info, indent=2) + "\n")
     print(json.dumps(info["figures"], indent=1))
@@ -64,7 +64,7 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def sources(
+def make_sources(
     config: TrainingConfig, fleets: list[TrainingFleet], device: torch.device, mapping: dict[str, int]
 ) -> list[SeriesSource]:
     """The real fleets of the configuration by their shares, and generated servers."""
@@ -72,14 +72,14 @@ def sources(
     for fleet in fleets:
         if weight := config.sources.get(fleet.name, 0.0):
             every = config.leave_out_every if fleet.name == config.leave_out_from else 0
-            found.append(fleet_source(fleet, weight, every, mapping))
+            found.append(make_fleet_source(fleet, weight, every, mapping))
     if config.generated_share > 0:
-        values = generate(config.generated_servers, 14, config.generated_length, device, config.seed)
+        values = generate_servers(config.generated_servers, 14, config.generated_length, device, config.seed)
         found.append(SeriesSource("generated", values, torch.arange(14), config.generated_share, 0))
     return found
 
 
-def server_mapping(config: TrainingConfig, fleets: list[TrainingFleet]) -> dict[str, int]:
+def assign_server_ids(config: TrainingConfig, fleets: list[TrainingFleet]) -> dict[str, int]:
     """Ids from 1 for the machines that are trained on, none where ids are not used."""
     if not config.named_share:
         return {}
@@ -87,21 +87,21 @@ def server_mapping(config: TrainingConfig, fleets: list[TrainingFleet]) -> dict[
     return {name: i for i, name in enumerate(sorted(names), 1)}
 
 
-def validator(
+def make_validator(
     fleets: list[TrainingFleet], contract: NetworkContract, device: torch.device
 ) -> Callable[[nn.Module], dict[str, float]]:
     """nPL on the validation days of each fleet, whatever was trained on."""
     backtests = [Backtest(fleet, contract, "val", stride=36) for fleet in fleets]
 
     def validate(model: nn.Module) -> dict[str, float]:
-        predict = torch_predictor(model, device)
+        predict = make_torch_predictor(model, device)
         scores = {b.fleet.name: b.score(b.forecasts(predict)).total() for b in backtests}
         return {f"{name}_{key}": s[key] for name, s in scores.items() for key in ("nPL", "cov80")}
 
     return validate
 
 
-def describe(
+def describe_run(
     config: TrainingConfig, trainer: Trainer, fleets: list[TrainingFleet], figures: dict[str, Any]
 ) -> dict[str, Any]:
     """`training_info.json`: what it was trained on and how, with its curves and figures."""

@@ -12,9 +12,9 @@ from streamd.tools.engine.gate.windows import ModelInputs, windows_of_fleet
 from streamd.tools.engine.graph.onnx_graph import fold_constants
 from streamd.tools.engine.graph.source import GraphSource, read_source
 from streamd.tools.engine.precision.half import BFLOAT16
-from streamd.tools.engine.precision.kept_nodes import choose_kept, to_half
-from streamd.tools.engine.precision.quantize import Quantizer, movement
-from streamd.tools.engine.precision.ranges import RangeFinder, session_with_outputs
+from streamd.tools.engine.precision.kept_nodes import choose_kept_nodes, convert_to_half
+from streamd.tools.engine.precision.quantize import Quantizer, measure_movement
+from streamd.tools.engine.precision.ranges import RangeFinder, open_session_with_outputs
 
 ROOT = Path(__file__).resolve().parents[3]
 VERSIONS = sorted(path for path in (ROOT / "engines").iterdir() if path.name[0] != "." and path.is_dir())
@@ -38,7 +38,7 @@ def windows(source: GraphSource) -> ModelInputs:
 
 
 def forecasts(model: Any, windows: ModelInputs) -> Any:
-    return session_with_outputs(model, ["predictions"]).run(["predictions"], windows)[0]
+    return open_session_with_outputs(model, ["predictions"]).run(["predictions"], windows)[0]
 
 
 def relative_error(found: Any, wanted: Any) -> float:
@@ -48,9 +48,9 @@ def relative_error(found: Any, wanted: Any) -> float:
 
 def test_float16_is_close_and_keeps_what_meets_raw_units(source: GraphSource, windows: ModelInputs) -> None:
     model = fold_constants(source.model)
-    kept = choose_kept(model, None)
+    kept = choose_kept_nodes(model, None)
     assert {name for name in kept.names if name.startswith(("/scaler/", "/restorer/"))}
-    half = forecasts(to_half(model, kept), windows)
+    half = forecasts(convert_to_half(model, kept), windows)
     wanted = forecasts(model, windows)
     assert np.isfinite(half).all()
     assert 1e-6 < relative_error(half, wanted) <= TOLERANCE
@@ -62,13 +62,13 @@ def test_the_list_names_all_that_does_not_fit(source: GraphSource, windows: Mode
     some = {name: values[:8] for name, values in windows.items()}
     misfits = RangeFinder().find(model, some)
     assert misfits, "raw units do not fit"
-    unlisted = set(choose_kept(model, some).names) - set(choose_kept(model, None).names)
+    unlisted = set(choose_kept_nodes(model, some).names) - set(choose_kept_nodes(model, None).names)
     assert unlisted == set()
 
 
 def test_bfloat16_is_a_sound_graph_with_the_same_signature(source: GraphSource) -> None:
     model = fold_constants(source.model)
-    half = to_half(model, choose_kept(model, None, BFLOAT16), BFLOAT16)
+    half = convert_to_half(model, choose_kept_nodes(model, None, BFLOAT16), BFLOAT16)
     assert [each.name for each in half.graph.output] == ["predictions"]
     assert half.graph.output[0].type.tensor_type.elem_type == 1
     assert any(tensor.data_type == BFLOAT16 for tensor in half.graph.initializer)
@@ -80,6 +80,6 @@ def test_int8_leaves_out_what_it_would_ruin() -> None:
     windows = windows_of_fleet(ROOT / "examples/fleet/servers.csv.gz", source.contract, 24)
     model = fold_constants(source.model)
     quantizer = Quantizer("minmax")
-    quantized = quantizer.quantize(model, windows, choose_kept(model, None))
-    assert movement([forecasts(quantized, windows)], [forecasts(model, windows)]) < 0.06
+    quantized = quantizer.quantize(model, windows, choose_kept_nodes(model, None))
+    assert measure_movement([forecasts(quantized, windows)], [forecasts(model, windows)]) < 0.06
     assert "/anchors/MatMul" in quantizer.left, "it averages over stretches of the window, by a map of ones"

@@ -14,8 +14,8 @@ pytest.importorskip("onnx")
 from streamd.tools.networks.contract import NetworkContract  # noqa: E402
 from streamd.tools.networks.patch import PatchForecaster  # noqa: E402
 from streamd.tools.networks.registry import build_network  # noqa: E402
-from streamd.tools.networks.scaling import QuantileOrder, WindowRestorer, WindowScaler, past_calendar  # noqa: E402
-from streamd.tools.training.augment import calendar_features  # noqa: E402
+from streamd.tools.networks.scaling import QuantileOrder, WindowRestorer, WindowScaler, compute_past_calendar  # noqa: E402
+from streamd.tools.training.augment import compute_calendar  # noqa: E402
 
 
 def run(model: Any, inputs: Any) -> Any:
@@ -158,8 +158,10 @@ def test_only_targets_are_scaled_alike() -> None:
 
 def test_past_calendar_is_the_calendar_of_the_past() -> None:
     start = torch.tensor([86_400.0 * 3 + 7_200, 0.0])
-    future = calendar_features(start + 288 * 300, 96, 300)
-    torch.testing.assert_close(past_calendar(future, 288, 300), calendar_features(start, 288, 300), rtol=0, atol=2e-5)
+    future = compute_calendar(start + 288 * 300, 96, 300)
+    torch.testing.assert_close(
+        compute_past_calendar(future, 288, 300), compute_calendar(start, 288, 300), rtol=0, atol=2e-5
+    )
 
 
 def test_errors_name_what_is_wrong(contract: Any) -> None:

@@ -16,12 +16,12 @@ pytest.importorskip("onnx")
 pd = pytest.importorskip("pandas")
 
 from streamd.tools.training import evaluate  # noqa: E402
-from streamd.tools.training.augment import calendar_features  # noqa: E402
+from streamd.tools.training.augment import compute_calendar  # noqa: E402
 from streamd.tools.training.backtest import Backtest, calendar  # noqa: E402
-from streamd.tools.training.baselines import baseline_forecasts  # noqa: E402
-from streamd.tools.training.checks import constants, robustness  # noqa: E402
+from streamd.tools.training.baselines import make_baseline_forecasts  # noqa: E402
+from streamd.tools.training.checks import measure_constant_error, measure_hardship  # noqa: E402
 from streamd.tools.training.export import VersionWriter  # noqa: E402
-from streamd.tools.training.predictors import torch_predictor  # noqa: E402
+from streamd.tools.training.predictors import make_torch_predictor  # noqa: E402
 
 
 def test_windows_lie_inside_their_split(fleet: Any, contract: Any) -> None:
@@ -52,7 +52,7 @@ def test_a_perfect_forecast_scores_zero_and_a_known_one_its_loss(fleet: Any, con
 
 def test_baselines_on_a_daily_rhythm(fleet: Any, contract: Any) -> None:
     backtest = Backtest(fleet, contract)
-    scores = {name: backtest.score(f).total() for name, f in baseline_forecasts(backtest).items()}
+    scores = {name: backtest.score(f).total() for name, f in make_baseline_forecasts(backtest).items()}
     assert scores["timeofday7d_q"]["nPL"] < scores["window24h_q"]["nPL"] < scores["last_value"]["nPL"]
     assert 0.6 < scores["seasonal_naive_q"]["cov80"] < 0.95
 
@@ -60,18 +60,18 @@ def test_baselines_on_a_daily_rhythm(fleet: Any, contract: Any) -> None:
 def test_calendars_agree(contract: Any) -> None:
     monday = 1_578_268_800
     start = np.array([monday, monday + 3 * 86_400 + 5_400])
-    expected = calendar_features(torch.from_numpy(start - monday).float(), 96, 300).numpy()
+    expected = compute_calendar(torch.from_numpy(start - monday).float(), 96, 300).numpy()
     np.testing.assert_allclose(calendar(start, 96, 300), expected, atol=1e-6)
     np.testing.assert_allclose(calendar(start[:1], 96, 300)[0, 0], [0, 1, 0, 1], atol=1e-6)
 
 
 def test_hardship_and_constants(model: Any, fleet: Any, contract: Any) -> None:
-    predict = torch_predictor(model, torch.device("cpu"))
+    predict = make_torch_predictor(model, torch.device("cpu"))
     backtest = Backtest(fleet, contract, stride=300)
-    found = robustness(backtest, predict)
+    found = measure_hardship(backtest, predict)
     assert {"rows_missing_25%", "context_48", "half_of_features"} <= set(found)
     assert all(np.isfinite(v) for v in found.values())
-    assert constants(contract, predict) == 0.0
+    assert measure_constant_error(contract, predict) == 0.0
 
 
 def test_evaluate_any_fleet_file(

@@ -16,7 +16,7 @@ onnx = pytest.importorskip("onnx")
 
 from streamd.tools.networks.contract import INPUT_NAMES  # noqa: E402
 from streamd.tools.training import export  # noqa: E402
-from streamd.tools.training.predictors import onnx_predictor  # noqa: E402
+from streamd.tools.training.predictors import make_onnx_predictor  # noqa: E402
 
 
 @pytest.fixture
@@ -58,10 +58,10 @@ def test_graph(version: Any) -> None:
 
 def test_a_larger_batch_than_any_compared(version: Any, model: Any, inputs: Any) -> None:
     many = [t.repeat(9, *[1] * (t.ndim - 1)) for t in inputs]
-    out = onnx_predictor(version / "model.onnx", 1)(dict(zip(INPUT_NAMES, (t.numpy() for t in many), strict=True)))
+    out = make_onnx_predictor(version / "model.onnx", 1)(dict(zip(INPUT_NAMES, (t.numpy() for t in many), strict=True)))
     with torch.no_grad():
         expected = model(*many).numpy()
-    assert export.relative_error(out, expected) <= export.TOLERANCE
+    assert export.compute_relative_error(out, expected) <= export.TOLERANCE
 
 
 def test_a_fixed_batch_is_refused(version: Any, tmp_path: Any) -> None:
@@ -69,4 +69,4 @@ def test_a_fixed_batch_is_refused(version: Any, tmp_path: Any) -> None:
     graph.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 3
     onnx.save(graph, tmp_path / "fixed.onnx")
     with pytest.raises(ValueError, match=r"batch axis of \['encoder_cont'\]"):
-        export.assert_dynamic_batch(tmp_path / "fixed.onnx")
+        export.check_dynamic_batch(tmp_path / "fixed.onnx")

@@ -10,7 +10,7 @@ pytest.importorskip("torch", reason="the extra [train] is not installed")
 pytest.importorskip("pandas", reason="the extra [train] is not installed")
 
 from streamd.cli import main
-from streamd.tools.training.fleet import open_table, read_table
+from streamd.tools.training.fleet import read_table, read_training_fleet
 
 TEXT = "machine,ts,cpu_user,note\na,600,1,2\na,1200,3,4\n"
 
@@ -20,7 +20,7 @@ TEXT = "machine,ts,cpu_user,note\na,600,1,2\na,1200,3,4\n"
 def test_a_table_is_read_as_the_replayer_reads_it(tmp_path: Path, text: str, packed: bool) -> None:
     path = tmp_path / ("f.csv.gz" if packed else "f.csv")
     path.write_bytes(gzip.compress(text.encode()) if packed else text.encode())
-    fleet = open_table(path, ["cpu_user", "mem_used"], {"mem_used": "note"})
+    fleet = read_training_fleet(path, ["cpu_user", "mem_used"], {"mem_used": "note"})
     assert (fleet.machines, fleet.begin) == (["a"], 600)
     np.testing.assert_array_equal(fleet.values[0], [[1, 2], [np.nan, np.nan], [3, 4]])
 

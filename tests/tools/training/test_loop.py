@@ -16,10 +16,10 @@ pytest.importorskip("onnx")
 from streamd.tools.networks.registry import build_network  # noqa: E402
 from streamd.tools.training.augment import Augmentation  # noqa: E402
 from streamd.tools.training.config import TrainingConfig  # noqa: E402
-from streamd.tools.training.generated import generate  # noqa: E402
+from streamd.tools.training.generated import generate_servers  # noqa: E402
 from streamd.tools.training.loop import Trainer  # noqa: E402
-from streamd.tools.training.loss import masked_pinball  # noqa: E402
-from streamd.tools.training.pool import SeriesPool, SeriesSource, fleet_source, left_out  # noqa: E402
+from streamd.tools.training.loss import compute_masked_loss  # noqa: E402
+from streamd.tools.training.pool import SeriesPool, SeriesSource, is_left_out, make_fleet_source  # noqa: E402
 
 CPU = torch.device("cpu")
 CONFIG = TrainingConfig(
@@ -30,27 +30,27 @@ CONFIG = TrainingConfig(
 def trainer(fleet: Any, contract: Any, folder: Any, config: Any = CONFIG) -> Any:
     torch.manual_seed(config.seed)
     model = build_network(config.architecture, contract, **config.model)
-    made = SeriesSource("generated", generate(3, 14, 600, CPU, 1), torch.arange(14), 0.5, 0)
-    return Trainer(model, contract, config, SeriesPool([fleet_source(fleet, 1.0), made], CPU, 384, 300), folder)
+    made = SeriesSource("generated", generate_servers(3, 14, 600, CPU, 1), torch.arange(14), 0.5, 0)
+    return Trainer(model, contract, config, SeriesPool([make_fleet_source(fleet, 1.0), made], CPU, 384, 300), folder)
 
 
 def test_the_pool_holds_training_days_only(fleet: Any) -> None:
     fleet.values[:, fleet.splits["train"][1] :] = 1e6
-    pool = SeriesPool([fleet_source(fleet, 1.0)], CPU, 384, 300)
+    pool = SeriesPool([make_fleet_source(fleet, 1.0)], CPU, 384, 300)
     draw = pool.draw(200, 0.5)
     assert torch.nan_to_num(draw.values).max() < 1e4
     assert pool.flat.numel() == 5 * 3 * fleet.splits["train"][1]
 
 
 def test_natural_draws_stand_where_the_map_says(fleet: Any, contract: Any) -> None:
-    draw = SeriesPool([fleet_source(fleet, 1.0)], CPU, 384, 300).draw(50, 1.0)
+    draw = SeriesPool([make_fleet_source(fleet, 1.0)], CPU, 384, 300).draw(50, 1.0)
     reported = (~draw.values.isnan()).any(1).all(0)
     assert [f for f, r in zip(contract.features, reported, strict=True) if r] == ["cpu_user", "mem_used", "net_in"]
     assert (draw.server == 0).all()
 
 
 def test_draws_carry_their_time(fleet: Any) -> None:
-    quiet = fleet_source(fleet, 1.0)
+    quiet = make_fleet_source(fleet, 1.0)
     quiet.values[:] = torch.arange(quiet.values.shape[-1], dtype=torch.float32)
     draw = SeriesPool([quiet], CPU, 384, 300).draw(20, 1.0)
     step = draw.values[:, 0, 0] / (draw.values[:, 1, 0] - draw.values[:, 0, 0])
@@ -58,13 +58,13 @@ def test_draws_carry_their_time(fleet: Any) -> None:
 
 
 def test_machines_left_out_are_left_out(fleet: Any) -> None:
-    assert fleet_source(fleet, 1.0, leave_out_every=5).values.shape[0] == 4
-    assert [left_out(i, 5) for i in range(5)] == [False] * 4 + [True]
+    assert make_fleet_source(fleet, 1.0, leave_out_every=5).values.shape[0] == 4
+    assert [is_left_out(i, 5) for i in range(5)] == [False] * 4 + [True]
 
 
 def test_every_variation_at_once_stays_finite(fleet: Any, contract: Any) -> None:
     most = Augmentation(*[1.0] * len(Augmentation.__dataclass_fields__))
-    pool = SeriesPool([fleet_source(fleet, 1.0)], CPU, 384, 300)
+    pool = SeriesPool([make_fleet_source(fleet, 1.0)], CPU, 384, 300)
     x = most.disturb(most.vary(pool.draw(64, 0.5), 288), 288)
     assert x[~x.isnan()].isfinite().all()
     past = most.hide(x[:, :288])
@@ -74,7 +74,7 @@ def test_every_variation_at_once_stays_finite(fleet: Any, contract: Any) -> None
 
 def test_incidents_begin_in_the_context(fleet: Any) -> None:
     changed = Augmentation(incident=1.0)
-    x = SeriesPool([fleet_source(fleet, 1.0)], CPU, 384, 300).draw(64, 1.0).values
+    x = SeriesPool([make_fleet_source(fleet, 1.0)], CPU, 384, 300).draw(64, 1.0).values
     touched = (changed.disturb(x, 288) != x) & ~x.isnan()
     assert touched.any()
     ahead = touched[:, 288:].any(1)
@@ -82,17 +82,17 @@ def test_incidents_begin_in_the_context(fleet: Any) -> None:
 
 
 def test_generated_series_are_sound() -> None:
-    made = generate(4, 14, 800, CPU, 7)
+    made = generate_servers(4, 14, 800, CPU, 7)
     assert made.shape == (4, 14, 800)
     assert made.isfinite().all()
-    assert torch.equal(made, generate(4, 14, 800, CPU, 7))
+    assert torch.equal(made, generate_servers(4, 14, 800, CPU, 7))
 
 
 def test_pinball_by_hand() -> None:
     levels = torch.tensor([0.1, 0.5])
     forecast = torch.tensor([[[[1.0, 3.0]], [[0.0, 0.0]]]])
     actual = torch.tensor([[[2.0], [math.nan]]])
-    loss = masked_pinball(forecast, actual, torch.ones(1, 1), levels)
+    loss = compute_masked_loss(forecast, actual, torch.ones(1, 1), levels)
     assert loss.item() == pytest.approx((0.1 * 1.0 + 0.5 * 1.0) / 2)
 
 

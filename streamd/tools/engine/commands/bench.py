@@ -100,10 +100,10 @@ def _network_variants(subject: Subject, args: argparse.Namespace, left_out: dict
     """PyTorch on the CPU, and on the GPU where there is one."""
     from streamd.tools.engine.bench.measure import Variant
     from streamd.tools.engine.gate.runners import NetworkRunner
-    from streamd.tools.networks.weights import FILE, load_network
+    from streamd.tools.networks.weights import WEIGHTS_FILE, load_network
 
     folder = subject.source.folder
-    if folder is None or not (folder / FILE).is_file():
+    if folder is None or not (folder / WEIGHTS_FILE).is_file():
         left_out["pytorch"] = "there are no weights in safetensors beside the graph"
         return []
     try:

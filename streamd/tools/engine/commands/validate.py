@@ -179,18 +179,18 @@ def _passes(graph: Any, precision: str, judge: Judge) -> bool:
     from tempfile import TemporaryDirectory
 
     from streamd.tools.engine.gate.runners import run_graph
-    from streamd.tools.engine.graph.onnx_graph import serialized
+    from streamd.tools.engine.graph.onnx_graph import serialize_graph
 
     with TemporaryDirectory() as folder:
         path = Path(folder) / "lower.onnx"
-        path.write_bytes(serialized(graph, path.name))
+        path.write_bytes(serialize_graph(graph, path.name))
         return judge.judge(precision, run_graph(path, judge.judged.windows)).promotable
 
 
 def _lower_graph(subject: Subject, candidate: GateTarget) -> tuple[Any, str]:
     """The graph that a candidate is, or was built from; or None, and why it is not known."""
     from streamd.tools.engine.graph.onnx_graph import fold_constants, read_graph
-    from streamd.tools.engine.precision.kept_nodes import Kept, to_half
+    from streamd.tools.engine.precision.kept_nodes import KeptNodes, convert_to_half
 
     kept_graph = candidate.path.with_suffix(".onnx")
     if candidate.precision == "fp32":
@@ -200,5 +200,5 @@ def _lower_graph(subject: Subject, candidate: GateTarget) -> tuple[Any, str]:
     if kept_graph.is_file():
         return read_graph(kept_graph), ""
     if candidate.precision == "fp16":
-        return to_half(fold_constants(subject.model), Kept(candidate.said.get("kept_because", {}))), ""
+        return convert_to_half(fold_constants(subject.model), KeptNodes(candidate.said.get("kept_because", {}))), ""
     return None, "its graph was not kept: build it with --keep-graphs to see the nodes"

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from streamd.tools.engine.gate.windows import ModelInputs
-from streamd.tools.engine.graph.onnx_graph import OnnxModel, element_types, fold_constants
+from streamd.tools.engine.graph.onnx_graph import OnnxModel, fold_constants, infer_element_types
 from streamd.tools.engine.precision.half import FLOAT, FLOAT16
-from streamd.tools.engine.precision.ranges import session_with_outputs
+from streamd.tools.engine.precision.ranges import open_session_with_outputs
 
 WINDOWS = 4
 GROUP = 40
@@ -67,7 +67,7 @@ def compare_layers(exact: OnnxModel, lower: OnnxModel, windows: ModelInputs) -> 
 
 
 def _errors(exact: OnnxModel, lower: OnnxModel, windows: ModelInputs) -> dict[str, float]:
-    types = element_types(exact), element_types(lower)
+    types = infer_element_types(exact), infer_element_types(lower)
     made = {name for node in lower.graph.node for name in node.output}
     names = [
         name
@@ -78,7 +78,7 @@ def _errors(exact: OnnxModel, lower: OnnxModel, windows: ModelInputs) -> dict[st
     errors: dict[str, float] = {}
     for start in range(0, len(names), GROUP):
         group = names[start : start + GROUP]
-        wanted, found = (session_with_outputs(model, group).run(group, dict(windows)) for model in (exact, lower))
+        wanted, found = (open_session_with_outputs(model, group).run(group, dict(windows)) for model in (exact, lower))
         errors |= {name: _error(*pair) for name, *pair in zip(group, found, wanted, strict=True)}
     return errors
 

@@ -14,7 +14,7 @@ import numpy as np
 from streamd.core.errors import BuildError, StreamdError
 from streamd.inference.runner import Arrays, Runner
 from streamd.tools.engine.gate.truth import random_windows
-from streamd.tools.engine.graph.onnx_graph import OnnxModel, Signature, serialized
+from streamd.tools.engine.graph.onnx_graph import OnnxModel, Signature, serialize_graph
 from streamd.tools.engine.precision.ranges import CalibrationWindows
 
 BATCHES = (1, 3)
@@ -41,7 +41,7 @@ def prove_model(model: OnnxModel, name: str, signature: Signature, windows: Cali
     """The same for a graph that is not written yet."""
     with TemporaryDirectory(prefix="streamd-prove-") as folder:
         path = Path(folder) / name
-        path.write_bytes(serialized(model, name))
+        path.write_bytes(serialize_graph(model, name))
         prove_file(path, signature, windows)
 
 

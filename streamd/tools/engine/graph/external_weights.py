@@ -14,7 +14,7 @@ from typing import Any
 from streamd.repository.files import copy_file
 
 
-def external_tensors(model: Any) -> Iterator[Any]:
+def find_external_tensors(model: Any) -> Iterator[Any]:
     """Yield every tensor of a model whose bytes are in another file."""
     functions = [node for function in model.functions for node in function.node]
     for tensor in (*_tensors_of(model.graph), *_tensors_of_nodes(functions)):
@@ -22,12 +22,12 @@ def external_tensors(model: Any) -> Iterator[Any]:
             yield tensor
 
 
-def embed(model: Any, files: Mapping[str, Path]) -> None:
+def embed_weights(model: Any, files: Mapping[str, Path]) -> None:
     """Put the bytes of all external tensors into the model, in place; raises `ValueError` where some are missing.
 
     `files` are the data files by their path in the graph's folder.
     """
-    for tensor in external_tensors(model):
+    for tensor in find_external_tensors(model):
         entries = _entries(tensor)
         size = int(entries.get("length") or _bytes_of(tensor))
         with files[_location(entries)].open("rb") as file:
@@ -40,7 +40,7 @@ def embed(model: Any, files: Mapping[str, Path]) -> None:
         tensor.raw_data = content
 
 
-def copy_beside(model: Any, files: Mapping[str, Path], graph: Path) -> None:
+def copy_weights_beside(model: Any, files: Mapping[str, Path], graph: Path) -> None:
     """Copy the data files beside `graph` as `<graph>.data`, `<graph>.data2`, ..., and let the model name them so.
 
     A version vouches for plain files only, and their own names may be anything. Raises `RepositoryError`.
@@ -50,7 +50,7 @@ def copy_beside(model: Any, files: Mapping[str, Path], graph: Path) -> None:
     }
     for location, name in names.items():
         copy_file(files[location], graph.with_name(name))
-    for tensor in external_tensors(model):
+    for tensor in find_external_tensors(model):
         for entry in tensor.external_data:
             if entry.key == "location":
                 entry.value = names[str(PurePosixPath(entry.value))]

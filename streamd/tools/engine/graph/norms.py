@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from streamd.tools.engine.graph.onnx_graph import OnnxModel, import_onnx, names_read_inside
+from streamd.tools.engine.graph.onnx_graph import OnnxModel, find_inner_reads, import_onnx
 
 EPSILON = 1e-5
 """The operators' default."""
@@ -20,10 +20,10 @@ EPSILON = 1e-5
 LAST_OPSET = 17
 """From 18 on a mean takes its axes otherwise; 8.6 takes no such graphs."""
 
-MOST_SUMMANDS = 32
+MAX_SUMMANDS = 32
 
 
-def written_out_norms(model: OnnxModel) -> OnnxModel:
+def write_out_norms(model: OnnxModel) -> OnnxModel:
     """Return a folded graph of opset 13 to 17 with norms and sums over the first axis written out, or the given one.
 
     A norm is written out where its weights are constants and the rank of its input is known, a sum where the number
@@ -42,7 +42,7 @@ def written_out_norms(model: OnnxModel) -> OnnxModel:
         write = _WRITERS.get(node.op_type)
         made = write(writer, node) if write is not None else []
         copy.graph.node.extend(made or [node])
-    read = {name for node in copy.graph.node for name in (*node.input, *names_read_inside(node))}
+    read = {name for node in copy.graph.node for name in (*node.input, *find_inner_reads(node))}
     read.update(output.name for output in copy.graph.output)
     for tensor in [tensor for tensor in copy.graph.initializer if tensor.name not in read]:
         copy.graph.initializer.remove(tensor)
@@ -119,7 +119,7 @@ class _Writer:
         """A ReduceSum over the first axis alone as additions, in pairs so that rounding grows with their depth."""
         axes = self.constant(node.input[1]) if len(node.input) > 1 else None
         count = next(iter(self.shapes.get(node.input[0]) or [None]))
-        if axes is None or axes.tolist() != [0] or count is None or not 2 <= count <= MOST_SUMMANDS:
+        if axes is None or axes.tolist() != [0] or count is None or not 2 <= count <= MAX_SUMMANDS:
             return []
         make = _Maker(self, node, 0)
         parts = make.split(node.input[0], count)

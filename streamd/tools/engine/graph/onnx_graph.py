@@ -16,7 +16,7 @@ import numpy as np
 from streamd.core.errors import BuildError, StreamdError
 from streamd.inference.api.backends import OPENERS, OpenOptions, open_runners
 from streamd.repository.external import data_files, whole_bytes
-from streamd.tools.engine.graph.external_weights import embed
+from streamd.tools.engine.graph.external_weights import embed_weights
 
 OPSETS = range(13, 24)
 """Earlier ones lack per-channel quantization and bfloat16; later ones are not known here."""
@@ -29,7 +29,7 @@ TOO_LARGE = (
     " --precision fp32, which copies the files as they are"
 )
 
-NUMBERS = "biuf"
+NUMERIC_KINDS = "biuf"
 """Kinds of numpy types that a batch can be of."""
 
 OnnxModel = Any
@@ -88,7 +88,7 @@ def load_graph(path: Path) -> LoadedGraph:
         files = data_files(path)
         whole = whole_bytes(path) <= LARGEST_MESSAGE_BYTES
         if whole and files:
-            embed(model, files)
+            embed_weights(model, files)
         _complete_outputs(model, path)
         if whole:
             onnx.checker.check_model(model, full_check=True)
@@ -97,7 +97,7 @@ def load_graph(path: Path) -> LoadedGraph:
     except Exception as exc:  # the checker's errors and protobuf's share no class
         raise BuildError(f"{path}: not a sound ONNX model: {_first_line(exc)}") from exc
     check_opset(model, path)
-    signature_of(model, path)
+    extract_signature(model, path)
     return LoadedGraph(model, whole)
 
 
@@ -132,7 +132,7 @@ def _axes_by_running(path: Path) -> dict[str, int]:
         return {name: values.ndim for name, values in runner.run(rows).items()}
 
 
-def serialized(model: OnnxModel, what: Path | str) -> bytes:
+def serialize_graph(model: OnnxModel, what: Path | str) -> bytes:
     """A graph's bytes; raises `BuildError` where one protobuf cannot hold them."""
     try:
         content: bytes = model.SerializeToString()
@@ -155,7 +155,7 @@ def check_opset(model: OnnxModel, source: Path | str) -> int:
     return opset
 
 
-def signature_of(model: OnnxModel, source: Path | str) -> Signature:
+def extract_signature(model: OnnxModel, source: Path | str) -> Signature:
     """Return the signature; raises `BuildError` where an axis is not as a batched engine needs it.
 
     The first axis of every input and output must be dynamic, all other axes of the inputs fixed.
@@ -174,12 +174,19 @@ def signature_of(model: OnnxModel, source: Path | str) -> Signature:
     return Signature(inputs, outputs)
 
 
-CHANCE = frozenset(
+RANDOM_OPERATORS = frozenset(
     {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
 )
 """Operators that give other numbers each time."""
 
-LEFT_UNFOLDED = CHANCE | {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "If", "Loop", "Scan"}
+UNFOLDED_OPERATORS = RANDOM_OPERATORS | {
+    "QuantizeLinear",
+    "DequantizeLinear",
+    "DynamicQuantizeLinear",
+    "If",
+    "Loop",
+    "Scan",
+}
 """Operators that stay whatever they read: quantizers speak to the engine, and chance is no constant."""
 
 LARGEST_FOLDED_BYTES = 16 * 2**20
@@ -218,8 +225,8 @@ def _compute_constants(model: OnnxModel) -> None:
     del graph.node[:]
     for node in nodes:
         given = [name for name in node.input if name]
-        foldable = given and node.op_type not in LEFT_UNFOLDED and constants.keys() >= set(given)
-        fixed = outputs.intersection(node.output) or any(names_read_inside(node))
+        foldable = given and node.op_type not in UNFOLDED_OPERATORS and constants.keys() >= set(given)
+        fixed = outputs.intersection(node.output) or any(find_inner_reads(node))
         made = (
             _computed(node, [constants[name] for name in dict.fromkeys(given)], model) if foldable and not fixed else []
         )
@@ -228,7 +235,7 @@ def _compute_constants(model: OnnxModel) -> None:
         graph.node.extend([] if made else [node])
     if len(graph.node) == len(nodes):
         return
-    read = {name for node in graph.node for name in (*node.input, *names_read_inside(node))} | outputs
+    read = {name for node in graph.node for name in (*node.input, *find_inner_reads(node))} | outputs
     for tensor in [tensor for tensor in graph.initializer if tensor.name not in read]:
         graph.initializer.remove(tensor)
 
@@ -261,7 +268,7 @@ def name_nodes(model: OnnxModel) -> None:
         seen.add(node.name)
 
 
-def element_types(model: OnnxModel) -> dict[str, int]:
+def infer_element_types(model: OnnxModel) -> dict[str, int]:
     """The ONNX element type of every tensor by name, inferred where the file does not say."""
     onnx = import_onnx()
     graph = onnx.shape_inference.infer_shapes(model).graph
@@ -270,14 +277,14 @@ def element_types(model: OnnxModel) -> dict[str, int]:
     return types | {tensor.name: tensor.data_type for tensor in graph.initializer}
 
 
-def names_read_inside(node: Any) -> Iterator[str]:
+def find_inner_reads(node: Any) -> Iterator[str]:
     """Names that the subgraphs of a node (`If`, `Loop`, `Scan`) read: tensors of the graph around them among these."""
     for attribute in node.attribute:
         for graph in (attribute.g, *attribute.graphs):
             yield from (value.name for value in graph.output)
             for inner in graph.node:
                 yield from inner.input
-                yield from names_read_inside(inner)
+                yield from find_inner_reads(inner)
 
 
 def import_onnx() -> Any:
@@ -298,7 +305,7 @@ def _spec(value: Any, kind: str, source: Path | str) -> GraphTensorSpec:
     if not value.type.HasField("tensor_type"):
         raise BuildError(f"{source}: {kind} {value.name!r} is no tensor; expected tensors only")
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
-    if dtype.kind not in NUMBERS:
+    if dtype.kind not in NUMERIC_KINDS:
         what = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
         raise BuildError(f"{source}: {kind} {value.name!r} is of type {what}; expected numbers that numpy has")
     dims = list(tensor.shape.dim)

@@ -14,7 +14,7 @@ from streamd.core.errors import BuildError, ConfigError, RepositoryError
 from streamd.regular_files import read_regular
 from streamd.repository.manifest import read_manifest
 from streamd.repository.versions import load_version
-from streamd.tools.engine.graph.onnx_graph import TOO_LARGE, OnnxModel, Signature, load_graph, signature_of
+from streamd.tools.engine.graph.onnx_graph import TOO_LARGE, OnnxModel, Signature, extract_signature, load_graph
 
 _STAMPED = re.compile(r"(_tensorrt)?_\d{8}_\d{6}$")
 
@@ -68,16 +68,16 @@ def read_source(onnx: Path | None, version: Path | None, config: Path | None, *,
 
 def _source(onnx: Path, folder: Path | None, config: Path | None) -> GraphSource:
     loaded = load_graph(onnx)
-    model, signature = loaded.model, signature_of(loaded.model, onnx)
+    model, signature = loaded.model, extract_signature(loaded.model, onnx)
     if config is None:
         return GraphSource(onnx, model, signature, folder, None, None, loaded.whole)
     contract = read_manifest(config).contract()
-    check_forecaster(signature, contract, onnx)
+    check_model_inputs(signature, contract, onnx)
     manifest: dict[str, Any] = msgspec.json.decode(read_regular(config), type=dict[str, Any])
     return GraphSource(onnx, model, signature, folder, manifest, contract, loaded.whole)
 
 
-def check_forecaster(signature: Signature, contract: ModelContract, source: Path) -> None:
+def check_model_inputs(signature: Signature, contract: ModelContract, source: Path) -> None:
     """Raise `RepositoryError` where a graph's inputs are not those of its manifest."""
     found = {spec.name: spec.shape for spec in signature.inputs}
     if found != contract.input_shapes:

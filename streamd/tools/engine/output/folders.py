@@ -19,8 +19,8 @@ import msgspec
 from streamd.repository.conversion import graph_sha256
 from streamd.repository.external import data_files
 from streamd.repository.files import copy_file, replace_file
-from streamd.tools.engine.graph.external_weights import copy_beside
-from streamd.tools.engine.graph.onnx_graph import serialized
+from streamd.tools.engine.graph.external_weights import copy_weights_beside
+from streamd.tools.engine.graph.onnx_graph import serialize_graph
 from streamd.tools.engine.graph.source import GraphSource
 from streamd.tools.engine.output.atomic_version import NewVersion, make_folder, write_json
 from streamd.tools.engine.plan.builder import DEFAULT_BUCKETS, BuildSettings
@@ -76,10 +76,10 @@ class PlansFolder:
             for number, graph in enumerate(made.graphs, 1):
                 suffix = f".stage{number}.onnx" if len(made.graphs) > 1 else ".onnx"
                 place = path.with_suffix(suffix)
-                replace_file(place, serialized(graph.model, place))
+                replace_file(place, serialize_graph(graph.model, place))
             if made.whole is not None:
                 whole = path.with_suffix(".onnx")
-                replace_file(whole, serialized(made.whole, whole))
+                replace_file(whole, serialize_graph(made.whole, whole))
         entry = plan_entry(made, settings, about, path, self._source_sha256)
         self.plans[made.precision] = entry
         kept = len(entry["kept_fp32"])
@@ -94,7 +94,7 @@ class PlansFolder:
         if made.precision == "fp32":
             self._write_source(path)
         else:
-            replace_file(path, serialized(made.model, path))
+            replace_file(path, serialize_graph(made.model, path))
         entry = graph_entry(made, about, path, self._source_sha256)
         self.graphs[made.precision] = entry
         kept = len(entry["kept_fp32"])
@@ -130,8 +130,8 @@ class PlansFolder:
         if not self.source.whole:
             model = type(model)()
             model.CopyFrom(self.source.model)
-            copy_beside(model, files, path)
-        replace_file(path, serialized(model, path))
+            copy_weights_beside(model, files, path)
+        replace_file(path, serialize_graph(model, path))
 
     def _take_off_record(self, precision: str, *kinds: str) -> None:
         """Before a file changes: the record no longer says anything of it."""

@@ -14,9 +14,9 @@ import numpy as np
 
 from streamd.tools.engine.graph.onnx_graph import OnnxModel, import_onnx
 
-MOST_TOKENS = 128
-SHORT_SET = 32
-MASKED = -1e4
+MAX_JOINED_TOKENS = 128
+MAX_SET_TOKENS = 32
+MASK_VALUE = -1e4
 """Within half precision, and far enough below any score: its exponential is zero."""
 
 
@@ -38,7 +38,7 @@ class _Attention:
     tokens: int
 
 
-def joined_attention(model: OnnxModel) -> OnnxModel:
+def join_attention(model: OnnxModel) -> OnnxModel:
     """Return a folded graph whose attention within short sets runs for several sets at once, or the given one.
 
     Found is what exporters write of multi-head attention over (set, token, width): three Reshapes to (-1, token,
@@ -93,13 +93,13 @@ class _Finder:
         if len({tuple(shape) for shape in shapes if shape is not None}) != 1 or not self._goes_back(after[0]):
             return None
         tokens = int(shapes[0][1]) if shapes[0] is not None else 0
-        return _Attention(reshapes, softmax, tokens) if 0 < tokens <= SHORT_SET else None
+        return _Attention(reshapes, softmax, tokens) if 0 < tokens <= MAX_SET_TOKENS else None
 
     def sets_to_join(self, found: _Attention) -> int:
-        """The most sets that every batch has a whole multiple of and that make no more than `MOST_TOKENS`."""
+        """The most sets that every batch has a whole multiple of and that make no more than `MAX_JOINED_TOKENS`."""
         sets = {next(iter(self.shapes.get(each.output[0]) or [0])) for each in found.reshapes}
         count = sets.pop() if len(sets) == 1 else 0
-        fitting = [n for n in range(1, count + 1) if count % n == 0 and n * found.tokens <= MOST_TOKENS]
+        fitting = [n for n in range(1, count + 1) if count % n == 0 and n * found.tokens <= MAX_JOINED_TOKENS]
         return max(fitting, default=1)
 
     def join(self, found: _Attention, sets: int) -> None:
@@ -110,7 +110,7 @@ class _Finder:
             assert shape is not None
             node.input[1] = self._add(f"{node.name}/joined", np.array([-1, length, *shape[2:]], np.int64))
         of = np.arange(length) // found.tokens
-        mask = np.where(of[:, None] == of[None, :], 0.0, MASKED).astype(np.float32).reshape(1, 1, length, length)
+        mask = np.where(of[:, None] == of[None, :], 0.0, MASK_VALUE).astype(np.float32).reshape(1, 1, length, length)
         name = f"{found.softmax.name}/own_set"
         added = self.onnx.helper.make_node(
             "Add", [found.softmax.input[0], self._add(f"{name}_mask", mask)], [name], name=f"{name}_node"

@@ -14,7 +14,7 @@ from typing import Any
 
 from streamd.core.errors import BuildError
 from streamd.inference.tensorrt.plan_file import describe_stage, pack_stages
-from streamd.tools.engine.graph.onnx_graph import OnnxModel, Signature, serialized
+from streamd.tools.engine.graph.onnx_graph import OnnxModel, Signature, serialize_graph
 from streamd.tools.engine.plan.library import TensorRt
 from streamd.tools.engine.plan.monitor import make_monitor
 from streamd.tools.engine.plan.pins import pin_layers
@@ -154,7 +154,7 @@ class PlanBuilder:
             self._tell(f"TensorRT {severity}: {message}")
 
     def _parse(self, parser: Any, model: OnnxModel, name: str) -> None:
-        if parser.parse(serialized(model, name)):
+        if parser.parse(serialize_graph(model, name)):
             return
         reasons = []
         for index in range(parser.num_errors):

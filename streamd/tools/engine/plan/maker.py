@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from streamd.core.errors import BuildError
-from streamd.tools.engine.graph.onnx_graph import OnnxModel, Signature, signature_of
-from streamd.tools.engine.plan.attention import joined_attention
+from streamd.tools.engine.graph.onnx_graph import OnnxModel, Signature, extract_signature
+from streamd.tools.engine.plan.attention import join_attention
 from streamd.tools.engine.plan.builder import BuiltPlan, PlanBuilder, PlanGraph
 from streamd.tools.engine.plan.stages import Stage, cut_into_stages
 from streamd.tools.engine.precision.graphs import GraphMaker
 from streamd.tools.engine.precision.graphs import PrecisionOptions as PrecisionOptions
 from streamd.tools.engine.precision.half import BFLOAT16, FLOAT16, HALF_SCALES_OPSET
-from streamd.tools.engine.precision.kept_nodes import Kept, raise_opset, to_half
+from streamd.tools.engine.precision.kept_nodes import KeptNodes, convert_to_half, raise_opset
 
 HALVES = {"fp16": FLOAT16, "bf16": BFLOAT16}
 
@@ -27,7 +27,7 @@ class PreparedPlan:
 
     precision: str
     graphs: tuple[PlanGraph, ...]
-    kept: Kept
+    kept: KeptNodes
     typed: bool
     whole: OnnxModel | None = None
     """The graph before it was cut into stages, where that runs in this precision as it is."""
@@ -69,7 +69,7 @@ class PlanMaker:
         strong = typed and self.library.strongly_typed
         if precision == "fp32":
             graph = PlanGraph(self.model, self.signature, strong)
-            return PreparedPlan(precision=precision, graphs=(graph,), kept=Kept(), typed=typed)
+            return PreparedPlan(precision=precision, graphs=(graph,), kept=KeptNodes(), typed=typed)
         if precision == "bf16" and not self.library.has_bfloat16:
             raise BuildError(f"bf16: TensorRT {self.library.version} has no bfloat16; expected 9 or later, or fp16")
         element = HALVES.get(precision, FLOAT16)
@@ -80,7 +80,7 @@ class PlanMaker:
             if precision == "int8":
                 # Only from this opset on do scales in half precision let the quantizers fuse with half products.
                 model = raise_opset(model, max(HALF_SCALES_OPSET, _opset(model)))
-            graph = PlanGraph(to_half(model, kept, element), self.signature, strongly_typed=True)
+            graph = PlanGraph(convert_to_half(model, kept, element), self.signature, strongly_typed=True)
             return PreparedPlan(precision=precision, graphs=(graph,), kept=kept, typed=typed)
         hinted = typed and precision in HALVES
         flags = (precision.upper(),) if precision in HALVES else ("INT8", "FP16")
@@ -89,14 +89,14 @@ class PlanMaker:
         return PreparedPlan(precision=precision, graphs=graphs, kept=kept, typed=typed, whole=whole)
 
     def _flagged(
-        self, model: OnnxModel, kept: Kept, flags: tuple[str, ...], element: int | None
-    ) -> tuple[tuple[PlanGraph, ...], Kept]:
+        self, model: OnnxModel, kept: KeptNodes, flags: tuple[str, ...], element: int | None
+    ) -> tuple[tuple[PlanGraph, ...], KeptNodes]:
         """Stages in float32 about a core with flags, which carries the types of `element` too where that is given.
 
         Of the core only what does not fit is pinned: 8.6 sums norms in float32 by itself, and with them pinned it may
         run the whole core in float32.
         """
-        stages = cut_into_stages(joined_attention(model))
+        stages = cut_into_stages(join_attention(model))
         core = next(stage.model for stage in stages if stage.is_core)
         pinned = set(kept.misfits).intersection(node.name for node in core.graph.node)
         graphs = []
@@ -104,7 +104,7 @@ class PlanMaker:
             if not stage.is_core:
                 graphs.append(PlanGraph(stage.model, self._signature(stage.model, stages), strongly_typed=False))
                 continue
-            taken = core if element is None else to_half(core, kept, element)
+            taken = core if element is None else convert_to_half(core, kept, element)
             names = tuple(node.name for node in core.graph.node if node.name in pinned)
             graphs.append(PlanGraph(taken, self._signature(core, stages), False, flags, names))
         low = {node.name for node in core.graph.node} - pinned
@@ -112,10 +112,10 @@ class PlanMaker:
         for node in model.graph.node:
             if node.name not in low:
                 reasons[node.name] = kept.reasons.get(node.name, "computed again for a stage that meets raw units")
-        return tuple(graphs), Kept(reasons, kept.not_quantized)
+        return tuple(graphs), KeptNodes(reasons, kept.not_quantized)
 
     def _signature(self, model: OnnxModel, stages: tuple[Stage, ...]) -> Signature:
-        return self.signature if len(stages) == 1 else signature_of(model, "a stage of the graph")
+        return self.signature if len(stages) == 1 else extract_signature(model, "a stage of the graph")
 
     def _typed(self, precision: str) -> bool:
         """Whether the graph itself carries lower precision.

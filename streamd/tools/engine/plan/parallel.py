@@ -20,7 +20,7 @@ import msgspec
 
 from streamd.core.errors import BuildError
 from streamd.inference.tensorrt.plan_file import pack_alternatives
-from streamd.tools.engine.graph.onnx_graph import serialized
+from streamd.tools.engine.graph.onnx_graph import serialize_graph
 from streamd.tools.engine.plan.builder import BuildSettings, BuiltPlan, Profile
 from streamd.tools.engine.plan.maker import MadePlan, PreparedPlan
 from streamd.tools.engine.plan.worker import JOB, PLAN, RESULT, BuildJob, BuildResult, GraphFile
@@ -104,7 +104,7 @@ class BuildPool:
         files = []
         for number, graph in enumerate(prepared.graphs):
             name = f"{prepared.precision}-{number}.onnx"
-            (folder / name).write_bytes(serialized(graph.model, name))
+            (folder / name).write_bytes(serialize_graph(graph.model, name))
             files.append(GraphFile(f"../{name}", graph.strongly_typed, graph.flags, graph.pinned))
         return tuple(files)
 

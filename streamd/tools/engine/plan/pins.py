@@ -21,7 +21,7 @@ def pin_layers(library: TensorRt, network: Any, pinned: Iterable[str], nodes: It
     trt = library.module
     wanted, known = set(pinned), set(nodes)
     layers = [network.get_layer(index) for index in range(network.num_layers)]
-    owners = [node_of(layer.name, known) for layer in layers]
+    owners = [find_node_of_layer(layer.name, known) for layer in layers]
     chosen = {index for index, owner in enumerate(owners) if owner in wanted}
     borders = {int(getattr(trt.LayerType, name)) for name in LOOP_TYPES if hasattr(trt.LayerType, name)}
     helpers = {
@@ -36,7 +36,7 @@ def pin_layers(library: TensorRt, network: Any, pinned: Iterable[str], nodes: It
     return sum(_pin(trt, layers[index]) for index in sorted(chosen))
 
 
-def node_of(layer: str, nodes: set[str]) -> str | None:
+def find_node_of_layer(layer: str, nodes: set[str]) -> str | None:
     """The node that a layer is of, by its name (further layers of a node are numbered); None for helpers."""
     if layer in nodes:
         return layer

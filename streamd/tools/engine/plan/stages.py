@@ -12,10 +12,16 @@ from typing import Any
 import numpy as np
 
 from streamd.core.errors import BuildError
-from streamd.tools.engine.graph.onnx_graph import CHANCE, OnnxModel, import_onnx, names_read_inside, signature_of
+from streamd.tools.engine.graph.onnx_graph import (
+    RANDOM_OPERATORS,
+    OnnxModel,
+    extract_signature,
+    find_inner_reads,
+    import_onnx,
+)
 from streamd.tools.engine.precision.half import QUANTIZERS
 from streamd.tools.engine.precision.kept_nodes import PINNED_PREFIXES
-from streamd.tools.engine.precision.ranges import session_with_outputs
+from streamd.tools.engine.precision.ranges import open_session_with_outputs
 
 BEFORE, CORE, AFTER = range(3)
 
@@ -86,7 +92,7 @@ def _places(model: OnnxModel, prefixes: tuple[str, ...]) -> list[int]:
 
 def _reads(node: Any) -> list[str]:
     """Names of tensors that a node reads, by itself or in graphs within it."""
-    return [name for name in (*node.input, *names_read_inside(node)) if name]
+    return [name for name in (*node.input, *find_inner_reads(node)) if name]
 
 
 @dataclass(frozen=True)
@@ -162,7 +168,7 @@ class _Cutter:
 
     def _check_again(self, maker: int, name: str) -> None:
         node = self.nodes[maker]
-        if node.op_type in CHANCE:
+        if node.op_type in RANDOM_OPERATORS:
             raise BuildError(
                 f"tensor {name!r} of node {node.name} ({node.op_type}) has no batch axis to cross between stages by,"
                 " and computed again it would be another; expected the batch axis first"
@@ -171,10 +177,10 @@ class _Cutter:
     def _measure(self, names: list[str]) -> Mapping[str, Any]:
         """Those of the tensors that have the batch axis first, and no other axis that changes with it, described."""
         onnx = import_onnx()
-        specs = signature_of(self.model, "the graph to cut into stages").inputs
+        specs = extract_signature(self.model, "the graph to cut into stages").inputs
         runs = []
         try:
-            session = session_with_outputs(self.model, names)
+            session = open_session_with_outputs(self.model, names)
             for size in MEASURED_BATCHES:
                 shapes = {spec.name: (size, *(axis or 0 for axis in spec.shape)) for spec in specs}  # none is open
                 runs.append(session.run(names, {each.name: np.zeros(shapes[each.name], each.dtype) for each in specs}))

@@ -13,7 +13,7 @@ import msgspec
 
 from streamd.core.errors import StreamdError
 from streamd.inference import cuda
-from streamd.tools.engine.graph.onnx_graph import import_onnx, signature_of
+from streamd.tools.engine.graph.onnx_graph import extract_signature, import_onnx
 from streamd.tools.engine.plan.builder import BuildSettings, PlanBuilder, PlanGraph, Profile
 from streamd.tools.engine.plan.library import load_builder
 from streamd.tools.engine.progress import Progress
@@ -75,7 +75,7 @@ def build_plans(folder: Path) -> None:
     graphs = []
     for file in job.graphs:
         model = onnx.load(str(folder / file.path))
-        signature = signature_of(model, file.path)
+        signature = extract_signature(model, file.path)
         graphs.append(PlanGraph(model, signature, file.strongly_typed, file.flags, file.pinned))
     plan = builder.build_stages(graphs, job.name)
     (folder / PLAN).write_bytes(memoryview(plan.content).cast("B"))

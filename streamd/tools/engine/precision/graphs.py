@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from streamd.core.errors import BuildError
-from streamd.tools.engine.graph.norms import written_out_norms
+from streamd.tools.engine.graph.norms import write_out_norms
 from streamd.tools.engine.graph.onnx_graph import OnnxModel, fold_constants
 from streamd.tools.engine.precision.half import FLOAT16
-from streamd.tools.engine.precision.kept_nodes import SENSITIVE_OPERATORS, Kept, choose_kept, to_half
+from streamd.tools.engine.precision.kept_nodes import SENSITIVE_OPERATORS, KeptNodes, choose_kept_nodes, convert_to_half
 from streamd.tools.engine.precision.quantize import LARGEST_MOVE, Quantizer
 from streamd.tools.engine.precision.ranges import CalibrationWindows
 from streamd.tools.engine.progress import Progress
@@ -46,7 +46,7 @@ class MadeGraph:
 
     precision: str
     model: OnnxModel
-    kept: Kept
+    kept: KeptNodes
     seconds: float
 
 
@@ -66,29 +66,29 @@ class GraphMaker:
         self._given, self._norms_written_out = model, norms_written_out
         self.progress = progress or Progress(quiet=True)
         self._note = note or self.progress.line
-        self._kept: dict[int, Kept] = {}
+        self._kept: dict[int, KeptNodes] = {}
 
     @cached_property
     def model(self) -> OnnxModel:
         """The float32 graph with constants folded: what all others are made of."""
         folded = fold_constants(self._given)
-        return written_out_norms(folded) if self._norms_written_out else folded
+        return write_out_norms(folded) if self._norms_written_out else folded
 
     def make(self, precision: str) -> MadeGraph:
         """The graph of a precision for ONNX Runtime, in float32 the given one itself; raises `BuildError`."""
         began = time.monotonic()
         if precision == "fp32":
-            model, kept = self._given, Kept()
+            model, kept = self._given, KeptNodes()
         elif precision == "fp16":
             kept = self.keep(FLOAT16)
-            model = to_half(self.model, kept)
+            model = convert_to_half(self.model, kept)
         elif precision == "int8":
             model, kept = self.quantized(self.keep(FLOAT16))
         else:
             raise BuildError(f"{precision}: ONNX Runtime has no kernels for it; expected fp32, fp16 or int8")
         return MadeGraph(precision, model, kept, time.monotonic() - began)
 
-    def keep(self, element: int) -> Kept:
+    def keep(self, element: int) -> KeptNodes:
         """The nodes to keep in float32 beside a type of half precision; found once."""
         if element not in self._kept:
             windows = self.options.windows
@@ -97,10 +97,10 @@ class GraphMaker:
                 self._note("no --calibration-data: what overflows half precision is not looked for")
             with self.progress.job("comparing with half precision", 0) as job:
                 operators = self.options.sensitive_operators
-                self._kept[element] = choose_kept(self.model, compared, element, operators=operators, told=job.to)
+                self._kept[element] = choose_kept_nodes(self.model, compared, element, operators=operators, told=job.to)
         return self._kept[element]
 
-    def quantized(self, kept: Kept) -> tuple[OnnxModel, Kept]:
+    def quantized(self, kept: KeptNodes) -> tuple[OnnxModel, KeptNodes]:
         """The graph with Q/DQ pairs, and what is kept in float32 or merely not quantized."""
         windows = self.options.windows
         if windows is None:
@@ -110,4 +110,4 @@ class GraphMaker:
         quantizer = Quantizer(self.options.calibration, self.options.per_channel, self.options.largest_move)
         with self.progress.job("int8: comparing each product", 0) as job:
             model = quantizer.quantize(self.model, windows, kept, told=job.to)
-        return model, Kept(kept.reasons, quantizer.left)
+        return model, KeptNodes(kept.reasons, quantizer.left)

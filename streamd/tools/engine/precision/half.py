@@ -11,12 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from streamd.tools.engine.graph.onnx_graph import CHANCE, OnnxModel, element_types, import_onnx, names_read_inside
+from streamd.tools.engine.graph.onnx_graph import (
+    RANDOM_OPERATORS,
+    OnnxModel,
+    find_inner_reads,
+    import_onnx,
+    infer_element_types,
+)
 
 FLOAT, FLOAT16, BFLOAT16 = 1, 10, 16
 """ONNX's element types."""
 
-ALWAYS_FLOAT_OPERATORS = CHANCE | {
+ALWAYS_FLOAT_OPERATORS = RANDOM_OPERATORS | {
     *("ConstantOfShape", "EyeLike", "Range", "CumSum", "TopK", "NonMaxSuppression", "DynamicQuantizeLinear"),
     *("If", "Loop", "Scan"),
 }
@@ -36,7 +42,7 @@ class HalfConverter:
     def __init__(self, model: OnnxModel, kept: Iterable[str], element: int) -> None:
         self.model, self.graph, self.element = model, model.graph, element
         self.kept = set(kept) | self._must_be_kept()
-        types = element_types(model)
+        types = infer_element_types(model)
         self.stored = {name: FLOAT for name, kind in types.items() if kind == FLOAT}
         """The type, now, of every tensor that was float32."""
         self.weights = {tensor.name: tensor for tensor in self.graph.initializer}
@@ -64,7 +70,7 @@ class HalfConverter:
         """Nodes that no list needs to name: of operators that are float32 only, or read by a graph within a node."""
         opset = next(entry.version for entry in self.model.opset_import if entry.domain in ("", "ai.onnx"))
         operators = ALWAYS_FLOAT_OPERATORS | (QUANTIZERS if opset < HALF_SCALES_OPSET else frozenset())
-        inside = {name for node in self.graph.node for name in names_read_inside(node)}
+        inside = {name for node in self.graph.node for name in find_inner_reads(node)}
         return {n.name for n in self.graph.node if n.op_type in operators or inside.intersection(n.output)}
 
     def _as(self, name: str, wanted: int) -> str:
@@ -104,7 +110,7 @@ class HalfConverter:
             self.graph.node.append(cast)
 
     def _drop_unread_weights(self) -> None:
-        read = {name for node in self.graph.node for name in (*node.input, *names_read_inside(node))}
+        read = {name for node in self.graph.node for name in (*node.input, *find_inner_reads(node))}
         read.update(output.name for output in self.graph.output)
         unread = [tensor for tensor in self.graph.initializer if tensor.name not in read]
         for tensor in unread:

@@ -31,7 +31,7 @@ PINNED, SENSITIVE = "pinned: ", "sensitive: "
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptNodes:
     """The nodes that stay in float32, name to reason; of int8, also the products that are merely not quantized."""
 
     reasons: Mapping[str, str] = field(default_factory=dict)
@@ -48,14 +48,14 @@ class Kept:
         return [name for name, reason in self.reasons.items() if not reason.startswith((PINNED, SENSITIVE))]
 
 
-def choose_kept(
+def choose_kept_nodes(
     model: OnnxModel,
     windows: CalibrationWindows | None,
     element: int = FLOAT16,
     prefixes: Iterable[str] = PINNED_PREFIXES,
     operators: Iterable[str] = SENSITIVE_OPERATORS,
     told: Callable[[int, int], None] | None = None,
-) -> Kept:
+) -> KeptNodes:
     """Return the nodes of a folded graph to keep in float32.
 
     Those that are pinned by name, those that make or read a tensor which does not fit on `windows` (none are
@@ -72,10 +72,10 @@ def choose_kept(
             reasons[node.name] = f"{touched[0]} {misfits[touched[0]]}"
         elif node.op_type in operators:
             reasons[node.name] = f"{SENSITIVE}{node.op_type}"
-    return Kept(reasons)
+    return KeptNodes(reasons)
 
 
-def to_half(model: OnnxModel, kept: Kept, element: int = FLOAT16) -> OnnxModel:
+def convert_to_half(model: OnnxModel, kept: KeptNodes, element: int = FLOAT16) -> OnnxModel:
     """Return a folded graph in float16 or bfloat16 but for the kept nodes; it is checked. The given one is not changed.
 
     Its inputs and outputs keep their types.

@@ -19,8 +19,8 @@ import numpy.typing as npt
 from streamd.core.errors import BuildError
 from streamd.tools.engine.graph.onnx_graph import OnnxModel, import_onnx, name_nodes
 from streamd.tools.engine.precision.half import QUANTIZERS
-from streamd.tools.engine.precision.kept_nodes import Kept
-from streamd.tools.engine.precision.ranges import CalibrationWindows, batches, session_with_outputs
+from streamd.tools.engine.precision.kept_nodes import KeptNodes
+from streamd.tools.engine.precision.ranges import CalibrationWindows, open_session_with_outputs, split_into_batches
 
 OPERATORS = ("MatMul", "Gemm", "Conv")
 CALIBRATIONS = ("entropy", "minmax")
@@ -63,7 +63,11 @@ class Quantizer:
         self.left: dict[str, str] = {}
 
     def quantize(
-        self, model: OnnxModel, windows: CalibrationWindows, kept: Kept, told: Callable[[int, int], None] | None = None
+        self,
+        model: OnnxModel,
+        windows: CalibrationWindows,
+        kept: KeptNodes,
+        told: Callable[[int, int], None] | None = None,
     ) -> OnnxModel:
         """Return the graph with Q/DQ pairs, symmetric in activations and weights; raises `BuildError`.
 
@@ -71,29 +75,29 @@ class Quantizer:
         """
         self.left = _not_flat(model)
         quantized = _run_quantizer(model, windows, {*kept.names, *self.left}, self.calibration, self.per_channel)
-        products = quantized_products(quantized)
-        compared = next(batches(windows, COMPARED_WINDOWS))
+        products = list_quantized_products(quantized)
+        compared = next(split_into_batches(windows, COMPARED_WINDOWS))
         expected = _outputs(model, compared)
         for done, name in enumerate(products):
-            alone = bypass(quantized, set(products) - {name})
-            moved = movement(_outputs(alone, compared), expected)
+            alone = bypass_quantizers(quantized, set(products) - {name})
+            moved = measure_movement(_outputs(alone, compared), expected)
             if not moved <= self.limit:
                 self.left[name] = f"in int8, it alone moves an output by {moved:.1%}"
             if told:
                 told(done + 1, len(products))
         if not products or set(products) <= set(self.left):
             raise BuildError(f"int8: no {', '.join(OPERATORS)} with constant weights can be quantized: {self.left}")
-        return bypass(quantized, set(self.left))
+        return bypass_quantizers(quantized, set(self.left))
 
 
-def quantized_products(model: OnnxModel) -> list[str]:
+def list_quantized_products(model: OnnxModel) -> list[str]:
     """The nodes that read what a `DequantizeLinear` gives, but for quantizers."""
     given = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
     readers = [node for node in model.graph.node if given.intersection(node.input)]
     return [node.name for node in readers if node.op_type not in QUANTIZERS]
 
 
-def bypass(model: OnnxModel, names: set[str]) -> OnnxModel:
+def bypass_quantizers(model: OnnxModel, names: set[str]) -> OnnxModel:
     """Return a copy in which these nodes read what was quantized and not what came of it; unread pairs are gone."""
     copy = import_onnx().ModelProto()
     copy.CopyFrom(model)
@@ -110,7 +114,7 @@ def bypass(model: OnnxModel, names: set[str]) -> OnnxModel:
     return copy
 
 
-def movement(outputs: list[npt.NDArray[Any]], expected: list[npt.NDArray[Any]]) -> float:
+def measure_movement(outputs: list[npt.NDArray[Any]], expected: list[npt.NDArray[Any]]) -> float:
     """How far outputs moved: the 99th percentile of the difference, as a share of the largest expected value.
 
     That value is each window's own, and where an output has axes between the second and the last, such as targets
@@ -169,7 +173,7 @@ def _not_flat(model: OnnxModel) -> dict[str, str]:
 
 def _outputs(model: OnnxModel, windows: CalibrationWindows) -> list[npt.NDArray[Any]]:
     names = [output.name for output in model.graph.output]
-    found: list[npt.NDArray[Any]] = session_with_outputs(model, names).run(names, dict(windows))
+    found: list[npt.NDArray[Any]] = open_session_with_outputs(model, names).run(names, dict(windows))
     return found
 
 

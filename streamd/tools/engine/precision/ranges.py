@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from streamd.tools.engine.graph.onnx_graph import OnnxModel, element_types, import_onnx, serialized
+from streamd.tools.engine.graph.onnx_graph import OnnxModel, import_onnx, infer_element_types, serialize_graph
 from streamd.tools.engine.precision.half import FLOAT, FLOAT16, round_to
 
-LARGEST = float(np.finfo(np.float16).max)
+FLOAT16_MAX = float(np.finfo(np.float16).max)
 MARGIN = 4.0
 """A tensor that comes within this factor of float16's largest value stays in float32: other windows are larger."""
 
@@ -51,8 +51,8 @@ class RangeFinder:
         count = len(next(iter(windows.values())))
         total, done = len(groups) * -(-count // BATCH), 0
         for names in groups:
-            session = session_with_outputs(model, names)
-            for batch in batches(windows, BATCH):
+            session = open_session_with_outputs(model, names)
+            for batch in split_into_batches(windows, BATCH):
                 for name, values in zip(names, session.run(names, dict(batch)), strict=True):
                     self._weigh(name, values)
                 done += 1
@@ -65,8 +65,8 @@ class RangeFinder:
             return
         rows = np.nan_to_num(values.reshape(len(values), -1) if values.ndim else values.reshape(1, 1), nan=0.0)
         largest = float(np.abs(rows).max())
-        if self.element == FLOAT16 and not largest * MARGIN <= LARGEST:
-            self.misfits[name] = f"reaches {largest:.3g}; float16 holds {LARGEST:.0f}"
+        if self.element == FLOAT16 and not largest * MARGIN <= FLOAT16_MAX:
+            self.misfits[name] = f"reaches {largest:.3g}; float16 holds {FLOAT16_MAX:.0f}"
             return
         norm = np.linalg.norm(rows.astype(np.float64), axis=1)
         lost = np.linalg.norm(rows.astype(np.float64) - round_to(rows, self.element), axis=1)
@@ -76,14 +76,14 @@ class RangeFinder:
 
     def _groups(self, model: OnnxModel, windows: CalibrationWindows) -> list[list[str]]:
         """Tensors in groups that one run can give within the budget, by their sizes for one window."""
-        types = element_types(model)
+        types = infer_element_types(model)
         given = {value.name for value in model.graph.input}
         names = [n for node in model.graph.node for n in node.output if types.get(n) == FLOAT and n not in given]
         first = {name: values[:1] for name, values in windows.items()}
         rows = min(BATCH, len(next(iter(windows.values()))))
         groups: list[list[str]] = [[]]
         room = self.budget_bytes
-        for name, values in zip(names, session_with_outputs(model, names).run(names, first), strict=True):
+        for name, values in zip(names, open_session_with_outputs(model, names).run(names, first), strict=True):
             size = values.nbytes * rows
             if groups[-1] and size > room:
                 groups.append([])
@@ -93,7 +93,7 @@ class RangeFinder:
         return groups if names else []
 
 
-def session_with_outputs(model: OnnxModel, names: list[str]) -> Any:
+def open_session_with_outputs(model: OnnxModel, names: list[str]) -> Any:
     """An ONNX Runtime session on the CPU that gives these tensors, intermediate or not."""
     import onnxruntime
 
@@ -106,11 +106,11 @@ def session_with_outputs(model: OnnxModel, names: list[str]) -> Any:
     options.log_severity_level = 3
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     return onnxruntime.InferenceSession(
-        serialized(wider, "a graph to compare"), options, providers=["CPUExecutionProvider"]
+        serialize_graph(wider, "a graph to compare"), options, providers=["CPUExecutionProvider"]
     )
 
 
-def batches(windows: CalibrationWindows, size: int) -> Iterator[dict[str, npt.NDArray[Any]]]:
+def split_into_batches(windows: CalibrationWindows, size: int) -> Iterator[dict[str, npt.NDArray[Any]]]:
     """The windows, so many at a time."""
     count = len(next(iter(windows.values())))
     for start in range(0, count, size):

@@ -9,7 +9,7 @@ from onnx import numpy_helper
 
 from streamd.tools.engine.gate.blame import compare_layers, find_blame
 from streamd.tools.engine.graph.onnx_graph import fold_constants
-from streamd.tools.engine.precision.kept_nodes import choose_kept, to_half
+from streamd.tools.engine.precision.kept_nodes import choose_kept_nodes, convert_to_half
 from tests.support.graph_readers import raw_windows, scaled_network
 
 
@@ -39,8 +39,8 @@ def test_nobody_is_blamed_where_nothing_is_off() -> None:
 
 def test_overflow_is_found_where_it_begins() -> None:
     exact = fold_constants(scaled_network())
-    kept = choose_kept(exact, None, prefixes=("/restorer/",), operators=())
-    blame = find_blame(exact, to_half(exact, kept), raw_windows())
+    kept = choose_kept_nodes(exact, None, prefixes=("/restorer/",), operators=())
+    blame = find_blame(exact, convert_to_half(exact, kept), raw_windows())
     assert blame.first is not None
     assert blame.first.node == "/scaler/Div"
     assert blame.first.error >= 1.0, "nothing is left of it"
@@ -48,5 +48,5 @@ def test_overflow_is_found_where_it_begins() -> None:
 
 def test_half_precision_has_small_parts_all_along() -> None:
     exact = fold_constants(scaled_network())
-    layers = compare_layers(exact, to_half(exact, choose_kept(exact, None)), raw_windows())
+    layers = compare_layers(exact, convert_to_half(exact, choose_kept_nodes(exact, None)), raw_windows())
     assert 0 < max(layer.error for layer in layers) < 5e-3

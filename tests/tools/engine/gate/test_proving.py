@@ -26,7 +26,7 @@ from streamd.tools.engine.gate import runners
 from streamd.tools.engine.gate.proving import prove_file
 from streamd.tools.engine.gate.runners import open_graph, run_both_ways
 from streamd.tools.engine.gate.truth import judged_windows, random_windows
-from streamd.tools.engine.graph.onnx_graph import GraphTensorSpec, read_graph, signature_of
+from streamd.tools.engine.graph.onnx_graph import GraphTensorSpec, extract_signature, read_graph
 from tests.support.graph_readers import model, node, value
 from tests.support.made_versions import add_plan
 from tests.support.small_version import make_fleet, make_version, network
@@ -101,7 +101,7 @@ def test_a_build_refuses_what_nothing_here_opens_or_batches(
 
 def test_the_windows_of_calibration_are_what_it_is_proven_with(tmp_path: Path) -> None:
     graph = saved(tmp_path / "a.onnx", [node("Relu", "x", "y", "/Relu")])
-    signature = signature_of(read_graph(graph), graph)
+    signature = extract_signature(read_graph(graph), graph)
     prove_file(graph, signature, {"x": np.ones((1, 6, 8), np.float32)})
     with pytest.raises(BuildError, match="does not run with a batch of 1"):
         prove_file(graph, signature, {"x": np.ones((1, 6, 9), np.float32)})
@@ -123,7 +123,7 @@ def test_an_output_whose_axes_only_running_shows_is_built_and_judged(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     graph = untold(tmp_path / "a.onnx")
-    signature = signature_of(read_graph(graph), graph)
+    signature = extract_signature(read_graph(graph), graph)
     assert signature.outputs == (GraphTensorSpec("y", "float32", (None, None)),)
     assert build(graph, "--precision", "fp32,fp16") == 0
     assert main(["engine", "validate", "--onnx", str(graph), "--plans", str(tmp_path / "plans"), "--quiet"]) == 0
@@ -134,7 +134,7 @@ def test_an_output_whose_axes_only_running_shows_is_built_and_judged(
 
 def test_a_shape_that_follows_from_the_nodes_is_known(tmp_path: Path) -> None:
     graph = saved(tmp_path / "a.onnx", [node("Relu", "x", "y", "/Relu")], value("y", None))
-    assert signature_of(read_graph(graph), graph).outputs == (GraphTensorSpec("y", "float32", (6, 8)),)
+    assert extract_signature(read_graph(graph), graph).outputs == (GraphTensorSpec("y", "float32", (6, 8)),)
 
 
 def test_one_number_for_all_rows_is_still_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -245,7 +245,7 @@ def test_bench_gives_no_figures_for_rows_that_depend_on_each_other(
 @pytest.mark.parametrize("name", [path.name for path in sorted((ROOT / "engines").iterdir())])
 def test_the_shipped_versions_answer_a_row_alike_in_any_company(name: str) -> None:
     version = load_version(ROOT / "engines" / name)
-    signature = signature_of(read_graph(version.onnx), version.onnx)
+    signature = extract_signature(read_graph(version.onnx), version.onnx)
     windows = judged_windows(ROOT / "examples/fleet/servers.csv.gz", signature, version.contract, 12).windows
     alone, together = run_both_ways(version.onnx, windows)
     scale = np.abs(alone["predictions"]).max(axis=(1, 2, 3), keepdims=True)

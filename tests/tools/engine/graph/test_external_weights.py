@@ -19,7 +19,7 @@ from streamd.engine import InferenceEngine
 from streamd.repository.conversion import graph_sha256, sha256_of
 from streamd.repository.versions import load_version
 from streamd.tools.engine.graph import onnx_graph as graphs
-from streamd.tools.engine.graph.onnx_graph import load_graph, read_graph, serialized
+from streamd.tools.engine.graph.onnx_graph import load_graph, read_graph, serialize_graph
 from tests.support.external_weights import DATA, REFUSED, TAKEN, move_apart, save_apart
 from tests.support.graph_readers import raw_windows, run, scaled_network
 from tests.support.made_versions import tell
@@ -203,14 +203,14 @@ def test_a_single_file_too_large_is_refused_unread(tmp_path: Path) -> None:
 
 def test_what_a_protobuf_cannot_hold_is_told_as_that(small_limit: None) -> None:
     with pytest.raises(BuildError, match=r"model_int8\.onnx: .* a protobuf holds less than 2 GiB"):
-        serialized(scaled_network(width=200), "model_int8.onnx")
+        serialize_graph(scaled_network(width=200), "model_int8.onnx")
 
     class Refusing:
         def SerializeToString(self) -> bytes:  # noqa: N802 - protobuf's name
             raise ValueError("Failed to serialize proto\nand a traceback")
 
     with pytest.raises(BuildError, match=r"^a\.onnx: cannot be written \(Failed to serialize proto\): a protobuf"):
-        serialized(Refusing(), "a.onnx")
+        serialize_graph(Refusing(), "a.onnx")
 
 
 def test_tensors_without_a_length_take_what_their_shape_says(tmp_path: Path) -> None:

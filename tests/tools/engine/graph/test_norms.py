@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 onnx = pytest.importorskip("onnx")
 
-from streamd.tools.engine.graph.norms import MOST_SUMMANDS, written_out_norms  # noqa: E402
+from streamd.tools.engine.graph.norms import MAX_SUMMANDS, write_out_norms  # noqa: E402
 from streamd.tools.engine.graph.onnx_graph import fold_constants  # noqa: E402
 from tests.support.graph_readers import model, node, operators, run, value, weight  # noqa: E402
 
@@ -32,7 +32,7 @@ def normed(rank: int, **attributes: Any) -> Any:
 def test_an_instance_norm_written_out_gives_the_same(rank: int, attributes: dict[str, float]) -> None:
     graph = normed(rank, **attributes)
     before = graph.SerializeToString()
-    changed = written_out_norms(graph)
+    changed = write_out_norms(graph)
     assert "InstanceNormalization" not in operators(changed)
     assert graph.SerializeToString() == before
     shape = (2, 3, *range(4, 2 + rank))
@@ -42,10 +42,10 @@ def test_an_instance_norm_written_out_gives_the_same(rank: int, attributes: dict
 
 def test_a_graph_without_norms_or_of_a_later_opset_is_given_back() -> None:
     plain = model([node("Relu", "x", "y", "/Relu")], [value("x", ["b", 2])], [value("y", ["b", 2])])
-    assert written_out_norms(plain) is plain
+    assert write_out_norms(plain) is plain
     later = normed(3)
     later.opset_import[0].version = 18
-    assert written_out_norms(later) is later
+    assert write_out_norms(later) is later
 
 
 SHIPPED = Path(__file__).resolve().parents[4] / "engines"
@@ -69,7 +69,7 @@ def test_layer_norms(axis: int, offset: float, *, biased: bool) -> None:
     factors = [weight(name, RANDOM.standard_normal(16)) for name in ("scale", "bias")[: 1 + biased]]
     made = node("LayerNormalization", "x scale bias" if biased else "x scale", "y", "norm", axis=axis)
     graph = one_node(made, ("batch", 5, 16), ("batch", 5, 16), *factors)
-    written = written_out_norms(graph)
+    written = write_out_norms(graph)
     assert "LayerNormalization" not in operators(written)
     x = RANDOM.standard_normal((3, 5, 16)).astype(np.float32) + offset
     np.testing.assert_allclose(run(written, {"x": x})[0], run(graph, {"x": x})[0], rtol=2e-3, atol=2e-3)
@@ -79,11 +79,11 @@ def test_a_row_of_one_value_is_no_root_of_a_negative() -> None:
     made = node("LayerNormalization", "x scale", "y", "norm")
     graph = one_node(made, ("batch", 16), ("batch", 16), weight("scale", np.ones(16)))
     x = np.linspace(0.1, 9e3, 400, dtype=np.float32)[:, None] * np.ones(16, np.float32)
-    assert np.isfinite(run(written_out_norms(graph), {"x": x})[0]).all()
+    assert np.isfinite(run(write_out_norms(graph), {"x": x})[0]).all()
 
 
 @settings(deadline=None, max_examples=40)
-@given(count=st.integers(1, MOST_SUMMANDS + 2), keepdims=st.booleans())
+@given(count=st.integers(1, MAX_SUMMANDS + 2), keepdims=st.booleans())
 def test_sums_over_the_first_axis(count: int, *, keepdims: bool) -> None:
     """Of one summand or of very many, a sum stays what it is."""
     made = [
@@ -92,8 +92,8 @@ def test_sums_over_the_first_axis(count: int, *, keepdims: bool) -> None:
     ]
     out = (1, "batch", 3) if keepdims else ("batch", 3)
     graph = model(made, [value("x", ("batch", count, 3), 1)], [value("y", out, 1)], [axis_zero()])
-    written = written_out_norms(graph)
-    assert ("ReduceSum" in operators(written)) == (not 2 <= count <= MOST_SUMMANDS)
+    written = write_out_norms(graph)
+    assert ("ReduceSum" in operators(written)) == (not 2 <= count <= MAX_SUMMANDS)
     x = RANDOM.standard_normal((4, count, 3)).astype(np.float32)
     np.testing.assert_allclose(run(written, {"x": x})[0], run(graph, {"x": x})[0], rtol=1e-5, atol=1e-5)
 
@@ -101,17 +101,17 @@ def test_sums_over_the_first_axis(count: int, *, keepdims: bool) -> None:
 def test_what_cannot_be_written_out_stays() -> None:
     made = node("LayerNormalization", "x scale", "y", "norm")
     graph = model([made], [value("x", ("batch", 4), 1), value("scale", (4,), 1)], [value("y", ("batch", 4), 1)])
-    assert operators(written_out_norms(graph)) == ["LayerNormalization"]
+    assert operators(write_out_norms(graph)) == ["LayerNormalization"]
     batch_sum = one_node(node("ReduceSum", "x axes", "y", "sum", keepdims=1), ("batch", 4), (1, 4), axis_zero())
-    assert operators(written_out_norms(batch_sum)) == ["ReduceSum"]
+    assert operators(write_out_norms(batch_sum)) == ["ReduceSum"]
     plain = one_node(node("Relu", "x", "y", "relu"), ("batch", 4), ("batch", 4))
-    assert written_out_norms(plain) is plain
+    assert write_out_norms(plain) is plain
 
 
 @pytest.mark.parametrize("name", ["patch", "tft"])
 def test_the_shipped_graphs(name: str) -> None:
     (path,) = SHIPPED.glob(f"{name}_*/model.onnx")
-    written = written_out_norms(fold_constants(onnx.load(path)))
+    written = write_out_norms(fold_constants(onnx.load(path)))
     assert "LayerNormalization" not in operators(written)
     inputs = {
         "encoder_cont": RANDOM.random((3, 288, 14), np.float32) * 1e5,

@@ -10,7 +10,13 @@ import pytest
 onnx = pytest.importorskip("onnx")
 
 from streamd.core.errors import BuildError  # noqa: E402
-from streamd.tools.engine.graph.onnx_graph import GraphTensorSpec, Signature, fold_constants, read_graph, signature_of  # noqa: E402
+from streamd.tools.engine.graph.onnx_graph import (  # noqa: E402
+    GraphTensorSpec,
+    Signature,
+    extract_signature,
+    fold_constants,
+    read_graph,
+)
 from tests.support.graph_readers import INT32, model, node, operators, raw_windows, run, scaled_network, value, weight  # noqa: E402
 
 
@@ -27,7 +33,7 @@ def test_a_sound_graph_gives_its_signature(tmp_path: Path) -> None:
         [value("y", ["batch", 3, 2]), value("m", ["batch"], INT32)],
     )
     read = read_graph(saved(tmp_path, graph))
-    assert signature_of(read, "there") == Signature(
+    assert extract_signature(read, "there") == Signature(
         (GraphTensorSpec("x", "float32", (3, 2)), GraphTensorSpec("n", "int32", ())),
         (GraphTensorSpec("y", "float32", (3, 2)), GraphTensorSpec("m", "int32", ())),
     )
@@ -45,7 +51,7 @@ def test_a_sound_graph_gives_its_signature(tmp_path: Path) -> None:
 def test_a_wrong_axis_is_named(tmp_path: Path, inputs: list[Any], outputs: list[Any], said: str) -> None:
     graph = model([node("Identity", "x", "y", "a")], [value(*inputs)], [value(*outputs)])
     with pytest.raises(BuildError, match=re.escape(said)) as caught:
-        signature_of(graph, tmp_path / "model.onnx")
+        extract_signature(graph, tmp_path / "model.onnx")
     assert "model.onnx" in str(caught.value)
     assert "expected" in str(caught.value)
 

@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from streamd.tools.engine.graph.onnx_graph import fold_constants
-from streamd.tools.engine.plan.attention import MOST_TOKENS, joined_attention
+from streamd.tools.engine.plan.attention import MAX_JOINED_TOKENS, join_attention
 from tests.support.graph_readers import run
 
 SHIPPED = Path(__file__).resolve().parents[4] / "engines"
@@ -65,9 +65,9 @@ def joined_length(model: Any) -> int:
 @pytest.mark.parametrize("batch", [1, 2, 5])
 def test_the_same_numbers(sets: int, tokens: int, length: int, batch: int, *, factor: bool) -> None:
     model = attention(sets, tokens, factor=factor)
-    joined = joined_attention(model)
+    joined = join_attention(model)
     assert joined_length(joined) == (length if length > tokens else 0)
-    assert length <= MOST_TOKENS
+    assert length <= MAX_JOINED_TOKENS
     x = np.random.default_rng(batch).standard_normal((batch, sets, tokens, 8)).astype(np.float32) * 5
     expected, found = run(model, {"x": x})[0], run(joined, {"x": x})[0]
     np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-5)
@@ -76,15 +76,15 @@ def test_the_same_numbers(sets: int, tokens: int, length: int, batch: int, *, fa
 @pytest.mark.parametrize("spoil", ["shares", "rk", "products", "seen"])
 def test_what_something_else_reads_stays(spoil: str) -> None:
     model = attention(7, 16, spoil=spoil)
-    assert joined_attention(model) is model
+    assert join_attention(model) is model
 
 
 def test_one_set_or_long_sets_stay() -> None:
     for model in (attention(1, 16), attention(7, 33)):
-        assert joined_attention(model) is model
+        assert join_attention(model) is model
 
 
 def test_of_ours_the_patch_model_has_such_sets() -> None:
     (path,) = SHIPPED.glob("patch_*/model.onnx")
     model = fold_constants(onnx.load(path))
-    assert joined_length(joined_attention(model)) == 112
+    assert joined_length(join_attention(model)) == 112

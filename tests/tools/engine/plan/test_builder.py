@@ -17,11 +17,11 @@ from streamd.core.errors import BackendUnavailableError, BuildError
 from streamd.inference.tensorrt.library import load_tensorrt
 from streamd.inference.tensorrt.plan_file import unpack_stages
 from streamd.repository.plans import Machine
-from streamd.tools.engine.graph.onnx_graph import Signature, fold_constants, signature_of
+from streamd.tools.engine.graph.onnx_graph import Signature, extract_signature, fold_constants
 from streamd.tools.engine.plan.builder import BuildSettings, PlanBuilder, PlanGraph, Profile
 from streamd.tools.engine.plan.library import load_builder, probe_machine
 from streamd.tools.engine.plan.maker import PlanMaker, PrecisionOptions
-from streamd.tools.engine.plan.pins import node_of
+from streamd.tools.engine.plan.pins import find_node_of_layer
 from streamd.tools.engine.progress import Progress
 from tests.support.fake_tensorrt_builder import CACHE
 from tests.support.graph_readers import INT32, model, node, operators, raw_windows, scaled_network, value, weight
@@ -34,7 +34,7 @@ STATIC = BuildSettings((Profile.static(1), Profile.static(8)))
 def maker(settings: BuildSettings = STATIC, **options: Any) -> PlanMaker:
     graph = scaled_network()
     builder = PlanBuilder(load_builder(), settings)
-    return PlanMaker(builder, graph, signature_of(graph, "small"), PrecisionOptions(**options))
+    return PlanMaker(builder, graph, extract_signature(graph, "small"), PrecisionOptions(**options))
 
 
 def flags(module: Any) -> set[str]:
@@ -86,7 +86,7 @@ def test_the_8_gets_three_plans_and_flags_for_the_core_only(install: MakeLibrary
     stream = io.StringIO()
     graph = scaled_network()
     builder = PlanBuilder(load_builder(), STATIC, Progress(stream=stream))
-    made = PlanMaker(builder, graph, signature_of(graph, "small"), PrecisionOptions()).make("fp16")
+    made = PlanMaker(builder, graph, extract_signature(graph, "small"), PrecisionOptions()).make("fp16")
     before, core, after = module.recorder.networks
     assert [{flag.name for flag in config.flags} for config in module.recorder.configs] == [set(), {"FP16"}, set()]
     assert {"/scaler/Div"} == set(made.kept.reasons) & {layer.name for layer in before.layers}
@@ -116,7 +116,7 @@ def test_of_the_core_what_does_not_fit_is_pinned(install: MakeLibrary) -> None:
     weights = [weight("big", 1e9), weight("scale", np.ones(8))]
     graph = model(nodes, [value("x", ["batch", 6, 8])], [value("y", ["batch", 6, 8])], weights)
     options = PrecisionOptions({"x": raw_windows(8)["x"] / 1e9})
-    making = PlanMaker(PlanBuilder(load_builder(), STATIC), graph, signature_of(graph, "small"), options)
+    making = PlanMaker(PlanBuilder(load_builder(), STATIC), graph, extract_signature(graph, "small"), options)
     made = making.make("fp16")
     assert [graph.pinned for graph in made.graphs] == [(), tuple(made.kept.misfits), ()]
     # Written out or not, the norm reads what does not fit; the softmax does not.
@@ -142,7 +142,7 @@ def test_a_typed_graph_is_a_hint_to_the_core(install: MakeLibrary, typed: bool) 
 def test_a_graph_without_raw_units_is_one_plan(install: MakeLibrary) -> None:
     module = install("8.6.1")
     graph = model([node("Relu", "x", "y", "/Relu")], [value("x", ["b", 2])], [value("y", ["b", 2])])
-    signature = signature_of(graph, "small")
+    signature = extract_signature(graph, "small")
     made = PlanMaker(PlanBuilder(load_builder(), STATIC), graph, signature, PrecisionOptions()).make("fp16")
     assert bytes(made.plan.content) == b"plan of 1 layers"
     assert (len(made.graphs), made.kept.names, flags(module)) == (1, [], {"FP16"})
@@ -183,7 +183,7 @@ def test_pins_leave_numbers_that_are_no_floats_alone(install: MakeLibrary) -> No
     module = install("8.6.1")
     nodes = [node("Neg", "n", "m", "/scaler/Neg"), node("Cast", "m", "y", "/scaler/Cast", to=1)]
     graph = fold_constants(model(nodes, [value("n", ["b", 2], INT32)], [value("y", ["b", 2])]))
-    signature = signature_of(graph, "ints")
+    signature = extract_signature(graph, "ints")
     pinned = ("/scaler/Neg", "/scaler/Cast")
     built = PlanBuilder(load_builder(), STATIC).build(PlanGraph(graph, signature, False, ("FP16",), pinned), "fp16")
     first, second = (module.recorder.network.named(name) for name in pinned)
@@ -215,7 +215,7 @@ def test_a_layer_is_of_a_node_by_its_name() -> None:
     nodes = {"/scaler/Sum", "/scaler/Sum_1", "a"}
     names = ["/scaler/Sum", "/scaler/Sum_1", "/scaler/Sum_7", "a_b", "ONNXTRT_Broadcast_3", "(Unnamed Layer* 3)"]
     owners = ["/scaler/Sum", "/scaler/Sum_1", "/scaler/Sum", None, None, None]
-    assert [node_of(name, nodes) for name in names] == owners
+    assert [find_node_of_layer(name, nodes) for name in names] == owners
 
 
 def test_a_version_compatible_plan_has_no_runtime_in_it(install: MakeLibrary) -> None:
@@ -246,7 +246,7 @@ def test_a_timing_cache_that_cannot_be_kept_fails_no_build(install: MakeLibrary,
     graph = scaled_network()
     settings = BuildSettings((Profile.static(1),), timing_cache=tmp_path / "file" / "cache")
     builder = PlanBuilder(load_builder(), settings, Progress(stream=stream))
-    made = PlanMaker(builder, graph, signature_of(graph, "small"), PrecisionOptions()).make("fp32")
+    made = PlanMaker(builder, graph, extract_signature(graph, "small"), PrecisionOptions()).make("fp32")
     assert bytes(made.plan.content)
     assert "the timing cache cannot be kept" in stream.getvalue()
 
@@ -282,7 +282,7 @@ def test_lines_of_the_log_are_told(install: MakeLibrary) -> None:
     for verbose in (False, True):
         lines: list[str] = []
         builder = PlanBuilder(load_builder(), STATIC, tell=lines.append, verbose=verbose)
-        builder.build(PlanGraph(graph, signature_of(graph, "small"), True), "fp32")
+        builder.build(PlanGraph(graph, extract_signature(graph, "small"), True), "fp32")
         assert "TensorRT warning: weights are subnormal" in lines
         assert ("TensorRT verbose: tactics" in lines) is verbose
 
@@ -294,7 +294,7 @@ def test_progress_is_told_where_tensorrt_tells_it(install: MakeLibrary) -> None:
         stream = io.StringIO()
         builder = PlanBuilder(load_builder(), STATIC, Progress(stream=stream, now=lambda: float(next(seconds))))
         graph = scaled_network()
-        builder.build(PlanGraph(graph, signature_of(graph, "small"), version != "8.6.1"), "fp32")
+        builder.build(PlanGraph(graph, extract_signature(graph, "small"), version != "8.6.1"), "fp32")
         assert ("fp32: 2 of 3, " in stream.getvalue()) is (version != "8.6.1")
         assert ("tells no progress" in stream.getvalue()) is (version == "8.6.1")
 
@@ -320,7 +320,7 @@ def test_an_interrupt_ends_the_build_between_two_steps(install: MakeLibrary) -> 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     try:
         with pytest.raises(KeyboardInterrupt):
-            builder.build(PlanGraph(graph, signature_of(graph, "small"), True), "fp32")
+            builder.build(PlanGraph(graph, extract_signature(graph, "small"), True), "fp32")
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -348,7 +348,7 @@ def test_a_builder_hears_tensorrt_only_while_it_builds(install: MakeLibrary) -> 
     library = load_tensorrt()
     builder = PlanBuilder(load_builder(), STATIC, tell=lines.append)
     graph = scaled_network()
-    builder.build(PlanGraph(graph, signature_of(graph, "small"), True), "fp32")
+    builder.build(PlanGraph(graph, extract_signature(graph, "small"), True), "fp32")
     heard = list(lines)
     with structlog.testing.capture_logs() as logged:
         for severity in ("VERBOSE", "WARNING", "ERROR"):

@@ -12,7 +12,7 @@ pytest.importorskip("onnx")
 
 from streamd.core.errors import BuildError
 from streamd.inference.tensorrt.plan_file import unpack_plans
-from streamd.tools.engine.graph.onnx_graph import signature_of
+from streamd.tools.engine.graph.onnx_graph import extract_signature
 from streamd.tools.engine.plan.builder import BuildSettings, PlanBuilder, Profile
 from streamd.tools.engine.plan.library import load_builder
 from streamd.tools.engine.plan.maker import PlanMaker, PrecisionOptions, PreparedPlan
@@ -41,7 +41,7 @@ def prepared(*precisions: str) -> list[PreparedPlan]:
     """What the plans of a small network are built from."""
     graph = scaled_network()
     options = PrecisionOptions(raw_windows(16), calibration="minmax")
-    maker = PlanMaker(PlanBuilder(load_builder(), SETTINGS), graph, signature_of(graph, "small"), options)
+    maker = PlanMaker(PlanBuilder(load_builder(), SETTINGS), graph, extract_signature(graph, "small"), options)
     return [maker.prepare(precision) for precision in precisions]
 
 

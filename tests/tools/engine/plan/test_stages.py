@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 onnx = pytest.importorskip("onnx")
 
 from streamd.core.errors import BuildError  # noqa: E402
-from streamd.tools.engine.graph.norms import written_out_norms  # noqa: E402
-from streamd.tools.engine.graph.onnx_graph import fold_constants, read_graph, signature_of  # noqa: E402
+from streamd.tools.engine.graph.norms import write_out_norms  # noqa: E402
+from streamd.tools.engine.graph.onnx_graph import extract_signature, fold_constants, read_graph  # noqa: E402
 from streamd.tools.engine.plan.stages import cut_into_stages  # noqa: E402
-from streamd.tools.engine.precision.kept_nodes import choose_kept  # noqa: E402
+from streamd.tools.engine.precision.kept_nodes import choose_kept_nodes  # noqa: E402
 from streamd.tools.engine.precision.quantize import Quantizer  # noqa: E402
 from tests.support.graph_readers import model, node, operators, raw_windows, run, scaled_network, value, weight  # noqa: E402
 
@@ -28,7 +28,7 @@ def run_stages(stages: tuple[Any, ...], inputs: dict[str, Any]) -> dict[str, Any
     have, given, read_later = dict(inputs), dict[str, Any](), set[str]()
     last = {output.name for output in stages[-1].graph.output}
     for stage in stages:
-        signature = signature_of(stage, "stage")
+        signature = extract_signature(stage, "stage")
         names = [spec.name for spec in signature.inputs]
         read_later |= set(names) & given.keys()
         arrays = run(stage, {name: have[name] for name in names})
@@ -50,8 +50,8 @@ def check(graph: Any, inputs: dict[str, Any]) -> tuple[Any, ...]:
     assert found.keys() == whole.keys()
     for name, array in whole.items():
         np.testing.assert_array_equal(found[name], array)
-    asked = {spec.name for stage in stages for spec in signature_of(stage, "stage").inputs}
-    assert {spec.name for spec in signature_of(graph, "whole").inputs} <= asked, "no input is lost"
+    asked = {spec.name for stage in stages for spec in extract_signature(stage, "stage").inputs}
+    assert {spec.name for spec in extract_signature(graph, "whole").inputs} <= asked, "no input is lost"
     return stages
 
 
@@ -59,13 +59,13 @@ def names(graph: Any) -> list[str]:
     return [each.name for each in graph.graph.node]
 
 
-@pytest.mark.parametrize("change", [lambda graph: graph, written_out_norms], ids=["as it is", "written out"])
+@pytest.mark.parametrize("change", [lambda graph: graph, write_out_norms], ids=["as it is", "written out"])
 @pytest.mark.parametrize("path", GRAPHS, ids=lambda path: path.parent.name)
 def test_the_shipped_graphs_are_three_stages(path: Path, change: Any) -> None:
     graph = change(fold_constants(read_graph(path)))
     random = np.random.default_rng(3)
     inputs = {}
-    for spec in signature_of(graph, path).inputs:
+    for spec in extract_signature(graph, path).inputs:
         shape = (3, *(size or 1 for size in spec.shape))
         small, raw = random.integers(0, 3, shape), random.standard_normal(shape) ** 2 * 1e9
         inputs[spec.name] = (raw if spec.dtype == "float32" else small).astype(spec.dtype)
@@ -98,7 +98,7 @@ def test_where_nothing_can_be_cut_off_the_graph_is_its_only_stage(prefixes: tupl
 
 def test_quantizers_stay_in_the_core() -> None:
     graph = fold_constants(scaled_network())
-    quantized = Quantizer("minmax").quantize(graph, raw_windows(16), choose_kept(graph, None))
+    quantized = Quantizer("minmax").quantize(graph, raw_windows(16), choose_kept_nodes(graph, None))
     before, core, after = check(quantized, raw_windows(5))
     assert (operators(before), operators(after)) == (["Div"], ["Mul"])
     assert "QuantizeLinear" in operators(core)

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as arrays
 
 onnx = pytest.importorskip("onnx")
 
-from streamd.tools.engine.graph.onnx_graph import element_types, fold_constants  # noqa: E402
+from streamd.tools.engine.graph.onnx_graph import fold_constants, infer_element_types  # noqa: E402
 from streamd.tools.engine.precision.half import BFLOAT16, FLOAT, FLOAT16, HalfConverter, round_to  # noqa: E402
 from tests.support.graph_readers import (  # noqa: E402
     by_name,
@@ -46,7 +46,7 @@ def test_raw_units_stay_exact_and_the_rest_is_close() -> None:
 
 def test_weights_and_products_are_in_half_precision() -> None:
     converted = convert(scaled_network(), PINNED)
-    types = element_types(converted)
+    types = infer_element_types(converted)
     assert types["hidden"] == types["out"] == types["active"] == FLOAT16
     assert types["unit"] == types["normal"] == types["y"] == FLOAT
     stored = {tensor.name: tensor.data_type for tensor in converted.graph.initializer}
@@ -59,7 +59,7 @@ def test_bfloat16_is_rounded_once_from_the_original() -> None:
     bits = np.frombuffer(stored["first_as_bfloat16"].raw_data, np.uint16).reshape(8, 16)
     original = onnx.numpy_helper.to_array(scaled_network().graph.initializer[0])
     np.testing.assert_array_equal((bits.astype(np.uint32) << 16).view(np.float32), round_to(original, BFLOAT16))
-    assert element_types(converted)["hidden"] == BFLOAT16
+    assert infer_element_types(converted)["hidden"] == BFLOAT16
 
 
 @given(arrays.arrays(np.float32, 8, elements=st.floats(width=32, allow_nan=False, allow_infinity=False)))
@@ -111,7 +111,7 @@ def test_any_graph_with_any_nodes_kept_is_sound_and_close(given_graph: tuple[Any
     windows = {"x": np.linspace(-2, 2, 12, dtype=np.float32).reshape(4, 3)}
     wanted = run(graph, windows)
     converted = convert(graph, kept)
-    types = element_types(converted)
+    types = infer_element_types(converted)
     for each in converted.graph.node:
         if each.name in kept:
             assert {types[name] for name in (*each.input, *each.output)} == {FLOAT}
@@ -148,6 +148,6 @@ def test_what_a_graph_within_a_node_reads_stays_float() -> None:
     graph = model(nodes, [value("x", ["b", 2])], [value("y", ["b", 2])], [truth])
     windows = {"x": np.array([[1.0, 3.0]], np.float32)}
     converted = convert(graph, [])
-    assert element_types(converted)["h"] == FLOAT
-    assert element_types(converted)["s"] == FLOAT16
+    assert infer_element_types(converted)["h"] == FLOAT
+    assert infer_element_types(converted)["s"] == FLOAT16
     np.testing.assert_allclose(run(converted, windows)[0], run(graph, windows)[0], atol=2e-3)

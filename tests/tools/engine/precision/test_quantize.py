@@ -10,8 +10,14 @@ onnx = pytest.importorskip("onnx")
 
 from streamd.core.errors import BuildError  # noqa: E402
 from streamd.tools.engine.graph.onnx_graph import fold_constants  # noqa: E402
-from streamd.tools.engine.precision.kept_nodes import Kept, choose_kept, raise_opset, to_half  # noqa: E402
-from streamd.tools.engine.precision.quantize import Quantizer, WindowReader, bypass, movement, quantized_products  # noqa: E402
+from streamd.tools.engine.precision.kept_nodes import KeptNodes, choose_kept_nodes, convert_to_half, raise_opset  # noqa: E402
+from streamd.tools.engine.precision.quantize import (  # noqa: E402
+    Quantizer,
+    WindowReader,
+    bypass_quantizers,
+    list_quantized_products,
+    measure_movement,
+)
 from tests.support.graph_readers import (  # noqa: E402
     by_name,
     model,
@@ -38,8 +44,8 @@ def weights_of(graph: Any) -> dict[str, npt.NDArray[Any]]:
 def test_products_are_quantized_symmetrically_and_a_channel_at_a_time(graph: Any, calibration: str) -> None:
     windows = raw_windows(40)
     quantizer = Quantizer(calibration, limit=0.2)
-    quantized = quantizer.quantize(graph, windows, choose_kept(graph, None))
-    assert quantized_products(quantized) == ["/first/MatMul", "/second/MatMul"]
+    quantized = quantizer.quantize(graph, windows, choose_kept_nodes(graph, None))
+    assert list_quantized_products(quantized) == ["/first/MatMul", "/second/MatMul"]
     assert quantizer.left == {}
     weights = weights_of(quantized)
     zeros = {n.input[2] for n in quantized.graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")}
@@ -47,12 +53,12 @@ def test_products_are_quantized_symmetrically_and_a_channel_at_a_time(graph: Any
     scales = [weights[n.input[1]].shape for n in quantized.graph.node if n.op_type == "QuantizeLinear"]
     assert sorted(scales) == [(), (), (8,), (16,)], "one scale for each activation, one a column for each weight"
     wanted, found = run(graph, windows)[0], run(quantized, windows)[0]
-    assert 0 < movement([found], [wanted]) < 0.1
+    assert 0 < measure_movement([found], [wanted]) < 0.1
 
 
 def test_what_is_kept_is_left_alone(graph: Any) -> None:
-    quantized = Quantizer("minmax", limit=0.2).quantize(graph, raw_windows(), Kept({"/first/MatMul": "asked for"}))
-    assert quantized_products(quantized) == ["/second/MatMul"]
+    quantized = Quantizer("minmax", limit=0.2).quantize(graph, raw_windows(), KeptNodes({"/first/MatMul": "asked for"}))
+    assert list_quantized_products(quantized) == ["/second/MatMul"]
     assert by_name(quantized, "/first/MatMul").input == by_name(graph, "/first/MatMul").input
 
 
@@ -67,16 +73,16 @@ def test_a_product_that_moves_the_output_too_far_is_left_alone(graph: Any) -> No
     first.graph.initializer[0].CopyFrom(weight("first", weights_of(graph)["first"] * rows))
     quantizer = Quantizer("minmax", limit=0.1)
     told = list[tuple[int, int]]()
-    found = quantizer.quantize(first, windows, choose_kept(first, None), lambda a, b: told.append((a, b)))
+    found = quantizer.quantize(first, windows, choose_kept_nodes(first, None), lambda a, b: told.append((a, b)))
     assert list(quantizer.left) == ["/first/MatMul"]
     assert "it alone moves an output by" in quantizer.left["/first/MatMul"]
-    assert quantized_products(found) == ["/second/MatMul"]
+    assert list_quantized_products(found) == ["/second/MatMul"]
     assert told == [(1, 2), (2, 2)]
 
 
 def test_bypassing_everything_gives_the_graph_back(graph: Any) -> None:
-    quantized = Quantizer("minmax", limit=1.0).quantize(graph, raw_windows(), Kept())
-    plain = bypass(quantized, set(quantized_products(quantized)))
+    quantized = Quantizer("minmax", limit=1.0).quantize(graph, raw_windows(), KeptNodes())
+    plain = bypass_quantizers(quantized, set(list_quantized_products(quantized)))
     assert "QuantizeLinear" not in operators(plain)
     np.testing.assert_array_equal(run(plain, raw_windows())[0], run(graph, raw_windows())[0])
 
@@ -88,31 +94,31 @@ def test_weights_of_three_axes_are_left_alone() -> None:
     graph = model(nodes, [value("x", ["b", 3, 1, 4])], [value("y", ["b", 3, 1, 2])], weights)
     windows = {"x": random.standard_normal((16, 3, 1, 4)).astype(np.float32)}
     quantizer = Quantizer("minmax", limit=0.5)
-    assert quantized_products(quantizer.quantize(graph, windows, Kept())) == ["flat"]
+    assert list_quantized_products(quantizer.quantize(graph, windows, KeptNodes())) == ["flat"]
     assert quantizer.left == {"deep": "its weights have 3 axes"}
 
 
 def test_nothing_to_quantize_is_a_failure_with_the_reasons(graph: Any) -> None:
     with pytest.raises(BuildError, match="no MatMul, Gemm, Conv with constant weights can be quantized"):
-        Quantizer("minmax", limit=0.0).quantize(graph, raw_windows(), Kept())
+        Quantizer("minmax", limit=0.0).quantize(graph, raw_windows(), KeptNodes())
     plain = model([node("Relu", "x", "y", "relu")], [value("x", ["b", 6, 8])], [value("y", ["b", 6, 8])])
     with pytest.raises(BuildError, match="int8"):
-        Quantizer("minmax").quantize(plain, raw_windows(), Kept())
+        Quantizer("minmax").quantize(plain, raw_windows(), KeptNodes())
 
 
 def test_the_quantized_graph_goes_into_half_precision_with_its_scales(graph: Any) -> None:
-    windows, kept = raw_windows(40), choose_kept(graph, None)
+    windows, kept = raw_windows(40), choose_kept_nodes(graph, None)
     quantized = Quantizer("minmax", limit=0.2).quantize(graph, windows, kept)
-    half = to_half(raise_opset(quantized, 19), kept)
+    half = convert_to_half(raise_opset(quantized, 19), kept)
     product = by_name(half, "/second/MatMul")
     maker = {name: each for each in half.graph.node for name in each.output}
     assert all(maker[name].op_type == "DequantizeLinear" for name in product.input), "nothing lies between"
     scales = {tensor.name: tensor.data_type for tensor in half.graph.initializer}
     assert scales[maker[product.input[1]].input[1]] == onnx.TensorProto.FLOAT16
     wanted = run(graph, windows)
-    lost = movement(run(quantized, windows), wanted)
+    lost = measure_movement(run(quantized, windows), wanted)
     # ONNX Runtime 1.20 cuts where it should round when it quantizes float16: twice the loss, of the same kind.
-    assert 0 < movement(run(half, windows), wanted) < 3 * lost
+    assert 0 < measure_movement(run(half, windows), wanted) < 3 * lost
 
 
 def test_the_reader_gives_every_window_once_and_any_range_of_batches() -> None:

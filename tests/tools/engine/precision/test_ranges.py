@@ -9,7 +9,7 @@ pytest.importorskip("onnx")
 
 from streamd.tools.engine.graph.onnx_graph import fold_constants
 from streamd.tools.engine.precision.half import BFLOAT16
-from streamd.tools.engine.precision.kept_nodes import choose_kept, to_half
+from streamd.tools.engine.precision.kept_nodes import choose_kept_nodes, convert_to_half
 from streamd.tools.engine.precision.ranges import RangeFinder
 from tests.support.graph_readers import model, node, raw_windows, run, scaled_network, value, weight
 
@@ -60,14 +60,14 @@ def test_groups_of_any_size_find_the_same(budget_bytes: int) -> None:
 
 def test_nodes_that_touch_a_misfit_are_kept_with_the_reason() -> None:
     graph = fold_constants(scaled_network())
-    kept = choose_kept(graph, raw_windows(), prefixes=(), operators=())
+    kept = choose_kept_nodes(graph, raw_windows(), prefixes=(), operators=())
     assert set(kept.reasons) == {"/scaler/Div", "/restorer/Mul"}
     assert "big reaches 1e+09" in kept.reasons["/scaler/Div"]
     windows = raw_windows()
-    found, wanted = run(to_half(graph, kept), windows)[0], run(graph, windows)[0]
+    found, wanted = run(convert_to_half(graph, kept), windows)[0], run(graph, windows)[0]
     assert np.abs(found - wanted).max() / np.abs(wanted).max() < 3e-3
-    blind = choose_kept(graph, None, prefixes=(), operators=())
+    blind = choose_kept_nodes(graph, None, prefixes=(), operators=())
     assert blind.names == []
-    pinned = choose_kept(graph, None)
+    pinned = choose_kept_nodes(graph, None)
     assert pinned.reasons["/norm/LayerNormalization"] == "sensitive: LayerNormalization"
     assert pinned.reasons["/scaler/Div"] == "pinned: meets raw units"
