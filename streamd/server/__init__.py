@@ -1,1 +1,1 @@
-"""The composition root: configuration, lifecycle, signals, systemd; the only place that names backends."""
+"""The composition root: configuration, lifecycle, signals, systemd; the only one that names backends."""

@@ -1,6 +1,7 @@
-"""Settings: a TOML file, over it `STREAMD_<KEY>` environment variables, over them flags.
+"""Reads and checks the settings: a flag beats a `STREAMD_<KEY>` environment variable, which beats the TOML file.
 
-A key is unique across the file's sections, so that its variable needs no section.
+A key is unique across the sections of the file, so its variable does not name the section. This module reads files and
+the environment, and starts nothing.
 """
 
 import os
@@ -29,8 +30,8 @@ class _Section(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     pass
 
 
-class ServerSection(_Section, frozen=True):
-    """Where the daemon listens, and what its doors bear."""
+class ServerSection(_Section, frozen=True, kw_only=True):
+    """Address, limits and admin token of the HTTP server."""
 
     host: str = "127.0.0.1"
     port: Port = 8002
@@ -51,15 +52,15 @@ class ServerSection(_Section, frozen=True):
 
 
 class StateSection(_Section, frozen=True):
-    """What outlives the process."""
+    """The state that outlives the process: its folder, size and flush interval."""
 
     state_dir: str = "state"
     max_servers: CountSetting = 30_000
     flush_interval_seconds: PositiveSeconds = 30.0
 
 
-class WindowsSection(_Section, frozen=True):
-    """How windows fill."""
+class WindowsSection(_Section, frozen=True, kw_only=True):
+    """Limits on the rows of a window: how many, how late and how far ahead."""
 
     min_context_rows: CountSetting = 48
     late_tolerance_steps: CountOrZero = 288
@@ -68,8 +69,8 @@ class WindowsSection(_Section, frozen=True):
     ahead_recovery_seconds: Seconds = 60.0
 
 
-class EngineSection(_Section, frozen=True):
-    """Which model runs, and on what."""
+class EngineSection(_Section, frozen=True, kw_only=True):
+    """The version that serves, its backend and its lanes."""
 
     engines: str = "engines"
     engine: str = ""
@@ -82,7 +83,7 @@ class EngineSection(_Section, frozen=True):
     lane_wait: LaneWait = "sleep"
     lean_runtime: str = ""
     lanes: CountOrZero = 0
-    """Batches that run at once; 0: what suits the backend."""
+    """Batches that run at the same time; 0: `Backend.default_lanes`."""
     threads_per_lane: CountSetting = 1
     buckets: tuple[CountSetting, ...] = (1, 4, 8, 16, 32, 64, 128, 256)
     warmup_seconds: PositiveSeconds = 3.0
@@ -99,12 +100,12 @@ class EngineSection(_Section, frozen=True):
 
     @property
     def pinned(self) -> tuple[str, ...]:
-        """The versions that serve whatever is promoted; none where the repository chooses."""
+        """The versions that serve regardless of promotions; empty if the repository chooses."""
         return self.ensemble or ((self.engine,) if self.engine else ())
 
 
 class CandidateSection(_Section, frozen=True):
-    """Which version is on trial, and on how many servers."""
+    """The candidate that is loaded at start, and its share of the servers."""
 
     candidate: str = ""
     candidate_share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
@@ -112,7 +113,7 @@ class CandidateSection(_Section, frozen=True):
 
 
 class BatchingSection(_Section, frozen=True):
-    """How micro-batches form."""
+    """Size and queue delay of micro-batches, and limits of `/v1/predict`."""
 
     max_batch_size: CountSetting = 256
     max_queue_delay_ms: Seconds = 5.0
@@ -121,7 +122,7 @@ class BatchingSection(_Section, frozen=True):
 
 
 class AccuracySection(_Section, frozen=True):
-    """How past forecasts are scored."""
+    """The sample and the period over which past forecasts are scored."""
 
     scored_servers: CountOrZero = 512
     score_after_steps: CountOrZero = 2
@@ -129,13 +130,13 @@ class AccuracySection(_Section, frozen=True):
 
 
 class LogSection(_Section, frozen=True):
-    """What is logged, and how."""
+    """Level and format of the log."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "console"] = "auto"
 
 
-class Config(_Section, frozen=True):
+class Config(_Section, frozen=True, kw_only=True):
     """All settings; every one has a default."""
 
     server: ServerSection = ServerSection()
@@ -151,31 +152,36 @@ class Config(_Section, frozen=True):
 SECTIONS: dict[str, str] = {
     key: section.name for section in msgspec.structs.fields(Config) for key in section.type.__struct_fields__
 }
-"""The section of each key."""
+"""Maps each key to the name of its section."""
 
 _LISTS = {"buckets", "devices", "ensemble"}
-"""The keys whose variable holds several values, with commas between them."""
+"""The keys whose variable holds several values, separated by commas."""
 
 
 def load_config(
     path: Path | None, environ: Mapping[str, str] = os.environ, flags: Mapping[str, Any] | None = None
 ) -> Config:
-    """Read the file (none: defaults), the environment and the flags, the later over the former.
+    """Read the file, the environment and the flags; the later ones beat the earlier ones.
 
-    Relative folders in the file are relative to it. Raises `ConfigError` naming the setting and its place.
+    `path` is `None` for the defaults. Relative folders in the file are relative to the folder of the file. Raises
+    `ConfigError` naming the setting and its place.
     """
-    settings = _from_file(path) if path is not None else {}
-    for key, text in _from_environment(environ).items():
+    settings = _read_file(path) if path is not None else {}
+    for key, text in _read_environment(environ).items():
         settings.setdefault(SECTIONS[key], {})[key] = text
     for key, value in (flags or {}).items():
         if value is not None:
             settings.setdefault(SECTIONS[key], {})[key] = value
-    # The environment and flags are text: lax conversion turns "8002" into 8002; the file was checked strictly.
+    # The environment and the flags are text, so the conversion is lax: it turns "8002" into 8002. The file was
+    # converted strictly before, in `_read_file`.
     return _convert(settings, "the settings together", strict=False)
 
 
 def read_admin_token(config: Config) -> str:
-    """Return the token by which callers are authorised, empty for none; raises `ConfigError` for a bad file."""
+    """Return the token that authorizes callers, empty if there is no token.
+
+    Raises `ConfigError` if its file cannot be read or is empty.
+    """
     if not config.server.admin_token_file:
         return config.server.admin_token
     path = Path(config.server.admin_token_file)
@@ -188,7 +194,7 @@ def read_admin_token(config: Config) -> str:
     return token
 
 
-def _from_file(path: Path) -> dict[str, dict[str, Any]]:
+def _read_file(path: Path) -> dict[str, dict[str, Any]]:
     try:
         settings = tomllib.loads(read_regular(path).decode())
     except OSError as exc:
@@ -203,7 +209,7 @@ def _from_file(path: Path) -> dict[str, dict[str, Any]]:
     return settings
 
 
-def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+def _read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for variable, text in environ.items():
         if not variable.startswith("STREAMD_"):
@@ -211,14 +217,16 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
         key = variable.removeprefix("STREAMD_").lower()
         if key not in SECTIONS:
             raise ConfigError(f"{variable}: there is no such setting; each key of config.toml has a variable")
-        value: Any = _list_of(key, text) if key in _LISTS else text
+        value: Any = _split_list(key, text) if key in _LISTS else text
         _convert({SECTIONS[key]: {key: value}}, variable, strict=False)
         found[key] = value
     return found
 
 
-def _list_of(key: str, text: str) -> list[str]:
-    return [] if key == "ensemble" and not text else text.split(",")
+def _split_list(key: str, text: str) -> list[str]:
+    if key == "ensemble" and not text:  # an empty ensemble is a valid setting; the other lists need a value
+        return []
+    return text.split(",")
 
 
 def _convert(settings: Mapping[str, Any], place: str, *, strict: bool) -> Config:
@@ -229,7 +237,7 @@ def _convert(settings: Mapping[str, Any], place: str, *, strict: bool) -> Config
 
 
 def find_restart_sections(config: Config, before: Config) -> list[str]:
-    """Return the sections that differ and are read at start only."""
-    live = ("engine", "candidate")
+    """Return the sections that differ from `before` and that only a restart reads again."""
+    live = ("engine", "candidate")  # a reload applies these
     sections = (field.name for field in msgspec.structs.fields(Config) if field.name not in live)
     return [name for name in sections if getattr(config, name) != getattr(before, name)]

@@ -1,4 +1,7 @@
-"""The daemon's life in three sentences: start-up, main loop, drain with a deadline."""
+"""Runs one daemon: start-up, main loop, and a drain with a deadline.
+
+Connects the parts and owns the signals; how the parts work is up to their packages.
+"""
 
 import asyncio
 import gc
@@ -33,39 +36,39 @@ T = TypeVar("T")
 
 
 class Daemon:
-    """One daemon: `run` returns its exit status when a signal has ended it.
+    """One daemon, from `run` until a signal ends it.
 
-    `reread` reads the settings again when it is told to reload; without it they stay.
+    `reread` reads the settings again on SIGHUP; without it the settings stay as they are.
     """
 
     def __init__(self, config: Config, reread: Callable[[], Config] | None = None) -> None:
         self.config = config
         self.notifier = Notifier()
         self._reread = reread
-        self._engines: VersionControl | None = None
+        self._version_control: VersionControl | None = None
         self._service: Service | None = None
         self._stop = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def stop(self) -> None:
-        """Begin to drain."""
+        """Request the drain; `run` then delivers what is in progress and returns."""
         self._stop.set()
 
     async def run(self) -> int:
-        """Start, serve until told to stop, drain. Raises `StreamdError` where start-up fails."""
+        """Start, serve until a signal comes, drain; return 0. Raises `StreamdError` if it cannot start."""
         configure_malloc()
-        self._watch_signals()  # first: whoever hears of it may stop it
-        read = await self._unless_stopped(self._read())
-        if read is None:
+        self._watch_signals()  # first: from here on a signal stops the daemon in an orderly way
+        opened = await self._await_unless_stopped(self._open_files())
+        if opened is None:
             log.info("stopped_while_starting")
             return 0
-        token, selection, state = read
+        token, selection, state = opened
         service = self._service = self._make_service(selection, state)
-        engines = self._engines = VersionControl(service, self.config, open_version, self._reread)
-        http_app = make_http_app(service, _transport_limits(self.config), engines, token)
+        control = self._version_control = VersionControl(service, self.config, open_version, self._reread)
+        http_app = make_http_app(service, _make_transport_limits(self.config), control, token)
         runner = await self._listen(http_app)
-        self._keep(self._flush_regularly(service.state))  # samples are taken from now on
-        starting = asyncio.create_task(self._open_lanes(engines, selection))
+        self._run_in_background(self._flush_regularly(service.state))  # samples are accepted from now on
+        starting = asyncio.create_task(self._load_first_version(control, selection))
         stopping = asyncio.create_task(self._stop.wait())
         try:
             await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -77,8 +80,8 @@ class Daemon:
         return 0
 
     # ------------------------------------------------------------ start-up
-    async def _unless_stopped(self, coroutine: Coroutine[Any, Any, T]) -> T | None:
-        """Return a coroutine's result; None where a signal came first: what it waits for is not waited for."""
+    async def _await_unless_stopped(self, coroutine: Coroutine[Any, Any, T]) -> T | None:
+        """Return the result of a coroutine, or `None` if a signal comes first; the coroutine is cancelled then."""
         working, stopping = asyncio.create_task(coroutine), asyncio.create_task(self._stop.wait())
         try:
             await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -88,23 +91,23 @@ class Daemon:
                 task.cancel()
             await asyncio.gather(working, stopping, return_exceptions=True)
 
-    async def _read(self) -> tuple[str, Selection, State]:
-        """Read all that start-up needs of the disk, beside the loop: signals are heard while a file system hangs."""
+    async def _open_files(self) -> tuple[str, Selection, State]:
+        """Read in threads what start-up needs from the disk, so that signals work while a file system hangs."""
         config, seconds = self.config, self.config.engine.read_timeout_seconds
         token = await run_disk_work("the admin token", seconds, partial(read_admin_token, config))
         selection = await run_disk_work(
             config.engine.engines, seconds, partial(select_versions, config.engine, starting=True), Selection.release
         )
-        folder, limits = Path(config.state.state_dir), _window_limits(config)
-        # Without a bound: to carry a large state over may take long.
+        folder, limits = Path(config.state.state_dir), _make_window_limits(config)
+        # Without a time limit: migrating a large state may take long.
         state = await in_background(
             partial(open_state, folder, selection.contract, limits, time.monotonic()), State.close
         )
         return token, selection, state
 
     def _make_service(self, selection: Selection, state: State) -> Service:
-        service = build_service(state, selection.name, selection.server_ids, _service_limits(self.config))
-        service.begin()  # before the first sample: what comes from now on is due by itself
+        service = build_service(state, selection.name, selection.server_ids, _make_service_limits(self.config))
+        service.begin()  # before the first sample: later rows mark their servers due themselves
         return service
 
     async def _listen(self, http_app: HttpApp) -> web.AppRunner:
@@ -119,11 +122,12 @@ class Daemon:
         log.info("listening", host=settings.host, port=runner.addresses[0][1])
         return runner
 
-    async def _open_lanes(self, engines: VersionControl, selection: Selection) -> None:
-        """Load and warm in threads: samples are taken meanwhile, `/readyz` says no until a lane is warm."""
+    async def _load_first_version(self, control: VersionControl, selection: Selection) -> None:
+        """Load and warm the first version in threads; samples are accepted meanwhile, and `/readyz` answers 503."""
         began = time.monotonic()
-        loaded = await engines.start(selection)
-        # What stands now stays: the collector need not look at it again, which took hundreds of milliseconds.
+        loaded = await control.start(selection)
+        # Most objects that exist now live as long as the process. Frozen, they are not scanned by later collections,
+        # each of which took hundreds of milliseconds.
         gc.collect()
         gc.freeze()
         assert loaded.backend is not None, "it is loaded"
@@ -137,13 +141,14 @@ class Daemon:
             seconds=round(time.monotonic() - began, 2),
         )
         self._notify_ready()
-        self._keep(self._feed_watchdog())  # systemd counts from READY on, and a candidate may take long to load
-        await engines.start_configured_candidate()
+        # Before the candidate: systemd counts the watchdog's time from READY on, and a candidate may load slowly.
+        self._run_in_background(self._feed_watchdog())
+        await control.start_configured_candidate()
 
     def _notify_ready(self) -> None:
         assert self._service is not None
-        told = self._service.engine.shown["backend"]
-        self.notifier.notify(READY="1", STATUS=f"serving {self._service.model} on {told}")
+        backend = self._service.engine.shown["backend"]
+        self.notifier.notify(READY="1", STATUS=f"serving {self._service.model} on {backend}")
 
     # ------------------------------------------------------------ main loop
     def _watch_signals(self) -> None:
@@ -153,14 +158,15 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
 
     def _on_hangup(self) -> None:
-        if self._engines is None or self._stop.is_set():
-            return  # what is chosen at start is chosen by the settings as they are by now, or nothing matters any more
-        self._keep(self._reload(self._engines))
+        if self._version_control is None or self._stop.is_set():
+            # 1. Still opening files: there is no version yet that could change. 2. Stopping: no version changes now.
+            return
+        self._run_in_background(self._reload(self._version_control))
 
-    async def _reload(self, engines: VersionControl) -> None:
+    async def _reload(self, control: VersionControl) -> None:
         self.notifier.notify(RELOADING="1", MONOTONIC_USEC=str(time.monotonic_ns() // 1_000))
-        await engines.reload()
-        self._notify_ready()  # whether or not anything changed: it serves
+        await control.reload()
+        self._notify_ready()  # also after a failed reload: the daemon serves as before
 
     def _on_signal(self, number: int) -> None:
         if self._stop.is_set():
@@ -184,7 +190,7 @@ class Daemon:
             self.notifier.notify(WATCHDOG="1")
             await asyncio.sleep(interval / 2)
 
-    def _keep(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    def _run_in_background(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -199,15 +205,15 @@ class Daemon:
         try:
             async with service.pauses.timeout(self.config.server.drain_seconds):
                 for site in list(runner.sites):
-                    await site.stop()  # no new connections; those that are open go on
+                    await site.stop()  # no new connections; the open ones stay
                 await service.drain()
                 await service.hub.finish()
                 await http_app.sockets.close_all()
         except TimeoutError:
             in_time = False
         left = service.undelivered
-        if self._engines is not None:
-            self._engines.close()
+        if self._version_control is not None:
+            self._version_control.close()
         for task in (*tasks, *self._tasks):
             task.cancel()
         await asyncio.gather(*tasks, *self._tasks, return_exceptions=True)
@@ -222,7 +228,7 @@ class Daemon:
         )
 
 
-def _transport_limits(config: Config) -> TransportLimits:
+def _make_transport_limits(config: Config) -> TransportLimits:
     server = config.server
     return TransportLimits(
         max_body_bytes=server.max_body_bytes,
@@ -235,7 +241,7 @@ def _transport_limits(config: Config) -> TransportLimits:
     )
 
 
-def _window_limits(config: Config) -> WindowLimits:
+def _make_window_limits(config: Config) -> WindowLimits:
     return WindowLimits(
         capacity=config.state.max_servers,
         need=config.windows.min_context_rows,
@@ -244,21 +250,21 @@ def _window_limits(config: Config) -> WindowLimits:
     )
 
 
-def _service_limits(config: Config) -> ServiceLimits:
+def _make_service_limits(config: Config) -> ServiceLimits:
     return ServiceLimits(
         max_queue_delay_seconds=config.batching.max_queue_delay_ms / 1e3,
         max_ahead_seconds=config.windows.max_ahead_seconds,
         ahead_recovery_seconds=config.windows.ahead_recovery_seconds,
         max_waiting_requests=config.batching.max_waiting_requests,
         predict_timeout_seconds=config.batching.predict_timeout_seconds,
-        accuracy=_accuracy_limits(config),
+        accuracy=_make_accuracy_limits(config),
     )
 
 
-def _accuracy_limits(config: Config) -> AccuracyLimits:
+def _make_accuracy_limits(config: Config) -> AccuracyLimits:
     accuracy, periods = config.accuracy, AccuracyLimits().periods
     return AccuracyLimits(
         scored_servers=accuracy.scored_servers,
         settle_steps=accuracy.score_after_steps,
-        period_steps=-(-accuracy.accuracy_window_steps // periods),
+        period_steps=-(-accuracy.accuracy_window_steps // periods),  # rounded up
     )

@@ -1,4 +1,7 @@
-"""What a change of versions reads and writes on the disk, bounded in time: a file system may hang."""
+"""Runs work that reads or writes files in a thread, bounded in time, because a file system may hang.
+
+The event loop waits for the result and never opens a file itself.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -13,17 +16,17 @@ T = TypeVar("T")
 async def run_disk_work(
     what: str, seconds: float, work: Callable[[], T], release: Callable[[T], None] = lambda made: None
 ) -> T:
-    """Run work that reads or writes files beside the loop, and return its result.
+    """Run `work` in a background thread and return its result.
 
-    Raises what it raises, and `RepositoryError` naming `what` where it takes longer than `seconds`; its thread is left
-    behind then, and what it may still return is released.
+    Raises what `work` raises, and `RepositoryError` naming `what` if it takes longer than `seconds`. In that case its
+    thread is left behind, and `release` is called with the result if there is one later.
     """
     limit = asyncio.timeout(seconds)
     try:
         async with limit:
             return await in_background(work, release)
     except TimeoutError as exc:
-        if not limit.expired():
+        if not limit.expired():  # the work itself raised it
             raise
         raise RepositoryError(
             f"{what}: not done within {seconds:g} s: its file system may hang; try again once it answers, or raise "

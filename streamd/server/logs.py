@@ -1,4 +1,7 @@
-"""Logs to standard error: for people on a terminal, JSON elsewhere."""
+"""Configures the log on standard error: readable lines on a terminal, JSON elsewhere.
+
+The only module that configures structlog and the standard library's logging.
+"""
 
 import logging
 import sys
@@ -10,9 +13,9 @@ from streamd.server.config import LogSection
 
 
 def configure_logs(settings: LogSection) -> None:
-    """Set structlog up once; a line is an event with its fields.
+    """Configure structlog, once in a process; each line is an event with its fields.
 
-    What libraries log, and Python's own warnings, become such lines too, from `warning` on.
+    Log records of libraries and Python's own warnings become such lines too, from level `warning` on.
     """
     console = settings.log_format == "console" or (settings.log_format == "auto" and sys.stderr.isatty())
     renderer: Any = structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer(sort_keys=False)
@@ -22,7 +25,7 @@ def configure_logs(settings: LogSection) -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    rendered: list[Any] = [structlog.processors.format_exc_info if not console else _keep, renderer]
+    rendered: list[Any] = [structlog.processors.format_exc_info if not console else _pass_through, renderer]
     structlog.configure(
         processors=[*shared, *rendered],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -33,7 +36,7 @@ def configure_logs(settings: LogSection) -> None:
 
 
 def _route_foreign_logs(level: int, shared: list[Any], rendered: list[Any]) -> None:
-    """Let the standard library's loggers write the same lines: without a handler they write plain text."""
+    """Let the loggers of the standard library write the same lines; without a handler they write plain text."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -47,5 +50,6 @@ def _route_foreign_logs(level: int, shared: list[Any], rendered: list[Any]) -> N
     logging.captureWarnings(True)
 
 
-def _keep(_logger: Any, _name: str, event: Any) -> Any:
+def _pass_through(_logger: Any, _name: str, event: Any) -> Any:
+    """Return the event unchanged: the console renderer formats exceptions itself."""
     return event

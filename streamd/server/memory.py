@@ -1,23 +1,29 @@
-"""How the process takes its memory, so that it has as much after a version has gone as it had before it came."""
+"""Configures glibc's allocator, so that a version that is closed gives its memory back to the system.
+
+Knows nothing of versions; without glibc each function is a no-op.
+"""
 
 import ctypes
 import os
 from collections.abc import Mapping
 
 LARGE_BYTES = 8 * 2**20
-"""Blocks of this size and more are the system's again as soon as they are freed; what a batch needs is smaller."""
+"""Blocks of at least this size are returned to the system as soon as they are freed; those of a batch are smaller."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 def configure_malloc(environ: Mapping[str, str] = os.environ) -> bool:
-    """Let glibc give large blocks back whatever lies beside them; false where it is not there, or was told otherwise.
+    """Let glibc map each large block by itself, so that it can be returned whatever lies beside it.
 
-    Left to itself it raises its bound to 32 MB: an inference runtime's arenas then come from the heaps of the lanes'
-    threads, and stay there in pieces. Ten changes of a version were measured to take 100 MB that nothing used.
+    By default glibc raises this threshold up to 32 MB. The arenas of an inference runtime then come from the heaps of
+    the lanes' threads and stay there in fragments: ten changes of the version left 100 MB that nothing used.
 
-    Told one bound it no longer raises the other, up to which a heap's end stays: at its first 128 kB every batch would
-    give its memory back and fault it in anew, at six times the cost. So that is what it would be: twice the first.
+    Once this threshold is set, glibc no longer raises the trim threshold, the free memory that it keeps at the end of a
+    heap. At its initial 128 kB each batch would return its memory and fault it in again, at six times the cost. So it
+    is set as glibc itself would: to twice the first threshold.
+
+    Returns false without glibc, and if the environment already sets a threshold.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None or "MALLOC_MMAP_THRESHOLD_" in environ:
@@ -26,10 +32,10 @@ def configure_malloc(environ: Mapping[str, str] = os.environ) -> bool:
 
 
 def trim_heap() -> bool:
-    """Give back what lies free between blocks that are in use; false where that is nothing, or glibc is not there.
+    """Return free pages between blocks in use to the system; returns whether there were any.
 
-    A version that has gone leaves its small blocks behind: 50 to 80 MB of eight CPU lanes, given back in 4 ms (400 MB
-    took 14). Who allocates meanwhile may wait for it.
+    Closing a version frees small blocks between others: 50 to 80 MB with eight CPU lanes, returned in 4 ms (400 MB
+    took 14 ms). A thread that allocates during this may wait. Returns false without glibc.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     return trim is not None and bool(trim(0))

@@ -1,7 +1,7 @@
-"""The daemon as a process: from its start to an exit status, with no thread left behind.
+"""Runs the daemon as a process and returns its exit status, with no other thread left running.
 
-A thread that still runs native code while the interpreter is taken down ends the process by SIGABRT, whatever its
-status should have been. So every thread is waited for, and a process in which one does not end leaves without that.
+A thread that runs native code while the interpreter shuts down can end the process by SIGABRT instead of with its exit
+status. So this module waits for every thread; if one does not end, it ends the process without that shutdown.
 """
 
 import asyncio
@@ -20,17 +20,17 @@ from streamd.server.daemon import Daemon
 log = structlog.get_logger(__name__)
 
 LEAVE_SECONDS = 5.0
-"""How long each is waited for: what is still being loaded, and the threads that are left."""
+"""How long to wait for the tasks that are still loading something, and again for the threads that are left."""
 
 
 async def run_daemon(daemon: Daemon) -> int:
-    """Run a daemon until it is told to stop; returns its exit status, after which only this thread is left.
+    """Run a daemon until a signal stops it; returns its exit status, after which only this thread is left.
 
-    Where another thread does not end, the process ends here, with that status.
+    If another thread does not end, this function ends the process with that status.
     """
     threads = ThreadPoolExecutor(thread_name_prefix="streamd")
     asyncio.get_running_loop().set_default_executor(threads)
-    status = await _status_of(daemon)
+    status = await _run_to_status(daemon)
     await _finish_tasks()
     threads.shutdown(wait=False, cancel_futures=True)
     if left := _join_threads():
@@ -41,27 +41,28 @@ async def run_daemon(daemon: Daemon) -> int:
     return status
 
 
-async def _status_of(daemon: Daemon) -> int:
+async def _run_to_status(daemon: Daemon) -> int:
     try:
         return await daemon.run()
     except StreamdError as exc:
-        print(f"streamd: {exc}", file=sys.stderr)  # noqa: T201 - the last word, for whoever started it
+        print(f"streamd: {exc}", file=sys.stderr)  # noqa: T201 - the reason, for the user or the supervisor that started it
     except Exception:
         traceback.print_exc()
     return 1
 
 
 async def _finish_tasks() -> None:
-    """Wait for the tasks that are left: all were cancelled but those that close what a thread is still making."""
+    """Wait for the tasks that are left: those that close what a thread is still opening; all others were cancelled."""
     if tasks := asyncio.all_tasks() - {asyncio.current_task()}:
         await asyncio.wait(tasks, timeout=LEAVE_SECONDS)
 
 
 def _join_threads() -> list[str]:
-    """Wait for every other thread; returns the names of those that still run."""
-    until = time.monotonic() + LEAVE_SECONDS
-    ours = (each for each in threading.enumerate() if not isinstance(each, threading._DummyThread))
-    others = [each for each in ours if each is not threading.current_thread()]
+    """Wait for every other thread; returns the names of the threads that still run."""
+    deadline = time.monotonic() + LEAVE_SECONDS
+    # A dummy thread is one that native code created; it cannot be joined.
+    joinable = (each for each in threading.enumerate() if not isinstance(each, threading._DummyThread))
+    others = [each for each in joinable if each is not threading.current_thread()]
     for thread in others:
-        thread.join(max(until - time.monotonic(), 0.0))
+        thread.join(max(deadline - time.monotonic(), 0.0))
     return [thread.name for thread in others if thread.is_alive()]

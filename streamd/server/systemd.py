@@ -1,6 +1,6 @@
-"""Tells systemd how the daemon does: sd_notify(3)'s datagram, as its manual page gives it.
+"""Reports the daemon's state to systemd by the datagram of sd_notify(3).
 
-Written here because the protocol is one datagram and the bindings need libsystemd's headers to install.
+Implemented here because the protocol is one datagram, and the bindings need the headers of libsystemd to install.
 """
 
 import os
@@ -9,17 +9,17 @@ from collections.abc import Mapping
 
 
 class Notifier:
-    """Sends states to the socket that systemd named; does nothing where there is none."""
+    """Sends states to the socket that systemd gave; a no-op without one."""
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         path = environ.get("NOTIFY_SOCKET", "")
-        # A leading @ stands for the abstract namespace's leading zero byte.
+        # A leading @ stands for the leading zero byte of the abstract namespace.
         self._address = "\0" + path[1:] if path.startswith("@") else path
-        self.watchdog_seconds = _watchdog_seconds(environ)
-        """How often systemd wants to hear; none where it does not watch."""
+        self.watchdog_seconds = _read_watchdog_seconds(environ)
+        """The interval within which systemd expects a `WATCHDOG=1`; `None` if it does not watch."""
 
     def notify(self, **states: str) -> None:
-        """Send states such as READY="1"; a socket that is gone is none of the daemon's business."""
+        """Send states such as `READY="1"`; an error of the socket is ignored, since the daemon serves without it."""
         if not self._address:
             return
         datagram = "\n".join(f"{name}={value}" for name, value in states.items()).encode()
@@ -30,7 +30,7 @@ class Notifier:
                 return
 
 
-def _watchdog_seconds(environ: Mapping[str, str]) -> float | None:
+def _read_watchdog_seconds(environ: Mapping[str, str]) -> float | None:
     pid = environ.get("WATCHDOG_PID")
     if pid is not None and pid != str(os.getpid()):
         return None

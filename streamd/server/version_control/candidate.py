@@ -1,4 +1,7 @@
-"""The candidate: which version is on trial, on how many servers, and who scores it."""
+"""Begins and ends the candidate: checks it, loads it, gives it its servers, and has its forecasts scored.
+
+Decides nothing about the version that serves; `control.py` does.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -25,7 +28,7 @@ log = structlog.get_logger(__name__)
 
 
 class CandidateControl:
-    """Begins and ends trials, at most one at a time; whoever calls does so one call at a time."""
+    """Manages the candidate, at most one at a time; the caller makes one call at a time."""
 
     def __init__(
         self, service: Service, config: Config, open_version: OpenVersion, release: Callable[[Selection], None]
@@ -37,32 +40,32 @@ class CandidateControl:
 
     @property
     def candidate(self) -> Candidate | None:
-        """The version on trial."""
+        """The candidate; `None` if there is no candidate."""
         return self._service.candidate
 
     @property
     def name(self) -> str | None:
-        """Its name."""
+        """The name of the candidate's version; `None` if there is no candidate."""
         return None if self.candidate is None else self.candidate.name
 
     @property
     def share_left(self) -> float:
-        """The share of the servers that the version which serves forecasts."""
+        """The share of the servers that the serving version forecasts, from 0 to 1."""
         assignment = None if self.candidate is None else self.candidate.assignment
         return 1.0 if assignment is None or assignment.shadow else 1.0 - assignment.share
 
-    async def begin(self, selection: Selection, wanted: CandidateSection, current: Deployment | None) -> None:
-        """Load a version and put it on trial in place of any other.
+    async def begin(self, selection: Selection, settings: CandidateSection, current: Deployment | None) -> None:
+        """Load a version and make it the candidate, in place of any other.
 
-        Raises `StreamdError`, and then nothing is changed.
+        Raises `StreamdError` if it cannot be loaded or compared; then nothing changes.
         """
         before = self.candidate
         try:
-            self._check(selection)
+            self._check_comparable(selection)
         except ReloadError:
             selection.release()
             raise
-        candidate = self._make(selection, wanted)
+        candidate = self._make_candidate(selection, settings)
         deployment = await candidate.load()
         try:
             check_backend(deployment, current, self.config)
@@ -70,37 +73,40 @@ class CandidateControl:
             await candidate.end()
             raise
         if before is not None:
-            await self.end(keep=candidate.name)
+            await self.end(retain_scores_of=candidate.name)
         candidate.begin()
         self._service.candidate = candidate
-        self._score(candidate)
+        self._follow_accuracy(candidate)
         log.info("candidate_begun", engine=candidate.name, share=candidate.assignment.share)
 
-    async def end(self, keep: str | None = None) -> None:
-        """Give its servers back and retire it, if there is one; its scores go too, unless it is the one to keep."""
+    async def end(self, retain_scores_of: str | None = None) -> None:
+        """End the candidate, if there is one: return its servers and retire it.
+
+        Its scores are removed too, unless it is the version `retain_scores_of` or the one that serves.
+        """
         candidate = self.candidate
         if candidate is not None:
             await candidate.end()
             self._note_end(candidate)
-            if candidate.name not in (keep, self._service.model):
+            if candidate.name not in (retain_scores_of, self._service.model):
                 self._service.accuracy.unfollow(candidate.name)
             log.info("candidate_ended", engine=candidate.name)
 
-    def has(self, version: str) -> bool:
-        """Whether this version is on trial with warm lanes, opened by the settings."""
+    def has_warm(self, version: str) -> bool:
+        """Whether this version is the candidate, with warm lanes that were opened by the present settings."""
         candidate = self.candidate
         if candidate is None or candidate.deployment is None or not candidate.pipeline.ready:
             return False
         return is_opened_as(candidate.deployment, version, self.config)
 
     def check_same_files(self, selection: Selection) -> None:
-        """Raise `ReloadError` where the files of the version on trial are not those that were loaded."""
+        """Raise `ReloadError` if the files of the candidate are not those that were loaded."""
         assert self.candidate is not None, "there is a candidate"
         assert self.candidate.deployment is not None, "it is loaded"
         check_same_files(selection, self.candidate.deployment)
 
     async def hand_over(self, manager: DeploymentManager) -> Deployment | None:
-        """End the trial and give the loaded version to a manager; `None` where it lost its lanes."""
+        """End the candidate and transfer its loaded version to `manager`; returns `None` if it lost its lanes."""
         candidate = self.candidate
         assert candidate is not None, "there is a candidate"
         deployment = await candidate.hand_over(manager)
@@ -110,28 +116,28 @@ class CandidateControl:
         return deployment
 
     def close(self) -> None:
-        """Stop it."""
+        """Stop the candidate, if there is one."""
         if self.candidate is not None:
             self.candidate.close()
 
     def status(self) -> dict[str, Any] | None:
-        """Return what `/v1/status` shows of it."""
+        """Return what `/v1/status` shows of the candidate; `None` if there is no candidate."""
         return None if self.candidate is None else self.candidate.status()
 
-    def _check(self, selection: Selection) -> None:
+    def _check_comparable(self, selection: Selection) -> None:
         check_same_contract(selection, self._service.contract)
         if selection.name == self._service.model:
             raise ReloadError(f"{selection.name} serves already: there is nothing to compare it with")
 
-    def _make(self, selection: Selection, wanted: CandidateSection) -> Candidate:
+    def _make_candidate(self, selection: Selection, settings: CandidateSection) -> Candidate:
         service = self._service
         return Candidate(
             service.state,
             service.pipeline,
             service.router,
             make_spec(selection, self.config, self._open_version, self._release),
-            share=wanted.candidate_share,
-            shadow=wanted.candidate_shadow,
+            share=settings.candidate_share,
+            shadow=settings.candidate_shadow,
             board=service.board_sink,
             scores=(service.accuracy,),
             observer=service.metrics,
@@ -141,7 +147,7 @@ class CandidateControl:
         self._service.candidate_ended(candidate)
         self._service.accuracy.follow(self._service.model, share=1.0)
 
-    def _score(self, candidate: Candidate) -> None:
+    def _follow_accuracy(self, candidate: Candidate) -> None:
         accuracy, assignment = self._service.accuracy, candidate.assignment
         accuracy.follow(
             candidate.name, training=candidate.spec.training, share=assignment.share, shadow=assignment.shadow

@@ -1,7 +1,7 @@
-"""Which version serves, from start to stop: loads it, and changes it by promotion, rollback or another choice.
+"""Decides which version serves, from start to stop: by the settings, a promotion, a rollback or a reload.
 
-The order of a change is: check, load and warm beside what serves, record, switch. So whoever is killed at any step
-leaves a record of a version that is known to load; and a change that fails leaves everything as it was.
+Each change has the same order: check, load and warm beside the serving version, record, switch. So a process that is
+killed at any step leaves a record of a version that is known to load, and a change that fails changes nothing.
 """
 
 import asyncio
@@ -44,9 +44,9 @@ log = structlog.get_logger(__name__)
 
 
 class VersionControl:
-    """Decides which version serves, and changes it, one change at a time.
+    """Decides which version serves and changes it, one change at a time.
 
-    `reread` reads the settings again, as the process was started; it raises `ConfigError`.
+    `reread` reads the settings again, with the flags and variables of the process; it raises `ConfigError`.
     """
 
     def __init__(
@@ -60,18 +60,19 @@ class VersionControl:
             service.pipeline, keep_warm_seconds=config.engine.keep_warm_seconds, listener=self
         )
         self._candidates = CandidateControl(service, config, open_version, self._release)
-        self._missed: list[dict[str, str]] = []
+        self._passed_over: list[dict[str, str]] = []
+        """The versions that should serve in place of the serving one, as `/v1/status` shows them."""
         self._lost_candidate: dict[str, str] | None = None
-        """The candidate that the settings name, where it could not be put on trial."""
+        """The candidate of the settings if it could not be loaded, in the same form."""
         self._lock = asyncio.Lock()
         self._change: dict[str, Any] = {"state": "starting", "version": None, "error": None, "when": None}
         self.serving_changed()
 
     async def start(self, selection: Selection) -> Deployment:
-        """Load the first version and let it serve; raises `BackendUnavailableError` where no backend runs it."""
+        """Load the first version and switch to it; raises `BackendUnavailableError` if no backend runs it."""
         async with self._lock:
             loaded = await self._manager.load(self._spec(selection, self.config))
-            self._note_missed(selection.missed, loaded.name)
+            self._report_passed_over(selection.passed_over, loaded.name)
             self._note("serving", loaded.name)
             self._switch(loaded, self.config)
         return loaded
@@ -80,69 +81,73 @@ class VersionControl:
         """Load the candidate that the settings name; a failure is reported in the status and the log only."""
         if self.config.candidate.candidate:
             async with self._lock:
-                await self._follow_candidate(self.config.candidate)
+                await self._begin_configured_candidate(self.config.candidate)
 
     def close(self) -> None:
-        """Stop watching and rebuilding; the lanes are the pipeline's to stop."""
+        """Stop supervising the lanes of all versions; the pipeline stops the lanes themselves."""
         self._candidates.close()
         self._manager.close()
 
     # ------------------------------------------------------------ changes
     async def reload(self) -> None:
-        """Read the settings again, choose again, and change what serves if that differs.
+        """Read the settings again, select the version again, and switch if it is another one.
 
         A failure is reported in the status and the log only, and changes nothing.
         """
         async with self._lock:
-            with suppress(StreamdError):  # `_changing` reported it
-                async with self._changing("the choice"):
+            with suppress(StreamdError):  # `_reporting_change` reported it
+                async with self._reporting_change("the selected version"):
                     config = await self._run_disk_work("the settings", self._reread)
-                    trial = config.candidate != self.config.candidate or self._lost_candidate is not None
-                    await self._follow(config)
-                if trial:
-                    await self._follow_candidate(config.candidate)
+                    is_candidate_due = config.candidate != self.config.candidate or self._lost_candidate is not None
+                    await self._apply_settings(config)
+                if is_candidate_due:
+                    await self._begin_configured_candidate(config.candidate)
 
     async def promote(self, version: str, who: str, why: str) -> dict[str, Any]:
-        """Load a version, record its promotion, and let it serve; returns what served before and what does.
+        """Load a version, record its promotion, and switch to it.
 
-        Raises `RepositoryError` where it is refused, `ReloadError` where it cannot serve without a restart.
+        Returns the names of the new and the previous version. Raises `RepositoryError` if the version is refused,
+        `ReloadError` if it cannot serve without a restart.
         """
-        async with self._changed_by_call(version):
+        async with self._requested_change(version):
             before, began = self._service.model, time.monotonic()
             await self._run_disk_work(version, partial(self._promoter.check, version))
             loaded = await self._warm(self.config, version)
             await self._record(loaded, partial(self._promoter.promote, version, who, why, time.time()))
             await self._serve(loaded, self.config)
-            self._note_missed((), loaded.name)
-        return self._answer(before, began)
+            self._report_passed_over((), loaded.name)
+        return self._describe_change(before, began)
 
     async def rollback(self, who: str, why: str) -> dict[str, Any]:
-        """Undo the last promotion; at once where what it goes back to is warm still. Raises as `promote`."""
-        async with self._changed_by_call("the version before"):
+        """Undo the last promotion, without loading if the earlier version is still warm. Raises as `promote`."""
+        async with self._requested_change("the previous version"):
             before, began = self._service.model, time.monotonic()
-            version, missed = await self._run_disk_work("the version before", self._promoter.find_rollback_target)
+            version, passed_over = await self._run_disk_work(
+                "the previous version", self._promoter.find_rollback_target
+            )
             loaded = await self._warm(self.config, version)
             record = await self._record(loaded, partial(self._promoter.rollback, who, why, time.time()))
             if record.current in (None, version):
                 await self._serve(loaded, self.config)
-                self._note_missed(missed, loaded.name)
-            else:  # someone promoted from the shell in the meantime
+                self._report_passed_over(passed_over, loaded.name)
+            else:  # another version was promoted from the shell in the meantime
                 self._manager.discard(loaded)
-                await self._follow(self.config)
-        return self._answer(before, began)
+                await self._apply_settings(self.config)
+        return self._describe_change(before, began)
 
     @asynccontextmanager
-    async def _changed_by_call(self, version: str) -> AsyncIterator[None]:
-        self._check_free()
+    async def _requested_change(self, version: str) -> AsyncIterator[None]:
+        """Run one change that a caller requested; raises `ReloadError` if another one runs or the settings pin one."""
+        self._check_not_busy()
         if self.config.engine.pinned:
             raise ReloadError(
                 f"the settings pin {' and '.join(self.config.engine.pinned)}, whatever is promoted: "
                 "take engine or ensemble out of them and reload first"
             )
-        async with self._lock, self._changing(version):
+        async with self._lock, self._reporting_change(version):
             yield
 
-    def _check_free(self) -> None:
+    def _check_not_busy(self) -> None:
         if self._service.draining:
             raise DrainingError("the daemon is stopping")
         if self._lock.locked():
@@ -150,54 +155,54 @@ class VersionControl:
 
     # ------------------------------------------------------------ candidates
     async def start_candidate(self, version: str, share: float, shadow: bool) -> dict[str, Any]:
-        """Put a version on trial on a share of the servers, in place of any other; raises as `promote`."""
-        self._check_free()
+        """Make a version the candidate on a share of the servers, in place of any other; raises as `promote`."""
+        self._check_not_busy()
         async with self._lock:
-            await self._start_candidate(CandidateSection(version, share, shadow))
+            await self._begin_candidate(CandidateSection(version, share, shadow))
             self._note_lost_candidate(None)
         return {"candidate": self._candidates.status()}
 
     async def end_candidate(self) -> dict[str, Any]:
-        """End the trial, if there is one; its servers are forecast by the version that serves again."""
-        self._check_free()
+        """End the candidate, if there is one; the serving version forecasts its servers again."""
+        self._check_not_busy()
         async with self._lock:
             name = self._candidates.name
             await self._candidates.end()
             self._note_lost_candidate(None)
         return {"ended": name}
 
-    async def _follow_candidate(self, wanted: CandidateSection) -> None:
-        """Put on trial what the settings name; a failure stays in the status until a trial begins or ends."""
+    async def _begin_configured_candidate(self, settings: CandidateSection) -> None:
+        """Begin the candidate of the settings; a failure stays in the status until a candidate begins or ends."""
         lost = None
         try:
-            await self._start_candidate(wanted)
+            await self._begin_candidate(settings)
         except StreamdError as exc:
-            if wanted.candidate != self._service.model:
-                lost = {"name": wanted.candidate, "rule": "candidate", "reason": str(exc)}
+            if settings.candidate != self._service.model:
+                lost = {"name": settings.candidate, "rule": "candidate", "reason": str(exc)}
         self._note_lost_candidate(lost)
 
     def _note_lost_candidate(self, lost: dict[str, str] | None) -> None:
         self._lost_candidate = lost
         self.serving_changed()
 
-    async def _start_candidate(self, wanted: CandidateSection) -> None:
+    async def _begin_candidate(self, settings: CandidateSection) -> None:
         self._candidates.config = self.config
-        if not wanted.candidate:
+        if not settings.candidate:
             await self._candidates.end()
             return
-        async with self._changing(wanted.candidate):
-            selection = await self._select(self.config, wanted.candidate)
-            await self._candidates.begin(selection, wanted, self._manager.current)
+        async with self._reporting_change(settings.candidate):
+            selection = await self._select(self.config, settings.candidate)
+            await self._candidates.begin(selection, settings, self._manager.current)
 
     @asynccontextmanager
-    async def _changing(self, version: str) -> AsyncIterator[None]:
-        """Report a change that begins, and how it ended; every error is a `StreamdError`."""
+    async def _reporting_change(self, version: str) -> AsyncIterator[None]:
+        """Report the begin and the end of a change; turns any other error into a `StreamdError`."""
         self._note("loading", version)
         try:
             yield
         except Exception as exc:
             error = exc
-            if not isinstance(exc, StreamdError):  # a backend's defect, or no memory: nothing was changed by it
+            if not isinstance(exc, StreamdError):  # a defect of a backend, or no memory; nothing was changed
                 error = ReloadError(f"{version}: {type(exc).__name__}: {exc}")
             self._note("failed", self._change["version"], str(error))
             log.error("reload_failed", engine=version, serving=self._service.model, error=str(error))
@@ -206,10 +211,10 @@ class VersionControl:
             raise error from exc
         self._note("serving", self._service.model)
 
-    async def _follow(self, config: Config) -> None:
-        """Let the version serve that these settings choose; the settings hold from then on.
+    async def _apply_settings(self, config: Config) -> None:
+        """Switch to the version that these settings select, then adopt their engine and candidate sections.
 
-        Raises `ReloadError` where the version that should serve is damaged: no other takes its place unasked.
+        Raises `ReloadError` if the version that should serve is damaged: a reload does not replace it by another one.
         """
         selection = await self._select(config)
         try:
@@ -218,37 +223,37 @@ class VersionControl:
             selection.release()
             raise
         loaded = await self._warm_selected(selection, config)
-        self._note_missed(selection.missed, loaded.name)
+        self._report_passed_over(selection.passed_over, loaded.name)
         if sections := find_restart_sections(config, self.config):
             log.warning("settings_need_restart", sections=sections)
         await self._serve(loaded, config)
 
     async def _serve(self, loaded: Deployment, config: Config) -> None:
-        """Switch to a loaded version; if it was on trial, the trial ends: nothing is left to compare it with."""
+        """Switch to a loaded version, and end the candidate if it is this version: it can no longer be compared."""
         self._switch(loaded, config)
         if self._candidates.name == loaded.name:
             await self._candidates.end()
 
     async def _warm(self, config: Config, version: str) -> Deployment:
-        """Return a version warm; if it is loaded already, it is not loaded again."""
+        """Return the version, warm: the candidate's lanes if it is the candidate, else as `_warm_selected`."""
         selection = await self._select(config, version)
-        if self._candidates.has(version):
+        if self._candidates.has_warm(version):
             try:
                 self._candidates.check_same_files(selection)
-                taken = await self._candidates.hand_over(self._manager)
+                transferred = await self._candidates.hand_over(self._manager)
             except BaseException:
                 selection.release()
                 raise
-            if taken is not None:
+            if transferred is not None:
                 selection.release()
-                return taken
+                return transferred
         return await self._warm_selected(selection, config)
 
     async def _warm_selected(self, selection: Selection, config: Config) -> Deployment:
-        """Return a selection warm; it is released if it is loaded already or cannot serve."""
+        """Return the selected version, warm, loading it unless it is; releases the selection if it is not used."""
         try:
             self._note("loading", selection.name)
-            if (loaded := self._find_warm(selection.name, config)) is not None:
+            if (loaded := self._claim_warm(selection.name, config)) is not None:
                 try:
                     check_same_files(selection, loaded)
                 except ReloadError:
@@ -268,15 +273,15 @@ class VersionControl:
             raise
         return made
 
-    def _find_warm(self, name: str, config: Config) -> Deployment | None:
-        """Return the version of this name if it serves or is still warm; it stays so until `switch` or `discard`."""
+    def _claim_warm(self, name: str, config: Config) -> Deployment | None:
+        """Return the version of this name if it serves or is still warm, and claim it until `switch` or `discard`."""
         for each in (self._manager.current, self._manager.previous):
             if each is not None and is_opened_as(each, name, config) and self._manager.claim(each):
                 return each
         return None
 
     async def _record(self, loaded: Deployment, write: Callable[[], Record]) -> Record:
-        """Record the change; if that fails, what was loaded for it is discarded."""
+        """Record the change; if that fails, discard the version that was loaded for it."""
         try:
             return await self._run_disk_work("the record of promotions", write)
         except BaseException:
@@ -292,7 +297,7 @@ class VersionControl:
 
     # ------------------------------------------------------------ the disk
     async def _select(self, config: Config, *named: str) -> Selection:
-        """Check and hold the named versions, else those that these settings choose."""
+        """Check and hold the named versions, or those that these settings choose if no name is given."""
         return await self._run_disk_work(
             " and ".join(named) or config.engine.engines,
             partial(select_versions, config.engine, named),
@@ -304,52 +309,58 @@ class VersionControl:
     ) -> T:
         return await run_disk_work(what, self.config.engine.read_timeout_seconds, work, release)
 
-    # ------------------------------------------------------------ parts
+    # ------------------------------------------------------------ helpers
     @property
     def _promoter(self) -> Promoter:
+        """A promoter of the repository that the present settings name."""
         return Promoter(EngineRepository(Path(self.config.engine.engines)))
 
     def _spec(self, selection: Selection, config: Config) -> DeploymentSpec:
         return make_spec(selection, config, self._open_version, self._release)
 
     def _release(self, selection: Selection) -> None:
-        """Release the folders, and the scores where the version is not loaded in another way as well."""
+        """Release the folders of a version, and its scores unless the version is also loaded otherwise."""
         selection.release()
-        staying = (self._manager.current, self._manager.previous)
-        if selection.name not in {self._candidates.name, *(each.name for each in staying if each is not None)}:
+        loaded = (self._manager.current, self._manager.previous)
+        if selection.name not in {self._candidates.name, *(each.name for each in loaded if each is not None)}:
             self._service.accuracy.unfollow(selection.name)
-        with suppress(RuntimeError):  # the loop is closed, or its threads are: the process ends
+        with suppress(RuntimeError):  # the loop or its threads are closed: the process ends
             asyncio.get_running_loop().run_in_executor(None, trim_heap)
 
     # ------------------------------------------------------------ status
-    def _note_missed(self, missed: Sequence[PassedOver], serving: str) -> None:
-        """Report the versions that should serve in place of the one that does, and why they cannot."""
-        for each in missed:
+    def _report_passed_over(self, passed_over: Sequence[PassedOver], serving: str) -> None:
+        """Log and show the versions that should serve in place of the serving one, and why they cannot."""
+        for each in passed_over:
             log.warning("version_passed_over", version=each.name, rule=each.rule, reason=each.reason, serving=serving)
-        self._missed = [{"name": each.name, "rule": each.rule, "reason": each.reason} for each in missed]
+        self._passed_over = [{"name": each.name, "rule": each.rule, "reason": each.reason} for each in passed_over]
         self.serving_changed()
 
     def _note(self, state: str, version: str | None, error: str | None = None) -> None:
-        if state == "serving":  # that the next best serves is no failure, but it has a reason
-            error = "; ".join(each["reason"] for each in self._missed) or None
+        """Show the state of the last change; with "serving", the error says why better versions do not serve."""
+        if state == "serving":
+            error = "; ".join(each["reason"] for each in self._passed_over) or None
         self._change = {"state": state, "version": version, "error": error, "when": round(time.time(), 3)}
         self.serving_changed()
 
     def serving_changed(self) -> None:
-        """Write what serves, what is warm and how the last change went to where `/v1/status` reads it."""
+        """Update what `/v1/status` shows: the serving version, the warm one, and the result of the last change."""
         current, previous = self._manager.current, self._manager.previous
-        shown = _describe(current) if current is not None else {"backend": None, "precision": None, "fallbacks": []}
+        shown = (
+            _describe_deployment(current)
+            if current is not None
+            else {"backend": None, "precision": None, "fallbacks": []}
+        )
         warm = None if previous is None else {"engine": previous.name, "lanes": len(previous.workers)}
-        passed_over = [*self._missed, *filter(None, (self._lost_candidate,))]
+        passed_over = [*self._passed_over, *filter(None, (self._lost_candidate,))]
         self._service.engine.shown = {**shown, "previous": warm, "reload": self._change, "passed_over": passed_over}
 
-    def _answer(self, before: str, began: float) -> dict[str, Any]:
+    def _describe_change(self, before: str, began: float) -> dict[str, Any]:
         answer = {"engine": self._service.model, "before": before, "seconds": round(time.monotonic() - began, 3)}
-        return {**answer, "passed_over": self._missed} if self._missed else answer
+        return {**answer, "passed_over": self._passed_over} if self._passed_over else answer
 
 
-def _describe(deployment: Deployment) -> dict[str, Any]:
-    """Return what `/v1/status` shows of the version that serves."""
+def _describe_deployment(deployment: Deployment) -> dict[str, Any]:
+    """Return what `/v1/status` shows of the serving version."""
     backend, costs = deployment.backend, deployment.costs
     assert backend is not None, "it is loaded"
     assert costs is not None, "it is loaded"

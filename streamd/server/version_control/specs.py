@@ -1,6 +1,7 @@
-"""From settings to a `DeploymentSpec`: which versions serve as one, and the chain of backends that opens their lanes.
+"""Turns settings into a `DeploymentSpec`: the versions that serve as one, and the backends that open their lanes.
 
-The chain is TensorRT, ONNX Runtime on CUDA, ONNX Runtime on the CPU: the first that runs here is taken.
+The chain of backends is TensorRT, ONNX Runtime on CUDA, ONNX Runtime on the CPU; the first that runs here is used.
+Loads nothing itself: a `DeploymentManager` does, from the spec.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -38,54 +39,54 @@ class Selection:
     """Sound versions that serve as one; `gc` keeps their folders until `release`."""
 
     versions: tuple[SealedVersion, ...]
-    held: ExitStack
+    holds: ExitStack
     training: TrainingScores | None = None
-    """What drift is measured against; an ensemble was never trained as one."""
-    missed: tuple[PassedOver, ...] = ()
-    """Versions that should serve in place of it and cannot, each with the reason."""
+    """The scores in training, against which drift is measured; `None` for an ensemble, which was not trained as one."""
+    passed_over: tuple[PassedOver, ...] = ()
+    """Versions that should serve in place of these and cannot, each with the reason."""
 
     @property
     def name(self) -> str:
-        """What forecasts call their model: the version's name, or `ensemble(a,b)`."""
+        """The model name in forecasts: the name of the version, or `ensemble(a,b)`."""
         names = ",".join(version.name for version in self.versions)
         return names if len(self.versions) == 1 else f"ensemble({names})"
 
     @property
     def contract(self) -> ModelContract:
-        """The contract that all of them share."""
+        """The contract, which all of them share."""
         return self.versions[0].contract
 
     @property
     def server_ids(self) -> dict[str, int]:
-        """The servers' ids in training, the same in all of them."""
+        """The ids that servers had in training, the same in all of them."""
         return self.versions[0].server_ids
 
     def release(self) -> None:
         """Release the folders; a second call does nothing."""
-        self.held.close()
+        self.holds.close()
 
 
 def select_versions(settings: EngineSection, named: Iterable[str] = (), *, starting: bool = False) -> Selection:
-    """Check, read and hold the named versions, else those the settings pin, else the repository's choice.
+    """Check, read and hold the named versions, else those that the settings pin, else the choice of the repository.
 
-    `starting` passes over a record of promotions that cannot be read. Raises `RepositoryError` with the reason; blocks
-    for as long as it takes to read the files through.
+    `starting` ignores a record of promotions that cannot be read. Raises `RepositoryError` with the reason; blocks
+    while it reads the files whole.
     """
     repository = EngineRepository(Path(settings.engines))
     names = tuple(named) or settings.pinned
-    missed: tuple[PassedOver, ...] = ()
+    passed_over: tuple[PassedOver, ...] = ()
     if names:
         chosen = tuple(repository.load(name) for name in names)
     else:
         choice = repository.choice_at_start() if starting else repository.choice()
-        chosen, missed = (choice.version,), choice.missed
-    _check_together(chosen)
-    with ExitStack() as held:
+        chosen, passed_over = (choice.version,), choice.missed
+    _check_ensemble(chosen)
+    with ExitStack() as holds:
         for version in chosen:
-            held.enter_context(VersionHold(version.path))
+            holds.enter_context(VersionHold(version.path))
         versions = tuple(map(seal, chosen))
         training = read_training_scores(versions[0].path) if len(versions) == 1 else None
-        selection = Selection(versions, held.pop_all(), training, missed)
+        selection = Selection(versions, holds.pop_all(), training, passed_over)
     if len(selection.name.encode()) > MAX_MODEL_BYTES:
         selection.release()
         raise RepositoryError(f"{selection.name}: a name of over {MAX_MODEL_BYTES} bytes; name the versions shorter")
@@ -93,8 +94,8 @@ def select_versions(settings: EngineSection, named: Iterable[str] = (), *, start
 
 
 def check_same_contract(selection: Selection, contract: ModelContract) -> None:
-    """Raise `ReloadError` where a selection's contract is not that of the open state."""
-    if differing := _differences(selection.contract, contract):
+    """Raise `ReloadError` if the contract of a selection is not that of the open state."""
+    if differing := _find_differences(selection.contract, contract):
         raise ReloadError(
             f"{selection.name}: its {' and '.join(differing)} differ from those of what serves; "
             "the state is laid out by them, so it needs a restart"
@@ -102,11 +103,11 @@ def check_same_contract(selection: Selection, contract: ModelContract) -> None:
 
 
 def check_choice(selection: Selection, serving: str) -> None:
-    """Raise `ReloadError` where a selection would replace what serves only because a version is damaged.
+    """Raise `ReloadError` if a selection would replace the serving version only because a version is damaged.
 
-    A damaged version that is merely newer than the chosen one, and does not serve, is no reason to stay.
+    A damaged version that is only newer than the selected one, and does not serve, does not prevent the change.
     """
-    reasons = [each.reason for each in selection.missed if each.rule != "newest" or each.name == serving]
+    reasons = [each.reason for each in selection.passed_over if each.rule != "newest" or each.name == serving]
     if reasons:
         raise ReloadError(
             f"{'; '.join(reasons)}: {serving} goes on serving, and {selection.name} would be the next best; "
@@ -115,7 +116,7 @@ def check_choice(selection: Selection, serving: str) -> None:
 
 
 def check_same_files(selection: Selection, loaded: Deployment) -> None:
-    """Raise `ReloadError` where a version's files are not those that were loaded under its name."""
+    """Raise `ReloadError` if the files of a version are not those that were loaded under its name."""
     sealed = [version for version in loaded.spec.versions if isinstance(version, SealedVersion)]
     for now, then in zip(selection.versions, sealed, strict=True):
         if changed := changed_since(then, now):
@@ -125,17 +126,17 @@ def check_same_files(selection: Selection, loaded: Deployment) -> None:
             )
 
 
-def _check_together(versions: tuple[EngineVersion, ...]) -> None:
+def _check_ensemble(versions: tuple[EngineVersion, ...]) -> None:
     first = versions[0]
     for each in versions[1:]:
-        if differing := _differences(each.contract, first.contract):
+        if differing := _find_differences(each.contract, first.contract):
             raise RepositoryError(f"{each.path}: its {' and '.join(differing)} differ from {first.name}'s: no ensemble")
         if each.server_ids != first.server_ids:
             raise RepositoryError(f"{each.path}: its server_mapping.json differs from {first.name}'s: no ensemble")
 
 
-def _differences(one: ModelContract, other: ModelContract) -> list[str]:
-    """Return what of two contracts differs; the network's kind may."""
+def _find_differences(one: ModelContract, other: ModelContract) -> list[str]:
+    """Return the names of the fields in which two contracts differ; the architecture may differ."""
     fields = ("features", "targets", "quantiles", "context_length", "horizon", "step_seconds", "units")
     if replace(one, architecture="") == replace(other, architecture=""):
         return []
@@ -144,7 +145,7 @@ def _differences(one: ModelContract, other: ModelContract) -> list[str]:
 
 # ---------------------------------------------------------------- the spec
 class OpenVersion(Protocol):
-    """Opens the lanes of versions that serve as one: `open_version`, or what a test gives instead."""
+    """Opens the lanes of versions that serve as one: `open_version`, or a fake in a test."""
 
     def __call__(
         self, versions: Sequence[EngineVersion], config: Config, exhausted: frozenset[str] = frozenset()
@@ -156,7 +157,7 @@ class OpenVersion(Protocol):
 def make_spec(
     selection: Selection, config: Config, open_version: OpenVersion, release: Callable[[Selection], None]
 ) -> DeploymentSpec:
-    """Return the spec of a selection; `release` is called when it is closed, or could not be loaded."""
+    """Make the spec of a selection; `release` is called when the deployment closes or could not be loaded."""
     return DeploymentSpec(
         name=selection.name,
         open_backend=partial(open_version, selection.versions, config),
@@ -165,15 +166,15 @@ def make_spec(
         max_batch=config.batching.max_batch_size,
         warmup_seconds=config.engine.warmup_seconds,
         lane_limits=LaneLimits(hang_seconds=config.engine.lane_hang_seconds),
-        lane_settings=lane_settings(config),
+        lane_settings=collect_lane_settings(config),
         versions=selection.versions,
         architecture="+".join(version.contract.architecture for version in selection.versions),
         training=selection.training,
     )
 
 
-def lane_settings(config: Config) -> tuple[object, ...]:
-    """Return the settings by which lanes are opened; which version it is does not belong to them."""
+def collect_lane_settings(config: Config) -> tuple[object, ...]:
+    """Return the settings by which lanes are opened, without those that select a version or only affect loading."""
     section = msgspec.structs.replace(
         config.engine, engines="", engine="", ensemble=(), keep_warm_seconds=0.0, read_timeout_seconds=1.0
     )
@@ -181,22 +182,22 @@ def lane_settings(config: Config) -> tuple[object, ...]:
 
 
 def is_opened_as(deployment: Deployment, name: str, config: Config) -> bool:
-    """Whether a deployment is the version of that name, opened by these settings."""
-    return deployment.name == name and deployment.spec.lane_settings == lane_settings(config)
+    """Whether a deployment is the version of this name, with lanes opened by these settings."""
+    return deployment.name == name and deployment.spec.lane_settings == collect_lane_settings(config)
 
 
 def check_backend(deployment: Deployment, current: Deployment | None, config: Config) -> None:
-    """Raise `ReloadError` where a version fell back to a slower backend than the one that serves."""
+    """Raise `ReloadError` if a version fell back to a slower backend than that of the serving version."""
     if current is None or not current.workers or config.engine.backend != "auto":
         return
     assert deployment.backend is not None, "it is loaded"
     assert current.backend is not None, "it has lanes"
-    here, there = deployment.backend.name, current.backend.name
-    if is_slower_backend(here, there):
+    new, serving = deployment.backend.name, current.backend.name
+    if is_slower_backend(new, serving):
         reasons = join_reasons(deployment.supervisor.fallbacks) if deployment.supervisor is not None else ""
         raise ReloadError(
-            f"{deployment.name} would serve on {here} only, and {current.name} serves on {there}: {reasons}; "
-            f'to let it serve so all the same, set backend = "{here}" and reload'
+            f"{deployment.name} would serve on {new} only, and {current.name} serves on {serving}: {reasons}; "
+            f'to let it serve on {new} anyway, set backend = "{new}" and reload'
         )
 
 
@@ -206,11 +207,11 @@ def open_version(
 ) -> OpenedBackend:
     """Open the first backend of the chain that runs here and is not in `exhausted`; blocks.
 
-    Several versions are one ensemble, all of it on the same backend. Raises `BackendUnavailableError` with every
-    reason where none does, or where the one that the settings name does not.
+    Several versions form one ensemble, all on the same backend. Raises `BackendUnavailableError` with every reason if
+    no backend runs them, or if the one that the settings name does not.
     """
-    wanted = config.engine.backend
-    chain = [name for name in (_OPENERS if wanted == "auto" else [wanted]) if name not in exhausted]
+    setting = config.engine.backend
+    chain = [name for name in (_OPENERS if setting == "auto" else [setting]) if name not in exhausted]
 
     def open_lanes(name: str) -> tuple[Backend, list[Lane]]:
         backends = [_OPENERS[name](version, config) for version in versions]
@@ -224,13 +225,13 @@ def open_version(
 
 
 def is_slower_backend(name: str, other: str) -> bool:
-    """Whether a backend comes after another one in the chain, which is slower."""
+    """Whether a backend comes after another one in the chain, whose order is from fast to slow."""
     chain = list(_OPENERS)
     return chain.index(name) > chain.index(other)
 
 
 def list_usable_buckets(config: Config) -> tuple[int, ...]:
-    """The configured buckets up to the largest batch, rising; the smallest where all are larger."""
+    """Return the configured buckets up to `max_batch_size`, ascending; the smallest bucket if all are larger."""
     buckets = sorted(set(config.engine.buckets))
     return tuple(size for size in buckets if size <= config.batching.max_batch_size) or (buckets[0],)
 
@@ -255,7 +256,7 @@ def _open_tensorrt(version: EngineVersion, config: Config) -> Backend:
         )
     except (RepositoryError, cuda.CudaError) as exc:
         raise BackendUnavailableError(str(exc)) from exc
-    # A plan of one dynamic profile lists no buckets: it takes those of the configuration.
+    # A plan with one dynamic profile lists no buckets and runs those of the configuration.
     static = tuple(size for size in chosen.buckets if size <= config.batching.max_batch_size) or chosen.buckets[:1]
     buckets = static or list_usable_buckets(config)
     lean = Path(settings.lean_runtime) if settings.lean_runtime and chosen.version_compatible else None
@@ -278,7 +279,7 @@ def _open_onnxruntime_cuda(version: EngineVersion, config: Config) -> Backend:
     from streamd.inference.onnxruntime.cuda_lane import OnnxRuntimeCudaBackend
 
     devices, lanes = config.engine.devices, config.engine.lanes
-    graph, precision = _graph_of(version, config)
+    graph, precision = _choose_graph(version, config)
     return OnnxRuntimeCudaBackend(
         graph,
         version.contract,
@@ -286,38 +287,38 @@ def _open_onnxruntime_cuda(version: EngineVersion, config: Config) -> Backend:
         devices,
         lanes_per_device=-(-lanes // len(devices)) if lanes else LANES_PER_DEVICE,
         precision=precision,
-        checked=_checked(version),
+        checked=_list_checked_files(version),
     )
 
 
 def _open_onnxruntime_cpu(version: EngineVersion, config: Config) -> Backend:
     from streamd.inference.onnxruntime.cpu_lane import OnnxRuntimeCpuBackend
 
-    graph, precision = _graph_of(version, config)
+    graph, precision = _choose_graph(version, config)
     threads = config.engine.threads_per_lane
     return OnnxRuntimeCpuBackend(
-        graph, version.contract, list_usable_buckets(config), threads, precision, checked=_checked(version)
+        graph, version.contract, list_usable_buckets(config), threads, precision, checked=_list_checked_files(version)
     )
 
 
-def _checked(version: EngineVersion) -> CheckedFiles | None:
-    """Return the files that a version's lanes may load; `None` where it was not sealed."""
+def _list_checked_files(version: EngineVersion) -> CheckedFiles | None:
+    """Return the files that the lanes of a version may load; `None` if it was not sealed."""
     return CheckedFiles(version.path, version.sha256, version.data) if isinstance(version, SealedVersion) else None
 
 
-def _graph_of(version: EngineVersion, config: Config) -> tuple[Path, str]:
-    """The graph for ONNX Runtime, and its precision: the one that is asked for by name, else float32.
+def _choose_graph(version: EngineVersion, config: Config) -> tuple[Path, str]:
+    """Return the graph for ONNX Runtime and its precision: the one that the settings name, else float32.
 
-    A version without that graph, or whose graph the accuracy gate refused, still serves in float32.
+    A version without that graph, or whose graph the accuracy gate refused, serves in float32.
     """
     from streamd.repository.conversion import choose_graph
 
-    wanted = config.engine.precision
-    if wanted != "auto":
+    precision = config.engine.precision
+    if precision != "auto":
         try:
-            return choose_graph(version.path, wanted), wanted
+            return choose_graph(version.path, precision), precision
         except RepositoryError as exc:
-            log.warning("precision_passed_over", engine=version.name, precision=wanted, reason=str(exc))
+            log.warning("precision_passed_over", engine=version.name, precision=precision, reason=str(exc))
     return version.onnx, "fp32"
 
 
