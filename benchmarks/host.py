@@ -25,11 +25,12 @@ if __name__ == "__main__":
 
 from benchmarks.gpu.windows import filled_store, with_places
 from benchmarks.harness import ROOT, machine, print_table, write_result
+from streamd.core.arrays import Float32
 from streamd.core.calendar import known_future
 from streamd.core.contract import MAX_STATUS, ModelContract
 from streamd.core.scheduling.scheduler import Item, ServerItem
 from streamd.core.state.windows import WindowStore
-from streamd.inference.lane import Float32, Inputs
+from streamd.inference.lane import Inputs
 from streamd.repository.versions import EngineRepository
 from streamd.runtime.lanes.gather import FEW_WINDOWS, gather
 from streamd.runtime.lanes.worker import normalize_predictions

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from streamd import __version__
+from streamd.core.names import BACKEND_CHOICES
 
 USAGE_ERROR = 2
 
@@ -79,7 +80,7 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", metavar="VERSION", help="serve this version (default: the promoted one)")
     parser.add_argument(
         "--backend",
-        choices=("auto", "tensorrt", "onnxruntime-cuda", "onnxruntime-cpu"),
+        choices=BACKEND_CHOICES,
         help="what runs the model (auto: the first of these that works here)",
     )
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="(info)")

@@ -18,7 +18,8 @@ import numpy.typing as npt
 from benchmarks.gpu.harness import ResultFile, Suite, make_backend, open_lanes, precisions
 from benchmarks.gpu.windows import make_windows
 from benchmarks.harness import print_table
-from streamd.inference.lane import Float32, Inputs
+from streamd.core.arrays import Float32
+from streamd.inference.lane import Inputs
 from streamd.repository.versions import EngineVersion
 
 LIMITS = {"fp32": 1e-3, "fp16": 5e-3, "int8": 5e-2}

@@ -3,8 +3,8 @@
 import time
 from typing import Any
 
+from streamd.core.arrays import Float32
 from streamd.core.errors import LaneLostError
-from streamd.inference.lane import Float32
 
 
 class Crash:

@@ -12,8 +12,9 @@ import numpy as np
 
 from benchmarks.gpu.windows import make_windows
 from streamd import cli
+from streamd.core.arrays import Float32
 from streamd.core.contract import ModelContract
-from streamd.inference.lane import Backend, Float32, Inputs, Lane
+from streamd.inference.lane import Backend, Inputs, Lane
 from streamd.inference.onnxruntime.cpu_lane import OnnxRuntimeCpuBackend
 from streamd.repository.versions import EngineVersion
 from streamd.server.config import Config

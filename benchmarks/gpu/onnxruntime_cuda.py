@@ -23,8 +23,9 @@ import numpy.typing as npt
 from benchmarks.gpu.harness import ROOT, environment, find_versions, open_lanes, percentiles_ms
 from benchmarks.gpu.windows import make_windows
 from benchmarks.harness import print_table
+from streamd.core.arrays import Float32
 from streamd.core.errors import StreamdError
-from streamd.inference.lane import Float32, Inputs
+from streamd.inference.lane import Inputs
 from streamd.inference.onnxruntime.cpu_lane import OnnxRuntimeCpuBackend
 from streamd.inference.onnxruntime.cuda_lane import OnnxRuntimeCudaBackend
 from streamd.repository.versions import EngineVersion

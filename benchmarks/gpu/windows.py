@@ -11,11 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.gpu.harness import ROOT
+from streamd.core.arrays import Float32
 from streamd.core.calendar import known_future
 from streamd.core.contract import ModelContract
 from streamd.core.state.layout import Layout, NamedArrays
 from streamd.core.state.windows import PRESENT, WindowStore, window_columns
-from streamd.inference.lane import Float32, Inputs
+from streamd.inference.lane import Inputs
 from streamd.runtime.lanes.gather import FEW_WINDOWS
 from streamd.tools.fleets.fleet import RecordedFleet
 from streamd.tools.fleets.readers import read_fleet

@@ -1,7 +1,8 @@
 """Known-future inputs: where each forecast step lies in the day and in the week."""
 
 import numpy as np
-import numpy.typing as npt
+
+from streamd.core.arrays import Float32
 
 DAY_SECONDS = 86_400
 WEEK_SECONDS = 7 * DAY_SECONDS
@@ -9,7 +10,7 @@ _MONDAY_SECONDS = 4 * DAY_SECONDS
 """1970-01-05 00:00 UTC, a Monday: where the week's angle is zero."""
 
 
-def known_future(step: int, horizon: int, step_seconds: int) -> npt.NDArray[np.float32]:
+def known_future(step: int, horizon: int, step_seconds: int) -> Float32:
     """Return the calendar of the `horizon` steps after `step`, as `(horizon, 4) float32`.
 
     Each row is for the time at which a step begins, UTC: sine and cosine of the time of day, then sine and

@@ -8,6 +8,7 @@ from fnmatch import translate
 import numpy as np
 import numpy.typing as npt
 
+from streamd.core.arrays import Float32
 from streamd.core.contract import ModelContract
 from streamd.core.errors import InvalidSelectionError
 
@@ -30,7 +31,7 @@ class ForecastSlice:
     every: int
     dtype: str
 
-    def cut(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.floating]:
+    def cut(self, values: Float32) -> npt.NDArray[np.floating]:
         """Return `(..., target, step, quantile)` of `values (..., targets, horizon, quantiles)`, C-contiguous."""
         targets, steps, quantiles = values.shape[-3:]
         if self.targets != tuple(range(targets)):
@@ -44,7 +45,7 @@ class ForecastSlice:
         return np.ascontiguousarray(values)
 
 
-def _halves(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:
+def _halves(values: Float32) -> npt.NDArray[np.float16]:
     """Convert to float16; beyond its range the largest value stands in, so that no reader gets infinity."""
     # Bounded first: a number that overflows takes 30 times as long, and of rates in bytes a second most do.
     return np.ascontiguousarray(np.clip(values, -HALF_LIMIT, HALF_LIMIT), dtype=np.float16)

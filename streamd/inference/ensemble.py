@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
+from streamd.core.arrays import Float32
 from streamd.core.errors import BackendUnavailableError
-from streamd.inference.lane import Backend, Float32, Lane
+from streamd.inference.lane import Backend, Lane
 
 
 class EnsembleBackend:

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from streamd.core.arrays import Float32
 from streamd.core.contract import ModelContract
 from streamd.core.errors import BackendUnavailableError, BatchFailedError, LaneLostError
-from streamd.inference.lane import Float32, Inputs
+from streamd.inference.lane import Inputs
 
 
 @dataclass

@@ -11,12 +11,12 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from streamd.core.arrays import Float32
 from streamd.core.contract import ModelContract
 
 LANES_PER_DEVICE = 4
 """How many lanes a GPU gets where the configuration does not say."""
 
-Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from streamd.core.errors import RepositoryError
+from streamd.core.names import AUTO
 from streamd.repository.conversion import (
     PLAN_SUFFIX,
     PlanInfo,
@@ -21,7 +22,6 @@ from streamd.repository.conversion import (
 )
 from streamd.repository.versions import EngineVersion
 
-AUTO = "auto"
 AUTO_ORDER = ("fp16", "bf16", "fp32")
 """What auto tries in this order; any other precision only where its plan is marked `preferred`."""
 

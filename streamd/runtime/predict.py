@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from streamd.core.arrays import Float32
 from streamd.core.contract import MAX_STATUS, ModelContract
 from streamd.core.errors import AllMissingError, InferenceError, InvalidTensorError
-from streamd.inference.lane import Float32, Inputs
+from streamd.inference.lane import Inputs
 
 MAX_WINDOWS = 4_096
 """Windows in one call."""

@@ -15,10 +15,10 @@ import numpy.typing as npt
 import structlog
 
 from streamd.core.accuracy.pending import AccuracyLimits
+from streamd.core.arrays import Float32
 from streamd.core.contract import ModelContract
 from streamd.core.errors import BackendUnavailableError, DrainingError, TooBusyError, UnavailableError
 from streamd.core.scheduling.scheduler import Scheduler
-from streamd.inference.lane import Float32
 from streamd.inference.opening import OpenedBackend
 from streamd.runtime.accuracy.live import LiveAccuracy
 from streamd.runtime.clock_watch import ClockWatch

@@ -18,9 +18,10 @@ from benchmarks.gpu import faults, floors, instant_serve, kernels, run, throughp
 from benchmarks.gpu.correctness import Reference, Tally, batches_of, passes, run_pass
 from benchmarks.gpu.harness import ROOT, ResultFile, Suite
 from benchmarks.gpu.processes import CpuWatch
+from streamd.core.arrays import Float32
 from streamd.core.contract import ModelContract
 from streamd.inference.fake import FakeBackend, forecast_of
-from streamd.inference.lane import Float32, Inputs
+from streamd.inference.lane import Inputs
 from streamd.repository.versions import EngineRepository
 from streamd.server.config import Config
 

@@ -5,8 +5,8 @@ import asyncio
 import numpy as np
 import pytest
 
+from streamd.core.arrays import Float32
 from streamd.core.errors import BatchFailedError, LaneLostError
-from streamd.inference.lane import Float32
 from tests.http.conftest import Start
 from tests.support.http_harness import (
     CONTRACT,

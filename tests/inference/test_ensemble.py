@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streamd.core.arrays import Float32
 from streamd.core.errors import BackendUnavailableError, BatchFailedError, LaneLostError
 from streamd.inference.ensemble import EnsembleBackend
 from streamd.inference.fake import FakeBackend, FakeLane, forecast_of
-from streamd.inference.lane import Float32
 from tests.support.contracts import make_contract
 
 CONTRACT = make_contract()

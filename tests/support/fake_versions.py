@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from streamd.core.arrays import Float32
 from streamd.core.contract import ModelContract
 from streamd.core.errors import BackendUnavailableError
 from streamd.core.scheduling.lane_health import LaneLimits
 from streamd.inference.fake import FakeBackend, FakeLane, forecast_of
-from streamd.inference.lane import Float32, Lane
+from streamd.inference.lane import Lane
 from streamd.inference.opening import OpenedBackend
 from streamd.runtime.lanes.deployment import DeploymentSpec
 from tests.support.pipeline_rig import spec_of

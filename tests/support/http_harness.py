@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from aiohttp import WSMsgType, web
 
+from streamd.core.arrays import Float32
 from streamd.core.contract import ModelContract
 from streamd.core.scheduling.costs import CostTable
 from streamd.http.app import HttpApp, make_http_app
@@ -32,7 +33,6 @@ from streamd.runtime.state.state import WindowLimits, open_state
 
 Message = dict[str, Any]
 Values = Mapping[str, float | None]
-Float32 = npt.NDArray[np.float32]
 
 CONTRACT = ModelContract(
     features=("cpu_user", "mem_used", "load_average"),

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from streamd.core.accuracy.deviations import Float32
 from streamd.core.accuracy.pending import AccuracyLimits
+from streamd.core.arrays import Float32
 from streamd.core.contract import ModelContract
 
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from streamd.core.arrays import Float32
 from streamd.core.errors import BackendUnavailableError
 from streamd.core.scheduling.costs import CostTable
 from streamd.core.scheduling.lane_health import LaneLimits
 from streamd.core.scheduling.scheduler import Scheduler
 from streamd.inference.fake import FakeBackend, FakeScript, forecast_of
-from streamd.inference.lane import Float32
 from streamd.inference.opening import OpenBackend, OpenedBackend
 from streamd.runtime.lanes.deployment import Deployment, DeploymentSpec
 from streamd.runtime.lanes.pipeline import Pipeline

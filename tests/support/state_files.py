@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from streamd.core.arrays import Float32
 from streamd.core.contract import ModelContract
 from streamd.core.state.rows import RowReader
-from streamd.inference.lane import Float32
 from streamd.runtime.state.state import State, WindowLimits, open_state
 from tests.support.contracts import make_contract
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from streamd.inference.lane import Float32
+from streamd.core.arrays import Float32
 from streamd.runtime.lanes.pool import ClosingLanes
 from streamd.runtime.lanes.worker import LaneWorker
 from streamd.runtime.state.state import State

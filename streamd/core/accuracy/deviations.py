@@ -6,12 +6,9 @@ is often too little, and so the loss of the first days is often too high.
 """
 
 import numpy as np
-import numpy.typing as npt
 
+from streamd.core.arrays import Float32, Float64
 from streamd.core.state.windows import NONE
-
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
 
 FLAT = 1e-6
 """A deviation below this part of the largest value is none: such a series says nothing (training's rule)."""

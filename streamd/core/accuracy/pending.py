@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from streamd.core.accuracy.deviations import Float32, Float64
 from streamd.core.accuracy.scores import Scores
+from streamd.core.arrays import Float32, Float64
 from streamd.core.state.windows import NONE
 
 

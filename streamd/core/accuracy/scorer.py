@@ -4,13 +4,13 @@ Nothing here outlives the process. Time is counted in steps of the grid, by the 
 """
 
 import numpy as np
-import numpy.typing as npt
 
 from streamd.core.accuracy.comparison import Comparisons
-from streamd.core.accuracy.deviations import Float32, Float64, SeriesDeviations
+from streamd.core.accuracy.deviations import SeriesDeviations
 from streamd.core.accuracy.pending import AccuracyLimits, PendingCounts, PendingForecast, ScoredVersion
 from streamd.core.accuracy.sampling import chance, sample_hash
 from streamd.core.accuracy.scores import Scores, ScoreShape
+from streamd.core.arrays import Float32, Float64
 from streamd.core.contract import ModelContract
 from streamd.core.state.windows import NONE
 
@@ -215,7 +215,7 @@ class ForecastScorer:
         self.comparisons.add(row, [(name, float(means[name])) for name in names])
 
 
-def _rows_of(rows: Float32, newest: int, first: int, last: int) -> npt.NDArray[np.float64]:
+def _rows_of(rows: Float32, newest: int, first: int, last: int) -> Float64:
     """The rows of steps `first` to `last`, of `rows` that end at `newest`; NaN where they are too old to be there."""
     found = np.full((last - first + 1, rows.shape[1]), np.nan)
     oldest = newest - len(rows) + 1

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from streamd.core.arrays import Float32, Float64
 from streamd.core.contract import ModelContract
-
-Float64 = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ class Scores:
             forecasts=(1,),
         )
 
-    def add(self, first: int, forecast: npt.NDArray[np.float32], truth: Float64, deviation: Float64) -> Float64:
+    def add(self, first: int, forecast: Float32, truth: Float64, deviation: Float64) -> Float64:
         """Score the steps of a forecast from `first` on; returns the summed losses, `(targets, ranges)`.
 
         `forecast (targets, horizon, quantiles)`, `truth (targets, steps)` NaN where it is not scored, `deviation

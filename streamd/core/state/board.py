@@ -7,8 +7,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from streamd.core.arrays import Float32
 from streamd.core.contract import ModelContract
 from streamd.core.state.layout import Column, NamedArrays, scalars
 from streamd.core.state.windows import NONE
@@ -42,7 +42,7 @@ class Forecast:
     step: int
     context: int
     model: str
-    values: npt.NDArray[np.float32]
+    values: Float32
 
 
 class ForecastBoard:
@@ -64,7 +64,7 @@ class ForecastBoard:
         # One that was taken down counts too: a reader may have seen it, and no other forecast may have its serial.
         self.last_serial = int(np.abs(arrays["serial"]).max(initial=0))
 
-    def post(self, slot: int, step: int, context: int, model: bytes, values: npt.NDArray[np.float32]) -> int:
+    def post(self, slot: int, step: int, context: int, model: bytes, values: Float32) -> int:
         """Put up a slot's forecast, `values (targets, horizon, quantiles)`; returns its serial."""
         # Taken down before it is overwritten: whoever is killed in between leaves none, and the row runs again.
         self.reset(slot)
@@ -104,9 +104,9 @@ class ForecastBoard:
         contexts: list[int] = self._arrays["context"][index].tolist()
         return steps, contexts, [model.decode() for model in self._model[index].tolist()]
 
-    def values(self, slots: Sequence[int]) -> npt.NDArray[np.float32]:
+    def values(self, slots: Sequence[int]) -> Float32:
         """Return a copy of the forecasts of these slots, `(slots, targets, horizon, quantiles)`; each must have one."""
-        values: npt.NDArray[np.float32] = self._values[list(slots)]
+        values: Float32 = self._values[list(slots)]
         return values
 
     def serial(self, slot: int) -> int:

@@ -5,6 +5,8 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from streamd.core.arrays import Float32
+
 WINDOWS_A_RUN = 8
 """From so many windows a run on, runs of windows that begin at the same place are read run by run. Alone, three would
 do; but each run lets go of the GIL, and waits for it among busy threads."""
@@ -16,14 +18,14 @@ class Rings:
     A window is told by its slot and the place, 0 to `length` - 1, at which it begins.
     """
 
-    def __init__(self, values: npt.NDArray[np.float32], marks: npt.NDArray[np.uint8]) -> None:
+    def __init__(self, values: Float32, marks: npt.NDArray[np.uint8]) -> None:
         self._slots, doubled, self._features = values.shape
         self._length = doubled // 2
         self._values = values
         self._marks = marks
 
     def read(
-        self, slots: npt.NDArray[np.int64], places: npt.NDArray[np.int64], values: npt.NDArray[np.float32]
+        self, slots: npt.NDArray[np.int64], places: npt.NDArray[np.int64], values: Float32
     ) -> npt.NDArray[np.uint8]:
         """Copy windows into `values (n, length, features)`, which is contiguous; returns their marks `(n, length)`."""
         count, length = len(slots), self._length
@@ -45,7 +47,7 @@ class Rings:
         slots: npt.NDArray[np.int64],
         places: npt.NDArray[np.int64],
         bounds: list[int],
-        values: npt.NDArray[np.float32],
+        values: Float32,
     ) -> None:
         """Read each run of windows that begin at the same place, a window as one element.
 

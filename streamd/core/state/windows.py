@@ -11,6 +11,7 @@ the middle of it; the comments at `_put` and `_amend` say how.
 import numpy as np
 import numpy.typing as npt
 
+from streamd.core.arrays import Float32
 from streamd.core.contract import MAX_STATUS
 from streamd.core.state.layout import Column, NamedArrays, scalars
 from streamd.core.state.rings import Rings
@@ -273,7 +274,7 @@ class WindowStore:
             to[base + at : base + at + 4] = row.data[at : at + 4]
 
     # ------------------------------------------------------------ windows out
-    def gather(self, slot: int, values: npt.NDArray[np.float32], status: npt.NDArray[np.int32]) -> None:
+    def gather(self, slot: int, values: Float32, status: npt.NDArray[np.int32]) -> None:
         """Copy a window, oldest row first.
 
         `values (context_length, features) float32` gets NaN where a value is missing, `status (context_length,)
@@ -284,9 +285,7 @@ class WindowStore:
         values[:] = self._ring[slot, start : start + length]
         np.bitwise_and(self._marks[slot, start : start + length], MAX_STATUS, out=status)
 
-    def gather_many(
-        self, slots: npt.NDArray[np.int64], values: npt.NDArray[np.float32], status: npt.NDArray[np.int32]
-    ) -> None:
+    def gather_many(self, slots: npt.NDArray[np.int64], values: Float32, status: npt.NDArray[np.int32]) -> None:
         """Copy the windows of `slots (n,)`, each as `gather` does.
 
         `values (n, context_length, features) float32`, contiguous, and `status (n, context_length) int32` are written

@@ -6,10 +6,11 @@ from pathlib import Path
 import msgspec
 
 from streamd.core.errors import BackendUnavailableError, RepositoryError
+from streamd.core.names import AUTO
 from streamd.regular_files import read_regular
 from streamd.repository.conversion import PLAN_SUFFIX, PlanInfo, RecordedVerdict, graph_sha256
 from streamd.repository.external import data_files
-from streamd.repository.plans import AUTO, AUTO_ORDER, EXACT, Machine, PlanFile, choose_plan, plan_file, why_not
+from streamd.repository.plans import AUTO_ORDER, EXACT, Machine, PlanFile, choose_plan, plan_file, why_not
 from streamd.repository.versions import EngineVersion, load_version
 
 RECORD = "plans.json"

@@ -11,10 +11,11 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from streamd.core.arrays import Float32
 from streamd.core.contract import ModelContract
 from streamd.inference import cuda
 from streamd.inference.cuda import DeviceBuffer, Event, HostBuffer, Stream
-from streamd.inference.lane import Float32, Inputs
+from streamd.inference.lane import Inputs
 
 OpenSession = Callable[[int | None], Any]
 """Opens a session on the stream of this handle; on one of ONNX Runtime's own where there is none."""

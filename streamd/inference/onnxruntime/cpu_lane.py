@@ -4,10 +4,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+from streamd.core.arrays import Float32
 from streamd.core.contract import ModelContract
 from streamd.core.errors import BatchFailedError
+from streamd.core.names import ONNXRUNTIME_CPU
 from streamd.inference.checked import CheckedFiles
-from streamd.inference.lane import Float32, Inputs
+from streamd.inference.lane import Inputs
 from streamd.inference.onnxruntime.graph import check_by_running, check_session, shaped
 from streamd.inference.onnxruntime.library import import_onnxruntime
 from streamd.inference.onnxruntime.session import failure_of, open_cpu_session
@@ -16,7 +18,7 @@ from streamd.inference.onnxruntime.session import failure_of, open_cpu_session
 class OnnxRuntimeCpuBackend:
     """Runs a version's `model.onnx`; any batch size up to the largest bucket runs as it is."""
 
-    name = "onnxruntime-cpu"
+    name = ONNXRUNTIME_CPU
 
     def __init__(
         self,

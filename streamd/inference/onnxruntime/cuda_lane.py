@@ -7,12 +7,14 @@ from pathlib import Path
 from traceback import clear_frames
 from typing import Any
 
+from streamd.core.arrays import Float32
 from streamd.core.contract import ModelContract
 from streamd.core.errors import BatchFailedError, InferenceError, LaneLostError
+from streamd.core.names import ONNXRUNTIME_CUDA
 from streamd.inference import cuda
 from streamd.inference.checked import CheckedFiles
 from streamd.inference.cuda import CudaError
-from streamd.inference.lane import LANES_PER_DEVICE, Float32
+from streamd.inference.lane import LANES_PER_DEVICE
 from streamd.inference.onnxruntime.binding import Binding, BoundSession, PlainSession
 from streamd.inference.onnxruntime.graph import check_session, shaped
 from streamd.inference.onnxruntime.library import load_onnxruntime, more_room, names_broken_device, nodes_on_cpu
@@ -30,7 +32,7 @@ class OnnxRuntimeCudaBackend:
     installed ONNX Runtime knows no CUDA or a device is not there.
     """
 
-    name = "onnxruntime-cuda"
+    name = ONNXRUNTIME_CUDA
 
     def __init__(
         self,

@@ -4,10 +4,12 @@ from typing import Any
 
 import numpy as np
 
+from streamd.core.arrays import Float32
 from streamd.core.contract import ModelContract
 from streamd.core.errors import BackendUnavailableError, BatchFailedError
+from streamd.core.names import TENSORRT
 from streamd.inference import cuda
-from streamd.inference.lane import LANES_PER_DEVICE, Float32, Inputs
+from streamd.inference.lane import LANES_PER_DEVICE, Inputs
 from streamd.inference.tensorrt.engine import Plan, SharedEngine
 from streamd.inference.tensorrt.executor import TensorRtExecutor
 from streamd.inference.tensorrt.library import load_tensorrt
@@ -19,7 +21,7 @@ class TensorRtBackend:
     Without `graphs` a batch is enqueued call by call; with `spin` a lane's thread takes a core while it waits.
     """
 
-    name = "tensorrt"
+    name = TENSORRT
 
     def __init__(
         self,

@@ -12,10 +12,10 @@ import numpy as np
 import structlog
 from prometheus_client.core import Metric
 
-from streamd.core.accuracy.deviations import Float32
 from streamd.core.accuracy.pending import AccuracyLimits, ScoredVersion
 from streamd.core.accuracy.scorer import ForecastScorer
 from streamd.core.accuracy.scores import TrainingScores, parse_training_scores
+from streamd.core.arrays import Float32
 from streamd.regular_files import read_regular
 from streamd.runtime.accuracy.report import accuracy_report, families
 from streamd.runtime.state.state import State

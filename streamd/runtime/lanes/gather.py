@@ -9,11 +9,12 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from streamd.core.arrays import Float32
 from streamd.core.calendar import known_future
 from streamd.core.contract import ModelContract
 from streamd.core.errors import InferenceError
 from streamd.core.scheduling.scheduler import Item, RequestItem, ServerItem
-from streamd.inference.lane import Float32, Inputs
+from streamd.inference.lane import Inputs
 from streamd.runtime.state.state import State
 
 FEW_WINDOWS = 6

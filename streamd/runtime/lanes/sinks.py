@@ -5,10 +5,10 @@ from typing import Protocol
 
 import structlog
 
+from streamd.core.arrays import Float32
 from streamd.core.errors import InferenceError
 from streamd.core.scheduling.scheduler import ServerItem
 from streamd.core.state.windows import NONE
-from streamd.inference.lane import Float32
 from streamd.runtime.lanes.deployment import DeploymentSpec
 from streamd.runtime.state.state import State
 

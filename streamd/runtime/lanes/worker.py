@@ -18,9 +18,10 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
+from streamd.core.arrays import Float32
 from streamd.core.errors import BatchFailedError, InferenceError
 from streamd.core.scheduling.scheduler import Batch
-from streamd.inference.lane import Float32, Lane
+from streamd.inference.lane import Lane
 
 log = structlog.get_logger(__name__)
 

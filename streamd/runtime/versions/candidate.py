@@ -9,9 +9,9 @@ from typing import Any
 
 import structlog
 
+from streamd.core.arrays import Float32
 from streamd.core.scheduling.canary import CanaryAssignment
 from streamd.core.scheduling.scheduler import Scheduler, ServerItem
-from streamd.inference.lane import Float32
 from streamd.runtime.lanes.deployment import Deployment, DeploymentSpec
 from streamd.runtime.lanes.pipeline import BatchDone, Pipeline
 from streamd.runtime.lanes.sinks import BoardSink, CanarySink, ForecastPosted, ShadowSink

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+from streamd.core.names import PRECISIONS
+
 LARGEST_BATCH = 65_536
 
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamd.core.accuracy.deviations import Float32
 from streamd.core.accuracy.pending import AccuracyLimits
 from streamd.core.accuracy.sampling import sample_hash
 from streamd.core.accuracy.scorer import ForecastScorer
 from streamd.core.accuracy.scores import Sliding, parse_training_scores
+from streamd.core.arrays import Float32
 from tests.support.contracts import make_contract
 from tests.support.naive_accuracy import NaiveLedger
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import yarl
 
+from streamd.core.arrays import Float32
 from streamd.http.requests import TransportLimits
 from streamd.inference.fake import FakeBackend, FakeLane
-from streamd.inference.lane import Float32
 from tests.http.conftest import Start
 from tests.support.http_harness import (
     CONTRACT,

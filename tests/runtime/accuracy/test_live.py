@@ -14,10 +14,10 @@ from prometheus_client.registry import Collector
 
 from streamd.core.accuracy.pending import AccuracyLimits
 from streamd.core.accuracy.scores import TrainingScores
+from streamd.core.arrays import Float32
 from streamd.core.scheduling.costs import CostTable
 from streamd.core.state.samples import Sample
 from streamd.inference.fake import FakeBackend
-from streamd.inference.lane import Float32
 from streamd.runtime.accuracy.live import LiveAccuracy, read_training_scores
 from streamd.runtime.lanes.worker import LaneWorker
 from streamd.runtime.service import ServiceLimits, build_service

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from streamd.core.arrays import Float32
 from streamd.core.errors import BatchFailedError, InferenceError, LaneLostError
 from streamd.core.scheduling.scheduler import Batch, RequestItem
 from streamd.inference.fake import FakeBackend, FakeLane, FakeScript
-from streamd.inference.lane import Float32
 from streamd.runtime.lanes.worker import LaneResult, LaneWorker, normalize_predictions
 from tests.support.contracts import make_contract
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from streamd.core.arrays import Float32
 from streamd.core.errors import BackendUnavailableError, BatchFailedError, LaneLostError
 from streamd.core.scheduling.lane_health import LaneLimits
-from streamd.inference.lane import Float32
 from streamd.runtime.lanes.deployment import Deployment
 from streamd.runtime.lanes.supervisor import LaneSupervisor
 from streamd.runtime.versions.candidate import Candidate

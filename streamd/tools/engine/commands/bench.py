@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from streamd.core.errors import BuildError, ConfigError, StreamdError
+from streamd.core.names import ONNXRUNTIME_CPU, ONNXRUNTIME_CUDA, TENSORRT
 from streamd.tools.engine.commands.validate import add_subject, subject_of
 from streamd.tools.engine.flags import batch_sizes, precisions
 
@@ -83,16 +84,15 @@ def main(args: argparse.Namespace) -> int:
 
 def variants_of(subject: Subject, args: argparse.Namespace) -> tuple[list[Variant], dict[str, str]]:
     """Every way to run the network here, and why others are left out, by name."""
-    from streamd.tools.engine.gate.runners import CPU, CUDA
 
     left_out = dict(subject.passed_over)
     variants = _network_variants(subject, args, left_out)
-    variants += [_graph_variant(subject.onnx, "fp32", backend, args) for backend in (CPU, CUDA)]
+    variants += [_graph_variant(subject.onnx, "fp32", backend, args) for backend in (ONNXRUNTIME_CPU, ONNXRUNTIME_CUDA)]
     for candidate in subject.candidates:
         if candidate.kind == "plan":
             variants.append(_plan_variant(candidate, args))
         elif candidate.precision != "fp32":
-            variants.append(_graph_variant(candidate.path, candidate.precision, CPU, args))
+            variants.append(_graph_variant(candidate.path, candidate.precision, ONNXRUNTIME_CPU, args))
     return variants, left_out
 
 
@@ -133,7 +133,7 @@ def _graph_variant(graph: Path, precision: str, backend: str, args: argparse.Nam
 
 def _plan_variant(candidate: GateTarget, args: argparse.Namespace) -> Variant:
     from streamd.tools.engine.bench.measure import Variant
-    from streamd.tools.engine.gate.runners import TENSORRT, open_candidate
+    from streamd.tools.engine.gate.runners import open_candidate
 
     sizes = tuple(size for size in args.batches if size in candidate.buckets) or candidate.buckets[:1]
     options = {"device": args.device, "lean_runtime": args.lean_runtime, "buckets": sizes or args.batches}

@@ -12,13 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from streamd.core.names import ONNXRUNTIME_CPU, TENSORRT
 from streamd.inference.api.backends import DEFAULT_LARGEST_BATCH, OPENERS, OpenedRunners, OpenOptions, open_runners
 from streamd.inference.runner import Array, Arrays, Runner, TensorSpec
 from streamd.tools.engine.gate.targets import GateTarget
 from streamd.tools.engine.gate.windows import ModelInputs
 from streamd.tools.engine.graph.onnx_graph import Signature
-
-TENSORRT, CUDA, CPU = "tensorrt", "onnxruntime-cuda", "onnxruntime-cpu"
 
 LARGEST_BATCH_BYTES = 16 * 2**20
 """Of a graph's inputs in one batch: what a large network makes of it must fit into memory."""
@@ -77,7 +76,7 @@ def open_candidate(
     return open_runners(candidate.path, None, TENSORRT, options, OPENERS)
 
 
-def open_graph(graph: Path, backend: str = CPU, **options: Any) -> OpenedRunners:
+def open_graph(graph: Path, backend: str = ONNXRUNTIME_CPU, **options: Any) -> OpenedRunners:
     """One lane of a graph, with some of `OpenOptions`; raises `BackendUnavailableError`."""
     return open_runners(graph, None, backend, OpenOptions(lanes=1, **options), OPENERS)
 

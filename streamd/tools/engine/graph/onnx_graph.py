@@ -3,8 +3,6 @@
 What is wrong is named with the file, the tensor, and what was expected. The onnx package is imported when needed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from streamd.core.errors import BuildError, StreamdError
+from streamd.core.names import ONNXRUNTIME_CPU
 from streamd.inference.api.backends import OPENERS, OpenOptions, open_runners
 from streamd.repository.external import data_files, whole_bytes
 from streamd.tools.engine.graph.external_weights import embed_weights
@@ -55,19 +54,19 @@ class Signature:
 
 @dataclass(frozen=True)
 class LoadedGraph:
-    """A graph that was read and checked; `whole` is false where its weights were left in their files, for their size.
+    """A graph that was read and checked; `has_weights` is false where its weights were left in their files, for their size.
 
     Such a graph can be copied and run as it is, but not changed.
     """
 
     model: OnnxModel
-    whole: bool = True
+    has_weights: bool = True
 
 
 def read_graph(path: Path) -> OnnxModel:
     """Read and check an ONNX file, weights included; raises `BuildError`, also where it is too large to be changed."""
     loaded = load_graph(path)
-    if not loaded.whole:
+    if not loaded.has_weights:
         raise BuildError(f"{path}: {TOO_LARGE}")
     return loaded.model
 
@@ -86,11 +85,11 @@ def load_graph(path: Path) -> LoadedGraph:
     try:
         model = onnx.load(str(path), load_external_data=False)
         files = data_files(path)
-        whole = whole_bytes(path) <= LARGEST_MESSAGE_BYTES
-        if whole and files:
+        has_weights = whole_bytes(path) <= LARGEST_MESSAGE_BYTES
+        if has_weights and files:
             embed_weights(model, files)
         _complete_outputs(model, path)
-        if whole:
+        if has_weights:
             onnx.checker.check_model(model, full_check=True)
     except StreamdError as exc:
         raise BuildError(str(exc)) from exc
@@ -98,7 +97,7 @@ def load_graph(path: Path) -> LoadedGraph:
         raise BuildError(f"{path}: not a sound ONNX model: {_first_line(exc)}") from exc
     check_opset(model, path)
     extract_signature(model, path)
-    return LoadedGraph(model, whole)
+    return LoadedGraph(model, has_weights)
 
 
 def _complete_outputs(model: OnnxModel, path: Path) -> None:
@@ -125,7 +124,7 @@ def _complete_outputs(model: OnnxModel, path: Path) -> None:
 
 def _axes_by_running(path: Path) -> dict[str, int]:
     """How many axes each output has, seen on two rows of zeros."""
-    with closing(open_runners(path, None, "onnxruntime-cpu", OpenOptions(lanes=1), OPENERS).runners[0]) as runner:
+    with closing(open_runners(path, None, ONNXRUNTIME_CPU, OpenOptions(lanes=1), OPENERS).runners[0]) as runner:
         rows = {
             spec.name: np.zeros(tuple(size or 1 for size in (2, *spec.shape)), spec.dtype) for spec in runner.inputs
         }

@@ -3,16 +3,12 @@
 The graphs are what a strongly typed TensorRT network (10 and later) takes as it is, and they run in ONNX Runtime.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from streamd.tools.engine.graph.onnx_graph import OnnxModel, fold_constants, import_onnx
 from streamd.tools.engine.precision.half import BFLOAT16, FLOAT16, HalfConverter
 from streamd.tools.engine.precision.ranges import CalibrationWindows, RangeFinder
-
-PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 
 PINNED_PREFIXES = ("/scaler/", "/restorer/")
 """Nodes that meet raw units (bytes, seconds), by the modules that hold them."""
@@ -54,7 +50,7 @@ def choose_kept_nodes(
     element: int = FLOAT16,
     prefixes: Iterable[str] = PINNED_PREFIXES,
     operators: Iterable[str] = SENSITIVE_OPERATORS,
-    told: Callable[[int, int], None] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> KeptNodes:
     """Return the nodes of a folded graph to keep in float32.
 
@@ -62,7 +58,7 @@ def choose_kept_nodes(
     compared where that is None), and those of sensitive operators; the first of these is told as the reason.
     """
     starts, operators = tuple(prefixes), set(operators)
-    misfits = RangeFinder(element).find(model, windows, told) if windows is not None else {}
+    misfits = RangeFinder(element).find_misfits(model, windows, on_progress) if windows is not None else {}
     reasons = {}
     for node in model.graph.node:
         touched = [name for name in (*node.output, *node.input) if name in misfits]

@@ -1,0 +1,27 @@
+"""The names of backends and of precisions: the values of settings, flags and files, each written once.
+
+Imports nothing, so that `streamd --help` may read it.
+"""
+
+from typing import Literal, get_args
+
+AUTO = "auto"
+"""Let the daemon or the library choose."""
+
+TENSORRT = "tensorrt"
+ONNXRUNTIME_CUDA = "onnxruntime-cuda"
+ONNXRUNTIME_CPU = "onnxruntime-cpu"
+
+BackendName = Literal["auto", "tensorrt", "onnxruntime-cuda", "onnxruntime-cpu"]
+"""The values of the setting `backend`."""
+
+BACKEND_CHOICES: tuple[str, ...] = get_args(BackendName)
+BACKENDS = BACKEND_CHOICES[1:]
+"""The backends that `auto` tries, in this order."""
+
+PrecisionName = Literal["auto", "fp32", "fp16", "bf16", "int8"]
+"""The values of the setting `precision`."""
+
+PRECISION_CHOICES: tuple[str, ...] = get_args(PrecisionName)
+PRECISIONS = PRECISION_CHOICES[1:]
+"""The precisions that a graph or a plan can have."""
