@@ -12,18 +12,18 @@ from pathlib import Path
 
 from streamd.tools.engine.output.folders import VersionFolder
 from tests.support.kill_at_calls import kill_at_each_call
-from tests.support.made_graphs import SETTINGS, WHERE, made_plan, source_of
+from tests.support.made_graphs import SETTINGS, WHERE, make_plan, read_made_source
 
 CALLS = ((os, ("open", "mkdir", "write", "fsync", "replace", "rename", "chmod", "close")),)
 
 
 def main(version: Path, folders: Path) -> list[str]:
     """Return the call at which each process was killed; the last one's was not."""
-    source = source_of(version)
+    source = read_made_source(version)
 
     def write(step: int) -> None:
         with VersionFolder(source, folders / str(step), None, ["streamd"]) as folder:
-            folder.add(made_plan(), SETTINGS, WHERE)
+            folder.add(make_plan(), SETTINGS, WHERE)
             folder.finish()
 
     return kill_at_each_call(lambda step: partial(write, step), CALLS)

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from streamd.tools.engine.gate.recording import record_verdicts, write_unlisted
-from streamd.tools.engine.output.atomic_version import RECORD, NewVersion
+from streamd.tools.engine.gate.recording import record_verdicts, write_unlisted_file
+from streamd.tools.engine.output.atomic_version import VERSION_RECORD, NewVersion
 from tests.support.kill_at_calls import kill_at_each_call
 from tests.support.kill_toolchain import CALLS
 
@@ -25,12 +25,12 @@ def export(root: Path) -> None:
     with NewVersion(root, "new") as new:
         for name in ("model.onnx", "weights.safetensors"):
             (new.folder / name).write_bytes((root / NAME / name).read_bytes())
-        new.put_in_place(json.loads((root / NAME / "config.json").read_text()), {"opset": 17})
+        new.publish(json.loads((root / NAME / "config.json").read_text()), {"opset": 17})
 
 
 CHANGES: dict[str, Callable[[Path], object]] = {
-    "validate": lambda root: record_verdicts(root / NAME / RECORD, VERDICT, ["refused"]),
-    "bench": lambda root: write_unlisted(root / NAME, "benchmark_results.json", b"new figures"),
+    "validate": lambda root: record_verdicts(root / NAME / VERSION_RECORD, VERDICT, ["refused"]),
+    "bench": lambda root: write_unlisted_file(root / NAME, "benchmark_results.json", b"new figures"),
     "export": export,
 }
 

@@ -16,20 +16,20 @@ SETTINGS = BuildSettings((Profile.static(1), Profile.static(8)))
 WHERE = {"gpu": "NVIDIA Fake", "compute_capability": "9.0", "tensorrt": "8.6.1"}
 
 
-def made_plan(precision: str = "fp16", content: bytes = b"a plan", stages: int = 1) -> MadePlan:
+def make_plan(precision: str = "fp16", content: bytes = b"a plan", stages: int = 1) -> MadePlan:
     plan = BuiltPlan(content, 12.34, layers=7, pinned_layers=2, warnings=("one", "one"))
-    graph = PlanGraph(Graph(), Signature((), ()), strongly_typed=False, flags=("FP16",), pinned=("/scaler/Div",))
+    graph = PlanGraph(FakeGraph(), Signature((), ()), strongly_typed=False, flags=("FP16",), pinned=("/scaler/Div",))
     kept = KeptNodes({"/scaler/Div": "pinned: meets raw units"})
     return MadePlan(precision=precision, plan=plan, graphs=(graph,) * stages, kept=kept, typed=True)
 
 
-def source_of(version: Path) -> GraphSource:
+def read_made_source(version: Path) -> GraphSource:
     checked = load_version(version)
     manifest: Any = msgspec.json.decode((version / "config.json").read_bytes())
-    return GraphSource(checked.onnx, Graph(), Signature((), ()), version, manifest, checked.contract)
+    return GraphSource(checked.onnx, FakeGraph(), Signature((), ()), version, manifest, checked.contract)
 
 
-class Graph:
+class FakeGraph:
     """Stands for a model."""
 
     def SerializeToString(self) -> bytes:  # noqa: N802 - protobuf's name

@@ -9,7 +9,7 @@ from streamd.core.names import PRECISIONS
 LARGEST_BATCH = 65_536
 
 
-def precisions(text: str) -> tuple[str, ...]:
+def parse_precisions(text: str) -> tuple[str, ...]:
     """`fp32,fp16` as given, none twice."""
     given = tuple(part.strip() for part in text.split(","))
     if unknown := [part for part in given if part not in PRECISIONS]:
@@ -17,7 +17,7 @@ def precisions(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(given))
 
 
-def batch_sizes(text: str) -> tuple[int, ...]:
+def parse_batch_sizes(text: str) -> tuple[int, ...]:
     """`1,8,32` as rising numbers, none twice."""
     try:
         given = tuple(int(part) for part in text.split(","))
@@ -28,7 +28,7 @@ def batch_sizes(text: str) -> tuple[int, ...]:
     return tuple(sorted(set(given)))
 
 
-def mebibytes(text: str) -> int:
+def parse_mebibytes(text: str) -> int:
     """MiB to bytes."""
     try:
         size = int(text)

@@ -13,7 +13,7 @@ import structlog
 from streamd.cli import main
 from streamd.repository.versions import load_version
 from streamd.tools.engine.command import SUBCOMMANDS
-from streamd.tools.engine.flags import batch_sizes, mebibytes, precisions
+from streamd.tools.engine.flags import parse_batch_sizes, parse_mebibytes, parse_precisions
 from tests.tools.engine.conftest import MakeLibrary
 
 ROOT = Path(__file__).parents[3]
@@ -202,9 +202,9 @@ def test_a_graph_that_is_not_its_manifest_s_is_refused(
 
 
 def test_values_of_flags() -> None:
-    assert precisions("fp16, fp32,fp16") == ("fp16", "fp32")
-    assert batch_sizes("32,1,8,1") == (1, 8, 32)
-    assert mebibytes("3") == 3 * 2**20
+    assert parse_precisions("fp16, fp32,fp16") == ("fp16", "fp32")
+    assert parse_batch_sizes("32,1,8,1") == (1, 8, 32)
+    assert parse_mebibytes("3") == 3 * 2**20
 
 
 def test_subcommands_have_what_the_command_asks_of_them() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("onnx")
 
-from streamd.tools.engine.gate.windows import ModelInputs, windows_of_fleet
+from streamd.tools.engine.gate.windows import ModelInputs, read_fleet_windows
 from streamd.tools.engine.graph.onnx_graph import fold_constants
 from streamd.tools.engine.graph.source import GraphSource, read_source
 from streamd.tools.engine.precision.half import BFLOAT16
@@ -30,7 +30,7 @@ def source(request: pytest.FixtureRequest) -> GraphSource:
 def windows(source: GraphSource) -> ModelInputs:
     """Real windows, two features of them in units as they are on real servers."""
     assert source.contract is not None
-    found = windows_of_fleet(ROOT / "examples/fleet/servers.csv.gz", source.contract, 24)
+    found = read_fleet_windows(ROOT / "examples/fleet/servers.csv.gz", source.contract, 24)
     for name, unit in (("net_in", 1e9), ("disk_usage", 1.0), ("uptime", 1.0)):
         found["encoder_cont"][..., source.contract.feature_index[name]] *= unit
     found["encoder_cont"][::3, 100:160] = np.nan
@@ -60,7 +60,7 @@ def test_float16_is_close_and_keeps_what_meets_raw_units(source: GraphSource, wi
 def test_the_list_names_all_that_does_not_fit(source: GraphSource, windows: ModelInputs) -> None:
     model = fold_constants(source.model)
     some = {name: values[:8] for name, values in windows.items()}
-    misfits = RangeFinder().find(model, some)
+    misfits = RangeFinder().find_misfits(model, some)
     assert misfits, "raw units do not fit"
     unlisted = set(choose_kept_nodes(model, some).names) - set(choose_kept_nodes(model, None).names)
     assert unlisted == set()
@@ -77,9 +77,9 @@ def test_bfloat16_is_a_sound_graph_with_the_same_signature(source: GraphSource) 
 def test_int8_leaves_out_what_it_would_ruin() -> None:
     source = read_source(None, next(path for path in VERSIONS if "patch" in path.name), None, manifest_needed=True)
     assert source.contract is not None
-    windows = windows_of_fleet(ROOT / "examples/fleet/servers.csv.gz", source.contract, 24)
+    windows = read_fleet_windows(ROOT / "examples/fleet/servers.csv.gz", source.contract, 24)
     model = fold_constants(source.model)
     quantizer = Quantizer("minmax")
     quantized = quantizer.quantize(model, windows, choose_kept_nodes(model, None))
     assert measure_movement([forecasts(quantized, windows)], [forecasts(model, windows)]) < 0.06
-    assert "/anchors/MatMul" in quantizer.left, "it averages over stretches of the window, by a map of ones"
+    assert "/anchors/MatMul" in quantizer.not_quantized, "it averages over stretches of the window, by a map of ones"

@@ -39,7 +39,7 @@ class DeviceMonitor:
         return total - free
 
     @contextmanager
-    def watching(self) -> Iterator[list[float]]:
+    def sample_utilization(self) -> Iterator[list[float]]:
         """Sample utilisation (percent) into the list until the end."""
         samples: list[float] = []
         if self._nvml is None:

@@ -147,7 +147,7 @@ class Bench:
                 for _ in range(self.warmup_runs):
                     runner.run(feeds)
             return
-        with self.monitor.watching() as busy:
+        with self.monitor.sample_utilization() as busy:
             latencies, seconds = run_lanes(runners, feeds, self.turn_seconds)
         cell.latencies_ms += latencies
         cell.seconds += seconds

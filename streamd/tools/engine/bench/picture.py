@@ -14,7 +14,7 @@ WIDTH, LEFT, RIGHT, TOP = 860, 130, 190, 64
 BAR, GAP = 15, 14
 
 
-def bench_picture(results: Mapping[str, Any]) -> str:
+def draw_bench_picture(results: Mapping[str, Any]) -> str:
     """The picture; a label at each bar tells windows a second and the median latency."""
     cells = results["results"]
     variants = list(dict.fromkeys(cell["variant"] for cell in cells))

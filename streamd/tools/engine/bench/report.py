@@ -14,18 +14,18 @@ BASELINE_VARIANTS = ("pytorch-cuda fp32", "pytorch-cpu fp32", "onnxruntime-cpu f
 """What speed-ups are over: the first of these that was measured."""
 
 
-def bench_table(results: Mapping[str, Any]) -> str:
+def format_bench_table(results: Mapping[str, Any]) -> str:
     """The table for a terminal, and what was left out."""
-    rows = [BENCH_HEADER, *table_rows(results)]
+    rows = [BENCH_HEADER, *make_table_rows(results)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(BENCH_HEADER))]
     lines = ["  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True)) for row in rows]
-    baseline = baseline_of(results)
+    baseline = find_baseline(results)
     lines += [f"speed-up: over {baseline} at the same batch and lanes"] if baseline else []
     lines += [f"left out {name}: {why}" for name, why in results["left_out"].items()]
     return "\n".join([str(results["version"]), *lines])
 
 
-def bench_markdown(results: Mapping[str, Any]) -> str:
+def format_bench_page(results: Mapping[str, Any]) -> str:
     """A page that says what was measured, on what, and what was not."""
     hardware = results["hardware"]
     gpu = hardware["gpu"]["name"] if hardware["gpu"] else "no GPU"
@@ -37,7 +37,7 @@ def bench_markdown(results: Mapping[str, Any]) -> str:
         f"{hardware['processor']}, {hardware['cores']} cores, {gpu}; {packages}; {results['when']}.",
         f"{settings['turns']} turns of {settings['turn_seconds']} s each, in turns with the others; "
         f"{settings['threads_per_cpu_lane']} threads a CPU lane; {settings['windows']}.",
-        f"Speed-ups are over {baseline_of(results)} at the same batch and lanes.",
+        f"Speed-ups are over {find_baseline(results)} at the same batch and lanes.",
         "",
         f"    {' '.join(results['command'])}",
         "",
@@ -45,7 +45,7 @@ def bench_markdown(results: Mapping[str, Any]) -> str:
         "",
         f"| {' | '.join(BENCH_HEADER)} |",
         f"|{'---|' * len(BENCH_HEADER)}",
-        *(f"| {' | '.join(row)} |" for row in table_rows(results)),
+        *(f"| {' | '.join(row)} |" for row in make_table_rows(results)),
         "",
         "Not measured:",
         *(f"- {text}" for text in results["not_measured"]),
@@ -54,15 +54,15 @@ def bench_markdown(results: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def baseline_of(results: Mapping[str, Any]) -> str | None:
+def find_baseline(results: Mapping[str, Any]) -> str | None:
     """What speed-ups are over; None where none of the baselines was measured."""
     measured = {cell["variant"] for cell in results["results"]}
     return next((name for name in BASELINE_VARIANTS if name in measured), None)
 
 
-def table_rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
+def make_table_rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """A row a cell."""
-    baseline = baseline_of(results)
+    baseline = find_baseline(results)
     base = {
         (cell["batch"], cell["lanes"]): cell["windows_per_second"]
         for cell in results["results"]

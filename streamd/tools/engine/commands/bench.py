@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from streamd.core.errors import BuildError, ConfigError, StreamdError
 from streamd.core.names import ONNXRUNTIME_CPU, ONNXRUNTIME_CUDA, TENSORRT
-from streamd.tools.engine.commands.validate import add_subject, subject_of
-from streamd.tools.engine.flags import batch_sizes, precisions
+from streamd.tools.engine.commands.validate import add_subject_arguments, read_requested_subject
+from streamd.tools.engine.flags import parse_batch_sizes, parse_precisions
 
 if TYPE_CHECKING:
     from streamd.inference.runner import Runner
@@ -48,12 +48,14 @@ NOT_MEASURED = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's flags."""
-    add_subject(parser)
-    parser.add_argument("--precision", type=precisions, metavar="P,...", help="measure these (all that can run here)")
+    add_subject_arguments(parser)
+    parser.add_argument(
+        "--precision", type=parse_precisions, metavar="P,...", help="measure these (all that can run here)"
+    )
     parser.add_argument("--data", type=Path, metavar="FILE", help="windows to run, as for validate (examples/fleet)")
-    parser.add_argument("--batches", type=batch_sizes, default=(1, 8, 32, 64), metavar="N,...",
+    parser.add_argument("--batches", type=parse_batch_sizes, default=(1, 8, 32, 64), metavar="N,...",
                         help="batch sizes (1,8,32,64); of a plan, those of its buckets")  # fmt: skip
-    parser.add_argument("--lanes", type=batch_sizes, default=(1, 2), metavar="N,...", help="lanes at once (1,2)")
+    parser.add_argument("--lanes", type=parse_batch_sizes, default=(1, 2), metavar="N,...", help="lanes at once (1,2)")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="of each CPU lane (1)")
     parser.add_argument("--seconds", type=float, default=0.5, metavar="S", help="length of a turn (0.5)")
     parser.add_argument("--turns", type=int, default=4, metavar="N", help="turns of each cell (4)")
@@ -67,22 +69,22 @@ def main(args: argparse.Namespace) -> int:
     from contextlib import nullcontext
 
     from streamd.repository.files import VersionHold
-    from streamd.tools.engine.bench.report import bench_table
+    from streamd.tools.engine.bench.report import format_bench_table
     from streamd.tools.engine.progress import Progress
 
     if args.seconds <= 0 or args.turns < 1 or args.threads < 1:
         raise ConfigError("--seconds, --turns and --threads: expected more than 0, 1 or more, 1 or more")
-    subject = subject_of(args)
+    subject = read_requested_subject(args)
     folder = subject.source.folder
     with VersionHold(folder) if folder else nullcontext():
         results = _measure(subject, args, Progress(quiet=args.quiet))
         _write(subject, args, results)
-    text = json.dumps(results, indent=2) if args.json else bench_table(results)
+    text = json.dumps(results, indent=2) if args.json else format_bench_table(results)
     print(text)
     return 0 if results["results"] else 1
 
 
-def variants_of(subject: Subject, args: argparse.Namespace) -> tuple[list[Variant], dict[str, str]]:
+def list_variants(subject: Subject, args: argparse.Namespace) -> tuple[list[Variant], dict[str, str]]:
     """Every way to run the network here, and why others are left out, by name."""
 
     left_out = dict(subject.passed_over)
@@ -125,10 +127,10 @@ def _network_variants(subject: Subject, args: argparse.Namespace, left_out: dict
 
 def _graph_variant(graph: Path, precision: str, backend: str, args: argparse.Namespace) -> Variant:
     from streamd.tools.engine.bench.measure import Variant
-    from streamd.tools.engine.gate.runners import open_apart
+    from streamd.tools.engine.gate.runners import open_separate_lanes
 
     options = {"threads": args.threads, "devices": (args.device,), "buckets": args.batches}
-    return Variant(backend, precision, lambda lanes: open_apart(graph, backend, lanes, **options))
+    return Variant(backend, precision, lambda lanes: open_separate_lanes(graph, backend, lanes, **options))
 
 
 def _plan_variant(candidate: GateTarget, args: argparse.Namespace) -> Variant:
@@ -145,11 +147,11 @@ def _plan_variant(candidate: GateTarget, args: argparse.Namespace) -> Variant:
 def _measure(subject: Subject, args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     from streamd.tools.engine.bench.hardware import DeviceMonitor, describe_hardware
     from streamd.tools.engine.bench.measure import Bench
-    from streamd.tools.engine.gate.truth import judged_windows
+    from streamd.tools.engine.gate.truth import read_judged_windows
     from streamd.tools.engine.output.folders import installed_packages
 
-    variants, left_out = variants_of(subject, args)
-    judged = judged_windows(args.data, subject.signature, subject.contract, max(args.batches))
+    variants, left_out = list_variants(subject, args)
+    judged = read_judged_windows(args.data, subject.signature, subject.contract, max(args.batches))
     _refuse_dependent(subject, judged)
     monitor = DeviceMonitor(args.device)
     settings = {"turn_seconds": args.seconds, "turns": args.turns}
@@ -173,33 +175,33 @@ def _measure(subject: Subject, args: argparse.Namespace, progress: Progress) -> 
 def _refuse_dependent(subject: Subject, judged: JudgedWindows) -> None:
     """Raise `BuildError` where a batch does not give what its rows give alone: no figure would mean anything."""
     from streamd.tools.engine.gate.judge import Judge
-    from streamd.tools.engine.gate.runners import run_both_ways
+    from streamd.tools.engine.gate.runners import run_alone_and_batched
 
     some = {name: values[:COMPARED_WINDOWS] for name, values in judged.windows.items()}
-    alone, together = run_both_ways(subject.onnx, some)
+    alone, together = run_alone_and_batched(subject.onnx, some)
     judge = Judge(judged, alone, subject.contract, together)
-    if judge.why_dependent:
-        raise BuildError(f"{subject.name}: {'; '.join(judge.why_dependent)}")
+    if judge.dependence_reasons:
+        raise BuildError(f"{subject.name}: {'; '.join(judge.dependence_reasons)}")
 
 
 def _write(subject: Subject, args: argparse.Namespace, results: dict[str, Any]) -> None:
     """Write the three files, into the version or where it was said; raises `RepositoryError`."""
     from streamd.repository.files import replace_file
-    from streamd.tools.engine.bench.picture import bench_picture
-    from streamd.tools.engine.bench.report import bench_markdown
-    from streamd.tools.engine.gate.recording import write_unlisted
-    from streamd.tools.engine.output.atomic_version import make_folder
+    from streamd.tools.engine.bench.picture import draw_bench_picture
+    from streamd.tools.engine.bench.report import format_bench_page
+    from streamd.tools.engine.gate.recording import write_unlisted_file
+    from streamd.tools.engine.output.atomic_version import make_writable_folder
 
     folder = subject.source.folder
     files = {
         "benchmark_results.json": json.dumps(results, indent=2) + "\n",
-        "benchmark.md": bench_markdown(results),
-        "benchmark.svg": bench_picture(results),
+        "benchmark.md": format_bench_page(results),
+        "benchmark.svg": draw_bench_picture(results),
     }
     if args.out is not None:
-        make_folder(args.out)
+        make_writable_folder(args.out)
     for name, text in files.items():
         if args.out is not None:
             replace_file(args.out / name, text.encode())
         elif folder is not None:
-            write_unlisted(folder, name, text.encode())
+            write_unlisted_file(folder, name, text.encode())

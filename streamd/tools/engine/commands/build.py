@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from streamd.core.errors import BackendUnavailableError, ConfigError
 from streamd.inference.tensorrt.plan_file import MOST_ALTERNATIVES
-from streamd.tools.engine.flags import batch_sizes, mebibytes, precisions
+from streamd.tools.engine.flags import parse_batch_sizes, parse_mebibytes, parse_precisions
 
 if TYPE_CHECKING:
     from streamd.tools.engine.graph.source import GraphSource
@@ -67,12 +67,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     plans = parser.add_argument_group("plans")
     plans.add_argument("--backend", choices=("tensorrt", "onnxruntime"), default="tensorrt",
                        help="what the result is for (tensorrt)")  # fmt: skip
-    plans.add_argument("--precision", type=precisions, default=("fp32", "fp16"), metavar="P,...",
+    plans.add_argument("--precision", type=parse_precisions, default=("fp32", "fp16"), metavar="P,...",
                        help="fp32, fp16, bf16, int8 (fp32,fp16)")  # fmt: skip
-    plans.add_argument("--buckets", type=batch_sizes, metavar="N,...", help="batch sizes (1,8,32,64,128,256)")
+    plans.add_argument("--buckets", type=parse_batch_sizes, metavar="N,...", help="batch sizes (1,8,32,64,128,256)")
     for name in ("min", "opt", "max"):
         plans.add_argument(f"--{name}-batch", type=int, metavar="N", help=f"{name} of one dynamic profile instead")
-    plans.add_argument("--workspace-size", type=mebibytes, default=4096 * 2**20, metavar="MIB",
+    plans.add_argument("--workspace-size", type=parse_mebibytes, default=4096 * 2**20, metavar="MIB",
                        help="device memory that the builder may use, in MiB (4096)")  # fmt: skip
     plans.add_argument("--timing-cache", type=Path, metavar="FILE", help="keep what was timed; later builds are quick")
     plans.add_argument("--jobs", type=int, default=1, metavar="N",
@@ -118,14 +118,14 @@ def main(args: argparse.Namespace) -> int:
     from streamd.tools.engine.graph.source import read_source
     from streamd.tools.engine.progress import Progress
 
-    profiles = profiles_of(args)
+    profiles = make_profiles(args)
     if args.jobs < 1:
         raise ConfigError(f"--jobs {args.jobs}: expected 1 or more")
     if args.jobs > 1 and len(profiles) > MOST_ALTERNATIVES:
         raise ConfigError(f"--jobs: {len(profiles)} batch sizes, expected at most {MOST_ALTERNATIVES} of one file")
     source = read_source(args.onnx, args.version, args.config, manifest_needed=not args.plans_only)
     if args.backend != "onnxruntime" or args.precision != ("fp32",):
-        source.require_whole()
+        source.require_weights()
     options = _options(args, source)
     prove_file(source.onnx, source.signature, options.windows)
     progress = Progress(quiet=args.quiet)
@@ -137,7 +137,7 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def profiles_of(args: argparse.Namespace) -> tuple[Profile, ...]:
+def make_profiles(args: argparse.Namespace) -> tuple[Profile, ...]:
     """One static profile a bucket, or one dynamic profile; raises `ConfigError` where flags contradict each other."""
     from streamd.tools.engine.plan.builder import DEFAULT_BUCKETS, Profile
 
@@ -221,13 +221,13 @@ def _made(
 ) -> Iterator[MadePlan]:
     """The plans, one after another or side by side."""
     if args.jobs == 1:
-        yield from map(maker.make, args.precision)
+        yield from map(maker.make_plan, args.precision)
         return
     from streamd.tools.engine.plan.parallel import BuildPool
 
     progress = maker.builder.progress
     pool = BuildPool(settings, args.jobs, progress, folder.log, device=args.device, verbose=args.verbose)
-    yield from pool.make([maker.prepare(precision) for precision in args.precision])
+    yield from pool.make_plans([maker.prepare_plan(precision) for precision in args.precision])
 
 
 def _make_graphs(
@@ -250,7 +250,7 @@ def _make_graphs(
 
         maker = GraphMaker(source.model, options, progress, note)
         for precision in args.precision:
-            made = maker.make(precision)
+            made = maker.make_graph(precision)
             if precision != "fp32":  # which is the source's own
                 prove_model(made.model, f"model_{precision}.onnx", source.signature, options.windows)
             entry = folder.add_graph(made, about)

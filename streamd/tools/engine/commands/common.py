@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # so that --help loads nothing
 
 REFUSED = 1
 
-ORDER = """\
+SERVING_ORDER = """\
 Which version serves: the one pinned by --engine or STREAMD_ENGINE; else the promoted one, or where it cannot serve the
 one promoted before it; else the one whose config.json says default; else the newest. A daemon that runs goes on with
 what it has loaded: restart it to serve another.
@@ -27,7 +27,7 @@ MachineProbe = Callable[[], "Machine | None"]
 """Says what plans must fit here; None on a machine without a usable GPU or TensorRT."""
 
 
-def add_common(parser: argparse.ArgumentParser) -> None:
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags that every command has."""
     parser.add_argument(
         "--engines",
@@ -39,32 +39,32 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="say it as JSON")
 
 
-def add_record(parser: argparse.ArgumentParser) -> None:
+def add_record_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the record of promotions asks for."""
     parser.add_argument("--why", default="", metavar="TEXT", help="the reason, for the record")
     parser.add_argument("--who", default=None, metavar="NAME", help="for the record (you, at this host)")
 
 
-def add_version(parser: argparse.ArgumentParser) -> None:
+def add_version_argument(parser: argparse.ArgumentParser) -> None:
     """Declare the version that is meant."""
     parser.add_argument(
         "version", metavar="VERSION", help="its name, or the path of its folder: without --engines in any folder"
     )
 
 
-def repository_of(args: argparse.Namespace) -> "EngineRepository":
+def open_repository(args: argparse.Namespace) -> "EngineRepository":
     """The repository that is meant."""
     from streamd.repository.versions import EngineRepository
 
-    return EngineRepository(place_of(args)[0] if "version" in args else args.engines)
+    return EngineRepository(locate_version(args)[0] if "version" in args else args.engines)
 
 
-def version_of(args: argparse.Namespace) -> str:
+def find_version_name(args: argparse.Namespace) -> str:
     """The version's name, also where its folder was given, as `streamd engine build` prints it."""
-    return place_of(args)[1]
+    return locate_version(args)[1]
 
 
-def place_of(args: argparse.Namespace) -> tuple[Path, str]:
+def locate_version(args: argparse.Namespace) -> tuple[Path, str]:
     """The folder of versions and the version's name in it, also where the version's own folder was given.
 
     Raises `RepositoryError` where that lies in another folder than the one given by flag or variable: a daemon that
@@ -87,13 +87,13 @@ def place_of(args: argparse.Namespace) -> tuple[Path, str]:
     return folder.parent, folder.name
 
 
-def machine_of(args: argparse.Namespace) -> "Machine | None":
+def find_machine(args: argparse.Namespace) -> "Machine | None":
     """What plans must fit, asked of `args.probe` where whoever runs the command set one; None: nothing is known."""
     probe: MachineProbe | None = getattr(args, "probe", None)
     return probe() if probe is not None else None
 
 
-def say(args: argparse.Namespace, said: Any, text: str) -> None:
+def print_answer(args: argparse.Namespace, said: Any, text: str) -> None:
     """Write an answer to standard output, as JSON or as text."""
     import msgspec
 
@@ -102,21 +102,21 @@ def say(args: argparse.Namespace, said: Any, text: str) -> None:
     sys.stdout.write(f"{text}\n")
 
 
-def say_record(args: argparse.Namespace, record: "Record", done: str) -> int:
+def print_promotion(args: argparse.Namespace, record: "Record", done: str) -> int:
     """Say what a promotion or a rollback did, and what serves now; returns the exit status."""
     import msgspec
 
-    choice = repository_of(args).choice()
+    choice = open_repository(args).choice()
     passed_over = record.history[-1].passed_over if record.history else ()
     lines = [f"{done}; {choice.version.name} serves from the daemon's next start or reload ({choice.rule})"]
     lines += [f"passed over, since it cannot serve: {name}" for name in passed_over]
     lines += [f"passed over: {reason}" for reason in choice.passed_over]
     said = {**msgspec.to_builtins(record), "previous": record.previous, "serves": choice.version.name}
-    say(args, said, "\n".join(lines))
+    print_answer(args, said, "\n".join(lines))
     return 0
 
 
-def who_of(args: argparse.Namespace) -> str:
+def name_author(args: argparse.Namespace) -> str:
     """Who is to be recorded: as given, or user and host."""
     import getpass
     import socket

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from streamd.core.errors import BackendUnavailableError, BuildError
-from streamd.tools.engine.flags import batch_sizes
+from streamd.tools.engine.flags import parse_batch_sizes
 
 if TYPE_CHECKING:
     from streamd.tools.networks.weights import TrainedNetwork
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="folder of a run or a version with weights.safetensors, or that file")  # fmt: skip
     parser.add_argument("--data", type=Path, metavar="FILE",
                         help="windows to compare on, as for validate (examples/fleet)")  # fmt: skip
-    parser.add_argument("--batches", type=batch_sizes, default=DEFAULT_BATCHES, metavar="N,...",
+    parser.add_argument("--batches", type=parse_batch_sizes, default=DEFAULT_BATCHES, metavar="N,...",
                         help="batch sizes to compare at (1,2,3,8,31,32,64)")  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of versions (the version's own; engines)")
     parser.add_argument("--name", help="of the new version, before _tensorrt_<stamp> (the source's)")
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Export; returns the exit status. Raises `StreamdError`."""
-    from streamd.tools.engine.output.atomic_version import NewVersion, name_of
+    from streamd.tools.engine.output.atomic_version import NewVersion, strip_stamp
     from streamd.tools.engine.progress import Progress
     from streamd.tools.networks.weights import find_weights, load_network
 
@@ -57,12 +57,12 @@ def main(args: argparse.Namespace) -> int:
     folder = find_weights(args.weights).parent
     is_version = (folder / "config.json").is_file()
     root = args.out or (folder.parent if is_version else Path("engines"))
-    with NewVersion(root, args.name or name_of(folder), default=args.default) as new:
+    with NewVersion(root, args.name or strip_stamp(folder), default=args.default) as new:
         network = load_network(args.weights)
         progress.line(f"{folder.name}: {network.architecture}, exporting")
-        info = write_graph(network, new.folder, compared_windows(args.data, network), args.batches)
+        info = write_version(network, new.folder, read_compared_windows(args.data, network), args.batches)
         info["command"] = args.command_line
-        final = new.put_in_place(json.loads((new.folder / "config.json").read_text()), info)
+        final = new.publish(json.loads((new.folder / "config.json").read_text()), info)
     error = info["largest_relative_error"]
     progress.line(f"ONNX Runtime and PyTorch agree to {error:.1e} at batch sizes {', '.join(map(str, args.batches))}")
     result = {"folder": str(final), "largest_relative_error": error, "batches": list(args.batches)}
@@ -70,7 +70,7 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def write_graph(
+def write_version(
     network: TrainedNetwork, folder: Path, windows: dict[str, Any], batches: tuple[int, ...]
 ) -> dict[str, Any]:
     """Write all files of a version, checked, and return its record; raises `BuildError`, `BackendUnavailableError`."""
@@ -94,10 +94,10 @@ def write_graph(
     return info
 
 
-def compared_windows(data: Path | None, network: TrainedNetwork) -> dict[str, Any]:
+def read_compared_windows(data: Path | None, network: TrainedNetwork) -> dict[str, Any]:
     """Windows to compare on, some of them hard; raises `ConfigError`."""
     from streamd.core.contract import ModelContract
-    from streamd.tools.engine.gate.truth import judged_windows
+    from streamd.tools.engine.gate.truth import read_judged_windows
     from streamd.tools.engine.graph.onnx_graph import GraphTensorSpec, Signature
     from streamd.tools.networks.contract import FEATURE_UNITS
 
@@ -107,4 +107,4 @@ def compared_windows(data: Path | None, network: TrainedNetwork) -> dict[str, An
     contract = ModelContract(said.features, said.targets, said.quantiles, *lengths, units)
     types = {name: "int32" if name.endswith("_cat") else "float32" for name in contract.input_shapes}
     specs = tuple(GraphTensorSpec(name, types[name], shape) for name, shape in contract.input_shapes.items())
-    return judged_windows(data, Signature(specs, ()), contract, COMPARED_WINDOWS).windows
+    return read_judged_windows(data, Signature(specs, ()), contract, COMPARED_WINDOWS).windows

@@ -3,7 +3,7 @@
 import argparse
 import time
 
-from streamd.tools.engine.commands.common import REFUSED, add_common, repository_of, say
+from streamd.tools.engine.commands.common import REFUSED, add_common_arguments, open_repository, print_answer
 
 DESCRIPTION = """\
 Remove old engine versions, and what killed builds and removals left behind.
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--in-use", action="append", default=[], metavar="VERSION", help="this one stays too; may be given again"
     )
     parser.add_argument("--dry-run", action="store_true", help="only say what would go")
-    add_common(parser)
+    add_common_arguments(parser)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -35,10 +35,10 @@ def main(args: argparse.Namespace) -> int:
     import msgspec
 
     from streamd.repository.collection import collect_garbage
-    from streamd.tools.engine.commands.tables import collected
+    from streamd.tools.engine.commands.tables import format_collection
 
-    done = collect_garbage(repository_of(args), args.keep, now=time.time(), in_use=args.in_use, dry_run=args.dry_run)
-    say(args, {**msgspec.to_builtins(done), "freed_bytes": done.freed_bytes}, collected(done))
+    done = collect_garbage(open_repository(args), args.keep, now=time.time(), in_use=args.in_use, dry_run=args.dry_run)
+    print_answer(args, {**msgspec.to_builtins(done), "freed_bytes": done.freed_bytes}, format_collection(done))
     return REFUSED if done.failed else 0
 
 

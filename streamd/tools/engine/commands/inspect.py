@@ -3,20 +3,20 @@
 import argparse
 
 from streamd.tools.engine.commands.common import (
-    ORDER,
     REFUSED,
-    add_common,
-    add_version,
-    machine_of,
-    repository_of,
-    say,
-    version_of,
+    SERVING_ORDER,
+    add_common_arguments,
+    add_version_argument,
+    find_machine,
+    find_version_name,
+    open_repository,
+    print_answer,
 )
 
 DESCRIPTION = f"""\
 Check one engine version and its plans' files, and tell all that is known of it.
 
-{ORDER}"""
+{SERVING_ORDER}"""
 
 EXAMPLES = """\
 examples:
@@ -27,15 +27,15 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's flags."""
-    add_version(parser)
-    add_common(parser)
+    add_version_argument(parser)
+    add_common_arguments(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     """Run the command; 1 where the version is refused. Raises `RepositoryError`."""
     from streamd.repository.listing import inspect_version, to_builtins
-    from streamd.tools.engine.commands.tables import page
+    from streamd.tools.engine.commands.tables import format_version
 
-    entry = inspect_version(repository_of(args), version_of(args), machine_of(args))
-    say(args, to_builtins(entry), page(entry))
+    entry = inspect_version(open_repository(args), find_version_name(args), find_machine(args))
+    print_answer(args, to_builtins(entry), format_version(entry))
     return REFUSED if entry.refused else 0

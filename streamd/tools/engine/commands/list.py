@@ -2,12 +2,19 @@
 
 import argparse
 
-from streamd.tools.engine.commands.common import ORDER, REFUSED, add_common, machine_of, repository_of, say
+from streamd.tools.engine.commands.common import (
+    REFUSED,
+    SERVING_ORDER,
+    add_common_arguments,
+    find_machine,
+    open_repository,
+    print_answer,
+)
 
 DESCRIPTION = f"""\
 List the engine versions, the newest first, with their plans, and mark the one that serves.
 
-{ORDER}"""
+{SERVING_ORDER}"""
 
 EXAMPLES = """\
 examples:
@@ -18,14 +25,14 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's flags."""
-    add_common(parser)
+    add_common_arguments(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     """Run the command; 1 where no version can serve. Raises `RepositoryError`."""
     from streamd.repository.listing import list_versions, to_builtins
-    from streamd.tools.engine.commands.tables import version_table
+    from streamd.tools.engine.commands.tables import format_versions
 
-    listing = list_versions(repository_of(args), machine_of(args))
-    say(args, to_builtins(listing), version_table(listing))
+    listing = list_versions(open_repository(args), find_machine(args))
+    print_answer(args, to_builtins(listing), format_versions(listing))
     return 0 if listing.serving else REFUSED

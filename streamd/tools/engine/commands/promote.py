@@ -4,15 +4,15 @@ import argparse
 import time
 
 from streamd.tools.engine.commands.common import (
-    ORDER,
-    add_common,
-    add_record,
-    add_version,
-    place_of,
-    repository_of,
-    say_record,
-    version_of,
-    who_of,
+    SERVING_ORDER,
+    add_common_arguments,
+    add_record_arguments,
+    add_version_argument,
+    find_version_name,
+    locate_version,
+    name_author,
+    open_repository,
+    print_promotion,
 )
 
 DESCRIPTION = f"""\
@@ -22,7 +22,7 @@ Refused for a version that is not sound or that its accuracy gate refused. It is
 which keeps who, when and why; `streamd engine rollback` undoes it. A version given by its folder is promoted in the
 folder that it lies in: the daemon must serve from there. It is refused where --engines or STREAMD_ENGINES name another.
 
-{ORDER}"""
+{SERVING_ORDER}"""
 
 EXAMPLES = """\
 examples:
@@ -33,16 +33,16 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's flags."""
-    add_version(parser)
-    add_record(parser)
-    add_common(parser)
+    add_version_argument(parser)
+    add_record_arguments(parser)
+    add_common_arguments(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     """Run the command. Raises `RepositoryError`."""
     from streamd.repository.promotion import Promoter
 
-    record = Promoter(repository_of(args)).promote(version_of(args), who_of(args), args.why, time.time())
-    root, version = place_of(args)
+    record = Promoter(open_repository(args)).promote(find_version_name(args), name_author(args), args.why, time.time())
+    root, version = locate_version(args)
     where = "" if root == args.engines else f" in {root}"
-    return say_record(args, record, f"promoted {version}{where}")
+    return print_promotion(args, record, f"promoted {version}{where}")

@@ -3,7 +3,14 @@
 import argparse
 import time
 
-from streamd.tools.engine.commands.common import ORDER, add_common, add_record, repository_of, say_record, who_of
+from streamd.tools.engine.commands.common import (
+    SERVING_ORDER,
+    add_common_arguments,
+    add_record_arguments,
+    name_author,
+    open_repository,
+    print_promotion,
+)
 
 DESCRIPTION = f"""\
 Undo the last promotion: what was promoted before it serves again, from the daemon's next start or reload.
@@ -11,7 +18,7 @@ Undo the last promotion: what was promoted before it serves again, from the daem
 Before the first promotion that is the default version, or the newest. A second rollback undoes the promotion before,
 and so on; it never goes forth again: for that, promote. Versions that are gone or refused by now are passed over.
 
-{ORDER}"""
+{SERVING_ORDER}"""
 
 EXAMPLES = """\
 examples:
@@ -21,13 +28,13 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's flags."""
-    add_record(parser)
-    add_common(parser)
+    add_record_arguments(parser)
+    add_common_arguments(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     """Run the command. Raises `RepositoryError`."""
     from streamd.repository.promotion import Promoter
 
-    record = Promoter(repository_of(args)).rollback(who_of(args), args.why, time.time())
-    return say_record(args, record, f"rolled back from {record.history[-1].from_}")
+    record = Promoter(open_repository(args)).rollback(name_author(args), args.why, time.time())
+    return print_promotion(args, record, f"rolled back from {record.history[-1].from_}")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from streamd.core.errors import BuildError
-from streamd.tools.engine.flags import precisions
+from streamd.tools.engine.flags import parse_precisions
 
 DESCRIPTION = """\
 Export, build, validate and promote: from trained weights in safetensors to the version that serves from the daemon's
@@ -37,7 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="folder of engine versions (engines)")  # fmt: skip
     parser.add_argument("--name", help="of the new version, before _tensorrt_<stamp> (the source's)")
     parser.add_argument("--backend", choices=("tensorrt", "onnxruntime"), default="tensorrt", help="(tensorrt)")
-    parser.add_argument("--precision", type=precisions, default=("fp32", "fp16"), metavar="P,...", help="(fp32,fp16)")
+    parser.add_argument(
+        "--precision", type=parse_precisions, default=("fp32", "fp16"), metavar="P,...", help="(fp32,fp16)"
+    )
     parser.add_argument("--calibration-data", type=Path, metavar="FILE", help="real windows, as for build")
     parser.add_argument("--num-calibration-samples", type=int, default=500, metavar="N", help="windows at most (500)")
     parser.add_argument("--data", type=Path, metavar="FILE", help="windows to judge on (examples/fleet)")
@@ -49,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Go the whole path; returns the exit status of the step that it ended with. Raises `StreamdError`."""
-    from streamd.tools.engine.gate.report import gate_table
+    from streamd.tools.engine.gate.report import format_gate_table
 
     engines = ["--engines", str(args.engines)]
     quiet = ["--quiet"] if args.quiet else []
@@ -66,7 +68,7 @@ def main(args: argparse.Namespace) -> int:
     version = Path(built["folder"]).name
     _tell(args, "3 of 4: validate")
     status, judged = _run("validate", [version, "--windows", str(args.windows), *engines, *data, *quiet])
-    _tell(args, gate_table(judged))
+    _tell(args, format_gate_table(judged))
     done = {"version": version, "export": exported, "build": built, "validate": judged}
     if status == 0:
         _tell(args, "4 of 4: promote")

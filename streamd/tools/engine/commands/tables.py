@@ -8,7 +8,7 @@ from streamd.repository.listing import Listing, PlanEntry, VersionEntry
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
-def version_table(listing: Listing) -> str:
+def format_versions(listing: Listing) -> str:
     """A line a version, the newest first; the one that serves is marked."""
     rows = [("", "VERSION", "ARCHITECTURE", "SIZE", "PLANS", "STATUS")]
     rows += [
@@ -16,7 +16,7 @@ def version_table(listing: Listing) -> str:
             "*" if entry.serves else "",
             entry.name,
             entry.architecture or "-",
-            human_bytes(entry.size_bytes),
+            format_bytes(entry.size_bytes),
             ", ".join(_short(plan) for plan in entry.plans) or "-",
             _status(entry),
         )
@@ -31,13 +31,13 @@ def version_table(listing: Listing) -> str:
     return "\n".join(lines)
 
 
-def page(entry: VersionEntry) -> str:
+def format_version(entry: VersionEntry) -> str:
     """All that is known of one version, a fact a line."""
     rows = [
         ("version", entry.name),
         ("status", _status(entry)),
         ("architecture", entry.architecture or "-"),
-        ("size", human_bytes(entry.size_bytes)),
+        ("size", format_bytes(entry.size_bytes)),
     ]
     if entry.refused:
         rows.append(("refused", entry.refused))
@@ -51,18 +51,18 @@ def page(entry: VersionEntry) -> str:
     return "\n".join(_aligned(rows))
 
 
-def collected(done: Collection) -> str:
+def format_collection(done: Collection) -> str:
     """What was removed and what stayed, with the reasons."""
     verb = "would remove" if done.dry_run else "removed"
-    lines = [f"{verb} {name} ({human_bytes(size)})" for name, size in done.removed.items()]
-    lines += [f"{verb} {name}, left behind ({human_bytes(size)})" for name, size in done.leftovers.items()]
+    lines = [f"{verb} {name} ({format_bytes(size)})" for name, size in done.removed.items()]
+    lines += [f"{verb} {name}, left behind ({format_bytes(size)})" for name, size in done.leftovers.items()]
     lines += [f"kept {name}: {', '.join(reasons)}" for name, reasons in done.kept.items()]
     lines += [f"left alone {name}: {reason}" for name, reason in done.unjudged.items()]
     lines += [f"failed: {reason}" for reason in done.failed.values()]
-    return "\n".join([*lines, f"{'would free' if done.dry_run else 'freed'} {human_bytes(done.freed_bytes)}"])
+    return "\n".join([*lines, f"{'would free' if done.dry_run else 'freed'} {format_bytes(done.freed_bytes)}"])
 
 
-def human_bytes(size: int) -> str:
+def format_bytes(size: int) -> str:
     """A size as people read it: 3,334,717 is 3.2 MiB."""
     value, unit = float(size), 0
     while value >= 1024 and unit < len(_UNITS) - 1:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from streamd.core.errors import BackendUnavailableError, ConfigError, StreamdError
-from streamd.tools.engine.commands.common import add_common
-from streamd.tools.engine.flags import precisions
+from streamd.tools.engine.commands.common import add_common_arguments
+from streamd.tools.engine.flags import parse_precisions
 
 if TYPE_CHECKING:
     from streamd.tools.engine.gate.blame import Blame
@@ -43,8 +43,10 @@ exit status here: 0 every precision passes; 1 one fails or does not run; 2 wrong
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's flags."""
-    add_subject(parser)
-    parser.add_argument("--precision", type=precisions, metavar="P,...", help="judge these (all that can run here)")
+    add_subject_arguments(parser)
+    parser.add_argument(
+        "--precision", type=parse_precisions, metavar="P,...", help="judge these (all that can run here)"
+    )
     parser.add_argument("--data", type=Path, metavar="FILE",
                         help="a fleet (.csv, .csv.gz, .parquet) or an .npz of inputs (examples/fleet)")  # fmt: skip
     parser.add_argument("--windows", type=int, metavar="N",
@@ -54,10 +56,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress")
 
 
-def add_subject(parser: argparse.ArgumentParser) -> None:
+def add_subject_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what is looked at: a version, or any ONNX file with the plans made of it; and how it is told."""
     parser.add_argument("version", nargs="?", metavar="VERSION", help="an engine version: its name, or its folder")
-    add_common(parser)
+    add_common_arguments(parser)
     parser.add_argument("--onnx", type=Path, metavar="FILE", help="any ONNX model instead of a version")
     parser.add_argument("--plans", type=Path, metavar="DIR", help="what `build --onnx --plans-only DIR` made")
     parser.add_argument("--config", type=Path, metavar="FILE", help="the manifest of --onnx, if it is a forecaster")
@@ -65,7 +67,7 @@ def add_subject(parser: argparse.ArgumentParser) -> None:
                         help="the libnvinfer_lean.so.N for version-compatible plans of an older TensorRT")  # fmt: skip
 
 
-def subject_of(args: argparse.Namespace) -> Subject:
+def read_requested_subject(args: argparse.Namespace) -> Subject:
     """Read what is looked at; raises `StreamdError`."""
     from streamd.tools.engine.gate.targets import find_version, read_subject
 
@@ -85,24 +87,24 @@ def main(args: argparse.Namespace) -> int:
 
     from streamd.repository.files import VersionHold
     from streamd.tools.engine.gate.recording import record_verdicts
-    from streamd.tools.engine.gate.report import gate_table, log_lines
-    from streamd.tools.engine.gate.truth import judged_windows
+    from streamd.tools.engine.gate.report import format_gate_table, format_log_lines
+    from streamd.tools.engine.gate.truth import read_judged_windows
     from streamd.tools.engine.progress import Progress
 
     if args.windows is not None and args.windows < 1:
         raise ConfigError(f"--windows {args.windows}: expected 1 or more")
-    subject = subject_of(args)
+    subject = read_requested_subject(args)
     folder = subject.source.folder
     with VersionHold(folder) if folder else nullcontext():
         count = args.windows or (WINDOWS if subject.contract else WINDOWS_OF_ANY)
-        judged = judged_windows(args.data, subject.signature, subject.contract, count)
+        judged = read_judged_windows(args.data, subject.signature, subject.contract, count)
         said, failed = _judge_all(subject, judged, args, Progress(quiet=args.quiet))
         if subject.record and said and not args.no_record:
-            record_verdicts(subject.record, said, log_lines(said))
+            record_verdicts(subject.record, said, format_log_lines(said))
     if not said:
         raise BackendUnavailableError("; ".join(failed.values()))
     result = {"version": subject.name, "validation": said, "passed_over": subject.passed_over, "failed": failed}
-    print(json.dumps(result, indent=2) if args.json else gate_table(result))
+    print(json.dumps(result, indent=2) if args.json else format_gate_table(result))
     return 0 if not failed and all(each["promotable"] for each in said.values()) else 1
 
 
@@ -111,12 +113,12 @@ def _judge_all(
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     """What the record says of each precision; and of those that do not run, why: the others are judged all the same."""
     from streamd.tools.engine.gate.judge import Judge
-    from streamd.tools.engine.gate.runners import run_both_ways
+    from streamd.tools.engine.gate.runners import run_alone_and_batched
 
     said: dict[str, dict[str, Any]] = {}
     failed: dict[str, str] = {}
     progress.line(f"{subject.name}: {judged.about}")
-    alone, together = run_both_ways(subject.onnx, judged.windows)
+    alone, together = run_alone_and_batched(subject.onnx, judged.windows)
     judge = Judge(judged, alone, subject.contract, together)
     with progress.job("validating", len(subject.candidates)) as job:
         for done, candidate in enumerate(subject.candidates):
@@ -133,13 +135,13 @@ def _judge(subject: Subject, candidate: GateTarget, judge: Judge, args: argparse
     from contextlib import closing
 
     from streamd.repository.conversion import sha256_of
-    from streamd.tools.engine.gate.runners import open_candidate, run_all
+    from streamd.tools.engine.gate.runners import open_candidate, run_windows
 
     windows = judge.judged.windows
     opened = open_candidate(candidate, device=args.device, lean_runtime=args.lean_runtime)
     with closing(opened.runners[0]) as runner:
         batches = sorted({1, *runner.buckets})  # a row alone too, which a plan may pad
-        sizes = {size: judge.judge(candidate.precision, run_all(runner, windows, size)) for size in batches}
+        sizes = {size: judge.judge(candidate.precision, run_windows(runner, windows, size)) for size in batches}
     worst = min(sizes.values(), key=_standing)
     said = {
         **worst.told(),
@@ -161,7 +163,7 @@ def _standing(verdict: GateVerdict) -> tuple[bool, float]:
 def _blame(subject: Subject, candidate: GateTarget, judge: Judge) -> dict[str, Any]:
     from streamd.tools.engine.gate.blame import find_blame
 
-    if judge.why_dependent:
+    if judge.dependence_reasons:
         return {"unknown": "the rows of the network itself depend on each other, in any precision"}
     lower, why = _lower_graph(subject, candidate)
     if lower is None:

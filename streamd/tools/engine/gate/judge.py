@@ -128,7 +128,7 @@ class Judge:
             told = losses[index] if losses else (None, None)
             parts.append(compare_outputs(name, unit, values, wanted, *told))
         total, total_fp32 = _means(losses)
-        reasons = [*self.why_dependent, *(reason for part in parts for reason in _why_not(part, limits))]
+        reasons = [*self.dependence_reasons, *(reason for part in parts for reason in _why_not(part, limits))]
         verdict = GateVerdict(precision, not reasons, tuple(reasons), tuple(parts), total, total_fp32, limits)
         change = verdict.pinball_change
         if change is not None and not change <= limits.pinball_change:
@@ -137,7 +137,7 @@ class Judge:
         return verdict
 
     @cached_property
-    def why_dependent(self) -> tuple[str, ...]:
+    def dependence_reasons(self) -> tuple[str, ...]:
         """Why the network cannot be batched: its rows have no answers of their own; nothing where they have."""
         if self.together is None:
             return ()

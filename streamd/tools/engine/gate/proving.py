@@ -13,7 +13,7 @@ import numpy as np
 
 from streamd.core.errors import BuildError, StreamdError
 from streamd.inference.runner import Arrays, Runner
-from streamd.tools.engine.gate.truth import random_windows
+from streamd.tools.engine.gate.truth import make_random_windows
 from streamd.tools.engine.graph.onnx_graph import OnnxModel, Signature, serialize_graph
 from streamd.tools.engine.precision.ranges import CalibrationWindows
 
@@ -27,7 +27,7 @@ def prove_file(path: Path, signature: Signature, windows: CalibrationWindows | N
     """
     from streamd.tools.engine.gate.runners import open_graph
 
-    rows = random_windows(signature, max(BATCHES)) if windows is None else windows
+    rows = make_random_windows(signature, max(BATCHES)) if windows is None else windows
     try:
         runner = open_graph(path).runners[0]
     except StreamdError as exc:

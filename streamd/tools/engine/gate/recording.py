@@ -14,7 +14,7 @@ from typing import Any
 from streamd.repository.conversion import sha256_of
 from streamd.repository.files import exclusive, replace_file
 from streamd.tools.engine.gate.targets import read_gate_record
-from streamd.tools.engine.output.atomic_version import RECORD, write_json
+from streamd.tools.engine.output.atomic_version import VERSION_RECORD, write_json
 
 LOG = "conversion_log.txt"
 
@@ -30,12 +30,12 @@ def record_verdicts(record: Path, verdicts: dict[str, dict[str, Any]], lines: li
         write_json(record, {**said, "validation": {**said.get("validation", {}), **verdicts}})
 
 
-def write_unlisted(version: Path, name: str, content: bytes) -> None:
+def write_unlisted_file(version: Path, name: str, content: bytes) -> None:
     """Put a file that nothing is loaded from into a version, all or nothing; raises `RepositoryError`.
 
     It may change as often as it is measured, so the record does not vouch for it.
     """
-    record = version / RECORD
+    record = version / VERSION_RECORD
     with _alone(record):
         _unlist(record, name)
         replace_file(version / name, content)
@@ -43,7 +43,7 @@ def write_unlisted(version: Path, name: str, content: bytes) -> None:
 
 def _alone(record: Path) -> AbstractContextManager[None]:
     """Be the only one that changes this version; a plain folder of plans has one writer."""
-    return exclusive(record.parent.parent) if record.name == RECORD else nullcontext()
+    return exclusive(record.parent.parent) if record.name == VERSION_RECORD else nullcontext()
 
 
 def _write_log(record: Path, lines: list[str]) -> None:

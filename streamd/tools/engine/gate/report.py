@@ -8,7 +8,7 @@ from typing import Any
 GATE_HEADER = ("precision", "backend", "verdict", "correlation", "relative error", "largest", "pinball", "change")
 
 
-def gate_table(result: Mapping[str, Any]) -> str:
+def format_gate_table(result: Mapping[str, Any]) -> str:
     """A line a precision, then why those that fail do, and what was passed over."""
     rows = [GATE_HEADER, *(_row(precision, said) for precision, said in result["validation"].items())]
     lines = [result["version"], *_aligned(rows)]
@@ -22,7 +22,7 @@ def gate_table(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def log_lines(validation: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def format_log_lines(validation: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """A line a precision."""
     lines = []
     for said in validation.values():

@@ -81,7 +81,7 @@ def open_graph(graph: Path, backend: str = ONNXRUNTIME_CPU, **options: Any) -> O
     return open_runners(graph, None, backend, OpenOptions(lanes=1, **options), OPENERS)
 
 
-def open_apart(graph: Path, backend: str, count: int, **options: Any) -> list[Runner]:
+def open_separate_lanes(graph: Path, backend: str, count: int, **options: Any) -> list[Runner]:
     """Lanes that share no session, as the daemon's: all of them or none; raises `BackendUnavailableError`."""
     with ExitStack() as made:
         runners = [made.enter_context(closing(open_graph(graph, backend, **options).runners[0])) for _ in range(count)]
@@ -89,7 +89,7 @@ def open_apart(graph: Path, backend: str, count: int, **options: Any) -> list[Ru
     return runners
 
 
-def run_all(runner: Runner, windows: ModelInputs, batch: int, *, least: int = 1) -> Arrays:
+def run_windows(runner: Runner, windows: ModelInputs, batch: int, *, least: int = 1) -> Arrays:
     """Run all windows in batches of this size, the last one smaller; outputs by name, `(windows, ...)`.
 
     A graph's batches are smaller where its inputs are large, but of `least` rows; a plan's are as it was built.
@@ -104,7 +104,7 @@ def run_all(runner: Runner, windows: ModelInputs, batch: int, *, least: int = 1)
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def run_both_ways(graph: Path, windows: ModelInputs) -> tuple[Arrays, Arrays]:
+def run_alone_and_batched(graph: Path, windows: ModelInputs) -> tuple[Arrays, Arrays]:
     """What ONNX Runtime gives on the CPU, each node as it is written: for each row alone, and for rows in company.
 
     Outputs by name, `(windows, ...)`. A single window is its own company.
@@ -112,12 +112,12 @@ def run_both_ways(graph: Path, windows: ModelInputs) -> tuple[Arrays, Arrays]:
     count = len(next(iter(windows.values())))
     rows = {name: np.resize(values, (max(2, count), *values.shape[1:])) for name, values in windows.items()}
     with closing(open_graph(graph, optimized=False).runners[0]) as runner:
-        alone = run_all(runner, windows, 1)
-        together = run_all(runner, rows, runner.buckets[-1], least=2)
+        alone = run_windows(runner, windows, 1)
+        together = run_windows(runner, rows, runner.buckets[-1], least=2)
     return alone, {name: values[:count] for name, values in together.items()}
 
 
 def run_graph(graph: Path, windows: ModelInputs, *, optimized: bool = True) -> Arrays:
     """What ONNX Runtime gives on the CPU; `optimized` false runs each node as it is written."""
     with closing(open_graph(graph, optimized=optimized).runners[0]) as runner:
-        return run_all(runner, windows, runner.buckets[-1])
+        return run_windows(runner, windows, runner.buckets[-1])

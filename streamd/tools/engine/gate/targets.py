@@ -15,7 +15,7 @@ from streamd.repository.external import data_files
 from streamd.repository.plans import Machine, PlanFile, why_damaged, why_missing, why_not
 from streamd.tools.engine.graph.onnx_graph import OnnxModel, Signature
 from streamd.tools.engine.graph.source import GraphSource, read_source
-from streamd.tools.engine.output.atomic_version import RECORD
+from streamd.tools.engine.output.atomic_version import VERSION_RECORD
 from streamd.tools.engine.output.folders import PLANS_RECORD
 
 NO_MACHINE = "no GPU with a TensorRT to run it here"
@@ -94,7 +94,7 @@ def read_subject(
     there, or cannot run here, is a `RepositoryError`.
     """
     source = read_source(onnx, version, config, manifest_needed=False)
-    record = version / RECORD if version else plans / PLANS_RECORD if plans else None
+    record = version / VERSION_RECORD if version else plans / PLANS_RECORD if plans else None
     subject = Subject(source, record)
     said = read_gate_record(record) if record else {}
     folder = record.parent if record else source.onnx.parent

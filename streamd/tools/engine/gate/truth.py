@@ -14,11 +14,11 @@ import numpy.typing as npt
 from streamd.core.contract import ModelContract
 from streamd.tools.engine.gate.windows import (
     ModelInputs,
-    contract_for,
     cut_windows,
-    has_arrays,
-    read_fleet_for,
+    is_array_file,
+    read_fleet_on_grid,
     read_windows,
+    require_contract,
 )
 from streamd.tools.engine.graph.onnx_graph import Signature
 from streamd.tools.fleets.fleet import RecordedFleet
@@ -47,7 +47,7 @@ class JudgedWindows:
         return len(next(iter(self.windows.values())))
 
 
-def judged_windows(
+def read_judged_windows(
     data: Path | None, signature: Signature, contract: ModelContract | None, count: int
 ) -> JudgedWindows:
     """Up to `count` windows: of a fleet's file, of an `.npz` of the inputs, or random ones where nothing is known.
@@ -55,18 +55,18 @@ def judged_windows(
     With a contract and no file, the fleet of `examples/` is taken. Raises `ConfigError`.
     """
     if data is None and contract is None:
-        return JudgedWindows(random_windows(signature, count), f"{count} random inputs")
+        return JudgedWindows(make_random_windows(signature, count), f"{count} random inputs")
     path = data or DEFAULT_FLEET
-    if has_arrays(path):
+    if is_array_file(path):
         windows = read_windows(path, signature, contract, count)
         return JudgedWindows(windows, f"{len(next(iter(windows.values())))} windows of {path.name}")
-    contract = contract_for(path, contract)
-    judged = cut_with_truth(read_fleet_for(path, contract), contract, count)
-    harden(judged, contract)
+    contract = require_contract(path, contract)
+    judged = cut_with_truth(read_fleet_on_grid(path, contract), contract, count)
+    harden_windows(judged, contract)
     return judged
 
 
-def random_windows(signature: Signature, count: int) -> ModelInputs:
+def make_random_windows(signature: Signature, count: int) -> ModelInputs:
     """Inputs of the right shapes and types: normal numbers, and whole numbers of 0 and 1."""
     random = np.random.default_rng(SEED)
     windows: ModelInputs = {}
@@ -87,7 +87,7 @@ def cut_with_truth(fleet: RecordedFleet, contract: ModelContract, count: int) ->
     return JudgedWindows(cut.windows, about, targets[cut.servers[:, None], ends], _deviations(targets)[cut.servers])
 
 
-def harden(judged: JudgedWindows, contract: ModelContract) -> None:
+def harden_windows(judged: JudgedWindows, contract: ModelContract) -> None:
     """Make three of four windows hard, in place: rows missing; features missing; rates in bytes a second."""
     random = np.random.default_rng(SEED)
     past = judged.windows["encoder_cont"]

@@ -22,7 +22,7 @@ ModelInputs = dict[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class Cut:
+class FleetWindows:
     """Windows of a fleet, and where they are from.
 
     series: `(server, step, feature) float32`, the whole fleet in the contract's order, NaN where it has nothing;
@@ -37,42 +37,42 @@ class Cut:
 
 def read_windows(path: Path, signature: Signature, contract: ModelContract | None, count: int) -> ModelInputs:
     """Up to `count` windows as arrays by input name, each `(windows, ...)`; raises `ConfigError`."""
-    if has_arrays(path):
+    if is_array_file(path):
         return _from_arrays(path, signature, count)
-    return windows_of_fleet(path, contract_for(path, contract), count)
+    return read_fleet_windows(path, require_contract(path, contract), count)
 
 
-def windows_of_fleet(path: Path, contract: ModelContract, count: int) -> ModelInputs:
+def read_fleet_windows(path: Path, contract: ModelContract, count: int) -> ModelInputs:
     """Windows of a recorded fleet's file; raises `ConfigError`."""
-    return cut_windows(read_fleet_for(path, contract), contract, count).windows
+    return cut_windows(read_fleet_on_grid(path, contract), contract, count).windows
 
 
-def has_arrays(path: Path) -> bool:
+def is_array_file(path: Path) -> bool:
     """Whether a file is an `.npz` of inputs, or else a fleet's; raises `ConfigError` where there is none."""
     if not path.is_file():
         raise ConfigError(f"{path}: no such file; expected .npz, .csv, .csv.gz or .parquet")
     return path.suffix == ".npz"
 
 
-def contract_for(path: Path, contract: ModelContract | None) -> ModelContract:
+def require_contract(path: Path, contract: ModelContract | None) -> ModelContract:
     """The contract to cut a fleet's file by; raises `ConfigError` where there is none."""
     if contract is None:
         raise ConfigError(f"{path}: a fleet's file needs a manifest to be cut by: give --config, or an .npz")
     return contract
 
 
-def read_fleet_for(path: Path, contract: ModelContract) -> RecordedFleet:
+def read_fleet_on_grid(path: Path, contract: ModelContract) -> RecordedFleet:
     """A fleet's file on the contract's grid, with the features that the contract knows; raises `ConfigError`."""
+    from streamd.tools.fleets.errors import FleetError
     from streamd.tools.fleets.readers import read_fleet
-    from streamd.tools.loadtest.errors import UsageError
 
     try:
-        return read_fleet(path, contract.step_seconds).of_features(contract.features)
-    except UsageError as exc:
+        return read_fleet(path, contract.step_seconds).select_features(contract.features)
+    except FleetError as exc:
         raise ConfigError(str(exc)) from exc
 
 
-def cut_windows(fleet: RecordedFleet, contract: ModelContract, count: int, after: int = 0) -> Cut:
+def cut_windows(fleet: RecordedFleet, contract: ModelContract, count: int, after: int = 0) -> FleetWindows:
     """Windows with so many steps after them, evenly over servers and time; raises `ConfigError`.
 
     Features that the fleet does not have are missing, and every server is unknown (id 0).
@@ -94,7 +94,7 @@ def cut_windows(fleet: RecordedFleet, contract: ModelContract, count: int, after
         "decoder_cont": np.stack([known_future(int(step), contract.horizon, contract.step_seconds) for step in newest]),
         "decoder_cat": np.zeros((len(chosen), *shapes["decoder_cat"]), np.int32),
     }
-    return Cut(windows, series, servers, starts)
+    return FleetWindows(windows, series, servers, starts)
 
 
 def _from_arrays(path: Path, signature: Signature, count: int) -> ModelInputs:

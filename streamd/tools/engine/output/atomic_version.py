@@ -23,13 +23,13 @@ from streamd.repository.files import BUILDING_PREFIX, VersionHold, replace_file,
 
 _NAME = re.compile(r"(?!.*torch)[A-Za-z0-9][A-Za-z0-9_.-]*", re.IGNORECASE)
 _STAMPED = re.compile(r"(_tensorrt)?_\d{8}_\d{6}$")
-RECORD = "conversion_info.json"
+VERSION_RECORD = "conversion_info.json"
 
 
 class NewVersion:
     """A folder in `root` that becomes the version `<name>_tensorrt_<YYYYMMDD>_<HHMMSS>`, whole or not at all.
 
-    Use it as a context: what is written into `folder` is hidden until `put_in_place`, and gone without it. Raises
+    Use it as a context: what is written into `folder` is hidden until `publish`, and gone without it. Raises
     `ConfigError` for a bad name.
     """
 
@@ -48,7 +48,7 @@ class NewVersion:
             raise ConfigError(f"--name {name!r}: expected letters, digits, '_', '.', '-', and no PyTorch in it")
 
     def __enter__(self) -> Self:
-        make_folder(self.root)
+        make_writable_folder(self.root)
         self.folder = Path(tempfile.mkdtemp(prefix=f"{BUILDING_PREFIX}{self.name}-", dir=self.root))
         self._hold = VersionHold(self.folder)  # so that `gc` knows it from what a killed build left
         return self
@@ -58,7 +58,7 @@ class NewVersion:
     ) -> None:
         self.abandon()
 
-    def put_in_place(self, manifest: dict[str, Any], info: dict[str, Any]) -> Path:
+    def publish(self, manifest: dict[str, Any], info: dict[str, Any]) -> Path:
         """Write the manifest and the record, make all of it durable, and give it its name; returns the version.
 
         `sha256` of the record is filled in here, with every file. Raises `RepositoryError`.
@@ -66,8 +66,8 @@ class NewVersion:
         final = self._free_name()
         write_json(self.folder / "config.json", {**manifest, "name": final.name, "default": self.default})
         _retitle(self.folder / "MODEL_CARD.md", final.name)
-        hashes = {path.name: sha256_of(path) for path in sorted(self.folder.iterdir()) if path.name != RECORD}
-        write_json(self.folder / RECORD, {**info, "sha256": hashes})
+        hashes = {path.name: sha256_of(path) for path in sorted(self.folder.iterdir()) if path.name != VERSION_RECORD}
+        write_json(self.folder / VERSION_RECORD, {**info, "sha256": hashes})
         try:
             self.folder.chmod(0o755)
             for path in sorted(self.folder.iterdir()):
@@ -94,12 +94,12 @@ class NewVersion:
         return path
 
 
-def name_of(folder: Path) -> str:
+def strip_stamp(folder: Path) -> str:
     """What versions made of a folder are called, without `_tensorrt_<stamp>`."""
     return _STAMPED.sub("", folder.name)
 
 
-def make_folder(path: Path) -> None:
+def make_writable_folder(path: Path) -> None:
     """Make a folder that can be written; raises `RepositoryError`."""
     try:
         path.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,7 @@ from streamd.repository.files import copy_file, replace_file
 from streamd.tools.engine.graph.external_weights import copy_weights_beside
 from streamd.tools.engine.graph.onnx_graph import serialize_graph
 from streamd.tools.engine.graph.source import GraphSource
-from streamd.tools.engine.output.atomic_version import NewVersion, make_folder, write_json
+from streamd.tools.engine.output.atomic_version import NewVersion, make_writable_folder, write_json
 from streamd.tools.engine.plan.builder import DEFAULT_BUCKETS, BuildSettings
 from streamd.tools.engine.plan.maker import MadePlan
 from streamd.tools.engine.precision.graphs import MadeGraph
@@ -50,7 +50,7 @@ class PlansFolder:
 
     def __enter__(self) -> Self:
         self._is_new = not self.folder.exists()
-        make_folder(self.folder)
+        make_writable_folder(self.folder)
         log = self.folder / LOG
         self._earlier_log = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
         return self
@@ -77,9 +77,9 @@ class PlansFolder:
                 suffix = f".stage{number}.onnx" if len(made.graphs) > 1 else ".onnx"
                 place = path.with_suffix(suffix)
                 replace_file(place, serialize_graph(graph.model, place))
-            if made.whole is not None:
+            if made.uncut_model is not None:
                 whole = path.with_suffix(".onnx")
-                replace_file(whole, serialize_graph(made.whole, whole))
+                replace_file(whole, serialize_graph(made.uncut_model, whole))
         entry = plan_entry(made, settings, about, path, self._source_sha256)
         self.plans[made.precision] = entry
         kept = len(entry["kept_fp32"])
@@ -127,7 +127,7 @@ class PlansFolder:
             replace_file(path, self.source.onnx.read_bytes())
             return
         model = self.source.model
-        if not self.source.whole:
+        if not self.source.has_weights:
             model = type(model)()
             model.CopyFrom(self.source.model)
             copy_weights_beside(model, files, path)
@@ -189,7 +189,7 @@ class VersionFolder(PlansFolder):
             if (beside / name).is_file():
                 copy_file(beside / name, self.folder / name)
         self._write_log(self._earlier(LOG))
-        self.folder = self._new.put_in_place(self.source.manifest or {}, self._info())
+        self.folder = self._new.publish(self.source.manifest or {}, self._info())
         return {"folder": str(self.folder), **self._made()}
 
     def abandon(self) -> None:

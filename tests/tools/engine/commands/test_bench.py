@@ -23,8 +23,8 @@ from streamd.repository.plans import Machine
 from streamd.repository.versions import load_version
 from streamd.tools.engine import command
 from streamd.tools.engine.bench.measure import Bench, Cell, Variant, run_lanes
-from streamd.tools.engine.bench.picture import bench_picture
-from streamd.tools.engine.bench.report import bench_markdown, bench_table
+from streamd.tools.engine.bench.picture import draw_bench_picture
+from streamd.tools.engine.bench.report import format_bench_page, format_bench_table
 from tests.support.graph_readers import scaled_network
 from tests.support.made_versions import add_plan
 from tests.support.small_networks import ScriptedRunner
@@ -40,7 +40,7 @@ class FakeMonitor:
         return self.used
 
     @contextmanager
-    def watching(self) -> Iterator[list[float]]:
+    def sample_utilization(self) -> Iterator[list[float]]:
         yield [50.0]
 
 
@@ -213,16 +213,16 @@ def results() -> dict[str, Any]:
 
 def test_the_table_the_page_and_the_picture_tell_the_figures() -> None:
     said = results()
-    lines = bench_table(said).splitlines()
+    lines = format_bench_table(said).splitlines()
     assert lines[-3].split()[:6] == ["8", "2", "tensorrt", "<new>", "fp32", "24"]
     assert lines[-3].split()[6] == "3.00"
     assert lines[-3].split()[-2:] == ["3", "50"]
     assert lines[-1] == "left out int8: not built"
-    page = bench_markdown(said)
+    page = format_bench_page(said)
     assert "| 8 | 2 | tensorrt <new> fp32 | 24 | 3.00 |" in page
     assert "- accuracy\n- int8: not built\n" in page
     assert "NVIDIA Fake" in page
-    picture = ElementTree.fromstring(bench_picture(said))
+    picture = ElementTree.fromstring(draw_bench_picture(said))
     space = "{http://www.w3.org/2000/svg}"
     texts = [each.text for each in picture.iter(f"{space}text")]
     assert "a & b: windows a second" in texts

@@ -24,7 +24,7 @@ from streamd.tools.engine import command
 from streamd.tools.engine.output.folders import PlansFolder
 from streamd.tools.engine.plan.parallel import BuildPool
 from tests.support.graph_readers import model, node, raw_windows, scaled_network, value
-from tests.support.made_graphs import SETTINGS, WHERE, made_plan, source_of
+from tests.support.made_graphs import SETTINGS, WHERE, make_plan, read_made_source
 from tests.support.made_versions import add_plan
 from tests.support.small_version import make_fleet, make_version
 from tests.tools.engine.conftest import MakeLibrary
@@ -142,8 +142,8 @@ def test_a_record_never_describes_a_file_that_it_is_not_of(tmp_path: Path, monke
 
     monkeypatch.setattr(os, "replace", look)
     for content in (b"first", b"second"):
-        with PlansFolder(folder, source_of(version), ["streamd"]) as plans:
-            made = made_plan(content=content)
+        with PlansFolder(folder, read_made_source(version), ["streamd"]) as plans:
+            made = make_plan(content=content)
             object.__setattr__(made.plan, "pinned_layers", content.decode())
             plans.add(made, SETTINGS, WHERE)
             plans.finish()

@@ -18,7 +18,7 @@ from streamd.repository.listing import inspect_version, list_versions
 from streamd.repository.plans import Machine
 from streamd.repository.record import read_record
 from streamd.repository.versions import EngineRepository
-from streamd.tools.engine.commands.tables import human_bytes
+from streamd.tools.engine.commands.tables import format_bytes
 from tests.support.made_versions import add_plan, judge, make, tell
 
 A, B, C, D = (f"{letter}_2025010{day}_000000" for day, letter in enumerate("abcd", 1))
@@ -292,4 +292,4 @@ def test_gc_fails_where_something_resists(said: Any, monkeypatch: pytest.MonkeyP
     ("size", "text"), [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (3_334_717, "3.2 MiB"), (2**50, "1024.0 TiB")]
 )
 def test_sizes_are_read_by_people(size: int, text: str) -> None:
-    assert human_bytes(size) == text
+    assert format_bytes(size) == text

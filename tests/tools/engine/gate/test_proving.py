@@ -24,8 +24,8 @@ from streamd.repository.versions import load_version
 from streamd.tools.engine import command
 from streamd.tools.engine.gate import runners
 from streamd.tools.engine.gate.proving import prove_file
-from streamd.tools.engine.gate.runners import open_graph, run_both_ways
-from streamd.tools.engine.gate.truth import judged_windows, random_windows
+from streamd.tools.engine.gate.runners import open_graph, run_alone_and_batched
+from streamd.tools.engine.gate.truth import make_random_windows, read_judged_windows
 from streamd.tools.engine.graph.onnx_graph import GraphTensorSpec, extract_signature, read_graph
 from tests.support.graph_readers import model, node, value
 from tests.support.made_versions import add_plan
@@ -128,7 +128,7 @@ def test_an_output_whose_axes_only_running_shows_is_built_and_judged(
     assert build(graph, "--precision", "fp32,fp16") == 0
     assert main(["engine", "validate", "--onnx", str(graph), "--plans", str(tmp_path / "plans"), "--quiet"]) == 0
     with closing(open_graph(graph).runners[0]) as runner:
-        rows = random_windows(signature, 3)
+        rows = make_random_windows(signature, 3)
         np.testing.assert_array_equal(runner.run(rows)["y"], rows["x"])
 
 
@@ -246,7 +246,7 @@ def test_bench_gives_no_figures_for_rows_that_depend_on_each_other(
 def test_the_shipped_versions_answer_a_row_alike_in_any_company(name: str) -> None:
     version = load_version(ROOT / "engines" / name)
     signature = extract_signature(read_graph(version.onnx), version.onnx)
-    windows = judged_windows(ROOT / "examples/fleet/servers.csv.gz", signature, version.contract, 12).windows
-    alone, together = run_both_ways(version.onnx, windows)
+    windows = read_judged_windows(ROOT / "examples/fleet/servers.csv.gz", signature, version.contract, 12).windows
+    alone, together = run_alone_and_batched(version.onnx, windows)
     scale = np.abs(alone["predictions"]).max(axis=(1, 2, 3), keepdims=True)
     assert (np.abs(alone["predictions"] - together["predictions"]) / scale).max() < 1e-4

@@ -13,8 +13,8 @@ from streamd.core.errors import RepositoryError
 from streamd.repository.conversion import read_verdicts
 from streamd.repository.files import BUILDING_PREFIX, exclusive
 from streamd.repository.versions import load_version
-from streamd.tools.engine.gate.recording import record_verdicts, write_unlisted
-from streamd.tools.engine.output.atomic_version import RECORD
+from streamd.tools.engine.gate.recording import record_verdicts, write_unlisted_file
+from streamd.tools.engine.output.atomic_version import VERSION_RECORD
 from tests.support.kill_writes import CHANGES, NAME, VERDICT
 from tests.support.made_versions import digest, make, pin, tell
 
@@ -36,12 +36,12 @@ def engines(tmp_path: Path) -> Path:
 
 
 def record_of(path: Path) -> Any:
-    return json.loads((path / RECORD).read_text())
+    return json.loads((path / VERSION_RECORD).read_text())
 
 
 def test_a_verdict_is_read_back_beside_the_others_and_the_log_says_it(engines: Path) -> None:
     path = engines / NAME
-    record_verdicts(path / RECORD, VERDICT, ["refused"])
+    record_verdicts(path / VERSION_RECORD, VERDICT, ["refused"])
     verdicts = read_verdicts(load_version(path).path)
     assert {name: each.promotable for name, each in verdicts.items()} == {"fp16": True, "int8": False}
     assert record_of(path)["opset"] == 17
@@ -53,7 +53,7 @@ def test_a_verdict_is_read_back_beside_the_others_and_the_log_says_it(engines: P
 
 def test_without_a_record_or_a_log_both_come_to_be(tmp_path: Path) -> None:
     path = make(tmp_path, NAME)
-    record_verdicts(path / RECORD, VERDICT, ["refused"])
+    record_verdicts(path / VERSION_RECORD, VERDICT, ["refused"])
     load_version(path)
     assert set(record_of(path)["sha256"]) == {"conversion_log.txt"}
     (path / "conversion_log.txt").write_text("changed")
@@ -64,7 +64,7 @@ def test_without_a_record_or_a_log_both_come_to_be(tmp_path: Path) -> None:
 def test_figures_are_not_vouched_for(engines: Path) -> None:
     path = engines / NAME
     for content in (b"first", b"second"):
-        write_unlisted(path, "benchmark_results.json", content)
+        write_unlisted_file(path, "benchmark_results.json", content)
         load_version(path)
         assert (path / "benchmark_results.json").read_bytes() == content
     assert set(record_of(path)["sha256"]) == set(FILES) - {"benchmark_results.json"}
@@ -72,7 +72,7 @@ def test_figures_are_not_vouched_for(engines: Path) -> None:
 
 def test_only_one_writes_at_a_time(engines: Path) -> None:
     with exclusive(engines), pytest.raises(RepositoryError, match="under way"):
-        record_verdicts(engines / NAME / RECORD, VERDICT, [])
+        record_verdicts(engines / NAME / VERSION_RECORD, VERDICT, [])
 
 
 @pytest.mark.parametrize("change", CHANGES)

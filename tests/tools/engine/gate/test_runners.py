@@ -18,7 +18,14 @@ from streamd.inference import cuda
 from streamd.inference.api.backends import OPENERS, OpenOptions, Runners
 from streamd.inference.api.sources import EngineSource
 from streamd.tools.engine.bench.hardware import DeviceMonitor, describe_hardware
-from streamd.tools.engine.gate.runners import NetworkRunner, open_apart, open_candidate, open_graph, run_all, run_graph
+from streamd.tools.engine.gate.runners import (
+    NetworkRunner,
+    open_candidate,
+    open_graph,
+    open_separate_lanes,
+    run_graph,
+    run_windows,
+)
 from streamd.tools.engine.gate.targets import GateTarget
 from streamd.tools.engine.graph.onnx_graph import GraphTensorSpec, Signature
 from tests.support.graph_readers import raw_windows, run, scaled_network
@@ -37,7 +44,7 @@ def test_all_windows_run_whatever_the_batch(graph: Path) -> None:
     np.testing.assert_allclose(run_graph(graph, windows, optimized=False)["y"], expected, rtol=1e-5)
     for batch in (1, 4, 11, 64):
         with closing(open_graph(graph, threads=1).runners[0]) as runner:
-            found = run_all(runner, windows, batch)
+            found = run_windows(runner, windows, batch)
         assert found.keys() == {"y"}
         np.testing.assert_allclose(found["y"], expected, rtol=1e-4, atol=1e3)
 
@@ -78,9 +85,9 @@ def test_lanes_apart_are_all_there_or_none_is(graph: Path, monkeypatch: pytest.M
         return Runners([runners[-1]], "fp32")
 
     monkeypatch.setitem(OPENERS, "onnxruntime-cuda", opener)
-    assert open_apart(graph, "onnxruntime-cuda", 3, threads=3) == runners
+    assert open_separate_lanes(graph, "onnxruntime-cuda", 3, threads=3) == runners
     with pytest.raises(BackendUnavailableError, match="no room"):
-        open_apart(graph, "onnxruntime-cuda", 3, threads=3)
+        open_separate_lanes(graph, "onnxruntime-cuda", 3, threads=3)
     assert [runner.closed for runner in runners] == [0, 0, 0, 1, 1]
 
 
@@ -112,7 +119,7 @@ def test_a_network_runs_as_the_graph_does() -> None:
     signature = Signature((GraphTensorSpec("x", "float32", (2,)),), (GraphTensorSpec("y", "float32", (3,)),))
     with closing(NetworkRunner(network, signature, "cpu")) as runner:
         assert runner.name == "pytorch-cpu"
-        found = run_all(runner, windows, 2)["y"]
+        found = run_windows(runner, windows, 2)["y"]
     expected = windows["x"] @ network.weight.detach().numpy().T + network.bias.detach().numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
@@ -126,7 +133,7 @@ def test_without_a_device_nothing_is_watched(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(cuda, "device_count", lambda: 0)
     monitor = DeviceMonitor()
     assert monitor.used_bytes() is None
-    with monitor.watching() as samples:
+    with monitor.sample_utilization() as samples:
         pass
     assert samples == []
     assert monitor.missing == ["GPU memory and utilisation: there is no CUDA device"]
@@ -160,7 +167,7 @@ def test_with_nvml_utilisation_is_sampled(device: None, monkeypatch: pytest.Monk
     )
     monkeypatch.setitem(sys.modules, "pynvml", module)
     monitor = DeviceMonitor()
-    with monitor.watching() as samples:
+    with monitor.sample_utilization() as samples:
         assert asked.wait(30)
     assert set(samples) == {37.0}
     assert monitor.missing == []
@@ -171,5 +178,5 @@ def test_large_inputs_go_in_small_batches(monkeypatch: pytest.MonkeyPatch) -> No
     rows = np.arange(16, dtype=np.float32).reshape(8, 2)
     for pads, sizes in ((False, [3, 3, 2]), (True, [8])):
         runner = ScriptedRunner((32,), pads)
-        np.testing.assert_array_equal(run_all(runner, {"x": rows}, 32)["y"], rows * 2)
+        np.testing.assert_array_equal(run_windows(runner, {"x": rows}, 32)["y"], rows * 2)
         assert runner.sizes == sizes

@@ -9,7 +9,13 @@ import pytest
 from streamd.core.calendar import known_future
 from streamd.core.contract import ModelContract
 from streamd.core.errors import ConfigError
-from streamd.tools.engine.gate.truth import RATE_FACTOR, cut_with_truth, harden, judged_windows, random_windows
+from streamd.tools.engine.gate.truth import (
+    RATE_FACTOR,
+    cut_with_truth,
+    harden_windows,
+    make_random_windows,
+    read_judged_windows,
+)
 from streamd.tools.engine.graph.onnx_graph import GraphTensorSpec, Signature
 from streamd.tools.fleets.fleet import RecordedFleet
 
@@ -53,7 +59,7 @@ def test_too_short_a_fleet_says_how_long_it_must_be() -> None:
 
 def test_three_of_four_windows_are_hard_and_their_truth_follows() -> None:
     before, judged = (cut_with_truth(fleet(), CONTRACT, 8) for _ in range(2))
-    harden(judged, CONTRACT)
+    harden_windows(judged, CONTRACT)
     old, new = before.windows["encoder_cont"], judged.windows["encoder_cont"]
     np.testing.assert_array_equal(old[::4], new[::4])
     gone = np.isnan(new[1]).all(axis=1)
@@ -74,7 +80,7 @@ def test_whole_features_go_missing() -> None:
     wide = ModelContract(tuple("abcdef"), ("a",), (0.5,), context_length=6, horizon=2, step_seconds=300)
     series = np.ones((1, 20, 6), np.float32)
     judged = cut_with_truth(RecordedFleet(("s",), tuple("abcdef"), 0, series), wide, 4)
-    harden(judged, wide)
+    harden_windows(judged, wide)
     missing = np.isnan(judged.windows["encoder_cont"][2])
     assert missing.all(axis=0).sum() == missing.any(axis=0).sum() == 2
 
@@ -85,22 +91,22 @@ def test_random_inputs_are_of_the_graph_s_types() -> None:
         GraphTensorSpec("ids", "int64", (5,)),
         GraphTensorSpec("on", "bool", (2,)),
     )
-    made = judged_windows(None, Signature(specs, ()), None, 6)
+    made = read_judged_windows(None, Signature(specs, ()), None, 6)
     assert (len(made), made.truth) == (6, None)
     found = {name: (values.shape, str(values.dtype)) for name, values in made.windows.items()}
     assert found == {"pixels": ((6, 3, 4), "float32"), "ids": ((6, 5), "int64"), "on": ((6, 2), "bool")}
-    assert random_windows(Signature(specs, ()), 6)["pixels"].tolist() == made.windows["pixels"].tolist()
+    assert make_random_windows(Signature(specs, ()), 6)["pixels"].tolist() == made.windows["pixels"].tolist()
 
 
 def test_what_cannot_be_judged_on_is_told(tmp_path: Path) -> None:
     signature = Signature((GraphTensorSpec("x", "float32", (2,)),), ())
     with pytest.raises(ConfigError, match="no such file"):
-        judged_windows(tmp_path / "none.csv", signature, CONTRACT, 1)
+        read_judged_windows(tmp_path / "none.csv", signature, CONTRACT, 1)
     (tmp_path / "fleet.csv").write_text("server,time,load\na,300,1\n")
     with pytest.raises(ConfigError, match="needs a manifest"):
-        judged_windows(tmp_path / "fleet.csv", signature, None, 1)
+        read_judged_windows(tmp_path / "fleet.csv", signature, None, 1)
     with pytest.raises(ConfigError, match="1 steps; expected 14"):
-        judged_windows(tmp_path / "fleet.csv", signature, CONTRACT, 1)
+        read_judged_windows(tmp_path / "fleet.csv", signature, CONTRACT, 1)
     arrays: Any = {"x": np.zeros((5, 2), np.float32)}
     np.savez(tmp_path / "windows.npz", **arrays)
-    assert len(judged_windows(tmp_path / "windows.npz", signature, None, 3)) == 3
+    assert len(read_judged_windows(tmp_path / "windows.npz", signature, None, 3)) == 3

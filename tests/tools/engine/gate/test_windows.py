@@ -9,7 +9,7 @@ import pytest
 from streamd.core.calendar import known_future
 from streamd.core.contract import ModelContract
 from streamd.core.errors import ConfigError
-from streamd.tools.engine.gate.windows import read_windows, windows_of_fleet
+from streamd.tools.engine.gate.windows import read_fleet_windows, read_windows
 from streamd.tools.engine.graph.onnx_graph import GraphTensorSpec, Signature
 
 SIGNATURE = Signature((GraphTensorSpec("x", "float32", (2, 3)), GraphTensorSpec("n", "int32", (2,))), ())
@@ -61,7 +61,7 @@ def fleet(tmp_path: Path, steps: int = 6) -> Path:
 
 
 def test_windows_of_a_fleet_are_what_the_daemon_would_run(tmp_path: Path) -> None:
-    windows = windows_of_fleet(fleet(tmp_path), CONTRACT, 100)
+    windows = read_fleet_windows(fleet(tmp_path), CONTRACT, 100)
     # Each server has three windows of four steps.
     np.testing.assert_array_equal(windows["encoder_cont"][:, 0, 0], [0, 1, 2, 100, 101, 102])
     np.testing.assert_array_equal(windows["encoder_cont"][1, :, 0], [1, 2, 3, 4])
@@ -85,9 +85,9 @@ def test_a_file_that_gives_no_windows_says_why(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file"):
         read_windows(tmp_path / "none.npz", SIGNATURE, None, 1)
     with pytest.raises(ConfigError, match="3 steps; expected 4 or more"):
-        windows_of_fleet(fleet(tmp_path, steps=3), CONTRACT, 1)
+        read_fleet_windows(fleet(tmp_path, steps=3), CONTRACT, 1)
     with pytest.raises(ConfigError, match="a fleet's file needs a manifest"):
         read_windows(fleet(tmp_path), SIGNATURE, None, 1)
     (tmp_path / "odd.csv").write_text("server,time,nothing\na,300,1\n")
     with pytest.raises(ConfigError, match="none of the fleet's columns"):
-        windows_of_fleet(tmp_path / "odd.csv", CONTRACT, 1)
+        read_fleet_windows(tmp_path / "odd.csv", CONTRACT, 1)
