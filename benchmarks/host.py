@@ -26,7 +26,7 @@ if __name__ == "__main__":
 from benchmarks.gpu.windows import filled_store, with_places
 from benchmarks.harness import ROOT, machine, print_table, write_result
 from streamd.core.arrays import Float32
-from streamd.core.calendar import known_future
+from streamd.core.calendar import compute_known_future
 from streamd.core.contract import MAX_STATUS, ModelContract
 from streamd.core.scheduling.scheduler import Item, ServerItem
 from streamd.core.state.windows import WindowStore
@@ -68,7 +68,7 @@ def gather_before(state: State, items: Sequence[ServerItem], inputs: Inputs) -> 
     calendars: dict[int, Float32] = {}
     for row, item in enumerate(items):
         if (calendar := calendars.get(item.step)) is None:
-            calendar = calendars[item.step] = known_future(item.step, contract.horizon, contract.step_seconds)
+            calendar = calendars[item.step] = compute_known_future(item.step, contract.horizon, contract.step_seconds)
         inputs.decoder_cont[row] = calendar
     inputs.decoder_cat[:count, :, 1] = categories[:count, -1:, 1]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from streamd.core.state.layout import scalars
+from streamd.core.state.layout import make_scalar_view
 from streamd.inference import cuda
 from streamd.inference.cuda import HostBuffer, Stream
 
@@ -140,7 +140,7 @@ def calibrate(kernels: Kernels, stream: Stream, pings: int = PINGS) -> Clock:
     with HostBuffer(24) as shared:
         cells = shared.array(np.uint64, (3,))
         cells[:] = 0
-        words = scalars(cells)
+        words = make_scalar_view(cells)
         kernels.launch("ping", stream, shared.pointer, shared.pointer + 8, pings, PING_LIMIT_NS)
         low, high, stamps = -(2**62), 2**62, []
         clock = time.perf_counter_ns

@@ -21,7 +21,7 @@ import numpy as np
 from benchmarks.gpu.harness import ResultFile, Suite
 from benchmarks.gpu.kernels import Clock, Kernels, calibrate, to_host_ns
 from benchmarks.harness import print_table
-from streamd.core.state.layout import scalars
+from streamd.core.state.layout import make_scalar_view
 from streamd.inference import cuda
 from streamd.inference.cuda import Event, HostBuffer, Stream
 
@@ -41,7 +41,7 @@ class Device:
         self.stream = Stream()
         self.events = {True: Event(blocking=True), False: Event(blocking=False)}
         self.shared = HostBuffer(8)
-        self.cell = scalars(self.shared.array(np.uint64, (1,)))
+        self.cell = make_scalar_view(self.shared.array(np.uint64, (1,)))
         self.kernels = Kernels()
 
     def use(self) -> None:

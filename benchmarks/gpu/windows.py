@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 from benchmarks.gpu.harness import ROOT
 from streamd.core.arrays import Float32
-from streamd.core.calendar import known_future
+from streamd.core.calendar import compute_known_future
 from streamd.core.contract import ModelContract
 from streamd.core.state.layout import Layout, NamedArrays
-from streamd.core.state.windows import PRESENT, WindowStore, window_columns
+from streamd.core.state.windows import PRESENT, WindowStore, make_window_columns
 from streamd.inference.lane import Inputs
 from streamd.runtime.lanes.gather import FEW_WINDOWS
 from streamd.tools.fleets.fleet import RecordedFleet
@@ -68,7 +68,7 @@ def make_windows(contract: ModelContract, count: int, seed: int = 11) -> Inputs:
             window[random.random(window.shape) < 0.2] = np.nan
         inputs.encoder_cont[place] = window
         newest = first_step + begin + length - 1
-        inputs.decoder_cont[place] = known_future(newest, contract.horizon, contract.step_seconds)
+        inputs.decoder_cont[place] = compute_known_future(newest, contract.horizon, contract.step_seconds)
     inputs.encoder_cat[..., 1] = random.integers(0, 16, (count, 1)) * (random.random((count, length)) < 0.1)
     inputs.decoder_cat[..., 1] = inputs.encoder_cat[:, -1:, 1]
     return inputs
@@ -79,7 +79,7 @@ def filled_store(contract: ModelContract, servers: int, places: int = 2) -> Wind
 
     Their newest rows are of `places` steps, one behind the other: a fleet on one grid has two at the turn of a step.
     """
-    layout = Layout(window_columns(contract.context_length, len(contract.features)), servers, {})
+    layout = Layout(make_window_columns(contract.context_length, len(contract.features)), servers, {})
     arrays = layout.arrays(mmap.mmap(-1, layout.nbytes))
     length, series = contract.context_length, real_series(contract)
     random = np.random.default_rng(3)
@@ -122,7 +122,7 @@ class Gatherer:
     def __init__(self, contract: ModelContract, store: WindowStore) -> None:
         self._store = store
         newest = store.newest(0)
-        self._calendar = known_future(newest, contract.horizon, contract.step_seconds)
+        self._calendar = compute_known_future(newest, contract.horizon, contract.step_seconds)
 
     def __call__(self, slots: npt.NDArray[np.int64], inputs: Inputs) -> None:
         """Fill the first rows of `inputs` with the windows of `slots`, and put those in the rows' order."""

@@ -10,7 +10,7 @@ _MONDAY_SECONDS = 4 * DAY_SECONDS
 """1970-01-05 00:00 UTC, a Monday: where the week's angle is zero."""
 
 
-def known_future(step: int, horizon: int, step_seconds: int) -> Float32:
+def compute_known_future(step: int, horizon: int, step_seconds: int) -> Float32:
     """Return the calendar of the `horizon` steps after `step`, as `(horizon, 4) float32`.
 
     Each row is for the time at which a step begins, UTC: sine and cosine of the time of day, then sine and

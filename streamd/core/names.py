@@ -3,14 +3,14 @@
 Imports nothing, so that `streamd --help` may read it.
 """
 
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
 
-AUTO = "auto"
+AUTO: Final = "auto"
 """Let the daemon or the library choose."""
 
-TENSORRT = "tensorrt"
-ONNXRUNTIME_CUDA = "onnxruntime-cuda"
-ONNXRUNTIME_CPU = "onnxruntime-cpu"
+TENSORRT: Final = "tensorrt"
+ONNXRUNTIME_CUDA: Final = "onnxruntime-cuda"
+ONNXRUNTIME_CPU: Final = "onnxruntime-cpu"
 
 BackendName = Literal["auto", "tensorrt", "onnxruntime-cuda", "onnxruntime-cpu"]
 """The values of the setting `backend`."""

@@ -80,7 +80,7 @@ class ServerGlobs:
         return self._pattern is not None and self._pattern.match(name) is not None
 
 
-def select(
+def make_forecast_slice(
     contract: ModelContract,
     targets: Sequence[str] | None,
     quantiles: Sequence[float] | None,

@@ -8,7 +8,7 @@ import msgspec
 
 from streamd.core.contract import ModelContract
 from streamd.core.errors import InvalidSelectionError, MalformedError
-from streamd.core.selection import ForecastSlice, ServerGlobs, select
+from streamd.core.selection import ForecastSlice, ServerGlobs, make_forecast_slice
 from streamd.http.wire.codecs import Decoder, Encoding
 
 
@@ -110,5 +110,5 @@ def _choose(
 ) -> SubscriptionChoice:
     if not message.servers and not names:
         raise MalformedError("servers is empty, expected globs such as 'web-*', or no servers at all for every one")
-    part = select(contract, message.targets, message.quantiles, message.every, message.dtype)
+    part = make_forecast_slice(contract, message.targets, message.quantiles, message.every, message.dtype)
     return SubscriptionChoice(ServerGlobs(message.servers, names), part, message.batch, encoding)

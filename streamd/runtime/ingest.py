@@ -11,7 +11,7 @@ from typing import Protocol
 
 import structlog
 
-from streamd.core.epochs import finer_unit
+from streamd.core.epochs import guess_finer_unit
 from streamd.core.errors import (
     DrainingError,
     InvalidInputError,
@@ -20,10 +20,9 @@ from streamd.core.errors import (
     TooFarAheadError,
     TooOldError,
 )
-from streamd.core.state.directory import check_name
+from streamd.core.state.directory import check_server_name
 from streamd.core.state.rows import RowReader
 from streamd.core.state.samples import IngestResult, Sample, Time
-from streamd.core.state.windows import TOO_OLD
 from streamd.runtime.state.state import State
 
 log = structlog.get_logger(__name__)
@@ -158,9 +157,9 @@ class Ingest:
         result.reject(index, error)
 
     def _take_one(self, sample: Sample, wall: float, now: float) -> None:
-        at = epoch_seconds(sample.time)
+        at = to_epoch_seconds(sample.time)
         if at > wall + self._max_ahead_seconds:
-            unit = None if isinstance(sample.time, datetime) else finer_unit(at)
+            unit = None if isinstance(sample.time, datetime) else guess_finer_unit(at)
             looks = f"; it looks like {unit}, and epoch seconds are expected" if unit else ""
             raise TooFarAheadError(
                 f"time {at:.0f} is {at - wall:.0f} s ahead of the clock, at most {self._max_ahead_seconds:g} s{looks}"
@@ -169,7 +168,7 @@ class Ingest:
         directory = self._state.directory
         slot = directory.slots.get(sample.server)
         if slot is None:
-            check_name(sample.server)
+            check_server_name(sample.server)
             if not row.mask and sample.status is None:
                 return  # nothing the model knows: no reason to keep a window
             slot = self._admit(sample.server, wall)
@@ -178,9 +177,10 @@ class Ingest:
         step = self._contract.step_of(at)
         if slot in self._state.ahead.since and at > wall - self._present_seconds:
             self._server_contradicted.contradict(slot)
-        due = self._state.windows.write(slot, step, row, sample.status, now)
-        if due == TOO_OLD:
-            raise self._too_old(at, slot, wall)
+        try:
+            due = self._state.windows.write(slot, step, row, sample.status, now)
+        except TooOldError:
+            raise self._too_old(at, slot, wall) from None
         directory.touch(slot, wall)
         if due:
             self._rows_due.mark_due(slot, due)
@@ -201,7 +201,7 @@ class Ingest:
         return slot
 
 
-def epoch_seconds(given: Time) -> float:
+def to_epoch_seconds(given: Time) -> float:
     """Return a time as epoch seconds; raises `InvalidTimeError` where it is not finite or before 1970."""
     seconds = given.timestamp() if isinstance(given, datetime) else given
     if not math.isfinite(seconds) or seconds < 0:

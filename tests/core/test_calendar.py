@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from streamd.core.calendar import known_future
+from streamd.core.calendar import compute_known_future
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -30,7 +30,7 @@ def by_datetime(step: int, horizon: int, step_seconds: int) -> np.ndarray[tuple[
 @example(int(datetime(2026, 11, 23, tzinfo=UTC).timestamp()) // 300 - 1, 96, 300)
 def test_it_is_the_calendar_s(begins: int, horizon: int, step_seconds: int) -> None:
     step = begins // step_seconds
-    calendar = known_future(step, horizon, step_seconds)
+    calendar = compute_known_future(step, horizon, step_seconds)
     assert calendar.dtype == np.float32
     assert calendar.shape == (horizon, 4)
     np.testing.assert_allclose(calendar, by_datetime(step, horizon, step_seconds), atol=1e-6)
@@ -41,14 +41,14 @@ def test_the_angles_are_zero_on_monday_at_midnight(year: int) -> None:
     first = datetime(year, 3, 1, tzinfo=UTC)
     monday = first + timedelta(days=-first.weekday() % 7)
     step = int(monday.timestamp()) // 300
-    assert known_future(step - 1, 1, 300)[0].tolist() == [0.0, 1.0, 0.0, 1.0]
+    assert compute_known_future(step - 1, 1, 300)[0].tolist() == [0.0, 1.0, 0.0, 1.0]
 
 
 def test_the_first_row_is_of_the_step_after_the_newest_row() -> None:
-    np.testing.assert_array_equal(known_future(100, 5, 300)[1:], known_future(101, 4, 300))
+    np.testing.assert_array_equal(compute_known_future(100, 5, 300)[1:], compute_known_future(101, 4, 300))
 
 
 def test_it_is_exact_for_any_epoch() -> None:
     """The same time of the week, twelve thousand weeks later, is the same to the last bit."""
     weeks = 12_000 * 7 * 86_400 // 300
-    np.testing.assert_array_equal(known_future(5, 96, 300), known_future(5 + weeks, 96, 300))
+    np.testing.assert_array_equal(compute_known_future(5, 96, 300), compute_known_future(5 + weeks, 96, 300))

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from streamd.core.errors import InvalidSelectionError
-from streamd.core.selection import MAX_GLOB_BYTES, MAX_GLOBS, ServerGlobs, select
+from streamd.core.selection import MAX_GLOB_BYTES, MAX_GLOBS, ServerGlobs, make_forecast_slice
 from tests.support.contracts import make_contract
 
 CONTRACT = make_contract(features=("a", "b", "c", "d"), targets=("c", "a", "b"), horizon=12)
@@ -71,7 +71,7 @@ def test_a_part_is_what_naive_indexing_gives(choice: dict[str, Any], batch: tupl
     values = np.arange(np.prod((*batch, *CONTRACT.forecast_shape)), dtype=np.float32)
     values = values.reshape(*batch, *CONTRACT.forecast_shape)
     before = values.copy()
-    cut = select(CONTRACT, **choice).cut(values)
+    cut = make_forecast_slice(CONTRACT, **choice).cut(values)
     targets = choice["targets"] or CONTRACT.targets
     quantiles = choice["quantiles"] or CONTRACT.quantiles
     steps = [step for step in range(1, CONTRACT.horizon + 1) if step % choice["every"] == 0]
@@ -91,13 +91,21 @@ def test_a_part_is_what_naive_indexing_gives(choice: dict[str, Any], batch: tupl
 def test_halves_hold_no_infinity() -> None:
     values = np.full(CONTRACT.forecast_shape, 3e6, np.float32)
     values[0, 0, 0] = -3e6
-    cut = select(CONTRACT, None, None, dtype="float16").cut(values)
+    cut = make_forecast_slice(CONTRACT, None, None, dtype="float16").cut(values)
     assert cut.max() == 65504
     assert cut.min() == -65504
 
 
 def test_parts_that_are_the_same_are_one_key() -> None:
-    assert len({select(CONTRACT, None, None), select(CONTRACT, CONTRACT.targets, CONTRACT.quantiles)}) == 1
+    assert (
+        len(
+            {
+                make_forecast_slice(CONTRACT, None, None),
+                make_forecast_slice(CONTRACT, CONTRACT.targets, CONTRACT.quantiles),
+            }
+        )
+        == 1
+    )
 
 
 @pytest.mark.parametrize(
@@ -117,8 +125,8 @@ def test_parts_that_are_the_same_are_one_key() -> None:
 )
 def test_what_there_is_not_is_refused(choice: dict[str, Any], named: str) -> None:
     with pytest.raises(InvalidSelectionError, match=named):
-        select(CONTRACT, **{"targets": None, "quantiles": None, **choice})
+        make_forecast_slice(CONTRACT, **{"targets": None, "quantiles": None, **choice})
 
 
 def test_quantiles_are_met_within_what_float_text_loses() -> None:
-    assert select(CONTRACT, None, [0.1 + 1e-9]).quantiles == (0,)
+    assert make_forecast_slice(CONTRACT, None, [0.1 + 1e-9]).quantiles == (0,)

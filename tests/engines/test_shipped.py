@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from streamd.core.calendar import known_future
+from streamd.core.calendar import compute_known_future
 from streamd.inference.onnxruntime.cpu_lane import OnnxRuntimeCpuBackend
 from streamd.repository.versions import EngineVersion, load_version
 
@@ -39,7 +39,7 @@ def forecast(version: EngineVersion) -> Forecast:
         for buffer in (lane.inputs.encoder_cat, lane.inputs.decoder_cat):
             buffer[:count, :, 0] = server_id
             buffer[:count, :, 1] = status
-        lane.inputs.decoder_cont[:count] = known_future(step, version.contract.horizon, version.contract.step_seconds)
+        lane.inputs.decoder_cont[:count] = compute_known_future(step, version.contract.horizon, version.contract.step_seconds)
         return lane.run(count).copy()
 
     return run

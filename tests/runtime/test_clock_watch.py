@@ -11,7 +11,7 @@ import structlog
 from streamd.core.accuracy.pending import AccuracyLimits
 from streamd.core.scheduling.costs import CostTable
 from streamd.core.state.samples import IngestResult, Sample
-from streamd.core.state.windows import NONE
+from streamd.core.state.windows import NO_STEP
 from streamd.inference.fake import FakeBackend
 from streamd.runtime.clock_watch import MAX_NAMED, SEEN_TOLERANCE_SECONDS
 from streamd.runtime.lanes.worker import LaneWorker
@@ -55,7 +55,7 @@ class World:
     def origin(self, server: str) -> int:
         """Until when a server is forecast from; 0 where it is not."""
         step = self.state.board.step(self.state.directory.slots[server])
-        return 0 if step == NONE else self.state.contract.origin_of(step)
+        return 0 if step == NO_STEP else self.state.contract.origin_of(step)
 
 
 class Clock:
@@ -299,22 +299,22 @@ async def test_scores_begin_anew_where_they_count_from_a_step_ahead(tmp_path: Pa
     async with world(tmp_path) as at:
         await leap(at, "web-01", 0)
         at.service.accuracy.follow("other_20260101_000000", share=0.5, shadow=True)
-        ledger = at.service.accuracy.ledger
+        scorer = at.service.accuracy.scorer
         at.clock.wall += DAY
         await at.send("web-02", at.clock.wall - STEP, at.clock.wall)
         await at.settle()
         at.clock.wall -= DAY
-        assert ledger.now_step == (PRESENT + DAY) // STEP
+        assert scorer.now_step == (PRESENT + DAY) // STEP
         at.sweep()
         at.pass_time(RECOVERY)
         at.sweep()
-        ledger = at.service.accuracy.ledger
-        assert ledger.now_step == NONE
-        versions = {name: (version.share, version.shadow) for name, version in ledger.versions.items()}
+        scorer = at.service.accuracy.scorer
+        assert scorer.now_step == NO_STEP
+        versions = {name: (version.share, version.shadow) for name, version in scorer.versions.items()}
         assert versions == {MODEL: (1.0, False), "other_20260101_000000": (0.5, True)}
         await at.send("web-01", PRESENT + STEP)
         await at.settle()
-        assert at.service.accuracy.ledger.now_step == (PRESENT + STEP) // STEP
+        assert at.service.accuracy.scorer.now_step == (PRESENT + STEP) // STEP
 
 
 async def test_a_server_that_was_seen_ahead_does_not_stay_for_ever(tmp_path: Path) -> None:

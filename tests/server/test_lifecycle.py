@@ -1,12 +1,9 @@
-"""The daemon's life as its users see it: start-up, drain, death, restart, and who may not start beside it."""
+"""Tests `streamd/server/daemon.py` as a process: start-up, drain, kill, restart, and errors that prevent a start."""
 
 import asyncio
 import json
-import shutil
 import signal
 import socket
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +11,10 @@ import aiohttp
 import numpy as np
 import pytest
 
-from streamd.core.calendar import known_future
+from streamd.core.calendar import compute_known_future
 from streamd.repository.versions import EngineRepository
-from tests.server.conftest import Start
 from tests.support.daemon_process import ENGINES, NEED, ROOT, SMALL, DaemonProcess, rows, run
+from tests.support.version_calls import StartDaemon
 
 VERSION = EngineRepository(ENGINES).choose()
 CONTRACT = VERSION.contract
@@ -45,19 +42,19 @@ def test_the_real_model_forecasts(shared: DaemonProcess) -> None:
     assert values.shape == (len(CONTRACT.targets), CONTRACT.horizon, len(CONTRACT.quantiles))
     assert np.isfinite(values).all()
     assert (np.diff(values, axis=-1) >= 0).all()
-    # 2. The same window, asked of /v1/predict, has the same answer.
+    # 2. /v1/predict gives the same forecast for the same window.
     window = [[None] * len(FEATURES)] * (CONTRACT.context_length - NEED) + [
         list(row["values"].values()) for row in rows("real", range(NEED), FEATURES)
     ]
     newest = CONTRACT.step_of(1_700_000_100) + NEED - 1
-    future = known_future(newest, CONTRACT.horizon, CONTRACT.step_seconds).astype(float).tolist()
+    future = compute_known_future(newest, CONTRACT.horizon, CONTRACT.step_seconds).astype(float).tolist()
     status, answer = shared.call("POST", "/v1/predict", {"encoder_cont": window, "decoder_cont": future})
     assert status == 200
     predictions = np.asarray(answer["predictions"]).transpose(1, 0, 2)
     np.testing.assert_allclose(predictions, values, rtol=1e-4, atol=1e-4)
 
 
-def test_a_port_in_use_is_told(shared: DaemonProcess, tmp_path: Path) -> None:
+def test_a_port_in_use_is_reported(shared: DaemonProcess, tmp_path: Path) -> None:
     ended = run("serve", "--port", str(shared.port), "--state-dir", str(tmp_path / "s"), cwd=tmp_path, **NO_PORT)
     assert ended.returncode == 1
     assert f"127.0.0.1:{shared.port}" in ended.stderr
@@ -78,25 +75,25 @@ def test_one_state_folder_serves_one_daemon(shared: DaemonProcess, shared_state:
 NO_PORT = {name: value for name, value in SMALL.items() if name != "STREAMD_PORT"}
 
 
-# ---------------------------------------------------------------- what stops it from starting
+# ---------------------------------------------------------------- errors that prevent a start
 def test_an_unknown_engine_is_named(tmp_path: Path) -> None:
     arguments = ("serve", "--engine", "no_such_20260101_000000", "--state-dir", str(tmp_path / "s"))
     ended = run(*arguments, cwd=tmp_path, **SMALL)
     assert ended.returncode == 1
     assert "no_such_20260101_000000" in ended.stderr
-    assert VERSION.name in ended.stderr  # what there is instead
+    assert VERSION.name in ended.stderr  # the version that exists
     assert "Traceback" not in ended.stderr
     assert not (tmp_path / "s").exists()
 
 
-def test_no_folder_of_engines_is_named(tmp_path: Path) -> None:
+def test_a_missing_folder_of_engines_is_named(tmp_path: Path) -> None:
     ended = run("serve", cwd=tmp_path, **{**SMALL, "STREAMD_ENGINES": "nowhere", "STREAMD_STATE_DIR": "s"})
     assert ended.returncode == 1
     assert "nowhere" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
-def test_a_backend_that_is_not_there_says_why(tmp_path: Path) -> None:
+def test_an_unavailable_backend_is_named(tmp_path: Path) -> None:
     arguments = ("serve", "--backend", "onnxruntime-cuda", "--state-dir", str(tmp_path / "s"))
     ended = run(*arguments, cwd=tmp_path, **SMALL)
     if ended.returncode == 0:
@@ -106,7 +103,7 @@ def test_a_backend_that_is_not_there_says_why(tmp_path: Path) -> None:
     assert "Traceback" not in ended.stderr
 
 
-def test_a_state_folder_that_is_a_file_is_told(tmp_path: Path) -> None:
+def test_a_state_folder_that_is_a_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "s").write_text("mine")
     ended = run("serve", "--state-dir", str(tmp_path / "s"), cwd=tmp_path, **SMALL)
     assert ended.returncode == 1
@@ -116,17 +113,8 @@ def test_a_state_folder_that_is_a_file_is_told(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------- systemd, readiness, drain
-@pytest.fixture
-def notify_socket() -> Iterator[socket.socket]:
-    folder = tempfile.mkdtemp(prefix="sd")  # a socket's path must be short
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
-        receiver.bind(f"{folder}/notify")
-        yield receiver
-    shutil.rmtree(folder)
-
-
 def test_not_ready_until_a_lane_is_warm_and_drain_delivers(
-    start: Start, tmp_path: Path, notify_socket: socket.socket
+    start: StartDaemon, tmp_path: Path, notify_socket: socket.socket
 ) -> None:
     env = {"NOTIFY_SOCKET": notify_socket.getsockname(), "WATCHDOG_USEC": "100000", "STREAMD_WARMUP_SECONDS": "0.5"}
     daemon = start(tmp_path, **env, STREAMD_BUCKETS="1,8,32")
@@ -138,21 +126,21 @@ def test_not_ready_until_a_lane_is_warm_and_drain_delivers(
     daemon.wait_for("ready")
     assert daemon.get("/readyz")[0] == 200
     counts = daemon.get("/v1/status")[1]["rows"]
-    assert (counts["due"], counts["superseded"]) == (1, 0), "what came before it was ready is due once"
+    assert (counts["due"], counts["superseded"]) == (1, 0), "rows from before it was ready make a server due once"
     assert b"READY=1" in notify_socket.recv(1_024).split(b"\n")
     assert notify_socket.recv(1_024) == b"WATCHDOG=1"
     assert notify_socket.recv(1_024) == b"WATCHDOG=1"
-    # 2. SIGTERM in the middle of the work: all that is under way is delivered first.
+    # 2. SIGTERM in the middle of the work: what is in progress is delivered first.
     asyncio.run(_stop_in_the_middle(daemon))
     assert daemon.wait() == 0
     stopped = daemon.lines[-1]
     assert (stopped["event"], stopped["complete"]) == ("stopped", True)
     counts = stopped["rows"]
     assert counts["due"] == counts["delivered"] + counts["superseded"]
-    said = b""
-    while said != b"STOPPING=1":
-        said = notify_socket.recv(1_024)
-        assert said in (b"WATCHDOG=1", b"STOPPING=1")
+    state = b""
+    while state != b"STOPPING=1":
+        state = notify_socket.recv(1_024)
+        assert state in (b"WATCHDOG=1", b"STOPPING=1")
 
 
 async def _stop_in_the_middle(daemon: DaemonProcess) -> None:
@@ -174,7 +162,7 @@ async def _stop_in_the_middle(daemon: DaemonProcess) -> None:
     assert delivered == servers
 
 
-def test_a_second_signal_ends_it_at_once(start: Start, tmp_path: Path) -> None:
+def test_a_second_signal_ends_it_at_once(start: StartDaemon, tmp_path: Path) -> None:
     daemon = start(tmp_path, STREAMD_DRAIN_SECONDS="3600")
     daemon.wait_for("ready")
     # A peer that never answers the closing handshake: the drain waits for it.
@@ -193,7 +181,9 @@ def test_a_second_signal_ends_it_at_once(start: Start, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_before_it_is_ready_ends_it_well(start: Start, tmp_path: Path, number: signal.Signals) -> None:
+def test_a_signal_before_it_is_ready_ends_it_with_status_0(
+    start: StartDaemon, tmp_path: Path, number: signal.Signals
+) -> None:
     daemon = start(tmp_path)
     daemon.signal(number)
     assert daemon.wait() == 0
@@ -202,7 +192,7 @@ def test_a_signal_before_it_is_ready_ends_it_well(start: Start, tmp_path: Path, 
 
 # ---------------------------------------------------------------- kill -9
 async def _ingest_until_killed(daemon: DaemonProcess, kill_after: int) -> dict[str, int]:
-    """Send rows and kill the daemon in the midst of them; the newest acked step of each server."""
+    """Send rows and kill the daemon during that; returns the newest acknowledged step of each server."""
     acked: dict[str, int] = {}
     names = [f"k{number}" for number in range(7)]
     async with aiohttp.ClientSession() as session, session.ws_connect(daemon.url + "/v1/ingest") as agent:
@@ -228,8 +218,8 @@ async def _ingest_until_killed(daemon: DaemonProcess, kill_after: int) -> dict[s
     return acked
 
 
-def window_after(name: str, newest: int) -> list[list[Any]]:
-    """What the window must hold after whole rows up to `newest`."""
+def make_window(name: str, newest: int) -> list[list[Any]]:
+    """Return the values of a window after whole rows up to step `newest`."""
     length = CONTRACT.context_length
     sent = [
         list(row["values"].values()) for row in rows(name, range(max(0, newest + 1 - length), newest + 1), FEATURES)
@@ -237,7 +227,7 @@ def window_after(name: str, newest: int) -> list[list[Any]]:
     return [[None] * len(FEATURES)] * (length - len(sent)) + sent
 
 
-def test_every_acked_row_survives_kill_9_and_forecasting_goes_on(start: Start, tmp_path: Path) -> None:
+def test_every_acked_row_survives_kill_9_and_forecasting_goes_on(start: StartDaemon, tmp_path: Path) -> None:
     daemon = start(tmp_path)
     acked = asyncio.run(_ingest_until_killed(daemon, kill_after=7 * 40 + 3))
     assert daemon.wait() == -signal.SIGKILL
@@ -247,19 +237,19 @@ def test_every_acked_row_survives_kill_9_and_forecasting_goes_on(start: Start, t
     for name, step in acked.items():
         status, shown = again.get(f"/v1/servers/{name}")
         assert status == 200
-        # What was sent and not acked may be there as well; what was acked must be.
+        # Rows that were acknowledged must be there; rows that were only sent may be.
         newest[name] = shown["origin"] // 300 - 1 - 1_700_000_100 // 300
         assert newest[name] >= step
-        assert shown["values"] == window_after(name, newest[name])
+        assert shown["values"] == make_window(name, newest[name])
         assert shown["have"] == min(newest[name] + 1, CONTRACT.context_length)
     assert again.get("/v1/servers")[1]["servers"][0]["have"] > NEED
-    # 2. One more row a server, and each is forecast with all the context that it had.
+    # 2. After one more row, each server is forecast with all its earlier context.
     again.wait_for("ready")
     assert again.get("/v1/status")[1]["recovered"]["servers"] == len(acked)
-    asyncio.run(_forecasts_go_on(again, newest))
+    asyncio.run(_check_forecasts_continue(again, newest))
 
 
-async def _forecasts_go_on(daemon: DaemonProcess, newest: dict[str, int]) -> None:
+async def _check_forecasts_continue(daemon: DaemonProcess, newest: dict[str, int]) -> None:
     async with (
         aiohttp.ClientSession() as session,
         session.ws_connect(daemon.url + "/v1/forecasts?every=96&quantiles=0.5") as reader,
@@ -280,7 +270,7 @@ async def _forecasts_go_on(daemon: DaemonProcess, newest: dict[str, int]) -> Non
 
 
 # ---------------------------------------------------------------- where settings come from
-def test_a_flag_beats_the_environment_which_beats_the_file(start: Start, tmp_path: Path) -> None:
+def test_a_flag_beats_the_environment_which_beats_the_file(start: StartDaemon, tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text(
         '[server]\nport = 1\nhost = "256.256.256.256"\n'
@@ -305,7 +295,7 @@ def test_a_flag_beats_the_environment_which_beats_the_file(start: Start, tmp_pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.toml", "of-the-flag"]
 
 
-def test_help_is_quick_to_import() -> None:
+def test_help_names_the_command_and_its_flags() -> None:
     ended = run("--help", cwd=ROOT)
     assert ended.returncode == 0
     assert "serve" in ended.stdout

@@ -7,10 +7,11 @@ from itertools import count
 import numpy as np
 from hypothesis import strategies as st
 
+from streamd.core.errors import TooOldError
 from streamd.core.state.layout import Layout, NamedArrays
 from streamd.core.state.rows import PackedRow
-from streamd.core.state.windows import WindowStore, window_columns
-from tests.support.naive_windows import NO_STEP, NaiveServer
+from streamd.core.state.windows import NO_STEP, WindowStore, make_window_columns
+from tests.support.naive_windows import NaiveServer
 
 FEATURES = 3
 SLOTS = 3
@@ -30,7 +31,7 @@ class Sizes:
         return NaiveServer(self.context_length, FEATURES, self.need, self.late_steps, GRACE_SECONDS)
 
     def arrays(self) -> NamedArrays:
-        layout = Layout(window_columns(self.context_length, FEATURES), SLOTS, {})
+        layout = Layout(make_window_columns(self.context_length, FEATURES), SLOTS, {})
         return layout.arrays(bytearray(layout.nbytes))
 
     def store(self, arrays: NamedArrays) -> WindowStore:
@@ -137,9 +138,9 @@ class Twins:
         self.naive[event.slot] = self.sizes.naive()
         return None, None
 
-    def write(self, slot: int, step: int, cells: dict[int, float], status: int | None) -> tuple[int, int]:
+    def write(self, slot: int, step: int, cells: dict[int, float], status: int | None) -> tuple[int | None, int | None]:
         expected = self.naive[slot].write(step, cells, status, self.now)
-        return self.store.write(slot, step, row_of(cells), status, self.now), expected
+        return write_sample(self.store, slot, step, row_of(cells), status, self.now), expected
 
     def check(self) -> None:
         """Compare all that can be seen of both."""
@@ -147,6 +148,16 @@ class Twins:
             check_slot(self.store, slot, server)
         opened = [server.opened for server in self.naive if server.filling is not None]
         assert self.store.next_overdue() == (min(opened) + GRACE_SECONDS if opened else None)
+
+
+def write_sample(
+    store: WindowStore, slot: int, step: int, row: PackedRow, status: int | None, now: float
+) -> int | None:
+    """Write a sample; returns how many rows became due by it, or None if it is too old."""
+    try:
+        return store.write(slot, step, row, status, now)
+    except TooOldError:
+        return None
 
 
 def row_of(cells: dict[int, float]) -> PackedRow:

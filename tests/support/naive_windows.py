@@ -11,9 +11,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-NO_STEP = -1
-TOO_OLD = -1
-
 
 @dataclass
 class Row:
@@ -45,10 +42,10 @@ class NaiveServer:
     closed_rows: int = 0
     warming_rows: int = 0
 
-    def write(self, step: int, cells: dict[int, float], status: int | None, now: float) -> int:
-        """Take one sample; returns how many rows became due by it, or TOO_OLD."""
+    def write(self, step: int, cells: dict[int, float], status: int | None, now: float) -> int | None:
+        """Take one sample; returns how many rows became due by it, or None if it is too old."""
         if self.is_too_old(step):
-            return TOO_OLD
+            return None
         due = 0
         # 1. A late or repeated sample of a closed row: what is due stays as it is.
         if self.newest is not None and step <= self.newest:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from streamd.core.calendar import known_future
+from streamd.core.calendar import compute_known_future
 from streamd.core.contract import ModelContract
 from tests.support.made_versions import make
 from tests.support.onnx_bytes import identity_model, tensors_of
@@ -73,7 +73,7 @@ def samples_of(number: int, steps: Sequence[int]) -> list[dict[str, Any]]:
 def expected_of(model: str, number: int, step: int) -> npt.NDArray[np.float32]:
     """A version's forecast as the wire has it, `values[target][step][quantile]`."""
     if model == CALENDAR:
-        rows = known_future(step, CONTRACT.horizon, CONTRACT.step_seconds)
+        rows = compute_known_future(step, CONTRACT.horizon, CONTRACT.step_seconds)
     else:
         rows = np.array([values_of(number, each) for each in range(step - 3, step + 1)], np.float32)
     return np.sort(rows, axis=1)[None]

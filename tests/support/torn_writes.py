@@ -1,6 +1,6 @@
 """Memory that is watched at every store: what a killed process leaves behind after each of them.
 
-Stands in for the arrays of a window store and for the flat views that `scalars` makes of them. A store of several
+Stands in for the arrays of a window store and for the flat views that `make_scalar_view` makes of them. A store of several
 cells is done cell by cell, as the processor does it: a process may be killed between any two.
 """
 
@@ -67,6 +67,6 @@ class TornView:
 
 
 def torn_scalars(array: Any) -> Any:
-    """What `layout.scalars` is patched with: a flat view of whatever it is given."""
+    """What `layout.make_scalar_view` is patched with: a flat view of whatever it is given."""
     assert isinstance(array, Torn), "every array of the store is watched"
     return TornView(array)

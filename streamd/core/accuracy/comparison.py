@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from streamd.core.accuracy.scores import ScoreShape, Sliding
+from streamd.core.accuracy.scores import ScoreShape, SlidingSums
 
 _COLUMNS = 5  # observations, differences, their squares, losses of the first and of the second
 
@@ -19,7 +19,7 @@ class Comparisons:
 
     def __init__(self, shape: ScoreShape) -> None:
         self._shape = shape
-        self._pairs: dict[tuple[str, str], Sliding] = {}
+        self._pairs: dict[tuple[str, str], SlidingSums] = {}
         self._period = 0
 
     def roll(self, period: int) -> None:
@@ -36,7 +36,7 @@ class Comparisons:
         for (first, before), (second, after) in combinations(losses, 2):
             sums = self._pairs.get((first, second))
             if sums is None:
-                sums = self._pairs[first, second] = Sliding(
+                sums = self._pairs[first, second] = SlidingSums(
                     self._shape.periods, pairs=(self._shape.ranges + 1, _COLUMNS)
                 )
                 sums.roll(self._period)

@@ -8,9 +8,9 @@ is often too little, and so the loss of the first days is often too high.
 import numpy as np
 
 from streamd.core.arrays import Float32, Float64
-from streamd.core.state.windows import NONE
+from streamd.core.state.windows import NO_STEP
 
-FLAT = 1e-6
+FLAT_SHARE = 1e-6
 """A deviation below this part of the largest value is none: such a series says nothing (training's rule)."""
 
 
@@ -22,12 +22,12 @@ class SeriesDeviations:
         self._mean = np.zeros((capacity, targets))
         self._squares = np.zeros((capacity, targets))  # summed squared distance from the mean
         self._largest = np.zeros((capacity, targets))
-        self._last = np.full(capacity, NONE, np.int64)
+        self._last = np.full(capacity, NO_STEP, np.int64)
 
     def see(self, slot: int, step: int, rows: Float32) -> None:
         """Take what is new of the rows that end at `step`, `rows (rows, targets)`, NaN where missing."""
         last = int(self._last[slot])
-        new = rows if last == NONE else rows[max(len(rows) - max(step - last, 0), 0) :]
+        new = rows if last == NO_STEP else rows[max(len(rows) - max(step - last, 0), 0) :]
         if not len(new):
             return
         self._last[slot] = step
@@ -47,7 +47,7 @@ class SeriesDeviations:
     def of(self, slot: int) -> Float64:
         """Return the deviation of each target, `(targets,)`, NaN where it is flat or was never seen."""
         deviation = np.sqrt(self._squares[slot] / np.maximum(self._count[slot], 1))
-        least = FLAT * np.maximum(1.0, self._largest[slot])
+        least = FLAT_SHARE * np.maximum(1.0, self._largest[slot])
         return np.where((self._count[slot] > 0) & (deviation >= least), deviation, np.nan)
 
     def reset(self, slot: int) -> None:
@@ -55,4 +55,4 @@ class SeriesDeviations:
         self._count[slot] = 0
         for array in (self._mean, self._squares, self._largest):
             array[slot] = 0.0
-        self._last[slot] = NONE
+        self._last[slot] = NO_STEP

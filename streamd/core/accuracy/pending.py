@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from streamd.core.accuracy.scores import Scores
 from streamd.core.arrays import Float32, Float64
-from streamd.core.state.windows import NONE
+from streamd.core.state.windows import NO_STEP
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class ScoredVersion:
     shadow: bool = False
     threshold: int = 0
     """Of 2^64 origins, how many are chosen."""
-    latest_step: int = NONE
+    latest_step: int = NO_STEP
     """The newest origin that it offered a forecast from."""
 
 

@@ -8,13 +8,13 @@ import numpy as np
 from streamd.core.accuracy.comparison import Comparisons
 from streamd.core.accuracy.deviations import SeriesDeviations
 from streamd.core.accuracy.pending import AccuracyLimits, PendingCounts, PendingForecast, ScoredVersion
-from streamd.core.accuracy.sampling import chance, sample_hash
+from streamd.core.accuracy.sampling import compute_sampling_rate, hash_origin
 from streamd.core.accuracy.scores import Scores, ScoreShape
 from streamd.core.arrays import Float32, Float64
 from streamd.core.contract import ModelContract
-from streamd.core.state.windows import NONE
+from streamd.core.state.windows import NO_STEP
 
-LEAST_KNOWN = 0.5
+MIN_KNOWN_SHARE = 0.5
 """A target is scored where so much of its window was reported (training's rule), and compared where so much of
 what came after was."""
 
@@ -38,7 +38,7 @@ class ForecastScorer:
         self.held: dict[int, PendingForecast] = {}
         """By slot; the longest unscored first."""
         self.counts = PendingCounts()
-        self.now_step = NONE
+        self.now_step = NO_STEP
         self._deviations = SeriesDeviations(capacity, len(contract.targets))
         self._numbers = 0
         self._servers = 0
@@ -85,7 +85,9 @@ class ForecastScorer:
         for version in self.versions.values():
             share = 0.0
             if version in openers:
-                share = chance(self.limits.scored_servers / len(openers), version.share * servers, length)
+                share = compute_sampling_rate(
+                    self.limits.scored_servers / len(openers), version.share * servers, length
+                )
             version.threshold = int(share * 2.0**64)
 
     # ------------------------------------------------------------ forecasts in
@@ -98,7 +100,7 @@ class ForecastScorer:
         hold = self.held.get(slot)
         if hold is not None:
             return hold.step == step and not hold.done and version.name not in hold.forecasts
-        return sample_hash(slot, step) < version.threshold
+        return hash_origin(slot, step) < version.threshold
 
     def take(
         self, version: ScoredVersion, slot: int, generation: int, step: int, forecast: Float32, rows: Float32
@@ -130,7 +132,7 @@ class ForecastScorer:
             self.counts.crowded += 1
             return None
         self._deviations.see(slot, step, rows)
-        reported = np.isfinite(rows).sum(0) >= LEAST_KNOWN * self.contract.context_length
+        reported = np.isfinite(rows).sum(0) >= MIN_KNOWN_SHARE * self.contract.context_length
         if not np.isfinite(self._deviations.of(slot)[reported]).any():
             return None  # nothing is known of it, or all is flat
         points = np.zeros((len(self.contract.targets), self.shape.ranges))
@@ -207,7 +209,7 @@ class ForecastScorer:
     def _compare(self, hold: PendingForecast, row: int, ranges: slice, steps: int) -> None:
         """Add one observation for each pair of versions: the mean over the targets that were reported enough."""
         points = hold.points[:, ranges].sum(1)
-        enough = points >= max(LEAST_KNOWN * steps, 1.0)
+        enough = points >= max(MIN_KNOWN_SHARE * steps, 1.0)
         if not enough.any():
             return
         means = {name: (loss[:, ranges].sum(1)[enough] / points[enough]).mean() for name, loss in hold.losses.items()}

@@ -60,7 +60,7 @@ class ScoreShape:
         return [f"{levels[low]:g}-{levels[high]:g}" for low, high in self.intervals]
 
 
-class Sliding:
+class SlidingSums:
     """Named sums over the last `periods` periods; a period that begins empties the oldest one's."""
 
     def __init__(self, periods: int, **shapes: tuple[int, ...]) -> None:
@@ -103,7 +103,7 @@ class Scores:
         """Steps of forecasts that were scored for at least one target, since start."""
         contract = shape.contract
         targets = len(contract.targets)
-        self.sums = Sliding(
+        self.sums = SlidingSums(
             shape.periods,
             loss=(targets, shape.ranges),
             points=(targets, shape.ranges),

@@ -24,10 +24,6 @@ class CanaryAssignment:
         """Whether the candidate forecasts this server. Costs a hash: keep the answer by slot."""
         return self.place(server) < self.share
 
-    def delivers(self, server: str) -> bool:
-        """Whether the candidate's forecast of this server is the one that is posted for it."""
-        return not self.shadow and self.runs(server)
-
     def place(self, server: str) -> float:
         """Where a server lies between 0 and 1 (1 not included), evenly spread; the same on every machine, for ever."""
         digest = blake2b(server.encode(), digest_size=8, key=_key(self.candidate)).digest()

@@ -69,4 +69,4 @@ class CoalescingQueue(Generic[Key]):
         return iter(self._since)
 
     def __repr__(self) -> str:
-        return f"LatestSet(waiting={len(self._since)}, superseded={self.superseded})"
+        return f"CoalescingQueue(waiting={len(self._since)}, superseded={self.superseded})"

@@ -291,7 +291,7 @@ class Scheduler:
         bad = set(bad_rows)
         for row, item in enumerate(batch.items):
             if row in bad:
-                self._fail(item, outcome)
+                self._fail_item(item, outcome)
             elif isinstance(item, RequestItem):
                 outcome.answer.append((row, item))
             elif self._snapshot(item.slot)[0] != item.generation:
@@ -307,7 +307,7 @@ class Scheduler:
         """Take a batch that its engine refused: halve it until the window that is to blame stands alone."""
         outcome = BatchOutcome()
         if len(batch.items) == 1:
-            self._fail(batch.items[0], outcome)
+            self._fail_item(batch.items[0], outcome)
         else:
             middle = len(batch.items) // 2
             self._retry(batch.items[:middle], batch.moves, outcome)
@@ -319,7 +319,7 @@ class Scheduler:
         outcome = BatchOutcome()
         if batch.moves:
             for item in batch.items:
-                self._fail(item, outcome)
+                self._fail_item(item, outcome)
         else:
             self._retry(batch.items, 1, outcome)
         return outcome
@@ -333,7 +333,7 @@ class Scheduler:
             outcome.retry.append(batch)
             self._retries.append(batch)
 
-    def _fail(self, item: Item, outcome: BatchOutcome) -> None:
+    def _fail_item(self, item: Item, outcome: BatchOutcome) -> None:
         outcome.fail.append(item)
         if isinstance(item, ServerItem):
             self.counts.failed += 1

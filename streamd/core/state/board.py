@@ -10,15 +10,15 @@ import numpy as np
 
 from streamd.core.arrays import Float32
 from streamd.core.contract import ModelContract
-from streamd.core.state.layout import Column, NamedArrays, scalars
-from streamd.core.state.windows import NONE
+from streamd.core.state.layout import Column, NamedArrays, make_scalar_view
+from streamd.core.state.windows import NO_STEP
 
 MAX_MODEL_BYTES = 96
 MAX_SERIAL = 2**53
 """No daemon posts so many forecasts; a serial beyond it is damage."""
 
 
-def board_columns(contract: ModelContract) -> tuple[Column, ...]:
+def make_board_columns(contract: ModelContract) -> tuple[Column, ...]:
     """The arrays of a forecast board."""
     return (
         Column("serial", "<i8"),  # written last; not above 0: no forecast, and the last one's serial as its negative
@@ -50,9 +50,9 @@ class ForecastBoard:
 
     def __init__(self, arrays: NamedArrays) -> None:
         self._arrays = arrays
-        self._serial = scalars(arrays["serial"])
-        self._step = scalars(arrays["step"])
-        self._context = scalars(arrays["context"])
+        self._serial = make_scalar_view(arrays["serial"])
+        self._step = make_scalar_view(arrays["step"])
+        self._context = make_scalar_view(arrays["context"])
         self._model = arrays["model"]
         self._values = arrays["values"]
         self.unreadable = 0
@@ -87,7 +87,7 @@ class ForecastBoard:
 
     def step(self, slot: int) -> int:
         """The step of the newest row that was forecast, or NONE."""
-        return int(self._step[slot]) if self._serial[slot] > 0 else NONE
+        return int(self._step[slot]) if self._serial[slot] > 0 else NO_STEP
 
     def get(self, slot: int) -> Forecast | None:
         """Return a slot's latest forecast; none where there is none yet."""

@@ -6,10 +6,10 @@ import zlib
 import numpy as np
 
 from streamd.core.errors import InvalidServerError
-from streamd.core.state.layout import Column, NamedArrays, scalars
+from streamd.core.state.layout import Column, NamedArrays, make_scalar_view
 
 MAX_SERVER_NAME_BYTES = 256
-COLUMNS = (
+DIRECTORY_COLUMNS = (
     Column("name", "u1", (MAX_SERVER_NAME_BYTES,)),
     Column("name_bytes", "<u2"),  # 0: the slot is free; written last, so that it commits the slot
     Column("last_seen", "<f8"),  # epoch seconds of the newest sample's arrival
@@ -27,7 +27,7 @@ class Directory:
         self._name_bytes = arrays["name_bytes"]
         self._checks = arrays["name_check"]
         self._last_seen = arrays["last_seen"]
-        self._seen = scalars(self._last_seen)
+        self._seen = make_scalar_view(self._last_seen)
         self.capacity = len(self._name_bytes)
         self.slots: dict[str, int] = {}
         self.names: list[str | None] = [None] * self.capacity
@@ -58,7 +58,7 @@ class Directory:
             return ""
         try:
             name = encoded.decode()
-            check_name(name)
+            check_server_name(name)
         except (UnicodeDecodeError, InvalidServerError):
             return ""
         return name
@@ -125,7 +125,7 @@ def _checksum(encoded: bytes) -> int:
     return zlib.crc32(encoded) or 1
 
 
-def check_name(name: str) -> None:
+def check_server_name(name: str) -> None:
     """Raise `InvalidServerError` unless `name` is 1 to 256 bytes of UTF-8."""
     try:
         size = len(name) if name.isascii() else len(name.encode())

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 HEADER_BYTES = 4096
 STATE_MAGIC = b"streamd\x01"
-CHECK = "check"
+CHECKSUM_KEY = "check"
 NamedArrays = dict[str, npt.NDArray[Any]]
 
 
@@ -60,7 +60,7 @@ class Layout:
     def header(self, **more: Any) -> bytes:
         """Return the header page: the magic, then the identity (and `more`) and a checksum of them as JSON."""
         fields = {**self.identity, **more}
-        page = STATE_MAGIC + json.dumps({**fields, CHECK: _checksum(fields)}).encode()
+        page = STATE_MAGIC + json.dumps({**fields, CHECKSUM_KEY: _checksum(fields)}).encode()
         if len(page) > HEADER_BYTES:
             raise ValueError(f"the layout's identity takes {len(page)} bytes, at most {HEADER_BYTES} fit")
         return page.ljust(HEADER_BYTES, b"\0")
@@ -97,7 +97,7 @@ class Layout:
         return extents
 
 
-def scalars(array: npt.NDArray[Any]) -> Any:
+def make_scalar_view(array: npt.NDArray[Any]) -> Any:
     """Return a flat memoryview of an array: a scalar read or written through it costs a third of numpy's.
 
     Typed as Any because memoryview's own types know integers only.
@@ -105,7 +105,7 @@ def scalars(array: npt.NDArray[Any]) -> Any:
     return memoryview(array.reshape(-1))  # type: ignore[arg-type]
 
 
-def read_header(page: bytes) -> dict[str, Any] | None:
+def parse_header(page: bytes) -> dict[str, Any] | None:
     """Return what a header page says; None where it is not one of ours or is damaged."""
     if not page.startswith(STATE_MAGIC):
         return None
@@ -115,7 +115,7 @@ def read_header(page: bytes) -> dict[str, Any] | None:
         return None
     if not isinstance(fields, dict):
         return None
-    check = fields.pop(CHECK, None)  # former versions wrote none
+    check = fields.pop(CHECKSUM_KEY, None)  # former versions wrote none
     return fields if check is None or check == _checksum(fields) else None
 
 

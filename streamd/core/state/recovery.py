@@ -6,7 +6,7 @@ What was acked is complete in the arrays; a change that was under way is finishe
 import numpy as np
 
 from streamd.core.contract import MAX_STATUS
-from streamd.core.state.windows import NONE, PRESENT, SEALED, WindowStore, check_of
+from streamd.core.state.windows import NO_STEP, PRESENT, SEALED_STATUSES, WindowStore, make_step_check
 
 LAST_STEP = 2**40
 """No clock comes so far, at whatever step length; a step beyond it is damage."""
@@ -22,24 +22,24 @@ def _damage(store: WindowStore, slot: int) -> str | None:
     arrays = store.arrays
     newest, open_step, journal = (int(arrays[name][slot]) for name in ("newest", "open_step", "journal"))
     for name, step in (("newest", newest), ("open_step", open_step), ("journal", journal)):
-        if not NONE <= step <= LAST_STEP:
-            return f"{name} is {step}, expected a step from 0 to {LAST_STEP}, or {NONE}"
+        if not NO_STEP <= step <= LAST_STEP:
+            return f"{name} is {step}, expected a step from 0 to {LAST_STEP}, or {NO_STEP}"
     if newest == open_step == journal == 0:
         return "nothing was ever written to it"
-    if journal != NONE and newest != NONE and journal <= newest - store.context_length:
+    if journal != NO_STEP and newest != NO_STEP and journal <= newest - store.context_length:
         return f"journal is {journal}, expected a step of the window that ends at {newest}, or a later one"
-    if newest != journal and arrays["newest_check"][slot] not in (0, check_of(newest)):
+    if newest != journal and arrays["newest_check"][slot] not in (0, make_step_check(newest)):
         return f"newest is {newest}, which is not what was written"
-    if open_step == NONE:
+    if open_step == NO_STEP:
         return None
     if open_step <= newest and open_step != journal:
         return f"open_step is {open_step}, expected a step after {newest}"
     check, status = int(arrays["open_check"][slot]), int(arrays["open_status"][slot])
-    if check not in (0, check_of(open_step)):
+    if check not in (0, make_step_check(open_step)):
         return f"open_step is {open_step}, which is not what was written"
-    if status in SEALED or (check == 0 and status <= MAX_STATUS):
+    if status in SEALED_STATUSES or (check == 0 and status <= MAX_STATUS):
         return None
-    return f"open_status is {status}, expected one of {SEALED}"
+    return f"open_status is {status}, expected one of {SEALED_STATUSES}"
 
 
 def recover(store: WindowStore, slots: list[int], now: float) -> int:
@@ -49,7 +49,7 @@ def recover(store: WindowStore, slots: list[int], now: float) -> int:
     middle of a change.
     """
     journal = store.arrays["journal"]
-    interrupted = [slot for slot in slots if journal[slot] != NONE]
+    interrupted = [slot for slot in slots if journal[slot] != NO_STEP]
     for slot in interrupted:
         _finish(store, slot, int(journal[slot]))
     for slot in slots:
@@ -63,7 +63,7 @@ def _finish(store: WindowStore, slot: int, step: int) -> None:
     place = step % length
     # 1. The row was about to become the newest: advance, and put the open row again if it was that one.
     if step > newest:
-        gap = np.arange(max(newest + 1, step - length + 1) if newest != NONE else step, step + 1) % length
+        gap = np.arange(max(newest + 1, step - length + 1) if newest != NO_STEP else step, step + 1) % length
         for copy in (gap, gap + length):
             ring[copy] = np.nan
             marks[copy] = 0
@@ -79,10 +79,10 @@ def _finish(store: WindowStore, slot: int, step: int) -> None:
         ring[place + length] = ring[place]
         marks[place] = (int(marks[place]) & ~PRESENT) | (0 if np.isnan(ring[place]).all() else PRESENT)
         marks[place + length] = marks[place]
-    arrays["newest_check"][slot] = check_of(int(arrays["newest"][slot]))
+    arrays["newest_check"][slot] = make_step_check(int(arrays["newest"][slot]))
     if arrays["open_step"][slot] == step:
-        arrays["open_step"][slot] = NONE
-    arrays["journal"][slot] = NONE
+        arrays["open_step"][slot] = NO_STEP
+    arrays["journal"][slot] = NO_STEP
 
 
 def rewind(store: WindowStore, slot: int, last_step: int) -> int:
@@ -96,7 +96,7 @@ def rewind(store: WindowStore, slot: int, last_step: int) -> int:
     if store.latest(slot) <= last_step:
         return 0
     if int(arrays["open_step"][slot]) > last_step:
-        arrays["open_step"][slot] = NONE
+        arrays["open_step"][slot] = NO_STEP
         store.drop_open(slot)
         dropped += 1
     if newest > last_step:
@@ -107,11 +107,13 @@ def rewind(store: WindowStore, slot: int, last_step: int) -> int:
             _empty(store, slot, step)
         dropped += len(ahead)
         # The journal names a row that is whole: to finish it changes nothing.
-        kept = max((step for step in held if step <= last_step), default=NONE)
+        kept = max((step for step in held if step <= last_step), default=NO_STEP)
         arrays["journal"][slot] = kept
         arrays["newest"][slot] = kept
-        arrays["newest_check"][slot] = check_of(kept)  # killed before it, the journal has it written at the start
-        arrays["journal"][slot] = NONE
+        arrays["newest_check"][slot] = make_step_check(
+            kept
+        )  # killed before it, the journal has it written at the start
+        arrays["journal"][slot] = NO_STEP
     _derive(store, slot, 0.0)
     return dropped
 
@@ -122,20 +124,20 @@ def _empty(store: WindowStore, slot: int, step: int) -> None:
     for place in (step % length, step % length + length):
         arrays["values"][slot, place] = np.nan
         arrays["marks"][slot, place] = 0
-    arrays["journal"][slot] = NONE
+    arrays["journal"][slot] = NO_STEP
 
 
 def _derive(store: WindowStore, slot: int, now: float) -> None:
     arrays, length = store.arrays, store.context_length
     present = (arrays["marks"][slot, :length] & PRESENT) != 0
     newest = int(arrays["newest"][slot])
-    expected, expected_step = 0, NONE
-    if newest != NONE and present.any():
+    expected, expected_step = 0, NO_STEP
+    if newest != NO_STEP and present.any():
         age = int(np.argmax(present[(newest - np.arange(length)) % length]))
         expected_step = newest - age
         expected = _mask(arrays["values"][slot, expected_step % length])
     store.adopt(slot, have=int(present.sum()), expected=expected, expected_step=expected_step)
-    if arrays["open_step"][slot] != NONE:
+    if arrays["open_step"][slot] != NO_STEP:
         store.adopt_open(slot, _mask(arrays["open_values"][slot]), now)
 
 

@@ -7,12 +7,12 @@ import numpy.typing as npt
 
 from streamd.core.arrays import Float32
 
-WINDOWS_A_RUN = 8
+MIN_WINDOWS_PER_RUN = 8
 """From so many windows a run on, runs of windows that begin at the same place are read run by run. Alone, three would
 do; but each run lets go of the GIL, and waits for it among busy threads."""
 
 
-class Rings:
+class WindowReader:
     """Over `values (slots, 2 x length, features) float32` and `marks (slots, 2 x length) uint8`.
 
     A window is told by its slot and the place, 0 to `length` - 1, at which it begins.
@@ -31,7 +31,7 @@ class Rings:
         count, length = len(slots), self._length
         cuts = np.flatnonzero(places[1:] != places[:-1]) + 1
         starts = slots * (2 * length) + places
-        if (len(cuts) + 1) * WINDOWS_A_RUN <= count:
+        if (len(cuts) + 1) * MIN_WINDOWS_PER_RUN <= count:
             self._read_runs(slots, places, [0, *cuts.tolist(), count], values)
         else:
             rows = starts[:, None] + np.arange(length)

@@ -15,10 +15,10 @@ import msgspec
 
 from streamd.core.errors import InvalidValueError
 
-KEPT_ORDERS = 1_024
+MAX_CACHED_ORDERS = 1_024
 """Orders of names that are remembered; a sender that never repeats one cannot make us remember more."""
 
-KEPT_CHARACTERS = 16_384
+MAX_CACHED_CHARACTERS = 16_384
 """Names that are longer than this together are worked out every time, so that what is remembered stays small."""
 
 
@@ -73,9 +73,9 @@ class RowReader:
         mask = sum(1 << column for column, place in enumerate(picked) if place >= 0)
         pick = itemgetter(*picked) if len(picked) > 1 else lambda given, place=picked[0]: (given[place],)
         order = _Order(pick, mask, sum(name not in self._columns for name in names))
-        if sum(map(len, names)) > KEPT_CHARACTERS:
+        if sum(map(len, names)) > MAX_CACHED_CHARACTERS:
             return order
-        if len(self._orders) >= KEPT_ORDERS:
+        if len(self._orders) >= MAX_CACHED_ORDERS:
             self._orders.clear()
         self._orders[names] = order
         return order
@@ -105,7 +105,7 @@ class RowReader:
         return True
 
 
-def columns_of(mask: int) -> Iterator[int]:
+def list_columns(mask: int) -> Iterator[int]:
     """Yield the columns whose bits are set, rising."""
     while mask:
         lowest = mask & -mask

@@ -13,7 +13,7 @@ from streamd.core.errors import InvalidInputError, StreamdError
 Time = float | Annotated[datetime, msgspec.Meta(tz=True)]
 """Epoch seconds, or RFC 3339 with an offset."""
 
-MAX_ERRORS_TOLD = 1_000
+MAX_LISTED_ERRORS = 1_000
 """Rejections that one answer spells out; all are counted."""
 
 
@@ -37,7 +37,7 @@ class IngestResult:
     def reject(self, index: int, error: StreamdError) -> None:
         """Note that the sample of this index was not taken, and why."""
         self.rejected += 1
-        if len(self.errors) < MAX_ERRORS_TOLD:
+        if len(self.errors) < MAX_LISTED_ERRORS:
             self.errors.append({"index": index, "code": error.code, "message": str(error)})
 
     def as_dict(self) -> dict[str, Any]:
@@ -45,5 +45,5 @@ class IngestResult:
         return {"accepted": self.accepted, "rejected": self.rejected, "errors": self.errors}
 
 
-Indexed = Iterator[tuple[int, Sample | InvalidInputError]]
+IndexedSamples = Iterator[tuple[int, Sample | InvalidInputError]]
 """Samples by their place in the body; what could not be read is an error in its place."""

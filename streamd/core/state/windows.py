@@ -13,39 +13,37 @@ import numpy.typing as npt
 
 from streamd.core.arrays import Float32
 from streamd.core.contract import MAX_STATUS
-from streamd.core.state.layout import Column, NamedArrays, scalars
-from streamd.core.state.rings import Rings
-from streamd.core.state.rows import PackedRow, columns_of
+from streamd.core.errors import TooOldError
+from streamd.core.state.layout import Column, NamedArrays, make_scalar_view
+from streamd.core.state.rings import WindowReader
+from streamd.core.state.rows import PackedRow, list_columns
 
-NONE = -1
+NO_STEP = -1
 """No step: steps are counted from 1970 and never negative."""
 
 PRESENT = 0x80
 """In a row's mark, beside its status: at least one feature is there."""
 
-TOO_OLD = -1
-
-
-SEALED = tuple(status | (5 * status + 3) % 16 << 4 for status in range(MAX_STATUS + 1))
+SEALED_STATUSES = tuple(status | (5 * status + 3) % 16 << 4 for status in range(MAX_STATUS + 1))
 """An open row's status as it is stored: beside a number of its own, by which damage is seen."""
 
 
-def check_of(step: int) -> int:
+def make_step_check(step: int) -> int:
     """What is kept of a step a second time; never 0, which is what files of former versions have there."""
     return -2 - step
 
 
-def window_columns(context_length: int, features: int) -> tuple[Column, ...]:
+def make_window_columns(context_length: int, features: int) -> tuple[Column, ...]:
     """The arrays of a window store."""
     return (
         Column("newest", "<i8"),  # step of the newest closed row
         Column("open_step", "<i8"),  # step of the row that is filling
         Column("journal", "<i8"),  # step of the closed row that is being written this moment
         Column("open_values", "<f4", (features,)),
-        Column("open_status", "u1"),  # one of `SEALED`
+        Column("open_status", "u1"),  # one of `SEALED_STATUSES`
         Column("marks", "u1", (2 * context_length,)),  # status, and PRESENT
         Column("values", "<f4", (2 * context_length, features)),
-        Column("newest_check", "<i8", added=True),  # `check_of` the newest step, by which damage of it is seen
+        Column("newest_check", "<i8", added=True),  # `make_step_check` the newest step, by which damage of it is seen
         Column("open_check", "<i8", added=True),  # of the step that was opened last
     )
 
@@ -71,31 +69,31 @@ class WindowStore:
         """Closed rows whose window had too few rows to be forecast."""
         self._ring = arrays["values"]
         self._marks = arrays["marks"]
-        self._rings = Rings(self._ring, self._marks)
-        self._bytes = scalars(self._ring).cast("B")
-        self._flat_marks = scalars(self._marks)
-        self._newest = scalars(arrays["newest"])
-        self._open_step = scalars(arrays["open_step"])
-        self._journal = scalars(arrays["journal"])
-        self._newest_check = scalars(arrays["newest_check"])
-        self._open_check = scalars(arrays["open_check"])
-        self._open_bytes = scalars(arrays["open_values"]).cast("B")
-        self._open_status = scalars(arrays["open_status"])
+        self._rings = WindowReader(self._ring, self._marks)
+        self._bytes = make_scalar_view(self._ring).cast("B")
+        self._flat_marks = make_scalar_view(self._marks)
+        self._newest = make_scalar_view(arrays["newest"])
+        self._open_step = make_scalar_view(arrays["open_step"])
+        self._journal = make_scalar_view(arrays["journal"])
+        self._newest_check = make_scalar_view(arrays["newest_check"])
+        self._open_check = make_scalar_view(arrays["open_check"])
+        self._open_bytes = make_scalar_view(arrays["open_values"]).cast("B")
+        self._open_status = make_scalar_view(arrays["open_status"])
         self._open_mask = [0] * self.capacity
         self._opened: dict[int, float] = {}  # open rows, the first opened first
         self._expected = [0] * self.capacity  # features of the previous row that had any
-        self._expected_step = [NONE] * self.capacity
+        self._expected_step = [NO_STEP] * self.capacity
         self._full = (1 << self.features) - 1
         self._row_bytes = 4 * self.features
 
     # ------------------------------------------------------------ servers
     def reset(self, slot: int) -> None:
         """Empty a slot: nothing is closed, nothing open, every value missing."""
-        self._newest[slot] = self._open_step[slot] = self._journal[slot] = NONE
-        self._newest_check[slot] = self._open_check[slot] = check_of(NONE)
+        self._newest[slot] = self._open_step[slot] = self._journal[slot] = NO_STEP
+        self._newest_check[slot] = self._open_check[slot] = make_step_check(NO_STEP)
         self._ring[slot] = np.nan
         self._marks[slot] = 0
-        self.adopt(slot, have=0, expected=0, expected_step=NONE)
+        self.adopt(slot, have=0, expected=0, expected_step=NO_STEP)
         self._opened.pop(slot, None)
         self._open_mask[slot] = 0
 
@@ -122,7 +120,7 @@ class WindowStore:
     def latest(self, slot: int) -> int:
         """The step of the newest row, closed or still filling, or NONE: what is too old is judged by it."""
         open_step = int(self._open_step[slot])
-        return self.newest(slot) if open_step == NONE else open_step
+        return self.newest(slot) if open_step == NO_STEP else open_step
 
     def ready(self, slot: int) -> bool:
         """Whether the window has enough rows to be forecast."""
@@ -132,14 +130,15 @@ class WindowStore:
     def write(self, slot: int, step: int, row: PackedRow, status: int | None, now: float) -> int:
         """Take one sample's row at monotonic seconds `now`.
 
-        Returns how many rows became due by it (0, 1 or 2), or TOO_OLD, and then nothing changed.
+        Returns how many rows became due by it (0, 1 or 2). Raises `TooOldError`, and changes nothing, if `step` lies
+        more than `late_steps` behind the server's newest row, closed or open.
         """
         open_step = self._open_step[slot]
         newest = self._newest[slot]
-        latest = newest if open_step == NONE else open_step
+        latest = newest if open_step == NO_STEP else open_step
         if step <= latest:
             if latest - step > self.late_steps:
-                return TOO_OLD
+                raise TooOldError(f"step {step} is {latest - step} behind {latest}, expected at most {self.late_steps}")
             if step <= newest:
                 self._amend(slot, step, row, status)
                 return 0
@@ -147,11 +146,11 @@ class WindowStore:
                 # A row of a step before the open row's is closed as it comes: a later step's sample is here.
                 return self._put(slot, step, row.data, row.mask, status or 0)
         due = 0
-        if open_step != NONE and step > open_step:
+        if open_step != NO_STEP and step > open_step:
             due = self._close(slot)
-            open_step = NONE
+            open_step = NO_STEP
         expected = self._expected[slot] or self._full
-        if open_step == NONE:
+        if open_step == NO_STEP:
             if row.mask & expected == expected:  # the usual sample: a whole row at once
                 return due + self._put(slot, step, row.data, row.mask, status or 0)
             self._open(slot, step, now)
@@ -179,8 +178,8 @@ class WindowStore:
     def _open(self, slot: int, step: int, now: float) -> None:
         # Emptied before it has a step: what a restart finds open holds nothing of an older row.
         self.arrays["open_values"][slot] = np.nan
-        self._open_status[slot] = SEALED[0]
-        self._open_check[slot] = check_of(step)
+        self._open_status[slot] = SEALED_STATUSES[0]
+        self._open_check[slot] = make_step_check(step)
         self._open_step[slot] = step
         self._open_mask[slot] = 0
         self._opened[slot] = now
@@ -188,7 +187,7 @@ class WindowStore:
     def _fill(self, slot: int, row: PackedRow, status: int | None) -> None:
         self._copy_cells(row, self._open_bytes, slot * self._row_bytes)
         if status is not None:
-            self._open_status[slot] = SEALED[status]
+            self._open_status[slot] = SEALED_STATUSES[status]
         self._open_mask[slot] |= row.mask
 
     def _close(self, slot: int) -> int:
@@ -207,7 +206,7 @@ class WindowStore:
         self._journal[slot] = step
         length = self.context_length
         newest = self._newest[slot]
-        if newest != NONE and step - newest > 1:
+        if newest != NO_STEP and step - newest > 1:
             self._clear(slot, newest + 1, min(step - newest - 1, length))
         first = slot * 2 * length + step % length
         if self._flat_marks[first] & PRESENT:
@@ -220,8 +219,8 @@ class WindowStore:
         self._newest[slot] = step
         self._newest_check[slot] = -2 - step  # check_of, without the call
         if self._open_step[slot] == step:
-            self._open_step[slot] = NONE
-        self._journal[slot] = NONE
+            self._open_step[slot] = NO_STEP
+        self._journal[slot] = NO_STEP
         if mask:
             self.have[slot] += 1
             self._expected[slot] = mask
@@ -248,7 +247,7 @@ class WindowStore:
         for place in (first, first + length):
             self._copy_cells(row, self._bytes, place * self._row_bytes)
             self._flat_marks[place] = mark
-        self._journal[slot] = NONE
+        self._journal[slot] = NO_STEP
         if mark & ~before & PRESENT:
             self.have[slot] += 1
         if row.mask and step > self._expected_step[slot]:
@@ -269,7 +268,7 @@ class WindowStore:
         if row.mask == self._full:
             to[base : base + self._row_bytes] = row.data
             return
-        for column in columns_of(row.mask):
+        for column in list_columns(row.mask):
             at = 4 * column
             to[base + at : base + at + 4] = row.data[at : at + 4]
 

@@ -7,7 +7,7 @@ import numpy as np
 from aiohttp import web
 
 from streamd.core.errors import InvalidInputError
-from streamd.core.state.windows import NONE
+from streamd.core.state.windows import NO_STEP
 from streamd.http.errors import answer_encoding, reply
 from streamd.http.names import IN_PATH, find_slot, read_name
 from streamd.http.wire.codecs import Encoding
@@ -62,7 +62,7 @@ class ServerRoutes:
         }
 
     def _origin(self, step: int) -> int | None:
-        return None if step == NONE else self._service.contract.origin_of(step)
+        return None if step == NO_STEP else self._service.contract.origin_of(step)
 
     async def window(self, request: web.Request) -> web.Response:
         """One server's window, oldest row first, null (NaN in MessagePack) where a value is missing."""

@@ -17,7 +17,7 @@ from streamd.core.errors import (
     InvalidValueError,
     MalformedError,
 )
-from streamd.core.state.samples import Indexed, Sample, Time
+from streamd.core.state.samples import IndexedSamples, Sample, Time
 from streamd.http.foreign_tokens import explain_field, explain_row, explain_sample, mark_foreign_tokens
 from streamd.http.wire.codecs import DECODING_ERRORS, Decoder, Encoding, malformed
 from streamd.http.wire.tensors import WireTensor, is_array, read_tensor
@@ -67,7 +67,7 @@ _times = Decoder(list[msgspec.Raw])
 _row = Decoder(Row)
 
 
-def decode_body(data: bytes | str, encoding: Encoding) -> tuple[Identifier, Indexed]:
+def decode_body(data: bytes | str, encoding: Encoding) -> tuple[Identifier, IndexedSamples]:
     """Return a body's id and its samples by index; one that cannot be read is an error in its place.
 
     Raises `MalformedError` where nothing of it can be read.
@@ -130,7 +130,7 @@ def _sample_error(exc: Exception) -> InvalidInputError:
     return (_ERRORS[match[1]] if match else InvalidSampleError)(message)
 
 
-def _check_columns(columns: ColumnsBody | _LooseColumns, encoding: Encoding) -> Indexed:
+def _check_columns(columns: ColumnsBody | _LooseColumns, encoding: Encoding) -> IndexedSamples:
     """Check the columns against each other and return their rows as samples."""
     count = len(columns.servers)
     values = _read_matrix(columns.values) if isinstance(columns.values, WireTensor) else columns.values
@@ -172,7 +172,7 @@ def _find_times(columns: ColumnsBody | _LooseColumns, encoding: Encoding) -> lis
     return times
 
 
-def _make_rows(rows: Iterator[tuple[str, Any, Row]], features: list[str]) -> Indexed:
+def _make_rows(rows: Iterator[tuple[str, Any, Row]], features: list[str]) -> IndexedSamples:
     width = len(features)
     for index, (server, time, row) in enumerate(rows):
         if len(row) == width:

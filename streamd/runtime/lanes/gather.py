@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamd.core.arrays import Float32
-from streamd.core.calendar import known_future
+from streamd.core.calendar import compute_known_future
 from streamd.core.contract import ModelContract
 from streamd.core.errors import InferenceError
 from streamd.core.scheduling.scheduler import Item, RequestItem, ServerItem
@@ -62,7 +62,7 @@ def gather(state: State, server_ids: dict[str, int], items: list[Item], inputs: 
     _gather_servers(state, server_ids, servers, inputs)
     _fill_calendars(state.contract, by_step, inputs.decoder_cont)
     for row, request in enumerate(requests, len(servers)):
-        request_of(request).fill(request.index, inputs, row)
+        get_request(request).fill(request.index, inputs, row)
 
 
 def _gather_servers(state: State, server_ids: dict[str, int], servers: Sequence[ServerItem], inputs: Inputs) -> None:
@@ -96,10 +96,10 @@ def _fill_calendars(contract: ModelContract, by_step: Mapping[int, Sized], calen
 
 @lru_cache(maxsize=CALENDARS)
 def _calendar(step: int, horizon: int, step_seconds: int) -> Float32:
-    return known_future(step, horizon, step_seconds)
+    return compute_known_future(step, horizon, step_seconds)
 
 
-def request_of(item: RequestItem) -> Request:
+def get_request(item: RequestItem) -> Request:
     """Return the request that an item is a window of."""
     request: Request = item.request  # type: ignore[assignment]
     return request

@@ -8,7 +8,7 @@ import structlog
 from streamd.core.arrays import Float32
 from streamd.core.errors import InferenceError
 from streamd.core.scheduling.scheduler import ServerItem
-from streamd.core.state.windows import NONE
+from streamd.core.state.windows import NO_STEP
 from streamd.runtime.lanes.deployment import DeploymentSpec
 from streamd.runtime.state.state import State
 
@@ -126,7 +126,7 @@ class ShadowSink:
     """Delivers nothing: forecasts are only scored."""
 
     def __init__(self, capacity: int, posted: Sequence[ForecastPosted], returned: RowsReturned) -> None:
-        self.last_steps = [NONE] * capacity
+        self.last_steps = [NO_STEP] * capacity
         """By slot: the step of the newest forecast that was made here."""
         self._posted = posted
         self._returned = returned
@@ -150,4 +150,4 @@ class ShadowSink:
 
     def forget(self, slot: int) -> None:
         """Forget a slot that changes hands."""
-        self.last_steps[slot] = NONE
+        self.last_steps[slot] = NO_STEP

@@ -7,7 +7,7 @@ A write to a mapped page for which the disk has no room ends the process by SIGB
   returns an error where the write itself would raise the signal;
 - the map is read at random (MADV_RANDOM): the kernel then caches single pages. A larger piece (a large folio) needs
   disk space as a whole as soon as one byte of it is written, also for the slots in it that nobody has reserved;
-- whoever else reads the file (a backup) may still bring it into the cache in large pieces. So `widen` reserves whole
+- whoever else reads the file (a backup) may still bring it into the cache in large pieces. So `reserve_whole_pieces` reserves whole
   pieces around what is used while there is space (a few MiB a file in all), and where there is none at a start, the
   file is dropped from the cache before it is mapped;
 - on btrfs the file is written in place (NOCOW): a copy-on-write file needs new space for each page it rewrites.
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from streamd.core.errors import StateError, StorageError
-from streamd.core.state.layout import HEADER_BYTES, Layout, NamedArrays, read_header
+from streamd.core.state.layout import HEADER_BYTES, Layout, NamedArrays, parse_header
 from streamd.regular_files import open_regular, refuse_irregular
 
 PIECE_BYTES = 2 * 2**20
@@ -47,15 +47,15 @@ class StateFile:
     """A layout's arrays in a file.
 
     Sparse: a slot takes disk space once it is reserved, so that a full disk is an error of `reserve` and never
-    a bus error in the middle of a write. `fresh` is true where the file was made anew, as `anew` demands.
+    a bus error in the middle of a write. `is_new` is true where the file was made anew, as `recreate` demands.
     """
 
-    def __init__(self, path: Path, layout: Layout, *, anew: bool = False) -> None:
+    def __init__(self, path: Path, layout: Layout, *, recreate: bool = False) -> None:
         self.path = path
         self.layout = layout
-        self._stand_in = path if anew else None
-        self._narrow: set[int] = set()  # pieces, by number, in which something was reserved
-        self._wide: set[int] = set()  # pieces that are reserved as a whole
+        self._stand_in = path if recreate else None
+        self._touched_pieces: set[int] = set()  # pieces, by number, in which something was reserved
+        self._whole_pieces: set[int] = set()  # pieces that are reserved as a whole
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o640)
@@ -64,12 +64,12 @@ class StateFile:
         try:
             self._check_kind()
             self._lock()
-            if anew:
+            if recreate:
                 os.ftruncate(self._fd, 0)
-            self.header, self.fresh = self._prepare()
-            self._asks_for_space = is_btrfs(self._fd)
-            if not self.fresh and not self._widen_all():
-                self._leave_cache()
+            self.header, self.is_new = self._prepare()
+            self._needs_spare_space = is_btrfs(self._fd)
+            if not self.is_new and not self._reserve_whole_pieces():
+                self._drop_from_cache()
             self._map: mmap.mmap | None = mmap.mmap(self._fd, layout.nbytes)
             self._map.madvise(mmap.MADV_RANDOM)
         except BaseException:
@@ -92,10 +92,10 @@ class StateFile:
             for offset, size in self.layout.slot_extents(slot, page_bytes=mmap.PAGESIZE):
                 self._allocate(offset, size)
                 self._make_writable(offset, size)
-                self._narrow.update(range(offset // PIECE_BYTES, (offset + size - 1) // PIECE_BYTES + 1))
-            self._narrow -= self._wide
+                self._touched_pieces.update(range(offset // PIECE_BYTES, (offset + size - 1) // PIECE_BYTES + 1))
+            self._touched_pieces -= self._whole_pieces
         except OSError as exc:
-            raise StorageError(f"{self.path}: no room for another server: {_reason(exc)}") from exc
+            raise StorageError(f"{self.path}: no room for another server: {_describe_os_error(exc)}") from exc
 
     def reserve_again(self, first: int, count: int) -> None:
         """Make sure that `count` slots that are in use can be written; raises `StorageError`.
@@ -110,7 +110,7 @@ class StateFile:
                 try:
                     self._make_writable(offset, size)
                 except OSError as exc:
-                    raise StorageError(f"{self.path}: no room for the servers it holds: {_reason(exc)}") from exc
+                    raise StorageError(f"{self.path}: no room for the servers it holds: {_describe_os_error(exc)}") from exc
 
     def _allocate(self, offset: int, size: int) -> None:
         try:
@@ -128,21 +128,21 @@ class StateFile:
             if exc.errno != errno.EINVAL:  # a kernel before Linux 5.14, which does not know the call
                 raise
 
-    def widen(self) -> None:
+    def reserve_whole_pieces(self) -> None:
         """Reserve as a whole the pieces in which slots were reserved; without room, the next call tries again.
 
         A call costs nothing where no server came since the last one. Not to be called from another thread: where a
         file system cannot reserve, the C library reads and writes single bytes of the file in place of it.
         """
         with contextlib.suppress(OSError):
-            while self._narrow:
-                piece = next(iter(self._narrow))
+            while self._touched_pieces:
+                piece = next(iter(self._touched_pieces))
                 start = piece * PIECE_BYTES
                 self._allocate(start, min(PIECE_BYTES, self.layout.nbytes - start))
-                self._narrow.remove(piece)
-                self._wide.add(piece)
+                self._touched_pieces.remove(piece)
+                self._whole_pieces.add(piece)
 
-    def _widen_all(self) -> bool:
+    def _reserve_whole_pieces(self) -> bool:
         """Reserve every piece that holds data as a whole; returns False where the disk has no room."""
         position = 0
         try:
@@ -163,7 +163,7 @@ class StateFile:
         Only on a file system that asks for space at each page that is written again; others are always writable
         where they are reserved.
         """
-        if not self._asks_for_space:
+        if not self._needs_spare_space:
             return None
         found = os.statvfs(self._fd)
         free = found.f_bavail * found.f_frsize
@@ -171,13 +171,13 @@ class StateFile:
             return None
         return StorageError(f"{self.path}: {free} bytes are free, btrfs needs {BTRFS_SPARE_BYTES} to write safely")
 
-    def _leave_cache(self) -> None:
+    def _drop_from_cache(self) -> None:
         """Drop the file from the page cache, where another reader may have put it in large pieces."""
         with contextlib.suppress(OSError):
             os.fdatasync(self._fd)
             os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
-    def take_place(self, former: Path, aside: Path | None) -> None:
+    def replace_former(self, former: Path, aside: Path | None) -> None:
         """Move to where `former` is, which is kept as `aside` unless that is None.
 
         Killed in between, one of them is there. A file that is called `aside` by then is replaced.
@@ -226,10 +226,10 @@ class StateFile:
     def _prepare(self) -> tuple[Mapping[str, Any], bool]:
         """Return the header and whether the file is new; a file of another layout is set aside."""
         size = os.fstat(self._fd).st_size
-        header = read_header(os.pread(self._fd, HEADER_BYTES, 0)) if size >= HEADER_BYTES else None
-        if header is not None and size == self.layout.former_nbytes and self._is_ours(header):
+        header = parse_header(os.pread(self._fd, HEADER_BYTES, 0)) if size >= HEADER_BYTES else None
+        if header is not None and size == self.layout.former_nbytes and self._has_our_layout(header):
             size = self._lengthen()
-        if header is not None and size == self.layout.nbytes and self._is_ours(header):
+        if header is not None and size == self.layout.nbytes and self._has_our_layout(header):
             return header, False
         if size:
             raise ForeignLayoutError(header)
@@ -251,7 +251,7 @@ class StateFile:
             raise StateError(f"{self.path}: cannot be lengthened: {exc.strerror or exc}") from exc
         return self.layout.nbytes
 
-    def _is_ours(self, header: Mapping[str, Any]) -> bool:
+    def _has_our_layout(self, header: Mapping[str, Any]) -> bool:
         return all(header.get(key) == value for key, value in self.layout.identity.items())
 
 
@@ -264,7 +264,7 @@ def _write_in_place(fd: int) -> None:
         fcntl.ioctl(fd, FS_IOC_SETFLAGS, flags)
 
 
-def _reason(exc: OSError) -> str:
+def _describe_os_error(exc: OSError) -> str:
     """Say what an error means: making pages writable fails with EFAULT where writing them would end in SIGBUS."""
     return os.strerror(errno.ENOSPC) if exc.errno == errno.EFAULT else str(exc.strerror)
 
@@ -290,13 +290,13 @@ def open_state_file(path: Path, layout: Layout) -> tuple[StateFile, Path | None]
     """Open or make a state file.
 
     Where `path` holds another layout (another model contract or capacity) it is the second value, and the file is
-    made anew beside it: once it holds what is carried over, `take_place` puts it there.
+    made anew beside it: once it holds what is carried over, `replace_former` puts it there.
     """
     beside = path.with_name(f"{path.name}.new")
     try:
         file = StateFile(path, layout)
     except ForeignLayoutError:
-        return StateFile(beside, layout, anew=True), path
+        return StateFile(beside, layout, recreate=True), path
     _remove_left_behind(beside)
     return file, None
 

@@ -11,9 +11,9 @@ import structlog
 from streamd.core.contract import MAX_STATUS
 from streamd.core.state import directory, windows
 from streamd.core.state.directory import Directory
-from streamd.core.state.layout import HEADER_BYTES, Layout, NamedArrays, read_header
+from streamd.core.state.layout import HEADER_BYTES, Layout, NamedArrays, parse_header
 from streamd.core.state.recovery import find_damage, recover
-from streamd.core.state.windows import NONE, PRESENT, WindowStore
+from streamd.core.state.windows import NO_STEP, PRESENT, WindowStore
 from streamd.regular_files import open_regular
 
 log = structlog.get_logger(__name__)
@@ -28,7 +28,7 @@ class FormerServer:
     last_seen: float
 
 
-class Former:
+class FormerWindows:
     """The servers of a former file, the last seen first, and their rows; `arrays` are a private copy of it."""
 
     def __init__(self, arrays: NamedArrays, features: list[str]) -> None:
@@ -50,20 +50,20 @@ class Former:
         """Yield (step, values by feature, status) of a server's rows that are there, of the last `length`, rising."""
         arrays, slot = self._arrays, server.slot
         newest, ring_length = int(arrays["newest"][slot]), arrays["marks"].shape[1] // 2
-        if newest != NONE:
+        if newest != NO_STEP:
             for step in range(max(0, newest - min(length, ring_length) + 1), newest + 1):
                 place = step % ring_length
                 mark = int(arrays["marks"][slot, place])
                 if mark:
                     yield step, self._values(arrays["values"][slot, place]), mark & ~PRESENT
-        if (open_step := int(arrays["open_step"][slot])) != NONE:
+        if (open_step := int(arrays["open_step"][slot])) != NO_STEP:
             yield open_step, self._values(arrays["open_values"][slot]), int(arrays["open_status"][slot]) & MAX_STATUS
 
     def _values(self, row: np.ndarray[Any, np.dtype[np.float32]]) -> dict[str, float | None]:
         return dict(zip(self._features, row.tolist(), strict=True))
 
 
-def windows_layout(features: list[str], context_length: int, step_seconds: int, capacity: int) -> Layout:
+def make_windows_layout(features: list[str], context_length: int, step_seconds: int, capacity: int) -> Layout:
     """The layout of a window file."""
     identity = {
         "kind": "windows",
@@ -71,32 +71,32 @@ def windows_layout(features: list[str], context_length: int, step_seconds: int, 
         "context_length": context_length,
         "step_seconds": step_seconds,
     }
-    return Layout(directory.COLUMNS + windows.window_columns(context_length, len(features)), capacity, identity)
+    return Layout(directory.DIRECTORY_COLUMNS + windows.make_window_columns(context_length, len(features)), capacity, identity)
 
 
-def read_former(path: Path, step_seconds: int) -> Former | None:
+def read_former_windows(path: Path, step_seconds: int) -> FormerWindows | None:
     """Open a window file that was set aside; none, and why is logged, where its rows cannot be used."""
     with open_regular(path) as file:
-        header = read_header(file.read(HEADER_BYTES))
+        header = parse_header(file.read(HEADER_BYTES))
     if header is None or header.get("kind") != "windows":
         log.warning("state_set_aside", file=str(path), reason="it is damaged or no window file of streamd's")
         return None
-    if not _makes_sense(header):
+    if not _is_plausible(header):
         log.warning("state_set_aside", file=str(path), reason="its header makes no sense")
         return None
     if header["step_seconds"] != step_seconds:
         log.warning("state_set_aside", file=str(path), reason="its rows have another step")
         return None
-    layout = windows_layout(header["features"], header["context_length"], step_seconds, header["capacity"])
+    layout = make_windows_layout(header["features"], header["context_length"], step_seconds, header["capacity"])
     size = path.stat().st_size
     if size not in (layout.nbytes, layout.former_nbytes):
         log.warning("state_set_aside", file=str(path), reason="it is cut off")
         return None
     arrays = layout.arrays(np.memmap(path, np.uint8, "c"), size)
-    return Former(arrays, header["features"])
+    return FormerWindows(arrays, header["features"])
 
 
-def _makes_sense(header: Mapping[str, Any]) -> bool:
+def _is_plausible(header: Mapping[str, Any]) -> bool:
     """Whether a header, of a former version that wrote no checksum, says all that a layout needs."""
     features = header.get("features")
     numbers = [header.get(name) for name in ("capacity", "context_length", "step_seconds")]

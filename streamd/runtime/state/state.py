@@ -13,13 +13,13 @@ from streamd.core.state import board
 from streamd.core.state.ahead_servers import AheadServers
 from streamd.core.state.board import ForecastBoard
 from streamd.core.state.directory import Directory
-from streamd.core.state.layout import HEADER_BYTES, Layout, read_header
+from streamd.core.state.layout import HEADER_BYTES, Layout, parse_header
 from streamd.core.state.recovery import find_damage, recover, rewind
 from streamd.core.state.rows import RowReader
 from streamd.core.state.windows import WindowStore
 from streamd.regular_files import open_regular
 from streamd.runtime.state.mapped_file import StateFile, open_state_file
-from streamd.runtime.state.migration import Former, read_former, windows_layout
+from streamd.runtime.state.migration import FormerWindows, read_former_windows, make_windows_layout
 
 log = structlog.get_logger(__name__)
 
@@ -101,7 +101,7 @@ class State:
         """Return a slot's generation, its newest step, and the number of rows in its window."""
         return self.directory.generations[slot], self.windows.newest(slot), self.windows.have[slot]
 
-    def unforecast(self) -> list[int]:
+    def find_unforecast(self) -> list[int]:
         """Return the slots whose newest row closed but was not forecast before the process ended."""
         return [slot for slot in self.directory.slots.values() if self.is_unforecast(slot)]
 
@@ -109,10 +109,10 @@ class State:
         """Return the error of a disk that is too full for anything to be written, or None; see `StateFile.shortage`."""
         return self.windows_file.shortage() or self.board_file.shortage()
 
-    def widen(self) -> None:
+    def reserve_whole_pieces(self) -> None:
         """Reserve whole pieces of the files around what is used; where there is no room, the next call tries again."""
-        self.windows_file.widen()
-        self.board_file.widen()
+        self.windows_file.reserve_whole_pieces()
+        self.board_file.reserve_whole_pieces()
 
     def flush(self) -> None:
         """Write everything through to the disk; blocks."""
@@ -131,15 +131,15 @@ def open_state(folder: Path, contract: ModelContract, limits: WindowLimits, now:
     Where the capacity or the model's features changed, the windows of the former file are carried over. Where that
     fails, the former files are as they were and nothing is left beside them.
     """
-    layout = windows_layout(list(contract.features), contract.context_length, contract.step_seconds, limits.capacity)
+    layout = make_windows_layout(list(contract.features), contract.context_length, contract.step_seconds, limits.capacity)
     windows_file, former_path = open_state_file(folder / "windows.streamd", layout)
     opened = [windows_file]
     try:
-        board_layout = _board_layout(contract, limits.capacity, windows_file.identifier)
+        board_layout = _make_board_layout(contract, limits.capacity, windows_file.identifier)
         board_file, former_board = open_state_file(folder / "forecasts.streamd", board_layout)
         opened.append(board_file)
         state = _make_state(contract, windows_file, board_file, limits)
-        _put_in_order(state, former_path, former_board, now)
+        _restore(state, former_path, former_board, now)
     except BaseException:
         for file in opened:
             file.discard()
@@ -149,7 +149,7 @@ def open_state(folder: Path, contract: ModelContract, limits: WindowLimits, now:
     return state
 
 
-def _board_layout(contract: ModelContract, capacity: int, windows: str) -> Layout:
+def _make_board_layout(contract: ModelContract, capacity: int, windows: str) -> Layout:
     """The layout of a forecast file; `windows` identifies the window file that its slots are those of."""
     identity = {
         "kind": "forecasts",
@@ -158,7 +158,7 @@ def _board_layout(contract: ModelContract, capacity: int, windows: str) -> Layou
         "quantiles": list(contract.quantiles),
         "horizon": contract.horizon,
     }
-    return Layout(board.board_columns(contract), capacity, identity)
+    return Layout(board.make_board_columns(contract), capacity, identity)
 
 
 def _make_state(contract: ModelContract, windows_file: StateFile, board_file: StateFile, limits: WindowLimits) -> State:
@@ -172,15 +172,15 @@ def _make_state(contract: ModelContract, windows_file: StateFile, board_file: St
     return State(contract, windows_file, board_file, Directory(arrays), windows, ForecastBoard(board_file.arrays()))
 
 
-def _put_in_order(state: State, former_path: Path | None, former_board: Path | None, now: float) -> None:
+def _restore(state: State, former_path: Path | None, former_board: Path | None, now: float) -> None:
     """Carry over what a former file holds, let new files take its place, and finish interrupted changes."""
     _reserve_again(state)
-    former = read_former(former_path, state.contract.step_seconds) if former_path is not None else None
+    former = read_former_windows(former_path, state.contract.step_seconds) if former_path is not None else None
     carried = _carry_over(state, former) if former is not None else 0
     if former_path is not None:
         # What was carried over is kept once, what was not under a name of its own.
-        aside = former_path.with_name(f"{former_path.name}.old") if former is not None else _free_name(former_path)
-        state.windows_file.take_place(former_path, aside)
+        aside = former_path.with_name(f"{former_path.name}.old") if former is not None else _find_free_name(former_path)
+        state.windows_file.replace_former(former_path, aside)
         if former is None:
             state.set_aside.append(str(aside))
     if former_board is not None:
@@ -204,15 +204,15 @@ def _put_in_order(state: State, former_path: Path | None, former_board: Path | N
 def _replace_board(state: State, former: Path) -> None:
     """Let a new forecast file take the former one's place: forecasts are made anew from the windows."""
     with open_regular(former) as file:
-        header = read_header(file.read(HEADER_BYTES))
-    aside = _free_name(former) if header is None else None
-    state.board_file.take_place(former, aside)
+        header = parse_header(file.read(HEADER_BYTES))
+    aside = _find_free_name(former) if header is None else None
+    state.board_file.replace_former(former, aside)
     if aside is not None:
         log.warning("state_set_aside", file=str(former), reason="it is no forecast file of streamd's, or damaged")
         state.set_aside.append(str(aside))
 
 
-def _free_name(path: Path) -> Path:
+def _find_free_name(path: Path) -> Path:
     """Return a name beside a file that no other file has."""
     names = (path.with_name(f"{path.name}.{number}.old") for number in count(1))
     return next(name for name in names if not name.exists())
@@ -241,7 +241,7 @@ def _reserve_again(state: State) -> None:
         raise StateError(str(exc)) from exc
 
 
-def _carry_over(state: State, former: Former) -> int:
+def _carry_over(state: State, former: FormerWindows) -> int:
     """Copy the windows of a file of another layout, feature by name, the last seen servers first."""
     rows = RowReader(state.contract.features)
     servers = former.servers[: state.directory.capacity]

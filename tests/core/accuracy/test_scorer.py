@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamd.core.accuracy.pending import AccuracyLimits
-from streamd.core.accuracy.sampling import sample_hash
+from streamd.core.accuracy.sampling import hash_origin
 from streamd.core.accuracy.scorer import ForecastScorer
-from streamd.core.accuracy.scores import Sliding, parse_training_scores
+from streamd.core.accuracy.scores import SlidingSums, parse_training_scores
 from streamd.core.arrays import Float32
 from tests.support.contracts import make_contract
 from tests.support.naive_accuracy import NaiveLedger
@@ -323,7 +323,7 @@ def test_figures_are_of_the_last_periods_only() -> None:
 
 
 def test_periods_in_which_nothing_came_are_empty() -> None:
-    sums = Sliding(3, count=(1,))
+    sums = SlidingSums(3, count=(1,))
     for period, left in ((7, 1), (8, 2), (10, 2), (11, 2), (20, 1), (20, 2), (19, 3)):
         sums.roll(period)
         sums.present("count")[0] += 1
@@ -464,7 +464,7 @@ def test_every_server_gets_its_turn_and_the_places_are_filled() -> None:
 
 
 def test_the_choice_is_the_same_on_every_run() -> None:
-    assert [sample_hash(slot, step) >> 54 for slot, step in ((0, 0), (0, 1), (1, 0), (29_999, 5_879_028))] == DRAWN
+    assert [hash_origin(slot, step) >> 54 for slot, step in ((0, 0), (0, 1), (1, 0), (29_999, 5_879_028))] == DRAWN
 
 
 def test_a_version_that_serves_few_servers_gets_half_of_the_places() -> None:

@@ -44,11 +44,12 @@ def test_another_candidate_gets_others_first() -> None:
     assert len(first & second) < 0.3 * len(first)
 
 
-def test_a_shadow_runs_and_delivers_nothing() -> None:
-    shadow, canary = CanaryAssignment("a", 1.0, shadow=True), CanaryAssignment("a", 1.0)
-    assert (shadow.runs("web-01"), shadow.delivers("web-01")) == (True, False)
-    assert (canary.runs("web-01"), canary.delivers("web-01")) == (True, True)
-    assert not CanaryAssignment("a", 0.0).delivers("web-01")
+def test_a_shadow_gets_the_servers_that_a_canary_would_get() -> None:
+    for share in (0.0, 0.3, 1.0):
+        shadow, canary = CanaryAssignment("a", share, shadow=True), CanaryAssignment("a", share)
+        assert [shadow.runs(server) for server in SERVERS] == [canary.runs(server) for server in SERVERS]
+    assert CanaryAssignment("a", 1.0, shadow=True).runs("web-01")
+    assert not CanaryAssignment("a", 0.0, shadow=True).runs("web-01")
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])

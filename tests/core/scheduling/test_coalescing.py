@@ -50,4 +50,4 @@ def test_it_tells_what_it_holds() -> None:
     waiting: CoalescingQueue[str] = CoalescingQueue()
     waiting.mark("a", 1.0)
     waiting.mark("a", 2.0)
-    assert repr(waiting) == "LatestSet(waiting=1, superseded=1)"
+    assert repr(waiting) == "CoalescingQueue(waiting=1, superseded=1)"

@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from streamd.core.scheduling.costs import CostTable
 from streamd.core.scheduling.scheduler import Batch, BatchOutcome, Item, RequestItem, Scheduler, ServerItem
-from streamd.core.state.windows import NONE
+from streamd.core.state.windows import NO_STEP
 
 SLOTS = 5
 NEED = 3
@@ -33,7 +33,7 @@ class World:
 
     @classmethod
     def make(cls) -> "World":
-        return cls([0] * SLOTS, [NONE] * SLOTS, [0] * SLOTS, [NONE] * SLOTS)
+        return cls([0] * SLOTS, [NO_STEP] * SLOTS, [0] * SLOTS, [NO_STEP] * SLOTS)
 
     def snapshot(self, slot: int) -> tuple[int, int, int]:
         return self.generations[slot], self.newest[slot], self.have[slot]
@@ -91,7 +91,7 @@ class Fleet(RuleBasedStateMachine):
     def server_is_forgotten(self, slot: int) -> None:
         self.scheduler.forget(slot)
         self.world.generations[slot] += 1
-        self.world.newest[slot] = self.world.posted[slot] = NONE
+        self.world.newest[slot] = self.world.posted[slot] = NO_STEP
         self.world.have[slot] = 0
 
     @rule(slot=st.integers(0, SLOTS - 1))
@@ -209,7 +209,7 @@ class Fleet(RuleBasedStateMachine):
     def settle(self, outcome: BatchOutcome) -> None:
         for _, item in outcome.deliver:
             server = item.slot, item.generation
-            assert item.step > self.delivered_steps.get(server, NONE), "a server's steps only rise"
+            assert item.step > self.delivered_steps.get(server, NO_STEP), "a server's steps only rise"
             assert item.generation == self.world.generations[item.slot], "a forgotten server gets no forecast"
             self.delivered_steps[server] = self.world.posted[item.slot] = item.step
             self.delivered += 1
@@ -271,7 +271,7 @@ TestFleet.settings = settings(stateful_step_count=50)
 
 # ---------------------------------------------------------------- one by one
 def due_world(slots: int) -> tuple[World, Scheduler]:
-    world = World([0] * slots, [10] * slots, [NEED] * slots, [NONE] * slots)
+    world = World([0] * slots, [10] * slots, [NEED] * slots, [NO_STEP] * slots)
     scheduler = world.scheduler()
     for slot in range(slots):
         scheduler.mark_due(slot, float(slot))
@@ -397,7 +397,7 @@ def test_callers_beyond_the_room_are_refused_whole() -> None:
 
 
 def test_a_caller_who_left_makes_room_and_the_others_keep_their_order() -> None:
-    scheduler = World([0], [10], [NEED], [NONE]).scheduler()
+    scheduler = World([0], [10], [NEED], [NO_STEP]).scheduler()
     for number, request in enumerate(("a", "b", "c")):
         assert scheduler.add_request(request, 2, float(number))
     scheduler.mark_due(0, 1.5)

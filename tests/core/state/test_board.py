@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamd.core.state.board import Forecast, ForecastBoard, board_columns
+from streamd.core.state.board import Forecast, ForecastBoard, make_board_columns
 from streamd.core.state.layout import Layout, NamedArrays
-from streamd.core.state.windows import NONE
+from streamd.core.state.windows import NO_STEP
 from tests.support.contracts import make_contract
 
 CONTRACT = make_contract()
@@ -15,7 +15,7 @@ SLOTS = 4
 
 
 def make_arrays() -> NamedArrays:
-    layout = Layout(board_columns(CONTRACT), SLOTS, {})
+    layout = Layout(make_board_columns(CONTRACT), SLOTS, {})
     return layout.arrays(bytearray(layout.nbytes))
 
 
@@ -50,7 +50,7 @@ def test_it_is_a_dict_of_the_latest(steps: list[tuple[int, str]]) -> None:
             board = ForecastBoard(arrays)
             assert board.last_serial == last, "a serial that a reader may have seen is never another forecast's"
         for each in range(SLOTS):
-            serial, step = posted.get(each, (0, NONE))
+            serial, step = posted.get(each, (0, NO_STEP))
             assert (board.serial(each), board.step(each)) == (serial, step)
             assert same(board.get(each), serial, step) == (each in posted)
             assert (board.get(each) is None) == (each not in posted)
@@ -80,7 +80,7 @@ def test_a_forecast_that_was_cut_off_is_none(monkeypatch: pytest.MonkeyPatch) ->
         def __array__(self) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
             return arrays[self.name]
 
-    monkeypatch.setattr("streamd.core.state.board.scalars", lambda column: column)
+    monkeypatch.setattr("streamd.core.state.board.make_scalar_view", lambda column: column)
     watched: NamedArrays = {name: Column(name) for name in arrays}  # type: ignore[misc]
     ForecastBoard(watched).post(1, 5, 5, b"model_5", values_of(5))
     assert order[0] == "taken down"

@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamd.core.errors import InvalidServerError
-from streamd.core.state.directory import COLUMNS, MAX_SERVER_NAME_BYTES, Directory, check_name
+from streamd.core.state.directory import DIRECTORY_COLUMNS, MAX_SERVER_NAME_BYTES, Directory, check_server_name
 from streamd.core.state.layout import Layout, NamedArrays
 
 NAMES = ["web-01", "web-02", "ä" * 128, "x" * 256, "s", " ", "数据库"]
 
 
 def make_arrays(capacity: int = 3) -> NamedArrays:
-    layout = Layout(COLUMNS, capacity, {})
+    layout = Layout(DIRECTORY_COLUMNS, capacity, {})
     return layout.arrays(bytearray(layout.nbytes))
 
 
@@ -114,13 +114,13 @@ def test_a_slot_that_is_not_next_is_refused() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_good_names(name: str) -> None:
-    check_name(name)
+    check_server_name(name)
 
 
 @pytest.mark.parametrize("name", ["", "x" * 257, "ä" * 129, "\ud800"])
 def test_bad_names(name: str) -> None:
     with pytest.raises(InvalidServerError, match="server"):
-        check_name(name)
+        check_server_name(name)
 
 
 def test_names_lie_in_the_arrays_as_utf8() -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamd.core.state.layout import HEADER_BYTES, Column, Layout, read_header, scalars
+from streamd.core.state.layout import HEADER_BYTES, Column, Layout, make_scalar_view, parse_header
 
 DTYPES = ["<f4", "<i8", "u1", "<u2", "S7"]
 SHAPES = st.lists(st.integers(1, 5), max_size=2).map(tuple)
@@ -49,12 +49,12 @@ def test_a_header_is_read_as_it_was_written() -> None:
     layout = Layout((Column("a", "<f4"),), 7, {"kind": "windows", "features": ["cpu", "größe"]})
     page = layout.header(identifier="x")
     assert len(page) == HEADER_BYTES
-    assert read_header(page) == {"capacity": 7, "kind": "windows", "features": ["cpu", "größe"], "identifier": "x"}
+    assert parse_header(page) == {"capacity": 7, "kind": "windows", "features": ["cpu", "größe"], "identifier": "x"}
 
 
 @pytest.mark.parametrize("page", [b"", b"\0" * HEADER_BYTES, b"streamd\x01{", b"streamd\x01[1]", b"streamd\x02{}"])
 def test_a_page_that_is_no_header_is_none(page: bytes) -> None:
-    assert read_header(page.ljust(HEADER_BYTES, b"\0")) is None
+    assert parse_header(page.ljust(HEADER_BYTES, b"\0")) is None
 
 
 def test_a_header_that_does_not_fit_is_refused() -> None:
@@ -64,6 +64,6 @@ def test_a_header_that_does_not_fit_is_refused() -> None:
 
 def test_scalars_are_a_view() -> None:
     array = np.zeros((2, 3), np.float32)
-    view = scalars(array)
+    view = make_scalar_view(array)
     view[4] = 5.0
     assert array[1, 1] == 5.0

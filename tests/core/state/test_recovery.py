@@ -12,7 +12,7 @@ from hypothesis import given
 from streamd.core.state import windows
 from streamd.core.state.layout import Layout, NamedArrays
 from streamd.core.state.recovery import recover
-from streamd.core.state.windows import NONE, PRESENT, WindowStore
+from streamd.core.state.windows import NO_STEP, PRESENT, WindowStore
 from tests.support.fleet_scripts import (
     EVENTS,
     FEATURES,
@@ -28,8 +28,9 @@ from tests.support.fleet_scripts import (
     row_of,
     sizes,
     window_of,
+    write_sample,
 )
-from tests.support.naive_windows import TOO_OLD, NaiveServer
+from tests.support.naive_windows import NaiveServer
 from tests.support.torn_writes import Torn, torn_scalars
 
 END = 1e9
@@ -40,13 +41,13 @@ class Memory:
     """The arrays of a store; while `watched`, a copy of all of them is kept after every store."""
 
     def __init__(self, lengths: Sizes) -> None:
-        self._layout = Layout(windows.window_columns(lengths.context_length, FEATURES), SLOTS, {})
+        self._layout = Layout(windows.make_window_columns(lengths.context_length, FEATURES), SLOTS, {})
         self._buffer = bytearray(self._layout.nbytes)
         self.watched = False
         self.copies: list[bytes] = []
         self.arrays = self._layout.arrays(self._buffer)
         torn: Any = {name: Torn(array, self._stored) for name, array in self.arrays.items()}
-        with mock.patch.object(windows, "scalars", torn_scalars):
+        with mock.patch.object(windows, "make_scalar_view", torn_scalars):
             self.store = lengths.store(torn)
 
     def _stored(self) -> None:
@@ -74,7 +75,7 @@ def test_killed_at_every_store(lengths: Sizes, acked: list[Event], last: Event) 
     for event in acked:
         twins.feed(event)
     before = [dict(cells_of(server)) for server in twins.naive]
-    step = twins.step_of(last) if isinstance(last, Send) else NONE
+    step = twins.step_of(last) if isinstance(last, Send) else NO_STEP
     cells = twins.cells_of(last) if isinstance(last, Send) else {}
 
     memory.copies.append(bytes(memory._buffer))
@@ -105,7 +106,7 @@ def test_killed_at_every_store(lengths: Sizes, acked: list[Event], last: Event) 
 
 def feed(store: WindowStore, event: Event, step: int, cells: dict[int, float], now: float) -> None:
     if isinstance(event, Send):
-        store.write(event.slot, step, row_of(cells), event.status, now)
+        write_sample(store, event.slot, step, row_of(cells), event.status, now)
     elif isinstance(event, Grace):
         store.close_overdue(now)
     else:
@@ -141,10 +142,10 @@ def check_cells(store: WindowStore, slot: int, acked: dict[Cell, float], sent: d
     newest, open_step = store.newest(slot), int(store.arrays["open_step"][slot])
     for cell, value in acked.items():
         step = cell[0]
-        if step == open_step or (newest != NONE and newest - store.context_length < step <= newest):
+        if step == open_step or (newest != NO_STEP and newest - store.context_length < step <= newest):
             assert found.get(cell) in (value, sent.get(cell, value)), f"{cell} was acked"
         else:
-            assert newest != NONE, f"{cell} was acked"
+            assert newest != NO_STEP, f"{cell} was acked"
             assert step <= newest - store.context_length, f"{cell} was acked and is in no row"
 
 
@@ -153,9 +154,9 @@ def stored_cells(store: WindowStore, slot: int) -> Iterator[tuple[Cell, float]]:
     arrays, length = store.arrays, store.context_length
     newest, open_step = store.newest(slot), int(arrays["open_step"][slot])
     rows = {step: arrays["values"][slot, step % length] for step in range(newest - length + 1, newest + 1)}
-    if newest == NONE:
+    if newest == NO_STEP:
         rows = {}
-    if open_step != NONE:
+    if open_step != NO_STEP:
         assert open_step > newest, "a row is either closed or open"
         rows[open_step] = arrays["open_values"][slot]
     for step, row in rows.items():
@@ -172,7 +173,7 @@ def check_sound(store: WindowStore, slot: int) -> None:
     there = ~np.isnan(ring[:length]).all(axis=1)
     np.testing.assert_array_equal((marks[:length] & PRESENT) != 0, there)
     assert store.have[slot] == there.sum()
-    assert arrays["journal"][slot] == NONE
+    assert arrays["journal"][slot] == NO_STEP
 
 
 # ---------------------------------------------------------------- one by one
@@ -254,5 +255,5 @@ def test_too_old_stores_nothing() -> None:
     memory.store.reset(0)
     memory.store.write(0, 10, row_of({0: 1.0, 1: 2.0, 2: 3.0}), None, 0.0)
     memory.watched = True
-    assert memory.store.write(0, 8, row_of({0: 1.0}), 5, 0.0) == TOO_OLD
+    assert write_sample(memory.store, 0, 8, row_of({0: 1.0}), 5, 0.0) is None
     assert memory.copies == []

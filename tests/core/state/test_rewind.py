@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from streamd.core.state.ahead_servers import AheadServers
 from streamd.core.state.recovery import rewind
-from streamd.core.state.windows import NONE
+from streamd.core.state.windows import NO_STEP
 from tests.core.state.test_recovery import Memory, check_sound, restart
 from tests.support.fleet_scripts import SLOTS, Event, Sizes, Twins, check_slot, events, row_of, sizes
 from tests.support.naive_windows import NaiveServer
@@ -97,11 +97,11 @@ def test_rows_that_came_late_behind_one_ahead_make_a_window_at_once() -> None:
 
 
 # ---------------------------------------------------------------- who lies ahead
-STEPS = st.lists(st.integers(NONE, 6), min_size=4, max_size=4)
+STEPS = st.lists(st.integers(NO_STEP, 6), min_size=4, max_size=4)
 
 
 @given(STEPS, STEPS, st.integers(-1, 7), st.integers(-1, 7))
-@example([5, NONE, 5, NONE], [NONE, 5, NONE, NONE], 4, 4)
+@example([5, NO_STEP, 5, NO_STEP], [NO_STEP, 5, NO_STEP, NO_STEP], 4, 4)
 def test_servers_ahead_are_found_once(newest: list[int], open_step: list[int], first: int, second: int) -> None:
     names = ["a", "b", None, "d"]
     ahead = AheadServers(names, np.array(newest), np.array(open_step))
@@ -116,7 +116,7 @@ def test_servers_ahead_are_found_once(newest: list[int], open_step: list[int], f
 
 
 def test_it_is_over_when_it_was_contradicted_for_long_enough() -> None:
-    ahead = AheadServers(["a", "b"], np.array([9, 9]), np.array([NONE, NONE]))
+    ahead = AheadServers(["a", "b"], np.array([9, 9]), np.array([NO_STEP, NO_STEP]))
     ahead.find(5)
     assert not ahead.is_over(0, SECONDS, 0.0), "nothing contradicts it yet: the clock may be behind"
     ahead.contradict(0, SECONDS)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamd.core.errors import InvalidValueError
-from streamd.core.state.rows import KEPT_ORDERS, RowReader, columns_of
+from streamd.core.state.rows import MAX_CACHED_ORDERS, RowReader, list_columns
 
 FEATURES = ("cpu", "mem", "net")
 NAMES = [*FEATURES, "unknown", "other"]
@@ -48,7 +48,7 @@ def test_rows_are_the_naive_ones(samples: list[Values], count: int) -> None:
         ignored += sum(name not in features for name in values)
         found = np.frombuffer(row.data, np.float32)
         np.testing.assert_array_equal(found, np.array(expected, np.float32))
-        assert list(columns_of(row.mask)) == np.flatnonzero(~np.isnan(found)).tolist()
+        assert list(list_columns(row.mask)) == np.flatnonzero(~np.isnan(found)).tolist()
         assert reader.ignored == ignored
 
 
@@ -68,7 +68,7 @@ def test_what_an_unknown_feature_holds_is_nobody_s_business() -> None:
 
 def test_the_orders_that_are_kept_are_bounded() -> None:
     reader = RowReader(FEATURES)
-    for number in range(3 * KEPT_ORDERS):
+    for number in range(3 * MAX_CACHED_ORDERS):
         reader.read({f"feature-{number}": 1.0, "mem": 2.0})
-        assert len(reader._orders) <= KEPT_ORDERS
-    assert reader.ignored == 3 * KEPT_ORDERS
+        assert len(reader._orders) <= MAX_CACHED_ORDERS
+    assert reader.ignored == 3 * MAX_CACHED_ORDERS

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamd.core.state import rings
-from streamd.core.state.rings import WINDOWS_A_RUN
+from streamd.core.state.rings import MIN_WINDOWS_PER_RUN
 from streamd.core.state.rows import PackedRow
-from streamd.core.state.windows import NONE, TOO_OLD, WindowStore
+from streamd.core.state.windows import NO_STEP, WindowStore
 from tests.support.fleet_scripts import (
     FEATURES,
     GRACE_SECONDS,
@@ -20,6 +20,7 @@ from tests.support.fleet_scripts import (
     row_of,
     sizes,
     window_of,
+    write_sample,
 )
 
 
@@ -73,7 +74,7 @@ ALWAYS_RUN_BY_RUN, NEVER = 1, 1_000
     events(),
     st.lists(st.integers(0, SLOTS - 1), max_size=30),
     st.booleans(),
-    st.sampled_from([ALWAYS_RUN_BY_RUN, WINDOWS_A_RUN, NEVER]),
+    st.sampled_from([ALWAYS_RUN_BY_RUN, MIN_WINDOWS_PER_RUN, NEVER]),
 )
 def test_many_windows_are_gathered_as_one_by_one(
     lengths: Sizes, sequence: list[Event], slots: list[int], together: bool, windows_a_run: int
@@ -87,7 +88,7 @@ def test_many_windows_are_gathered_as_one_by_one(
     values = np.full((count + 1, length, FEATURES), -1.0, np.float32)
     categories = np.full((count + 1, length, 2), -1, np.int32)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rings, "WINDOWS_A_RUN", windows_a_run)
+        patch.setattr(rings, "MIN_WINDOWS_PER_RUN", windows_a_run)
         twins.store.gather_many(np.array(slots, np.int64), values[:count], categories[:count, :, 1])
     for row, slot in enumerate(slots):
         alone, statuses_alone = window_of(twins.store, slot)
@@ -103,7 +104,7 @@ def test_the_last_slot_s_window_is_whole_wherever_it_begins(begin: int) -> None:
     for slot in range(SLOTS):
         for step in range(8, 12 + begin):
             store.write(slot, step, full_row(float(10 * slot + step)), step % 16, 0.0)
-    slots = np.array([SLOTS - 1, 0] * WINDOWS_A_RUN)
+    slots = np.array([SLOTS - 1, 0] * MIN_WINDOWS_PER_RUN)
     values = np.empty((len(slots), 4, FEATURES), np.float32)
     statuses = np.empty((len(slots), 4), np.int32)
     store.gather_many(slots, values, statuses)
@@ -113,7 +114,7 @@ def test_the_last_slot_s_window_is_whole_wherever_it_begins(begin: int) -> None:
 
 
 def test_what_is_not_contiguous_is_refused_and_not_left_unwritten() -> None:
-    store, slots = make_store(context_length=4), np.zeros(WINDOWS_A_RUN, np.int64)
+    store, slots = make_store(context_length=4), np.zeros(MIN_WINDOWS_PER_RUN, np.int64)
     values = np.empty((len(slots), 4, FEATURES + 1), np.float32)[..., 1:]
     with pytest.raises(ValueError, match="contiguous"):
         store.gather_many(slots, values, np.empty((len(slots), 4), np.int32))
@@ -136,7 +137,7 @@ def full_row(value: float = 1.0) -> PackedRow:
 def test_a_row_closes_when_it_has_what_the_previous_row_had() -> None:
     store = make_store()
     assert store.write(0, 10, row(0), None, 0.0) == 0
-    assert store.newest(0) == NONE, "the first row waits for every feature"
+    assert store.newest(0) == NO_STEP, "the first row waits for every feature"
     assert store.write(0, 11, row(0), None, 0.0) == 2, "10 by the later step, 11 as it has what 10 had"
     assert store.newest(0) == 11
 
@@ -173,22 +174,22 @@ def test_a_sample_may_lie_as_far_behind_as_the_tolerance_and_the_window(
     store = make_store(late_steps=late_steps)
     store.write(0, 100, full_row(1.0), None, 0.0)
     before = store.arrays["values"].copy()
-    answer = store.write(0, 100 - behind, full_row(2.0), None, 0.0)
-    assert answer == (0 if taken else TOO_OLD)
+    answer = write_sample(store, 0, 100 - behind, full_row(2.0), None, 0.0)
+    assert answer == (0 if taken else None)
     assert taken != np.array_equal(before, store.arrays["values"], equal_nan=True)
 
 
 def test_a_split_row_fills_without_any_tolerance() -> None:
     store = make_store(late_steps=0)
     assert [store.write(0, 100, row(feature), None, 0.0) for feature in range(3)] == [0, 0, 1]
-    assert store.write(0, 99, full_row(1.0), None, 0.0) == TOO_OLD
+    assert write_sample(store, 0, 99, full_row(1.0), None, 0.0) is None
 
 
 def test_too_old_is_judged_by_the_server_s_own_newest_row() -> None:
     store = make_store()
     store.write(0, 1_000, full_row(1.0), None, 0.0)
     assert store.write(1, 10, full_row(1.0), None, 0.0) == 1
-    assert store.write(0, 10, full_row(1.0), None, 0.0) == TOO_OLD
+    assert write_sample(store, 0, 10, full_row(1.0), None, 0.0) is None
 
 
 def test_a_late_sample_makes_nobody_due() -> None:

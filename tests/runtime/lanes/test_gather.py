@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from streamd.core.calendar import known_future
+from streamd.core.calendar import compute_known_future
 from streamd.core.scheduling.scheduler import Item, RequestItem, ServerItem
 from streamd.inference.lane import Inputs
 from streamd.runtime.lanes.gather import FEW_WINDOWS, gather
@@ -83,5 +83,5 @@ def test_one_step_s_calendar_serves_all_its_servers_and_no_other(tmp_path: Path)
         calendars = gathered(state, items)["decoder_cont"]
         for row, item in enumerate(items):
             assert isinstance(item, ServerItem)
-            expected = known_future(item.step, CONTRACT.horizon, CONTRACT.step_seconds)
+            expected = compute_known_future(item.step, CONTRACT.horizon, CONTRACT.step_seconds)
             np.testing.assert_array_equal(calendars[row], expected)  # type: ignore[index]

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from streamd.core.calendar import known_future
+from streamd.core.calendar import compute_known_future
 from streamd.core.errors import BatchFailedError, LaneLostError, NotFiniteError, StorageError
 from tests.support.pipeline_rig import Caller, running
 from tests.support.state_files import send, whole, window_of
@@ -43,7 +43,7 @@ async def test_a_lane_is_given_what_the_contract_says(tmp_path: Path) -> None:
         ):
             np.testing.assert_array_equal(inputs["encoder_cont"][row], window_of(rig.state, server))
             assert inputs["encoder_cat"][row].tolist() == [[server_id, status] for status in statuses]
-            np.testing.assert_array_equal(inputs["decoder_cont"][row], known_future(step, 4, 300))
+            np.testing.assert_array_equal(inputs["decoder_cont"][row], compute_known_future(step, 4, 300))
             assert inputs["decoder_cat"][row].tolist() == [[server_id, statuses[-1]]] * 4
 
 

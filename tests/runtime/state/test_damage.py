@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 
 from streamd.core.state import board, windows
-from streamd.core.state.directory import COLUMNS
-from streamd.core.state.layout import CHECK, HEADER_BYTES, STATE_MAGIC, Layout
-from streamd.core.state.windows import NONE
-from streamd.runtime.state.migration import windows_layout
+from streamd.core.state.directory import DIRECTORY_COLUMNS
+from streamd.core.state.layout import CHECKSUM_KEY, HEADER_BYTES, STATE_MAGIC, Layout
+from streamd.core.state.windows import NO_STEP
+from streamd.runtime.state.migration import make_windows_layout
 from streamd.runtime.state.state import State
 from tests.support.contracts import make_contract
 from tests.support.state_files import LIMITS, NOW, fill, opened, rows_of, send, whole, window_of
 
 CONTRACT = make_contract()
-WINDOWS = windows_layout(list(CONTRACT.features), 8, 300, LIMITS.capacity)
-BOARD = Layout(board.board_columns(CONTRACT), LIMITS.capacity, {})
+WINDOWS = make_windows_layout(list(CONTRACT.features), 8, 300, LIMITS.capacity)
+BOARD = Layout(board.make_board_columns(CONTRACT), LIMITS.capacity, {})
 SERVERS = ("web-01", "web-02", "web-03")
 Damage = tuple[str, int, int]
 """A file's name, the place of a byte in it, and what the byte is exclusive-ored with."""
@@ -72,8 +72,8 @@ def describe(state: State, server: str) -> Any:
     state.windows.gather(slot, np.empty((8, 3), np.float32), statuses)
     open_step = int(arrays["open_step"][slot])
     still_open = (open_step, *arrays["open_values"][slot].tolist(), int(arrays["open_status"][slot]) & 15)
-    rows = rows_of(state, server) if state.windows.newest(slot) != NONE else {}
-    return str((rows, statuses.tolist(), state.windows.newest(slot), still_open if open_step != NONE else None))
+    rows = rows_of(state, server) if state.windows.newest(slot) != NO_STEP else {}
+    return str((rows, statuses.tolist(), state.windows.newest(slot), still_open if open_step != NO_STEP else None))
 
 
 def scalar_damage(layout: Layout, file: str) -> Iterator[tuple[str, int, Damage]]:
@@ -98,7 +98,7 @@ def check_goes_on(state: State) -> None:
         due = sum(send(state, server, latest + ahead, whole(1.0)) for ahead in (1, 2, 3))
         slot = state.directory.slots[server]
         assert due >= 2, server
-        assert slot in state.unforecast(), server
+        assert slot in state.find_unforecast(), server
         serial = state.board.post(slot, latest + 3, 2, b"model", np.zeros(CONTRACT.forecast_shape, np.float32))
         assert state.board.later_than(serial - 1) == [slot], server
 
@@ -132,10 +132,10 @@ def test_each_scalar_of_the_forecasts(kept: Kept) -> None:
             assert state.recovered["unreadable"] == 0, where
             forecast = state.board.get(0)
             if forecast is None:
-                assert 0 in state.unforecast(), where
+                assert 0 in state.find_unforecast(), where
                 dropped.add(column)
             elif forecast.step != 111:
-                assert 0 in state.unforecast(), "it is made anew at once"
+                assert 0 in state.find_unforecast(), "it is made anew at once"
             assert state.board.unreadable <= 1, where
             check_goes_on(state)
     assert {"serial", "step", "context", "model"} <= dropped
@@ -172,7 +172,7 @@ def test_a_former_version_s_header_that_makes_no_sense(kept: Kept, field: bytes,
     kept.damage()
     path = kept.folder / "windows.streamd"
     header, rest = kept.files["windows.streamd"][:HEADER_BYTES], kept.files["windows.streamd"][HEADER_BYTES:]
-    text = header[len(STATE_MAGIC) :].rstrip(b"\0").replace(f'"{CHECK}"'.encode(), b'"former"')
+    text = header[len(STATE_MAGIC) :].rstrip(b"\0").replace(f'"{CHECKSUM_KEY}"'.encode(), b'"former"')
     if value is None:
         text = text.replace(field, field.upper())
     else:
@@ -208,7 +208,7 @@ def former(kept: Kept, name: str) -> None:
     """Cut the added columns and the checksum from a window file, as versions that had neither wrote it."""
     path = kept.folder / name
     content = kept.files[name][: WINDOWS.former_nbytes]
-    text = content[len(STATE_MAGIC) : HEADER_BYTES].replace(f'"{CHECK}"'.encode(), b'"former"')
+    text = content[len(STATE_MAGIC) : HEADER_BYTES].replace(f'"{CHECKSUM_KEY}"'.encode(), b'"former"')
     path.write_bytes((STATE_MAGIC + text)[:HEADER_BYTES] + content[HEADER_BYTES:])
 
 
@@ -243,7 +243,7 @@ def test_a_former_version_s_absurd_number_frees_its_slot(kept: Kept, column: str
 
 def test_every_scalar_column_is_damaged_above() -> None:
     """A column that is added must be thought of here."""
-    scalars = {column.name for column in (*COLUMNS, *windows.window_columns(8, 3)) if not column.shape}
+    scalars = {column.name for column in (*DIRECTORY_COLUMNS, *windows.make_window_columns(8, 3)) if not column.shape}
     damaged = {column for column, _, _ in scalar_damage(WINDOWS, "windows.streamd")}
     assert scalars | {"name"} == damaged
     assert NOW < 1e9

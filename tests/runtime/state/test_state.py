@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from streamd.core.errors import StateError, StorageError
 from streamd.core.state.layout import HEADER_BYTES, Column, Layout
-from streamd.core.state.windows import NONE
+from streamd.core.state.windows import NO_STEP
 from streamd.runtime.state.mapped_file import StateFile, open_state_file
 from streamd.runtime.state.state import WindowLimits, open_state
 from tests.support.contracts import make_contract
@@ -57,11 +57,11 @@ def test_rows_that_were_not_forecast_are_named(tmp_path: Path) -> None:
     with opened(tmp_path) as state:
         slots = {name: fill(state, name, rows) for name, rows in {"done": 3, "new": 3, "short": 1}.items()}
         state.board.post(slots["done"], 102, 3, b"model", np.zeros(SAME.forecast_shape, np.float32))
-        assert state.unforecast() == [slots["new"]]
+        assert state.find_unforecast() == [slots["new"]]
     with opened(tmp_path) as state:
-        assert state.unforecast() == [state.directory.slots["new"]]
+        assert state.find_unforecast() == [state.directory.slots["new"]]
         fill(state, "done", 1, first_step=103)
-        assert sorted(state.unforecast()) == sorted(slots[name] for name in ("done", "new"))
+        assert sorted(state.find_unforecast()) == sorted(slots[name] for name in ("done", "new"))
 
 
 KILLED = """
@@ -169,7 +169,7 @@ def test_another_capacity_keeps_the_windows_of_those_seen_last(tmp_path: Path, c
             assert state.windows.have[state.directory.slots[name]] == 8
         assert state.recovered["carried_over"] == len(kept)
         assert (state.windows.closed_rows, state.windows.warming_rows) == (0, 0), "they count since start"
-        assert sorted(state.unforecast()) == sorted(state.directory.slots.values())
+        assert sorted(state.find_unforecast()) == sorted(state.directory.slots.values())
     with opened(tmp_path, limits=replace(LIMITS, capacity=capacity)) as state:
         assert state.recovered["carried_over"] == 0, "once"
 
@@ -286,7 +286,7 @@ def test_forecasts_of_another_model_are_dropped_and_its_windows_kept(tmp_path: P
         assert state.board.last_serial == 0
         assert state.recovered["carried_over"] == 0, "the windows' own file is as it was"
         assert len(rows_of(state, "web-01")) == 3
-        assert state.unforecast() == [slot]
+        assert state.find_unforecast() == [slot]
     assert list(tmp_path.glob("*.old")) == []
 
 
@@ -417,7 +417,7 @@ def test_the_longest_silent_is_forgotten_and_its_slot_is_empty(tmp_path: Path) -
         slot, forgotten = state.admit("one-more", NOW + 60)
         assert forgotten == "web-1"
         assert state.directory.names[slot] == "one-more"
-        assert state.windows.newest(slot) == NONE
+        assert state.windows.newest(slot) == NO_STEP
         assert state.windows.have[slot] == 0
         assert state.board.get(slot) is None
         assert np.isnan(window_of(state, "one-more")).all()
@@ -428,14 +428,14 @@ def test_a_file_is_closed_twice_and_flushed_after(tmp_path: Path) -> None:
     layout = Layout((Column("a", "<f4"),), 4, {"kind": "test"})
     file, aside = open_state_file(tmp_path / "a" / "b" / "file", layout)
     assert aside is None
-    assert file.fresh
+    assert file.is_new
     file.arrays()["a"][2] = 5.0
     file.flush()
     file.close()
     file.close()
     file.flush()
     again = StateFile(file.path, layout)
-    assert not again.fresh
+    assert not again.is_new
     assert again.identifier == file.identifier
     assert again.arrays()["a"].tolist() == [0.0, 0.0, 5.0, 0.0]
     again.close()

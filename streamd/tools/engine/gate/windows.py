@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from streamd.core.calendar import known_future
+from streamd.core.calendar import compute_known_future
 from streamd.core.contract import ModelContract
 from streamd.core.errors import ConfigError
 from streamd.tools.engine.graph.onnx_graph import Signature
@@ -91,7 +91,7 @@ def cut_windows(fleet: RecordedFleet, contract: ModelContract, count: int, after
     windows = {
         "encoder_cont": series[servers[:, None], starts[:, None] + np.arange(context)],
         "encoder_cat": np.zeros((len(chosen), *shapes["encoder_cat"]), np.int32),
-        "decoder_cont": np.stack([known_future(int(step), contract.horizon, contract.step_seconds) for step in newest]),
+        "decoder_cont": np.stack([compute_known_future(int(step), contract.horizon, contract.step_seconds) for step in newest]),
         "decoder_cat": np.zeros((len(chosen), *shapes["decoder_cat"]), np.int32),
     }
     return FleetWindows(windows, series, servers, starts)

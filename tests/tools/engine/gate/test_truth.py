@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from streamd.core.calendar import known_future
+from streamd.core.calendar import compute_known_future
 from streamd.core.contract import ModelContract
 from streamd.core.errors import ConfigError
 from streamd.tools.engine.gate.truth import (
@@ -40,7 +40,7 @@ def test_the_truth_is_what_came_after_each_window() -> None:
     assert judged.scale is not None
     np.testing.assert_array_equal(judged.truth[:, :, 1], past[:, -1:, 0] + [[1, 2]])
     assert np.isnan(past[..., 1]).all(), "a feature that the fleet does not have"
-    np.testing.assert_allclose(judged.windows["decoder_cont"][5], known_future(500 + 5 + 11, 2, 300))
+    np.testing.assert_allclose(judged.windows["decoder_cont"][5], compute_known_future(500 + 5 + 11, 2, 300))
     np.testing.assert_allclose(judged.scale[:, 1], np.arange(40).std(), rtol=1e-5)
     assert np.isnan(judged.scale[:, 0]).all(), "a flat series says nothing"
 

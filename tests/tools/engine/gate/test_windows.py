@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from streamd.core.calendar import known_future
+from streamd.core.calendar import compute_known_future
 from streamd.core.contract import ModelContract
 from streamd.core.errors import ConfigError
 from streamd.tools.engine.gate.windows import read_fleet_windows, read_windows
@@ -67,7 +67,7 @@ def test_windows_of_a_fleet_are_what_the_daemon_would_run(tmp_path: Path) -> Non
     np.testing.assert_array_equal(windows["encoder_cont"][1, :, 0], [1, 2, 3, 4])
     assert np.isnan(windows["encoder_cont"][..., 1]).all(), "a feature that the fleet does not have"
     np.testing.assert_array_equal(np.isnan(windows["encoder_cont"][1, :, 2]), [False, True, False, False])
-    np.testing.assert_array_equal(windows["decoder_cont"][1], known_future(1004, 2, 300))
+    np.testing.assert_array_equal(windows["decoder_cont"][1], compute_known_future(1004, 2, 300))
     assert {name: (values.shape, str(values.dtype)) for name, values in windows.items()} == {
         "encoder_cont": ((6, 4, 3), "float32"),
         "encoder_cat": ((6, 4, 2), "int32"),
