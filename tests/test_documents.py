@@ -1,4 +1,4 @@
-"""Tests what the documents say of the code: tables in both directions, names, links, commands, lengths.
+"""Tests `docs` and the other documents against the code: tables in both directions, names, links, commands, lengths.
 
 Each guard is a function that returns what is wrong; it is tried on a broken copy first.
 """
@@ -23,11 +23,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from streamd import cli
 from streamd.core import errors
 from streamd.core.errors import InvalidInputError, StreamdError
+from streamd.core.names import BackendName
 from streamd.http.app import make_http_app
 from streamd.http.errors import http_status
 from streamd.http.requests import TransportLimits
 from streamd.http.subscriptions import read_query
-from streamd.server.config import BackendName, Config
+from streamd.server.config import Config
 from streamd.tools.engine.command import SUBCOMMANDS
 from streamd.tools.loadtest.errors import Exit
 from tests.support.document_commands import blocks_of, commands_in, inline_of, is_command, plain, problems_of

@@ -1,4 +1,4 @@
-"""Guards of the house's structure. Each is tried on a synthetic source that breaks it: a guard must be able to fail."""
+"""Tests `streamd`: the structure of the code. Each guard is tried on a broken source: a guard must be able to fail."""
 
 import ast
 import importlib
@@ -561,9 +561,9 @@ TELLS_ITS_PARENT_S_CODE = {
 
 
 def all_errors(root: type[StreamdError]) -> list[type[StreamdError]]:
-    """An error class and everything under it that the package defines."""
+    """Return an error class and everything under it that the daemon's packages define."""
     below = [each for child in root.__subclasses__() for each in all_errors(child)]
-    return [root, *(each for each in below if each.__module__.startswith("streamd."))]
+    return [root, *(each for each in below if is_in(each.__module__, packages(*DAEMON)))]
 
 
 def find_bad_codes(errors: Iterable[type[StreamdError]]) -> Found:
