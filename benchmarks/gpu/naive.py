@@ -37,7 +37,7 @@ def build(version: EngineVersion, precision: str, path: Path) -> None:
     tensorrt = load_builder()
     trt, library = tensorrt.module, tensorrt.installed
     builder = trt.Builder(library.logger)
-    network = builder.create_network(tensorrt.network_flags(strongly_typed=False))
+    network = builder.create_network(tensorrt.make_network_flags(strongly_typed=False))
     parser = trt.OnnxParser(network, library.logger)
     if not parser.parse(version.onnx.read_bytes()):
         raise RuntimeError("; ".join(str(parser.get_error(index)) for index in range(parser.num_errors)))

@@ -12,13 +12,16 @@ from streamd.tools.engine.plan.builder import BuildSettings, BuiltPlan, PlanGrap
 from streamd.tools.engine.plan.maker import MadePlan
 from streamd.tools.engine.precision.kept_nodes import KeptNodes
 
-SETTINGS = BuildSettings((Profile.static(1), Profile.static(8)))
+SETTINGS = BuildSettings(profiles=(Profile.static(1), Profile.static(8)))
 WHERE = {"gpu": "NVIDIA Fake", "compute_capability": "9.0", "tensorrt": "8.6.1"}
 
 
 def make_plan(precision: str = "fp16", content: bytes = b"a plan", stages: int = 1) -> MadePlan:
-    plan = BuiltPlan(content, 12.34, layers=7, pinned_layers=2, warnings=("one", "one"))
-    graph = PlanGraph(FakeGraph(), Signature((), ()), strongly_typed=False, flags=("FP16",), pinned=("/scaler/Div",))
+    plan = BuiltPlan(content=content, seconds=12.34, layers=7, pinned_layers=2, warnings=("one", "one"))
+    pinned = ("/scaler/Div",)
+    graph = PlanGraph(
+        model=FakeGraph(), signature=Signature((), ()), strongly_typed=False, flags=("FP16",), pinned=pinned
+    )
     kept = KeptNodes({"/scaler/Div": "pinned: meets raw units"})
     return MadePlan(precision=precision, plan=plan, graphs=(graph,) * stages, kept=kept, typed=True)
 
@@ -26,7 +29,14 @@ def make_plan(precision: str = "fp16", content: bytes = b"a plan", stages: int =
 def read_made_source(version: Path) -> GraphSource:
     checked = load_version(version)
     manifest: Any = msgspec.json.decode((version / "config.json").read_bytes())
-    return GraphSource(checked.onnx, FakeGraph(), Signature((), ()), version, manifest, checked.contract)
+    return GraphSource(
+        onnx=checked.onnx,
+        model=FakeGraph(),
+        signature=Signature((), ()),
+        folder=version,
+        manifest=manifest,
+        contract=checked.contract,
+    )
 
 
 class FakeGraph:

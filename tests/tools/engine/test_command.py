@@ -198,7 +198,7 @@ def test_a_graph_that_is_not_its_manifest_s_is_refused(
     onnx.save(scaled_network(), str(tmp_path / "any.onnx"))
     arguments = ["engine", "build", "--onnx", str(tmp_path / "any.onnx"), "--config", str(PATCH / "config.json")]
     assert main(arguments) == 1
-    assert "its inputs are {'x': (6, 8)}; its manifest asks for" in capsys.readouterr().err
+    assert "its inputs are {'x': (6, 8)}, its manifest expects" in capsys.readouterr().err
 
 
 def test_values_of_flags() -> None:

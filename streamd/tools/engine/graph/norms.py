@@ -1,12 +1,15 @@
-"""Norms and sums written out as TensorRT 8.6 runs them best; later versions have layers of their own.
+"""Writes norms and sums out as elementary operators that TensorRT 8.6 runs best; later versions have layers for them.
 
-InstanceNormalization: its parser makes a plugin of it, which needs cuDNN and knows no version-compatible plans.
-LayerNormalization: its parser's form takes the mean, then the variance of what is left, and so two kernels with the
-centred values in float32 between; from the means of values and of squares it is one (seen in its kernels on an H200).
-A sum over the first axis: its kernel reads memory across; additions of slices took 480 us instead of 700 (there too).
+This module keeps every graph equal up to rounding. The reasons:
+
+- `InstanceNormalization`: the parser of 8.6 makes a plugin of it, which needs cuDNN and excludes version-compatible
+  plans.
+- `LayerNormalization`: the parser of 8.6 subtracts the mean first and then computes the variance, which takes two
+  kernels with float32 values between them. Computed from the mean of the values and the mean of their squares, it is
+  one kernel (seen on an H200).
+- `ReduceSum` over the first axis: the kernel reads memory with a stride. Additions of slices took 480 us instead of 700
+  (also on an H200).
 """
-
-from __future__ import annotations
 
 from typing import Any
 
@@ -15,19 +18,20 @@ import numpy as np
 from streamd.tools.engine.graph.onnx_graph import OnnxModel, find_inner_reads, import_onnx
 
 EPSILON = 1e-5
-"""The operators' default."""
+"""The default of the operators."""
 
 LAST_OPSET = 17
-"""From 18 on a mean takes its axes otherwise; 8.6 takes no such graphs."""
+"""From opset 18 on, the axes of `ReduceMean` are an input; 8.6 does not parse such graphs."""
 
 MAX_SUMMANDS = 32
+"""Longer sums stay `ReduceSum`."""
 
 
 def write_out_norms(model: OnnxModel) -> OnnxModel:
-    """Return a folded graph of opset 13 to 17 with norms and sums over the first axis written out, or the given one.
+    """Return a folded graph with norms and sums over the first axis written out, or the given graph itself.
 
-    A norm is written out where its weights are constants and the rank of its input is known, a sum where the number
-    of its summands is.
+    A norm is written out if its weights are constants and the rank of its input is known; a sum if the number of its
+    summands is known. The opset is 13 to 17; a graph of a later opset is returned as it is.
     """
     onnx = import_onnx()
     opset = max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
@@ -51,7 +55,7 @@ def write_out_norms(model: OnnxModel) -> OnnxModel:
 
 
 class _Writer:
-    """What is known of a graph, and the constants that are added to it."""
+    """Writes out nodes of one graph; knows its shapes and constants, and adds new constants to it."""
 
     def __init__(self, model: OnnxModel) -> None:
         self.onnx = import_onnx()
@@ -65,19 +69,19 @@ class _Writer:
         }
         self.weights = {tensor.name: tensor for tensor in model.graph.initializer}
 
-    def constant(self, name: str) -> np.ndarray[Any, Any] | None:
-        """The values of a constant, or None."""
+    def read_constant(self, name: str) -> np.ndarray[Any, Any] | None:
+        """Return the values of a constant, or `None` if the tensor is not constant."""
         tensor = self.weights.get(name)
         return None if tensor is None else np.asarray(self.onnx.numpy_helper.to_array(tensor))
 
-    def layer_norm(self, node: Any) -> list[Any]:
-        """The nodes of a LayerNormalization over its last axes, from the means of values and of squares."""
+    def write_layer_norm(self, node: Any) -> list[Any]:
+        """Return the nodes of a `LayerNormalization`, from the mean of the values and the mean of their squares."""
         rank = len(self.shapes.get(node.input[0], ()))
-        axis = _attribute(node, "axis", -1)
-        factors = [self.constant(name) for name in node.input[1:]]
+        axis = _read_attribute(node, "axis", -1)
+        factors = [self.read_constant(name) for name in node.input[1:]]
         if not rank or any(factor is None for factor in factors) or len(node.output) > 1:
             return []
-        make = _Maker(self, node, rank)
+        make = _NodeMaker(self, node, rank)
         axes = list(range(axis % rank, rank))
         x = node.input[0]
         make("ReduceMean", "mean", x, axes=axes, keepdims=1)
@@ -85,54 +89,60 @@ class _Writer:
         make("ReduceMean", "mean_square", "squares", axes=axes, keepdims=1)
         make("Mul", "square_mean", "mean", "mean")
         make("Sub", "difference", "mean_square", "square_mean")
-        # Of a row that is all one value, rounding may leave less than nothing.
-        make("Max", "variance", "difference", make.constant("zero", np.zeros((1,) * rank, np.float32)))
+        # If all values of a row are equal, rounding may make the difference negative.
+        make("Max", "variance", "difference", make.add_constant("zero", np.zeros((1,) * rank, np.float32)))
         make("Sub", "centred", x, "mean")
-        return self._scaled(make, factors)
+        return self._write_scaling(make, factors)
 
-    def instance_norm(self, node: Any) -> list[Any]:
-        """The nodes of an InstanceNormalization, over all axes from the third on."""
+    def write_instance_norm(self, node: Any) -> list[Any]:
+        """Return the nodes of an `InstanceNormalization`, over all axes from the third on."""
         rank = len(self.shapes.get(node.input[0], ()))
-        factors = [self.constant(name) for name in node.input[1:]]
+        factors = [self.read_constant(name) for name in node.input[1:]]
         if rank < 3 or any(factor is None for factor in factors):
             return []
-        make = _Maker(self, node, rank)
+        make = _NodeMaker(self, node, rank)
         axes = list(range(2, rank))
         make("ReduceMean", "mean", node.input[0], axes=axes, keepdims=1)
         make("Sub", "centred", node.input[0], "mean")
         make("Mul", "squares", "centred", "centred")
         make("ReduceMean", "variance", "squares", axes=axes, keepdims=1)
-        return self._scaled(make, [each.reshape(-1, *[1] * (rank - 2)) for each in factors if each is not None])
+        return self._write_scaling(make, [each.reshape(-1, *[1] * (rank - 2)) for each in factors if each is not None])
 
-    def _scaled(self, make: _Maker, factors: list[Any]) -> list[Any]:
-        """`centred` over the root of `variance`, times a scale and, where there is one, plus a bias."""
-        epsilon = np.full((1,) * make.rank, _attribute(make.node, "epsilon", EPSILON), np.float32)
-        make("Add", "kept_off_zero", "variance", make.constant("epsilon", epsilon))
-        make("Sqrt", "deviation", "kept_off_zero")
+    def _write_scaling(self, make: "_NodeMaker", factors: list[Any]) -> list[Any]:
+        """Divide `centred` by the root of `variance`, scale it, add an optional bias, and return all nodes."""
+        epsilon = np.full((1,) * make.rank, _read_attribute(make.node, "epsilon", EPSILON), np.float32)
+        make("Add", "above_zero", "variance", make.add_constant("epsilon", epsilon))
+        make("Sqrt", "deviation", "above_zero")
         make("Div", "unit", "centred", "deviation")
-        make("Mul", "scaled", "unit", make.constant("scale", factors[0]))
+        make("Mul", "scaled", "unit", make.add_constant("scale", factors[0]))
         if len(factors) > 1:
-            make("Add", "shifted", "scaled", make.constant("bias", factors[1]))
-        return make.finished()
+            make("Add", "shifted", "scaled", make.add_constant("bias", factors[1]))
+        return make.finish()
 
-    def outer_sum(self, node: Any) -> list[Any]:
-        """A ReduceSum over the first axis alone as additions, in pairs so that rounding grows with their depth."""
-        axes = self.constant(node.input[1]) if len(node.input) > 1 else None
+    def write_outer_sum(self, node: Any) -> list[Any]:
+        """Return a `ReduceSum` over only the first axis as additions.
+
+        They are added in pairs, so that rounding grows with the depth of the pairs and not with the number of summands.
+        """
+        axes = self.read_constant(node.input[1]) if len(node.input) > 1 else None
         count = next(iter(self.shapes.get(node.input[0]) or [None]))
         if axes is None or axes.tolist() != [0] or count is None or not 2 <= count <= MAX_SUMMANDS:
             return []
-        make = _Maker(self, node, 0)
+        make = _NodeMaker(self, node, 0)
         parts = make.split(node.input[0], count)
         while len(parts) > 1:
             pairs = [parts[at : at + 2] for at in range(0, len(parts), 2)]
             parts = [make("Add", f"sum_{len(make.nodes)}", *pair) if len(pair) == 2 else pair[0] for pair in pairs]
-        if not _attribute(node, "keepdims", 1):
-            make("Squeeze", "squeezed", parts[0], make.constant("axes", np.array([0], np.int64)))
-        return make.finished()
+        if not _read_attribute(node, "keepdims", 1):
+            make("Squeeze", "squeezed", parts[0], make.add_constant("axes", np.array([0], np.int64)))
+        return make.finish()
 
 
-class _Maker:
-    """Makes the nodes that stand for one, named after it; tensors are known by short names among themselves."""
+class _NodeMaker:
+    """Makes the nodes that replace one node; their names begin with its name.
+
+    Within the replacement, a tensor is called by its key: `mean` stands for `<node>/mean`.
+    """
 
     def __init__(self, writer: _Writer, node: Any, rank: int) -> None:
         self.writer, self.node, self.rank = writer, node, rank
@@ -147,7 +157,7 @@ class _Maker:
         return key
 
     def split(self, source: str, count: int) -> list[str]:
-        """Single slices of a tensor along its first axis."""
+        """Split a tensor into slices of one along its first axis; return their keys."""
         keys = [f"part_{number}" for number in range(count)]
         self._names.update({key: f"{self.node.name}/{key}" for key in keys})
         outputs = [self._names[key] for key in keys]
@@ -155,26 +165,26 @@ class _Maker:
         self.nodes.append(self.writer.onnx.helper.make_node("Split", [source], outputs, name=name, axis=0))
         return keys
 
-    def constant(self, key: str, values: Any) -> str:
-        """Add a constant to the graph; returns its name."""
+    def add_constant(self, key: str, values: Any) -> str:
+        """Add a constant to the graph; return its name."""
         name = f"{self.node.name}/{key}"
         self.writer.graph.initializer.append(self.writer.onnx.numpy_helper.from_array(values, name))
         return name
 
-    def finished(self) -> list[Any]:
-        """The nodes, the last of which gives what the one gave."""
+    def finish(self) -> list[Any]:
+        """Return the nodes; the last one has the output of the replaced node."""
         self.nodes[-1].output[0] = self.node.output[0]
         return self.nodes
 
 
 _WRITERS = {
-    "LayerNormalization": _Writer.layer_norm,
-    "InstanceNormalization": _Writer.instance_norm,
-    "ReduceSum": _Writer.outer_sum,
+    "LayerNormalization": _Writer.write_layer_norm,
+    "InstanceNormalization": _Writer.write_instance_norm,
+    "ReduceSum": _Writer.write_outer_sum,
 }
 
 
-def _attribute(node: Any, name: str, default: Any) -> Any:
+def _read_attribute(node: Any, name: str, default: Any) -> Any:
     onnx = import_onnx()
     found = (each for each in node.attribute if each.name == name)
     return next((onnx.helper.get_attribute_value(each) for each in found), default)

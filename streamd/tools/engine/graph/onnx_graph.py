@@ -1,9 +1,9 @@
-"""Any ONNX graph with a dynamic batch axis: read, checked, and told as a signature.
+"""Reads and checks any ONNX graph with a dynamic batch axis, and folds its constants.
 
-What is wrong is named with the file, the tensor, and what was expected. The onnx package is imported when needed.
+Errors name the file, the tensor and what was expected. This module imports the onnx package only when it is needed.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +18,10 @@ from streamd.repository.external import data_files, whole_bytes
 from streamd.tools.engine.graph.external_weights import embed_weights
 
 OPSETS = range(13, 24)
-"""Earlier ones lack per-channel quantization and bfloat16; later ones are not known here."""
+"""Earlier opsets lack per-channel quantization and bfloat16; later ones have not been tried."""
 
 LARGEST_MESSAGE_BYTES = 2**31 - 1
-"""What protobuf can write, and so a graph with all its weights in it."""
+"""The largest message that protobuf can write, and so the largest graph with all weights in it."""
 
 TOO_LARGE = (
     "its weights take 2 GiB or more, which one protobuf cannot hold; expected less, or --backend onnxruntime"
@@ -29,7 +29,7 @@ TOO_LARGE = (
 )
 
 NUMERIC_KINDS = "biuf"
-"""Kinds of numpy types that a batch can be of."""
+"""The kinds of NumPy types that a batch can have."""
 
 OnnxModel = Any
 """An `onnx.ModelProto`; that package has no types."""
@@ -37,16 +37,17 @@ OnnxModel = Any
 
 @dataclass(frozen=True, slots=True)
 class GraphTensorSpec:
-    """An input or output: `shape` is that of one row, without the batch axis; None where an axis is not known."""
+    """An input or output of a graph."""
 
     name: str
     dtype: str
     shape: tuple[int | None, ...]
+    """The shape of one row, without the batch axis; `None` for an axis of unknown size."""
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What a graph takes and gives, in the graph's order."""
+    """The inputs and outputs of a graph, in the order of the graph."""
 
     inputs: tuple[GraphTensorSpec, ...]
     outputs: tuple[GraphTensorSpec, ...]
@@ -54,17 +55,18 @@ class Signature:
 
 @dataclass(frozen=True)
 class LoadedGraph:
-    """A graph that was read and checked; `has_weights` is false where its weights were left in their files, for their size.
+    """A graph that was read and checked."""
+
+    model: OnnxModel
+    has_weights: bool = True
+    """False if the weights are too large for one protobuf and stay in their files.
 
     Such a graph can be copied and run as it is, but not changed.
     """
 
-    model: OnnxModel
-    has_weights: bool = True
-
 
 def read_graph(path: Path) -> OnnxModel:
-    """Read and check an ONNX file, weights included; raises `BuildError`, also where it is too large to be changed."""
+    """Read and check an ONNX file with its weights; raises `BuildError`, also if it is too large to be changed."""
     loaded = load_graph(path)
     if not loaded.has_weights:
         raise BuildError(f"{path}: {TOO_LARGE}")
@@ -72,10 +74,10 @@ def read_graph(path: Path) -> OnnxModel:
 
 
 def load_graph(path: Path) -> LoadedGraph:
-    """Read and check an ONNX file, with the weights that it keeps in files of its folder; raises `BuildError`.
+    """Read and check an ONNX file, with the weights that are in other files of its folder; raises `BuildError`.
 
-    Where all of it is more than a protobuf can hold, the weights stay where they are, and so the graph is not checked
-    in full: a runtime has to open it.
+    If all of it is more than one protobuf can hold, the weights stay in their files, and the graph is not checked in
+    full; a runtime that opens it checks the rest.
     """
     onnx = import_onnx()
     if not path.is_file():
@@ -93,7 +95,7 @@ def load_graph(path: Path) -> LoadedGraph:
             onnx.checker.check_model(model, full_check=True)
     except StreamdError as exc:
         raise BuildError(str(exc)) from exc
-    except Exception as exc:  # the checker's errors and protobuf's share no class
+    except Exception as exc:  # The errors of the checker and of protobuf have no common class.
         raise BuildError(f"{path}: not a sound ONNX model: {_first_line(exc)}") from exc
     check_opset(model, path)
     extract_signature(model, path)
@@ -101,17 +103,17 @@ def load_graph(path: Path) -> LoadedGraph:
 
 
 def _complete_outputs(model: OnnxModel, path: Path) -> None:
-    """Give every output a shape where the graph does not: the nodes' or, where they leave it open, what running shows.
+    """Give each output without a shape the inferred shape or, if none can be inferred, the one that a run shows.
 
-    A graph need not say even how many axes an output has; the checker and all builders want to know. Raises
-    `BackendUnavailableError`, `InferenceError` where it does not run.
+    A graph need not state even the number of axes of an output, but the checker and all builders need it. Raises
+    `BackendUnavailableError` or `InferenceError` if the graph does not run.
     """
     missing = [value for value in model.graph.output if not value.type.tensor_type.HasField("shape")]
     if not missing:
         return
     inferred = import_onnx().shape_inference.infer_shapes(model).graph.output
     known = {value.name: value.type for value in inferred if value.type.tensor_type.HasField("shape")}
-    axes = {} if {value.name for value in missing} <= set(known) else _axes_by_running(path)
+    axes = {} if {value.name for value in missing} <= set(known) else _count_axes_by_running(path)
     for value in missing:
         if value.name in known:
             value.type.CopyFrom(known[value.name])
@@ -122,8 +124,8 @@ def _complete_outputs(model: OnnxModel, path: Path) -> None:
                 shape.dim.add(**({"dim_param": "batch"} if number == 0 else {}))
 
 
-def _axes_by_running(path: Path) -> dict[str, int]:
-    """How many axes each output has, seen on two rows of zeros."""
+def _count_axes_by_running(path: Path) -> dict[str, int]:
+    """Run two rows of zeros; return the number of axes of each output."""
     with closing(open_runners(path, None, ONNXRUNTIME_CPU, OpenOptions(lanes=1), OPENERS).runners[0]) as runner:
         rows = {
             spec.name: np.zeros(tuple(size or 1 for size in (2, *spec.shape)), spec.dtype) for spec in runner.inputs
@@ -131,19 +133,19 @@ def _axes_by_running(path: Path) -> dict[str, int]:
         return {name: values.ndim for name, values in runner.run(rows).items()}
 
 
-def serialize_graph(model: OnnxModel, what: Path | str) -> bytes:
-    """A graph's bytes; raises `BuildError` where one protobuf cannot hold them."""
+def serialize_graph(model: OnnxModel, target: Path | str) -> bytes:
+    """Return the bytes of a graph; raises `BuildError`, with the name of the target, if one protobuf is too small."""
     try:
         content: bytes = model.SerializeToString()
-    except Exception as exc:  # protobuf's errors differ between its releases
-        raise BuildError(f"{what}: cannot be written ({_first_line(exc)}): a protobuf holds less than 2 GiB") from exc
+    except Exception as exc:  # The errors of protobuf differ between its releases.
+        raise BuildError(f"{target}: cannot be written ({_first_line(exc)}): a protobuf holds less than 2 GiB") from exc
     if len(content) > LARGEST_MESSAGE_BYTES:
-        raise BuildError(f"{what}: {len(content):,} bytes; a protobuf holds less than 2 GiB")
+        raise BuildError(f"{target}: {len(content):,} bytes; a protobuf holds less than 2 GiB")
     return content
 
 
 def check_opset(model: OnnxModel, source: Path | str) -> int:
-    """Return the opset of ONNX's own operators; raises `BuildError` where it or another domain is not known."""
+    """Return the opset of ONNX's own operators; raises `BuildError` if it, or the domain of an operator, is unknown."""
     opsets = {entry.domain or "ai.onnx": int(entry.version) for entry in model.opset_import}
     used = {node.domain or "ai.onnx" for node in model.graph.node}
     if foreign := sorted(used - {"ai.onnx"}):
@@ -155,19 +157,22 @@ def check_opset(model: OnnxModel, source: Path | str) -> int:
 
 
 def extract_signature(model: OnnxModel, source: Path | str) -> Signature:
-    """Return the signature; raises `BuildError` where an axis is not as a batched engine needs it.
+    """Return the signature of a graph; raises `BuildError` if an axis is not as a batched engine needs it.
 
-    The first axis of every input and output must be dynamic, all other axes of the inputs fixed.
+    The first axis of every input and output must be dynamic; all other axes of the inputs must be fixed.
     """
     weights = {tensor.name for tensor in model.graph.initializer}
-    inputs = tuple(_spec(value, "input", source) for value in model.graph.input if value.name not in weights)
-    outputs = tuple(_spec(value, "output", source) for value in model.graph.output)
+    inputs = tuple(_read_spec(value, "input", source) for value in model.graph.input if value.name not in weights)
+    outputs = tuple(_read_spec(value, "output", source) for value in model.graph.output)
     if not inputs or not outputs:
-        raise BuildError(f"{source}: has {len(inputs)} inputs and {len(outputs)} outputs; expected some of each")
+        raise BuildError(
+            f"{source}: has {len(inputs)} inputs and {len(outputs)} outputs, expected at least one of each"
+        )
     for spec in inputs:
         if None in spec.shape:
+            shape = ", ".join("?" if size is None else str(size) for size in spec.shape)
             raise BuildError(
-                f"{source}: input {spec.name!r} has a dynamic axis besides the batch (batch, {_told(spec.shape)});"
+                f"{source}: input {spec.name!r} has a dynamic axis besides the batch (batch, {shape});"
                 " expected fixed sizes: export it with only the first axis dynamic"
             )
     return Signature(inputs, outputs)
@@ -176,25 +181,22 @@ def extract_signature(model: OnnxModel, source: Path | str) -> Signature:
 RANDOM_OPERATORS = frozenset(
     {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
 )
-"""Operators that give other numbers each time."""
+"""Operators that return other numbers in each run."""
 
 UNFOLDED_OPERATORS = RANDOM_OPERATORS | {
-    "QuantizeLinear",
-    "DequantizeLinear",
-    "DynamicQuantizeLinear",
-    "If",
-    "Loop",
-    "Scan",
+    *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"),
+    *("If", "Loop", "Scan"),
 }
-"""Operators that stay whatever they read: quantizers speak to the engine, and chance is no constant."""
+"""Operators that are never folded: quantizers are instructions to the engine, and random numbers are no constants."""
 
 LARGEST_FOLDED_BYTES = 16 * 2**20
+"""Larger results are left for the engine to fold."""
 
 
 def fold_constants(model: OnnxModel) -> OnnxModel:
-    """Return a copy in which `Constant` nodes, and nodes that read nothing but constants, are initializers.
+    """Return a copy in which `Constant` nodes, and nodes that read only constants, are initializers.
 
-    So each reader can have its own type, and weights that are computed (masked, gathered) are weights.
+    Then each reader can have its own copy in its own type, and computed weights (masked, gathered) count as weights.
     """
     onnx = import_onnx()
     copy = onnx.ModelProto()
@@ -202,7 +204,7 @@ def fold_constants(model: OnnxModel) -> OnnxModel:
     nodes = list(copy.graph.node)
     del copy.graph.node[:]
     for node in nodes:
-        value = _constant_of(node) if node.op_type == "Constant" else None
+        value = _read_constant(node) if node.op_type == "Constant" else None
         if value is None:
             copy.graph.node.append(node)
         else:
@@ -216,7 +218,7 @@ def fold_constants(model: OnnxModel) -> OnnxModel:
 
 
 def _compute_constants(model: OnnxModel) -> None:
-    """Compute what reads constants only, with ONNX's own reference, in place; constants that nobody reads go."""
+    """Replace nodes that read only constants by their results, in place, and remove constants without a reader."""
     graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
     outputs = {output.name for output in graph.output}
@@ -226,12 +228,12 @@ def _compute_constants(model: OnnxModel) -> None:
         given = [name for name in node.input if name]
         foldable = given and node.op_type not in UNFOLDED_OPERATORS and constants.keys() >= set(given)
         fixed = outputs.intersection(node.output) or any(find_inner_reads(node))
-        made = (
-            _computed(node, [constants[name] for name in dict.fromkeys(given)], model) if foldable and not fixed else []
-        )
-        constants.update((tensor.name, tensor) for tensor in made)
-        graph.initializer.extend(made)
-        graph.node.extend([] if made else [node])
+        results = []
+        if foldable and not fixed:
+            results = _compute_node(node, [constants[name] for name in dict.fromkeys(given)], model)
+        constants.update((tensor.name, tensor) for tensor in results)
+        graph.initializer.extend(results)
+        graph.node.extend([] if results else [node])
     if len(graph.node) == len(nodes):
         return
     read = {name for node in graph.node for name in (*node.input, *find_inner_reads(node))} | outputs
@@ -239,8 +241,11 @@ def _compute_constants(model: OnnxModel) -> None:
         graph.initializer.remove(tensor)
 
 
-def _computed(node: Any, constants: list[Any], model: OnnxModel) -> list[Any]:
-    """What a node makes of constants; nothing where ONNX's reference lacks the operator, or it is large."""
+def _compute_node(node: Any, constants: list[Any], model: OnnxModel) -> list[Any]:
+    """Return the results of a node that reads constants, computed by ONNX's reference implementation.
+
+    Returns an empty list if the reference lacks the operator or the results are large.
+    """
     onnx = import_onnx()
     from onnx.reference import ReferenceEvaluator
 
@@ -249,7 +254,7 @@ def _computed(node: Any, constants: list[Any], model: OnnxModel) -> list[Any]:
     try:
         values = ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=model.opset_import)).run(None, {})
     except (NotImplementedError, RuntimeError, TypeError, ValueError):
-        return []  # the engine's to fold
+        return []  # The engine may still fold it.
     arrays = [value for value in values if isinstance(value, np.ndarray | np.generic)]
     if len(arrays) != len(node.output) or sum(value.nbytes for value in arrays) > LARGEST_FOLDED_BYTES:
         return []
@@ -259,7 +264,7 @@ def _computed(node: Any, constants: list[Any], model: OnnxModel) -> list[Any]:
 
 
 def name_nodes(model: OnnxModel) -> None:
-    """Give every node a name of its own, in place: reports, pins and exclusions go by it."""
+    """Give every node a unique name, in place, because reports, pins and exclusions use names."""
     seen: set[str] = set()
     for number, node in enumerate(model.graph.node):
         if not node.name or node.name in seen:
@@ -268,7 +273,7 @@ def name_nodes(model: OnnxModel) -> None:
 
 
 def infer_element_types(model: OnnxModel) -> dict[str, int]:
-    """The ONNX element type of every tensor by name, inferred where the file does not say."""
+    """Return the ONNX element type of every tensor by name, inferred if the file does not state it."""
     onnx = import_onnx()
     graph = onnx.shape_inference.infer_shapes(model).graph
     values = [*graph.input, *graph.output, *graph.value_info]
@@ -277,7 +282,7 @@ def infer_element_types(model: OnnxModel) -> dict[str, int]:
 
 
 def find_inner_reads(node: Any) -> Iterator[str]:
-    """Names that the subgraphs of a node (`If`, `Loop`, `Scan`) read: tensors of the graph around them among these."""
+    """Yield the names that the subgraphs of a node (`If`, `Loop`, `Scan`) read, including those of the outer graph."""
     for attribute in node.attribute:
         for graph in (attribute.g, *attribute.graphs):
             yield from (value.name for value in graph.output)
@@ -287,7 +292,7 @@ def find_inner_reads(node: Any) -> Iterator[str]:
 
 
 def import_onnx() -> Any:
-    """The onnx package with what is used of it; raises `BuildError` with how to install it."""
+    """Return the onnx package with its submodules loaded; raises `BuildError` with the command that installs it."""
     try:
         import onnx
         import onnx.checker
@@ -298,19 +303,19 @@ def import_onnx() -> Any:
     return onnx
 
 
-def _spec(value: Any, kind: str, source: Path | str) -> GraphTensorSpec:
+def _read_spec(value: Any, kind: str, source: Path | str) -> GraphTensorSpec:
     onnx = import_onnx()
     tensor = value.type.tensor_type
     if not value.type.HasField("tensor_type"):
-        raise BuildError(f"{source}: {kind} {value.name!r} is no tensor; expected tensors only")
+        raise BuildError(f"{source}: {kind} {value.name!r} is not a tensor, expected tensors only")
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
     if dtype.kind not in NUMERIC_KINDS:
-        what = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
-        raise BuildError(f"{source}: {kind} {value.name!r} is of type {what}; expected numbers that numpy has")
+        name = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
+        raise BuildError(f"{source}: {kind} {value.name!r} has the type {name}, expected a numeric type of NumPy")
     dims = list(tensor.shape.dim)
     shape = tuple(int(dim.dim_value) if dim.HasField("dim_value") else None for dim in dims)
     if not dims or shape[0] is not None:
-        missing = "missing (it is a scalar)" if tensor.HasField("shape") else "not known (its shape is not given)"
+        missing = "missing (it is a scalar)" if tensor.HasField("shape") else "unknown (its shape is not given)"
         raise BuildError(
             f"{source}: the batch axis of {kind} {value.name!r} is {f'fixed at {shape[0]}' if dims else missing};"
             " expected a dynamic first axis:"
@@ -319,8 +324,8 @@ def _spec(value: Any, kind: str, source: Path | str) -> GraphTensorSpec:
     return GraphTensorSpec(value.name, str(dtype), shape[1:])
 
 
-def _constant_of(node: Any) -> Any:
-    """The tensor of a `Constant` node, or None where it is of a kind that no initializer can hold."""
+def _read_constant(node: Any) -> Any:
+    """Return the tensor of a `Constant` node, or `None` if its kind cannot be an initializer."""
     onnx = import_onnx()
 
     kinds = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
@@ -331,10 +336,6 @@ def _constant_of(node: Any) -> Any:
             given = onnx.helper.get_attribute_value(attribute)
             return onnx.numpy_helper.from_array(np.array(given, kinds[attribute.name]))
     return None
-
-
-def _told(shape: Iterable[int | None]) -> str:
-    return ", ".join("?" if size is None else str(size) for size in shape)
 
 
 def _first_line(exc: Exception) -> str:

@@ -1,6 +1,7 @@
-"""What plans are built from: any ONNX file, with a manifest or without, or an engine version."""
+"""Reads the graph from which plans are built: any ONNX file, with or without a manifest, or an engine version.
 
-from __future__ import annotations
+This module only reads; it changes no graph and writes no file.
+"""
 
 import re
 from dataclasses import dataclass
@@ -19,35 +20,35 @@ from streamd.tools.engine.graph.onnx_graph import TOO_LARGE, OnnxModel, Signatur
 _STAMPED = re.compile(r"(_tensorrt)?_\d{8}_\d{6}$")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GraphSource:
-    """A checked graph; `folder` is what further files of its version are copied from.
-
-    `whole` is false where the weights are too many for one protobuf, so that `model` leaves them in their files.
-    """
+    """A checked graph with the files that belong to it."""
 
     onnx: Path
     model: OnnxModel
     signature: Signature
     folder: Path | None
+    """The folder of the version from which other files are copied, or `None` for an ONNX file."""
+
     manifest: dict[str, Any] | None
     contract: ModelContract | None
-    whole: bool = True
+    has_weights: bool = True
+    """False if the weights are too large for one protobuf; `model` then leaves them in their files."""
 
-    def require_whole(self) -> None:
-        """Raise `BuildError` where the graph is too large to be changed."""
-        if not self.whole:
+    def require_weights(self) -> None:
+        """Raise `BuildError` if the graph is too large to be changed."""
+        if not self.has_weights:
             raise BuildError(f"{self.onnx}: {TOO_LARGE}")
 
     @property
     def name(self) -> str:
-        """What versions made of it are called, without `_tensorrt_<stamp>`."""
-        said = self.folder.name if self.folder else (self.manifest or {}).get("name") or self.onnx.stem
-        return _STAMPED.sub("", str(said))
+        """Return the name of versions made from this graph, without `_tensorrt_<stamp>`."""
+        name = self.folder.name if self.folder else (self.manifest or {}).get("name") or self.onnx.stem
+        return _STAMPED.sub("", str(name))
 
 
 def read_source(onnx: Path | None, version: Path | None, config: Path | None, *, manifest_needed: bool) -> GraphSource:
-    """Read an ONNX file or a version (one of them is given); raises `StreamdError`.
+    """Read an ONNX file or a version; exactly one of them is given. Raises `StreamdError`.
 
     The manifest of an ONNX file is `config`, or `config.json` beside it.
     """
@@ -55,7 +56,7 @@ def read_source(onnx: Path | None, version: Path | None, config: Path | None, *,
         if config is not None:
             raise ConfigError("--config goes with --onnx; --version has a manifest of its own")
         checked = load_version(version)
-        return _source(checked.onnx, checked.path, checked.path / "config.json")
+        return _read_source(checked.onnx, checked.path, checked.path / "config.json")
     assert onnx is not None
     beside = onnx.with_name("config.json")
     chosen = config or (beside if beside.is_file() else None)
@@ -63,22 +64,38 @@ def read_source(onnx: Path | None, version: Path | None, config: Path | None, *,
         raise ConfigError(
             f"{onnx}: a version needs a manifest: give --config FILE, or --plans-only DIR for plans alone"
         )
-    return _source(onnx, None, chosen)
+    return _read_source(onnx, None, chosen)
 
 
-def _source(onnx: Path, folder: Path | None, config: Path | None) -> GraphSource:
+def _read_source(onnx: Path, folder: Path | None, config: Path | None) -> GraphSource:
     loaded = load_graph(onnx)
     model, signature = loaded.model, extract_signature(loaded.model, onnx)
     if config is None:
-        return GraphSource(onnx, model, signature, folder, None, None, loaded.whole)
+        return GraphSource(
+            onnx=onnx,
+            model=model,
+            signature=signature,
+            folder=folder,
+            manifest=None,
+            contract=None,
+            has_weights=loaded.has_weights,
+        )
     contract = read_manifest(config).contract()
     check_model_inputs(signature, contract, onnx)
     manifest: dict[str, Any] = msgspec.json.decode(read_regular(config), type=dict[str, Any])
-    return GraphSource(onnx, model, signature, folder, manifest, contract, loaded.whole)
+    return GraphSource(
+        onnx=onnx,
+        model=model,
+        signature=signature,
+        folder=folder,
+        manifest=manifest,
+        contract=contract,
+        has_weights=loaded.has_weights,
+    )
 
 
 def check_model_inputs(signature: Signature, contract: ModelContract, source: Path) -> None:
-    """Raise `RepositoryError` where a graph's inputs are not those of its manifest."""
+    """Raise `RepositoryError` if the inputs of a graph are not those of its manifest."""
     found = {spec.name: spec.shape for spec in signature.inputs}
     if found != contract.input_shapes:
-        raise RepositoryError(f"{source}: its inputs are {found}; its manifest asks for {contract.input_shapes}")
+        raise RepositoryError(f"{source}: its inputs are {found}, its manifest expects {contract.input_shapes}")

@@ -1,16 +1,14 @@
-"""A graph into a serialized TensorRT plan: parser, profiles, flags, pinned layers, timing cache.
+"""Builds a serialized TensorRT plan from a graph: parser, profiles, flags, pinned layers, timing cache.
 
-Every refusal becomes a `BuildError` with the reasons that TensorRT itself gave.
+This module decides no precision; `maker` does. Every refusal becomes a `BuildError` with TensorRT's own reasons.
 """
-
-from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from streamd.core.errors import BuildError
 from streamd.inference.tensorrt.plan_file import describe_stage, pack_stages
@@ -26,21 +24,21 @@ DEFAULT_BUCKETS = (1, 8, 32, 64, 128, 256)
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Batch sizes that one optimisation profile takes: least, the one it is tuned for, largest."""
+    """The batch sizes of one optimisation profile: the smallest, the one it is tuned for, the largest."""
 
     minimum: int
     optimum: int
     maximum: int
 
     @classmethod
-    def static(cls, bucket: int) -> Profile:
-        """A profile of one batch size: only such a one can be captured into a CUDA graph whatever the network."""
+    def static(cls, bucket: int) -> Self:
+        """Return a profile of one batch size: only such a profile can be captured into a CUDA graph for any network."""
         return cls(bucket, bucket, bucket)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BuildSettings:
-    """How plans are built, whatever the precision."""
+    """Settings of a build that hold for every precision."""
 
     profiles: tuple[Profile, ...]
     workspace_bytes: int = DEFAULT_WORKSPACE_BYTES
@@ -50,26 +48,29 @@ class BuildSettings:
     optimization_level: int | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PlanGraph:
-    """What one plan is built from.
-
-    `strongly_typed`: the graph alone says each tensor's type. Otherwise `flags` (`FP16`, `INT8`) allow lower
-    precision, and the nodes named in `pinned` are held in float32.
-    """
+    """The graph from which one plan is built, and how TensorRT takes it."""
 
     model: OnnxModel
     signature: Signature
     strongly_typed: bool
+    """Whether the graph alone determines the type of each tensor."""
+
     flags: tuple[str, ...] = ()
+    """`FP16` and `INT8` allow lower precision in a graph that is not strongly typed."""
+
     pinned: tuple[str, ...] = ()
+    """Names of the nodes that stay in float32 in a graph that is not strongly typed."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BuiltPlan:
-    """A plan: `content` is TensorRT's own memory, readable as bytes and never copied here."""
+    """A serialized plan with its measurements."""
 
     content: Any
+    """TensorRT's own memory, readable as bytes. It is never copied here."""
+
     seconds: float
     layers: int
     pinned_layers: int
@@ -77,48 +78,51 @@ class BuiltPlan:
 
 
 class PlanBuilder:
-    """Builds plans with one TensorRT; `tell` gets the lines of its log, those for debugging too if `verbose`."""
+    """Builds plans with one TensorRT.
+
+    `log` is called with each line of TensorRT's log; the lines for debugging are among them if `verbose` is true.
+    """
 
     def __init__(
         self,
         library: TensorRt,
         settings: BuildSettings,
         progress: Progress | None = None,
-        tell: Callable[[str], None] | None = None,
+        log: Callable[[str], None] | None = None,
         *,
         verbose: bool = False,
     ) -> None:
         self.library, self.trt = library, library.module
         self.settings = settings
         self.progress = progress or Progress(quiet=True)
-        self._tell, self._verbose = tell, verbose
+        self._log, self._verbose = log, verbose
         self._warnings: list[str] = []
 
-    def note(self, text: str) -> None:
-        """Say something, and keep it in the log."""
-        self.progress.line(text)
-        if self._tell is not None:
-            self._tell(text)
+    def report(self, text: str) -> None:
+        """Print a line with the progress, and write it to the log."""
+        self.progress.print_line(text)
+        if self._log is not None:
+            self._log(text)
 
-    def build(self, graph: PlanGraph, name: str) -> BuiltPlan:
+    def build_plan(self, graph: PlanGraph, name: str) -> BuiltPlan:
         """Build one plan; blocks for minutes with the GIL released. Raises `BuildError`."""
-        with self.library.installed.told_to(self._hear):
+        with self.library.installed.told_to(self._take_message):
             return self._build(graph, name)
 
     def build_stages(self, graphs: Sequence[PlanGraph], name: str) -> BuiltPlan:
-        """Build a plan for each stage, and one content that holds all of them; raises `BuildError`."""
+        """Build a plan for each stage, and return one content that holds all of them; raises `BuildError`."""
         plans = []
         for index, graph in enumerate(graphs):
-            told = describe_stage(index, len(graphs))
-            plans.append(self.build(graph, f"{name}, {told}" if told else name))
+            stage = describe_stage(index, len(graphs))
+            plans.append(self.build_plan(graph, f"{name}, {stage}" if stage else name))
         if len(plans) == 1:
             return plans[0]
         return BuiltPlan(
-            pack_stages([memoryview(plan.content).cast("B") for plan in plans]),
-            sum(plan.seconds for plan in plans),
-            sum(plan.layers for plan in plans),
-            sum(plan.pinned_layers for plan in plans),
-            tuple(warning for plan in plans for warning in plan.warnings),
+            content=pack_stages([memoryview(plan.content).cast("B") for plan in plans]),
+            seconds=sum(plan.seconds for plan in plans),
+            layers=sum(plan.layers for plan in plans),
+            pinned_layers=sum(plan.pinned_layers for plan in plans),
+            warnings=tuple(warning for plan in plans for warning in plan.warnings),
         )
 
     def _build(self, graph: PlanGraph, name: str) -> BuiltPlan:
@@ -127,7 +131,7 @@ class PlanBuilder:
         began = time.monotonic()
         logger = self.library.installed.logger
         builder = self.trt.Builder(logger)
-        network = builder.create_network(self.library.network_flags(strongly_typed=graph.strongly_typed))
+        network = builder.create_network(self.library.make_network_flags(strongly_typed=graph.strongly_typed))
         parser = self.trt.OnnxParser(network, logger)
         self._parse(parser, graph.model, name)
         config = self._configure(builder, graph)
@@ -137,21 +141,28 @@ class PlanBuilder:
         if monitor is not None:
             config.progress_monitor = monitor
         else:
-            self.progress.line(f"{name}: building, for minutes; TensorRT {self.library.version} tells no progress")
+            self.progress.print_line(
+                f"{name}: building takes minutes; TensorRT {self.library.version} reports no progress"
+            )
         content = builder.build_serialized_network(network, config)
         if monitor is not None:
             monitor.finish()
         if content is None:
             raise BuildError(f"{name}: TensorRT {self.library.version} built no plan: {self._reasons()}")
-        self._keep_timing_cache(config, cache)
-        seconds = time.monotonic() - began
-        return BuiltPlan(content, seconds, network.num_layers, pinned, tuple(self._warnings))
+        self._write_timing_cache(config, cache)
+        return BuiltPlan(
+            content=content,
+            seconds=time.monotonic() - began,
+            layers=network.num_layers,
+            pinned_layers=pinned,
+            warnings=tuple(self._warnings),
+        )
 
-    def _hear(self, severity: str, message: str) -> None:
+    def _take_message(self, severity: str, message: str) -> None:
         if severity == "warning":
             self._warnings.append(message)
-        if self._tell is not None and (self._verbose or severity != "verbose"):
-            self._tell(f"TensorRT {severity}: {message}")
+        if self._log is not None and (self._verbose or severity != "verbose"):
+            self._log(f"TensorRT {severity}: {message}")
 
     def _parse(self, parser: Any, model: OnnxModel, name: str) -> None:
         if parser.parse(serialize_graph(model, name)):
@@ -159,21 +170,21 @@ class PlanBuilder:
         reasons = []
         for index in range(parser.num_errors):
             error = parser.get_error(index)
-            # The node's name is told by later versions only; before, its number.
-            node = _asked(error, "node_name") or f"number {error.node()}"
-            operator = _asked(error, "node_operator")
+            # Only later versions give the node's name; earlier ones give its number.
+            node = _read_optional(error, "node_name") or f"number {error.node()}"
+            operator = _read_optional(error, "node_operator")
             reasons.append(f"node {node}{f' ({operator})' if operator else ''}: {error.desc()}")
         raise BuildError(f"{name}: the parser of TensorRT {self.library.version} refused the graph: "
                          f"{'; '.join(reasons) or self._reasons()}")  # fmt: skip
 
     def _configure(self, builder: Any, graph: PlanGraph) -> Any:
-        settings, flag = self.settings, self.library.builder_flag
+        settings, flag = self.settings, self.library.get_builder_flag
         config = builder.create_builder_config()
         config.set_memory_pool_limit(self.trt.MemoryPoolType.WORKSPACE, settings.workspace_bytes)
         if settings.optimization_level is not None:
             config.builder_optimization_level = settings.optimization_level
         if not settings.tf32 and hasattr(self.trt.BuilderFlag, "TF32"):
-            config.clear_flag(flag("TF32", "float32"))  # it is on unless taken away
+            config.clear_flag(flag("TF32", "float32"))  # TensorRT sets it by default.
         for name in graph.flags:
             config.set_flag(flag(name, "a graph whose types the builder chooses"))
         if graph.pinned:
@@ -195,34 +206,35 @@ class PlanBuilder:
             raise BuildError(f"profile {sizes}: TensorRT {self.library.version} refused it: {self._reasons()}")
 
     def _use_timing_cache(self, config: Any) -> Any:
-        """Give the builder what earlier builds measured; an unreadable or foreign cache is begun anew."""
+        """Give the builder the timings of earlier builds; replace an unreadable or foreign cache by an empty one."""
         path = self.settings.timing_cache
         if path is None:
             return None
         content = path.read_bytes() if path.is_file() else b""
         cache = config.create_timing_cache(content)
         if content and (cache is None or not config.set_timing_cache(cache, False)):
-            self.note(f"{path}: a timing cache of another TensorRT or device; begun anew")
+            self.report(f"{path}: a timing cache of another TensorRT or device; starting with an empty one")
             cache = config.create_timing_cache(b"")
             config.set_timing_cache(cache, False)
         elif not content:
             config.set_timing_cache(cache, False)
         return cache
 
-    def _keep_timing_cache(self, config: Any, cache: Any) -> None:
+    def _write_timing_cache(self, config: Any, cache: Any) -> None:
+        """Replace the file of timings by that of this build; a file that cannot be written is only reported."""
         path = self.settings.timing_cache
         if cache is None or path is None:
             return
-        kept = config.get_timing_cache()
-        beside = path.with_name(f".{path.name}.new")
+        current = config.get_timing_cache()
+        temporary = path.with_name(f".{path.name}.new")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            beside.write_bytes(memoryview((kept if kept is not None else cache).serialize()))
-            beside.replace(path)
+            temporary.write_bytes(memoryview((current if current is not None else cache).serialize()))
+            temporary.replace(path)
         except OSError as exc:
-            self.note(f"{path}: the timing cache cannot be kept: {exc.strerror or exc}")
+            self.report(f"{path}: the timing cache cannot be written: {exc.strerror or exc}")
             with suppress(OSError):
-                beside.unlink(missing_ok=True)
+                temporary.unlink(missing_ok=True)
 
     def _reasons(self) -> str:
         return self.library.installed.last_error()
@@ -232,7 +244,7 @@ def _node_names(model: OnnxModel) -> Iterable[str]:
     return (node.name for node in model.graph.node)
 
 
-def _asked(error: Any, name: str) -> str:
-    """What a parser's error says under a name that not every version has."""
+def _read_optional(error: Any, name: str) -> str:
+    """Return what a method of a parser's error returns, or an empty string if this version lacks the method."""
     method = getattr(error, name, None)
     return str(method()) if method is not None else ""

@@ -1,9 +1,7 @@
-"""The seam between the builders of TensorRT's versions (8.6, 10, 11): what each has, asked in one place.
+"""Differences between the builders of TensorRT's versions (8.6, 10, 11), in one place.
 
-Members are asked for by name and never by number, since the numbers differ between versions.
+Members are looked up by name and never by number, because the numbers differ between versions.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import reduce
@@ -23,17 +21,17 @@ class TensorRt:
 
     @property
     def module(self) -> Any:
-        """The package."""
+        """Return the imported package."""
         return self.installed.module
 
     @property
     def version(self) -> str:
-        """As `8.6.1`."""
+        """Return the version, such as `8.6.1`."""
         return self.installed.version
 
     @property
     def strongly_typed(self) -> bool:
-        """Whether a network can take every tensor's type from the graph."""
+        """Whether a network can take the type of every tensor from the graph."""
         return hasattr(self.module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
 
     @property
@@ -41,28 +39,28 @@ class TensorRt:
         """Whether it knows bfloat16."""
         return hasattr(self.module.DataType, "BF16")
 
-    def network_flags(self, *, strongly_typed: bool) -> int:
-        """The flags of a network with an explicit batch axis, which is the only kind where there is no flag for it."""
+    def make_network_flags(self, *, strongly_typed: bool) -> int:
+        """Return the flags of a network with an explicit batch axis; versions without that flag know no other kind."""
         names = ["EXPLICIT_BATCH"] + (["STRONGLY_TYPED"] if strongly_typed else [])
         flags = self.module.NetworkDefinitionCreationFlag
         members = [getattr(flags, name) for name in names if hasattr(flags, name)]
         return reduce(lambda bits, member: bits | 1 << int(member), members, 0)
 
-    def builder_flag(self, name: str, use: str) -> Any:
-        """A builder flag; raises `BuildError` where this version does not have it, saying what for."""
+    def get_builder_flag(self, name: str, use: str) -> Any:
+        """Return a builder flag; raises `BuildError`, with the `use` of the flag, if this version does not have it."""
         if not hasattr(self.module.BuilderFlag, name):
             raise BuildError(f"TensorRT {self.version} has no builder flag {name}, which {use} needs")
         return getattr(self.module.BuilderFlag, name)
 
     def share_profiles(self, config: Any) -> None:
-        """Let several contexts use one profile at a time: asked for in 8, the only way in 10 and later."""
+        """Let several contexts use one profile at a time: an option in 8, always so in 10 and later."""
         feature = getattr(getattr(self.module, "PreviewFeature", None), "PROFILE_SHARING_0806", None)
         if feature is not None and self.installed.generation < 10:
             config.set_preview_feature(feature, True)
 
 
 def probe_machine() -> Machine | None:
-    """What plans must fit here: the first GPU and the TensorRT that would load them; None where either is missing."""
+    """Return the first GPU and the TensorRT that would load plans here, or `None` if either is missing."""
     try:
         library = load_tensorrt()
     except BackendUnavailableError:
@@ -71,7 +69,7 @@ def probe_machine() -> Machine | None:
 
 
 def load_builder() -> TensorRt:
-    """The installed TensorRT, with a usable device; raises `BackendUnavailableError` with the way out."""
+    """Return the installed TensorRT, with a usable device; raises `BackendUnavailableError` with the remedy."""
     try:
         library = load_tensorrt()
     except BackendUnavailableError as exc:

@@ -1,11 +1,9 @@
-"""Holds layers in float32 in a network whose types the builder chooses: TensorRT before strong typing.
+"""Pins layers to float32 in a network whose types the builder chooses (TensorRT before strong typing).
 
-The parser makes one layer or several of a node, and helpers of its own between: those beside a pinned layer are
-pinned too, or its values would pass through half precision on the way. A loop (an LSTM's) is never entered. What meets
-raw units is no matter of pins, which 8.6 does not obey there, but of stages.
+The parser makes one or several layers of a node, and adds helper layers between. A helper beside a pinned layer is
+pinned too; otherwise values would pass through half precision on their way. The layers within a loop (of an LSTM) are
+never pinned. This module does not protect nodes that meet raw units: 8.6 ignores pins there, so `stages` does it.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
@@ -13,31 +11,39 @@ from typing import Any
 from streamd.tools.engine.plan.library import TensorRt
 
 LOOP_TYPES = ("TRIP_LIMIT", "RECURRENCE", "ITERATOR", "LOOP_OUTPUT", "CONDITION")
-"""Layers at a loop's border: all within is without names of its own, and must not follow one neighbour."""
+"""Layers at the border of a loop. The layers within have no names of nodes and must not be pinned with a neighbour."""
 
 
 def pin_layers(library: TensorRt, network: Any, pinned: Iterable[str], nodes: Iterable[str]) -> int:
-    """Pin the layers of the nodes in `pinned`, of all `nodes` of the graph; returns how many layers that are."""
+    """Pin the layers of the nodes in `pinned`; return the number of pinned layers.
+
+    `nodes` are the names of all nodes of the graph. The rules, in this order:
+
+    1. A layer of a pinned node is chosen.
+    2. A helper (a layer of no node) that shares a tensor with a chosen layer is chosen too, and so on from helper to
+       helper. A layer at the border of a loop is no helper, so the choice never enters a loop.
+    3. Of the chosen layers, `_pin` pins those that compute with floats.
+    """
     trt = library.module
-    wanted, known = set(pinned), set(nodes)
+    pinned_names, known = set(pinned), set(nodes)
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     owners = [find_node_of_layer(layer.name, known) for layer in layers]
-    chosen = {index for index, owner in enumerate(owners) if owner in wanted}
+    chosen = {index for index, owner in enumerate(owners) if owner in pinned_names}
     borders = {int(getattr(trt.LayerType, name)) for name in LOOP_TYPES if hasattr(trt.LayerType, name)}
     helpers = {
         index
         for index, layer in enumerate(layers)
         if owners[index] is None and layer.num_inputs and int(layer.type) not in borders
     }
-    touched = {name for index in chosen for name in _tensors(layers[index])}
-    while joining := {index for index in helpers - chosen if touched.intersection(_tensors(layers[index]))}:
+    touched = {name for index in chosen for name in _list_tensors(layers[index])}
+    while joining := {index for index in helpers - chosen if touched.intersection(_list_tensors(layers[index]))}:
         chosen |= joining
-        touched.update(name for index in joining for name in _tensors(layers[index]))
+        touched.update(name for index in joining for name in _list_tensors(layers[index]))
     return sum(_pin(trt, layers[index]) for index in sorted(chosen))
 
 
 def find_node_of_layer(layer: str, nodes: set[str]) -> str | None:
-    """The node that a layer is of, by its name (further layers of a node are numbered); None for helpers."""
+    """Return the node to which a layer belongs, by its name (further layers of a node are numbered), or `None`."""
     if layer in nodes:
         return layer
     base, _, number = layer.rpartition("_")
@@ -45,9 +51,10 @@ def find_node_of_layer(layer: str, nodes: set[str]) -> str | None:
 
 
 def _pin(trt: Any, layer: Any) -> bool:
-    """Pin one layer, unless it handles no floats, makes a shape, or only changes one.
+    """Pin one layer; return whether it was pinned.
 
-    With a pinned shuffle among pinned layers 8.6 finds no implementation for the whole graph (seen on an H200).
+    Left out are layers without floats, layers that compute a shape, and shuffles: if a shuffle is pinned among pinned
+    layers, 8.6 finds no implementation for the whole graph (seen on an H200).
     """
     if int(layer.type) == int(trt.LayerType.SHUFFLE):
         return False
@@ -65,6 +72,6 @@ def _pin(trt: Any, layer: Any) -> bool:
     return computes or bool(made)
 
 
-def _tensors(layer: Any) -> list[str]:
+def _list_tensors(layer: Any) -> list[str]:
     tensors = [*map(layer.get_input, range(layer.num_inputs)), *map(layer.get_output, range(layer.num_outputs))]
     return [tensor.name for tensor in tensors if tensor is not None]

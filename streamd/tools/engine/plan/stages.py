@@ -1,9 +1,8 @@
-"""A graph cut into stages that run one after another: what meets raw units before and after, and the core between.
+"""Cuts a graph into stages that run one after another: nodes that meet raw units, the core, and such nodes again.
 
-In one network TensorRT 8.6 rounds raw units to half precision whatever is pinned; a network of their own is right.
+This module changes graphs only; it needs no TensorRT. Within one network, TensorRT 8.6 rounds raw units to half
+precision even if their nodes are pinned. In a network of their own, the nodes stay in float32.
 """
-
-from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -24,60 +23,69 @@ from streamd.tools.engine.precision.kept_nodes import PINNED_PREFIXES
 from streamd.tools.engine.precision.ranges import open_session_with_outputs
 
 BEFORE, CORE, AFTER = range(3)
+"""The places of a node and of a stage, in the order in which they run."""
 
 CROSSING = "/crossing"
+"""The suffix of an output of the graph that also crosses to a later stage."""
 
 MEASURED_BATCHES = (2, 3)
-"""Two batch sizes tell the batch axis from an axis that happens to have that size, or a multiple of it."""
+"""Two batch sizes distinguish the batch axis from an axis that happens to have that size, or a multiple of it."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage; `is_core` where it may lose precision."""
+    """One stage; only the core may lose precision."""
 
     model: OnnxModel
     is_core: bool
 
 
 def cut_into_stages(model: OnnxModel, prefixes: Iterable[str] = PINNED_PREFIXES) -> tuple[Stage, ...]:
-    """Return the stages of a folded graph, in the order in which they run; one where nothing can be cut off.
+    """Return the stages of a folded graph, in the order in which they run; only one if nothing can be cut off.
 
-    Before the core stand nodes with a prefix that read graph inputs, constants and each other only; after it, those
-    whose outputs none but they read. Each stage is a checked graph that takes what it reads of the graph's inputs and
-    of earlier stages, under the same names. What crosses is `(batch, *row)` with a dynamic batch axis and fixed rows;
-    what has no batch axis (a shape) is computed again where it is read. An input that nothing reads is the first's.
-    An output of the graph that a later stage reads crosses as `<name>/crossing`, beside the output itself.
+        inputs -> before: nodes with a prefix that read only graph inputs, constants and each other
+               -> core:   all other nodes
+               -> after:  nodes with a prefix whose outputs are read only by each other
+               -> outputs
 
-    Raises `BuildError` where something cannot be computed again, where the graph does not run on zeros (which tells
-    the shapes), or where an axis is not as a batched engine needs it.
+    Each stage is a checked graph. Its inputs are the graph inputs and the tensors of earlier stages that it reads,
+    under the same names:
+
+    1. A tensor crosses as `(batch, *row)`, with a dynamic batch axis and a fixed row.
+    2. A tensor without a batch axis (a shape) is computed again in the stage that reads it.
+    3. A graph input that no node reads belongs to the first stage.
+    4. A graph output that a later stage reads also crosses, as `<name>/crossing`.
+
+    Raises `BuildError` if a tensor cannot be computed again, if the graph does not run on zeros (which shows the
+    shapes), or if an axis is not as a batched engine needs it.
     """
-    places = _places(model, tuple(prefixes))
+    places = _place_nodes(model, tuple(prefixes))
     made = {name for node in model.graph.node for name in node.output}
     passing = any(output.name not in made for output in model.graph.output)
     if passing or CORE not in places or set(places) == {CORE}:
         return (Stage(model, is_core=True),)
     cutter = _Cutter(model, places)
-    wanted, stages = set(cutter.results), list[_Cut]()
+    needed, stages = set(cutter.results), list[_Cut]()
     for place in (AFTER, CORE, BEFORE):
-        stage = cutter.stage(place, wanted)
+        stage = cutter.cut_stage(place, needed)
         if stage.outputs:
             stages.insert(0, stage)
-            wanted.update(stage.inputs)
+            needed.update(stage.inputs)
     if len(stages) < 2 or all(stage.place != CORE for stage in stages):
         return (Stage(model, is_core=True),)
-    stages[0].inputs[:0] = [name for name in cutter.inputs if name not in wanted]
+    stages[0].inputs[:0] = [name for name in cutter.inputs if name not in needed]
     shared = cutter.results.keys() & {name for stage in stages for name in stage.inputs}
-    return tuple(Stage(cutter.write(stage, shared), stage.place == CORE) for stage in stages)
+    return tuple(Stage(cutter.make_graph(stage, shared), stage.place == CORE) for stage in stages)
 
 
-def _places(model: OnnxModel, prefixes: tuple[str, ...]) -> list[int]:
-    """Where each node stands. Quantizers stay in the core: they are named after the tensors that they read."""
+def _place_nodes(model: OnnxModel, prefixes: tuple[str, ...]) -> list[int]:
+    """Return the place of each node. Quantizers stay in the core: their names come from the tensors that they read."""
     nodes = list(model.graph.node)
     chosen = [node.name.startswith(prefixes) and node.op_type not in QUANTIZERS for node in nodes]
     places = [CORE] * len(nodes)
     made_in_core: set[str] = set()
     for index, node in enumerate(nodes):
-        if chosen[index] and made_in_core.isdisjoint(_reads(node)):
+        if chosen[index] and made_in_core.isdisjoint(_list_reads(node)):
             places[index] = BEFORE
         else:
             made_in_core.update(node.output)
@@ -86,27 +94,29 @@ def _places(model: OnnxModel, prefixes: tuple[str, ...]) -> list[int]:
         if places[index] == CORE and chosen[index] and read_earlier.isdisjoint(node.output):
             places[index] = AFTER
         else:
-            read_earlier.update(_reads(node))
+            read_earlier.update(_list_reads(node))
     return places
 
 
-def _reads(node: Any) -> list[str]:
-    """Names of tensors that a node reads, by itself or in graphs within it."""
+def _list_reads(node: Any) -> list[str]:
+    """Return the names of the tensors that a node, or a graph within it, reads."""
     return [name for name in (*node.input, *find_inner_reads(node)) if name]
 
 
 @dataclass(frozen=True)
 class _Cut:
-    """`nodes` by their numbers in the graph, those that an earlier stage computes too among them."""
+    """One stage before its graph is made."""
 
     place: int
     nodes: list[int]
+    """Positions in the graph, including nodes that an earlier stage also computes."""
+
     inputs: list[str]
     outputs: list[str]
 
 
 class _Cutter:
-    """Cuts one graph whose nodes have their places."""
+    """Cuts one graph into stages, from the place of each node."""
 
     def __init__(self, model: OnnxModel, places: list[int]) -> None:
         self.model, self.places, self.nodes = model, places, list(model.graph.node)
@@ -114,29 +124,29 @@ class _Cutter:
         weights = {tensor.name for tensor in model.graph.initializer}
         self.inputs = {value.name: value for value in model.graph.input if value.name not in weights}
         self.results = {value.name: value for value in model.graph.output}
-        self.batched = self._measure([name for name, maker in self.makers.items() if places[maker] != AFTER])
+        self.batched = self._describe_batched([name for name, maker in self.makers.items() if places[maker] != AFTER])
 
-    def stage(self, place: int, wanted: set[str]) -> _Cut:
-        """The stage at a place, which gives those of the wanted tensors that it makes."""
+    def cut_stage(self, place: int, needed: set[str]) -> _Cut:
+        """Return the stage at a place; its outputs are those of the `needed` tensors that its nodes make."""
         nodes = {index for index, own in enumerate(self.places) if own == place}
         waiting, taken = sorted(nodes), set[str]()
         while waiting:
-            for name in _reads(self.nodes[waiting.pop()]):
+            for name in _list_reads(self.nodes[waiting.pop()]):
                 maker = self.makers.get(name)
                 if name in self.inputs or (name in self.batched and maker not in nodes):
                     taken.add(name)
                 elif maker is not None and maker not in nodes:
-                    self._check_again(maker, name)
+                    self._check_repeatable(maker, name)
                     nodes.add(maker)
                     waiting.append(maker)
-        # Of a node with several outputs, one may have been taken before another called for the node itself.
+        # A node may have several outputs: one was taken as an input before another required the node itself.
         inputs = [name for name in (*self.inputs, *self.makers) if name in taken and self.makers.get(name) not in nodes]
         own = {name for name, maker in self.makers.items() if self.places[maker] == place}
-        outputs = [name for name in dict.fromkeys((*self.results, *self.makers)) if name in wanted & own]
+        outputs = [name for name in dict.fromkeys((*self.results, *self.makers)) if name in needed & own]
         return _Cut(place, sorted(nodes), inputs, outputs)
 
-    def write(self, stage: _Cut, shared: Collection[str]) -> OnnxModel:
-        """The graph of a stage, checked; `shared` are the outputs of the whole that cross too."""
+    def make_graph(self, stage: _Cut, shared: Collection[str]) -> OnnxModel:
+        """Return the checked graph of a stage; `shared` are the graph's outputs that also cross to a later stage."""
         onnx = import_onnx()
         made = onnx.ModelProto()
         made.CopyFrom(self.model)
@@ -144,7 +154,7 @@ class _Cutter:
         for field in ("node", "initializer", "input", "output", "value_info", "quantization_annotation"):
             graph.ClearField(field)
         graph.node.extend(self.nodes[index] for index in stage.nodes)
-        read = {name for node in graph.node for name in _reads(node)} | set(stage.outputs)
+        read = {name for node in graph.node for name in _list_reads(node)} | set(stage.outputs)
         graph.initializer.extend(tensor for tensor in self.model.graph.initializer if tensor.name in read)
         graph.input.extend(self.inputs.get(name) or self.batched[name] for name in stage.inputs)
         graph.output.extend(self.results.get(name) or self.batched[name] for name in stage.outputs)
@@ -154,7 +164,7 @@ class _Cutter:
         return made
 
     def _add_crossing(self, graph: Any, name: str) -> None:
-        """Let a tensor cross under a name of its own: what a later stage reads is no output of the whole."""
+        """Let an output cross under another name, because a tensor that a later stage reads counts as no output."""
         helper, other = import_onnx().helper, f"{name}{CROSSING}"
         crossing = import_onnx().ValueInfoProto()
         crossing.CopyFrom(self.batched[name])
@@ -166,23 +176,25 @@ class _Cutter:
             graph.node.insert(0, helper.make_node("Identity", [other], [name], name=f"{other}_taken"))
             value.CopyFrom(crossing)
 
-    def _check_again(self, maker: int, name: str) -> None:
+    def _check_repeatable(self, maker: int, name: str) -> None:
+        """Raise `BuildError` if the node would make other numbers when it is computed again."""
         node = self.nodes[maker]
         if node.op_type in RANDOM_OPERATORS:
             raise BuildError(
-                f"tensor {name!r} of node {node.name} ({node.op_type}) has no batch axis to cross between stages by,"
-                " and computed again it would be another; expected the batch axis first"
+                f"tensor {name!r} of node {node.name} ({node.op_type}) has no batch axis, so it cannot cross between"
+                " stages, and it is random, so it cannot be computed again; expected the batch axis first"
             )
 
-    def _measure(self, names: list[str]) -> Mapping[str, Any]:
-        """Those of the tensors that have the batch axis first, and no other axis that changes with it, described."""
+    def _describe_batched(self, names: list[str]) -> Mapping[str, Any]:
+        """Return the tensors that have the batch axis first and no other axis that changes with it, by name."""
         onnx = import_onnx()
         specs = extract_signature(self.model, "the graph to cut into stages").inputs
         runs = []
         try:
             session = open_session_with_outputs(self.model, names)
             for size in MEASURED_BATCHES:
-                shapes = {spec.name: (size, *(axis or 0 for axis in spec.shape)) for spec in specs}  # none is open
+                # `extract_signature` has checked that no axis of an input but the batch is open.
+                shapes = {spec.name: (size, *(axis or 0 for axis in spec.shape)) for spec in specs}
                 runs.append(session.run(names, {each.name: np.zeros(shapes[each.name], each.dtype) for each in specs}))
         except Exception as exc:  # ONNX Runtime's errors share no class
             raise BuildError(f"the graph cannot be cut into stages, since it does not run on zeros: {exc}") from exc

@@ -1,10 +1,9 @@
-"""Builds the plans of one job in a process of its own: `python -m streamd.tools.engine.plan.worker FOLDER`.
+"""Builds the plan of one job in its own process: `python -m streamd.tools.engine.plan.worker FOLDER`.
 
-The folder holds `job.json` and the graphs it names; the plan (of stages, where there are several graphs) and
-`result.json` are written beside them. The exit status is 1 where there is no plan, with the reason on standard error.
+The folder holds `job.json` and the graphs that it names. The worker writes `plan` (of stages, if there are several
+graphs) and `result.json` beside them and touches nothing else. If the build fails, the exit status is 1 and the reason
+is on standard error.
 """
-
-from __future__ import annotations
 
 import sys
 from pathlib import Path
@@ -21,8 +20,8 @@ from streamd.tools.engine.progress import Progress
 JOB, RESULT, PLAN = "job.json", "result.json", "plan"
 
 
-class GraphFile(msgspec.Struct, frozen=True):
-    """A graph to build a plan from; the fields are those of `PlanGraph`, `path` is relative to the job's folder."""
+class GraphFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A graph to build a plan from: the fields of `PlanGraph`, with a `path` relative to the folder of the job."""
 
     path: str
     strongly_typed: bool
@@ -30,8 +29,8 @@ class GraphFile(msgspec.Struct, frozen=True):
     pinned: tuple[str, ...]
 
 
-class BuildJob(msgspec.Struct, frozen=True):
-    """What one process builds: every graph of a network for one profile `(minimum, optimum, maximum)`."""
+class BuildJob(msgspec.Struct, frozen=True, kw_only=True):
+    """The work of one process: every graph of a network for one profile `(minimum, optimum, maximum)`."""
 
     name: str
     graphs: tuple[GraphFile, ...]
@@ -44,20 +43,20 @@ class BuildJob(msgspec.Struct, frozen=True):
     optimization_level: int | None = None
     verbose: bool = False
 
-    def settings(self) -> BuildSettings:
-        """The same for a builder; the timing cache is read, and written into the job's folder."""
+    def make_settings(self) -> BuildSettings:
+        """Return the settings for `PlanBuilder`; it reads `timing_cache` and writes the same file."""
         return BuildSettings(
-            (Profile(*self.profile),),
-            self.workspace_bytes,
-            Path(self.timing_cache) if self.timing_cache else None,
-            self.version_compatible,
-            self.tf32,
-            self.optimization_level,
+            profiles=(Profile(*self.profile),),
+            workspace_bytes=self.workspace_bytes,
+            timing_cache=Path(self.timing_cache) if self.timing_cache else None,
+            version_compatible=self.version_compatible,
+            tf32=self.tf32,
+            optimization_level=self.optimization_level,
         )
 
 
-class BuildResult(msgspec.Struct, frozen=True):
-    """What came of a job, but for the plan itself."""
+class BuildResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of a job without the plan itself."""
 
     layers: int
     pinned_layers: int
@@ -65,28 +64,36 @@ class BuildResult(msgspec.Struct, frozen=True):
     log: tuple[str, ...]
 
 
-def build_plans(folder: Path) -> None:
-    """Build the job of a folder; raises `StreamdError`."""
+def build_job(folder: Path) -> None:
+    """Build the plan of the job in a folder; raises `StreamdError`."""
     job = msgspec.json.decode((folder / JOB).read_bytes(), type=BuildJob)
     log: list[str] = []
     cuda.use_device(job.device)
-    builder = PlanBuilder(load_builder(), job.settings(), Progress(quiet=True), log.append, verbose=job.verbose)
+    builder = PlanBuilder(load_builder(), job.make_settings(), Progress(quiet=True), log.append, verbose=job.verbose)
     onnx = import_onnx()
     graphs = []
     for file in job.graphs:
         model = onnx.load(str(folder / file.path))
         signature = extract_signature(model, file.path)
-        graphs.append(PlanGraph(model, signature, file.strongly_typed, file.flags, file.pinned))
+        graphs.append(
+            PlanGraph(
+                model=model,
+                signature=signature,
+                strongly_typed=file.strongly_typed,
+                flags=file.flags,
+                pinned=file.pinned,
+            )
+        )
     plan = builder.build_stages(graphs, job.name)
     (folder / PLAN).write_bytes(memoryview(plan.content).cast("B"))
-    result = BuildResult(plan.layers, plan.pinned_layers, plan.warnings, tuple(log))
+    result = BuildResult(layers=plan.layers, pinned_layers=plan.pinned_layers, warnings=plan.warnings, log=tuple(log))
     (folder / RESULT).write_bytes(msgspec.json.encode(result))
 
 
 def main(arguments: list[str]) -> int:
-    """Build; returns the exit status."""
+    """Build the job of the folder in `arguments`; return the exit status."""
     try:
-        build_plans(Path(arguments[0]))
+        build_job(Path(arguments[0]))
     except StreamdError as exc:
         print(exc, file=sys.stderr)
         return 1

@@ -1,9 +1,7 @@
-"""One float32 graph into graphs of lower precision: for plans to be built from, and for ONNX Runtime as they are.
+"""Makes graphs of lower precision from one float32 graph, for TensorRT plans and for ONNX Runtime.
 
-What half precision cannot hold and what quantizing would ruin is found once, on real windows, and then used again.
+Nodes that must stay in float32 are found once, on real windows, and then reused. This module writes no files.
 """
-
-from __future__ import annotations
 
 import time
 from collections.abc import Callable
@@ -20,29 +18,34 @@ from streamd.tools.engine.precision.ranges import CalibrationWindows
 from streamd.tools.engine.progress import Progress
 
 COMPARED_WINDOWS = 256
-"""How many windows decide what fits half precision: each is run once for every group of tensors."""
+"""The number of windows that decide what fits half precision; each is run once for every group of tensors."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PrecisionOptions:
-    """How graphs of lower precision are made.
-
-    windows: for calibration and for comparing, or None; typed: feed TensorRT's builder graphs that carry their own
-    types (True), float32 graphs and flags (False), or the first of these that it takes (None); largest_move: how far
-    one product in int8 may move an output.
-    """
+    """Options of graphs of lower precision."""
 
     windows: CalibrationWindows | None = None
+    """Windows for calibration and comparison, or `None` to make neither."""
+
     calibration: str = "entropy"
+    """One of `CALIBRATIONS`, for int8."""
+
     per_channel: bool = True
+    """Whether quantized weights have a scale for each channel."""
+
     typed: bool | None = None
+    """The input of TensorRT's builder: graphs that carry their types (`True`), float32 graphs and flags (`False`), or
+    what suits the installed version (`None`)."""
+
     sensitive_operators: frozenset[str] = SENSITIVE_OPERATORS
     largest_move: float = LARGEST_MOVE
+    """The largest share by which one product in int8 may move an output."""
 
 
 @dataclass(frozen=True)
 class MadeGraph:
-    """A graph that says its own precision, and what stayed in float32."""
+    """A graph of one precision, with the nodes that stayed in float32."""
 
     precision: str
     model: OnnxModel
@@ -51,63 +54,76 @@ class MadeGraph:
 
 
 class GraphMaker:
-    """Makes graphs of one float32 graph; `note` gets what is worth saying and keeping."""
+    """Makes graphs of lower precision from one float32 graph.
+
+    `report` is called with each remark for the user and the log; by default it is printed with the progress.
+    """
 
     def __init__(
         self,
         model: OnnxModel,
         options: PrecisionOptions,
         progress: Progress | None = None,
-        note: Callable[[str], None] | None = None,
+        report: Callable[[str], None] | None = None,
         *,
         norms_written_out: bool = False,
     ) -> None:
         self.options = options
         self._given, self._norms_written_out = model, norms_written_out
         self.progress = progress or Progress(quiet=True)
-        self._note = note or self.progress.line
+        self._report = report or self.progress.print_line
         self._kept: dict[int, KeptNodes] = {}
+        """The kept nodes that were found, by element type."""
 
     @cached_property
     def model(self) -> OnnxModel:
-        """The float32 graph with constants folded: what all others are made of."""
+        """Return the float32 graph with constants folded, from which all others are made."""
         folded = fold_constants(self._given)
         return write_out_norms(folded) if self._norms_written_out else folded
 
-    def make(self, precision: str) -> MadeGraph:
-        """The graph of a precision for ONNX Runtime, in float32 the given one itself; raises `BuildError`."""
+    def make_graph(self, precision: str) -> MadeGraph:
+        """Return the graph of a precision for ONNX Runtime; for fp32 the given graph itself. Raises `BuildError`."""
         began = time.monotonic()
         if precision == "fp32":
             model, kept = self._given, KeptNodes()
         elif precision == "fp16":
-            kept = self.keep(FLOAT16)
+            kept = self.find_kept_nodes(FLOAT16)
             model = convert_to_half(self.model, kept)
         elif precision == "int8":
-            model, kept = self.quantized(self.keep(FLOAT16))
+            model, kept = self.quantize_graph(self.find_kept_nodes(FLOAT16))
         else:
-            raise BuildError(f"{precision}: ONNX Runtime has no kernels for it; expected fp32, fp16 or int8")
+            raise BuildError(f"{precision}: ONNX Runtime has no kernels for it, expected fp32, fp16 or int8")
         return MadeGraph(precision, model, kept, time.monotonic() - began)
 
-    def keep(self, element: int) -> KeptNodes:
-        """The nodes to keep in float32 beside a type of half precision; found once."""
+    def find_kept_nodes(self, element: int) -> KeptNodes:
+        """Return the nodes to keep in float32 beside an element type of half precision; cached."""
         if element not in self._kept:
             windows = self.options.windows
             compared = None if windows is None else {name: array[:COMPARED_WINDOWS] for name, array in windows.items()}
             if compared is None:
-                self._note("no --calibration-data: what overflows half precision is not looked for")
-            with self.progress.job("comparing with half precision", 0) as job:
-                operators = self.options.sensitive_operators
-                self._kept[element] = choose_kept_nodes(self.model, compared, element, operators=operators, told=job.to)
+                self._report("no --calibration-data: tensors that overflow half precision are not searched for")
+            with self.progress.start_job("comparing with half precision", 0) as job:
+                self._kept[element] = choose_kept_nodes(
+                    self.model,
+                    compared,
+                    element,
+                    operators=self.options.sensitive_operators,
+                    on_progress=job.advance_to,
+                )
         return self._kept[element]
 
-    def quantized(self, kept: KeptNodes) -> tuple[OnnxModel, KeptNodes]:
-        """The graph with Q/DQ pairs, and what is kept in float32 or merely not quantized."""
+    def quantize_graph(self, kept: KeptNodes) -> tuple[OnnxModel, KeptNodes]:
+        """Return the graph with Q/DQ pairs, and the nodes that stay in float32 or are only not quantized."""
         windows = self.options.windows
         if windows is None:
-            raise BuildError("int8: needs real windows: give --calibration-data")
+            raise BuildError("int8: needs real windows; give --calibration-data")
         count = len(next(iter(windows.values())))
-        self._note(f"int8: calibrating on {count} windows ({self.options.calibration})")
-        quantizer = Quantizer(self.options.calibration, self.options.per_channel, self.options.largest_move)
-        with self.progress.job("int8: comparing each product", 0) as job:
-            model = quantizer.quantize(self.model, windows, kept, told=job.to)
-        return model, KeptNodes(kept.reasons, quantizer.left)
+        self._report(f"int8: calibrating on {count} windows ({self.options.calibration})")
+        quantizer = Quantizer(
+            self.options.calibration,
+            per_channel=self.options.per_channel,
+            largest_move=self.options.largest_move,
+        )
+        with self.progress.start_job("int8: comparing each product", 0) as job:
+            model = quantizer.quantize(self.model, windows, kept, on_progress=job.advance_to)
+        return model, KeptNodes(kept.reasons, quantizer.not_quantized)

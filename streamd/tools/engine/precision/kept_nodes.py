@@ -1,6 +1,7 @@
-"""Precision lives in the graph: which nodes stay in float32 and why, and the graph for each precision.
+"""Chooses the nodes that stay in float32, with the reasons, and converts the rest to half precision.
 
-The graphs are what a strongly typed TensorRT network (10 and later) takes as it is, and they run in ONNX Runtime.
+The converted graphs carry all types themselves: ONNX Runtime and strongly typed TensorRT networks (10 and later) take
+them as they are. This module does not quantize.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -11,7 +12,7 @@ from streamd.tools.engine.precision.half import BFLOAT16, FLOAT16, HalfConverter
 from streamd.tools.engine.precision.ranges import CalibrationWindows, RangeFinder
 
 PINNED_PREFIXES = ("/scaler/", "/restorer/")
-"""Nodes that meet raw units (bytes, seconds), by the modules that hold them."""
+"""The names of nodes that meet raw units (bytes, seconds) begin so, after the network's modules that hold them."""
 
 SENSITIVE_OPERATORS = frozenset(
     {
@@ -20,27 +21,30 @@ SENSITIVE_OPERATORS = frozenset(
         *("Pow", "Exp", "Log", "Reciprocal", "Sqrt"),
     }
 )
-"""Sums over many terms, and functions that are steep where half precision is coarse."""
+"""Operators that sum many terms, and functions that are steep where half precision is coarse."""
 
 PINNED, SENSITIVE = "pinned: ", "sensitive: "
-"""How reasons begin that are no measurement."""
+"""The beginnings of reasons that are no measurement."""
 
 
 @dataclass(frozen=True)
 class KeptNodes:
-    """The nodes that stay in float32, name to reason; of int8, also the products that are merely not quantized."""
+    """Nodes that stay in float32."""
 
     reasons: Mapping[str, str] = field(default_factory=dict)
+    """The reason for each node, by name, in the order of the graph."""
+
     not_quantized: Mapping[str, str] = field(default_factory=dict)
+    """In int8, the products that are not quantized but may be in half precision, with the reasons."""
 
     @property
     def names(self) -> list[str]:
-        """The nodes, in the graph's order."""
+        """Return the names of the nodes, in the order of the graph."""
         return list(self.reasons)
 
     @property
     def misfits(self) -> list[str]:
-        """Those that make or read what was seen not to fit, in the graph's order."""
+        """Return the nodes that write or read a tensor that did not fit half precision, in the order of the graph."""
         return [name for name, reason in self.reasons.items() if not reason.startswith((PINNED, SENSITIVE))]
 
 
@@ -52,10 +56,11 @@ def choose_kept_nodes(
     operators: Iterable[str] = SENSITIVE_OPERATORS,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> KeptNodes:
-    """Return the nodes of a folded graph to keep in float32.
+    """Return the nodes of a folded graph to keep in float32; the first that applies is the reason.
 
-    Those that are pinned by name, those that make or read a tensor which does not fit on `windows` (none are
-    compared where that is None), and those of sensitive operators; the first of these is told as the reason.
+    1. Nodes that are pinned by name.
+    2. Nodes that write or read a tensor that does not fit half precision on `windows`; skipped if that is `None`.
+    3. Nodes of sensitive operators.
     """
     starts, operators = tuple(prefixes), set(operators)
     misfits = RangeFinder(element).find_misfits(model, windows, on_progress) if windows is not None else {}
@@ -72,7 +77,7 @@ def choose_kept_nodes(
 
 
 def convert_to_half(model: OnnxModel, kept: KeptNodes, element: int = FLOAT16) -> OnnxModel:
-    """Return a folded graph in float16 or bfloat16 but for the kept nodes; it is checked. The given one is not changed.
+    """Return a checked copy of a folded graph in float16 or bfloat16, except the kept nodes.
 
     Its inputs and outputs keep their types.
     """
@@ -86,12 +91,12 @@ def convert_to_half(model: OnnxModel, kept: KeptNodes, element: int = FLOAT16) -
 
 
 def raise_opset(model: OnnxModel, opset: int) -> OnnxModel:
-    """Return the graph in a later opset, as ONNX's own converter writes it."""
+    """Return the graph in a later opset, converted by ONNX's own converter."""
     import onnx.version_converter
 
     return fold_constants(onnx.version_converter.convert_version(model, opset))
 
 
 def _computes(node: object) -> bool:
-    """Whether a node makes numbers out of numbers; one that compares or moves loses nothing that its reader keeps."""
+    """Whether a node computes numbers from the values of its inputs; the others lose nothing in half precision."""
     return getattr(node, "op_type", "") not in {"Shape", "Size", "IsNaN", "IsInf"}

@@ -85,7 +85,7 @@ def of_bfloat16(path: Path) -> Path:
         (baked, "no lane can open what would be built: no backend can run"),
         (lambda path: hidden(path, 1, 6, 8), "does not run with a batch of 3: "),
         (lambda path: hidden(path, 1, -1, 8), "output 'y' is (1, 18, 8) for a batch of 3, expected a row for each"),
-        (of_strings, "input 'x' is of type string; expected numbers that numpy has"),
+        (of_strings, "input 'x' has the type string, expected a numeric type of NumPy"),
         (of_bfloat16, "input 'x' is of type bfloat16; expected numbers"),
     ],
 )

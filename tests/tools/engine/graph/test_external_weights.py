@@ -144,7 +144,7 @@ def test_plans_of_a_version_with_weights_beside_its_graph(
 def test_a_graph_too_large_for_a_protobuf_is_copied_with_its_files(
     tmp_path: Path, apart: Path, capsys: pytest.CaptureFixture[str], small_limit: None
 ) -> None:
-    assert not load_graph(apart / "model.onnx").whole
+    assert not load_graph(apart / "model.onnx").has_weights
     status, folder, error = build(
         capsys, "--version", apart, "--backend", "onnxruntime", "--precision", "fp32", "--out", tmp_path / "out"
     )

@@ -108,7 +108,7 @@ def test_stages_are_told_and_the_graph_of_each_is_kept(version: Path) -> None:
 
 def test_a_dynamic_plan_says_which_batch_sizes_to_run(version: Path) -> None:
     with VersionFolder(read_made_source(version), None, None, [], now=noon) as folder:
-        entry = folder.add(make_plan(), BuildSettings((Profile(2, 48, 130),)), WHERE)
+        entry = folder.add(make_plan(), BuildSettings(profiles=(Profile(2, 48, 130),)), WHERE)
     assert entry["profiles"] == [[2, 48, 130]]
     assert entry["buckets"] == [2, 8, 32, 48, 64, 128, 130]
 

@@ -20,21 +20,26 @@ from streamd.repository.plans import Machine
 from streamd.tools.engine.graph.onnx_graph import Signature, extract_signature, fold_constants
 from streamd.tools.engine.plan.builder import BuildSettings, PlanBuilder, PlanGraph, Profile
 from streamd.tools.engine.plan.library import load_builder, probe_machine
-from streamd.tools.engine.plan.maker import PlanMaker, PrecisionOptions
+from streamd.tools.engine.plan.maker import PlanMaker
 from streamd.tools.engine.plan.pins import find_node_of_layer
+from streamd.tools.engine.precision.graphs import PrecisionOptions
 from streamd.tools.engine.progress import Progress
 from tests.support.fake_tensorrt_builder import CACHE
 from tests.support.graph_readers import INT32, model, node, operators, raw_windows, scaled_network, value, weight
 from tests.tools.engine.conftest import MakeLibrary
 
 VERSIONS = ["8.6.1", "10.16.0", "11.0.0"]
-STATIC = BuildSettings((Profile.static(1), Profile.static(8)))
+STATIC = BuildSettings(profiles=(Profile.static(1), Profile.static(8)))
 
 
 def maker(settings: BuildSettings = STATIC, **options: Any) -> PlanMaker:
     graph = scaled_network()
     builder = PlanBuilder(load_builder(), settings)
     return PlanMaker(builder, graph, extract_signature(graph, "small"), PrecisionOptions(**options))
+
+
+def plan_graph(graph: Any, *, strongly_typed: bool = True) -> PlanGraph:
+    return PlanGraph(model=graph, signature=extract_signature(graph, "small"), strongly_typed=strongly_typed)
 
 
 def flags(module: Any) -> set[str]:
@@ -44,14 +49,14 @@ def flags(module: Any) -> set[str]:
 @pytest.mark.parametrize("version", VERSIONS)
 def test_float32_is_without_tf32_and_with_a_profile_a_bucket(install: MakeLibrary, version: str) -> None:
     module = install(version)
-    made = maker().make("fp32")
+    made = maker().make_plan("fp32")
     assert flags(module) == set()
     assert bytes(made.plan.content).startswith(b"plan of")
     shapes = [profile.shapes for profile in module.recorder.config.profiles]
     assert shapes == [{"x": ((size, 6, 8),) * 3} for size in (1, 8)]
     assert module.recorder.config.pools == {module.MemoryPoolType.WORKSPACE: 4 * 2**30}
     assert made.plan.warnings == ("weights are subnormal",)
-    maker(BuildSettings((Profile(1, 4, 16),), tf32=True, workspace_bytes=2**20)).make("fp32")
+    maker(BuildSettings(profiles=(Profile(1, 4, 16),), tf32=True, workspace_bytes=2**20)).make_plan("fp32")
     assert flags(module) == {"TF32"}
     assert module.recorder.config.profiles[0].shapes == {"x": ((1, 6, 8), (4, 6, 8), (16, 6, 8))}
     assert list(module.recorder.config.pools.values()) == [2**20]
@@ -60,7 +65,7 @@ def test_float32_is_without_tf32_and_with_a_profile_a_bucket(install: MakeLibrar
 def test_only_the_8_is_asked_to_share_profiles(install: MakeLibrary) -> None:
     for version in VERSIONS:
         module = install(version)
-        maker().make("fp32")
+        maker().make_plan("fp32")
         asked = {feature.name for feature, on in module.recorder.config.preview.items() if on}
         assert asked == ({"PROFILE_SHARING_0806"} if version.startswith("8") else set())
 
@@ -69,7 +74,7 @@ def test_only_the_8_is_asked_to_share_profiles(install: MakeLibrary) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
 def test_later_versions_take_types_from_the_graph(install: MakeLibrary, version: str, precision: str) -> None:
     module = install(version)
-    made = maker(windows=raw_windows(16), calibration="minmax").make(precision)
+    made = maker(windows=raw_windows(16), calibration="minmax").make_plan(precision)
     strong = 1 << int(module.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     (graph,) = made.graphs
     assert graph.strongly_typed
@@ -86,7 +91,7 @@ def test_the_8_gets_three_plans_and_flags_for_the_core_only(install: MakeLibrary
     stream = io.StringIO()
     graph = scaled_network()
     builder = PlanBuilder(load_builder(), STATIC, Progress(stream=stream))
-    made = PlanMaker(builder, graph, extract_signature(graph, "small"), PrecisionOptions()).make("fp16")
+    made = PlanMaker(builder, graph, extract_signature(graph, "small"), PrecisionOptions()).make_plan("fp16")
     before, core, after = module.recorder.networks
     assert [{flag.name for flag in config.flags} for config in module.recorder.configs] == [set(), {"FP16"}, set()]
     assert {"/scaler/Div"} == set(made.kept.reasons) & {layer.name for layer in before.layers}
@@ -115,9 +120,9 @@ def test_of_the_core_what_does_not_fit_is_pinned(install: MakeLibrary) -> None:
     ]
     weights = [weight("big", 1e9), weight("scale", np.ones(8))]
     graph = model(nodes, [value("x", ["batch", 6, 8])], [value("y", ["batch", 6, 8])], weights)
-    options = PrecisionOptions({"x": raw_windows(8)["x"] / 1e9})
+    options = PrecisionOptions(windows={"x": raw_windows(8)["x"] / 1e9})
     making = PlanMaker(PlanBuilder(load_builder(), STATIC), graph, extract_signature(graph, "small"), options)
-    made = making.make("fp16")
+    made = making.make_plan("fp16")
     assert [graph.pinned for graph in made.graphs] == [(), tuple(made.kept.misfits), ()]
     # Written out or not, the norm reads what does not fit; the softmax does not.
     assert "/Mul" in made.kept.misfits
@@ -133,7 +138,7 @@ def test_of_the_core_what_does_not_fit_is_pinned(install: MakeLibrary) -> None:
 @pytest.mark.parametrize("typed", [True, False])
 def test_a_typed_graph_is_a_hint_to_the_core(install: MakeLibrary, typed: bool) -> None:
     install("8.6.1")
-    made = maker(typed=typed).make("fp16")
+    made = maker(typed=typed).make_plan("fp16")
     casts = ["Cast" in {each.op_type for each in graph.model.graph.node} for graph in made.graphs]
     assert (made.typed, casts) == (typed, [False, typed, False])
     assert "/norm/LayerNormalization" not in made.kept.reasons, "a hint keeps nothing in float32"
@@ -143,7 +148,7 @@ def test_a_graph_without_raw_units_is_one_plan(install: MakeLibrary) -> None:
     module = install("8.6.1")
     graph = model([node("Relu", "x", "y", "/Relu")], [value("x", ["b", 2])], [value("y", ["b", 2])])
     signature = extract_signature(graph, "small")
-    made = PlanMaker(PlanBuilder(load_builder(), STATIC), graph, signature, PrecisionOptions()).make("fp16")
+    made = PlanMaker(PlanBuilder(load_builder(), STATIC), graph, signature, PrecisionOptions()).make_plan("fp16")
     assert bytes(made.plan.content) == b"plan of 1 layers"
     assert (len(made.graphs), made.kept.names, flags(module)) == (1, [], {"FP16"})
 
@@ -151,16 +156,16 @@ def test_a_graph_without_raw_units_is_one_plan(install: MakeLibrary) -> None:
 def test_the_8_gets_the_float32_graph_and_flags_unless_asked_otherwise(install: MakeLibrary) -> None:
     module = install("8.6.1")
     module.recorder.refuse_types = {10}
-    assert maker().make("fp16").typed is False
+    assert maker().make_plan("fp16").typed is False
     with pytest.raises(BuildError, match="node number 0: type 10 is not taken"):
-        maker(typed=True).make("fp16")
+        maker(typed=True).make_plan("fp16")
 
 
 def test_the_8_takes_int8_with_flags_and_has_no_bfloat16(install: MakeLibrary) -> None:
     module = install("8.6.1")
-    made = maker(windows=raw_windows(16), calibration="minmax").make("int8")
-    assert made.whole is not None
-    assert "QuantizeLinear" in operators(made.whole)
+    made = maker(windows=raw_windows(16), calibration="minmax").make_plan("int8")
+    assert made.uncut_model is not None
+    assert "QuantizeLinear" in operators(made.uncut_model)
     told = [{flag.name for flag in config.flags} for config in module.recorder.configs]
     assert told == [set(), {"INT8", "FP16"}, set()]
     quantized = ["QuantizeLinear" in {each.op_type for each in graph.model.graph.node} for graph in made.graphs]
@@ -168,15 +173,15 @@ def test_the_8_takes_int8_with_flags_and_has_no_bfloat16(install: MakeLibrary) -
     assert all("Cast" not in {each.op_type for each in graph.model.graph.node} for graph in made.graphs)
     assert made.kept.names == ["/scaler/Div", "/restorer/Mul"]
     with pytest.raises(BuildError, match=r"TensorRT 8\.6\.1 has no bfloat16"):
-        maker().make("bf16")
+        maker().make_plan("bf16")
     with pytest.raises(BuildError, match="int8: needs real windows"):
-        maker().make("int8")
+        maker().make_plan("int8")
 
 
 def test_the_11_has_no_flags_to_fall_back_to(install: MakeLibrary) -> None:
     install("11.0.0")
     with pytest.raises(BuildError, match="no builder flag FP16"):
-        maker(typed=False).make("fp16")
+        maker(typed=False).make_plan("fp16")
 
 
 def test_pins_leave_numbers_that_are_no_floats_alone(install: MakeLibrary) -> None:
@@ -185,7 +190,8 @@ def test_pins_leave_numbers_that_are_no_floats_alone(install: MakeLibrary) -> No
     graph = fold_constants(model(nodes, [value("n", ["b", 2], INT32)], [value("y", ["b", 2])]))
     signature = extract_signature(graph, "ints")
     pinned = ("/scaler/Neg", "/scaler/Cast")
-    built = PlanBuilder(load_builder(), STATIC).build(PlanGraph(graph, signature, False, ("FP16",), pinned), "fp16")
+    pinned_graph = PlanGraph(model=graph, signature=signature, strongly_typed=False, flags=("FP16",), pinned=pinned)
+    built = PlanBuilder(load_builder(), STATIC).build_plan(pinned_graph, "fp16")
     first, second = (module.recorder.network.named(name) for name in pinned)
     assert (first.precision, first.output_types) == (None, {})
     assert (second.precision, second.output_types) == (None, {0: module.DataType.FLOAT})
@@ -205,7 +211,9 @@ def test_a_loop_beside_a_pinned_layer_is_not_entered(install: MakeLibrary) -> No
     weights.append(__import__("onnx").helper.make_tensor("axis", 7, [1], [1]))
     graph = model(nodes, [value("x", [4, "b", 3])], [value("y", ["b", 4, 2])], weights)
     builder = PlanBuilder(load_builder(), STATIC)
-    built = builder.build(PlanGraph(graph, Signature((), ()), False, (), ("/scaler/Relu", "/restorer/Neg")), "fp16")
+    pins = ("/scaler/Relu", "/restorer/Neg")
+    given = PlanGraph(model=graph, signature=Signature((), ()), strongly_typed=False, pinned=pins)
+    built = builder.build_plan(given, "fp16")
     pinned = {layer.name for layer in module.recorder.network.layers if layer.precision is not None}
     assert {"/scaler/Relu", "/restorer/Neg"} == pinned
     assert built.pinned_layers == 2
@@ -220,7 +228,7 @@ def test_a_layer_is_of_a_node_by_its_name() -> None:
 
 def test_a_version_compatible_plan_has_no_runtime_in_it(install: MakeLibrary) -> None:
     module = install("8.6.1")
-    maker(BuildSettings((Profile.static(1),), version_compatible=True, optimization_level=2)).make("fp32")
+    maker(BuildSettings(profiles=(Profile.static(1),), version_compatible=True, optimization_level=2)).make_plan("fp32")
     assert flags(module) == {"VERSION_COMPATIBLE", "EXCLUDE_LEAN_RUNTIME"}
     assert module.recorder.config.builder_optimization_level == 2
 
@@ -228,13 +236,13 @@ def test_a_version_compatible_plan_has_no_runtime_in_it(install: MakeLibrary) ->
 def test_a_timing_cache_is_begun_grown_and_begun_anew(install: MakeLibrary, tmp_path: Path) -> None:
     install("10.16.0")
     path = tmp_path / "caches" / "gpu.timing-cache"
-    settings = BuildSettings((Profile.static(1),), timing_cache=path)
-    maker(settings).make("fp32")
+    settings = BuildSettings(profiles=(Profile.static(1),), timing_cache=path)
+    maker(settings).make_plan("fp32")
     assert path.read_bytes() == CACHE + b"one more;"
-    maker(settings).make("fp32")
+    maker(settings).make_plan("fp32")
     assert path.read_bytes() == CACHE + b"one more;one more;"
     path.write_bytes(b"of another device")
-    maker(settings).make("fp32")
+    maker(settings).make_plan("fp32")
     assert path.read_bytes() == CACHE + b"one more;"
     assert list(path.parent.iterdir()) == [path]
 
@@ -244,11 +252,11 @@ def test_a_timing_cache_that_cannot_be_kept_fails_no_build(install: MakeLibrary,
     (tmp_path / "file").write_text("in the way")
     stream = io.StringIO()
     graph = scaled_network()
-    settings = BuildSettings((Profile.static(1),), timing_cache=tmp_path / "file" / "cache")
+    settings = BuildSettings(profiles=(Profile.static(1),), timing_cache=tmp_path / "file" / "cache")
     builder = PlanBuilder(load_builder(), settings, Progress(stream=stream))
-    made = PlanMaker(builder, graph, extract_signature(graph, "small"), PrecisionOptions()).make("fp32")
+    made = PlanMaker(builder, graph, extract_signature(graph, "small"), PrecisionOptions()).make_plan("fp32")
     assert bytes(made.plan.content)
-    assert "the timing cache cannot be kept" in stream.getvalue()
+    assert "the timing cache cannot be written" in stream.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -258,7 +266,7 @@ def test_every_error_of_the_parser_is_told(install: MakeLibrary, version: str, s
     module = install(version)
     module.recorder.parser_errors = [("/a", "Odd", "no such operator"), ("/b", "Even", "nor this")]
     with pytest.raises(BuildError, match=f"fp32: the parser of TensorRT .* refused the graph: {said}") as caught:
-        maker().make("fp32")
+        maker().make_plan("fp32")
     assert "nor this" in str(caught.value)
 
 
@@ -267,12 +275,12 @@ def test_a_refusal_has_the_reasons_of_this_build_only(install: MakeLibrary) -> N
     making = maker()
     module.recorder.build_errors = ["no implementation for node /first/MatMul", "out of memory", "out of memory"]
     with pytest.raises(BuildError) as caught:
-        making.make("fp32")
+        making.make_plan("fp32")
     assert str(caught.value).count("out of memory") == 1
     assert "no implementation for node /first/MatMul" in str(caught.value)
     module.recorder.build_errors = ["another"]
     with pytest.raises(BuildError) as caught:
-        making.make("fp32")
+        making.make_plan("fp32")
     assert "out of memory" not in str(caught.value)
 
 
@@ -281,8 +289,8 @@ def test_lines_of_the_log_are_told(install: MakeLibrary) -> None:
     graph = scaled_network()
     for verbose in (False, True):
         lines: list[str] = []
-        builder = PlanBuilder(load_builder(), STATIC, tell=lines.append, verbose=verbose)
-        builder.build(PlanGraph(graph, extract_signature(graph, "small"), True), "fp32")
+        builder = PlanBuilder(load_builder(), STATIC, log=lines.append, verbose=verbose)
+        builder.build_plan(plan_graph(graph), "fp32")
         assert "TensorRT warning: weights are subnormal" in lines
         assert ("TensorRT verbose: tactics" in lines) is verbose
 
@@ -294,9 +302,9 @@ def test_progress_is_told_where_tensorrt_tells_it(install: MakeLibrary) -> None:
         stream = io.StringIO()
         builder = PlanBuilder(load_builder(), STATIC, Progress(stream=stream, now=lambda: float(next(seconds))))
         graph = scaled_network()
-        builder.build(PlanGraph(graph, extract_signature(graph, "small"), version != "8.6.1"), "fp32")
+        builder.build_plan(plan_graph(graph, strongly_typed=version != "8.6.1"), "fp32")
         assert ("fp32: 2 of 3, " in stream.getvalue()) is (version != "8.6.1")
-        assert ("tells no progress" in stream.getvalue()) is (version == "8.6.1")
+        assert ("reports no progress" in stream.getvalue()) is (version == "8.6.1")
 
 
 def test_an_interrupt_ends_the_build_between_two_steps(install: MakeLibrary) -> None:
@@ -309,18 +317,18 @@ def test_an_interrupt_ends_the_build_between_two_steps(install: MakeLibrary) -> 
 
     progress = Progress(quiet=True)
     builder = PlanBuilder(load_builder(), STATIC, progress)
-    job = progress.job
+    job = progress.start_job
 
     def interrupting(text: str, total: int) -> Any:
         made = job(text, total)
         progress._now = now
         return made
 
-    progress.job = interrupting  # type: ignore[method-assign]
+    progress.start_job = interrupting  # type: ignore[method-assign]
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     try:
         with pytest.raises(KeyboardInterrupt):
-            builder.build(PlanGraph(graph, extract_signature(graph, "small"), True), "fp32")
+            builder.build_plan(plan_graph(graph), "fp32")
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -346,9 +354,9 @@ def test_a_builder_hears_tensorrt_only_while_it_builds(install: MakeLibrary) -> 
     module = install("10.16.0")
     lines: list[str] = []
     library = load_tensorrt()
-    builder = PlanBuilder(load_builder(), STATIC, tell=lines.append)
+    builder = PlanBuilder(load_builder(), STATIC, log=lines.append)
     graph = scaled_network()
-    builder.build(PlanGraph(graph, extract_signature(graph, "small"), True), "fp32")
+    builder.build_plan(plan_graph(graph), "fp32")
     heard = list(lines)
     with structlog.testing.capture_logs() as logged:
         for severity in ("VERBOSE", "WARNING", "ERROR"):

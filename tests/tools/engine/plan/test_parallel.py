@@ -15,8 +15,9 @@ from streamd.inference.tensorrt.plan_file import unpack_plans
 from streamd.tools.engine.graph.onnx_graph import extract_signature
 from streamd.tools.engine.plan.builder import BuildSettings, PlanBuilder, Profile
 from streamd.tools.engine.plan.library import load_builder
-from streamd.tools.engine.plan.maker import PlanMaker, PrecisionOptions, PreparedPlan
+from streamd.tools.engine.plan.maker import PlanMaker, PreparedPlan
 from streamd.tools.engine.plan.parallel import BuildPool
+from streamd.tools.engine.precision.graphs import PrecisionOptions
 from streamd.tools.engine.progress import Progress
 from tests.support.fake_tensorrt_builder import CACHE
 from tests.support.graph_readers import raw_windows, scaled_network
@@ -24,7 +25,7 @@ from tests.tools.engine.conftest import MakeLibrary
 
 ROOT = Path(__file__).resolve().parents[4]
 COMMAND = (sys.executable, "-m", "tests.support.fake_build_worker")
-SETTINGS = BuildSettings((Profile.static(1), Profile.static(8), Profile.static(32)))
+SETTINGS = BuildSettings(profiles=(Profile.static(1), Profile.static(8), Profile.static(32)))
 
 
 @pytest.fixture
@@ -40,9 +41,9 @@ def version(request: pytest.FixtureRequest, install: MakeLibrary, monkeypatch: p
 def prepared(*precisions: str) -> list[PreparedPlan]:
     """What the plans of a small network are built from."""
     graph = scaled_network()
-    options = PrecisionOptions(raw_windows(16), calibration="minmax")
+    options = PrecisionOptions(windows=raw_windows(16), calibration="minmax")
     maker = PlanMaker(PlanBuilder(load_builder(), SETTINGS), graph, extract_signature(graph, "small"), options)
-    return [maker.prepare(precision) for precision in precisions]
+    return [maker.prepare_plan(precision) for precision in precisions]
 
 
 def pool(jobs: int = 4, settings: BuildSettings = SETTINGS, **more: Any) -> tuple[BuildPool, list[str]]:
@@ -53,7 +54,7 @@ def pool(jobs: int = 4, settings: BuildSettings = SETTINGS, **more: Any) -> tupl
 @pytest.mark.parametrize("version", ["8.6.1", "10.16.0"], indirect=True)
 def test_every_batch_size_has_a_plan_of_its_own(version: str) -> None:
     building, log = pool()
-    made = list(building.make(prepared("fp32", "fp16", "int8")))
+    made = list(building.make_plans(prepared("fp32", "fp16", "int8")))
     assert [each.precision for each in made] == ["fp32", "fp16", "int8"]
     for each in made:
         stages = 3 if version == "8.6.1" and each.precision != "fp32" else 1
@@ -69,8 +70,8 @@ def test_every_batch_size_has_a_plan_of_its_own(version: str) -> None:
 
 
 def test_one_at_a_time_or_one_profile_is_the_same(version: str) -> None:
-    dynamic = BuildSettings((Profile(1, 8, 32),))
-    (made,) = pool(1, dynamic)[0].make(prepared("fp32"))
+    dynamic = BuildSettings(profiles=(Profile(1, 8, 32),))
+    (made,) = pool(1, dynamic)[0].make_plans(prepared("fp32"))
     assert made.alternatives == 1
     assert bytes(made.plan.content).startswith(b"plan of"), "one plan is itself"
 
@@ -78,8 +79,8 @@ def test_one_at_a_time_or_one_profile_is_the_same(version: str) -> None:
 def test_a_timing_cache_is_read_and_not_written(version: str, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     cache.write_bytes(CACHE)
-    settings = BuildSettings(SETTINGS.profiles, timing_cache=cache)
-    assert len(list(pool(settings=settings)[0].make(prepared("fp32")))) == 1
+    settings = BuildSettings(profiles=SETTINGS.profiles, timing_cache=cache)
+    assert len(list(pool(settings=settings)[0].make_plans(prepared("fp32")))) == 1
     assert cache.read_bytes() == CACHE
     assert [each.name for each in tmp_path.iterdir()] == ["cache"]
 
@@ -88,14 +89,14 @@ def test_a_timing_cache_is_read_and_not_written(version: str, tmp_path: Path) ->
     ("what", "told"),
     [
         ("refused in fp16, batch 8", r"fp16, batch 8: the builder ended with 1: .*no tactic fits"),
-        ("killed in fp16, batch 32", "fp16, batch 32: the builder was ended by signal 9: it said nothing"),
+        ("killed in fp16, batch 32", "fp16, batch 32: the builder was ended by signal 9: it wrote no reason"),
     ],
 )
 def test_one_that_fails_ends_all_of_them(version: str, monkeypatch: pytest.MonkeyPatch, what: str, told: str) -> None:
     monkeypatch.setenv("FAKE_BUILDING", what)
     building, _ = pool()
     with pytest.raises(BuildError, match=told):
-        list(building.make(prepared("fp32", "fp16")))
+        list(building.make_plans(prepared("fp32", "fp16")))
     assert building._running == set()
 
 
@@ -106,7 +107,7 @@ def test_who_goes_on_without_the_rest_leaves_no_process(
     monkeypatch.setenv("FAKE_BUILDING", "endless in fp16, batch 8")
     monkeypatch.setenv("FAKE_STARTED", str(started))
     building, _ = pool(jobs=6)
-    plans = building.make(prepared("fp32", "fp16"))
+    plans = building.make_plans(prepared("fp32", "fp16"))
     assert next(plans).precision == "fp32"
     while not started.exists():
         threading.Event().wait(0.01)
@@ -119,5 +120,5 @@ def test_who_goes_on_without_the_rest_leaves_no_process(
 def test_progress_tells_each_as_it_is_done(version: str) -> None:
     stream = io.StringIO()
     building = BuildPool(SETTINGS, 2, Progress(stream=stream), lambda line: None, command=COMMAND)
-    list(building.make(prepared("fp32")))
+    list(building.make_plans(prepared("fp32")))
     assert [f"fp32, batch {size}: " in stream.getvalue() for size in (1, 8, 32)] == [True] * 3

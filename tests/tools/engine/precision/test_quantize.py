@@ -43,10 +43,10 @@ def weights_of(graph: Any) -> dict[str, npt.NDArray[Any]]:
 @pytest.mark.parametrize("calibration", ["entropy", "minmax"])
 def test_products_are_quantized_symmetrically_and_a_channel_at_a_time(graph: Any, calibration: str) -> None:
     windows = raw_windows(40)
-    quantizer = Quantizer(calibration, limit=0.2)
+    quantizer = Quantizer(calibration, largest_move=0.2)
     quantized = quantizer.quantize(graph, windows, choose_kept_nodes(graph, None))
     assert list_quantized_products(quantized) == ["/first/MatMul", "/second/MatMul"]
-    assert quantizer.left == {}
+    assert quantizer.not_quantized == {}
     weights = weights_of(quantized)
     zeros = {n.input[2] for n in quantized.graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")}
     assert all(weights[name].dtype == np.int8 and not weights[name].any() for name in zeros)
@@ -57,7 +57,9 @@ def test_products_are_quantized_symmetrically_and_a_channel_at_a_time(graph: Any
 
 
 def test_what_is_kept_is_left_alone(graph: Any) -> None:
-    quantized = Quantizer("minmax", limit=0.2).quantize(graph, raw_windows(), KeptNodes({"/first/MatMul": "asked for"}))
+    quantized = Quantizer("minmax", largest_move=0.2).quantize(
+        graph, raw_windows(), KeptNodes({"/first/MatMul": "asked for"})
+    )
     assert list_quantized_products(quantized) == ["/second/MatMul"]
     assert by_name(quantized, "/first/MatMul").input == by_name(graph, "/first/MatMul").input
 
@@ -71,17 +73,17 @@ def test_a_product_that_moves_the_output_too_far_is_left_alone(graph: Any) -> No
     first = onnx.ModelProto()
     first.CopyFrom(graph)
     first.graph.initializer[0].CopyFrom(weight("first", weights_of(graph)["first"] * rows))
-    quantizer = Quantizer("minmax", limit=0.1)
+    quantizer = Quantizer("minmax", largest_move=0.1)
     told = list[tuple[int, int]]()
     found = quantizer.quantize(first, windows, choose_kept_nodes(first, None), lambda a, b: told.append((a, b)))
-    assert list(quantizer.left) == ["/first/MatMul"]
-    assert "it alone moves an output by" in quantizer.left["/first/MatMul"]
+    assert list(quantizer.not_quantized) == ["/first/MatMul"]
+    assert "it alone moves an output by" in quantizer.not_quantized["/first/MatMul"]
     assert list_quantized_products(found) == ["/second/MatMul"]
     assert told == [(1, 2), (2, 2)]
 
 
 def test_bypassing_everything_gives_the_graph_back(graph: Any) -> None:
-    quantized = Quantizer("minmax", limit=1.0).quantize(graph, raw_windows(), KeptNodes())
+    quantized = Quantizer("minmax", largest_move=1.0).quantize(graph, raw_windows(), KeptNodes())
     plain = bypass_quantizers(quantized, set(list_quantized_products(quantized)))
     assert "QuantizeLinear" not in operators(plain)
     np.testing.assert_array_equal(run(plain, raw_windows())[0], run(graph, raw_windows())[0])
@@ -93,14 +95,14 @@ def test_weights_of_three_axes_are_left_alone() -> None:
     weights = [weight("deep", random.standard_normal((3, 4, 4))), weight("flat", random.standard_normal((4, 2)))]
     graph = model(nodes, [value("x", ["b", 3, 1, 4])], [value("y", ["b", 3, 1, 2])], weights)
     windows = {"x": random.standard_normal((16, 3, 1, 4)).astype(np.float32)}
-    quantizer = Quantizer("minmax", limit=0.5)
+    quantizer = Quantizer("minmax", largest_move=0.5)
     assert list_quantized_products(quantizer.quantize(graph, windows, KeptNodes())) == ["flat"]
-    assert quantizer.left == {"deep": "its weights have 3 axes"}
+    assert quantizer.not_quantized == {"deep": "its weights have 3 axes"}
 
 
 def test_nothing_to_quantize_is_a_failure_with_the_reasons(graph: Any) -> None:
     with pytest.raises(BuildError, match="no MatMul, Gemm, Conv with constant weights can be quantized"):
-        Quantizer("minmax", limit=0.0).quantize(graph, raw_windows(), KeptNodes())
+        Quantizer("minmax", largest_move=0.0).quantize(graph, raw_windows(), KeptNodes())
     plain = model([node("Relu", "x", "y", "relu")], [value("x", ["b", 6, 8])], [value("y", ["b", 6, 8])])
     with pytest.raises(BuildError, match="int8"):
         Quantizer("minmax").quantize(plain, raw_windows(), KeptNodes())
@@ -108,7 +110,7 @@ def test_nothing_to_quantize_is_a_failure_with_the_reasons(graph: Any) -> None:
 
 def test_the_quantized_graph_goes_into_half_precision_with_its_scales(graph: Any) -> None:
     windows, kept = raw_windows(40), choose_kept_nodes(graph, None)
-    quantized = Quantizer("minmax", limit=0.2).quantize(graph, windows, kept)
+    quantized = Quantizer("minmax", largest_move=0.2).quantize(graph, windows, kept)
     half = convert_to_half(raise_opset(quantized, 19), kept)
     product = by_name(half, "/second/MatMul")
     maker = {name: each for each in half.graph.node for name in each.output}

@@ -34,24 +34,24 @@ WINDOWS = {"x": np.array([[1.0, 2.0, -3.0, 4.0], [0.5, 0.1, 0.2, 0.3]], np.float
     ],
 )
 def test_large_and_tiny_tensors_are_found(factor: float, found: set[str]) -> None:
-    assert set(RangeFinder().find(one_operator(factor), WINDOWS)) == found
+    assert set(RangeFinder().find_misfits(one_operator(factor), WINDOWS)) == found
 
 
 def test_bfloat16_has_the_range_of_float32() -> None:
-    assert RangeFinder(BFLOAT16).find(one_operator(1e30), WINDOWS) == {}
+    assert RangeFinder(BFLOAT16).find_misfits(one_operator(1e30), WINDOWS) == {}
 
 
 def test_a_window_that_is_nothing_beside_the_others_is_immaterial() -> None:
     quiet = {"x": np.array([[1.0, 2.0, -3.0, 4.0], [1e-9, 1e-9, 2e-9, 1e-9]], np.float32)}
-    assert RangeFinder().find(one_operator(1.0), quiet) == {}
-    assert set(RangeFinder().find(one_operator(1.0), {"x": quiet["x"][1:]})) == {"m", "r", "y"}
+    assert RangeFinder().find_misfits(one_operator(1.0), quiet) == {}
+    assert set(RangeFinder().find_misfits(one_operator(1.0), {"x": quiet["x"][1:]})) == {"m", "r", "y"}
 
 
 @pytest.mark.parametrize("budget_bytes", [1, 10_000, 2**30])
 def test_groups_of_any_size_find_the_same(budget_bytes: int) -> None:
     graph, told = fold_constants(scaled_network()), list[tuple[int, int]]()
     finder = RangeFinder(budget_bytes=budget_bytes)
-    found = finder.find(graph, raw_windows(20), lambda done, total: told.append((done, total)))
+    found = finder.find_misfits(graph, raw_windows(20), lambda done, total: told.append((done, total)))
     assert set(found) == {"big", "y"}
     assert [done for done, _ in told] == list(range(1, told[-1][1] + 1))
     assert told[-1][0] == told[-1][1]
