@@ -128,14 +128,14 @@ async def test_a_row_that_was_filling_is_not_closed_later(daemon: Running) -> No
 
 async def test_forecasts_that_were_held_to_be_scored_go_too(daemon: Running) -> None:
     service = daemon.service
-    ledger = service.accuracy.ledger
+    scorer = service.accuracy.scorer
     await daemon.accept(history("a", 1, range(8)))
     await service.pipeline.wait_idle()
     slot = service.state.directory.slots["a"]
-    assert slot in ledger.held
+    assert slot in scorer.pending
     await forget(daemon, "a")
-    assert slot not in ledger.held
-    assert np.isnan(ledger._deviations.of(slot)).all()
+    assert slot not in scorer.pending
+    assert np.isnan(scorer._deviations.compute_deviation(slot)).all()
     assert (await daemon.status())["accuracy"]["sampled"]["forgotten"] == 1
 
 

@@ -22,11 +22,11 @@ class Comparisons:
         self._pairs: dict[tuple[str, str], SlidingSums] = {}
         self._period = 0
 
-    def roll(self, period: int) -> None:
+    def advance(self, period: int) -> None:
         """Go on to a period of the sliding window."""
         self._period = period
         for sums in self._pairs.values():
-            sums.roll(period)
+            sums.advance(period)
 
     def add(self, row: int, losses: Sequence[tuple[str, float]]) -> None:
         """Take the mean losses of one forecast by version, the first followed first.
@@ -39,19 +39,20 @@ class Comparisons:
                 sums = self._pairs[first, second] = SlidingSums(
                     self._shape.periods, pairs=(self._shape.ranges + 1, _COLUMNS)
                 )
-                sums.roll(self._period)
+                sums.advance(self._period)
             difference = after - before
-            sums.present("pairs")[row] += (1.0, difference, difference**2, before, after)
+            sums.get_current("pairs")[row] += (1.0, difference, difference**2, before, after)
 
     def drop(self, name: str) -> None:
         """Forget a version's pairs."""
         for pair in [pair for pair in self._pairs if name in pair]:
             del self._pairs[pair]
 
-    def read(self) -> dict[tuple[str, str], list["Comparison"]]:
+    def summarize(self) -> dict[tuple[str, str], list["Comparison"]]:
         """Return, by pair, the comparison for each range of the horizon and, last, for the whole."""
         return {
-            pair: [_comparison(*map(float, row)) for row in sums.total("pairs")] for pair, sums in self._pairs.items()
+            pair: [_comparison(*map(float, row)) for row in sums.compute_total("pairs")]
+            for pair, sums in self._pairs.items()
         }
 
 

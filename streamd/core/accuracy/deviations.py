@@ -24,7 +24,7 @@ class SeriesDeviations:
         self._largest = np.zeros((capacity, targets))
         self._last = np.full(capacity, NO_STEP, np.int64)
 
-    def see(self, slot: int, step: int, rows: Float32) -> None:
+    def add_rows(self, slot: int, step: int, rows: Float32) -> None:
         """Take what is new of the rows that end at `step`, `rows (rows, targets)`, NaN where missing."""
         last = int(self._last[slot])
         new = rows if last == NO_STEP else rows[max(len(rows) - max(step - last, 0), 0) :]
@@ -44,7 +44,7 @@ class SeriesDeviations:
         self._count[slot] += count
         np.maximum(self._largest[slot], np.abs(values).max(0), out=self._largest[slot])
 
-    def of(self, slot: int) -> Float64:
+    def compute_deviation(self, slot: int) -> Float64:
         """Return the deviation of each target, `(targets,)`, NaN where it is flat or was never seen."""
         deviation = np.sqrt(self._squares[slot] / np.maximum(self._count[slot], 1))
         least = FLAT_SHARE * np.maximum(1.0, self._largest[slot])

@@ -40,10 +40,10 @@ class ScoredVersion:
     """One version that is scored: its share of the servers, and whether it may open holds or only joins others'."""
 
     name: str
-    figures: Scores
+    scores: Scores
     number: int
     share: float = 1.0
-    shadow: bool = False
+    is_shadow: bool = False
     threshold: int = 0
     """Of 2^64 origins, how many are chosen."""
     latest_step: int = NO_STEP
@@ -65,7 +65,7 @@ class PendingForecast:
     forecasts: dict[str, Float32] = field(default_factory=dict)
     losses: dict[str, Float64] = field(default_factory=dict)
     """Summed, `(targets, ranges)`."""
-    done: int = 0
+    done_steps: int = 0
     """Steps of the horizon that are past, scored or missing."""
 
 

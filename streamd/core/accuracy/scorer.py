@@ -35,7 +35,7 @@ class ForecastScorer:
         self.shape = ScoreShape(contract, limits.range_steps, limits.period_steps, limits.periods)
         self.versions: dict[str, ScoredVersion] = {}  # the longest quiet first
         self.comparisons = Comparisons(self.shape)
-        self.held: dict[int, PendingForecast] = {}
+        self.pending: dict[int, PendingForecast] = {}
         """By slot; the longest unscored first."""
         self.counts = PendingCounts()
         self.now_step = NO_STEP
@@ -56,8 +56,8 @@ class ForecastScorer:
             self._numbers += 1
             version = ScoredVersion(name, Scores(self.shape), self._numbers, latest_step=self.now_step)
             self.versions[name] = version
-        version.share, version.shadow = share, shadow
-        self.weigh(self._servers)
+        version.share, version.is_shadow = share, shadow
+        self.set_server_count(self._servers)
         return version
 
     def unfollow(self, name: str) -> None:
@@ -65,22 +65,22 @@ class ForecastScorer:
         if self.versions.pop(name, None) is None:
             return
         self.comparisons.drop(name)
-        for hold in list(self.held.values()):
+        for hold in list(self.pending.values()):
             if hold.forecasts.pop(name, None) is not None:
                 del hold.losses[name]
             if not hold.forecasts:
-                del self.held[hold.slot]
+                del self.pending[hold.slot]
                 self.counts.forgotten += 1
-        self.weigh(self._servers)
+        self.set_server_count(self._servers)
 
-    def weigh(self, servers: int) -> None:
+    def set_server_count(self, servers: int) -> None:
         """Choose so often that the places are just filled, with so many servers in all.
 
         The versions that forecast at present have equal parts of the places: few servers of a candidate are enough.
         """
         self._servers = servers
         active = [each for each in self.versions.values() if self.now_step - each.latest_step <= ACTIVE_STEPS]
-        openers = [version for version in active if not version.shadow] or active
+        openers = [version for version in active if not version.is_shadow] or active
         length = self.contract.horizon + self.limits.settle_steps
         for version in self.versions.values():
             share = 0.0
@@ -91,18 +91,18 @@ class ForecastScorer:
             version.threshold = int(share * 2.0**64)
 
     # ------------------------------------------------------------ forecasts in
-    def chooses(self, version: ScoredVersion, slot: int, step: int) -> bool:
+    def offer_forecast(self, version: ScoredVersion, slot: int, step: int) -> bool:
         """Whether this version's forecast of a server from `step` is to be given to `take`; quick, for most are not."""
         if step > version.latest_step:
             version.latest_step = step
             if step > self.now_step:
                 self.now_step = step
-        hold = self.held.get(slot)
+        hold = self.pending.get(slot)
         if hold is not None:
-            return hold.step == step and not hold.done and version.name not in hold.forecasts
+            return hold.step == step and not hold.done_steps and version.name not in hold.forecasts
         return hash_origin(slot, step) < version.threshold
 
-    def take(
+    def add_forecast(
         self, version: ScoredVersion, slot: int, generation: int, step: int, forecast: Float32, rows: Float32
     ) -> bool:
         """Hold a forecast that was chosen, or let it join the other versions' from the same origin; whether it was.
@@ -110,10 +110,10 @@ class ForecastScorer:
         `forecast (targets, horizon, quantiles)` is copied. `rows (rows, targets)` are the server's last rows up to
         `step`, NaN where missing, as many as are known of its window.
         """
-        hold = self.held.get(slot)
+        hold = self.pending.get(slot)
         if hold is not None:
             # One that comes when some steps are scored is left out: all versions of a hold have the same points.
-            if hold.step != step or hold.generation != generation or hold.done or version.name in hold.forecasts:
+            if hold.step != step or hold.generation != generation or hold.done_steps or version.name in hold.forecasts:
                 return False
             self.counts.joined += 1
         else:
@@ -128,61 +128,61 @@ class ForecastScorer:
     def _open(self, slot: int, generation: int, step: int, rows: Float32) -> PendingForecast | None:
         if self._late(step):
             return None  # history that is replayed: its truth would be given up before it comes
-        if len(self.held) >= self.limits.scored_servers:
+        if len(self.pending) >= self.limits.scored_servers:
             self.counts.crowded += 1
             return None
-        self._deviations.see(slot, step, rows)
+        self._deviations.add_rows(slot, step, rows)
         reported = np.isfinite(rows).sum(0) >= MIN_KNOWN_SHARE * self.contract.context_length
-        if not np.isfinite(self._deviations.of(slot)[reported]).any():
+        if not np.isfinite(self._deviations.compute_deviation(slot)[reported]).any():
             return None  # nothing is known of it, or all is flat
         points = np.zeros((len(self.contract.targets), self.shape.ranges))
-        hold = self.held[slot] = PendingForecast(slot, generation, step, reported, points)
+        hold = self.pending[slot] = PendingForecast(slot, generation, step, reported, points)
         self.counts.opened += 1
         return hold
 
     def forget(self, slot: int) -> None:
         """Drop what is held and known of a slot that changes hands."""
-        if self.held.pop(slot, None) is not None:
+        if self.pending.pop(slot, None) is not None:
             self.counts.forgotten += 1
         self._deviations.reset(slot)
 
     # ------------------------------------------------------------ truth in
-    def roll(self) -> None:
+    def drop_old_scores(self) -> None:
         """Let figures that are older than the sliding window go."""
         period = max(self.now_step, 0) // self.limits.period_steps
         for version in self.versions.values():
-            version.figures.sums.roll(period)
-        self.comparisons.roll(period)
+            version.scores.sums.advance(period)
+        self.comparisons.advance(period)
 
-    def settled(self, hold: PendingForecast, newest: int) -> int:
+    def count_settled_steps(self, hold: PendingForecast, newest: int) -> int:
         """How many steps of a held forecast's horizon can be passed, with `newest` its server's newest closed row."""
         wait = 0 if self._late(hold.step) else self.limits.settle_steps
         return min(max(newest - wait - hold.step, 0), self.contract.horizon)
 
-    def due(self, hold: PendingForecast, newest: int) -> bool:
+    def is_due(self, hold: PendingForecast, newest: int) -> bool:
         """Whether `score` has anything to do."""
-        return self.settled(hold, newest) > hold.done or self._late(hold.step)
+        return self.count_settled_steps(hold, newest) > hold.done_steps or self._late(hold.step)
 
     def score(self, hold: PendingForecast, newest: int, rows: Float32) -> None:
         """Score what has settled; `rows (rows, targets)` are the server's last rows up to `newest`, NaN where missing.
 
         A hold whose horizon is past, or that is too old, goes; its missing rows are scored by nobody.
         """
-        self.roll()
-        before, hold.done = hold.done, self.settled(hold, newest)
-        if hold.done > before:
-            last = hold.step + hold.done
+        self.drop_old_scores()
+        before, hold.done_steps = hold.done_steps, self.count_settled_steps(hold, newest)
+        if hold.done_steps > before:
+            last = hold.step + hold.done_steps
             # What is scored belongs to the series too: a leap is measured by a deviation that knows of it.
-            self._deviations.see(hold.slot, last, rows[: max(len(rows) - (newest - last), 0)])
+            self._deviations.add_rows(hold.slot, last, rows[: max(len(rows) - (newest - last), 0)])
             self._score_steps(hold, before, _rows_of(rows, newest, hold.step + before + 1, last).T)
             self._compare_ranges(hold, before)
-            self.held[hold.slot] = self.held.pop(hold.slot)
-        finished = hold.done == self.contract.horizon
+            self.pending[hold.slot] = self.pending.pop(hold.slot)
+        finished = hold.done_steps == self.contract.horizon
         if finished or self._late(hold.step):
             self.counts.finished += finished
             self.counts.expired += not finished
             self._compare(hold, self.shape.ranges, slice(None), self.contract.horizon)
-            del self.held[hold.slot]
+            del self.pending[hold.slot]
 
     def _late(self, step: int) -> bool:
         patience = self.contract.horizon + self.limits.settle_steps + self.limits.tolerance_steps
@@ -190,20 +190,20 @@ class ForecastScorer:
 
     def _score_steps(self, hold: PendingForecast, first: int, truth: Float64) -> None:
         """Score the steps from `first` on by `truth (targets, steps)`."""
-        deviation = np.where(hold.reported, self._deviations.of(hold.slot), np.nan)
+        deviation = np.where(hold.reported, self._deviations.compute_deviation(hold.slot), np.nan)
         known = np.isfinite(truth) & np.isfinite(deviation)[:, None]
         begins = bool(known.any()) and not hold.points.any()
-        hold.points += self.shape.by_range(first, known)
+        hold.points += self.shape.sum_by_range(first, known)
         for name, forecast in hold.forecasts.items():
-            figures = self.versions[name].figures
+            figures = self.versions[name].scores
             hold.losses[name] += figures.add(first, forecast, np.where(known, truth, np.nan), deviation)
             if begins:
-                figures.begin()
+                figures.count_forecast()
 
     # ------------------------------------------------------------ versions against each other
     def _compare_ranges(self, hold: PendingForecast, before: int) -> None:
         ends = np.cumsum(self.shape.range_lengths).astype(int)
-        for index in np.flatnonzero((ends > before) & (ends <= hold.done)).tolist():
+        for index in np.flatnonzero((ends > before) & (ends <= hold.done_steps)).tolist():
             self._compare(hold, index, slice(index, index + 1), int(self.shape.range_lengths[index]))
 
     def _compare(self, hold: PendingForecast, row: int, ranges: slice, steps: int) -> None:

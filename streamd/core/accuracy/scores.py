@@ -33,7 +33,7 @@ class ScoreShape:
         edges = np.append(np.arange(self.ranges) * self.range_steps, self.contract.horizon)
         return np.diff(edges).astype(np.float64)
 
-    def by_range(self, first: int, values: npt.NDArray[Any]) -> Float64:
+    def sum_by_range(self, first: int, values: npt.NDArray[Any]) -> Float64:
         """Sum `values (targets, steps)`, of the horizon's steps from `first` on, to `(targets, ranges)`."""
         ranges = np.arange(first, first + values.shape[1]) // self.range_steps
         starts = np.flatnonzero(np.diff(ranges, prepend=-1))
@@ -68,7 +68,7 @@ class SlidingSums:
         self._sums = {name: np.zeros((periods, *shape)) for name, shape in shapes.items()}
         self._period: int | None = None
 
-    def roll(self, period: int) -> None:
+    def advance(self, period: int) -> None:
         """Go on to a period; one that is not later changes nothing."""
         if self._period is not None and period <= self._period:
             return
@@ -78,13 +78,13 @@ class SlidingSums:
                 sums[each % self._periods] = 0.0
         self._period = period
 
-    def present(self, name: str) -> Float64:
+    def get_current(self, name: str) -> Float64:
         """Return the sums of the present period, to be added to; `roll` comes before it."""
         assert self._period is not None, "no period has begun"
         sums: Float64 = self._sums[name][self._period % self._periods]
         return sums
 
-    def total(self, name: str) -> Float64:
+    def compute_total(self, name: str) -> Float64:
         """Return the sums over all periods that are kept."""
         total: Float64 = np.sum(self._sums[name], axis=0)
         return total
@@ -123,55 +123,55 @@ class Scores:
         actual = truth[:, :, None]
         error = actual - part
         loss = np.maximum(self.shape.levels * error, (self.shape.levels - 1.0) * error).mean(2)
-        losses = self.shape.by_range(first, np.where(known, loss / deviation[:, None], 0.0))
-        self.sums.present("loss")[:] += losses
-        self.sums.present("points")[:] += self.shape.by_range(first, known)
+        losses = self.shape.sum_by_range(first, np.where(known, loss / deviation[:, None], 0.0))
+        self.sums.get_current("loss")[:] += losses
+        self.sums.get_current("points")[:] += self.shape.sum_by_range(first, known)
         below = actual <= part  # nothing is below where the truth is NaN
-        self.sums.present("below")[:] += below.sum(1)
+        self.sums.get_current("below")[:] += below.sum(1)
         low, high = np.array(self.shape.intervals, int).reshape(-1, 2).T
-        self.sums.present("inside")[:] += ((part[..., low] <= actual) & below[..., high]).sum(1)
+        self.sums.get_current("inside")[:] += ((part[..., low] <= actual) & below[..., high]).sum(1)
         self.scored_steps += int(known.any(0).sum())
         return losses
 
-    def begin(self) -> None:
+    def count_forecast(self) -> None:
         """Count a forecast of which the first values are scored."""
-        self.sums.present("forecasts")[0] += 1
+        self.sums.get_current("forecasts")[0] += 1
 
-    def loss_by_range(self) -> Float64:
+    def compute_loss_by_range(self) -> Float64:
         """Return the mean loss, `(targets, ranges)`, NaN where nothing was scored."""
-        return _divided(self.sums.total("loss"), self.sums.total("points"))
+        return _divided(self.sums.compute_total("loss"), self.sums.compute_total("points"))
 
-    def loss(self) -> Float64:
+    def compute_loss(self) -> Float64:
         """Return each target's loss over the whole horizon, `(targets,)`, NaN while a range of it lacks."""
         lengths = self.shape.range_lengths
-        loss: Float64 = (self.loss_by_range() * lengths).sum(1) / lengths.sum()
+        loss: Float64 = (self.compute_loss_by_range() * lengths).sum(1) / lengths.sum()
         return loss
 
-    def loss_of_ranges(self) -> Float64:
+    def compute_range_loss(self) -> Float64:
         """Return the mean over the targets by range, `(ranges,)`, NaN where nothing was scored."""
-        return np.array([_mean(losses) for losses in self.loss_by_range().T])
+        return np.array([_mean(losses) for losses in self.compute_loss_by_range().T])
 
-    def whole_loss(self) -> float:
+    def compute_whole_loss(self) -> float:
         """The mean over the targets that have a loss; NaN where none has: what training calls nPL."""
-        return _mean(self.loss())
+        return _mean(self.compute_loss())
 
-    def points(self) -> Float64:
+    def count_points(self) -> Float64:
         """Return how many values were scored, `(targets,)`."""
-        points: Float64 = self.sums.total("points").sum(1)
+        points: Float64 = self.sums.compute_total("points").sum(1)
         return points
 
-    def below(self) -> Float64:
+    def compute_below_share(self) -> Float64:
         """Return the share of values at or below each quantile, `(targets, quantiles)`: as the levels, at best."""
-        return _divided(self.sums.total("below"), self.points()[:, None])
+        return _divided(self.sums.compute_total("below"), self.count_points()[:, None])
 
-    def inside(self) -> Float64:
+    def compute_inside_share(self) -> Float64:
         """Return the share of values inside each interval, ends included, `(targets, intervals)`."""
-        return _divided(self.sums.total("inside"), self.points()[:, None])
+        return _divided(self.sums.compute_total("inside"), self.count_points()[:, None])
 
     @property
     def forecasts(self) -> int:
         """Forecasts whose scoring began within the window."""
-        return int(self.sums.total("forecasts")[0])
+        return int(self.sums.compute_total("forecasts")[0])
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,11 @@ class CanaryAssignment:
         if not 0.0 <= self.share <= 1.0:
             raise ValueError(f"share of {self.candidate} is {self.share}, expected 0 to 1")
 
-    def runs(self, server: str) -> bool:
+    def includes(self, server: str) -> bool:
         """Whether the candidate forecasts this server. Costs a hash: keep the answer by slot."""
-        return self.place(server) < self.share
+        return self.compute_position(server) < self.share
 
-    def place(self, server: str) -> float:
+    def compute_position(self, server: str) -> float:
         """Where a server lies between 0 and 1 (1 not included), evenly spread; the same on every machine, for ever."""
         digest = blake2b(server.encode(), digest_size=8, key=_key(self.candidate)).digest()
         return (int.from_bytes(digest, "little") >> 11) / 2.0**53

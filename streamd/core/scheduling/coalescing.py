@@ -55,7 +55,7 @@ class CoalescingQueue(Generic[Key]):
         """When the longest waiting key began to wait; none where nothing waits."""
         return next(iter(self._since.values()), None)
 
-    def since(self, key: Key) -> float | None:
+    def get_since(self, key: Key) -> float | None:
         """When `key` began to wait; none where it does not."""
         return self._since.get(key)
 

@@ -39,7 +39,7 @@ class CostTable:
         self.max_batch = self.buckets[-1] if max_batch is None else min(limit, self.buckets[-1])
         self._cover = self._cheapest_covers()
 
-    def cost(self, count: int) -> float:
+    def estimate_seconds(self, count: int) -> float:
         """Seconds for one batch of `count` windows; beyond the largest bucket as many times that one's.
 
         A larger one can come from another backend that was lost.
@@ -64,11 +64,11 @@ class CostTable:
             options = []
             for size in sizes:
                 rest, batches, _ = covers[count - size]
-                options.append((self.cost(size) + self.overhead_seconds + rest, batches + 1, size))
+                options.append((self.estimate_seconds(size) + self.overhead_seconds + rest, batches + 1, size))
             covers.append(min(options, key=lambda option: (option[0], -option[2])))
         return covers
 
-    def next_batch(self, waiting: int, idle_lanes: int) -> int:
+    def choose_batch_size(self, waiting: int, idle_lanes: int) -> int:
         """Return how many of `waiting` windows the next batch takes, with `idle_lanes` free to share them.
 
         Takes the size for which the last of the waiting windows is done soonest: the work spread over the idle
@@ -84,8 +84,10 @@ class CostTable:
             full, rest = divmod(waiting, size)
             rest_seconds, rest_batches, _ = self._cover[rest]
             batches = full + rest_batches
-            work = full * self.cost(size) + rest_seconds - rest_batches * self.overhead_seconds
-            seconds = max(work / min(idle_lanes, batches), self.cost(size)) + batches * self.overhead_seconds
+            work = full * self.estimate_seconds(size) + rest_seconds - rest_batches * self.overhead_seconds
+            seconds = (
+                max(work / min(idle_lanes, batches), self.estimate_seconds(size)) + batches * self.overhead_seconds
+            )
             if seconds < best:
                 best, best_size = seconds, size
         return best_size

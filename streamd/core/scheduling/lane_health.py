@@ -16,15 +16,15 @@ class LaneLimits:
     hang_factor: float = 20.0
     """A batch may also take so many times what was measured for it."""
     rebuild_seconds: float = 1.0
-    """Before the first rebuilding; doubled each time, up to `rebuild_most_seconds`."""
-    rebuild_most_seconds: float = 60.0
+    """Before the first rebuilding; doubled each time, up to `max_rebuild_seconds`."""
+    max_rebuild_seconds: float = 60.0
     max_rebuilds: int = 4
     """In a row; a lane that was well for `healthy_reset_seconds` starts over."""
     healthy_reset_seconds: float = 300.0
     make_timeout_seconds: float = 120.0
     """A lane that takes longer to be made is not waited for."""
 
-    def hung(self, running_seconds: float, expected_seconds: float) -> bool:
+    def is_hung(self, running_seconds: float, expected_seconds: float) -> bool:
         """Whether a batch that has run for so long will not come back."""
         return running_seconds > max(self.hang_seconds, self.hang_factor * expected_seconds)
 
@@ -46,7 +46,7 @@ class LaneRoster:
         self._limits = limits
         self._lanes = [_Lane(healthy_since=now) for _ in range(count)]
 
-    def lost(self, index: int, now: float, *, permanent: bool = False) -> None:
+    def mark_lost(self, index: int, now: float, *, permanent: bool = False) -> None:
         """A lane was lost, or its rebuilding failed: plan the next rebuilding, or give it up.
 
         One whose device is lost to the process is `permanent`: it counts as rebuilt too often already.
@@ -57,7 +57,7 @@ class LaneRoster:
         lane.healthy = lane.building = False
         lane.losses = max(lane.losses, self._limits.max_rebuilds if permanent else 0) + 1
         lane.retry_at = now + self._retry_delay_seconds(lane)
-        if not self.healthy:
+        if not self.healthy_count:
             # The last one that was well: the next backend must not wait for those that hardly come back.
             for each in filter(self._is_exhausted, self._lanes):
                 each.retry_at = None
@@ -70,7 +70,7 @@ class LaneRoster:
             self._lanes[index].building = True
         return due
 
-    def rebuilt(self, index: int, now: float) -> None:
+    def mark_rebuilt(self, index: int, now: float) -> None:
         """A lane is well again."""
         lane = self._lanes[index]
         lane.healthy, lane.building, lane.healthy_since = True, False, now
@@ -80,23 +80,23 @@ class LaneRoster:
         """Try the lanes that were given up again, as patiently as may be: one is well, or no other backend is left."""
         for lane in self._lanes:
             if self._is_abandoned(lane):
-                lane.retry_at = now + self._limits.rebuild_most_seconds
+                lane.retry_at = now + self._limits.max_rebuild_seconds
 
     @property
-    def exhausted(self) -> bool:
+    def is_exhausted(self) -> bool:
         """No lane is well, and none will be."""
         return all(self._is_abandoned(lane) for lane in self._lanes)
 
     @property
-    def healthy(self) -> int:
+    def healthy_count(self) -> int:
         """How many lanes are well."""
         return sum(lane.healthy for lane in self._lanes)
 
     def _retry_delay_seconds(self, lane: _Lane) -> float:
         limits = self._limits
         if self._is_exhausted(lane):
-            return limits.rebuild_most_seconds
-        return min(limits.rebuild_seconds * 2.0 ** (lane.losses - 1), limits.rebuild_most_seconds)
+            return limits.max_rebuild_seconds
+        return min(limits.rebuild_seconds * 2.0 ** (lane.losses - 1), limits.max_rebuild_seconds)
 
     def _is_exhausted(self, lane: _Lane) -> bool:
         return lane.losses > self._limits.max_rebuilds

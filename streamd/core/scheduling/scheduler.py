@@ -222,7 +222,7 @@ class Scheduler:
         waiting = len(self.due) + self._request_windows
         if not waiting or (more_comes and waiting < costs.max_batch and now < self.wait_until()):
             return None
-        return Batch(self._take(costs.next_batch(waiting, idle_lanes)), started=now)
+        return Batch(self._take(costs.choose_batch_size(waiting, idle_lanes)), started=now)
 
     def wait_until(self) -> float:
         """Until when the longest waiting window may be held back (monotonic seconds)."""

@@ -20,7 +20,7 @@ def split_rows(count: int, costs: CostTable, lanes: int) -> list[int]:
     while count:
         # In rounds: what a lane has taken, it will not share again.
         idle = lanes - len(sizes) % lanes
-        size = costs.next_batch(count, idle)
+        size = costs.choose_batch_size(count, idle)
         sizes.append(size)
         count -= size
     return sizes

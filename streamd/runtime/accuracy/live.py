@@ -32,7 +32,7 @@ class LiveAccuracy:
     def __init__(self, state: State, limits: AccuracyLimits) -> None:
         contract = state.contract
         self.limits = limits
-        self.ledger = ForecastScorer(contract, limits, state.directory.capacity)
+        self.scorer = ForecastScorer(contract, limits, state.directory.capacity)
         self.training: dict[str, TrainingScores] = {}
         self._state = state
         self._versions: dict[bytes, ScoredVersion] = {}
@@ -49,28 +49,28 @@ class LiveAccuracy:
         `training` is what drift is measured against (none: it stays as it was), `share` the share of the servers that
         the version forecasts; a `shadow` is scored where another version is, so that the two can be compared.
         """
-        self.ledger.weigh(len(self._state.directory))
-        self.ledger.follow(name, share=share, shadow=shadow)
+        self.scorer.set_server_count(len(self._state.directory))
+        self.scorer.follow(name, share=share, shadow=shadow)
         if training is not None:
             self.training[name] = training
-        self._renew()
+        self._refresh_versions()
 
     def unfollow(self, name: str) -> None:
         """Let a version go with its figures; one that is not followed is none."""
-        self.ledger.unfollow(name)
-        self._renew()
+        self.scorer.unfollow(name)
+        self._refresh_versions()
 
-    def begin_anew(self) -> None:
+    def restart_scores(self) -> None:
         """Drop all that is held and every figure, and go on to score the same versions."""
-        versions = list(self.ledger.versions.values())
-        self.ledger = ForecastScorer(self._state.contract, self.limits, self._state.directory.capacity)
-        self.ledger.weigh(len(self._state.directory))
+        versions = list(self.scorer.versions.values())
+        self.scorer = ForecastScorer(self._state.contract, self.limits, self._state.directory.capacity)
+        self.scorer.set_server_count(len(self._state.directory))
         for version in versions:
-            self.ledger.follow(version.name, share=version.share, shadow=version.shadow)
-        self._renew()
+            self.scorer.follow(version.name, share=version.share, shadow=version.is_shadow)
+        self._refresh_versions()
 
-    def _renew(self) -> None:
-        followed = self.ledger.versions
+    def _refresh_versions(self) -> None:
+        followed = self.scorer.versions
         self._versions = {name.encode(): version for name, version in followed.items()}
         self.training = {name: figures for name, figures in self.training.items() if name in followed}
 
@@ -84,34 +84,34 @@ class LiveAccuracy:
         if version is None:
             self.follow(model.decode())
             version = self._versions[model]
-        if self.ledger.chooses(version, slot, step):
-            ahead = self._read(slot) - step
+        if self.scorer.offer_forecast(version, slot, step):
+            ahead = self._copy_window(slot) - step
             rows = self._window[: max(len(self._window) - ahead, 0), self._columns]
             generation = self._state.directory.generations[slot]
-            self.ledger.take(version, slot, generation, step, forecast, rows)
+            self.scorer.add_forecast(version, slot, generation, step, forecast, rows)
 
     def forget(self, slot: int) -> None:
         """Drop a slot that changes hands."""
-        self.ledger.forget(slot)
+        self.scorer.forget(slot)
 
     def sweep(self, most: int = 32) -> int:
         """Score what has settled of up to `most` held forecasts, the longest unscored first; returns of how many."""
-        directory, ledger = self._state.directory, self.ledger
-        ledger.weigh(len(directory))
-        ledger.roll()
+        directory, scorer = self._state.directory, self.scorer
+        scorer.set_server_count(len(directory))
+        scorer.drop_old_scores()
         scored = 0
-        for hold in list(ledger.held.values()):
+        for hold in list(scorer.pending.values()):
             if directory.generations[hold.slot] != hold.generation:
-                ledger.forget(hold.slot)
-            elif ledger.due(hold, self._state.windows.newest(hold.slot)):
-                newest = self._read(hold.slot)
-                ledger.score(hold, newest, self._window[:, self._columns])
+                scorer.forget(hold.slot)
+            elif scorer.is_due(hold, self._state.windows.newest(hold.slot)):
+                newest = self._copy_window(hold.slot)
+                scorer.score(hold, newest, self._window[:, self._columns])
                 scored += 1
                 if scored == most:
                     break
         return scored
 
-    def _read(self, slot: int) -> int:
+    def _copy_window(self, slot: int) -> int:
         """Copy a server's window; returns the step of its last row."""
         windows = self._state.windows
         windows.gather(slot, self._window, self._statuses)
@@ -120,13 +120,13 @@ class LiveAccuracy:
     # ------------------------------------------------------------ telling
     def status(self) -> dict[str, Any]:
         """What `/v1/status` shows as `accuracy`."""
-        self.ledger.roll()
-        return accuracy_report(self.ledger, self.training)
+        self.scorer.drop_old_scores()
+        return accuracy_report(self.scorer, self.training)
 
     def families(self) -> Iterator[Metric]:
         """What `/metrics` shows."""
-        self.ledger.roll()
-        return families(self.ledger, self.training)
+        self.scorer.drop_old_scores()
+        return families(self.scorer, self.training)
 
 
 def read_training_scores(version: Path) -> TrainingScores | None:

@@ -15,18 +15,18 @@ Training = Mapping[str, TrainingScores]
 
 
 # ---------------------------------------------------------------- /v1/status
-def accuracy_report(ledger: ForecastScorer, training: Training) -> dict[str, Any]:
+def accuracy_report(scorer: ForecastScorer, training: Training) -> dict[str, Any]:
     """Return the figures of every version, and of every two that forecast the same servers from the same origins."""
-    limits = ledger.limits
+    limits = scorer.limits
     return {
         "scored_servers": limits.scored_servers,
-        "held": len(ledger.held),
+        "held": len(scorer.pending),
         "window_steps": limits.period_steps * limits.periods,
         "score_after_steps": limits.settle_steps,
-        "sampled": asdict(ledger.counts),
+        "sampled": asdict(scorer.counts),
         "versions": {
-            name: _version(version.figures, training.get(name), version.shadow)
-            for name, version in sorted(ledger.versions.items())
+            name: _version(version.scores, training.get(name), version.is_shadow)
+            for name, version in sorted(scorer.versions.items())
         },
         "comparisons": [
             {
@@ -35,29 +35,29 @@ def accuracy_report(ledger: ForecastScorer, training: Training) -> dict[str, Any
                 **_compared(compared[-1]),
                 "by_range": [
                     {"steps": steps, **_compared(each)}
-                    for steps, each in zip(range_names(ledger.shape), compared, strict=False)
+                    for steps, each in zip(range_names(scorer.shape), compared, strict=False)
                 ],
             }
-            for (first, second), compared in sorted(ledger.comparisons.read().items())
+            for (first, second), compared in sorted(scorer.comparisons.summarize().items())
         ],
     }
 
 
 def _version(figures: Scores, training: TrainingScores | None, shadow: bool) -> dict[str, Any]:
     shape = figures.shape
-    loss, points, below, inside = figures.loss(), figures.points(), figures.below(), figures.inside()
+    loss, points, below, inside = figures.compute_loss(), figures.count_points(), figures.compute_below_share(), figures.compute_inside_share()
     quantiles = [f"{level:g}" for level in shape.contract.quantiles]
     return {
         "shadow": shadow,
         "forecasts": figures.forecasts,
         "scored_steps": figures.scored_steps,
-        "loss": _rounded(figures.whole_loss()),
+        "loss": _rounded(figures.compute_whole_loss()),
         "training_loss": None if training is None else _rounded(training.loss),
         "training_fleets": [] if training is None else list(training.fleets),
         "drift_ratio": _rounded(drift_ratio(figures, training)),
         "by_range": [
             {"steps": steps, "loss": _rounded(each)}
-            for steps, each in zip(range_names(shape), figures.loss_of_ranges(), strict=True)
+            for steps, each in zip(range_names(shape), figures.compute_range_loss(), strict=True)
         ],
         "targets": {
             target: {
@@ -81,7 +81,7 @@ def drift_ratio(figures: Scores, training: TrainingScores | None) -> float:
 
     It stands where it does because this fleet is not the one that the model was judged on.
     """
-    return math.nan if training is None else figures.whole_loss() / training.loss
+    return math.nan if training is None else figures.compute_whole_loss() / training.loss
 
 
 def range_names(shape: ScoreShape) -> list[str]:
@@ -95,19 +95,19 @@ def _rounded(value: float) -> float | None:
 
 
 # ---------------------------------------------------------------- /metrics
-def families(ledger: ForecastScorer, training: Training) -> Iterator[Metric]:
+def families(scorer: ForecastScorer, training: Training) -> Iterator[Metric]:
     """Yield the Prometheus families; a value that is not known has no sample."""
-    shape = ledger.shape
+    shape = scorer.shape
     targets = shape.contract.targets
-    versions = {name: version.figures for name, version in sorted(ledger.versions.items())}
+    versions = {name: version.scores for name, version in sorted(scorer.versions.items())}
     held = GaugeMetricFamily("streamd_live_held", "Servers of which a forecast waits for its truth")
-    held.add_metric([], len(ledger.held))
+    held.add_metric([], len(scorer.pending))
     yield held
     yield _gauge(
         "pinball",
         "Mean pinball loss over the series' deviation, of the whole horizon, over the sliding window",
         ("version", "target"),
-        ((name, target, value) for name, each in versions.items() for target, value in _named(targets, each.loss())),
+        ((name, target, value) for name, each in versions.items() for target, value in _named(targets, each.compute_loss())),
     )
     yield _gauge(
         "pinball_ahead",
@@ -116,7 +116,7 @@ def families(ledger: ForecastScorer, training: Training) -> Iterator[Metric]:
         (
             (name, steps, value)
             for name, each in versions.items()
-            for steps, value in _named(range_names(shape), each.loss_of_ranges())
+            for steps, value in _named(range_names(shape), each.compute_range_loss())
         ),
     )
     yield _gauge(
@@ -126,7 +126,7 @@ def families(ledger: ForecastScorer, training: Training) -> Iterator[Metric]:
         (
             (name, target, interval, value)
             for name, each in versions.items()
-            for target, row in _named(targets, each.inside())
+            for target, row in _named(targets, each.compute_inside_share())
             for interval, value in _named(shape.interval_names, row)
         ),
     )
@@ -142,11 +142,11 @@ def families(ledger: ForecastScorer, training: Training) -> Iterator[Metric]:
     for name, figures in versions.items():
         steps.add_metric([name], figures.scored_steps)
     yield steps
-    yield from _paired(ledger)
+    yield from _paired(scorer)
 
 
-def _paired(ledger: ForecastScorer) -> Iterator[Metric]:
-    whole = {pair: compared[-1] for pair, compared in sorted(ledger.comparisons.read().items())}
+def _paired(scorer: ForecastScorer) -> Iterator[Metric]:
+    whole = {pair: compared[-1] for pair, compared in sorted(scorer.comparisons.summarize().items())}
     for name, text, of in (
         ("difference", "The second version's loss less the first's, over the same forecasts", "difference"),
         ("standard_error", "The standard error of that difference, a forecast being one observation", "standard_error"),

@@ -20,7 +20,7 @@ from streamd.inference.lane import Backend, Lane
 from streamd.inference.opening import OpenedBackend, SkippedBackend, join_reasons
 from streamd.runtime.lanes.deployment import Deployment
 from streamd.runtime.lanes.pipeline import Pipeline
-from streamd.runtime.lanes.warmup import measure_costs, warm
+from streamd.runtime.lanes.warmup import measure_costs, warm_lane
 from streamd.runtime.lanes.worker import LaneWorker
 
 log = structlog.get_logger(__name__)
@@ -136,16 +136,16 @@ class LaneSupervisor:
                     costs = await measure_costs(workers, spec.max_batch, spec.warmup_seconds)
             except BaseException as error:
                 for worker in workers:
-                    self._end(worker)
+                    self._end_lane(worker)
                 if not isinstance(error, Exception):
                     raise  # cancelled
                 reason = f"its lanes failed while warming: {_describe(error)}"
                 self._pass_over(SkippedBackend(opened.backend.name, reason))
                 continue
-            self._put_to_work(opened, workers, costs)
+            self._add_lanes(opened, workers, costs)
             return opened.backend
 
-    def _put_to_work(self, opened: OpenedBackend, workers: list[LaneWorker], costs: CostTable) -> None:
+    def _add_lanes(self, opened: OpenedBackend, workers: list[LaneWorker], costs: CostTable) -> None:
         self.deployment.backend = opened.backend
         self._indexes = {worker: index for index, worker in enumerate(workers)}
         self._devices = [lane.device for lane in opened.lanes]
@@ -164,7 +164,7 @@ class LaneSupervisor:
         self._closing.enter(worker)
         return worker
 
-    def _end(self, worker: LaneWorker) -> None:
+    def _end_lane(self, worker: LaneWorker) -> None:
         """Let a lane's thread close its lane and end, once it comes back from what it does."""
         worker.stop()
         self._closing.add(worker)
@@ -173,16 +173,16 @@ class LaneSupervisor:
     def check_lanes(self, now: float) -> None:
         """Remove lanes that hang or whose device is gone, and begin to rebuild those whose time has come."""
         assert self._roster is not None
-        errors = {worker: self._check(worker, now) for worker in self.deployment.workers}
+        errors = {worker: self._find_loss(worker, now) for worker in self.deployment.workers}
         self._pipeline.remove_lanes({worker: error for worker, error in errors.items() if error is not None})
         if self.deployment.is_retiring:
             return
         for index in self._roster.take_due(now):
-            self._begin(self._rebuild(index))
-        if self._roster.exhausted and not self._tasks:
-            self._begin(self._fall_back())
+            self._start_task(self._rebuild(index))
+        if self._roster.is_exhausted and not self._tasks:
+            self._start_task(self._fall_back())
 
-    def _check(self, worker: LaneWorker, now: float) -> LaneLostError | None:
+    def _find_loss(self, worker: LaneWorker, now: float) -> LaneLostError | None:
         """Return why a lane counts as lost; `None` if it is healthy."""
         assert self.deployment.costs is not None
         if worker.running is None:
@@ -192,8 +192,8 @@ class LaneSupervisor:
                 return error
             return None
         started = worker.running.started
-        ran = now - started - self._pipeline.pauses.seconds_since(started)
-        hung = self._limits.hung(ran, self.deployment.costs.cost(len(worker.running.items)))
+        ran = now - started - self._pipeline.pauses.count_paused_seconds(started)
+        hung = self._limits.is_hung(ran, self.deployment.costs.estimate_seconds(len(worker.running.items)))
         return LaneLostError(f"no answer for {ran:.1f} s") if hung else None
 
     def lane_lost(self, worker: LaneWorker, error: LaneLostError) -> None:
@@ -204,9 +204,9 @@ class LaneSupervisor:
             self._closing.lost_devices.add(worker.lane.device)
         index = self._indexes.pop(worker, None)
         if index is not None and self._roster is not None:
-            self._roster.lost(index, self._clock())
+            self._roster.mark_lost(index, self._clock())
 
-    def _begin(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    def _start_task(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -225,21 +225,21 @@ class LaneSupervisor:
         device = self._devices[index]
         try:
             async with self._rebuilding.setdefault(device, asyncio.Lock()):
-                worker = await self._make_warm(backend, index, device)
+                worker = await self._make_warm_lane(backend, index, device)
         except Exception as error:  # a backend's defect is a lane that is not rebuilt, and no more
             log.warning("lane_not_rebuilt", backend=backend.name, lane=index, error=_describe(error))
             self.deployment.lost.append(f"lane {index} was not rebuilt: {_describe(error)}")
-            roster.lost(index, self._clock(), permanent=isinstance(error, DeviceLostError))
+            roster.mark_lost(index, self._clock(), permanent=isinstance(error, DeviceLostError))
             if isinstance(error, LaneLostError) and error.device_gone:
                 self._closing.lost_devices.add(device)
                 self._pipeline.remove_device(device, error)
             return
         self._indexes[worker] = index
-        roster.rebuilt(index, self._clock())
+        roster.mark_rebuilt(index, self._clock())
         log.info("lane_rebuilt", backend=backend.name, lane=worker.lane.name)
         self._pipeline.open_lanes([worker], costs, self.deployment)
 
-    async def _make_warm(self, backend: Backend, index: int, device: str) -> LaneWorker:
+    async def _make_warm_lane(self, backend: Backend, index: int, device: str) -> LaneWorker:
         """Make a lane and warm it; if anything fails, nothing of it is left."""
         self._check_device_free(device)
         async with self._pipeline.pauses.timeout(self._limits.make_timeout_seconds):
@@ -247,9 +247,9 @@ class LaneSupervisor:
         worker = self._make_worker(lane)
         try:
             async with self._pipeline.pauses.timeout(self._limits.hang_seconds):
-                await warm(worker)
+                await warm_lane(worker)
         except BaseException:
-            self._end(worker)
+            self._end_lane(worker)
             raise
         return worker
 
@@ -257,7 +257,7 @@ class LaneSupervisor:
         """Raise `LaneLostError` while a lost device has lanes: what they share is released with the last of them."""
         if device not in self._closing.lost_devices:
             return
-        if names := self._closing.names_on(device):
+        if names := self._closing.find_names_on(device):
             raise LaneLostError(f"{device} is gone, and {', '.join(names)} still hold it")
         self._closing.lost_devices.discard(device)
 

@@ -187,7 +187,7 @@ class Candidate:
             return False
         place = self._places[slot]
         if place == _UNKNOWN:
-            ours = self.assignment.runs(self._state.directory.names[slot] or "")
+            ours = self.assignment.includes(self._state.directory.names[slot] or "")
             place = self._places[slot] = _TAKEN if ours else _LEFT
         return place == _TAKEN
 

@@ -31,7 +31,7 @@ def make_ledger(
     limits: AccuracyLimits = LIMITS, versions: tuple[str, ...] = VERSIONS, servers: int = 1
 ) -> ForecastScorer:
     ledger = ForecastScorer(CONTRACT, limits, 100)
-    ledger.weigh(servers)  # by default fewer than there are places: every origin is chosen
+    ledger.set_server_count(servers)  # by default fewer than there are places: every origin is chosen
     for name in versions:
         ledger.follow(name)
     return ledger
@@ -55,14 +55,14 @@ PAST = rows_of(0, 2, 0, 2, 0, 2, 0, 2)
 
 def take(ledger: ForecastScorer, name: str, slot: int, step: int, forecast: Float32, past: Float32 = PAST) -> bool:
     version = ledger.versions[name]
-    return ledger.chooses(version, slot, step) and ledger.take(version, slot, 0, step, forecast, past)
+    return ledger.offer_forecast(version, slot, step) and ledger.add_forecast(version, slot, 0, step, forecast, past)
 
 
 def arrive(ledger: ForecastScorer, slot: int, newest: int, rows: Float32) -> None:
     """The server's newest row is `newest`, and the last of `rows`."""
     ledger.now_step = max(ledger.now_step, newest)
-    hold = ledger.held.get(slot)
-    if hold is not None and ledger.due(hold, newest):
+    hold = ledger.pending.get(slot)
+    if hold is not None and ledger.is_due(hold, newest):
         ledger.score(hold, newest, rows)
 
 
@@ -132,8 +132,8 @@ class Twins:
             self.post(slot, *given)
         else:
             newest = self.newest(slot)
-            hold = self.ledger.held.get(slot)
-            if hold is not None and self.ledger.due(hold, newest):
+            hold = self.ledger.pending.get(slot)
+            if hold is not None and self.ledger.is_due(hold, newest):
                 self.ledger.score(hold, newest, self.array(slot, newest))
             self.naive.sweep(slot, newest, self.window(slot, newest))
 
@@ -150,20 +150,22 @@ class Twins:
 
     def check(self) -> None:
         ledger, naive = self.ledger, self.naive
-        ledger.roll()
-        assert {slot: (hold.step, hold.done) for slot, hold in ledger.held.items()} == {
+        ledger.drop_old_scores()
+        assert {slot: (hold.step, hold.done_steps) for slot, hold in ledger.pending.items()} == {
             slot: (hold.step, hold.done) for slot, hold in naive.held.items()
         }
         for name in VERSIONS:
-            figures = ledger.versions[name].figures
+            figures = ledger.versions[name].scores
             for target in range(TARGETS):
-                assert same(figures.loss()[target], naive.loss(name, target))
-                assert figures.points()[target] == sum(p.target == target for p in naive.kept(name))
+                assert same(figures.compute_loss()[target], naive.loss(name, target))
+                assert figures.count_points()[target] == sum(p.target == target for p in naive.kept(name))
                 for index in range(QUANTILES):
-                    assert same(figures.below()[target, index], naive.share(name, target, "below", index))
+                    assert same(figures.compute_below_share()[target, index], naive.share(name, target, "below", index))
                 for index in range(len(naive.intervals)):
-                    assert same(figures.inside()[target, index], naive.share(name, target, "inside", index))
-        compared = ledger.comparisons.read().get(VERSIONS)
+                    assert same(
+                        figures.compute_inside_share()[target, index], naive.share(name, target, "inside", index)
+                    )
+        compared = ledger.comparisons.summarize().get(VERSIONS)
         for row in range(ledger.shape.ranges + 1):
             count, difference, error = naive.paired(row)
             found = (0, math.nan, math.nan)
@@ -186,7 +188,7 @@ def test_it_is_a_list_of_all_that_was_scored(events: list[Event]) -> None:
     twins = Twins()
     for event in events:
         twins.feed(event)
-        assert len(twins.ledger.held) <= LIMITS.scored_servers
+        assert len(twins.ledger.pending) <= LIMITS.scored_servers
     twins.check()
 
 
@@ -199,7 +201,7 @@ def test_the_property_covers_what_it_is_for() -> None:
             twins.feed(("row", slot, (1, (float(number % 3), float(number % 2)))))
             twins.feed(("sweep", slot, None))
     twins.check()
-    assert math.isfinite(twins.ledger.versions["a"].figures.whole_loss())
+    assert math.isfinite(twins.ledger.versions["a"].scores.compute_whole_loss())
     assert twins.naive.paired(twins.ledger.shape.ranges)[0] > 1
     assert twins.ledger.counts.finished > 2
 
@@ -210,10 +212,10 @@ def test_a_loss_is_pinball_over_the_series_deviation_as_in_training() -> None:
     take(ledger, "a", 0, 100, forecast_of(10.0, 5.0), rows_of(0, 20, 0, 20, 0, 20, 0, 20))
     arrive(ledger, 0, 105, rows_of(20, 20, 20, 20, 20))
     # Quantiles 5, 10, 15 and a truth of 20; the series is what is past and what was scored.
-    figures = ledger.versions["a"].figures
+    figures = ledger.versions["a"].scores
     deviation = np.std([0, 20] * 4 + [20] * 4)
-    assert figures.whole_loss() == pytest.approx((0.1 * 15 + 0.5 * 10 + 0.9 * 5) / 3 / deviation)
-    assert figures.below().tolist() == [[0.0, 0.0, 0.0]] * TARGETS
+    assert figures.compute_whole_loss() == pytest.approx((0.1 * 15 + 0.5 * 10 + 0.9 * 5) / 3 / deviation)
+    assert figures.compute_below_share().tolist() == [[0.0, 0.0, 0.0]] * TARGETS
     assert figures.scored_steps == HORIZON
     assert figures.forecasts == 1
 
@@ -222,23 +224,25 @@ def test_coverage_counts_the_ends_and_a_value_on_a_quantile_as_below() -> None:
     ledger = make_ledger()
     take(ledger, "a", 0, 100, forecast_of(10.0, 5.0))
     arrive(ledger, 0, 105, rows_of(5, 15, 10, 16, 0))
-    figures = ledger.versions["a"].figures
+    figures = ledger.versions["a"].scores
     assert ledger.shape.interval_names == ["0.1-0.9"]
-    assert figures.inside()[0].tolist() == [0.75]
-    assert figures.below()[0].tolist() == [0.25, 0.5, 0.75]
+    assert figures.compute_inside_share()[0].tolist() == [0.75]
+    assert figures.compute_below_share()[0].tolist() == [0.25, 0.5, 0.75]
 
 
 def test_there_is_no_loss_before_every_range_of_the_horizon_has_one() -> None:
     ledger = make_ledger()
     take(ledger, "a", 0, 100, forecast_of(1.0))
     arrive(ledger, 0, 104, rows_of(1, 1, 1, 1))
-    figures = ledger.versions["a"].figures
-    assert math.isnan(figures.whole_loss())
-    assert figures.loss_of_ranges()[0] > 0
-    assert math.isnan(figures.loss_of_ranges()[1])
+    figures = ledger.versions["a"].scores
+    assert math.isnan(figures.compute_whole_loss())
+    assert figures.compute_range_loss()[0] > 0
+    assert math.isnan(figures.compute_range_loss()[1])
     arrive(ledger, 0, 105, rows_of(1, 1, 1, 1, 1))
-    short, long = figures.loss_of_ranges()
-    assert figures.whole_loss() == pytest.approx((3 * short + long) / 4), "every step of the horizon weighs the same"
+    short, long = figures.compute_range_loss()
+    assert figures.compute_whole_loss() == pytest.approx((3 * short + long) / 4), (
+        "every step of the horizon weighs the same"
+    )
 
 
 @pytest.mark.parametrize(
@@ -253,7 +257,7 @@ def test_there_is_no_loss_before_every_range_of_the_horizon_has_one() -> None:
 def test_a_series_that_is_flat_or_hardly_known_is_not_scored(past: Float32) -> None:
     ledger = make_ledger()
     assert not take(ledger, "a", 0, 100, forecast_of(5.0), past)
-    assert ledger.held == {}
+    assert ledger.pending == {}
 
 
 def test_a_target_of_which_little_was_reported_is_not_scored_beside_one_that_was() -> None:
@@ -262,7 +266,7 @@ def test_a_target_of_which_little_was_reported_is_not_scored_beside_one_that_was
     past[:5, 1] = math.nan
     assert take(ledger, "a", 0, 100, forecast_of(1.0), past)
     arrive(ledger, 0, 105, rows_of(1, 1, 1, 1, 1))
-    assert ledger.versions["a"].figures.points().tolist() == [4.0, 0.0]
+    assert ledger.versions["a"].scores.count_points().tolist() == [4.0, 0.0]
 
 
 def test_a_value_that_is_missing_is_nobody_s() -> None:
@@ -271,14 +275,14 @@ def test_a_value_that_is_missing_is_nobody_s() -> None:
     rows = rows_of(1, math.nan, 1, 1, 1)
     rows[0, 1] = math.nan
     arrive(ledger, 0, 105, rows)
-    assert ledger.versions["a"].figures.points().tolist() == [3.0, 2.0]
+    assert ledger.versions["a"].scores.count_points().tolist() == [3.0, 2.0]
 
 
 def test_a_late_value_counts_until_its_row_has_settled() -> None:
     ledger = make_ledger()
     take(ledger, "a", 0, 100, forecast_of(1.0))
-    hold = ledger.held[0]
-    assert not ledger.due(hold, 101)
+    hold = ledger.pending[0]
+    assert not ledger.is_due(hold, 101)
     arrive(ledger, 0, 102, rows_of(1, 1))  # step 101 has settled; 102 has not
     arrive(ledger, 0, 103, rows_of(50, 7, 1))  # 101 is amended too late, 102 in time
     past = [0, 2] * 4
@@ -293,41 +297,41 @@ def test_a_forecast_whose_rows_never_come_is_given_up() -> None:
     take(ledger, "b", 0, 100, forecast_of(2.0))
     arrive(ledger, 0, 102, rows_of(1, 1))
     ledger.now_step = 100 + HORIZON + LIMITS.settle_steps + LIMITS.tolerance_steps
-    assert not ledger.due(ledger.held[0], 102)
+    assert not ledger.is_due(ledger.pending[0], 102)
     ledger.now_step += 1
     arrive(ledger, 0, 102, rows_of(1, 1))  # what is there is scored, settled or not
-    assert ledger.held == {}
+    assert ledger.pending == {}
     assert (ledger.counts.finished, ledger.counts.expired) == (0, 1)
-    assert ledger.versions["a"].figures.scored_steps == 2
-    assert ledger.comparisons.read()[VERSIONS][-1].forecasts == 1, "half of its horizon was known"
+    assert ledger.versions["a"].scores.scored_steps == 2
+    assert ledger.comparisons.summarize()[VERSIONS][-1].forecasts == 1, "half of its horizon was known"
 
 
 def test_history_that_is_replayed_takes_no_place() -> None:
     ledger = make_ledger()
     take(ledger, "a", 0, 1_000, forecast_of(1.0))
     assert not take(ledger, "a", 1, 900, forecast_of(1.0))
-    assert list(ledger.held) == [0]
+    assert list(ledger.pending) == [0]
 
 
 def test_figures_are_of_the_last_periods_only() -> None:
     ledger = make_ledger()
     take(ledger, "a", 0, 100, forecast_of(1.0))
     arrive(ledger, 0, 105, rows_of(1, 1, 1, 1, 1))
-    figures = ledger.versions["a"].figures
-    assert figures.points().sum() == HORIZON * TARGETS
+    figures = ledger.versions["a"].scores
+    assert figures.count_points().sum() == HORIZON * TARGETS
     for now, left in ((107, True), (111, True), (112, False)):
         ledger.now_step = now
-        ledger.roll()
-        assert figures.points().any() == left
+        ledger.drop_old_scores()
+        assert figures.count_points().any() == left
     assert figures.scored_steps == HORIZON, "a counter never goes back"
 
 
 def test_periods_in_which_nothing_came_are_empty() -> None:
     sums = SlidingSums(3, count=(1,))
     for period, left in ((7, 1), (8, 2), (10, 2), (11, 2), (20, 1), (20, 2), (19, 3)):
-        sums.roll(period)
-        sums.present("count")[0] += 1
-        assert sums.total("count")[0] == left
+        sums.advance(period)
+        sums.get_current("count")[0] += 1
+        assert sums.compute_total("count")[0] == left
 
 
 # ---------------------------------------------------------------- two versions
@@ -338,7 +342,7 @@ def test_only_what_both_forecast_from_the_same_origin_is_compared() -> None:
     assert take(ledger, "b", 0, 100, forecast_of(3.0))
     assert not take(ledger, "b", 0, 100, forecast_of(3.0)), "once"
     arrive(ledger, 0, 105, rows_of(1, 1, 1, 1, 1))
-    *ranges, whole = ledger.comparisons.read()[VERSIONS]
+    *ranges, whole = ledger.comparisons.summarize()[VERSIONS]
     assert [each.forecasts for each in ranges] == [1, 1]
     deviation = np.std([0, 2] * 4 + [1] * 4)
     assert whole.first_loss == pytest.approx((0.1 + 0.1) / 3 / deviation)
@@ -352,7 +356,7 @@ def test_a_version_that_comes_when_scoring_has_begun_is_left_out() -> None:
     take(ledger, "a", 0, 100, forecast_of(1.0))
     arrive(ledger, 0, 102, rows_of(1, 1))
     assert not take(ledger, "b", 0, 100, forecast_of(1.0))
-    assert not ledger.take(ledger.versions["b"], 0, 0, 100, forecast_of(1.0), PAST)
+    assert not ledger.add_forecast(ledger.versions["b"], 0, 0, 100, forecast_of(1.0), PAST)
 
 
 def test_a_shadow_joins_and_opens_nothing_while_another_may() -> None:
@@ -373,10 +377,10 @@ def test_a_version_that_goes_takes_its_figures_and_its_forecasts_along() -> None
     arrive(ledger, 0, 104, rows_of(1, 1, 1, 1))
     ledger.unfollow("a")
     ledger.unfollow("a")
-    assert list(ledger.held) == [0], "nobody's forecast of the other is left"
-    assert ledger.comparisons.read() == {}
+    assert list(ledger.pending) == [0], "nobody's forecast of the other is left"
+    assert ledger.comparisons.summarize() == {}
     arrive(ledger, 0, 105, rows_of(1, 1, 1, 1, 1))
-    assert math.isfinite(ledger.versions["b"].figures.whole_loss())
+    assert math.isfinite(ledger.versions["b"].scores.compute_whole_loss())
 
 
 def test_one_version_more_than_fit_lets_the_quietest_go() -> None:
@@ -391,12 +395,14 @@ def test_a_slot_that_changes_hands_begins_anew() -> None:
     ledger = make_ledger()
     take(ledger, "a", 0, 100, forecast_of(1.0), rows_of(0, 1000, 0, 1000, 0, 1000, 0, 1000))
     ledger.forget(0)
-    assert ledger.held == {}
+    assert ledger.pending == {}
     assert take(ledger, "a", 0, 101, forecast_of(1.0))
-    assert not ledger.take(ledger.versions["b"], 0, 1, 101, forecast_of(1.0), PAST), "of the slot's next server"
+    assert not ledger.add_forecast(ledger.versions["b"], 0, 1, 101, forecast_of(1.0), PAST), "of the slot's next server"
     arrive(ledger, 0, 106, rows_of(1, 1, 1, 1, 1))
     loss = (0.1 + 0.1) / 3 / np.std([0, 2] * 4 + [1] * 4)
-    assert ledger.versions["a"].figures.whole_loss() == pytest.approx(loss), "the former server's thousands are gone"
+    assert ledger.versions["a"].scores.compute_whole_loss() == pytest.approx(loss), (
+        "the former server's thousands are gone"
+    )
 
 
 @dataclass
@@ -438,7 +444,7 @@ def test_memory_is_bounded_however_many_servers_and_steps_there_are() -> None:
             for name in VERSIONS:
                 take(ledger, name, slot, step, forecast_of(1.0))
             arrive(ledger, slot, step, PAST)
-        assert len(ledger.held) <= places
+        assert len(ledger.pending) <= places
         most = max(most, Held(ledger).nbytes())
     assert ledger.counts.finished > 500
     one = forecast_of(0.0).nbytes + TARGETS * 8 * ledger.shape.ranges
@@ -456,7 +462,7 @@ def test_every_server_gets_its_turn_and_the_places_are_filled() -> None:
         for slot in range(servers):
             turns[slot] += take(ledger, "a", slot, step, forecast_of(1.0))
             arrive(ledger, slot, step, PAST)
-        filled.append(len(ledger.held))
+        filled.append(len(ledger.pending))
     # A hold lasts 5 of its steps, so 10 places give 2,000 steps about 4,000 turns, 100 to each server.
     assert 0.75 * places < np.mean(filled) <= places
     assert min(turns) > 50
@@ -469,7 +475,7 @@ def test_the_choice_is_the_same_on_every_run() -> None:
 
 def test_a_version_that_serves_few_servers_gets_half_of_the_places() -> None:
     ledger = ForecastScorer(CONTRACT, AccuracyLimits(scored_servers=100, settle_steps=1), 100)
-    ledger.weigh(1_000)
+    ledger.set_server_count(1_000)
     ledger.follow("a", share=0.95)
     ledger.follow("b", share=0.05)
     # 50 servers fill 50 places at once; 950 servers fill theirs by one origin in ninety.
@@ -481,14 +487,14 @@ def test_a_version_that_serves_no_more_leaves_its_places_to_the_next() -> None:
     ledger = ForecastScorer(CONTRACT, AccuracyLimits(scored_servers=100, settle_steps=1), 100)
     for name in VERSIONS:
         ledger.follow(name)
-    ledger.weigh(200)
+    ledger.set_server_count(200)
     halved = ledger.versions["b"].threshold
     take(ledger, "b", 0, 112, forecast_of(1.0))
     take(ledger, "a", 0, 100, forecast_of(1.0))
-    ledger.weigh(200)
+    ledger.set_server_count(200)
     assert ledger.versions["b"].threshold == halved
     take(ledger, "b", 0, 113, forecast_of(1.0))
-    ledger.weigh(200)
+    ledger.set_server_count(200)
     assert ledger.versions["b"].threshold > 2 * halved
     assert ledger.versions["a"].threshold == 0
 

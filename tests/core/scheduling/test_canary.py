@@ -16,40 +16,42 @@ PLACE = 0.2125998671075957
 @given(NAMES, SHARES, SHARES)
 def test_a_server_stays_as_the_share_grows(server: str, one: float, other: float) -> None:
     low, high = sorted((one, other))
-    if CanaryAssignment("patch_20260101_000000", low).runs(server):
-        assert CanaryAssignment("patch_20260101_000000", high).runs(server)
+    if CanaryAssignment("patch_20260101_000000", low).includes(server):
+        assert CanaryAssignment("patch_20260101_000000", high).includes(server)
 
 
 @given(NAMES)
 def test_a_share_of_0_is_none_and_of_1_all(server: str) -> None:
-    assert not CanaryAssignment("a", 0.0).runs(server)
-    assert CanaryAssignment("a", 1.0).runs(server)
-    assert 0.0 <= CanaryAssignment("a", 1.0).place(server) < 1.0
+    assert not CanaryAssignment("a", 0.0).includes(server)
+    assert CanaryAssignment("a", 1.0).includes(server)
+    assert 0.0 <= CanaryAssignment("a", 1.0).compute_position(server) < 1.0
 
 
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 0.9])
 def test_about_as_many_as_the_share_says(share: float) -> None:
-    found = sum(map(CanaryAssignment("a", share).runs, SERVERS)) / len(SERVERS)
+    found = sum(map(CanaryAssignment("a", share).includes, SERVERS)) / len(SERVERS)
     assert abs(found - share) < 4 * (share * (1 - share) / len(SERVERS)) ** 0.5
 
 
 def test_it_is_the_same_on_every_machine() -> None:
-    assert CanaryAssignment("a", 1.0).place("web-01") == PLACE
-    assert not CanaryAssignment("a", PLACE).runs("web-01")
-    assert CanaryAssignment("a", PLACE + 1e-9).runs("web-01")
+    assert CanaryAssignment("a", 1.0).compute_position("web-01") == PLACE
+    assert not CanaryAssignment("a", PLACE).includes("web-01")
+    assert CanaryAssignment("a", PLACE + 1e-9).includes("web-01")
 
 
 def test_another_candidate_gets_others_first() -> None:
-    first, second = ({server for server in SERVERS if CanaryAssignment(name, 0.1).runs(server)} for name in ("a", "b"))
+    first, second = (
+        {server for server in SERVERS if CanaryAssignment(name, 0.1).includes(server)} for name in ("a", "b")
+    )
     assert len(first & second) < 0.3 * len(first)
 
 
 def test_a_shadow_gets_the_servers_that_a_canary_would_get() -> None:
     for share in (0.0, 0.3, 1.0):
         shadow, canary = CanaryAssignment("a", share, shadow=True), CanaryAssignment("a", share)
-        assert [shadow.runs(server) for server in SERVERS] == [canary.runs(server) for server in SERVERS]
-    assert CanaryAssignment("a", 1.0, shadow=True).runs("web-01")
-    assert not CanaryAssignment("a", 0.0, shadow=True).runs("web-01")
+        assert [shadow.includes(server) for server in SERVERS] == [canary.includes(server) for server in SERVERS]
+    assert CanaryAssignment("a", 1.0, shadow=True).includes("web-01")
+    assert not CanaryAssignment("a", 0.0, shadow=True).includes("web-01")
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])

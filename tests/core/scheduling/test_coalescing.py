@@ -41,7 +41,7 @@ def test_it_is_a_list_in_which_a_key_keeps_its_place(steps: list[Step]) -> None:
         assert list(waiting) == [key for key, _ in naive]
         assert len(waiting) == len(naive)
         assert waiting.oldest_since == (naive[0][1] if naive else None)
-        assert [waiting.since(key) for key in range(5)] == [dict(naive).get(key) for key in range(5)]
+        assert [waiting.get_since(key) for key in range(5)] == [dict(naive).get(key) for key in range(5)]
         assert [key in waiting for key in range(5)] == [key in dict(naive) for key in range(5)]
         assert items == waiting.superseded + left + len(naive), "every item is taken, let go, replaced, or waits"
 

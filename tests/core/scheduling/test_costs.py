@@ -49,12 +49,12 @@ def cheapest(table: CostTable, waiting: int) -> float:
 @given(tables(), st.integers(1, 12))
 def test_cost_is_that_of_the_words(table: CostTable, count: int) -> None:
     if count <= table.buckets[-1]:
-        assert table.cost(count) == pytest.approx(naive_cost(table, count))
+        assert table.estimate_seconds(count) == pytest.approx(naive_cost(table, count))
 
 
 @given(tables(), st.integers(-1, 60), st.integers(-1, 5))
 def test_a_batch_is_within_bounds(table: CostTable, waiting: int, idle_lanes: int) -> None:
-    taken = table.next_batch(waiting, idle_lanes)
+    taken = table.choose_batch_size(waiting, idle_lanes)
     if waiting < 1 or idle_lanes < 1:
         assert taken == 0
     else:
@@ -67,7 +67,7 @@ def test_one_lane_is_done_as_soon_as_can_be(table: CostTable, waiting: int) -> N
     waiting = min(waiting, table.max_batch)
     expected, left, seconds = cheapest(table, waiting), waiting, 0.0
     while left:
-        taken = table.next_batch(left, 1)
+        taken = table.choose_batch_size(left, 1)
         left -= taken
         seconds += naive_cost(table, taken) + OVERHEAD_SECONDS
     assert seconds == pytest.approx(expected)
@@ -76,12 +76,16 @@ def test_one_lane_is_done_as_soon_as_can_be(table: CostTable, waiting: int) -> N
 @given(tables(), st.integers(1, 12))
 def test_one_lane_never_pads_where_two_smaller_buckets_are_cheaper(table: CostTable, waiting: int) -> None:
     waiting = min(waiting, table.max_batch)
-    taken = table.next_batch(waiting, 1)
-    alone = table.cost(taken) + OVERHEAD_SECONDS
+    taken = table.choose_batch_size(waiting, 1)
+    alone = table.estimate_seconds(taken) + OVERHEAD_SECONDS
     for first in table.buckets:
         for second in table.buckets:
             if first < taken <= first + second:
-                two = table.cost(first) + table.cost(min(second, taken - first)) + 2 * OVERHEAD_SECONDS
+                two = (
+                    table.estimate_seconds(first)
+                    + table.estimate_seconds(min(second, taken - first))
+                    + 2 * OVERHEAD_SECONDS
+                )
                 assert alone <= two + 1e-12, f"{taken} as {first} and {second} costs less"
 
 
@@ -91,43 +95,43 @@ def test_dearer_batches_are_never_larger(table: CostTable, waiting: int, idle_la
     dear = CostTable(table.seconds, pads=table.pads, max_batch=table.max_batch, overhead_seconds=10.0)
     free = CostTable(table.seconds, pads=table.pads, max_batch=table.max_batch, overhead_seconds=0.0)
     waiting = min(waiting, table.max_batch)
-    assert dear.next_batch(waiting, 1) == waiting, "an overhead above all else makes one batch of all"
-    assert free.next_batch(waiting, idle_lanes) <= waiting
+    assert dear.choose_batch_size(waiting, 1) == waiting, "an overhead above all else makes one batch of all"
+    assert free.choose_batch_size(waiting, idle_lanes) <= waiting
 
 
 @pytest.mark.parametrize("waiting", [2, 4, 8, 32])
 def test_work_is_shared_among_idle_lanes_where_batching_gains_nothing(waiting: int) -> None:
     table = CostTable({1: 1.0, 8: 8.0, 32: 32.0}, pads=False, overhead_seconds=0.0)
-    assert table.next_batch(waiting, 2) <= waiting // 2
+    assert table.choose_batch_size(waiting, 2) <= waiting // 2
 
 
 def test_one_batch_where_batching_is_free() -> None:
     table = CostTable({1: 1.0, 8: 1.0, 32: 1.0}, pads=True)
-    assert [table.next_batch(waiting, 1) for waiting in (1, 5, 8, 9, 32, 50)] == [1, 5, 8, 9, 32, 32]
+    assert [table.choose_batch_size(waiting, 1) for waiting in (1, 5, 8, 9, 32, 50)] == [1, 5, 8, 9, 32, 32]
 
 
 def test_a_bucket_that_costs_more_than_its_parts_is_not_used() -> None:
     table = CostTable({1: 1.0, 8: 2.0, 32: 20.0}, pads=True)
-    assert [table.next_batch(waiting, 1) for waiting in (9, 16, 24)] == [8, 8, 8]
+    assert [table.choose_batch_size(waiting, 1) for waiting in (9, 16, 24)] == [8, 8, 8]
 
 
 def test_the_loop_s_overhead_is_counted_once_a_batch() -> None:
     # Nine as one batch: 59.7 + 0.5. As eight and one: 59.0 + 2 x 0.5, which is less; with a third 0.5 it were more.
     one_lane = CostTable({1: 29.0, 8: 30.0, 32: 59.7}, pads=True, overhead_seconds=0.5)
-    assert one_lane.next_batch(9, 1) == 8
+    assert one_lane.choose_batch_size(9, 1) == 8
     # On two lanes, seventeen as one: 12.75 + 1. As 8, 8 and 1: 10.5 + 3 x 1, which is less.
     two_lanes = CostTable({1: 1.0, 8: 10.0, 32: 12.75}, pads=True, overhead_seconds=1.0)
-    assert two_lanes.next_batch(17, 2) == 8
+    assert two_lanes.choose_batch_size(17, 2) == 8
 
 
 def test_idle_lanes_share_the_work_evenly() -> None:
     table = CostTable({1: 1.0, 8: 8.0}, pads=False, overhead_seconds=0.01)
-    assert [table.next_batch(waiting, 2) for waiting in (6, 8)] == [3, 4]
+    assert [table.choose_batch_size(waiting, 2) for waiting in (6, 8)] == [3, 4]
 
 
 def test_few_windows_run_as_one_batch_where_that_is_sooner_than_each_alone() -> None:
     table = CostTable({1: 1.0, 32: 1.2}, pads=True)
-    assert table.next_batch(5, 2) == 5
+    assert table.choose_batch_size(5, 2) == 5
 
 
 def test_the_most_a_batch_may_take_bounds_the_buckets() -> None:
@@ -136,7 +140,7 @@ def test_the_most_a_batch_may_take_bounds_the_buckets() -> None:
     assert table.max_batch == 8
     small = CostTable({8: 1.0, 32: 1.0}, pads=True, max_batch=4)
     assert small.buckets == [8], "a bucket that is larger is padded where there is no smaller one"
-    assert small.next_batch(100, 1) == 4
+    assert small.choose_batch_size(100, 1) == 4
 
 
 @pytest.mark.parametrize("seconds", [{}, {0: 1.0}, {-1: 1.0, 8: 1.0}])
@@ -148,4 +152,4 @@ def test_buckets_that_are_none_are_refused(seconds: dict[int, float]) -> None:
 @pytest.mark.parametrize("pads", [True, False])
 def test_a_batch_beyond_the_largest_bucket_costs_as_many_times_as_much(pads: bool) -> None:
     table = CostTable({1: 1.0, 8: 4.0}, pads=pads)
-    assert table.cost(16) == 8.0
+    assert table.estimate_seconds(16) == 8.0

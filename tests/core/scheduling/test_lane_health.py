@@ -7,29 +7,29 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from streamd.core.scheduling.lane_health import LaneLimits, LaneRoster
 
-LIMITS = LaneLimits(rebuild_seconds=1.0, rebuild_most_seconds=4.0, max_rebuilds=3, healthy_reset_seconds=50.0)
+LIMITS = LaneLimits(rebuild_seconds=1.0, max_rebuild_seconds=4.0, max_rebuilds=3, healthy_reset_seconds=50.0)
 LANES, DEVICES = 4, 2
 """Lane `i` is on device `i % DEVICES`."""
 
 
 def test_a_lane_hangs_by_its_limit_or_by_what_it_was_measured_at() -> None:
     limits = LaneLimits(hang_seconds=10.0, hang_factor=5.0)
-    assert not limits.hung(10.0, 1.0)
-    assert limits.hung(10.1, 1.0)
-    assert not limits.hung(10.1, 3.0)
-    assert limits.hung(15.1, 3.0)
+    assert not limits.is_hung(10.0, 1.0)
+    assert limits.is_hung(10.1, 1.0)
+    assert not limits.is_hung(10.1, 3.0)
+    assert limits.is_hung(15.1, 3.0)
 
 
 def test_rebuildings_come_later_each_time_and_end() -> None:
     roster = LaneRoster(1, LIMITS, 0.0)
     for delay in (1.0, 2.0, 4.0):
-        roster.lost(0, 10.0)
+        roster.mark_lost(0, 10.0)
         assert roster.take_due(10.0 + delay - 0.01) == []
-        assert not roster.exhausted
+        assert not roster.is_exhausted
         assert roster.take_due(10.0 + delay) == [0]
-        assert not roster.exhausted, "it is being rebuilt"
-    roster.lost(0, 20.0)
-    assert roster.exhausted
+        assert not roster.is_exhausted, "it is being rebuilt"
+    roster.mark_lost(0, 20.0)
+    assert roster.is_exhausted
     roster.retry_abandoned(20.0)
     assert roster.take_due(24.0) == [0]
 
@@ -38,24 +38,24 @@ def test_a_lane_that_hardly_comes_back_is_tried_as_long_as_another_is_well() -> 
     roster = LaneRoster(2, LIMITS, 0.0)
     now = 0.0
     for delay in (1.0, 2.0, 4.0, 4.0, 4.0, 4.0):
-        roster.lost(0, now)
+        roster.mark_lost(0, now)
         assert roster.take_due(now + delay - 0.01) == []
         now += delay
         assert roster.take_due(now) == [0]
-    roster.lost(0, now)
-    roster.lost(1, now)
+    roster.mark_lost(0, now)
+    roster.mark_lost(1, now)
     assert roster.take_due(now + 100.0) == [1], "the backend that is next must not wait for the other"
-    roster.rebuilt(1, now + 100.0)
+    roster.mark_rebuilt(1, now + 100.0)
     assert roster.take_due(now + 104.0) == [0]
 
 
 def test_a_device_s_lanes_go_and_another_s_stay() -> None:
     roster = LaneRoster(4, LIMITS, 0.0)
     for index in (0, 2):
-        roster.lost(index, 10.0)
-    assert (roster.healthy, roster.exhausted) == (2, False)
+        roster.mark_lost(index, 10.0)
+    assert (roster.healthy_count, roster.is_exhausted) == (2, False)
     assert roster.take_due(11.0) == [0, 2]
-    assert not roster.exhausted
+    assert not roster.is_exhausted
 
 
 @dataclass
@@ -106,12 +106,12 @@ class Roster(RuleBasedStateMachine):
         while permanent and not lane.tired:
             lane.history.append(self.now)
         lane.state = "waiting"
-        lane.due = self.now + [1.0, 2.0, 4.0, LIMITS.rebuild_most_seconds][min(len(lane.history), 4) - 1]
+        lane.due = self.now + [1.0, 2.0, 4.0, LIMITS.max_rebuild_seconds][min(len(lane.history), 4) - 1]
         if not self.states("well"):
             for each in self.lanes:
                 if each.tired and each.state == "waiting":
                     each.state = "given up"
-        self.roster.lost(index, self.now, permanent=permanent)
+        self.roster.mark_lost(index, self.now, permanent=permanent)
 
     @rule()
     def look(self) -> None:
@@ -126,7 +126,7 @@ class Roster(RuleBasedStateMachine):
         index = data.draw(st.sampled_from(self.states("building")))
         self.lanes[index].state, self.lanes[index].since = "well", self.now
         self.try_again()
-        self.roster.rebuilt(index, self.now)
+        self.roster.mark_rebuilt(index, self.now)
 
     @precondition(lambda self: len(self.states("given up")) == LANES)
     @rule()
@@ -136,12 +136,12 @@ class Roster(RuleBasedStateMachine):
 
     def try_again(self) -> None:
         for index in self.states("given up"):
-            self.lanes[index].state, self.lanes[index].due = "waiting", self.now + LIMITS.rebuild_most_seconds
+            self.lanes[index].state, self.lanes[index].due = "waiting", self.now + LIMITS.max_rebuild_seconds
 
     @invariant()
     def agrees(self) -> None:
-        assert self.roster.healthy == len(self.states("well"))
-        assert self.roster.exhausted == (len(self.states("given up")) == LANES)
+        assert self.roster.healthy_count == len(self.states("well"))
+        assert self.roster.is_exhausted == (len(self.states("given up")) == LANES)
         assert not (self.states("given up") and self.states("well")), "no lane is given up while another is well"
 
 

@@ -98,7 +98,7 @@ def test_the_forecast_is_from_its_own_step_though_the_window_went_on(tmp_path: P
         # Row 108 is truth. Of the past row 100 had left the window when the forecast came; what was seen is 101 to 108.
         deviation = float(np.std([2, 0, 2, 0, 2, 0, 2, 900]))
         loss = (0.1 * 900 + 0.5 * 899 + 0.9 * 898) / 3 / deviation
-        assert accuracy.ledger.held[slot].losses[STABLE.decode()][0, 0] == pytest.approx(loss)
+        assert accuracy.scorer.pending[slot].losses[STABLE.decode()][0, 0] == pytest.approx(loss)
 
 
 def test_a_forecast_is_copied(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_a_forecast_is_copied(tmp_path: Path) -> None:
         accuracy.forecast_posted(slot, 107, STABLE, forecast)
         forecast[:] = 77.0
         np.testing.assert_array_equal(
-            accuracy.ledger.held[slot].forecasts[STABLE.decode()], forecast_of(state, 1.0, 2.0)
+            accuracy.scorer.pending[slot].forecasts[STABLE.decode()], forecast_of(state, 1.0, 2.0)
         )
 
 
@@ -162,7 +162,7 @@ def test_a_sweep_is_bounded_and_the_next_goes_on(tmp_path: Path) -> None:
         for server in servers:
             observed(state, server, 108, [1.0, 1.0, 1.0])
         assert [accuracy.sweep(most=2) for _ in range(3)] == [2, 1, 0]
-        assert [hold.done for hold in accuracy.ledger.held.values()] == [2, 2, 2]
+        assert [hold.done_steps for hold in accuracy.scorer.pending.values()] == [2, 2, 2]
 
 
 def test_after_a_restart_figures_begin_anew_and_go_on(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ async def test_the_service_scores_what_its_pipeline_posts(tmp_path: Path) -> Non
             service.pipeline.open_lanes([worker], CostTable({1: 1.0}, pads=False))
             await service.pipeline.wait_idle()
             observed(state, "web-01", 108, [1.0] * 5)
-            assert list(service.accuracy.ledger.held) == [slot]
+            assert list(service.accuracy.scorer.pending) == [slot]
             service.accuracy.sweep()
             told = service.status()["accuracy"]["versions"][STABLE.decode()]
             assert (told["forecasts"], told["scored_steps"]) == (1, 4)
@@ -226,7 +226,7 @@ async def test_the_service_drops_a_server_that_is_forgotten(tmp_path: Path) -> N
         samples = [Sample(name, 100.0 * state.contract.step_seconds, {"cpu": 1.0}) for name in names]
         await service.ingest.take(enumerate(samples))
         assert "web-01" not in state.directory.slots
-        assert service.accuracy.ledger.held == {}
+        assert service.accuracy.scorer.pending == {}
         service.close()
 
 

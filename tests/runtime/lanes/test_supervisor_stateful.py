@@ -32,7 +32,7 @@ from streamd.runtime.lanes.deployment import Deployment
 from streamd.runtime.lanes.pipeline import Pipeline
 from streamd.runtime.lanes.sinks import BoardSink
 from streamd.runtime.lanes.supervisor import LaneSupervisor
-from streamd.runtime.lanes.warmup import warm
+from streamd.runtime.lanes.warmup import warm_lane
 from streamd.runtime.lanes.worker import LaneResult, LaneWorker
 from streamd.runtime.state.state import State, WindowLimits
 from tests.support.contracts import make_contract
@@ -44,7 +44,7 @@ CONTRACT = make_contract()
 SERVERS = tuple("abcdefgh")
 NEWCOMERS = ("x", "y")
 ROOM = WindowLimits(capacity=len(SERVERS) + len(NEWCOMERS), need=2, late_steps=8, grace_seconds=10.0)
-LIMITS = LaneLimits(hang_seconds=60.0, rebuild_seconds=1.0, rebuild_most_seconds=8.0, max_rebuilds=2)
+LIMITS = LaneLimits(hang_seconds=60.0, rebuild_seconds=1.0, max_rebuild_seconds=8.0, max_rebuilds=2)
 LANES = {"first": 4, "second": 2}
 DEVICES = {"first": 2, "second": 1}
 
@@ -78,9 +78,9 @@ class WatchedPipeline(Pipeline):
         finally:
             self.heard.set()
 
-    def _take_out(self, worker: LaneWorker, error: LaneLostError) -> list[Item]:
+    def _remove_lost(self, worker: LaneWorker, error: LaneLostError) -> list[Item]:
         before = {each: each.running for each in self.lanes.all_workers}
-        failed = super()._take_out(worker, error)
+        failed = super()._remove_lost(worker, error)
         for gone, batch in before.items():
             if gone in self.lanes.all_workers:
                 continue
@@ -112,7 +112,7 @@ class SteppedSupervisor(LaneSupervisor):
         super().__init__(*arguments, **more)
         self.waiting: list[Coroutine[Any, Any, None]] = []
 
-    def _begin(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    def _start_task(self, coroutine: Coroutine[Any, Any, None]) -> None:
         self.waiting.append(coroutine)
 
     @property
@@ -128,7 +128,7 @@ def key_of(item: Item) -> object:
 
 async def flat_costs(workers: Sequence[LaneWorker], max_batch: int, budget_seconds: float) -> CostTable:
     """Run every lane once, as measuring does, and say what no clock says: batching is free."""
-    await asyncio.gather(*(warm(worker) for worker in workers))
+    await asyncio.gather(*(warm_lane(worker) for worker in workers))
     lane = workers[0].lane
     return CostTable(dict.fromkeys(lane.buckets, 1.0), pads=lane.pads, max_batch=max_batch)
 
@@ -389,7 +389,7 @@ class World(Fleet, RuleBasedStateMachine):
         while busy := self.busy():  # a lane that is lost gives its batch to one that was idle
             self.let_go(busy[0])
         for _ in range(LIMITS.max_rebuilds + 2):
-            self.now += LIMITS.rebuild_most_seconds
+            self.now += LIMITS.max_rebuild_seconds
             self.the_keeper_looks_after_all()
         assert backend.name != self.backend_name or not self.pipeline.ready
 
@@ -445,7 +445,7 @@ class World(Fleet, RuleBasedStateMachine):
     def readiness_is_that_of_the_lanes_that_are_left(self) -> None:
         assert self.supervisor._roster is not None
         assert self.pipeline.ready == bool(self.pipeline.workers)
-        assert len(self.pipeline.workers) == self.supervisor._roster.healthy
+        assert len(self.pipeline.workers) == self.supervisor._roster.healthy_count
         assert len(self.pipeline.workers) <= LANES[self.backend_name]
         assert len({worker.lane.name for worker in self.pipeline.workers}) == len(self.pipeline.workers)
         assert self.pipeline.in_flight == sum(len(worker.running.items) for worker in self.busy() if worker.running)

@@ -79,7 +79,7 @@ class Trial:
         return found
 
     def ours(self) -> set[str]:
-        return {server for server in SERVERS if self.candidate.assignment.runs(server)}
+        return {server for server in SERVERS if self.candidate.assignment.includes(server)}
 
     def accounted(self, rows: int) -> None:
         """Every row that was sent ended in one place, in one of the two lines."""

@@ -39,7 +39,7 @@ from tests.support.stepped_lanes import Fleet, wait_for_ends
 CONTRACT = make_contract()
 SERVERS = tuple("abcdef")
 ROOM = WindowLimits(capacity=len(SERVERS), need=2, late_steps=8, grace_seconds=10.0)
-LIMITS = LaneLimits(hang_seconds=60.0, rebuild_seconds=1.0, rebuild_most_seconds=8.0, max_rebuilds=2)
+LIMITS = LaneLimits(hang_seconds=60.0, rebuild_seconds=1.0, max_rebuild_seconds=8.0, max_rebuilds=2)
 
 
 class QuietSupervisor(SteppedSupervisor):
