@@ -64,7 +64,7 @@ def gather_before(state: State, items: Sequence[ServerItem], inputs: Inputs) -> 
         take_rows(windows, slots, values[:count], statuses[:count])
     else:
         for row, item in enumerate(items):
-            windows.gather(item.slot, values[row], statuses[row])
+            windows.gather_window(item.slot, values[row], statuses[row])
     calendars: dict[int, Float32] = {}
     for row, item in enumerate(items):
         if (calendar := calendars.get(item.step)) is None:
@@ -171,7 +171,7 @@ def measure_gather(contract: ModelContract) -> list[dict[str, Any]]:
         windows = with_places(store, places)
         state = cast(State, SimpleNamespace(contract=contract, windows=windows))
         order = np.random.default_rng(5).permutation(SERVERS).tolist()
-        items = [ServerItem(slot, 0, windows.newest(slot), contract.context_length, 0.0) for slot in order]
+        items = [ServerItem(slot, 0, windows.get_newest_step(slot), contract.context_length, 0.0) for slot in order]
         for count in GATHERED:
             makers = _gatherings(state, items, count)
             found.append({"places": places, **figures_of(makers, count, busy=False)})

@@ -80,7 +80,7 @@ def filled_store(contract: ModelContract, servers: int, places: int = 2) -> Wind
     Their newest rows are of `places` steps, one behind the other: a fleet on one grid has two at the turn of a step.
     """
     layout = Layout(make_window_columns(contract.context_length, len(contract.features)), servers, {})
-    arrays = layout.arrays(mmap.mmap(-1, layout.nbytes))
+    arrays = layout.make_views(mmap.mmap(-1, layout.nbytes))
     length, series = contract.context_length, real_series(contract)
     random = np.random.default_rng(3)
     begins = random.integers(0, series.shape[1] - length + 1, servers)
@@ -112,7 +112,7 @@ def _store_of(arrays: NamedArrays) -> WindowStore:
     length = arrays["values"].shape[1] // 2
     store = WindowStore(arrays, need=1, late_steps=length, grace_seconds=10.0)
     for slot in range(store.capacity):
-        store.adopt(slot, have=length, expected=0, expected_step=-1)
+        store.restore_slot(slot, have=length, expected=0, expected_step=-1)
     return store
 
 
@@ -121,7 +121,7 @@ class Gatherer:
 
     def __init__(self, contract: ModelContract, store: WindowStore) -> None:
         self._store = store
-        newest = store.newest(0)
+        newest = store.get_newest_step(0)
         self._calendar = compute_known_future(newest, contract.horizon, contract.step_seconds)
 
     def __call__(self, slots: npt.NDArray[np.int64], inputs: Inputs) -> None:
@@ -130,10 +130,10 @@ class Gatherer:
         values, categories = inputs.encoder_cont[:count], inputs.encoder_cat[:count]
         slots[:] = slots[np.argsort(self._store.arrays["newest"][slots], kind="stable")]
         if count > FEW_WINDOWS:
-            self._store.gather_many(slots, values, categories[:, :, 1])
+            self._store.gather_windows(slots, values, categories[:, :, 1])
         else:
             for row, slot in enumerate(slots.tolist()):
-                self._store.gather(slot, values[row], categories[row, :, 1])
+                self._store.gather_window(slot, values[row], categories[row, :, 1])
         categories[:, :, 0] = 0
         inputs.decoder_cont[:count] = self._calendar
         inputs.decoder_cat[:count, :, 0] = 0

@@ -77,10 +77,10 @@ class ModelContract:
         targets = () if len(self.targets) == 1 else (len(self.targets),)
         return (self.horizon, *targets, len(self.quantiles))
 
-    def step_of(self, time_seconds: float) -> int:
+    def to_step(self, time_seconds: float) -> int:
         """The grid step that a time (epoch seconds) belongs to."""
         return int(time_seconds // self.step_seconds)
 
-    def origin_of(self, step: int) -> int:
+    def to_origin(self, step: int) -> int:
         """The time (epoch seconds) at which a step ends: the origin of a forecast from that row."""
         return (step + 1) * self.step_seconds

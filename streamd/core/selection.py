@@ -73,7 +73,7 @@ class ServerGlobs:
             patterns.append(translate(re.sub(r"\*+", "*", glob)))
         self._pattern = re.compile("|".join(patterns)) if patterns else None
 
-    def match(self, name: str) -> bool:
+    def matches(self, name: str) -> bool:
         """Whether a server of this name is meant."""
         if self._all or name in self._exact:
             return True

@@ -59,13 +59,13 @@ class ClockWatch:
     @property
     def last_step(self) -> int:
         """The last step that does not lie ahead of the clock."""
-        return self._state.contract.step_of(min(self._wall() + self._max_ahead_seconds, NO_LIMIT_SECONDS)) + 1
+        return self._state.contract.to_step(min(self._wall() + self._max_ahead_seconds, NO_LIMIT_SECONDS)) + 1
 
     def sweep(self) -> None:
         """Look at everything that is stored."""
         now = self._clock()
-        self._report(self._state.ahead.find(self.last_step))
-        for slot in list(self._state.ahead.since):
+        self._report(self._state.ahead.refresh(self.last_step))
+        for slot in list(self._state.ahead.contradicted_since):
             self._recover(slot, now)
         self._log_rewound()
         self._recover_scores(now)
@@ -78,10 +78,10 @@ class ClockWatch:
         self._recover(slot, now)
 
     def _recover(self, slot: int, now: float) -> None:
-        if not self._state.ahead.is_over(slot, now, self._recovery_seconds):
+        if not self._state.ahead.is_refuted(slot, now, self._recovery_seconds):
             return
         last_step = self.last_step
-        if self._state.ahead.latest(slot) <= last_step:
+        if self._state.ahead.get_latest_step(slot) <= last_step:
             self._state.ahead.forget(slot)  # the clock was set in the meantime
             return
         self._rewound.append(self._state.directory.names[slot])
@@ -91,7 +91,7 @@ class ClockWatch:
     # ------------------------------------------------------------ reporting
     def status(self) -> dict[str, Any]:
         """What `/v1/status` shows as `ahead`."""
-        slots = sorted(self._state.ahead.since, key=lambda slot: -self._state.ahead.latest(slot))
+        slots = sorted(self._state.ahead.contradicted_since, key=lambda slot: -self._state.ahead.get_latest_step(slot))
         return {
             "servers": len(slots),
             "first": [self._describe(slot) for slot in slots[:MAX_NAMED]],
@@ -100,18 +100,18 @@ class ClockWatch:
         }
 
     def _describe(self, slot: int) -> dict[str, Any]:
-        origin = self._state.contract.origin_of(self._state.ahead.latest(slot))
+        origin = self._state.contract.to_origin(self._state.ahead.get_latest_step(slot))
         return {
             "server": self._state.directory.names[slot],
             "origin": origin,
             "seconds": round(origin - self._wall(), 1),
-            "contradicted": self._state.ahead.since[slot] is not None,
+            "contradicted": self._state.ahead.contradicted_since[slot] is not None,
         }
 
     def _report(self, slots: list[int]) -> None:
         if not slots:
             return
-        slots.sort(key=lambda slot: -self._state.ahead.latest(slot))
+        slots.sort(key=lambda slot: -self._state.ahead.get_latest_step(slot))
         log.warning(
             "servers_ahead_of_clock",
             count=len(slots),
@@ -137,11 +137,11 @@ class ClockWatch:
     # ------------------------------------------------------------ what else was ahead with them
     def _recover_scores(self, now: float) -> None:
         """Begin the figures anew where they count from a step ahead: until then every forecast is too late for them."""
-        if self._accuracy.ledger.now_step <= self.last_step:
+        if self._accuracy.scorer.now_step <= self.last_step:
             self._scores_ahead_since = None
         elif self._lasts(self._scores_ahead_since, now):
             log.warning("accuracy_begins_anew", reason="a forecast whose origin lies ahead of the clock was scored")
-            self._accuracy.begin_anew()
+            self._accuracy.restart_scores()
             self._scores_ahead_since = None
         elif self._scores_ahead_since is None:
             self._scores_ahead_since = now
@@ -152,7 +152,7 @@ class ClockWatch:
         if not self._state.directory.is_seen_after(wall + SEEN_TOLERANCE_SECONDS):
             self._seen_ahead_since = None
         elif self._lasts(self._seen_ahead_since, now):
-            self._state.directory.limit_seen(wall)
+            self._state.directory.limit_last_seen(wall)
             self._seen_ahead_since = None
         elif self._seen_ahead_since is None:
             self._seen_ahead_since = now

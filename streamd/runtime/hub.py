@@ -28,7 +28,7 @@ class Subscription:
         """Note that this server has a newer forecast, if it is wanted."""
         wanted = self._wanted[slot]
         if wanted == _UNKNOWN:
-            wanted = self._wanted[slot] = _WANTED if self.globs.match(name) else _UNWANTED
+            wanted = self._wanted[slot] = _WANTED if self.globs.matches(name) else _UNWANTED
         if wanted == _WANTED:
             self._mailbox.mark(slot, now)
             self._news.set()
@@ -53,7 +53,7 @@ class Subscription:
         """Remove and return up to `count` slots, the longest waiting first."""
         return self._mailbox.take(count)
 
-    def newly_dropped(self) -> int:
+    def take_newly_dropped(self) -> int:
         """How many forecasts were replaced unread since this was last asked."""
         dropped = self._mailbox.superseded - self._told
         self._told = self._mailbox.superseded

@@ -164,7 +164,7 @@ class Ingest:
             raise TooFarAheadError(
                 f"time {at:.0f} is {at - wall:.0f} s ahead of the clock, at most {self._max_ahead_seconds:g} s{looks}"
             )
-        row = self._rows.read(sample.values)
+        row = self._rows.read_row(sample.values)
         directory = self._state.directory
         slot = directory.slots.get(sample.server)
         if slot is None:
@@ -174,11 +174,11 @@ class Ingest:
             slot = self._admit(sample.server, wall)
         elif not row.mask and sample.status is None:
             return
-        step = self._contract.step_of(at)
-        if slot in self._state.ahead.since and at > wall - self._present_seconds:
+        step = self._contract.to_step(at)
+        if slot in self._state.ahead.contradicted_since and at > wall - self._present_seconds:
             self._server_contradicted.contradict(slot)
         try:
-            due = self._state.windows.write(slot, step, row, sample.status, now)
+            due = self._state.windows.write_sample(slot, step, row, sample.status, now)
         except TooOldError:
             raise self._too_old(at, slot, wall) from None
         directory.touch(slot, wall)
@@ -186,8 +186,8 @@ class Ingest:
             self._rows_due.mark_due(slot, due)
 
     def _too_old(self, at: float, slot: int, wall: float) -> TooOldError:
-        newest = self._contract.origin_of(self._state.windows.latest(slot))
-        ahead = f", {newest - wall:.0f} s ahead of the clock" if slot in self._state.ahead.since else ""
+        newest = self._contract.to_origin(self._state.windows.get_latest_step(slot))
+        ahead = f", {newest - wall:.0f} s ahead of the clock" if slot in self._state.ahead.contradicted_since else ""
         return TooOldError(
             f"time {at:.0f} is too old: this server's newest row ends at {newest}{ahead}, and a sample may lie"
             f" {self._state.windows.late_steps} steps of {self._contract.step_seconds} s behind"

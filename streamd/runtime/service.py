@@ -28,7 +28,7 @@ from streamd.runtime.lanes.deployment import Deployment, DeploymentSpec
 from streamd.runtime.lanes.pipeline import Pipeline
 from streamd.runtime.lanes.sinks import BoardSink
 from streamd.runtime.metrics import Metrics
-from streamd.runtime.predict import Predicted, PredictRequest
+from streamd.runtime.predict import Prediction, PredictRequest
 from streamd.runtime.state.state import State
 from streamd.runtime.versions.candidate import Candidate, CandidateRouter
 
@@ -105,7 +105,7 @@ class Service:
 
     def begin(self) -> None:
         """Take up what a restart found: rows that closed but were not forecast run first."""
-        for slot in self.state.unforecast():
+        for slot in self.state.find_unforecast():
             self.pipeline.mark_due(slot, 1)
         self.pauses.watch()
         self.pipeline.watch_grace()
@@ -126,7 +126,7 @@ class Service:
         """The versions that should serve and cannot: of each its `name`, the `rule` that chose it and the `reason`."""
         return list(self.engine.shown.get("passed_over", ()))
 
-    async def predict(self, inputs: Mapping[str, npt.NDArray[Any]]) -> Predicted:
+    async def predict(self, inputs: Mapping[str, npt.NDArray[Any]]) -> Prediction:
         """Forecast a caller's windows.
 
         Raises `InvalidInputError` for what the contract does not allow, `UnavailableError` where no lane or no
@@ -146,7 +146,7 @@ class Service:
         finally:
             # However the call ends (an answer, an error, a timeout, a caller who left), nothing runs for it any more.
             self.pipeline.drop_request(request)
-        return Predicted(predictions.reshape(request.windows, *self.contract.output_shape), request.batched, model)
+        return Prediction(predictions.reshape(request.windows, *self.contract.output_shape), request.batched, model)
 
     async def _predictions(self, request: PredictRequest) -> tuple[Float32, str]:
         while True:
@@ -157,9 +157,9 @@ class Service:
                 return predictions, request.models.pop()
             request.begin()  # the version changed in the middle: half of one and half of another is neither's answer
 
-    def handed_over(self, slots: Iterable[int]) -> None:
+    def note_sent(self, slots: Iterable[int]) -> None:
         """Note that the latest forecasts of these slots went to a subscriber's socket."""
-        self.metrics.handed_over(map(self.board_sink.received.get, slots))
+        self.metrics.note_sent(map(self.board_sink.received.get, slots))
 
     def forget(self, slot: int) -> None:
         """Forget a server in every place that holds something of it; what is under way for it is not delivered."""
@@ -273,7 +273,7 @@ class Service:
         """Return a copy of a server's window, `(context_length, features) float32`, oldest row first."""
         shape = self.contract.input_shapes["encoder_cont"]
         values = np.empty(shape, np.float32)
-        self.state.windows.gather(slot, values, np.empty(shape[0], np.int32))
+        self.state.windows.gather_window(slot, values, np.empty(shape[0], np.int32))
         return values
 
     # ------------------------------------------------------------ upkeep
@@ -310,7 +310,9 @@ class Service:
         metrics.families(self.accuracy.families)
         metrics.gauge("servers", "Servers that have a window", lambda: len(state.directory))
         metrics.gauge(
-            "servers_ahead", "Servers whose newest row lies ahead of the clock", lambda: len(state.ahead.since)
+            "servers_ahead",
+            "Servers whose newest row lies ahead of the clock",
+            lambda: len(state.ahead.contradicted_since),
         )
         metrics.counter(
             "servers_rewound",
@@ -431,7 +433,7 @@ def build_service(
 def _make_scheduler(state: State, limits: ServiceLimits) -> Scheduler:
     return Scheduler(
         state.snapshot,
-        state.board.step,
+        state.board.get_step,
         need=state.windows.need,
         max_queue_delay_seconds=limits.max_queue_delay_seconds,
         max_waiting_requests=limits.max_waiting_requests,

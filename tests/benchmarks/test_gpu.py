@@ -78,7 +78,7 @@ def test_the_store_gives_the_windows_that_it_was_filled_with() -> None:
     gather(slots, inputs)
     one = np.empty(CONTRACT.input_shapes["encoder_cont"], np.float32)
     for row, slot in enumerate(slots.tolist()):
-        store.gather(slot, one, np.empty(CONTRACT.context_length, np.int32))
+        store.gather_window(slot, one, np.empty(CONTRACT.context_length, np.int32))
         np.testing.assert_array_equal(inputs.encoder_cont[row], one)
     assert not inputs.encoder_cat.any()
     assert not inputs.decoder_cat.any()

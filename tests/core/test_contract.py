@@ -57,7 +57,7 @@ def test_one_target_has_no_axis_of_its_own() -> None:
 @given(st.integers(0, 2**33), st.sampled_from([1, 60, 300]), st.floats(0, 0.999))
 def test_a_step_begins_with_its_first_second(time: int, step_seconds: int, more: float) -> None:
     contract: ModelContract = make_contract(step_seconds=step_seconds)
-    step = contract.step_of(time + more)
+    step = contract.to_step(time + more)
     assert step * step_seconds <= time < (step + 1) * step_seconds
-    assert contract.origin_of(step) == (step + 1) * step_seconds
-    assert contract.step_of(contract.origin_of(step)) == step + 1
+    assert contract.to_origin(step) == (step + 1) * step_seconds
+    assert contract.to_step(contract.to_origin(step)) == step + 1

@@ -26,7 +26,7 @@ TEXT = st.text(st.sampled_from("aB*?[]!-.^\\$|\n1"), max_size=6)
 @example(["[2001:db8::1]:9100"], "[2001:db8::1]:9100")
 def test_globs_are_names_first_and_then_the_shell_s(globs: list[str], name: str) -> None:
     expected = name in globs or any(fnmatchcase(name, glob) for glob in globs)
-    assert ServerGlobs(globs).match(name) == expected
+    assert ServerGlobs(globs).matches(name) == expected
 
 
 @given(st.lists(TEXT, max_size=4), st.lists(TEXT, max_size=4), TEXT)
@@ -35,16 +35,16 @@ def test_globs_are_names_first_and_then_the_shell_s(globs: list[str], name: str)
 @example(["b*"], ["a"], "a")
 def test_names_are_never_globs(globs: list[str], names: list[str], name: str) -> None:
     chosen = ServerGlobs(globs, names)
-    assert chosen.match(name) == (name in names or ServerGlobs(globs).match(name))
+    assert chosen.matches(name) == (name in names or ServerGlobs(globs).matches(name))
     assert chosen.globs == (*globs, *names)
 
 
 def test_no_glob_means_no_server() -> None:
-    assert not ServerGlobs([]).match("web-01")
+    assert not ServerGlobs([]).matches("web-01")
 
 
 def test_many_stars_do_not_take_for_ever() -> None:
-    assert not ServerGlobs(["a*" * 500]).match("a" * 250 + "b")
+    assert not ServerGlobs(["a*" * 500]).matches("a" * 250 + "b")
 
 
 def test_too_many_or_too_long_globs_are_refused() -> None:

@@ -114,11 +114,11 @@ async def test_a_row_that_was_filling_is_not_closed_later(daemon: Running) -> No
     service = daemon.service
     await daemon.accept([sample("a", 1, {"cpu_user": 1.0})])
     slot = service.state.directory.slots["a"]
-    assert service.state.windows.next_overdue() is not None
+    assert service.state.windows.get_next_deadline() is not None
     closed = service.state.windows.closed_rows
     await forget(daemon, "a")
-    assert service.state.windows.next_overdue() is None
-    assert service.state.windows.close_overdue(float("inf")) == []
+    assert service.state.windows.get_next_deadline() is None
+    assert service.state.windows.close_overdue_rows(float("inf")) == []
     assert service.state.windows.closed_rows == closed
     # 2. Nor does its part of a row reach who has the slot next.
     await daemon.accept([sample("b", 1, {"mem_used": 2.0}), sample("b", 2, values_of(0, 2))])

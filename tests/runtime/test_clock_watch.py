@@ -54,8 +54,8 @@ class World:
 
     def origin(self, server: str) -> int:
         """Until when a server is forecast from; 0 where it is not."""
-        step = self.state.board.step(self.state.directory.slots[server])
-        return 0 if step == NO_STEP else self.state.contract.origin_of(step)
+        step = self.state.board.get_step(self.state.directory.slots[server])
+        return 0 if step == NO_STEP else self.state.contract.to_origin(step)
 
 
 class Clock:
@@ -310,7 +310,7 @@ async def test_scores_begin_anew_where_they_count_from_a_step_ahead(tmp_path: Pa
         at.sweep()
         scorer = at.service.accuracy.scorer
         assert scorer.now_step == NO_STEP
-        versions = {name: (version.share, version.shadow) for name, version in scorer.versions.items()}
+        versions = {name: (version.share, version.is_shadow) for name, version in scorer.versions.items()}
         assert versions == {MODEL: (1.0, False), "other_20260101_000000": (0.5, True)}
         await at.send("web-01", PRESENT + STEP)
         await at.settle()

@@ -64,7 +64,7 @@ DAMAGE = {
 
 def wait_for_forecast(daemon: DaemonProcess, server: str, step: int) -> int:
     """Wait for the forecast of step `step` of a server, counted from its first row; returns its origin."""
-    expected = CONTRACT.origin_of(CONTRACT.step_of(1_700_000_100) + step)
+    expected = CONTRACT.to_origin(CONTRACT.to_step(1_700_000_100) + step)
     while True:
         status, body = daemon.get(f"/v1/forecasts/{server}")
         assert status == 200

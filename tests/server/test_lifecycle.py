@@ -46,7 +46,7 @@ def test_the_real_model_forecasts(shared: DaemonProcess) -> None:
     window = [[None] * len(FEATURES)] * (CONTRACT.context_length - NEED) + [
         list(row["values"].values()) for row in rows("real", range(NEED), FEATURES)
     ]
-    newest = CONTRACT.step_of(1_700_000_100) + NEED - 1
+    newest = CONTRACT.to_step(1_700_000_100) + NEED - 1
     future = compute_known_future(newest, CONTRACT.horizon, CONTRACT.step_seconds).astype(float).tolist()
     status, answer = shared.call("POST", "/v1/predict", {"encoder_cont": window, "decoder_cont": future})
     assert status == 200

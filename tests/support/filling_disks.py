@@ -73,7 +73,7 @@ class Sender:
 
     def _sample(self, server: str) -> Sample:
         slot = self._state.directory.slots.get(server)
-        step = 1_000 if slot is None else self._state.windows.latest(slot) + 1
+        step = 1_000 if slot is None else self._state.windows.get_latest_step(slot) + 1
         values: dict[str, float | None] = {name: float(place + step) for place, name in enumerate(CONTRACT.features)}
         return Sample(server=server, time=float(step * CONTRACT.step_seconds), values=values)
 
@@ -81,7 +81,7 @@ class Sender:
         for slot in self._state.directory.slots.values():
             if self._state.shortage() is None:
                 forecast = np.full(CONTRACT.forecast_shape, slot, np.float32)
-                self._state.board.post(slot, self._state.windows.newest(slot), 48, b"model", forecast)
+                self._state.board.post(slot, self._state.windows.get_newest_step(slot), 48, b"model", forecast)
 
 
 def run(folder: Path, name: str) -> None:
@@ -104,7 +104,7 @@ def run(folder: Path, name: str) -> None:
             free(ballast, size)
             sender.send("tight", [f"{name}-tight-{number}-{each}" for each in range(12)], 1)
             fill(ballast)
-            state.widen()
+            state.reserve_whole_pieces()
             sender.send("full-old", list(state.directory.slots), 2)
         free(ballast, 80 * 2**20)
         sender.send("free-new", [f"{name}-free-{number}" for number in range(50)], 1)

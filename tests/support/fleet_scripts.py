@@ -32,7 +32,7 @@ class Sizes:
 
     def arrays(self) -> NamedArrays:
         layout = Layout(make_window_columns(self.context_length, FEATURES), SLOTS, {})
-        return layout.arrays(bytearray(layout.nbytes))
+        return layout.make_views(bytearray(layout.nbytes))
 
     def store(self, arrays: NamedArrays) -> WindowStore:
         return WindowStore(arrays, need=self.need, late_steps=self.late_steps, grace_seconds=GRACE_SECONDS)
@@ -133,29 +133,27 @@ class Twins:
         if isinstance(event, Grace):
             self.now += event.later
             closed = [server.close_overdue(self.now) for server in self.naive]
-            return sorted(self.store.close_overdue(self.now)), [slot for slot, due in enumerate(closed) if due]
+            return sorted(self.store.close_overdue_rows(self.now)), [slot for slot, due in enumerate(closed) if due]
         self.store.reset(event.slot)
         self.naive[event.slot] = self.sizes.naive()
         return None, None
 
     def write(self, slot: int, step: int, cells: dict[int, float], status: int | None) -> tuple[int | None, int | None]:
         expected = self.naive[slot].write(step, cells, status, self.now)
-        return write_sample(self.store, slot, step, row_of(cells), status, self.now), expected
+        return try_write(self.store, slot, step, row_of(cells), status, self.now), expected
 
     def check(self) -> None:
         """Compare all that can be seen of both."""
         for slot, server in enumerate(self.naive):
             check_slot(self.store, slot, server)
         opened = [server.opened for server in self.naive if server.filling is not None]
-        assert self.store.next_overdue() == (min(opened) + GRACE_SECONDS if opened else None)
+        assert self.store.get_next_deadline() == (min(opened) + GRACE_SECONDS if opened else None)
 
 
-def write_sample(
-    store: WindowStore, slot: int, step: int, row: PackedRow, status: int | None, now: float
-) -> int | None:
+def try_write(store: WindowStore, slot: int, step: int, row: PackedRow, status: int | None, now: float) -> int | None:
     """Write a sample; returns how many rows became due by it, or None if it is too old."""
     try:
-        return store.write(slot, step, row, status, now)
+        return store.write_sample(slot, step, row, status, now)
     except TooOldError:
         return None
 
@@ -170,9 +168,9 @@ def row_of(cells: dict[int, float]) -> PackedRow:
 
 def check_slot(store: WindowStore, slot: int, server: NaiveServer) -> None:
     """Compare one server's window in the store with the naive one."""
-    assert store.newest(slot) == (NO_STEP if server.newest is None else server.newest)
+    assert store.get_newest_step(slot) == (NO_STEP if server.newest is None else server.newest)
     assert store.have[slot] == server.have
-    assert store.ready(slot) == (server.have >= server.need)
+    assert store.is_ready(slot) == (server.have >= server.need)
     if server.newest is None:
         return
     values, statuses = window_of(store, slot)
@@ -185,5 +183,5 @@ def window_of(store: WindowStore, slot: int) -> tuple[np.ndarray[tuple[int, ...]
     """Gather one window, as the pipeline does."""
     values = np.full((store.context_length, store.features), -1, np.float32)
     statuses = np.full(store.context_length, -1, np.int32)
-    store.gather(slot, values, statuses)
+    store.gather_window(slot, values, statuses)
     return values, statuses.tolist()

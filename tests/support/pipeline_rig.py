@@ -72,7 +72,7 @@ class Rig:
         """Copies of what every run was given, in the order in which they began."""
         self.scheduler = Scheduler(
             state.snapshot,
-            state.board.step,
+            state.board.get_step,
             need=state.windows.need,
             max_queue_delay_seconds=3_600.0,
             max_waiting_requests=16,
@@ -165,7 +165,7 @@ class Rig:
     def publish(self, slots: Sequence[int], now: float) -> None:
         assert now <= time.monotonic()
         for slot in slots:
-            self.published.append((self.state.directory.names[slot] or "", self.state.board.step(slot)))
+            self.published.append((self.state.directory.names[slot] or "", self.state.board.get_step(slot)))
 
     def _on_run(self, lane: str, inputs: dict[str, Any]) -> None:
         self._loop.call_soon_threadsafe(self._note_run, inputs)

@@ -37,7 +37,7 @@ def send(state: State, server: str, step: int, values: Values, status: int | Non
     if slot is None:
         slot, _ = state.admit(server, now)
     state.directory.touch(slot, now)
-    return state.windows.write(slot, step, RowReader(state.contract.features).read(values), status, now)
+    return state.windows.write_sample(slot, step, RowReader(state.contract.features).read_row(values), status, now)
 
 
 def whole(value: float, contract: ModelContract | None = None) -> Values:
@@ -57,7 +57,7 @@ def window_of(state: State, server: str) -> Float32:
     """A server's window, `(context_length, features)`."""
     values = np.empty(state.contract.input_shapes["encoder_cont"], np.float32)
     statuses = np.empty(state.contract.context_length, np.int32)
-    state.windows.gather(state.directory.slots[server], values, statuses)
+    state.windows.gather_window(state.directory.slots[server], values, statuses)
     return values
 
 
@@ -65,13 +65,13 @@ def last_status(state: State, server: str) -> int:
     """The status of a server's newest closed row."""
     values = np.empty(state.contract.input_shapes["encoder_cont"], np.float32)
     statuses = np.empty(state.contract.context_length, np.int32)
-    state.windows.gather(state.directory.slots[server], values, statuses)
+    state.windows.gather_window(state.directory.slots[server], values, statuses)
     return int(statuses[-1])
 
 
 def rows_of(state: State, server: str) -> dict[int, dict[str, float]]:
     """What a server's window holds, by step and feature."""
-    newest = state.windows.newest(state.directory.slots[server])
+    newest = state.windows.get_newest_step(state.directory.slots[server])
     found: dict[int, dict[str, float]] = {}
     for step, row in enumerate(window_of(state, server), newest - state.contract.context_length + 1):
         there: Any = {

@@ -19,31 +19,31 @@ class AheadServers:
         self._names = names  # None: the slot is free, and its steps mean nothing
         self._newest = newest
         self._open_step = open_step
-        self.since: dict[int, float | None] = {}
+        self.contradicted_since: dict[int, float | None] = {}
         """By slot: when a sample of the present first contradicted it (monotonic seconds), None before that."""
 
-    def find(self, last_step: int) -> list[int]:
+    def refresh(self, last_step: int) -> list[int]:
         """Find the slots that have a row after `last_step`, closed or filling; returns those that had none before."""
         beyond = np.flatnonzero(np.maximum(self._newest, self._open_step) > last_step).tolist()
         found = [slot for slot in beyond if self._names[slot] is not None]
-        new = [slot for slot in found if slot not in self.since]
-        self.since = {slot: self.since.get(slot) for slot in found}
+        new = [slot for slot in found if slot not in self.contradicted_since]
+        self.contradicted_since = {slot: self.contradicted_since.get(slot) for slot in found}
         return new
 
-    def latest(self, slot: int) -> int:
+    def get_latest_step(self, slot: int) -> int:
         """The step of a slot's newest row, closed or filling."""
         return int(max(self._newest[slot], self._open_step[slot]))
 
     def contradict(self, slot: int, now: float) -> None:
         """Note a sample of the present of a slot that lies ahead (monotonic seconds `now`)."""
-        if self.since[slot] is None:
-            self.since[slot] = now
+        if self.contradicted_since[slot] is None:
+            self.contradicted_since[slot] = now
 
-    def is_over(self, slot: int, now: float, patience_seconds: float) -> bool:
+    def is_refuted(self, slot: int, now: float, patience_seconds: float) -> bool:
         """Whether a slot has been contradicted for so long that its rows ahead are to be dropped."""
-        since = self.since.get(slot)
+        since = self.contradicted_since.get(slot)
         return since is not None and now - since >= patience_seconds
 
     def forget(self, slot: int) -> None:
         """Drop a slot that changes hands, or whose rows ahead were dropped."""
-        self.since.pop(slot, None)
+        self.contradicted_since.pop(slot, None)

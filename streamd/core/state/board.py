@@ -67,7 +67,7 @@ class ForecastBoard:
     def post(self, slot: int, step: int, context: int, model: bytes, values: Float32) -> int:
         """Put up a slot's forecast, `values (targets, horizon, quantiles)`; returns its serial."""
         # Taken down before it is overwritten: whoever is killed in between leaves none, and the row runs again.
-        self.reset(slot)
+        self.take_down(slot)
         self._step[slot] = step
         self._context[slot] = context
         self._model[slot] = model
@@ -76,55 +76,55 @@ class ForecastBoard:
         self._serial[slot] = self.last_serial
         return self.last_serial
 
-    def check(self, slot: int, newest: int, context_length: int) -> None:
+    def drop_impossible(self, slot: int, newest: int, context_length: int) -> None:
         """Take down a slot's forecast where it cannot be one of a window whose newest step is `newest`."""
-        if not self.serial(slot):
+        if not self.get_serial(slot):
             return
         step, context, model = int(self._step[slot]), int(self._context[slot]), bytes(self._model[slot])
         if not (0 <= step <= newest and 0 < context <= context_length and model.isascii()):
-            self.reset(slot)
+            self.take_down(slot)
             self.unreadable += 1
 
-    def step(self, slot: int) -> int:
+    def get_step(self, slot: int) -> int:
         """The step of the newest row that was forecast, or NONE."""
         return int(self._step[slot]) if self._serial[slot] > 0 else NO_STEP
 
-    def get(self, slot: int) -> Forecast | None:
+    def get_forecast(self, slot: int) -> Forecast | None:
         """Return a slot's latest forecast; none where there is none yet."""
-        serial = self.serial(slot)
+        serial = self.get_serial(slot)
         if not serial:
             return None
         model = bytes(self._model[slot]).decode()
         return Forecast(serial, int(self._step[slot]), int(self._context[slot]), model, self._values[slot])
 
-    def sources(self, slots: Sequence[int]) -> tuple[list[int], list[int], list[str]]:
+    def read_sources(self, slots: Sequence[int]) -> tuple[list[int], list[int], list[str]]:
         """Return the steps, contexts and models of the forecasts of these slots; each must have one."""
         index = list(slots)
         steps: list[int] = self._arrays["step"][index].tolist()
         contexts: list[int] = self._arrays["context"][index].tolist()
         return steps, contexts, [model.decode() for model in self._model[index].tolist()]
 
-    def values(self, slots: Sequence[int]) -> Float32:
+    def read_values(self, slots: Sequence[int]) -> Float32:
         """Return a copy of the forecasts of these slots, `(slots, targets, horizon, quantiles)`; each must have one."""
         values: Float32 = self._values[list(slots)]
         return values
 
-    def serial(self, slot: int) -> int:
+    def get_serial(self, slot: int) -> int:
         """The serial of a slot's latest forecast; 0 where there is none."""
         return max(int(self._serial[slot]), 0)
 
-    def lowest_serial(self, slots: Collection[int]) -> int:
+    def find_lowest_serial(self, slots: Collection[int]) -> int:
         """The serial of the forecast of these slots that was posted first; past the last one's where there is none."""
         if not slots:
             return self.last_serial + 1
         return max(int(self._arrays["serial"][list(slots)].min()), 0)
 
-    def later_than(self, serial: int) -> list[int]:
+    def find_later_than(self, serial: int) -> list[int]:
         """Return the slots whose latest forecast was posted after `serial`, in the order of posting."""
         serials = self._arrays["serial"]
         slots = np.flatnonzero(serials > max(serial, 0))
         return [int(slot) for slot in slots[np.argsort(serials[slots])]]
 
-    def reset(self, slot: int) -> None:
+    def take_down(self, slot: int) -> None:
         """Take a slot's forecast down (its server was forgotten)."""
         self._serial[slot] = -abs(self._serial[slot])

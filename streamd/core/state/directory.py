@@ -68,7 +68,7 @@ class Directory:
         self.release(slot)
         self.unreadable += 1
 
-    def room(self) -> tuple[int, str | None]:
+    def find_slot(self) -> tuple[int, str | None]:
         """Return the slot that the next new server gets, and who must be forgotten for it (none: it is free).
 
         The longest silent server goes first.
@@ -105,7 +105,7 @@ class Directory:
         """Note that a sample of this server arrived (epoch seconds `now`)."""
         self._seen[slot] = now
 
-    def last_seen(self, slot: int) -> float:
+    def get_last_seen(self, slot: int) -> float:
         """When the newest sample of this slot's server arrived (epoch seconds)."""
         return float(self._last_seen[slot])
 
@@ -113,7 +113,7 @@ class Directory:
         """Whether a sample of any server arrived after a time (epoch seconds) which may not have come yet."""
         return bool(self._last_seen.max() > time_seconds)
 
-    def limit_seen(self, now: float) -> None:
+    def limit_last_seen(self, now: float) -> None:
         """Count what was seen after `now` (epoch seconds) as seen now: the clock was ahead then."""
         np.minimum(self._last_seen, now, out=self._last_seen)
 

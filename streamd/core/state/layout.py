@@ -30,7 +30,7 @@ class Column:
     shape: tuple[int, ...] = ()
     added: bool = False
 
-    def nbytes(self, capacity: int) -> int:
+    def count_bytes(self, capacity: int) -> int:
         """The bytes of this array for `capacity` slots."""
         return capacity * int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
 
@@ -53,11 +53,11 @@ class Layout:
             if column.added and not self.former_nbytes:
                 self.former_nbytes = offset
             self.offsets[column.name] = offset
-            offset += -(-column.nbytes(capacity) // HEADER_BYTES) * HEADER_BYTES
+            offset += -(-column.count_bytes(capacity) // HEADER_BYTES) * HEADER_BYTES
         self.nbytes = offset
         self.former_nbytes = self.former_nbytes or offset
 
-    def header(self, **more: Any) -> bytes:
+    def make_header(self, **more: Any) -> bytes:
         """Return the header page: the magic, then the identity (and `more`) and a checksum of them as JSON."""
         fields = {**self.identity, **more}
         page = STATE_MAGIC + json.dumps({**fields, CHECKSUM_KEY: _checksum(fields)}).encode()
@@ -65,7 +65,7 @@ class Layout:
             raise ValueError(f"the layout's identity takes {len(page)} bytes, at most {HEADER_BYTES} fit")
         return page.ljust(HEADER_BYTES, b"\0")
 
-    def arrays(self, buffer: Any, nbytes: int | None = None) -> NamedArrays:
+    def make_views(self, buffer: Any, nbytes: int | None = None) -> NamedArrays:
         """Return every column as a view of `buffer`, shaped `(capacity, *shape)`.
 
         Where `buffer` has only the `nbytes` of a former version, columns that were added are zeros of their own.
@@ -81,7 +81,7 @@ class Layout:
             views[column.name] = view.reshape(shape)
         return views
 
-    def slot_extents(self, slot: int, count: int = 1, page_bytes: int = HEADER_BYTES) -> list[tuple[int, int]]:
+    def list_slot_extents(self, slot: int, count: int = 1, page_bytes: int = HEADER_BYTES) -> list[tuple[int, int]]:
         """Return `(offset, bytes)` of `count` slots from `slot` on in every column, widened to whole pages.
 
         That is what must be reserved before they are written: the kernel allocates a page as a whole when it is first
@@ -89,7 +89,7 @@ class Layout:
         """
         extents = []
         for column in self.columns:
-            size = column.nbytes(1)
+            size = column.count_bytes(1)
             first = self.offsets[column.name] + slot * size
             start = first // page_bytes * page_bytes
             end = min(-(-(first + count * size) // page_bytes) * page_bytes, self.nbytes)

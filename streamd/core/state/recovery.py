@@ -93,11 +93,11 @@ def rewind(store: WindowStore, slot: int, last_step: int) -> int:
     """
     arrays, length = store.arrays, store.context_length
     newest, dropped = int(arrays["newest"][slot]), 0
-    if store.latest(slot) <= last_step:
+    if store.get_latest_step(slot) <= last_step:
         return 0
     if int(arrays["open_step"][slot]) > last_step:
         arrays["open_step"][slot] = NO_STEP
-        store.drop_open(slot)
+        store.drop_open_row(slot)
         dropped += 1
     if newest > last_step:
         steps = np.arange(max(newest - length + 1, 0), newest + 1)
@@ -136,9 +136,9 @@ def _derive(store: WindowStore, slot: int, now: float) -> None:
         age = int(np.argmax(present[(newest - np.arange(length)) % length]))
         expected_step = newest - age
         expected = _mask(arrays["values"][slot, expected_step % length])
-    store.adopt(slot, have=int(present.sum()), expected=expected, expected_step=expected_step)
+    store.restore_slot(slot, have=int(present.sum()), expected=expected, expected_step=expected_step)
     if arrays["open_step"][slot] != NO_STEP:
-        store.adopt_open(slot, _mask(arrays["open_values"][slot]), now)
+        store.restore_open_row(slot, _mask(arrays["open_values"][slot]), now)
 
 
 def _mask(row: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> int:

@@ -24,7 +24,7 @@ class WindowReader:
         self._values = values
         self._marks = marks
 
-    def read(
+    def read_windows(
         self, slots: npt.NDArray[np.int64], places: npt.NDArray[np.int64], values: Float32
     ) -> npt.NDArray[np.uint8]:
         """Copy windows into `values (n, length, features)`, which is contiguous; returns their marks `(n, length)`."""

@@ -47,7 +47,7 @@ class RowReader:
         self._struct = struct.Struct(f"={len(features)}f")
         self._orders: dict[tuple[str, ...], _Order] = {}
 
-    def read(self, values: Mapping[str, float | None]) -> PackedRow:
+    def read_row(self, values: Mapping[str, float | None]) -> PackedRow:
         """Return the row; None and NaN are missing.
 
         Raises `InvalidValueError` for a number that float32 cannot hold, infinity among them.

@@ -93,41 +93,41 @@ class WindowStore:
         self._newest_check[slot] = self._open_check[slot] = make_step_check(NO_STEP)
         self._ring[slot] = np.nan
         self._marks[slot] = 0
-        self.adopt(slot, have=0, expected=0, expected_step=NO_STEP)
+        self.restore_slot(slot, have=0, expected=0, expected_step=NO_STEP)
         self._opened.pop(slot, None)
         self._open_mask[slot] = 0
 
-    def adopt(self, slot: int, *, have: int, expected: int, expected_step: int) -> None:
+    def restore_slot(self, slot: int, *, have: int, expected: int, expected_step: int) -> None:
         """Take what was derived from a slot's arrays after a restart."""
         self.have[slot] = have
         self._expected[slot] = expected
         self._expected_step[slot] = expected_step
 
-    def adopt_open(self, slot: int, mask: int, now: float) -> None:
+    def restore_open_row(self, slot: int, mask: int, now: float) -> None:
         """Go on filling a row that a restart found open; its grace begins anew."""
         self._open_mask[slot] = mask
         self._opened[slot] = now
 
-    def drop_open(self, slot: int) -> None:
+    def drop_open_row(self, slot: int) -> None:
         """Forget the row that was filling (its step is taken from the arrays by the caller)."""
         self._opened.pop(slot, None)
         self._open_mask[slot] = 0
 
-    def newest(self, slot: int) -> int:
+    def get_newest_step(self, slot: int) -> int:
         """The step of the newest closed row, or NONE."""
         return int(self._newest[slot])
 
-    def latest(self, slot: int) -> int:
+    def get_latest_step(self, slot: int) -> int:
         """The step of the newest row, closed or still filling, or NONE: what is too old is judged by it."""
         open_step = int(self._open_step[slot])
-        return self.newest(slot) if open_step == NO_STEP else open_step
+        return self.get_newest_step(slot) if open_step == NO_STEP else open_step
 
-    def ready(self, slot: int) -> bool:
+    def is_ready(self, slot: int) -> bool:
         """Whether the window has enough rows to be forecast."""
         return self.have[slot] >= self.need
 
     # ------------------------------------------------------------ samples in
-    def write(self, slot: int, step: int, row: PackedRow, status: int | None, now: float) -> int:
+    def write_sample(self, slot: int, step: int, row: PackedRow, status: int | None, now: float) -> int:
         """Take one sample's row at monotonic seconds `now`.
 
         Returns how many rows became due by it (0, 1 or 2). Raises `TooOldError`, and changes nothing, if `step` lies
@@ -159,7 +159,7 @@ class WindowStore:
             due += self._close(slot)
         return due
 
-    def close_overdue(self, now: float) -> list[int]:
+    def close_overdue_rows(self, now: float) -> list[int]:
         """Close the rows whose grace is over; returns the slots that became due."""
         due = []
         while self._opened:
@@ -170,7 +170,7 @@ class WindowStore:
                 due.append(slot)
         return due
 
-    def next_overdue(self) -> float | None:
+    def get_next_deadline(self) -> float | None:
         """When the next open row's grace is over (monotonic seconds); none where no row is open."""
         opened = next(iter(self._opened.values()), None)
         return None if opened is None else opened + self.grace_seconds
@@ -273,7 +273,7 @@ class WindowStore:
             to[base + at : base + at + 4] = row.data[at : at + 4]
 
     # ------------------------------------------------------------ windows out
-    def gather(self, slot: int, values: Float32, status: npt.NDArray[np.int32]) -> None:
+    def gather_window(self, slot: int, values: Float32, status: npt.NDArray[np.int32]) -> None:
         """Copy a window, oldest row first.
 
         `values (context_length, features) float32` gets NaN where a value is missing, `status (context_length,)
@@ -284,7 +284,7 @@ class WindowStore:
         values[:] = self._ring[slot, start : start + length]
         np.bitwise_and(self._marks[slot, start : start + length], MAX_STATUS, out=status)
 
-    def gather_many(self, slots: npt.NDArray[np.int64], values: Float32, status: npt.NDArray[np.int32]) -> None:
+    def gather_windows(self, slots: npt.NDArray[np.int64], values: Float32, status: npt.NDArray[np.int32]) -> None:
         """Copy the windows of `slots (n,)`, each as `gather` does.
 
         `values (n, context_length, features) float32`, contiguous, and `status (n, context_length) int32` are written
@@ -292,7 +292,7 @@ class WindowStore:
         is let go of a few times, not once a window. Quickest where slots of the same newest step stand together.
         """
         places = (self.arrays["newest"][slots] + 1) % self.context_length
-        marks = self._rings.read(slots, places, values)
+        marks = self._rings.read_windows(slots, places, values)
         # Masked in place and then widened: a third of the time that one step through numpy's casting buffer takes.
         np.bitwise_and(marks, MAX_STATUS, out=marks)
         status[:] = marks

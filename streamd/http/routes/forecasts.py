@@ -104,7 +104,7 @@ class ForecastRoutes:
             self._sockets.call_when_lost(request, lambda: service.hub.unsubscribe(subscription))
             try:
                 if since is not None:
-                    service.hub.replay(subscription, service.state.board.later_than(int(since)))
+                    service.hub.replay(subscription, service.state.board.find_later_than(int(since)))
                 await self._stream(response, subscription, choice)
             finally:
                 service.hub.unsubscribe(subscription)
@@ -124,19 +124,19 @@ class ForecastRoutes:
             except TimeoutError:
                 await self._sockets.write(response, b": keep-alive\n\n")
                 continue
-            if dropped := subscription.newly_dropped():
+            if dropped := subscription.take_newly_dropped():
                 lagged = encode({"type": "lagged", "dropped": dropped}, Encoding.JSON)
                 await self._sockets.write(response, b"event: lagged\ndata: " + lagged + b"\n\n")
             for slot in subscription.take(1):
                 frame = self._frames.one(slot, choice.part, Encoding.JSON)
                 if frame is not None:
                     # The id never passes a forecast that still waits: whoever goes on from it misses none.
-                    waiting = board.lowest_serial(subscription.waiting_slots)
-                    identifier = max(min(board.serial(slot), waiting - 1), 0)
+                    waiting = board.find_lowest_serial(subscription.waiting_slots)
+                    identifier = max(min(board.get_serial(slot), waiting - 1), 0)
                     event = b"id: %d\nevent: forecast\ndata: %b\n\n" % (identifier, frame)
                     await self._sockets.write(response, event)
-                    if board.serial(slot) > began_at:  # those from before are old for the reader's sake, not ours
-                        self._service.handed_over((slot,))
+                    if board.get_serial(slot) > began_at:  # those from before are old for the reader's sake, not ours
+                        self._service.note_sent((slot,))
 
 
 class SocketReader:
@@ -187,7 +187,7 @@ class SocketReader:
 
     async def _push_waiting(self, subscription: Subscription, choice: SubscriptionChoice) -> None:
         encoding = choice.encoding
-        if dropped := subscription.newly_dropped():
+        if dropped := subscription.take_newly_dropped():
             lagged = encode({"type": "lagged", "dropped": dropped}, encoding)
             await self._sockets.send(self._socket, lagged, encoding)
         slots = subscription.take(MAX_BATCH_FRAME if choice.batch else 1)
@@ -197,7 +197,7 @@ class SocketReader:
             frame = self._frames.one(slots[0], choice.part, encoding) if slots else None
         if frame is not None:
             await self._sockets.send(self._socket, frame, encoding)
-            self._service.handed_over(slots)
+            self._service.note_sent(slots)
 
 
 def _upgrades(request: web.Request) -> bool:

@@ -53,16 +53,16 @@ class ServerRoutes:
 
     def _entry(self, name: str, slot: int) -> dict[str, object]:
         state = self._service.state
-        forecast = state.board.step(slot)
+        forecast = state.board.get_step(slot)
         return {
             "server": name,
             "have": state.windows.have[slot],
-            "origin": self._origin(state.windows.newest(slot)),
+            "origin": self._origin(state.windows.get_newest_step(slot)),
             "last_forecast": self._origin(forecast),
         }
 
     def _origin(self, step: int) -> int | None:
-        return None if step == NO_STEP else self._service.contract.origin_of(step)
+        return None if step == NO_STEP else self._service.contract.to_origin(step)
 
     async def window(self, request: web.Request) -> web.Response:
         """One server's window, oldest row first, null (NaN in MessagePack) where a value is missing."""
@@ -80,7 +80,7 @@ class ServerRoutes:
             {
                 "server": server,
                 "step_seconds": service.contract.step_seconds,
-                "origin": self._origin(service.state.windows.newest(slot)),
+                "origin": self._origin(service.state.windows.get_newest_step(slot)),
                 "have": service.state.windows.have[slot],
                 "features": list(service.contract.features),
                 "values": shown,

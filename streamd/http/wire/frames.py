@@ -37,13 +37,13 @@ class FrameEncoder:
 
     def message(self, slot: int, part: ForecastSlice, encoding: Encoding) -> dict[str, Any] | None:
         """The `forecast` message of a slot, not encoded yet."""
-        forecast, name = self._board.get(slot), self._names[slot]
+        forecast, name = self._board.get_forecast(slot), self._names[slot]
         if forecast is None or name is None:
             return None
         return {
             "type": "forecast",
             "server": name,
-            "origin": self._contract.origin_of(forecast.step),
+            "origin": self._contract.to_origin(forecast.step),
             "step_seconds": self._contract.step_seconds,
             "model": forecast.model,
             **self._axes(part),
@@ -69,26 +69,26 @@ class FrameEncoder:
         return None if message is None else encode(message, encoding)
 
     def _many(self, slots: Sequence[int], part: ForecastSlice, encoding: Encoding) -> bytes | None:
-        posted = [slot for slot in slots if self._names[slot] is not None and self._board.serial(slot)]
+        posted = [slot for slot in slots if self._names[slot] is not None and self._board.get_serial(slot)]
         if not posted:
             return None
-        steps, contexts, models = self._board.sources(posted)
+        steps, contexts, models = self._board.read_sources(posted)
         message = {
             "type": "forecasts",
             "servers": [self._names[slot] for slot in posted],
-            "origins": [self._contract.origin_of(step) for step in steps],
+            "origins": [self._contract.to_origin(step) for step in steps],
             "contexts": contexts,
             "step_seconds": self._contract.step_seconds,
             # One name where one version made them all, which is all but the moment of a change.
             "model": models[0] if len(set(models)) == 1 else models,
             **self._axes(part),
-            "values": self._values(part.cut(self._board.values(posted)), encoding),
+            "values": self._values(part.cut(self._board.read_values(posted)), encoding),
         }
         return encode(message, encoding)
 
     def _cached(self, slots: Sequence[int], form: FrameForm, make: Callable[[], bytes | None]) -> bytes | None:
         # A serial names one forecast for ever, so nothing in the cache is ever out of date.
-        key = (form, tuple(self._board.serial(slot) for slot in slots))
+        key = (form, tuple(self._board.get_serial(slot) for slot in slots))
         frame = self._cache.get(key)
         if frame is None:
             frame = make()

@@ -103,7 +103,7 @@ class LiveAccuracy:
         for hold in list(scorer.pending.values()):
             if directory.generations[hold.slot] != hold.generation:
                 scorer.forget(hold.slot)
-            elif scorer.is_due(hold, self._state.windows.newest(hold.slot)):
+            elif scorer.is_due(hold, self._state.windows.get_newest_step(hold.slot)):
                 newest = self._copy_window(hold.slot)
                 scorer.score(hold, newest, self._window[:, self._columns])
                 scored += 1
@@ -114,8 +114,8 @@ class LiveAccuracy:
     def _copy_window(self, slot: int) -> int:
         """Copy a server's window; returns the step of its last row."""
         windows = self._state.windows
-        windows.gather(slot, self._window, self._statuses)
-        return windows.newest(slot)
+        windows.gather_window(slot, self._window, self._statuses)
+        return windows.get_newest_step(slot)
 
     # ------------------------------------------------------------ telling
     def status(self) -> dict[str, Any]:

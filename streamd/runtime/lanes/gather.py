@@ -71,10 +71,10 @@ def _gather_servers(state: State, server_ids: dict[str, int], servers: Sequence[
     values, past, ahead = inputs.encoder_cont[:count], inputs.encoder_cat[:count], inputs.decoder_cat[:count]
     statuses = past[:, :, 1]
     if count > FEW_WINDOWS:
-        windows.gather_many(np.fromiter(map(_slot, servers), np.int64, count), values, statuses)
+        windows.gather_windows(np.fromiter(map(_slot, servers), np.int64, count), values, statuses)
     else:
         for row, server in enumerate(servers):
-            windows.gather(server.slot, values[row], statuses[row])
+            windows.gather_window(server.slot, values[row], statuses[row])
     identifiers: npt.NDArray[np.int32] | int = 0
     if server_ids:
         names = state.directory.names

@@ -15,7 +15,7 @@ from streamd.core.errors import InferenceError, LaneLostError, NotFiniteError
 from streamd.core.scheduling.costs import CostTable
 from streamd.core.scheduling.scheduler import Batch, BatchOutcome, Item, RequestItem, Scheduler
 from streamd.runtime.lanes.deployment import Deployment
-from streamd.runtime.lanes.gather import Request, gather, request_of
+from streamd.runtime.lanes.gather import Request, gather, get_request
 from streamd.runtime.lanes.pool import ClosingLanes, LanePool
 from streamd.runtime.lanes.sinks import ResultSink
 from streamd.runtime.lanes.worker import LaneResult, LaneWorker
@@ -161,9 +161,9 @@ class Pipeline:
             self._grace_timer = self._loop.call_later(SHORTAGE_SECONDS, self.watch_grace)
             return
         now, windows = self._clock(), self._state.windows
-        for slot in windows.close_overdue(now - self._paused_in_grace()):
+        for slot in windows.close_overdue_rows(now - self._paused_in_grace()):
             self.mark_due(slot, 1)
-        next_overdue = windows.next_overdue()
+        next_overdue = windows.get_next_deadline()
         # A row may open at any time, and none is overdue before a whole grace: check again then at the latest.
         at = now + windows.grace_seconds if next_overdue is None else next_overdue + self._paused_in_grace()
         self._grace_timer = self._loop.call_later(max(at - now, 0.001), self.watch_grace)
@@ -171,8 +171,8 @@ class Pipeline:
     def _paused_in_grace(self) -> float:
         """Return how long the process was paused since the longest open row began: its rest may lie in the sockets."""
         windows = self._state.windows
-        overdue = windows.next_overdue()
-        return 0.0 if overdue is None else self.pauses.seconds_since(overdue - windows.grace_seconds)
+        overdue = windows.get_next_deadline()
+        return 0.0 if overdue is None else self.pauses.count_paused_seconds(overdue - windows.grace_seconds)
 
     # ------------------------------------------------------------ deployments
     def open_lanes(self, workers: Sequence[LaneWorker], costs: CostTable, deployment: Deployment | None = None) -> None:
@@ -227,7 +227,7 @@ class Pipeline:
     # ------------------------------------------------------------ results
     def handle_result(self, worker: LaneWorker, result: LaneResult) -> None:
         """Take a batch back from its lane (called on the loop)."""
-        owner = self.lanes.owner_of(worker)
+        owner = self.lanes.find_owner(worker)
         if owner is None:
             return  # the lane was removed, and its batch has gone elsewhere
         outcome, error = self._account(worker, owner, result)
@@ -235,9 +235,9 @@ class Pipeline:
         self._dispatch()
         now = self._clock()
         for item in outcome.fail:
-            self._fail(item, error)
+            self._fail_item(item, error)
         for row, request in outcome.answer:
-            request_of(request).answer(request.index, result.forecasts[row], owner.name)
+            get_request(request).answer(request.index, result.forecasts[row], owner.name)
         for row, server in outcome.deliver:
             self._sink.deliver(server, result.forecasts[row], owner.spec)
         self._sink.publish([server.slot for _, server in outcome.deliver], now)
@@ -249,8 +249,8 @@ class Pipeline:
         """Free the lane and tell the scheduler; returns what is to be done, and why its failed windows failed."""
         error = result.error
         if isinstance(error, LaneLostError):
-            return BatchOutcome(fail=self._take_out(worker, error)), error
-        self._free(worker)
+            return BatchOutcome(fail=self._remove_lost(worker, error)), error
+        self._free_lane(worker)
         if owner.is_retiring:
             self.lanes.remove(worker)
         else:
@@ -274,35 +274,35 @@ class Pipeline:
         """
         if not losses:
             return
-        failed = [(item, error) for worker, error in losses.items() for item in self._take_out(worker, error)]
+        failed = [(item, error) for worker, error in losses.items() for item in self._remove_lost(worker, error)]
         self._dispatch()
         for item, error in failed:
-            self._fail(item, error)
+            self._fail_item(item, error)
 
     def remove_device(self, device: str, error: LaneLostError) -> None:
         """Remove every lane of a device that was found to be gone."""
-        self.remove_lanes(dict.fromkeys(self.lanes.on_device(device), error))
+        self.remove_lanes(dict.fromkeys(self.lanes.find_workers_on(device), error))
 
-    def _fail(self, item: Item, error: InferenceError) -> None:
+    def _fail_item(self, item: Item, error: InferenceError) -> None:
         if isinstance(item, RequestItem):
-            request_of(item).fail(item.index, error)
+            get_request(item).fail(item.index, error)
         else:
             self._sink.fail(item, error)
 
-    def _take_out(self, worker: LaneWorker, error: LaneLostError) -> list[Item]:
+    def _remove_lost(self, worker: LaneWorker, error: LaneLostError) -> list[Item]:
         """Remove a lane, and if its device is gone all lanes of the device; returns the items that fail by it.
 
         They are removed before anything is dispatched: a batch may move once, and must not move to a lane that is
         lost as well.
         """
         failed: list[Item] = []
-        for each in self.lanes.lost_together(worker, error):
+        for each in self.lanes.find_lost_together(worker, error):
             log.error("lane_lost", lane=each.lane.name, error=str(error))
-            owner = self.lanes.owner_of(each)
+            owner = self.lanes.find_owner(each)
             assert owner is not None, "lost_together returns lanes of the pool"
             owner.lost.append(f"{each.lane.name}: {error}")
             if each.running is not None:
-                failed += self.scheduler.lost(self._free(each)).fail
+                failed += self.scheduler.lost(self._free_lane(each)).fail
             self.lanes.remove(each)
             each.stop()
             if owner.supervisor is not None:
@@ -311,7 +311,7 @@ class Pipeline:
             failed += self.scheduler.abandon_requests()
         return failed
 
-    def _free(self, worker: LaneWorker) -> Batch:
+    def _free_lane(self, worker: LaneWorker) -> Batch:
         """Return what a lane ran; it runs nothing any more."""
         batch = worker.running
         assert batch is not None, f"lane {worker.lane.name} is idle"

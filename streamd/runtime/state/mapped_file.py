@@ -84,12 +84,12 @@ class StateFile:
     def arrays(self) -> NamedArrays:
         """Return the layout's arrays as views of the map."""
         assert self._map is not None, f"{self.path} is closed"
-        return self.layout.arrays(self._map)
+        return self.layout.make_views(self._map)
 
     def reserve(self, slot: int) -> None:
         """Make sure that a slot can be written; raises `StorageError` where the disk has no room for it."""
         try:
-            for offset, size in self.layout.slot_extents(slot, page_bytes=mmap.PAGESIZE):
+            for offset, size in self.layout.list_slot_extents(slot, page_bytes=mmap.PAGESIZE):
                 self._allocate(offset, size)
                 self._make_writable(offset, size)
                 self._touched_pieces.update(range(offset // PIECE_BYTES, (offset + size - 1) // PIECE_BYTES + 1))
@@ -102,7 +102,7 @@ class StateFile:
 
         They were reserved once, but a file that was copied, or that a former version made, may lack some of it.
         """
-        for offset, size in self.layout.slot_extents(first, count, mmap.PAGESIZE):
+        for offset, size in self.layout.list_slot_extents(first, count, mmap.PAGESIZE):
             try:
                 self._allocate(offset, size)
             except OSError:
@@ -110,7 +110,9 @@ class StateFile:
                 try:
                     self._make_writable(offset, size)
                 except OSError as exc:
-                    raise StorageError(f"{self.path}: no room for the servers it holds: {_describe_os_error(exc)}") from exc
+                    raise StorageError(
+                        f"{self.path}: no room for the servers it holds: {_describe_os_error(exc)}"
+                    ) from exc
 
     def _allocate(self, offset: int, size: int) -> None:
         try:
@@ -238,7 +240,7 @@ class StateFile:
         try:
             os.ftruncate(self._fd, self.layout.nbytes)
             # The small columns and the header's page first: a header without its file's length never stands.
-            os.pwrite(self._fd, self.layout.header(identifier=identifier), 0)
+            os.pwrite(self._fd, self.layout.make_header(identifier=identifier), 0)
         except OSError as exc:
             raise StateError(f"{self.path}: cannot be made: {exc.strerror or exc}") from exc
         return {"identifier": identifier}, True

@@ -43,7 +43,7 @@ class FormerWindows:
         self.unreadable = names.unreadable
         # Killed in the middle of a row, the file is put in order as if it were opened again.
         recover(store, list(names.slots.values()), 0.0)
-        self.servers = [FormerServer(slot, name, names.last_seen(slot)) for name, slot in names.slots.items()]
+        self.servers = [FormerServer(slot, name, names.get_last_seen(slot)) for name, slot in names.slots.items()]
         self.servers.sort(key=lambda server: -server.last_seen)
 
     def rows(self, server: FormerServer, length: int) -> Iterator[tuple[int, dict[str, float | None], int]]:
@@ -71,7 +71,9 @@ def make_windows_layout(features: list[str], context_length: int, step_seconds: 
         "context_length": context_length,
         "step_seconds": step_seconds,
     }
-    return Layout(directory.DIRECTORY_COLUMNS + windows.make_window_columns(context_length, len(features)), capacity, identity)
+    return Layout(
+        directory.DIRECTORY_COLUMNS + windows.make_window_columns(context_length, len(features)), capacity, identity
+    )
 
 
 def read_former_windows(path: Path, step_seconds: int) -> FormerWindows | None:
@@ -92,7 +94,7 @@ def read_former_windows(path: Path, step_seconds: int) -> FormerWindows | None:
     if size not in (layout.nbytes, layout.former_nbytes):
         log.warning("state_set_aside", file=str(path), reason="it is cut off")
         return None
-    arrays = layout.arrays(np.memmap(path, np.uint8, "c"), size)
+    arrays = layout.make_views(np.memmap(path, np.uint8, "c"), size)
     return FormerWindows(arrays, header["features"])
 
 

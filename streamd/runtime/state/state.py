@@ -19,7 +19,7 @@ from streamd.core.state.rows import RowReader
 from streamd.core.state.windows import WindowStore
 from streamd.regular_files import open_regular
 from streamd.runtime.state.mapped_file import StateFile, open_state_file
-from streamd.runtime.state.migration import FormerWindows, read_former_windows, make_windows_layout
+from streamd.runtime.state.migration import FormerWindows, make_windows_layout, read_former_windows
 
 log = structlog.get_logger(__name__)
 
@@ -64,13 +64,13 @@ class State:
 
         Raises `StorageError` where the disk is full; nothing is forgotten then.
         """
-        slot, forgotten = self.directory.room()
+        slot, forgotten = self.directory.find_slot()
         self.windows_file.reserve(slot)
         self.board_file.reserve(slot)
         if forgotten is not None:
             self.directory.release(slot)
         self.windows.reset(slot)
-        self.board.reset(slot)
+        self.board.take_down(slot)
         self.directory.admit(slot, name, now_wall)
         return slot, forgotten
 
@@ -80,26 +80,26 @@ class State:
         # a free slot is emptied before the slot has its next name.
         self.directory.release(slot)
         self.windows.reset(slot)
-        self.board.reset(slot)
+        self.board.take_down(slot)
 
     def rewind(self, slot: int, last_step: int) -> int:
         """Drop a server's rows after `last_step`, and its forecast from them; returns how many rows."""
         # The forecast first: a process that is killed in between finds the rows ahead again, and them alone.
-        if self.board.step(slot) > last_step:
-            self.board.reset(slot)
+        if self.board.get_step(slot) > last_step:
+            self.board.take_down(slot)
         dropped = rewind(self.windows, slot, last_step)
-        if self.board.step(slot) > self.windows.newest(slot):
-            self.board.reset(slot)
+        if self.board.get_step(slot) > self.windows.get_newest_step(slot):
+            self.board.take_down(slot)
         self.directory.generations[slot] += 1  # what is under way saw rows that are none
         return dropped
 
     def is_unforecast(self, slot: int) -> bool:
         """Whether a slot's window has enough rows, and its newest was not forecast yet."""
-        return self.windows.ready(slot) and self.windows.newest(slot) > self.board.step(slot)
+        return self.windows.is_ready(slot) and self.windows.get_newest_step(slot) > self.board.get_step(slot)
 
     def snapshot(self, slot: int) -> tuple[int, int, int]:
         """Return a slot's generation, its newest step, and the number of rows in its window."""
-        return self.directory.generations[slot], self.windows.newest(slot), self.windows.have[slot]
+        return self.directory.generations[slot], self.windows.get_newest_step(slot), self.windows.have[slot]
 
     def find_unforecast(self) -> list[int]:
         """Return the slots whose newest row closed but was not forecast before the process ended."""
@@ -131,7 +131,9 @@ def open_state(folder: Path, contract: ModelContract, limits: WindowLimits, now:
     Where the capacity or the model's features changed, the windows of the former file are carried over. Where that
     fails, the former files are as they were and nothing is left beside them.
     """
-    layout = make_windows_layout(list(contract.features), contract.context_length, contract.step_seconds, limits.capacity)
+    layout = make_windows_layout(
+        list(contract.features), contract.context_length, contract.step_seconds, limits.capacity
+    )
     windows_file, former_path = open_state_file(folder / "windows.streamd", layout)
     opened = [windows_file]
     try:
@@ -188,7 +190,7 @@ def _restore(state: State, former_path: Path | None, former_board: Path | None, 
     _free_damaged(state)
     interrupted = recover(state.windows, list(state.directory.slots.values()), now)
     for slot in state.directory.slots.values():
-        state.board.check(slot, state.windows.newest(slot), state.contract.context_length)
+        state.board.drop_impossible(slot, state.windows.get_newest_step(slot), state.contract.context_length)
     if state.board.unreadable:
         log.warning("forecasts_dropped", count=state.board.unreadable, reason="their stored numbers make no sense")
     if state.set_aside:
@@ -251,8 +253,8 @@ def _carry_over(state: State, former: FormerWindows) -> int:
         except StorageError as exc:
             raise StateError(f"{len(servers)} servers cannot be carried over, the former file is kept: {exc}") from exc
         for step, values, status in former.rows(server, state.contract.context_length):
-            state.windows.write(slot, step, rows.read(values), status, 0.0)
-        state.windows.close_overdue(float("inf"))
+            state.windows.write_sample(slot, step, rows.read_row(values), status, 0.0)
+        state.windows.close_overdue_rows(float("inf"))
     state.directory.unreadable += former.unreadable
     state.windows.closed_rows = state.windows.warming_rows = 0  # they count since start
     log.info("state_carried_over", servers=len(servers), left_behind=len(former.servers) - len(servers))

@@ -78,7 +78,7 @@ class Candidate:
         limits = main.scheduler
         self.scheduler = Scheduler(
             state.snapshot,
-            state.board.step if self._shadow_sink is None else self._shadow_sink.last_steps.__getitem__,
+            state.board.get_step if self._shadow_sink is None else self._shadow_sink.last_steps.__getitem__,
             need=limits.need,
             max_queue_delay_seconds=limits.max_queue_delay_seconds,
             max_waiting_requests=0,

@@ -16,7 +16,7 @@ SLOTS = 4
 
 def make_arrays() -> NamedArrays:
     layout = Layout(make_board_columns(CONTRACT), SLOTS, {})
-    return layout.arrays(bytearray(layout.nbytes))
+    return layout.make_views(bytearray(layout.nbytes))
 
 
 def values_of(number: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
@@ -44,21 +44,21 @@ def test_it_is_a_dict_of_the_latest(steps: list[tuple[int, str]]) -> None:
             assert serial == board.last_serial == last
             posted[slot] = (serial, number)
         elif kind == "reset":
-            board.reset(slot)
+            board.take_down(slot)
             posted.pop(slot, None)
         else:
             board = ForecastBoard(arrays)
             assert board.last_serial == last, "a serial that a reader may have seen is never another forecast's"
         for each in range(SLOTS):
             serial, step = posted.get(each, (0, NO_STEP))
-            assert (board.serial(each), board.step(each)) == (serial, step)
-            assert same(board.get(each), serial, step) == (each in posted)
-            assert (board.get(each) is None) == (each not in posted)
-        assert board.lowest_serial(()) == last + 1
-        assert board.lowest_serial(range(SLOTS)) == min(board.serial(each) for each in range(SLOTS))
+            assert (board.get_serial(each), board.get_step(each)) == (serial, step)
+            assert same(board.get_forecast(each), serial, step) == (each in posted)
+            assert (board.get_forecast(each) is None) == (each not in posted)
+        assert board.find_lowest_serial(()) == last + 1
+        assert board.find_lowest_serial(range(SLOTS)) == min(board.get_serial(each) for each in range(SLOTS))
         for since in range(-1, board.last_serial + 1):
             later = sorted((serial, each) for each, (serial, _) in posted.items() if serial > since)
-            assert board.later_than(since) == [each for _, each in later]
+            assert board.find_later_than(since) == [each for _, each in later]
 
 
 def test_a_forecast_that_was_cut_off_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,4 +86,4 @@ def test_a_forecast_that_was_cut_off_is_none(monkeypatch: pytest.MonkeyPatch) ->
     assert order[0] == "taken down"
     assert order[-1] == "serial"
     assert set(order[1:-1]) == {"step", "context", "model", "values"}
-    assert same(ForecastBoard(arrays).get(1), 1, 5)
+    assert same(ForecastBoard(arrays).get_forecast(1), 1, 5)

@@ -16,12 +16,12 @@ NAMES = ["web-01", "web-02", "ä" * 128, "x" * 256, "s", " ", "数据库"]
 
 def make_arrays(capacity: int = 3) -> NamedArrays:
     layout = Layout(DIRECTORY_COLUMNS, capacity, {})
-    return layout.arrays(bytearray(layout.nbytes))
+    return layout.make_views(bytearray(layout.nbytes))
 
 
 def come(directory: Directory, name: str, now: float) -> tuple[int, str | None]:
     """What `State.admit` does with a new server."""
-    slot, forgotten = directory.room()
+    slot, forgotten = directory.find_slot()
     if forgotten is not None:
         directory.release(slot)
     directory.admit(slot, name, now)
@@ -51,7 +51,7 @@ def test_it_is_a_dict_that_forgets_the_longest_silent(steps: list[tuple[str, boo
             forgotten_slots = [0] * capacity
             assert directory.slots == slots, "a restart finds every server in its slot"
             assert directory.unreadable == 0
-        assert {name: directory.last_seen(slot) for name, slot in directory.slots.items()} == seen
+        assert {name: directory.get_last_seen(slot) for name, slot in directory.slots.items()} == seen
         assert [name for name in directory.names if name] == sorted(seen, key=directory.slots.__getitem__)
         assert len(directory) == len(seen)
 
@@ -60,12 +60,12 @@ def test_a_name_counts_only_once_it_is_whole() -> None:
     """Killed while a server is admitted, it was not acked: its slot is free again."""
     arrays = make_arrays()
     directory = Directory(arrays)
-    slot, _ = directory.room()
+    slot, _ = directory.find_slot()
     directory.admit(slot, "web-01", 1.0)
     arrays["name_bytes"][slot] = 0  # what stood before the last store
     again = Directory(arrays)
     assert again.slots == {}
-    assert again.room() == (slot, None)
+    assert again.find_slot() == (slot, None)
 
 
 def break_utf8(arrays: NamedArrays) -> None:
@@ -91,7 +91,7 @@ def test_a_damaged_name_frees_its_slot_alone(damage: Callable[[NamedArrays], Non
     after = Directory(arrays)
     assert after.slots == {"a-server": 0, "c-server": 2}
     assert after.unreadable == 1
-    assert after.room() == (1, None)
+    assert after.find_slot() == (1, None)
     assert Directory(arrays).unreadable == 0, "it is freed in the file too"
 
 

@@ -22,7 +22,7 @@ def test_arrays_lie_beside_each_other_each_on_its_own_page(columns: tuple[Column
         offset = layout.offsets[column.name]
         assert offset >= end
         assert offset % HEADER_BYTES == 0
-        end = offset + column.nbytes(capacity)
+        end = offset + column.count_bytes(capacity)
     assert end <= layout.nbytes < end + HEADER_BYTES
     assert layout.nbytes % HEADER_BYTES == 0
 
@@ -31,14 +31,14 @@ def test_arrays_lie_beside_each_other_each_on_its_own_page(columns: tuple[Column
 def test_a_slot_s_extents_are_all_that_it_touches(columns: tuple[Column, ...], capacity: int) -> None:
     layout = Layout(columns, capacity, {})
     buffer = bytearray(layout.nbytes)
-    arrays = layout.arrays(buffer)
+    arrays = layout.make_views(buffer)
     slot = capacity // 2
     for column in columns:
         assert arrays[column.name].shape == (capacity, *column.shape)
         arrays[column.name][slot] = b"\xff" * 7 if column.dtype == "S7" else 1
     touched = np.flatnonzero(np.frombuffer(buffer, np.uint8))
     inside = np.zeros(layout.nbytes, bool)
-    for offset, size in layout.slot_extents(slot):
+    for offset, size in layout.list_slot_extents(slot):
         assert not inside[offset : offset + size].any(), "extents do not overlap"
         inside[offset : offset + size] = True
     assert inside[touched].all()
@@ -47,7 +47,7 @@ def test_a_slot_s_extents_are_all_that_it_touches(columns: tuple[Column, ...], c
 
 def test_a_header_is_read_as_it_was_written() -> None:
     layout = Layout((Column("a", "<f4"),), 7, {"kind": "windows", "features": ["cpu", "größe"]})
-    page = layout.header(identifier="x")
+    page = layout.make_header(identifier="x")
     assert len(page) == HEADER_BYTES
     assert parse_header(page) == {"capacity": 7, "kind": "windows", "features": ["cpu", "größe"], "identifier": "x"}
 
@@ -59,7 +59,7 @@ def test_a_page_that_is_no_header_is_none(page: bytes) -> None:
 
 def test_a_header_that_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="identity"):
-        Layout((Column("a", "<f4"),), 1, {"features": ["x" * HEADER_BYTES]}).header()
+        Layout((Column("a", "<f4"),), 1, {"features": ["x" * HEADER_BYTES]}).make_header()
 
 
 def test_scalars_are_a_view() -> None:

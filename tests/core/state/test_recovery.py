@@ -27,8 +27,8 @@ from tests.support.fleet_scripts import (
     events,
     row_of,
     sizes,
+    try_write,
     window_of,
-    write_sample,
 )
 from tests.support.naive_windows import NaiveServer
 from tests.support.torn_writes import Torn, torn_scalars
@@ -45,7 +45,7 @@ class Memory:
         self._buffer = bytearray(self._layout.nbytes)
         self.watched = False
         self.copies: list[bytes] = []
-        self.arrays = self._layout.arrays(self._buffer)
+        self.arrays = self._layout.make_views(self._buffer)
         torn: Any = {name: Torn(array, self._stored) for name, array in self.arrays.items()}
         with mock.patch.object(windows, "make_scalar_view", torn_scalars):
             self.store = lengths.store(torn)
@@ -57,7 +57,7 @@ class Memory:
     def after_each_store(self) -> Iterator[NamedArrays]:
         """Yield the arrays as a killed process would have left them, after each store and before the first."""
         for copy in self.copies:
-            yield self._layout.arrays(bytearray(copy))
+            yield self._layout.make_views(bytearray(copy))
 
 
 def restart(lengths: Sizes, arrays: NamedArrays, slots: list[int], now: float) -> tuple[WindowStore, int]:
@@ -98,7 +98,7 @@ def test_killed_at_every_store(lengths: Sizes, acked: list[Event], last: Event) 
             check_cells(store, slot, before[slot], sent)
         # Its sender, who had no ack, sends it again: then all is as if nothing had happened.
         feed(store, last, step, cells, now)
-        store.close_overdue(END)
+        store.close_overdue_rows(END)
         for slot, server in enumerate(twins.naive):
             check_slot(store, slot, server)
             check_sound(store, slot)
@@ -106,9 +106,9 @@ def test_killed_at_every_store(lengths: Sizes, acked: list[Event], last: Event) 
 
 def feed(store: WindowStore, event: Event, step: int, cells: dict[int, float], now: float) -> None:
     if isinstance(event, Send):
-        write_sample(store, event.slot, step, row_of(cells), event.status, now)
+        try_write(store, event.slot, step, row_of(cells), event.status, now)
     elif isinstance(event, Grace):
-        store.close_overdue(now)
+        store.close_overdue_rows(now)
     else:
         store.reset(event.slot)
 
@@ -139,7 +139,7 @@ def check_cells(store: WindowStore, slot: int, acked: dict[Cell, float], sent: d
     found = dict(stored_cells(store, slot))
     for cell, value in found.items():
         assert value in (acked.get(cell), sent.get(cell)), f"{cell} is invented"
-    newest, open_step = store.newest(slot), int(store.arrays["open_step"][slot])
+    newest, open_step = store.get_newest_step(slot), int(store.arrays["open_step"][slot])
     for cell, value in acked.items():
         step = cell[0]
         if step == open_step or (newest != NO_STEP and newest - store.context_length < step <= newest):
@@ -152,7 +152,7 @@ def check_cells(store: WindowStore, slot: int, acked: dict[Cell, float], sent: d
 def stored_cells(store: WindowStore, slot: int) -> Iterator[tuple[Cell, float]]:
     """Read the window and the open row from the arrays, with their steps."""
     arrays, length = store.arrays, store.context_length
-    newest, open_step = store.newest(slot), int(arrays["open_step"][slot])
+    newest, open_step = store.get_newest_step(slot), int(arrays["open_step"][slot])
     rows = {step: arrays["values"][slot, step % length] for step in range(newest - length + 1, newest + 1)}
     if newest == NO_STEP:
         rows = {}
@@ -182,14 +182,14 @@ def test_an_open_row_goes_on_filling_with_a_new_grace() -> None:
     arrays = lengths.arrays()
     before = lengths.store(arrays)
     before.reset(0)
-    before.write(0, 10, row_of({0: 1.0, 1: 2.0, 2: 3.0}), None, 0.0)
-    before.write(0, 11, row_of({0: 4.0}), 3, 0.0)
+    before.write_sample(0, 10, row_of({0: 1.0, 1: 2.0, 2: 3.0}), None, 0.0)
+    before.write_sample(0, 11, row_of({0: 4.0}), 3, 0.0)
     store, interrupted = restart(lengths, arrays, [0], 500.0)
     assert interrupted == 0
-    assert store.next_overdue() == 510.0
-    assert store.close_overdue(509.0) == []
-    assert store.write(0, 11, row_of({1: 5.0, 2: 6.0}), None, 501.0) == 1
-    assert store.newest(0) == 11
+    assert store.get_next_deadline() == 510.0
+    assert store.close_overdue_rows(509.0) == []
+    assert store.write_sample(0, 11, row_of({1: 5.0, 2: 6.0}), None, 501.0) == 1
+    assert store.get_newest_step(0) == 11
     assert window_of(store, 0)[1][-1] == 3
 
 
@@ -198,10 +198,10 @@ def test_what_the_previous_row_had_is_known_again() -> None:
     arrays = lengths.arrays()
     before = lengths.store(arrays)
     before.reset(0)
-    before.write(0, 10, row_of({0: 1.0}), None, 0.0)
-    before.close_overdue(END)
+    before.write_sample(0, 10, row_of({0: 1.0}), None, 0.0)
+    before.close_overdue_rows(END)
     store, _ = restart(lengths, arrays, [0], 0.0)
-    assert store.write(0, 11, row_of({0: 2.0}), None, 0.0) == 1
+    assert store.write_sample(0, 11, row_of({0: 2.0}), None, 0.0) == 1
 
 
 def test_interrupted_changes_are_counted() -> None:
@@ -210,7 +210,7 @@ def test_interrupted_changes_are_counted() -> None:
     store = lengths.store(arrays)
     for slot in range(SLOTS):
         store.reset(slot)
-        store.write(slot, 10, row_of({0: 1.0, 1: 2.0, 2: 3.0}), None, 0.0)
+        store.write_sample(slot, 10, row_of({0: 1.0, 1: 2.0, 2: 3.0}), None, 0.0)
     arrays["journal"][1] = 10
     _, interrupted = restart(lengths, arrays, [0, 1, 2], 0.0)
     assert interrupted == 1
@@ -237,7 +237,7 @@ def test_the_watch_sees_every_store() -> None:
     for step in (10, 11, 11, 9, 20):
         first = len(memory.copies)
         before = bytes(memory._buffer)
-        memory.store.write(0, step, row_of({0: float(step), 2: 1.0}), 5, 0.0)
+        memory.store.write_sample(0, step, row_of({0: float(step), 2: 1.0}), 5, 0.0)
         changes = [before, *memory.copies[first:]]
         assert changes[-1] == bytes(memory._buffer), "the last store was seen"
         for former, copy in pairwise(changes):
@@ -253,7 +253,7 @@ def test_an_unwatched_array_is_refused() -> None:
 def test_too_old_stores_nothing() -> None:
     memory = Memory(Sizes(4, 1, 1))
     memory.store.reset(0)
-    memory.store.write(0, 10, row_of({0: 1.0, 1: 2.0, 2: 3.0}), None, 0.0)
+    memory.store.write_sample(0, 10, row_of({0: 1.0, 1: 2.0, 2: 3.0}), None, 0.0)
     memory.watched = True
-    assert write_sample(memory.store, 0, 8, row_of({0: 1.0}), 5, 0.0) is None
+    assert try_write(memory.store, 0, 8, row_of({0: 1.0}), 5, 0.0) is None
     assert memory.copies == []

@@ -77,7 +77,7 @@ def test_killed_at_every_store_it_is_rewound_again(lengths: Sizes, sequence: lis
         store, _ = restart(lengths, arrays, list(range(SLOTS)), twins.now)
         for slot in range(SLOTS):
             check_sound(store, slot)
-        if store.latest(0) > last_step:
+        if store.get_latest_step(0) > last_step:
             rewind(store, 0, last_step)
         check_slot(store, 0, twins.naive[0])
         check_sound(store, 0)
@@ -88,12 +88,12 @@ def test_rows_that_came_late_behind_one_ahead_make_a_window_at_once() -> None:
     store = lengths.store(lengths.arrays())
     store.reset(0)
     whole = {0: 1.0, 1: 2.0, 2: 3.0}
-    assert store.write(0, 107, row_of(whole), None, 0.0) == 0
+    assert store.write_sample(0, 107, row_of(whole), None, 0.0) == 0
     for step in (101, 102, 103):
-        assert store.write(0, step, row_of(whole), None, 0.0) == 0, "accepted, and never due"
+        assert store.write_sample(0, step, row_of(whole), None, 0.0) == 0, "accepted, and never due"
     assert rewind(store, 0, 104) == 1
-    assert (store.newest(0), store.have[0]) == (103, 3)
-    assert store.write(0, 104, row_of(whole), None, 0.0) == 1
+    assert (store.get_newest_step(0), store.have[0]) == (103, 3)
+    assert store.write_sample(0, 104, row_of(whole), None, 0.0) == 1
 
 
 # ---------------------------------------------------------------- who lies ahead
@@ -110,23 +110,23 @@ def test_servers_ahead_are_found_once(newest: list[int], open_step: list[int], f
     def beyond(step: int) -> set[int]:
         return {slot for slot, name in enumerate(names) if name and latest[slot] > step}
 
-    assert set(ahead.find(first)) == set(ahead.since) == beyond(first)
-    assert set(ahead.find(second)) == beyond(second) - beyond(first)
-    assert set(ahead.since) == beyond(second)
+    assert set(ahead.refresh(first)) == set(ahead.contradicted_since) == beyond(first)
+    assert set(ahead.refresh(second)) == beyond(second) - beyond(first)
+    assert set(ahead.contradicted_since) == beyond(second)
 
 
 def test_it_is_over_when_it_was_contradicted_for_long_enough() -> None:
     ahead = AheadServers(["a", "b"], np.array([9, 9]), np.array([NO_STEP, NO_STEP]))
-    ahead.find(5)
-    assert not ahead.is_over(0, SECONDS, 0.0), "nothing contradicts it yet: the clock may be behind"
+    ahead.refresh(5)
+    assert not ahead.is_refuted(0, SECONDS, 0.0), "nothing contradicts it yet: the clock may be behind"
     ahead.contradict(0, SECONDS)
     ahead.contradict(0, SECONDS + 50)
-    assert not ahead.is_over(0, SECONDS + 59, 60.0)
-    assert ahead.is_over(0, SECONDS + 60, 60.0)
-    assert not ahead.is_over(0, SECONDS + 1e9, float("inf"))
-    assert not ahead.is_over(1, SECONDS + 60, 60.0)
-    ahead.find(6)
-    assert ahead.is_over(0, SECONDS + 60, 60.0), "looking again does not begin anew"
+    assert not ahead.is_refuted(0, SECONDS + 59, 60.0)
+    assert ahead.is_refuted(0, SECONDS + 60, 60.0)
+    assert not ahead.is_refuted(0, SECONDS + 1e9, float("inf"))
+    assert not ahead.is_refuted(1, SECONDS + 60, 60.0)
+    ahead.refresh(6)
+    assert ahead.is_refuted(0, SECONDS + 60, 60.0), "looking again does not begin anew"
     ahead.forget(0)
-    ahead.find(6)
-    assert not ahead.is_over(0, SECONDS + 60, 60.0)
+    ahead.refresh(6)
+    assert not ahead.is_refuted(0, SECONDS + 60, 60.0)

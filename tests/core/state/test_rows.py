@@ -42,9 +42,9 @@ def test_rows_are_the_naive_ones(samples: list[Values], count: int) -> None:
         expected = naive(values, features)
         if expected is None:
             with pytest.raises(InvalidValueError, match="values"):
-                reader.read(values)
+                reader.read_row(values)
             continue
-        row = reader.read(values)
+        row = reader.read_row(values)
         ignored += sum(name not in features for name in values)
         found = np.frombuffer(row.data, np.float32)
         np.testing.assert_array_equal(found, np.array(expected, np.float32))
@@ -56,19 +56,19 @@ def test_rows_are_the_naive_ones(samples: list[Values], count: int) -> None:
 def test_the_refused_value_is_named(value: float) -> None:
     reader = RowReader(FEATURES)
     with pytest.raises(InvalidValueError, match=r"values\.mem"):
-        reader.read({"cpu": 1.0, "mem": value})
-    assert reader.read({"cpu": 1.0, "mem": 2.0}).mask == 0b011
+        reader.read_row({"cpu": 1.0, "mem": value})
+    assert reader.read_row({"cpu": 1.0, "mem": 2.0}).mask == 0b011
 
 
 def test_what_an_unknown_feature_holds_is_nobody_s_business() -> None:
     reader = RowReader(FEATURES)
-    assert reader.read({"cpu": 1.0, "unknown": math.inf, "other": None}).mask == 0b001
+    assert reader.read_row({"cpu": 1.0, "unknown": math.inf, "other": None}).mask == 0b001
     assert reader.ignored == 2
 
 
 def test_the_orders_that_are_kept_are_bounded() -> None:
     reader = RowReader(FEATURES)
     for number in range(3 * MAX_CACHED_ORDERS):
-        reader.read({f"feature-{number}": 1.0, "mem": 2.0})
+        reader.read_row({f"feature-{number}": 1.0, "mem": 2.0})
         assert len(reader._orders) <= MAX_CACHED_ORDERS
     assert reader.ignored == 3 * MAX_CACHED_ORDERS

@@ -19,8 +19,8 @@ from tests.support.fleet_scripts import (
     events,
     row_of,
     sizes,
+    try_write,
     window_of,
-    write_sample,
 )
 
 
@@ -58,7 +58,7 @@ def test_a_batch_is_gathered_as_its_windows_alone(lengths: Sizes, sequence: list
     values = np.zeros((SLOTS + 1, lengths.context_length, FEATURES), np.float32)
     statuses = np.zeros((SLOTS + 1, lengths.context_length), np.int32)
     for row, slot in enumerate(slots):
-        twins.store.gather(slot, values[row], statuses[row])
+        twins.store.gather_window(slot, values[row], statuses[row])
     for row, slot in enumerate(slots):
         alone, statuses_alone = window_of(twins.store, slot)
         np.testing.assert_array_equal(values[row], alone)
@@ -83,13 +83,13 @@ def test_many_windows_are_gathered_as_one_by_one(
     for event in sequence:
         twins.feed(event)
     if together:
-        slots.sort(key=lambda slot: twins.store.newest(slot))
+        slots.sort(key=lambda slot: twins.store.get_newest_step(slot))
     count, length = len(slots), lengths.context_length
     values = np.full((count + 1, length, FEATURES), -1.0, np.float32)
     categories = np.full((count + 1, length, 2), -1, np.int32)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rings, "MIN_WINDOWS_PER_RUN", windows_a_run)
-        twins.store.gather_many(np.array(slots, np.int64), values[:count], categories[:count, :, 1])
+        twins.store.gather_windows(np.array(slots, np.int64), values[:count], categories[:count, :, 1])
     for row, slot in enumerate(slots):
         alone, statuses_alone = window_of(twins.store, slot)
         np.testing.assert_array_equal(values[row], alone)
@@ -103,11 +103,11 @@ def test_the_last_slot_s_window_is_whole_wherever_it_begins(begin: int) -> None:
     store = make_store(context_length=4)
     for slot in range(SLOTS):
         for step in range(8, 12 + begin):
-            store.write(slot, step, full_row(float(10 * slot + step)), step % 16, 0.0)
+            store.write_sample(slot, step, full_row(float(10 * slot + step)), step % 16, 0.0)
     slots = np.array([SLOTS - 1, 0] * MIN_WINDOWS_PER_RUN)
     values = np.empty((len(slots), 4, FEATURES), np.float32)
     statuses = np.empty((len(slots), 4), np.int32)
-    store.gather_many(slots, values, statuses)
+    store.gather_windows(slots, values, statuses)
     steps = np.arange(8 + begin, 12 + begin)
     np.testing.assert_array_equal(values[..., 0], 10 * slots[:, None] + steps)
     np.testing.assert_array_equal(statuses, np.tile(steps % 16, (len(slots), 1)))
@@ -117,7 +117,7 @@ def test_what_is_not_contiguous_is_refused_and_not_left_unwritten() -> None:
     store, slots = make_store(context_length=4), np.zeros(MIN_WINDOWS_PER_RUN, np.int64)
     values = np.empty((len(slots), 4, FEATURES + 1), np.float32)[..., 1:]
     with pytest.raises(ValueError, match="contiguous"):
-        store.gather_many(slots, values, np.empty((len(slots), 4), np.int32))
+        store.gather_windows(slots, values, np.empty((len(slots), 4), np.int32))
 
 
 def make_store(context_length: int = 4, need: int = 1, late_steps: int = 99) -> WindowStore:
@@ -136,33 +136,33 @@ def full_row(value: float = 1.0) -> PackedRow:
 # ---------------------------------------------------------------- the rules, one by one
 def test_a_row_closes_when_it_has_what_the_previous_row_had() -> None:
     store = make_store()
-    assert store.write(0, 10, row(0), None, 0.0) == 0
-    assert store.newest(0) == NO_STEP, "the first row waits for every feature"
-    assert store.write(0, 11, row(0), None, 0.0) == 2, "10 by the later step, 11 as it has what 10 had"
-    assert store.newest(0) == 11
+    assert store.write_sample(0, 10, row(0), None, 0.0) == 0
+    assert store.get_newest_step(0) == NO_STEP, "the first row waits for every feature"
+    assert store.write_sample(0, 11, row(0), None, 0.0) == 2, "10 by the later step, 11 as it has what 10 had"
+    assert store.get_newest_step(0) == 11
 
 
 def test_a_later_step_closes_a_row_and_may_close_its_own() -> None:
     store = make_store()
-    store.write(0, 10, full_row(1.0), None, 0.0)
-    store.write(0, 11, row(0), None, 0.0)
-    assert store.write(0, 12, full_row(2.0), None, 0.0) == 2
+    store.write_sample(0, 10, full_row(1.0), None, 0.0)
+    store.write_sample(0, 11, row(0), None, 0.0)
+    assert store.write_sample(0, 12, full_row(2.0), None, 0.0) == 2
 
 
 def test_grace_closes_a_row_no_sooner_and_no_later() -> None:
     store = make_store()
-    store.write(1, 10, row(0), None, 50.0)
-    assert store.next_overdue() == 50.0 + GRACE_SECONDS
-    assert store.close_overdue(50.0 + GRACE_SECONDS - 0.001) == []
-    assert store.close_overdue(50.0 + GRACE_SECONDS) == [1]
-    assert store.next_overdue() is None
+    store.write_sample(1, 10, row(0), None, 50.0)
+    assert store.get_next_deadline() == 50.0 + GRACE_SECONDS
+    assert store.close_overdue_rows(50.0 + GRACE_SECONDS - 0.001) == []
+    assert store.close_overdue_rows(50.0 + GRACE_SECONDS) == [1]
+    assert store.get_next_deadline() is None
 
 
 def test_a_row_s_grace_counts_from_its_first_sample() -> None:
     store = make_store()
-    store.write(0, 10, row(0), None, 50.0)
-    store.write(0, 10, row(1), None, 59.0)
-    assert store.close_overdue(60.0) == [0]
+    store.write_sample(0, 10, row(0), None, 50.0)
+    store.write_sample(0, 10, row(1), None, 59.0)
+    assert store.close_overdue_rows(60.0) == [0]
 
 
 @pytest.mark.parametrize(
@@ -172,39 +172,39 @@ def test_a_sample_may_lie_as_far_behind_as_the_tolerance_and_the_window(
     late_steps: int, behind: int, taken: bool
 ) -> None:
     store = make_store(late_steps=late_steps)
-    store.write(0, 100, full_row(1.0), None, 0.0)
+    store.write_sample(0, 100, full_row(1.0), None, 0.0)
     before = store.arrays["values"].copy()
-    answer = write_sample(store, 0, 100 - behind, full_row(2.0), None, 0.0)
+    answer = try_write(store, 0, 100 - behind, full_row(2.0), None, 0.0)
     assert answer == (0 if taken else None)
     assert taken != np.array_equal(before, store.arrays["values"], equal_nan=True)
 
 
 def test_a_split_row_fills_without_any_tolerance() -> None:
     store = make_store(late_steps=0)
-    assert [store.write(0, 100, row(feature), None, 0.0) for feature in range(3)] == [0, 0, 1]
-    assert write_sample(store, 0, 99, full_row(1.0), None, 0.0) is None
+    assert [store.write_sample(0, 100, row(feature), None, 0.0) for feature in range(3)] == [0, 0, 1]
+    assert try_write(store, 0, 99, full_row(1.0), None, 0.0) is None
 
 
 def test_too_old_is_judged_by_the_server_s_own_newest_row() -> None:
     store = make_store()
-    store.write(0, 1_000, full_row(1.0), None, 0.0)
-    assert store.write(1, 10, full_row(1.0), None, 0.0) == 1
-    assert write_sample(store, 0, 10, full_row(1.0), None, 0.0) is None
+    store.write_sample(0, 1_000, full_row(1.0), None, 0.0)
+    assert store.write_sample(1, 10, full_row(1.0), None, 0.0) == 1
+    assert try_write(store, 0, 10, full_row(1.0), None, 0.0) is None
 
 
 def test_a_late_sample_makes_nobody_due() -> None:
     store = make_store()
-    store.write(0, 10, full_row(1.0), None, 0.0)
-    assert store.write(0, 9, full_row(2.0), None, 0.0) == 0
+    store.write_sample(0, 10, full_row(1.0), None, 0.0)
+    assert store.write_sample(0, 9, full_row(2.0), None, 0.0) == 0
     assert store.have[0] == 2
 
 
 def test_a_gap_longer_than_the_window_leaves_one_row() -> None:
     store = make_store()
     for step in range(10, 20):
-        store.write(0, step, full_row(1.0), None, 0.0)
+        store.write_sample(0, step, full_row(1.0), None, 0.0)
     assert store.have[0] == 4
-    store.write(0, 1_000, full_row(2.0), 3, 0.0)
+    store.write_sample(0, 1_000, full_row(2.0), 3, 0.0)
     values, statuses = window_of(store, 0)
     assert store.have[0] == 1
     assert np.isnan(values[:-1]).all()
@@ -213,21 +213,21 @@ def test_a_gap_longer_than_the_window_leaves_one_row() -> None:
 
 def test_a_status_alone_opens_a_row_that_counts_for_nothing() -> None:
     store = make_store(need=2)
-    store.write(0, 10, full_row(1.0), None, 0.0)
-    store.write(0, 11, row(), 7, 0.0)
-    assert store.close_overdue(1_000.0) == []
+    store.write_sample(0, 10, full_row(1.0), None, 0.0)
+    store.write_sample(0, 11, row(), 7, 0.0)
+    assert store.close_overdue_rows(1_000.0) == []
     assert store.have[0] == 1
     assert window_of(store, 0)[1][-1] == 7
 
 
 def test_slots_do_not_touch_each_other() -> None:
     store = make_store()
-    store.write(1, 10, full_row(1.0), 5, 0.0)
+    store.write_sample(1, 10, full_row(1.0), 5, 0.0)
     before = {name: array[1].copy() for name, array in store.arrays.items()}
     for slot in (0, 2):
         for step in range(10, 31):
-            store.write(slot, step, full_row(9.0), 9, 0.0)
-        store.write(slot, 500, full_row(9.0), 9, 0.0)
+            store.write_sample(slot, step, full_row(9.0), 9, 0.0)
+        store.write_sample(slot, 500, full_row(9.0), 9, 0.0)
         store.reset(slot)
     for name, array in before.items():
         np.testing.assert_array_equal(store.arrays[name][1], array)

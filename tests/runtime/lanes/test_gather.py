@@ -25,7 +25,7 @@ def items_of(state: State, count: int) -> list[Item]:
         for step in range(100 + number // 2, 104 + number // 2 + number % 3):
             send(state, str(number), step, whole(float(100 * number + step % 7)), status=(number + step) % 16)
     windows, slots = state.windows, sorted(range(count), key=lambda number: 5 * number % 11)
-    return [ServerItem(slot, 0, windows.newest(slot), windows.have[slot], 0.0) for slot in slots]
+    return [ServerItem(slot, 0, windows.get_newest_step(slot), windows.have[slot], 0.0) for slot in slots]
 
 
 def gathered(state: State, items: list[Item]) -> dict[str, object]:

@@ -19,7 +19,7 @@ async def test_a_due_server_s_forecast_is_posted_and_published(tmp_path: Path) -
         before = time.monotonic()
         slot = rig.due("web-01", 100)
         await rig.settled()
-        forecast = rig.state.board.get(slot)
+        forecast = rig.state.board.get_forecast(slot)
         assert forecast is not None
         assert (forecast.step, forecast.context, forecast.model) == (100, 2, "model_20260101_000000")
         np.testing.assert_array_equal(forecast.values, rig.expected("web-01"))
@@ -101,7 +101,7 @@ async def test_an_older_row_that_comes_back_last_is_not_published(tmp_path: Path
         rig.let_go(0)
         await rig.settled()
         assert rig.published == [("a", 101)]
-        assert rig.state.board.step(slot) == 101
+        assert rig.state.board.get_step(slot) == 101
         assert rig.scheduler.superseded == 1
 
 
@@ -268,7 +268,7 @@ async def test_rows_whose_grace_is_over_are_forecast(tmp_path: Path) -> None:
         rig.pipeline.watch_grace()
         await rig.settled()
         assert rig.published == [("a", 100), ("a", 101)]
-        assert rig.state.windows.next_overdue() is not None, "what came just now goes on filling"
+        assert rig.state.windows.get_next_deadline() is not None, "what came just now goes on filling"
         assert rig.accounted()
 
 

@@ -197,7 +197,7 @@ class World(Fleet, RuleBasedStateMachine):
     async def start(self) -> None:
         self.scheduler = Scheduler(
             self.state.snapshot,
-            self.state.board.step,
+            self.state.board.get_step,
             need=self.state.windows.need,
             max_queue_delay_seconds=10.0,
             max_waiting_requests=8,
@@ -236,7 +236,7 @@ class World(Fleet, RuleBasedStateMachine):
     def publish(self, slots: Sequence[int], now: float) -> None:
         assert now == self.now
         for slot in slots:
-            server, forecast = self.state.directory.names[slot], self.state.board.get(slot)
+            server, forecast = self.state.directory.names[slot], self.state.board.get_forecast(slot)
             assert server is not None
             assert forecast is not None
             key = (slot, self.state.directory.generations[slot], forecast.step)
@@ -327,12 +327,12 @@ class World(Fleet, RuleBasedStateMachine):
     @rule(data=st.data())
     def a_lane_that_was_given_up_comes_back(self, data: st.DataObject) -> None:
         worker = self.stuck.pop(data.draw(st.integers(0, len(self.stuck) - 1)))
-        board = [self.state.board.serial(slot) for slot in range(self.state.directory.capacity)]
+        board = [self.state.board.get_serial(slot) for slot in range(self.state.directory.capacity)]
         counts = repr(self.scheduler.counts)
         self.let_go(worker)
         assert worker.join(60.0)
         assert fake(worker).closings == 1
-        assert [self.state.board.serial(slot) for slot in range(self.state.directory.capacity)] == board
+        assert [self.state.board.get_serial(slot) for slot in range(self.state.directory.capacity)] == board
         assert repr(self.scheduler.counts) == counts, "what it says is not heard"
 
     # ------------------------------------------------------------ devices

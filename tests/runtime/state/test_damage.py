@@ -69,11 +69,13 @@ def describe(state: State, server: str) -> Any:
     """All that a server's window holds, closed and open."""
     slot, arrays = state.directory.slots[server], state.windows.arrays
     statuses = np.empty(8, np.int32)
-    state.windows.gather(slot, np.empty((8, 3), np.float32), statuses)
+    state.windows.gather_window(slot, np.empty((8, 3), np.float32), statuses)
     open_step = int(arrays["open_step"][slot])
     still_open = (open_step, *arrays["open_values"][slot].tolist(), int(arrays["open_status"][slot]) & 15)
-    rows = rows_of(state, server) if state.windows.newest(slot) != NO_STEP else {}
-    return str((rows, statuses.tolist(), state.windows.newest(slot), still_open if open_step != NO_STEP else None))
+    rows = rows_of(state, server) if state.windows.get_newest_step(slot) != NO_STEP else {}
+    return str(
+        (rows, statuses.tolist(), state.windows.get_newest_step(slot), still_open if open_step != NO_STEP else None)
+    )
 
 
 def scalar_damage(layout: Layout, file: str) -> Iterator[tuple[str, int, Damage]]:
@@ -81,7 +83,7 @@ def scalar_damage(layout: Layout, file: str) -> Iterator[tuple[str, int, Damage]
     for column in layout.columns:
         if column.shape and column.name != "name":
             continue
-        size = column.nbytes(1)
+        size = column.count_bytes(1)
         for slot in range(len(SERVERS)):
             first = layout.offsets[column.name] + slot * size
             used = len(SERVERS[0]) if column.name == "name" else size
@@ -94,13 +96,13 @@ def check_goes_on(state: State) -> None:
     """Every server takes its next rows and becomes due, one that was freed comes back, and forecasts can be posted."""
     for server in SERVERS:
         slot = state.directory.slots.get(server)
-        latest = 400 if slot is None else state.windows.latest(slot)
+        latest = 400 if slot is None else state.windows.get_latest_step(slot)
         due = sum(send(state, server, latest + ahead, whole(1.0)) for ahead in (1, 2, 3))
         slot = state.directory.slots[server]
         assert due >= 2, server
         assert slot in state.find_unforecast(), server
         serial = state.board.post(slot, latest + 3, 2, b"model", np.zeros(CONTRACT.forecast_shape, np.float32))
-        assert state.board.later_than(serial - 1) == [slot], server
+        assert state.board.find_later_than(serial - 1) == [slot], server
 
 
 def test_each_scalar_of_the_windows(kept: Kept) -> None:
@@ -130,7 +132,7 @@ def test_each_scalar_of_the_forecasts(kept: Kept) -> None:
             where = (column, slot, damage)
             assert {server: describe(state, server) for server in SERVERS} == kept.servers, where
             assert state.recovered["unreadable"] == 0, where
-            forecast = state.board.get(0)
+            forecast = state.board.get_forecast(0)
             if forecast is None:
                 assert 0 in state.find_unforecast(), where
                 dropped.add(column)

@@ -71,7 +71,7 @@ class Trial:
         """Whose forecast each server has; its values must be that version's."""
         found = {}
         for server, slot in self.rig.state.directory.slots.items():
-            forecast = self.rig.state.board.get(slot)
+            forecast = self.rig.state.board.get_forecast(slot)
             assert forecast is not None
             window = window_of(self.rig.state, server)
             np.testing.assert_array_equal(forecast.values, expected_of(self.rig.state.contract, window, forecast.model))
@@ -167,7 +167,7 @@ async def test_without_lanes_its_servers_are_forecast_by_the_one_that_serves(tmp
         for server in SERVERS:
             trial.rig.due(server, 100)
         while trial.candidate.pipeline.ready:
-            trial.rig.due("a", trial.rig.state.windows.newest(trial.rig.state.directory.slots["a"]) + 1)
+            trial.rig.due("a", trial.rig.state.windows.get_newest_step(trial.rig.state.directory.slots["a"]) + 1)
             await trial.settled()
         await trial.settled()
         assert set(trial.models().values()) == {MAIN}

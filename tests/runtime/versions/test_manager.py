@@ -67,7 +67,7 @@ class Reloading:
 
     def model_of(self, server: str) -> str:
         """The name on a server's latest forecast, whose values must be that version's."""
-        forecast = self.rig.state.board.get(self.rig.state.directory.slots[server])
+        forecast = self.rig.state.board.get_forecast(self.rig.state.directory.slots[server])
         assert forecast is not None
         window = window_of(self.rig.state, server)
         np.testing.assert_array_equal(forecast.values, expected_of(self.rig.state.contract, window, forecast.model))

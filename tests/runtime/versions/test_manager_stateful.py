@@ -105,7 +105,7 @@ class Changes(Fleet, RuleBasedStateMachine):
     async def start(self) -> None:
         self.scheduler = Scheduler(
             self.state.snapshot,
-            self.state.board.step,
+            self.state.board.get_step,
             need=self.state.windows.need,
             max_queue_delay_seconds=10.0,
             max_waiting_requests=8,
@@ -141,7 +141,7 @@ class Changes(Fleet, RuleBasedStateMachine):
 
     def publish(self, slots: Sequence[int], now: float) -> None:
         for slot in slots:
-            server, forecast = self.state.directory.names[slot], self.state.board.get(slot)
+            server, forecast = self.state.directory.names[slot], self.state.board.get_forecast(slot)
             assert server is not None
             assert forecast is not None
             key = (slot, self.state.directory.generations[slot], forecast.step)
