@@ -127,11 +127,11 @@ class Sockets:
         self._watch = None
         limit = self._limits.send_timeout_seconds
         for response, since in list(self._sending.items()):
-            if self._pauses.waited(since) >= limit:
+            if self._pauses.count_running_seconds(since) >= limit:
                 self.abort(response)
                 del self._sending[response]
         if self._sending:
-            again = limit - max(map(self._pauses.waited, self._sending.values()))
+            again = limit - max(map(self._pauses.count_running_seconds, self._sending.values()))
             self._watch = asyncio.get_running_loop().call_later(max(again, 0.001), self._drop_stalled)
 
     def abort(self, response: web.StreamResponse) -> None:

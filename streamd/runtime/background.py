@@ -8,7 +8,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-async def in_background(make: Callable[[], T], release: Callable[[T], None] = lambda made: None) -> T:
+async def run_in_background(make: Callable[[], T], release: Callable[[T], None] = lambda made: None) -> T:
     """Run `make` in a daemon thread and return what it returns, or raise what it raises.
 
     Where nobody waits for the result any more when it comes, it is released. Use it only for work in Python: a thread

@@ -32,7 +32,7 @@ class Pauses:
         """Look at the clock at every tick, until `close`."""
         if self._seen is None:
             self._seen = self.clock()
-        self.look()
+        self.check()
         self._timer = asyncio.get_running_loop().call_later(TICK_SECONDS, self.watch)
 
     def close(self) -> None:
@@ -41,7 +41,7 @@ class Pauses:
             self._timer.cancel()
         self._seen = None
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Note a pause, if the last look is too long ago: all of the time since, so that no deadline passed in it."""
         if self._seen is None:
             return
@@ -51,14 +51,14 @@ class Pauses:
             self._pauses.append((now, now - before))
             log.warning("process_paused", seconds=round(now - before, 1))
 
-    def seconds_since(self, then: float) -> float:
+    def count_paused_seconds(self, then: float) -> float:
         """How long the process did not run since a moment (monotonic seconds)."""
-        self.look()  # whoever asks first after a pause learns of it, whichever timer comes first
+        self.check()  # whoever asks first after a pause learns of it, whichever timer comes first
         return sum(seconds for over, seconds in self._pauses if over > then)
 
-    def waited(self, since: float) -> float:
+    def count_running_seconds(self, since: float) -> float:
         """The seconds since a moment in which the process ran."""
-        return self.clock() - since - self.seconds_since(since)
+        return self.clock() - since - self.count_paused_seconds(since)
 
     @asynccontextmanager
     async def timeout(self, seconds: float) -> AsyncIterator[None]:
@@ -67,15 +67,15 @@ class Pauses:
         timer: asyncio.TimerHandle | None = None
         async with asyncio.timeout(None) as scope:
 
-            def look() -> None:
+            def check() -> None:
                 nonlocal timer
-                left = seconds - self.waited(began)
+                left = seconds - self.count_running_seconds(began)
                 if left > 0:
-                    timer = loop.call_later(max(left, 0.001), look)
+                    timer = loop.call_later(max(left, 0.001), check)
                 else:
                     scope.reschedule(loop.time())
 
-            timer = loop.call_later(seconds, look)
+            timer = loop.call_later(seconds, check)
             try:
                 yield
             finally:

@@ -22,7 +22,7 @@ _OPTIONAL = ("encoder_cat", "decoder_cat")
 """Without them: server id 0 (a server never seen) and status 0 (none given)."""
 
 
-class Predicted(NamedTuple):
+class Prediction(NamedTuple):
     """What a caller gets: `predictions` in the model's output shape, and the name of the version that made them.
 
     `batched` is whether the caller gave the batch axis, and so gets it.

@@ -20,7 +20,7 @@ from streamd.core.accuracy.pending import AccuracyLimits
 from streamd.core.errors import StateError
 from streamd.http.app import HttpApp, make_http_app
 from streamd.http.requests import TransportLimits
-from streamd.runtime.background import in_background
+from streamd.runtime.background import run_in_background
 from streamd.runtime.service import Service, ServiceLimits, build_service
 from streamd.runtime.state.state import State, WindowLimits, open_state
 from streamd.server.config import Config, read_admin_token
@@ -100,7 +100,7 @@ class Daemon:
         )
         folder, limits = Path(config.state.state_dir), _make_window_limits(config)
         # Without a time limit: migrating a large state may take long.
-        state = await in_background(
+        state = await run_in_background(
             partial(open_state, folder, selection.contract, limits, time.monotonic()), State.close
         )
         return token, selection, state
@@ -178,9 +178,9 @@ class Daemon:
     async def _flush_regularly(self, state: State) -> None:
         while True:
             await asyncio.sleep(self.config.state.flush_interval_seconds)
-            state.widen()
+            state.reserve_whole_pieces()
             try:
-                await in_background(state.flush)
+                await run_in_background(state.flush)
             except OSError as exc:
                 log.error("flush_failed", error=str(exc))
 

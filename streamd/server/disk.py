@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from streamd.core.errors import RepositoryError
-from streamd.runtime.background import in_background
+from streamd.runtime.background import run_in_background
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ async def run_disk_work(
     limit = asyncio.timeout(seconds)
     try:
         async with limit:
-            return await in_background(work, release)
+            return await run_in_background(work, release)
     except TimeoutError as exc:
         if not limit.expired():  # the work itself raised it
             raise

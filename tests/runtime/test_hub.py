@@ -50,8 +50,8 @@ def test_what_was_dropped_is_told_once() -> None:
     subscription = subscribe(hub, "*")
     for _ in range(3):
         hub.publish([0, 1], 1.0)
-    assert subscription.newly_dropped() == 4
-    assert subscription.newly_dropped() == 0
+    assert subscription.take_newly_dropped() == 4
+    assert subscription.take_newly_dropped() == 0
     assert subscription.take(9) == [0, 1]
     hub.unsubscribe(subscription)
     assert hub.dropped == 4, "what former subscribers lost still counts"

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from streamd.core.errors import DrainingError, InvalidInputError, MalformedError, StorageError
-from streamd.core.state.samples import MAX_ERRORS_TOLD, IngestResult, Sample
-from streamd.runtime.ingest import SLICE, Ingest, IngestLoad, epoch_seconds
+from streamd.core.state.samples import MAX_LISTED_ERRORS, IngestResult, Sample
+from streamd.runtime.ingest import SLICE, Ingest, IngestLoad, to_epoch_seconds
 from streamd.runtime.state.state import State
 from tests.support.state_files import LIMITS, opened, rows_of, whole
 
@@ -143,9 +143,9 @@ async def test_the_refusal_tells_the_newest_row(tmp_path: Path) -> None:
 
 async def test_a_bounded_list_of_errors_and_all_counted(tmp_path: Path) -> None:
     with desk(tmp_path) as at:
-        result = await at.take(*[MalformedError("unreadable")] * (MAX_ERRORS_TOLD + 5))
-        assert result.rejected == MAX_ERRORS_TOLD + 5
-        assert len(result.errors) == MAX_ERRORS_TOLD
+        result = await at.take(*[MalformedError("unreadable")] * (MAX_LISTED_ERRORS + 5))
+        assert result.rejected == MAX_LISTED_ERRORS + 5
+        assert len(result.errors) == MAX_LISTED_ERRORS
 
 
 async def test_a_long_body_is_taken_in_slices(tmp_path: Path) -> None:
@@ -218,4 +218,4 @@ async def test_a_full_disk_forgets_nobody_and_drops_nothing(tmp_path: Path, monk
     ],
 )
 def test_times(given: float | datetime, seconds: float) -> None:
-    assert epoch_seconds(given) == seconds
+    assert to_epoch_seconds(given) == seconds

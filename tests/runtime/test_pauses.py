@@ -34,7 +34,7 @@ class Clock:
         """Let time go by in which the loop turns."""
         for _ in range(round(seconds / TICK_SECONDS)):
             self.ahead += TICK_SECONDS
-            self._pauses.look()
+            self._pauses.check()
 
 
 @pytest.fixture
@@ -53,25 +53,25 @@ def clock(pauses: Pauses) -> Clock:
 async def test_a_pause_counts_for_what_began_before_it(pauses: Pauses, clock: Clock) -> None:
     pauses.watch()
     clock.run(10.0)
-    assert (pauses.seconds_since(0.0), pauses.waited(4.0)) == (0.0, 6.0)
+    assert (pauses.count_paused_seconds(0.0), pauses.count_running_seconds(4.0)) == (0.0, 6.0)
     clock.pause(HOUR)
-    assert pauses.seconds_since(4.0) == HOUR, "whoever asks first learns of it"
-    assert pauses.waited(4.0) == 6.0
+    assert pauses.count_paused_seconds(4.0) == HOUR, "whoever asks first learns of it"
+    assert pauses.count_running_seconds(4.0) == 6.0
     now = clock()
     clock.run(2.0)
-    assert (pauses.seconds_since(now), pauses.waited(now)) == (0.0, 2.0)
+    assert (pauses.count_paused_seconds(now), pauses.count_running_seconds(now)) == (0.0, 2.0)
     clock.pause(HOUR)
-    assert (pauses.seconds_since(4.0), pauses.seconds_since(now)) == (2 * HOUR, HOUR)
-    assert pauses.waited(4.0) == 8.0
+    assert (pauses.count_paused_seconds(4.0), pauses.count_paused_seconds(now)) == (2 * HOUR, HOUR)
+    assert pauses.count_running_seconds(4.0) == 8.0
 
 
 async def test_without_a_watch_there_are_no_pauses(pauses: Pauses, clock: Clock) -> None:
     clock.pause(HOUR)
-    assert pauses.waited(0.0) == HOUR
+    assert pauses.count_running_seconds(0.0) == HOUR
     pauses.watch()
     pauses.close()
     clock.pause(HOUR)
-    assert pauses.waited(0.0) == 2 * HOUR
+    assert pauses.count_running_seconds(0.0) == 2 * HOUR
 
 
 async def test_a_timeout_leaves_pauses_out_and_no_more(pauses: Pauses, clock: Clock) -> None:

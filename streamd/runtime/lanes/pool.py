@@ -35,7 +35,7 @@ class ClosingLanes:
         for workers in (self.running, self.workers):
             workers -= {each for each in workers if each.ended}
 
-    def names_on(self, device: str) -> list[str]:
+    def find_names_on(self, device: str) -> list[str]:
         """Return the names of the lanes that still hold a device."""
         return sorted(each.lane.name for each in self.workers if each.lane.device == device and not each.ended)
 
@@ -90,18 +90,18 @@ class LanePool:
         self._owners.pop(worker).remove(worker)
         self.closing.add(worker)
 
-    def owner_of(self, worker: LaneWorker) -> Deployment | None:
+    def find_owner(self, worker: LaneWorker) -> Deployment | None:
         """Return the deployment of a lane; `None` if the lane was removed."""
         return self._owners.get(worker)
 
-    def lost_together(self, worker: LaneWorker, error: LaneLostError) -> list[LaneWorker]:
+    def find_lost_together(self, worker: LaneWorker, error: LaneLostError) -> list[LaneWorker]:
         """Return the lanes that are lost with this one: all of its device if the device is gone."""
         if worker not in self._owners:
             return []  # it was removed before
         device = worker.lane.device if error.device_gone else None
         return [each for each in self._owners if each is worker or each.lane.device == device]
 
-    def on_device(self, device: str) -> list[LaneWorker]:
+    def find_workers_on(self, device: str) -> list[LaneWorker]:
         """Return the lanes of a device."""
         return [each for each in self._owners if each.lane.device == device]
 

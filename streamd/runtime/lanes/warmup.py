@@ -31,12 +31,12 @@ async def measure_costs(workers: Sequence[LaneWorker], max_batch: int, budget_se
         left = budget_seconds - (time.perf_counter() - began)
         if seconds and left < (REPEATS + 1) * _expected_seconds(seconds, bucket):
             break
-        runs = await asyncio.gather(*(worker.call(partial(_timed, worker, bucket)) for worker in workers))
+        runs = await asyncio.gather(*(worker.call(partial(_time_runs, worker, bucket)) for worker in workers))
         seconds[bucket] = statistics.median(took for run in runs for took in run)
     return CostTable(seconds, pads=lane.pads, max_batch=max_batch)
 
 
-async def warm(worker: LaneWorker) -> None:
+async def warm_lane(worker: LaneWorker) -> None:
     """Run a new lane's smallest bucket once, so that it is known to work before it is put to work."""
     fill_plausibly(worker.lane.inputs)
     await worker.call(lambda lane: lane.run(lane.buckets[0]))
@@ -47,7 +47,7 @@ def _expected_seconds(seconds: dict[int, float], bucket: int) -> float:
     return seconds[largest] * bucket / largest
 
 
-def _timed(worker: LaneWorker, count: int, lane: Lane) -> list[float]:
+def _time_runs(worker: LaneWorker, count: int, lane: Lane) -> list[float]:
     """Run a batch a few times; returns the seconds of each run but the first, fewer once the lane is told to end."""
     lane.run(count)
     took: list[float] = []

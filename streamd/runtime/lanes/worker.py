@@ -25,7 +25,7 @@ from streamd.inference.lane import Lane
 
 log = structlog.get_logger(__name__)
 
-SORTED_APART = 2
+SPARSE_CROSSINGS = 2
 """Where no more than one step in so many crosses, those alone are sorted."""
 
 
@@ -65,7 +65,7 @@ class LaneWorker:
         self.stopped = False
         """Whether it was told to end."""
         self._closed = False
-        self._over = asyncio.Event()
+        self._ended_event = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name=f"lane {lane.name}", daemon=True)
         self._thread.start()
 
@@ -100,9 +100,9 @@ class LaneWorker:
             try:
                 value = function(self.lane)
             except Exception as exc:
-                self._loop.call_soon_threadsafe(_settle, future.set_exception, exc, future)
+                self._loop.call_soon_threadsafe(_resolve, future.set_exception, exc, future)
             else:
-                self._loop.call_soon_threadsafe(_settle, future.set_result, value, future)
+                self._loop.call_soon_threadsafe(_resolve, future.set_result, value, future)
 
         self._work.put(run)
         return future
@@ -128,13 +128,13 @@ class LaneWorker:
 
     async def wait_ended(self) -> None:
         """Wait until the thread has closed its lane."""
-        await self._over.wait()
+        await self._ended_event.wait()
 
     def _run(self) -> None:
         while (work := self._work.get()) is not None:
             try:
                 if isinstance(work, Batch):
-                    self._loop.call_soon_threadsafe(self._done, self, self._one(work))
+                    self._loop.call_soon_threadsafe(self._done, self, self._run_batch(work))
                 else:
                     work()
             except RuntimeError:  # the loop is closed: nobody waits any more
@@ -145,9 +145,9 @@ class LaneWorker:
             log.warning("lane_not_closed", lane=self.lane.name, error=str(exc))
         self._closed = True
         with suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(self._over.set)
+            self._loop.call_soon_threadsafe(self._ended_event.set)
 
-    def _one(self, batch: Batch) -> LaneResult:
+    def _run_batch(self, batch: Batch) -> LaneResult:
         began = time.perf_counter()
         count = len(batch.items)
         forecasts = np.empty((0, 0, 0, 0), np.float32)
@@ -167,7 +167,7 @@ class LaneWorker:
         return LaneResult(batch, forecasts, bad_rows, error, seconds)
 
 
-def _settle(setter: Callable[[Any], None], value: Any, future: "asyncio.Future[Any]") -> None:
+def _resolve(setter: Callable[[Any], None], value: Any, future: "asyncio.Future[Any]") -> None:
     if not future.done():
         setter(value)
 
@@ -187,7 +187,7 @@ def normalize_predictions(predictions: Float32) -> tuple[Float32, tuple[int, ...
     moved = together.reshape(batch, horizon, targets).transpose(0, 2, 1).copy(order="C")
     rows: Float32 = moved.view(np.float32).reshape(batch, targets * horizon * quantiles)
     _uncross(rows, quantiles)
-    return rows.reshape(batch, targets, horizon, quantiles), _not_finite(rows)
+    return rows.reshape(batch, targets, horizon, quantiles), _find_not_finite(rows)
 
 
 def _uncross(rows: Float32, quantiles: int) -> None:
@@ -198,26 +198,26 @@ def _uncross(rows: Float32, quantiles: int) -> None:
     flat, rises = rows.reshape(-1), np.empty(rows.shape, np.bool_)
     # Compared as one row of numbers, which takes a sixth of the time; what lies between two steps says nothing.
     np.greater_equal(flat[1:], flat[:-1], out=rises.reshape(-1)[:-1])
-    np.bitwise_or(rises, _ends_of_steps(rows.shape[1], quantiles), out=rises)
+    np.bitwise_or(rises, _mark_step_ends(rows.shape[1], quantiles), out=rises)
     if rises.all():
         return
     steps = flat.reshape(-1, quantiles)
     crossed = np.flatnonzero(~rises) // quantiles  # a step once for each crossing in it, which harms nothing
-    if len(crossed) * SORTED_APART > len(steps):
+    if len(crossed) * SPARSE_CROSSINGS > len(steps):
         steps.sort(axis=-1)
     else:
         steps[crossed] = np.sort(steps[crossed], axis=-1)
 
 
 @lru_cache(maxsize=4)
-def _ends_of_steps(size: int, quantiles: int) -> npt.NDArray[np.bool_]:
+def _mark_step_ends(size: int, quantiles: int) -> npt.NDArray[np.bool_]:
     """Which of a window's `size` numbers are the last of their step."""
     ends = np.zeros(size, np.bool_)
     ends[quantiles - 1 :: quantiles] = True
     return ends
 
 
-def _not_finite(rows: Float32) -> tuple[int, ...]:
+def _find_not_finite(rows: Float32) -> tuple[int, ...]:
     """The rows of `(batch, numbers)` in which a number is not finite.
 
     Such a number makes its row's sum not finite. So may large ones: those rows are looked at again.

@@ -110,14 +110,14 @@ class DeploymentManager:
         if deployment is self.previous:
             self._keep_warm()
         elif deployment is not self.current:
-            self._begin(self._retire(deployment))
+            self._start_task(self._retire(deployment))
 
     def switch_off(self) -> None:
         """Let nothing serve any more, and retire what does."""
         former, self.current = self.current, None
         if former is not None:
             self._pipeline.switch(Deployment(former.spec))
-            self._begin(self._retire(former))
+            self._start_task(self._retire(former))
 
     def transfer(self, deployment: Deployment, other: "DeploymentManager") -> None:
         """Give a loaded version, none of whose lanes runs anything, to another pipeline; `switch` is next there."""
@@ -173,7 +173,7 @@ class DeploymentManager:
         """Retire the version before."""
         deployment, self.previous = self.previous, None
         if deployment is not None:
-            self._begin(self._retire(deployment))
+            self._start_task(self._retire(deployment))
             self._notify()
 
     async def _retire(self, deployment: Deployment) -> None:
@@ -191,7 +191,7 @@ class DeploymentManager:
         if self._listener is not None:
             self._listener.serving_changed()
 
-    def _begin(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    def _start_task(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(coroutine)
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
