@@ -1,12 +1,10 @@
 #!/usr/bin/env python3
-"""Make ``examples/fleet/servers.csv.gz`` from a copy of the Server Machine Dataset.
+"""Make `examples/fleet/servers.csv.gz` from a copy of the Server Machine Dataset.
 
-Takes ``smd_5min.parquet`` (columns machine, ts and the 38 metrics of the dataset, means of five minutes) and
-writes the same bytes each time. Needs pyarrow: ``pip install 'streamd[replay]'``. What the columns mean, and
-what was scaled, is told in ``examples/fleet/README.md``.
+Reads `smd_5min.parquet` (columns machine, ts and the 38 metrics of the dataset, means of five minutes) and writes the
+same bytes each time. Needs pyarrow: `pip install 'streamd[replay]'`. `examples/fleet/README.md` describes the columns
+and their scales.
 """
-
-from __future__ import annotations
 
 import argparse
 import gzip
@@ -34,8 +32,8 @@ SERVERS = (
     "machine-3-4",
     "machine-3-5",
 )
-# Days that the default model was not trained on: the dataset's test split begins here (2020-01-27 00:00 UTC).
 START_SECONDS = 1_580_083_200
+"""2020-01-27 00:00 UTC, where the test split begins: the default model was not trained on the days after it."""
 DAYS = 3
 STEP_SECONDS = 300
 
@@ -44,56 +42,60 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """One column of the sample: where it comes from, its scale and the digits that it keeps."""
+    """A column of the sample."""
 
     column: str
+    """The column of the dataset."""
     digits: int
-    scaled: Callable[[Values], Values]
+    """The decimals that are kept."""
+    scale: Callable[[Values], Values]
 
 
-def _percent(values: Values) -> Values:
+def _to_percent(values: Values) -> Values:
     return values * 100.0
 
 
-def _percent_left(values: Values) -> Values:
+def _to_percent_left(values: Values) -> Values:
     return (1.0 - values) * 100.0
 
 
-def _as_published(values: Values) -> Values:
+def _keep(values: Values) -> Values:
     return values
 
 
-# The source has six digits. Features without a counterpart there (cpu_sys, java_cpu, uptime) are left out.
 FEATURES = {
-    "cpu_user": Feature("cpu_r", 3, _percent),
-    "cpu_iowait": Feature("disk_wa", 3, _percent),
-    "cpu_idle": Feature("cpu_r", 3, _percent_left),
-    "mem_used": Feature("mem_u", 3, _percent),
-    "swap_used": Feature("so", 3, _percent),
-    "disk_usage": Feature("disk_u", 3, _percent),
-    "net_in": Feature("eth1_fi", 6, _as_published),
-    "net_out": Feature("eth1_fo", 6, _as_published),
-    "back_close_wait": Feature("tcp_tw", 6, _as_published),
-    "front_close_wait": Feature("curr_estab", 6, _as_published),
-    "load_average": Feature("load_1", 6, _as_published),
+    "cpu_user": Feature("cpu_r", 3, _to_percent),
+    "cpu_iowait": Feature("disk_wa", 3, _to_percent),
+    "cpu_idle": Feature("cpu_r", 3, _to_percent_left),
+    "mem_used": Feature("mem_u", 3, _to_percent),
+    "swap_used": Feature("so", 3, _to_percent),
+    "disk_usage": Feature("disk_u", 3, _to_percent),
+    "net_in": Feature("eth1_fi", 6, _keep),
+    "net_out": Feature("eth1_fo", 6, _keep),
+    "back_close_wait": Feature("tcp_tw", 6, _keep),
+    "front_close_wait": Feature("curr_estab", 6, _keep),
+    "load_average": Feature("load_1", 6, _keep),
 }
+"""By name. The dataset has six digits. Features that it lacks (cpu_sys, java_cpu, uptime) are left out."""
 
 
 def main() -> int:
-    """Write the sample and say how large it is."""
+    """Write the sample and print its size."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("source", type=Path, help="smd_5min.parquet")
-    parser.add_argument("--out", type=Path, default=Path("examples/fleet/servers.csv.gz"))
-    asked = parser.parse_args()
-    text = sample(asked.source)
-    with asked.out.open("wb") as file, gzip.GzipFile("", "wb", 9, file, mtime=0) as packed:
+    parser.add_argument("source", type=Path, help="the dataset, smd_5min.parquet")
+    parser.add_argument(
+        "--out", type=Path, default=Path("examples/fleet/servers.csv.gz"), help="file to write [default: %(default)s]"
+    )
+    args = parser.parse_args()
+    text = make_sample(args.source)
+    with args.out.open("wb") as file, gzip.GzipFile("", "wb", 9, file, mtime=0) as packed:
         packed.write(text.encode())
-    print(f"{asked.out}: {text.count(chr(10)) - 1:,} rows, {asked.out.stat().st_size:,} bytes")
+    print(f"{args.out}: {text.count(chr(10)) - 1:,} rows, {args.out.stat().st_size:,} bytes")
     return 0
 
 
-def sample(source: Path) -> str:
-    """The sample as CSV, by time and then by server: the order in which a fleet reports."""
+def make_sample(source: Path) -> str:
+    """Make the sample as CSV, by time and then by server: the order in which a fleet reports."""
     import pyarrow.parquet
 
     table = pyarrow.parquet.read_table(source)
@@ -101,7 +103,7 @@ def sample(source: Path) -> str:
     inside = (columns["ts"] >= START_SECONDS) & (columns["ts"] < START_SECONDS + DAYS * 86_400)
     rows = np.nonzero(inside & np.isin(columns["machine"].astype(str), SERVERS))[0]
     rows = rows[np.lexsort((columns["machine"][rows].astype(str), columns["ts"][rows]))]
-    texts = [_texts(columns[one.column][rows], one) for one in FEATURES.values()]
+    texts = [_format_values(columns[one.column][rows], one) for one in FEATURES.values()]
     out = io.StringIO()
     out.write(",".join(["server", "time", *FEATURES]) + "\n")
     keys = zip(columns["machine"][rows], columns["ts"][rows], strict=True)
@@ -110,8 +112,8 @@ def sample(source: Path) -> str:
     return out.getvalue()
 
 
-def _texts(values: NDArray[Any], feature: Feature) -> list[str]:
-    scaled = np.round(feature.scaled(values.astype(np.float64)), feature.digits)
+def _format_values(values: NDArray[Any], feature: Feature) -> list[str]:
+    scaled = np.round(feature.scale(values.astype(np.float64)), feature.digits)
     return [f"{value:.{feature.digits}f}".rstrip("0").rstrip(".") for value in scaled]
 
 

@@ -14,7 +14,7 @@ USAGE_ERROR = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status."""
+    """Run a command; returns its exit status."""
     parser = make_parser()
     args, rest = parser.parse_known_args(arguments)
     if rest and not args.takes_rest:
@@ -39,13 +39,17 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-_LAZY = (
+_LAZY: tuple[tuple[str, str, str | None, str], ...] = (
+    ("replay", "streamd.tools.loadtest.cli", None, "replay a fleet into a daemon and account for each forecast"),
     ("engine", "streamd.tools.engine.command", "build", "make, check and keep engine versions (extra: build)"),
     ("train", "streamd.tools.training.train", "train", "train a network (extra: train)"),
     ("release", "streamd.tools.training.release", "train", "make an engine version of a training run (extra: train)"),
     ("evaluate", "streamd.tools.training.evaluate", "train", "judge an engine version or a run (extra: train)"),
 )
-"""Commands whose modules need an extra: even their arguments are known only once they are imported."""
+"""Name, module, extra and help of the commands whose modules are imported only when they are named.
+
+The module declares the arguments. The extra is `None` if the command needs no extra.
+"""
 
 
 def _run_lazily(args: argparse.Namespace) -> int:
@@ -54,6 +58,8 @@ def _run_lazily(args: argparse.Namespace) -> int:
     try:
         module = importlib.import_module(args.module)
     except ImportError as exc:
+        if args.extra is None:
+            raise
         message = f"{args.prog}: {exc}; install what it needs: pip install 'streamd[{args.extra}]'"
         print(message, file=sys.stderr)  # noqa: T201 - a terminal program
         return USAGE_ERROR
@@ -69,21 +75,31 @@ def _run_lazily(args: argparse.Namespace) -> int:
 
 def _add_serve(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "Every key of config.toml also has an environment variable, STREAMD_<KEY>, as STREAMD_PORT=8002. "
-        "A flag beats its variable, which beats the file."
+        "Every key of config.toml also has an environment variable, STREAMD_<KEY>, such as STREAMD_PORT=8002. "
+        "A flag overrides its variable, which overrides the file."
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="settings in TOML (default: built in)")
-    parser.add_argument("--host", metavar="H", help="address to listen on (127.0.0.1)")
-    parser.add_argument("--port", type=int, metavar="P", help="port to listen on (8002); 0: any that is free")
-    parser.add_argument("--state-dir", metavar="DIR", help="folder of what outlives the process (state)")
-    parser.add_argument("--engines", metavar="DIR", help="folder of engine versions (engines)")
-    parser.add_argument("--engine", metavar="VERSION", help="serve this version (default: the promoted one)")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="file with settings in TOML [default: the built-in settings]"
+    )
+    parser.add_argument("--host", metavar="H", help="address to listen on [default: 127.0.0.1]")
+    parser.add_argument(
+        "--port", type=int, metavar="P", help="port to listen on; 0 takes any free port [default: 8002]"
+    )
+    parser.add_argument(
+        "--state-dir", metavar="DIR", help="folder of the data that outlives the process [default: state]"
+    )
+    parser.add_argument("--engines", metavar="DIR", help="folder of engine versions [default: engines]")
+    parser.add_argument("--engine", metavar="VERSION", help="version to serve [default: the promoted one]")
     parser.add_argument(
         "--backend",
         choices=BACKEND_CHOICES,
-        help="what runs the model (auto: the first of these that works here)",
+        help="backend that runs the model; auto takes the first one that works here [default: auto]",
     )
-    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="(info)")
+    parser.add_argument(
+        "--log-level",
+        choices=("debug", "info", "warning", "error"),
+        help="least severe level that is logged [default: info]",
+    )
     parser.set_defaults(run=_serve)
 
 
@@ -105,7 +121,7 @@ def _serve(args: argparse.Namespace) -> int:
         return USAGE_ERROR
     configure_logs(config.log)
 
-    # A lane that comes back waits for the interpreter at most so long: at the usual 5 ms it stood idle.
+    # A lane whose batch is done waits at most this long for the interpreter: at the usual 5 ms lanes were idle.
     sys.setswitchinterval(1e-3)
 
     async def run() -> int:

@@ -1,1 +1,4 @@
-"""Programs beside the daemon, which never imports them: engine toolchain, training, load test, recorded fleets."""
+"""Programs beside the daemon: the engine toolchain, training, the load test and recorded fleets.
+
+The daemon never imports them.
+"""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from streamd.core.epochs import FINER_TIME_UNITS, guess_finer_unit
 from streamd.tools.fleets.errors import FleetError
 from streamd.tools.fleets.fleet import RecordedFleet, check_grid_size
-from streamd.tools.fleets.tables import EXPECTED_KEYS, SERVER_COLUMNS, TIME_COLUMNS, Table, read_table
+from streamd.tools.fleets.tables import EXPECTED_KEYS, SERVER_COLUMNS, TIME_COLUMNS, Table, load_table
 
 LONG_COLUMNS = ("feature", "value")
 EXPECTED_TIME = "expected epoch seconds or RFC 3339, from 1970 on"
@@ -46,7 +46,7 @@ def read_fleet(path: Path, step_seconds: int, mapping: Mapping[str, ColumnMappin
 
     Several samples of one server within one step are averaged. Raises `FleetError` that names the file and the place.
     """
-    table = read_table(path)
+    table = load_table(path)
     _find_key_columns(table)
     if not len(next(iter(table.columns.values()))):
         raise FleetError(f"{path}: no rows; expected one or more")

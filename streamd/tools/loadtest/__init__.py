@@ -1,5 +1,5 @@
-"""The load replayer: a client that sends a fleet to a daemon, reads its forecasts and accounts for each.
+"""The load test: a client that sends a fleet to a daemon, reads its forecasts and accounts for each of them.
 
-It knows the daemon by its wire contract only and imports nothing else of streamd, so that it can't share
-the daemon's mistakes: what it calls due, context or lost is its own reading of the contract.
+It knows the daemon only by the wire contract and imports nothing of the daemon's packages, so it cannot share the
+daemon's mistakes: it computes by itself which rows are due, with which context, and which are lost.
 """

@@ -1,6 +1,7 @@
-"""Lists of acked rows: written after a replay, read again to skip them, compared with a daemon's windows."""
+"""Lists of acknowledged rows: written after a replay, read to resume it, compared with a daemon's windows.
 
-from __future__ import annotations
+Sends nothing.
+"""
 
 import csv
 from collections import defaultdict
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from streamd.tools.fleets.fleet import Bools, Fleet
-from streamd.tools.loadtest.daemon import DaemonClient, Window
+from streamd.tools.loadtest.daemon import DaemonClient, ServerWindow
 from streamd.tools.loadtest.errors import UsageError
 
 ACKED_HEADER = ["server", "step", "time"]
@@ -18,16 +19,18 @@ ACKED_HEADER = ["server", "step", "time"]
 
 @dataclass(frozen=True, slots=True)
 class AckedComparison:
-    """Of a list with a daemon's windows; ``outside``: rows older than the window that the daemon keeps."""
+    """The comparison of a list of acknowledged rows with the daemon's windows: acked = found + outside + lost."""
 
     acked: int
     found: int
     outside: int
+    """Rows older than the window that the daemon keeps."""
     lost: list[tuple[str, int]]
+    """Server and step of each row that should be in a window and is not."""
 
 
 def write_acked(path: Path, fleet: Fleet, accepted: Bools, step_seconds: int) -> None:
-    """One line for each accepted row: its server, its step and the time at which the step begins."""
+    """Write a line for each accepted row: its server, its step and the time at which the step begins."""
     servers, steps = np.nonzero(accepted.T)
     with path.open("w", newline="", encoding="utf-8") as file:
         lines = csv.writer(file)
@@ -37,10 +40,10 @@ def write_acked(path: Path, fleet: Fleet, accepted: Bools, step_seconds: int) ->
 
 
 def read_acked(path: Path) -> dict[str, list[int]]:
-    """Steps of each server, in the list's order. Raises UsageError."""
+    """Read the steps of each server, in the order of the list. Raises `UsageError`."""
     found: dict[str, list[int]] = defaultdict(list)
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:  # a spreadsheet may have written a mark
+        with path.open(newline="", encoding="utf-8-sig") as file:  # A spreadsheet may have added a byte order mark.
             lines = csv.reader(file)
             if next(lines, None) != ACKED_HEADER:
                 raise UsageError(f"{path}: expected a list of acked rows with the header {','.join(ACKED_HEADER)}")
@@ -51,23 +54,24 @@ def read_acked(path: Path) -> dict[str, list[int]]:
     return found
 
 
-def without(wanted: Bools, fleet: Fleet, acked: dict[str, list[int]]) -> Bools:
-    """``wanted [T, N]`` less the rows of a list."""
-    left = wanted.copy()
+def remove_acked(selected: Bools, fleet: Fleet, acked: dict[str, list[int]]) -> Bools:
+    """Return `selected`, `(T, N) bool`, without the rows of a list."""
+    left = selected.copy()
     for number, server in enumerate(fleet.servers):
         steps = np.array(acked.get(server, []), dtype=np.int64) - fleet.first_step
         left[steps[(steps >= 0) & (steps < len(left))], number] = False
     return left
 
 
-async def verify(daemon: DaemonClient, acked: dict[str, list[int]], context_length: int) -> AckedComparison:
-    """Is every acked row in its server's window? Rows that the window has moved past can't be told."""
-    known = {one.server for one in await daemon.known()}
-    windows = {window.server: window for window in await daemon.windows([name for name in acked if name in known])}
+async def compare_acked(daemon: DaemonClient, acked: dict[str, list[int]], context_length: int) -> AckedComparison:
+    """Look up each acknowledged row in its server's window."""
+    known = {one.server for one in await daemon.fetch_servers()}
+    names = [name for name in acked if name in known]
+    windows = {window.server: window for window in await daemon.fetch_windows(names)}
     found = outside = 0
     lost: list[tuple[str, int]] = []
     for server, steps in acked.items():
-        held, oldest = _held(windows.get(server), context_length)
+        held, oldest = _find_held_steps(windows.get(server), context_length)
         for step in steps:
             if step in held:
                 found += 1
@@ -78,7 +82,8 @@ async def verify(daemon: DaemonClient, acked: dict[str, list[int]], context_leng
     return AckedComparison(found + outside + len(lost), found, outside, lost)
 
 
-def _held(window: Window | None, context_length: int) -> tuple[set[int], float]:
+def _find_held_steps(window: ServerWindow | None, context_length: int) -> tuple[set[int], float]:
+    """Return the steps of which a window has a row, and the oldest step that it can hold."""
     if window is None:
         return set(), float("-inf")
-    return set(window.steps()), round(window.origin / window.step_seconds) - context_length
+    return set(window.list_steps()), round(window.origin / window.step_seconds) - context_length

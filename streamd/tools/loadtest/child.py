@@ -1,6 +1,4 @@
-"""A daemon as a child process: started, waited for until it is ready, and ended. Shows its log when it fails."""
-
-from __future__ import annotations
+"""A daemon as a child process of the demo. Starts and stops it; knows nothing of replays."""
 
 import contextlib
 import os
@@ -24,7 +22,7 @@ class ChildError(ReplayError):
 
 
 class ChildDaemon:
-    """``streamd serve`` with its state and its log in one folder."""
+    """A `streamd serve` process with its state and its log in one folder."""
 
     def __init__(self, config: Path, folder: Path, port: int) -> None:
         self.url = f"http://{HOST}:{port}"
@@ -35,17 +33,17 @@ class ChildDaemon:
 
     @property
     def pid(self) -> int:
-        """Of the running process."""
+        """The process id. Must have been started."""
         assert self._process is not None
         return self._process.pid
 
     @property
-    def running(self) -> bool:
-        """Whether it was started and has not ended."""
+    def is_running(self) -> bool:
+        """Whether the process was started and has not ended."""
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Start it in a session of its own, so that Ctrl-C here does not reach it."""
+        """Start the process in a session of its own, so that Ctrl-C here does not reach it."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
@@ -53,20 +51,20 @@ class ChildDaemon:
             )
 
     def wait_ready(self, seconds: float) -> None:
-        """Until ``/readyz`` says 200. Raises ChildError with the end of the log."""
+        """Wait until `/readyz` answers 200. Raises `ChildError` with the end of the log."""
         give_up_at = time.monotonic() + seconds
         while time.monotonic() < give_up_at:
             assert self._process is not None
             status = self._process.poll()
             if status is not None:
-                raise ChildError(f"the daemon ended with {status} before it was ready\n{self.tail()}")
+                raise ChildError(f"the daemon ended with {status} before it was ready\n{self.read_log_tail()}")
             if self._is_ready():
                 return
             time.sleep(READY_POLL_SECONDS)
-        raise ChildError(f"the daemon was not ready after {seconds:g} s\n{self.tail()}")
+        raise ChildError(f"the daemon was not ready after {seconds:g} s\n{self.read_log_tail()}")
 
     def stop(self, seconds: float = 15.0) -> int | None:
-        """Ask it to drain and wait; kill it when it does not end. Its exit status, None if it never ran."""
+        """Ask the process to drain, and kill it after `seconds`. Returns its exit status, or `None` if it never ran."""
         if self._process is None:
             return None
         if self._process.poll() is None:
@@ -77,29 +75,29 @@ class ChildDaemon:
                 self._process.kill()
         return self._process.wait()
 
-    def leave(self) -> None:
-        """Let it run on after this process."""
+    def detach(self) -> None:
+        """Leave the process running after this one ends."""
         if self._process is not None:
-            # Popen warns of a child that still runs when it is forgotten; here that is the purpose.
+            # Popen warns when its object is destroyed while the child runs; here that is intended.
             self._process.returncode = 0
             self._process = None
 
-    def tail(self) -> str:
-        """The end of its log, indented."""
+    def read_log_tail(self) -> str:
+        """Return the end of the log, indented."""
         lines = self.log.read_text(errors="replace").splitlines()[-LOG_LINES:] if self.log.exists() else []
         return "\n".join([f"the end of {self.log}:", *(f"  {line}" for line in lines)])
 
     def _is_ready(self) -> bool:
         try:
-            with urllib.request.urlopen(f"{self.url}/readyz", timeout=2.0) as answer:
-                return bool(answer.status == 200)
-        except OSError:  # not listening yet, or 503: not ready yet
+            with urllib.request.urlopen(f"{self.url}/readyz", timeout=2.0) as response:
+                return bool(response.status == 200)
+        except OSError:  # The daemon does not listen yet, or answers 503 because it is not ready.
             return False
 
 
-def free_port(wanted: int | None = None) -> int:
-    """``wanted`` if nobody listens there, otherwise one that the system picks."""
-    for port in (wanted, 0):
+def find_free_port(preferred: int | None = None) -> int:
+    """Return the `preferred` port if it is free, otherwise one that the system picks. Raises `ChildError`."""
+    for port in (preferred, 0):
         if port is None:
             continue
         with contextlib.suppress(OSError), socket.socket() as probe:

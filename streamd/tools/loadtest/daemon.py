@@ -1,6 +1,7 @@
-"""What the daemon says of itself over HTTP: its contract, its counts, and which rows its windows hold."""
+"""The daemon's contract, its counts and the rows of its windows, read over HTTP.
 
-from __future__ import annotations
+Sends no samples and receives no forecasts.
+"""
 
 import asyncio
 from typing import Any, TypeVar
@@ -14,18 +15,20 @@ from streamd.tools.fleets.fleet import Bools, Fleet
 from streamd.tools.loadtest.errors import UnreachableError
 
 REQUEST_SECONDS = 10.0
-PAGE = 1000
-# Windows are read one by one so that what the daemon already holds is known exactly; beyond so many
-# servers a window is taken to be free of gaps.
+PAGE_SERVERS = 1000
 EXACT_SERVERS = 500
-ABREAST = 16
+"""Up to so many servers each window is read, so that the rows which the daemon already holds are known exactly.
+
+With more servers a window is assumed to have no gaps.
+"""
+CONCURRENT_REQUESTS = 16
 
 
 T = TypeVar("T")
 
 
 class DaemonContract(msgspec.Struct, frozen=True):
-    """What the daemon's model takes and gives."""
+    """The inputs and outputs of the daemon's model."""
 
     features: list[str]
     targets: list[str]
@@ -33,10 +36,11 @@ class DaemonContract(msgspec.Struct, frozen=True):
     context_length: int
     horizon: int
     step_seconds: int
-    need: int  # rows that a window must have to be forecast
+    need: int
+    """Rows that a window must have to be forecast."""
 
 
-class Rows(msgspec.Struct, frozen=True):
+class RowTotals(msgspec.Struct, frozen=True):
     """The daemon's totals since it started."""
 
     closed: int = 0
@@ -47,18 +51,19 @@ class Rows(msgspec.Struct, frozen=True):
     failed: int = 0
     forgotten: int = 0
 
-    def since(self, before: Rows) -> Rows:
-        """What was counted after ``before``."""
+    def count_since(self, before: "RowTotals") -> "RowTotals":
+        """Return the rows that were counted after `before`."""
         names = self.__struct_fields__
-        return Rows(**{name: getattr(self, name) - getattr(before, name) for name in names})
+        return RowTotals(**{name: getattr(self, name) - getattr(before, name) for name in names})
 
 
-class Status(msgspec.Struct, frozen=True):
-    """The part of ``/v1/status`` that a replay needs."""
+class DaemonStatus(msgspec.Struct, frozen=True):
+    """The part of `/v1/status` that a replay needs."""
 
     contract: DaemonContract
-    rows: Rows
-    due: int = 0  # waiting now
+    rows: RowTotals
+    due: int = 0
+    """Rows that wait for their forecast at this moment."""
     in_flight: int = 0
     uptime_seconds: float = 0.0
     backend: str = ""
@@ -66,92 +71,100 @@ class Status(msgspec.Struct, frozen=True):
     precision: str = ""
 
     @property
-    def idle(self) -> bool:
-        """Whether nothing waits and nothing runs."""
+    def is_idle(self) -> bool:
+        """Whether no row waits for its forecast and no batch runs."""
         return self.due == 0 and self.in_flight == 0
 
 
-class Known(msgspec.Struct, frozen=True):
-    """One line of ``/v1/servers``."""
+class KnownServer(msgspec.Struct, frozen=True):
+    """An entry of `/v1/servers`."""
 
     server: str
     have: int = 0
     origin: float | None = None
 
 
-class Page(msgspec.Struct, frozen=True):
-    """One page of ``/v1/servers``; ``next`` is None on the last one."""
+class ServerPage(msgspec.Struct, frozen=True):
+    """A page of `/v1/servers`; `next` is `None` on the last one."""
 
-    servers: list[Known]
+    servers: list[KnownServer]
     next: str | int | None = None
 
 
-class Window(msgspec.Struct, frozen=True):
-    """``/v1/servers?server=NAME``: ``values[row][feature]``, oldest first, None where missing."""
+class ServerWindow(msgspec.Struct, frozen=True):
+    """The window of one server, from `/v1/servers?server=NAME`."""
 
     server: str
     step_seconds: float
     origin: float
     values: list[list[float | None]]
+    """`(rows, features)`, the oldest row first; `None` where missing."""
     features: list[str] = []
     have: int = 0
 
-    def steps(self) -> list[int]:
-        """The steps of which the window really has a row, oldest first."""
+    def list_steps(self) -> list[int]:
+        """Return the steps of which the window really has a row, the oldest first."""
         newest = round(self.origin / self.step_seconds) - 1
         oldest = newest - len(self.values) + 1
         return [oldest + row for row, values in enumerate(self.values) if any(value is not None for value in values)]
 
 
 class DaemonClient:
-    """A running daemon, asked over HTTP. Every call raises UnreachableError when it gets no usable answer."""
+    """A client of a running daemon's HTTP routes.
+
+    Each call raises `UnreachableError` if it gets no usable answer.
+    """
 
     def __init__(self, session: aiohttp.ClientSession, base_url: str) -> None:
         self._session = session
         self._base_url = base_url
 
-    async def status(self) -> Status:
-        """``/v1/status`` as it is now."""
-        return await self._get("/v1/status", Status)
+    async def fetch_status(self) -> DaemonStatus:
+        """Read `/v1/status`."""
+        return await self._get("/v1/status", DaemonStatus)
 
-    async def known(self) -> list[Known]:
-        """All servers that the daemon knows, page by page."""
-        found: list[Known] = []
-        path = f"/v1/servers?limit={PAGE}"
+    async def fetch_servers(self) -> list[KnownServer]:
+        """Read all servers that the daemon knows, page by page."""
+        found: list[KnownServer] = []
+        path = f"/v1/servers?limit={PAGE_SERVERS}"
         while True:
-            page = await self._get(path, Page)
+            page = await self._get(path, ServerPage)
             found += page.servers
             if page.next is None or not page.servers:
                 return found
-            path = f"/v1/servers?limit={PAGE}&cursor={quote(str(page.next), safe='')}"
+            path = f"/v1/servers?limit={PAGE_SERVERS}&cursor={quote(str(page.next), safe='')}"
 
-    async def window(self, server: str) -> Window:
-        """What the window of one server holds."""
-        return await self._get(f"/v1/servers?server={quote(server, safe='')}", Window)  # a path cannot hold every name
+    async def fetch_window(self, server: str) -> ServerWindow:
+        """Read the window of one server."""
+        # The name is in the query, because a path cannot contain every name.
+        return await self._get(f"/v1/servers?server={quote(server, safe='')}", ServerWindow)
 
-    async def windows(self, servers: list[str]) -> list[Window]:
-        """Several windows, a few requests abreast."""
-        gate = asyncio.Semaphore(ABREAST)
+    async def fetch_windows(self, servers: list[str]) -> list[ServerWindow]:
+        """Read several windows, at most `CONCURRENT_REQUESTS` at a time."""
+        gate = asyncio.Semaphore(CONCURRENT_REQUESTS)
 
-        async def one(server: str) -> Window:
+        async def one(server: str) -> ServerWindow:
             async with gate:
-                return await self.window(server)
+                return await self.fetch_window(server)
 
         return await asyncio.gather(*map(one, servers))
 
-    async def prior(self, fleet: Fleet, context_length: int, step_seconds: int) -> Bools:
-        """``[context_length - 1 + T, N]``: rows that the daemon holds, on the fleet's grid and before it."""
+    async def fetch_held_rows(self, fleet: Fleet, context_length: int, step_seconds: int) -> Bools:
+        """Return the rows that the daemon already holds, `(context_length - 1 + T, N) bool`.
+
+        The first `context_length - 1` steps are those before the fleet's grid.
+        """
         held = np.zeros((context_length - 1 + fleet.steps, len(fleet.servers)), dtype=np.bool_)
         numbers = {name: number for number, name in enumerate(fleet.servers)}
-        known = [one for one in await self.known() if one.server in numbers and one.have and one.origin]
+        known = [one for one in await self.fetch_servers() if one.server in numbers and one.have and one.origin]
         begin = fleet.first_step - (context_length - 1)
         if len(known) <= EXACT_SERVERS:
-            for window in await self.windows([one.server for one in known]):
-                _mark(held, numbers[window.server], np.array(window.steps(), dtype=np.int64) - begin)
+            for window in await self.fetch_windows([one.server for one in known]):
+                _mark_held(held, numbers[window.server], np.array(window.list_steps(), dtype=np.int64) - begin)
             return held
         for one in known:
             newest = round((one.origin or 0.0) / step_seconds) - 1
-            _mark(held, numbers[one.server], np.arange(newest - one.have + 1, newest + 1) - begin)
+            _mark_held(held, numbers[one.server], np.arange(newest - one.have + 1, newest + 1) - begin)
         return held
 
     async def _get(self, path: str, kind: type[T]) -> T:
@@ -168,8 +181,8 @@ class DaemonClient:
         try:
             return msgspec.json.decode(body, type=kind)
         except msgspec.MsgspecError as error:
-            raise UnreachableError(f"{url}: {error}; expected {kind.__name__} as the wire contract has it") from error
+            raise UnreachableError(f"{url}: {error}; expected {kind.__name__} as in the wire contract") from error
 
 
-def _mark(held: Bools, server: int, at: np.ndarray[Any, np.dtype[np.int64]]) -> None:
+def _mark_held(held: Bools, server: int, at: np.ndarray[Any, np.dtype[np.int64]]) -> None:
     held[at[(at >= 0) & (at < len(held))], server] = True

@@ -1,33 +1,39 @@
-"""What can stop a replay, each with the exit status it ends in. Knows nothing of sockets or files."""
+"""The errors that can stop a replay, each with the exit status it leads to. Knows nothing of sockets or files."""
 
 from enum import IntEnum
 
 
 class Exit(IntEnum):
-    """Exit statuses of ``scripts/replay.py``."""
+    """The exit statuses of `streamd replay`."""
 
-    COMPLETE = 0  # everything due was received or superseded
-    LOST = 1  # something was missing, duplicated, unacked, not kept, disordered or of the wrong context
-    USAGE = 2  # an option or an input file is wrong
-    UNREACHABLE = 3  # no daemon answered at the start
-    NOTHING = 4  # nothing was lost, and nothing was verified: no row was sent, accepted or due
-    INTERRUPTED = 130  # SIGINT, as shells count it
+    COMPLETE = 0
+    """Every due row was received or superseded."""
+    LOST = 1
+    """Something was missing, duplicated, unacknowledged, not kept, out of order or of the wrong context."""
+    USAGE = 2
+    """An option or an input file is wrong."""
+    UNREACHABLE = 3
+    """No daemon answered at the start."""
+    NOTHING = 4
+    """Nothing was lost and nothing was verified: no row was sent, accepted or due."""
+    INTERRUPTED = 130
+    """Stopped by SIGINT; shells use this number."""
 
 
 class ReplayError(Exception):
-    """Root of what the replayer raises itself."""
+    """The root of the load test's own errors."""
 
     exit = Exit.LOST
 
 
 class UsageError(ReplayError):
-    """An option, a column or a file that can't be used as given."""
+    """An option, a column or a file that cannot be used as given."""
 
     exit = Exit.USAGE
 
 
 class UnreachableError(ReplayError):
-    """No daemon answers, or what answers doesn't speak the contract."""
+    """No daemon answers, or the answer is not of the wire contract."""
 
     exit = Exit.UNREACHABLE
 
@@ -39,4 +45,4 @@ class NothingError(ReplayError):
 
 
 class LinkLostError(ReplayError):
-    """A connection that was open ended, or stopped answering."""
+    """A connection that was open has ended, or no longer answers."""

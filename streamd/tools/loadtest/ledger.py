@@ -1,23 +1,22 @@
-"""What was sent and what came back, row by row, in arrays that several processes write to.
+"""The record of the rows that were sent and the forecasts that were received, in arrays that processes share.
 
-A sender writes only its own servers' cells, a subscriber only its own plane, so nothing is locked.
+A sender writes only the cells of its own servers, a subscriber only its own plane, so there are no locks.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum, auto
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-Line = NDArray[np.int64]
+CountRow = NDArray[np.int64]
+"""The counts of one connection or one subscriber, indexed by `LedgerCount`."""
 
 
 class LedgerCount(IntEnum):
-    """Columns of ``Ledger.counts``; a connection's and a subscriber's lines use the same columns."""
+    """The columns of `Ledger.counts`, for connections and subscribers alike."""
 
     FRAMES_SENT = 0
     FRAMES_ANSWERED = auto()
@@ -25,20 +24,26 @@ class LedgerCount(IntEnum):
     SAMPLES_ACCEPTED = auto()
     SAMPLES_REJECTED = auto()
     FRAMES_RESENT = auto()
-    THROTTLED = auto()  # times that the daemon was too busy and said when to come back
+    THROTTLED = auto()
+    """How many times the daemon was too busy and named a time to retry."""
     RECONNECTS = auto()
     FORECAST_FRAMES = auto()
     FORECASTS = auto()
-    DISORDERED = auto()  # forecasts with a quantile above the next one, or NaN
-    INFINITE = auto()  # forecasts with a value that its dtype can't hold
-    LAGGED = auto()  # forecasts that the daemon says it dropped for this subscriber
-    FOREIGN = auto()  # forecasts of servers or steps that this replay does not send
-    MALFORMED = auto()  # frames that could not be read
+    DISORDERED = auto()
+    """Forecasts with a quantile above the next one, or with NaN."""
+    INFINITE = auto()
+    """Forecasts with a value that their dtype cannot hold."""
+    LAGGED = auto()
+    """Forecasts that the daemon reports as dropped for this subscriber."""
+    FOREIGN = auto()
+    """Forecasts of servers or steps that this replay does not send."""
+    MALFORMED = auto()
+    """Frames that could not be read."""
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerShape:
-    """Of the ledger's arrays: T steps, N servers, C connections, S subscribers."""
+    """The sizes of the ledger's arrays: T steps, N servers, C connections, S subscribers."""
 
     steps: int
     servers: int
@@ -46,32 +51,39 @@ class LedgerShape:
     subscribers: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ledger:
-    """Times are of the monotonic clock, which all processes of one machine share."""
+    """The arrays of a replay. Times are of the monotonic clock, which all processes of one machine share."""
 
     shape: LedgerShape
-    sent_at: NDArray[np.float64]  # [T, N], when the row's last sample was to be sent; 0 where it was not
-    # [T, N], 0 until a sample of the row is acked as accepted; then 1, and one more for each time that its
-    # connection had been lost when the sample was first sent.
+    sent_at: NDArray[np.float64]
+    """`(T, N)`: the time at which the row's last sample was to be sent; 0 if it was not sent."""
     accepted: NDArray[np.uint8]
-    received: NDArray[np.uint8]  # [S, T, N], how many forecasts came for the row
-    context: NDArray[np.int16]  # [S, T, N], the context that the forecast told
-    latency_seconds: NDArray[np.float32]  # [S, T, N], from sent_at to receipt
-    counts: NDArray[np.int64]  # [C + S, Count], a line a connection, then a line a subscriber
+    """`(T, N)`: the connection's generation in which the accepted row was first sent; 0 if it is not accepted.
+
+    The generation is 1 until the connection is lost for the first time, then 2, and so on.
+    """
+    received: NDArray[np.uint8]
+    """`(S, T, N)`: how many forecasts of the row were received."""
+    context: NDArray[np.int16]
+    """`(S, T, N)`: the context that the forecast states."""
+    latency_seconds: NDArray[np.float32]
+    """`(S, T, N)`: from `sent_at` to the receipt."""
+    counts: NDArray[np.int64]
+    """`(C + S, LedgerCount)`: a line for each connection, then a line for each subscriber."""
 
     @classmethod
-    def create(cls, shape: LedgerShape, folder: Path | None = None) -> Ledger:
-        """An empty ledger: in memory, or in files under ``folder`` that other processes can open."""
-        return cls._with(shape, folder, "w+")
+    def create(cls, shape: LedgerShape, folder: Path | None = None) -> Self:
+        """Create an empty ledger: in memory, or in files under `folder` that other processes can open."""
+        return cls._map_arrays(shape, folder, "w+")
 
     @classmethod
-    def open(cls, shape: LedgerShape, folder: Path) -> Ledger:
-        """A ledger that another process created."""
-        return cls._with(shape, folder, "r+")
+    def open(cls, shape: LedgerShape, folder: Path) -> Self:
+        """Open a ledger that another process created."""
+        return cls._map_arrays(shape, folder, "r+")
 
     @classmethod
-    def _with(cls, shape: LedgerShape, folder: Path | None, mode: str) -> Ledger:
+    def _map_arrays(cls, shape: LedgerShape, folder: Path | None, mode: str) -> Self:
         grid = (shape.steps, shape.servers)
         planes = (shape.subscribers, *grid)
 
@@ -90,16 +102,16 @@ class Ledger:
             counts=array("counts", np.int64, (shape.connections + shape.subscribers, len(LedgerCount))),
         )
 
-    def connection(self, index: int) -> Line:
-        """The line of counts of one connection."""
-        line: Line = self.counts[index]
+    def connection_counts(self, index: int) -> CountRow:
+        """Return a view of the counts of one connection."""
+        line: CountRow = self.counts[index]
         return line
 
-    def subscriber(self, index: int) -> Line:
-        """The line of counts of one subscriber."""
-        line: Line = self.counts[self.shape.connections + index]
+    def subscriber_counts(self, index: int) -> CountRow:
+        """Return a view of the counts of one subscriber."""
+        line: CountRow = self.counts[self.shape.connections + index]
         return line
 
-    def total(self, count: LedgerCount) -> int:
-        """A count over all connections and subscribers."""
+    def sum_count(self, count: LedgerCount) -> int:
+        """Sum a count over all connections and subscribers."""
         return int(self.counts[:, count].sum())

@@ -1,6 +1,4 @@
-"""Connections to the daemon's ingest, WebSocket or HTTP, behind one face. Moves bytes, judges nothing."""
-
-from __future__ import annotations
+"""Connections to the daemon's ingest routes, WebSocket or HTTP, behind one interface. Moves bytes, judges nothing."""
 
 import asyncio
 import contextlib
@@ -11,34 +9,36 @@ import aiohttp
 import msgspec
 
 from streamd.tools.loadtest.errors import LinkLostError
-from streamd.tools.loadtest.wire import ClientEncoding, Reply, decode_reply
+from streamd.tools.loadtest.wire import REPLY_DECODERS, ClientEncoding, IngestReply
 
 CONNECT_SECONDS = 5.0
 CLOSE_SECONDS = 2.0
 TOO_BUSY = 429
 SERVER_ERRORS = 500
 UNAVAILABLE = 503
-BUSY = "busy"  # a reply's type of our own: told to come back later, and going to
+BUSY = "busy"
+"""A reply type that the wire does not have: the daemon was too busy, and the link will try again by itself."""
 
 
 class Link(Protocol):
-    """One connection. Replies go to the callback that it was made with, ``None`` once it is lost."""
+    """A connection. It calls `on_reply` with each reply, and with `None` once the connection is lost."""
 
     async def open(self) -> None:
-        """Connect, or connect again. Raises LinkLostError."""
+        """Connect, or connect again. Raises `LinkLostError`."""
 
     async def send(self, payload: bytes, identity: int) -> None:
-        """Send one frame. Raises LinkLostError."""
+        """Send one frame. Raises `LinkLostError`."""
 
     async def close(self) -> None:
-        """Hang up; harmless when closed."""
+        """Close the connection; a no-op if it is closed."""
 
 
-OnReply = Callable[[Reply | None], None]
+OnReply = Callable[[IngestReply | None], None]
+"""Called with each reply, and with `None` once the connection is lost."""
 
 
 class WebSocketLink:
-    """``GET /v1/ingest``: frames go out one after another, acks come back in their own time."""
+    """`GET /v1/ingest`: frames are sent one after another, and acks arrive later."""
 
     def __init__(
         self, session: aiohttp.ClientSession, base_url: str, encoding: ClientEncoding, on_reply: OnReply
@@ -51,7 +51,7 @@ class WebSocketLink:
         self._reading: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """See ``Link.open``."""
+        """Connect, as `Link.open`."""
         await self.close()
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
@@ -61,7 +61,7 @@ class WebSocketLink:
         self._reading = asyncio.create_task(self._read(self._socket))
 
     async def send(self, payload: bytes, identity: int) -> None:
-        """See ``Link.send``."""
+        """Send one frame, as `Link.send`."""
         socket = self._socket
         if socket is None or socket.closed:
             raise LinkLostError(f"{self._url}: closed by the daemon")
@@ -74,7 +74,7 @@ class WebSocketLink:
             raise LinkLostError(f"{self._url}: {error}") from error
 
     async def close(self) -> None:
-        """See ``Link.close``."""
+        """Close the connection, as `Link.close`."""
         if self._reading is not None:
             self._reading.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -91,14 +91,14 @@ class WebSocketLink:
             if message.type in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
                 encoding = ClientEncoding.JSON if message.type is aiohttp.WSMsgType.TEXT else ClientEncoding.MSGPACK
                 try:
-                    self._on_reply(decode_reply[encoding](message.data))
+                    self._on_reply(REPLY_DECODERS[encoding](message.data))
                 except msgspec.MsgspecError:
-                    self._on_reply(Reply(type="malformed"))
+                    self._on_reply(IngestReply(type="malformed"))
         self._on_reply(None)
 
 
 class HttpLink:
-    """``POST /v1/samples`` over one kept-alive connection: a request is answered before the next one goes."""
+    """`POST /v1/samples` over one kept-alive connection: each request is answered before the next is sent."""
 
     def __init__(
         self, session: aiohttp.ClientSession, base_url: str, encoding: ClientEncoding, on_reply: OnReply
@@ -109,21 +109,21 @@ class HttpLink:
         self._on_reply = on_reply
 
     async def open(self) -> None:
-        """Nothing to do ahead: the session connects with the first request, and again when it must."""
+        """Do nothing: the session connects with the first request, and again if it must."""
 
     async def send(self, payload: bytes, identity: int) -> None:
-        """See ``Link.send``; returns when the request is answered, however often it had to be tried."""
+        """Send one frame, and return once it is answered, after as many attempts as it takes."""
         while True:
             reply = await self._post(payload)
             reply.id = identity
             if reply.retry_after is None:
                 self._on_reply(reply)
                 return
-            # Tried again right here: what follows on this connection must not overtake it.
-            self._on_reply(Reply(type=BUSY, id=identity))
+            # The retry is here, because later frames of this connection must not overtake this one.
+            self._on_reply(IngestReply(type=BUSY, id=identity))
             await asyncio.sleep(reply.retry_after)
 
-    async def _post(self, payload: bytes) -> Reply:
+    async def _post(self, payload: bytes) -> IngestReply:
         try:
             async with self._session.post(self._url, data=payload, headers=self._headers) as response:
                 body = await response.read()
@@ -131,23 +131,23 @@ class HttpLink:
             raise LinkLostError(f"{self._url}: {str(error) or 'no answer'}") from error
         if response.status >= SERVER_ERRORS and response.status != UNAVAILABLE:
             raise LinkLostError(f"{self._url}: HTTP {response.status}")
-        return _http_reply(response, body)
+        return _decode_http_reply(response, body)
 
     async def close(self) -> None:
-        """The session owns the connection."""
+        """Do nothing: the session owns the connection."""
 
 
-def _http_reply(response: aiohttp.ClientResponse, body: bytes) -> Reply:
+def _decode_http_reply(response: aiohttp.ClientResponse, body: bytes) -> IngestReply:
     packed = response.content_type.endswith("msgpack")
     try:
-        reply = decode_reply[ClientEncoding.MSGPACK if packed else ClientEncoding.JSON](body)
+        reply = REPLY_DECODERS[ClientEncoding.MSGPACK if packed else ClientEncoding.JSON](body)
     except msgspec.MsgspecError:
-        reply = Reply()
+        reply = IngestReply()
     if response.status != 200:
         reply.code = reply.code or f"http_{response.status}"
     if response.status in (TOO_BUSY, UNAVAILABLE):
         try:
             reply.retry_after = float(response.headers.get("Retry-After", "1"))
         except ValueError:
-            reply.retry_after = 1.0  # an HTTP date: a second is near enough to try again
+            reply.retry_after = 1.0  # An HTTP date: retrying after a second is close enough.
     return reply

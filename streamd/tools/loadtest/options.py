@@ -1,169 +1,312 @@
-"""The replayer's command line: what can be asked, and what a run is made of from it."""
-
-from __future__ import annotations
+"""The options of `streamd replay`, and the plain data made from them. Reads no file, opens no connection."""
 
 import argparse
 from pathlib import Path
 
 from streamd.tools.loadtest.errors import UsageError
 from streamd.tools.loadtest.plan import Pace
-from streamd.tools.loadtest.result import Setup
-from streamd.tools.loadtest.sender import Patience
+from streamd.tools.loadtest.result import ReplaySetup
+from streamd.tools.loadtest.sender import ConnectionLimits
 from streamd.tools.loadtest.subscriber import SubscriptionOptions
 from streamd.tools.loadtest.wire import ClientEncoding, ClientForm
-from streamd.tools.loadtest.workers import Wire
+from streamd.tools.loadtest.workers import WireOptions
 
-SAMPLE = Path("examples/fleet/servers.csv.gz")
+EXAMPLE_FLEET = Path("examples/fleet/servers.csv.gz")
 
 EPILOG = """\
 examples:
-  replay the shipped servers at 600 times real time:
-    .venv/bin/python scripts/replay.py --context-rows 288 --limit-rows 48 --speed 600
+  replay the example fleet at 600 times real time:
+    streamd replay --context-rows 288 --limit-rows 48 --speed 600
   4,000 rows/s of 20,000 synthetic servers, forecasts as MessagePack batches of float16:
-    .venv/bin/python scripts/replay.py --synthetic 20000 --context-rows 288 --rate 4000 --duration 60 \\
+    streamd replay --synthetic 20000 --context-rows 288 --rate 4000 --duration 60 \\
       --connections 8 --form columns --encoding msgpack --samples-a-frame 100 --dtype float16 --processes 2
-exit status: 0 complete, 1 something was lost, 2 wrong usage, 3 no daemon, 4 nothing was verified (no row was sent,
-accepted or due), 130 interrupted. A sample that the daemon rejects is not lost: it is counted, with the reason.
+exit status: 0 complete; 1 something was lost; 2 wrong usage; 3 no daemon answered; 4 nothing was verified (no row was
+sent, accepted or due); 130 interrupted. A sample that the daemon rejects is not lost: it is counted, with the reason.
 """
 
 
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Read a command line; exits with 2, as argparse does, when it is wrong."""
-    parser = argparse.ArgumentParser(
-        prog="replay.py",
-        description="Replay a fleet's metrics into a daemon, read its forecasts, and account for every one.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the command."""
+    parser.epilog = EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument(
-        "files", nargs="*", type=Path, metavar="FILE", help=f".csv, .csv.gz or .parquet (default: {SAMPLE})"
+        "files",
+        nargs="*",
+        type=Path,
+        metavar="FILE",
+        help=f"recorded fleets as .csv, .csv.gz or .parquet [default: {EXAMPLE_FLEET}]",
     )
-    parser.add_argument("--url", default="http://127.0.0.1:8002", help="of the daemon (default: %(default)s)")
-    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    parser.add_argument("--url", default="http://127.0.0.1:8002", help="address of the daemon [default: %(default)s]")
+    parser.add_argument("--quiet", action="store_true", help="no progress on standard error [default: progress]")
     _add_fleet(parser.add_argument_group("fleet"))
-    _add_pace(parser.add_argument_group("pace (neither: as fast as acks allow)"))
+    _add_pace(parser.add_argument_group("pace (without --rate and --speed: as fast as acks arrive)"))
     _add_wire(parser.add_argument_group("samples on the wire"))
     _add_subscribers(parser.add_argument_group("subscribers"))
-    _add_patience(parser.add_argument_group("patience and results"))
-    return parser.parse_args(arguments)
+    _add_limits(parser.add_argument_group("limits and results"))
 
 
 def _add_fleet(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--servers", type=_positive, metavar="N", help="only the first N servers of the files")
-    group.add_argument("--synthetic", type=_positive, metavar="N", help="N servers made from the files' series")
-    group.add_argument("--seed", type=int, default=1, help="of the synthetic fleet (default: %(default)s)")
     group.add_argument(
-        "--skip-rows", type=_natural, default=0, metavar="N", help="leave out each server's first N steps"
+        "--servers", type=_parse_positive, metavar="N", help="number of servers taken from the files [default: all]"
     )
-    group.add_argument("--context-rows", type=_natural, default=0, metavar="N", help="steps sent fast before measuring")
-    group.add_argument("--limit-rows", type=_positive, metavar="N", help="steps of each server in the measured stretch")
-    group.add_argument("--shift-to-now", action="store_true", help="move times so that the last row is the newest now")
     group.add_argument(
-        "--map", action="append", default=[], metavar="FEATURE=[FACTOR*]COLUMN", help="name a file's column"
+        "--synthetic",
+        type=_parse_positive,
+        metavar="N",
+        help="number of synthetic servers made from the files' series [default: the recorded servers]",
     )
-    group.add_argument("--resume", type=Path, metavar="LIST", help="leave out the rows of an --acked-list")
+    group.add_argument("--seed", type=int, default=1, help="seed of the synthetic fleet [default: %(default)s]")
+    group.add_argument(
+        "--skip-rows",
+        type=_parse_natural,
+        default=0,
+        metavar="N",
+        help="steps left out at the beginning of the files [default: %(default)s]",
+    )
+    group.add_argument(
+        "--context-rows",
+        type=_parse_natural,
+        default=0,
+        metavar="N",
+        help="steps sent as history, as fast as acks arrive, before the measured stretch [default: %(default)s]",
+    )
+    group.add_argument(
+        "--limit-rows",
+        type=_parse_positive,
+        metavar="N",
+        help="steps of each server in the measured stretch [default: by --duration, else all of the files]",
+    )
+    group.add_argument(
+        "--shift-to-now",
+        action="store_true",
+        help="times moved so that the last row is of the step that just ended [default: times of the files]",
+    )
+    group.add_argument(
+        "--map",
+        action="append",
+        default=[],
+        metavar="FEATURE=[FACTOR*]COLUMN",
+        help="column of a feature, with a factor for its unit; may be repeated [default: columns named as features]",
+    )
+    group.add_argument(
+        "--resume", type=Path, metavar="LIST", help="file of an --acked-list whose rows are left out [default: no file]"
+    )
 
 
 def _add_pace(group: argparse._ArgumentGroup) -> None:
     pace = group.add_mutually_exclusive_group()
-    pace.add_argument("--rate", type=_above_zero, metavar="ROWS", help="rows a second of the whole fleet")
-    pace.add_argument("--speed", type=_above_zero, metavar="X", help="multiple of real time")
-    group.add_argument("--burst", action="store_true", help="with --speed: all servers at the beginning of a step")
-    group.add_argument("--duration", type=_above_zero, metavar="SECONDS", help="end the measured stretch after so long")
+    pace.add_argument(
+        "--rate",
+        type=_parse_above_zero,
+        metavar="ROWS",
+        help="rows a second of the whole fleet [default: as fast as acks arrive]",
+    )
+    pace.add_argument(
+        "--speed", type=_parse_above_zero, metavar="X", help="multiple of real time [default: as fast as acks arrive]"
+    )
+    group.add_argument(
+        "--burst",
+        action="store_true",
+        help="with --speed: all servers at the beginning of each step [default: evenly over the step]",
+    )
+    group.add_argument(
+        "--duration",
+        type=_parse_above_zero,
+        metavar="SECONDS",
+        help="longest time of the measured stretch [default: until all rows are sent]",
+    )
 
 
 def _add_wire(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--transport", choices=("websocket", "http"), default="websocket")
-    group.add_argument("--encoding", type=ClientEncoding, choices=list(ClientEncoding), default=ClientEncoding.JSON)
-    group.add_argument("--form", type=ClientForm, choices=list(ClientForm), default=ClientForm.SAMPLES)
-    group.add_argument("--connections", type=_positive, default=1, metavar="C")
-    group.add_argument("--samples-a-frame", type=_positive, default=1, metavar="B")
-    group.add_argument("--split", type=_positive, default=1, metavar="K", help="send each row as K samples")
+    group.add_argument(
+        "--transport",
+        choices=("websocket", "http"),
+        default="websocket",
+        help="protocol of the samples [default: %(default)s]",
+    )
+    group.add_argument(
+        "--encoding",
+        type=ClientEncoding,
+        choices=list(ClientEncoding),
+        default=ClientEncoding.JSON,
+        help="encoding of the samples [default: %(default)s]",
+    )
+    group.add_argument(
+        "--form",
+        type=ClientForm,
+        choices=list(ClientForm),
+        default=ClientForm.SAMPLES,
+        help="form of the samples: each on its own, or many servers in columns [default: %(default)s]",
+    )
+    group.add_argument(
+        "--connections",
+        type=_parse_positive,
+        default=1,
+        metavar="C",
+        help="number of connections that send [default: %(default)s]",
+    )
+    group.add_argument(
+        "--samples-a-frame",
+        type=_parse_positive,
+        default=1,
+        metavar="B",
+        help="samples in each frame of the measured stretch [default: %(default)s]",
+    )
+    group.add_argument(
+        "--split",
+        type=_parse_positive,
+        default=1,
+        metavar="K",
+        help="number of samples into which each row is split [default: %(default)s]",
+    )
 
 
 def _add_subscribers(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--subscribers", type=_natural, default=1, metavar="N")
     group.add_argument(
-        "--subscriber-encoding", type=ClientEncoding, choices=list(ClientEncoding), default=ClientEncoding.MSGPACK
+        "--subscribers",
+        type=_parse_natural,
+        default=1,
+        metavar="N",
+        help="number of subscribers to the forecasts [default: %(default)s]",
     )
-    group.add_argument("--glob", action="append", metavar="GLOB", help="servers to subscribe to (default: *)")
-    group.add_argument("--targets", type=_names, default=(), metavar="A,B")
-    group.add_argument("--every", type=_positive, metavar="STEPS", help="only every so-many-th step of the horizon")
-    group.add_argument("--dtype", choices=("float16", "float32"), help="of MessagePack values")
-    group.add_argument("--one-by-one", action="store_true", help="a frame a forecast instead of one a micro-batch")
-
-
-def _add_patience(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--processes", type=_positive, default=1, metavar="P", help="senders and readers apart from 2 on"
+        "--subscriber-encoding",
+        type=ClientEncoding,
+        choices=list(ClientEncoding),
+        default=ClientEncoding.MSGPACK,
+        help="encoding of the forecasts [default: %(default)s]",
     )
-    group.add_argument("--in-flight", type=_positive, default=8, metavar="FRAMES", help="a connection, closed loop")
-    group.add_argument("--ack-timeout", type=_above_zero, default=30.0, metavar="SECONDS")
-    group.add_argument("--reconnect", type=_not_negative, default=0.0, metavar="SECONDS", help="try again for so long")
-    group.add_argument("--settle", type=_above_zero, default=15.0, metavar="SECONDS", help="without change, then judge")
-    group.add_argument("--acked-list", type=Path, metavar="FILE", help="write each acked (server, step, time)")
     group.add_argument(
-        "--verify", type=Path, metavar="LIST", help="send nothing: is each row of an --acked-list there?"
+        "--glob",
+        action="append",
+        metavar="GLOB",
+        help="pattern of the servers to subscribe to; may be repeated [default: *]",
     )
-    group.add_argument("--json", type=Path, metavar="FILE", help="write the result")
+    group.add_argument(
+        "--targets", type=_parse_names, default=(), metavar="A,B", help="targets to subscribe to [default: all]"
+    )
+    group.add_argument(
+        "--every", type=_parse_positive, metavar="STEPS", help="distance between the steps of a forecast [default: 1]"
+    )
+    group.add_argument(
+        "--dtype",
+        choices=("float16", "float32"),
+        help="type of the values in MessagePack forecasts [default: the daemon's]",
+    )
+    group.add_argument(
+        "--one-by-one",
+        action="store_true",
+        help="one frame for each forecast [default: one frame for each micro-batch]",
+    )
 
 
-def pace_of(asked: argparse.Namespace) -> Pace:
-    """When rows are to be sent."""
-    return Pace(asked.rate, asked.speed, asked.burst)
+def _add_limits(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--processes",
+        type=_parse_positive,
+        default=1,
+        metavar="P",
+        help="number of processes; from 2 on, senders and subscribers are separate [default: %(default)s]",
+    )
+    group.add_argument(
+        "--in-flight",
+        type=_parse_positive,
+        default=8,
+        metavar="FRAMES",
+        help="frames in flight on each connection, without --rate and --speed [default: %(default)s]",
+    )
+    group.add_argument(
+        "--ack-timeout",
+        type=_parse_above_zero,
+        default=30.0,
+        metavar="SECONDS",
+        help="time without any ack after which a connection counts as lost [default: %(default)g]",
+    )
+    group.add_argument(
+        "--reconnect",
+        type=_parse_not_negative,
+        default=0.0,
+        metavar="SECONDS",
+        help="time for which to reconnect after a loss [default: %(default)g]",
+    )
+    group.add_argument(
+        "--settle",
+        type=_parse_above_zero,
+        default=15.0,
+        metavar="SECONDS",
+        help="time without any change after which the wait for the last forecasts ends [default: %(default)g]",
+    )
+    group.add_argument(
+        "--acked-list",
+        type=Path,
+        metavar="FILE",
+        help="file to write with the server, step and time of each acknowledged row [default: no file]",
+    )
+    group.add_argument(
+        "--verify",
+        type=Path,
+        metavar="LIST",
+        help="file of an --acked-list whose rows are looked up in the daemon; nothing is sent [default: no file]",
+    )
+    group.add_argument("--json", type=Path, metavar="FILE", help="file to write with the result [default: no file]")
 
 
-def setup_of(asked: argparse.Namespace) -> Setup:
-    """Everything but fleet and pace. Raises UsageError."""
-    if asked.dtype and asked.subscriber_encoding is ClientEncoding.JSON:
+def make_pace(args: argparse.Namespace) -> Pace:
+    """Make the pace from the options."""
+    return Pace(args.rate, args.speed, args.burst)
+
+
+def make_setup(args: argparse.Namespace) -> ReplaySetup:
+    """Make the setup of a replay from the options, all but fleet and pace. Raises `UsageError`."""
+    if args.dtype and args.subscriber_encoding is ClientEncoding.JSON:
         raise UsageError("--dtype is for MessagePack subscribers; JSON has numbers of one kind")
-    if asked.burst and asked.speed is None:
+    if args.burst and args.speed is None:
         raise UsageError("--burst needs --speed")
-    return Setup(
-        wire=Wire(asked.url.rstrip("/"), asked.transport, asked.encoding, asked.form),
+    return ReplaySetup(
+        wire=WireOptions(args.url.rstrip("/"), args.transport, args.encoding, args.form),
         subscription=SubscriptionOptions(
-            servers=tuple(asked.glob or ("*",)),
-            encoding=asked.subscriber_encoding,
-            batch=not asked.one_by_one,
-            dtype=asked.dtype,
-            every=asked.every,
-            targets=asked.targets,
+            servers=tuple(args.glob or ("*",)),
+            encoding=args.subscriber_encoding,
+            batch=not args.one_by_one,
+            dtype=args.dtype,
+            every=args.every,
+            targets=args.targets,
         ),
-        patience=Patience(asked.in_flight, asked.ack_timeout, asked.reconnect),
-        subscribers=asked.subscribers,
-        processes=asked.processes,
-        settle_seconds=asked.settle,
-        duration_seconds=asked.duration,
+        limits=ConnectionLimits(args.in_flight, args.ack_timeout, args.reconnect),
+        subscribers=args.subscribers,
+        processes=args.processes,
+        unchanged_seconds=args.settle,
+        duration_seconds=args.duration,
     )
 
 
-def _positive(text: str) -> int:
+def _parse_positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text}: expected 1 or more")
     return number
 
 
-def _natural(text: str) -> int:
+def _parse_natural(text: str) -> int:
     number = int(text)
     if number < 0:
         raise argparse.ArgumentTypeError(f"{text}: expected 0 or more")
     return number
 
 
-def _above_zero(text: str) -> float:
+def _parse_above_zero(text: str) -> float:
     number = float(text)
     if not number > 0:
         raise argparse.ArgumentTypeError(f"{text}: expected more than 0")
     return number
 
 
-def _not_negative(text: str) -> float:
+def _parse_not_negative(text: str) -> float:
     number = float(text)
     if not number >= 0:
         raise argparse.ArgumentTypeError(f"{text}: expected 0 or more")
     return number
 
 
-def _names(text: str) -> tuple[str, ...]:
+def _parse_names(text: str) -> tuple[str, ...]:
     return tuple(name for name in text.split(",") if name)

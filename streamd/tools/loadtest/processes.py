@@ -1,9 +1,7 @@
-"""Workers in processes of their own, for loads that one Python process can't make or read.
+"""Workers in processes of their own, for loads that one Python process cannot send or receive.
 
-Calls and answers go through a pipe; rows go through the ledger's files and never through it.
+Calls and answers use a pipe; rows use only the ledger's files.
 """
-
-from __future__ import annotations
 
 import asyncio
 import multiprocessing
@@ -17,45 +15,45 @@ from streamd.tools.loadtest.errors import ReplayError
 from streamd.tools.loadtest.ledger import Ledger
 from streamd.tools.loadtest.workers import LocalWorker, WorkerJob, WorkerOutcome
 
-JOIN_SECONDS = 5.0
+PROCESS_JOIN_SECONDS = 5.0
 
 
 class RemoteWorker:
-    """Carries its share in a process of its own; calls go through a pipe."""
+    """A worker that runs its job in a process of its own, and is called through a pipe."""
 
     def __init__(self, job: WorkerJob) -> None:
         spawning = multiprocessing.get_context("spawn")
         self._pipe, theirs = spawning.Pipe()
-        self._process = spawning.Process(target=_serve, args=(job, theirs), daemon=True)
+        self._process = spawning.Process(target=_run_worker_process, args=(job, theirs), daemon=True)
         self._process.start()
         theirs.close()
         self._calls = 0
 
     async def open(self) -> None:
-        """See ``Worker.open``."""
+        """Subscribe, then connect, as `Worker.open`."""
         await self._call("open")
 
-    async def fill(self) -> None:
-        """See ``Worker.fill``."""
-        await self._call("fill")
+    async def send_history(self) -> None:
+        """Send the history, as `Worker.send_history`."""
+        await self._call("send_history")
 
-    async def prepare(self) -> None:
-        """See ``Worker.prepare``."""
-        await self._call("prepare")
+    async def encode_stream(self) -> None:
+        """Encode the measured stretch, as `Worker.encode_stream`."""
+        await self._call("encode_stream")
 
-    async def stream(self, start: float | None, stop: float | None) -> None:
-        """See ``Worker.stream``."""
-        await self._call("stream", start, stop)
+    async def send_stream(self, start: float | None, stop: float | None) -> None:
+        """Send the measured stretch, as `Worker.send_stream`."""
+        await self._call("send_stream", start, stop)
 
-    async def outcome(self) -> WorkerOutcome:
-        """See ``Worker.outcome``."""
-        found: WorkerOutcome = await self._call("outcome")
+    async def collect_outcome(self) -> WorkerOutcome:
+        """Return the results so far, as `Worker.collect_outcome`."""
+        found: WorkerOutcome = await self._call("collect_outcome")
         return found
 
     async def close(self) -> None:
-        """Hang up and wait for the process; kill it if it does not end."""
+        """Close the pipe and wait for the process; kill it if it does not end."""
         self._pipe.close()
-        await asyncio.to_thread(self._process.join, JOIN_SECONDS)
+        await asyncio.to_thread(self._process.join, PROCESS_JOIN_SECONDS)
         if self._process.is_alive():
             self._process.kill()
             await asyncio.to_thread(self._process.join)
@@ -65,7 +63,7 @@ class RemoteWorker:
         try:
             self._pipe.send((self._calls, method, arguments))
             number, answer = await _receive(self._pipe)
-            while number != self._calls:  # the answer to a call that was cancelled meanwhile
+            while number != self._calls:  # The answer belongs to an earlier call, which was cancelled.
                 number, answer = await _receive(self._pipe)
         except (EOFError, OSError) as error:
             raise ReplayError(f"a worker process ended during {method!r}") from error
@@ -74,9 +72,9 @@ class RemoteWorker:
         return answer
 
 
-def _serve(job: WorkerJob, pipe: Connection) -> None:
-    """A worker process's whole life."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the coordinator hears it, and tells
+def _run_worker_process(job: WorkerJob, pipe: Connection) -> None:
+    """Run a worker process until the coordinator closes its pipe."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The coordinator gets SIGINT too, and ends this process.
     assert job.folder is not None
     worker = LocalWorker(job, Ledger.open(job.shape, job.folder))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -84,12 +82,12 @@ def _serve(job: WorkerJob, pipe: Connection) -> None:
 
 
 async def _answer_calls(worker: LocalWorker, pipe: Connection) -> None:
-    """Answer calls until the coordinator hangs up. A new call cancels the one that still runs."""
+    """Answer calls until the coordinator closes the pipe. A new call cancels the one that still runs."""
     try:
         while True:
             number, method, arguments = await _receive(pipe)
             call = asyncio.ensure_future(getattr(worker, method)(*arguments))
-            interruption = asyncio.ensure_future(_readable(pipe))
+            interruption = asyncio.ensure_future(_wait_readable(pipe))
             await asyncio.wait({call, interruption}, return_when=asyncio.FIRST_COMPLETED)
             if not call.done():
                 call.cancel()
@@ -101,18 +99,18 @@ async def _answer_calls(worker: LocalWorker, pipe: Connection) -> None:
                     raise error
                 pipe.send((number, error or call.result()))
     except (EOFError, OSError):
-        pass  # the coordinator has closed its end
+        pass  # The coordinator has closed its end.
     finally:
         await worker.close()
 
 
 async def _receive(pipe: Connection) -> Any:
     if not pipe.poll():
-        await _readable(pipe)
+        await _wait_readable(pipe)
     return pipe.recv()
 
 
-async def _readable(pipe: Connection) -> None:
+async def _wait_readable(pipe: Connection) -> None:
     loop = asyncio.get_running_loop()
     ready: asyncio.Future[None] = loop.create_future()
     loop.add_reader(pipe.fileno(), _wake, ready)

@@ -1,6 +1,7 @@
-"""A progress line on stderr, from the ledger's counts: redrawn on a terminal, now and then elsewhere."""
+"""A progress line made from the ledger's counts: redrawn on a terminal, printed every ten seconds elsewhere.
 
-from __future__ import annotations
+Reads the ledger and never writes to it.
+"""
 
 import asyncio
 import contextlib
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from typing import TextIO
 
 from streamd.tools.loadtest.ledger import Ledger, LedgerCount
-from streamd.tools.loadtest.terminal import Terminal, thousands
+from streamd.tools.loadtest.terminal import Terminal, format_thousands
 
 LIVE_SECONDS = 0.2
 LOG_SECONDS = 10.0
@@ -19,7 +20,7 @@ BAR = 24
 
 @dataclass(slots=True)
 class ProgressLine:
-    """Shows one stretch after another."""
+    """The progress of one stretch after another."""
 
     stream: TextIO
     terminal: Terminal
@@ -27,46 +28,48 @@ class ProgressLine:
     quiet: bool = False
 
     @contextlib.asynccontextmanager
-    async def stretch(self, title: str, samples: int, tail: Callable[[], str] = str) -> AsyncIterator[None]:
-        """Draw while the block runs, until ``samples`` more are sent; ``tail`` adds words of the caller's."""
+    async def show_stretch(self, title: str, samples: int, tail: Callable[[], str] = str) -> AsyncIterator[None]:
+        """Draw the progress towards `samples` sent samples while the block runs; `tail` returns text to append."""
         if self.quiet:
             yield
             return
         began = time.monotonic()
-        before = self.ledger.total(LedgerCount.SAMPLES_SENT), self.ledger.total(LedgerCount.FORECASTS)
-        drawing = asyncio.create_task(self._draw(title, samples, before, began, tail))
+        before = self.ledger.sum_count(LedgerCount.SAMPLES_SENT), self.ledger.sum_count(LedgerCount.FORECASTS)
+        drawing = asyncio.create_task(self._draw_repeatedly(title, samples, before, began, tail))
         try:
             yield
         finally:
             drawing.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await drawing
-            self._show(self._line(title, samples, before, began, tail), last=True)
+            self._print_line(self._format_line(title, samples, before, began, tail), last=True)
 
-    async def _draw(
+    async def _draw_repeatedly(
         self, title: str, samples: int, before: tuple[int, int], began: float, tail: Callable[[], str]
     ) -> None:
         while True:
-            if self.terminal.live:
-                self._show(self._line(title, samples, before, began, tail), last=False)
-            await asyncio.sleep(LIVE_SECONDS if self.terminal.live else LOG_SECONDS)
-            if not self.terminal.live:
-                self._show(self._line(title, samples, before, began, tail), last=True)
+            if self.terminal.is_interactive:
+                self._print_line(self._format_line(title, samples, before, began, tail), last=False)
+            await asyncio.sleep(LIVE_SECONDS if self.terminal.is_interactive else LOG_SECONDS)
+            if not self.terminal.is_interactive:
+                self._print_line(self._format_line(title, samples, before, began, tail), last=True)
 
-    def _line(self, title: str, samples: int, before: tuple[int, int], began: float, tail: Callable[[], str]) -> str:
-        sent = self.ledger.total(LedgerCount.SAMPLES_SENT) - before[0]
-        forecasts = self.ledger.total(LedgerCount.FORECASTS) - before[1]
+    def _format_line(
+        self, title: str, samples: int, before: tuple[int, int], began: float, tail: Callable[[], str]
+    ) -> str:
+        sent = self.ledger.sum_count(LedgerCount.SAMPLES_SENT) - before[0]
+        forecasts = self.ledger.sum_count(LedgerCount.FORECASTS) - before[1]
         seconds = max(time.monotonic() - began, 1e-9)
         parts = [f"{title:<8}"]
         if samples:
             parts += [
-                self.terminal.bar(sent / samples, BAR),
-                f"{thousands(sent)}/{thousands(samples)} samples",
-                f"{thousands(sent / seconds)}/s",
+                self.terminal.draw_bar(sent / samples, BAR),
+                f"{format_thousands(sent)}/{format_thousands(samples)} samples",
+                f"{format_thousands(sent / seconds)}/s",
             ]
-        parts += [f"{thousands(forecasts)} forecasts", tail()]
+        parts += [f"{format_thousands(forecasts)} forecasts", tail()]
         return "  ".join(part for part in parts if part)
 
-    def _show(self, line: str, last: bool) -> None:
-        begin, end = ("\r\x1b[K", "\n" if last else "") if self.terminal.live else ("", "\n")
+    def _print_line(self, line: str, last: bool) -> None:
+        begin, end = ("\r\x1b[K", "\n" if last else "") if self.terminal.is_interactive else ("", "\n")
         print(f"{begin}{line}", end=end, file=self.stream, flush=True)

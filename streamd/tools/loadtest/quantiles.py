@@ -1,60 +1,79 @@
-"""Are quantiles in order? Asked of every value of every forecast, so it must be quick. Arrays only."""
+"""Checks of the quantiles of received forecasts: order, NaN and infinity. Arrays only.
 
-from __future__ import annotations
+Each value of each forecast is checked, so this must be fast.
+"""
 
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-# Float16 as ordered integers: the magnitude bits of the type, and where infinity lies.
 HALF_MAGNITUDE = np.int16(0x7FFF)
+"""The magnitude bits of a float16, all but the sign."""
 HALF_INFINITY = np.int16(0x7C00)
+"""The magnitude of infinity as a float16; the magnitudes above are NaN."""
 
 
-def disordered(values: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which of the forecasts ``[n, target, step, quantile]`` have a quantile above the next one, or a NaN."""
+def find_disordered(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return `(n,) bool`: whether a forecast has a quantile above the next one, or NaN.
+
+    `values` is `(n, target, step, quantile)`.
+    """
     if values.dtype == np.float16:
-        suspect = _suspect_halves(np.ascontiguousarray(values))
+        suspect = _find_suspect_halves(np.ascontiguousarray(values))
         if not suspect.any():
             return suspect
-        # The integer order puts -0 under +0 and can't tell NaN from infinity: let floats decide on the few.
-        suspect[suspect] = _disordered_floats(values[suspect].astype(np.float32))
+        # As integers, -0 is less than +0, and NaN is not distinct from infinity. Few forecasts are suspect, so compare
+        # those as floats.
+        suspect[suspect] = _find_disordered_floats(values[suspect].astype(np.float32))
         return suspect
-    return _disordered_floats(values)
+    return _find_disordered_floats(values)
 
 
-def infinite(values: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which of the forecasts have a value that their dtype could not hold."""
+def find_infinite(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return `(n,) bool`: whether a forecast has a value that its dtype could not hold.
+
+    `values` is `(n, target, step, quantile)`.
+    """
     if values.dtype == np.float16:
-        return _any((np.ascontiguousarray(values).view(np.int16) & HALF_MAGNITUDE) == HALF_INFINITY)
-    return _any(np.isinf(values))
+        return _any_by_forecast((np.ascontiguousarray(values).view(np.int16) & HALF_MAGNITUDE) == HALF_INFINITY)
+    return _any_by_forecast(np.isinf(values))
 
 
-def _disordered_floats(values: NDArray[Any]) -> NDArray[np.bool_]:
-    bad = _falls(values)  # NaN does too, as it should
+def _find_disordered_floats(values: NDArray[Any]) -> NDArray[np.bool_]:
+    bad = _find_falling(values)  # NaN counts as falling, because it fails each comparison.
     if values.shape[-1] == 1:
-        bad |= _any(np.isnan(values))
+        bad |= _any_by_forecast(np.isnan(values))
     return bad
 
 
-def _suspect_halves(values: NDArray[Any]) -> NDArray[np.bool_]:
-    """Integers compare far quicker than numpy's float16, which goes through float32 one by one."""
+def _find_suspect_halves(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return `(n,) bool`: whether a float16 forecast may be out of order.
+
+    Integers compare far faster than numpy's float16, which converts each value to float32. The bits of a float16 are a
+    sign and 15 bits of magnitude. They become integers in the order of the floats:
+
+        positive  0 mmm...m  keeps its bits; a larger magnitude is a larger integer
+        negative  1 mmm...m  gets its magnitude inverted; a larger magnitude is a smaller integer
+    """
     bits = values.view(np.int16)
     keys = bits ^ ((bits >> 15) & HALF_MAGNITUDE)
-    return np.asarray(_falls(keys) | _any((bits & HALF_MAGNITUDE) >= HALF_INFINITY))
+    return np.asarray(_find_falling(keys) | _any_by_forecast((bits & HALF_MAGNITUDE) >= HALF_INFINITY))
 
 
-def _falls(values: NDArray[Any]) -> NDArray[np.bool_]:
-    """Where a quantile is not up to the next one; compared as one row of numbers, in a third of the time."""
+def _find_falling(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return `(n,) bool`: whether a quantile is not less than or equal to the next one.
+
+    All values are compared as one flat row, which takes a third of the time.
+    """
     quantiles = values.shape[-1]
     flat = values.reshape(-1)
     rises = np.ones(values.shape, dtype=np.bool_)
     np.greater_equal(flat[1:], flat[:-1], out=rises.reshape(-1)[:-1])
-    rises.reshape(-1)[quantiles - 1 :: quantiles] = True  # what lies between two steps says nothing
-    return _any(~rises)
+    rises.reshape(-1)[quantiles - 1 :: quantiles] = True  # A step's last quantile has no next one.
+    return _any_by_forecast(~rises)
 
 
-def _any(found: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """For which forecasts it is true of any value."""
+def _any_by_forecast(found: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return `(n,) bool`: whether any value of a forecast is true."""
     return np.asarray(found.any(axis=(1, 2, 3)))

@@ -1,6 +1,4 @@
-"""A result as a table for people and as JSON for programs. Draws and formats; judges nothing."""
-
-from __future__ import annotations
+"""A result as a table for people and as JSON for programs. Formats; judges nothing."""
 
 import time
 from dataclasses import asdict
@@ -9,63 +7,63 @@ from typing import Any
 from streamd.tools.loadtest.errors import Exit
 from streamd.tools.loadtest.ledger import LedgerCount
 from streamd.tools.loadtest.result import ReplayResult
-from streamd.tools.loadtest.terminal import Terminal, milliseconds, thousands
+from streamd.tools.loadtest.terminal import Terminal, format_milliseconds, format_thousands
 from streamd.tools.loadtest.verdict import Latency, ReplayVerdict
 
 
-def exit_of(result: ReplayResult) -> Exit:
-    """The exit status that a result deserves."""
-    if result.interrupted:
+def choose_exit(result: ReplayResult) -> Exit:
+    """Choose the exit status of a result."""
+    if result.is_interrupted:
         return Exit.INTERRUPTED
     if result.faults:
         return Exit.LOST
-    return Exit.NOTHING if result.nothing else Exit.COMPLETE
+    return Exit.NOTHING if result.nothing_verified else Exit.COMPLETE
 
 
-def as_json(result: ReplayResult) -> dict[str, Any]:
-    """The whole result; latencies in ms, rates a second."""
+def build_replay_report(result: ReplayResult) -> dict[str, Any]:
+    """Build the JSON report of a result; latencies in ms, rates a second."""
     plan = result.plan
     return {
         "finished": round(time.time(), 3),
-        "exit": int(exit_of(result)),
-        "complete": exit_of(result) is Exit.COMPLETE,
+        "exit": int(choose_exit(result)),
+        "complete": choose_exit(result) is Exit.COMPLETE,
         "faults": result.faults,
         "notes": result.notes,
-        "daemon": _daemon(result),
+        "daemon": _report_daemon(result),
         "fleet": {
             "servers": len(plan.fleet.servers),
             "steps": plan.fleet.steps,
-            "fill_rows": plan.rows()[0],
-            "measured_rows": plan.rows()[1],
+            "fill_rows": plan.count_rows()[0],
+            "measured_rows": plan.count_rows()[1],
         },
-        "wire": _wire(result),
-        "samples": _sample_counts(result),
-        "forecasts": _forecasts(result.whole),
+        "wire": _report_wire(result),
+        "samples": _report_samples(result),
+        "forecasts": _report_forecasts(result.whole),
         "measured": {
-            **_forecasts(result.measured),
+            **_report_forecasts(result.measured),
             "began": round(result.stream_began, 3),
             "seconds": round(result.stream_seconds, 3),
-            "rows_per_second": _rate(result.measured_rows, result),
-            "forecasts_per_second": _rate(result.measured.received, result),
+            "rows_per_second": _compute_rate(result.measured_rows, result),
+            "forecasts_per_second": _compute_rate(result.measured.received, result),
         },
         "fill_seconds": round(result.fill_seconds, 3),
-        "latency_ms": {"ack": _latency(result.acks), "forecast": _latency(result.measured.latency)},
+        "latency_ms": {"ack": _report_latency(result.acks), "forecast": _report_latency(result.measured.latency)},
         "subscribers": [asdict(one) for one in result.whole.subscribers],
     }
 
 
-def as_table(result: ReplayResult, terminal: Terminal) -> list[str]:
-    """Lines to print."""
-    found = as_json(result)
-    lines = [terminal.rule("replay"), *terminal.pairs(_what(found))]
-    lines += [terminal.rule("samples"), *terminal.pairs(_samples(found["samples"]))]
-    lines += [terminal.rule("forecasts"), *_forecast_columns(found, terminal)]
-    lines += [terminal.rule("latency"), *_latency_columns(found["latency_ms"], terminal)]
+def format_replay_table(result: ReplayResult, terminal: Terminal) -> list[str]:
+    """Format a result as lines to print."""
+    found = build_replay_report(result)
+    lines = [terminal.draw_rule("replay"), *terminal.format_pairs(_list_setup(found))]
+    lines += [terminal.draw_rule("samples"), *terminal.format_pairs(_list_samples(found["samples"]))]
+    lines += [terminal.draw_rule("forecasts"), *_format_forecasts(found, terminal)]
+    lines += [terminal.draw_rule("latency"), *_format_latencies(found["latency_ms"], terminal)]
     lines += [f"  {terminal.dim('note')}  {note}" for note in result.notes]
-    return [*lines, terminal.rule(), _last_line(result, terminal)]
+    return [*lines, terminal.draw_rule(), _format_verdict(result, terminal)]
 
 
-def _daemon(result: ReplayResult) -> dict[str, Any]:
+def _report_daemon(result: ReplayResult) -> dict[str, Any]:
     status, rows = result.status, result.daemon_rows
     return {
         "url": result.setup.wire.base_url,
@@ -73,12 +71,12 @@ def _daemon(result: ReplayResult) -> dict[str, Any]:
         "backend": status.backend,
         "precision": status.precision,
         "rows": {name: getattr(rows, name) for name in rows.__struct_fields__},
-        "restarted": result.restarted,
-        "gone": result.gone,
+        "restarted": result.has_restarted,
+        "gone": result.has_lost_daemon,
     }
 
 
-def _wire(result: ReplayResult) -> dict[str, Any]:
+def _report_wire(result: ReplayResult) -> dict[str, Any]:
     plan, wire = result.plan, result.setup.wire
     return {
         "transport": wire.transport,
@@ -92,8 +90,8 @@ def _wire(result: ReplayResult) -> dict[str, Any]:
     }
 
 
-def _sample_counts(result: ReplayResult) -> dict[str, Any]:
-    total = result.ledger.total
+def _report_samples(result: ReplayResult) -> dict[str, Any]:
+    total = result.ledger.sum_count
     return {
         "sent": total(LedgerCount.SAMPLES_SENT),
         "acked": total(LedgerCount.SAMPLES_ACCEPTED) + total(LedgerCount.SAMPLES_REJECTED),
@@ -101,7 +99,7 @@ def _sample_counts(result: ReplayResult) -> dict[str, Any]:
         "rejected": total(LedgerCount.SAMPLES_REJECTED),
         "rejected_by_code": dict(result.outcome.rejected_by_code),
         "first_rejections": dict(result.outcome.first_rejections),
-        "unacked": result.outcome.unanswered,
+        "unacked": result.outcome.unanswered_samples,
         "frames": total(LedgerCount.FRAMES_SENT),
         "frames_resent": total(LedgerCount.FRAMES_RESENT),
         "throttled": total(LedgerCount.THROTTLED),
@@ -109,7 +107,7 @@ def _sample_counts(result: ReplayResult) -> dict[str, Any]:
     }
 
 
-def _forecasts(verdict: ReplayVerdict) -> dict[str, int]:
+def _report_forecasts(verdict: ReplayVerdict) -> dict[str, int]:
     readers = verdict.subscribers
     return {
         "expected": verdict.expected,
@@ -125,7 +123,7 @@ def _forecasts(verdict: ReplayVerdict) -> dict[str, int]:
     }
 
 
-def _latency(latency: Latency) -> dict[str, float | int | None]:
+def _report_latency(latency: Latency) -> dict[str, float | int | None]:
     return {
         "count": latency.count,
         "p50": latency.p50_ms,
@@ -135,11 +133,11 @@ def _latency(latency: Latency) -> dict[str, float | int | None]:
     }
 
 
-def _rate(count: int, result: ReplayResult) -> float | None:
+def _compute_rate(count: int, result: ReplayResult) -> float | None:
     return round(count / result.stream_seconds, 1) if result.stream_seconds else None
 
 
-def _what(found: dict[str, Any]) -> list[tuple[str, str]]:
+def _list_setup(found: dict[str, Any]) -> list[tuple[str, str]]:
     daemon, fleet, wire, measured = found["daemon"], found["fleet"], found["wire"], found["measured"]
     pace = "as fast as acks allow"
     if wire["rate"]:
@@ -156,63 +154,68 @@ def _what(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("wire", f"{wire['transport']}, {wire['encoding']}, {wire['form']}"),
         (
             "measured",
-            "  ".join([f"{measured['seconds']:.1f} s", *(f"{thousands(n)} {u}" for n, u in speeds)]),
+            "  ".join([f"{measured['seconds']:.1f} s", *(f"{format_thousands(n)} {u}" for n, u in speeds)]),
         ),
     ]
 
 
-def _samples(samples: dict[str, Any]) -> list[tuple[str, str]]:
+def _list_samples(samples: dict[str, Any]) -> list[tuple[str, str]]:
     codes = ", ".join(f"{code} {count:,}" for code, count in sorted(samples["rejected_by_code"].items()))
     rows = [
-        ("sent", thousands(samples["sent"])),
-        ("acked", thousands(samples["acked"])),
-        ("rejected", thousands(samples["rejected"]) + (f"  ({codes})" if codes else "")),
-        ("unacked", thousands(samples["unacked"])),
+        ("sent", format_thousands(samples["sent"])),
+        ("acked", format_thousands(samples["acked"])),
+        ("rejected", format_thousands(samples["rejected"]) + (f"  ({codes})" if codes else "")),
+        ("unacked", format_thousands(samples["unacked"])),
     ]
     extra = ("frames_resent", "throttled", "reconnects")
-    return rows + [(name.replace("_", " "), thousands(samples[name])) for name in extra if samples[name]]
+    return rows + [(name.replace("_", " "), format_thousands(samples[name])) for name in extra if samples[name]]
 
 
-def _forecast_columns(found: dict[str, Any], terminal: Terminal) -> list[str]:
+def _format_forecasts(found: dict[str, Any], terminal: Terminal) -> list[str]:
     whole, measured = found["forecasts"], found["measured"]
     lines = [terminal.dim(f"  {'':<24}{'measured':>12}{'whole run':>12}")]
     for name in whole:
         wrong = name in ("missing", "duplicated", "quantiles_out_of_order", "context_wrong") and whole[name]
-        line = f"  {name.replace('_', ' '):<24}{thousands(measured[name]):>12}{thousands(whole[name]):>12}"
-        lines.append(terminal.bad(line) if wrong else line)
+        line = (
+            f"  {name.replace('_', ' '):<24}{format_thousands(measured[name]):>12}{format_thousands(whole[name]):>12}"
+        )
+        lines.append(terminal.paint_bad(line) if wrong else line)
     return lines
 
 
-def _latency_columns(latency: dict[str, Any], terminal: Terminal) -> list[str]:
+def _format_latencies(latency: dict[str, Any], terminal: Terminal) -> list[str]:
     names = ("p50", "p95", "p99", "max")
     lines = [terminal.dim(f"  {'':<24}" + "".join(f"{name:>12}" for name in names) + f"{'count':>12}")]
     for kind, title in (("ack", "sample to ack"), ("forecast", "sample to forecast")):
-        cells = "".join(f"{milliseconds(latency[kind][name]):>12}" for name in names)
-        lines.append(f"  {title:<24}{cells}{thousands(latency[kind]['count']):>12}")
+        cells = "".join(f"{format_milliseconds(latency[kind][name]):>12}" for name in names)
+        lines.append(f"  {title:<24}{cells}{format_thousands(latency[kind]['count']):>12}")
     return lines
 
 
-def _last_line(result: ReplayResult, terminal: Terminal) -> str:
+def _format_verdict(result: ReplayResult, terminal: Terminal) -> str:
     due = result.whole
-    sum_up = f"due {due.expected:,} = received {due.received:,} + superseded {due.superseded:,}"
+    sums = f"due {due.expected:,} = received {due.received:,} + superseded {due.superseded:,}"
     if due.interrupted:
-        sum_up += f" + interrupted {due.interrupted:,}"
+        sums += f" + interrupted {due.interrupted:,}"
     if due.lagged:
-        sum_up += f" + lagged {due.lagged:,}"
-    if result.interrupted:
-        return f"{terminal.bad('stopped')}  before the end; {sum_up} so far"
+        sums += f" + lagged {due.lagged:,}"
+    if result.is_interrupted:
+        return f"{terminal.paint_bad('stopped')}  before the end; {sums} so far"
     if result.faults:
         faults = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in result.faults.items())
-        return f"{terminal.bad('LOST')}  {faults}  ({sum_up})"
-    if result.nothing:
-        return f"{terminal.bad('NOTHING VERIFIED')}  {result.nothing}"
-    verdict = f"{terminal.good('complete')}  {_verified(result, sum_up)}"
-    rejected, sent = result.ledger.total(LedgerCount.SAMPLES_REJECTED), result.ledger.total(LedgerCount.SAMPLES_SENT)
-    return verdict + (terminal.bad(f"; {rejected:,} of {sent:,} samples were rejected") if rejected else "")
+        return f"{terminal.paint_bad('LOST')}  {faults}  ({sums})"
+    if result.nothing_verified:
+        return f"{terminal.paint_bad('NOTHING VERIFIED')}  {result.nothing_verified}"
+    verdict = f"{terminal.paint_good('complete')}  {_format_verified(result, sums)}"
+    rejected, sent = (
+        result.ledger.sum_count(LedgerCount.SAMPLES_REJECTED),
+        result.ledger.sum_count(LedgerCount.SAMPLES_SENT),
+    )
+    return verdict + (terminal.paint_bad(f"; {rejected:,} of {sent:,} samples were rejected") if rejected else "")
 
 
-def _verified(result: ReplayResult, sum_up: str) -> str:
+def _format_verified(result: ReplayResult, sums: str) -> str:
     if not result.setup.subscribers:
-        accepted = result.ledger.total(LedgerCount.SAMPLES_ACCEPTED)
+        accepted = result.ledger.sum_count(LedgerCount.SAMPLES_ACCEPTED)
         return f"{accepted:,} samples accepted and kept; no subscriber, so no forecast was verified"
-    return f"{sum_up}; nothing missing, duplicated or out of order"
+    return f"{sums}; nothing missing, duplicated or out of order"

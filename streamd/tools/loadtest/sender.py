@@ -1,9 +1,7 @@
-"""One connection's sending: pace, frames in flight, acks, and what to do when the daemon goes away.
+"""The sending of one connection: pace, frames in flight, acks, and reconnecting after a loss.
 
-Writes to the ledger's cells of its own servers and to its own line of counts; judges nothing.
+Writes the ledger's cells of its own servers and its own line of counts; judges nothing.
 """
-
-from __future__ import annotations
 
 import asyncio
 import itertools
@@ -17,68 +15,78 @@ from streamd.tools.loadtest.errors import LinkLostError
 from streamd.tools.loadtest.ledger import Ledger, LedgerCount
 from streamd.tools.loadtest.links import BUSY, Link, OnReply
 from streamd.tools.loadtest.plan import RowBatch
-from streamd.tools.loadtest.wire import Reply, SampleEncoder
+from streamd.tools.loadtest.wire import IngestReply, SampleEncoder
 
-# Frames encoded before a stretch begins, so that encoding does not disturb its pace; the rest as they come.
 AHEAD_BYTES = 64 * 1024 * 1024
-# An open loop does not wait for acks, but its memory must not grow without end either.
+"""Frames that are encoded before a stretch begins, so that encoding does not disturb its pace; later ones follow."""
 OPEN_LOOP_IN_FLIGHT = 20_000
+"""An open loop does not wait for acks, but its memory must be bounded."""
 RECONNECT_PAUSE_SECONDS = 0.2
-UNTOLD = "untold"  # the code of rejections that an ack counts and does not spell out
-SHOWN_CHARACTERS = 60  # of a server's name in a note
-LAST_LIFE = 255  # what a byte of the ledger can tell apart
-# Shorter waits than this are left out: the loop's timers are no finer.
+UNLISTED_CODE = "untold"
+"""The code in the report of rejections that an ack counts and does not list."""
+SHOWN_CHARACTERS = 60
+"""The length to which a note shortens a server's name."""
+MAX_GENERATION = 255
+"""The largest generation that fits into a byte of the ledger."""
 FINEST_WAIT_SECONDS = 0.001
+"""Shorter waits are left out, because the loop's timers are no finer."""
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
-    """What a sender or a subscriber puts up with."""
+class ConnectionLimits:
+    """The limits of a sender or a subscriber."""
 
-    in_flight: int = 8  # frames a connection in a closed loop
-    ack_seconds: float = 30.0  # without any ack while frames are in flight, before the connection counts as lost
-    reconnect_seconds: float = 0.0  # how long to try again after a loss; 0 gives up at once
+    in_flight: int = 8
+    """Frames in flight on each connection, in a closed loop."""
+    ack_seconds: float = 30.0
+    """The time without any ack after which a connection with frames in flight counts as lost."""
+    reconnect_seconds: float = 0.0
+    """The time for which to reconnect after a loss; 0 does not reconnect."""
 
 
 class Sender:
-    """Sends batches in order, and knows of each frame whether it was answered."""
+    """The sender of one connection: sends batches in order and records the answer to each frame."""
 
     def __init__(
         self,
         encoder: SampleEncoder,
         ledger: Ledger,
         connection: int,
-        patience: Patience,
+        *,
+        limits: ConnectionLimits,
         make_link: Callable[[OnReply], Link],
     ) -> None:
         self.rejected_by_code: Counter[str] = Counter()
-        self.first_rejections: dict[str, str] = {}  # by code: which sample it was, and the daemon's message
-        self.ack_seconds = array("f")  # of the measured stretch, from the intended send time
-        self.lost: str | None = None  # why sending ended early
+        self.first_rejections: dict[str, str] = {}
+        """By code: the first sample that was rejected, and the daemon's message."""
+        self.ack_seconds = array("f")
+        """The latencies of the acks of the measured stretch, from the intended send time."""
+        self.loss: str | None = None
+        """The reason why sending ended early, or `None`."""
         self._encoder = encoder
         self._ledger = ledger
-        self._counts = ledger.connection(connection)
-        self._patience = patience
+        self._counts = ledger.connection_counts(connection)
+        self._limits = limits
         self._link = make_link(self._on_reply)
         self._identities = itertools.count(1)
-        self._outstanding: dict[int, Outstanding] = {}
-        self._answered = asyncio.Event()
+        self._outstanding: dict[int, PendingFrame] = {}
+        self._on_answer = asyncio.Event()
         self._broken = False
         self._measured = False
-        self._frames: Iterator[tuple[int, Outstanding]] = iter(())
+        self._frames: Iterator[tuple[int, PendingFrame]] = iter(())
 
     @property
-    def unanswered(self) -> int:
-        """Samples in frames that never got an answer."""
+    def unanswered_samples(self) -> int:
+        """Samples in frames that have not been answered."""
         return sum(len(one.batch.servers) for one in self._outstanding.values())
 
     async def open(self) -> None:
-        """Connect. Raises LinkLostError."""
+        """Connect. Raises `LinkLostError`."""
         await self._link.open()
 
     def prepare(self, batches: Iterator[RowBatch]) -> None:
-        """Encode what ``run`` is to send next, as far ahead as memory allows."""
-        encoded = (self._frame(batch) for batch in batches)
+        """Encode the batches that `send_prepared` is to send, the first `AHEAD_BYTES` of them in advance."""
+        encoded = (self._encode_frame(batch) for batch in batches)
         ahead = []
         size_bytes = 0
         for identity, frame in encoded:
@@ -88,36 +96,36 @@ class Sender:
                 break
         self._frames = itertools.chain(ahead, encoded)
 
-    async def run(self, start: float | None, stop: float | None = None, measured: bool = False) -> None:
-        """Send what was prepared and wait until all of it is answered.
+    async def send_prepared(self, start: float | None, stop: float | None = None, measured: bool = False) -> None:
+        """Send the prepared batches and wait until all of them are answered.
 
-        With ``start`` (monotonic seconds) each frame goes at its due time after it, and latencies count from
-        then; with None as fast as acks allow. No frame is begun after ``stop``. When the daemon is gone for
-        good, ``lost`` says why and the run ends.
+        With `start` (monotonic seconds) each frame is sent at its due time after `start`, and its latency counts from
+        that time; with `None` frames are sent as fast as acks arrive. No frame is sent after `stop`. If the connection
+        is lost and reconnecting fails, sending ends and `loss` has the reason.
         """
         self._measured = measured
         try:
             for identity, frame in self._frames:
-                frame.intended_at = await self._turn(frame.batch, start)
+                frame.intended_at = await self._wait_turn(frame.batch, start)
                 if stop is not None and frame.intended_at > stop:
                     break
                 await self._send(identity, frame)
             await self._wait_until(lambda: not self._outstanding)
         except LinkLostError as error:
-            self.lost = str(error)
+            self.loss = str(error)
 
     async def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         await self._link.close()
 
-    def _frame(self, batch: RowBatch) -> tuple[int, Outstanding]:
+    def _encode_frame(self, batch: RowBatch) -> tuple[int, "PendingFrame"]:
         identity = next(self._identities)
-        return identity, Outstanding(batch, self._encoder.encode(batch, identity))
+        return identity, PendingFrame(batch, self._encoder.encode_batch(batch, identity))
 
-    async def _turn(self, batch: RowBatch, start: float | None) -> float:
-        """Wait for a frame's turn; returns the time from which its latency counts."""
+    async def _wait_turn(self, batch: RowBatch, start: float | None) -> float:
+        """Wait until a frame may be sent; returns the time from which its latency counts."""
         if start is None:
-            await self._wait_until(lambda: len(self._outstanding) < self._patience.in_flight)
+            await self._wait_until(lambda: len(self._outstanding) < self._limits.in_flight)
             return time.monotonic()
         await self._wait_until(lambda: len(self._outstanding) < OPEN_LOOP_IN_FLIGHT)
         intended_at = start + batch.due_seconds
@@ -126,10 +134,10 @@ class Sender:
             await asyncio.sleep(wait_seconds)
         return intended_at
 
-    async def _send(self, identity: int, frame: Outstanding) -> None:
+    async def _send(self, identity: int, frame: "PendingFrame") -> None:
         batch = frame.batch
-        frame.life = min(1 + int(self._counts[LedgerCount.RECONNECTS]), LAST_LIFE)
-        # Written before the frame goes: another process may get the forecast before this one runs again.
+        frame.generation = min(1 + int(self._counts[LedgerCount.RECONNECTS]), MAX_GENERATION)
+        # Written before the frame is sent: another process may receive the forecast before this one runs again.
         self._ledger.sent_at[batch.steps, batch.servers] = frame.intended_at
         self._outstanding[identity] = frame
         self._counts[LedgerCount.SAMPLES_SENT] += len(batch.servers)
@@ -140,24 +148,24 @@ class Sender:
             await self._reconnect(error)
 
     async def _wait_until(self, ready: Callable[[], bool]) -> None:
-        """Wait for answers until ``ready``, and reconnect if the link breaks meanwhile."""
+        """Wait for answers until `ready()` is true, and reconnect if the link breaks."""
         while not ready():
             if self._broken:
                 await self._reconnect(
                     LinkLostError(f"closed by the daemon with {len(self._outstanding)} frames unanswered")
                 )
                 continue
-            self._answered.clear()
+            self._on_answer.clear()
             try:
-                async with asyncio.timeout(self._patience.ack_seconds):
-                    await self._answered.wait()
+                async with asyncio.timeout(self._limits.ack_seconds):
+                    await self._on_answer.wait()
             except TimeoutError:
-                silence = LinkLostError(f"no answer for {self._patience.ack_seconds:g} s")
+                silence = LinkLostError(f"no answer for {self._limits.ack_seconds:g} s")
                 await self._reconnect(silence)
 
     async def _reconnect(self, cause: LinkLostError) -> None:
-        """Try until patience ends, then send again, in order, what was not answered. Raises ``cause``."""
-        give_up_at = time.monotonic() + self._patience.reconnect_seconds
+        """Reconnect, and send all unanswered frames again, in order. Raises `cause` once the time for it is over."""
+        give_up_at = time.monotonic() + self._limits.reconnect_seconds
         while time.monotonic() < give_up_at:
             try:
                 await self._link.open()
@@ -172,22 +180,22 @@ class Sender:
         self._broken = True
         raise cause
 
-    def _on_reply(self, reply: Reply | None) -> None:
-        """What the link calls with each answer; None says that the link is gone."""
+    def _on_reply(self, reply: IngestReply | None) -> None:
+        """Handle an answer of the link; `None` means that the link is lost."""
         if reply is None:
             self._broken = True
         elif reply.type == BUSY:
             self._counts[LedgerCount.THROTTLED] += 1
         elif reply.type in ("ack", "error"):
-            self._settle(reply)
+            self._finish_frame(reply)
         else:
             self._counts[LedgerCount.MALFORMED] += 1
-        self._answered.set()
+        self._on_answer.set()
 
-    def _settle(self, reply: Reply) -> None:
-        # A link answers in order, so an answer without an id belongs to the oldest frame.
+    def _finish_frame(self, reply: IngestReply) -> None:
+        # A link answers in order, so an answer without an id is for the oldest frame.
         identity = reply.id if isinstance(reply.id, int) else next(iter(self._outstanding), None)
-        frame = None if identity is None else self._outstanding.get(identity)
+        frame = self._outstanding.get(identity) if identity is not None else None
         if frame is None or identity is None:
             self._counts[LedgerCount.MALFORMED] += 1
             return
@@ -195,29 +203,29 @@ class Sender:
         self._counts[LedgerCount.FRAMES_ANSWERED] += 1
         if self._measured:
             self.ack_seconds.append(time.monotonic() - frame.intended_at)
-        self._account(frame.batch, frame.life, reply)
+        self._record_answer(frame.batch, frame.generation, reply)
 
-    def _account(self, batch: RowBatch, life: int, reply: Reply) -> None:
-        """Which rows of an answered frame the daemon has now."""
+    def _record_answer(self, batch: RowBatch, generation: int, reply: IngestReply) -> None:
+        """Record which samples of an answered frame were accepted or rejected."""
         size = len(batch.servers)
         if reply.code is not None:
             self._reject(batch, reply.code, 0, reply.message, size)
             return
         if reply.accepted + reply.rejected != size:
-            # An ack that does not account for each sample of its frame says nothing of any.
+            # An ack that does not account for each sample of its frame is not reliable for any of them.
             self._counts[LedgerCount.MALFORMED] += 1
             return
         self._counts[LedgerCount.SAMPLES_ACCEPTED] += reply.accepted
         for error in reply.errors:
             self._reject(batch, error.code, min(error.index, size - 1), error.message)
-        untold = reply.rejected - len(reply.errors)
-        if untold > 0:
-            self._reject(batch, UNTOLD, size - 1, "an ack spells out only the first rejections of a frame", untold)
-        kept = _kept(reply, size)
-        self._ledger.accepted[batch.steps[kept], batch.servers[kept]] = life
+        unlisted = reply.rejected - len(reply.errors)
+        if unlisted > 0:
+            self._reject(batch, UNLISTED_CODE, size - 1, "an ack lists only the first rejections of a frame", unlisted)
+        accepted = _find_accepted(reply, size)
+        self._ledger.accepted[batch.steps[accepted], batch.servers[accepted]] = generation
 
     def _reject(self, batch: RowBatch, code: str, index: int, message: str, count: int = 1) -> None:
-        """Count samples that were rejected for one reason; the first of each code is kept with its message."""
+        """Count samples that were rejected for one reason, and keep the message of the first one of each code."""
         self.rejected_by_code[code] += count
         self._counts[LedgerCount.SAMPLES_REJECTED] += count
         if code not in self.first_rejections:
@@ -229,11 +237,11 @@ class Sender:
             self.first_rejections[code] = f"server {server!r} at time {time_seconds}: {message or 'no reason given'}"
 
 
-def _kept(reply: Reply, size: int) -> list[int]:
-    """The samples of a frame that are certain to have been accepted, by index.
+def _find_accepted(reply: IngestReply, size: int) -> list[int]:
+    """Return the indexes of the samples of a frame that are certain to have been accepted.
 
-    Errors come in the order of the samples. Where an ack does not spell out all of them, nothing is known of the
-    samples after the last one that it names.
+    An ack lists errors in the order of the samples. If it does not list all of them, the samples after the last listed
+    one are uncertain.
     """
     if not reply.accepted:
         return []
@@ -243,10 +251,12 @@ def _kept(reply: Reply, size: int) -> list[int]:
 
 
 @dataclass(slots=True)
-class Outstanding:
-    """A frame that is to be answered."""
+class PendingFrame:
+    """A frame that waits for its answer."""
 
     batch: RowBatch
     payload: bytes
-    intended_at: float = 0.0  # monotonic seconds
-    life: int = 0  # 1 before the connection was ever lost, 2 after the first time, and so on
+    intended_at: float = 0.0
+    """The time from which its latency counts, in monotonic seconds."""
+    generation: int = 0
+    """1 until the connection is lost for the first time, then 2, and so on."""

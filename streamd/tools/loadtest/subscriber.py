@@ -1,9 +1,7 @@
-"""One subscriber: reads forecasts, checks each on arrival and enters it into the ledger.
+"""A subscriber: reads forecasts, checks each of them on arrival and records it in the ledger.
 
-Writes to its own plane of the ledger and its own line of counts; what is missing is judged later.
+Writes its own plane of the ledger and its own line of counts; missing forecasts are found later, in `verdict.py`.
 """
-
-from __future__ import annotations
 
 import asyncio
 import contextlib
@@ -21,14 +19,14 @@ from streamd.tools.fleets.fleet import Bools, Fleet
 from streamd.tools.loadtest.errors import LinkLostError, UnreachableError
 from streamd.tools.loadtest.ledger import Ledger, LedgerCount
 from streamd.tools.loadtest.links import CLOSE_SECONDS, CONNECT_SECONDS
-from streamd.tools.loadtest.quantiles import disordered, infinite
+from streamd.tools.loadtest.quantiles import find_disordered, find_infinite
 from streamd.tools.loadtest.sender import RECONNECT_PAUSE_SECONDS
 from streamd.tools.loadtest.wire import ENCODERS, ClientEncoding, ClientTensor, decode_forecasts
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SubscriptionOptions:
-    """What a subscriber asks for; ``None`` and empty leave the daemon's default."""
+    """The options of a subscription; `None` and empty ones are left to the daemon's default."""
 
     servers: tuple[str, ...] = ("*",)
     encoding: ClientEncoding = ClientEncoding.MSGPACK
@@ -38,18 +36,18 @@ class SubscriptionOptions:
     targets: tuple[str, ...] = ()
     quantiles: tuple[float, ...] = ()
 
-    def message(self) -> dict[str, Any]:
-        """The subscribe message."""
-        asked: dict[str, Any] = {"type": "subscribe", "servers": list(self.servers)}
+    def make_message(self) -> dict[str, Any]:
+        """Make the subscribe message."""
+        message: dict[str, Any] = {"type": "subscribe", "servers": list(self.servers)}
         if self.batch:
-            asked["batch"] = True
+            message["batch"] = True
         for name in ("dtype", "every", "targets", "quantiles"):
             if value := getattr(self, name):
-                asked[name] = value
-        return asked
+                message[name] = value
+        return message
 
-    def covers(self, servers: tuple[str, ...]) -> Bools:
-        """``[N]``: which of the servers its globs match."""
+    def match_servers(self, servers: tuple[str, ...]) -> Bools:
+        """Return `(N,) bool`: whether a glob matches the server."""
         return np.array(
             [any(fnmatch.fnmatchcase(name, glob) for glob in self.servers) for name in servers],
             dtype=np.bool_,
@@ -57,20 +55,22 @@ class SubscriptionOptions:
 
 
 class Subscriber:
-    """Reads until it is closed, or until the daemon is gone for longer than ``reconnect_seconds``."""
+    """A subscription that is read until it is closed, or until reconnecting fails for `reconnect_seconds`."""
 
     def __init__(
         self,
         session: aiohttp.ClientSession,
         base_url: str,
         subscription: SubscriptionOptions,
+        *,
         fleet: Fleet,
         step_seconds: int,
         ledger: Ledger,
         index: int,
         reconnect_seconds: float,
     ) -> None:
-        self.lost: str | None = None
+        self.loss: str | None = None
+        """The reason why reading ended early, or `None`."""
         self._session = session
         self._url = f"{base_url}/v1/forecasts"
         self._subscription = subscription
@@ -81,13 +81,13 @@ class Subscriber:
         self._received = ledger.received[index]
         self._context = ledger.context[index]
         self._latency_seconds = ledger.latency_seconds[index]
-        self._counts = ledger.subscriber(index)
+        self._counts = ledger.subscriber_counts(index)
         self._reconnect_seconds = reconnect_seconds
         self._socket: aiohttp.ClientWebSocketResponse | None = None
         self._reading: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """Subscribe and begin to read. Raises UnreachableError when the daemon refuses the subscription."""
+        """Subscribe and begin to read. Raises `UnreachableError` if the daemon refuses the subscription."""
         try:
             await self._subscribe()
         except LinkLostError as error:
@@ -95,20 +95,20 @@ class Subscriber:
         self._reading = asyncio.create_task(self._read())
 
     async def close(self) -> None:
-        """Hang up and stop reading."""
+        """Stop reading and close the connection."""
         if self._reading is not None:
             self._reading.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._reading
             self._reading = None
-        await self._hang_up()
+        await self._disconnect()
 
     async def _subscribe(self) -> None:
-        await self._hang_up()
+        await self._disconnect()
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 self._socket = socket = await self._session.ws_connect(self._url, max_msg_size=0, heartbeat=30.0)
-                payload = ENCODERS[self._subscription.encoding](self._subscription.message())
+                payload = ENCODERS[self._subscription.encoding](self._subscription.make_message())
                 text = self._subscription.encoding is ClientEncoding.JSON
                 await socket.send_frame(payload, aiohttp.WSMsgType.TEXT if text else aiohttp.WSMsgType.BINARY)
                 message = await socket.receive()
@@ -123,17 +123,17 @@ class Subscriber:
             )
 
     async def _read(self) -> None:
-        """Read, and subscribe again when the connection is lost, as long as patience lasts."""
+        """Read, and subscribe again if the connection is lost, for at most `reconnect_seconds`."""
         while True:
             assert self._socket is not None
             async for message in self._socket:
                 if message.type in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
-                    self._take(message.data)
-            if not await self._subscribed_again():
-                self.lost = f"{self._url}: closed by the daemon"
+                    self._read_frame(message.data)
+            if not await self._resubscribe():
+                self.loss = f"{self._url}: closed by the daemon"
                 return
 
-    async def _subscribed_again(self) -> bool:
+    async def _resubscribe(self) -> bool:
         give_up_at = time.monotonic() + self._reconnect_seconds
         while time.monotonic() < give_up_at:
             try:
@@ -145,16 +145,16 @@ class Subscriber:
                 return True
         return False
 
-    def _take(self, data: bytes | str) -> None:
+    def _read_frame(self, data: bytes | str) -> None:
         now = time.monotonic()
         try:
             frame = decode_forecasts(data)
             if frame.type == "forecasts":
-                values = _array(frame.values)
-                self._enter(now, frame.servers, _array(frame.origins), _array(frame.contexts), values)
+                values = _to_array(frame.values)
+                self._record_forecasts(now, frame.servers, _to_array(frame.origins), _to_array(frame.contexts), values)
             elif frame.type == "forecast":
-                one = _array(frame.values)[None]
-                self._enter(now, [frame.server], np.array([frame.origin]), np.array([frame.context]), one)
+                one = _to_array(frame.values)[None]
+                self._record_forecasts(now, [frame.server], np.array([frame.origin]), np.array([frame.context]), one)
             elif frame.type == "lagged":
                 self._counts[LedgerCount.LAGGED] += frame.dropped
             elif frame.type == "error":
@@ -162,7 +162,7 @@ class Subscriber:
         except (msgspec.MsgspecError, ValueError, TypeError):
             self._counts[LedgerCount.MALFORMED] += 1
 
-    def _enter(
+    def _record_forecasts(
         self,
         now: float,
         names: list[str],
@@ -170,25 +170,25 @@ class Subscriber:
         contexts: NDArray[Any],
         values: NDArray[Any],
     ) -> None:
-        """Enter n forecasts; ``values [n, target, step, quantile]``."""
+        """Record n forecasts; `values` is `(n, target, step, quantile)`."""
         if not len(names) == len(origins) == len(contexts) == len(values) or values.ndim != 4:
-            raise ValueError(f"{len(names)} servers with values {values.shape}; expected [n, target, step, quantile]")
+            raise ValueError(f"{len(names)} servers with values {values.shape}; expected (n, target, step, quantile)")
         counts = self._counts
         counts[LedgerCount.FORECAST_FRAMES] += 1
         servers = np.array([self._numbers.get(name, -1) for name in names], dtype=np.intp)
-        # A forecast's origin is where its newest row ends: one step after that row began.
+        # A forecast's origin is the time at which its newest row ends: one step after that row began.
         steps = np.rint(origins / self._step_seconds).astype(np.intp) - 1 - self._first_step
         ours = (servers >= 0) & (steps >= 0) & (steps < len(self._sent_at))
         counts[LedgerCount.FOREIGN] += int((~ours).sum())
         servers, steps = servers[ours], steps[ours]
         counts[LedgerCount.FORECASTS] += len(servers)
-        counts[LedgerCount.DISORDERED] += int(disordered(values).sum())
-        counts[LedgerCount.INFINITE] += int(infinite(values).sum())
+        counts[LedgerCount.DISORDERED] += int(find_disordered(values).sum())
+        counts[LedgerCount.INFINITE] += int(find_infinite(values).sum())
         np.add.at(self._received, (steps, servers), 1)
         self._context[steps, servers] = contexts[ours]
         self._latency_seconds[steps, servers] = now - self._sent_at[steps, servers]
 
-    async def _hang_up(self) -> None:
+    async def _disconnect(self) -> None:
         if self._socket is not None:
             with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
                 async with asyncio.timeout(CLOSE_SECONDS):
@@ -196,7 +196,7 @@ class Subscriber:
             self._socket = None
 
 
-def _array(found: ClientTensor | list[Any] | None) -> NDArray[Any]:
+def _to_array(found: ClientTensor | list[Any] | None) -> NDArray[Any]:
     if isinstance(found, ClientTensor):
-        return found.array()
+        return found.view_array()
     return np.array(found, dtype=np.float64)

@@ -1,6 +1,7 @@
-"""The contract's frames as this client writes and reads them: samples out, acks and forecasts in."""
+"""The frames of the wire contract: samples that this client sends, acks and forecasts that it receives.
 
-from __future__ import annotations
+Written from the contract; shares no code with the daemon.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,66 +15,68 @@ from numpy.typing import NDArray
 from streamd.tools.fleets.fleet import Fleet, FleetValues
 from streamd.tools.loadtest.plan import RowBatch
 
-# Digits that JSON numbers keep: float32 has about seven, and shorter texts are what agents really send.
 JSON_DIGITS = 6
+"""Decimals of a JSON number: float32 has about seven digits, and real agents send short numbers."""
 
 
 class ClientEncoding(StrEnum):
-    """Of frames and bodies, both ways."""
+    """The encoding of frames and bodies, in both directions."""
 
     JSON = "json"
     MSGPACK = "msgpack"
 
     @property
     def content_type(self) -> str:
-        """For HTTP bodies."""
+        """The content type of an HTTP body."""
         return f"application/{self.value}"
 
 
 class ClientForm(StrEnum):
-    """Of the samples in a frame: each on its own, or many servers in columns."""
+    """The form of the samples in a frame: each on its own, or many servers in columns."""
 
     SAMPLES = "samples"
     COLUMNS = "columns"
 
 
-class SampleError(msgspec.Struct):
-    """One rejected sample of a frame."""
+class RejectedSample(msgspec.Struct):
+    """A sample of a frame that the daemon rejected."""
 
     index: int
     code: str
     message: str = ""
 
 
-class Reply(msgspec.Struct):
-    """An ack (WebSocket and HTTP) or an error frame (``code`` set)."""
+class IngestReply(msgspec.Struct):
+    """An ack (WebSocket and HTTP) or an error frame (`code` set)."""
 
     type: str = "ack"
     id: int | str | None = None
     accepted: int = 0
     rejected: int = 0
-    errors: list[SampleError] = []
+    errors: list[RejectedSample] = []
     code: str | None = None
     message: str = ""
     retry_after: float | None = None
 
 
 class ClientTensor(msgspec.Struct):
-    """``data``: little-endian bytes of ``shape`` and ``dtype``."""
+    """An array in a MessagePack frame."""
 
     shape: list[int]
     dtype: str
     data: memoryview
+    """Little-endian bytes."""
 
-    def array(self) -> NDArray[Any]:
-        """The values, without copying them."""
+    def view_array(self) -> NDArray[Any]:
+        """Return the values without a copy; valid as long as the frame."""
         return np.frombuffer(self.data, dtype=np.dtype(self.dtype).newbyteorder("<")).reshape(self.shape)
 
 
-class Forecasts(msgspec.Struct):
-    """Any frame that a subscriber can get; ``type`` says which: forecast, forecasts (a batch), lagged, ..."""
+class ForecastFrame(msgspec.Struct):
+    """Any frame that a subscriber can receive: one type decodes all of them."""
 
     type: str
+    """`forecast`, `forecasts` (a batch), `lagged`, `subscribed` or `error`."""
     server: str = ""
     origin: float = 0.0
     context: int = 0
@@ -90,59 +93,60 @@ class Forecasts(msgspec.Struct):
     message: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SampleEncoder:
-    """Turns batches into frames of one form and encoding."""
+    """The encoder of batches into frames of one form and encoding."""
 
     fleet: Fleet
     step_seconds: int
     form: ClientForm
     encoding: ClientEncoding
-    with_ids: bool = True  # a WebSocket's acks name their frame; an HTTP body needs no name
+    has_ids: bool = True
+    """Whether a frame has an id: the acks of a WebSocket name their frame; an HTTP body needs no id."""
 
-    def encode(self, batch: RowBatch, identity: int) -> bytes:
-        """A frame's or body's bytes."""
-        features = self._features(batch)
-        values = self.fleet.values(batch.steps, batch.servers)[:, features]
+    def encode_batch(self, batch: RowBatch, identity: int) -> bytes:
+        """Encode the rows of a batch as a frame or an HTTP body."""
+        features = self._list_features(batch)
+        values = self.fleet.read_values(batch.steps, batch.servers)[:, features]
         names = [self.fleet.features[index] for index in features]
-        build = self._columns if self.form is ClientForm.COLUMNS else self._samples
+        build = self._build_columns if self.form is ClientForm.COLUMNS else self._build_samples
         frame = build(batch, names, values)
-        if self.with_ids:
+        if self.has_ids:
             frame["id"] = identity
         return ENCODERS[self.encoding](frame)
 
-    def _features(self, batch: RowBatch) -> list[int]:
+    def _list_features(self, batch: RowBatch) -> list[int]:
         return list(range(batch.part, len(self.fleet.features), batch.parts))
 
-    def _columns(self, batch: RowBatch, names: list[str], values: FleetValues) -> dict[str, Any]:
+    def _build_columns(self, batch: RowBatch, names: list[str], values: FleetValues) -> dict[str, Any]:
         times = [(self.fleet.first_step + int(step)) * self.step_seconds for step in batch.steps]
         same = len(set(times)) == 1
         columns = {
             "servers": [self.fleet.servers[server] for server in batch.servers],
             "time": times[0] if same else times,
             "features": names,
-            "values": self._tensor(values),
+            "values": self._build_tensor(values),
         }
         return {"columns": columns}
 
-    def _tensor(self, values: FleetValues) -> Any:
+    def _build_tensor(self, values: FleetValues) -> Any:
         if self.encoding is ClientEncoding.MSGPACK:
             return {
                 "shape": list(values.shape),
                 "dtype": "float32",
                 "data": np.ascontiguousarray(values).tobytes(),
             }
-        # msgspec writes NaN as null, which is the contract's word for missing.
+        # msgspec writes NaN as null, which means missing in the contract.
         return np.round(values.astype(np.float64), JSON_DIGITS).tolist()
 
-    def _samples(self, batch: RowBatch, names: list[str], values: FleetValues) -> dict[str, Any]:
-        # A value that differs from itself is NaN: missing, so it is left out.
+    def _build_samples(self, batch: RowBatch, names: list[str], values: FleetValues) -> dict[str, Any]:
+        # A value that differs from itself is NaN, so it is missing and left out.
         rounded = np.round(values.astype(np.float64), JSON_DIGITS).tolist()
         samples = [
             {
                 "server": self.fleet.servers[server],
                 "time": (self.fleet.first_step + int(step)) * self.step_seconds,
-                "values": {name: value for name, value in zip(names, line, strict=True) if value == value},  # not NaN
+                "values": {name: value for name, value in zip(names, line, strict=True) if value == value},
             }
             for step, server, line in zip(batch.steps, batch.servers, rounded, strict=True)
         ]
@@ -153,14 +157,14 @@ ENCODERS: dict[ClientEncoding, Callable[[Any], bytes]] = {
     ClientEncoding.JSON: msgspec.json.Encoder().encode,
     ClientEncoding.MSGPACK: msgspec.msgpack.Encoder().encode,
 }
-decode_reply: dict[ClientEncoding, Callable[[Any], Reply]] = {
-    ClientEncoding.JSON: msgspec.json.Decoder(Reply).decode,
-    ClientEncoding.MSGPACK: msgspec.msgpack.Decoder(Reply).decode,
+REPLY_DECODERS: dict[ClientEncoding, Callable[[Any], IngestReply]] = {
+    ClientEncoding.JSON: msgspec.json.Decoder(IngestReply).decode,
+    ClientEncoding.MSGPACK: msgspec.msgpack.Decoder(IngestReply).decode,
 }
-_forecasts_json = msgspec.json.Decoder(Forecasts)
-_forecasts_msgpack = msgspec.msgpack.Decoder(Forecasts)
+_forecasts_json = msgspec.json.Decoder(ForecastFrame)
+_forecasts_msgpack = msgspec.msgpack.Decoder(ForecastFrame)
 
 
-def decode_forecasts(data: bytes | str) -> Forecasts:
-    """A subscriber's frame: text is JSON, bytes are MessagePack. Raises msgspec.MsgspecError."""
+def decode_forecasts(data: bytes | str) -> ForecastFrame:
+    """Decode a subscriber's frame: text is JSON, bytes are MessagePack. Raises `msgspec.MsgspecError`."""
     return _forecasts_json.decode(data) if isinstance(data, str) else _forecasts_msgpack.decode(data)

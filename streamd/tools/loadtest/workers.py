@@ -1,9 +1,7 @@
-"""Who carries a replay's connections and subscribers: the workers' common face, and the one in here.
+"""The worker interface, which runs a share of a replay's connections and subscribers, and the worker of this process.
 
-A worker runs here or in a process of its own; the coordinator calls the same methods either way.
+A worker in a process of its own has the same methods: see `processes.py`.
 """
-
-from __future__ import annotations
 
 import asyncio
 from collections import Counter
@@ -11,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 import aiohttp
 import numpy as np
@@ -21,28 +19,29 @@ from streamd.tools.loadtest.errors import LinkLostError, UnreachableError
 from streamd.tools.loadtest.ledger import Ledger, LedgerShape
 from streamd.tools.loadtest.links import CONNECT_SECONDS, HttpLink, Link, OnReply, WebSocketLink
 from streamd.tools.loadtest.plan import SendPlan
-from streamd.tools.loadtest.sender import Patience, Sender
+from streamd.tools.loadtest.sender import ConnectionLimits, Sender
 from streamd.tools.loadtest.subscriber import Subscriber, SubscriptionOptions
 from streamd.tools.loadtest.wire import ClientEncoding, ClientForm, SampleEncoder
 
 
 @dataclass(frozen=True, slots=True)
-class Wire:
-    """How samples travel."""
+class WireOptions:
+    """The route and the form in which samples are sent."""
 
     base_url: str
-    transport: str  # "websocket" or "http"
+    transport: str
+    """`websocket` or `http`."""
     encoding: ClientEncoding
     form: ClientForm
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerJob:
-    """One worker's share of a replay; plain data, so that it can go to another process."""
+    """The share of a replay that one worker runs; plain data, so that it can be sent to another process."""
 
     plan: SendPlan
-    wire: Wire
-    patience: Patience
+    wire: WireOptions
+    limits: ConnectionLimits
     subscription: SubscriptionOptions
     shape: LedgerShape
     folder: Path | None
@@ -50,49 +49,51 @@ class WorkerJob:
     subscribers: tuple[int, ...]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class WorkerOutcome:
-    """What a worker knows at the end beside the ledger."""
+    """The results of a worker that are not in the ledger."""
 
     rejected_by_code: Counter[str] = field(default_factory=Counter)
-    first_rejections: dict[str, str] = field(default_factory=dict)  # by code, see ``Sender``
+    first_rejections: dict[str, str] = field(default_factory=dict)
+    """By code: the first sample that was rejected, and the daemon's message."""
     ack_seconds: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
-    unanswered: int = 0
-    lost: list[str] = field(default_factory=list)
+    unanswered_samples: int = 0
+    losses: list[str] = field(default_factory=list)
+    """The reason for each connection or subscription that was lost."""
 
-    def add(self, other: WorkerOutcome) -> None:
-        """Take in another worker's."""
+    def merge(self, other: Self) -> None:
+        """Add the results of another worker."""
         self.rejected_by_code += other.rejected_by_code
         self.first_rejections = {**other.first_rejections, **self.first_rejections}
         self.ack_seconds = np.concatenate([self.ack_seconds, other.ack_seconds])
-        self.unanswered += other.unanswered
-        self.lost += other.lost
+        self.unanswered_samples += other.unanswered_samples
+        self.losses += other.losses
 
 
 class Worker(Protocol):
-    """One share of a replay."""
+    """The interface of what runs one share of a replay. The methods are called in the order in which they are here."""
 
     async def open(self) -> None:
-        """Subscribe, then connect. Raises UnreachableError."""
+        """Subscribe, then connect. Raises `UnreachableError`."""
 
-    async def fill(self) -> None:
-        """Send the history as fast as acks allow."""
+    async def send_history(self) -> None:
+        """Send the history as fast as acks arrive."""
 
-    async def prepare(self) -> None:
-        """Encode the measured stretch ahead."""
+    async def encode_stream(self) -> None:
+        """Encode the measured stretch in advance."""
 
-    async def stream(self, start: float | None, stop: float | None) -> None:
-        """Send the measured stretch; see ``Sender.run``."""
+    async def send_stream(self, start: float | None, stop: float | None) -> None:
+        """Send the measured stretch, from `start` to `stop` as `Sender.send_prepared` takes them."""
 
-    async def outcome(self) -> WorkerOutcome:
-        """What it knows so far."""
+    async def collect_outcome(self) -> WorkerOutcome:
+        """Return the results so far."""
 
     async def close(self) -> None:
-        """Hang up everything."""
+        """Close all connections and subscriptions."""
 
 
 class LocalWorker:
-    """Carries its share in this process."""
+    """A worker that runs its job in this process."""
 
     def __init__(self, job: WorkerJob, ledger: Ledger) -> None:
         self._job = job
@@ -102,94 +103,102 @@ class LocalWorker:
         self._subscribers: list[Subscriber] = []
 
     async def open(self) -> None:
-        """See ``Worker.open``."""
+        """Subscribe, then connect, as `Worker.open`."""
         job = self._job
         for index in job.subscribers:
-            subscriber = self._subscriber(index)
+            subscriber = self._make_subscriber(index)
             self._subscribers.append(subscriber)
             await subscriber.open()
         for index in job.connections:
-            sender = self._sender(index)
+            sender = self._make_sender(index)
             self._senders.append(sender)
             try:
                 await sender.open()
             except LinkLostError as error:
                 raise UnreachableError(str(error)) from error
 
-    async def fill(self) -> None:
-        """See ``Worker.fill``."""
+    async def send_history(self) -> None:
+        """Send the history, as `Worker.send_history`."""
         for index, sender in zip(self._job.connections, self._senders, strict=True):
-            sender.prepare(self._job.plan.fill(index))
-        await asyncio.gather(*(sender.run(None) for sender in self._senders))
+            sender.prepare(self._job.plan.plan_history(index))
+        await asyncio.gather(*(sender.send_prepared(None) for sender in self._senders))
 
-    async def prepare(self) -> None:
-        """See ``Worker.prepare``."""
+    async def encode_stream(self) -> None:
+        """Encode the measured stretch, as `Worker.encode_stream`."""
         for index, sender in zip(self._job.connections, self._senders, strict=True):
-            sender.prepare(self._job.plan.stream(index))
+            sender.prepare(self._job.plan.plan_stream(index))
 
-    async def stream(self, start: float | None, stop: float | None) -> None:
-        """See ``Worker.stream``."""
-        await asyncio.gather(*(sender.run(start, stop, measured=True) for sender in self._senders if not sender.lost))
+    async def send_stream(self, start: float | None, stop: float | None) -> None:
+        """Send the measured stretch, as `Worker.send_stream`."""
+        await asyncio.gather(
+            *(sender.send_prepared(start, stop, measured=True) for sender in self._senders if not sender.loss)
+        )
 
-    async def outcome(self) -> WorkerOutcome:
-        """See ``Worker.outcome``."""
+    async def collect_outcome(self) -> WorkerOutcome:
+        """Return the results so far, as `Worker.collect_outcome`."""
         total = WorkerOutcome()
         for sender in self._senders:
-            lost = [sender.lost] if sender.lost else []
+            losses = [sender.loss] if sender.loss else []
             seconds = np.array(sender.ack_seconds, dtype=np.float32)
-            total.add(
+            total.merge(
                 WorkerOutcome(
                     rejected_by_code=sender.rejected_by_code,
                     first_rejections=sender.first_rejections,
                     ack_seconds=seconds,
-                    unanswered=sender.unanswered,
-                    lost=lost,
+                    unanswered_samples=sender.unanswered_samples,
+                    losses=losses,
                 )
             )
-        total.lost += [subscriber.lost for subscriber in self._subscribers if subscriber.lost]
+        total.losses += [subscriber.loss for subscriber in self._subscribers if subscriber.loss]
         return total
 
     async def close(self) -> None:
-        """See ``Worker.close``."""
+        """Close all connections and subscriptions, as `Worker.close`."""
         await asyncio.gather(*(one.close() for one in self._senders), *(one.close() for one in self._subscribers))
         await asyncio.gather(*(session.close() for session in self._sessions))
 
-    def _session(self) -> aiohttp.ClientSession:
-        """One connection each: the order of a server's rows is the order of one connection."""
+    def _make_session(self) -> aiohttp.ClientSession:
+        """Make a session of a single connection, because only one connection keeps the rows of a server in order."""
         timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=CONNECT_SECONDS, sock_read=self._job.patience.ack_seconds
+            total=None, sock_connect=CONNECT_SECONDS, sock_read=self._job.limits.ack_seconds
         )
         session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1), timeout=timeout)
         self._sessions.append(session)
         return session
 
-    def _sender(self, index: int) -> Sender:
+    def _make_sender(self, index: int) -> Sender:
         plan, wire = self._job.plan, self._job.wire
         make_link: Callable[[OnReply], Link]
-        session = self._session()
+        session = self._make_session()
         if wire.transport == "http":
             make_link = partial(HttpLink, session, wire.base_url, wire.encoding)
         else:
             make_link = partial(WebSocketLink, session, wire.base_url, wire.encoding)
-        encoder = SampleEncoder(plan.fleet, plan.step_seconds, wire.form, wire.encoding, wire.transport != "http")
-        return Sender(encoder, self._ledger, index, self._job.patience, make_link)
+        encoder = SampleEncoder(
+            fleet=plan.fleet,
+            step_seconds=plan.step_seconds,
+            form=wire.form,
+            encoding=wire.encoding,
+            has_ids=wire.transport != "http",
+        )
+        return Sender(encoder, self._ledger, index, limits=self._job.limits, make_link=make_link)
 
-    def _subscriber(self, index: int) -> Subscriber:
+    def _make_subscriber(self, index: int) -> Subscriber:
         job = self._job
         return Subscriber(
-            self._session(),
+            self._make_session(),
             job.wire.base_url,
             job.subscription,
-            job.plan.fleet,
-            job.plan.step_seconds,
-            self._ledger,
-            index,
-            job.patience.reconnect_seconds,
+            fleet=job.plan.fleet,
+            step_seconds=job.plan.step_seconds,
+            ledger=self._ledger,
+            index=index,
+            reconnect_seconds=job.limits.reconnect_seconds,
         )
 
 
-def split_jobs(job: WorkerJob, processes: int) -> list[WorkerJob]:
-    """A job's connections and subscribers over so many processes; readers get half of them, at least one."""
+def split_job(job: WorkerJob, processes: int) -> list[WorkerJob]:
+    """Split a job over so many processes: half of them read forecasts, at least one; the others send."""
     readers = min(len(job.subscribers), max(1, processes // 2)) if job.subscribers else 0
     writers = min(len(job.connections), max(1, processes - readers))
     reading = [replace(job, connections=(), subscribers=job.subscribers[one::readers]) for one in range(readers)]

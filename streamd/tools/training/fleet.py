@@ -4,8 +4,6 @@ A dataset is a table (Parquet or CSV) with a server, a time (`machine` and `ts`,
 and one column a metric.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable
@@ -17,7 +15,7 @@ import pandas as pd
 
 from streamd.core.errors import ConfigError
 from streamd.tools.fleets import readers, tables
-from streamd.tools.loadtest.errors import UsageError
+from streamd.tools.fleets.errors import FleetError
 from streamd.tools.networks.contract import FEATURE_UNITS
 
 DATASET_FILES = {"smd": "smd_5min.parquet", "asd": "asd_5min.parquet"}
@@ -52,22 +50,22 @@ class TrainingFleet:
     splits: dict[str, tuple[int, int]]
     sha256: dict[str, str]
 
-    def part(self, split: str, machines: Iterable[int] | None = None) -> np.ndarray:
+    def select_split(self, split: str, machines: Iterable[int] | None = None) -> np.ndarray:
         """(machine, step, metric) of one split, nothing beyond it."""
         first, last = self.splits[split]
         chosen = list(range(len(self.machines))) if machines is None else list(machines)
         return self.values[chosen, first:last]
 
-    def column(self, name: str) -> int:
+    def find_column(self, name: str) -> int:
         """Where a metric stands among `columns`; DataError where there is none of that name."""
         if name not in self.columns:
             raise DataError(f"dataset {self.name!r} has no column {name!r}; it has {self.columns}")
         return self.columns.index(name)
 
-    def features(self) -> np.ndarray:
+    def stack_features(self) -> np.ndarray:
         """(machine, step, 14) float32 in contract order, NaN for features that the map gives no column."""
         absent = np.full(self.values.shape[:2], np.nan, np.float32)
-        parts = [absent if c is None else self.values[..., self.column(c)] for c in self.natural]
+        parts = [absent if c is None else self.values[..., self.find_column(c)] for c in self.natural]
         return np.stack(parts, axis=-1)
 
 
@@ -125,18 +123,18 @@ def read_table(path: Path) -> pd.DataFrame:
     DataError, with the file and the place in it, where a column is missing or a time can't be in seconds.
     """
     try:
-        table = tables.read_table(path)
-        servers, times = readers.servers_of(table), readers.times_of(table)
-        keys = {table.find(tables.SERVER_COLUMNS), table.find(tables.TIME_COLUMNS)}
+        table = tables.load_table(path)
+        servers, times = readers.read_servers(table), readers.read_times(table)
+        keys = {table.find_column(tables.SERVER_COLUMNS), table.find_column(tables.TIME_COLUMNS)}
         metrics = {name: _metric(table, name) for name in table.columns if name not in keys}
-    except UsageError as error:
+    except FleetError as error:
         raise DataError(str(error)) from error
     return pd.DataFrame({"machine": servers.astype(object), "ts": times, **metrics})
 
 
 def _metric(table: tables.Table, name: str) -> np.ndarray:
     """A column's numbers; as it is where a Parquet column is something else, which no feature needs."""
-    return table.columns[name] if table.lines is None else readers.numbers_of(table, name)
+    return table.columns[name] if table.lines is None else readers.read_numbers(table, name)
 
 
 def derive_column(frame: pd.DataFrame, expression: str) -> pd.Series:

@@ -1,4 +1,4 @@
-"""The load replayer against the daemon itself: what it rejects, and what is made of that."""
+"""Tests `streamd/tools/loadtest` against the daemon itself: rejected samples, and the report of them."""
 
 import asyncio
 import json
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from streamd.tools.loadtest import cli
+from streamd.cli import main
 from streamd.tools.loadtest.errors import Exit
 from tests.support.http_harness import Running, at
 
@@ -16,13 +16,14 @@ TOO_LONG = "x" * 257
 
 
 async def replay(daemon: Running, path: Path, lines: list[str], *more: str) -> tuple[int, dict[str, Any]]:
-    """Run the command line in a thread of its own, as it brings its own loop."""
+    """Run the command in a thread of its own, because it runs a loop of its own."""
 
     def run() -> tuple[int, dict[str, Any]]:
         path.write_text("\n".join(["server,time,cpu_user,mem_used,load_average", *lines]) + "\n")
         result = path.with_suffix(".json")
-        asked = [str(path), "--url", daemon.url, "--quiet", "--settle", "0.5", "--json", str(result), *more]
-        status = cli.main(asked)
+        options = ["--url", daemon.url, "--quiet", "--settle", "0.5", "--json", str(result)]
+        arguments = ["replay", str(path), *options, *more]
+        status = main(arguments)
         return status, json.loads(result.read_text()) if result.exists() else {}
 
     return await asyncio.to_thread(run)
@@ -44,7 +45,7 @@ WIRES = [[], ["--transport", "http"], ["--encoding", "msgpack", "--form", "colum
     ],
     ids=["name", "time"],
 )
-async def test_a_fleet_that_is_wholly_rejected_verifies_nothing(
+async def test_a_completely_rejected_fleet_verifies_nothing(
     daemon: Running,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -65,7 +66,7 @@ async def test_a_fleet_that_is_wholly_rejected_verifies_nothing(
     assert f"the daemon rejected every sample ({ROWS})" in out.splitlines()[-1]
 
 
-async def test_a_fleet_that_is_partly_rejected_is_complete_and_says_so(
+async def test_a_partly_rejected_fleet_is_complete_and_reports_it(
     daemon: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     daemon.open_lanes(2)

@@ -1,6 +1,4 @@
-"""The replayer against a fake daemon: honest, then dishonest in one way at a time."""
-
-from __future__ import annotations
+"""Tests `streamd/tools/loadtest/run.py`, by the command, against a fake daemon: without a fault, then with one."""
 
 import asyncio
 import csv
@@ -10,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from streamd.tools.loadtest import cli
+from streamd.cli import main
 from streamd.tools.loadtest.errors import Exit
 from tests.support.fake_daemon import CONTEXT_LENGTH, NEED, STEP_SECONDS, FakeDaemon, Faults
 
@@ -34,10 +32,10 @@ def fleet(tmp_path: Path) -> Path:
 
 
 async def replay(daemon: FakeDaemon, fleet: Path, *more: str) -> tuple[int, dict[str, Any]]:
-    """Run the command line in a thread of its own, as it brings its own loop."""
+    """Run the command in a thread of its own, because it runs a loop of its own."""
     result = fleet.with_suffix(".json")
-    asked = [str(fleet), "--url", daemon.url, "--quiet", "--settle", "0.5", "--json", str(result), *more]
-    status = await asyncio.to_thread(cli.main, asked)
+    arguments = ["replay", str(fleet), "--url", daemon.url, "--quiet", "--settle", "0.5", "--json", str(result), *more]
+    status = await asyncio.to_thread(main, arguments)
     return status, json.loads(result.read_text()) if result.exists() else {}
 
 
@@ -92,7 +90,7 @@ async def test_superseded_rows_are_not_missing(fleet: Path) -> None:
     assert found["forecasts"]["received"] == len(SERVERS)
 
 
-async def test_superseded_rows_beyond_the_unreceived_are_told(fleet: Path) -> None:
+async def test_more_superseded_than_unreceived_rows_are_noted(fleet: Path) -> None:
     daemon = FakeDaemon()
     async with daemon.running():
         replaying = asyncio.create_task(replay(daemon, fleet))
@@ -104,22 +102,22 @@ async def test_superseded_rows_beyond_the_unreceived_are_told(fleet: Path) -> No
     assert any("2 more superseded" in note for note in found["notes"])
 
 
-async def test_told_lag_is_not_missing(fleet: Path) -> None:
+async def test_forecasts_reported_as_lagged_are_not_missing(fleet: Path) -> None:
     async with FakeDaemon(Faults(lag=5)).running() as daemon:
         status, found = await replay(daemon, fleet)
     assert status == Exit.COMPLETE
     assert found["forecasts"]["lagged"] == 1
 
 
-async def test_what_one_of_two_subscribers_lacks_is_missing(fleet: Path) -> None:
+async def test_a_forecast_that_one_of_two_subscribers_lacks_is_missing(fleet: Path) -> None:
     daemon = FakeDaemon()
-    losing = daemon._deliver
+    deliver_forecast = daemon.deliver_forecast
 
-    async def deliver(reader: Any, server: str, step: int) -> None:
-        if not (daemon.forecasts == 4 and reader is daemon.readers[-1]):
-            await losing(reader, server, step)
+    async def lose_one(subscriber: Any, server: str, step: int) -> None:
+        if not (daemon.forecasts == 4 and subscriber is daemon.subscribers[-1]):
+            await deliver_forecast(subscriber, server, step)
 
-    daemon._deliver = deliver  # type: ignore[method-assign]
+    daemon.deliver_forecast = lose_one  # type: ignore[method-assign]
     async with daemon.running():
         status, found = await replay(daemon, fleet, "--subscribers", "2")
     assert status == Exit.LOST
@@ -157,7 +155,7 @@ async def test_an_unanswered_frame_is_a_loss_and_no_hang(fleet: Path) -> None:
     assert "no answer for 0.3 s" in found["notes"][0]
 
 
-async def test_a_busy_daemon_is_asked_again_before_anything_follows(fleet: Path) -> None:
+async def test_a_frame_is_sent_to_a_busy_daemon_again_before_any_other(fleet: Path) -> None:
     async with FakeDaemon(Faults(throttle=10)).running() as daemon:
         status, found = await replay(daemon, fleet, "--transport", "http")
     assert status == Exit.COMPLETE
@@ -173,7 +171,7 @@ async def test_a_closed_connection_is_a_loss(fleet: Path) -> None:
     assert found["faults"]["unacked"] == 1
 
 
-async def test_reconnecting_sends_again_what_was_not_acked(fleet: Path) -> None:
+async def test_unacknowledged_frames_are_sent_again_after_reconnecting(fleet: Path) -> None:
     async with FakeDaemon(Faults(hang_up_at=10)).running() as daemon:
         status, found = await replay(daemon, fleet, "--reconnect", "5")
     assert found["samples"]["reconnects"] >= 1
@@ -183,8 +181,10 @@ async def test_reconnecting_sends_again_what_was_not_acked(fleet: Path) -> None:
     assert status == Exit.COMPLETE, found["faults"]
 
 
-async def test_no_daemon_is_told_with_its_address(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status = await asyncio.to_thread(cli.main, ["--url", "http://127.0.0.1:9", "--quiet"])
+async def test_a_missing_daemon_is_reported_with_its_address(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status = await asyncio.to_thread(main, ["replay", "--url", "http://127.0.0.1:9", "--quiet"])
     assert status == Exit.UNREACHABLE
     assert "no daemon at http://127.0.0.1:9/v1/status" in capsys.readouterr().err
 
@@ -214,18 +214,18 @@ async def test_acked_rows_are_found_or_missed_in_the_windows(fleet: Path, tmp_pa
     acked = tmp_path / "acked.csv"
     async with FakeDaemon().running() as daemon:
         await replay(daemon, fleet, "--acked-list", str(acked))
-        assert await asyncio.to_thread(cli.main, ["--url", daemon.url, "--verify", str(acked)]) == Exit.COMPLETE
+        assert await asyncio.to_thread(main, ["replay", "--url", daemon.url, "--verify", str(acked)]) == Exit.COMPLETE
         newest = max(daemon.windows["beta"])
         del daemon.windows["beta"][newest - 2]
-        told = tmp_path / "told.json"
-        verify = ["--url", daemon.url, "--verify", str(acked), "--json", str(told)]
-        assert await asyncio.to_thread(cli.main, verify) == Exit.LOST
-    counts = json.loads(told.read_text())
+        report = tmp_path / "report.json"
+        verify = ["replay", "--url", daemon.url, "--verify", str(acked), "--json", str(report)]
+        assert await asyncio.to_thread(main, verify) == Exit.LOST
+    counts = json.loads(report.read_text())
     assert counts["lost"] == [["beta", newest - 2]]
     assert counts["outside"] == (STEPS - CONTEXT_LENGTH) * len(SERVERS)
 
 
-async def test_processes_of_their_own_find_the_same(fleet: Path) -> None:
+async def test_worker_processes_give_the_same_result(fleet: Path) -> None:
     async with FakeDaemon(Faults(lose=4)).running() as daemon:
         status, found = await replay(daemon, fleet, "--processes", "2", "--rate", "200", "--context-rows", "4")
     assert status == Exit.LOST
@@ -253,7 +253,7 @@ async def test_a_synthetic_fleet_of_the_shipped_servers(fleet: Path) -> None:
     ],
     ids=" ".join,
 )
-async def test_a_replay_of_which_every_sample_is_rejected_is_not_complete(
+async def test_a_replay_with_every_sample_rejected_is_not_complete(
     fleet: Path, wire: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with FakeDaemon(Faults(reject=set(SERVERS))).running() as daemon:
@@ -264,28 +264,30 @@ async def test_a_replay_of_which_every_sample_is_rejected_is_not_complete(
     last = capsys.readouterr().out.splitlines()[-1]
     assert "complete" not in last
     assert f"the daemon rejected every sample ({ROWS})" in last
-    assert found["samples"]["first_rejections"] == {"sample_too_old": "server 'alpha' at time 1600000200: told to"}
+    assert found["samples"]["first_rejections"] == {
+        "sample_too_old": "server 'alpha' at time 1600000200: rejected on request"
+    }
     assert any(note.startswith(f"{ROWS} rejected as sample_too_old; server 'alpha'") for note in found["notes"])
 
 
-async def test_a_fleet_that_is_partly_rejected_says_so_beside_complete(
+async def test_a_partly_rejected_fleet_is_complete_and_reports_the_rejections(
     fleet: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with FakeDaemon(Faults(reject={"beta"})).running() as daemon:
         status, found = await replay(daemon, fleet)
     assert status == Exit.COMPLETE
     assert capsys.readouterr().out.splitlines()[-1].endswith(f"; {STEPS} of {ROWS} samples were rejected")
-    first = "server 'beta' at time 1600000200: told to"
+    first = "server 'beta' at time 1600000200: rejected on request"
     assert f"{STEPS} rejected as sample_too_old; {first}" in found["notes"]
 
 
-async def test_a_fleet_that_only_warms_verifies_no_forecast(fleet: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_a_fleet_with_too_few_rows_verifies_no_forecast(fleet: Path, capsys: pytest.CaptureFixture[str]) -> None:
     short = ["--limit-rows", str(NEED - 1)]
     async with FakeDaemon().running() as daemon:
         status, found = await replay(daemon, fleet, *short)
     assert (status, found["complete"]) == (Exit.NOTHING, False)
     assert f"no row was due: a window needs {NEED} rows" in capsys.readouterr().out.splitlines()[-1]
-    async with FakeDaemon().running() as daemon:  # who reads no forecast verifies what the daemon keeps
+    async with FakeDaemon().running() as daemon:  # Without subscribers, the rows that the daemon keeps are verified.
         status, _ = await replay(daemon, fleet, *short, "--subscribers", "0")
     assert status == Exit.COMPLETE
     last = capsys.readouterr().out.splitlines()[-1]
@@ -320,15 +322,15 @@ async def test_failed_rows_are_a_fault_without_a_subscriber_too(fleet: Path) -> 
     assert found["faults"] == {"failed": 2}
 
 
-async def test_an_ack_that_leaves_samples_out_is_no_ack(fleet: Path) -> None:
+async def test_an_ack_that_does_not_count_each_sample_is_not_an_ack(fleet: Path) -> None:
     async with FakeDaemon(Faults(ack_short=4)).running() as daemon:
         status, found = await replay(daemon, fleet)
     assert status == Exit.LOST
     assert found["faults"]["unreadable_answers"] == 1
 
 
-async def test_rejections_that_an_ack_does_not_spell_out_are_counted_and_not_taken_for_accepted(fleet: Path) -> None:
-    async with FakeDaemon(Faults(reject={"beta"}, errors_told=1)).running() as daemon:
+async def test_rejections_that_an_ack_does_not_list_are_counted_and_are_not_accepted(fleet: Path) -> None:
+    async with FakeDaemon(Faults(reject={"beta"}, listed_errors=1)).running() as daemon:
         status, found = await replay(daemon, fleet, "--samples-a-frame", "36", "--context-rows", "12")
     assert found["samples"]["rejected"] == STEPS
     assert found["samples"]["rejected_by_code"] == {"sample_too_old": 1, "untold": STEPS - 1}
@@ -351,8 +353,8 @@ async def test_a_file_without_a_row_to_send_is_not_complete(
         assert (await replay(daemon, fleet, "--resume", str(acked)))[0] == Exit.NOTHING
         assert f"{acked} has every row: there is nothing to send" in capsys.readouterr().err
         acked.write_text("server,step,time\n")
-        verify = ["--url", daemon.url, "--verify", str(acked)]
-        assert await asyncio.to_thread(cli.main, verify) == Exit.NOTHING
-        acked.write_text("server,step,time\nalpha,7,2100\n")  # long before its window
-        assert await asyncio.to_thread(cli.main, verify) == Exit.NOTHING
+        verify = ["replay", "--url", daemon.url, "--verify", str(acked)]
+        assert await asyncio.to_thread(main, verify) == Exit.NOTHING
+        acked.write_text("server,step,time\nalpha,7,2100\n")  # Long before the window.
+        assert await asyncio.to_thread(main, verify) == Exit.NOTHING
     assert "nothing was verified" in capsys.readouterr().err

@@ -1,6 +1,4 @@
-"""The replayer's model of the contract, against one that is slow and obviously right."""
-
-from __future__ import annotations
+"""Tests `streamd/tools/loadtest/verdict.py`: the model of the contract against a slow one that is obviously right."""
 
 import itertools
 
@@ -9,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from streamd.tools.loadtest.daemon import Rows
+from streamd.tools.loadtest.daemon import RowTotals
 from streamd.tools.loadtest.ledger import Ledger, LedgerShape
-from streamd.tools.loadtest.quantiles import disordered
-from streamd.tools.loadtest.verdict import Due, Evidence, Latency, ReplayVerdict
+from streamd.tools.loadtest.quantiles import find_disordered
+from streamd.tools.loadtest.verdict import DueRows, Evidence, Latency, ReplayVerdict
 
 CONTEXT, NEED = 4, 2
 
@@ -24,7 +22,7 @@ CONTEXT, NEED = 4, 2
 def test_due_rows_and_contexts_are_those_of_the_naive_model(accepted: np.ndarray, data: st.DataObject) -> None:
     steps, servers = accepted.shape
     prior = data.draw(arrays.arrays(np.bool_, (CONTEXT - 1 + steps, servers)))
-    due = Due.model(accepted, prior, CONTEXT, NEED)
+    due = DueRows.compute(accepted, prior, CONTEXT, NEED)
     for server in range(servers):
         before = {step - (CONTEXT - 1) for step in np.nonzero(prior[:, server])[0].tolist()}
         held = before | set(np.nonzero(accepted[:, server])[0].tolist())
@@ -42,8 +40,8 @@ def test_due_rows_and_contexts_are_those_of_the_naive_model(accepted: np.ndarray
         elements=st.floats(width=16),
     )
 )
-def test_half_precision_order_is_that_of_floats(values: np.ndarray) -> None:
-    expected = disordered(values.astype(np.float64))
+def test_half_precision_values_are_ordered_as_floats(values: np.ndarray) -> None:
+    expected = find_disordered(values.astype(np.float64))
     naive = [
         any(
             not all(low <= high for low, high in itertools.pairwise(line)) or np.isnan(line).any()
@@ -51,54 +49,62 @@ def test_half_precision_order_is_that_of_floats(values: np.ndarray) -> None:
         )
         for one in values
     ]
-    assert disordered(values).tolist() == expected.tolist() == naive
+    assert find_disordered(values).tolist() == expected.tolist() == naive
 
 
-def evidence(received: list[int], accepted: list[int], *, restarted: bool = False, gone: bool = False) -> Evidence:
+def make_evidence(
+    received: list[int], accepted: list[int], *, has_restarted: bool = False, is_gone: bool = False
+) -> Evidence:
     """One server, one subscriber; every row is due."""
     ledger = Ledger.create(LedgerShape(len(received), 1, 1, 1))
     ledger.received[0, :, 0] = received
     ledger.accepted[:, 0] = accepted
     rows = (ledger.accepted > 0).astype(np.bool_)
-    due = Due(rows, np.zeros(rows.shape, dtype=np.int32))
-    earlier = (ledger.accepted < max(accepted)) & rows if restarted else np.zeros(rows.shape, dtype=np.bool_)
-    return Evidence(ledger, due, [np.ones(1, dtype=np.bool_)], earlier, gone)
+    due = DueRows(rows, np.zeros(rows.shape, dtype=np.int32))
+    earlier = (ledger.accepted < max(accepted)) & rows if has_restarted else np.zeros(rows.shape, dtype=np.bool_)
+    return Evidence(
+        ledger=ledger,
+        due=due,
+        matches=[np.ones(1, dtype=np.bool_)],
+        earlier_generation=earlier,
+        has_no_last_counts=is_gone,
+    )
 
 
 def judge(found: Evidence, superseded: int = 0) -> ReplayVerdict:
-    return found.judge(Rows(superseded=superseded), 0, found.ledger.shape.steps, measured=True)
+    return found.judge(RowTotals(superseded=superseded), 0, found.ledger.shape.steps, measured=True)
 
 
-def test_what_is_not_received_is_superseded_or_missing() -> None:
-    verdict = judge(evidence([1, 0, 0, 0, 1], [1] * 5), superseded=2)
+def test_an_unreceived_row_is_superseded_or_missing() -> None:
+    verdict = judge(make_evidence([1, 0, 0, 0, 1], [1] * 5), superseded=2)
     assert (verdict.expected, verdict.received, verdict.superseded, verdict.missing) == (5, 2, 2, 1)
     assert verdict.faults == {"missing": 1}
 
 
-def test_more_superseded_than_unreceived_is_overcounted_and_no_loss() -> None:
-    verdict = judge(evidence([1, 0, 1], [1] * 3), superseded=3)
+def test_more_superseded_than_unreceived_rows_are_overcounted_and_not_lost() -> None:
+    verdict = judge(make_evidence([1, 0, 1], [1] * 3), superseded=3)
     assert (verdict.superseded, verdict.overcounted, verdict.missing) == (1, 2, 0)
 
 
-def test_rows_of_an_earlier_life_are_interrupted_only_if_a_newer_one_came() -> None:
-    verdict = judge(evidence([1, 0, 0, 1], [1, 1, 1, 2], restarted=True))
+def test_rows_of_an_earlier_generation_are_interrupted_only_if_a_newer_one_was_received() -> None:
+    verdict = judge(make_evidence([1, 0, 0, 1], [1, 1, 1, 2], has_restarted=True))
     assert (verdict.interrupted, verdict.missing) == (2, 0)
-    verdict = judge(evidence([1, 0, 0, 0], [1, 1, 1, 2], restarted=True))
+    verdict = judge(make_evidence([1, 0, 0, 0], [1, 1, 1, 2], has_restarted=True))
     assert (verdict.interrupted, verdict.missing) == (0, 3)
 
 
-def test_a_forecast_made_again_after_a_restart_is_no_duplicate() -> None:
-    assert judge(evidence([2, 1], [1, 2], restarted=True)).faults == {}
-    assert judge(evidence([2, 1], [1, 1])).faults == {"duplicated": 1}
+def test_a_forecast_repeated_after_a_restart_is_not_a_duplicate() -> None:
+    assert judge(make_evidence([2, 1], [1, 2], has_restarted=True)).faults == {}
+    assert judge(make_evidence([2, 1], [1, 1])).faults == {"duplicated": 1}
 
 
-def test_what_a_vanished_daemon_did_can_not_be_told() -> None:
-    verdict = judge(evidence([1, 0, 0], [1] * 3, gone=True), superseded=1)
+def test_unreceived_rows_of_a_lost_daemon_are_interrupted_not_missing() -> None:
+    verdict = judge(make_evidence([1, 0, 0], [1] * 3, is_gone=True), superseded=1)
     assert (verdict.superseded, verdict.interrupted, verdict.missing) == (1, 1, 0)
 
 
 def test_percentiles_are_exact() -> None:
-    latency = Latency.of(np.arange(1, 101, dtype=np.float32) / np.float32(1000))
+    latency = Latency.from_seconds(np.arange(1, 101, dtype=np.float32) / np.float32(1000))
     assert (latency.count, latency.max_ms) == (100, 100.0)
     assert latency.p50_ms == 50.5
-    assert Latency.of(np.zeros(0, dtype=np.float32)).p50_ms is None
+    assert Latency.from_seconds(np.zeros(0, dtype=np.float32)).p50_ms is None

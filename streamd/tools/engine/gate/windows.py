@@ -1,9 +1,8 @@
-"""Real windows for calibration and comparison: from an `.npz` of the model's inputs, or from a fleet's file.
+"""Reads real windows for calibration and comparison: from an `.npz` of the model's inputs, or from a fleet's file.
 
 A fleet's file (.csv, .csv.gz, .parquet) is cut into windows by the version's contract, evenly over servers and time.
+It runs no network.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,46 +22,49 @@ ModelInputs = dict[str, npt.NDArray[Any]]
 
 @dataclass(frozen=True)
 class FleetWindows:
-    """Windows of a fleet, and where they are from.
-
-    series: `(server, step, feature) float32`, the whole fleet in the contract's order, NaN where it has nothing;
-    servers, starts: of each window, its server and its first step.
-    """
+    """Windows of a fleet, and their places in it."""
 
     windows: ModelInputs
+    """Inputs by name, each `(windows, ...)`."""
+
     series: npt.NDArray[np.float32]
+    """`(server, step, feature)`: the whole fleet in the contract's order, NaN where a value is missing."""
+
     servers: npt.NDArray[np.intp]
+    """The server of each window."""
+
     starts: npt.NDArray[np.intp]
+    """The first step of each window."""
 
 
 def read_windows(path: Path, signature: Signature, contract: ModelContract | None, count: int) -> ModelInputs:
-    """Up to `count` windows as arrays by input name, each `(windows, ...)`; raises `ConfigError`."""
+    """Return up to `count` windows as arrays by input name, each `(windows, ...)`; raises `ConfigError`."""
     if is_array_file(path):
-        return _from_arrays(path, signature, count)
+        return _read_arrays(path, signature, count)
     return read_fleet_windows(path, require_contract(path, contract), count)
 
 
 def read_fleet_windows(path: Path, contract: ModelContract, count: int) -> ModelInputs:
-    """Windows of a recorded fleet's file; raises `ConfigError`."""
+    """Return up to `count` windows of a recorded fleet's file; raises `ConfigError`."""
     return cut_windows(read_fleet_on_grid(path, contract), contract, count).windows
 
 
 def is_array_file(path: Path) -> bool:
-    """Whether a file is an `.npz` of inputs, or else a fleet's; raises `ConfigError` where there is none."""
+    """Whether a file is an `.npz` of inputs; else it is a fleet's. Raises `ConfigError` if there is no file."""
     if not path.is_file():
         raise ConfigError(f"{path}: no such file; expected .npz, .csv, .csv.gz or .parquet")
     return path.suffix == ".npz"
 
 
 def require_contract(path: Path, contract: ModelContract | None) -> ModelContract:
-    """The contract to cut a fleet's file by; raises `ConfigError` where there is none."""
+    """Return the contract to cut a fleet's file by; raises `ConfigError` if it is None."""
     if contract is None:
         raise ConfigError(f"{path}: a fleet's file needs a manifest to be cut by: give --config, or an .npz")
     return contract
 
 
 def read_fleet_on_grid(path: Path, contract: ModelContract) -> RecordedFleet:
-    """A fleet's file on the contract's grid, with the features that the contract knows; raises `ConfigError`."""
+    """Read a fleet's file on the contract's grid, with the features that the contract has; raises `ConfigError`."""
     from streamd.tools.fleets.errors import FleetError
     from streamd.tools.fleets.readers import read_fleet
 
@@ -73,7 +75,7 @@ def read_fleet_on_grid(path: Path, contract: ModelContract) -> RecordedFleet:
 
 
 def cut_windows(fleet: RecordedFleet, contract: ModelContract, count: int, after: int = 0) -> FleetWindows:
-    """Windows with so many steps after them, evenly over servers and time; raises `ConfigError`.
+    """Cut windows with `after` steps behind each, evenly over servers and time; raises `ConfigError`.
 
     Features that the fleet does not have are missing, and every server is unknown (id 0).
     """
@@ -91,13 +93,15 @@ def cut_windows(fleet: RecordedFleet, contract: ModelContract, count: int, after
     windows = {
         "encoder_cont": series[servers[:, None], starts[:, None] + np.arange(context)],
         "encoder_cat": np.zeros((len(chosen), *shapes["encoder_cat"]), np.int32),
-        "decoder_cont": np.stack([compute_known_future(int(step), contract.horizon, contract.step_seconds) for step in newest]),
+        "decoder_cont": np.stack(
+            [compute_known_future(int(step), contract.horizon, contract.step_seconds) for step in newest]
+        ),
         "decoder_cat": np.zeros((len(chosen), *shapes["decoder_cat"]), np.int32),
     }
     return FleetWindows(windows, series, servers, starts)
 
 
-def _from_arrays(path: Path, signature: Signature, count: int) -> ModelInputs:
+def _read_arrays(path: Path, signature: Signature, count: int) -> ModelInputs:
     with np.load(path, allow_pickle=False) as archive:
         arrays = {name: archive[name] for name in archive.files}
     windows: ModelInputs = {}
@@ -111,5 +115,5 @@ def _from_arrays(path: Path, signature: Signature, count: int) -> ModelInputs:
         windows[spec.name] = found[:count]
     sizes = {name: len(values) for name, values in windows.items()}
     if len(set(sizes.values())) > 1:
-        raise ConfigError(f"{path}: as many windows of each input are expected; it has {sizes}")
+        raise ConfigError(f"{path}: numbers of windows are {sizes}; expected as many windows of each input")
     return windows
