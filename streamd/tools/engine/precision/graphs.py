@@ -9,15 +9,16 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from streamd.core.errors import BuildError
+from streamd.tools.engine.flags import LARGEST_MOVE
 from streamd.tools.engine.graph.norms import write_out_norms
 from streamd.tools.engine.graph.onnx_graph import OnnxModel, fold_constants
 from streamd.tools.engine.precision.half import FLOAT16
 from streamd.tools.engine.precision.kept_nodes import SENSITIVE_OPERATORS, KeptNodes, choose_kept_nodes, convert_to_half
-from streamd.tools.engine.precision.quantize import LARGEST_MOVE, Quantizer
+from streamd.tools.engine.precision.quantize import Quantizer
 from streamd.tools.engine.precision.ranges import CalibrationWindows
 from streamd.tools.engine.progress import Progress
 
-COMPARED_WINDOWS = 256
+RANGE_WINDOWS = 256
 """The number of windows that decide what fits half precision; each is run once for every group of tensors."""
 
 
@@ -99,7 +100,7 @@ class GraphMaker:
         """Return the nodes to keep in float32 beside an element type of half precision; cached."""
         if element not in self._kept:
             windows = self.options.windows
-            compared = None if windows is None else {name: array[:COMPARED_WINDOWS] for name, array in windows.items()}
+            compared = None if windows is None else {name: array[:RANGE_WINDOWS] for name, array in windows.items()}
             if compared is None:
                 self._report("no --calibration-data: tensors that overflow half precision are not searched for")
             with self.progress.start_job("comparing with half precision", 0) as job:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamd.core.errors import BuildError
+from streamd.tools.engine.flags import LARGEST_MOVE
 from streamd.tools.engine.graph.onnx_graph import OnnxModel, import_onnx, name_nodes
 from streamd.tools.engine.precision.half import QUANTIZERS
 from streamd.tools.engine.precision.kept_nodes import KeptNodes
@@ -24,9 +25,8 @@ OPERATORS = ("MatMul", "Gemm", "Conv")
 CALIBRATIONS = ("entropy", "minmax")
 CALIBRATION_BATCH = 8
 
-COMPARED_WINDOWS = 32
-LARGEST_MOVE = 0.05
-"""How far one quantized product may move an output, as a share of it; a sound one moves it by a tenth of that."""
+MOVEMENT_WINDOWS = 32
+"""Number of windows on which each quantized product is compared: the graph runs once for each product."""
 
 
 class WindowReader:
@@ -79,7 +79,7 @@ class Quantizer:
         excluded = {*kept.names, *self.not_quantized}
         quantized = _run_quantizer(model, windows, excluded, self.calibration, per_channel=self.per_channel)
         products = list_quantized_products(quantized)
-        compared = next(split_into_batches(windows, COMPARED_WINDOWS))
+        compared = next(split_into_batches(windows, MOVEMENT_WINDOWS))
         expected = _run_model(model, compared)
         for done, name in enumerate(products):
             alone = bypass_quantizers(quantized, set(products) - {name})
