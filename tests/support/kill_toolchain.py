@@ -23,7 +23,7 @@ def main(version: Path, folders: Path) -> list[str]:
 
     def write(step: int) -> None:
         with VersionFolder(source, folders / str(step), None, ["streamd"]) as folder:
-            folder.add(make_plan(), SETTINGS, WHERE)
+            folder.add_plan(make_plan(), SETTINGS, WHERE)
             folder.finish()
 
     return kill_at_each_call(lambda step: partial(write, step), CALLS)

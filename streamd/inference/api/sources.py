@@ -13,7 +13,7 @@ from streamd.repository.external import data_files
 from streamd.repository.plans import AUTO_ORDER, EXACT, Machine, PlanFile, choose_plan, plan_file, why_not
 from streamd.repository.versions import EngineVersion, load_version
 
-RECORD = "plans.json"
+PLANS_RECORD = "plans.json"
 
 
 class LoosePlan(PlanInfo, frozen=True):
@@ -98,8 +98,8 @@ def _find_source(path: Path, plans: Path | None) -> EngineSource:
     for each in (path, plans):
         if each is not None and not each.exists():
             raise RepositoryError(f"{each}: no such file or folder; expected an ONNX file, a version or plans")
-    if plans is not None and plans.is_dir() and not (plans / RECORD).is_file():
-        raise RepositoryError(f"{plans}: has no {RECORD}; expected what streamd engine build --plans-only wrote")
+    if plans is not None and plans.is_dir() and not (plans / PLANS_RECORD).is_file():
+        raise RepositoryError(f"{plans}: has no {PLANS_RECORD}; expected what streamd engine build --plans-only wrote")
     if path.is_file():
         if path.suffix == PLAN_SUFFIX:
             return EngineSource(path, plans=path)
@@ -108,15 +108,15 @@ def _find_source(path: Path, plans: Path | None) -> EngineSource:
         version = load_version(path)
         return EngineSource(path, version.onnx, version, plans)
     graph = path / "model.onnx" if (path / "model.onnx").is_file() else None
-    own = path if (path / RECORD).is_file() else None
+    own = path if (path / PLANS_RECORD).is_file() else None
     if graph is None and own is None:
-        raise RepositoryError(f"{path}: has no config.json, no {RECORD} and no model.onnx; expected one of them")
+        raise RepositoryError(f"{path}: has no config.json, no {PLANS_RECORD} and no model.onnx; expected one of them")
     return EngineSource(path, graph, None, plans or own)
 
 
 def _loose_plan(folder: Path, graph: Path | None, precision: str, machine: Machine) -> PlanFile:
     """Of a plain folder's plans: the one asked for, or with `auto` what was validated, then true fp32."""
-    record = _read_record(folder / RECORD)
+    record = _read_record(folder / PLANS_RECORD)
     plans = {name: _plan_file(folder, name, record) for name in record.plans}
     reasons = []
     for name in AUTO_ORDER if precision == AUTO else (precision,):

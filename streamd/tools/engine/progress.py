@@ -1,6 +1,7 @@
-"""How far a long job is: a bar on a terminal where tqdm is installed, plain lines elsewhere, nothing when quiet."""
+"""Progress of long jobs: a bar on a terminal if tqdm is installed, else plain lines, and nothing when quiet.
 
-from __future__ import annotations
+Writes to standard error, since standard output is for results.
+"""
 
 import sys
 import time
@@ -12,7 +13,7 @@ LINE_EVERY_SECONDS = 5.0
 
 
 class Progress:
-    """Tells of one job at a time on `stream` (standard error, so that output stays clean)."""
+    """Reports one job at a time on `stream` (standard error by default)."""
 
     def __init__(
         self, *, quiet: bool = False, stream: TextIO | None = None, now: Callable[[], float] = time.monotonic
@@ -20,9 +21,9 @@ class Progress:
         self.quiet = quiet
         self.stream = stream or sys.stderr
         self._now = now
-        self._bar_class = None if quiet or not self.stream.isatty() else _tqdm()
+        self._bar_class = None if quiet or not self.stream.isatty() else _import_tqdm()
 
-    def job(self, text: str, total: int) -> ProgressJob:
+    def start_job(self, text: str, total: int) -> "ProgressJob":
         """Begin a job of `total` steps; use it as a context, or close it."""
         if self._bar_class is not None:
             return ProgressJob(
@@ -30,8 +31,8 @@ class Progress:
             )
         return ProgressJob(self, text, total, None)
 
-    def line(self, text: str) -> None:
-        """Say something once."""
+    def print_line(self, text: str) -> None:
+        """Print a line; a bar is drawn again below it."""
         if self.quiet:
             return
         if self._bar_class is not None:
@@ -40,17 +41,17 @@ class Progress:
             print(text, file=self.stream, flush=True)
 
     def now(self) -> float:
-        """Seconds on a clock that only rises."""
+        """Read the clock, in seconds; it never goes back."""
         return self._now()
 
 
 class ProgressJob:
-    """A job that is under way."""
+    """A job in progress."""
 
     def __init__(self, progress: Progress, text: str, total: int, bar: Any) -> None:
         self._progress, self._text, self._total, self._bar = progress, text, total, bar
         self._done = 0
-        self._began = self._told = progress.now()
+        self._began = self._printed = progress.now()
 
     def __enter__(self) -> Self:
         return self
@@ -60,8 +61,8 @@ class ProgressJob:
     ) -> None:
         self.close()
 
-    def to(self, done: int, total: int | None = None) -> None:
-        """So many steps are done, of `total` where that is known better now; never fewer than before."""
+    def advance_to(self, done: int, total: int | None = None) -> None:
+        """Report how many steps are done; a new `total` replaces the old one. A smaller number changes nothing."""
         self._total = total if total is not None else self._total
         gained, self._done = max(0, done - self._done), max(done, self._done)
         if self._bar is not None:
@@ -69,17 +70,18 @@ class ProgressJob:
             self._bar.update(gained)
             return
         now = self._progress.now()
-        if now - self._told >= LINE_EVERY_SECONDS:
-            self._told = now
-            self._progress.line(f"{self._text}: {self._done} of {self._total}, {now - self._began:.0f} s")
+        if now - self._printed >= LINE_EVERY_SECONDS:
+            self._printed = now
+            self._progress.print_line(f"{self._text}: {self._done} of {self._total}, {now - self._began:.0f} s")
 
     def close(self) -> None:
-        """End it; twice is harmless."""
+        """End the job; a second call is harmless."""
         if self._bar is not None:
             self._bar.close()
 
 
-def _tqdm() -> Any:
+def _import_tqdm() -> Any:
+    """Return tqdm's class, or None if it is not installed."""
     try:
         from tqdm import tqdm
     except ImportError:

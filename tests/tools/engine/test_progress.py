@@ -16,20 +16,20 @@ class Terminal(io.StringIO):
 def test_lines_come_at_most_every_five_seconds() -> None:
     clock = [0.0]
     stream = io.StringIO()
-    with Progress(stream=stream, now=lambda: clock[0]).job("work", 100) as job:
+    with Progress(stream=stream, now=lambda: clock[0]).start_job("work", 100) as job:
         for second in range(12):
             clock[0] = float(second)
-            job.to(second)
+            job.advance_to(second)
     assert stream.getvalue() == "work: 5 of 100, 5 s\nwork: 10 of 100, 10 s\n"
 
 
 def test_done_never_falls_and_the_total_may_grow() -> None:
     clock = [0.0]
     stream = io.StringIO()
-    job = Progress(stream=stream, now=lambda: clock[0]).job("work", 10)
-    job.to(7)
+    job = Progress(stream=stream, now=lambda: clock[0]).start_job("work", 10)
+    job.advance_to(7)
     clock[0] = 6.0
-    job.to(3, 20)
+    job.advance_to(3, 20)
     job.close()
     job.close()
     assert stream.getvalue() == "work: 7 of 20, 6 s\n"
@@ -38,9 +38,9 @@ def test_done_never_falls_and_the_total_may_grow() -> None:
 def test_quiet_says_nothing() -> None:
     stream = Terminal()
     progress = Progress(quiet=True, stream=stream, now=iter(range(0, 100, 10)).__next__)
-    with progress.job("work", 3) as job:
-        job.to(1)
-    progress.line("done")
+    with progress.start_job("work", 3) as job:
+        job.advance_to(1)
+    progress.print_line("done")
     assert stream.getvalue() == ""
 
 
@@ -48,9 +48,9 @@ def test_a_terminal_without_tqdm_gets_lines(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "tqdm", None)
     stream = Terminal()
     progress = Progress(stream=stream, now=iter(range(0, 100, 10)).__next__)
-    with progress.job("work", 3) as job:
-        job.to(1)
-    progress.line("done")
+    with progress.start_job("work", 3) as job:
+        job.advance_to(1)
+    progress.print_line("done")
     assert stream.getvalue() == "work: 1 of 3, 10 s\ndone\n"
 
 
@@ -58,11 +58,11 @@ def test_a_terminal_with_tqdm_gets_a_bar() -> None:
     pytest.importorskip("tqdm")
     stream = Terminal()
     progress = Progress(stream=stream)
-    with progress.job("work", 4) as job:
-        job.to(1)
-        job.to(4, 5)
+    with progress.start_job("work", 4) as job:
+        job.advance_to(1)
+        job.advance_to(4, 5)
         assert job._bar.n == 4
         assert job._bar.total == 5
-    progress.line("done")
+    progress.print_line("done")
     assert "work" in stream.getvalue()
     assert stream.getvalue().endswith("done\n")

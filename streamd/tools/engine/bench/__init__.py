@@ -1,1 +1,1 @@
-"""Measures variants of one network beside each other."""
+"""Measurements of several variants of one network, in one run; it serves nothing."""

@@ -1,9 +1,7 @@
-"""What a benchmark ran on: processor, memory, GPU, package versions; and how busy the GPU is meanwhile.
+"""The machine of a benchmark: processor, memory, GPU; and how busy the GPU is during a measurement.
 
-NVML gives utilisation where the package nvidia-ml-py is installed; without it only CUDA's own figure of memory is had.
+NVML gives the utilisation if the package nvidia-ml-py is installed; without it only CUDA's figure of memory is known.
 """
-
-from __future__ import annotations
 
 import os
 import platform
@@ -14,33 +12,34 @@ from pathlib import Path
 from typing import Any
 
 SAMPLE_SECONDS = 0.02
+"""Interval between two samples of the GPU's utilisation."""
 
 
 class DeviceMonitor:
-    """Watches one GPU; on a machine without any it gives nothing. `missing` says what cannot be measured here."""
+    """Watches one GPU; without a GPU it measures nothing. `missing` lists what cannot be measured here, and why."""
 
     def __init__(self, device: int = 0) -> None:
         from streamd.inference import cuda
 
         self.device, self._cuda = device, cuda
         self.missing: list[str] = []
-        self.there = cuda.device_count() > device
+        self.is_present = cuda.device_count() > device
         self._nvml: Any
         self._handle: Any
-        self._nvml, self._handle = self._open_nvml() if self.there else (None, None)
-        if not self.there:
-            self.missing.append("GPU memory and utilisation: there is no CUDA device")
+        self._nvml, self._handle = self._open_nvml() if self.is_present else (None, None)
+        if not self.is_present:
+            self.missing.append("GPU memory and utilisation: no CUDA device")
 
-    def used_bytes(self) -> int | None:
-        """Bytes of the device's memory that are taken, by anyone."""
-        if not self.there:
+    def read_used_bytes(self) -> int | None:
+        """Return the bytes of device memory that are in use, by all processes; None without a GPU."""
+        if not self.is_present:
             return None
         free, total = self._cuda.memory_bytes(self.device)
         return total - free
 
     @contextmanager
     def sample_utilization(self) -> Iterator[list[float]]:
-        """Sample utilisation (percent) into the list until the end."""
+        """Yield a list into which a thread samples the utilisation (percent) until the context ends."""
         samples: list[float] = []
         if self._nvml is None:
             yield samples
@@ -67,17 +66,17 @@ class DeviceMonitor:
             return pynvml, pynvml.nvmlDeviceGetHandleByIndex(self.device)
         except ImportError:
             self.missing.append("GPU utilisation: pip install nvidia-ml-py")
-        except Exception as exc:  # NVML's errors have no root but Exception
+        except Exception as exc:  # NVML's errors have no common base class but Exception
             self.missing.append(f"GPU utilisation: NVML: {exc}")
         return None, None
 
 
 def describe_hardware(device: int = 0) -> dict[str, Any]:
-    """Processor, cores that may be used, memory, and the GPU where there is one."""
+    """Return the processor, the cores that this process may use, the memory, and the GPU or None."""
     from streamd.inference import cuda
 
-    said: dict[str, Any] = {
-        "processor": _processor(),
+    hardware: dict[str, Any] = {
+        "processor": _read_processor_name(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "system": platform.platform(),
@@ -86,11 +85,11 @@ def describe_hardware(device: int = 0) -> dict[str, Any]:
     if cuda.device_count() > device:
         _, total = cuda.memory_bytes(device)
         capability = cuda.compute_capability(device)
-        said["gpu"] = {"name": cuda.device_name(device), "compute_capability": capability, "memory_bytes": total}
-    return said
+        hardware["gpu"] = {"name": cuda.device_name(device), "compute_capability": capability, "memory_bytes": total}
+    return hardware
 
 
-def _processor() -> str:
+def _read_processor_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

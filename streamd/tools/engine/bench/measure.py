@@ -1,16 +1,14 @@
-"""Measures variants of one network beside each other: lanes in threads, short turns that alternate, every latency kept.
+"""Measures variants of one network: lanes in threads, short turns that alternate, every latency recorded.
 
-Turns alternate so that what a machine does meanwhile (heat, neighbours) falls on all variants alike.
+Turns alternate so that other influences on the machine (heat, other processes) affect all variants alike.
 """
-
-from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -24,26 +22,25 @@ BENCH_PERCENTILES = (50, 95, 99)
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to run the network: `open` opens so many lanes; `batch_sizes` are those it takes, all where empty."""
+    """A way to run the network."""
 
     backend: str
     precision: str
-    open: Callable[[int], Sequence[Runner]]
+    open_lanes: Callable[[int], Sequence[Runner]]
+    """Opens the given number of lanes."""
+
     batch_sizes: tuple[int, ...] = ()
+    """The batch sizes to measure; if empty, all that are requested."""
 
     @property
     def name(self) -> str:
-        """As `tensorrt fp16`."""
+        """Return the name in tables, as `tensorrt fp16`."""
         return f"{self.backend} {self.precision}"
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Cell:
-    """What was measured of a variant at a batch size and a number of lanes.
-
-    latencies_ms: of every batch of every turn; gpu_memory_bytes: what all lanes of the variant took of the device;
-    gpu_percent: how busy the device was, sample by sample.
-    """
+    """The measurements of a variant at one batch size and one number of lanes: a row of the result's table."""
 
     variant: str
     backend: str
@@ -51,17 +48,24 @@ class Cell:
     batch: int
     lanes: int
     latencies_ms: list[float] = field(default_factory=list)
+    """Of every batch of every turn."""
+
     seconds: float = 0.0
+    """Length of all turns together."""
+
     gpu_memory_bytes: int | None = None
+    """Device memory that all lanes of the variant took."""
+
     gpu_percent: list[float] = field(default_factory=list)
+    """Samples of the device's utilisation."""
 
     @property
     def windows_per_second(self) -> float:
-        """Over all turns."""
+        """Return the throughput over all turns."""
         return len(self.latencies_ms) * self.batch / self.seconds
 
-    def told(self) -> dict[str, Any]:
-        """What the results say of it."""
+    def describe(self) -> dict[str, Any]:
+        """Return the cell's entry in `benchmark_results.json`."""
         values = np.array(self.latencies_ms)
         percentiles = dict(
             zip((f"p{each}" for each in BENCH_PERCENTILES), np.percentile(values, BENCH_PERCENTILES), strict=True)
@@ -82,7 +86,10 @@ class Cell:
 
 
 class Bench:
-    """Opens every variant's lanes once, warms them up, and measures all cells in turns. Use it as a context."""
+    """Opens every variant's lanes once, warms them up, and measures all cells in turns. Use it as a context.
+
+    `failed` has the reason of each variant that could not be opened, by name.
+    """
 
     def __init__(
         self,
@@ -101,30 +108,41 @@ class Bench:
         self._variants = variants
         self._opened: dict[str, Sequence[Runner]] = {}
         self._memory: dict[str, int | None] = {}
-        self._open = ExitStack()
+        self._exit_stack = ExitStack()
 
-    def __enter__(self) -> Bench:
+    def __enter__(self) -> Self:
         for variant in self._variants:
-            before = self.monitor.used_bytes()
+            before = self.monitor.read_used_bytes()
             try:
-                runners = variant.open(max(self.lanes))
-            except StreamdError as exc:  # the others are measured all the same
+                runners = variant.open_lanes(max(self.lanes))
+            except StreamdError as exc:  # the other variants are still measured
                 self.failed[variant.name] = str(exc)
                 continue
             for runner in runners:
-                self._open.callback(runner.close)
+                self._exit_stack.callback(runner.close)
             self._opened[variant.name] = runners
-            after = self.monitor.used_bytes()
+            after = self.monitor.read_used_bytes()
             self._memory[variant.name] = None if before is None or after is None else max(0, after - before)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._open.close()
+        self._exit_stack.close()
 
-    def run(self, batches: Iterable[int], told: Callable[[int, int], None] = lambda done, total: None) -> list[Cell]:
-        """Measure every cell; `told(done, total)` after each turn."""
+    def run_cells(
+        self, batches: Iterable[int], on_progress: Callable[[int, int], None] = lambda done, total: None
+    ) -> list[Cell]:
+        """Measure every cell; `on_progress(done, total)` is called after each turn."""
         cells = [
-            (variant, Cell(variant.name, variant.backend, variant.precision, batch, lanes))
+            (
+                variant,
+                Cell(
+                    variant=variant.name,
+                    backend=variant.backend,
+                    precision=variant.precision,
+                    batch=batch,
+                    lanes=lanes,
+                ),
+            )
             for batch in batches
             for lanes in self.lanes
             for variant in self._variants
@@ -132,14 +150,14 @@ class Bench:
         ]
         for turn in range(self.turns + 1):  # the first is the warm-up
             for index, (variant, cell) in enumerate(cells):
-                self._turn(self._opened[variant.name][: cell.lanes], cell, warmup=turn == 0)
-                told(turn * len(cells) + index + 1, (self.turns + 1) * len(cells))
+                self._run_turn(self._opened[variant.name][: cell.lanes], cell, warmup=turn == 0)
+                on_progress(turn * len(cells) + index + 1, (self.turns + 1) * len(cells))
         for _, cell in cells:
             cell.gpu_memory_bytes = self._memory[cell.variant]
         return [cell for _, cell in cells]
 
-    def _turn(self, runners: Sequence[Runner], cell: Cell, *, warmup: bool) -> None:
-        """Run all lanes at once for a turn."""
+    def _run_turn(self, runners: Sequence[Runner], cell: Cell, *, warmup: bool) -> None:
+        """Run all lanes at the same time for one turn, and add what was measured to the cell."""
         rows = np.arange(cell.batch) % len(next(iter(self.windows.values())))
         feeds = {name: values[rows] for name, values in self.windows.items()}
         if warmup:
@@ -155,15 +173,15 @@ class Bench:
 
 
 def run_lanes(runners: Sequence[Runner], feeds: Arrays, seconds: float) -> tuple[list[float], float]:
-    """Run each in a thread of its own for so long, at least once, each time on this batch.
+    """Run each lane in its own thread for this long, at least once, always on the same batch.
 
-    Returns all latencies in ms, and the time taken. What a lane raises is raised here.
+    Returns all latencies in ms, and the time taken in seconds. An error of a lane is raised here.
     """
     latencies: list[list[float]] = [[] for _ in runners]
     raised: list[BaseException] = []
     ready = threading.Barrier(len(runners) + 1)
 
-    def work(runner: Runner, found: list[float]) -> None:
+    def run_lane(runner: Runner, measured: list[float]) -> None:
         ready.wait()
         end = time.perf_counter() + seconds
         try:
@@ -171,13 +189,13 @@ def run_lanes(runners: Sequence[Runner], feeds: Arrays, seconds: float) -> tuple
                 began = time.perf_counter()
                 runner.run(feeds)
                 now = time.perf_counter()
-                found.append((now - began) * 1e3)
+                measured.append((now - began) * 1e3)
                 if now >= end:
                     return
         except BaseException as exc:
             raised.append(exc)
 
-    threads = [threading.Thread(target=work, args=pair) for pair in zip(runners, latencies, strict=True)]
+    threads = [threading.Thread(target=run_lane, args=pair) for pair in zip(runners, latencies, strict=True)]
     for thread in threads:
         thread.start()
     ready.wait()
@@ -187,4 +205,4 @@ def run_lanes(runners: Sequence[Runner], feeds: Arrays, seconds: float) -> tuple
     taken = time.perf_counter() - began
     if raised:
         raise raised[0]
-    return [latency for found in latencies for latency in found], taken
+    return [latency for measured in latencies for latency in measured], taken

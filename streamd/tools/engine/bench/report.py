@@ -1,9 +1,9 @@
-"""A benchmark's results as text: a table for the terminal, and a page in Markdown."""
-
-from __future__ import annotations
+"""Formats a benchmark's results: a table for the terminal, and a page in Markdown. It measures nothing."""
 
 from collections.abc import Mapping
 from typing import Any
+
+from streamd.tools.engine.text_table import align_columns
 
 BENCH_HEADER = (
     *("batch", "lanes", "variant", "windows/s", "speed-up", "mean ms", "std", "min", "p50", "p95", "p99", "max"),
@@ -11,14 +11,13 @@ BENCH_HEADER = (
 )
 LATENCIES = ("mean", "std", "min", "p50", "p95", "p99", "max")
 BASELINE_VARIANTS = ("pytorch-cuda fp32", "pytorch-cpu fp32", "onnxruntime-cpu fp32")
-"""What speed-ups are over: the first of these that was measured."""
+"""Speed-ups are over the first of these that was measured."""
 
 
 def format_bench_table(results: Mapping[str, Any]) -> str:
-    """The table for a terminal, and what was left out."""
+    """Format the table for a terminal, with what was left out."""
     rows = [BENCH_HEADER, *make_table_rows(results)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(BENCH_HEADER))]
-    lines = ["  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True)) for row in rows]
+    lines = [*align_columns(rows, right=True)]
     baseline = find_baseline(results)
     lines += [f"speed-up: over {baseline} at the same batch and lanes"] if baseline else []
     lines += [f"left out {name}: {why}" for name, why in results["left_out"].items()]
@@ -26,7 +25,7 @@ def format_bench_table(results: Mapping[str, Any]) -> str:
 
 
 def format_bench_page(results: Mapping[str, Any]) -> str:
-    """A page that says what was measured, on what, and what was not."""
+    """Format a page: what was measured, on which machine, and what was not."""
     hardware = results["hardware"]
     gpu = hardware["gpu"]["name"] if hardware["gpu"] else "no GPU"
     packages = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
@@ -55,23 +54,23 @@ def format_bench_page(results: Mapping[str, Any]) -> str:
 
 
 def find_baseline(results: Mapping[str, Any]) -> str | None:
-    """What speed-ups are over; None where none of the baselines was measured."""
+    """Return the variant that speed-ups are over; None if no baseline was measured."""
     measured = {cell["variant"] for cell in results["results"]}
     return next((name for name in BASELINE_VARIANTS if name in measured), None)
 
 
 def make_table_rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """A row a cell."""
+    """Return a row of the table for each cell."""
     baseline = find_baseline(results)
     base = {
         (cell["batch"], cell["lanes"]): cell["windows_per_second"]
         for cell in results["results"]
         if cell["variant"] == baseline
     }
-    return [_row(cell, base.get((cell["batch"], cell["lanes"]))) for cell in results["results"]]
+    return [_make_row(cell, base.get((cell["batch"], cell["lanes"]))) for cell in results["results"]]
 
 
-def _row(cell: Mapping[str, Any], base: float | None) -> tuple[str, ...]:
+def _make_row(cell: Mapping[str, Any], base: float | None) -> tuple[str, ...]:
     memory, busy = cell["gpu_memory_bytes"], cell["gpu_utilization_percent"]
     return (
         str(cell["batch"]),

@@ -1,4 +1,7 @@
-"""What the repository's commands share: where the versions are, what plans must fit, and how an answer is said."""
+"""Shared parts of the repository's commands: finding the version that is meant, and printing an answer.
+
+Imports nothing heavy at the top, so that `--help` is quick.
+"""
 
 import argparse
 import os
@@ -7,24 +10,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # so that --help loads nothing
+if TYPE_CHECKING:  # so that --help loads nothing heavy
     from streamd.repository.plans import Machine
     from streamd.repository.record import Record
     from streamd.repository.versions import EngineRepository
 
 REFUSED = 1
+"""Exit status of a command that found something refused."""
 
 SERVING_ORDER = """\
-Which version serves: the one pinned by --engine or STREAMD_ENGINE; else the promoted one, or where it cannot serve the
-one promoted before it; else the one whose config.json says default; else the newest. A daemon that runs goes on with
-what it has loaded: restart it to serve another.
+The version that serves is the first of these: the one pinned by --engine or STREAMD_ENGINE; the promoted one, or, if
+it cannot serve, the one promoted before it; the one whose config.json says default; the newest. A running daemon goes
+on with the version that it has loaded until `systemctl reload streamd` or its next start.
 """
 
 _DEFAULT_ENGINES = Path("engines")
-"""Known by identity: only where no folder was given may a version's own folder say which one is meant."""
+"""Compared by identity: a version's own folder may name the repository only if no folder was given."""
 
 MachineProbe = Callable[[], "Machine | None"]
-"""Says what plans must fit here; None on a machine without a usable GPU or TensorRT."""
+"""Returns the machine that plans must fit; None on a machine without a usable GPU or TensorRT."""
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,51 +38,56 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path(os.environ["STREAMD_ENGINES"]) if os.environ.get("STREAMD_ENGINES") else _DEFAULT_ENGINES,
         metavar="DIR",
-        help="folder of engine versions (STREAMD_ENGINES, or engines)",
+        help="folder of engine versions [default: STREAMD_ENGINES, or engines]",
     )
-    parser.add_argument("--json", action="store_true", help="say it as JSON")
+    parser.add_argument("--json", action="store_true", help="output as JSON")
 
 
 def add_record_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what the record of promotions asks for."""
-    parser.add_argument("--why", default="", metavar="TEXT", help="the reason, for the record")
-    parser.add_argument("--who", default=None, metavar="NAME", help="for the record (you, at this host)")
+    """Declare the author and the reason, which the record of promotions keeps."""
+    parser.add_argument("--why", default="", metavar="TEXT", help="reason, for the record [default: empty]")
+    parser.add_argument("--who", metavar="NAME", help="author, for the record [default: your user at this host]")
 
 
 def add_version_argument(parser: argparse.ArgumentParser) -> None:
-    """Declare the version that is meant."""
+    """Declare the version that a command is for."""
     parser.add_argument(
-        "version", metavar="VERSION", help="its name, or the path of its folder: without --engines in any folder"
+        "version",
+        metavar="VERSION",
+        help="name of the version, or path of its folder (any folder, if --engines is not given)",
     )
 
 
 def open_repository(args: argparse.Namespace) -> "EngineRepository":
-    """The repository that is meant."""
+    """Return the repository that the arguments name."""
     from streamd.repository.versions import EngineRepository
 
     return EngineRepository(locate_version(args)[0] if "version" in args else args.engines)
 
 
 def find_version_name(args: argparse.Namespace) -> str:
-    """The version's name, also where its folder was given, as `streamd engine build` prints it."""
+    """Return the version's name, also if its folder was given, as `streamd engine build` prints it."""
     return locate_version(args)[1]
 
 
 def locate_version(args: argparse.Namespace) -> tuple[Path, str]:
-    """The folder of versions and the version's name in it, also where the version's own folder was given.
+    """Return the folder of versions and the version's name in it, also if the version's own folder was given.
 
-    Raises `RepositoryError` where that lies in another folder than the one given by flag or variable: a daemon that
+    Raises `RepositoryError` if that lies in another folder than the one given by flag or variable: a daemon that
     serves from there would not see its promotion.
     """
     from streamd.core.errors import RepositoryError
 
     engines, path = Path(args.engines), Path(args.version)
+    # 1. A name in the folder of versions; or nothing that exists, which the repository then reports.
     is_name = str(args.version) == path.name and (engines / path).is_dir()
     if is_name or not path.is_dir():
         return engines, path.name if path.parent.resolve() == engines.resolve() else str(args.version)
+    # 2. A path into the folder of versions. `.` and `..` have no name of their own until they are resolved.
     folder = path.resolve() if path.name in ("", "..") else path.parent.resolve() / path.name
     if folder.parent == engines.resolve():
         return engines, folder.name
+    # 3. A path into another folder, which counts only if no folder of versions was given.
     if args.engines is not _DEFAULT_ENGINES:
         raise RepositoryError(
             f"{path}: lies in {folder.parent}, and --engines or STREAMD_ENGINES says {engines}: "
@@ -88,22 +97,22 @@ def locate_version(args: argparse.Namespace) -> tuple[Path, str]:
 
 
 def find_machine(args: argparse.Namespace) -> "Machine | None":
-    """What plans must fit, asked of `args.probe` where whoever runs the command set one; None: nothing is known."""
+    """Return the machine that plans must fit, from `args.probe`; None if there is no probe or no usable GPU."""
     probe: MachineProbe | None = getattr(args, "probe", None)
     return probe() if probe is not None else None
 
 
-def print_answer(args: argparse.Namespace, said: Any, text: str) -> None:
-    """Write an answer to standard output, as JSON or as text."""
+def print_answer(args: argparse.Namespace, answer: Any, text: str) -> None:
+    """Write an answer to standard output: with `--json` the value, else the text."""
     import msgspec
 
     if args.json:
-        text = msgspec.json.format(msgspec.json.encode(said), indent=2).decode()
+        text = msgspec.json.format(msgspec.json.encode(answer), indent=2).decode()
     sys.stdout.write(f"{text}\n")
 
 
 def print_promotion(args: argparse.Namespace, record: "Record", done: str) -> int:
-    """Say what a promotion or a rollback did, and what serves now; returns the exit status."""
+    """Print the effect of a promotion or a rollback and the version that serves now; return the exit status."""
     import msgspec
 
     choice = open_repository(args).choice()
@@ -111,13 +120,13 @@ def print_promotion(args: argparse.Namespace, record: "Record", done: str) -> in
     lines = [f"{done}; {choice.version.name} serves from the daemon's next start or reload ({choice.rule})"]
     lines += [f"passed over, since it cannot serve: {name}" for name in passed_over]
     lines += [f"passed over: {reason}" for reason in choice.passed_over]
-    said = {**msgspec.to_builtins(record), "previous": record.previous, "serves": choice.version.name}
-    print_answer(args, said, "\n".join(lines))
+    answer = {**msgspec.to_builtins(record), "previous": record.previous, "serves": choice.version.name}
+    print_answer(args, answer, "\n".join(lines))
     return 0
 
 
 def name_author(args: argparse.Namespace) -> str:
-    """Who is to be recorded: as given, or user and host."""
+    """Return the author to record: the given name, or user and host."""
     import getpass
     import socket
 

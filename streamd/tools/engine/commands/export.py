@@ -1,6 +1,4 @@
-"""`streamd engine export`: trained weights to a new engine version, its graph proven to compute what PyTorch does."""
-
-from __future__ import annotations
+"""`streamd engine export`: trained weights to a new engine version, whose graph provably computes what PyTorch does."""
 
 import argparse
 import json
@@ -16,10 +14,10 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Make an engine version of trained weights: an ONNX graph that takes any batch size, with its manifest.
 
-Weights are read from safetensors only. A pickle (.pt, .pth, .ckpt, .bin) is refused, since reading it runs what it
-holds (CVE-2025-32434). The opset is fixed (17, which every TensorRT since 8.6 takes), the batch axis is asserted to be
-dynamic, ONNX's checker reads the graph in full, and ONNX Runtime is compared with PyTorch at several batch sizes.
-The version appears whole or not at all. Needs the extra `train`.
+Weights are read from safetensors only. A pickle (.pt, .pth, .ckpt, .bin) is refused, because reading it would execute
+code that it contains (CVE-2025-32434). The opset is fixed (17, which every TensorRT since 8.6 takes), the batch axis is
+asserted to be dynamic, ONNX's checker reads the graph in full, and ONNX Runtime is compared with PyTorch at several
+batch sizes. The version appears whole or not at all. Needs the extra `train`.
 """
 
 EXAMPLES = """\
@@ -29,7 +27,8 @@ examples:
 """
 
 DEFAULT_BATCHES = (1, 2, 3, 8, 31, 32, 64)
-COMPARED_WINDOWS = 64
+EXPORT_WINDOWS = 64
+"""Number of windows on which ONNX Runtime is compared with PyTorch."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,18 +36,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("weights", type=Path, metavar="WEIGHTS",
                         help="folder of a run or a version with weights.safetensors, or that file")  # fmt: skip
     parser.add_argument("--data", type=Path, metavar="FILE",
-                        help="windows to compare on, as for validate (examples/fleet)")  # fmt: skip
+                        help="windows to compare on, as for validate [default: examples/fleet]")  # fmt: skip
     parser.add_argument("--batches", type=parse_batch_sizes, default=DEFAULT_BATCHES, metavar="N,...",
-                        help="batch sizes to compare at (1,2,3,8,31,32,64)")  # fmt: skip
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of versions (the version's own; engines)")
-    parser.add_argument("--name", help="of the new version, before _tensorrt_<stamp> (the source's)")
-    parser.add_argument("--default", action="store_true", help="let the new version serve when nothing else is said")
-    parser.add_argument("--json", action="store_true", help="tell the result as JSON on standard output")
+                        help=f"batch sizes to compare at [default: {','.join(map(str, DEFAULT_BATCHES))}]")  # fmt: skip
+    parser.add_argument("--out", type=Path, metavar="DIR",
+                        help="folder of versions [default: that of the source, or engines]")  # fmt: skip
+    parser.add_argument("--name", help="name of the new version, before _tensorrt_<stamp> [default: the source's]")
+    parser.add_argument("--default", action="store_true",
+                        help="mark in the manifest: the new version serves unless another is pinned or"
+                             " promoted")  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="the result as JSON on standard output")
     parser.add_argument("--quiet", action="store_true", help="no progress")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Export; returns the exit status. Raises `StreamdError`."""
+    """Export, and return the exit status. Raises `StreamdError`."""
     from streamd.tools.engine.output.atomic_version import NewVersion, strip_stamp
     from streamd.tools.engine.progress import Progress
     from streamd.tools.networks.weights import find_weights, load_network
@@ -59,19 +61,20 @@ def main(args: argparse.Namespace) -> int:
     root = args.out or (folder.parent if is_version else Path("engines"))
     with NewVersion(root, args.name or strip_stamp(folder), default=args.default) as new:
         network = load_network(args.weights)
-        progress.line(f"{folder.name}: {network.architecture}, exporting")
+        progress.print_line(f"{folder.name}: {network.architecture}, exporting")
         info = write_version(network, new.folder, read_compared_windows(args.data, network), args.batches)
         info["command"] = args.command_line
         final = new.publish(json.loads((new.folder / "config.json").read_text()), info)
     error = info["largest_relative_error"]
-    progress.line(f"ONNX Runtime and PyTorch agree to {error:.1e} at batch sizes {', '.join(map(str, args.batches))}")
+    sizes = ", ".join(map(str, args.batches))
+    progress.print_line(f"ONNX Runtime and PyTorch agree to {error:.1e} at batch sizes {sizes}")
     result = {"folder": str(final), "largest_relative_error": error, "batches": list(args.batches)}
     print(json.dumps(result, indent=2) if args.json else result["folder"])
     return 0
 
 
 def write_version(
-    network: TrainedNetwork, folder: Path, windows: dict[str, Any], batches: tuple[int, ...]
+    network: "TrainedNetwork", folder: Path, windows: dict[str, Any], batches: tuple[int, ...]
 ) -> dict[str, Any]:
     """Write all files of a version, checked, and return its record; raises `BuildError`, `BackendUnavailableError`."""
     try:
@@ -84,7 +87,7 @@ def write_version(
     writer = VersionWriter(folder, network.architecture, network.contract)
     tensors = [torch.from_numpy(windows[name]) for name in INPUT_NAMES]
     try:
-        writer.write(network.network, network.info, tensors, batches)
+        writer.write_version(network.network, network.info, tensors, batches)
     except ValueError as exc:
         raise BuildError(f"{network.folder}: {exc}") from exc
     for name in ("MODEL_CARD.md", "server_mapping.json"):
@@ -94,17 +97,17 @@ def write_version(
     return info
 
 
-def read_compared_windows(data: Path | None, network: TrainedNetwork) -> dict[str, Any]:
-    """Windows to compare on, some of them hard; raises `ConfigError`."""
+def read_compared_windows(data: Path | None, network: "TrainedNetwork") -> dict[str, Any]:
+    """Return windows to compare on by input name, some of them hard; raises `ConfigError`."""
     from streamd.core.contract import ModelContract
     from streamd.tools.engine.gate.truth import read_judged_windows
     from streamd.tools.engine.graph.onnx_graph import GraphTensorSpec, Signature
     from streamd.tools.networks.contract import FEATURE_UNITS
 
-    said = network.contract
-    units = {name: FEATURE_UNITS.get(name, "1") for name in said.features}
-    lengths = (said.context_length, said.horizon, said.step_seconds)
-    contract = ModelContract(said.features, said.targets, said.quantiles, *lengths, units)
+    trained = network.contract
+    units = {name: FEATURE_UNITS.get(name, "1") for name in trained.features}
+    lengths = (trained.context_length, trained.horizon, trained.step_seconds)
+    contract = ModelContract(trained.features, trained.targets, trained.quantiles, *lengths, units)
     types = {name: "int32" if name.endswith("_cat") else "float32" for name in contract.input_shapes}
     specs = tuple(GraphTensorSpec(name, types[name], shape) for name, shape in contract.input_shapes.items())
-    return read_judged_windows(data, Signature(specs, ()), contract, COMPARED_WINDOWS).windows
+    return read_judged_windows(data, Signature(specs, ()), contract, EXPORT_WINDOWS).windows

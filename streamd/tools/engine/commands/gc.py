@@ -1,4 +1,4 @@
-"""`streamd engine gc`: remove old versions and what killed builds left."""
+"""`streamd engine gc`: remove old versions and what killed builds left behind."""
 
 import argparse
 import time
@@ -8,9 +8,9 @@ from streamd.tools.engine.commands.common import REFUSED, add_common_arguments, 
 DESCRIPTION = """\
 Remove old engine versions, and what killed builds and removals left behind.
 
-Always stays: the newest, what is promoted and what was before it, what would serve were nothing promoted, each version
-marked as the default, each that a daemon holds, and every folder that is not a sound version: remove that yourself.
-A version goes whole: first its name, then its files.
+These always stay: the newest, the promoted one and the one before it, the one that would serve if nothing were
+promoted, each version marked as the default, each that a daemon holds, and every folder that is not a sound version:
+remove such a folder yourself. A version is removed whole: first its name, then its files.
 """
 
 EXAMPLES = """\
@@ -22,16 +22,18 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's flags."""
-    parser.add_argument("--keep", type=_at_least_one, default=3, metavar="N", help="how many of the newest stay (3)")
     parser.add_argument(
-        "--in-use", action="append", default=[], metavar="VERSION", help="this one stays too; may be given again"
+        "--keep", type=_parse_positive, default=3, metavar="N", help="number of newest versions to keep [default: 3]"
     )
-    parser.add_argument("--dry-run", action="store_true", help="only say what would go")
+    parser.add_argument(
+        "--in-use", action="append", default=[], metavar="VERSION", help="a version to keep; may be given several times"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="a report only; nothing is removed")
     add_common_arguments(parser)
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run the command; 1 where something that was to go did not. Raises `RepositoryError`."""
+    """Run the command; the exit status is 1 if a removal failed. Raises `RepositoryError`."""
     import msgspec
 
     from streamd.repository.collection import collect_garbage
@@ -42,7 +44,7 @@ def main(args: argparse.Namespace) -> int:
     return REFUSED if done.failed else 0
 
 
-def _at_least_one(text: str) -> int:
+def _parse_positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number of at least 1")
     return int(text)

@@ -1,4 +1,4 @@
-"""`streamd engine inspect`: all that is known of one version, its plans' files read through."""
+"""`streamd engine inspect`: show all that is known of one version, after reading its plans' files."""
 
 import argparse
 
@@ -14,7 +14,7 @@ from streamd.tools.engine.commands.common import (
 )
 
 DESCRIPTION = f"""\
-Check one engine version and its plans' files, and tell all that is known of it.
+Check one engine version and its plans' files, and show all that is known of it.
 
 {SERVING_ORDER}"""
 
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run the command; 1 where the version is refused. Raises `RepositoryError`."""
+    """Run the command; the exit status is 1 if the version is refused. Raises `RepositoryError`."""
     from streamd.repository.listing import inspect_version, to_builtins
     from streamd.tools.engine.commands.tables import format_version
 

@@ -1,4 +1,4 @@
-"""`streamd engine list`: every version, sound or not, and which one serves."""
+"""`streamd engine list`: show every version, sound or not, and mark the one that serves."""
 
 import argparse
 
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run the command; 1 where no version can serve. Raises `RepositoryError`."""
+    """Run the command; the exit status is 1 if no version can serve. Raises `RepositoryError`."""
     from streamd.repository.listing import list_versions, to_builtins
     from streamd.tools.engine.commands.tables import format_versions
 

@@ -18,9 +18,10 @@ from streamd.tools.engine.commands.common import (
 DESCRIPTION = f"""\
 Let a version serve from the daemon's next start or reload.
 
-Refused for a version that is not sound or that its accuracy gate refused. It is one atomic change of promoted.json,
-which keeps who, when and why; `streamd engine rollback` undoes it. A version given by its folder is promoted in the
-folder that it lies in: the daemon must serve from there. It is refused where --engines or STREAMD_ENGINES name another.
+A version is refused if it is not sound or if its accuracy gate refused it. A promotion is one atomic change of
+promoted.json, which records author, time and reason; `streamd engine rollback` undoes it. A version given by its folder
+is promoted in the folder that it lies in, from which the daemon must serve; --engines or STREAMD_ENGINES must not name
+another folder.
 
 {SERVING_ORDER}"""
 

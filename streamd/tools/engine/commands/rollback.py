@@ -13,10 +13,10 @@ from streamd.tools.engine.commands.common import (
 )
 
 DESCRIPTION = f"""\
-Undo the last promotion: what was promoted before it serves again, from the daemon's next start or reload.
+Undo the last promotion: the previously promoted version serves again, from the daemon's next start or reload.
 
-Before the first promotion that is the default version, or the newest. A second rollback undoes the promotion before,
-and so on; it never goes forth again: for that, promote. Versions that are gone or refused by now are passed over.
+If there was no earlier promotion, the default version serves, or the newest. A second rollback undoes the promotion
+before, and so on. To go forward again, promote. Versions that are removed or refused by now are passed over.
 
 {SERVING_ORDER}"""
 

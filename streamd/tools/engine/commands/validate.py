@@ -1,7 +1,5 @@
 """`streamd engine validate`: the accuracy gate, on every precision that a version holds and this machine runs."""
 
-from __future__ import annotations
-
 import argparse
 import json
 from pathlib import Path
@@ -18,16 +16,18 @@ if TYPE_CHECKING:
     from streamd.tools.engine.gate.truth import JudgedWindows
     from streamd.tools.engine.progress import Progress
 
-WINDOWS, WINDOWS_OF_ANY = 256, 16
+FORECASTER_WINDOWS, OTHER_WINDOWS = 256, 16
+"""Default number of windows to judge a forecaster on, and any other network."""
 
 DESCRIPTION = """\
 Judge each precision against float32 on ONNX Runtime's CPU, on real windows, some with missing rows and features.
-Each row counts as it is answered alone: a network or a plan whose answers change with the rest of the batch is refused.
+The reference for each row is the answer to that row alone: a network or a plan whose answers change with the rest of
+the batch is refused.
 
-Of every target: correlation at least 0.999 and bounded relative errors (float32 itself: 1e-3). Over all targets: a
-pinball loss, against what really came after each window, that is at most 0.1 % worse in fp16 and bf16, 1 % in int8.
-The verdicts go into conversion_info.json, and a precision that fails is never promoted or chosen. For one that fails,
-the nodes of its graph are compared too, and those to blame are named.
+Every target needs a correlation of at least 0.999 and bounded relative errors (for fp32 itself 1e-3). Over all targets,
+the pinball loss against the values that really followed each window may be 0.1 % worse in fp16 and bf16, 1 % in int8.
+The verdicts are written into conversion_info.json, and a precision that fails is never promoted or chosen. If one
+fails, the nodes of its graph are compared too, and those to blame are named.
 Any other network is judged output by output, on --data or on random inputs, without a pinball loss.
 Needs the extra `build`: pip install 'streamd[build]'.
 """
@@ -44,37 +44,38 @@ exit status here: 0 every precision passes; 1 one fails or does not run; 2 wrong
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's flags."""
     add_subject_arguments(parser)
-    parser.add_argument(
-        "--precision", type=parse_precisions, metavar="P,...", help="judge these (all that can run here)"
-    )
+    parser.add_argument("--precision", type=parse_precisions, metavar="P,...",
+                        help="precisions to judge [default: all that can run here]")  # fmt: skip
     parser.add_argument("--data", type=Path, metavar="FILE",
-                        help="a fleet (.csv, .csv.gz, .parquet) or an .npz of inputs (examples/fleet)")  # fmt: skip
+                        help="windows: a fleet (.csv, .csv.gz, .parquet) or an .npz of inputs"
+                             " [default: examples/fleet]")  # fmt: skip
     parser.add_argument("--windows", type=int, metavar="N",
-                        help="windows at most (256; 16 of a network that is no forecaster)")  # fmt: skip
-    parser.add_argument("--no-record", action="store_true", help="only tell; write no verdict")
-    parser.add_argument("--device", type=int, default=0, metavar="N", help="index of the GPU for plans (0)")
+                        help=f"number of windows, at most [default: {FORECASTER_WINDOWS}; {OTHER_WINDOWS} for a network"
+                             " that is no forecaster]")  # fmt: skip
+    parser.add_argument("--no-record", action="store_true", help="a report only; no verdict is written")
+    parser.add_argument("--device", type=int, default=0, metavar="N", help="index of the GPU for plans [default: 0]")
     parser.add_argument("--quiet", action="store_true", help="no progress")
 
 
 def add_subject_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what is looked at: a version, or any ONNX file with the plans made of it; and how it is told."""
+    """Declare the subject: a version, or any ONNX file with the plans made of it; and the format of the answer."""
     parser.add_argument("version", nargs="?", metavar="VERSION", help="an engine version: its name, or its folder")
     add_common_arguments(parser)
     parser.add_argument("--onnx", type=Path, metavar="FILE", help="any ONNX model instead of a version")
-    parser.add_argument("--plans", type=Path, metavar="DIR", help="what `build --onnx --plans-only DIR` made")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="the manifest of --onnx, if it is a forecaster")
+    parser.add_argument("--plans", type=Path, metavar="DIR", help="folder that `build --onnx --plans-only DIR` made")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="manifest of --onnx, if it is a forecaster")
     parser.add_argument("--lean-runtime", type=Path, metavar="FILE",
-                        help="the libnvinfer_lean.so.N for version-compatible plans of an older TensorRT")  # fmt: skip
+                        help="libnvinfer_lean.so.N, for version-compatible plans of an older TensorRT")  # fmt: skip
 
 
-def read_requested_subject(args: argparse.Namespace) -> Subject:
-    """Read what is looked at; raises `StreamdError`."""
+def read_requested_subject(args: argparse.Namespace) -> "Subject":
+    """Read the subject that the arguments name; raises `StreamdError`."""
     from streamd.tools.engine.gate.targets import find_version, read_subject
 
     if (args.version is None) == (args.onnx is None):
         raise ConfigError("give one of VERSION and --onnx FILE")
     if args.version is not None and (args.plans or args.config):
-        raise ConfigError("--plans and --config go with --onnx; a version has its own")
+        raise ConfigError("--plans and --config belong to --onnx; a version has its own")
     version = find_version(args.version, args.engines) if args.version is not None else None
     return read_subject(
         version, args.onnx, args.probe(), plans=args.plans, config=args.config, precisions=args.precision
@@ -82,7 +83,7 @@ def read_requested_subject(args: argparse.Namespace) -> Subject:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Judge; returns the exit status. Raises `StreamdError`."""
+    """Judge, and return the exit status. Raises `StreamdError`."""
     from contextlib import nullcontext
 
     from streamd.repository.files import VersionHold
@@ -96,42 +97,50 @@ def main(args: argparse.Namespace) -> int:
     subject = read_requested_subject(args)
     folder = subject.source.folder
     with VersionHold(folder) if folder else nullcontext():
-        count = args.windows or (WINDOWS if subject.contract else WINDOWS_OF_ANY)
+        count = args.windows or (FORECASTER_WINDOWS if subject.contract else OTHER_WINDOWS)
         judged = read_judged_windows(args.data, subject.signature, subject.contract, count)
-        said, failed = _judge_all(subject, judged, args, Progress(quiet=args.quiet))
-        if subject.record and said and not args.no_record:
-            record_verdicts(subject.record, said, format_log_lines(said))
-    if not said:
+        entries, failed = _judge_all(subject, judged, args, Progress(quiet=args.quiet))
+        if subject.record and entries and not args.no_record:
+            record_verdicts(subject.record, entries, format_log_lines(entries))
+    if not entries:
         raise BackendUnavailableError("; ".join(failed.values()))
-    result = {"version": subject.name, "validation": said, "passed_over": subject.passed_over, "failed": failed}
+    result = {"version": subject.name, "validation": entries, "passed_over": subject.passed_over, "failed": failed}
     print(json.dumps(result, indent=2) if args.json else format_gate_table(result))
-    return 0 if not failed and all(each["promotable"] for each in said.values()) else 1
+    return 0 if not failed and all(each["promotable"] for each in entries.values()) else 1
 
 
 def _judge_all(
-    subject: Subject, judged: JudgedWindows, args: argparse.Namespace, progress: Progress
+    subject: "Subject", judged: "JudgedWindows", args: argparse.Namespace, progress: "Progress"
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-    """What the record says of each precision; and of those that do not run, why: the others are judged all the same."""
+    """Return the record's entry for each precision, and the reason for each that does not run.
+
+    One that does not run does not keep the others from being judged.
+    """
     from streamd.tools.engine.gate.judge import Judge
     from streamd.tools.engine.gate.runners import run_alone_and_batched
 
-    said: dict[str, dict[str, Any]] = {}
+    entries: dict[str, dict[str, Any]] = {}
     failed: dict[str, str] = {}
-    progress.line(f"{subject.name}: {judged.about}")
-    alone, together = run_alone_and_batched(subject.onnx, judged.windows)
-    judge = Judge(judged, alone, subject.contract, together)
-    with progress.job("validating", len(subject.candidates)) as job:
+    progress.print_line(f"{subject.name}: {judged.about}")
+    alone, batched = run_alone_and_batched(subject.onnx, judged.windows)
+    judge = Judge(judged, alone, subject.contract, batched)
+    with progress.start_job("validating", len(subject.candidates)) as job:
         for done, candidate in enumerate(subject.candidates):
             try:
-                said[candidate.precision] = _judge(subject, candidate, judge, args)
+                entries[candidate.precision] = _judge_candidate(subject, candidate, judge, args)
             except StreamdError as exc:
                 failed[candidate.precision] = str(exc)
-            job.to(done + 1)
-    return said, failed
+            job.advance_to(done + 1)
+    return entries, failed
 
 
-def _judge(subject: Subject, candidate: GateTarget, judge: Judge, args: argparse.Namespace) -> dict[str, Any]:
-    """Judge one candidate with single rows and at each of its batch sizes: each of a plan's profiles is built anew."""
+def _judge_candidate(
+    subject: "Subject", candidate: "GateTarget", judge: "Judge", args: argparse.Namespace
+) -> dict[str, Any]:
+    """Judge one candidate with single rows and at each of its batch sizes; return the record's entry.
+
+    TensorRT optimizes each profile of a plan separately, so one batch size may be wrong while the others are right.
+    """
     from contextlib import closing
 
     from streamd.repository.conversion import sha256_of
@@ -140,44 +149,47 @@ def _judge(subject: Subject, candidate: GateTarget, judge: Judge, args: argparse
     windows = judge.judged.windows
     opened = open_candidate(candidate, device=args.device, lean_runtime=args.lean_runtime)
     with closing(opened.runners[0]) as runner:
-        batches = sorted({1, *runner.buckets})  # a row alone too, which a plan may pad
-        sizes = {size: judge.judge(candidate.precision, run_windows(runner, windows, size)) for size in batches}
-    worst = min(sizes.values(), key=_standing)
-    said = {
-        **worst.told(),
+        sizes = sorted({1, *runner.buckets})  # single rows too, which a plan may pad
+        verdicts = {
+            size: judge.judge_outputs(candidate.precision, run_windows(runner, windows, size)) for size in sizes
+        }
+    worst = min(verdicts.values(), key=_rank_verdict)
+    entry = {
+        **worst.describe(),
         "file": candidate.path.name,
         "sha256": sha256_of(candidate.path),
         "backend": opened.backend,
-        "batch_sizes": list(sizes),
-        "failed_batch_sizes": [size for size, verdict in sizes.items() if not verdict.promotable],
+        "batch_sizes": sizes,
+        "failed_batch_sizes": [size for size, verdict in verdicts.items() if not verdict.promotable],
         "data": judge.judged.about,
     }
-    return said if worst.promotable else {**said, "blame": _blame(subject, candidate, judge)}
+    return entry if worst.promotable else {**entry, "blame": _describe_blame(subject, candidate, judge)}
 
 
-def _standing(verdict: GateVerdict) -> tuple[bool, float]:
-    """Orders verdicts from the worst."""
+def _rank_verdict(verdict: "GateVerdict") -> tuple[bool, float]:
+    """Return a key that sorts verdicts, the worst first."""
     return verdict.promotable, -verdict.worst.relative_error
 
 
-def _blame(subject: Subject, candidate: GateTarget, judge: Judge) -> dict[str, Any]:
+def _describe_blame(subject: "Subject", candidate: "GateTarget", judge: "Judge") -> dict[str, Any]:
+    """Return the nodes that make a candidate fail, or under `unknown` the reason why they are not known."""
     from streamd.tools.engine.gate.blame import find_blame
 
     if judge.dependence_reasons:
         return {"unknown": "the rows of the network itself depend on each other, in any precision"}
-    lower, why = _lower_graph(subject, candidate)
+    lower, why = _read_lower_graph(subject, candidate)
     if lower is None:
         return {"unknown": why}
     found: Blame = find_blame(subject.model, lower, judge.judged.windows)
     first = str(found.first) if found.first else None
-    said = {"first": first, "worst": [str(layer) for layer in found.worst]}
-    if candidate.kind == "plan" and _passes(lower, candidate.precision, judge):
-        return {"plan": "its graph passes on ONNX Runtime: what is off is how the plan was built", **said}
-    return said
+    blame = {"first": first, "worst": [str(layer) for layer in found.worst]}
+    if candidate.kind == "plan" and _graph_passes(lower, candidate.precision, judge):
+        return {"plan": "its graph passes on ONNX Runtime: the error is in how the plan was built", **blame}
+    return blame
 
 
-def _passes(graph: Any, precision: str, judge: Judge) -> bool:
-    """Whether a graph that a plan was built from would pass by itself."""
+def _graph_passes(graph: Any, precision: str, judge: "Judge") -> bool:
+    """Whether a graph that a plan was built from passes on ONNX Runtime."""
     from tempfile import TemporaryDirectory
 
     from streamd.tools.engine.gate.runners import run_graph
@@ -186,21 +198,21 @@ def _passes(graph: Any, precision: str, judge: Judge) -> bool:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "lower.onnx"
         path.write_bytes(serialize_graph(graph, path.name))
-        return judge.judge(precision, run_graph(path, judge.judged.windows)).promotable
+        return judge.judge_outputs(precision, run_graph(path, judge.judged.windows)).promotable
 
 
-def _lower_graph(subject: Subject, candidate: GateTarget) -> tuple[Any, str]:
-    """The graph that a candidate is, or was built from; or None, and why it is not known."""
+def _read_lower_graph(subject: "Subject", candidate: "GateTarget") -> tuple[Any, str]:
+    """Return the graph that a candidate is, or was built from; or None, and the reason why it is not known."""
     from streamd.tools.engine.graph.onnx_graph import fold_constants, read_graph
     from streamd.tools.engine.precision.kept_nodes import KeptNodes, convert_to_half
 
-    kept_graph = candidate.path.with_suffix(".onnx")
+    saved_graph = candidate.path.with_suffix(".onnx")
     if candidate.precision == "fp32":
-        return None, "fp32 is the graph itself: the backend computes it otherwise"
+        return None, "fp32 is the graph itself: the error is in the backend"
     if candidate.precision == "bf16":
         return None, "ONNX Runtime has no bfloat16 kernels to compare with"
-    if kept_graph.is_file():
-        return read_graph(kept_graph), ""
+    if saved_graph.is_file():
+        return read_graph(saved_graph), ""
     if candidate.precision == "fp16":
-        return convert_to_half(fold_constants(subject.model), KeptNodes(candidate.said.get("kept_because", {}))), ""
-    return None, "its graph was not kept: build it with --keep-graphs to see the nodes"
+        return convert_to_half(fold_constants(subject.model), KeptNodes(candidate.entry.get("kept_because", {}))), ""
+    return None, "its graph was not kept: build it with --keep-graphs to compare the nodes"

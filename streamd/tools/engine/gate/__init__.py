@@ -1,1 +1,1 @@
-"""The accuracy gate: is a lower precision accurate enough to serve?"""
+"""The accuracy gate, which decides whether a precision is accurate enough to serve. It builds and promotes nothing."""

@@ -1,9 +1,7 @@
-"""Which nodes make a lower precision wrong: every tensor of both graphs on ONNX Runtime, compared in the graph's order.
+"""Finds the nodes that make a lower precision wrong: compares every tensor of both graphs, run on ONNX Runtime.
 
-A node's own part is what its output is further off than what it read: errors that merely pass through blame nobody.
+A node is blamed for the error that it adds: the error of its output minus the largest error among its inputs.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass
 
@@ -15,22 +13,28 @@ from streamd.tools.engine.graph.onnx_graph import OnnxModel, fold_constants, inf
 from streamd.tools.engine.precision.half import FLOAT, FLOAT16
 from streamd.tools.engine.precision.ranges import open_session_with_outputs
 
-WINDOWS = 4
-GROUP = 40
-"""Tensors that are fetched in one run: memory stays bounded whatever the graph."""
+BLAME_WINDOWS = 4
+TENSORS_PER_RUN = 40
+"""Tensors that are fetched in one run, so that memory stays bounded for any graph."""
 
-NOTICEABLE = 1e-3
-SHOWN = 5
+NOTICEABLE_ERROR = 1e-3
+"""The first node that adds at least this much is reported as the first that is off."""
+
+MAX_LAYERS = 5
+"""Number of nodes that are reported."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A node of the graph: `error` of its output, of which it `added` so much; both are shares of the tensor's norm."""
+    """A node of the graph with the error of its output."""
 
     node: str
     operator: str
     error: float
+    """The norm of the difference, as a share of the exact tensor's norm."""
+
     added: float
+    """The part of `error` that the node's inputs do not explain."""
 
     def __str__(self) -> str:
         return f"{self.node} ({self.operator}): {self.error:.1e} off, of which it added {self.added:.1e}"
@@ -44,18 +48,18 @@ class Blame:
     worst: tuple[Layer, ...]
 
 
-def find_blame(exact: OnnxModel, lower: OnnxModel, windows: ModelInputs, noticeable: float = NOTICEABLE) -> Blame:
-    """Compare the tensors that both graphs make, on a few windows; both graphs have folded constants."""
+def find_blame(exact: OnnxModel, lower: OnnxModel, windows: ModelInputs, noticeable: float = NOTICEABLE_ERROR) -> Blame:
+    """Compare the tensors that both graphs make, on a few windows, after folding the constants of both."""
     layers = compare_layers(fold_constants(exact), fold_constants(lower), windows)
     first = next((layer for layer in layers if layer.added >= noticeable), None)
-    worst = sorted((layer for layer in layers if layer.added > 0), key=lambda layer: -layer.added)[:SHOWN]
+    worst = sorted((layer for layer in layers if layer.added > 0), key=lambda layer: -layer.added)[:MAX_LAYERS]
     return Blame(first, tuple(worst))
 
 
 def compare_layers(exact: OnnxModel, lower: OnnxModel, windows: ModelInputs) -> list[Layer]:
-    """Each node of the exact graph whose output the lower one has too, in the graph's order."""
-    some = {name: values[:WINDOWS] for name, values in windows.items()}
-    errors = _errors(exact, lower, some)
+    """Return each node of the exact graph whose output the lower graph has too, in the graph's order."""
+    some = {name: values[:BLAME_WINDOWS] for name, values in windows.items()}
+    errors = _compute_errors(exact, lower, some)
     layers = []
     for node in exact.graph.node:
         found = [errors[name] for name in node.output if name in errors]
@@ -66,7 +70,8 @@ def compare_layers(exact: OnnxModel, lower: OnnxModel, windows: ModelInputs) -> 
     return layers
 
 
-def _errors(exact: OnnxModel, lower: OnnxModel, windows: ModelInputs) -> dict[str, float]:
+def _compute_errors(exact: OnnxModel, lower: OnnxModel, windows: ModelInputs) -> dict[str, float]:
+    """Return the error of each tensor that both graphs make as float32 or float16, by name."""
     types = infer_element_types(exact), infer_element_types(lower)
     made = {name for node in lower.graph.node for name in node.output}
     names = [
@@ -76,16 +81,21 @@ def _errors(exact: OnnxModel, lower: OnnxModel, windows: ModelInputs) -> dict[st
         if name in made and types[0].get(name) == FLOAT and types[1].get(name) in (FLOAT, FLOAT16)
     ]
     errors: dict[str, float] = {}
-    for start in range(0, len(names), GROUP):
-        group = names[start : start + GROUP]
-        wanted, found = (open_session_with_outputs(model, group).run(group, dict(windows)) for model in (exact, lower))
-        errors |= {name: _error(*pair) for name, *pair in zip(group, found, wanted, strict=True)}
+    for start in range(0, len(names), TENSORS_PER_RUN):
+        group = names[start : start + TENSORS_PER_RUN]
+        expected, found = (
+            open_session_with_outputs(model, group).run(group, dict(windows)) for model in (exact, lower)
+        )
+        errors |= {name: _compute_error(*pair) for name, *pair in zip(group, found, expected, strict=True)}
     return errors
 
 
-def _error(found: npt.NDArray[np.floating], wanted: npt.NDArray[np.floating]) -> float:
-    """The norm of the difference as a share of the wanted one's; what is not finite in both is left out."""
-    one, other = found.astype(np.float64), wanted.astype(np.float64)
+def _compute_error(found: npt.NDArray[np.floating], expected: npt.NDArray[np.floating]) -> float:
+    """Return the norm of the difference as a share of the expected norm, over the values that are finite in `expected`.
+
+    Infinite if one of these is not finite in `found`; 0 for tensors of different shapes, which cannot be compared.
+    """
+    one, other = found.astype(np.float64), expected.astype(np.float64)
     if one.shape != other.shape:
         return 0.0
     known = np.isfinite(other)

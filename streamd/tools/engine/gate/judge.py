@@ -1,12 +1,10 @@
-"""The accuracy gate: how far a precision is from float32, what that costs in pinball loss, and whether it may serve.
+"""Judges a precision: its distance from float32, the change of the pinball loss, and whether it may serve.
 
-Arrays in, figures and a verdict out; nothing here knows what ran the network.
+Takes arrays and returns numbers and a verdict; nothing here knows which backend ran the network.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -21,16 +19,19 @@ Floats = npt.NDArray[np.floating[Any]]
 
 @dataclass(frozen=True)
 class GateLimits:
-    """What a precision must keep to promote it.
-
-    correlation: at least, of every part; relative_error, largest_relative_error: at most, of every part;
-    pinball_change: at most, over all targets, as a share of float32's loss.
-    """
+    """The limits that a precision must meet to be promoted."""
 
     correlation: float
+    """At least this, for every part."""
+
     relative_error: float
+    """At most this, for every part."""
+
     largest_relative_error: float
+    """At most this, for every part."""
+
     pinball_change: float
+    """At most this, over all targets, as a share of float32's loss."""
 
 
 LIMITS = {
@@ -41,28 +42,32 @@ LIMITS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GatePart:
     """One target of a forecast, or one output of any other network.
 
-    Errors are absolute; relative ones are shares of the largest value that float32 gives for that window. The
-    relative error is the 99th percentile over all values, the largest one is the largest. Correlation is over all
-    windows, each divided by its largest value, so that no large unit drowns the others.
+    Relative errors are shares of the largest absolute value that float32 gives for the window.
     """
 
     name: str
     unit: str
     correlation: float
+    """Over all windows, each divided by its largest value, so that a large unit does not hide the others."""
+
     relative_error: float
+    """The 99th percentile of the relative error over all values."""
+
     largest_relative_error: float
     largest_error: float
+    """The largest absolute error, in the target's unit."""
+
     pinball: float | None = None
     pinball_fp32: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GateVerdict:
-    """What the gate says of one precision; losses are in deviations of each series, averaged over targets."""
+    """The gate's verdict on one precision; losses are in standard deviations of each series, averaged over targets."""
 
     precision: str
     promotable: bool
@@ -74,18 +79,18 @@ class GateVerdict:
 
     @property
     def pinball_change(self) -> float | None:
-        """By what share the loss is worse than float32's; below zero where it is better."""
+        """Return the share by which the loss is worse than float32's, negative if it is better; None if not known."""
         if self.pinball is None or not self.pinball_fp32:
             return None
         return self.pinball / self.pinball_fp32 - 1.0
 
     @property
     def worst(self) -> GatePart:
-        """The part that is furthest off."""
+        """Return the part with the largest relative error."""
         return max(self.parts, key=lambda part: part.relative_error)
 
-    def told(self) -> dict[str, Any]:
-        """What the record says of it."""
+    def describe(self) -> dict[str, Any]:
+        """Return the verdict's entry in the record."""
         return {
             "promotable": self.promotable,
             "reasons": list(self.reasons),
@@ -104,9 +109,9 @@ class GateVerdict:
 class Judge:
     """Compares outputs with float32's on the same windows.
 
-    `expected`: float32's outputs by name, each `(windows, ...)`, of each row alone; `together`: the same of rows in
-    company, where that is to be judged too. With a contract each target of `predictions` is judged by itself, and with
-    a truth the pinball loss too.
+    `expected` has float32's outputs by name, each `(windows, ...)`, of each row alone; `batched` has the same of rows
+    in batches, or is None if that is not to be judged. With a contract, each target of `predictions` is judged by
+    itself; with a truth, so is the pinball loss.
     """
 
     def __init__(
@@ -114,36 +119,45 @@ class Judge:
         judged: JudgedWindows,
         expected: Mapping[str, Floats],
         contract: ModelContract | None = None,
-        together: Mapping[str, Floats] | None = None,
+        batched: Mapping[str, Floats] | None = None,
     ) -> None:
-        self.judged, self.expected, self.contract, self.together = judged, expected, contract, together
+        self.judged, self.expected, self.contract, self.batched = judged, expected, contract, batched
 
-    def judge(self, precision: str, found: Mapping[str, Floats]) -> GateVerdict:
-        """The verdict on outputs that a precision gave, by name."""
+    def judge_outputs(self, precision: str, found: Mapping[str, Floats]) -> GateVerdict:
+        """Return the verdict on the outputs of a precision, given by name."""
         limits = LIMITS[precision]
-        pairs = self._pairs(found, self.expected)
-        losses = self._losses(found)
-        parts = []
-        for index, (name, unit, values, wanted) in enumerate(pairs):
-            told = losses[index] if losses else (None, None)
-            parts.append(compare_outputs(name, unit, values, wanted, *told))
-        total, total_fp32 = _means(losses)
-        reasons = [*self.dependence_reasons, *(reason for part in parts for reason in _why_not(part, limits))]
-        verdict = GateVerdict(precision, not reasons, tuple(reasons), tuple(parts), total, total_fp32, limits)
+        pairs = self._pair_outputs(found, self.expected)
+        losses = self._compute_losses(found) or [(None, None)] * len(pairs)
+        parts = [
+            compare_outputs(name, unit, values, expected, loss=loss, loss_fp32=loss_fp32)
+            for (name, unit, values, expected), (loss, loss_fp32) in zip(pairs, losses, strict=True)
+        ]
+        total, total_fp32 = _average_losses(losses)
+        reasons = [*self.dependence_reasons, *(reason for part in parts for reason in _list_reasons(part, limits))]
+        verdict = GateVerdict(
+            precision=precision,
+            promotable=not reasons,
+            reasons=tuple(reasons),
+            parts=tuple(parts),
+            pinball=total,
+            pinball_fp32=total_fp32,
+            limits=limits,
+        )
         change = verdict.pinball_change
+        # Negated, so that NaN is refused: no comparison with it is true.
         if change is not None and not change <= limits.pinball_change:
             worse = f"pinball loss {change:+.2%}, expected at most {limits.pinball_change:+.1%}"
-            return GateVerdict(precision, False, (worse, *reasons), tuple(parts), total, total_fp32, limits)
+            return replace(verdict, promotable=False, reasons=(worse, *reasons))
         return verdict
 
     @cached_property
     def dependence_reasons(self) -> tuple[str, ...]:
-        """Why the network cannot be batched: its rows have no answers of their own; nothing where they have."""
-        if self.together is None:
+        """Return the reasons why the network cannot be batched: answers that depend on the rest of the batch."""
+        if self.batched is None:
             return ()
         limits, reasons = LIMITS["fp32"], []
-        for name, unit, values, wanted in self._pairs(self.together, self.expected):
-            part = compare_outputs(name, unit, values, wanted)
+        for name, unit, values, expected in self._pair_outputs(self.batched, self.expected):
+            part = compare_outputs(name, unit, values, expected)
             if not part.largest_relative_error <= limits.largest_relative_error:
                 reasons.append(
                     f"{name}: rows depend on each other: alone and in a batch, a row's values differ by up to "
@@ -152,29 +166,33 @@ class Judge:
                 )
         return tuple(reasons)
 
-    def _pairs(
+    def _pair_outputs(
         self, found: Mapping[str, Floats], expected: Mapping[str, Floats]
     ) -> list[tuple[str, str, Floats, Floats]]:
-        """Name, unit, what was found and what was expected of each target, or of each output."""
+        """Return name, unit, found values and expected values of each target, or of each output without a contract."""
         if self.contract is None:
-            return [(name, "", found[name], wanted) for name, wanted in expected.items()]
-        values, wanted = (self._forecasts(each) for each in (found, expected))
+            return [(name, "", found[name], values) for name, values in expected.items()]
+        forecasts, exact = (self._reshape_predictions(each) for each in (found, expected))
         units = [self.contract.units.get(name, "") for name in self.contract.targets]
         return [
-            (name, unit, values[:, :, index], wanted[:, :, index])
+            (name, unit, forecasts[:, :, index], exact[:, :, index])
             for index, (name, unit) in enumerate(zip(self.contract.targets, units, strict=True))
         ]
 
-    def _losses(self, found: Mapping[str, Floats]) -> list[tuple[float | None, float | None]]:
-        """Each target's loss, of what was found and of float32; none where no truth is known."""
+    def _compute_losses(self, found: Mapping[str, Floats]) -> list[tuple[float | None, float | None]]:
+        """Return each target's loss, of the found outputs and of float32's; empty if no truth is known."""
         truth, scale = self.judged.truth, self.judged.scale
         if self.contract is None or truth is None or scale is None:
             return []
         levels = np.array(self.contract.quantiles)
-        both = [pinball(self._forecasts(each), truth, scale, levels) for each in (found, self.expected)]
+        both = [
+            compute_pinball_losses(self._reshape_predictions(each), truth, scale, levels)
+            for each in (found, self.expected)
+        ]
         return list(zip(*both, strict=True))
 
-    def _forecasts(self, outputs: Mapping[str, Floats]) -> Floats:
+    def _reshape_predictions(self, outputs: Mapping[str, Floats]) -> Floats:
+        """Return `predictions` as `(windows, horizon, targets, quantiles)`, also if there is one target."""
         assert self.contract is not None
         values = outputs["predictions"]
         shape = (self.contract.horizon, len(self.contract.targets), len(self.contract.quantiles))
@@ -182,21 +200,36 @@ class Judge:
 
 
 def compare_outputs(
-    name: str, unit: str, found: Floats, wanted: Floats, loss: float | None = None, loss_fp32: float | None = None
+    name: str,
+    unit: str,
+    found: Floats,
+    expected: Floats,
+    *,
+    loss: float | None = None,
+    loss_fp32: float | None = None,
 ) -> GatePart:
-    """Compare two arrays `(windows, ...)`; whatever is not finite where it should be is infinitely far off."""
-    rows, expected = (values.reshape(len(values), -1).astype(np.float64) for values in (found, wanted))
-    if not (np.isfinite(rows) == np.isfinite(expected)).all():
-        return GatePart(name, unit, 0.0, np.inf, np.inf, np.inf, loss, loss_fp32)
-    known = np.isfinite(expected)
-    rows, expected = np.where(known, rows, 0.0), np.where(known, expected, 0.0)
-    scale = np.maximum(np.abs(expected).max(axis=1, keepdims=True), 1e-30)
-    difference = np.abs(rows - expected)
+    """Compare two arrays `(windows, ...)`; the error is infinite unless the same values of both are finite."""
+    rows, exact = (values.reshape(len(values), -1).astype(np.float64) for values in (found, expected))
+    if not (np.isfinite(rows) == np.isfinite(exact)).all():
+        return GatePart(
+            name=name,
+            unit=unit,
+            correlation=0.0,
+            relative_error=np.inf,
+            largest_relative_error=np.inf,
+            largest_error=np.inf,
+            pinball=loss,
+            pinball_fp32=loss_fp32,
+        )
+    known = np.isfinite(exact)
+    rows, exact = np.where(known, rows, 0.0), np.where(known, exact, 0.0)
+    scale = np.maximum(np.abs(exact).max(axis=1, keepdims=True), 1e-30)
+    difference = np.abs(rows - exact)
     relative = difference / scale
     return GatePart(
-        name,
-        unit,
-        correlation=_correlation(rows / scale, expected / scale),
+        name=name,
+        unit=unit,
+        correlation=_compute_correlation(rows / scale, exact / scale),
         relative_error=float(np.quantile(relative, 0.99)),
         largest_relative_error=float(relative.max()),
         largest_error=float(difference.max()),
@@ -205,8 +238,8 @@ def compare_outputs(
     )
 
 
-def pinball(forecasts: Floats, truth: Floats, scale: Floats, levels: Floats) -> list[float | None]:
-    """The mean pinball loss of each target in deviations of its series; None where no truth is known.
+def compute_pinball_losses(forecasts: Floats, truth: Floats, scale: Floats, levels: Floats) -> list[float | None]:
+    """Return the mean pinball loss of each target in standard deviations of its series; None if no truth is known.
 
     forecasts `(windows, horizon, targets, quantiles)`, truth `(windows, horizon, targets)`, scale `(windows,
     targets)`, levels `(quantiles,)`.
@@ -220,31 +253,32 @@ def pinball(forecasts: Floats, truth: Floats, scale: Floats, levels: Floats) -> 
     ]
 
 
-def _why_not(part: GatePart, limits: GateLimits) -> list[str]:
+def _list_reasons(part: GatePart, limits: GateLimits) -> list[str]:
+    """Return the limits that a part fails. Conditions are negated, so that NaN fails them."""
     reasons = []
     if not part.correlation >= limits.correlation:
         reasons.append(f"{part.name}: correlation {part.correlation:.5f}, expected at least {limits.correlation}")
     if not part.relative_error <= limits.relative_error:
-        said = f"relative error {part.relative_error:.2e}, expected at most {limits.relative_error:g}"
-        reasons.append(f"{part.name}: {said}")
+        error = f"{part.relative_error:.2e}, expected at most {limits.relative_error:g}"
+        reasons.append(f"{part.name}: relative error {error}")
     elif not part.largest_relative_error <= limits.largest_relative_error:
-        said = f"{part.largest_relative_error:.2e}, expected at most {limits.largest_relative_error:g}"
-        reasons.append(f"{part.name}: largest relative error {said}")
+        error = f"{part.largest_relative_error:.2e}, expected at most {limits.largest_relative_error:g}"
+        reasons.append(f"{part.name}: largest relative error {error}")
     return reasons
 
 
-def _means(losses: Sequence[tuple[float | None, float | None]]) -> tuple[float | None, float | None]:
-    """The mean of both losses over the targets for which they are known."""
+def _average_losses(losses: Sequence[tuple[float | None, float | None]]) -> tuple[float | None, float | None]:
+    """Return the mean of both losses over the targets for which they are known."""
     known = [(loss, reference) for loss, reference in losses if loss is not None and reference is not None]
     if not known:
         return None, None
-    found, wanted = zip(*known, strict=True)
-    return float(np.mean(found)), float(np.mean(wanted))
+    found, exact = zip(*known, strict=True)
+    return float(np.mean(found)), float(np.mean(exact))
 
 
-def _correlation(found: Floats, wanted: Floats) -> float:
-    """Pearson's; where float32 gives the same everywhere, whether the other does too."""
-    one, other = found.ravel() - found.mean(), wanted.ravel() - wanted.mean()
+def _compute_correlation(found: Floats, expected: Floats) -> float:
+    """Return Pearson's correlation; if all expected values are equal, 1 if the found ones equal them, else 0."""
+    one, other = found.ravel() - found.mean(), expected.ravel() - expected.mean()
     if not np.abs(other).max() > 1e-6:
-        return 1.0 if np.abs(found - wanted).max() <= 1e-3 else 0.0
+        return 1.0 if np.abs(found - expected).max() <= 1e-3 else 0.0
     return float((one * other).sum() / max(float(np.sqrt((one**2).sum() * (other**2).sum())), 1e-300))

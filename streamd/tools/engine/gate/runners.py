@@ -1,9 +1,7 @@
-"""Runs a graph, a plan or a network on arrays, batch by batch: what validation and benchmarks share.
+"""Runs a graph, a plan or a network on arrays, batch by batch, for validation and benchmarks.
 
-Graphs and plans run as `streamd.engine` opens them; PyTorch, which serves nowhere, is here. Heavy imports are lazy.
+Graphs and plans run as `streamd.engine` opens them; PyTorch, which the daemon never runs, is here. It judges nothing.
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
@@ -20,11 +18,14 @@ from streamd.tools.engine.gate.windows import ModelInputs
 from streamd.tools.engine.graph.onnx_graph import Signature
 
 LARGEST_BATCH_BYTES = 16 * 2**20
-"""Of a graph's inputs in one batch: what a large network makes of it must fit into memory."""
+"""Limit of a graph's inputs in one batch, so that the tensors of a large network fit into memory."""
 
 
 class NetworkRunner:
-    """PyTorch, eager, in float32, with one output; batches as the others': from the host's memory and back to it."""
+    """A network in PyTorch, in eager mode and float32, with one output.
+
+    Batches come from the host's memory and go back to it, as those of other runners do.
+    """
 
     pads = False
     buckets: tuple[int, ...] = (DEFAULT_LARGEST_BATCH,)
@@ -44,10 +45,12 @@ class NetworkRunner:
         )
 
     def run(self, feeds: Mapping[str, Array]) -> Arrays:
-        """Run one batch."""
-        given = (self._torch.from_numpy(np.require(feeds[spec.name], requirements=["C", "W"])) for spec in self.inputs)
+        """Run one batch; inputs and outputs by name, each `(batch, ...)`."""
+        tensors = (
+            self._torch.from_numpy(np.require(feeds[spec.name], requirements=["C", "W"])) for spec in self.inputs
+        )
         with self._torch.inference_mode():
-            found = self._network(*(each.to(self._place) for each in given)).cpu()
+            found = self._network(*(each.to(self._place) for each in tensors)).cpu()
         return {self.outputs[0].name: found.numpy()}
 
     def close(self) -> None:
@@ -63,10 +66,10 @@ def open_candidate(
     buckets: tuple[int, ...] | None = None,
     lean_runtime: Path | None = None,
 ) -> OpenedRunners:
-    """A plan or a graph as it would serve, at its own buckets or at these; raises `BackendUnavailableError`."""
+    """Open a plan or a graph as it would serve, at its own buckets or at these; raises `BackendUnavailableError`."""
     if candidate.kind == "graph":
         return open_graph(candidate.path)
-    compatible = bool(candidate.said.get("version_compatible"))
+    compatible = bool(candidate.entry.get("version_compatible"))
     options = OpenOptions(
         buckets=buckets or candidate.buckets or None,
         devices=(device,),
@@ -77,22 +80,25 @@ def open_candidate(
 
 
 def open_graph(graph: Path, backend: str = ONNXRUNTIME_CPU, **options: Any) -> OpenedRunners:
-    """One lane of a graph, with some of `OpenOptions`; raises `BackendUnavailableError`."""
+    """Open one lane of a graph; `options` are fields of `OpenOptions`. Raises `BackendUnavailableError`."""
     return open_runners(graph, None, backend, OpenOptions(lanes=1, **options), OPENERS)
 
 
 def open_separate_lanes(graph: Path, backend: str, count: int, **options: Any) -> list[Runner]:
-    """Lanes that share no session, as the daemon's: all of them or none; raises `BackendUnavailableError`."""
-    with ExitStack() as made:
-        runners = [made.enter_context(closing(open_graph(graph, backend, **options).runners[0])) for _ in range(count)]
-        made.pop_all()
+    """Open lanes that share no session, as the daemon's do not.
+
+    If one cannot be opened, the others are closed. Raises `BackendUnavailableError`.
+    """
+    with ExitStack() as stack:
+        runners = [stack.enter_context(closing(open_graph(graph, backend, **options).runners[0])) for _ in range(count)]
+        stack.pop_all()
     return runners
 
 
 def run_windows(runner: Runner, windows: ModelInputs, batch: int, *, least: int = 1) -> Arrays:
-    """Run all windows in batches of this size, the last one smaller; outputs by name, `(windows, ...)`.
+    """Run all windows in batches of this size, the last one smaller; return outputs by name, each `(windows, ...)`.
 
-    A graph's batches are smaller where its inputs are large, but of `least` rows; a plan's are as it was built.
+    A graph with large inputs gets smaller batches, but of `least` rows or more; a plan gets those it was built for.
     """
     if not runner.pads:
         batch = min(batch, max(least, LARGEST_BATCH_BYTES // sum(values[:1].nbytes for values in windows.values())))
@@ -105,19 +111,19 @@ def run_windows(runner: Runner, windows: ModelInputs, batch: int, *, least: int 
 
 
 def run_alone_and_batched(graph: Path, windows: ModelInputs) -> tuple[Arrays, Arrays]:
-    """What ONNX Runtime gives on the CPU, each node as it is written: for each row alone, and for rows in company.
+    """Run a graph on ONNX Runtime's CPU, without optimizations: each row alone, and then rows in batches.
 
-    Outputs by name, `(windows, ...)`. A single window is its own company.
+    Returns both outputs by name, each `(windows, ...)`. A single window is repeated to make a batch of two.
     """
     count = len(next(iter(windows.values())))
     rows = {name: np.resize(values, (max(2, count), *values.shape[1:])) for name, values in windows.items()}
     with closing(open_graph(graph, optimized=False).runners[0]) as runner:
         alone = run_windows(runner, windows, 1)
-        together = run_windows(runner, rows, runner.buckets[-1], least=2)
-    return alone, {name: values[:count] for name, values in together.items()}
+        batched = run_windows(runner, rows, runner.buckets[-1], least=2)
+    return alone, {name: values[:count] for name, values in batched.items()}
 
 
 def run_graph(graph: Path, windows: ModelInputs, *, optimized: bool = True) -> Arrays:
-    """What ONNX Runtime gives on the CPU; `optimized` false runs each node as it is written."""
+    """Run a graph on ONNX Runtime's CPU; with `optimized` false each node runs as it is written."""
     with closing(open_graph(graph, optimized=optimized).runners[0]) as runner:
         return run_windows(runner, windows, runner.buckets[-1])

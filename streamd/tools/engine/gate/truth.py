@@ -1,9 +1,8 @@
-"""Windows to judge a precision on, with what really came after them where a fleet's file tells it.
+"""Makes windows to judge a precision on, with the values that really followed them if a fleet's file has them.
 
-Some are made hard on purpose: rows and features missing, and rates in the unit that the model will meet them in.
+Some windows are made hard on purpose: rows and features are missing, and rates are in bytes a second, as daemons get
+them.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,16 +31,19 @@ TruthValues = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class JudgedWindows:
-    """Inputs by name, each `(windows, ...)`, and what is known of them.
-
-    truth: `(windows, horizon, targets) float32`, NaN where it is not known, or None; scale: `(windows, targets)
-    float32`, the deviation of the whole series, NaN where it is flat; about: where they are from, for the record.
-    """
+    """Windows to judge on, and the values that really followed them."""
 
     windows: ModelInputs
+    """Inputs by name, each `(windows, ...)`."""
+
     about: str
+    """The source of the windows, for the record."""
+
     truth: TruthValues | None = None
+    """`(windows, horizon, targets) float32`, NaN where it is not known; None if nothing is known."""
+
     scale: TruthValues | None = None
+    """`(windows, targets) float32`: the standard deviation of the whole series, NaN where the series is flat."""
 
     def __len__(self) -> int:
         return len(next(iter(self.windows.values())))
@@ -50,9 +52,9 @@ class JudgedWindows:
 def read_judged_windows(
     data: Path | None, signature: Signature, contract: ModelContract | None, count: int
 ) -> JudgedWindows:
-    """Up to `count` windows: of a fleet's file, of an `.npz` of the inputs, or random ones where nothing is known.
+    """Return up to `count` windows: from a fleet's file or an `.npz` of the inputs, or random ones without either.
 
-    With a contract and no file, the fleet of `examples/` is taken. Raises `ConfigError`.
+    With a contract and no file, they are from the fleet of `examples/`. Raises `ConfigError`.
     """
     if data is None and contract is None:
         return JudgedWindows(make_random_windows(signature, count), f"{count} random inputs")
@@ -67,28 +69,30 @@ def read_judged_windows(
 
 
 def make_random_windows(signature: Signature, count: int) -> ModelInputs:
-    """Inputs of the right shapes and types: normal numbers, and whole numbers of 0 and 1."""
+    """Draw inputs of the right shapes and types: normally distributed floats, and integers of 0 and 1."""
     random = np.random.default_rng(SEED)
     windows: ModelInputs = {}
     for spec in signature.inputs:
         shape = (count, *(size or 1 for size in spec.shape))
-        whole = not np.issubdtype(np.dtype(spec.dtype), np.floating)
-        drawn = random.integers(0, 2, shape) if whole else random.standard_normal(shape)
+        is_integer = not np.issubdtype(np.dtype(spec.dtype), np.floating)
+        drawn = random.integers(0, 2, shape) if is_integer else random.standard_normal(shape)
         windows[spec.name] = drawn.astype(spec.dtype)
     return windows
 
 
 def cut_with_truth(fleet: RecordedFleet, contract: ModelContract, count: int) -> JudgedWindows:
-    """Windows with a whole horizon after them, evenly over servers and time; every server is unknown (id 0)."""
+    """Cut windows with a whole horizon after them, evenly over servers and time; every server is unknown (id 0)."""
     cut = cut_windows(fleet, contract, count, after=contract.horizon)
     ends = cut.starts[:, None] + contract.context_length + np.arange(contract.horizon)
     targets = cut.series[..., [contract.feature_index[name] for name in contract.targets]]
     about = f"{len(cut.starts)} windows of {len(fleet.servers)} servers, {len(fleet.features)} features"
-    return JudgedWindows(cut.windows, about, targets[cut.servers[:, None], ends], _deviations(targets)[cut.servers])
+    return JudgedWindows(
+        cut.windows, about, targets[cut.servers[:, None], ends], _compute_deviations(targets)[cut.servers]
+    )
 
 
 def harden_windows(judged: JudgedWindows, contract: ModelContract) -> None:
-    """Make three of four windows hard, in place: rows missing; features missing; rates in bytes a second."""
+    """Make three of four windows hard, in place: missing rows, missing features, and rates in bytes a second."""
     random = np.random.default_rng(SEED)
     past = judged.windows["encoder_cont"]
     rates = [contract.feature_index[name] for name, unit in contract.units.items() if unit == RATE_UNIT]
@@ -104,13 +108,13 @@ def harden_windows(judged: JudgedWindows, contract: ModelContract) -> None:
             window[:, random.permutation(seen)[: len(seen) // 3]] = np.nan
         elif index % 4 == 3:
             window[:, rates] *= RATE_FACTOR
-            for told in (judged.truth, judged.scale):
-                if told is not None:
-                    told[index][..., targets] *= RATE_FACTOR
+            for values in (judged.truth, judged.scale):
+                if values is not None:
+                    values[index][..., targets] *= RATE_FACTOR
 
 
-def _deviations(series: TruthValues) -> TruthValues:
-    """The deviation of each server's target, NaN where it is flat or was never seen: it says nothing then."""
+def _compute_deviations(series: TruthValues) -> TruthValues:
+    """Return the standard deviation of each server's targets, NaN where a series is flat or has no values."""
     wide = series.astype(np.float64)
     seen = np.isfinite(wide)
     count = np.maximum(seen.sum(axis=1), 1)

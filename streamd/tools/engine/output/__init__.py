@@ -1,1 +1,1 @@
-"""Writes versions and plans to disk, whole or not at all."""
+"""Writes what was built: engine versions and folders of plans, whole or not at all. It builds and judges nothing."""

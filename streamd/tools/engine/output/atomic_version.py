@@ -1,9 +1,7 @@
-"""Puts a new version in place: whole or not at all, durable, under a name that is free.
+"""Publishes a new version: whole or not at all, durable, under a free name.
 
-It is put together in a hidden folder beside, whose name no reader takes for a version, and renamed last.
+It is assembled in a hidden folder in the same place, whose name no reader takes for a version, and renamed last.
 """
-
-from __future__ import annotations
 
 import os
 import re
@@ -16,6 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import msgspec
+import numpy as np
 
 from streamd.core.errors import ConfigError, RepositoryError
 from streamd.repository.conversion import sha256_of
@@ -23,13 +22,18 @@ from streamd.repository.files import BUILDING_PREFIX, VersionHold, replace_file,
 
 _NAME = re.compile(r"(?!.*torch)[A-Za-z0-9][A-Za-z0-9_.-]*", re.IGNORECASE)
 _STAMPED = re.compile(r"(_tensorrt)?_\d{8}_\d{6}$")
+
 VERSION_RECORD = "conversion_info.json"
+"""The record of a version: how it was made, the hash of each file, and the verdicts of the accuracy gate."""
+
+CONVERSION_LOG = "conversion_log.txt"
+"""The log of how a version, or a folder of plans, was made."""
 
 
 class NewVersion:
     """A folder in `root` that becomes the version `<name>_tensorrt_<YYYYMMDD>_<HHMMSS>`, whole or not at all.
 
-    Use it as a context: what is written into `folder` is hidden until `publish`, and gone without it. Raises
+    Use it as a context: what is written into `folder` is hidden until `publish`, and removed without it. Raises
     `ConfigError` for a bad name.
     """
 
@@ -50,7 +54,7 @@ class NewVersion:
     def __enter__(self) -> Self:
         make_writable_folder(self.root)
         self.folder = Path(tempfile.mkdtemp(prefix=f"{BUILDING_PREFIX}{self.name}-", dir=self.root))
-        self._hold = VersionHold(self.folder)  # so that `gc` knows it from what a killed build left
+        self._hold = VersionHold(self.folder)  # so that `gc` can tell it from the remains of a killed build
         return self
 
     def __exit__(
@@ -59,13 +63,13 @@ class NewVersion:
         self.abandon()
 
     def publish(self, manifest: dict[str, Any], info: dict[str, Any]) -> Path:
-        """Write the manifest and the record, make all of it durable, and give it its name; returns the version.
+        """Write the manifest and the record, make all files durable, and rename the folder; return its new path.
 
-        `sha256` of the record is filled in here, with every file. Raises `RepositoryError`.
+        `sha256` of the record is filled in here, for every file. Raises `RepositoryError`.
         """
-        final = self._free_name()
+        final = self._find_free_name()
         write_json(self.folder / "config.json", {**manifest, "name": final.name, "default": self.default})
-        _retitle(self.folder / "MODEL_CARD.md", final.name)
+        _retitle_card(self.folder / "MODEL_CARD.md", final.name)
         hashes = {path.name: sha256_of(path) for path in sorted(self.folder.iterdir()) if path.name != VERSION_RECORD}
         write_json(self.folder / VERSION_RECORD, {**info, "sha256": hashes})
         try:
@@ -76,18 +80,19 @@ class NewVersion:
             self.folder.rename(final)
             sync_folder(self.root)
         except OSError as exc:
-            raise RepositoryError(f"{final}: cannot be put in place: {exc.strerror or exc}") from exc
+            raise RepositoryError(f"{final}: cannot be published: {exc.strerror or exc}") from exc
         self.folder = final
         return final
 
     def abandon(self) -> None:
-        """Remove the hidden folder, unless it has been given its name; twice is harmless."""
+        """Remove the hidden folder, unless it is published; a second call is harmless."""
         if self.folder.name.startswith(BUILDING_PREFIX):
             shutil.rmtree(self.folder, ignore_errors=True)
         if self._hold is not None:
             self._hold.close()
 
-    def _free_name(self) -> Path:
+    def _find_free_name(self) -> Path:
+        """Return the first free path, counting the stamp up by seconds."""
         stamp = self._now()
         while (path := self.root / f"{self.name}_tensorrt_{stamp:%Y%m%d_%H%M%S}").exists():
             stamp += timedelta(seconds=1)
@@ -95,12 +100,12 @@ class NewVersion:
 
 
 def strip_stamp(folder: Path) -> str:
-    """What versions made of a folder are called, without `_tensorrt_<stamp>`."""
+    """Return a version's name without `_tensorrt_<stamp>`, under which new versions are made of it."""
     return _STAMPED.sub("", folder.name)
 
 
 def make_writable_folder(path: Path) -> None:
-    """Make a folder that can be written; raises `RepositoryError`."""
+    """Make a folder, and check that it can be written; raises `RepositoryError`."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         if not os.access(path, os.W_OK):
@@ -110,13 +115,20 @@ def make_writable_folder(path: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Put a value in a file's place, indented, all or nothing; raises `RepositoryError`."""
-    replace_file(path, msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
+    """Write a value as indented JSON, whole or not at all; NaN becomes null. Raises `RepositoryError`."""
+    replace_file(path, msgspec.json.format(msgspec.json.encode(value, enc_hook=_unwrap_number), indent=2) + b"\n")
 
 
-def _retitle(card: Path, name: str) -> None:
-    """Let a model card bear the name of the version that it now lies in."""
+def _retitle_card(card: Path, name: str) -> None:
+    """Write the version's name into the title of its model card."""
     if card.is_file():
         title, rest = card.read_text().partition("\n")[::2]
         if title.startswith("# "):
             card.write_text(f"# {name}\n{rest}")
+
+
+def _unwrap_number(value: Any) -> Any:
+    """Return a number of numpy as Python's own: msgspec encodes no others."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")

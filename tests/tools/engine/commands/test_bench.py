@@ -36,7 +36,7 @@ class FakeMonitor:
 
     used = 0
 
-    def used_bytes(self) -> int | None:
+    def read_used_bytes(self) -> int | None:
         return self.used
 
     @contextmanager
@@ -67,7 +67,7 @@ def measured(**options: Any) -> tuple[list[Cell], list[str], list[FakeRunner], B
     ]
     windows = {"x": np.zeros((3, 2))}
     with Bench(variants, windows, (1, 2), monitor, turn_seconds=0.0, turns=2, warmup_runs=1, **options) as bench:
-        cells = bench.run((1, 4))
+        cells = bench.run_cells((1, 4))
     return cells, log, runners, bench
 
 
@@ -86,8 +86,16 @@ def test_cells_take_turns_and_batches_are_filled() -> None:
 
 
 def test_statistics_are_those_of_all_latencies() -> None:
-    cell = Cell("a fp32", "a", "fp32", 8, 2, [float(each) for each in range(1, 101)], 2.0)
-    told = cell.told()
+    cell = Cell(
+        variant="a fp32",
+        backend="a",
+        precision="fp32",
+        batch=8,
+        lanes=2,
+        latencies_ms=[float(each) for each in range(1, 101)],
+        seconds=2.0,
+    )
+    told = cell.describe()
     assert told["windows_per_second"] == 400.0
     expected = {"mean": 50.5, "std": 28.8661, "min": 1.0, "p50": 50.5, "p95": 95.05, "p99": 99.01, "max": 100.0}
     assert told["latency_ms"] == expected
@@ -192,7 +200,15 @@ def test_wrong_usage_is_told(flags: list[str], capsys: pytest.CaptureFixture[str
 
 def results() -> dict[str, Any]:
     cells = [
-        Cell(f"{name} fp32", name, "fp32", 8, lanes, [latency], 1.0)
+        Cell(
+            variant=f"{name} fp32",
+            backend=name,
+            precision="fp32",
+            batch=8,
+            lanes=lanes,
+            latencies_ms=[latency],
+            seconds=1.0,
+        )
         for name, latency in (("pytorch-cpu", 4.0), ("tensorrt <new>", 2.0))
         for lanes in (1, 2)
     ]
@@ -207,7 +223,7 @@ def results() -> dict[str, Any]:
         "settings": {"turns": 1, "turn_seconds": 1.0, "threads_per_cpu_lane": 1, "windows": "some"},
         "left_out": {"int8": "not built"},
         "not_measured": ["accuracy"],
-        "results": [cell.told() for cell in cells],
+        "results": [cell.describe() for cell in cells],
     }
 
 

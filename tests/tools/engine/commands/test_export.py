@@ -112,7 +112,7 @@ def test_weights_of_another_network_are_refused(tmp_path: Path, capsys: pytest.C
     info["config"]["model"]["width"] = 32
     (run / "training_info.json").write_text(json.dumps(info))
     assert main(["engine", "export", str(run), "--out", str(tmp_path / "engines"), "--quiet"]) == 1
-    assert "not the weights that training_info.json tells of" in capsys.readouterr().err
+    assert "not the weights that training_info.json describes" in capsys.readouterr().err
     (run / "training_info.json").unlink()
     assert main(["engine", "export", str(run), "--out", str(tmp_path / "engines"), "--quiet"]) == 1
     assert "it lies beside the weights" in capsys.readouterr().err

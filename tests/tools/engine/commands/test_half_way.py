@@ -145,7 +145,7 @@ def test_a_record_never_describes_a_file_that_it_is_not_of(tmp_path: Path, monke
         with PlansFolder(folder, read_made_source(version), ["streamd"]) as plans:
             made = make_plan(content=content)
             object.__setattr__(made.plan, "pinned_layers", content.decode())
-            plans.add(made, SETTINGS, WHERE)
+            plans.add_plan(made, SETTINGS, WHERE)
             plans.finish()
     assert set(seen) == {("first", b"first"), ("second", b"second")}
 

@@ -104,7 +104,7 @@ def test_the_list_marks_what_serves_and_tells_what_is_refused(said: Any, engines
     assert "refused" in lines[1]
     assert "sound, default, serves" in lines[2]
     assert f"{C}: {engines / C}: has no model.onnx" in text
-    assert lines[-1] == "* serves where none is pinned (default)"
+    assert lines[-1] == "* serves unless another is pinned (default)"
 
 
 def test_the_list_is_data_too(said: Any, engines: Path) -> None:

@@ -230,7 +230,7 @@ def test_any_network_goes_without_a_manifest(tmp_path: Path, capsys: pytest.Capt
     [
         ([], "give one of VERSION and --onnx"),
         (["a", "--onnx", "b"], "give one of VERSION and --onnx"),
-        (["a", "--plans", "b"], "--plans and --config go with --onnx"),
+        (["a", "--plans", "b"], "--plans and --config belong to --onnx"),
         (["none_20250101_000000"], "no such engine version"),
         (["a", "--windows", "0"], "--windows 0: expected 1 or more"),
         (["a", "--precision", "fp8"], "'fp8': expected some of"),
@@ -248,4 +248,4 @@ def test_wrong_usage_is_told(arguments: list[str], said: str, capsys: pytest.Cap
 def test_a_precision_that_is_not_there_is_told(built: Path, fleet: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, error = validate(built, fleet, capsys, "--precision", "bf16")
     assert status == 1
-    assert "no bf16 to run: there are fp16, fp32, int8" in error
+    assert "no bf16 to run: it has fp16, fp32, int8" in error

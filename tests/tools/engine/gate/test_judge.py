@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamd.core.contract import ModelContract
-from streamd.tools.engine.gate.judge import LIMITS, Judge, compare_outputs, pinball
+from streamd.tools.engine.gate.judge import LIMITS, Judge, compare_outputs, compute_pinball_losses
 from streamd.tools.engine.gate.truth import JudgedWindows
 
 QUANTILES = (0.1, 0.5, 0.9)
@@ -35,7 +35,7 @@ def judge(wanted: Any, *, truth: bool = True) -> Judge:
 def test_the_same_passes_in_every_precision() -> None:
     wanted = forecasts()
     for precision in LIMITS:
-        verdict = judge(wanted).judge(precision, {"predictions": wanted})
+        verdict = judge(wanted).judge_outputs(precision, {"predictions": wanted})
         assert (verdict.promotable, verdict.reasons, verdict.pinball_change) == (True, (), 0.0)
         assert {part.name: part.correlation for part in verdict.parts} == pytest.approx({"a": 1.0, "b": 1.0})
 
@@ -46,12 +46,12 @@ def test_what_is_off_is_named_and_nothing_else() -> None:
     slight, found = wanted.copy(), wanted.copy()
     slight[:, :, 1] *= 1 + 0.004 * noise
     found[:, :, 1] *= 1 + 0.01 * noise
-    assert judge(wanted).judge("int8", {"predictions": slight}).promotable
-    refused = judge(wanted, truth=False).judge("fp16", {"predictions": found})
+    assert judge(wanted).judge_outputs("int8", {"predictions": slight}).promotable
+    refused = judge(wanted, truth=False).judge_outputs("fp16", {"predictions": found})
     assert not refused.promotable
     assert all(reason.startswith("b: ") for reason in refused.reasons)
     assert refused.worst.name == "b"
-    told = refused.told()
+    told = refused.describe()
     assert told["parts"]["b"]["unit"] == "bytes/s"
     assert told["parts"]["a"]["largest_error"] == 0.0
     assert told["pinball_change"] is None
@@ -62,7 +62,7 @@ def test_what_is_off_is_named_and_nothing_else() -> None:
 def test_a_loss_that_is_worse_is_refused_though_it_correlates(precision: str, shift: float, passes: bool) -> None:
     wanted = forecasts()
     found = wanted + np.float32(shift) * np.array([[1.0], [1e6]], np.float32)
-    verdict = judge(wanted).judge(precision, {"predictions": found})
+    verdict = judge(wanted).judge_outputs(precision, {"predictions": found})
     assert verdict.promotable is passes
     assert passes or verdict.reasons[0].startswith("pinball loss +")
     assert min(part.correlation for part in verdict.parts) > 0.999
@@ -97,7 +97,7 @@ def test_what_never_changes_is_judged_by_whether_it_is_right() -> None:
 def test_any_other_network_is_judged_by_output() -> None:
     wanted = {"logits": np.random.default_rng(1).standard_normal((6, 9)), "mask": np.ones((6, 2, 2))}
     found = {**wanted, "logits": wanted["logits"] + 0.5}
-    verdict = Judge(JudgedWindows({"x": np.zeros((6, 1))}, "random"), wanted).judge("fp16", found)
+    verdict = Judge(JudgedWindows({"x": np.zeros((6, 1))}, "random"), wanted).judge_outputs("fp16", found)
     assert not verdict.promotable
     assert {part.name: part.largest_error for part in verdict.parts} == pytest.approx({"logits": 0.5, "mask": 0.0})
 
@@ -110,7 +110,7 @@ def test_pinball_is_the_naive_one(seed: int, windows: int, targets: int) -> None
     truth[random.random(truth.shape) < 0.3] = np.nan
     scale = random.random((windows, targets)).astype(np.float32) + 0.1
     scale[random.random(scale.shape) < 0.2] = np.nan
-    found = pinball(given_forecasts, truth, scale, np.array(QUANTILES))
+    found = compute_pinball_losses(given_forecasts, truth, scale, np.array(QUANTILES))
     for target in range(targets):
         losses = [
             float(np.mean([max(q * (y - f), (q - 1) * (y - f)) for q, f in zip(QUANTILES, row, strict=True)])) / s

@@ -82,11 +82,11 @@ def of_bfloat16(path: Path) -> Path:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (baked, "no lane can open what would be built: no backend can run"),
+        (baked, "no lane can open the graph: no backend can run"),
         (lambda path: hidden(path, 1, 6, 8), "does not run with a batch of 3: "),
         (lambda path: hidden(path, 1, -1, 8), "output 'y' is (1, 18, 8) for a batch of 3, expected a row for each"),
         (of_strings, "input 'x' has the type string, expected a numeric type of NumPy"),
-        (of_bfloat16, "input 'x' is of type bfloat16; expected numbers"),
+        (of_bfloat16, "input 'x' has the type bfloat16, expected a numeric type of NumPy"),
     ],
 )
 def test_a_build_refuses_what_nothing_here_opens_or_batches(

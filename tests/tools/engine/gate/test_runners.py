@@ -104,7 +104,9 @@ def test_a_plan_opens_at_its_buckets_and_in_the_lean_runtime_where_it_can(
     monkeypatch.setitem(OPENERS, "tensorrt", opener)
     plan = tmp_path / "model_fp16.engine"
     plan.write_bytes(b"a plan")
-    candidate = GateTarget("fp16", "plan", plan, {"version_compatible": compatible}, (1, 4))
+    candidate = GateTarget(
+        precision="fp16", kind="plan", path=plan, entry={"version_compatible": compatible}, buckets=(1, 4)
+    )
     opened = open_candidate(candidate, lean_runtime=Path("lean.so"))
     assert (opened.backend, opened.precision) == ("tensorrt", "fp16")
     open_candidate(candidate, device=1, lanes=2, buckets=(4,))
@@ -132,11 +134,11 @@ def device(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_a_device_nothing_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "device_count", lambda: 0)
     monitor = DeviceMonitor()
-    assert monitor.used_bytes() is None
+    assert monitor.read_used_bytes() is None
     with monitor.sample_utilization() as samples:
         pass
     assert samples == []
-    assert monitor.missing == ["GPU memory and utilisation: there is no CUDA device"]
+    assert monitor.missing == ["GPU memory and utilisation: no CUDA device"]
     assert describe_hardware()["gpu"] is None
 
 
@@ -145,7 +147,7 @@ def test_without_nvml_memory_is_known_and_what_is_missing_is_told(
 ) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
     monitor = DeviceMonitor()
-    assert monitor.used_bytes() == 700
+    assert monitor.read_used_bytes() == 700
     assert monitor.missing == ["GPU utilisation: pip install nvidia-ml-py"]
     said = describe_hardware()
     assert said["gpu"] == {"name": "NVIDIA Fake", "compute_capability": "9.0", "memory_bytes": 1000}

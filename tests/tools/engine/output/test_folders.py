@@ -52,9 +52,9 @@ def version(tmp_path: Path) -> Path:
 
 def write(version: Path, **options: Any) -> Path:
     with VersionFolder(read_made_source(version), None, None, ["streamd", "engine"], now=noon, **options) as folder:
-        folder.log("TensorRT info: all is well")
-        folder.add(make_plan("fp32", b"one plan"), SETTINGS, WHERE)
-        folder.add(make_plan("fp16"), SETTINGS, WHERE, keep_graph=True)
+        folder.log_line("TensorRT info: all is well")
+        folder.add_plan(make_plan("fp32", b"one plan"), SETTINGS, WHERE)
+        folder.add_plan(make_plan("fp16"), SETTINGS, WHERE, keep_graph=True)
         return Path(folder.finish()["folder"])
 
 
@@ -97,18 +97,18 @@ def test_the_record_says_what_was_done_and_vouches_for_every_file(version: Path)
 
 def test_stages_are_told_and_the_graph_of_each_is_kept(version: Path) -> None:
     with VersionFolder(read_made_source(version), None, None, [], now=noon) as folder:
-        entry = folder.add(make_plan(stages=3), SETTINGS, WHERE, keep_graph=True)
+        entry = folder.add_plan(make_plan(stages=3), SETTINGS, WHERE, keep_graph=True)
         kept = sorted(each.name for each in folder.folder.iterdir() if each.suffix == ".onnx")
         assert kept == [f"model_fp16.stage{number}.onnx" for number in (1, 2, 3)]
-        assert folder.add(make_plan("fp32"), SETTINGS, WHERE)["stages"] == 1
-        folder.add(replace(make_plan("int8", stages=3), uncut_model=FakeGraph()), SETTINGS, WHERE, keep_graph=True)
+        assert folder.add_plan(make_plan("fp32"), SETTINGS, WHERE)["stages"] == 1
+        folder.add_plan(replace(make_plan("int8", stages=3), uncut_model=FakeGraph()), SETTINGS, WHERE, keep_graph=True)
         assert (folder.folder / "model_int8.onnx").is_file(), "quantized, the whole runs as it is: for blame"
     assert (entry["stages"], entry["strongly_typed"], entry["kept_fp32"]) == (3, False, ["/scaler/Div"])
 
 
 def test_a_dynamic_plan_says_which_batch_sizes_to_run(version: Path) -> None:
     with VersionFolder(read_made_source(version), None, None, [], now=noon) as folder:
-        entry = folder.add(make_plan(), BuildSettings(profiles=(Profile(2, 48, 130),)), WHERE)
+        entry = folder.add_plan(make_plan(), BuildSettings(profiles=(Profile(2, 48, 130),)), WHERE)
     assert entry["profiles"] == [[2, 48, 130]]
     assert entry["buckets"] == [2, 8, 32, 48, 64, 128, 130]
 
@@ -128,7 +128,7 @@ def test_a_bad_name_is_refused(version: Path, name: str) -> None:
 def test_a_build_that_fails_leaves_nothing(version: Path) -> None:
     def fail() -> None:
         with VersionFolder(read_made_source(version), None, None, []) as folder:
-            folder.add(make_plan(), SETTINGS, WHERE)
+            folder.add_plan(make_plan(), SETTINGS, WHERE)
             assert folder.folder.name.startswith(BUILDING_PREFIX)
             raise KeyError
 
@@ -139,7 +139,7 @@ def test_a_build_that_fails_leaves_nothing(version: Path) -> None:
 
 def test_gc_leaves_a_version_alone_that_is_being_built(version: Path) -> None:
     with VersionFolder(read_made_source(version), None, None, []) as folder:
-        folder.add(make_plan(), SETTINGS, WHERE)
+        folder.add_plan(make_plan(), SETTINGS, WHERE)
         collect_garbage(EngineRepository(version.parent), 1, now=1e12)
         assert (folder.folder / "model_fp16.engine").is_file()
         assert load_version(Path(folder.finish()["folder"])).contract.horizon == 4
@@ -165,7 +165,7 @@ def test_plans_alone_are_no_version(version: Path, tmp_path: Path) -> None:
     folder = tmp_path / "plans"
     for content in (b"first", b"second"):
         with PlansFolder(folder, read_made_source(version), ["streamd"]) as plans:
-            plans.add(make_plan(content=content), SETTINGS, WHERE)
+            plans.add_plan(make_plan(content=content), SETTINGS, WHERE)
             plans.finish()
     assert sorted(each.name for each in folder.iterdir()) == ["conversion_log.txt", "model_fp16.engine", "plans.json"]
     assert (folder / "model_fp16.engine").read_bytes() == b"second"
