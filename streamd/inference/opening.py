@@ -1,4 +1,7 @@
-"""Opens the first backend of a chain that runs here, and several lanes or runners at once or none of them."""
+"""Opens the first backend of a chain that runs here, and several lanes or runners of it, all of them or none at all.
+
+Names no backend: the caller gives the chain.
+"""
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
@@ -10,10 +13,10 @@ from streamd.inference.lane import Backend, Lane
 
 
 class Closable(Protocol):
-    """Holds something of a device."""
+    """Something that holds resources of a device."""
 
     def close(self) -> None:
-        """Give it back."""
+        """Release the resources."""
         ...
 
 
@@ -23,13 +26,13 @@ C = TypeVar("C", bound=Closable)
 
 @dataclass(frozen=True, slots=True)
 class SkippedBackend:
-    """A backend that was tried and does not run here, and why."""
+    """A backend that was tried and does not run here, with the reason."""
 
     backend: str
     reason: str
 
     def as_dict(self) -> dict[str, str]:
-        """Return it as `/v1/status` shows it."""
+        """Return the form in which `/v1/status` shows it."""
         return {"backend": self.backend, "reason": self.reason}
 
     def __str__(self) -> str:
@@ -38,7 +41,7 @@ class SkippedBackend:
 
 @dataclass(frozen=True)
 class OpenedBackend:
-    """A backend that runs, its lanes, and what was tried before it."""
+    """A backend that runs, its lanes, and the backends that were tried before it."""
 
     backend: Backend
     lanes: list[Lane]
@@ -46,19 +49,19 @@ class OpenedBackend:
 
 
 OpenBackend = Callable[[frozenset[str]], OpenedBackend]
-"""Opens the first backend of the chain that runs here and is not among the names given; blocks.
+"""Opens the first backend of the chain that runs here and is not in the given set of names; blocks.
 
-Raises `BackendUnavailableError` with every reason.
+Raises `BackendUnavailableError` with every reason if there is no such backend.
 """
 
 
 def open_first(
     subject: str, openers: Mapping[str, Callable[[], T]], *, skip_on: type[StreamdError] = BackendUnavailableError
 ) -> tuple[str, T, tuple[SkippedBackend, ...]]:
-    """Call the openers in their order; return the first one's name that succeeds, its result, and those before it.
+    """Call the openers in order until one succeeds; return its name, its result, and the backends before it.
 
-    An opener that raises `skip_on` is passed over. Raises `BackendUnavailableError` with every reason where none
-    succeeds; `subject` names what should run.
+    An opener that raises `skip_on` is passed over. `subject` names what should run. Raises `BackendUnavailableError`
+    with every reason if no opener succeeds.
     """
     passed_over: list[SkippedBackend] = []
     for name, open_backend in openers.items():
@@ -66,17 +69,17 @@ def open_first(
             return name, open_backend(), tuple(passed_over)
         except skip_on as exc:
             passed_over.append(SkippedBackend(name, str(exc)))
-    reasons = join_reasons(passed_over) or "each was tried already"
+    reasons = join_reasons(passed_over) or "each backend was tried before"
     raise BackendUnavailableError(f"no backend can run {subject}: {reasons}")
 
 
 def join_reasons(passed_over: Iterable[SkippedBackend]) -> str:
-    """Return the backends and their reasons as one line."""
+    """Format the backends and their reasons as one line."""
     return "; ".join(map(str, passed_over))
 
 
 def open_all(makers: Iterable[Callable[[], C]]) -> list[C]:
-    """Call each maker; what the first ones hold is given back where a later one fails."""
+    """Call each maker and return the results; if one raises, close the results before it."""
     opened: list[C] = []
     with ExitStack() as made:
         for make in makers:

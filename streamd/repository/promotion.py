@@ -1,6 +1,6 @@
-"""Promotes a version and rolls back: one atomic change of one small file, by one person at a time.
+"""Promotes a version and rolls back: one atomic change of one small file, by one process at a time.
 
-A version is promoted only if it is sound and its accuracy gate lets it serve.
+A version is promoted only if its files are sound and its accuracy gate passed it. Loads nothing and switches nothing.
 """
 
 from collections.abc import Callable
@@ -13,43 +13,43 @@ from streamd.repository.versions import EngineRepository, PassedOver
 
 
 class Promoter:
-    """Changes which version a repository serves; a daemon that runs goes on with the one that it has loaded.
+    """Changes the recorded version of a repository; a running daemon keeps the version that it has loaded.
 
-    `now` is epoch seconds; `who` and `why` are kept in the record's history.
+    `now` is epoch seconds; `who` and `why` are stored in the history of the record.
     """
 
     def __init__(self, repository: EngineRepository) -> None:
         self.repository = repository
 
     def check(self, version: str) -> None:
-        """Raise `RepositoryError` where a version is not sound, or its accuracy gate refused it."""
+        """Raise `RepositoryError` if a version is not sound, or if its accuracy gate refused it."""
         refuse_by_gate(self.repository.load(version).path)
 
     def find_rollback_target(self) -> tuple[str, tuple[PassedOver, ...]]:
-        """Return what a rollback goes back to, and what it passes over on the way.
+        """Return the version that a rollback would return to, and the versions that it would pass over.
 
-        Raises `RepositoryError` where there is nothing to undo.
+        Raises `RepositoryError` if there is nothing to undo.
         """
-        missed: list[PassedOver] = []
+        passed_over: list[PassedOver] = []
 
         def may_serve(name: str) -> bool:
             try:
                 self.check(name)
             except RepositoryError as exc:
-                missed.append(PassedOver(name, "earlier", str(exc)))
+                passed_over.append(PassedOver(name, "earlier", str(exc)))
                 return False
             return True
 
-        after = self._rolled_back(read_record(self.repository.root), may_serve, "", "", 0.0)
+        after = self._undo_last(read_record(self.repository.root), may_serve, "", "", 0.0)
         if after.current is not None:
-            return after.current, tuple(missed)
+            return after.current, tuple(passed_over)
         choice = self.repository.choice_unpromoted()
-        return choice.version.name, (*missed, *choice.missed)
+        return choice.version.name, (*passed_over, *choice.missed)
 
     def promote(self, version: str, who: str, why: str, now: float) -> Record:
-        """Let `version` serve from now on; returns the record, unchanged where it is promoted already.
+        """Record that `version` serves; returns the record, unchanged if the version is already promoted.
 
-        Raises `RepositoryError` where it is not sound, its gate refused it, or another promotion is under way.
+        Raises `RepositoryError` if it is not sound, its gate refused it, or another promotion is in progress.
         """
         root = self.repository.root
         with exclusive(root):
@@ -63,25 +63,25 @@ class Promoter:
     def rollback(self, who: str, why: str, now: float) -> Record:
         """Undo the last promotion that is not undone yet; returns the record.
 
-        What was promoted before it serves again; before the first promotion that is the default version, or the
-        newest. Earlier versions that are gone or refused by now are passed over, which the record tells. Raises
-        `RepositoryError` where nothing is promoted, or nothing sound is left to go back to.
+        The version that was promoted before it serves again; before the first promotion, the default version or the
+        newest one. Earlier versions that were removed or that a check refuses are passed over and listed in the
+        record. Raises `RepositoryError` if no version is promoted, or if no sound version is left to return to.
         """
         root = self.repository.root
         with exclusive(root):
-            after = self._rolled_back(read_record(root), self._may_serve, who, why, now)
+            after = self._undo_last(read_record(root), self._is_servable, who, why, now)
             if after.current is None:
-                self.repository.choose_unpromoted()  # raises where the way back leads nowhere
+                self.repository.choose_unpromoted()  # raises if no version could serve then
             write_record(root, after)
         return after
 
-    def _rolled_back(self, record: Record, may_serve: Callable[[str], bool], who: str, why: str, now: float) -> Record:
+    def _undo_last(self, record: Record, may_serve: Callable[[str], bool], who: str, why: str, now: float) -> Record:
         try:
             return record.rolled_back(may_serve, when=now, who=who, why=why)
         except ValueError as exc:
             raise RepositoryError(f"{self.repository.root}: {exc}: there is nothing to roll back") from exc
 
-    def _may_serve(self, name: str) -> bool:
+    def _is_servable(self, name: str) -> bool:
         try:
             self.check(name)
         except RepositoryError:

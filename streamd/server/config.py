@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from streamd.core.errors import ConfigError
+from streamd.core.names import BackendName, PrecisionName
 from streamd.regular_files import read_regular
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
@@ -20,8 +21,6 @@ CountSetting = Annotated[int, msgspec.Meta(ge=1)]
 CountOrZero = Annotated[int, msgspec.Meta(ge=0)]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 PositiveSeconds = Annotated[float, msgspec.Meta(gt=0)]
-BackendName = Literal["auto", "tensorrt", "onnxruntime-cuda", "onnxruntime-cpu"]
-PrecisionName = Literal["auto", "fp32", "fp16", "bf16", "int8"]
 LaneWait = Literal["sleep", "spin"]
 Devices = Annotated[tuple[CountOrZero, ...], msgspec.Meta(min_length=1)]
 

@@ -1,17 +1,20 @@
 """Daemons as processes; most tests share one that is ready."""
 
-from collections.abc import Callable, Iterator
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.daemon_process import DaemonProcess
-
-Start = Callable[..., DaemonProcess]
+from tests.support.served_versions import make_both
+from tests.support.version_calls import StartDaemon
 
 
 @pytest.fixture
-def start() -> Iterator[Start]:
+def start() -> Iterator[StartDaemon]:
     """Starts daemons that end with the test."""
     started: list[DaemonProcess] = []
 
@@ -31,8 +34,24 @@ def shared_state(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def shared(shared_state: Path) -> Iterator[DaemonProcess]:
-    """A daemon that is ready; tests leave it as they found it, but for servers of their own names."""
+    """A daemon that is ready; tests leave it as they found it, except for servers of their own names."""
     daemon = DaemonProcess.start(shared_state)
     daemon.wait_for("ready")
     yield daemon
     daemon.end()
+
+
+@pytest.fixture
+def engines(tmp_path: Path) -> Path:
+    """The folder of two versions, `CALENDAR` and `WINDOW`."""
+    return make_both(tmp_path / "engines")
+
+
+@pytest.fixture
+def notify_socket() -> Iterator[socket.socket]:
+    """A socket that receives as systemd does; its address is the value of `NOTIFY_SOCKET`."""
+    folder = tempfile.mkdtemp(prefix="sd")  # a socket's path must be short
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(f"{folder}/notify")
+        yield receiver
+    shutil.rmtree(folder)

@@ -1,4 +1,4 @@
-"""Settings: what beats what, and errors that name the setting and its place."""
+"""Tests `streamd/server/config.py`: which source of a setting wins, and errors that name the setting and its place."""
 
 import tomllib
 from pathlib import Path
@@ -16,16 +16,16 @@ from tests.support.daemon_process import ROOT, run
 SHIPPED = ROOT / "config.toml"
 
 
-def written(folder: Path, text: str) -> Path:
+def write_settings(folder: Path, text: str) -> Path:
     path = folder / "config.toml"
     path.write_text(text, encoding="utf-8")
     return path
 
 
 # ---------------------------------------------------------------- where settings come from
-def test_the_shipped_file_says_every_setting_with_its_default() -> None:
-    said = tomllib.loads(SHIPPED.read_text(encoding="utf-8"))
-    assert {key: section for section, keys in said.items() for key in keys} == SECTIONS
+def test_the_shipped_file_states_every_setting_with_its_default() -> None:
+    stated = tomllib.loads(SHIPPED.read_text(encoding="utf-8"))
+    assert {key: section for section, keys in stated.items() for key in keys} == SECTIONS
     shipped, built_in = load_config(SHIPPED, {}), load_config(None, {})
     assert Path(shipped.state.state_dir) == ROOT / built_in.state.state_dir
     assert Path(shipped.engine.engines) == ROOT / built_in.engine.engines
@@ -41,15 +41,15 @@ def test_every_setting_of_the_shipped_file_is_explained() -> None:
 
 
 def test_a_flag_beats_the_environment_which_beats_the_file(tmp_path: Path) -> None:
-    path = written(tmp_path, '[server]\nport = 1\nhost = "file"\n[engine]\nengine = "file"\nlanes = 3\n')
+    path = write_settings(tmp_path, '[server]\nport = 1\nhost = "file"\n[engine]\nengine = "file"\nlanes = 3\n')
     config = load_config(path, {"STREAMD_PORT": "2", "STREAMD_HOST": "environment"}, {"port": 3, "backend": None})
     assert (config.server.port, config.server.host) == (3, "environment")
     assert (config.engine.engine, config.engine.lanes, config.engine.backend) == ("file", 3, "auto")
     assert config.server.max_sockets == Config().server.max_sockets
 
 
-def test_folders_are_relative_to_who_names_them(tmp_path: Path) -> None:
-    path = written(tmp_path, '[state]\nstate_dir = "s"\n[engine]\nengines = "/e"\n')
+def test_folders_in_the_file_are_relative_to_it_and_in_variables_are_not(tmp_path: Path) -> None:
+    path = write_settings(tmp_path, '[state]\nstate_dir = "s"\n[engine]\nengines = "/e"\n')
     config = load_config(path, {})
     assert (Path(config.state.state_dir), config.engine.engines) == (tmp_path / "s", "/e")
     assert load_config(path, {"STREAMD_STATE_DIR": "t"}).state.state_dir == "t"
@@ -71,7 +71,7 @@ def test_folders_are_relative_to_who_names_them(tmp_path: Path) -> None:
         ("STREAMD_HOST", "123", "123"),
     ],
 )
-def test_variables(variable: str, text: str, value: Any) -> None:
+def test_a_variable_sets_the_setting_of_its_name(variable: str, text: str, value: Any) -> None:
     key = variable.removeprefix("STREAMD_").lower()
     assert getattr(getattr(load_config(None, {variable: text, "PATH": "x"}), SECTIONS[key]), key) == value
 
@@ -110,18 +110,18 @@ def test_variables(variable: str, text: str, value: Any) -> None:
 def test_a_bad_file_is_named_with_its_setting(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, named: list[str]
 ) -> None:
-    path = written(tmp_path, text)
+    path = write_settings(tmp_path, text)
     with pytest.raises(ConfigError) as caught:
         load_config(path, {})
     for part in [str(path), *named]:
         assert part in str(caught.value)
-    # 2. On the command line that is all that is said, and the status is that of a usage error.
+    # 2. The command line shows only that, and the status is that of a usage error.
     assert main(["serve", "--config", str(path)]) == 2
-    said = capsys.readouterr().err
-    assert said == f"streamd: {caught.value}\n"
+    shown = capsys.readouterr().err
+    assert shown == f"streamd: {caught.value}\n"
 
 
-def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_not_text_is_named(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_bytes(b"\xff\xfe[server]")
     with pytest.raises(ConfigError, match=r"config\.toml"):
@@ -131,9 +131,9 @@ def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["nowhere.toml", "."])
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     assert main(["serve", "--config", str(tmp_path / name)]) == 2
-    said = capsys.readouterr().err
-    assert str(tmp_path / name) in said
-    assert "cannot be read" in said
+    shown = capsys.readouterr().err
+    assert str(tmp_path / name) in shown
+    assert "cannot be read" in shown
 
 
 @pytest.mark.parametrize(
@@ -158,9 +158,9 @@ def test_a_bad_variable_is_named(
 ) -> None:
     monkeypatch.setenv(variable, text)
     assert main(["serve"]) == 2
-    said = capsys.readouterr().err
+    shown = capsys.readouterr().err
     for part in [variable, *named]:
-        assert part in said
+        assert part in shown
 
 
 def test_a_bad_flag_is_named(capsys: pytest.CaptureFixture[str]) -> None:
@@ -180,8 +180,10 @@ def test_a_bad_setting_ends_the_process_with_2(tmp_path: Path) -> None:
 
 
 @given(port=st.integers(), host=st.text(st.characters(exclude_characters='"\\', exclude_categories=["C"]), max_size=9))
-def test_any_port_and_host(tmp_path_factory: pytest.TempPathFactory, port: int, host: str) -> None:
-    path = written(tmp_path_factory.getbasetemp(), f'[server]\nport = {port}\nhost = "{host}"\n')
+def test_a_port_is_accepted_if_and_only_if_it_is_in_range(
+    tmp_path_factory: pytest.TempPathFactory, port: int, host: str
+) -> None:
+    path = write_settings(tmp_path_factory.getbasetemp(), f'[server]\nport = {port}\nhost = "{host}"\n')
     if 0 <= port <= 65_535:
         assert load_config(path, {}).server.port == port
         assert load_config(path, {}).server.host == host

@@ -1,11 +1,9 @@
-"""The daemon in this process, over fake lanes: what it tells systemd, and what it says of a drain."""
+"""Tests `streamd/server/daemon.py` in this process, on fake lanes: notifications to systemd, and reports of a drain."""
 
 import asyncio
 import gc
 import os
-import shutil
 import socket
-import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -30,18 +28,18 @@ from tests.support.served_versions import CALENDAR, CONTRACT, FIRST_STEP, WINDOW
 
 @dataclass
 class Lab:
-    """Fake backends by version, and what holds their opening."""
+    """Fake backends by version, and events that delay their opening."""
 
     backends: dict[str, FakeBackend] = field(default_factory=dict)
-    held: dict[str, threading.Event] = field(default_factory=dict)
-    """Opening such a version waits for its event."""
+    delays: dict[str, threading.Event] = field(default_factory=dict)
+    """Opening a version of this name waits for its event."""
 
     def open(
         self, versions: Sequence[EngineVersion], config: Config, exhausted: frozenset[str] = frozenset()
     ) -> OpenedBackend:
         (version,) = versions
-        if version.name in self.held:
-            self.held[version.name].wait()
+        if version.name in self.delays:
+            self.delays[version.name].wait()
         backend = self.backends.setdefault(version.name, FakeBackend(CONTRACT, (1, 8)))
         backend.name = "onnxruntime-cpu"
         return OpenedBackend(backend, [backend.make_lane(0)])
@@ -51,30 +49,26 @@ class Lab:
 def lab(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
     made = Lab()
     monkeypatch.setattr(daemons, "open_version", made.open)
-    monkeypatch.setattr(Daemon, "_watch_signals", lambda daemon: None)  # signals are the test runner's
-    monkeypatch.setattr(daemons, "configure_malloc", lambda: None)  # it changes the whole process
+    monkeypatch.setattr(Daemon, "_watch_signals", lambda daemon: None)  # the test runner handles signals
+    monkeypatch.setattr(daemons, "configure_malloc", lambda: None)  # it would change the whole process
     yield made
     gc.unfreeze()
-    for event in made.held.values():
+    for event in made.delays.values():
         event.set()
     for backend in made.backends.values():
         backend.release_all()
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-    """What systemd hears."""
-    folder = tempfile.mkdtemp(prefix="sd")  # a socket's path must be short
-    monkeypatch.setenv("NOTIFY_SOCKET", f"{folder}/notify")
+def systemd(notify_socket: socket.socket, monkeypatch: pytest.MonkeyPatch) -> socket.socket:
+    """The socket at which systemd receives, with a watchdog of 20 ms."""
+    monkeypatch.setenv("NOTIFY_SOCKET", notify_socket.getsockname())
     monkeypatch.setenv("WATCHDOG_USEC", "20000")
     monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
-        receiver.bind(f"{folder}/notify")
-        yield receiver
-    shutil.rmtree(folder)
+    return notify_socket
 
 
-def config_of(tmp_path: Path, candidate: str = "") -> Config:
+def make_config(tmp_path: Path, candidate: str = "") -> Config:
     make_both(tmp_path / "engines")
     return Config(
         server=ServerSection(port=0),
@@ -86,33 +80,33 @@ def config_of(tmp_path: Path, candidate: str = "") -> Config:
 
 
 @dataclass
-class Running:
-    """A daemon that runs, its log, and the task in which it does."""
+class RunningDaemon:
+    """A daemon that runs in a task of this loop, and its log."""
 
     daemon: Daemon
     log: list[Any]
     task: "asyncio.Task[int]"
 
-    async def until(self, happened: Callable[[], bool]) -> None:
-        """Let the loop turn until something has happened."""
+    async def wait_until(self, happened: Callable[[], bool]) -> None:
+        """Run the event loop until `happened` returns true."""
         while not happened():
             assert not self.task.done() or self.task.result() == 0
             await asyncio.sleep(0)
 
-    async def logged(self, event: str) -> Any:
-        """Wait for an event in the log; the line."""
-        await self.until(lambda: any(line["event"] == event for line in self.log))
+    async def wait_for_event(self, event: str) -> Any:
+        """Wait for an event in the log and return its line."""
+        await self.wait_until(lambda: any(line["event"] == event for line in self.log))
         return next(line for line in self.log if line["event"] == event)
 
-    async def stopped(self) -> Any:
-        """Stop it; the last line."""
+    async def stop(self) -> Any:
+        """Stop the daemon and return the last line of its log."""
         self.daemon.stop()
         assert await self.task == 0
-        return await self.logged("stopped")
+        return await self.wait_for_event("stopped")
 
     async def send(self, servers: int) -> None:
-        """Let so many servers become due, in one body."""
-        port = (await self.logged("listening"))["port"]
+        """Send so many rows of each server, in one body, that all servers become due."""
+        port = (await self.wait_for_event("listening"))["port"]
         steps = range(FIRST_STEP, FIRST_STEP + CONTRACT.context_length)
         sent = [sample for number in range(servers) for sample in samples_of(number, steps)]
         async with (
@@ -123,12 +117,12 @@ class Running:
 
 
 @asynccontextmanager
-async def running(config: Config) -> AsyncIterator[Running]:
+async def running(config: Config) -> AsyncIterator[RunningDaemon]:
     with capture_logs() as log:
         daemon = Daemon(config)
         task = asyncio.create_task(daemon.run())
         try:
-            yield Running(daemon, log, task)
+            yield RunningDaemon(daemon, log, task)
         finally:
             daemon.stop()
             await asyncio.gather(task, return_exceptions=True)
@@ -136,74 +130,72 @@ async def running(config: Config) -> AsyncIterator[Running]:
 
 # ---------------------------------------------------------------- systemd
 async def test_the_watchdog_is_fed_from_ready_on_however_long_a_candidate_loads(
-    lab: Lab, told: socket.socket, tmp_path: Path
+    lab: Lab, systemd: socket.socket, tmp_path: Path
 ) -> None:
-    lab.held[CALENDAR] = threading.Event()
-    async with running(config_of(tmp_path, candidate=CALENDAR)) as run:
-        await run.logged("ready")
-        heard = [await asyncio.to_thread(told.recv, 1_024) for _ in range(5)]
-        assert b"READY=1" in heard[0].split(b"\n")
-        assert heard[1:] == [b"WATCHDOG=1"] * 4
+    lab.delays[CALENDAR] = threading.Event()
+    async with running(make_config(tmp_path, candidate=CALENDAR)) as run:
+        await run.wait_for_event("ready")
+        received = [await asyncio.to_thread(systemd.recv, 1_024) for _ in range(5)]
+        assert b"READY=1" in received[0].split(b"\n")
+        assert received[1:] == [b"WATCHDOG=1"] * 4
         assert not any(line["event"] == "candidate_begun" for line in run.log)
-        lab.held[CALENDAR].set()
-        await run.logged("candidate_begun")
-        assert await asyncio.to_thread(told.recv, 1_024) == b"WATCHDOG=1"
+        lab.delays[CALENDAR].set()
+        await run.wait_for_event("candidate_begun")
+        assert await asyncio.to_thread(systemd.recv, 1_024) == b"WATCHDOG=1"
 
 
-async def test_what_comes_while_lanes_load_is_written_through(
-    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lab.held[WINDOW] = threading.Event()
+async def test_the_state_is_flushed_while_lanes_load(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.delays[WINDOW] = threading.Event()
     flushed = threading.Event()
     monkeypatch.setattr("streamd.runtime.state.state.State.flush", lambda state: flushed.set())
-    config = config_of(tmp_path)
+    config = make_config(tmp_path)
     state = msgspec.structs.replace(config.state, flush_interval_seconds=0.001)
     async with running(msgspec.structs.replace(config, state=state)) as run:
-        await run.logged("listening")
+        await run.wait_for_event("listening")
         assert await asyncio.to_thread(flushed.wait, 60.0)
-        lab.held[WINDOW].set()
-        await run.logged("ready")
+        lab.delays[WINDOW].set()
+        await run.wait_for_event("ready")
 
 
 # ---------------------------------------------------------------- drain
 async def test_a_drain_that_delivers_all_is_complete(lab: Lab, tmp_path: Path) -> None:
-    async with running(config_of(tmp_path)) as run:
-        await run.logged("ready")
+    async with running(make_config(tmp_path)) as run:
+        await run.wait_for_event("ready")
         await run.send(300)
-        stopped = await run.stopped()
+        stopped = await run.stop()
     assert (stopped["complete"], stopped["left"]) == (True, 0)
     assert (stopped["rows"]["due"], stopped["rows"]["delivered"]) == (300, 300)
 
 
 async def test_a_drain_whose_lanes_are_lost_is_not_complete(lab: Lab, tmp_path: Path) -> None:
-    async with running(config_of(tmp_path)) as run:
-        await run.logged("ready")
+    async with running(make_config(tmp_path)) as run:
+        await run.wait_for_event("ready")
         script = lab.backends[WINDOW].script
         script.hold = True
         await run.send(300)
-        await run.until(lambda: run.daemon._service is not None and run.daemon._service.pipeline.in_flight > 0)
+        await run.wait_until(lambda: run.daemon._service is not None and run.daemon._service.pipeline.in_flight > 0)
         run.daemon.stop()
-        await run.until(lambda: run.daemon._service is not None and run.daemon._service.draining)
-        script.errors.append(LaneLostError("gone"))
+        await run.wait_until(lambda: run.daemon._service is not None and run.daemon._service.draining)
+        script.errors.append(LaneLostError("lost"))
         lab.backends[WINDOW].release_all()
         assert await run.task == 0
-        stopped = await run.logged("stopped")
+        stopped = await run.wait_for_event("stopped")
     rows = stopped["rows"]
     assert rows["due"] == 300
     assert stopped["left"] == 300 - rows["delivered"] > 0
     assert stopped["complete"] is False
 
 
-async def test_a_stop_before_it_is_ready_says_what_was_not_forecast(lab: Lab, tmp_path: Path) -> None:
-    held, config = threading.Event(), config_of(tmp_path)
-    lab.held[WINDOW] = held
+async def test_a_stop_before_it_is_ready_reports_the_rows_that_were_not_forecast(lab: Lab, tmp_path: Path) -> None:
+    delay, config = threading.Event(), make_config(tmp_path)
+    lab.delays[WINDOW] = delay
     async with running(config) as run:
         await run.send(5)
-        stopped = await run.stopped()
-        held.set()
+        stopped = await run.stop()
+        delay.set()
     assert (stopped["complete"], stopped["left"]) == (False, 5)
-    # 2. They are due when it starts again, and forecast.
-    lab.held.clear()
+    # 2. After a restart they are due, and they are forecast.
+    lab.delays.clear()
     async with running(config) as again:
-        await again.logged("ready")
-        assert (await again.stopped())["rows"]["delivered"] == 5
+        await again.wait_for_event("ready")
+        assert (await again.stop())["rows"]["delivered"] == 5

@@ -1,4 +1,4 @@
-"""The log of a daemon as a process: whatever peers do, every line is an event in JSON."""
+"""Tests `streamd/server/logs.py` in a process: whatever peers do, each line of the log is an event in JSON."""
 
 import http.client
 import json
@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.conftest import Start
 from tests.support.daemon_process import DaemonProcess
+from tests.support.version_calls import StartDaemon
 
 HEAD = b"POST /v1/samples HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n"
 UPGRADE = (
@@ -23,13 +23,13 @@ AWKWARD = {
     "in a body": HEAD + b'{"samples"',
     "as an event stream begins": b"GET /v1/forecasts/stream HTTP/1.1\r\nHost: x\r\n\r\n",
     "as a WebSocket begins": UPGRADE,
-    "with frames under way": UPGRADE + b"\x81\x82\x00\x00\x00\x00{}" * 20,
+    "with frames in progress": UPGRADE + b"\x81\x82\x00\x00\x00\x00{}" * 20,
     "in what is not HTTP": b"\x16\x03\x01\x02\x00\x01\r\n\r\n",
 }
 
 
-def leave(daemon: DaemonProcess, sent: bytes) -> None:
-    """Send this and be killed."""
+def send_and_reset(daemon: DaemonProcess, sent: bytes) -> None:
+    """Send this and reset the connection, as a killed process does."""
     with socket.create_connection(("127.0.0.1", daemon.port)) as peer:
         peer.sendall(sent)
         assert daemon.get("/healthz")[0] == 200  # the daemon has read it
@@ -37,25 +37,25 @@ def leave(daemon: DaemonProcess, sent: bytes) -> None:
 
 
 @pytest.mark.parametrize("level", ["debug", "info"])
-def test_peers_that_are_killed_leave_events_at_debug_level_alone(start: Start, tmp_path: Path, level: str) -> None:
+def test_peers_that_are_killed_leave_only_events_at_debug_level(start: StartDaemon, tmp_path: Path, level: str) -> None:
     daemon = start(tmp_path / "state", STREAMD_LOG_LEVEL=level)
     daemon.wait_for("ready")
     seen = len(daemon.lines)
     for sent in AWKWARD.values():
         for _ in range(5):
-            leave(daemon, sent)
+            send_and_reset(daemon, sent)
     assert daemon.call("GET", "/healthz")[0] == 200
     daemon.signal(signal.SIGTERM)
     assert daemon.wait() == 0  # every line to the end is JSON
-    said = daemon.lines[seen:]
+    lines = daemon.lines[seen:]
     expected = {"peer_left", "malformed_request"} if level == "debug" else set()
-    events = {line["event"] for line in said if line["event"] not in ("draining", "stopped")}
+    events = {line["event"] for line in lines if line["event"] not in ("draining", "stopped")}
     assert events >= expected
-    assert {line["event"] for line in said if line["level"] != "debug"} <= {"draining", "stopped"}
-    assert not [line for line in said if "exception" in line]
+    assert {line["event"] for line in lines if line["level"] != "debug"} <= {"draining", "stopped"}
+    assert not [line for line in lines if "exception" in line]
 
 
-def test_what_is_not_http_is_answered_as_an_error(shared: DaemonProcess) -> None:
+def test_a_malformed_request_is_answered_with_an_error(shared: DaemonProcess) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", shared.port)
     connection.putrequest("GET", "/healthz", skip_host=True)
     connection.putheader("Content-Length", "many")
@@ -82,7 +82,7 @@ except ZeroDivisionError:
 
 
 @pytest.mark.parametrize("level", ["debug", "info", "error"])
-def test_what_libraries_log_is_an_event_like_ours(level: str) -> None:
+def test_a_log_record_of_a_library_is_an_event_in_json(level: str) -> None:
     ran = subprocess.run([sys.executable, "-c", FOREIGN, level], capture_output=True, text=True, check=True)
     lines = [json.loads(line) for line in ran.stderr.splitlines()]
     failed = lines.pop()

@@ -1,4 +1,4 @@
-"""Large blocks are the system's again once they are freed."""
+"""Tests `streamd/server/memory.py`: freed memory is returned to the system, and that of a batch is kept."""
 
 import platform
 import subprocess
@@ -14,13 +14,13 @@ import os, sys
 from streamd.server import memory
 def resident_bytes():
     return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-if sys.argv[1] == "told":
+if sys.argv[1] == "configured":
     assert memory.configure_malloc()
 import ctypes
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
 size = 24 * 2**20
-libc.free(libc.malloc(size))  # glibc learns from this that such blocks come and go
+libc.free(libc.malloc(size))  # from this, glibc learns that such blocks are short-lived
 large, beside = libc.malloc(size), libc.malloc(4096)
 ctypes.memset(large, 1, size)
 before = resident_bytes()
@@ -30,14 +30,14 @@ print(before - resident_bytes())
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc's allocator")
-def test_what_is_freed_is_the_system_s_whatever_lies_beside_it() -> None:
-    given_back = {}
-    for how in ("told", "left alone"):
-        command = [sys.executable, "-c", HELD, how]
+def test_a_freed_large_block_is_returned_whatever_lies_beside_it() -> None:
+    returned = {}
+    for setting in ("configured", "default"):
+        command = [sys.executable, "-c", HELD, setting]
         ran = subprocess.run(command, cwd=ROOT, env=environment({}), capture_output=True, text=True, check=True)
-        given_back[how] = int(ran.stdout)
-    assert given_back["told"] >= LARGE_BYTES
-    assert given_back["left alone"] < LARGE_BYTES, "without it there is nothing to do"
+        returned[setting] = int(ran.stdout)
+    assert returned["configured"] >= LARGE_BYTES
+    assert returned["default"] < LARGE_BYTES, "with the default there is a difference to make"
 
 
 SMALL = """
@@ -62,14 +62,14 @@ print(before - resident_bytes())
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc's allocator")
-def test_small_blocks_that_were_freed_are_given_back_when_asked_for() -> None:
+def test_trim_heap_returns_freed_small_blocks() -> None:
     ran = subprocess.run(
         [sys.executable, "-c", SMALL], cwd=ROOT, env=environment({}), capture_output=True, text=True, check=True
     )
     assert int(ran.stdout) > 30 * 2**20, "40 MB were freed"
 
 
-def test_who_chose_a_bound_keeps_it() -> None:
+def test_a_threshold_in_the_environment_is_kept() -> None:
     assert not configure_malloc({"MALLOC_MMAP_THRESHOLD_": "1"})
 
 
@@ -80,7 +80,7 @@ assert memory.configure_malloc()
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
 def use():
-    block = libc.malloc(300_000)  # what a batch's forecasts take
+    block = libc.malloc(300_000)  # the size of the forecasts of a batch
     ctypes.memset(block, 1, 300_000)
     libc.free(block)
 use()
@@ -92,7 +92,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc's allocator")
-def test_what_a_batch_takes_is_not_given_back_and_faulted_in_anew() -> None:
+def test_the_memory_of_a_batch_is_not_returned_and_faulted_in_again() -> None:
     ran = subprocess.run(
         [sys.executable, "-c", FAULTS], cwd=ROOT, env=environment({}), capture_output=True, text=True, check=True
     )

@@ -1,4 +1,4 @@
-"""sd_notify's datagrams, and the watchdog's interval."""
+"""Tests `streamd/server/systemd.py`: the datagrams of sd_notify, and the interval of the watchdog."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ from tests.support.daemon_process import ROOT
 
 
 @pytest.mark.parametrize("abstract", [False, True])
-def test_states_come_as_one_datagram(abstract: bool) -> None:
+def test_states_are_sent_as_one_datagram(abstract: bool) -> None:
     folder = tempfile.mkdtemp(prefix="sd")
     name = f"@streamd-test-{os.getpid()}" if abstract else f"{folder}/notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
@@ -23,9 +23,9 @@ def test_states_come_as_one_datagram(abstract: bool) -> None:
     shutil.rmtree(folder)
 
 
-def test_without_systemd_nothing_is_told(tmp_path: Path) -> None:
+def test_without_systemd_a_notification_is_a_no_op(tmp_path: Path) -> None:
     Notifier({}).notify(READY="1")
-    Notifier({"NOTIFY_SOCKET": str(tmp_path / "gone")}).notify(READY="1")
+    Notifier({"NOTIFY_SOCKET": str(tmp_path / "missing")}).notify(READY="1")
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_without_systemd_nothing_is_told(tmp_path: Path) -> None:
         ({"WATCHDOG_USEC": ""}, None),
     ],
 )
-def test_how_often_the_watchdog_wants_to_hear(environ: dict[str, str], seconds: float | None) -> None:
+def test_the_interval_of_the_watchdog(environ: dict[str, str], seconds: float | None) -> None:
     assert Notifier(environ).watchdog_seconds == seconds
 
 

@@ -1,4 +1,7 @@
-"""`/healthz`, `/readyz`, `/metrics`, `/v1/status`."""
+"""The routes `/healthz`, `/readyz`, `/metrics` and `/v1/status`, for probes and operators.
+
+Only reads the service; nothing here changes it.
+"""
 
 from aiohttp import web
 
@@ -7,26 +10,26 @@ from streamd.runtime.service import Service
 
 
 class HealthRoutes:
-    """What probes and operators ask."""
+    """Handlers for probes and operators."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
 
     def add_to(self, app: web.Application) -> None:
         """Add the routes."""
-        app.router.add_get("/healthz", self.alive)
-        app.router.add_get("/readyz", self.ready)
-        app.router.add_get("/metrics", self.metrics)
-        app.router.add_get("/v1/status", self.status)
+        app.router.add_get("/healthz", self.get_health)
+        app.router.add_get("/readyz", self.get_readiness)
+        app.router.add_get("/metrics", self.get_metrics)
+        app.router.add_get("/v1/status", self.get_status)
 
-    async def alive(self, request: web.Request) -> web.Response:
-        """200 as long as the event loop turns."""
+    async def get_health(self, request: web.Request) -> web.Response:
+        """Answer 200 as long as the event loop runs."""
         return reply(request, {"status": "alive"})
 
-    async def ready(self, request: web.Request) -> web.Response:
-        """200 when a lane is warm and the daemon is not stopping, else 503 with the reason.
+    async def get_readiness(self, request: web.Request) -> web.Response:
+        """Answer 200 if a lane is warm and the daemon is not stopping, else 503 with the reason.
 
-        A daemon that serves the next best version says what it passed over, each with the reason.
+        If better versions were passed over, the answer lists them, each with the reason.
         """
         if self._service.ready:
             passed_over = self._service.passed_over
@@ -35,13 +38,13 @@ class HealthRoutes:
             return reply(request, {"status": "draining"}, 503)
         return reply(request, {"status": "no_lane" if self._service.pipeline.lanes.was_ready else "starting"}, 503)
 
-    async def metrics(self, request: web.Request) -> web.Response:
-        """The Prometheus exposition format."""
+    async def get_metrics(self, request: web.Request) -> web.Response:
+        """Return all metrics in the Prometheus text format."""
         return web.Response(
             body=self._service.metrics.text(),
             headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
         )
 
-    async def status(self, request: web.Request) -> web.Response:
-        """What is loaded and how it does."""
+    async def get_status(self, request: web.Request) -> web.Response:
+        """Return what is loaded and how it performs."""
         return reply(request, self._service.status())

@@ -1,4 +1,7 @@
-"""`/v1/engines`: another version serves, for a caller who shows the token."""
+"""The routes below `/v1/engines`: promotion, rollback and candidates, for callers with the admin token.
+
+Checks the token and the bodies; what a change does is up to the `VersionChanges` that it is given.
+"""
 
 import hmac
 from typing import Annotated, Any, Protocol
@@ -12,13 +15,14 @@ from streamd.http.requests import BodyReader
 from streamd.http.wire.codecs import Decoder, encoding_of
 
 ChangeReport = dict[str, Any]
+"""The JSON answer to a change."""
 
 
 class VersionChanges(Protocol):
-    """Who changes what serves; each raises `StreamdError` where it does not, and then nothing was changed."""
+    """Changes the serving version or the candidate; each method raises `StreamdError` if it changed nothing."""
 
     async def promote(self, version: str, who: str, why: str) -> ChangeReport:
-        """Let a version serve from now on, and from the next start on."""
+        """Switch to a version, and record it for the next start."""
         ...
 
     async def rollback(self, who: str, why: str) -> ChangeReport:
@@ -26,11 +30,11 @@ class VersionChanges(Protocol):
         ...
 
     async def start_candidate(self, version: str, share: float, shadow: bool) -> ChangeReport:
-        """Put a version on trial, on a share of the servers."""
+        """Make a version the candidate, on a share of the servers from 0 to 1."""
         ...
 
     async def end_candidate(self) -> ChangeReport:
-        """Let the version that serves have all servers again."""
+        """End the candidate, if there is one; the serving version has all servers again."""
         ...
 
 
@@ -43,31 +47,31 @@ class Promotion(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Rollback(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of a rollback; it may be left out."""
+    """The body of a rollback; the body may be empty."""
 
     who: str = ""
     why: str = ""
 
 
 class CandidateRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """The body that puts a version on trial."""
+    """The body that starts a candidate."""
 
     version: str
     share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
     shadow: bool = False
 
 
-_candidate = Decoder(CandidateRequest)
-_promotion = Decoder(Promotion)
-_rollback = Decoder(Rollback)
+_candidate_decoder = Decoder(CandidateRequest)
+_promotion_decoder = Decoder(Promotion)
+_rollback_decoder = Decoder(Rollback)
 
 
 class VersionRoutes:
-    """Promotion, rollback and trials; without a token they are closed to everyone."""
+    """Handlers of promotion, rollback and candidates; with an empty `token` each call is refused."""
 
-    def __init__(self, bodies: BodyReader, engines: VersionChanges, token: str) -> None:
+    def __init__(self, bodies: BodyReader, changes: VersionChanges, token: str) -> None:
         self._bodies = bodies
-        self._engines = engines
+        self._changes = changes
         self._token = token.encode()
 
     def add_to(self, app: web.Application) -> None:
@@ -82,44 +86,45 @@ class VersionRoutes:
         self._authorize(request)
         encoding = encoding_of(request.headers.get("Content-Type", ""))
         async with self._bodies.read(request) as body:
-            asked: CandidateRequest = _candidate.decode(body, encoding)
-        return reply(request, await self._engines.start_candidate(asked.version, asked.share, asked.shadow))
+            requested: CandidateRequest = _candidate_decoder.decode(body, encoding)
+        return reply(request, await self._changes.start_candidate(requested.version, requested.share, requested.shadow))
 
     async def end_candidate(self, request: web.Request) -> web.Response:
-        """End the trial, if there is one."""
+        """End the candidate, if there is one."""
         self._authorize(request)
-        return reply(request, await self._engines.end_candidate())
+        return reply(request, await self._changes.end_candidate())
 
     async def promote(self, request: web.Request) -> web.Response:
-        """Load, warm and switch; answers once the version serves."""
+        """Load, warm and switch to a version; answers once it serves."""
         self._authorize(request)
         encoding = encoding_of(request.headers.get("Content-Type", ""))
         async with self._bodies.read(request) as body:
-            asked: Promotion = _promotion.decode(body, encoding)
-        told = await self._engines.promote(asked.version, asked.who or _caller(request), asked.why)
-        return reply(request, told)
+            requested: Promotion = _promotion_decoder.decode(body, encoding)
+        who = requested.who or _name_caller(request)
+        return reply(request, await self._changes.promote(requested.version, who, requested.why))
 
     async def rollback(self, request: web.Request) -> web.Response:
-        """Go back to what was promoted before; at once where that is warm still."""
+        """Return to the version that was promoted before, without loading if it is still warm."""
         self._authorize(request)
         async with self._bodies.read(request) as body:
-            asked = Rollback()
+            requested = Rollback()
             if body:
-                asked = _rollback.decode(body, encoding_of(request.headers.get("Content-Type", "")))
-        return reply(request, await self._engines.rollback(asked.who or _caller(request), asked.why))
+                requested = _rollback_decoder.decode(body, encoding_of(request.headers.get("Content-Type", "")))
+        return reply(request, await self._changes.rollback(requested.who or _name_caller(request), requested.why))
 
     def _authorize(self, request: web.Request) -> None:
-        """Raise `ForbiddenError` where nobody may, `UnauthorizedError` where this caller may not."""
+        """Raise `ForbiddenError` if no token is configured, `UnauthorizedError` if the caller does not send it."""
         if not self._token:
             raise ForbiddenError(
-                "versions are not changed over HTTP here: set admin_token or admin_token_file in [server], "
+                "changing versions over HTTP is disabled: set admin_token or admin_token_file in [server], "
                 "or use `streamd engine promote` and `systemctl reload streamd`"
             )
-        scheme, _, shown = request.headers.get("Authorization", "").partition(" ")
-        right = hmac.compare_digest(shown.strip().encode("utf-8", "surrogateescape"), self._token)
-        if scheme.lower() != "bearer" or not right:
+        scheme, _, sent = request.headers.get("Authorization", "").partition(" ")
+        is_right = hmac.compare_digest(sent.strip().encode("utf-8", "surrogateescape"), self._token)
+        if scheme.lower() != "bearer" or not is_right:
             raise UnauthorizedError("this call needs the header Authorization: Bearer <admin_token>")
 
 
-def _caller(request: web.Request) -> str:
+def _name_caller(request: web.Request) -> str:
+    """Return the `who` of the record for a caller that gives no name."""
     return f"http {request.remote or 'unknown'}"

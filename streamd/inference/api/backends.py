@@ -1,7 +1,6 @@
-"""Which backends an engine can run on, and how each is opened: TensorRT, ONNX Runtime on CUDA, and on the CPU.
+"""Opens the runners of an engine on a backend: TensorRT, ONNX Runtime on CUDA, or ONNX Runtime on the CPU.
 
-A library has no composition root of its own: this table is its one place that names them, and callers may give
-another.
+The table `OPENERS` is the only place of the library that names backends; a caller may give another table.
 """
 
 import os
@@ -12,23 +11,24 @@ from functools import partial
 from pathlib import Path
 
 from streamd.core.errors import BackendUnavailableError, ConfigError
+from streamd.core.names import AUTO, ONNXRUNTIME_CPU, ONNXRUNTIME_CUDA, PRECISION_CHOICES, TENSORRT
 from streamd.inference.api.sources import EngineSource, find_source
 from streamd.inference.lane import LANES_PER_DEVICE
 from streamd.inference.opening import SkippedBackend, open_all, open_first
 from streamd.inference.runner import Runner
 
-AUTO = "auto"
-PRECISION_CHOICES = (AUTO, "fp32", "fp16", "bf16", "int8")
-
 DEFAULT_LARGEST_BATCH = 32
-"""Where any size runs as it is: large enough to fill a device, small enough for large networks' memory."""
+"""The largest batch if the caller gives no buckets and the backend runs any size.
+
+Large enough to fill a device, small enough for the memory of a large network.
+"""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class OpenOptions:
-    """What a caller asked for; None where the backend decides.
+    """The options of a caller; the backend decides those that are `None`.
 
-    `optimized` false lets ONNX Runtime run each node on the CPU as it is written: what others are compared with.
+    With `optimized` false, ONNX Runtime runs each node on the CPU as it is written: the reference for comparisons.
     """
 
     precision: str = AUTO
@@ -40,7 +40,7 @@ class OpenOptions:
     optimized: bool = True
 
     def check(self) -> None:
-        """Raise `ConfigError` where a value makes no sense."""
+        """Raise `ConfigError` if a value is out of range."""
         if self.precision not in PRECISION_CHOICES:
             raise ConfigError(f"precision is {self.precision!r}, expected one of {PRECISION_CHOICES}")
         if self.buckets is not None and (not self.buckets or min(self.buckets) < 1):
@@ -54,7 +54,7 @@ class OpenOptions:
 
 @dataclass(frozen=True)
 class Runners:
-    """What a backend opened, in what precision; all with the same buckets."""
+    """The runners that a backend opened, all with the same buckets, and their precision."""
 
     runners: list[Runner]
     precision: str
@@ -62,20 +62,20 @@ class Runners:
 
 @dataclass(frozen=True)
 class OpenedRunners(Runners):
-    """Which backend did, and why those before it did not."""
+    """Runners with the name of their backend, and the backends that were passed over."""
 
     backend: str
     passed_over: tuple[SkippedBackend, ...]
 
 
 Opener = Callable[[EngineSource, OpenOptions], Runners]
-"""Opens a source; raises `BackendUnavailableError` with the reason where it does not run here."""
+"""Opens a source; raises `BackendUnavailableError` with the reason if it does not run here."""
 
 
 def open_runners(
     path: Path, plans: Path | None, backend: str, options: OpenOptions, openers: Mapping[str, Opener]
 ) -> OpenedRunners:
-    """Open with the backend that is asked for, or with `auto` the first that runs; raises as `InferenceEngine.open`."""
+    """Open with the backend of this name, or with `auto` the first that runs; raises as `InferenceEngine.open`."""
     options.check()
     if backend != AUTO and backend not in openers:
         raise ConfigError(f"backend is {backend!r}, expected {AUTO} or one of {sorted(openers)}")
@@ -96,22 +96,22 @@ def _open_tensorrt(source: EngineSource, options: OpenOptions) -> Runners:
     cuda.check_devices(devices)
     try:
         for device in devices:
-            cuda.revive(device)  # while nothing of ours is held there
+            cuda.revive(device)  # only now: a device can be revived while this process holds nothing on it
         gpu, capability = cuda.device_name(devices[0]), cuda.compute_capability(devices[0])
         chosen = source.plan_for(options.precision, Machine(gpu, capability, library.version, library.lean))
         lean = options.lean_runtime if chosen.version_compatible else None
         plan = Plan(chosen.path, chosen.precision, lean)
         engines = {device: SharedEngine(library, plan, device) for device in devices}
-        with ExitStack() as held:  # loaded once, and not anew for each question
+        with ExitStack() as holds:  # while it is held, an engine is loaded once and not again for each query
             for engine in engines.values():
                 engine.acquire()
-                held.callback(engine.release)
+                holds.callback(engine.release)
             buckets = plan_buckets(engines[devices[0]], options.buckets or chosen.buckets)
 
             def make(index: int, device: int) -> Runner:
                 return TensorRtRunner(f"cuda:{device}/{index}", engines[device], buckets)
 
-            return Runners(open_all(partial(make, *place) for place in _places(options)), chosen.precision)
+            return Runners(open_all(partial(make, *place) for place in _place_lanes(options)), chosen.precision)
     except cuda.CudaError as exc:
         raise BackendUnavailableError(str(exc)) from exc
 
@@ -129,7 +129,7 @@ def _open_onnxruntime_cuda(source: EngineSource, options: OpenOptions) -> Runner
     def make(index: int, device: int) -> Runner:
         return OnnxRuntimeRunner(f"cuda:{device}/{index}", f"cuda:{device}", sessions[device], graph, buckets)
 
-    return Runners(open_all(partial(make, *place) for place in _places(options)), precision)
+    return Runners(open_all(partial(make, *place) for place in _place_lanes(options)), precision)
 
 
 def _open_onnxruntime_cpu(source: EngineSource, options: OpenOptions) -> Runners:
@@ -144,20 +144,20 @@ def _open_onnxruntime_cpu(source: EngineSource, options: OpenOptions) -> Runners
     def make(index: int, device: int) -> Runner:
         return OnnxRuntimeRunner(f"cpu/{index}", "cpu", session, graph, buckets)
 
-    # One by one on all cores: several at a time take as long together, and each of them longer.
+    # One lane, on all cores: several lanes take as long together, and each of them takes longer.
     return Runners(open_all(partial(make, index, 0) for index in range(options.lanes or 1)), precision)
 
 
-def _places(options: OpenOptions) -> list[tuple[int, int]]:
-    """Each lane's number on its device, and the device."""
+def _place_lanes(options: OpenOptions) -> list[tuple[int, int]]:
+    """Return the number of each lane on its device, together with that device."""
     devices = options.devices
     count = options.lanes or LANES_PER_DEVICE * len(devices)
     return [(index // len(devices), devices[index % len(devices)]) for index in range(count)]
 
 
 OPENERS: Mapping[str, Opener] = {
-    "tensorrt": _open_tensorrt,
-    "onnxruntime-cuda": _open_onnxruntime_cuda,
-    "onnxruntime-cpu": _open_onnxruntime_cpu,
+    TENSORRT: _open_tensorrt,
+    ONNXRUNTIME_CUDA: _open_onnxruntime_cuda,
+    ONNXRUNTIME_CPU: _open_onnxruntime_cpu,
 }
-"""By name, in the order in which `auto` tries them."""
+"""The opener of each backend, in the order in which `auto` tries them."""

@@ -1,6 +1,6 @@
-"""Any network with a batch axis as a function of arrays: one row, a batch of any size, or an array larger than it.
+"""Runs any network with a batch axis as a function of arrays: one row, a batch, or more rows than a batch holds.
 
-Knows runners and arrays; which backends there are is in `backends.py`.
+Knows runners and arrays only; `backends.py` knows the backends.
 """
 
 import os
@@ -25,10 +25,10 @@ from streamd.inference.runner import Array, Arrays, Runner, TensorSpec
 
 
 class InferenceEngine(Network):
-    """A network that is ready to run; every method may be called by any thread. Use it as a context, or close it.
+    """A network that is ready to run; any thread may call any method. Use it as a context manager, or close it.
 
-    `inputs` and `outputs` are told by name, type and shape; `fallbacks` are the backends that were passed over, and
-    why.
+    `inputs` and `outputs` have a name, a type and a shape each. `fallbacks` are the backends that were passed over,
+    each with its reason.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class InferenceEngine(Network):
         self._threads = ThreadPoolExecutor(len(runners), "streamd-engine") if len(runners) > 1 else None
         self._costs: CostTable | None = unmeasured(first) if len(first.buckets) == 1 else None
         self._measuring = threading.Lock()
-        self._unchecked = check_rows
+        self._must_check_rows = check_rows
 
     @classmethod
     def open(
@@ -74,11 +74,13 @@ class InferenceEngine(Network):
         """Open an ONNX file, an engine version, a folder of plans (`streamd engine build --plans-only`) or one plan.
 
         `backend` is one of `openers` or `auto`, the first of them that runs here; `plans` are plans of an ONNX file;
-        `buckets` are batch sizes, the last the largest that runs at once; `lanes` run at a time (one on the CPU, on
-        `threads` threads, all cores; four a device with TensorRT). `check_rows`: the first batch of two rows or more
-        also runs one of them alone, and a network whose rows depend on each other is refused: its answers would change
-        with how a call is split. Raises `ConfigError`, `RepositoryError` for what
-        cannot be read, and `BackendUnavailableError` with every reason where no backend runs it.
+        `buckets` are batch sizes, of which the largest limits one batch; `lanes` is how many batches run at the same
+        time. By default one lane runs on the CPU, on `threads` threads (all cores), and four lanes on each GPU. With
+        `check_rows`, the first batch of two rows or more also runs one of them alone, and a network whose rows depend
+        on each other is refused: its answers would depend on how a call is split.
+
+        Raises `ConfigError` for a wrong option, `RepositoryError` for files that cannot be read, and
+        `BackendUnavailableError` with every reason if no backend runs it.
         """
         options = OpenOptions(
             precision=precision,
@@ -100,40 +102,40 @@ class InferenceEngine(Network):
 
     # ------------------------------------------------------------ running
     def __call__(self, inputs: Given) -> Arrays:
-        """Run rows, however many, and return the outputs by name, in the order given.
+        """Run any number of rows and return the outputs by name, their rows in the order given.
 
-        `inputs` is one array by name for each input, or the array of the only one: `(batch, *shape)`, or `shape` for
-        one row, whose outputs then have no batch axis either. Numbers are converted where their value survives;
-        floats are rounded to the network's. NaN is the network's own affair. Raises `InvalidTensorError`,
+        `inputs` maps each input to its array, or is the array of the only input: `(batch, *shape)`, or `shape` for one
+        row, whose outputs then have no batch axis either. Integers are converted if their values survive; floats are
+        rounded to the type of the network. NaN is passed on to the network. Raises `InvalidTensorError`,
         `InferenceError`.
         """
         batch = prepare(inputs, self.inputs)
         if not batch.count:
-            return self._nothing(batch.rows)
-        sizes = split_rows(batch.count, self._costs_for(batch.count, batch.rows), self.lanes)
+            return self._make_empty(batch.rows)
+        sizes = split_rows(batch.count, self._find_costs(batch.count, batch.rows), self.lanes)
         stops = np.cumsum(sizes).tolist()
         spans = list(zip([0, *stops[:-1]], stops, strict=True))
         if len(spans) == 1 or self._threads is None:
             parts = [self._run(batch.part(*span)) for span in spans]
         else:
             parts = self._run_together([batch.part(*span) for span in spans])
-        outputs = parts[0] if len(parts) == 1 else _joined(parts)
+        outputs = parts[0] if len(parts) == 1 else _join_parts(parts)
         return {name: values[0] for name, values in outputs.items()} if batch.single else outputs
 
     def warm_up(self, inputs: Given | None = None) -> Mapping[int, float]:
-        """Measure what each bucket costs, on these rows or on zeros; returns seconds by bucket.
+        """Measure how long each bucket takes, on these rows or on zeros; returns seconds by bucket.
 
-        Without it, the first call that has a choice between buckets measures, on its own rows.
+        Without this call, the first call that can choose between buckets measures them, on its own rows.
         """
-        rows = self._zeros() if inputs is None else prepare(inputs, self.inputs).rows
-        if self._unchecked:
+        rows = self._make_zeros() if inputs is None else prepare(inputs, self.inputs).rows
+        if self._must_check_rows:
             self._run({name: values[: self.buckets[-1]] for name, values in rows.items()})
         with self._measuring:
             self._costs = costs = self._pool.use(lambda runner: measure(runner, rows))
         return dict(costs.seconds)
 
     def describe(self) -> dict[str, Any]:
-        """What runs it, as plain values."""
+        """Return the backend, lanes, tensors and bucket times as plain values."""
         costs = self._costs.seconds if self._costs is not None and len(self.buckets) > 1 else {}
         return {
             "backend": self.backend,
@@ -147,7 +149,7 @@ class InferenceEngine(Network):
         }
 
     def close(self) -> None:
-        """Release the lanes, those that are busy as they end; twice is harmless."""
+        """Release the lanes, busy ones when their batch ends; a second call does nothing."""
         self._pool.close()
         if self._threads is not None:
             self._threads.shutdown()
@@ -158,10 +160,10 @@ class InferenceEngine(Network):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    # ------------------------------------------------------------ parts of a call
-    def _costs_for(self, count: int, rows: Arrays) -> CostTable:
+    # ------------------------------------------------------------ steps of a call
+    def _find_costs(self, count: int, rows: Arrays) -> CostTable:
         if self._costs is None and count <= self.buckets[0]:
-            return CostTable({self.buckets[0]: 1.0}, pads=True)  # one batch, whatever it costs
+            return CostTable({self.buckets[0]: 1.0}, pads=True)  # one batch in any case, so its cost does not matter
         if self._costs is None:
             with self._measuring:
                 if self._costs is None:
@@ -170,18 +172,18 @@ class InferenceEngine(Network):
 
     def _run(self, feeds: Arrays) -> Arrays:
         count = len(next(iter(feeds.values())))
-        check = self._unchecked and count > 1
-        outputs = self._pool.use(lambda runner: self._run_checked(runner, feeds) if check else runner.run(feeds))
+        must_check = self._must_check_rows and count > 1
+        outputs = self._pool.use(lambda runner: self._run_checked(runner, feeds) if must_check else runner.run(feeds))
         _check_counts(outputs, feeds)
         return outputs
 
     def _run_checked(self, runner: Runner, feeds: Arrays) -> Arrays:
-        """Run a batch, and see whether a row's answer is its own."""
+        """Run a batch, and raise `BatchFailedError` if the answer of a row depends on the other rows."""
         outputs = runner.run(feeds)
         _check_counts(outputs, feeds)
         if reason := why_dependent(runner, feeds, outputs):
             raise BatchFailedError(reason)
-        self._unchecked = False
+        self._must_check_rows = False
         return outputs
 
     def _run_together(self, parts: list[Arrays]) -> list[Arrays]:
@@ -196,14 +198,14 @@ class InferenceEngine(Network):
             for run in runs:
                 run.cancel()
 
-    def _nothing(self, rows: Arrays) -> Arrays:
-        """The outputs of no rows; a shape that the network leaves open is learned from a row of zeros."""
+    def _make_empty(self, rows: Arrays) -> Arrays:
+        """Return outputs without rows; shapes that the network leaves open are learned from a row of zeros."""
         if not all(spec.closed for spec in self.outputs):
             ones = {name: np.zeros((1, *values.shape[1:]), values.dtype) for name, values in rows.items()}
             return {name: values[:0] for name, values in self._run(ones).items()}
         return {spec.name: np.zeros(spec.batch(0), spec.dtype) for spec in self.outputs}
 
-    def _zeros(self) -> Arrays:
+    def _make_zeros(self) -> Arrays:
         if open_axes := [spec.told for spec in self.inputs if not spec.closed]:
             raise InferenceError(f"inputs with open axes {open_axes}: expected rows to warm up with")
         return {spec.name: np.zeros(spec.batch(1), spec.dtype) for spec in self.inputs}
@@ -217,7 +219,7 @@ def _check_counts(outputs: Arrays, feeds: Arrays) -> None:
             raise BatchFailedError(f"output {name!r} is {values.shape} for {count} rows, expected a row for each")
 
 
-def _joined(parts: list[Arrays]) -> Arrays:
+def _join_parts(parts: list[Arrays]) -> Arrays:
     joined: Arrays = {}
     for name in parts[0]:
         pieces: list[Array] = [part[name] for part in parts]

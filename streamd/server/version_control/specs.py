@@ -17,6 +17,7 @@ import structlog
 from streamd.core.accuracy.scores import TrainingScores
 from streamd.core.contract import ModelContract
 from streamd.core.errors import BackendUnavailableError, ReloadError, RepositoryError, StreamdError
+from streamd.core.names import AUTO, BACKENDS, ONNXRUNTIME_CPU, ONNXRUNTIME_CUDA, TENSORRT
 from streamd.core.scheduling.lane_health import LaneLimits
 from streamd.core.state.board import MAX_MODEL_BYTES
 from streamd.inference.checked import CheckedFiles
@@ -188,7 +189,7 @@ def is_opened_as(deployment: Deployment, name: str, config: Config) -> bool:
 
 def check_backend(deployment: Deployment, current: Deployment | None, config: Config) -> None:
     """Raise `ReloadError` if a version fell back to a slower backend than that of the serving version."""
-    if current is None or not current.workers or config.engine.backend != "auto":
+    if current is None or not current.workers or config.engine.backend != AUTO:
         return
     assert deployment.backend is not None, "it is loaded"
     assert current.backend is not None, "it has lanes"
@@ -211,7 +212,7 @@ def open_version(
     no backend runs them, or if the one that the settings name does not.
     """
     setting = config.engine.backend
-    chain = [name for name in (_OPENERS if setting == "auto" else [setting]) if name not in exhausted]
+    chain = [name for name in (BACKENDS if setting == AUTO else (setting,)) if name not in exhausted]
 
     def open_lanes(name: str) -> tuple[Backend, list[Lane]]:
         backends = [_OPENERS[name](version, config) for version in versions]
@@ -226,8 +227,7 @@ def open_version(
 
 def is_slower_backend(name: str, other: str) -> bool:
     """Whether a backend comes after another one in the chain, whose order is from fast to slow."""
-    chain = list(_OPENERS)
-    return chain.index(name) > chain.index(other)
+    return BACKENDS.index(name) > BACKENDS.index(other)
 
 
 def list_usable_buckets(config: Config) -> tuple[int, ...]:
@@ -314,7 +314,7 @@ def _choose_graph(version: EngineVersion, config: Config) -> tuple[Path, str]:
     from streamd.repository.conversion import choose_graph
 
     precision = config.engine.precision
-    if precision != "auto":
+    if precision != AUTO:
         try:
             return choose_graph(version.path, precision), precision
         except RepositoryError as exc:
@@ -323,7 +323,7 @@ def _choose_graph(version: EngineVersion, config: Config) -> tuple[Path, str]:
 
 
 _OPENERS: dict[str, Callable[[EngineVersion, Config], Backend]] = {
-    "tensorrt": _open_tensorrt,
-    "onnxruntime-cuda": _open_onnxruntime_cuda,
-    "onnxruntime-cpu": _open_onnxruntime_cpu,
+    TENSORRT: _open_tensorrt,
+    ONNXRUNTIME_CUDA: _open_onnxruntime_cuda,
+    ONNXRUNTIME_CPU: _open_onnxruntime_cpu,
 }

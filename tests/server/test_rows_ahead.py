@@ -1,4 +1,4 @@
-"""State that lies ahead of the clock, in a daemon as its users start it: said at the start, and recovered from."""
+"""Tests `streamd/server/daemon.py` on state that is ahead of the clock: reported at start, and recovered from."""
 
 import signal
 import time
@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from streamd.repository.versions import EngineRepository
-from tests.server.conftest import Start
 from tests.support.daemon_process import ENGINES, NEED, DaemonProcess
+from tests.support.version_calls import StartDaemon
 
 CONTRACT = EngineRepository(ENGINES).choose().contract
 STEP = CONTRACT.step_seconds
@@ -26,9 +26,9 @@ def send(daemon: DaemonProcess, *rows: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("way", ["samples", "delete"])
-def test_a_row_from_tomorrow_does_not_silence_its_server(start: Start, tmp_path: Path, way: str) -> None:
+def test_a_row_from_tomorrow_does_not_silence_its_server(start: StartDaemon, tmp_path: Path, way: str) -> None:
     state = tmp_path / "state"
-    # As if its clock and the agent's were ahead: tomorrow's row is taken.
+    # The first daemon accepts a row of tomorrow, as if its clock and that of the agent were ahead.
     first = start(state, STREAMD_MAX_AHEAD_SECONDS="100000")
     now = int(time.time()) // STEP * STEP
     assert send(first, row("web-01", now + 86_400 - STEP))["accepted"] == 1

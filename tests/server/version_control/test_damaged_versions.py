@@ -1,4 +1,4 @@
-"""A version that is damaged on disk: what serves stays, and a daemon that starts says what it passed over and why."""
+"""Tests `streamd/server/version_control/control.py` on damaged versions: the serving one stays, others are reported."""
 
 import json
 import signal
@@ -9,27 +9,26 @@ from typing import Any
 import pytest
 
 from streamd.repository.record import Record, read_record, write_record
-from tests.server.conftest import Start
-from tests.server.version_control.test_control import ROLLBACK, begin, predict, promote, served
 from tests.support.daemon_process import DaemonProcess, run
 from tests.support.made_versions import digest, pin
-from tests.support.served_versions import AUTHORIZED, CALENDAR, SETTINGS, WINDOW, make_both, make_version
+from tests.support.served_versions import CALENDAR, SETTINGS, WINDOW, make_both, make_version
+from tests.support.version_calls import StartDaemon, predict, promote, read_serving, roll_back, start_ready
 
 LATER = "later_20260103_000000"
 
 
 @pytest.fixture
 def engines(tmp_path: Path) -> Path:
-    """Two versions whose graphs are listed with their SHA-256; the older is the default."""
+    """The folder of two versions whose graphs are recorded with their SHA-256; the older one is the default."""
     root = make_both(tmp_path / "engines")
     for name in (CALENDAR, WINDOW):
-        list_graph(root / name)
+        pin_graph(root / name)
     manifest = json.loads((root / CALENDAR / "config.json").read_text())
     (root / CALENDAR / "config.json").write_text(json.dumps({**manifest, "default": True}))
     return root
 
 
-def list_graph(path: Path) -> None:
+def pin_graph(path: Path) -> None:
     pin(path, {"model.onnx": digest(path / "model.onnx")})
 
 
@@ -52,47 +51,47 @@ def damage_manifest(root: Path) -> None:
     (root / CALENDAR / "config.json").write_text("{")
 
 
-def reloaded(daemon: DaemonProcess) -> dict[str, Any]:
-    """Send SIGHUP and wait for what comes of it; the reload as the status has it."""
+def reload(daemon: DaemonProcess) -> dict[str, Any]:
+    """Send SIGHUP and wait until the reload has ended; returns `reload` of the status."""
     before = daemon.get("/v1/status")[1]["reload"]["when"]
     daemon.signal(signal.SIGHUP)
-    while (said := daemon.get("/v1/status")[1]["reload"])["when"] == before or said["state"] == "loading":
+    while (shown := daemon.get("/v1/status")[1]["reload"])["when"] == before or shown["state"] == "loading":
         pass
-    assert isinstance(said, dict)
-    return said
+    assert isinstance(shown, dict)
+    return shown
 
 
 DAMAGES = {
     "a bit of the graph": (damage_graph, "model.onnx: changed"),
     "the manifest": (damage_manifest, "config.json"),
-    "the graph is gone": (remove_graph, "has no model.onnx"),
+    "the graph is removed": (remove_graph, "has no model.onnx"),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("promoted", [False, True])
-def test_a_damaged_version_goes_on_serving_and_after_a_restart_the_next_best_says_why(
-    start: Start, tmp_path: Path, engines: Path, damage: str, promoted: bool
+def test_a_damaged_version_serves_until_a_restart_and_the_next_best_then_reports_why(
+    start: StartDaemon, tmp_path: Path, engines: Path, damage: str, promoted: bool
 ) -> None:
-    do, reason = DAMAGES[damage]
+    apply_damage, reason = DAMAGES[damage]
     if promoted:
         write_record(engines, Record(CALENDAR))
-    daemon = begin(start, tmp_path)
+    daemon = start_ready(start, tmp_path)
     assert daemon.get("/readyz") == (200, {"status": "ready"})
-    assert served(daemon) == CALENDAR
-    do(engines)
-    for _ in range(2):  # the second time no other than the first
-        told = reloaded(daemon)
-        assert told["state"] == "failed"
-        assert reason in told["error"]
-        assert CALENDAR in told["error"]
-        assert served(daemon) == predict(daemon) == CALENDAR
+    assert read_serving(daemon) == CALENDAR
+    apply_damage(engines)
+    for _ in range(2):  # a second reload has the same result
+        result = reload(daemon)
+        assert result["state"] == "failed"
+        assert reason in result["error"]
+        assert CALENDAR in result["error"]
+        assert read_serving(daemon) == predict(daemon) == CALENDAR
         assert daemon.get("/readyz") == (200, {"status": "ready"})
     assert daemon.get("/v1/status")[1]["passed_over"] == []
-    # 2. At a start it cannot serve: another one does, and says so wherever one looks.
+    # 2. After a restart it cannot serve. Another version does, and each report says so.
     daemon.end()
-    again = begin(start, tmp_path)
-    assert served(again) == predict(again) == WINDOW
+    again = start_ready(start, tmp_path)
+    assert read_serving(again) == predict(again) == WINDOW
     status, body = again.get("/readyz")
     assert (status, body["status"]) == (200, "ready")
     (missed,) = body["passed_over"]
@@ -107,66 +106,70 @@ def test_a_damaged_version_goes_on_serving_and_after_a_restart_the_next_best_say
     assert (line["level"], line["version"], line["serving"]) == ("warning", CALENDAR, WINDOW)
     assert reason in line["reason"]
     assert "streamd_versions_passed_over 1.0" in again.get("/metrics")[1]
-    # 3. A promotion of what is sound ends it.
+    # 3. The promotion of a sound version ends these reports.
     assert promote(again, WINDOW)[0] == 200
     assert again.get("/readyz")[1] == {"status": "ready"}
 
 
-def test_a_version_that_is_mended_serves_again(start: Start, tmp_path: Path, engines: Path) -> None:
+def test_a_version_that_is_repaired_serves_again(start: StartDaemon, tmp_path: Path, engines: Path) -> None:
     damage_graph(engines)
-    daemon = begin(start, tmp_path)
-    assert served(daemon) == WINDOW
+    daemon = start_ready(start, tmp_path)
+    assert read_serving(daemon) == WINDOW
     damage_graph(engines)  # the same bit again
-    assert reloaded(daemon)["error"] is None
-    assert served(daemon) == predict(daemon) == CALENDAR
+    assert reload(daemon)["error"] is None
+    assert read_serving(daemon) == predict(daemon) == CALENDAR
     assert daemon.get("/readyz")[1] == {"status": "ready"}
 
 
-def test_a_newer_version_that_is_damaged_is_told_and_holds_up_no_other(start: Start, tmp_path: Path) -> None:
-    root = make_both(tmp_path / "engines")  # none is the default
-    daemon = begin(start, tmp_path)
-    assert served(daemon) == WINDOW
-    # 1. A copy that is not whole: what serves stays, and the copy is named.
+def test_a_damaged_newer_version_is_reported_and_does_not_block_another(start: StartDaemon, tmp_path: Path) -> None:
+    root = make_both(tmp_path / "engines")  # neither is the default
+    daemon = start_ready(start, tmp_path)
+    assert read_serving(daemon) == WINDOW
+    # 1. An incomplete copy: the serving version stays, and the copy is named.
     half = make_version(root, "half_20260105_000000", "decoder_cont")
     (half / "model.onnx").unlink()
-    told = reloaded(daemon)
-    assert (told["state"], half.name in told["error"]) == ("serving", True)
+    result = reload(daemon)
+    assert (result["state"], half.name in result["error"]) == ("serving", True)
     assert [each["name"] for each in daemon.get("/readyz")[1]["passed_over"]] == [half.name]
-    # 2. Beside it another one, older than the copy and newer than what serves, is taken.
+    # 2. Another version, older than the copy and newer than the serving one, is switched to.
     make_version(root, LATER, "decoder_cont")
-    assert reloaded(daemon)["state"] == "serving"
-    assert served(daemon) == LATER
-    # 3. What serves, damaged, stays though it is only the newest.
+    assert reload(daemon)["state"] == "serving"
+    assert read_serving(daemon) == LATER
+    # 3. The serving version stays when it is damaged, though it serves only as the newest.
     (root / LATER / "config.json").write_text("[]")
-    told = reloaded(daemon)
-    assert (told["state"], served(daemon)) == ("failed", LATER)
+    result = reload(daemon)
+    assert (result["state"], read_serving(daemon)) == ("failed", LATER)
 
 
-def test_a_damaged_record_of_promotions(start: Start, tmp_path: Path, engines: Path) -> None:
+def test_a_damaged_record_is_refused_on_reload_and_passed_over_at_start(
+    start: StartDaemon, tmp_path: Path, engines: Path
+) -> None:
     write_record(engines, Record(WINDOW))
-    daemon = begin(start, tmp_path)
-    assert served(daemon) == WINDOW
+    daemon = start_ready(start, tmp_path)
+    assert read_serving(daemon) == WINDOW
     (engines / "promoted.json").write_text('{"current": 5}')
-    told = reloaded(daemon)
-    assert (told["state"], served(daemon)) == ("failed", WINDOW)
-    assert "promoted.json" in told["error"]
+    result = reload(daemon)
+    assert (result["state"], read_serving(daemon)) == ("failed", WINDOW)
+    assert "promoted.json" in result["error"]
     daemon.end()
-    again = begin(start, tmp_path)
-    assert served(again) == CALENDAR, "the default"
+    again = start_ready(start, tmp_path)
+    assert read_serving(again) == CALENDAR, "the default"
     (missed,) = again.get("/readyz")[1]["passed_over"]
     assert (missed["name"], missed["rule"]) == ("promoted.json", "promoted")
     assert "remove it" in missed["reason"]
 
 
 @pytest.mark.parametrize("setting", ["STREAMD_ENGINE", "STREAMD_ENSEMBLE"])
-def test_what_the_settings_name_is_never_replaced(start: Start, tmp_path: Path, engines: Path, setting: str) -> None:
+def test_a_version_that_the_settings_name_is_never_replaced(
+    start: StartDaemon, tmp_path: Path, engines: Path, setting: str
+) -> None:
     value = {"STREAMD_ENGINE": CALENDAR, "STREAMD_ENSEMBLE": f"{WINDOW},{CALENDAR}"}[setting]
-    daemon = begin(start, tmp_path, **{setting: value})
-    name = served(daemon)
+    daemon = start_ready(start, tmp_path, **{setting: value})
+    name = read_serving(daemon)
     damage_graph(engines)
-    told = reloaded(daemon)
-    assert (told["state"], served(daemon)) == ("failed", name)
-    assert f"{CALENDAR}/model.onnx: changed" in told["error"]
+    result = reload(daemon)
+    assert (result["state"], read_serving(daemon)) == ("failed", name)
+    assert f"{CALENDAR}/model.onnx: changed" in result["error"]
     daemon.end()
     env = {**SETTINGS, "STREAMD_ENGINES": str(engines), "STREAMD_STATE_DIR": str(tmp_path / "s"), setting: value}
     ended = run("serve", "--port", "0", cwd=tmp_path, **env)
@@ -174,7 +177,7 @@ def test_what_the_settings_name_is_never_replaced(start: Start, tmp_path: Path, 
     assert f"{CALENDAR}/model.onnx: changed" in ended.stderr
 
 
-def test_a_damaged_candidate_is_told_until_its_trial_begins(start: Start, tmp_path: Path, engines: Path) -> None:
+def test_a_damaged_candidate_is_reported_until_it_begins(start: StartDaemon, tmp_path: Path, engines: Path) -> None:
     flip(engines / WINDOW / "model.onnx")
     daemon = start(
         tmp_path / "state",
@@ -182,7 +185,7 @@ def test_a_damaged_candidate_is_told_until_its_trial_begins(start: Start, tmp_pa
     )
     daemon.wait_for("reload_failed")
     for _ in range(2):
-        assert served(daemon) == CALENDAR
+        assert read_serving(daemon) == CALENDAR
         (missed,) = daemon.get("/readyz")[1]["passed_over"]
         assert (missed["name"], missed["rule"]) == (WINDOW, "candidate")
         assert "model.onnx: changed" in missed["reason"]
@@ -196,20 +199,20 @@ def test_a_damaged_candidate_is_told_until_its_trial_begins(start: Start, tmp_pa
 
 
 @pytest.mark.parametrize("damage", [damage_graph, damage_manifest])
-def test_a_rollback_says_what_it_passes_over(
-    start: Start, tmp_path: Path, engines: Path, damage: Callable[[Path], None]
+def test_a_rollback_reports_the_versions_that_it_passes_over(
+    start: StartDaemon, tmp_path: Path, engines: Path, damage: Callable[[Path], None]
 ) -> None:
     make_version(engines, LATER, "decoder_cont")
-    daemon = begin(start, tmp_path, STREAMD_KEEP_WARM_SECONDS="0")
+    daemon = start_ready(start, tmp_path, STREAMD_KEEP_WARM_SECONDS="0")
     for version in (WINDOW, CALENDAR, LATER):
         assert promote(daemon, version)[0] == 200
     damage(engines)
-    status, told = daemon.call("POST", ROLLBACK, **AUTHORIZED)
-    assert (status, told["engine"]) == (200, WINDOW)
-    assert [each["name"] for each in told["passed_over"]] == [CALENDAR]
+    status, answer = roll_back(daemon)
+    assert (status, answer["engine"]) == (200, WINDOW)
+    assert [each["name"] for each in answer["passed_over"]] == [CALENDAR]
     assert read_record(engines).history[-1].passed_over == (CALENDAR,)
-    # 2. Below the last promotion lies the default, which is damaged too.
-    status, told = daemon.call("POST", ROLLBACK, **AUTHORIZED)
-    assert (status, told["engine"]) == (200, LATER)
-    assert [each["name"] for each in told["passed_over"]] == [CALENDAR]
-    assert daemon.get("/readyz")[1]["passed_over"] == told["passed_over"]
+    # 2. The next rollback would go to the default, which is the damaged version too; the newest one serves.
+    status, answer = roll_back(daemon)
+    assert (status, answer["engine"]) == (200, LATER)
+    assert [each["name"] for each in answer["passed_over"]] == [CALENDAR]
+    assert daemon.get("/readyz")[1]["passed_over"] == answer["passed_over"]

@@ -1,4 +1,4 @@
-"""Files that cannot be opened: pipes are refused, a file system that hangs is given up, and the daemon ends anyway."""
+"""Tests `streamd/server/disk.py` in a process: a file that hangs or is a pipe is refused, and the daemon still ends."""
 
 import json
 import os
@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from streamd.repository.record import Record, write_record
-from tests.server.version_control.test_control import predict, promote, served
 from tests.support.daemon_process import DaemonProcess
 from tests.support.served_versions import CALENDAR, SETTINGS, WINDOW, make_both
+from tests.support.version_calls import predict, promote, read_serving
 
 HANGING = """
 import json, os, sys
@@ -21,14 +21,14 @@ real = os.open
 def hang(path, flags, *more, **named):
     if os.fspath(path) == os.environ["HUNG"] and os.path.exists(os.environ["HUNG_WHILE"]):
         print(json.dumps({"event": "hanging"}), file=sys.stderr, flush=True)
-        real(os.environ["HUNG_PIPE"], os.O_RDONLY)  # as a disk that does not answer: nobody ever writes
+        real(os.environ["HUNG_PIPE"], os.O_RDONLY)  # blocks like a disk that does not answer: the pipe has no writer
     return real(path, flags, *more, **named)
 
 os.open = hang
 from streamd.cli import main
 sys.exit(main(sys.argv[1:]))
 """
-"""A daemon for which a file hangs while another one is there."""
+"""A daemon for which opening the file `HUNG` blocks while the file `HUNG_WHILE` exists."""
 
 FILES = {
     "the manifest": f"engines/{CALENDAR}/config.json",
@@ -38,8 +38,8 @@ FILES = {
 }
 
 
-class Hanging:
-    """A daemon's files, of which one may hang."""
+class HangingFiles:
+    """The files of a daemon, one of which blocks while `switch` exists."""
 
     def __init__(self, folder: Path, file: str) -> None:
         self.folder = folder
@@ -75,34 +75,34 @@ class Hanging:
         return daemon
 
     def change(self) -> None:
-        """Let a reload read the other version, and from now on hang."""
+        """Promote the other version for the next reload, and let the file block from now on."""
         write_record(self.engines, Record(CALENDAR))
         self.switch.touch()
 
 
 @pytest.fixture
-def hanging(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Hanging]:
-    files = Hanging(tmp_path, request.param)
+def hanging(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[HangingFiles]:
+    files = HangingFiles(tmp_path, request.param)
     yield files
     for daemon in files.started:
         daemon.end()
 
 
 @pytest.mark.parametrize("hanging", FILES, indirect=True)
-def test_a_reload_gives_up_a_file_system_that_hangs_and_the_daemon_ends(hanging: Hanging) -> None:
+def test_a_reload_gives_up_a_file_system_that_hangs_and_the_daemon_ends(hanging: HangingFiles) -> None:
     daemon = hanging.start(STREAMD_READ_TIMEOUT_SECONDS="0.5")
     hanging.change()
     daemon.signal(signal.SIGHUP)
-    told = daemon.wait_for("reload_failed")
-    assert "not done within 0.5 s" in told["error"]
-    assert told["serving"] == WINDOW
-    assert daemon.get("/v1/status")[1]["reload"]["error"] == told["error"]
-    assert predict(daemon) == served(daemon) == WINDOW
-    # 2. Once it answers, all is as it was.
+    line = daemon.wait_for("reload_failed")
+    assert "not done within 0.5 s" in line["error"]
+    assert line["serving"] == WINDOW
+    assert daemon.get("/v1/status")[1]["reload"]["error"] == line["error"]
+    assert predict(daemon) == read_serving(daemon) == WINDOW
+    # 2. Once the file system answers, a reload works again.
     hanging.switch.unlink()
     daemon.signal(signal.SIGHUP)
     daemon.wait_for("engine_switched")
-    assert predict(daemon) == served(daemon) == CALENDAR
+    assert predict(daemon) == read_serving(daemon) == CALENDAR
     daemon.signal(signal.SIGTERM)
     assert daemon.wait() == 0, "though a thread still waits for the disk"
     stopped, left = daemon.lines[-2:]
@@ -111,7 +111,7 @@ def test_a_reload_gives_up_a_file_system_that_hangs_and_the_daemon_ends(hanging:
 
 
 @pytest.mark.parametrize("hanging", FILES, indirect=True)
-def test_a_daemon_ends_while_its_reload_hangs(hanging: Hanging) -> None:
+def test_a_daemon_ends_while_its_reload_hangs(hanging: HangingFiles) -> None:
     daemon = hanging.start()
     hanging.change()
     daemon.signal(signal.SIGHUP)
@@ -127,19 +127,19 @@ def test_a_daemon_ends_while_its_reload_hangs(hanging: Hanging) -> None:
 
 
 @pytest.mark.parametrize("hanging", ["the manifest"], indirect=True)
-def test_a_call_is_answered_though_the_file_system_hangs(hanging: Hanging) -> None:
+def test_a_promotion_is_answered_while_the_file_system_hangs(hanging: HangingFiles) -> None:
     daemon = hanging.start(STREAMD_READ_TIMEOUT_SECONDS="0.5")
     hanging.switch.touch()
-    status, told = promote(daemon, CALENDAR)
-    assert (status, told["code"]) == (422, "repository")
-    assert f"{CALENDAR}: not done within 0.5 s" in told["message"]
+    status, answer = promote(daemon, CALENDAR)
+    assert (status, answer["code"]) == (422, "repository")
+    assert f"{CALENDAR}: not done within 0.5 s" in answer["message"]
     hanging.switch.unlink()
     assert promote(daemon, CALENDAR)[0] == 200
 
 
 @pytest.mark.parametrize("hanging", ["the manifest", "the graph", "the record"], indirect=True)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_start_that_hangs_is_stopped_by_a_signal(hanging: Hanging, number: signal.Signals) -> None:
+def test_a_start_that_hangs_is_stopped_by_a_signal(hanging: HangingFiles, number: signal.Signals) -> None:
     hanging.change()
     daemon = hanging.begin()
     daemon.wait_for("hanging")
@@ -149,7 +149,7 @@ def test_a_start_that_hangs_is_stopped_by_a_signal(hanging: Hanging, number: sig
 
 
 @pytest.mark.parametrize("hanging", ["the manifest"], indirect=True)
-def test_a_start_that_hangs_ends_with_the_reason(hanging: Hanging) -> None:
+def test_a_start_that_hangs_ends_with_the_reason(hanging: HangingFiles) -> None:
     hanging.change()
     daemon = hanging.begin(STREAMD_READ_TIMEOUT_SECONDS="0.5")
     daemon.wait_for("hanging")
@@ -159,10 +159,10 @@ def test_a_start_that_hangs_ends_with_the_reason(hanging: Hanging) -> None:
     assert json.loads(left)["event"] == "threads_left"
 
 
-# ---------------------------------------------------------------- what is no file
+# ---------------------------------------------------------------- a pipe or a socket in place of a file
 @pytest.mark.parametrize("hanging", FILES, indirect=True)
 @pytest.mark.parametrize("kind", ["a pipe", "a socket"])
-def test_what_is_no_file_is_refused_on_reload(hanging: Hanging, kind: str) -> None:
+def test_a_reload_refuses_a_pipe_or_a_socket_in_place_of_a_file(hanging: HangingFiles, kind: str) -> None:
     daemon = hanging.start()
     hanging.change()
     hanging.switch.unlink()
@@ -178,7 +178,7 @@ def test_what_is_no_file_is_refused_on_reload(hanging: Hanging, kind: str) -> No
             os.close(folder)
     daemon.signal(signal.SIGHUP)
     assert path.name in daemon.wait_for("reload_failed")["error"]
-    assert served(daemon) == WINDOW
+    assert read_serving(daemon) == WINDOW
     path.unlink()
     path.write_bytes(content)
     daemon.signal(signal.SIGHUP)
@@ -188,7 +188,7 @@ def test_what_is_no_file_is_refused_on_reload(hanging: Hanging, kind: str) -> No
 
 
 @pytest.mark.parametrize("hanging", ["the record"], indirect=True)
-def test_a_pipe_for_the_record_at_a_start_is_passed_over_and_told(hanging: Hanging) -> None:
+def test_a_start_passes_over_and_reports_a_pipe_in_place_of_the_record(hanging: HangingFiles) -> None:
     (hanging.engines / "promoted.json").unlink()
     os.mkfifo(hanging.engines / "promoted.json")
     daemon = hanging.start()

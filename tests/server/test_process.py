@@ -1,4 +1,4 @@
-"""The process ends as it was told to, whatever its threads are doing: joined where they end, left behind where not."""
+"""Tests `streamd/server/process.py`: the exit status is right whatever the threads do; threads that end are joined."""
 
 import signal
 import subprocess
@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from streamd.repository.versions import EngineRepository
-from tests.server.conftest import Start
 from tests.support.daemon_process import ENGINES, ROOT, DaemonProcess
+from tests.support.version_calls import StartDaemon
 
 FIRST = EngineRepository(ENGINES).choose().name
 OTHER = next(path.name for path in EngineRepository(ENGINES).folders() if path.name != FIRST)
@@ -18,21 +18,23 @@ LONG = {"STREAMD_BUCKETS": "64", "STREAMD_LANES": "2"}
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-def ends_well(daemon: DaemonProcess, number: signal.Signals) -> None:
+def stop_and_check(daemon: DaemonProcess, number: signal.Signals) -> None:
     daemon.signal(number)
     assert daemon.wait() == 0, daemon.lines
     assert "stopped" in [line["event"] for line in daemon.lines]
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_a_signal_while_the_first_lanes_warm(start: Start, tmp_path: Path, number: signal.Signals) -> None:
+def test_a_signal_stops_it_while_the_first_lanes_warm(
+    start: StartDaemon, tmp_path: Path, number: signal.Signals
+) -> None:
     daemon = start(tmp_path, "--engine", OTHER, **LONG)
     daemon.wait_for("lanes_warming")
-    ends_well(daemon, number)
+    stop_and_check(daemon, number)
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_a_signal_while_a_reload_loads(start: Start, tmp_path: Path, number: signal.Signals) -> None:
+def test_a_signal_stops_it_while_a_reload_loads(start: StartDaemon, tmp_path: Path, number: signal.Signals) -> None:
     config = tmp_path / "config.toml"
     config.write_text("")
     daemon = start(tmp_path / "state", "--config", str(config), **LONG)
@@ -40,15 +42,15 @@ def test_a_signal_while_a_reload_loads(start: Start, tmp_path: Path, number: sig
     config.write_text(f'[engine]\nengine = "{OTHER}"\n')
     daemon.signal(signal.SIGHUP)
     assert daemon.wait_for("lanes_warming")["engine"] == OTHER
-    ends_well(daemon, number)
+    stop_and_check(daemon, number)
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_a_signal_while_a_candidate_loads(start: Start, tmp_path: Path, number: signal.Signals) -> None:
+def test_a_signal_stops_it_while_a_candidate_loads(start: StartDaemon, tmp_path: Path, number: signal.Signals) -> None:
     daemon = start(tmp_path, **LONG, STREAMD_CANDIDATE=OTHER)
     daemon.wait_for("ready")
     assert daemon.wait_for("lanes_warming")["engine"] == OTHER
-    ends_well(daemon, number)
+    stop_and_check(daemon, number)
 
 
 SCRIPT = """

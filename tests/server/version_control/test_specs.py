@@ -1,4 +1,4 @@
-"""A version's files are replaced while it serves: its lanes are made of what was checked, or not at all."""
+"""Tests `streamd/server/version_control/specs.py`: lanes are made only of the files that were checked."""
 
 import json
 import signal
@@ -13,22 +13,23 @@ from streamd.core.errors import BackendUnavailableError, RepositoryError
 from streamd.repository.plans import choose_plan
 from streamd.server.config import Config, EngineSection
 from streamd.server.version_control.specs import Selection, open_version, select_versions
-from tests.server.conftest import Start
-from tests.server.version_control.test_candidate import try_out
-from tests.server.version_control.test_control import ROLLBACK, begin, predict, promote, served
 from tests.support.made_versions import add_plan, digest, pin, tell
-from tests.support.served_versions import AUTHORIZED, CALENDAR, WINDOW, make_both
+from tests.support.served_versions import CALENDAR, WINDOW
+from tests.support.version_calls import (
+    StartDaemon,
+    predict,
+    promote,
+    read_serving,
+    roll_back,
+    start_candidate,
+    start_ready,
+)
 
 SETTINGS = Config(engine=EngineSection(backend="onnxruntime-cpu", lanes=1, buckets=(1, 4)))
 
 
-@pytest.fixture
-def engines(tmp_path: Path) -> Path:
-    return make_both(tmp_path / "engines")
-
-
 def replace_graph(root: Path, name: str) -> bytes:
-    """Put the other version's graph in the place of this one's, its record with it; what was there."""
+    """Replace the graph of a version and its recorded hash by those of the other one; returns the old content."""
     (other,) = {CALENDAR, WINDOW} - {name}
     graph = root / name / "model.onnx"
     before = graph.read_bytes()
@@ -37,15 +38,15 @@ def replace_graph(root: Path, name: str) -> bytes:
     return before
 
 
-def selected(root: Path, *named: str) -> Iterator[Selection]:
+def hold_selection(root: Path, *named: str) -> Iterator[Selection]:
     selection = select_versions(msgspec.structs.replace(SETTINGS.engine, engines=str(root)), named)
     yield selection
     selection.release()
 
 
 @pytest.mark.parametrize("named", [(WINDOW,), (WINDOW, CALENDAR), (CALENDAR, WINDOW)])
-def test_a_lane_is_made_of_the_graph_that_was_checked_or_not_at_all(engines: Path, named: tuple[str, ...]) -> None:
-    for selection in selected(engines, *named):
+def test_a_lane_is_made_only_of_the_graph_that_was_checked(engines: Path, named: tuple[str, ...]) -> None:
+    for selection in hold_selection(engines, *named):
         opened = open_version(selection.versions, SETTINGS)
         (lane,) = opened.lanes
         lane.inputs.encoder_cont[:] = 5.0
@@ -54,23 +55,23 @@ def test_a_lane_is_made_of_the_graph_that_was_checked_or_not_at_all(engines: Pat
         refusal = rf"{WINDOW}/model\.onnx: changed since it was checked"
         with pytest.raises(BackendUnavailableError, match=refusal):
             opened.backend.make_lane(0)
-        with pytest.raises(BackendUnavailableError, match=refusal):  # as it falls back
+        with pytest.raises(BackendUnavailableError, match=refusal):  # also when it falls back to another backend
             open_version(selection.versions, SETTINGS)
-        np.testing.assert_array_equal(lane.run(1), answer, "what runs goes on")
+        np.testing.assert_array_equal(lane.run(1), answer, "the open lane still works")
         (engines / WINDOW / "model.onnx").write_bytes(before)
         again = opened.backend.make_lane(0)
         again.inputs.encoder_cont[:] = 5.0
-        np.testing.assert_array_equal(again.run(1), answer, "one answer under one name")
+        np.testing.assert_array_equal(again.run(1), answer, "one name has one answer")
 
 
-def test_a_graph_of_a_lower_precision_is_compared_too(engines: Path) -> None:
+def test_a_graph_in_a_lower_precision_is_compared_too(engines: Path) -> None:
     path = engines / WINDOW
     graph = path / "model_int8.onnx"
     graph.write_bytes((path / "model.onnx").read_bytes())
     tell(path, graphs={"int8": {"file": graph.name}}, validation={"int8": {"promotable": True}})
     pin(path, {graph.name: digest(graph)})
     settings = Config(engine=msgspec.structs.replace(SETTINGS.engine, precision="int8"))
-    for selection in selected(engines, WINDOW):
+    for selection in hold_selection(engines, WINDOW):
         opened = open_version(selection.versions, settings)
         assert opened.backend.precision == "int8"
         graph.write_bytes((engines / CALENDAR / "model.onnx").read_bytes())
@@ -79,18 +80,18 @@ def test_a_graph_of_a_lower_precision_is_compared_too(engines: Path) -> None:
             opened.backend.make_lane(1)
 
 
-def test_a_plan_that_is_built_anew_is_no_plan_of_the_version_that_was_checked(engines: Path) -> None:
+def test_a_rebuilt_plan_differs_from_that_of_the_checked_version(engines: Path) -> None:
     path = engines / WINDOW
     plan = add_plan(path, "fp32")
-    for selection in selected(engines, WINDOW):
+    for selection in hold_selection(engines, WINDOW):
         (version,) = selection.versions
         assert version.sha256[plan.name] == digest(plan)
         add_plan(path, "fp32", b"another plan")
         chosen = choose_plan(version, "auto", "NVIDIA H200", "9.0", "8.6.1")
-        assert chosen.sha256 != version.sha256[plan.name], "who opens it sees that it is another"
+        assert chosen.sha256 != version.sha256[plan.name], "an opener sees that it is another plan"
 
 
-def test_a_selection_holds_nothing_once_it_could_not_be_made(engines: Path) -> None:
+def test_a_selection_of_a_damaged_version_is_refused(engines: Path) -> None:
     (engines / WINDOW / "conversion_info.json").write_text("{")
     with pytest.raises(RepositoryError, match="conversion_info"):
         select_versions(msgspec.structs.replace(SETTINGS.engine, engines=str(engines)), (WINDOW,))
@@ -98,41 +99,43 @@ def test_a_selection_holds_nothing_once_it_could_not_be_made(engines: Path) -> N
 
 # ---------------------------------------------------------------- one name, one network
 def test_a_reload_does_not_take_another_network_under_the_same_name(
-    start: Start, tmp_path: Path, engines: Path
+    start: StartDaemon, tmp_path: Path, engines: Path
 ) -> None:
-    daemon = begin(start, tmp_path)
+    daemon = start_ready(start, tmp_path)
     replace_graph(engines, WINDOW)
     daemon.signal(signal.SIGHUP)
     assert f"{WINDOW}: its model.onnx changed since it was loaded" in daemon.wait_for("reload_failed")["error"]
-    status, told = promote(daemon, WINDOW)
-    assert (status, told["code"]) == (409, "reload_refused")
-    assert "changed since it was loaded" in told["message"]
-    assert predict(daemon) == served(daemon) == WINDOW, "the values are those of the window"
+    status, answer = promote(daemon, WINDOW)
+    assert (status, answer["code"]) == (409, "reload_refused")
+    assert "changed since it was loaded" in answer["message"]
+    assert predict(daemon) == read_serving(daemon) == WINDOW, "the values are those of the window"
     assert daemon.get("/v1/status")[1]["reload"]["state"] == "failed"
     assert promote(daemon, CALENDAR)[0] == 200
 
 
-def test_what_is_warm_or_on_trial_is_compared_before_it_serves(start: Start, tmp_path: Path, engines: Path) -> None:
-    daemon = begin(start, tmp_path)
+def test_the_files_of_a_warm_version_or_candidate_are_compared_before_it_serves(
+    start: StartDaemon, tmp_path: Path, engines: Path
+) -> None:
+    daemon = start_ready(start, tmp_path)
     for version in (CALENDAR, WINDOW):
         assert promote(daemon, version)[0] == 200
     before = replace_graph(engines, CALENDAR)
     for _ in range(2):
-        status, told = daemon.call("POST", ROLLBACK, **AUTHORIZED)
-        assert (status, told["code"]) == (409, "reload_refused")
-        assert f"{CALENDAR}: its model.onnx changed" in told["message"]
+        status, answer = roll_back(daemon)
+        assert (status, answer["code"]) == (409, "reload_refused")
+        assert f"{CALENDAR}: its model.onnx changed" in answer["message"]
         assert predict(daemon) == WINDOW
     record = json.loads((engines / "promoted.json").read_text())
     assert record["current"] == WINDOW
     (engines / CALENDAR / "model.onnx").write_bytes(before)
     pin(engines / CALENDAR, {"model.onnx": digest(engines / CALENDAR / "model.onnx")})
-    assert daemon.call("POST", ROLLBACK, **AUTHORIZED)[0] == 200
+    assert roll_back(daemon)[0] == 200
     assert predict(daemon) == CALENDAR
     # 2. A candidate that is promoted.
     daemon.end()
-    again = begin(start, tmp_path)
-    assert try_out(again, WINDOW, shadow=True)[0] == 200
+    again = start_ready(start, tmp_path)
+    assert start_candidate(again, WINDOW, shadow=True)[0] == 200
     replace_graph(engines, WINDOW)
-    status, told = promote(again, WINDOW)
-    assert (status, told["code"]) == (409, "reload_refused")
-    assert again.get("/v1/status")[1]["candidate"]["version"] == WINDOW, "its trial goes on"
+    status, answer = promote(again, WINDOW)
+    assert (status, answer["code"]) == (409, "reload_refused")
+    assert again.get("/v1/status")[1]["candidate"]["version"] == WINDOW, "it is still the candidate"
