@@ -44,7 +44,7 @@ class Metrics(Collector):
         self.queue_delay.observe(queue_delay_seconds)
         self.inference.observe(inference_seconds)
 
-    def handed_over(self, received: Iterable[float | None]) -> None:
+    def note_sent(self, received: Iterable[float | None]) -> None:
         """Note that forecasts went to a socket; `received` (monotonic seconds) is when each one's sample came."""
         now = time.monotonic()
         for since in received:
