@@ -30,26 +30,16 @@ CONVERSION_LOG = "conversion_log.txt"
 """The log of how a version, or a folder of plans, was made."""
 
 
-class NewVersion:
-    """A folder in `root` that becomes the version `<name>_tensorrt_<YYYYMMDD>_<HHMMSS>`, whole or not at all.
+class HiddenFolder:
+    """A folder in `root` that gets its name last, so that a version appears whole or not at all.
 
-    Use it as a context: what is written into `folder` is hidden until `publish`, and removed without it. Raises
-    `ConfigError` for a bad name.
+    Use it as a context: what is written into `folder` is hidden until `rename_to`, and removed without it.
     """
 
-    def __init__(
-        self,
-        root: Path,
-        name: str,
-        *,
-        default: bool = False,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
-    ) -> None:
-        self.root, self.name, self.default, self._now = root, name, default, now
+    def __init__(self, root: Path, name: str) -> None:
+        self.root, self.name = root, name
         self.folder = Path()
         self._hold: VersionHold | None = None
-        if not _NAME.fullmatch(name):
-            raise ConfigError(f"--name {name!r}: expected letters, digits, '_', '.', '-', and no PyTorch in it")
 
     def __enter__(self) -> Self:
         make_writable_folder(self.root)
@@ -62,16 +52,8 @@ class NewVersion:
     ) -> None:
         self.abandon()
 
-    def publish(self, manifest: dict[str, Any], info: dict[str, Any]) -> Path:
-        """Write the manifest and the record, make all files durable, and rename the folder; return its new path.
-
-        `sha256` of the record is filled in here, for every file. Raises `RepositoryError`.
-        """
-        final = self._find_free_name()
-        write_json(self.folder / "config.json", {**manifest, "name": final.name, "default": self.default})
-        _retitle_card(self.folder / "MODEL_CARD.md", final.name)
-        hashes = {path.name: sha256_of(path) for path in sorted(self.folder.iterdir()) if path.name != VERSION_RECORD}
-        write_json(self.folder / VERSION_RECORD, {**info, "sha256": hashes})
+    def rename_to(self, final: Path) -> None:
+        """Make all files durable and rename the folder, into the same `root`; raises `RepositoryError`."""
         try:
             self.folder.chmod(0o755)
             for path in sorted(self.folder.iterdir()):
@@ -82,7 +64,6 @@ class NewVersion:
         except OSError as exc:
             raise RepositoryError(f"{final}: cannot be published: {exc.strerror or exc}") from exc
         self.folder = final
-        return final
 
     def abandon(self) -> None:
         """Remove the hidden folder, unless it is published; a second call is harmless."""
@@ -90,6 +71,39 @@ class NewVersion:
             shutil.rmtree(self.folder, ignore_errors=True)
         if self._hold is not None:
             self._hold.close()
+
+
+class NewVersion(HiddenFolder):
+    """A hidden folder that becomes the version `<name>_tensorrt_<YYYYMMDD>_<HHMMSS>` in `root`.
+
+    Raises `ConfigError` for a bad name.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        name: str,
+        *,
+        default: bool = False,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        super().__init__(root, name)
+        self.default, self._now = default, now
+        if not _NAME.fullmatch(name):
+            raise ConfigError(f"--name {name!r}: expected letters, digits, '_', '.', '-', and no PyTorch in it")
+
+    def publish(self, manifest: dict[str, Any], info: dict[str, Any]) -> Path:
+        """Write the manifest and the record, make all files durable, and rename the folder; return its new path.
+
+        `sha256` of the record is filled in here, for every file. Raises `RepositoryError`.
+        """
+        final = self._find_free_name()
+        write_json(self.folder / "config.json", {**manifest, "name": final.name, "default": self.default})
+        _retitle_card(self.folder / "MODEL_CARD.md", final.name)
+        hashes = {path.name: sha256_of(path) for path in sorted(self.folder.iterdir()) if path.name != VERSION_RECORD}
+        write_json(self.folder / VERSION_RECORD, {**info, "sha256": hashes})
+        self.rename_to(final)
+        return final
 
     def _find_free_name(self) -> Path:
         """Return the first free path, counting the stamp up by seconds."""
