@@ -1,1 +1,1 @@
-"""Benchmarks: each says what it does not measure."""
+"""Benchmarks. The docstring of each one lists what it does not measure."""

@@ -1,4 +1,7 @@
-"""The floor for ingest: an aiohttp WebSocket handler on uvloop that counts frames and does nothing else."""
+"""The floor for ingest: an aiohttp WebSocket handler on uvloop that counts frames and does nothing else.
+
+Run as a program by `ingest.py`.
+"""
 
 import sys
 
@@ -7,7 +10,7 @@ from aiohttp import WSMsgType, web
 
 
 async def count(request: web.Request) -> web.WebSocketResponse:
-    """Count frames until the peer leaves."""
+    """Count frames until the peer closes the connection."""
     socket = web.WebSocketResponse(compress=False, max_msg_size=2**22)
     await socket.prepare(request)
     frames = 0
@@ -18,7 +21,7 @@ async def count(request: web.Request) -> web.WebSocketResponse:
 
 
 async def serve(port: int) -> None:
-    """Serve until the process is ended."""
+    """Serve until the process is terminated."""
     import asyncio
 
     app = web.Application()

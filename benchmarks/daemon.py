@@ -1,4 +1,4 @@
-"""`make bench`: the daemon's figures on this machine, in one run, as a table and as JSON."""
+"""Measure the daemon on this machine in one run, as a table and as JSON: `make bench`."""
 
 import argparse
 import asyncio
@@ -7,22 +7,29 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
-    # Run as a script, this folder's parent is not on the path, and its own would shadow nothing useful.
+    # As a script, Python puts this folder on the path; the benchmarks are imported from its parent.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from benchmarks import ingest, memory, throughput
-from benchmarks.harness import machine, print_table, write_result
+from benchmarks.harness import describe_machine, print_table, write_result
 
 
 def main() -> int:
-    """Run every benchmark, or those that are named."""
+    """Run every benchmark, or those of `--only`."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=("ingest", "throughput", "memory"), action="append")
-    parser.add_argument("--engine", default="", help="an engine version (default: the one that serves by default)")
+    parser.add_argument(
+        "--only",
+        choices=("ingest", "throughput", "memory"),
+        action="append",
+        help="benchmark to run; may be repeated [default: all]",
+    )
+    parser.add_argument(
+        "--engine", default="", help="engine version to measure [default: the one that serves by default]"
+    )
     args = parser.parse_args()
     chosen = args.only or ["ingest", "throughput", "memory"]
-    result: dict[str, Any] = {"machine": machine(), "command": "make bench"}
-    print("On " + ", ".join(f"{key} {value}" for key, value in machine().items()))
+    result: dict[str, Any] = {"machine": describe_machine(), "command": "make bench"}
+    print("On " + ", ".join(f"{key} {value}" for key, value in describe_machine().items()))
     if "ingest" in chosen:
         result["ingest_samples_per_cpu_second"] = figures = asyncio.run(ingest.measure())
         _print_ingest(figures)
@@ -33,7 +40,7 @@ def main() -> int:
         result["memory_bytes_per_server"] = each = asyncio.run(memory.measure())
         rows = [(kind, f"{value:,.0f}") for kind, value in each.items()]
         print_table("Memory a server (full window, one forecast)", ("kind", "bytes"), rows)
-    print(f"\nkept in {write_result('daemon', result).relative_to(Path.cwd())}")
+    print(f"\nwritten to {write_result('daemon', result).relative_to(Path.cwd())}")
     return 0
 
 

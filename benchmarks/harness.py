@@ -1,4 +1,4 @@
-"""What the benchmarks share: a daemon in a process of its own, its CPU seconds and memory, and tables."""
+"""Shared parts of the benchmarks: a daemon in a process of its own, its CPU seconds and memory, and tables."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class DaemonProcess:
-    """A running daemon."""
+    """A running daemon in a process of its own."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", port: int) -> None:
         self.process = process
@@ -27,36 +27,36 @@ class DaemonProcess:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The address on which the daemon listens."""
         return f"http://127.0.0.1:{self.port}"
 
-    def cpu_seconds(self) -> float:
-        """User and system seconds of the process so far (granularity: a clock tick)."""
-        return cpu_seconds(self.process.pid)
+    def read_cpu_seconds(self) -> float:
+        """Return the user and system seconds of the process so far (granularity: a clock tick)."""
+        return read_cpu_seconds(self.process.pid)
 
-    def memory_bytes(self) -> dict[str, int]:
-        """Resident bytes: `anonymous` (heap) and `mapped` (files, the window store among them)."""
+    def read_memory_bytes(self) -> dict[str, int]:
+        """Return the resident bytes: `anonymous` (heap) and `mapped` (files, the window store among them)."""
         rollup = Path(f"/proc/{self.process.pid}/smaps_rollup").read_text(encoding="ascii")
         figures = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in rollup.splitlines()[1:] if "kB" in line}
         return {"anonymous": figures["Anonymous"], "mapped": figures["Rss"] - figures["Anonymous"]}
 
-    async def status(self, session: aiohttp.ClientSession) -> dict[str, Any]:
-        """Its `/v1/status`."""
+    async def fetch_status(self, session: aiohttp.ClientSession) -> dict[str, Any]:
+        """Read `/v1/status`."""
         async with session.get(f"{self.url}/v1/status") as answer:
             status: dict[str, Any] = await answer.json()
             return status
 
 
-def cpu_seconds(pid: int) -> float:
-    """User and system seconds of a process so far."""
+def read_cpu_seconds(pid: int) -> float:
+    """Return the user and system seconds of a process so far."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS
 
 
 @asynccontextmanager
 async def running_daemon(**settings: object) -> AsyncIterator[DaemonProcess]:
-    """Start a daemon on the embedded default with these settings over its defaults; stop it at the end."""
-    port = free_port()
+    """Start a daemon on the embedded default model, with these settings over its defaults; stop it at the end."""
+    port = find_free_port()
     with tempfile.TemporaryDirectory(prefix="streamd-bench-") as folder:
         environ = {**os.environ, **{f"STREAMD_{key.upper()}": str(value) for key, value in settings.items()}}
         command = [sys.executable, "-m", "streamd", "serve", "--config", str(ROOT / "config.toml")]
@@ -64,7 +64,7 @@ async def running_daemon(**settings: object) -> AsyncIterator[DaemonProcess]:
         process = _start(command, environ)
         try:
             daemon = DaemonProcess(process, port)
-            await _until_ready(daemon)
+            await _wait_ready(daemon)
             yield daemon
         finally:
             process.terminate()
@@ -75,7 +75,7 @@ def _start(command: list[str], environ: dict[str, str]) -> "subprocess.Popen[byt
     return subprocess.Popen(command, env=environ, cwd=ROOT)
 
 
-async def _until_ready(daemon: DaemonProcess) -> None:
+async def _wait_ready(daemon: DaemonProcess) -> None:
     async with aiohttp.ClientSession() as session:
         while True:
             if daemon.process.poll() is not None:
@@ -89,7 +89,7 @@ async def _until_ready(daemon: DaemonProcess) -> None:
             await asyncio.sleep(0.1)
 
 
-def free_port() -> int:
+def find_free_port() -> int:
     """Return a port that was free a moment ago."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -98,7 +98,7 @@ def free_port() -> int:
 
 
 def print_table(title: str, head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print rows in columns, numbers to the right."""
+    """Print rows in columns: the first one aligned to the left, the others to the right."""
     cells = [[str(cell) for cell in row] for row in (head, *rows)]
     widths = [max(len(row[place]) for row in cells) for place in range(len(head))]
     print(f"\n{title}")
@@ -111,8 +111,8 @@ def print_table(title: str, head: Sequence[str], rows: Sequence[Sequence[object]
         )
 
 
-def machine() -> dict[str, object]:
-    """What ran the benchmark."""
+def describe_machine() -> dict[str, object]:
+    """Describe the machine that runs the benchmark."""
     model = "unknown"
     for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
         if line.startswith("model name"):
@@ -122,7 +122,7 @@ def machine() -> dict[str, object]:
 
 
 def write_result(name: str, result: dict[str, Any]) -> Path:
-    """Keep a result as JSON beside the benchmarks."""
+    """Write a result as JSON to `benchmarks/results`; returns its path."""
     path = ROOT / "benchmarks" / "results" / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -1,10 +1,10 @@
-"""What a micro-batch costs the host beside its lane: gathering its windows, and putting its quantiles in order.
+"""The host's work for a micro-batch beside its lane: gathering its windows, and normalizing its predictions.
 
-Each beside the way it was done before, in turns within one process: alone, and by four threads at once (for the
-quantiles, beside a thread that is busy in Python, as the event loop is). Windows lie in a store of 20,000 servers, far
-larger than a core's cache, and every batch takes others. Not measured: pinned memory, a mapped file's first touch,
-callers' windows, a lane's own work, more cores than this machine has. In the daemon only the loop gathers, so that four
-threads at once are worse than what it meets.
+Each is compared with the earlier implementation, in turns within one process: alone, and in four threads at once (for
+the predictions, beside a thread that is busy in Python, as the event loop is). The windows are in a store of 20,000
+servers, far larger than a core's cache, and every batch reads others. Not measured: pinned memory, the first touch of
+a mapped file, callers' windows, a lane's own work, more cores than this machine has. In the daemon only the event loop
+gathers, so four threads at once are worse than the real load.
 """
 
 import sys
@@ -20,11 +20,11 @@ from typing import Any, cast
 import numpy as np
 
 if __name__ == "__main__":
-    # Run as a script, this folder's parent is not on the path, and its own would shadow nothing useful.
+    # As a script, Python puts this folder on the path; the benchmarks are imported from its parent.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from benchmarks.gpu.windows import filled_store, with_places
-from benchmarks.harness import ROOT, machine, print_table, write_result
+from benchmarks.harness import ROOT, describe_machine, print_table, write_result
 from streamd.core.arrays import Float32
 from streamd.core.calendar import compute_known_future
 from streamd.core.contract import MAX_STATUS, ModelContract
@@ -41,7 +41,7 @@ THREADS = 4
 TURNS = 9
 TURN_SECONDS = 0.15
 GATHERED = (1, 8, 32, 256)
-PUT_IN_ORDER = (1, 8, 32, 128, 256)
+NORMALIZED = (1, 8, 32, 128, 256)
 CROSSED = (0.0, 0.001)
 """Shares of steps whose quantiles cross."""
 
@@ -49,19 +49,19 @@ BUSY_SECONDS = 1e-4
 
 Work = Callable[[], object]
 Makers = Mapping[str, Callable[[int], Work]]
-"""By way: makes what one thread repeats."""
+"""By implementation: makes the call that one thread repeats."""
 
 
-# ---------------------------------------------------------------- as it was before
+# ---------------------------------------------------------------- the earlier implementation
 def gather_before(state: State, items: Sequence[ServerItem], inputs: Inputs) -> None:
-    """In the items' order, a row of a window at a time; a calendar for each step of each batch."""
+    """Gather in the items' order, one row of a window at a time; computes a calendar for each step of each batch."""
     contract, windows, count = state.contract, state.windows, len(items)
     categories = inputs.encoder_cat
     categories[:count, :, 0] = inputs.decoder_cat[:count, :, 0] = 0
     values, statuses = inputs.encoder_cont, categories[:, :, 1]
     if count > FEW_WINDOWS:
         slots = np.fromiter((item.slot for item in items), np.int64, count)
-        take_rows(windows, slots, values[:count], statuses[:count])
+        take_windows(windows, slots, values[:count], statuses[:count])
     else:
         for row, item in enumerate(items):
             windows.gather_window(item.slot, values[row], statuses[row])
@@ -73,8 +73,8 @@ def gather_before(state: State, items: Sequence[ServerItem], inputs: Inputs) -> 
     inputs.decoder_cat[:count, :, 1] = categories[:count, -1:, 1]
 
 
-def take_rows(windows: WindowStore, slots: Any, values: Any, status: Any) -> None:
-    """Copy the windows of `slots (n,)` by the places of all their rows."""
+def take_windows(windows: WindowStore, slots: Any, values: Any, status: Any) -> None:
+    """Copy the windows of `slots`, `(n,)`, by the positions of all their rows."""
     length, arrays = windows.context_length, windows.arrays
     starts = slots * (2 * length) + (arrays["newest"][slots] + 1) % length
     places = starts[:, None] + np.arange(length)
@@ -82,8 +82,8 @@ def take_rows(windows: WindowStore, slots: Any, values: Any, status: Any) -> Non
     np.bitwise_and(np.take(arrays["marks"].reshape(-1), places, mode="clip"), MAX_STATUS, out=status)
 
 
-def in_order_before(predictions: Float32) -> tuple[Float32, tuple[int, ...]]:
-    """Every number looked at for being finite, and the whole batch sorted where a step crosses."""
+def normalize_before(predictions: Float32) -> tuple[Float32, tuple[int, ...]]:
+    """Check every number for being finite, and sort the whole batch if the quantiles of any step cross."""
     batch, horizon, targets, quantiles = predictions.shape
     together = np.ascontiguousarray(predictions).view(np.dtype((np.void, 4 * quantiles)))
     moved = together.reshape(batch, horizon, targets).transpose(0, 2, 1).copy(order="C")
@@ -99,8 +99,8 @@ def in_order_before(predictions: Float32) -> tuple[Float32, tuple[int, ...]]:
 
 
 # ---------------------------------------------------------------- measuring
-def alone(makers: Makers) -> dict[str, float]:
-    """Median microseconds of each way, call by call in turns."""
+def measure_alone(makers: Makers) -> dict[str, float]:
+    """Measure the median microseconds of each implementation, in turns call by call."""
     works = {way: maker(0) for way, maker in makers.items()}
     seconds: dict[str, list[float]] = {way: [] for way in works}
     until = time.perf_counter() + TURNS * TURN_SECONDS * len(works)
@@ -110,20 +110,20 @@ def alone(makers: Makers) -> dict[str, float]:
             began = time.perf_counter()
             work()
             seconds[way].append(time.perf_counter() - began)
-        order.reverse()  # each leaves its caches to the other as often
+        order.reverse()  # Each implementation finds the other's data in the caches equally often.
     return {way: round(float(np.median(each)) * 1e6, 1) for way, each in seconds.items()}
 
 
-def at_once(makers: Makers, *, busy: bool) -> dict[str, float]:
-    """Median of turns: calls a second of all threads together."""
+def measure_at_once(makers: Makers, *, busy: bool) -> dict[str, float]:
+    """Measure the calls a second of all threads together: the median of the turns."""
     rates: dict[str, list[float]] = {way: [] for way in makers}
     for _ in range(TURNS):
         for way, maker in makers.items():
-            rates[way].append(_turn([maker(place) for place in range(THREADS)], busy))
+            rates[way].append(_run_turn([maker(place) for place in range(THREADS)], busy))
     return {way: round(float(np.median(each)), 1) for way, each in rates.items()}
 
 
-def _turn(works: Sequence[Work], busy: bool) -> float:
+def _run_turn(works: Sequence[Work], busy: bool) -> float:
     stop, counts = threading.Event(), [0] * len(works)
 
     def repeat(place: int) -> None:
@@ -139,9 +139,9 @@ def _turn(works: Sequence[Work], busy: bool) -> float:
 
     with ExitStack() as stack:
         for place in range(len(works)):
-            stack.enter_context(_running(threading.Thread(target=repeat, args=(place,))))
+            stack.enter_context(_run_thread(threading.Thread(target=repeat, args=(place,))))
         if busy:
-            stack.enter_context(_running(threading.Thread(target=be_busy)))
+            stack.enter_context(_run_thread(threading.Thread(target=be_busy)))
         began, before = time.perf_counter(), sum(counts)
         time.sleep(TURN_SECONDS)
         rate = (sum(counts) - before) / (time.perf_counter() - began)
@@ -150,21 +150,21 @@ def _turn(works: Sequence[Work], busy: bool) -> float:
 
 
 @contextmanager
-def _running(thread: threading.Thread) -> Any:
+def _run_thread(thread: threading.Thread) -> Any:
     thread.start()
     yield
     thread.join()
 
 
-def figures_of(makers: Makers, windows: int, *, busy: bool) -> dict[str, Any]:
-    """Both measurements of one cell; rates in windows a second."""
-    rates = {way: round(rate * windows) for way, rate in at_once(makers, busy=busy).items()}
-    return {"windows": windows, "microseconds_alone": alone(makers), "windows_per_second_at_once": rates}
+def measure_both(makers: Makers, windows: int, *, busy: bool) -> dict[str, Any]:
+    """Take both measurements of one cell; rates are in windows a second."""
+    rates = {way: round(rate * windows) for way, rate in measure_at_once(makers, busy=busy).items()}
+    return {"windows": windows, "microseconds_alone": measure_alone(makers), "windows_per_second_at_once": rates}
 
 
 # ---------------------------------------------------------------- gathering
 def measure_gather(contract: ModelContract) -> list[dict[str, Any]]:
-    """Every size of a batch, for fleets whose windows begin at one place, at two, and at any."""
+    """Measure every batch size, for fleets whose windows begin at one position, at two, and at any."""
     store = filled_store(contract, SERVERS)
     found = []
     for places in (1, 2, contract.context_length):
@@ -173,12 +173,12 @@ def measure_gather(contract: ModelContract) -> list[dict[str, Any]]:
         order = np.random.default_rng(5).permutation(SERVERS).tolist()
         items = [ServerItem(slot, 0, windows.get_newest_step(slot), contract.context_length, 0.0) for slot in order]
         for count in GATHERED:
-            makers = _gatherings(state, items, count)
-            found.append({"places": places, **figures_of(makers, count, busy=False)})
+            makers = _make_gatherings(state, items, count)
+            found.append({"places": places, **measure_both(makers, count, busy=False)})
     return found
 
 
-def _gatherings(state: State, items: Sequence[ServerItem], count: int) -> Makers:
+def _make_gatherings(state: State, items: Sequence[ServerItem], count: int) -> Makers:
     def walk(place: int, take: Callable[[Sequence[ServerItem], Inputs], None]) -> Work:
         inputs, at = Inputs.allocate(state.contract, count), place * len(items) // THREADS
 
@@ -198,27 +198,30 @@ def _gatherings(state: State, items: Sequence[ServerItem], count: int) -> Makers
     return {"before": lambda place: walk(place, before), "now": lambda place: walk(place, now)}
 
 
-# ---------------------------------------------------------------- putting in order
-def measure_in_order(contract: ModelContract) -> list[dict[str, Any]]:
-    """Every size of a batch, in order and with a few steps that cross."""
+# ---------------------------------------------------------------- normalizing
+def measure_normalization(contract: ModelContract) -> list[dict[str, Any]]:
+    """Measure every batch size, without crossing quantiles and with a few."""
     found = []
-    for count in PUT_IN_ORDER:
+    for count in NORMALIZED:
         for share in CROSSED:
-            forecasts = forecasts_of(contract, count, share)
+            forecasts = make_forecasts(contract, count, share)
             makers = {
-                "before": partial(_ordering, in_order_before, forecasts),
-                "now": partial(_ordering, normalize_predictions, forecasts),
+                "before": partial(_make_normalization, normalize_before, forecasts),
+                "now": partial(_make_normalization, normalize_predictions, forecasts),
             }
-            found.append({"crossed": share, **figures_of(makers, count, busy=True)})
+            found.append({"crossed": share, **measure_both(makers, count, busy=True)})
     return found
 
 
-def _ordering(put: Callable[[Float32], object], forecasts: Float32, place: int) -> Work:
+def _make_normalization(put: Callable[[Float32], object], forecasts: Float32, place: int) -> Work:
     return partial(put, forecasts.copy())
 
 
-def forecasts_of(contract: ModelContract, count: int, crossed: float) -> Float32:
-    """`(count, horizon, targets, quantiles)` of a lane; at least one step of all crosses if any shall."""
+def make_forecasts(contract: ModelContract, count: int, crossed: float) -> Float32:
+    """Make predictions of a lane, `(count, horizon, targets, quantiles)`; `crossed` is the share of crossing steps.
+
+    At least one step crosses if the share is above 0.
+    """
     random = np.random.default_rng(1)
     shape = (count, contract.horizon, len(contract.targets), len(contract.quantiles))
     forecasts: Float32 = np.sort(random.normal(size=shape).astype(np.float32), axis=-1)
@@ -229,19 +232,23 @@ def forecasts_of(contract: ModelContract, count: int, crossed: float) -> Float32
 
 
 def main() -> int:
-    """Measure both, print them, and keep them."""
+    """Measure both, print the results and write them."""
     contract = EngineRepository(ROOT / "engines").choose().contract
-    result: dict[str, Any] = {"machine": machine(), "command": "python benchmarks/host.py", "not_measured": __doc__}
+    result: dict[str, Any] = {
+        "machine": describe_machine(),
+        "command": "python benchmarks/host.py",
+        "not_measured": __doc__,
+    }
     result["servers"], result["threads"] = SERVERS, THREADS
     result["gather"] = gathered = measure_gather(contract)
-    _print("Gathering", "places", gathered)
-    result["in_order"] = ordered = measure_in_order(contract)
-    _print("Putting in order", "crossed", ordered)
-    print(f"\nkept in {write_result('host', result).relative_to(ROOT)}")
+    _print_cells("Gathering", "places", gathered)
+    result["in_order"] = ordered = measure_normalization(contract)
+    _print_cells("Normalizing", "crossed", ordered)
+    print(f"\nwritten to {write_result('host', result).relative_to(ROOT)}")
     return 0
 
 
-def _print(title: str, key: str, cells: Sequence[dict[str, Any]]) -> None:
+def _print_cells(title: str, key: str, cells: Sequence[dict[str, Any]]) -> None:
     head = (key, "windows", "before, µs", "now, µs", "ratio", f"before, {THREADS} threads /s", "now /s", "ratio")
     rows = []
     for cell in cells:

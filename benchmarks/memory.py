@@ -1,6 +1,6 @@
-"""Bytes of memory a server costs the daemon: resident, by kind, with full windows and a forecast each.
+"""The memory of a server in the daemon: resident bytes, by kind, with a full window and one forecast.
 
-Mapped bytes are the page cache's: the kernel may write them out under pressure. Not measured: subscribers.
+Mapped bytes belong to the page cache: the kernel may write them out under pressure. Not measured: subscribers.
 """
 
 import asyncio
@@ -14,12 +14,12 @@ ROWS = 290
 
 
 async def measure() -> dict[str, float]:
-    """Return bytes a server: heap, mapped files, together."""
+    """Measure the bytes for each server: heap, mapped files, and both together."""
     async with running_daemon(max_servers=SERVERS) as daemon, aiohttp.ClientSession() as session:
         client = Client(session, daemon)
-        before = daemon.memory_bytes()
+        before = daemon.read_memory_bytes()
         await client.prefill(ROWS)
-        after = daemon.memory_bytes()
+        after = daemon.read_memory_bytes()
     figures = {kind: (after[kind] - before[kind]) / SERVERS for kind in after}
     return {**figures, "total": sum(figures.values())}
 

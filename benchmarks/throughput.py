@@ -1,9 +1,9 @@
 """Forecasts a second through the whole daemon, beside the same ONNX model called in-process.
 
-The daemon: every server sends its next row as soon as its forecast is here, so that the due set is never empty;
-rows go in and forecasts come out over real sockets. In-process: as many sessions as the daemon has lanes, one
-thread each, the same batch size, nothing else. The two take turns in one run. The client shares the machine's
-cores with the daemon, and its cost counts against the daemon here. Not measured: a network, JSON, latency.
+The daemon: every server sends its next row as soon as its forecast is received, so there are always due rows; rows
+and forecasts use real sockets. In-process: as many sessions as the daemon has lanes, one thread each, the same batch
+size, nothing else. The two take turns in one run. The client shares the machine's cores with the daemon, and its cost
+counts against the daemon here. Not measured: a network, JSON, latency.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ SECONDS_A_TURN = 8.0
 
 @dataclass
 class Client:
-    """Feeds the daemon in a closed loop over one ingest socket and one subscription."""
+    """A client that feeds the daemon in a closed loop over one ingest socket and one subscription."""
 
     session: aiohttp.ClientSession
     daemon: DaemonProcess
@@ -44,41 +44,43 @@ class Client:
         """Send `rows` rows of every server and wait until nothing is due."""
         async with self.session.ws_connect(f"{self.daemon.url}/v1/ingest", max_msg_size=0) as socket:
             for row in range(rows):
-                await socket.send_bytes(self._frame(range(SERVERS), [START + row * STEP_SECONDS] * SERVERS))
+                await socket.send_bytes(self._make_frame(range(SERVERS), [START + row * STEP_SECONDS] * SERVERS))
                 await socket.receive()
         self.latest = START + (rows - 1) * STEP_SECONDS
-        await self._settled()
+        await self._wait_idle()
 
     async def run(self, seconds: float) -> tuple[float, float]:
-        """Return forecasts a second, and the mean batch size."""
-        before = await self._batches()
+        """Keep the daemon busy; returns forecasts a second, and the mean batch size."""
+        before = await self._count_batches()
         ingest = await self.session.ws_connect(f"{self.daemon.url}/v1/ingest?ack=none", max_msg_size=0)
         forecasts = await self.session.ws_connect(f"{self.daemon.url}/v1/forecasts", max_msg_size=0)
         subscribe = {"type": "subscribe", "batch": True, "dtype": "float16"}
         await forecasts.send_bytes(msgspec.msgpack.encode(subscribe))
         await forecasts.receive()
         newest = [self.latest] * SERVERS
-        await self._next_rows(ingest, list(range(SERVERS)), newest)
+        await self._send_next_rows(ingest, list(range(SERVERS)), newest)
         count, began = 0, time.perf_counter()
         while time.perf_counter() - began < seconds:
             message = msgspec.msgpack.decode((await forecasts.receive(timeout=60)).data)
             servers = [int(name[-4:]) for name in message["servers"]]
             count += len(servers)
-            await self._next_rows(ingest, servers, newest)
+            await self._send_next_rows(ingest, servers, newest)
         rate = count / (time.perf_counter() - began)
         await ingest.close()
         await forecasts.close()
-        await self._settled()
+        await self._wait_idle()
         self.latest = max(newest)
-        windows, batches = (after - former for after, former in zip(await self._batches(), before, strict=True))
+        windows, batches = (after - former for after, former in zip(await self._count_batches(), before, strict=True))
         return rate, windows / max(batches, 1)
 
-    async def _next_rows(self, socket: aiohttp.ClientWebSocketResponse, servers: list[int], newest: list[int]) -> None:
+    async def _send_next_rows(
+        self, socket: aiohttp.ClientWebSocketResponse, servers: list[int], newest: list[int]
+    ) -> None:
         for server in servers:
             newest[server] += STEP_SECONDS
-        await socket.send_bytes(self._frame(servers, [newest[server] for server in servers]))
+        await socket.send_bytes(self._make_frame(servers, [newest[server] for server in servers]))
 
-    def _frame(self, servers: "range | list[int]", times: list[int]) -> bytes:
+    def _make_frame(self, servers: "range | list[int]", times: list[int]) -> bytes:
         values = _VALUES[times[0] % 97 : times[0] % 97 + len(servers)]
         tensor = {"shape": list(values.shape), "dtype": "float32", "data": values.tobytes()}
         names = [f"server-{server:04d}" for server in servers]
@@ -86,17 +88,17 @@ class Client:
             {"columns": {"servers": names, "time": times, "features": FEATURES, "values": tensor}}
         )
 
-    async def _settled(self) -> None:
-        while (status := await self.daemon.status(self.session))["due"] or status["in_flight"]:
+    async def _wait_idle(self) -> None:
+        while (status := await self.daemon.fetch_status(self.session))["due"] or status["in_flight"]:
             await asyncio.sleep(0.1)
 
-    async def _batches(self) -> tuple[int, int]:
-        lanes = (await self.daemon.status(self.session))["lanes"]
+    async def _count_batches(self) -> tuple[int, int]:
+        lanes = (await self.daemon.fetch_status(self.session))["lanes"]
         return sum(lane["windows"] for lane in lanes), sum(lane["batches"] for lane in lanes)
 
 
 class InProcess:
-    """The same model in sessions of this process, as the daemon's lanes hold it."""
+    """The same model in sessions of this process, with the settings of the daemon's lanes."""
 
     def __init__(self, version: EngineVersion, lanes: int) -> None:
         import onnxruntime
@@ -111,7 +113,7 @@ class InProcess:
         fill_plausibly(self._inputs)
 
     def run(self, batch: int, seconds: float) -> float:
-        """Return forecasts a second at this batch size."""
+        """Run all sessions; returns forecasts a second at this batch size."""
         feed: dict[str, npt.NDArray[Any]] = self._inputs.first(batch)
         counts = [0] * len(self._sessions)
         began = time.perf_counter()
@@ -130,14 +132,14 @@ class InProcess:
 
 
 async def measure(engine: str = "") -> dict[str, Any]:
-    """Return forecasts a second of both, turn by turn, and the ratio of their medians."""
+    """Measure the forecasts a second of both, turn by turn, and the median of their ratios."""
     version = EngineRepository(ROOT / "engines").choose(engine or None)
     daemon_rates, in_process_rates, batches = [], [], []
     settings = {"engine": version.name} if engine else {}
     async with running_daemon(max_servers=SERVERS, **settings) as daemon, aiohttp.ClientSession() as session:
         client = Client(session, daemon)
         await client.prefill(60)
-        lanes = len((await daemon.status(session))["lanes"])
+        lanes = len((await daemon.fetch_status(session))["lanes"])
         in_process = InProcess(version, lanes)
         client_seconds = 0.0
         for _ in range(ROUNDS):

@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks.gpu.correctness import Reference
 from benchmarks.gpu.crashing import Crash, CrashingBackend, CrashingLane
 from benchmarks.gpu.harness import ROOT
-from benchmarks.harness import free_port
+from benchmarks.harness import find_free_port
 from streamd.http.wire.tensors import write_tensor
 from streamd.inference.lane import Lane
 from streamd.repository.versions import load_version
@@ -54,7 +54,7 @@ class Trial:
         self.reference = Reference.of(self.version, WINDOWS)
         self.crash = Crash()
         self.seen = Seen()
-        self.url = f"http://127.0.0.1:{free_port()}"
+        self.url = f"http://127.0.0.1:{find_free_port()}"
         self.stopping = False
         self.first_backend = ""
 

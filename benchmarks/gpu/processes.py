@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.harness import ROOT, Suite
-from benchmarks.harness import CLOCK_TICKS, free_port
+from benchmarks.harness import CLOCK_TICKS, find_free_port
 from streamd.repository.versions import EngineVersion
 
 SAMPLE_SECONDS = 1.0
@@ -43,7 +43,7 @@ class Daemon:
         module = "streamd"
         if settings.get("backend") == "fake":
             module, settings["backend"] = "benchmarks.gpu.instant_serve", "onnxruntime-cpu"
-        self.port = free_port()
+        self.port = find_free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log_path = folder / "daemon.log"
         own = {"engines": engines, "engine": engine, "log_level": "info", "log_format": "json", **settings}

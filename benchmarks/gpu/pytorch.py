@@ -6,8 +6,6 @@ until its forecasts are there. Also what the card reaches with a large matrix pr
 Not measured: several streams, gathering windows, torch.compile, TorchScript; float16 is autocast's choice of operators.
 """
 
-from __future__ import annotations
-
 import argparse
 import itertools
 import json

@@ -1,9 +1,7 @@
-"""Networks to ONNX, with rows and what PyTorch makes of them beside: run by an interpreter that has PyTorch.
+"""Exports networks to ONNX, with some rows and PyTorch's results for them. Needs an interpreter that has PyTorch.
 
-An export is opset 17 from a batch of 2, its first axis dynamic, and is checked by ONNX's own checker.
+An export has opset 17 and a dynamic first axis, is traced with a batch of 2, and passes ONNX's own checker.
 """
-
-from __future__ import annotations
 
 import json
 import warnings
@@ -21,15 +19,15 @@ OPSET = 17
 
 
 def export_all(names: Iterable[str], out: Path) -> dict[str, Any]:
-    """Export these networks into `out`; returns and writes what `networks.json` tells of them."""
+    """Export these networks into `out`; writes the content of `networks.json` and returns it."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / "networks.json"
-    told = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     for name in names:
-        told[name] = export(name, out)
-        print(f"{name}: {told[name]['parameters']:,} parameters, {told[name]['bytes']:,} bytes", flush=True)
-        path.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-    return told
+        content[name] = export(name, out)
+        print(f"{name}: {content[name]['parameters']:,} parameters, {content[name]['bytes']:,} bytes", flush=True)
+        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return content
 
 
 def export(name: str, out: Path) -> dict[str, Any]:
@@ -39,7 +37,7 @@ def export(name: str, out: Path) -> dict[str, Any]:
     path = out / f"{name}.onnx"
     names = [network.input, *network.outputs]
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # the tracer's, on branches that the fixed image size decides
+        warnings.simplefilter("ignore")  # The tracer warns of branches that depend on the image size, which is fixed.
         torch.onnx.export(
             model,
             (rows[:2],),
@@ -50,7 +48,7 @@ def export(name: str, out: Path) -> dict[str, Any]:
             output_names=list(network.outputs),
             dynamic_axes={each: {0: "batch"} for each in names},
         )
-        results = [_results(model, part) for part in rows.split(4)]
+        results = [_run_model(model, part) for part in rows.split(4)]
     outputs = {
         each: np.concatenate(parts) for each, parts in zip(network.outputs, zip(*results, strict=True), strict=True)
     }
@@ -71,7 +69,7 @@ def export(name: str, out: Path) -> dict[str, Any]:
 
 
 def _declare_rows(path: Path, outputs: dict[str, Any]) -> None:
-    """Write the sizes of the outputs' rows into the file: the tracer leaves some open that only the batch varies."""
+    """Write the fixed sizes of the outputs into the file, because the tracer leaves some of them open."""
     model = onnx.load(str(path))
     for value in model.graph.output:
         dims = value.type.tensor_type.shape.dim
@@ -80,6 +78,6 @@ def _declare_rows(path: Path, outputs: dict[str, Any]) -> None:
     onnx.save(model, str(path))
 
 
-def _results(model: Any, rows: torch.Tensor) -> list[np.ndarray]:
+def _run_model(model: Any, rows: torch.Tensor) -> list[np.ndarray]:
     results = model(rows)
     return [each.numpy() for each in (results if isinstance(results, tuple) else (results,))]

@@ -1,6 +1,4 @@
-"""Compares one network's engine with ONNX Runtime on the CPU, and with what PyTorch gave; and times it."""
-
-from __future__ import annotations
+"""Compares the engine of one network with ONNX Runtime on the CPU and with PyTorch's results, and times it."""
 
 import argparse
 import time
@@ -17,22 +15,22 @@ Outputs = dict[str, Array]
 
 SMALLEST_CORRELATION = 0.999
 HELD_OUT = 8
-"""Rows before this one may have been compared to choose what stays in float32."""
+"""The first rows are left out: the build may have used them to choose the nodes that stay in float32."""
 
 REPEATS, ROUNDS = 50, 5
 
 
-def judge(asked: argparse.Namespace) -> dict[str, Any]:
-    """Return the figures of one engine; `passed` is whether every output correlates."""
-    onnx = asked.models / f"{asked.network}.onnx"
-    inputs = _arrays(onnx.with_suffix(".inputs.npz"))
+def judge(args: argparse.Namespace) -> dict[str, Any]:
+    """Measure one engine; `passed` is whether every output correlates."""
+    onnx = args.models / f"{args.network}.onnx"
+    inputs = _load_arrays(onnx.with_suffix(".inputs.npz"))
     rows = {name: values[HELD_OUT:] for name, values in inputs.items()}
-    pytorch = {name: values[HELD_OUT:] for name, values in _arrays(onnx.with_suffix(".outputs.npz")).items()}
-    with InferenceEngine.open(onnx, backend="onnxruntime-cpu", buckets=[asked.bucket]) as reference:
+    pytorch = {name: values[HELD_OUT:] for name, values in _load_arrays(onnx.with_suffix(".outputs.npz")).items()}
+    with InferenceEngine.open(onnx, backend="onnxruntime-cpu", buckets=[args.bucket]) as reference:
         expected = reference(rows)
-        precision = asked.precision if asked.backend == "tensorrt" else "auto"
-        options = {"precision": precision, "plans": asked.plans, "buckets": [asked.bucket]}
-        with InferenceEngine.open(onnx, backend=asked.backend, **options) as engine:
+        precision = args.precision if args.backend == "tensorrt" else "auto"
+        options = {"precision": precision, "plans": args.plans, "buckets": [args.bucket]}
+        with InferenceEngine.open(onnx, backend=args.backend, **options) as engine:
             found = engine(rows)
             outputs = compare(found, expected)
             result = {
@@ -40,11 +38,11 @@ def judge(asked: argparse.Namespace) -> dict[str, Any]:
                 "outputs": outputs,
                 "onnxruntime_against_pytorch": compare(expected, pytorch),
                 "engine": engine.describe(),
-                **timed(engine, {name: values[: asked.bucket] for name, values in rows.items()}),
+                **measure_speed(engine, {name: values[: args.bucket] for name, values in rows.items()}),
             }
             spec = engine.inputs[0]
             if len(spec.shape) == 4:
-                result["slide"] = slid(engine, reference, tuple(size or 0 for size in spec.shape))
+                result["slide"] = compare_sliding(engine, reference, tuple(size or 0 for size in spec.shape))
                 result["passed"] &= all(
                     each["correlation"] >= SMALLEST_CORRELATION for each in result["slide"].values()
                 )
@@ -52,23 +50,23 @@ def judge(asked: argparse.Namespace) -> dict[str, Any]:
 
 
 def compare(found: Outputs, expected: Outputs) -> dict[str, dict[str, float]]:
-    """By output: correlation, relative and largest error, and how much of the expected output differs between rows."""
-    told = {}
-    for name, wanted in expected.items():
-        one, other = found[name].astype(np.float64).ravel(), wanted.astype(np.float64).ravel()
-        own = wanted.astype(np.float64) - wanted.mean(axis=0, dtype=np.float64)
-        told[name] = {
+    """Compare outputs by name: correlation, errors, and the share of the expected output that differs between rows."""
+    compared = {}
+    for name, reference in expected.items():
+        one, other = found[name].astype(np.float64).ravel(), reference.astype(np.float64).ravel()
+        own = reference.astype(np.float64) - reference.mean(axis=0, dtype=np.float64)
+        compared[name] = {
             "correlation": float(np.corrcoef(one, other)[0, 1]),
             "relative_error": float(np.linalg.norm(one - other) / np.linalg.norm(other)),
             "largest_error": float(np.abs(one - other).max()),
             "largest_value": float(np.abs(other).max()),
-            "share_that_differs_between_rows": float(own.std() / wanted.std()),
+            "share_that_differs_between_rows": float(own.std() / reference.std()),
         }
-    return told
+    return compared
 
 
-def timed(engine: InferenceEngine, rows: Outputs) -> dict[str, Any]:
-    """Latency of one batch on one lane, from arrays to arrays; and rows a second with every lane busy."""
+def measure_speed(engine: InferenceEngine, rows: Outputs) -> dict[str, Any]:
+    """Measure the latency of one batch on one lane, from arrays to arrays, and rows a second with every lane busy."""
     count = len(next(iter(rows.values())))
     engine(rows)
     began = time.perf_counter()
@@ -92,12 +90,14 @@ def timed(engine: InferenceEngine, rows: Outputs) -> dict[str, Any]:
     }
 
 
-def slid(engine: InferenceEngine, reference: InferenceEngine, shape: tuple[int, ...]) -> dict[str, dict[str, float]]:
-    """A volume half as large again along each axis, in overlapping windows, through both."""
+def compare_sliding(
+    engine: InferenceEngine, reference: InferenceEngine, shape: tuple[int, ...]
+) -> dict[str, dict[str, float]]:
+    """Compare both on a volume that is 1.5 times as large along each axis, in overlapping windows."""
     volume = np.random.default_rng(0).standard_normal((shape[0], *(size * 3 // 2 for size in shape[1:])))
     return compare(engine.slide(volume, overlap=0.25), reference.slide(volume, overlap=0.25))
 
 
-def _arrays(path: Path) -> Outputs:
+def _load_arrays(path: Path) -> Outputs:
     with np.load(path, allow_pickle=False) as archive:
         return {name: archive[name] for name in archive.files}

@@ -1,6 +1,7 @@
-"""The five networks in PyTorch, from configurations alone: random weights, activations of a trained one's size."""
+"""The five networks in PyTorch: random weights, and activations of about the size of a trained network's.
 
-from __future__ import annotations
+Made from configurations; nothing is downloaded.
+"""
 
 import importlib
 import itertools
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Network:
-    """How a network is made, what it takes (one row, without the batch axis), and what it gives."""
+    """A network: its constructor, its input (`shape` is that of one row, without the batch axis) and its outputs."""
 
     make: Callable[[], Any]
     input: str
@@ -24,8 +25,8 @@ class Network:
     about: str
 
 
-class Named(nn.Module):  # type: ignore[misc, unused-ignore]
-    """Takes one tensor by position and gives some of a model's results, in order."""
+class NamedOutputs(nn.Module):  # type: ignore[misc, unused-ignore]
+    """A model with one positional input, whose outputs are some of the wrapped model's results, in order."""
 
     def __init__(self, model: Any, outputs: tuple[str, ...]) -> None:
         super().__init__()
@@ -44,10 +45,10 @@ class UNet3d(nn.Module):  # type: ignore[misc, unused-ignore]
     def __init__(self, widths: tuple[int, ...] = (16, 32, 64, 128), classes: int = 3) -> None:
         super().__init__()
         pairs = list(itertools.pairwise(widths))
-        self.down = nn.ModuleList([_convolutions(1, widths[0])] + [_convolutions(*pair) for pair in pairs])
+        self.down = nn.ModuleList([_make_convolutions(1, widths[0])] + [_make_convolutions(*pair) for pair in pairs])
         self.pool = nn.MaxPool3d(2)
         self.up = nn.ModuleList(nn.ConvTranspose3d(high, low, 2, stride=2) for low, high in reversed(pairs))
-        self.join = nn.ModuleList(_convolutions(2 * low, low) for low, _ in reversed(pairs))
+        self.join = nn.ModuleList(_make_convolutions(2 * low, low) for low, _ in reversed(pairs))
         self.head = nn.Conv3d(widths[0], classes, 1)
 
     def forward(self, volume: Tensor) -> Tensor:
@@ -61,7 +62,7 @@ class UNet3d(nn.Module):  # type: ignore[misc, unused-ignore]
         return self.head(volume)  # type: ignore[no-any-return, unused-ignore]
 
 
-def _convolutions(before: int, after: int) -> nn.Sequential:
+def _make_convolutions(before: int, after: int) -> nn.Sequential:
     layers: list[Any] = []
     for width in (before, after):
         layers += [nn.Conv3d(width, after, 3, padding=1, bias=False), nn.BatchNorm3d(after), nn.ReLU()]
@@ -69,7 +70,7 @@ def _convolutions(before: int, after: int) -> nn.Sequential:
 
 
 def make_mlp() -> nn.Module:
-    """Tabular features to scores."""
+    """Make an MLP that maps tabular features to scores."""
     return nn.Sequential(
         *(nn.Linear(64, 512), nn.LayerNorm(512), nn.GELU()),
         *(nn.Linear(512, 512), nn.LayerNorm(512), nn.GELU(), nn.Linear(512, 10), nn.Softmax(dim=-1)),
@@ -77,7 +78,7 @@ def make_mlp() -> nn.Module:
 
 
 def make_cnn() -> nn.Module:
-    """A small classifier of 32 x 32 images."""
+    """Make a small classifier of 32 x 32 images."""
     layers: list[Any] = []
     for before, after in ((3, 32), (32, 64), (64, 128)):
         layers += [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU(), nn.MaxPool2d(2)]
@@ -85,7 +86,7 @@ def make_cnn() -> nn.Module:
 
 
 def make_clip() -> nn.Module:
-    """CLIP's vision tower, ViT-B/32."""
+    """Make CLIP's vision tower, ViT-B/32."""
     library: Any = importlib.import_module("transformers")
     config = library.CLIPVisionConfig(
         hidden_size=768,
@@ -97,11 +98,11 @@ def make_clip() -> nn.Module:
         patch_size=32,
         attn_implementation="eager",
     )
-    return Named(library.CLIPVisionModelWithProjection(config), ("image_embeds", "last_hidden_state"))
+    return NamedOutputs(library.CLIPVisionModelWithProjection(config), ("image_embeds", "last_hidden_state"))
 
 
 def make_detr() -> nn.Module:
-    """DETR on ResNet-50."""
+    """Make DETR on ResNet-50."""
     library: Any = importlib.import_module("transformers")
     config = library.DetrConfig(
         use_timm_backbone=False,
@@ -111,7 +112,7 @@ def make_detr() -> nn.Module:
         num_labels=91,
         attn_implementation="eager",
     )
-    return Named(library.DetrForObjectDetection(config), ("logits", "pred_boxes"))
+    return NamedOutputs(library.DetrForObjectDetection(config), ("logits", "pred_boxes"))
 
 
 NETWORKS = {
@@ -126,18 +127,18 @@ NETWORKS = {
 
 
 def make_network(name: str, seed: int = 0) -> tuple[Any, Tensor]:
-    """Return a network, ready to be run, and 24 rows to run it on."""
+    """Make a network, ready to run, and 24 rows as its input."""
     torch.manual_seed(seed)
     network = NETWORKS[name]
     rows = make_rows(24, network.shape)
     model = network.make().eval()
-    with torch.no_grad(), normalised(model):
+    with torch.no_grad(), set_norm_statistics(model):
         model(rows[:2])
     return model, rows
 
 
 def make_rows(count: int, shape: tuple[int, ...]) -> Tensor:
-    """Return `(count, *shape)` of unit variance that differ in the coarse and in the fine, as pictures do."""
+    """Make rows, `(count, *shape)`, that differ in coarse and in fine structure, as images do."""
     rows = torch.randn(count, *shape)
     if len(shape) > 1:
         mode = {3: "bilinear", 4: "trilinear"}[len(shape)]
@@ -147,8 +148,8 @@ def make_rows(count: int, shape: tuple[int, ...]) -> Tensor:
 
 
 @contextmanager
-def normalised(model: nn.Module) -> Iterator[None]:
-    """Give each batch norm, frozen or not, the statistics of what runs through it; else random weights overflow."""
+def set_norm_statistics(model: nn.Module) -> Iterator[None]:
+    """Set the statistics of each batch norm from its inputs, because random weights would overflow without it."""
 
     def take_statistics(module: Any, given: tuple[Tensor, ...]) -> None:
         axes = [0, *range(2, given[0].ndim)]

@@ -1,6 +1,6 @@
 """Forecasts per second of engine versions on this machine's CPU, taking turns in one run.
 
-ONNX Runtime alone, one thread, no daemon around it: what the models cost, not what the service delivers.
+ONNX Runtime alone, one thread, without the daemon. Not measured: the speed of the service.
 """
 
 import argparse
@@ -14,17 +14,17 @@ from streamd.tools.training.evaluate import open_model
 
 
 def main() -> None:
-    """Print a table: version, batch size, forecasts per second (median of the rounds), ratio to the first."""
+    """Print a table: version, batch size, forecasts per second (median of the rounds), ratio to the first version."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("versions", nargs="+", type=Path)
-    parser.add_argument("--batch", type=int, nargs="*", default=[1, 32])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=1.0, help="of each round")
+    parser.add_argument("versions", nargs="+", type=Path, help="folders of engine versions")
+    parser.add_argument("--batch", type=int, nargs="*", default=[1, 32], help="batch sizes [default: 1 32]")
+    parser.add_argument("--rounds", type=int, default=5, help="number of rounds [default: %(default)s]")
+    parser.add_argument("--seconds", type=float, default=1.0, help="length of a round [default: %(default)g]")
     args = parser.parse_args()
     models = {path.name: open_model(path, threads=1)[:2] for path in args.versions}
     for batch in args.batch:
         rates: dict[str, list[float]] = {name: [] for name in models}
-        for _ in range(args.rounds + 1):  # the first round warms up
+        for _ in range(args.rounds + 1):  # The first round is the warm-up.
             for name, (contract, predict) in models.items():
                 feed = make_empty_inputs(contract, batch)
                 feed["encoder_cont"][:] = np.random.default_rng(1).random(feed["encoder_cont"].shape)
