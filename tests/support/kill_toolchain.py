@@ -1,7 +1,7 @@
-"""Kills a process at every step of writing a version, with SIGKILL: run as a module by `test_versions.py`.
+"""Kills a process with SIGKILL at every step of writing a version; `test_folders.py` runs it as a module.
 
-Arguments: the version to make another of, and where the folders of versions go. The k-th folder is left as a process
-left it that was killed before its k-th call of the system, or in the middle of it where it writes.
+Arguments: the version to make another of, and the folder for the results. The k-th result is what a process left that
+was killed before its k-th system call, or in the middle of that call if it is a write.
 """
 
 import json

@@ -1,7 +1,7 @@
-"""Kills a process at every step of writing into or beside a version, with SIGKILL: run as a module by the tests.
+"""Kills a process with SIGKILL at every step of writing into or beside a version; `test_recording.py` runs it.
 
-Arguments: a folder with one version, where its copies go, and the change. The k-th copy is left as a process left it
-that was killed before its k-th call of the system, or in the middle of it where it writes.
+Arguments: a folder with one version, the folder for its copies, and the change. The k-th copy is what a process left
+that was killed before its k-th system call, or in the middle of that call if it is a write.
 """
 
 import json
@@ -21,7 +21,7 @@ VERDICT = {"int8": {"promotable": False, "reasons": ["cpu_user: correlation 0.5,
 
 
 def export(root: Path) -> None:
-    """As an export ends: files that others wrote, put in place as a version."""
+    """Publish a version of files that were written by others, as an export does at its end."""
     with NewVersion(root, "new") as new:
         for name in ("model.onnx", "weights.safetensors"):
             (new.folder / name).write_bytes((root / NAME / name).read_bytes())

@@ -1,4 +1,4 @@
-"""What versions are written from, without a graph or a GPU: the writer looks into neither."""
+"""Plans and sources to write versions from, without a graph or a GPU: the writer reads neither."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""A small forecaster as a version, and a fleet to judge it on; all of it made here."""
+"""Makes a small forecaster as a version, and a fleet to judge it on."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ HIDDEN = 48
 
 
 def network() -> Any:
-    """Raw units, NaN among them, through a scaler, two products and a restorer."""
+    """Make a graph that takes raw units and NaN through a scaler, two products and a restorer."""
     random = np.random.default_rng(4)
     nodes = [
         node("IsNaN", "encoder_cont", "missing", "/scaler/IsNaN"),
@@ -61,7 +61,7 @@ def network() -> Any:
 
 
 def make_version(root: Path) -> Path:
-    """A sound version whose record vouches for its graph."""
+    """Make a sound version whose record has the hash of its graph."""
     path = root / NAME
     path.mkdir(parents=True)
     onnx.save(network(), str(path / "model.onnx"))
@@ -71,7 +71,7 @@ def make_version(root: Path) -> Path:
 
 
 def make_fleet(folder: Path, steps: int = 120) -> Path:
-    """Three servers with a rhythm and some noise."""
+    """Write a fleet of three servers with a rhythm and some noise."""
     random = np.random.default_rng(6)
     lines = ["server,time,cpu,net,idle"]
     for step in range(steps):
@@ -85,7 +85,7 @@ def make_fleet(folder: Path, steps: int = 120) -> Path:
 
 
 def ruin(graph: Path, tensor: str, by: float = 0.2) -> None:
-    """Change a weight of a graph, so that it is another network; the record of its version vouches for it again."""
+    """Change a weight of a graph, and its hash in the record of its version, so that it is another valid network."""
     changed = onnx.load(str(graph))
     stored = next(each for each in changed.graph.initializer if each.name.startswith(tensor))
     array = numpy_helper.to_array(stored)

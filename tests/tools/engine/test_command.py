@@ -1,4 +1,4 @@
-"""`streamd engine` from the shell: help, usage, exit statuses, and whole builds on a fake TensorRT."""
+"""Tests `streamd/tools/engine/command.py` from the shell: help, usage, statuses, builds on a fake TensorRT."""
 
 import json
 import os
@@ -41,12 +41,12 @@ print("LOADED", *sorted(set(sys.modules) & set({HEAVY!r})))
         assert "streamd engine" in ran.stdout.partition("examples:")[2]
 
 
-def test_a_heavy_import_would_be_seen() -> None:
+def test_the_check_for_heavy_imports_can_fail() -> None:
     assert set(HEAVY) & set(sys.modules)
 
 
 def usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The last line that a wrong usage gets."""
+    """Run with wrong usage; return the last line of the error."""
     try:
         status = main(["engine", *arguments])
     except SystemExit as ended:
@@ -56,7 +56,7 @@ def usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ([], "COMMAND"),
         (["melt"], "no command 'melt'; there are: export, build"),
@@ -76,11 +76,13 @@ def usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["build", "--version", str(PATCH), "--config", "c.json"], "--config goes with --onnx"),
     ],
 )
-def test_wrong_usage_is_told_in_a_line(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert said in usage(arguments, capsys)
+def test_wrong_usage_is_reported_in_a_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in usage(arguments, capsys)
 
 
-def test_int8_asks_for_windows(capsys: pytest.CaptureFixture[str]) -> None:
+def test_int8_needs_windows(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("onnx")
     base = ["build", "--version", str(PATCH), "--precision"]
     assert "--precision int8 needs --calibration-data" in usage([*base, "int8"], capsys)
@@ -88,20 +90,20 @@ def test_int8_asks_for_windows(capsys: pytest.CaptureFixture[str]) -> None:
     assert "expected 1 or more" in usage([*base, "fp16", "--num-calibration-samples", "0"], capsys)
 
 
-def test_without_a_gpu_it_says_what_is_missing(
+def test_without_a_gpu_the_error_names_what_is_missing(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("onnx")
     monkeypatch.setattr("streamd.inference.cuda.device_count", lambda: 0)
     monkeypatch.setattr("streamd.inference.cuda.why_no_device", lambda: "no CUDA driver")
     assert main(["engine", "build", "--version", str(PATCH)]) == 1
-    told = capsys.readouterr().err
-    assert told.startswith("streamd engine build: building a plan needs a CUDA device and TensorRT: no CUDA driver; ")
-    assert "pip install 'streamd[build,tensorrt]'" in told
-    assert "--backend onnxruntime" in told
+    output = capsys.readouterr().err
+    assert output.startswith("streamd engine build: building a plan needs a CUDA device and TensorRT: no CUDA driver; ")
+    assert "pip install 'streamd[build,tensorrt]'" in output
+    assert "--backend onnxruntime" in output
 
 
-def test_without_onnx_it_says_what_to_install(
+def test_without_onnx_the_error_names_what_to_install(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)
@@ -109,7 +111,7 @@ def test_without_onnx_it_says_what_to_install(
     assert "pip install 'streamd[build]'" in capsys.readouterr().err
 
 
-def test_a_build_makes_a_version_and_tells_it(
+def test_a_build_makes_a_version_and_prints_it(
     install: MakeLibrary, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     module = install("8.6.1")
@@ -118,12 +120,12 @@ def test_a_build_makes_a_version_and_tells_it(
     arguments += ["--out", str(out), "--timing-cache", str(cache), "--workspace-size", "512", "--json"]
     arguments += ["--calibration-data", str(ROOT / "examples/fleet/servers.csv.gz"), "--num-calibration-samples", "4"]
     assert main(arguments) == 0
-    said = json.loads(capsys.readouterr().out)
-    path = Path(said["folder"])
+    result = json.loads(capsys.readouterr().out)
+    path = Path(result["folder"])
     assert path.parent == out
     assert path.name.startswith("patch_tensorrt_")
     assert load_version(path).manifest.default is False
-    plans = said["plans"]
+    plans = result["plans"]
     assert {name: plan["file"] for name, plan in plans.items()} == {p: f"model_{p}.engine" for p in ("fp32", "fp16")}
     assert plans["fp16"]["buckets"] == [1, 8]
     assert plans["fp16"]["gpu"] == "NVIDIA Fake"
@@ -137,16 +139,16 @@ def test_a_build_makes_a_version_and_tells_it(
     assert "weights are subnormal" in (path / "conversion_log.txt").read_text()
 
 
-def test_a_build_that_fails_says_why_and_leaves_nothing(
+def test_a_build_that_fails_reports_the_reason_and_leaves_nothing(
     install: MakeLibrary, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     module = install("10.16.0")
     module.recorder.build_errors = ["no implementation for node /output/MatMul"]
     arguments = ["engine", "build", "--version", str(PATCH), "--out", str(tmp_path / "engines")]
     assert main([*arguments, "--precision", "fp16"]) == 1
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert "no implementation for node /output/MatMul" in told.err
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "no implementation for node /output/MatMul" in captured.err
     assert os.listdir(tmp_path / "engines") == []
 
 
@@ -177,8 +179,8 @@ def test_any_graph_gives_plans_without_a_manifest(
     arguments += ["--precision", "bf16,int8", "--calibration-data", str(tmp_path / "windows.npz")]
     arguments += ["--calibration", "minmax", "--per-tensor"]
     assert main(arguments) == 0
-    told = capsys.readouterr()
-    assert (told.out, told.err) == (f"{tmp_path / 'plans'}\n", "")
+    output = capsys.readouterr()
+    assert (output.out, output.err) == (f"{tmp_path / 'plans'}\n", "")
     assert sorted(path.name for path in (tmp_path / "plans").iterdir()) == [
         *("conversion_log.txt", "model_bf16.engine", "model_bf16.onnx", "model_int8.engine", "model_int8.onnx"),
         "plans.json",
@@ -187,7 +189,7 @@ def test_any_graph_gives_plans_without_a_manifest(
     onnx.checker.check_model(str(tmp_path / "plans" / "model_int8.onnx"), full_check=True)
 
 
-def test_a_graph_that_is_not_its_manifest_s_is_refused(
+def test_a_graph_that_does_not_match_its_manifest_is_refused(
     install: MakeLibrary, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import onnx
@@ -207,7 +209,7 @@ def test_values_of_flags() -> None:
     assert parse_mebibytes("3") == 3 * 2**20
 
 
-def test_subcommands_have_what_the_command_asks_of_them() -> None:
+def test_subcommands_have_all_that_the_command_needs() -> None:
     import importlib
 
     for _, name, _ in SUBCOMMANDS:
@@ -218,26 +220,26 @@ def test_subcommands_have_what_the_command_asks_of_them() -> None:
         assert callable(module.main)
 
 
-def test_what_libraries_log_stays_out_of_the_results(capsys: pytest.CaptureFixture[str]) -> None:
+def test_logs_of_libraries_stay_out_of_the_results(capsys: pytest.CaptureFixture[str]) -> None:
     before = structlog.get_config()
     try:
         assert main(["engine", "list", "--json"]) == 0
         structlog.get_logger().warning("tensorrt", message="weights are subnormal")
     finally:
         structlog.configure(**before)
-    told = capsys.readouterr()
-    json.loads(told.out)
-    assert "weights are subnormal" in told.err
+    output = capsys.readouterr()
+    json.loads(output.out)
+    assert "weights are subnormal" in output.err
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
         (["--jobs", "0"], "--jobs 0: expected 1 or more"),
         (["--jobs", "2", "--buckets", ",".join(map(str, range(1, 18)))], "17 batch sizes, expected at most 16"),
     ],
 )
-def test_jobs_out_of_bounds_are_told(flags: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_jobs_out_of_bounds_are_reported(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     (version,) = (Path(__file__).resolve().parents[3] / "engines").glob("patch_*")
     assert main(["engine", "build", "--version", str(version), *flags]) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Progress: lines where there is no terminal or no tqdm, a bar where there are both, nothing when quiet."""
+"""Tests `streamd/tools/engine/progress.py`: lines without tqdm, a bar with it, nothing when quiet."""
 
 import io
 import sys
@@ -23,7 +23,7 @@ def test_lines_come_at_most_every_five_seconds() -> None:
     assert stream.getvalue() == "work: 5 of 100, 5 s\nwork: 10 of 100, 10 s\n"
 
 
-def test_done_never_falls_and_the_total_may_grow() -> None:
+def test_the_steps_done_never_fall_and_the_total_may_grow() -> None:
     clock = [0.0]
     stream = io.StringIO()
     job = Progress(stream=stream, now=lambda: clock[0]).start_job("work", 10)
@@ -35,7 +35,7 @@ def test_done_never_falls_and_the_total_may_grow() -> None:
     assert stream.getvalue() == "work: 7 of 20, 6 s\n"
 
 
-def test_quiet_says_nothing() -> None:
+def test_quiet_prints_nothing() -> None:
     stream = Terminal()
     progress = Progress(quiet=True, stream=stream, now=iter(range(0, 100, 10)).__next__)
     with progress.start_job("work", 3) as job:

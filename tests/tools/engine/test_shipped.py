@@ -1,4 +1,4 @@
-"""The models that ship, in half precision on real windows: as close to float32 as an engine must be."""
+"""Tests `streamd/tools/engine/precision` on the models that ship: each graph is close to float32."""
 
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ def relative_error(found: Any, wanted: Any) -> float:
     return float((np.abs(found - wanted) / scale).max())
 
 
-def test_float16_is_close_and_keeps_what_meets_raw_units(source: GraphSource, windows: ModelInputs) -> None:
+def test_float16_is_close_and_keeps_nodes_with_raw_units_in_float32(source: GraphSource, windows: ModelInputs) -> None:
     model = fold_constants(source.model)
     kept = choose_kept_nodes(model, None)
     assert {name for name in kept.names if name.startswith(("/scaler/", "/restorer/"))}
@@ -57,7 +57,7 @@ def test_float16_is_close_and_keeps_what_meets_raw_units(source: GraphSource, wi
     assert (np.diff(half, axis=-1) >= 0).all(), "quantiles stay in order"
 
 
-def test_the_list_names_all_that_does_not_fit(source: GraphSource, windows: ModelInputs) -> None:
+def test_the_list_has_all_nodes_that_do_not_fit_half_precision(source: GraphSource, windows: ModelInputs) -> None:
     model = fold_constants(source.model)
     some = {name: values[:8] for name, values in windows.items()}
     misfits = RangeFinder().find_misfits(model, some)
@@ -66,7 +66,7 @@ def test_the_list_names_all_that_does_not_fit(source: GraphSource, windows: Mode
     assert unlisted == set()
 
 
-def test_bfloat16_is_a_sound_graph_with_the_same_signature(source: GraphSource) -> None:
+def test_bfloat16_is_a_valid_graph_with_the_same_signature(source: GraphSource) -> None:
     model = fold_constants(source.model)
     half = convert_to_half(model, choose_kept_nodes(model, None, BFLOAT16), BFLOAT16)
     assert [each.name for each in half.graph.output] == ["predictions"]
@@ -74,7 +74,7 @@ def test_bfloat16_is_a_sound_graph_with_the_same_signature(source: GraphSource) 
     assert any(tensor.data_type == BFLOAT16 for tensor in half.graph.initializer)
 
 
-def test_int8_leaves_out_what_it_would_ruin() -> None:
+def test_int8_leaves_out_products_that_it_would_ruin() -> None:
     source = read_source(None, next(path for path in VERSIONS if "patch" in path.name), None, manifest_needed=True)
     assert source.contract is not None
     windows = read_fleet_windows(ROOT / "examples/fleet/servers.csv.gz", source.contract, 24)

@@ -297,7 +297,7 @@ def _make_folder(args: argparse.Namespace, source: "GraphSource") -> "PlansFolde
 
 
 def _describe_calibration(args: argparse.Namespace, options: "PrecisionOptions") -> dict[str, Any] | None:
-    """Return the entry of the record on the calibration windows; None if there are none."""
+    """Return the entry of the record on the calibration windows; None without windows."""
     if options.windows is None:
         return None
     from streamd.repository.conversion import sha256_of

@@ -1,4 +1,4 @@
-"""`streamd engine export` and `ship`: what is refused, what comes out, and the whole path to a promoted version."""
+"""Tests `streamd/tools/engine/commands/export.py` and `ship.py`: refusals, results, the path to a promotion."""
 
 import json
 import pickle
@@ -29,10 +29,10 @@ def test_a_pickle_is_refused_by_name(
     (tmp_path / name).write_bytes(b"never read")
     given = tmp_path if whole_folder else tmp_path / name
     assert main(["engine", "export", str(given), "--out", str(tmp_path / "out")]) == 2
-    told = capsys.readouterr().err
-    assert str(tmp_path / name) in told
-    assert "CVE-2025-32434" in told
-    assert "safetensors.torch.save_file" in told, "the way out"
+    output = capsys.readouterr().err
+    assert str(tmp_path / name) in output
+    assert "CVE-2025-32434" in output
+    assert "safetensors.torch.save_file" in output, "the way out"
     assert not (tmp_path / "out").exists()
 
 
@@ -50,7 +50,7 @@ def test_a_pickle_under_another_name_is_refused(tmp_path: Path) -> None:
     assert find_weights(tmp_path) == path
 
 
-def test_what_is_no_weights_is_told(tmp_path: Path) -> None:
+def test_a_path_without_weights_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"expected a folder with weights\.safetensors"):
         find_weights(tmp_path)
     (tmp_path / "model.onnx").write_bytes(b"\x08")
@@ -59,7 +59,7 @@ def test_what_is_no_weights_is_told(tmp_path: Path) -> None:
     assert find_weights(PATCH) == PATCH / "weights.safetensors"
 
 
-def test_without_pytorch_it_says_what_to_install(
+def test_without_pytorch_the_error_names_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "safetensors.torch", None)
@@ -69,7 +69,7 @@ def test_without_pytorch_it_says_what_to_install(
 
 
 def small_run(folder: Path) -> Path:
-    """A run's folder, as training leaves it, of a small network."""
+    """Write the folder of a training run of a small network."""
     torch = pytest.importorskip("torch")
     save_file = pytest.importorskip("safetensors.torch").save_file
     from streamd.tools.networks.contract import NetworkContract
@@ -91,11 +91,11 @@ def test_a_run_becomes_a_checked_version(tmp_path: Path, capsys: pytest.CaptureF
     arguments = ["engine", "export", str(run), "--out", str(tmp_path / "engines"), "--name", "small", "--json"]
     arguments += ["--data", str(FLEET), "--batches", "1,3,4"]
     assert main(arguments) == 0
-    said = json.loads(capsys.readouterr().out)
-    version = load_version(Path(said["folder"]))
+    result = json.loads(capsys.readouterr().out)
+    version = load_version(Path(result["folder"]))
     assert version.name.startswith("small_tensorrt_")
     assert version.manifest.architecture == "patch_forecaster"
-    assert 0 <= said["largest_relative_error"] <= 1e-4
+    assert 0 <= result["largest_relative_error"] <= 1e-4
     info = json.loads((version.path / "conversion_info.json").read_text())
     assert info["opset"] == 17
     assert info["command"] == ["streamd", *arguments]
@@ -129,27 +129,27 @@ def test_a_graph_that_differs_from_pytorch_leaves_nothing(
     assert list((tmp_path / "engines").iterdir()) == []
 
 
-def test_one_command_goes_from_weights_to_what_serves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ship_goes_from_weights_to_the_serving_version(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = small_run(tmp_path / "run")
     engines = tmp_path / "engines"
     arguments = ["engine", "ship", str(run), "--engines", str(engines), "--name", "small", "--backend", "onnxruntime"]
     arguments += ["--precision", "fp32,fp16", "--calibration-data", str(FLEET), "--num-calibration-samples", "16"]
     arguments += ["--data", str(FLEET), "--windows", "24", "--why", "a test", "--json"]
     assert main(arguments) == 0
-    told = capsys.readouterr()
-    said: Any = json.loads(told.out)
-    assert said["promote"]["current"] == said["promote"]["serves"] == said["version"]
+    output = capsys.readouterr()
+    result: Any = json.loads(output.out)
+    assert result["promote"]["current"] == result["promote"]["serves"] == result["version"]
     assert read_record(engines).history[-1].why == "a test"
-    assert {name: each.promotable for name, each in read_verdicts(engines / said["version"]).items()} == {
+    assert {name: each.promotable for name, each in read_verdicts(engines / result["version"]).items()} == {
         "fp32": True,
         "fp16": True,
     }
-    assert [line for line in told.err.splitlines() if " of 4: " in line] == [
+    assert [line for line in output.err.splitlines() if " of 4: " in line] == [
         *("1 of 4: export", "2 of 4: build", "3 of 4: validate", "4 of 4: promote"),
     ]
 
 
-def test_what_fails_the_gate_is_not_promoted(
+def test_ship_promotes_nothing_that_fails_the_gate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from streamd.tools.engine.gate.judge import LIMITS, GateLimits
@@ -164,8 +164,8 @@ def test_what_fails_the_gate_is_not_promoted(
     assert read_record(engines).current is None
 
 
-def test_what_is_exported_of_a_version_forecasts_as_it_does(tmp_path: Path) -> None:
-    """Also what is no weight: how far the bands were widened after training."""
+def test_a_version_exported_from_another_gives_the_same_forecasts(tmp_path: Path) -> None:
+    """Calibration is kept too: the factor by which the bands were widened after training is no weight."""
     pytest.importorskip("torch")
     onnxruntime = pytest.importorskip("onnxruntime")
     assert main(["engine", "export", str(PATCH), "--out", str(tmp_path), "--batches", "2", "--quiet"]) == 0

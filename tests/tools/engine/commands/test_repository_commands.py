@@ -1,4 +1,4 @@
-"""The commands: what they say, what they return, and that --help teaches and loads nothing heavy."""
+"""Tests `streamd/tools/engine/commands` (list, inspect, promote, rollback, gc): output and exit statuses."""
 
 import argparse
 import importlib
@@ -49,20 +49,20 @@ def run(command: str, *arguments: str, probe: Any = None) -> int:
 
 
 @pytest.fixture
-def said(engines: Path, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Run a command; returns its status and what it said, decoded where that is JSON."""
+def call(engines: Path, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run a command; return its status and its output, decoded if that is JSON."""
 
-    def call(command: str, *arguments: str, probe: Any = None) -> tuple[int, Any]:
+    def run_and_read(command: str, *arguments: str, probe: Any = None) -> tuple[int, Any]:
         status = run(command, *arguments, "--engines", str(engines), probe=probe)
         text = capsys.readouterr().out
         return status, json.loads(text) if "--json" in arguments else text
 
-    return call
+    return run_and_read
 
 
 # ---------------------------------------------------------------- help
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_teaches_and_loads_nothing_heavy(command: str) -> None:
+def test_help_has_an_example_and_loads_nothing_heavy(command: str) -> None:
     code = (
         "import argparse, sys\n"
         f"from streamd.tools.engine.commands import {command} as module\n"
@@ -77,7 +77,7 @@ def test_help_teaches_and_loads_nothing_heavy(command: str) -> None:
     assert max(map(len, text)) <= 120
 
 
-def test_examples_are_sound_command_lines() -> None:
+def test_examples_are_valid_command_lines() -> None:
     import shlex
 
     for command in COMMANDS:
@@ -95,9 +95,9 @@ def test_the_folder_is_a_flag_or_a_variable(engines: Path, monkeypatch: pytest.M
 
 
 # ---------------------------------------------------------------- list and inspect
-def test_the_list_marks_what_serves_and_tells_what_is_refused(said: Any, engines: Path) -> None:
+def test_the_list_marks_the_serving_version_and_shows_refused_ones(call: Any, engines: Path) -> None:
     (engines / C / "model.onnx").unlink()
-    status, text = said("list")
+    status, text = call("list")
     lines = text.splitlines()
     assert status == 0
     assert [line.split()[0] for line in lines[1:4]] == [C, "*", A]
@@ -107,12 +107,12 @@ def test_the_list_marks_what_serves_and_tells_what_is_refused(said: Any, engines
     assert lines[-1] == "* serves unless another is pinned (default)"
 
 
-def test_the_list_is_data_too(said: Any, engines: Path) -> None:
+def test_the_list_is_available_as_json(call: Any, engines: Path) -> None:
     add_plan(engines / A, "fp16")
     judge(engines / A, "fp16", True)
     with VersionHold(engines / A):
-        assert said("promote", A)[0] == 0
-        status, found = said("list", "--json", probe=lambda: H200)
+        assert call("promote", A)[0] == 0
+        status, found = call("list", "--json", probe=lambda: H200)
     newest, *_, oldest = found["versions"]
     assert (status, newest["name"], oldest["name"]) == (0, C, A)
     assert oldest["promoted"] is oldest["held"] is True
@@ -122,25 +122,25 @@ def test_the_list_is_data_too(said: Any, engines: Path) -> None:
     assert found["record"]["current"] == A
 
 
-def test_where_nothing_can_serve_the_list_fails(said: Any, engines: Path) -> None:
+def test_the_list_fails_if_no_version_can_serve(call: Any, engines: Path) -> None:
     for name in (A, B, C):
         (engines / name / "model.onnx").unlink()
-    status, text = said("list")
+    status, text = call("list")
     assert status == 1
     assert text.endswith("no version can serve\n")
 
 
-def test_an_empty_folder_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_empty_folder_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("list", "--engines", str(tmp_path)) == 1
     assert "holds no folder named" in capsys.readouterr().out
 
 
-def test_a_version_is_inspected(said: Any, engines: Path) -> None:
+def test_a_version_is_inspected(call: Any, engines: Path) -> None:
     add_plan(engines / A, "fp16")
     judge(engines / A, "fp16", False, "coverage off by 7 %")
     add_plan(engines / A, "fp32").write_bytes(b"changed")
     (engines / A / "model_int8.engine").write_bytes(b"unlisted")
-    status, text = said("inspect", A, probe=lambda: H200)
+    status, text = call("inspect", A, probe=lambda: H200)
     assert status == 0
     for part in (
         "does not run here: the accuracy gate did not let it through: coverage off by 7 %",
@@ -153,64 +153,64 @@ def test_a_version_is_inspected(said: Any, engines: Path) -> None:
     # 2. Without a machine to compare with, what is not known is not claimed.
     (engines / A / "model_int8.engine").unlink()
     add_plan(engines / A, "fp32")
-    entry = said("inspect", A, "--json")[1]
+    entry = call("inspect", A, "--json")[1]
     assert [each["fits"] for each in entry["plans"]] == [None, None]
-    assert "no GPU here to compare with" in said("inspect", A)[1]
+    assert "no GPU here to compare with" in call("inspect", A)[1]
 
 
-def test_a_refused_version_is_inspected_with_its_reason(said: Any, engines: Path) -> None:
+def test_a_refused_version_is_inspected_with_its_reason(call: Any, engines: Path) -> None:
     (engines / A / "model.onnx").write_bytes(b"")
-    status, text = said("inspect", A)
+    status, text = call("inspect", A)
     assert status == 1
     assert "not an ONNX model" in text
     with pytest.raises(RepositoryError, match="no engine version 'z_20250101_000000'"):
-        said("inspect", "z_20250101_000000")
+        call("inspect", "z_20250101_000000")
 
 
-def test_plans_that_cannot_be_read_do_not_hide_the_version(said: Any, engines: Path) -> None:
+def test_plans_that_cannot_be_read_do_not_hide_the_version(call: Any, engines: Path) -> None:
     tell(engines / B, plans=[])
     entry = inspect_version(EngineRepository(engines), B)
     assert (entry.refused, entry.serves) == (None, "default")
     assert "plans" in str(entry.plans_refused)
-    assert "plans refused" in said("inspect", B)[1]
+    assert "plans refused" in call("inspect", B)[1]
     listing = list_versions(EngineRepository(engines), H200)
     assert listing.serving is not None
     assert listing.serving.plans_refused == entry.plans_refused
 
 
 # ---------------------------------------------------------------- promote, rollback, gc
-def test_promote_and_roll_back(said: Any, engines: Path) -> None:
-    status, text = said("promote", A, "--why", "better", "--who", "ann")
+def test_promote_and_roll_back(call: Any, engines: Path) -> None:
+    status, text = call("promote", A, "--why", "better", "--who", "ann")
     assert (status, text) == (0, f"promoted {A}; {A} serves from the daemon's next start or reload (promoted)\n")
-    status, found = said("promote", str(engines / C), "--json")
+    status, found = call("promote", str(engines / C), "--json")
     assert (found["current"], found["previous"], found["serves"]) == (C, A, C)
     assert (found["history"][0]["who"], found["history"][0]["why"]) == ("ann", "better")
     assert "@" in found["history"][1]["who"]
     (engines / A / "model.onnx").unlink()
-    status, text = said("rollback")
+    status, text = call("rollback")
     assert status == 0
     assert f"rolled back from {C}; {B} serves from the daemon's next start or reload (default)" in text
     assert f"passed over, since it cannot serve: {A}" in text
     with pytest.raises(RepositoryError, match="nothing to roll back"):
-        said("rollback")
+        call("rollback")
     with pytest.raises(RepositoryError, match=r"has no model\.onnx"):
-        said("promote", A)
+        call("promote", A)
 
 
 @pytest.mark.parametrize("command", ["promote", "inspect"])
 def test_a_version_is_given_by_its_name_or_by_any_path_of_its_folder(
-    said: Any, engines: Path, monkeypatch: pytest.MonkeyPatch, command: str
+    call: Any, engines: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     monkeypatch.chdir(engines / B)
     for given in (A, str(engines / A), f"{engines / A}/", f"../{A}", f"{engines}/../{engines.name}/{A}"):
-        status, found = said(command, given, "--json")
+        status, found = call(command, given, "--json")
         assert (status, found["current"] if command == "promote" else found["name"]) == (0, A)
-    assert said(command, ".", "--json")[0] == 0
+    assert call(command, ".", "--json")[0] == 0
     with pytest.raises(RepositoryError, match="no engine version"):
         run(command, "nowhere_20250101_000000", "--engines", str(engines))
 
 
-def test_a_version_elsewhere_is_promoted_where_it_lies_unless_another_folder_is_named(
+def test_a_version_in_another_folder_is_promoted_there_unless_a_folder_was_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("STREAMD_ENGINES", raising=False)
@@ -240,31 +240,31 @@ def test_a_version_elsewhere_is_promoted_where_it_lies_unless_another_folder_is_
     assert read_record(here / "engines").current is None
 
 
-def test_a_rollback_says_why_what_should_serve_does_not(said: Any, engines: Path) -> None:
-    assert said("promote", A)[0] == 0
+def test_a_rollback_reports_why_the_default_version_is_passed_over(call: Any, engines: Path) -> None:
+    assert call("promote", A)[0] == 0
     (engines / B / "model.onnx").unlink()
-    status, text = said("rollback")
+    status, text = call("rollback")
     assert status == 0
     assert f"passed over: {engines / B}: has no model.onnx" in text
     assert f"{C} serves" in text
 
 
-def test_who_is_told_without_a_user_database(said: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def nobody() -> str:
+def test_the_author_is_a_number_without_a_user_database(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def raise_no_user() -> str:
         raise KeyError("no such uid")
 
-    monkeypatch.setattr("getpass.getuser", nobody)
-    assert said("promote", A, "--json")[1]["history"][0]["who"].startswith(f"{os.getuid()}@")
+    monkeypatch.setattr("getpass.getuser", raise_no_user)
+    assert call("promote", A, "--json")[1]["history"][0]["who"].startswith(f"{os.getuid()}@")
 
 
-def test_gc_tells_what_goes_and_what_stays(said: Any, engines: Path) -> None:
-    status, text = said("gc", "--keep", "1", "--dry-run")
+def test_gc_reports_removed_and_kept_versions(call: Any, engines: Path) -> None:
+    status, text = call("gc", "--keep", "1", "--dry-run")
     assert status == 0
     assert f"would remove {A} (" in text
     assert f"kept {B}: default, would serve" in text
     assert "would free" in text
     assert (engines / A).is_dir()
-    status, found = said("gc", "--keep", "1", "--json")
+    status, found = call("gc", "--keep", "1", "--json")
     assert ({*found["removed"]}, found["dry_run"]) == ({A}, False)
     assert found["freed_bytes"] == found["removed"][A] > 0
     assert not (engines / A).exists()
@@ -278,12 +278,12 @@ def test_gc_keeps_at_least_one(engines: Path, keep: str, capsys: pytest.CaptureF
     assert "at least 1" in capsys.readouterr().err or keep == "-1"
 
 
-def test_gc_fails_where_something_resists(said: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gc_fails_if_a_removal_fails(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("streamd.repository.files.os.rename", refuse)
-    status, text = said("gc", "--keep", "1")
+    status, text = call("gc", "--keep", "1")
     assert status == 1
     assert "failed: " in text
 
@@ -291,5 +291,5 @@ def test_gc_fails_where_something_resists(said: Any, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("size", "text"), [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (3_334_717, "3.2 MiB"), (2**50, "1024.0 TiB")]
 )
-def test_sizes_are_read_by_people(size: int, text: str) -> None:
+def test_sizes_are_formatted_for_people(size: int, text: str) -> None:
     assert format_bytes(size) == text

@@ -1,4 +1,4 @@
-"""`streamd engine validate`: verdicts that are right, kept, and obeyed, on graphs, plans and networks of any kind."""
+"""Tests `streamd/tools/engine/commands/validate.py`: right verdicts, recorded and obeyed, for any network."""
 
 import json
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ def fleet(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def built(tmp_path: Path, fleet: Path, capsys: pytest.CaptureFixture[str]) -> Path:
-    """A version with a graph of each precision, made by the command."""
+    """A version with a graph for each precision, made by the command."""
     source = make_version(tmp_path / "engines")
     arguments = ["engine", "build", "--version", str(source), "--backend", "onnxruntime", "--quiet"]
     arguments += ["--precision", "fp32,fp16,int8", "--calibration-data", str(fleet), "--calibration", "minmax"]
@@ -48,8 +48,8 @@ def validate(version: Path, fleet: Path, capsys: pytest.CaptureFixture[str], *mo
     capsys.readouterr()
     arguments = [str(version), "--data", str(fleet), "--windows", "48", "--json", "--quiet", *more]
     status = main(["engine", "validate", *arguments])
-    told = capsys.readouterr()
-    return status, json.loads(told.out) if told.out else told.err
+    output = capsys.readouterr()
+    return status, json.loads(output.out) if output.out else output.err
 
 
 def test_graphs_are_built_validated_recorded_and_served(
@@ -66,15 +66,15 @@ def test_graphs_are_built_validated_recorded_and_served(
     assert "/scaler/Div" in info["graphs"]["fp16"]["kept_fp32"]
     with pytest.raises(RepositoryError, match="never judged"):
         choose_graph(built, "fp16")
-    status, said = validate(built, fleet, capsys, "--precision", "fp32,fp16")
+    status, result = validate(built, fleet, capsys, "--precision", "fp32,fp16")
     assert status == 0
-    assert set(said["validation"]) == {"fp32", "fp16"}
-    for verdict in said["validation"].values():
+    assert set(result["validation"]) == {"fp32", "fp16"}
+    for verdict in result["validation"].values():
         assert verdict["promotable"]
         assert verdict["pinball"] == pytest.approx(verdict["pinball_fp32"], rel=1e-3)
         assert set(verdict["parts"]) == {"net", "cpu"}
         assert verdict["backend"] == "onnxruntime-cpu"
-    assert 0 < said["validation"]["fp16"]["relative_error"] < 1e-2
+    assert 0 < result["validation"]["fp16"]["relative_error"] < 1e-2
     load_version(built)
     assert {name: each.promotable for name, each in read_verdicts(built).items()} == {"fp32": True, "fp16": True}
     assert choose_graph(built, "fp16") == built / "model_fp16.onnx"
@@ -86,15 +86,15 @@ def test_a_precision_that_is_wrong_is_refused_blamed_and_never_chosen(
     built: Path, fleet: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ruin(built / "model_fp16.onnx", "second")
-    status, said = validate(built, fleet, capsys, "--precision", "fp32,fp16")
+    status, result = validate(built, fleet, capsys, "--precision", "fp32,fp16")
     assert status == 1
-    verdict = said["validation"]["fp16"]
+    verdict = result["validation"]["fp16"]
     assert verdict["promotable"] is False
     assert any("correlation" in reason for reason in verdict["reasons"])
     assert verdict["blame"]["first"].startswith("/second/MatMul (MatMul)")
     assert verdict["blame"]["worst"][0].startswith("/second/MatMul (MatMul)")
-    assert said["validation"]["fp32"]["promotable"]
-    assert "blame" not in said["validation"]["fp32"]
+    assert result["validation"]["fp32"]["promotable"]
+    assert "blame" not in result["validation"]["fp32"]
     with pytest.raises(RepositoryError, match="did not let it through"):
         choose_graph(built, "fp16")
     load_version(built)
@@ -105,23 +105,25 @@ def test_a_precision_that_is_wrong_is_refused_blamed_and_never_chosen(
 def test_refused_float32_is_never_promoted(built: Path, fleet: Path, capsys: pytest.CaptureFixture[str]) -> None:
     judge(built, "fp32", False, "made up")
     assert main(["engine", "promote", built.name, "--engines", str(built.parent)]) == 1
-    assert validate(built, fleet, capsys, "--precision", "fp32")[0] == 0, "it is judged again, whatever was said"
+    assert validate(built, fleet, capsys, "--precision", "fp32")[0] == 0, "it is judged again, whatever the record says"
     assert main(["engine", "promote", built.name, "--engines", str(built.parent)]) == 0
 
 
-def test_only_telling_changes_nothing(built: Path, fleet: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_record_nothing_is_written(built: Path, fleet: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {each.name: each.read_bytes() for each in built.iterdir()}
     assert validate(built, fleet, capsys, "--no-record", "--precision", "fp32")[0] == 0
     assert {each.name: each.read_bytes() for each in built.iterdir()} == before
 
 
-def test_the_table_says_what_the_json_says(built: Path, fleet: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_shows_verdicts_blame_and_what_was_passed_over(
+    built: Path, fleet: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     ruin(built / "model_fp16.onnx", "first", 1.0)
     add_plan(built, "bf16")
     capsys.readouterr()
     assert main(["engine", "validate", built.name, "--engines", str(built.parent), "--data", str(fleet)]) == 1
-    told = capsys.readouterr()
-    lines = told.out.splitlines()
+    output = capsys.readouterr()
+    lines = output.out.splitlines()
     assert lines[0] == built.name
     assert [line.split()[:3] for line in lines[2:4]] == [
         ["fp32", "onnxruntime-cpu", "passed"],
@@ -129,11 +131,11 @@ def test_the_table_says_what_the_json_says(built: Path, fleet: Path, capsys: pyt
     ]
     assert any(line.startswith("fp16: adds most: /first/MatMul") for line in lines)
     assert "passed over bf16: no GPU with a TensorRT to run it here" in lines
-    assert "windows of 3 servers" in told.err
+    assert "windows of 3 servers" in output.err
 
 
 class FakePlan:
-    """Runs the version's graph; at one batch size it is built wrong."""
+    """A plan that runs the version's graph, and gives wrong values at one batch size."""
 
     name, device = "fake", "none"
     pads = True
@@ -170,41 +172,41 @@ def test_a_plan_is_judged_at_every_bucket(
 
     monkeypatch.setattr(command, "_probe", lambda: H200)
     monkeypatch.setitem(OPENERS, "tensorrt", open_plan)
-    status, said = validate(version, fleet, capsys, "--lean-runtime", "libnvinfer_lean.so.8")
-    assert set(said["validation"]) == {"fp16", "fp32"}
-    verdict = said["validation"]["fp16"]
+    status, result = validate(version, fleet, capsys, "--lean-runtime", "libnvinfer_lean.so.8")
+    assert set(result["validation"]) == {"fp16", "fp32"}
+    verdict = result["validation"]["fp16"]
     assert (status, verdict["promotable"]) == (int(wrong is not None), wrong is None)
     assert (verdict["backend"], verdict["batch_sizes"]) == ("tensorrt", [1, 8])
     assert verdict["failed_batch_sizes"] == ([8] if wrong else [])
     assert opened[0].sizes == [1] * 48 + [8] * 6
-    # Its graph was not kept, but what was kept in float32 is on record: the nodes are compared all the same.
+    # Its graph was not kept, but what was kept in float32 is on record: the nodes can be compared.
     blame = verdict.get("blame", {})
     assert ("how the plan was built" in blame.get("plan", "")) is (wrong is not None)
     assert read_verdicts(version)["fp16"].promotable is (wrong is None)
 
 
 @pytest.mark.parametrize(
-    ("machine", "said"),
+    ("machine", "message"),
     [
         (None, "no GPU with a TensorRT"),
         (Machine("NVIDIA A100", "8.0", "8.6.1"), "built for NVIDIA H200"),
         (Machine("NVIDIA H200", "9.0", "10.1"), "built by TensorRT 8.6.1"),
     ],
 )
-def test_a_plan_of_another_machine_is_told(
+def test_a_plan_of_another_machine_is_passed_over_with_the_reason(
     tmp_path: Path, fleet: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
-    machine: Machine | None, said: str,
+    machine: Machine | None, message: str,
 ) -> None:  # fmt: skip
     version = make_version(tmp_path / "engines")
     add_plan(version, "fp16")
     monkeypatch.setattr(command, "_probe", lambda: machine)
     status, error = validate(version, fleet, capsys, "--precision", "fp16")
     assert status == 1
-    assert said in error
-    assert validate(version, fleet, capsys)[1]["passed_over"]["fp16"].startswith(said)
+    assert message in error
+    assert validate(version, fleet, capsys)[1]["passed_over"]["fp16"].startswith(message)
 
 
-def test_any_network_goes_without_a_manifest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_any_network_is_validated_without_a_manifest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     onnx.save(scaled_network(), str(tmp_path / "any.onnx"))
     np.savez(tmp_path / "windows.npz", x=raw_windows(40)["x"])
     arguments = ["--onnx", str(tmp_path / "any.onnx"), "--quiet"]
@@ -213,11 +215,11 @@ def test_any_network_goes_without_a_manifest(tmp_path: Path, capsys: pytest.Capt
     capsys.readouterr()
     validate_it = ["engine", "validate", *arguments, "--plans", str(tmp_path / "graphs"), "--json"]
     assert main([*validate_it, "--data", str(tmp_path / "windows.npz")]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert set(said["validation"]) == {"fp32", "fp16"}
-    assert said["validation"]["fp16"]["parts"].keys() == {"y"}
-    assert said["validation"]["fp16"]["pinball_change"] is None
-    assert json.loads((tmp_path / "graphs" / "plans.json").read_text())["validation"] == said["validation"]
+    result = json.loads(capsys.readouterr().out)
+    assert set(result["validation"]) == {"fp32", "fp16"}
+    assert result["validation"]["fp16"]["parts"].keys() == {"y"}
+    assert result["validation"]["fp16"]["pinball_change"] is None
+    assert json.loads((tmp_path / "graphs" / "plans.json").read_text())["validation"] == result["validation"]
     ruin_graph = onnx.load(str(tmp_path / "graphs" / "model_fp16.onnx"))
     ruin_graph.graph.initializer[0].raw_data = bytes(len(ruin_graph.graph.initializer[0].raw_data))
     onnx.save(ruin_graph, str(tmp_path / "graphs" / "model_fp16.onnx"))
@@ -226,7 +228,7 @@ def test_any_network_goes_without_a_manifest(tmp_path: Path, capsys: pytest.Capt
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ([], "give one of VERSION and --onnx"),
         (["a", "--onnx", "b"], "give one of VERSION and --onnx"),
@@ -236,16 +238,16 @@ def test_any_network_goes_without_a_manifest(tmp_path: Path, capsys: pytest.Capt
         (["a", "--precision", "fp8"], "'fp8': expected some of"),
     ],
 )
-def test_wrong_usage_is_told(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage_is_reported(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     try:
         status = main(["engine", "validate", *arguments])
     except SystemExit as ended:
         status = int(str(ended.code))
     assert status == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
-def test_a_precision_that_is_not_there_is_told(built: Path, fleet: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_precision_is_reported(built: Path, fleet: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, error = validate(built, fleet, capsys, "--precision", "bf16")
     assert status == 1
     assert "no bf16 to run: it has fp16, fp32, int8" in error

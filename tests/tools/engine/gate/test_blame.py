@@ -1,4 +1,4 @@
-"""Which nodes are to blame: those that add an error, not those that pass it on."""
+"""Tests `streamd/tools/engine/gate/blame.py`: nodes that add an error are blamed, not those that pass it on."""
 
 import pytest
 
@@ -13,7 +13,7 @@ from streamd.tools.engine.precision.kept_nodes import choose_kept_nodes, convert
 from tests.support.graph_readers import raw_windows, scaled_network
 
 
-def test_a_node_is_blamed_for_its_own_part_only() -> None:
+def test_a_node_is_blamed_only_for_the_error_that_it_adds() -> None:
     exact = fold_constants(scaled_network())
     lower = fold_constants(scaled_network())
     weight = next(each for each in lower.graph.initializer if each.name == "first")
@@ -30,7 +30,7 @@ def test_a_node_is_blamed_for_its_own_part_only() -> None:
     assert str(blame.first).startswith("/first/MatMul (MatMul): 3.0e-01 off, of which it added 3.0e-01")
 
 
-def test_nobody_is_blamed_where_nothing_is_off() -> None:
+def test_no_node_is_blamed_if_both_graphs_agree() -> None:
     exact = fold_constants(scaled_network())
     assert find_blame(exact, exact, raw_windows()) == find_blame(exact, exact, raw_windows())
     assert find_blame(exact, exact, raw_windows()).worst == ()
@@ -46,7 +46,7 @@ def test_overflow_is_found_where_it_begins() -> None:
     assert blame.first.error >= 1.0, "nothing is left of it"
 
 
-def test_half_precision_has_small_parts_all_along() -> None:
+def test_every_node_has_a_small_error_in_half_precision() -> None:
     exact = fold_constants(scaled_network())
     layers = compare_layers(exact, convert_to_half(exact, choose_kept_nodes(exact, None)), raw_windows())
     assert 0 < max(layer.error for layer in layers) < 5e-3

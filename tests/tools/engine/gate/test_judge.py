@@ -1,4 +1,4 @@
-"""The accuracy gate's figures against naive ones, and what it lets through."""
+"""Tests `streamd/tools/engine/gate/judge.py`: its numbers against naive ones, and its verdicts."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ COUNT = 40
 
 
 def forecasts(seed: int = 1) -> Any:
-    """Forecasts of two targets, the second in a unit a million times as large."""
+    """Make forecasts of two targets, the second with values a million times as large."""
     random = np.random.default_rng(seed)
     middle = random.standard_normal((COUNT, 5, 2, 1)) * [[1.0], [1e6]] + [[10.0], [1e7]]
     return (middle + np.array([-1.0, 0.0, 1.0]) * [[1.0], [1e6]]).astype(np.float32)
@@ -32,7 +32,7 @@ def judge(wanted: Any, *, truth: bool = True) -> Judge:
     return Judge(judged, {"predictions": wanted}, CONTRACT)
 
 
-def test_the_same_passes_in_every_precision() -> None:
+def test_equal_outputs_pass_in_every_precision() -> None:
     wanted = forecasts()
     for precision in LIMITS:
         verdict = judge(wanted).judge_outputs(precision, {"predictions": wanted})
@@ -40,7 +40,7 @@ def test_the_same_passes_in_every_precision() -> None:
         assert {part.name: part.correlation for part in verdict.parts} == pytest.approx({"a": 1.0, "b": 1.0})
 
 
-def test_what_is_off_is_named_and_nothing_else() -> None:
+def test_only_the_target_that_is_off_is_named() -> None:
     wanted = forecasts()
     noise = np.random.default_rng(2).standard_normal((COUNT, 5, 3))
     slight, found = wanted.copy(), wanted.copy()
@@ -51,15 +51,15 @@ def test_what_is_off_is_named_and_nothing_else() -> None:
     assert not refused.promotable
     assert all(reason.startswith("b: ") for reason in refused.reasons)
     assert refused.worst.name == "b"
-    told = refused.describe()
-    assert told["parts"]["b"]["unit"] == "bytes/s"
-    assert told["parts"]["a"]["largest_error"] == 0.0
-    assert told["pinball_change"] is None
+    output = refused.describe()
+    assert output["parts"]["b"]["unit"] == "bytes/s"
+    assert output["parts"]["a"]["largest_error"] == 0.0
+    assert output["pinball_change"] is None
 
 
 @pytest.mark.parametrize(("precision", "shift", "passes"), [("int8", 0.02, True), ("int8", 0.2, False),
                                                             ("fp16", 0.001, True), ("fp16", 0.02, False)])  # fmt: skip
-def test_a_loss_that_is_worse_is_refused_though_it_correlates(precision: str, shift: float, passes: bool) -> None:
+def test_a_worse_loss_is_refused_although_the_outputs_correlate(precision: str, shift: float, passes: bool) -> None:
     wanted = forecasts()
     found = wanted + np.float32(shift) * np.array([[1.0], [1e6]], np.float32)
     verdict = judge(wanted).judge_outputs(precision, {"predictions": found})
@@ -68,7 +68,7 @@ def test_a_loss_that_is_worse_is_refused_though_it_correlates(precision: str, sh
     assert min(part.correlation for part in verdict.parts) > 0.999
 
 
-def test_a_large_unit_does_not_drown_the_others() -> None:
+def test_a_large_unit_does_not_hide_errors_of_the_others() -> None:
     random = np.random.default_rng(3)
     wanted = random.standard_normal((20, 30)) * np.where(np.arange(20) % 2, 1.0, 1e9)[:, None]
     found = wanted.copy()
@@ -77,7 +77,7 @@ def test_a_large_unit_does_not_drown_the_others() -> None:
     assert compare_outputs("x", "", found, wanted).correlation < 0.8
 
 
-def test_what_is_not_finite_is_infinitely_far_off() -> None:
+def test_a_value_that_is_not_finite_is_an_infinite_error() -> None:
     wanted = np.ones((4, 3)) * [[1.0, 2.0, 3.0]]
     for broken in (np.nan, np.inf):
         found = wanted.copy()
@@ -88,13 +88,13 @@ def test_what_is_not_finite_is_infinitely_far_off() -> None:
     assert compare_outputs("x", "", nan, nan).largest_error == 0.0, "where float32 itself gives none, none is expected"
 
 
-def test_what_never_changes_is_judged_by_whether_it_is_right() -> None:
+def test_a_constant_output_is_judged_by_its_value() -> None:
     flat = np.full((4, 3), 5.0)
     assert compare_outputs("x", "", flat, flat).correlation == 1.0
     assert compare_outputs("x", "", flat * 1.1, flat).correlation == 0.0
 
 
-def test_any_other_network_is_judged_by_output() -> None:
+def test_a_network_without_a_contract_is_judged_by_output() -> None:
     wanted = {"logits": np.random.default_rng(1).standard_normal((6, 9)), "mask": np.ones((6, 2, 2))}
     found = {**wanted, "logits": wanted["logits"] + 0.5}
     verdict = Judge(JudgedWindows({"x": np.zeros((6, 1))}, "random"), wanted).judge_outputs("fp16", found)
@@ -103,7 +103,7 @@ def test_any_other_network_is_judged_by_output() -> None:
 
 
 @given(st.integers(0, 10_000), st.integers(1, 4), st.integers(1, 3))
-def test_pinball_is_the_naive_one(seed: int, windows: int, targets: int) -> None:
+def test_the_pinball_loss_equals_a_naive_one(seed: int, windows: int, targets: int) -> None:
     random = np.random.default_rng(seed)
     given_forecasts = random.standard_normal((windows, 3, targets, 3))
     truth = random.standard_normal((windows, 3, targets)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Networks that cannot be batched: builds, the gate and bench refuse them by name, and take those that can be."""
+"""Tests `streamd/tools/engine/gate/proving.py`: networks that cannot be batched are refused."""
 
 import json
 from collections.abc import Mapping
@@ -49,14 +49,14 @@ def build(graph: Path, *more: str) -> int:
     return main([*arguments, "--plans-only", str(graph.parent / "plans"), *more])
 
 
-# ---------------------------------------------------------------- what a build proves
+# ---------------------------------------------------------------- graphs that a build refuses
 def baked(path: Path) -> Path:
     shape = numpy_helper.from_array(np.array([1, 6, 8]), "shape")
     return saved(path, [node("Reshape", "x shape", "y", "/Reshape")], weights=(shape,))
 
 
 def hidden(path: Path, *shape: int) -> Path:
-    """`y` is `x` in a shape that no inference sees through."""
+    """Save a graph whose `y` is `x` in a shape that shape inference cannot find."""
     nodes = [
         node("Compress", "shape mask", "kept", "/Compress"),
         node("Shape", "x", "size", "/Shape"),
@@ -80,7 +80,7 @@ def of_bfloat16(path: Path) -> Path:
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (baked, "no lane can open the graph: no backend can run"),
         (lambda path: hidden(path, 1, 6, 8), "does not run with a batch of 3: "),
@@ -89,17 +89,17 @@ def of_bfloat16(path: Path) -> Path:
         (of_bfloat16, "input 'x' has the type bfloat16, expected a numeric type of NumPy"),
     ],
 )
-def test_a_build_refuses_what_nothing_here_opens_or_batches(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], make: Any, said: str, precision: str
+def test_a_build_refuses_a_graph_that_cannot_be_opened_or_batched(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], make: Any, message: str, precision: str
 ) -> None:
     assert build(make(tmp_path / "a.onnx"), "--precision", precision) == 1
     error = capsys.readouterr().err
-    assert said in error
+    assert message in error
     assert "a.onnx" in error
     assert not (tmp_path / "plans").exists()
 
 
-def test_the_windows_of_calibration_are_what_it_is_proven_with(tmp_path: Path) -> None:
+def test_a_graph_is_proven_with_the_calibration_windows(tmp_path: Path) -> None:
     graph = saved(tmp_path / "a.onnx", [node("Relu", "x", "y", "/Relu")])
     signature = extract_signature(read_graph(graph), graph)
     prove_file(graph, signature, {"x": np.ones((1, 6, 8), np.float32)})
@@ -107,9 +107,9 @@ def test_the_windows_of_calibration_are_what_it_is_proven_with(tmp_path: Path) -
         prove_file(graph, signature, {"x": np.ones((1, 6, 9), np.float32)})
 
 
-# ---------------------------------------------------------------- an output whose rank the graph does not tell
-def untold(path: Path) -> Path:
-    """`y = x` in another shape, which only its nodes' values say."""
+# ---------------------------------------------------------------- an output whose rank is not in the graph
+def unknown_rank(path: Path) -> Path:
+    """Save a graph whose `y` is `x` in another shape, which only the values of its nodes determine."""
     nodes = [
         node("Shape", "x", "shape", "/Shape"),
         node("Compress", "shape mask", "kept", "/Compress"),
@@ -119,10 +119,10 @@ def untold(path: Path) -> Path:
     return saved(path, nodes, value("y", None), (mask,))
 
 
-def test_an_output_whose_axes_only_running_shows_is_built_and_judged(
+def test_an_output_whose_axes_are_known_only_from_a_run_is_built_and_judged(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    graph = untold(tmp_path / "a.onnx")
+    graph = unknown_rank(tmp_path / "a.onnx")
     signature = extract_signature(read_graph(graph), graph)
     assert signature.outputs == (GraphTensorSpec("y", "float32", (None, None)),)
     assert build(graph, "--precision", "fp32,fp16") == 0
@@ -137,7 +137,7 @@ def test_a_shape_that_follows_from_the_nodes_is_known(tmp_path: Path) -> None:
     assert extract_signature(read_graph(graph), graph).outputs == (GraphTensorSpec("y", "float32", (6, 8)),)
 
 
-def test_one_number_for_all_rows_is_still_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_scalar_for_all_rows_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     graph = saved(tmp_path / "a.onnx", [node("ReduceSum", "x", "y", "/Sum", keepdims=0)], value("y", None))
     assert build(graph, "--precision", "fp32") == 1
     assert "the batch axis of output 'y' is missing (it is a scalar)" in capsys.readouterr().err
@@ -149,20 +149,24 @@ def test_the_gate_refuses_a_network_whose_rows_depend_on_each_other(
 ) -> None:
     graph = softmax_over_batch(tmp_path / "a.onnx")
     assert main(["engine", "validate", "--onnx", str(graph), "--json", "--quiet"]) == 1
-    said = json.loads(capsys.readouterr().out)["validation"]["fp32"]
-    assert said["promotable"] is False
-    assert said["reasons"][0].startswith("y: rows depend on each other: alone and in a batch, a row's values differ by")
-    assert said["blame"] == {"unknown": "the rows of the network itself depend on each other, in any precision"}
+    result = json.loads(capsys.readouterr().out)["validation"]["fp32"]
+    assert result["promotable"] is False
+    assert result["reasons"][0].startswith(
+        "y: rows depend on each other: alone and in a batch, a row's values differ by"
+    )
+    assert result["blame"] == {"unknown": "the rows of the network itself depend on each other, in any precision"}
 
 
 @pytest.mark.parametrize("windows", ["1", "2", "40"])
-def test_few_windows_show_it_too(tmp_path: Path, capsys: pytest.CaptureFixture[str], windows: str) -> None:
+def test_few_windows_show_that_rows_depend_on_each_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], windows: str
+) -> None:
     graph = softmax_over_batch(tmp_path / "a.onnx")
     assert main(["engine", "validate", "--onnx", str(graph), "--windows", windows, "--quiet"]) == 1
     assert "rows depend on each other" in capsys.readouterr().out
 
 
-def test_rows_too_large_for_a_batch_show_it_too(
+def test_large_rows_show_that_rows_depend_on_each_other(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runners, "LARGEST_BATCH_BYTES", 1)
@@ -172,7 +176,7 @@ def test_rows_too_large_for_a_batch_show_it_too(
 
 
 def dependent_version(root: Path) -> Path:
-    """A forecaster whose softmax goes over the batch, as a slip in an axis does it."""
+    """Make a forecaster whose softmax is over the batch, as after a mistake in an axis."""
     path = make_version(root)
     graph = network()
     slip = next(each for each in graph.graph.node if each.name == "/Relu")
@@ -196,7 +200,7 @@ def test_a_forecaster_whose_rows_depend_on_each_other_is_never_promoted(
 
 
 class PlanThatMixes:
-    """A plan that adds to each row a share of its batch's mean: the graph that it was built from does no such thing."""
+    """A plan that mixes a share of the batch's mean into each row, which the graph that it was built from does not."""
 
     name, device, pads = "fake", "none", True
 
@@ -212,7 +216,7 @@ class PlanThatMixes:
         self._graph.close()
 
 
-def test_a_plan_is_compared_with_rows_alone(
+def test_a_plan_is_compared_with_single_rows(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     version = make_version(tmp_path / "engines")
@@ -226,24 +230,24 @@ def test_a_plan_is_compared_with_rows_alone(
     monkeypatch.setitem(OPENERS, "tensorrt", open_plan)
     arguments = ["engine", "validate", str(version), "--data", str(make_fleet(tmp_path)), "--windows", "16"]
     assert main([*arguments, "--json", "--quiet"]) == 1
-    said = json.loads(capsys.readouterr().out)["validation"]
-    assert (said["fp32"]["promotable"], said["fp16"]["promotable"]) == (True, False)
-    assert (said["fp16"]["batch_sizes"], said["fp16"]["failed_batch_sizes"]) == ([1, 8], [8])
+    result = json.loads(capsys.readouterr().out)["validation"]
+    assert (result["fp32"]["promotable"], result["fp16"]["promotable"]) == (True, False)
+    assert (result["fp16"]["batch_sizes"], result["fp16"]["failed_batch_sizes"]) == ([1, 8], [8])
 
 
-def test_bench_gives_no_figures_for_rows_that_depend_on_each_other(
+def test_bench_measures_no_network_whose_rows_depend_on_each_other(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     graph = softmax_over_batch(tmp_path / "a.onnx")
     arguments = ["engine", "bench", "--onnx", str(graph), "--batches", "1,4", "--lanes", "1", "--turns", "1", "--quiet"]
     assert main(arguments) == 1
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert "a.onnx: y: rows depend on each other" in told.err
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert "a.onnx: y: rows depend on each other" in output.err
 
 
 @pytest.mark.parametrize("name", [path.name for path in sorted((ROOT / "engines").iterdir())])
-def test_the_shipped_versions_answer_a_row_alike_in_any_company(name: str) -> None:
+def test_the_shipped_versions_answer_a_row_alike_in_any_batch(name: str) -> None:
     version = load_version(ROOT / "engines" / name)
     signature = extract_signature(read_graph(version.onnx), version.onnx)
     windows = read_judged_windows(ROOT / "examples/fleet/servers.csv.gz", signature, version.contract, 12).windows

@@ -1,4 +1,4 @@
-"""Writing into a version in place: verdicts, log and figures; killed or without room at any step, it stays sound."""
+"""Tests `streamd/tools/engine/gate/recording.py`: a version is sound after a kill at any step."""
 
 import json
 import os
@@ -24,7 +24,7 @@ FILES = ("model.onnx", "weights.safetensors", "conversion_log.txt", "benchmark_r
 
 @pytest.fixture
 def engines(tmp_path: Path) -> Path:
-    """A folder with one version whose record vouches for everything, an earlier benchmark among it."""
+    """A folder with one version whose record has the hash of every file, an earlier benchmark among them."""
     root = tmp_path / "engines"
     path = make(root, NAME)
     (path / "weights.safetensors").write_bytes(b"weights")
@@ -39,7 +39,7 @@ def record_of(path: Path) -> Any:
     return json.loads((path / VERSION_RECORD).read_text())
 
 
-def test_a_verdict_is_read_back_beside_the_others_and_the_log_says_it(engines: Path) -> None:
+def test_a_verdict_is_added_to_the_others_and_to_the_log(engines: Path) -> None:
     path = engines / NAME
     record_verdicts(path / VERSION_RECORD, VERDICT, ["refused"])
     verdicts = read_verdicts(load_version(path).path)
@@ -51,7 +51,7 @@ def test_a_verdict_is_read_back_beside_the_others_and_the_log_says_it(engines: P
     assert record_of(path)["sha256"]["conversion_log.txt"] == digest(path / "conversion_log.txt")
 
 
-def test_without_a_record_or_a_log_both_come_to_be(tmp_path: Path) -> None:
+def test_a_missing_record_and_a_missing_log_are_created(tmp_path: Path) -> None:
     path = make(tmp_path, NAME)
     record_verdicts(path / VERSION_RECORD, VERDICT, ["refused"])
     load_version(path)
@@ -61,7 +61,7 @@ def test_without_a_record_or_a_log_both_come_to_be(tmp_path: Path) -> None:
         load_version(path)
 
 
-def test_figures_are_not_vouched_for(engines: Path) -> None:
+def test_measurements_have_no_hash_in_the_record(engines: Path) -> None:
     path = engines / NAME
     for content in (b"first", b"second"):
         write_unlisted_file(path, "benchmark_results.json", content)
@@ -70,13 +70,13 @@ def test_figures_are_not_vouched_for(engines: Path) -> None:
     assert set(record_of(path)["sha256"]) == set(FILES) - {"benchmark_results.json"}
 
 
-def test_only_one_writes_at_a_time(engines: Path) -> None:
+def test_only_one_writer_changes_a_version_at_a_time(engines: Path) -> None:
     with exclusive(engines), pytest.raises(RepositoryError, match="under way"):
         record_verdicts(engines / NAME / VERSION_RECORD, VERDICT, [])
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_killed_at_any_step_the_version_is_sound(engines: Path, tmp_path: Path, change: str) -> None:
+def test_a_version_is_sound_after_a_kill_at_any_step(engines: Path, tmp_path: Path, change: str) -> None:
     command = [sys.executable, "-m", "tests.support.kill_writes", str(engines), str(tmp_path / "copies"), change]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
@@ -94,7 +94,7 @@ def test_killed_at_any_step_the_version_is_sound(engines: Path, tmp_path: Path, 
 
 
 def outcome(root: Path, change: str) -> bool:
-    """Whether the change is there; whatever is there is sound."""
+    """Whether the change was made; checks that the version is sound in any case."""
     path = root / NAME
     load_version(path)
     if change == "validate":
@@ -102,9 +102,9 @@ def outcome(root: Path, change: str) -> bool:
         assert verdict is None or verdict.reasons
         return verdict is not None
     if change == "bench":
-        said = (path / "benchmark_results.json").read_bytes()
-        assert said in (b"old figures", b"new figures")
-        return said == b"new figures"
+        result = (path / "benchmark_results.json").read_bytes()
+        assert result in (b"old figures", b"new figures")
+        return result == b"new figures"
     new = [each for each in root.iterdir() if each.name.startswith("new_")]
     assert all(each.name.startswith((BUILDING_PREFIX, "new_", ".promoted", NAME)) for each in root.iterdir())
     for each in new:
@@ -114,17 +114,17 @@ def outcome(root: Path, change: str) -> bool:
 
 @pytest.mark.parametrize("call", ["write", "fsync"])
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_full_disk_at_any_step_is_told_and_leaves_a_sound_version(
+def test_a_full_disk_at_any_step_is_reported_and_leaves_a_sound_version(
     engines: Path, monkeypatch: pytest.MonkeyPatch, change: str, call: str
 ) -> None:
     failures = 0
     while True:
         with monkeypatch.context() as patched:
             fails_after(patched, call, failures)
-            told = attempt(change, engines)
-        if told is None:
+            output = attempt(change, engines)
+        if output is None:
             break
-        assert "No space left on device" in told
+        assert "No space left on device" in output
         outcome(engines, change)
         assert not [each for each in engines.rglob("*") if each.name.startswith(BUILDING_PREFIX)]
         assert not list(engines.rglob(".*.new"))
@@ -134,7 +134,7 @@ def test_a_full_disk_at_any_step_is_told_and_leaves_a_sound_version(
 
 
 def attempt(change: str, engines: Path) -> str | None:
-    """Why a change failed; None where it did not."""
+    """Return the reason why a change failed, or None."""
     try:
         CHANGES[change](engines)
     except RepositoryError as exc:
@@ -143,7 +143,7 @@ def attempt(change: str, engines: Path) -> str | None:
 
 
 def fails_after(patched: pytest.MonkeyPatch, name: str, count: int) -> None:
-    """The disk is full after so many calls."""
+    """Let a system call fail with a full disk after this many calls."""
     left, call = [count], getattr(os, name)
 
     def full(*given: Any) -> Any:

@@ -1,9 +1,7 @@
-"""What runs graphs, plans and networks on arrays; and what watches the device meanwhile."""
+"""Tests `streamd/tools/engine/gate/runners.py`: graphs, plans and networks run on arrays."""
 
-import sys
 from contextlib import closing
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,10 +12,8 @@ pytest.importorskip("onnx")
 import onnx
 
 from streamd.core.errors import BackendUnavailableError
-from streamd.inference import cuda
 from streamd.inference.api.backends import OPENERS, OpenOptions, Runners
 from streamd.inference.api.sources import EngineSource
-from streamd.tools.engine.bench.hardware import DeviceMonitor, describe_hardware
 from streamd.tools.engine.gate.runners import (
     NetworkRunner,
     open_candidate,
@@ -38,7 +34,7 @@ def graph(tmp_path: Path) -> Path:
     return tmp_path / "any.onnx"
 
 
-def test_all_windows_run_whatever_the_batch(graph: Path) -> None:
+def test_all_windows_run_with_any_batch_size(graph: Path) -> None:
     windows = raw_windows(11)
     (expected,) = run(scaled_network(), windows)
     np.testing.assert_allclose(run_graph(graph, windows, optimized=False)["y"], expected, rtol=1e-5)
@@ -49,9 +45,7 @@ def test_all_windows_run_whatever_the_batch(graph: Path) -> None:
         np.testing.assert_allclose(found["y"], expected, rtol=1e-4, atol=1e3)
 
 
-def test_what_others_are_compared_with_runs_each_node_as_it_is_written(
-    graph: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_reference_runs_without_optimizations(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import onnxruntime
 
     made: list[Any] = []
@@ -68,13 +62,13 @@ def test_what_others_are_compared_with_runs_each_node_as_it_is_written(
     assert made == [levels.ORT_DISABLE_ALL, levels.ORT_ENABLE_ALL]
 
 
-def test_what_onnxruntime_cannot_load_is_told(tmp_path: Path) -> None:
+def test_a_graph_that_onnxruntime_cannot_load_is_reported(tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"no graph")
     with pytest.raises(BackendUnavailableError, match=r"broken\.onnx: ONNX Runtime cannot load it"):
         open_graph(tmp_path / "broken.onnx")
 
 
-def test_lanes_apart_are_all_there_or_none_is(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_separate_lanes_are_all_open_or_all_closed(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runners: list[ScriptedRunner] = []
 
     def opener(source: EngineSource, options: OpenOptions) -> Runners:
@@ -92,7 +86,7 @@ def test_lanes_apart_are_all_there_or_none_is(graph: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(("compatible", "used"), [(True, Path("lean.so")), (False, None)])
-def test_a_plan_opens_at_its_buckets_and_in_the_lean_runtime_where_it_can(
+def test_a_plan_opens_at_its_buckets_and_in_the_lean_runtime_if_compatible(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compatible: bool, used: Path | None
 ) -> None:
     asked: list[OpenOptions] = []
@@ -126,56 +120,7 @@ def test_a_network_runs_as_the_graph_does() -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-@pytest.fixture
-def device(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda, "memory_bytes", lambda index: (300, 1000))
-
-
-def test_without_a_device_nothing_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda, "device_count", lambda: 0)
-    monitor = DeviceMonitor()
-    assert monitor.read_used_bytes() is None
-    with monitor.sample_utilization() as samples:
-        pass
-    assert samples == []
-    assert monitor.missing == ["GPU memory and utilisation: no CUDA device"]
-    assert describe_hardware()["gpu"] is None
-
-
-def test_without_nvml_memory_is_known_and_what_is_missing_is_told(
-    device: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "pynvml", None)
-    monitor = DeviceMonitor()
-    assert monitor.read_used_bytes() == 700
-    assert monitor.missing == ["GPU utilisation: pip install nvidia-ml-py"]
-    said = describe_hardware()
-    assert said["gpu"] == {"name": "NVIDIA Fake", "compute_capability": "9.0", "memory_bytes": 1000}
-    assert said["cores"] >= 1
-
-
-def test_with_nvml_utilisation_is_sampled(device: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    import threading
-
-    asked = threading.Event()
-
-    def rates(handle: int) -> Any:
-        assert handle == 7
-        asked.set()
-        return SimpleNamespace(gpu=37)
-
-    module = SimpleNamespace(
-        nvmlInit=lambda: None, nvmlDeviceGetHandleByIndex=lambda index: 7, nvmlDeviceGetUtilizationRates=rates
-    )
-    monkeypatch.setitem(sys.modules, "pynvml", module)
-    monitor = DeviceMonitor()
-    with monitor.sample_utilization() as samples:
-        assert asked.wait(30)
-    assert set(samples) == {37.0}
-    assert monitor.missing == []
-
-
-def test_large_inputs_go_in_small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_inputs_run_in_small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("streamd.tools.engine.gate.runners.LARGEST_BATCH_BYTES", 2 * 4 * 3)
     rows = np.arange(16, dtype=np.float32).reshape(8, 2)
     for pads, sizes in ((False, [3, 3, 2]), (True, [8])):

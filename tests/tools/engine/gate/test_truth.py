@@ -1,4 +1,4 @@
-"""Windows to judge on: what came after them, and what makes them hard."""
+"""Tests `streamd/tools/engine/gate/truth.py`: the values after each window, and windows that are made hard."""
 
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,13 @@ CONTRACT = ModelContract(
 
 
 def fleet(steps: int = 40, servers: int = 3) -> RecordedFleet:
-    """`load` is the step's number, 1000 more on each server; `net` is flat; `free` is not there."""
+    """Make a fleet: `load` is the step's number, 1000 more on each server; `net` is flat; there is no `free`."""
     load = np.arange(steps, dtype=np.float32) + 1000 * np.arange(servers, dtype=np.float32)[:, None]
     series = np.stack([load, np.ones_like(load)], axis=2)
     return RecordedFleet(tuple("abc"[:servers]), ("load", "net"), 500, series)
 
 
-def test_the_truth_is_what_came_after_each_window() -> None:
+def test_the_truth_is_the_values_after_each_window() -> None:
     judged = cut_with_truth(fleet(), CONTRACT, 1000)
     assert len(judged) == 3 * (40 - 12 - 2 + 1)
     past = judged.windows["encoder_cont"]
@@ -42,7 +42,7 @@ def test_the_truth_is_what_came_after_each_window() -> None:
     assert np.isnan(past[..., 1]).all(), "a feature that the fleet does not have"
     np.testing.assert_allclose(judged.windows["decoder_cont"][5], compute_known_future(500 + 5 + 11, 2, 300))
     np.testing.assert_allclose(judged.scale[:, 1], np.arange(40).std(), rtol=1e-5)
-    assert np.isnan(judged.scale[:, 0]).all(), "a flat series says nothing"
+    assert np.isnan(judged.scale[:, 0]).all(), "a flat series has no deviation"
 
 
 def test_fewer_windows_are_spread_over_servers_and_time() -> None:
@@ -52,7 +52,7 @@ def test_fewer_windows_are_spread_over_servers_and_time() -> None:
     assert len({int(each) // 1000 for each in starts}) == 3
 
 
-def test_too_short_a_fleet_says_how_long_it_must_be() -> None:
+def test_a_fleet_that_is_too_short_is_refused_with_the_length_it_needs() -> None:
     with pytest.raises(ConfigError, match="13 steps; expected 14 or more"):
         cut_with_truth(fleet(steps=13), CONTRACT, 4)
 
@@ -76,7 +76,7 @@ def test_three_of_four_windows_are_hard_and_their_truth_follows() -> None:
     np.testing.assert_array_equal(judged.truth[:3], before.truth[:3])
 
 
-def test_whole_features_go_missing() -> None:
+def test_whole_features_are_missing_in_some_windows() -> None:
     wide = ModelContract(tuple("abcdef"), ("a",), (0.5,), context_length=6, horizon=2, step_seconds=300)
     series = np.ones((1, 20, 6), np.float32)
     judged = cut_with_truth(RecordedFleet(("s",), tuple("abcdef"), 0, series), wide, 4)
@@ -85,7 +85,7 @@ def test_whole_features_go_missing() -> None:
     assert missing.all(axis=0).sum() == missing.any(axis=0).sum() == 2
 
 
-def test_random_inputs_are_of_the_graph_s_types() -> None:
+def test_random_inputs_have_the_types_of_the_graph() -> None:
     specs = (
         GraphTensorSpec("pixels", "float32", (3, 4)),
         GraphTensorSpec("ids", "int64", (5,)),
@@ -98,7 +98,7 @@ def test_random_inputs_are_of_the_graph_s_types() -> None:
     assert make_random_windows(Signature(specs, ()), 6)["pixels"].tolist() == made.windows["pixels"].tolist()
 
 
-def test_what_cannot_be_judged_on_is_told(tmp_path: Path) -> None:
+def test_files_that_give_no_windows_to_judge_on_are_refused(tmp_path: Path) -> None:
     signature = Signature((GraphTensorSpec("x", "float32", (2,)),), ())
     with pytest.raises(ConfigError, match="no such file"):
         read_judged_windows(tmp_path / "none.csv", signature, CONTRACT, 1)

@@ -1,4 +1,4 @@
-"""Windows for calibration: from arrays, and cut from a fleet's file as the daemon would see them."""
+"""Tests `streamd/tools/engine/gate/windows.py`: read from arrays, and cut from a fleet as the daemon does."""
 
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ def test_arrays_are_read_up_to_the_count(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"x": None}, "no array 'x'; it has"),
         ({"x": np.ones((5, 2, 4), np.float32)}, r"'x' is \(5, 2, 4\) float32; expected \(windows, 2, 3\) float32"),
@@ -42,14 +42,14 @@ def test_arrays_are_read_up_to_the_count(tmp_path: Path) -> None:
         ({"x": np.ones((0, 2, 3), np.float32)}, r"'x' is \(0, 2, 3\)"),
     ],
 )
-def test_wrong_arrays_are_named(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+def test_wrong_arrays_are_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     given = {name: values for name, values in (arrays() | change).items() if values is not None}
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         read_windows(saved(tmp_path, given), SIGNATURE, None, 10)
 
 
 def fleet(tmp_path: Path, steps: int = 6) -> Path:
-    """Two servers; `load` is the step's number, 100 more on the second; `free` is not there, `idle` is missing once."""
+    """Write a fleet of two servers: `load` is the step's number, 100 more on the second; no `free`; `idle` has a gap."""
     lines = ["server,time,load,idle"]
     for step in range(steps):
         for number, server in enumerate("ab"):
@@ -81,7 +81,7 @@ def test_fewer_windows_are_spread_over_all(tmp_path: Path) -> None:
     np.testing.assert_array_equal(windows["encoder_cont"][:, 0, 0], [0, 2, 102])
 
 
-def test_a_file_that_gives_no_windows_says_why(tmp_path: Path) -> None:
+def test_a_file_that_gives_no_windows_is_refused_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file"):
         read_windows(tmp_path / "none.npz", SIGNATURE, None, 1)
     with pytest.raises(ConfigError, match="3 steps; expected 4 or more"):

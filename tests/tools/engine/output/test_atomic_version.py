@@ -1,4 +1,4 @@
-"""Tests `streamd/tools/engine/output/atomic_version.py`: JSON that every reader takes, whatever numbers it is made of."""
+"""Tests `streamd/tools/engine/output/atomic_version.py`: JSON that every reader takes, with numbers of any type."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Writing versions: what is in them, that readers take them, and that a build that dies leaves none."""
+"""Tests `streamd/tools/engine/output/folders.py`: content, readers, and builds that leave nothing."""
 
 import json
 import subprocess
@@ -30,7 +30,7 @@ def noon() -> datetime:
 
 @pytest.fixture
 def version(tmp_path: Path) -> Path:
-    """A sound version with all that may be in one."""
+    """A sound version with every file that a version can have."""
     path = tmp_path / "engines" / NAME
     make(path.parent, NAME)
     for name in ("training_info.json", "server_mapping.json"):
@@ -39,14 +39,14 @@ def version(tmp_path: Path) -> Path:
     (path / "weights.safetensors").write_bytes(b"weights")
     (path / "conversion_log.txt").write_text("exported\n")
     info = json.loads((path / "conversion_info.json").read_text()) if (path / "conversion_info.json").exists() else {}
-    said: dict[str, Any] = {
+    result: dict[str, Any] = {
         **info,
         "opset": 17,
         "plans": {},
         "sha256": {},
         "validation": {"fp32": {"promotable": True}},
     }
-    (path / "conversion_info.json").write_text(json.dumps(said))
+    (path / "conversion_info.json").write_text(json.dumps(result))
     return path
 
 
@@ -79,7 +79,7 @@ def test_a_version_is_whole_and_readers_take_it(version: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o755
 
 
-def test_the_record_says_what_was_done_and_vouches_for_every_file(version: Path) -> None:
+def test_the_record_describes_the_build_and_has_a_hash_of_every_file(version: Path) -> None:
     path = write(version)
     info = json.loads((path / "conversion_info.json").read_text())
     assert set(info["sha256"]) == {each.name for each in path.iterdir()} - {"conversion_info.json"}
@@ -95,7 +95,7 @@ def test_the_record_says_what_was_done_and_vouches_for_every_file(version: Path)
     assert any("TensorRT info: all is well" in line for line in log)
 
 
-def test_stages_are_told_and_the_graph_of_each_is_kept(version: Path) -> None:
+def test_the_record_counts_stages_and_the_graph_of_each_is_kept(version: Path) -> None:
     with VersionFolder(read_made_source(version), None, None, [], now=noon) as folder:
         entry = folder.add_plan(make_plan(stages=3), SETTINGS, WHERE, keep_graph=True)
         kept = sorted(each.name for each in folder.folder.iterdir() if each.suffix == ".onnx")
@@ -106,7 +106,7 @@ def test_stages_are_told_and_the_graph_of_each_is_kept(version: Path) -> None:
     assert (entry["stages"], entry["strongly_typed"], entry["kept_fp32"]) == (3, False, ["/scaler/Div"])
 
 
-def test_a_dynamic_plan_says_which_batch_sizes_to_run(version: Path) -> None:
+def test_the_record_lists_batch_sizes_to_run_a_dynamic_plan_with(version: Path) -> None:
     with VersionFolder(read_made_source(version), None, None, [], now=noon) as folder:
         entry = folder.add_plan(make_plan(), BuildSettings(profiles=(Profile(2, 48, 130),)), WHERE)
     assert entry["profiles"] == [[2, 48, 130]]
@@ -137,7 +137,7 @@ def test_a_build_that_fails_leaves_nothing(version: Path) -> None:
     assert [each.name for each in version.parent.iterdir()] == [NAME]
 
 
-def test_gc_leaves_a_version_alone_that_is_being_built(version: Path) -> None:
+def test_gc_keeps_a_version_that_is_being_built(version: Path) -> None:
     with VersionFolder(read_made_source(version), None, None, []) as folder:
         folder.add_plan(make_plan(), SETTINGS, WHERE)
         collect_garbage(EngineRepository(version.parent), 1, now=1e12)
@@ -145,7 +145,7 @@ def test_gc_leaves_a_version_alone_that_is_being_built(version: Path) -> None:
         assert load_version(Path(folder.finish()["folder"])).contract.horizon == 4
 
 
-def test_killed_at_any_step_there_is_no_version_or_a_whole_one(version: Path, tmp_path: Path) -> None:
+def test_a_kill_at_any_step_leaves_no_version_or_a_whole_one(version: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.support.kill_toolchain", str(version), str(tmp_path / "roots")]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr

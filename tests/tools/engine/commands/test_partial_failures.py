@@ -1,4 +1,4 @@
-"""Commands that make several things and fail half-way: what was made is of use or gone, and nothing else is lost."""
+"""Tests `streamd/tools/engine/commands` that fail half-way: files made before it can be used."""
 
 import json
 import os
@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[4]
 
 @pytest.fixture
 def given(tmp_path: Path) -> list[str]:
-    """A network without any product: float32 and half precision work, int8 has nothing to quantize."""
+    """Arguments for a network without products: float32 and half precision work, int8 has nothing to quantize."""
     nodes = [node("Mul", "x x", "square", "/Mul"), node("Relu", "square", "y", "/Relu")]
     onnx.save(model(nodes, [value("x", ["batch", 6, 8])], [value("y", ["batch", 6, 8])]), str(tmp_path / "any.onnx"))
     np.savez(tmp_path / "windows.npz", x=raw_windows(16)["x"] / 1e9)
@@ -46,12 +46,12 @@ def build(given: list[str], plans: Path, precision: str, *more: str) -> int:
 
 
 def record_of(plans: Path) -> dict[str, Any]:
-    said: dict[str, Any] = json.loads((plans / "plans.json").read_text())
-    return said
+    result: dict[str, Any] = json.loads((plans / "plans.json").read_text())
+    return result
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "tensorrt"])
-def test_what_was_made_before_another_precision_failed_is_on_record(
+def test_a_precision_made_before_another_failed_is_on_record(
     install: MakeLibrary, tmp_path: Path, given: list[str], capsys: pytest.CaptureFixture[str], backend: str
 ) -> None:
     install("10.16.0")
@@ -79,7 +79,7 @@ runpy.run_module("tests.support.fake_build_worker", run_name="__main__")
 """
 
 
-def test_with_jobs_it_is_the_same(
+def test_with_jobs_a_precision_made_before_another_failed_is_on_record(
     install: MakeLibrary, tmp_path: Path, given: list[str], monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -96,7 +96,7 @@ def test_with_jobs_it_is_the_same(
     assert {each.name for each in plans.iterdir()} == {"model_fp32.engine", "plans.json", "conversion_log.txt"}
 
 
-def test_where_nothing_was_made_nothing_is_left(tmp_path: Path, given: list[str]) -> None:
+def test_a_build_that_made_nothing_leaves_nothing(tmp_path: Path, given: list[str]) -> None:
     assert build(given, tmp_path / "plans", "int8,fp16", "--backend", "onnxruntime") == 1
     assert not (tmp_path / "plans").exists()
     (tmp_path / "there").mkdir()
@@ -119,7 +119,7 @@ def test_an_earlier_plan_stays_on_record_until_it_is_replaced(tmp_path: Path, gi
     assert log.count("model_fp16.onnx: ") >= 2
 
 
-def test_plans_of_another_graph_leave_the_record(tmp_path: Path, given: list[str]) -> None:
+def test_plans_of_another_graph_are_removed_from_the_record(tmp_path: Path, given: list[str]) -> None:
     plans, graphs = tmp_path / "plans", ("--backend", "onnxruntime")
     assert build(given, plans, "fp16", *graphs) == 0
     onnx.save(scaled_network(), given[1])
@@ -127,20 +127,20 @@ def test_plans_of_another_graph_leave_the_record(tmp_path: Path, given: list[str
     assert record_of(plans)["graphs"].keys() == {"fp32"}
 
 
-def test_a_record_never_describes_a_file_that_it_is_not_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever is written, one after the other: the record lists a plan only while it is that plan's."""
+def test_the_record_never_describes_another_content_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After each write, a plan that the record lists is the plan on disk."""
     version = make_version(tmp_path / "engines")
     folder = tmp_path / "plans"
     seen: list[tuple[str, bytes]] = []
     replace = os.replace
 
-    def look(*given: Any) -> None:
+    def check(*given: Any) -> None:
         replace(*given)
         if (folder / "plans.json").is_file() and record_of(folder)["plans"]:
             listed = record_of(folder)["plans"]["fp16"]["pinned_layers"]
             seen.append((str(listed), (folder / "model_fp16.engine").read_bytes()))
 
-    monkeypatch.setattr(os, "replace", look)
+    monkeypatch.setattr(os, "replace", check)
     for content in (b"first", b"second"):
         with PlansFolder(folder, read_made_source(version), ["streamd"]) as plans:
             made = make_plan(content=content)
@@ -150,7 +150,7 @@ def test_a_record_never_describes_a_file_that_it_is_not_of(tmp_path: Path, monke
     assert set(seen) == {("first", b"first"), ("second", b"second")}
 
 
-def test_a_precision_that_does_not_run_costs_the_others_no_verdict(
+def test_a_precision_that_does_not_run_keeps_no_other_from_its_verdict(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     version = make_version(tmp_path / "engines")
