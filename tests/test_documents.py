@@ -41,7 +41,7 @@ from tests.support.document_tables import (
     render_settings,
     with_settings,
 )
-from tests.support.http_harness import CONTRACT, Running, Setup, running
+from tests.support.http_harness import CONTRACT, HttpDaemon, HttpDaemonSettings, run_http_daemon
 
 Found = list[str]
 """What is wrong with a document, one sentence each."""
@@ -255,7 +255,7 @@ def test_settings_name_every_flag_of_serve() -> None:
 # ---------------------------------------------------------------- a daemon that runs
 @pytest.fixture
 async def daemon(tmp_path: Path) -> Any:
-    async with running(tmp_path / "state", Setup()) as each:
+    async with run_http_daemon(tmp_path / "state", HttpDaemonSettings()) as each:
         yield each
 
 
@@ -271,7 +271,7 @@ def find_wrong_metrics(text: str, exposition: str, labels: Mapping[str, tuple[st
     return differences("metric", documented, known)
 
 
-async def test_operation_lists_every_metric(daemon: Running) -> None:
+async def test_operation_lists_every_metric(daemon: HttpDaemon) -> None:
     exposition = (await daemon.call("GET", "/metrics")).data.decode()
     labels = {family.name: tuple(getattr(family, "_labelnames", ())) for family in daemon.service.metrics.collect()}
     check(
@@ -284,7 +284,7 @@ async def test_operation_lists_every_metric(daemon: Running) -> None:
     )
 
 
-async def test_operation_lists_every_state_of_rows(daemon: Running) -> None:
+async def test_operation_lists_every_state_of_rows(daemon: HttpDaemon) -> None:
     states = (await daemon.status())["rows"]
 
     def guard(text: str) -> Found:
@@ -294,7 +294,7 @@ async def test_operation_lists_every_state_of_rows(daemon: Running) -> None:
     check(guard, read("docs/operation.md"), (row, ""), (row, row.replace("superseded", "replaced")))
 
 
-async def test_metrics_to_watch_are_metrics(daemon: Running) -> None:
+async def test_metrics_to_watch_are_metrics(daemon: HttpDaemon) -> None:
     exposition = (await daemon.call("GET", "/metrics")).data.decode()
     shown = set(re.findall(r"^# TYPE (\w+)", exposition, re.MULTILINE))
 
@@ -309,7 +309,7 @@ def find_wrong_routes(text: str, routes: Iterable[str]) -> Found:
     return differences("route", [bare(row["call"]) for row in read_table(text, "call", "what it does")], routes)
 
 
-async def test_wire_lists_every_route(daemon: Running) -> None:
+async def test_wire_lists_every_route(daemon: HttpDaemon) -> None:
     changes: Any = object()
     app = make_http_app(daemon.service, TransportLimits(), changes, "token").app
     routes = {
@@ -327,7 +327,7 @@ async def test_wire_lists_every_route(daemon: Running) -> None:
     )
 
 
-async def test_every_status_key_is_in_wire(daemon: Running) -> None:
+async def test_every_status_key_is_in_wire(daemon: HttpDaemon) -> None:
     shown = set(await daemon.status())
     sources = "".join(
         path.read_text(encoding="utf-8")
@@ -344,7 +344,7 @@ async def test_every_status_key_is_in_wire(daemon: Running) -> None:
     check(guard, read("docs/wire.md"), (row, ""), (row, row + row), (row, row.replace("`due`", "`overdue_servers`")))
 
 
-async def test_errors_of_the_http_server_are_as_documented(daemon: Running) -> None:
+async def test_errors_of_the_http_server_are_as_documented(daemon: HttpDaemon) -> None:
     replies = [await daemon.get("/v1/nothing"), await daemon.call("PUT", "/v1/samples")]
     answered = {(reply.code, reply.status) for reply in replies}
     assert "Allow" in replies[1].headers
@@ -358,7 +358,7 @@ async def test_errors_of_the_http_server_are_as_documented(daemon: Running) -> N
 
 
 async def test_readiness_is_as_documented(tmp_path: Path) -> None:
-    async with running(tmp_path / "state", Setup(lanes=0)) as daemon:
+    async with run_http_daemon(tmp_path / "state", HttpDaemonSettings(lanes=0)) as daemon:
         reply = await daemon.get("/readyz")
         assert (reply.status, reply.body["status"]) == (503, "starting")
         daemon.open_lanes(1)

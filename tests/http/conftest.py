@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.http_harness import Running, Setup, running
+from tests.support.http_harness import HttpDaemon, HttpDaemonSettings, run_http_daemon
 
-Start = Callable[[Setup], Awaitable[Running]]
+Start = Callable[[HttpDaemonSettings], Awaitable[HttpDaemon]]
 
 
 @pytest.fixture
@@ -16,14 +16,14 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
     async with AsyncExitStack() as stack:
         count = 0
 
-        async def start_one(setup: Setup) -> Running:
+        async def start_one(setup: HttpDaemonSettings) -> HttpDaemon:
             nonlocal count
             count += 1
-            return await stack.enter_async_context(running(tmp_path / f"state-{count}", setup))
+            return await stack.enter_async_context(run_http_daemon(tmp_path / f"state-{count}", setup))
 
         yield start_one
 
 
 @pytest.fixture
-async def daemon(start: Start) -> Running:
-    return await start(Setup())
+async def daemon(start: Start) -> HttpDaemon:
+    return await start(HttpDaemonSettings())

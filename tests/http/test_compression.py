@@ -22,12 +22,12 @@ from tests.support.http_harness import (
     MSGPACK,
     NEED,
     TYPES,
-    Running,
-    Setup,
-    history,
+    HttpDaemon,
+    HttpDaemonSettings,
+    is_same_array,
+    make_rows,
+    make_window,
     pack,
-    same,
-    window_of,
 )
 from tests.support.memory_use import resident_bytes
 
@@ -55,13 +55,13 @@ PACKERS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
 @pytest.mark.parametrize("content_type", TYPES)
 @pytest.mark.parametrize(("encoding", "packer"), PACKERS.values(), ids=PACKERS)
 async def test_samples_and_calls_are_decoded(
-    daemon: Running, encoding: str, packer: Callable[[bytes], bytes], content_type: str
+    daemon: HttpDaemon, encoding: str, packer: Callable[[bytes], bytes], content_type: str
 ) -> None:
-    rows = history("a", 1, range(NEED))
+    rows = make_rows("a", 1, range(NEED))
     data = packer(pack({"samples": rows}, content_type))
     reply = await daemon.post_bytes("/v1/samples", data, content_type, **{"Content-Encoding": encoding})
     assert reply.body == {"accepted": NEED, "rejected": 0, "errors": []}
-    assert same(await daemon.window("a"), window_of(rows, NEED - 1))
+    assert is_same_array(await daemon.window("a"), make_window(rows, NEED - 1))
     for path in ("/v1/predict", "/predict"):
         data = packer(pack(question(1), MSGPACK))
         reply = await daemon.post_bytes(path, data, MSGPACK, **{"Content-Encoding": encoding})
@@ -87,9 +87,9 @@ ROUTES = ["/v1/samples", "/v1/predict", "/predict"]
 @pytest.mark.parametrize("content_type", TYPES)
 @pytest.mark.parametrize("path", ROUTES)
 @pytest.mark.parametrize("encoding", REFUSED)
-async def test_any_other_encoding_is_415(daemon: Running, encoding: str, path: str, content_type: str) -> None:
+async def test_any_other_encoding_is_415(daemon: HttpDaemon, encoding: str, path: str, content_type: str) -> None:
     """Even where the body is not compressed at all: a name that is not known is never ignored."""
-    data = pack({"samples": history("a", 1, range(NEED))}, content_type)
+    data = pack({"samples": make_rows("a", 1, range(NEED))}, content_type)
     reply = await daemon.post_bytes(path, data, content_type, **{"Content-Encoding": encoding})
     assert (reply.status, reply.code) == (415, "unsupported_media_type")
     assert encoding in reply.body["message"]
@@ -99,19 +99,19 @@ async def test_any_other_encoding_is_415(daemon: Running, encoding: str, path: s
     assert (await daemon.status())["servers"] == 0
 
 
-async def test_another_type_does_not_speak_of_encodings(daemon: Running) -> None:
+async def test_another_type_does_not_speak_of_encodings(daemon: HttpDaemon) -> None:
     reply = await daemon.post_bytes("/v1/samples", b"", "text/plain")
     assert reply.status == 415
     assert "Accept-Encoding" not in reply.headers
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/v1/status", "/v1/servers"])
-async def test_a_call_without_a_body_may_name_any_encoding(daemon: Running, path: str) -> None:
+async def test_a_call_without_a_body_may_name_any_encoding(daemon: HttpDaemon, path: str) -> None:
     reply = await daemon.call("GET", path, headers={"Content-Encoding": "br"})
     assert reply.status == 200
 
 
-async def test_two_fields_are_as_one_with_a_comma(daemon: Running) -> None:
+async def test_two_fields_are_as_one_with_a_comma(daemon: HttpDaemon) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", daemon.port)
     head = "POST /v1/samples HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n"
     writer.write(f"{head}Content-Encoding: gzip\r\nContent-Encoding: deflate\r\n\r\n{{}}".encode())
@@ -135,7 +135,7 @@ BROKEN: dict[str, tuple[str, bytes]] = {
 
 
 @pytest.mark.parametrize(("encoding", "data"), BROKEN.values(), ids=BROKEN)
-async def test_what_is_not_in_its_encoding_is_400(daemon: Running, encoding: str, data: bytes) -> None:
+async def test_what_is_not_in_its_encoding_is_400(daemon: HttpDaemon, encoding: str, data: bytes) -> None:
     reply = await daemon.post_bytes("/v1/samples", data, **{"Content-Encoding": encoding})
     assert (reply.status, reply.code) == (400, "malformed")
     assert encoding in reply.body["message"]
@@ -143,7 +143,7 @@ async def test_what_is_not_in_its_encoding_is_400(daemon: Running, encoding: str
 
 @pytest.mark.parametrize("pack_body", [gzip.compress, zlib.compress, raw_deflate, bytes])
 async def test_the_limit_is_of_what_comes_out(start: Start, pack_body: Callable[[bytes], bytes]) -> None:
-    daemon = await start(Setup(limits=TransportLimits(max_body_bytes=1_000)))
+    daemon = await start(HttpDaemonSettings(limits=TransportLimits(max_body_bytes=1_000)))
     encoding = {gzip.compress: "gzip", bytes: "identity"}.get(pack_body, "deflate")
     for size, expected in ((1_000, 200), (1_001, 413)):
         data = pack_body(b'{"samples": []}'.ljust(size))
@@ -154,7 +154,7 @@ async def test_the_limit_is_of_what_comes_out(start: Start, pack_body: Callable[
 
 async def test_what_comes_in_is_limited_too(start: Start) -> None:
     """Members that are empty decode to nothing, however many come."""
-    daemon = await start(Setup(limits=TransportLimits(max_body_bytes=1_000)))
+    daemon = await start(HttpDaemonSettings(limits=TransportLimits(max_body_bytes=1_000)))
     data = gzip.compress(b"") * 100
     reply = await daemon.post_bytes("/v1/samples", data, **{"Content-Encoding": "gzip"})
     assert (reply.status, reply.code) == (413, "too_large")
@@ -200,7 +200,7 @@ class NoEngines:
 async def test_routes_that_change_what_serves_read_bodies_alike(start: Start, path: str, body: dict[str, str]) -> None:
     engines = NoEngines()
     limits = TransportLimits(max_body_bytes=1_000)
-    daemon = await start(Setup(limits=limits, engines=engines, admin_token="secret"))
+    daemon = await start(HttpDaemonSettings(limits=limits, engines=engines, admin_token="secret"))
     headers = {"Authorization": "Bearer secret", "Content-Encoding": "gzip"}
     assert (await daemon.post_bytes(path, gzip.compress(pack(body, JSON)), **headers)).status == 200
     assert engines.asked == ["v"]
@@ -254,7 +254,7 @@ def test_a_bomb_is_not_decoded_beyond_the_limit() -> None:
     assert most < 2**19
 
 
-async def test_bombs_at_once_take_no_memory(daemon: Running) -> None:
+async def test_bombs_at_once_take_no_memory(daemon: HttpDaemon) -> None:
     bomb = gzip.compress(bytes(2**26), 9)
     before = resident_bytes()
     replies = await asyncio.gather(

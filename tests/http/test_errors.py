@@ -12,18 +12,18 @@ from tests.support.http_harness import (
     CONTRACT,
     MSGPACK,
     NEED,
+    HttpDaemon,
+    HttpDaemonSettings,
     Message,
-    Running,
-    Setup,
-    array_of,
-    history,
+    is_same_array,
+    make_rows,
+    make_sample,
+    make_tensor,
+    make_window,
+    make_wire_forecast,
     origin,
-    same,
-    sample,
-    tensor,
+    read_array,
     values_of,
-    window_of,
-    wire_forecast,
 )
 
 POISON = 666.0
@@ -38,20 +38,20 @@ def question(*firsts: float) -> Message:
     cont = np.ones((len(firsts), *CONTRACT.input_shapes["encoder_cont"]), np.float32)
     cont[:, :, 0] = np.asarray(firsts, np.float32)[:, None]
     future = np.zeros((len(firsts), *CONTRACT.input_shapes["decoder_cont"]), np.float32)
-    return {"inputs": {"encoder_cont": tensor(cont), "decoder_cont": tensor(future)}}
+    return {"inputs": {"encoder_cont": make_tensor(cont), "decoder_cont": make_tensor(future)}}
 
 
-async def fill_lanes(daemon: Running) -> None:
+async def fill_lanes(daemon: HttpDaemon) -> None:
     """Hold both lanes, so that whatever comes next waits and runs as one batch."""
     daemon.backend.script.hold = True
     for name in ("plug-0", "plug-1"):
-        await daemon.accept(history(name, 1, range(NEED)))
+        await daemon.accept(make_rows(name, 1, range(NEED)))
     while len(daemon.backend.script.runs) < 2:
         await daemon.get("/healthz")
 
 
 @pytest.mark.parametrize("not_finite", [False, True])
-async def test_a_poisoned_window_fails_alone(daemon: Running, not_finite: bool) -> None:
+async def test_a_poisoned_window_fails_alone(daemon: HttpDaemon, not_finite: bool) -> None:
     if not_finite:
         daemon.backend.script.not_finite = poisoned
     else:
@@ -60,7 +60,7 @@ async def test_a_poisoned_window_fails_alone(daemon: Running, not_finite: bool) 
         await fill_lanes(daemon)
         for number in range(20):
             first = {"cpu_user": POISON} if number in (3, 11) else {}
-            rows = [sample(f"s{number}", step, values_of(number, step) | first) for step in range(NEED)]
+            rows = [make_sample(f"s{number}", step, values_of(number, step) | first) for step in range(NEED)]
             await daemon.accept(rows)
         good = asyncio.create_task(daemon.post("/v1/predict", question(1, 2, 3), MSGPACK))
         bad = asyncio.create_task(daemon.post("/v1/predict", question(1, POISON, 3), MSGPACK))
@@ -70,10 +70,10 @@ async def test_a_poisoned_window_fails_alone(daemon: Running, not_finite: bool) 
         seen: dict[str, Float32] = {}
         while len(seen) < 18:
             message = await reader.receive()
-            seen[message["server"]] = array_of(message["values"])
+            seen[message["server"]] = read_array(message["values"])
         reply = await good
         assert reply.status == 200
-        assert array_of(reply.body["outputs"]["predictions"])[:, 0, 0, 1].tolist() == [
+        assert read_array(reply.body["outputs"]["predictions"])[:, 0, 0, 1].tolist() == [
             np.float32(first) + np.float32(0.001) for first in (1, 2, 3)
         ]
         reply = await bad
@@ -81,8 +81,8 @@ async def test_a_poisoned_window_fails_alone(daemon: Running, not_finite: bool) 
         assert (reply.status, reply.code) == (422 if not_finite else 500, code)
         assert "window 1" in reply.body["message"]
     for name, values in seen.items():
-        window = window_of(history(name, int(name[1:]), range(NEED)), NEED - 1)
-        assert same(values, wire_forecast(window))
+        window = make_window(make_rows(name, int(name[1:]), range(NEED)), NEED - 1)
+        assert is_same_array(values, make_wire_forecast(window))
     assert {"s3", "s11"}.isdisjoint(seen)
     await daemon.service.pipeline.wait_idle()
     counts = daemon.service.row_counts()
@@ -90,16 +90,16 @@ async def test_a_poisoned_window_fails_alone(daemon: Running, not_finite: bool) 
     assert max(count for _, count in daemon.backend.script.runs) > 2
     # 2. A server whose next row is sound is forecast again.
     async with daemon.subscribed(servers=["s3"]) as reader:
-        await daemon.accept([sample("s3", step) for step in range(NEED, NEED + 9)])
+        await daemon.accept([make_sample("s3", step) for step in range(NEED, NEED + 9)])
         while (await reader.receive())["origin"] != origin(NEED + 8):
             pass
 
 
-async def test_a_failed_batch_runs_again_in_halves_and_all_are_forecast(daemon: Running) -> None:
+async def test_a_failed_batch_runs_again_in_halves_and_all_are_forecast(daemon: HttpDaemon) -> None:
     async with daemon.subscribed(servers=["s*"]) as reader:
         await fill_lanes(daemon)
         for number in range(8):
-            await daemon.accept(history(f"s{number}", number, range(NEED)))
+            await daemon.accept(make_rows(f"s{number}", number, range(NEED)))
         daemon.backend.script.errors.extend(
             [BatchFailedError("one"), BatchFailedError("two"), BatchFailedError("three")]
         )
@@ -108,12 +108,14 @@ async def test_a_failed_batch_runs_again_in_halves_and_all_are_forecast(daemon: 
     assert seen == {f"s{number}" for number in range(8)}
 
 
-async def test_a_lost_lanes_batch_runs_on_another(daemon: Running) -> None:
+async def test_a_lost_lanes_batch_runs_on_another(daemon: HttpDaemon) -> None:
     daemon.backend.script.errors.append(LaneLostError("gone"))
     async with daemon.subscribed() as reader:
-        await daemon.accept(history("a", 7, range(NEED)))
+        await daemon.accept(make_rows("a", 7, range(NEED)))
         message = await reader.receive()
-    assert same(array_of(message["values"]), wire_forecast(window_of(history("a", 7, range(NEED)), NEED - 1)))
+    assert is_same_array(
+        read_array(message["values"]), make_wire_forecast(make_window(make_rows("a", 7, range(NEED)), NEED - 1))
+    )
     status = await daemon.status()
     assert len(status["lanes"]) == 1
     assert len(status["lanes_lost"]) == 1
@@ -122,7 +124,7 @@ async def test_a_lost_lanes_batch_runs_on_another(daemon: Running) -> None:
     assert (await daemon.post("/v1/predict", question(1), MSGPACK)).status == 200
 
 
-async def test_without_a_lane_callers_get_503_and_samples_are_taken(daemon: Running) -> None:
+async def test_without_a_lane_callers_get_503_and_samples_are_taken(daemon: HttpDaemon) -> None:
     daemon.backend.script.lost = True
     reply = await daemon.post("/v1/predict", question(1, 2), MSGPACK)
     assert (reply.status, reply.code) == (503, "lane_lost")
@@ -130,14 +132,14 @@ async def test_without_a_lane_callers_get_503_and_samples_are_taken(daemon: Runn
     reply = await daemon.post("/v1/predict", question(1), MSGPACK)
     assert (reply.status, reply.code) == (503, "unavailable")
     assert "Retry-After" in reply.headers
-    await daemon.accept(history("a", 1, range(NEED)))
-    assert same(await daemon.window("a"), window_of(history("a", 1, range(NEED)), NEED - 1))
+    await daemon.accept(make_rows("a", 1, range(NEED)))
+    assert is_same_array(await daemon.window("a"), make_window(make_rows("a", 1, range(NEED)), NEED - 1))
     assert (await daemon.get("/readyz")).status == 503
     assert (await daemon.get("/healthz")).status == 200
 
 
 async def test_callers_that_wait_learn_at_once_that_the_last_lane_is_gone(start: Start) -> None:
-    daemon = await start(Setup(lanes=1))
+    daemon = await start(HttpDaemonSettings(lanes=1))
     daemon.backend.script.hold = True
     calls = [asyncio.create_task(daemon.post("/v1/predict", question(0), MSGPACK))]
     while not daemon.backend.script.runs:
@@ -151,18 +153,18 @@ async def test_callers_that_wait_learn_at_once_that_the_last_lane_is_gone(start:
         reply = await call
         assert (reply.status, reply.code) == (503, "lane_lost")
     # 2. Draining does not wait for what no lane is left to do.
-    await daemon.accept(history("a", 1, range(NEED)))
+    await daemon.accept(make_rows("a", 1, range(NEED)))
     await daemon.service.drain()
 
 
-async def test_a_lanes_defect_is_a_failed_batch(daemon: Running) -> None:
+async def test_a_lanes_defect_is_a_failed_batch(daemon: HttpDaemon) -> None:
     daemon.backend.script.errors.append(ZeroDivisionError("a defect"))
     reply = await daemon.post("/v1/predict", question(1), MSGPACK)
     assert (reply.status, reply.code) == (500, "inference_failed")
     assert (await daemon.post("/v1/predict", question(1), MSGPACK)).status == 200
 
 
-async def test_a_caller_that_leaves_harms_nobody(daemon: Running) -> None:
+async def test_a_caller_that_leaves_harms_nobody(daemon: HttpDaemon) -> None:
     await fill_lanes(daemon)
     leaving = asyncio.create_task(daemon.post("/v1/predict", question(1), MSGPACK))
     while not daemon.service.scheduler.waiting:

@@ -22,33 +22,33 @@ from tests.support.http_harness import (
     JSON,
     MSGPACK,
     NEED,
+    HttpDaemon,
     Message,
-    Running,
     at,
-    history,
+    is_same_array,
+    make_rows,
+    make_sample,
+    make_window,
     pack,
-    same,
-    sample,
-    window_of,
 )
 
 NAN, INFINITY = float("nan"), float("inf")
 FEATURES = list(CONTRACT.features)
 
 FAULTS: list[tuple[str, Any, str, list[str]]] = [
-    ("NaN", sample("x", 0, {"cpu_user": NAN}), "invalid_value", ["values.cpu_user", "NaN", "send null"]),
+    ("NaN", make_sample("x", 0, {"cpu_user": NAN}), "invalid_value", ["values.cpu_user", "NaN", "send null"]),
     (
         "Infinity",
-        sample("x", 0, {"mem_used": -INFINITY}),
+        make_sample("x", 0, {"mem_used": -INFINITY}),
         "invalid_value",
         ["values.mem_used", "-Infinity", "send null"],
     ),
-    ("a surrogate", sample("web-\udcff", 0), "invalid_server", ["server", "\\udcff", "Unicode"]),
-    ("NaN as time", sample("x", 0) | {"time": NAN}, "invalid_time", ["time", "NaN"]),
-    ("a feature's name", sample("x", 0, {"\ud800": 1.0}), "invalid_sample", ["feature", "\\ud800"]),
+    ("a surrogate", make_sample("web-\udcff", 0), "invalid_server", ["server", "\\udcff", "Unicode"]),
+    ("NaN as time", make_sample("x", 0) | {"time": NAN}, "invalid_time", ["time", "NaN"]),
+    ("a feature's name", make_sample("x", 0, {"\ud800": 1.0}), "invalid_sample", ["feature", "\\ud800"]),
     (
         "a value of a feature with an odd name",
-        sample("x", 0, {"é\u2028\\udcff": NAN}),
+        make_sample("x", 0, {"é\u2028\\udcff": NAN}),
         "invalid_value",
         ["values.\\xe9", "send null"],
     ),
@@ -56,10 +56,10 @@ FAULTS: list[tuple[str, Any, str, list[str]]] = [
 """Samples as Python's json writes them, with their code and what their message must name."""
 
 GOOD = [
-    *history("good", 5, range(NEED)),
+    *make_rows("good", 5, range(NEED)),
     # Strings in which the tokens are text: these are sound, and so are pairs of surrogates.
-    sample('NaN, "Infinity": [NaN, -Infinity] \\ud800 \\', 0),
-    sample("\U0001f600\\", 0),
+    make_sample('NaN, "Infinity": [NaN, -Infinity] \\ud800 \\', 0),
+    make_sample("\U0001f600\\", 0),
 ]
 
 
@@ -68,7 +68,7 @@ GOOD = [
 )
 @pytest.mark.parametrize("place", [0, 2, len(GOOD)])
 async def test_the_sample_alone_is_refused(
-    daemon: Running, bad: Message, code: str, named: list[str], place: int
+    daemon: HttpDaemon, bad: Message, code: str, named: list[str], place: int
 ) -> None:
     samples = [*GOOD[:place], bad, *GOOD[place:]]
     body = json.dumps({"host": "\udcff", "mean": NAN, "samples": samples, "id": 7}).encode()
@@ -79,7 +79,7 @@ async def test_the_sample_alone_is_refused(
 @pytest.mark.parametrize(
     ("bad", "code", "named"), [pytest.param(bad, code, named, id=name) for name, bad, code, named in FAULTS]
 )
-async def test_a_frame_is_as_a_body(daemon: Running, bad: Message, code: str, named: list[str]) -> None:
+async def test_a_frame_is_as_a_body(daemon: HttpDaemon, bad: Message, code: str, named: list[str]) -> None:
     async with daemon.socket("/v1/ingest", JSON) as agent:
         await agent.send_bytes(json.dumps({"id": "\U0001f600", "samples": [*GOOD, bad]}).encode())
         ack = await agent.receive()
@@ -88,20 +88,20 @@ async def test_a_frame_is_as_a_body(daemon: Running, bad: Message, code: str, na
         assert (await agent.ask({"id": 1, "samples": []}))["accepted"] == 0
 
 
-async def judge(daemon: Running, answer: Message, code: str, named: list[str], place: int) -> None:
+async def judge(daemon: HttpDaemon, answer: Message, code: str, named: list[str], place: int) -> None:
     """All good samples are in, and the message of the bad one names the place and what to do."""
     assert (answer["accepted"], answer["rejected"]) == (len(GOOD), 1)
     (error,) = answer["errors"]
     assert (error["index"], error["code"]) == (place, code)
     assert [word for word in named if word not in error["message"]] == []
-    assert same(await daemon.window("good"), window_of(GOOD[:NEED], NEED - 1))
+    assert is_same_array(await daemon.window("good"), make_window(GOOD[:NEED], NEED - 1))
     status = await daemon.status()
     assert status["servers"] == 3
     assert status["samples"]["rejected"] == {code: 1}
 
 
-async def test_bytes_that_are_not_utf8_beside_a_nan(daemon: Running) -> None:
-    texts = [json.dumps(each).encode() for each in (sample("a", 0), sample("b", 0, {"cpu_user": NAN}))]
+async def test_bytes_that_are_not_utf8_beside_a_nan(daemon: HttpDaemon) -> None:
+    texts = [json.dumps(each).encode() for each in (make_sample("a", 0), make_sample("b", 0, {"cpu_user": NAN}))]
     body = b'{"samples":[' + b",".join([*texts, texts[0].replace(b'"a"', b'"\xff"')]) + b"]}"
     answer = (await daemon.post_bytes("/v1/samples", body)).body
     assert [(error["index"], error["code"]) for error in answer["errors"]] == [
@@ -144,7 +144,7 @@ COLUMNS: list[tuple[str, Message, dict[int, tuple[str, list[str]]]]] = [
 @pytest.mark.parametrize("by_frame", [False, True])
 @pytest.mark.parametrize(("body", "errors"), [pytest.param(body, errors, id=name) for name, body, errors in COLUMNS])
 async def test_the_row_alone_is_refused(
-    daemon: Running, body: Message, errors: dict[int, tuple[str, list[str]]], by_frame: bool
+    daemon: HttpDaemon, body: Message, errors: dict[int, tuple[str, list[str]]], by_frame: bool
 ) -> None:
     data = json.dumps(body).encode()
     if by_frame:
@@ -166,7 +166,7 @@ def judge_rows(answer: Message, errors: dict[int, tuple[str, list[str]]]) -> Non
 
 
 @pytest.mark.parametrize("code_point", [0xDCFF, 0xD800])
-async def test_a_feature_is_of_all_rows(daemon: Running, code_point: int) -> None:
+async def test_a_feature_is_of_all_rows(daemon: HttpDaemon, code_point: int) -> None:
     body = columns(features=["cpu_user", chr(code_point), "load_average"])
     reply = await daemon.post_bytes("/v1/samples", json.dumps(body).encode())
     assert (reply.status, reply.code) == (400, "malformed")
@@ -186,7 +186,7 @@ NOT_UTF8: list[tuple[str, Message, dict[int, tuple[str, list[str]]]]] = [
 @pytest.mark.parametrize("content_type", [JSON, MSGPACK])
 @pytest.mark.parametrize(("body", "errors"), [pytest.param(body, errors, id=name) for name, body, errors in NOT_UTF8])
 async def test_text_that_is_not_utf8_refuses_its_row_alone(
-    daemon: Running, body: Message, errors: dict[int, tuple[str, list[str]]], content_type: str
+    daemon: HttpDaemon, body: Message, errors: dict[int, tuple[str, list[str]]], content_type: str
 ) -> None:
     data = pack(body, content_type).replace(b"QQ", b"\xff\xfe")
     judge_rows((await daemon.post_bytes("/v1/samples", data, content_type)).body, errors)
@@ -194,7 +194,7 @@ async def test_text_that_is_not_utf8_refuses_its_row_alone(
 
 @pytest.mark.parametrize("bad", [b"\xc7\x01\xff\x00", b"\xd4\x05\x00", b"\xc4\x01\xff"])
 @pytest.mark.parametrize("field", ["servers", "time", "values"])
-async def test_an_extension_refuses_its_row_alone(daemon: Running, field: str, bad: bytes) -> None:
+async def test_an_extension_refuses_its_row_alone(daemon: HttpDaemon, field: str, bad: bytes) -> None:
     """A timestamp of a length that there is not, an extension that is not known, and bytes."""
     body = columns(**{field: [*columns()["columns"][field][:2], "QQ"]})
     data = msgspec.msgpack.encode(body).replace(b"\xa2QQ", bad)
@@ -202,7 +202,7 @@ async def test_an_extension_refuses_its_row_alone(daemon: Running, field: str, b
     assert (answer["accepted"], [error["index"] for error in answer["errors"]]) == (2, [2])
 
 
-async def test_nan_in_messagepack_is_missing_and_infinity_says_send_null(daemon: Running) -> None:
+async def test_nan_in_messagepack_is_missing_and_infinity_says_send_null(daemon: HttpDaemon) -> None:
     body = columns(values=[[1.0, NAN, 3.0], [4.0, INFINITY, 6.0], [7.0, 8.0, 9.0]])
     answer = (await daemon.post("/v1/samples", body, MSGPACK)).body
     judge_rows(answer, {1: ("invalid_value", ["values.mem_used", "inf", "null"])})
@@ -211,7 +211,7 @@ async def test_nan_in_messagepack_is_missing_and_infinity_says_send_null(daemon:
 # ---------------------------------------------------------------- where a message is one thing
 @pytest.mark.parametrize("token", ["NaN", "Infinity", "-Infinity"])
 @pytest.mark.parametrize("wrapped", [False, True])
-async def test_predict_names_the_tensor_and_says_send_null(daemon: Running, token: str, wrapped: bool) -> None:
+async def test_predict_names_the_tensor_and_says_send_null(daemon: HttpDaemon, token: str, wrapped: bool) -> None:
     """A call is answered whole or not at all, so that it is refused whole."""
     window = np.ones(CONTRACT.input_shapes["encoder_cont"]).tolist()
     future = np.zeros(CONTRACT.input_shapes["decoder_cont"]).tolist()
@@ -228,7 +228,7 @@ async def test_predict_names_the_tensor_and_says_send_null(daemon: Running, toke
     assert reply.status == 200
 
 
-async def test_a_subscription_with_nan_is_refused_and_the_next_is_heard(daemon: Running) -> None:
+async def test_a_subscription_with_nan_is_refused_and_the_next_is_heard(daemon: HttpDaemon) -> None:
     async with daemon.socket("/v1/forecasts", JSON) as reader:
         for bad in ('{"type":"subscribe","quantiles":[NaN]}', '{"type":"subscribe","servers":["\\ud800"]}'):
             await reader.send_bytes(bad.encode())
@@ -237,7 +237,7 @@ async def test_a_subscription_with_nan_is_refused_and_the_next_is_heard(daemon: 
         assert (await reader.ask({"type": "subscribe"}))["type"] == "subscribed"
 
 
-async def test_calls_that_have_windows_still_work(daemon: Running) -> None:
+async def test_calls_that_have_windows_still_work(daemon: HttpDaemon) -> None:
     assert (await daemon.post("/v1/predict", question(1), MSGPACK)).status == 200
 
 

@@ -7,32 +7,32 @@ import numpy as np
 from tests.http.conftest import Start
 from tests.support.http_harness import (
     NEED,
-    Running,
-    Setup,
-    array_of,
-    history,
+    HttpDaemon,
+    HttpDaemonSettings,
+    is_same_array,
+    make_rows,
+    make_sample,
+    make_window,
+    make_wire_forecast,
     origin,
-    same,
-    sample,
+    read_array,
     values_of,
-    window_of,
-    wire_forecast,
 )
 
 
-async def begun(daemon: Running, runs: int) -> None:
+async def begun(daemon: HttpDaemon, runs: int) -> None:
     while len(daemon.backend.script.runs) < runs:
         await asyncio.sleep(0)
 
 
-async def forget(daemon: Running, server: str) -> None:
+async def forget(daemon: HttpDaemon, server: str) -> None:
     reply = await daemon.call("DELETE", f"/v1/servers/{server}")
     assert (reply.status, reply.data) == (204, b"")
 
 
-async def test_a_forgotten_server_reports_to_nobody(daemon: Running) -> None:
+async def test_a_forgotten_server_reports_to_nobody(daemon: HttpDaemon) -> None:
     async with daemon.subscribed() as reader:
-        await daemon.accept(history("a", 1, range(NEED)) + history("b", 2, range(NEED)))
+        await daemon.accept(make_rows("a", 1, range(NEED)) + make_rows("b", 2, range(NEED)))
         for _ in range(2):
             await reader.receive()
     await forget(daemon, "a")
@@ -50,35 +50,35 @@ async def test_a_forgotten_server_reports_to_nobody(daemon: Running) -> None:
     assert "streamd_servers_forgotten_total 0.0\n" in metrics, "that counts those who went for want of room"
 
 
-async def test_a_server_that_reports_again_begins_anew(daemon: Running) -> None:
-    await daemon.accept(history("a", 1, range(10)))
+async def test_a_server_that_reports_again_begins_anew(daemon: HttpDaemon) -> None:
+    await daemon.accept(make_rows("a", 1, range(10)))
     await daemon.service.pipeline.wait_idle()
     await forget(daemon, "a")
     # 2. Rows that would have been too old for the former window, in the same slot.
     async with daemon.subscribed() as reader:
-        await daemon.accept(history("a", 7, range(-100, -100 + NEED - 1)))
+        await daemon.accept(make_rows("a", 7, range(-100, -100 + NEED - 1)))
         assert (await daemon.get("/v1/forecasts/a")).body["status"] == "warming"
-        await daemon.accept(history("a", 7, [-100 + NEED - 1]))
+        await daemon.accept(make_rows("a", 7, [-100 + NEED - 1]))
         message = await reader.receive()
-    window = window_of(history("a", 7, range(-100, -100 + NEED)), -100 + NEED - 1)
+    window = make_window(make_rows("a", 7, range(-100, -100 + NEED)), -100 + NEED - 1)
     assert (message["server"], message["context"]) == ("a", NEED)
-    assert same(array_of(message["values"]), wire_forecast(window))
-    assert same(await daemon.window("a"), window)
+    assert is_same_array(read_array(message["values"]), make_wire_forecast(window))
+    assert is_same_array(await daemon.window("a"), window)
 
 
 async def test_what_is_under_way_for_it_is_not_delivered(start: Start) -> None:
-    daemon = await start(Setup(lanes=1))
+    daemon = await start(HttpDaemonSettings(lanes=1))
     daemon.backend.script.hold = True
     async with daemon.subscribed() as reader:
-        await daemon.accept(history("runs", 1, range(NEED)))
+        await daemon.accept(make_rows("runs", 1, range(NEED)))
         await begun(daemon, 1)
-        await daemon.accept(history("waits", 2, range(NEED)))
-        await daemon.accept(history("stays", 3, range(NEED)))
+        await daemon.accept(make_rows("waits", 2, range(NEED)))
+        await daemon.accept(make_rows("stays", 3, range(NEED)))
         for server in ("runs", "waits"):
             await forget(daemon, server)
         assert (await daemon.status())["due"] == 1
         # 2. One comes back while the window of its former self is on the lane.
-        await daemon.accept(history("runs", 9, range(50, 50 + NEED)))
+        await daemon.accept(make_rows("runs", 9, range(50, 50 + NEED)))
         daemon.let_go()
         messages = {message["server"]: message for message in [await reader.receive(), await reader.receive()]}
     assert messages.keys() == {"stays", "runs"}
@@ -90,10 +90,10 @@ async def test_what_is_under_way_for_it_is_not_delivered(start: Start) -> None:
 
 
 async def test_a_reader_does_not_get_what_it_had_not_read(start: Start) -> None:
-    daemon = await start(Setup())
+    daemon = await start(HttpDaemonSettings())
     async with daemon.subscribed():
         (subscription,) = daemon.service.hub._subscriptions
-        await daemon.accept(history("a", 1, range(NEED)))
+        await daemon.accept(make_rows("a", 1, range(NEED)))
         await daemon.service.pipeline.wait_idle()
         # The reader's task has not had its turn yet, or has read: publish again while nothing awaits.
         slot = daemon.service.state.directory.slots["a"]
@@ -104,15 +104,15 @@ async def test_a_reader_does_not_get_what_it_had_not_read(start: Start) -> None:
     last = daemon.service.state.board.last_serial
     reply = daemon.session.get(f"{daemon.url}/v1/forecasts/stream", headers={"Last-Event-ID": "0"})
     async with reply as events:
-        await daemon.accept(history("b", 1, range(NEED)))
+        await daemon.accept(make_rows("b", 1, range(NEED)))
         lines = [await events.content.readline() for _ in range(3)]
     assert lines[0] == b"id: %d\n" % (last + 1), "the serial of a forgotten forecast is never another's"
     assert b'"server":"b"' in lines[2]
 
 
-async def test_a_row_that_was_filling_is_not_closed_later(daemon: Running) -> None:
+async def test_a_row_that_was_filling_is_not_closed_later(daemon: HttpDaemon) -> None:
     service = daemon.service
-    await daemon.accept([sample("a", 1, {"cpu_user": 1.0})])
+    await daemon.accept([make_sample("a", 1, {"cpu_user": 1.0})])
     slot = service.state.directory.slots["a"]
     assert service.state.windows.get_next_deadline() is not None
     closed = service.state.windows.closed_rows
@@ -121,15 +121,17 @@ async def test_a_row_that_was_filling_is_not_closed_later(daemon: Running) -> No
     assert service.state.windows.close_overdue_rows(float("inf")) == []
     assert service.state.windows.closed_rows == closed
     # 2. Nor does its part of a row reach who has the slot next.
-    await daemon.accept([sample("b", 1, {"mem_used": 2.0}), sample("b", 2, values_of(0, 2))])
+    await daemon.accept([make_sample("b", 1, {"mem_used": 2.0}), make_sample("b", 2, values_of(0, 2))])
     assert service.state.directory.slots == {"b": slot}
-    assert same(await daemon.window("b"), window_of([sample("b", 1, {"mem_used": 2.0}), sample("b", 2)], 2))
+    assert is_same_array(
+        await daemon.window("b"), make_window([make_sample("b", 1, {"mem_used": 2.0}), make_sample("b", 2)], 2)
+    )
 
 
-async def test_forecasts_that_were_held_to_be_scored_go_too(daemon: Running) -> None:
+async def test_forecasts_that_were_held_to_be_scored_go_too(daemon: HttpDaemon) -> None:
     service = daemon.service
     scorer = service.accuracy.scorer
-    await daemon.accept(history("a", 1, range(8)))
+    await daemon.accept(make_rows("a", 1, range(8)))
     await service.pipeline.wait_idle()
     slot = service.state.directory.slots["a"]
     assert slot in scorer.pending
@@ -139,9 +141,9 @@ async def test_forecasts_that_were_held_to_be_scored_go_too(daemon: Running) -> 
     assert (await daemon.status())["accuracy"]["sampled"]["forgotten"] == 1
 
 
-async def test_a_body_that_is_being_taken_goes_on_with_a_new_window(daemon: Running) -> None:
+async def test_a_body_that_is_being_taken_goes_on_with_a_new_window(daemon: HttpDaemon) -> None:
     service = daemon.service
-    rows = [row for step in range(800) for row in (sample("a", step), sample("b", step))]
+    rows = [row for step in range(800) for row in (make_sample("a", step), make_sample("b", step))]
     sending = asyncio.create_task(daemon.post("/v1/samples", {"samples": rows}))
     while "a" not in service.state.directory.slots:
         await asyncio.sleep(0)
@@ -149,4 +151,6 @@ async def test_a_body_that_is_being_taken_goes_on_with_a_new_window(daemon: Runn
     service.forget(service.state.directory.slots["a"])
     assert (await sending).body["accepted"] == len(rows)
     for server in ("a", "b"):
-        assert same(await daemon.window(server), window_of([sample(server, step) for step in range(800)], 799))
+        assert is_same_array(
+            await daemon.window(server), make_window([make_sample(server, step) for step in range(800)], 799)
+        )

@@ -14,20 +14,20 @@ from tests.support.http_harness import (
     MSGPACK,
     NEED,
     TYPES,
+    HttpDaemon,
+    HttpDaemonSettings,
     Message,
-    Running,
-    Setup,
     Socket,
-    array_of,
     at,
-    history,
+    is_same_array,
+    make_rows,
+    make_sample,
+    make_tensor,
+    make_window,
+    make_wire_forecast,
     origin,
     pack,
-    same,
-    sample,
-    tensor,
-    window_of,
-    wire_forecast,
+    read_array,
 )
 from tests.support.memory_use import resident_bytes
 
@@ -45,23 +45,23 @@ def columns(values: Any, time: Any) -> Message:
 def ingest_frames(content_type: str) -> list[bytes]:
     rows = np.arange(6, dtype="<f4").reshape(2, 3)
     messages: list[Message] = [
-        {"samples": history("web-01", 1, range(4))},
-        {"id": 17, "samples": [sample("a", 0, status=3), sample("b", 1, {"cpu_user": None, "fan": 1.0})]},
-        {"id": "x", "samples": [sample("é☃", 2) | {"time": "2023-11-14T22:16:00Z"}]},
-        {"samples": [sample("", 0), sample("a", -50), sample("b", 0, {"cpu_user": 1e30})]},
+        {"samples": make_rows("web-01", 1, range(4))},
+        {"id": 17, "samples": [make_sample("a", 0, status=3), make_sample("b", 1, {"cpu_user": None, "fan": 1.0})]},
+        {"id": "x", "samples": [make_sample("é☃", 2) | {"time": "2023-11-14T22:16:00Z"}]},
+        {"samples": [make_sample("", 0), make_sample("a", -50), make_sample("b", 0, {"cpu_user": 1e30})]},
         {"samples": []},
         columns(rows.tolist(), at(0)),
         columns([[None, 1, 2], [3, 4, 5.5]], [at(1), "2023-11-14T22:16:00+01:00"]),
     ]
     if content_type == MSGPACK:
-        messages += [columns(tensor(rows), at(2)), columns(tensor(rows.astype("<f2")), [at(3), at(4)])]
+        messages += [columns(make_tensor(rows), at(2)), columns(make_tensor(rows.astype("<f2")), [at(3), at(4)])]
     return [pack(message, content_type) for message in messages]
 
 
 def predict_frames(content_type: str) -> list[bytes]:
     given = {name: np.ones((2, *shape), "<f4") for name, shape in CONTRACT.input_shapes.items()}
     if content_type == MSGPACK:
-        return [pack({"inputs": {name: tensor(array) for name, array in given.items()}}, MSGPACK)]
+        return [pack({"inputs": {name: make_tensor(array) for name, array in given.items()}}, MSGPACK)]
     return [pack({name: array.tolist() for name, array in given.items()}, JSON)]
 
 
@@ -120,13 +120,13 @@ class Neighbour:
 
     async def take_turn(self) -> None:
         step = len(self.sent)
-        self.sent += history(NEIGHBOUR, 7, [step])
+        self.sent += make_rows(NEIGHBOUR, 7, [step])
         ack = await self._agent.ask({"id": step, "samples": self.sent[-1:]})
         assert ack == {"type": "ack", "id": step, "accepted": 1, "rejected": 0, "errors": []}
         if step + 1 >= NEED:
             message = await self._reader.receive()
             assert (message["server"], message["origin"]) == (NEIGHBOUR, origin(step))
-            assert same(array_of(message["values"]), wire_forecast(window_of(self.sent, step)))
+            assert is_same_array(read_array(message["values"]), make_wire_forecast(make_window(self.sent, step)))
 
 
 async def through_socket(agent: Socket, frames: list[bytes]) -> None:
@@ -145,7 +145,7 @@ async def through_socket(agent: Socket, frames: list[bytes]) -> None:
             assert answer["rejected"] == len(answer["errors"])
 
 
-async def through_http(daemon: Running, path: str, frames: list[bytes], content_type: str) -> None:
+async def through_http(daemon: HttpDaemon, path: str, frames: list[bytes], content_type: str) -> None:
     statuses = {200, 400} if path == "/v1/samples" else {200, 400, 422}
     for frame in frames:
         reply = await daemon.post_bytes(path, frame, content_type)
@@ -155,7 +155,7 @@ async def through_http(daemon: Running, path: str, frames: list[bytes], content_
 
 
 async def test_ten_thousand_mutated_frames(start: Start) -> None:
-    daemon = await start(Setup(capacity=4_096))
+    daemon = await start(HttpDaemonSettings(capacity=4_096))
     mutators = {kind: iter(Mutator(ingest_frames(kind), SEED)) for kind in TYPES}
     questions = {kind: iter(Mutator(predict_frames(kind), SEED)) for kind in TYPES}
     before = 0
@@ -186,7 +186,7 @@ async def test_ten_thousand_mutated_frames(start: Start) -> None:
         grown = resident_bytes() - before
         await neighbour.take_turn()
     assert grown < 64 * 2**20
-    assert same(await daemon.window(NEIGHBOUR), window_of(neighbour.sent, len(neighbour.sent) - 1))
+    assert is_same_array(await daemon.window(NEIGHBOUR), make_window(neighbour.sent, len(neighbour.sent) - 1))
     await daemon.service.pipeline.wait_idle()
     status = await daemon.status()
     assert status["ready"] is True

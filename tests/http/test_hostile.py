@@ -27,15 +27,15 @@ from tests.support.http_harness import (
     MSGPACK,
     NEED,
     TYPES,
-    Running,
-    Setup,
+    HttpDaemon,
+    HttpDaemonSettings,
     at,
-    history,
+    is_same_array,
+    make_rows,
+    make_sample,
+    make_window,
     pack,
-    same,
-    sample,
     values_of,
-    window_of,
 )
 from tests.support.memory_use import resident_bytes
 
@@ -74,13 +74,13 @@ UNREADABLE: list[tuple[str, bytes, str]] = [
     ("deep objects closed", b'{"samples":[' + b'{"a":' * 50_000 + b"1" + b"}" * 50_000 + b"]}", JSON),
     ("UTF-16", '{"samples":[]}'.encode("utf-16"), JSON),
     ("a byte order mark", b'\xef\xbb\xbf{"samples":[]}', JSON),
-    ("MessagePack called JSON", pack({"samples": [sample("a", 0)]}, MSGPACK), JSON),
-    ("JSON called MessagePack", pack({"samples": [sample("a", 0)]}, JSON), MSGPACK),
+    ("MessagePack called JSON", pack({"samples": [make_sample("a", 0)]}, MSGPACK), JSON),
+    ("JSON called MessagePack", pack({"samples": [make_sample("a", 0)]}, JSON), MSGPACK),
     ("empty", b"", MSGPACK),
     ("nil", b"\xc0", MSGPACK),
     ("an array", b"\x90", MSGPACK),
     ("the byte that is never used", b"\xc1", MSGPACK),
-    ("cut off", pack({"samples": [sample("a", 0)]}, MSGPACK)[:-3], MSGPACK),
+    ("cut off", pack({"samples": [make_sample("a", 0)]}, MSGPACK)[:-3], MSGPACK),
     ("more behind the end", pack({"samples": []}, MSGPACK) + b"\x00", MSGPACK),
     ("an array of 4 G", b"\x81\xa7samples\xdd\xff\xff\xff\xff", MSGPACK),
     ("a map of 4 G", b"\xdf\xff\xff\xff\xff", MSGPACK),
@@ -98,7 +98,7 @@ UNREADABLE: list[tuple[str, bytes, str]] = [
     ("data", "content_type"),
     [pytest.param(data, kind, id=f"{kind.partition('/')[2]} {name}") for name, data, kind in UNREADABLE],
 )
-async def test_nothing_readable_is_400_and_nothing_is_taken(daemon: Running, data: bytes, content_type: str) -> None:
+async def test_nothing_readable_is_400_and_nothing_is_taken(daemon: HttpDaemon, data: bytes, content_type: str) -> None:
     reply = await daemon.post_bytes("/v1/samples", data, content_type)
     assert (reply.status, reply.code) == (400, "malformed")
     status = await daemon.status()
@@ -108,7 +108,7 @@ async def test_nothing_readable_is_400_and_nothing_is_taken(daemon: Running, dat
 
 def with_bad(bad: bytes) -> bytes:
     """Three good samples, and something else in their midst."""
-    good = [json.dumps(each).encode() for each in history("good", 5, range(NEED))]
+    good = [json.dumps(each).encode() for each in make_rows("good", 5, range(NEED))]
     return b'{"samples":[' + b",".join([good[0], bad, *good[1:]]) + b"]}"
 
 
@@ -155,40 +155,40 @@ BAD_IN_JSON: list[tuple[str, bytes, str]] = [
 
 
 @pytest.mark.parametrize(("bad", "code"), [pytest.param(bad, code, id=name) for name, bad, code in BAD_IN_JSON])
-async def test_one_bad_sample_among_good_ones(daemon: Running, bad: bytes, code: str) -> None:
+async def test_one_bad_sample_among_good_ones(daemon: HttpDaemon, bad: bytes, code: str) -> None:
     answer = (await daemon.post_bytes("/v1/samples", with_bad(bad))).body
     assert (answer["accepted"], answer["rejected"]) == (NEED, 1)
     assert [(error["index"], error["code"]) for error in answer["errors"]] == [(1, code)]
-    assert same(await daemon.window("good"), window_of(history("good", 5, range(NEED)), NEED - 1))
+    assert is_same_array(await daemon.window("good"), make_window(make_rows("good", 5, range(NEED)), NEED - 1))
     assert (await daemon.status())["servers"] == 1
 
 
-async def test_bad_utf8_in_one_packed_sample(daemon: Running) -> None:
-    good = [msgspec.msgpack.encode(each) for each in history("good", 5, range(NEED))]
-    bad = msgspec.msgpack.encode(sample("xy", 0)).replace(b"xy", b"\xff\xfe")
+async def test_bad_utf8_in_one_packed_sample(daemon: HttpDaemon) -> None:
+    good = [msgspec.msgpack.encode(each) for each in make_rows("good", 5, range(NEED))]
+    bad = msgspec.msgpack.encode(make_sample("xy", 0)).replace(b"xy", b"\xff\xfe")
     body = b"\x81\xa7samples\x94" + b"".join([good[0], bad, *good[1:]])
     answer = (await daemon.post_bytes("/v1/samples", body, MSGPACK)).body
     assert (answer["accepted"], [error["index"] for error in answer["errors"]]) == (NEED, [1])
-    assert same(await daemon.window("good"), window_of(history("good", 5, range(NEED)), NEED - 1))
+    assert is_same_array(await daemon.window("good"), make_window(make_rows("good", 5, range(NEED)), NEED - 1))
 
 
-async def test_of_a_key_twice_the_last_counts(daemon: Running) -> None:
+async def test_of_a_key_twice_the_last_counts(daemon: HttpDaemon) -> None:
     data = b'{"samples":[{"server":"x","server":"a","time":1,"time":%d,"values":{"cpu_user":1,"cpu_user":2}}]}' % at(0)
     assert (await daemon.post_bytes("/v1/samples", data)).body["accepted"] == 1
-    await daemon.accept([sample("a", 1)])
+    await daemon.accept([make_sample("a", 1)])
     assert (await daemon.window("a"))[-2, 0] == 2
     assert (await daemon.get("/v1/servers/x")).status == 404
 
 
-async def test_a_server_with_nul_is_a_server_of_its_own(daemon: Running) -> None:
-    await daemon.accept([sample("a\x00", 0), sample("a\x00", 1), sample("a", 0), sample("\x00", 0)])
+async def test_a_server_with_nul_is_a_server_of_its_own(daemon: HttpDaemon) -> None:
+    await daemon.accept([make_sample("a\x00", 0), make_sample("a\x00", 1), make_sample("a", 0), make_sample("\x00", 0)])
     names = [(entry["server"], entry["have"]) for entry in (await daemon.get("/v1/servers")).body["servers"]]
     assert names == [("\x00", 1), ("a", 1), ("a\x00", 2)]
 
 
 # ---------------------------------------------------------------- bodies that are compressed, cut into chunks, slow
-async def test_gzip_is_read(daemon: Running) -> None:
-    data = pack({"samples": history("a", 1, range(NEED))}, JSON)
+async def test_gzip_is_read(daemon: HttpDaemon) -> None:
+    data = pack({"samples": make_rows("a", 1, range(NEED))}, JSON)
     for encoding, packed in (("gzip", gzip.compress(data)), ("deflate", zlib.compress(data))):
         reply = await daemon.post_bytes("/v1/samples", packed, **{"Content-Encoding": encoding})
         assert reply.body["accepted"] == NEED
@@ -206,16 +206,16 @@ def bomb() -> bytes:
 @pytest.mark.parametrize("content_type", TYPES)
 @pytest.mark.parametrize("path", ["/v1/samples", "/v1/predict"])
 async def test_a_gzip_bomb_is_413_and_takes_no_memory(start: Start, path: str, content_type: str) -> None:
-    daemon = await start(Setup(limits=TransportLimits(max_body_bytes=2**20)))
+    daemon = await start(HttpDaemonSettings(limits=TransportLimits(max_body_bytes=2**20)))
     before = resident_bytes()
     reply = await daemon.post_bytes(path, bomb(), content_type, **{"Content-Encoding": "gzip"})
     assert (reply.status, reply.code) == (413, "too_large")
     assert resident_bytes() - before < 48 * 2**20
-    assert (await daemon.post("/v1/samples", {"samples": [sample("a", 0)]})).body["accepted"] == 1
+    assert (await daemon.post("/v1/samples", {"samples": [make_sample("a", 0)]})).body["accepted"] == 1
 
 
 async def test_compressed_bodies_count_at_the_limit_while_they_are_taken(start: Start) -> None:
-    daemon = await start(Setup(limits=TransportLimits(max_body_bytes=1_000, max_pending_body_bytes=999)))
+    daemon = await start(HttpDaemonSettings(limits=TransportLimits(max_body_bytes=1_000, max_pending_body_bytes=999)))
     _, writer = await asyncio.open_connection("127.0.0.1", daemon.port)
     head = "POST /v1/samples HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Encoding: gzip\r\n"
     writer.write(f"{head}Content-Length: 100\r\n\r\n".encode())
@@ -225,7 +225,7 @@ async def test_compressed_bodies_count_at_the_limit_while_they_are_taken(start: 
     await writer.wait_closed()
 
 
-async def raw(daemon: Running, *pieces: bytes, shut: bool = False) -> bytes:
+async def raw(daemon: HttpDaemon, *pieces: bytes, shut: bool = False) -> bytes:
     """The answer to these bytes (nothing, where the daemon hangs up); with `shut` no more are promised."""
     reader, writer = await asyncio.open_connection("127.0.0.1", daemon.port)
     answer = b""
@@ -284,13 +284,13 @@ RAW: list[tuple[str, list[bytes], int]] = [
 
 @pytest.mark.parametrize(("pieces", "expected"), [pytest.param(pieces, begin, id=name) for name, pieces, begin in RAW])
 async def test_bytes_on_the_wire(start: Start, pieces: list[bytes], expected: int) -> None:
-    daemon = await start(Setup(limits=TransportLimits(max_body_bytes=1_000)))
+    daemon = await start(HttpDaemonSettings(limits=TransportLimits(max_body_bytes=1_000)))
     assert status_of(await raw(daemon, *pieces)) == expected
     assert (await daemon.status())["samples"]["accepted"] == (expected == 200)
     assert len(daemon.http_app.sockets) == 0
 
 
-async def test_a_body_that_ends_before_its_length_is_not_taken(daemon: Running) -> None:
+async def test_a_body_that_ends_before_its_length_is_not_taken(daemon: HttpDaemon) -> None:
     answer = await raw(daemon, head(f"Content-Length: {len(BODY) + 5}"), BODY, shut=True)
     assert not answer or status_of(answer) == 400
     assert (await daemon.status())["samples"]["accepted"] == 0
@@ -299,7 +299,7 @@ async def test_a_body_that_ends_before_its_length_is_not_taken(daemon: Running) 
 
 @pytest.mark.parametrize("path", ["/v1/samples", "/v1/predict"])
 async def test_a_body_that_does_not_come_in_time_is_400(start: Start, path: str) -> None:
-    daemon = await start(Setup(limits=TransportLimits(body_timeout_seconds=0.05)))
+    daemon = await start(HttpDaemonSettings(limits=TransportLimits(body_timeout_seconds=0.05)))
     answer = await raw(daemon, head(SIZE, path=path), BODY[:10])
     assert status_of(answer) == 400
     assert b'"malformed"' in answer
@@ -307,12 +307,14 @@ async def test_a_body_that_does_not_come_in_time_is_400(start: Start, path: str)
 
 
 # ---------------------------------------------------------------- memory
-async def test_names_that_never_come_again_are_not_kept(daemon: Running) -> None:
+async def test_names_that_never_come_again_are_not_kept(daemon: HttpDaemon) -> None:
     """A sender with other feature names in every sample must not fill the daemon's memory."""
 
     async def send(agent: Any, number: int) -> None:
         names = {f"{number}-{place}": 1 for place in range(10_000)}
-        assert (await agent.ask({"samples": [sample("a", number, {**names, **values_of(1, number)})]}))["accepted"] == 1
+        assert (await agent.ask({"samples": [make_sample("a", number, {**names, **values_of(1, number)})]}))[
+            "accepted"
+        ] == 1
 
     async with daemon.socket("/v1/ingest", MSGPACK) as agent:
         for number in range(10):

@@ -11,15 +11,15 @@ from tests.support.http_harness import (
     CONTRACT,
     NEED,
     TYPES,
+    HttpDaemon,
+    HttpDaemonSettings,
     Reply,
-    Running,
-    Setup,
-    array_of,
-    history,
+    is_same_array,
+    make_rows,
+    make_window,
+    make_wire_forecast,
     origin,
-    same,
-    window_of,
-    wire_forecast,
+    read_array,
 )
 
 NAMES = [
@@ -31,7 +31,7 @@ NAMES = [
 OTHERS = ["db1", "a", "b", "ab", "a b c", "a2Fb", "", "x"]
 
 
-async def fetch(daemon: Running, method: str, target: str) -> Reply:
+async def fetch(daemon: HttpDaemon, method: str, target: str) -> Reply:
     """Call with the target as it is, without the normalisation that clients do."""
     url = yarl.URL(daemon.url + target, encoded=True)
     async with daemon.session.request(method, url) as response:
@@ -47,47 +47,47 @@ def targets(kind: str, name: str) -> list[str]:
 
 
 @pytest.fixture
-async def full(daemon: Running) -> Running:
+async def full(daemon: HttpDaemon) -> HttpDaemon:
     """A daemon to which every name reports, and whose forecasts are made."""
-    await daemon.accept([row for number, name in enumerate(NAMES) for row in history(name, number, range(NEED))])
-    await daemon.accept([row for name in OTHERS if name for row in history(name, 99, range(NEED))])
+    await daemon.accept([row for number, name in enumerate(NAMES) for row in make_rows(name, number, range(NEED))])
+    await daemon.accept([row for name in OTHERS if name for row in make_rows(name, 99, range(NEED))])
     await daemon.service.pipeline.wait_idle()
     return daemon
 
 
 @pytest.mark.parametrize("name", NAMES)
-async def test_a_server_of_any_name_is_read(full: Running, name: str) -> None:
-    window = window_of(history(name, NAMES.index(name), range(NEED)), NEED - 1)
+async def test_a_server_of_any_name_is_read(full: HttpDaemon, name: str) -> None:
+    window = make_window(make_rows(name, NAMES.index(name), range(NEED)), NEED - 1)
     for target in targets("forecasts", name):
         reply = await fetch(full, "GET", target)
         assert (reply.status, reply.body["server"]) == (200, name), target
-        assert same(array_of(reply.body["values"]), wire_forecast(window))
+        assert is_same_array(read_array(reply.body["values"]), make_wire_forecast(window))
     for target in targets("servers", name):
         reply = await fetch(full, "GET", target)
         assert (reply.status, reply.body["server"], reply.body["origin"]) == (200, name, origin(NEED - 1)), target
 
 
 @pytest.mark.parametrize("name", NAMES)
-async def test_a_server_of_any_name_is_forgotten_and_no_other(full: Running, name: str) -> None:
+async def test_a_server_of_any_name_is_forgotten_and_no_other(full: HttpDaemon, name: str) -> None:
     for target in targets("servers", name):
         assert (await fetch(full, "DELETE", target)).status == 204
         assert (await fetch(full, "DELETE", target)).code == "unknown_server"
         assert (await fetch(full, "GET", target)).status == 404
         left = {*NAMES, *OTHERS} - {name, ""}
         assert set(full.service.state.directory.slots) == left
-        await full.accept(history(name, 1, range(NEED)))
+        await full.accept(make_rows(name, 1, range(NEED)))
 
 
 @pytest.mark.parametrize("content_type", TYPES)
 @pytest.mark.parametrize("name", NAMES)
-async def test_a_server_is_subscribed_to_by_its_name(daemon: Running, name: str, content_type: str) -> None:
+async def test_a_server_is_subscribed_to_by_its_name(daemon: HttpDaemon, name: str, content_type: str) -> None:
     async with daemon.subscribed(content_type, servers=[name, "the-end"]) as reader:
-        await daemon.accept(history(name, 1, range(NEED)))
+        await daemon.accept(make_rows(name, 1, range(NEED)))
         assert (await reader.receive())["server"] == name
 
 
 @pytest.mark.parametrize("name", NAMES)
-async def test_a_name_in_a_query_is_no_glob_and_no_list(daemon: Running, name: str) -> None:
+async def test_a_name_in_a_query_is_no_glob_and_no_list(daemon: HttpDaemon, name: str) -> None:
     query = f"?server={quote(name, safe='')}&server=the-end"
     names = [other for other in [*OTHERS, *NAMES] if other not in ("", name)]
     async with (
@@ -98,9 +98,9 @@ async def test_a_name_in_a_query_is_no_glob_and_no_list(daemon: Running, name: s
         while len(daemon.service.hub) < 2:
             await daemon.get("/healthz")
         for other in [*names, name]:
-            await daemon.accept(history(other, 1, range(NEED)))
+            await daemon.accept(make_rows(other, 1, range(NEED)))
         await daemon.service.pipeline.wait_idle()  # two lanes run: what is sent last may come back first
-        await daemon.accept(history("the-end", 1, range(NEED)))
+        await daemon.accept(make_rows("the-end", 1, range(NEED)))
         assert [(await reader.receive())["server"] for _ in range(2)] == [name, "the-end"]
         got: list[str] = []
         while len(got) < 2:
@@ -110,7 +110,7 @@ async def test_a_name_in_a_query_is_no_glob_and_no_list(daemon: Running, name: s
         assert got == [name, "the-end"]
 
 
-async def test_lists_in_a_query_may_be_repeated(daemon: Running) -> None:
+async def test_lists_in_a_query_may_be_repeated(daemon: HttpDaemon) -> None:
     query = "servers=a,b&servers=c&targets=load_average&targets=cpu_user&quantiles=0.1&quantiles=0.9&server=d,e"
     async with daemon.socket(f"/v1/forecasts?{query}") as reader:
         told = await reader.receive()
@@ -121,7 +121,7 @@ async def test_lists_in_a_query_may_be_repeated(daemon: Running) -> None:
 async def test_a_target_with_a_comma_in_its_name_is_chosen(start: Start) -> None:
     names = ("cpu,total", "cpu", "total")
     contract = type(CONTRACT)(names, names, (0.5,), context_length=8, horizon=4, step_seconds=60)
-    daemon = await start(Setup(contract=contract))
+    daemon = await start(HttpDaemonSettings(contract=contract))
     async with daemon.socket("/v1/forecasts?targets=cpu%2Ctotal") as reader:
         assert (await reader.receive())["targets"] == ["cpu,total"]
     async with daemon.socket("/v1/forecasts?targets=total,cpu") as reader:
@@ -129,7 +129,7 @@ async def test_a_target_with_a_comma_in_its_name_is_chosen(start: Start) -> None
 
 
 @pytest.mark.parametrize("parameter", ["every=1&every=2", "format=json&format=msgpack", "dtype=float16&dtype=float32"])
-async def test_what_may_be_given_once_is_not_given_twice(daemon: Running, parameter: str) -> None:
+async def test_what_may_be_given_once_is_not_given_twice(daemon: HttpDaemon, parameter: str) -> None:
     reply = await daemon.get(f"/v1/forecasts/stream?{parameter}")
     assert (reply.status, reply.code) == (400, "invalid_selection")
     assert "2 times" in reply.body["message"]
@@ -149,7 +149,7 @@ async def test_what_may_be_given_once_is_not_given_twice(daemon: Running, parame
     ],
 )
 async def test_a_name_that_is_not_utf8_is_nobody_s(
-    full: Running, method: str, target: str, answer: tuple[int, str]
+    full: HttpDaemon, method: str, target: str, answer: tuple[int, str]
 ) -> None:
     servers = len(full.service.state.directory)
     reply = await fetch(full, method, target)
@@ -161,7 +161,7 @@ async def test_a_name_that_is_not_utf8_is_nobody_s(
 @pytest.mark.parametrize(
     "target", ["/v1/servers/a?server=b", "/v1/servers?server=a&server=b", "/v1/forecasts/a?server=b"]
 )
-async def test_two_names_are_refused(full: Running, target: str) -> None:
+async def test_two_names_are_refused(full: HttpDaemon, target: str) -> None:
     methods = ("GET", "DELETE") if "servers/" in target or "servers?" in target else ("GET",)
     for method in methods:
         reply = await fetch(full, method, target)
@@ -169,13 +169,13 @@ async def test_two_names_are_refused(full: Running, target: str) -> None:
     assert (await full.get("/v1/servers/a")).status == 200
 
 
-async def test_to_forget_takes_a_name(full: Running) -> None:
+async def test_to_forget_takes_a_name(full: HttpDaemon) -> None:
     reply = await full.call("DELETE", "/v1/servers")
     assert (reply.status, reply.code) == (400, "invalid")
     assert (await full.get("/v1/servers/a")).status == 200
 
 
-async def test_a_plain_get_without_a_name_says_what_it_takes(daemon: Running) -> None:
+async def test_a_plain_get_without_a_name_says_what_it_takes(daemon: HttpDaemon) -> None:
     reply = await daemon.get("/v1/forecasts")
     assert (reply.status, reply.code) == (400, "invalid_selection")
     assert "?server=NAME" in reply.body["message"]

@@ -9,19 +9,19 @@ from streamd.http.requests import TransportLimits
 from streamd.runtime.service import ServiceLimits
 from tests.http.conftest import Start
 from tests.runtime.test_pauses import HOUR, Clock
-from tests.support.http_harness import CONTRACT, Running, Setup, listening_socket, pack, sample
+from tests.support.http_harness import CONTRACT, HttpDaemon, HttpDaemonSettings, make_sample, open_listener, pack
 from tests.support.http_harness import JSON as JSON_TYPE
 from tests.support.stalled_peer import BIG, StalledReader
 
 SECONDS = 0.02
-SETUP = Setup(
+SETUP = HttpDaemonSettings(
     limits=TransportLimits(body_timeout_seconds=SECONDS, send_timeout_seconds=SECONDS),
     service_limits=ServiceLimits(predict_timeout_seconds=SECONDS),
     lanes=1,
 )
 
 
-def stand_still(daemon: Running) -> Clock:
+def stand_still(daemon: HttpDaemon) -> Clock:
     """Let the daemon's deadlines pass only when the test says so."""
     now, pauses = time.monotonic(), daemon.service.pauses
     pauses.clock = clock = Clock(pauses)
@@ -40,7 +40,7 @@ async def pause(clock: Clock) -> None:
 async def test_a_body_whose_rest_lies_in_the_socket_is_taken(start: Start) -> None:
     daemon = await start(SETUP)
     clock = stand_still(daemon)
-    body = pack({"samples": [sample("a", 1)]}, JSON_TYPE)
+    body = pack({"samples": [make_sample("a", 1)]}, JSON_TYPE)
     reader, writer = await asyncio.open_connection("127.0.0.1", daemon.port)
     head = (
         f"POST /v1/samples HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -78,15 +78,15 @@ async def test_a_caller_gets_the_forecast_that_a_pause_delayed(start: Start) -> 
 
 @pytest.mark.parametrize("path", ["/v1/forecasts?servers=*", "/v1/forecasts/stream"])
 async def test_a_reader_is_dropped_for_time_in_which_it_could_have_read(start: Start, path: str) -> None:
-    daemon = await start(Setup(contract=BIG, listener=listening_socket(4_096), limits=SETUP.limits))
+    daemon = await start(HttpDaemonSettings(contract=BIG, listener=open_listener(4_096), limits=SETUP.limits))
     clock = stand_still(daemon)
     slow = StalledReader()
     await slow.connect(daemon.port, path)
     while not daemon.http_app.sockets._sending:
-        await daemon.accept([sample("x", daemon.service.ingest.accepted, {"a": 1.0, "b": 1.0})])
+        await daemon.accept([make_sample("x", daemon.service.ingest.accepted, {"a": 1.0, "b": 1.0})])
     await pause(clock)
     assert len(daemon.service.hub) == 1
     while len(daemon.service.hub):
-        await daemon.accept([sample("x", daemon.service.ingest.accepted, {"a": 1.0, "b": 1.0})])
+        await daemon.accept([make_sample("x", daemon.service.ingest.accepted, {"a": 1.0, "b": 1.0})])
         clock.run(1.0)
     slow.close()

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from streamd.http.requests import TransportLimits
 from streamd.http.sockets import Sockets
 from tests.http.conftest import Start
-from tests.support.http_harness import NEED, Running, Setup, at, history, listening_socket, sample
+from tests.support.http_harness import NEED, HttpDaemon, HttpDaemonSettings, at, make_rows, make_sample, open_listener
 from tests.support.stalled_peer import BIG, StalledReader
 
 UPGRADE = (
@@ -88,13 +88,13 @@ LEAVING: dict[str, Callable[[socket.socket], None]] = {
 }
 
 
-async def counted(daemon: Running, name: str) -> float:
+async def counted(daemon: HttpDaemon, name: str) -> float:
     text = (await daemon.get("/metrics")).data.decode()
     families = {family.name: family for family in text_string_to_metric_families(text)}
     return float(families[f"streamd_{name}"].samples[0].value)
 
 
-async def nobody_is_left(daemon: Running) -> None:
+async def nobody_is_left(daemon: HttpDaemon) -> None:
     """Wait until only this test's own connection is open, and none counts as a socket."""
     server = daemon.runner.server
     assert server is not None
@@ -109,10 +109,10 @@ async def nobody_is_left(daemon: Running) -> None:
 @pytest.mark.parametrize("leave", LEAVING.values(), ids=LEAVING)
 @pytest.mark.parametrize("sent", BEGINNINGS.values(), ids=BEGINNINGS)
 async def test_a_peer_that_leaves_at_any_turn_is_noted_quietly(
-    daemon: Running, log: Log, sent: bytes, leave: Callable[[socket.socket], None]
+    daemon: HttpDaemon, log: Log, sent: bytes, leave: Callable[[socket.socket], None]
 ) -> None:
     """The peer leaves any number of turns of the loop after it has sent: before, while and after it is answered."""
-    await daemon.accept(history("a", 1, range(NEED)))
+    await daemon.accept(make_rows("a", 1, range(NEED)))
     for turns in (*range(12), None):
         with socket.create_connection(("127.0.0.1", daemon.port)) as peer:
             peer.sendall(sent)
@@ -124,12 +124,12 @@ async def test_a_peer_that_leaves_at_any_turn_is_noted_quietly(
             await nobody_is_left(daemon)
     log.assert_quiet()
     assert len(log.events("peer_left")) == await counted(daemon, "peers_left")
-    await daemon.accept([sample("a", NEED)])
+    await daemon.accept([make_sample("a", NEED)])
 
 
 @pytest.mark.parametrize("leave", [reset, socket.socket.close])
 async def test_an_event_stream_whose_reader_is_gone_is_no_socket(
-    daemon: Running, log: Log, leave: Callable[[socket.socket], None]
+    daemon: HttpDaemon, log: Log, leave: Callable[[socket.socket], None]
 ) -> None:
     peer = socket.create_connection(("127.0.0.1", daemon.port))
     peer.sendall(BEGINNINGS["an event stream"])
@@ -142,7 +142,7 @@ async def test_an_event_stream_whose_reader_is_gone_is_no_socket(
 
 
 async def test_places_of_readers_that_left_are_free(start: Start) -> None:
-    daemon = await start(Setup(limits=TransportLimits(max_sockets=3)))
+    daemon = await start(HttpDaemonSettings(limits=TransportLimits(max_sockets=3)))
     peers = [socket.create_connection(("127.0.0.1", daemon.port)) for _ in range(3)]
     for peer in peers:
         peer.sendall(BEGINNINGS["an event stream"])
@@ -157,7 +157,7 @@ async def test_places_of_readers_that_left_are_free(start: Start) -> None:
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux has it")
-async def test_an_event_stream_to_a_machine_without_power_ends(daemon: Running) -> None:
+async def test_an_event_stream_to_a_machine_without_power_ends(daemon: HttpDaemon) -> None:
     """What such a machine was sent is never acknowledged, and the kernel gives up: here its limit is only read back."""
     server = daemon.runner.server
     assert server is not None
@@ -171,14 +171,14 @@ async def test_an_event_stream_to_a_machine_without_power_ends(daemon: Running) 
 @pytest.mark.parametrize("path", ["/v1/forecasts", "/v1/forecasts/stream"])
 async def test_a_reader_that_is_reset_while_a_send_waits_for_it(start: Start, log: Log, path: str) -> None:
     """A send that waits for room ends with another error than one that begins too late."""
-    daemon = await start(Setup(contract=BIG, listener=listening_socket(4_096)))
+    daemon = await start(HttpDaemonSettings(contract=BIG, listener=open_listener(4_096)))
     reader = StalledReader()
     await reader.connect(daemon.port, f"{path}?servers=*")
     while not len(daemon.service.hub):
         await daemon.get("/healthz")
     step = 0
     while not is_waiting(daemon.http_app.sockets):
-        rows = [sample("a", each, {"a": each, "b": each}) for each in range(step, step + NEED)]
+        rows = [make_sample("a", each, {"a": each, "b": each}) for each in range(step, step + NEED)]
         await daemon.accept(rows)
         step += NEED
         await daemon.service.pipeline.wait_idle()
@@ -214,7 +214,7 @@ NOT_HTTP = {
 
 
 @pytest.mark.parametrize("sent", NOT_HTTP.values(), ids=NOT_HTTP)
-async def test_what_is_not_http_gets_an_error_in_the_usual_form(daemon: Running, log: Log, sent: bytes) -> None:
+async def test_what_is_not_http_gets_an_error_in_the_usual_form(daemon: HttpDaemon, log: Log, sent: bytes) -> None:
     with socket.create_connection(("127.0.0.1", daemon.port)) as peer:
         peer.setblocking(False)
         loop = asyncio.get_running_loop()
@@ -240,7 +240,7 @@ async def test_what_is_not_http_gets_an_error_in_the_usual_form(daemon: Running,
 @pytest.mark.parametrize("at_once", [True, False])
 @pytest.mark.parametrize("chunk", [b"zz\r\n", b"5\r\nhelloxx", b"ffffffffffffffffffff\r\n"])
 async def test_chunks_that_are_none(start: Start, log: Log, chunk: bytes, at_once: bool) -> None:
-    daemon = await start(Setup(limits=TransportLimits(body_timeout_seconds=0.05)))
+    daemon = await start(HttpDaemonSettings(limits=TransportLimits(body_timeout_seconds=0.05)))
     with socket.create_connection(("127.0.0.1", daemon.port)) as peer:
         peer.setblocking(False)
         loop = asyncio.get_running_loop()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from streamd.cli import main
 from streamd.core.errors import ConfigError
 from streamd.server.config import SECTIONS, Config, load_config
-from tests.support.daemon_process import ROOT, run
+from tests.support.daemon_process import ROOT, run_command
 
 SHIPPED = ROOT / "config.toml"
 
@@ -173,7 +173,7 @@ def test_a_bad_flag_is_named(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_bad_setting_ends_the_process_with_2(tmp_path: Path) -> None:
-    ended = run("serve", cwd=tmp_path, STREAMD_PORT="many")
+    ended = run_command("serve", cwd=tmp_path, STREAMD_PORT="many")
     assert ended.returncode == 2
     assert "STREAMD_PORT" in ended.stderr
     assert "Traceback" not in ended.stderr

@@ -9,7 +9,7 @@ from streamd.core.state import board
 from streamd.core.state.layout import HEADER_BYTES, Layout, parse_header
 from streamd.repository.versions import EngineRepository
 from streamd.runtime.state.migration import make_windows_layout
-from tests.support.daemon_process import ENGINES, NEED, DaemonProcess, rows
+from tests.support.daemon_process import ENGINES, NEED, DaemonProcess, make_whole_rows
 from tests.support.version_calls import StartDaemon
 
 CONTRACT = EngineRepository(ENGINES).choose().contract
@@ -74,7 +74,7 @@ def wait_for_forecast(daemon: DaemonProcess, server: str, step: int) -> int:
 
 def send(daemon: DaemonProcess, server: str, first: int, count: int) -> None:
     answer = daemon.call(
-        "POST", "/v1/samples", {"samples": rows(server, range(first, first + count), CONTRACT.features)}
+        "POST", "/v1/samples", {"samples": make_whole_rows(server, range(first, first + count), CONTRACT.features)}
     )
     assert answer[1]["accepted"] == count, answer
 

@@ -4,7 +4,7 @@ import signal
 from pathlib import Path
 
 from streamd.repository.versions import EngineRepository
-from tests.support.daemon_process import ENGINES, NEED, DaemonProcess, rows
+from tests.support.daemon_process import ENGINES, NEED, DaemonProcess, make_whole_rows
 from tests.support.version_calls import StartDaemon
 
 FEATURES = EngineRepository(ENGINES).choose().contract.features
@@ -20,7 +20,7 @@ def wait_for_forecast(daemon: DaemonProcess, server: str) -> object:
 def test_a_forgotten_server_stays_forgotten_through_kill_9(start: StartDaemon, tmp_path: Path) -> None:
     state = tmp_path / "state"
     first = start(state)
-    samples = [row for server in ("removed", "other") for row in rows(server, range(NEED), FEATURES)]
+    samples = [row for server in ("removed", "other") for row in make_whole_rows(server, range(NEED), FEATURES)]
     assert first.call("POST", "/v1/samples", {"samples": samples})[1]["accepted"] == 2 * NEED
     before = wait_for_forecast(first, "other")
     wait_for_forecast(first, "removed")
@@ -33,7 +33,7 @@ def test_a_forgotten_server_stays_forgotten_through_kill_9(start: StartDaemon, t
         assert second.get(path)[0] == 404
     assert second.get("/v1/forecasts/other") == (200, before)
     # 2. Another server gets the slot, which is empty.
-    assert second.call("POST", "/v1/samples", {"samples": rows("new", [0], FEATURES)})[1]["accepted"] == 1
+    assert second.call("POST", "/v1/samples", {"samples": make_whole_rows("new", [0], FEATURES)})[1]["accepted"] == 1
     window = second.get("/v1/servers/new")[1]
     assert window["have"] == 1
     assert sum(value is not None for row in window["values"] for value in row) == len(FEATURES)

@@ -13,7 +13,7 @@ import pytest
 
 from streamd.core.calendar import compute_known_future
 from streamd.repository.versions import EngineRepository
-from tests.support.daemon_process import ENGINES, NEED, ROOT, SMALL, DaemonProcess, rows, run
+from tests.support.daemon_process import ENGINES, NEED, ROOT, SMALL, DaemonProcess, make_whole_rows, run_command
 from tests.support.version_calls import StartDaemon
 
 VERSION = EngineRepository(ENGINES).choose()
@@ -33,7 +33,10 @@ def test_it_serves_the_embedded_engine(shared: DaemonProcess) -> None:
 
 
 def test_the_real_model_forecasts(shared: DaemonProcess) -> None:
-    assert shared.call("POST", "/v1/samples", {"samples": rows("real", range(NEED), FEATURES)})[1]["accepted"] == NEED
+    assert (
+        shared.call("POST", "/v1/samples", {"samples": make_whole_rows("real", range(NEED), FEATURES)})[1]["accepted"]
+        == NEED
+    )
     status, body = shared.get("/v1/forecasts/real")
     while body.get("status") == "pending":
         status, body = shared.get("/v1/forecasts/real")
@@ -44,7 +47,7 @@ def test_the_real_model_forecasts(shared: DaemonProcess) -> None:
     assert (np.diff(values, axis=-1) >= 0).all()
     # 2. /v1/predict gives the same forecast for the same window.
     window = [[None] * len(FEATURES)] * (CONTRACT.context_length - NEED) + [
-        list(row["values"].values()) for row in rows("real", range(NEED), FEATURES)
+        list(row["values"].values()) for row in make_whole_rows("real", range(NEED), FEATURES)
     ]
     newest = CONTRACT.to_step(1_700_000_100) + NEED - 1
     future = compute_known_future(newest, CONTRACT.horizon, CONTRACT.step_seconds).astype(float).tolist()
@@ -55,7 +58,9 @@ def test_the_real_model_forecasts(shared: DaemonProcess) -> None:
 
 
 def test_a_port_in_use_is_reported(shared: DaemonProcess, tmp_path: Path) -> None:
-    ended = run("serve", "--port", str(shared.port), "--state-dir", str(tmp_path / "s"), cwd=tmp_path, **NO_PORT)
+    ended = run_command(
+        "serve", "--port", str(shared.port), "--state-dir", str(tmp_path / "s"), cwd=tmp_path, **NO_PORT
+    )
     assert ended.returncode == 1
     assert f"127.0.0.1:{shared.port}" in ended.stderr
     assert "address already in use" in ended.stderr.lower()
@@ -64,7 +69,7 @@ def test_a_port_in_use_is_reported(shared: DaemonProcess, tmp_path: Path) -> Non
 
 
 def test_one_state_folder_serves_one_daemon(shared: DaemonProcess, shared_state: Path, tmp_path: Path) -> None:
-    ended = run("serve", "--state-dir", str(shared_state), cwd=tmp_path, **SMALL)
+    ended = run_command("serve", "--state-dir", str(shared_state), cwd=tmp_path, **SMALL)
     assert ended.returncode == 1
     assert str(shared_state) in ended.stderr
     assert "another process" in ended.stderr
@@ -78,7 +83,7 @@ NO_PORT = {name: value for name, value in SMALL.items() if name != "STREAMD_PORT
 # ---------------------------------------------------------------- errors that prevent a start
 def test_an_unknown_engine_is_named(tmp_path: Path) -> None:
     arguments = ("serve", "--engine", "no_such_20260101_000000", "--state-dir", str(tmp_path / "s"))
-    ended = run(*arguments, cwd=tmp_path, **SMALL)
+    ended = run_command(*arguments, cwd=tmp_path, **SMALL)
     assert ended.returncode == 1
     assert "no_such_20260101_000000" in ended.stderr
     assert VERSION.name in ended.stderr  # the version that exists
@@ -87,7 +92,7 @@ def test_an_unknown_engine_is_named(tmp_path: Path) -> None:
 
 
 def test_a_missing_folder_of_engines_is_named(tmp_path: Path) -> None:
-    ended = run("serve", cwd=tmp_path, **{**SMALL, "STREAMD_ENGINES": "nowhere", "STREAMD_STATE_DIR": "s"})
+    ended = run_command("serve", cwd=tmp_path, **{**SMALL, "STREAMD_ENGINES": "nowhere", "STREAMD_STATE_DIR": "s"})
     assert ended.returncode == 1
     assert "nowhere" in ended.stderr
     assert "Traceback" not in ended.stderr
@@ -95,7 +100,7 @@ def test_a_missing_folder_of_engines_is_named(tmp_path: Path) -> None:
 
 def test_an_unavailable_backend_is_named(tmp_path: Path) -> None:
     arguments = ("serve", "--backend", "onnxruntime-cuda", "--state-dir", str(tmp_path / "s"))
-    ended = run(*arguments, cwd=tmp_path, **SMALL)
+    ended = run_command(*arguments, cwd=tmp_path, **SMALL)
     if ended.returncode == 0:
         pytest.skip("this machine has it")
     assert ended.returncode == 1
@@ -105,7 +110,7 @@ def test_an_unavailable_backend_is_named(tmp_path: Path) -> None:
 
 def test_a_state_folder_that_is_a_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "s").write_text("mine")
-    ended = run("serve", "--state-dir", str(tmp_path / "s"), cwd=tmp_path, **SMALL)
+    ended = run_command("serve", "--state-dir", str(tmp_path / "s"), cwd=tmp_path, **SMALL)
     assert ended.returncode == 1
     assert str(tmp_path / "s") in ended.stderr
     assert "Traceback" not in ended.stderr
@@ -122,7 +127,7 @@ def test_not_ready_until_a_lane_is_warm_and_drain_delivers(
     status, body = daemon.get("/readyz")
     assert (status, body) == (503, {"status": "starting"})
     assert daemon.get("/healthz")[0] == 200
-    assert daemon.call("POST", "/v1/samples", {"samples": rows("early", range(NEED), FEATURES)})[0] == 200
+    assert daemon.call("POST", "/v1/samples", {"samples": make_whole_rows("early", range(NEED), FEATURES)})[0] == 200
     daemon.wait_for("ready")
     assert daemon.get("/readyz")[0] == 200
     counts = daemon.get("/v1/status")[1]["rows"]
@@ -145,7 +150,7 @@ def test_not_ready_until_a_lane_is_warm_and_drain_delivers(
 
 async def _stop_in_the_middle(daemon: DaemonProcess) -> None:
     servers = {f"s{number}" for number in range(60)}
-    sent = [row for name in sorted(servers) for row in rows(name, range(NEED), FEATURES)]
+    sent = [row for name in sorted(servers) for row in make_whole_rows(name, range(NEED), FEATURES)]
     async with (
         aiohttp.ClientSession() as session,
         session.ws_connect(daemon.url + "/v1/forecasts?servers=s*&quantiles=0.5&every=96", autoclose=False) as reader,
@@ -200,7 +205,7 @@ async def _ingest_until_killed(daemon: DaemonProcess, kill_after: int) -> dict[s
         async def send() -> None:
             for step in range(100_000):
                 for name in names:
-                    frame = {"id": f"{name}/{step}", "samples": rows(name, [step], FEATURES)}
+                    frame = {"id": f"{name}/{step}", "samples": make_whole_rows(name, [step], FEATURES)}
                     await agent.send_str(json.dumps(frame))
 
         sending = asyncio.create_task(send())
@@ -222,7 +227,8 @@ def make_window(name: str, newest: int) -> list[list[Any]]:
     """Return the values of a window after whole rows up to step `newest`."""
     length = CONTRACT.context_length
     sent = [
-        list(row["values"].values()) for row in rows(name, range(max(0, newest + 1 - length), newest + 1), FEATURES)
+        list(row["values"].values())
+        for row in make_whole_rows(name, range(max(0, newest + 1 - length), newest + 1), FEATURES)
     ]
     return [[None] * len(FEATURES)] * (length - len(sent)) + sent
 
@@ -258,7 +264,7 @@ async def _check_forecasts_continue(daemon: DaemonProcess, newest: dict[str, int
         assert (await reader.receive_json())["type"] == "subscribed"
         left = {}
         for name, step in newest.items():
-            await agent.send_str(json.dumps({"samples": rows(name, [step + 1], FEATURES)}))
+            await agent.send_str(json.dumps({"samples": make_whole_rows(name, [step + 1], FEATURES)}))
             assert (await agent.receive_json())["accepted"] == 1
             left[name] = (step + 2) * 300 + 1_700_000_100
         while left:
@@ -296,9 +302,9 @@ def test_a_flag_beats_the_environment_which_beats_the_file(start: StartDaemon, t
 
 
 def test_help_names_the_command_and_its_flags() -> None:
-    ended = run("--help", cwd=ROOT)
+    ended = run_command("--help", cwd=ROOT)
     assert ended.returncode == 0
     assert "serve" in ended.stdout
-    ended = run("serve", "--help", cwd=ROOT)
+    ended = run_command("serve", "--help", cwd=ROOT)
     for flag in ("--config", "--host", "--port", "--state-dir", "--engines", "--engine", "--backend"):
         assert flag in ended.stdout

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from streamd.server.memory import LARGE_BYTES, configure_malloc
-from tests.support.daemon_process import ROOT, environment
+from tests.support.daemon_process import ROOT, make_environment
 
 HELD = """
 import os, sys
@@ -34,7 +34,7 @@ def test_a_freed_large_block_is_returned_whatever_lies_beside_it() -> None:
     returned = {}
     for setting in ("configured", "default"):
         command = [sys.executable, "-c", HELD, setting]
-        ran = subprocess.run(command, cwd=ROOT, env=environment({}), capture_output=True, text=True, check=True)
+        ran = subprocess.run(command, cwd=ROOT, env=make_environment({}), capture_output=True, text=True, check=True)
         returned[setting] = int(ran.stdout)
     assert returned["configured"] >= LARGE_BYTES
     assert returned["default"] < LARGE_BYTES, "with the default there is a difference to make"
@@ -64,7 +64,7 @@ print(before - resident_bytes())
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc's allocator")
 def test_trim_heap_returns_freed_small_blocks() -> None:
     ran = subprocess.run(
-        [sys.executable, "-c", SMALL], cwd=ROOT, env=environment({}), capture_output=True, text=True, check=True
+        [sys.executable, "-c", SMALL], cwd=ROOT, env=make_environment({}), capture_output=True, text=True, check=True
     )
     assert int(ran.stdout) > 30 * 2**20, "40 MB were freed"
 
@@ -94,6 +94,6 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc's allocator")
 def test_the_memory_of_a_batch_is_not_returned_and_faulted_in_again() -> None:
     ran = subprocess.run(
-        [sys.executable, "-c", FAULTS], cwd=ROOT, env=environment({}), capture_output=True, text=True, check=True
+        [sys.executable, "-c", FAULTS], cwd=ROOT, env=make_environment({}), capture_output=True, text=True, check=True
     )
     assert int(ran.stdout) < 100, "300 kB are 74 pages"

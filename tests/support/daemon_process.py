@@ -29,17 +29,17 @@ SMALL = {
 """A daemon that is up in about a second."""
 
 
-def environment(more: Mapping[str, str]) -> dict[str, str]:
+def make_environment(more: Mapping[str, str]) -> dict[str, str]:
     """This process's environment without any setting of a daemon that happens to be in it."""
     ours = ("STREAMD_", "NOTIFY_SOCKET", "WATCHDOG_")
     clean = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     return {**clean, **more}
 
 
-def run(*arguments: str, cwd: Path, **env: str) -> "subprocess.CompletedProcess[str]":
+def run_command(*arguments: str, cwd: Path, **env: str) -> "subprocess.CompletedProcess[str]":
     """Run a command to its end."""
     command = [sys.executable, "-m", "streamd", *arguments]
-    return subprocess.run(command, cwd=cwd, env=environment(env), capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=cwd, env=make_environment(env), capture_output=True, text=True, check=False)
 
 
 @dataclass
@@ -67,7 +67,7 @@ class DaemonProcess:
     ) -> "DaemonProcess":
         """Start it, and do not wait until it listens; `program` is what Python runs."""
         command = [sys.executable, *program, "serve", "--state-dir", str(state_dir), *arguments]
-        return cls(subprocess.Popen(command, env=environment({**SMALL, **(env or {})}), stderr=subprocess.PIPE))
+        return cls(subprocess.Popen(command, env=make_environment({**SMALL, **(env or {})}), stderr=subprocess.PIPE))
 
     @property
     def log(self) -> IO[bytes]:
@@ -119,7 +119,7 @@ class DaemonProcess:
         self.log.close()
 
 
-def rows(server: str, steps: Sequence[int], features: Sequence[str]) -> list[dict[str, Any]]:
+def make_whole_rows(server: str, steps: Sequence[int], features: Sequence[str]) -> list[dict[str, Any]]:
     """Whole rows of one server, each value its own (exact in float32)."""
     number = sum(server.encode())
     return [

@@ -70,16 +70,16 @@ def values_of(number: int, step: int) -> dict[str, float]:
     return {"cpu_user": number + step / 64, "mem_used": 1000 + number - step / 64, "load_average": number * 8 + step}
 
 
-def sample(server: str, step: int, values: Values | None = None, **more: Any) -> Message:
+def make_sample(server: str, step: int, values: Values | None = None, **more: Any) -> Message:
     return {"server": server, "time": at(step), "values": values_of(0, step) if values is None else values, **more}
 
 
-def history(server: str, number: int, steps: Iterable[int]) -> list[Message]:
+def make_rows(server: str, number: int, steps: Iterable[int]) -> list[Message]:
     """One whole row a step."""
-    return [sample(server, step, values_of(number, step)) for step in steps]
+    return [make_sample(server, step, values_of(number, step)) for step in steps]
 
 
-def window_of(samples: Iterable[Mapping[str, Any]], newest: int, contract: ModelContract = CONTRACT) -> Float32:
+def make_window(samples: Iterable[Mapping[str, Any]], newest: int, contract: ModelContract = CONTRACT) -> Float32:
     """The window that these samples of one server make, built the obvious way."""
     window = np.full((contract.context_length, len(contract.features)), np.nan, np.float32)
     for each in samples:
@@ -91,17 +91,17 @@ def window_of(samples: Iterable[Mapping[str, Any]], newest: int, contract: Model
     return window
 
 
-def wire_forecast(window: Float32, contract: ModelContract = CONTRACT) -> Float32:
+def make_wire_forecast(window: Float32, contract: ModelContract = CONTRACT) -> Float32:
     """The fake's forecast of a window, as the wire has it: `(targets, steps, quantiles)`."""
     return np.ascontiguousarray(forecast_of(contract, window).transpose(1, 0, 2))
 
 
-def tensor(array: npt.NDArray[Any]) -> Message:
+def make_tensor(array: npt.NDArray[Any]) -> Message:
     array = np.ascontiguousarray(array)
     return {"shape": list(array.shape), "dtype": array.dtype.name, "data": array.tobytes()}
 
 
-def array_of(shown: Any) -> npt.NDArray[Any]:
+def read_array(shown: Any) -> npt.NDArray[Any]:
     """A tensor or nested lists off the wire."""
     if isinstance(shown, dict):
         return np.frombuffer(shown["data"], np.dtype(shown["dtype"]).newbyteorder("<")).reshape(shown["shape"])
@@ -176,7 +176,7 @@ class Socket:
 
 
 @dataclass
-class Running:
+class HttpDaemon:
     """A daemon that runs, and a caller of it."""
 
     service: Service
@@ -254,12 +254,12 @@ class Running:
             yield socket
 
 
-def same(a: Float32, b: Float32) -> bool:
+def is_same_array(a: Float32, b: Float32) -> bool:
     """Whether both are the same to the bit, NaN where NaN."""
     return a.shape == b.shape and bool(np.array_equal(a, b, equal_nan=True))
 
 
-def listening_socket(send_buffer_bytes: int | None = None) -> socket.socket:
+def open_listener(send_buffer_bytes: int | None = None) -> socket.socket:
     """A listening socket; what it accepts inherits the send buffer."""
     listener = socket.create_server(("127.0.0.1", 0))
     if send_buffer_bytes is not None:
@@ -269,7 +269,7 @@ def listening_socket(send_buffer_bytes: int | None = None) -> socket.socket:
 
 
 @dataclass
-class Setup:
+class HttpDaemonSettings:
     """What a test may want otherwise."""
 
     contract: ModelContract = CONTRACT
@@ -285,7 +285,7 @@ class Setup:
 
 
 @asynccontextmanager
-async def running(folder: Path, setup: Setup) -> AsyncIterator[Running]:
+async def run_http_daemon(folder: Path, setup: HttpDaemonSettings) -> AsyncIterator[HttpDaemon]:
     """Start a daemon; at the end everything of it is stopped, whatever it was doing."""
     window_limits = WindowLimits(
         capacity=setup.capacity,
@@ -303,10 +303,10 @@ async def running(folder: Path, setup: Setup) -> AsyncIterator[Running]:
     http_app = make_http_app(service, setup.limits, setup.engines, setup.admin_token)
     runner = http_app.make_runner(shutdown_timeout_seconds=0.05)
     await runner.setup()
-    await web.SockSite(runner, setup.listener or listening_socket()).start()
+    await web.SockSite(runner, setup.listener or open_listener()).start()
     backend = setup.backend or FakeBackend(setup.contract)
     async with aiohttp.ClientSession() as session:
-        daemon = Running(service, backend, http_app, session, runner.addresses[0][1], runner)
+        daemon = HttpDaemon(service, backend, http_app, session, runner.addresses[0][1], runner)
         if setup.lanes:
             daemon.open_lanes(setup.lanes)
         try:

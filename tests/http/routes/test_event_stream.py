@@ -11,14 +11,14 @@ import pytest
 
 from tests.support.http_harness import (
     NEED,
+    HttpDaemon,
     Message,
-    Running,
-    array_of,
-    history,
+    is_same_array,
+    make_rows,
+    make_window,
+    make_wire_forecast,
     origin,
-    same,
-    window_of,
-    wire_forecast,
+    read_array,
 )
 
 
@@ -53,7 +53,7 @@ class Events:
 
 
 @asynccontextmanager
-async def stream(daemon: Running, query: str = "", **headers: str) -> AsyncIterator[Events]:
+async def stream(daemon: HttpDaemon, query: str = "", **headers: str) -> AsyncIterator[Events]:
     async with daemon.session.get(f"{daemon.url}/v1/forecasts/stream{query}", headers=headers) as response:
         assert response.status == 200
         assert response.headers["Content-Type"].startswith("text/event-stream")
@@ -63,46 +63,46 @@ async def stream(daemon: Running, query: str = "", **headers: str) -> AsyncItera
         yield Events(response)
 
 
-async def test_events_bear_what_frames_bear(daemon: Running) -> None:
+async def test_events_bear_what_frames_bear(daemon: HttpDaemon) -> None:
     async with stream(daemon) as events, daemon.subscribed() as reader:
         for step in range(NEED + 2):
-            await daemon.accept(history("a", 1, [step]))
+            await daemon.accept(make_rows("a", 1, [step]))
             if step >= NEED - 1:
                 event = await events.receive()
                 assert event.event == "forecast"
                 assert event.id is not None
                 assert event.message == await reader.receive()
-                window = window_of(history("a", 1, range(step + 1)), step)
-                assert same(array_of(event.message["values"]), wire_forecast(window))
+                window = make_window(make_rows("a", 1, range(step + 1)), step)
+                assert is_same_array(read_array(event.message["values"]), make_wire_forecast(window))
 
 
-async def test_ids_rise(daemon: Running) -> None:
+async def test_ids_rise(daemon: HttpDaemon) -> None:
     async with stream(daemon) as events:
         ids = []
         for number in range(5):
-            await daemon.accept(history(f"s{number}", number, range(NEED)))
+            await daemon.accept(make_rows(f"s{number}", number, range(NEED)))
             ids.append(int((await events.receive()).id or 0))
     assert ids == sorted(set(ids))
 
 
-async def test_the_query_chooses(daemon: Running) -> None:
+async def test_the_query_chooses(daemon: HttpDaemon) -> None:
     async with stream(daemon, "?servers=b*&targets=cpu_user&quantiles=0.5&every=4") as events:
-        await daemon.accept(history("a", 1, range(NEED)) + history("b", 2, range(NEED)))
+        await daemon.accept(make_rows("a", 1, range(NEED)) + make_rows("b", 2, range(NEED)))
         message = (await events.receive()).message
     assert (message["server"], message["targets"], message["quantiles"]) == ("b", ["cpu_user"], [0.5])
-    assert array_of(message["values"]).shape == (1, 1, 1)
+    assert read_array(message["values"]).shape == (1, 1, 1)
 
 
 @pytest.mark.parametrize("by_header", [True, False])
-async def test_last_event_id_brings_what_was_missed(daemon: Running, by_header: bool) -> None:
+async def test_last_event_id_brings_what_was_missed(daemon: HttpDaemon, by_header: bool) -> None:
     async with stream(daemon) as events:
-        await daemon.accept(history("a", 1, range(NEED)))
+        await daemon.accept(make_rows("a", 1, range(NEED)))
         left_at = (await events.receive()).id
         assert left_at is not None
     # 2. While it is away: one newer of `a`, and two of others, of which it wants one.
     async with daemon.subscribed() as reader:
         for name, steps in (("b", range(NEED)), ("a", range(NEED, NEED + 1)), ("other", range(NEED))):
-            await daemon.accept(history(name, 1, steps))
+            await daemon.accept(make_rows(name, 1, steps))
             await reader.receive()
     header: dict[str, Any] = {"Last-Event-ID": left_at} if by_header else {}
     query = "?servers=a,b" if by_header else f"?servers=a,b&last_event_id={left_at}"
@@ -112,33 +112,33 @@ async def test_last_event_id_brings_what_was_missed(daemon: Running, by_header: 
             ("b", origin(NEED - 1)),
             ("a", origin(NEED)),
         ]
-        await daemon.accept(history("b", 1, [NEED]))
+        await daemon.accept(make_rows("b", 1, [NEED]))
         newer = await events.receive()
         assert (newer.message["server"], newer.message["origin"]) == ("b", origin(NEED))
         assert int(newer.id or 0) > int(missed[-1].id or 0)
         last = newer.id
     # 3. With the newest id nothing comes again.
     async with stream(daemon, **{"Last-Event-ID": str(last)}) as events:
-        await daemon.accept(history("a", 1, [NEED + 1]))
+        await daemon.accept(make_rows("a", 1, [NEED + 1]))
         assert (await events.receive()).message["origin"] == origin(NEED + 1)
 
 
 @pytest.mark.parametrize("identifier", ["x", "-1", "1.5", "9" * 19, "1 2"])
-async def test_an_id_that_no_event_bore_is_400(daemon: Running, identifier: str) -> None:
+async def test_an_id_that_no_event_bore_is_400(daemon: HttpDaemon, identifier: str) -> None:
     reply = await daemon.call("GET", "/v1/forecasts/stream", headers={"Last-Event-ID": identifier})
     assert (reply.status, reply.code) == (400, "invalid_selection")
 
 
-async def test_a_head_request_does_not_stream(daemon: Running) -> None:
+async def test_a_head_request_does_not_stream(daemon: HttpDaemon) -> None:
     reply = await daemon.call("HEAD", "/v1/forecasts/stream")
     assert reply.status == 404  # as for any server that is called so
     assert not len(daemon.service.hub)
 
 
-async def test_draining_delivers_and_ends_the_stream(daemon: Running) -> None:
+async def test_draining_delivers_and_ends_the_stream(daemon: HttpDaemon) -> None:
     daemon.backend.script.hold = True
     async with stream(daemon) as events:
-        await daemon.accept(history("a", 1, range(NEED)))
+        await daemon.accept(make_rows("a", 1, range(NEED)))
         daemon.let_go()
         await daemon.service.drain()
         await daemon.service.hub.finish()

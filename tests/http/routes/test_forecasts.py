@@ -19,29 +19,31 @@ from tests.support.http_harness import (
     MSGPACK,
     NEED,
     TYPES,
+    HttpDaemon,
+    HttpDaemonSettings,
     Message,
-    Running,
-    Setup,
-    array_of,
-    history,
-    listening_socket,
+    is_same_array,
+    make_rows,
+    make_sample,
+    make_window,
+    make_wire_forecast,
+    open_listener,
     origin,
-    same,
-    sample,
+    read_array,
     values_of,
-    window_of,
-    wire_forecast,
 )
 from tests.support.stalled_peer import BIG, StalledReader
 
 ALL = {"targets": list(CONTRACT.targets), "quantiles": list(CONTRACT.quantiles)}
-SEVEN = history("web-01", 7, range(NEED))
-FORECAST = wire_forecast(window_of(SEVEN, NEED - 1))
+SEVEN = make_rows("web-01", 7, range(NEED))
+FORECAST = make_wire_forecast(make_window(SEVEN, NEED - 1))
 
 
 # ---------------------------------------------------------------- one forecast
 @pytest.mark.parametrize("content_type", TYPES)
-async def test_a_subscriber_gets_the_forecast_of_the_window_that_was_sent(daemon: Running, content_type: str) -> None:
+async def test_a_subscriber_gets_the_forecast_of_the_window_that_was_sent(
+    daemon: HttpDaemon, content_type: str
+) -> None:
     async with daemon.socket("/v1/forecasts", content_type) as reader:
         told = await reader.ask({"type": "subscribe", "servers": ["web-*"]})
         assert told == {
@@ -68,24 +70,24 @@ async def test_a_subscriber_gets_the_forecast_of_the_window_that_was_sent(daemon
     }
     if content_type == MSGPACK:
         assert (values["dtype"], values["shape"]) == ("float32", [2, CONTRACT.horizon, 3])
-    assert same(array_of(values), FORECAST)
+    assert is_same_array(read_array(values), FORECAST)
 
 
-async def test_context_is_the_number_of_rows_the_window_really_had(daemon: Running) -> None:
+async def test_context_is_the_number_of_rows_the_window_really_had(daemon: HttpDaemon) -> None:
     steps = [0, 1, 4, 5, 6, 12]  # the last leaves only 5, 6 and itself in the window of 8
     async with daemon.subscribed() as reader:
         contexts = []
         for count, step in enumerate(steps, start=1):
-            await daemon.accept(history("a", 1, [step]))
+            await daemon.accept(make_rows("a", 1, [step]))
             if count >= NEED:
                 contexts.append((await reader.receive())["context"])
     assert contexts == [3, 4, 5, 3]
 
 
-async def test_an_all_missing_row_is_never_forecast(daemon: Running) -> None:
+async def test_an_all_missing_row_is_never_forecast(daemon: HttpDaemon) -> None:
     async with daemon.subscribed() as reader:
-        await daemon.accept([sample("a", step, {"cpu_user": None}, status=1) for step in range(20)])
-        await daemon.accept(history("b", 1, range(NEED)))
+        await daemon.accept([make_sample("a", step, {"cpu_user": None}, status=1) for step in range(20)])
+        await daemon.accept(make_rows("b", 1, range(NEED)))
         assert (await reader.receive())["server"] == "b"
     assert (await daemon.get("/v1/forecasts/a")).body == {
         "server": "a",
@@ -101,8 +103,8 @@ async def test_no_window_ever_gets_anothers_forecast(start: Start, content_type:
     servers, steps = 60, 12
     backend = FakeBackend(CONTRACT, (1, 4, 16))
     backend.script.latency_seconds = lambda count: 0.0005 * (count % 3)  # so that lanes end out of order
-    daemon = await start(Setup(backend=backend, lanes=3))
-    sent = {f"s-{number:02}": history(f"s-{number:02}", number, range(steps)) for number in range(servers)}
+    daemon = await start(HttpDaemonSettings(backend=backend, lanes=3))
+    sent = {f"s-{number:02}": make_rows(f"s-{number:02}", number, range(steps)) for number in range(servers)}
     seen: dict[str, list[int]] = {name: [] for name in sent}
 
     async def read() -> None:
@@ -113,8 +115,8 @@ async def test_no_window_ever_gets_anothers_forecast(start: Start, content_type:
                 if message["type"] == "lagged":
                     continue
                 step = message["origin"] // 60 - origin(0) // 60
-                window = window_of(sent[message["server"]][: step + 1], step)
-                assert same(array_of(message["values"]), wire_forecast(window))
+                window = make_window(sent[message["server"]][: step + 1], step)
+                assert is_same_array(read_array(message["values"]), make_wire_forecast(window))
                 assert message["context"] == min(step + 1, CONTRACT.context_length)
                 seen[message["server"]].append(message["origin"])
 
@@ -147,12 +149,12 @@ class Crossing(FakeBackend):
 
 
 async def test_quantiles_never_cross(start: Start) -> None:
-    daemon = await start(Setup(backend=Crossing(CONTRACT)))
+    daemon = await start(HttpDaemonSettings(backend=Crossing(CONTRACT)))
     async with daemon.subscribed() as reader:
         await daemon.accept(SEVEN)
-        values = array_of((await reader.receive())["values"])
+        values = read_array((await reader.receive())["values"])
     assert np.all(np.diff(values, axis=-1) > 0)
-    assert same(values, FORECAST)
+    assert is_same_array(values, FORECAST)
 
 
 # ---------------------------------------------------------------- what is chosen
@@ -169,11 +171,11 @@ async def test_quantiles_never_cross(start: Start) -> None:
         (["none"], set()),
     ],
 )
-async def test_globs(daemon: Running, globs: list[str], expected: set[str]) -> None:
+async def test_globs(daemon: HttpDaemon, globs: list[str], expected: set[str]) -> None:
     async with daemon.subscribed(servers=[*globs, "the-end"]) as reader:
         for name in ("web-1", "web-2", "db-1", "Web-1", "web-[x]"):
-            await daemon.accept(history(name, 1, range(NEED)))
-        await daemon.accept(history("the-end", 1, range(NEED)))
+            await daemon.accept(make_rows(name, 1, range(NEED)))
+        await daemon.accept(make_rows("the-end", 1, range(NEED)))
         got = [(await reader.receive())["server"] for _ in range(len(expected) + 1)]
     assert set(got) == expected | {"the-end"}
 
@@ -192,7 +194,7 @@ async def test_globs(daemon: Running, globs: list[str], expected: set[str]) -> N
         ({"targets": ["cpu_user"], "quantiles": [0.1], "every": 2}, np.s_[:1, 1::2, :1]),
     ],
 )
-async def test_parts_of_a_forecast(daemon: Running, content_type: str, choice: Message, cut: Any) -> None:
+async def test_parts_of_a_forecast(daemon: HttpDaemon, content_type: str, choice: Message, cut: Any) -> None:
     async with daemon.socket("/v1/forecasts", content_type) as reader:
         told = await reader.ask({"type": "subscribe", **choice})
         await daemon.accept(SEVEN)
@@ -200,14 +202,16 @@ async def test_parts_of_a_forecast(daemon: Running, content_type: str, choice: M
     for name in ("targets", "quantiles"):
         assert told[name] == message[name] == choice.get(name, ALL[name])
     assert told["every"] == choice.get("every", 1)
-    assert same(array_of(message["values"]), FORECAST[cut])
+    assert is_same_array(read_array(message["values"]), FORECAST[cut])
 
 
 @pytest.mark.parametrize("content_type", TYPES)
-async def test_halves(daemon: Running, content_type: str) -> None:
+async def test_halves(daemon: HttpDaemon, content_type: str) -> None:
     async with daemon.subscribed(content_type, dtype="float16") as reader:
         await daemon.accept(SEVEN)
-        await daemon.accept([sample("big", step, {**values_of(0, step), "cpu_user": 1e30}) for step in range(NEED)])
+        await daemon.accept(
+            [make_sample("big", step, {**values_of(0, step), "cpu_user": 1e30}) for step in range(NEED)]
+        )
         messages = {}
         for _ in range(2):
             message = await reader.receive()
@@ -215,13 +219,13 @@ async def test_halves(daemon: Running, content_type: str) -> None:
     if content_type == MSGPACK:
         assert messages["web-01"]["dtype"] == "float16"
         assert len(messages["web-01"]["data"]) == FORECAST.size * 2
-    assert np.array_equal(array_of(messages["web-01"]).astype(np.float16), FORECAST.astype(np.float16))
-    assert np.all(array_of(messages["big"])[0] == np.finfo(np.float16).max)
+    assert np.array_equal(read_array(messages["web-01"]).astype(np.float16), FORECAST.astype(np.float16))
+    assert np.all(read_array(messages["big"])[0] == np.finfo(np.float16).max)
 
 
 @pytest.mark.parametrize("content_type", TYPES)
-async def test_one_frame_a_micro_batch(daemon: Running, content_type: str) -> None:
-    sent = [each for number in range(5) for each in history(f"s{number}", number, range(NEED))]
+async def test_one_frame_a_micro_batch(daemon: HttpDaemon, content_type: str) -> None:
+    sent = [each for number in range(5) for each in make_rows(f"s{number}", number, range(NEED))]
     async with daemon.subscribed(content_type, batch=True, targets=["load_average"], every=2) as reader:
         await daemon.accept(sent)
         seen: dict[str, Float32] = {}
@@ -232,20 +236,20 @@ async def test_one_frame_a_micro_batch(daemon: Running, content_type: str) -> No
             assert message["contexts"] == [NEED] * len(message["servers"])
             assert (message["model"], message["targets"], message["every"]) == (MODEL, ["load_average"], 2)
             assert message["step_seconds"] == CONTRACT.step_seconds
-            values = array_of(message["values"])
+            values = read_array(message["values"])
             assert values.shape == (len(message["servers"]), 1, 2, 3)
             seen |= dict(zip(message["servers"], values, strict=True))
     for number in range(5):
-        window = window_of(history("", number, range(NEED)), NEED - 1)
-        assert same(seen[f"s{number}"], wire_forecast(window)[1:, 1::2])
+        window = make_window(make_rows("", number, range(NEED)), NEED - 1)
+        assert is_same_array(seen[f"s{number}"], make_wire_forecast(window)[1:, 1::2])
 
 
-async def test_what_waits_together_comes_in_one_frame(daemon: Running) -> None:
+async def test_what_waits_together_comes_in_one_frame(daemon: HttpDaemon) -> None:
     daemon.backend.script.hold = True
     async with daemon.subscribed(batch=True) as reader:
         # Both lanes are held in one window each, so that the others wait together.
         for number in range(6):
-            await daemon.accept(history(f"s{number}", number, range(NEED)))
+            await daemon.accept(make_rows(f"s{number}", number, range(NEED)))
         daemon.let_go()
         sizes: list[int] = []
         while sum(sizes) < 6:
@@ -254,20 +258,20 @@ async def test_what_waits_together_comes_in_one_frame(daemon: Running) -> None:
 
 
 # ---------------------------------------------------------------- by query parameters, and anew
-async def test_query_parameters_subscribe(daemon: Running) -> None:
+async def test_query_parameters_subscribe(daemon: HttpDaemon) -> None:
     query = "servers=web-*,db&targets=load_average&quantiles=0.1,0.9&every=2"
     async with daemon.socket(f"/v1/forecasts?{query}") as reader:
         told = await reader.receive()
         assert told["type"] == "subscribed"
         assert (told["servers"], told["targets"]) == (["web-*", "db"], ["load_average"])
         assert (told["quantiles"], told["every"]) == ([0.1, 0.9], 2)
-        await daemon.accept(history("other", 1, range(NEED)) + SEVEN)
+        await daemon.accept(make_rows("other", 1, range(NEED)) + SEVEN)
         message = await reader.receive()
     assert message["server"] == "web-01"
-    assert same(array_of(message["values"]), FORECAST[1:, 1::2, ::2])
+    assert is_same_array(read_array(message["values"]), FORECAST[1:, 1::2, ::2])
 
 
-async def test_query_parameters_choose_the_encoding(daemon: Running) -> None:
+async def test_query_parameters_choose_the_encoding(daemon: HttpDaemon) -> None:
     async with daemon.socket("/v1/forecasts?format=msgpack&batch=true&dtype=float16", MSGPACK) as reader:
         assert (await reader.receive())["batch"] is True
         await daemon.accept(SEVEN)
@@ -290,19 +294,19 @@ async def test_query_parameters_choose_the_encoding(daemon: Running) -> None:
     ],
 )
 @pytest.mark.parametrize("path", ["/v1/forecasts/stream", "/v1/forecasts/web-01"])
-async def test_query_parameters_that_name_nothing_are_400(daemon: Running, path: str, query: str) -> None:
+async def test_query_parameters_that_name_nothing_are_400(daemon: HttpDaemon, path: str, query: str) -> None:
     await daemon.accept(SEVEN)
     reply = await daemon.get(f"{path}?{query}")
     assert (reply.status, reply.code) == (400, "invalid_selection")
 
 
-async def test_subscribing_anew_replaces_the_choice(daemon: Running) -> None:
+async def test_subscribing_anew_replaces_the_choice(daemon: HttpDaemon) -> None:
     async with daemon.subscribed(servers=["a"]) as reader:
-        await daemon.accept(history("a", 1, range(NEED)))
+        await daemon.accept(make_rows("a", 1, range(NEED)))
         assert (await reader.receive())["server"] == "a"
         told = await reader.ask({"type": "subscribe", "servers": ["b"], "targets": ["cpu_user"]})
         assert told["type"] == "subscribed"
-        await daemon.accept(history("a", 1, range(NEED, NEED + 3)) + history("b", 2, range(NEED)))
+        await daemon.accept(make_rows("a", 1, range(NEED, NEED + 3)) + make_rows("b", 2, range(NEED)))
         message = await reader.receive()
         assert (message["server"], message["targets"]) == ("b", ["cpu_user"])
     assert len(daemon.service.hub) <= 1
@@ -333,7 +337,7 @@ async def test_subscribing_anew_replaces_the_choice(daemon: Running) -> None:
     ],
 )
 async def test_a_choice_of_what_is_not_there_is_an_error_and_the_former_stays(
-    daemon: Running, content_type: str, message: Any, code: str
+    daemon: HttpDaemon, content_type: str, message: Any, code: str
 ) -> None:
     async with daemon.subscribed(content_type) as reader:
         answer = await reader.ask(message)
@@ -343,7 +347,7 @@ async def test_a_choice_of_what_is_not_there_is_an_error_and_the_former_stays(
         assert (await reader.receive())["server"] == "web-01"
 
 
-async def test_readers_of_the_same_and_of_other_forms(daemon: Running) -> None:
+async def test_readers_of_the_same_and_of_other_forms(daemon: HttpDaemon) -> None:
     async with (
         daemon.subscribed() as first,
         daemon.subscribed() as second,
@@ -352,13 +356,13 @@ async def test_readers_of_the_same_and_of_other_forms(daemon: Running) -> None:
     ):
         await daemon.accept(SEVEN)
         assert await first.receive() == await second.receive()
-        assert same(array_of((await packed.receive())["values"]), FORECAST)
-        assert same(array_of((await part.receive())["values"]), FORECAST[1:])
+        assert is_same_array(read_array((await packed.receive())["values"]), FORECAST)
+        assert is_same_array(read_array((await part.receive())["values"]), FORECAST[1:])
 
 
 # ---------------------------------------------------------------- a reader that does not read
 async def test_a_reader_that_does_not_read_loses_old_forecasts_and_is_told(start: Start) -> None:
-    daemon = await start(Setup(contract=BIG, listener=listening_socket(4_096)))
+    daemon = await start(HttpDaemonSettings(contract=BIG, listener=open_listener(4_096)))
     slow = StalledReader()
     await slow.connect(daemon.port, "/v1/forecasts?servers=*")
     assert (await slow.receive())["type"] == "subscribed"
@@ -366,7 +370,7 @@ async def test_a_reader_that_does_not_read_loses_old_forecasts_and_is_told(start
     async with daemon.subscribed() as fast:
         while not daemon.service.hub.dropped or sent < 200:
             for name in ("x", "y"):
-                await daemon.accept([sample(name, sent, {"a": float(sent), "b": 1.0})])
+                await daemon.accept([make_sample(name, sent, {"a": float(sent), "b": 1.0})])
                 if sent >= NEED - 1:
                     message = await fast.receive()
                     assert (message["server"], message["origin"]) == (name, origin(sent))
@@ -383,7 +387,7 @@ async def test_a_reader_that_does_not_read_loses_old_forecasts_and_is_told(start
                 dropped += message["dropped"]
             else:
                 got[message["server"]].append(message["origin"])
-                values = array_of(message["values"])
+                values = read_array(message["values"])
                 assert values[0, 0, 1] == np.float32(message["origin"] // 60 - origin(0) // 60) + np.float32(0.001)
     slow.close()
     assert dropped == daemon.service.hub.dropped > 0
@@ -395,12 +399,12 @@ async def test_a_reader_that_does_not_read_loses_old_forecasts_and_is_told(start
 @pytest.mark.parametrize("path", ["/v1/forecasts?servers=*", "/v1/forecasts/stream"])
 async def test_a_peer_that_reads_nothing_for_too_long_is_dropped(start: Start, path: str) -> None:
     limits = TransportLimits(send_timeout_seconds=0.05)
-    daemon = await start(Setup(contract=BIG, listener=listening_socket(4_096), limits=limits))
+    daemon = await start(HttpDaemonSettings(contract=BIG, listener=open_listener(4_096), limits=limits))
     slow = StalledReader()
     await slow.connect(daemon.port, path)
     sent = 0
     while not sent or len(daemon.service.hub):
-        await daemon.accept([sample("x", sent, {"a": 1.0, "b": 1.0})])
+        await daemon.accept([make_sample("x", sent, {"a": 1.0, "b": 1.0})])
         sent += 1
     while len(daemon.http_app.sockets):
         await daemon.get("/healthz")
@@ -408,7 +412,7 @@ async def test_a_peer_that_reads_nothing_for_too_long_is_dropped(start: Start, p
 
 
 # ---------------------------------------------------------------- a server's latest
-async def test_a_servers_latest(daemon: Running) -> None:
+async def test_a_servers_latest(daemon: HttpDaemon) -> None:
     reply = await daemon.get("/v1/forecasts/web-01")
     assert (reply.status, reply.code) == (404, "unknown_server")
     for have in range(1, NEED):
@@ -420,25 +424,25 @@ async def test_a_servers_latest(daemon: Running) -> None:
         pushed = await reader.receive()
     assert (await daemon.get("/v1/forecasts/web-01")).body == pushed
     packed = (await daemon.get("/v1/forecasts/web-01", MSGPACK)).body
-    assert same(array_of(packed["values"]), FORECAST)
+    assert is_same_array(read_array(packed["values"]), FORECAST)
     part = (await daemon.get("/v1/forecasts/web-01?targets=load_average&quantiles=0.5&every=4")).body
-    assert same(array_of(part["values"]), FORECAST[1:, 3:, 1:2])
+    assert is_same_array(read_array(part["values"]), FORECAST[1:, 3:, 1:2])
 
 
 async def test_a_window_that_waits_for_its_first_forecast_is_pending(start: Start) -> None:
-    daemon = await start(Setup(lanes=0))
+    daemon = await start(HttpDaemonSettings(lanes=0))
     await daemon.accept(SEVEN)
     body = (await daemon.get("/v1/forecasts/web-01")).body
     assert body == {"server": "web-01", "status": "pending", "have": NEED, "need": NEED}
     async with daemon.subscribed() as reader:
         daemon.open_lanes(1)
-        assert same(array_of((await reader.receive())["values"]), FORECAST)
+        assert is_same_array(read_array((await reader.receive())["values"]), FORECAST)
 
 
 @pytest.mark.parametrize("name", ["rack/7/web", "wéb ☃", "a%b?c#d", "x" * 256, "é" * 128, "a\x00b", "..x", "a b"])
-async def test_names_of_any_letters(daemon: Running, name: str) -> None:
+async def test_names_of_any_letters(daemon: HttpDaemon, name: str) -> None:
     async with daemon.subscribed(servers=[name]) as reader:
-        await daemon.accept(history(name, 7, range(NEED)))
+        await daemon.accept(make_rows(name, 7, range(NEED)))
         assert (await reader.receive())["server"] == name
     for path in ("forecasts", "servers"):
         url = yarl.URL(f"{daemon.url}/v1/{path}/{quote(name, safe='')}", encoded=True)

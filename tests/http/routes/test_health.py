@@ -4,32 +4,41 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.http.conftest import Start
-from tests.support.http_harness import CONTRACT, MODEL, MSGPACK, NEED, Running, Setup, history, sample
+from tests.support.http_harness import (
+    CONTRACT,
+    MODEL,
+    MSGPACK,
+    NEED,
+    HttpDaemon,
+    HttpDaemonSettings,
+    make_rows,
+    make_sample,
+)
 
 
 async def test_alive_before_ready(start: Start) -> None:
-    daemon = await start(Setup(lanes=0))
+    daemon = await start(HttpDaemonSettings(lanes=0))
     assert (await daemon.get("/healthz")).status == 200
     reply = await daemon.get("/readyz")
     assert (reply.status, reply.body) == (503, {"status": "starting"})
     # 2. Samples are taken meanwhile, and forecast once a lane is there.
-    await daemon.accept(history("a", 1, range(NEED)))
+    await daemon.accept(make_rows("a", 1, range(NEED)))
     async with daemon.subscribed() as reader:
         daemon.open_lanes(1)
         assert (await reader.receive())["server"] == "a"
     assert (await daemon.get("/readyz")).body == {"status": "ready"}
 
 
-async def test_draining_is_alive_and_not_ready(daemon: Running) -> None:
+async def test_draining_is_alive_and_not_ready(daemon: HttpDaemon) -> None:
     await daemon.service.drain()
     assert (await daemon.get("/healthz")).status == 200
     reply = await daemon.get("/readyz")
     assert (reply.status, reply.body) == (503, {"status": "draining"})
 
 
-async def test_without_a_lane_it_is_not_ready(daemon: Running) -> None:
+async def test_without_a_lane_it_is_not_ready(daemon: HttpDaemon) -> None:
     daemon.backend.script.lost = True
-    await daemon.accept(history("a", 1, range(NEED)))
+    await daemon.accept(make_rows("a", 1, range(NEED)))
     while (await daemon.get("/readyz")).status == 200:
         pass
     assert (await daemon.get("/readyz")).body == {"status": "no_lane"}
@@ -39,10 +48,10 @@ async def test_without_a_lane_it_is_not_ready(daemon: Running) -> None:
     assert len(status["lanes_lost"]) == 2
 
 
-async def test_status_tells_what_the_contract_asks_for(daemon: Running) -> None:
+async def test_status_tells_what_the_contract_asks_for(daemon: HttpDaemon) -> None:
     async with daemon.subscribed() as reader:
-        await daemon.accept([*history("a", 1, range(NEED)), sample("b", 0, {"fan": 1.0, "cpu_user": 1.0})])
-        await daemon.post("/v1/samples", {"samples": [sample("", 0)]})
+        await daemon.accept([*make_rows("a", 1, range(NEED)), make_sample("b", 0, {"fan": 1.0, "cpu_user": 1.0})])
+        await daemon.post("/v1/samples", {"samples": [make_sample("", 0)]})
         await reader.receive()
         status = await daemon.status()
     assert status["backend"] == "fake"
@@ -71,17 +80,17 @@ async def test_status_tells_what_the_contract_asks_for(daemon: Running) -> None:
 
 
 async def test_due_counts_servers_that_wait(start: Start) -> None:
-    daemon = await start(Setup(lanes=0))
-    await daemon.accept([each for name in "abc" for each in history(name, 1, range(NEED + 2))])
+    daemon = await start(HttpDaemonSettings(lanes=0))
+    await daemon.accept([each for name in "abc" for each in make_rows(name, 1, range(NEED + 2))])
     status = await daemon.status()
     assert status["due"] == 3
     assert status["rows"]["superseded"] == 6
 
 
-async def test_metrics_parse_and_count(daemon: Running) -> None:
+async def test_metrics_parse_and_count(daemon: HttpDaemon) -> None:
     async with daemon.subscribed() as reader:
-        await daemon.accept(history("a", 1, range(NEED)) + history("b", 1, range(NEED - 1)))
-        await daemon.post("/v1/samples", {"samples": [sample("", 0), sample("a", -100)]})
+        await daemon.accept(make_rows("a", 1, range(NEED)) + make_rows("b", 1, range(NEED - 1)))
+        await daemon.post("/v1/samples", {"samples": [make_sample("", 0), make_sample("a", -100)]})
         await reader.receive()
         reply = await daemon.get("/metrics")
     assert reply.status == 200
@@ -122,13 +131,13 @@ async def test_metrics_parse_and_count(daemon: Running) -> None:
         ("PATCH", "/healthz", 405, "method_not_allowed"),
     ],
 )
-async def test_no_such_route_or_method(daemon: Running, method: str, path: str, status: int, code: str) -> None:
+async def test_no_such_route_or_method(daemon: HttpDaemon, method: str, path: str, status: int, code: str) -> None:
     reply = await daemon.call(method, path)
     assert (reply.status, reply.code) == (status, code)
     assert ("Allow" in reply.headers) == (status == 405)
 
 
-async def test_errors_come_in_the_callers_encoding(daemon: Running) -> None:
+async def test_errors_come_in_the_callers_encoding(daemon: HttpDaemon) -> None:
     reply = await daemon.get("/v1/servers/nobody", MSGPACK)
     assert reply.headers["Content-Type"].startswith(MSGPACK)
     assert reply.code == "unknown_server"

@@ -15,24 +15,24 @@ from tests.support.http_harness import (
     JSON,
     MSGPACK,
     TYPES,
-    Running,
-    Setup,
+    HttpDaemon,
+    HttpDaemonSettings,
     at,
-    history,
+    is_same_array,
+    make_rows,
+    make_sample,
+    make_tensor,
+    make_window,
     pack,
-    same,
-    sample,
-    tensor,
-    window_of,
 )
 from tests.support.stalled_peer import StalledReader
 
 
 @pytest.mark.parametrize("content_type", TYPES)
 @pytest.mark.parametrize("identifier", ["a", "", 0, 7, -(2**63), 2**63 - 1, 1.5, None])
-async def test_an_ack_bears_the_frames_id(daemon: Running, content_type: str, identifier: Any) -> None:
+async def test_an_ack_bears_the_frames_id(daemon: HttpDaemon, content_type: str, identifier: Any) -> None:
     async with daemon.socket("/v1/ingest", content_type) as agent:
-        ack = await agent.ask({"id": identifier, "samples": [sample("a", 0), sample("", 0)]})
+        ack = await agent.ask({"id": identifier, "samples": [make_sample("a", 0), make_sample("", 0)]})
     assert ack["errors"][0].pop("message")
     assert ack == {
         "type": "ack",
@@ -44,7 +44,7 @@ async def test_an_ack_bears_the_frames_id(daemon: Running, content_type: str, id
 
 
 @pytest.mark.parametrize("content_type", TYPES)
-async def test_a_frame_without_id_is_acked_with_null(daemon: Running, content_type: str) -> None:
+async def test_a_frame_without_id_is_acked_with_null(daemon: HttpDaemon, content_type: str) -> None:
     async with daemon.socket("/v1/ingest", content_type) as agent:
         assert (await agent.ask({"samples": []}))["id"] is None
 
@@ -52,7 +52,7 @@ async def test_a_frame_without_id_is_acked_with_null(daemon: Running, content_ty
 @pytest.mark.parametrize("content_type", TYPES)
 @pytest.mark.parametrize("identifier", ["[1]", "{}", "true", str(2**64), str(10**40), str(-(10**40))])
 async def test_an_id_of_another_kind_is_an_error_and_the_connection_stays(
-    daemon: Running, content_type: str, identifier: str
+    daemon: HttpDaemon, content_type: str, identifier: str
 ) -> None:
     async with daemon.socket("/v1/ingest", JSON) as agent:
         await agent.send_bytes(b'{"id": %s, "samples": []}' % identifier.encode())
@@ -61,11 +61,11 @@ async def test_an_id_of_another_kind_is_an_error_and_the_connection_stays(
         assert (await agent.ask({"id": 1, "samples": []}))["id"] == 1
 
 
-async def test_columns_in_frames(daemon: Running) -> None:
+async def test_columns_in_frames(daemon: HttpDaemon) -> None:
     rows = np.arange(6, dtype="<f4").reshape(2, 3)
     names = {"servers": ["a", "b"], "time": at(0), "features": list(CONTRACT.features)}
     async with daemon.socket("/v1/ingest", MSGPACK) as agent:
-        ack = await agent.ask({"id": "c", "columns": {**names, "values": tensor(rows)}})
+        ack = await agent.ask({"id": "c", "columns": {**names, "values": make_tensor(rows)}})
         assert (ack["id"], ack["accepted"], ack["rejected"]) == ("c", 2, 0)
     async with daemon.socket("/v1/ingest", JSON) as agent:
         ack = await agent.ask({"id": "d", "columns": {**names, "time": [at(1), -1], "values": rows.tolist()}})
@@ -75,34 +75,34 @@ async def test_columns_in_frames(daemon: Running) -> None:
     assert (await daemon.window("b"))[-1].tolist() == [3, 4, 5]
 
 
-async def test_text_and_binary_frames_on_one_connection(daemon: Running) -> None:
+async def test_text_and_binary_frames_on_one_connection(daemon: HttpDaemon) -> None:
     async with daemon.session.ws_connect(daemon.url + "/v1/ingest") as socket:
         for step in range(4):
-            body = {"id": step, "samples": history("a", 1, [step])}
+            body = {"id": step, "samples": make_rows("a", 1, [step])}
             if step % 2:
                 await socket.send_bytes(pack(body, MSGPACK))
             else:
                 await socket.send_str(pack(body, JSON).decode())
         kinds = [(await socket.receive()).type for _ in range(4)]
     assert kinds == [WSMsgType.TEXT, WSMsgType.BINARY] * 2
-    assert same(await daemon.window("a"), window_of(history("a", 1, range(4)), 3))
+    assert is_same_array(await daemon.window("a"), make_window(make_rows("a", 1, range(4)), 3))
 
 
-async def test_acks_come_in_the_order_of_the_frames(daemon: Running) -> None:
+async def test_acks_come_in_the_order_of_the_frames(daemon: HttpDaemon) -> None:
     async with daemon.socket("/v1/ingest") as agent:
         for number in range(200):
-            await agent.send({"id": number, "samples": history("a", 1, [number])})
+            await agent.send({"id": number, "samples": make_rows("a", 1, [number])})
         assert [(await agent.receive())["id"] for _ in range(200)] == list(range(200))
 
 
-async def test_without_acks_only_errors_are_sent(daemon: Running) -> None:
+async def test_without_acks_only_errors_are_sent(daemon: HttpDaemon) -> None:
     async with daemon.socket("/v1/ingest?ack=none") as agent, daemon.subscribed() as reader:
         for step in range(3):
-            await agent.send({"id": step, "samples": history("a", 1, [step])})
+            await agent.send({"id": step, "samples": make_rows("a", 1, [step])})
         assert (await reader.receive())["server"] == "a"
         await agent.send_bytes(b"{")
         assert (await agent.receive())["type"] == "error"
-    assert same(await daemon.window("a"), window_of(history("a", 1, range(3)), 2))
+    assert is_same_array(await daemon.window("a"), make_window(make_rows("a", 1, range(3)), 2))
 
 
 BAD_FRAMES = [
@@ -122,7 +122,7 @@ BAD_FRAMES = [
 @pytest.mark.parametrize("content_type", TYPES)
 @pytest.mark.parametrize("frame", BAD_FRAMES)
 async def test_a_bad_frame_gets_an_error_and_the_connection_stays(
-    daemon: Running, content_type: str, frame: bytes
+    daemon: HttpDaemon, content_type: str, frame: bytes
 ) -> None:
     if content_type == JSON:
         frame = frame.decode("latin-1").encode()
@@ -131,17 +131,17 @@ async def test_a_bad_frame_gets_an_error_and_the_connection_stays(
         answer = await agent.receive()
         assert set(answer) == {"type", "code", "message"}
         assert (answer["type"], answer["code"]) == ("error", "malformed")
-        assert (await agent.ask({"id": 1, "samples": [sample("a", 0)]}))["accepted"] == 1
+        assert (await agent.ask({"id": 1, "samples": [make_sample("a", 0)]}))["accepted"] == 1
 
 
 @pytest.mark.parametrize("content_type", TYPES)
 async def test_a_frame_too_large_ends_its_own_connection_only(start: Start, content_type: str) -> None:
-    daemon = await start(Setup(limits=TransportLimits(max_frame_bytes=1_000)))
+    daemon = await start(HttpDaemonSettings(limits=TransportLimits(max_frame_bytes=1_000)))
     async with daemon.socket("/v1/ingest", content_type) as agent, daemon.socket("/v1/ingest", content_type) as other:
         assert (await other.ask({"id": 1, "samples": []}))["id"] == 1
         await agent.send_bytes(b" " * 1_001)
         assert await agent.closed() == aiohttp.WSCloseCode.MESSAGE_TOO_BIG
-        assert (await other.ask({"id": 2, "samples": [sample("a", 0)]}))["accepted"] == 1
+        assert (await other.ask({"id": 2, "samples": [make_sample("a", 0)]}))["accepted"] == 1
         # 2. A frame of exactly the limit is read.
         frame = pack({"id": "", "samples": []}, content_type)
         frame = pack({"id": "x" * (1_000 - len(frame) - 2 * (content_type == MSGPACK)), "samples": []}, content_type)
@@ -150,7 +150,7 @@ async def test_a_frame_too_large_ends_its_own_connection_only(start: Start, cont
         assert (await other.receive())["accepted"] == 0
 
 
-async def test_a_text_frame_that_is_no_utf8_ends_its_own_connection_only(daemon: Running) -> None:
+async def test_a_text_frame_that_is_no_utf8_ends_its_own_connection_only(daemon: HttpDaemon) -> None:
     """As RFC 6455 asks: such a frame is no text, so nothing can be answered on that connection."""
     async with daemon.socket("/v1/ingest") as agent, daemon.socket("/v1/ingest") as other:
         await agent.raw.send_frame(b'{"samples": ["\xff"]}', WSMsgType.TEXT)
@@ -160,7 +160,7 @@ async def test_a_text_frame_that_is_no_utf8_ends_its_own_connection_only(daemon:
 
 @pytest.mark.parametrize("path", ["/v1/ingest", "/v1/forecasts", "/v1/forecasts/stream"])
 async def test_too_many_sockets_are_429_with_retry_after(start: Start, path: str) -> None:
-    daemon = await start(Setup(limits=TransportLimits(max_sockets=1)))
+    daemon = await start(HttpDaemonSettings(limits=TransportLimits(max_sockets=1)))
     headers = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
     headers["Sec-WebSocket-Key"] = "AAAAAAAAAAAAAAAAAAAAAA=="
     async with daemon.socket("/v1/ingest"):
@@ -172,36 +172,36 @@ async def test_too_many_sockets_are_429_with_retry_after(start: Start, path: str
 
 
 @pytest.mark.parametrize("path", ["/v1/ingest", "/v1/forecasts"])
-async def test_a_plain_get_is_400(daemon: Running, path: str) -> None:
+async def test_a_plain_get_is_400(daemon: HttpDaemon, path: str) -> None:
     reply = await daemon.get(path)
     assert reply.status == 400
     assert reply.code
 
 
-async def test_many_agents_at_once_have_each_their_own_samples(daemon: Running) -> None:
+async def test_many_agents_at_once_have_each_their_own_samples(daemon: HttpDaemon) -> None:
     async def agent(number: int) -> None:
         name = f"web-{number}"
         content_type = TYPES[number % 2]
         async with daemon.socket("/v1/ingest", content_type) as socket:
             for step in range(20):
-                ack = await socket.ask({"id": step, "samples": history(name, number, [step])})
+                ack = await socket.ask({"id": step, "samples": make_rows(name, number, [step])})
                 assert (ack["id"], ack["accepted"]) == (step, 1)
 
     await asyncio.gather(*(agent(number) for number in range(30)))
     for number in range(30):
-        expected = window_of(history("", number, range(20)), 19)
-        assert same(await daemon.window(f"web-{number}"), expected)
+        expected = make_window(make_rows("", number, range(20)), 19)
+        assert is_same_array(await daemon.window(f"web-{number}"), expected)
 
 
-async def test_an_agent_that_vanishes_leaves_what_was_acked(daemon: Running) -> None:
+async def test_an_agent_that_vanishes_leaves_what_was_acked(daemon: HttpDaemon) -> None:
     async with daemon.socket("/v1/ingest") as agent:
-        assert (await agent.ask({"samples": history("a", 1, range(2))}))["accepted"] == 2
+        assert (await agent.ask({"samples": make_rows("a", 1, range(2))}))["accepted"] == 2
         await agent.send_bytes(b'{"samples": [')
         agent.raw._writer.transport.abort()
-    assert same(await daemon.window("a"), window_of(history("a", 1, range(2)), 1))
+    assert is_same_array(await daemon.window("a"), make_window(make_rows("a", 1, range(2)), 1))
 
 
-async def test_stopping_closes_sockets_as_going_away(daemon: Running) -> None:
+async def test_stopping_closes_sockets_as_going_away(daemon: HttpDaemon) -> None:
     async with daemon.socket("/v1/ingest") as agent, daemon.subscribed() as reader:
         closing = asyncio.create_task(daemon.http_app.sockets.close_all())
         assert await agent.closed() == aiohttp.WSCloseCode.GOING_AWAY
@@ -211,13 +211,13 @@ async def test_stopping_closes_sockets_as_going_away(daemon: Running) -> None:
         assert (reply.status, reply.code) == (503, "draining")
 
 
-async def test_an_agent_that_never_reads_is_not_stopped_by_its_errors(daemon: Running) -> None:
+async def test_an_agent_that_never_reads_is_not_stopped_by_its_errors(daemon: HttpDaemon) -> None:
     agent = StalledReader()
     await agent.connect(daemon.port, "/v1/ingest?ack=none")
     async with daemon.subscribed() as reader:
         for _ in range(60):
             await agent.send([b'{"samples": 5}'] * 1_000)  # their errors are more than the sockets between us hold
-        await agent.send([pack({"samples": history("a", 1, range(4))}, JSON)])
+        await agent.send([pack({"samples": make_rows("a", 1, range(4))}, JSON)])
         assert (await reader.receive())["server"] == "a"
     assert (await daemon.status())["samples"]["refused_frames"] == {"malformed": 60_000}
     agent.close()

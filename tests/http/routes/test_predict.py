@@ -21,16 +21,16 @@ from tests.support.http_harness import (
     MODEL,
     MSGPACK,
     NEED,
+    HttpDaemon,
+    HttpDaemonSettings,
     Message,
-    Running,
-    Setup,
-    array_of,
-    history,
+    is_same_array,
+    make_rows,
+    make_tensor,
+    make_window,
+    make_wire_forecast,
     pack,
-    same,
-    tensor,
-    window_of,
-    wire_forecast,
+    read_array,
 )
 from tests.support.pipeline_rig import spec_of
 
@@ -66,12 +66,12 @@ def _nested(value: Any) -> Any:
 
 
 def tensors(given: Inputs) -> Message:
-    return {"inputs": {name: tensor(array) for name, array in given.items()}}
+    return {"inputs": {name: make_tensor(array) for name, array in given.items()}}
 
 
 @pytest.mark.parametrize("path", ["/v1/predict", "/predict"])
 @pytest.mark.parametrize("windows", [1, 3, 70])
-async def test_messagepack_tensors(daemon: Running, path: str, windows: int) -> None:
+async def test_messagepack_tensors(daemon: HttpDaemon, path: str, windows: int) -> None:
     given = inputs_of(windows)
     reply = await daemon.post(path, tensors(given), MSGPACK)
     assert reply.status == 200
@@ -79,59 +79,59 @@ async def test_messagepack_tensors(daemon: Running, path: str, windows: int) -> 
     shown = reply.body["outputs"]["predictions"]
     assert shown["shape"] == [windows, *CONTRACT.output_shape]
     assert shown["dtype"] == "float32"
-    assert same(array_of(shown), expected(given))
+    assert is_same_array(read_array(shown), expected(given))
 
 
 @pytest.mark.parametrize("path", ["/v1/predict", "/predict"])
 @pytest.mark.parametrize("wrapped", [True, False])
-async def test_json_lists(daemon: Running, path: str, wrapped: bool) -> None:
+async def test_json_lists(daemon: HttpDaemon, path: str, wrapped: bool) -> None:
     given = inputs_of(3)
     body = (await daemon.post(path, {"inputs": lists(given)} if wrapped else lists(given))).body
     shown = (body["outputs"] if wrapped else body)["predictions"]
-    assert same(array_of(shown), expected(given))
+    assert is_same_array(read_array(shown), expected(given))
 
 
-async def test_without_the_batch_axis(daemon: Running) -> None:
+async def test_without_the_batch_axis(daemon: HttpDaemon) -> None:
     given = inputs_of(1)
     single = {name: array[0] for name, array in given.items()}
     body = (await daemon.post("/v1/predict", tensors(single), MSGPACK)).body
-    assert same(array_of(body["outputs"]["predictions"]), expected(given)[0])
+    assert is_same_array(read_array(body["outputs"]["predictions"]), expected(given)[0])
     body = (await daemon.post("/v1/predict", lists(single))).body
-    assert same(array_of(body["predictions"]), expected(given)[0])
+    assert is_same_array(read_array(body["predictions"]), expected(given)[0])
 
 
 async def test_one_target_has_no_target_axis(start: Start) -> None:
     contract = ModelContract(("a", "b"), ("b",), (0.5, 0.9), context_length=3, horizon=2, step_seconds=60)
-    daemon = await start(Setup(contract=contract))
+    daemon = await start(HttpDaemonSettings(contract=contract))
     given = inputs_of(2, contract)
     body = (await daemon.post("/v1/predict", tensors(given), MSGPACK)).body
     assert body["outputs"]["predictions"]["shape"] == [2, 2, 2]
-    assert same(array_of(body["outputs"]["predictions"]), expected(given, contract)[:, :, 0])
+    assert is_same_array(read_array(body["outputs"]["predictions"]), expected(given, contract)[:, :, 0])
 
 
 @pytest.mark.parametrize("dtype", ["<f2", "<f4", "<f8"])
-async def test_other_number_types(daemon: Running, dtype: str) -> None:
+async def test_other_number_types(daemon: HttpDaemon, dtype: str) -> None:
     given = inputs_of(2)
     given["encoder_cont"] = given["encoder_cont"].astype(dtype)
     given["encoder_cat"] = given["encoder_cat"].astype("<i8")
     given["decoder_cat"] = given["decoder_cat"].astype("u1")
     body = (await daemon.post("/v1/predict", tensors(given), MSGPACK)).body
     windows = {"encoder_cont": given["encoder_cont"].astype("<f4")}
-    assert same(array_of(body["outputs"]["predictions"]), expected(windows))
+    assert is_same_array(read_array(body["outputs"]["predictions"]), expected(windows))
 
 
-async def test_categories_may_be_left_out(daemon: Running) -> None:
+async def test_categories_may_be_left_out(daemon: HttpDaemon) -> None:
     given = inputs_of(2)
     seen: list[dict[str, Any]] = []
     daemon.backend.script.on_run = lambda lane, inputs: seen.append(inputs)
     part = {name: given[name] for name in ("encoder_cont", "decoder_cont")}
     body = (await daemon.post("/v1/predict", tensors(part), MSGPACK)).body
-    assert same(array_of(body["outputs"]["predictions"]), expected(given))
+    assert is_same_array(read_array(body["outputs"]["predictions"]), expected(given))
     assert not seen[0]["encoder_cat"].any()
     assert not seen[0]["decoder_cat"].any()
 
 
-async def test_the_lane_sees_what_was_sent(daemon: Running) -> None:
+async def test_the_lane_sees_what_was_sent(daemon: HttpDaemon) -> None:
     given = inputs_of(1)
     seen: list[dict[str, Any]] = []
     daemon.backend.script.on_run = lambda lane, inputs: seen.append(inputs)
@@ -140,24 +140,24 @@ async def test_the_lane_sees_what_was_sent(daemon: Running) -> None:
         assert np.array_equal(seen[0][name], array, equal_nan=True)
 
 
-async def test_callers_and_servers_share_batches_and_get_their_own(daemon: Running) -> None:
+async def test_callers_and_servers_share_batches_and_get_their_own(daemon: HttpDaemon) -> None:
     async def caller(number: int) -> None:
         given = inputs_of(number % 9 + 1)
         given["encoder_cont"] += number
         content_type, message = (MSGPACK, tensors(given)) if number % 2 else (JSON, lists(given))
         body = (await daemon.post("/v1/predict", message, content_type)).body
         shown = body["outputs"]["predictions"] if number % 2 else body["predictions"]
-        assert same(array_of(shown), expected(given))
+        assert is_same_array(read_array(shown), expected(given))
 
     async def agent(number: int) -> None:
-        await daemon.accept(history(f"s{number}", number, range(NEED)))
+        await daemon.accept(make_rows(f"s{number}", number, range(NEED)))
 
     async with daemon.subscribed() as reader:
         await asyncio.gather(*(call(number) for number in range(40) for call in (caller, agent)))
         for _ in range(40):
             message = await reader.receive()
-            window = window_of(history("", int(message["server"][1:]), range(NEED)), NEED - 1)
-            assert same(array_of(message["values"]), wire_forecast(window))
+            window = make_window(make_rows("", int(message["server"][1:]), range(NEED)), NEED - 1)
+            assert is_same_array(read_array(message["values"]), make_wire_forecast(window))
     assert any(count > 1 for _, count in daemon.backend.script.runs)
 
 
@@ -213,7 +213,7 @@ REFUSED: list[tuple[str, Inputs, str]] = [
 
 
 @pytest.mark.parametrize(("given", "code"), [pytest.param(given, code, id=name) for name, given, code in REFUSED])
-async def test_inputs_that_the_model_must_not_see(daemon: Running, given: Inputs, code: str) -> None:
+async def test_inputs_that_the_model_must_not_see(daemon: HttpDaemon, given: Inputs, code: str) -> None:
     reply = await daemon.post("/v1/predict", tensors(given), MSGPACK)
     assert (reply.status, reply.code) == (422, code)
     assert not daemon.backend.script.runs
@@ -245,7 +245,7 @@ def tampered(**change: Any) -> Message:
         {"inputs": {}},
     ],
 )
-async def test_tensors_that_are_none(daemon: Running, message: Message) -> None:
+async def test_tensors_that_are_none(daemon: HttpDaemon, message: Message) -> None:
     reply = await daemon.post("/v1/predict", message, MSGPACK)
     assert (reply.status, reply.code) == (422, "invalid_tensor")
 
@@ -265,7 +265,7 @@ async def test_tensors_that_are_none(daemon: Running, message: Message) -> None:
         None,
     ],
 )
-async def test_lists_that_are_no_tensor(daemon: Running, value: Any) -> None:
+async def test_lists_that_are_no_tensor(daemon: HttpDaemon, value: Any) -> None:
     message = lists({name: array[0] for name, array in inputs_of(1).items()}) | {"encoder_cont": value}
     reply = await daemon.post("/v1/predict", message)
     assert (reply.status, reply.code) in ((422, "invalid_tensor"), (400, "malformed"))
@@ -291,17 +291,17 @@ async def test_lists_that_are_no_tensor(daemon: Running, value: Any) -> None:
         (b"\x81\xa1a" + b"\x91" * 100_000, MSGPACK),
     ],
 )
-async def test_bodies_that_are_no_question_are_400(daemon: Running, data: bytes, content_type: str) -> None:
+async def test_bodies_that_are_no_question_are_400(daemon: HttpDaemon, data: bytes, content_type: str) -> None:
     reply = await daemon.post_bytes("/v1/predict", data, content_type)
     assert (reply.status, reply.code) == (400, "malformed")
 
 
-async def test_another_type_is_415(daemon: Running) -> None:
+async def test_another_type_is_415(daemon: HttpDaemon) -> None:
     reply = await daemon.post_bytes("/v1/predict", b"{}", "text/plain")
     assert (reply.status, reply.code) == (415, "unsupported_media_type")
 
 
-async def test_too_many_windows_in_one_call(daemon: Running) -> None:
+async def test_too_many_windows_in_one_call(daemon: HttpDaemon) -> None:
     given = {name: np.repeat(array, 4_097, axis=0) for name, array in inputs_of(1).items()}
     reply = await daemon.post("/v1/predict", tensors(given), MSGPACK)
     assert (reply.status, reply.code) == (422, "invalid_tensor")
@@ -312,7 +312,7 @@ async def test_too_many_windows_in_one_call(daemon: Running) -> None:
 
 
 async def test_too_many_waiting_windows_are_429_with_retry_after(start: Start) -> None:
-    daemon = await start(Setup(service_limits=ServiceLimits(max_waiting_requests=4)))
+    daemon = await start(HttpDaemonSettings(service_limits=ServiceLimits(max_waiting_requests=4)))
     reply = await daemon.post("/v1/predict", tensors(inputs_of(5)), MSGPACK)
     assert (reply.status, reply.code) == (429, "too_busy")
     assert int(reply.headers["Retry-After"]) >= 1
@@ -320,7 +320,7 @@ async def test_too_many_waiting_windows_are_429_with_retry_after(start: Start) -
 
 
 async def test_an_answer_that_does_not_come_in_time_is_429(start: Start) -> None:
-    daemon = await start(Setup(service_limits=ServiceLimits(predict_timeout_seconds=0.01)))
+    daemon = await start(HttpDaemonSettings(service_limits=ServiceLimits(predict_timeout_seconds=0.01)))
     daemon.backend.script.hold = True
     reply = await daemon.post("/v1/predict", tensors(inputs_of(1)), MSGPACK)
     assert (reply.status, reply.code) == (429, "too_busy")
@@ -329,14 +329,14 @@ async def test_an_answer_that_does_not_come_in_time_is_429(start: Start) -> None
     await daemon.service.pipeline.wait_idle()
 
 
-async def waiting(daemon: Running, windows: int) -> None:
+async def waiting(daemon: HttpDaemon, windows: int) -> None:
     """Wait until so many windows of callers wait for a lane."""
     while daemon.service.scheduler.waiting_requests != windows:
         await asyncio.sleep(0)
 
 
 async def test_windows_of_a_call_that_timed_out_never_run(start: Start) -> None:
-    daemon = await start(Setup(lanes=1, service_limits=ServiceLimits(predict_timeout_seconds=0.01)))
+    daemon = await start(HttpDaemonSettings(lanes=1, service_limits=ServiceLimits(predict_timeout_seconds=0.01)))
     daemon.backend.script.hold = True
     for windows in (1, 40):  # the first one's window is on the lane, the others wait
         assert (await daemon.post("/v1/predict", tensors(inputs_of(windows)), MSGPACK)).status == 429
@@ -348,7 +348,7 @@ async def test_windows_of_a_call_that_timed_out_never_run(start: Start) -> None:
 
 
 async def test_windows_of_a_caller_who_disconnects_leave_the_line(start: Start) -> None:
-    daemon = await start(Setup(lanes=1))
+    daemon = await start(HttpDaemonSettings(lanes=1))
     daemon.backend.script.hold = True
     body = pack(tensors(inputs_of(40)), MSGPACK)
     head = f"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: {MSGPACK}\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -383,7 +383,7 @@ async def test_windows_of_a_caller_who_disconnects_leave_the_line(start: Start) 
 
 
 async def test_a_call_of_which_a_window_failed_takes_its_others_out_of_the_line(start: Start) -> None:
-    daemon = await start(Setup(lanes=1))
+    daemon = await start(HttpDaemonSettings(lanes=1))
     daemon.backend.script.hold = True
     daemon.backend.script.not_finite = lambda window: True
     asking = asyncio.create_task(daemon.post("/v1/predict", tensors(inputs_of(70)), MSGPACK))
@@ -398,7 +398,7 @@ async def test_a_call_of_which_a_window_failed_takes_its_others_out_of_the_line(
 
 
 async def test_before_a_lane_is_ready_it_is_503(start: Start) -> None:
-    daemon = await start(Setup(lanes=0))
+    daemon = await start(HttpDaemonSettings(lanes=0))
     reply = await daemon.post("/v1/predict", tensors(inputs_of(1)), MSGPACK)
     assert (reply.status, reply.code) == (503, "unavailable")
     assert "Retry-After" in reply.headers
@@ -407,7 +407,7 @@ async def test_before_a_lane_is_ready_it_is_503(start: Start) -> None:
 
 
 @pytest.mark.parametrize("wrong", [True, "1", [], {}])
-async def test_lists_hold_numbers_and_null_alone(daemon: Running, wrong: object) -> None:
+async def test_lists_hold_numbers_and_null_alone(daemon: HttpDaemon, wrong: object) -> None:
     given = lists(inputs_of(1))
     given["encoder_cont"][0][0][0] = wrong
     for content_type in (JSON, MSGPACK):
@@ -418,7 +418,7 @@ async def test_lists_hold_numbers_and_null_alone(daemon: Running, wrong: object)
 
 # ---------------------------------------------------------------- versions that change
 async def test_windows_of_one_call_are_answered_by_one_version(start: Start) -> None:
-    daemon = await start(Setup(lanes=1))
+    daemon = await start(HttpDaemonSettings(lanes=1))
     pipeline, backend = daemon.service.pipeline, daemon.backend
     backend.script.hold = True
     given = inputs_of(40)  # more than the largest bucket: it takes two batches
@@ -435,6 +435,6 @@ async def test_windows_of_one_call_are_answered_by_one_version(start: Start) -> 
     daemon.let_go()
     reply = await asking
     assert (reply.status, reply.body["model"], reply.headers["X-Streamd-Model"]) == (200, NAMES[1], NAMES[1])
-    made = array_of(reply.body["outputs"]["predictions"])
+    made = read_array(reply.body["outputs"]["predictions"])
     expected = [expected_of(CONTRACT, window, NAMES[1]).transpose(1, 0, 2) for window in given["encoder_cont"]]
     np.testing.assert_allclose(made, expected, rtol=1e-6)

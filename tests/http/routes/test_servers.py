@@ -8,24 +8,26 @@ from tests.support.http_harness import (
     CONTRACT,
     MSGPACK,
     NEED,
-    Running,
-    Setup,
-    array_of,
-    history,
+    HttpDaemon,
+    HttpDaemonSettings,
+    is_same_array,
+    make_rows,
+    make_sample,
+    make_window,
     origin,
-    same,
-    sample,
-    window_of,
+    read_array,
 )
 
 
-async def test_nobody_reports_yet(daemon: Running) -> None:
+async def test_nobody_reports_yet(daemon: HttpDaemon) -> None:
     assert (await daemon.get("/v1/servers")).body == {"servers": [], "next": None}
 
 
-async def test_who_reports(daemon: Running) -> None:
+async def test_who_reports(daemon: HttpDaemon) -> None:
     async with daemon.subscribed() as reader:
-        await daemon.accept([*history("b", 1, range(NEED)), sample("a", 4), sample("c", 0, {"cpu_user": 1.0})])
+        await daemon.accept(
+            [*make_rows("b", 1, range(NEED)), make_sample("a", 4), make_sample("c", 0, {"cpu_user": 1.0})]
+        )
         await reader.receive()
     assert (await daemon.get("/v1/servers")).body == {
         "servers": [
@@ -38,9 +40,9 @@ async def test_who_reports(daemon: Running) -> None:
 
 
 @pytest.mark.parametrize("limit", [1, 7, 10, 39, 40, 41, 1_000])
-async def test_pages_show_every_server_once(daemon: Running, limit: int) -> None:
+async def test_pages_show_every_server_once(daemon: HttpDaemon, limit: int) -> None:
     names = sorted([f"s {number}/é&" for number in range(39)] + ["zz"])
-    await daemon.accept([sample(name, 0) for name in names])
+    await daemon.accept([make_sample(name, 0) for name in names])
     seen: list[str] = []
     query = {"limit": str(limit)}
     while True:
@@ -56,27 +58,27 @@ async def test_pages_show_every_server_once(daemon: Running, limit: int) -> None
 
 
 @pytest.mark.parametrize("limit", ["0", "-1", "1001", "x", "", "1.5", "1" * 30, "٣"])
-async def test_a_limit_that_is_none_is_400(daemon: Running, limit: str) -> None:
+async def test_a_limit_that_is_none_is_400(daemon: HttpDaemon, limit: str) -> None:
     async with daemon.session.get(daemon.url + "/v1/servers", params={"limit": limit}) as response:
         assert response.status == 400
         assert (await response.json())["code"] == "invalid"
 
 
 @pytest.mark.parametrize("cursor", ["zzz", "￿", "\x00", "a" * 3_000])
-async def test_any_cursor_will_do(daemon: Running, cursor: str) -> None:
-    await daemon.accept([sample("m", 0)])
+async def test_any_cursor_will_do(daemon: HttpDaemon, cursor: str) -> None:
+    await daemon.accept([make_sample("m", 0)])
     async with daemon.session.get(daemon.url + "/v1/servers", params={"cursor": cursor}) as response:
         assert response.status == 200
         assert (await response.json())["next"] is None
 
 
-async def test_an_unknown_server_is_404(daemon: Running) -> None:
+async def test_an_unknown_server_is_404(daemon: HttpDaemon) -> None:
     reply = await daemon.get("/v1/servers/nobody")
     assert (reply.status, reply.code) == (404, "unknown_server")
 
 
-async def test_a_window_with_gaps(daemon: Running) -> None:
-    sent = [sample("a", 0), sample("a", 3, {"cpu_user": 1.5, "load_average": None}), sample("a", 4)]
+async def test_a_window_with_gaps(daemon: HttpDaemon) -> None:
+    sent = [make_sample("a", 0), make_sample("a", 3, {"cpu_user": 1.5, "load_average": None}), make_sample("a", 4)]
     await daemon.accept(sent)
     body = (await daemon.get("/v1/servers/a")).body
     values = body.pop("values")
@@ -91,22 +93,22 @@ async def test_a_window_with_gaps(daemon: Running) -> None:
     assert values[-2] == [1.5, None, None]
     assert values[-4:-2] == [[None] * 3] * 2
     packed = (await daemon.get("/v1/servers/a", MSGPACK)).body["values"]
-    assert same(array_of(packed), window_of(sent, 4))
+    assert is_same_array(read_array(packed), make_window(sent, 4))
 
 
-async def test_a_row_that_is_still_open_is_not_in_the_window(daemon: Running) -> None:
-    await daemon.accept([sample("a", 0, {"cpu_user": 1.0})])
+async def test_a_row_that_is_still_open_is_not_in_the_window(daemon: HttpDaemon) -> None:
+    await daemon.accept([make_sample("a", 0, {"cpu_user": 1.0})])
     body = (await daemon.get("/v1/servers/a")).body
     assert (body["origin"], body["have"]) == (None, 0)
     assert np.isnan(await daemon.window("a")).all()
 
 
 async def test_beyond_capacity_the_longest_silent_goes(start: Start) -> None:
-    daemon = await start(Setup(capacity=3))
+    daemon = await start(HttpDaemonSettings(capacity=3))
     for name in ("a", "b", "c"):
-        await daemon.accept(history(name, 1, range(NEED)))
-    await daemon.accept(history("a", 1, [NEED]) + history("d", 2, range(NEED)))
+        await daemon.accept(make_rows(name, 1, range(NEED)))
+    await daemon.accept(make_rows("a", 1, [NEED]) + make_rows("d", 2, range(NEED)))
     names = [entry["server"] for entry in (await daemon.get("/v1/servers")).body["servers"]]
     assert names == ["a", "c", "d"]
-    assert same(await daemon.window("d"), window_of(history("d", 2, range(NEED)), NEED - 1))
+    assert is_same_array(await daemon.window("d"), make_window(make_rows("d", 2, range(NEED)), NEED - 1))
     assert (await daemon.get("/v1/forecasts/b")).status == 404

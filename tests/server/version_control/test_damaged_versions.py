@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from streamd.repository.record import Record, read_record, write_record
-from tests.support.daemon_process import DaemonProcess, run
+from tests.support.daemon_process import DaemonProcess, run_command
 from tests.support.made_versions import digest, pin
 from tests.support.served_versions import CALENDAR, SETTINGS, WINDOW, make_both, make_version
 from tests.support.version_calls import StartDaemon, predict, promote, read_serving, roll_back, start_ready
@@ -172,7 +172,7 @@ def test_a_version_that_the_settings_name_is_never_replaced(
     assert f"{CALENDAR}/model.onnx: changed" in result["error"]
     daemon.end()
     env = {**SETTINGS, "STREAMD_ENGINES": str(engines), "STREAMD_STATE_DIR": str(tmp_path / "s"), setting: value}
-    ended = run("serve", "--port", "0", cwd=tmp_path, **env)
+    ended = run_command("serve", "--port", "0", cwd=tmp_path, **env)
     assert ended.returncode == 1
     assert f"{CALENDAR}/model.onnx: changed" in ended.stderr
 

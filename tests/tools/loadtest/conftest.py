@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.http_harness import Running, Setup, running
+from tests.support.http_harness import HttpDaemon, HttpDaemonSettings, run_http_daemon
 
 
 @pytest.fixture
-async def daemon(tmp_path: Path) -> AsyncIterator[Running]:
-    async with running(tmp_path / "state", Setup()) as found:
+async def daemon(tmp_path: Path) -> AsyncIterator[HttpDaemon]:
+    async with run_http_daemon(tmp_path / "state", HttpDaemonSettings()) as found:
         yield found

@@ -9,13 +9,13 @@ import pytest
 
 from streamd.cli import main
 from streamd.tools.loadtest.errors import Exit
-from tests.support.http_harness import Running, at
+from tests.support.http_harness import HttpDaemon, at
 
 ROWS = 12
 TOO_LONG = "x" * 257
 
 
-async def replay(daemon: Running, path: Path, lines: list[str], *more: str) -> tuple[int, dict[str, Any]]:
+async def replay(daemon: HttpDaemon, path: Path, lines: list[str], *more: str) -> tuple[int, dict[str, Any]]:
     """Run the command in a thread of its own, because it runs a loop of its own."""
 
     def run() -> tuple[int, dict[str, Any]]:
@@ -46,7 +46,7 @@ WIRES = [[], ["--transport", "http"], ["--encoding", "msgpack", "--form", "colum
     ids=["name", "time"],
 )
 async def test_a_completely_rejected_fleet_verifies_nothing(
-    daemon: Running,
+    daemon: HttpDaemon,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     *,
@@ -67,7 +67,7 @@ async def test_a_completely_rejected_fleet_verifies_nothing(
 
 
 async def test_a_partly_rejected_fleet_is_complete_and_reports_it(
-    daemon: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    daemon: HttpDaemon, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     daemon.open_lanes(2)
     status, found = await replay(daemon, tmp_path / "f.csv", [*rows_of("a"), *rows_of(TOO_LONG)])
@@ -77,7 +77,7 @@ async def test_a_partly_rejected_fleet_is_complete_and_reports_it(
 
 
 async def test_a_fleet_in_milliseconds_is_refused_before_anything_is_sent(
-    daemon: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    daemon: HttpDaemon, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     status, _ = await replay(daemon, tmp_path / "f.csv", [f"a,{at(0)}000,1,1,2"])
     assert status == Exit.USAGE
