@@ -31,7 +31,7 @@ def open_regular(path: Path) -> io.BufferedReader:
     # With O_NONBLOCK a pipe opens at once; for a regular file the flag means nothing.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     try:
-        refuse_irregular(descriptor, path)
+        require_regular(descriptor, path)
         return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
@@ -44,7 +44,7 @@ def read_regular(path: Path) -> bytes:
         return file.read()
 
 
-def refuse_irregular(descriptor: int, path: Path) -> None:
+def require_regular(descriptor: int, path: Path) -> None:
     """Raise `OSError` where an open descriptor is of no regular file."""
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
@@ -52,7 +52,7 @@ def refuse_irregular(descriptor: int, path: Path) -> None:
         raise OSError(errno.EINVAL, f"it is {kind}, expected a regular file", str(path))
 
 
-def read_or_give_up(path: Path, stall_seconds: float = STALL_SECONDS) -> bytes:
+def read_with_timeout(path: Path, stall_seconds: float = STALL_SECONDS) -> bytes:
     """Read a regular file; raises `OSError`, `TimeoutError` where no byte comes for so long.
 
     The thread that reads is left behind then: it holds up neither the caller nor the process's end.

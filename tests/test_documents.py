@@ -25,9 +25,9 @@ from streamd.core import errors
 from streamd.core.errors import InvalidInputError, StreamdError
 from streamd.core.names import BackendName
 from streamd.http.app import make_http_app
-from streamd.http.errors import http_status
+from streamd.http.errors import choose_status
 from streamd.http.requests import TransportLimits
-from streamd.http.subscriptions import read_query
+from streamd.http.subscriptions import parse_query
 from streamd.server.config import Config
 from streamd.tools.engine.command import SUBCOMMANDS
 from streamd.tools.loadtest.errors import Exit
@@ -172,7 +172,7 @@ def find_wrong_errors(text: str) -> Found:
     sample_codes = {each.code for each in SAMPLE_ERRORS}
     elsewhere = sample_codes | {each.code for each in NOT_ON_THE_WIRE}
     classes = {each for each in error_classes() if each.code not in elsewhere}
-    known = {(each.code, http_status(each.__new__(each)), each.retry) for each in classes}
+    known = {(each.code, choose_status(each.__new__(each)), each.retry) for each in classes}
     calls = read_table(text, "code", "HTTP", "retry")
     documented = [(bare(row["code"]), int(row["HTTP"]), row["retry"] == "yes") for row in calls]
     samples = [bare(row["code"]) for row in sample_table(text)]
@@ -385,7 +385,7 @@ def test_wire_lists_every_kind_of_frame() -> None:
 
 def test_wire_lists_every_field_of_a_subscription() -> None:
     with pytest.raises(errors.InvalidSelectionError) as caught:
-        read_query(CONTRACT, [("unknown_parameter", "1")])
+        parse_query(CONTRACT, [("unknown_parameter", "1")])
     known = set(ast.literal_eval(str(caught.value).rpartition("expected some of ")[2]))
 
     def guard(text: str) -> Found:

@@ -12,7 +12,7 @@ import pytest
 from streamd import regular_files as reading
 from streamd.core.errors import ConfigError, RepositoryError, StateError, StreamdError
 from streamd.inference.api.sources import find_source
-from streamd.regular_files import read_or_give_up, read_regular
+from streamd.regular_files import read_with_timeout, read_regular
 from streamd.repository.files import exclusive, replace_file
 from streamd.repository.listing import list_versions
 from streamd.repository.record import read_record
@@ -32,7 +32,7 @@ def pipe(path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("read", [read_regular, read_or_give_up])
+@pytest.mark.parametrize("read", [read_regular, read_with_timeout])
 def test_what_is_no_regular_file_is_refused_by_its_kind(tmp_path: Path, read: Callable[[Path], bytes]) -> None:
     (tmp_path / "file").write_bytes(b"content" * 1_000_000)
     (tmp_path / "link").symlink_to("file")
@@ -71,7 +71,7 @@ def hung() -> Iterator[None]:
 @pytest.mark.usefixtures("hung")
 def test_a_file_system_that_hangs_is_given_up(tmp_path: Path) -> None:
     with pytest.raises(TimeoutError, match=r"no answer for 0\.01 s"):
-        read_or_give_up(tmp_path / "file", 0.01)
+        read_with_timeout(tmp_path / "file", 0.01)
 
 
 # ---------------------------------------------------------------- whoever reads

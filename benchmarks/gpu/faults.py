@@ -22,10 +22,10 @@ from typing import Any
 import msgspec
 
 from benchmarks.gpu.harness import ROOT, ResultFile, Suite
-from benchmarks.gpu.processes import Daemon, copy_version, serving
+from benchmarks.gpu.processes import Daemon, copy_version, run_daemon
 from benchmarks.gpu.windows import make_windows
 from benchmarks.harness import print_table
-from streamd.http.wire.tensors import write_tensor
+from streamd.http.wire.tensors import make_wire_tensor
 from streamd.repository.versions import EngineVersion
 
 CHILD_SECONDS = 150
@@ -62,9 +62,9 @@ def _flip(plan: Path, at: int, count: int) -> None:
         file.write(bytes(byte ^ 0x10 for byte in before))
 
 
-def for_another_gpu(plan: Path) -> None:
+def claim_another_gpu(plan: Path) -> None:
     """Let the version say that its plan was built for another GPU."""
-    info = _conversion(plan.parent)
+    info = _read_conversion(plan.parent)
     for each in info["plans"].values():
         each |= {"gpu": "NVIDIA A10", "compute_capability": "8.6"}
     _write_conversion(plan.parent, info)
@@ -89,19 +89,23 @@ class Faults:
     def run(self) -> None:
         """Provoke each; none takes the others with it."""
         for name, damage in DAMAGES.items():
-            self._part(f"loader: {name}", partial(self._loader, damage=damage))
-            self._part(f"daemon: {name}", partial(self._daemon, damage=damage, fit=False))
-            self._part(f"daemon: {name}, SHA-256 made to fit", partial(self._daemon, damage=damage, fit=True))
-        self._part("daemon: plan for another GPU", partial(self._daemon, damage=for_another_gpu, fit=False))
+            self._provoke(f"loader: {name}", partial(self._try_loader, damage=damage))
+            self._provoke(f"daemon: {name}", partial(self._try_daemon, damage=damage, fit=False))
+            self._provoke(f"daemon: {name}, SHA-256 made to fit", partial(self._try_daemon, damage=damage, fit=True))
+        self._provoke("daemon: plan for another GPU", partial(self._try_daemon, damage=claim_another_gpu, fit=False))
         for spared in SPARED_MIB:
-            self._part(f"daemon: {spared} MiB of the device free at start", partial(self._memory_full, spared=spared))
-        self._part("reset after an illegal access", partial(self._child, what="reset"))
+            self._provoke(
+                f"daemon: {spared} MiB of the device free at start", partial(self._try_full_memory, spared=spared)
+            )
+        self._provoke("reset after an illegal access", partial(self._run_fault, what="reset"))
         for how in ("once", "always"):
-            self._part(f"daemon: illegal access, {how}", partial(self._child, what="illegal", more=("--how", how)))
+            self._provoke(
+                f"daemon: illegal access, {how}", partial(self._run_fault, what="illegal", more=("--how", how))
+            )
 
-    def _part(self, name: str, provoke: Callable[[Path], dict[str, Any]]) -> None:
+    def _provoke(self, name: str, provoke: Callable[[Path], dict[str, Any]]) -> None:
         title = f"faults {self.version.name}: {name}"
-        with self.suite.part(title), tempfile.TemporaryDirectory(prefix="streamd-bench-") as folder:
+        with self.suite.run_part(title), tempfile.TemporaryDirectory(prefix="streamd-bench-") as folder:
             found = {"engine": self.version.name, "fault": name, **provoke(Path(folder))}
             self.rows.append(found)
             self.result.append("faults", found)
@@ -109,41 +113,41 @@ class Faults:
                 self.suite.failures.append(f"{title}: {found.get('told')}")
 
     # ------------------------------------------------------------ plans
-    def _loader(self, folder: Path, damage: Damage) -> dict[str, Any]:
+    def _try_loader(self, folder: Path, damage: Damage) -> dict[str, Any]:
         """The loader must refuse the plan, or load it; it must not end the process."""
         version = copy_version(self.suite, self.version, folder)
-        plan = _plans(version)[0]
+        plan = _list_plans(version)[0]
         damage(plan)
-        code, said, log = _run_child("load", "--plan", str(plan), "--version", str(version))
-        return {"passes": code == 0, "told": said.get("told", f"ended with {code}"), "exit": code, "log": log}
+        code, finding, log = _run_child("load", "--plan", str(plan), "--version", str(version))
+        return {"passes": code == 0, "told": finding.get("told", f"ended with {code}"), "exit": code, "log": log}
 
-    def _daemon(self, folder: Path, damage: Damage, *, fit: bool) -> dict[str, Any]:
+    def _try_daemon(self, folder: Path, damage: Damage, *, fit: bool) -> dict[str, Any]:
         """The daemon must answer, and say why it passed TensorRT over."""
         version = copy_version(self.suite, self.version, folder / "engines")
-        for plan in _plans(version):
+        for plan in _list_plans(version):
             damage(plan)
         if fit:
-            reseal(version)
-        with serving(folder, folder / "engines", self.version.name, **QUICK) as daemon:
-            return self._judged(daemon, must_fall_back=not fit)
+            update_hashes(version)
+        with run_daemon(folder, folder / "engines", self.version.name, **QUICK) as daemon:
+            return self._judge_daemon(daemon, must_fall_back=not fit)
 
-    def _memory_full(self, folder: Path, spared: int) -> dict[str, Any]:
+    def _try_full_memory(self, folder: Path, spared: int) -> dict[str, Any]:
         copy_version(self.suite, self.version, folder / "engines")
         filler = _start_child("fill", "--spared-mib", str(spared), stdin=subprocess.PIPE)
         assert filler.stdout is not None
         assert filler.stdin is not None
         try:
             held = filler.stdout.readline().decode().strip()
-            with serving(folder, folder / "engines", self.version.name, **QUICK) as daemon:
-                return {**self._judged(daemon, must_fall_back=True), "taken": held}
+            with run_daemon(folder, folder / "engines", self.version.name, **QUICK) as daemon:
+                return {**self._judge_daemon(daemon, must_fall_back=True), "taken": held}
         finally:
             filler.stdin.close()
             filler.wait(30)
 
-    def _judged(self, daemon: Daemon, *, must_fall_back: bool) -> dict[str, Any]:
-        seconds = daemon.until_ready()
+    def _judge_daemon(self, daemon: Daemon, *, must_fall_back: bool) -> dict[str, Any]:
+        seconds = daemon.wait_ready()
         status = daemon.get("/v1/status")[1]
-        answered = predicts(daemon, self.version)
+        answered = can_predict(daemon, self.version)
         reasons = {each["backend"]: each["reason"] for each in status["fallbacks"]}
         fell_back = status["backend"] != "tensorrt" and "tensorrt" in reasons
         return {
@@ -152,11 +156,11 @@ class Faults:
             "backend": status["backend"],
             "answers": answered,
             "seconds_to_ready": round(seconds, 2),
-            "log": daemon.log_tail(),
+            "log": daemon.read_log_tail(),
         }
 
     # ------------------------------------------------------------ illegal accesses
-    def _child(self, folder: Path, what: str, more: tuple[str, ...] = ()) -> dict[str, Any]:
+    def _run_fault(self, folder: Path, what: str, more: tuple[str, ...] = ()) -> dict[str, Any]:
         copy_version(self.suite, self.version, folder / "engines")
         arguments = [
             "--engines",
@@ -171,8 +175,8 @@ class Faults:
             "--backend",
             "auto" if self.suite.arguments.backend == "tensorrt" else self.suite.arguments.backend,
         ]
-        code, said, log = _run_child(what, *arguments)
-        return {"passes": False, "told": f"ended with {code}", **said, "exit": code, "log": log}
+        code, finding, log = _run_child(what, *arguments)
+        return {"passes": False, "told": f"ended with {code}", **finding, "exit": code, "log": log}
 
 
 def _run_child(*arguments: str) -> tuple[int, dict[str, Any], str]:
@@ -185,8 +189,8 @@ def _run_child(*arguments: str) -> tuple[int, dict[str, Any], str]:
         output, _ = child.communicate()
     lines = output.decode(errors="replace").splitlines()
     found = next((line for line in reversed(lines) if line.startswith('{"told"')), "{}")
-    said: dict[str, Any] = json.loads(found)
-    return child.returncode, said, "\n".join(lines[-12:])
+    finding: dict[str, Any] = json.loads(found)
+    return child.returncode, finding, "\n".join(lines[-12:])
 
 
 def _start_child(*arguments: str, stdin: int | None = None) -> "subprocess.Popen[bytes]":
@@ -194,10 +198,10 @@ def _start_child(*arguments: str, stdin: int | None = None) -> "subprocess.Popen
     return subprocess.Popen(command, cwd=ROOT, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
-def predicts(daemon: Daemon, version: EngineVersion) -> bool:
+def can_predict(daemon: Daemon, version: EngineVersion) -> bool:
     """Whether the daemon forecasts a caller's window."""
     windows = make_windows(version.contract, 4).first(4)
-    body = msgspec.msgpack.encode({"inputs": {name: write_tensor(value) for name, value in windows.items()}})
+    body = msgspec.msgpack.encode({"inputs": {name: make_wire_tensor(value) for name, value in windows.items()}})
     headers = {"Content-Type": "application/msgpack"}
     request = urllib.request.Request(f"{daemon.url}/v1/predict", body, headers)
     began = time.monotonic()
@@ -211,14 +215,14 @@ def predicts(daemon: Daemon, version: EngineVersion) -> bool:
 
 
 # ---------------------------------------------------------------- versions
-def _plans(version: Path) -> list[Path]:
+def _list_plans(version: Path) -> list[Path]:
     plans = sorted(version.glob("*.engine"))
     if not plans:
         raise FileNotFoundError(f"{version}: no plans to damage; give --plans")
     return plans
 
 
-def _conversion(version: Path) -> dict[str, Any]:
+def _read_conversion(version: Path) -> dict[str, Any]:
     info: dict[str, Any] = json.loads((version / "conversion_info.json").read_text())
     return info
 
@@ -227,10 +231,10 @@ def _write_conversion(version: Path, info: dict[str, Any]) -> None:
     (version / "conversion_info.json").write_text(json.dumps(info))
 
 
-def reseal(version: Path) -> None:
+def update_hashes(version: Path) -> None:
     """Let the listed SHA-256 of every plan be what the file now has."""
-    info = _conversion(version)
-    for plan in _plans(version):
+    info = _read_conversion(version)
+    for plan in _list_plans(version):
         info["sha256"][plan.name] = hashlib.sha256(plan.read_bytes()).hexdigest()
     _write_conversion(version, info)
 

@@ -49,6 +49,6 @@ def make_http_app(
     if engines is not None:
         VersionRoutes(bodies, engines, admin_token).add_to(app)
     metrics = service.metrics
-    metrics.counter("peers_left", "Requests whose peer left before they were answered", lambda: counts.peers_left)
-    metrics.counter("malformed_requests", "Requests that are not valid HTTP", lambda: counts.malformed_requests)
+    metrics.add_counter("peers_left", "Requests whose peer left before they were answered", lambda: counts.peers_left)
+    metrics.add_counter("malformed_requests", "Requests that are not valid HTTP", lambda: counts.malformed_requests)
     return HttpApp(app, sockets, counts)

@@ -16,22 +16,22 @@ PIECE_BYTES = 16_384
 MAX_MEMBERS = 1_000
 """Gzip members in one body; each may be empty, so that no bound on what comes out limits them."""
 
-ENCODINGS = ("gzip", "deflate", "identity")
+CONTENT_CODINGS = ("gzip", "deflate", "identity")
 """The content codings that are taken."""
 
 
-def read_encoding(fields: Sequence[str]) -> str:
+def parse_content_encoding(fields: Sequence[str]) -> str:
     """Return the coding that a request's Content-Encoding fields name; without any it is identity.
 
-    Raises `UnsupportedEncodingError` for a coding that is not in `ENCODINGS`, and for more than one.
+    Raises `UnsupportedEncodingError` for a coding that is not in `CONTENT_CODINGS`, and for more than one.
     """
     names = [name.strip().lower() for field in fields for name in field.split(",")]
     coded = ["gzip" if name == "x-gzip" else name for name in names if name not in ("", "identity")]
     if not coded:
         return "identity"
-    if len(coded) > 1 or coded[0] not in ENCODINGS:
+    if len(coded) > 1 or coded[0] not in CONTENT_CODINGS:
         raise UnsupportedEncodingError(
-            f"Content-Encoding is {', '.join(fields)[:64]!r}, expected one of {', '.join(ENCODINGS)}"
+            f"Content-Encoding is {', '.join(fields)[:64]!r}, expected one of {', '.join(CONTENT_CODINGS)}"
         )
     return coded[0]
 

@@ -14,13 +14,13 @@ from aiohttp import web
 from aiohttp.http import HttpProcessingError
 
 from streamd.core.errors import MalformedError, StreamdError
-from streamd.http.errors import error_message
-from streamd.http.peers import PEER_LEFT
+from streamd.http.errors import make_error_message
+from streamd.http.peers import PEER_LEFT_ERRORS
 from streamd.http.wire.codecs import Encoding, encode
 
 log = structlog.get_logger(__name__)
 
-NOT_HTTP = (HttpProcessingError, web.RequestPayloadError)
+NOT_HTTP_ERRORS = (HttpProcessingError, web.RequestPayloadError)
 """What aiohttp raises for a request, or a body's chunks, that it cannot parse."""
 
 
@@ -60,16 +60,16 @@ class Connection(web.RequestHandler):
     ) -> web.StreamResponse:
         """Answer what no route could; raises `ConnectionError` where the peer is gone or an answer has begun."""
         error: StreamdError
-        if isinstance(exc, NOT_HTTP):
+        if isinstance(exc, NOT_HTTP_ERRORS):
             reason = _take_first_line(message or str(exc))
             self._note_malformed(reason)
             error = MalformedError(f"the request is not valid HTTP: {reason}")
         else:
             self.log_exception("Error handling request", exc_info=exc)
             error = StreamdError("a defect of the daemon's; its log tells more")
-        if isinstance(exc, PEER_LEFT) or request.writer.output_size > 0:
+        if isinstance(exc, PEER_LEFT_ERRORS) or request.writer.output_size > 0:
             raise ConnectionResetError("no answer can be sent on this connection") from exc
-        data = encode(error_message(error), Encoding.JSON)
+        data = encode(make_error_message(error), Encoding.JSON)
         response = web.Response(body=data, status=status, content_type=Encoding.JSON.value)
         response.force_close()
         return response
@@ -77,10 +77,10 @@ class Connection(web.RequestHandler):
     def log_exception(self, *args: Any, **options: Any) -> None:
         """Count what peers do; log what is a defect."""
         exc = options.get("exc_info")
-        if isinstance(exc, PEER_LEFT):
+        if isinstance(exc, PEER_LEFT_ERRORS):
             self._counts.peers_left += 1
             log.debug("peer_left", reason=str(exc))
-        elif isinstance(exc, NOT_HTTP):
+        elif isinstance(exc, NOT_HTTP_ERRORS):
             self._note_malformed(_take_first_line(str(exc)))
         else:
             log.error("connection_failed", reason=args[0] % args[1:] if args else "", exc_info=exc)

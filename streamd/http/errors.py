@@ -8,9 +8,9 @@ from aiohttp import web
 
 from streamd.core import errors
 from streamd.core.errors import StreamdError
-from streamd.http.compression import ENCODINGS
-from streamd.http.peers import PEER_LEFT, peer_is_gone
-from streamd.http.wire.codecs import Encoding, encode, encoding_of
+from streamd.http.compression import CONTENT_CODINGS
+from streamd.http.peers import PEER_LEFT_ERRORS, has_peer_left
+from streamd.http.wire.codecs import Encoding, encode, parse_content_type
 
 log = structlog.get_logger(__name__)
 
@@ -37,20 +37,20 @@ _STATUS: dict[type[StreamdError], int] = {
 RETRY_AFTER_SECONDS = 1
 
 
-def http_status(error: StreamdError) -> int:
+def choose_status(error: StreamdError) -> int:
     """The HTTP status of an error: that of its class, or of the nearest one it descends from."""
     return next(_STATUS[each] for each in type(error).__mro__ if each in _STATUS)
 
 
-def error_message(error: StreamdError) -> dict[str, Any]:
+def make_error_message(error: StreamdError) -> dict[str, Any]:
     """An error as a frame or body."""
     return {"type": "error", "code": error.code, "message": str(error)}
 
 
-def answer_encoding(request: web.Request) -> Encoding:
+def choose_encoding(request: web.Request) -> Encoding:
     """The encoding a caller can read: that of its body, else what it accepts, else JSON."""
     try:
-        return encoding_of(request.headers.get("Content-Type", ""))
+        return parse_content_type(request.headers.get("Content-Type", ""))
     except StreamdError:
         accepts = request.headers.get("Accept", "")
         return Encoding.MSGPACK if "msgpack" in accepts else Encoding.JSON
@@ -58,7 +58,7 @@ def answer_encoding(request: web.Request) -> Encoding:
 
 def reply(request: web.Request, message: Any, status: int = 200) -> web.Response:
     """Answer in the caller's encoding."""
-    encoding = answer_encoding(request)
+    encoding = choose_encoding(request)
     return web.Response(body=encode(message, encoding), status=status, content_type=encoding.value)
 
 
@@ -71,13 +71,13 @@ async def errors_middleware(request: web.Request, handler: Handler) -> web.Strea
     try:
         return await handler(request)
     except StreamdError as error:
-        answer = reply(request, error_message(error), http_status(error))
+        answer = reply(request, make_error_message(error), choose_status(error))
         if error.retry:
             answer.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
         if isinstance(error, errors.UnauthorizedError):
             answer.headers["WWW-Authenticate"] = "Bearer"
         if isinstance(error, errors.UnsupportedEncodingError):
-            answer.headers["Accept-Encoding"] = ", ".join(ENCODINGS)
+            answer.headers["Accept-Encoding"] = ", ".join(CONTENT_CODINGS)
         return answer
     except web.HTTPException as error:
         if error.status < 400:
@@ -88,7 +88,7 @@ async def errors_middleware(request: web.Request, handler: Handler) -> web.Strea
             answer.headers["Allow"] = error.headers["Allow"]
         return answer
     except Exception as exc:
-        if isinstance(exc, PEER_LEFT) and peer_is_gone(request):
+        if isinstance(exc, PEER_LEFT_ERRORS) and has_peer_left(request):
             raise  # the connection counts it
         log.exception("handler_failed", method=request.method, path=request.path)
         message = {"type": "error", "code": "internal", "message": "a defect of the daemon's; its log tells more"}

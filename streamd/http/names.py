@@ -7,11 +7,11 @@ from aiohttp import web
 from streamd.core.errors import InvalidInputError, InvalidServerError, UnknownServerError
 from streamd.runtime.service import Service
 
-IN_PATH = r"{server:[\s\S]+}"
+SERVER_IN_PATH = r"{server:[\s\S]+}"
 """A server's name as the rest of a path: every character, a newline and a slash too."""
 
 
-def read_name(request: web.Request) -> str | None:
+def read_server_name(request: web.Request) -> str | None:
     """Return the server that a request names, None where it names none.
 
     Raises `UnknownServerError` where the path or query is not UTF-8 once it is percent-decoded (nobody has such a
@@ -27,7 +27,7 @@ def read_name(request: web.Request) -> str | None:
     return names[0] if names else None
 
 
-def find_slot(service: Service, server: str) -> int:
+def require_slot(service: Service, server: str) -> int:
     """Return a server's slot; raises `UnknownServerError` where nobody of this name reports."""
     slot = service.state.directory.slots.get(server)
     if slot is None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from streamd.core.errors import MalformedError, StreamdError, TooBusyError, TooLargeError
-from streamd.http.compression import Decompressor, read_encoding
-from streamd.http.peers import peer_is_gone
+from streamd.http.compression import Decompressor, parse_content_encoding
+from streamd.http.peers import has_peer_left
 from streamd.runtime.pauses import Pauses
 
 
@@ -34,14 +34,14 @@ class BodyReader:
         self.pending_bytes = 0
 
     @asynccontextmanager
-    async def read(self, request: web.Request) -> AsyncIterator[bytes]:
+    async def read_body(self, request: web.Request) -> AsyncIterator[bytes]:
         """Read a body, decompressed; its bytes count as pending until the block ends.
 
         Raises `UnsupportedEncodingError`, `TooLargeError`, `TooBusyError` where too much is pending already,
         `MalformedError` for a body that is cut off, not in its coding or not in time, and `ConnectionResetError`
         where the peer leaves in the midst of it.
         """
-        encoding = read_encoding(request.headers.getall("Content-Encoding", ()))
+        encoding = parse_content_encoding(request.headers.getall("Content-Encoding", ()))
         self._check(request)
         # A compressed body may grow to the limit, whatever its length says.
         reserved = (encoding == "identity" and request.content_length) or self._limits.max_body_bytes
@@ -65,7 +65,7 @@ class BodyReader:
         except StreamdError:
             raise
         except Exception as exc:  # aiohttp's errors of a body have no common root
-            if peer_is_gone(request):
+            if has_peer_left(request):
                 raise ConnectionResetError("the peer left in the midst of its body") from exc
             if isinstance(exc, TimeoutError):
                 seconds = self._limits.body_timeout_seconds

@@ -9,7 +9,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 
 from streamd.core.errors import DrainingError, TooBusyError
 from streamd.http.connections import Connection
-from streamd.http.peers import PEER_LEFT, peer_is_gone
+from streamd.http.peers import PEER_LEFT_ERRORS, has_peer_left
 from streamd.http.requests import TransportLimits
 from streamd.http.wire.codecs import Encoding
 from streamd.runtime.pauses import Pauses
@@ -37,7 +37,7 @@ class Sockets:
         return len(self._open)
 
     @asynccontextmanager
-    async def accept(self, request: web.Request) -> AsyncIterator[web.WebSocketResponse]:
+    async def accept_websocket(self, request: web.Request) -> AsyncIterator[web.WebSocketResponse]:
         """Upgrade a request; raises `TooBusyError` or `DrainingError` before that."""
         socket = web.WebSocketResponse(
             max_msg_size=self._limits.max_frame_bytes + 1,  # aiohttp refuses from this size on
@@ -62,7 +62,7 @@ class Sockets:
         """
         connection = request.protocol
         assert isinstance(connection, Connection)
-        if peer_is_gone(request):
+        if has_peer_left(request):
             callback()
         else:
             connection.on_lost = callback
@@ -78,7 +78,7 @@ class Sockets:
         try:
             await self._prepare(request, response)
             yield
-        except PEER_LEFT as exc:
+        except PEER_LEFT_ERRORS as exc:
             self.abort(response)
             raise ConnectionResetError(f"the peer left: {exc}") from exc
         finally:
@@ -89,7 +89,7 @@ class Sockets:
         try:
             await response.prepare(request)
         except Exception as exc:
-            if peer_is_gone(request):
+            if has_peer_left(request):
                 raise ConnectionResetError("the peer left before the stream began") from exc
             raise
 
@@ -104,7 +104,7 @@ class Sockets:
         finally:
             self._sending.pop(socket, None)
 
-    def reads(self, socket: web.WebSocketResponse) -> bool:
+    def has_read_all(self, socket: web.WebSocketResponse) -> bool:
         """Whether the peer has taken what was sent so far, so that a send would not wait for it."""
         transport = self._open.get(socket)
         return transport is not None and transport.get_write_buffer_size() == 0

@@ -12,7 +12,7 @@ from streamd.core.selection import ForecastSlice, ServerGlobs, make_forecast_sli
 from streamd.http.wire.codecs import Decoder, Encoding
 
 
-class Subscribe(msgspec.Struct, kw_only=True):
+class SubscribeMessage(msgspec.Struct, kw_only=True):
     """`servers` are names or globs; without targets or quantiles all are meant."""
 
     type: Literal["subscribe"]
@@ -24,7 +24,7 @@ class Subscribe(msgspec.Struct, kw_only=True):
     dtype: str = "float32"
 
 
-_subscribe = Decoder(Subscribe)
+_subscribe = Decoder(SubscribeMessage)
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class SubscriptionChoice:
     batch: bool
     encoding: Encoding
 
-    def told(self, contract: ModelContract, model: str) -> dict[str, Any]:
+    def describe(self, contract: ModelContract, model: str) -> dict[str, Any]:
         """The `subscribed` answer: what was understood."""
         return {
             "type": "subscribed",
@@ -51,16 +51,16 @@ class SubscriptionChoice:
         }
 
 
-def read_message(contract: ModelContract, data: bytes | str, encoding: Encoding) -> SubscriptionChoice:
+def parse_subscribe(contract: ModelContract, data: bytes | str, encoding: Encoding) -> SubscriptionChoice:
     """Read a `subscribe` frame; raises `MalformedError` or `InvalidSelectionError`."""
     return _choose(contract, _subscribe.decode(data, encoding), encoding)
 
 
-LISTS = ("servers", "targets", "quantiles")
-ONCE = ("every", "batch", "dtype", "format", "last_event_id")
+LIST_PARAMETERS = ("servers", "targets", "quantiles")
+SINGLE_PARAMETERS = ("every", "batch", "dtype", "format", "last_event_id")
 
 
-def read_query(contract: ModelContract, parameters: Iterable[tuple[str, str]]) -> SubscriptionChoice:
+def parse_query(contract: ModelContract, parameters: Iterable[tuple[str, str]]) -> SubscriptionChoice:
     """Read query parameters: `format` is json or msgpack; `servers`, `targets` and `quantiles` are lists.
 
     A list is separated by commas, or its parameter is repeated. `server` (which may be repeated too) is one server's
@@ -68,14 +68,14 @@ def read_query(contract: ModelContract, parameters: Iterable[tuple[str, str]]) -
     """
     query = _collect(parameters)
     given: dict[str, Any] = {name: query[name][0] for name in ("every", "batch", "dtype") if name in query}
-    for name in LISTS:
+    for name in LIST_PARAMETERS:
         if name in query:
             given[name] = _read_list(query[name], contract.targets if name == "targets" else ())
     names = query.get("server", [])
     if names:
         given.setdefault("servers", [])
     try:
-        message = msgspec.convert({"type": "subscribe", **given}, Subscribe, strict=False)
+        message = msgspec.convert({"type": "subscribe", **given}, SubscribeMessage, strict=False)
     except msgspec.ValidationError as exc:
         raise InvalidSelectionError(str(exc)) from exc
     formats = {"json": Encoding.JSON, "msgpack": Encoding.MSGPACK}
@@ -91,10 +91,10 @@ def _collect(parameters: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     query: dict[str, list[str]] = {}
     for name, value in parameters:
         query.setdefault(name, []).append(value)
-    known = {"server", *LISTS, *ONCE}
+    known = {"server", *LIST_PARAMETERS, *SINGLE_PARAMETERS}
     if unknown := set(query) - known:
         raise InvalidSelectionError(f"unknown parameters {sorted(unknown)}, expected some of {sorted(known)}")
-    for name in ONCE:
+    for name in SINGLE_PARAMETERS:
         if len(query.get(name, ())) > 1:
             raise InvalidSelectionError(f"{name} is given {len(query[name])} times, expected once")
     return query
@@ -106,7 +106,7 @@ def _read_list(values: Sequence[str], known: Sequence[str]) -> list[str]:
 
 
 def _choose(
-    contract: ModelContract, message: Subscribe, encoding: Encoding, names: Sequence[str] = ()
+    contract: ModelContract, message: SubscribeMessage, encoding: Encoding, names: Sequence[str] = ()
 ) -> SubscriptionChoice:
     if not message.servers and not names:
         raise MalformedError("servers is empty, expected globs such as 'web-*', or no servers at all for every one")

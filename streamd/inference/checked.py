@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from streamd.core.errors import BackendUnavailableError
-from streamd.regular_files import read_or_give_up
+from streamd.regular_files import read_with_timeout
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class CheckedFiles:
 def read_checked(path: Path, sha256: str) -> bytes:
     """Read a file whole; raises `BackendUnavailableError` unless its SHA-256 is this one (empty: any may be)."""
     try:
-        content = read_or_give_up(path)
+        content = read_with_timeout(path)
     except OSError as exc:
         raise BackendUnavailableError(f"{path}: cannot be read: {exc.strerror or exc}") from exc
     found = hashlib.sha256(content).hexdigest() if sha256 else ""

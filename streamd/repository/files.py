@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 
 from streamd.core.errors import RepositoryError
-from streamd.regular_files import refuse_irregular
+from streamd.regular_files import require_regular
 
 LOCK_NAME = ".promoted.lock"
 REMOVING_PREFIX = ".removing-"
@@ -187,7 +187,7 @@ def _leads_to(path: Path, fd: int) -> bool:
 def _write(path: Path, content: bytes) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
     try:
-        refuse_irregular(fd, path)  # a pipe with a reader would swallow it; one without is refused when it is opened
+        require_regular(fd, path)  # a pipe with a reader would swallow it; one without is refused when it is opened
         os.ftruncate(fd, 0)
         rest = memoryview(content)
         while rest:

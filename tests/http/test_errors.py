@@ -66,7 +66,7 @@ async def test_a_poisoned_window_fails_alone(daemon: HttpDaemon, not_finite: boo
         bad = asyncio.create_task(daemon.post("/v1/predict", question(1, POISON, 3), MSGPACK))
         while daemon.service.scheduler.waiting < 20 + 6:
             await daemon.get("/healthz")
-        daemon.let_go()
+        daemon.release_lanes()
         seen: dict[str, Float32] = {}
         while len(seen) < 18:
             message = await reader.receive()
@@ -103,7 +103,7 @@ async def test_a_failed_batch_runs_again_in_halves_and_all_are_forecast(daemon: 
         daemon.backend.script.errors.extend(
             [BatchFailedError("one"), BatchFailedError("two"), BatchFailedError("three")]
         )
-        daemon.let_go()
+        daemon.release_lanes()
         seen = {(await reader.receive())["server"] for _ in range(8)}
     assert seen == {f"s{number}" for number in range(8)}
 
@@ -148,7 +148,7 @@ async def test_callers_that_wait_learn_at_once_that_the_last_lane_is_gone(start:
     while daemon.service.scheduler.waiting < 4:
         await daemon.get("/healthz")
     daemon.backend.script.lost = True
-    daemon.let_go()
+    daemon.release_lanes()
     for call in calls:
         reply = await call
         assert (reply.status, reply.code) == (503, "lane_lost")
@@ -171,5 +171,5 @@ async def test_a_caller_that_leaves_harms_nobody(daemon: HttpDaemon) -> None:
         await daemon.get("/healthz")
     leaving.cancel()
     await asyncio.gather(leaving, return_exceptions=True)
-    daemon.let_go()
+    daemon.release_lanes()
     assert (await daemon.post("/v1/predict", question(2), MSGPACK)).status == 200

@@ -79,7 +79,7 @@ async def test_what_is_under_way_for_it_is_not_delivered(start: Start) -> None:
         assert (await daemon.status())["due"] == 1
         # 2. One comes back while the window of its former self is on the lane.
         await daemon.accept(make_rows("runs", 9, range(50, 50 + NEED)))
-        daemon.let_go()
+        daemon.release_lanes()
         messages = {message["server"]: message for message in [await reader.receive(), await reader.receive()]}
     assert messages.keys() == {"stays", "runs"}
     assert messages["runs"]["origin"] == origin(50 + NEED - 1)

@@ -65,7 +65,7 @@ async def test_a_caller_gets_the_forecast_that_a_pause_delayed(start: Start) -> 
     while not daemon.service.pipeline.in_flight:
         await asyncio.sleep(0)
     await pause(clock)
-    daemon.let_go()
+    daemon.release_lanes()
     assert (await calling).status == 200
     # 2. Time in which the daemon runs counts as ever.
     daemon.backend.script.hold = True

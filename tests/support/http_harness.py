@@ -1,6 +1,6 @@
-"""A whole service with its doors over real sockets, in this process, on fake lanes.
+"""A whole service behind real sockets, in this process, on fake lanes.
 
-Time is the sender's, so nothing here needs a clock: `at(step)` is the time of a step, `newest` one is the last sent.
+The sender sets the time, so nothing here needs a clock: `at(step)` is the time at which a step begins.
 """
 
 import asyncio
@@ -54,19 +54,19 @@ MSGPACK = "application/msgpack"
 TYPES = (JSON, MSGPACK)
 
 
-# ---------------------------------------------------------------- samples and what must become of them
+# ---------------------------------------------------------------- samples, and the expected windows and forecasts
 def at(step: int) -> int:
-    """The time at which a step begins."""
+    """Return the time at which a step begins, in epoch seconds."""
     return BASE_SECONDS + step * CONTRACT.step_seconds
 
 
 def origin(step: int) -> int:
-    """The origin of a forecast whose newest row is this step's."""
+    """Return the origin of a forecast whose newest row is that of this step."""
     return at(step + 1)
 
 
 def values_of(number: int, step: int) -> dict[str, float]:
-    """Values that no other server and step has."""
+    """Return the values of a server in a step; no other server and step has the same."""
     return {"cpu_user": number + step / 64, "mem_used": 1000 + number - step / 64, "load_average": number * 8 + step}
 
 
@@ -75,12 +75,12 @@ def make_sample(server: str, step: int, values: Values | None = None, **more: An
 
 
 def make_rows(server: str, number: int, steps: Iterable[int]) -> list[Message]:
-    """One whole row a step."""
+    """Make one whole row for each step, as samples."""
     return [make_sample(server, step, values_of(number, step)) for step in steps]
 
 
 def make_window(samples: Iterable[Mapping[str, Any]], newest: int, contract: ModelContract = CONTRACT) -> Float32:
-    """The window that these samples of one server make, built the obvious way."""
+    """Build the window of one server in the obvious way: `(context_length, features)`, NaN where a value is missing."""
     window = np.full((contract.context_length, len(contract.features)), np.nan, np.float32)
     for each in samples:
         age = newest - (each["time"] - BASE_SECONDS) // contract.step_seconds
@@ -92,7 +92,7 @@ def make_window(samples: Iterable[Mapping[str, Any]], newest: int, contract: Mod
 
 
 def make_wire_forecast(window: Float32, contract: ModelContract = CONTRACT) -> Float32:
-    """The fake's forecast of a window, as the wire has it: `(targets, steps, quantiles)`."""
+    """Return the fake's forecast of a window in the order of the wire: `(targets, steps, quantiles)`."""
     return np.ascontiguousarray(forecast_of(contract, window).transpose(1, 0, 2))
 
 
@@ -102,7 +102,7 @@ def make_tensor(array: npt.NDArray[Any]) -> Message:
 
 
 def read_array(shown: Any) -> npt.NDArray[Any]:
-    """A tensor or nested lists off the wire."""
+    """Read a tensor or nested lists as they come from the wire."""
     if isinstance(shown, dict):
         return np.frombuffer(shown["data"], np.dtype(shown["dtype"]).newbyteorder("<")).reshape(shown["shape"])
     return np.asarray(shown, np.float32)
@@ -118,9 +118,11 @@ def unpack(data: bytes | str, content_type: str) -> Any:
     )
 
 
-# ---------------------------------------------------------------- the other side of the sockets
+# ---------------------------------------------------------------- the client
 @dataclass
 class Reply:
+    """An HTTP response that was read whole."""
+
     status: int
     headers: Mapping[str, str]
     data: bytes
@@ -131,7 +133,7 @@ class Reply:
 
     @property
     def code(self) -> str:
-        """The error's code; what an error must have besides is asserted."""
+        """The code of an error, whose other fields are checked too."""
         body = self.body
         assert body["type"] == "error"
         assert isinstance(body["message"], str)
@@ -140,7 +142,7 @@ class Reply:
 
 
 class Socket:
-    """A WebSocket that speaks one encoding."""
+    """A WebSocket in one encoding."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse, content_type: str) -> None:
         self.raw = socket
@@ -156,7 +158,7 @@ class Socket:
             await self.raw.send_bytes(frame)
 
     async def receive(self) -> Message:
-        """The next message; it must come in the encoding that was spoken."""
+        """Return the next message, which must be in the encoding of this socket."""
         frame = await self.raw.receive()
         expected = WSMsgType.TEXT if self.content_type == JSON else WSMsgType.BINARY
         assert frame.type is expected, f"got {frame}"
@@ -168,8 +170,8 @@ class Socket:
         await self.send(message)
         return await self.receive()
 
-    async def closed(self) -> int:
-        """Wait for the other side's close; returns its code."""
+    async def wait_closed(self) -> int:
+        """Wait until the daemon closes the socket; returns the close code."""
         frame = await self.raw.receive()
         assert frame.type is WSMsgType.CLOSE, f"got {frame}"
         return int(frame.data)
@@ -177,7 +179,7 @@ class Socket:
 
 @dataclass
 class HttpDaemon:
-    """A daemon that runs, and a caller of it."""
+    """A service that runs behind HTTP, and a client of it."""
 
     service: Service
     backend: FakeBackend
@@ -192,7 +194,7 @@ class HttpDaemon:
         return f"http://127.0.0.1:{self.port}"
 
     def open_lanes(self, count: int) -> None:
-        """Give the service warm lanes."""
+        """Open warm fake lanes."""
         loop = asyncio.get_running_loop()
         lanes = [self.backend.make_lane(index) for index in range(count)]
         self._workers = [LaneWorker(lane, loop, self.service.pipeline.handle_result) for lane in lanes]
@@ -200,8 +202,8 @@ class HttpDaemon:
         self.service.pipeline.open_lanes(self._workers, costs)
         self.service.begin()
 
-    def let_go(self) -> None:
-        """End what lanes are held in."""
+    def release_lanes(self) -> None:
+        """Let the batches end in which the fake lanes are held."""
         self.backend.script.hold = False
         for gate in self.backend.script.release.values():
             gate.set()
@@ -226,7 +228,7 @@ class HttpDaemon:
         return await self.call("POST", path, data, {"Content-Type": content_type, **headers})
 
     async def accept(self, samples: Sequence[Message]) -> None:
-        """Send samples that must all be taken."""
+        """Send samples, all of which must be accepted."""
         reply = await self.post("/v1/samples", {"samples": samples})
         assert reply.status == 200
         assert reply.body == {"accepted": len(samples), "rejected": 0, "errors": []}
@@ -249,18 +251,18 @@ class HttpDaemon:
     @asynccontextmanager
     async def subscribed(self, content_type: str = JSON, **choice: Any) -> AsyncIterator[Socket]:
         async with self.socket("/v1/forecasts", content_type) as socket:
-            told = await socket.ask({"type": "subscribe", **choice})
-            assert told["type"] == "subscribed"
+            answer = await socket.ask({"type": "subscribe", **choice})
+            assert answer["type"] == "subscribed"
             yield socket
 
 
 def is_same_array(a: Float32, b: Float32) -> bool:
-    """Whether both are the same to the bit, NaN where NaN."""
+    """Whether two arrays have the same shape and values; NaN equals NaN."""
     return a.shape == b.shape and bool(np.array_equal(a, b, equal_nan=True))
 
 
 def open_listener(send_buffer_bytes: int | None = None) -> socket.socket:
-    """A listening socket; what it accepts inherits the send buffer."""
+    """Open a listening socket; accepted connections inherit its send buffer."""
     listener = socket.create_server(("127.0.0.1", 0))
     if send_buffer_bytes is not None:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
@@ -268,9 +270,9 @@ def open_listener(send_buffer_bytes: int | None = None) -> socket.socket:
     return listener
 
 
-@dataclass
+@dataclass(kw_only=True)
 class HttpDaemonSettings:
-    """What a test may want otherwise."""
+    """The settings of a service that a test may change."""
 
     contract: ModelContract = CONTRACT
     limits: TransportLimits = field(default_factory=TransportLimits)
@@ -286,7 +288,7 @@ class HttpDaemonSettings:
 
 @asynccontextmanager
 async def run_http_daemon(folder: Path, setup: HttpDaemonSettings) -> AsyncIterator[HttpDaemon]:
-    """Start a daemon; at the end everything of it is stopped, whatever it was doing."""
+    """Start a service behind HTTP; at the end, stop all its parts whatever they are doing."""
     window_limits = WindowLimits(
         capacity=setup.capacity,
         need=NEED,
@@ -312,6 +314,6 @@ async def run_http_daemon(folder: Path, setup: HttpDaemonSettings) -> AsyncItera
         try:
             yield daemon
         finally:
-            daemon.let_go()
+            daemon.release_lanes()
     await runner.cleanup()
     service.close()

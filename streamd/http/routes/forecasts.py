@@ -6,11 +6,11 @@ import contextlib
 from aiohttp import WSMsgType, web
 
 from streamd.core.errors import InvalidSelectionError, StreamdError
-from streamd.http.errors import answer_encoding, error_message, reply
-from streamd.http.names import IN_PATH, check_utf8, find_slot, read_name
-from streamd.http.peers import PEER_LEFT, peer_is_gone
+from streamd.http.errors import choose_encoding, make_error_message, reply
+from streamd.http.names import SERVER_IN_PATH, check_utf8, read_server_name, require_slot
+from streamd.http.peers import PEER_LEFT_ERRORS, has_peer_left
 from streamd.http.sockets import KEEP_ALIVE_SECONDS, Sockets
-from streamd.http.subscriptions import SubscriptionChoice, read_message, read_query
+from streamd.http.subscriptions import SubscriptionChoice, parse_query, parse_subscribe
 from streamd.http.wire.codecs import Encoding, encode
 from streamd.http.wire.frames import FrameEncoder
 from streamd.runtime.hub import Subscription
@@ -32,7 +32,7 @@ class ForecastRoutes:
         """Add the routes."""
         app.router.add_get("/v1/forecasts", self.index)
         app.router.add_get("/v1/forecasts/stream", self.stream, allow_head=False)
-        app.router.add_get(f"/v1/forecasts/{IN_PATH}", self.latest)
+        app.router.add_get(f"/v1/forecasts/{SERVER_IN_PATH}", self.latest)
 
     async def index(self, request: web.Request) -> web.StreamResponse:
         """Open a WebSocket, or answer with the latest forecast of the server that the parameter `server` names."""
@@ -46,16 +46,16 @@ class ForecastRoutes:
 
     def _read_choice(self, request: web.Request) -> SubscriptionChoice:
         check_utf8(request)
-        return read_query(self._service.contract, request.query.items())
+        return parse_query(self._service.contract, request.query.items())
 
     # ------------------------------------------------------------ a server's latest
     async def latest(self, request: web.Request) -> web.Response:
         """The latest forecast of one server, or how far its window is from one."""
-        server = read_name(request) or ""
+        server = read_server_name(request) or ""
         service = self._service
-        slot = find_slot(service, server)
+        slot = require_slot(service, server)
         choice = self._read_choice(request)
-        message = self._frames.message(slot, choice.part, answer_encoding(request))
+        message = self._frames.message(slot, choice.part, choose_encoding(request))
         if message is not None:
             return reply(request, message)
         windows = service.state.windows
@@ -67,7 +67,7 @@ class ForecastRoutes:
     async def socket(self, request: web.Request) -> web.StreamResponse:
         """Push forecasts; a `subscribe` message, or query parameters, says which."""
         choice = self._read_choice(request) if request.query else None
-        async with self._sockets.accept(request) as socket:
+        async with self._sockets.accept_websocket(request) as socket:
             reader = SocketReader(self._service, self._frames, self._sockets, socket)
             try:
                 if choice is not None:
@@ -85,9 +85,9 @@ class ForecastRoutes:
         self, reader: "SocketReader", socket: web.WebSocketResponse, data: bytes | str, encoding: Encoding
     ) -> None:
         try:
-            choice = read_message(self._service.contract, data, encoding)
+            choice = parse_subscribe(self._service.contract, data, encoding)
         except StreamdError as error:
-            await self._sockets.send(socket, encode(error_message(error), encoding), encoding)
+            await self._sockets.send(socket, encode(make_error_message(error), encoding), encoding)
         else:
             await reader.subscribe(choice)
 
@@ -108,7 +108,7 @@ class ForecastRoutes:
                 await self._stream(response, subscription, choice)
             finally:
                 service.hub.unsubscribe(subscription)
-            if peer_is_gone(request):
+            if has_peer_left(request):
                 raise ConnectionResetError("the reader left")
         return response
 
@@ -180,7 +180,7 @@ class SocketReader:
                 if subscription.closed and not subscription.waiting:
                     return
                 await self._push_waiting(subscription, choice)
-        except PEER_LEFT:
+        except PEER_LEFT_ERRORS:
             self._sockets.abort(self._socket)
         finally:
             self._service.hub.unsubscribe(subscription)

@@ -41,7 +41,7 @@ class HealthRoutes:
     async def get_metrics(self, request: web.Request) -> web.Response:
         """Return all metrics in the Prometheus text format."""
         return web.Response(
-            body=self._service.metrics.text(),
+            body=self._service.metrics.render(),
             headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
         )
 

@@ -8,8 +8,8 @@ from aiohttp import web
 from streamd.http.callers import Callers
 from streamd.http.errors import reply
 from streamd.http.requests import BodyReader
-from streamd.http.wire.codecs import Decoder, Encoding, encoding_of
-from streamd.http.wire.tensors import decode_tensor, write_tensor
+from streamd.http.wire.codecs import Decoder, Encoding, parse_content_type
+from streamd.http.wire.tensors import decode_tensor, make_wire_tensor
 from streamd.runtime.service import Service
 
 MODEL_HEADER = "X-Streamd-Model"
@@ -32,8 +32,8 @@ class PredictRoutes:
 
     async def predict(self, request: web.Request) -> web.Response:
         """Answer in the form of the question: tensors under `inputs` with tensors under `outputs`, lists bare."""
-        encoding = encoding_of(request.headers.get("Content-Type", ""))
-        async with self._bodies.read(request) as body:
+        encoding = parse_content_type(request.headers.get("Content-Type", ""))
+        async with self._bodies.read_body(request) as body:
             given: dict[str, msgspec.Raw] = _message.decode(body, encoding)
             wrapped = "inputs" in given
             if wrapped:
@@ -42,7 +42,7 @@ class PredictRoutes:
         with self._callers.waiting(request):
             made = await self._service.predict(inputs)
         predictions = made.predictions if made.batched else made.predictions[0]
-        shown = write_tensor(predictions) if encoding is Encoding.MSGPACK else predictions
+        shown = make_wire_tensor(predictions) if encoding is Encoding.MSGPACK else predictions
         answer: dict[str, Any] = {"predictions": shown}
         if wrapped:
             answer = {"outputs": answer}

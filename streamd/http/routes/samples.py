@@ -3,11 +3,11 @@
 from aiohttp import WSMsgType, web
 
 from streamd.core.errors import DrainingError, MalformedError, StreamdError
-from streamd.http.errors import error_message, reply
+from streamd.http.errors import make_error_message, reply
 from streamd.http.requests import BodyReader
 from streamd.http.sockets import Sockets
 from streamd.http.wire.bodies import decode_body
-from streamd.http.wire.codecs import Encoding, encode, encoding_of
+from streamd.http.wire.codecs import Encoding, encode, parse_content_type
 from streamd.runtime.service import Service
 
 
@@ -28,8 +28,8 @@ class SampleRoutes:
         """Take one body of samples."""
         if self._ingest.draining:
             raise DrainingError("the daemon is stopping")
-        encoding = encoding_of(request.headers.get("Content-Type", ""))
-        async with self._bodies.read(request) as body:
+        encoding = parse_content_type(request.headers.get("Content-Type", ""))
+        async with self._bodies.read_body(request) as body:
             try:
                 _, samples = decode_body(body, encoding)
             except MalformedError as error:
@@ -45,7 +45,7 @@ class SampleRoutes:
         faster than that, or never reads, is held back by its own connection.
         """
         acks = request.query.get("ack", "all") != "none"
-        async with self._sockets.accept(request) as socket:
+        async with self._sockets.accept_websocket(request) as socket:
             async for message in socket:
                 if message.type is WSMsgType.TEXT:
                     encoding = Encoding.JSON
@@ -55,7 +55,7 @@ class SampleRoutes:
                     break
                 answer = await self._take(message.data, encoding, acks)
                 # An agent that asked for no acks may never read: an error must not wait for it.
-                if answer is not None and (acks or self._sockets.reads(socket)):
+                if answer is not None and (acks or self._sockets.has_read_all(socket)):
                     await self._sockets.send(socket, answer, encoding)
             return socket
 
@@ -65,7 +65,7 @@ class SampleRoutes:
             result = await self._ingest.take(samples)
         except StreamdError as error:
             self._ingest.refuse(error)
-            return encode(error_message(error), encoding)
+            return encode(make_error_message(error), encoding)
         if not acks:
             return None
         return encode({"type": "ack", "id": identifier, **result.as_dict()}, encoding)

@@ -8,10 +8,10 @@ from aiohttp import web
 
 from streamd.core.errors import InvalidInputError
 from streamd.core.state.windows import NO_STEP
-from streamd.http.errors import answer_encoding, reply
-from streamd.http.names import IN_PATH, find_slot, read_name
+from streamd.http.errors import choose_encoding, reply
+from streamd.http.names import SERVER_IN_PATH, read_server_name, require_slot
 from streamd.http.wire.codecs import Encoding
-from streamd.http.wire.tensors import write_tensor
+from streamd.http.wire.tensors import make_wire_tensor
 from streamd.runtime.service import Service
 
 DEFAULT_LIMIT = 100
@@ -27,9 +27,9 @@ class ServerRoutes:
     def add_to(self, app: web.Application) -> None:
         """Add the routes."""
         app.router.add_get("/v1/servers", self.index)
-        app.router.add_get(f"/v1/servers/{IN_PATH}", self.window)
+        app.router.add_get(f"/v1/servers/{SERVER_IN_PATH}", self.window)
         app.router.add_delete("/v1/servers", self.forget)
-        app.router.add_delete(f"/v1/servers/{IN_PATH}", self.forget)
+        app.router.add_delete(f"/v1/servers/{SERVER_IN_PATH}", self.forget)
 
     async def index(self, request: web.Request) -> web.Response:
         """A page of servers in the order of their names; the cursor is the last name of the page before.
@@ -66,12 +66,12 @@ class ServerRoutes:
 
     async def window(self, request: web.Request) -> web.Response:
         """One server's window, oldest row first, null (NaN in MessagePack) where a value is missing."""
-        server = read_name(request) or ""
+        server = read_server_name(request) or ""
         service = self._service
-        slot = find_slot(service, server)
+        slot = require_slot(service, server)
         values = service.window(slot)
-        if answer_encoding(request) is Encoding.MSGPACK:
-            shown: object = write_tensor(values)
+        if choose_encoding(request) is Encoding.MSGPACK:
+            shown: object = make_wire_tensor(values)
         else:
             # orjson writes NaN as null.
             shown = np.ascontiguousarray(values)
@@ -89,10 +89,10 @@ class ServerRoutes:
 
     async def forget(self, request: web.Request) -> web.Response:
         """Forget a server; a sample of it that comes later begins it anew."""
-        server = read_name(request)
+        server = read_server_name(request)
         if server is None:
             raise InvalidInputError("no server is named, expected /v1/servers/{server} or ?server=NAME")
-        self._service.forget(find_slot(self._service, server))
+        self._service.forget(require_slot(self._service, server))
         return web.Response(status=204)
 
 

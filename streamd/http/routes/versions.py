@@ -12,7 +12,7 @@ from aiohttp import web
 from streamd.core.errors import ForbiddenError, UnauthorizedError
 from streamd.http.errors import reply
 from streamd.http.requests import BodyReader
-from streamd.http.wire.codecs import Decoder, encoding_of
+from streamd.http.wire.codecs import Decoder, parse_content_type
 
 ChangeReport = dict[str, Any]
 """The JSON answer to a change."""
@@ -84,8 +84,8 @@ class VersionRoutes:
     async def start_candidate(self, request: web.Request) -> web.Response:
         """Load and warm a candidate, and give it its servers."""
         self._authorize(request)
-        encoding = encoding_of(request.headers.get("Content-Type", ""))
-        async with self._bodies.read(request) as body:
+        encoding = parse_content_type(request.headers.get("Content-Type", ""))
+        async with self._bodies.read_body(request) as body:
             requested: CandidateRequest = _candidate_decoder.decode(body, encoding)
         return reply(request, await self._changes.start_candidate(requested.version, requested.share, requested.shadow))
 
@@ -97,8 +97,8 @@ class VersionRoutes:
     async def promote(self, request: web.Request) -> web.Response:
         """Load, warm and switch to a version; answers once it serves."""
         self._authorize(request)
-        encoding = encoding_of(request.headers.get("Content-Type", ""))
-        async with self._bodies.read(request) as body:
+        encoding = parse_content_type(request.headers.get("Content-Type", ""))
+        async with self._bodies.read_body(request) as body:
             requested: Promotion = _promotion_decoder.decode(body, encoding)
         who = requested.who or _name_caller(request)
         return reply(request, await self._changes.promote(requested.version, who, requested.why))
@@ -106,10 +106,10 @@ class VersionRoutes:
     async def rollback(self, request: web.Request) -> web.Response:
         """Return to the version that was promoted before, without loading if it is still warm."""
         self._authorize(request)
-        async with self._bodies.read(request) as body:
+        async with self._bodies.read_body(request) as body:
             requested = Rollback()
             if body:
-                requested = _rollback_decoder.decode(body, encoding_of(request.headers.get("Content-Type", "")))
+                requested = _rollback_decoder.decode(body, parse_content_type(request.headers.get("Content-Type", "")))
         return reply(request, await self._changes.rollback(requested.who or _name_caller(request), requested.why))
 
     def _authorize(self, request: web.Request) -> None:

@@ -19,7 +19,7 @@ from streamd.core.errors import (
 )
 from streamd.core.state.samples import IndexedSamples, Sample, Time
 from streamd.http.foreign_tokens import explain_field, explain_row, explain_sample, mark_foreign_tokens
-from streamd.http.wire.codecs import DECODING_ERRORS, Decoder, Encoding, malformed
+from streamd.http.wire.codecs import DECODING_ERRORS, Decoder, Encoding, translate_decoding_error
 from streamd.http.wire.tensors import WireTensor, is_array, read_tensor
 
 Identifier = str | Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | float | None
@@ -73,7 +73,7 @@ def decode_body(data: bytes | str, encoding: Encoding) -> tuple[Identifier, Inde
     Raises `MalformedError` where nothing of it can be read.
     """
     try:
-        body = _body.raw(data, encoding)
+        body = _body.decode_raw(data, encoding)
     except DECODING_ERRORS:
         body = _decode_loosely(data.encode() if isinstance(data, str) else data, encoding)
     if (body.samples is None) == (body.columns is None):
@@ -95,17 +95,17 @@ def _decode_loosely(data: bytes, encoding: Encoding) -> _LooseBody:
         if marked is not None:
             with contextlib.suppress(*DECODING_ERRORS):
                 return _decode_around(marked, encoding)
-        raise malformed(exc, data) from exc
+        raise translate_decoding_error(exc, data) from exc
 
 
 def _decode_around(data: bytes, encoding: Encoding) -> _LooseBody:
-    body: _LooseBody = _loose_body.raw(data, encoding)
+    body: _LooseBody = _loose_body.decode_raw(data, encoding)
     return body
 
 
 def _one(raw: msgspec.Raw, encoding: Encoding) -> Sample | InvalidInputError:
     try:
-        sample: Sample = _sample.raw(bytes(raw), encoding)
+        sample: Sample = _sample.decode_raw(bytes(raw), encoding)
     except DECODING_ERRORS as exc:
         return explain_sample(bytes(raw)) or _sample_error(exc)
     return sample
@@ -123,7 +123,7 @@ _ERRORS: dict[str, type[InvalidInputError]] = {
 
 def _sample_error(exc: Exception) -> InvalidInputError:
     """Give a sample's decoding error the code of the field that it speaks of."""
-    message = str(malformed(exc))
+    message = str(translate_decoding_error(exc))
     match = _FIELD.search(message)
     if match and match[1] == "time":
         message += _EXPECTED_TIME
@@ -191,15 +191,15 @@ def _decode_row(
     """Decode one row of columns: its parts are bytes still, but for a row of a tensor."""
     field, raw = "server", bytes(server)
     try:
-        name = _server.raw(raw, encoding)
+        name = _server.decode_raw(raw, encoding)
         field, raw = "time", bytes(time)
-        at = _time.raw(raw, encoding)
+        at = _time.decode_raw(raw, encoding)
         field, raw = "values", bytes(row) if isinstance(row, msgspec.Raw) else b""
-        cells: Row = _row.raw(raw, encoding) if isinstance(row, msgspec.Raw) else row
+        cells: Row = _row.decode_raw(raw, encoding) if isinstance(row, msgspec.Raw) else row
     except DECODING_ERRORS as exc:
         explained = explain_row(raw, features) if field == "values" else explain_field(field, raw)
         expected = _EXPECTED_TIME if field == "time" else ""
-        return explained or _ERRORS[field](f"{field}: {malformed(exc)}{expected}")
+        return explained or _ERRORS[field](f"{field}: {translate_decoding_error(exc)}{expected}")
     if len(cells) != len(features):
         return _describe_width(cells, features)
     return Sample(name, at, dict(zip(features, cells, strict=True)))

@@ -31,7 +31,7 @@ DECODING_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, Valu
 """What msgspec may raise on hostile bytes (text that is no UTF-8, nesting without end, ...)."""
 
 
-def encoding_of(content_type: str) -> Encoding:
+def parse_content_type(content_type: str) -> Encoding:
     """Return the encoding that a Content-Type names; raises `UnsupportedMediaTypeError`."""
     encoding = _TYPES.get(content_type.partition(";")[0].strip().lower())
     if encoding is None:
@@ -48,7 +48,7 @@ class Decoder:
         self._json = msgspec.json.Decoder(type_)
         self._msgpack = msgspec.msgpack.Decoder(type_)
 
-    def raw(self, data: bytes | str, encoding: Encoding) -> Any:
+    def decode_raw(self, data: bytes | str, encoding: Encoding) -> Any:
         """Decode, letting msgspec's own errors through."""
         if encoding is Encoding.JSON:
             return self._json.decode(data)
@@ -58,12 +58,12 @@ class Decoder:
     def decode(self, data: bytes | str, encoding: Encoding) -> Any:
         """Decode; raises `MalformedError` that says what is wrong and where."""
         try:
-            return self.raw(data, encoding)
+            return self.decode_raw(data, encoding)
         except DECODING_ERRORS as exc:
-            raise malformed(exc, data) from exc
+            raise translate_decoding_error(exc, data) from exc
 
 
-def malformed(exc: Exception, data: bytes | str = b"") -> MalformedError:
+def translate_decoding_error(exc: Exception, data: bytes | str = b"") -> MalformedError:
     """Translate one of `DECODING_ERRORS`; with the data, a token that is not JSON is named."""
     if isinstance(exc, UnicodeDecodeError):
         return MalformedError("text is not valid UTF-8")

@@ -8,7 +8,7 @@ import numpy as np
 
 from streamd.core.selection import ForecastSlice
 from streamd.http.wire.codecs import Encoding, encode
-from streamd.http.wire.tensors import write_tensor
+from streamd.http.wire.tensors import make_wire_tensor
 from streamd.runtime.service import Service
 
 CACHE_BYTES = 16 * 2**20
@@ -62,7 +62,7 @@ class FrameEncoder:
         return axes
 
     def _values(self, values: np.ndarray[Any, Any], encoding: Encoding) -> Any:
-        return write_tensor(values) if encoding is Encoding.MSGPACK else values
+        return make_wire_tensor(values) if encoding is Encoding.MSGPACK else values
 
     def _one(self, slot: int, part: ForecastSlice, encoding: Encoding) -> bytes | None:
         message = self.message(slot, part, encoding)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from streamd.core.errors import InvalidTensorError
 from streamd.http.wire.codecs import DECODING_ERRORS, Decoder, Encoding
 
-DTYPES = {
+WIRE_DTYPES = {
     name: np.dtype(name).newbyteorder("<") for name in ("float16", "float32", "float64", "int32", "int64", "uint8")
 }
 
@@ -36,7 +36,7 @@ def decode_tensor(name: str, raw: msgspec.Raw, encoding: Encoding) -> npt.NDArra
     first_error: Exception | None = None
     for decoder in _decoders[:1] if is_map(data, encoding) else _decoders[1:]:
         try:
-            given = decoder.raw(data, encoding)
+            given = decoder.decode_raw(data, encoding)
         except DECODING_ERRORS as exc:
             first_error = first_error or exc
             continue
@@ -60,9 +60,9 @@ def is_array(data: bytes, encoding: Encoding) -> bool:
 
 def read_tensor(name: str, given: WireTensor) -> npt.NDArray[Any]:
     """Return a tensor as an array; raises `InvalidTensorError` naming it."""
-    dtype = DTYPES.get(given.dtype)
+    dtype = WIRE_DTYPES.get(given.dtype)
     if dtype is None:
-        raise InvalidTensorError(f"{name}.dtype is {given.dtype!r}, expected one of {', '.join(DTYPES)}")
+        raise InvalidTensorError(f"{name}.dtype is {given.dtype!r}, expected one of {', '.join(WIRE_DTYPES)}")
     if any(size < 0 for size in given.shape) or len(given.shape) > 8:
         raise InvalidTensorError(f"{name}.shape is {given.shape}, expected at most 8 sizes, none negative")
     expected = math.prod(given.shape) * dtype.itemsize
@@ -80,7 +80,7 @@ def _from_lists(name: str, given: list[Any]) -> npt.NDArray[Any]:
         raise InvalidTensorError(f"{name}: expected nested lists that are all of one length: {exc}") from exc
 
 
-def write_tensor(array: npt.NDArray[Any]) -> dict[str, Any]:
+def make_wire_tensor(array: npt.NDArray[Any]) -> dict[str, Any]:
     """Return an array as a tensor for MessagePack."""
     array = np.ascontiguousarray(array)
     little = array.astype(array.dtype.newbyteorder("<"), copy=False)

@@ -26,7 +26,7 @@ from typing import Any
 
 from streamd.core.errors import StateError, StorageError
 from streamd.core.state.layout import HEADER_BYTES, Layout, NamedArrays, parse_header
-from streamd.regular_files import open_regular, refuse_irregular
+from streamd.regular_files import open_regular, require_regular
 
 PIECE_BYTES = 2 * 2**20
 """The largest piece of a file that Linux caches as one."""
@@ -215,7 +215,7 @@ class StateFile:
 
     def _check_kind(self) -> None:
         try:
-            refuse_irregular(self._fd, self.path)
+            require_regular(self._fd, self.path)
         except OSError as exc:
             raise StateError(f"{self.path}: cannot be opened: {exc.strerror or exc}") from exc
 
@@ -229,7 +229,7 @@ class StateFile:
         """Return the header and whether the file is new; a file of another layout is set aside."""
         size = os.fstat(self._fd).st_size
         header = parse_header(os.pread(self._fd, HEADER_BYTES, 0)) if size >= HEADER_BYTES else None
-        if header is not None and size == self.layout.former_nbytes and self._has_our_layout(header):
+        if header is not None and size == self.layout.earlier_nbytes and self._has_our_layout(header):
             size = self._lengthen()
         if header is not None and size == self.layout.nbytes and self._has_our_layout(header):
             return header, False

@@ -139,7 +139,7 @@ async def test_draining_delivers_and_ends_the_stream(daemon: HttpDaemon) -> None
     daemon.backend.script.hold = True
     async with stream(daemon) as events:
         await daemon.accept(make_rows("a", 1, range(NEED)))
-        daemon.let_go()
+        daemon.release_lanes()
         await daemon.service.drain()
         await daemon.service.hub.finish()
         assert (await events.receive()).message["server"] == "a"

@@ -250,7 +250,7 @@ async def test_what_waits_together_comes_in_one_frame(daemon: HttpDaemon) -> Non
         # Both lanes are held in one window each, so that the others wait together.
         for number in range(6):
             await daemon.accept(make_rows(f"s{number}", number, range(NEED)))
-        daemon.let_go()
+        daemon.release_lanes()
         sizes: list[int] = []
         while sum(sizes) < 6:
             sizes.append(len((await reader.receive())["servers"]))

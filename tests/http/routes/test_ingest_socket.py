@@ -140,7 +140,7 @@ async def test_a_frame_too_large_ends_its_own_connection_only(start: Start, cont
     async with daemon.socket("/v1/ingest", content_type) as agent, daemon.socket("/v1/ingest", content_type) as other:
         assert (await other.ask({"id": 1, "samples": []}))["id"] == 1
         await agent.send_bytes(b" " * 1_001)
-        assert await agent.closed() == aiohttp.WSCloseCode.MESSAGE_TOO_BIG
+        assert await agent.wait_closed() == aiohttp.WSCloseCode.MESSAGE_TOO_BIG
         assert (await other.ask({"id": 2, "samples": [make_sample("a", 0)]}))["accepted"] == 1
         # 2. A frame of exactly the limit is read.
         frame = pack({"id": "", "samples": []}, content_type)
@@ -154,7 +154,7 @@ async def test_a_text_frame_that_is_no_utf8_ends_its_own_connection_only(daemon:
     """As RFC 6455 asks: such a frame is no text, so nothing can be answered on that connection."""
     async with daemon.socket("/v1/ingest") as agent, daemon.socket("/v1/ingest") as other:
         await agent.raw.send_frame(b'{"samples": ["\xff"]}', WSMsgType.TEXT)
-        assert await agent.closed() == aiohttp.WSCloseCode.INVALID_TEXT
+        assert await agent.wait_closed() == aiohttp.WSCloseCode.INVALID_TEXT
         assert (await other.ask({"id": 2, "samples": []}))["id"] == 2
 
 
@@ -204,8 +204,8 @@ async def test_an_agent_that_vanishes_leaves_what_was_acked(daemon: HttpDaemon) 
 async def test_stopping_closes_sockets_as_going_away(daemon: HttpDaemon) -> None:
     async with daemon.socket("/v1/ingest") as agent, daemon.subscribed() as reader:
         closing = asyncio.create_task(daemon.http_app.sockets.close_all())
-        assert await agent.closed() == aiohttp.WSCloseCode.GOING_AWAY
-        assert await reader.closed() == aiohttp.WSCloseCode.GOING_AWAY
+        assert await agent.wait_closed() == aiohttp.WSCloseCode.GOING_AWAY
+        assert await reader.wait_closed() == aiohttp.WSCloseCode.GOING_AWAY
         await closing
         reply = await daemon.call("GET", "/v1/forecasts/stream")
         assert (reply.status, reply.code) == (503, "draining")

@@ -325,7 +325,7 @@ async def test_an_answer_that_does_not_come_in_time_is_429(start: Start) -> None
     reply = await daemon.post("/v1/predict", tensors(inputs_of(1)), MSGPACK)
     assert (reply.status, reply.code) == (429, "too_busy")
     # 2. Its late answer harms nobody.
-    daemon.let_go()
+    daemon.release_lanes()
     await daemon.service.pipeline.wait_idle()
 
 
@@ -342,7 +342,7 @@ async def test_windows_of_a_call_that_timed_out_never_run(start: Start) -> None:
         assert (await daemon.post("/v1/predict", tensors(inputs_of(windows)), MSGPACK)).status == 429
     status = await daemon.status()
     assert (status["waiting"], status["predict"]) == (0, {"calls": 0, "waiting": 0, "dropped": 40})
-    daemon.let_go()
+    daemon.release_lanes()
     await daemon.service.pipeline.wait_idle()
     assert daemon.backend.script.runs == [("fake-0", 1)]
 
@@ -377,7 +377,7 @@ async def test_windows_of_a_caller_who_disconnects_leave_the_line(start: Start) 
     # 3. Who comes now waits for the batch that runs, and for nothing else.
     asking = asyncio.create_task(daemon.post("/v1/predict", tensors(inputs_of(1)), MSGPACK))
     await waiting(daemon, 1)
-    daemon.let_go()
+    daemon.release_lanes()
     assert (await asking).status == 200
     assert daemon.backend.script.runs == [("fake-0", 32), ("fake-0", 1)]
 
@@ -391,7 +391,7 @@ async def test_a_call_of_which_a_window_failed_takes_its_others_out_of_the_line(
     daemon.backend.script.release["fake-0"].set()  # the first batch comes back, the second runs and is held
     reply = await asking
     assert (reply.status, reply.code) == (422, "forecast_not_finite")
-    daemon.let_go()
+    daemon.release_lanes()
     await daemon.service.pipeline.wait_idle()
     assert [windows for _, windows in daemon.backend.script.runs] == [32, 32]
     assert (await daemon.status())["predict"] == {"calls": 0, "waiting": 0, "dropped": 6}
@@ -432,7 +432,7 @@ async def test_windows_of_one_call_are_answered_by_one_version(start: Start) -> 
     pipeline.switch(deployment)
     while not second.script.runs:
         await asyncio.sleep(0)
-    daemon.let_go()
+    daemon.release_lanes()
     reply = await asking
     assert (reply.status, reply.body["model"], reply.headers["X-Streamd-Model"]) == (200, NAMES[1], NAMES[1])
     made = read_array(reply.body["outputs"]["predictions"])

@@ -387,7 +387,7 @@ async def test_draining_is_503_everywhere(daemon: HttpDaemon) -> None:
         assert (await daemon.get("/v1/servers/b")).status == 404
         # 2. What was under way is finished and delivered.
         assert not drain.done()
-        daemon.let_go()
+        daemon.release_lanes()
         await drain
         assert (await reader.receive())["server"] == "a"
 
