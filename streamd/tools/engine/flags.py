@@ -8,6 +8,10 @@ import argparse
 from streamd.core.names import PRECISIONS
 
 LARGEST_BATCH = 65_536
+DEFAULT_BUCKETS = (1, 8, 32, 64, 128, 256)
+DEFAULT_WORKSPACE_BYTES = 4 * 2**30
+CALIBRATIONS = ("entropy", "minmax")
+"""Methods that take the range of a tensor from windows, the default first."""
 
 LARGEST_MOVE = 0.01
 """How far one product in int8 may move an output, as a share of it; a sound product moves it by a tenth of that.

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from streamd.core.errors import BackendUnavailableError, ConfigError
 from streamd.inference.tensorrt.plan_file import MOST_ALTERNATIVES
-from streamd.tools.engine.flags import LARGEST_MOVE, parse_batch_sizes, parse_mebibytes, parse_precisions
+from streamd.tools.engine.flags import (
+    CALIBRATIONS,
+    DEFAULT_BUCKETS,
+    DEFAULT_WORKSPACE_BYTES,
+    LARGEST_MOVE,
+    parse_batch_sizes,
+    parse_mebibytes,
+    parse_precisions,
+)
 
 if TYPE_CHECKING:
     from streamd.tools.engine.graph.source import GraphSource
@@ -77,12 +85,13 @@ def _add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--precision", type=parse_precisions, default=("fp32", "fp16"), metavar="P,...",
                        help="precisions, of fp32, fp16, bf16, int8 [default: fp32,fp16]")  # fmt: skip
     group.add_argument("--buckets", type=parse_batch_sizes, metavar="N,...",
-                       help="batch sizes [default: 1,8,32,64,128,256]")  # fmt: skip
+                       help=f"batch sizes [default: {','.join(map(str, DEFAULT_BUCKETS))}]")  # fmt: skip
     for name, text in (("min", "smallest"), ("opt", "usual"), ("max", "largest")):
         group.add_argument(f"--{name}-batch", type=int, metavar="N",
                            help=f"{text} batch size of one dynamic profile, instead of --buckets")  # fmt: skip
-    group.add_argument("--workspace-size", type=parse_mebibytes, default=4096 * 2**20, metavar="MIB",
-                       help="device memory that the builder may use, in MiB [default: 4096]")  # fmt: skip
+    group.add_argument("--workspace-size", type=parse_mebibytes, default=DEFAULT_WORKSPACE_BYTES, metavar="MIB",
+                       help="device memory that the builder may use, in MiB"
+                            f" [default: {DEFAULT_WORKSPACE_BYTES // 2**20}]")  # fmt: skip
     group.add_argument("--timing-cache", type=Path, metavar="FILE",
                        help="file that keeps TensorRT's timings, so that later builds are quick")  # fmt: skip
     group.add_argument("--jobs", type=int, default=1, metavar="N",
@@ -110,8 +119,8 @@ def _add_calibration_arguments(parser: argparse.ArgumentParser) -> None:
                             " .parquet)")  # fmt: skip
     group.add_argument("--num-calibration-samples", type=int, default=1000, metavar="N",
                        help="number of windows, at most [default: 1000]")  # fmt: skip
-    group.add_argument("--calibration", choices=("entropy", "minmax"), default="entropy",
-                       help="method that takes the ranges from the windows [default: entropy]")  # fmt: skip
+    group.add_argument("--calibration", choices=CALIBRATIONS, default=CALIBRATIONS[0],
+                       help="method that takes the ranges from the windows [default: %(default)s]")  # fmt: skip
     group.add_argument("--largest-move", type=float, default=LARGEST_MOVE, metavar="SHARE",
                        help="int8: limit of what one product alone may move an output; a product above it is not"
                             " quantized [default: %(default)s]")  # fmt: skip
@@ -163,7 +172,7 @@ def main(args: argparse.Namespace) -> int:
 
 def make_profiles(args: argparse.Namespace) -> "tuple[Profile, ...]":
     """Return a static profile for each bucket, or one dynamic profile. Raises `ConfigError` if flags contradict."""
-    from streamd.tools.engine.plan.builder import DEFAULT_BUCKETS, Profile
+    from streamd.tools.engine.plan.builder import Profile
 
     dynamic = (args.min_batch, args.opt_batch, args.max_batch)
     if dynamic == (None, None, None):

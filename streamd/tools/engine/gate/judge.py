@@ -4,7 +4,7 @@ Takes arrays and returns numbers and a verdict; nothing here knows which backend
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -75,7 +75,7 @@ class GateVerdict:
     parts: tuple[GatePart, ...]
     pinball: float | None = None
     pinball_fp32: float | None = None
-    limits: GateLimits = field(default=LIMITS["fp32"])
+    limits: GateLimits
 
     @property
     def pinball_change(self) -> float | None:

@@ -18,6 +18,7 @@ from streamd.inference.api.sources import PLANS_RECORD
 from streamd.repository.conversion import graph_sha256
 from streamd.repository.external import data_files
 from streamd.repository.files import copy_file, replace_file
+from streamd.tools.engine.flags import DEFAULT_BUCKETS
 from streamd.tools.engine.graph.external_weights import copy_weights_beside
 from streamd.tools.engine.graph.onnx_graph import serialize_graph
 from streamd.tools.engine.graph.source import GraphSource
@@ -28,7 +29,7 @@ from streamd.tools.engine.output.atomic_version import (
     make_writable_folder,
     write_json,
 )
-from streamd.tools.engine.plan.builder import DEFAULT_BUCKETS, BuildSettings
+from streamd.tools.engine.plan.builder import BuildSettings
 from streamd.tools.engine.plan.maker import MadePlan
 from streamd.tools.engine.precision.graphs import MadeGraph
 

@@ -12,14 +12,12 @@ from typing import Any, Self
 
 from streamd.core.errors import BuildError
 from streamd.inference.tensorrt.plan_file import describe_stage, pack_stages
+from streamd.tools.engine.flags import DEFAULT_WORKSPACE_BYTES
 from streamd.tools.engine.graph.onnx_graph import OnnxModel, Signature, serialize_graph
 from streamd.tools.engine.plan.library import TensorRt
 from streamd.tools.engine.plan.monitor import make_monitor
 from streamd.tools.engine.plan.pins import pin_layers
 from streamd.tools.engine.progress import Progress
-
-DEFAULT_WORKSPACE_BYTES = 4 * 2**30
-DEFAULT_BUCKETS = (1, 8, 32, 64, 128, 256)
 
 
 @dataclass(frozen=True, slots=True)

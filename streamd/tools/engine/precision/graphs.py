@@ -30,7 +30,7 @@ class PrecisionOptions:
     """Windows for calibration and comparison, or `None` to make neither."""
 
     calibration: str = "entropy"
-    """One of `CALIBRATIONS`, for int8."""
+    """One of `flags.CALIBRATIONS`, for int8."""
 
     per_channel: bool = True
     """Whether quantized weights have a scale for each channel."""

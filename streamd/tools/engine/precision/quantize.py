@@ -22,7 +22,6 @@ from streamd.tools.engine.precision.kept_nodes import KeptNodes
 from streamd.tools.engine.precision.ranges import CalibrationWindows, open_session_with_outputs, split_into_batches
 
 OPERATORS = ("MatMul", "Gemm", "Conv")
-CALIBRATIONS = ("entropy", "minmax")
 CALIBRATION_BATCH = 8
 
 MOVEMENT_WINDOWS = 32
@@ -54,7 +53,7 @@ class WindowReader:
 
 
 class Quantizer:
-    """Quantizes one folded graph. `calibration` is one of `CALIBRATIONS`."""
+    """Quantizes one folded graph. `calibration` is one of `flags.CALIBRATIONS`."""
 
     def __init__(
         self, calibration: str = "entropy", *, per_channel: bool = True, largest_move: float = LARGEST_MOVE

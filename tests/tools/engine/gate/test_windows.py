@@ -49,7 +49,7 @@ def test_wrong_arrays_are_named(tmp_path: Path, change: dict[str, Any], message:
 
 
 def fleet(tmp_path: Path, steps: int = 6) -> Path:
-    """Write a fleet of two servers: `load` is the step's number, 100 more on the second; no `free`; `idle` has a gap."""
+    """Write a fleet of two servers: `load` is the step's number, 100 more on the second; `idle` has a gap."""
     lines = ["server,time,load,idle"]
     for step in range(steps):
         for number, server in enumerate("ab"):
