@@ -1,4 +1,4 @@
-"""A daemon as its users start it: a process, its log, its signals, its port."""
+"""A daemon as its users start it: a process with a log, signals and a port."""
 
 import http.client
 import json
@@ -26,25 +26,25 @@ SMALL = {
     "STREAMD_BACKEND": "onnxruntime-cpu",
     "STREAMD_LOG_FORMAT": "json",
 }
-"""A daemon that is up in about a second."""
+"""The settings of a daemon that is ready in about a second."""
 
 
 def make_environment(more: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment without any setting of a daemon that happens to be in it."""
+    """Return the environment of this process without settings of a daemon, and with `more`."""
     ours = ("STREAMD_", "NOTIFY_SOCKET", "WATCHDOG_")
     clean = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     return {**clean, **more}
 
 
 def run_command(*arguments: str, cwd: Path, **env: str) -> "subprocess.CompletedProcess[str]":
-    """Run a command to its end."""
+    """Run `streamd` with these arguments until it ends."""
     command = [sys.executable, "-m", "streamd", *arguments]
     return subprocess.run(command, cwd=cwd, env=make_environment(env), capture_output=True, text=True, check=False)
 
 
 @dataclass
 class DaemonProcess:
-    """One daemon; `wait_for` reads its log until an event comes."""
+    """One daemon and the lines of its log that were read."""
 
     process: "subprocess.Popen[bytes]"
     port: int = 0
@@ -52,7 +52,7 @@ class DaemonProcess:
 
     @classmethod
     def start(cls, state_dir: Path, *arguments: str, env: Mapping[str, str] | None = None) -> "DaemonProcess":
-        """Start it; it listens when this returns, but may not be ready."""
+        """Start a daemon and wait until it listens; it may not be ready yet."""
         daemon = cls.begin(state_dir, *arguments, env=env)
         daemon.port = daemon.wait_for("listening")["port"]
         return daemon
@@ -65,7 +65,7 @@ class DaemonProcess:
         env: Mapping[str, str] | None = None,
         program: Sequence[str] = ("-m", "streamd"),
     ) -> "DaemonProcess":
-        """Start it, and do not wait until it listens; `program` is what Python runs."""
+        """Start a daemon without waiting until it listens; `program` is the argument of Python."""
         command = [sys.executable, *program, "serve", "--state-dir", str(state_dir), *arguments]
         return cls(subprocess.Popen(command, env=make_environment({**SMALL, **(env or {})}), stderr=subprocess.PIPE))
 
@@ -79,14 +79,14 @@ class DaemonProcess:
         return f"http://127.0.0.1:{self.port}"
 
     def wait_for(self, event: str) -> dict[str, Any]:
-        """Read the log until this event; the line."""
+        """Read the log until this event and return its line."""
         for line in self.log:
-            said = json.loads(line)
-            self.lines.append(said)
-            if said["event"] == event:
-                assert isinstance(said, dict)
-                return said
-        raise AssertionError(f"it ended without {event!r}: {self.lines}")
+            entry = json.loads(line)
+            self.lines.append(entry)
+            if entry["event"] == event:
+                assert isinstance(entry, dict)
+                return entry
+        raise AssertionError(f"the daemon ended without {event!r}: {self.lines}")
 
     def get(self, path: str) -> tuple[int, Any]:
         return self.call("GET", path)
@@ -107,12 +107,12 @@ class DaemonProcess:
         self.process.send_signal(number)
 
     def wait(self) -> int:
-        """Read the log to its end and wait; the exit status."""
+        """Read the log to its end, wait for the process, and return its exit status."""
         self.lines += [json.loads(line) for line in self.log]
         return self.process.wait()
 
     def end(self) -> None:
-        """Leave nothing behind, whatever the test came to."""
+        """Kill the process if it still runs, and release its pipe."""
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
@@ -120,7 +120,7 @@ class DaemonProcess:
 
 
 def make_whole_rows(server: str, steps: Sequence[int], features: Sequence[str]) -> list[dict[str, Any]]:
-    """Whole rows of one server, each value its own (exact in float32)."""
+    """Make whole rows of one server, as samples; all values differ and are exact in float32."""
     number = sum(server.encode())
     return [
         {

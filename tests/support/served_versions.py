@@ -1,4 +1,7 @@
-"""Engine versions as tiny graphs whose forecasts tell which made them: one gives back the calendar, one the window."""
+"""Engine versions with tiny graphs whose forecasts show which version made them.
+
+`CALENDAR` returns its calendar input, `WINDOW` the newest rows of its window.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,8 +34,8 @@ AUTHORIZED = {"Authorization": "Bearer a token"}
 
 
 def make_version(root: Path, name: str, copied: str, contract: ModelContract = CONTRACT, **manifest: Any) -> Path:
-    """A version whose forecast is one of its inputs."""
-    said = {
+    """Make a version whose forecast is a copy of its input `copied`."""
+    stated = {
         "features": list(contract.features),
         "targets": list(contract.targets),
         "quantiles": list(contract.quantiles),
@@ -42,20 +45,21 @@ def make_version(root: Path, name: str, copied: str, contract: ModelContract = C
         "units": {},
         "architecture": contract.architecture,
     }
-    path = make(root, name, **{**said, **manifest})
+    path = make(root, name, **{**stated, **manifest})
     *inputs, output = tensors_of(contract).values()
     (path / "model.onnx").write_bytes(identity_model(inputs, [output], copied, "predictions"))
     return path
 
 
 def make_both(root: Path) -> Path:
+    """Make both versions in a folder and return the folder."""
     for name, copied in COPIED.items():
         make_version(root, name, copied)
     return root
 
 
 def values_of(number: int, step: int) -> list[float]:
-    """What server `number` reports at a step; no other server and step has the same."""
+    """Return the values of server `number` in a step; no other server and step has the same."""
     return [number * 65_536.0 + (step - FIRST_STEP) + place / 4 for place in range(4)]
 
 
@@ -71,7 +75,7 @@ def samples_of(number: int, steps: Sequence[int]) -> list[dict[str, Any]]:
 
 
 def expected_of(model: str, number: int, step: int) -> npt.NDArray[np.float32]:
-    """A version's forecast as the wire has it, `values[target][step][quantile]`."""
+    """Return the forecast of a version in the order of the wire: `(targets, steps, quantiles)`."""
     if model == CALENDAR:
         rows = compute_known_future(step, CONTRACT.horizon, CONTRACT.step_seconds)
     else:

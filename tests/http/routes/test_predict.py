@@ -14,7 +14,7 @@ from streamd.runtime.lanes.deployment import Deployment
 from streamd.runtime.lanes.worker import LaneWorker
 from streamd.runtime.service import ServiceLimits
 from tests.http.conftest import Start
-from tests.support.fake_versions import NAMES, VersionBackend, expected_of
+from tests.support.fake_versions import VERSION_NAMES, VersionBackend, compute_version_forecast
 from tests.support.http_harness import (
     CONTRACT,
     JSON,
@@ -32,7 +32,7 @@ from tests.support.http_harness import (
     pack,
     read_array,
 )
-from tests.support.pipeline_rig import spec_of
+from tests.support.pipeline_rig import make_fake_spec
 
 Inputs = dict[str, npt.NDArray[Any]]
 
@@ -425,8 +425,8 @@ async def test_windows_of_one_call_are_answered_by_one_version(start: Start) -> 
     asking = asyncio.create_task(daemon.post("/v1/predict", tensors(given), MSGPACK))
     while not backend.script.runs:
         await asyncio.sleep(0)
-    second = VersionBackend(CONTRACT, NAMES[1], (1, 8, 32))
-    deployment = Deployment(spec_of(NAMES[1]))
+    second = VersionBackend(CONTRACT, VERSION_NAMES[1], (1, 8, 32))
+    deployment = Deployment(make_fake_spec(VERSION_NAMES[1]))
     worker = LaneWorker(second.make_lane(0), asyncio.get_running_loop(), pipeline.handle_result)
     pipeline.open_lanes([worker], CostTable({1: 0.001, 8: 0.008, 32: 0.032}, pads=False), deployment)
     pipeline.switch(deployment)
@@ -434,7 +434,7 @@ async def test_windows_of_one_call_are_answered_by_one_version(start: Start) -> 
         await asyncio.sleep(0)
     daemon.release_lanes()
     reply = await asking
-    assert (reply.status, reply.body["model"], reply.headers["X-Streamd-Model"]) == (200, NAMES[1], NAMES[1])
+    assert (reply.status, reply.body["model"], reply.headers["X-Streamd-Model"]) == (200, VERSION_NAMES[1], VERSION_NAMES[1])
     made = read_array(reply.body["outputs"]["predictions"])
-    expected = [expected_of(CONTRACT, window, NAMES[1]).transpose(1, 0, 2) for window in given["encoder_cont"]]
+    expected = [compute_version_forecast(CONTRACT, window, VERSION_NAMES[1]).transpose(1, 0, 2) for window in given["encoder_cont"]]
     np.testing.assert_allclose(made, expected, rtol=1e-6)

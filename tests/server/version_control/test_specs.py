@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 
 from streamd.core.errors import BackendUnavailableError, RepositoryError
+from streamd.core.names import BACKENDS
+from streamd.inference.api.backends import OPENERS
+from streamd.inference.lane import Lane
 from streamd.repository.plans import choose_plan
 from streamd.server.config import Config, EngineSection
 from streamd.server.version_control.specs import Selection, open_version, select_versions
@@ -89,6 +92,24 @@ def test_a_rebuilt_plan_differs_from_that_of_the_checked_version(engines: Path) 
         add_plan(path, "fp32", b"another plan")
         chosen = choose_plan(version, "auto", "NVIDIA H200", "9.0", "8.6.1")
         assert chosen.sha256 != version.sha256[plan.name], "an opener sees that it is another plan"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_each_backend_of_the_settings_opens_lanes_or_is_refused_by_name(engines: Path, backend: str) -> None:
+    settings = Config(engine=msgspec.structs.replace(SETTINGS.engine, backend=backend))
+    for selection in hold_selection(engines, WINDOW):
+        refusal, lanes = "", list[Lane]()
+        try:
+            lanes = open_version(selection.versions, settings).lanes
+        except BackendUnavailableError as exc:
+            refusal = str(exc)
+        assert lanes or f"{backend}: " in refusal
+        for lane in lanes:
+            lane.close()
+
+
+def test_the_library_tries_the_same_backends_in_the_same_order() -> None:
+    assert tuple(OPENERS) == BACKENDS
 
 
 def test_a_selection_of_a_damaged_version_is_refused(engines: Path) -> None:
