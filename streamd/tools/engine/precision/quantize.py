@@ -28,7 +28,7 @@ MOVEMENT_WINDOWS = 32
 """Number of windows on which each quantized product is compared: the graph runs once for each product."""
 
 
-class WindowReader:
+class CalibrationReader:
     """Gives windows to ONNX Runtime's calibrator in batches; the calibrator merges its statistics after each."""
 
     def __init__(self, windows: CalibrationWindows) -> None:
@@ -150,7 +150,7 @@ def _run_quantizer(
                 quantize_static(
                     str(given),
                     str(made),
-                    WindowReader(windows),
+                    CalibrationReader(windows),
                     quant_format=QuantFormat.QDQ,
                     op_types_to_quantize=list(OPERATORS),
                     per_channel=per_channel,

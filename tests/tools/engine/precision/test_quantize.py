@@ -13,7 +13,7 @@ from streamd.tools.engine.graph.onnx_graph import fold_constants  # noqa: E402
 from streamd.tools.engine.precision.kept_nodes import KeptNodes, choose_kept_nodes, convert_to_half, raise_opset  # noqa: E402
 from streamd.tools.engine.precision.quantize import (  # noqa: E402
     Quantizer,
-    WindowReader,
+    CalibrationReader,
     bypass_quantizers,
     list_quantized_products,
     measure_movement,
@@ -125,7 +125,7 @@ def test_the_quantized_graph_goes_into_half_precision_with_its_scales(graph: Any
 
 def test_the_reader_gives_every_window_once_and_any_range_of_batches() -> None:
     windows = {"x": np.arange(20)}
-    reader: Any = WindowReader(windows)
+    reader: Any = CalibrationReader(windows)
     assert len(reader) == 3
     seen = []
     for start in range(3):
