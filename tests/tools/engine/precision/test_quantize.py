@@ -12,8 +12,8 @@ from streamd.core.errors import BuildError  # noqa: E402
 from streamd.tools.engine.graph.onnx_graph import fold_constants  # noqa: E402
 from streamd.tools.engine.precision.kept_nodes import KeptNodes, choose_kept_nodes, convert_to_half, raise_opset  # noqa: E402
 from streamd.tools.engine.precision.quantize import (  # noqa: E402
-    Quantizer,
     CalibrationReader,
+    Quantizer,
     bypass_quantizers,
     list_quantized_products,
     measure_movement,
