@@ -1,4 +1,4 @@
-"""The aliases of array types that annotations share. Nothing else belongs here; shapes stand in the docstrings."""
+"""The aliases of array types that annotations share. Shapes are in the docstrings of their users, not here."""
 
 import numpy as np
 import numpy.typing as npt

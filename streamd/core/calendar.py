@@ -1,4 +1,4 @@
-"""Known-future inputs: where each forecast step lies in the day and in the week."""
+"""The known-future inputs: the place of each forecast step in the day and in the week. Has no clock; all is UTC."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from streamd.core.arrays import Float32
 DAY_SECONDS = 86_400
 WEEK_SECONDS = 7 * DAY_SECONDS
 _MONDAY_SECONDS = 4 * DAY_SECONDS
-"""1970-01-05 00:00 UTC, a Monday: where the week's angle is zero."""
+"""1970-01-05 00:00 UTC, a Monday: the angle of the week is zero there."""
 
 
 def compute_known_future(step: int, horizon: int, step_seconds: int) -> Float32:
@@ -16,7 +16,7 @@ def compute_known_future(step: int, horizon: int, step_seconds: int) -> Float32:
     Each row is for the time at which a step begins, UTC: sine and cosine of the time of day, then sine and
     cosine of the day of the week counted from Monday 00:00.
     """
-    # Whole seconds first, reduced by the period before any float: exact for any epoch.
+    # In whole seconds, and reduced to one period before any float: exact for any epoch.
     begins = (step + 1 + np.arange(horizon, dtype=np.int64)) * step_seconds
     day = (begins % DAY_SECONDS) * (2 * np.pi / DAY_SECONDS)
     week = ((begins - _MONDAY_SECONDS) % WEEK_SECONDS) * (2 * np.pi / WEEK_SECONDS)

@@ -1,6 +1,6 @@
-"""The contract with the model: names, lengths and quantiles, as one version's manifest gives them.
+"""The contract with the model: names, lengths and quantiles from the manifest of one version.
 
-Nothing in the daemon hard-codes any of these.
+No other module of the daemon hard-codes one of them. Reads no file.
 """
 
 from collections.abc import Mapping
@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 MAX_STATUS = 15
-"""A status is a small number, 0 to 15 (0 where none was given)."""
+"""The largest status of a sample; the smallest is 0, which is also the status of a row without one."""
 
 CALENDAR_FEATURES = 4
-"""Known-future inputs: sine and cosine of the time of day, then of the day of the week."""
+"""The known-future inputs: sine and cosine of the time of day, then of the day of the week."""
 
 
 @dataclass(frozen=True)
 class ModelContract:
-    """What one engine version takes and gives.
+    """The inputs and the output of one engine version.
 
     Inputs, oldest row first, NaN where missing:
     `encoder_cont (batch, context_length, features) float32`,
@@ -44,7 +44,7 @@ class ModelContract:
                 raise ValueError(f"{name} is {value}, expected at least 1")
         for name, values in (("features", self.features), ("targets", self.targets)):
             if not values or len(set(values)) != len(values):
-                raise ValueError(f"{name} is {list(values)}, expected at least one name and none twice")
+                raise ValueError(f"{name} is {list(values)}, expected at least one name and no name twice")
         if unknown := set(self.targets) - set(self.features):
             raise ValueError(f"targets {sorted(unknown)} are not among the features")
         rising = all(a < b for a, b in zip(self.quantiles, self.quantiles[1:], strict=False))
@@ -53,12 +53,12 @@ class ModelContract:
 
     @cached_property
     def feature_index(self) -> dict[str, int]:
-        """The column of each feature."""
+        """The index of each feature's column."""
         return {name: column for column, name in enumerate(self.features)}
 
     @property
     def input_shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of one window's inputs, without the batch axis."""
+        """The shapes of one window's inputs, without the batch axis."""
         return {
             "encoder_cont": (self.context_length, len(self.features)),
             "encoder_cat": (self.context_length, 2),
@@ -68,19 +68,19 @@ class ModelContract:
 
     @property
     def forecast_shape(self) -> tuple[int, int, int]:
-        """`(targets, horizon, quantiles)`: how the daemon holds a forecast, as the wire shows it."""
+        """`(targets, horizon, quantiles)`: the shape of a forecast in the daemon and on the wire."""
         return len(self.targets), self.horizon, len(self.quantiles)
 
     @property
     def output_shape(self) -> tuple[int, ...]:
-        """The shape of one window's `predictions` as the model gives them."""
+        """The shape of one window's `predictions`, as the model returns them."""
         targets = () if len(self.targets) == 1 else (len(self.targets),)
         return (self.horizon, *targets, len(self.quantiles))
 
     def to_step(self, time_seconds: float) -> int:
-        """The grid step that a time (epoch seconds) belongs to."""
+        """Return the grid step to which a time (epoch seconds) belongs."""
         return int(time_seconds // self.step_seconds)
 
     def to_origin(self, step: int) -> int:
-        """The time (epoch seconds) at which a step ends: the origin of a forecast from that row."""
+        """Return the time (epoch seconds) at which a step ends: the origin of a forecast from its row."""
         return (step + 1) * self.step_seconds

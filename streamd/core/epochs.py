@@ -1,16 +1,16 @@
-"""Epoch times in a finer unit than seconds, recognised by their size."""
+"""Recognises epoch times in a finer unit than seconds by their size. Converts nothing."""
 
 FINER_TIME_UNITS = ((1e11, "milliseconds"), (1e14, "microseconds"), (1e17, "nanoseconds"))
-"""From which number on a time is in which unit: in seconds, the first of them lies in the year 5138.
+"""The smallest number that is taken as a time in each unit, the coarsest first.
 
-Each begins in 1973 in its own unit and ends where the next one begins, in 5138 again.
+In seconds, 1e11 would be the year 5138. In its own unit, each range begins in 1973 and ends at the next range, in 5138.
 """
 
 _END = 1e20
 
 
 def guess_finer_unit(time: float) -> str | None:
-    """Return the unit that an epoch time seems to be in, where it is too large to be seconds; otherwise None."""
+    """Return the unit that an epoch time seems to have if it is too large for seconds, otherwise None."""
     if not time < _END:
         return None
     return next((unit for begin, unit in reversed(FINER_TIME_UNITS) if time >= begin), None)

@@ -1,15 +1,16 @@
-"""One tree of errors: each has a stable wire code and says whether trying again can help.
+"""The tree of errors: each has a stable wire code and states whether a retry can help.
 
-Foreign errors are translated into these once, at the edge where they arise, with `from`.
+Knows no HTTP status: `http/` maps the codes to it. An error of another library is translated into one of these once,
+where it arises, with `from`.
 """
 
 from typing import ClassVar
 
 
 class StreamdError(Exception):
-    """The root.
+    """The root of the tree.
 
-    `code` is what the wire shows and never changes; `retry` is true when the same call may succeed later.
+    `code` is sent on the wire and never changes; `retry` is true if the same call may succeed later.
     The message names the thing, its place and what was expected.
     """
 
@@ -17,15 +18,15 @@ class StreamdError(Exception):
     retry: ClassVar[bool] = False
 
 
-# ---------------------------------------------------------------- what a caller sent
+# ---------------------------------------------------------------- input of callers
 class InvalidInputError(StreamdError):
-    """Something the caller sent is not what the contract asks for."""
+    """Input of a caller does not agree with the contract."""
 
     code = "invalid"
 
 
 class MalformedError(InvalidInputError):
-    """The bytes are no JSON or MessagePack, or not of the message's shape."""
+    """The bytes are not JSON or MessagePack, or do not have the structure of the message."""
 
     code = "malformed"
 
@@ -37,7 +38,7 @@ class UnsupportedMediaTypeError(InvalidInputError):
 
 
 class UnsupportedEncodingError(UnsupportedMediaTypeError):
-    """A body in a content coding that is not decoded here."""
+    """A body in a content coding that is not supported."""
 
 
 class TooLargeError(InvalidInputError):
@@ -53,7 +54,7 @@ class InvalidSampleError(InvalidInputError):
 
 
 class InvalidServerError(InvalidInputError):
-    """A server's key is empty, over 256 bytes of UTF-8, or no UTF-8."""
+    """A server's name is empty, longer than 256 bytes of UTF-8, or not valid UTF-8."""
 
     code = "invalid_server"
 
@@ -65,7 +66,7 @@ class InvalidTimeError(InvalidInputError):
 
 
 class InvalidValueError(InvalidInputError):
-    """A value is no number that float32 can hold."""
+    """A value is not a number that float32 can hold."""
 
     code = "invalid_value"
 
@@ -83,13 +84,13 @@ class TooFarAheadError(InvalidInputError):
 
 
 class InvalidTensorError(InvalidInputError):
-    """A tensor's name, shape, type or content is not what the model contract asks for."""
+    """A tensor's name, shape, type or content does not agree with the model contract."""
 
     code = "invalid_tensor"
 
 
 class AllMissingError(InvalidInputError):
-    """A window without a single value is never forecast."""
+    """A window has no value at all; such a window is never forecast."""
 
     code = "all_missing"
 
@@ -101,14 +102,14 @@ class InvalidSelectionError(InvalidInputError):
 
 
 class UnknownServerError(InvalidInputError):
-    """No server of this name reports."""
+    """The daemon knows no server of this name."""
 
     code = "unknown_server"
 
 
-# ---------------------------------------------------------------- what the daemon cannot do now
+# ---------------------------------------------------------------- calls that fail for now
 class UnavailableError(StreamdError):
-    """The daemon cannot do this now; later it may."""
+    """The daemon cannot do this now; it may later."""
 
     code = "unavailable"
     retry = True
@@ -121,32 +122,32 @@ class TooBusyError(UnavailableError):
 
 
 class DrainingError(UnavailableError):
-    """The daemon is stopping and takes nothing more."""
+    """The daemon is stopping and accepts nothing new."""
 
     code = "draining"
 
 
 class StorageError(UnavailableError):
-    """The state folder cannot take the row (full, read-only, gone)."""
+    """The state folder cannot store the row (full, read-only or removed)."""
 
     code = "storage"
 
 
 # ---------------------------------------------------------------- inference
 class InferenceError(StreamdError):
-    """A batch did not come back with forecasts."""
+    """A batch ended without forecasts."""
 
     code = "inference_failed"
 
 
 class BatchFailedError(InferenceError):
-    """The engine refused or failed this batch; the lane itself is sound."""
+    """The engine refused this batch or failed on it; the lane is healthy."""
 
 
 class LaneLostError(InferenceError):
-    """The lane is unusable (device gone, sticky error, no answer); its batch may run on another.
+    """The lane is unusable (device lost, sticky error, no answer); its batch may run on another lane.
 
-    `device_gone` is true where the error is the whole device's: no lane on it can answer any more.
+    `device_gone` is true if the whole device is lost: no lane on it can answer any more.
     """
 
     code = "lane_lost"
@@ -158,26 +159,26 @@ class LaneLostError(InferenceError):
 
 
 class NotFiniteError(InferenceError):
-    """The model gave NaN or infinity for this window."""
+    """The model returned NaN or infinity for this window."""
 
     code = "forecast_not_finite"
 
 
-# ---------------------------------------------------------------- changing what serves
+# ---------------------------------------------------------------- changes of the serving version
 class ForbiddenError(StreamdError):
-    """The daemon's configuration does not allow this call to anyone."""
+    """The configuration of the daemon disables this call."""
 
     code = "forbidden"
 
 
 class UnauthorizedError(StreamdError):
-    """The caller did not show the token that this call needs."""
+    """The caller did not send the token that this call needs."""
 
     code = "unauthorized"
 
 
 class ReloadError(StreamdError):
-    """What serves cannot be changed so while the daemon runs; nothing was changed."""
+    """The serving version cannot be changed in this way while the daemon runs; nothing was changed."""
 
     code = "reload_refused"
 
@@ -196,23 +197,23 @@ class RepositoryError(StreamdError):
 
 
 class BackendUnavailableError(StreamdError):
-    """A backend cannot run on this machine; the message says why."""
+    """A backend cannot run on this machine; the message gives the reason."""
 
     code = "backend_unavailable"
 
 
 class DeviceLostError(BackendUnavailableError):
-    """A device is broken and did not come back: this process cannot use it again, another one may."""
+    """A device failed and did not recover: this process cannot use it again, another process may."""
 
 
 class StateError(StreamdError):
-    """The state folder cannot be used; the message says why."""
+    """The state folder cannot be used; the message gives the reason."""
 
     code = "state"
 
 
 # ---------------------------------------------------------------- making engine versions
 class BuildError(StreamdError):
-    """A graph or a plan cannot be made; the message gives every reason that the library told."""
+    """A graph or a plan cannot be made; the message has every reason that the library reported."""
 
     code = "build_failed"

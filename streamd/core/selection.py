@@ -1,4 +1,4 @@
-"""What a subscriber asked for: which servers, and which part of each forecast."""
+"""The choice of a subscriber: its servers, and its part of each forecast. Neither sends nor encodes."""
 
 import re
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ FRAME_DTYPES = ("float32", "float16")
 MAX_GLOBS = 10_000
 MAX_GLOB_BYTES = 1_024
 
-HALF_LIMIT = np.finfo(np.float16).max.astype(np.float32)
+FLOAT16_LIMIT = np.finfo(np.float16).max.astype(np.float32)
 
 
 @dataclass(frozen=True)
 class ForecastSlice:
-    """The part of a forecast that is sent: targets and quantiles by index, every `every`-th step.
+    """The part of a forecast that is sent: targets and quantiles by index, and every `every`-th step.
 
-    Hashable, so that a forecast is encoded once for all who asked for the same part.
+    Hashable, so that a forecast is encoded once for all subscribers of the same part.
     """
 
     targets: tuple[int, ...]
@@ -41,26 +41,26 @@ class ForecastSlice:
         if self.quantiles != tuple(range(quantiles)):
             values = values[..., self.quantiles]
         if self.dtype == "float16":
-            return _halves(values)
+            return _convert_to_float16(values)
         return np.ascontiguousarray(values)
 
 
-def _halves(values: Float32) -> npt.NDArray[np.float16]:
-    """Convert to float16; beyond its range the largest value stands in, so that no reader gets infinity."""
-    # Bounded first: a number that overflows takes 30 times as long, and of rates in bytes a second most do.
-    return np.ascontiguousarray(np.clip(values, -HALF_LIMIT, HALF_LIMIT), dtype=np.float16)
+def _convert_to_float16(values: Float32) -> npt.NDArray[np.float16]:
+    """Convert to float16; a value beyond its range becomes the largest one, so that no reader gets infinity."""
+    # Clipped first: a number that overflows takes 30 times as long to convert, and most rates in bytes a second do.
+    return np.ascontiguousarray(np.clip(values, -FLOAT16_LIMIT, FLOAT16_LIMIT), dtype=np.float16)
 
 
 class ServerGlobs:
-    """A choice of servers, case-sensitive: by `globs`, and by `names` that are never read as globs.
+    """A case-sensitive choice of servers by `globs`, and by `names`, which are never read as globs.
 
-    A glob matches the server whose name it is, character by character, and those that it matches as the shell's
-    patterns do (`*`, `?`, `[...]`). So a server `db[1]` is chosen by its name. Any one of them suffices.
+    A server is chosen if one of them matches. A glob matches the server with exactly this name, and the servers that
+    match it as a pattern of the shell (`*`, `?`, `[...]`). So the server `db[1]` is chosen by its name.
     """
 
     def __init__(self, globs: Sequence[str], names: Sequence[str] = ()) -> None:
         if len(globs) + len(names) > MAX_GLOBS:
-            raise InvalidSelectionError(f"servers has {len(globs) + len(names)} globs, at most {MAX_GLOBS} are taken")
+            raise InvalidSelectionError(f"servers has {len(globs) + len(names)} globs, expected at most {MAX_GLOBS}")
         self.globs = (*globs, *names)
         self._all = "*" in globs
         self._exact = frozenset(self.globs)
@@ -69,12 +69,14 @@ class ServerGlobs:
             if glob == "*" or not re.search(r"[*?\[]", glob):
                 continue
             if len(glob) > MAX_GLOB_BYTES:
-                raise InvalidSelectionError(f"servers has a glob of {len(glob)} characters, at most 1024")
+                raise InvalidSelectionError(
+                    f"servers has a glob of {len(glob)} characters, expected at most {MAX_GLOB_BYTES}"
+                )
             patterns.append(translate(re.sub(r"\*+", "*", glob)))
         self._pattern = re.compile("|".join(patterns)) if patterns else None
 
     def matches(self, name: str) -> bool:
-        """Whether a server of this name is meant."""
+        """Whether a server of this name is chosen."""
         if self._all or name in self._exact:
             return True
         return self._pattern is not None and self._pattern.match(name) is not None
@@ -87,39 +89,39 @@ def make_forecast_slice(
     every: int = 1,
     dtype: str = "float32",
 ) -> ForecastSlice:
-    """Return the part of the contract's forecasts that is meant; none means all.
+    """Return the requested part of the contract's forecasts; None for `targets` or `quantiles` means all.
 
-    Raises `InvalidSelectionError` for a target, quantile, stride or type that there is not.
+    Raises `InvalidSelectionError` for a target, quantile, stride or type that does not exist.
     """
     if dtype not in FRAME_DTYPES:
         raise InvalidSelectionError(f"dtype is {dtype!r}, expected one of {', '.join(FRAME_DTYPES)}")
     if not 1 <= every <= contract.horizon:
         raise InvalidSelectionError(f"every is {every}, expected 1 to {contract.horizon}")
     return ForecastSlice(
-        _places("targets", contract.targets, targets),
-        _places("quantiles", contract.quantiles, quantiles),
+        _find_indices("targets", contract.targets, targets),
+        _find_indices("quantiles", contract.quantiles, quantiles),
         every,
         dtype,
     )
 
 
-def _places(what: str, known: Sequence[str | float], asked: Sequence[str | float] | None) -> tuple[int, ...]:
-    if asked is None:
+def _find_indices(what: str, known: Sequence[str | float], requested: Sequence[str | float] | None) -> tuple[int, ...]:
+    if requested is None:
         return tuple(range(len(known)))
-    if not asked:
+    if not requested:
         raise InvalidSelectionError(f"{what} is empty, expected some of {list(known)} or no {what} at all")
     places = []
-    for one in asked:
-        near = [place for place, other in enumerate(known) if _same(one, other)]
+    for one in requested:
+        near = [place for place, other in enumerate(known) if _is_same(one, other)]
         if not near:
             raise InvalidSelectionError(f"{what} has {one!r}, expected some of {list(known)}")
         places.append(near[0])
     if len(set(places)) != len(places):
-        raise InvalidSelectionError(f"{what} names one of {list(asked)} twice")
+        raise InvalidSelectionError(f"{what} names one of {list(requested)} twice")
     return tuple(places)
 
 
-def _same(asked: str | float, known: str | float) -> bool:
-    if isinstance(asked, str) or isinstance(known, str):
-        return asked == known
-    return abs(asked - known) < 1e-6
+def _is_same(requested: str | float, known: str | float) -> bool:
+    if isinstance(requested, str) or isinstance(known, str):
+        return requested == known
+    return abs(requested - known) < 1e-6

@@ -1,4 +1,7 @@
-"""Two versions on the same servers from the same origins: paired losses, with their mean difference and its error."""
+"""Compares two versions on the same servers from the same origins: paired losses, their mean difference and its error.
+
+Is given losses and knows no forecasts.
+"""
 
 import math
 from collections.abc import Sequence
@@ -7,14 +10,15 @@ from itertools import combinations
 
 from streamd.core.accuracy.scores import ScoreShape, SlidingSums
 
-_COLUMNS = 5  # observations, differences, their squares, losses of the first and of the second
+_COLUMNS = 5
+"""Observations, differences, squared differences, losses of the first version, losses of the second."""
 
 
 class Comparisons:
-    """Every pair of versions that forecast alike. One observation is one forecast.
+    """The paired losses of every two versions that forecast the same servers from the same origins.
 
-    A forecast's steps go wrong together, so they are no observations of their own; its mean over a range of the horizon
-    is one, and so is its mean over the whole (the last row).
+    One observation is the mean loss of one forecast over a range of the horizon, or over the whole horizon (the last
+    row). Single steps are not observations: the errors of one forecast's steps depend on each other.
     """
 
     def __init__(self, shape: ScoreShape) -> None:
@@ -23,15 +27,15 @@ class Comparisons:
         self._period = 0
 
     def advance(self, period: int) -> None:
-        """Go on to a period of the sliding window."""
+        """Advance the sliding window to a period."""
         self._period = period
         for sums in self._pairs.values():
             sums.advance(period)
 
     def add(self, row: int, losses: Sequence[tuple[str, float]]) -> None:
-        """Take the mean losses of one forecast by version, the first followed first.
+        """Add the mean losses of one forecast by version, in the order in which the versions were followed.
 
-        `row` is the range of the horizon, or the number of ranges for the whole of it.
+        `row` is the index of the range of the horizon, or the number of ranges for the whole horizon.
         """
         for (first, before), (second, after) in combinations(losses, 2):
             sums = self._pairs.get((first, second))
@@ -51,16 +55,16 @@ class Comparisons:
     def summarize(self) -> dict[tuple[str, str], list["Comparison"]]:
         """Return, by pair, the comparison for each range of the horizon and, last, for the whole."""
         return {
-            pair: [_comparison(*map(float, row)) for row in sums.compute_total("pairs")]
+            pair: [_make_comparison(*map(float, row)) for row in sums.compute_total("pairs")]
             for pair, sums in self._pairs.items()
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """The mean loss of two versions over the same forecasts; `difference` is the second's less the first's.
+    """The mean losses of two versions over the same forecasts; `difference` is the second loss minus the first.
 
-    Below zero the second is better: for certain where it is more than about two standard errors below.
+    Below zero the second version is better; a difference of more than about two standard errors is significant.
     """
 
     forecasts: int
@@ -68,15 +72,20 @@ class Comparison:
     second_loss: float
     difference: float
     standard_error: float
-    """NaN for fewer than two forecasts. Servers that fail together make it look smaller than it is."""
+    """NaN for fewer than two forecasts. It is too small if the errors of several servers depend on each other."""
 
 
-def _comparison(forecasts: float, differences: float, squares: float, first: float, second: float) -> Comparison:
-    if not forecasts:
-        return Comparison(0, math.nan, math.nan, math.nan, math.nan)
-    mean = differences / forecasts
-    error = math.nan
+def _make_comparison(forecasts: float, differences: float, squares: float, first: float, second: float) -> Comparison:
+    mean = first_loss = second_loss = error = math.nan
+    if forecasts:
+        mean, first_loss, second_loss = differences / forecasts, first / forecasts, second / forecasts
     if forecasts > 1:
         variance = max(squares - forecasts * mean**2, 0.0) / (forecasts - 1)
         error = math.sqrt(variance / forecasts)
-    return Comparison(int(forecasts), first / forecasts, second / forecasts, mean, error)
+    return Comparison(
+        forecasts=int(forecasts),
+        first_loss=first_loss,
+        second_loss=second_loss,
+        difference=mean,
+        standard_error=error,
+    )

@@ -1,4 +1,4 @@
-"""What live accuracy holds: forecasts whose truth has not come yet, and how many of them for how long."""
+"""The pending forecasts of live accuracy, whose truth has not arrived yet, and their limits. Data only."""
 
 from dataclasses import dataclass, field
 
@@ -10,23 +10,23 @@ from streamd.core.arrays import Float32, Float64
 from streamd.core.state.windows import NO_STEP
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AccuracyLimits:
-    """How much is held and for how long; all steps are of the grid."""
+    """The number of pending forecasts and their times; all steps are steps of the grid."""
 
     scored_servers: int = 512
-    """Servers of which a forecast is held at a time, one each; 0: none, and nothing is scored."""
+    """Servers with a pending forecast at the same time, one each; 0 turns scoring off."""
     settle_steps: int = 2
-    """A row is scored when so many steps after it have closed: what amends it until then counts."""
+    """A row is used for scores once this many later steps have closed: late samples until then count."""
     tolerance_steps: int = 12
-    """A held forecast is given up so long after its last row should have settled."""
+    """A forecast expires this long after its last row should have been usable."""
     range_steps: int = 12
-    """The horizon is told apart in ranges of so many steps."""
+    """The length of the ranges of the horizon that are scored separately."""
     period_steps: int = 12
     periods: int = 24
-    """Figures are over the last `periods` periods of `period_steps`: by default a day at five minutes."""
+    """Scores are over the last `periods` periods of `period_steps`: by default one day at five minutes a step."""
     versions: int = 4
-    """Versions that are scored beside each other; with one more, the one that was quiet the longest goes."""
+    """Versions that are scored at the same time; one more replaces the version whose last forecast is the oldest."""
 
     def __post_init__(self) -> None:
         if self.scored_servers < 0 or self.settle_steps < 0 or self.tolerance_steps < 0:
@@ -35,49 +35,51 @@ class AccuracyLimits:
             raise ValueError(f"{self}: expected ranges, periods and versions of at least 1")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class ScoredVersion:
-    """One version that is scored: its share of the servers, and whether it may open holds or only joins others'."""
+    """One version that is scored, its share of the servers, and its scores."""
 
     name: str
     scores: Scores
     number: int
+    """Counts the versions in the order in which they were first followed."""
     share: float = 1.0
     is_shadow: bool = False
+    """A shadow joins the pending forecasts of other versions; it opens its own only if no other version does."""
     threshold: int = 0
-    """Of 2^64 origins, how many are chosen."""
+    """An origin is chosen if its 64-bit hash is below this."""
     latest_step: int = NO_STEP
-    """The newest origin that it offered a forecast from."""
+    """The newest origin from which it offered a forecast."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class PendingForecast:
     """The forecasts of one server from one origin, by version, while their truth arrives."""
 
     slot: int
     generation: int
     step: int
-    """That of the newest row they saw."""
+    """The step of the newest row that they were made from."""
     reported: npt.NDArray[np.bool_]
-    """`(targets,)`: enough of its window was there for it to be scored."""
+    """`(targets,)`: true if enough of the target's window was reported, so that it is scored."""
     points: Float64
-    """Values scored, `(targets, ranges)`."""
+    """The number of scored values, `(targets, ranges)`."""
     forecasts: dict[str, Float32] = field(default_factory=dict)
     losses: dict[str, Float64] = field(default_factory=dict)
-    """Summed, `(targets, ranges)`."""
+    """The sums of the losses by version, `(targets, ranges)`."""
     done_steps: int = 0
-    """Steps of the horizon that are past, scored or missing."""
+    """Steps of the horizon that are over, whether scored or missing."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class PendingCounts:
-    """What became of the sampled forecasts since start; joined ones go with the hold they joined."""
+    """The fate of the sampled forecasts since start; one that joined another version's shares that one's fate."""
 
     opened: int = 0
     joined: int = 0
     finished: int = 0
     expired: int = 0
-    """Given up before every row had come."""
+    """Ended before every row had arrived."""
     forgotten: int = 0
     crowded: int = 0
-    """Chosen when no place was free."""
+    """Chosen, but no place was free."""

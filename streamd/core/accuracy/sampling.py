@@ -1,15 +1,16 @@
-"""Which forecasts are held to be scored: a fair sample of servers and origins, the same on every run.
+"""The choice of the forecasts that are scored: a fair sample of servers and origins, the same on every run.
 
-Chosen as by lot, not in turn: whatever recurs (the time of day, servers that report every other step) is met evenly.
+Random by a hash, not in turn: so anything periodic (the time of day, servers that report every other step) is sampled
+evenly. Keeps no state.
 """
 
 _MASK = (1 << 64) - 1
 
 
 def compute_sampling_rate(places: float, servers: float, length: int) -> float:
-    """How often to choose an origin, so that servers hold a place for `places / servers` of the time.
+    """Return the share of origins to choose so that each server has a place `places / servers` of the time.
 
-    A server that is chosen holds its place for `length` steps, and waits for `1 / compute_sampling_rate` steps before.
+    A chosen server keeps its place for `length` steps; before that it waits for `1 / rate` steps on average.
     """
     if places >= servers:
         return 1.0 if places else 0.0
@@ -18,6 +19,6 @@ def compute_sampling_rate(places: float, servers: float, length: int) -> float:
 
 
 def hash_origin(slot: int, step: int) -> int:
-    """Return a number below 2^64 that looks random: any of a server's origins, and of an origin's servers, is alike."""
+    """Return a pseudo-random number below 2^64, evenly spread over both the slots and the steps."""
     mixed = (slot * 0x9E3779B97F4A7C15 + step * 0xD1B54A32D192ED03) & _MASK
     return ((mixed ^ (mixed >> 32)) * 0xD6E8FEB86659FD93) & _MASK

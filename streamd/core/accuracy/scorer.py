@@ -1,6 +1,7 @@
-"""Past forecasts scored as the truth arrives: a sample is held, and each step is scored once its row has settled.
+"""Scores a sample of the past forecasts as their truth arrives.
 
-Nothing here outlives the process. Time is counted in steps of the grid, by the newest origin that was ever offered.
+Touches no windows: it is given forecasts and rows. It is lost with the process. Its clock is the newest origin of all
+forecasts, in steps of the grid.
 """
 
 import numpy as np
@@ -15,28 +16,34 @@ from streamd.core.contract import ModelContract
 from streamd.core.state.windows import NO_STEP
 
 MIN_KNOWN_SHARE = 0.5
-"""A target is scored where so much of its window was reported (training's rule), and compared where so much of
-what came after was."""
+"""A target is scored if at least this share of its window was reported (as in training), and compared if at least this
+share of the forecast steps was."""
 
 ACTIVE_STEPS = 12
-"""A version that offered nothing for so long has no part of the places: it does not serve any more."""
+"""A version without a forecast for this long serves no more, and gets no places."""
 
 
 class ForecastScorer:
-    """The forecasts that are held, and the figures by version and by pair of versions.
+    """The pending forecasts, and the scores by version and by pair of versions.
 
-    At most `scored_servers` servers are held, one origin each, with at most `versions` forecasts of
-    `(targets, horizon, quantiles) float32`. Which origins are chosen depends on slot and step alone.
+    1. `offer_forecast` decides whether a new forecast is sampled, by its slot and step alone. `add_forecast` then makes
+       it pending: it takes one of `scored_servers` places, one for each server.
+    2. The same origin of another version joins it, so that two versions are compared on the same forecasts.
+    3. `score` scores each step of the horizon once, when its row has settled: late samples change it no more.
+
+    Memory: at most `scored_servers` times `versions` forecasts of `(targets, horizon, quantiles) float32`.
     """
 
     def __init__(self, contract: ModelContract, limits: AccuracyLimits, capacity: int) -> None:
         self.contract = contract
         self.limits = limits
         self.shape = ScoreShape(contract, limits.range_steps, limits.period_steps, limits.periods)
-        self.versions: dict[str, ScoredVersion] = {}  # the longest quiet first
+        self.versions: dict[
+            str, ScoredVersion
+        ] = {}  # the version whose last sampled forecast is the oldest comes first
         self.comparisons = Comparisons(self.shape)
         self.pending: dict[int, PendingForecast] = {}
-        """By slot; the longest unscored first."""
+        """By slot; the one that was scored least recently comes first."""
         self.counts = PendingCounts()
         self.now_step = NO_STEP
         self._deviations = SeriesDeviations(capacity, len(contract.targets))
@@ -45,38 +52,41 @@ class ForecastScorer:
 
     # ------------------------------------------------------------ versions
     def follow(self, name: str, *, share: float = 1.0, shadow: bool = False) -> ScoredVersion:
-        """Score a version from now on, or change what is known of one.
+        """Begin to score a version, or change the share and the role of one that is scored already.
 
-        `share` is that of the servers which it forecasts; a shadow opens no hold of its own while another version may.
+        `share` is the share of the servers that it forecasts. A `shadow` only joins pending forecasts of other
+        versions, unless there is no other version.
         """
         version = self.versions.get(name)
         if version is None:
             if len(self.versions) >= self.limits.versions:
                 self.unfollow(next(iter(self.versions)))
             self._numbers += 1
-            version = ScoredVersion(name, Scores(self.shape), self._numbers, latest_step=self.now_step)
+            version = ScoredVersion(
+                name=name, scores=Scores(self.shape), number=self._numbers, latest_step=self.now_step
+            )
             self.versions[name] = version
         version.share, version.is_shadow = share, shadow
         self.set_server_count(self._servers)
         return version
 
     def unfollow(self, name: str) -> None:
-        """Let a version go with its figures; one that is not followed is none."""
+        """Remove a version with its scores and its pending forecasts; a no-op if the version is not followed."""
         if self.versions.pop(name, None) is None:
             return
         self.comparisons.drop(name)
-        for hold in list(self.pending.values()):
-            if hold.forecasts.pop(name, None) is not None:
-                del hold.losses[name]
-            if not hold.forecasts:
-                del self.pending[hold.slot]
+        for pending in list(self.pending.values()):
+            if pending.forecasts.pop(name, None) is not None:
+                del pending.losses[name]
+            if not pending.forecasts:
+                del self.pending[pending.slot]
                 self.counts.forgotten += 1
         self.set_server_count(self._servers)
 
     def set_server_count(self, servers: int) -> None:
-        """Choose so often that the places are just filled, with so many servers in all.
+        """Set the sampling rate of each version so that its places are just filled, with `servers` servers in all.
 
-        The versions that forecast at present have equal parts of the places: few servers of a candidate are enough.
+        The active versions share the places equally, so that a candidate with few servers gets enough of them.
         """
         self._servers = servers
         active = [each for each in self.versions.values() if self.now_step - each.latest_step <= ACTIVE_STEPS]
@@ -92,133 +102,144 @@ class ForecastScorer:
 
     # ------------------------------------------------------------ forecasts in
     def offer_forecast(self, version: ScoredVersion, slot: int, step: int) -> bool:
-        """Whether this version's forecast of a server from `step` is to be given to `take`; quick, for most are not."""
+        """Record that a version has a forecast of a server from `step`; returns whether to call `add_forecast` with it.
+
+        Quick, because most forecasts are not sampled.
+        """
         if step > version.latest_step:
             version.latest_step = step
             if step > self.now_step:
                 self.now_step = step
-        hold = self.pending.get(slot)
-        if hold is not None:
-            return hold.step == step and not hold.done_steps and version.name not in hold.forecasts
+        pending = self.pending.get(slot)
+        if pending is not None:
+            return pending.step == step and not pending.done_steps and version.name not in pending.forecasts
         return hash_origin(slot, step) < version.threshold
 
     def add_forecast(
         self, version: ScoredVersion, slot: int, generation: int, step: int, forecast: Float32, rows: Float32
     ) -> bool:
-        """Hold a forecast that was chosen, or let it join the other versions' from the same origin; whether it was.
+        """Make a sampled forecast pending, or join it to another version's from the same origin; returns whether it was.
 
         `forecast (targets, horizon, quantiles)` is copied. `rows (rows, targets)` are the server's last rows up to
-        `step`, NaN where missing, as many as are known of its window.
+        `step`, with NaN for a missing value; they may be fewer than a window.
         """
-        hold = self.pending.get(slot)
-        if hold is not None:
-            # One that comes when some steps are scored is left out: all versions of a hold have the same points.
-            if hold.step != step or hold.generation != generation or hold.done_steps or version.name in hold.forecasts:
+        pending = self.pending.get(slot)
+        if pending is not None:
+            # One that comes after some steps were scored is left out: all versions are scored on the same steps.
+            if (
+                pending.step != step
+                or pending.generation != generation
+                or pending.done_steps
+                or version.name in pending.forecasts
+            ):
                 return False
             self.counts.joined += 1
         else:
-            hold = self._open(slot, generation, step, rows)
-            if hold is None:
+            pending = self._open_pending(slot, generation, step, rows)
+            if pending is None:
                 return False
-        hold.forecasts[version.name] = np.array(forecast, np.float32)
-        hold.losses[version.name] = np.zeros_like(hold.points)
+        pending.forecasts[version.name] = np.array(forecast, np.float32)
+        pending.losses[version.name] = np.zeros_like(pending.points)
         self.versions[version.name] = self.versions.pop(version.name)
         return True
 
-    def _open(self, slot: int, generation: int, step: int, rows: Float32) -> PendingForecast | None:
-        if self._late(step):
-            return None  # history that is replayed: its truth would be given up before it comes
+    def _open_pending(self, slot: int, generation: int, step: int, rows: Float32) -> PendingForecast | None:
+        if self._is_late(step):
+            return None  # replayed history: it would expire before its truth arrives
         if len(self.pending) >= self.limits.scored_servers:
             self.counts.crowded += 1
             return None
         self._deviations.add_rows(slot, step, rows)
         reported = np.isfinite(rows).sum(0) >= MIN_KNOWN_SHARE * self.contract.context_length
         if not np.isfinite(self._deviations.compute_deviation(slot)[reported]).any():
-            return None  # nothing is known of it, or all is flat
+            return None  # every target is unknown or flat
         points = np.zeros((len(self.contract.targets), self.shape.ranges))
-        hold = self.pending[slot] = PendingForecast(slot, generation, step, reported, points)
+        pending = PendingForecast(slot=slot, generation=generation, step=step, reported=reported, points=points)
+        self.pending[slot] = pending
         self.counts.opened += 1
-        return hold
+        return pending
 
     def forget(self, slot: int) -> None:
-        """Drop what is held and known of a slot that changes hands."""
+        """Forget everything about a slot that gets another server."""
         if self.pending.pop(slot, None) is not None:
             self.counts.forgotten += 1
         self._deviations.reset(slot)
 
     # ------------------------------------------------------------ truth in
     def drop_old_scores(self) -> None:
-        """Let figures that are older than the sliding window go."""
+        """Drop the scores that are older than the sliding window."""
         period = max(self.now_step, 0) // self.limits.period_steps
         for version in self.versions.values():
             version.scores.sums.advance(period)
         self.comparisons.advance(period)
 
-    def count_settled_steps(self, hold: PendingForecast, newest: int) -> int:
-        """How many steps of a held forecast's horizon can be passed, with `newest` its server's newest closed row."""
-        wait = 0 if self._late(hold.step) else self.limits.settle_steps
-        return min(max(newest - wait - hold.step, 0), self.contract.horizon)
+    def count_settled_steps(self, pending: PendingForecast, newest: int) -> int:
+        """Return how many steps of the horizon are over; `newest` is the step of the server's newest closed row."""
+        wait = 0 if self._is_late(pending.step) else self.limits.settle_steps
+        return min(max(newest - wait - pending.step, 0), self.contract.horizon)
 
-    def is_due(self, hold: PendingForecast, newest: int) -> bool:
-        """Whether `score` has anything to do."""
-        return self.count_settled_steps(hold, newest) > hold.done_steps or self._late(hold.step)
+    def is_due(self, pending: PendingForecast, newest: int) -> bool:
+        """Whether there is something to score, or the forecast has expired."""
+        return self.count_settled_steps(pending, newest) > pending.done_steps or self._is_late(pending.step)
 
-    def score(self, hold: PendingForecast, newest: int, rows: Float32) -> None:
-        """Score what has settled; `rows (rows, targets)` are the server's last rows up to `newest`, NaN where missing.
+    def score(self, pending: PendingForecast, newest: int, rows: Float32) -> None:
+        """Score the settled steps; `rows (rows, targets)` are the last rows up to `newest`, NaN for a missing value.
 
-        A hold whose horizon is past, or that is too old, goes; its missing rows are scored by nobody.
+        A pending forecast ends if its horizon is over or if it has expired; rows that are missing then are not scored.
         """
         self.drop_old_scores()
-        before, hold.done_steps = hold.done_steps, self.count_settled_steps(hold, newest)
-        if hold.done_steps > before:
-            last = hold.step + hold.done_steps
-            # What is scored belongs to the series too: a leap is measured by a deviation that knows of it.
-            self._deviations.add_rows(hold.slot, last, rows[: max(len(rows) - (newest - last), 0)])
-            self._score_steps(hold, before, _rows_of(rows, newest, hold.step + before + 1, last).T)
-            self._compare_ranges(hold, before)
-            self.pending[hold.slot] = self.pending.pop(hold.slot)
-        finished = hold.done_steps == self.contract.horizon
-        if finished or self._late(hold.step):
+        before, pending.done_steps = pending.done_steps, self.count_settled_steps(pending, newest)
+        if pending.done_steps > before:
+            last = pending.step + pending.done_steps
+            # The rows belong to the series too and are added first: a leap is divided by a deviation that includes it.
+            self._deviations.add_rows(pending.slot, last, rows[: max(len(rows) - (newest - last), 0)])
+            self._score_steps(pending, before, _select_rows(rows, newest, pending.step + before + 1, last).T)
+            self._compare_ranges(pending, before)
+            self.pending[pending.slot] = self.pending.pop(pending.slot)
+        finished = pending.done_steps == self.contract.horizon
+        if finished or self._is_late(pending.step):
             self.counts.finished += finished
             self.counts.expired += not finished
-            self._compare(hold, self.shape.ranges, slice(None), self.contract.horizon)
-            del self.pending[hold.slot]
+            self._compare(pending, self.shape.ranges, slice(None), self.contract.horizon)
+            del self.pending[pending.slot]
 
-    def _late(self, step: int) -> bool:
-        patience = self.contract.horizon + self.limits.settle_steps + self.limits.tolerance_steps
-        return self.now_step - step > patience
+    def _is_late(self, step: int) -> bool:
+        limit = self.contract.horizon + self.limits.settle_steps + self.limits.tolerance_steps
+        return self.now_step - step > limit
 
-    def _score_steps(self, hold: PendingForecast, first: int, truth: Float64) -> None:
+    def _score_steps(self, pending: PendingForecast, first: int, truth: Float64) -> None:
         """Score the steps from `first` on by `truth (targets, steps)`."""
-        deviation = np.where(hold.reported, self._deviations.compute_deviation(hold.slot), np.nan)
+        deviation = np.where(pending.reported, self._deviations.compute_deviation(pending.slot), np.nan)
         known = np.isfinite(truth) & np.isfinite(deviation)[:, None]
-        begins = bool(known.any()) and not hold.points.any()
-        hold.points += self.shape.sum_by_range(first, known)
-        for name, forecast in hold.forecasts.items():
-            figures = self.versions[name].scores
-            hold.losses[name] += figures.add(first, forecast, np.where(known, truth, np.nan), deviation)
+        begins = bool(known.any()) and not pending.points.any()
+        pending.points += self.shape.sum_by_range(first, known)
+        for name, forecast in pending.forecasts.items():
+            scores = self.versions[name].scores
+            pending.losses[name] += scores.add(first, forecast, np.where(known, truth, np.nan), deviation)
             if begins:
-                figures.count_forecast()
+                scores.count_forecast()
 
-    # ------------------------------------------------------------ versions against each other
-    def _compare_ranges(self, hold: PendingForecast, before: int) -> None:
+    # ------------------------------------------------------------ comparisons of versions
+    def _compare_ranges(self, pending: PendingForecast, before: int) -> None:
         ends = np.cumsum(self.shape.range_lengths).astype(int)
-        for index in np.flatnonzero((ends > before) & (ends <= hold.done_steps)).tolist():
-            self._compare(hold, index, slice(index, index + 1), int(self.shape.range_lengths[index]))
+        for index in np.flatnonzero((ends > before) & (ends <= pending.done_steps)).tolist():
+            self._compare(pending, index, slice(index, index + 1), int(self.shape.range_lengths[index]))
 
-    def _compare(self, hold: PendingForecast, row: int, ranges: slice, steps: int) -> None:
-        """Add one observation for each pair of versions: the mean over the targets that were reported enough."""
-        points = hold.points[:, ranges].sum(1)
+    def _compare(self, pending: PendingForecast, row: int, ranges: slice, steps: int) -> None:
+        """Add one observation for each pair of versions: the mean over the targets with enough reported values."""
+        points = pending.points[:, ranges].sum(1)
         enough = points >= max(MIN_KNOWN_SHARE * steps, 1.0)
         if not enough.any():
             return
-        means = {name: (loss[:, ranges].sum(1)[enough] / points[enough]).mean() for name, loss in hold.losses.items()}
+        means = {
+            name: (loss[:, ranges].sum(1)[enough] / points[enough]).mean() for name, loss in pending.losses.items()
+        }
         names = sorted(means, key=lambda name: self.versions[name].number)
         self.comparisons.add(row, [(name, float(means[name])) for name in names])
 
 
-def _rows_of(rows: Float32, newest: int, first: int, last: int) -> Float64:
-    """The rows of steps `first` to `last`, of `rows` that end at `newest`; NaN where they are too old to be there."""
+def _select_rows(rows: Float32, newest: int, first: int, last: int) -> Float64:
+    """Return the rows of steps `first` to `last` of `rows`, which end at `newest`; NaN for steps before them."""
     found = np.full((last - first + 1, rows.shape[1]), np.nan)
     oldest = newest - len(rows) + 1
     begin = max(first, oldest)

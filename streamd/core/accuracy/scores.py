@@ -1,4 +1,7 @@
-"""Sums over a sliding window of steps, and the figures of one version that are read from them."""
+"""The scores of one version: sums over a sliding window of periods, and what is computed from them.
+
+Is given forecasts and truth; which forecasts are scored is the part of `scorer`.
+"""
 
 import math
 from collections.abc import Mapping
@@ -15,7 +18,7 @@ from streamd.core.contract import ModelContract
 
 @dataclass(frozen=True)
 class ScoreShape:
-    """What is told apart: targets, quantiles, intervals between them, and ranges of the horizon."""
+    """The axes of all scores: targets, quantiles, intervals between quantiles, and ranges of the horizon."""
 
     contract: ModelContract
     range_steps: int
@@ -24,17 +27,17 @@ class ScoreShape:
 
     @cached_property
     def ranges(self) -> int:
-        """How many ranges the horizon has; the last may be shorter."""
+        """The number of ranges of the horizon; the last may be shorter."""
         return -(-self.contract.horizon // self.range_steps)
 
     @cached_property
     def range_lengths(self) -> Float64:
-        """The steps of each range, `(ranges,)`."""
+        """The number of steps of each range, `(ranges,)`."""
         edges = np.append(np.arange(self.ranges) * self.range_steps, self.contract.horizon)
         return np.diff(edges).astype(np.float64)
 
     def sum_by_range(self, first: int, values: npt.NDArray[Any]) -> Float64:
-        """Sum `values (targets, steps)`, of the horizon's steps from `first` on, to `(targets, ranges)`."""
+        """Sum `values (targets, steps)`, which are of the horizon's steps from `first` on, to `(targets, ranges)`."""
         ranges = np.arange(first, first + values.shape[1]) // self.range_steps
         starts = np.flatnonzero(np.diff(ranges, prepend=-1))
         sums = np.zeros((len(values), self.ranges))
@@ -48,20 +51,20 @@ class ScoreShape:
 
     @cached_property
     def intervals(self) -> tuple[tuple[int, int], ...]:
-        """The pairs of quantiles that lie even about the median, the widest first."""
+        """The pairs of quantiles that are symmetric about the median, the widest first."""
         levels = self.contract.quantiles
         pairs = zip(range(len(levels)), reversed(range(len(levels))), strict=True)
         return tuple((low, high) for low, high in pairs if low < high and math.isclose(levels[low] + levels[high], 1.0))
 
     @property
     def interval_names(self) -> list[str]:
-        """`0.1-0.9` and the like."""
+        """The name of each interval, for example `0.1-0.9`."""
         levels = self.contract.quantiles
         return [f"{levels[low]:g}-{levels[high]:g}" for low, high in self.intervals]
 
 
 class SlidingSums:
-    """Named sums over the last `periods` periods; a period that begins empties the oldest one's."""
+    """Named sums over the last `periods` periods; a new period replaces the oldest one."""
 
     def __init__(self, periods: int, **shapes: tuple[int, ...]) -> None:
         self._periods = periods
@@ -69,7 +72,7 @@ class SlidingSums:
         self._period: int | None = None
 
     def advance(self, period: int) -> None:
-        """Go on to a period; one that is not later changes nothing."""
+        """Advance to a period; a no-op if it is not later than the current one."""
         if self._period is not None and period <= self._period:
             return
         first = period if self._period is None else max(self._period + 1, period - self._periods + 1)
@@ -79,28 +82,28 @@ class SlidingSums:
         self._period = period
 
     def get_current(self, name: str) -> Float64:
-        """Return the sums of the present period, to be added to; `roll` comes before it."""
+        """Return the sums of the current period as a view to add to; call `advance` first."""
         assert self._period is not None, "no period has begun"
         sums: Float64 = self._sums[name][self._period % self._periods]
         return sums
 
     def compute_total(self, name: str) -> Float64:
-        """Return the sums over all periods that are kept."""
+        """Return the sums over all periods of the window."""
         total: Float64 = np.sum(self._sums[name], axis=0)
         return total
 
 
 class Scores:
-    """How one version does. Losses are pinball, averaged over the quantiles, divided by the series' deviation.
+    """The scores of one version. A loss is the pinball loss, averaged over the quantiles, divided by the deviation.
 
-    As in training: a target's loss gives every step of the horizon the same weight, and the whole is the mean over
-    targets. So there is none before every range of the horizon was scored.
+    As in training, every step of the horizon has the same weight in the loss of a target, and the whole loss is the
+    mean over the targets. So there is no loss before every range of the horizon has been scored.
     """
 
     def __init__(self, shape: ScoreShape) -> None:
         self.shape = shape
         self.scored_steps = 0
-        """Steps of forecasts that were scored for at least one target, since start."""
+        """The number of forecast steps that were scored for at least one target, since start."""
         contract = shape.contract
         targets = len(contract.targets)
         self.sums = SlidingSums(
@@ -115,8 +118,8 @@ class Scores:
     def add(self, first: int, forecast: Float32, truth: Float64, deviation: Float64) -> Float64:
         """Score the steps of a forecast from `first` on; returns the summed losses, `(targets, ranges)`.
 
-        `forecast (targets, horizon, quantiles)`, `truth (targets, steps)` NaN where it is not scored, `deviation
-        (targets,)`.
+        `forecast (targets, horizon, quantiles)`, `truth (targets, steps)` with NaN for a value that is not scored,
+        `deviation (targets,)`.
         """
         known = np.isfinite(truth)
         part = forecast[:, first : first + truth.shape[1]]
@@ -126,7 +129,7 @@ class Scores:
         losses = self.shape.sum_by_range(first, np.where(known, loss / deviation[:, None], 0.0))
         self.sums.get_current("loss")[:] += losses
         self.sums.get_current("points")[:] += self.shape.sum_by_range(first, known)
-        below = actual <= part  # nothing is below where the truth is NaN
+        below = actual <= part  # always false if the truth is NaN
         self.sums.get_current("below")[:] += below.sum(1)
         low, high = np.array(self.shape.intervals, int).reshape(-1, 2).T
         self.sums.get_current("inside")[:] += ((part[..., low] <= actual) & below[..., high]).sum(1)
@@ -134,58 +137,59 @@ class Scores:
         return losses
 
     def count_forecast(self) -> None:
-        """Count a forecast of which the first values are scored."""
+        """Count a forecast whose first values are scored."""
         self.sums.get_current("forecasts")[0] += 1
 
     def compute_loss_by_range(self) -> Float64:
-        """Return the mean loss, `(targets, ranges)`, NaN where nothing was scored."""
-        return _divided(self.sums.compute_total("loss"), self.sums.compute_total("points"))
+        """Return the mean loss, `(targets, ranges)`; NaN if nothing was scored."""
+        return _divide(self.sums.compute_total("loss"), self.sums.compute_total("points"))
 
     def compute_loss(self) -> Float64:
-        """Return each target's loss over the whole horizon, `(targets,)`, NaN while a range of it lacks."""
+        """Return each target's loss over the whole horizon, `(targets,)`; NaN until each of its ranges has a loss."""
         lengths = self.shape.range_lengths
         loss: Float64 = (self.compute_loss_by_range() * lengths).sum(1) / lengths.sum()
         return loss
 
     def compute_range_loss(self) -> Float64:
-        """Return the mean over the targets by range, `(ranges,)`, NaN where nothing was scored."""
-        return np.array([_mean(losses) for losses in self.compute_loss_by_range().T])
+        """Return the mean over the targets by range, `(ranges,)`; NaN if nothing was scored."""
+        return np.array([_mean_of_known(losses) for losses in self.compute_loss_by_range().T])
 
     def compute_whole_loss(self) -> float:
-        """The mean over the targets that have a loss; NaN where none has: what training calls nPL."""
-        return _mean(self.compute_loss())
+        """Return the mean over the targets that have a loss, NaN if no target has one; in training it is called nPL."""
+        return _mean_of_known(self.compute_loss())
 
     def count_points(self) -> Float64:
-        """Return how many values were scored, `(targets,)`."""
+        """Return the number of scored values, `(targets,)`."""
         points: Float64 = self.sums.compute_total("points").sum(1)
         return points
 
     def compute_below_share(self) -> Float64:
-        """Return the share of values at or below each quantile, `(targets, quantiles)`: as the levels, at best."""
-        return _divided(self.sums.compute_total("below"), self.count_points()[:, None])
+        """Return the share of values at or below each quantile, `(targets, quantiles)`; ideally equal to its level."""
+        return _divide(self.sums.compute_total("below"), self.count_points()[:, None])
 
     def compute_inside_share(self) -> Float64:
         """Return the share of values inside each interval, ends included, `(targets, intervals)`."""
-        return _divided(self.sums.compute_total("inside"), self.count_points()[:, None])
+        return _divide(self.sums.compute_total("inside"), self.count_points()[:, None])
 
     @property
     def forecasts(self) -> int:
-        """Forecasts whose scoring began within the window."""
+        """The number of forecasts whose scoring began within the window."""
         return int(self.sums.compute_total("forecasts")[0])
 
 
 @dataclass(frozen=True)
 class TrainingScores:
-    """What a version did on the test days it was released with, averaged over its fleets."""
+    """The loss of a version on the test days of its training, averaged over its fleets."""
 
     loss: float
     fleets: tuple[str, ...]
 
 
 def parse_training_scores(info: Mapping[str, Any]) -> TrainingScores | None:
-    """Read a version's `training_info.json`; none where it tells no nPL.
+    """Read the scores from a version's `training_info.json`; returns None if it has no nPL.
 
-    The figures of whole fleets count (those named in `data`, where it names any), not those of parts of them.
+    Only whole fleets count, which are those named in `data`, and not parts of fleets; if `data` names no fleet of the
+    figures, all count.
     """
     figures = info.get("figures")
     if not isinstance(figures, Mapping):
@@ -204,11 +208,11 @@ def _is_loss(figures: Mapping[str, Any]) -> bool:
     return isinstance(loss, int | float) and math.isfinite(loss) and loss > 0
 
 
-def _divided(sums: Float64, counts: Float64) -> Float64:
+def _divide(sums: Float64, counts: Float64) -> Float64:
     quotient: Float64 = np.where(counts > 0, sums / np.maximum(counts, 1.0), np.nan)
     return quotient
 
 
-def _mean(values: Float64) -> float:
+def _mean_of_known(values: Float64) -> float:
     known = values[np.isfinite(values)]
     return float(known.mean()) if len(known) else math.nan

@@ -1,4 +1,4 @@
-"""Which servers a candidate version forecasts: a share of them, always the same ones, or a shadow copy."""
+"""The servers that a candidate version forecasts: a share of them, always the same. Keeps no state."""
 
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -6,10 +6,10 @@ from hashlib import blake2b
 
 @dataclass(frozen=True)
 class CanaryAssignment:
-    """What a candidate version is given: a `share` (0 to 1) of the servers.
+    """The `share` (0 to 1) of the servers that a candidate version forecasts.
 
-    As the share grows, servers join and none leaves. Another candidate gets other servers first, so that not the same
-    ones are tried on each time. With `shadow` its forecasts are only scored; without, they are the ones delivered.
+    If the share grows, servers join and no server leaves. Another candidate begins with other servers, so that not the
+    same servers are used each time. The forecasts of a `shadow` are only scored; otherwise they are delivered.
     """
 
     candidate: str
@@ -21,14 +21,14 @@ class CanaryAssignment:
             raise ValueError(f"share of {self.candidate} is {self.share}, expected 0 to 1")
 
     def includes(self, server: str) -> bool:
-        """Whether the candidate forecasts this server. Costs a hash: keep the answer by slot."""
+        """Whether the candidate forecasts this server. Takes a hash: cache the answer by slot."""
         return self.compute_position(server) < self.share
 
     def compute_position(self, server: str) -> float:
-        """Where a server lies between 0 and 1 (1 not included), evenly spread; the same on every machine, for ever."""
-        digest = blake2b(server.encode(), digest_size=8, key=_key(self.candidate)).digest()
+        """Return a server's position between 0 and 1 (1 excluded): evenly spread, the same on every machine."""
+        digest = blake2b(server.encode(), digest_size=8, key=_make_key(self.candidate)).digest()
         return (int.from_bytes(digest, "little") >> 11) / 2.0**53
 
 
-def _key(candidate: str) -> bytes:
+def _make_key(candidate: str) -> bytes:
     return blake2b(candidate.encode(), digest_size=16).digest()

@@ -1,6 +1,6 @@
-"""A waiting line in which a newer item of a key replaces the older one: latest wins, first come first served.
+"""A queue in which a newer item of a key replaces the older one: latest wins, first come, first served.
 
-It serves twice: servers that are due, and forecasts that a subscriber has not read yet.
+Used for the servers that are due, and for the forecasts that a subscriber has not read yet. Has no clock.
 """
 
 from collections import OrderedDict
@@ -14,21 +14,21 @@ Key = TypeVar("Key", bound=Hashable)
 class CoalescingQueue(Generic[Key]):
     """Keys in the order in which they began to wait; a key that is marked again keeps its place.
 
-    Holds no content: whoever takes a key reads what is newest then. So memory is bounded by the number of
-    keys, and nothing runs twice for one item.
+    It stores keys only: the caller that takes a key reads the newest item at that moment. So memory is bounded by the
+    number of keys, and no item is processed twice.
     """
 
     __slots__ = ("_since", "superseded")
 
     def __init__(self) -> None:
-        # Not a dict: after a burst, one that is taken from at its front has the burst's empty places before its first
-        # key, and whoever asks for that passes all of them.
+        # Not a dict: if keys are removed from its front, a dict keeps their empty entries, and each search for the
+        # first key passes all of them. After a burst there are many.
         self._since: OrderedDict[Key, float] = OrderedDict()
         self.superseded = 0
-        """How many items were replaced by a newer one of their key before their turn came."""
+        """The number of items that a newer item of their key replaced before they were taken."""
 
     def mark(self, key: Key, now: float, items: int = 1) -> None:
-        """Let `key` wait with its newest item; `items` of it arrived at once (seconds `now`)."""
+        """Queue `key`, or keep its place if it waits; `items` of it arrived together at `now` (seconds)."""
         if key in self._since:
             self.superseded += items
         else:
@@ -52,11 +52,11 @@ class CoalescingQueue(Generic[Key]):
 
     @property
     def oldest_since(self) -> float | None:
-        """When the longest waiting key began to wait; none where nothing waits."""
+        """When the longest waiting key began to wait, or None if the queue is empty."""
         return next(iter(self._since.values()), None)
 
     def get_since(self, key: Key) -> float | None:
-        """When `key` began to wait; none where it does not."""
+        """Return when `key` began to wait, or None if it does not wait."""
         return self._since.get(key)
 
     def __contains__(self, key: object) -> bool:

@@ -1,6 +1,6 @@
-"""The latest forecast of every server, by slot: what subscribers and callers read, and what a restart finds.
+"""The latest forecast of every server, by slot, for subscribers, callers and a restart. Touches arrays only.
 
-A forecast's serial grows by one with each that is posted; it is the id by which a reader goes on where it left.
+Each posted forecast gets the next serial number. A reader resumes after the last serial that it read.
 """
 
 from collections.abc import Collection, Sequence
@@ -15,13 +15,13 @@ from streamd.core.state.windows import NO_STEP
 
 MAX_MODEL_BYTES = 96
 MAX_SERIAL = 2**53
-"""No daemon posts so many forecasts; a serial beyond it is damage."""
+"""No daemon posts so many forecasts; a higher serial is damage."""
 
 
 def make_board_columns(contract: ModelContract) -> tuple[Column, ...]:
-    """The arrays of a forecast board."""
+    """Return the columns of a forecast board."""
     return (
-        Column("serial", "<i8"),  # written last; not above 0: no forecast, and the last one's serial as its negative
+        Column("serial", "<i8"),  # written last; if not above 0, there is no forecast, and it is minus the last serial
         Column("step", "<i8"),
         Column("context", "<i4"),
         Column("model", f"S{MAX_MODEL_BYTES}"),
@@ -33,9 +33,9 @@ def make_board_columns(contract: ModelContract) -> tuple[Column, ...]:
 class Forecast:
     """One server's forecast.
 
-    `step` is that of the newest row it saw, `context` the number of rows its window really had, `values
-    (targets, horizon, quantiles) float32` in the targets' units. `values` is a view of the board: it is of
-    this forecast only until the next of the same slot is posted.
+    `step` is the step of the newest row in its window, `context` the number of rows that the window really had.
+    `values (targets, horizon, quantiles) float32` are in the targets' units, and a view of the board: they belong to
+    this forecast only until the next one of the same slot is posted.
     """
 
     serial: int
@@ -56,17 +56,18 @@ class ForecastBoard:
         self._model = arrays["model"]
         self._values = arrays["values"]
         self.unreadable = 0
-        """Forecasts whose stored numbers made no sense (a damaged file); they were taken down."""
+        """Forecasts whose stored numbers were impossible (a damaged file); they were removed."""
         serials = np.asarray(arrays["serial"])
         for slot in np.flatnonzero((serials > MAX_SERIAL) | (serials < -MAX_SERIAL)).tolist():
             self._serial[slot] = 0
             self.unreadable += 1
-        # One that was taken down counts too: a reader may have seen it, and no other forecast may have its serial.
+        # A forecast that was taken down counts too: a reader may have its serial, so no other forecast may get it.
         self.last_serial = int(np.abs(arrays["serial"]).max(initial=0))
 
     def post(self, slot: int, step: int, context: int, model: bytes, values: Float32) -> int:
-        """Put up a slot's forecast, `values (targets, horizon, quantiles)`; returns its serial."""
-        # Taken down before it is overwritten: whoever is killed in between leaves none, and the row runs again.
+        """Store a slot's forecast, `values (targets, horizon, quantiles)`; returns its serial."""
+        # The old forecast is taken down first: if the process is killed in between, there is none, and the row is run
+        # again.
         self.take_down(slot)
         self._step[slot] = step
         self._context[slot] = context
@@ -77,7 +78,7 @@ class ForecastBoard:
         return self.last_serial
 
     def drop_impossible(self, slot: int, newest: int, context_length: int) -> None:
-        """Take down a slot's forecast where it cannot be one of a window whose newest step is `newest`."""
+        """Take down a slot's forecast if it cannot come from a window whose newest step is `newest`."""
         if not self.get_serial(slot):
             return
         step, context, model = int(self._step[slot]), int(self._context[slot]), bytes(self._model[slot])
@@ -86,11 +87,11 @@ class ForecastBoard:
             self.unreadable += 1
 
     def get_step(self, slot: int) -> int:
-        """The step of the newest row that was forecast, or NONE."""
+        """Return the step of the newest row that was forecast, or `NO_STEP`."""
         return int(self._step[slot]) if self._serial[slot] > 0 else NO_STEP
 
     def get_forecast(self, slot: int) -> Forecast | None:
-        """Return a slot's latest forecast; none where there is none yet."""
+        """Return a slot's latest forecast, or None if it has no forecast yet."""
         serial = self.get_serial(slot)
         if not serial:
             return None
@@ -110,11 +111,11 @@ class ForecastBoard:
         return values
 
     def get_serial(self, slot: int) -> int:
-        """The serial of a slot's latest forecast; 0 where there is none."""
+        """Return the serial of a slot's latest forecast; 0 if it has no forecast."""
         return max(int(self._serial[slot]), 0)
 
     def find_lowest_serial(self, slots: Collection[int]) -> int:
-        """The serial of the forecast of these slots that was posted first; past the last one's where there is none."""
+        """Return the lowest serial of these slots, 0 if one has no forecast; without slots, the next serial."""
         if not slots:
             return self.last_serial + 1
         return max(int(self._arrays["serial"][list(slots)].min()), 0)
@@ -126,5 +127,5 @@ class ForecastBoard:
         return [int(slot) for slot in slots[np.argsort(serials[slots])]]
 
     def take_down(self, slot: int) -> None:
-        """Take a slot's forecast down (its server was forgotten)."""
+        """Remove a slot's forecast, for example because its server was forgotten."""
         self._serial[slot] = -abs(self._serial[slot])

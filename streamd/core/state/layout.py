@@ -1,6 +1,6 @@
-"""A structure of arrays over one flat buffer: where each array lies, and what the file says of itself.
+"""The layout of a structure of arrays in one flat buffer: the place of each array, and the header that describes it.
 
-Knows nothing of files: it is given a buffer (a memory map, or plain bytes in a test) and gives numpy views.
+Knows no files: it is given a buffer (a memory map, or plain bytes in a test) and returns numpy views of it.
 """
 
 import json
@@ -20,9 +20,9 @@ NamedArrays = dict[str, npt.NDArray[Any]]
 
 @dataclass(frozen=True)
 class Column:
-    """One array: `shape` without the leading slot axis.
+    """One array; `shape` is without the leading slot axis.
 
-    One that was `added` later lies behind the others: a file of a former version is lengthened by it, with zeros.
+    A column that was `added` later lies behind the others: a file of an earlier version is extended by it, with zeros.
     """
 
     name: str
@@ -31,14 +31,14 @@ class Column:
     added: bool = False
 
     def count_bytes(self, capacity: int) -> int:
-        """The bytes of this array for `capacity` slots."""
+        """Return the size of this array in bytes for `capacity` slots."""
         return capacity * int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
 
 
 class Layout:
-    """Columns of `capacity` slots one after the other, each on a page of its own, behind a one-page header.
+    """Columns of `capacity` slots, one after the other, each on its own pages, behind a header of one page.
 
-    `identity` is what must be equal for a buffer to be read with this layout; it is kept in the header.
+    A buffer can be read with this layout if the `identity` in its header is equal to that of the layout.
     """
 
     def __init__(self, columns: tuple[Column, ...], capacity: int, identity: Mapping[str, Any]) -> None:
@@ -46,16 +46,16 @@ class Layout:
         self.capacity = capacity
         self.identity = {"capacity": capacity, **identity}
         self.offsets: dict[str, int] = {}
-        self.former_nbytes = 0
-        """The size without the columns that were added."""
+        self.earlier_nbytes = 0
+        """The size in bytes without the columns that were added."""
         offset = HEADER_BYTES
         for column in self.columns:
-            if column.added and not self.former_nbytes:
-                self.former_nbytes = offset
+            if column.added and not self.earlier_nbytes:
+                self.earlier_nbytes = offset
             self.offsets[column.name] = offset
             offset += -(-column.count_bytes(capacity) // HEADER_BYTES) * HEADER_BYTES
         self.nbytes = offset
-        self.former_nbytes = self.former_nbytes or offset
+        self.earlier_nbytes = self.earlier_nbytes or offset
 
     def make_header(self, **more: Any) -> bytes:
         """Return the header page: the magic, then the identity (and `more`) and a checksum of them as JSON."""
@@ -66,9 +66,9 @@ class Layout:
         return page.ljust(HEADER_BYTES, b"\0")
 
     def make_views(self, buffer: Any, nbytes: int | None = None) -> NamedArrays:
-        """Return every column as a view of `buffer`, shaped `(capacity, *shape)`.
+        """Return every column as a view of `buffer`, shaped `(capacity, *shape)`; the views live as long as the buffer.
 
-        Where `buffer` has only the `nbytes` of a former version, columns that were added are zeros of their own.
+        If the `buffer` of an earlier version has only `nbytes`, the columns behind them are separate arrays of zeros.
         """
         views: NamedArrays = {}
         for column in self.columns:
@@ -84,8 +84,8 @@ class Layout:
     def list_slot_extents(self, slot: int, count: int = 1, page_bytes: int = HEADER_BYTES) -> list[tuple[int, int]]:
         """Return `(offset, bytes)` of `count` slots from `slot` on in every column, widened to whole pages.
 
-        That is what must be reserved before they are written: the kernel allocates a page as a whole when it is first
-        written, even where a file system's blocks are smaller.
+        This much must be reserved before they are written: the kernel allocates a whole page when it is first written,
+        even if the blocks of the file system are smaller.
         """
         extents = []
         for column in self.columns:
@@ -98,15 +98,15 @@ class Layout:
 
 
 def make_scalar_view(array: npt.NDArray[Any]) -> Any:
-    """Return a flat memoryview of an array: a scalar read or written through it costs a third of numpy's.
+    """Return a flat memoryview of an array: to read or write a scalar by it takes a third of numpy's time.
 
-    Typed as Any because memoryview's own types know integers only.
+    The type is Any because the types of memoryview know integers only.
     """
     return memoryview(array.reshape(-1))  # type: ignore[arg-type]
 
 
 def parse_header(page: bytes) -> dict[str, Any] | None:
-    """Return what a header page says; None where it is not one of ours or is damaged."""
+    """Return the fields of a header page, or None if it is damaged or was not written by `make_header`."""
     if not page.startswith(STATE_MAGIC):
         return None
     try:
@@ -115,7 +115,7 @@ def parse_header(page: bytes) -> dict[str, Any] | None:
         return None
     if not isinstance(fields, dict):
         return None
-    check = fields.pop(CHECKSUM_KEY, None)  # former versions wrote none
+    check = fields.pop(CHECKSUM_KEY, None)  # earlier versions wrote none
     return fields if check is None or check == _checksum(fields) else None
 
 

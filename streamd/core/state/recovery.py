@@ -1,24 +1,26 @@
-"""Puts a window store in order: after its process ended, however it ended, and after a clock that was ahead.
+"""Repairs a window store after its process ended, in whatever way, and after a clock that was ahead.
 
-What was acked is complete in the arrays; a change that was under way is finished or undone by its journal.
+Touches the store's arrays only. Every acknowledged sample is complete in them. An interrupted change is finished or
+undone by means of its journal.
 """
 
 import numpy as np
 
+from streamd.core.arrays import Float32
 from streamd.core.contract import MAX_STATUS
 from streamd.core.state.windows import NO_STEP, PRESENT, SEALED_STATUSES, WindowStore, make_step_check
 
 LAST_STEP = 2**40
-"""No clock comes so far, at whatever step length; a step beyond it is damage."""
+"""No clock reaches this step, whatever the step length; a later step is damage."""
 
 
 def find_damage(store: WindowStore, slots: list[int]) -> dict[int, str]:
-    """Return the slots whose numbers make no sense, each with the reason, before anything is recovered."""
-    reasons = ((slot, _damage(store, slot)) for slot in slots)
+    """Return the slots whose numbers are impossible, each with the reason; called before `recover`."""
+    reasons = ((slot, _describe_damage(store, slot)) for slot in slots)
     return {slot: reason for slot, reason in reasons if reason is not None}
 
 
-def _damage(store: WindowStore, slot: int) -> str | None:
+def _describe_damage(store: WindowStore, slot: int) -> str | None:
     arrays = store.arrays
     newest, open_step, journal = (int(arrays[name][slot]) for name in ("newest", "open_step", "journal"))
     for name, step in (("newest", newest), ("open_step", open_step), ("journal", journal)):
@@ -43,25 +45,26 @@ def _damage(store: WindowStore, slot: int) -> str | None:
 
 
 def recover(store: WindowStore, slots: list[int], now: float) -> int:
-    """Finish interrupted changes of these slots and derive what is kept in memory only.
+    """Finish the interrupted changes of these slots, and derive what the store keeps in memory only.
 
-    `now` is monotonic seconds: open rows get a new grace. Returns how many slots had been cut off in the
-    middle of a change.
+    The grace of open rows begins again at `now` (monotonic seconds). Returns the number of slots with an interrupted
+    change.
     """
     journal = store.arrays["journal"]
     interrupted = [slot for slot in slots if journal[slot] != NO_STEP]
     for slot in interrupted:
-        _finish(store, slot, int(journal[slot]))
+        _finish_change(store, slot, int(journal[slot]))
     for slot in slots:
-        _derive(store, slot, now)
+        _derive_memory(store, slot, now)
     return len(interrupted)
 
 
-def _finish(store: WindowStore, slot: int, step: int) -> None:
+def _finish_change(store: WindowStore, slot: int, step: int) -> None:
     arrays, length = store.arrays, store.context_length
     ring, marks, newest = arrays["values"][slot], arrays["marks"][slot], int(arrays["newest"][slot])
     place = step % length
-    # 1. The row was about to become the newest: advance, and put the open row again if it was that one.
+    # 1. The row was to become the newest: empty its place and the gap before it, store the open row again if it was
+    #    that one, and make it the newest.
     if step > newest:
         gap = np.arange(max(newest + 1, step - length + 1) if newest != NO_STEP else step, step + 1) % length
         for copy in (gap, gap + length):
@@ -74,7 +77,7 @@ def _finish(store: WindowStore, slot: int, step: int) -> None:
                 ring[copy_place] = row
                 marks[copy_place] = mark
         arrays["newest"][slot] = step
-    # 2. The row was the newest already, or was amended: its first copy was written first.
+    # 2. The row was the newest already, or was being amended: its first copy is complete, so it replaces the second.
     else:
         ring[place + length] = ring[place]
         marks[place] = (int(marks[place]) & ~PRESENT) | (0 if np.isnan(ring[place]).all() else PRESENT)
@@ -86,10 +89,11 @@ def _finish(store: WindowStore, slot: int, step: int) -> None:
 
 
 def rewind(store: WindowStore, slot: int, last_step: int) -> int:
-    """Drop a slot's rows after `last_step`, and go on from the newest that is left; returns how many were dropped.
+    """Drop a slot's rows after `last_step` and continue from the newest that is left; returns how many were dropped.
 
-    Rows before it that are still in the ring stay, late ones that came in the meantime too. The rows are emptied
-    first, each by its journal, and then `newest` goes back: killed in between, the slot lies ahead as before.
+    Earlier rows that are still in the ring stay, also those that arrived late in the meantime. The rows are emptied
+    first, each under its journal, and then `newest` is set back. If the process is killed in between, the slot lies
+    ahead as before.
     """
     arrays, length = store.arrays, store.context_length
     newest, dropped = int(arrays["newest"][slot]), 0
@@ -101,24 +105,23 @@ def rewind(store: WindowStore, slot: int, last_step: int) -> int:
         dropped += 1
     if newest > last_step:
         steps = np.arange(max(newest - length + 1, 0), newest + 1)
-        held = steps[np.asarray(arrays["marks"][slot, steps % length]) != 0].tolist()
-        ahead = [step for step in held if step > last_step]
+        stored = steps[np.asarray(arrays["marks"][slot, steps % length]) != 0].tolist()
+        ahead = [step for step in stored if step > last_step]
         for step in ahead:
-            _empty(store, slot, step)
+            _empty_row(store, slot, step)
         dropped += len(ahead)
-        # The journal names a row that is whole: to finish it changes nothing.
-        kept = max((step for step in held if step <= last_step), default=NO_STEP)
-        arrays["journal"][slot] = kept
-        arrays["newest"][slot] = kept
-        arrays["newest_check"][slot] = make_step_check(
-            kept
-        )  # killed before it, the journal has it written at the start
+        # The journal names a complete row: to finish that change again changes nothing.
+        last_left = max((step for step in stored if step <= last_step), default=NO_STEP)
+        arrays["journal"][slot] = last_left
+        arrays["newest"][slot] = last_left
+        # Killed before this line: `recover` writes it, as the journal is set.
+        arrays["newest_check"][slot] = make_step_check(last_left)
         arrays["journal"][slot] = NO_STEP
-    _derive(store, slot, 0.0)
+    _derive_memory(store, slot, 0.0)
     return dropped
 
 
-def _empty(store: WindowStore, slot: int, step: int) -> None:
+def _empty_row(store: WindowStore, slot: int, step: int) -> None:
     arrays, length = store.arrays, store.context_length
     arrays["journal"][slot] = step
     for place in (step % length, step % length + length):
@@ -127,7 +130,7 @@ def _empty(store: WindowStore, slot: int, step: int) -> None:
     arrays["journal"][slot] = NO_STEP
 
 
-def _derive(store: WindowStore, slot: int, now: float) -> None:
+def _derive_memory(store: WindowStore, slot: int, now: float) -> None:
     arrays, length = store.arrays, store.context_length
     present = (arrays["marks"][slot, :length] & PRESENT) != 0
     newest = int(arrays["newest"][slot])
@@ -135,11 +138,11 @@ def _derive(store: WindowStore, slot: int, now: float) -> None:
     if newest != NO_STEP and present.any():
         age = int(np.argmax(present[(newest - np.arange(length)) % length]))
         expected_step = newest - age
-        expected = _mask(arrays["values"][slot, expected_step % length])
+        expected = _make_mask(arrays["values"][slot, expected_step % length])
     store.restore_slot(slot, have=int(present.sum()), expected=expected, expected_step=expected_step)
     if arrays["open_step"][slot] != NO_STEP:
-        store.restore_open_row(slot, _mask(arrays["open_values"][slot]), now)
+        store.restore_open_row(slot, _make_mask(arrays["open_values"][slot]), now)
 
 
-def _mask(row: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> int:
+def _make_mask(row: Float32) -> int:
     return sum(1 << int(column) for column in np.flatnonzero(~np.isnan(row)))

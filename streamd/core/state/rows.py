@@ -1,7 +1,7 @@
-"""A sample's values as one row: float32 bytes in the features' order, NaN where none was given.
+"""Turns a sample's values into a row: float32 bytes in the features' order, NaN for a missing value.
 
-The usual sample names its features in the same order as the one before: what that order means is worked out
-once and kept, so that a row costs one packing and not a look-up a feature.
+Touches no window. Most samples name their features in an order that was seen before. The column of each name is found
+once for each order and cached, so that a row takes one packing and not one look-up per feature.
 """
 
 import math
@@ -16,14 +16,14 @@ import msgspec
 from streamd.core.errors import InvalidValueError
 
 MAX_CACHED_ORDERS = 1_024
-"""Orders of names that are remembered; a sender that never repeats one cannot make us remember more."""
+"""Orders of names in the cache; a sender that never repeats an order cannot make it larger."""
 
 MAX_CACHED_CHARACTERS = 16_384
-"""Names that are longer than this together are worked out every time, so that what is remembered stays small."""
+"""An order whose names are longer than this in all is not cached, so that the cache stays small."""
 
 
 class PackedRow(msgspec.Struct, frozen=True, gc=False):
-    """`data` is `(features,) float32` in native bytes, `mask` has the bit of each feature that is there."""
+    """One row: `data` is `(features,) float32` in native bytes, `mask` has the bit of each feature that has a value."""
 
     data: bytes
     mask: int
@@ -37,26 +37,26 @@ class _Order:
 
 
 class RowReader:
-    """Reads samples' values for one contract's features."""
+    """Reads the values of samples as rows of one contract's features."""
 
     def __init__(self, features: Sequence[str]) -> None:
         self.ignored = 0
-        """Values of features that the model does not know, so far."""
+        """Values of features that the model does not know, since start."""
         self._columns = {name: column for column, name in enumerate(features)}
-        # "=", for native packing takes 1e39 as infinity without a word.
+        # "=" because native packing turns 1e39 into infinity without an error.
         self._struct = struct.Struct(f"={len(features)}f")
         self._orders: dict[tuple[str, ...], _Order] = {}
 
     def read_row(self, values: Mapping[str, float | None]) -> PackedRow:
-        """Return the row; None and NaN are missing.
+        """Return the row of a sample; None and NaN are missing values.
 
         Raises `InvalidValueError` for a number that float32 cannot hold, infinity among them.
         """
         names = tuple(values)
-        order = self._orders.get(names) or self._learn(names)
+        order = self._orders.get(names) or self._learn_order(names)
         given: list[Any] = list(values.values())
         try:
-            # One sum finds None (TypeError), NaN and infinity at once; packing finds what float32 cannot hold.
+            # One sum finds None (TypeError), NaN and infinity; packing finds numbers that float32 cannot hold.
             if math.isfinite(sum(given)):
                 given.append(math.nan)
                 data = self._struct.pack(*order.pick(given))
@@ -66,9 +66,9 @@ class RowReader:
             pass
         return self._read_slowly(values)
 
-    def _learn(self, names: tuple[str, ...]) -> _Order:
+    def _learn_order(self, names: tuple[str, ...]) -> _Order:
         places = {name: place for place, name in enumerate(names)}
-        # What is not given is picked from the NaN that is appended to the values.
+        # A feature that is not given is picked from place -1: `read_row` appends a NaN to the values.
         picked = [places.get(name, -1) for name in self._columns]
         mask = sum(1 << column for column, place in enumerate(picked) if place >= 0)
         pick = itemgetter(*picked) if len(picked) > 1 else lambda given, place=picked[0]: (given[place],)
@@ -88,7 +88,7 @@ class RowReader:
             if column is None:
                 ignored += 1
             elif value is not None and not math.isnan(value):
-                if math.isinf(value) or not self._fits(value):
+                if math.isinf(value) or not _fits_float32(value):
                     raise InvalidValueError(
                         f"values.{name} is {value!r}, expected a number that float32 can hold, or null"
                     )
@@ -97,16 +97,17 @@ class RowReader:
         self.ignored += ignored
         return PackedRow(self._struct.pack(*cells), mask)
 
-    def _fits(self, value: float) -> bool:
-        try:
-            struct.pack("=f", value)
-        except OverflowError:
-            return False
-        return True
+
+def _fits_float32(value: float) -> bool:
+    try:
+        struct.pack("=f", value)
+    except OverflowError:
+        return False
+    return True
 
 
-def list_columns(mask: int) -> Iterator[int]:
-    """Yield the columns whose bits are set, rising."""
+def iterate_columns(mask: int) -> Iterator[int]:
+    """Yield the columns whose bits are set in a mask, in rising order."""
     while mask:
         lowest = mask & -mask
         yield lowest.bit_length() - 1

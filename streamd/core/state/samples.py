@@ -1,4 +1,4 @@
-"""What agents send, and what they are told back."""
+"""The samples that agents send, and the answer to them. Decodes nothing: that is the part of `http/wire/`."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,11 +14,11 @@ Time = float | Annotated[datetime, msgspec.Meta(tz=True)]
 """Epoch seconds, or RFC 3339 with an offset."""
 
 MAX_LISTED_ERRORS = 1_000
-"""Rejections that one answer spells out; all are counted."""
+"""Rejections that one answer lists; all are counted."""
 
 
 class Sample(msgspec.Struct, gc=False):
-    """Some features of one server at one time; null or NaN is missing."""
+    """Values of some features of one server at one time; null and NaN are missing values."""
 
     server: str
     time: Time
@@ -35,15 +35,15 @@ class IngestResult:
     errors: list[dict[str, Any]] = field(default_factory=list)
 
     def reject(self, index: int, error: StreamdError) -> None:
-        """Note that the sample of this index was not taken, and why."""
+        """Record that the sample of this index was rejected, with the reason."""
         self.rejected += 1
         if len(self.errors) < MAX_LISTED_ERRORS:
             self.errors.append({"index": index, "code": error.code, "message": str(error)})
 
     def as_dict(self) -> dict[str, Any]:
-        """The wire's form."""
+        """Return the answer as it is sent."""
         return {"accepted": self.accepted, "rejected": self.rejected, "errors": self.errors}
 
 
 IndexedSamples = Iterator[tuple[int, Sample | InvalidInputError]]
-"""Samples by their place in the body; what could not be read is an error in its place."""
+"""Samples with their index in the body; in place of one that could not be read there is its error."""

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamd.core.errors import InvalidValueError
-from streamd.core.state.rows import MAX_CACHED_ORDERS, RowReader, list_columns
+from streamd.core.state.rows import MAX_CACHED_ORDERS, RowReader, iterate_columns
 
 FEATURES = ("cpu", "mem", "net")
 NAMES = [*FEATURES, "unknown", "other"]
@@ -48,7 +48,7 @@ def test_rows_are_the_naive_ones(samples: list[Values], count: int) -> None:
         ignored += sum(name not in features for name in values)
         found = np.frombuffer(row.data, np.float32)
         np.testing.assert_array_equal(found, np.array(expected, np.float32))
-        assert list(list_columns(row.mask)) == np.flatnonzero(~np.isnan(found)).tolist()
+        assert list(iterate_columns(row.mask)) == np.flatnonzero(~np.isnan(found)).tolist()
         assert reader.ignored == ignored
 
 
