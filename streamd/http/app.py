@@ -1,4 +1,7 @@
-"""All routes over one service, as an aiohttp application."""
+"""The HTTP application: all routes over one service, built in one function.
+
+Opens no port; the server does, by the runner that `HttpApp.make_runner` returns.
+"""
 
 from dataclasses import dataclass
 
@@ -20,21 +23,21 @@ from streamd.runtime.service import Service
 
 @dataclass(frozen=True)
 class HttpApp:
-    """The application, and the sockets that stopping it must close."""
+    """The aiohttp application, with the sockets that must be closed when it stops."""
 
     app: web.Application
     sockets: Sockets
     counts: ConnectionCounts
 
     def make_runner(self, *, shutdown_timeout_seconds: float) -> Runner:
-        """Return what serves the application; a request that is still open when it stops has this long."""
+        """Return the runner that serves the application; when it stops, an open request has this long to end."""
         return Runner(self.app, self.counts, shutdown_timeout_seconds=shutdown_timeout_seconds)
 
 
 def make_http_app(
     service: Service, limits: TransportLimits, engines: VersionChanges | None = None, admin_token: str = ""
 ) -> HttpApp:
-    """Build the application over a service; without `engines` no caller can change what serves."""
+    """Build the application over a service; without `engines` there are no routes that change versions."""
     bodies, sockets = BodyReader(limits, service.pauses), Sockets(limits, service.pauses)
     counts = ConnectionCounts()
     app = web.Application(middlewares=[errors_middleware], client_max_size=limits.max_body_bytes)

@@ -1,4 +1,7 @@
-"""What `/metrics` shows. Counters that grow on hot paths are read from their owners when asked for."""
+"""The metrics of one daemon in the Prometheus exposition format.
+
+Values that change on hot paths are read from their owners when `/metrics` is requested; nothing here waits.
+"""
 
 import time
 from bisect import bisect_left
@@ -12,40 +15,41 @@ from prometheus_client.registry import Collector
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
-Gauge = tuple[str, str, Callable[[], float]]
-Counter = tuple[str, str, Callable[[], float]]
-Labelled = tuple[str, str, str, Callable[[], dict[str, int]]]
+Reading = tuple[str, str, Callable[[], float]]
+"""Name, text, and the function that reads the value."""
+LabelledReading = tuple[str, str, str, Callable[[], dict[str, int]]]
+"""Name, text, label, and the function that reads the counts by the label's value."""
 
 
 class Metrics(Collector):
-    """A registry of its own, so that several daemons fit into one process (tests)."""
+    """The metrics of a daemon, in a registry of its own, so that several daemons fit into one process (tests)."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self._registry.register(self)
-        self._gauges: list[Gauge] = []
-        self._counters: list[Counter] = []
-        self._labelled: list[Labelled] = []
+        self._gauges: list[Reading] = []
+        self._counters: list[Reading] = []
+        self._labelled: list[LabelledReading] = []
         self._families: list[Callable[[], Iterable[Metric]]] = []
         self.batch_size = self._histogram("batch_size", "Windows in a micro-batch", BATCH_SIZES)
         self.queue_delay = self._histogram(
             "queue_delay_seconds", "How long the longest waiting window of a micro-batch waited", SECONDS
         )
         self.inference = self._histogram("inference_seconds", "What a lane took for a micro-batch", SECONDS)
-        self._ages = [0] * (len(SECONDS) + 1)  # forecasts by bucket: counted here, for there are many
+        self._ages = [0] * (len(SECONDS) + 1)  # forecasts by bucket: a histogram of the library costs too much for each
         self._age_sum = 0.0
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"streamd_{name}", text, buckets=buckets, registry=self._registry)
 
     def batch_done(self, windows: int, queue_delay_seconds: float, inference_seconds: float) -> None:
-        """Note a batch that came back."""
+        """Observe a batch that ended."""
         self.batch_size.observe(windows)
         self.queue_delay.observe(queue_delay_seconds)
         self.inference.observe(inference_seconds)
 
-    def note_sent(self, received: Iterable[float | None]) -> None:
-        """Note that forecasts went to a socket; `received` (monotonic seconds) is when each one's sample came."""
+    def observe_sent(self, received: Iterable[float | None]) -> None:
+        """Observe forecasts that were sent; `received` is when the sample of each arrived (monotonic seconds)."""
         now = time.monotonic()
         for since in received:
             if since is not None:
@@ -53,20 +57,20 @@ class Metrics(Collector):
                 self._ages[bisect_left(SECONDS, age)] += 1
                 self._age_sum += age
 
-    def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
-        """Add a value that goes up and down."""
+    def add_gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
+        """Add a value that rises and falls."""
         self._gauges.append((f"streamd_{name}", text, read))
 
-    def counter(self, name: str, text: str, read: Callable[[], float]) -> None:
-        """Add a value that only grows."""
+    def add_counter(self, name: str, text: str, read: Callable[[], float]) -> None:
+        """Add a value that only rises."""
         self._counters.append((f"streamd_{name}", text, read))
 
-    def labelled(self, name: str, text: str, label: str, read: Callable[[], dict[str, int]]) -> None:
+    def add_labelled_counter(self, name: str, text: str, label: str, read: Callable[[], dict[str, int]]) -> None:
         """Add counters by one label."""
         self._labelled.append((f"streamd_{name}", text, label, read))
 
-    def families(self, read: Callable[[], Iterable[Metric]]) -> None:
-        """Add whole families, of whichever labels, that their owner makes when asked."""
+    def add_families(self, read: Callable[[], Iterable[Metric]]) -> None:
+        """Add whole families, with any labels, which `read` makes for each request of `/metrics`."""
         self._families.append(read)
 
     def collect(self) -> Iterator[Metric]:
@@ -93,6 +97,6 @@ class Metrics(Collector):
         family.add_metric([], buckets, self._age_sum)
         return family
 
-    def text(self) -> bytes:
-        """The Prometheus exposition format."""
+    def render(self) -> bytes:
+        """Return all metrics in the Prometheus exposition format."""
         return generate_latest(self._registry)

@@ -159,7 +159,7 @@ class Service:
 
     def note_sent(self, slots: Iterable[int]) -> None:
         """Note that the latest forecasts of these slots went to a subscriber's socket."""
-        self.metrics.note_sent(map(self.board_sink.received.get, slots))
+        self.metrics.observe_sent(map(self.board_sink.received.get, slots))
 
     def forget(self, slot: int) -> None:
         """Forget a server in every place that holds something of it; what is under way for it is not delivered."""
@@ -284,64 +284,70 @@ class Service:
 
     def _register_metrics(self) -> None:
         metrics, state = self.metrics, self.state
-        metrics.labelled(
+        metrics.add_labelled_counter(
             "samples",
             "Samples by result",
             "result",
             lambda: {"accepted": self.ingest.accepted, **self.ingest.rejected},
         )
-        metrics.labelled(
+        metrics.add_labelled_counter(
             "refused_frames",
             "Bodies and frames of which nothing could be taken",
             "code",
             lambda: self.ingest.refused,
         )
-        metrics.labelled("rows", "Closed rows by what became of them", "state", self.row_counts)
-        metrics.counter(
+        metrics.add_labelled_counter("rows", "Closed rows by what became of them", "state", self.row_counts)
+        metrics.add_counter(
             "ignored_features", "Values of features that the model does not know", lambda: self.ingest.ignored_features
         )
-        metrics.counter(
+        metrics.add_counter(
             "servers_forgotten", "Servers forgotten for want of room", lambda: self.ingest.forgotten_servers
         )
-        metrics.counter(
+        metrics.add_counter(
             "servers_deleted", "Servers forgotten because a caller asked for it", lambda: self.deleted_servers
         )
-        metrics.counter("forecasts_dropped", "Forecasts that slow subscribers missed", lambda: self.hub.dropped)
-        metrics.families(self.accuracy.families)
-        metrics.gauge("servers", "Servers that have a window", lambda: len(state.directory))
-        metrics.gauge(
+        metrics.add_counter("forecasts_dropped", "Forecasts that slow subscribers missed", lambda: self.hub.dropped)
+        metrics.add_families(self.accuracy.families)
+        metrics.add_gauge("servers", "Servers that have a window", lambda: len(state.directory))
+        metrics.add_gauge(
             "servers_ahead",
             "Servers whose newest row lies ahead of the clock",
             lambda: len(state.ahead.contradicted_since),
         )
-        metrics.counter(
+        metrics.add_counter(
             "servers_rewound",
             "Servers whose rows ahead of the clock were dropped",
             lambda: self.clock_watch.rewound_servers,
         )
-        metrics.gauge("due", "Servers that wait for their turn", lambda: len(self.scheduler.due))
-        metrics.gauge("waiting", "Windows that wait for a lane, servers' and callers'", lambda: self.scheduler.waiting)
-        metrics.gauge("in_flight", "Windows that lanes are running", lambda: self.pipeline.in_flight)
-        metrics.gauge("predict_calls", "Calls of /v1/predict that are not answered yet", lambda: self.scheduler.calls)
-        metrics.gauge(
+        metrics.add_gauge("due", "Servers that wait for their turn", lambda: len(self.scheduler.due))
+        metrics.add_gauge(
+            "waiting", "Windows that wait for a lane, servers' and callers'", lambda: self.scheduler.waiting
+        )
+        metrics.add_gauge("in_flight", "Windows that lanes are running", lambda: self.pipeline.in_flight)
+        metrics.add_gauge(
+            "predict_calls", "Calls of /v1/predict that are not answered yet", lambda: self.scheduler.calls
+        )
+        metrics.add_gauge(
             "predict_waiting", "Windows of /v1/predict that wait for a lane", lambda: self.scheduler.waiting_requests
         )
-        metrics.counter(
+        metrics.add_counter(
             "predict_dropped",
             "Windows of /v1/predict that were removed before they ran, because nobody waited for them any more",
             lambda: self.scheduler.dropped_windows,
         )
-        metrics.gauge("lanes", "Lanes that are able to run", lambda: len(self.pipeline.workers))
-        metrics.gauge("subscribers", "Subscribers", lambda: len(self.hub))
-        metrics.gauge(
+        metrics.add_gauge("lanes", "Lanes that are able to run", lambda: len(self.pipeline.workers))
+        metrics.add_gauge("subscribers", "Subscribers", lambda: len(self.hub))
+        metrics.add_gauge(
             "state_unreadable",
             "Servers and forecasts that were freed at the start, because what was stored of them makes no sense",
             lambda: state.directory.unreadable + state.board.unreadable,
         )
-        metrics.gauge("state_set_aside", "Files of the state that could not be read", lambda: len(state.set_aside))
-        metrics.gauge("ready", "1 when able to answer", lambda: float(self.ready))
-        metrics.gauge("versions_passed_over", "Versions that should serve and cannot", lambda: len(self.passed_over))
-        metrics.gauge("uptime_seconds", "Since start", lambda: time.monotonic() - self.started)
+        metrics.add_gauge("state_set_aside", "Files of the state that could not be read", lambda: len(state.set_aside))
+        metrics.add_gauge("ready", "1 when able to answer", lambda: float(self.ready))
+        metrics.add_gauge(
+            "versions_passed_over", "Versions that should serve and cannot", lambda: len(self.passed_over)
+        )
+        metrics.add_gauge("uptime_seconds", "Since start", lambda: time.monotonic() - self.started)
 
 
 class SlotOwners:

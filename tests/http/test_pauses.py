@@ -8,9 +8,9 @@ import pytest
 from streamd.http.requests import TransportLimits
 from streamd.runtime.service import ServiceLimits
 from tests.http.conftest import Start
-from tests.runtime.test_pauses import HOUR, Clock
 from tests.support.http_harness import CONTRACT, HttpDaemon, HttpDaemonSettings, make_sample, open_listener, pack
 from tests.support.http_harness import JSON as JSON_TYPE
+from tests.support.paused_clock import HOUR, PausableClock
 from tests.support.stalled_peer import BIG, StalledReader
 
 SECONDS = 0.02
@@ -21,15 +21,15 @@ SETUP = HttpDaemonSettings(
 )
 
 
-def stand_still(daemon: HttpDaemon) -> Clock:
+def stand_still(daemon: HttpDaemon) -> PausableClock:
     """Let the daemon's deadlines pass only when the test says so."""
     now, pauses = time.monotonic(), daemon.service.pauses
-    pauses.clock = clock = Clock(pauses)
+    pauses.clock = clock = PausableClock(pauses)
     clock.base = lambda: now
     return clock
 
 
-async def pause(clock: Clock) -> None:
+async def pause(clock: PausableClock) -> None:
     """Stop for an hour, and let every timer go off that was due meanwhile."""
     clock.pause(HOUR)
     over = asyncio.Event()

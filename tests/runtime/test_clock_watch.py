@@ -115,7 +115,7 @@ async def test_a_server_ahead_is_counted_named_and_logged_once(tmp_path: Path) -
             "rewound": 0,
             "dropped_rows": 0,
         }
-        metrics = at.service.metrics.text().decode()
+        metrics = at.service.metrics.render().decode()
         assert "streamd_servers_ahead 1.0\n" in metrics
         assert "streamd_servers_rewound_total 0.0\n" in metrics
 
@@ -204,7 +204,7 @@ async def test_its_own_samples_of_the_present_bring_a_server_back(tmp_path: Path
             assert (await at.send("web-01", time)).accepted == 1
         await at.settle()
         assert at.origin("web-01") == (PRESENT + 3 * STEP) // STEP * STEP
-        assert "streamd_servers_rewound_total 1.0\n" in at.service.metrics.text().decode()
+        assert "streamd_servers_rewound_total 1.0\n" in at.service.metrics.render().decode()
 
 
 async def test_rows_that_were_taken_in_the_meantime_are_forecast_at_once(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Fake engine versions whose forecasts tell which of them made them."""
+"""Fake engine versions whose forecasts show which version made them."""
 
 import asyncio
 import threading
@@ -16,16 +16,16 @@ from streamd.inference.fake import FakeBackend, FakeLane, forecast_of
 from streamd.inference.lane import Lane
 from streamd.inference.opening import OpenedBackend
 from streamd.runtime.lanes.deployment import DeploymentSpec
-from tests.support.pipeline_rig import spec_of
+from tests.support.pipeline_rig import make_fake_spec
 
 OFFSETS = {f"model_2026010{day}_000000": float(4_096 * day) for day in (1, 2, 3)}
-"""What each version adds to every forecast (exact in float32 beside the values of tests)."""
+"""The number that each version adds to its forecasts (exact in float32 beside the values of tests)."""
 
-NAMES = tuple(OFFSETS)
+VERSION_NAMES = tuple(OFFSETS)
 
 
-def expected_of(contract: ModelContract, window: Float32, model: str) -> Float32:
-    """A version's forecast of a window, `(targets, horizon, quantiles)`."""
+def compute_version_forecast(contract: ModelContract, window: Float32, model: str) -> Float32:
+    """Return a version's forecast of a window, `(targets, horizon, quantiles)`."""
     forecast: Float32 = (forecast_of(contract, window) + np.float32(OFFSETS[model])).transpose(1, 0, 2)
     return forecast
 
@@ -41,9 +41,9 @@ class VersionLane(FakeLane):
 
 
 class VersionBackend(FakeBackend):
-    """Makes the lanes of one version; its devices may die after a lane was made and before it ran."""
+    """Makes the lanes of one version; its device may die after a lane was made and before it ran."""
 
-    dies_young = False
+    dies_before_run = False
 
     def __init__(self, contract: ModelContract, model: str, buckets: tuple[int, ...] = (1, 4, 8)) -> None:
         super().__init__(contract, buckets)
@@ -54,14 +54,14 @@ class VersionBackend(FakeBackend):
         lane.__class__ = VersionLane
         assert isinstance(lane, VersionLane)
         lane.offset = OFFSETS[self.model]
-        if self.dies_young:
+        if self.dies_before_run:
             self.lose_device()
         return lane
 
 
 @dataclass
 class Versions:
-    """Loads versions, each time on a backend of its own, and counts what becomes of them."""
+    """Specs of versions, each on a backend of its own, and records of the lanes and releases."""
 
     contract: ModelContract
     limits: LaneLimits
@@ -69,8 +69,8 @@ class Versions:
     backends: list[VersionBackend] = field(default_factory=list)
     released: list[str] = field(default_factory=list)
 
-    def spec(self, name: str, prepare: Callable[[VersionBackend], None] = lambda backend: None) -> DeploymentSpec:
-        """What deploys a version; `prepare` may script its failure."""
+    def make_spec(self, name: str, prepare: Callable[[VersionBackend], None] = lambda backend: None) -> DeploymentSpec:
+        """Return a spec of a version; `prepare` may script its failure."""
         backend = VersionBackend(self.contract, name)
         prepare(backend)
         self.backends.append(backend)
@@ -87,7 +87,7 @@ class Versions:
                 made.pop_all()
             return OpenedBackend(backend, lanes)
 
-        return spec_of(name, open_backend, release=lambda: self.released.append(name), limits=self.limits)
+        return make_fake_spec(name, open_backend, release=lambda: self.released.append(name), limits=self.limits)
 
     @property
     def live(self) -> list[FakeLane]:
@@ -95,14 +95,17 @@ class Versions:
         return [lane for backend in self.backends for lane in backend.lanes if not lane.closed]
 
 
-def lane_threads() -> set[threading.Thread]:
-    """The lanes' threads in the process."""
+def find_lane_threads() -> set[threading.Thread]:
+    """Return the lanes' threads of this process."""
     return {thread for thread in threading.enumerate() if thread.name.startswith("lane ")}
 
 
-async def others_end(known: set[threading.Thread]) -> bool:
-    """Wait for all lanes' threads but the known ones: one that has let go of its lane takes a moment to be gone."""
-    others = lane_threads() - known
+async def join_other_lanes(known: set[threading.Thread]) -> bool:
+    """Wait for all lanes' threads but the known ones; returns whether they ended.
+
+    A thread that has closed its lane needs a moment more to end.
+    """
+    others = find_lane_threads() - known
     for thread in others:
         await asyncio.to_thread(thread.join, 60.0)
     return not any(thread.is_alive() for thread in others)

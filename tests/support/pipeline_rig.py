@@ -28,7 +28,7 @@ from tests.support.state_files import opened, send, whole, window_of
 SERVER_IDS = {"web-01": 7}
 
 
-def spec_of(
+def make_fake_spec(
     name: str,
     open_backend: OpenBackend | None = None,
     *,
@@ -36,10 +36,10 @@ def spec_of(
     release: Callable[[], None] = lambda: None,
     limits: LaneLimits | None = None,
 ) -> DeploymentSpec:
-    """What a deployment of fake lanes is made from; without `open_backend` its lanes are opened by hand."""
+    """Return the spec of a deployment of fake lanes; without `open_backend` the test opens its lanes."""
 
     def open_nothing(exhausted: frozenset[str]) -> OpenedBackend:
-        raise BackendUnavailableError("lanes are opened by hand here")
+        raise BackendUnavailableError("the test opens the lanes")
 
     return DeploymentSpec(
         name=name,
@@ -53,15 +53,15 @@ def spec_of(
 
 
 class Rig:
-    """What the tests see of a running pipeline."""
+    """A running pipeline over fake lanes, with records of its runs and its results."""
 
     def __init__(self, state: State, lanes: int, devices: int = 1) -> None:
         self.state = state
         self.backend = FakeBackend(state.contract, (1, 8), devices=devices)
         self.batches: list[int] = []
-        """Windows of every batch that came back, in order."""
+        """The number of windows of each batch that ended, in order."""
         self.published: list[tuple[str, int]] = []
-        """(server, step) of every forecast, in order."""
+        """(server, step) of each published forecast, in order."""
         self.expects_rows = False
         self.queue_delays: list[float] = []
         self._lanes = lanes
@@ -69,7 +69,7 @@ class Rig:
         self._news = asyncio.Event()
         self.script.on_run = self._on_run
         self.inputs: list[dict[str, Any]] = []
-        """Copies of what every run was given, in the order in which they began."""
+        """Copies of the inputs of each run, in the order in which they began."""
         self.scheduler = Scheduler(
             state.snapshot,
             state.board.get_step,
@@ -78,14 +78,14 @@ class Rig:
             max_waiting_requests=16,
         )
         self.scores: list[ForecastPosted] = []
-        """Who sees every forecast."""
+        """The receivers of every posted forecast."""
         self.router = CandidateRouter()
         self.board_sink = BoardSink(state, self, self.scores)
         self.pipeline = Pipeline(
             state,
             self.scheduler,
             self.board_sink,
-            Deployment(spec_of("model_20260101_000000", server_ids=SERVER_IDS)),
+            Deployment(make_fake_spec("model_20260101_000000", server_ids=SERVER_IDS)),
             observer=self,
             router=self.router,
             rows_expected=self,
@@ -100,7 +100,7 @@ class Rig:
     def open_lanes(self) -> None:
         lanes = [self.backend.make_lane(index) for index in range(self._lanes)]
         self._workers = [LaneWorker(lane, self._loop, self.pipeline.handle_result) for lane in lanes]
-        # Batching is free: whatever waits runs as one batch.
+        # Batching is free: all that waits runs as one batch.
         self.pipeline.open_lanes(self._workers, CostTable({1: 1.0, 8: 1.0}, pads=False))
 
     async def close(self) -> None:
@@ -111,9 +111,9 @@ class Rig:
         for worker in self._workers:
             assert await asyncio.to_thread(worker.join, 60.0)
 
-    # ------------------------------------------------------------ what tests do
-    def due(self, server: str, step: int, value: float | None = None) -> int:
-        """Let a whole row of a server arrive, after as many before it as it needs; returns its slot."""
+    # ------------------------------------------------------------ actions of tests
+    def add_due_row(self, server: str, step: int, value: float | None = None) -> int:
+        """Send a whole row of a server, after the rows that it needs before to become due; returns its slot."""
         slot = self.state.directory.slots.get(server)
         if slot is None:
             send(self.state, server, step - 1, whole(0.0))
@@ -123,40 +123,40 @@ class Rig:
         return slot
 
     def forget(self, server: str) -> None:
-        """What ingest does with a server that is forgotten."""
+        """Forget a server as ingest does."""
         slot = self.state.directory.slots[server]
         self.state.directory.release(slot)
         for each in (self.router, self.pipeline, self.board_sink):
             each.forget(slot)
 
-    def let_go(self, lane: int) -> None:
-        """Let a held lane finish what it runs."""
+    def release_lane(self, lane: int) -> None:
+        """Let a held lane finish its run."""
         self.script.release[f"fake-{lane}"].set()
 
-    async def until(self, happened: Callable[[], bool]) -> None:
-        """Wait until something has happened; looks again whenever anything does."""
+    async def wait_for(self, happened: Callable[[], bool]) -> None:
+        """Wait until something has happened; checks again after each event of the pipeline."""
         while not happened():
             self._news.clear()
             await self._news.wait()
 
-    async def begun(self, runs: int) -> None:
-        """Wait until so many runs have begun, in all."""
-        await self.until(lambda: len(self.inputs) >= runs)
+    async def wait_for_runs(self, runs: int) -> None:
+        """Wait until `runs` runs have begun since the start."""
+        await self.wait_for(lambda: len(self.inputs) >= runs)
 
-    async def settled(self) -> None:
+    async def wait_idle(self) -> None:
         await self.pipeline.wait_idle()
 
-    def expected(self, server: str) -> Float32:
-        """The fake's forecast of a server's window as it is now, `(targets, horizon, quantiles)`."""
+    def compute_forecast(self, server: str) -> Float32:
+        """Return the fake's forecast of a server's present window, `(targets, horizon, quantiles)`."""
         forecast: Float32 = forecast_of(self.state.contract, window_of(self.state, server)).transpose(1, 0, 2)
         return forecast
 
-    def accounted(self) -> bool:
-        """Whether every due row ended somewhere."""
+    def is_accounted(self) -> bool:
+        """Whether each due row is counted under one end."""
         counts = self.scheduler.counts
         return counts.due == counts.delivered + self.scheduler.superseded + counts.failed + counts.forgotten
 
-    # ------------------------------------------------------------ what the pipeline tells
+    # ------------------------------------------------------------ reports of the pipeline
     def batch_done(self, windows: int, queue_delay_seconds: float, inference_seconds: float) -> None:
         self.batches.append(windows)
         self.queue_delays.append(queue_delay_seconds)
@@ -213,5 +213,5 @@ class Caller:
         self.failures[index] = error
 
     def last_values(self) -> dict[int, float]:
-        """The value that each answered window's forecast goes on from, as the fake lane makes it."""
+        """Return the last value of each answered window, which the fake lane's forecast begins with."""
         return {index: float(np.round(answer[0, 0, 1], 2)) for index, answer in self.answers.items()}

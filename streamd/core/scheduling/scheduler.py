@@ -1,7 +1,7 @@
-"""What runs next: due servers and callers' windows, merged by age into micro-batches.
+"""Merges due servers and callers' windows by age into micro-batches.
 
-Decides and returns the work; the pipeline does it and reports back. Every due row ends in exactly one of:
-delivered, superseded, failed, forgotten.
+Decides and returns the work; the pipeline does it and reports back. No I/O, no threads and no clock here: the time is
+a parameter. Every due row ends in exactly one of: delivered, superseded, failed, forgotten.
 """
 
 from collections import OrderedDict, deque
@@ -15,8 +15,9 @@ from streamd.core.scheduling.costs import CostTable
 
 @dataclass(frozen=True, slots=True)
 class ServerItem:
-    """A server's newest window, as it was when its batch was gathered."""
+    """A server's newest window, as it was when its batch was taken."""
 
+    # Constructed with positional arguments, one for each row of each batch: keywords would cost time there.
     slot: int
     generation: int
     step: int
@@ -43,38 +44,42 @@ class Batch:
 
     items: list[Item]
     moves: int = 0
-    """How often it was taken from a lost lane."""
+    """The number of lanes that were lost while they ran it."""
     started: float = 0.0
+    """When it was taken for a lane (monotonic seconds)."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class RowCounts:
-    """Where the due rows went, since start: due = delivered + superseded + failed + forgotten + what waits."""
+    """The due rows since start, by their end: due = delivered + superseded + failed + forgotten + waiting + running."""
 
     due: int = 0
     delivered: int = 0
     failed: int = 0
     forgotten: int = 0
     stale: int = 0
-    """Rows that a newer row of the same server overtook on their way; they count as superseded."""
+    """Rows that were on a lane or waited to run again when a newer row of their server replaced them, and rows whose
+    window had too few rows when it was their turn. They count as superseded."""
 
 
 @dataclass(slots=True)
 class BatchOutcome:
-    """What a finished batch leaves to be done."""
+    """The work that a batch leaves to its caller. What has to run again is queued already."""
 
     deliver: list[tuple[int, ServerItem]] = field(default_factory=list)
-    """(row in the batch, item) of forecasts to post."""
+    """The forecasts to deliver, as (row in the batch, item)."""
     answer: list[tuple[int, RequestItem]] = field(default_factory=list)
+    """The callers' windows to answer, as (row in the batch, item)."""
     fail: list[Item] = field(default_factory=list)
-    retry: list[Batch] = field(default_factory=list)
+    """The windows that get no forecast."""
 
 
 class Scheduler:
-    """The due set, the callers' queue, and the batches made of them.
+    """The queue of due servers, the queue of callers' windows, and the batches made of them.
 
-    `snapshot(slot)` returns a slot's `(generation, newest step, rows in its window)` at this moment; `posted(slot)`
-    the step of the newest forecast posted for it; `need` is how many rows a window must have to be forecast.
+    `snapshot(slot)` returns the present `(generation, newest step, rows in its window)` of a slot; `posted(slot)`
+    returns the step of the newest forecast that was posted for it; a window with fewer than `need` rows is not
+    forecast.
     """
 
     def __init__(
@@ -87,6 +92,9 @@ class Scheduler:
         max_waiting_requests: int,
     ) -> None:
         self.due: CoalescingQueue[int] = CoalescingQueue()
+        """The slots that wait for the first time, each once."""
+        self.retries: deque[Batch] = deque()
+        """Batches that run again: whole ones of lost lanes, and halves of failed ones. They run before all others."""
         self.counts = RowCounts()
         self.need = need
         self.max_queue_delay_seconds = max_queue_delay_seconds
@@ -94,26 +102,25 @@ class Scheduler:
         self._snapshot = snapshot
         self._posted = posted
         self.dropped_windows = 0
-        """Callers' windows that were removed before they ran, since start: nobody waited for them any more."""
-        # By request, so that one of thousands leaves the line without a look at the others.
+        """Callers' windows since start that were removed before they ran, because their call was over."""
+        # By request: one of thousands is removed without a search through the others.
         self._requests: OrderedDict[object, deque[RequestItem]] = OrderedDict()
         self._request_windows = 0
         self._calls: set[object] = set()  # from `add_request` to `drop_request`
-        self._retries: deque[Batch] = deque()
 
     # ------------------------------------------------------------ work in
     def mark_due(self, slot: int, now: float, rows: int = 1) -> None:
-        """Let a server wait for its turn with `rows` more due rows."""
+        """Queue a server that has `rows` more due rows; one that waits already keeps its place."""
         self.counts.due += rows
         self.due.mark(slot, now, rows)
 
     def forget(self, slot: int) -> None:
-        """Drop a slot whose server was forgotten."""
+        """Remove a slot whose server was forgotten from the queue."""
         if self.due.discard(slot):
             self.counts.forgotten += 1
 
     def add_request(self, request: object, windows: int, now: float) -> bool:
-        """Queue a caller's windows, none of which waits; false, and nothing queued, where there is no room for them.
+        """Queue all windows of a call; returns `False` and queues nothing if the queue has no space for all of them.
 
         Call `drop_request` when the call is over, however it ends.
         """
@@ -125,56 +132,57 @@ class Scheduler:
         return True
 
     def drop_request(self, request: object) -> None:
-        """End a call: those of its windows that wait leave the line, and those on a lane do not run again."""
+        """End a call: its waiting windows are removed, and those on a lane do not run again."""
         self._calls.discard(request)
         before = self.waiting
         self._request_windows -= len(self._requests.pop(request, ()))
-        if self._retries:
-            for batch in self._retries:
-                batch.items = self._still_wanted(batch.items)
-            self._retries = deque(batch for batch in self._retries if batch.items)
+        if self.retries:
+            for batch in self.retries:
+                batch.items = self._remove_ended_calls(batch.items)
+            self.retries = deque(batch for batch in self.retries if batch.items)
         self.dropped_windows += before - self.waiting
 
-    def _still_wanted(self, items: list[Item]) -> list[Item]:
+    def _remove_ended_calls(self, items: list[Item]) -> list[Item]:
         return [item for item in items if isinstance(item, ServerItem) or item.request in self._calls]
 
-    def abandon_requests(self) -> list[RequestItem]:
-        """Remove and return all callers' windows that wait: no lane is left to run them."""
-        abandoned = list(self.queued_requests())
+    def withdraw_requests(self) -> list[RequestItem]:
+        """Remove and return all callers' windows that wait; call it when no lane is left to run them."""
+        withdrawn = list(self.queued_requests())
         self._requests.clear()
         self._request_windows = 0
-        for batch in self._retries:
-            abandoned += [item for item in batch.items if isinstance(item, RequestItem)]
+        for batch in self.retries:
+            withdrawn += [item for item in batch.items if isinstance(item, RequestItem)]
             batch.items = [item for item in batch.items if not isinstance(item, RequestItem)]
-        return abandoned
+        return withdrawn
 
-    def give_up(self) -> list[int]:
-        """Remove and return all servers that wait, in the line or to run again; another scheduler takes them over.
+    def withdraw_all(self) -> list[int]:
+        """Remove and return the slots of all servers that wait, also of those that wait to run again.
 
-        Their rows count there, and here as if they had never been due. Callers' windows stay.
+        Another scheduler takes them over: their rows count there, and here as if they had never been due. Callers'
+        windows stay.
         """
         slots = self.due.take(len(self.due))
-        for batch in self._retries:
-            kept: list[Item] = []
+        for batch in self.retries:
+            remaining: list[Item] = []
             for item in batch.items:
                 if isinstance(item, RequestItem):
-                    kept.append(item)
+                    remaining.append(item)
                 elif self._snapshot(item.slot)[0] != item.generation:
                     self.counts.forgotten += 1
                 else:
                     slots.append(item.slot)
-            batch.items = kept
-        self._retries = deque(batch for batch in self._retries if batch.items)
+            batch.items = remaining
+        self.retries = deque(batch for batch in self.retries if batch.items)
         self.counts.due -= len(slots)
         return slots
 
     def withdraw_failed(self) -> None:
-        """Take back that a row failed and was due here: another scheduler takes it over."""
+        """Uncount a row that failed here, because another scheduler takes it over."""
         self.counts.failed -= 1
         self.counts.due -= 1
 
     def row_counts(self) -> dict[str, int]:
-        """Return where the rows went since start: due = delivered + superseded + failed + forgotten + waiting."""
+        """Return the rows since start by their end; `due` is the sum of the others and of what waits or runs."""
         return {
             "due": self.counts.due,
             "delivered": self.counts.delivered,
@@ -190,8 +198,8 @@ class Scheduler:
 
     @property
     def waiting(self) -> int:
-        """Windows that wait for a lane."""
-        return len(self.due) + self._request_windows + sum(len(batch.items) for batch in self._retries)
+        """The number of windows that wait for a lane, servers' and callers'."""
+        return len(self.due) + self._request_windows + sum(len(batch.items) for batch in self.retries)
 
     def queued_requests(self) -> Iterator[RequestItem]:
         """Yield the callers' windows that wait for the first time, the longest waiting first."""
@@ -199,33 +207,36 @@ class Scheduler:
 
     @property
     def waiting_requests(self) -> int:
-        """Callers' windows that wait for a lane, for the first time or again."""
-        again = sum(isinstance(item, RequestItem) for batch in self._retries for item in batch.items)
+        """The number of callers' windows that wait for a lane, for the first time or again."""
+        again = sum(isinstance(item, RequestItem) for batch in self.retries for item in batch.items)
         return self._request_windows + again
 
     @property
     def calls(self) -> int:
-        """Calls whose caller waits for an answer."""
+        """The number of calls that wait for an answer."""
         return len(self._calls)
 
     # ------------------------------------------------------------ work out
-    def next_batch(self, now: float, idle_lanes: int, costs: CostTable, more_comes: bool) -> Batch | None:
-        """Return the next batch, or none where nothing should run now.
+    def next_batch(self, now: float, idle_lanes: int, costs: CostTable, expects_rows: bool) -> Batch | None:
+        """Return the next batch, or `None` if nothing should run now.
 
-        With an idle lane work goes out at once; only while `more_comes` for certain does it wait until
-        `wait_until`.
+        1. A batch that must run again is first; windows in it that became obsolete are left out, perhaps all.
+        2. Otherwise the longest waiting windows run at once if a lane is idle, as many as `costs` recommends.
+        3. Only while more rows are certain to arrive (`expects_rows`) and the batch is not full, they are held back,
+           until `dispatch_deadline` at most.
         """
         if idle_lanes < 1:
             return None
-        if self._retries:
-            return self._again(self._retries.popleft(), now, costs.max_batch)
+        if self.retries:
+            return self._refresh(self.retries.popleft(), now, costs.max_batch)
         waiting = len(self.due) + self._request_windows
-        if not waiting or (more_comes and waiting < costs.max_batch and now < self.wait_until()):
+        if not waiting or (expects_rows and waiting < costs.max_batch and now < self.dispatch_deadline):
             return None
-        return Batch(self._take(costs.choose_batch_size(waiting, idle_lanes)), started=now)
+        return Batch(self._take_oldest(costs.choose_batch_size(waiting, idle_lanes)), started=now)
 
-    def wait_until(self) -> float:
-        """Until when the longest waiting window may be held back (monotonic seconds)."""
+    @property
+    def dispatch_deadline(self) -> float:
+        """The moment until which the longest waiting window may be held back (monotonic seconds)."""
         oldest = (self._oldest_request_since, self.due.oldest_since)
         return min((since for since in oldest if since is not None), default=0.0) + self.max_queue_delay_seconds
 
@@ -243,8 +254,8 @@ class Scheduler:
             del self._requests[request]
         return item
 
-    def _take(self, count: int) -> list[Item]:
-        """Take the longest waiting, whichever queue they wait in."""
+    def _take_oldest(self, count: int) -> list[Item]:
+        """Remove and return the `count` longest waiting windows of both queues."""
         items: list[Item] = []
         while len(items) < count and (self._requests or self.due):
             due_since, request_since = self.due.oldest_since, self._oldest_request_since
@@ -253,24 +264,28 @@ class Scheduler:
             else:
                 assert due_since is not None
                 (slot,) = self.due.take(1)
-                item = self._item(slot, due_since)
+                item = self._make_item(slot, due_since)
                 if item.context >= self.need:
                     items.append(item)
                 else:
-                    self.counts.stale += 1  # a gap emptied the window while it waited
+                    self.counts.stale += 1  # a gap in its rows emptied the window while it waited
         return items
 
-    def _item(self, slot: int, since: float) -> ServerItem:
+    def _make_item(self, slot: int, since: float) -> ServerItem:
         generation, step, context = self._snapshot(slot)
         return ServerItem(slot, generation, step, context, since)
 
-    def _again(self, batch: Batch, now: float, max_batch: int) -> Batch:
-        """A batch that runs again takes its servers' windows as they are by now.
+    def _refresh(self, batch: Batch, now: float, max_batch: int) -> Batch:
+        """Return a batch that runs again, with its servers' windows as they are now.
 
-        Left behind by another backend, it may be larger than any bucket here: the rest then waits as it did.
+        1. If it is larger than the largest bucket, because another backend took it, the rest waits as a batch.
+        2. A caller's window runs again as it is.
+        3. A server that was forgotten in the meantime is left out.
+        4. So is a row whose server has a newer one: that one waits, or is on a lane.
+        5. Any other server runs with the rows that its window has now.
         """
         if rest := batch.items[max_batch:]:
-            self._retries.appendleft(Batch(rest, moves=batch.moves))
+            self.retries.appendleft(Batch(rest, moves=batch.moves))
             batch = Batch(batch.items[:max_batch], moves=batch.moves)
         items: list[Item] = []
         for item in batch.items:
@@ -279,14 +294,17 @@ class Scheduler:
             elif self._snapshot(item.slot)[0] != item.generation:
                 self.counts.forgotten += 1
             elif self._snapshot(item.slot)[1] > item.step:
-                self.counts.stale += 1  # a newer row waits already, or is on a lane
+                self.counts.stale += 1
             else:
-                items.append(self._item(item.slot, item.since))
+                items.append(self._make_item(item.slot, item.since))
         return Batch(items, moves=batch.moves, started=now)
 
-    # ------------------------------------------------------------ reports back
-    def finished(self, batch: Batch, bad_rows: Iterable[int] = ()) -> BatchOutcome:
-        """Take a batch that ran; `bad_rows` are those whose forecast is not finite: they fail alone."""
+    # ------------------------------------------------------------ results
+    def complete_batch(self, batch: Batch, bad_rows: Iterable[int] = ()) -> BatchOutcome:
+        """Account for a batch that ran; the windows in `bad_rows`, whose forecasts are not finite, fail alone.
+
+        A forecast of a forgotten server is dropped, and one that is not newer than the posted one as well.
+        """
         outcome = BatchOutcome()
         bad = set(bad_rows)
         for row, item in enumerate(batch.items):
@@ -303,35 +321,36 @@ class Scheduler:
                 outcome.deliver.append((row, item))
         return outcome
 
-    def failed(self, batch: Batch) -> BatchOutcome:
-        """Take a batch that its engine refused: halve it until the window that is to blame stands alone."""
+    def bisect_batch(self, batch: Batch) -> BatchOutcome:
+        """Account for a batch that its engine refused: its halves run again, and a single window fails.
+
+        So a window that is to blame fails alone: one in a batch of n takes 2 log2(n) more runs.
+        """
         outcome = BatchOutcome()
         if len(batch.items) == 1:
             self._fail_item(batch.items[0], outcome)
         else:
             middle = len(batch.items) // 2
-            self._retry(batch.items[:middle], batch.moves, outcome)
-            self._retry(batch.items[middle:], batch.moves, outcome)
+            self._queue_retry(batch.items[:middle], batch.moves)
+            self._queue_retry(batch.items[middle:], batch.moves)
         return outcome
 
-    def lost(self, batch: Batch) -> BatchOutcome:
-        """Take a batch whose lane was lost: it may run on another, once."""
+    def reassign_batch(self, batch: Batch) -> BatchOutcome:
+        """Account for a batch whose lane was lost: it runs on another one, or fails if it was moved before."""
         outcome = BatchOutcome()
         if batch.moves:
             for item in batch.items:
                 self._fail_item(item, outcome)
         else:
-            self._retry(batch.items, 1, outcome)
+            self._queue_retry(batch.items, moves=1)
         return outcome
 
-    def _retry(self, items: list[Item], moves: int, outcome: BatchOutcome) -> None:
-        """Let windows run again, but for those of callers who have left since."""
-        wanted = self._still_wanted(items)
-        self.dropped_windows += len(items) - len(wanted)
-        if wanted:
-            batch = Batch(wanted, moves)
-            outcome.retry.append(batch)
-            self._retries.append(batch)
+    def _queue_retry(self, items: list[Item], moves: int) -> None:
+        """Queue windows to run again, without those whose call has ended in the meantime."""
+        remaining = self._remove_ended_calls(items)
+        self.dropped_windows += len(items) - len(remaining)
+        if remaining:
+            self.retries.append(Batch(remaining, moves))
 
     def _fail_item(self, item: Item, outcome: BatchOutcome) -> None:
         outcome.fail.append(item)

@@ -209,7 +209,7 @@ class Pipeline:
             batch = self.scheduler.next_batch(now, len(serving.idle), serving.costs, expected)
             if batch is None:
                 if self.scheduler.waiting:
-                    delay = max(self.scheduler.wait_until() - now, 0.0)
+                    delay = max(self.scheduler.dispatch_deadline - now, 0.0)
                     self._timer = self._loop.call_later(delay, self._dispatch)
                 break
             if batch.items:
@@ -257,9 +257,9 @@ class Pipeline:
             owner.idle.append(worker)
         if error is None:
             not_finite = NotFiniteError("the model gave NaN or infinity for this window")
-            return self.scheduler.finished(result.batch, result.bad_rows), not_finite
+            return self.scheduler.complete_batch(result.batch, result.bad_rows), not_finite
         log.warning("batch_failed", lane=worker.lane.name, windows=len(result.batch.items), error=str(error))
-        return self.scheduler.failed(result.batch), error
+        return self.scheduler.bisect_batch(result.batch), error
 
     def _observe(self, worker: LaneWorker, result: LaneResult, now: float) -> None:
         batch = result.batch
@@ -302,13 +302,13 @@ class Pipeline:
             assert owner is not None, "lost_together returns lanes of the pool"
             owner.lost.append(f"{each.lane.name}: {error}")
             if each.running is not None:
-                failed += self.scheduler.lost(self._free_lane(each)).fail
+                failed += self.scheduler.reassign_batch(self._free_lane(each)).fail
             self.lanes.remove(each)
             each.stop()
             if owner.supervisor is not None:
                 owner.supervisor.lane_lost(each, error)
         if not self.workers:
-            failed += self.scheduler.abandon_requests()
+            failed += self.scheduler.withdraw_requests()
         return failed
 
     def _free_lane(self, worker: LaneWorker) -> Batch:

@@ -91,7 +91,7 @@ def read_former_windows(path: Path, step_seconds: int) -> FormerWindows | None:
         return None
     layout = make_windows_layout(header["features"], header["context_length"], step_seconds, header["capacity"])
     size = path.stat().st_size
-    if size not in (layout.nbytes, layout.former_nbytes):
+    if size not in (layout.nbytes, layout.earlier_nbytes):
         log.warning("state_set_aside", file=str(path), reason="it is cut off")
         return None
     arrays = layout.make_views(np.memmap(path, np.uint8, "c"), size)

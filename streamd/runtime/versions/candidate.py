@@ -200,7 +200,7 @@ class Candidate:
 
     def take_waiting(self) -> None:
         """Give what waits to the version that serves; a shadow drops it."""
-        self._return(self.scheduler.give_up())
+        self._return(self.scheduler.withdraw_all())
 
     def _return(self, slots: Sequence[int]) -> None:
         if not self.assignment.shadow:

@@ -1,6 +1,7 @@
-"""What runs next: driven at random against a world of servers, callers, poisoned windows and lanes that die."""
+"""Tests `streamd/core/scheduling/scheduler.py` at random: servers, callers, poisoned windows and lanes that are lost."""
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -24,7 +25,7 @@ Row = tuple[int, int, int]
 
 @dataclass
 class World:
-    """What the scheduler asks about: each slot's server, its rows and its forecast on the board."""
+    """The state that the scheduler reads: each slot's server, its rows and its forecast on the board."""
 
     generations: list[int]
     newest: list[int]
@@ -72,7 +73,7 @@ class Fleet(RuleBasedStateMachine):
         self.unanswered: Counter[tuple[object, int]] = Counter()
         self.lost_twice: set[int] = set()
         self.requests = 0
-        self.left: set[object] = set()
+        self.ended: set[object] = set()
 
     # ------------------------------------------------------------ the world
     @rule(slot=st.integers(0, SLOTS - 1), rows=st.sampled_from([1, 1, 1, 2]), later=st.sampled_from([0.0, 1.0]))
@@ -88,7 +89,7 @@ class Fleet(RuleBasedStateMachine):
         self.world.have[slot] = have
 
     @rule(slot=st.integers(0, SLOTS - 1))
-    def server_is_forgotten(self, slot: int) -> None:
+    def a_server_is_forgotten(self, slot: int) -> None:
         self.scheduler.forget(slot)
         self.world.generations[slot] += 1
         self.world.newest[slot] = self.world.posted[slot] = NO_STEP
@@ -119,27 +120,29 @@ class Fleet(RuleBasedStateMachine):
         windows = {key for key in self.unanswered if key[0] == request}
         waiting, dropped = self.scheduler.waiting, self.scheduler.dropped_windows
         self.scheduler.drop_request(request)
-        assert self.scheduler.waiting == waiting - len(windows - on_lanes), "what nobody waits for leaves the line"
+        assert self.scheduler.waiting == waiting - len(windows - on_lanes), (
+            "waiting windows of an ended call are removed"
+        )
         assert self.scheduler.dropped_windows == dropped + len(windows - on_lanes)
-        self.left.add(request)
+        self.ended.add(request)
         for key in windows:
             del self.unanswered[key]
 
-    def wanted(self, items: list[Item]) -> list[Item]:
-        return [item for item in items if isinstance(item, ServerItem) or item.request not in self.left]
+    def without_ended_calls(self, items: list[Item]) -> list[Item]:
+        return [item for item in items if isinstance(item, ServerItem) or item.request not in self.ended]
 
     # ------------------------------------------------------------ lanes
-    @rule(idle_lanes=st.integers(1, 3), later=st.sampled_from([0.0, 1.0, DELAY_SECONDS]), more_comes=st.booleans())
-    def a_lane_is_idle(self, idle_lanes: int, later: float, more_comes: bool) -> None:
+    @rule(idle_lanes=st.integers(1, 3), later=st.sampled_from([0.0, 1.0, DELAY_SECONDS]), expects_rows=st.booleans())
+    def a_lane_is_idle(self, idle_lanes: int, later: float, expects_rows: bool) -> None:
         self.now += later
         due = list(self.scheduler.due)
-        held_back = more_comes and self.now < self.scheduler.wait_until()
-        batch = self.scheduler.next_batch(self.now, idle_lanes, COSTS, more_comes)
+        held_back = expects_rows and self.now < self.scheduler.dispatch_deadline
+        batch = self.scheduler.next_batch(self.now, idle_lanes, COSTS, expects_rows)
         if batch is None:
             assert held_back or not self.scheduler.waiting
             return
         taken = [item.slot for item in batch.items if isinstance(item, ServerItem) and item.slot in due]
-        assert not batch.moves or not taken, "a batch of a lost lane is moved as it was"
+        assert not batch.moves or not taken, "a batch of a lost lane is moved without new windows"
         self.take(batch)
 
     @rule()
@@ -158,7 +161,7 @@ class Fleet(RuleBasedStateMachine):
                 self.world.have[item.slot],
             ), "a window is gathered as it is now"
             assert item.context >= NEED, "a window with too few rows is never forecast"
-            assert row not in self.ran, "no row runs twice, but for a lane's or a neighbour's sake"
+            assert row not in self.ran, "a row runs again only after a lost lane or a failed batch"
             self.ran.add(row)
         keys = [self.key(item) for item in batch.items]
         assert len(set(keys)) == len(keys), "no window is in a batch twice"
@@ -171,42 +174,49 @@ class Fleet(RuleBasedStateMachine):
     @rule(data=st.data())
     def a_lane_is_done(self, data: st.DataObject) -> None:
         batch = self.lanes.pop(data.draw(st.integers(0, len(self.lanes) - 1)))
+        retries = len(self.scheduler.retries)
         if any(self.key(item) in self.poisoned for item in batch.items):
-            outcome = self.scheduler.failed(batch)
-            self.check_halved(batch, outcome)
-            self.settle(outcome)
+            outcome = self.scheduler.bisect_batch(batch)
+            self.check_halved(batch, outcome, self.retried_after(retries))
+            self.apply(outcome, self.retried_after(retries))
             return
         bad = data.draw(st.sets(st.integers(0, len(batch.items) - 1), max_size=1)) if batch.items else set()
-        outcome = self.scheduler.finished(batch, bad)
+        outcome = self.scheduler.complete_batch(batch, bad)
         assert outcome.fail == [batch.items[row] for row in sorted(bad)]
-        assert not outcome.retry
-        self.settle(outcome)
+        assert not self.retried_after(retries)
+        self.apply(outcome)
+
+    def retried_after(self, retries: int) -> list[Batch]:
+        """Return the batches that were queued to run again after the first `retries`."""
+        return list(self.scheduler.retries)[retries:]
 
     @precondition(lambda self: self.lanes)
     @rule(data=st.data())
     def a_lane_is_lost(self, data: st.DataObject) -> None:
         batch = self.lanes.pop(data.draw(st.integers(0, len(self.lanes) - 1)))
-        outcome = self.scheduler.lost(batch)
+        retries = len(self.scheduler.retries)
+        outcome = self.scheduler.reassign_batch(batch)
+        retried = self.retried_after(retries)
         assert (outcome.deliver, outcome.answer) == ([], [])
         if batch.moves:
-            assert outcome.fail == batch.items, "what took two lanes with it takes no third"
+            assert outcome.fail == batch.items, "a batch that lost two lanes gets no third"
         else:
             assert not outcome.fail
-            assert [item for retry in outcome.retry for item in retry.items] == self.wanted(batch.items)
-        self.settle(outcome)
+            assert [item for each in retried for item in each.items] == self.without_ended_calls(batch.items)
+        self.apply(outcome, retried)
 
-    def check_halved(self, batch: Batch, outcome: BatchOutcome) -> None:
+    def check_halved(self, batch: Batch, outcome: BatchOutcome, retried: Sequence[Batch]) -> None:
         assert (outcome.deliver, outcome.answer) == ([], [])
         if len(batch.items) == 1:
             assert outcome.fail == batch.items
-            assert self.key(outcome.fail[0]) in self.poisoned, "nobody fails for a neighbour's sake"
+            assert self.key(outcome.fail[0]) in self.poisoned, "no window fails because of another"
             return
         assert not outcome.fail
         middle = len(batch.items) // 2
-        halves = [self.wanted(batch.items[:middle]), self.wanted(batch.items[middle:])]
-        assert [retry.items for retry in outcome.retry] == [half for half in halves if half]
+        halves = [self.without_ended_calls(batch.items[:middle]), self.without_ended_calls(batch.items[middle:])]
+        assert [each.items for each in retried] == [half for half in halves if half]
 
-    def settle(self, outcome: BatchOutcome) -> None:
+    def apply(self, outcome: BatchOutcome, retried: Sequence[Batch] = ()) -> None:
         for _, item in outcome.deliver:
             server = item.slot, item.generation
             assert item.step > self.delivered_steps.get(server, NO_STEP), "a server's steps only rise"
@@ -220,12 +230,12 @@ class Fleet(RuleBasedStateMachine):
                 self.answer(failed)
             else:
                 self.failed += 1
-        for retry in outcome.retry:
-            self.ran.difference_update(row_of(item) for item in retry.items if isinstance(item, ServerItem))
+        for each in retried:
+            self.ran.difference_update(row_of(item) for item in each.items if isinstance(item, ServerItem))
 
     def answer(self, item: RequestItem) -> None:
-        if item.request in self.left:
-            return  # it was on a lane when its caller left
+        if item.request in self.ended:
+            return  # it was on a lane when its call ended
         assert self.unanswered[item.request, item.index] == 1, "one answer or failure to each window"
         del self.unanswered[item.request, item.index]
 
@@ -238,7 +248,7 @@ class Fleet(RuleBasedStateMachine):
     def every_due_row_is_accounted_for(self) -> None:
         counts = self.scheduler.counts
         assert (counts.due, counts.delivered, counts.failed) == (self.due, self.delivered, self.failed)
-        in_flight = self.wanted([item for batch in self.lanes for item in batch.items])
+        in_flight = self.without_ended_calls([item for batch in self.lanes for item in batch.items])
         servers_in_flight = sum(isinstance(item, ServerItem) for item in in_flight)
         requests_waiting = len(self.unanswered) - (len(in_flight) - servers_in_flight)
         assert self.scheduler.waiting_requests == requests_waiting
@@ -248,7 +258,7 @@ class Fleet(RuleBasedStateMachine):
         assert counts.due == done + servers_waiting + servers_in_flight
 
     def teardown(self) -> None:
-        """However it went, everything comes to its end once lanes are sound."""
+        """Run what is left: once no lane fails any more, every row and every call ends."""
         for _ in range(1_000):
             while (batch := self.scheduler.next_batch(self.now, 1, COSTS, False)) is not None:
                 self.take(batch)
@@ -256,7 +266,9 @@ class Fleet(RuleBasedStateMachine):
                 break
             batch = self.lanes.pop()
             poisoned = any(self.key(item) in self.poisoned for item in batch.items)
-            self.settle(self.scheduler.failed(batch) if poisoned else self.scheduler.finished(batch))
+            retries = len(self.scheduler.retries)
+            outcome = self.scheduler.bisect_batch(batch) if poisoned else self.scheduler.complete_batch(batch)
+            self.apply(outcome, self.retried_after(retries))
             self.every_due_row_is_accounted_for()
         assert self.scheduler.waiting == self.scheduler.waiting_requests == 0
         assert not self.unanswered, "every caller has an answer"
@@ -293,7 +305,7 @@ def test_a_poisoned_window_fails_alone_and_soon() -> None:
     culprit, failed, delivered, runs = 5, [], [], 0
     while (batch := scheduler.next_batch(100.0, 1, COSTS, False)) is not None:
         runs += 1
-        outcome = scheduler.failed(batch) if culprit in slots_of(batch) else scheduler.finished(batch)
+        outcome = scheduler.bisect_batch(batch) if culprit in slots_of(batch) else scheduler.complete_batch(batch)
         failed += [item.slot for item in outcome.fail if isinstance(item, ServerItem)]
         delivered += [item.slot for _, item in outcome.deliver]
     assert failed == [culprit]
@@ -301,7 +313,7 @@ def test_a_poisoned_window_fails_alone_and_soon() -> None:
     assert runs == 7, "eight, two fours, two twos, two ones"
 
 
-def test_the_oldest_run_first_whichever_queue_they_wait_in() -> None:
+def test_the_oldest_windows_of_both_queues_run_first() -> None:
     _, scheduler = due_world(2)
     scheduler.add_request("caller", 2, 0.5)
     batch = take(scheduler)
@@ -310,22 +322,22 @@ def test_the_oldest_run_first_whichever_queue_they_wait_in() -> None:
 
 def test_an_idle_lane_gets_work_at_once() -> None:
     _, scheduler = due_world(1)
-    assert scheduler.next_batch(0.0, 1, COSTS, more_comes=False) is not None
+    assert scheduler.next_batch(0.0, 1, COSTS, expects_rows=False) is not None
 
 
-def test_work_is_held_back_only_while_more_is_certain_and_only_so_long() -> None:
+def test_work_is_held_back_only_while_more_rows_are_certain_and_until_the_deadline() -> None:
     _, scheduler = due_world(3)
-    assert scheduler.wait_until() == DELAY_SECONDS
-    assert scheduler.next_batch(DELAY_SECONDS - 0.1, 1, COSTS, more_comes=True) is None
-    assert scheduler.next_batch(DELAY_SECONDS, 1, COSTS, more_comes=True) is not None
+    assert scheduler.dispatch_deadline == DELAY_SECONDS
+    assert scheduler.next_batch(DELAY_SECONDS - 0.1, 1, COSTS, expects_rows=True) is None
+    assert scheduler.next_batch(DELAY_SECONDS, 1, COSTS, expects_rows=True) is not None
 
 
 def test_a_full_batch_is_never_held_back() -> None:
     _, scheduler = due_world(COSTS.max_batch)
-    assert scheduler.next_batch(0.0, 1, COSTS, more_comes=True) is not None
+    assert scheduler.next_batch(0.0, 1, COSTS, expects_rows=True) is not None
 
 
-def test_a_newer_row_keeps_its_server_s_place() -> None:
+def test_a_newer_row_keeps_the_place_of_its_server() -> None:
     world, scheduler = due_world(3)
     world.newest[0] = 11
     scheduler.mark_due(0, 99.0)
@@ -336,45 +348,45 @@ def test_a_newer_row_keeps_its_server_s_place() -> None:
     assert scheduler.superseded == 1
 
 
-def test_an_older_row_that_comes_back_later_is_not_delivered() -> None:
+def test_an_older_row_whose_batch_ends_later_is_not_delivered() -> None:
     world, scheduler = due_world(1)
     slow = take(scheduler)
     world.newest[0] = 11
     scheduler.mark_due(0, 50.0)
     quick = take(scheduler)
-    assert len(scheduler.finished(quick).deliver) == 1
+    assert len(scheduler.complete_batch(quick).deliver) == 1
     world.posted[0] = 11
-    assert scheduler.finished(slow).deliver == []
+    assert scheduler.complete_batch(slow).deliver == []
     assert scheduler.superseded == 1
 
 
-def test_a_lost_lane_s_batch_moves_once() -> None:
+def test_the_batch_of_a_lost_lane_moves_once() -> None:
     _, scheduler = due_world(2)
-    assert not scheduler.lost(take(scheduler)).fail
+    assert not scheduler.reassign_batch(take(scheduler)).fail
     moved = take(scheduler)
     assert moved.moves == 1
-    assert len(scheduler.lost(moved).fail) == 2
+    assert len(scheduler.reassign_batch(moved).fail) == 2
     assert scheduler.next_batch(100.0, 1, COSTS, False) is None
 
 
-def test_what_is_too_large_for_these_lanes_runs_in_parts() -> None:
+def test_a_batch_that_is_too_large_for_these_lanes_runs_in_parts() -> None:
     _, scheduler = due_world(8)
-    scheduler.lost(take(scheduler))
+    scheduler.reassign_batch(take(scheduler))
     small = CostTable({1: 1.0, 3: 1.1}, pads=True)
-    parts = [scheduler.next_batch(100.0, 1, small, more_comes=False) for _ in range(3)]
+    parts = [scheduler.next_batch(100.0, 1, small, expects_rows=False) for _ in range(3)]
     assert [slots_of(part) for part in parts if part] == [[0, 1, 2], [3, 4, 5], [6, 7]]
     assert [part.moves for part in parts if part] == [1, 1, 1]
     assert scheduler.waiting == 0
 
 
-def test_a_retried_row_is_given_up_where_a_newer_one_is_on_a_lane_already() -> None:
+def test_a_retried_row_is_superseded_if_a_newer_one_is_on_a_lane_already() -> None:
     world, scheduler = due_world(2)
     old = take(scheduler)
     world.newest[0] = 11
     scheduler.mark_due(0, 50.0)
     newer = take(scheduler)
     assert slots_of(newer) == [0]
-    scheduler.lost(old)
+    scheduler.reassign_batch(old)
     assert slots_of(take(scheduler)) == [1]
     assert scheduler.superseded == 1
 
@@ -388,7 +400,7 @@ def test_a_window_that_a_gap_emptied_while_it_waited_is_not_forecast(have: int) 
     assert scheduler.counts.due == 2
 
 
-def test_callers_beyond_the_room_are_refused_whole() -> None:
+def test_a_call_that_does_not_fit_into_the_queue_is_refused_whole() -> None:
     _, scheduler = due_world(0)
     assert scheduler.add_request("a", MAX_WAITING_REQUESTS - 1, 0.0)
     assert not scheduler.add_request("b", 2, 0.0)
@@ -396,29 +408,34 @@ def test_callers_beyond_the_room_are_refused_whole() -> None:
     assert scheduler.add_request("c", 1, 0.0)
 
 
-def test_a_caller_who_left_makes_room_and_the_others_keep_their_order() -> None:
+def test_a_call_that_ended_frees_space_and_the_others_keep_their_order() -> None:
     scheduler = World([0], [10], [NEED], [NO_STEP]).scheduler()
     for number, request in enumerate(("a", "b", "c")):
         assert scheduler.add_request(request, 2, float(number))
     scheduler.mark_due(0, 1.5)
     scheduler.drop_request("a")
-    assert scheduler.wait_until() == 1.0 + DELAY_SECONDS, "it is counted from the longest waiting that is left"
+    assert scheduler.dispatch_deadline == 1.0 + DELAY_SECONDS, (
+        "it is counted from the longest waiting window that is left"
+    )
     assert (scheduler.waiting, scheduler.waiting_requests, scheduler.calls) == (5, 4, 2)
     assert scheduler.add_request("d", MAX_WAITING_REQUESTS - 4, 3.0)
-    line = [item.request if isinstance(item, RequestItem) else item.slot for item in take(scheduler).items]
-    assert line[:5] == ["b", "b", 0, "c", "c"]
+    order = [item.request if isinstance(item, RequestItem) else item.slot for item in take(scheduler).items]
+    assert order[:5] == ["b", "b", 0, "c", "c"]
     assert scheduler.dropped_windows == 2
 
 
-@pytest.mark.parametrize("how", ["failed", "lost"])
-def test_a_window_on_a_lane_does_not_run_again_for_a_caller_who_left(how: str) -> None:
+@pytest.mark.parametrize("how", [Scheduler.bisect_batch, Scheduler.reassign_batch])
+def test_a_window_on_a_lane_does_not_run_again_if_its_call_ended(
+    how: Callable[[Scheduler, Batch], BatchOutcome],
+) -> None:
     _, scheduler = due_world(1)
     scheduler.add_request("gone", 2, 0.0)
     scheduler.add_request("stays", 1, 0.0)
     batch = take(scheduler)
     scheduler.drop_request("gone")
-    retried = getattr(scheduler, how)(batch).retry
-    names = [item.request if isinstance(item, RequestItem) else item.slot for each in retried for item in each.items]
+    how(scheduler, batch)
+    items = [item for each in scheduler.retries for item in each.items]
+    names = [item.request if isinstance(item, RequestItem) else item.slot for item in items]
     assert sorted(map(str, names)) == ["0", "stays"]
     assert scheduler.waiting == 2
     # 2. Neither does one that waits to run again.
@@ -429,20 +446,20 @@ def test_a_window_on_a_lane_does_not_run_again_for_a_caller_who_left(how: str) -
     assert scheduler.dropped_windows == 3
 
 
-def test_a_window_whose_neighbours_left_is_tried_alone_before_it_is_blamed() -> None:
+def test_a_window_whose_neighbours_were_removed_runs_alone_before_it_fails() -> None:
     _, scheduler = due_world(1)
     scheduler.add_request("gone", 3, 0.0)
     batch = take(scheduler)
     scheduler.drop_request("gone")
-    outcome = scheduler.failed(batch)
+    outcome = scheduler.bisect_batch(batch)
     assert not outcome.fail
     assert slots_of(take(scheduler)) == [0]
 
 
-def test_a_server_that_was_forgotten_while_it_ran_gets_nothing() -> None:
+def test_a_server_that_was_forgotten_while_it_ran_gets_no_forecast() -> None:
     world, scheduler = due_world(1)
     batch = take(scheduler)
     scheduler.forget(0)
     world.generations[0] += 1
-    assert scheduler.finished(batch).deliver == []
+    assert scheduler.complete_batch(batch).deliver == []
     assert scheduler.counts.forgotten == 1

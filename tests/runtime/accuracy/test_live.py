@@ -209,7 +209,7 @@ async def test_the_service_scores_what_its_pipeline_posts(tmp_path: Path) -> Non
             told = service.status()["accuracy"]["versions"][STABLE.decode()]
             assert (told["forecasts"], told["scored_steps"]) == (1, 4)
             assert told["loss"] is not None
-            text = service.metrics.text().decode()
+            text = service.metrics.render().decode()
             assert f'streamd_live_scored_steps_total{{version="{STABLE.decode()}"}} 4.0' in text
         finally:
             service.pipeline.stop()

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from streamd.runtime.lanes.deployment import Deployment, DeploymentState
 from streamd.runtime.lanes.pool import ClosingLanes, LanePool
-from tests.support.pipeline_rig import spec_of
+from tests.support.pipeline_rig import make_fake_spec
 
 LOADING, WARM, SERVING, RETIRING, CLOSED = DeploymentState
 
@@ -26,7 +26,7 @@ ALLOWED = {
 
 @given(st.lists(st.sampled_from(DeploymentState), max_size=12))
 async def test_a_state_is_entered_only_from_those_before_it(wanted: list[DeploymentState]) -> None:
-    deployment, naive = Deployment(spec_of("a")), LOADING
+    deployment, naive = Deployment(make_fake_spec("a")), LOADING
     for state in wanted:
         if (naive, state) in ALLOWED:
             deployment.enter(state)
@@ -39,7 +39,7 @@ async def test_a_state_is_entered_only_from_those_before_it(wanted: list[Deploym
 
 
 async def test_a_deployment_that_serves_is_not_retired() -> None:
-    deployment = Deployment(spec_of("a"))
+    deployment = Deployment(make_fake_spec("a"))
     deployment.enter(WARM)
     pool = LanePool(deployment, ClosingLanes())
     with pytest.raises(AssertionError, match="serves"):
@@ -48,7 +48,7 @@ async def test_a_deployment_that_serves_is_not_retired() -> None:
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=20))
 async def test_one_deployment_serves_at_a_time_whatever_is_switched_to(order: list[int]) -> None:
-    deployments = [Deployment(spec_of(name)) for name in "abcd"]
+    deployments = [Deployment(make_fake_spec(name)) for name in "abcd"]
     for each in deployments:
         each.enter(WARM)
     pool = LanePool(deployments[0], ClosingLanes())

@@ -209,7 +209,7 @@ def test_damage_is_seen_when_windows_are_carried_over(kept: Kept) -> None:
 def former(kept: Kept, name: str) -> None:
     """Cut the added columns and the checksum from a window file, as versions that had neither wrote it."""
     path = kept.folder / name
-    content = kept.files[name][: WINDOWS.former_nbytes]
+    content = kept.files[name][: WINDOWS.earlier_nbytes]
     text = content[len(STATE_MAGIC) : HEADER_BYTES].replace(f'"{CHECKSUM_KEY}"'.encode(), b'"former"')
     path.write_bytes((STATE_MAGIC + text)[:HEADER_BYTES] + content[HEADER_BYTES:])
 

@@ -16,12 +16,12 @@ from streamd.runtime.lanes.deployment import Deployment
 from streamd.runtime.lanes.supervisor import LaneSupervisor
 from streamd.runtime.versions.candidate import Candidate
 from streamd.runtime.versions.manager import DeploymentManager
-from tests.support.fake_versions import NAMES, VersionBackend, Versions, expected_of
+from tests.support.fake_versions import VERSION_NAMES, VersionBackend, Versions, compute_version_forecast
 from tests.support.pipeline_rig import Rig, running
 from tests.support.state_files import window_of
 
 LIMITS = LaneLimits(hang_seconds=60.0, rebuild_seconds=1.0, max_rebuilds=2)
-MAIN, TRIED, _ = NAMES
+MAIN, TRIED, _ = VERSION_NAMES
 SERVERS = ("a", "b", "c", "d")
 
 
@@ -38,7 +38,7 @@ class Trial:
             rig.state,
             rig.pipeline,
             rig.router,
-            self.versions.spec(TRIED),
+            self.versions.make_spec(TRIED),
             share=share,
             shadow=shadow,
             board=rig.board_sink,
@@ -53,18 +53,18 @@ class Trial:
     def forecast_posted(self, slot: int, step: int, model: bytes, forecast: Float32) -> None:
         server = self.rig.state.directory.names[slot]
         assert server is not None
-        expected = expected_of(self.rig.state.contract, window_of(self.rig.state, server), model.decode())
+        expected = compute_version_forecast(self.rig.state.contract, window_of(self.rig.state, server), model.decode())
         np.testing.assert_array_equal(forecast, expected)
         self.scored.append((server, step, model.decode()))
 
     async def begin(self) -> None:
-        self.manager.switch(await self.manager.load(self.versions.spec(MAIN)))
+        self.manager.switch(await self.manager.load(self.versions.make_spec(MAIN)))
         await self.candidate.load()
         self.candidate.begin()
 
     async def settled(self) -> None:
         await self.candidate.pipeline.wait_idle()
-        await self.rig.settled()
+        await self.rig.wait_idle()
         await self.candidate.pipeline.wait_idle()  # a shadow goes second
 
     def models(self) -> dict[str, str]:
@@ -74,7 +74,9 @@ class Trial:
             forecast = self.rig.state.board.get_forecast(slot)
             assert forecast is not None
             window = window_of(self.rig.state, server)
-            np.testing.assert_array_equal(forecast.values, expected_of(self.rig.state.contract, window, forecast.model))
+            np.testing.assert_array_equal(
+                forecast.values, compute_version_forecast(self.rig.state.contract, window, forecast.model)
+            )
             found[server] = forecast.model
         return found
 
@@ -128,7 +130,7 @@ async def test_a_canary_forecasts_its_share_and_no_other(tmp_path: Path) -> None
         assert 0 < len(trial.ours()) < len(SERVERS)
         for step in range(100, 105):
             for server in SERVERS:
-                trial.rig.due(server, step)
+                trial.rig.add_due_row(server, step)
             await trial.settled()
             assert trial.models() == {server: TRIED if server in trial.ours() else MAIN for server in SERVERS}
         trial.accounted(5 * len(SERVERS))
@@ -139,7 +141,7 @@ async def test_a_shadow_is_scored_and_delivers_nothing(tmp_path: Path) -> None:
     async with trying(tmp_path, shadow=True) as trial:
         for step in range(100, 103):
             for server in SERVERS:
-                trial.rig.due(server, step)
+                trial.rig.add_due_row(server, step)
             await trial.settled()
             assert set(trial.models().values()) == {MAIN}
         trial.accounted(3 * len(SERVERS))
@@ -154,7 +156,7 @@ async def test_a_candidate_that_fails_to_load_changes_nothing(tmp_path: Path, sh
         trial.tried.script.lost = True
         with pytest.raises(BackendUnavailableError, match="while warming"):
             await trial.begin()
-        trial.rig.due("a", 100)
+        trial.rig.add_due_row("a", 100)
         await trial.settled()
         assert trial.models() == {"a": MAIN}
         assert trial.rig.router.candidate is None
@@ -165,14 +167,16 @@ async def test_without_lanes_its_servers_are_forecast_by_the_one_that_serves(tmp
     async with trying(tmp_path, shadow=shadow) as trial:
         trial.tried.script.lost = True
         for server in SERVERS:
-            trial.rig.due(server, 100)
+            trial.rig.add_due_row(server, 100)
         while trial.candidate.pipeline.ready:
-            trial.rig.due("a", trial.rig.state.windows.get_newest_step(trial.rig.state.directory.slots["a"]) + 1)
+            trial.rig.add_due_row(
+                "a", trial.rig.state.windows.get_newest_step(trial.rig.state.directory.slots["a"]) + 1
+            )
             await trial.settled()
         await trial.settled()
         assert set(trial.models().values()) == {MAIN}
         for server in SERVERS:
-            trial.rig.due(server, 104)
+            trial.rig.add_due_row(server, 104)
         await trial.settled()
         assert set(trial.models().values()) == {MAIN}
         counts = trial.rig.scheduler.row_counts()
@@ -183,7 +187,7 @@ async def test_without_lanes_its_servers_are_forecast_by_the_one_that_serves(tmp
         assert trial.candidate.deployment is not None
         await rebuilt(trial.candidate.deployment)
         for server in SERVERS:
-            trial.rig.due(server, 105)
+            trial.rig.add_due_row(server, 105)
         await trial.settled()
         assert set(trial.models().values()) == {MAIN if shadow else TRIED}
 
@@ -197,7 +201,7 @@ async def test_a_window_that_it_cannot_forecast_is_the_other_s(tmp_path: Path, t
 
         setattr(trial.tried.script, "poison" if trouble == "refused" else "not_finite", is_bad)
         for server in SERVERS:
-            trial.rig.due(server, 100, 7.0 if server == "b" else 1.0)
+            trial.rig.add_due_row(server, 100, 7.0 if server == "b" else 1.0)
         await trial.settled()
         assert trial.models() == {server: MAIN if server == "b" else TRIED for server in SERVERS}
         trial.accounted(len(SERVERS))
@@ -208,14 +212,14 @@ async def test_what_runs_when_the_trial_ends_is_delivered_all_the_same(tmp_path:
     async with trying(tmp_path) as trial:
         warmed = len(trial.tried.script.runs)
         trial.tried.script.hold = True
-        trial.rig.due("a", 100)
+        trial.rig.add_due_row("a", 100)
         while len(trial.tried.script.runs) == warmed:
             await asyncio.sleep(0)
         if error is not None:
             trial.tried.script.errors.extend([error] * 2)
         ending = asyncio.create_task(trial.candidate.end())
         await asyncio.sleep(0)
-        trial.rig.due("b", 100)
+        trial.rig.add_due_row("b", 100)
         trial.tried.release_all()
         await ending
         await trial.settled()
@@ -229,7 +233,7 @@ async def test_a_candidate_that_is_promoted_serves_with_the_lanes_that_it_has(tm
         warmed = len(trial.tried.script.runs)
         trial.tried.script.hold = True
         (first, *_) = sorted(trial.ours())
-        trial.rig.due(first, 100)
+        trial.rig.add_due_row(first, 100)
         while len(trial.tried.script.runs) == warmed:
             await asyncio.sleep(0)
         taking = asyncio.create_task(trial.candidate.hand_over(trial.manager))
@@ -239,7 +243,7 @@ async def test_a_candidate_that_is_promoted_serves_with_the_lanes_that_it_has(tm
         assert loaded is not None
         trial.manager.switch(loaded)
         for server in SERVERS:
-            trial.rig.due(server, 101)
+            trial.rig.add_due_row(server, 101)
         await trial.settled()
         assert set(trial.models().values()) == {TRIED}
         trial.accounted(1 + len(SERVERS))
@@ -248,7 +252,7 @@ async def test_a_candidate_that_is_promoted_serves_with_the_lanes_that_it_has(tm
         trial.rig.pipeline.remove_lanes({trial.rig.pipeline.workers[0]: LaneLostError("gone")})
         await rebuilt(loaded)
         assert len(trial.rig.pipeline.workers) == made
-        trial.rig.due("a", 102)
+        trial.rig.add_due_row("a", 102)
         await trial.settled()
         assert trial.models()["a"] == TRIED
 
@@ -258,7 +262,7 @@ async def test_a_server_that_is_forgotten_is_forgotten_there_too(tmp_path: Path)
         trial.tried.script.hold = True
         warmed = len(trial.tried.script.runs)
         for step in (100, 101, 102):  # two lanes run, and one row waits
-            trial.rig.due("a", step)
+            trial.rig.add_due_row("a", step)
             await asyncio.sleep(0)
         while len(trial.tried.script.runs) < warmed + 2:
             await asyncio.sleep(0)

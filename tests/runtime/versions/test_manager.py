@@ -16,18 +16,18 @@ from streamd.core.scheduling.lane_health import LaneLimits
 from streamd.runtime.lanes.deployment import Deployment
 from streamd.runtime.versions.manager import DeploymentManager
 from tests.support.fake_versions import (
-    NAMES,
+    VERSION_NAMES,
     VersionBackend,
     Versions,
-    expected_of,
-    lane_threads,
-    others_end,
+    compute_version_forecast,
+    find_lane_threads,
+    join_other_lanes,
 )
 from tests.support.pipeline_rig import Caller, Rig, running
 from tests.support.state_files import window_of
 
 LIMITS = LaneLimits(hang_seconds=60.0, rebuild_seconds=1.0, max_rebuilds=2)
-FIRST, SECOND, THIRD = NAMES
+FIRST, SECOND, THIRD = VERSION_NAMES
 
 
 class Reloading:
@@ -43,7 +43,7 @@ class Reloading:
         self.changes += 1
 
     async def load(self, name: str) -> Deployment:
-        return await self.manager.load(self.versions.spec(name))
+        return await self.manager.load(self.versions.make_spec(name))
 
     async def change(self, name: str) -> None:
         self.manager.switch(await self.load(name))
@@ -70,7 +70,9 @@ class Reloading:
         forecast = self.rig.state.board.get_forecast(self.rig.state.directory.slots[server])
         assert forecast is not None
         window = window_of(self.rig.state, server)
-        np.testing.assert_array_equal(forecast.values, expected_of(self.rig.state.contract, window, forecast.model))
+        np.testing.assert_array_equal(
+            forecast.values, compute_version_forecast(self.rig.state.contract, window, forecast.model)
+        )
         return forecast.model
 
     async def ended(self) -> None:
@@ -82,7 +84,7 @@ class Reloading:
 @asynccontextmanager
 async def reloading(folder: Path, keep_warm_seconds: float = 3_600.0) -> AsyncIterator[Reloading]:
     async with running(folder, opened_later=True) as rig:
-        threads = lane_threads()
+        threads = find_lane_threads()
         world = Reloading(rig, keep_warm_seconds)
         try:
             yield world
@@ -94,37 +96,37 @@ async def reloading(folder: Path, keep_warm_seconds: float = 3_600.0) -> AsyncIt
             for worker in workers:
                 assert await asyncio.to_thread(worker.join, 60.0)
         assert world.versions.live == []
-        assert await others_end(threads)
+        assert await join_other_lanes(threads)
 
 
 async def test_a_batch_under_way_is_posted_by_the_name_of_what_made_it(tmp_path: Path) -> None:
     async with reloading(tmp_path) as world:
         rig = world.rig
         old, warmed = await world.held(FIRST)
-        rig.due("a", 100)
+        rig.add_due_row("a", 100)
         await world.begun(old, warmed + 1)
         await world.change(SECOND)
-        rig.due("b", 100)
-        await rig.until(lambda: rig.published == [("b", 100)])
+        rig.add_due_row("b", 100)
+        await rig.wait_for(lambda: rig.published == [("b", 100)])
         assert world.model_of("b") == SECOND
         old.release_all()
-        await rig.settled()
+        await rig.wait_idle()
         assert rig.published == [("b", 100), ("a", 100)]
         assert world.model_of("a") == FIRST
-        assert rig.accounted()
+        assert rig.is_accounted()
 
 
 async def test_a_newer_forecast_is_not_overwritten_by_the_former_version(tmp_path: Path) -> None:
     async with reloading(tmp_path) as world:
         rig = world.rig
         old, warmed = await world.held(FIRST)
-        rig.due("a", 100)
+        rig.add_due_row("a", 100)
         await world.begun(old, warmed + 1)
         await world.change(SECOND)
-        rig.due("a", 101)
-        await rig.until(lambda: rig.published == [("a", 101)])
+        rig.add_due_row("a", 101)
+        await rig.wait_for(lambda: rig.published == [("a", 101)])
         old.release_all()
-        await rig.settled()
+        await rig.wait_idle()
         assert rig.published == [("a", 101)]
         assert world.model_of("a") == SECOND
         assert (rig.scheduler.counts.delivered, rig.scheduler.superseded) == (1, 1)
@@ -135,13 +137,13 @@ async def test_a_batch_that_a_former_version_loses_runs_on_the_one_that_serves(t
         rig = world.rig
         old, warmed = await world.held(FIRST)
         caller = Caller(4.0)
-        rig.due("a", 100)
+        rig.add_due_row("a", 100)
         rig.pipeline.add_request(caller, 1)
         await world.begun(old, warmed + 1)
         await world.change(SECOND)
         old.script.errors.extend([LaneLostError("gone")] * 2)  # on one lane together, or on two
         old.release_all()
-        await rig.settled()
+        await rig.wait_idle()
         assert world.model_of("a") == SECOND
         assert caller.models == {0: SECOND}
         assert caller.failures == {}
@@ -151,21 +153,21 @@ async def test_a_load_that_fails_changes_nothing(tmp_path: Path) -> None:
     async with reloading(tmp_path) as world:
         rig = world.rig
         await world.change(FIRST)
-        serving, changes, threads = rig.pipeline.serving, world.changes, lane_threads()
+        serving, changes, threads = rig.pipeline.serving, world.changes, find_lane_threads()
         for prepare, told in (
             (_makes_no_second_lane, "no memory"),
             (_loses_lanes_while_warming, "while warming"),
         ):
             with pytest.raises(BackendUnavailableError, match=told):
-                await world.manager.load(world.versions.spec(SECOND, prepare))
+                await world.manager.load(world.versions.make_spec(SECOND, prepare))
             assert rig.pipeline.serving is serving
             assert world.manager.previous is None
         assert world.changes == changes
         assert world.versions.released == [SECOND, SECOND]
-        assert await others_end(threads)
+        assert await join_other_lanes(threads)
         assert len(world.versions.live) == 2
-        rig.due("a", 100)
-        await rig.settled()
+        rig.add_due_row("a", 100)
+        await rig.wait_idle()
         assert world.model_of("a") == FIRST
 
 
@@ -180,7 +182,7 @@ def _loses_lanes_while_warming(backend: VersionBackend) -> None:
 async def test_a_load_that_nobody_waits_for_any_more_leaves_nothing(tmp_path: Path) -> None:
     async with reloading(tmp_path) as world:
         await world.change(FIRST)
-        loading = asyncio.create_task(world.manager.load(world.versions.spec(SECOND, _holds)))
+        loading = asyncio.create_task(world.manager.load(world.versions.make_spec(SECOND, _holds)))
         while len(world.versions.backends) < 2 or not world.backend.script.runs:
             await asyncio.sleep(0)
         loading.cancel()
@@ -205,8 +207,8 @@ async def test_the_way_back_takes_no_loading(tmp_path: Path) -> None:
         assert former is not None
         made = [len(backend.lanes) for backend in world.versions.backends]
         world.manager.switch(former)
-        world.rig.due("a", 100)
-        await world.rig.settled()
+        world.rig.add_due_row("a", 100)
+        await world.rig.wait_idle()
         assert world.model_of("a") == FIRST
         assert [len(backend.lanes) for backend in world.versions.backends] == made
         assert world.manager.previous is not None
@@ -245,7 +247,7 @@ async def test_a_lane_that_hangs_is_not_waited_for_when_its_version_goes(tmp_pat
         old, warmed = await world.held(FIRST)
         former = world.manager.current
         assert former is not None
-        rig.due("a", 100)
+        rig.add_due_row("a", 100)
         await world.begun(old, warmed + 1)
         await world.change(SECOND)
         supervisor = world.manager.supervisor_of(former)
@@ -254,7 +256,7 @@ async def test_a_lane_that_hangs_is_not_waited_for_when_its_version_goes(tmp_pat
             await asyncio.sleep(0)
         supervisor.check_lanes(time.monotonic() + 61.0)
         await retiring
-        await rig.settled()
+        await rig.wait_idle()
         assert world.model_of("a") == SECOND, "it ran on the one that serves"
         assert rig.published == [("a", 100)]
         world.manager.previous = None
@@ -278,7 +280,7 @@ async def test_a_warm_version_s_lanes_are_mended_too(tmp_path: Path) -> None:
 async def test_ten_reloads_in_a_row_leave_what_was_there_before(tmp_path: Path) -> None:
     async with reloading(tmp_path, keep_warm_seconds=0.0) as world:
         await world.change(FIRST)
-        rig, threads = world.rig, len(lane_threads())
+        rig, threads = world.rig, len(find_lane_threads())
         gone: list[weakref.ref[object]] = []
         for number in range(10):
             former = world.manager.current
@@ -287,15 +289,15 @@ async def test_ten_reloads_in_a_row_leave_what_was_there_before(tmp_path: Path) 
             ending = list(former.workers)
             gone += [weakref.ref(worker) for worker in ending]
             del former
-            await world.change(NAMES[(number + 1) % 3])
+            await world.change(VERSION_NAMES[(number + 1) % 3])
             await world.manager.wait_retired()
-            rig.due("a", 100 + number)
-            await rig.settled()
-            assert world.model_of("a") == NAMES[(number + 1) % 3]
+            rig.add_due_row("a", 100 + number)
+            await rig.wait_idle()
+            assert world.model_of("a") == VERSION_NAMES[(number + 1) % 3]
             assert len(world.versions.live) == 2
             while ending:  # what is told to have ended may take a moment longer to be gone
                 assert await asyncio.to_thread(ending.pop().join, 60.0)
-            assert len(lane_threads()) == threads
+            assert len(find_lane_threads()) == threads
         assert len(world.versions.released) == 10
         assert [lane.closings for backend in world.versions.backends[:-1] for lane in backend.lanes] == [1] * 20
         await asyncio.to_thread(lambda: None)

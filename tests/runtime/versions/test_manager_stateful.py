@@ -1,7 +1,7 @@
-"""Versions change in any order while their lanes run, fail, hang and are mended.
+"""Tests `streamd/runtime/versions/manager.py`: versions change in any order while lanes run, fail and are rebuilt.
 
-As in `test_devices`: the loop turns only inside of a rule, lanes answer only when a rule lets them go, and time is a
-number. Every forecast tells which version made it, so one under another's name is seen.
+As in `test_supervisor_stateful`: the loop turns only inside of a rule, lanes answer only when a rule releases them, and
+time is a number. Every forecast shows which version made it, so one under another's name is found.
 """
 
 import asyncio
@@ -29,21 +29,20 @@ from streamd.runtime.lanes.supervisor import BackendChanged, LaneSupervisor
 from streamd.runtime.lanes.worker import LaneWorker
 from streamd.runtime.state.state import State, WindowLimits
 from streamd.runtime.versions.manager import DeploymentManager
-from tests.runtime.lanes.test_supervisor_stateful import SteppedSupervisor, WatchedPipeline, fake, flat_costs
 from tests.support.contracts import make_contract
-from tests.support.fake_versions import NAMES, VersionBackend, Versions, expected_of
-from tests.support.pipeline_rig import Caller, spec_of
+from tests.support.fake_versions import VERSION_NAMES, VersionBackend, Versions, compute_version_forecast
+from tests.support.pipeline_rig import Caller, make_fake_spec
 from tests.support.state_files import opened, send, whole
-from tests.support.stepped_lanes import Fleet, wait_for_ends
+from tests.support.stepped_lanes import Fleet, SteppedSupervisor, WatchedPipeline, get_fake_lane, measure_flat_costs
 
 CONTRACT = make_contract()
 SERVERS = tuple("abcdef")
-ROOM = WindowLimits(capacity=len(SERVERS), need=2, late_steps=8, grace_seconds=10.0)
+WINDOW_LIMITS = WindowLimits(capacity=len(SERVERS), need=2, late_steps=8, grace_seconds=10.0)
 LIMITS = LaneLimits(hang_seconds=60.0, rebuild_seconds=1.0, max_rebuild_seconds=8.0, max_rebuilds=2)
 
 
 class QuietSupervisor(SteppedSupervisor):
-    """Looks only when it is told to."""
+    """A supervisor that checks its lanes only when the test says so."""
 
     def watch(self) -> None:
         pass
@@ -56,7 +55,7 @@ class QuietSupervisor(SteppedSupervisor):
 
 
 class Changes(Fleet, RuleBasedStateMachine):
-    """Servers, callers, and three versions of which at most two are loaded, beside those that are going."""
+    """Servers, callers, and three versions of which at most two are loaded, beside those that retire."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,30 +64,26 @@ class Changes(Fleet, RuleBasedStateMachine):
         self.stack.callback(self.close_loop)
         self.stack.callback(structlog.reset_defaults)
         structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50), cache_logger_on_first_use=False)
-        self.stack.enter_context(patch("streamd.runtime.lanes.supervisor.measure_costs", flat_costs))
+        self.stack.enter_context(patch("streamd.runtime.lanes.supervisor.measure_costs", measure_flat_costs))
         folder = self.stack.enter_context(tempfile.TemporaryDirectory())
-        self.state: State = self.stack.enter_context(opened(Path(folder), CONTRACT, ROOM))
+        self.state: State = self.stack.enter_context(opened(Path(folder), CONTRACT, WINDOW_LIMITS))
         self.now = 1_000.0
         self.step = 100
         self.versions = Versions(CONTRACT, LIMITS, lanes=3)
         self.loads: list[Deployment] = []
         self.supervisors: dict[Deployment, QuietSupervisor] = {}
         self.naive: list[Deployment] = []
-        """What serves, and after it what is kept warm."""
+        """The naive model: the deployment that serves, and after it the one that is kept warm."""
         self.values: dict[tuple[str, int], float] = {}
         self.delivered: set[tuple[int, int, int]] = set()
         self.callers: list[Caller] = []
-        self.stuck: list[LaneWorker] = []
+        self.stuck = []
         self.run(self.start())
-
-    def close_loop(self) -> None:
-        self.loop.run_until_complete(self.loop.shutdown_default_executor())
-        self.loop.close()
 
     def run(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Turn the loop until this is done, and then until it has nothing to do."""
         self.turn_for(coroutine)
-        self.see_off()
+        self.join_removed_lanes()
         self.turn_for(self.turn())
 
     async def turn(self) -> None:
@@ -96,11 +91,6 @@ class Changes(Fleet, RuleBasedStateMachine):
             await asyncio.sleep(0)
         while self.pipeline._dispatch_scheduled:
             await asyncio.sleep(0)
-
-    def see_off(self) -> None:
-        """Wait for the threads of lanes that are out and run nothing; once no lane is held, for all that are out."""
-        self.stuck += self.pipeline.take_left_busy()
-        wait_for_ends(self.pipeline.lanes.closing, self.stuck)
 
     async def start(self) -> None:
         self.scheduler = Scheduler(
@@ -114,7 +104,7 @@ class Changes(Fleet, RuleBasedStateMachine):
             self.state,
             self.scheduler,
             BoardSink(self.state, self, []),
-            Deployment(spec_of("none_20260101_000000")),
+            Deployment(make_fake_spec("none_20260101_000000")),
             observer=self,
             clock=lambda: self.now,
         )
@@ -124,7 +114,7 @@ class Changes(Fleet, RuleBasedStateMachine):
             make_supervisor=self.make_supervisor,
             clock=lambda: self.now,
         )
-        await self.load(NAMES[0])
+        await self.load(VERSION_NAMES[0])
 
     def make_supervisor(
         self, pipeline: Pipeline, deployment: Deployment, listener: BackendChanged, *, clock: Callable[[], float]
@@ -134,7 +124,7 @@ class Changes(Fleet, RuleBasedStateMachine):
         return supervisor
 
     async def load(self, name: str, prepare: Callable[[VersionBackend], None] = lambda backend: None) -> None:
-        loaded = await self.manager.load(self.versions.spec(name, prepare))
+        loaded = await self.manager.load(self.versions.make_spec(name, prepare))
         self.loads.append(loaded)
         self.manager.switch(loaded)
         self.naive = [loaded, *self.naive[:1]]
@@ -147,14 +137,16 @@ class Changes(Fleet, RuleBasedStateMachine):
             key = (slot, self.state.directory.generations[slot], forecast.step)
             assert key not in self.delivered, "one forecast a row"
             self.delivered.add(key)
-            expected = expected_of(CONTRACT, self.window(self.values[server, forecast.step]), forecast.model)
-            np.testing.assert_array_equal(forecast.values, expected, "of another window, or under another's name")
+            expected = compute_version_forecast(
+                CONTRACT, self.window(self.values[server, forecast.step]), forecast.model
+            )
+            np.testing.assert_array_equal(forecast.values, expected, "a forecast of another window or version")
 
     # ------------------------------------------------------------ work
     @rule(
         chosen=st.sets(st.sampled_from(SERVERS), min_size=1) | st.just(set(SERVERS)), later=st.sampled_from([0.0, 1.0])
     )
-    def rows_come(self, chosen: set[str], later: float) -> None:
+    def rows_arrive(self, chosen: set[str], later: float) -> None:
         self.now += later
         self.step += 1
         for server in sorted(chosen):
@@ -184,7 +176,7 @@ class Changes(Fleet, RuleBasedStateMachine):
             self.run(self.turn())
 
     # ------------------------------------------------------------ versions
-    @rule(name=st.sampled_from(NAMES))
+    @rule(name=st.sampled_from(VERSION_NAMES))
     def a_version_is_loaded_and_serves(self, name: str) -> None:
         former = self.manager.current
         self.run(self.load(name))
@@ -192,24 +184,30 @@ class Changes(Fleet, RuleBasedStateMachine):
         assert self.pipeline.serving.name == name
         assert self.manager.previous is former
 
-    @rule(name=st.sampled_from(NAMES), trouble=st.sampled_from(["no lane", "not all lanes", "no warmth", "dies young"]))
+    @rule(
+        name=st.sampled_from(VERSION_NAMES),
+        trouble=st.sampled_from(["no lane", "not all lanes", "no lane warms", "dies before it runs"]),
+    )
     def a_load_fails(self, name: str, trouble: str) -> None:
         before = (self.manager.current, self.manager.previous, self.pipeline.serving, self.pipeline.lanes.all_workers)
         released = len(self.versions.released)
 
         def prepare(backend: VersionBackend) -> None:
-            gone = BackendUnavailableError("by script")
-            made: dict[str, list[Exception | None]] = {"no lane": [gone], "not all lanes": [None, None, gone]}
+            unavailable = BackendUnavailableError("scripted")
+            made: dict[str, list[Exception | None]] = {
+                "no lane": [unavailable],
+                "not all lanes": [None, None, unavailable],
+            }
             backend.script.make_errors.extend(made.get(trouble, []))
-            backend.script.lost = trouble == "no warmth"
-            backend.dies_young = trouble == "dies young"
+            backend.script.lost = trouble == "no lane warms"
+            backend.dies_before_run = trouble == "dies before it runs"
 
         async def fail() -> None:
             try:
                 await self.load(name, prepare)
             except BackendUnavailableError:
                 return
-            raise AssertionError("it must fail")
+            raise AssertionError("the load did not fail")
 
         self.run(fail())
         after = (self.manager.current, self.manager.previous, self.pipeline.serving, self.pipeline.lanes.all_workers)
@@ -218,7 +216,7 @@ class Changes(Fleet, RuleBasedStateMachine):
 
     @precondition(lambda self: self.manager.previous is not None)
     @rule()
-    def the_way_back_is_taken(self) -> None:
+    def the_previous_version_serves_again(self) -> None:
         former, back, made = self.manager.current, self.manager.previous, len(self.versions.backends)
         assert back is not None
 
@@ -232,7 +230,7 @@ class Changes(Fleet, RuleBasedStateMachine):
 
     @precondition(lambda self: self.manager.previous is not None)
     @rule()
-    def the_one_before_goes_cold(self) -> None:
+    def the_previous_version_expires(self) -> None:
         async def expire() -> None:
             self.manager._expire()
             del self.naive[1:]
@@ -241,10 +239,10 @@ class Changes(Fleet, RuleBasedStateMachine):
         assert self.manager.previous is None
 
     @precondition(lambda self: len(self.loads) > 1)
-    @rule(name=st.sampled_from(NAMES))
-    def one_is_loaded_and_discarded(self, name: str) -> None:
+    @rule(name=st.sampled_from(VERSION_NAMES))
+    def a_version_is_loaded_and_discarded(self, name: str) -> None:
         async def load_only() -> None:
-            self.manager.discard(await self.manager.load(self.versions.spec(name)))
+            self.manager.discard(await self.manager.load(self.versions.make_spec(name)))
             await asyncio.sleep(0)
 
         self.run(load_only())
@@ -253,75 +251,70 @@ class Changes(Fleet, RuleBasedStateMachine):
     def busy(self) -> list[LaneWorker]:
         return [worker for worker in self.pipeline.lanes.all_workers if worker.running]
 
-    def let_go(self, worker: LaneWorker, error: InferenceError | None = None) -> None:
-        async def answer() -> None:
-            self.pipeline.heard.clear()
-            self.pipeline.answering = worker
-            fake(worker).gate.set()
-            await self.pipeline.heard.wait()
-            self.pipeline.answering = None
-
+    def finish_lane(self, worker: LaneWorker, error: InferenceError | None = None) -> None:
+        """Let a lane return the result of its batch, or an error."""
         if error is not None:
-            fake(worker)._script.errors.append(error)
-        self.run(answer())
+            backends = (each for each in self.versions.backends if get_fake_lane(worker) in each.lanes)
+            next(backends).script.errors.append(error)
+        self.run(self.answer(worker))
 
     @precondition(lambda self: self.busy())
     @rule(data=st.data(), later=st.sampled_from([0.0, 1.0]))
     def a_lane_is_done(self, data: st.DataObject, later: float) -> None:
         self.now += later
-        self.let_go(data.draw(st.sampled_from(self.busy())))
+        self.finish_lane(data.draw(st.sampled_from(self.busy())))
 
     @precondition(lambda self: self.busy())
     @rule(data=st.data(), make=st.sampled_from([BatchFailedError, LaneLostError]))
     def a_lane_fails(self, data: st.DataObject, make: Callable[[str], InferenceError]) -> None:
         worker = data.draw(st.sampled_from(self.busy()))
-        self.let_go(worker, make("by script"))
+        self.finish_lane(worker, make("scripted"))
 
     @precondition(lambda self: self.stuck)
     @rule(data=st.data())
-    def a_lane_that_was_given_up_comes_back(self, data: st.DataObject) -> None:
+    def a_removed_lane_answers_late(self, data: st.DataObject) -> None:
         worker = self.stuck.pop(data.draw(st.integers(0, len(self.stuck) - 1)))
         delivered = len(self.delivered)
-        self.let_go(worker)
+        self.finish_lane(worker)
         assert worker.join(60.0)
-        assert len(self.delivered) == delivered, "what it says is not heard"
+        assert len(self.delivered) == delivered, "its answer is ignored"
 
     @rule(seconds=st.sampled_from([0.0, 1.0, 8.0, 61.0, 400.0]))
-    def the_keepers_look(self, seconds: float) -> None:
+    def the_lanes_are_checked(self, seconds: float) -> None:
         self.now += seconds
-        for loaded in self.kept():
+        for loaded in self.find_loaded():
             self.supervisors[loaded].check_lanes(self.now)
-        self.run(self.mend())
+        self.run(self.rebuild())
         assert not [each for each in self.busy() if each.running and self.now - each.running.started > 60.0]
 
-    def kept(self) -> list[Deployment]:
+    def find_loaded(self) -> list[Deployment]:
         return [loaded for loaded in self.loads if loaded in self.manager.loaded]
 
-    async def mend(self) -> None:
-        for loaded in self.kept():
+    async def rebuild(self) -> None:
+        for loaded in self.find_loaded():
             supervisor = self.supervisors[loaded]
             while supervisor.waiting:
                 await supervisor.waiting.pop(0)
-                self.see_off()
+                self.join_removed_lanes()
 
     # ------------------------------------------------------------ at all times
     def batches(self) -> list[Batch]:
-        return [*self.scheduler._retries, *(worker.running for worker in self.busy() if worker.running)]
+        return [*self.scheduler.retries, *(worker.running for worker in self.busy() if worker.running)]
 
     @invariant()
-    def nothing_goes_wrong_unheard(self) -> None:
-        assert self.unheard == []
+    def no_callback_fails(self) -> None:
+        assert self.callback_errors == []
 
     @invariant()
     def every_due_row_is_accounted_for(self) -> None:
         counts = self.scheduler.counts
-        under_way = [item for batch in self.batches() for item in batch.items if isinstance(item, ServerItem)]
+        running = [item for batch in self.batches() for item in batch.items if isinstance(item, ServerItem)]
         done = counts.delivered + self.scheduler.superseded + counts.failed + counts.forgotten
-        assert counts.due == done + len(self.scheduler.due) + len(under_way)
+        assert counts.due == done + len(self.scheduler.due) + len(running)
         assert counts.delivered == len(self.delivered)
 
     @invariant()
-    def every_caller_s_window_is_answered_once_by_who_is_named(self) -> None:
+    def each_window_of_a_caller_is_answered_once_by_the_named_version(self) -> None:
         requests = [item for batch in self.batches() for item in batch.items if isinstance(item, RequestItem)]
         waiting = {(id(item.request), item.index) for item in [*requests, *self.scheduler.queued_requests()]}
         for caller in self.callers:
@@ -330,37 +323,37 @@ class Changes(Fleet, RuleBasedStateMachine):
             assert {index for index in everything if (id(caller), index) in waiting} == everything - done
             for index, answer in caller.answers.items():
                 window = np.full((1, 3), caller.values[index], np.float32)
-                np.testing.assert_array_equal(answer, expected_of(CONTRACT, window, caller.models[index]))
+                np.testing.assert_array_equal(answer, compute_version_forecast(CONTRACT, window, caller.models[index]))
 
     @invariant()
-    def whoever_is_to_end_gets_nothing_more(self) -> None:
+    def a_retiring_deployment_gets_no_batch(self) -> None:
         for deployment in self.loads:
             assert deployment is self.pipeline.serving or not deployment.is_retiring or not deployment.idle
             assert set(deployment.idle) == {each for each in deployment.workers if each.running is None}
         assert not self.pipeline.serving.is_retiring
         if self.scheduler.waiting:
-            assert not self.pipeline.serving.idle, "work goes out while a lane is idle"
+            assert not self.pipeline.serving.idle, "waiting windows run while a lane is idle"
 
     @invariant()
     def windows_in_flight_are_counted(self) -> None:
         assert self.pipeline.in_flight == sum(len(each.running.items) for each in self.busy() if each.running)
 
     @invariant()
-    def no_lane_leaks_and_none_is_closed_twice(self) -> None:
+    def each_lane_is_closed_once(self) -> None:
         lanes = [lane for backend in self.versions.backends for lane in backend.lanes]
         assert all(lane.closings <= 1 for lane in lanes)
         live = {id(worker.lane) for worker in [*self.pipeline.lanes.all_workers, *self.stuck]}
         assert {id(lane) for lane in lanes if not lane.closed} == live
 
     @invariant()
-    def two_versions_are_loaded_at_most_beside_those_that_are_going(self) -> None:
+    def at_most_two_versions_are_loaded_beside_those_that_retire(self) -> None:
         staying = {loaded for loaded in (self.manager.current, self.manager.previous) if loaded is not None}
-        going = {loaded for loaded in self.kept() if loaded.is_retiring}
-        assert set(self.kept()) == staying | going
-        assert all(loaded.workers for loaded in going), "who has no lane left is gone"
+        retiring = {loaded for loaded in self.find_loaded() if loaded.is_retiring}
+        assert set(self.find_loaded()) == staying | retiring
+        assert all(loaded.workers for loaded in retiring), "a retired deployment without lanes is closed"
 
     @invariant()
-    def each_deployment_is_in_the_state_that_the_naive_model_says(self) -> None:
+    def each_deployment_is_in_the_state_of_the_naive_model(self) -> None:
         warm = [DeploymentState.WARM] * len(self.naive[1:])
         assert [each.state for each in self.naive] == [DeploymentState.SERVING, *warm]
         for each in self.supervisors:
@@ -370,10 +363,10 @@ class Changes(Fleet, RuleBasedStateMachine):
 
     # ------------------------------------------------------------ the end
     def teardown(self) -> None:
-        """However it went: everything comes to its end, and all that was loaded is let go of once."""
+        """Check that every row and every call ends, and that each loaded version is released once."""
         try:
             if sys.exc_info()[0] is None:
-                self.come_to_an_end()
+                self.finish_all()
         finally:
             for supervisor in self.supervisors.values():
                 for coroutine in supervisor.waiting:
@@ -383,8 +376,8 @@ class Changes(Fleet, RuleBasedStateMachine):
             self.pipeline.stop()
             self.stack.close()
 
-    def come_to_an_end(self) -> None:
-        self.pipeline.free = True
+    def finish_all(self) -> None:
+        self.pipeline.is_released = True
         for backend in self.versions.backends:
             backend.release_all()
         for worker in self.stuck:
@@ -392,14 +385,14 @@ class Changes(Fleet, RuleBasedStateMachine):
         self.stuck.clear()
         for _ in range(4):
             self.run(self.pipeline.wait_idle())
-            self.the_keepers_look(1_000.0)
+            self.the_lanes_are_checked(1_000.0)
         assert self.pipeline.ready
         self.run(self.pipeline.wait_idle())
         assert self.scheduler.waiting == 0
         self.every_due_row_is_accounted_for()
-        self.every_caller_s_window_is_answered_once_by_who_is_named()
+        self.each_window_of_a_caller_is_answered_once_by_the_named_version()
         if self.manager.previous is not None:
-            self.the_one_before_goes_cold()
+            self.the_previous_version_expires()
         self.run(self.manager.wait_retired())
         assert len(self.versions.live) == len(self.pipeline.workers)
         assert len(self.versions.released) == len(self.versions.backends) - 1
@@ -409,7 +402,7 @@ class Changes(Fleet, RuleBasedStateMachine):
             assert worker.join(60.0)
         assert self.versions.live == []
         assert len(self.versions.released) == len(self.versions.backends)
-        assert self.unheard == []
+        assert self.callback_errors == []
 
 
 TestChanges = Changes.TestCase
