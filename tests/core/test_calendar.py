@@ -1,4 +1,4 @@
-"""The known future, against the calendar of the standard library."""
+"""Tests `streamd/core/calendar.py` against the calendar of the standard library."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -28,7 +28,7 @@ def by_datetime(step: int, horizon: int, step_seconds: int) -> np.ndarray[tuple[
 @example(2**31 - 5, 10, 1)
 @example(2**32 - 5, 10, 1)
 @example(int(datetime(2026, 11, 23, tzinfo=UTC).timestamp()) // 300 - 1, 96, 300)
-def test_it_is_the_calendar_s(begins: int, horizon: int, step_seconds: int) -> None:
+def test_the_inputs_are_those_of_the_standard_calendar(begins: int, horizon: int, step_seconds: int) -> None:
     step = begins // step_seconds
     calendar = compute_known_future(step, horizon, step_seconds)
     assert calendar.dtype == np.float32
@@ -48,7 +48,7 @@ def test_the_first_row_is_of_the_step_after_the_newest_row() -> None:
     np.testing.assert_array_equal(compute_known_future(100, 5, 300)[1:], compute_known_future(101, 4, 300))
 
 
-def test_it_is_exact_for_any_epoch() -> None:
+def test_the_inputs_are_exact_for_any_epoch() -> None:
     """The same time of the week, twelve thousand weeks later, is the same to the last bit."""
     weeks = 12_000 * 7 * 86_400 // 300
     np.testing.assert_array_equal(compute_known_future(5, 96, 300), compute_known_future(5 + weeks, 96, 300))

@@ -1,4 +1,4 @@
-"""The model contract refuses what contradicts itself, and says its shapes."""
+"""Tests `streamd/core/contract.py`: contradictory contracts are refused, and the shapes."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ from tests.support.contracts import make_contract
         ({"quantiles": (float("nan"),)}, "quantiles"),
     ],
 )
-def test_what_contradicts_itself_is_refused(changes: dict[str, Any], named: str) -> None:
+def test_a_contradictory_contract_is_refused(changes: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         make_contract(**changes)
 

@@ -1,4 +1,4 @@
-"""Epoch times in a finer unit than seconds."""
+"""Tests `streamd/core/epochs.py`: times in a finer unit than seconds are recognised."""
 
 import math
 
@@ -12,7 +12,7 @@ FACTORS = {"milliseconds": 1e3, "microseconds": 1e6, "nanoseconds": 1e9}
 
 
 @given(st.floats(1e8, 1e11, exclude_max=True))
-def test_from_1973_to_5138_each_unit_is_known(seconds: float) -> None:
+def test_each_unit_is_recognised_from_1973_to_5138(seconds: float) -> None:
     assert guess_finer_unit(seconds) is None
     for unit, factor in FACTORS.items():
         # Where rounding takes a product over the edge, it is of the next unit.
@@ -26,5 +26,5 @@ def test_the_unit_is_that_of_the_nearest_edge_below(time: float) -> None:
 
 
 @pytest.mark.parametrize("time", [-1.0, 0.0, 99_999_999_999.0, -1e12, 1e20, math.inf, -math.inf, math.nan])
-def test_what_is_no_time_of_any_unit_looks_like_none(time: float) -> None:
+def test_a_number_that_is_no_time_has_no_unit(time: float) -> None:
     assert guess_finer_unit(time) is None

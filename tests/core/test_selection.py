@@ -1,4 +1,4 @@
-"""What a subscriber asked for, against naive indexing and the standard library's globs."""
+"""Tests `streamd/core/selection.py` against naive indexing and the globs of the standard library."""
 
 from fnmatch import fnmatchcase
 from typing import Any
@@ -24,7 +24,7 @@ TEXT = st.text(st.sampled_from("aB*?[]!-.^\\$|\n1"), max_size=6)
 @example(["***"], "")
 @example(["db[1]"], "db[1]")
 @example(["[2001:db8::1]:9100"], "[2001:db8::1]:9100")
-def test_globs_are_names_first_and_then_the_shell_s(globs: list[str], name: str) -> None:
+def test_globs_are_names_first_and_shell_patterns_second(globs: list[str], name: str) -> None:
     expected = name in globs or any(fnmatchcase(name, glob) for glob in globs)
     assert ServerGlobs(globs).matches(name) == expected
 
@@ -43,7 +43,7 @@ def test_no_glob_means_no_server() -> None:
     assert not ServerGlobs([]).matches("web-01")
 
 
-def test_many_stars_do_not_take_for_ever() -> None:
+def test_many_stars_are_matched_quickly() -> None:
     assert not ServerGlobs(["a*" * 500]).matches("a" * 250 + "b")
 
 
@@ -67,7 +67,7 @@ def choices(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @given(choices(), st.sampled_from([(), (1,), (5,)]))
-def test_a_part_is_what_naive_indexing_gives(choice: dict[str, Any], batch: tuple[int, ...]) -> None:
+def test_a_slice_is_the_result_of_naive_indexing(choice: dict[str, Any], batch: tuple[int, ...]) -> None:
     values = np.arange(np.prod((*batch, *CONTRACT.forecast_shape)), dtype=np.float32)
     values = values.reshape(*batch, *CONTRACT.forecast_shape)
     before = values.copy()
@@ -88,7 +88,7 @@ def test_a_part_is_what_naive_indexing_gives(choice: dict[str, Any], batch: tupl
     np.testing.assert_array_equal(values, before)
 
 
-def test_halves_hold_no_infinity() -> None:
+def test_float16_values_have_no_infinity() -> None:
     values = np.full(CONTRACT.forecast_shape, 3e6, np.float32)
     values[0, 0, 0] = -3e6
     cut = make_forecast_slice(CONTRACT, None, None, dtype="float16").cut(values)
@@ -96,7 +96,7 @@ def test_halves_hold_no_infinity() -> None:
     assert cut.min() == -65504
 
 
-def test_parts_that_are_the_same_are_one_key() -> None:
+def test_equal_slices_are_one_key() -> None:
     assert (
         len(
             {
@@ -123,10 +123,10 @@ def test_parts_that_are_the_same_are_one_key() -> None:
         ({"dtype": "float64"}, "dtype"),
     ],
 )
-def test_what_there_is_not_is_refused(choice: dict[str, Any], named: str) -> None:
+def test_unknown_parts_are_refused(choice: dict[str, Any], named: str) -> None:
     with pytest.raises(InvalidSelectionError, match=named):
         make_forecast_slice(CONTRACT, **{"targets": None, "quantiles": None, **choice})
 
 
-def test_quantiles_are_met_within_what_float_text_loses() -> None:
+def test_quantiles_are_compared_within_the_error_of_float_text() -> None:
     assert make_forecast_slice(CONTRACT, None, [0.1 + 1e-9]).quantiles == (0,)

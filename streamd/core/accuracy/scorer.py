@@ -118,7 +118,7 @@ class ForecastScorer:
     def add_forecast(
         self, version: ScoredVersion, slot: int, generation: int, step: int, forecast: Float32, rows: Float32
     ) -> bool:
-        """Make a sampled forecast pending, or join it to another version's from the same origin; returns whether it was.
+        """Make a sampled forecast pending, or join it to another version's of the same origin; returns whether.
 
         `forecast (targets, horizon, quantiles)` is copied. `rows (rows, targets)` are the server's last rows up to
         `step`, with NaN for a missing value; they may be fewer than a window.

@@ -1,4 +1,4 @@
-"""Live accuracy: against a naive model that keeps everything, and what it promises of memory and of fairness."""
+"""Tests `streamd/core/accuracy/scorer.py` against a naive model that keeps everything: losses, memory, fairness."""
 
 import math
 from dataclasses import dataclass
@@ -184,7 +184,7 @@ def same(found: float, expected: float) -> bool:
 
 
 @given(EVENTS)
-def test_it_is_a_list_of_all_that_was_scored(events: list[Event]) -> None:
+def test_the_scorer_agrees_with_a_list_of_all_scored_values(events: list[Event]) -> None:
     twins = Twins()
     for event in events:
         twins.feed(event)
@@ -192,7 +192,7 @@ def test_it_is_a_list_of_all_that_was_scored(events: list[Event]) -> None:
     twins.check()
 
 
-def test_the_property_covers_what_it_is_for() -> None:
+def test_the_property_compares_real_scores() -> None:
     """A plain run through the same twins ends with losses, coverage and pairs: none of the checks is of nothing."""
     twins = Twins()
     for number in range(30):
@@ -260,7 +260,7 @@ def test_a_series_that_is_flat_or_hardly_known_is_not_scored(past: Float32) -> N
     assert ledger.pending == {}
 
 
-def test_a_target_of_which_little_was_reported_is_not_scored_beside_one_that_was() -> None:
+def test_a_target_with_few_reported_values_is_not_scored_but_the_other_is() -> None:
     ledger = make_ledger()
     past = PAST.copy()
     past[:5, 1] = math.nan
@@ -269,7 +269,7 @@ def test_a_target_of_which_little_was_reported_is_not_scored_beside_one_that_was
     assert ledger.versions["a"].scores.count_points().tolist() == [4.0, 0.0]
 
 
-def test_a_value_that_is_missing_is_nobody_s() -> None:
+def test_a_missing_value_is_not_scored() -> None:
     ledger = make_ledger()
     take(ledger, "a", 0, 100, forecast_of(1.0))
     rows = rows_of(1, math.nan, 1, 1, 1)
@@ -291,7 +291,7 @@ def test_a_late_value_counts_until_its_row_has_settled() -> None:
     assert hold.losses["a"][0, 0] == pytest.approx(first + second)
 
 
-def test_a_forecast_whose_rows_never_come_is_given_up() -> None:
+def test_a_forecast_whose_rows_never_arrive_expires() -> None:
     ledger = make_ledger()
     take(ledger, "a", 0, 100, forecast_of(1.0))
     take(ledger, "b", 0, 100, forecast_of(2.0))
@@ -306,14 +306,14 @@ def test_a_forecast_whose_rows_never_come_is_given_up() -> None:
     assert ledger.comparisons.summarize()[VERSIONS][-1].forecasts == 1, "half of its horizon was known"
 
 
-def test_history_that_is_replayed_takes_no_place() -> None:
+def test_replayed_history_takes_no_place() -> None:
     ledger = make_ledger()
     take(ledger, "a", 0, 1_000, forecast_of(1.0))
     assert not take(ledger, "a", 1, 900, forecast_of(1.0))
     assert list(ledger.pending) == [0]
 
 
-def test_figures_are_of_the_last_periods_only() -> None:
+def test_scores_are_of_the_last_periods_only() -> None:
     ledger = make_ledger()
     take(ledger, "a", 0, 100, forecast_of(1.0))
     arrive(ledger, 0, 105, rows_of(1, 1, 1, 1, 1))
@@ -326,7 +326,7 @@ def test_figures_are_of_the_last_periods_only() -> None:
     assert figures.scored_steps == HORIZON, "a counter never goes back"
 
 
-def test_periods_in_which_nothing_came_are_empty() -> None:
+def test_periods_without_values_are_empty() -> None:
     sums = SlidingSums(3, count=(1,))
     for period, left in ((7, 1), (8, 2), (10, 2), (11, 2), (20, 1), (20, 2), (19, 3)):
         sums.advance(period)
@@ -335,7 +335,7 @@ def test_periods_in_which_nothing_came_are_empty() -> None:
 
 
 # ---------------------------------------------------------------- two versions
-def test_only_what_both_forecast_from_the_same_origin_is_compared() -> None:
+def test_only_forecasts_of_both_versions_from_the_same_origin_are_compared() -> None:
     ledger = make_ledger()
     take(ledger, "a", 0, 100, forecast_of(1.0))
     assert not take(ledger, "b", 0, 101, forecast_of(1.0)), "another origin"
@@ -351,7 +351,7 @@ def test_only_what_both_forecast_from_the_same_origin_is_compared() -> None:
     assert math.isnan(whole.standard_error), "one observation has none"
 
 
-def test_a_version_that_comes_when_scoring_has_begun_is_left_out() -> None:
+def test_a_forecast_that_arrives_after_scoring_began_is_left_out() -> None:
     ledger = make_ledger()
     take(ledger, "a", 0, 100, forecast_of(1.0))
     arrive(ledger, 0, 102, rows_of(1, 1))
@@ -359,7 +359,7 @@ def test_a_version_that_comes_when_scoring_has_begun_is_left_out() -> None:
     assert not ledger.add_forecast(ledger.versions["b"], 0, 0, 100, forecast_of(1.0), PAST)
 
 
-def test_a_shadow_joins_and_opens_nothing_while_another_may() -> None:
+def test_a_shadow_only_joins_pending_forecasts_while_another_version_opens_them() -> None:
     ledger = make_ledger(versions=("a",))
     ledger.follow("b", shadow=True)
     assert not take(ledger, "b", 0, 100, forecast_of(1.0))
@@ -369,7 +369,7 @@ def test_a_shadow_joins_and_opens_nothing_while_another_may() -> None:
     assert take(ledger, "b", 1, 100, forecast_of(1.0))
 
 
-def test_a_version_that_goes_takes_its_figures_and_its_forecasts_along() -> None:
+def test_a_removed_version_loses_its_scores_and_its_pending_forecasts() -> None:
     ledger = make_ledger()
     for name in VERSIONS:
         take(ledger, name, 0, 100, forecast_of(1.0))
@@ -383,7 +383,7 @@ def test_a_version_that_goes_takes_its_figures_and_its_forecasts_along() -> None
     assert math.isfinite(ledger.versions["b"].scores.compute_whole_loss())
 
 
-def test_one_version_more_than_fit_lets_the_quietest_go() -> None:
+def test_one_version_too_many_replaces_the_one_with_the_oldest_forecast() -> None:
     ledger = make_ledger()
     take(ledger, "a", 0, 100, forecast_of(1.0))
     ledger.follow("c")
@@ -391,7 +391,7 @@ def test_one_version_more_than_fit_lets_the_quietest_go() -> None:
 
 
 # ---------------------------------------------------------------- memory and fairness
-def test_a_slot_that_changes_hands_begins_anew() -> None:
+def test_a_slot_with_another_server_starts_again() -> None:
     ledger = make_ledger()
     take(ledger, "a", 0, 100, forecast_of(1.0), rows_of(0, 1000, 0, 1000, 0, 1000, 0, 1000))
     ledger.forget(0)
@@ -433,7 +433,7 @@ def arrays_within(thing: Any, seen: set[int]) -> list[int]:
     return [size for each in inner for size in arrays_within(each, seen)]
 
 
-def test_memory_is_bounded_however_many_servers_and_steps_there_are() -> None:
+def test_memory_is_bounded_for_any_number_of_servers_and_steps() -> None:
     places = 20
     ledger = make_ledger(AccuracyLimits(scored_servers=places, range_steps=3), servers=100)
     ledger.follow("b", shadow=True)
@@ -453,7 +453,7 @@ def test_memory_is_bounded_however_many_servers_and_steps_there_are() -> None:
     assert 0 < most - empty <= places * each + compared
 
 
-def test_every_server_gets_its_turn_and_the_places_are_filled() -> None:
+def test_every_server_is_sampled_and_the_places_are_filled() -> None:
     places, servers = 10, 40
     ledger = make_ledger(AccuracyLimits(scored_servers=places, settle_steps=1), ("a",), servers)
     turns = [0] * servers
@@ -483,7 +483,7 @@ def test_a_version_that_serves_few_servers_gets_half_of_the_places() -> None:
     assert ledger.versions["a"].threshold / 2**64 == pytest.approx(1 / 90)
 
 
-def test_a_version_that_serves_no_more_leaves_its_places_to_the_next() -> None:
+def test_a_version_that_serves_no_more_gives_its_places_to_the_next() -> None:
     ledger = ForecastScorer(CONTRACT, AccuracyLimits(scored_servers=100, settle_steps=1), 100)
     for name in VERSIONS:
         ledger.follow(name)
@@ -505,7 +505,7 @@ def test_without_a_place_nothing_is_chosen() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"scored_servers": -1}, {"settle_steps": -1}, {"range_steps": 0}, {"periods": 0}])
-def test_limits_that_make_no_sense_are_refused(wrong: dict[str, int]) -> None:
+def test_invalid_limits_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="expected"):
         AccuracyLimits(**wrong)
 
@@ -525,5 +525,5 @@ def test_drift_is_measured_against_whole_fleets() -> None:
 @pytest.mark.parametrize(
     "info", [{}, {"figures": 3}, {"figures": {"smd": {"nPL": "good"}}}, {"figures": {"smd": {"nPL": math.nan}}}]
 )
-def test_a_version_that_tells_nothing_of_its_training_has_no_drift(info: dict[str, Any]) -> None:
+def test_a_version_without_training_scores_has_no_drift(info: dict[str, Any]) -> None:
     assert parse_training_scores(info) is None

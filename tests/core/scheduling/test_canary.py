@@ -1,4 +1,4 @@
-"""Which servers a candidate gets."""
+"""Tests `streamd/core/scheduling/canary.py`: the servers of a candidate."""
 
 import pytest
 from hypothesis import given
@@ -21,25 +21,25 @@ def test_a_server_stays_as_the_share_grows(server: str, one: float, other: float
 
 
 @given(NAMES)
-def test_a_share_of_0_is_none_and_of_1_all(server: str) -> None:
+def test_a_share_of_0_is_no_server_and_of_1_every_server(server: str) -> None:
     assert not CanaryAssignment("a", 0.0).includes(server)
     assert CanaryAssignment("a", 1.0).includes(server)
     assert 0.0 <= CanaryAssignment("a", 1.0).compute_position(server) < 1.0
 
 
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 0.9])
-def test_about_as_many_as_the_share_says(share: float) -> None:
+def test_about_the_share_of_the_servers_is_included(share: float) -> None:
     found = sum(map(CanaryAssignment("a", share).includes, SERVERS)) / len(SERVERS)
     assert abs(found - share) < 4 * (share * (1 - share) / len(SERVERS)) ** 0.5
 
 
-def test_it_is_the_same_on_every_machine() -> None:
+def test_the_choice_is_the_same_on_every_machine() -> None:
     assert CanaryAssignment("a", 1.0).compute_position("web-01") == PLACE
     assert not CanaryAssignment("a", PLACE).includes("web-01")
     assert CanaryAssignment("a", PLACE + 1e-9).includes("web-01")
 
 
-def test_another_candidate_gets_others_first() -> None:
+def test_another_candidate_begins_with_other_servers() -> None:
     first, second = (
         {server for server in SERVERS if CanaryAssignment(name, 0.1).includes(server)} for name in ("a", "b")
     )
@@ -55,6 +55,6 @@ def test_a_shadow_gets_the_servers_that_a_canary_would_get() -> None:
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
-def test_a_share_that_is_none_is_refused(share: float) -> None:
+def test_an_invalid_share_is_refused(share: float) -> None:
     with pytest.raises(ValueError, match="expected 0 to 1"):
         CanaryAssignment("a", share)

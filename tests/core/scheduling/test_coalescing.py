@@ -1,4 +1,4 @@
-"""The waiting line in which the newest of a key wins."""
+"""Tests `streamd/core/scheduling/coalescing.py` against a list: the newest item of a key wins."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +15,7 @@ STEPS = st.lists(
 
 
 @given(STEPS)
-def test_it_is_a_list_in_which_a_key_keeps_its_place(steps: list[Step]) -> None:
+def test_the_queue_is_a_list_in_which_a_key_keeps_its_place(steps: list[Step]) -> None:
     waiting: CoalescingQueue[int] = CoalescingQueue()
     naive: list[tuple[int, float]] = []  # (key, since), the longest waiting first
     items = left = 0
@@ -46,7 +46,7 @@ def test_it_is_a_list_in_which_a_key_keeps_its_place(steps: list[Step]) -> None:
         assert items == waiting.superseded + left + len(naive), "every item is taken, let go, replaced, or waits"
 
 
-def test_it_tells_what_it_holds() -> None:
+def test_its_repr_shows_its_counts() -> None:
     waiting: CoalescingQueue[str] = CoalescingQueue()
     waiting.mark("a", 1.0)
     waiting.mark("a", 2.0)

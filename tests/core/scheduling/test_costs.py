@@ -1,4 +1,4 @@
-"""What the next micro-batch takes, against every way there is to split the work."""
+"""Tests `streamd/core/scheduling/costs.py` against every possible split of the work."""
 
 from functools import cache
 from itertools import pairwise
@@ -47,7 +47,7 @@ def cheapest(table: CostTable, waiting: int) -> float:
 
 
 @given(tables(), st.integers(1, 12))
-def test_cost_is_that_of_the_words(table: CostTable, count: int) -> None:
+def test_the_seconds_of_a_batch_are_those_of_the_naive_rule(table: CostTable, count: int) -> None:
     if count <= table.buckets[-1]:
         assert table.estimate_seconds(count) == pytest.approx(naive_cost(table, count))
 
@@ -63,7 +63,7 @@ def test_a_batch_is_within_bounds(table: CostTable, waiting: int, idle_lanes: in
 
 @given(tables(), st.integers(1, 12))
 @example(CostTable({2: 0.001, 8: 0.006}, pads=False, overhead_seconds=OVERHEAD_SECONDS), 5)
-def test_one_lane_is_done_as_soon_as_can_be(table: CostTable, waiting: int) -> None:
+def test_one_lane_finishes_as_early_as_any_split_allows(table: CostTable, waiting: int) -> None:
     waiting = min(waiting, table.max_batch)
     expected, left, seconds = cheapest(table, waiting), waiting, 0.0
     while left:
@@ -74,7 +74,7 @@ def test_one_lane_is_done_as_soon_as_can_be(table: CostTable, waiting: int) -> N
 
 
 @given(tables(), st.integers(1, 12))
-def test_one_lane_never_pads_where_two_smaller_buckets_are_cheaper(table: CostTable, waiting: int) -> None:
+def test_one_lane_never_pads_if_two_smaller_buckets_are_cheaper(table: CostTable, waiting: int) -> None:
     waiting = min(waiting, table.max_batch)
     taken = table.choose_batch_size(waiting, 1)
     alone = table.estimate_seconds(taken) + OVERHEAD_SECONDS
@@ -90,7 +90,7 @@ def test_one_lane_never_pads_where_two_smaller_buckets_are_cheaper(table: CostTa
 
 
 @given(tables(), st.integers(1, 12), st.integers(1, 4))
-def test_dearer_batches_are_never_larger(table: CostTable, waiting: int, idle_lanes: int) -> None:
+def test_a_higher_overhead_never_makes_batches_smaller(table: CostTable, waiting: int, idle_lanes: int) -> None:
     """If only the overhead grows, batches do not get smaller."""
     dear = CostTable(table.seconds, pads=table.pads, max_batch=table.max_batch, overhead_seconds=10.0)
     free = CostTable(table.seconds, pads=table.pads, max_batch=table.max_batch, overhead_seconds=0.0)
@@ -100,12 +100,12 @@ def test_dearer_batches_are_never_larger(table: CostTable, waiting: int, idle_la
 
 
 @pytest.mark.parametrize("waiting", [2, 4, 8, 32])
-def test_work_is_shared_among_idle_lanes_where_batching_gains_nothing(waiting: int) -> None:
+def test_idle_lanes_share_the_work_if_batching_gains_nothing(waiting: int) -> None:
     table = CostTable({1: 1.0, 8: 8.0, 32: 32.0}, pads=False, overhead_seconds=0.0)
     assert table.choose_batch_size(waiting, 2) <= waiting // 2
 
 
-def test_one_batch_where_batching_is_free() -> None:
+def test_there_is_one_batch_if_batching_is_free() -> None:
     table = CostTable({1: 1.0, 8: 1.0, 32: 1.0}, pads=True)
     assert [table.choose_batch_size(waiting, 1) for waiting in (1, 5, 8, 9, 32, 50)] == [1, 5, 8, 9, 32, 32]
 
@@ -115,7 +115,7 @@ def test_a_bucket_that_costs_more_than_its_parts_is_not_used() -> None:
     assert [table.choose_batch_size(waiting, 1) for waiting in (9, 16, 24)] == [8, 8, 8]
 
 
-def test_the_loop_s_overhead_is_counted_once_a_batch() -> None:
+def test_the_overhead_of_the_loop_is_counted_once_a_batch() -> None:
     # Nine as one batch: 59.7 + 0.5. As eight and one: 59.0 + 2 x 0.5, which is less; with a third 0.5 it were more.
     one_lane = CostTable({1: 29.0, 8: 30.0, 32: 59.7}, pads=True, overhead_seconds=0.5)
     assert one_lane.choose_batch_size(9, 1) == 8
@@ -129,12 +129,12 @@ def test_idle_lanes_share_the_work_evenly() -> None:
     assert [table.choose_batch_size(waiting, 2) for waiting in (6, 8)] == [3, 4]
 
 
-def test_few_windows_run_as_one_batch_where_that_is_sooner_than_each_alone() -> None:
+def test_few_windows_run_as_one_batch_if_that_is_quicker_than_each_alone() -> None:
     table = CostTable({1: 1.0, 32: 1.2}, pads=True)
     assert table.choose_batch_size(5, 2) == 5
 
 
-def test_the_most_a_batch_may_take_bounds_the_buckets() -> None:
+def test_max_batch_bounds_the_buckets() -> None:
     table = CostTable({1: 1.0, 8: 1.0, 32: 1.0}, pads=True, max_batch=20)
     assert table.buckets == [1, 8]
     assert table.max_batch == 8
@@ -144,12 +144,12 @@ def test_the_most_a_batch_may_take_bounds_the_buckets() -> None:
 
 
 @pytest.mark.parametrize("seconds", [{}, {0: 1.0}, {-1: 1.0, 8: 1.0}])
-def test_buckets_that_are_none_are_refused(seconds: dict[int, float]) -> None:
+def test_invalid_buckets_are_refused(seconds: dict[int, float]) -> None:
     with pytest.raises(ValueError, match="buckets"):
         CostTable(seconds, pads=True)
 
 
 @pytest.mark.parametrize("pads", [True, False])
-def test_a_batch_beyond_the_largest_bucket_costs_as_many_times_as_much(pads: bool) -> None:
+def test_a_batch_beyond_the_largest_bucket_is_extrapolated(pads: bool) -> None:
     table = CostTable({1: 1.0, 8: 4.0}, pads=pads)
     assert table.estimate_seconds(16) == 8.0

@@ -1,4 +1,4 @@
-"""When lanes are rebuilt and a backend is spent: against a naive model."""
+"""Tests `streamd/core/scheduling/lane_health.py` against a naive model: rebuilds, and when a backend is exhausted."""
 
 from dataclasses import dataclass, field
 
@@ -12,7 +12,7 @@ LANES, DEVICES = 4, 2
 """Lane `i` is on device `i % DEVICES`."""
 
 
-def test_a_lane_hangs_by_its_limit_or_by_what_it_was_measured_at() -> None:
+def test_a_lane_hangs_beyond_its_limit_or_a_multiple_of_its_measured_seconds() -> None:
     limits = LaneLimits(hang_seconds=10.0, hang_factor=5.0)
     assert not limits.is_hung(10.0, 1.0)
     assert limits.is_hung(10.1, 1.0)
@@ -20,7 +20,7 @@ def test_a_lane_hangs_by_its_limit_or_by_what_it_was_measured_at() -> None:
     assert limits.is_hung(15.1, 3.0)
 
 
-def test_rebuildings_come_later_each_time_and_end() -> None:
+def test_the_delay_of_rebuilds_grows_and_rebuilds_end() -> None:
     roster = LaneRoster(1, LIMITS, 0.0)
     for delay in (1.0, 2.0, 4.0):
         roster.mark_lost(0, 10.0)
@@ -34,7 +34,7 @@ def test_rebuildings_come_later_each_time_and_end() -> None:
     assert roster.take_due(24.0) == [0]
 
 
-def test_a_lane_that_hardly_comes_back_is_tried_as_long_as_another_is_well() -> None:
+def test_an_abandoned_lane_is_retried_as_long_as_another_is_healthy() -> None:
     roster = LaneRoster(2, LIMITS, 0.0)
     now = 0.0
     for delay in (1.0, 2.0, 4.0, 4.0, 4.0, 4.0):
@@ -49,7 +49,7 @@ def test_a_lane_that_hardly_comes_back_is_tried_as_long_as_another_is_well() -> 
     assert roster.take_due(now + 104.0) == [0]
 
 
-def test_a_device_s_lanes_go_and_another_s_stay() -> None:
+def test_the_lanes_of_a_lost_device_are_abandoned_and_those_of_another_are_not() -> None:
     roster = LaneRoster(4, LIMITS, 0.0)
     for index in (0, 2):
         roster.mark_lost(index, 10.0)

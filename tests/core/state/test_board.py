@@ -1,4 +1,4 @@
-"""The latest forecast of every server, across restarts and a kill in the middle."""
+"""Tests `streamd/core/state/board.py`: the latest forecast of each server, over restarts and a kill in between."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def same(found: Forecast | None, serial: int, step: int) -> bool:
 
 
 @given(st.lists(st.tuples(st.integers(0, SLOTS - 1), st.sampled_from(["post", "post", "post", "reset", "restart"]))))
-def test_it_is_a_dict_of_the_latest(steps: list[tuple[int, str]]) -> None:
+def test_the_board_is_a_dict_of_the_latest_forecasts(steps: list[tuple[int, str]]) -> None:
     arrays = make_arrays()
     board = ForecastBoard(arrays)
     posted: dict[int, tuple[int, int]] = {}
@@ -61,7 +61,7 @@ def test_it_is_a_dict_of_the_latest(steps: list[tuple[int, str]]) -> None:
             assert board.find_later_than(since) == [each for _, each in later]
 
 
-def test_a_forecast_that_was_cut_off_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_post_leaves_no_forecast(monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed between any two stores of a post, the board has the whole forecast or none."""
     arrays = make_arrays()
     order: list[str] = []

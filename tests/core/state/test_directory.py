@@ -1,4 +1,4 @@
-"""Which server has which slot, across restarts and damage."""
+"""Tests `streamd/core/state/directory.py`: the slot of each server, over restarts and damage."""
 
 from collections.abc import Callable
 
@@ -29,7 +29,9 @@ def come(directory: Directory, name: str, now: float) -> tuple[int, str | None]:
 
 
 @given(st.lists(st.tuples(st.sampled_from(NAMES), st.booleans()), max_size=60), st.integers(1, 4))
-def test_it_is_a_dict_that_forgets_the_longest_silent(steps: list[tuple[str, bool]], capacity: int) -> None:
+def test_the_directory_is_a_dict_that_forgets_the_longest_silent_server(
+    steps: list[tuple[str, bool]], capacity: int
+) -> None:
     arrays = make_arrays(capacity)
     directory = Directory(arrays)
     seen: dict[str, float] = {}
@@ -56,7 +58,7 @@ def test_it_is_a_dict_that_forgets_the_longest_silent(steps: list[tuple[str, boo
         assert len(directory) == len(seen)
 
 
-def test_a_name_counts_only_once_it_is_whole() -> None:
+def test_a_name_counts_only_once_it_is_complete() -> None:
     """Killed while a server is admitted, it was not acked: its slot is free again."""
     arrays = make_arrays()
     directory = Directory(arrays)
@@ -82,7 +84,7 @@ def lengthen_beyond_bounds(arrays: NamedArrays) -> None:
 
 
 @pytest.mark.parametrize("damage", [break_utf8, repeat_a_name, lengthen_beyond_bounds])
-def test_a_damaged_name_frees_its_slot_alone(damage: Callable[[NamedArrays], None]) -> None:
+def test_a_damaged_name_frees_only_its_slot(damage: Callable[[NamedArrays], None]) -> None:
     arrays = make_arrays()
     before = Directory(arrays)
     for now, name in enumerate(["a-server", "b-server", "c-server"]):
@@ -95,7 +97,7 @@ def test_a_damaged_name_frees_its_slot_alone(damage: Callable[[NamedArrays], Non
     assert Directory(arrays).unreadable == 0, "it is freed in the file too"
 
 
-def test_a_shorter_name_after_a_longer_one_is_itself() -> None:
+def test_a_shorter_name_replaces_a_longer_one() -> None:
     arrays = make_arrays(1)
     directory = Directory(arrays)
     come(directory, "x" * 256, 1.0)
@@ -103,9 +105,9 @@ def test_a_shorter_name_after_a_longer_one_is_itself() -> None:
     assert Directory(arrays).slots == {"short": 0}
 
 
-def test_a_slot_that_is_not_next_is_refused() -> None:
+def test_a_slot_that_is_not_the_next_is_refused() -> None:
     directory = Directory(make_arrays())
-    with pytest.raises(AssertionError, match="not the one that is next"):
+    with pytest.raises(AssertionError, match="not the next free one"):
         directory.admit(2, "a", 0.0)
     directory = Directory(make_arrays())
     with pytest.raises(AssertionError, match="free already"):

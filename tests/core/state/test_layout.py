@@ -1,4 +1,4 @@
-"""Where each array lies in one flat buffer, and what its header says."""
+"""Tests `streamd/core/state/layout.py`: the place of each array in one buffer, and the header."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ COLUMNS = st.lists(st.tuples(st.sampled_from(DTYPES), SHAPES), min_size=1, max_s
 
 
 @given(COLUMNS, st.integers(1, 3_000))
-def test_arrays_lie_beside_each_other_each_on_its_own_page(columns: tuple[Column, ...], capacity: int) -> None:
+def test_each_array_begins_on_its_own_page(columns: tuple[Column, ...], capacity: int) -> None:
     layout = Layout(columns, capacity, {})
     end = HEADER_BYTES
     for column in columns:
@@ -28,7 +28,7 @@ def test_arrays_lie_beside_each_other_each_on_its_own_page(columns: tuple[Column
 
 
 @given(COLUMNS, st.integers(1, 40))
-def test_a_slot_s_extents_are_all_that_it_touches(columns: tuple[Column, ...], capacity: int) -> None:
+def test_the_extents_of_a_slot_are_all_pages_that_it_touches(columns: tuple[Column, ...], capacity: int) -> None:
     layout = Layout(columns, capacity, {})
     buffer = bytearray(layout.nbytes)
     arrays = layout.make_views(buffer)
@@ -53,7 +53,7 @@ def test_a_header_is_read_as_it_was_written() -> None:
 
 
 @pytest.mark.parametrize("page", [b"", b"\0" * HEADER_BYTES, b"streamd\x01{", b"streamd\x01[1]", b"streamd\x02{}"])
-def test_a_page_that_is_no_header_is_none(page: bytes) -> None:
+def test_a_page_that_is_not_a_header_is_read_as_none(page: bytes) -> None:
     assert parse_header(page.ljust(HEADER_BYTES, b"\0")) is None
 
 
@@ -62,7 +62,7 @@ def test_a_header_that_does_not_fit_is_refused() -> None:
         Layout((Column("a", "<f4"),), 1, {"features": ["x" * HEADER_BYTES]}).make_header()
 
 
-def test_scalars_are_a_view() -> None:
+def test_a_scalar_view_writes_to_its_array() -> None:
     array = np.zeros((2, 3), np.float32)
     view = make_scalar_view(array)
     view[4] = 5.0

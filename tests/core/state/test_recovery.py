@@ -1,4 +1,4 @@
-"""Killed after any store to memory, a window store comes back with every acked row and nothing invented."""
+"""Tests `streamd/core/state/recovery.py`: killed after any write to memory, no acknowledged row is lost or invented."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -67,7 +67,7 @@ def restart(lengths: Sizes, arrays: NamedArrays, slots: list[int], now: float) -
 
 
 @given(sizes(), events(min_size=5, max_size=25), EVENTS)
-def test_killed_at_every_store(lengths: Sizes, acked: list[Event], last: Event) -> None:
+def test_a_store_killed_at_any_write_is_recovered(lengths: Sizes, acked: list[Event], last: Event) -> None:
     memory = Memory(lengths)
     twins = Twins(lengths, memory.store, [lengths.naive() for _ in range(SLOTS)])
     for slot in range(SLOTS):
@@ -177,7 +177,7 @@ def check_sound(store: WindowStore, slot: int) -> None:
 
 
 # ---------------------------------------------------------------- one by one
-def test_an_open_row_goes_on_filling_with_a_new_grace() -> None:
+def test_an_open_row_continues_to_fill_with_a_new_grace() -> None:
     lengths = Sizes(4, 1, 99)
     arrays = lengths.arrays()
     before = lengths.store(arrays)
@@ -193,7 +193,7 @@ def test_an_open_row_goes_on_filling_with_a_new_grace() -> None:
     assert window_of(store, 0)[1][-1] == 3
 
 
-def test_what_the_previous_row_had_is_known_again() -> None:
+def test_the_features_of_the_previous_row_are_derived_again() -> None:
     lengths = Sizes(4, 1, 99)
     arrays = lengths.arrays()
     before = lengths.store(arrays)
@@ -217,7 +217,7 @@ def test_interrupted_changes_are_counted() -> None:
 
 
 @given(sizes(), events())
-def test_recovering_what_was_whole_changes_nothing(lengths: Sizes, sequence: list[Event]) -> None:
+def test_recovering_a_complete_store_changes_nothing(lengths: Sizes, sequence: list[Event]) -> None:
     twins = Twins.make(lengths)
     for event in sequence:
         twins.feed(event)
@@ -250,7 +250,7 @@ def test_an_unwatched_array_is_refused() -> None:
         torn_scalars(np.zeros(3))
 
 
-def test_too_old_stores_nothing() -> None:
+def test_a_sample_that_is_too_old_writes_nothing() -> None:
     memory = Memory(Sizes(4, 1, 1))
     memory.store.reset(0)
     memory.store.write_sample(0, 10, row_of({0: 1.0, 1: 2.0, 2: 3.0}), None, 0.0)

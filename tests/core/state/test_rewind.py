@@ -1,4 +1,7 @@
-"""Rows ahead of the clock are dropped and all others stay, whenever the process is killed meanwhile."""
+"""Tests `streamd/core/state/recovery.py` (`rewind`) and `streamd/core/state/ahead_servers.py`.
+
+Rows ahead of the clock are dropped and all others stay, even if the process is killed meanwhile.
+"""
 
 import numpy as np
 from hypothesis import example, given
@@ -48,7 +51,7 @@ def fed(lengths: Sizes, sequence: list[Event], memory: Memory | None = None) -> 
 
 
 @given(sizes(), events(), BACK, events(max_size=20))
-def test_what_is_not_ahead_stays_and_goes_on(
+def test_rows_that_are_not_ahead_stay_and_the_window_continues(
     lengths: Sizes, sequence: list[Event], back: int, later: list[Event]
 ) -> None:
     twins = fed(lengths, sequence)
@@ -65,7 +68,7 @@ def test_what_is_not_ahead_stays_and_goes_on(
 
 
 @given(sizes(), events(min_size=5, max_size=25), BACK)
-def test_killed_at_every_store_it_is_rewound_again(lengths: Sizes, sequence: list[Event], back: int) -> None:
+def test_a_rewind_killed_at_any_store_is_repeated(lengths: Sizes, sequence: list[Event], back: int) -> None:
     memory = Memory(lengths)
     twins = fed(lengths, sequence, memory)
     last_step = max((twins.naive[0].latest or 0) - back, 0)
@@ -83,7 +86,7 @@ def test_killed_at_every_store_it_is_rewound_again(lengths: Sizes, sequence: lis
         check_sound(store, 0)
 
 
-def test_rows_that_came_late_behind_one_ahead_make_a_window_at_once() -> None:
+def test_late_rows_behind_a_row_ahead_make_a_window_at_once() -> None:
     lengths = Sizes(8, 2, 99)
     store = lengths.store(lengths.arrays())
     store.reset(0)
@@ -115,7 +118,7 @@ def test_servers_ahead_are_found_once(newest: list[int], open_step: list[int], f
     assert set(ahead.contradicted_since) == beyond(second)
 
 
-def test_it_is_over_when_it_was_contradicted_for_long_enough() -> None:
+def test_a_server_ahead_is_refuted_once_it_was_contradicted_for_long_enough() -> None:
     ahead = AheadServers(["a", "b"], np.array([9, 9]), np.array([NO_STEP, NO_STEP]))
     ahead.refresh(5)
     assert not ahead.is_refuted(0, SECONDS, 0.0), "nothing contradicts it yet: the clock may be behind"

@@ -1,4 +1,4 @@
-"""A sample's values as one row, against reading them one by one."""
+"""Tests `streamd/core/state/rows.py` against reading the values one by one."""
 
 import math
 
@@ -35,7 +35,7 @@ def naive(values: Values, features: tuple[str, ...]) -> list[float] | None:
 
 
 @given(SAMPLES, st.integers(1, 3))
-def test_rows_are_the_naive_ones(samples: list[Values], count: int) -> None:
+def test_rows_equal_those_of_a_naive_reader(samples: list[Values], count: int) -> None:
     features = FEATURES[:count]
     reader, ignored = RowReader(features), 0
     for values in samples:
@@ -60,13 +60,13 @@ def test_the_refused_value_is_named(value: float) -> None:
     assert reader.read_row({"cpu": 1.0, "mem": 2.0}).mask == 0b011
 
 
-def test_what_an_unknown_feature_holds_is_nobody_s_business() -> None:
+def test_the_values_of_unknown_features_are_ignored() -> None:
     reader = RowReader(FEATURES)
     assert reader.read_row({"cpu": 1.0, "unknown": math.inf, "other": None}).mask == 0b001
     assert reader.ignored == 2
 
 
-def test_the_orders_that_are_kept_are_bounded() -> None:
+def test_the_cache_of_orders_is_bounded() -> None:
     reader = RowReader(FEATURES)
     for number in range(3 * MAX_CACHED_ORDERS):
         reader.read_row({f"feature-{number}": 1.0, "mem": 2.0})

@@ -1,4 +1,4 @@
-"""The windows that reach the model are those of the naive model, after any sequence of samples."""
+"""Tests `streamd/core/state/windows.py` and `rings.py` against a naive model, with any sequence of samples."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ from tests.support.fleet_scripts import (
 
 
 @given(sizes(), events())
-def test_windows_are_the_naive_model_s(lengths: Sizes, sequence: list[Event]) -> None:
+def test_windows_are_those_of_the_naive_model(lengths: Sizes, sequence: list[Event]) -> None:
     twins = Twins.make(lengths)
     for event in sequence:
         due, expected = twins.feed(event)
@@ -50,7 +50,9 @@ def test_closed_and_warming_rows_are_counted(lengths: Sizes, sequence: list[Even
 
 
 @given(sizes(), events(), st.permutations(range(SLOTS)))
-def test_a_batch_is_gathered_as_its_windows_alone(lengths: Sizes, sequence: list[Event], order: list[int]) -> None:
+def test_the_windows_of_a_batch_equal_each_window_alone(
+    lengths: Sizes, sequence: list[Event], order: list[int]
+) -> None:
     twins = Twins.make(lengths)
     for event in sequence:
         twins.feed(event)
@@ -76,7 +78,7 @@ ALWAYS_RUN_BY_RUN, NEVER = 1, 1_000
     st.booleans(),
     st.sampled_from([ALWAYS_RUN_BY_RUN, MIN_WINDOWS_PER_RUN, NEVER]),
 )
-def test_many_windows_are_gathered_as_one_by_one(
+def test_many_windows_at_once_equal_one_by_one(
     lengths: Sizes, sequence: list[Event], slots: list[int], together: bool, windows_a_run: int
 ) -> None:
     twins = Twins.make(lengths)
@@ -99,7 +101,7 @@ def test_many_windows_are_gathered_as_one_by_one(
 
 
 @pytest.mark.parametrize("begin", [0, 1, 2, 3])
-def test_the_last_slot_s_window_is_whole_wherever_it_begins(begin: int) -> None:
+def test_the_window_of_the_last_slot_is_complete_wherever_it_begins(begin: int) -> None:
     store = make_store(context_length=4)
     for slot in range(SLOTS):
         for step in range(8, 12 + begin):
@@ -113,7 +115,7 @@ def test_the_last_slot_s_window_is_whole_wherever_it_begins(begin: int) -> None:
     np.testing.assert_array_equal(statuses, np.tile(steps % 16, (len(slots), 1)))
 
 
-def test_what_is_not_contiguous_is_refused_and_not_left_unwritten() -> None:
+def test_an_array_that_is_not_contiguous_is_refused() -> None:
     store, slots = make_store(context_length=4), np.zeros(MIN_WINDOWS_PER_RUN, np.int64)
     values = np.empty((len(slots), 4, FEATURES + 1), np.float32)[..., 1:]
     with pytest.raises(ValueError, match="contiguous"):
@@ -158,7 +160,7 @@ def test_grace_closes_a_row_no_sooner_and_no_later() -> None:
     assert store.get_next_deadline() is None
 
 
-def test_a_row_s_grace_counts_from_its_first_sample() -> None:
+def test_the_grace_of_a_row_counts_from_its_first_sample() -> None:
     store = make_store()
     store.write_sample(0, 10, row(0), None, 50.0)
     store.write_sample(0, 10, row(1), None, 59.0)
@@ -185,14 +187,14 @@ def test_a_split_row_fills_without_any_tolerance() -> None:
     assert try_write(store, 0, 99, full_row(1.0), None, 0.0) is None
 
 
-def test_too_old_is_judged_by_the_server_s_own_newest_row() -> None:
+def test_only_the_newest_row_of_the_same_server_makes_a_sample_too_old() -> None:
     store = make_store()
     store.write_sample(0, 1_000, full_row(1.0), None, 0.0)
     assert store.write_sample(1, 10, full_row(1.0), None, 0.0) == 1
     assert try_write(store, 0, 10, full_row(1.0), None, 0.0) is None
 
 
-def test_a_late_sample_makes_nobody_due() -> None:
+def test_a_late_sample_makes_no_server_due() -> None:
     store = make_store()
     store.write_sample(0, 10, full_row(1.0), None, 0.0)
     assert store.write_sample(0, 9, full_row(2.0), None, 0.0) == 0
@@ -211,7 +213,7 @@ def test_a_gap_longer_than_the_window_leaves_one_row() -> None:
     assert statuses == [0, 0, 0, 3]
 
 
-def test_a_status_alone_opens_a_row_that_counts_for_nothing() -> None:
+def test_a_status_alone_opens_a_row_that_does_not_count() -> None:
     store = make_store(need=2)
     store.write_sample(0, 10, full_row(1.0), None, 0.0)
     store.write_sample(0, 11, row(), 7, 0.0)
@@ -220,7 +222,7 @@ def test_a_status_alone_opens_a_row_that_counts_for_nothing() -> None:
     assert window_of(store, 0)[1][-1] == 7
 
 
-def test_slots_do_not_touch_each_other() -> None:
+def test_slots_do_not_affect_each_other() -> None:
     store = make_store()
     store.write_sample(1, 10, full_row(1.0), 5, 0.0)
     before = {name: array[1].copy() for name, array in store.arrays.items()}
