@@ -1,4 +1,4 @@
-"""A device that is none, for tests here and for users' tests: its lanes run by script.
+"""A fake device for the tests here and for users' tests: its lanes follow a script.
 
 A forecast can be told apart by window: see `forecast_of`.
 """
@@ -21,7 +21,7 @@ from streamd.inference.lane import Inputs
 
 @dataclass
 class FakeScript:
-    """What fake devices do; change it while they run.
+    """The script of fake devices; it may be changed while they run.
 
     `latency_seconds(windows)` is of the windows that run: where lanes pad, of the whole bucket. `jitter_seconds` at
     most are added, drawn from `seed` for each lane by itself. Both are waited for on the lane's gate, so that
@@ -90,7 +90,7 @@ class FakeBackend:
         return lane
 
     def lose_device(self, device: str = "fake:0") -> None:
-        """Give a device a sticky error: its lanes are lost for good, and none can be made on it.
+        """Give a device a sticky error: its lanes are lost permanently, and no lane can be made on it.
 
         A lane that is held stays held: let it go, and it says so.
         """
@@ -155,7 +155,7 @@ class FakeLane:
         return forecasts
 
     def windows_run(self, count: int) -> int:
-        """How many windows a batch of `count` runs: where lanes pad, those of the next larger bucket.
+        """Return the number of windows that a batch of `count` runs: if lanes pad, the next larger bucket.
 
         Raises `BatchFailedError` where no bucket holds it.
         """

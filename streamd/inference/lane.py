@@ -79,7 +79,7 @@ class Lane(Protocol):
         ...
 
     def describe(self) -> dict[str, Any]:
-        """What `/v1/status` tells of it, beside its name and device."""
+        """Return what `/v1/status` shows of it beside its name and device."""
         ...
 
     def close(self) -> None:
@@ -104,5 +104,5 @@ class Backend(Protocol):
         ...
 
     def describe(self) -> dict[str, Any]:
-        """What `/v1/status` tells of it."""
+        """Return what `/v1/status` shows of it."""
         ...

@@ -14,7 +14,7 @@ Arrays = dict[str, Array]
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """An input or output by name; `shape` is that of one row, without the batch axis, None where an axis is open.
+    """An input or output by name; `shape` is that of one row, without the batch axis; an open axis is `None`.
 
     `ranked` is false for an output of which the graph does not even give the number of axes; its `shape` is empty.
     """

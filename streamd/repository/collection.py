@@ -27,7 +27,7 @@ LEFTOVER_AGE_SECONDS = 6 * 3600.0
 
 @dataclass
 class Collection:
-    """What `collect_garbage` did, or would do: each by folder name.
+    """The folders that `collect_garbage` removed and kept, or would, by name.
 
     `removed` gives bytes, `kept` the reasons to keep a version, `unjudged` why a folder is no sound version (it is
     left to whoever put it there), `failed` why something that was to go did not.
@@ -60,7 +60,7 @@ def collect_garbage(
     Stays: the newest `keep` (at least 1), the promoted one, the one before it, what serves now and what would serve
     were nothing promoted, those marked as the default, those named in `in_use` and those that are held. A folder
     goes by its name first and then from the disk, so it is whole or gone however this ends. Raises `RepositoryError`
-    for a folder of versions that cannot be changed; a single folder that resists is told in `failed`.
+    for a folder of versions that cannot be changed; a single folder that resists is listed in `failed`.
     """
     if keep < 1:
         raise RepositoryError(f"keep is {keep}, expected at least 1: the newest version always stays")

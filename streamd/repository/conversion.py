@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class PlanInfo(msgspec.Struct, frozen=True):
-    """What is said of one plan: where it lies, and what it was built on and for."""
+    """The record of one plan: where it lies, and what it was built on and for."""
 
     file: str
     gpu: str
@@ -34,20 +34,20 @@ class PlanInfo(msgspec.Struct, frozen=True):
 
 
 class GraphInfo(msgspec.Struct, frozen=True):
-    """What is said of one graph of a lower precision, which ONNX Runtime runs as it is."""
+    """The record of one graph of a lower precision, which ONNX Runtime runs as it is."""
 
     file: str
 
 
 class RecordedVerdict(msgspec.Struct, frozen=True):
-    """What the accuracy gate said of one precision; `promotable` is None where it gave no verdict."""
+    """The accuracy gate's verdict on one precision; `promotable` is `None` if it gave none."""
 
     promotable: bool | None = None
     reasons: tuple[str, ...] = ()
 
 
 class ConversionInfo(msgspec.Struct, frozen=True):
-    """What `conversion_info.json` says; other keys are the toolchain's own and are ignored here."""
+    """The keys of `conversion_info.json` that are read here; the others are the toolchain's own."""
 
     sha256: dict[str, str] = {}
     plans: msgspec.Raw = msgspec.Raw(b"{}")
@@ -67,12 +67,12 @@ def read_conversion(version: Path) -> ConversionInfo:
 
 
 def read_plan_infos(version: Path) -> dict[str, PlanInfo]:
-    """What is said of each precision's plan; raises `RepositoryError`."""
+    """Read the record of each precision's plan; raises `RepositoryError`."""
     return _decode(version, "plans", read_conversion(version).plans, dict[str, PlanInfo])
 
 
 def read_graph_infos(version: Path) -> dict[str, GraphInfo]:
-    """What is said of each precision's graph for ONNX Runtime; raises `RepositoryError`."""
+    """Read the record of each precision's graph for ONNX Runtime; raises `RepositoryError`."""
     return _decode(version, "graphs", read_conversion(version).graphs, dict[str, GraphInfo])
 
 

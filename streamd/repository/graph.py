@@ -1,4 +1,4 @@
-"""What a `model.onnx` takes and gives, read from its own bytes: no runtime is loaded to refuse a foreign network.
+"""Reads what a `model.onnx` takes and gives from its bytes: no runtime is loaded to refuse a foreign network.
 
 Only the graph's inputs, outputs and initializers' names are looked at; nodes and weights are stepped over.
 """
@@ -23,7 +23,7 @@ _INITIALIZER_NAME = 8  # in TensorProto
 
 @dataclass(frozen=True)
 class GraphTensor:
-    """A graph's input or output; an axis is None where the graph leaves it open."""
+    """A graph's input or output; an axis that the graph leaves open is `None`."""
 
     name: str
     element_type: str

@@ -1,4 +1,4 @@
-"""What is known of each version of a repository, sound or not: for people, and for scripts.
+"""Lists what is known of each version of a repository, sound or not, for people and for scripts.
 
 Only looks; what is found is plain data.
 """
@@ -20,7 +20,7 @@ from streamd.repository.versions import EngineRepository, EngineVersion, Rule, s
 
 @dataclass(frozen=True)
 class PlanEntry:
-    """A plan, and why it would not run here; `fits` is None where no machine was given to compare with."""
+    """A plan, and why it would not run here; `fits` is `None` if no machine was given to compare with."""
 
     plan: PlanFile
     fits: bool | None = None
@@ -60,7 +60,7 @@ class Listing:
 
     @property
     def serving(self) -> VersionEntry | None:
-        """The version that serves where none is pinned; None where none is sound."""
+        """The version that serves if none is pinned; `None` if none is sound."""
         return next((entry for entry in self.versions if entry.serves), None)
 
 
@@ -75,7 +75,7 @@ def list_versions(repository: EngineRepository, machine: Machine | None = None) 
 
 
 def inspect_version(repository: EngineRepository, name: str, machine: Machine | None = None) -> VersionEntry:
-    """Look at one version, its plans' files included; raises `RepositoryError` where there is none of this name."""
+    """Read one version, its plans' files included; raises `RepositoryError` if no version has this name."""
     path = repository.folder(name)
     loaded = {each.name: _load(repository, each.name) for each in repository.folders()}
     found = loaded[name] if name in loaded else _load(repository, name)
@@ -96,7 +96,7 @@ def _load(repository: EngineRepository, name: str) -> EngineVersion | str:
 
 
 def _serving_rule(repository: EngineRepository, loaded: Mapping[str, EngineVersion | str]) -> dict[str, Rule]:
-    """The one version that serves, with its rule; none where none is sound."""
+    """Return the one version that serves, with its rule; empty if none is sound."""
     for name, rule in repository.in_order():
         if isinstance(loaded.get(name), EngineVersion):
             return {name: rule}

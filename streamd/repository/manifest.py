@@ -15,7 +15,7 @@ Names = Annotated[tuple[Name, ...], msgspec.Meta(min_length=1)]
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """What `config.json` must say; other keys are the toolchain's own and are ignored here."""
+    """The keys that `config.json` must have; others are the toolchain's own and are ignored here."""
 
     features: Names
     targets: Names

@@ -31,7 +31,7 @@ EXACT = "fp32"
 
 @dataclass(frozen=True)
 class Machine:
-    """What plans must fit: the GPU's name and compute capability ("9.0"), and the TensorRT that would load them.
+    """The machine that plans must fit: the GPU's name, its compute capability ("9.0"), and the version of TensorRT.
 
     `lean` is true for the lean runtime, which loads version-compatible plans only.
     """
@@ -119,7 +119,7 @@ def plan_choice(version: EngineVersion, precision: str, machine: Machine) -> Pla
 
 
 def why_not(plan: PlanFile, machine: Machine, *, asked_for: bool = False) -> str | None:
-    """Why a plan may not run on this machine, by what is said of it; None where it may."""
+    """Return why a plan may not run on this machine, by its record, or `None` if it may."""
     if plan.gpu != machine.gpu or plan.compute_capability != machine.compute_capability:
         return (
             f"built for {plan.gpu} (compute capability {plan.compute_capability}), "
@@ -135,7 +135,7 @@ def why_not(plan: PlanFile, machine: Machine, *, asked_for: bool = False) -> str
 
 
 def why_damaged(plan: PlanFile) -> str | None:
-    """Why a plan's file may not be loaded; None where it is as it was built. Reads the whole file."""
+    """Return why a plan's file may not be loaded, or `None` if it is as it was built. Reads the whole file."""
     if reason := why_missing(plan.path):
         return reason
     if not plan.sha256:
@@ -147,7 +147,7 @@ def why_damaged(plan: PlanFile) -> str | None:
 
 
 def why_missing(path: Path) -> str | None:
-    """Why there is no file to load; None where there is one."""
+    """Return why no file can be loaded, or `None` if one is there."""
     if path.is_symlink() or not path.is_file():
         return f"{path.name} is missing"
     return f"{path.name} is empty" if path.stat().st_size == 0 else None
@@ -160,7 +160,7 @@ def unlisted_plans(version: EngineVersion) -> list[Path]:
 
 
 def plan_file(folder: Path, precision: str, info: PlanInfo, verdict: RecordedVerdict, sha256: str = "") -> PlanFile:
-    """What a folder's record says of one of its plans."""
+    """Return one plan of a folder's record."""
     validated = verdict.promotable is not None
     exact = precision == EXACT and not info.tf32
     promotable = verdict.promotable if verdict.promotable is not None else exact
@@ -190,7 +190,7 @@ def _in_order(plans: list[PlanFile], precision: str) -> list[PlanFile]:
 
 
 def _never_tried(version: EngineVersion, plans: list[PlanFile], precision: str) -> list[str]:
-    """Why the plans that `_in_order` leaves out are no candidates at all."""
+    """Return why the plans that `_in_order` omits are no candidates at all."""
     if precision != AUTO:
         others = [plan.precision for plan in plans if plan.precision != precision]
         said = [f"there are plans in {', '.join(others)}"] if others else []

@@ -20,7 +20,7 @@ MAX_TEXT_CHARACTERS = 500
 
 
 class Change(msgspec.Struct, frozen=True, rename={"from_": "from"}):
-    """One promotion or rollback; a version is None where nothing was, or is, promoted."""
+    """One promotion or rollback; a version is `None` if nothing was, or is, promoted."""
 
     kind: Literal["promote", "rollback"]
     version: str | None
@@ -34,7 +34,7 @@ class Change(msgspec.Struct, frozen=True, rename={"from_": "from"}):
 
 
 class Record(msgspec.Struct, frozen=True):
-    """What is promoted, what was before it, and how it came about.
+    """The promoted version, those before it, and the history of changes.
 
     `earlier` is an undo stack, its last the one promoted before `current`. A promotion puts `current` on it, a
     rollback takes its last off, so rolling back twice goes two promotions back, and never to what was rolled back
@@ -47,12 +47,12 @@ class Record(msgspec.Struct, frozen=True):
 
     @property
     def previous(self) -> str | None:
-        """The version promoted before the current one; None where there is none."""
+        """The version promoted before the current one, or `None`."""
         return self.earlier[-1] if self.earlier else None
 
     @property
     def candidates(self) -> tuple[str, ...]:
-        """What was promoted and is not rolled back, the newest promotion first."""
+        """The versions that were promoted and not rolled back, the newest promotion first."""
         current = () if self.current is None else (self.current,)
         return (*current, *reversed(self.earlier))
 

@@ -1,4 +1,4 @@
-"""What a version's lanes may load, by SHA-256, as it was when the version was checked.
+"""Notes what a version's lanes may load, by SHA-256, when the version is checked.
 
 Who makes a lane later compares, so that one name never stands for two networks.
 """
@@ -33,7 +33,7 @@ def seal(version: EngineVersion) -> SealedVersion:
     for graph in _graphs(version):
         data[graph] = data_locations(version.path / graph)
         for name in (graph, *(str(PurePosixPath(each)) for each in data[graph])):
-            if (version.path / name).is_file():  # one that is missing is told when it is to be loaded
+            if (version.path / name).is_file():  # a missing one is reported when it is to be loaded
                 found[name] = listed.get(name) or sha256_of(version.path / name)
     own = {field.name: getattr(version, field.name) for field in fields(EngineVersion)}
     return SealedVersion(**own, sha256=found, data=data)

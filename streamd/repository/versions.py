@@ -30,7 +30,7 @@ Rule = Literal["pinned", "promoted", "earlier", "default", "newest"]
 
 @dataclass(frozen=True)
 class PassedOver:
-    """What comes before the version that serves and cannot serve: `name` is a version's, or the record's file.
+    """A version that should serve and cannot: `name` is the version's, or that of the record's file.
 
     `rule` is that by which it would serve.
     """
@@ -75,7 +75,7 @@ class VersionChoice:
 
     @property
     def passed_over(self) -> tuple[str, ...]:
-        """Why each was passed over."""
+        """The reason why each was passed over."""
         return tuple(each.reason for each in self.missed)
 
 

@@ -1,4 +1,7 @@
-"""The engine versions that ship, as the daemon runs them: what the contract promises of every forecast."""
+"""Tests `engines`.
+
+The engine versions that ship, as the daemon runs them: what the contract promises of every forecast.
+"""
 
 import csv
 import gzip
@@ -39,7 +42,9 @@ def forecast(version: EngineVersion) -> Forecast:
         for buffer in (lane.inputs.encoder_cat, lane.inputs.decoder_cat):
             buffer[:count, :, 0] = server_id
             buffer[:count, :, 1] = status
-        lane.inputs.decoder_cont[:count] = compute_known_future(step, version.contract.horizon, version.contract.step_seconds)
+        lane.inputs.decoder_cont[:count] = compute_known_future(
+            step, version.contract.horizon, version.contract.step_seconds
+        )
         return lane.run(count).copy()
 
     return run

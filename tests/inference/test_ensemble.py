@@ -1,4 +1,7 @@
-"""Several versions as one: the mean of their quantiles, and all or none of their lanes."""
+"""Tests `streamd/inference/ensemble.py`.
+
+Several versions as one: the mean of their quantiles, and all or none of their lanes.
+"""
 
 from collections import deque
 from typing import Any

@@ -1,4 +1,7 @@
-"""The fake lane does what its script says."""
+"""Tests `streamd/inference/fake.py`.
+
+The fake lane does what its script says.
+"""
 
 import random
 import threading

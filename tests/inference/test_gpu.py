@@ -1,4 +1,7 @@
-"""The real CUDA, where there is one: what the fake stands in for."""
+"""Tests `streamd/inference`.
+
+The real CUDA, where there is one: what the fake stands in for.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path

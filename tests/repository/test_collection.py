@@ -1,4 +1,7 @@
-"""What a collection removes, what it never touches, and what it tells."""
+"""Tests `streamd/repository/collection.py`.
+
+What a collection removes, what it never touches, and what it tells.
+"""
 
 import os
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""Weights in files beside a graph: found wherever ONNX lets them be, refused outside its folder, and vouched for."""
+"""Tests `streamd/repository/external.py`.
+
+Weights in files beside a graph: found wherever ONNX lets them be, refused outside its folder, and vouched for.
+"""
 
 import shutil
 from collections.abc import Callable

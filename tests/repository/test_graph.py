@@ -1,4 +1,7 @@
-"""What a graph takes and gives, read from its bytes; and no bytes crash the reader."""
+"""Tests `streamd/repository/graph.py`.
+
+What a graph takes and gives, read from its bytes; and no bytes crash the reader.
+"""
 
 from contextlib import suppress
 from dataclasses import replace

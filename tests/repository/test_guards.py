@@ -1,4 +1,7 @@
-"""What must never be served is known by its content too, whatever it is called; what only looks alike passes."""
+"""Tests `streamd/repository/guards.py`.
+
+What must never be served is known by its content too, whatever it is called; what only looks alike passes.
+"""
 
 import io
 import pickle

@@ -1,4 +1,7 @@
-"""`kill -9` at every step of a promotion, a rollback and a collection: the old state or the new one, never another."""
+"""Tests `streamd/repository`.
+
+`kill -9` at every step of a promotion, a rollback and a collection: the old state or the new one, never another.
+"""
 
 import json
 import subprocess

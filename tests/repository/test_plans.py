@@ -1,4 +1,7 @@
-"""Which plan this machine loads, and for each that it does not, why."""
+"""Tests `streamd/repository/plans.py`.
+
+Which plan this machine loads, and for each that it does not, why.
+"""
 
 import itertools
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""Promotions and rollbacks: what the record says then, who is refused, and one at a time."""
+"""Tests `streamd/repository/promotion.py`.
+
+Promotions and rollbacks: what the record says then, who is refused, and one at a time.
+"""
 
 import json
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""What a version's lanes may load is noted when it is checked; another file is refused whenever a lane is made."""
+"""Tests `streamd/repository/seal.py`.
+
+What a version's lanes may load is noted when it is checked; another file is refused whenever a lane is made.
+"""
 
 import json
 from pathlib import Path

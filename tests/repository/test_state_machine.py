@@ -1,4 +1,7 @@
-"""Publish, break, mend, remove, promote, roll back and collect in any order, on disk, against a naive model."""
+"""Tests `streamd/repository`.
+
+Publish, break, mend, remove, promote, roll back and collect in any order, on disk, against a naive model.
+"""
 
 import shutil
 import tempfile

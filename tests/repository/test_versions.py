@@ -1,4 +1,7 @@
-"""Engine versions on disk: which one serves, and each refusal with its reason."""
+"""Tests `streamd/repository/versions.py`.
+
+Engine versions on disk: which one serves, and each refusal with its reason.
+"""
 
 import json
 import os

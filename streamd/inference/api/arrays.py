@@ -1,4 +1,4 @@
-"""What a caller gives, made into what a network takes: names, shapes and types checked, nothing guessed.
+"""Converts what a caller gives into what a network takes: names, shapes and types are checked, nothing is guessed.
 
 Numbers are only converted where their value survives: see `cast`.
 """
@@ -69,7 +69,7 @@ def cast(array: Array, spec: TensorSpec) -> Array:
 
 
 def _changed(array: Array, made: Array) -> npt.NDArray[np.bool_]:
-    """Where integers are no longer what they were."""
+    """Return where integers changed their value."""
     limits = np.iinfo(array.dtype)
     if made.dtype.kind == "f":
         beyond = made >= 2.0 ** (limits.bits - (array.dtype.kind == "i"))  # rounded up to what has no way back
@@ -99,7 +99,7 @@ def _by_name(given: Given, specs: Sequence[TensorSpec]) -> Arrays:
 
 
 def _with_batch_axis(array: Array, spec: TensorSpec) -> tuple[Array, int | None]:
-    """The array with a batch axis, and how many rows it has, None where it came without."""
+    """Return the array with a batch axis, and the number of its rows; `None` if it came without the axis."""
     axes = len(spec.shape)
     single = array.ndim == axes
     shape = array.shape if single else array.shape[1:]

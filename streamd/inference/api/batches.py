@@ -1,4 +1,4 @@
-"""How many rows run at a time: a call's rows cut into the batches that are done soonest, by measured costs."""
+"""Splits the rows of a call into the batches that finish soonest, by measured costs."""
 
 import time
 from collections.abc import Callable

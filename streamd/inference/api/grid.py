@@ -1,4 +1,4 @@
-"""Where windows lie on an array that is larger than they are: a grid along some of its axes."""
+"""Places windows on a larger array: a grid along some of its axes."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ Number = TypeVar("Number", int, float)
 
 @dataclass(frozen=True)
 class Steps:
-    """What was asked for: each one value for all axes, or one for each; at most one of `stride` and `overlap`."""
+    """The requested steps: each is one value for all axes or one for each; at most one of `stride` and `overlap`."""
 
     axis: Axes | None = None
     length: Axes | None = None
@@ -36,7 +36,7 @@ class Grid:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """How many windows there are along each axis."""
+        """The number of windows along each axis."""
         return tuple(map(len, self.starts))
 
     def places(self) -> Iterator[tuple[int, ...]]:
@@ -76,7 +76,7 @@ def make_grid(whole: Array, spec: TensorSpec, steps: Steps) -> Grid:
 
 
 def window_starts(size: int, length: int, stride: int) -> tuple[int, ...]:
-    """Where windows begin along an axis: every `stride`, the last so that it ends with the axis."""
+    """Return where windows begin along an axis: every `stride`; the last one ends with the axis."""
     return (*range(0, size - length, stride), size - length)
 
 

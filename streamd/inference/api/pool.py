@@ -26,7 +26,7 @@ class RunnerPool:
 
     @property
     def healthy(self) -> int:
-        """How many runners are not lost."""
+        """The number of runners that are not lost."""
         return self._well
 
     def use(self, work: Callable[[Runner], Used]) -> Used:

@@ -12,7 +12,7 @@ SHARE = 0.99
 
 
 def why_dependent(runner: Runner, feeds: Arrays, together: Arrays) -> str | None:
-    """Run the first of these rows alone and compare: why rows depend on each other, or None where none is seen to.
+    """Run the first of these rows alone and compare; return why rows depend on each other, or `None` if they do not.
 
     `together` is what the runner gave for all of `feeds`, two rows or more. Only floats are compared: a label may flip
     by a rounding. Raises what the runner raises.

@@ -139,7 +139,7 @@ class Canvas:
             self._total[block(self._total.ndim, self._axes, firsts, self._lengths)] += row * share
 
     def result(self) -> Array:
-        """What it has become, in the output's own type."""
+        """Return the blended output, in its own type."""
         return self._total.astype(self._dtype, copy=False)
 
 
@@ -173,7 +173,7 @@ def _axes_of(name: str, shape: tuple[int, ...], grid: Grid, output_axis: Axes | 
 
 
 def _scaled(name: str, starts: Sequence[int], scale: Fraction) -> list[int]:
-    """Where windows begin in an output that is `scale` times as long as the input."""
+    """Return where windows begin in an output that is `scale` times as long as the input."""
     scaled = [start * scale for start in starts]
     for start, exact in zip(starts, scaled, strict=True):
         if exact.denominator != 1:

@@ -1,4 +1,4 @@
-"""What can be opened: an ONNX file, an engine version, a folder of plans, or one plan; and which plan fits here."""
+"""Finds what can be opened (an ONNX file, an engine version, a folder of plans, one plan) and the plan that fits."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ class LoosePlan(PlanInfo, frozen=True):
 
 
 class PlansRecord(msgspec.Struct, frozen=True):
-    """What `streamd engine build --plans-only` leaves beside its plans."""
+    """The record that `streamd engine build --plans-only` writes beside its plans."""
 
     plans: dict[str, LoosePlan] = {}
     validation: dict[str, RecordedVerdict] = {}
@@ -41,7 +41,7 @@ class Chosen:
 
 @dataclass(frozen=True)
 class EngineSource:
-    """What there is of a network: a graph, plans, or both."""
+    """The files of a network: a graph, plans, or both."""
 
     path: Path
     graph: Path | None = None

@@ -13,7 +13,7 @@ _beyond_repair: set[int] = set()
 
 
 def device_count() -> int:
-    """How many CUDA devices there are: 0 where cuda-python or a usable driver is missing."""
+    """Return the number of CUDA devices: 0 if cuda-python or a usable driver is missing."""
     try:
         number, count = attempt("cudaGetDeviceCount")
     except (ImportError, RuntimeError):  # cuda-python raises RuntimeError where it finds no driver's library
@@ -22,7 +22,7 @@ def device_count() -> int:
 
 
 def why_no_device() -> str:
-    """Why `device_count` is 0, in CUDA's own words."""
+    """Return why `device_count` is 0, in CUDA's own words."""
     try:
         number, _ = attempt("cudaGetDeviceCount")
     except ImportError:
@@ -33,7 +33,7 @@ def why_no_device() -> str:
 
 
 def check_devices(devices: Iterable[int]) -> None:
-    """Raise `BackendUnavailableError` naming those that are not there, or why there is none."""
+    """Raise `BackendUnavailableError` with the devices that do not exist, or the reason why no device does."""
     count = device_count()
     if not count:
         raise BackendUnavailableError(f"there is no CUDA device: {why_no_device()}")
@@ -67,7 +67,7 @@ def memory_bytes(device: int) -> tuple[int, int]:
 
 
 def live() -> dict[str, int]:
-    """How many owners of each kind are open, on all devices."""
+    """Return the number of open owners of each kind, over all devices."""
     with _lock:
         kinds: Counter[str] = Counter()
         for (_, kind), count in _live.items():

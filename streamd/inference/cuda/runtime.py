@@ -1,4 +1,4 @@
-"""The one checked funnel to the CUDA runtime: no status goes unseen, and each error is told once.
+"""The one checked way to the CUDA runtime: no status goes unseen, and each error is reported once.
 
 Knows this thread's device and which devices are broken. cuda-python is imported with the first call.
 """

@@ -1,4 +1,4 @@
-"""How batches get into a CUDA session and forecasts out of it: on a stream of ours, or as ONNX Runtime does it.
+"""Moves batches into a CUDA session and forecasts out of it: on a stream of ours, or as ONNX Runtime does it.
 
 Knows sessions and buffers; what an error means for its lane is the lane's to say.
 """
@@ -18,7 +18,7 @@ from streamd.inference.cuda import DeviceBuffer, Event, HostBuffer, Stream
 from streamd.inference.lane import Inputs
 
 OpenSession = Callable[[int | None], Any]
-"""Opens a session on the stream of this handle; on one of ONNX Runtime's own where there is none."""
+"""Opens a session on the stream of this handle; without a handle, on a stream of ONNX Runtime's own."""
 
 
 class Binding(Protocol):
@@ -42,7 +42,7 @@ class Binding(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of the session, and release the buffers; twice is harmless."""
+        """Drop the session and release the buffers; a second call does nothing."""
         ...
 
 
@@ -167,5 +167,5 @@ class PlainSession:
         """Nothing is known of the device between runs."""
 
     def close(self) -> None:
-        """Let go of the session."""
+        """Drop the session."""
         self.session = None

@@ -147,16 +147,16 @@ class OnnxRuntimeCudaLane:
             raise self._lost(str(exc), exc) from exc
 
     def describe(self) -> dict[str, Any]:
-        """Whose stream it runs on, and how many of the graph's nodes run on the CPU (none: not known)."""
+        """Return whose stream it runs on, and how many of the graph's nodes run on the CPU (`None`: unknown)."""
         return {"stream": self._binding.stream, "nodes_on_cpu": self._nodes_on_cpu}
 
     def close(self) -> None:
-        """Let go of the session, and release the buffers and the stream."""
+        """Drop the session, and release the buffers and the stream."""
         self._closed = True
         self._binding.close()
 
     def _failure(self, error: Exception) -> InferenceError:
-        """What a failed run means: the batch's fault, unless the device tells of an error or the text names one."""
+        """Return the error of a failed run: of the batch, unless the device reports an error or the text names one."""
         if isinstance(error, CudaError):
             return self._lost(str(error), error)
         try:

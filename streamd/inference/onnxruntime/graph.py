@@ -1,4 +1,4 @@
-"""What ONNX Runtime's backends share: does a graph take and give what the manifest says?"""
+"""Checks that a graph takes and gives what the manifest says; shared by ONNX Runtime's backends."""
 
 from math import prod
 from pathlib import Path
@@ -45,7 +45,7 @@ def check_by_running(model: Path, session: Any, contract: ModelContract) -> None
 
 
 def _contradiction(model: Path) -> str | None:
-    """What ONNX Runtime finds wrong in a graph's shapes where it is strict; None where nothing is."""
+    """Return what ONNX Runtime finds wrong in a graph's shapes when it is strict, or `None`."""
     runtime = import_onnxruntime()
     options = runtime.SessionOptions()
     options.log_severity_level = 3

@@ -45,7 +45,7 @@ def load_onnxruntime() -> Any:
 
 
 def why_left_out(runtime: Any) -> str:
-    """Why a session came without the CUDA provider: the loader's words, and the way out."""
+    """Return why a session lacks the CUDA provider: the loader's words, and the remedy."""
     library = Path(runtime.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"
     try:
         ctypes.CDLL(str(library))
@@ -58,7 +58,7 @@ def why_left_out(runtime: Any) -> str:
 
 
 def nodes_on_cpu(session: Any) -> int | None:
-    """How many nodes ONNX Runtime put on the CPU; none where it is too old to tell."""
+    """Return the number of nodes that ONNX Runtime placed on the CPU; `None` if it is too old to report it."""
     if not hasattr(session, "get_provider_graph_assignment_info"):
         return None
     parts = session.get_provider_graph_assignment_info()

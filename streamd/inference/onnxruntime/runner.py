@@ -48,12 +48,12 @@ class OnnxRuntimeRunner:
         return dict(zip(self._names, results, strict=True))
 
     def close(self) -> None:
-        """Let go of the session."""
+        """Drop the session."""
         self._session = None
 
 
 def tensor_spec_of(node: Any, kind: str, model: Path) -> TensorSpec:
-    """What a session tells of an input or output; raises `BackendUnavailableError` where no batch goes through it."""
+    """Return the spec of a session's input or output; raises `BackendUnavailableError` if no batch goes through it."""
     if node.type not in NUMPY_TYPES:
         raise BackendUnavailableError(f"{model}: {kind} {node.name!r} is {node.type}, expected a type that numpy has")
     if not node.shape and kind == "output":  # it may have axes all the same: the graph does not say

@@ -90,7 +90,7 @@ def _open_on_cuda(runtime: Any, model: Path, source: str | bytes, options: Any, 
 
 @contextmanager
 def _source(model: Path, options: Any, checked: CheckedFiles | None) -> Iterator[str | bytes]:
-    """What a session is made of: a path, or the bytes that were compared with what was checked.
+    """Return what a session is made from: a path, or the bytes that were compared with what was checked.
 
     From a path ONNX Runtime would read the file anew, and map its data files: what is written there later would
     change the weights of a session that runs.
@@ -140,7 +140,7 @@ class _CudaSession:
 
 
 def failure_of(owner: str, device: str, error: Exception) -> InferenceError:
-    """What a failed run means: the batch's fault, unless the text names an error of a device beside the CPU."""
+    """Return the error of a failed run: of the batch, unless the text names an error of a device beside the CPU."""
     told = f"{owner}: ONNX Runtime: {error}"
     if device != "cpu" and names_broken_device(str(error)):
         return LaneLostError(told, device_gone=True)

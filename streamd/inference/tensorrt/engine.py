@@ -67,7 +67,7 @@ class SharedEngine:
             return self._engines
 
     def release(self) -> None:
-        """Let go of the engines; their contexts must be gone by then."""
+        """Destroy the engines; their contexts must be destroyed before."""
         with self._lock:
             self._users -= 1
             if self._users == 0:
@@ -114,7 +114,7 @@ class SharedEngine:
             self._runtimes.append(lean)
 
     def _drop_runtimes(self) -> None:
-        """Let go of the runtimes: the parent must outlive its child, or the process crashes."""
+        """Destroy the runtimes: the parent must outlive its child, or the process crashes."""
         while self._runtimes:
             self._runtimes.pop()
 
@@ -145,7 +145,7 @@ def tensors(library: TensorRtLibrary, alternatives: Alternatives) -> tuple[Tenso
 
 
 def _tensors_of_stages(library: TensorRtLibrary, engines: Sequence[Any]) -> Tensors:
-    """What goes through one alternative."""
+    """Return the tensors of one alternative."""
     found = wire([_tensors_of(library, engine) for engine in engines])
     for spec in found.inputs:
         if None in spec.shape:
@@ -158,7 +158,7 @@ def _tensors_of_stages(library: TensorRtLibrary, engines: Sequence[Any]) -> Tens
 
 
 def _tensors_of(library: TensorRtLibrary, engine: Any) -> StageTensors:
-    """What one engine reads and gives."""
+    """Return the tensors that one engine reads and gives."""
     reads: list[TensorSpec] = []
     gives: list[TensorSpec] = []
     for index in range(engine.num_io_tensors):

@@ -82,7 +82,7 @@ class TensorRtExecutor:
             for index, stage in enumerate(self._chosen[buckets[0]].stages):
                 for bucket in buckets:
                     self._make_context(index, bucket)
-                for spec in stage.gives:  # before the next stage's contexts, which are told these shapes
+                for spec in stage.gives:  # before the next stage's contexts, which are given these shapes
                     self._specs[spec.name] = self._closed(self._specs[spec.name], index, buckets)
         most = self.buckets[-1]
         self._device = {name: own.enter_context(DeviceBuffer(each.nbytes(most))) for name, each in self._specs.items()}
@@ -119,7 +119,7 @@ class TensorRtExecutor:
         self._expect(all(taken), index, bucket)
 
     def _closed(self, spec: TensorSpec, index: int, buckets: list[int]) -> TensorSpec:
-        """What a stage gives, with all axes known: those that its plan leaves open are read from its contexts."""
+        """Return what a stage gives, with all axes known: those its plan leaves open are read from its contexts."""
         shapes = {bucket: tuple(self._contexts[bucket][index].get_tensor_shape(spec.name)) for bucket in buckets}
         rest = shapes[buckets[-1]][1:]
         closed = with_sizes(spec, rest)

@@ -104,7 +104,7 @@ class TensorRtLane:
         self._executor.check()
 
     def describe(self) -> dict[str, Any]:
-        """How each bucket is launched."""
+        """Return how each bucket is launched."""
         return {"graphs": {str(bucket): how for bucket, how in self._executor.graphs.items()}}
 
     def close(self) -> None:

@@ -44,7 +44,7 @@ class TensorRtLibrary:
         return int(self.version.partition(".")[0])
 
     def last_error(self) -> str:
-        """What TensorRT logged last as errors; it is said once."""
+        """Return what TensorRT logged last as errors; the next call does not repeat it."""
         said = "; ".join(dict.fromkeys(self.errors))
         self.errors.clear()
         return said or "TensorRT gave no reason"

@@ -1,4 +1,4 @@
-"""How one file holds several plans: stages that run one after another, and alternatives of which each batch takes one.
+"""Files of several plans: stages that run one after another, and alternatives of which each batch takes one.
 
 A network that no one plan can hold is cut into stages, each a plan of its own; alternatives are plans of the same
 network, each for some of the batches. Knows plans as bytes only.
@@ -26,7 +26,7 @@ Content = bytes | bytearray | memoryview
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """What a file may hold several of."""
+    """The kinds of parts of which a file may hold several."""
 
     part: str
     magic: bytes
@@ -145,7 +145,7 @@ def _split(view: memoryview, kind: _Kind) -> tuple[memoryview, ...]:
 
 
 def _read_header(view: memoryview, kind: _Kind) -> tuple[int, list[int]]:
-    """Where the header ends, and the bytes of each part."""
+    """Return where the header ends, and the bytes of each part."""
     part, least = kind.part, len(kind.magic) + struct.calcsize("<I")
     if len(view) < least:
         raise BackendUnavailableError(f"{len(view)} bytes, expected a plan, or at least {least} bytes for {part}s")
@@ -162,7 +162,7 @@ def _read_header(view: memoryview, kind: _Kind) -> tuple[int, list[int]]:
 
 
 def _begins(end: int, lengths: Sequence[int]) -> Iterator[int]:
-    """Where each part begins, behind a header that ends at byte `end`."""
+    """Yield where each part begins, behind a header that ends at byte `end`."""
     for length in lengths:
         begin = -(-end // ALIGNMENT) * ALIGNMENT
         yield begin

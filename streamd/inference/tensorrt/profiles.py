@@ -1,4 +1,4 @@
-"""Which of a file's alternatives runs a batch, and with which profiles."""
+"""Chooses the alternative of a file that runs a batch, and its profiles."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from streamd.inference.tensorrt.tensors import StageTensors, Tensors
 
 @dataclass(frozen=True, slots=True)
 class ProfileChoice:
-    """What runs a batch; it holds no engine, so that whoever keeps it does not keep one."""
+    """The alternative and profiles that run a batch; it holds no engine, so that keeping it does not keep one."""
 
     alternative: int
     """Its index."""
@@ -28,7 +28,7 @@ class ProfileChoice:
 
 
 def choose(alternatives: Alternatives, found: Sequence[Tensors], batch: int) -> ProfileChoice | None:
-    """Return what to run a batch with; `found` are the alternatives' tensors. None where none takes it in all stages.
+    """Return what to run a batch with, or `None` if no alternative takes it in all stages; `found` are their tensors.
 
     A stage runs with its narrowest profile; of the alternatives it is the one whose widest stage is the narrowest, and
     of equals the first.

@@ -1,4 +1,4 @@
-"""Which tensors go from one stage of a network to the next, and whether alternatives have the same ones.
+"""The tensors that go from one stage of a network to the next, compared between alternatives.
 
 Knows tensors as specs, and nothing of TensorRT.
 """
@@ -13,7 +13,7 @@ from streamd.inference.tensorrt.plan_file import describe_plan, describe_stage
 
 @dataclass(frozen=True, slots=True)
 class StageTensors:
-    """What one stage reads, and what it gives."""
+    """The tensors that one stage reads and gives."""
 
     reads: tuple[TensorSpec, ...]
     gives: tuple[TensorSpec, ...]
@@ -98,7 +98,7 @@ def _as_known(known: Mapping[str, TensorSpec], stages: Sequence[StageTensors]) -
 
 
 def with_sizes(spec: TensorSpec, sizes: Sequence[int | None]) -> TensorSpec | None:
-    """Return a tensor with its open axes as `sizes` has them; None where an axis that both know differs."""
+    """Return a tensor with its open axes as `sizes` has them, or `None` if an axis that both know differs."""
     if len(spec.shape) != len(sizes):
         return None
     pairs = list(zip(spec.shape, sizes, strict=True))

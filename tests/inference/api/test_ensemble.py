@@ -1,4 +1,7 @@
-"""An ensemble against the same combination by hand."""
+"""Tests `streamd/inference/api/ensemble.py`.
+
+An ensemble against the same combination by hand.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path

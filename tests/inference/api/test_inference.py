@@ -1,4 +1,7 @@
-"""An engine on ONNX Runtime and on scripted runners, against the same rows one by one."""
+"""Tests `streamd/inference/api/inference.py`.
+
+An engine on ONNX Runtime and on scripted runners, against the same rows one by one.
+"""
 
 import threading
 from collections.abc import Callable

@@ -1,4 +1,7 @@
-"""An engine on ONNX Runtime's CUDA, whose package is stood in for: sessions as the lanes' own, never closed."""
+"""Tests `streamd/inference/api`.
+
+An engine on ONNX Runtime's CUDA, whose package is stood in for: sessions as the lanes' own, never closed.
+"""
 
 import ctypes
 import sys

@@ -1,4 +1,7 @@
-"""Outputs whose axes only running shows, and networks whose rows depend on each other."""
+"""Tests `streamd/inference/api/rows.py`.
+
+Outputs whose axes only running shows, and networks whose rows depend on each other.
+"""
 
 from pathlib import Path
 

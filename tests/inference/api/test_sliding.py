@@ -1,4 +1,7 @@
-"""Sliding windows against a naive loop: every window by itself, weights added up element by element."""
+"""Tests `streamd/inference/api/sliding.py`.
+
+Sliding windows against a naive loop: every window by itself, weights added up element by element.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path

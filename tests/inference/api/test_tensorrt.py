@@ -1,4 +1,7 @@
-"""An engine on TensorRT over the fake CUDA: plans in plain folders, what fits, and rows in order."""
+"""Tests `streamd/inference/api`.
+
+An engine on TensorRT over the fake CUDA: plans in plain folders, what fits, and rows in order.
+"""
 
 import hashlib
 import json

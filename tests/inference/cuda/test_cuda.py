@@ -1,4 +1,7 @@
-"""The funnel checks every call; owners release what they hold, once, whatever happened to the device."""
+"""Tests `streamd/inference/cuda`.
+
+The funnel checks every call; owners release what they hold, once, whatever happened to the device.
+"""
 
 import numpy as np
 import pytest

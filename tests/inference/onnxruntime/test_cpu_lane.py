@@ -1,4 +1,7 @@
-"""The CPU lane: real graphs run, foreign ones are refused with the reason."""
+"""Tests `streamd/inference/onnxruntime/cpu_lane.py`.
+
+The CPU lane: real graphs run, foreign ones are refused with the reason.
+"""
 
 import os
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""The CUDA lanes of ONNX Runtime: never silently on the CPU, and a broken device told from a bad batch.
+"""Tests `streamd/inference/onnxruntime/cuda_lane.py`.
+
+The CUDA lanes of ONNX Runtime: never silently on the CPU, and a broken device told from a bad batch.
 
 The library's GPU package and CUDA are stood in for; the test marked `gpu` runs the real ones.
 """

@@ -1,4 +1,7 @@
-"""Files of several alternatives: how one file holds them, which of them runs a batch, and what they must share."""
+"""Tests `streamd/inference/tensorrt`.
+
+Files of several alternatives: how one file holds them, which of them runs a batch, and what they must share.
+"""
 
 import json
 from pathlib import Path

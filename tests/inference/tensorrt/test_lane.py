@@ -1,4 +1,7 @@
-"""TensorRT lanes over a fake CUDA and a fake TensorRT, as 8.6 and as 10 have it."""
+"""Tests `streamd/inference/tensorrt/lane.py`.
+
+TensorRT lanes over a fake CUDA and a fake TensorRT, as 8.6 and as 10 have it.
+"""
 
 import hashlib
 import json

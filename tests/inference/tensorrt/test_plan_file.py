@@ -1,4 +1,7 @@
-"""Plans of several stages: the file that holds them, their tensors, and lanes that run them in order."""
+"""Tests `streamd/inference/tensorrt/plan_file.py`.
+
+Plans of several stages: the file that holds them, their tensors, and lanes that run them in order.
+"""
 
 import copy
 import json
