@@ -29,7 +29,8 @@ from streamd.inference.tensorrt.plan_file import (
 )
 from streamd.inference.tensorrt.runner import TensorRtRunner, plan_buckets
 from streamd.inference.tensorrt.tensors import StageTensors, Tensors, agree, wire
-from tests.inference.tensorrt.test_plan_file import (
+from tests.support.fake_tensorrt_runtime import FakeTensorRt
+from tests.support.staged_plans import (
     BUCKETS,
     CONTRACT,
     MAGICS,
@@ -41,7 +42,6 @@ from tests.inference.tensorrt.test_plan_file import (
     expect_right,
     three_stages,
 )
-from tests.support.fake_tensorrt_runtime import FakeTensorRt
 
 
 # ---------------------------------------------------------------- the file

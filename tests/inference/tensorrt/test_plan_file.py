@@ -3,9 +3,7 @@
 Plans of several stages: the file that holds them, their tensors, and lanes that run them in order.
 """
 
-import copy
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,6 @@ from hypothesis import strategies as st
 
 from streamd.core.errors import BackendUnavailableError, BatchFailedError
 from streamd.inference import cuda
-from streamd.inference.fake import forecast_of
 from streamd.inference.runner import TensorSpec
 from streamd.inference.tensorrt.engine import Plan, SharedEngine, give_scratch
 from streamd.inference.tensorrt.lane import TensorRtBackend, TensorRtLane
@@ -30,47 +27,20 @@ from streamd.inference.tensorrt.plan_file import (
 )
 from streamd.inference.tensorrt.runner import TensorRtRunner, plan_buckets
 from streamd.inference.tensorrt.tensors import StageTensors, wire
-from tests.support.contracts import make_contract
 from tests.support.fake_tensorrt_runtime import FakeTensorRt
-
-CONTRACT = make_contract()
-BUCKETS = (1, 4, 8)
-STATIC = [[bucket] * 3 for bucket in BUCKETS]
-SHAPES = CONTRACT.input_shapes
-WINDOW = SHAPES["encoder_cont"]
-
-Said = dict[str, Any]
-
-
-def three_stages() -> list[Said]:
-    """A scaler, a core and a restorer; two of them read the same input, and the core has the largest scratch memory."""
-    categories = {name: ["int32", shape] for name, shape in SHAPES.items() if name.endswith("_cat")}
-    others = {name: ["float32", shape] for name, shape in SHAPES.items() if name not in (*categories, "encoder_cont")}
-    return copy.deepcopy(
-        [
-            {
-                "name": "scaler",
-                "profiles": STATIC,
-                "scratch": 1024,
-                "reads": {"encoder_cont": ["float32", WINDOW]},
-                "gives": {"scaled": ["float32", WINDOW, "double encoder_cont"]},
-            },
-            {
-                "name": "core",
-                "profiles": STATIC,
-                "scratch": 8192,
-                "reads": {"scaled": ["float32", WINDOW], **categories, **others},
-                "gives": {"middle": ["float32", WINDOW, "halve scaled"]},
-            },
-            {
-                "name": "restorer",
-                "profiles": STATIC,
-                "scratch": 2048,
-                "reads": {"middle": ["float32", WINDOW], "encoder_cat": categories["encoder_cat"]},
-                "gives": {"predictions": ["float32", CONTRACT.output_shape, "forecast middle"]},
-            },
-        ]
-    )
+from tests.support.staged_plans import (
+    BUCKETS,
+    CONTRACT,
+    MAGICS,
+    SHAPES,
+    STATIC,
+    WINDOW,
+    Said,
+    altered,
+    expect_refused_wherever_cut,
+    expect_right,
+    three_stages,
+)
 
 
 def make_plan(folder: Path, stages: list[Said]) -> Plan:
@@ -83,13 +53,6 @@ def make_lane(folder: Path, stages: list[Said], **more: Any) -> TensorRtLane:
     return TensorRtBackend(make_plan(folder, stages), CONTRACT, BUCKETS, **more).make_lane(0)
 
 
-def expect_right(lane: TensorRtLane, count: int, seed: int) -> None:
-    lane.inputs.encoder_cont[:] = np.random.default_rng(seed).random(lane.inputs.encoder_cont.shape)
-    forecasts = lane.run(count)
-    for row in range(count):
-        np.testing.assert_array_equal(forecasts[row], forecast_of(CONTRACT, lane.inputs.encoder_cont[row]))
-
-
 def expect_refused(library: FakeTensorRt, folder: Path, stages: list[Said], told: str) -> None:
     with pytest.raises(BackendUnavailableError, match=told):
         make_lane(folder, stages)
@@ -98,23 +61,6 @@ def expect_refused(library: FakeTensorRt, folder: Path, stages: list[Said], told
 
 
 # ---------------------------------------------------------------- the file
-def expect_refused_wherever_cut(content: bytes, unpack: Callable[[bytes], object]) -> None:
-    for end in range(len(content)):
-        with pytest.raises(BackendUnavailableError, match=f"^{end} bytes.*expected"):
-            unpack(content[:end])
-    with pytest.raises(BackendUnavailableError, match=f"{len(content) + 1} bytes.*expected {len(content)}"):
-        unpack(content + b"\0")
-
-
-def altered(content: bytes, data: st.DataObject) -> bytearray:
-    """The content with one to four of its bytes changed, or drawn as they were."""
-    changed = bytearray(content)
-    for _ in range(data.draw(st.integers(1, 4))):
-        changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
-    return changed
-
-
-MAGICS = PLAN_FILE_MAGIC, ALTERNATIVES_MAGIC
 plans = st.lists(
     st.binary(min_size=1, max_size=40).filter(lambda plan: not plan.startswith(MAGICS)),
     min_size=2,
