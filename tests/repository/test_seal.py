@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
@@ -93,7 +94,16 @@ def test_a_graph_that_was_replaced_is_refused_whenever_a_lane_is_made(tmp_path: 
     backend.make_lane(1).close()
 
 
-@pytest.mark.parametrize("location", [DATA, f"./{DATA}"])
+DOT_SLASH = pytest.param(
+    f"./{DATA}",
+    marks=pytest.mark.skipif(
+        tuple(map(int, onnxruntime.__version__.split(".")[:2])) < (1, 31),
+        reason="before 1.31, ONNX Runtime finds no weights in memory behind ./ (findings/)",
+    ),
+)
+
+
+@pytest.mark.parametrize("location", [DATA, DOT_SLASH])
 def test_a_file_of_weights_that_was_replaced_is_refused_too(tmp_path: Path, location: str) -> None:
     path = make(tmp_path, NAME)
     add_weights(path, 1.5, location)
