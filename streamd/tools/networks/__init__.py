@@ -1,4 +1,4 @@
-"""Networks: the Temporal Fusion Transformer and the patch model, in plain PyTorch.
+"""Networks in plain PyTorch: the Temporal Fusion Transformer, the patch forecaster, and the reader of their weights.
 
-This room knows tensors and the model contract; it knows no files, no daemon and no training data.
+This package knows tensors and the model contract. It does not import the daemon, the repository or training data.
 """

@@ -1,11 +1,14 @@
-"""The model contract as one value: what goes in, what comes out, in which order and unit.
+"""The model contract of networks that this project trains: names, units and default lengths.
 
-Networks, training, export and evaluation read it here; the daemon reads the same facts in `config.json`.
+`streamd.core.contract` defines a contract, for any model whose manifest the daemon reads. This module adds only what
+training needs: default values and the sizes of the embedding tables. It needs no PyTorch.
 """
 
-from __future__ import annotations
-
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, Self
+
+from streamd.core.contract import MAX_STATUS, ModelContract
 
 FEATURE_UNITS: dict[str, str] = {
     "cpu_user": "percent",
@@ -23,18 +26,19 @@ FEATURE_UNITS: dict[str, str] = {
     "load_average": "1",
     "uptime": "s",
 }
+"""The unit of each feature, in the order of the features."""
+
 TARGETS = ("cpu_user", "mem_used", "disk_usage", "net_in", "net_out", "load_average", "front_close_wait")
 QUANTILES = (0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98)
 INPUT_NAMES = ("encoder_cont", "encoder_cat", "decoder_cont", "decoder_cat")
 OUTPUT_NAME = "predictions"
 
 
-@dataclass(frozen=True)
-class NetworkContract:
-    """Shapes and names every network of this project is built for.
+@dataclass(frozen=True, kw_only=True)
+class NetworkContract(ModelContract):
+    """The contract for which a network is built.
 
-    `servers` and `statuses` are the cardinalities of the two categorical inputs; a larger number that
-    arrives is clamped in the graph, so an id that the model never saw can't index out of its table.
+    Raises `ValueError` if a value is not as `ModelContract` needs it, or if the quantiles lack the median.
     """
 
     features: tuple[str, ...] = tuple(FEATURE_UNITS)
@@ -43,28 +47,46 @@ class NetworkContract:
     context_length: int = 288
     horizon: int = 96
     step_seconds: int = 300
+    units: Mapping[str, str] = field(default_factory=FEATURE_UNITS.copy, repr=False)
     servers: int = 1
-    statuses: int = 16
-    calendar: int = field(default=4, repr=False)
+    """The number of server ids. The graph clamps a larger id, so that an unknown id cannot index out of its table."""
+
+    statuses: int = MAX_STATUS + 1
+    """The number of statuses; the graph clamps a larger one."""
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.targets if name not in self.features]
-        if unknown:
-            raise ValueError(f"targets {unknown} are not among the features {list(self.features)}")
-        if tuple(sorted(self.quantiles)) != self.quantiles or 0.5 not in self.quantiles:
-            raise ValueError(f"quantiles {self.quantiles}: expected ascending levels that include 0.5")
+        super().__post_init__()
+        if 0.5 not in self.quantiles:
+            raise ValueError(f"quantiles is {list(self.quantiles)}, expected 0.5 among them")
+
+    @classmethod
+    def from_manifest(cls, manifest: Mapping[str, Any]) -> Self:
+        """Return the contract of a version's `config.json`; raises `KeyError` or `ValueError` if it has none."""
+        sizes = manifest.get("categorical_cardinalities", {})
+        features = tuple(manifest["features"])
+        return cls(
+            features=features,
+            targets=tuple(manifest["targets"]),
+            quantiles=tuple(manifest["quantiles"]),
+            context_length=manifest["context_length"],
+            horizon=manifest["horizon"],
+            step_seconds=manifest["step_seconds"],
+            units={name: FEATURE_UNITS.get(name, "1") for name in features},
+            servers=sizes.get("server_id", 1),
+            statuses=sizes.get("status", MAX_STATUS + 1),
+        )
 
     @property
     def target_index(self) -> list[int]:
-        """Where each target stands among the features."""
+        """Return the position of each target among the features."""
         return [self.features.index(name) for name in self.targets]
 
     @property
     def percent(self) -> list[bool]:
-        """Which targets are percentages."""
-        return [FEATURE_UNITS.get(name) == "percent" for name in self.targets]
+        """Return, for each target, whether it is a percentage."""
+        return [self.units.get(name) == "percent" for name in self.targets]
 
     @property
     def steps_per_day(self) -> int:
-        """Steps from a time of day to the same on the next."""
+        """Return the number of steps of a day."""
         return 86_400 // self.step_seconds

@@ -1,16 +1,17 @@
-"""The patch forecaster: a parallel quantile model whose tokens are stretches of one series, not steps.
+"""The patch forecaster: a parallel quantile model whose tokens are stretches of one series, not single steps.
 
-After PatchTST (Nie et al., 2023, arXiv 2211.14730) and Chronos-Bolt (Ansari et al., 2024): patches of the
-past and patches of the future are tokens of one small transformer, shared by all series, so it has no loop
-over steps. New here: future tokens start from the same hours of the day before, quantiles stand about a
-learnt blend of simple forecasts, and series of one server may look at each other.
+After PatchTST (Nie et al., 2023, arXiv 2211.14730) and Chronos-Bolt (Ansari et al., 2024): patches of the past and of
+the future are tokens of one small transformer that all series share, so there is no loop over steps. New here: future
+tokens start from the same hours of the day before, quantiles are offsets from a learned blend of simple forecasts, and
+series of one server may attend to each other.
+
+The names of submodules are part of the format of the weights and of the graph; do not rename them.
 """
-
-from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
+from streamd.core.contract import CALENDAR_FEATURES
 from streamd.tools.networks.contract import NetworkContract
 from streamd.tools.networks.scaling import (
     Bounded,
@@ -22,14 +23,17 @@ from streamd.tools.networks.scaling import (
 )
 
 STATISTICS = 4
+"""The number of statistics that `_embed_statistics` embeds."""
 
 
 class PatchForecaster(nn.Module):
-    """(batch, 288, 14) raw features to (batch, 96, target, quantile) raw forecasts.
+    """Forecasts `(batch, horizon, target, quantile)` from raw features `(batch, context, feature)`.
 
-    patch: steps a token; width, layers, heads: of the transformer; mixing: how the targets of one server
-    see each other, "none", "mean" (a pooled token) or "attention" (the set of targets, no order in it);
-    identity: whether a target is told which one it is.
+    - `patch`: the steps of one token.
+    - `width`, `layers`, `heads`, `expansion`: of the transformer.
+    - `mixing`: how the targets of one server see each other: `none`, `mean` (a pooled token) or `attention` (over the
+      set of targets, which has no order).
+    - `identity`: whether each target has a learned embedding of its own.
     """
 
     def __init__(
@@ -52,7 +56,7 @@ class PatchForecaster(nn.Module):
         self.anchors = Anchors(contract)
         self.past = nn.Linear(2 * patch, width)
         self.future = nn.Linear(2 * patch, width)
-        self.calendar = nn.Linear(contract.calendar, width, bias=False)
+        self.calendar = nn.Linear(CALENDAR_FEATURES, width, bias=False)
         self.statistics = nn.Linear(STATISTICS, width)
         self.known_server, self.known_status = Bounded(contract.servers), Bounded(contract.statuses)
         self.server = nn.Embedding(contract.servers, width)
@@ -70,24 +74,27 @@ class PatchForecaster(nn.Module):
         self.order = QuantileOrder(contract.quantiles)
 
     def forward(self, encoder_cont: Tensor, encoder_cat: Tensor, decoder_cont: Tensor, decoder_cat: Tensor) -> Tensor:
-        """The contract's four inputs to (batch, horizon, target, quantile) float32, in raw units."""
-        # 1. scale every series by its own window; up to `restore` everything is unitless
+        """Return `(batch, horizon, target, quantile) float32` in raw units from the four inputs of the contract."""
+        # 1. Scale each series by its own window. From here to `restorer` all numbers are without units.
         _, window = self.scaler(encoder_cont)
-        # 2. tokens of every series, through the blocks; only those of the future are read out
-        tokens = self._tokens(window, encoder_cat, decoder_cont, decoder_cat)
+        # 2. Run the tokens of each series through the blocks; only the future tokens are read.
+        tokens = self._embed_tokens(window, encoder_cat, decoder_cont, decoder_cat)
         for block in self.blocks:
             tokens = block(tokens)
-        free = self._free(self.norm(tokens[:, self.past_tokens :]))
-        # 3. per step: seven free numbers about a blend of simple forecasts, ordered, back in raw units
+        free = self._project_future(self.norm(tokens[:, self.past_tokens :]))
+        # 3. For each step, order the free numbers, add the blend of simple forecasts, and return to raw units.
         quantiles, blend = free.split([len(self.contract.quantiles), self.anchors.count], dim=2)
         base = (torch.softmax(blend, dim=2) * self.anchors(window)).sum(dim=2, keepdim=True)
         return self.restorer((self.order(quantiles, dim=2) + base).permute(0, 3, 1, 2), window)
 
-    def _free(self, tokens: Tensor) -> Tensor:
-        """(batch x target, future token, width) to the free numbers of each step, (batch, target, number, horizon).
+    def _project_future(self, tokens: Tensor) -> Tensor:
+        """Return the free numbers `(batch, target, number, horizon)` from `(batch x target, future token, width)`.
 
-        The layer is learnt with the numbers of a step side by side; its rows are taken by number here, so that
-        what follows works on whole stretches of time.
+        The weights of the layer have the numbers of one step side by side. Here their rows are reordered by number, so
+        that the operations that follow work on contiguous stretches of time:
+
+            as stored:  step 0: n0 n1 n2 | step 1: n0 n1 n2 | ...
+            as used:    n0: step 0, step 1, ... | n1: step 0, step 1, ... | ...
         """
         patch, width = self.patch, self.width
         weight = self.output.weight.reshape(patch, self.free, width).transpose(0, 1).reshape(-1, width)
@@ -96,8 +103,10 @@ class PatchForecaster(nn.Module):
         out = out.reshape(-1, len(self.contract.targets), self.future_tokens, self.free, patch).transpose(2, 3)
         return out.reshape(-1, len(self.contract.targets), self.free, self.contract.horizon)
 
-    def _tokens(self, window: ScaledWindow, encoder_cat: Tensor, decoder_cont: Tensor, decoder_cat: Tensor) -> Tensor:
-        """(batch x target, past and future tokens, width)."""
+    def _embed_tokens(
+        self, window: ScaledWindow, encoder_cat: Tensor, decoder_cont: Tensor, decoder_cat: Tensor
+    ) -> Tensor:
+        """Return past and future tokens, `(batch x target, token, width)`."""
         contract, patch = self.contract, self.patch
         parts = [window.compressed, window.observed]
         pairs = torch.cat([part.reshape(-1, self.past_tokens, patch) for part in parts], dim=-1)
@@ -112,15 +121,15 @@ class PatchForecaster(nn.Module):
         server = self.known_server(encoder_cat[:, :1, 0])
         shared = self.calendar(calendar) + self.status(self.known_status(status))
         shared = shared + self.server(server) + self.position
-        tokens = tokens + shared.unsqueeze(1) + self._statistics(window).unsqueeze(2)
+        tokens = tokens + shared.unsqueeze(1) + self._embed_statistics(window).unsqueeze(2)
         if self.identity is not None:
             tokens = tokens + self.identity
         return tokens.reshape(-1, *set_shape[1:])
 
-    def _statistics(self, window: ScaledWindow) -> Tensor:
-        """What scaling took away and a forecaster may want: (batch, target, width).
+    def _embed_statistics(self, window: ScaledWindow) -> Tensor:
+        """Return an embedding, `(batch, target, width)`, of the statistics that scaling removed.
 
-        All are shares, so a change of unit changes none of them.
+        All are shares, so that a change of unit changes none of them.
         """
         share_seen = window.observed.mean(dim=2, keepdim=True)
         facts = [window.center, torch.log(window.spread), share_seen, window.offset]
@@ -128,11 +137,13 @@ class PatchForecaster(nn.Module):
 
 
 class Anchors(nn.Module):
-    """Simple forecasts that the network blends step by step, in scaled units: (batch, target, anchor, 96).
+    """Simple forecasts that the network blends step by step, in scaled units: `(batch, target, anchor, horizon)`.
 
-    The same time yesterday, plain and averaged over 35 and 125 minutes; the mean of the last quarter of an
-    hour, of two hours, and of the window (zero, by the scaling). Averages are over what was reported;
-    where nothing was, they are zero.
+    1. The same time yesterday: plain, averaged over 35 minutes, and averaged over 125 minutes.
+    2. The mean of the last quarter of an hour, and of the last two hours.
+    3. The mean of the window, which is zero because of the scaling.
+
+    Averages are over the reported values; without any, they are zero.
     """
 
     def __init__(self, contract: NetworkContract) -> None:
@@ -149,7 +160,7 @@ class Anchors(nn.Module):
         self.register_buffer("maps", torch.cat(maps, dim=1).contiguous(), persistent=False)
 
     def forward(self, window: ScaledWindow) -> Tensor:
-        """Means of the scaled values over each anchor's steps, as one product with constant maps."""
+        """Return the means of the scaled values over the steps of each anchor, by one product with constant maps."""
         both = torch.cat([window.values, window.observed], dim=1)
         sums = torch.matmul(both.reshape(-1, int(both.shape[2])), self.maps)
         total, count = sums.reshape(-1, 2 * self.targets, self.count * self.horizon).split(self.targets, dim=1)
@@ -157,12 +168,12 @@ class Anchors(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block over a series' tokens, then over a server's series where `mixing` says so."""
+    """A pre-norm transformer block over the tokens of a series and, depending on `mixing`, the series of a server."""
 
     def __init__(self, width: int, heads: int, expansion: int, dropout: float, mixing: str, series: int) -> None:
         super().__init__()
         if mixing not in ("none", "mean", "attention"):
-            raise ValueError(f"mixing {mixing!r}: expected none, mean or attention")
+            raise ValueError(f"mixing {mixing!r}: expected 'none', 'mean' or 'attention'")
         self.mixing, self.series = mixing, series
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2 if mixing == "none" else 3))
         self.attention = Attention(width, heads, dropout)
@@ -176,14 +187,14 @@ class Block(nn.Module):
             self.mix = Attention(width, heads, dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch x series, token, width) to the same."""
+        """Return tokens of the same shape, `(batch x series, token, width)`."""
         x = x + self.dropout(self.attention(self.norms[0](x)))
         if self.mixing != "none":
-            x = x + self.dropout(self._mixed(self.norms[2](x)))
+            x = x + self.dropout(self._mix_series(self.norms[2](x)))
         return x + self.dropout(self.feed_forward(self.norms[1](x)))
 
-    def _mixed(self, x: Tensor) -> Tensor:
-        """What each series takes from the others of its server, of the shape of `x`."""
+    def _mix_series(self, x: Tensor) -> Tensor:
+        """Return the contribution of the other series of a server to each series, in the shape of `x`."""
         tokens, width = int(x.shape[1]), int(x.shape[2])
         sets = x.reshape(-1, self.series, tokens, width)
         if self.mixing == "mean":
@@ -195,9 +206,9 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over the middle axis of (sets, token, width), as plain products.
+    """Multi-head self-attention over the middle axis of `(sets, token, width)`, as plain products.
 
-    Products of four axes are what engines have fused kernels for; a fifth axis for the series would hide them.
+    Engines have fused kernels for products of four axes; a fifth axis for the series would prevent the fusion.
     """
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
@@ -208,7 +219,7 @@ class Attention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(sets, token, width) to the same."""
+        """Return tokens of the same shape, `(sets, token, width)`."""
         tokens, width = int(x.shape[1]), self.heads * self.size
         shape = (-1, tokens, self.heads, self.size)
         query, key, value = (p.reshape(shape).transpose(1, 2) for p in self.project(x).split(width, dim=-1))

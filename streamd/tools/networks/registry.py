@@ -1,6 +1,7 @@
-"""Architectures by name: what a version's `config.json` and a training config call them."""
+"""Architectures by the names that a version's `config.json` and a training configuration use.
 
-from __future__ import annotations
+This module only builds networks; it reads no weights.
+"""
 
 from typing import Any
 
@@ -17,7 +18,7 @@ ARCHITECTURES: dict[str, type[nn.Module]] = {
 
 
 def build_network(architecture: str, contract: NetworkContract, **options: Any) -> nn.Module:
-    """A new network of `architecture`; `options` are its constructor's. An unknown name is a ValueError."""
+    """Return a new network; `options` go to its constructor. Raises `ValueError` if the architecture is unknown."""
     if architecture not in ARCHITECTURES:
         raise ValueError(f"architecture {architecture!r}: expected one of {sorted(ARCHITECTURES)}")
     return ARCHITECTURES[architecture](contract, **options)

@@ -1,63 +1,72 @@
-"""Scaling and missing-value handling inside the graph: raw units in, raw units out, NaN never past here.
+"""Scales windows and replaces missing values inside the graph: raw units and NaN come in, raw units come out.
 
-Only operators that an ONNX opset 17 parser of any TensorRT since 8.6 takes: no sorting, no cumulative sums.
-Whatever meets raw units happens inside the modules that networks call `scaler` and `restorer`, so their nodes
-begin with `/scaler/` and `/restorer/`: a conversion to half precision keeps exactly those in float32.
+This module uses only operators that every TensorRT since 8.6 parses in ONNX opset 17: no sorting, no cumulative sums.
+All that meets raw units is inside the modules that networks call `scaler` and `restorer`. The names of these nodes
+begin with `/scaler/` and `/restorer/`, and the conversion to half precision keeps exactly them in float32.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
 
 LIMIT = 1e30
-"""Larger magnitudes (and infinities) count as missing, so that a span can't overflow float32."""
+"""Larger magnitudes, including infinity, count as missing, so that a span cannot overflow float32."""
 
 UNBOUNDED = 10.0 * LIMIT
-"""Beyond any forecast, and finite."""
+"""A finite ceiling above any forecast."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class ScaledWindow:
-    """A window in its own units, with what is needed to come back to raw ones.
+    """A scaled window, with the numbers that turn scaled values back into raw ones.
 
-    values: (batch, feature, context) float32, about zero mean and unit deviation, 0 where missing
-    observed: (batch, feature, context) float32, 1 where a value was reported
-    center, spread: (batch, feature, 1) float32, as shares of the span
-    offset: (batch, feature, 1) float32, -1 to 1: where the lowest value stands from zero, against the span
-    low, span: (batch, 1, feature) float32, raw: smallest value seen, largest minus smallest
-
-    A series lies in one piece, so that sums over time read memory in order; what is raw never changes its layout.
+    A series is contiguous, so that sums over time read memory in order. Raw numbers keep the layout of the input.
     """
 
     values: Tensor
+    """`(batch, feature, context) float32`, with a mean near 0 and a deviation near 1; 0 where missing."""
+
     observed: Tensor
+    """`(batch, feature, context) float32`, 1 where a value was reported, else 0."""
+
     center: Tensor
+    """`(batch, feature, 1) float32`, as a share of the span."""
+
     spread: Tensor
+    """`(batch, feature, 1) float32`, as a share of the span."""
+
     offset: Tensor
+    """`(batch, feature, 1) float32`, -1 to 1: the distance of the lowest value from zero, relative to the span."""
+
     low: Tensor
+    """`(batch, 1, feature) float32`, in raw units: the lowest value of the window."""
+
     span: Tensor
+    """`(batch, 1, feature) float32`, in raw units: the highest value minus the lowest."""
 
     @property
     def compressed(self) -> Tensor:
-        """The values with spikes bent down to their logarithm; near zero it is the identity."""
+        """Return the values with spikes compressed to their logarithm; values near zero hardly change."""
         return torch.sign(self.values) * torch.log(1.0 + self.values.abs())
 
-    def select(self, index: Tensor) -> ScaledWindow:
-        """The same for some of the features, in the order of `index`."""
+    def select_features(self, index: Tensor) -> "ScaledWindow":
+        """Return the window of some features, in the order of `index`."""
         axes = {"low": 2, "span": 2}
-        return ScaledWindow(*(getattr(self, n).index_select(axes.get(n, 1), index) for n in self.__annotations__))
+        names = [field.name for field in fields(self)]
+        return ScaledWindow(**{name: getattr(self, name).index_select(axes.get(name, 1), index) for name in names})
 
 
 class WindowScaler(nn.Module):
-    """Robust affine scaling of every feature by its own window.
+    """Robust affine scaling of each feature by its own window.
 
-    Two passes stand in for median and quartiles, which would need a sort: mean and mean absolute deviation
-    of the values as shares of the span, then both again after values further than `clip` deviations are cut.
-    The span itself is taken first, so neither a byte counter of 1e12 nor a load of 1e-6 loses precision.
+    Median and quartiles would need a sort. Instead:
+
+    1. Each value becomes a share of the span of its window, so that neither a byte counter of 1e12 nor a load of 1e-6
+       loses precision.
+    2. The mean and the mean absolute deviation of the shares are computed.
+    3. Values further than `clip` deviations from the mean are cut to that distance, and both are computed again.
     """
 
     def __init__(
@@ -71,9 +80,10 @@ class WindowScaler(nn.Module):
         self.register_buffer("targets", torch.tensor(targets), persistent=False)
 
     def forward(self, raw: Tensor) -> tuple[ScaledWindow, ScaledWindow]:
-        """Scale `raw`, (batch, context, feature) float32 with NaN where missing: all features, and the targets.
+        """Return the scaled windows of all features and of the targets.
 
-        With `only_targets` no other feature is looked at, and both are the targets'.
+        `raw` is `(batch, context, feature) float32`, NaN where missing. With `only_targets` no other feature is scaled,
+        and both windows are that of the targets.
         """
         if self.only_targets:
             raw = raw.index_select(2, self.targets)
@@ -98,29 +108,34 @@ class WindowScaler(nn.Module):
         spread = ((cut - center).abs() * observed).sum(dim=2, keepdim=True) / count
         spread = spread.clamp(min=self.least_spread)
         values = (share - center) / spread * observed
-        window = ScaledWindow(values, observed, center, spread, offset, low, span)
-        return window, window if self.only_targets else window.select(self.targets)
+        window = ScaledWindow(
+            values=values, observed=observed, center=center, spread=spread, offset=offset, low=low, span=span
+        )
+        return window, window if self.only_targets else window.select_features(self.targets)
 
 
 class WindowRestorer(nn.Module):
-    """The way back: forecasts in a window's scaled units into raw ones.
+    """Turns forecasts in the scaled units of a window into raw units, within bounds.
 
-    Kept within `reach` spans of what the window saw, at or above zero where the window never was below it,
-    and of `percent` (one truth a target) at or below 100 where the window never was above it: a memory can't be
-    103 % full. A window that saw one value only has no span, so its forecast is that value, exactly.
-    Every step is monotone, so ordered quantiles stay ordered.
+    1. A forecast stays within `reach` spans of the values of the window.
+    2. If no value of the window is negative, neither is a forecast.
+    3. If a target is a percentage (`percent` has one boolean for each target) and no value of the window is above 100,
+       no forecast is above 100: a memory cannot be 103 % full.
+    4. A window with a single value has no span, so its forecast is exactly that value.
+
+    Every operation is monotone, so that ordered quantiles stay ordered.
     """
 
     def __init__(self, percent: Sequence[bool], reach: float = 1.5) -> None:
         super().__init__()
         self.reach = reach
-        # Numbers and not truths: a constant of truths is not taken by every parser.
+        # The ceilings are numbers, because not every parser takes a constant of booleans.
         ceiling = torch.tensor([100.0 if each else UNBOUNDED for each in percent])
         self.ceiling: Tensor
         self.register_buffer("ceiling", ceiling.view(1, 1, -1, 1), persistent=False)
 
     def forward(self, scaled: Tensor, window: ScaledWindow) -> Tensor:
-        """(batch, horizon, target, quantile) and the targets' window to the same shape, raw."""
+        """Return raw forecasts `(batch, horizon, target, quantile)` from scaled ones and the window of the targets."""
         center, spread = window.center.unsqueeze(1), window.spread.unsqueeze(1)
         low, span = window.low.unsqueeze(-1), window.span.unsqueeze(-1)
         share = (center + spread * scaled).clamp(-self.reach, 1.0 + self.reach)
@@ -128,16 +143,16 @@ class WindowRestorer(nn.Module):
         floor = torch.where(low >= 0.0, 0.0, low - (1.0 + self.reach) * span)
         ceiling = torch.where(low + span <= 100.0, self.ceiling, UNBOUNDED)
         raw = torch.minimum(torch.maximum(raw, floor), ceiling)
-        # fixed shapes but for the batch, said once more at the end: an engine's manifest relies on them
+        # This states the fixed shape (all axes but the batch) once more; the manifest of an engine relies on it.
         return raw.reshape(-1, *(int(n) for n in scaled.shape[1:]))
 
 
 class QuantileOrder(nn.Module):
-    """Seven free numbers into seven ordered quantiles: the median, and non-negative steps away from it.
+    """Turns free numbers into as many ordered quantiles: the median, and non-negative steps away from it.
 
-    The steps are added one after the other rather than by a product with a triangular matrix: an addition of
-    a non-negative number can't round to less, so no quantile crosses another in any precision.
-    `widening` stretches the steps after training, where validation days show too narrow a band.
+    The steps are added one after the other and not by a product with a triangular matrix. The sum with a non-negative
+    number cannot be rounded to less, so no quantile crosses another in any precision. After training, `widening`
+    stretches the steps if the validation days show that the bands are too narrow.
     """
 
     def __init__(self, quantiles: tuple[float, ...]) -> None:
@@ -147,7 +162,7 @@ class QuantileOrder(nn.Module):
         self.widening = 1.0
 
     def forward(self, free: Tensor, dim: int = -1) -> Tensor:
-        """Free numbers along `dim`, the median in its place, to as many ascending ones."""
+        """Return ascending numbers along `dim`; the free number at the median's position becomes the median."""
         parts = list(free.split(1, dim=dim))
         steps = list((self.widening * softplus(free)).split(1, dim=dim))
         ordered = [parts[self.middle]]
@@ -159,12 +174,15 @@ class QuantileOrder(nn.Module):
 
 
 def softplus(x: Tensor) -> Tensor:
-    """log(1 + exp(x)) without overflow, in elementary operations: as one operator it ends an engine's fused kernel."""
+    """Return log(1 + exp(x)) without overflow.
+
+    It is written in elementary operations, because the operator `Softplus` would split an engine's fused kernel.
+    """
     return x.clamp(min=0.0) + torch.log(1.0 + torch.exp(-x.abs()))
 
 
 class Bounded(nn.Module):
-    """Whole numbers kept within 0 to `count` - 1: as Max and Min, since TensorRT's Clip takes no integers."""
+    """Limits integers to 0 to `count` - 1, by `Max` and `Min`, because TensorRT's `Clip` takes no integers."""
 
     def __init__(self, count: int) -> None:
         super().__init__()
@@ -174,14 +192,14 @@ class Bounded(nn.Module):
         self.register_buffer("last", torch.tensor(count - 1, dtype=torch.int32), persistent=False)
 
     def forward(self, numbers: Tensor) -> Tensor:
-        """Any shape of int32 to the same."""
+        """Return the limited int32 numbers, in the same shape."""
         return torch.minimum(torch.maximum(numbers, self.first), self.last)
 
 
 def compute_past_calendar(decoder_cont: Tensor, context: int, step_seconds: int) -> Tensor:
-    """The calendar of the context, (batch, context, 4), turned back from the first known future step.
+    """Return the calendar of the context, `(batch, context, 4)`.
 
-    The contract gives the calendar of the horizon only; a turn by a known angle gives the rest.
+    The contract has the calendar of the horizon only. The first future step, turned back by known angles, is the past.
     """
     steps = torch.arange(-context, 0, device=decoder_cont.device, dtype=torch.float32)
     turn = 2 * torch.pi * step_seconds * steps

@@ -1,47 +1,45 @@
-"""A trained network from its weights in safetensors; a pickle is refused by name, unread.
+"""Reads a trained network from its weights in safetensors; a pickle is refused by name and never read.
 
-The weights' folder says what network they are of: `training_info.json`, and `config.json` where it is a version.
+The folder of the weights describes the network in `training_info.json` and, if it is a version, in `config.json`. This
+module writes nothing, and it imports PyTorch only when a network is loaded.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from streamd.core.errors import BackendUnavailableError, BuildError, ConfigError
 from streamd.regular_files import read_regular
-
-if TYPE_CHECKING:
-    from streamd.tools.networks.contract import NetworkContract
+from streamd.tools.networks.contract import NetworkContract
 
 WEIGHTS_FILE = "weights.safetensors"
 PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle", ".torchscript", ".ptl")
 PICKLE_BEGINNINGS = (b"PK\x03\x04", b"\x80")
-"""An archive as torch.save writes it, and a bare pickle."""
+"""The first bytes of an archive from `torch.save`, and of a bare pickle."""
 
 WHY_NOT_PICKLES = (
     "a PyTorch pickle runs code when it is read, and its weights_only mode did so too (CVE-2025-32434, torch before"
-    " 2.6). Where you trust it, write the weights once, on a machine of no account:"
+    " 2.6). If you trust it, convert the weights once, on a machine without anything of value:"
     " safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainedNetwork:
-    """A network with its weights, on the CPU, in evaluation; `info` is its `training_info.json`."""
+    """A network with its weights, on the CPU, in evaluation mode."""
 
     network: Any
     contract: NetworkContract
     architecture: str
     folder: Path
     info: dict[str, Any]
+    """The content of `training_info.json`."""
 
 
 def find_weights(given: Path) -> Path:
-    """The safetensors file that is meant, by its own path or its folder's; raises `ConfigError`."""
+    """Return the safetensors file, from its own path or that of its folder; raises `ConfigError`."""
     path = given
     if given.is_dir():
         path = given / WEIGHTS_FILE
@@ -52,9 +50,10 @@ def find_weights(given: Path) -> Path:
         raise ConfigError(f"{path}: refused: {WHY_NOT_PICKLES}")
     if not path.is_file():
         raise ConfigError(f"{given}: expected a folder with {WEIGHTS_FILE}, or a .safetensors file")
-    with path.open("rb") as opened:
-        begin = opened.read(9)
-    # safetensors begins with the length of its header, of any bytes, and then the header's brace.
+    with path.open("rb") as file:
+        begin = file.read(9)
+    # A safetensors file has the length of its header in the first eight bytes, then the brace of the header. These
+    # eight bytes may look like a pickle, so the brace decides.
     if begin.startswith(PICKLE_BEGINNINGS) and begin[8:] != b"{":
         raise ConfigError(f"{path}: a pickle under another name, refused: {WHY_NOT_PICKLES}")
     if path.suffix != ".safetensors":
@@ -63,48 +62,37 @@ def find_weights(given: Path) -> Path:
 
 
 def load_network(given: Path) -> TrainedNetwork:
-    """Build the network that the folder tells of and give it its weights; raises `StreamdError`."""
+    """Build the network that the folder describes and load its weights; raises `StreamdError`."""
     path = find_weights(given)
     load_file, build_network = _import_training()
     info = _read_json(path.with_name("training_info.json"))
-    contract = _contract_of(path.parent)
+    contract = _read_contract(path.parent)
     try:
         options = info["config"]
         architecture = str(options["architecture"])
         weights = load_file(str(path))
-        # Ids of the machines trained on mean nothing elsewhere: a run's table is cut to what the contract has.
+        # The ids of the training machines have no meaning elsewhere, so a run's table is cut to the contract's size.
         weights["server.weight"] = weights["server.weight"][: contract.servers]
         network = build_network(architecture, contract, **options["model"])
         network.load_state_dict(weights)
-        # Found after training, so no weight: how far the bands were widened (of a run not yet released, not at all).
+        # The factor is found after training, so it is no weight. A run that is not yet released has none.
         network.order.widening = float(info.get("calibration", {}).get("widening", 1.0))
     except KeyError as exc:
-        raise BuildError(f"{path.parent}: {exc} is missing of training_info.json or of the weights") from exc
-    except Exception as exc:  # safetensors and PyTorch share no class of errors
-        raise BuildError(f"{path}: not the weights that training_info.json tells of: {exc}") from exc
-    return TrainedNetwork(network.eval(), contract, architecture, path.parent, info)
+        raise BuildError(f"{path.parent}: {exc} is missing in training_info.json or in the weights") from exc
+    except Exception as exc:  # The errors of safetensors and PyTorch have no common class.
+        raise BuildError(f"{path}: not the weights that training_info.json describes: {exc}") from exc
+    return TrainedNetwork(
+        network=network.eval(), contract=contract, architecture=architecture, folder=path.parent, info=info
+    )
 
 
-def _contract_of(folder: Path) -> NetworkContract:
-    """A version's own contract; a run has the one that all networks are trained for."""
-    from streamd.tools.networks.contract import NetworkContract
-
+def _read_contract(folder: Path) -> NetworkContract:
+    """Return the contract of a version's manifest; a run has none and was trained for the default contract."""
     if not (folder / "config.json").is_file():
         return NetworkContract()
-    said = _read_json(folder / "config.json")
-    sizes = said.get("categorical_cardinalities", {})
     try:
-        return NetworkContract(
-            features=tuple(said["features"]),
-            targets=tuple(said["targets"]),
-            quantiles=tuple(said["quantiles"]),
-            context_length=said["context_length"],
-            horizon=said["horizon"],
-            step_seconds=said["step_seconds"],
-            servers=sizes.get("server_id", 1),
-            statuses=sizes.get("status", 16),
-        )
-    except (KeyError, ValueError) as exc:
+        return NetworkContract.from_manifest(_read_json(folder / "config.json"))
+    except (KeyError, TypeError, ValueError) as exc:
         raise BuildError(f"{folder / 'config.json'}: {exc}") from exc
 
 
@@ -120,7 +108,7 @@ def _import_training() -> tuple[Any, Any]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        said: dict[str, Any] = msgspec.json.decode(read_regular(path), type=dict[str, Any])
+        content: dict[str, Any] = msgspec.json.decode(read_regular(path), type=dict[str, Any])
     except (OSError, msgspec.DecodeError) as exc:
-        raise BuildError(f"{path}: {exc}; it lies beside the weights and says what network they are of") from exc
-    return said
+        raise BuildError(f"{path}: {exc}; expected the file beside the weights that describes their network") from exc
+    return content

@@ -1,24 +1,28 @@
-"""What happens to a drawn window before the network sees it, all on the device and of fixed shapes.
+"""Changes drawn windows before the network sees them, on the device and with fixed shapes.
 
-Two groups: `vary` makes other series of the ones drawn (mixing, turning, bending, noise), `hide` takes away
-what a real collector would not have delivered. Every rate is a setting, so that an ablation can turn it off.
+`vary_series` makes other series from the drawn ones (mixing, flipping, bending, noise), `add_incidents` adds incidents,
+and `hide_values` removes values as a real collector loses them. Each rate is a setting, so that an ablation can turn it
+off. This module draws no windows; `pool` does.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from streamd.tools.training.pool import Draw
+from streamd.tools.training.pool import DrawnWindows
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """Rates of each variation, per series unless said otherwise (the shares of windows or series it touches)."""
+    """The rate of each variation: the share of the series that it changes, unless its docstring states otherwise.
+
+    A field is a key of the table `[augmentation]` of a training configuration.
+    """
 
     mix: float = 0.2
+    """Share of windows."""
+
     flip: float = 0.1
     swell: float = 0.15
     bend: float = 0.1
@@ -30,14 +34,15 @@ class Augmentation:
     status: float = 0.1
     incident: float = 0.12
     incomplete: float = 0.45
-    """Share of windows from which anything is hidden; the kinds below are of those."""
+    """Share of the windows from which anything is hidden; the rates below are shares of these."""
+
     rows: float = 0.4
     stretch: float = 0.3
     feature: float = 0.4
     short: float = 0.35
 
-    def vary(self, draw: Draw, context: int) -> Tensor:
-        """Other series of about the same deviation: (batch, context + horizon, feature) float32."""
+    def vary_series(self, draw: DrawnWindows, context: int) -> Tensor:
+        """Return varied series of about the same deviation, `(batch, context + horizon, feature) float32`."""
         x = draw.values
         batch, steps, features = x.shape
         device = x.device
@@ -48,47 +53,47 @@ class Augmentation:
         def uniform(low: float, high: float) -> Tensor:
             return low + (high - low) * torch.rand(batch, 1, features, device=device)
 
-        # 1. mixing of two windows' series (TSMixup, Ansari et al. 2024)
+        # 1. Mix the series of two windows (TSMixup, Ansari et al. 2024).
         share = uniform(0.3, 1.0)
         other = x.roll(1, 0)
         mixed = share * x + (1 - share) * other
         mixed = mixed / (share**2 + (1 - share) ** 2).sqrt()
         x = torch.where(chance(self.mix, batch, 1, 1) & ~mixed.isnan(), mixed, x)
-        # 2. upside down
+        # 2. Turn a series upside down.
         top = torch.where(x.isnan(), -torch.inf, x)[:, :context].amax(1, keepdim=True)
         x = torch.where(chance(self.flip), top * uniform(1.0, 1.3) - x, x)
-        # 3. growing or fading amplitude
+        # 3. Let the amplitude grow or fade.
         time = torch.linspace(-0.5, 0.5, steps, device=device).view(1, -1, 1)
         x = torch.where(chance(self.swell), x * torch.exp(uniform(-1.2, 1.2) * time), x)
-        # 4. a power of the value, brought back to the same spread
+        # 4. Raise values to a power, then scale back to the same spread.
         known = torch.nan_to_num(x)
         power = torch.exp(uniform(-0.7, 0.7))
         peak = known.abs().amax(1, keepdim=True).clamp(min=1e-6)
         bent = peak * torch.sign(x) * (x.abs() / peak).clamp(min=1e-6) ** power
         ratio = known.std(1, keepdim=True) / torch.nan_to_num(bent).std(1, keepdim=True).clamp(min=1e-6)
         x = torch.where(chance(self.bend), bent * ratio.clamp(0.2, 5.0), x)
-        # 5. coarse values, 6. noise
+        # 5. Round to coarse values. 6. Add noise.
         grain = uniform(0.05, 0.7)
         x = torch.where(chance(self.round), torch.round(x / grain) * grain, x)
         size = uniform(0.0, 0.6) * chance(self.noise)
         x = x + size * torch.randn_like(x)
-        # 7. a jump of the level at some moment of the window, 8. another level of the whole
+        # 7. Let the level jump at a random step of the window. 8. Raise the level of the whole window.
         moment = torch.rand(batch, 1, features, device=device) - 0.5
         jump = torch.randn(batch, 1, features, device=device) * chance(self.shift)
         x = x + jump * (time > moment)
         return x + torch.exp(uniform(-2.0, 3.0)) * chance(self.raise_level)
 
-    def disturb(self, x: Tensor, context: int) -> Tensor:
-        """Incidents that begin in the context: what the day before shows need not come again.
+    def add_incidents(self, x: Tensor, context: int) -> Tensor:
+        """Return the series with incidents that begin in the context, so that the day before need not repeat itself.
 
-        A short one (minutes to an hour) and a long one (to 18 hours), each touching one series or all of the
-        server's; a series sinks, moves to another level, or freezes. One that lasts beyond the context goes
-        on in the horizon, so that the network learns how long incidents last as well as that they end.
+        There is a short incident (minutes to an hour) and a long one (up to 18 hours), each in one series or in all
+        series of the server. A series sinks, moves to another level, or freezes. An incident that lasts beyond the
+        context continues in the horizon, so that the network learns how long incidents last and that they end.
         """
-        x = self._incident(x, context, 2.0, 14.0)
-        return self._incident(x, context, 6.0, 216.0)
+        x = self._add_incident(x, context, 2.0, 14.0)
+        return self._add_incident(x, context, 6.0, 216.0)
 
-    def _incident(self, x: Tensor, context: int, least: float, most: float) -> Tensor:
+    def _add_incident(self, x: Tensor, context: int, least: float, most: float) -> Tensor:
         batch, steps, features = x.shape
         device = x.device
         shared = torch.rand(batch, 1, 1, device=device) < 0.5
@@ -108,8 +113,8 @@ class Augmentation:
         other = torch.where(kind < 0.3, x * depth, torch.where(kind < 0.6, x + 4.0 * depth - 2.0, frozen))
         return torch.where(during & ~x.isnan(), other, x)
 
-    def hide(self, past: Tensor) -> Tensor:
-        """Rows, stretches, features and the beginning of the context to NaN: (batch, context, feature)."""
+    def hide_values(self, past: Tensor) -> Tensor:
+        """Return the context, `(batch, context, feature)`, with rows, stretches, features or its beginning as NaN."""
         batch, context, features = past.shape
         device = past.device
 
@@ -118,19 +123,19 @@ class Augmentation:
 
         touched = rand(batch, 1, 1) < self.incomplete
         time = torch.arange(context, device=device).view(1, -1, 1)
-        gone = (rand(batch, context, 1) < 0.6 * rand(batch, 1, 1)) & (rand(batch, 1, 1) < self.rows)
+        lost = (rand(batch, context, 1) < 0.6 * rand(batch, 1, 1)) & (rand(batch, 1, 1) < self.rows)
         start = rand(batch, 1, features) * context
         length = 0.5 * context * rand(batch, 1, features) ** 2
         stretch = (time >= start) & (time < start + length) & (rand(batch, 1, features) < self.stretch)
         silent = (rand(batch, 1, features) < 0.9 * rand(batch, 1, 1)) & (rand(batch, 1, 1) < self.feature)
-        kept = 8.0 * (context / 8.0) ** rand(batch, 1, 1)
-        short = (time < context - kept) & (rand(batch, 1, 1) < self.short)
-        return torch.where(touched & (gone | stretch | silent | short), torch.nan, past)
+        remaining = 8.0 * (context / 8.0) ** rand(batch, 1, 1)
+        short = (time < context - remaining) & (rand(batch, 1, 1) < self.short)
+        return torch.where(touched & (lost | stretch | silent | short), torch.nan, past)
 
-    def calendar(self, seconds: Tensor, horizon: int, step_seconds: int) -> Tensor:
-        """(batch, horizon, 4): at some windows another time of day, at all another day of the week.
+    def make_calendar(self, seconds: Tensor, horizon: int, step_seconds: int) -> Tensor:
+        """Return the calendar `(batch, horizon, 4)`, with another weekday, and for some windows another time of day.
 
-        The packs' weekdays are arbitrary, and their hour of the peak is not every fleet's.
+        The weekdays of the data pack are arbitrary, and other fleets have their peak at another hour.
         """
         batch = len(seconds)
         day = torch.floor(7 * torch.rand(batch, device=seconds.device)) * 86_400
@@ -141,9 +146,10 @@ class Augmentation:
 
 
 def compute_calendar(start_seconds: Tensor, horizon: int, step_seconds: int) -> Tensor:
-    """Sine and cosine of the time of day, then of the week counted from Monday 00:00, at each step's start.
+    """Return the calendar `(batch, horizon, 4)` of the steps from `start_seconds` on, as `streamd.core.calendar` does.
 
-    `start_seconds`, (batch,) float32, counts from a Monday 00:00 UTC, so that float32 keeps the seconds.
+    It has sine and cosine of the time of day, then of the week counted from Monday 00:00, at the start of each step.
+    `start_seconds`, `(batch,) float32`, counts from a Monday 00:00 UTC, so that float32 is exact to the second.
     """
     time = start_seconds.view(-1, 1) + step_seconds * torch.arange(horizon, device=start_seconds.device)
     angles = [2 * torch.pi * (time % period) / period for period in (86_400.0, 604_800.0)]

@@ -1,13 +1,12 @@
-"""Rolling-origin backtest with the baselines' own arithmetic: same origins, same scale, same averages.
+"""A rolling-origin backtest with the arithmetic of the data pack's baselines: same origins, same scale, same averages.
 
-Scores are taken per window, averaged per series, then over the series of a metric, then over the metrics:
-nPL (mean pinball over the quantiles / series deviation), nMAE (of the median), cov80, wQL.
+Scores are computed for each window, averaged for each series, then over the series of a metric, then over the metrics:
+nPL (mean pinball loss over the quantiles, divided by the deviation of the series), nMAE (of the median), cov80
+(coverage of the band from 0.1 to 0.9), wQL (weighted quantile loss). This module runs no network; a `Predict` does.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -16,42 +15,48 @@ from streamd.tools.networks.contract import NetworkContract
 from streamd.tools.training.fleet import SCORED, TrainingFleet
 
 Predict = Callable[[dict[str, np.ndarray]], np.ndarray]
-"""The four inputs by name, to (batch, horizon, target, quantile) float32."""
+"""Takes the four inputs by name; returns `(batch, horizon, target, quantile) float32`."""
+
 STRIDE = 60
+"""Steps between two origins: 5 hours."""
 
 
 @dataclass
 class Backtest:
-    """All windows of one split of one fleet: which metric stands in which target, and what came after.
-
-    scored: metric to target; machines: positions to keep (None: all)
-    """
+    """All windows of one split of one fleet, with the values that followed them."""
 
     fleet: TrainingFleet
     contract: NetworkContract
+    _: KW_ONLY
     split: str = "test"
     stride: int = STRIDE
     machines: Iterable[int] | None = None
+    """Positions of the machines to use; all if `None`."""
+
     scored: dict[str, str] = field(default_factory=dict)
+    """The target of each metric that is scored; by default `SCORED`, else all columns with a target."""
+
     mapping: dict[str, int] = field(default_factory=dict)
+    """The id of each server that the model knows."""
 
     def __post_init__(self) -> None:
         fleet, contract = self.fleet, self.contract
         natural = {c: f for f, c in zip(contract.features, fleet.natural, strict=True) if c is not None}
         scored = self.scored or SCORED.get(fleet.name, natural)
         self.scored = {metric: target for metric, target in scored.items() if target in contract.targets}
-        self.features = fleet.features()
+        self.features = fleet.stack_features()
         first, last = fleet.splits[self.split]
         first = max(first, contract.context_length)
-        keep = list(range(len(fleet.machines))) if self.machines is None else list(self.machines)
+        machines = list(range(len(fleet.machines))) if self.machines is None else list(self.machines)
         self.windows: list[tuple[int, int]] = []
-        for machine in keep:
+        """The machine and the origin (a step of the fleet) of each window."""
+        for machine in machines:
             seen = np.flatnonzero(~np.isnan(self.features[machine]).all(axis=1))
             end = min(last, int(seen[-1]) + 1) if len(seen) else first
             self.windows += [(machine, o) for o in range(first, end - contract.horizon + 1, self.stride)]
 
-    def inputs(self, windows: list[tuple[int, int]]) -> dict[str, np.ndarray]:
-        """The model's four inputs for these windows, raw units; a server that `mapping` lacks has id 0."""
+    def make_inputs(self, windows: list[tuple[int, int]]) -> dict[str, np.ndarray]:
+        """Return the four inputs of the model for these windows, in raw units; an unknown server has the id 0."""
         contract, fleet = self.contract, self.fleet
         past = np.stack([self.features[m, o - contract.context_length : o] for m, o in windows])
         start = fleet.begin + np.array([o for _, o in windows]) * fleet.step_seconds
@@ -61,34 +66,40 @@ class Backtest:
         return {
             "encoder_cont": past.astype(np.float32),
             "encoder_cat": past_cat,
-            "decoder_cont": calendar(start, contract.horizon, contract.step_seconds),
+            "decoder_cont": compute_window_calendars(start, contract.horizon, contract.step_seconds),
             "decoder_cat": np.ascontiguousarray(past_cat[:, : contract.horizon]),
         }
 
-    def actual(self, windows: list[tuple[int, int]]) -> np.ndarray:
-        """(window, horizon, metric) float32 of the scored metrics, NaN where missing."""
-        columns = [self.fleet.column(metric) for metric in self.scored]
+    def read_actual(self, windows: list[tuple[int, int]]) -> np.ndarray:
+        """Return the values that followed, `(window, horizon, metric) float32`, NaN where missing."""
+        columns = [self.fleet.find_column(metric) for metric in self.scored]
         horizon = self.contract.horizon
         return np.stack([self.fleet.values[m, o : o + horizon][:, columns] for m, o in windows])
 
-    def forecasts(
+    def run_forecasts(
         self, predict: Predict, batch: int = 128, alter: Callable[[np.ndarray], np.ndarray] | None = None
     ) -> np.ndarray:
-        """(window, horizon, metric, quantile) of the scored metrics; `alter` changes `encoder_cont` first."""
+        """Return the forecasts of the scored metrics, `(window, horizon, metric, quantile)`.
+
+        `alter`, if given, changes `encoder_cont` before each run.
+        """
         index = [self.contract.targets.index(target) for target in self.scored.values()]
         parts = []
         for i in range(0, len(self.windows), batch):
-            feed = self.inputs(self.windows[i : i + batch])
+            feed = self.make_inputs(self.windows[i : i + batch])
             if alter is not None:
                 feed["encoder_cont"] = alter(feed["encoder_cont"])
             out = predict(feed)
             parts.append((out if out.ndim == 4 else out[:, :, None])[:, :, index])
         return np.concatenate(parts)
 
-    def score(self, forecasts: np.ndarray) -> BacktestScores:
-        """Score what `forecasts` gave; windows with too little to see or to score are left out."""
+    def score_forecasts(self, forecasts: np.ndarray) -> "BacktestScores":
+        """Score the result of `run_forecasts`.
+
+        A window is left out if half of the values that followed, or of its context, are missing, or its series is flat.
+        """
         levels = np.array(self.contract.quantiles)
-        actual = self.actual(self.windows).astype(np.float64)
+        actual = self.read_actual(self.windows).astype(np.float64)
         error = actual[..., None] - forecasts
         loss = np.maximum(levels * error, (levels - 1) * error).mean(-1)
         low, high = levels.tolist().index(0.1), levels.tolist().index(0.9)
@@ -96,10 +107,10 @@ class Backtest:
         middle = np.abs(error[..., levels.tolist().index(0.5)])
         rows = []
         for j, metric in enumerate(self.scored):
-            column = self.fleet.column(metric)
+            column = self.fleet.find_column(metric)
             for i, (machine, origin) in enumerate(self.windows):
                 series = self.fleet.values[machine, :, column]
-                scale = _scale(series)
+                scale = _compute_scale(series)
                 past = series[origin - self.contract.context_length : origin]
                 known = ~np.isnan(actual[i, :, j])
                 if scale is None or known.mean() < 0.5 or np.isnan(past).mean() > 0.5:
@@ -114,14 +125,14 @@ class Backtest:
 
 @dataclass
 class BacktestScores:
-    """One row a window and metric, and the loss (window, horizon, metric) behind them."""
+    """One row for each window and metric, and the loss `(window, horizon, metric)` from which they are averaged."""
 
     rows: pd.DataFrame
     loss: np.ndarray
     backtest: Backtest
 
-    def table(self) -> pd.DataFrame:
-        """One row a metric and, last, `ALL`: nPL, nPL_median, nMAE, cov80, wQL, series, windows."""
+    def make_table(self) -> pd.DataFrame:
+        """Return one row for each metric and, last, `ALL`: nPL, nPL_median, nMAE, cov80, wQL, series, windows."""
         r = self.rows.assign(npl=self.rows.pl / self.rows.scale, nmae=self.rows.mae / self.rows.scale,
                              pln=self.rows.pl * self.rows.n, lvn=self.rows.level * self.rows.n)  # fmt: skip
         series = r.groupby(["metric", "machine"], as_index=False).agg(
@@ -136,13 +147,13 @@ class BacktestScores:
         every["series"], every["windows"] = out["series"].sum(), out["windows"].sum()
         return pd.concat([out, every[out.columns]], ignore_index=True)
 
-    def total(self) -> dict[str, float]:
-        """The `ALL` row's figures."""
-        last = self.table().iloc[-1]
+    def compute_totals(self) -> dict[str, float]:
+        """Return the scores of the row `ALL`."""
+        last = self.make_table().iloc[-1]
         return {name: round(float(last[name]), 5) for name in ("nPL", "nMAE", "cov80", "wQL")}
 
-    def by_horizon(self) -> np.ndarray:
-        """(horizon,) nPL of each step ahead, averaged over windows per series, then over series."""
+    def compute_loss_by_horizon(self) -> np.ndarray:
+        """Return the nPL of each step ahead, `(horizon,)`, averaged over the windows of a series, then over series."""
         metrics = list(self.backtest.scored)
         per_row = np.stack([
             self.loss[i, :, metrics.index(metric)] / scale
@@ -153,16 +164,19 @@ class BacktestScores:
         return np.asarray(frame.groupby(level=0).mean().mean().to_numpy())
 
 
-def calendar(start: np.ndarray, horizon: int, step_seconds: int) -> np.ndarray:
-    """(window, horizon, 4) float32: sine and cosine of the time of day, then of the week from Monday 00:00 UTC."""
+def compute_window_calendars(start: np.ndarray, horizon: int, step_seconds: int) -> np.ndarray:
+    """Return the calendars of windows that start at these epoch seconds, `(window, horizon, 4) float32`.
+
+    The columns are those of `streamd.core.calendar`, which needs starts on the grid of the steps; these may be any.
+    """
     time = start[:, None] + step_seconds * np.arange(horizon)
     day = 2 * np.pi * (time % 86_400) / 86_400
-    week = 2 * np.pi * ((time + 3 * 86_400) % 604_800) / 604_800  # the epoch began on a Thursday
+    week = 2 * np.pi * ((time + 3 * 86_400) % 604_800) / 604_800  # The epoch began on a Thursday.
     return np.stack([np.sin(day), np.cos(day), np.sin(week), np.cos(week)], axis=-1).astype(np.float32)
 
 
-def _scale(series: np.ndarray) -> float | None:
-    """The deviation of a whole series, None where it is flat and says nothing."""
+def _compute_scale(series: np.ndarray) -> float | None:
+    """Return the deviation of a whole series, or `None` if it is flat or empty."""
     wide = series.astype(np.float64)
     if np.isnan(wide).all():
         return None

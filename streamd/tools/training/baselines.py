@@ -1,6 +1,7 @@
-"""The simple forecasters to beat, as the data pack's `baselines.py` defines them, all windows at once."""
+"""Simple forecasters to compare with, as the data pack's `baselines.py` defines them, for all windows at once.
 
-from __future__ import annotations
+This module scores nothing; `backtest` does.
+"""
 
 import warnings
 
@@ -10,10 +11,10 @@ from streamd.tools.training.backtest import Backtest
 
 
 def make_baseline_forecasts(backtest: Backtest) -> dict[str, np.ndarray]:
-    """Name to (window, horizon, metric, quantile) float64, in the order of `backtest.windows`.
+    """Return each baseline's forecasts, `(window, horizon, metric, quantile) float64`, in the order of the windows.
 
-    `seasonal_naive_q` and `window24h_q` see a day (the former also its errors on the training days),
-    `timeofday7d_q` the last seven.
+    `seasonal_naive_q` and `window24h_q` see the last day, and the former also its errors on the training days;
+    `timeofday7d_q` sees the last seven days.
     """
     names = ("last_value", "seasonal_naive", "seasonal_naive_q", "window24h_q", "timeofday7d_q")
     contract, fleet = backtest.contract, backtest.fleet
@@ -21,7 +22,7 @@ def make_baseline_forecasts(backtest: Backtest) -> dict[str, np.ndarray]:
     found = {name: np.zeros(shape) for name in names}
     day = contract.steps_per_day
     for j, metric in enumerate(backtest.scored):
-        column = fleet.column(metric)
+        column = fleet.find_column(metric)
         filled = {m: carry_forward(fleet.values[m, :, column].astype(float)) for m in {m for m, _ in backtest.windows}}
         errors = {m: compute_seasonal_errors(fleet.values[m, :, column], filled[m], backtest) for m in filled}
         for i, (machine, origin) in enumerate(backtest.windows):
@@ -38,7 +39,7 @@ def make_baseline_forecasts(backtest: Backtest) -> dict[str, np.ndarray]:
 
 
 def carry_forward(x: np.ndarray) -> np.ndarray:
-    """Missing samples take the last value before them, those at the beginning the first."""
+    """Replace missing samples by the last value before them; at the beginning, by the first value."""
     index = np.where(np.isnan(x), 0, np.arange(len(x)))
     filled = x[np.maximum.accumulate(index)]
     first = np.flatnonzero(~np.isnan(x))
@@ -46,7 +47,7 @@ def carry_forward(x: np.ndarray) -> np.ndarray:
 
 
 def compute_seasonal_errors(series: np.ndarray, filled: np.ndarray, backtest: Backtest) -> np.ndarray:
-    """(horizon, quantile) quantiles of the seasonal naive forecast's errors on the training days."""
+    """Return quantiles of the seasonal naive forecast's errors on the training days, `(horizon, quantile)`."""
     contract = backtest.contract
     end, day, horizon = backtest.fleet.splits["train"][1], contract.steps_per_day, contract.horizon
     train = series[:end].astype(float)
@@ -55,13 +56,13 @@ def compute_seasonal_errors(series: np.ndarray, filled: np.ndarray, backtest: Ba
         return np.zeros((horizon, len(contract.quantiles)))
     ahead = origins[:, None] + np.arange(horizon)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a step at which every error is missing has none
+        warnings.simplefilter("ignore")  # NumPy warns of a step at which all errors are missing.
         errors = np.nanquantile(train[ahead] - train[ahead - day], contract.quantiles, axis=0)
     return np.asarray(np.nan_to_num(errors).T)
 
 
 def forecast_from_time_of_day(history: np.ndarray, day: int, horizon: int, quantiles: tuple[float, ...]) -> np.ndarray:
-    """(horizon, quantile): quantiles of up to seven days before, within half an hour of the same time."""
+    """Return quantiles of up to seven days before, within half an hour of the same time, `(horizon, quantile)`."""
     days = min(7, (len(history) - 6) // day)
     offset = np.arange(horizon)[None, None, :] + np.arange(-6, 7)[None, :, None]
     index = np.clip(len(history) - day * np.arange(1, days + 1)[:, None, None] + offset, 0, len(history) - 1)

@@ -1,6 +1,7 @@
-"""Calibration after training: later days are less alike than the days trained on, so bands come out narrow."""
+"""Widens the bands of a trained network: later days differ more from the training days, so its bands are too narrow.
 
-from __future__ import annotations
+This module changes one number of a network and never its weights.
+"""
 
 from typing import Any
 
@@ -12,25 +13,27 @@ from streamd.tools.training.backtest import Backtest, Predict
 from streamd.tools.training.fleet import TrainingFleet
 
 AIM = 0.83
-"""Above 0.80, since validation follows right after the training days and bands lose coverage with distance."""
+"""The coverage to reach on the validation days. It is above 0.80 because coverage falls with the distance from the
+training days, and the validation days follow them directly."""
 
 
 def calibrate(
     model: nn.Module, predict: Predict, fleets: list[TrainingFleet], contract: NetworkContract
 ) -> dict[str, Any]:
-    """Set `model.order.widening` so that the 0.1-0.9 band holds `AIM` of the validation days, mean of the fleets.
+    """Set `model.order.widening` so that the band from 0.1 to 0.9 covers `AIM` of the validation days.
 
-    `predict` runs `model`. One factor for all quantiles and fleets, between 1 and 1.4 in hundredths, found
-    without the test days. Returns what was found.
+    The coverage is the mean over the fleets. There is one factor for all quantiles and fleets, between 1 and 1.4 in
+    hundredths, and it is found without the test days. `predict` runs `model`. Returns the factor and the scores.
     """
-    backtests = [Backtest(fleet, contract, "val", stride=36) for fleet in fleets]
-    forecasts = [b.forecasts(predict) for b in backtests]
+    backtests = [Backtest(fleet, contract, split="val", stride=36) for fleet in fleets]
+    forecasts = [b.run_forecasts(predict) for b in backtests]
     middle = contract.quantiles.index(0.5)
     for widening in np.arange(1.0, 1.405, 0.01):
         scores = {}
         for backtest, forecast in zip(backtests, forecasts, strict=True):
             median = forecast[..., middle : middle + 1]
-            scores[backtest.fleet.name] = backtest.score(median + widening * (forecast - median)).total()
+            widened = median + widening * (forecast - median)
+            scores[backtest.fleet.name] = backtest.score_forecasts(widened).compute_totals()
         if np.mean([s["cov80"] for s in scores.values()]) >= AIM:
             break
     model.order.widening = float(widening)  # type: ignore[union-attr]

@@ -1,6 +1,7 @@
-"""The model card of a version: what it is, what it was trained on, how well it does, where it ends."""
+"""Writes the model card of a version: the network, its training data, its scores, its limits.
 
-from __future__ import annotations
+This module formats text from `training_info.json`; it measures nothing.
+"""
 
 from typing import Any
 
@@ -28,7 +29,7 @@ KNOWN_LIMITS = """\
 
 
 def format_model_card(name: str, info: dict[str, Any], contract: NetworkContract) -> str:
-    """Markdown from a version's `training_info.json`."""
+    """Return the Markdown of the card from a version's `training_info.json`."""
     figures, config = info["figures"], info["config"]
     lines = [
         f"# {name}",
@@ -61,9 +62,9 @@ def format_model_card(name: str, info: dict[str, Any], contract: NetworkContract
     for key, baseline in BASELINES.items():
         f = figures[key]
         lines.append(f"| {key} | {f['nPL']:.4f} | {f['nMAE']:.3f} | {f['cov80']:.3f} | {f['wQL']:.3f} | {baseline} |")
-    lines += ["", "Under hardship, nPL as a multiple of the above:", "", *_hardship(figures)]
+    lines += ["", "Under hardship, nPL as a multiple of the above:", "", *_format_hardship(figures)]
     if info.get("ablations"):
-        lines += ["", "The same recipe trained on less, scored on what it did not see:", "", *_ablations(info)]
+        lines += ["", "The same recipe trained on less, scored on what it did not see:", "", *_format_ablations(info)]
     lines += ["", "## Limits", "", KNOWN_LIMITS.rstrip(), "", "## Features by proxy", "",
               "`cpu_user` stands for total CPU, `cpu_iowait` for disk wait, `swap_used` for the rate of swapping out, "
               "`disk_usage` for how busy the device is, `back_close_wait` and `front_close_wait` for sockets in "
@@ -71,7 +72,7 @@ def format_model_card(name: str, info: dict[str, Any], contract: NetworkContract
     return "\n".join(lines)
 
 
-def _hardship(figures: dict[str, Any]) -> list[str]:
+def _format_hardship(figures: dict[str, Any]) -> list[str]:
     keys = [k for k in figures["smd"] if k.startswith(("rows_", "context_", "half_"))]
     lines = ["| | " + " | ".join(k.replace("_", " ") for k in keys) + " |", "|---" * (len(keys) + 1) + "|"]
     lines += [f"| {name} | " + " | ".join(f"{figures[name][k]:.2f}" for k in keys) + " |" for name in BASELINES]
@@ -79,7 +80,7 @@ def _hardship(figures: dict[str, Any]) -> list[str]:
     return [*lines, "", f"A constant is forecast as itself (largest relative error {error:.1e})."]
 
 
-def _ablations(info: dict[str, Any]) -> list[str]:
+def _format_ablations(info: dict[str, Any]) -> list[str]:
     lines = ["| ablation | scored on | nPL |", "|---|---|---|"]
     for name, a in info["ablations"].items():
         if a["leave_out_every"]:

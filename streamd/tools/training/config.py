@@ -1,24 +1,20 @@
-"""A training run as one value, read from TOML; what is not said there has the default given here."""
+"""The configuration of a training run, read from TOML; a missing key has the default of its field.
 
-from __future__ import annotations
+This module reads settings only; it knows no data and no network.
+"""
 
 import dataclasses
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from streamd.tools.training.augment import Augmentation
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """Everything that decides a run's outcome beside the data; `training_info.json` repeats it whole.
-
-    sources: dataset to the share of windows drawn from it; leave_out_every: 5 keeps each fifth machine of
-    `leave_out_from` out of training; natural_share: windows whose series stand where the feature map says;
-    named_share: those of them that tell their server's id (0: the model knows no ids).
-    """
+    """All that determines the result of a run besides the data; `training_info.json` has a copy."""
 
     architecture: str = "patch_forecaster"
     model: dict[str, Any] = field(default_factory=dict)
@@ -33,19 +29,32 @@ class TrainingConfig:
     precision: str = "bf16"
     compile: bool = False
     sources: dict[str, float] = field(default_factory=lambda: {"smd": 0.4, "asd": 0.2})
+    """The share of the windows that is drawn from each dataset."""
+
     generated_share: float = 0.4
     generated_servers: int = 3000
     generated_length: int = 1536
     leave_out_every: int = 0
+    """5 excludes each fifth machine of `leave_out_from` from training; 0 excludes none."""
+
     leave_out_from: str = "smd"
     natural_share: float = 0.5
+    """The share of the windows whose series are where the feature map puts them."""
+
     named_share: float = 0.0
+    """The share of these windows that have the id of their server; if it is 0, the model knows no ids."""
+
     validate_every: int = 1000
+    """Steps between two validations."""
+
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     @classmethod
-    def read(cls, path: Path | None, changes: list[str] | None = None) -> TrainingConfig:
-        """From a TOML file and `key=value` changes (values in TOML; `model.width=64` reaches into tables)."""
+    def read(cls, path: Path | None, changes: list[str] | None = None) -> Self:
+        """Read a TOML file and apply changes `key=value`; values are TOML, and `model.width=64` sets a key of a table.
+
+        Raises `ValueError` for a change without `=` and for unknown keys.
+        """
         values: dict[str, Any] = tomllib.loads(path.read_text()) if path else {}
         for change in changes or []:
             key, separator, text = change.partition("=")
@@ -63,5 +72,5 @@ class TrainingConfig:
         return cls(**values)
 
     def describe(self) -> dict[str, Any]:
-        """As plain tables, for JSON."""
+        """Return the configuration as plain tables, for JSON."""
         return dataclasses.asdict(self)

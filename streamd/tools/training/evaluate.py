@@ -1,10 +1,8 @@
-"""`streamd evaluate`: a rolling-origin backtest of an engine version or a training run, next to the baselines.
+"""`streamd evaluate`: a rolling-origin backtest of an engine version or a training run, beside the baselines.
 
-Any fleet file goes: a set of the data pack by name, or a .csv, .csv.gz or .parquet table with a server, a time and one
-column a metric (features by their own names, or mapped with --map).
+The data is a dataset of the data pack by name, or any .csv, .csv.gz or .parquet table with a server, a time and one
+column for each metric (features by their own names, or mapped with --map). This module changes no version.
 """
-
-from __future__ import annotations
 
 import argparse
 import json
@@ -13,33 +11,55 @@ from typing import Any
 
 import torch
 
+from streamd.core.errors import BuildError
 from streamd.tools.networks.contract import NetworkContract
+from streamd.tools.networks.weights import WEIGHTS_FILE, load_network
 from streamd.tools.training.backtest import STRIDE, Backtest, BacktestScores, Predict
 from streamd.tools.training.baselines import make_baseline_forecasts
 from streamd.tools.training.checks import measure_constant_error, measure_hardship
 from streamd.tools.training.fleet import DATASET_FILES, DataError, TrainingFleet, load_fleet, read_training_fleet
 from streamd.tools.training.predictors import make_onnx_predictor, make_torch_predictor
-from streamd.tools.training.release import load_run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's flags."""
-    parser.add_argument("--model", type=Path, required=True, help="engine version's folder, .onnx file or run folder")
+    parser.add_argument(
+        "--model", type=Path, required=True, help="folder of an engine version or of a run, or an .onnx file"
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder of the data pack, or a fleet file")
     parser.add_argument(
-        "--dataset", action="append", choices=sorted(DATASET_FILES), help="sets of the pack (default: all)"
+        "--dataset", action="append", choices=sorted(DATASET_FILES), help="dataset of the data pack [default: all]"
     )
-    parser.add_argument("--split", default="test", choices=("train", "val", "test"), help="default: test")
-    parser.add_argument("--map", action="append", default=[], metavar="FEATURE=COLUMN", help="for a fleet file")
-    parser.add_argument("--stride", type=int, default=STRIDE, help="steps between origins (default: 60, 5 hours)")
-    parser.add_argument("--machines", help="comma-separated names to score (default: all)")
-    parser.add_argument("--output", type=Path, help="folder for evaluation.json and one picture a fleet")
-    parser.add_argument("--hardship", action="store_true", help="also missing rows and features, short contexts")
-    parser.add_argument("--threads", type=int, default=0, help="ONNX Runtime's threads (default: its own choice)")
+    parser.add_argument(
+        "--split", default="test", choices=("train", "val", "test"), help="split to score [default: test]"
+    )
+    parser.add_argument(
+        "--map",
+        action="append",
+        default=[],
+        metavar="FEATURE=COLUMN",
+        help="column of a feature in a fleet file [default: the column of its name]",
+    )
+    parser.add_argument(
+        "--stride",
+        type=int,
+        default=STRIDE,
+        help=f"steps between two origins [default: {STRIDE}]",
+    )
+    parser.add_argument("--machines", help="names of the machines to score, with commas [default: all]")
+    parser.add_argument(
+        "--output", type=Path, help="folder for evaluation.json and a picture of each fleet [default: none]"
+    )
+    parser.add_argument(
+        "--hardship",
+        action="store_true",
+        help="scores with missing rows, missing features and short contexts too [default: not computed]",
+    )
+    parser.add_argument("--threads", type=int, default=0, help="threads of ONNX Runtime; 0 lets it choose [default: 0]")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run the backtest, print the tables, write what `--output` asks for; returns the exit status."""
+    """Run the backtest, print the tables and write the files of `--output`; return the exit status."""
     contract, predict, label = open_model(args.model, args.threads)
     if args.data.is_file():
         mapping = dict(m.split("=", 1) for m in args.map)
@@ -60,18 +80,18 @@ def main(args: argparse.Namespace) -> int:
 def evaluate(
     fleet: TrainingFleet, contract: NetworkContract, predict: Predict, label: str, args: argparse.Namespace
 ) -> dict[str, Any]:
-    """Score one fleet, print its tables, draw its picture; returns what goes into the JSON."""
+    """Score one fleet, print its tables and draw its picture; return its part of `evaluation.json`."""
     names = args.machines.split(",") if args.machines else fleet.machines
     if unknown := sorted(set(names) - set(fleet.machines)):
-        raise DataError(f"{fleet.name}: no machines {unknown}; it has {fleet.machines}")
+        raise DataError(f"{fleet.name}: no machines {unknown}, expected some of {fleet.machines}")
     chosen = [fleet.machines.index(n) for n in names]
-    backtest = Backtest(fleet, contract, args.split, args.stride, chosen)
+    backtest = Backtest(fleet, contract, split=args.split, stride=args.stride, machines=chosen)
     if not backtest.windows:
-        raise DataError(f"{fleet.name}: no window's horizon fits into its {args.split} split")
-    forecasts = backtest.forecasts(predict)
-    scores = {label: backtest.score(forecasts)}
-    scores |= {name: backtest.score(f) for name, f in make_baseline_forecasts(backtest).items()}
-    found = summarise(fleet.name, scores)
+        raise DataError(f"{fleet.name}: its {args.split} split is too short for a window with its horizon")
+    forecasts = backtest.run_forecasts(predict)
+    scores = {label: backtest.score_forecasts(forecasts)}
+    scores |= {name: backtest.score_forecasts(f) for name, f in make_baseline_forecasts(backtest).items()}
+    found = summarize(fleet.name, scores)
     if args.hardship:
         found["hardship"] = measure_hardship(backtest, predict)
         ratios = {k: v for k, v in found["hardship"].items() if k != "nPL"}
@@ -85,17 +105,17 @@ def evaluate(
     return found
 
 
-def summarise(fleet: str, scores: dict[str, BacktestScores]) -> dict[str, Any]:
-    """Print the comparison and the model's table by target, and return both with the loss by horizon."""
+def summarize(fleet: str, scores: dict[str, BacktestScores]) -> dict[str, Any]:
+    """Print the comparison, the model's table and its loss by hour ahead; return all three. The first is the model."""
     label = next(iter(scores))
-    totals = {name: score.total() for name, score in scores.items()}
+    totals = {name: score.compute_totals() for name, score in scores.items()}
     print(f"\n{fleet}\n{'':<44}{'nPL':>9}{'nMAE':>9}{'cov80':>9}{'wQL':>9}")
     for name, t in sorted(totals.items(), key=lambda item: item[1]["nPL"]):
         mark = "*" if name == label else " "
         print(f"{mark} {name:<42}{t['nPL']:>9.4f}{t['nMAE']:>9.3f}{t['cov80']:>9.3f}{t['wQL']:>9.3f}")
-    table = scores[label].table()
+    table = scores[label].make_table()
     print("\n" + table.round(4).to_string(index=False))
-    curve = scores[label].by_horizon()
+    curve = scores[label].compute_loss_by_horizon()
     hour = 3600 // scores[label].backtest.contract.step_seconds
     hourly = [round(float(curve[i : i + hour].mean()), 5) for i in range(0, len(curve), hour)]
     print("\nnPL by hour ahead: " + "  ".join(f"{v:.3f}" for v in hourly))
@@ -103,20 +123,22 @@ def summarise(fleet: str, scores: dict[str, BacktestScores]) -> dict[str, Any]:
 
 
 def open_model(path: Path, threads: int = 0) -> tuple[NetworkContract, Predict, str]:
-    """An engine version, a bare ONNX file beside its `config.json`, or a training run's folder."""
+    """Open an engine version, an ONNX file beside its `config.json`, or the folder of a training run.
+
+    Returns the contract, the model as a function, and its name. Raises `DataError` if it is none of these.
+    """
     folder = path.parent if path.suffix == ".onnx" else path
     if (folder / "config.json").exists():
         manifest = json.loads((folder / "config.json").read_text())
-        contract = NetworkContract(
-            tuple(manifest["features"]), tuple(manifest["targets"]), tuple(manifest["quantiles"]),
-            manifest["context_length"], manifest["horizon"], manifest["step_seconds"],
-        )  # fmt: skip
         file = path if path.suffix == ".onnx" else path / "model.onnx"
-        return contract, make_onnx_predictor(file, threads), manifest["name"]
-    if (path / "weights.safetensors").exists():
-        contract = NetworkContract()
-        return contract, make_torch_predictor(load_run(path, contract), torch.device("cpu")), path.name
-    raise DataError(f"{path}: neither an engine version (config.json, model.onnx) nor a run (weights.safetensors)")
+        return NetworkContract.from_manifest(manifest), make_onnx_predictor(file, threads), manifest["name"]
+    if not (path / WEIGHTS_FILE).exists():
+        raise DataError(f"{path}: neither an engine version (config.json, model.onnx) nor a run ({WEIGHTS_FILE})")
+    try:
+        trained = load_network(path)
+    except BuildError as exc:
+        raise DataError(str(exc)) from exc
+    return trained.contract, make_torch_predictor(trained.network, torch.device("cpu")), path.name
 
 
 if __name__ == "__main__":

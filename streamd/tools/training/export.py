@@ -1,16 +1,13 @@
-"""A trained network into an engine version's folder: ONNX with its manifest, checked before it is kept.
+"""Writes a trained network into the folder of an engine version: ONNX with its manifest, compared with PyTorch.
 
-Nothing pickled is written: the weights are in `model.onnx` and, for later training, in safetensors.
+This module never pickles: the weights are in `model.onnx` and, for later training, in safetensors.
 """
 
-from __future__ import annotations
-
-import hashlib
 import importlib.metadata
 import json
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,37 +19,45 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from streamd.tools.networks.contract import FEATURE_UNITS, INPUT_NAMES, OUTPUT_NAME, NetworkContract
+from streamd.core.contract import CALENDAR_FEATURES
+from streamd.repository.conversion import sha256_of
+from streamd.tools.engine.output.atomic_version import write_json
+from streamd.tools.networks.contract import INPUT_NAMES, OUTPUT_NAME, NetworkContract
 
 OPSET = 17
+
 TOLERANCE = 1e-4
+"""The largest difference from PyTorch, relative to the largest output of each window and target."""
+
 EXPORT_PACKAGES = ("torch", "onnx", "onnxruntime", "numpy")
+"""The packages whose versions the record has."""
 
 
 @dataclass
 class VersionWriter:
-    """Writes one folder `engines/<name>_<YYYYMMDD>_<HHMMSS>` and keeps the log of how.
-
-    `architecture` and `options` rebuild the network; `default` says whether this version serves when
-    nothing else is said.
-    """
+    """Writes the files of one version into a folder."""
 
     folder: Path
     architecture: str
     contract: NetworkContract
-    default: bool = False
+    _: KW_ONLY
+    name: str = ""
+    """The name of the version; by default that of the folder."""
 
-    def write(
+    default: bool = False
+    """Whether this version serves if no other is chosen."""
+
+    def write_version(
         self,
         model: nn.Module,
         training_info: dict[str, Any],
         windows: list[Tensor],
         batches: Iterable[int] = range(1, 257),
     ) -> Path:
-        """Export `model`, compare ONNX Runtime with PyTorch on `windows` (the four inputs), write all files.
+        """Export `model`, compare ONNX Runtime with PyTorch on `windows` (the four inputs), and write all files.
 
-        Raises ValueError when the graph's batch axis is not dynamic or the outputs differ by more than
-        `TOLERANCE`, relative to the largest output of each window and target.
+        Raises `ValueError` if the batch axis of the graph is not dynamic or the outputs differ by more than
+        `TOLERANCE`.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         log = [f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC  exporting {self.architecture}, opset {OPSET}"]
@@ -70,23 +75,23 @@ class VersionWriter:
             raise ValueError(f"{path}: differs from PyTorch by {worst:.2e}, expected at most {TOLERANCE}")
         weights = {k: v.contiguous() for k, v in model.state_dict().items()}
         (self.folder / "weights.safetensors").write_bytes(save(weights))
-        write_json(self.folder / "config.json", self.config())
+        write_json(self.folder / "config.json", self.make_manifest())
         write_json(self.folder / "training_info.json", training_info)
         write_json(self.folder / "server_mapping.json", {})
         (self.folder / "conversion_log.txt").write_text("\n".join(log) + "\n")
-        self.seal(worst)
+        self.write_record(worst)
         return self.folder
 
-    def config(self) -> dict[str, Any]:
-        """The manifest that the daemon reads its contract from."""
+    def make_manifest(self) -> dict[str, Any]:
+        """Return the manifest, from which the daemon reads the contract."""
         c = self.contract
         return {
-            "name": self.folder.name,
+            "name": self.name or self.folder.name,
             "architecture": self.architecture,
             "default": self.default,
             "features": list(c.features),
             "targets": list(c.targets),
-            "units": {name: FEATURE_UNITS.get(name, "1") for name in c.features},
+            "units": {name: c.units.get(name, "1") for name in c.features},
             "quantiles": list(c.quantiles),
             "context_length": c.context_length,
             "horizon": c.horizon,
@@ -94,8 +99,11 @@ class VersionWriter:
             "categorical_cardinalities": {"server_id": c.servers, "status": c.statuses},
         }
 
-    def seal(self, worst: float | None = None) -> None:
-        """Write `conversion_info.json`: versions, opset and the SHA-256 of every other file in the folder."""
+    def write_record(self, worst: float | None = None) -> None:
+        """Write `conversion_info.json`: versions, opset and the SHA-256 of every other file in the folder.
+
+        Written again, it keeps the versions and, without `worst`, the largest relative error.
+        """
         path = self.folder / "conversion_info.json"
         before = json.loads(path.read_text()) if path.exists() else {}
         error = before.get("largest_relative_error") if worst is None else worst
@@ -106,17 +114,18 @@ class VersionWriter:
             "largest_relative_error": error,
             "tolerance": TOLERANCE,
             "plans": {},
-            "sha256": {p.name: sha256(p) for p in sorted(self.folder.iterdir()) if p != path and p.is_file()},
+            "sha256": {p.name: sha256_of(p) for p in sorted(self.folder.iterdir()) if p != path and p.is_file()},
         }
         write_json(path, info)
 
 
 def export_graph(model: nn.Module, contract: NetworkContract, path: Path) -> None:
-    """`model` to ONNX with a dynamic batch axis; the example batch is 3, since 1 would be taken as constant."""
+    """Write `model` as ONNX with a dynamic batch axis; the example batch is 3, because 1 would become constant."""
     example = make_example_inputs(contract, 3)
     names = [*INPUT_NAMES, OUTPUT_NAME]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter warns of itself, and of the LSTM's batch, which is asserted
+        # The exporter warns that it is deprecated, and of the LSTM's batch axis, which `check_dynamic_batch` checks.
+        warnings.simplefilter("ignore")
         torch.onnx.export(
             model,
             tuple(example),
@@ -131,36 +140,39 @@ def export_graph(model: nn.Module, contract: NetworkContract, path: Path) -> Non
     graph = onnx.load(str(path))
     shape = (contract.horizon, len(contract.targets), len(contract.quantiles))
     for dim, size in zip(graph.graph.output[0].type.tensor_type.shape.dim[1:], shape, strict=True):
-        dim.dim_value = size  # the exporter lost them, and the check below proves them
+        dim.dim_value = size  # The exporter loses these sizes; the check below proves them.
     onnx.save(graph, str(path))
     onnx.checker.check_model(str(path), full_check=True)
 
 
 def make_example_inputs(contract: NetworkContract, batch: int) -> list[Tensor]:
-    """Inputs of the right shapes, NaN among them."""
+    """Return random inputs of the right shapes, with missing rows."""
     cont = torch.rand(batch, contract.context_length, len(contract.features)) * 100
     cont[:, ::7] = float("nan")
     past = torch.zeros(batch, contract.context_length, 2, dtype=torch.int32)
-    calendar = torch.rand(batch, contract.horizon, contract.calendar) * 2 - 1
+    calendar = torch.rand(batch, contract.horizon, CALENDAR_FEATURES) * 2 - 1
     return [cont, past, calendar, torch.zeros(batch, contract.horizon, 2, dtype=torch.int32)]
 
 
 def check_dynamic_batch(path: Path) -> str:
-    """The name of the batch axis; ValueError when an input or the output has a fixed one."""
+    """Return the name of the batch axis; raises `ValueError` if it is fixed or an input or output has another name."""
     graph = onnx.load(str(path)).graph
     axes = {v.name: v.type.tensor_type.shape.dim[0].dim_param for v in [*graph.input, *graph.output]}
     fixed = [name for name, axis in axes.items() if not axis]
     if fixed or set(axes) != {*INPUT_NAMES, OUTPUT_NAME}:
-        raise ValueError(f"{path}: batch axis of {fixed or sorted(axes)} is fixed or a name is off; axes {axes}")
+        expected = [*INPUT_NAMES, OUTPUT_NAME]
+        raise ValueError(
+            f"{path}: batch axis of {fixed} is fixed, or names are {sorted(axes)}; expected dynamic axes of {expected}"
+        )
     return str(next(iter(axes.values())))
 
 
 def compare_with_network(
     model: nn.Module, path: Path, windows: list[Tensor], batches: Iterable[int]
 ) -> list[tuple[int, float]]:
-    """Largest relative difference between ONNX Runtime and PyTorch on `windows`, for each batch size.
+    """Return each batch size with the largest relative difference between ONNX Runtime and PyTorch on `windows`.
 
-    The reference is computed once; batch sizes take turns through the windows, so that all are used.
+    The reference is computed once. Each batch continues where the one before it ended, so that all windows are used.
     """
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     count = len(windows[0])
@@ -177,17 +189,10 @@ def compare_with_network(
 
 
 def compute_relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
-    """Largest absolute difference over the largest magnitude, per window and target (batch, horizon, K, 7)."""
+    """Return the largest difference, relative to the largest magnitude of each window and target.
+
+    Both are `(batch, horizon, target, quantile)`. A result that is not finite has an infinite error.
+    """
     scale = np.abs(expected).max(axis=(1, 3), keepdims=True)
     difference = np.abs(actual - expected) / np.maximum(scale, 1e-30)
     return float(difference.max()) if np.isfinite(actual).all() else float("inf")
-
-
-def sha256(path: Path) -> str:
-    """The file's digest in hexadecimal."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Indented, with a newline at the end."""
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -1,10 +1,8 @@
-"""The training loop: one step is drawing, varying, hiding, forward, backward and update, all on the device.
+"""The training loop. One step draws, varies and hides, runs forward and backward, and updates, all on the device.
 
-Plain PyTorch, since the whole step becomes one CUDA graph that is replayed: a framework's callbacks would
-stand in the way of exactly that. On the CPU the same step runs eagerly.
+It is plain PyTorch, because the whole step becomes one CUDA graph that is replayed; the callbacks of a framework would
+prevent that. On the CPU the same step runs eagerly. This module writes checkpoints but no engine version.
 """
-
-from __future__ import annotations
 
 import copy
 import json
@@ -18,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from streamd.repository.files import replace_file
 from streamd.tools.networks.contract import NetworkContract
 from streamd.tools.training.config import TrainingConfig
 from streamd.tools.training.loss import compute_masked_loss
@@ -27,7 +26,7 @@ Validate = Callable[[nn.Module], dict[str, float]]
 
 
 class Trainer:
-    """Trains `model` in place and keeps the running average of its weights, which is what is shipped."""
+    """Trains `model` in place, with a running average of its weights; the average is the result."""
 
     def __init__(
         self, model: nn.Module, contract: NetworkContract, config: TrainingConfig, pool: SeriesPool, folder: Path
@@ -39,7 +38,7 @@ class Trainer:
         on_gpu = self.device.type == "cuda"
         self.rate = torch.tensor(0.0, device=self.device)
         self.optimizer = torch.optim.AdamW(
-            _groups(self.model, config.weight_decay),
+            _group_parameters(self.model, config.weight_decay),
             lr=self.rate if on_gpu else 0.0, betas=(0.9, 0.98), capturable=on_gpu, fused=on_gpu or None,
         )  # fmt: skip
         self.levels = torch.tensor(contract.quantiles, device=self.device)
@@ -49,42 +48,42 @@ class Trainer:
         self.done = 0
         self.curve: list[dict[str, float]] = []
         self.network = torch.compile(self.model) if config.compile and on_gpu else self.model
-        self._replay: Callable[[], Any] = self._step
+        self._replay: Callable[[], Any] = self._run_step
 
-    def fit(self, validate: Validate | None = None, seconds: float = math.inf, quiet: bool = False) -> None:
-        """Run to `config.steps`; with a limit of `seconds` the schedule ends there if that comes first.
+    def fit(self, validate: Validate | None = None, *, seconds: float = math.inf, quiet: bool = False) -> None:
+        """Train to `config.steps`, or for `seconds` if that is shorter; the learning rate's schedule ends there too.
 
-        A run without that limit is reproducible from its seed. One that is resumed goes on where it was.
+        A run without a time limit is reproducible from its seed. A resumed run continues at its checkpoint.
         """
         from tqdm import tqdm
 
         config, began, since = self.config, time.monotonic(), self.done
         self.model.train()
-        if self.device.type == "cuda" and self._replay == self._step:
-            self._capture()
+        if self.device.type == "cuda" and self._replay == self._run_step:
+            self._capture_graph()
         bar = tqdm(total=config.steps, initial=self.done, disable=quiet, unit="step", mininterval=2.0)
         while self.done < config.steps and time.monotonic() - began < seconds:
             elapsed = (time.monotonic() - began) / seconds
-            self._schedule(min(1.0, max(self.done / config.steps, elapsed)))
+            self._set_rates(min(1.0, max(self.done / config.steps, elapsed)))
             self._replay()
             self.done += 1
             bar.update(1)
             if self.done % 50 == 0 and self.device.type == "cuda":
-                torch.cuda.synchronize()  # replays queue up; the clock must count work, not launches
+                torch.cuda.synchronize()  # Replays are asynchronous; the clock must measure work, not launches.
             if self.done % config.validate_every == 0:
-                self._note(validate, time.monotonic() - began, since)
+                self._record_point(validate, time.monotonic() - began, since)
                 bar.set_postfix({k: f"{v:.4f}" for k, v in self.curve[-1].items() if "nPL" in k or k == "loss"})
                 since = self.done
-                self.save()
+                self.save_checkpoint()
         bar.close()
         if self.done > since:
-            self._note(validate, time.monotonic() - began, since)
-        self.save()
+            self._record_point(validate, time.monotonic() - began, since)
+        self.save_checkpoint()
         weights = {k: v.detach().cpu().contiguous() for k, v in self.average.state_dict().items()}
         save_file(weights, str(self.folder / "weights.safetensors"))
 
-    def _note(self, validate: Validate | None, seconds: float, since: int) -> None:
-        """One point of the curves: the mean loss since the last, and validation of the averaged weights."""
+    def _record_point(self, validate: Validate | None, seconds: float, since: int) -> None:
+        """Add a point to the curves: the mean loss since the last point, and the scores of the averaged weights."""
         point = {"step": float(self.done), "seconds": round(seconds, 1)}
         point["loss"] = round(float(self.losses) / max(1, self.done - since), 5)
         self.losses.zero_()
@@ -92,8 +91,8 @@ class Trainer:
             point |= validate(self.average)
         self.curve.append(point)
 
-    def _schedule(self, progress: float) -> None:
-        """Linear warm-up, then a cosine to zero; the average forgets faster at the beginning."""
+    def _set_rates(self, progress: float) -> None:
+        """Set the learning rate (linear warm-up, then a cosine to zero) and the decay of the average."""
         config = self.config
         warm = min(1.0, (self.done + 1) / max(1, config.warmup))
         rate = config.learning_rate * warm * 0.5 * (1.0 + math.cos(math.pi * progress))
@@ -104,16 +103,19 @@ class Trainer:
                 group["lr"] = rate
         self.decay.fill_(1.0 - min(config.average, (1.0 + self.done) / (10.0 + self.done)))
 
-    def batch(self) -> tuple[list[Tensor], Tensor, Tensor]:
-        """The four inputs, the future (batch, horizon, target) and each target's weight (batch, target)."""
+    def draw_batch(self) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Return the four inputs, the future `(batch, horizon, target)`, and the targets' weights `(batch, target)`.
+
+        A target with fewer than six values in its context has the weight 0.
+        """
         config, contract, vary = self.config, self.contract, self.config.augmentation
         context, size, device = contract.context_length, config.batch, self.device
-        draw = self.pool.draw(size, config.natural_share, config.named_share)
-        x = vary.disturb(vary.vary(draw, context), context)
-        past = vary.hide(x[:, :context])
+        draw = self.pool.draw_windows(size, config.natural_share, config.named_share)
+        x = vary.add_incidents(vary.vary_series(draw, context), context)
+        past = vary.hide_values(x[:, :context])
         future = x[:, context:].index_select(2, self.targets)
         seen = (~past.isnan()).sum(1).index_select(1, self.targets) >= 6
-        calendar = vary.calendar(draw.seconds, contract.horizon, contract.step_seconds)
+        calendar = vary.make_calendar(draw.seconds, contract.horizon, contract.step_seconds)
         changed = torch.rand(size, 1, device=device) < vary.status
         status = torch.where(changed, torch.randint(0, contract.statuses, (size, 1), device=device), 0)
         past_cat = torch.zeros(size, context, 2, dtype=torch.int32, device=device)
@@ -123,10 +125,10 @@ class Trainer:
         future_cat[:] = past_cat[:, -1:]
         return [past, past_cat, calendar, future_cat], future, seen.float()
 
-    def _step(self) -> None:
+    def _run_step(self) -> None:
         config = self.config
         with torch.no_grad():
-            inputs, future, weight = self.batch()
+            inputs, future, weight = self.draw_batch()
         half = config.precision == "bf16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half, cache_enabled=False):
             forecast = self.network(*inputs)
@@ -143,24 +145,27 @@ class Trainer:
             torch._foreach_mul_(change, self.decay)
             torch._foreach_add_(mine, change)
 
-    def _capture(self) -> None:
-        """The whole step as one CUDA graph, after eager steps at rate zero that make all buffers."""
-        kept = copy.deepcopy(self.model.state_dict()), copy.deepcopy(self.optimizer.state_dict())
+    def _capture_graph(self) -> None:
+        """Capture the whole step as one CUDA graph, after three eager steps that allocate all buffers.
+
+        The learning rate is zero during these steps. The state that they change is restored afterwards.
+        """
+        before = copy.deepcopy(self.model.state_dict()), copy.deepcopy(self.optimizer.state_dict())
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(3):
-                self._step()
+                self._run_step()
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            self._step()
-        self._restore(*kept)
+            self._run_step()
+        self._restore_state(*before)
         self.losses.zero_()
         self._replay = graph.replay
 
-    def _restore(self, weights: dict[str, Tensor], optimizer: dict[str, Any]) -> None:
-        """Undo warm-up in place: the graph holds these very tensors."""
+    def _restore_state(self, weights: dict[str, Tensor], optimizer: dict[str, Any]) -> None:
+        """Copy the state back into the same tensors, because the CUDA graph refers to them."""
         with torch.no_grad():
             for name, value in self.model.state_dict().items():
                 value.copy_(weights[name])
@@ -172,8 +177,12 @@ class Trainer:
                 for key, value in state.items():
                     value.copy_(saved[i][key]) if saved else value.zero_()
 
-    def save(self) -> None:
-        """A checkpoint without pickle: tensors in safetensors, numbers in JSON; written whole or not at all."""
+    def save_checkpoint(self) -> None:
+        """Write a checkpoint without pickle: tensors in safetensors, numbers in JSON.
+
+        Each file is written whole or not at all. A process killed between the two leaves the new tensors beside the old
+        number of steps.
+        """
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
         for i, state in enumerate(self.optimizer.state.values()):
@@ -186,21 +195,27 @@ class Trainer:
         save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, str(partial))
         partial.replace(self.folder / "checkpoint.safetensors")
         state = {"done": self.done, "curve": self.curve, "config": self.config.describe()}
-        (self.folder / "checkpoint.json").write_text(json.dumps(state, indent=1))
+        replace_file(self.folder / "checkpoint.json", json.dumps(state, indent=1).encode())
 
-    def resume(self) -> bool:
-        """Continue from the folder's checkpoint; False where there is none, ValueError where it is another run's."""
+    def load_checkpoint(self) -> bool:
+        """Load the checkpoint of the folder and return `True`, or return `False` if there is none.
+
+        Raises `ValueError` if the checkpoint was made with another configuration.
+        """
         path = self.folder / "checkpoint.json"
         if not path.exists():
             return False
         state = json.loads(path.read_text())
         if state["config"] != json.loads(json.dumps(self.config.describe())):
-            raise ValueError(f"{path}: made with another configuration; expected this run's, or an empty folder")
+            raise ValueError(f"{path}: made with another configuration, expected this run's or an empty folder")
         tensors = load_file(str(self.folder / "checkpoint.safetensors"))
-        pick = lambda p: {k[len(p) :]: v for k, v in tensors.items() if k.startswith(p)}  # noqa: E731
-        self.model.load_state_dict(pick("model."))
-        self.average.load_state_dict(pick("average."))
-        rows = [pick(f"optimizer.{i}.") for i in range(len(list(self.model.parameters())))]
+
+        def select(prefix: str) -> dict[str, Tensor]:
+            return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
+
+        self.model.load_state_dict(select("model."))
+        self.average.load_state_dict(select("average."))
+        rows = [select(f"optimizer.{i}.") for i in range(len(list(self.model.parameters())))]
         saved = self.optimizer.state_dict()
         saved["state"] = {i: row for i, row in enumerate(rows) if row}
         self.optimizer.load_state_dict(saved)
@@ -214,8 +229,8 @@ class Trainer:
         return True
 
 
-def _groups(model: nn.Module, decay: float) -> list[dict[str, Any]]:
-    """Weight decay for matrices only: norms, biases and embeddings are left alone."""
+def _group_parameters(model: nn.Module, decay: float) -> list[dict[str, Any]]:
+    """Return the parameters in two groups: matrices with weight decay; norms, biases and embeddings without."""
     embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
     matrices = [p for p in model.parameters() if p.ndim >= 2 and id(p) not in embeddings]
     others = [p for p in model.parameters() if p.ndim < 2 or id(p) in embeddings]

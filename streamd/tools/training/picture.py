@@ -1,6 +1,7 @@
-"""A backtest as one picture: who does best, how the loss grows, whether the bands are honest, example fans."""
+"""Draws a backtest as one picture: comparison of forecasters, loss over the horizon, calibration, example forecasts.
 
-from __future__ import annotations
+This module computes no scores; `backtest` does.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ STYLE: dict[Any, Any] = {
 
 
 def draw_backtest(path: Path, title: str, scores: dict[str, BacktestScores], forecasts: np.ndarray, label: str) -> None:
-    """Write a PNG: `scores` by forecaster, the model under `label` first; `forecasts` are the model's."""
+    """Write a PNG. `scores` are by forecaster, the model with the name `label` first; `forecasts` are the model's."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -35,18 +36,18 @@ def draw_backtest(path: Path, title: str, scores: dict[str, BacktestScores], for
     plt.rcParams.update(STYLE)
     figure, axes = plt.subplots(2, 3, figsize=(14, 7.6), constrained_layout=True)
     figure.suptitle(title, fontsize=13, fontweight="bold", x=0.01, ha="left")
-    _bars(axes[0, 0], scores)
-    _by_horizon(axes[0, 1], scores, label)
-    _calibration(axes[0, 2], scores[label], forecasts)
-    for axis, (i, j) in zip(axes[1], _examples(scores[label]), strict=True):
-        _fan(axis, scores[label], forecasts, i, j)
+    _draw_comparison(axes[0, 0], scores)
+    _draw_loss_by_horizon(axes[0, 1], scores, label)
+    _draw_calibration(axes[0, 2], scores[label], forecasts)
+    for axis, (i, j) in zip(axes[1], _choose_examples(scores[label]), strict=True):
+        _draw_example(axis, scores[label], forecasts, i, j)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
 
-def _bars(axis: Any, scores: dict[str, BacktestScores]) -> None:
-    names = sorted(scores, key=lambda n: -scores[n].total()["nPL"])
-    values = [scores[n].total()["nPL"] for n in names]
+def _draw_comparison(axis: Any, scores: dict[str, BacktestScores]) -> None:
+    names = sorted(scores, key=lambda n: -scores[n].compute_totals()["nPL"])
+    values = [scores[n].compute_totals()["nPL"] for n in names]
     first = next(iter(scores))
     bars = axis.barh(names, values, color=[BLUE if n == first else GRID for n in names])
     axis.bar_label(bars, fmt="%.4f", padding=3)
@@ -54,11 +55,11 @@ def _bars(axis: Any, scores: dict[str, BacktestScores]) -> None:
     axis.grid(axis="y", visible=False)
 
 
-def _by_horizon(axis: Any, scores: dict[str, BacktestScores], label: str) -> None:
+def _draw_loss_by_horizon(axis: Any, scores: dict[str, BacktestScores], label: str) -> None:
     for name, score in scores.items():
         if name in ("last_value", "seasonal_naive"):
             continue
-        curve = score.by_horizon()
+        curve = score.compute_loss_by_horizon()
         hours = (np.arange(len(curve)) + 1) * score.backtest.contract.step_seconds / 3600
         look = {"lw": 2.2, "color": BLUE} if name == label else {"lw": 1.1, "alpha": 0.7}
         axis.plot(hours, curve, label=name, **look)
@@ -66,33 +67,33 @@ def _by_horizon(axis: Any, scores: dict[str, BacktestScores], label: str) -> Non
     axis.legend(frameon=False, fontsize=8)
 
 
-def _calibration(axis: Any, score: BacktestScores, forecasts: np.ndarray) -> None:
-    """How often the actual value lies under each quantile."""
+def _draw_calibration(axis: Any, score: BacktestScores, forecasts: np.ndarray) -> None:
+    """Draw the share of actual values under each quantile."""
     levels = np.array(score.backtest.contract.quantiles)
-    actual = score.backtest.actual(score.backtest.windows)
+    actual = score.backtest.read_actual(score.backtest.windows)
     known = ~np.isnan(actual)
     below = [(actual <= forecasts[..., k])[known].mean() for k in range(len(levels))]
     axis.plot([0, 1], [0, 1], color=SOFT, lw=1, ls="--")
     axis.plot(levels, below, color=BLUE, marker="o", lw=2)
-    axis.set(title=f"calibration (0.1-0.9 holds {score.total()['cov80']:.1%})", xlabel="quantile level",
+    axis.set(title=f"calibration (0.1-0.9 holds {score.compute_totals()['cov80']:.1%})", xlabel="quantile level",
              ylabel="share of values under it", xlim=(0, 1), ylim=(0, 1))  # fmt: skip
 
 
-def _examples(score: BacktestScores) -> list[tuple[int, int]]:
-    """Three windows, of the better, the usual and the worse: (window, metric)."""
+def _choose_examples(score: BacktestScores) -> list[tuple[int, int]]:
+    """Return three windows, a good, a usual and a bad one, as `(window, metric)`."""
     rows = score.rows.assign(npl=score.rows.pl / score.rows.scale).sort_values("npl").reset_index(drop=True)
     metrics = list(score.backtest.scored)
     picks = rows.iloc[[int(len(rows) * share) for share in (0.3, 0.6, 0.9)]]
     return [(int(r.window), metrics.index(r.metric)) for r in picks.itertuples()]
 
 
-def _fan(axis: Any, score: BacktestScores, forecasts: np.ndarray, i: int, j: int) -> None:
+def _draw_example(axis: Any, score: BacktestScores, forecasts: np.ndarray, i: int, j: int) -> None:
     backtest = score.backtest
     machine, origin = backtest.windows[i]
     metric = list(backtest.scored)[j]
     contract = backtest.contract
     hour = contract.step_seconds / 3600
-    series = backtest.fleet.values[machine, :, backtest.fleet.column(metric)]
+    series = backtest.fleet.values[machine, :, backtest.fleet.find_column(metric)]
     past, ahead = np.arange(-contract.context_length, 0) * hour, np.arange(contract.horizon) * hour
     axis.plot(past, series[origin - contract.context_length : origin], color=SOFT, lw=0.9)
     axis.plot(ahead, series[origin : origin + contract.horizon], color=ORANGE, lw=1.1, label="actual")

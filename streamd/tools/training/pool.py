@@ -1,9 +1,7 @@
-"""All series that training draws from, on one device: windows are gathered there, never copied from the host.
+"""Holds all series for training on one device and draws windows there; nothing is copied from the host.
 
-The pool holds the training split only, so no draw can reach a later day.
+The pool contains the training split only, so that no window can reach a later day.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass
 
@@ -11,42 +9,55 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from streamd.tools.training.fleet import TrainingFleet
+from streamd.tools.training.fleet import TrainingFleet, is_left_out
 
 
-@dataclass
+@dataclass(kw_only=True)
 class SeriesSource:
-    """One fleet's share of the pool: (machine, series, step) float32 in raw units, and how to draw from it.
-
-    natural: (14,) long, the series that stands for each feature, -1 where none does
-    weight: how often a draw comes from here; begin_seconds: time of step 0, counted from a Monday 00:00;
-    identifiers: the machines' server ids, None where they have none
-    """
+    """The series of one fleet, and how to draw from them."""
 
     name: str
     values: Tensor
+    """`(machine, series, step) float32`, in raw units."""
+
     natural: Tensor
+    """`(feature,) long`: the series of each feature by the feature map, or -1."""
+
     weight: float
+    """The share of the windows that is drawn from this source, relative to the others."""
+
     begin_seconds: int
+    """The time of step 0, counted from a Monday 00:00."""
+
     identifiers: list[int] | None = None
+    """The id of each machine, or `None` if they have none."""
 
 
 @dataclass
-class Draw:
-    """A batch of windows, features in contract order.
-
-    values: (batch, context + horizon, feature) float32, each series divided by its deviation, NaN if missing
-    seconds: (batch,) float32, the time of the window's first step, counted from some Monday 00:00
-    server: (batch,) long, the server's id where the series stand as the feature map says, else 0
-    """
+class DrawnWindows:
+    """A batch of windows with the features in the order of the contract."""
 
     values: Tensor
+    """`(batch, context + horizon, feature) float32`, each series divided by its deviation, NaN if missing."""
+
     seconds: Tensor
+    """`(batch,) float32`: the time of the first step of each window, counted from a Monday 00:00."""
+
     server: Tensor
+    """`(batch,) long`: the id of the server if the series are placed by the feature map, else 0."""
 
 
 class SeriesPool:
-    """Draws windows of 14 series of one machine, uniformly over machines and moments of a source."""
+    """Draws windows of 14 series of one machine, uniformly over the machines and steps of a source.
+
+    All series of all sources are one flat tensor; the other tensors say where each part begins:
+
+        flat:     | machine 0: series 0, series 1, ... | machine 1: series 0, ... | ...
+        base:       position in `flat` at which each series begins       (one for each series)
+        first:      number of the first series of each machine           (one for each machine)
+        natural:    number of the series of each feature, or -1          (machine, feature)
+        cumulative: running sum of the machines' weights                 (one for each machine)
+    """
 
     def __init__(self, sources: list[SeriesSource], device: torch.device, window: int, step_seconds: int) -> None:
         self.device, self.window, self.step_seconds = device, window, step_seconds
@@ -81,10 +92,12 @@ class SeriesPool:
         self.cumulative = torch.tensor(weight, device=device).cumsum(0)
         self.series = count
 
-    def draw(self, batch: int, natural_share: float, named_share: float = 0.0) -> Draw:
-        """`natural_share` of the windows in the feature map's order, the others of a machine's series at random.
+    def draw_windows(self, batch: int, natural_share: float, named_share: float = 0.0) -> DrawnWindows:
+        """Return random windows.
 
-        `named_share` of the former tell the server's id, the others are of an unknown server.
+        1. `natural_share` of the windows have their series where the feature map puts them; `named_share` of these have
+           the id of their server.
+        2. The other windows have series of one machine in random order, and no id.
         """
         device, slots = self.device, self.natural.shape[1]
         point = torch.rand(batch, device=device) * self.cumulative[-1]
@@ -92,31 +105,36 @@ class SeriesPool:
         any_series = (torch.rand(batch, slots, device=device) * self.size[machine].unsqueeze(1)).long()
         mapped = torch.rand(batch, 1, device=device) < natural_share
         series = torch.where(mapped, self.natural[machine], self.first[machine].unsqueeze(1) + any_series)
-        room = (self.length[machine] - self.window + 1).float()
-        start = (torch.rand(batch, device=device) * room).long()
+        starts = (self.length[machine] - self.window + 1).float()
+        start = (torch.rand(batch, device=device) * starts).long()
         index = self.base[series.clamp(min=0)] + start.unsqueeze(1)
         values = self.flat[index.unsqueeze(1) + torch.arange(self.window, device=device).view(1, -1, 1)]
         usable = (series >= 0) & self.useful[series.clamp(min=0)]
         values = torch.where(usable.unsqueeze(1), values, torch.nan)
         named = mapped.squeeze(1) & (torch.rand(batch, device=device) < named_share)
         server = torch.where(named, self.identifier[machine], 0)
-        return Draw(values, (self.begin[machine] + start * self.step_seconds).float(), server)
+        return DrawnWindows(values, (self.begin[machine] + start * self.step_seconds).float(), server)
 
 
 def make_fleet_source(
     fleet: TrainingFleet, weight: float, leave_out_every: int = 0, mapping: dict[str, int] | None = None
 ) -> SeriesSource:
-    """A fleet's training days as a source; `leave_out_every` 5 leaves out each fifth machine in order of name."""
+    """Return the training days of a fleet as a source.
+
+    `leave_out_every` 5 excludes each fifth machine in the order of names. `mapping` has the id of each server.
+    """
     split = "train"
     machines = [i for i in range(len(fleet.machines)) if not is_left_out(i, leave_out_every)]
-    values = torch.from_numpy(np.ascontiguousarray(fleet.part(split, machines).transpose(0, 2, 1)))
+    values = torch.from_numpy(np.ascontiguousarray(fleet.select_split(split, machines).transpose(0, 2, 1)))
     columns = list(fleet.columns)
     natural = torch.tensor([-1 if c is None else columns.index(c) for c in fleet.natural])
     begin = (fleet.begin + fleet.splits[split][0] * fleet.step_seconds) % 604_800 + 3 * 86_400
     identifiers = [(mapping or {}).get(fleet.machines[i], 0) for i in machines]
-    return SeriesSource(fleet.name, values, natural, weight, begin % 604_800, identifiers)
-
-
-def is_left_out(position: int, every: int) -> bool:
-    """Whether the machine at this place in the sorted list is kept from training."""
-    return every > 0 and position % every == every - 1
+    return SeriesSource(
+        name=fleet.name,
+        values=values,
+        natural=natural,
+        weight=weight,
+        begin_seconds=begin % 604_800,
+        identifiers=identifiers,
+    )

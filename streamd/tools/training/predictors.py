@@ -1,6 +1,7 @@
-"""Models as functions of NumPy arrays, so that a backtest need not know what runs them."""
+"""Models as functions of NumPy arrays, so that a backtest does not depend on what runs them.
 
-from __future__ import annotations
+This module only runs models; it reads no manifest.
+"""
 
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from streamd.tools.training.backtest import Predict
 
 
 def make_torch_predictor(model: nn.Module, device: torch.device) -> Predict:
-    """A network on `device`, in float32."""
+    """Return a function that runs a network on `device`, in float32."""
 
     def predict(inputs: dict[str, np.ndarray]) -> np.ndarray:
         with torch.no_grad():
@@ -25,7 +26,7 @@ def make_torch_predictor(model: nn.Module, device: torch.device) -> Predict:
 
 
 def make_onnx_predictor(path: Path, threads: int = 0) -> Predict:
-    """An exported graph on ONNX Runtime's CPU provider; `threads` 0 leaves their number to it."""
+    """Return a function that runs an exported graph on the CPU; with `threads` 0, ONNX Runtime chooses the number."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

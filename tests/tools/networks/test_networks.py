@@ -1,6 +1,4 @@
-"""What every network of the contract holds, whatever its weights."""
-
-from __future__ import annotations
+"""Tests `streamd/tools/networks`: properties of every network, for any weights."""
 
 from typing import Any
 

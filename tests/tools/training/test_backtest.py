@@ -1,6 +1,4 @@
-"""The score's arithmetic, the baselines, and `streamd evaluate` on a fleet file."""
-
-from __future__ import annotations
+"""Tests `streamd/tools/training/backtest.py`: the arithmetic of the scores, the baselines, and `streamd evaluate`."""
 
 import argparse
 import json
@@ -17,7 +15,7 @@ pd = pytest.importorskip("pandas")
 
 from streamd.tools.training import evaluate  # noqa: E402
 from streamd.tools.training.augment import compute_calendar  # noqa: E402
-from streamd.tools.training.backtest import Backtest, calendar  # noqa: E402
+from streamd.tools.training.backtest import Backtest, compute_window_calendars  # noqa: E402
 from streamd.tools.training.baselines import make_baseline_forecasts  # noqa: E402
 from streamd.tools.training.checks import measure_constant_error, measure_hardship  # noqa: E402
 from streamd.tools.training.export import VersionWriter  # noqa: E402
@@ -33,17 +31,17 @@ def test_windows_lie_inside_their_split(fleet: Any, contract: Any) -> None:
 def test_inputs_show_nothing_of_the_horizon(fleet: Any, contract: Any) -> None:
     backtest = Backtest(fleet, contract)
     windows = backtest.windows[3:5]
-    before = backtest.inputs(windows)
+    before = backtest.make_inputs(windows)
     machine, origin = windows[0]
     backtest.features[machine, origin:] = -1.0
-    np.testing.assert_array_equal(backtest.inputs(windows[:1])["encoder_cont"], before["encoder_cont"][:1])
+    np.testing.assert_array_equal(backtest.make_inputs(windows[:1])["encoder_cont"], before["encoder_cont"][:1])
 
 
 def test_a_perfect_forecast_scores_zero_and_a_known_one_its_loss(fleet: Any, contract: Any) -> None:
     backtest = Backtest(fleet, contract)
-    actual = backtest.actual(backtest.windows)[..., None].repeat(7, -1)
-    assert backtest.score(actual).total() == {"nPL": 0.0, "nMAE": 0.0, "cov80": 1.0, "wQL": 0.0}
-    off = backtest.score(actual + 0.25).table().set_index("metric")
+    actual = backtest.read_actual(backtest.windows)[..., None].repeat(7, -1)
+    assert backtest.score_forecasts(actual).compute_totals() == {"nPL": 0.0, "nMAE": 0.0, "cov80": 1.0, "wQL": 0.0}
+    off = backtest.score_forecasts(actual + 0.25).make_table().set_index("metric")
     scale = np.mean([np.nanstd(fleet.values[m, :, 0].astype(float)) ** -1 for m in range(5)])
     share = np.mean([1 - q for q in contract.quantiles])
     assert off.nPL["cpu"] == pytest.approx(0.25 * share * scale, rel=1e-3)
@@ -52,7 +50,9 @@ def test_a_perfect_forecast_scores_zero_and_a_known_one_its_loss(fleet: Any, con
 
 def test_baselines_on_a_daily_rhythm(fleet: Any, contract: Any) -> None:
     backtest = Backtest(fleet, contract)
-    scores = {name: backtest.score(f).total() for name, f in make_baseline_forecasts(backtest).items()}
+    scores = {
+        name: backtest.score_forecasts(f).compute_totals() for name, f in make_baseline_forecasts(backtest).items()
+    }
     assert scores["timeofday7d_q"]["nPL"] < scores["window24h_q"]["nPL"] < scores["last_value"]["nPL"]
     assert 0.6 < scores["seasonal_naive_q"]["cov80"] < 0.95
 
@@ -61,8 +61,8 @@ def test_calendars_agree(contract: Any) -> None:
     monday = 1_578_268_800
     start = np.array([monday, monday + 3 * 86_400 + 5_400])
     expected = compute_calendar(torch.from_numpy(start - monday).float(), 96, 300).numpy()
-    np.testing.assert_allclose(calendar(start, 96, 300), expected, atol=1e-6)
-    np.testing.assert_allclose(calendar(start[:1], 96, 300)[0, 0], [0, 1, 0, 1], atol=1e-6)
+    np.testing.assert_allclose(compute_window_calendars(start, 96, 300), expected, atol=1e-6)
+    np.testing.assert_allclose(compute_window_calendars(start[:1], 96, 300)[0, 0], [0, 1, 0, 1], atol=1e-6)
 
 
 def test_hardship_and_constants(model: Any, fleet: Any, contract: Any) -> None:
@@ -80,10 +80,11 @@ def test_evaluate_any_fleet_file(
     folder = tmp_path / "small_tensorrt_20260101_000000"
     writer = VersionWriter(folder, "patch_forecaster", contract)
     folder.mkdir()
-    from streamd.tools.training.export import export_graph, write_json
+    from streamd.tools.engine.output.atomic_version import write_json
+    from streamd.tools.training.export import export_graph
 
     export_graph(model, contract, folder / "model.onnx")
-    write_json(folder / "config.json", writer.config())
+    write_json(folder / "config.json", writer.make_manifest())
     rows = [
         pd.DataFrame({"machine": name, "ts": fleet.begin + 300 * np.arange(2304), "cpu_user": fleet.values[i, :, 0],
                       "memory": fleet.values[i, :, 1]})

@@ -1,6 +1,4 @@
-"""The exported graph says what the network says, whatever the batch, and its folder says what it is."""
-
-from __future__ import annotations
+"""Tests `streamd/tools/training/export.py`: the graph equals the network at any batch size; its folder describes it."""
 
 import json
 from typing import Any
@@ -14,6 +12,7 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 onnx = pytest.importorskip("onnx")
 
+from streamd.repository.conversion import sha256_of  # noqa: E402
 from streamd.tools.networks.contract import INPUT_NAMES  # noqa: E402
 from streamd.tools.training import export  # noqa: E402
 from streamd.tools.training.predictors import make_onnx_predictor  # noqa: E402
@@ -25,10 +24,10 @@ def version(model: Any, contract: Any, inputs: Any, tmp_path: Any) -> Any:
     inputs[0][:, ::4] = torch.nan
     inputs[0][1, :, 3] = torch.nan
     writer = export.VersionWriter(folder, "patch_forecaster", contract, default=True)
-    return writer.write(model, {"seed": 1}, inputs, batches=(1, 2, 3, 8))
+    return writer.write_version(model, {"seed": 1}, inputs, batches=(1, 2, 3, 8))
 
 
-def test_folder(version: Any, contract: Any) -> None:
+def test_the_folder_describes_the_version_and_has_no_pickle(version: Any, contract: Any) -> None:
     manifest = json.loads((version / "config.json").read_text())
     assert manifest["name"] == version.name
     assert manifest["features"] == list(contract.features)
@@ -37,11 +36,11 @@ def test_folder(version: Any, contract: Any) -> None:
     assert manifest["default"] is True
     info = json.loads((version / "conversion_info.json").read_text())
     assert info["largest_relative_error"] <= export.TOLERANCE
-    assert info["sha256"]["model.onnx"] == export.sha256(version / "model.onnx")
+    assert info["sha256"]["model.onnx"] == sha256_of(version / "model.onnx")
     assert not [p for p in version.iterdir() if p.suffix in (".pt", ".pth", ".pkl", ".bin", ".data")]
 
 
-def test_graph(version: Any) -> None:
+def test_the_graph_has_the_contracts_shapes_and_only_supported_operators(version: Any) -> None:
     graph = onnx.load(version / "model.onnx").graph
     shapes = {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in graph.input}
     assert shapes["encoder_cont"] == ["batch", 288, 14]

@@ -1,4 +1,4 @@
-"""Fleet files of any kind, for `streamd evaluate`."""
+"""Tests `streamd/tools/training/fleet.py`: fleet files of any kind, for `streamd evaluate`."""
 
 import gzip
 from pathlib import Path
@@ -33,10 +33,10 @@ def test_times_in_a_finer_unit_are_named(tmp_path: Path, factor: int, unit: str)
         read_table(path)
 
 
-def test_data_that_is_not_there_is_told_without_a_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_data_is_reported_without_a_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--data", str(tmp_path), "--output", str(tmp_path / "run")]) == 2
-    assert "streamd train: " in (told := capsys.readouterr().err)
-    assert "expected a folder with smd_5min.parquet, splits.json, feature_map.json" in told
+    assert "streamd train: " in (error := capsys.readouterr().err)
+    assert "expected a folder with smd_5min.parquet, splits.json, feature_map.json" in error
     version = Path(__file__).parents[3] / "engines" / "patch_tensorrt_20261121_160844"
     path = tmp_path / "f.csv"
     path.write_text("machine,ts,cpu_user\na,1763708400000,1\n")

@@ -1,6 +1,7 @@
-"""Data, augmentation, loss and loop: nothing leaks, nothing breaks, a run goes on as if it had not stopped."""
+"""Tests `streamd/tools/training/loop.py`, and the data, augmentation and loss that it uses.
 
-from __future__ import annotations
+No later day leaks into training, all numbers stay finite, and a resumed run continues as if it had not stopped.
+"""
 
 import math
 from dataclasses import replace
@@ -16,10 +17,11 @@ pytest.importorskip("onnx")
 from streamd.tools.networks.registry import build_network  # noqa: E402
 from streamd.tools.training.augment import Augmentation  # noqa: E402
 from streamd.tools.training.config import TrainingConfig  # noqa: E402
+from streamd.tools.training.fleet import is_left_out  # noqa: E402
 from streamd.tools.training.generated import generate_servers  # noqa: E402
 from streamd.tools.training.loop import Trainer  # noqa: E402
 from streamd.tools.training.loss import compute_masked_loss  # noqa: E402
-from streamd.tools.training.pool import SeriesPool, SeriesSource, is_left_out, make_fleet_source  # noqa: E402
+from streamd.tools.training.pool import SeriesPool, SeriesSource, make_fleet_source  # noqa: E402
 
 CPU = torch.device("cpu")
 CONFIG = TrainingConfig(
@@ -30,20 +32,21 @@ CONFIG = TrainingConfig(
 def trainer(fleet: Any, contract: Any, folder: Any, config: Any = CONFIG) -> Any:
     torch.manual_seed(config.seed)
     model = build_network(config.architecture, contract, **config.model)
-    made = SeriesSource("generated", generate_servers(3, 14, 600, CPU, 1), torch.arange(14), 0.5, 0)
+    values = generate_servers(3, 14, 600, CPU, 1)
+    made = SeriesSource(name="generated", values=values, natural=torch.arange(14), weight=0.5, begin_seconds=0)
     return Trainer(model, contract, config, SeriesPool([make_fleet_source(fleet, 1.0), made], CPU, 384, 300), folder)
 
 
 def test_the_pool_holds_training_days_only(fleet: Any) -> None:
     fleet.values[:, fleet.splits["train"][1] :] = 1e6
     pool = SeriesPool([make_fleet_source(fleet, 1.0)], CPU, 384, 300)
-    draw = pool.draw(200, 0.5)
+    draw = pool.draw_windows(200, 0.5)
     assert torch.nan_to_num(draw.values).max() < 1e4
     assert pool.flat.numel() == 5 * 3 * fleet.splits["train"][1]
 
 
 def test_natural_draws_stand_where_the_map_says(fleet: Any, contract: Any) -> None:
-    draw = SeriesPool([make_fleet_source(fleet, 1.0)], CPU, 384, 300).draw(50, 1.0)
+    draw = SeriesPool([make_fleet_source(fleet, 1.0)], CPU, 384, 300).draw_windows(50, 1.0)
     reported = (~draw.values.isnan()).any(1).all(0)
     assert [f for f, r in zip(contract.features, reported, strict=True) if r] == ["cpu_user", "mem_used", "net_in"]
     assert (draw.server == 0).all()
@@ -52,7 +55,7 @@ def test_natural_draws_stand_where_the_map_says(fleet: Any, contract: Any) -> No
 def test_draws_carry_their_time(fleet: Any) -> None:
     quiet = make_fleet_source(fleet, 1.0)
     quiet.values[:] = torch.arange(quiet.values.shape[-1], dtype=torch.float32)
-    draw = SeriesPool([quiet], CPU, 384, 300).draw(20, 1.0)
+    draw = SeriesPool([quiet], CPU, 384, 300).draw_windows(20, 1.0)
     step = draw.values[:, 0, 0] / (draw.values[:, 1, 0] - draw.values[:, 0, 0])
     torch.testing.assert_close(draw.seconds, torch.round(step) * 300, rtol=0, atol=1)  # the fleet begins on a Monday
 
@@ -63,19 +66,19 @@ def test_machines_left_out_are_left_out(fleet: Any) -> None:
 
 
 def test_every_variation_at_once_stays_finite(fleet: Any, contract: Any) -> None:
-    most = Augmentation(*[1.0] * len(Augmentation.__dataclass_fields__))
+    most = Augmentation(**dict.fromkeys(Augmentation.__dataclass_fields__, 1.0))
     pool = SeriesPool([make_fleet_source(fleet, 1.0)], CPU, 384, 300)
-    x = most.disturb(most.vary(pool.draw(64, 0.5), 288), 288)
+    x = most.add_incidents(most.vary_series(pool.draw_windows(64, 0.5), 288), 288)
     assert x[~x.isnan()].isfinite().all()
-    past = most.hide(x[:, :288])
+    past = most.hide_values(x[:, :288])
     assert past.isnan().float().mean() > 0.5
     torch.testing.assert_close(past[~past.isnan()], x[:, :288][~past.isnan()])
 
 
 def test_incidents_begin_in_the_context(fleet: Any) -> None:
     changed = Augmentation(incident=1.0)
-    x = SeriesPool([make_fleet_source(fleet, 1.0)], CPU, 384, 300).draw(64, 1.0).values
-    touched = (changed.disturb(x, 288) != x) & ~x.isnan()
+    x = SeriesPool([make_fleet_source(fleet, 1.0)], CPU, 384, 300).draw_windows(64, 1.0).values
+    touched = (changed.add_incidents(x, 288) != x) & ~x.isnan()
     assert touched.any()
     ahead = touched[:, 288:].any(1)
     assert (touched[:, :288].any(1) | ~ahead).all()
@@ -103,13 +106,13 @@ def test_training_learns_and_goes_on_where_it_stopped(fleet: Any, contract: Any,
     first.config = replace(CONFIG, steps=4)
     while first.done < 2:  # as if it was stopped after two steps
         first.model.train()
-        first._schedule(first.done / 4)
-        first._step()
+        first._set_rates(first.done / 4)
+        first._run_step()
         first.done += 1
-    first._note(None, 0.0, 0)
-    first.save()
+    first._record_point(None, 0.0, 0)
+    first.save_checkpoint()
     second = trainer(fleet, contract, tmp_path / "parts")
-    assert second.resume()
+    assert second.load_checkpoint()
     second.fit(quiet=True)
     for a, b in zip(whole.average.parameters(), second.average.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
@@ -121,7 +124,7 @@ def test_another_runs_checkpoint_is_refused(fleet: Any, contract: Any, tmp_path:
     one.fit(quiet=True)
     other = trainer(fleet, contract, tmp_path, replace(CONFIG, seed=2))
     with pytest.raises(ValueError, match="another configuration"):
-        other.resume()
+        other.load_checkpoint()
 
 
 def test_config(tmp_path: Any) -> None:

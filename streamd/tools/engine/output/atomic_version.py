@@ -18,7 +18,7 @@ import numpy as np
 
 from streamd.core.errors import ConfigError, RepositoryError
 from streamd.repository.conversion import sha256_of
-from streamd.repository.files import BUILDING_PREFIX, VersionHold, replace_file, sync_file, sync_folder
+from streamd.repository.files import BUILDING_PREFIX, VersionHold, replace_file, set_aside, sync_file, sync_folder
 
 _NAME = re.compile(r"(?!.*torch)[A-Za-z0-9][A-Za-z0-9_.-]*", re.IGNORECASE)
 _STAMPED = re.compile(r"(_tensorrt)?_\d{8}_\d{6}$")
@@ -64,6 +64,25 @@ class HiddenFolder:
         except OSError as exc:
             raise RepositoryError(f"{final}: cannot be published: {exc.strerror or exc}") from exc
         self.folder = final
+
+    def replace(self, final: Path) -> None:
+        """Rename the folder as `rename_to` does, but remove a folder that has this name; raises `RepositoryError`.
+
+        The old folder is set aside first and returns if the renaming fails. Killed at any moment, the name has the old
+        folder, the new one, or none, and never a mixture.
+        """
+        try:
+            previous = set_aside(final) if final.is_dir() else None
+        except OSError as exc:
+            raise RepositoryError(f"{final}: cannot be replaced: {exc.strerror or exc}") from exc
+        try:
+            self.rename_to(final)
+        except RepositoryError:
+            if previous is not None:
+                previous.rename(final)
+            raise
+        if previous is not None:
+            shutil.rmtree(previous, ignore_errors=True)
 
     def abandon(self) -> None:
         """Remove the hidden folder, unless it is published; a second call is harmless."""

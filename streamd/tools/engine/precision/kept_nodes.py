@@ -52,6 +52,7 @@ def choose_kept_nodes(
     model: OnnxModel,
     windows: CalibrationWindows | None,
     element: int = FLOAT16,
+    *,
     prefixes: Iterable[str] = PINNED_PREFIXES,
     operators: Iterable[str] = SENSITIVE_OPERATORS,
     on_progress: Callable[[int, int], None] | None = None,

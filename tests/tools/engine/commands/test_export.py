@@ -115,7 +115,7 @@ def test_weights_of_another_network_are_refused(tmp_path: Path, capsys: pytest.C
     assert "not the weights that training_info.json describes" in capsys.readouterr().err
     (run / "training_info.json").unlink()
     assert main(["engine", "export", str(run), "--out", str(tmp_path / "engines"), "--quiet"]) == 1
-    assert "it lies beside the weights" in capsys.readouterr().err
+    assert "expected the file beside the weights that describes their network" in capsys.readouterr().err
     assert list((tmp_path / "engines").iterdir()) == []
 
 

@@ -1,0 +1,104 @@
+"""Tests `streamd/tools/training/release.py`: a version appears whole under its name, or not at all."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("pandas")
+pytest.importorskip("safetensors")
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+from safetensors.torch import save_file  # noqa: E402
+
+from streamd.core.errors import ConfigError  # noqa: E402
+from streamd.repository.conversion import sha256_of  # noqa: E402
+from streamd.repository.manifest import read_manifest  # noqa: E402
+from streamd.tools.networks.registry import build_network  # noqa: E402
+from streamd.tools.training import release as release_module  # noqa: E402
+from streamd.tools.training.export import VersionWriter  # noqa: E402
+from streamd.tools.training.release import release  # noqa: E402
+
+SMALL = {"width": 16, "layers": 1, "heads": 2}
+NAME = "small_tensorrt_20260101_000000"
+
+
+@pytest.fixture
+def run(contract: Any, tmp_path: Path) -> Path:
+    """Return the folder of a finished run."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    network = build_network("patch_forecaster", contract, **SMALL)
+    save_file(network.state_dict(), str(folder / "weights.safetensors"))
+    config = {"architecture": "patch_forecaster", "model": SMALL, "steps": 4, "sources": {"small": 1.0}}
+    info = {"architecture": "patch_forecaster", "steps": 4, "config": config}
+    (folder / "training_info.json").write_text(json.dumps(info))
+    return folder
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compare two batch sizes instead of 256, score nothing, and write a card of one line."""
+    write_version = VersionWriter.write_version
+
+    def write_few(self: VersionWriter, model: Any, info: Any, windows: Any) -> Path:
+        return write_version(self, model, info, windows, batches=(1, 3))
+
+    monkeypatch.setattr(VersionWriter, "write_version", write_few)
+    monkeypatch.setattr(release_module, "COMPARED_WINDOW_COUNT", 8)
+    monkeypatch.setattr(release_module, "score_fleets", lambda *_: {"small": {"nPL": 0.1}})
+    monkeypatch.setattr(release_module, "format_model_card", lambda name, *_: f"# {name}\n")
+
+
+def test_a_release_writes_a_whole_version_that_describes_itself(
+    run: Path, fleet: Any, tmp_path: Path, quick: None
+) -> None:
+    engine = tmp_path / "engines" / NAME
+    assert release(run, engine, [fleet], default=True) == engine
+    assert [path.name for path in engine.parent.iterdir()] == [NAME]
+    assert read_manifest(engine / "config.json").contract() is not None
+    manifest = json.loads((engine / "config.json").read_text())
+    assert (manifest["name"], manifest["default"]) == (NAME, True)
+    assert (engine / "MODEL_CARD.md").read_text() == f"# {NAME}\n"
+    info = json.loads((engine / "training_info.json").read_text())
+    assert info["figures"] == {"small": {"nPL": 0.1}}
+    assert info["calibration"]["widening"] >= 1
+    record = json.loads((engine / "conversion_info.json").read_text())
+    files = {path.name for path in engine.iterdir()} - {"conversion_info.json"}
+    assert record["sha256"] == {name: sha256_of(engine / name) for name in files}
+
+
+def test_a_release_that_fails_half_way_leaves_nothing_and_no_earlier_version_is_touched(
+    run: Path, fleet: Any, tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = tmp_path / "engines" / NAME
+
+    def fail(*_: Any) -> Any:
+        assert not engine.exists(), "nothing is there before all of it is"
+        raise ValueError("no scores")
+
+    def fail_card(*_: Any) -> str:
+        raise ValueError("no card")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(release_module, "score_fleets", fail)
+        with pytest.raises(ValueError, match="no scores"):
+            release(run, engine, [fleet])
+    assert list(engine.parent.iterdir()) == []
+    release(run, engine, [fleet])
+    before = (engine / "conversion_info.json").read_bytes()
+    monkeypatch.setattr(release_module, "format_model_card", fail_card)
+    with pytest.raises(ValueError, match="no card"):
+        release(run, engine, [fleet])
+    assert [path.name for path in engine.parent.iterdir()] == [NAME]
+    assert (engine / "conversion_info.json").read_bytes() == before
+
+
+def test_a_run_that_cannot_be_read_is_named(fleet: Any, run: Path, tmp_path: Path) -> None:
+    (run / "training_info.json").unlink()
+    with pytest.raises(ConfigError, match=r"training_info\.json: .* expected the file beside the weights"):
+        release(run, tmp_path / NAME, [fleet])
+    assert not (tmp_path / NAME).exists()
