@@ -1,1 +1,1 @@
-"""Policies that decide and never wait: no asyncio, no sockets, no CUDA, no clock (time is a parameter)."""
+"""The policies, which decide and never wait: no asyncio, no sockets, no CUDA and no clock (time is a parameter)."""

@@ -49,6 +49,6 @@ def test_the_first_row_is_of_the_step_after_the_newest_row() -> None:
 
 
 def test_the_inputs_are_exact_for_any_epoch() -> None:
-    """The same time of the week, twelve thousand weeks later, is the same to the last bit."""
+    """The same time of the week, twelve thousand weeks later, is equal in every bit."""
     weeks = 12_000 * 7 * 86_400 // 300
     np.testing.assert_array_equal(compute_known_future(5, 96, 300), compute_known_future(5 + weeks, 96, 300))

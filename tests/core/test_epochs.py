@@ -15,7 +15,7 @@ FACTORS = {"milliseconds": 1e3, "microseconds": 1e6, "nanoseconds": 1e9}
 def test_each_unit_is_recognised_from_1973_to_5138(seconds: float) -> None:
     assert guess_finer_unit(seconds) is None
     for unit, factor in FACTORS.items():
-        # Where rounding takes a product over the edge, it is of the next unit.
+        # If rounding moves a product over the edge, it belongs to the next unit.
         assert guess_finer_unit(seconds * factor) == unit or seconds > 0.999999e11
 
 

@@ -6,7 +6,7 @@ from streamd.core.contract import ModelContract
 
 
 def make_contract(**changes: Any) -> ModelContract:
-    """Three features, two targets (not in the features' order), three quantiles; 8 rows in, 4 steps out."""
+    """Make a contract: 3 features, 2 targets (not in the features' order), 3 quantiles, 8 rows in, 4 steps out."""
     values: dict[str, Any] = {
         "features": ("cpu", "mem", "net"),
         "targets": ("mem", "cpu"),

@@ -1,4 +1,4 @@
-"""Sequences of samples as hypothesis draws them, and both models driven by them."""
+"""Random sequences of samples, and a window store and its naive model that are driven by them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -7,6 +7,7 @@ from itertools import count
 import numpy as np
 from hypothesis import strategies as st
 
+from streamd.core.arrays import Float32
 from streamd.core.errors import TooOldError
 from streamd.core.state.layout import Layout, NamedArrays
 from streamd.core.state.rows import PackedRow
@@ -21,7 +22,7 @@ GRACE_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Sizes:
-    """The lengths that a store is made with; small, so that every ring comes round."""
+    """The lengths of a store; small, so that every ring is filled more than once."""
 
     context_length: int
     need: int
@@ -40,7 +41,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Send:
-    """A sample, `ahead` steps after its server's newest row, `later` seconds after what came before it."""
+    """A sample `ahead` steps after its server's newest row, `later` seconds after the previous event."""
 
     slot: int
     ahead: int
@@ -50,24 +51,24 @@ class Send:
 
 
 @dataclass(frozen=True)
-class Grace:
-    """Time goes by, and whoever is overdue is closed."""
+class GracePassed:
+    """Time passes, and overdue rows are closed."""
 
     later: float
 
 
 @dataclass(frozen=True)
 class Reset:
-    """The slot changes hands."""
+    """The slot gets another server."""
 
     slot: int
 
 
-Event = Send | Grace | Reset
+Event = Send | GracePassed | Reset
 
 
 def sizes() -> st.SearchStrategy[Sizes]:
-    """Contexts of 1 to 8 rows; any need in them, any tolerance up to beyond them."""
+    """Draw contexts of 1 to 8 rows, with any `need` within and any tolerance up to beyond the context."""
     return st.integers(1, 8).flatmap(
         lambda length: st.builds(
             Sizes, st.just(length), st.integers(1, min(length, 3)), st.sampled_from([0, 1, 2, length - 1, length, 99])
@@ -75,7 +76,7 @@ def sizes() -> st.SearchStrategy[Sizes]:
     )
 
 
-# What is commoner is listed oftener, a step on and the row that is filling above all.
+# Frequent steps are listed more often, above all the next step and the open row.
 _AHEAD = [1] * 5 + [0] * 5 + [-1, -1, -1, -2, -3, -6, 2, 2, 2, 3, 3, 5, 7, 8, 9, 20]
 _FEATURES = [*[frozenset(range(FEATURES))] * 2, *map(frozenset, ({0}, {1}, {2}, {0, 1}, {1, 2}, {0, 2}, ()))]
 _SENDS = st.builds(
@@ -88,20 +89,20 @@ _SENDS = st.builds(
 )
 _OTHERS: dict[str, st.SearchStrategy[Event]] = {
     "send": _SENDS,
-    "grace": st.builds(Grace, st.sampled_from([0.0, 1.0, 5.0, GRACE_SECONDS, 25.0])),
+    "grace": st.builds(GracePassed, st.sampled_from([0.0, 1.0, 5.0, GRACE_SECONDS, 25.0])),
     "reset": st.builds(Reset, st.sampled_from([0, 0, 1, 2])),
 }
 EVENTS = st.sampled_from(["send"] * 20 + ["grace"] * 3 + ["reset"]).flatmap(_OTHERS.__getitem__)
 
 
 def events(min_size: int = 20, max_size: int = 50) -> st.SearchStrategy[list[Event]]:
-    """Samples in order and not, with gaps, late, repeated and split, and now and then time or a new server."""
+    """Draw samples in order and not, with gaps, late, repeated and split; sometimes time passes or a slot is reset."""
     return st.lists(EVENTS, min_size=min_size, max_size=max_size)
 
 
 @dataclass
 class Twins:
-    """A window store and the naive model, fed alike; `feed` says what became due in each of them."""
+    """A window store and the naive model with the same input."""
 
     sizes: Sizes
     store: WindowStore
@@ -121,16 +122,16 @@ class Twins:
         return max(0, (FIRST_STEP if latest is None else latest) + event.ahead)
 
     def cells_of(self, event: Send) -> dict[int, float]:
-        """Values that no other sample has, so that one in a wrong place is seen."""
+        """Return values that no other sample has, so that a misplaced one is detected."""
         return {feature: float(next(self.numbers)) for feature in sorted(event.features)}
 
     def feed(self, event: Event) -> tuple[object, object]:
-        """Feed both; returns what the store and what the naive model says became due."""
+        """Feed an event to both; returns what became due in the store and in the naive model."""
         if isinstance(event, Send):
             self.now += event.later
             step, cells = self.step_of(event), self.cells_of(event)
             return self.write(event.slot, step, cells, event.status)
-        if isinstance(event, Grace):
+        if isinstance(event, GracePassed):
             self.now += event.later
             closed = [server.close_overdue(self.now) for server in self.naive]
             return sorted(self.store.close_overdue_rows(self.now)), [slot for slot, due in enumerate(closed) if due]
@@ -143,7 +144,7 @@ class Twins:
         return try_write(self.store, slot, step, row_of(cells), status, self.now), expected
 
     def check(self) -> None:
-        """Compare all that can be seen of both."""
+        """Compare everything that both show."""
         for slot, server in enumerate(self.naive):
             check_slot(self.store, slot, server)
         opened = [server.opened for server in self.naive if server.filling is not None]
@@ -159,7 +160,7 @@ def try_write(store: WindowStore, slot: int, step: int, row: PackedRow, status: 
 
 
 def row_of(cells: dict[int, float]) -> PackedRow:
-    """A sample's row, packed."""
+    """Pack a sample's row."""
     data = np.full(FEATURES, np.nan, np.float32)
     for feature, value in cells.items():
         data[feature] = value
@@ -167,7 +168,7 @@ def row_of(cells: dict[int, float]) -> PackedRow:
 
 
 def check_slot(store: WindowStore, slot: int, server: NaiveServer) -> None:
-    """Compare one server's window in the store with the naive one."""
+    """Compare one server's window in the store with the naive window."""
     assert store.get_newest_step(slot) == (NO_STEP if server.newest is None else server.newest)
     assert store.have[slot] == server.have
     assert store.is_ready(slot) == (server.have >= server.need)
@@ -179,7 +180,7 @@ def check_slot(store: WindowStore, slot: int, server: NaiveServer) -> None:
     assert statuses == expected_statuses
 
 
-def window_of(store: WindowStore, slot: int) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.float32]], list[int]]:
+def window_of(store: WindowStore, slot: int) -> tuple[Float32, list[int]]:
     """Gather one window, as the pipeline does."""
     values = np.full((store.context_length, store.features), -1, np.float32)
     statuses = np.full(store.context_length, -1, np.int32)

@@ -1,6 +1,6 @@
-"""A naive, obviously right model of live accuracy: it keeps every row, every forecast and every scored value for ever.
+"""A naive, obviously right model of live accuracy: it never drops a row, a forecast or a scored value.
 
-Written from the words of the design, not from the code; a loss is worked out value by value, in plain Python.
+Written from the design, not from the code; a loss is computed value by value, in plain Python.
 """
 
 import math
@@ -15,15 +15,15 @@ from streamd.core.contract import ModelContract
 
 
 @dataclass
-class NaiveHold:
+class NaivePending:
     slot: int
     step: int
     reported: list[bool]
-    """By target: enough of its window was."""
+    """By target: true if enough of its window was reported."""
     forecasts: dict[str, Float32]
     done: int = 0
     losses: dict[tuple[str, int, int], float] = field(default_factory=dict)
-    """By (version, target, step ahead from 0), of what was scored."""
+    """The losses of the scored values by (version, target, step ahead from 0)."""
 
 
 @dataclass(frozen=True)
@@ -40,28 +40,28 @@ class Point:
 
 
 @dataclass
-class NaiveLedger:
+class NaiveScorer:
     contract: ModelContract
     limits: AccuracyLimits
     intervals: list[tuple[int, int]]
-    held: dict[int, NaiveHold] = field(default_factory=dict)
+    pending: dict[int, NaivePending] = field(default_factory=dict)
     points: list[Point] = field(default_factory=list)
     pairs: list[tuple[int, int, float, float]] = field(default_factory=list)
-    """(period, range or the number of ranges, the first's loss, the second's)."""
+    """(period, range or the number of ranges, loss of the first, loss of the second)."""
     seen: dict[int, dict[int, list[float]]] = field(default_factory=dict)
-    """By slot and step, what the deviations are of."""
+    """By slot and step, the rows of which the deviations are computed."""
     now_step: int = -1
 
     # ------------------------------------------------------------ forecasts in
     def take(self, version: str, slot: int, step: int, forecast: Float32, rows: dict[int, list[float]]) -> bool:
-        """`rows` are those of the window up to `step`."""
-        hold = self.held.get(slot)
-        if hold is not None:
-            if hold.step != step or hold.done or version in hold.forecasts:
+        """Take a forecast; `rows` are those of the window up to `step`. Returns whether it is pending."""
+        pending = self.pending.get(slot)
+        if pending is not None:
+            if pending.step != step or pending.done or version in pending.forecasts:
                 return False
-            hold.forecasts[version] = forecast.copy()
+            pending.forecasts[version] = forecast.copy()
             return True
-        if self.late(step) or len(self.held) >= self.limits.scored_servers:
+        if self.late(step) or len(self.pending) >= self.limits.scored_servers:
             return False
         self.see(slot, step, rows)
         reported = []
@@ -70,11 +70,11 @@ class NaiveLedger:
             reported.append(len(known) >= self.contract.context_length / 2)
         if not any(each and not math.isnan(self.deviation(slot, target)) for target, each in enumerate(reported)):
             return False
-        self.held[slot] = NaiveHold(slot, step, reported, {version: forecast.copy()})
+        self.pending[slot] = NaivePending(slot, step, reported, {version: forecast.copy()})
         return True
 
     def see(self, slot: int, step: int, rows: dict[int, list[float]]) -> None:
-        """Add what is new up to `step` to the series; what was seen once is not looked at again."""
+        """Add the new rows up to `step` to the series; a row that was added once is not read again."""
         seen = self.seen.setdefault(slot, {})
         last = max(seen, default=-1)
         seen.update({each: list(row) for each, row in rows.items() if last < each <= step})
@@ -88,7 +88,7 @@ class NaiveLedger:
         return deviation if deviation >= 1e-6 * max(1.0, *map(abs, ever)) else math.nan
 
     def forget(self, slot: int) -> None:
-        self.held.pop(slot, None)
+        self.pending.pop(slot, None)
         self.seen.pop(slot, None)
 
     # ------------------------------------------------------------ truth in
@@ -101,33 +101,33 @@ class NaiveLedger:
         return max(self.now_step, 0) // self.limits.period_steps
 
     def sweep(self, slot: int, newest: int, rows: dict[int, list[float]]) -> None:
-        """`rows` are those of the window at this moment."""
-        hold = self.held.get(slot)
-        if hold is None:
+        """Score a pending forecast; `rows` are those of the window at this moment."""
+        pending = self.pending.get(slot)
+        if pending is None:
             return
-        horizon, late = self.contract.horizon, self.late(hold.step)
+        horizon, late = self.contract.horizon, self.late(pending.step)
         settled = newest if late else newest - self.limits.settle_steps
-        end = min(settled, hold.step + horizon)
-        if end > hold.step + hold.done:
+        end = min(settled, pending.step + horizon)
+        if end > pending.step + pending.done:
             self.see(slot, end, rows)
-        while hold.done < horizon and hold.step + hold.done + 1 <= settled:
-            row = rows.get(hold.step + hold.done + 1)
+        while pending.done < horizon and pending.step + pending.done + 1 <= settled:
+            row = rows.get(pending.step + pending.done + 1)
             if row is not None:
-                self.score(hold, hold.done, row)
-            hold.done += 1
-            if hold.done % self.limits.range_steps == 0 or hold.done == horizon:
-                index = (hold.done - 1) // self.limits.range_steps
-                self.compare(hold, index, range(index * self.limits.range_steps, hold.done))
-        if late or hold.done == horizon:
-            self.compare(hold, -(-horizon // self.limits.range_steps), range(horizon))
-            del self.held[slot]
+                self.score(pending, pending.done, row)
+            pending.done += 1
+            if pending.done % self.limits.range_steps == 0 or pending.done == horizon:
+                index = (pending.done - 1) // self.limits.range_steps
+                self.compare(pending, index, range(index * self.limits.range_steps, pending.done))
+        if late or pending.done == horizon:
+            self.compare(pending, -(-horizon // self.limits.range_steps), range(horizon))
+            del self.pending[slot]
 
-    def score(self, hold: NaiveHold, ahead: int, row: list[float]) -> None:
+    def score(self, pending: NaivePending, ahead: int, row: list[float]) -> None:
         for target, actual in enumerate(row):
-            deviation = self.deviation(hold.slot, target)
-            if math.isnan(actual) or math.isnan(deviation) or not hold.reported[target]:
+            deviation = self.deviation(pending.slot, target)
+            if math.isnan(actual) or math.isnan(deviation) or not pending.reported[target]:
                 continue
-            for version, forecast in hold.forecasts.items():
+            for version, forecast in pending.forecasts.items():
                 values = [float(value) for value in forecast[target, ahead]]
                 levels = self.contract.quantiles
                 pinball = [
@@ -138,29 +138,29 @@ class NaiveLedger:
                 below = tuple(actual <= value for value in values)
                 inside = tuple(values[low] <= actual <= values[high] for low, high in self.intervals)
                 self.points.append(Point(self.period, version, target, ahead, loss, below, inside))
-                hold.losses[version, target, ahead] = loss
+                pending.losses[version, target, ahead] = loss
 
-    def compare(self, hold: NaiveHold, row: int, steps: range) -> None:
-        names = sorted(hold.forecasts)
+    def compare(self, pending: NaivePending, row: int, steps: range) -> None:
+        names = sorted(pending.forecasts)
         if len(names) < 2:
             return
         means: dict[str, list[float]] = {name: [] for name in names}
         for target in range(len(self.contract.targets)):
             for name in names:
-                found = [hold.losses[name, target, k] for k in steps if (name, target, k) in hold.losses]
+                found = [pending.losses[name, target, k] for k in steps if (name, target, k) in pending.losses]
                 if found and len(found) >= len(steps) / 2:
                     means[name].append(sum(found) / len(found))
         if means[names[0]]:
             first, second = (sum(means[name]) / len(means[name]) for name in names)
             self.pairs.append((self.period, row, first, second))
 
-    # ------------------------------------------------------------ figures
+    # ------------------------------------------------------------ scores
     def kept(self, version: str) -> list[Point]:
         oldest = self.period - self.limits.periods + 1
         return [point for point in self.points if point.version == version and point.period >= oldest]
 
     def loss(self, version: str, target: int) -> float:
-        """The mean over the ranges, by their length; NaN where one has no value."""
+        """Return the mean over the ranges, weighted by their length; NaN if one has no value."""
         horizon, length = self.contract.horizon, self.limits.range_steps
         total = 0.0
         for begin in range(0, horizon, length):
@@ -171,12 +171,12 @@ class NaiveLedger:
             total += len(steps) * sum(found) / len(found)
         return total / horizon
 
-    def share(self, version: str, target: int, what: str, index: int) -> float:
-        found = [getattr(p, what)[index] for p in self.kept(version) if p.target == target]
+    def share(self, version: str, target: int, field_name: str, index: int) -> float:
+        found = [getattr(p, field_name)[index] for p in self.kept(version) if p.target == target]
         return sum(found) / len(found) if found else math.nan
 
     def paired(self, row: int) -> tuple[int, float, float]:
-        """(observations, mean difference, its standard error)."""
+        """Return (observations, mean difference, its standard error)."""
         oldest = self.period - self.limits.periods + 1
         found = [second - first for period, at, first, second in self.pairs if at == row and period >= oldest]
         if not found:

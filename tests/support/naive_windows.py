@@ -1,9 +1,9 @@
-"""A naive, obviously right model of windows: a dict of rows a server, no rings and no arrays.
+"""A naive, obviously right model of windows: one dict of rows for each server, no rings and no arrays.
 
-Written from the words of the design, not from the code: a row is closed, and its server due, when every feature
-that the server's previous row had is there, when a sample of a later step comes, or when a grace time is over.
-Whether a row has every feature is judged when a sample of that row comes. A sample of a step before the row that
-is filling finds a sample of a later step there already: its row is closed as it comes.
+Written from the design, not from the code: a row is closed, and its server is due, if it has every feature of the
+server's previous row, if a sample of a later step arrives, or if its grace is over. Whether a row has every feature is
+checked when a sample of that row arrives. If a sample is of a step before the open row, a sample of a later step is
+already there, so its row is closed at once.
 """
 
 from dataclasses import dataclass, field
@@ -14,13 +14,13 @@ import numpy.typing as npt
 
 @dataclass
 class Row:
-    """What samples gave of one server at one step."""
+    """The values and the status of one server at one step."""
 
     values: dict[int, float] = field(default_factory=dict)
     status: int = 0
 
     def take(self, cells: dict[int, float], status: int | None) -> None:
-        """The last value of a feature wins; so does the last status that was given."""
+        """Merge a sample: the last value of a feature wins, and so does the last given status."""
         self.values.update(cells)
         if status is not None:
             self.status = status
@@ -28,7 +28,7 @@ class Row:
 
 @dataclass
 class NaiveServer:
-    """One server's rows by step, for ever; `newest` closed, `filling` open (none: none is)."""
+    """All rows of one server by step; `newest` is the newest closed row, `filling` the open one, or None."""
 
     context_length: int
     features: int
@@ -47,14 +47,14 @@ class NaiveServer:
         if self.is_too_old(step):
             return None
         due = 0
-        # 1. A late or repeated sample of a closed row: what is due stays as it is.
+        # 1. A late or repeated sample of a closed row: no row becomes due.
         if self.newest is not None and step <= self.newest:
             self.rows.setdefault(step, Row()).take(cells, status)
-        # 2. A row of its own, between the newest closed one and the one that is filling.
+        # 2. A row between the newest closed one and the open one.
         elif self.filling is not None and step < self.filling:
             self.rows.setdefault(step, Row()).take(cells, status)
             due += self._close(step)
-        # 3. The row that is filling, or a new one, which ends the one before it.
+        # 3. The open row, or a new one, which closes the open one.
         else:
             if self.filling is not None and step > self.filling:
                 due += self._close(self.filling)
@@ -72,13 +72,13 @@ class NaiveServer:
         return self._close(self.filling)
 
     def is_too_old(self, step: int) -> bool:
-        """Further behind this server's own newest row than the tolerance, or out of its window."""
+        """Whether a step is further behind this server's newest row than the tolerance, or outside its window."""
         latest = self.latest
         return latest is not None and latest - step > min(self.late_steps, self.context_length - 1)
 
     @property
     def latest(self) -> int | None:
-        """The newest row, closed or filling."""
+        """The newest row, closed or open."""
         return self.newest if self.filling is None else self.filling
 
     @property
@@ -95,7 +95,7 @@ class NaiveServer:
         return sum(1 for step in self.window_steps if step in self.rows and self.rows[step].values)
 
     def window(self) -> tuple[npt.NDArray[np.float32], list[int]]:
-        """Return the values `(context_length, features)`, oldest first, NaN where missing, and the statuses."""
+        """Return the values `(context_length, features)`, oldest first, NaN for a missing value, and the statuses."""
         values = np.full((self.context_length, self.features), np.nan, np.float32)
         statuses = [0] * self.context_length
         for place, step in enumerate(self.window_steps):
@@ -106,7 +106,7 @@ class NaiveServer:
         return values, statuses
 
     def _features_before(self, step: int) -> set[int]:
-        """What the previous row that had any feature had; before the first one every feature is expected."""
+        """Return the features of the previous row that had any; before the first such row, every feature."""
         earlier = [other for other, row in self.rows.items() if other < step and row.values]
         return set(self.rows[max(earlier)].values) if earlier else set(range(self.features))
 

@@ -41,7 +41,7 @@ def send(state: State, server: str, step: int, values: Values, status: int | Non
 
 
 def whole(value: float, contract: ModelContract | None = None) -> Values:
-    """A row that lacks nothing; no feature has another's value."""
+    """Return a complete row in which no two features have the same value."""
     features = (contract or make_contract()).features
     return {name: value + place / 4 for place, name in enumerate(features)}
 
@@ -54,7 +54,7 @@ def fill(state: State, server: str, rows: int, first_step: int = 100, now: float
 
 
 def window_of(state: State, server: str) -> Float32:
-    """A server's window, `(context_length, features)`."""
+    """Return a server's window, `(context_length, features)`."""
     values = np.empty(state.contract.input_shapes["encoder_cont"], np.float32)
     statuses = np.empty(state.contract.context_length, np.int32)
     state.windows.gather_window(state.directory.slots[server], values, statuses)
@@ -62,7 +62,7 @@ def window_of(state: State, server: str) -> Float32:
 
 
 def last_status(state: State, server: str) -> int:
-    """The status of a server's newest closed row."""
+    """Return the status of a server's newest closed row."""
     values = np.empty(state.contract.input_shapes["encoder_cont"], np.float32)
     statuses = np.empty(state.contract.context_length, np.int32)
     state.windows.gather_window(state.directory.slots[server], values, statuses)
@@ -70,7 +70,7 @@ def last_status(state: State, server: str) -> int:
 
 
 def rows_of(state: State, server: str) -> dict[int, dict[str, float]]:
-    """What a server's window holds, by step and feature."""
+    """Return the values of a server's window by step and feature."""
     newest = state.windows.get_newest_step(state.directory.slots[server])
     found: dict[int, dict[str, float]] = {}
     for step, row in enumerate(window_of(state, server), newest - state.contract.context_length + 1):

@@ -1,7 +1,7 @@
-"""Memory that is watched at every store: what a killed process leaves behind after each of them.
+"""Memory that reports every write to it: the state that a process killed after each write would leave.
 
-Stands in for the arrays of a window store and for the flat views that `make_scalar_view` makes of them. A store of several
-cells is done cell by cell, as the processor does it: a process may be killed between any two.
+Replaces the arrays of a window store and the flat views that `make_scalar_view` makes of them. Several cells are
+written one by one, as the processor does it: a process may be killed between any two.
 """
 
 from collections.abc import Callable
@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 
-class Torn:
-    """An array whose every store is told to `stored`, after each cell."""
+class WatchedArray:
+    """An array that calls `stored` after each write to a cell."""
 
     def __init__(self, array: npt.NDArray[Any], stored: Callable[[], None]) -> None:
         self.array = array
-        self._stored = stored
+        self.record_store = stored
         self._places = np.arange(array.size).reshape(array.shape)
 
     @property
@@ -32,22 +32,22 @@ class Torn:
         flat = self.array.reshape(-1)
         for place, cell in zip(places.reshape(-1).tolist(), cells.reshape(-1), strict=True):
             flat[place] = cell
-            self._stored()
+            self.record_store()
 
 
-class TornView:
-    """A flat memoryview of it. As bytes it is stored by whole words: no processor tears an aligned float32."""
+class WatchedView:
+    """A flat view of a watched array. As bytes it is written in whole words: no processor tears an aligned float32."""
 
-    def __init__(self, torn: Torn, *, as_bytes: bool = False) -> None:
-        flat = torn.array.reshape(-1)
+    def __init__(self, watched: WatchedArray, *, as_bytes: bool = False) -> None:
+        flat = watched.array.reshape(-1)
         self._cells: npt.NDArray[Any] = flat.view(np.uint8) if as_bytes else flat
         self._word = flat.itemsize if as_bytes else 1
-        self._torn = torn
-        self._stored = torn._stored
+        self._watched = watched
+        self.record_store = watched.record_store
 
-    def cast(self, code: str) -> "TornView":
+    def cast(self, code: str) -> "WatchedView":
         assert code == "B"
-        return TornView(self._torn, as_bytes=True)
+        return WatchedView(self._watched, as_bytes=True)
 
     def __getitem__(self, index: Any) -> Any:
         found = self._cells[index]
@@ -56,17 +56,17 @@ class TornView:
     def __setitem__(self, index: Any, value: Any) -> None:
         if not isinstance(index, slice):
             self._cells[index] = value
-            self._stored()
+            self.record_store()
             return
         cells = np.frombuffer(value, np.uint8) if self._word > 1 else np.asarray(value)
         start, stop, _ = index.indices(len(self._cells))
         assert len(cells) == stop - start, "a memoryview never changes its size"
         for first in range(0, stop - start, self._word):
             self._cells[start + first : start + first + self._word] = cells[first : first + self._word]
-            self._stored()
+            self.record_store()
 
 
-def torn_scalars(array: Any) -> Any:
-    """What `layout.make_scalar_view` is patched with: a flat view of whatever it is given."""
-    assert isinstance(array, Torn), "every array of the store is watched"
-    return TornView(array)
+def make_watched_view(array: Any) -> Any:
+    """Return a watched flat view of an array; replaces `layout.make_scalar_view`."""
+    assert isinstance(array, WatchedArray), "every array of the store is watched"
+    return WatchedView(array)

@@ -1,1 +1,1 @@
-"""What runs next, in batches of which size, and which lanes are fit to run it."""
+"""The decisions about batches: which windows run next, the size of a batch, and the health of lanes."""

@@ -15,7 +15,7 @@ from streamd.core.accuracy.scorer import ForecastScorer
 from streamd.core.accuracy.scores import SlidingSums, parse_training_scores
 from streamd.core.arrays import Float32
 from tests.support.contracts import make_contract
-from tests.support.naive_accuracy import NaiveLedger
+from tests.support.naive_accuracy import NaiveScorer
 
 CONTRACT = make_contract()
 TARGETS, HORIZON, QUANTILES = CONTRACT.forecast_shape
@@ -27,50 +27,50 @@ SLOTS = 3
 VERSIONS = ("a", "b")
 
 
-def make_ledger(
+def make_scorer(
     limits: AccuracyLimits = LIMITS, versions: tuple[str, ...] = VERSIONS, servers: int = 1
 ) -> ForecastScorer:
-    ledger = ForecastScorer(CONTRACT, limits, 100)
-    ledger.set_server_count(servers)  # by default fewer than there are places: every origin is chosen
+    scorer = ForecastScorer(CONTRACT, limits, 100)
+    scorer.set_server_count(servers)  # by default fewer than there are places: every origin is chosen
     for name in versions:
-        ledger.follow(name)
-    return ledger
+        scorer.follow(name)
+    return scorer
 
 
 def forecast_of(value: float, width: float = 1.0) -> Float32:
-    """The same at every step: quantiles `width` apart about `value`."""
+    """Return a forecast that is the same at every step: quantiles `width` apart around `value`."""
     return np.broadcast_to(np.array([value - width, value, value + width], np.float32), CONTRACT.forecast_shape).copy()
 
 
 def rows_of(*values: float) -> Float32:
-    """One value for both targets in each row."""
+    """Return rows with one value for both targets in each."""
     return np.repeat(np.array(values, np.float32)[:, None], TARGETS, axis=1)
 
 
 DRAWN = [0, 238, 95, 715]
-"""As they were first worked out, of 1,024."""
+"""The hashes of the first version of the function, as numbers below 1,024: they must never change."""
 
 PAST = rows_of(0, 2, 0, 2, 0, 2, 0, 2)
 
 
-def take(ledger: ForecastScorer, name: str, slot: int, step: int, forecast: Float32, past: Float32 = PAST) -> bool:
-    version = ledger.versions[name]
-    return ledger.offer_forecast(version, slot, step) and ledger.add_forecast(version, slot, 0, step, forecast, past)
+def take(scorer: ForecastScorer, name: str, slot: int, step: int, forecast: Float32, past: Float32 = PAST) -> bool:
+    version = scorer.versions[name]
+    return scorer.offer_forecast(version, slot, step) and scorer.add_forecast(version, slot, 0, step, forecast, past)
 
 
-def arrive(ledger: ForecastScorer, slot: int, newest: int, rows: Float32) -> None:
-    """The server's newest row is `newest`, and the last of `rows`."""
-    ledger.now_step = max(ledger.now_step, newest)
-    hold = ledger.pending.get(slot)
-    if hold is not None and ledger.is_due(hold, newest):
-        ledger.score(hold, newest, rows)
+def arrive(scorer: ForecastScorer, slot: int, newest: int, rows: Float32) -> None:
+    """Score a server whose newest row is of step `newest`, and is the last of `rows`."""
+    scorer.now_step = max(scorer.now_step, newest)
+    pending = scorer.pending.get(slot)
+    if pending is not None and scorer.is_due(pending, newest):
+        scorer.score(pending, newest, rows)
 
 
 # ---------------------------------------------------------------- against the naive model
 Event = tuple[str, int, Any]
 NUMBERS = st.sampled_from([0.0, 1.0, 2.0, 3.5, -4.0, 100.0, math.nan])
 ROWS = st.tuples(NUMBERS, NUMBERS)
-# What is commoner is listed oftener: a server that reports, is forecast and scored.
+# Frequent events are listed more often: a server that reports, is forecast and scored.
 EVENTS = st.lists(
     st.sampled_from(["row"] * 6 + ["post"] * 5 + ["sweep"] * 4 + ["amend", "forget", "ahead"]).flatmap(
         lambda kind: st.tuples(
@@ -90,11 +90,11 @@ EVENTS = st.lists(
 
 
 class Twins:
-    """The ledger and the naive model, fed alike over servers' rows of which nothing is thrown away."""
+    """The scorer and the naive model with the same input; all rows of the servers are kept."""
 
     def __init__(self) -> None:
-        self.ledger = make_ledger()
-        self.naive = NaiveLedger(CONTRACT, LIMITS, list(self.ledger.shape.intervals))
+        self.scorer = make_scorer()
+        self.naive = NaiveScorer(CONTRACT, LIMITS, list(self.scorer.shape.intervals))
         self.rows: list[dict[int, list[float]]] = [{99: [1.0, 2.0]} for _ in range(SLOTS)]
         for number, slot in enumerate(range(SLOTS)):
             for step in range(92, 100):
@@ -104,7 +104,7 @@ class Twins:
         return max(self.rows[slot])
 
     def window(self, slot: int, last: int) -> dict[int, list[float]]:
-        """What the window holds of the rows up to `last`."""
+        """Return the rows of the window up to step `last`."""
         oldest = self.newest(slot) - CONTEXT + 1
         return {step: row for step, row in self.rows[slot].items() if oldest <= step <= last}
 
@@ -123,50 +123,50 @@ class Twins:
             step = self.newest(slot) - given[0]
             self.rows[slot][step] = list(given[1])
         elif kind == "forget":
-            self.ledger.forget(slot)
+            self.scorer.forget(slot)
             self.naive.forget(slot)
-        elif kind == "ahead":  # another server is further on
-            self.ledger.now_step += given
+        elif kind == "ahead":  # another server has newer rows
+            self.scorer.now_step += given
             self.naive.now_step += given
         elif kind == "post":
             self.post(slot, *given)
         else:
             newest = self.newest(slot)
-            hold = self.ledger.pending.get(slot)
-            if hold is not None and self.ledger.is_due(hold, newest):
-                self.ledger.score(hold, newest, self.array(slot, newest))
+            pending = self.scorer.pending.get(slot)
+            if pending is not None and self.scorer.is_due(pending, newest):
+                self.scorer.score(pending, newest, self.array(slot, newest))
             self.naive.sweep(slot, newest, self.window(slot, newest))
 
     def post(self, slot: int, names: str, behind: int, seed: int) -> None:
-        """Versions forecast from a row that may not be the newest any more."""
+        """Offer forecasts of versions from a row that may no longer be the newest."""
         step = self.newest(slot) - behind
         for place, name in enumerate(names):
             values = np.random.default_rng(seed + place).normal(1.0, 2.0, CONTRACT.forecast_shape)
             forecast = np.sort(values, axis=-1).astype(np.float32)
             self.naive.now_step = max(self.naive.now_step, step)
             expected = self.naive.take(name, slot, step, forecast, self.window(slot, step))
-            assert take(self.ledger, name, slot, step, forecast, self.array(slot, step)) == expected
-            forecast[:] = np.nan  # it was a view of the board, and another is posted there
+            assert take(self.scorer, name, slot, step, forecast, self.array(slot, step)) == expected
+            forecast[:] = np.nan  # it was a view of the board, where the next forecast is posted
 
     def check(self) -> None:
-        ledger, naive = self.ledger, self.naive
-        ledger.drop_old_scores()
-        assert {slot: (hold.step, hold.done_steps) for slot, hold in ledger.pending.items()} == {
-            slot: (hold.step, hold.done) for slot, hold in naive.held.items()
+        scorer, naive = self.scorer, self.naive
+        scorer.drop_old_scores()
+        assert {slot: (pending.step, pending.done_steps) for slot, pending in scorer.pending.items()} == {
+            slot: (pending.step, pending.done) for slot, pending in naive.pending.items()
         }
         for name in VERSIONS:
-            figures = ledger.versions[name].scores
+            scores = scorer.versions[name].scores
             for target in range(TARGETS):
-                assert same(figures.compute_loss()[target], naive.loss(name, target))
-                assert figures.count_points()[target] == sum(p.target == target for p in naive.kept(name))
+                assert same(scores.compute_loss()[target], naive.loss(name, target))
+                assert scores.count_points()[target] == sum(p.target == target for p in naive.kept(name))
                 for index in range(QUANTILES):
-                    assert same(figures.compute_below_share()[target, index], naive.share(name, target, "below", index))
+                    assert same(scores.compute_below_share()[target, index], naive.share(name, target, "below", index))
                 for index in range(len(naive.intervals)):
                     assert same(
-                        figures.compute_inside_share()[target, index], naive.share(name, target, "inside", index)
+                        scores.compute_inside_share()[target, index], naive.share(name, target, "inside", index)
                     )
-        compared = ledger.comparisons.summarize().get(VERSIONS)
-        for row in range(ledger.shape.ranges + 1):
+        compared = scorer.comparisons.summarize().get(VERSIONS)
+        for row in range(scorer.shape.ranges + 1):
             count, difference, error = naive.paired(row)
             found = (0, math.nan, math.nan)
             if compared is not None:
@@ -177,7 +177,7 @@ class Twins:
 
 
 def same(found: float, expected: float) -> bool:
-    """Equal but for rounding: the naive model's sums go in another order."""
+    """Whether both are equal except for rounding: the naive model sums in another order."""
     if math.isnan(found) or math.isnan(expected):
         return math.isnan(found) and math.isnan(expected)
     return math.isclose(found, expected, rel_tol=1e-6, abs_tol=1e-6)
@@ -188,12 +188,12 @@ def test_the_scorer_agrees_with_a_list_of_all_scored_values(events: list[Event])
     twins = Twins()
     for event in events:
         twins.feed(event)
-        assert len(twins.ledger.pending) <= LIMITS.scored_servers
+        assert len(twins.scorer.pending) <= LIMITS.scored_servers
     twins.check()
 
 
 def test_the_property_compares_real_scores() -> None:
-    """A plain run through the same twins ends with losses, coverage and pairs: none of the checks is of nothing."""
+    """A plain run of the same twins has losses, coverage and pairs, so that no check compares empty results."""
     twins = Twins()
     for number in range(30):
         for slot in (0, 1):
@@ -201,46 +201,46 @@ def test_the_property_compares_real_scores() -> None:
             twins.feed(("row", slot, (1, (float(number % 3), float(number % 2)))))
             twins.feed(("sweep", slot, None))
     twins.check()
-    assert math.isfinite(twins.ledger.versions["a"].scores.compute_whole_loss())
-    assert twins.naive.paired(twins.ledger.shape.ranges)[0] > 1
-    assert twins.ledger.counts.finished > 2
+    assert math.isfinite(twins.scorer.versions["a"].scores.compute_whole_loss())
+    assert twins.naive.paired(twins.scorer.shape.ranges)[0] > 1
+    assert twins.scorer.counts.finished > 2
 
 
-# ---------------------------------------------------------------- what a loss is
+# ---------------------------------------------------------------- the loss
 def test_a_loss_is_pinball_over_the_series_deviation_as_in_training() -> None:
-    ledger = make_ledger()
-    take(ledger, "a", 0, 100, forecast_of(10.0, 5.0), rows_of(0, 20, 0, 20, 0, 20, 0, 20))
-    arrive(ledger, 0, 105, rows_of(20, 20, 20, 20, 20))
-    # Quantiles 5, 10, 15 and a truth of 20; the series is what is past and what was scored.
-    figures = ledger.versions["a"].scores
+    scorer = make_scorer()
+    take(scorer, "a", 0, 100, forecast_of(10.0, 5.0), rows_of(0, 20, 0, 20, 0, 20, 0, 20))
+    arrive(scorer, 0, 105, rows_of(20, 20, 20, 20, 20))
+    # Quantiles 5, 10, 15 and a truth of 20; the series is the past and the scored rows.
+    scores = scorer.versions["a"].scores
     deviation = np.std([0, 20] * 4 + [20] * 4)
-    assert figures.compute_whole_loss() == pytest.approx((0.1 * 15 + 0.5 * 10 + 0.9 * 5) / 3 / deviation)
-    assert figures.compute_below_share().tolist() == [[0.0, 0.0, 0.0]] * TARGETS
-    assert figures.scored_steps == HORIZON
-    assert figures.forecasts == 1
+    assert scores.compute_whole_loss() == pytest.approx((0.1 * 15 + 0.5 * 10 + 0.9 * 5) / 3 / deviation)
+    assert scores.compute_below_share().tolist() == [[0.0, 0.0, 0.0]] * TARGETS
+    assert scores.scored_steps == HORIZON
+    assert scores.forecasts == 1
 
 
 def test_coverage_counts_the_ends_and_a_value_on_a_quantile_as_below() -> None:
-    ledger = make_ledger()
-    take(ledger, "a", 0, 100, forecast_of(10.0, 5.0))
-    arrive(ledger, 0, 105, rows_of(5, 15, 10, 16, 0))
-    figures = ledger.versions["a"].scores
-    assert ledger.shape.interval_names == ["0.1-0.9"]
-    assert figures.compute_inside_share()[0].tolist() == [0.75]
-    assert figures.compute_below_share()[0].tolist() == [0.25, 0.5, 0.75]
+    scorer = make_scorer()
+    take(scorer, "a", 0, 100, forecast_of(10.0, 5.0))
+    arrive(scorer, 0, 105, rows_of(5, 15, 10, 16, 0))
+    scores = scorer.versions["a"].scores
+    assert scorer.shape.interval_names == ["0.1-0.9"]
+    assert scores.compute_inside_share()[0].tolist() == [0.75]
+    assert scores.compute_below_share()[0].tolist() == [0.25, 0.5, 0.75]
 
 
 def test_there_is_no_loss_before_every_range_of_the_horizon_has_one() -> None:
-    ledger = make_ledger()
-    take(ledger, "a", 0, 100, forecast_of(1.0))
-    arrive(ledger, 0, 104, rows_of(1, 1, 1, 1))
-    figures = ledger.versions["a"].scores
-    assert math.isnan(figures.compute_whole_loss())
-    assert figures.compute_range_loss()[0] > 0
-    assert math.isnan(figures.compute_range_loss()[1])
-    arrive(ledger, 0, 105, rows_of(1, 1, 1, 1, 1))
-    short, long = figures.compute_range_loss()
-    assert figures.compute_whole_loss() == pytest.approx((3 * short + long) / 4), (
+    scorer = make_scorer()
+    take(scorer, "a", 0, 100, forecast_of(1.0))
+    arrive(scorer, 0, 104, rows_of(1, 1, 1, 1))
+    scores = scorer.versions["a"].scores
+    assert math.isnan(scores.compute_whole_loss())
+    assert scores.compute_range_loss()[0] > 0
+    assert math.isnan(scores.compute_range_loss()[1])
+    arrive(scorer, 0, 105, rows_of(1, 1, 1, 1, 1))
+    short, long = scores.compute_range_loss()
+    assert scores.compute_whole_loss() == pytest.approx((3 * short + long) / 4), (
         "every step of the horizon weighs the same"
     )
 
@@ -255,75 +255,75 @@ def test_there_is_no_loss_before_every_range_of_the_horizon_has_one() -> None:
     ],
 )
 def test_a_series_that_is_flat_or_hardly_known_is_not_scored(past: Float32) -> None:
-    ledger = make_ledger()
-    assert not take(ledger, "a", 0, 100, forecast_of(5.0), past)
-    assert ledger.pending == {}
+    scorer = make_scorer()
+    assert not take(scorer, "a", 0, 100, forecast_of(5.0), past)
+    assert scorer.pending == {}
 
 
 def test_a_target_with_few_reported_values_is_not_scored_but_the_other_is() -> None:
-    ledger = make_ledger()
+    scorer = make_scorer()
     past = PAST.copy()
     past[:5, 1] = math.nan
-    assert take(ledger, "a", 0, 100, forecast_of(1.0), past)
-    arrive(ledger, 0, 105, rows_of(1, 1, 1, 1, 1))
-    assert ledger.versions["a"].scores.count_points().tolist() == [4.0, 0.0]
+    assert take(scorer, "a", 0, 100, forecast_of(1.0), past)
+    arrive(scorer, 0, 105, rows_of(1, 1, 1, 1, 1))
+    assert scorer.versions["a"].scores.count_points().tolist() == [4.0, 0.0]
 
 
 def test_a_missing_value_is_not_scored() -> None:
-    ledger = make_ledger()
-    take(ledger, "a", 0, 100, forecast_of(1.0))
+    scorer = make_scorer()
+    take(scorer, "a", 0, 100, forecast_of(1.0))
     rows = rows_of(1, math.nan, 1, 1, 1)
     rows[0, 1] = math.nan
-    arrive(ledger, 0, 105, rows)
-    assert ledger.versions["a"].scores.count_points().tolist() == [3.0, 2.0]
+    arrive(scorer, 0, 105, rows)
+    assert scorer.versions["a"].scores.count_points().tolist() == [3.0, 2.0]
 
 
 def test_a_late_value_counts_until_its_row_has_settled() -> None:
-    ledger = make_ledger()
-    take(ledger, "a", 0, 100, forecast_of(1.0))
-    hold = ledger.pending[0]
-    assert not ledger.is_due(hold, 101)
-    arrive(ledger, 0, 102, rows_of(1, 1))  # step 101 has settled; 102 has not
-    arrive(ledger, 0, 103, rows_of(50, 7, 1))  # 101 is amended too late, 102 in time
+    scorer = make_scorer()
+    take(scorer, "a", 0, 100, forecast_of(1.0))
+    pending = scorer.pending[0]
+    assert not scorer.is_due(pending, 101)
+    arrive(scorer, 0, 102, rows_of(1, 1))  # step 101 has settled; 102 has not
+    arrive(scorer, 0, 103, rows_of(50, 7, 1))  # 101 is amended too late, 102 in time
     past = [0, 2] * 4
     first = (0.1 * 1 + 0.1 * 1) / 3 / np.std([*past, 1])
     second = (0.1 * 7 + 0.5 * 6 + 0.9 * 5) / 3 / np.std([*past, 1, 7])
-    assert hold.losses["a"][0, 0] == pytest.approx(first + second)
+    assert pending.losses["a"][0, 0] == pytest.approx(first + second)
 
 
 def test_a_forecast_whose_rows_never_arrive_expires() -> None:
-    ledger = make_ledger()
-    take(ledger, "a", 0, 100, forecast_of(1.0))
-    take(ledger, "b", 0, 100, forecast_of(2.0))
-    arrive(ledger, 0, 102, rows_of(1, 1))
-    ledger.now_step = 100 + HORIZON + LIMITS.settle_steps + LIMITS.tolerance_steps
-    assert not ledger.is_due(ledger.pending[0], 102)
-    ledger.now_step += 1
-    arrive(ledger, 0, 102, rows_of(1, 1))  # what is there is scored, settled or not
-    assert ledger.pending == {}
-    assert (ledger.counts.finished, ledger.counts.expired) == (0, 1)
-    assert ledger.versions["a"].scores.scored_steps == 2
-    assert ledger.comparisons.summarize()[VERSIONS][-1].forecasts == 1, "half of its horizon was known"
+    scorer = make_scorer()
+    take(scorer, "a", 0, 100, forecast_of(1.0))
+    take(scorer, "b", 0, 100, forecast_of(2.0))
+    arrive(scorer, 0, 102, rows_of(1, 1))
+    scorer.now_step = 100 + HORIZON + LIMITS.settle_steps + LIMITS.tolerance_steps
+    assert not scorer.is_due(scorer.pending[0], 102)
+    scorer.now_step += 1
+    arrive(scorer, 0, 102, rows_of(1, 1))  # the rows that exist are scored, settled or not
+    assert scorer.pending == {}
+    assert (scorer.counts.finished, scorer.counts.expired) == (0, 1)
+    assert scorer.versions["a"].scores.scored_steps == 2
+    assert scorer.comparisons.summarize()[VERSIONS][-1].forecasts == 1, "half of its horizon was known"
 
 
 def test_replayed_history_takes_no_place() -> None:
-    ledger = make_ledger()
-    take(ledger, "a", 0, 1_000, forecast_of(1.0))
-    assert not take(ledger, "a", 1, 900, forecast_of(1.0))
-    assert list(ledger.pending) == [0]
+    scorer = make_scorer()
+    take(scorer, "a", 0, 1_000, forecast_of(1.0))
+    assert not take(scorer, "a", 1, 900, forecast_of(1.0))
+    assert list(scorer.pending) == [0]
 
 
 def test_scores_are_of_the_last_periods_only() -> None:
-    ledger = make_ledger()
-    take(ledger, "a", 0, 100, forecast_of(1.0))
-    arrive(ledger, 0, 105, rows_of(1, 1, 1, 1, 1))
-    figures = ledger.versions["a"].scores
-    assert figures.count_points().sum() == HORIZON * TARGETS
+    scorer = make_scorer()
+    take(scorer, "a", 0, 100, forecast_of(1.0))
+    arrive(scorer, 0, 105, rows_of(1, 1, 1, 1, 1))
+    scores = scorer.versions["a"].scores
+    assert scores.count_points().sum() == HORIZON * TARGETS
     for now, left in ((107, True), (111, True), (112, False)):
-        ledger.now_step = now
-        ledger.drop_old_scores()
-        assert figures.count_points().any() == left
-    assert figures.scored_steps == HORIZON, "a counter never goes back"
+        scorer.now_step = now
+        scorer.drop_old_scores()
+        assert scores.count_points().any() == left
+    assert scores.scored_steps == HORIZON, "a counter never goes back"
 
 
 def test_periods_without_values_are_empty() -> None:
@@ -336,13 +336,13 @@ def test_periods_without_values_are_empty() -> None:
 
 # ---------------------------------------------------------------- two versions
 def test_only_forecasts_of_both_versions_from_the_same_origin_are_compared() -> None:
-    ledger = make_ledger()
-    take(ledger, "a", 0, 100, forecast_of(1.0))
-    assert not take(ledger, "b", 0, 101, forecast_of(1.0)), "another origin"
-    assert take(ledger, "b", 0, 100, forecast_of(3.0))
-    assert not take(ledger, "b", 0, 100, forecast_of(3.0)), "once"
-    arrive(ledger, 0, 105, rows_of(1, 1, 1, 1, 1))
-    *ranges, whole = ledger.comparisons.summarize()[VERSIONS]
+    scorer = make_scorer()
+    take(scorer, "a", 0, 100, forecast_of(1.0))
+    assert not take(scorer, "b", 0, 101, forecast_of(1.0)), "another origin"
+    assert take(scorer, "b", 0, 100, forecast_of(3.0))
+    assert not take(scorer, "b", 0, 100, forecast_of(3.0)), "once"
+    arrive(scorer, 0, 105, rows_of(1, 1, 1, 1, 1))
+    *ranges, whole = scorer.comparisons.summarize()[VERSIONS]
     assert [each.forecasts for each in ranges] == [1, 1]
     deviation = np.std([0, 2] * 4 + [1] * 4)
     assert whole.first_loss == pytest.approx((0.1 + 0.1) / 3 / deviation)
@@ -352,72 +352,72 @@ def test_only_forecasts_of_both_versions_from_the_same_origin_are_compared() -> 
 
 
 def test_a_forecast_that_arrives_after_scoring_began_is_left_out() -> None:
-    ledger = make_ledger()
-    take(ledger, "a", 0, 100, forecast_of(1.0))
-    arrive(ledger, 0, 102, rows_of(1, 1))
-    assert not take(ledger, "b", 0, 100, forecast_of(1.0))
-    assert not ledger.add_forecast(ledger.versions["b"], 0, 0, 100, forecast_of(1.0), PAST)
+    scorer = make_scorer()
+    take(scorer, "a", 0, 100, forecast_of(1.0))
+    arrive(scorer, 0, 102, rows_of(1, 1))
+    assert not take(scorer, "b", 0, 100, forecast_of(1.0))
+    assert not scorer.add_forecast(scorer.versions["b"], 0, 0, 100, forecast_of(1.0), PAST)
 
 
 def test_a_shadow_only_joins_pending_forecasts_while_another_version_opens_them() -> None:
-    ledger = make_ledger(versions=("a",))
-    ledger.follow("b", shadow=True)
-    assert not take(ledger, "b", 0, 100, forecast_of(1.0))
-    assert take(ledger, "a", 0, 100, forecast_of(1.0))
-    assert take(ledger, "b", 0, 100, forecast_of(1.0))
-    ledger.unfollow("a")
-    assert take(ledger, "b", 1, 100, forecast_of(1.0))
+    scorer = make_scorer(versions=("a",))
+    scorer.follow("b", shadow=True)
+    assert not take(scorer, "b", 0, 100, forecast_of(1.0))
+    assert take(scorer, "a", 0, 100, forecast_of(1.0))
+    assert take(scorer, "b", 0, 100, forecast_of(1.0))
+    scorer.unfollow("a")
+    assert take(scorer, "b", 1, 100, forecast_of(1.0))
 
 
 def test_a_removed_version_loses_its_scores_and_its_pending_forecasts() -> None:
-    ledger = make_ledger()
+    scorer = make_scorer()
     for name in VERSIONS:
-        take(ledger, name, 0, 100, forecast_of(1.0))
-    take(ledger, "a", 1, 100, forecast_of(1.0))
-    arrive(ledger, 0, 104, rows_of(1, 1, 1, 1))
-    ledger.unfollow("a")
-    ledger.unfollow("a")
-    assert list(ledger.pending) == [0], "nobody's forecast of the other is left"
-    assert ledger.comparisons.summarize() == {}
-    arrive(ledger, 0, 105, rows_of(1, 1, 1, 1, 1))
-    assert math.isfinite(ledger.versions["b"].scores.compute_whole_loss())
+        take(scorer, name, 0, 100, forecast_of(1.0))
+    take(scorer, "a", 1, 100, forecast_of(1.0))
+    arrive(scorer, 0, 104, rows_of(1, 1, 1, 1))
+    scorer.unfollow("a")
+    scorer.unfollow("a")
+    assert list(scorer.pending) == [0], "no version has a forecast of the other server"
+    assert scorer.comparisons.summarize() == {}
+    arrive(scorer, 0, 105, rows_of(1, 1, 1, 1, 1))
+    assert math.isfinite(scorer.versions["b"].scores.compute_whole_loss())
 
 
 def test_one_version_too_many_replaces_the_one_with_the_oldest_forecast() -> None:
-    ledger = make_ledger()
-    take(ledger, "a", 0, 100, forecast_of(1.0))
-    ledger.follow("c")
-    assert set(ledger.versions) == {"a", "c"}
+    scorer = make_scorer()
+    take(scorer, "a", 0, 100, forecast_of(1.0))
+    scorer.follow("c")
+    assert set(scorer.versions) == {"a", "c"}
 
 
 # ---------------------------------------------------------------- memory and fairness
 def test_a_slot_with_another_server_starts_again() -> None:
-    ledger = make_ledger()
-    take(ledger, "a", 0, 100, forecast_of(1.0), rows_of(0, 1000, 0, 1000, 0, 1000, 0, 1000))
-    ledger.forget(0)
-    assert ledger.pending == {}
-    assert take(ledger, "a", 0, 101, forecast_of(1.0))
-    assert not ledger.add_forecast(ledger.versions["b"], 0, 1, 101, forecast_of(1.0), PAST), "of the slot's next server"
-    arrive(ledger, 0, 106, rows_of(1, 1, 1, 1, 1))
+    scorer = make_scorer()
+    take(scorer, "a", 0, 100, forecast_of(1.0), rows_of(0, 1000, 0, 1000, 0, 1000, 0, 1000))
+    scorer.forget(0)
+    assert scorer.pending == {}
+    assert take(scorer, "a", 0, 101, forecast_of(1.0))
+    assert not scorer.add_forecast(scorer.versions["b"], 0, 1, 101, forecast_of(1.0), PAST), "of the slot's next server"
+    arrive(scorer, 0, 106, rows_of(1, 1, 1, 1, 1))
     loss = (0.1 + 0.1) / 3 / np.std([0, 2] * 4 + [1] * 4)
-    assert ledger.versions["a"].scores.compute_whole_loss() == pytest.approx(loss), (
-        "the former server's thousands are gone"
+    assert scorer.versions["a"].scores.compute_whole_loss() == pytest.approx(loss), (
+        "the values of the former server do not count"
     )
 
 
 @dataclass
-class Held:
-    """Bytes of numpy arrays that a ledger holds."""
+class Footprint:
+    """Measures the bytes of the numpy arrays of a scorer."""
 
-    ledger: ForecastScorer
+    scorer: ForecastScorer
 
     def nbytes(self) -> int:
         seen: set[int] = set()
-        return sum(arrays_within(self.ledger, seen))
+        return sum(arrays_within(self.scorer, seen))
 
 
 def arrays_within(thing: Any, seen: set[int]) -> list[int]:
-    """The size of every array that can be reached, each once."""
+    """Return the size of every array that can be reached, each once."""
     if id(thing) in seen:
         return []
     seen.add(id(thing))
@@ -435,35 +435,35 @@ def arrays_within(thing: Any, seen: set[int]) -> list[int]:
 
 def test_memory_is_bounded_for_any_number_of_servers_and_steps() -> None:
     places = 20
-    ledger = make_ledger(AccuracyLimits(scored_servers=places, range_steps=3), servers=100)
-    ledger.follow("b", shadow=True)
-    empty = Held(ledger).nbytes()
+    scorer = make_scorer(AccuracyLimits(scored_servers=places, range_steps=3), servers=100)
+    scorer.follow("b", shadow=True)
+    empty = Footprint(scorer).nbytes()
     most = 0
     for step in range(100, 300):
         for slot in range(100):
             for name in VERSIONS:
-                take(ledger, name, slot, step, forecast_of(1.0))
-            arrive(ledger, slot, step, PAST)
-        assert len(ledger.pending) <= places
-        most = max(most, Held(ledger).nbytes())
-    assert ledger.counts.finished > 500
-    one = forecast_of(0.0).nbytes + TARGETS * 8 * ledger.shape.ranges
-    each = len(VERSIONS) * one + TARGETS * 8 * (1 + ledger.shape.ranges)
-    compared = 2 * ledger.limits.periods * (ledger.shape.ranges + 1) * 5 * 8
+                take(scorer, name, slot, step, forecast_of(1.0))
+            arrive(scorer, slot, step, PAST)
+        assert len(scorer.pending) <= places
+        most = max(most, Footprint(scorer).nbytes())
+    assert scorer.counts.finished > 500
+    one = forecast_of(0.0).nbytes + TARGETS * 8 * scorer.shape.ranges
+    each = len(VERSIONS) * one + TARGETS * 8 * (1 + scorer.shape.ranges)
+    compared = 2 * scorer.limits.periods * (scorer.shape.ranges + 1) * 5 * 8
     assert 0 < most - empty <= places * each + compared
 
 
 def test_every_server_is_sampled_and_the_places_are_filled() -> None:
     places, servers = 10, 40
-    ledger = make_ledger(AccuracyLimits(scored_servers=places, settle_steps=1), ("a",), servers)
+    scorer = make_scorer(AccuracyLimits(scored_servers=places, settle_steps=1), ("a",), servers)
     turns = [0] * servers
     filled = []
     for step in range(100, 2_100):
         for slot in range(servers):
-            turns[slot] += take(ledger, "a", slot, step, forecast_of(1.0))
-            arrive(ledger, slot, step, PAST)
-        filled.append(len(ledger.pending))
-    # A hold lasts 5 of its steps, so 10 places give 2,000 steps about 4,000 turns, 100 to each server.
+            turns[slot] += take(scorer, "a", slot, step, forecast_of(1.0))
+            arrive(scorer, slot, step, PAST)
+        filled.append(len(scorer.pending))
+    # A pending forecast lasts 5 steps, so 10 places give 2,000 steps about 4,000 samples, 100 of each server.
     assert 0.75 * places < np.mean(filled) <= places
     assert min(turns) > 50
     assert max(turns) < 150
@@ -474,34 +474,34 @@ def test_the_choice_is_the_same_on_every_run() -> None:
 
 
 def test_a_version_that_serves_few_servers_gets_half_of_the_places() -> None:
-    ledger = ForecastScorer(CONTRACT, AccuracyLimits(scored_servers=100, settle_steps=1), 100)
-    ledger.set_server_count(1_000)
-    ledger.follow("a", share=0.95)
-    ledger.follow("b", share=0.05)
-    # 50 servers fill 50 places at once; 950 servers fill theirs by one origin in ninety.
-    assert ledger.versions["b"].threshold == 2**64
-    assert ledger.versions["a"].threshold / 2**64 == pytest.approx(1 / 90)
+    scorer = ForecastScorer(CONTRACT, AccuracyLimits(scored_servers=100, settle_steps=1), 100)
+    scorer.set_server_count(1_000)
+    scorer.follow("a", share=0.95)
+    scorer.follow("b", share=0.05)
+    # 50 servers fill 50 places at once; 950 servers fill theirs with one origin in ninety.
+    assert scorer.versions["b"].threshold == 2**64
+    assert scorer.versions["a"].threshold / 2**64 == pytest.approx(1 / 90)
 
 
 def test_a_version_that_serves_no_more_gives_its_places_to_the_next() -> None:
-    ledger = ForecastScorer(CONTRACT, AccuracyLimits(scored_servers=100, settle_steps=1), 100)
+    scorer = ForecastScorer(CONTRACT, AccuracyLimits(scored_servers=100, settle_steps=1), 100)
     for name in VERSIONS:
-        ledger.follow(name)
-    ledger.set_server_count(200)
-    halved = ledger.versions["b"].threshold
-    take(ledger, "b", 0, 112, forecast_of(1.0))
-    take(ledger, "a", 0, 100, forecast_of(1.0))
-    ledger.set_server_count(200)
-    assert ledger.versions["b"].threshold == halved
-    take(ledger, "b", 0, 113, forecast_of(1.0))
-    ledger.set_server_count(200)
-    assert ledger.versions["b"].threshold > 2 * halved
-    assert ledger.versions["a"].threshold == 0
+        scorer.follow(name)
+    scorer.set_server_count(200)
+    halved = scorer.versions["b"].threshold
+    take(scorer, "b", 0, 112, forecast_of(1.0))
+    take(scorer, "a", 0, 100, forecast_of(1.0))
+    scorer.set_server_count(200)
+    assert scorer.versions["b"].threshold == halved
+    take(scorer, "b", 0, 113, forecast_of(1.0))
+    scorer.set_server_count(200)
+    assert scorer.versions["b"].threshold > 2 * halved
+    assert scorer.versions["a"].threshold == 0
 
 
 def test_without_a_place_nothing_is_chosen() -> None:
-    ledger = make_ledger(AccuracyLimits(scored_servers=0))
-    assert not take(ledger, "a", 0, 100, forecast_of(1.0))
+    scorer = make_scorer(AccuracyLimits(scored_servers=0))
+    assert not take(scorer, "a", 0, 100, forecast_of(1.0))
 
 
 @pytest.mark.parametrize("wrong", [{"scored_servers": -1}, {"settle_steps": -1}, {"range_steps": 0}, {"periods": 0}])
@@ -510,16 +510,16 @@ def test_invalid_limits_are_refused(wrong: dict[str, int]) -> None:
         AccuracyLimits(**wrong)
 
 
-# ---------------------------------------------------------------- the training figures
+# ---------------------------------------------------------------- the scores of training
 def test_drift_is_measured_against_whole_fleets() -> None:
     info = {
         "data": {"smd": {}, "asd": {}},
         "figures": {"smd": {"nPL": 0.1}, "smd_every_fifth": {"nPL": 9.0}, "asd": {"nPL": 0.3}, "constants": {"x": 0.0}},
     }
-    figures = parse_training_scores(info)
-    assert figures is not None
-    assert figures.loss == pytest.approx(0.2)
-    assert figures.fleets == ("smd", "asd")
+    scores = parse_training_scores(info)
+    assert scores is not None
+    assert scores.loss == pytest.approx(0.2)
+    assert scores.fleets == ("smd", "asd")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ OVERHEAD_SECONDS = 0.0005
 
 @st.composite
 def tables(draw: st.DrawFn) -> CostTable:
-    """Rising costs, as measured ones are: a larger batch is never quicker."""
+    """Draw rising seconds, like measured ones: a larger batch is never quicker."""
     buckets = sorted(draw(st.permutations(range(1, 13)))[: draw(st.integers(1, 4))])
     more = [draw(st.sampled_from([0, 1, 2, 5, 10, 30])) for _ in buckets]
     seconds = {bucket: (1 + sum(more[: place + 1])) * 1e-3 for place, bucket in enumerate(buckets)}
@@ -23,7 +23,7 @@ def tables(draw: st.DrawFn) -> CostTable:
 
 
 def naive_cost(table: CostTable, count: int) -> float:
-    """From the words alone: a bucket's full cost where it pads, else what lies between the buckets around it."""
+    """Return the seconds by the naive rule: of a full bucket if it pads, else between those of the buckets around."""
     points = [(0, 0.0), *sorted(table.seconds.items())]
     for (low, low_seconds), (high, high_seconds) in pairwise(points):
         if low < count <= high:
@@ -34,7 +34,7 @@ def naive_cost(table: CostTable, count: int) -> float:
 
 
 def cheapest(table: CostTable, waiting: int) -> float:
-    """Seconds of the cheapest split on one lane: every first batch is tried, and all that may follow it."""
+    """Return the seconds of the cheapest split on one lane, with every first batch and every rest tried."""
 
     @cache
     def best(left: int) -> float:
@@ -116,7 +116,7 @@ def test_a_bucket_that_costs_more_than_its_parts_is_not_used() -> None:
 
 
 def test_the_overhead_of_the_loop_is_counted_once_a_batch() -> None:
-    # Nine as one batch: 59.7 + 0.5. As eight and one: 59.0 + 2 x 0.5, which is less; with a third 0.5 it were more.
+    # Nine as one batch: 59.7 + 0.5. As eight and one: 59.0 + 2 x 0.5, which is less; with a third 0.5 it would be more.
     one_lane = CostTable({1: 29.0, 8: 30.0, 32: 59.7}, pads=True, overhead_seconds=0.5)
     assert one_lane.choose_batch_size(9, 1) == 8
     # On two lanes, seventeen as one: 12.75 + 1. As 8, 8 and 1: 10.5 + 3 x 1, which is less.

@@ -44,7 +44,7 @@ def test_an_abandoned_lane_is_retried_as_long_as_another_is_healthy() -> None:
         assert roster.take_due(now) == [0]
     roster.mark_lost(0, now)
     roster.mark_lost(1, now)
-    assert roster.take_due(now + 100.0) == [1], "the backend that is next must not wait for the other"
+    assert roster.take_due(now + 100.0) == [1], "the next backend must not wait for the other"
     roster.mark_rebuilt(1, now + 100.0)
     assert roster.take_due(now + 104.0) == [0]
 
@@ -60,11 +60,11 @@ def test_the_lanes_of_a_lost_device_are_abandoned_and_those_of_another_are_not()
 
 @dataclass
 class NaiveLane:
-    state: str = "well"
+    state: str = "healthy"
     since: float = 0.0
     due: float = 0.0
     history: list[float] = field(default_factory=list)
-    """When it was lost, since it was last forgiven."""
+    """The times of its losses since its counter was last reset."""
 
     @property
     def tired(self) -> bool:
@@ -72,7 +72,7 @@ class NaiveLane:
 
 
 class Roster(RuleBasedStateMachine):
-    """Lanes are lost, come back or do not, in any order."""
+    """Lanes are lost and rebuilt, or not, in any order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -87,30 +87,30 @@ class Roster(RuleBasedStateMachine):
     def wait(self, seconds: float) -> None:
         self.now += seconds
 
-    @precondition(lambda self: self.states("well", "building"))
+    @precondition(lambda self: self.states("healthy", "building"))
     @rule(data=st.data())
     def lose(self, data: st.DataObject) -> None:
-        self.lost(data.draw(st.sampled_from(self.states("well", "building"))), permanent=data.draw(st.booleans()))
+        self.lost(data.draw(st.sampled_from(self.states("healthy", "building"))), permanent=data.draw(st.booleans()))
 
     @rule(device=st.integers(0, DEVICES - 1))
     def lose_device(self, device: int) -> None:
-        for index in self.states("well"):
+        for index in self.states("healthy"):
             if index % DEVICES == device:
                 self.lost(index)
 
     def lost(self, index: int, *, permanent: bool = False) -> None:
         lane = self.lanes[index]
-        if lane.state == "well" and self.now - lane.since >= LIMITS.healthy_reset_seconds:
+        if lane.state == "healthy" and self.now - lane.since >= LIMITS.healthy_reset_seconds:
             lane.history.clear()
         lane.history.append(self.now)
         while permanent and not lane.tired:
             lane.history.append(self.now)
         lane.state = "waiting"
         lane.due = self.now + [1.0, 2.0, 4.0, LIMITS.max_rebuild_seconds][min(len(lane.history), 4) - 1]
-        if not self.states("well"):
+        if not self.states("healthy"):
             for each in self.lanes:
                 if each.tired and each.state == "waiting":
-                    each.state = "given up"
+                    each.state = "abandoned"
         self.roster.mark_lost(index, self.now, permanent=permanent)
 
     @rule()
@@ -124,25 +124,27 @@ class Roster(RuleBasedStateMachine):
     @rule(data=st.data())
     def mend(self, data: st.DataObject) -> None:
         index = data.draw(st.sampled_from(self.states("building")))
-        self.lanes[index].state, self.lanes[index].since = "well", self.now
+        self.lanes[index].state, self.lanes[index].since = "healthy", self.now
         self.try_again()
         self.roster.mark_rebuilt(index, self.now)
 
-    @precondition(lambda self: len(self.states("given up")) == LANES)
+    @precondition(lambda self: len(self.states("abandoned")) == LANES)
     @rule()
     def retry_abandoned(self) -> None:
         self.try_again()
         self.roster.retry_abandoned(self.now)
 
     def try_again(self) -> None:
-        for index in self.states("given up"):
+        for index in self.states("abandoned"):
             self.lanes[index].state, self.lanes[index].due = "waiting", self.now + LIMITS.max_rebuild_seconds
 
     @invariant()
     def agrees(self) -> None:
-        assert self.roster.healthy_count == len(self.states("well"))
-        assert self.roster.is_exhausted == (len(self.states("given up")) == LANES)
-        assert not (self.states("given up") and self.states("well")), "no lane is given up while another is well"
+        assert self.roster.healthy_count == len(self.states("healthy"))
+        assert self.roster.is_exhausted == (len(self.states("abandoned")) == LANES)
+        assert not (self.states("abandoned") and self.states("healthy")), (
+            "no lane is abandoned while another is healthy"
+        )
 
 
 TestRoster = Roster.TestCase

@@ -27,8 +27,8 @@ def values_of(number: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
 def same(found: Forecast | None, serial: int, step: int) -> bool:
     if found is None:
         return False
-    told = (found.serial, found.step, found.context, found.model)
-    return told == (serial, step, step % 7, f"model_{step}") and np.array_equal(found.values, values_of(step))
+    stored = (found.serial, found.step, found.context, found.model)
+    return stored == (serial, step, step % 7, f"model_{step}") and np.array_equal(found.values, values_of(step))
 
 
 @given(st.lists(st.tuples(st.integers(0, SLOTS - 1), st.sampled_from(["post", "post", "post", "reset", "restart"]))))
@@ -62,7 +62,7 @@ def test_the_board_is_a_dict_of_the_latest_forecasts(steps: list[tuple[int, str]
 
 
 def test_an_interrupted_post_leaves_no_forecast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed between any two stores of a post, the board has the whole forecast or none."""
+    """If the process is killed between any two writes of a post, the board has the whole forecast or none."""
     arrays = make_arrays()
     order: list[str] = []
 

@@ -20,7 +20,7 @@ def make_arrays(capacity: int = 3) -> NamedArrays:
 
 
 def come(directory: Directory, name: str, now: float) -> tuple[int, str | None]:
-    """What `State.admit` does with a new server."""
+    """Admit a new server as `State.admit` does."""
     slot, forgotten = directory.find_slot()
     if forgotten is not None:
         directory.release(slot)
@@ -59,12 +59,12 @@ def test_the_directory_is_a_dict_that_forgets_the_longest_silent_server(
 
 
 def test_a_name_counts_only_once_it_is_complete() -> None:
-    """Killed while a server is admitted, it was not acked: its slot is free again."""
+    """A server whose admission was interrupted by a kill was not acknowledged: its slot is free again."""
     arrays = make_arrays()
     directory = Directory(arrays)
     slot, _ = directory.find_slot()
     directory.admit(slot, "web-01", 1.0)
-    arrays["name_bytes"][slot] = 0  # what stood before the last store
+    arrays["name_bytes"][slot] = 0  # as it was before the last write
     again = Directory(arrays)
     assert again.slots == {}
     assert again.find_slot() == (slot, None)

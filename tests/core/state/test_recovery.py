@@ -18,7 +18,7 @@ from tests.support.fleet_scripts import (
     FEATURES,
     SLOTS,
     Event,
-    Grace,
+    GracePassed,
     Reset,
     Send,
     Sizes,
@@ -31,14 +31,14 @@ from tests.support.fleet_scripts import (
     window_of,
 )
 from tests.support.naive_windows import NaiveServer
-from tests.support.torn_writes import Torn, torn_scalars
+from tests.support.torn_writes import WatchedArray, make_watched_view
 
 END = 1e9
 """A time at which every grace is over."""
 
 
 class Memory:
-    """The arrays of a store; while `watched`, a copy of all of them is kept after every store."""
+    """The arrays of a store; while `watched`, a copy of all of them is kept after every write to one."""
 
     def __init__(self, lengths: Sizes) -> None:
         self._layout = Layout(windows.make_window_columns(lengths.context_length, FEATURES), SLOTS, {})
@@ -46,8 +46,8 @@ class Memory:
         self.watched = False
         self.copies: list[bytes] = []
         self.arrays = self._layout.make_views(self._buffer)
-        torn: Any = {name: Torn(array, self._stored) for name, array in self.arrays.items()}
-        with mock.patch.object(windows, "make_scalar_view", torn_scalars):
+        torn: Any = {name: WatchedArray(array, self._stored) for name, array in self.arrays.items()}
+        with mock.patch.object(windows, "make_scalar_view", make_watched_view):
             self.store = lengths.store(torn)
 
     def _stored(self) -> None:
@@ -61,7 +61,7 @@ class Memory:
 
 
 def restart(lengths: Sizes, arrays: NamedArrays, slots: list[int], now: float) -> tuple[WindowStore, int]:
-    """Open a new store over what was left."""
+    """Open a new store over the remaining arrays."""
     store = lengths.store(arrays)
     return store, recover(store, slots, now)
 
@@ -80,15 +80,15 @@ def test_a_store_killed_at_any_write_is_recovered(lengths: Sizes, acked: list[Ev
 
     memory.copies.append(bytes(memory._buffer))
     memory.watched = True
-    now = twins.now + last.later if isinstance(last, Send | Grace) else twins.now
+    now = twins.now + last.later if isinstance(last, Send | GracePassed) else twins.now
     feed(memory.store, last, step, cells, now)
 
-    # What the naive model holds once the last event was taken, and all rows that still fill were closed.
+    # The naive model takes the last event too, and closes all open rows.
     feed_naive(lengths, twins.naive, last, step, cells, now)
     for server in twins.naive:
         server.close_overdue(END)
     for arrays in memory.after_each_store():
-        # A slot that changes hands is no server's at this moment: the directory has let go of its name.
+        # A slot that is being reset belongs to no server at this moment: the directory has released it.
         slots = [slot for slot in range(SLOTS) if not (isinstance(last, Reset) and last.slot == slot)]
         store, _ = restart(lengths, arrays, slots, now)
         for slot in slots:
@@ -96,7 +96,7 @@ def test_a_store_killed_at_any_write_is_recovered(lengths: Sizes, acked: list[Ev
             mine = {(step, feature): value for feature, value in cells.items()}
             sent = mine if isinstance(last, Send) and last.slot == slot else {}
             check_cells(store, slot, before[slot], sent)
-        # Its sender, who had no ack, sends it again: then all is as if nothing had happened.
+        # The sender got no acknowledgement and sends it again: then all is as without the kill.
         feed(store, last, step, cells, now)
         store.close_overdue_rows(END)
         for slot, server in enumerate(twins.naive):
@@ -107,7 +107,7 @@ def test_a_store_killed_at_any_write_is_recovered(lengths: Sizes, acked: list[Ev
 def feed(store: WindowStore, event: Event, step: int, cells: dict[int, float], now: float) -> None:
     if isinstance(event, Send):
         try_write(store, event.slot, step, row_of(cells), event.status, now)
-    elif isinstance(event, Grace):
+    elif isinstance(event, GracePassed):
         store.close_overdue_rows(now)
     else:
         store.reset(event.slot)
@@ -118,7 +118,7 @@ def feed_naive(
 ) -> None:
     if isinstance(event, Send):
         servers[event.slot].write(step, cells, event.status, now)
-    elif isinstance(event, Grace):
+    elif isinstance(event, GracePassed):
         for server in servers:
             server.close_overdue(now)
     else:
@@ -130,12 +130,12 @@ Cell = tuple[int, int]
 
 
 def cells_of(server: NaiveServer) -> dict[Cell, float]:
-    """All that was acked, by step and feature."""
+    """Return every acknowledged value by step and feature."""
     return {(step, feature): value for step, row in server.rows.items() for feature, value in row.values.items()}
 
 
 def check_cells(store: WindowStore, slot: int, acked: dict[Cell, float], sent: dict[Cell, float]) -> None:
-    """Every acked value that belongs to the window is there, and each value that is there was sent."""
+    """Assert that every acknowledged value of the window is stored, and that each stored value was sent."""
     found = dict(stored_cells(store, slot))
     for cell, value in found.items():
         assert value in (acked.get(cell), sent.get(cell)), f"{cell} is invented"
@@ -143,10 +143,10 @@ def check_cells(store: WindowStore, slot: int, acked: dict[Cell, float], sent: d
     for cell, value in acked.items():
         step = cell[0]
         if step == open_step or (newest != NO_STEP and newest - store.context_length < step <= newest):
-            assert found.get(cell) in (value, sent.get(cell, value)), f"{cell} was acked"
+            assert found.get(cell) in (value, sent.get(cell, value)), f"{cell} was acknowledged"
         else:
-            assert newest != NO_STEP, f"{cell} was acked"
-            assert step <= newest - store.context_length, f"{cell} was acked and is in no row"
+            assert newest != NO_STEP, f"{cell} was acknowledged"
+            assert step <= newest - store.context_length, f"{cell} was acknowledged and is in no row"
 
 
 def stored_cells(store: WindowStore, slot: int) -> Iterator[tuple[Cell, float]]:
@@ -165,7 +165,7 @@ def stored_cells(store: WindowStore, slot: int) -> Iterator[tuple[Cell, float]]:
 
 
 def check_sound(store: WindowStore, slot: int) -> None:
-    """Both copies of the ring are equal, marks and counts are right, and no change is under way."""
+    """Assert that both copies of the ring are equal, marks and counts are right, and no change is in progress."""
     arrays, length = store.arrays, store.context_length
     ring, marks = arrays["values"][slot], arrays["marks"][slot]
     np.testing.assert_array_equal(ring[:length], ring[length:])
@@ -176,7 +176,7 @@ def check_sound(store: WindowStore, slot: int) -> None:
     assert arrays["journal"][slot] == NO_STEP
 
 
-# ---------------------------------------------------------------- one by one
+# ---------------------------------------------------------------- single cases
 def test_an_open_row_continues_to_fill_with_a_new_grace() -> None:
     lengths = Sizes(4, 1, 99)
     arrays = lengths.arrays()
@@ -230,7 +230,7 @@ def test_recovering_a_complete_store_changes_nothing(lengths: Sizes, sequence: l
 
 
 def test_the_watch_sees_every_store() -> None:
-    """If a store went past the watch, the property above would prove nothing."""
+    """If a write escaped the watch, the property above would prove nothing."""
     memory = Memory(Sizes(4, 1, 99))
     memory.store.reset(0)
     memory.watched = True
@@ -247,7 +247,7 @@ def test_the_watch_sees_every_store() -> None:
 
 def test_an_unwatched_array_is_refused() -> None:
     with pytest.raises(AssertionError, match="watched"):
-        torn_scalars(np.zeros(3))
+        make_watched_view(np.zeros(3))
 
 
 def test_a_sample_that_is_too_old_writes_nothing() -> None:

@@ -19,7 +19,7 @@ SECONDS = 100.0
 
 
 def rewind_naively(server: NaiveServer, last_step: int) -> int:
-    """Keep the rows that a ring still has, up to a step; returns how many are dropped."""
+    """Keep the rows that the ring still has, up to a step; returns how many are dropped."""
     if server.latest is None or server.latest <= last_step:
         return 0
     held = {step: row for step, row in server.rows.items() if row.values or row.status}
@@ -99,7 +99,7 @@ def test_late_rows_behind_a_row_ahead_make_a_window_at_once() -> None:
     assert store.write_sample(0, 104, row_of(whole), None, 0.0) == 1
 
 
-# ---------------------------------------------------------------- who lies ahead
+# ---------------------------------------------------------------- servers that lie ahead
 STEPS = st.lists(st.integers(NO_STEP, 6), min_size=4, max_size=4)
 
 

@@ -19,7 +19,7 @@ Values = dict[str, float | None]
 
 
 def naive(values: Values, features: tuple[str, ...]) -> list[float] | None:
-    """The row, NaN where missing; none where a feature's value is refused."""
+    """Return the row with NaN for a missing value, or None if a value is refused."""
     row = []
     for feature in features:
         value = values.get(feature)
