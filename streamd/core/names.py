@@ -1,6 +1,6 @@
 """The names of backends and of precisions: the values of settings, flags and files, each written once.
 
-Imports nothing, so that `streamd --help` may read it.
+Imports nothing but `typing`, because `streamd --help` needs it and must be quick.
 """
 
 from typing import Final, Literal, get_args

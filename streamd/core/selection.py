@@ -14,7 +14,7 @@ from streamd.core.errors import InvalidSelectionError
 
 FRAME_DTYPES = ("float32", "float16")
 MAX_GLOBS = 10_000
-MAX_GLOB_BYTES = 1_024
+MAX_GLOB_CHARACTERS = 1_024
 
 FLOAT16_LIMIT = np.finfo(np.float16).max.astype(np.float32)
 
@@ -68,9 +68,9 @@ class ServerGlobs:
         for glob in globs:
             if glob == "*" or not re.search(r"[*?\[]", glob):
                 continue
-            if len(glob) > MAX_GLOB_BYTES:
+            if len(glob) > MAX_GLOB_CHARACTERS:
                 raise InvalidSelectionError(
-                    f"servers has a glob of {len(glob)} characters, expected at most {MAX_GLOB_BYTES}"
+                    f"servers has a glob of {len(glob)} characters, expected at most {MAX_GLOB_CHARACTERS}"
                 )
             patterns.append(translate(re.sub(r"\*+", "*", glob)))
         self._pattern = re.compile("|".join(patterns)) if patterns else None

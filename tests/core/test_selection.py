@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from streamd.core.errors import InvalidSelectionError
-from streamd.core.selection import MAX_GLOB_BYTES, MAX_GLOBS, ServerGlobs, make_forecast_slice
+from streamd.core.selection import MAX_GLOB_CHARACTERS, MAX_GLOBS, ServerGlobs, make_forecast_slice
 from tests.support.contracts import make_contract
 
 CONTRACT = make_contract(features=("a", "b", "c", "d"), targets=("c", "a", "b"), horizon=12)
@@ -53,7 +53,7 @@ def test_too_many_or_too_long_globs_are_refused() -> None:
     with pytest.raises(InvalidSelectionError, match="globs"):
         ServerGlobs(["a"] * (MAX_GLOBS - 1), ["b", "c"])
     with pytest.raises(InvalidSelectionError, match="glob"):
-        ServerGlobs(["*" + "a" * MAX_GLOB_BYTES])
+        ServerGlobs(["*" + "a" * MAX_GLOB_CHARACTERS])
 
 
 @st.composite

@@ -38,9 +38,8 @@ class ForecastScorer:
         self.contract = contract
         self.limits = limits
         self.shape = ScoreShape(contract, limits.range_steps, limits.period_steps, limits.periods)
-        self.versions: dict[
-            str, ScoredVersion
-        ] = {}  # the version whose last sampled forecast is the oldest comes first
+        self.versions: dict[str, ScoredVersion] = {}
+        """By name; the version whose last sampled forecast is the oldest comes first."""
         self.comparisons = Comparisons(self.shape)
         self.pending: dict[int, PendingForecast] = {}
         """By slot; the one that was scored least recently comes first."""
@@ -116,7 +115,7 @@ class ForecastScorer:
         return hash_origin(slot, step) < version.threshold
 
     def add_forecast(
-        self, version: ScoredVersion, slot: int, generation: int, step: int, forecast: Float32, rows: Float32
+        self, version: ScoredVersion, slot: int, *, generation: int, step: int, forecast: Float32, rows: Float32
     ) -> bool:
         """Make a sampled forecast pending, or join it to another version's of the same origin; returns whether.
 

@@ -55,10 +55,6 @@ class CoalescingQueue(Generic[Key]):
         """When the longest waiting key began to wait, or None if the queue is empty."""
         return next(iter(self._since.values()), None)
 
-    def get_since(self, key: Key) -> float | None:
-        """Return when `key` began to wait, or None if it does not wait."""
-        return self._since.get(key)
-
     def __contains__(self, key: object) -> bool:
         return key in self._since
 

@@ -101,9 +101,8 @@ class Directory:
         self._name_bytes[slot] = 0
         name = self.names[slot]
         assert name is not None, f"slot {slot} is free already"
-        self._checks[slot] = ~np.uint32(
-            _checksum(name.encode())
-        )  # so that a damaged length cannot bring the server back
+        # A wrong checksum, so that a damaged length cannot bring the server back.
+        self._checks[slot] = ~np.uint32(_checksum(name.encode()))
         del self.slots[name]
         self.names[slot] = None
         self.generations[slot] += 1

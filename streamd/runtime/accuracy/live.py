@@ -1,6 +1,6 @@
-"""The hands of live accuracy: takes forecasts as they are posted, reads the truth from the windows.
+"""Scores live forecasts: takes each forecast that is posted, and reads the later truth from the windows.
 
-On the event loop; nothing here waits, and nothing of it outlives the process: after a restart figures begin anew.
+Runs on the event loop; nothing here waits. The scores are lost with the process. The arithmetic is in `core/accuracy`.
 """
 
 import json
@@ -17,7 +17,7 @@ from streamd.core.accuracy.scorer import ForecastScorer
 from streamd.core.accuracy.scores import TrainingScores, parse_training_scores
 from streamd.core.arrays import Float32
 from streamd.regular_files import read_regular
-from streamd.runtime.accuracy.report import accuracy_report, families
+from streamd.runtime.accuracy.report import describe_accuracy, make_metric_families
 from streamd.runtime.state.state import State
 
 log = structlog.get_logger(__name__)
@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 class LiveAccuracy:
     """Scores the forecasts of one state folder's servers, by version.
 
-    Call `forecast_posted` with every forecast, `forget` when a slot changes hands, and `sweep` every second or so.
+    Call `forecast_posted` with every forecast, `forget` when a slot gets another server, and `sweep` about every second.
     """
 
     def __init__(self, state: State, limits: AccuracyLimits) -> None:
@@ -44,10 +44,10 @@ class LiveAccuracy:
     def follow(
         self, name: str, *, training: TrainingScores | None = None, share: float = 1.0, shadow: bool = False
     ) -> None:
-        """Score a version from now on, or change what is known of one.
+        """Score a version from now on, or change the settings of one that is scored.
 
-        `training` is what drift is measured against (none: it stays as it was), `share` the share of the servers that
-        the version forecasts; a `shadow` is scored where another version is, so that the two can be compared.
+        Drift is measured against `training`; `None` leaves it unchanged. `share` is the share of the servers that the
+        version forecasts. The forecasts of a `shadow` are sampled where another version's are, to compare the two.
         """
         self.scorer.set_server_count(len(self._state.directory))
         self.scorer.follow(name, share=share, shadow=shadow)
@@ -56,12 +56,12 @@ class LiveAccuracy:
         self._refresh_versions()
 
     def unfollow(self, name: str) -> None:
-        """Let a version go with its figures; one that is not followed is none."""
+        """Stop scoring a version and drop its scores; a no-op if it is not followed."""
         self.scorer.unfollow(name)
         self._refresh_versions()
 
     def restart_scores(self) -> None:
-        """Drop all that is held and every figure, and go on to score the same versions."""
+        """Drop all pending forecasts and scores, and continue to score the same versions."""
         versions = list(self.scorer.versions.values())
         self.scorer = ForecastScorer(self._state.contract, self.limits, self._state.directory.capacity)
         self.scorer.set_server_count(len(self._state.directory))
@@ -72,13 +72,13 @@ class LiveAccuracy:
     def _refresh_versions(self) -> None:
         followed = self.scorer.versions
         self._versions = {name.encode(): version for name, version in followed.items()}
-        self.training = {name: figures for name, figures in self.training.items() if name in followed}
+        self.training = {name: scores for name, scores in self.training.items() if name in followed}
 
     # ------------------------------------------------------------ forecasts and truth
     def forecast_posted(self, slot: int, step: int, model: bytes, forecast: Float32) -> None:
-        """Look at a forecast: `(targets, horizon, quantiles)` from `step` by version `model`; copied if it is held.
+        """Offer a forecast `(targets, horizon, quantiles)` from `step` by version `model`; copied if it is sampled.
 
-        A version that nobody announced is followed as one that serves every server.
+        A version that is not followed is followed from now on, as one that serves every server.
         """
         version = self._versions.get(model)
         if version is None:
@@ -88,24 +88,27 @@ class LiveAccuracy:
             ahead = self._copy_window(slot) - step
             rows = self._window[: max(len(self._window) - ahead, 0), self._columns]
             generation = self._state.directory.generations[slot]
-            self.scorer.add_forecast(version, slot, generation, step, forecast, rows)
+            self.scorer.add_forecast(version, slot, generation=generation, step=step, forecast=forecast, rows=rows)
 
     def forget(self, slot: int) -> None:
-        """Drop a slot that changes hands."""
+        """Drop a slot that gets another server."""
         self.scorer.forget(slot)
 
     def sweep(self, most: int = 32) -> int:
-        """Score what has settled of up to `most` held forecasts, the longest unscored first; returns of how many."""
+        """Score the settled steps of up to `most` pending forecasts, the least recently scored first.
+
+        Returns the number of forecasts that were scored.
+        """
         directory, scorer = self._state.directory, self.scorer
         scorer.set_server_count(len(directory))
         scorer.drop_old_scores()
         scored = 0
-        for hold in list(scorer.pending.values()):
-            if directory.generations[hold.slot] != hold.generation:
-                scorer.forget(hold.slot)
-            elif scorer.is_due(hold, self._state.windows.get_newest_step(hold.slot)):
-                newest = self._copy_window(hold.slot)
-                scorer.score(hold, newest, self._window[:, self._columns])
+        for pending in list(scorer.pending.values()):
+            if directory.generations[pending.slot] != pending.generation:
+                scorer.forget(pending.slot)
+            elif scorer.is_due(pending, self._state.windows.get_newest_step(pending.slot)):
+                newest = self._copy_window(pending.slot)
+                scorer.score(pending, newest, self._window[:, self._columns])
                 scored += 1
                 if scored == most:
                     break
@@ -117,20 +120,20 @@ class LiveAccuracy:
         windows.gather_window(slot, self._window, self._statuses)
         return windows.get_newest_step(slot)
 
-    # ------------------------------------------------------------ telling
-    def status(self) -> dict[str, Any]:
-        """What `/v1/status` shows as `accuracy`."""
+    # ------------------------------------------------------------ reports
+    def describe(self) -> dict[str, Any]:
+        """Return the entry `accuracy` of `/v1/status`."""
         self.scorer.drop_old_scores()
-        return accuracy_report(self.scorer, self.training)
+        return describe_accuracy(self.scorer, self.training)
 
-    def families(self) -> Iterator[Metric]:
-        """What `/metrics` shows."""
+    def collect_metrics(self) -> Iterator[Metric]:
+        """Return the metric families of `/metrics`."""
         self.scorer.drop_old_scores()
-        return families(self.scorer, self.training)
+        return make_metric_families(self.scorer, self.training)
 
 
 def read_training_scores(version: Path) -> TrainingScores | None:
-    """Read what a version's folder tells of its training; none where it tells nothing (it can serve without)."""
+    """Read the scores of a version's training from its folder; `None` if it has none, which it can serve without."""
     path = version / "training_info.json"
     try:
         info = json.loads(read_regular(path))

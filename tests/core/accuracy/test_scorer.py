@@ -55,7 +55,14 @@ PAST = rows_of(0, 2, 0, 2, 0, 2, 0, 2)
 
 def take(scorer: ForecastScorer, name: str, slot: int, step: int, forecast: Float32, past: Float32 = PAST) -> bool:
     version = scorer.versions[name]
-    return scorer.offer_forecast(version, slot, step) and scorer.add_forecast(version, slot, 0, step, forecast, past)
+    return scorer.offer_forecast(version, slot, step) and add(scorer, name, slot, 0, step, forecast, past)
+
+
+def add(
+    scorer: ForecastScorer, name: str, slot: int, generation: int, step: int, forecast: Float32, rows: Float32 = PAST
+) -> bool:
+    version = scorer.versions[name]
+    return scorer.add_forecast(version, slot, generation=generation, step=step, forecast=forecast, rows=rows)
 
 
 def arrive(scorer: ForecastScorer, slot: int, newest: int, rows: Float32) -> None:
@@ -356,7 +363,7 @@ def test_a_forecast_that_arrives_after_scoring_began_is_left_out() -> None:
     take(scorer, "a", 0, 100, forecast_of(1.0))
     arrive(scorer, 0, 102, rows_of(1, 1))
     assert not take(scorer, "b", 0, 100, forecast_of(1.0))
-    assert not scorer.add_forecast(scorer.versions["b"], 0, 0, 100, forecast_of(1.0), PAST)
+    assert not add(scorer, "b", 0, 0, 100, forecast_of(1.0))
 
 
 def test_a_shadow_only_joins_pending_forecasts_while_another_version_opens_them() -> None:
@@ -397,7 +404,7 @@ def test_a_slot_with_another_server_starts_again() -> None:
     scorer.forget(0)
     assert scorer.pending == {}
     assert take(scorer, "a", 0, 101, forecast_of(1.0))
-    assert not scorer.add_forecast(scorer.versions["b"], 0, 1, 101, forecast_of(1.0), PAST), "of the slot's next server"
+    assert not add(scorer, "b", 0, 1, 101, forecast_of(1.0)), "of the slot's next server"
     arrive(scorer, 0, 106, rows_of(1, 1, 1, 1, 1))
     loss = (0.1 + 0.1) / 3 / np.std([0, 2] * 4 + [1] * 4)
     assert scorer.versions["a"].scores.compute_whole_loss() == pytest.approx(loss), (

@@ -41,9 +41,11 @@ def test_the_queue_is_a_list_in_which_a_key_keeps_its_place(steps: list[Step]) -
         assert list(waiting) == [key for key, _ in naive]
         assert len(waiting) == len(naive)
         assert waiting.oldest_since == (naive[0][1] if naive else None)
-        assert [waiting.get_since(key) for key in range(5)] == [dict(naive).get(key) for key in range(5)]
         assert [key in waiting for key in range(5)] == [key in dict(naive) for key in range(5)]
-        assert items == waiting.superseded + left + len(naive), "every item is taken, let go, replaced, or waits"
+        assert items == waiting.superseded + left + len(naive), "every item is taken, removed, replaced, or waits"
+    for key, since in naive:
+        assert waiting.oldest_since == since
+        assert waiting.take(1) == [key]
 
 
 def test_its_repr_shows_its_counts() -> None:
