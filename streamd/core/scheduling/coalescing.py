@@ -52,7 +52,7 @@ class CoalescingQueue(Generic[Key]):
 
     @property
     def oldest_since(self) -> float | None:
-        """When the longest waiting key began to wait, or None if the queue is empty."""
+        """The time at which the longest waiting key began to wait, or None if the queue is empty."""
         return next(iter(self._since.values()), None)
 
     def __contains__(self, key: object) -> bool:

@@ -66,8 +66,8 @@ class ForecastBoard:
 
     def post(self, slot: int, step: int, context: int, model: bytes, values: Float32) -> int:
         """Store a slot's forecast, `values (targets, horizon, quantiles)`; returns its serial."""
-        # The old forecast is taken down first: if the process is killed in between, there is none, and the row is run
-        # again.
+        # The old forecast is taken down first: if the process is killed in between, the slot has no forecast, and its
+        # row is run again.
         self.take_down(slot)
         self._step[slot] = step
         self._context[slot] = context
