@@ -23,7 +23,7 @@ if __name__ == "__main__":
     # As a script, Python puts this folder on the path; the benchmarks are imported from its parent.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmarks.gpu.windows import filled_store, with_places
+from benchmarks.gpu.windows import make_filled_store, move_newest_rows
 from benchmarks.harness import ROOT, describe_machine, print_table, write_result
 from streamd.core.arrays import Float32
 from streamd.core.calendar import compute_known_future
@@ -165,10 +165,10 @@ def measure_both(makers: Makers, windows: int, *, busy: bool) -> dict[str, Any]:
 # ---------------------------------------------------------------- gathering
 def measure_gather(contract: ModelContract) -> list[dict[str, Any]]:
     """Measure every batch size, for fleets whose windows begin at one position, at two, and at any."""
-    store = filled_store(contract, SERVERS)
+    store = make_filled_store(contract, SERVERS)
     found = []
     for places in (1, 2, contract.context_length):
-        windows = with_places(store, places)
+        windows = move_newest_rows(store, places)
         state = cast(State, SimpleNamespace(contract=contract, windows=windows))
         order = np.random.default_rng(5).permutation(SERVERS).tolist()
         items = [ServerItem(slot, 0, windows.get_newest_step(slot), contract.context_length, 0.0) for slot in order]

@@ -1,1 +1,1 @@
-"""Benchmarks that need a GPU: `python -m benchmarks.gpu.run --help`, and `benchmarks.gpu.pytorch` beside it."""
+"""Benchmarks that need a GPU: see `python -m benchmarks.gpu.run --help`, and `benchmarks.gpu.pytorch` beside it."""

@@ -1,9 +1,9 @@
-"""Are a lane's forecasts right, and each its own window's? Against ONNX Runtime on the CPU in float32.
+"""Checks that the forecasts of lanes are right, and that each belongs to its own window.
 
-Real windows (20 % of the cells missing in every third, a million times as large in every fifth) go through 1, 4 and
-8 lanes at once, in every bucket and in batches of random size, permuted and some of them repeated within a batch;
-the output is poisoned before each batch where it can be written. Not measured: speed; a model's own accuracy;
-server ids other than 0; float16's behaviour on windows that training never saw.
+The reference is ONNX Runtime on the CPU in float32. Real windows (20 % of the cells missing in every third, a million
+times as large in every fifth) run on 1, 4 and 8 lanes at once, in every bucket and in batches of random size, permuted
+and some of them repeated within a batch; the output is filled with NaN before each batch if it is writable. Not
+measured: speed; a model's own accuracy; server ids other than 0; float16 on windows unlike those of training.
 """
 
 import queue
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.gpu.harness import ResultFile, Suite, make_backend, open_lanes, precisions
+from benchmarks.gpu.harness import ResultFile, Suite, list_precisions, make_backend, open_lanes
 from benchmarks.gpu.windows import make_windows
 from benchmarks.harness import print_table
 from streamd.core.arrays import Float32
@@ -30,7 +30,7 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass
 class Tally:
-    """What came back wrong, over all batches of a pass; errors are `‖out - ref‖ / ‖ref‖`."""
+    """The errors of all batches of a pass. A relative error is `‖output - reference‖ / ‖reference‖`."""
 
     windows: int = 0
     batches: int = 0
@@ -39,17 +39,17 @@ class Tally:
     worst_window: float = 0.0
     worst_scaled: float = 0.0
     scaled: list[float] = field(default_factory=list)
-    strangers: int = 0
+    rows_astray: int = 0
     """Rows that are nearer to another window's reference than to their own."""
     torn_repeats: int = 0
-    """Windows that stand twice in a batch and came out different by more than the limit."""
+    """Windows that are twice in a batch with forecasts that differ by more than the limit."""
     unequal_repeats: int = 0
-    """The same, different in any bit: allowed, told."""
+    """Windows that are twice in a batch with forecasts that differ in any bit: allowed, and reported."""
     not_finite: int = 0
     errors: list[str] = field(default_factory=list)
 
-    def summary(self) -> dict[str, Any]:
-        """The figures, as they are kept."""
+    def summarize(self) -> dict[str, Any]:
+        """Return the scores as the result file has them."""
         return {
             "windows": self.windows,
             "batches": self.batches,
@@ -57,7 +57,7 @@ class Tally:
             "worst_window_relative_error": self.worst_window,
             "per_target_scaled_error": float(np.sqrt(np.mean(self.scaled))) if self.scaled else None,
             "worst_per_target_scaled_error": self.worst_scaled,
-            "rows_of_another_window": self.strangers,
+            "rows_of_another_window": self.rows_astray,
             "repeats_beyond_limit": self.torn_repeats,
             "repeats_not_bit_equal": self.unequal_repeats,
             "windows_not_finite": self.not_finite,
@@ -66,10 +66,10 @@ class Tally:
 
 
 class Reference:
-    """Windows and their forecasts by ONNX Runtime, and where each forecast lies among the others.
+    """Windows with their forecasts by ONNX Runtime, and coordinates in which the nearest forecast is found.
 
-    `near` is `(window, coordinate) float32`: forecasts per target in units of that target's usual size, bent down to
-    their logarithm, so that no target and no large window hides the others.
+    `near` is `(window, coordinate) float32`: the inverse hyperbolic sine of the forecasts, in units of each target's
+    usual size. Like a logarithm, it keeps large targets and large windows from hiding the others.
     """
 
     def __init__(self, inputs: Inputs, forecasts: Float32) -> None:
@@ -80,23 +80,23 @@ class Reference:
         norms = np.linalg.norm(self.forecasts.astype(np.float64), axis=(1, 3))
         self.target_norms = np.maximum(norms, 1e-3 * np.median(norms, axis=0) + 1e-30)
         self._unit = np.maximum(np.median(np.abs(self.forecasts), axis=(0, 1, 3), keepdims=True), 1e-6)
-        self.near = self.coordinates(self.forecasts)
+        self.near = self.compute_coordinates(self.forecasts)
         self._squares = np.einsum("ij,ij->i", self.near, self.near)
 
     @classmethod
     def of(cls, version: EngineVersion, windows: int) -> "Reference":
-        """So many real windows and what ONNX Runtime forecasts for them."""
+        """Make so many real windows and forecast them with ONNX Runtime."""
         inputs = make_windows(version.contract, windows)
-        return cls(inputs, onnxruntime_forecasts(version, inputs))
+        return cls(inputs, compute_forecasts(version, inputs))
 
-    def coordinates(self, forecasts: Float32) -> Float32:
-        """`(n, horizon, targets, quantiles)` to `(n, coordinate)`."""
+    def compute_coordinates(self, forecasts: Float32) -> Float32:
+        """Convert forecasts, `(n, horizon, targets, quantiles)`, to coordinates, `(n, coordinate)`."""
         flat: Float32 = np.arcsinh(forecasts / self._unit).reshape(len(forecasts), -1).astype(np.float32)
         return flat
 
-    def nearest(self, forecasts: Float32) -> Ints:
-        """The window whose reference each forecast lies nearest to."""
-        found: Ints = np.argmin(self._squares - 2.0 * self.coordinates(forecasts) @ self.near.T, axis=1)
+    def find_nearest(self, forecasts: Float32) -> Ints:
+        """Return `(n,)`: the window whose reference is the nearest one to each forecast."""
+        found: Ints = np.argmin(self._squares - 2.0 * self.compute_coordinates(forecasts) @ self.near.T, axis=1)
         return found
 
     def judge(self, rows: Ints, forecasts: Float32, limit: float, tally: Tally) -> None:
@@ -115,7 +115,7 @@ class Reference:
         tally.worst_window = max(tally.worst_window, float(each.max(initial=0.0)))
         tally.worst_scaled = max(tally.worst_scaled, float(scaled.max(initial=0.0)))
         tally.scaled.append(float(np.mean(scaled**2)))
-        tally.strangers += int((self.nearest(forecasts) != rows).sum())
+        tally.rows_astray += int((self.find_nearest(forecasts) != rows).sum())
         self._judge_repeats(rows, forecasts, limit, tally)
 
     def _judge_repeats(self, rows: Ints, forecasts: Float32, limit: float, tally: Tally) -> None:
@@ -128,8 +128,8 @@ class Reference:
             tally.torn_repeats += int(difference > 2 * limit * self.norms[rows[place]])
 
 
-def onnxruntime_forecasts(version: EngineVersion, inputs: Inputs) -> Float32:
-    """Every window's forecast by ONNX Runtime on all cores, `(n, horizon, targets, quantiles) float32`."""
+def compute_forecasts(version: EngineVersion, inputs: Inputs) -> Float32:
+    """Forecast every window with ONNX Runtime on all cores: `(n, horizon, targets, quantiles) float32`."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -144,8 +144,8 @@ def onnxruntime_forecasts(version: EngineVersion, inputs: Inputs) -> Float32:
     return found
 
 
-def batches_of(windows: int, buckets: Sequence[int], seed: int) -> list[Ints]:
-    """Batches of window numbers: whole ones of every bucket, then random sizes; a tenth of a batch are repeats."""
+def make_batches(windows: int, buckets: Sequence[int], seed: int) -> list[Ints]:
+    """Make batches of window numbers: full ones of every bucket, then random sizes; a tenth of each are repeats."""
     random = np.random.default_rng(seed)
     batches = []
     for bucket in buckets:
@@ -165,7 +165,7 @@ def batches_of(windows: int, buckets: Sequence[int], seed: int) -> list[Ints]:
 
 
 def run_pass(lanes: Sequence[Any], reference: Reference, batches: Sequence[Ints], limit: float) -> Tally:
-    """Run the batches through all lanes at once, each in a thread of its own; judge them afterwards."""
+    """Run the batches on all lanes at once, each in a thread of its own; judge them afterwards."""
     waiting: queue.SimpleQueue[Ints | None] = queue.SimpleQueue()
     for batch in [*batches, *([None] * len(lanes))]:
         waiting.put(batch)
@@ -175,8 +175,8 @@ def run_pass(lanes: Sequence[Any], reference: Reference, batches: Sequence[Ints]
     def work(lane: Any) -> None:
         try:
             while (rows := waiting.get()) is not None:
-                finished.append((rows, _run(lane, reference.inputs, rows)))
-        except Exception as error:  # told in the result: the other lanes go on
+                finished.append((rows, _run_batch(lane, reference.inputs, rows)))
+        except Exception as error:  # It is in the result, and the other lanes continue.
             tally.errors.append(f"{lane.name}: {type(error).__name__}: {error}")
 
     threads = [threading.Thread(target=work, args=(lane,), name=f"lane {lane.name}") for lane in lanes]
@@ -189,19 +189,19 @@ def run_pass(lanes: Sequence[Any], reference: Reference, batches: Sequence[Ints]
     return tally
 
 
-def _run(lane: Any, inputs: Inputs, rows: Ints) -> Float32:
+def _run_batch(lane: Any, inputs: Inputs, rows: Ints) -> Float32:
     count = len(rows)
     for name, buffer in lane.inputs.first(count).items():
         np.take(getattr(inputs, name), rows, axis=0, out=buffer)
     forecasts = lane.run(count)
-    kept: Float32 = forecasts.copy()
+    copied: Float32 = forecasts.copy()
     if forecasts.flags.writeable:
-        forecasts[:] = np.nan  # what the next batch does not write is found
-    return kept
+        forecasts[:] = np.nan  # Values that the next batch does not write are found.
+    return copied
 
 
-def passes(figures: dict[str, Any], limit: float) -> bool:
-    """Whether a pass is sound: all windows, the worst one and targets by themselves within the limit, none astray."""
+def has_passed(figures: dict[str, Any], limit: float) -> bool:
+    """Whether all windows, the worst window and each target are within the limit, and no row is of another window."""
     wrong = ("rows_of_another_window", "repeats_beyond_limit", "windows_not_finite")
     errors = ("relative_error", "worst_window_relative_error", "per_target_scaled_error")
     within = all((figures[name] or 0.0) <= limit for name in errors)
@@ -209,16 +209,16 @@ def passes(figures: dict[str, Any], limit: float) -> bool:
 
 
 def check_version(suite: Suite, version: EngineVersion, precision: str, reference: Reference) -> list[dict[str, Any]]:
-    """Every number of lanes, one after the other."""
+    """Check a version with each number of lanes."""
     found = []
     limit = LIMITS.get(precision, LIMITS["fp16"])
     counts = [count for count in LANE_COUNTS if count <= suite.arguments.max_lanes]
     for count in counts:
-        batches = batches_of(len(reference.forecasts), suite.buckets, seed=count)
+        batches = make_batches(len(reference.forecasts), suite.buckets, seed=count)
         with open_lanes(make_backend(suite, version, precision, lanes_per_device=count), count) as lanes:
-            figures = run_pass(lanes, reference, batches, limit).summary()
+            figures = run_pass(lanes, reference, batches, limit).summarize()
         head = {"engine": version.name, "precision": precision, "lanes": count, "limit": limit}
-        found.append({**head, **figures, "passes": passes(figures, limit)})
+        found.append({**head, **figures, "passes": has_passed(figures, limit)})
     return found
 
 
@@ -226,10 +226,10 @@ def run(suite: Suite) -> None:
     """Check every version in every precision."""
     result = ResultFile(suite, "correctness", definitions=DEFINITIONS, not_measured=__doc__)
     for version in suite.versions:
-        with suite.part(f"correctness {version.name}: reference"):
+        with suite.run_part(f"correctness {version.name}: reference"):
             reference = Reference.of(version, suite.arguments.windows)
-        for precision in precisions(suite, version):
-            with suite.part(f"correctness {version.name} {precision}"):
+        for precision in list_precisions(suite, version):
+            with suite.run_part(f"correctness {version.name} {precision}"):
                 for figures in check_version(suite, version, precision, reference):
                     result.append("passes", figures)
                     if not figures["passes"]:
@@ -240,15 +240,26 @@ def run(suite: Suite) -> None:
 DEFINITIONS = {
     "relative_error": "norm of (output - reference) over norm of the reference, all windows, raw units",
     "worst_window_relative_error": "the same of one window, the worst",
-    "per_target_scaled_error": "the same of one window and target, so that bytes hide no percents; root mean square; "
-    "a norm under a thousandth of the target's median counts as that",
+    "per_target_scaled_error": "the same of one window and target, so that bytes do not hide percents; root mean "
+    "square; a norm under a thousandth of the target's median counts as that",
     "worst_per_target_scaled_error": "the worst window and target of them",
-    "rows_of_another_window": "rows whose forecast lies nearer to another window's reference than to its own",
+    "rows_of_another_window": "rows whose forecast is nearer to another window's reference than to its own",
 }
 
 
 def _print(found: Sequence[dict[str, Any]]) -> None:
-    head = ("engine", "precision", "lanes", "windows", "error", "worst window", "per target", "worst", "astray", "ok")
+    head = (
+        "engine",
+        "precision",
+        "lanes",
+        "windows",
+        "error",
+        "worst window",
+        "per target",
+        "worst",
+        "other window",
+        "passed",
+    )
     rows = [
         (
             each["engine"].split("_")[0],

@@ -1,4 +1,4 @@
-"""Lanes that make an illegal access when told to: wrappers, so that the daemon needs no hook for it."""
+"""Lanes that make an illegal access on request: wrappers, so that the daemon needs no hook for it."""
 
 import time
 from typing import Any
@@ -8,7 +8,7 @@ from streamd.core.errors import LaneLostError
 
 
 class Crash:
-    """Lets the next batch, or every one, write where nothing is; without a device it only says that it did."""
+    """Makes the next batches write to an invalid address; without a device, it raises the error of such a write."""
 
     def __init__(self) -> None:
         self._left = 0
@@ -16,11 +16,11 @@ class Crash:
         self.count = 0
 
     def arm(self, times: int = 1) -> None:
-        """Let so many of the next batches crash."""
+        """Make so many of the next batches crash."""
         self._left = times
 
     def run(self, lane: Any, count: int) -> Float32:
-        """Run a batch, behind the kernel where armed."""
+        """Run a batch; if armed, provoke the crash first."""
         if self._left > 0:
             self._left -= 1
             self.at = self.at or time.monotonic()
@@ -35,12 +35,12 @@ class Crash:
             raise LaneLostError(f"lane {lane.name}: provoked without a device", device_gone=True)
         from benchmarks.gpu.kernels import NOWHERE, Kernels
 
-        lane.run(1)  # makes the device this thread's
+        lane.run(1)  # Makes the device current in this thread.
         Kernels().launch("crash", executor._stream, NOWHERE)
 
 
 class CrashingLane:
-    """A lane that crashes when told to."""
+    """A lane that crashes on request."""
 
     def __init__(self, lane: Any, crash: Crash) -> None:
         self._lane = lane
@@ -50,12 +50,12 @@ class CrashingLane:
         return getattr(self._lane, name)
 
     def run(self, count: int) -> Float32:
-        """See `Lane.run`."""
+        """Run a batch, as `Lane.run`."""
         return self._crash.run(self._lane, count)
 
 
 class CrashingBackend:
-    """A backend whose lanes crash when told to."""
+    """A backend whose lanes crash on request."""
 
     def __init__(self, backend: Any, crash: Crash) -> None:
         self._backend = backend
@@ -65,5 +65,5 @@ class CrashingBackend:
         return getattr(self._backend, name)
 
     def make_lane(self, index: int) -> CrashingLane:
-        """See `Backend.make_lane`."""
+        """Make a lane, as `Backend.make_lane`."""
         return CrashingLane(self._backend.make_lane(index), self._crash)

@@ -1,13 +1,14 @@
-"""The whole daemon under a fleet's load over WebSockets: is anything lost, how late are forecasts, what gives out?
+"""The whole daemon under the load of a fleet over WebSockets: losses, latencies, and the part that is busy first.
 
 A `streamd serve` and the load replayer in several processes on the same machine, 20,000 servers at a cadence of 5
-seconds first, then larger fleets until the 99th percentile from sample to forecast is over its limit. Windows begin
-empty: `min_context_rows` is 1, so that every row is due at once; on the GPU a window costs the same however many rows
-it has. An incomplete first row closes after a second (`row_grace_seconds`). The connections' frames take turns: sent at
-the same moment, most of a row's latency was the other frames' rows. Latency is from the moment at which a frame's last
-row was to be sent until its forecast is read. What was busy is told of the measured stretch alone. Not measured: a
-network, TLS, single-sample frames (unless asked for), a fleet over days, other subscribers than one. With `--backend
-fake` lanes cost nothing (`instant_serve`): what the host can do, on any machine, and no figure of a GPU.
+seconds first, then larger fleets until the 99th percentile from sample to forecast is over its limit. Windows are empty
+at first: `min_context_rows` is 1, so every row is due at once; on the GPU a window costs the same with any number of
+rows. An incomplete first row closes after a second (`row_grace_seconds`). The frames of the connections take turns:
+when they were sent at the same moment, most of a row's latency was the work for the other frames. Latency is measured
+from the moment at which a frame's last row was to be sent until its forecast is read. Busy shares are those of the
+measured stretch only. Not measured: a network, TLS, single-sample frames (unless requested), a fleet over days, several
+subscribers. With `--backend fake` lanes cost nothing (`instant_serve.py`): this measures the host, on any machine, and
+not a GPU.
 """
 
 import json
@@ -20,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.harness import ROOT, ResultFile, Suite
-from benchmarks.gpu.processes import CpuWatch, Daemon, copy_version, serving
+from benchmarks.gpu.processes import CpuWatch, Daemon, copy_version, run_daemon
 from benchmarks.harness import print_table
 from streamd.repository.versions import EngineVersion
 
 FULL = 0.9
-"""A core or a lane that is busy for this share of its time has given out."""
+"""A core or a lane that is busy for this share of its time is exhausted."""
 
 CONNECTIONS = 8
 ROWS_A_FRAME = 100
@@ -33,42 +34,44 @@ REPLAY_GRACE_SECONDS = 120.0
 
 
 def run(suite: Suite) -> None:
-    """Serve each version; grow its fleet."""
+    """Serve each version, with larger and larger fleets."""
     scratch = str(suite.arguments.scratch or tempfile.gettempdir())
     result = ResultFile(suite, "daemon", not_measured=__doc__, min_context_rows=1, state_under=scratch)
     for version in suite.versions:
-        with suite.part(f"daemon {version.name}"), temporary_folder(suite) as folder:
+        with suite.run_part(f"daemon {version.name}"), make_temporary_folder(suite) as folder:
             copy_version(suite, version, Path(folder) / "engines")
             rows: list[dict[str, Any]] = []
             for servers in (suite.arguments.servers, *suite.arguments.fleets):
                 first = not rows
                 seconds = suite.arguments.daemon_seconds if first else suite.arguments.growth_seconds
-                with suite.part(f"daemon {version.name}: {servers} servers"):
-                    rows.append({"engine": version.name, **one_fleet(suite, version, Path(folder), servers, seconds)})
+                with suite.run_part(f"daemon {version.name}: {servers} servers"):
+                    rows.append(
+                        {"engine": version.name, **measure_fleet(suite, version, Path(folder), servers, seconds)}
+                    )
                     result.append("fleets", rows[-1])
                 if not rows or rows[-1]["gave_out"]:
                     break
             _print(rows)
 
 
-def temporary_folder(suite: Suite) -> "tempfile.TemporaryDirectory[str]":
-    """A folder for a daemon's state: where it was asked for, so that a slow disk's write-back can be left out."""
+def make_temporary_folder(suite: Suite) -> "tempfile.TemporaryDirectory[str]":
+    """Make a folder for a daemon's state: under `--scratch`, so that the write-back of a slow disk can be avoided."""
     return tempfile.TemporaryDirectory(prefix="streamd-bench-", dir=suite.arguments.scratch)
 
 
-def one_fleet(suite: Suite, version: EngineVersion, folder: Path, servers: int, seconds: float) -> dict[str, Any]:
-    """A fresh daemon, one fleet, one measured stretch."""
+def measure_fleet(suite: Suite, version: EngineVersion, folder: Path, servers: int, seconds: float) -> dict[str, Any]:
+    """Measure one fleet on a new daemon."""
     with tempfile.TemporaryDirectory(dir=folder) as own:
-        given = dict(each.split("=", 1) for each in suite.arguments.daemon_settings)
+        overrides = dict(each.split("=", 1) for each in suite.arguments.daemon_settings)
         settings = {
             "max_servers": servers,
             "min_context_rows": 1,
             "row_grace_seconds": 1.0,
             "lanes": suite.arguments.max_lanes,
         }
-        settings |= {"backend": suite.arguments.backend, "log_level": "warning", **given}
-        with serving(Path(own), folder / "engines", version.name, **settings) as daemon:
-            started = daemon.until_ready()
+        settings |= {"backend": suite.arguments.backend, "log_level": "warning", **overrides}
+        with run_daemon(Path(own), folder / "engines", version.name, **settings) as daemon:
+            started = daemon.wait_ready()
             report, busy = replay_against(suite, daemon, Path(own), servers, seconds)
             after = daemon.get("/v1/status")[1]
     found = {
@@ -77,18 +80,22 @@ def one_fleet(suite: Suite, version: EngineVersion, folder: Path, servers: int, 
         "backend": after["backend"],
         "precision": after["precision"],
         "seconds_to_ready": round(started, 2),
-        "mean_batch": round(_windows(after) / max(sum(lane["batches"] for lane in after["lanes"]), 1), 1),
+        "mean_batch": round(_count_windows(after) / max(sum(lane["batches"] for lane in after["lanes"]), 1), 1),
         "busy": busy,
-        **told_of(report),
+        **summarize_report(report),
     }
     late = (found["p99_ms"] or 0.0) > suite.arguments.p99_limit_ms
-    return {**found, "gave_out": _what_gave_out(found, late=late) if late or found["lost"] else None, "replay": report}
+    return {
+        **found,
+        "gave_out": _find_bottleneck(found, late=late) if late or found["lost"] else None,
+        "replay": report,
+    }
 
 
 def replay_against(
     suite: Suite, daemon: Daemon, folder: Path, servers: int, seconds: float
 ) -> tuple[dict[str, Any], dict[str, float]]:
-    """Run the replayer against the daemon; returns its report, and what was busy while it streamed."""
+    """Run the load test against the daemon; returns its report, and the busy shares of the measured stretch."""
     path, processes = folder / "replay.json", suite.arguments.replay_processes
     command = [sys.executable, str(ROOT / "scripts" / "replay.py"), "--url", daemon.url, "--synthetic", str(servers)]
     command += ["--context-rows", "1", "--rate", str(servers / suite.arguments.cadence), "--duration", str(seconds)]
@@ -107,14 +114,14 @@ def replay_against(
             process.terminate()
             process.wait()
     if not path.is_file():
-        raise RuntimeError(f"the replayer ended with {process.returncode}: {output.decode(errors='replace')[-800:]}")
+        raise RuntimeError(f"the load test ended with {process.returncode}: {output.decode(errors='replace')[-800:]}")
     report: dict[str, Any] = json.loads(path.read_text())
     began, lasted = report["measured"]["began"], report["measured"]["seconds"]
     return report, watch.busy(began, began + lasted)
 
 
-def told_of(report: dict[str, Any]) -> dict[str, Any]:
-    """What is kept of a replayer's report, at a glance."""
+def summarize_report(report: dict[str, Any]) -> dict[str, Any]:
+    """Summarize a report of the load test."""
     measured, latency = report["measured"], report["latency_ms"]["forecast"]
     lost = {name: count for name, count in report["faults"].items() if count}
     return {
@@ -131,15 +138,15 @@ def told_of(report: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _windows(status: dict[str, Any]) -> int:
+def _count_windows(status: dict[str, Any]) -> int:
     return sum(int(lane["windows"]) for lane in status["lanes"])
 
 
-def _what_gave_out(found: dict[str, Any], *, late: bool) -> str:
-    """The part that had no time left, or that none had."""
+def _find_bottleneck(found: dict[str, Any], *, late: bool) -> str:
+    """Name the parts that had no time left."""
     full = [name for name in ("daemon loop", "busiest client", "lanes") if found["busy"][name] >= FULL]
-    what = " and ".join(full) or "no part was busy throughout"
-    return f"{what} ({'late' if late else 'lost rows'})"
+    parts = " and ".join(full) or "no part was exhausted"
+    return f"{parts} ({'late' if late else 'lost rows'})"
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
@@ -172,4 +179,4 @@ def _print(rows: list[dict[str, Any]]) -> None:
     ]
     if rows:
         print_table(f"{rows[0]['engine']} on {rows[0]['backend']}: whole daemon", head, cells)
-        print(f"  gave out first: {rows[-1]['gave_out'] or 'nothing yet'}")
+        print(f"  exhausted first: {rows[-1]['gave_out'] or 'no part'}")

@@ -1,10 +1,10 @@
-"""What the daemon does when the device, its memory or a plan is bad. Each fault in processes of its own, logs kept.
+"""Faults of the device, its memory or a plan, and the daemon's reaction. Each fault has a process and a log of its own.
 
-Plans: truncated, with a flipped bit, with an altered header, for another GPU; each given to the loader directly and,
-with and without its listed SHA-256 made to fit, to a `streamd serve`. Memory: all of the device's taken beforehand.
-An illegal access: a kernel that writes where nothing is, on the stream of one of four lanes under load, once, and at
-every batch; and whether a reset brings the device back within the process. Not measured: a GPU that falls off the
-bus, ECC errors, faults of the driver, how long a hung kernel is waited for.
+Plans: truncated, with a flipped bit, with an altered header, for another GPU; each is loaded directly, and served with
+and without an updated SHA-256. Memory: all of the device's memory is allocated beforehand. An illegal access: a kernel
+writes to an invalid address on the stream of one of four lanes under load, once and at every batch; and whether new
+lanes work in the same process afterwards. Not measured: a GPU that falls off the bus, ECC errors, faults of the driver,
+the wait for a hung kernel.
 """
 
 import hashlib
@@ -30,10 +30,10 @@ from streamd.repository.versions import EngineVersion
 
 CHILD_SECONDS = 150
 QUICK = {"warmup_seconds": 0.5, "lanes": 2, "buckets": "1,8", "backend": "auto"}
-"""Daemons here only have to show which backend they end with."""
+"""Settings of daemons that only have to show which backend they use in the end."""
 
 SPARED_MIB = (150, 900)
-"""Free device memory: not enough for a context of CUDA, and enough for that but for no lanes."""
+"""Free device memory: too little for a CUDA context, and enough for a context but not for lanes."""
 
 Damage = Callable[[Path], None]
 
@@ -50,7 +50,7 @@ def flip_bit(plan: Path) -> None:
 
 
 def alter_header(plan: Path) -> None:
-    """Change the first bytes, which say whose plan it is."""
+    """Change the first bytes, which identify the plan's format."""
     _flip(plan, 0, 8)
 
 
@@ -63,7 +63,7 @@ def _flip(plan: Path, at: int, count: int) -> None:
 
 
 def claim_another_gpu(plan: Path) -> None:
-    """Let the version say that its plan was built for another GPU."""
+    """Make the version state that its plan was built for another GPU."""
     info = _read_conversion(plan.parent)
     for each in info["plans"].values():
         each |= {"gpu": "NVIDIA A10", "compute_capability": "8.6"}
@@ -78,7 +78,7 @@ DAMAGES: dict[str, Damage] = {
 
 
 class Faults:
-    """The faults of one version."""
+    """The faults that are provoked for one version."""
 
     def __init__(self, suite: Suite, version: EngineVersion, result: ResultFile) -> None:
         self.suite = suite
@@ -87,11 +87,11 @@ class Faults:
         self.rows: list[dict[str, Any]] = []
 
     def run(self) -> None:
-        """Provoke each; none takes the others with it."""
+        """Provoke each fault; a failure does not affect the others."""
         for name, damage in DAMAGES.items():
             self._provoke(f"loader: {name}", partial(self._try_loader, damage=damage))
             self._provoke(f"daemon: {name}", partial(self._try_daemon, damage=damage, fit=False))
-            self._provoke(f"daemon: {name}, SHA-256 made to fit", partial(self._try_daemon, damage=damage, fit=True))
+            self._provoke(f"daemon: {name}, updated SHA-256", partial(self._try_daemon, damage=damage, fit=True))
         self._provoke("daemon: plan for another GPU", partial(self._try_daemon, damage=claim_another_gpu, fit=False))
         for spared in SPARED_MIB:
             self._provoke(
@@ -114,7 +114,7 @@ class Faults:
 
     # ------------------------------------------------------------ plans
     def _try_loader(self, folder: Path, damage: Damage) -> dict[str, Any]:
-        """The loader must refuse the plan, or load it; it must not end the process."""
+        """Load a damaged plan: the loader may refuse or load it, but must not end the process."""
         version = copy_version(self.suite, self.version, folder)
         plan = _list_plans(version)[0]
         damage(plan)
@@ -122,7 +122,7 @@ class Faults:
         return {"passes": code == 0, "told": finding.get("told", f"ended with {code}"), "exit": code, "log": log}
 
     def _try_daemon(self, folder: Path, damage: Damage, *, fit: bool) -> dict[str, Any]:
-        """The daemon must answer, and say why it passed TensorRT over."""
+        """Serve a damaged plan: the daemon must answer, and state why it passed over TensorRT."""
         version = copy_version(self.suite, self.version, folder / "engines")
         for plan in _list_plans(version):
             damage(plan)
@@ -180,7 +180,7 @@ class Faults:
 
 
 def _run_child(*arguments: str) -> tuple[int, dict[str, Any], str]:
-    """Run one fault in a process of its own; returns its exit status, its last line as JSON, and the log's end."""
+    """Run one fault in a process of its own; returns its exit status, its finding, and the end of its log."""
     child = _start_child(*arguments)
     try:
         output, _ = child.communicate(timeout=CHILD_SECONDS)
@@ -199,7 +199,7 @@ def _start_child(*arguments: str, stdin: int | None = None) -> "subprocess.Popen
 
 
 def can_predict(daemon: Daemon, version: EngineVersion) -> bool:
-    """Whether the daemon forecasts a caller's window."""
+    """Whether the daemon answers a caller's prediction within 20 seconds."""
     windows = make_windows(version.contract, 4).first(4)
     body = msgspec.msgpack.encode({"inputs": {name: make_wire_tensor(value) for name, value in windows.items()}})
     headers = {"Content-Type": "application/msgpack"}
@@ -207,8 +207,8 @@ def can_predict(daemon: Daemon, version: EngineVersion) -> bool:
     began = time.monotonic()
     while time.monotonic() - began < 20:
         try:
-            with urllib.request.urlopen(request, timeout=20) as answer:
-                return bool(answer.status == 200)
+            with urllib.request.urlopen(request, timeout=20) as response:
+                return bool(response.status == 200)
         except OSError:
             time.sleep(0.2)
     return False
@@ -232,7 +232,7 @@ def _write_conversion(version: Path, info: dict[str, Any]) -> None:
 
 
 def update_hashes(version: Path) -> None:
-    """Let the listed SHA-256 of every plan be what the file now has."""
+    """Update the listed SHA-256 of every plan to that of its file."""
     info = _read_conversion(version)
     for plan in _list_plans(version):
         info["sha256"][plan.name] = hashlib.sha256(plan.read_bytes()).hexdigest()
@@ -240,9 +240,9 @@ def update_hashes(version: Path) -> None:
 
 
 def run(suite: Suite) -> None:
-    """Provoke every fault of the first version; all versions share the code that bears them."""
+    """Provoke every fault for the first version; all versions share the code that handles them."""
     result = ResultFile(suite, "faults", not_measured=__doc__)
     faults = Faults(suite, suite.versions[0], result)
     faults.run()
     rows = [("yes" if row["passes"] else "NO", row["fault"], str(row["told"])[:150]) for row in faults.rows]
-    print_table(f"Faults: {suite.versions[0].name}", ("borne", "fault", "told"), rows)
+    print_table(f"Faults: {suite.versions[0].name}", ("passed", "fault", "finding"), rows)

@@ -1,6 +1,6 @@
 """One fault, provoked in this process: `load` a damaged plan, `fill` the device, `reset` it, an `illegal` access.
 
-The last line that begins with {"told"... is the finding. Run by `benchmarks.gpu.faults`.
+Run by `faults.py`, which reads the last line that begins with {"told"... as the finding.
 """
 
 import argparse
@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.gpu.correctness import Reference
+from benchmarks.gpu.crash_test import AFTER_SECONDS, CrashTest
 from benchmarks.gpu.crashing import Crash
-from benchmarks.gpu.faults_trial import AFTER_SECONDS, Trial
 from benchmarks.gpu.harness import ROOT
 from streamd.core.errors import DeviceLostError, LaneLostError, StreamdError
 from streamd.repository.versions import EngineVersion, load_version
@@ -25,42 +25,46 @@ from streamd.server.version_control.specs import open_version
 def main() -> int:
     """Provoke one fault."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("load", "fill", "reset", "illegal"))
-    parser.add_argument("--plan", type=Path)
-    parser.add_argument("--version", default="")
-    parser.add_argument("--engines", type=Path)
-    parser.add_argument("--spared-mib", type=int, default=150)
-    parser.add_argument("--folder", type=Path)
-    parser.add_argument("--backend", default="auto")
-    parser.add_argument("--how", choices=tuple(AFTER_SECONDS), default="once")
-    asked = parser.parse_args()
-    if asked.what == "fill":
-        fill(asked.spared_mib << 20)
+    parser.add_argument("what", choices=("load", "fill", "reset", "illegal"), help="fault to provoke")
+    parser.add_argument("--plan", type=Path, help="plan to load [default: no plan]")
+    parser.add_argument("--version", default="", help="name of the version, or its folder to load [default: empty]")
+    parser.add_argument("--engines", type=Path, help="folder of engine versions [default: no folder]")
+    parser.add_argument(
+        "--spared-mib", type=int, default=150, help="device memory that stays free [default: %(default)s]"
+    )
+    parser.add_argument("--folder", type=Path, help="folder for the daemon's state [default: no folder]")
+    parser.add_argument("--backend", default="auto", help="backend to serve with [default: %(default)s]")
+    parser.add_argument(
+        "--how", choices=tuple(AFTER_SECONDS), default="once", help="number of crashes [default: %(default)s]"
+    )
+    args = parser.parse_args()
+    if args.what == "fill":
+        fill(args.spared_mib << 20)
         return 0
-    found = {"load": load, "reset": reset, "illegal": illegal}[asked.what](asked)
+    found = {"load": load, "reset": reset, "illegal": crash_lane}[args.what](args)
     print(json.dumps(found))
     return 0
 
 
 # ---------------------------------------------------------------- plans and memory
-def load(asked: argparse.Namespace) -> dict[str, Any]:
+def load(args: argparse.Namespace) -> dict[str, Any]:
     """Load a plan and run a batch through it."""
     from streamd.inference.tensorrt.engine import Plan
     from streamd.inference.tensorrt.lane import TensorRtBackend
 
-    version = load_version(Path(asked.version))
-    precision = asked.plan.stem.rpartition("_")[2]
+    version = load_version(Path(args.version))
+    precision = args.plan.stem.rpartition("_")[2]
     try:
-        lane = TensorRtBackend(Plan(asked.plan, precision), version.contract, (1, 8)).make_lane(0)
+        lane = TensorRtBackend(Plan(args.plan, precision), version.contract, (1, 8)).make_lane(0)
     except StreamdError as error:
         return {"told": f"refused: {error}"}
-    error_found = _error_of(lane, Reference.of(version, 8))
+    error_found = _measure_error(lane, Reference.of(version, 8))
     lane.close()
     return {"told": f"loaded; error against the reference {error_found:.1e}"}
 
 
 def fill(spared_bytes: int) -> None:
-    """Take the device's memory but for a little, say so, and hold it until the input ends."""
+    """Allocate all but `spared_bytes` of the device's memory, print it, and hold it until the input ends."""
     from streamd.inference import cuda
 
     free, total = cuda.memory_bytes(0)
@@ -78,38 +82,38 @@ def fill(spared_bytes: int) -> None:
         each.close()
 
 
-def reset(asked: argparse.Namespace) -> dict[str, Any]:
-    """Whether lanes that are closed and made anew after an illegal access forecast as before."""
-    version = load_version(asked.engines / asked.version)
+def reset(args: argparse.Namespace) -> dict[str, Any]:
+    """Crash a lane, make lanes anew, and compare their forecasts with those before."""
+    version = load_version(args.engines / args.version)
     reference = Reference.of(version, 8)
-    backend, crash = _backend(asked, version)
+    backend, crash = _open_backend(args, version)
     lanes = [backend.make_lane(index) for index in range(2)]
-    before = _error_of(lanes[0], reference)
+    before = _measure_error(lanes[0], reference)
     crash.arm()
     try:
         crash.run(lanes[1], 1)
-        told = "the access was not noticed"
+        noticed = "the access was not noticed"
     except LaneLostError as error:
-        told = f"lost, {'and the device with it' if error.device_gone else 'the lane alone'}: {error}"
+        noticed = f"lost {'the device' if error.device_gone else 'the lane only'}: {error}"
     for lane in lanes:
         lane.close()
     try:
         lane = backend.make_lane(0)
-        after = _error_of(lane, reference)
+        after = _measure_error(lane, reference)
         lane.close()
     except StreamdError as error:
-        # Which of both a device does is measured; that it is lost for good must be said, and as such.
+        # Both outcomes are allowed. If the device cannot be recovered, the error must say so by its type.
         lost = isinstance(error, DeviceLostError)
-        return {"told": f"{told}; not brought back: {error}", "passes": lost, "came_back": False}
+        return {"told": f"{noticed}; not recovered: {error}", "passes": lost, "came_back": False}
     sound = bool(after <= max(2 * before, 5e-3))
     return {
-        "told": f"{told}; brought back, error {after:.1e} (before {before:.1e})",
+        "told": f"{noticed}; recovered, error {after:.1e} (before {before:.1e})",
         "passes": sound,
         "came_back": sound,
     }
 
 
-def _error_of(lane: Any, reference: Reference) -> float:
+def _measure_error(lane: Any, reference: Reference) -> float:
     count = min(8, lane.buckets[-1])
     for name, buffer in lane.inputs.first(count).items():
         buffer[:] = getattr(reference.inputs, name)[:count]
@@ -117,20 +121,20 @@ def _error_of(lane: Any, reference: Reference) -> float:
     return float(np.linalg.norm(difference) / np.linalg.norm(reference.flat[:count]))
 
 
-def _backend(asked: argparse.Namespace, version: EngineVersion) -> tuple[Any, "Crash"]:
-    config = load_config(ROOT / "config.toml", {}, {"backend": asked.backend, "lanes": 1, "buckets": (1, 8)})
+def _open_backend(args: argparse.Namespace, version: EngineVersion) -> tuple[Any, Crash]:
+    config = load_config(ROOT / "config.toml", {}, {"backend": args.backend, "lanes": 1, "buckets": (1, 8)})
     opened = open_version([version], config)
     for lane in opened.lanes:
         lane.close()
     return opened.backend, Crash()
 
 
-def illegal(asked: argparse.Namespace) -> dict[str, Any]:
+def crash_lane(args: argparse.Namespace) -> dict[str, Any]:
     """Serve under load and crash one lane."""
     import uvloop
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(Trial(asked).run())
+        return runner.run(CrashTest(args).run())
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The two floors of a forecast: its bytes over PCIe, and its operations over the tensor cores.
+"""The two lower bounds of a forecast's time: its bytes over PCIe, and its operations on the tensor cores.
 
-Operations are counted from the shapes that the graph's products really have in ONNX Runtime: MatMul, Gemm, Conv and
-LSTM, two a multiply-add. Not counted: element-wise work, softmax, normalisation, and bytes in the GPU's own memory.
+Operations are counted from the shapes that the graph's products have in ONNX Runtime: MatMul, Gemm, Conv and LSTM, two
+for each multiply-add. Not counted: element-wise work, softmax, normalization, and bytes in the GPU's own memory.
 """
 
 import json
@@ -23,38 +23,38 @@ REPEATS = 12
 Shapes = dict[str, tuple[int, ...]]
 
 
-def bytes_per_forecast(contract: ModelContract) -> dict[str, int]:
-    """Bytes that cross PCIe for one window: all inputs in, the forecast out."""
+def count_bytes(contract: ModelContract) -> dict[str, int]:
+    """Count the bytes that cross PCIe for one window: all inputs, and the forecast."""
     cells = sum(int(np.prod(shape)) for shape in contract.input_shapes.values())
     return {"to_device": 4 * cells, "to_host": 4 * int(np.prod(contract.output_shape))}
 
 
-def operations_per_forecast(version: EngineVersion, batch: int = 8) -> dict[str, float]:
-    """Floating-point operations of the graph's products for one window, by operator."""
+def count_operations(version: EngineVersion, batch: int = 8) -> dict[str, float]:
+    """Count the floating-point operations of the graph's products for one window, by operator."""
     import onnx
 
     model = onnx.load(str(version.onnx))
     products = [node for node in model.graph.node if node.op_type in _COUNTS]
-    shapes = _real_shapes(model, version, products, batch)
+    shapes = _find_shapes(model, version, products, batch)
     found: dict[str, float] = {}
     for node in products:
         found[node.op_type] = found.get(node.op_type, 0.0) + _COUNTS[node.op_type](node, shapes) / batch
     return found
 
 
-def _real_shapes(model: Any, version: EngineVersion, nodes: Sequence[Any], batch: int) -> Shapes:
-    """The shapes of what goes into and comes out of these nodes, found by running the graph."""
+def _find_shapes(model: Any, version: EngineVersion, nodes: Sequence[Any], batch: int) -> Shapes:
+    """Find the shapes of the inputs and outputs of these nodes by running the graph."""
     import onnx
     import onnxruntime
 
     constants = {each.name: tuple(each.dims) for each in model.graph.initializer}
     given = {each.name for each in model.graph.input}
     names = {name for node in nodes for name in (*node.input, *node.output) if name}
-    wanted = sorted(names - set(constants) - given - {each.name for each in model.graph.output})
-    model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in wanted)
+    requested = sorted(names - set(constants) - given - {each.name for each in model.graph.output})
+    model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in requested)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    # Unoptimized: a fused node's inner values could not be asked for.
+    # Not optimized, because the inner values of a fused node cannot be outputs.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     feed = make_windows(version.contract, batch).first(batch)
@@ -64,37 +64,40 @@ def _real_shapes(model: Any, version: EngineVersion, nodes: Sequence[Any], batch
     return {**constants, **{name: tuple(value.shape) for name, value in feed.items()}, **found}
 
 
-def _matmul(node: Any, shapes: Shapes) -> float:
+def _count_matmul(node: Any, shapes: Shapes) -> float:
     return 2.0 * float(np.prod(shapes[node.output[0]])) * shapes[node.input[0]][-1]
 
 
-def _gemm(node: Any, shapes: Shapes) -> float:
+def _count_gemm(node: Any, shapes: Shapes) -> float:
     transposed = any(each.name == "transA" and each.i for each in node.attribute)
     inner = shapes[node.input[0]][0 if transposed else 1]
     return 2.0 * float(np.prod(shapes[node.output[0]])) * inner
 
 
-def _conv(node: Any, shapes: Shapes) -> float:
+def _count_conv(node: Any, shapes: Shapes) -> float:
     return 2.0 * float(np.prod(shapes[node.output[0]])) * float(np.prod(shapes[node.input[1]][1:]))
 
 
-def _lstm(node: Any, shapes: Shapes) -> float:
+def _count_lstm(node: Any, shapes: Shapes) -> float:
     steps, batch, _ = shapes[node.input[0]]
     weights = np.prod(shapes[node.input[1]]) + np.prod(shapes[node.input[2]])
     return 2.0 * steps * batch * float(weights)
 
 
-_COUNTS = {"MatMul": _matmul, "Gemm": _gemm, "Conv": _conv, "LSTM": _lstm}
+_COUNTS = {"MatMul": _count_matmul, "Gemm": _count_gemm, "Conv": _count_conv, "LSTM": _count_lstm}
 
 
 # ---------------------------------------------------------------- copies
-def pcie_bytes_per_second(contract: ModelContract) -> dict[str, float]:
-    """Pinned copies of this thread's device: each way alone, and both at once in the shares that forecasts have."""
-    each = bytes_per_forecast(contract)
+def measure_pcie(contract: ModelContract) -> dict[str, float]:
+    """Measure pinned copies of this thread's device, in bytes a second: each direction alone, and both at once.
+
+    At once, both have the same shares as in a forecast.
+    """
+    each = count_bytes(contract)
     share = each["to_host"] / each["to_device"]
     sizes = {"to_device": COPY_BYTES, "to_host": int(COPY_BYTES * share)}
     with _Copier("to_device", sizes["to_device"]) as there, _Copier("to_host", sizes["to_host"]) as back:
-        found = {copier.way: copier.alone() for copier in (there, back)}
+        found = {copier.way: copier.measure_alone() for copier in (there, back)}
         for copier in (there, back):
             copier.enqueue(1)
             copier.stream.synchronize()
@@ -110,7 +113,7 @@ def pcie_bytes_per_second(contract: ModelContract) -> dict[str, float]:
 
 
 class _Copier:
-    """One way's buffers and stream."""
+    """The buffers and the stream of one direction."""
 
     def __init__(self, way: str, nbytes: int) -> None:
         self.way = way
@@ -122,15 +125,15 @@ class _Copier:
         self._marks = [Event(timing=True), Event(timing=True)]
 
     def enqueue(self, times: int) -> None:
-        """Put copies on the stream."""
+        """Enqueue copies on the stream."""
         for _ in range(times):
             if self.way == "to_device":
                 cuda.copy_to_device(self._device.pointer, self._array, self.nbytes, self.stream)
             else:
                 cuda.copy_to_host(self._array, self._device.pointer, self.nbytes, self.stream)
 
-    def alone(self) -> float:
-        """Bytes a second by the device's own clock."""
+    def measure_alone(self) -> float:
+        """Measure bytes a second by the device's own clock."""
         self.enqueue(2)
         self._marks[0].record(self.stream)
         self.enqueue(REPEATS)
@@ -146,8 +149,8 @@ class _Copier:
             each.close()
 
 
-def measured_matmul_tflops(folder: Path) -> dict[str, float]:
-    """What `benchmarks.gpu.pytorch` measured on this card, where its result is in the same folder."""
+def read_matmul_tflops(folder: Path) -> dict[str, float]:
+    """Read the rates that `benchmarks.gpu.pytorch` measured, if its result is in the same folder."""
     path = folder / "pytorch.json"
     if not path.is_file():
         return {}

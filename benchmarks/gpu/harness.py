@@ -1,4 +1,4 @@
-"""What the GPU benchmarks share: versions and their plans, lanes of any backend, results that survive a failure."""
+"""Shared parts of the GPU benchmarks: versions and their plans, lanes of any backend, results that survive a crash."""
 
 import argparse
 import importlib.metadata
@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass
 class Suite:
-    """What was asked for, and where results go; `failures` are the parts that raised."""
+    """The options of a run, the versions to measure, and the parts that failed."""
 
     arguments: argparse.Namespace
     versions: list[EngineVersion]
@@ -36,7 +36,7 @@ class Suite:
 
     @property
     def seconds(self) -> float:
-        """How long a cell is measured, all of its turns together."""
+        """The time for which a cell is measured, all of its turns together."""
         seconds: float = self.arguments.seconds
         return seconds
 
@@ -47,8 +47,8 @@ class Suite:
         return buckets
 
     @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        """Let a part fail without taking the others with it; what it raised is told and kept."""
+    def run_part(self, name: str) -> Iterator[None]:
+        """Run a part; an error that it raises is printed and recorded, and does not stop the other parts."""
         began = time.monotonic()
         try:
             yield
@@ -59,11 +59,11 @@ class Suite:
 
 
 class ResultFile:
-    """A result that is written anew after every change, so that what was measured outlives a crash."""
+    """A result file that is written after every change, so that measurements survive a crash."""
 
     def __init__(self, suite: Suite, name: str, **facts: Any) -> None:
         self.path: Path = suite.arguments.out / f"{name}.json"
-        self.content: dict[str, Any] = {"measured_on": environment(), **facts}
+        self.content: dict[str, Any] = {"measured_on": describe_environment(), **facts}
 
     def put(self, key: str, value: Any) -> None:
         """Set one part and write the file."""
@@ -76,56 +76,56 @@ class ResultFile:
         self.write()
 
     def write(self) -> None:
-        """Write the file whole."""
+        """Write the whole file."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(json.dumps(self.content, indent=1, default=_plain) + "\n", encoding="utf-8")
+        self.path.write_text(json.dumps(self.content, indent=1, default=_to_plain) + "\n", encoding="utf-8")
 
 
-# ---------------------------------------------------------------- what ran it
+# ---------------------------------------------------------------- environment
 _ENVIRONMENT: dict[str, Any] = {}
 
 
-def environment() -> dict[str, Any]:
-    """The machine, the versions and the command of this run."""
+def describe_environment() -> dict[str, Any]:
+    """Describe the machine, the versions and the command of this run."""
     if not _ENVIRONMENT:
         _ENVIRONMENT.update(
             {
                 "date": datetime.now(UTC).isoformat(timespec="seconds"),
-                "command": "python -m " + " ".join(_command()),
+                "command": "python -m " + " ".join(_describe_command()),
                 "python": platform.python_version(),
                 "cores": len(os.sched_getaffinity(0)),
-                "gpus": _gpus(),
-                "packages": {name: version for name in PACKAGES if (version := package_version(name))},
+                "gpus": _list_gpus(),
+                "packages": {name: version for name in PACKAGES if (version := find_package_version(name))},
             }
         )
     return dict(_ENVIRONMENT)
 
 
-def package_version(name: str) -> str | None:
-    """The installed version of a package; none where it is not installed."""
+def find_package_version(name: str) -> str | None:
+    """Return the installed version of a package, or `None` if it is not installed."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
 
 
-def _command() -> list[str]:
+def _describe_command() -> list[str]:
     module = sys.modules["__main__"].__spec__
     return [module.name if module is not None else sys.argv[0], *sys.argv[1:]]
 
 
-def _gpus() -> list[dict[str, str]]:
-    """Name, driver and memory of each GPU; empty where nvidia-smi is missing or finds none."""
+def _list_gpus() -> list[dict[str, str]]:
+    """List name, driver and memory of each GPU; empty if nvidia-smi is missing or finds no GPU."""
     if shutil.which("nvidia-smi") is None:
         return []
     fields = ("name", "driver_version", "memory.total", "compute_cap")
     command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
-    lines = [line.split(", ") for line in answer.stdout.splitlines() if line.strip()]
-    return [dict(zip(fields, line, strict=False)) for line in lines] if answer.returncode == 0 else []
+    query = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    lines = [line.split(", ") for line in query.stdout.splitlines() if line.strip()]
+    return [dict(zip(fields, line, strict=False)) for line in lines] if query.returncode == 0 else []
 
 
-def _plain(value: Any) -> Any:
+def _to_plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     return str(value)
@@ -133,27 +133,30 @@ def _plain(value: Any) -> Any:
 
 # ---------------------------------------------------------------- versions, plans, lanes
 def find_versions(engines: Path, only: Sequence[str]) -> list[EngineVersion]:
-    """The versions to measure, by folder; `only` picks those whose name begins so."""
+    """Load the versions to measure, by folder; `only` selects those whose names begin with one of its texts."""
     folders = sorted(path for path in engines.iterdir() if (path / "config.json").is_file())
     chosen = [path for path in folders if not only or any(path.name.startswith(each) for each in only)]
     return [load_version(path) for path in chosen]
 
 
 def find_plan(suite: Suite, version: EngineVersion, precision: str) -> Path | None:
-    """The plan of a version: `<plans>/<version>/model_<precision>.engine`, or beside its `model.onnx`."""
+    """Find the plan of a version: `<plans>/<version>/model_<precision>.engine`, or beside its `model.onnx`."""
     name = f"model_{precision}.engine"
     places = [suite.arguments.plans / version.name / name, suite.arguments.plans / name, version.path / name]
     return next((place for place in places if place.is_file()), None)
 
 
-def precisions(suite: Suite, version: EngineVersion) -> list[str]:
-    """The precisions to measure: those asked for that have a plan (none: told as a failure); fp32 without plans."""
+def list_precisions(suite: Suite, version: EngineVersion) -> list[str]:
+    """List the precisions to measure: the requested ones that have a plan; fp32 for backends without plans.
+
+    It is recorded as a failure if no precision has a plan.
+    """
     if suite.arguments.backend != "tensorrt":
         return ["fp32"]
     found = [each for each in suite.arguments.precisions if find_plan(suite, version, each) is not None]
     if not found:
-        wanted = ", ".join(f"model_{each}.engine" for each in suite.arguments.precisions)
-        suite.failures.append(f"{version.name}: none of {wanted} under {suite.arguments.plans}")
+        requested = ", ".join(f"model_{each}.engine" for each in suite.arguments.precisions)
+        suite.failures.append(f"{version.name}: found no {requested} under {suite.arguments.plans}")
     return found
 
 
@@ -168,7 +171,7 @@ def make_backend(
     lanes_per_device: int = 8,
     buckets: tuple[int, ...] | None = None,
 ) -> Any:
-    """A backend of the kind that was asked for; FileNotFoundError where a plan is missing."""
+    """Make a backend of the kind of `--backend`. Raises `FileNotFoundError` if a plan is missing."""
     buckets = buckets or suite.buckets
     kind = suite.arguments.backend
     if kind == "fake":
@@ -195,20 +198,20 @@ def make_backend(
 
 @contextmanager
 def open_lanes(backend: Any, count: int) -> Iterator[list[Any]]:
-    """Lanes 0 to `count` - 1 of a backend, closed at the end."""
+    """Open lanes 0 to `count` - 1 of a backend; close them at the end."""
     lanes: list[Any] = []
     try:
         for index in range(count):
-            lanes.append(backend.make_lane(index))  # noqa: PERF401 - those made before one fails must be closed
+            lanes.append(backend.make_lane(index))  # noqa: PERF401 - lanes made before one fails must be closed
         yield lanes
     finally:
         for lane in lanes:
             lane.close()
 
 
-# ---------------------------------------------------------------- figures
-def percentiles_ms(seconds: Sequence[float] | np.ndarray[Any, Any]) -> dict[str, float]:
-    """p50, p95, p99 and the largest, in ms."""
+# ---------------------------------------------------------------- percentiles
+def compute_percentiles_ms(seconds: Sequence[float] | np.ndarray[Any, Any]) -> dict[str, float]:
+    """Compute p50, p95, p99 and the maximum, in ms."""
     if not len(seconds):
         return {}
     values = np.asarray(seconds, np.float64) * 1e3

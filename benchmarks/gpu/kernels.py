@@ -1,7 +1,7 @@
 """Three tiny kernels in PTX that measure or provoke: no compiler is needed, the driver assembles them.
 
-`stamp` keeps the GPU for a while and then writes its clock to host memory; `ping` answers the host with its clock;
-`crash` writes where nothing is. Not measured by any of them: throughput.
+`stamp` keeps the GPU busy for a while and then writes its clock to host memory; `ping` answers the host with its clock;
+`crash` writes to an invalid address. Not measured: throughput.
 """
 
 import ctypes
@@ -81,7 +81,7 @@ DONE:
 """
 
 NOWHERE = 0x10
-"""An address that no allocation has."""
+"""An address that is in no allocation."""
 
 PINGS = 400
 PING_LIMIT_NS = 2_000_000_000
@@ -94,14 +94,14 @@ class Kernels:
         from cuda.bindings import driver
 
         self._driver = driver
-        cuda.call("cudaFree", 0)  # makes the device's context, which the driver's calls then use
+        cuda.call("cudaFree", 0)  # Makes the device's context, which the driver's calls then use.
         self._module = self._call("cuModuleLoadData", PTX.encode() + b"\0")
         self._functions = {
             name: self._call("cuModuleGetFunction", self._module, name.encode()) for name in ("stamp", "ping", "crash")
         }
 
     def launch(self, name: str, stream: Stream, *numbers: int) -> None:
-        """Put one thread of a kernel on a stream; every parameter is a 64-bit number."""
+        """Launch one thread of a kernel on a stream; every parameter is a 64-bit number."""
         parameters = (tuple(numbers), (ctypes.c_uint64,) * len(numbers))
         self._call("cuLaunchKernel", self._functions[name], 1, 1, 1, 1, 1, 1, 0, stream.handle, parameters, 0)
 
@@ -114,28 +114,32 @@ class Kernels:
 
 @dataclass(frozen=True)
 class Clock:
-    """From the GPU's clock to `time.perf_counter_ns`: the offset lies within `uncertainty_ns` of the truth."""
+    """The offset from the GPU's clock to `time.perf_counter_ns`; it is exact to `uncertainty_ns`."""
 
     offset_ns: int
     uncertainty_ns: int
     resolution_ns: int
-    """The smallest step that was seen of the GPU's clock."""
+    """The smallest step of the GPU's clock that was observed."""
 
     at_ns: int
-    """When they were compared, by the host's."""
+    """The time of the comparison, by the host's clock."""
 
 
-def to_host_ns(first: Clock, last: Clock, gpu_ns: int) -> float:
-    """A time of the GPU's clock as the host's, between two comparisons: the clocks drift by microseconds a second."""
+def convert_to_host_ns(first: Clock, last: Clock, gpu_ns: int) -> float:
+    """Convert a time of the GPU's clock to the host's, between two comparisons.
+
+    The offset is interpolated, because the clocks drift by microseconds a second.
+    """
     host_ns = gpu_ns + first.offset_ns
     share = (host_ns - first.at_ns) / max(last.at_ns - first.at_ns, 1)
     return host_ns + share * (last.offset_ns - first.offset_ns)
 
 
 def calibrate(kernels: Kernels, stream: Stream, pings: int = PINGS) -> Clock:
-    """Compare both clocks: the GPU stamps between two readings of the host's, and the tightest pairs decide.
+    """Compare both clocks by pings: the GPU reads its clock between two readings of the host's clock.
 
-    After Cristian, "Probabilistic clock synchronization" (1989), with the bounds of all pings intersected.
+    Each ping bounds the offset from both sides. After Cristian, "Probabilistic clock synchronization" (1989), with the
+    bounds of all pings intersected.
     """
     with HostBuffer(24) as shared:
         cells = shared.array(np.uint64, (3,))

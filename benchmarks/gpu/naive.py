@@ -1,37 +1,37 @@
-"""Builds the plan that a first attempt would run: one profile of dynamic shapes, 1 to 256 windows, best at 64.
+"""Builds the plan of a simple first attempt: one profile of dynamic shapes, 1 to 256 windows, best at 64.
 
-It is what the throughput section compares with. Not measured: its forecasts' accuracy (in half precision nothing
-is pinned to float32), builders' effort levels.
+The section `throughput` compares with it. Not measured: the accuracy of its forecasts (in half precision no node stays
+in float32), the optimization levels of the builder.
 """
 
 from pathlib import Path
 
-from benchmarks.gpu.harness import ResultFile, Suite, precisions
-from benchmarks.gpu.throughput import naive_plan
+from benchmarks.gpu.harness import ResultFile, Suite, list_precisions
+from benchmarks.gpu.throughput import locate_naive_plan
 from streamd.repository.versions import EngineVersion
 
 SHAPES = (1, 64, 256)
 
 
 def run(suite: Suite) -> None:
-    """Build those that are not there yet."""
+    """Build the plans that do not exist yet."""
     result = ResultFile(suite, "naive", not_measured=__doc__)
     if suite.arguments.backend != "tensorrt":
         print("naive: needs --backend tensorrt")
         return
     for version in suite.versions:
-        for precision in precisions(suite, version):
-            path = naive_plan(suite, version, precision)
+        for precision in list_precisions(suite, version):
+            path = locate_naive_plan(suite, version, precision)
             if path.is_file():
                 continue
-            with suite.part(f"naive {version.name} {precision}"):
+            with suite.run_part(f"naive {version.name} {precision}"):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 build(version, precision, path)
                 result.append("built", {"plan": str(path), "bytes": path.stat().st_size})
 
 
 def build(version: EngineVersion, precision: str, path: Path) -> None:
-    """Parse the version's graph and build it; RuntimeError with the parser's or the builder's words."""
+    """Parse the version's graph and build the plan. Raises `RuntimeError` with TensorRT's message."""
     from streamd.tools.engine.plan.library import load_builder
 
     tensorrt = load_builder()

@@ -1,9 +1,9 @@
-"""ONNX Runtime's CUDA lanes: right against the CPU, and forecasts a second by lanes and batch size.
+"""ONNX Runtime's CUDA lanes: their errors against the CPU, and forecasts a second by lanes and batch size.
 
 `python -m benchmarks.gpu.onnxruntime_cuda --out FOLDER`. Each lane is a thread that runs one batch after the other on
-inputs that stay as they are; a batch's latency is from its copy to the device until its forecasts are in host memory.
-Variants take turns: float32, and matrix products in TensorFloat-32. Not measured: gathering windows, the event loop's
-hand-over, fan-out, a network; batches that arrive at random; a model's own accuracy; several GPUs.
+inputs that do not change; the latency of a batch is from its copy to the device until its forecasts are in host memory.
+Variants take turns: float32, and matrix products in TensorFloat-32. Not measured: gathering windows, the transfer to
+the event loop, fan-out, a network; batches that arrive at random; a model's own accuracy; several GPUs.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.gpu.harness import ROOT, environment, find_versions, open_lanes, percentiles_ms
+from benchmarks.gpu.harness import ROOT, compute_percentiles_ms, describe_environment, find_versions, open_lanes
 from benchmarks.gpu.windows import make_windows
 from benchmarks.harness import print_table
 from streamd.core.arrays import Float32
@@ -32,17 +32,17 @@ from streamd.repository.versions import EngineVersion
 
 BATCHES_A_LANE = 24
 LIMITS = {"fp32": 1e-3, "tf32": 5e-3}
-"""The errors that are let pass, over all and scaled."""
+"""The largest errors that pass, over all windows and scaled."""
 
-SETTLE_SECONDS = 0.2
-"""Before a turn counts: every lane is busy by then."""
+WARMUP_SECONDS = 0.2
+"""The time before a turn counts; every lane is busy by then."""
 
 TURNS = 2
 
 
 @dataclass
 class Report:
-    """What was measured so far, written anew after every part."""
+    """The result file, which is written after every part."""
 
     path: Path
     content: dict[str, Any]
@@ -54,14 +54,16 @@ class Report:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure what was asked for; 1 where anything was wrong or did not run."""
-    asked = parse(arguments)
-    asked.out.mkdir(parents=True, exist_ok=True)
-    report = Report(asked.out / "onnxruntime_cuda.json", {"measured_on": environment(), "not_measured": __doc__})
+    """Measure the requested versions; returns 1 if anything was wrong or did not run."""
+    args = parse(arguments)
+    args.out.mkdir(parents=True, exist_ok=True)
+    report = Report(
+        args.out / "onnxruntime_cuda.json", {"measured_on": describe_environment(), "not_measured": __doc__}
+    )
     failures: list[str] = []
-    for version in find_versions(asked.engines, asked.only):
+    for version in find_versions(args.engines, args.only):
         try:
-            failures += measure(version, asked, report)
+            failures += measure(version, args, report)
         except StreamdError as error:
             failures.append(f"{version.name}: {error}")
     report.content["failures"] = failures
@@ -72,37 +74,52 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Read a command line; exits with 2, as argparse does, when it is wrong."""
+    """Parse a command line; exits with 2, as argparse does, if it is wrong."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.onnxruntime_cuda", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for the result")
-    parser.add_argument("--engines", type=Path, default=ROOT / "engines", help="folder of engine versions")
-    parser.add_argument("--only", type=_names, default=[], help="versions by the beginning of their name: patch,tft")
-    parser.add_argument("--buckets", type=_numbers, default=(1, 32, 256))
-    parser.add_argument("--lanes", type=_numbers, default=(1, 4))
-    parser.add_argument("--seconds", type=float, default=1.5, help="a cell, all of its turns together")
-    parser.add_argument("--windows", type=int, default=512, help="different windows of the correctness check")
+    parser.add_argument(
+        "--engines", type=Path, default=ROOT / "engines", help="folder of engine versions [default: engines]"
+    )
+    parser.add_argument(
+        "--only", type=_parse_names, default=[], help="versions whose names begin so, such as patch,tft [default: all]"
+    )
+    parser.add_argument(
+        "--buckets", type=_parse_numbers, default=(1, 32, 256), help="batch sizes to measure [default: 1,32,256]"
+    )
+    parser.add_argument(
+        "--lanes", type=_parse_numbers, default=(1, 4), help="numbers of lanes to measure [default: 1,4]"
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=1.5,
+        help="time for each cell, all of its turns together [default: %(default)g]",
+    )
+    parser.add_argument(
+        "--windows", type=int, default=512, help="number of windows of the correctness check [default: %(default)s]"
+    )
     return parser.parse_args(arguments)
 
 
-def measure(version: EngineVersion, asked: argparse.Namespace, report: Report) -> list[str]:
-    """Check and time one version; returns what was wrong."""
+def measure(version: EngineVersion, args: argparse.Namespace, report: Report) -> list[str]:
+    """Check and time one version; returns the failures."""
     failures = []
     backends = {
         name: OnnxRuntimeCudaBackend(
             version.onnx,
             version.contract,
-            asked.buckets,
-            lanes_per_device=max(asked.lanes),
+            args.buckets,
+            lanes_per_device=max(args.lanes),
             tensor_float32=name == "tf32",
         )
         for name in LIMITS
     }
-    windows = make_windows(version.contract, max(asked.windows, *asked.buckets))
+    windows = make_windows(version.contract, max(args.windows, *args.buckets))
     expected = forecast_on_cpu(version, windows)
     print(f"\n{version.name}: {next(iter(backends.values())).describe()}", flush=True)
     for name, backend in backends.items():
         began = time.perf_counter()
-        with open_lanes(backend, max(asked.lanes)) as lanes:
+        with open_lanes(backend, max(args.lanes)) as lanes:
             opened_seconds = time.perf_counter() - began
             found = check(lanes, windows, expected)
             facts = {"precision": name, "opened_seconds": round(opened_seconds, 2), "lane": lanes[0].describe()}
@@ -112,8 +129,8 @@ def measure(version: EngineVersion, asked: argparse.Namespace, report: Report) -
             if off or found["strangers"] or found["not_finite"]:
                 failures.append(f"{version.name} {name}: {found}")
     cells = []
-    for count in asked.lanes:
-        for cell in time_lanes(backends, count, windows, asked):
+    for count in args.lanes:
+        for cell in time_lanes(backends, count, windows, args):
             cells.append(cell)
             report.add(version.name, "throughput", cell)
     keys = ("precision", "lanes", "bucket", "forecasts_per_second", "p50_ms", "p99_ms", "cores")
@@ -121,20 +138,20 @@ def measure(version: EngineVersion, asked: argparse.Namespace, report: Report) -
     return failures
 
 
-# ---------------------------------------------------------------- right
+# ---------------------------------------------------------------- correctness
 def forecast_on_cpu(version: EngineVersion, windows: Inputs) -> Float32:
-    """`(window, horizon, targets, quantiles) float32` by ONNX Runtime on all cores in float32."""
+    """Forecast with ONNX Runtime on all cores in float32: `(window, horizon, targets, quantiles) float32`."""
     count, most = len(windows.encoder_cont), 64
     lane = OnnxRuntimeCpuBackend(version.onnx, version.contract, (most,), len(os.sched_getaffinity(0))).make_lane(0)
     parts = []
     for begin in range(0, count, most):
         places = np.arange(begin, min(begin + most, count))
-        put(lane.inputs, windows, places)
+        fill_inputs(lane.inputs, windows, places)
         parts.append(lane.run(len(places)).copy())
     return np.concatenate(parts)
 
 
-def put(inputs: Inputs, windows: Inputs, places: npt.NDArray[np.int64]) -> None:
+def fill_inputs(inputs: Inputs, windows: Inputs, places: npt.NDArray[np.int64]) -> None:
     """Copy windows into the first rows of a lane's inputs."""
     buffers = inputs.first(len(places))
     for name, source in windows.first(len(windows.encoder_cont)).items():
@@ -142,9 +159,9 @@ def put(inputs: Inputs, windows: Inputs, places: npt.NDArray[np.int64]) -> None:
 
 
 def check(lanes: Sequence[Any], windows: Inputs, expected: Float32) -> dict[str, Any]:
-    """Run random windows in batches of random size on all lanes at once; returns how far off they came back.
+    """Run random windows in batches of random size on all lanes at once; returns the errors.
 
-    `scaled_error` is the root mean square of each window's and target's own relative error, so that bytes hide no
+    `scaled_error` is the root mean square of the relative errors of each window and target, so that bytes do not hide
     percents; `strangers` are rows that are nearer to the window of a neighbour in the batch than to their own.
     """
     norms = np.sqrt(np.square(expected, dtype=np.float64).sum(axis=(1, 3)))  # of each window and target
@@ -157,12 +174,12 @@ def check(lanes: Sequence[Any], windows: Inputs, expected: Float32) -> dict[str,
         try:
             for size in sizes:
                 places = random.integers(0, len(expected), size)
-                put(lane.inputs, windows, places)
+                fill_inputs(lane.inputs, windows, places)
                 found.append(compare(lane.run(size).copy(), expected, norms, places))
         except Exception as error:
             errors.append(error)
 
-    in_threads(work, lanes)
+    run_in_threads(work, lanes)
     if errors:
         raise errors[0]
     return {
@@ -181,7 +198,7 @@ def check(lanes: Sequence[Any], windows: Inputs, expected: Float32) -> dict[str,
 def compare(
     forecasts: Float32, expected: Float32, norms: npt.NDArray[np.float64], places: npt.NDArray[np.int64]
 ) -> dict[str, Any]:
-    """How far one batch is from what the CPU said."""
+    """Compare one batch with the forecasts of the CPU."""
     own = expected[places].astype(np.float64)
     squares = np.square(forecasts - own).sum(axis=(1, 3))
     scale = np.maximum(norms[places], 1e-9)
@@ -200,25 +217,25 @@ def compare(
     }
 
 
-# ---------------------------------------------------------------- fast
+# ---------------------------------------------------------------- speed
 def time_lanes(
-    backends: dict[str, OnnxRuntimeCudaBackend], count: int, windows: Inputs, asked: argparse.Namespace
+    backends: dict[str, OnnxRuntimeCudaBackend], count: int, windows: Inputs, args: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """Time every bucket on `count` lanes, the precisions turn by turn."""
+    """Time every bucket on `count` lanes; the precisions take turns."""
     cells: dict[tuple[int, str], list[dict[str, Any]]] = {}
     for turn in range(TURNS):
         for name, backend in backends.items():
             with open_lanes(backend, count) as lanes:
                 for lane in lanes:
-                    put(lane.inputs, windows, np.arange(lane.buckets[-1]))
-                for bucket in asked.buckets:
-                    cell = time_once(lanes, bucket, asked.seconds / TURNS)
+                    fill_inputs(lane.inputs, windows, np.arange(lane.buckets[-1]))
+                for bucket in args.buckets:
+                    cell = time_once(lanes, bucket, args.seconds / TURNS)
                     cells.setdefault((bucket, name), []).append({**cell, "turn": turn})
-    return [summary(name, count, bucket, turns) for (bucket, name), turns in sorted(cells.items())]
+    return [summarize(name, count, bucket, turns) for (bucket, name), turns in sorted(cells.items())]
 
 
-def summary(precision: str, lanes: int, bucket: int, turns: list[dict[str, Any]]) -> dict[str, Any]:
-    """One cell as it is kept: the mean of its turns, each turn, latencies of all."""
+def summarize(precision: str, lanes: int, bucket: int, turns: list[dict[str, Any]]) -> dict[str, Any]:
+    """Summarize one cell: the mean of its turns, each turn, and the latencies of all."""
     seconds = np.concatenate([turn["seconds"] for turn in turns])
     return {
         "precision": precision,
@@ -228,12 +245,12 @@ def summary(precision: str, lanes: int, bucket: int, turns: list[dict[str, Any]]
         "turns": [round(turn["rate"], 1) for turn in turns],
         "batches": len(seconds),
         "cores": round(float(np.mean([turn["cores"] for turn in turns])), 2),
-        **percentiles_ms(seconds),
+        **compute_percentiles_ms(seconds),
     }
 
 
 def time_once(lanes: Sequence[Any], bucket: int, seconds: float) -> dict[str, Any]:
-    """Run one batch size on all lanes for so long; `cores` is how many the process kept busy."""
+    """Run one batch size on all lanes for `seconds`; `cores` is the number of cores that the process kept busy."""
     took: list[list[float]] = [[] for _ in lanes]
     errors: list[Exception] = []
     counted = threading.Event()
@@ -253,7 +270,7 @@ def time_once(lanes: Sequence[Any], bucket: int, seconds: float) -> dict[str, An
     threads = [threading.Thread(target=work, args=(lane, place)) for place, lane in enumerate(lanes)]
     for thread in threads:
         thread.start()
-    stop.wait(SETTLE_SECONDS)
+    stop.wait(WARMUP_SECONDS)
     before, began = time.process_time(), time.perf_counter()
     counted.set()
     stop.wait(seconds)
@@ -267,7 +284,7 @@ def time_once(lanes: Sequence[Any], bucket: int, seconds: float) -> dict[str, An
     return {"rate": done * bucket / wall, "cores": busy / wall, "seconds": np.concatenate(took)}
 
 
-def in_threads(work: Any, lanes: Sequence[Any]) -> None:
+def run_in_threads(work: Any, lanes: Sequence[Any]) -> None:
     """Run `work(lane, place)` for every lane at once, each in a thread of its own."""
     threads = [threading.Thread(target=work, args=(lane, place)) for place, lane in enumerate(lanes)]
     for thread in threads:
@@ -276,11 +293,11 @@ def in_threads(work: Any, lanes: Sequence[Any]) -> None:
         thread.join()
 
 
-def _numbers(text: str) -> tuple[int, ...]:
+def _parse_numbers(text: str) -> tuple[int, ...]:
     return tuple(sorted({int(each) for each in text.split(",")}))
 
 
-def _names(text: str) -> list[str]:
+def _parse_names(text: str) -> list[str]:
     return [each for each in text.split(",") if each]
 
 

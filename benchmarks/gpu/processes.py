@@ -1,4 +1,4 @@
-"""Daemons and clients of the GPU benchmarks as processes: a version's folder to serve, and who used which core."""
+"""Daemons and clients of the GPU benchmarks as processes: the folder of a version to serve, and the use of cores."""
 
 import json
 import os
@@ -24,7 +24,7 @@ SAMPLE_SECONDS = 1.0
 
 
 def copy_version(suite: Suite, version: EngineVersion, root: Path) -> Path:
-    """Copy a version with its plans into a folder of versions of its own, where it may be damaged."""
+    """Copy a version with its plans into another folder of versions, where it may be damaged."""
     folder = root / version.name
     folder.mkdir(parents=True)
     planned = suite.arguments.plans / version.name
@@ -37,7 +37,7 @@ def copy_version(suite: Suite, version: EngineVersion, root: Path) -> Path:
 
 
 class Daemon:
-    """A `streamd serve` in a process of its own; its log is kept. With the backend `fake` its lanes cost nothing."""
+    """A `streamd serve` in a process of its own, with its log. With the backend `fake` its lanes cost nothing."""
 
     def __init__(self, folder: Path, engines: Path, engine: str, **settings: object) -> None:
         module = "streamd"
@@ -56,35 +56,35 @@ class Daemon:
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """The process id."""
         return self.process.pid
 
     def get(self, path: str) -> tuple[int, Any]:
-        """A route's status and its answer; status 0 where nothing answers."""
+        """Read a route; returns the status and the decoded body, or status 0 if nothing answers."""
         try:
             with urllib.request.urlopen(self.url + path, timeout=10) as answer:
-                return answer.status, _decoded(answer.read())
+                return answer.status, _decode(answer.read())
         except urllib.error.HTTPError as error:
-            return error.code, _decoded(error.read())
+            return error.code, _decode(error.read())
         except (urllib.error.URLError, OSError):
             return 0, None
 
-    def until_ready(self, timeout_seconds: float = 180.0) -> float:
-        """Wait until it is able to answer; returns seconds since its start. Raises RuntimeError with its log."""
+    def wait_ready(self, timeout_seconds: float = 180.0) -> float:
+        """Wait until the daemon is ready; returns seconds since its start. Raises `RuntimeError` with its log."""
         while time.monotonic() - self.began < timeout_seconds:
             if self.process.poll() is not None:
-                raise RuntimeError(f"the daemon ended with {self.process.returncode}: {self.log_tail()}")
+                raise RuntimeError(f"the daemon ended with {self.process.returncode}: {self.read_log_tail()}")
             if self.get("/readyz")[0] == 200:
                 return time.monotonic() - self.began
             time.sleep(0.1)
-        raise RuntimeError(f"the daemon was not ready within {timeout_seconds:g} s: {self.log_tail()}")
+        raise RuntimeError(f"the daemon was not ready within {timeout_seconds:g} s: {self.read_log_tail()}")
 
-    def log_tail(self, lines: int = 12) -> str:
-        """The end of its log."""
+    def read_log_tail(self, lines: int = 12) -> str:
+        """Return the end of the log."""
         return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-lines:])
 
     def close(self) -> int:
-        """Stop it; returns its exit status."""
+        """Stop the daemon; returns its exit status."""
         if self.process.poll() is None:
             self.process.terminate()
             try:
@@ -96,7 +96,7 @@ class Daemon:
         return self.process.returncode
 
 
-def _decoded(body: bytes) -> Any:
+def _decode(body: bytes) -> Any:
     try:
         return json.loads(body)
     except ValueError:
@@ -104,8 +104,8 @@ def _decoded(body: bytes) -> Any:
 
 
 @contextmanager
-def serving(folder: Path, engines: Path, engine: str, **settings: object) -> Iterator[Daemon]:
-    """A daemon that is stopped at the end; it may not be ready yet."""
+def run_daemon(folder: Path, engines: Path, engine: str, **settings: object) -> Iterator[Daemon]:
+    """Start a daemon, which may not be ready yet; stop it at the end."""
     daemon = Daemon(folder, engines, engine, **settings)
     try:
         yield daemon
@@ -113,11 +113,11 @@ def serving(folder: Path, engines: Path, engine: str, **settings: object) -> Ite
         daemon.close()
 
 
-# ---------------------------------------------------------------- who used which core
+# ---------------------------------------------------------------- the use of cores
 class CpuWatch:
-    """Every second the share of a core that threads and processes used, and of its time that a lane was busy.
+    """A thread that samples the busy shares each second: of a core by threads and processes, of its time by a lane.
 
-    `seconds` has the epoch time at which each of them ended.
+    `seconds` has the epoch time at which each of the samples ended.
     """
 
     def __init__(self, daemon: Daemon, client_pid: int) -> None:
@@ -132,19 +132,19 @@ class CpuWatch:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop."""
+        """Stop sampling."""
         self._stop.set()
         self._thread.join()
 
     def busy(self, began: float, ended: float) -> dict[str, float]:
-        """The median share over the seconds that lie within these two times; 0 where there are none."""
+        """Compute the median share of the samples within these two epoch times; 0 if there is no sample."""
         within = [began + SAMPLE_SECONDS <= at <= ended for at in self.seconds]
-        return {name: _median(list(compress(shares, within))) for name, shares in self.shares.items()}
+        return {name: _compute_median(list(compress(shares, within))) for name, shares in self.shares.items()}
 
     def _run(self) -> None:
-        before, at = self._seconds(), time.monotonic()
+        before, at = self._read_seconds(), time.monotonic()
         while not self._stop.wait(SAMPLE_SECONDS):
-            now, then = self._seconds(), time.monotonic()
+            now, then = self._read_seconds(), time.monotonic()
             took = then - at
             used = {key: (now[key] - before[key]) / took for key in now if key in before}
             clients = [value for key, value in used.items() if key.startswith("client")]
@@ -155,21 +155,23 @@ class CpuWatch:
             self.seconds.append(time.time())
             before, at = now, then
 
-    def _seconds(self) -> dict[str, float]:
+    def _read_seconds(self) -> dict[str, float]:
         paths = {
             "loop": Path(f"/proc/{self.daemon.pid}/task/{self.daemon.pid}/stat"),
             "daemon": Path(f"/proc/{self.daemon.pid}/stat"),
-            **{f"client {pid}": Path(f"/proc/{pid}/stat") for pid in (self.client_pid, *children(self.client_pid))},
+            **{
+                f"client {pid}": Path(f"/proc/{pid}/stat") for pid in (self.client_pid, *list_children(self.client_pid))
+            },
         }
-        found = {name: seconds for name, path in paths.items() if (seconds := _stat_seconds(path)) is not None}
+        found = {name: seconds for name, path in paths.items() if (seconds := _read_stat_seconds(path)) is not None}
         status = self.daemon.get("/v1/status")[1]
         if isinstance(status, dict) and status["lanes"]:
             found["lane"] = sum(lane["busy_seconds"] for lane in status["lanes"]) / len(status["lanes"])
         return found
 
 
-def children(pid: int) -> list[int]:
-    """The processes that a process has started and their own."""
+def list_children(pid: int) -> list[int]:
+    """List the processes that a process has started, and those that they have started."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -178,12 +180,12 @@ def children(pid: int) -> list[int]:
             continue
         if int(fields[1]) == pid:
             child = int(path.parent.name)
-            found += [child, *children(child)]
+            found += [child, *list_children(child)]
     return found
 
 
-def _stat_seconds(path: Path) -> float | None:
-    """User and system seconds of a process or thread; none where it has ended."""
+def _read_stat_seconds(path: Path) -> float | None:
+    """Read the user and system seconds of a process or thread; `None` if it has ended."""
     try:
         fields = path.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except OSError:
@@ -191,5 +193,5 @@ def _stat_seconds(path: Path) -> float | None:
     return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS
 
 
-def _median(shares: list[float]) -> float:
+def _compute_median(shares: list[float]) -> float:
     return round(statistics.median(shares), 3) if shares else 0.0

@@ -1,9 +1,9 @@
 """The same networks in PyTorch, eagerly and as a CUDA graph: forecasts a second from pinned memory back to it.
 
-Run by an interpreter that has PyTorch: `python3 -m benchmarks.gpu.pytorch --engines DIR --out DIR`. Inputs are
-real windows in pinned host memory; results come back to pinned host memory; a batch's latency is from the first copy
-until its forecasts are there. Also what the card reaches with a large matrix product and with copies, as ceilings.
-Not measured: several streams, gathering windows, torch.compile, TorchScript; float16 is autocast's choice of operators.
+Needs an interpreter that has PyTorch: `python3 -m benchmarks.gpu.pytorch --engines DIR --out DIR`. Inputs are real
+windows in pinned host memory, and results are copied to pinned host memory; the latency of a batch is from the first
+copy until its forecasts are there. As ceilings, the rates of a large matrix product and of copies are measured too. Not
+measured: several streams, gathering windows, torch.compile, TorchScript; float16 is autocast's choice of operators.
 """
 
 import argparse
@@ -39,26 +39,26 @@ Tensors = dict[str, torch.Tensor]
 
 
 class Network:
-    """One version's network on a device, with pinned inputs and output for batches of one size."""
+    """The network of a version on a device, with pinned inputs and output for batches of one size."""
 
     def __init__(self, folder: Path, device: str, bucket: int, precision: str) -> None:
         self.device = device
         self.precision = precision
         self.model, self.contract = load_network(folder, device)
         pin = device != "cpu"
-        self.host = {name: _pinned(tensor, pin) for name, tensor in real_inputs(self.contract, bucket).items()}
+        self.host = {name: _pin(tensor, pin) for name, tensor in make_inputs(self.contract, bucket).items()}
         self.inputs = {name: tensor.to(device) for name, tensor in self.host.items()}
         shape = (bucket, self.contract.horizon, len(self.contract.targets), len(self.contract.quantiles))
-        self.result = _pinned(torch.empty(shape), pin)
+        self.result = _pin(torch.empty(shape), pin)
 
     def step(self) -> None:
-        """Copies in, the network, the copy out: enqueued, not waited for."""
+        """Enqueue the copies of the inputs, the network and the copy of the result; does not wait."""
         for name, tensor in self.host.items():
             self.inputs[name].copy_(tensor, non_blocking=True)
         self.result.copy_(self.forward(), non_blocking=True)
 
     def forward(self) -> torch.Tensor:
-        """The forecasts of what is in `inputs`, on the device."""
+        """Forecast the windows in `inputs`; returns a tensor on the device."""
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.precision == "tf32"
         arguments = [self.inputs[name] for name in INPUT_NAMES]
         kind = self.device.partition(":")[0]
@@ -66,8 +66,8 @@ class Network:
             forecasts: torch.Tensor = self.model(*arguments).float()
         return forecasts
 
-    def captured(self) -> Callable[[], None]:
-        """The same step as one CUDA graph's replay."""
+    def capture_graph(self) -> Callable[[], None]:
+        """Capture the step as a CUDA graph; returns the graph's replay."""
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -81,7 +81,7 @@ class Network:
 
 
 def load_network(folder: Path, device: str) -> tuple[Any, NetworkContract]:
-    """A version's network with its weights, ready to run."""
+    """Load the network of a version with its weights, ready to run."""
     manifest = json.loads((folder / "config.json").read_text())
     training = json.loads((folder / "training_info.json").read_text())
     cardinalities = manifest["categorical_cardinalities"]
@@ -100,8 +100,8 @@ def load_network(folder: Path, device: str) -> tuple[Any, NetworkContract]:
     return model.to(device).eval(), contract
 
 
-def real_inputs(contract: NetworkContract, count: int) -> Tensors:
-    """`count` windows of the shipped fleet; network rates as bytes/s."""
+def make_inputs(contract: NetworkContract, count: int) -> Tensors:
+    """Make `count` windows of the example fleet; network rates are in bytes/s."""
     fleet = read_fleet(FLEET, contract.step_seconds)
     windows = np.full((count, contract.context_length, len(contract.features)), np.nan, np.float32)
     begins = np.linspace(0, fleet.steps - contract.context_length, count).astype(int)
@@ -121,12 +121,12 @@ def real_inputs(contract: NetworkContract, count: int) -> Tensors:
     }
 
 
-def _pinned(tensor: torch.Tensor, pin: bool) -> torch.Tensor:
+def _pin(tensor: torch.Tensor, pin: bool) -> torch.Tensor:
     return tensor.pin_memory() if pin else tensor
 
 
 def measure(step: Callable[[], None], seconds: float, device: str) -> list[float]:
-    """Seconds of each batch, one after the other, each waited for."""
+    """Run batches one after the other, and wait for each; returns the seconds of each batch."""
     wait: Callable[[], None] = torch.cuda.synchronize if device != "cpu" else (lambda: None)
     for _ in range(WARM_UP):
         step()
@@ -142,22 +142,22 @@ def measure(step: Callable[[], None], seconds: float, device: str) -> list[float
 
 
 def measure_cell(folder: Path, device: str, precision: str, bucket: int, seconds: float) -> list[dict[str, Any]]:
-    """One precision and bucket, eagerly and as a graph in turns."""
+    """Measure one precision and bucket, eagerly and as a graph in turns."""
     network = Network(folder, device, bucket, precision)
     reference = Network(folder, device, bucket, "fp32").forward().double()
     error = float((network.forward().double() - reference).norm() / reference.norm())
     steps: dict[str, Callable[[], None]] = {"eager": network.step}
     if device != "cpu":
-        steps["cuda graph"] = network.captured()
+        steps["cuda graph"] = network.capture_graph()
     took: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(2):
         for name, step in steps.items():
             took[name] += measure(step, seconds / 2, device)
     head = {"engine": folder.name, "precision": precision, "bucket": bucket, "relative_error_to_fp32": error}
-    return [{**head, "how": name, **_figures(each, bucket)} for name, each in took.items()]
+    return [{**head, "how": name, **_summarize(each, bucket)} for name, each in took.items()]
 
 
-def _figures(took: list[float], bucket: int) -> dict[str, float]:
+def _summarize(took: list[float], bucket: int) -> dict[str, float]:
     milliseconds = np.array(took) * 1e3
     return {
         "forecasts_per_second": round(bucket / float(np.median(took)), 1),
@@ -168,20 +168,20 @@ def _figures(took: list[float], bucket: int) -> dict[str, float]:
 
 
 # ---------------------------------------------------------------- ceilings
-def ceilings() -> dict[str, float]:
-    """What this card does with a large matrix product on random data, and with copies."""
+def measure_ceilings() -> dict[str, float]:
+    """Measure the rates of this card for a large matrix product on random data, and for copies."""
     found = {}
     for name, dtype, tf32 in (("fp16", torch.float16, False), ("tf32", torch.float32, True)):
         torch.backends.cuda.matmul.allow_tf32 = tf32
         left, right = (torch.randn(MATRIX, MATRIX, device="cuda", dtype=dtype) for _ in range(2))
-        seconds = _event_seconds(lambda a=left, b=right: torch.matmul(a, b))  # type: ignore[misc]
+        seconds = _measure_seconds(lambda a=left, b=right: torch.matmul(a, b))  # type: ignore[misc]
         found[f"matmul_{name}_tflops"] = round(2 * MATRIX**3 / seconds / 1e12, 1)
     one, two = (torch.randint(0, 255, (COPY_BYTES,), dtype=torch.uint8, device="cuda") for _ in range(2))
-    found["device_copy_gb_per_second"] = round(2 * COPY_BYTES / _event_seconds(lambda: one.copy_(two)) / 1e9, 1)
+    found["device_copy_gb_per_second"] = round(2 * COPY_BYTES / _measure_seconds(lambda: one.copy_(two)) / 1e9, 1)
     return found
 
 
-def _event_seconds(work: Callable[[], Any], repeats: int = 20) -> float:
+def _measure_seconds(work: Callable[[], Any], repeats: int = 20) -> float:
     for _ in range(3):
         work()
     took = []
@@ -197,38 +197,44 @@ def _event_seconds(work: Callable[[], Any], repeats: int = 20) -> float:
 
 # ---------------------------------------------------------------- the script
 def main() -> int:
-    """Measure, write `pytorch.json`, print a table; 1 where a part failed."""
+    """Measure, write `pytorch.json` and print a table; returns 1 if a part failed."""
     parser = argparse.ArgumentParser(prog="python3 -m benchmarks.gpu.pytorch", description=__doc__)
-    parser.add_argument("--engines", type=Path, default=ROOT / "engines")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--only", default="", help="versions by the beginning of their name: patch,tft")
-    parser.add_argument("--buckets", default=",".join(map(str, BUCKETS)))
-    parser.add_argument("--seconds", type=float, default=0.6, help="a cell, both turns together")
-    parser.add_argument("--device", default="cuda", help="cpu: a dry run")
-    asked = parser.parse_args()
-    only = tuple(name for name in asked.only.split(",") if name)
-    folders = sorted(path.parent for path in asked.engines.glob("*/weights.safetensors"))
-    result: dict[str, Any] = {"measured_on": environment(asked.device), "not_measured": __doc__, "cells": []}
-    buckets = tuple(map(int, asked.buckets.split(",")))
+    parser.add_argument(
+        "--engines", type=Path, default=ROOT / "engines", help="folder of engine versions [default: engines]"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder for the result")
+    parser.add_argument("--only", default="", help="versions whose names begin so, such as patch,tft [default: all]")
+    parser.add_argument(
+        "--buckets", default=",".join(map(str, BUCKETS)), help="batch sizes to measure [default: %(default)s]"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=0.6, help="time for each cell, both turns together [default: %(default)g]"
+    )
+    parser.add_argument("--device", default="cuda", help="device; cpu is a dry run [default: %(default)s]")
+    args = parser.parse_args()
+    only = tuple(name for name in args.only.split(",") if name)
+    folders = sorted(path.parent for path in args.engines.glob("*/weights.safetensors"))
+    result: dict[str, Any] = {"measured_on": describe_environment(args.device), "not_measured": __doc__, "cells": []}
+    buckets = tuple(map(int, args.buckets.split(",")))
     failed = 0
     chosen = [folder for folder in folders if not only or folder.name.startswith(only)]
-    precisions = PRECISIONS if asked.device != "cpu" else PRECISIONS[:1]
+    precisions = PRECISIONS if args.device != "cpu" else PRECISIONS[:1]
     for folder, precision, bucket in itertools.product(chosen, precisions, buckets):
         try:
-            result["cells"] += measure_cell(folder, asked.device, precision, bucket, asked.seconds)
+            result["cells"] += measure_cell(folder, args.device, precision, bucket, args.seconds)
         except Exception:
             failed += 1
             traceback.print_exc(file=sys.stdout)
-        _write(asked.out, result)
-    if asked.device != "cpu":
-        result["ceilings"] = ceilings()
-    _write(asked.out, result)
+        _write(args.out, result)
+    if args.device != "cpu":
+        result["ceilings"] = measure_ceilings()
+    _write(args.out, result)
     _print(result)
     return 1 if failed else 0
 
 
-def environment(device: str) -> dict[str, Any]:
-    """The machine, the versions and the command of this run."""
+def describe_environment(device: str) -> dict[str, Any]:
+    """Describe the machine, the versions and the command of this run."""
     driver = subprocess.run(
         ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],
         capture_output=True, text=True, check=False,

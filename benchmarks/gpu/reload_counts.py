@@ -1,4 +1,4 @@
-"""What a subscriber of its own sees during changes of version: forecasts by the version they name, and pauses."""
+"""The forecasts that a subscriber receives during changes of version: counts by version, and pauses."""
 
 import asyncio
 import time
@@ -12,7 +12,7 @@ import msgspec
 
 
 class Frame(msgspec.Struct):
-    """What a subscriber is sent, as far as it is counted here."""
+    """The fields of a subscriber's frames that are counted here."""
 
     type: str
     server: str = ""
@@ -26,8 +26,8 @@ class Frame(msgspec.Struct):
 _decode = msgspec.msgpack.Decoder(Frame).decode
 
 
-class Forecasts:
-    """Counts forecasts by the version that they name, and those that came before."""
+class ForecastCounts:
+    """The counts of received forecasts: by version, duplicated, out of order, lagged."""
 
     def __init__(self) -> None:
         self.by_version: Counter[str] = Counter()
@@ -38,8 +38,8 @@ class Forecasts:
         self._first: dict[str, float] = {}
         self._last = self._longest = 0.0
 
-    def take(self, data: bytes, now: float) -> None:
-        """Count one frame that was read at this moment."""
+    def count_frame(self, data: bytes, now: float) -> None:
+        """Count a frame that was received at this time."""
         frame = _decode(data)
         if frame.type == "forecast":
             self._count([frame.server], [frame.origin], [str(frame.model)], now)
@@ -53,21 +53,21 @@ class Forecasts:
         elif frame.type != "subscribed":
             raise RuntimeError(f"the subscriber was sent {data[:300]!r}")
 
-    def mark(self, now: float) -> None:
-        """Begin to look for the longest pause and each version's first forecast."""
+    def start_interval(self, now: float) -> None:
+        """Start an interval: forget the longest pause and each version's first forecast."""
         self._first.clear()
         self._last, self._longest = now, 0.0
 
-    def first_of(self, version: str) -> float | None:
-        """When this version's first forecast since the mark was read."""
+    def find_first(self, version: str) -> float | None:
+        """Return the time of this version's first forecast in the interval, or `None`."""
         return self._first.get(version)
 
-    def pause(self, now: float) -> float:
-        """The longest time since the mark without a forecast."""
+    def find_longest_pause(self, now: float) -> float:
+        """Return the longest time of the interval without a forecast."""
         return max(self._longest, now - self._last)
 
-    def told(self) -> dict[str, Any]:
-        """The counts; `out_of_order` came after a newer one of the same server."""
+    def summarize(self) -> dict[str, Any]:
+        """Return the counts; a forecast out of order was received after a newer one of the same server."""
         return {
             "by_version": dict(self.by_version),
             "distinct": len(self._seen),
@@ -94,19 +94,21 @@ class Forecasts:
 
 
 @asynccontextmanager
-async def reading(session: aiohttp.ClientSession, url: str, quantile: float, target: str) -> AsyncIterator[Forecasts]:
-    """Subscribe to one figure of each forecast and count until the end; raises what the reader raised."""
-    forecasts = Forecasts()
-    asked = {"type": "subscribe", "servers": ["*"], "batch": True, "dtype": "float16"}
-    asked |= {"targets": [target], "quantiles": [quantile]}
+async def count_forecasts(
+    session: aiohttp.ClientSession, url: str, quantile: float, target: str
+) -> AsyncIterator[ForecastCounts]:
+    """Subscribe to one quantile of one target and count until the end; raises an error of the reader again."""
+    forecasts = ForecastCounts()
+    request = {"type": "subscribe", "servers": ["*"], "batch": True, "dtype": "float16"}
+    request |= {"targets": [target], "quantiles": [quantile]}
 
     async def read(socket: aiohttp.ClientWebSocketResponse) -> None:
         async for message in socket:
             if message.type is aiohttp.WSMsgType.BINARY:
-                forecasts.take(message.data, time.monotonic())
+                forecasts.count_frame(message.data, time.monotonic())
 
     async with session.ws_connect(f"{url}/v1/forecasts", max_msg_size=0) as socket:
-        await socket.send_bytes(msgspec.msgpack.encode(asked))
+        await socket.send_bytes(msgspec.msgpack.encode(request))
         task = asyncio.create_task(read(socket))
         try:
             yield forecasts
@@ -116,6 +118,3 @@ async def reading(session: aiohttp.ClientSession, url: str, quantile: float, tar
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-
-
-# ---------------------------------------------------------------- the daemon

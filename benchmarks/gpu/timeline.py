@@ -1,10 +1,10 @@
-"""Where a second goes at saturation: every batch's gather, launch, wait and hand-over, and when the GPU worked.
+"""A timeline of lanes at saturation: the gather, launch, wait and transfer of every batch, and the GPU's busy times.
 
-A lane's work on the GPU lies between two CUDA events around it, told against one reference event; the GPU is busy
-while any lane's work is under way. Hand-over is putting quantiles in order (in the lane's thread, as in the daemon)
-and the call into a uvloop loop that has nothing else to do. Beside it the two floors: bytes over PCIe, operations
-over the tensor cores. Not measured: which kernel takes how long, copies apart from kernels, sockets.
-`benchmarks.gpu.timeline_picture` draws the result.
+The work of a lane on the GPU is between two CUDA events, whose times are relative to one reference event; the GPU is
+busy while the work of any lane is in progress. After the wait, predictions are normalized (in the lane's thread, as in
+the daemon) and transferred by a call into a uvloop loop that has no other work. The two lower bounds are beside them:
+bytes over PCIe, operations on the tensor cores. Not measured: the time of each kernel, copies apart from kernels,
+sockets. `benchmarks.gpu.timeline_picture` draws the result.
 """
 
 import asyncio
@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.gpu import floors
-from benchmarks.gpu.harness import ResultFile, Suite, make_backend, open_lanes, precisions
-from benchmarks.gpu.throughput import Fill, Slots, fill_once
-from benchmarks.gpu.windows import Gatherer, filled_store, make_windows
+from benchmarks.gpu.harness import ResultFile, Suite, list_precisions, make_backend, open_lanes
+from benchmarks.gpu.throughput import Fill, Slots, fill_inputs
+from benchmarks.gpu.windows import Gatherer, make_filled_store, make_windows
 from benchmarks.harness import print_table
 from streamd.inference import cuda
 from streamd.inference.cuda import Event
@@ -29,12 +29,12 @@ from streamd.runtime.lanes.worker import normalize_predictions
 BUCKET = 128
 EVENTS_A_LANE = 4_000
 PICTURE_SECONDS = 0.03
-"""How much of the middle is kept batch by batch."""
+"""The length of the stretch in the middle whose batches are in the result."""
 
 
 @dataclass(slots=True)
 class Batch:
-    """One batch; seconds of the host's clock, but for the two of the GPU, which are from the reference event on."""
+    """The times of one batch in seconds: of the host's clock, but those of the GPU since the reference event."""
 
     lane: int
     began: float
@@ -48,7 +48,7 @@ class Batch:
 
 
 class Recorder:
-    """Runs lanes at saturation and notes when what happened."""
+    """A run of lanes at saturation that records the times of every batch."""
 
     def __init__(self, lanes: Sequence[Any], bucket: int, fill: Fill, *, events: bool) -> None:
         self.lanes = lanes
@@ -56,20 +56,21 @@ class Recorder:
         self.fill = fill
         self.batches: list[Batch] = []
         self.reference_at = 0.0
-        """When the reference event was, by the host's clock."""
+        """The time of the reference event, by the host's clock."""
         self._pairs: list[tuple[Batch, Event, Event]] = []
         self._events = events
         self._stop = threading.Event()
         self._lock = threading.Lock()
 
     async def run(self, seconds: float) -> None:
-        """Run all lanes for so long; results come to this loop."""
+        """Run all lanes for `seconds`; results are sent to this loop."""
         loop = asyncio.get_running_loop()
-        pools = [self._pool() for _ in self.lanes]
-        reference = self._reference() if self._events else None
+        pools = [self._make_events() for _ in self.lanes]
+        reference = self._record_reference() if self._events else None
         self.reference_at = time.perf_counter()
         threads = [
-            threading.Thread(target=self._lane, args=(place, pools[place], loop)) for place in range(len(self.lanes))
+            threading.Thread(target=self._run_lane, args=(place, pools[place], loop))
+            for place in range(len(self.lanes))
         ]
         for thread in threads:
             thread.start()
@@ -85,41 +86,41 @@ class Recorder:
         ):
             event.close()
 
-    def _pool(self) -> list[tuple[Event, Event]]:
+    def _make_events(self) -> list[tuple[Event, Event]]:
         count = EVENTS_A_LANE if self._events else 0
         return [(Event(timing=True), Event(timing=True)) for _ in range(count)]
 
-    def _reference(self) -> Event:
+    def _record_reference(self) -> Event:
         event = Event(timing=True)
-        stream = stream_of(self.lanes[0])
+        stream = get_stream(self.lanes[0])
         event.record(stream)
         event.synchronize()
         return event
 
-    def _lane(self, place: int, pool: list[tuple[Event, Event]], loop: asyncio.AbstractEventLoop) -> None:
+    def _run_lane(self, place: int, pool: list[tuple[Event, Event]], loop: asyncio.AbstractEventLoop) -> None:
         lane, clock, number = self.lanes[place], time.perf_counter, 0
         marks = iter(pool)
-        lane.run(self.bucket)  # this thread's device is set by it
+        lane.run(self.bucket)  # The first run makes the device current in this thread.
         while not self._stop.is_set():
             pair = next(marks, None)
             began = clock()
             self.fill(place, number, lane.inputs)
             gathered = clock()
-            launched, result = self._run(lane, pair)
+            launched, result = self._run_batch(lane, pair)
             waited = clock()
             normalize_predictions(result)
             batch = Batch(place, began, gathered, launched, waited, clock())
-            loop.call_soon_threadsafe(self._take, batch)
+            loop.call_soon_threadsafe(self._receive, batch)
             if pair is not None:
                 with self._lock:
                     self._pairs.append((batch, *pair))
             number += 1
 
-    def _run(self, lane: Any, pair: tuple[Event, Event] | None) -> tuple[float, Any]:
-        """Start and wait, with the marks around the work where there are any."""
+    def _run_batch(self, lane: Any, pair: tuple[Event, Event] | None) -> tuple[float, Any]:
+        """Start a batch and wait for it, with events around the work if there are any."""
         if not hasattr(lane, "start"):
             return time.perf_counter(), lane.run(self.bucket)
-        stream = stream_of(lane)
+        stream = get_stream(lane)
         if pair is not None:
             pair[0].record(stream)
         lane.start(self.bucket)
@@ -128,7 +129,7 @@ class Recorder:
         launched = time.perf_counter()
         return launched, lane.wait(self.bucket)
 
-    def _take(self, batch: Batch) -> None:
+    def _receive(self, batch: Batch) -> None:
         batch.received = time.perf_counter()
         self.batches.append(batch)
 
@@ -139,13 +140,13 @@ class Recorder:
             batch.gpu_ended = last.elapsed_ms(reference) / 1e3
 
 
-def stream_of(lane: Any) -> Any:
-    """The stream that a TensorRT lane's work is on."""
+def get_stream(lane: Any) -> Any:
+    """Return the stream of a TensorRT lane, which has no public name because only benchmarks need it."""
     return lane._executor._stream
 
 
-def union_seconds(intervals: Sequence[tuple[float, float]]) -> float:
-    """The length of what intervals cover together."""
+def compute_union_seconds(intervals: Sequence[tuple[float, float]]) -> float:
+    """Compute the length of the union of intervals."""
     covered, until = 0.0, -np.inf
     for begin, end in sorted(intervals):
         covered += max(0.0, end - max(begin, until))
@@ -153,8 +154,8 @@ def union_seconds(intervals: Sequence[tuple[float, float]]) -> float:
     return float(covered)
 
 
-def account(recorder: Recorder, seconds: float) -> dict[str, Any]:
-    """Where the lanes' and the GPU's time went, over the middle eight tenths."""
+def account_time(recorder: Recorder, seconds: float) -> dict[str, Any]:
+    """Compute the shares of the lanes' and the GPU's time, over the middle eight tenths of the run."""
     first = recorder.reference_at + 0.1 * seconds
     last = recorder.reference_at + 0.9 * seconds
     inside = [batch for batch in recorder.batches if first <= batch.began and batch.ordered <= last]
@@ -177,7 +178,7 @@ def account(recorder: Recorder, seconds: float) -> dict[str, Any]:
     marked = [(batch.gpu_began, batch.gpu_ended) for batch in inside if batch.gpu_ended]
     if marked:
         span = max(end for _, end in marked) - min(begin for begin, _ in marked)
-        busy, total = union_seconds(marked), sum(end - begin for begin, end in marked)
+        busy, total = compute_union_seconds(marked), sum(end - begin for begin, end in marked)
         found |= {
             "gpu_busy_share": round(busy / span, 4),
             "lanes_on_the_gpu_at_once": round(total / span, 3),
@@ -187,18 +188,18 @@ def account(recorder: Recorder, seconds: float) -> dict[str, Any]:
     return found
 
 
-def floors_of(suite: Suite, version: EngineVersion, reached: float) -> dict[str, Any]:
-    """Both floors as forecasts a second, and what share of each was reached."""
-    each = floors.bytes_per_forecast(version.contract)
-    operations = floors.operations_per_forecast(version)
+def compute_floors(suite: Suite, version: EngineVersion, reached: float) -> dict[str, Any]:
+    """Compute both lower bounds as forecasts a second, and the share of each that was reached."""
+    each = floors.count_bytes(version.contract)
+    operations = floors.count_operations(version)
     found: dict[str, Any] = {"bytes_per_forecast": each, "operations_per_forecast": operations}
     total = sum(operations.values())
-    for name, tflops in floors.measured_matmul_tflops(suite.arguments.out).items():
+    for name, tflops in floors.read_matmul_tflops(suite.arguments.out).items():
         floor = tflops * 1e12 / total
         found[f"{name.removesuffix('_tflops')}_floor_forecasts_per_second"] = round(floor)
         found[f"{name.removesuffix('_tflops')}_share_reached"] = round(reached / floor, 4)
     if suite.arguments.backend == "tensorrt":
-        speed = floors.pcie_bytes_per_second(version.contract)
+        speed = floors.measure_pcie(version.contract)
         found["pcie_gb_per_second"] = {name: round(value / 1e9, 2) for name, value in speed.items()}
         floor = min(
             speed["to_device"] / each["to_device"],
@@ -215,35 +216,35 @@ def run(suite: Suite) -> None:
 
     result = ResultFile(suite, "timeline", not_measured=__doc__)
     contract, most = suite.versions[0].contract, suite.arguments.max_lanes
-    slots = Slots(suite.arguments.servers, Gatherer(contract, filled_store(contract, suite.arguments.servers)))
+    slots = Slots(suite.arguments.servers, Gatherer(contract, make_filled_store(contract, suite.arguments.servers)))
     bucket = BUCKET if BUCKET in suite.buckets else suite.buckets[-1]
     tensorrt = suite.arguments.backend == "tensorrt"
     for version in suite.versions:
-        for precision in precisions(suite, version):
-            with suite.part(f"timeline {version.name} {precision}"):
+        for precision in list_precisions(suite, version):
+            with suite.run_part(f"timeline {version.name} {precision}"):
                 backend = make_backend(suite, version, precision, lanes_per_device=most, buckets=(bucket,))
                 with open_lanes(backend, most) as lanes:
-                    fill_once(lanes, make_windows(version.contract, bucket))
+                    fill_inputs(lanes, make_windows(version.contract, bucket))
                     if tensorrt:
                         cuda.use_device(0)
-                    recorder = Recorder(lanes, bucket, slots.of(bucket), events=tensorrt)
+                    recorder = Recorder(lanes, bucket, slots.make_fill(bucket), events=tensorrt)
                     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                         runner.run(recorder.run(suite.seconds))
-                found = account(recorder, suite.seconds)
+                found = account_time(recorder, suite.seconds)
                 head = {"engine": version.name, "precision": precision, "lanes": most, "bucket": bucket}
-                entry = {**head, **found, "picture": _picture(recorder, suite.seconds)}
+                entry = {**head, **found, "picture": _select_batches(recorder, suite.seconds)}
                 result.append("runs", entry)
-                with suite.part(f"floors {version.name}"):
-                    entry["floors"] = floors_of(suite, version, found["forecasts_per_second"])
+                with suite.run_part(f"floors {version.name}"):
+                    entry["floors"] = compute_floors(suite, version, found["forecasts_per_second"])
                     result.write()
                 _print(entry)
 
 
-def _picture(recorder: Recorder, seconds: float) -> list[dict[str, Any]]:
-    """The batches of a short stretch in the middle, times in ms from its beginning."""
+def _select_batches(recorder: Recorder, seconds: float) -> list[dict[str, Any]]:
+    """Select the batches of a short stretch in the middle, with times in ms from its beginning."""
     first = recorder.reference_at + 0.5 * seconds
     last = first + min(PICTURE_SECONDS, 0.4 * seconds)
-    kept = []
+    selected = []
     for batch in recorder.batches:
         if first <= batch.ordered and batch.began <= last:
             times = asdict(batch)
@@ -252,8 +253,8 @@ def _picture(recorder: Recorder, seconds: float) -> list[dict[str, Any]]:
             for name in times:
                 origin = shift if name.startswith("gpu") else first
                 times[name] = round(1e3 * (times[name] - origin), 4)
-            kept.append({"lane": lane, **times})
-    return kept
+            selected.append({"lane": lane, **times})
+    return selected
 
 
 def _print(entry: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
-"""Draws a few milliseconds of `timeline.json`: `python -m benchmarks.gpu.timeline_picture timeline.json OUT.svg`.
+"""Draw a few milliseconds of `timeline.json`: `python -m benchmarks.gpu.timeline_picture timeline.json OUT.svg`.
 
-Above each lane's bar of the GPU what its thread did meanwhile. Needs matplotlib; measures nothing.
+Each lane has two bars: its thread above, the GPU below. Needs matplotlib; measures nothing.
 """
 
 import argparse
@@ -27,22 +27,24 @@ def main() -> int:
     from matplotlib import pyplot
 
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("result", type=Path)
-    parser.add_argument("picture", type=Path, help=".svg or .png")
-    parser.add_argument("--milliseconds", type=float, default=12.0)
-    asked = parser.parse_args()
-    runs = [run for run in json.loads(asked.result.read_text())["runs"] if run["picture"]]
+    parser.add_argument("result", type=Path, help="timeline.json of the section timeline")
+    parser.add_argument("picture", type=Path, help="picture to write, .svg or .png")
+    parser.add_argument(
+        "--milliseconds", type=float, default=12.0, help="length of the stretch to draw [default: %(default)g]"
+    )
+    args = parser.parse_args()
+    runs = [run for run in json.loads(args.result.read_text())["runs"] if run["picture"]]
     figure, panels = pyplot.subplots(len(runs), 1, figsize=(11, 3.4 * len(runs)), squeeze=False, layout="constrained")
     for run, panel in zip(runs, panels[:, 0], strict=True):
-        draw(panel, run, asked.milliseconds)
+        draw(panel, run, args.milliseconds)
     handles, labels = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(PHASES), frameon=False)
-    figure.savefig(asked.picture)
+    figure.savefig(args.picture)
     return 0
 
 
 def draw(panel: Any, run: dict[str, Any], milliseconds: float) -> None:
-    """One run: two bars a lane, its thread's above the GPU's."""
+    """Draw one run: two bars for each lane, its thread's above the GPU's."""
     for name, first, last, colour in PHASES:
         gpu = first.startswith("gpu")
         for row, lane in enumerate(sorted({batch["lane"] for batch in run["picture"]})):

@@ -1,10 +1,10 @@
-"""How long after the GPU's end the coroutine that waits for it goes on, by how its end is noticed.
+"""The time from the end of the GPU's work until the coroutine that waits for it continues, by the kind of waiting.
 
-`blocking event`: a thread sleeps in the driver and calls `call_soon_threadsafe` (the daemon's way). `polling`: the
-loop itself asks at every turn. `polling at 1 ms`: it asks once a millisecond. `spinning thread`: a thread asks all
-the time and calls `call_soon_threadsafe`. The GPU stamps its own end with its clock, compared with the host's in the
-same run. Once on an idle loop, once on a loop that has 200 us of other work at every turn; how many such slices got
-done tells what noticing costs. Not measured: several lanes at once, a loop with sockets, other event loops than uvloop.
+`blocking event`: a thread sleeps in the driver and calls `call_soon_threadsafe` (as in the daemon). `polling`: the loop
+checks at every iteration. `polling at 1 ms`: it checks once a millisecond. `spinning thread`: a thread checks all the
+time and calls `call_soon_threadsafe`. The GPU writes the time of its end by its own clock, which is compared with the
+host's in the same run. Measured on an idle loop, and on a loop with 200 us of other work at every iteration; the number
+of such slices shows the cost of waiting. Not measured: several lanes at once, a loop with sockets, other event loops.
 """
 
 import asyncio
@@ -19,23 +19,23 @@ from typing import Any
 import numpy as np
 
 from benchmarks.gpu.harness import ResultFile, Suite
-from benchmarks.gpu.kernels import Clock, Kernels, calibrate, to_host_ns
+from benchmarks.gpu.kernels import Clock, Kernels, calibrate, convert_to_host_ns
 from benchmarks.harness import print_table
 from streamd.core.state.layout import make_scalar_view
 from streamd.inference import cuda
 from streamd.inference.cuda import Event, HostBuffer, Stream
 
 BUSY_NS = (200_000, 900_000)
-"""How long the GPU is kept, at random: whoever waits has gone to sleep by then."""
+"""The bounds of the random time for which the GPU is busy: long enough for a waiting thread to sleep."""
 
 SLICE_SECONDS = 200e-6
 LEAST_SAMPLES = 200
 MOST_SECONDS = 8.0
-"""However few samples there are by then, a cell ends."""
+"""The time after which a cell ends, even with fewer samples."""
 
 
 class Device:
-    """A stream with the stamping kernel on it, and the cell that it stamps."""
+    """A stream, the kernel `stamp`, and the cell to which it writes."""
 
     def __init__(self) -> None:
         self.stream = Stream()
@@ -45,11 +45,11 @@ class Device:
         self.kernels = Kernels()
 
     def use(self) -> None:
-        """Let the calling thread's work go to it."""
+        """Make the device current in the calling thread."""
         cuda.use_device(self.stream.device)
 
     def launch(self, busy_ns: int, *, blocking: bool) -> Event:
-        """Keep the GPU busy for so long, then let it stamp; returns the mark behind it."""
+        """Keep the GPU busy for `busy_ns`, then let it write its time; returns the event after that."""
         self.cell[0] = 0
         self.kernels.launch("stamp", self.stream, self.shared.pointer, busy_ns)
         event = self.events[blocking]
@@ -57,46 +57,46 @@ class Device:
         return event
 
     def close(self) -> None:
-        """Release it."""
+        """Release the device's resources."""
         for each in (*self.events.values(), self.shared, self.stream):
             each.close()
 
 
 class Notifier:
-    """One way to learn of the GPU's end: `begin` launches and lets a future know."""
+    """A way to wait for the GPU: `begin` launches work and completes a future at its end."""
 
     def __init__(self, device: Device, loop: asyncio.AbstractEventLoop) -> None:
         self.device = device
         self.loop = loop
 
     def begin(self, busy_ns: int, future: "asyncio.Future[None]") -> None:
-        """Launch; the future is done some time after the GPU."""
+        """Launch work; the future is completed some time after the GPU's end."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """End what it started."""
+        """Stop the threads of the notifier."""
 
 
 class Polling(Notifier):
-    """The loop asks by a timer."""
+    """A notifier that checks the event from a timer of the loop."""
 
     def __init__(self, device: Device, loop: asyncio.AbstractEventLoop, every_seconds: float) -> None:
         super().__init__(device, loop)
         self.every_seconds = every_seconds
 
     def begin(self, busy_ns: int, future: "asyncio.Future[None]") -> None:
-        """See `Notifier.begin`."""
-        self._look(self.device.launch(busy_ns, blocking=False), future)
+        """Launch work and complete the future, as `Notifier.begin`."""
+        self._check(self.device.launch(busy_ns, blocking=False), future)
 
-    def _look(self, event: Event, future: "asyncio.Future[None]") -> None:
+    def _check(self, event: Event, future: "asyncio.Future[None]") -> None:
         if event.done():
             future.set_result(None)
         else:
-            self.loop.call_later(self.every_seconds, self._look, event, future)
+            self.loop.call_later(self.every_seconds, self._check, event, future)
 
 
 class Threaded(Notifier):
-    """A thread waits, asleep or spinning, as a lane's thread does."""
+    """A notifier with a thread that waits, asleep or spinning, as a lane's thread does."""
 
     def __init__(self, device: Device, loop: asyncio.AbstractEventLoop, *, spins: bool) -> None:
         super().__init__(device, loop)
@@ -106,11 +106,11 @@ class Threaded(Notifier):
         self._thread.start()
 
     def begin(self, busy_ns: int, future: "asyncio.Future[None]") -> None:
-        """See `Notifier.begin`."""
+        """Launch work and complete the future, as `Notifier.begin`."""
         self._work.put((busy_ns, future))
 
     def close(self) -> None:
-        """See `Notifier.close`."""
+        """Stop the thread."""
         self._work.put(None)
         self._thread.join()
 
@@ -136,14 +136,14 @@ WAYS: dict[str, Callable[[Device, asyncio.AbstractEventLoop], Notifier]] = {
 
 
 class OtherWork:
-    """What a busy loop does besides: slices of computing, one a turn."""
+    """The other work of a busy loop: one slice of computing at every iteration."""
 
     def __init__(self) -> None:
         self.slices = 0
         self._stop = False
 
     async def run(self) -> None:
-        """Work until stopped."""
+        """Work until `stop` is called."""
         clock = time.perf_counter
         while not self._stop:
             ends = clock() + SLICE_SECONDS
@@ -153,21 +153,21 @@ class OtherWork:
             await asyncio.sleep(0)
 
     def stop(self) -> None:
-        """Let `run` return."""
+        """Make `run` return."""
         self._stop = True
 
 
 @dataclass
-class Seen:
-    """What a way gave: `(GPU's stamp, host's time)` of each wake-up in ns, CPU time and other work done."""
+class WakeupTimes:
+    """The wake-ups of a way of waiting, each as `(GPU's time, host's time)` in ns, its CPU time and the other work."""
 
     wakeups: list[tuple[int, int]]
     cores_used: float
     slices_per_second: float
 
-    def figures(self, first: Clock, last: Clock) -> dict[str, float]:
-        """Latencies in microseconds, by the clocks as compared before and after; the first few warm up."""
-        late = np.array([woke - to_host_ns(first, last, stamp) for stamp, woke in self.wakeups[5:]]) / 1e3
+    def summarize(self, first: Clock, last: Clock) -> dict[str, float]:
+        """Summarize latencies in microseconds, by the clocks as compared before and after, without the first five."""
+        late = np.array([woke - convert_to_host_ns(first, last, stamp) for stamp, woke in self.wakeups[5:]]) / 1e3
         return {
             "samples": len(late),
             "p50_us": round(float(np.percentile(late, 50)), 2),
@@ -181,8 +181,8 @@ class Seen:
         }
 
 
-async def measure(notifier: Notifier, seconds: float, *, busy: bool) -> Seen:
-    """Let the GPU end again and again, and note when this coroutine goes on."""
+async def measure(notifier: Notifier, seconds: float, *, busy: bool) -> WakeupTimes:
+    """Run the GPU again and again, and record when this coroutine continues."""
     loop, device = asyncio.get_running_loop(), notifier.device
     other, chance = OtherWork(), random.Random(1)
     working = asyncio.create_task(other.run()) if busy else None
@@ -198,11 +198,11 @@ async def measure(notifier: Notifier, seconds: float, *, busy: bool) -> Seen:
     if working is not None:
         other.stop()
         await working
-    return Seen(wakeups, used / took, other.slices / took)
+    return WakeupTimes(wakeups, used / took, other.slices / took)
 
 
 def run(suite: Suite) -> None:
-    """Measure every way on both loops."""
+    """Measure every way of waiting on both loops."""
     import uvloop
 
     result = ResultFile(suite, "wakeup", not_measured=__doc__)
@@ -215,17 +215,17 @@ def run(suite: Suite) -> None:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             for busy in (False, True):
                 for way in WAYS:
-                    with suite.part(f"wakeup: {way}, {'busy' if busy else 'idle'} loop"):
+                    with suite.run_part(f"wakeup: {way}, {'busy' if busy else 'idle'} loop"):
                         first = calibrate(device.kernels, device.stream)
-                        seen = runner.run(_one(device, way, suite.seconds, busy=busy))
-                        figures = seen.figures(first, calibrate(device.kernels, device.stream))
+                        seen = runner.run(_measure_way(device, way, suite.seconds, busy=busy))
+                        figures = seen.summarize(first, calibrate(device.kernels, device.stream))
                         result.append("cells", {"way": way, "loop": "busy" if busy else "idle", **figures})
     finally:
         device.close()
     _print(result.content.get("cells", []))
 
 
-async def _one(device: Device, way: str, seconds: float, *, busy: bool) -> Seen:
+async def _measure_way(device: Device, way: str, seconds: float, *, busy: bool) -> WakeupTimes:
     notifier = WAYS[way](device, asyncio.get_running_loop())
     try:
         return await measure(notifier, seconds, busy=busy)
@@ -235,7 +235,7 @@ async def _one(device: Device, way: str, seconds: float, *, busy: bool) -> Seen:
 
 def _print(cells: list[dict[str, Any]]) -> None:
     head = ("way", "loop", "p50 us", "p99 us", "least us", "cores", "other slices/s", "clock +- us")
-    kept = (
+    keys = (
         "way",
         "loop",
         "p50_us",
@@ -245,4 +245,4 @@ def _print(cells: list[dict[str, Any]]) -> None:
         "other_slices_per_second",
         "clock_uncertainty_us",
     )
-    print_table("From the GPU's end to the coroutine", head, [tuple(cell[name] for name in kept) for cell in cells])
+    print_table("From the GPU's end to the coroutine", head, [tuple(cell[name] for name in keys) for cell in cells])

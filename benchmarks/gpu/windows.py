@@ -1,7 +1,7 @@
-"""Real windows for the GPU benchmarks: sliding over the shipped fleet, and a window store filled with them.
+"""Real windows for the GPU benchmarks: cut from the example fleet, and a window store filled with them.
 
-Not covered: the fleet is of twelve servers over three days, so many windows share rows; each is therefore scaled
-by a factor of its own, which makes every one of them different.
+The fleet has twelve servers over three days, so many windows share rows; each is scaled by factors of its own, so that
+all of them differ.
 """
 
 import mmap
@@ -24,18 +24,18 @@ from streamd.tools.fleets.readers import read_fleet
 FLEET = ROOT / "examples" / "fleet" / "servers.csv.gz"
 PERCENT = "percent"
 BYTES_PER_UNIT = 3e6
-"""The shipped fleet's network rates are shares of 1; as bytes/s they are this much larger."""
+"""The factor from the example fleet's network rates, which are shares of 1, to bytes/s."""
 
 
 @lru_cache
-def shipped_fleet(step_seconds: int) -> RecordedFleet:
-    """The fleet that comes with the sources, on the contract's grid."""
+def read_example_fleet(step_seconds: int) -> RecordedFleet:
+    """Read the example fleet, on the contract's grid."""
     return read_fleet(FLEET, step_seconds)
 
 
-def real_series(contract: ModelContract) -> Float32:
-    """`(server, step, feature) float32` in the contract's order and units; NaN for what the fleet lacks."""
-    fleet = shipped_fleet(contract.step_seconds)
+def make_series(contract: ModelContract) -> Float32:
+    """Make the fleet's series in the contract's order and units: `(server, step, feature) float32`, NaN if missing."""
+    fleet = read_example_fleet(contract.step_seconds)
     series = np.full((*fleet.series.shape[:2], len(contract.features)), np.nan, np.float32)
     for column, name in enumerate(fleet.features):
         factor = BYTES_PER_UNIT if contract.units.get(name) == "bytes/s" else 1.0
@@ -45,18 +45,18 @@ def real_series(contract: ModelContract) -> Float32:
 
 
 def make_windows(contract: ModelContract, count: int, seed: int = 11) -> Inputs:
-    """`count` different windows: every third with 20 % of its cells missing, every fifth a million times as large.
+    """Make `count` different windows: every third lacks 20 % of its cells, every fifth is a million times as large.
 
-    Origins slide over the whole fleet; statuses are those of a server under maintenance now and then.
+    Origins are spread over the whole fleet; a tenth of the rows have the window's random status.
     """
     random = np.random.default_rng(seed)
-    series = real_series(contract)
+    series = make_series(contract)
     servers, steps, _ = series.shape
     length = contract.context_length
     origins = np.linspace(0, steps - length, -(-count // servers)).astype(int)
     inputs = Inputs.allocate(contract, count)
     bounded = [contract.units.get(name) == PERCENT for name in contract.features]
-    first_step = shipped_fleet(contract.step_seconds).first_step
+    first_step = read_example_fleet(contract.step_seconds).first_step
     for place in range(count):
         server, begin = place % servers, int(origins[place // servers])
         scale = random.uniform(0.8, 1.2, len(contract.features)).astype(np.float32)
@@ -74,41 +74,43 @@ def make_windows(contract: ModelContract, count: int, seed: int = 11) -> Inputs:
     return inputs
 
 
-def filled_store(contract: ModelContract, servers: int, places: int = 2) -> WindowStore:
-    """A window store of `servers` full windows in ordinary memory.
+def make_filled_store(contract: ModelContract, servers: int, places: int = 2) -> WindowStore:
+    """Make a window store of `servers` full windows in ordinary memory.
 
-    Their newest rows are of `places` steps, one behind the other: a fleet on one grid has two at the turn of a step.
+    Their newest rows are of `places` consecutive steps: a fleet on one grid has two at the change of a step.
     """
     layout = Layout(make_window_columns(contract.context_length, len(contract.features)), servers, {})
     arrays = layout.make_views(mmap.mmap(-1, layout.nbytes))
-    length, series = contract.context_length, real_series(contract)
+    length, series = contract.context_length, make_series(contract)
     random = np.random.default_rng(3)
     begins = random.integers(0, series.shape[1] - length + 1, servers)
     sources = np.arange(servers) % len(series)
     scales = random.uniform(0.8, 1.2, (servers, 1, len(contract.features))).astype(np.float32)
     for at in range(0, servers, 500):
-        part = slice(at, min(at + 500, servers))
-        rows = begins[part, None] + np.arange(length)
-        windows = series[sources[part, None], rows] * scales[part]
-        arrays["values"][part, :length] = windows
-        arrays["values"][part, length:] = windows
+        run_part = slice(at, min(at + 500, servers))
+        rows = begins[run_part, None] + np.arange(length)
+        windows = series[sources[run_part, None], rows] * scales[run_part]
+        arrays["values"][run_part, :length] = windows
+        arrays["values"][run_part, length:] = windows
     arrays["marks"][:] = PRESENT
     arrays["open_step"][:] = arrays["journal"][:] = -1
-    arrays["newest"][:] = _newest_rows(shipped_fleet(contract.step_seconds).first_step + length, servers, places)
-    return _store_of(arrays)
+    arrays["newest"][:] = _choose_newest_steps(
+        read_example_fleet(contract.step_seconds).first_step + length, servers, places
+    )
+    return _make_store(arrays)
 
 
-def with_places(store: WindowStore, places: int) -> WindowStore:
-    """The same windows, in the same memory, with their newest rows of so many steps."""
-    newest = _newest_rows(int(store.arrays["newest"].max()), store.capacity, places)
-    return _store_of({**store.arrays, "newest": newest})
+def move_newest_rows(store: WindowStore, places: int) -> WindowStore:
+    """Make a store of the same windows, in the same memory, with newest rows of so many steps."""
+    newest = _choose_newest_steps(int(store.arrays["newest"].max()), store.capacity, places)
+    return _make_store({**store.arrays, "newest": newest})
 
 
-def _newest_rows(last_step: int, servers: int, places: int) -> npt.NDArray[np.int64]:
+def _choose_newest_steps(last_step: int, servers: int, places: int) -> npt.NDArray[np.int64]:
     return last_step - np.random.default_rng(4).integers(0, places, servers)
 
 
-def _store_of(arrays: NamedArrays) -> WindowStore:
+def _make_store(arrays: NamedArrays) -> WindowStore:
     length = arrays["values"].shape[1] // 2
     store = WindowStore(arrays, need=1, late_steps=length, grace_seconds=10.0)
     for slot in range(store.capacity):
@@ -117,7 +119,7 @@ def _store_of(arrays: NamedArrays) -> WindowStore:
 
 
 class Gatherer:
-    """Copies slots' windows into a lane's inputs, as the daemon does for a batch of servers."""
+    """Copies the windows of slots into a lane's inputs, as the daemon does for a batch of servers."""
 
     def __init__(self, contract: ModelContract, store: WindowStore) -> None:
         self._store = store
@@ -125,7 +127,7 @@ class Gatherer:
         self._calendar = compute_known_future(newest, contract.horizon, contract.step_seconds)
 
     def __call__(self, slots: npt.NDArray[np.int64], inputs: Inputs) -> None:
-        """Fill the first rows of `inputs` with the windows of `slots`, and put those in the rows' order."""
+        """Fill the first rows of `inputs` with the windows of `slots`, and sort `slots` in place into their order."""
         count = len(slots)
         values, categories = inputs.encoder_cont[:count], inputs.encoder_cat[:count]
         slots[:] = slots[np.argsort(self._store.arrays["newest"][slots], kind="stable")]

@@ -1,4 +1,4 @@
-"""The parts of the GPU benchmarks that need none: what they feed, how they judge, and that each can find a fault."""
+"""Tests `benchmarks/gpu` as far as no GPU is needed: the inputs, the judgement, and that each check finds a fault."""
 
 import argparse
 import asyncio
@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.gpu import faults, floors, instant_serve, kernels, run, throughput, timeline, wakeup, windows
-from benchmarks.gpu.correctness import Reference, Tally, batches_of, passes, run_pass
+from benchmarks.gpu.correctness import Reference, Tally, has_passed, make_batches, run_pass
 from benchmarks.gpu.harness import ROOT, ResultFile, Suite
 from benchmarks.gpu.processes import CpuWatch
 from streamd.core.arrays import Float32
@@ -50,14 +50,14 @@ def suite(tmp_path: Path) -> Suite:
     return Suite(argparse.Namespace(out=tmp_path, backend="fake", seconds=0.02, buckets=(1, 8)), [])
 
 
-def judged(reference: Reference, rows: list[int], forecasts: Float32) -> dict[str, Any]:
+def judge(reference: Reference, rows: list[int], forecasts: Float32) -> dict[str, Any]:
     tally = Tally()
     reference.judge(np.array(rows), forecasts, LIMIT, tally)
-    return tally.summary()
+    return tally.summarize()
 
 
-# ---------------------------------------------------------------- what is fed
-def test_real_windows_are_all_different_and_some_have_holes_and_some_are_large() -> None:
+# ---------------------------------------------------------------- inputs
+def test_real_windows_all_differ_and_some_lack_cells_and_some_are_large() -> None:
     inputs = windows.make_windows(CONTRACT, COUNT)
     cells = np.nan_to_num(inputs.encoder_cont, nan=-1.0).reshape(COUNT, -1)
     assert len(np.unique(cells, axis=0)) == COUNT
@@ -68,8 +68,8 @@ def test_real_windows_are_all_different_and_some_have_holes_and_some_are_large()
     assert inputs.encoder_cat[..., 1].max() > 0
 
 
-def test_the_store_gives_the_windows_that_it_was_filled_with() -> None:
-    store = windows.filled_store(CONTRACT, 50)
+def test_the_store_has_the_windows_with_which_it_was_filled() -> None:
+    store = windows.make_filled_store(CONTRACT, 50)
     gather = windows.Gatherer(CONTRACT, store)
     slots = np.array([7, 49, 7, 0])
     inputs = Inputs.allocate(CONTRACT, 4)
@@ -88,83 +88,83 @@ def test_the_store_gives_the_windows_that_it_was_filled_with() -> None:
 @given(st.integers(1, 300), st.integers(0, 5))
 def test_batches_hold_every_window_and_fit_the_buckets(count: int, seed: int) -> None:
     buckets = (1, 8, 32)
-    batches = batches_of(count, buckets, seed)
+    batches = make_batches(count, buckets, seed)
     assert all(1 <= len(batch) <= buckets[-1] for batch in batches)
     assert all(0 <= row < count for batch in batches for row in batch)
     whole = {len(batch) for batch in batches}
     assert whole >= {bucket for bucket in buckets if bucket <= count}
 
 
-# ---------------------------------------------------------------- how it is judged
-def test_what_is_right_passes(reference: Reference) -> None:
+# ---------------------------------------------------------------- judgement
+def test_right_forecasts_pass(reference: Reference) -> None:
     rows = [3, 9, 3, 21]
-    found = judged(reference, rows, reference.forecasts[rows])
-    assert passes(found, LIMIT)
+    found = judge(reference, rows, reference.forecasts[rows])
+    assert has_passed(found, LIMIT)
     assert found["relative_error"] == 0
 
 
-def test_rows_that_are_swapped_are_found(reference: Reference) -> None:
-    found = judged(reference, [3, 9, 21], reference.forecasts[[3, 21, 9]])
+def test_swapped_rows_are_found(reference: Reference) -> None:
+    found = judge(reference, [3, 9, 21], reference.forecasts[[3, 21, 9]])
     assert found["rows_of_another_window"] == 2
-    assert not passes(found, LIMIT)
+    assert not has_passed(found, LIMIT)
 
 
 def test_an_error_of_a_small_target_is_not_hidden_by_a_large_one(reference: Reference) -> None:
     rows = list(range(COUNT))
     wrong = reference.forecasts.copy()
     wrong[:, :, 0] *= 1.5  # percents, beside bytes that are millions
-    found = judged(reference, rows, wrong)
+    found = judge(reference, rows, wrong)
     assert found["relative_error"] < LIMIT < found["per_target_scaled_error"]
-    assert not passes(found, LIMIT)
+    assert not has_passed(found, LIMIT)
 
 
-def test_repeats_that_differ_are_found(reference: Reference) -> None:
+def test_different_forecasts_of_a_repeated_window_are_found(reference: Reference) -> None:
     twice = reference.forecasts[[5, 5]].copy()
     twice[1] *= 1.01
-    found = judged(reference, [5, 5], twice)
+    found = judge(reference, [5, 5], twice)
     assert found["repeats_beyond_limit"] == found["repeats_not_bit_equal"] == 1
 
 
-def test_what_is_not_finite_is_found(reference: Reference) -> None:
+def test_a_forecast_that_is_not_finite_is_found(reference: Reference) -> None:
     broken = reference.forecasts[:4].copy()
     broken[2, 0, 0, 0] = np.nan
-    found = judged(reference, [0, 1, 2, 3], broken)
+    found = judge(reference, [0, 1, 2, 3], broken)
     assert found["windows_not_finite"] == 1
-    assert not passes(found, LIMIT)
+    assert not has_passed(found, LIMIT)
 
 
-def test_lanes_that_answer_rightly_pass(reference: Reference) -> None:
+def test_lanes_with_right_forecasts_pass(reference: Reference) -> None:
     backend = FakeBackend(CONTRACT, (1, 8), pads=True)
     lanes = [backend.make_lane(index) for index in range(3)]
-    tally = run_pass(lanes, reference, batches_of(COUNT, (1, 8), 1), LIMIT)
-    assert passes(tally.summary(), LIMIT)
+    tally = run_pass(lanes, reference, make_batches(COUNT, (1, 8), 1), LIMIT)
+    assert has_passed(tally.summarize(), LIMIT)
 
 
-def test_a_lane_that_fails_is_told(reference: Reference) -> None:
+def test_a_failing_lane_is_reported(reference: Reference) -> None:
     backend = FakeBackend(CONTRACT, (1, 8), pads=True)
     lanes = [backend.make_lane(index) for index in range(2)]
     backend.script.errors.append(ValueError("broken"))
-    figures = run_pass(lanes, reference, batches_of(COUNT, (1, 8), 1), LIMIT).summary()
+    figures = run_pass(lanes, reference, make_batches(COUNT, (1, 8), 1), LIMIT).summarize()
     assert len(figures["errors"]) == 1
-    assert not passes(figures, LIMIT)
+    assert not has_passed(figures, LIMIT)
 
 
-# ---------------------------------------------------------------- figures
-def test_lanes_are_driven_and_counted() -> None:
+# ---------------------------------------------------------------- measurements
+def test_lanes_are_run_and_counted() -> None:
     backend = FakeBackend(CONTRACT, (1, 8), pads=True)
     lanes = [backend.make_lane(index) for index in range(2)]
-    rate, latencies = throughput.drive(lanes, 8, throughput.no_fill, 0.05)
+    rate, latencies = throughput.run_lanes(lanes, 8, throughput.no_fill, 0.05)
     assert rate > 0
     assert latencies
     assert {lane for lane, _ in backend.script.runs} == {"fake-0", "fake-1"}
     assert {count for _, count in backend.script.runs} == {8}
 
 
-def test_a_lane_that_fails_while_it_is_driven_is_told() -> None:
+def test_the_error_of_a_lane_that_fails_while_it_is_measured_is_raised() -> None:
     backend = FakeBackend(CONTRACT, (1, 8), pads=True)
     backend.script.errors.append(ValueError("broken"))
     with pytest.raises(ValueError, match="broken"):
-        throughput.drive([backend.make_lane(0)], 8, throughput.no_fill, 5.0)
+        throughput.run_lanes([backend.make_lane(0)], 8, throughput.no_fill, 5.0)
 
 
 def cell(lanes: int, bucket: int, rate: float, p99_ms: float, variant: str = "graph") -> dict[str, Any]:
@@ -172,7 +172,7 @@ def cell(lanes: int, bucket: int, rate: float, p99_ms: float, variant: str = "gr
     return {"variant": variant, "lanes": lanes, "bucket": bucket, **figures}
 
 
-def test_the_summary_says_what_goals_are_stated_in() -> None:
+def test_the_summary_has_the_terms_of_the_goals() -> None:
     cells = [
         cell(1, 32, 12_000, 3.0),
         cell(8, 32, 48_000, 7.9),
@@ -182,7 +182,7 @@ def test_the_summary_says_what_goals_are_stated_in() -> None:
         cell(1, 64, 9_000, 4.0, "dynamic shapes, plain enqueue"),
         cell(8, 256, 99_000, 1.0, "graph, no gather"),
     ]
-    found = throughput.summary(cells)
+    found = throughput.summarize_cells(cells)
     assert found["best"]["forecasts_per_second"] == 81_000
     assert found["best_with_p99_within_8_ms"]["forecasts_per_second"] == 53_000
     assert found["bucket_32_eight_lanes_over_one"] == 4.0
@@ -192,18 +192,18 @@ def test_the_summary_says_what_goals_are_stated_in() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 20)), max_size=12))
-def test_the_union_of_intervals_is_what_they_cover(given_intervals: list[tuple[int, int]]) -> None:
+def test_the_union_of_intervals_has_the_length_that_they_cover(given_intervals: list[tuple[int, int]]) -> None:
     intervals = [(float(begin), float(begin + length)) for begin, length in given_intervals]
     covered = set(itertools.chain.from_iterable(range(int(a), int(b)) for a, b in intervals))
-    assert timeline.union_seconds(intervals) == len(covered)
+    assert timeline.compute_union_seconds(intervals) == len(covered)
 
 
-def test_a_timeline_accounts_for_the_lanes_time() -> None:
+def test_a_timeline_accounts_for_the_time_of_the_lanes() -> None:
     backend = FakeBackend(CONTRACT, (8,), pads=True)
     lanes = [backend.make_lane(index) for index in range(2)]
     recorder = timeline.Recorder(lanes, 8, throughput.no_fill, events=False)
     asyncio.run(recorder.run(0.2))
-    found = timeline.account(recorder, 0.2)
+    found = timeline.account_time(recorder, 0.2)
     assert found["batches"] > 0
     assert 0 < sum(found["share_of_lane_time"].values()) <= 1
     assert all(batch.received >= batch.ordered >= batch.waited >= batch.began for batch in recorder.batches)
@@ -249,13 +249,13 @@ class StartingLane:
         return self._result
 
 
-def test_the_gpus_share_of_a_timeline_comes_from_the_marks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_share_of_the_gpu_in_a_timeline_is_computed_from_events(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timeline, "Event", HostEvent)
     monkeypatch.setattr(timeline, "EVENTS_A_LANE", 5_000)
     backend = FakeBackend(CONTRACT, (8,), pads=True)
     recorder = timeline.Recorder([StartingLane(backend.make_lane(0))], 8, throughput.no_fill, events=True)
     asyncio.run(recorder.run(0.2))
-    found = timeline.account(recorder, 0.2)
+    found = timeline.account_time(recorder, 0.2)
     assert found["batches_with_marks"] == found["batches"] > 0
     assert 0 < found["gpu_busy_share"] <= 1
     # One lane runs one batch at a time.
@@ -265,18 +265,18 @@ def test_the_gpus_share_of_a_timeline_comes_from_the_marks(monkeypatch: pytest.M
 
 def test_bytes_of_a_forecast_are_those_of_its_tensors() -> None:
     inputs = Inputs.allocate(CONTRACT, 1)
-    found = floors.bytes_per_forecast(CONTRACT)
+    found = floors.count_bytes(CONTRACT)
     assert found["to_device"] == sum(buffer.nbytes for buffer in inputs.first(1).values())
     assert found["to_host"] == 4 * CONTRACT.horizon * len(CONTRACT.targets) * len(CONTRACT.quantiles)
 
 
-def test_clocks_that_drift_are_told_apart_by_both_comparisons() -> None:
+def test_the_drift_of_clocks_is_interpolated_between_two_comparisons() -> None:
     # The GPU's clock began at 0 when the host's was at 1000, and loses one in a hundred.
     first = kernels.Clock(offset_ns=1_000, uncertainty_ns=0, resolution_ns=1, at_ns=1_000)
     last = kernels.Clock(offset_ns=2_000, uncertainty_ns=0, resolution_ns=1, at_ns=101_000)
     for host_ns in (1_000, 51_000, 101_000):
         gpu_ns = round((host_ns - 1_000) * 0.99)
-        assert kernels.to_host_ns(first, last, gpu_ns) == pytest.approx(host_ns, abs=15)
+        assert kernels.convert_to_host_ns(first, last, gpu_ns) == pytest.approx(host_ns, abs=15)
 
 
 class HostMemory:
@@ -322,7 +322,7 @@ class NoStream:
         pass
 
 
-def test_the_clocks_offset_is_found_within_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_offset_of_the_clocks_is_within_the_stated_uncertainty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "HostBuffer", HostMemory)
     clock = kernels.calibrate(AnsweringKernels(), NoStream(), pings=20)  # type: ignore[arg-type]
     assert abs(clock.offset_ns - BEHIND_NS) <= clock.uncertainty_ns
@@ -354,30 +354,30 @@ class StampingDevice:
 
 @pytest.mark.parametrize("way", wakeup.WAYS)
 @pytest.mark.parametrize("busy", [False, True])
-def test_every_way_of_waking_up_is_measured(way: str, busy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_way_of_waiting_is_measured(way: str, busy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wakeup, "LEAST_SAMPLES", 8)
     same = kernels.Clock(0, 0, 1, 0)
 
-    async def measure() -> wakeup.Seen:
+    async def measure() -> wakeup.WakeupTimes:
         notifier = wakeup.WAYS[way](StampingDevice(), asyncio.get_running_loop())  # type: ignore[arg-type]
         try:
             return await wakeup.measure(notifier, 0.0, busy=busy)
         finally:
             notifier.close()
 
-    figures = asyncio.run(measure()).figures(same, same)
-    assert figures["samples"] >= 1  # a busy loop may starve the others, and a cell ends all the same
+    figures = asyncio.run(measure()).summarize(same, same)
+    assert figures["samples"] >= 1  # A busy loop may starve the others; the cell ends nevertheless.
     assert 0 < figures["least_us"] <= figures["p50_us"] <= figures["p99_us"]
     assert (figures["other_slices_per_second"] > 0) == busy
 
 
 # ---------------------------------------------------------------- results and faults
-def test_a_part_that_fails_is_told_and_the_next_one_runs(suite: Suite, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failing_part_is_recorded_and_the_next_one_runs(suite: Suite, capsys: pytest.CaptureFixture[str]) -> None:
     result = ResultFile(suite, "some")
-    with suite.part("first"):
+    with suite.run_part("first"):
         result.append("cells", 1)
         int("broken")
-    with suite.part("second"):
+    with suite.run_part("second"):
         result.append("cells", np.float32(2))
     assert [failure.partition(":")[0] for failure in suite.failures] == ["first"]
     assert json.loads(result.path.read_text())["cells"] == [1, 2]
@@ -391,21 +391,21 @@ def test_an_unknown_section_is_refused(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 @pytest.mark.parametrize("damage", faults.DAMAGES.values(), ids=faults.DAMAGES)
-def test_damages_change_a_plan_and_resealing_makes_it_fit(tmp_path: Path, damage: faults.Damage) -> None:
+def test_damages_change_a_plan_and_its_hash_can_be_updated(tmp_path: Path, damage: faults.Damage) -> None:
     plan = tmp_path / "model_fp16.engine"
     plan.write_bytes(bytes(range(256)) * 4)
     before = plan.read_bytes()
     (tmp_path / "conversion_info.json").write_text(json.dumps({"sha256": {plan.name: "old"}, "plans": {}}))
     damage(plan)
     assert plan.read_bytes() != before
-    faults.reseal(tmp_path)
+    faults.update_hashes(tmp_path)
     assert len(json.loads((tmp_path / "conversion_info.json").read_text())["sha256"][plan.name]) == 64
 
 
-def test_a_plan_can_be_said_to_be_for_another_gpu(tmp_path: Path) -> None:
+def test_a_plan_can_be_declared_to_be_for_another_gpu(tmp_path: Path) -> None:
     path = tmp_path / "conversion_info.json"
     path.write_text(json.dumps({"plans": {"fp16": {"gpu": "NVIDIA H200", "compute_capability": "9.0", "file": "x"}}}))
-    faults.for_another_gpu(tmp_path / "model_fp16.engine")
+    faults.claim_another_gpu(tmp_path / "model_fp16.engine")
     plan = json.loads(path.read_text())["plans"]["fp16"]
     assert plan["gpu"] != "NVIDIA H200"
     assert plan["compute_capability"] != "9.0"
@@ -422,7 +422,7 @@ def test_lanes_that_cost_nothing_give_real_forecasts() -> None:
     assert len(np.unique(forecasts[:, 0, 0, 3])) == 3
 
 
-def test_what_was_busy_is_told_of_the_stretch_alone() -> None:
+def test_busy_shares_are_those_of_the_stretch_only() -> None:
     watch = object.__new__(CpuWatch)
     watch.seconds = [10.0, 11.0, 12.0, 13.0, 14.0]
     watch.shares = {"daemon loop": [9.0, 9.0, 0.25, 0.5, 9.0], "lanes": [9.0, 9.0, 0.0, 0.0, 9.0]}
