@@ -20,7 +20,7 @@ from streamd.core.errors import RepositoryError
 from streamd.repository.conversion import choose_graph, graph_sha256, sha256_of
 from streamd.repository.external import data_files
 from streamd.repository.versions import EngineRepository, load_version
-from tests.support.external_weights import DATA, REFUSED, TAKEN, move_apart, renamed, save_apart
+from tests.support.external_weights import DATA, REFUSED, TAKEN, move_apart, change_location, save_apart
 from tests.support.graph_readers import model, scaled_network, value, weight
 from tests.support.made_versions import tell
 from tests.support.small_version import make_version
@@ -155,7 +155,7 @@ SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
         "conversion_info.json has no SHA-256 of it",
     ),
     "elsewhere": (
-        lambda version: tell(version, sha256={"model.onnx": sha256_of(renamed(version / "model.onnx", "../w"))}),
+        lambda version: tell(version, sha256={"model.onnx": sha256_of(change_location(version / "model.onnx", "../w"))}),
         "expected a file in the graph's own folder",
     ),
 }
@@ -186,7 +186,7 @@ def test_a_version_without_hashes_must_have_its_weights_all_the_same(version: Pa
 def test_a_graph_of_a_lower_precision_is_checked_as_well(version: Path) -> None:
     lower = version / "model_fp16.onnx"
     shutil.copy(version / "model.onnx", lower)
-    renamed(lower, "half.data")
+    change_location(lower, "half.data")
     hashes = {name: sha256_of(version / name) for name in ("model.onnx", DATA, lower.name)}
     tell(version, sha256=hashes, graphs={"fp16": {"file": lower.name}}, validation={"fp16": {"promotable": True}})
     with pytest.raises(RepositoryError, match=r"half\.data: missing"):

@@ -1,4 +1,4 @@
-"""Graphs that keep their weights in a file beside them, as newer exporters write them, and other places for it."""
+"""Graphs with their weights in a file beside them, as newer exporters write them, and in other places."""
 
 import os
 import shutil
@@ -17,19 +17,19 @@ def save_apart(model: onnx.ModelProto, path: Path, location: str | None = None) 
     name = location or f"{path.name}.data"
     (path.parent / name).parent.mkdir(parents=True, exist_ok=True)
     saved = onnx.ModelProto()
-    saved.CopyFrom(model)  # it is changed by this
+    saved.CopyFrom(model)  # `onnx.save` changes the model.
     onnx.save(saved, str(path), save_as_external_data=True, location=name, size_threshold=80)
     return path
 
 
 def move_apart(version: Path) -> Path:
-    """Let a version's graph keep its weights in a file beside it; its record is the caller's."""
+    """Move the weights of a version's graph to a file beside it; the caller updates the record."""
     graph = version / "model.onnx"
     return save_apart(onnx.load(str(graph)), graph)
 
 
-def renamed(graph: Path, location: str) -> Path:
-    """Let every weight of a graph be in another place, which need not exist."""
+def change_location(graph: Path, location: str) -> Path:
+    """Change the location of every weight of a graph; the file need not exist."""
     model = onnx.load(str(graph), load_external_data=False)
     for tensor in model.graph.initializer:
         for entry in tensor.external_data:
@@ -43,7 +43,7 @@ def _escaping(folder: Path, location: str) -> Path:
     (folder / "model").mkdir()
     graph = save_apart(scaled_network(), folder / "model" / "model.onnx")
     shutil.copy(graph.parent / DATA, folder / "weights")
-    return renamed(graph, location)
+    return change_location(graph, location)
 
 
 def _linked_out(folder: Path) -> Path:
@@ -94,11 +94,11 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "a pipe": (_pipe, r"model\.onnx\.data: missing, or no regular file"),
     "beside a link's target only": (_link_without_data, r"other/model\.onnx\.data: missing"),
 }
-"""What makes such a graph (it is given an empty folder), and what is said of it."""
+"""Functions that make a graph in an empty folder, with a pattern of the error that refuses it."""
 
 
 def in_hub(folder: Path) -> Path:
-    """A hub's cache: a snapshot of links to files that are named by their hashes."""
+    """Return a graph in the cache of a model hub: a snapshot of links to files that are named by their hashes."""
     (folder / "blobs").mkdir(parents=True)
     snapshot = folder / "snapshots" / "abc"
     snapshot.mkdir(parents=True)
@@ -130,9 +130,9 @@ def _hard_link(folder: Path) -> Path:
 TAKEN: dict[str, Callable[[Path], Path]] = {
     "beside": _beside,
     "in a folder below": lambda folder: save_apart(scaled_network(), folder / "model.onnx", "weights/all.bin"),
-    "said with a dot": lambda folder: renamed(_beside(folder), f"./{DATA}"),
+    "with a leading dot": lambda folder: change_location(_beside(folder), f"./{DATA}"),
     "a link within": _link_within,
     "a hard link": _hard_link,
     "a hub's cache": in_hub,
 }
-"""What makes a graph that is taken everywhere."""
+"""Functions that make a graph which every command takes."""

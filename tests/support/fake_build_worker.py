@@ -1,4 +1,4 @@
-"""`streamd.tools.engine.plan.worker` on a fake GPU, in processes that a test begins; `FAKE_BUILDING` is what fails."""
+"""Runs `streamd.tools.engine.plan.worker` on a fake GPU; `FAKE_BUILDING` (`refused in fp16`) says which build fails."""
 
 import os
 import signal

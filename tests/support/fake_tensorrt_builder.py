@@ -1,10 +1,8 @@
-"""A small TensorRT of three generations, that parses real ONNX and records what a builder is told.
+"""A small fake of three generations of TensorRT, which parses real ONNX and records the calls of a builder.
 
-It refuses what the real one is known to refuse: flags and members that a version does not have are missing,
-a network without its flag has no batch axis, a cache of another device does not fit.
+It refuses what the real one refuses: flags and members of other versions are missing, a network without its flag has
+no batch axis, a cache of another device does not fit.
 """
-
-from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
@@ -18,7 +16,7 @@ CACHE = b"timed on this device;"
 
 
 class Recorder:
-    """What the last build was told, and those before it, and what is to go wrong."""
+    """The calls of the last build and of those before it, and the failures to produce."""
 
     def __init__(self) -> None:
         self.network: Network | None = None
@@ -33,7 +31,7 @@ class Recorder:
 
 
 def make_tensorrt(version: str) -> Any:
-    """A module as `import tensorrt` gives it; `module.recorder` is for the test."""
+    """Return a module as `import tensorrt` does; `module.recorder` is for the test."""
     major = int(version.split(".")[0])
     module: Any = ModuleType("tensorrt")
     module.__version__ = version
@@ -75,7 +73,7 @@ class Tensor:
 
 
 class Layer:
-    """Of one node, or one that the parser puts in by itself."""
+    """A layer of one node, or a helper that the parser adds."""
 
     def __init__(self, name: str, kind: Any, inputs: list[Tensor | None], outputs: list[Tensor]) -> None:
         self.name, self.type, self.inputs, self.outputs = name, kind, inputs, outputs
@@ -110,7 +108,7 @@ class Network:
 
 
 class Parser:
-    """Makes a layer of each node, and before each with a weight a helper, as the real one does to broadcast."""
+    """Makes a layer of each node, and a helper before each node with a weight, as the real one does to broadcast."""
 
     def __init__(self, module: Any, network: Network, logger: Any) -> None:
         self._module, self._network, self._logger = module, network, logger
@@ -156,7 +154,7 @@ class Parser:
                 self._network.layers.append(Layer(node.name, kinds.ELEMENTWISE, inputs, outputs))
 
     def _fill_loop(self, inputs: list[Tensor | None], outputs: list[Tensor]) -> None:
-        """Layers without names of their own, that begin and end at the loop's border."""
+        """Add the layers of a loop: without names of nodes, from border to border."""
         kinds, half = self._module.LayerType, self._module.DataType.HALF
         step, gate = Tensor("step", half), Tensor("gate", half)
         for kind, given, made in (

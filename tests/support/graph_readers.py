@@ -1,4 +1,4 @@
-"""Small ONNX graphs for the toolchain's tests."""
+"""Small ONNX graphs for the tests of the tools, with functions that make, run and read them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -31,7 +31,7 @@ def model(nodes: Sequence[Any], inputs: Sequence[Any], outputs: Sequence[Any], w
 
 
 def scaled_network(width: int = 16, seed: int = 1) -> Any:
-    """Raw units through a scaler, two products, a normalisation, and back to raw units; named as the shipped ones."""
+    """Return a network in raw units: scaler, two products, a norm, restorer, named as in the shipped ones."""
     random = np.random.default_rng(seed)
     nodes = [
         node("Constant", "", "big", "/scaler/Constant", value_float=1e9),
@@ -51,7 +51,7 @@ def scaled_network(width: int = 16, seed: int = 1) -> Any:
 
 
 def raw_windows(count: int = 24, seed: int = 2) -> dict[str, npt.NDArray[Any]]:
-    """Inputs of `scaled_network`, in raw units of 1e9."""
+    """Return inputs of `scaled_network`, in raw units of 1e9."""
     random = np.random.default_rng(seed)
     return {"x": (random.standard_normal((count, 6, 8)) * 1e9).astype(np.float32)}
 

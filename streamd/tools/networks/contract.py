@@ -61,7 +61,7 @@ class NetworkContract(ModelContract):
 
     @classmethod
     def from_manifest(cls, manifest: Mapping[str, Any]) -> Self:
-        """Return the contract of a version's `config.json`; raises `KeyError` or `ValueError` if it has none."""
+        """Return the contract of a version's `config.json`; raises `KeyError`, `TypeError` or `ValueError`."""
         sizes = manifest.get("categorical_cardinalities", {})
         features = tuple(manifest["features"])
         return cls(

@@ -198,7 +198,7 @@ class Trainer:
         replace_file(self.folder / "checkpoint.json", json.dumps(state, indent=1).encode())
 
     def load_checkpoint(self) -> bool:
-        """Load the checkpoint of the folder and return `True`, or return `False` if there is none.
+        """Load the checkpoint of the folder and return `True`; return `False` without a checkpoint.
 
         Raises `ValueError` if the checkpoint was made with another configuration.
         """

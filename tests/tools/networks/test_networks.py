@@ -21,7 +21,7 @@ def run(model: Any, inputs: Any) -> Any:
         return model(*inputs)
 
 
-def test_shape_and_order(model: Any, inputs: Any) -> None:
+def test_forecasts_have_the_contracts_shape_and_ordered_quantiles(model: Any, inputs: Any) -> None:
     out = run(model, inputs)
     assert out.shape == (5, 96, 7, 7)
     assert (out.diff(dim=-1) >= 0).all()
@@ -67,10 +67,10 @@ def test_a_constant_is_forecast_as_itself(model: Any, inputs: Any, value: Any) -
     assert (out == torch.tensor(value)).all()
 
 
-def test_forecasts_stay_near_what_was_seen(model: Any, inputs: Any) -> None:
+def test_forecasts_stay_near_the_values_of_the_window(model: Any, inputs: Any) -> None:
     with torch.no_grad():
         for p in model.parameters():
-            p.mul_(50.0)  # a network gone wild
+            p.mul_(50.0)  # weights far from any that training gives
     out = run(model, inputs)
     seen = inputs[0].index_select(2, model.scaler.targets)
     low, high = seen.amin(1)[:, None, :, None], seen.amax(1)[:, None, :, None]
@@ -119,7 +119,7 @@ def test_quantiles_cannot_cross_even_in_half_precision() -> None:
         assert (order(free.to(kind)).diff(dim=-1) >= 0).all()
 
 
-def test_scaling_comes_back() -> None:
+def test_restoring_inverts_scaling() -> None:
     past = torch.rand(3, 288, 2) * 7e8 + 1e9
     _, window = WindowScaler([0, 1])(past)
     back = WindowRestorer([False, False])(window.values.transpose(1, 2).unsqueeze(-1), window)[..., 0]

@@ -48,7 +48,7 @@ def test_a_perfect_forecast_scores_zero_and_a_known_one_its_loss(fleet: Any, con
     assert off.nMAE["cpu"] == pytest.approx(0.25 * scale, rel=1e-3)
 
 
-def test_baselines_on_a_daily_rhythm(fleet: Any, contract: Any) -> None:
+def test_baselines_rank_as_expected_on_a_daily_rhythm(fleet: Any, contract: Any) -> None:
     backtest = Backtest(fleet, contract)
     scores = {
         name: backtest.score_forecasts(f).compute_totals() for name, f in make_baseline_forecasts(backtest).items()
@@ -57,7 +57,7 @@ def test_baselines_on_a_daily_rhythm(fleet: Any, contract: Any) -> None:
     assert 0.6 < scores["seasonal_naive_q"]["cov80"] < 0.95
 
 
-def test_calendars_agree(contract: Any) -> None:
+def test_the_calendars_of_training_and_backtest_agree(contract: Any) -> None:
     monday = 1_578_268_800
     start = np.array([monday, monday + 3 * 86_400 + 5_400])
     expected = compute_calendar(torch.from_numpy(start - monday).float(), 96, 300).numpy()
@@ -65,7 +65,7 @@ def test_calendars_agree(contract: Any) -> None:
     np.testing.assert_allclose(compute_window_calendars(start[:1], 96, 300)[0, 0], [0, 1, 0, 1], atol=1e-6)
 
 
-def test_hardship_and_constants(model: Any, fleet: Any, contract: Any) -> None:
+def test_hardship_is_measured_and_constants_are_forecast_exactly(model: Any, fleet: Any, contract: Any) -> None:
     predict = make_torch_predictor(model, torch.device("cpu"))
     backtest = Backtest(fleet, contract, stride=300)
     found = measure_hardship(backtest, predict)
@@ -74,7 +74,7 @@ def test_hardship_and_constants(model: Any, fleet: Any, contract: Any) -> None:
     assert measure_constant_error(contract, predict) == 0.0
 
 
-def test_evaluate_any_fleet_file(
+def test_evaluate_scores_any_fleet_file(
     model: Any, fleet: Any, contract: Any, inputs: Any, tmp_path: Any, capsys: Any
 ) -> None:
     folder = tmp_path / "small_tensorrt_20260101_000000"

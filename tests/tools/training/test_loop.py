@@ -45,14 +45,14 @@ def test_the_pool_holds_training_days_only(fleet: Any) -> None:
     assert pool.flat.numel() == 5 * 3 * fleet.splits["train"][1]
 
 
-def test_natural_draws_stand_where_the_map_says(fleet: Any, contract: Any) -> None:
+def test_mapped_windows_have_their_series_where_the_map_puts_them(fleet: Any, contract: Any) -> None:
     draw = SeriesPool([make_fleet_source(fleet, 1.0)], CPU, 384, 300).draw_windows(50, 1.0)
     reported = (~draw.values.isnan()).any(1).all(0)
     assert [f for f, r in zip(contract.features, reported, strict=True) if r] == ["cpu_user", "mem_used", "net_in"]
     assert (draw.server == 0).all()
 
 
-def test_draws_carry_their_time(fleet: Any) -> None:
+def test_drawn_windows_have_their_time(fleet: Any) -> None:
     quiet = make_fleet_source(fleet, 1.0)
     quiet.values[:] = torch.arange(quiet.values.shape[-1], dtype=torch.float32)
     draw = SeriesPool([quiet], CPU, 384, 300).draw_windows(20, 1.0)
@@ -60,7 +60,7 @@ def test_draws_carry_their_time(fleet: Any) -> None:
     torch.testing.assert_close(draw.seconds, torch.round(step) * 300, rtol=0, atol=1)  # the fleet begins on a Monday
 
 
-def test_machines_left_out_are_left_out(fleet: Any) -> None:
+def test_excluded_machines_are_not_drawn(fleet: Any) -> None:
     assert make_fleet_source(fleet, 1.0, leave_out_every=5).values.shape[0] == 4
     assert [is_left_out(i, 5) for i in range(5)] == [False] * 4 + [True]
 
@@ -91,7 +91,7 @@ def test_generated_series_are_sound() -> None:
     assert torch.equal(made, generate_servers(4, 14, 800, CPU, 7))
 
 
-def test_pinball_by_hand() -> None:
+def test_the_pinball_loss_equals_one_computed_by_hand() -> None:
     levels = torch.tensor([0.1, 0.5])
     forecast = torch.tensor([[[[1.0, 3.0]], [[0.0, 0.0]]]])
     actual = torch.tensor([[[2.0], [math.nan]]])
@@ -99,7 +99,7 @@ def test_pinball_by_hand() -> None:
     assert loss.item() == pytest.approx((0.1 * 1.0 + 0.5 * 1.0) / 2)
 
 
-def test_training_learns_and_goes_on_where_it_stopped(fleet: Any, contract: Any, tmp_path: Any) -> None:
+def test_a_resumed_training_continues_where_it_stopped(fleet: Any, contract: Any, tmp_path: Any) -> None:
     whole = trainer(fleet, contract, tmp_path / "whole")
     whole.fit(quiet=True)
     first = trainer(fleet, contract, tmp_path / "parts")
@@ -119,7 +119,7 @@ def test_training_learns_and_goes_on_where_it_stopped(fleet: Any, contract: Any,
     assert not list((tmp_path / "parts").glob("*.p[tk]*"))
 
 
-def test_another_runs_checkpoint_is_refused(fleet: Any, contract: Any, tmp_path: Any) -> None:
+def test_the_checkpoint_of_another_run_is_refused(fleet: Any, contract: Any, tmp_path: Any) -> None:
     one = trainer(fleet, contract, tmp_path)
     one.fit(quiet=True)
     other = trainer(fleet, contract, tmp_path, replace(CONFIG, seed=2))
@@ -127,7 +127,7 @@ def test_another_runs_checkpoint_is_refused(fleet: Any, contract: Any, tmp_path:
         other.load_checkpoint()
 
 
-def test_config(tmp_path: Any) -> None:
+def test_a_configuration_has_changes_applied_and_unknown_settings_refused(tmp_path: Any) -> None:
     (tmp_path / "c.toml").write_text("steps = 9\n[augmentation]\nnoise = 0.5\n")
     config = TrainingConfig.read(tmp_path / "c.toml", ["model.width=64", "sources.smd=0.0"])
     assert (config.steps, config.augmentation.noise, config.model) == (9, 0.5, {"width": 64})

@@ -176,7 +176,7 @@ class BuildPool:
         return process.returncode, errors
 
     def _kill_all(self) -> None:
-        """Kill every process, and let none start later."""
+        """Kill every process and prevent later ones from starting."""
         with self._lock:
             self._is_stopped = True
             for process in self._running:

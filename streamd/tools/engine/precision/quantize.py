@@ -124,10 +124,10 @@ def measure_movement(outputs: list[npt.NDArray[Any]], expected: list[npt.NDArray
     different units), for each of these.
     """
     worst = 0.0
-    for found, wanted in zip(outputs, expected, strict=True):
-        axes = tuple({1, wanted.ndim - 1} - {0})
-        scale = np.abs(wanted).max(axis=axes, keepdims=True, initial=1e-30)
-        worst = max(worst, float(np.quantile(np.abs(found - wanted) / scale, 0.99)))
+    for found, reference in zip(outputs, expected, strict=True):
+        axes = tuple({1, reference.ndim - 1} - {0})
+        scale = np.abs(reference).max(axis=axes, keepdims=True, initial=1e-30)
+        worst = max(worst, float(np.quantile(np.abs(found - reference) / scale, 0.99)))
     return worst
 
 
@@ -140,7 +140,7 @@ def _run_quantizer(
     onnx = import_onnx()
     source = onnx.ModelProto()
     source.CopyFrom(model)
-    add_pre_process_metadata(source)  # The constants are folded; without this mark the quantizer asks for it.
+    add_pre_process_metadata(source)  # The constants are folded; without this mark, the quantizer asks for it.
     method = {"entropy": CalibrationMethod.Entropy, "minmax": CalibrationMethod.MinMax}[calibration]
     with tempfile.TemporaryDirectory(prefix="streamd-quantize-") as folder:
         given, made = Path(folder) / "given.onnx", Path(folder) / "made.onnx"

@@ -1,4 +1,7 @@
-"""Builds, gates and engines of graphs whose weights lie in other files: one answer everywhere, and nothing is lost."""
+"""Tests `streamd/tools/engine/graph/external_weights.py`: graphs whose weights are in other files.
+
+Every command takes or refuses such a graph alike, and no weight is lost.
+"""
 
 import json
 import os
@@ -31,7 +34,7 @@ ROWS = raw_windows(4)
 
 @pytest.fixture
 def apart(tmp_path: Path) -> Path:
-    """A version whose weights lie beside its graph."""
+    """Return a version whose weights are in a file beside its graph."""
     version = make_version(tmp_path / "engines")
     move_apart(version)
     tell(version, sha256={name: sha256_of(version / name) for name in ("model.onnx", DATA, "config.json")})
@@ -40,19 +43,19 @@ def apart(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def small_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Protobufs that hold next to nothing: every graph is larger than one of them."""
+    """Let protobufs hold next to nothing, so that every graph is larger than one."""
     monkeypatch.setattr(graphs, "LARGEST_MESSAGE_BYTES", 5000)
 
 
 def build(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
     capsys.readouterr()
     status = main(["engine", "build", *map(str, arguments), "--quiet"])
-    told = capsys.readouterr()
-    return status, told.out.strip(), told.err
+    printed = capsys.readouterr()
+    return status, printed.out.strip(), printed.err
 
 
 def answers(version: Path, fleet: Path, capsys: pytest.CaptureFixture[str]) -> Any:
-    """What the gate says of a version."""
+    """Return the exit status of the gate and its verdicts on a version."""
     capsys.readouterr()
     arguments = [str(version), "--data", str(fleet), "--windows", "16", "--json", "--quiet"]
     status = main(["engine", "validate", *arguments])
@@ -60,7 +63,7 @@ def answers(version: Path, fleet: Path, capsys: pytest.CaptureFixture[str]) -> A
 
 
 @pytest.mark.parametrize("make", TAKEN.values(), ids=TAKEN.keys())
-def test_what_one_takes_all_take(
+def test_graphs_that_one_command_takes_are_taken_by_all(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], make: Callable[[Path], Path]
 ) -> None:
     (tmp_path / "given").mkdir()
@@ -83,12 +86,14 @@ def test_what_one_takes_all_take(
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_one_refuses_all_refuse(tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str) -> None:
-    make, said = REFUSED[case]
+def test_graphs_that_one_command_refuses_are_refused_by_all(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str
+) -> None:
+    make, reason = REFUSED[case]
     graph = make(tmp_path)
-    with pytest.raises(BuildError, match=said):
+    with pytest.raises(BuildError, match=reason):
         read_graph(graph)
-    with pytest.raises(RepositoryError, match=said):
+    with pytest.raises(RepositoryError, match=reason):
         InferenceEngine.open(graph, backend="onnxruntime-cpu")
     status, _, error = build(capsys, "--onnx", graph, "--backend", "onnxruntime", "--plans-only", tmp_path / "plans")
     assert status == 1
@@ -98,12 +103,12 @@ def test_what_one_refuses_all_refuse(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert not (tmp_path / "plans").exists()
 
 
-def test_an_engine_opens_no_kept_graph_whose_weights_are_elsewhere(tmp_path: Path) -> None:
-    make, said = REFUSED["upwards"]
+def test_an_engine_opens_no_stored_graph_whose_weights_are_elsewhere(tmp_path: Path) -> None:
+    make, reason = REFUSED["upwards"]
     graph = make(tmp_path)
     graph.rename(graph.with_name("model_fp16.onnx"))
     onnx.save(scaled_network(), str(graph))
-    with pytest.raises(RepositoryError, match=said):
+    with pytest.raises(RepositoryError, match=reason):
         InferenceEngine.open(graph.parent, backend="onnxruntime-cpu", precision="fp16")
 
 
@@ -123,8 +128,8 @@ def test_a_version_that_is_built_holds_all_its_weights(
     assert not list(made.glob("*.data*")), "they are within the graph"
     assert main(["engine", "list", "--engines", str(out)]) == 0
     assert main(["engine", "promote", made.name, "--engines", str(out)]) == 0
-    status, said = answers(made, make_fleet(tmp_path), capsys)
-    assert (status, said["fp32"]["promotable"]) == (0, True)
+    status, verdicts = answers(made, make_fleet(tmp_path), capsys)
+    assert (status, verdicts["fp32"]["promotable"]) == (0, True)
 
 
 def test_plans_of_a_version_with_weights_beside_its_graph(
@@ -155,11 +160,11 @@ def test_a_graph_too_large_for_a_protobuf_is_copied_with_its_files(
     assert info["sha256"][DATA] == sha256_of(apart / DATA)
     (apart / DATA).unlink()
     load_version(made)
-    status, said = answers(made, make_fleet(tmp_path), capsys)
-    assert (status, said["fp32"]["promotable"]) == (0, True)
+    status, verdicts = answers(made, make_fleet(tmp_path), capsys)
+    assert (status, verdicts["fp32"]["promotable"]) == (0, True)
 
 
-def test_its_files_get_plain_names_that_a_record_can_vouch_for(
+def test_its_files_get_plain_names_for_which_a_record_can_have_hashes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], small_limit: None
 ) -> None:
     network = scaled_network(width=200)
@@ -183,7 +188,7 @@ def test_its_files_get_plain_names_that_a_record_can_vouch_for(
 
 
 @pytest.mark.parametrize("more", [["--backend", "onnxruntime", "--precision", "fp32,fp16"], ["--precision", "fp32"]])
-def test_what_has_to_change_a_graph_too_large_is_refused_at_once(
+def test_a_graph_too_large_to_be_changed_is_refused_at_once(
     tmp_path: Path, apart: Path, capsys: pytest.CaptureFixture[str], small_limit: None, more: list[str]
 ) -> None:
     status, _, error = build(capsys, "--version", apart, "--out", tmp_path / "out", *more)
@@ -201,19 +206,19 @@ def test_a_single_file_too_large_is_refused_unread(tmp_path: Path) -> None:
         read_graph(tmp_path / "model.onnx")
 
 
-def test_what_a_protobuf_cannot_hold_is_told_as_that(small_limit: None) -> None:
+def test_a_graph_that_no_protobuf_can_hold_is_refused(small_limit: None) -> None:
     with pytest.raises(BuildError, match=r"model_int8\.onnx: .* a protobuf holds less than 2 GiB"):
         serialize_graph(scaled_network(width=200), "model_int8.onnx")
 
-    class Refusing:
+    class RefusingModel:
         def SerializeToString(self) -> bytes:  # noqa: N802 - protobuf's name
             raise ValueError("Failed to serialize proto\nand a traceback")
 
     with pytest.raises(BuildError, match=r"^a\.onnx: cannot be written \(Failed to serialize proto\): a protobuf"):
-        serialize_graph(Refusing(), "a.onnx")
+        serialize_graph(RefusingModel(), "a.onnx")
 
 
-def test_tensors_without_a_length_take_what_their_shape_says(tmp_path: Path) -> None:
+def test_tensors_without_a_length_take_the_bytes_of_their_shape(tmp_path: Path) -> None:
     graph = save_apart(scaled_network(), tmp_path / "model.onnx")
     model = onnx.load(str(graph), load_external_data=False)
     for tensor in model.graph.initializer:

@@ -1,4 +1,4 @@
-"""Norms written out compute what they computed before."""
+"""Tests `streamd/tools/engine/graph/norms.py`: norms and sums written out give the same numbers."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from tests.support.graph_readers import model, node, operators, run, value, weig
 
 
 def normed(rank: int, **attributes: Any) -> Any:
-    """An InstanceNormalization of 3 channels between two other nodes."""
+    """Return an `InstanceNormalization` of 3 channels between two other nodes."""
     row = [3, *range(4, 2 + rank)]
     nodes = [
         node("Neg", "x", "u", "/Neg"),
@@ -40,7 +40,7 @@ def test_an_instance_norm_written_out_gives_the_same(rank: int, attributes: dict
     np.testing.assert_allclose(run(changed, {"x": x})[0], run(graph, {"x": x})[0], rtol=1e-5, atol=1e-5)
 
 
-def test_a_graph_without_norms_or_of_a_later_opset_is_given_back() -> None:
+def test_a_graph_without_norms_or_of_a_later_opset_is_returned_as_it_is() -> None:
     plain = model([node("Relu", "x", "y", "/Relu")], [value("x", ["b", 2])], [value("y", ["b", 2])])
     assert write_out_norms(plain) is plain
     later = normed(3)
@@ -53,19 +53,19 @@ RANDOM = np.random.default_rng(4)
 
 
 def one_node(made: Any, shape: tuple[Any, ...], out: tuple[Any, ...], *weights: Any) -> Any:
-    """A graph of one node from `x` to `y`."""
+    """Return a graph of one node from `x` to `y`."""
     return model([made], [value("x", shape, 1)], [value("y", out, 1)], weights)
 
 
 def axis_zero() -> Any:
-    """The axes of a sum over the first."""
+    """Return the axes of a sum over the first."""
     return onnx.numpy_helper.from_array(np.array([0]), "axes")
 
 
 @pytest.mark.parametrize("axis", [-1, 2])
 @pytest.mark.parametrize("biased", [True, False])
 @pytest.mark.parametrize("offset", [0.0, 30.0])
-def test_layer_norms(axis: int, offset: float, *, biased: bool) -> None:
+def test_a_layer_norm_written_out_gives_the_same(axis: int, offset: float, *, biased: bool) -> None:
     factors = [weight(name, RANDOM.standard_normal(16)) for name in ("scale", "bias")[: 1 + biased]]
     made = node("LayerNormalization", "x scale bias" if biased else "x scale", "y", "norm", axis=axis)
     graph = one_node(made, ("batch", 5, 16), ("batch", 5, 16), *factors)
@@ -75,7 +75,7 @@ def test_layer_norms(axis: int, offset: float, *, biased: bool) -> None:
     np.testing.assert_allclose(run(written, {"x": x})[0], run(graph, {"x": x})[0], rtol=2e-3, atol=2e-3)
 
 
-def test_a_row_of_one_value_is_no_root_of_a_negative() -> None:
+def test_a_row_of_one_value_has_no_negative_variance() -> None:
     made = node("LayerNormalization", "x scale", "y", "norm")
     graph = one_node(made, ("batch", 16), ("batch", 16), weight("scale", np.ones(16)))
     x = np.linspace(0.1, 9e3, 400, dtype=np.float32)[:, None] * np.ones(16, np.float32)
@@ -84,8 +84,8 @@ def test_a_row_of_one_value_is_no_root_of_a_negative() -> None:
 
 @settings(deadline=None, max_examples=40)
 @given(count=st.integers(1, MAX_SUMMANDS + 2), keepdims=st.booleans())
-def test_sums_over_the_first_axis(count: int, *, keepdims: bool) -> None:
-    """Of one summand or of very many, a sum stays what it is."""
+def test_sums_over_the_first_axis_give_the_same(count: int, *, keepdims: bool) -> None:
+    """A sum of one summand or of very many is not changed."""
     made = [
         node("Transpose", "x", "turned", "turn", perm=[1, 0, 2]),
         node("ReduceSum", "turned axes", "y", "sum", keepdims=int(keepdims)),
@@ -98,7 +98,7 @@ def test_sums_over_the_first_axis(count: int, *, keepdims: bool) -> None:
     np.testing.assert_allclose(run(written, {"x": x})[0], run(graph, {"x": x})[0], rtol=1e-5, atol=1e-5)
 
 
-def test_what_cannot_be_written_out_stays() -> None:
+def test_nodes_that_cannot_be_written_out_stay() -> None:
     made = node("LayerNormalization", "x scale", "y", "norm")
     graph = model([made], [value("x", ("batch", 4), 1), value("scale", (4,), 1)], [value("y", ("batch", 4), 1)])
     assert operators(write_out_norms(graph)) == ["LayerNormalization"]
@@ -109,7 +109,7 @@ def test_what_cannot_be_written_out_stays() -> None:
 
 
 @pytest.mark.parametrize("name", ["patch", "tft"])
-def test_the_shipped_graphs(name: str) -> None:
+def test_the_shipped_graphs_give_the_same_forecasts(name: str) -> None:
     (path,) = SHIPPED.glob(f"{name}_*/model.onnx")
     written = write_out_norms(fold_constants(onnx.load(path)))
     assert "LayerNormalization" not in operators(written)

@@ -1,4 +1,4 @@
-"""Reading any ONNX graph: what is sound is told as a signature, and what is not is named."""
+"""Tests `streamd/tools/engine/graph/onnx_graph.py`: sound graphs give a signature, and errors are named."""
 
 import re
 from pathlib import Path
@@ -40,7 +40,7 @@ def test_a_sound_graph_gives_its_signature(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("inputs", "outputs", "said"),
+    ("inputs", "outputs", "reason"),
     [
         (["x", [4, 2]], ["y", ["batch", 2]], "the batch axis of input 'x' is fixed at 4"),
         (["x", ["batch", 2]], ["y", [4, 2]], "the batch axis of output 'y' is fixed at 4"),
@@ -48,15 +48,15 @@ def test_a_sound_graph_gives_its_signature(tmp_path: Path) -> None:
         (["x", []], ["y", []], "the batch axis of input 'x' is missing"),
     ],
 )
-def test_a_wrong_axis_is_named(tmp_path: Path, inputs: list[Any], outputs: list[Any], said: str) -> None:
+def test_a_wrong_axis_is_named(tmp_path: Path, inputs: list[Any], outputs: list[Any], reason: str) -> None:
     graph = model([node("Identity", "x", "y", "a")], [value(*inputs)], [value(*outputs)])
-    with pytest.raises(BuildError, match=re.escape(said)) as caught:
+    with pytest.raises(BuildError, match=re.escape(reason)) as caught:
         extract_signature(graph, tmp_path / "model.onnx")
     assert "model.onnx" in str(caught.value)
     assert "expected" in str(caught.value)
 
 
-def test_an_opset_that_is_not_known_and_foreign_operators_are_refused(tmp_path: Path) -> None:
+def test_an_unknown_opset_and_foreign_operators_are_refused(tmp_path: Path) -> None:
     graph = model([node("Identity", "x", "y", "a")], [value("x", ["b", 2])], [value("y", ["b", 2])])
     graph.opset_import[0].version = 9
     with pytest.raises(BuildError, match="opset 9; expected 13 to"):
@@ -68,7 +68,7 @@ def test_an_opset_that_is_not_known_and_foreign_operators_are_refused(tmp_path: 
         read_graph(saved(tmp_path, graph))
 
 
-def test_what_is_no_graph_is_refused_with_its_path(tmp_path: Path) -> None:
+def test_a_file_that_is_no_graph_is_refused_with_its_path(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match=r"none\.onnx: no such file"):
         read_graph(tmp_path / "none.onnx")
     (tmp_path / "junk.onnx").write_bytes(b"\x08junk that is no protobuf message")
@@ -87,7 +87,7 @@ def test_folding_makes_weights_of_constants_and_changes_no_number() -> None:
     np.testing.assert_array_equal(run(folded, raw_windows())[0], run(graph, raw_windows())[0])
 
 
-def test_folding_gives_every_node_a_name_of_its_own() -> None:
+def test_folding_gives_every_node_a_unique_name() -> None:
     nodes = [node("Identity", "x", "a", ""), node("Identity", "a", "b", "same"), node("Identity", "b", "y", "same")]
     folded = fold_constants(model(nodes, [value("x", ["b", 2])], [value("y", ["b", 2])]))
     names = [each.name for each in folded.graph.node]
@@ -96,7 +96,7 @@ def test_folding_gives_every_node_a_name_of_its_own() -> None:
     assert names[1] == "same"
 
 
-def test_what_reads_constants_only_is_a_constant() -> None:
+def test_a_node_that_reads_only_constants_becomes_a_constant() -> None:
     weights = [weight("w", np.arange(6.0).reshape(2, 3)), weight("mask", np.array([[1.0, 0.0, 1.0]] * 2))]
     nodes = [
         node("Mul", "w mask", "masked", "mask_it"),
@@ -111,7 +111,7 @@ def test_what_reads_constants_only_is_a_constant() -> None:
     assert run(folded, {"x": x})[0].tolist() == run(graph, {"x": x})[0].tolist() == [[6.0, 18.0]]
 
 
-def test_quantizers_of_weights_stay() -> None:
+def test_quantizers_of_weights_are_not_folded() -> None:
     weights = [weight("w", np.ones((3, 2))), weight("scale", np.array(0.5))]
     nodes = [
         node("QuantizeLinear", "w scale", "q", "quantize"),

@@ -1,4 +1,4 @@
-"""Attention of several short sets in one product: the same numbers, and only where it is what it looks like."""
+"""Tests `streamd/tools/engine/plan/attention.py`: joined sets give the same numbers; other graphs are not changed."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ SHIPPED = Path(__file__).resolve().parents[4] / "engines"
 
 
 def attention(sets: int, tokens: int, heads: int = 2, size: int = 4, *, factor: bool = True, spoil: str = "") -> Any:
-    """Self-attention over (batch, set, token, width), as PyTorch's exporter writes it."""
+    """Return self-attention over `(batch, set, token, width)`, as PyTorch's exporter writes it."""
     width = heads * size
     random = np.random.default_rng(3)
     weights = {
@@ -44,7 +44,7 @@ def attention(sets: int, tokens: int, heads: int = 2, size: int = 4, *, factor: 
         helper.make_node("Reshape", ["out_rows", "back"], ["y"], "y"),
     ]
     outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", sets, tokens, width])]
-    if spoil:  # something else reads what would be laid out otherwise
+    if spoil:  # Another reader needs the original layout.
         outputs.append(helper.make_tensor_value_info(spoil, TensorProto.FLOAT, ["rows", None, None, None]))
     inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", sets, tokens, width])]
     constants = [numpy_helper.from_array(np.asarray(value), name) for name, value in weights.items()]
@@ -53,7 +53,7 @@ def attention(sets: int, tokens: int, heads: int = 2, size: int = 4, *, factor: 
 
 
 def joined_length(model: Any) -> int:
-    """The tokens of a joined set; 0 where nothing was joined."""
+    """Return the tokens of a joined set, or 0 if nothing was joined."""
     masks = [tensor for tensor in model.graph.initializer if tensor.name.endswith("own_set_mask")]
     return int(masks[0].dims[-1]) if masks else 0
 
@@ -63,7 +63,7 @@ def joined_length(model: Any) -> int:
     ("sets", "tokens", "length"), [(7, 16, 112), (3, 5, 15), (12, 16, 96), (64, 2, 128), (5, 32, 32 * 1)]
 )
 @pytest.mark.parametrize("batch", [1, 2, 5])
-def test_the_same_numbers(sets: int, tokens: int, length: int, batch: int, *, factor: bool) -> None:
+def test_joined_sets_give_the_same_numbers(sets: int, tokens: int, length: int, batch: int, *, factor: bool) -> None:
     model = attention(sets, tokens, factor=factor)
     joined = join_attention(model)
     assert joined_length(joined) == (length if length > tokens else 0)
@@ -74,17 +74,17 @@ def test_the_same_numbers(sets: int, tokens: int, length: int, batch: int, *, fa
 
 
 @pytest.mark.parametrize("spoil", ["shares", "rk", "products", "seen"])
-def test_what_something_else_reads_stays(spoil: str) -> None:
+def test_a_tensor_with_another_reader_is_not_changed(spoil: str) -> None:
     model = attention(7, 16, spoil=spoil)
     assert join_attention(model) is model
 
 
-def test_one_set_or_long_sets_stay() -> None:
+def test_a_single_set_and_long_sets_are_not_changed() -> None:
     for model in (attention(1, 16), attention(7, 33)):
         assert join_attention(model) is model
 
 
-def test_of_ours_the_patch_model_has_such_sets() -> None:
+def test_of_the_shipped_graphs_the_patch_model_has_such_sets() -> None:
     (path,) = SHIPPED.glob("patch_*/model.onnx")
     model = fold_constants(onnx.load(path))
     assert joined_length(join_attention(model)) == 112

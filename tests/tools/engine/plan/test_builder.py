@@ -1,4 +1,7 @@
-"""The builder against TensorRT 8.6, 10 and 11: flags, pins, profiles, timing cache, progress, refusals."""
+"""Tests `streamd/tools/engine/plan/builder.py`, and the maker, library, pins and monitor beside it.
+
+The builders of TensorRT 8.6, 10 and 11 get the right flags, pins, profiles and timing caches; refusals are explained.
+"""
 
 import io
 import signal
@@ -47,7 +50,7 @@ def flags(module: Any) -> set[str]:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_float32_is_without_tf32_and_with_a_profile_a_bucket(install: MakeLibrary, version: str) -> None:
+def test_float32_has_no_tf32_and_one_profile_for_each_bucket(install: MakeLibrary, version: str) -> None:
     module = install(version)
     made = maker().make_plan("fp32")
     assert flags(module) == set()
@@ -62,12 +65,12 @@ def test_float32_is_without_tf32_and_with_a_profile_a_bucket(install: MakeLibrar
     assert list(module.recorder.config.pools.values()) == [2**20]
 
 
-def test_only_the_8_is_asked_to_share_profiles(install: MakeLibrary) -> None:
+def test_only_tensorrt_8_gets_the_option_to_share_profiles(install: MakeLibrary) -> None:
     for version in VERSIONS:
         module = install(version)
         maker().make_plan("fp32")
-        asked = {feature.name for feature, on in module.recorder.config.preview.items() if on}
-        assert asked == ({"PROFILE_SHARING_0806"} if version.startswith("8") else set())
+        options = {feature.name for feature, on in module.recorder.config.preview.items() if on}
+        assert options == ({"PROFILE_SHARING_0806"} if version.startswith("8") else set())
 
 
 @pytest.mark.parametrize("version", ["10.16.0", "11.0.0"])
@@ -85,7 +88,7 @@ def test_later_versions_take_types_from_the_graph(install: MakeLibrary, version:
     assert cast == (precision != "fp32")
 
 
-def test_the_8_gets_three_plans_and_flags_for_the_core_only(install: MakeLibrary) -> None:
+def test_tensorrt_8_gets_three_plans_and_flags_for_the_core_only(install: MakeLibrary) -> None:
     module = install("8.6.1")
     module.recorder.networks.clear()
     stream = io.StringIO()
@@ -109,7 +112,7 @@ def test_the_8_gets_three_plans_and_flags_for_the_core_only(install: MakeLibrary
     assert shapes == [{"x": ((8, 6, 8),) * 3}, {"unit": ((8, 6, 8),) * 3}, {"out": ((8, 6, 8),) * 3}]
 
 
-def test_of_the_core_what_does_not_fit_is_pinned(install: MakeLibrary) -> None:
+def test_nodes_of_the_core_that_do_not_fit_are_pinned(install: MakeLibrary) -> None:
     module = install("8.6.1")
     nodes = [
         node("Neg", "x", "u", "/scaler/Neg"),
@@ -124,7 +127,7 @@ def test_of_the_core_what_does_not_fit_is_pinned(install: MakeLibrary) -> None:
     making = PlanMaker(PlanBuilder(load_builder(), STATIC), graph, extract_signature(graph, "small"), options)
     made = making.make_plan("fp16")
     assert [graph.pinned for graph in made.graphs] == [(), tuple(made.kept.misfits), ()]
-    # Written out or not, the norm reads what does not fit; the softmax does not.
+    # The norm reads a tensor that does not fit, even if it is written out; the softmax does not.
     assert "/Mul" in made.kept.misfits
     assert any(name.startswith("/norm/") for name in made.kept.misfits)
     assert "/Softmax" not in made.kept.reasons
@@ -153,7 +156,7 @@ def test_a_graph_without_raw_units_is_one_plan(install: MakeLibrary) -> None:
     assert (len(made.graphs), made.kept.names, flags(module)) == (1, [], {"FP16"})
 
 
-def test_the_8_gets_the_float32_graph_and_flags_unless_asked_otherwise(install: MakeLibrary) -> None:
+def test_tensorrt_8_gets_the_float32_graph_and_flags_unless_typed_is_requested(install: MakeLibrary) -> None:
     module = install("8.6.1")
     module.recorder.refuse_types = {10}
     assert maker().make_plan("fp16").typed is False
@@ -161,13 +164,13 @@ def test_the_8_gets_the_float32_graph_and_flags_unless_asked_otherwise(install: 
         maker(typed=True).make_plan("fp16")
 
 
-def test_the_8_takes_int8_with_flags_and_has_no_bfloat16(install: MakeLibrary) -> None:
+def test_tensorrt_8_takes_int8_with_flags_and_has_no_bfloat16(install: MakeLibrary) -> None:
     module = install("8.6.1")
     made = maker(windows=raw_windows(16), calibration="minmax").make_plan("int8")
     assert made.uncut_model is not None
     assert "QuantizeLinear" in operators(made.uncut_model)
-    told = [{flag.name for flag in config.flags} for config in module.recorder.configs]
-    assert told == [set(), {"INT8", "FP16"}, set()]
+    flags_of_plans = [{flag.name for flag in config.flags} for config in module.recorder.configs]
+    assert flags_of_plans == [set(), {"INT8", "FP16"}, set()]
     quantized = ["QuantizeLinear" in {each.op_type for each in graph.model.graph.node} for graph in made.graphs]
     assert quantized == [False, True, False]
     assert all("Cast" not in {each.op_type for each in graph.model.graph.node} for graph in made.graphs)
@@ -178,13 +181,13 @@ def test_the_8_takes_int8_with_flags_and_has_no_bfloat16(install: MakeLibrary) -
         maker().make_plan("int8")
 
 
-def test_the_11_has_no_flags_to_fall_back_to(install: MakeLibrary) -> None:
+def test_tensorrt_11_has_no_flags_to_fall_back_to(install: MakeLibrary) -> None:
     install("11.0.0")
     with pytest.raises(BuildError, match="no builder flag FP16"):
         maker(typed=False).make_plan("fp16")
 
 
-def test_pins_leave_numbers_that_are_no_floats_alone(install: MakeLibrary) -> None:
+def test_layers_without_floats_are_not_pinned(install: MakeLibrary) -> None:
     module = install("8.6.1")
     nodes = [node("Neg", "n", "m", "/scaler/Neg"), node("Cast", "m", "y", "/scaler/Cast", to=1)]
     graph = fold_constants(model(nodes, [value("n", ["b", 2], INT32)], [value("y", ["b", 2])]))
@@ -219,7 +222,7 @@ def test_a_loop_beside_a_pinned_layer_is_not_entered(install: MakeLibrary) -> No
     assert built.pinned_layers == 2
 
 
-def test_a_layer_is_of_a_node_by_its_name() -> None:
+def test_the_node_of_a_layer_is_found_by_its_name() -> None:
     nodes = {"/scaler/Sum", "/scaler/Sum_1", "a"}
     names = ["/scaler/Sum", "/scaler/Sum_1", "/scaler/Sum_7", "a_b", "ONNXTRT_Broadcast_3", "(Unnamed Layer* 3)"]
     owners = ["/scaler/Sum", "/scaler/Sum_1", "/scaler/Sum", None, None, None]
@@ -233,7 +236,7 @@ def test_a_version_compatible_plan_has_no_runtime_in_it(install: MakeLibrary) ->
     assert module.recorder.config.builder_optimization_level == 2
 
 
-def test_a_timing_cache_is_begun_grown_and_begun_anew(install: MakeLibrary, tmp_path: Path) -> None:
+def test_a_timing_cache_is_created_extended_and_replaced(install: MakeLibrary, tmp_path: Path) -> None:
     install("10.16.0")
     path = tmp_path / "caches" / "gpu.timing-cache"
     settings = BuildSettings(profiles=(Profile.static(1),), timing_cache=path)
@@ -247,7 +250,7 @@ def test_a_timing_cache_is_begun_grown_and_begun_anew(install: MakeLibrary, tmp_
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_timing_cache_that_cannot_be_kept_fails_no_build(install: MakeLibrary, tmp_path: Path) -> None:
+def test_a_timing_cache_that_cannot_be_written_fails_no_build(install: MakeLibrary, tmp_path: Path) -> None:
     install("10.16.0")
     (tmp_path / "file").write_text("in the way")
     stream = io.StringIO()
@@ -260,17 +263,17 @@ def test_a_timing_cache_that_cannot_be_kept_fails_no_build(install: MakeLibrary,
 
 
 @pytest.mark.parametrize(
-    ("version", "said"), [("8.6.1", "node number 0: no such"), ("10.16.0", r"node /a \(Odd\): no such")]
+    ("version", "reason"), [("8.6.1", "node number 0: no such"), ("10.16.0", r"node /a \(Odd\): no such")]
 )
-def test_every_error_of_the_parser_is_told(install: MakeLibrary, version: str, said: str) -> None:
+def test_every_error_of_the_parser_is_reported(install: MakeLibrary, version: str, reason: str) -> None:
     module = install(version)
     module.recorder.parser_errors = [("/a", "Odd", "no such operator"), ("/b", "Even", "nor this")]
-    with pytest.raises(BuildError, match=f"fp32: the parser of TensorRT .* refused the graph: {said}") as caught:
+    with pytest.raises(BuildError, match=f"fp32: the parser of TensorRT .* refused the graph: {reason}") as caught:
         maker().make_plan("fp32")
     assert "nor this" in str(caught.value)
 
 
-def test_a_refusal_has_the_reasons_of_this_build_only(install: MakeLibrary) -> None:
+def test_a_refused_build_has_only_its_own_reasons(install: MakeLibrary) -> None:
     module = install("10.16.0")
     making = maker()
     module.recorder.build_errors = ["no implementation for node /first/MatMul", "out of memory", "out of memory"]
@@ -284,7 +287,7 @@ def test_a_refusal_has_the_reasons_of_this_build_only(install: MakeLibrary) -> N
     assert "out of memory" not in str(caught.value)
 
 
-def test_lines_of_the_log_are_told(install: MakeLibrary) -> None:
+def test_the_lines_of_the_log_are_passed_on(install: MakeLibrary) -> None:
     install("10.16.0")
     graph = scaled_network()
     for verbose in (False, True):
@@ -295,7 +298,7 @@ def test_lines_of_the_log_are_told(install: MakeLibrary) -> None:
         assert ("TensorRT verbose: tactics" in lines) is verbose
 
 
-def test_progress_is_told_where_tensorrt_tells_it(install: MakeLibrary) -> None:
+def test_progress_is_reported_if_tensorrt_reports_it(install: MakeLibrary) -> None:
     seconds = iter(range(0, 1000, 6))
     for version in ("8.6.1", "10.16.0"):
         install(version)
@@ -325,7 +328,7 @@ def test_an_interrupt_ends_the_build_between_two_steps(install: MakeLibrary) -> 
         return made
 
     progress.start_job = interrupting  # type: ignore[method-assign]
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # Background jobs of a shell ignore this signal.
     try:
         with pytest.raises(KeyboardInterrupt):
             builder.build_plan(plan_graph(graph), "fp32")
@@ -333,7 +336,9 @@ def test_an_interrupt_ends_the_build_between_two_steps(install: MakeLibrary) -> 
         signal.signal(signal.SIGINT, before)
 
 
-def test_without_a_gpu_or_a_builder_the_way_out_is_told(install: MakeLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_gpu_or_a_builder_the_error_has_the_remedy(
+    install: MakeLibrary, monkeypatch: pytest.MonkeyPatch
+) -> None:
     module = install("10.16.0")
     assert probe_machine() == Machine("NVIDIA Fake", "9.0", "10.16.0")
     del module.Builder
@@ -350,18 +355,18 @@ def test_without_a_gpu_or_a_builder_the_way_out_is_told(install: MakeLibrary, mo
     assert probe_machine() is None
 
 
-def test_a_builder_hears_tensorrt_only_while_it_builds(install: MakeLibrary) -> None:
+def test_a_builder_gets_the_messages_of_tensorrt_only_while_it_builds(install: MakeLibrary) -> None:
     module = install("10.16.0")
     lines: list[str] = []
     library = load_tensorrt()
     builder = PlanBuilder(load_builder(), STATIC, log=lines.append)
     graph = scaled_network()
     builder.build_plan(plan_graph(graph), "fp32")
-    heard = list(lines)
+    before = list(lines)
     with structlog.testing.capture_logs() as logged:
         for severity in ("VERBOSE", "WARNING", "ERROR"):
             library.logger.log(getattr(module.ILogger.Severity, severity), severity)
-    assert lines == heard
+    assert lines == before
     assert [(each["log_level"], each["message"]) for each in logged] == [("warning", "WARNING"), ("error", "ERROR")]
     assert library.last_error() == "ERROR"
     assert library.last_error() == "TensorRT gave no reason"

@@ -1,4 +1,4 @@
-"""Plans built side by side in processes: all of them, in order, and none left behind by a failure."""
+"""Tests `streamd/tools/engine/plan/parallel.py` and its worker: all plans in order; failures leave no process."""
 
 import io
 import sys
@@ -30,7 +30,7 @@ SETTINGS = BuildSettings(profiles=(Profile.static(1), Profile.static(8), Profile
 
 @pytest.fixture
 def version(request: pytest.FixtureRequest, install: MakeLibrary, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A TensorRT here and in the processes."""
+    """Install a TensorRT in this process and in those of the builds; return its version."""
     chosen: str = getattr(request, "param", "8.6.1")
     install(chosen)
     monkeypatch.setenv("FAKE_TENSORRT", chosen)
@@ -39,7 +39,7 @@ def version(request: pytest.FixtureRequest, install: MakeLibrary, monkeypatch: p
 
 
 def prepared(*precisions: str) -> list[PreparedPlan]:
-    """What the plans of a small network are built from."""
+    """Return the prepared plans of a small network."""
     graph = scaled_network()
     options = PrecisionOptions(windows=raw_windows(16), calibration="minmax")
     maker = PlanMaker(PlanBuilder(load_builder(), SETTINGS), graph, extract_signature(graph, "small"), options)
@@ -69,7 +69,7 @@ def test_every_batch_size_has_a_plan_of_its_own(version: str) -> None:
     assert len(log) > 0
 
 
-def test_one_at_a_time_or_one_profile_is_the_same(version: str) -> None:
+def test_one_job_with_one_profile_makes_a_plain_plan(version: str) -> None:
     dynamic = BuildSettings(profiles=(Profile(1, 8, 32),))
     (made,) = pool(1, dynamic)[0].make_plans(prepared("fp32"))
     assert made.alternatives == 1
@@ -86,21 +86,21 @@ def test_a_timing_cache_is_read_and_not_written(version: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("what", "told"),
+    ("failure", "message"),
     [
         ("refused in fp16, batch 8", r"fp16, batch 8: the builder ended with 1: .*no tactic fits"),
         ("killed in fp16, batch 32", "fp16, batch 32: the builder was ended by signal 9: it wrote no reason"),
     ],
 )
-def test_one_that_fails_ends_all_of_them(version: str, monkeypatch: pytest.MonkeyPatch, what: str, told: str) -> None:
-    monkeypatch.setenv("FAKE_BUILDING", what)
+def test_one_failure_ends_all_builds(version: str, monkeypatch: pytest.MonkeyPatch, failure: str, message: str) -> None:
+    monkeypatch.setenv("FAKE_BUILDING", failure)
     building, _ = pool()
-    with pytest.raises(BuildError, match=told):
+    with pytest.raises(BuildError, match=message):
         list(building.make_plans(prepared("fp32", "fp16")))
     assert building._running == set()
 
 
-def test_who_goes_on_without_the_rest_leaves_no_process(
+def test_a_caller_that_stops_early_leaves_no_process(
     version: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     started = tmp_path / "started"
@@ -117,7 +117,7 @@ def test_who_goes_on_without_the_rest_leaves_no_process(
     assert building._running == set()
 
 
-def test_progress_tells_each_as_it_is_done(version: str) -> None:
+def test_progress_reports_each_build_when_it_is_done(version: str) -> None:
     stream = io.StringIO()
     building = BuildPool(SETTINGS, 2, Progress(stream=stream), lambda line: None, command=COMMAND)
     list(building.make_plans(prepared("fp32")))

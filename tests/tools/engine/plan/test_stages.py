@@ -1,4 +1,4 @@
-"""Stages, one after another, give what the whole graph gives; each is a sound graph of its own."""
+"""Tests `streamd/tools/engine/plan/stages.py`: stages run in order give the outputs of the graph; each is sound."""
 
 import re
 from pathlib import Path
@@ -24,7 +24,7 @@ GRAPHS = sorted((ROOT / "engines").glob("[!.]*/model.onnx"))
 
 
 def run_stages(stages: tuple[Any, ...], inputs: dict[str, Any]) -> dict[str, Any]:
-    """What a chain of engines does: a tensor is another's by its name, and what nobody reads later is an output."""
+    """Run stages as a chain of engines does: tensors pass by name, and those without a later reader are outputs."""
     have, given, read_later = dict(inputs), dict[str, Any](), set[str]()
     last = {output.name for output in stages[-1].graph.output}
     for stage in stages:
@@ -50,8 +50,8 @@ def check(graph: Any, inputs: dict[str, Any]) -> tuple[Any, ...]:
     assert found.keys() == whole.keys()
     for name, array in whole.items():
         np.testing.assert_array_equal(found[name], array)
-    asked = {spec.name for stage in stages for spec in extract_signature(stage, "stage").inputs}
-    assert {spec.name for spec in extract_signature(graph, "whole").inputs} <= asked, "no input is lost"
+    inputs_of_stages = {spec.name for stage in stages for spec in extract_signature(stage, "stage").inputs}
+    assert {spec.name for spec in extract_signature(graph, "whole").inputs} <= inputs_of_stages, "no input is lost"
     return stages
 
 
@@ -90,7 +90,7 @@ def test_a_scaler_and_a_restorer_are_cut_off() -> None:
 
 
 @pytest.mark.parametrize("prefixes", [(), ("/nowhere/",), ("/",)])
-def test_where_nothing_can_be_cut_off_the_graph_is_its_only_stage(prefixes: tuple[str, ...]) -> None:
+def test_a_graph_from_which_nothing_can_be_cut_off_is_its_only_stage(prefixes: tuple[str, ...]) -> None:
     graph = fold_constants(scaled_network())
     (stage,) = cut_into_stages(graph, prefixes)
     assert stage.model is graph
@@ -111,7 +111,7 @@ def x_to_y(*nodes: Any, weights: Any = (), outputs: Any = ("y",)) -> Any:
 X = {"x": np.random.default_rng(5).standard_normal((5, 4)).astype(np.float32)}
 
 
-def test_a_shape_is_computed_again_where_it_is_read() -> None:
+def test_a_shape_is_computed_again_in_the_stage_that_reads_it() -> None:
     graph = x_to_y(
         node("Neg", "x", "u", "/scaler/Neg"),
         node("Shape", "u", "shape", "/scaler/Shape"),
@@ -134,11 +134,11 @@ def test_rows_of_a_batch_folded_into_the_first_axis_do_not_cross() -> None:
         *nodes, node("Reshape", "v back", "w", "/R"), node("Neg", "w", "y", "/restorer/Neg"), weights=[flat, back]
     )
     core, after = check(graph, X)
-    assert names(core) == ["/scaler/Reshape", "/Relu", "/R"], "a scaler that gives nothing else is no stage"
+    assert names(core) == ["/scaler/Reshape", "/Relu", "/R"], "a scaler without other outputs is no stage"
     assert names(after) == ["/restorer/Neg"]
 
 
-def test_an_output_that_a_later_stage_reads_is_an_output_all_the_same() -> None:
+def test_an_output_that_a_later_stage_reads_is_still_an_output() -> None:
     graph = x_to_y(
         node("Neg", "x", "u", "/scaler/Neg"),
         node("Exp", "u", "v", "/Exp"),
@@ -160,7 +160,7 @@ def test_one_output_of_a_node_may_cross_and_another_not() -> None:
     assert len(check(x_to_y(*nodes, weights=[k]), X)) == 3
 
 
-def test_a_graph_within_a_node_reads_too() -> None:
+def test_a_graph_within_a_node_counts_as_a_reader() -> None:
     inner = onnx.helper.make_graph([node("Identity", "u", "t", "then")], "then", [], [value("t", ["n", 4])])
     other = onnx.helper.make_graph([node("Neg", "u", "e", "else")], "else", [], [value("e", ["n", 4])])
     condition = onnx.numpy_helper.from_array(np.array(True), "condition")
@@ -171,7 +171,7 @@ def test_a_graph_within_a_node_reads_too() -> None:
     assert [tensor.name for tensor in core.graph.initializer] == ["condition"]
 
 
-def test_chance_is_not_computed_again() -> None:
+def test_random_numbers_are_not_computed_again() -> None:
     nodes = [
         onnx.helper.make_node("RandomNormal", [], ["r"], name="/scaler/RandomNormal", shape=[4]),
         node("Add", "x r", "u", "/scaler/Add"),
@@ -182,7 +182,7 @@ def test_chance_is_not_computed_again() -> None:
         cut_into_stages(x_to_y(*nodes))
 
 
-def test_a_graph_that_does_not_run_is_told() -> None:
+def test_a_graph_that_does_not_run_is_refused() -> None:
     three = onnx.numpy_helper.from_array(np.array([3, 4]), "three")
     nodes = [node("Neg", "x", "u", "/scaler/Neg"), node("Reshape", "u three", "y", "/Reshape")]
     with pytest.raises(BuildError, match="does not run on zeros"):
@@ -191,7 +191,7 @@ def test_a_graph_that_does_not_run_is_told() -> None:
 
 @st.composite
 def networks(draw: st.DrawFn) -> Any:
-    """Any nodes of one or two inputs, shapes and sums over the batch among them, with any names and some outputs."""
+    """Draw networks of nodes with one or two inputs, shapes and sums over the batch, any names and some outputs."""
     kinds = ["Neg", "Abs", "Add", "Mul", "Max", "Sub", "Shape", "ReduceMean", "Split", "Transpose"]
     rows, shapes, nodes = ["x", "z"], list[str](), list[Any]()
     totals = ["c"]
@@ -229,7 +229,7 @@ def networks(draw: st.DrawFn) -> Any:
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(networks())
-def test_stages_of_any_network_give_what_the_whole_gives(graph: Any) -> None:
+def test_stages_of_any_network_give_the_outputs_of_the_whole(graph: Any) -> None:
     random = np.random.default_rng(9)
     inputs = {name: random.standard_normal((5, 4)).astype(np.float32) for name in ("x", "z")}
     for stage in check(graph, inputs):

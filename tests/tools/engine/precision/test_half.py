@@ -1,4 +1,4 @@
-"""Conversion to half precision: casts at the borders only, nothing rounded between kept nodes."""
+"""Tests `streamd/tools/engine/precision/half.py`: casts only at borders, and nothing rounded between kept nodes."""
 
 from typing import Any
 
@@ -35,11 +35,11 @@ def convert(graph: Any, kept: list[str], element: int = FLOAT16) -> Any:
 
 def test_raw_units_stay_exact_and_the_rest_is_close() -> None:
     graph, windows = scaled_network(), raw_windows()
-    wanted = run(graph, windows)[0]
+    expected = run(graph, windows)[0]
     found = run(convert(graph, PINNED), windows)[0]
     assert found.dtype == np.float32
-    assert np.abs(found - wanted).max() / np.abs(wanted).max() < 2e-3
-    assert np.abs(found - wanted).max() > 0, "something is in half precision"
+    assert np.abs(found - expected).max() / np.abs(expected).max() < 2e-3
+    assert np.abs(found - expected).max() > 0, "something is in half precision"
     unpinned = run(convert(graph, []), windows)[0]
     assert not np.isfinite(unpinned).all(), "1e9 does not fit float16, so the pins are what keeps it finite"
 
@@ -76,7 +76,7 @@ def test_bfloat16_takes_the_nearer_neighbour(values: Any) -> None:
         assert (np.isin(rounded, below) | np.isin(rounded, above)).all()
 
 
-def test_half_precision_of_what_is_not_finite() -> None:
+def test_values_that_are_not_finite_survive_rounding() -> None:
     values = np.array([np.nan, np.inf, -np.inf, 0.0], np.float32)
     for element in (FLOAT16, BFLOAT16):
         np.testing.assert_array_equal(round_to(values, element), values)
@@ -88,7 +88,7 @@ UNARY = ("Relu", "Sigmoid", "Tanh", "Abs", "Neg", "Identity")
 
 @st.composite
 def graphs(draw: Any) -> tuple[Any, list[str]]:
-    """A graph whose nodes read any earlier tensors, with several outputs, and some nodes to keep."""
+    """Draw a graph whose nodes read any earlier tensors, with several outputs, and some nodes to keep."""
     tensors, nodes = ["x"], []
     for number in range(draw(st.integers(1, 8))):
         sources = st.sampled_from(tensors)
@@ -109,7 +109,7 @@ def graphs(draw: Any) -> tuple[Any, list[str]]:
 def test_any_graph_with_any_nodes_kept_is_sound_and_close(given_graph: tuple[Any, list[str]]) -> None:
     graph, kept = given_graph
     windows = {"x": np.linspace(-2, 2, 12, dtype=np.float32).reshape(4, 3)}
-    wanted = run(graph, windows)
+    expected = run(graph, windows)
     converted = convert(graph, kept)
     types = infer_element_types(converted)
     for each in converted.graph.node:
@@ -119,12 +119,12 @@ def test_any_graph_with_any_nodes_kept_is_sound_and_close(given_graph: tuple[Any
     for each in converted.graph.node:
         if each.op_type == "Cast":
             assert each.input[0] not in makers or makers[each.input[0]].op_type != "Cast", "cast there and back"
-    for found, right in zip(run(converted, windows), wanted, strict=True):
+    for found, right in zip(run(converted, windows), expected, strict=True):
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, right, rtol=0, atol=0.01 * max(1.0, float(np.abs(right).max())))
     everything = convert(graph, [each.name for each in graph.graph.node])
     assert "Cast" not in operators(everything)
-    for found, right in zip(run(everything, windows), wanted, strict=True):
+    for found, right in zip(run(everything, windows), expected, strict=True):
         np.testing.assert_array_equal(found, right)
 
 
@@ -135,7 +135,7 @@ def test_a_cast_to_float_becomes_one_to_half_unless_it_is_kept() -> None:
     assert by_name(convert(graph, ["cast"]), "cast").attribute[0].i == FLOAT
 
 
-def test_what_a_graph_within_a_node_reads_stays_float() -> None:
+def test_tensors_that_a_graph_within_a_node_reads_stay_in_float32() -> None:
     inner = onnx.helper.make_graph([node("Neg", "h", "o", "neg")], "then", [], [value("o", ["b", 2])])
     other = onnx.helper.make_graph([node("Abs", "h", "p", "abs")], "else", [], [value("p", ["b", 2])])
     nodes = [

@@ -1,4 +1,4 @@
-"""What does not fit half precision is found by running the graph and comparing."""
+"""Tests `streamd/tools/engine/precision/ranges.py`: tensors that do not fit half precision are found by running."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ WINDOWS = {"x": np.array([[1.0, 2.0, -3.0, 4.0], [0.5, 0.1, 0.2, 0.3]], np.float
         (4_000.0, set()),  # 16,000: within the margin of 4
         (4_200.0, {"m", "r"}),  # 16,800: other windows may well be four times larger
         (1e6, {"m", "r", "factor"}),
-        (1e-7, {"m", "r", "factor"}),  # subnormal: most of its bits are gone
+        (1e-7, {"m", "r", "factor"}),  # subnormal: most of its bits are lost
     ],
 )
 def test_large_and_tiny_tensors_are_found(factor: float, found: set[str]) -> None:
@@ -41,7 +41,7 @@ def test_bfloat16_has_the_range_of_float32() -> None:
     assert RangeFinder(BFLOAT16).find_misfits(one_operator(1e30), WINDOWS) == {}
 
 
-def test_a_window_that_is_nothing_beside_the_others_is_immaterial() -> None:
+def test_a_window_that_is_tiny_beside_the_others_does_not_count() -> None:
     quiet = {"x": np.array([[1.0, 2.0, -3.0, 4.0], [1e-9, 1e-9, 2e-9, 1e-9]], np.float32)}
     assert RangeFinder().find_misfits(one_operator(1.0), quiet) == {}
     assert set(RangeFinder().find_misfits(one_operator(1.0), {"x": quiet["x"][1:]})) == {"m", "r", "y"}
@@ -49,13 +49,13 @@ def test_a_window_that_is_nothing_beside_the_others_is_immaterial() -> None:
 
 @pytest.mark.parametrize("budget_bytes", [1, 10_000, 2**30])
 def test_groups_of_any_size_find_the_same(budget_bytes: int) -> None:
-    graph, told = fold_constants(scaled_network()), list[tuple[int, int]]()
+    graph, reports = fold_constants(scaled_network()), list[tuple[int, int]]()
     finder = RangeFinder(budget_bytes=budget_bytes)
-    found = finder.find_misfits(graph, raw_windows(20), lambda done, total: told.append((done, total)))
+    found = finder.find_misfits(graph, raw_windows(20), lambda done, total: reports.append((done, total)))
     assert set(found) == {"big", "y"}
-    assert [done for done, _ in told] == list(range(1, told[-1][1] + 1))
-    assert told[-1][0] == told[-1][1]
-    assert (len(told) > 3) == (budget_bytes < 2**30), "three batches, and more runs where memory is short"
+    assert [done for done, _ in reports] == list(range(1, reports[-1][1] + 1))
+    assert reports[-1][0] == reports[-1][1]
+    assert (len(reports) > 3) == (budget_bytes < 2**30), "three batches, and more runs where memory is short"
 
 
 def test_nodes_that_touch_a_misfit_are_kept_with_the_reason() -> None:
@@ -64,8 +64,8 @@ def test_nodes_that_touch_a_misfit_are_kept_with_the_reason() -> None:
     assert set(kept.reasons) == {"/scaler/Div", "/restorer/Mul"}
     assert "big reaches 1e+09" in kept.reasons["/scaler/Div"]
     windows = raw_windows()
-    found, wanted = run(convert_to_half(graph, kept), windows)[0], run(graph, windows)[0]
-    assert np.abs(found - wanted).max() / np.abs(wanted).max() < 3e-3
+    found, expected = run(convert_to_half(graph, kept), windows)[0], run(graph, windows)[0]
+    assert np.abs(found - expected).max() / np.abs(expected).max() < 3e-3
     blind = choose_kept_nodes(graph, None, prefixes=(), operators=())
     assert blind.names == []
     pinned = choose_kept_nodes(graph, None)
