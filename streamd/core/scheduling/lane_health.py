@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class LaneLimits:
-    """When a lane counts as hung, and how often and after which delay it is rebuilt."""
+    """The limits after which a lane counts as hung, and how often and after which delay it is rebuilt."""
 
     hang_seconds: float = 30.0
     hang_factor: float = 20.0

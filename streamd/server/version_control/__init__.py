@@ -1,1 +1,1 @@
-"""Which version serves: selection, promotion, rollback and candidates of a running daemon."""
+"""Decides which version serves: selection, promotion, rollback and candidates of a running daemon."""

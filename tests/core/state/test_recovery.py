@@ -2,20 +2,14 @@
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any
-from unittest import mock
 
 import numpy as np
 import pytest
 from hypothesis import given
 
-from streamd.core.state import windows
-from streamd.core.state.layout import Layout, NamedArrays
-from streamd.core.state.recovery import recover
-from streamd.core.state.windows import NO_STEP, PRESENT, WindowStore
+from streamd.core.state.windows import NO_STEP, WindowStore
 from tests.support.fleet_scripts import (
     EVENTS,
-    FEATURES,
     SLOTS,
     Event,
     GracePassed,
@@ -31,39 +25,11 @@ from tests.support.fleet_scripts import (
     window_of,
 )
 from tests.support.naive_windows import NaiveServer
-from tests.support.torn_writes import WatchedArray, make_watched_view
+from tests.support.torn_writes import make_watched_view
+from tests.support.watched_memory import Memory, check_sound, restart
 
 END = 1e9
 """A time at which every grace is over."""
-
-
-class Memory:
-    """The arrays of a store; while `watched`, a copy of all of them is kept after every write to one."""
-
-    def __init__(self, lengths: Sizes) -> None:
-        self._layout = Layout(windows.make_window_columns(lengths.context_length, FEATURES), SLOTS, {})
-        self._buffer = bytearray(self._layout.nbytes)
-        self.watched = False
-        self.copies: list[bytes] = []
-        self.arrays = self._layout.make_views(self._buffer)
-        torn: Any = {name: WatchedArray(array, self._stored) for name, array in self.arrays.items()}
-        with mock.patch.object(windows, "make_scalar_view", make_watched_view):
-            self.store = lengths.store(torn)
-
-    def _stored(self) -> None:
-        if self.watched:
-            self.copies.append(bytes(self._buffer))
-
-    def after_each_store(self) -> Iterator[NamedArrays]:
-        """Yield the arrays as a killed process would have left them, after each store and before the first."""
-        for copy in self.copies:
-            yield self._layout.make_views(bytearray(copy))
-
-
-def restart(lengths: Sizes, arrays: NamedArrays, slots: list[int], now: float) -> tuple[WindowStore, int]:
-    """Open a new store over the remaining arrays."""
-    store = lengths.store(arrays)
-    return store, recover(store, slots, now)
 
 
 @given(sizes(), events(min_size=5, max_size=25), EVENTS)
@@ -162,18 +128,6 @@ def stored_cells(store: WindowStore, slot: int) -> Iterator[tuple[Cell, float]]:
     for step, row in rows.items():
         for feature in np.flatnonzero(~np.isnan(row)).tolist():
             yield (step, feature), float(row[feature])
-
-
-def check_sound(store: WindowStore, slot: int) -> None:
-    """Assert that both copies of the ring are equal, marks and counts are right, and no change is in progress."""
-    arrays, length = store.arrays, store.context_length
-    ring, marks = arrays["values"][slot], arrays["marks"][slot]
-    np.testing.assert_array_equal(ring[:length], ring[length:])
-    np.testing.assert_array_equal(marks[:length], marks[length:])
-    there = ~np.isnan(ring[:length]).all(axis=1)
-    np.testing.assert_array_equal((marks[:length] & PRESENT) != 0, there)
-    assert store.have[slot] == there.sum()
-    assert arrays["journal"][slot] == NO_STEP
 
 
 # ---------------------------------------------------------------- single cases

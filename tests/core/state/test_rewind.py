@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from streamd.core.state.ahead_servers import AheadServers
 from streamd.core.state.recovery import rewind
 from streamd.core.state.windows import NO_STEP
-from tests.core.state.test_recovery import Memory, check_sound, restart
 from tests.support.fleet_scripts import SLOTS, Event, Sizes, Twins, check_slot, events, row_of, sizes
 from tests.support.naive_windows import NaiveServer
+from tests.support.watched_memory import Memory, check_sound, restart
 
 BACK = st.integers(0, 9)
 SECONDS = 100.0
