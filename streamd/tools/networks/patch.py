@@ -39,6 +39,7 @@ class PatchForecaster(nn.Module):
     def __init__(
         self,
         contract: NetworkContract,
+        *,
         patch: int = 24,
         width: int = 128,
         layers: int = 3,
@@ -66,7 +67,8 @@ class PatchForecaster(nn.Module):
         nn.init.zeros_(self.server.weight)
         nn.init.zeros_(self.status.weight)
         self.blocks = nn.ModuleList(
-            Block(width, heads, expansion, dropout, mixing, len(contract.targets)) for _ in range(layers)
+            Block(width, heads, expansion=expansion, dropout=dropout, mixing=mixing, series=len(contract.targets))
+            for _ in range(layers)
         )
         self.norm = nn.LayerNorm(width)
         self.free = len(contract.quantiles) + self.anchors.count
@@ -170,7 +172,7 @@ class Anchors(nn.Module):
 class Block(nn.Module):
     """A pre-norm transformer block over the tokens of a series and, depending on `mixing`, the series of a server."""
 
-    def __init__(self, width: int, heads: int, expansion: int, dropout: float, mixing: str, series: int) -> None:
+    def __init__(self, width: int, heads: int, *, expansion: int, dropout: float, mixing: str, series: int) -> None:
         super().__init__()
         if mixing not in ("none", "mean", "attention"):
             raise ValueError(f"mixing {mixing!r}: expected 'none', 'mean' or 'attention'")
