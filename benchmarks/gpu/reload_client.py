@@ -15,7 +15,7 @@ from benchmarks.gpu.processes import Daemon
 POLL_SECONDS = 0.02
 CALL_SECONDS = 180.0
 RETIRE_SECONDS = 30.0
-RELEASED_EVENT = b'"engine_let_go"'
+RELEASED_EVENT = b'"engine_released"'
 """The event in the daemon's log once a version is released (`streamd/runtime/versions/manager.py`)."""
 
 

@@ -1,4 +1,4 @@
-"""Runs what may wait for a disk in a thread that holds up neither the event loop nor the process's end."""
+"""Runs work that may wait for a disk in a thread that delays neither the event loop nor the end of the process."""
 
 import asyncio
 import threading
@@ -9,15 +9,15 @@ T = TypeVar("T")
 
 
 async def run_in_background(make: Callable[[], T], release: Callable[[T], None] = lambda made: None) -> T:
-    """Run `make` in a daemon thread and return what it returns, or raise what it raises.
+    """Run `make` in a daemon thread; return its result, or raise its error.
 
-    Where nobody waits for the result any more when it comes, it is released. Use it only for work in Python: a thread
-    that is within a foreign runtime when the process ends can abort it.
+    If the caller was cancelled in the meantime, the result is released. Use it only for work in Python: a thread that
+    is inside of a foreign runtime when the process ends can abort the process.
     """
     loop = asyncio.get_running_loop()
     waiting: asyncio.Future[T] = loop.create_future()
 
-    def give(made: T) -> None:
+    def resolve(made: T) -> None:
         if waiting.done():
             release(made)
         else:
@@ -31,17 +31,17 @@ async def run_in_background(make: Callable[[], T], release: Callable[[T], None] 
         try:
             made = make()
         except Exception as exc:
-            _call(loop, fail, exc)
+            _call_on_loop(loop, fail, exc)
         else:
-            if not _call(loop, give, made):
+            if not _call_on_loop(loop, resolve, made):
                 release(made)
 
     threading.Thread(target=run, name="background", daemon=True).start()
     return await waiting
 
 
-def _call(loop: asyncio.AbstractEventLoop, function: Callable[[T], None], value: T) -> bool:
-    """Call a function on the loop; false where the loop is closed."""
+def _call_on_loop(loop: asyncio.AbstractEventLoop, function: Callable[[T], None], value: T) -> bool:
+    """Call a function on the loop; returns `False` if the loop is closed."""
     try:
         loop.call_soon_threadsafe(function, value)
     except RuntimeError:

@@ -1,4 +1,7 @@
-"""Samples into windows: each is judged alone, and what becomes due by it is handed on."""
+"""Writes samples into the windows, each accepted or rejected alone, and marks the servers that become due.
+
+Runs on the event loop and gives way to it after each slice of samples; waits for nothing else.
+"""
 
 import asyncio
 import math
@@ -28,11 +31,11 @@ from streamd.runtime.state.state import State
 log = structlog.get_logger(__name__)
 
 SLICE = 1_000
-"""Samples that are taken before the event loop gets its turn."""
+"""The number of samples that are taken before the event loop gets its turn."""
 
 
 class RowsDue(Protocol):
-    """Who runs what became due (the pipeline)."""
+    """A receiver of due servers (the pipeline)."""
 
     def mark_due(self, slot: int, rows: int) -> None:
         """Queue a server that has `rows` more due rows."""
@@ -40,24 +43,24 @@ class RowsDue(Protocol):
 
 
 class ServerForgotten(Protocol):
-    """Who remembers something of a server by its slot."""
+    """An owner of data that belongs to a server, by its slot."""
 
     def forget(self, slot: int) -> None:
-        """Drop a slot that changes hands."""
+        """Drop the data of a slot that gets another server."""
         ...
 
 
 class ServerContradicted(Protocol):
-    """Who watches servers whose newest row lies ahead of the clock."""
+    """A watcher of servers whose newest row is ahead of the clock."""
 
     def contradict(self, slot: int) -> None:
-        """Learn that such a server sent a sample of the present."""
+        """Handle that such a server sent a present sample."""
         ...
 
 
 @dataclass(slots=True)
 class IngestLoad:
-    """How many bodies are being taken at this moment: while there is one, more rows are certain to come."""
+    """The number of bodies that are being taken; while there is one, more rows are certain to arrive."""
 
     bodies: int = 0
 
@@ -68,7 +71,7 @@ class IngestLoad:
 
 
 class Ingest:
-    """Takes samples in; every one that is accepted is in the window store when `take` returns.
+    """Takes samples; each accepted one is in the window store when `take_samples` returns.
 
     `wall` returns epoch seconds.
     """
@@ -86,9 +89,9 @@ class Ingest:
     ) -> None:
         self.accepted = 0
         self.rejected: dict[str, int] = {}
-        """Samples that were not taken, by code."""
+        """The number of rejected samples, by error code."""
         self.refused: dict[str, int] = {}
-        """Bodies and frames of which nothing could be taken, by code."""
+        """The number of bodies and frames that were rejected as a whole, by error code."""
         self.forgotten_servers = 0
         self.load = load
         self.draining = False
@@ -100,18 +103,18 @@ class Ingest:
         self._server_forgotten = server_forgotten
         self._server_contradicted = server_contradicted
         self._wall = wall
-        # A sample of the last steps is one of the present: an agent may send a step when it is over.
+        # Samples of the last two steps are present: an agent may send a step after its end.
         self._present_seconds = max_ahead_seconds + 2 * state.contract.step_seconds
 
     @property
     def ignored_features(self) -> int:
-        """Values of features that the model does not know."""
+        """The number of values of features that the model does not know."""
         return self._rows.ignored
 
-    async def take(self, samples: Iterable[tuple[int, Sample | InvalidInputError]]) -> IngestResult:
-        """Take samples by their index; a bad one is rejected alone.
+    async def take_samples(self, samples: Iterable[tuple[int, Sample | InvalidInputError]]) -> IngestResult:
+        """Take samples, each with its index in the body; a bad one is rejected alone.
 
-        Raises `DrainingError` while the daemon stops, before anything is taken.
+        Raises `DrainingError` while the daemon stops, before any sample is taken.
         """
         if self.draining:
             raise DrainingError("the daemon is stopping")
@@ -132,13 +135,13 @@ class Ingest:
     def _take_slice(self, samples: Iterable[tuple[int, Sample | StreamdError]], result: IngestResult) -> int:
         wall, now = self._wall(), time.monotonic()
         count = 0
-        if (shortage := self._state.shortage()) is not None:
+        if (shortage := self._state.find_shortage()) is not None:
             samples = ((index, shortage if isinstance(each, Sample) else each) for index, each in samples)
         for index, sample in samples:
             count += 1
             try:
                 if isinstance(sample, Sample):
-                    self._take_one(sample, wall, now)
+                    self._take_sample(sample, wall, now)
                 else:
                     raise sample
             except StreamdError as error:
@@ -148,21 +151,21 @@ class Ingest:
                 self.accepted += 1
         return count
 
-    def refuse(self, error: StreamdError) -> None:
-        """Count a whole body or frame that could not be taken."""
+    def count_refused(self, error: StreamdError) -> None:
+        """Count a body or frame that was rejected as a whole."""
         self.refused[error.code] = self.refused.get(error.code, 0) + 1
 
     def _reject(self, result: IngestResult, index: int, error: StreamdError) -> None:
         self.rejected[error.code] = self.rejected.get(error.code, 0) + 1
         result.reject(index, error)
 
-    def _take_one(self, sample: Sample, wall: float, now: float) -> None:
+    def _take_sample(self, sample: Sample, wall: float, now: float) -> None:
         at = to_epoch_seconds(sample.time)
         if at > wall + self._max_ahead_seconds:
             unit = None if isinstance(sample.time, datetime) else guess_finer_unit(at)
-            looks = f"; it looks like {unit}, and epoch seconds are expected" if unit else ""
+            hint = f"; it looks like {unit}, and epoch seconds are expected" if unit else ""
             raise TooFarAheadError(
-                f"time {at:.0f} is {at - wall:.0f} s ahead of the clock, at most {self._max_ahead_seconds:g} s{looks}"
+                f"time {at:.0f} is {at - wall:.0f} s ahead of the clock, at most {self._max_ahead_seconds:g} s{hint}"
             )
         row = self._rows.read_row(sample.values)
         directory = self._state.directory
@@ -170,7 +173,7 @@ class Ingest:
         if slot is None:
             check_server_name(sample.server)
             if not row.mask and sample.status is None:
-                return  # nothing the model knows: no reason to keep a window
+                return  # without any known feature or status, the server gets no window
             slot = self._admit(sample.server, wall)
         elif not row.mask and sample.status is None:
             return
@@ -180,12 +183,12 @@ class Ingest:
         try:
             due = self._state.windows.write_sample(slot, step, row, sample.status, now)
         except TooOldError:
-            raise self._too_old(at, slot, wall) from None
+            raise self._make_too_old_error(at, slot, wall) from None
         directory.touch(slot, wall)
         if due:
             self._rows_due.mark_due(slot, due)
 
-    def _too_old(self, at: float, slot: int, wall: float) -> TooOldError:
+    def _make_too_old_error(self, at: float, slot: int, wall: float) -> TooOldError:
         newest = self._contract.to_origin(self._state.windows.get_latest_step(slot))
         ahead = f", {newest - wall:.0f} s ahead of the clock" if slot in self._state.ahead.contradicted_since else ""
         return TooOldError(
@@ -202,7 +205,7 @@ class Ingest:
 
 
 def to_epoch_seconds(given: Time) -> float:
-    """Return a time as epoch seconds; raises `InvalidTimeError` where it is not finite or before 1970."""
+    """Return a time as epoch seconds; raises `InvalidTimeError` if it is not finite or before 1970."""
     seconds = given.timestamp() if isinstance(given, datetime) else given
     if not math.isfinite(seconds) or seconds < 0:
         raise InvalidTimeError(f"time is {seconds!r}, expected finite epoch seconds from 1970 on")

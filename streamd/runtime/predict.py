@@ -1,6 +1,6 @@
-"""A caller's own windows: checked against the contract, queued with everything else, answered together.
+"""A caller's own windows: checked against the contract, run in batches with all others, and answered together.
 
-All by one version: where versions changed in the middle, the windows run again.
+Knows neither the queue nor the lanes: the pipeline calls `fill`, `answer` and `fail`.
 """
 
 import asyncio
@@ -16,16 +16,16 @@ from streamd.core.errors import AllMissingError, InferenceError, InvalidTensorEr
 from streamd.inference.lane import Inputs
 
 MAX_WINDOWS = 4_096
-"""Windows in one call."""
+"""The largest number of windows in one call."""
 
 _OPTIONAL = ("encoder_cat", "decoder_cat")
-"""Without them: server id 0 (a server never seen) and status 0 (none given)."""
+"""Inputs that may be missing; then the server id is 0 (an unknown server) and the status 0 (not given)."""
 
 
 class Prediction(NamedTuple):
-    """What a caller gets: `predictions` in the model's output shape, and the name of the version that made them.
+    """The answer to a call: `predictions` in the model's output shape, and the name of the version that made them.
 
-    `batched` is whether the caller gave the batch axis, and so gets it.
+    `batched` is whether the caller's inputs have the batch axis, and so the answer.
     """
 
     predictions: Float32
@@ -34,7 +34,7 @@ class Prediction(NamedTuple):
 
 
 class PredictRequest:
-    """Windows of one call; `future` gets `(windows, horizon, targets, quantiles) float32`, or the first error.
+    """The windows of one call; `future` gets `(windows, horizon, targets, quantiles) float32`, or the first error.
 
     Raises `InvalidTensorError` or `AllMissingError` for inputs that the model must not see.
     """
@@ -45,20 +45,20 @@ class PredictRequest:
         if missing := set(contract.input_shapes) - set(given) - set(_OPTIONAL):
             raise InvalidTensorError(f"inputs {sorted(missing)} are missing")
         self.batched = given["encoder_cont"].ndim == len(contract.input_shapes["encoder_cont"]) + 1
-        """Whether the caller's tensors have the batch axis, and so the answer."""
+        """Whether the caller's inputs have the batch axis, and so the answer."""
         self.windows = len(given["encoder_cont"]) if self.batched else 1
         if not 1 <= self.windows <= MAX_WINDOWS:
             raise InvalidTensorError(f"encoder_cont has {self.windows} windows, expected 1 to {MAX_WINDOWS}")
         self._inputs = {name: self._read(contract, name, given.get(name)) for name in contract.input_shapes}
         self._check_content()
         self._forecasts = np.empty((self.windows, *contract.forecast_shape), np.float32)
-        self.begin()
+        self.reset()
 
-    def begin(self) -> None:
-        """Wait for the forecasts of all windows, for the first time or again."""
+    def reset(self) -> None:
+        """Expect the forecasts of all windows, for the first time or again."""
         self._left = self.windows
         self.models: set[str] = set()
-        """The names of the versions that answered; the windows belong together only if it is one."""
+        """The names of the versions that answered; the answer is valid only if there is one."""
         self.future: asyncio.Future[Float32] = asyncio.get_running_loop().create_future()
 
     def _read(self, contract: ModelContract, name: str, given: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
@@ -73,7 +73,7 @@ class PredictRequest:
         if categorical and not (
             np.array_equal(given, np.trunc(given)) and np.all((given >= -(2**31)) & (given < 2**31))
         ):
-            raise InvalidTensorError(f"{name} holds numbers that are not whole or beyond int32")
+            raise InvalidTensorError(f"{name} holds numbers that are not whole, or beyond int32")
         with np.errstate(over="ignore"):
             return given.astype(np.int32 if categorical else np.float32).reshape(shape)
 
@@ -85,7 +85,7 @@ class PredictRequest:
             raise InvalidTensorError("decoder_cont holds NaN; the known future is never missing")
         empty = np.flatnonzero(np.isnan(self._inputs["encoder_cont"]).all(axis=(1, 2)))
         if len(empty):
-            raise AllMissingError(f"encoder_cont[{empty[0]}] has no value at all: such a window is never forecast")
+            raise AllMissingError(f"encoder_cont[{empty[0]}] has no value at all: such a window cannot be forecast")
         for name in ("encoder_cat", "decoder_cat"):
             ids, status = self._inputs[name][..., 0], self._inputs[name][..., 1]
             if ids.min() < 0:
@@ -93,14 +93,14 @@ class PredictRequest:
             if status.min() < 0 or status.max() > MAX_STATUS:
                 raise InvalidTensorError(f"{name} holds a status outside 0 to {MAX_STATUS}")
 
-    # ------------------------------------------------------------ what the pipeline calls
+    # ------------------------------------------------------------ called by the pipeline
     def fill(self, index: int, inputs: Inputs, row: int) -> None:
         """Copy window `index` into row `row` of a lane's inputs."""
         for name, buffer in inputs.first(row + 1).items():
             buffer[row] = self._inputs[name][index]
 
     def answer(self, index: int, forecast: Float32, model: str) -> None:
-        """Take the forecast `(targets, horizon, quantiles)` of window `index`, and the name of what made it."""
+        """Store the forecast `(targets, horizon, quantiles)` of window `index`: a view. `model` made it."""
         self._forecasts[index] = forecast
         self.models.add(model)
         self._left -= 1
@@ -108,7 +108,7 @@ class PredictRequest:
             self.future.set_result(np.ascontiguousarray(self._forecasts.transpose(0, 2, 1, 3)))
 
     def fail(self, index: int, error: InferenceError) -> None:
-        """Fail the call for window `index`'s sake."""
+        """Fail the call because window `index` failed."""
         self._left -= 1
         if not self.future.done():
             named = type(error)(f"window {index}: {error}")

@@ -1,6 +1,6 @@
 """The daemon without its sockets: state, ingest, pipeline and fan-out, wired together by `build_service`.
 
-The HTTP package calls it; the composition root makes it and gives it lanes.
+The `http` package calls it. The `server` package builds it, and loads the versions that give it lanes.
 """
 
 import asyncio
@@ -35,15 +35,15 @@ from streamd.runtime.versions.candidate import Candidate, CandidateRouter
 log = structlog.get_logger(__name__)
 
 JOIN_SECONDS = 2.0
-"""How long closing waits for all lanes' threads together."""
+"""The time that `close` waits for all lanes' threads together."""
 
 SWEEP_SECONDS = 1.0
-"""How often past forecasts are scored, and what is stored is compared with the clock."""
+"""The interval at which past forecasts are scored, and stored rows are compared with the clock."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ServiceLimits:
-    """The bounds of what may wait, and for how long."""
+    """The limits of queues and of waiting times; see `config.toml`."""
 
     max_queue_delay_seconds: float = 0.005
     max_ahead_seconds: float = 300.0
@@ -55,7 +55,7 @@ class ServiceLimits:
 
 @dataclass
 class EngineStatus:
-    """What `/v1/status` shows of the versions: written by whoever changes what serves."""
+    """The entries of `/v1/status` that describe the versions; version control writes them."""
 
     shown: dict[str, Any] = field(default_factory=dict)
 
@@ -96,15 +96,15 @@ class Service:
         self.owners = owners
         self.clock_watch = clock_watch
         self.deleted_servers = 0
-        """Servers that were forgotten because a caller asked for it, since start."""
+        """The number of servers since start that were forgotten on request."""
         self.candidate: Candidate | None = None
-        """The version on trial, if there is one."""
-        self._candidate_rows: Counter[str] = Counter()  # of canaries whose trial is over
+        """The candidate, if there is one."""
+        self._candidate_rows: Counter[str] = Counter()  # of canaries that have ended
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._register_metrics()
 
     def begin(self) -> None:
-        """Take up what a restart found: rows that closed but were not forecast run first."""
+        """Start timers, and queue the rows that the former process closed but did not forecast."""
         for slot in self.state.find_unforecast():
             self.pipeline.mark_due(slot, 1)
         self.pauses.watch()
@@ -113,7 +113,7 @@ class Service:
 
     @property
     def ready(self) -> bool:
-        """Able to answer now: a lane is warm, and the daemon is not stopping."""
+        """Whether it can answer now: a lane is warm, and the daemon is not stopping."""
         return self.pipeline.ready and not self.draining
 
     @property
@@ -123,14 +123,14 @@ class Service:
 
     @property
     def passed_over(self) -> list[dict[str, str]]:
-        """The versions that should serve and cannot: of each its `name`, the `rule` that chose it and the `reason`."""
+        """The versions that should serve and cannot: the `name`, the `rule` that chose it and the `reason` of each."""
         return list(self.engine.shown.get("passed_over", ()))
 
     async def predict(self, inputs: Mapping[str, npt.NDArray[Any]]) -> Prediction:
         """Forecast a caller's windows.
 
-        Raises `InvalidInputError` for what the contract does not allow, `UnavailableError` where no lane or no
-        room is there, `InferenceError` where a window failed.
+        Raises `InvalidInputError` if the inputs violate the contract, `UnavailableError` if there is no lane,
+        `TooBusyError` if the queue is full or the time is over, and `InferenceError` if a window failed.
         """
         if self.draining:
             raise DrainingError("the daemon is stopping")
@@ -139,30 +139,31 @@ class Service:
         request = PredictRequest(self.contract, inputs)
         try:
             async with self.pauses.timeout(self.limits.predict_timeout_seconds):
-                predictions, model = await self._predictions(request)
+                predictions, model = await self._run_request(request)
         except TimeoutError as exc:
             seconds = self.limits.predict_timeout_seconds
             raise TooBusyError(f"no forecast within {seconds:g} s") from exc
         finally:
-            # However the call ends (an answer, an error, a timeout, a caller who left), nothing runs for it any more.
+            # However the call ended (an answer, an error, a timeout, a caller that left), its windows need not run.
             self.pipeline.drop_request(request)
         return Prediction(predictions.reshape(request.windows, *self.contract.output_shape), request.batched, model)
 
-    async def _predictions(self, request: PredictRequest) -> tuple[Float32, str]:
+    async def _run_request(self, request: PredictRequest) -> tuple[Float32, str]:
+        """Return the predictions of a request, and the one version that made them all."""
         while True:
             if not self.pipeline.add_request(request, request.windows):
                 raise TooBusyError(f"{self.limits.max_waiting_requests} windows of callers may wait, and as many do")
             predictions = await request.future
             if len(request.models) == 1:
                 return predictions, request.models.pop()
-            request.begin()  # the version changed in the middle: half of one and half of another is neither's answer
+            request.reset()  # the version changed in between: an answer must not mix two versions
 
     def note_sent(self, slots: Iterable[int]) -> None:
-        """Note that the latest forecasts of these slots went to a subscriber's socket."""
+        """Note that the newest forecasts of these slots were sent to a subscriber."""
         self.metrics.observe_sent(map(self.board_sink.received.get, slots))
 
     def forget(self, slot: int) -> None:
-        """Forget a server in every place that holds something of it; what is under way for it is not delivered."""
+        """Forget a server and all its data; a forecast of it that runs is not delivered."""
         server = self.state.directory.names[slot]
         self.state.forget(slot)
         self.owners.forget(slot)
@@ -170,7 +171,7 @@ class Service:
         log.info("server_deleted", server=server)
 
     async def drain(self) -> None:
-        """Take nothing more and finish what is under way; whoever calls bounds the time."""
+        """Reject new work and finish what waits and runs. The caller limits the time."""
         self.draining = self.ingest.draining = True
         while self.ingest.load.bodies:
             await asyncio.sleep(0)
@@ -181,23 +182,23 @@ class Service:
 
     @property
     def undelivered(self) -> int:
-        """Windows that wait or run, and forecasts that no reader took: after a drain, what it left behind."""
+        """The number of windows that wait or run, and of forecasts that no reader took; after a drain, of lost work."""
         candidate = 0 if self.candidate is None else self.candidate.unfinished
         return self.pipeline.unfinished + candidate + self.hub.waiting + self.hub.left_unread
 
     def candidate_ended(self, candidate: Candidate) -> None:
-        """Note that a trial is over; what became of its rows still counts."""
+        """Note that a candidate has ended; its rows still count."""
         self._candidate_rows.update(candidate.delivered_rows())
         self.candidate = None
 
     def close(self) -> None:
-        """Stop the lanes, also those that still warm, wait a little for their threads, and write the state through."""
+        """Stop all lanes, also warming ones, wait `JOIN_SECONDS` for their threads, and close the state."""
         self.pauses.close()
         if self._sweep_timer is not None:
             self._sweep_timer.cancel()
-        trials = [] if self.candidate is None else [self.candidate.pipeline]
+        pipelines = [self.pipeline] if self.candidate is None else [self.pipeline, self.candidate.pipeline]
         workers = set(self.pipeline.lanes.closing.running)
-        for pipeline in (self.pipeline, *trials):
+        for pipeline in pipelines:
             pipeline.stop()
             workers.update(pipeline.lanes.all_workers)
         for worker in workers:
@@ -207,9 +208,9 @@ class Service:
             worker.join(max(until - time.monotonic(), 0.0))
         self.state.close()
 
-    # ------------------------------------------------------------ telling
-    def status(self) -> dict[str, Any]:
-        """What `/v1/status` shows."""
+    # ------------------------------------------------------------ reports
+    def describe_status(self) -> dict[str, Any]:
+        """Return the content of `/v1/status`."""
         contract, windows = self.contract, self.state.windows
         return {
             "engine": self.model,
@@ -228,12 +229,12 @@ class Service:
                 "need": windows.need,
                 "late_steps": windows.late_steps,
             },
-            "lanes": [worker.status() for worker in self.pipeline.workers],
+            "lanes": [worker.describe() for worker in self.pipeline.workers],
             "lanes_lost": list(self.pipeline.serving.lost),
-            "candidate": None if self.candidate is None else self.candidate.status(),
+            "candidate": None if self.candidate is None else self.candidate.describe(),
             "servers": len(self.state.directory),
             "capacity": self.state.directory.capacity,
-            "ahead": self.clock_watch.status(),
+            "ahead": self.clock_watch.describe(),
             "due": len(self.scheduler.due),
             "waiting": self.scheduler.waiting,
             "in_flight": self.pipeline.in_flight,
@@ -250,7 +251,7 @@ class Service:
                 "ignored_features": self.ingest.ignored_features,
             },
             "subscribers": {"now": len(self.hub), "waiting": self.hub.waiting, "dropped": self.hub.dropped},
-            "accuracy": self.accuracy.status(),
+            "accuracy": self.accuracy.describe(),
             "recovered": {
                 **self.state.recovered,
                 "unreadable_forecasts": self.state.board.unreadable,
@@ -259,7 +260,7 @@ class Service:
         }
 
     def row_counts(self) -> dict[str, int]:
-        """Where the closed rows went since start: due = delivered + superseded + failed + forgotten + waiting."""
+        """Return the closed rows since start by their end; `due` is the sum of the others and of what waits or runs."""
         counts = Counter(self.scheduler.row_counts()) + self._candidate_rows
         if self.candidate is not None:
             counts.update(self.candidate.delivered_rows())
@@ -269,7 +270,7 @@ class Service:
             **{name: counts[name] for name in self.scheduler.row_counts()},
         }
 
-    def window(self, slot: int) -> npt.NDArray[np.float32]:
+    def copy_window(self, slot: int) -> npt.NDArray[np.float32]:
         """Return a copy of a server's window, `(context_length, features) float32`, oldest row first."""
         shape = self.contract.input_shapes["encoder_cont"]
         values = np.empty(shape, np.float32)
@@ -307,7 +308,7 @@ class Service:
             "servers_deleted", "Servers forgotten because a caller asked for it", lambda: self.deleted_servers
         )
         metrics.add_counter("forecasts_dropped", "Forecasts that slow subscribers missed", lambda: self.hub.dropped)
-        metrics.add_families(self.accuracy.families)
+        metrics.add_families(self.accuracy.collect_metrics)
         metrics.add_gauge("servers", "Servers that have a window", lambda: len(state.directory))
         metrics.add_gauge(
             "servers_ahead",
@@ -351,7 +352,7 @@ class Service:
 
 
 class SlotOwners:
-    """All that remember something of a server by its slot."""
+    """The state, and all other owners of data that belongs to a server by its slot."""
 
     def __init__(self, state: State, rows_due: RowsDue, owners: tuple[ServerForgotten, ...]) -> None:
         self._state = state
@@ -359,12 +360,12 @@ class SlotOwners:
         self._owners = owners
 
     def forget(self, slot: int) -> None:
-        """Drop a slot that changes hands, in every place."""
+        """Drop the data of a slot that gets another server, at every owner."""
         for owner in self._owners:
             owner.forget(slot)
 
     def rewind(self, slot: int, last_step: int) -> int:
-        """Drop a server's rows after a step, and all that was made from them; return how many rows."""
+        """Drop a server's rows after a step, and all that was computed from them; returns the number of rows."""
         dropped = self._state.rewind(slot, last_step)
         self.forget(slot)
         if self._state.is_unforecast(slot):
@@ -381,10 +382,10 @@ def build_service(
     wall: Callable[[], float] = time.time,
     clock: Callable[[], float] = time.monotonic,
 ) -> Service:
-    """Wire a service; call it inside a running event loop. `wall` returns epoch seconds, `clock` monotonic seconds.
+    """Build a service; call it inside a running event loop. `wall` returns epoch seconds, `clock` monotonic seconds.
 
     samples → ingest → windows → due → (router) → scheduler → pipeline → lanes → sink → board → hub → subscribers
-                                                                           └→ accuracy, router (a shadow's turn)
+                                                                           └→ accuracy, router (of a shadow)
     """
     metrics = Metrics()
     hub = Hub(state.directory.capacity, state.directory.names)
@@ -408,7 +409,7 @@ def build_service(
         accuracy,
         max_ahead_seconds=limits.max_ahead_seconds,
         recovery_seconds=limits.ahead_recovery_seconds,
-        rewind=owners.rewind,
+        rewinder=owners,
         wall=wall,
         clock=clock,
     )
@@ -447,4 +448,4 @@ def _make_scheduler(state: State, limits: ServiceLimits) -> Scheduler:
 
 
 def _open_nothing(exhausted: frozenset[str]) -> OpenedBackend:
-    raise BackendUnavailableError("this deployment stands for the version that is still to be loaded")
+    raise BackendUnavailableError("no version is loaded yet")

@@ -37,7 +37,7 @@ class World:
     async def send(self, server: str, *times: float, values: Any = None) -> IngestResult:
         """Send whole rows of these times."""
         samples = [Sample(server, time, whole(1.0) if values is None else values) for time in times]
-        return await self.service.ingest.take(enumerate(samples))
+        return await self.service.ingest.take_samples(enumerate(samples))
 
     async def settle(self) -> None:
         await self.service.pipeline.wait_idle()
@@ -50,7 +50,7 @@ class World:
         self.service.clock_watch.sweep()
 
     def ahead(self) -> Any:
-        return self.service.status()["ahead"]
+        return self.service.describe_status()["ahead"]
 
     def origin(self, server: str) -> int:
         """Until when a server is forecast from; 0 where it is not."""
@@ -180,7 +180,7 @@ async def test_many_are_counted_and_some_named(tmp_path: Path) -> None:
         (line,) = [log for log in logs if log["event"] == "servers_ahead_of_clock"]
         assert (line["count"], len(line["servers"])) == (many, MAX_NAMED)
         assert line["servers"][0] == f"s{many - 1}", "the furthest first"
-        assert len(service.status()["ahead"]["first"]) == MAX_NAMED
+        assert len(service.describe_status()["ahead"]["first"]) == MAX_NAMED
 
 
 # ---------------------------------------------------------------- recovered

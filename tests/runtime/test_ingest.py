@@ -49,7 +49,7 @@ class Desk:
         self.due.append((self.state.directory.names[slot], rows))
 
     async def take(self, *samples: Sample | InvalidInputError) -> IngestResult:
-        return await self.ingest.take(enumerate(samples))
+        return await self.ingest.take_samples(enumerate(samples))
 
 
 @contextmanager
@@ -119,7 +119,7 @@ async def test_samples_are_refused_while_the_disk_cannot_be_written(
     """As on a full btrfs, which needs new space also for what a known server rewrites."""
     with desk(tmp_path) as at:
         await at.take(sample())
-        monkeypatch.setattr(at.state, "shortage", lambda: StorageError("full"))
+        monkeypatch.setattr(at.state, "find_shortage", lambda: StorageError("full"))
         result = await at.take(sample(step=1), sample("web-02"), MalformedError("unreadable"))
         assert [error["code"] for error in result.errors] == ["storage", "storage", "malformed"]
         assert list(at.state.directory.slots) == ["web-01"]
@@ -168,7 +168,7 @@ async def test_it_is_busy_while_a_body_is_taken(tmp_path: Path) -> None:
             raise RuntimeError("a defect")
 
         with pytest.raises(RuntimeError, match="a defect"):
-            await at.ingest.take(samples())
+            await at.ingest.take_samples(samples())
         assert seen == [1, 1, 1]
         assert at.load.bodies == 0
 

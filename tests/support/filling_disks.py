@@ -64,7 +64,7 @@ class Sender:
         codes: dict[str, int] = {"accepted": 0}
         for _ in range(rows):
             samples = [(index, self._sample(server)) for index, server in enumerate(servers)]
-            result = asyncio.run(self._ingest.take(samples))
+            result = asyncio.run(self._ingest.take_samples(samples))
             codes["accepted"] += result.accepted
             for error in result.errors:
                 codes[error["code"]] = codes.get(error["code"], 0) + 1
@@ -79,7 +79,7 @@ class Sender:
 
     def _post(self) -> None:
         for slot in self._state.directory.slots.values():
-            if self._state.shortage() is None:
+            if self._state.find_shortage() is None:
                 forecast = np.full(CONTRACT.forecast_shape, slot, np.float32)
                 self._state.board.post(slot, self._state.windows.get_newest_step(slot), 48, b"model", forecast)
 

@@ -47,4 +47,4 @@ class HealthRoutes:
 
     async def get_status(self, request: web.Request) -> web.Response:
         """Return what is loaded and how it performs."""
-        return reply(request, self._service.status())
+        return reply(request, self._service.describe_status())

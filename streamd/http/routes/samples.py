@@ -1,4 +1,7 @@
-"""`POST /v1/samples` and the `GET /v1/ingest` WebSocket."""
+"""Samples in: the route `POST /v1/samples` and the WebSocket `GET /v1/ingest`.
+
+`wire/bodies.py` decodes; `runtime/ingest.py` writes the rows.
+"""
 
 from aiohttp import WSMsgType, web
 
@@ -12,7 +15,7 @@ from streamd.runtime.service import Service
 
 
 class SampleRoutes:
-    """Samples in, by request or by frame."""
+    """Handlers for agents that send samples."""
 
     def __init__(self, service: Service, bodies: BodyReader, sockets: Sockets) -> None:
         self._ingest = service.ingest
@@ -21,11 +24,11 @@ class SampleRoutes:
 
     def add_to(self, app: web.Application) -> None:
         """Add the routes."""
-        app.router.add_post("/v1/samples", self.post)
-        app.router.add_get("/v1/ingest", self.socket)
+        app.router.add_post("/v1/samples", self.post_samples)
+        app.router.add_get("/v1/ingest", self.open_socket)
 
-    async def post(self, request: web.Request) -> web.Response:
-        """Take one body of samples."""
+    async def post_samples(self, request: web.Request) -> web.Response:
+        """Take one body of samples; the answer counts those accepted and names the errors of the others."""
         if self._ingest.draining:
             raise DrainingError("the daemon is stopping")
         encoding = parse_content_type(request.headers.get("Content-Type", ""))
@@ -33,16 +36,16 @@ class SampleRoutes:
             try:
                 _, samples = decode_body(body, encoding)
             except MalformedError as error:
-                self._ingest.refuse(error)
+                self._ingest.count_refused(error)
                 raise
-            result = await self._ingest.take(samples)
+            result = await self._ingest.take_samples(samples)
         return reply(request, result.as_dict())
 
-    async def socket(self, request: web.Request) -> web.StreamResponse:
+    async def open_socket(self, request: web.Request) -> web.StreamResponse:
         """Take frames of samples, one after the other, until the agent leaves or the daemon stops.
 
-        The next frame is read when the one before is taken and its ack is in the socket: an agent that sends
-        faster than that, or never reads, is held back by its own connection.
+        The next frame is read only when the previous one is taken and its ack is in the socket. So the connection of
+        an agent that sends faster than that, or never reads, fills up and blocks the agent (back-pressure).
         """
         acks = request.query.get("ack", "all") != "none"
         async with self._sockets.accept_websocket(request) as socket:
@@ -53,18 +56,18 @@ class SampleRoutes:
                     encoding = Encoding.MSGPACK
                 else:
                     break
-                answer = await self._take(message.data, encoding, acks)
-                # An agent that asked for no acks may never read: an error must not wait for it.
+                answer = await self._take_frame(message.data, encoding, acks)
+                # An agent that requested no acks may never read: an error is sent only if the send need not wait.
                 if answer is not None and (acks or self._sockets.has_read_all(socket)):
                     await self._sockets.send(socket, answer, encoding)
             return socket
 
-    async def _take(self, data: bytes | str, encoding: Encoding, acks: bool) -> bytes | None:
+    async def _take_frame(self, data: bytes | str, encoding: Encoding, acks: bool) -> bytes | None:
         try:
             identifier, samples = decode_body(data, encoding)
-            result = await self._ingest.take(samples)
+            result = await self._ingest.take_samples(samples)
         except StreamdError as error:
-            self._ingest.refuse(error)
+            self._ingest.count_refused(error)
             return encode(make_error_message(error), encoding)
         if not acks:
             return None

@@ -1,6 +1,6 @@
-"""`/v1/servers` and `/v1/servers/{server}`: who reports, what a window holds, and forgetting a server.
+"""The routes `/v1/servers` and `/v1/servers/{server}`: the servers that report, a window, forgetting a server.
 
-Both take a server's name as the parameter `server` too: so does a name that a path cannot hold.
+Both take the name as the parameter `server` too, for names that a path cannot contain.
 """
 
 import numpy as np
@@ -16,29 +16,30 @@ from streamd.runtime.service import Service
 
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 1_000
+"""Servers on one page."""
 
 
 class ServerRoutes:
-    """The window store: reading it, and forgetting what it holds of a server."""
+    """Handlers that read the windows of servers and forget servers."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
 
     def add_to(self, app: web.Application) -> None:
         """Add the routes."""
-        app.router.add_get("/v1/servers", self.index)
-        app.router.add_get(f"/v1/servers/{SERVER_IN_PATH}", self.window)
-        app.router.add_delete("/v1/servers", self.forget)
-        app.router.add_delete(f"/v1/servers/{SERVER_IN_PATH}", self.forget)
+        app.router.add_get("/v1/servers", self.list_servers)
+        app.router.add_get(f"/v1/servers/{SERVER_IN_PATH}", self.get_window)
+        app.router.add_delete("/v1/servers", self.forget_server)
+        app.router.add_delete(f"/v1/servers/{SERVER_IN_PATH}", self.forget_server)
 
-    async def index(self, request: web.Request) -> web.Response:
-        """A page of servers in the order of their names; the cursor is the last name of the page before.
+    async def list_servers(self, request: web.Request) -> web.Response:
+        """Return a page of servers in the order of their names; the cursor is the last name of the previous page.
 
-        With the parameter `server`, the window of that one.
+        With the parameter `server`, return the window of that server.
         """
         if "server" in request.query:
-            return await self.window(request)
-        limit = _limit(request.query.get("limit"))
+            return await self.get_window(request)
+        limit = _parse_limit(request.query.get("limit"))
         cursor = request.query.get("cursor", "")
         slots = self._service.state.directory.slots
         names = sorted(name for name in slots if name > cursor)
@@ -46,49 +47,49 @@ class ServerRoutes:
         return reply(
             request,
             {
-                "servers": [self._entry(name, slots[name]) for name in page],
+                "servers": [self._describe_server(name, slots[name]) for name in page],
                 "next": page[-1] if len(names) > limit else None,
             },
         )
 
-    def _entry(self, name: str, slot: int) -> dict[str, object]:
+    def _describe_server(self, name: str, slot: int) -> dict[str, object]:
         state = self._service.state
         forecast = state.board.get_step(slot)
         return {
             "server": name,
             "have": state.windows.have[slot],
-            "origin": self._origin(state.windows.get_newest_step(slot)),
-            "last_forecast": self._origin(forecast),
+            "origin": self._to_origin(state.windows.get_newest_step(slot)),
+            "last_forecast": self._to_origin(forecast),
         }
 
-    def _origin(self, step: int) -> int | None:
+    def _to_origin(self, step: int) -> int | None:
         return None if step == NO_STEP else self._service.contract.to_origin(step)
 
-    async def window(self, request: web.Request) -> web.Response:
-        """One server's window, oldest row first, null (NaN in MessagePack) where a value is missing."""
+    async def get_window(self, request: web.Request) -> web.Response:
+        """Return the window of a server, oldest row first; a missing value is null, in MessagePack NaN."""
         server = read_server_name(request) or ""
         service = self._service
         slot = require_slot(service, server)
-        values = service.window(slot)
+        values = service.copy_window(slot)
         if choose_encoding(request) is Encoding.MSGPACK:
-            shown: object = make_wire_tensor(values)
+            rows: object = make_wire_tensor(values)
         else:
-            # orjson writes NaN as null.
-            shown = np.ascontiguousarray(values)
+            # JSON: orjson writes NaN as null.
+            rows = np.ascontiguousarray(values)
         return reply(
             request,
             {
                 "server": server,
                 "step_seconds": service.contract.step_seconds,
-                "origin": self._origin(service.state.windows.get_newest_step(slot)),
+                "origin": self._to_origin(service.state.windows.get_newest_step(slot)),
                 "have": service.state.windows.have[slot],
                 "features": list(service.contract.features),
-                "values": shown,
+                "values": rows,
             },
         )
 
-    async def forget(self, request: web.Request) -> web.Response:
-        """Forget a server; a sample of it that comes later begins it anew."""
+    async def forget_server(self, request: web.Request) -> web.Response:
+        """Forget a server; if a sample of it arrives later, the server is new."""
         server = read_server_name(request)
         if server is None:
             raise InvalidInputError("no server is named, expected /v1/servers/{server} or ?server=NAME")
@@ -96,7 +97,7 @@ class ServerRoutes:
         return web.Response(status=204)
 
 
-def _limit(given: str | None) -> int:
+def _parse_limit(given: str | None) -> int:
     if given is None:
         return DEFAULT_LIMIT
     if not (given.isascii() and given.isdigit() and 1 <= int(given[:9]) <= MAX_LIMIT and len(given) < 9):

@@ -1,1 +1,1 @@
-"""Live scoring of stored forecasts, and its report."""
+"""Live scoring of posted forecasts, and its report."""

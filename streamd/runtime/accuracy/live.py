@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 class LiveAccuracy:
     """Scores the forecasts of one state folder's servers, by version.
 
-    Call `forecast_posted` with every forecast, `forget` when a slot gets another server, and `sweep` about every second.
+    Call `forecast_posted` with each forecast, `forget` when a slot gets another server, and `sweep` about every second.
     """
 
     def __init__(self, state: State, limits: AccuracyLimits) -> None:

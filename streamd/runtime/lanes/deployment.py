@@ -1,6 +1,7 @@
-"""One version's lanes in a pipeline: what made them, what a batch costs on them, and what may run there.
+"""One version's lanes in a pipeline: their spec, their costs, and the state of the deployment.
 
-Several deployments stand beside each other while versions change: one serves, others stay warm or finish.
+While versions change there are several deployments: one serves, others are warm or retire. Nothing here waits for a
+lane's thread.
 """
 
 import asyncio
@@ -21,16 +22,16 @@ from streamd.runtime.lanes.worker import LaneWorker
 
 
 class DeploymentState(Enum):
-    """What a deployment may do. It starts in LOADING, and CLOSED is final."""
+    """The states of a deployment. LOADING is the first, and CLOSED is final."""
 
     LOADING = "loading"
     """Its lanes are being opened and warmed."""
     WARM = "warm"
-    """Its lanes could serve at once; no new batch goes to them."""
+    """Its lanes could serve at once, but get no new batch."""
     SERVING = "serving"
-    """New batches go to it."""
+    """It gets new batches."""
     RETIRING = "retiring"
-    """It finishes what runs, and each lane ends when it is idle."""
+    """It finishes its batches, and each lane ends when it is idle."""
     CLOSED = "closed"
     """Its lanes have ended, or end with the process, and its files may be deleted."""
 
@@ -42,24 +43,24 @@ TRANSITIONS: Mapping[DeploymentState, frozenset[DeploymentState]] = {
     DeploymentState.RETIRING: frozenset({DeploymentState.CLOSED}),
     DeploymentState.CLOSED: frozenset(),
 }
-"""The states that may follow each state. CLOSED may follow any: the process can end at any time."""
+"""The states that may follow each state. CLOSED may follow any other, because the process can end at any time."""
 
 
-def _keep_nothing() -> None:
+def _release_nothing() -> None:
     pass
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeploymentSpec:
-    """All that is needed to deploy a version; it never changes."""
+    """Everything that is needed to deploy a version. Immutable."""
 
     name: str
-    """What forecasts call their model: a version's name, or `ensemble(a,b)`."""
+    """The name of the model on its forecasts: a version's name, or `ensemble(a,b)`."""
     open_backend: OpenBackend
     """Opens the lanes."""
     server_ids: dict[str, int] = field(default_factory=dict)
     """The servers' ids in training; a server that is not in it has id 0."""
-    release: Callable[[], None] = _keep_nothing
+    release: Callable[[], None] = _release_nothing
     """Called once when the deployment is closed: the version's files may be deleted from then on."""
     max_batch: int = 256
     """The most windows in a batch."""
@@ -67,12 +68,12 @@ class DeploymentSpec:
     """The time that warming and measuring may take."""
     lane_limits: LaneLimits = field(default_factory=LaneLimits)
     lane_settings: tuple[object, ...] = ()
-    """The settings by which the lanes are opened: the same version under other settings is loaded anew."""
+    """The settings that the lanes are opened with: the same version with other settings is loaded again."""
     versions: tuple[object, ...] = ()
-    """The versions as they were checked, for whoever made the spec; nothing here looks at them."""
+    """The versions as they were checked. Only the maker of the spec reads them."""
     architecture: str = ""
     training: TrainingScores | None = None
-    """What drift is measured against; `None` where the version does not record it."""
+    """The scores that drift is measured against; `None` if the version does not record them."""
 
     @cached_property
     def model(self) -> bytes:
@@ -81,47 +82,47 @@ class DeploymentSpec:
 
 
 class Supervisor(Protocol):
-    """Who looks after a deployment's lanes."""
+    """The part of a `LaneSupervisor` that the pipeline and the status use."""
 
     fallbacks: list[SkippedBackend]
-    """What was tried and passed over."""
+    """The backends that were tried and skipped."""
 
     def lane_lost(self, worker: LaneWorker, error: LaneLostError) -> None:
-        """Learn that a lane was taken out of the deployment."""
+        """Handle the removal of a lane from the deployment."""
         ...
 
 
 class Deployment:
-    """The lanes of one version, and the state that says whether batches go to them."""
+    """The lanes of one version, and their state."""
 
     def __init__(self, spec: DeploymentSpec) -> None:
         self.spec = spec
         self.workers: list[LaneWorker] = []
         self.idle: deque[LaneWorker] = deque()
-        """The longest idle first, which makes the choice round robin."""
+        """The idle lanes, the longest idle first, so that lanes are used in turn."""
         self.backend: Backend | None = None
         """The backend of the lanes; `None` until one was opened."""
         self.costs: CostTable | None = None
-        """What a batch costs on them; `None` until they were measured."""
+        """The costs of batches on the lanes; `None` until they were measured."""
         self.lost: deque[str] = deque(maxlen=32)
-        """The last lanes that were lost, with the reason."""
+        """The newest losses of lanes, with the reasons, as `/v1/status` shows them."""
         self.supervisor: Supervisor | None = None
-        """Who looks after the lanes, from its construction on; `None` where lanes were opened without one."""
+        """The supervisor of the lanes, set by itself; `None` if the lanes were opened without one."""
         self._state = DeploymentState.LOADING
         self._emptied = asyncio.Event()
 
     @property
     def name(self) -> str:
-        """What forecasts call their model."""
+        """The name of the model on its forecasts."""
         return self.spec.name
 
     @property
     def state(self) -> DeploymentState:
-        """What it may do at this moment."""
+        """The present state."""
         return self._state
 
     def enter(self, following: DeploymentState) -> None:
-        """Enter a state; raises `ValueError` where it may not follow the present one."""
+        """Enter a state; raises `ValueError` if it may not follow the present one."""
         if following not in TRANSITIONS[self._state]:
             raise ValueError(f"{self.name} is {self._state.value}, it can't become {following.value}")
         self._state = following
@@ -132,7 +133,7 @@ class Deployment:
         return self._state in (DeploymentState.RETIRING, DeploymentState.CLOSED)
 
     def remove(self, worker: LaneWorker) -> None:
-        """Remove a lane that is idle, or whose batch was taken from it."""
+        """Remove a lane that runs no batch."""
         self.workers.remove(worker)
         if worker in self.idle:
             self.idle.remove(worker)

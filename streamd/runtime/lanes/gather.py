@@ -1,4 +1,7 @@
-"""From a batch's items to a lane's inputs: windows, calendars, server ids, and what callers bring themselves."""
+"""Copies a batch into a lane's inputs: windows, calendars, server ids, and callers' own windows.
+
+Reads the state on the event loop and changes only the inputs; nothing here waits.
+"""
 
 from collections.abc import Callable, Mapping, Sequence, Sized
 from functools import lru_cache
@@ -18,45 +21,44 @@ from streamd.inference.lane import Inputs
 from streamd.runtime.state.state import State
 
 FEW_WINDOWS = 6
-"""Up to so many windows are gathered sooner one by one."""
+"""Up to so many windows are gathered faster one by one."""
 
 CALENDARS = 512
-"""Calendars that are kept, 1.5 kB each at 96 steps: one takes longer to make than a window to copy, and a fleet asks
-for few."""
+"""Cached calendars, 1.5 kB each at 96 steps. Making one takes longer than copying a window, and a fleet needs few."""
 
 _slot: Callable[[ServerItem], int] = attrgetter("slot")
 
 
 class Request(Protocol):
-    """A caller's windows."""
+    """The windows of a call."""
 
     def fill(self, index: int, inputs: Inputs, row: int) -> None:
         """Copy window `index` into row `row` of a lane's inputs."""
         ...
 
     def answer(self, index: int, forecast: Float32, model: str) -> None:
-        """Take the forecast `(targets, horizon, quantiles)` of window `index`, and the name of what made it."""
+        """Store the forecast `(targets, horizon, quantiles)` of window `index`: a view. `model` made it."""
         ...
 
     def fail(self, index: int, error: InferenceError) -> None:
-        """Learn that window `index` has no forecast."""
+        """Note that window `index` has no forecast."""
         ...
 
 
 def gather(state: State, server_ids: dict[str, int], items: list[Item], inputs: Inputs) -> None:
-    """Copy a batch's windows into the first rows of a lane's inputs, and put `items` in the rows' order.
+    """Copy a batch's windows into the first rows of a lane's inputs, and sort `items` in place into the rows' order.
 
-    Servers come first, those of a step together: their windows begin at the same place, and are copied at once.
+    Servers are first, those of one step together: their windows begin at the same place and are copied at once.
     """
     by_step: dict[int, list[ServerItem]] = {}
     requests: list[RequestItem] = []
     for item in items:
         if isinstance(item, RequestItem):
             requests.append(item)
-        elif (those := by_step.get(item.step)) is None:
+        elif (of_step := by_step.get(item.step)) is None:
             by_step[item.step] = [item]
         else:
-            those.append(item)
+            of_step.append(item)
     servers = list(chain.from_iterable(by_step.values()))
     items[:] = [*servers, *requests]
     _gather_servers(state, server_ids, servers, inputs)
@@ -66,7 +68,7 @@ def gather(state: State, server_ids: dict[str, int], items: list[Item], inputs: 
 
 
 def _gather_servers(state: State, server_ids: dict[str, int], servers: Sequence[ServerItem], inputs: Inputs) -> None:
-    """Fill what `servers` have in their windows, row by row, and their categories."""
+    """Fill one row for each server: the values and statuses of its window, and its id."""
     count, windows = len(servers), state.windows
     values, past, ahead = inputs.encoder_cont[:count], inputs.encoder_cat[:count], inputs.decoder_cat[:count]
     statuses = past[:, :, 1]
@@ -82,12 +84,12 @@ def _gather_servers(state: State, server_ids: dict[str, int], servers: Sequence[
         identifiers = np.fromiter(known, np.int32, count)[:, None]
     past[:, :, 0] = identifiers
     ahead[:, :, 0] = identifiers
-    # The last status that was given holds for the future.
+    # The newest status of a server is assumed for the whole horizon.
     ahead[:, :, 1] = statuses[:, -1:]
 
 
 def _fill_calendars(contract: ModelContract, by_step: Mapping[int, Sized], calendars: Float32) -> None:
-    """Fill the first rows of `calendars (batch, horizon, 4)`: as many of each step as it has servers."""
+    """Fill the first rows of `calendars (batch, horizon, 4)`, one for each server of each step."""
     row = 0
     for step, servers in by_step.items():
         calendars[row : row + len(servers)] = _calendar(step, contract.horizon, contract.step_seconds)
@@ -100,6 +102,6 @@ def _calendar(step: int, horizon: int, step_seconds: int) -> Float32:
 
 
 def get_request(item: RequestItem) -> Request:
-    """Return the request that an item is a window of."""
+    """Return the request of an item, which the scheduler knows only as an object."""
     request: Request = item.request  # type: ignore[assignment]
     return request

@@ -1,7 +1,7 @@
-"""From due servers to forecasts: gathers batches into idle lanes and takes the results back.
+"""Runs the scheduler's batches: gathers them into idle lanes and passes the results to a sink.
 
-The scheduler decides; the pipeline does it, on the event loop. Nothing here waits. Batches go to the deployment that
-serves; those of another one that are still under way are delivered under the name of the version that made them.
+The scheduler decides, the pipeline acts, on the event loop; nothing here waits. New batches run on the deployment that
+serves. Batches that still run on another one are delivered under the name of the version that made them.
 """
 
 import asyncio
@@ -24,30 +24,29 @@ from streamd.runtime.state.state import State
 
 log = structlog.get_logger(__name__)
 
-
 SHORTAGE_SECONDS = 1.0
-"""How often a full disk is checked again."""
+"""The interval at which a full disk is checked again."""
 
 
 class BatchDone(Protocol):
-    """Who wants to know how batches do (the metrics)."""
+    """An observer of batches (the metrics)."""
 
     def batch_done(self, windows: int, queue_delay_seconds: float, inference_seconds: float) -> None:
-        """Learn that a batch came back."""
+        """Observe a batch that ended."""
         ...
 
 
 class RowsExpected(Protocol):
-    """Who knows whether more rows are certain to come (the ingest)."""
+    """The source of rows, which knows whether more are certain to arrive (the ingest)."""
 
     @property
     def expects_rows(self) -> bool:
-        """Whether a body is being taken at this moment."""
+        """Whether more rows are certain to arrive at once."""
         ...
 
 
 class DueRouter(Protocol):
-    """Who may take due servers to another pipeline (a canary's)."""
+    """A router that may queue due servers at another pipeline (a canary's)."""
 
     def route_due(self, slot: int, rows: int) -> bool:
         """Queue a due server elsewhere if it belongs there; returns whether it did."""
@@ -55,7 +54,7 @@ class DueRouter(Protocol):
 
 
 class NoRouter:
-    """Routes nothing: every due server stays."""
+    """A router that leaves every due server here."""
 
     def route_due(self, slot: int, rows: int) -> bool:
         """Return `False`."""
@@ -63,13 +62,13 @@ class NoRouter:
 
 
 class NoRowsExpected:
-    """Nobody says that more rows are certain to come."""
+    """A source of rows that is never certain of more."""
 
     expects_rows = False
 
 
 class Pipeline:
-    """Runs a scheduler's batches on lanes and hands the results to a sink."""
+    """Runs a scheduler's batches on lanes and passes the results to a sink."""
 
     def __init__(
         self,
@@ -113,17 +112,17 @@ class Pipeline:
 
     @property
     def ready(self) -> bool:
-        """Whether a lane is there to run a batch."""
+        """Whether the deployment that serves has a lane."""
         return self.lanes.ready
 
     @property
     def in_flight(self) -> int:
-        """Windows that lanes are running."""
+        """The number of windows that lanes are running."""
         return self._in_flight
 
     # ------------------------------------------------------------ work in
     def mark_due(self, slot: int, rows: int) -> None:
-        """Queue a server that has `rows` more due rows: here, or where the router takes it."""
+        """Queue a server that has `rows` more due rows: here, unless the router queues it elsewhere."""
         if not self._router.route_due(slot, rows):
             self.enqueue(slot, rows)
 
@@ -133,64 +132,64 @@ class Pipeline:
         self.schedule_dispatch()
 
     def forget(self, slot: int) -> None:
-        """Drop a slot that changes hands."""
+        """Remove a slot that gets another server from the queue."""
         self.scheduler.forget(slot)
 
     def add_request(self, request: Request, windows: int) -> bool:
-        """Queue a caller's windows; returns `False` where there is no room."""
+        """Queue a caller's windows; returns `False` if the queue has no space for all of them."""
         added = self.scheduler.add_request(request, windows, self._clock())
         self.schedule_dispatch()
         return added
 
     def drop_request(self, request: Request) -> None:
-        """End a call: its windows leave the queue, because nobody waits for them any more."""
+        """End a call: its windows are removed from the queue."""
         self.scheduler.drop_request(request)
         self.schedule_dispatch()  # if nothing else waits, `wait_idle` may end
 
     def schedule_dispatch(self) -> None:
-        """Look for work at the loop's next turn, once, after all that came in this one."""
+        """Dispatch once at the loop's next turn, so that all work of this turn is batched."""
         if not self._dispatch_scheduled:
             self._dispatch_scheduled = True
             self._loop.call_soon(self._dispatch)
 
     def watch_grace(self) -> None:
-        """Close the rows whose grace is over, and come back when the next one's is."""
+        """Close the rows whose grace period is over, and do so again when that of the next row is."""
         if self._grace_timer is not None:
             self._grace_timer.cancel()
-        if self._state.shortage() is not None:
+        if self._state.find_shortage() is not None:
             self._grace_timer = self._loop.call_later(SHORTAGE_SECONDS, self.watch_grace)
             return
         now, windows = self._clock(), self._state.windows
         for slot in windows.close_overdue_rows(now - self._paused_in_grace()):
             self.mark_due(slot, 1)
         next_overdue = windows.get_next_deadline()
-        # A row may open at any time, and none is overdue before a whole grace: check again then at the latest.
+        # A row may open at any time, and stays open for a whole grace period: check again by then.
         at = now + windows.grace_seconds if next_overdue is None else next_overdue + self._paused_in_grace()
         self._grace_timer = self._loop.call_later(max(at - now, 0.001), self.watch_grace)
 
     def _paused_in_grace(self) -> float:
-        """Return how long the process was paused since the longest open row began: its rest may lie in the sockets."""
+        """Return the seconds of pauses since the longest open row began; its missing samples may lie in the sockets."""
         windows = self._state.windows
         overdue = windows.get_next_deadline()
         return 0.0 if overdue is None else self.pauses.count_paused_seconds(overdue - windows.grace_seconds)
 
     # ------------------------------------------------------------ deployments
     def open_lanes(self, workers: Sequence[LaneWorker], costs: CostTable, deployment: Deployment | None = None) -> None:
-        """Add warm lanes to a deployment (`None`: the one that serves), with what their batches cost."""
+        """Add warm lanes to a deployment, by default the one that serves, with the costs of their batches."""
         self.lanes.add(deployment or self.serving, workers, costs)
         self.schedule_dispatch()
 
     def switch(self, deployment: Deployment) -> Deployment:
-        """Let a deployment serve from the next batch on; returns the one that did.
+        """Let a deployment serve from the next batch on; returns the former one.
 
-        What is under way on the former one's lanes is finished and delivered under its name.
+        Batches that run on the former one's lanes are delivered under its name.
         """
         former = self.lanes.switch(deployment)
         self.schedule_dispatch()
         return former
 
     def transfer(self, deployment: Deployment, other: "Pipeline") -> None:
-        """Give a deployment, none of whose lanes runs anything, to another pipeline."""
+        """Give a deployment whose lanes are all idle to another pipeline."""
         self.lanes.transfer(deployment, other.lanes, other.handle_result)
 
     # ------------------------------------------------------------ dispatch
@@ -199,7 +198,7 @@ class Pipeline:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self.scheduler.waiting and self._state.shortage() is not None:  # no forecast could be stored
+        if self.scheduler.waiting and self._state.find_shortage() is not None:  # a forecast could not be stored
             self._timer = self._loop.call_later(SHORTAGE_SECONDS, self._dispatch)
             return
         serving = self.serving
@@ -226,12 +225,12 @@ class Pipeline:
 
     # ------------------------------------------------------------ results
     def handle_result(self, worker: LaneWorker, result: LaneResult) -> None:
-        """Take a batch back from its lane (called on the loop)."""
+        """Handle the result of a lane's batch (called on the loop)."""
         owner = self.lanes.find_owner(worker)
         if owner is None:
-            return  # the lane was removed, and its batch has gone elsewhere
+            return  # the lane was removed, and its batch reassigned
         outcome, error = self._account(worker, owner, result)
-        # The lane's next batch first, then this one's forecasts: a lane must not wait for readers.
+        # The lane gets its next batch before the forecasts of this one are delivered: it must not wait for readers.
         self._dispatch()
         now = self._clock()
         for item in outcome.fail:
@@ -246,7 +245,12 @@ class Pipeline:
     def _account(
         self, worker: LaneWorker, owner: Deployment, result: LaneResult
     ) -> tuple[BatchOutcome, InferenceError]:
-        """Free the lane and tell the scheduler; returns what is to be done, and why its failed windows failed."""
+        """Free the lane and report to the scheduler; returns the outcome, and the error of the windows that failed.
+
+        1. The lane was lost: it is removed, and its batch runs on another lane or fails.
+        2. The batch ran: the windows whose forecasts are not finite fail.
+        3. The engine refused the batch: its halves run again, or its only window fails.
+        """
         error = result.error
         if isinstance(error, LaneLostError):
             return BatchOutcome(fail=self._remove_lost(worker, error)), error
@@ -268,9 +272,9 @@ class Pipeline:
         log.debug("batch", lane=worker.lane.name, windows=len(batch.items), ms=round(result.seconds * 1e3, 2))
 
     def remove_lanes(self, losses: Mapping[LaneWorker, LaneLostError]) -> None:
-        """Remove lanes, idle or busy, each with its reason; if one answers later, the answer is ignored.
+        """Remove lanes, idle or busy, each for its reason. A later result of one is ignored.
 
-        If a lane's device is gone, every other lane of the device is removed with it.
+        If the device of one is lost, all other lanes of the device are removed too.
         """
         if not losses:
             return
@@ -280,7 +284,7 @@ class Pipeline:
             self._fail_item(item, error)
 
     def remove_device(self, device: str, error: LaneLostError) -> None:
-        """Remove every lane of a device that was found to be gone."""
+        """Remove every lane of a lost device."""
         self.remove_lanes(dict.fromkeys(self.lanes.find_workers_on(device), error))
 
     def _fail_item(self, item: Item, error: InferenceError) -> None:
@@ -290,16 +294,16 @@ class Pipeline:
             self._sink.fail(item, error)
 
     def _remove_lost(self, worker: LaneWorker, error: LaneLostError) -> list[Item]:
-        """Remove a lane, and if its device is gone all lanes of the device; returns the items that fail by it.
+        """Remove a lost lane, and all lanes of its device if that is lost; returns the windows that fail.
 
-        They are removed before anything is dispatched: a batch may move once, and must not move to a lane that is
-        lost as well.
+        All are removed before the next dispatch: a batch may move only once, and must not move to a lane that is lost
+        as well.
         """
         failed: list[Item] = []
         for each in self.lanes.find_lost_together(worker, error):
             log.error("lane_lost", lane=each.lane.name, error=str(error))
             owner = self.lanes.find_owner(each)
-            assert owner is not None, "lost_together returns lanes of the pool"
+            assert owner is not None, "the lane is one of the pool"
             owner.lost.append(f"{each.lane.name}: {error}")
             if each.running is not None:
                 failed += self.scheduler.reassign_batch(self._free_lane(each)).fail
@@ -312,7 +316,7 @@ class Pipeline:
         return failed
 
     def _free_lane(self, worker: LaneWorker) -> Batch:
-        """Return what a lane ran; it runs nothing any more."""
+        """Return the batch of a busy lane, and mark the lane as idle."""
         batch = worker.running
         assert batch is not None, f"lane {worker.lane.name} is idle"
         worker.running = None
@@ -321,19 +325,19 @@ class Pipeline:
 
     # ------------------------------------------------------------ drain
     async def wait_idle(self) -> None:
-        """Wait until nothing waits and nothing runs (or no lane is left to run it)."""
+        """Wait until `is_idle`."""
         while not self.is_idle:
             self._idle.clear()
             await self._idle.wait()
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing runs, and nothing waits that a lane could run."""
+        """Whether no window runs, and none waits or no lane is left to run it."""
         return not self._in_flight and (not self.scheduler.waiting or not self.workers)
 
     @property
     def unfinished(self) -> int:
-        """Windows that wait or run."""
+        """The number of windows that wait or run."""
         return self.scheduler.waiting + self._in_flight
 
     def _notify_idle(self) -> None:
@@ -341,7 +345,7 @@ class Pipeline:
             self._idle.set()
 
     def stop(self) -> None:
-        """Stop timers and let the lanes' threads end."""
+        """Cancel the timers, and let the lanes' threads end."""
         for timer in (self._timer, self._grace_timer):
             if timer is not None:
                 timer.cancel()

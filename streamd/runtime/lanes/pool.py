@@ -1,4 +1,7 @@
-"""The lanes of a pipeline by deployment, the deployment that serves, and the lanes that are closing."""
+"""The lanes of a pipeline by deployment, the deployment that serves, and the lanes that are closing.
+
+Bookkeeping on the event loop: nothing here waits, and no batch runs here.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,14 +14,15 @@ from streamd.runtime.lanes.worker import Done, LaneWorker
 
 @dataclass
 class ClosingLanes:
-    """The lanes' threads over all pipelines of a process: those that run, and those that are on their way out."""
+    """The lanes' threads of all pipelines of a process: those that run, and those that are closing."""
 
     running: set[LaneWorker] = field(default_factory=set)
-    """Every lane whose thread may not have ended, also one that still warms and belongs to no pipeline."""
+    """Every lane whose thread may not have ended, also one that is still warming and belongs to no pipeline."""
     workers: set[LaneWorker] = field(default_factory=set)
-    """Lanes that were taken out and may still hold their device."""
+    """Lanes that were removed and may still hold their device."""
     lost_devices: set[str] = field(default_factory=set)
-    """Devices that get no new lane before all their former lanes have ended: what these share goes with the last."""
+    """Devices that get no new lane until all their former lanes have ended, because the memory that the lanes of a
+    device share is released with the last of them."""
 
     def enter(self, worker: LaneWorker) -> None:
         """Note a lane whose thread has begun."""
@@ -26,31 +30,31 @@ class ClosingLanes:
         self.running.add(worker)
 
     def add(self, worker: LaneWorker) -> None:
-        """Note a lane that is to end."""
+        """Note a lane that was stopped or removed."""
         self.discard_ended()
         self.workers.add(worker)
 
     def discard_ended(self) -> None:
-        """Forget the lanes whose threads have ended, and with them their buffers."""
+        """Remove the lanes whose threads have ended, so that their buffers are freed."""
         for workers in (self.running, self.workers):
-            workers -= {each for each in workers if each.ended}
+            workers -= {each for each in workers if each.has_ended}
 
     def find_names_on(self, device: str) -> list[str]:
         """Return the names of the lanes that still hold a device."""
-        return sorted(each.lane.name for each in self.workers if each.lane.device == device and not each.ended)
+        return sorted(each.lane.name for each in self.workers if each.lane.device == device and not each.has_ended)
 
 
 class LanePool:
-    """Every lane of a pipeline by its deployment; one deployment serves."""
+    """All lanes of a pipeline, by deployment; one deployment serves."""
 
     def __init__(self, serving: Deployment, closing: ClosingLanes) -> None:
         self.serving = serving
-        """Where new batches go."""
+        """The deployment that gets new batches."""
         self.closing = closing
         self._owners: dict[LaneWorker, Deployment] = {}
 
     def add(self, deployment: Deployment, workers: Sequence[LaneWorker], costs: CostTable) -> None:
-        """Add warm lanes to a deployment, with what their batches cost."""
+        """Add warm lanes to a deployment, with the costs of their batches."""
         deployment.costs = costs
         deployment.workers.extend(workers)
         deployment.idle.extend(workers)
@@ -61,7 +65,7 @@ class LanePool:
             deployment.enter(DeploymentState.SERVING)
 
     def switch(self, deployment: Deployment) -> Deployment:
-        """Let a deployment serve; returns the one that did, which is warm from now on."""
+        """Let a deployment serve; returns the former one, which is warm from now on."""
         former, self.serving = self.serving, deployment
         if former.state is DeploymentState.SERVING:
             former.enter(DeploymentState.WARM)
@@ -70,7 +74,7 @@ class LanePool:
         return former
 
     def retire(self, deployment: Deployment) -> None:
-        """End the lanes of a deployment that does not serve: idle ones now, busy ones with what they run."""
+        """Stop the lanes of a deployment that does not serve: idle ones now, busy ones after their batch."""
         assert deployment is not self.serving, f"{deployment} serves"
         deployment.enter(DeploymentState.RETIRING)
         for worker in list(deployment.workers):
@@ -79,14 +83,14 @@ class LanePool:
                 self.remove(worker)
 
     def transfer(self, deployment: Deployment, other: "LanePool", done: Done) -> None:
-        """Give a deployment, none of whose lanes runs anything, to another pool; results go to `done` from now on."""
+        """Give a deployment whose lanes are all idle to another pool; `done` gets its results from now on."""
         for worker in deployment.workers:
             del self._owners[worker]
             other._owners[worker] = deployment
             worker.report_to(done)
 
     def remove(self, worker: LaneWorker) -> None:
-        """Remove a lane that runs nothing; its thread ends."""
+        """Remove a lane that runs nothing; the caller stops its thread, before or after."""
         self._owners.pop(worker).remove(worker)
         self.closing.add(worker)
 
@@ -95,7 +99,7 @@ class LanePool:
         return self._owners.get(worker)
 
     def find_lost_together(self, worker: LaneWorker, error: LaneLostError) -> list[LaneWorker]:
-        """Return the lanes that are lost with this one: all of its device if the device is gone."""
+        """Return the lanes that are lost with this one, itself included: all of its device if that is lost."""
         if worker not in self._owners:
             return []  # it was removed before
         device = worker.lane.device if error.device_gone else None
@@ -112,10 +116,10 @@ class LanePool:
 
     @property
     def ready(self) -> bool:
-        """Whether a lane is there to run a batch."""
+        """Whether the deployment that serves has a lane."""
         return bool(self.serving.workers)
 
     @property
     def was_ready(self) -> bool:
-        """Whether lanes ever served: without one left the daemon is not starting, it has lost them."""
+        """Whether the deployment that serves ever had lanes: if none is left, they were lost."""
         return self.serving.costs is not None

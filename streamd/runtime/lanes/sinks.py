@@ -1,4 +1,7 @@
-"""What becomes of a pipeline's results: stored and published, handed back, or only scored."""
+"""Sinks of a pipeline's results: stored and published, returned to the version that serves, or only scored.
+
+Called on the event loop after each batch; nothing here waits.
+"""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -16,47 +19,47 @@ log = structlog.get_logger(__name__)
 
 
 class ResultSink(Protocol):
-    """Takes a pipeline's forecasts of servers. Callers' windows are answered by the pipeline itself."""
+    """The receiver of a pipeline's forecasts of servers. The pipeline itself answers callers' windows."""
 
     def deliver(self, item: ServerItem, forecast: Float32, spec: DeploymentSpec) -> None:
-        """Take a forecast `(targets, horizon, quantiles)`: a view, copied if it is kept."""
+        """Handle a forecast `(targets, horizon, quantiles)`: a view, to be copied if it is stored."""
         ...
 
     def publish(self, slots: Sequence[int], now: float) -> None:
-        """Learn that a batch's forecasts were delivered, all of these slots (monotonic seconds `now`)."""
+        """Handle the end of a batch: the forecasts of these slots were delivered (`now`: monotonic seconds)."""
         ...
 
     def fail(self, item: ServerItem, error: InferenceError) -> None:
-        """Learn that a server's row has no forecast."""
+        """Handle a server's row that gets no forecast."""
         ...
 
     def lanes_exhausted(self) -> None:
-        """Learn that no lane is left to run what waits."""
+        """Handle that no lane is left for what waits; called at each dispatch without a lane."""
         ...
 
 
 class ForecastPosted(Protocol):
-    """Who wants to know of every forecast."""
+    """A listener for every forecast (accuracy, the router)."""
 
     def forecast_posted(self, slot: int, step: int, model: bytes, forecast: Float32) -> None:
-        """Look at a forecast `(targets, horizon, quantiles)`: a view, copied if it is kept."""
+        """Handle a forecast `(targets, horizon, quantiles)`: a view, to be copied if it is stored."""
         ...
 
 
 class ForecastsPublished(Protocol):
-    """Who passes new forecasts on (the hub)."""
+    """The publisher of new forecasts (the hub)."""
 
     def publish(self, slots: Sequence[int], now: float) -> None:
-        """Learn that these slots have new forecasts on the board (monotonic seconds `now`)."""
+        """Notify subscribers that these slots have new forecasts on the board (`now`: monotonic seconds)."""
         ...
 
 
 class BoardSink:
-    """Stores forecasts on the board and publishes them: what the version that serves does."""
+    """The sink of the version that serves: stores forecasts on the board and publishes them."""
 
     def __init__(self, state: State, subscribers: ForecastsPublished, posted: Sequence[ForecastPosted]) -> None:
         self.received: dict[int, float] = {}
-        """By slot: when the sample that made its latest forecast due was received (monotonic seconds)."""
+        """By slot: when the sample arrived that made its latest forecast due (monotonic seconds)."""
         self._state = state
         self._subscribers = subscribers
         self._posted = posted
@@ -69,36 +72,36 @@ class BoardSink:
             each.forecast_posted(item.slot, item.step, spec.model, forecast)
 
     def publish(self, slots: Sequence[int], now: float) -> None:
-        """Pass a batch's forecasts on to the subscribers."""
+        """Publish a batch's forecasts to the subscribers."""
         self._subscribers.publish(slots, now)
 
     def fail(self, item: ServerItem, error: InferenceError) -> None:
-        """Log the server and why it has no forecast."""
+        """Log the server and the error."""
         server = self._state.directory.names[item.slot]
         log.error("forecast_failed", server=server, step=item.step, code=error.code, error=str(error))
 
     def lanes_exhausted(self) -> None:
-        """Do nothing: what waits runs on the lanes that are rebuilt."""
+        """Do nothing: waiting windows run on rebuilt lanes."""
 
     def forget(self, slot: int) -> None:
-        """Forget a slot that changes hands."""
+        """Forget a slot that gets another server."""
         self.received.pop(slot, None)
 
 
 class RowsReturned(Protocol):
-    """Who takes back what a canary could not forecast."""
+    """The owner of rows that a candidate returns to the version that serves."""
 
-    def take_failed(self, item: ServerItem) -> None:
-        """Take back a row that failed."""
+    def return_failed(self, item: ServerItem) -> None:
+        """Return a row that failed here."""
         ...
 
-    def take_waiting(self) -> None:
-        """Take back everything that waits."""
+    def return_waiting(self) -> None:
+        """Return every row that waits here."""
         ...
 
 
 class CanarySink:
-    """Delivers as the version that serves would, and gives back what the canary could not forecast."""
+    """The sink of a canary: delivers like the version that serves, and returns rows that the canary can't forecast."""
 
     def __init__(self, board: BoardSink, returned: RowsReturned) -> None:
         self._board = board
@@ -109,45 +112,45 @@ class CanarySink:
         self._board.deliver(item, forecast, spec)
 
     def publish(self, slots: Sequence[int], now: float) -> None:
-        """Pass a batch's forecasts on to the subscribers."""
+        """Publish a batch's forecasts to the subscribers."""
         self._board.publish(slots, now)
 
     def fail(self, item: ServerItem, error: InferenceError) -> None:
-        """Give the row back to the version that serves."""
+        """Return the row to the version that serves."""
         log.warning("candidate_failed", step=item.step, code=error.code, error=str(error))
-        self._returned.take_failed(item)
+        self._returned.return_failed(item)
 
     def lanes_exhausted(self) -> None:
-        """Give everything that waits back to the version that serves."""
-        self._returned.take_waiting()
+        """Return all waiting rows to the version that serves."""
+        self._returned.return_waiting()
 
 
 class ShadowSink:
-    """Delivers nothing: forecasts are only scored."""
+    """The sink of a shadow: forecasts are scored and not delivered."""
 
     def __init__(self, capacity: int, posted: Sequence[ForecastPosted], returned: RowsReturned) -> None:
         self.last_steps = [NO_STEP] * capacity
-        """By slot: the step of the newest forecast that was made here."""
+        """By slot: the step of the newest forecast that the shadow made."""
         self._posted = posted
         self._returned = returned
 
     def deliver(self, item: ServerItem, forecast: Float32, spec: DeploymentSpec) -> None:
-        """Show a forecast to those who score it."""
+        """Pass a forecast to the scorers."""
         self.last_steps[item.slot] = item.step
         for each in self._posted:
             each.forecast_posted(item.slot, item.step, spec.model, forecast)
 
     def publish(self, slots: Sequence[int], now: float) -> None:
-        """Do nothing: nobody is to get them."""
+        """Do nothing: subscribers do not get a shadow's forecasts."""
 
     def fail(self, item: ServerItem, error: InferenceError) -> None:
-        """Log it: the server has its forecast from the version that serves."""
+        """Log the error; the version that serves has forecast the server."""
         log.warning("candidate_failed", step=item.step, code=error.code, error=str(error))
 
     def lanes_exhausted(self) -> None:
-        """Drop everything that waits."""
-        self._returned.take_waiting()
+        """Drop all waiting rows."""
+        self._returned.return_waiting()
 
     def forget(self, slot: int) -> None:
-        """Forget a slot that changes hands."""
+        """Forget a slot that gets another server."""
         self.last_steps[slot] = NO_STEP

@@ -1,8 +1,8 @@
-"""Supervises lanes: opens a backend, watches for lanes that hang, rebuilds lost ones, falls back to the next backend.
+"""Supervises lanes: opens a backend, finds lanes that hang, rebuilds lost ones, falls back to the next backend.
 
-Other servers are known to say that they are ready after their device's error is sticky. Here a lost lane is removed at
-once, and readiness counts the lanes that are left. A device that is gone loses all of its lanes, and gets no new one
-before the former ones have ended.
+Other servers still report ready after their device has a sticky error. Here a lost lane is removed at once, and
+readiness follows the remaining lanes. A lost device loses all of its lanes, and gets no new one before the former ones
+have ended. Runs on the event loop; backends and lanes are opened in threads.
 """
 
 import asyncio
@@ -26,20 +26,21 @@ from streamd.runtime.lanes.worker import LaneWorker
 log = structlog.get_logger(__name__)
 
 WATCH_SECONDS = 0.5
+"""The interval of checks."""
 
 T = TypeVar("T")
 
 
 class BackendChanged(Protocol):
-    """Who wants to know which backend a deployment runs on."""
+    """A listener for changes of a deployment's backend."""
 
     def backend_changed(self, deployment: Deployment) -> None:
-        """Learn that the lanes of a deployment are those of another backend now."""
+        """Handle that a deployment runs on another backend from now on."""
         ...
 
 
 class LaneSupervisor:
-    """Supervises one deployment's lanes, from `open` on until `close`."""
+    """The supervisor of one deployment's lanes, from `open` until `close`."""
 
     def __init__(
         self,
@@ -50,7 +51,7 @@ class LaneSupervisor:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.fallbacks: list[SkippedBackend] = []
-        """What was tried and why it was passed over, at start and since; at most one entry a backend and change."""
+        """The backends that were skipped, at start and later, with the reasons; each backend at most once."""
         self.deployment = deployment
         self._pipeline = pipeline
         self._closing = pipeline.lanes.closing
@@ -62,7 +63,7 @@ class LaneSupervisor:
         self._devices: list[str] = []  # of each lane, by index
         self._rebuilding: dict[str, asyncio.Lock] = {}  # by device: its lanes are rebuilt one after another
         self._exhausted: set[str] = set()  # backends that are not tried again
-        self._abandoned: set[LaneWorker] = set()  # lanes lost while the deployment retired
+        self._abandoned: set[LaneWorker] = set()  # lanes that were lost while the deployment retired
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
@@ -71,7 +72,7 @@ class LaneSupervisor:
     async def open(self) -> None:
         """Open the first backend that runs, warm its lanes and add them to the deployment; call `watch` next.
 
-        Raises `BackendUnavailableError` with every reason where none runs.
+        Raises `BackendUnavailableError` with every reason if no backend runs.
         """
         try:
             await self._open_next()
@@ -91,14 +92,14 @@ class LaneSupervisor:
         self._cancel_tasks()
 
     def move(self, pipeline: Pipeline, listener: BackendChanged) -> None:
-        """Supervise the lanes for another pipeline from now on, which they were transferred to."""
+        """Supervise the lanes for the pipeline to which they were transferred."""
         self._pipeline, self._listener = pipeline, listener
 
     async def retire(self) -> None:
-        """Let every lane finish what it runs and end; returns when their threads have ended.
+        """Let every lane finish its batch and end; returns when their threads have ended.
 
-        Until then the lanes are watched: one that hangs is removed, and its thread is not waited for. The deployment
-        must not serve.
+        Until then the lanes are checked: one that hangs is removed, and this does not wait for its thread. The
+        deployment must not serve.
         """
         self._cancel_tasks()
         ending = list(self.deployment.workers)
@@ -115,7 +116,7 @@ class LaneSupervisor:
             async with self._pipeline.pauses.timeout(self._limits.hang_seconds):
                 await worker.wait_ended()
         except TimeoutError:
-            log.warning("lane_not_let_go", lane=worker.lane.name, device=worker.lane.device)
+            log.warning("lane_not_released", lane=worker.lane.name, device=worker.lane.device)
 
     def _cancel_tasks(self) -> None:
         for task in self._tasks:
@@ -123,7 +124,10 @@ class LaneSupervisor:
 
     # ------------------------------------------------------------ a backend
     async def _open_next(self) -> Backend:
-        """Open and warm the first backend that is not exhausted, and return it; one whose lanes fail to warm is."""
+        """Open and warm the first backend that is not exhausted, and return it.
+
+        A backend that is unavailable, or whose lanes fail while warming, is exhausted.
+        """
         spec = self.deployment.spec
         while True:
             opened = await _run_in_thread(partial(spec.open_backend, frozenset(self._exhausted)), _close_backend)
@@ -165,13 +169,13 @@ class LaneSupervisor:
         return worker
 
     def _end_lane(self, worker: LaneWorker) -> None:
-        """Let a lane's thread close its lane and end, once it comes back from what it does."""
+        """Let a lane's thread close its lane and end as soon as its present work is done."""
         worker.stop()
         self._closing.add(worker)
 
     # ------------------------------------------------------------ watching
     def check_lanes(self, now: float) -> None:
-        """Remove lanes that hang or whose device is gone, and begin to rebuild those whose time has come."""
+        """Remove lanes that hang or whose device is lost, and start to rebuild those that are due."""
         assert self._roster is not None
         errors = {worker: self._find_loss(worker, now) for worker in self.deployment.workers}
         self._pipeline.remove_lanes({worker: error for worker, error in errors.items() if error is not None})
@@ -197,7 +201,7 @@ class LaneSupervisor:
         return LaneLostError(f"no answer for {ran:.1f} s") if hung else None
 
     def lane_lost(self, worker: LaneWorker, error: LaneLostError) -> None:
-        """Plan the rebuilding of a lane that the pipeline removed."""
+        """Schedule the rebuilding of a lane that the pipeline removed."""
         if self.deployment.is_retiring:
             self._abandoned.add(worker)
         if error.device_gone:
@@ -213,7 +217,7 @@ class LaneSupervisor:
 
     # ------------------------------------------------------------ rebuilding
     async def wait_rebuilt(self) -> None:
-        """Wait until what is being rebuilt or opened at this moment is done, or has failed."""
+        """Wait until every lane and backend that is being opened is ready, or has failed."""
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
@@ -226,7 +230,7 @@ class LaneSupervisor:
         try:
             async with self._rebuilding.setdefault(device, asyncio.Lock()):
                 worker = await self._make_warm_lane(backend, index, device)
-        except Exception as error:  # a backend's defect is a lane that is not rebuilt, and no more
+        except Exception as error:  # whatever the backend raises, only this lane is affected
             log.warning("lane_not_rebuilt", backend=backend.name, lane=index, error=_describe(error))
             self.deployment.lost.append(f"lane {index} was not rebuilt: {_describe(error)}")
             roster.mark_lost(index, self._clock(), permanent=isinstance(error, DeviceLostError))
@@ -240,7 +244,7 @@ class LaneSupervisor:
         self._pipeline.open_lanes([worker], costs, self.deployment)
 
     async def _make_warm_lane(self, backend: Backend, index: int, device: str) -> LaneWorker:
-        """Make a lane and warm it; if anything fails, nothing of it is left."""
+        """Make a lane and warm it; if that fails, the lane is closed."""
         self._check_device_free(device)
         async with self._pipeline.pauses.timeout(self._limits.make_timeout_seconds):
             lane = await _run_in_thread(partial(backend.make_lane, index), _close_lane)
@@ -254,7 +258,7 @@ class LaneSupervisor:
         return worker
 
     def _check_device_free(self, device: str) -> None:
-        """Raise `LaneLostError` while a lost device has lanes: what they share is released with the last of them."""
+        """Raise `LaneLostError` while a lost device has lanes, because its memory is released with the last of them."""
         if device not in self._closing.lost_devices:
             return
         if names := self._closing.find_names_on(device):
@@ -270,7 +274,7 @@ class LaneSupervisor:
         try:
             successor = await self._open_next()
         except Exception as error:
-            # Nothing else runs here: the former backend is tried again, because devices do come back.
+            # No other backend runs here. The former one is tried again, because devices can recover.
             self._exhausted.discard(backend.name)
             self.fallbacks.pop()
             log.error("no_backend_left", error=str(error))
@@ -280,7 +284,7 @@ class LaneSupervisor:
 
 
 def _describe(error: Exception) -> str:
-    """Return what an error says; a timeout has no text of its own."""
+    """Return the text of an error; a timeout has no text of its own."""
     return str(error) or "no answer"
 
 
@@ -296,7 +300,7 @@ def _close_backend(opened: OpenedBackend) -> None:
 
 
 async def _run_in_thread(make: Callable[[], T], release: Callable[[T], None]) -> T:
-    """Make something in a thread; if the caller is cancelled meanwhile, the result is released."""
+    """Run `make` in a thread and return its result; if the caller is cancelled meanwhile, the result is released."""
     making = asyncio.ensure_future(asyncio.to_thread(make))
     try:
         return await asyncio.shield(making)

@@ -1,4 +1,7 @@
-"""Warms lanes and measures what a batch of each bucket costs while every lane is busy."""
+"""Warms lanes and measures the cost of a batch of each bucket while every lane is busy.
+
+Runs before a deployment serves; waits on the event loop for the lanes' threads.
+"""
 
 import asyncio
 import statistics
@@ -13,12 +16,13 @@ from streamd.inference.lane import Inputs, Lane
 from streamd.runtime.lanes.worker import LaneWorker
 
 REPEATS = 3
+"""Timed runs of each bucket on each lane, after one that is not timed."""
 
 
 async def measure_costs(workers: Sequence[LaneWorker], max_batch: int, budget_seconds: float) -> CostTable:
     """Run every bucket on all lanes at once, from the smallest on, and return the median seconds of each.
 
-    A bucket for which the budget does not suffice is not measured and not used. Raises what a lane raises.
+    Buckets that the budget does not suffice for are not measured, and not used. Raises the error of any lane.
     """
     for worker in workers:
         fill_plausibly(worker.lane.inputs)
@@ -37,7 +41,7 @@ async def measure_costs(workers: Sequence[LaneWorker], max_batch: int, budget_se
 
 
 async def warm_lane(worker: LaneWorker) -> None:
-    """Run a new lane's smallest bucket once, so that it is known to work before it is put to work."""
+    """Run a new lane's smallest bucket once, to find out before it serves whether it works."""
     fill_plausibly(worker.lane.inputs)
     await worker.call(lambda lane: lane.run(lane.buckets[0]))
 
@@ -48,10 +52,10 @@ def _expected_seconds(seconds: dict[int, float], bucket: int) -> float:
 
 
 def _time_runs(worker: LaneWorker, count: int, lane: Lane) -> list[float]:
-    """Run a batch a few times; returns the seconds of each run but the first, fewer once the lane is told to end."""
+    """Run a batch `REPEATS` times after a first run; returns the seconds of each, fewer if the lane is stopped."""
     lane.run(count)
     took: list[float] = []
-    while len(took) < REPEATS and not worker.stopped:
+    while len(took) < REPEATS and not worker.is_stopping:
         began = time.perf_counter()
         lane.run(count)
         took.append(time.perf_counter() - began)
@@ -59,7 +63,7 @@ def _time_runs(worker: LaneWorker, count: int, lane: Lane) -> list[float]:
 
 
 def fill_plausibly(inputs: Inputs) -> None:
-    """Fill a lane's inputs with numbers as real windows have them: zeros can run faster than they do."""
+    """Fill a lane's inputs with numbers like those of real windows, because zeros can run faster."""
     random = np.random.default_rng(7)
     for buffer in (inputs.encoder_cont, inputs.decoder_cont):
         buffer[:] = random.random(buffer.shape[1:], np.float32)

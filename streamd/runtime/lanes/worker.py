@@ -1,6 +1,7 @@
-"""A lane's thread: it takes a batch, runs it with the GIL released, and hands the result to the loop.
+"""Runs a lane's batches in a thread of its own, and returns the results to the event loop.
 
-The result is put in order here too, off the loop: quantiles that do not cross, targets first, bad rows found.
+The results are normalized in the thread as well: quantiles sorted, targets first, rows that are not finite found.
+Nothing here decides what runs.
 """
 
 import asyncio
@@ -26,15 +27,15 @@ from streamd.inference.lane import Lane
 log = structlog.get_logger(__name__)
 
 SPARSE_CROSSINGS = 2
-"""Where no more than one step in so many crosses, those alone are sorted."""
+"""If at most one step in so many has crossed quantiles, only those steps are sorted, else all."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LaneResult:
-    """A batch that came back.
+    """The result of a batch.
 
-    `forecasts (batch, targets, horizon, quantiles) float32`, or the error instead; `bad_rows` are those that
-    are not finite; `seconds` is what the lane took.
+    `forecasts (batch, targets, horizon, quantiles) float32`, or `error`; the forecasts of `bad_rows` are not finite;
+    `seconds` is the time that the lane took.
     """
 
     batch: Batch
@@ -49,7 +50,7 @@ Done = Callable[["LaneWorker", LaneResult], None]
 
 
 class LaneWorker:
-    """Owns a lane and its thread; calls `done` on the loop once a batch."""
+    """A lane and its thread; calls `done` on the loop once for each batch."""
 
     def __init__(self, lane: Lane, loop: asyncio.AbstractEventLoop, done: Done) -> None:
         self.lane = lane
@@ -58,19 +59,19 @@ class LaneWorker:
         self.failures = 0
         self.busy_seconds = 0.0
         self.running: Batch | None = None
-        """What it runs at this moment, as the loop knows it."""
+        """The batch that it runs. Used on the loop only: from `submit` until the pipeline takes the result."""
         self._loop = loop
         self._done = done
         self._work: queue.SimpleQueue[Batch | Callable[[], None] | None] = queue.SimpleQueue()
-        self.stopped = False
-        """Whether it was told to end."""
-        self._closed = False
+        self.is_stopping = False
+        """Whether `stop` was called."""
+        self._has_ended = False
         self._ended_event = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name=f"lane {lane.name}", daemon=True)
         self._thread.start()
 
-    def status(self) -> dict[str, Any]:
-        """What `/v1/status` tells of the lane."""
+    def describe(self) -> dict[str, Any]:
+        """Return the entry of the lane in `/v1/status`."""
         return {
             "name": self.lane.name,
             "device": self.lane.device,
@@ -82,19 +83,19 @@ class LaneWorker:
         }
 
     def submit(self, batch: Batch) -> None:
-        """Run a batch whose windows are in the lane's inputs; one at a time."""
+        """Run a batch whose windows are in the lane's inputs. Only one batch may run at a time."""
         self.running = batch
         self._work.put(batch)
 
     def call(self, function: Callable[[Lane], T]) -> "asyncio.Future[T]":
-        """Run a function with the lane in the lane's thread, before any batch is submitted.
+        """Run a function with the lane in the lane's thread; only before the first batch is submitted.
 
-        Once the lane is told to end, what has not begun is cancelled.
+        Calls that have not begun when `stop` is called are cancelled.
         """
         future: asyncio.Future[T] = self._loop.create_future()
 
         def run() -> None:
-            if self.stopped:
+            if self.is_stopping:
                 self._loop.call_soon_threadsafe(future.cancel)
                 return
             try:
@@ -108,23 +109,23 @@ class LaneWorker:
         return future
 
     def report_to(self, done: Done) -> None:
-        """Hand batches to another one from now on; only while nothing runs."""
+        """Report results to another pipeline from now on; only while no batch runs."""
         self._done = done
 
     def stop(self) -> None:
-        """Let the thread end after what it runs; twice is harmless."""
-        self.stopped = True
+        """Let the thread close its lane and end after the work that is queued. A second call is a no-op."""
+        self.is_stopping = True
         self._work.put(None)
 
     def join(self, timeout_seconds: float) -> bool:
-        """Wait for the thread; false if it still runs."""
+        """Block until the thread ends; returns `False` if it still runs after the timeout."""
         self._thread.join(timeout_seconds)
         return not self._thread.is_alive()
 
     @property
-    def ended(self) -> bool:
-        """Whether the thread has let go of its lane, which is the last that it does."""
-        return self._closed
+    def has_ended(self) -> bool:
+        """Whether the thread has closed its lane; after that it only ends."""
+        return self._has_ended
 
     async def wait_ended(self) -> None:
         """Wait until the thread has closed its lane."""
@@ -137,13 +138,13 @@ class LaneWorker:
                     self._loop.call_soon_threadsafe(self._done, self, self._run_batch(work))
                 else:
                     work()
-            except RuntimeError:  # the loop is closed: nobody waits any more
+            except RuntimeError:  # the loop is closed, so no caller waits
                 break
         try:
             self.lane.close()
-        except Exception as exc:  # of a device that is gone, not even that need succeed
+        except Exception as exc:  # on a lost device, closing may fail too
             log.warning("lane_not_closed", lane=self.lane.name, error=str(exc))
-        self._closed = True
+        self._has_ended = True
         with suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._ended_event.set)
 
@@ -164,7 +165,7 @@ class LaneWorker:
         self.windows += count
         self.failures += error is not None
         self.busy_seconds += seconds
-        return LaneResult(batch, forecasts, bad_rows, error, seconds)
+        return LaneResult(batch=batch, forecasts=forecasts, bad_rows=bad_rows, error=error, seconds=seconds)
 
 
 def _resolve(setter: Callable[[Any], None], value: Any, future: "asyncio.Future[Any]") -> None:
@@ -175,14 +176,19 @@ def _resolve(setter: Callable[[Any], None], value: Any, future: "asyncio.Future[
 def normalize_predictions(predictions: Float32) -> tuple[Float32, tuple[int, ...]]:
     """Return forecasts `(batch, targets, horizon, quantiles)`, a copy, and the rows that are not finite.
 
-    `predictions (batch, horizon, targets, quantiles)`. Where quantiles cross they are sorted: Chernozhukov,
-    Fernández-Val and Galichon, "Quantile and probability curves without crossing" (2010).
+    `predictions (batch, horizon, targets, quantiles)`. Quantiles that cross are sorted: Chernozhukov, Fernández-Val and
+    Galichon, "Quantile and probability curves without crossing" (2010).
 
-    A few passes over the whole batch: pieces that stay in the cache are quicker alone, but among busy threads every
-    call waits for the GIL again, which costs more than the cache gives.
+    Each pass covers the whole batch. Pieces that fit into the cache are faster in a single thread, but among busy
+    threads each call waits for the GIL again, which costs more than the cache saves.
     """
     batch, horizon, targets, quantiles = predictions.shape
-    # A step's quantiles move as one element: half the time that moving each number takes.
+    # The quantiles of a step are copied as one opaque element of 4 * quantiles bytes (a void dtype), which takes half
+    # the time of copying each number. With 3 quantiles, 2 targets and 2 steps of horizon, one window is
+    #     predictions   step 0: [t0: q q q][t1: q q q]   step 1: [t0: q q q][t1: q q q]
+    #     together      step 0: [   t0   ][   t1   ]     step 1: [   t0   ][   t1   ]       each bracket one element
+    #     moved         t0: [ step 0 ][ step 1 ]         t1: [ step 0 ][ step 1 ]           transposed and copied
+    #     rows          q q q q q q  q q q q q q                                            numbers again
     together = np.ascontiguousarray(predictions).view(np.dtype((np.void, 4 * quantiles)))
     moved = together.reshape(batch, horizon, targets).transpose(0, 2, 1).copy(order="C")
     rows: Float32 = moved.view(np.float32).reshape(batch, targets * horizon * quantiles)
@@ -191,18 +197,19 @@ def normalize_predictions(predictions: Float32) -> tuple[Float32, tuple[int, ...
 
 
 def _uncross(rows: Float32, quantiles: int) -> None:
-    """Sort the quantiles of every step in which they do not rise; NaN never does, and goes last.
+    """Sort in place the quantiles of each step in which they do not rise. A NaN does not rise, and is sorted last.
 
-    `rows (batch, numbers)`, the `quantiles` of a step beside each other.
+    `rows (batch, numbers)`: the `quantiles` of a step are adjacent.
     """
     flat, rises = rows.reshape(-1), np.empty(rows.shape, np.bool_)
-    # Compared as one row of numbers, which takes a sixth of the time; what lies between two steps says nothing.
+    # All numbers are compared with their successors as one row, which takes a sixth of the time of a comparison step by
+    # step. The last number of a step is compared with the next step's first: that result is overwritten below.
     np.greater_equal(flat[1:], flat[:-1], out=rises.reshape(-1)[:-1])
     np.bitwise_or(rises, _mark_step_ends(rows.shape[1], quantiles), out=rises)
     if rises.all():
         return
     steps = flat.reshape(-1, quantiles)
-    crossed = np.flatnonzero(~rises) // quantiles  # a step once for each crossing in it, which harms nothing
+    crossed = np.flatnonzero(~rises) // quantiles  # may name a step twice, which is harmless
     if len(crossed) * SPARSE_CROSSINGS > len(steps):
         steps.sort(axis=-1)
     else:
@@ -211,16 +218,16 @@ def _uncross(rows: Float32, quantiles: int) -> None:
 
 @lru_cache(maxsize=4)
 def _mark_step_ends(size: int, quantiles: int) -> npt.NDArray[np.bool_]:
-    """Which of a window's `size` numbers are the last of their step."""
+    """Return a mask over a window's `size` numbers: the last number of each step is `True`."""
     ends = np.zeros(size, np.bool_)
     ends[quantiles - 1 :: quantiles] = True
     return ends
 
 
 def _find_not_finite(rows: Float32) -> tuple[int, ...]:
-    """The rows of `(batch, numbers)` in which a number is not finite.
+    """Return the rows of `(batch, numbers)` in which a number is not finite.
 
-    Such a number makes its row's sum not finite. So may large ones: those rows are looked at again.
+    Such a number makes the sum of its row not finite. Large numbers may do so too, so those rows are checked again.
     """
     sums = np.einsum("ij->i", rows).tolist()
     return tuple(row for row, total in enumerate(sums) if not isfinite(total) and not np.isfinite(rows[row]).all())

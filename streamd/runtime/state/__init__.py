@@ -1,1 +1,1 @@
-"""The mapped files behind `core/state`: opened, recovered, migrated, written through."""
+"""The mapped files behind `core/state`: opened, repaired, migrated and flushed."""

@@ -1,4 +1,7 @@
-"""Reads a window file of another layout (another capacity or model), so that its rows can be carried over."""
+"""Reads a window file of another layout (another capacity or model), so that its rows can be carried over.
+
+Reads a private copy of the file; changes nothing on disk.
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,7 +24,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class FormerServer:
-    """A server of the former file, in its slot."""
+    """A server of the former file."""
 
     slot: int
     name: str
@@ -29,25 +32,25 @@ class FormerServer:
 
 
 class FormerWindows:
-    """The servers of a former file, the last seen first, and their rows; `arrays` are a private copy of it."""
+    """The servers of a former window file, the last seen first, and their rows; `arrays` is a private copy."""
 
     def __init__(self, arrays: NamedArrays, features: list[str]) -> None:
         self._arrays = arrays
         self._features = features
-        names = Directory(arrays)  # passes over what is damaged
+        names = Directory(arrays)  # skips damaged entries
         store = WindowStore(arrays, need=1, late_steps=0, grace_seconds=0.0)
         damaged = find_damage(store, list(names.slots.values()))
         for slot, reason in damaged.items():
             log.warning("server_unreadable", server=names.names[slot], slot=slot, reason=reason)
             names.free_damaged(slot)
         self.unreadable = names.unreadable
-        # Killed in the middle of a row, the file is put in order as if it were opened again.
+        # Changes that a kill interrupted are finished, as if the file were opened again.
         recover(store, list(names.slots.values()), 0.0)
         self.servers = [FormerServer(slot, name, names.get_last_seen(slot)) for name, slot in names.slots.items()]
         self.servers.sort(key=lambda server: -server.last_seen)
 
     def rows(self, server: FormerServer, length: int) -> Iterator[tuple[int, dict[str, float | None], int]]:
-        """Yield (step, values by feature, status) of a server's rows that are there, of the last `length`, rising."""
+        """Yield (step, values by feature, status) of a server's present rows among the last `length`, oldest first."""
         arrays, slot = self._arrays, server.slot
         newest, ring_length = int(arrays["newest"][slot]), arrays["marks"].shape[1] // 2
         if newest != NO_STEP:
@@ -64,7 +67,7 @@ class FormerWindows:
 
 
 def make_windows_layout(features: list[str], context_length: int, step_seconds: int, capacity: int) -> Layout:
-    """The layout of a window file."""
+    """Return the layout of a window file."""
     identity = {
         "kind": "windows",
         "features": features,
@@ -77,14 +80,14 @@ def make_windows_layout(features: list[str], context_length: int, step_seconds: 
 
 
 def read_former_windows(path: Path, step_seconds: int) -> FormerWindows | None:
-    """Open a window file that was set aside; none, and why is logged, where its rows cannot be used."""
+    """Open a window file of another layout; if its rows cannot be used, log the reason and return `None`."""
     with open_regular(path) as file:
         header = parse_header(file.read(HEADER_BYTES))
     if header is None or header.get("kind") != "windows":
-        log.warning("state_set_aside", file=str(path), reason="it is damaged or no window file of streamd's")
+        log.warning("state_set_aside", file=str(path), reason="it is damaged, or no window file of streamd")
         return None
     if not _is_plausible(header):
-        log.warning("state_set_aside", file=str(path), reason="its header makes no sense")
+        log.warning("state_set_aside", file=str(path), reason="its header is implausible")
         return None
     if header["step_seconds"] != step_seconds:
         log.warning("state_set_aside", file=str(path), reason="its rows have another step")
@@ -99,7 +102,7 @@ def read_former_windows(path: Path, step_seconds: int) -> FormerWindows | None:
 
 
 def _is_plausible(header: Mapping[str, Any]) -> bool:
-    """Whether a header, of a former version that wrote no checksum, says all that a layout needs."""
+    """Whether a header has all that a layout needs; a former version of streamd wrote no checksum."""
     features = header.get("features")
     numbers = [header.get(name) for name in ("capacity", "context_length", "step_seconds")]
     return (

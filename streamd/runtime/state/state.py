@@ -1,4 +1,7 @@
-"""Everything that outlives the process: servers, windows and latest forecasts, opened and put in order."""
+"""Everything that outlives the process: servers, windows and latest forecasts.
+
+Opens, repairs and migrates the mapped files at start. The policies over the arrays are in `core/state`.
+"""
 
 from dataclasses import dataclass, field
 from itertools import count, islice
@@ -24,12 +27,12 @@ from streamd.runtime.state.migration import FormerWindows, make_windows_layout, 
 log = structlog.get_logger(__name__)
 
 MAX_NAMED = 20
-"""Servers that were damaged are named one by one in the log, up to so many."""
+"""The number of damaged servers that the log names one by one."""
 
 
 @dataclass(frozen=True)
 class WindowLimits:
-    """How windows fill; see `WindowStore`."""
+    """The limits of windows; see `WindowStore`."""
 
     capacity: int = 30_000
     need: int = 48
@@ -37,12 +40,12 @@ class WindowLimits:
     grace_seconds: float = 10.0
 
 
-@dataclass
+@dataclass(kw_only=True)
 class State:
     """The arrays of one state folder and the policies over them.
 
-    `recovered` counts what a restart found: servers, rows cut off in the middle of a change, slots that were freed
-    because their stored names or numbers made no sense (`unreadable`).
+    `recovered` counts the findings of a restart: servers, interrupted changes of rows, and slots that were freed
+    because their stored names or numbers are implausible (`unreadable`).
     """
 
     contract: ModelContract
@@ -53,16 +56,16 @@ class State:
     board: ForecastBoard
     recovered: dict[str, int] = field(default_factory=dict)
     set_aside: list[str] = field(default_factory=list)
-    """Files that could not be read at the start, by the names under which they are kept."""
+    """The files that could not be read at start, by the paths that they were renamed to."""
 
     def __post_init__(self) -> None:
         arrays = self.windows.arrays
         self.ahead = AheadServers(self.directory.names, arrays["newest"], arrays["open_step"])
 
     def admit(self, name: str, now_wall: float) -> tuple[int, str | None]:
-        """Give a new server a slot; returns it and who was forgotten for it.
+        """Give a new server a slot; returns it, and the server that was evicted for it or `None`.
 
-        Raises `StorageError` where the disk is full; nothing is forgotten then.
+        Raises `StorageError` if the disk is full; then no server is evicted.
         """
         slot, forgotten = self.directory.find_slot()
         self.windows_file.reserve(slot)
@@ -75,26 +78,26 @@ class State:
         return slot, forgotten
 
     def forget(self, slot: int) -> None:
-        """Forget a server: its slot is free, and nothing of its window or forecast is there any more."""
-        # Freed first: whenever the process is killed, the server is there whole, or not at all. What is left of it in
-        # a free slot is emptied before the slot has its next name.
+        """Forget a server: free its slot, and empty its window and forecast."""
+        # The slot is freed first: whenever the process is killed, the server is complete or absent. What a kill leaves
+        # in a free slot is emptied before the slot gets its next name.
         self.directory.release(slot)
         self.windows.reset(slot)
         self.board.take_down(slot)
 
     def rewind(self, slot: int, last_step: int) -> int:
         """Drop a server's rows after `last_step`, and its forecast from them; returns how many rows."""
-        # The forecast first: a process that is killed in between finds the rows ahead again, and them alone.
+        # The forecast first: after a kill in between, the next start finds the rows again, and drops them then.
         if self.board.get_step(slot) > last_step:
             self.board.take_down(slot)
         dropped = rewind(self.windows, slot, last_step)
         if self.board.get_step(slot) > self.windows.get_newest_step(slot):
             self.board.take_down(slot)
-        self.directory.generations[slot] += 1  # what is under way saw rows that are none
+        self.directory.generations[slot] += 1  # windows that run hold rows that were dropped
         return dropped
 
     def is_unforecast(self, slot: int) -> bool:
-        """Whether a slot's window has enough rows, and its newest was not forecast yet."""
+        """Whether a slot's window has enough rows, and its newest row has no forecast yet."""
         return self.windows.is_ready(slot) and self.windows.get_newest_step(slot) > self.board.get_step(slot)
 
     def snapshot(self, slot: int) -> tuple[int, int, int]:
@@ -102,15 +105,15 @@ class State:
         return self.directory.generations[slot], self.windows.get_newest_step(slot), self.windows.have[slot]
 
     def find_unforecast(self) -> list[int]:
-        """Return the slots whose newest row closed but was not forecast before the process ended."""
+        """Return the slots whose newest row was closed but not forecast when the former process ended."""
         return [slot for slot in self.directory.slots.values() if self.is_unforecast(slot)]
 
-    def shortage(self) -> StorageError | None:
-        """Return the error of a disk that is too full for anything to be written, or None; see `StateFile.shortage`."""
-        return self.windows_file.shortage() or self.board_file.shortage()
+    def find_shortage(self) -> StorageError | None:
+        """Return an error if the disk is too full for any write, else `None`; see `StateFile.find_shortage`."""
+        return self.windows_file.find_shortage() or self.board_file.find_shortage()
 
     def reserve_whole_pieces(self) -> None:
-        """Reserve whole pieces of the files around what is used; where there is no room, the next call tries again."""
+        """Reserve whole pieces of the files around the used slots; without space, the next call tries again."""
         self.windows_file.reserve_whole_pieces()
         self.board_file.reserve_whole_pieces()
 
@@ -126,10 +129,10 @@ class State:
 
 
 def open_state(folder: Path, contract: ModelContract, limits: WindowLimits, now: float) -> State:
-    """Open a state folder, put it in order and return it (`now` monotonic seconds); raises `StateError`.
+    """Open a state folder, and repair and migrate it (`now`: monotonic seconds); raises `StateError`.
 
-    Where the capacity or the model's features changed, the windows of the former file are carried over. Where that
-    fails, the former files are as they were and nothing is left beside them.
+    If the capacity or the model's features changed, the windows of the former file are carried over. If that fails, the
+    former files are unchanged and no new file is left.
     """
     layout = make_windows_layout(
         list(contract.features), contract.context_length, contract.step_seconds, limits.capacity
@@ -152,7 +155,7 @@ def open_state(folder: Path, contract: ModelContract, limits: WindowLimits, now:
 
 
 def _make_board_layout(contract: ModelContract, capacity: int, windows: str) -> Layout:
-    """The layout of a forecast file; `windows` identifies the window file that its slots are those of."""
+    """Return the layout of a forecast file; `windows` is the identifier of the window file that has its slots."""
     identity = {
         "kind": "forecasts",
         "windows": windows,
@@ -164,23 +167,36 @@ def _make_board_layout(contract: ModelContract, capacity: int, windows: str) -> 
 
 
 def _make_state(contract: ModelContract, windows_file: StateFile, board_file: StateFile, limits: WindowLimits) -> State:
-    arrays = windows_file.arrays()
+    arrays = windows_file.map_arrays()
     windows = WindowStore(
         arrays,
         need=min(limits.need, contract.context_length),
         late_steps=limits.late_steps,
         grace_seconds=limits.grace_seconds,
     )
-    return State(contract, windows_file, board_file, Directory(arrays), windows, ForecastBoard(board_file.arrays()))
+    return State(
+        contract=contract,
+        windows_file=windows_file,
+        board_file=board_file,
+        directory=Directory(arrays),
+        windows=windows,
+        board=ForecastBoard(board_file.map_arrays()),
+    )
 
 
 def _restore(state: State, former_path: Path | None, former_board: Path | None, now: float) -> None:
-    """Carry over what a former file holds, let new files take its place, and finish interrupted changes."""
+    """Bring opened files into a consistent state.
+
+    1. Reserve the used slots again.
+    2. Carry over the windows of a former file, and replace it.
+    3. Replace a former forecast file; its forecasts are computed again.
+    4. Free damaged slots, finish interrupted changes, and drop implausible forecasts.
+    """
     _reserve_again(state)
     former = read_former_windows(former_path, state.contract.step_seconds) if former_path is not None else None
     carried = _carry_over(state, former) if former is not None else 0
     if former_path is not None:
-        # What was carried over is kept once, what was not under a name of its own.
+        # One file that was carried over is retained; each file that was not is retained under its own name.
         aside = former_path.with_name(f"{former_path.name}.old") if former is not None else _find_free_name(former_path)
         state.windows_file.replace_former(former_path, aside)
         if former is None:
@@ -192,9 +208,9 @@ def _restore(state: State, former_path: Path | None, former_board: Path | None, 
     for slot in state.directory.slots.values():
         state.board.drop_impossible(slot, state.windows.get_newest_step(slot), state.contract.context_length)
     if state.board.unreadable:
-        log.warning("forecasts_dropped", count=state.board.unreadable, reason="their stored numbers make no sense")
+        log.warning("forecasts_dropped", count=state.board.unreadable, reason="their stored numbers are implausible")
     if state.set_aside:
-        log.warning("state_kept_aside", files=state.set_aside)
+        log.warning("state_files_retained", files=state.set_aside)
     state.recovered = {
         "servers": len(state.directory),
         "interrupted": interrupted,
@@ -204,36 +220,36 @@ def _restore(state: State, former_path: Path | None, former_board: Path | None, 
 
 
 def _replace_board(state: State, former: Path) -> None:
-    """Let a new forecast file take the former one's place: forecasts are made anew from the windows."""
+    """Replace a former forecast file by the new one; its forecasts are computed again from the windows."""
     with open_regular(former) as file:
         header = parse_header(file.read(HEADER_BYTES))
     aside = _find_free_name(former) if header is None else None
     state.board_file.replace_former(former, aside)
     if aside is not None:
-        log.warning("state_set_aside", file=str(former), reason="it is no forecast file of streamd's, or damaged")
+        log.warning("state_set_aside", file=str(former), reason="it is damaged, or no forecast file of streamd")
         state.set_aside.append(str(aside))
 
 
 def _find_free_name(path: Path) -> Path:
-    """Return a name beside a file that no other file has."""
+    """Return a path beside a file that does not exist."""
     names = (path.with_name(f"{path.name}.{number}.old") for number in count(1))
     return next(name for name in names if not name.exists())
 
 
 def _free_damaged(state: State) -> None:
-    """Free the slots whose numbers make no sense; the others stay as they are."""
+    """Free the slots whose numbers are implausible; the others are unchanged."""
     damaged = find_damage(state.windows, list(state.directory.slots.values()))
     for slot, reason in islice(damaged.items(), MAX_NAMED):
         log.warning("server_unreadable", server=state.directory.names[slot], slot=slot, reason=reason)
     for slot in damaged:
         state.directory.free_damaged(slot)
     if state.directory.unreadable:
-        log.warning("slots_freed", count=state.directory.unreadable, reason="their stored numbers make no sense")
+        log.warning("slots_freed", count=state.directory.unreadable, reason="their stored numbers are implausible")
 
 
 def _reserve_again(state: State) -> None:
-    """Make sure that the used slots of both files can be written: one of the files may have been made anew."""
-    used = np.flatnonzero(state.windows_file.arrays()["name_bytes"])
+    """Make sure that the used slots of both files can be written: one of the files may be new."""
+    used = np.flatnonzero(state.windows_file.map_arrays()["name_bytes"])
     runs = np.split(used, np.flatnonzero(np.diff(used) != 1) + 1) if len(used) else []
     try:
         for run in runs:
@@ -244,18 +260,20 @@ def _reserve_again(state: State) -> None:
 
 
 def _carry_over(state: State, former: FormerWindows) -> int:
-    """Copy the windows of a file of another layout, feature by name, the last seen servers first."""
+    """Copy the windows of a file of another layout by feature name, the last seen servers first."""
     rows = RowReader(state.contract.features)
     servers = former.servers[: state.directory.capacity]
     for server in servers:
         try:
             slot, _ = state.admit(server.name, server.last_seen)
         except StorageError as exc:
-            raise StateError(f"{len(servers)} servers cannot be carried over, the former file is kept: {exc}") from exc
+            raise StateError(
+                f"{len(servers)} servers cannot be carried over, the former file is unchanged: {exc}"
+            ) from exc
         for step, values, status in former.rows(server, state.contract.context_length):
             state.windows.write_sample(slot, step, rows.read_row(values), status, 0.0)
         state.windows.close_overdue_rows(float("inf"))
     state.directory.unreadable += former.unreadable
-    state.windows.closed_rows = state.windows.warming_rows = 0  # they count since start
+    state.windows.closed_rows = state.windows.warming_rows = 0  # they count from the start of the process
     log.info("state_carried_over", servers=len(servers), left_behind=len(former.servers) - len(servers))
     return len(servers)

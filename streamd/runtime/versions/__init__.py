@@ -1,1 +1,1 @@
-"""Changes of what serves: versions loaded beside each other, and candidates."""
+"""Changes of the version that serves: versions that are loaded beside it, and candidates."""

@@ -1,7 +1,7 @@
-"""A version on trial beside the one that serves: on a share of the servers, or on a copy of them that nobody gets.
+"""A candidate: a version that forecasts a share of the servers, or makes forecasts that are only scored (a shadow).
 
-It has lanes, a queue and counts of its own, over the same windows. If anything goes wrong there, the servers it was
-given are forecast by the pipeline that serves.
+It has its own lanes, queue and counts, over the same windows. If it fails, its servers are forecast by the version that
+serves. Runs on the event loop.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from streamd.runtime.versions.manager import DeploymentManager, MakeSupervisor
 
 log = structlog.get_logger(__name__)
 
-_UNKNOWN, _TAKEN, _LEFT = 0, 1, 2
+_UNKNOWN, _INCLUDED, _EXCLUDED = 0, 1, 2
 
 
 class CandidateRouter:
@@ -29,27 +29,27 @@ class CandidateRouter:
 
     def __init__(self) -> None:
         self.candidate: Candidate | None = None
-        """The candidate that gets its servers at this moment."""
+        """The candidate that gets its servers at present."""
 
     def route_due(self, slot: int, rows: int) -> bool:
         """Queue a due server at a canary if it belongs there; returns whether it did."""
         return self.candidate is not None and self.candidate.route_due(slot, rows)
 
     def forecast_posted(self, slot: int, step: int, model: bytes, forecast: Float32) -> None:
-        """Let a shadow forecast a server after the version that serves, which goes first and opens the comparison."""
+        """Let a shadow forecast a server after the version that serves, whose forecast is sampled first."""
         if self.candidate is not None:
             self.candidate.shadow_due(slot)
 
     def forget(self, slot: int) -> None:
-        """Drop a slot that changes hands."""
+        """Drop a slot that gets another server."""
         if self.candidate is not None:
             self.candidate.forget(slot)
 
 
 class Candidate:
-    """A version on trial, from `load` to `end`.
+    """A candidate version, from `load` to `end`.
 
-    `share` is of the servers; which ones follows from the candidate's name, so that the same ones stay.
+    `share` is the share of the servers that it forecasts; the candidate's name determines which, so they stay the same.
     """
 
     def __init__(
@@ -69,11 +69,11 @@ class Candidate:
         self.assignment = CanaryAssignment(spec.name, share, shadow)
         self.spec = spec
         self.deployment: Deployment | None = None
-        """The loaded version; `None` before `load`, and after it was ended or handed over."""
+        """The loaded version; `None` before `load`, and after `end` or `transfer`."""
         self._state = state
         self._main = main
         self._router = router
-        self._places = bytearray(state.directory.capacity)
+        self._choices = bytearray(state.directory.capacity)  # by slot
         self._shadow_sink = ShadowSink(state.directory.capacity, scores, self) if shadow else None
         limits = main.scheduler
         self.scheduler = Scheduler(
@@ -96,42 +96,42 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """What its forecasts call their model."""
+        """The name of the model on its forecasts."""
         return self.spec.name
 
     async def load(self) -> Deployment:
-        """Load and warm it; `begin` or `end` is next.
+        """Load and warm the version; `begin` or `end` is next.
 
-        Raises `BackendUnavailableError`, and then nothing is left of it.
+        Raises `BackendUnavailableError`; then its lanes are closed and its files released.
         """
         deployment = self.deployment = await self._manager.load(self.spec)
         self._manager.switch(deployment)
         return deployment
 
     def begin(self) -> None:
-        """Give it its servers from now on."""
+        """Route the candidate's servers to it from now on."""
         self._router.candidate = self
 
-    def leave(self) -> None:
-        """Give its servers, and what waits of them, back to the version that serves."""
+    def return_servers(self) -> None:
+        """Return the candidate's servers, and their waiting rows, to the version that serves."""
         if self._router.candidate is self:
             self._router.candidate = None
-        self.take_waiting()
+        self.return_waiting()
 
     async def end(self) -> None:
-        """Give its servers back, finish what runs, and retire the version; a second call does nothing."""
-        self.leave()
+        """Return the servers, finish what runs, and retire the version. A second call is a no-op."""
+        self.return_servers()
         deployment, self.deployment = self.deployment, None
         if deployment is not None:
             self._manager.switch_off()
             await self._manager.wait_retired()
 
-    async def hand_over(self, manager: DeploymentManager) -> Deployment | None:
-        """Give its servers back, finish what runs, and give the version to the manager of the one that serves.
+    async def transfer(self, manager: DeploymentManager) -> Deployment | None:
+        """Return the servers, finish what runs, and give the version to the manager of the main pipeline.
 
-        Returns `None` where it lost its lanes: then it is still to be ended.
+        Returns `None` if it has lost its lanes; then `end` is next.
         """
-        self.leave()
+        self.return_servers()
         deployment = self.deployment
         await self.pipeline.wait_idle()
         if deployment is None or not self.pipeline.ready:
@@ -142,74 +142,74 @@ class Candidate:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing waits or runs whose forecasts somebody gets."""
+        """Whether no window waits or runs whose forecast is delivered; always true for a shadow."""
         return self.assignment.shadow or self.pipeline.is_idle
 
     @property
     def unfinished(self) -> int:
-        """Windows that wait or run and whose forecasts somebody gets."""
+        """The number of windows that wait or run and whose forecasts are delivered; 0 for a shadow."""
         return 0 if self.assignment.shadow else self.pipeline.unfinished
 
     async def wait_idle(self) -> None:
-        """Wait until nothing waits or runs whose forecasts somebody gets."""
+        """Wait until `is_idle`."""
         if not self.assignment.shadow:
             await self.pipeline.wait_idle()
 
     def close(self) -> None:
-        """Stop watching; the lanes are stopped, and their threads end by themselves."""
-        self.leave()
+        """Stop the supervisor and the lanes, without waiting for their threads."""
+        self.return_servers()
         self._manager.close()
         self.pipeline.stop()
 
-    # ------------------------------------------------------------ what the router asks
+    # ------------------------------------------------------------ called by the router
     def route_due(self, slot: int, rows: int) -> bool:
-        """Queue a due server here if it is one of a canary's; returns whether it is."""
-        if self.assignment.shadow or not self._has(slot):
+        """Queue a due server here if this is a canary and forecasts it; returns whether it was queued."""
+        if self.assignment.shadow or not self._takes(slot):
             return False
         self.pipeline.enqueue(slot, rows)
         return True
 
     def shadow_due(self, slot: int) -> None:
-        """Queue a server that the version that serves has forecast, if it is one of a shadow's."""
-        if self.assignment.shadow and self._has(slot):
+        """Queue a server that the version that serves has forecast, if this is a shadow and forecasts it too."""
+        if self.assignment.shadow and self._takes(slot):
             self.pipeline.enqueue(slot, 1)
 
     def forget(self, slot: int) -> None:
-        """Drop a slot that changes hands."""
-        self._places[slot] = _UNKNOWN
+        """Drop a slot that gets another server."""
+        self._choices[slot] = _UNKNOWN
         if self._shadow_sink is not None:
             self._shadow_sink.forget(slot)
         self.pipeline.forget(slot)
 
-    def _has(self, slot: int) -> bool:
-        """Whether a server is one of the candidate's, and a lane is there to run it."""
+    def _takes(self, slot: int) -> bool:
+        """Whether the candidate forecasts a server and has a lane to do so."""
         if not self.pipeline.ready:
             return False
-        place = self._places[slot]
-        if place == _UNKNOWN:
-            ours = self.assignment.includes(self._state.directory.names[slot] or "")
-            place = self._places[slot] = _TAKEN if ours else _LEFT
-        return place == _TAKEN
+        choice = self._choices[slot]
+        if choice == _UNKNOWN:
+            is_included = self.assignment.includes(self._state.directory.names[slot] or "")
+            choice = self._choices[slot] = _INCLUDED if is_included else _EXCLUDED
+        return choice == _INCLUDED
 
-    # ------------------------------------------------------------ what the sinks ask
-    def take_failed(self, item: ServerItem) -> None:
-        """Give a row that failed here to the version that serves, as if it had never been due here."""
+    # ------------------------------------------------------------ called by the sinks
+    def return_failed(self, item: ServerItem) -> None:
+        """Return a row that failed here to the version that serves, as if it had never been due here."""
         if self._state.directory.generations[item.slot] == item.generation:
             self.scheduler.withdraw_failed()
-            self._return([item.slot])
+            self._return_slots([item.slot])
 
-    def take_waiting(self) -> None:
-        """Give what waits to the version that serves; a shadow drops it."""
-        self._return(self.scheduler.withdraw_all())
+    def return_waiting(self) -> None:
+        """Return all waiting rows to the version that serves; a shadow drops them."""
+        self._return_slots(self.scheduler.withdraw_all())
 
-    def _return(self, slots: Sequence[int]) -> None:
+    def _return_slots(self, slots: Sequence[int]) -> None:
         if not self.assignment.shadow:
             for slot in slots:
                 self._main.enqueue(slot, 1)
 
-    # ------------------------------------------------------------ status
-    def status(self) -> dict[str, Any]:
-        """Return what `/v1/status` shows of it."""
+    # ------------------------------------------------------------ reports
+    def describe(self) -> dict[str, Any]:
+        """Return the entry `candidate` of `/v1/status`."""
         return {
             "version": self.name,
             "share": self.assignment.share,
@@ -222,7 +222,7 @@ class Candidate:
         }
 
     def delivered_rows(self) -> dict[str, int]:
-        """Return what became of the rows that were due here and nowhere else: of a shadow, which is a copy, none."""
+        """Return the rows that were due here only, by their end; empty for a shadow, whose rows are copies."""
         return {} if self.assignment.shadow else self.scheduler.row_counts()
 
 

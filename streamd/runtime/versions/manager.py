@@ -1,6 +1,7 @@
-"""Versions change while the daemon serves: a new one is loaded and warmed beside the old, then the batches go to it.
+"""Changes the version that serves: a new one is loaded and warmed beside it, then gets all new batches.
 
-A load that fails changes nothing. The version before stays warm for a while, so that the way back loads nothing.
+A load that fails changes nothing. The previous version stays warm for a while, so that a rollback need not load it.
+Runs on the event loop; does not choose versions.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ log = structlog.get_logger(__name__)
 
 
 class MakeSupervisor(Protocol):
-    """Makes the supervisor of a deployment's lanes; tests give one that is stepped by hand."""
+    """A factory for the supervisor of a deployment's lanes; tests use one that they step by hand."""
 
     def __call__(
         self, pipeline: Pipeline, deployment: Deployment, listener: BackendChanged, *, clock: Callable[[], float]
@@ -28,15 +29,15 @@ class MakeSupervisor(Protocol):
 
 
 class ServingChanged(Protocol):
-    """Who wants to know what serves."""
+    """A listener for changes of what serves."""
 
     def serving_changed(self) -> None:
-        """Learn that another version serves or is kept warm, or that the one that serves runs on another backend."""
+        """Handle that another version serves or is warm, or that the serving one runs on another backend."""
         ...
 
 
 class DeploymentManager:
-    """The deployments of one pipeline: at most one serves, at most one is kept warm, others load or retire."""
+    """The deployments of one pipeline: at most one serves, at most one stays warm, others load or retire."""
 
     def __init__(
         self,
@@ -48,9 +49,9 @@ class DeploymentManager:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.current: Deployment | None = None
-        """What serves."""
+        """The deployment that serves."""
         self.previous: Deployment | None = None
-        """What served before and is warm still; `None` once its time is over."""
+        """The deployment that served before and is still warm; `None` once its time is over."""
         self.keep_warm_seconds = keep_warm_seconds
         self._pipeline = pipeline
         self._listener = listener
@@ -63,7 +64,7 @@ class DeploymentManager:
     async def load(self, spec: DeploymentSpec) -> Deployment:
         """Open and warm a version's lanes beside those that serve; `switch` or `discard` is next.
 
-        Raises `BackendUnavailableError` with every reason; then nothing of it is left and its files are released.
+        Raises `BackendUnavailableError` with every reason; then its lanes are closed and its files released.
         """
         deployment = Deployment(spec)
         supervisor = self._make_supervisor(self._pipeline, deployment, self, clock=self._clock)
@@ -78,9 +79,9 @@ class DeploymentManager:
         return deployment
 
     def switch(self, deployment: Deployment) -> None:
-        """Let a loaded version serve from the next batch on: one step, in which nothing is lost or waits.
+        """Let a loaded version serve from the next batch on. Nothing waits for it, and no batch is lost.
 
-        What served before stays warm for `keep_warm_seconds`; what served before that retires.
+        The former version stays warm for `keep_warm_seconds`; the one before it retires.
         """
         if deployment is self.current:
             return
@@ -106,21 +107,21 @@ class DeploymentManager:
         return True
 
     def discard(self, deployment: Deployment) -> None:
-        """Retire a loaded version that does not serve after all; one that is kept warm stays for its time."""
+        """Retire a loaded version that will not serve; the previous version stays warm for its time."""
         if deployment is self.previous:
             self._keep_warm()
         elif deployment is not self.current:
             self._start_task(self._retire(deployment))
 
     def switch_off(self) -> None:
-        """Let nothing serve any more, and retire what does."""
+        """Retire the version that serves; none serves from now on."""
         former, self.current = self.current, None
         if former is not None:
             self._pipeline.switch(Deployment(former.spec))
             self._start_task(self._retire(former))
 
     def transfer(self, deployment: Deployment, other: "DeploymentManager") -> None:
-        """Give a loaded version, none of whose lanes runs anything, to another pipeline; `switch` is next there."""
+        """Give a loaded version whose lanes are all idle to another manager, whose `switch` is next."""
         if deployment is self.current:
             self.current = None
             self._pipeline.switch(Deployment(deployment.spec))
@@ -130,7 +131,7 @@ class DeploymentManager:
         other._supervisors[deployment] = supervisor
 
     def backend_changed(self, deployment: Deployment) -> None:
-        """Pass on that the version that serves runs on another backend."""
+        """Notify the listener if the version that serves runs on another backend."""
         if deployment is self.current:
             self._notify()
 
@@ -144,12 +145,12 @@ class DeploymentManager:
         return list(self._supervisors)
 
     async def wait_retired(self) -> None:
-        """Wait until every version that retires is closed, and its lanes' threads have ended."""
+        """Wait until every retiring version is closed, and its lanes' threads have ended."""
         while self._retiring:
             await asyncio.gather(*self._retiring, return_exceptions=True)
 
     def close(self) -> None:
-        """Stop watching and rebuilding, and release the files; the lanes are the pipeline's to stop."""
+        """Stop the supervisors and release the files; the pipeline stops the lanes."""
         if self._expiry is not None:
             self._expiry.cancel()
         for task in self._retiring:
@@ -161,7 +162,7 @@ class DeploymentManager:
 
     # ------------------------------------------------------------ retiring
     def _keep_warm(self) -> None:
-        """Keep the version before warm, from now on for `keep_warm_seconds`."""
+        """Keep the previous version warm for `keep_warm_seconds` from now on."""
         if self._expiry is not None:
             self._expiry.cancel()
         if self.keep_warm_seconds > 0:
@@ -170,7 +171,7 @@ class DeploymentManager:
             self._expire()
 
     def _expire(self) -> None:
-        """Retire the version before."""
+        """Retire the previous version."""
         deployment, self.previous = self.previous, None
         if deployment is not None:
             self._start_task(self._retire(deployment))
@@ -180,11 +181,11 @@ class DeploymentManager:
         await self._supervisors[deployment].retire()
         del self._supervisors[deployment]
         self._close(deployment)
-        log.info("engine_let_go", engine=deployment.name)
+        log.info("engine_released", engine=deployment.name)
 
     def _close(self, deployment: Deployment) -> None:
         deployment.enter(DeploymentState.CLOSED)
-        deployment.supervisor = None  # each refers to the other: without this only the garbage collector frees them
+        deployment.supervisor = None  # breaks the reference cycle, so that both are freed at once
         deployment.spec.release()
 
     def _notify(self) -> None:

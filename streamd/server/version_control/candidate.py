@@ -105,11 +105,11 @@ class CandidateControl:
         assert self.candidate.deployment is not None, "it is loaded"
         check_same_files(selection, self.candidate.deployment)
 
-    async def hand_over(self, manager: DeploymentManager) -> Deployment | None:
+    async def transfer(self, manager: DeploymentManager) -> Deployment | None:
         """End the candidate and transfer its loaded version to `manager`; returns `None` if it lost its lanes."""
         candidate = self.candidate
         assert candidate is not None, "there is a candidate"
-        deployment = await candidate.hand_over(manager)
+        deployment = await candidate.transfer(manager)
         if deployment is None:
             await candidate.end()
         self._note_end(candidate)
@@ -122,7 +122,7 @@ class CandidateControl:
 
     def status(self) -> dict[str, Any] | None:
         """Return what `/v1/status` shows of the candidate; `None` if there is no candidate."""
-        return None if self.candidate is None else self.candidate.status()
+        return None if self.candidate is None else self.candidate.describe()
 
     def _check_comparable(self, selection: Selection) -> None:
         check_same_contract(selection, self._service.contract)

@@ -240,7 +240,7 @@ class VersionControl:
         if self._candidates.has_warm(version):
             try:
                 self._candidates.check_same_files(selection)
-                transferred = await self._candidates.hand_over(self._manager)
+                transferred = await self._candidates.transfer(self._manager)
             except BaseException:
                 selection.release()
                 raise

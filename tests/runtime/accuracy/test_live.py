@@ -61,12 +61,12 @@ def test_the_truth_is_read_from_the_windows_by_target(tmp_path: Path) -> None:
         accuracy.forecast_posted(slot, 107, STABLE, forecast_of(state, 1.0, 2.0))
         observed(state, "web-01", 108, [3.0, 3.0, math.nan, 3.0])
         assert accuracy.sweep() == 1
-        told = accuracy.status()["versions"][STABLE.decode()]
+        told = accuracy.describe()["versions"][STABLE.decode()]
         assert (told["loss"], told["drift_ratio"]) == (None, None), "the horizon's last step has not settled"
         observed(state, "web-01", 112, [3.0, 3.0])
         assert accuracy.sweep() == 1
         assert accuracy.sweep() == 0
-        told = accuracy.status()["versions"][STABLE.decode()]
+        told = accuracy.describe()["versions"][STABLE.decode()]
         # Two steps are scored with the first sweep and one with the second, by the deviation of all that is past then.
         past = [0.0, 2.0] * 4
         first, second = float(np.std([*past, 3, 3])), float(np.std([*past, 3, 3, 3]))
@@ -92,7 +92,7 @@ def test_the_forecast_is_from_its_own_step_though_the_window_went_on(tmp_path: P
         slot = observed(state, "web-01", 100, [0.0, 2.0] * 4 + [900.0])
         accuracy.forecast_posted(slot, 107, STABLE, forecast_of(state, 1.0, 2.0))
         accuracy.sweep()
-        assert accuracy.status()["versions"][STABLE.decode()]["scored_steps"] == 0, "row 108 has not settled"
+        assert accuracy.describe()["versions"][STABLE.decode()]["scored_steps"] == 0, "row 108 has not settled"
         observed(state, "web-01", 109, [1.0])
         accuracy.sweep()
         # Row 108 is truth. Of the past row 100 had left the window when the forecast came; what was seen is 101 to 108.
@@ -119,7 +119,7 @@ def test_two_versions_are_compared_on_the_same_servers_and_origins(tmp_path: Pat
         accuracy.follow(STABLE.decode())
         accuracy.follow(CANDIDATE.decode(), shadow=True)
         forecast_everything(state, accuracy)
-        (compared,) = accuracy.status()["comparisons"]
+        (compared,) = accuracy.describe()["comparisons"]
         assert (compared["first"], compared["second"]) == (STABLE.decode(), CANDIDATE.decode())
         assert compared["forecasts"] == 4, "one ends and the next begins every five steps"
         assert compared["second_loss"] > compared["first_loss"] > 0
@@ -137,7 +137,7 @@ def test_a_slot_that_changes_hands_is_dropped_even_if_nobody_said_so(tmp_path: P
         state.directory.release(slot)
         assert observed(state, "web-02", 100, [5.0] * 16) == slot
         assert accuracy.sweep() == 0
-        told = accuracy.status()
+        told = accuracy.describe()
         assert (told["held"], told["sampled"]["forgotten"]) == (0, 1)
         assert told["versions"][STABLE.decode()]["scored_steps"] == 0
 
@@ -149,7 +149,7 @@ def test_forget_drops_at_once(tmp_path: Path) -> None:
         accuracy.forecast_posted(slot, 107, STABLE, forecast_of(state, 1.0, 2.0))
         accuracy.forget(slot)
         accuracy.forget(slot)
-        assert accuracy.status()["sampled"]["forgotten"] == 1
+        assert accuracy.describe()["sampled"]["forgotten"] == 1
 
 
 def test_a_sweep_is_bounded_and_the_next_goes_on(tmp_path: Path) -> None:
@@ -169,15 +169,15 @@ def test_after_a_restart_figures_begin_anew_and_go_on(tmp_path: Path) -> None:
     with opened(tmp_path) as state:
         accuracy = LiveAccuracy(state, LIMITS)
         forecast_everything(state, accuracy)
-        assert accuracy.status()["versions"][STABLE.decode()]["loss"] is not None
+        assert accuracy.describe()["versions"][STABLE.decode()]["loss"] is not None
     with opened(tmp_path) as state:
         accuracy = LiveAccuracy(state, LIMITS)
-        assert accuracy.status()["versions"] == {}
+        assert accuracy.describe()["versions"] == {}
         slot = state.directory.slots["web-01"]
         accuracy.forecast_posted(slot, 127, STABLE, forecast_of(state, 1.0, 2.0))
         observed(state, "web-01", 128, [1.0] * 5)
         accuracy.sweep()
-        assert accuracy.status()["versions"][STABLE.decode()]["scored_steps"] == 4
+        assert accuracy.describe()["versions"][STABLE.decode()]["scored_steps"] == 4
 
 
 def test_a_version_that_goes_is_told_of_no_more(tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_a_version_that_goes_is_told_of_no_more(tmp_path: Path) -> None:
         accuracy.follow(STABLE.decode(), training=TRAINING)
         forecast_everything(state, accuracy)
         accuracy.unfollow(STABLE.decode())
-        told = accuracy.status()
+        told = accuracy.describe()
         assert list(told["versions"]) == [CANDIDATE.decode()]
         assert told["comparisons"] == []
         assert accuracy.training == {}
@@ -206,7 +206,7 @@ async def test_the_service_scores_what_its_pipeline_posts(tmp_path: Path) -> Non
             observed(state, "web-01", 108, [1.0] * 5)
             assert list(service.accuracy.scorer.pending) == [slot]
             service.accuracy.sweep()
-            told = service.status()["accuracy"]["versions"][STABLE.decode()]
+            told = service.describe_status()["accuracy"]["versions"][STABLE.decode()]
             assert (told["forecasts"], told["scored_steps"]) == (1, 4)
             assert told["loss"] is not None
             text = service.metrics.render().decode()
@@ -224,7 +224,7 @@ async def test_the_service_drops_a_server_that_is_forgotten(tmp_path: Path) -> N
         service.accuracy.forecast_posted(slot, 107, STABLE, forecast_of(state, 1.0, 2.0))
         names = [f"new-{number}" for number in range(state.directory.capacity)]
         samples = [Sample(name, 100.0 * state.contract.step_seconds, {"cpu": 1.0}) for name in names]
-        await service.ingest.take(enumerate(samples))
+        await service.ingest.take_samples(enumerate(samples))
         assert "web-01" not in state.directory.slots
         assert service.accuracy.scorer.pending == {}
         service.close()
@@ -234,7 +234,7 @@ async def test_the_service_drops_a_server_that_is_forgotten(tmp_path: Path) -> N
 def samples_of(accuracy: LiveAccuracy) -> dict[str, list[tuple[dict[str, str], float]]]:
     class Families(Collector):
         def collect(self) -> Any:
-            return accuracy.families()
+            return accuracy.collect_metrics()
 
     registry = CollectorRegistry()
     registry.register(Families())
@@ -251,7 +251,7 @@ def test_metrics_tell_what_status_tells(tmp_path: Path) -> None:
         accuracy.follow(STABLE.decode(), training=TRAINING)
         accuracy.follow(CANDIDATE.decode(), shadow=True)
         forecast_everything(state, accuracy)
-        status, samples = accuracy.status(), samples_of(accuracy)
+        status, samples = accuracy.describe(), samples_of(accuracy)
         for labels, value in samples["streamd_live_pinball"]:
             told = status["versions"][labels["version"]]["targets"][labels["target"]]["loss"]
             assert value == pytest.approx(told, abs=1e-6)
@@ -277,7 +277,7 @@ def test_what_is_not_known_yet_is_null_and_no_sample(tmp_path: Path) -> None:
     with opened(tmp_path) as state:
         accuracy = LiveAccuracy(state, LIMITS)
         accuracy.follow(STABLE.decode(), training=TRAINING)
-        told = json.loads(json.dumps(accuracy.status(), allow_nan=False))["versions"][STABLE.decode()]
+        told = json.loads(json.dumps(accuracy.describe(), allow_nan=False))["versions"][STABLE.decode()]
         assert (told["loss"], told["drift_ratio"], told["training_loss"]) == (None, None, 0.1)
         assert told["targets"]["cpu"]["inside"] == {"0.1-0.9": None}
         samples = samples_of(accuracy)

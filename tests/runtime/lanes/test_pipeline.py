@@ -289,14 +289,14 @@ async def test_callers_beyond_the_room_are_refused(tmp_path: Path) -> None:
 async def test_forecasts_wait_while_the_disk_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("streamd.runtime.lanes.pipeline.SHORTAGE_SECONDS", 0.0)
     async with running(tmp_path) as rig:
-        asked: list[int] = []
+        checks: list[int] = []
 
-        def shortage() -> StorageError | None:
-            asked.append(len(rig.batches))
-            return StorageError("full") if len(asked) < 5 else None
+        def find_shortage() -> StorageError | None:
+            checks.append(len(rig.batches))
+            return StorageError("full") if len(checks) < 5 else None
 
-        monkeypatch.setattr(rig.state, "shortage", shortage)
+        monkeypatch.setattr(rig.state, "find_shortage", find_shortage)
         rig.add_due_row("web-01", 100)
         await rig.wait_idle()
-        assert asked[:4] == [0, 0, 0, 0]
+        assert checks[:4] == [0, 0, 0, 0]
         assert rig.published == [("web-01", 100)]

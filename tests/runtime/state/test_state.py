@@ -231,7 +231,7 @@ def test_a_damaged_name_does_not_keep_the_others_from_being_carried_over(tmp_pat
         fill(state, "web-01", 3, now=NOW + 9)
         slot = state.directory.slots["web-01"]
         fill(state, "web-02", 4)
-        column = state.windows_file.arrays()
+        column = state.windows_file.map_arrays()
         column["name"][slot, : len(damage)] = np.frombuffer(damage, np.uint8)
         column["name_bytes"][slot] = len(damage)
     with opened(tmp_path, limits=replace(LIMITS, capacity=9)) as state:
@@ -379,7 +379,7 @@ def test_a_full_disk_forgets_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             fill(state, name, 3)
         generations = list(state.directory.generations)
         fill_the_disk(monkeypatch)
-        with pytest.raises(StorageError, match="no room") as caught:
+        with pytest.raises(StorageError, match="no space") as caught:
             send(state, "one-more", 100, whole(1.0))
         assert caught.value.retry
         assert sorted(state.directory.slots) == sorted(names)
@@ -431,7 +431,7 @@ def test_a_file_is_closed_twice_and_flushed_after(tmp_path: Path) -> None:
     file, aside = open_state_file(tmp_path / "a" / "b" / "file", layout)
     assert aside is None
     assert file.is_new
-    file.arrays()["a"][2] = 5.0
+    file.map_arrays()["a"][2] = 5.0
     file.flush()
     file.close()
     file.close()
@@ -439,7 +439,7 @@ def test_a_file_is_closed_twice_and_flushed_after(tmp_path: Path) -> None:
     again = StateFile(file.path, layout)
     assert not again.is_new
     assert again.identifier == file.identifier
-    assert again.arrays()["a"].tolist() == [0.0, 0.0, 5.0, 0.0]
+    assert again.map_arrays()["a"].tolist() == [0.0, 0.0, 5.0, 0.0]
     again.close()
 
 

@@ -236,7 +236,7 @@ async def test_a_candidate_that_is_promoted_serves_with_the_lanes_that_it_has(tm
         trial.rig.add_due_row(first, 100)
         while len(trial.tried.script.runs) == warmed:
             await asyncio.sleep(0)
-        taking = asyncio.create_task(trial.candidate.hand_over(trial.manager))
+        taking = asyncio.create_task(trial.candidate.transfer(trial.manager))
         await asyncio.sleep(0)
         trial.tried.release_all()
         loaded = await taking
