@@ -1,4 +1,4 @@
-"""`python -m streamd` is the console command."""
+"""Runs the console command as `python -m streamd`."""
 
 import sys
 

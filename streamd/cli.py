@@ -1,4 +1,7 @@
-"""The console command. Imports what a command needs only when it runs, so that `--help` is quick."""
+"""The console command `streamd` and its subcommands.
+
+Imports what a command needs only when the command runs, so that `--help` is quick.
+"""
 
 import argparse
 import importlib
@@ -14,7 +17,7 @@ USAGE_ERROR = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns its exit status."""
+    """Run a command and return its exit status."""
     parser = make_parser()
     args, rest = parser.parse_known_args(arguments)
     if rest and not args.takes_rest:

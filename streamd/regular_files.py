@@ -1,7 +1,7 @@
-"""Opens and reads files so that nobody waits for ever.
+"""Opens and reads regular files without ever waiting without limit; imports nothing of streamd.
 
-What is no regular file is refused (to open a pipe waits for its writer), and a file system that stops to answer is
-given up.
+Pipes, devices and sockets are refused, since opening a pipe waits for a writer. A file system that stops answering
+leads to a `TimeoutError`.
 """
 
 import errno
@@ -13,7 +13,7 @@ import threading
 from pathlib import Path
 
 STALL_SECONDS = 60.0
-"""A file system that gives no byte for so long is taken to hang."""
+"""A file system that returns no byte for so long is considered hung."""
 
 _PIECE_BYTES = 4 * 2**20
 
@@ -27,8 +27,8 @@ _KINDS = {
 
 
 def open_regular(path: Path) -> io.BufferedReader:
-    """Open a file to read its bytes; raises `OSError` where it is no regular file, and never waits for a writer."""
-    # With O_NONBLOCK a pipe opens at once; for a regular file the flag means nothing.
+    """Open a file to read its bytes, without waiting for a writer; raises `OSError` if it is not a regular file."""
+    # With O_NONBLOCK a pipe opens at once; for a regular file the flag has no effect.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     try:
         require_regular(descriptor, path)
@@ -45,17 +45,17 @@ def read_regular(path: Path) -> bytes:
 
 
 def require_regular(descriptor: int, path: Path) -> None:
-    """Raise `OSError` where an open descriptor is of no regular file."""
+    """Raise `OSError` if an open descriptor is not one of a regular file."""
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
-        kind = _KINDS.get(stat.S_IFMT(mode), "no file")
+        kind = _KINDS.get(stat.S_IFMT(mode), "not a file")
         raise OSError(errno.EINVAL, f"it is {kind}, expected a regular file", str(path))
 
 
 def read_with_timeout(path: Path, stall_seconds: float = STALL_SECONDS) -> bytes:
-    """Read a regular file; raises `OSError`, `TimeoutError` where no byte comes for so long.
+    """Read a regular file; raises `OSError`, and `TimeoutError` if no byte arrives for so long.
 
-    The thread that reads is left behind then: it holds up neither the caller nor the process's end.
+    On a timeout the daemon thread that reads is abandoned: it delays neither the caller nor the exit of the process.
     """
     pieces: queue.SimpleQueue[bytes | OSError] = queue.SimpleQueue()
     threading.Thread(target=_read_pieces, args=(path, pieces), name=f"read {path.name}", daemon=True).start()

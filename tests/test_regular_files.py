@@ -1,4 +1,7 @@
-"""Files are read without waiting for ever: pipes and other kinds are refused, a file system that hangs is given up."""
+"""Tests `streamd/regular_files.py`.
+
+Files are read without waiting for ever: pipes and other kinds are refused, a file system that hangs is given up.
+"""
 
 import os
 import socket
@@ -12,7 +15,7 @@ import pytest
 from streamd import regular_files as reading
 from streamd.core.errors import ConfigError, RepositoryError, StateError, StreamdError
 from streamd.inference.api.sources import find_source
-from streamd.regular_files import read_with_timeout, read_regular
+from streamd.regular_files import read_regular, read_with_timeout
 from streamd.repository.files import exclusive, replace_file
 from streamd.repository.listing import list_versions
 from streamd.repository.record import read_record

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from streamd.http.connections import ConnectionCounts, Runner
+from streamd.http.connections import ConnectionCounts, HttpRunner
 from streamd.http.errors import errors_middleware
 from streamd.http.requests import BodyReader, TransportLimits
 from streamd.http.routes.forecasts import ForecastRoutes
@@ -29,9 +29,9 @@ class HttpApp:
     sockets: Sockets
     counts: ConnectionCounts
 
-    def make_runner(self, *, shutdown_timeout_seconds: float) -> Runner:
+    def make_runner(self, *, shutdown_timeout_seconds: float) -> HttpRunner:
         """Return the runner that serves the application; when it stops, an open request has this long to end."""
-        return Runner(self.app, self.counts, shutdown_timeout_seconds=shutdown_timeout_seconds)
+        return HttpRunner(self.app, self.counts, shutdown_timeout_seconds=shutdown_timeout_seconds)
 
 
 def make_http_app(

@@ -1,4 +1,7 @@
-"""Callers who leave before they are answered: their handlers end, so that nothing runs for nobody."""
+"""Callers that leave before they are answered: what runs for them is cancelled.
+
+Only for handlers that compute an answer. A handler that takes samples is never cancelled: it takes the whole body.
+"""
 
 import asyncio
 from collections.abc import Iterator
@@ -6,43 +9,29 @@ from contextlib import contextmanager
 
 from aiohttp import web
 
-CHECK_SECONDS = 0.05
-"""How often the connections of callers who wait are looked at: aiohttp tells no handler that its caller left."""
+from streamd.http.connections import call_when_lost
 
 
-class Callers:
-    """The handlers that wait for an answer; one watch over all of them, which runs while there are any."""
+@contextmanager
+def cancel_if_caller_leaves(request: web.Request) -> Iterator[None]:
+    """Cancel the block if its caller leaves; the block then raises `ConnectionResetError`.
 
-    def __init__(self) -> None:
-        self._waiting: dict[asyncio.Task[object], web.Request] = {}
-        self._watch: asyncio.TimerHandle | None = None
+    aiohttp's own `handler_cancellation` would cancel the handlers of all routes.
+    """
+    task = asyncio.current_task()
+    assert task is not None, "a handler runs in a task"
+    cancels_before = task.cancelling()
+    has_left = False
 
-    @contextmanager
-    def waiting(self, request: web.Request) -> Iterator[None]:
-        """Cancel what runs in this block once its caller has left; then raises `ConnectionResetError`."""
-        task = asyncio.current_task()
-        assert task is not None, "a handler runs in a task"
-        cancels = task.cancelling()
-        self._waiting[task] = request
-        if self._watch is None:
-            self._watch_soon()
+    def cancel() -> None:
+        nonlocal has_left
+        has_left = True
+        task.cancel()
+
+    with call_when_lost(request, cancel):
         try:
             yield
         except asyncio.CancelledError as exc:
-            if task in self._waiting or task.uncancel() > cancels:
-                raise  # somebody else's: the daemon stops
+            if not has_left or task.uncancel() > cancels_before:
+                raise  # the cancellation, or one more of them, came from elsewhere: the daemon stops
             raise ConnectionResetError("the caller left before the answer") from exc
-        finally:
-            self._waiting.pop(task, None)
-
-    def _watch_soon(self) -> None:
-        self._watch = asyncio.get_running_loop().call_later(CHECK_SECONDS, self._check)
-
-    def _check(self) -> None:
-        self._watch = None
-        for task, request in list(self._waiting.items()):
-            if request.transport is None or request.transport.is_closing():
-                del self._waiting[task]
-                task.cancel()
-        if self._waiting:
-            self._watch_soon()

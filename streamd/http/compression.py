@@ -1,6 +1,6 @@
-"""Compressed bodies: what `Content-Encoding` may say, and decoding that stops at a bound.
+"""Compressed bodies: the values of `Content-Encoding`, and decoding that stops at a limit.
 
-Gzip and deflate are what the standard library decodes in every Python that streamd runs on.
+Gzip and deflate are supported: the standard library decodes them in every Python that streamd runs on. No I/O.
 """
 
 import zlib
@@ -10,18 +10,18 @@ from streamd.core.errors import MalformedError, TooLargeError, UnsupportedEncodi
 
 _GZIP_WBITS, _ZLIB_WBITS, _RAW_WBITS = 31, 15, -15
 
-PIECE_BYTES = 16_384
-"""How much is decoded at once: what lies behind the end of a gzip member is copied for each member."""
+DECODED_PIECE_BYTES = 16_384
+"""Bytes that are decoded at once. Small, because zlib copies what follows a gzip member, for each member."""
 
 MAX_MEMBERS = 1_000
-"""Gzip members in one body; each may be empty, so that no bound on what comes out limits them."""
+"""Gzip members in one body. A member may decode to nothing, so the limit on decoded bytes does not bound them."""
 
 CONTENT_CODINGS = ("gzip", "deflate", "identity")
-"""The content codings that are taken."""
+"""The content codings that are accepted."""
 
 
 def parse_content_encoding(fields: Sequence[str]) -> str:
-    """Return the coding that a request's Content-Encoding fields name; without any it is identity.
+    """Return the coding that the Content-Encoding fields of a request name; identity if they name none.
 
     Raises `UnsupportedEncodingError` for a coding that is not in `CONTENT_CODINGS`, and for more than one.
     """
@@ -37,7 +37,7 @@ def parse_content_encoding(fields: Sequence[str]) -> str:
 
 
 class Decompressor:
-    """Decodes one body that arrives in pieces, up to `limit_bytes` of what comes out."""
+    """A decoder of one body that arrives in pieces; it decodes to at most `limit_bytes`."""
 
     def __init__(self, encoding: str, limit_bytes: int) -> None:
         self._encoding = encoding
@@ -47,26 +47,26 @@ class Decompressor:
         self._stream: zlib._Decompress | None = None
 
     def decode(self, data: bytes) -> Iterator[bytes]:
-        """Yield what this piece decodes to.
+        """Yield the decoded bytes of this piece.
 
-        Raises `TooLargeError` where more than the limit comes out, `MalformedError` for what is not in the coding.
+        Raises `TooLargeError` if the body decodes to more than the limit, `MalformedError` if it is not in its coding.
         """
         try:
-            for begin in range(0, len(data), PIECE_BYTES):
-                yield from self._decode(data[begin : begin + PIECE_BYTES])
+            for begin in range(0, len(data), DECODED_PIECE_BYTES):
+                yield from self._decode_piece(data[begin : begin + DECODED_PIECE_BYTES])
         except zlib.error as exc:
             raise MalformedError(f"the body is not valid {self._encoding}: {exc}") from exc
 
     def finish(self) -> None:
-        """End the body; raises `MalformedError` where it is cut off. A body of no bytes is empty in every coding."""
+        """End the body; raises `MalformedError` if it is cut off. A body of no bytes is empty in every coding."""
         if self._stream is not None and not self._stream.eof:
-            raise MalformedError(f"the body ends in the midst of its {self._encoding} data")
+            raise MalformedError(f"the body ends in the middle of its {self._encoding} data")
 
-    def _decode(self, rest: bytes) -> Iterator[bytes]:
+    def _decode_piece(self, rest: bytes) -> Iterator[bytes]:
         while rest:
             stream = self._stream
             if stream is None or stream.eof:
-                stream = self._stream = self._begin(rest)
+                stream = self._stream = self._begin_member(rest)
             out = stream.decompress(rest, self._left_bytes + 1)
             self._left_bytes -= len(out)
             if self._left_bytes < 0:
@@ -74,10 +74,10 @@ class Decompressor:
             yield out
             rest = stream.unconsumed_tail or stream.unused_data
 
-    def _begin(self, data: bytes) -> "zlib._Decompress":
+    def _begin_member(self, data: bytes) -> "zlib._Decompress":
         self._members += 1
         if self._members > (MAX_MEMBERS if self._encoding == "gzip" else 1):
-            raise MalformedError(f"the body goes on behind the end of its {self._encoding} data")
+            raise MalformedError(f"the body continues after the end of its {self._encoding} data")
         if self._encoding == "gzip":
             return zlib.decompressobj(_GZIP_WBITS)
         # The standard's deflate has zlib's header, whose low four bits are 8; some senders leave the header out.

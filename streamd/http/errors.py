@@ -1,4 +1,7 @@
-"""Our errors as HTTP answers: one table from class to status, one middleware."""
+"""Errors as HTTP answers: one table from error class to status, and one middleware that uses it.
+
+The errors themselves are in `core/errors.py`. Nothing here knows what a route does.
+"""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -35,20 +38,21 @@ _STATUS: dict[type[StreamdError], int] = {
 }
 
 RETRY_AFTER_SECONDS = 1
+"""Sent with each error that may not occur again if the call is repeated."""
 
 
 def choose_status(error: StreamdError) -> int:
-    """The HTTP status of an error: that of its class, or of the nearest one it descends from."""
+    """Return the HTTP status of an error: that of its class, or of its nearest base class."""
     return next(_STATUS[each] for each in type(error).__mro__ if each in _STATUS)
 
 
 def make_error_message(error: StreamdError) -> dict[str, Any]:
-    """An error as a frame or body."""
+    """Return an error as a message: a frame, or the body of an answer."""
     return {"type": "error", "code": error.code, "message": str(error)}
 
 
 def choose_encoding(request: web.Request) -> Encoding:
-    """The encoding a caller can read: that of its body, else what it accepts, else JSON."""
+    """Return the encoding that a caller can read: that of its body, else the one that it accepts, else JSON."""
     try:
         return parse_content_type(request.headers.get("Content-Type", ""))
     except StreamdError:
@@ -57,7 +61,7 @@ def choose_encoding(request: web.Request) -> Encoding:
 
 
 def reply(request: web.Request, message: Any, status: int = 200) -> web.Response:
-    """Answer in the caller's encoding."""
+    """Return a response in the encoding of the caller."""
     encoding = choose_encoding(request)
     return web.Response(body=encode(message, encoding), status=status, content_type=encoding.value)
 
@@ -67,7 +71,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @web.middleware
 async def errors_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn every error into an answer with its code; a defect of ours is logged and named as such."""
+    """Turn every error into an answer with its code; a defect of the daemon is logged and answered as `internal`."""
     try:
         return await handler(request)
     except StreamdError as error:
@@ -89,7 +93,7 @@ async def errors_middleware(request: web.Request, handler: Handler) -> web.Strea
         return answer
     except Exception as exc:
         if isinstance(exc, PEER_LEFT_ERRORS) and has_peer_left(request):
-            raise  # the connection counts it
+            raise  # `Connection` counts it
         log.exception("handler_failed", method=request.method, path=request.path)
-        message = {"type": "error", "code": "internal", "message": "a defect of the daemon's; its log tells more"}
+        message = {"type": "error", "code": "internal", "message": "a defect of the daemon; its log has the details"}
         return reply(request, message, 500)

@@ -1,7 +1,8 @@
-"""What other encoders write into JSON though it is not JSON: NaN, Infinity, and surrogates without their other half.
+"""Tokens that some encoders write though they are not JSON: NaN, Infinity, and surrogates without their other half.
 
-A decoder refuses the whole body for one of them. Here each is replaced by a string that is not UTF-8: a decoder skips
-such a string where it only looks for the end of a sample, and refuses it where it reads that sample.
+A decoder refuses the whole body for one of them. Here each is replaced by a string that is not UTF-8 (it is marked):
+a decoder skips such a string while it looks for the end of a sample, and refuses it only when it decodes that sample.
+So one sample is refused, not all. Only bytes and errors here; `wire/` decodes.
 """
 
 import json
@@ -18,24 +19,26 @@ from streamd.core.errors import (
 )
 
 _MARK = b"\xff"
+"""A byte that never occurs in UTF-8."""
 _ESCAPE = re.compile(rb"\\[^u]", re.DOTALL)
 _PAIR = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
 _FOREIGN = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}|(?:NaN|-?Infinity)(?!\s*:)")
 _MARKED = re.compile(rb"\xff(u[dD][89a-fA-F][0-9a-fA-F]{2}|NaN|-?Infinity)")
 _MARKED_TEXT = re.compile(r"\udcff(u[dD][89a-fA-F][0-9a-fA-F]{2}|NaN|-?Infinity)")
-"""The same, where bytes that are not UTF-8 were read with `surrogateescape`."""
+"""`_MARKED` for text whose bytes were decoded with `surrogateescape`."""
 
 SEND_NULL = "send null where a value is missing"
 
 
 def mark_foreign_tokens(data: bytes) -> bytes | None:
-    """Return JSON in which foreign tokens are marked strings, or None where it has none of them.
+    """Return the JSON with its foreign tokens as marked strings, or `None` if it has no foreign token.
 
-    What is malformed besides stays malformed.
+    JSON that is malformed in another way stays malformed.
     """
     if not _FOREIGN.search(data):
         return None
-    # Of the same length as the data, but without escapes: each quote that is left begins or ends a string.
+    # As long as the data, so that places are the same, but without escapes: each quote begins or ends a string. After
+    # an odd number of quotes a token is inside a string, where NaN is just text and only a surrogate is foreign.
     plain = _PAIR.sub(b"_" * 12, _ESCAPE.sub(b"__", data))
     pieces, end, quotes = list[bytes](), 0, 0
     for match in _FOREIGN.finditer(plain):
@@ -51,7 +54,7 @@ def mark_foreign_tokens(data: bytes) -> bytes | None:
 
 
 def explain_sample(raw: bytes) -> InvalidInputError | None:
-    """Return the error of a marked sample's first foreign token, or None where no field that is read has one."""
+    """Return the error for the first foreign token of a marked sample, or `None` if no field that is read has one."""
     given = _read_marked(raw)
     if not isinstance(given, dict):
         return None
@@ -59,7 +62,7 @@ def explain_sample(raw: bytes) -> InvalidInputError | None:
 
 
 def explain_row(raw: bytes, features: list[str]) -> InvalidValueError | None:
-    """Return the error of a marked row of columns, or None where it has no foreign token."""
+    """Return the error for a marked row of columns, or `None` if it has no foreign token."""
     given = _read_marked(raw)
     if not isinstance(given, list) or len(given) != len(features):
         return None
@@ -69,7 +72,7 @@ def explain_row(raw: bytes, features: list[str]) -> InvalidValueError | None:
 
 
 def explain_field(field: str, raw: bytes) -> InvalidInputError | None:
-    """Return the error of a marked server, time or status, or None where it has no foreign token."""
+    """Return the error for a marked server, time or status, or `None` if it has no foreign token."""
     return next((_make_field_error(name, token) for name, token in _find_marked([(field, _read_marked(raw))])), None)
 
 
@@ -89,12 +92,12 @@ def _find_sample_faults(given: dict[str, Any]) -> Iterator[InvalidInputError]:
     if not isinstance(values, dict):
         return
     for _, token in _find_marked((name, name) for name in values):
-        yield InvalidSampleError(f"the name of a feature in values holds {_show(token)}")
+        yield InvalidSampleError(f"the name of a feature in values holds {_describe_token(token)}")
     yield from (_make_value_error(name, token) for name, token in _find_marked(values.items()))
 
 
 def _find_marked(named: Any) -> Iterator[tuple[str, str]]:
-    """Yield the name and the token of each value that holds one."""
+    """Yield the name and the foreign token of each value that has one."""
     for name, value in named:
         match = _MARKED_TEXT.search(value) if isinstance(value, str) else None
         if match is not None:
@@ -111,26 +114,26 @@ _FIELDS: dict[str, tuple[type[InvalidInputError], str]] = {
 
 def _make_field_error(field: str, token: str) -> InvalidInputError:
     error, expected = _FIELDS[field]
-    return error(f"{field} holds {_show(token)}, expected {expected}")
+    return error(f"{field} holds {_describe_token(token)}, expected {expected}")
 
 
 def _make_value_error(name: str, token: str) -> InvalidValueError:
     shown = name[:64].encode("ascii", "backslashreplace").decode()
-    return InvalidValueError(f"values.{shown} holds {_show(token)}: {SEND_NULL}")
+    return InvalidValueError(f"values.{shown} holds {_describe_token(token)}: {SEND_NULL}")
 
 
-def _show(token: str) -> str:
+def _describe_token(token: str) -> str:
     if token.startswith("u"):
         return f"\\{token}, a surrogate without its other half, which is not Unicode text"
     return f"{token}, which is not JSON"
 
 
-_PLACE = re.compile(r"\(byte (\d+)\)")
+_BYTE_PLACE = re.compile(r"\(byte (\d+)\)")
 
 
 def add_hint(message: str, data: bytes) -> str:
-    """Say which foreign token a JSON decoder stopped at, and where; without one, return its message as it is."""
-    place = _PLACE.search(message)
+    """Return the message of a JSON decoder, with the foreign token at which it stopped, if it stopped at one."""
+    place = _BYTE_PLACE.search(message)
     if place is None or not message.startswith("JSON"):
         return message
     at = int(place[1])

@@ -1,4 +1,7 @@
-"""The server that a request names: in the path, percent-encoded, or as the parameter `server`, which takes any name."""
+"""The server that a request names: in the path, percent-encoded, or as the parameter `server`, which takes any name.
+
+Reads the request and the directory of servers; changes neither.
+"""
 
 from urllib.parse import unquote_to_bytes
 
@@ -8,14 +11,14 @@ from streamd.core.errors import InvalidInputError, InvalidServerError, UnknownSe
 from streamd.runtime.service import Service
 
 SERVER_IN_PATH = r"{server:[\s\S]+}"
-"""A server's name as the rest of a path: every character, a newline and a slash too."""
+"""A pattern for the rest of a path as the name of a server: any characters, also newlines and slashes."""
 
 
 def read_server_name(request: web.Request) -> str | None:
-    """Return the server that a request names, None where it names none.
+    """Return the server that a request names, `None` if it names no server.
 
-    Raises `UnknownServerError` where the path or query is not UTF-8 once it is percent-decoded (nobody has such a
-    name), `InvalidInputError` where two servers are named.
+    Raises `UnknownServerError` if the percent-decoded path or query is not UTF-8 (no server has such a name),
+    `InvalidInputError` if two servers are named.
     """
     try:
         check_utf8(request)
@@ -28,7 +31,7 @@ def read_server_name(request: web.Request) -> str | None:
 
 
 def require_slot(service: Service, server: str) -> int:
-    """Return a server's slot; raises `UnknownServerError` where nobody of this name reports."""
+    """Return the slot of a server; raises `UnknownServerError` if no server of this name reports."""
     slot = service.state.directory.slots.get(server)
     if slot is None:
         raise UnknownServerError(f"no server {server!r} reports")
@@ -36,9 +39,9 @@ def require_slot(service: Service, server: str) -> int:
 
 
 def check_utf8(request: web.Request) -> None:
-    """Raise `InvalidServerError` where the path or query is not UTF-8 once it is percent-decoded.
+    """Raise `InvalidServerError` if the percent-decoded path or query is not UTF-8.
 
-    Decoded with replacements, a name could be that of another server.
+    aiohttp would replace the invalid bytes, and the result could be the name of another server.
     """
     url = request.rel_url
     try:

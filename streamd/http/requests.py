@@ -1,4 +1,7 @@
-"""Reading bodies within bounds of size, number and time."""
+"""Reading the bodies of requests, within limits of size, number and time.
+
+Bodies are bytes here; `wire/` decodes them.
+"""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,21 +15,28 @@ from streamd.http.peers import has_peer_left
 from streamd.runtime.pauses import Pauses
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TransportLimits:
-    """The bounds at the doors."""
+    """Limits on requests, WebSockets and event streams."""
 
     max_body_bytes: int = 8 * 2**20
+    """Of one request body, as it is sent and as it is decompressed."""
     max_frame_bytes: int = 2 * 2**20
+    """Of one WebSocket frame that is received."""
     max_pending_body_bytes: int = 64 * 2**20
+    """Of all bodies that are being read or handled; beyond it a request is answered with `TooBusyError`."""
     max_sockets: int = 4_096
+    """WebSockets and event streams that are open at once."""
     body_timeout_seconds: float = 30.0
+    """The time in which a body must arrive."""
     send_timeout_seconds: float = 30.0
+    """A peer that keeps a send waiting for so long is dropped."""
     heartbeat_seconds: float = 30.0
+    """The interval of pings on a WebSocket."""
 
 
 class BodyReader:
-    """Reads request bodies; `pending_bytes` of all of them together are bounded."""
+    """A reader of request bodies that bounds the `pending_bytes` of all of them together."""
 
     def __init__(self, limits: TransportLimits, pauses: Pauses) -> None:
         self._limits = limits
@@ -35,50 +45,50 @@ class BodyReader:
 
     @asynccontextmanager
     async def read_body(self, request: web.Request) -> AsyncIterator[bytes]:
-        """Read a body, decompressed; its bytes count as pending until the block ends.
+        """Read a body and decompress it; its bytes count as pending until the block ends.
 
-        Raises `UnsupportedEncodingError`, `TooLargeError`, `TooBusyError` where too much is pending already,
-        `MalformedError` for a body that is cut off, not in its coding or not in time, and `ConnectionResetError`
-        where the peer leaves in the midst of it.
+        Raises `UnsupportedEncodingError`, `TooLargeError`, `TooBusyError` if too many bytes are pending already,
+        `MalformedError` if the body is cut off, not in its coding or not complete in time, and `ConnectionResetError`
+        if the peer leaves before its body is complete.
         """
         encoding = parse_content_encoding(request.headers.getall("Content-Encoding", ()))
-        self._check(request)
-        # A compressed body may grow to the limit, whatever its length says.
+        self._check_limits(request)
+        # A compressed body may grow to the limit, whatever its Content-Length is.
         reserved = (encoding == "identity" and request.content_length) or self._limits.max_body_bytes
         self.pending_bytes += reserved
         try:
-            yield await self._body(request, encoding)
+            yield await self._receive_in_time(request, encoding)
         finally:
             self.pending_bytes -= reserved
 
-    def _check(self, request: web.Request) -> None:
+    def _check_limits(self, request: web.Request) -> None:
         limit = self._limits.max_body_bytes
         if (request.content_length or 0) > limit:
-            raise TooLargeError(f"the body has {request.content_length} bytes, at most {limit} are taken")
+            raise TooLargeError(f"the body has {request.content_length} bytes, at most {limit} are accepted")
         if self.pending_bytes > self._limits.max_pending_body_bytes:
-            raise TooBusyError(f"bodies of {self.pending_bytes} bytes are being taken already")
+            raise TooBusyError(f"bodies of {self.pending_bytes} bytes are being handled already")
 
-    async def _body(self, request: web.Request, encoding: str) -> bytes:
+    async def _receive_in_time(self, request: web.Request, encoding: str) -> bytes:
         try:
             async with self._pauses.timeout(self._limits.body_timeout_seconds):
-                return await self._decoded(request, encoding)
+                return await self._receive(request, encoding)
         except StreamdError:
             raise
-        except Exception as exc:  # aiohttp's errors of a body have no common root
+        except Exception as exc:  # the errors that aiohttp raises for a body have no common base class
             if has_peer_left(request):
-                raise ConnectionResetError("the peer left in the midst of its body") from exc
+                raise ConnectionResetError("the peer left before its body was complete") from exc
             if isinstance(exc, TimeoutError):
                 seconds = self._limits.body_timeout_seconds
-                raise MalformedError(f"the body did not come within {seconds:g} s") from exc
+                raise MalformedError(f"the body did not arrive within {seconds:g} s") from exc
             raise MalformedError(f"the body cannot be read: {exc}") from exc
 
-    async def _decoded(self, request: web.Request, encoding: str) -> bytes:
-        """Read to the end; the bound holds for what came and for what it decodes to."""
-        limit, came, body = self._limits.max_body_bytes, 0, bytearray()
+    async def _receive(self, request: web.Request, encoding: str) -> bytes:
+        """Read a body to its end; the limit holds for the bytes received and for the bytes decoded."""
+        limit, received, body = self._limits.max_body_bytes, 0, bytearray()
         decompressor = None if encoding == "identity" else Decompressor(encoding, limit)
         async for data in request.content.iter_any():
-            came += len(data)
-            if came > limit:
+            received += len(data)
+            if received > limit:
                 raise TooLargeError(f"the body has over {limit} bytes")
             if decompressor is None:
                 body += data

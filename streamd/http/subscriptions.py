@@ -1,4 +1,7 @@
-"""What a subscriber may ask for: the `subscribe` message, or the same as query parameters."""
+"""The choice of a subscriber: a `subscribe` message, or the same as query parameters, checked against the contract.
+
+Pure functions; `routes/forecasts.py` subscribes.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,7 +16,7 @@ from streamd.http.wire.codecs import Decoder, Encoding
 
 
 class SubscribeMessage(msgspec.Struct, kw_only=True):
-    """`servers` are names or globs; without targets or quantiles all are meant."""
+    """The `subscribe` message: `servers` are names or globs; `None` for targets or quantiles means all."""
 
     type: Literal["subscribe"]
     servers: list[str] = msgspec.field(default_factory=lambda: ["*"])
@@ -24,7 +27,7 @@ class SubscribeMessage(msgspec.Struct, kw_only=True):
     dtype: str = "float32"
 
 
-_subscribe = Decoder(SubscribeMessage)
+_subscribe_decoder = Decoder(SubscribeMessage)
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class SubscriptionChoice:
     encoding: Encoding
 
     def describe(self, contract: ModelContract, model: str) -> dict[str, Any]:
-        """The `subscribed` answer: what was understood."""
+        """Return the `subscribed` message, which repeats the choice as it was understood."""
         return {
             "type": "subscribed",
             "servers": list(self.globs.globs),
@@ -52,25 +55,28 @@ class SubscriptionChoice:
 
 
 def parse_subscribe(contract: ModelContract, data: bytes | str, encoding: Encoding) -> SubscriptionChoice:
-    """Read a `subscribe` frame; raises `MalformedError` or `InvalidSelectionError`."""
-    return _choose(contract, _subscribe.decode(data, encoding), encoding)
+    """Parse a `subscribe` frame; raises `MalformedError` or `InvalidSelectionError`."""
+    return _make_choice(contract, _subscribe_decoder.decode(data, encoding), encoding)
 
 
 LIST_PARAMETERS = ("servers", "targets", "quantiles")
+"""Query parameters that are lists."""
+
 SINGLE_PARAMETERS = ("every", "batch", "dtype", "format", "last_event_id")
+"""Query parameters that may be given once."""
 
 
 def parse_query(contract: ModelContract, parameters: Iterable[tuple[str, str]]) -> SubscriptionChoice:
-    """Read query parameters: `format` is json or msgpack; `servers`, `targets` and `quantiles` are lists.
+    """Parse query parameters: `format` is json or msgpack; `servers`, `targets` and `quantiles` are lists.
 
-    A list is separated by commas, or its parameter is repeated. `server` (which may be repeated too) is one server's
-    name as it is: no comma separates in it, and it is no glob. Raises `InvalidSelectionError`.
+    A list is separated by commas, or its parameter is repeated. `server` (which may be repeated too) is the name of
+    one server as it is: a comma is part of the name, and it is not a glob. Raises `InvalidSelectionError`.
     """
-    query = _collect(parameters)
+    query = _collect_values(parameters)
     given: dict[str, Any] = {name: query[name][0] for name in ("every", "batch", "dtype") if name in query}
     for name in LIST_PARAMETERS:
         if name in query:
-            given[name] = _read_list(query[name], contract.targets if name == "targets" else ())
+            given[name] = _split_list(query[name], contract.targets if name == "targets" else ())
     names = query.get("server", [])
     if names:
         given.setdefault("servers", [])
@@ -83,11 +89,11 @@ def parse_query(contract: ModelContract, parameters: Iterable[tuple[str, str]]) 
     encoding = formats.get(form)
     if encoding is None:
         raise InvalidSelectionError(f"format is {form!r}, expected json or msgpack")
-    return _choose(contract, message, encoding, names)
+    return _make_choice(contract, message, encoding, names)
 
 
-def _collect(parameters: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-    """Return every parameter's values; refuse unknown parameters, and a repeated one that is no list."""
+def _collect_values(parameters: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Return the values of each parameter; raises `InvalidSelectionError` for unknown and wrongly repeated ones."""
     query: dict[str, list[str]] = {}
     for name, value in parameters:
         query.setdefault(name, []).append(value)
@@ -100,15 +106,15 @@ def _collect(parameters: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     return query
 
 
-def _read_list(values: Sequence[str], known: Sequence[str]) -> list[str]:
-    """Separate values at their commas; one that is `known` as a whole stays whole."""
+def _split_list(values: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Split values at their commas; a value that is in `known` stays whole."""
     return [part for value in values for part in ([value] if value in known else value.split(","))]
 
 
-def _choose(
+def _make_choice(
     contract: ModelContract, message: SubscribeMessage, encoding: Encoding, names: Sequence[str] = ()
 ) -> SubscriptionChoice:
     if not message.servers and not names:
-        raise MalformedError("servers is empty, expected globs such as 'web-*', or no servers at all for every one")
+        raise MalformedError("servers is empty, expected globs such as 'web-*', or no servers at all for every server")
     part = make_forecast_slice(contract, message.targets, message.quantiles, message.every, message.dtype)
     return SubscriptionChoice(ServerGlobs(message.servers, names), part, message.batch, encoding)

@@ -1,4 +1,7 @@
-"""Compressed bodies: what is decoded, what is refused, and what bounds it, at every route that reads a body."""
+"""Tests `streamd/http/compression.py`.
+
+Compressed bodies: what is decoded, what is refused, and what bounds it, at every route that reads a body.
+"""
 
 import asyncio
 import contextlib
@@ -16,7 +19,6 @@ from streamd.http.compression import MAX_MEMBERS, Decompressor, parse_content_en
 from streamd.http.requests import TransportLimits
 from streamd.http.routes.versions import ChangeReport
 from tests.http.conftest import Start
-from tests.http.test_errors import question
 from tests.support.http_harness import (
     JSON,
     MSGPACK,
@@ -25,6 +27,7 @@ from tests.support.http_harness import (
     HttpDaemon,
     HttpDaemonSettings,
     is_same_array,
+    make_question,
     make_rows,
     make_window,
     pack,
@@ -63,7 +66,7 @@ async def test_samples_and_calls_are_decoded(
     assert reply.body == {"accepted": NEED, "rejected": 0, "errors": []}
     assert is_same_array(await daemon.window("a"), make_window(rows, NEED - 1))
     for path in ("/v1/predict", "/predict"):
-        data = packer(pack(question(1), MSGPACK))
+        data = packer(pack(make_question(1), MSGPACK))
         reply = await daemon.post_bytes(path, data, MSGPACK, **{"Content-Encoding": encoding})
         assert reply.status == 200
 

@@ -1,4 +1,7 @@
-"""Windows and lanes that fail: each alone, and what is told of it."""
+"""Tests `streamd/http/errors.py`.
+
+Windows and lanes that fail: each alone, and what is told of it.
+"""
 
 import asyncio
 
@@ -9,16 +12,14 @@ from streamd.core.arrays import Float32
 from streamd.core.errors import BatchFailedError, LaneLostError
 from tests.http.conftest import Start
 from tests.support.http_harness import (
-    CONTRACT,
     MSGPACK,
     NEED,
     HttpDaemon,
     HttpDaemonSettings,
-    Message,
     is_same_array,
+    make_question,
     make_rows,
     make_sample,
-    make_tensor,
     make_window,
     make_wire_forecast,
     origin,
@@ -31,14 +32,6 @@ POISON = 666.0
 
 def poisoned(window: Float32) -> bool:
     return bool(np.nanmax(window[:, 0]) == POISON)
-
-
-def question(*firsts: float) -> Message:
-    """A call with one window each; `first` is the whole of its first feature."""
-    cont = np.ones((len(firsts), *CONTRACT.input_shapes["encoder_cont"]), np.float32)
-    cont[:, :, 0] = np.asarray(firsts, np.float32)[:, None]
-    future = np.zeros((len(firsts), *CONTRACT.input_shapes["decoder_cont"]), np.float32)
-    return {"inputs": {"encoder_cont": make_tensor(cont), "decoder_cont": make_tensor(future)}}
 
 
 async def fill_lanes(daemon: HttpDaemon) -> None:
@@ -62,8 +55,8 @@ async def test_a_poisoned_window_fails_alone(daemon: HttpDaemon, not_finite: boo
             first = {"cpu_user": POISON} if number in (3, 11) else {}
             rows = [make_sample(f"s{number}", step, values_of(number, step) | first) for step in range(NEED)]
             await daemon.accept(rows)
-        good = asyncio.create_task(daemon.post("/v1/predict", question(1, 2, 3), MSGPACK))
-        bad = asyncio.create_task(daemon.post("/v1/predict", question(1, POISON, 3), MSGPACK))
+        good = asyncio.create_task(daemon.post("/v1/predict", make_question(1, 2, 3), MSGPACK))
+        bad = asyncio.create_task(daemon.post("/v1/predict", make_question(1, POISON, 3), MSGPACK))
         while daemon.service.scheduler.waiting < 20 + 6:
             await daemon.get("/healthz")
         daemon.release_lanes()
@@ -121,15 +114,15 @@ async def test_a_lost_lanes_batch_runs_on_another(daemon: HttpDaemon) -> None:
     assert len(status["lanes_lost"]) == 1
     assert "gone" in status["lanes_lost"][0]
     assert (await daemon.get("/readyz")).status == 200
-    assert (await daemon.post("/v1/predict", question(1), MSGPACK)).status == 200
+    assert (await daemon.post("/v1/predict", make_question(1), MSGPACK)).status == 200
 
 
 async def test_without_a_lane_callers_get_503_and_samples_are_taken(daemon: HttpDaemon) -> None:
     daemon.backend.script.lost = True
-    reply = await daemon.post("/v1/predict", question(1, 2), MSGPACK)
+    reply = await daemon.post("/v1/predict", make_question(1, 2), MSGPACK)
     assert (reply.status, reply.code) == (503, "lane_lost")
     assert "Retry-After" in reply.headers
-    reply = await daemon.post("/v1/predict", question(1), MSGPACK)
+    reply = await daemon.post("/v1/predict", make_question(1), MSGPACK)
     assert (reply.status, reply.code) == (503, "unavailable")
     assert "Retry-After" in reply.headers
     await daemon.accept(make_rows("a", 1, range(NEED)))
@@ -141,10 +134,10 @@ async def test_without_a_lane_callers_get_503_and_samples_are_taken(daemon: Http
 async def test_callers_that_wait_learn_at_once_that_the_last_lane_is_gone(start: Start) -> None:
     daemon = await start(HttpDaemonSettings(lanes=1))
     daemon.backend.script.hold = True
-    calls = [asyncio.create_task(daemon.post("/v1/predict", question(0), MSGPACK))]
+    calls = [asyncio.create_task(daemon.post("/v1/predict", make_question(0), MSGPACK))]
     while not daemon.backend.script.runs:
         await daemon.get("/healthz")
-    calls += [asyncio.create_task(daemon.post("/v1/predict", question(number), MSGPACK)) for number in range(4)]
+    calls += [asyncio.create_task(daemon.post("/v1/predict", make_question(number), MSGPACK)) for number in range(4)]
     while daemon.service.scheduler.waiting < 4:
         await daemon.get("/healthz")
     daemon.backend.script.lost = True
@@ -159,17 +152,17 @@ async def test_callers_that_wait_learn_at_once_that_the_last_lane_is_gone(start:
 
 async def test_a_lanes_defect_is_a_failed_batch(daemon: HttpDaemon) -> None:
     daemon.backend.script.errors.append(ZeroDivisionError("a defect"))
-    reply = await daemon.post("/v1/predict", question(1), MSGPACK)
+    reply = await daemon.post("/v1/predict", make_question(1), MSGPACK)
     assert (reply.status, reply.code) == (500, "inference_failed")
-    assert (await daemon.post("/v1/predict", question(1), MSGPACK)).status == 200
+    assert (await daemon.post("/v1/predict", make_question(1), MSGPACK)).status == 200
 
 
 async def test_a_caller_that_leaves_harms_nobody(daemon: HttpDaemon) -> None:
     await fill_lanes(daemon)
-    leaving = asyncio.create_task(daemon.post("/v1/predict", question(1), MSGPACK))
+    leaving = asyncio.create_task(daemon.post("/v1/predict", make_question(1), MSGPACK))
     while not daemon.service.scheduler.waiting:
         await daemon.get("/healthz")
     leaving.cancel()
     await asyncio.gather(leaving, return_exceptions=True)
     daemon.release_lanes()
-    assert (await daemon.post("/v1/predict", question(2), MSGPACK)).status == 200
+    assert (await daemon.post("/v1/predict", make_question(2), MSGPACK)).status == 200

@@ -1,4 +1,7 @@
-"""What other encoders write into JSON though it is not JSON: the sample that has it is refused, and nothing else."""
+"""Tests `streamd/http/foreign_tokens.py`.
+
+What other encoders write into JSON though it is not JSON: the sample that has it is refused, and nothing else.
+"""
 
 import json
 import math
@@ -16,7 +19,6 @@ from streamd.core.state.samples import Sample
 from streamd.http.foreign_tokens import mark_foreign_tokens
 from streamd.http.wire.bodies import decode_body
 from streamd.http.wire.codecs import Encoding
-from tests.http.test_errors import question
 from tests.support.http_harness import (
     CONTRACT,
     JSON,
@@ -26,6 +28,7 @@ from tests.support.http_harness import (
     Message,
     at,
     is_same_array,
+    make_question,
     make_rows,
     make_sample,
     make_window,
@@ -238,7 +241,7 @@ async def test_a_subscription_with_nan_is_refused_and_the_next_is_heard(daemon: 
 
 
 async def test_calls_that_have_windows_still_work(daemon: HttpDaemon) -> None:
-    assert (await daemon.post("/v1/predict", question(1), MSGPACK)).status == 200
+    assert (await daemon.post("/v1/predict", make_question(1), MSGPACK)).status == 200
 
 
 # ---------------------------------------------------------------- any samples

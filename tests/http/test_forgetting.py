@@ -1,4 +1,7 @@
-"""`DELETE /v1/servers/{server}`: nothing of the server is left with anyone who held something of it."""
+"""Tests `streamd/http`.
+
+`DELETE /v1/servers/{server}`: nothing of the server is left with anyone who held something of it.
+"""
 
 import asyncio
 

@@ -1,4 +1,7 @@
-"""Ten thousand mutated frames through one daemon, beside a neighbour that must not notice."""
+"""Tests `streamd/http`.
+
+Ten thousand mutated frames through one daemon, beside a neighbour that must not notice.
+"""
 
 import itertools
 import random

@@ -1,4 +1,7 @@
-"""Hostile bytes at the doors: each kind gets its documented answer, and nothing of it reaches a window."""
+"""Tests `streamd/http`.
+
+Hostile bytes at the doors: each kind gets its documented answer, and nothing of it reaches a window.
+"""
 
 import asyncio
 import functools

@@ -1,4 +1,7 @@
-"""A server may have any name: every call reaches it, and no call reaches another."""
+"""Tests `streamd/http/names.py`.
+
+A server may have any name: every call reaches it, and no call reaches another.
+"""
 
 import json
 from urllib.parse import quote

@@ -1,4 +1,7 @@
-"""Callers, agents and readers are not refused or dropped for time in which the daemon did not run."""
+"""Tests `streamd/http`.
+
+Callers, agents and readers are not refused or dropped for time in which the daemon did not run.
+"""
 
 import asyncio
 import time

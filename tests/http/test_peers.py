@@ -1,4 +1,7 @@
-"""Peers that leave at an awkward moment, and peers that do not speak HTTP: noted quietly, and nothing else suffers."""
+"""Tests `streamd/http/peers.py`.
+
+Peers that leave at an awkward moment, and peers that do not speak HTTP: noted quietly, and nothing else suffers.
+"""
 
 import asyncio
 import json

@@ -20,7 +20,7 @@ from streamd.core.errors import RepositoryError
 from streamd.repository.conversion import choose_graph, graph_sha256, sha256_of
 from streamd.repository.external import data_files
 from streamd.repository.versions import EngineRepository, load_version
-from tests.support.external_weights import DATA, REFUSED, TAKEN, move_apart, change_location, save_apart
+from tests.support.external_weights import DATA, REFUSED, TAKEN, change_location, move_apart, save_apart
 from tests.support.graph_readers import model, scaled_network, value, weight
 from tests.support.made_versions import tell
 from tests.support.small_version import make_version
@@ -155,7 +155,9 @@ SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
         "conversion_info.json has no SHA-256 of it",
     ),
     "elsewhere": (
-        lambda version: tell(version, sha256={"model.onnx": sha256_of(change_location(version / "model.onnx", "../w"))}),
+        lambda version: tell(
+            version, sha256={"model.onnx": sha256_of(change_location(version / "model.onnx", "../w"))}
+        ),
         "expected a file in the graph's own folder",
     ),
 }

@@ -1,4 +1,7 @@
-"""Rows from a clock that was ahead: noticed, named, and dropped once the server's own samples contradict them."""
+"""Tests `streamd/runtime/clock_watch.py`.
+
+Rows from a clock that was ahead: noticed, named, and dropped once the server's own samples contradict them.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,4 +1,7 @@
-"""Fan-out: a slow reader loses the older forecasts of a server, never the newest, and is told."""
+"""Tests `streamd/runtime/hub.py`.
+
+Fan-out: a slow reader loses the older forecasts of a server, never the newest, and is told.
+"""
 
 import asyncio
 

@@ -1,4 +1,7 @@
-"""Samples into windows: each is judged alone, and what is taken is in the window store."""
+"""Tests `streamd/runtime/ingest.py`.
+
+Samples into windows: each is judged alone, and what is taken is in the window store.
+"""
 
 import errno
 import os

@@ -101,6 +101,14 @@ def make_tensor(array: npt.NDArray[Any]) -> Message:
     return {"shape": list(array.shape), "dtype": array.dtype.name, "data": array.tobytes()}
 
 
+def make_question(*firsts: float) -> Message:
+    """Return a predict call of one window for each number, which fills the first feature."""
+    cont = np.ones((len(firsts), *CONTRACT.input_shapes["encoder_cont"]), np.float32)
+    cont[:, :, 0] = np.asarray(firsts, np.float32)[:, None]
+    future = np.zeros((len(firsts), *CONTRACT.input_shapes["decoder_cont"]), np.float32)
+    return {"inputs": {"encoder_cont": make_tensor(cont), "decoder_cont": make_tensor(future)}}
+
+
 def read_array(shown: Any) -> npt.NDArray[Any]:
     """Read a tensor or nested lists as they come from the wire."""
     if isinstance(shown, dict):

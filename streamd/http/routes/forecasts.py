@@ -1,4 +1,7 @@
-"""Forecasts out: the `GET /v1/forecasts` WebSocket, server-sent events, and a server's latest."""
+"""Forecasts out: the WebSocket `GET /v1/forecasts`, server-sent events, and the latest forecast of a server.
+
+Reads the board and the hub; `wire/frames.py` encodes.
+"""
 
 import asyncio
 import contextlib
@@ -6,6 +9,7 @@ import contextlib
 from aiohttp import WSMsgType, web
 
 from streamd.core.errors import InvalidSelectionError, StreamdError
+from streamd.http.connections import call_when_lost
 from streamd.http.errors import choose_encoding, make_error_message, reply
 from streamd.http.names import SERVER_IN_PATH, check_utf8, read_server_name, require_slot
 from streamd.http.peers import PEER_LEFT_ERRORS, has_peer_left
@@ -17,11 +21,11 @@ from streamd.runtime.hub import Subscription
 from streamd.runtime.service import Service
 
 MAX_BATCH_FRAME = 256
-"""Forecasts in one `forecasts` frame."""
+"""Forecasts in one `forecasts` frame, at most."""
 
 
 class ForecastRoutes:
-    """Everything that reads forecasts."""
+    """Handlers for readers of forecasts."""
 
     def __init__(self, service: Service, frames: FrameEncoder, sockets: Sockets) -> None:
         self._service = service
@@ -30,16 +34,16 @@ class ForecastRoutes:
 
     def add_to(self, app: web.Application) -> None:
         """Add the routes."""
-        app.router.add_get("/v1/forecasts", self.index)
-        app.router.add_get("/v1/forecasts/stream", self.stream, allow_head=False)
-        app.router.add_get(f"/v1/forecasts/{SERVER_IN_PATH}", self.latest)
+        app.router.add_get("/v1/forecasts", self.get_forecasts)
+        app.router.add_get("/v1/forecasts/stream", self.open_stream, allow_head=False)
+        app.router.add_get(f"/v1/forecasts/{SERVER_IN_PATH}", self.get_latest)
 
-    async def index(self, request: web.Request) -> web.StreamResponse:
-        """Open a WebSocket, or answer with the latest forecast of the server that the parameter `server` names."""
-        if _upgrades(request):
-            return await self.socket(request)
+    async def get_forecasts(self, request: web.Request) -> web.StreamResponse:
+        """Open a WebSocket, or return the latest forecast of the server that the parameter `server` names."""
+        if _is_upgrade(request):
+            return await self.open_socket(request)
         if "server" in request.query:
-            return await self.latest(request)
+            return await self.get_latest(request)
         raise InvalidSelectionError(
             "expected a WebSocket upgrade, or ?server=NAME (as /v1/forecasts/{server}) for a server's latest forecast"
         )
@@ -48,14 +52,14 @@ class ForecastRoutes:
         check_utf8(request)
         return parse_query(self._service.contract, request.query.items())
 
-    # ------------------------------------------------------------ a server's latest
-    async def latest(self, request: web.Request) -> web.Response:
-        """The latest forecast of one server, or how far its window is from one."""
+    # ------------------------------------------------------------ the latest forecast
+    async def get_latest(self, request: web.Request) -> web.Response:
+        """Return the latest forecast of a server; if it has no forecast yet, the state of its window."""
         server = read_server_name(request) or ""
         service = self._service
         slot = require_slot(service, server)
         choice = self._read_choice(request)
-        message = self._frames.message(slot, choice.part, choose_encoding(request))
+        message = self._frames.make_message(slot, choice.part, choose_encoding(request))
         if message is not None:
             return reply(request, message)
         windows = service.state.windows
@@ -64,83 +68,85 @@ class ForecastRoutes:
         return reply(request, {"server": server, "status": status, "have": have, "need": windows.need})
 
     # ------------------------------------------------------------ WebSocket
-    async def socket(self, request: web.Request) -> web.StreamResponse:
-        """Push forecasts; a `subscribe` message, or query parameters, says which."""
+    async def open_socket(self, request: web.Request) -> web.StreamResponse:
+        """Push forecasts; a `subscribe` message, or query parameters, choose them."""
         choice = self._read_choice(request) if request.query else None
         async with self._sockets.accept_websocket(request) as socket:
-            reader = SocketReader(self._service, self._frames, self._sockets, socket)
+            subscriber = SocketSubscriber(self._service, self._frames, self._sockets, socket)
             try:
                 if choice is not None:
-                    await reader.subscribe(choice)
+                    await subscriber.subscribe(choice)
                 async for message in socket:
                     if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
                         break
                     encoding = Encoding.JSON if message.type is WSMsgType.TEXT else Encoding.MSGPACK
-                    await self._take(reader, socket, message.data, encoding)
+                    await self._handle_message(subscriber, socket, message.data, encoding)
             finally:
-                await reader.close()
+                await subscriber.close()
             return socket
 
-    async def _take(
-        self, reader: "SocketReader", socket: web.WebSocketResponse, data: bytes | str, encoding: Encoding
+    async def _handle_message(
+        self, subscriber: "SocketSubscriber", socket: web.WebSocketResponse, data: bytes | str, encoding: Encoding
     ) -> None:
         try:
             choice = parse_subscribe(self._service.contract, data, encoding)
         except StreamdError as error:
             await self._sockets.send(socket, encode(make_error_message(error), encoding), encoding)
         else:
-            await reader.subscribe(choice)
+            await subscriber.subscribe(choice)
 
     # ------------------------------------------------------------ server-sent events
-    async def stream(self, request: web.Request) -> web.StreamResponse:
-        """Push forecasts as server-sent events; with Last-Event-ID, first those posted since."""
+    async def open_stream(self, request: web.Request) -> web.StreamResponse:
+        """Push forecasts as server-sent events; with `Last-Event-ID`, first those that were posted since."""
         service = self._service
         choice = self._read_choice(request)
         since = request.headers.get("Last-Event-ID") or request.query.get("last_event_id")
         if since is not None and not (since.isascii() and since.isdigit() and len(since) <= 18):
-            raise InvalidSelectionError(f"Last-Event-ID is {since[:32]!r}, expected an id that an event bore")
-        async with self._sockets.stream(request) as response:
+            raise InvalidSelectionError(f"Last-Event-ID is {since[:32]!r}, expected the id of an event")
+        async with self._sockets.open_event_stream(request) as response:
             subscription = service.hub.subscribe(choice.globs, choice.part)
-            self._sockets.call_when_lost(request, lambda: service.hub.unsubscribe(subscription))
             try:
-                if since is not None:
-                    service.hub.replay(subscription, service.state.board.find_later_than(int(since)))
-                await self._stream(response, subscription, choice)
+                # To unsubscribe wakes this handler, which would otherwise notice only when it writes the next event.
+                with call_when_lost(request, lambda: service.hub.unsubscribe(subscription)):
+                    if since is not None:
+                        service.hub.replay(subscription, service.state.board.find_later_than(int(since)))
+                    await self._push_events(response, subscription, choice)
             finally:
                 service.hub.unsubscribe(subscription)
             if has_peer_left(request):
                 raise ConnectionResetError("the reader left")
         return response
 
-    async def _stream(
+    async def _push_events(
         self, response: web.StreamResponse, subscription: Subscription, choice: SubscriptionChoice
     ) -> None:
         board = self._service.state.board
-        began_at = board.last_serial
+        first_serial = board.last_serial + 1
         while not subscription.closed or subscription.waiting:
             try:
                 async with asyncio.timeout(KEEP_ALIVE_SECONDS):
                     await subscription.wait()
             except TimeoutError:
-                await self._sockets.write(response, b": keep-alive\n\n")
+                await self._sockets.send_event(response, b": keep-alive\n\n")
                 continue
             if dropped := subscription.take_newly_dropped():
                 lagged = encode({"type": "lagged", "dropped": dropped}, Encoding.JSON)
-                await self._sockets.write(response, b"event: lagged\ndata: " + lagged + b"\n\n")
+                await self._sockets.send_event(response, b"event: lagged\ndata: " + lagged + b"\n\n")
             for slot in subscription.take(1):
-                frame = self._frames.one(slot, choice.part, Encoding.JSON)
+                frame = self._frames.encode_forecast(slot, choice.part, Encoding.JSON)
                 if frame is not None:
-                    # The id never passes a forecast that still waits: whoever goes on from it misses none.
+                    # The id stays below each forecast that still waits, so that a reader that resumes misses none.
                     waiting = board.find_lowest_serial(subscription.waiting_slots)
                     identifier = max(min(board.get_serial(slot), waiting - 1), 0)
                     event = b"id: %d\nevent: forecast\ndata: %b\n\n" % (identifier, frame)
-                    await self._sockets.write(response, event)
-                    if board.get_serial(slot) > began_at:  # those from before are old for the reader's sake, not ours
+                    await self._sockets.send_event(response, event)
+                    # A replayed forecast is old because its reader was away; its age would distort the metric.
+                    if board.get_serial(slot) >= first_serial:
                         self._service.note_sent((slot,))
 
 
-class SocketReader:
-    """One subscriber's WebSocket: its subscription, and the task that empties its mailbox into the socket."""
+class SocketSubscriber:
+    """A subscriber on a WebSocket: its subscription, and the task that sends what is in its mailbox."""
 
     def __init__(self, service: Service, frames: FrameEncoder, sockets: Sockets, socket: web.WebSocketResponse) -> None:
         self._service = service
@@ -151,19 +157,19 @@ class SocketReader:
         self._task: asyncio.Task[None] | None = None
 
     async def subscribe(self, choice: SubscriptionChoice) -> None:
-        """Begin, or begin anew with another choice."""
-        await self._end()
-        told = choice.told(self._service.contract, self._service.model)
-        # In the hub before it is told: what is posted after the answer was sent is never missed.
+        """Subscribe, in place of the previous choice, if there is one."""
+        await self._unsubscribe()
+        answer = choice.describe(self._service.contract, self._service.model)
+        # Subscribed before the answer is sent: no forecast that is posted after the answer is missed.
         self._subscription = self._service.hub.subscribe(choice.globs, choice.part)
-        await self._sockets.send(self._socket, encode(told, choice.encoding), choice.encoding)
+        await self._sockets.send(self._socket, encode(answer, choice.encoding), choice.encoding)
         self._task = asyncio.create_task(self._push(self._subscription, choice))
 
     async def close(self) -> None:
-        """End; twice is harmless."""
-        await self._end()
+        """End the subscription; a second call does nothing."""
+        await self._unsubscribe()
 
-    async def _end(self) -> None:
+    async def _unsubscribe(self) -> None:
         if self._subscription is not None:
             self._service.hub.unsubscribe(self._subscription)
             self._subscription = None
@@ -179,26 +185,26 @@ class SocketReader:
                 await subscription.wait()
                 if subscription.closed and not subscription.waiting:
                     return
-                await self._push_waiting(subscription, choice)
+                await self._send_waiting(subscription, choice)
         except PEER_LEFT_ERRORS:
-            self._sockets.abort(self._socket)
+            self._sockets.drop_peer(self._socket)
         finally:
             self._service.hub.unsubscribe(subscription)
 
-    async def _push_waiting(self, subscription: Subscription, choice: SubscriptionChoice) -> None:
+    async def _send_waiting(self, subscription: Subscription, choice: SubscriptionChoice) -> None:
         encoding = choice.encoding
         if dropped := subscription.take_newly_dropped():
             lagged = encode({"type": "lagged", "dropped": dropped}, encoding)
             await self._sockets.send(self._socket, lagged, encoding)
         slots = subscription.take(MAX_BATCH_FRAME if choice.batch else 1)
         if choice.batch:
-            frame = self._frames.many(slots, choice.part, encoding)
+            frame = self._frames.encode_forecasts(slots, choice.part, encoding)
         else:
-            frame = self._frames.one(slots[0], choice.part, encoding) if slots else None
+            frame = self._frames.encode_forecast(slots[0], choice.part, encoding) if slots else None
         if frame is not None:
             await self._sockets.send(self._socket, frame, encoding)
             self._service.note_sent(slots)
 
 
-def _upgrades(request: web.Request) -> bool:
+def _is_upgrade(request: web.Request) -> bool:
     return request.headers.get("Upgrade", "").lower() == "websocket"

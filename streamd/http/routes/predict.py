@@ -1,11 +1,14 @@
-"""`POST /v1/predict` and `/predict`: a caller's tensors in, forecasts out."""
+"""The routes `POST /v1/predict` and `/predict`: tensors of a caller in, forecasts out.
+
+The windows of a call are checked and queued by the service, and touch no server's state.
+"""
 
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
-from streamd.http.callers import Callers
+from streamd.http.callers import cancel_if_caller_leaves
 from streamd.http.errors import reply
 from streamd.http.requests import BodyReader
 from streamd.http.wire.codecs import Decoder, Encoding, parse_content_type
@@ -13,17 +16,17 @@ from streamd.http.wire.tensors import decode_tensor, make_wire_tensor
 from streamd.runtime.service import Service
 
 MODEL_HEADER = "X-Streamd-Model"
+"""The header of an answer with the version that made it."""
 
-_message = Decoder(dict[str, msgspec.Raw])
+_message_decoder = Decoder(dict[str, msgspec.Raw])
 
 
 class PredictRoutes:
-    """Prediction on request."""
+    """Handlers for callers that bring their own windows."""
 
     def __init__(self, service: Service, bodies: BodyReader) -> None:
         self._service = service
         self._bodies = bodies
-        self._callers = Callers()
 
     def add_to(self, app: web.Application) -> None:
         """Add the routes."""
@@ -31,21 +34,21 @@ class PredictRoutes:
         app.router.add_post("/predict", self.predict)
 
     async def predict(self, request: web.Request) -> web.Response:
-        """Answer in the form of the question: tensors under `inputs` with tensors under `outputs`, lists bare."""
+        """Return forecasts in the form of the call: under `outputs` if its tensors are under `inputs`."""
         encoding = parse_content_type(request.headers.get("Content-Type", ""))
         async with self._bodies.read_body(request) as body:
-            given: dict[str, msgspec.Raw] = _message.decode(body, encoding)
-            wrapped = "inputs" in given
-            if wrapped:
-                given = _message.decode(bytes(given["inputs"]), encoding)
+            given: dict[str, msgspec.Raw] = _message_decoder.decode(body, encoding)
+            is_wrapped = "inputs" in given
+            if is_wrapped:
+                given = _message_decoder.decode(bytes(given["inputs"]), encoding)
             inputs = {name: decode_tensor(name, value, encoding) for name, value in given.items()}
-        with self._callers.waiting(request):
-            made = await self._service.predict(inputs)
-        predictions = made.predictions if made.batched else made.predictions[0]
-        shown = make_wire_tensor(predictions) if encoding is Encoding.MSGPACK else predictions
-        answer: dict[str, Any] = {"predictions": shown}
-        if wrapped:
+        with cancel_if_caller_leaves(request):
+            prediction = await self._service.predict(inputs)
+        predictions = prediction.predictions if prediction.batched else prediction.predictions[0]
+        values = make_wire_tensor(predictions) if encoding is Encoding.MSGPACK else predictions
+        answer: dict[str, Any] = {"predictions": values}
+        if is_wrapped:
             answer = {"outputs": answer}
-        response = reply(request, {**answer, "model": made.model})
-        response.headers[MODEL_HEADER] = made.model
+        response = reply(request, {**answer, "model": prediction.model})
+        response.headers[MODEL_HEADER] = prediction.model
         return response

@@ -1,4 +1,7 @@
-"""JSON and MessagePack, by Content-Type or by kind of frame; foreign decoding errors become ours here."""
+"""JSON and MessagePack: encoding, decoding, and the one place where decoding errors of msgspec become ours.
+
+Knows no message; `Decoder` is given the type.
+"""
 
 from enum import Enum
 from typing import Any, TypeVar
@@ -13,7 +16,7 @@ T = TypeVar("T")
 
 
 class Encoding(Enum):
-    """How a body or frame is written; the value is its Content-Type."""
+    """The encoding of a body or frame; the value is its Content-Type."""
 
     JSON = "application/json"
     MSGPACK = "application/msgpack"
@@ -28,7 +31,7 @@ _TYPES = {
 }
 
 DECODING_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError)
-"""What msgspec may raise on hostile bytes (text that is no UTF-8, nesting without end, ...)."""
+"""Errors that msgspec may raise on hostile bytes (text that is not UTF-8, deep nesting, ...)."""
 
 
 def parse_content_type(content_type: str) -> Encoding:
@@ -42,21 +45,21 @@ def parse_content_type(content_type: str) -> Encoding:
 
 
 class Decoder:
-    """Decodes both encodings into one type."""
+    """A decoder of both encodings into one type."""
 
     def __init__(self, type_: Any) -> None:
         self._json = msgspec.json.Decoder(type_)
         self._msgpack = msgspec.msgpack.Decoder(type_)
 
     def decode_raw(self, data: bytes | str, encoding: Encoding) -> Any:
-        """Decode, letting msgspec's own errors through."""
+        """Decode; raises one of `DECODING_ERRORS`, not translated. For callers that try another type next."""
         if encoding is Encoding.JSON:
             return self._json.decode(data)
         assert isinstance(data, bytes), "MessagePack is never text"
         return self._msgpack.decode(data)
 
     def decode(self, data: bytes | str, encoding: Encoding) -> Any:
-        """Decode; raises `MalformedError` that says what is wrong and where."""
+        """Decode; raises `MalformedError`, which states the fault and its place."""
         try:
             return self.decode_raw(data, encoding)
         except DECODING_ERRORS as exc:
@@ -64,7 +67,7 @@ class Decoder:
 
 
 def translate_decoding_error(exc: Exception, data: bytes | str = b"") -> MalformedError:
-    """Translate one of `DECODING_ERRORS`; with the data, a token that is not JSON is named."""
+    """Translate one of `DECODING_ERRORS`; given the data, the message names a token that is not JSON."""
     if isinstance(exc, UnicodeDecodeError):
         return MalformedError("text is not valid UTF-8")
     if isinstance(exc, RecursionError):

@@ -1,4 +1,7 @@
-"""Tensors on the wire: `{"shape", "dtype", "data"}` with little-endian bytes, or nested lists."""
+"""Tensors on the wire: `{"shape", "dtype", "data"}` with little-endian bytes, or nested lists.
+
+Checks only the form; the model's shapes are checked where the tensors are used.
+"""
 
 import math
 from typing import Any
@@ -13,10 +16,11 @@ from streamd.http.wire.codecs import DECODING_ERRORS, Decoder, Encoding
 WIRE_DTYPES = {
     name: np.dtype(name).newbyteorder("<") for name in ("float16", "float32", "float64", "int32", "int64", "uint8")
 }
+"""The accepted values of `dtype`."""
 
 
 class WireTensor(msgspec.Struct):
-    """A tensor as bytes, C order."""
+    """A tensor as little-endian bytes in C order."""
 
     shape: list[int]
     dtype: str
@@ -24,28 +28,27 @@ class WireTensor(msgspec.Struct):
 
 
 Vector = list[float | None]
-_FORMS = (WireTensor, list[list[Vector]], list[Vector])
-"""A tensor, or nested lists with and without the batch axis."""
-
-_decoders = [Decoder(form) for form in _FORMS]
+_tensor_decoder = Decoder(WireTensor)
+_list_decoders = [Decoder(list[list[Vector]]), Decoder(list[Vector])]
+"""Nested lists with and without the batch axis."""
 
 
 def decode_tensor(name: str, raw: msgspec.Raw, encoding: Encoding) -> npt.NDArray[Any]:
-    """Return a tensor or nested lists of numbers and null (NaN) as an array; raises `InvalidTensorError` naming it."""
+    """Return a tensor or nested lists (null is NaN) as an array; raises `InvalidTensorError` with `name`."""
     data = bytes(raw)
     first_error: Exception | None = None
-    for decoder in _decoders[:1] if is_map(data, encoding) else _decoders[1:]:
+    for decoder in [_tensor_decoder] if is_map(data, encoding) else _list_decoders:
         try:
             given = decoder.decode_raw(data, encoding)
         except DECODING_ERRORS as exc:
             first_error = first_error or exc
             continue
-        return read_tensor(name, given) if isinstance(given, WireTensor) else _from_lists(name, given)
+        return read_tensor(name, given) if isinstance(given, WireTensor) else _convert_lists(name, given)
     raise InvalidTensorError(f"{name}: expected a tensor or nested lists of numbers: {first_error}") from first_error
 
 
 def is_map(data: bytes, encoding: Encoding) -> bool:
-    """Whether an encoded value is an object, by its first byte."""
+    """Whether an encoded value is an object (in MessagePack a map), by its first byte."""
     if encoding is Encoding.JSON:
         return data.lstrip()[:1] == b"{"
     return 0x80 <= data[0] <= 0x8F or data[0] in (0xDE, 0xDF)
@@ -59,12 +62,12 @@ def is_array(data: bytes, encoding: Encoding) -> bool:
 
 
 def read_tensor(name: str, given: WireTensor) -> npt.NDArray[Any]:
-    """Return a tensor as an array; raises `InvalidTensorError` naming it."""
+    """Return a tensor as an array that shares its bytes; raises `InvalidTensorError` with `name`."""
     dtype = WIRE_DTYPES.get(given.dtype)
     if dtype is None:
         raise InvalidTensorError(f"{name}.dtype is {given.dtype!r}, expected one of {', '.join(WIRE_DTYPES)}")
     if any(size < 0 for size in given.shape) or len(given.shape) > 8:
-        raise InvalidTensorError(f"{name}.shape is {given.shape}, expected at most 8 sizes, none negative")
+        raise InvalidTensorError(f"{name}.shape is {given.shape}, expected at most 8 sizes, each 0 or more")
     expected = math.prod(given.shape) * dtype.itemsize
     if len(given.data) != expected:
         raise InvalidTensorError(
@@ -73,7 +76,7 @@ def read_tensor(name: str, given: WireTensor) -> npt.NDArray[Any]:
     return np.frombuffer(given.data, dtype).reshape(given.shape)
 
 
-def _from_lists(name: str, given: list[Any]) -> npt.NDArray[Any]:
+def _convert_lists(name: str, given: list[Any]) -> npt.NDArray[Any]:
     try:
         return np.array(given, np.float64)
     except ValueError as exc:
@@ -81,7 +84,7 @@ def _from_lists(name: str, given: list[Any]) -> npt.NDArray[Any]:
 
 
 def make_wire_tensor(array: npt.NDArray[Any]) -> dict[str, Any]:
-    """Return an array as a tensor for MessagePack."""
+    """Return an array as a tensor for MessagePack, in C order; `data` is a view if the array is so already."""
     array = np.ascontiguousarray(array)
     little = array.astype(array.dtype.newbyteorder("<"), copy=False)
     return {"shape": list(array.shape), "dtype": array.dtype.name, "data": little.data}

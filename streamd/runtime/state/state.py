@@ -26,7 +26,7 @@ from streamd.runtime.state.migration import FormerWindows, make_windows_layout, 
 
 log = structlog.get_logger(__name__)
 
-MAX_NAMED = 20
+MAX_NAMED_SLOTS = 20
 """The number of damaged servers that the log names one by one."""
 
 
@@ -239,7 +239,7 @@ def _find_free_name(path: Path) -> Path:
 def _free_damaged(state: State) -> None:
     """Free the slots whose numbers are implausible; the others are unchanged."""
     damaged = find_damage(state.windows, list(state.directory.slots.values()))
-    for slot, reason in islice(damaged.items(), MAX_NAMED):
+    for slot, reason in islice(damaged.items(), MAX_NAMED_SLOTS):
         log.warning("server_unreadable", server=state.directory.names[slot], slot=slot, reason=reason)
     for slot in damaged:
         state.directory.free_damaged(slot)

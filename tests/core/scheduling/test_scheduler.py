@@ -1,4 +1,7 @@
-"""Tests `streamd/core/scheduling/scheduler.py` at random: servers, callers, poisoned windows and lanes that are lost."""
+"""Tests `streamd/core/scheduling/scheduler.py` at random.
+
+Servers, callers, poisoned windows and lanes that are lost.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Sequence

@@ -1,4 +1,7 @@
-"""`GET /v1/forecasts/stream`: server-sent events, and going on where a reader left."""
+"""Tests `streamd/http/routes`.
+
+`GET /v1/forecasts/stream`: server-sent events, and going on where a reader left.
+"""
 
 import json
 from collections.abc import AsyncIterator

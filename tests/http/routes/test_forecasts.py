@@ -1,4 +1,7 @@
-"""Forecasts out: the WebSocket, a server's latest, and that each is of exactly the window that was sent."""
+"""Tests `streamd/http/routes/forecasts.py`.
+
+Forecasts out: the WebSocket, a server's latest, and that each is of exactly the window that was sent.
+"""
 
 import asyncio
 from collections.abc import Callable

@@ -1,4 +1,7 @@
-"""`/healthz`, `/readyz`, `/metrics`, `/v1/status`, and what stands behind no route at all."""
+"""Tests `streamd/http/routes/health.py`.
+
+`/healthz`, `/readyz`, `/metrics`, `/v1/status`, and what stands behind no route at all.
+"""
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families

@@ -1,4 +1,7 @@
-"""`GET /v1/ingest`: frames of samples, acks, and errors that leave the connection as it is."""
+"""Tests `streamd/http/routes`.
+
+`GET /v1/ingest`: frames of samples, acks, and errors that leave the connection as it is.
+"""
 
 import asyncio
 from typing import Any

@@ -1,4 +1,7 @@
-"""`POST /v1/predict` and `/predict`: tensors in, tensors out, in each form, and each refusal."""
+"""Tests `streamd/http/routes/predict.py`.
+
+`POST /v1/predict` and `/predict`: tensors in, tensors out, in each form, and each refusal.
+"""
 
 import asyncio
 from typing import Any
@@ -434,7 +437,14 @@ async def test_windows_of_one_call_are_answered_by_one_version(start: Start) -> 
         await asyncio.sleep(0)
     daemon.release_lanes()
     reply = await asking
-    assert (reply.status, reply.body["model"], reply.headers["X-Streamd-Model"]) == (200, VERSION_NAMES[1], VERSION_NAMES[1])
+    assert (reply.status, reply.body["model"], reply.headers["X-Streamd-Model"]) == (
+        200,
+        VERSION_NAMES[1],
+        VERSION_NAMES[1],
+    )
     made = read_array(reply.body["outputs"]["predictions"])
-    expected = [compute_version_forecast(CONTRACT, window, VERSION_NAMES[1]).transpose(1, 0, 2) for window in given["encoder_cont"]]
+    expected = [
+        compute_version_forecast(CONTRACT, window, VERSION_NAMES[1]).transpose(1, 0, 2)
+        for window in given["encoder_cont"]
+    ]
     np.testing.assert_allclose(made, expected, rtol=1e-6)

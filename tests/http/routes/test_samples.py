@@ -1,4 +1,7 @@
-"""`POST /v1/samples`: what is taken, what is refused alone, what is refused whole."""
+"""Tests `streamd/http/routes/samples.py`.
+
+`POST /v1/samples`: what is taken, what is refused alone, what is refused whole.
+"""
 
 import asyncio
 from typing import Any

@@ -1,4 +1,7 @@
-"""`GET /v1/servers` and `GET /v1/servers/{server}`."""
+"""Tests `streamd/http/routes/servers.py`.
+
+`GET /v1/servers` and `GET /v1/servers/{server}`.
+"""
 
 import numpy as np
 import pytest

@@ -1,4 +1,7 @@
-"""Live accuracy's hands: what is read of the windows, slots that change hands, what is told."""
+"""Tests `streamd/runtime/accuracy/live.py`.
+
+Live accuracy's hands: what is read of the windows, slots that change hands, what is told.
+"""
 
 import asyncio
 import json

@@ -1,4 +1,7 @@
-"""A batch's rows in a lane's inputs are those of its windows alone, however many there are and whoever brings them."""
+"""Tests `streamd/runtime/lanes/gather.py`.
+
+A batch's rows in a lane's inputs are those of its windows alone, however many there are and whoever brings them.
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,7 @@
-"""From due servers to posted forecasts, over fake lanes on a real loop; nothing here sleeps."""
+"""Tests `streamd/runtime/lanes/pipeline.py`.
+
+From due servers to posted forecasts, over fake lanes on a real loop; nothing here sleeps.
+"""
 
 import time
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""Warm-up measures every bucket that may run, on all lanes, with plausible inputs. How long it takes is not tested."""
+"""Tests `streamd/runtime/lanes/warmup.py`.
+
+Warm-up measures every bucket that may run, on all lanes, with plausible inputs. How long it takes is not tested.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,4 +1,7 @@
-"""A lane's thread: results reach the loop in order, and no error ends it."""
+"""Tests `streamd/runtime/lanes/worker.py`.
+
+A lane's thread: results reach the loop in order, and no error ends it.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,4 +1,6 @@
-"""One damaged field of the state: the right windows, or a slot that is freed and counted, or a file set aside by name.
+"""Tests `streamd/runtime/state`.
+
+One damaged field of the state: the right windows, or a slot that is freed and counted, or a file set aside by name.
 
 Every bit and byte of every scalar of every used slot is damaged in turn, and every bit of both headers.
 """

@@ -1,4 +1,7 @@
-"""A disk that is full, on every file system that can be made here: an error of the sample, never the daemon's end."""
+"""Tests `streamd/runtime/state`.
+
+A disk that is full, on every file system that can be made here: an error of the sample, never the daemon's end.
+"""
 
 import gc
 import os

@@ -1,4 +1,7 @@
-"""The state folder: one daemon's, kept through kill -9 and changes of capacity and model, honest when it is full."""
+"""Tests `streamd/runtime/state/state.py`.
+
+The state folder: one daemon's, kept through kill -9 and changes of capacity and model, honest when it is full.
+"""
 
 import errno
 import os

@@ -1,4 +1,7 @@
-"""A version on trial: its share of the servers, a shadow of all, and what becomes of them when it fails."""
+"""Tests `streamd/runtime/versions/candidate.py`.
+
+A version on trial: its share of the servers, a shadow of all, and what becomes of them when it fails.
+"""
 
 import asyncio
 import time

@@ -1,4 +1,7 @@
-"""Versions change while batches run: nothing is lost, doubled or mixed, and nothing is left of what is let go."""
+"""Tests `streamd/runtime/versions/manager.py`.
+
+Versions change while batches run: nothing is lost, doubled or mixed, and nothing is left of what is let go.
+"""
 
 import asyncio
 import gc

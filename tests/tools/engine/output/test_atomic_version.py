@@ -24,6 +24,11 @@ def test_a_value_that_json_does_not_have_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "info.json").exists()
 
 
+def write_then_fail(path: Path) -> None:
+    path.write_bytes(b"graph")
+    raise ValueError("differs from PyTorch")
+
+
 def test_a_hidden_folder_has_its_name_only_when_it_is_whole(tmp_path: Path) -> None:
     final = tmp_path / "patch_tensorrt_20260101_000000"
     with HiddenFolder(tmp_path, final.name) as new:
@@ -37,8 +42,7 @@ def test_a_hidden_folder_has_its_name_only_when_it_is_whole(tmp_path: Path) -> N
 
 def test_a_failure_half_way_leaves_nothing_under_the_name_and_no_hidden_folder(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="differs"), HiddenFolder(tmp_path, "patch") as new:
-        (new.folder / "model.onnx").write_bytes(b"graph")
-        raise ValueError("differs from PyTorch")
+        write_then_fail(new.folder / "model.onnx")
     assert list(tmp_path.iterdir()) == []
 
 
