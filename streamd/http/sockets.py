@@ -34,7 +34,7 @@ class Sockets:
         self._sending: dict[web.StreamResponse, float] = {}
         """The sends that are waiting, by when they began (monotonic seconds)."""
         self._watch: asyncio.TimerHandle | None = None
-        self.draining = False
+        self.is_draining = False
 
     def __len__(self) -> int:
         return len(self._open)
@@ -60,7 +60,7 @@ class Sockets:
 
     @asynccontextmanager
     async def _register(self, request: web.Request, response: web.StreamResponse) -> AsyncIterator[None]:
-        if self.draining:
+        if self.is_draining:
             raise DrainingError("the daemon is stopping")
         if len(self) >= self._limits.max_sockets:
             raise TooBusyError(f"{self._limits.max_sockets} sockets are open already")
@@ -133,7 +133,7 @@ class Sockets:
 
     async def close_all(self) -> None:
         """Close every WebSocket with the code for going away; from then on each new one is refused."""
-        self.draining = True
+        self.is_draining = True
         sockets = [each for each in self._open if isinstance(each, web.WebSocketResponse)]
         closing = [socket.close(code=WSCloseCode.GOING_AWAY, message=b"the daemon is stopping") for socket in sockets]
         await asyncio.gather(*closing, return_exceptions=True)

@@ -94,7 +94,7 @@ class Ingest:
         """The number of bodies and frames that were rejected as a whole, by error code."""
         self.forgotten_servers = 0
         self.load = load
-        self.draining = False
+        self.is_draining = False
         self._state = state
         self._contract = state.contract
         self._rows = RowReader(state.contract.features)
@@ -116,7 +116,7 @@ class Ingest:
 
         Raises `DrainingError` while the daemon stops, before any sample is taken.
         """
-        if self.draining:
+        if self.is_draining:
             raise DrainingError("the daemon is stopping")
         result = IngestResult()
         rest = iter(samples)

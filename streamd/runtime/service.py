@@ -83,7 +83,7 @@ class Service:
         self.limits = limits
         self.started = time.monotonic()
         self.engine = EngineStatus()
-        self.draining = False
+        self.is_draining = False
         self.metrics = metrics
         self.hub = hub
         self.accuracy = accuracy
@@ -112,9 +112,9 @@ class Service:
         self._sweep()
 
     @property
-    def ready(self) -> bool:
+    def is_ready(self) -> bool:
         """Whether it can answer now: a lane is warm, and the daemon is not stopping."""
-        return self.pipeline.ready and not self.draining
+        return self.pipeline.is_ready and not self.is_draining
 
     @property
     def model(self) -> str:
@@ -132,9 +132,9 @@ class Service:
         Raises `InvalidInputError` if the inputs violate the contract, `UnavailableError` if there is no lane,
         `TooBusyError` if the queue is full or the time is over, and `InferenceError` if a window failed.
         """
-        if self.draining:
+        if self.is_draining:
             raise DrainingError("the daemon is stopping")
-        if not self.pipeline.ready:
+        if not self.pipeline.is_ready:
             raise UnavailableError("no lane is ready yet")
         request = PredictRequest(self.contract, inputs)
         try:
@@ -172,7 +172,7 @@ class Service:
 
     async def drain(self) -> None:
         """Reject new work and finish what waits and runs. The caller limits the time."""
-        self.draining = self.ingest.draining = True
+        self.is_draining = self.ingest.is_draining = True
         while self.ingest.load.bodies:
             await asyncio.sleep(0)
         while not (self.pipeline.is_idle and (self.candidate is None or self.candidate.is_idle)):
@@ -215,8 +215,8 @@ class Service:
         return {
             "engine": self.model,
             **self.engine.shown,
-            "ready": self.ready,
-            "draining": self.draining,
+            "ready": self.is_ready,
+            "draining": self.is_draining,
             "uptime_seconds": round(time.monotonic() - self.started, 3),
             "contract": {
                 "features": list(contract.features),
@@ -293,26 +293,26 @@ class Service:
         )
         metrics.add_labelled_counter(
             "refused_frames",
-            "Bodies and frames of which nothing could be taken",
+            "Bodies and frames that were rejected as a whole",
             "code",
             lambda: self.ingest.refused,
         )
-        metrics.add_labelled_counter("rows", "Closed rows by what became of them", "state", self.row_counts)
+        metrics.add_labelled_counter("rows", "Closed rows by their end", "state", self.row_counts)
         metrics.add_counter(
             "ignored_features", "Values of features that the model does not know", lambda: self.ingest.ignored_features
         )
         metrics.add_counter(
-            "servers_forgotten", "Servers forgotten for want of room", lambda: self.ingest.forgotten_servers
+            "servers_forgotten",
+            "Servers evicted because the capacity was reached",
+            lambda: self.ingest.forgotten_servers,
         )
-        metrics.add_counter(
-            "servers_deleted", "Servers forgotten because a caller asked for it", lambda: self.deleted_servers
-        )
+        metrics.add_counter("servers_deleted", "Servers forgotten on request", lambda: self.deleted_servers)
         metrics.add_counter("forecasts_dropped", "Forecasts that slow subscribers missed", lambda: self.hub.dropped)
         metrics.add_families(self.accuracy.collect_metrics)
         metrics.add_gauge("servers", "Servers that have a window", lambda: len(state.directory))
         metrics.add_gauge(
             "servers_ahead",
-            "Servers whose newest row lies ahead of the clock",
+            "Servers whose newest row is ahead of the clock",
             lambda: len(state.ahead.contradicted_since),
         )
         metrics.add_counter(
@@ -320,7 +320,7 @@ class Service:
             "Servers whose rows ahead of the clock were dropped",
             lambda: self.clock_watch.rewound_servers,
         )
-        metrics.add_gauge("due", "Servers that wait for their turn", lambda: len(self.scheduler.due))
+        metrics.add_gauge("due", "Servers that wait for a lane", lambda: len(self.scheduler.due))
         metrics.add_gauge(
             "waiting", "Windows that wait for a lane, servers' and callers'", lambda: self.scheduler.waiting
         )
@@ -333,18 +333,20 @@ class Service:
         )
         metrics.add_counter(
             "predict_dropped",
-            "Windows of /v1/predict that were removed before they ran, because nobody waited for them any more",
+            "Windows of /v1/predict that were removed before they ran, because their call was over",
             lambda: self.scheduler.dropped_windows,
         )
         metrics.add_gauge("lanes", "Lanes that are able to run", lambda: len(self.pipeline.workers))
         metrics.add_gauge("subscribers", "Subscribers", lambda: len(self.hub))
         metrics.add_gauge(
             "state_unreadable",
-            "Servers and forecasts that were freed at the start, because what was stored of them makes no sense",
+            "Servers and forecasts that were freed at start, because their stored numbers are implausible",
             lambda: state.directory.unreadable + state.board.unreadable,
         )
-        metrics.add_gauge("state_set_aside", "Files of the state that could not be read", lambda: len(state.set_aside))
-        metrics.add_gauge("ready", "1 when able to answer", lambda: float(self.ready))
+        metrics.add_gauge(
+            "state_set_aside", "Files of the state that could not be read at start", lambda: len(state.set_aside)
+        )
+        metrics.add_gauge("ready", "1 when able to answer", lambda: float(self.is_ready))
         metrics.add_gauge(
             "versions_passed_over", "Versions that should serve and cannot", lambda: len(self.passed_over)
         )

@@ -1,6 +1,6 @@
 """Tests `streamd/runtime/clock_watch.py`.
 
-Rows from a clock that was ahead: noticed, named, and dropped once the server's own samples contradict them.
+Rows of a clock that was ahead are reported, and dropped once the server's own samples contradict them.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ MODEL = "patch_20260101_000000"
 
 
 class World:
-    """A service whose clocks are set by the test."""
+    """A service whose clocks the test sets."""
 
     def __init__(self, service: Service, clock: "Clock") -> None:
         self.service = service
@@ -42,7 +42,7 @@ class World:
         samples = [Sample(server, time, whole(1.0) if values is None else values) for time in times]
         return await self.service.ingest.take_samples(enumerate(samples))
 
-    async def settle(self) -> None:
+    async def wait_idle(self) -> None:
         await self.service.pipeline.wait_idle()
 
     def pass_time(self, seconds: float) -> None:
@@ -56,7 +56,7 @@ class World:
         return self.service.describe_status()["ahead"]
 
     def origin(self, server: str) -> int:
-        """Until when a server is forecast from; 0 where it is not."""
+        """Return the origin of a server's forecast; 0 if it has none."""
         step = self.state.board.get_step(self.state.directory.slots[server])
         return 0 if step == NO_STEP else self.state.contract.to_origin(step)
 
@@ -91,15 +91,15 @@ async def world(folder: Path, wall: float = PRESENT, recovery: float = RECOVERY,
 
 
 async def leap(at: World, server: str, seconds: float) -> None:
-    """Every clock is ahead for a moment: a row of the future is taken and forecast."""
+    """Let every clock be ahead for a moment, in which a future row is accepted and forecast."""
     at.clock.wall += seconds
     assert (await at.send(server, at.clock.wall)).accepted == 1
-    await at.settle()
+    await at.wait_idle()
     at.clock.wall -= seconds
     at.sweep()
 
 
-# ---------------------------------------------------------------- noticed and named
+# ---------------------------------------------------------------- reports
 async def test_a_server_ahead_is_counted_named_and_logged_once(tmp_path: Path) -> None:
     async with world(tmp_path) as at:
         await at.send("good", PRESENT)
@@ -123,7 +123,7 @@ async def test_a_server_ahead_is_counted_named_and_logged_once(tmp_path: Path) -
         assert "streamd_servers_rewound_total 0.0\n" in metrics
 
 
-async def test_what_a_restart_finds_ahead_is_noticed_at_the_start(tmp_path: Path) -> None:
+async def test_servers_that_are_ahead_at_a_restart_are_reported(tmp_path: Path) -> None:
     async with world(tmp_path, wall=PRESENT + DAY) as at:
         await at.send("web-01", PRESENT + DAY)
     with structlog.testing.capture_logs() as logs:
@@ -132,7 +132,7 @@ async def test_what_a_restart_finds_ahead_is_noticed_at_the_start(tmp_path: Path
     assert [log["servers"] for log in logs if log["event"] == "servers_ahead_of_clock"] == [["web-01"]]
 
 
-async def test_an_open_row_lies_ahead_too(tmp_path: Path) -> None:
+async def test_an_open_row_may_be_ahead_too(tmp_path: Path) -> None:
     async with world(tmp_path) as at:
         at.clock.wall += DAY
         await at.send("web-01", at.clock.wall, values={"cpu": 1.0})
@@ -145,11 +145,11 @@ async def test_an_open_row_lies_ahead_too(tmp_path: Path) -> None:
         at.pass_time(RECOVERY)
         at.sweep()
         assert (await at.send("web-01", at.clock.wall, at.clock.wall + STEP)).accepted == 2
-        await at.settle()
+        await at.wait_idle()
         assert at.origin("web-01") > PRESENT
 
 
-async def test_what_may_lie_ahead_at_present_is_not_reported(tmp_path: Path) -> None:
+async def test_rows_within_the_limit_are_not_reported(tmp_path: Path) -> None:
     async with world(tmp_path, max_ahead_seconds=1_000.0) as at:
         await at.send("web-01", PRESENT + 1_000)
         at.clock.wall -= STEP  # a clock that is set back a little
@@ -160,17 +160,17 @@ async def test_what_may_lie_ahead_at_present_is_not_reported(tmp_path: Path) -> 
         assert at.ahead()["servers"] == 1
         at.clock.wall += 2 * STEP
         at.sweep()
-        assert at.ahead()["servers"] == 0, "its time has come"
+        assert at.ahead()["servers"] == 0, "the clock has reached its rows"
 
 
-async def test_without_a_limit_nothing_lies_ahead(tmp_path: Path) -> None:
+async def test_no_server_is_ahead_without_a_limit(tmp_path: Path) -> None:
     async with world(tmp_path, max_ahead_seconds=float("inf")) as at:
         await at.send("web-01", PRESENT + 1000 * DAY)
         at.sweep()
         assert at.ahead()["servers"] == 0
 
 
-async def test_many_are_counted_and_some_named(tmp_path: Path) -> None:
+async def test_all_servers_ahead_are_counted_and_some_named(tmp_path: Path) -> None:
     many = MAX_NAMED + 5
     limits = LIMITS.__class__(capacity=many, need=2, late_steps=8, grace_seconds=10.0)
     with opened(tmp_path, limits=limits) as state:
@@ -186,8 +186,8 @@ async def test_many_are_counted_and_some_named(tmp_path: Path) -> None:
         assert len(service.describe_status()["ahead"]["first"]) == MAX_NAMED
 
 
-# ---------------------------------------------------------------- recovered
-async def test_its_own_samples_of_the_present_bring_a_server_back(tmp_path: Path) -> None:
+# ---------------------------------------------------------------- recovery
+async def test_present_samples_of_a_server_rewind_it(tmp_path: Path) -> None:
     async with world(tmp_path) as at:
         await leap(at, "web-01", DAY)
         assert (await at.send("web-01", PRESENT)).rejected == 1
@@ -201,37 +201,37 @@ async def test_its_own_samples_of_the_present_bring_a_server_back(tmp_path: Path
         (line,) = [log for log in logs if log["event"] == "servers_rewound"]
         assert (line["count"], line["dropped_rows"], line["servers"]) == (1, 1, ["web-01"])
         assert at.ahead() == {"servers": 0, "first": [], "rewound": 1, "dropped_rows": 1}
-        assert at.origin("web-01") == 0, "the forecast from the future is gone"
+        assert at.origin("web-01") == 0, "the future forecast was dropped"
         for time in (PRESENT + STEP, PRESENT + 2 * STEP):
             at.pass_time(STEP)
             assert (await at.send("web-01", time)).accepted == 1
-        await at.settle()
+        await at.wait_idle()
         assert at.origin("web-01") == (PRESENT + 3 * STEP) // STEP * STEP
         assert "streamd_servers_rewound_total 1.0\n" in at.service.metrics.render().decode()
 
 
-async def test_rows_that_were_taken_in_the_meantime_are_forecast_at_once(tmp_path: Path) -> None:
-    """Less than the tolerance ahead: rows of the present were accepted as late ones, and never forecast."""
+async def test_rows_that_were_accepted_in_the_meantime_are_forecast_at_once(tmp_path: Path) -> None:
+    """If a server is ahead by less than the tolerance, present rows were accepted as late ones and not forecast."""
     async with world(tmp_path) as at:
         await leap(at, "web-01", 6 * STEP)
         for _ in range(2):
             assert (await at.send("web-01", at.clock.wall)).accepted == 1
             at.pass_time(STEP)
         at.sweep()
-        await at.settle()
+        await at.wait_idle()
         assert at.origin("web-01") == (PRESENT + STEP) // STEP * STEP + STEP
         assert sorted(rows_of(at.state, "web-01")) == [PRESENT // STEP, PRESENT // STEP + 1]
 
 
-async def test_at_once_where_that_is_configured_the_sample_itself_is_taken(tmp_path: Path) -> None:
+async def test_with_no_recovery_time_the_contradicting_sample_is_accepted(tmp_path: Path) -> None:
     async with world(tmp_path, recovery=0.0) as at:
         await leap(at, "web-01", DAY)
         assert (await at.send("web-01", PRESENT - STEP, PRESENT)).accepted == 2
-        await at.settle()
+        await at.wait_idle()
         assert at.origin("web-01") == PRESENT // STEP * STEP + STEP
 
 
-async def test_never_where_that_is_configured(tmp_path: Path) -> None:
+async def test_with_infinite_recovery_time_no_server_is_rewound(tmp_path: Path) -> None:
     async with world(tmp_path, recovery=float("inf")) as at:
         await leap(at, "web-01", DAY)
         for _ in range(3):
@@ -243,25 +243,25 @@ async def test_never_where_that_is_configured(tmp_path: Path) -> None:
         at.sweep()
         assert at.ahead()["servers"] == 0
         assert (await at.send("web-01", at.clock.wall - STEP, at.clock.wall)).accepted == 2
-        await at.settle()
+        await at.wait_idle()
         assert at.origin("web-01") > PRESENT
 
 
 async def test_a_machine_whose_clock_is_behind_loses_nothing(tmp_path: Path) -> None:
-    """Its agents' clocks are right: their samples are refused, and nothing contradicts what is stored."""
+    """The clocks of the agents are right: their samples are rejected, and do not contradict the stored rows."""
     async with world(tmp_path) as at:
         await at.send("web-01", PRESENT - STEP, PRESENT)
-        await at.settle()
+        await at.wait_idle()
     async with world(tmp_path, wall=PRESENT - DAY) as at:
         assert at.ahead()["servers"] == 1
         result = await at.send("web-01", PRESENT + STEP)
         assert result.errors[0]["code"] == "too_far_ahead"
-        # 2. Neither does a backlog: that its rows are old says nothing of the sender's clock.
+        # 2. Neither does a backlog: its old rows do not show the sender's clock.
         await at.send("web-01", PRESENT - DAY - 10 * STEP)
         at.pass_time(10 * RECOVERY)
         at.sweep()
         assert not at.ahead()["first"][0]["contradicted"]
-        # 3. It is set at last.
+        # 3. The clock is adjusted.
         at.clock.wall = PRESENT + STEP
         at.sweep()
         assert at.ahead()["servers"] == 0
@@ -269,8 +269,8 @@ async def test_a_machine_whose_clock_is_behind_loses_nothing(tmp_path: Path) -> 
         assert len(rows_of(at.state, "web-01")) == 3
 
 
-async def test_a_clock_that_is_set_within_the_patience_drops_nothing(tmp_path: Path) -> None:
-    """A machine that has no clock of its own, and an agent on it: both are behind until the network sets them."""
+async def test_a_clock_that_is_adjusted_within_the_recovery_time_drops_no_row(tmp_path: Path) -> None:
+    """A machine without a battery-backed clock and an agent on it are both behind until the network sets the time."""
     async with world(tmp_path) as at:
         await at.send("web-01", PRESENT - STEP, PRESENT)
     async with world(tmp_path, wall=PRESENT - DAY) as at:
@@ -283,29 +283,29 @@ async def test_a_clock_that_is_set_within_the_patience_drops_nothing(tmp_path: P
         assert len(rows_of(at.state, "web-01")) == 2
 
 
-async def test_what_is_under_way_from_rows_ahead_is_not_posted(tmp_path: Path) -> None:
+async def test_a_running_forecast_of_rows_ahead_is_not_posted(tmp_path: Path) -> None:
     async with world(tmp_path, recovery=0.0) as at:
         at.clock.wall += DAY
-        await at.send("web-01", at.clock.wall - STEP, at.clock.wall)  # due, and not run yet
+        await at.send("web-01", at.clock.wall - STEP, at.clock.wall)  # due, not run yet
         at.clock.wall -= DAY
         at.sweep()
         await at.send("web-01", PRESENT)
-        await at.settle()
+        await at.wait_idle()
         assert at.origin("web-01") == 0
         await at.send("web-01", PRESENT + STEP)
-        await at.settle()
+        await at.wait_idle()
         assert at.origin("web-01") == (PRESENT + STEP) // STEP * STEP + STEP
 
 
-# ---------------------------------------------------------------- what else was ahead
-async def test_scores_begin_anew_where_they_count_from_a_step_ahead(tmp_path: Path) -> None:
+# ---------------------------------------------------------------- scores and last_seen
+async def test_scores_restart_if_their_clock_is_ahead(tmp_path: Path) -> None:
     async with world(tmp_path) as at:
         await leap(at, "web-01", 0)
         at.service.accuracy.follow("other_20260101_000000", share=0.5, shadow=True)
         scorer = at.service.accuracy.scorer
         at.clock.wall += DAY
         await at.send("web-02", at.clock.wall - STEP, at.clock.wall)
-        await at.settle()
+        await at.wait_idle()
         at.clock.wall -= DAY
         assert scorer.now_step == (PRESENT + DAY) // STEP
         at.sweep()
@@ -316,12 +316,12 @@ async def test_scores_begin_anew_where_they_count_from_a_step_ahead(tmp_path: Pa
         versions = {name: (version.share, version.is_shadow) for name, version in scorer.versions.items()}
         assert versions == {MODEL: (1.0, False), "other_20260101_000000": (0.5, True)}
         await at.send("web-01", PRESENT + STEP)
-        await at.settle()
+        await at.wait_idle()
         assert at.service.accuracy.scorer.now_step == (PRESENT + STEP) // STEP
 
 
-async def test_a_server_that_was_seen_ahead_does_not_stay_for_ever(tmp_path: Path) -> None:
-    """Who goes for want of room is the longest silent: a silent server must not look as if it reported tomorrow."""
+async def test_a_server_that_was_seen_ahead_can_be_evicted(tmp_path: Path) -> None:
+    """The longest silent server is evicted, so a silent server must not look as if it had reported tomorrow."""
     async with world(tmp_path, wall=PRESENT + DAY) as at:
         await at.send("silent", PRESENT)
         at.clock.wall = PRESENT

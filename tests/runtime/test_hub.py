@@ -1,6 +1,6 @@
 """Tests `streamd/runtime/hub.py`.
 
-Fan-out: a slow reader loses the older forecasts of a server, never the newest, and is told.
+A slow reader loses older forecasts of a server, never the newest, and gets their number.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ STEPS = st.lists(
 
 
 @given(STEPS)
-def test_a_mailbox_is_a_list_of_unread_servers(steps: list[tuple[str, int, int]]) -> None:
+def test_a_mailbox_holds_each_unread_server_once(steps: list[tuple[str, int, int]]) -> None:
     hub = Hub(4, NAMES)
     subscription = subscribe(hub, "web-*")
     unread: list[int] = []
@@ -48,7 +48,7 @@ def test_a_mailbox_is_a_list_of_unread_servers(steps: list[tuple[str, int, int]]
         assert (hub.waiting, hub.dropped) == (len(unread), dropped)
 
 
-def test_what_was_dropped_is_told_once() -> None:
+def test_dropped_forecasts_are_reported_once() -> None:
     hub = Hub(4, NAMES)
     subscription = subscribe(hub, "*")
     for _ in range(3):
@@ -57,12 +57,12 @@ def test_what_was_dropped_is_told_once() -> None:
     assert subscription.take_newly_dropped() == 0
     assert subscription.take(9) == [0, 1]
     hub.unsubscribe(subscription)
-    assert hub.dropped == 4, "what former subscribers lost still counts"
+    assert hub.dropped == 4, "losses of former subscribers still count"
     hub.unsubscribe(subscription)
     assert hub.dropped == 4
 
 
-def test_a_slot_that_changed_hands_is_matched_anew() -> None:
+def test_a_slot_that_gets_another_server_is_matched_again() -> None:
     names: list[str | None] = ["web-01"]
     hub = Hub(1, names)
     web, db = subscribe(hub, "web-*"), subscribe(hub, "db-*")
@@ -74,7 +74,7 @@ def test_a_slot_that_changed_hands_is_matched_anew() -> None:
     assert (web.take(1), db.take(1)) == ([], [0])
 
 
-def test_what_is_on_the_board_already_is_posted_to_one() -> None:
+def test_forecasts_on_the_board_are_replayed_to_one_subscriber() -> None:
     hub = Hub(4, NAMES)
     late, other = subscribe(hub, "web-*"), subscribe(hub, "*")
     hub.replay(late, [2, 1, 0, 3])
@@ -82,7 +82,7 @@ def test_what_is_on_the_board_already_is_posted_to_one() -> None:
     assert other.waiting == 0
 
 
-async def test_a_reader_waits_until_there_is_something() -> None:
+async def test_a_reader_waits_until_the_mailbox_is_not_empty() -> None:
     hub = Hub(4, NAMES)
     subscription = subscribe(hub, "*")
     reader = asyncio.create_task(subscription.wait())
@@ -90,10 +90,10 @@ async def test_a_reader_waits_until_there_is_something() -> None:
     assert not reader.done()
     hub.publish([3], 1.0)
     await asyncio.sleep(0)
-    assert not reader.done(), "a slot without a server is nobody's forecast"
+    assert not reader.done(), "a slot without a server is not posted"
     hub.publish([2], 1.0)
     await reader
-    await subscription.wait()  # it has not been taken yet
+    await subscription.wait()  # the forecast is still in the mailbox
     subscription.take(1)
     again = asyncio.create_task(subscription.wait())
     await asyncio.sleep(0)

@@ -1,6 +1,6 @@
 """Tests `streamd/runtime/ingest.py`.
 
-Samples into windows: each is judged alone, and what is taken is in the window store.
+Each sample is accepted or rejected alone, and each accepted one is in the window store.
 """
 
 import errno
@@ -25,8 +25,8 @@ START = 1_700_000_100
 STEP = START // 300
 
 
-class Desk:
-    """An ingest and what it told."""
+class RecordingIngest:
+    """An ingest, and records of its reports."""
 
     def __init__(self, state: State) -> None:
         self.state = state
@@ -56,26 +56,26 @@ class Desk:
 
 
 @contextmanager
-def desk(folder: Path, **limits: Any) -> Iterator[Desk]:
+def recording(folder: Path, **limits: Any) -> Iterator[RecordingIngest]:
     with opened(folder, limits=replace(LIMITS, **limits)) as state:
-        yield Desk(state)
+        yield RecordingIngest(state)
 
 
 def sample(server: str = "web-01", step: int = 0, values: dict[str, float | None] | None = None, **more: Any) -> Sample:
     return Sample(server, START + 300 * step, whole(1.0) if values is None else values, **more)
 
 
-async def test_good_samples_are_kept_beside_bad_ones(tmp_path: Path) -> None:
-    with desk(tmp_path) as at:
+async def test_good_samples_are_accepted_beside_bad_ones(tmp_path: Path) -> None:
+    with recording(tmp_path) as at:
         result = await at.take(
             sample(),
             sample(step=1, values={"cpu": 1e39}),
             MalformedError("unreadable"),
             sample("", 1),
             sample("x" * 257),
-            replace_time(sample(), float("nan")),
-            replace_time(sample(), -1.0),
-            replace_time(sample(), time.time() + 10_000),
+            change_time(sample(), float("nan")),
+            change_time(sample(), -1.0),
+            change_time(sample(), time.time() + 10_000),
             sample(step=-9),
             sample(step=1),
         )
@@ -98,29 +98,29 @@ async def test_good_samples_are_kept_beside_bad_ones(tmp_path: Path) -> None:
         assert sum(at.ingest.rejected.values()) == 8
 
 
-def replace_time(one: Sample, when: float) -> Sample:
+def change_time(one: Sample, when: float) -> Sample:
     return Sample(one.server, when, one.values, one.status)
 
 
 async def test_a_rejected_sample_admits_no_server(tmp_path: Path) -> None:
-    with desk(tmp_path) as at:
-        await at.take(sample("a", values={"cpu": 1e39}), replace_time(sample("b"), -5.0))
+    with recording(tmp_path) as at:
+        await at.take(sample("a", values={"cpu": 1e39}), change_time(sample("b"), -5.0))
         assert len(at.state.directory) == 0
 
 
-async def test_what_the_model_does_not_know_is_counted_and_ignored(tmp_path: Path) -> None:
-    with desk(tmp_path) as at:
+async def test_features_that_the_model_does_not_know_are_counted_and_ignored(tmp_path: Path) -> None:
+    with recording(tmp_path) as at:
         result = await at.take(sample("a", values={"unknown": 1.0}), sample("b", values={"other": 1.0, "cpu": 2.0}))
         assert (result.accepted, result.rejected) == (2, 0)
         assert at.ingest.ignored_features == 2
-        assert list(at.state.directory.slots) == ["b"], "nothing the model knows: no window"
+        assert list(at.state.directory.slots) == ["b"], "a server without known features gets no window"
 
 
-async def test_samples_are_refused_while_the_disk_cannot_be_written(
+async def test_samples_are_rejected_while_the_disk_cannot_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on a full btrfs, which needs new space also for what a known server rewrites."""
-    with desk(tmp_path) as at:
+    """A full btrfs needs new space even for rows of known servers."""
+    with recording(tmp_path) as at:
         await at.take(sample())
         monkeypatch.setattr(at.state, "find_shortage", lambda: StorageError("full"))
         result = await at.take(sample(step=1), sample("web-02"), MalformedError("unreadable"))
@@ -130,29 +130,29 @@ async def test_samples_are_refused_while_the_disk_cannot_be_written(
         assert (await at.take(sample(step=1), sample("web-02"))).accepted == 2
 
 
-async def test_history_replays_at_its_own_time(tmp_path: Path) -> None:
-    """Too old is judged against the server's own newest row, not against the clock or the other servers."""
-    with desk(tmp_path) as at:
+async def test_history_is_accepted_at_its_own_time(tmp_path: Path) -> None:
+    """A sample is too old compared with its server's newest row, not with the clock or with other servers."""
+    with recording(tmp_path) as at:
         result = await at.take(sample("new", 1_000), sample("old", 0), sample("old", 1), sample("new", 0))
         assert [error["index"] for error in result.errors] == [3]
 
 
-async def test_the_refusal_tells_the_newest_row(tmp_path: Path) -> None:
-    with desk(tmp_path) as at:
-        await at.take(sample(step=20, values={"cpu": 1.0}))  # it is still filling
+async def test_the_error_of_an_old_sample_names_the_newest_row(tmp_path: Path) -> None:
+    with recording(tmp_path) as at:
+        await at.take(sample(step=20, values={"cpu": 1.0}))  # this row is still open
         result = await at.take(sample(step=0))
         assert f"newest row ends at {(STEP + 21) * 300}" in result.errors[0]["message"]
 
 
-async def test_a_bounded_list_of_errors_and_all_counted(tmp_path: Path) -> None:
-    with desk(tmp_path) as at:
+async def test_all_errors_are_counted_and_some_listed(tmp_path: Path) -> None:
+    with recording(tmp_path) as at:
         result = await at.take(*[MalformedError("unreadable")] * (MAX_LISTED_ERRORS + 5))
         assert result.rejected == MAX_LISTED_ERRORS + 5
         assert len(result.errors) == MAX_LISTED_ERRORS
 
 
 async def test_a_long_body_is_taken_in_slices(tmp_path: Path) -> None:
-    with desk(tmp_path) as at:
+    with recording(tmp_path) as at:
         samples = [sample(step=step) for step in range(2 * SLICE + 1)]
         result = await at.take(*samples)
         assert result.accepted == len(samples)
@@ -160,8 +160,8 @@ async def test_a_long_body_is_taken_in_slices(tmp_path: Path) -> None:
         assert at.state.windows.closed_rows == len(samples)
 
 
-async def test_it_is_busy_while_a_body_is_taken(tmp_path: Path) -> None:
-    with desk(tmp_path) as at:
+async def test_more_rows_are_expected_while_a_body_is_taken(tmp_path: Path) -> None:
+    with recording(tmp_path) as at:
         seen: list[int] = []
 
         def samples() -> Iterator[tuple[int, Sample]]:
@@ -176,37 +176,37 @@ async def test_it_is_busy_while_a_body_is_taken(tmp_path: Path) -> None:
         assert at.load.bodies == 0
 
 
-async def test_nothing_is_taken_while_it_drains(tmp_path: Path) -> None:
-    with desk(tmp_path) as at:
-        at.ingest.draining = True
+async def test_no_sample_is_accepted_while_it_drains(tmp_path: Path) -> None:
+    with recording(tmp_path) as at:
+        at.ingest.is_draining = True
         with pytest.raises(DrainingError):
             await at.take(sample())
         assert len(at.state.directory) == 0
 
 
-async def test_the_longest_silent_makes_room(tmp_path: Path) -> None:
-    with desk(tmp_path, capacity=2) as at:
+async def test_the_longest_silent_server_is_evicted(tmp_path: Path) -> None:
+    with recording(tmp_path, capacity=2) as at:
         await at.take(sample("a"), sample("b"))
         slots = dict(at.state.directory.slots)
         for long_ago, slot in enumerate(slots.values()):
             at.state.directory.touch(slot, float(long_ago))
         await at.take(sample("a", 1), sample("c"))
-        assert at.forgotten == [slots["b"]], "a was heard of since"
+        assert at.forgotten == [slots["b"]], "a has reported since"
         assert at.ingest.forgotten_servers == 1
         assert at.state.directory.slots == {"a": slots["a"], "c": slots["b"]}
 
 
-async def test_a_full_disk_forgets_nobody_and_drops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_full_disk_evicts_no_server_and_drops_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(fd: int, offset: int, size: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with desk(tmp_path, capacity=2) as at:
+    with recording(tmp_path, capacity=2) as at:
         await at.take(sample("a"), sample("b"))
         monkeypatch.setattr(os, "posix_fallocate", refuse)
         result = await at.take(sample("c"), sample("a", 1))
         assert [(error["index"], error["code"]) for error in result.errors] == [(0, "storage")]
         assert result.accepted == 1
-        assert at.forgotten == [], "who waits for a lane goes on waiting"
+        assert at.forgotten == [], "servers that wait for a lane still wait"
         assert sorted(at.state.directory.slots) == ["a", "b"]
         assert at.ingest.forgotten_servers == 0
 
@@ -220,5 +220,5 @@ async def test_a_full_disk_forgets_nobody_and_drops_nothing(tmp_path: Path, monk
         (datetime(2025, 11, 21, 8, 0, tzinfo=timezone(timedelta(hours=1))), 1_763_708_400.0),
     ],
 )
-def test_times(given: float | datetime, seconds: float) -> None:
+def test_times_are_converted_to_epoch_seconds(given: float | datetime, seconds: float) -> None:
     assert to_epoch_seconds(given) == seconds

@@ -175,7 +175,7 @@ async def test_a_drain_whose_lanes_are_lost_is_not_complete(lab: Lab, tmp_path: 
         await run.send(300)
         await run.wait_until(lambda: run.daemon._service is not None and run.daemon._service.pipeline.in_flight > 0)
         run.daemon.stop()
-        await run.wait_until(lambda: run.daemon._service is not None and run.daemon._service.draining)
+        await run.wait_until(lambda: run.daemon._service is not None and run.daemon._service.is_draining)
         script.errors.append(LaneLostError("lost"))
         lab.backends[WINDOW].release_all()
         assert await run.task == 0

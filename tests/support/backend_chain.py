@@ -55,7 +55,7 @@ class BackendChain:
 
 def has_lanes(rig: Rig) -> bool:
     """Whether a lane is there; a call, because a type checker takes a property for unchanged."""
-    return rig.pipeline.ready
+    return rig.pipeline.is_ready
 
 
 def find_lane_names(rig: Rig) -> list[str]:

@@ -1,8 +1,8 @@
-"""A daemon's state on a disk that fills and empties: run as a program, since what it must not do is end by SIGBUS.
+"""A daemon's state on a disk that fills and empties; a program, because the test is that it does not end by SIGBUS.
 
     python -m tests.support.filling_disks FOLDER NAME
 
-`NAME` is that of the servers that are new in this run. Each line that it writes is what became of some samples.
+`NAME` is the prefix of the servers that are new in this run. Each line of output counts samples by result.
 """
 
 import asyncio
@@ -27,17 +27,17 @@ CONTRACT = make_contract(
 )
 LIMITS = WindowLimits(capacity=2_000, need=2, late_steps=288, grace_seconds=10.0)
 ROUNDS = (4_096, 20_000, 70_000, 140_000, 300_000, 2**20, 40_000)
-"""How many bytes become free before the next servers come; few, so that a slot gets some of its pages and not all."""
+"""The bytes that become free before the next servers arrive: few, so that a slot gets some of its pages and not all."""
 
 
 def write_line(*words: str) -> None:
-    """Write a line of the answer at once: the process may end at the next write to the state."""
+    """Write a line and flush it: the process may end at the next write to the state."""
     sys.stdout.write(" ".join(words) + "\n")
     sys.stdout.flush()
 
 
 class Sender:
-    """Sends rows of servers through the real ingest and posts forecasts as the pipeline does."""
+    """Sends rows of servers through the real ingest, and posts forecasts as the pipeline does."""
 
     def __init__(self, state: State) -> None:
         self._state = state
@@ -51,16 +51,16 @@ class Sender:
         )
 
     def mark_due(self, slot: int, rows: int) -> None:
-        """Run nothing: forecasts are posted by hand."""
+        """Do nothing: `send` posts the forecasts."""
 
     def forget(self, slot: int) -> None:
-        """Remember nothing of a slot."""
+        """Do nothing: no data by slot."""
 
     def contradict(self, slot: int) -> None:
-        """Watch no clock."""
+        """Do nothing: no clock is watched."""
 
     def send(self, what: str, servers: list[str], rows: int) -> None:
-        """Send each server its next rows, and write how many of the samples were taken and why others were not."""
+        """Send the next rows of each server, and write the number of samples by result."""
         codes: dict[str, int] = {"accepted": 0}
         for _ in range(rows):
             samples = [(index, self._sample(server)) for index, server in enumerate(servers)]
@@ -85,21 +85,21 @@ class Sender:
 
 
 def run(folder: Path, name: str) -> None:
-    """Fill the disk, free some of it, and so on; write what became of the samples each time."""
+    """Fill the disk and free some of it, several times; write the results of samples each time."""
     ballast = folder / "ballast"
     with opened(folder / "state", CONTRACT, LIMITS, time.monotonic()) as state:
         sender = Sender(state)
-        there = list(state.directory.slots)
-        if not there:
-            there = [f"{name}-{number}" for number in range(20)]
-            sender.send("first", there, 1)
-            sender.send("first", there, 40)
+        known = list(state.directory.slots)
+        if not known:
+            known = [f"{name}-{number}" for number in range(20)]
+            sender.send("first", known, 1)
+            sender.send("first", known, 40)
             state.flush()
         fill(ballast)
         sender.send("full-new", [f"{name}-new-{number}" for number in range(10)], 1)
-        sender.send("full-old", there, 300)
+        sender.send("full-old", known, 300)
         state.flush()
-        sender.send("full-old", there, 2)
+        sender.send("full-old", known, 2)
         for number, size in enumerate(ROUNDS):
             free(ballast, size)
             sender.send("tight", [f"{name}-tight-{number}-{each}" for each in range(12)], 1)
@@ -108,7 +108,7 @@ def run(folder: Path, name: str) -> None:
             sender.send("full-old", list(state.directory.slots), 2)
         free(ballast, 80 * 2**20)
         sender.send("free-new", [f"{name}-free-{number}" for number in range(50)], 1)
-        sender.send("free-old", there, 2)
+        sender.send("free-old", known, 2)
         fill(ballast)
         sender.send("full-again", [f"{name}-late-{number}" for number in range(10)], 1)
     write_line("ended")

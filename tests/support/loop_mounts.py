@@ -22,7 +22,7 @@ SIZE_BYTES = {"xfs": 304 * 2**20}
 
 @dataclass
 class Mount:
-    """A mounted file system; `remount` drops all that the kernel has cached of it."""
+    """A mounted file system; `remount` drops its pages from the kernel's cache."""
 
     kind: str
     image: Path
@@ -42,28 +42,29 @@ class Mount:
             self.unmount()
             self.mount()
 
+    @property
     def ballast(self) -> Path:
         return self.folder / "ballast"
 
     def fill(self) -> None:
-        """Take all the space that is left."""
-        fill(self.ballast())
+        """Use all free space."""
+        fill(self.ballast)
 
     def free(self, size_bytes: int) -> None:
-        """Give some of it back."""
-        free(self.ballast(), size_bytes)
+        """Free some of the space."""
+        free(self.ballast, size_bytes)
 
 
 @contextmanager
 def mounted(kind: str, folder: Path) -> Iterator[Mount]:
-    """Make and mount a file system of a kind; skips the test where this machine cannot."""
+    """Make and mount a file system of a kind; skips the test if this machine can't."""
     if os.geteuid() != 0:
         pytest.skip("only root can mount a file system")
     mount = Mount(kind, folder / "image", folder / "mounted")
     mount.folder.mkdir()
     if command := MKFS[kind]:
         if shutil.which(command[0]) is None:
-            pytest.skip(f"there is no {command[0]}")
+            pytest.skip(f"{command[0]} is not installed")
         with mount.image.open("wb") as file:
             file.truncate(SIZE_BYTES.get(kind, 160 * 2**20))
         subprocess.run([*command, str(mount.image)], check=True, capture_output=True)
@@ -71,12 +72,12 @@ def mounted(kind: str, folder: Path) -> Iterator[Mount]:
     try:
         yield mount
     finally:
-        # Lazily: a test may still hold views of a map, which keep it busy until they are collected.
+        # Lazily, because a test may still hold views of a map, which keep the file system busy.
         subprocess.run(["umount", "--lazy", str(mount.folder)], check=True)
 
 
 def fill(ballast: Path) -> None:
-    """Let a file take all the space that its file system has left."""
+    """Let a file use all free space of its file system."""
     with ballast.open("ab", buffering=0) as file:
         for size in (2**24, 2**20, 4096, 1024, 512):
             while True:
@@ -92,6 +93,6 @@ def fill(ballast: Path) -> None:
 
 
 def free(ballast: Path, size_bytes: int) -> None:
-    """Cut the file that `fill` made by so many bytes."""
+    """Shorten the file that `fill` made by so many bytes."""
     os.truncate(ballast, max(0, ballast.stat().st_size - size_bytes))
     os.sync()

@@ -31,12 +31,12 @@ class HealthRoutes:
 
         If better versions were passed over, the answer lists them, each with the reason.
         """
-        if self._service.ready:
+        if self._service.is_ready:
             passed_over = self._service.passed_over
             return reply(request, {"status": "ready", **({"passed_over": passed_over} if passed_over else {})})
-        if self._service.draining:
+        if self._service.is_draining:
             return reply(request, {"status": "draining"}, 503)
-        return reply(request, {"status": "no_lane" if self._service.pipeline.lanes.was_ready else "starting"}, 503)
+        return reply(request, {"status": "no_lane" if self._service.pipeline.lanes.was_ever_ready else "starting"}, 503)
 
     async def get_metrics(self, request: web.Request) -> web.Response:
         """Return all metrics in the Prometheus text format."""

@@ -29,7 +29,7 @@ class SampleRoutes:
 
     async def post_samples(self, request: web.Request) -> web.Response:
         """Take one body of samples; the answer counts those accepted and names the errors of the others."""
-        if self._ingest.draining:
+        if self._ingest.is_draining:
             raise DrainingError("the daemon is stopping")
         encoding = parse_content_type(request.headers.get("Content-Type", ""))
         async with self._bodies.read_body(request) as body:

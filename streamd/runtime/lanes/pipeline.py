@@ -111,9 +111,9 @@ class Pipeline:
         return self.lanes.serving.workers
 
     @property
-    def ready(self) -> bool:
+    def is_ready(self) -> bool:
         """Whether the deployment that serves has a lane."""
-        return self.lanes.ready
+        return self.lanes.is_ready
 
     @property
     def in_flight(self) -> int:
@@ -213,7 +213,7 @@ class Pipeline:
                 break
             if batch.items:
                 self._start(batch)
-        if not self.ready:
+        if not self.is_ready:
             self._sink.lanes_exhausted()
         self._notify_idle()
 

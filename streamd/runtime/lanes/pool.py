@@ -86,7 +86,12 @@ class LanePool:
         """Give a deployment whose lanes are all idle to another pool; `done` gets its results from now on."""
         for worker in deployment.workers:
             del self._owners[worker]
-            other._owners[worker] = deployment
+        other.adopt(deployment, done)
+
+    def adopt(self, deployment: Deployment, done: Done) -> None:
+        """Take a deployment from another pool, and let its lanes report to `done`."""
+        for worker in deployment.workers:
+            self._owners[worker] = deployment
             worker.report_to(done)
 
     def remove(self, worker: LaneWorker) -> None:
@@ -115,11 +120,11 @@ class LanePool:
         return list(self._owners)
 
     @property
-    def ready(self) -> bool:
+    def is_ready(self) -> bool:
         """Whether the deployment that serves has a lane."""
         return bool(self.serving.workers)
 
     @property
-    def was_ready(self) -> bool:
+    def was_ever_ready(self) -> bool:
         """Whether the deployment that serves ever had lanes: if none is left, they were lost."""
         return self.serving.costs is not None

@@ -27,7 +27,7 @@ from streamd.runtime.state.migration import FormerWindows, make_windows_layout, 
 log = structlog.get_logger(__name__)
 
 MAX_NAMED_SLOTS = 20
-"""The number of damaged servers that the log names one by one."""
+"""The number of damaged servers that the log names one by one; all are counted."""
 
 
 @dataclass(frozen=True)

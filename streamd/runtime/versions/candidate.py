@@ -134,7 +134,7 @@ class Candidate:
         self.return_servers()
         deployment = self.deployment
         await self.pipeline.wait_idle()
-        if deployment is None or not self.pipeline.ready:
+        if deployment is None or not self.pipeline.is_ready:
             return None
         self.deployment = None
         self._manager.transfer(deployment, manager)
@@ -183,7 +183,7 @@ class Candidate:
 
     def _takes(self, slot: int) -> bool:
         """Whether the candidate forecasts a server and has a lane to do so."""
-        if not self.pipeline.ready:
+        if not self.pipeline.is_ready:
             return False
         choice = self._choices[slot]
         if choice == _UNKNOWN:

@@ -125,10 +125,13 @@ class DeploymentManager:
         if deployment is self.current:
             self.current = None
             self._pipeline.switch(Deployment(deployment.spec))
-        supervisor = self._supervisors.pop(deployment)
-        self._pipeline.transfer(deployment, other._pipeline)
-        supervisor.move(other._pipeline, other)
-        other._supervisors[deployment] = supervisor
+        other.adopt(deployment, self._supervisors.pop(deployment), self._pipeline)
+
+    def adopt(self, deployment: Deployment, supervisor: LaneSupervisor, former: Pipeline) -> None:
+        """Take a loaded version and its supervisor from the pipeline of another manager."""
+        former.transfer(deployment, self._pipeline)
+        supervisor.move(self._pipeline, self)
+        self._supervisors[deployment] = supervisor
 
     def backend_changed(self, deployment: Deployment) -> None:
         """Notify the listener if the version that serves runs on another backend."""

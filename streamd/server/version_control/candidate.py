@@ -95,7 +95,7 @@ class CandidateControl:
     def has_warm(self, version: str) -> bool:
         """Whether this version is the candidate, with warm lanes that were opened by the present settings."""
         candidate = self.candidate
-        if candidate is None or candidate.deployment is None or not candidate.pipeline.ready:
+        if candidate is None or candidate.deployment is None or not candidate.pipeline.is_ready:
             return False
         return is_opened_as(candidate.deployment, version, self.config)
 

@@ -148,7 +148,7 @@ class VersionControl:
             yield
 
     def _check_not_busy(self) -> None:
-        if self._service.draining:
+        if self._service.is_draining:
             raise DrainingError("the daemon is stopping")
         if self._lock.locked():
             raise ReloadError(f"{self._change['version']} is being loaded: one change at a time; try again later")

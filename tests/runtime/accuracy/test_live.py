@@ -1,6 +1,6 @@
 """Tests `streamd/runtime/accuracy/live.py`.
 
-Live accuracy's hands: what is read of the windows, slots that change hands, what is told.
+Truth is read from the windows, slots that get another server are dropped, and the reports are right.
 """
 
 import asyncio
@@ -32,8 +32,8 @@ STABLE, CANDIDATE = b"patch_20260101_000000", b"patch_20260201_000000"
 TRAINING = TrainingScores(0.1, ("smd",))
 
 
-def observed(state: State, server: str, first: int, values: list[float]) -> int:
-    """Let rows arrive, a step each: `mem` is the value, `cpu` twice as much; returns the server's slot."""
+def send_rows(state: State, server: str, first: int, values: list[float]) -> int:
+    """Send one row for each value: `mem` is the value, `cpu` twice as much; returns the server's slot."""
     for step, value in enumerate(values, first):
         if not math.isnan(value):
             send(state, server, step, {"cpu": 2 * value, "mem": value, "net": 0.0})
@@ -41,18 +41,18 @@ def observed(state: State, server: str, first: int, values: list[float]) -> int:
 
 
 def forecast_of(state: State, mem: float, cpu: float) -> Float32:
-    """The same at every step, the quantiles 1 apart; the contract's targets are `mem`, `cpu`."""
+    """Return a forecast that is the same at every step, its quantiles 1 apart; the targets are `mem` and `cpu`."""
     middle = np.array([mem, cpu], np.float32)[:, None, None]
     return np.broadcast_to(middle + np.array([-1, 0, 1], np.float32), state.contract.forecast_shape).copy()
 
 
 def forecast_everything(state: State, accuracy: LiveAccuracy, server: str = "web-01", steps: int = 20) -> None:
-    """A server that goes up and down, forecast by both versions at each step and scored as rows arrive."""
-    slot = observed(state, server, 100, [0.0, 2.0] * 4)
+    """Forecast a server that rises and falls by both versions at each step, and score as rows arrive."""
+    slot = send_rows(state, server, 100, [0.0, 2.0] * 4)
     for step in range(108, 108 + steps):
         accuracy.forecast_posted(slot, step - 1, STABLE, forecast_of(state, 1.0, 2.0))
         accuracy.forecast_posted(slot, step - 1, CANDIDATE, forecast_of(state, 3.0, 2.0))
-        observed(state, server, step, [2.0 * (step % 2)])
+        send_rows(state, server, step, [2.0 * (step % 2)])
         accuracy.sweep()
 
 
@@ -60,45 +60,45 @@ def test_the_truth_is_read_from_the_windows_by_target(tmp_path: Path) -> None:
     with opened(tmp_path) as state:
         accuracy = LiveAccuracy(state, LIMITS)
         accuracy.follow(STABLE.decode(), training=TRAINING)
-        slot = observed(state, "web-01", 100, [0.0, 2.0] * 4)
+        slot = send_rows(state, "web-01", 100, [0.0, 2.0] * 4)
         accuracy.forecast_posted(slot, 107, STABLE, forecast_of(state, 1.0, 2.0))
-        observed(state, "web-01", 108, [3.0, 3.0, math.nan, 3.0])
+        send_rows(state, "web-01", 108, [3.0, 3.0, math.nan, 3.0])
         assert accuracy.sweep() == 1
-        told = accuracy.describe()["versions"][STABLE.decode()]
-        assert (told["loss"], told["drift_ratio"]) == (None, None), "the horizon's last step has not settled"
-        observed(state, "web-01", 112, [3.0, 3.0])
+        report = accuracy.describe()["versions"][STABLE.decode()]
+        assert (report["loss"], report["drift_ratio"]) == (None, None), "the horizon's last step has not settled"
+        send_rows(state, "web-01", 112, [3.0, 3.0])
         assert accuracy.sweep() == 1
         assert accuracy.sweep() == 0
-        told = accuracy.describe()["versions"][STABLE.decode()]
-        # Two steps are scored with the first sweep and one with the second, by the deviation of all that is past then.
+        report = accuracy.describe()["versions"][STABLE.decode()]
+        # Two steps are scored at the first sweep and one at the second, each with the deviation of all rows before it.
         past = [0.0, 2.0] * 4
         first, second = float(np.std([*past, 3, 3])), float(np.std([*past, 3, 3, 3]))
         mem = (0.1 * 3 + 0.5 * 2 + 0.9 * 1) / 3 * (3 / first + 1 / second) / 4
         cpu = (0.1 * 5 + 0.5 * 4 + 0.9 * 3) / 3 / 2 * (3 / first + 1 / second) / 4
-        assert told["targets"]["mem"]["loss"] == pytest.approx(mem, abs=1e-6)
-        assert told["targets"]["cpu"]["loss"] == pytest.approx(cpu, abs=1e-6)
-        assert told["targets"]["mem"] | {"loss": 0} == {
+        assert report["targets"]["mem"]["loss"] == pytest.approx(mem, abs=1e-6)
+        assert report["targets"]["cpu"]["loss"] == pytest.approx(cpu, abs=1e-6)
+        assert report["targets"]["mem"] | {"loss": 0} == {
             "loss": 0,
             "values": 3,
             "inside": {"0.1-0.9": 0.0},
             "below": {"0.1": 0.0, "0.5": 0.0, "0.9": 0.0},
         }
-        assert told["loss"] == pytest.approx((mem + cpu) / 2, abs=1e-6)
-        assert told["drift_ratio"] == pytest.approx((mem + cpu) / 2 / 0.1, abs=1e-5)
-        assert (told["forecasts"], told["scored_steps"]) == (1, 3)
-        assert [each["steps"] for each in told["by_range"]] == ["1-3", "4-4"]
+        assert report["loss"] == pytest.approx((mem + cpu) / 2, abs=1e-6)
+        assert report["drift_ratio"] == pytest.approx((mem + cpu) / 2 / 0.1, abs=1e-5)
+        assert (report["forecasts"], report["scored_steps"]) == (1, 3)
+        assert [each["steps"] for each in report["by_range"]] == ["1-3", "4-4"]
 
 
-def test_the_forecast_is_from_its_own_step_though_the_window_went_on(tmp_path: Path) -> None:
+def test_a_forecast_is_scored_from_its_own_step_if_the_window_has_advanced(tmp_path: Path) -> None:
     with opened(tmp_path) as state:
         accuracy = LiveAccuracy(state, LIMITS)
-        slot = observed(state, "web-01", 100, [0.0, 2.0] * 4 + [900.0])
+        slot = send_rows(state, "web-01", 100, [0.0, 2.0] * 4 + [900.0])
         accuracy.forecast_posted(slot, 107, STABLE, forecast_of(state, 1.0, 2.0))
         accuracy.sweep()
         assert accuracy.describe()["versions"][STABLE.decode()]["scored_steps"] == 0, "row 108 has not settled"
-        observed(state, "web-01", 109, [1.0])
+        send_rows(state, "web-01", 109, [1.0])
         accuracy.sweep()
-        # Row 108 is truth. Of the past row 100 had left the window when the forecast came; what was seen is 101 to 108.
+        # Row 108 is the truth. Row 100 had left the window when the forecast was posted: the past is 101 to 108.
         deviation = float(np.std([2, 0, 2, 0, 2, 0, 2, 900]))
         loss = (0.1 * 900 + 0.5 * 899 + 0.9 * 898) / 3 / deviation
         assert accuracy.scorer.pending[slot].losses[STABLE.decode()][0, 0] == pytest.approx(loss)
@@ -107,7 +107,7 @@ def test_the_forecast_is_from_its_own_step_though_the_window_went_on(tmp_path: P
 def test_a_forecast_is_copied(tmp_path: Path) -> None:
     with opened(tmp_path) as state:
         accuracy = LiveAccuracy(state, LIMITS)
-        slot = observed(state, "web-01", 100, [0.0, 2.0] * 4)
+        slot = send_rows(state, "web-01", 100, [0.0, 2.0] * 4)
         forecast = forecast_of(state, 1.0, 2.0)
         accuracy.forecast_posted(slot, 107, STABLE, forecast)
         forecast[:] = 77.0
@@ -124,7 +124,7 @@ def test_two_versions_are_compared_on_the_same_servers_and_origins(tmp_path: Pat
         forecast_everything(state, accuracy)
         (compared,) = accuracy.describe()["comparisons"]
         assert (compared["first"], compared["second"]) == (STABLE.decode(), CANDIDATE.decode())
-        assert compared["forecasts"] == 4, "one ends and the next begins every five steps"
+        assert compared["forecasts"] == 4, "a new one begins every five steps"
         assert compared["second_loss"] > compared["first_loss"] > 0
         assert compared["difference"] > 0
         assert compared["standard_error"] is not None
@@ -132,43 +132,43 @@ def test_two_versions_are_compared_on_the_same_servers_and_origins(tmp_path: Pat
         assert all(each["forecasts"] >= 3 for each in compared["by_range"])
 
 
-def test_a_slot_that_changes_hands_is_dropped_even_if_nobody_said_so(tmp_path: Path) -> None:
+def test_a_slot_that_gets_another_server_is_dropped_without_a_forget(tmp_path: Path) -> None:
     with opened(tmp_path) as state:
         accuracy = LiveAccuracy(state, LIMITS)
-        slot = observed(state, "web-01", 100, [0.0, 2.0] * 4)
+        slot = send_rows(state, "web-01", 100, [0.0, 2.0] * 4)
         accuracy.forecast_posted(slot, 107, STABLE, forecast_of(state, 1.0, 2.0))
         state.directory.release(slot)
-        assert observed(state, "web-02", 100, [5.0] * 16) == slot
+        assert send_rows(state, "web-02", 100, [5.0] * 16) == slot
         assert accuracy.sweep() == 0
-        told = accuracy.describe()
-        assert (told["held"], told["sampled"]["forgotten"]) == (0, 1)
-        assert told["versions"][STABLE.decode()]["scored_steps"] == 0
+        report = accuracy.describe()
+        assert (report["held"], report["sampled"]["forgotten"]) == (0, 1)
+        assert report["versions"][STABLE.decode()]["scored_steps"] == 0
 
 
 def test_forget_drops_at_once(tmp_path: Path) -> None:
     with opened(tmp_path) as state:
         accuracy = LiveAccuracy(state, LIMITS)
-        slot = observed(state, "web-01", 100, [0.0, 2.0] * 4)
+        slot = send_rows(state, "web-01", 100, [0.0, 2.0] * 4)
         accuracy.forecast_posted(slot, 107, STABLE, forecast_of(state, 1.0, 2.0))
         accuracy.forget(slot)
         accuracy.forget(slot)
         assert accuracy.describe()["sampled"]["forgotten"] == 1
 
 
-def test_a_sweep_is_bounded_and_the_next_goes_on(tmp_path: Path) -> None:
+def test_a_sweep_is_bounded_and_the_next_continues(tmp_path: Path) -> None:
     with opened(tmp_path) as state:
         accuracy = LiveAccuracy(state, LIMITS)
         servers = ["a", "b", "c"]
         for server in servers:
-            slot = observed(state, server, 100, [0.0, 2.0] * 4)
+            slot = send_rows(state, server, 100, [0.0, 2.0] * 4)
             accuracy.forecast_posted(slot, 107, STABLE, forecast_of(state, 1.0, 2.0))
         for server in servers:
-            observed(state, server, 108, [1.0, 1.0, 1.0])
+            send_rows(state, server, 108, [1.0, 1.0, 1.0])
         assert [accuracy.sweep(most=2) for _ in range(3)] == [2, 1, 0]
         assert [hold.done_steps for hold in accuracy.scorer.pending.values()] == [2, 2, 2]
 
 
-def test_after_a_restart_figures_begin_anew_and_go_on(tmp_path: Path) -> None:
+def test_scores_start_again_after_a_restart(tmp_path: Path) -> None:
     with opened(tmp_path) as state:
         accuracy = LiveAccuracy(state, LIMITS)
         forecast_everything(state, accuracy)
@@ -178,20 +178,20 @@ def test_after_a_restart_figures_begin_anew_and_go_on(tmp_path: Path) -> None:
         assert accuracy.describe()["versions"] == {}
         slot = state.directory.slots["web-01"]
         accuracy.forecast_posted(slot, 127, STABLE, forecast_of(state, 1.0, 2.0))
-        observed(state, "web-01", 128, [1.0] * 5)
+        send_rows(state, "web-01", 128, [1.0] * 5)
         accuracy.sweep()
         assert accuracy.describe()["versions"][STABLE.decode()]["scored_steps"] == 4
 
 
-def test_a_version_that_goes_is_told_of_no_more(tmp_path: Path) -> None:
+def test_a_version_that_is_unfollowed_is_not_reported(tmp_path: Path) -> None:
     with opened(tmp_path) as state:
         accuracy = LiveAccuracy(state, LIMITS)
         accuracy.follow(STABLE.decode(), training=TRAINING)
         forecast_everything(state, accuracy)
         accuracy.unfollow(STABLE.decode())
-        told = accuracy.describe()
-        assert list(told["versions"]) == [CANDIDATE.decode()]
-        assert told["comparisons"] == []
+        report = accuracy.describe()
+        assert list(report["versions"]) == [CANDIDATE.decode()]
+        assert report["comparisons"] == []
         assert accuracy.training == {}
 
 
@@ -202,16 +202,16 @@ async def test_the_service_scores_what_its_pipeline_posts(tmp_path: Path) -> Non
         backend = FakeBackend(state.contract, (1,))
         worker = LaneWorker(backend.make_lane(0), asyncio.get_running_loop(), service.pipeline.handle_result)
         try:
-            slot = observed(state, "web-01", 100, [0.0, 2.0] * 4)
-            service.begin()  # what closed before the start is due
+            slot = send_rows(state, "web-01", 100, [0.0, 2.0] * 4)
+            service.begin()  # rows that closed before the start are due
             service.pipeline.open_lanes([worker], CostTable({1: 1.0}, pads=False))
             await service.pipeline.wait_idle()
-            observed(state, "web-01", 108, [1.0] * 5)
+            send_rows(state, "web-01", 108, [1.0] * 5)
             assert list(service.accuracy.scorer.pending) == [slot]
             service.accuracy.sweep()
-            told = service.describe_status()["accuracy"]["versions"][STABLE.decode()]
-            assert (told["forecasts"], told["scored_steps"]) == (1, 4)
-            assert told["loss"] is not None
+            report = service.describe_status()["accuracy"]["versions"][STABLE.decode()]
+            assert (report["forecasts"], report["scored_steps"]) == (1, 4)
+            assert report["loss"] is not None
             text = service.metrics.render().decode()
             assert f'streamd_live_scored_steps_total{{version="{STABLE.decode()}"}} 4.0' in text
         finally:
@@ -223,7 +223,7 @@ async def test_the_service_scores_what_its_pipeline_posts(tmp_path: Path) -> Non
 async def test_the_service_drops_a_server_that_is_forgotten(tmp_path: Path) -> None:
     with opened(tmp_path) as state:
         service = build_service(state, STABLE.decode(), {}, ServiceLimits(accuracy=LIMITS))
-        slot = observed(state, "web-01", 100, [0.0, 2.0] * 4)
+        slot = send_rows(state, "web-01", 100, [0.0, 2.0] * 4)
         service.accuracy.forecast_posted(slot, 107, STABLE, forecast_of(state, 1.0, 2.0))
         names = [f"new-{number}" for number in range(state.directory.capacity)]
         samples = [Sample(name, 100.0 * state.contract.step_seconds, {"cpu": 1.0}) for name in names]
@@ -233,7 +233,7 @@ async def test_the_service_drops_a_server_that_is_forgotten(tmp_path: Path) -> N
         service.close()
 
 
-# ---------------------------------------------------------------- what is told
+# ---------------------------------------------------------------- reports
 def samples_of(accuracy: LiveAccuracy) -> dict[str, list[tuple[dict[str, str], float]]]:
     class Families(Collector):
         def collect(self) -> Any:
@@ -248,7 +248,7 @@ def samples_of(accuracy: LiveAccuracy) -> dict[str, list[tuple[dict[str, str], f
     return found
 
 
-def test_metrics_tell_what_status_tells(tmp_path: Path) -> None:
+def test_metrics_and_status_have_the_same_values(tmp_path: Path) -> None:
     with opened(tmp_path) as state:
         accuracy = LiveAccuracy(state, LIMITS)
         accuracy.follow(STABLE.decode(), training=TRAINING)
@@ -256,17 +256,17 @@ def test_metrics_tell_what_status_tells(tmp_path: Path) -> None:
         forecast_everything(state, accuracy)
         status, samples = accuracy.describe(), samples_of(accuracy)
         for labels, value in samples["streamd_live_pinball"]:
-            told = status["versions"][labels["version"]]["targets"][labels["target"]]["loss"]
-            assert value == pytest.approx(told, abs=1e-6)
+            report = status["versions"][labels["version"]]["targets"][labels["target"]]["loss"]
+            assert value == pytest.approx(report, abs=1e-6)
         for labels, value in samples["streamd_live_coverage"]:
-            told = status["versions"][labels["version"]]["targets"][labels["target"]]["inside"][labels["interval"]]
-            assert value == pytest.approx(told, abs=1e-6)
+            report = status["versions"][labels["version"]]["targets"][labels["target"]]["inside"][labels["interval"]]
+            assert value == pytest.approx(report, abs=1e-6)
         assert len(samples["streamd_live_pinball"]) == len(samples["streamd_live_coverage"]) == 4
         (labels, value) = samples["streamd_live_drift_ratio"][0]
-        assert labels == {"version": STABLE.decode()}, "nothing is known of the other's training"
+        assert labels == {"version": STABLE.decode()}, "the training of the other version is unknown"
         assert value == pytest.approx(status["versions"][STABLE.decode()]["drift_ratio"], abs=1e-5)
         assert {value for _, value in samples["streamd_live_scored_steps_total"]} == {
-            told["scored_steps"] for told in status["versions"].values()
+            report["scored_steps"] for report in status["versions"].values()
         }
         (compared,) = status["comparisons"]
         for name in ("difference", "standard_error", "forecasts"):
@@ -276,20 +276,20 @@ def test_metrics_tell_what_status_tells(tmp_path: Path) -> None:
         assert samples["streamd_live_held"][0][1] == status["held"]
 
 
-def test_what_is_not_known_yet_is_null_and_no_sample(tmp_path: Path) -> None:
+def test_an_unknown_value_is_null_in_status_and_absent_in_metrics(tmp_path: Path) -> None:
     with opened(tmp_path) as state:
         accuracy = LiveAccuracy(state, LIMITS)
         accuracy.follow(STABLE.decode(), training=TRAINING)
-        told = json.loads(json.dumps(accuracy.describe(), allow_nan=False))["versions"][STABLE.decode()]
-        assert (told["loss"], told["drift_ratio"], told["training_loss"]) == (None, None, 0.1)
-        assert told["targets"]["cpu"]["inside"] == {"0.1-0.9": None}
+        report = json.loads(json.dumps(accuracy.describe(), allow_nan=False))["versions"][STABLE.decode()]
+        assert (report["loss"], report["drift_ratio"], report["training_loss"]) == (None, None, 0.1)
+        assert report["targets"]["cpu"]["inside"] == {"0.1-0.9": None}
         samples = samples_of(accuracy)
         assert "streamd_live_pinball" not in samples
         assert samples["streamd_live_scored_steps_total"] == [({"version": STABLE.decode()}, 0.0)]
 
 
-# ---------------------------------------------------------------- the training figures
-def test_the_training_figures_are_read_from_the_version_s_folder(tmp_path: Path) -> None:
+# ---------------------------------------------------------------- training scores
+def test_training_scores_are_read_from_the_folder_of_a_version(tmp_path: Path) -> None:
     assert read_training_scores(tmp_path) is None
     path = tmp_path / "training_info.json"
     for text in ("{", "[]", "{}", "\udcff"):
@@ -300,7 +300,7 @@ def test_the_training_figures_are_read_from_the_version_s_folder(tmp_path: Path)
 
 
 @pytest.mark.parametrize("version", sorted((Path(__file__).parents[3] / "engines").glob("*_tensorrt_*")), ids=str)
-def test_our_own_versions_tell_them(version: Path) -> None:
+def test_shipped_versions_have_training_scores(version: Path) -> None:
     figures = read_training_scores(version)
     assert figures is not None
     assert set(figures.fleets) == {"smd", "asd"}

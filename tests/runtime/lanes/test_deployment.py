@@ -1,4 +1,4 @@
-"""Tests `streamd/runtime/lanes/deployment.py` and `streamd/runtime/lanes/pool.py`: states, and who may follow whom."""
+"""Tests `streamd/runtime/lanes/deployment.py` and `streamd/runtime/lanes/pool.py`: states, and their transitions."""
 
 import pytest
 from hypothesis import given
@@ -21,13 +21,13 @@ ALLOWED = {
     (SERVING, CLOSED),
     (RETIRING, CLOSED),
 }
-"""Written down once more, by hand."""
+"""The transitions, written independently of the code."""
 
 
 @given(st.lists(st.sampled_from(DeploymentState), max_size=12))
-async def test_a_state_is_entered_only_from_those_before_it(wanted: list[DeploymentState]) -> None:
+async def test_a_state_is_entered_only_from_allowed_states(states: list[DeploymentState]) -> None:
     deployment, naive = Deployment(make_fake_spec("a")), LOADING
-    for state in wanted:
+    for state in states:
         if (naive, state) in ALLOWED:
             deployment.enter(state)
             naive = state
@@ -47,7 +47,7 @@ async def test_a_deployment_that_serves_is_not_retired() -> None:
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=20))
-async def test_one_deployment_serves_at_a_time_whatever_is_switched_to(order: list[int]) -> None:
+async def test_one_deployment_serves_after_any_switches(order: list[int]) -> None:
     deployments = [Deployment(make_fake_spec(name)) for name in "abcd"]
     for each in deployments:
         each.enter(WARM)

@@ -1,6 +1,6 @@
 """Tests `streamd/runtime/lanes/gather.py`.
 
-A batch's rows in a lane's inputs are those of its windows alone, however many there are and whoever brings them.
+Each row of a lane's inputs depends on its own window only, for any number of servers' and callers' windows.
 """
 
 from pathlib import Path
@@ -22,8 +22,8 @@ MANY = FEW_WINDOWS + 4
 SERVER_IDS = {"3": 30, "5": 50}
 
 
-def items_of(state: State, count: int) -> list[Item]:
-    """Servers whose values, statuses and newest steps all differ, in no order."""
+def make_items(state: State, count: int) -> list[Item]:
+    """Make servers whose values, statuses and newest steps all differ, in an irregular order."""
     for number in range(count):
         for step in range(100 + number // 2, 104 + number // 2 + number % 3):
             send(state, str(number), step, whole(float(100 * number + step % 7)), status=(number + step) % 16)
@@ -31,33 +31,33 @@ def items_of(state: State, count: int) -> list[Item]:
     return [ServerItem(slot, 0, windows.get_newest_step(slot), windows.have[slot], 0.0) for slot in slots]
 
 
-def gathered(state: State, items: list[Item]) -> dict[str, object]:
-    """What is in the inputs, which were full of something else."""
+def gather_items(state: State, items: list[Item]) -> dict[str, object]:
+    """Return a lane's inputs after `gather`; they were full of other numbers before."""
     inputs = Inputs.allocate(CONTRACT, MANY + 1)
     for buffer in inputs.first(MANY + 1).values():
         buffer[:] = 99
     gather(state, SERVER_IDS, items, inputs)
     for buffer in inputs.first(MANY + 1).values():
-        assert (buffer[len(items) :] == 99).all(), "rows beyond the batch are not touched"
+        assert (buffer[len(items) :] == 99).all(), "rows beyond the batch are unchanged"
     return {name: buffer.copy() for name, buffer in inputs.first(len(items)).items()}
 
 
-@pytest.mark.parametrize("asked", [(), (0,), (2, 5)])
+@pytest.mark.parametrize("requested", [(), (0,), (2, 5)])
 @pytest.mark.parametrize("count", [1, FEW_WINDOWS, FEW_WINDOWS + 1, MANY - 2])
-def test_rows_are_those_of_their_windows_alone(tmp_path: Path, count: int, asked: tuple[int, ...]) -> None:
+def test_each_row_depends_on_its_own_window_only(tmp_path: Path, count: int, requested: tuple[int, ...]) -> None:
     with opened(tmp_path, CONTRACT, WindowLimits(capacity=MANY, need=2, late_steps=8, grace_seconds=10.0)) as state:
-        items = items_of(state, count)
-        for index, place in enumerate(asked):
+        items = make_items(state, count)
+        for index, place in enumerate(requested):
             items.insert(place, RequestItem(Caller(1.0, 2.0), index, 0.0))
-        together = gathered(state, items)
+        together = gather_items(state, items)
         for row, item in enumerate(items):
-            alone = gathered(state, [item])
+            alone = gather_items(state, [item])
             for name, buffer in together.items():
                 np.testing.assert_array_equal(buffer[row], alone[name][0])  # type: ignore[index]
         assert len({row.tobytes() for row in together["encoder_cont"]}) == len(items)  # type: ignore[attr-defined]
 
 
-def test_items_are_put_in_the_rows_order_those_of_a_step_together(tmp_path: Path) -> None:
+def test_items_are_sorted_into_the_order_of_the_rows_those_of_a_step_together(tmp_path: Path) -> None:
     with opened(tmp_path, CONTRACT, WindowLimits(capacity=MANY, need=2, late_steps=8, grace_seconds=10.0)) as state:
         steps = [102, 101, 102, 103, 101, 102]
         for slot, step in enumerate(steps):
@@ -66,24 +66,24 @@ def test_items_are_put_in_the_rows_order_those_of_a_step_together(tmp_path: Path
         items: list[Item] = [ServerItem(slot, 0, step, 1, float(slot)) for slot, step in enumerate(steps)]
         items[4:4], items[1:1] = [RequestItem(caller, 1, 0.0)], [RequestItem(caller, 0, 0.0)]
         before = list(items)
-        gathered(state, items)
+        gather_items(state, items)
         assert [item.slot for item in items if isinstance(item, ServerItem)] == [0, 2, 5, 1, 4, 3]
         assert [item.index for item in items[6:] if isinstance(item, RequestItem)] == [0, 1]
         assert sorted(map(id, items)) == sorted(map(id, before))
 
 
-def test_an_empty_batch_touches_nothing(tmp_path: Path) -> None:
+def test_an_empty_batch_changes_no_input(tmp_path: Path) -> None:
     with opened(tmp_path, CONTRACT) as state:
-        assert all(not len(rows) for rows in gathered(state, []).values())  # type: ignore[arg-type]
+        assert all(not len(rows) for rows in gather_items(state, []).values())  # type: ignore[arg-type]
 
 
-def test_one_step_s_calendar_serves_all_its_servers_and_no_other(tmp_path: Path) -> None:
+def test_the_calendar_of_a_step_is_that_of_its_servers_only(tmp_path: Path) -> None:
     with opened(tmp_path, CONTRACT, WindowLimits(capacity=MANY, need=2, late_steps=8, grace_seconds=10.0)) as state:
         steps = [100 + number % 2 for number in range(MANY)]
         for slot, step in enumerate(steps):
             send(state, str(slot), step, whole(float(slot)))
         items: list[Item] = [ServerItem(slot, 0, step, 1, 0.0) for slot, step in enumerate(steps)]
-        calendars = gathered(state, items)["decoder_cont"]
+        calendars = gather_items(state, items)["decoder_cont"]
         for row, item in enumerate(items):
             assert isinstance(item, ServerItem)
             expected = compute_known_future(item.step, CONTRACT.horizon, CONTRACT.step_seconds)

@@ -1,6 +1,6 @@
 """Tests `streamd/runtime/lanes/pipeline.py`.
 
-From due servers to posted forecasts, over fake lanes on a real loop; nothing here sleeps.
+Due servers become posted forecasts, over fake lanes on a real loop; nothing here sleeps.
 """
 
 import time
@@ -17,7 +17,7 @@ from tests.support.state_files import send, whole, window_of
 POISON = 666.0
 
 
-async def test_a_due_server_s_forecast_is_posted_and_published(tmp_path: Path) -> None:
+async def test_the_forecast_of_a_due_server_is_posted_and_published(tmp_path: Path) -> None:
     async with running(tmp_path) as rig:
         before = time.monotonic()
         slot = rig.add_due_row("web-01", 100)
@@ -32,7 +32,7 @@ async def test_a_due_server_s_forecast_is_posted_and_published(tmp_path: Path) -
         assert rig.scheduler.counts.delivered == 1
 
 
-async def test_a_lane_is_given_what_the_contract_says(tmp_path: Path) -> None:
+async def test_a_lane_gets_the_inputs_of_the_contract(tmp_path: Path) -> None:
     async with running(tmp_path, opened_later=True) as rig:
         send(rig.state, "web-01", 99, {"cpu": 1.0}, status=2)
         rig.add_due_row("web-02", 200)
@@ -68,7 +68,7 @@ async def test_micro_batches_form_while_lanes_are_busy(tmp_path: Path) -> None:
         assert rig.pipeline.in_flight == 0
 
 
-async def test_what_comes_in_one_turn_of_the_loop_runs_together(tmp_path: Path) -> None:
+async def test_servers_that_become_due_in_one_turn_of_the_loop_run_together(tmp_path: Path) -> None:
     async with running(tmp_path) as rig:
         for server in ("a", "b", "c"):
             rig.add_due_row(server, 100)
@@ -92,7 +92,7 @@ async def test_the_newest_row_wins_while_a_lane_is_busy(tmp_path: Path) -> None:
         assert rig.is_accounted()
 
 
-async def test_an_older_row_that_comes_back_last_is_not_published(tmp_path: Path) -> None:
+async def test_an_older_row_whose_batch_ends_last_is_not_published(tmp_path: Path) -> None:
     async with running(tmp_path, lanes=2) as rig:
         rig.script.hold = True
         slot = rig.add_due_row("a", 100)
@@ -131,12 +131,12 @@ async def test_a_busy_lane_is_passed_over(tmp_path: Path) -> None:
         await rig.wait_idle()
 
 
-async def test_work_is_held_back_while_more_is_certain_to_come(tmp_path: Path) -> None:
+async def test_work_is_held_back_while_more_rows_are_certain(tmp_path: Path) -> None:
     async with running(tmp_path, opened_later=True) as rig:
         rig.expects_rows = True
         rig.open_lanes()
         rig.add_due_row("a", 100)
-        await rig.pipeline._loop.run_in_executor(None, lambda: None)  # the loop has had its turns by then
+        await rig.pipeline._loop.run_in_executor(None, lambda: None)  # the loop has turned by then
         assert rig.script.runs == []
         rig.expects_rows = False
         rig.add_due_row("b", 100)
@@ -162,7 +162,7 @@ async def test_a_forecast_that_is_not_finite_fails_alone(tmp_path: Path) -> None
         assert rig.is_accounted()
         rig.add_due_row("bad", 101, 5.0)
         await rig.wait_idle()
-        assert rig.published[-1] == ("bad", 101), "its next row runs as any other"
+        assert rig.published[-1] == ("bad", 101), "its next row is forecast"
 
 
 async def test_a_window_that_makes_its_batch_fail_fails_alone(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ async def test_a_window_that_makes_its_batch_fail_fails_alone(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("error", [BatchFailedError("refused"), RuntimeError("a defect")])
-async def test_a_failure_that_passes_costs_nobody_its_forecast(tmp_path: Path, error: Exception) -> None:
+async def test_a_temporary_failure_loses_no_forecast(tmp_path: Path, error: Exception) -> None:
     async with running(tmp_path, opened_later=True) as rig:
         rig.script.errors.append(error)
         for server in ("a", "b", "c"):
@@ -193,7 +193,7 @@ async def test_a_failure_that_passes_costs_nobody_its_forecast(tmp_path: Path, e
         assert rig.batches == [3, 1, 2]
 
 
-async def test_a_lost_lane_s_batch_moves_to_another(tmp_path: Path) -> None:
+async def test_the_batch_of_a_lost_lane_moves_to_another(tmp_path: Path) -> None:
     async with running(tmp_path, lanes=2) as rig:
         rig.script.errors.append(LaneLostError("gone"))
         caller = Caller(4.0)
@@ -203,14 +203,14 @@ async def test_a_lost_lane_s_batch_moves_to_another(tmp_path: Path) -> None:
         assert rig.published == [("a", 100)]
         assert caller.last_values() == {0: 4.0}
         assert [lane for lane, _ in rig.script.runs] == ["fake-0", "fake-1"]
-        assert rig.pipeline.ready
+        assert rig.pipeline.is_ready
         assert list(rig.pipeline.serving.lost) == ["fake-0: gone"]
         rig.add_due_row("a", 101)
         await rig.wait_idle()
-        assert rig.script.runs[-1][0] == "fake-1", "a lost lane gets nothing more"
+        assert rig.script.runs[-1][0] == "fake-1", "a lost lane gets no batch"
 
 
-async def test_what_loses_two_lanes_fails_and_takes_no_third(tmp_path: Path) -> None:
+async def test_a_batch_that_loses_two_lanes_fails_and_gets_no_third(tmp_path: Path) -> None:
     async with running(tmp_path, lanes=3) as rig:
         rig.script.errors.extend([LaneLostError("gone"), LaneLostError("gone too")])
         caller = Caller(4.0)
@@ -219,20 +219,20 @@ async def test_what_loses_two_lanes_fails_and_takes_no_third(tmp_path: Path) -> 
         await rig.wait_idle()
         assert rig.published == []
         assert isinstance(caller.failures[0], LaneLostError)
-        assert rig.pipeline.ready
+        assert rig.pipeline.is_ready
         assert rig.is_accounted()
 
 
-async def test_without_a_lane_it_is_not_ready_and_settles(tmp_path: Path) -> None:
+async def test_without_a_lane_it_is_idle_and_not_ready(tmp_path: Path) -> None:
     async with running(tmp_path) as rig:
         rig.script.lost = True
         rig.add_due_row("a", 100)
         await rig.wait_idle()
-        assert not rig.pipeline.ready
+        assert not rig.pipeline.is_ready
         assert rig.scheduler.waiting == 1
 
 
-# ---------------------------------------------------------------- servers come and go
+# ---------------------------------------------------------------- forgotten servers
 async def test_a_server_that_is_forgotten_in_flight_gets_no_forecast(tmp_path: Path) -> None:
     async with running(tmp_path) as rig:
         rig.script.hold = True
@@ -262,7 +262,7 @@ async def test_a_server_that_is_forgotten_while_it_waits_does_not_run(tmp_path: 
         assert rig.is_accounted()
 
 
-async def test_rows_whose_grace_is_over_are_forecast(tmp_path: Path) -> None:
+async def test_rows_whose_grace_period_is_over_are_forecast(tmp_path: Path) -> None:
     async with running(tmp_path) as rig:
         rig.add_due_row("a", 100)
         await rig.wait_idle()
@@ -271,17 +271,17 @@ async def test_rows_whose_grace_is_over_are_forecast(tmp_path: Path) -> None:
         rig.pipeline.watch_grace()
         await rig.wait_idle()
         assert rig.published == [("a", 100), ("a", 101)]
-        assert rig.state.windows.get_next_deadline() is not None, "what came just now goes on filling"
+        assert rig.state.windows.get_next_deadline() is not None, "a new open row stays open"
         assert rig.is_accounted()
 
 
-async def test_nothing_to_do_is_settled(tmp_path: Path) -> None:
+async def test_it_is_idle_without_work(tmp_path: Path) -> None:
     async with running(tmp_path) as rig:
         await rig.wait_idle()
         assert rig.script.runs == []
 
 
-async def test_callers_beyond_the_room_are_refused(tmp_path: Path) -> None:
+async def test_calls_that_do_not_fit_into_the_queue_are_refused(tmp_path: Path) -> None:
     async with running(tmp_path, opened_later=True) as rig:
         assert rig.pipeline.add_request(Caller(*[1.0] * 16), 16)
         assert not rig.pipeline.add_request(Caller(1.0), 1)

@@ -72,7 +72,7 @@ async def test_a_lane_that_hangs_is_removed_and_its_late_answer_is_ignored(tmp_p
         rig.script.hold = False
         await chain.check_later()  # rebuilt
         await rig.wait_idle()
-        assert rig.pipeline.ready
+        assert rig.pipeline.is_ready
         assert rig.published == [("a", 100)]
         rig.backend.lanes[0].gate.set()
         assert hung.join(60.0)
@@ -91,12 +91,12 @@ async def test_a_permanently_lost_device_is_not_tried_again_before_the_next_back
         rig.script.make_errors.extend([DeviceLostError("cuda:0: lost to this process")] * chain.lanes)
         rig.backend.lose_device()
         rig.add_due_row("a", 100)
-        await rig.wait_for(lambda: not rig.pipeline.ready)
+        await rig.wait_for(lambda: not rig.pipeline.is_ready)
         await join_workers(workers)
         rig.backend.restore_device()  # the next backend runs elsewhere
         await chain.check_later()
         await chain.check_later()
-        assert rig.pipeline.ready, "one check to rebuild, one to fall back"
+        assert rig.pipeline.is_ready, "one check to rebuild, one to fall back"
         assert [each.backend for each in chain.supervisor.fallbacks] == ["first"]
         await rig.wait_idle()
         assert rig.published == [("a", 100)]
@@ -112,10 +112,10 @@ async def test_an_exhausted_backend_is_replaced_by_the_next(tmp_path: Path) -> N
         rig.script.lost = True
         rig.add_due_row("a", 100)
         rig.add_due_row("b", 100)
-        await rig.wait_for(lambda: not rig.pipeline.ready)
+        await rig.wait_for(lambda: not rig.pipeline.is_ready)
         for _ in range(CHAIN_LIMITS.max_rebuilds + 1):
             await chain.check_later()
-        assert rig.pipeline.ready
+        assert rig.pipeline.is_ready
         await rig.wait_idle()
         assert [each.backend for each in chain.supervisor.fallbacks] == ["first", "second"]
         assert "the fake device is gone" in chain.supervisor.fallbacks[0].reason
@@ -144,7 +144,7 @@ async def test_the_last_backend_is_tried_again_and_again(tmp_path: Path) -> None
         rig.script.lost = False
         await chain.check_later()
         await chain.check_later()
-        assert rig.pipeline.ready
+        assert rig.pipeline.is_ready
         rig.add_due_row("a", 103)
         await rig.wait_idle()
         assert rig.published[-1] == ("a", 103)
@@ -158,7 +158,7 @@ async def test_a_backend_whose_lanes_fail_while_warming_is_passed_over(tmp_path:
         await chain.supervisor.open()
         assert [each.backend for each in chain.supervisor.fallbacks] == ["first"]
         assert "while warming" in chain.supervisor.fallbacks[0].reason
-        assert rig.pipeline.ready
+        assert rig.pipeline.is_ready
         chain.supervisor.close()
 
 

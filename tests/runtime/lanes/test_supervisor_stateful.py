@@ -188,7 +188,7 @@ class World(Fleet, RuleBasedStateMachine):
 
     @rule(windows=st.integers(1, 3))
     def a_caller_asks(self, windows: int) -> None:
-        if self.pipeline.ready:  # as the service does
+        if self.pipeline.is_ready:  # as the service does
             number = 1_000 * (len(self.callers) + WINDOW_LIMITS.capacity)
             caller = Caller(*(float(number + index) for index in range(windows)))
             if self.pipeline.add_request(caller, windows):
@@ -293,7 +293,7 @@ class World(Fleet, RuleBasedStateMachine):
         for _ in range(LIMITS.max_rebuilds + 2):
             self.now += LIMITS.max_rebuild_seconds
             self.check_and_rebuild()
-        assert backend.name != self.backend_name or not self.pipeline.ready
+        assert backend.name != self.backend_name or not self.pipeline.is_ready
 
     def check_and_rebuild(self) -> None:
         self.supervisor.check_lanes(self.now)
@@ -337,7 +337,7 @@ class World(Fleet, RuleBasedStateMachine):
     @invariant()
     def no_call_waits_without_lanes(self) -> None:
         waiting = [item for batch in self.scheduler.retries for item in batch.items if isinstance(item, RequestItem)]
-        assert self.pipeline.ready or not [*waiting, *self.scheduler.queued_requests()]
+        assert self.pipeline.is_ready or not [*waiting, *self.scheduler.queued_requests()]
 
     @invariant()
     def a_batch_moves_once_at_most(self) -> None:
@@ -346,7 +346,7 @@ class World(Fleet, RuleBasedStateMachine):
     @invariant()
     def readiness_follows_the_remaining_lanes(self) -> None:
         assert self.supervisor._roster is not None
-        assert self.pipeline.ready == bool(self.pipeline.workers)
+        assert self.pipeline.is_ready == bool(self.pipeline.workers)
         assert len(self.pipeline.workers) == self.supervisor._roster.healthy_count
         assert len(self.pipeline.workers) <= LANES[self.backend_name]
         assert len({worker.lane.name for worker in self.pipeline.workers}) == len(self.pipeline.workers)
@@ -391,7 +391,7 @@ class World(Fleet, RuleBasedStateMachine):
             self.run(self.pipeline.wait_idle())
             self.now += 1_000.0
             self.check_and_rebuild()
-        assert self.pipeline.ready
+        assert self.pipeline.is_ready
         self.run(self.pipeline.wait_idle())
         assert self.scheduler.waiting == 0
         self.no_callback_fails()

@@ -1,6 +1,6 @@
 """Tests `streamd/runtime/lanes/warmup.py`.
 
-Warm-up measures every bucket that may run, on all lanes, with plausible inputs. How long it takes is not tested.
+Every bucket that may run is measured on all lanes with plausible inputs. The duration is not tested.
 """
 
 import asyncio
@@ -44,18 +44,18 @@ async def test_every_bucket_up_to_the_limit_is_measured_on_every_lane() -> None:
         assert runs == [bucket for bucket in (1, 4, 8) for _ in range(1 + REPEATS)]
 
 
-async def test_without_a_budget_the_smallest_bucket_serves() -> None:
+async def test_without_a_budget_only_the_smallest_bucket_is_measured() -> None:
     async with lanes(FakeBackend(make_contract()), 1) as workers:
         assert (await measure_costs(workers, 32, 0.0)).buckets == [1]
 
 
-async def test_a_smallest_bucket_beyond_the_limit_is_measured_all_the_same() -> None:
+async def test_a_smallest_bucket_beyond_the_limit_is_still_measured() -> None:
     async with lanes(FakeBackend(make_contract(), (8, 32)), 1) as workers:
         costs = await measure_costs(workers, 4, HOUR_SECONDS)
     assert (costs.buckets, costs.max_batch) == ([8], 4)
 
 
-async def test_what_a_lane_raises_is_raised() -> None:
+async def test_an_error_of_a_lane_is_raised() -> None:
     backend = FakeBackend(make_contract())
     backend.script.errors.append(LaneLostError("gone"))
     async with lanes(backend, 2) as workers:
@@ -63,7 +63,7 @@ async def test_what_a_lane_raises_is_raised() -> None:
             await measure_costs(workers, 8, HOUR_SECONDS)
 
 
-def test_warm_up_sees_no_zeros() -> None:
+def test_inputs_for_warming_are_not_zero() -> None:
     inputs = Inputs.allocate(make_contract(), 4)
     fill_plausibly(inputs)
     assert np.isfinite(inputs.encoder_cont).all()

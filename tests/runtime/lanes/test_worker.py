@@ -1,6 +1,6 @@
 """Tests `streamd/runtime/lanes/worker.py`.
 
-A lane's thread: results reach the loop in order, and no error ends it.
+Results reach the loop, predictions are normalized, and no error ends a lane's thread.
 """
 
 import asyncio
@@ -24,17 +24,17 @@ from tests.support.contracts import make_contract
 CONTRACT = make_contract()
 
 
-# ---------------------------------------------------------------- putting in order
+# ---------------------------------------------------------------- normalized predictions
 LARGE = float(np.float32(3e38))
-"""Two of them overflow."""
+"""The sum of two such numbers overflows."""
 
 NUMBERS = st.floats(-10, 10, width=32) | st.sampled_from([0.0, -0.0, LARGE, -LARGE, np.nan, np.inf, -np.inf])
 SHAPES = st.tuples(st.integers(0, 4), st.integers(1, 4), st.integers(1, 3), st.integers(1, 7))
 
 
 @st.composite
-def predictions(draw: st.DrawFn) -> Float32:
-    """Of any shape, with anything in them; mostly in order or hardly, in memory of any kind."""
+def draw_predictions(draw: st.DrawFn) -> Float32:
+    """Draw predictions of any shape and memory layout, with any numbers; some nearly sorted, some not at all."""
     given_: Float32 = draw(arrays(np.float32, draw(SHAPES), elements=NUMBERS))
     if draw(st.booleans()):
         ordered = np.sort(given_, axis=-1)
@@ -54,8 +54,8 @@ def predictions(draw: st.DrawFn) -> Float32:
     return given_
 
 
-@given(predictions())
-def test_forecasts_are_in_order(predictions: Float32) -> None:
+@given(draw_predictions())
+def test_forecasts_are_normalized(predictions: Float32) -> None:
     before = predictions.copy()
     forecasts, bad = normalize_predictions(predictions)
     batch, horizon, targets, quantiles = predictions.shape
@@ -63,21 +63,21 @@ def test_forecasts_are_in_order(predictions: Float32) -> None:
     assert forecasts.dtype == np.float32
     assert forecasts.flags.c_contiguous
     assert forecasts.flags.writeable
-    assert not np.shares_memory(forecasts, predictions), "the lane may write its own again"
+    assert not np.shares_memory(forecasts, predictions), "the lane may write its buffers again"
     np.testing.assert_array_equal(predictions, before)
     assert bad == tuple(row for row in range(batch) if not np.isfinite(predictions[row]).all())
     for row, step, target in np.ndindex(batch, horizon, targets):
         given_, found = predictions[row, step, target].tolist(), forecasts[row, target, step].tolist()
         numbers = sorted(number for number in given_ if number == number)
         assert found[: len(numbers)] == numbers
-        assert all(number != number for number in found[len(numbers) :]), "NaN goes last"
+        assert all(number != number for number in found[len(numbers) :]), "NaN is last"
         if given_ == numbers:
             assert found == given_
-            assert np.signbit(found).tolist() == np.signbit(given_).tolist(), "what rises is not touched"
+            assert np.signbit(found).tolist() == np.signbit(given_).tolist(), "a rising step is unchanged"
 
 
 @pytest.mark.parametrize("crossed", [0, 1, 50, 51, 100])
-def test_however_many_steps_cross_all_are_sorted(crossed: int) -> None:
+def test_any_number_of_crossed_steps_is_sorted(crossed: int) -> None:
     rising = np.sort(np.random.default_rng(1).normal(size=(2, 25, 2, 7)).astype(np.float32), axis=-1)
     given_ = rising.copy()
     steps = given_.reshape(-1, 7)
@@ -86,7 +86,7 @@ def test_however_many_steps_cross_all_are_sorted(crossed: int) -> None:
     np.testing.assert_array_equal(normalize_predictions(given_)[0], rising.transpose(0, 2, 1, 3))
 
 
-def test_numbers_too_large_to_add_up_are_finite() -> None:
+def test_numbers_whose_sum_overflows_are_finite() -> None:
     predictions = np.full((3, 4, 2, 3), 3e38, np.float32)
     predictions[1, 0] *= -1
     predictions[2, 3, 1, 2] = np.inf
@@ -102,8 +102,8 @@ def test_one_bad_number_is_one_bad_row(bad: float) -> None:
 
 # ---------------------------------------------------------------- the thread
 @dataclass
-class Rig:
-    """A worker over a fake lane, and what reached the loop."""
+class WorkerRig:
+    """A worker over a fake lane, and the results that reached the loop."""
 
     worker: LaneWorker
     lane: FakeLane
@@ -111,28 +111,28 @@ class Rig:
     results: "asyncio.Queue[LaneResult]" = field(default_factory=asyncio.Queue)
 
     async def run(self, count: int = 2) -> LaneResult:
-        self.worker.submit(batch_of(count))
+        self.worker.submit(make_batch(count))
         return await self.results.get()
 
 
-def batch_of(count: int) -> Batch:
+def make_batch(count: int) -> Batch:
     return Batch([RequestItem("caller", index, 0.0) for index in range(count)])
 
 
 @asynccontextmanager
-async def running() -> AsyncIterator[Rig]:
+async def running_worker() -> AsyncIterator[WorkerRig]:
     backend = FakeBackend(CONTRACT)
     lane = backend.make_lane(0)
     results: asyncio.Queue[LaneResult] = asyncio.Queue()
 
     def done(worker: LaneWorker, result: LaneResult) -> None:
-        assert asyncio.get_running_loop() is loop, "results come on the loop"
+        assert asyncio.get_running_loop() is loop, "results are reported on the loop"
         results.put_nowait(result)
 
     loop = asyncio.get_running_loop()
     worker = LaneWorker(lane, loop, done)
     try:
-        yield Rig(worker, lane, backend.script, results)
+        yield WorkerRig(worker, lane, backend.script, results)
     finally:
         worker.stop()
         worker.stop()
@@ -141,7 +141,7 @@ async def running() -> AsyncIterator[Rig]:
 
 
 async def test_a_result_reaches_the_loop() -> None:
-    async with running() as rig:
+    async with running_worker() as rig:
         result = await rig.run(3)
         assert result.error is None
         assert result.forecasts.shape == (3, 2, 4, 3)
@@ -160,7 +160,7 @@ async def test_a_result_reaches_the_loop() -> None:
     ],
 )
 async def test_no_error_ends_the_thread(raised: Exception, expected: type[InferenceError], named: str) -> None:
-    async with running() as rig:
+    async with running_worker() as rig:
         rig.script.errors.append(raised)
         failed = await rig.run()
         assert type(failed.error) is expected
@@ -170,13 +170,13 @@ async def test_no_error_ends_the_thread(raised: Exception, expected: type[Infere
 
 
 async def test_a_forecast_of_a_wrong_shape_fails_its_batch() -> None:
-    async with running() as rig:
+    async with running_worker() as rig:
         rig.lane.run = lambda count: np.zeros((count, 3), np.float32)  # type: ignore[method-assign]
         assert isinstance((await rig.run()).error, BatchFailedError)
 
 
 async def test_bad_rows_are_named() -> None:
-    async with running() as rig:
+    async with running_worker() as rig:
         rig.lane.inputs.encoder_cont[1] = 7.0
         rig.script.not_finite = lambda window: bool(window[0, 0] == 7.0)
         result = await rig.run(3)
@@ -184,8 +184,8 @@ async def test_bad_rows_are_named() -> None:
         assert result.bad_rows == (1,)
 
 
-async def test_a_call_runs_in_the_lane_s_thread_and_answers() -> None:
-    async with running() as rig:
+async def test_a_call_runs_in_the_thread_of_the_lane_and_returns() -> None:
+    async with running_worker() as rig:
         assert await rig.worker.call(lambda lane: lane.name) == "fake-0"
 
         def refuse(lane: object) -> None:
@@ -196,8 +196,8 @@ async def test_a_call_runs_in_the_lane_s_thread_and_answers() -> None:
         assert (await rig.run()).error is None
 
 
-async def test_a_call_that_nobody_waits_for_any_more_is_dropped() -> None:
-    async with running() as rig:
+async def test_a_cancelled_call_is_dropped() -> None:
+    async with running_worker() as rig:
         rig.worker.call(lambda lane: 1).cancel()
         assert (await rig.run()).error is None
 
@@ -207,6 +207,6 @@ def test_a_closed_loop_ends_the_thread() -> None:
     lane = FakeBackend(CONTRACT).make_lane(0)
     worker = LaneWorker(lane, loop, lambda worker, result: None)
     loop.close()
-    worker.submit(batch_of(1))
+    worker.submit(make_batch(1))
     assert worker.join(60.0)
     assert lane.closed

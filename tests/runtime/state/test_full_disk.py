@@ -1,6 +1,6 @@
-"""Tests `streamd/runtime/state`.
+"""Tests `streamd/runtime/state` on full disks, with every file system that can be made here.
 
-A disk that is full, on every file system that can be made here: an error of the sample, never the daemon's end.
+A full disk is an error of the sample, and never ends the daemon.
 """
 
 import gc
@@ -29,7 +29,7 @@ def run(folder: Path, name: str) -> list[list[str]]:
 
 
 def check(lines: list[list[str]], kind: str) -> None:
-    """What is new is refused while there is no room and taken again when there is; what is there goes on."""
+    """Check that new servers are rejected only while there is no space, and that known ones go on."""
     assert lines[-1] == ["ended"]
     for what, *counts in lines[:-1]:
         codes = dict(count.split("=") for count in counts)
@@ -38,7 +38,7 @@ def check(lines: list[list[str]], kind: str) -> None:
         elif what == "tight":
             assert set(codes) <= {"accepted", "storage"}, (what, codes)
         elif what == "full-old":
-            # btrfs may need new space for what it rewrites, so nothing is written to a full one.
+            # btrfs may need new space for each write, so a full one is not written.
             assert set(codes) == ({"storage"} if kind == "btrfs" else {"accepted"}), (what, codes)
         else:
             assert set(codes) == {"accepted"}, (what, codes)
@@ -50,16 +50,16 @@ def test_a_full_disk_is_an_error_of_the_sample(tmp_path: Path, kind: str) -> Non
         check(run(mount.folder, "a"), kind)
         # The disk is still full at the next start.
         check(run(mount.folder, "b"), kind)
-        # So it is when a backup has read the files, which brings them into the cache in pieces as large as they come.
+        # Also after a backup has read the files, which brings them into the cache in the largest pieces.
         mount.remount()
         shutil.copytree(mount.folder / "state", tmp_path / "copy")
         check(run(mount.folder, "c"), kind)
-        assert os.statvfs(mount.folder).f_bavail < 2**20, "it was full to the end"
+        assert os.statvfs(mount.folder).f_bavail < 2**20, "it was full until the end"
 
 
 @pytest.mark.parametrize("kind", MKFS)
-def test_forecasts_that_are_made_anew_find_room_or_the_start_says_so(tmp_path: Path, kind: str) -> None:
-    """Another model's forecasts lie in a new file: the servers that are there need room in it before they are due."""
+def test_a_new_forecast_file_has_space_or_the_start_fails(tmp_path: Path, kind: str) -> None:
+    """The forecasts of another model are in a new file, which needs space for the known servers before they are due."""
     other = make_contract(horizon=4_000)
     with mounted(kind, tmp_path) as mount:
         with opened(mount.folder / "state") as state:
@@ -68,7 +68,7 @@ def test_forecasts_that_are_made_anew_find_room_or_the_start_says_so(tmp_path: P
         mount.fill()
         with pytest.raises(StateError, match="No space left"), opened(mount.folder / "state", other):
             pass
-        gc.collect()  # what the error's traceback held
+        gc.collect()  # objects of the error's traceback
         mount.free(48 * 2**20)
         with opened(mount.folder / "state", other) as state:
             assert all(len(rows_of(state, f"web-{number}")) == 8 for number in range(4))

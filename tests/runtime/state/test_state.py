@@ -1,6 +1,6 @@
 """Tests `streamd/runtime/state/state.py`.
 
-The state folder: one daemon's, kept through kill -9 and changes of capacity and model, honest when it is full.
+A state folder belongs to one daemon, survives kill -9 and changes of capacity and model, and reports a full disk.
 """
 
 import errno
@@ -30,13 +30,13 @@ SAME = make_contract()
 
 
 def run_python(code: str, *arguments: object) -> "subprocess.CompletedProcess[str]":
-    """Run a program beside us, in the repository's root."""
+    """Run a program in another process, in the repository's root."""
     root = Path(__file__).parents[3]
     command = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
 
 
-# ---------------------------------------------------------------- the same again
+# ---------------------------------------------------------------- restarts
 def test_a_restart_finds_everything(tmp_path: Path) -> None:
     with opened(tmp_path) as state:
         fill(state, "web-01", 12)
@@ -51,13 +51,13 @@ def test_a_restart_finds_everything(tmp_path: Path) -> None:
         assert (found.serial, found.step, found.context, found.model) == (serial, 111, 8, "model")
         np.testing.assert_array_equal(found.values, forecast)
         assert state.windows.get_next_deadline() == 5_000.0 + LIMITS.grace_seconds
-        assert send(state, "web-02", 100, {"mem": 2.0, "net": 3.0}) == 0, "one row of two that are needed"
+        assert send(state, "web-02", 100, {"mem": 2.0, "net": 3.0}) == 0, "one of the two rows that are needed"
         assert rows_of(state, "web-02") == {100: {"cpu": 1.0, "mem": 2.0, "net": 3.0}}
         assert last_status(state, "web-02") == 3
         assert state.recovered == {"servers": 2, "interrupted": 0, "carried_over": 0, "unreadable": 0}
 
 
-def test_rows_that_were_not_forecast_are_named(tmp_path: Path) -> None:
+def test_rows_that_were_not_forecast_are_found(tmp_path: Path) -> None:
     with opened(tmp_path) as state:
         slots = {name: fill(state, name, rows) for name, rows in {"done": 3, "new": 3, "short": 1}.items()}
         state.board.post(slots["done"], 102, 3, b"model", np.zeros(SAME.forecast_shape, np.float32))
@@ -83,7 +83,7 @@ with opened(Path(sys.argv[1])) as state:
 """
 
 
-def test_what_a_killed_process_acked_is_there(tmp_path: Path) -> None:
+def test_samples_that_a_killed_process_acknowledged_are_stored(tmp_path: Path) -> None:
     ended = run_python(KILLED, tmp_path)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     assert len(ended.stdout.splitlines()) == 41
@@ -117,7 +117,7 @@ def test_two_processes_cannot_open_one_folder(tmp_path: Path) -> None:
         with pytest.raises(StateError, match="another process"):
             open_state(tmp_path, SAME, LIMITS, NOW)
         assert len(rows_of(state, "web-01")) == 3
-    assert run_python(OPENED, tmp_path).stdout.endswith("opened\n"), "closing lets go of the lock, views or not"
+    assert run_python(OPENED, tmp_path).stdout.endswith("opened\n"), "close releases the lock, even if views are held"
 
 
 def test_a_folder_that_cannot_be_made_is_an_error_of_the_state(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_a_folder_that_cannot_be_made_is_an_error_of_the_state(tmp_path: Path) -
 
 # ---------------------------------------------------------------- another layout
 @pytest.mark.parametrize("content", [b"?", b"\0" * HEADER_BYTES, b"streamd\x01{}".ljust(2 * HEADER_BYTES, b"\0")])
-def test_a_foreign_file_is_set_aside_and_kept(tmp_path: Path, content: bytes) -> None:
+def test_a_foreign_file_is_set_aside_unchanged(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "windows.streamd"
     path.write_bytes(content)
     with opened(tmp_path) as state:
@@ -157,10 +157,10 @@ def test_rows_of_another_step_are_not_carried_over(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("capacity", [2, 3, 9])
-def test_another_capacity_keeps_the_windows_of_those_seen_last(tmp_path: Path, capacity: int) -> None:
+def test_another_capacity_retains_the_windows_of_the_servers_seen_last(tmp_path: Path, capacity: int) -> None:
     names = ["oldest", "older", "newer", "newest"]
     with opened(tmp_path) as state:
-        # In another order than they were seen last.
+        # Not in the order in which they were seen last.
         for name in ("newer", "oldest", "newest", "older"):
             fill(state, name, 12, now=NOW + names.index(name))
         before = {name: window_of(state, name) for name in names}
@@ -172,24 +172,26 @@ def test_another_capacity_keeps_the_windows_of_those_seen_last(tmp_path: Path, c
             assert state.directory.get_last_seen(state.directory.slots[name]) == NOW + names.index(name)
             assert state.windows.have[state.directory.slots[name]] == 8
         assert state.recovered["carried_over"] == len(kept)
-        assert (state.windows.closed_rows, state.windows.warming_rows) == (0, 0), "they count since start"
+        assert (state.windows.closed_rows, state.windows.warming_rows) == (0, 0), (
+            "they count from the start of the process"
+        )
         assert sorted(state.find_unforecast()) == sorted(state.directory.slots.values())
     with opened(tmp_path, limits=replace(LIMITS, capacity=capacity)) as state:
         assert state.recovered["carried_over"] == 0, "once"
 
 
-def test_another_model_keeps_the_features_it_shares(tmp_path: Path) -> None:
+def test_another_model_retains_the_features_that_it_shares(tmp_path: Path) -> None:
     with opened(tmp_path) as state:
         fill(state, "web-01", 8)
     other = make_contract(features=("net", "disk", "cpu"), targets=("disk",))
     with opened(tmp_path, other) as state:
         expected = {step: {name: whole(float(step))[name] for name in ("cpu", "net")} for step in range(100, 108)}
         assert rows_of(state, "web-01") == expected
-        assert send(state, "web-01", 108, {"net": 1.0, "cpu": 2.0}) == 1, "what the previous row had is there"
+        assert send(state, "web-01", 108, {"net": 1.0, "cpu": 2.0}) == 1, "the values of the row before are there"
 
 
 @pytest.mark.parametrize("context_length", [3, 8, 20])
-def test_another_context_keeps_what_fits(tmp_path: Path, context_length: int) -> None:
+def test_another_context_length_retains_the_rows_that_fit(tmp_path: Path, context_length: int) -> None:
     with opened(tmp_path) as state:
         fill(state, "web-01", 12)
     with opened(tmp_path, make_contract(context_length=context_length)) as state:
@@ -197,7 +199,7 @@ def test_another_context_keeps_what_fits(tmp_path: Path, context_length: int) ->
         assert rows_of(state, "web-01") == {step: whole(float(step)) for step in range(112 - kept, 112)}
 
 
-def test_a_first_row_that_still_fills_is_carried_over(tmp_path: Path) -> None:
+def test_an_open_first_row_is_carried_over(tmp_path: Path) -> None:
     with opened(tmp_path) as state:
         send(state, "web-01", 100, {"cpu": 1.0}, status=4)
     with opened(tmp_path, limits=replace(LIMITS, capacity=9)) as state:
@@ -217,8 +219,8 @@ def test_statuses_and_gaps_are_carried_over(tmp_path: Path) -> None:
         assert statuses.tolist() == [0, 0, 2, 0, 7, 0, 0, 15]
 
 
-def test_a_row_that_was_cut_off_is_not_carried_over_to_another_s_place(tmp_path: Path) -> None:
-    """Killed while a row was put: half of it lies where the oldest row of the window was."""
+def test_a_torn_row_does_not_replace_another_when_it_is_carried_over(tmp_path: Path) -> None:
+    """After a kill in the middle of a write, half of a row is where the oldest row of the window was."""
     with opened(tmp_path) as state:
         slot = fill(state, "web-01", 8)
         arrays = state.windows.arrays
@@ -229,7 +231,7 @@ def test_a_row_that_was_cut_off_is_not_carried_over_to_another_s_place(tmp_path:
 
 
 @pytest.mark.parametrize("damage", [b"\xff" * 200, b"web-02"])
-def test_a_damaged_name_does_not_keep_the_others_from_being_carried_over(tmp_path: Path, damage: bytes) -> None:
+def test_servers_beside_a_damaged_name_are_carried_over(tmp_path: Path, damage: bytes) -> None:
     with opened(tmp_path) as state:
         fill(state, "web-01", 3, now=NOW + 9)
         slot = state.directory.slots["web-01"]
@@ -238,7 +240,7 @@ def test_a_damaged_name_does_not_keep_the_others_from_being_carried_over(tmp_pat
         column["name"][slot, : len(damage)] = np.frombuffer(damage, np.uint8)
         column["name_bytes"][slot] = len(damage)
     with opened(tmp_path, limits=replace(LIMITS, capacity=9)) as state:
-        # Of two of one name, whichever is read first stays; an unreadable one is nobody's.
+        # Of two servers with one name, the first that is read stays; an unreadable name is dropped.
         (server,) = state.directory.slots
         assert server == "web-02"
         assert len(rows_of(state, "web-02")) in (3, 4)
@@ -258,7 +260,7 @@ SAMPLES = st.lists(
 
 @settings(max_examples=50)
 @given(SAMPLES, st.integers(3, 9), st.permutations(SAME.features), st.sampled_from([3, 8, 11]))
-def test_whatever_was_in_the_windows_is_carried_over(
+def test_any_content_of_the_windows_is_carried_over(
     samples: list[tuple[str, int, dict[str, float | None]]], capacity: int, features: list[str], context_length: int
 ) -> None:
     with tempfile.TemporaryDirectory() as name:
@@ -282,14 +284,14 @@ def test_whatever_was_in_the_windows_is_carried_over(
                 assert state.windows.get_newest_step(slot) == newest[server]
 
 
-def test_forecasts_of_another_model_are_dropped_and_its_windows_kept(tmp_path: Path) -> None:
+def test_forecasts_of_another_model_are_dropped_and_windows_retained(tmp_path: Path) -> None:
     with opened(tmp_path) as state:
         slot = fill(state, "web-01", 3)
         state.board.post(slot, 102, 3, b"model", np.zeros(SAME.forecast_shape, np.float32))
     with opened(tmp_path, make_contract(quantiles=(0.5,))) as state:
         assert state.board.get_forecast(slot) is None
         assert state.board.last_serial == 0
-        assert state.recovered["carried_over"] == 0, "the windows' own file is as it was"
+        assert state.recovered["carried_over"] == 0, "the window file is unchanged"
         assert len(rows_of(state, "web-01")) == 3
         assert state.find_unforecast() == [slot]
     assert list(tmp_path.glob("*.old")) == []
@@ -316,7 +318,7 @@ with opened(Path(sys.argv[1]), limits=replace(LIMITS, capacity=9)):
 
 
 @pytest.mark.parametrize(("where", "calls"), [("admit", 0), ("admit", 2), ("link", 0), ("replace", 0), ("replace", 1)])
-def test_killed_while_it_carries_over_it_begins_anew(tmp_path: Path, where: str, calls: int) -> None:
+def test_a_carry_over_that_was_killed_starts_again(tmp_path: Path, where: str, calls: int) -> None:
     with opened(tmp_path) as state:
         for number in range(4):
             fill(state, f"web-{number}", 8)
@@ -333,7 +335,7 @@ def test_killed_while_it_carries_over_it_begins_anew(tmp_path: Path, where: str,
     assert names == ["forecasts.streamd", "windows.streamd", "windows.streamd.old"]
 
 
-def test_a_carry_over_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_carry_over_that_fails_leaves_no_new_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with opened(tmp_path) as state:
         for number in range(4):
             fill(state, f"web-{number}", 8)
@@ -347,7 +349,7 @@ def test_a_carry_over_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypat
         assert len(state.directory) == 4
 
 
-def test_what_a_killed_carry_over_left_is_removed_when_the_former_capacity_is_back(tmp_path: Path) -> None:
+def test_files_of_a_killed_carry_over_are_removed_when_the_former_capacity_returns(tmp_path: Path) -> None:
     with opened(tmp_path) as state:
         for number in range(4):
             fill(state, f"web-{number}", 8)
@@ -358,7 +360,7 @@ def test_what_a_killed_carry_over_left_is_removed_when_the_former_capacity_is_ba
     assert list(tmp_path.glob("*.new")) == []
 
 
-def test_forecasts_do_not_outlive_the_slots_they_are_of(tmp_path: Path) -> None:
+def test_forecasts_are_dropped_with_the_slots_of_their_window_file(tmp_path: Path) -> None:
     with opened(tmp_path) as state:
         slot = fill(state, "web-01", 3)
         state.board.post(slot, 102, 3, b"model", np.zeros(SAME.forecast_shape, np.float32))
@@ -375,7 +377,7 @@ def fill_the_disk(monkeypatch: pytest.MonkeyPatch, code: int = errno.ENOSPC) -> 
     monkeypatch.setattr(os, "posix_fallocate", refuse)
 
 
-def test_a_full_disk_forgets_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_evicts_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with opened(tmp_path) as state:
         names = [f"web-{number}" for number in range(LIMITS.capacity)]
         for name in names:
@@ -389,14 +391,14 @@ def test_a_full_disk_forgets_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert state.directory.generations == generations
         for name in names:
             assert len(rows_of(state, name)) == 3
-        assert send(state, names[0], 103, whole(1.0)) == 1, "who is there goes on"
+        assert send(state, names[0], 103, whole(1.0)) == 1, "known servers go on"
         monkeypatch.undo()
         send(state, "one-more", 100, whole(1.0))
         assert "one-more" in state.directory.slots
 
 
 @pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.EINVAL])
-def test_a_file_system_that_cannot_reserve_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+def test_a_file_system_that_cannot_reserve_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     fill_the_disk(monkeypatch, code)
     with opened(tmp_path) as state:
         fill(state, "web-01", 3)
@@ -413,7 +415,7 @@ def test_a_slot_is_reserved_before_it_is_written(tmp_path: Path, monkeypatch: py
 
 
 # ---------------------------------------------------------------- capacity
-def test_the_longest_silent_is_forgotten_and_its_slot_is_empty(tmp_path: Path) -> None:
+def test_the_longest_silent_server_is_evicted_and_its_slot_emptied(tmp_path: Path) -> None:
     with opened(tmp_path) as state:
         for number in range(LIMITS.capacity):
             slot = fill(state, f"web-{number}", 3, now=NOW + number)
@@ -429,7 +431,7 @@ def test_the_longest_silent_is_forgotten_and_its_slot_is_empty(tmp_path: Path) -
 
 
 # ---------------------------------------------------------------- the file itself
-def test_a_file_is_closed_twice_and_flushed_after(tmp_path: Path) -> None:
+def test_a_file_can_be_closed_twice_and_flushed_afterwards(tmp_path: Path) -> None:
     layout = Layout((Column("a", "<f4"),), 4, {"kind": "test"})
     file, aside = open_state_file(tmp_path / "a" / "b" / "file", layout)
     assert aside is None

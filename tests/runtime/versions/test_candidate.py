@@ -1,6 +1,6 @@
 """Tests `streamd/runtime/versions/candidate.py`.
 
-A version on trial: its share of the servers, a shadow of all, and what becomes of them when it fails.
+A canary forecasts its share of the servers, a shadow is only scored, and servers of a failed one are still forecast.
 """
 
 import asyncio
@@ -24,12 +24,12 @@ from tests.support.pipeline_rig import Rig, running
 from tests.support.state_files import window_of
 
 LIMITS = LaneLimits(hang_seconds=60.0, rebuild_seconds=1.0, max_rebuilds=2)
-MAIN, TRIED, _ = VERSION_NAMES
+MAIN, CANDIDATE, _ = VERSION_NAMES
 SERVERS = ("a", "b", "c", "d")
 
 
-class Trial:
-    """A rig with a version that serves and one on trial."""
+class CandidateRig:
+    """A rig with a version that serves and a candidate."""
 
     def __init__(self, rig: Rig, share: float, shadow: bool) -> None:
         self.rig = rig
@@ -41,7 +41,7 @@ class Trial:
             rig.state,
             rig.pipeline,
             rig.router,
-            self.versions.make_spec(TRIED),
+            self.versions.make_spec(CANDIDATE),
             share=share,
             shadow=shadow,
             board=rig.board_sink,
@@ -50,7 +50,7 @@ class Trial:
         )
 
     @property
-    def tried(self) -> VersionBackend:
+    def backend(self) -> VersionBackend:
         return self.versions.backends[0]
 
     def forecast_posted(self, slot: int, step: int, model: bytes, forecast: Float32) -> None:
@@ -65,13 +65,13 @@ class Trial:
         await self.candidate.load()
         self.candidate.begin()
 
-    async def settled(self) -> None:
+    async def wait_idle(self) -> None:
         await self.candidate.pipeline.wait_idle()
         await self.rig.wait_idle()
-        await self.candidate.pipeline.wait_idle()  # a shadow goes second
+        await self.candidate.pipeline.wait_idle()  # a shadow runs after the version that serves
 
-    def models(self) -> dict[str, str]:
-        """Whose forecast each server has; its values must be that version's."""
+    def find_models(self) -> dict[str, str]:
+        """Return the version of each server's forecast, whose values must be that version's."""
         found = {}
         for server, slot in self.rig.state.directory.slots.items():
             forecast = self.rig.state.board.get_forecast(slot)
@@ -83,11 +83,11 @@ class Trial:
             found[server] = forecast.model
         return found
 
-    def ours(self) -> set[str]:
+    def find_included(self) -> set[str]:
         return {server for server in SERVERS if self.candidate.assignment.includes(server)}
 
-    def accounted(self, rows: int) -> None:
-        """Every row that was sent ended in one place, in one of the two lines."""
+    def check_accounted(self, rows: int) -> None:
+        """Check that each of the `rows` that were sent ended once, in one of the two schedulers."""
         counts = self.rig.scheduler.row_counts()
         if not self.candidate.assignment.shadow:
             counts = {name: count + self.candidate.scheduler.row_counts()[name] for name, count in counts.items()}
@@ -97,8 +97,8 @@ class Trial:
         assert len(self.rig.published) == counts["delivered"] == len(set(self.rig.published))
 
 
-async def rebuilt(deployment: Deployment) -> None:
-    """Check as if an hour had gone by, and wait for what is rebuilt by it."""
+async def check_and_rebuild(deployment: Deployment) -> None:
+    """Check the lanes as if an hour had passed, and wait until the due ones are rebuilt."""
     supervisor = deployment.supervisor
     assert isinstance(supervisor, LaneSupervisor)
     supervisor.check_lanes(time.monotonic() + 3_600.0)
@@ -106,171 +106,177 @@ async def rebuilt(deployment: Deployment) -> None:
 
 
 @asynccontextmanager
-async def trying(folder: Path, *, share: float = 1.0, shadow: bool = False, begun: bool = True) -> AsyncIterator[Trial]:
+async def running_candidate(
+    folder: Path, *, share: float = 1.0, shadow: bool = False, begun: bool = True
+) -> AsyncIterator[CandidateRig]:
     async with running(folder, opened_later=True) as rig:
-        trial = Trial(rig, share, shadow)
+        world = CandidateRig(rig, share, shadow)
         if begun:
-            await trial.begin()
+            await world.begin()
         try:
-            yield trial
+            yield world
         finally:
-            for backend in trial.versions.backends:
+            for backend in world.versions.backends:
                 backend.release_all()
-            await trial.candidate.end()
-            trial.candidate.close()
-            trial.manager.close()
-            workers = [*rig.pipeline.lanes.all_workers, *trial.candidate.pipeline.lanes.all_workers]
+            await world.candidate.end()
+            world.candidate.close()
+            world.manager.close()
+            workers = [*rig.pipeline.lanes.all_workers, *world.candidate.pipeline.lanes.all_workers]
             workers += rig.pipeline.lanes.closing.workers
             rig.pipeline.stop()
             for worker in workers:
                 assert await asyncio.to_thread(worker.join, 60.0)
-            assert trial.versions.live == []
-            assert sorted(trial.versions.released) == sorted(backend.model for backend in trial.versions.backends)
+            assert world.versions.live == []
+            assert sorted(world.versions.released) == sorted(backend.model for backend in world.versions.backends)
 
 
-async def test_a_canary_forecasts_its_share_and_no_other(tmp_path: Path) -> None:
-    async with trying(tmp_path, share=0.5) as trial:
-        assert 0 < len(trial.ours()) < len(SERVERS)
+async def test_a_canary_forecasts_its_share_of_the_servers_only(tmp_path: Path) -> None:
+    async with running_candidate(tmp_path, share=0.5) as world:
+        assert 0 < len(world.find_included()) < len(SERVERS)
         for step in range(100, 105):
             for server in SERVERS:
-                trial.rig.add_due_row(server, step)
-            await trial.settled()
-            assert trial.models() == {server: TRIED if server in trial.ours() else MAIN for server in SERVERS}
-        trial.accounted(5 * len(SERVERS))
-        assert {(server, model) for server, _, model in trial.scored} == set(trial.models().items())
+                world.rig.add_due_row(server, step)
+            await world.wait_idle()
+            assert world.find_models() == {
+                server: CANDIDATE if server in world.find_included() else MAIN for server in SERVERS
+            }
+        world.check_accounted(5 * len(SERVERS))
+        assert {(server, model) for server, _, model in world.scored} == set(world.find_models().items())
 
 
-async def test_a_shadow_is_scored_and_delivers_nothing(tmp_path: Path) -> None:
-    async with trying(tmp_path, shadow=True) as trial:
+async def test_forecasts_of_a_shadow_are_scored_and_not_delivered(tmp_path: Path) -> None:
+    async with running_candidate(tmp_path, shadow=True) as world:
         for step in range(100, 103):
             for server in SERVERS:
-                trial.rig.add_due_row(server, step)
-            await trial.settled()
-            assert set(trial.models().values()) == {MAIN}
-        trial.accounted(3 * len(SERVERS))
-        both = [(server, step, model) for server in SERVERS for step in range(100, 103) for model in (MAIN, TRIED)]
-        assert sorted(trial.scored) == sorted(both)
-        assert trial.candidate.scheduler.row_counts()["delivered"] == 3 * len(SERVERS)
+                world.rig.add_due_row(server, step)
+            await world.wait_idle()
+            assert set(world.find_models().values()) == {MAIN}
+        world.check_accounted(3 * len(SERVERS))
+        both = [(server, step, model) for server in SERVERS for step in range(100, 103) for model in (MAIN, CANDIDATE)]
+        assert sorted(world.scored) == sorted(both)
+        assert world.candidate.scheduler.row_counts()["delivered"] == 3 * len(SERVERS)
 
 
 @pytest.mark.parametrize("shadow", [False, True])
 async def test_a_candidate_that_fails_to_load_changes_nothing(tmp_path: Path, shadow: bool) -> None:
-    async with trying(tmp_path, shadow=shadow, begun=False) as trial:
-        trial.tried.script.lost = True
+    async with running_candidate(tmp_path, shadow=shadow, begun=False) as world:
+        world.backend.script.lost = True
         with pytest.raises(BackendUnavailableError, match="while warming"):
-            await trial.begin()
-        trial.rig.add_due_row("a", 100)
-        await trial.settled()
-        assert trial.models() == {"a": MAIN}
-        assert trial.rig.router.candidate is None
+            await world.begin()
+        world.rig.add_due_row("a", 100)
+        await world.wait_idle()
+        assert world.find_models() == {"a": MAIN}
+        assert world.rig.router.candidate is None
 
 
 @pytest.mark.parametrize("shadow", [False, True])
-async def test_without_lanes_its_servers_are_forecast_by_the_one_that_serves(tmp_path: Path, shadow: bool) -> None:
-    async with trying(tmp_path, shadow=shadow) as trial:
-        trial.tried.script.lost = True
+async def test_the_version_that_serves_forecasts_the_servers_of_a_candidate_without_lanes(
+    tmp_path: Path, shadow: bool
+) -> None:
+    async with running_candidate(tmp_path, shadow=shadow) as world:
+        world.backend.script.lost = True
         for server in SERVERS:
-            trial.rig.add_due_row(server, 100)
-        while trial.candidate.pipeline.ready:
-            trial.rig.add_due_row(
-                "a", trial.rig.state.windows.get_newest_step(trial.rig.state.directory.slots["a"]) + 1
+            world.rig.add_due_row(server, 100)
+        while world.candidate.pipeline.is_ready:
+            world.rig.add_due_row(
+                "a", world.rig.state.windows.get_newest_step(world.rig.state.directory.slots["a"]) + 1
             )
-            await trial.settled()
-        await trial.settled()
-        assert set(trial.models().values()) == {MAIN}
+            await world.wait_idle()
+        await world.wait_idle()
+        assert set(world.find_models().values()) == {MAIN}
         for server in SERVERS:
-            trial.rig.add_due_row(server, 104)
-        await trial.settled()
-        assert set(trial.models().values()) == {MAIN}
-        counts = trial.rig.scheduler.row_counts()
+            world.rig.add_due_row(server, 104)
+        await world.wait_idle()
+        assert set(world.find_models().values()) == {MAIN}
+        counts = world.rig.scheduler.row_counts()
         assert counts["due"] == counts["delivered"] + counts["superseded"]
-        assert sorted(trial.rig.published[-len(SERVERS) :]) == [(server, 104) for server in SERVERS]
-        # 2. Mended, it has them again.
-        trial.tried.script.lost = False
-        assert trial.candidate.deployment is not None
-        await rebuilt(trial.candidate.deployment)
+        assert sorted(world.rig.published[-len(SERVERS) :]) == [(server, 104) for server in SERVERS]
+        # 2. With rebuilt lanes, it has them again.
+        world.backend.script.lost = False
+        assert world.candidate.deployment is not None
+        await check_and_rebuild(world.candidate.deployment)
         for server in SERVERS:
-            trial.rig.add_due_row(server, 105)
-        await trial.settled()
-        assert set(trial.models().values()) == {MAIN if shadow else TRIED}
+            world.rig.add_due_row(server, 105)
+        await world.wait_idle()
+        assert set(world.find_models().values()) == {MAIN if shadow else CANDIDATE}
 
 
 @pytest.mark.parametrize("trouble", ["refused", "not finite"])
-async def test_a_window_that_it_cannot_forecast_is_the_other_s(tmp_path: Path, trouble: str) -> None:
-    async with trying(tmp_path) as trial:
+async def test_the_version_that_serves_forecasts_windows_that_the_canary_cannot(tmp_path: Path, trouble: str) -> None:
+    async with running_candidate(tmp_path) as world:
 
         def is_bad(window: Float32) -> bool:
             return bool(window[-1, 0] == 7.0)
 
-        setattr(trial.tried.script, "poison" if trouble == "refused" else "not_finite", is_bad)
+        setattr(world.backend.script, "poison" if trouble == "refused" else "not_finite", is_bad)
         for server in SERVERS:
-            trial.rig.add_due_row(server, 100, 7.0 if server == "b" else 1.0)
-        await trial.settled()
-        assert trial.models() == {server: MAIN if server == "b" else TRIED for server in SERVERS}
-        trial.accounted(len(SERVERS))
+            world.rig.add_due_row(server, 100, 7.0 if server == "b" else 1.0)
+        await world.wait_idle()
+        assert world.find_models() == {server: MAIN if server == "b" else CANDIDATE for server in SERVERS}
+        world.check_accounted(len(SERVERS))
 
 
 @pytest.mark.parametrize("error", [None, LaneLostError("gone"), BatchFailedError("refused")])
-async def test_what_runs_when_the_trial_ends_is_delivered_all_the_same(tmp_path: Path, error: Exception | None) -> None:
-    async with trying(tmp_path) as trial:
-        warmed = len(trial.tried.script.runs)
-        trial.tried.script.hold = True
-        trial.rig.add_due_row("a", 100)
-        while len(trial.tried.script.runs) == warmed:
+async def test_a_batch_that_runs_when_the_candidate_ends_is_delivered(tmp_path: Path, error: Exception | None) -> None:
+    async with running_candidate(tmp_path) as world:
+        warmed = len(world.backend.script.runs)
+        world.backend.script.hold = True
+        world.rig.add_due_row("a", 100)
+        while len(world.backend.script.runs) == warmed:
             await asyncio.sleep(0)
         if error is not None:
-            trial.tried.script.errors.extend([error] * 2)
-        ending = asyncio.create_task(trial.candidate.end())
+            world.backend.script.errors.extend([error] * 2)
+        ending = asyncio.create_task(world.candidate.end())
         await asyncio.sleep(0)
-        trial.rig.add_due_row("b", 100)
-        trial.tried.release_all()
+        world.rig.add_due_row("b", 100)
+        world.backend.release_all()
         await ending
-        await trial.settled()
-        assert trial.models() == {"a": TRIED if error is None else MAIN, "b": MAIN}
-        trial.accounted(2)
+        await world.wait_idle()
+        assert world.find_models() == {"a": CANDIDATE if error is None else MAIN, "b": MAIN}
+        world.check_accounted(2)
 
 
-async def test_a_candidate_that_is_promoted_serves_with_the_lanes_that_it_has(tmp_path: Path) -> None:
-    async with trying(tmp_path, share=0.5) as trial:
-        made = len(trial.tried.lanes)
-        warmed = len(trial.tried.script.runs)
-        trial.tried.script.hold = True
-        (first, *_) = sorted(trial.ours())
-        trial.rig.add_due_row(first, 100)
-        while len(trial.tried.script.runs) == warmed:
+async def test_a_promoted_candidate_serves_with_its_lanes(tmp_path: Path) -> None:
+    async with running_candidate(tmp_path, share=0.5) as world:
+        made = len(world.backend.lanes)
+        warmed = len(world.backend.script.runs)
+        world.backend.script.hold = True
+        (first, *_) = sorted(world.find_included())
+        world.rig.add_due_row(first, 100)
+        while len(world.backend.script.runs) == warmed:
             await asyncio.sleep(0)
-        taking = asyncio.create_task(trial.candidate.transfer(trial.manager))
+        transferring = asyncio.create_task(world.candidate.transfer(world.manager))
         await asyncio.sleep(0)
-        trial.tried.release_all()
-        loaded = await taking
+        world.backend.release_all()
+        loaded = await transferring
         assert loaded is not None
-        trial.manager.switch(loaded)
+        world.manager.switch(loaded)
         for server in SERVERS:
-            trial.rig.add_due_row(server, 101)
-        await trial.settled()
-        assert set(trial.models().values()) == {TRIED}
-        trial.accounted(1 + len(SERVERS))
-        assert len(trial.tried.lanes) == made
-        # 2. It is kept as any other: a lane that it loses is mended.
-        trial.rig.pipeline.remove_lanes({trial.rig.pipeline.workers[0]: LaneLostError("gone")})
-        await rebuilt(loaded)
-        assert len(trial.rig.pipeline.workers) == made
-        trial.rig.add_due_row("a", 102)
-        await trial.settled()
-        assert trial.models()["a"] == TRIED
+            world.rig.add_due_row(server, 101)
+        await world.wait_idle()
+        assert set(world.find_models().values()) == {CANDIDATE}
+        world.check_accounted(1 + len(SERVERS))
+        assert len(world.backend.lanes) == made
+        # 2. Its lanes are supervised: a lost one is rebuilt.
+        world.rig.pipeline.remove_lanes({world.rig.pipeline.workers[0]: LaneLostError("gone")})
+        await check_and_rebuild(loaded)
+        assert len(world.rig.pipeline.workers) == made
+        world.rig.add_due_row("a", 102)
+        await world.wait_idle()
+        assert world.find_models()["a"] == CANDIDATE
 
 
-async def test_a_server_that_is_forgotten_is_forgotten_there_too(tmp_path: Path) -> None:
-    async with trying(tmp_path) as trial:
-        trial.tried.script.hold = True
-        warmed = len(trial.tried.script.runs)
+async def test_a_forgotten_server_is_forgotten_by_the_candidate_too(tmp_path: Path) -> None:
+    async with running_candidate(tmp_path) as world:
+        world.backend.script.hold = True
+        warmed = len(world.backend.script.runs)
         for step in (100, 101, 102):  # two lanes run, and one row waits
-            trial.rig.add_due_row("a", step)
+            world.rig.add_due_row("a", step)
             await asyncio.sleep(0)
-        while len(trial.tried.script.runs) < warmed + 2:
+        while len(world.backend.script.runs) < warmed + 2:
             await asyncio.sleep(0)
-        trial.rig.forget("a")
-        trial.tried.release_all()
-        await trial.settled()
-        assert trial.rig.published == []
-        assert trial.candidate.scheduler.row_counts()["forgotten"] == 3
+        world.rig.forget("a")
+        world.backend.release_all()
+        await world.wait_idle()
+        assert world.rig.published == []
+        assert world.candidate.scheduler.row_counts()["forgotten"] == 3

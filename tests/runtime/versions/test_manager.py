@@ -1,6 +1,6 @@
 """Tests `streamd/runtime/versions/manager.py`.
 
-Versions change while batches run: nothing is lost, doubled or mixed, and nothing is left of what is let go.
+Versions change while batches run: no forecast is lost, doubled or mixed, and retired versions are released.
 """
 
 import asyncio
@@ -33,8 +33,8 @@ LIMITS = LaneLimits(hang_seconds=60.0, rebuild_seconds=1.0, max_rebuilds=2)
 FIRST, SECOND, THIRD = VERSION_NAMES
 
 
-class Reloading:
-    """A rig whose lanes come from versions."""
+class ManagerRig:
+    """A rig whose lanes are those of versions."""
 
     def __init__(self, rig: Rig, keep_warm_seconds: float) -> None:
         self.rig = rig
@@ -51,8 +51,8 @@ class Reloading:
     async def change(self, name: str) -> None:
         self.manager.switch(await self.load(name))
 
-    async def held(self, name: str) -> tuple[VersionBackend, int]:
-        """Let a version serve that ends no run until it is let go; returns it and how often it ran to warm up."""
+    async def load_held(self, name: str) -> tuple[VersionBackend, int]:
+        """Let a version serve whose runs are held; returns its backend, and the number of runs while warming."""
         await self.change(name)
         backend = self.backend
         backend.script.hold = True
@@ -60,16 +60,16 @@ class Reloading:
 
     @property
     def backend(self) -> VersionBackend:
-        """Of the version that was loaded last."""
+        """The backend of the version that was loaded last."""
         return self.versions.backends[-1]
 
-    async def begun(self, backend: VersionBackend, runs: int) -> None:
-        """Wait until so many runs have begun on a version."""
+    async def wait_for_runs(self, backend: VersionBackend, runs: int) -> None:
+        """Wait until `runs` runs have begun on a backend."""
         while len(backend.script.runs) < runs:
             await asyncio.sleep(0)
 
-    def model_of(self, server: str) -> str:
-        """The name on a server's latest forecast, whose values must be that version's."""
+    def check_model(self, server: str) -> str:
+        """Return the version of a server's latest forecast, whose values must be that version's."""
         forecast = self.rig.state.board.get_forecast(self.rig.state.directory.slots[server])
         assert forecast is not None
         window = window_of(self.rig.state, server)
@@ -78,21 +78,21 @@ class Reloading:
         )
         return forecast.model
 
-    async def ended(self) -> None:
+    async def wait_retired(self) -> None:
         for backend in self.versions.backends:
             backend.release_all()
         await self.manager.wait_retired()
 
 
 @asynccontextmanager
-async def reloading(folder: Path, keep_warm_seconds: float = 3_600.0) -> AsyncIterator[Reloading]:
+async def running_manager(folder: Path, keep_warm_seconds: float = 3_600.0) -> AsyncIterator[ManagerRig]:
     async with running(folder, opened_later=True) as rig:
         threads = find_lane_threads()
-        world = Reloading(rig, keep_warm_seconds)
+        world = ManagerRig(rig, keep_warm_seconds)
         try:
             yield world
         finally:
-            await world.ended()
+            await world.wait_retired()
             world.manager.close()
             workers = [*rig.pipeline.lanes.all_workers, *rig.pipeline.lanes.closing.workers]
             rig.pipeline.stop()
@@ -102,66 +102,66 @@ async def reloading(folder: Path, keep_warm_seconds: float = 3_600.0) -> AsyncIt
         assert await join_other_lanes(threads)
 
 
-async def test_a_batch_under_way_is_posted_by_the_name_of_what_made_it(tmp_path: Path) -> None:
-    async with reloading(tmp_path) as world:
+async def test_a_running_batch_is_posted_under_the_version_that_made_it(tmp_path: Path) -> None:
+    async with running_manager(tmp_path) as world:
         rig = world.rig
-        old, warmed = await world.held(FIRST)
+        old, warmed = await world.load_held(FIRST)
         rig.add_due_row("a", 100)
-        await world.begun(old, warmed + 1)
+        await world.wait_for_runs(old, warmed + 1)
         await world.change(SECOND)
         rig.add_due_row("b", 100)
         await rig.wait_for(lambda: rig.published == [("b", 100)])
-        assert world.model_of("b") == SECOND
+        assert world.check_model("b") == SECOND
         old.release_all()
         await rig.wait_idle()
         assert rig.published == [("b", 100), ("a", 100)]
-        assert world.model_of("a") == FIRST
+        assert world.check_model("a") == FIRST
         assert rig.is_accounted()
 
 
 async def test_a_newer_forecast_is_not_overwritten_by_the_former_version(tmp_path: Path) -> None:
-    async with reloading(tmp_path) as world:
+    async with running_manager(tmp_path) as world:
         rig = world.rig
-        old, warmed = await world.held(FIRST)
+        old, warmed = await world.load_held(FIRST)
         rig.add_due_row("a", 100)
-        await world.begun(old, warmed + 1)
+        await world.wait_for_runs(old, warmed + 1)
         await world.change(SECOND)
         rig.add_due_row("a", 101)
         await rig.wait_for(lambda: rig.published == [("a", 101)])
         old.release_all()
         await rig.wait_idle()
         assert rig.published == [("a", 101)]
-        assert world.model_of("a") == SECOND
+        assert world.check_model("a") == SECOND
         assert (rig.scheduler.counts.delivered, rig.scheduler.superseded) == (1, 1)
 
 
-async def test_a_batch_that_a_former_version_loses_runs_on_the_one_that_serves(tmp_path: Path) -> None:
-    async with reloading(tmp_path) as world:
+async def test_the_batch_of_a_lost_former_version_runs_on_the_one_that_serves(tmp_path: Path) -> None:
+    async with running_manager(tmp_path) as world:
         rig = world.rig
-        old, warmed = await world.held(FIRST)
+        old, warmed = await world.load_held(FIRST)
         caller = Caller(4.0)
         rig.add_due_row("a", 100)
         rig.pipeline.add_request(caller, 1)
-        await world.begun(old, warmed + 1)
+        await world.wait_for_runs(old, warmed + 1)
         await world.change(SECOND)
         old.script.errors.extend([LaneLostError("gone")] * 2)  # on one lane together, or on two
         old.release_all()
         await rig.wait_idle()
-        assert world.model_of("a") == SECOND
+        assert world.check_model("a") == SECOND
         assert caller.models == {0: SECOND}
         assert caller.failures == {}
 
 
 async def test_a_load_that_fails_changes_nothing(tmp_path: Path) -> None:
-    async with reloading(tmp_path) as world:
+    async with running_manager(tmp_path) as world:
         rig = world.rig
         await world.change(FIRST)
         serving, changes, threads = rig.pipeline.serving, world.changes, find_lane_threads()
-        for prepare, told in (
-            (_makes_no_second_lane, "no memory"),
-            (_loses_lanes_while_warming, "while warming"),
+        for prepare, reason in (
+            (_fail_second_lane, "no memory"),
+            (_lose_lanes_while_warming, "while warming"),
         ):
-            with pytest.raises(BackendUnavailableError, match=told):
+            with pytest.raises(BackendUnavailableError, match=reason):
                 await world.manager.load(world.versions.make_spec(SECOND, prepare))
             assert rig.pipeline.serving is serving
             assert world.manager.previous is None
@@ -171,21 +171,21 @@ async def test_a_load_that_fails_changes_nothing(tmp_path: Path) -> None:
         assert len(world.versions.live) == 2
         rig.add_due_row("a", 100)
         await rig.wait_idle()
-        assert world.model_of("a") == FIRST
+        assert world.check_model("a") == FIRST
 
 
-def _makes_no_second_lane(backend: VersionBackend) -> None:
+def _fail_second_lane(backend: VersionBackend) -> None:
     backend.script.make_errors.extend([None, BackendUnavailableError("no memory")])
 
 
-def _loses_lanes_while_warming(backend: VersionBackend) -> None:
+def _lose_lanes_while_warming(backend: VersionBackend) -> None:
     backend.script.lost = True
 
 
-async def test_a_load_that_nobody_waits_for_any_more_leaves_nothing(tmp_path: Path) -> None:
-    async with reloading(tmp_path) as world:
+async def test_a_cancelled_load_closes_its_lanes(tmp_path: Path) -> None:
+    async with running_manager(tmp_path) as world:
         await world.change(FIRST)
-        loading = asyncio.create_task(world.manager.load(world.versions.make_spec(SECOND, _holds)))
+        loading = asyncio.create_task(world.manager.load(world.versions.make_spec(SECOND, _hold_runs)))
         while len(world.versions.backends) < 2 or not world.backend.script.runs:
             await asyncio.sleep(0)
         loading.cancel()
@@ -198,12 +198,12 @@ async def test_a_load_that_nobody_waits_for_any_more_leaves_nothing(tmp_path: Pa
         assert world.versions.released == [SECOND]
 
 
-def _holds(backend: VersionBackend) -> None:
+def _hold_runs(backend: VersionBackend) -> None:
     backend.script.hold = True
 
 
-async def test_the_way_back_takes_no_loading(tmp_path: Path) -> None:
-    async with reloading(tmp_path) as world:
+async def test_a_switch_back_loads_nothing(tmp_path: Path) -> None:
+    async with running_manager(tmp_path) as world:
         await world.change(FIRST)
         await world.change(SECOND)
         former = world.manager.previous
@@ -212,20 +212,20 @@ async def test_the_way_back_takes_no_loading(tmp_path: Path) -> None:
         world.manager.switch(former)
         world.rig.add_due_row("a", 100)
         await world.rig.wait_idle()
-        assert world.model_of("a") == FIRST
+        assert world.check_model("a") == FIRST
         assert [len(backend.lanes) for backend in world.versions.backends] == made
         assert world.manager.previous is not None
         assert world.manager.previous.name == SECOND
         assert world.versions.released == []
-        # 2. A third one takes the place of the second: two are loaded at most.
+        # 2. A third version replaces the second: at most two are loaded.
         await world.change(THIRD)
         await world.manager.wait_retired()
         assert world.versions.released == [SECOND]
         assert len(world.versions.live) == 4
 
 
-async def test_what_is_not_kept_warm_goes_at_once_with_all_it_holds(tmp_path: Path) -> None:
-    async with reloading(tmp_path, keep_warm_seconds=0.0) as world:
+async def test_a_version_that_is_not_kept_warm_retires_at_once(tmp_path: Path) -> None:
+    async with running_manager(tmp_path, keep_warm_seconds=0.0) as world:
         await world.change(FIRST)
         await world.change(SECOND)
         await world.manager.wait_retired()
@@ -234,8 +234,8 @@ async def test_what_is_not_kept_warm_goes_at_once_with_all_it_holds(tmp_path: Pa
         assert [lane.closings for lane in world.versions.backends[0].lanes] == [1, 1]
 
 
-async def test_what_is_kept_warm_goes_when_its_time_is_over(tmp_path: Path) -> None:
-    async with reloading(tmp_path, keep_warm_seconds=0.001) as world:
+async def test_a_warm_version_retires_when_its_time_is_over(tmp_path: Path) -> None:
+    async with running_manager(tmp_path, keep_warm_seconds=0.001) as world:
         await world.change(FIRST)
         await world.change(SECOND)
         while world.manager.previous is not None:
@@ -244,14 +244,14 @@ async def test_what_is_kept_warm_goes_when_its_time_is_over(tmp_path: Path) -> N
         assert world.versions.released == [FIRST]
 
 
-async def test_a_lane_that_hangs_is_not_waited_for_when_its_version_goes(tmp_path: Path) -> None:
-    async with reloading(tmp_path) as world:
+async def test_a_version_retires_without_waiting_for_a_lane_that_hangs(tmp_path: Path) -> None:
+    async with running_manager(tmp_path) as world:
         rig = world.rig
-        old, warmed = await world.held(FIRST)
+        old, warmed = await world.load_held(FIRST)
         former = world.manager.current
         assert former is not None
         rig.add_due_row("a", 100)
-        await world.begun(old, warmed + 1)
+        await world.wait_for_runs(old, warmed + 1)
         await world.change(SECOND)
         supervisor = world.manager.supervisor_of(former)
         retiring = asyncio.create_task(supervisor.retire())
@@ -260,56 +260,56 @@ async def test_a_lane_that_hangs_is_not_waited_for_when_its_version_goes(tmp_pat
         supervisor.check_lanes(time.monotonic() + 61.0)
         await retiring
         await rig.wait_idle()
-        assert world.model_of("a") == SECOND, "it ran on the one that serves"
+        assert world.check_model("a") == SECOND, "it ran on the version that serves"
         assert rig.published == [("a", 100)]
         world.manager.previous = None
 
 
-async def test_a_warm_version_s_lanes_are_mended_too(tmp_path: Path) -> None:
-    async with reloading(tmp_path) as world:
+async def test_the_lanes_of_a_warm_version_are_rebuilt(tmp_path: Path) -> None:
+    async with running_manager(tmp_path) as world:
         await world.change(FIRST)
         await world.change(SECOND)
         warm = world.manager.previous
         assert warm is not None
         world.rig.pipeline.remove_lanes({warm.workers[0]: LaneLostError("gone")})
         assert len(warm.workers) == 1
-        assert len(world.rig.pipeline.workers) == 2, "of the one that serves none is missing"
+        assert len(world.rig.pipeline.workers) == 2, "the version that serves has all its lanes"
         supervisor = world.manager.supervisor_of(warm)
         supervisor.check_lanes(time.monotonic() + 3_600.0)
         await supervisor.wait_rebuilt()
         assert len(warm.workers) == 2
 
 
-async def test_ten_reloads_in_a_row_leave_what_was_there_before(tmp_path: Path) -> None:
-    async with reloading(tmp_path, keep_warm_seconds=0.0) as world:
+async def test_ten_reloads_leak_no_lane_thread_or_object(tmp_path: Path) -> None:
+    async with running_manager(tmp_path, keep_warm_seconds=0.0) as world:
         await world.change(FIRST)
         rig, threads = world.rig, len(find_lane_threads())
-        gone: list[weakref.ref[object]] = []
+        references: list[weakref.ref[object]] = []
         for number in range(10):
             former = world.manager.current
             assert former is not None
-            gone += [weakref.ref(former), weakref.ref(world.manager.supervisor_of(former))]
+            references += [weakref.ref(former), weakref.ref(world.manager.supervisor_of(former))]
             ending = list(former.workers)
-            gone += [weakref.ref(worker) for worker in ending]
+            references += [weakref.ref(worker) for worker in ending]
             del former
             await world.change(VERSION_NAMES[(number + 1) % 3])
             await world.manager.wait_retired()
             rig.add_due_row("a", 100 + number)
             await rig.wait_idle()
-            assert world.model_of("a") == VERSION_NAMES[(number + 1) % 3]
+            assert world.check_model("a") == VERSION_NAMES[(number + 1) % 3]
             assert len(world.versions.live) == 2
-            while ending:  # what is told to have ended may take a moment longer to be gone
+            while ending:  # a thread that has closed its lane may need a moment to end
                 assert await asyncio.to_thread(ending.pop().join, 60.0)
             assert len(find_lane_threads()) == threads
         assert len(world.versions.released) == 10
         assert [lane.closings for backend in world.versions.backends[:-1] for lane in backend.lanes] == [1] * 20
         await asyncio.to_thread(lambda: None)
         gc.collect()
-        assert [each() for each in gone if each() is not None] == []
+        assert [each() for each in references if each() is not None] == []
 
 
-async def test_a_warm_version_that_is_claimed_stays_until_it_serves_or_is_discarded(tmp_path: Path) -> None:
-    async with reloading(tmp_path) as world:
+async def test_a_claimed_warm_version_stays_until_it_serves_or_is_discarded(tmp_path: Path) -> None:
+    async with running_manager(tmp_path) as world:
         await world.change(FIRST)
         await world.change(SECOND)
         warm = world.manager.previous
@@ -321,13 +321,13 @@ async def test_a_warm_version_that_is_claimed_stays_until_it_serves_or_is_discar
         world.manager.discard(warm)
         again = world.manager._expiry
         assert again is not None
-        assert not again.cancelled(), "its while begins anew"
+        assert not again.cancelled(), "its time begins again"
         assert world.manager.previous is warm
         assert world.versions.released == []
 
 
-async def test_a_warm_version_without_a_lane_is_not_gone_back_to(tmp_path: Path) -> None:
-    async with reloading(tmp_path) as world:
+async def test_a_warm_version_without_a_lane_cannot_be_claimed(tmp_path: Path) -> None:
+    async with running_manager(tmp_path) as world:
         await world.change(FIRST)
         await world.change(SECOND)
         warm = world.manager.previous
@@ -338,13 +338,13 @@ async def test_a_warm_version_without_a_lane_is_not_gone_back_to(tmp_path: Path)
         assert world.manager.claim(world.manager.current)
 
 
-@pytest.mark.parametrize("settle", [True, False])
-async def test_a_version_that_does_not_serve_after_all_is_discarded(tmp_path: Path, settle: bool) -> None:
-    async with reloading(tmp_path) as world:
+@pytest.mark.parametrize("wait", [True, False])
+async def test_a_loaded_version_can_be_discarded(tmp_path: Path, wait: bool) -> None:
+    async with running_manager(tmp_path) as world:
         await world.change(FIRST)
         loaded = await world.load(SECOND)
         world.manager.discard(loaded)
-        if settle:
+        if wait:
             await world.manager.wait_retired()
             assert world.versions.released == [SECOND]
             assert len(world.versions.live) == 2

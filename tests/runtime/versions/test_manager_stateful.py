@@ -169,7 +169,7 @@ class Changes(Fleet, RuleBasedStateMachine):
 
     @rule(windows=st.integers(1, 3))
     def a_caller_asks(self, windows: int) -> None:
-        if self.pipeline.ready:
+        if self.pipeline.is_ready:
             caller = Caller(*(float(1_000 + 8 * len(self.callers) + index) for index in range(windows)))
             if self.pipeline.add_request(caller, windows):
                 self.callers.append(caller)
@@ -386,7 +386,7 @@ class Changes(Fleet, RuleBasedStateMachine):
         for _ in range(4):
             self.run(self.pipeline.wait_idle())
             self.the_lanes_are_checked(1_000.0)
-        assert self.pipeline.ready
+        assert self.pipeline.is_ready
         self.run(self.pipeline.wait_idle())
         assert self.scheduler.waiting == 0
         self.every_due_row_is_accounted_for()
