@@ -1,6 +1,6 @@
-"""Tests `streamd/regular_files.py`.
+"""Tests `streamd/regular_files.py`: reading never waits without limit.
 
-Files are read without waiting for ever: pipes and other kinds are refused, a file system that hangs is given up.
+Pipes and other kinds of files are refused, wherever the daemon reads a file; a file system that hangs is a timeout.
 """
 
 import os
@@ -12,7 +12,7 @@ from unittest.mock import patch
 
 import pytest
 
-from streamd import regular_files as reading
+from streamd import regular_files
 from streamd.core.errors import ConfigError, RepositoryError, StateError, StreamdError
 from streamd.inference.api.sources import find_source
 from streamd.regular_files import read_regular, read_with_timeout
@@ -28,20 +28,20 @@ from tests.support.made_versions import CONTRACT, digest, make, pin
 NAME = "a_20260101_000000"
 
 
-def pipe(path: Path) -> Path:
-    """Put a pipe without a writer in a file's place."""
+def make_pipe(path: Path) -> Path:
+    """Replace a file by a pipe without a writer."""
     path.unlink(missing_ok=True)
     os.mkfifo(path)
     return path
 
 
 @pytest.mark.parametrize("read", [read_regular, read_with_timeout])
-def test_what_is_no_regular_file_is_refused_by_its_kind(tmp_path: Path, read: Callable[[Path], bytes]) -> None:
+def test_the_error_of_a_file_that_is_not_regular_names_its_kind(tmp_path: Path, read: Callable[[Path], bytes]) -> None:
     (tmp_path / "file").write_bytes(b"content" * 1_000_000)
     (tmp_path / "link").symlink_to("file")
     assert read(tmp_path / "file") == read(tmp_path / "link") == b"content" * 1_000_000
     with pytest.raises(OSError, match="it is a pipe, expected a regular file"):
-        read(pipe(tmp_path / "pipe"))
+        read(make_pipe(tmp_path / "pipe"))
     with pytest.raises(OSError, match="it is a folder"):
         read(tmp_path)
     with pytest.raises(OSError, match="it is a device"):
@@ -56,7 +56,7 @@ def test_what_is_no_regular_file_is_refused_by_its_kind(tmp_path: Path, read: Ca
 
 @pytest.fixture
 def hung() -> Iterator[None]:
-    """A file system that answers nobody until the test is over."""
+    """A file system that does not answer until the test is over."""
     over = threading.Event()
     before = {thread for thread in threading.enumerate() if thread.name.startswith("read ")}
 
@@ -64,7 +64,7 @@ def hung() -> Iterator[None]:
         over.wait()
         raise OSError("the test is over")
 
-    with patch.object(reading, "open_regular", hang):
+    with patch.object(regular_files, "open_regular", hang):
         yield
         over.set()
         for thread in {each for each in threading.enumerate() if each.name.startswith("read ")} - before:
@@ -72,14 +72,14 @@ def hung() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("hung")
-def test_a_file_system_that_hangs_is_given_up(tmp_path: Path) -> None:
+def test_a_file_system_that_hangs_leads_to_a_timeout(tmp_path: Path) -> None:
     with pytest.raises(TimeoutError, match=r"no answer for 0\.01 s"):
         read_with_timeout(tmp_path / "file", 0.01)
 
 
-# ---------------------------------------------------------------- whoever reads
-def version(tmp_path: Path) -> Path:
-    """A version with every file that may be read; all but the plan are listed."""
+# ---------------------------------------------------------------- everything that reads files
+def make_version(tmp_path: Path) -> Path:
+    """Make a version with every file that may be read; all except the plan are listed."""
     path = make(tmp_path, NAME)
     for name in ("server_mapping.json", "training_info.json"):
         (path / name).write_text("{}")
@@ -89,59 +89,59 @@ def version(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("name", ["config.json", "model.onnx", "server_mapping.json", "conversion_info.json"])
 def test_a_version_with_a_pipe_is_refused_and_the_file_named(tmp_path: Path, name: str) -> None:
-    path = version(tmp_path)
-    pipe(path / name)
+    path = make_version(tmp_path)
+    make_pipe(path / name)
     with pytest.raises(RepositoryError, match=name):
         load_version(path)
     with pytest.raises(RepositoryError, match=name):
         EngineRepository(tmp_path).choose()
     (entry,) = list_versions(EngineRepository(tmp_path)).versions
     assert name in (entry.refused or "")
-    if name != "config.json":  # without it the folder is one of a plain graph
+    if name != "config.json":  # without it the folder counts as a plain graph
         with pytest.raises(RepositoryError, match=name):
             find_source(path)
 
 
 def test_a_pipe_among_the_files_that_are_listed_is_refused(tmp_path: Path) -> None:
-    path = version(tmp_path)
-    pipe(path / "training_info.json")
+    path = make_version(tmp_path)
+    make_pipe(path / "training_info.json")
     with pytest.raises(RepositoryError, match="training_info"):
         load_version(path)
     assert read_training_scores(path) is None
 
 
 def test_a_pipe_for_the_record_is_refused(tmp_path: Path) -> None:
-    version(tmp_path)
-    pipe(tmp_path / "promoted.json")
+    make_version(tmp_path)
+    make_pipe(tmp_path / "promoted.json")
     with pytest.raises(RepositoryError, match=r"promoted\.json: .*a pipe"):
         read_record(tmp_path)
 
 
-def test_what_is_written_waits_for_no_reader(tmp_path: Path) -> None:
-    pipe(tmp_path / ".promoted.json.new")
+def test_writing_does_not_wait_for_a_reader(tmp_path: Path) -> None:
+    make_pipe(tmp_path / ".promoted.json.new")
     with pytest.raises(RepositoryError, match=r"promoted\.json: cannot be written"):
         replace_file(tmp_path / "promoted.json", b"{}")
-    pipe(tmp_path / ".promoted.lock")
+    make_pipe(tmp_path / ".promoted.lock")
     with exclusive(tmp_path):
         pass
 
 
 def test_plans_and_their_record_are_read_as_files(tmp_path: Path) -> None:
-    pipe(tmp_path / "plans.json")
+    make_pipe(tmp_path / "plans.json")
     with pytest.raises(StreamdError, match=r"plans\.json|expected one of them"):
         find_source(tmp_path)
 
 
 def test_settings_and_token_are_read_as_files(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"config\.toml: cannot be read: it is a pipe"):
-        load_config(pipe(tmp_path / "config.toml"), {})
-    section = ServerSection(admin_token_file=str(pipe(tmp_path / "token")))
+        load_config(make_pipe(tmp_path / "config.toml"), {})
+    section = ServerSection(admin_token_file=str(make_pipe(tmp_path / "token")))
     with pytest.raises(ConfigError, match=r"token.*a pipe"):
         read_admin_token(Config(server=section))
 
 
 def test_a_state_file_that_is_a_pipe_is_refused(tmp_path: Path) -> None:
-    pipe(tmp_path / "windows.streamd")
+    make_pipe(tmp_path / "windows.streamd")
     limits = WindowLimits(capacity=4, need=2, late_steps=8, grace_seconds=1.0)
     with pytest.raises(StateError, match=r"windows\.streamd: cannot be opened: it is a pipe"):
         open_state(tmp_path, CONTRACT, limits, 0.0)

@@ -1,4 +1,4 @@
-"""Daemons over real sockets: `daemon` is the ordinary one, `start` makes one to a test's wishes."""
+"""Fixtures with daemons over real sockets: `daemon` has the defaults, `start` starts one with other settings."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack

@@ -1,7 +1,4 @@
-"""Tests `streamd/http/compression.py`.
-
-Compressed bodies: what is decoded, what is refused, and what bounds it, at every route that reads a body.
-"""
+"""Tests `streamd/http/compression.py`: codings that are decoded or refused, and limits, at every route with a body."""
 
 import asyncio
 import contextlib
@@ -35,8 +32,8 @@ from tests.support.http_harness import (
 from tests.support.memory_use import resident_bytes
 
 
-def raw_deflate(data: bytes) -> bytes:
-    """Deflate without zlib's header, as some senders have it."""
+def deflate_without_header(data: bytes) -> bytes:
+    """Compress as deflate without the header of zlib, as some senders do."""
     packer = zlib.compressobj(wbits=-15)
     return packer.compress(data) + packer.flush()
 
@@ -48,7 +45,7 @@ PACKERS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "two members": ("gzip", lambda data: gzip.compress(data[:5]) + gzip.compress(data[5:])),
     "an empty member": ("gzip", lambda data: gzip.compress(b"") + gzip.compress(data)),
     "deflate": ("deflate", zlib.compress),
-    "deflate without a header": ("deflate", raw_deflate),
+    "deflate without a header": ("deflate", deflate_without_header),
     "identity": ("identity", bytes),
     "nothing": ("", bytes),
     "gzip after identity": ("identity, gzip", gzip.compress),
@@ -91,7 +88,7 @@ ROUTES = ["/v1/samples", "/v1/predict", "/predict"]
 @pytest.mark.parametrize("path", ROUTES)
 @pytest.mark.parametrize("encoding", REFUSED)
 async def test_any_other_encoding_is_415(daemon: HttpDaemon, encoding: str, path: str, content_type: str) -> None:
-    """Even where the body is not compressed at all: a name that is not known is never ignored."""
+    """An unknown name is refused even if the body is not compressed."""
     data = pack({"samples": make_rows("a", 1, range(NEED))}, content_type)
     reply = await daemon.post_bytes(path, data, content_type, **{"Content-Encoding": encoding})
     assert (reply.status, reply.code) == (415, "unsupported_media_type")
@@ -102,7 +99,7 @@ async def test_any_other_encoding_is_415(daemon: HttpDaemon, encoding: str, path
     assert (await daemon.status())["servers"] == 0
 
 
-async def test_another_type_does_not_speak_of_encodings(daemon: HttpDaemon) -> None:
+async def test_the_error_of_another_type_does_not_mention_encodings(daemon: HttpDaemon) -> None:
     reply = await daemon.post_bytes("/v1/samples", b"", "text/plain")
     assert reply.status == 415
     assert "Accept-Encoding" not in reply.headers
@@ -114,7 +111,7 @@ async def test_a_call_without_a_body_may_name_any_encoding(daemon: HttpDaemon, p
     assert reply.status == 200
 
 
-async def test_two_fields_are_as_one_with_a_comma(daemon: HttpDaemon) -> None:
+async def test_two_fields_are_read_as_one_with_a_comma(daemon: HttpDaemon) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", daemon.port)
     head = "POST /v1/samples HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n"
     writer.write(f"{head}Content-Encoding: gzip\r\nContent-Encoding: deflate\r\n\r\n{{}}".encode())
@@ -138,14 +135,14 @@ BROKEN: dict[str, tuple[str, bytes]] = {
 
 
 @pytest.mark.parametrize(("encoding", "data"), BROKEN.values(), ids=BROKEN)
-async def test_what_is_not_in_its_encoding_is_400(daemon: HttpDaemon, encoding: str, data: bytes) -> None:
+async def test_a_body_that_is_not_in_its_encoding_is_400(daemon: HttpDaemon, encoding: str, data: bytes) -> None:
     reply = await daemon.post_bytes("/v1/samples", data, **{"Content-Encoding": encoding})
     assert (reply.status, reply.code) == (400, "malformed")
     assert encoding in reply.body["message"]
 
 
-@pytest.mark.parametrize("pack_body", [gzip.compress, zlib.compress, raw_deflate, bytes])
-async def test_the_limit_is_of_what_comes_out(start: Start, pack_body: Callable[[bytes], bytes]) -> None:
+@pytest.mark.parametrize("pack_body", [gzip.compress, zlib.compress, deflate_without_header, bytes])
+async def test_the_limit_holds_for_decoded_bytes(start: Start, pack_body: Callable[[bytes], bytes]) -> None:
     daemon = await start(HttpDaemonSettings(limits=TransportLimits(max_body_bytes=1_000)))
     encoding = {gzip.compress: "gzip", bytes: "identity"}.get(pack_body, "deflate")
     for size, expected in ((1_000, 200), (1_001, 413)):
@@ -155,8 +152,8 @@ async def test_the_limit_is_of_what_comes_out(start: Start, pack_body: Callable[
         assert expected == 200 or reply.code == "too_large"
 
 
-async def test_what_comes_in_is_limited_too(start: Start) -> None:
-    """Members that are empty decode to nothing, however many come."""
+async def test_the_limit_holds_for_received_bytes_too(start: Start) -> None:
+    """Empty members decode to nothing, however many arrive."""
     daemon = await start(HttpDaemonSettings(limits=TransportLimits(max_body_bytes=1_000)))
     data = gzip.compress(b"") * 100
     reply = await daemon.post_bytes("/v1/samples", data, **{"Content-Encoding": "gzip"})
@@ -169,23 +166,23 @@ async def test_what_comes_in_is_limited_too(start: Start) -> None:
     await writer.wait_closed()
 
 
-# ---------------------------------------------------------------- the routes that change what serves
-class NoEngines:
-    """Engines that note what they were asked."""
+# ---------------------------------------------------------------- the routes that change versions
+class RecordedChanges:
+    """A `VersionChanges` that only records the calls."""
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
+        self.calls: list[str] = []
 
     async def promote(self, version: str, who: str, why: str) -> ChangeReport:
-        self.asked.append(version)
+        self.calls.append(version)
         return {}
 
     async def rollback(self, who: str, why: str) -> ChangeReport:
-        self.asked.append(why)
+        self.calls.append(why)
         return {}
 
     async def start_candidate(self, version: str, share: float, shadow: bool) -> ChangeReport:
-        self.asked.append(version)
+        self.calls.append(version)
         return {}
 
     async def end_candidate(self) -> ChangeReport:
@@ -200,22 +197,22 @@ class NoEngines:
         ("/v1/engines/candidate", {"version": "v"}),
     ],
 )
-async def test_routes_that_change_what_serves_read_bodies_alike(start: Start, path: str, body: dict[str, str]) -> None:
-    engines = NoEngines()
+async def test_routes_that_change_versions_read_bodies_alike(start: Start, path: str, body: dict[str, str]) -> None:
+    engines = RecordedChanges()
     limits = TransportLimits(max_body_bytes=1_000)
     daemon = await start(HttpDaemonSettings(limits=limits, engines=engines, admin_token="secret"))
     headers = {"Authorization": "Bearer secret", "Content-Encoding": "gzip"}
     assert (await daemon.post_bytes(path, gzip.compress(pack(body, JSON)), **headers)).status == 200
-    assert engines.asked == ["v"]
+    assert engines.calls == ["v"]
     for encoding, data, status in (("gzip", gzip.compress(b" " * 1_001), 413), ("gzip", b"x", 400), ("br", b"", 415)):
         reply = await daemon.post_bytes(path, data, **{**headers, "Content-Encoding": encoding})
         assert reply.status == status
-    assert engines.asked == ["v"]
+    assert engines.calls == ["v"]
 
 
 # ---------------------------------------------------------------- the decoder alone
 @given(st.binary(max_size=2_000), st.sampled_from(sorted(PACKERS)), st.integers(1, 100), st.integers(0, 2_000))
-def test_any_data_comes_back_whole_or_is_refused(data: bytes, name: str, piece: int, limit: int) -> None:
+def test_any_data_is_decoded_whole_or_refused(data: bytes, name: str, piece: int, limit: int) -> None:
     field, packer = PACKERS[name]
     encoding = parse_content_encoding([field])
     packed = packer(data)

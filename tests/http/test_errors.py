@@ -1,7 +1,4 @@
-"""Tests `streamd/http/errors.py`.
-
-Windows and lanes that fail: each alone, and what is told of it.
-"""
+"""Tests `streamd/http/errors.py`: windows and lanes that fail, each alone, and the errors that callers get."""
 
 import asyncio
 
@@ -30,12 +27,12 @@ from tests.support.http_harness import (
 POISON = 666.0
 
 
-def poisoned(window: Float32) -> bool:
+def is_poisoned(window: Float32) -> bool:
     return bool(np.nanmax(window[:, 0]) == POISON)
 
 
 async def fill_lanes(daemon: HttpDaemon) -> None:
-    """Hold both lanes, so that whatever comes next waits and runs as one batch."""
+    """Hold both lanes, so that the next windows wait and run as one batch."""
     daemon.backend.script.hold = True
     for name in ("plug-0", "plug-1"):
         await daemon.accept(make_rows(name, 1, range(NEED)))
@@ -46,9 +43,9 @@ async def fill_lanes(daemon: HttpDaemon) -> None:
 @pytest.mark.parametrize("not_finite", [False, True])
 async def test_a_poisoned_window_fails_alone(daemon: HttpDaemon, not_finite: bool) -> None:
     if not_finite:
-        daemon.backend.script.not_finite = poisoned
+        daemon.backend.script.not_finite = is_poisoned
     else:
-        daemon.backend.script.poison = poisoned
+        daemon.backend.script.poison = is_poisoned
     async with daemon.subscribed(servers=["s*"]) as reader:
         await fill_lanes(daemon)
         for number in range(20):
@@ -81,7 +78,7 @@ async def test_a_poisoned_window_fails_alone(daemon: HttpDaemon, not_finite: boo
     counts = daemon.service.row_counts()
     assert (counts["due"], counts["delivered"], counts["failed"]) == (22, 20, 2)
     assert max(count for _, count in daemon.backend.script.runs) > 2
-    # 2. A server whose next row is sound is forecast again.
+    # 2. A server whose next row is valid is forecast again.
     async with daemon.subscribed(servers=["s3"]) as reader:
         await daemon.accept([make_sample("s3", step) for step in range(NEED, NEED + 9)])
         while (await reader.receive())["origin"] != origin(NEED + 8):
@@ -101,7 +98,7 @@ async def test_a_failed_batch_runs_again_in_halves_and_all_are_forecast(daemon: 
     assert seen == {f"s{number}" for number in range(8)}
 
 
-async def test_a_lost_lanes_batch_runs_on_another(daemon: HttpDaemon) -> None:
+async def test_the_batch_of_a_lost_lane_runs_on_another(daemon: HttpDaemon) -> None:
     daemon.backend.script.errors.append(LaneLostError("gone"))
     async with daemon.subscribed() as reader:
         await daemon.accept(make_rows("a", 7, range(NEED)))
@@ -131,7 +128,7 @@ async def test_without_a_lane_callers_get_503_and_samples_are_taken(daemon: Http
     assert (await daemon.get("/healthz")).status == 200
 
 
-async def test_callers_that_wait_learn_at_once_that_the_last_lane_is_gone(start: Start) -> None:
+async def test_waiting_callers_are_answered_at_once_if_the_last_lane_is_lost(start: Start) -> None:
     daemon = await start(HttpDaemonSettings(lanes=1))
     daemon.backend.script.hold = True
     calls = [asyncio.create_task(daemon.post("/v1/predict", make_question(0), MSGPACK))]
@@ -145,19 +142,19 @@ async def test_callers_that_wait_learn_at_once_that_the_last_lane_is_gone(start:
     for call in calls:
         reply = await call
         assert (reply.status, reply.code) == (503, "lane_lost")
-    # 2. Draining does not wait for what no lane is left to do.
+    # 2. Draining does not wait for rows that no lane can run.
     await daemon.accept(make_rows("a", 1, range(NEED)))
     await daemon.service.drain()
 
 
-async def test_a_lanes_defect_is_a_failed_batch(daemon: HttpDaemon) -> None:
+async def test_a_defect_of_a_lane_is_a_failed_batch(daemon: HttpDaemon) -> None:
     daemon.backend.script.errors.append(ZeroDivisionError("a defect"))
     reply = await daemon.post("/v1/predict", make_question(1), MSGPACK)
     assert (reply.status, reply.code) == (500, "inference_failed")
     assert (await daemon.post("/v1/predict", make_question(1), MSGPACK)).status == 200
 
 
-async def test_a_caller_that_leaves_harms_nobody(daemon: HttpDaemon) -> None:
+async def test_a_caller_that_leaves_affects_no_other_caller(daemon: HttpDaemon) -> None:
     await fill_lanes(daemon)
     leaving = asyncio.create_task(daemon.post("/v1/predict", make_question(1), MSGPACK))
     while not daemon.service.scheduler.waiting:

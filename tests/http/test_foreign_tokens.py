@@ -1,7 +1,4 @@
-"""Tests `streamd/http/foreign_tokens.py`.
-
-What other encoders write into JSON though it is not JSON: the sample that has it is refused, and nothing else.
-"""
+"""Tests `streamd/http/foreign_tokens.py`: a sample with a token that is not JSON is refused, and no other."""
 
 import json
 import math
@@ -56,11 +53,11 @@ FAULTS: list[tuple[str, Any, str, list[str]]] = [
         ["values.\\xe9", "send null"],
     ),
 ]
-"""Samples as Python's json writes them, with their code and what their message must name."""
+"""Samples as Python's `json` writes them, with the code of their error and the words that its message must contain."""
 
 GOOD = [
     *make_rows("good", 5, range(NEED)),
-    # Strings in which the tokens are text: these are sound, and so are pairs of surrogates.
+    # Strings in which the tokens are text are valid, and so are pairs of surrogates.
     make_sample('NaN, "Infinity": [NaN, -Infinity] \\ud800 \\', 0),
     make_sample("\U0001f600\\", 0),
 ]
@@ -70,29 +67,29 @@ GOOD = [
     ("bad", "code", "named"), [pytest.param(bad, code, named, id=name) for name, bad, code, named in FAULTS]
 )
 @pytest.mark.parametrize("place", [0, 2, len(GOOD)])
-async def test_the_sample_alone_is_refused(
+async def test_only_the_sample_with_the_token_is_refused(
     daemon: HttpDaemon, bad: Message, code: str, named: list[str], place: int
 ) -> None:
     samples = [*GOOD[:place], bad, *GOOD[place:]]
     body = json.dumps({"host": "\udcff", "mean": NAN, "samples": samples, "id": 7}).encode()
     answer = (await daemon.post_bytes("/v1/samples", body)).body
-    await judge(daemon, answer, code, named, place)
+    await assert_refused(daemon, answer, code, named, place)
 
 
 @pytest.mark.parametrize(
     ("bad", "code", "named"), [pytest.param(bad, code, named, id=name) for name, bad, code, named in FAULTS]
 )
-async def test_a_frame_is_as_a_body(daemon: HttpDaemon, bad: Message, code: str, named: list[str]) -> None:
+async def test_a_frame_is_treated_like_a_body(daemon: HttpDaemon, bad: Message, code: str, named: list[str]) -> None:
     async with daemon.socket("/v1/ingest", JSON) as agent:
         await agent.send_bytes(json.dumps({"id": "\U0001f600", "samples": [*GOOD, bad]}).encode())
         ack = await agent.receive()
         assert (ack.pop("type"), ack.pop("id")) == ("ack", "\U0001f600")
-        await judge(daemon, ack, code, named, len(GOOD))
+        await assert_refused(daemon, ack, code, named, len(GOOD))
         assert (await agent.ask({"id": 1, "samples": []}))["accepted"] == 0
 
 
-async def judge(daemon: HttpDaemon, answer: Message, code: str, named: list[str], place: int) -> None:
-    """All good samples are in, and the message of the bad one names the place and what to do."""
+async def assert_refused(daemon: HttpDaemon, answer: Message, code: str, named: list[str], place: int) -> None:
+    """Assert that all good samples are in, and that the error of the bad one names its place and the remedy."""
     assert (answer["accepted"], answer["rejected"]) == (len(GOOD), 1)
     (error,) = answer["errors"]
     assert (error["index"], error["code"]) == (place, code)
@@ -103,7 +100,7 @@ async def judge(daemon: HttpDaemon, answer: Message, code: str, named: list[str]
     assert status["samples"]["rejected"] == {code: 1}
 
 
-async def test_bytes_that_are_not_utf8_beside_a_nan(daemon: HttpDaemon) -> None:
+async def test_bytes_that_are_not_utf8_and_a_nan_are_refused_separately(daemon: HttpDaemon) -> None:
     texts = [json.dumps(each).encode() for each in (make_sample("a", 0), make_sample("b", 0, {"cpu_user": NAN}))]
     body = b'{"samples":[' + b",".join([*texts, texts[0].replace(b'"a"', b'"\xff"')]) + b"]}"
     answer = (await daemon.post_bytes("/v1/samples", body)).body
@@ -146,7 +143,7 @@ COLUMNS: list[tuple[str, Message, dict[int, tuple[str, list[str]]]]] = [
 
 @pytest.mark.parametrize("by_frame", [False, True])
 @pytest.mark.parametrize(("body", "errors"), [pytest.param(body, errors, id=name) for name, body, errors in COLUMNS])
-async def test_the_row_alone_is_refused(
+async def test_only_the_row_with_the_token_is_refused(
     daemon: HttpDaemon, body: Message, errors: dict[int, tuple[str, list[str]]], by_frame: bool
 ) -> None:
     data = json.dumps(body).encode()
@@ -156,12 +153,12 @@ async def test_the_row_alone_is_refused(
             answer = await agent.receive()
     else:
         answer = (await daemon.post_bytes("/v1/samples", data)).body
-    judge_rows(answer, errors)
+    assert_rows(answer, errors)
     kept = [name for row, name in enumerate("abc") if row not in errors]
     assert [entry["server"] for entry in (await daemon.get("/v1/servers")).body["servers"]] == kept
 
 
-def judge_rows(answer: Message, errors: dict[int, tuple[str, list[str]]]) -> None:
+def assert_rows(answer: Message, errors: dict[int, tuple[str, list[str]]]) -> None:
     assert (answer["accepted"], answer["rejected"]) == (3 - len(errors), len(errors))
     for error, (row, (code, named)) in zip(answer["errors"], errors.items(), strict=True):
         assert (error["index"], error["code"]) == (row, code)
@@ -169,7 +166,7 @@ def judge_rows(answer: Message, errors: dict[int, tuple[str, list[str]]]) -> Non
 
 
 @pytest.mark.parametrize("code_point", [0xDCFF, 0xD800])
-async def test_a_feature_is_of_all_rows(daemon: HttpDaemon, code_point: int) -> None:
+async def test_a_token_in_the_name_of_a_feature_refuses_all_rows(daemon: HttpDaemon, code_point: int) -> None:
     body = columns(features=["cpu_user", chr(code_point), "load_average"])
     reply = await daemon.post_bytes("/v1/samples", json.dumps(body).encode())
     assert (reply.status, reply.code) == (400, "malformed")
@@ -188,17 +185,17 @@ NOT_UTF8: list[tuple[str, Message, dict[int, tuple[str, list[str]]]]] = [
 
 @pytest.mark.parametrize("content_type", [JSON, MSGPACK])
 @pytest.mark.parametrize(("body", "errors"), [pytest.param(body, errors, id=name) for name, body, errors in NOT_UTF8])
-async def test_text_that_is_not_utf8_refuses_its_row_alone(
+async def test_text_that_is_not_utf8_refuses_only_its_row(
     daemon: HttpDaemon, body: Message, errors: dict[int, tuple[str, list[str]]], content_type: str
 ) -> None:
     data = pack(body, content_type).replace(b"QQ", b"\xff\xfe")
-    judge_rows((await daemon.post_bytes("/v1/samples", data, content_type)).body, errors)
+    assert_rows((await daemon.post_bytes("/v1/samples", data, content_type)).body, errors)
 
 
 @pytest.mark.parametrize("bad", [b"\xc7\x01\xff\x00", b"\xd4\x05\x00", b"\xc4\x01\xff"])
 @pytest.mark.parametrize("field", ["servers", "time", "values"])
-async def test_an_extension_refuses_its_row_alone(daemon: HttpDaemon, field: str, bad: bytes) -> None:
-    """A timestamp of a length that there is not, an extension that is not known, and bytes."""
+async def test_an_extension_refuses_only_its_row(daemon: HttpDaemon, field: str, bad: bytes) -> None:
+    """The values are a timestamp of an invalid length, an unknown extension, and bytes."""
     body = columns(**{field: [*columns()["columns"][field][:2], "QQ"]})
     data = msgspec.msgpack.encode(body).replace(b"\xa2QQ", bad)
     answer = (await daemon.post_bytes("/v1/samples", data, MSGPACK)).body
@@ -208,14 +205,14 @@ async def test_an_extension_refuses_its_row_alone(daemon: HttpDaemon, field: str
 async def test_nan_in_messagepack_is_missing_and_infinity_says_send_null(daemon: HttpDaemon) -> None:
     body = columns(values=[[1.0, NAN, 3.0], [4.0, INFINITY, 6.0], [7.0, 8.0, 9.0]])
     answer = (await daemon.post("/v1/samples", body, MSGPACK)).body
-    judge_rows(answer, {1: ("invalid_value", ["values.mem_used", "inf", "null"])})
+    assert_rows(answer, {1: ("invalid_value", ["values.mem_used", "inf", "null"])})
 
 
 # ---------------------------------------------------------------- where a message is one thing
 @pytest.mark.parametrize("token", ["NaN", "Infinity", "-Infinity"])
 @pytest.mark.parametrize("wrapped", [False, True])
 async def test_predict_names_the_tensor_and_says_send_null(daemon: HttpDaemon, token: str, wrapped: bool) -> None:
-    """A call is answered whole or not at all, so that it is refused whole."""
+    """A call is answered as a whole or not at all."""
     window = np.ones(CONTRACT.input_shapes["encoder_cont"]).tolist()
     future = np.zeros(CONTRACT.input_shapes["decoder_cont"]).tolist()
     window[2][1] = "TOKEN"
@@ -231,7 +228,7 @@ async def test_predict_names_the_tensor_and_says_send_null(daemon: HttpDaemon, t
     assert reply.status == 200
 
 
-async def test_a_subscription_with_nan_is_refused_and_the_next_is_heard(daemon: HttpDaemon) -> None:
+async def test_a_subscription_with_nan_is_refused_and_the_next_is_accepted(daemon: HttpDaemon) -> None:
     async with daemon.socket("/v1/forecasts", JSON) as reader:
         for bad in ('{"type":"subscribe","quantiles":[NaN]}', '{"type":"subscribe","servers":["\\ud800"]}'):
             await reader.send_bytes(bad.encode())
@@ -248,12 +245,12 @@ async def test_calls_that_have_windows_still_work(daemon: HttpDaemon) -> None:
 PIECES = ["a", '"', "\\", "N", "NaN", "-Infinity", "\ud800", "\udcff", "\U0001f600", "\n", ":", ", "]
 
 
-def joined(pieces: list[str]) -> str:
-    """One text; halves of a pair that have come together are a pair, as they are in JSON."""
+def join_pieces(pieces: list[str]) -> str:
+    """Join the pieces; adjacent halves of a surrogate pair become one character, as they do in JSON."""
     return "".join(pieces).encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
 
 
-TEXTS = st.lists(st.sampled_from(PIECES), max_size=4).map(joined)
+TEXTS = st.lists(st.sampled_from(PIECES), max_size=4).map(join_pieces)
 NUMBERS = st.floats(width=32) | st.none()
 SAMPLES = st.fixed_dictionaries(
     {"server": TEXTS, "time": st.just(at(0)) | st.floats(), "values": st.dictionaries(TEXTS, NUMBERS, max_size=3)},
@@ -262,7 +259,7 @@ SAMPLES = st.fixed_dictionaries(
 
 
 def has_foreign(value: Any) -> bool:
-    """Whether Python's json writes this as what is not JSON."""
+    """Whether Python's `json` writes this value as something that is not JSON."""
     if isinstance(value, str):
         return any("\ud800" <= letter <= "\udfff" for letter in value)
     return isinstance(value, float) and not math.isfinite(value)
@@ -285,7 +282,7 @@ def test_each_sample_is_judged_by_itself(samples: list[Message], spaced: bool) -
             assert (one.server, one.values) == (given_one["server"], given_one["values"])
         else:
             assert isinstance(one, StreamdError)
-            str(one).encode()  # an answer must be able to bear it
+            str(one).encode()  # it must fit into an answer
 
 
 @given(
@@ -293,7 +290,7 @@ def test_each_sample_is_judged_by_itself(samples: list[Message], spaced: bool) -
         st.sampled_from([b"NaN", b"Infinity", b"-", b'"', b"\\", b"\\ud800", b"\\udcff", b"a", b"{", b"}", b":", b","])
     )
 )
-def test_what_is_marked_is_what_was_there(pieces: list[bytes]) -> None:
+def test_marked_tokens_can_be_restored(pieces: list[bytes]) -> None:
     data = b"".join(pieces)
     marked = mark_foreign_tokens(data)
     if marked is not None:

@@ -1,7 +1,4 @@
-"""Tests `streamd/http`.
-
-`DELETE /v1/servers/{server}`: nothing of the server is left with anyone who held something of it.
-"""
+"""Tests `streamd/http/routes/servers.py`: after `DELETE /v1/servers/{server}` nothing is left of the server."""
 
 import asyncio
 
@@ -23,7 +20,7 @@ from tests.support.http_harness import (
 )
 
 
-async def begun(daemon: HttpDaemon, runs: int) -> None:
+async def wait_for_runs(daemon: HttpDaemon, runs: int) -> None:
     while len(daemon.backend.script.runs) < runs:
         await asyncio.sleep(0)
 
@@ -33,7 +30,7 @@ async def forget(daemon: HttpDaemon, server: str) -> None:
     assert (reply.status, reply.data) == (204, b"")
 
 
-async def test_a_forgotten_server_reports_to_nobody(daemon: HttpDaemon) -> None:
+async def test_a_forgotten_server_is_unknown_to_every_call(daemon: HttpDaemon) -> None:
     async with daemon.subscribed() as reader:
         await daemon.accept(make_rows("a", 1, range(NEED)) + make_rows("b", 2, range(NEED)))
         for _ in range(2):
@@ -50,14 +47,14 @@ async def test_a_forgotten_server_reports_to_nobody(daemon: HttpDaemon) -> None:
     metrics = (await daemon.get("/metrics")).data.decode()
     assert "streamd_servers 1.0\n" in metrics
     assert "streamd_servers_deleted_total 1.0\n" in metrics
-    assert "streamd_servers_forgotten_total 0.0\n" in metrics, "that counts those who went for want of room"
+    assert "streamd_servers_forgotten_total 0.0\n" in metrics, "that counts servers that were evicted for a new one"
 
 
-async def test_a_server_that_reports_again_begins_anew(daemon: HttpDaemon) -> None:
+async def test_a_forgotten_server_that_reports_again_is_new(daemon: HttpDaemon) -> None:
     await daemon.accept(make_rows("a", 1, range(10)))
     await daemon.service.pipeline.wait_idle()
     await forget(daemon, "a")
-    # 2. Rows that would have been too old for the former window, in the same slot.
+    # 2. Rows that would have been too old for the previous window, in the same slot.
     async with daemon.subscribed() as reader:
         await daemon.accept(make_rows("a", 7, range(-100, -100 + NEED - 1)))
         assert (await daemon.get("/v1/forecasts/a")).body["status"] == "warming"
@@ -69,18 +66,18 @@ async def test_a_server_that_reports_again_begins_anew(daemon: HttpDaemon) -> No
     assert is_same_array(await daemon.window("a"), window)
 
 
-async def test_what_is_under_way_for_it_is_not_delivered(start: Start) -> None:
+async def test_forecasts_in_progress_for_a_forgotten_server_are_not_delivered(start: Start) -> None:
     daemon = await start(HttpDaemonSettings(lanes=1))
     daemon.backend.script.hold = True
     async with daemon.subscribed() as reader:
         await daemon.accept(make_rows("runs", 1, range(NEED)))
-        await begun(daemon, 1)
+        await wait_for_runs(daemon, 1)
         await daemon.accept(make_rows("waits", 2, range(NEED)))
         await daemon.accept(make_rows("stays", 3, range(NEED)))
         for server in ("runs", "waits"):
             await forget(daemon, server)
         assert (await daemon.status())["due"] == 1
-        # 2. One comes back while the window of its former self is on the lane.
+        # 2. One of them reports again while its previous window is on the lane.
         await daemon.accept(make_rows("runs", 9, range(50, 50 + NEED)))
         daemon.release_lanes()
         messages = {message["server"]: message for message in [await reader.receive(), await reader.receive()]}
@@ -92,13 +89,13 @@ async def test_what_is_under_way_for_it_is_not_delivered(start: Start) -> None:
     assert rows["due"] == sum(rows[name] for name in ("delivered", "superseded", "failed", "forgotten"))
 
 
-async def test_a_reader_does_not_get_what_it_had_not_read(start: Start) -> None:
+async def test_a_reader_does_not_get_unread_forecasts_of_a_forgotten_server(start: Start) -> None:
     daemon = await start(HttpDaemonSettings())
     async with daemon.subscribed():
         (subscription,) = daemon.service.hub._subscriptions
         await daemon.accept(make_rows("a", 1, range(NEED)))
         await daemon.service.pipeline.wait_idle()
-        # The reader's task has not had its turn yet, or has read: publish again while nothing awaits.
+        # The task of the reader may have read already, so publish again; it cannot run before the next `await`.
         slot = daemon.service.state.directory.slots["a"]
         daemon.service.hub.publish([slot], 0.0)
         assert subscription.waiting == 1
@@ -113,7 +110,7 @@ async def test_a_reader_does_not_get_what_it_had_not_read(start: Start) -> None:
     assert b'"server":"b"' in lines[2]
 
 
-async def test_a_row_that_was_filling_is_not_closed_later(daemon: HttpDaemon) -> None:
+async def test_the_open_row_of_a_forgotten_server_is_not_closed_later(daemon: HttpDaemon) -> None:
     service = daemon.service
     await daemon.accept([make_sample("a", 1, {"cpu_user": 1.0})])
     slot = service.state.directory.slots["a"]
@@ -123,7 +120,7 @@ async def test_a_row_that_was_filling_is_not_closed_later(daemon: HttpDaemon) ->
     assert service.state.windows.get_next_deadline() is None
     assert service.state.windows.close_overdue_rows(float("inf")) == []
     assert service.state.windows.closed_rows == closed
-    # 2. Nor does its part of a row reach who has the slot next.
+    # 2. Nor does its open row reach the next server in the slot.
     await daemon.accept([make_sample("b", 1, {"mem_used": 2.0}), make_sample("b", 2, values_of(0, 2))])
     assert service.state.directory.slots == {"b": slot}
     assert is_same_array(
@@ -131,7 +128,7 @@ async def test_a_row_that_was_filling_is_not_closed_later(daemon: HttpDaemon) ->
     )
 
 
-async def test_forecasts_that_were_held_to_be_scored_go_too(daemon: HttpDaemon) -> None:
+async def test_pending_forecasts_of_a_forgotten_server_are_removed(daemon: HttpDaemon) -> None:
     service = daemon.service
     scorer = service.accuracy.scorer
     await daemon.accept(make_rows("a", 1, range(8)))
@@ -144,13 +141,13 @@ async def test_forecasts_that_were_held_to_be_scored_go_too(daemon: HttpDaemon) 
     assert (await daemon.status())["accuracy"]["sampled"]["forgotten"] == 1
 
 
-async def test_a_body_that_is_being_taken_goes_on_with_a_new_window(daemon: HttpDaemon) -> None:
+async def test_a_body_in_progress_continues_with_a_new_window(daemon: HttpDaemon) -> None:
     service = daemon.service
     rows = [row for step in range(800) for row in (make_sample("a", step), make_sample("b", step))]
     sending = asyncio.create_task(daemon.post("/v1/samples", {"samples": rows}))
     while "a" not in service.state.directory.slots:
         await asyncio.sleep(0)
-    assert service.ingest.load.bodies, "it is taken in slices, between which others have their turn"
+    assert service.ingest.load.bodies, "it is taken in slices, between which other tasks run"
     service.forget(service.state.directory.slots["a"])
     assert (await sending).body["accepted"] == len(rows)
     for server in ("a", "b"):

@@ -1,7 +1,4 @@
-"""Tests `streamd/http`.
-
-Ten thousand mutated frames through one daemon, beside a neighbour that must not notice.
-"""
+"""Tests `streamd/http/wire/*.py`: ten thousand mutated frames do not affect a neighbour on the same daemon."""
 
 import itertools
 import random
@@ -41,11 +38,11 @@ NEIGHBOUR = "q7Zk0vXw-neighbour-that-no-mutation-spells"
 Columns = dict[str, Any]
 
 
-def columns(values: Any, time: Any) -> Message:
+def make_columns(values: Any, time: Any) -> Message:
     return {"columns": {"servers": ["c-1", "c-2"], "time": time, "features": list(CONTRACT.features), "values": values}}
 
 
-def ingest_frames(content_type: str) -> list[bytes]:
+def make_ingest_frames(content_type: str) -> list[bytes]:
     rows = np.arange(6, dtype="<f4").reshape(2, 3)
     messages: list[Message] = [
         {"samples": make_rows("web-01", 1, range(4))},
@@ -53,15 +50,18 @@ def ingest_frames(content_type: str) -> list[bytes]:
         {"id": "x", "samples": [make_sample("é☃", 2) | {"time": "2023-11-14T22:16:00Z"}]},
         {"samples": [make_sample("", 0), make_sample("a", -50), make_sample("b", 0, {"cpu_user": 1e30})]},
         {"samples": []},
-        columns(rows.tolist(), at(0)),
-        columns([[None, 1, 2], [3, 4, 5.5]], [at(1), "2023-11-14T22:16:00+01:00"]),
+        make_columns(rows.tolist(), at(0)),
+        make_columns([[None, 1, 2], [3, 4, 5.5]], [at(1), "2023-11-14T22:16:00+01:00"]),
     ]
     if content_type == MSGPACK:
-        messages += [columns(make_tensor(rows), at(2)), columns(make_tensor(rows.astype("<f2")), [at(3), at(4)])]
+        messages += [
+            make_columns(make_tensor(rows), at(2)),
+            make_columns(make_tensor(rows.astype("<f2")), [at(3), at(4)]),
+        ]
     return [pack(message, content_type) for message in messages]
 
 
-def predict_frames(content_type: str) -> list[bytes]:
+def make_predict_frames(content_type: str) -> list[bytes]:
     given = {name: np.ones((2, *shape), "<f4") for name, shape in CONTRACT.input_shapes.items()}
     if content_type == MSGPACK:
         return [pack({"inputs": {name: make_tensor(array) for name, array in given.items()}}, MSGPACK)]
@@ -69,7 +69,7 @@ def predict_frames(content_type: str) -> list[bytes]:
 
 
 class Mutator:
-    """Changes frames as lines, disks and hostile people do; the same seed gives the same frames."""
+    """An endless source of frames with random damage; the same seed gives the same frames."""
 
     def __init__(self, corpus: list[bytes], seed: int) -> None:
         self._corpus = corpus
@@ -114,7 +114,7 @@ class Mutator:
 
 
 class Neighbour:
-    """An agent and a reader of its own; each turn its sample must be taken, and forecast as if it were alone."""
+    """An agent and a reader. In each turn its sample must be taken, and forecast as if it were alone."""
 
     def __init__(self, agent: Socket, reader: Socket) -> None:
         self._agent = agent
@@ -132,10 +132,10 @@ class Neighbour:
             assert is_same_array(read_array(message["values"]), make_wire_forecast(make_window(self.sent, step)))
 
 
-async def through_socket(agent: Socket, frames: list[bytes]) -> None:
-    """Every frame gets one answer, an ack or an error, on a connection that stays."""
+async def send_frames(agent: Socket, frames: list[bytes]) -> None:
+    """Send frames; asserts that each gets one answer, an ack or an error, and that the connection stays open."""
     for frame in frames:
-        # A text frame is UTF-8 or it is none (that case ends a connection, and is tested by itself).
+        # A text frame that is not UTF-8 ends its connection; `test_ingest_socket.py` tests that.
         await agent.send_bytes(frame.decode(errors="replace").encode() if agent.content_type == JSON else frame)
     for _ in frames:
         answer = await agent.receive()
@@ -148,7 +148,7 @@ async def through_socket(agent: Socket, frames: list[bytes]) -> None:
             assert answer["rejected"] == len(answer["errors"])
 
 
-async def through_http(daemon: HttpDaemon, path: str, frames: list[bytes], content_type: str) -> None:
+async def post_frames(daemon: HttpDaemon, path: str, frames: list[bytes], content_type: str) -> None:
     statuses = {200, 400} if path == "/v1/samples" else {200, 400, 422}
     for frame in frames:
         reply = await daemon.post_bytes(path, frame, content_type)
@@ -157,10 +157,10 @@ async def through_http(daemon: HttpDaemon, path: str, frames: list[bytes], conte
             assert reply.code in ("malformed", "invalid_tensor", "all_missing")
 
 
-async def test_ten_thousand_mutated_frames(start: Start) -> None:
+async def test_ten_thousand_mutated_frames_do_not_affect_a_neighbour(start: Start) -> None:
     daemon = await start(HttpDaemonSettings(capacity=4_096))
-    mutators = {kind: iter(Mutator(ingest_frames(kind), SEED)) for kind in TYPES}
-    questions = {kind: iter(Mutator(predict_frames(kind), SEED)) for kind in TYPES}
+    mutators = {kind: iter(Mutator(make_ingest_frames(kind), SEED)) for kind in TYPES}
+    questions = {kind: iter(Mutator(make_predict_frames(kind), SEED)) for kind in TYPES}
     before = 0
     async with (
         daemon.socket("/v1/ingest", JSON) as text,
@@ -174,17 +174,17 @@ async def test_ten_thousand_mutated_frames(start: Start) -> None:
         async def turn(count: int) -> None:
             await neighbour.take_turn()
             for socket in (text, binary):
-                await through_socket(socket, list(itertools.islice(mutators[socket.content_type], count)))
+                await send_frames(socket, list(itertools.islice(mutators[socket.content_type], count)))
             for kind in TYPES:
                 few = count // 8
-                await through_http(daemon, "/v1/samples", list(itertools.islice(mutators[kind], few)), kind)
-                await through_http(daemon, "/v1/predict", list(itertools.islice(questions[kind], few)), kind)
+                await post_frames(daemon, "/v1/samples", list(itertools.islice(mutators[kind], few)), kind)
+                await post_frames(daemon, "/v1/predict", list(itertools.islice(questions[kind], few)), kind)
 
         frames = 0
         while frames < 10_000:
             await turn(FRAMES_PER_TURN)
             frames += FRAMES_PER_TURN * 5 // 2
-            if len(neighbour.sent) == 10:  # by now what is made once is made
+            if len(neighbour.sent) == 10:  # by now everything that is allocated once is allocated
                 before = resident_bytes()
         grown = resident_bytes() - before
         await neighbour.take_turn()

@@ -1,7 +1,4 @@
-"""Tests `streamd/http`.
-
-Hostile bytes at the doors: each kind gets its documented answer, and nothing of it reaches a window.
-"""
+"""Tests `streamd/http/wire/*.py`: hostile bytes get their documented answer and never reach a window."""
 
 import asyncio
 import functools
@@ -101,7 +98,9 @@ UNREADABLE: list[tuple[str, bytes, str]] = [
     ("data", "content_type"),
     [pytest.param(data, kind, id=f"{kind.partition('/')[2]} {name}") for name, data, kind in UNREADABLE],
 )
-async def test_nothing_readable_is_400_and_nothing_is_taken(daemon: HttpDaemon, data: bytes, content_type: str) -> None:
+async def test_an_unreadable_body_is_400_and_nothing_is_taken(
+    daemon: HttpDaemon, data: bytes, content_type: str
+) -> None:
     reply = await daemon.post_bytes("/v1/samples", data, content_type)
     assert (reply.status, reply.code) == (400, "malformed")
     status = await daemon.status()
@@ -109,8 +108,8 @@ async def test_nothing_readable_is_400_and_nothing_is_taken(daemon: HttpDaemon, 
     assert status["samples"]["accepted"] == 0
 
 
-def with_bad(bad: bytes) -> bytes:
-    """Three good samples, and something else in their midst."""
+def make_body_with(bad: bytes) -> bytes:
+    """Return a body of three good samples with a bad one between them."""
     good = [json.dumps(each).encode() for each in make_rows("good", 5, range(NEED))]
     return b'{"samples":[' + b",".join([good[0], bad, *good[1:]]) + b"]}"
 
@@ -158,15 +157,15 @@ BAD_IN_JSON: list[tuple[str, bytes, str]] = [
 
 
 @pytest.mark.parametrize(("bad", "code"), [pytest.param(bad, code, id=name) for name, bad, code in BAD_IN_JSON])
-async def test_one_bad_sample_among_good_ones(daemon: HttpDaemon, bad: bytes, code: str) -> None:
-    answer = (await daemon.post_bytes("/v1/samples", with_bad(bad))).body
+async def test_one_bad_sample_among_good_ones_is_refused_alone(daemon: HttpDaemon, bad: bytes, code: str) -> None:
+    answer = (await daemon.post_bytes("/v1/samples", make_body_with(bad))).body
     assert (answer["accepted"], answer["rejected"]) == (NEED, 1)
     assert [(error["index"], error["code"]) for error in answer["errors"]] == [(1, code)]
     assert is_same_array(await daemon.window("good"), make_window(make_rows("good", 5, range(NEED)), NEED - 1))
     assert (await daemon.status())["servers"] == 1
 
 
-async def test_bad_utf8_in_one_packed_sample(daemon: HttpDaemon) -> None:
+async def test_bad_utf8_in_one_packed_sample_refuses_only_it(daemon: HttpDaemon) -> None:
     good = [msgspec.msgpack.encode(each) for each in make_rows("good", 5, range(NEED))]
     bad = msgspec.msgpack.encode(make_sample("xy", 0)).replace(b"xy", b"\xff\xfe")
     body = b"\x81\xa7samples\x94" + b"".join([good[0], bad, *good[1:]])
@@ -175,7 +174,7 @@ async def test_bad_utf8_in_one_packed_sample(daemon: HttpDaemon) -> None:
     assert is_same_array(await daemon.window("good"), make_window(make_rows("good", 5, range(NEED)), NEED - 1))
 
 
-async def test_of_a_key_twice_the_last_counts(daemon: HttpDaemon) -> None:
+async def test_of_a_key_given_twice_the_last_counts(daemon: HttpDaemon) -> None:
     data = b'{"samples":[{"server":"x","server":"a","time":1,"time":%d,"values":{"cpu_user":1,"cpu_user":2}}]}' % at(0)
     assert (await daemon.post_bytes("/v1/samples", data)).body["accepted"] == 1
     await daemon.accept([make_sample("a", 1)])
@@ -190,7 +189,7 @@ async def test_a_server_with_nul_is_a_server_of_its_own(daemon: HttpDaemon) -> N
 
 
 # ---------------------------------------------------------------- bodies that are compressed, cut into chunks, slow
-async def test_gzip_is_read(daemon: HttpDaemon) -> None:
+async def test_gzip_and_deflate_are_decoded(daemon: HttpDaemon) -> None:
     data = pack({"samples": make_rows("a", 1, range(NEED))}, JSON)
     for encoding, packed in (("gzip", gzip.compress(data)), ("deflate", zlib.compress(data))):
         reply = await daemon.post_bytes("/v1/samples", packed, **{"Content-Encoding": encoding})
@@ -198,8 +197,8 @@ async def test_gzip_is_read(daemon: HttpDaemon) -> None:
 
 
 @functools.cache
-def bomb() -> bytes:
-    """128 MiB of spaces in an eighth of one."""
+def make_bomb() -> bytes:
+    """Return 128 MiB of spaces, compressed to less than 256 KiB."""
     packer = zlib.compressobj(9, wbits=31)
     data = b"".join(packer.compress(b" " * 2**20) for _ in range(128)) + packer.flush()
     assert len(data) < 2**18
@@ -211,7 +210,7 @@ def bomb() -> bytes:
 async def test_a_gzip_bomb_is_413_and_takes_no_memory(start: Start, path: str, content_type: str) -> None:
     daemon = await start(HttpDaemonSettings(limits=TransportLimits(max_body_bytes=2**20)))
     before = resident_bytes()
-    reply = await daemon.post_bytes(path, bomb(), content_type, **{"Content-Encoding": "gzip"})
+    reply = await daemon.post_bytes(path, make_bomb(), content_type, **{"Content-Encoding": "gzip"})
     assert (reply.status, reply.code) == (413, "too_large")
     assert resident_bytes() - before < 48 * 2**20
     assert (await daemon.post("/v1/samples", {"samples": [make_sample("a", 0)]})).body["accepted"] == 1
@@ -228,8 +227,8 @@ async def test_compressed_bodies_count_at_the_limit_while_they_are_taken(start: 
     await writer.wait_closed()
 
 
-async def raw(daemon: HttpDaemon, *pieces: bytes, shut: bool = False) -> bytes:
-    """The answer to these bytes (nothing, where the daemon hangs up); with `shut` no more are promised."""
+async def send_raw(daemon: HttpDaemon, *pieces: bytes, shut: bool = False) -> bytes:
+    """Send bytes and return the answer, empty if the daemon closes the connection; `shut` ends the sending side."""
     reader, writer = await asyncio.open_connection("127.0.0.1", daemon.port)
     answer = b""
     try:
@@ -248,13 +247,13 @@ async def raw(daemon: HttpDaemon, *pieces: bytes, shut: bool = False) -> bytes:
     return answer
 
 
-def status_of(answer: bytes) -> int:
-    """HTTP itself answers what is not HTTP as 1.0, the routes answer as 1.1."""
+def parse_status(answer: bytes) -> int:
+    """Return the status of an answer; bytes that are not HTTP are answered as HTTP/1.0, requests as HTTP/1.1."""
     assert re.match(rb"HTTP/1\.[01] \d{3} ", answer)
     return int(answer[9:12])
 
 
-def head(*lines: str, path: str = "/v1/samples") -> bytes:
+def make_head(*lines: str, path: str = "/v1/samples") -> bytes:
     return "\r\n".join(
         [f"POST {path} HTTP/1.1", "Host: x", "Content-Type: application/json", "Connection: close", *lines, "", ""]
     ).encode()
@@ -263,55 +262,59 @@ def head(*lines: str, path: str = "/v1/samples") -> bytes:
 BODY = b'{"samples":[' + ONE + b"]}"
 SIZE = f"Content-Length: {len(BODY)}"
 RAW: list[tuple[str, list[bytes], int]] = [
-    ("as it should be", [head(SIZE), BODY], 200),
-    ("in chunks", [head("Transfer-Encoding: chunked"), b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY)], 200),
-    ("a byte a piece", [head(SIZE), *(BODY[place : place + 1] for place in range(len(BODY)))], 200),
-    ("a broken gzip", [head(SIZE, "Content-Encoding: gzip"), BODY], 400),
-    ("chunks over the limit", [head("Transfer-Encoding: chunked"), b"7d0\r\n%s\r\n0\r\n\r\n" % (b" " * 2_000)], 413),
-    ("a chunk without end", [head("Transfer-Encoding: chunked"), b"ffffffff\r\n", b" " * 2_000], 413),
-    ("chunks of no size", [head("Transfer-Encoding: chunked"), b"zz\r\n"], 400),
-    ("a length over the limit", [head("Content-Length: 1001")], 413),
-    ("a length beyond all", [head("Content-Length: 99999999999999999999")], 400),
-    ("a length that is short", [head("Content-Length: 10"), BODY], 400),
-    ("a length that is none", [head("Content-Length: many"), BODY], 400),
-    ("a negative length", [head("Content-Length: -5"), BODY], 400),
-    ("two lengths", [head(SIZE, "Content-Length: 3"), BODY], 400),
-    ("a length and chunks", [head(SIZE, "Transfer-Encoding: chunked"), BODY], 400),
-    ("no body promised", [head()], 400),
-    ("a header too long", [head("X: " + "x" * 20_000)], 400),
+    ("as it should be", [make_head(SIZE), BODY], 200),
+    ("in chunks", [make_head("Transfer-Encoding: chunked"), b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY)], 200),
+    ("a byte a piece", [make_head(SIZE), *(BODY[place : place + 1] for place in range(len(BODY)))], 200),
+    ("a broken gzip", [make_head(SIZE, "Content-Encoding: gzip"), BODY], 400),
+    (
+        "chunks over the limit",
+        [make_head("Transfer-Encoding: chunked"), b"7d0\r\n%s\r\n0\r\n\r\n" % (b" " * 2_000)],
+        413,
+    ),
+    ("a chunk without end", [make_head("Transfer-Encoding: chunked"), b"ffffffff\r\n", b" " * 2_000], 413),
+    ("chunks of no size", [make_head("Transfer-Encoding: chunked"), b"zz\r\n"], 400),
+    ("a length over the limit", [make_head("Content-Length: 1001")], 413),
+    ("a length beyond all", [make_head("Content-Length: 99999999999999999999")], 400),
+    ("a length that is short", [make_head("Content-Length: 10"), BODY], 400),
+    ("a length that is none", [make_head("Content-Length: many"), BODY], 400),
+    ("a negative length", [make_head("Content-Length: -5"), BODY], 400),
+    ("two lengths", [make_head(SIZE, "Content-Length: 3"), BODY], 400),
+    ("a length and chunks", [make_head(SIZE, "Transfer-Encoding: chunked"), BODY], 400),
+    ("no body promised", [make_head()], 400),
+    ("a header too long", [make_head("X: " + "x" * 20_000)], 400),
     ("no HTTP at all", [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n"], 400),
-    ("a type of raw bytes", [head("Content-Length: 0").replace(b"application/json", b"\xff\xfe")], 415),
+    ("a type of raw bytes", [make_head("Content-Length: 0").replace(b"application/json", b"\xff\xfe")], 415),
     ("a path of raw bytes", [b"GET /v1/servers/%ff%fe HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"], 404),
 ]
 
 
 @pytest.mark.parametrize(("pieces", "expected"), [pytest.param(pieces, begin, id=name) for name, pieces, begin in RAW])
-async def test_bytes_on_the_wire(start: Start, pieces: list[bytes], expected: int) -> None:
+async def test_raw_requests_get_their_documented_status(start: Start, pieces: list[bytes], expected: int) -> None:
     daemon = await start(HttpDaemonSettings(limits=TransportLimits(max_body_bytes=1_000)))
-    assert status_of(await raw(daemon, *pieces)) == expected
+    assert parse_status(await send_raw(daemon, *pieces)) == expected
     assert (await daemon.status())["samples"]["accepted"] == (expected == 200)
     assert len(daemon.http_app.sockets) == 0
 
 
 async def test_a_body_that_ends_before_its_length_is_not_taken(daemon: HttpDaemon) -> None:
-    answer = await raw(daemon, head(f"Content-Length: {len(BODY) + 5}"), BODY, shut=True)
-    assert not answer or status_of(answer) == 400
+    answer = await send_raw(daemon, make_head(f"Content-Length: {len(BODY) + 5}"), BODY, shut=True)
+    assert not answer or parse_status(answer) == 400
     assert (await daemon.status())["samples"]["accepted"] == 0
     assert (await daemon.post_bytes("/v1/samples", BODY)).body["accepted"] == 1
 
 
 @pytest.mark.parametrize("path", ["/v1/samples", "/v1/predict"])
-async def test_a_body_that_does_not_come_in_time_is_400(start: Start, path: str) -> None:
+async def test_a_body_that_does_not_arrive_in_time_is_400(start: Start, path: str) -> None:
     daemon = await start(HttpDaemonSettings(limits=TransportLimits(body_timeout_seconds=0.05)))
-    answer = await raw(daemon, head(SIZE, path=path), BODY[:10])
-    assert status_of(answer) == 400
+    answer = await send_raw(daemon, make_head(SIZE, path=path), BODY[:10])
+    assert parse_status(answer) == 400
     assert b'"malformed"' in answer
     assert (await daemon.post_bytes("/v1/samples", BODY)).body["accepted"] == 1
 
 
 # ---------------------------------------------------------------- memory
-async def test_names_that_never_come_again_are_not_kept(daemon: HttpDaemon) -> None:
-    """A sender with other feature names in every sample must not fill the daemon's memory."""
+async def test_names_of_features_that_do_not_recur_are_not_retained(daemon: HttpDaemon) -> None:
+    """A sender with other names of features in every sample must not fill the memory of the daemon."""
 
     async def send(agent: Any, number: int) -> None:
         names = {f"{number}-{place}": 1 for place in range(10_000)}
@@ -332,8 +335,8 @@ async def test_names_that_never_come_again_are_not_kept(daemon: HttpDaemon) -> N
 _any_message = Decoder(dict[str, msgspec.Raw])
 
 
-def _decode(data: bytes, encoding: Encoding) -> None:
-    """What `decode_body` promises: a malformed body, or each sample or its error at its place."""
+def _check_body(data: bytes, encoding: Encoding) -> None:
+    """Decode a body; asserts that it is malformed, or that each sample or its error is in its place."""
     try:
         _, samples = decode_body(data, encoding)
     except MalformedError:
@@ -343,7 +346,7 @@ def _decode(data: bytes, encoding: Encoding) -> None:
         assert isinstance(one, Sample | InvalidInputError)
 
 
-def _predict(data: bytes, encoding: Encoding) -> None:
+def _check_tensors(data: bytes, encoding: Encoding) -> None:
     try:
         for name, value in _any_message.decode(data, encoding).items():
             assert isinstance(decode_tensor(name, value, encoding), np.ndarray)
@@ -366,16 +369,18 @@ MESSAGES = st.recursive(
 )
 
 
-@pytest.mark.parametrize("decode", [_decode, _predict])
+@pytest.mark.parametrize("decode", [_check_body, _check_tensors])
 @pytest.mark.parametrize("encoding", list(Encoding))
 @given(data=st.binary(max_size=200))
-def test_any_bytes(decode: Callable[[bytes, Encoding], None], encoding: Encoding, data: bytes) -> None:
+def test_any_bytes_are_decoded_or_refused(
+    decode: Callable[[bytes, Encoding], None], encoding: Encoding, data: bytes
+) -> None:
     decode(data, encoding)
 
 
-@pytest.mark.parametrize("decode", [_decode, _predict])
+@pytest.mark.parametrize("decode", [_check_body, _check_tensors])
 @given(message=st.dictionaries(KEYS, MESSAGES), place=st.integers(0, 300), other=st.integers(0, 255))
-def test_any_message_and_any_byte_of_it_changed(
+def test_any_message_with_any_byte_changed_is_decoded_or_refused(
     decode: Callable[[bytes, Encoding], None], message: Any, place: int, other: int
 ) -> None:
     for encoding, data in (

@@ -1,7 +1,4 @@
-"""Tests `streamd/http/names.py`.
-
-A server may have any name: every call reaches it, and no call reaches another.
-"""
+"""Tests `streamd/http/names.py`: a server may have any name; every call reaches it, and reaches no other."""
 
 import json
 from urllib.parse import quote
@@ -29,20 +26,20 @@ NAMES = [
     *("db[1]", "[2001:db8::1]:9100", "stream", "a\nb", "a,b", "a*", "?", "[!a]", ".", "..", "a/../b", "a//b", "/"),
     *("a+b", "a b", "a%2Fb", "%FF", "a&server=b", "a=b;c", "\x00", "\r", "\ufffd", "é" * 128, "a#b?c", "servers"),
 ]
-"""Each of them is read as something else by a path, a query, a glob or a line."""
+"""Each of them has another meaning in a path, a query, a glob or a line."""
 
 OTHERS = ["db1", "a", "b", "ab", "a b c", "a2Fb", "", "x"]
 
 
 async def fetch(daemon: HttpDaemon, method: str, target: str) -> Reply:
-    """Call with the target as it is, without the normalisation that clients do."""
+    """Call with the target as it is, without the normalisation of the client."""
     url = yarl.URL(daemon.url + target, encoded=True)
     async with daemon.session.request(method, url) as response:
         return Reply(response.status, dict(response.headers), await response.read())
 
 
-def targets(kind: str, name: str) -> list[str]:
-    """Every way to name a server in a call; the path of `stream` is the event stream's, those with dots are none."""
+def make_targets(kind: str, name: str) -> list[str]:
+    """Return every way to name a server in a call; `stream` and names of dots cannot be in a path."""
     ways = [f"/v1/{kind}?server={quote(name, safe='')}"]
     if not (kind == "forecasts" and name == "stream") and not {".", ".."} & set(name.split("/")):
         ways.append(f"/v1/{kind}/{quote(name, safe='')}")
@@ -51,7 +48,7 @@ def targets(kind: str, name: str) -> list[str]:
 
 @pytest.fixture
 async def full(daemon: HttpDaemon) -> HttpDaemon:
-    """A daemon to which every name reports, and whose forecasts are made."""
+    """A daemon to which a server of every name has reported, and whose forecasts are made."""
     await daemon.accept([row for number, name in enumerate(NAMES) for row in make_rows(name, number, range(NEED))])
     await daemon.accept([row for name in OTHERS if name for row in make_rows(name, 99, range(NEED))])
     await daemon.service.pipeline.wait_idle()
@@ -61,18 +58,18 @@ async def full(daemon: HttpDaemon) -> HttpDaemon:
 @pytest.mark.parametrize("name", NAMES)
 async def test_a_server_of_any_name_is_read(full: HttpDaemon, name: str) -> None:
     window = make_window(make_rows(name, NAMES.index(name), range(NEED)), NEED - 1)
-    for target in targets("forecasts", name):
+    for target in make_targets("forecasts", name):
         reply = await fetch(full, "GET", target)
         assert (reply.status, reply.body["server"]) == (200, name), target
         assert is_same_array(read_array(reply.body["values"]), make_wire_forecast(window))
-    for target in targets("servers", name):
+    for target in make_targets("servers", name):
         reply = await fetch(full, "GET", target)
         assert (reply.status, reply.body["server"], reply.body["origin"]) == (200, name, origin(NEED - 1)), target
 
 
 @pytest.mark.parametrize("name", NAMES)
 async def test_a_server_of_any_name_is_forgotten_and_no_other(full: HttpDaemon, name: str) -> None:
-    for target in targets("servers", name):
+    for target in make_targets("servers", name):
         assert (await fetch(full, "DELETE", target)).status == 204
         assert (await fetch(full, "DELETE", target)).code == "unknown_server"
         assert (await fetch(full, "GET", target)).status == 404
@@ -90,7 +87,7 @@ async def test_a_server_is_subscribed_to_by_its_name(daemon: HttpDaemon, name: s
 
 
 @pytest.mark.parametrize("name", NAMES)
-async def test_a_name_in_a_query_is_no_glob_and_no_list(daemon: HttpDaemon, name: str) -> None:
+async def test_a_name_in_a_query_is_neither_a_glob_nor_a_list(daemon: HttpDaemon, name: str) -> None:
     query = f"?server={quote(name, safe='')}&server=the-end"
     names = [other for other in [*OTHERS, *NAMES] if other not in ("", name)]
     async with (
@@ -102,7 +99,7 @@ async def test_a_name_in_a_query_is_no_glob_and_no_list(daemon: HttpDaemon, name
             await daemon.get("/healthz")
         for other in [*names, name]:
             await daemon.accept(make_rows(other, 1, range(NEED)))
-        await daemon.service.pipeline.wait_idle()  # two lanes run: what is sent last may come back first
+        await daemon.service.pipeline.wait_idle()  # two lanes run: a later batch may end first
         await daemon.accept(make_rows("the-end", 1, range(NEED)))
         assert [(await reader.receive())["server"] for _ in range(2)] == [name, "the-end"]
         got: list[str] = []
@@ -116,9 +113,9 @@ async def test_a_name_in_a_query_is_no_glob_and_no_list(daemon: HttpDaemon, name
 async def test_lists_in_a_query_may_be_repeated(daemon: HttpDaemon) -> None:
     query = "servers=a,b&servers=c&targets=load_average&targets=cpu_user&quantiles=0.1&quantiles=0.9&server=d,e"
     async with daemon.socket(f"/v1/forecasts?{query}") as reader:
-        told = await reader.receive()
-    assert told["servers"] == ["a", "b", "c", "d,e"]
-    assert (told["targets"], told["quantiles"]) == (["load_average", "cpu_user"], [0.1, 0.9])
+        answer = await reader.receive()
+    assert answer["servers"] == ["a", "b", "c", "d,e"]
+    assert (answer["targets"], answer["quantiles"]) == (["load_average", "cpu_user"], [0.1, 0.9])
 
 
 async def test_a_target_with_a_comma_in_its_name_is_chosen(start: Start) -> None:
@@ -132,7 +129,7 @@ async def test_a_target_with_a_comma_in_its_name_is_chosen(start: Start) -> None
 
 
 @pytest.mark.parametrize("parameter", ["every=1&every=2", "format=json&format=msgpack", "dtype=float16&dtype=float32"])
-async def test_what_may_be_given_once_is_not_given_twice(daemon: HttpDaemon, parameter: str) -> None:
+async def test_a_parameter_that_is_not_a_list_is_not_given_twice(daemon: HttpDaemon, parameter: str) -> None:
     reply = await daemon.get(f"/v1/forecasts/stream?{parameter}")
     assert (reply.status, reply.code) == (400, "invalid_selection")
     assert "2 times" in reply.body["message"]
@@ -151,7 +148,7 @@ async def test_what_may_be_given_once_is_not_given_twice(daemon: HttpDaemon, par
         ("GET", "/v1/forecasts/stream?servers=%FF*", (400, "invalid_server")),
     ],
 )
-async def test_a_name_that_is_not_utf8_is_nobody_s(
+async def test_a_name_that_is_not_utf8_is_unknown(
     full: HttpDaemon, method: str, target: str, answer: tuple[int, str]
 ) -> None:
     servers = len(full.service.state.directory)
@@ -172,13 +169,13 @@ async def test_two_names_are_refused(full: HttpDaemon, target: str) -> None:
     assert (await full.get("/v1/servers/a")).status == 200
 
 
-async def test_to_forget_takes_a_name(full: HttpDaemon) -> None:
+async def test_forgetting_requires_a_name(full: HttpDaemon) -> None:
     reply = await full.call("DELETE", "/v1/servers")
     assert (reply.status, reply.code) == (400, "invalid")
     assert (await full.get("/v1/servers/a")).status == 200
 
 
-async def test_a_plain_get_without_a_name_says_what_it_takes(daemon: HttpDaemon) -> None:
+async def test_the_error_of_a_plain_get_without_a_name_states_the_parameter(daemon: HttpDaemon) -> None:
     reply = await daemon.get("/v1/forecasts")
     assert (reply.status, reply.code) == (400, "invalid_selection")
     assert "?server=NAME" in reply.body["message"]

@@ -1,7 +1,4 @@
-"""Tests `streamd/http`.
-
-Callers, agents and readers are not refused or dropped for time in which the daemon did not run.
-"""
+"""Tests `streamd/http/sockets.py` and `requests.py`: time in which the daemon did not run counts for no deadline."""
 
 import asyncio
 import time
@@ -24,8 +21,8 @@ SETUP = HttpDaemonSettings(
 )
 
 
-def stand_still(daemon: HttpDaemon) -> PausableClock:
-    """Let the daemon's deadlines pass only when the test says so."""
+def stop_clock(daemon: HttpDaemon) -> PausableClock:
+    """Stop the clock of the deadlines; from then on the test moves it."""
     now, pauses = time.monotonic(), daemon.service.pauses
     pauses.clock = clock = PausableClock(pauses)
     clock.base = lambda: now
@@ -33,16 +30,16 @@ def stand_still(daemon: HttpDaemon) -> PausableClock:
 
 
 async def pause(clock: PausableClock) -> None:
-    """Stop for an hour, and let every timer go off that was due meanwhile."""
+    """Let an hour pass in which the daemon does not run, and run every timer that was due in it."""
     clock.pause(HOUR)
     over = asyncio.Event()
     asyncio.get_running_loop().call_later(3 * SECONDS, over.set)
     await over.wait()
 
 
-async def test_a_body_whose_rest_lies_in_the_socket_is_taken(start: Start) -> None:
+async def test_a_body_whose_rest_arrived_during_a_pause_is_taken(start: Start) -> None:
     daemon = await start(SETUP)
-    clock = stand_still(daemon)
+    clock = stop_clock(daemon)
     body = pack({"samples": [make_sample("a", 1)]}, JSON_TYPE)
     reader, writer = await asyncio.open_connection("127.0.0.1", daemon.port)
     head = (
@@ -59,7 +56,7 @@ async def test_a_body_whose_rest_lies_in_the_socket_is_taken(start: Start) -> No
 
 async def test_a_caller_gets_the_forecast_that_a_pause_delayed(start: Start) -> None:
     daemon = await start(SETUP)
-    clock = stand_still(daemon)
+    clock = stop_clock(daemon)
     daemon.backend.script.hold = True
     inputs = {
         name: [[0.5] * shape[1]] * shape[0] for name, shape in CONTRACT.input_shapes.items() if name.endswith("cont")
@@ -70,7 +67,7 @@ async def test_a_caller_gets_the_forecast_that_a_pause_delayed(start: Start) -> 
     await pause(clock)
     daemon.release_lanes()
     assert (await calling).status == 200
-    # 2. Time in which the daemon runs counts as ever.
+    # 2. Time in which the daemon runs does count.
     daemon.backend.script.hold = True
     calling = asyncio.create_task(daemon.post("/v1/predict", inputs))
     while not daemon.service.pipeline.in_flight:
@@ -82,7 +79,7 @@ async def test_a_caller_gets_the_forecast_that_a_pause_delayed(start: Start) -> 
 @pytest.mark.parametrize("path", ["/v1/forecasts?servers=*", "/v1/forecasts/stream"])
 async def test_a_reader_is_dropped_for_time_in_which_it_could_have_read(start: Start, path: str) -> None:
     daemon = await start(HttpDaemonSettings(contract=BIG, listener=open_listener(4_096), limits=SETUP.limits))
-    clock = stand_still(daemon)
+    clock = stop_clock(daemon)
     slow = StalledReader()
     await slow.connect(daemon.port, path)
     while not daemon.http_app.sockets._sending:

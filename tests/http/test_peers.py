@@ -1,6 +1,6 @@
-"""Tests `streamd/http/peers.py`.
+"""Tests `streamd/http/connections.py`: peers that leave at any moment, and peers that do not speak HTTP.
 
-Peers that leave at an awkward moment, and peers that do not speak HTTP: noted quietly, and nothing else suffers.
+Both are noted quietly and affect no other connection.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ BEGINNINGS = {
     "a subscriber": request("GET /v1/forecasts", UPGRADE),
     "a subscriber by its query": request("GET /v1/forecasts?servers=*", UPGRADE),
     "an agent": request("GET /v1/ingest", UPGRADE),
-    "an agent with frames under way": request("GET /v1/ingest", UPGRADE) + MASKED * 50,
+    "an agent with frames in progress": request("GET /v1/ingest", UPGRADE) + MASKED * 50,
     "samples": request("POST /v1/samples", POST) + b'{"samples":[',
     "compressed samples": request("POST /v1/samples", POST + "Content-Encoding: gzip\r\n") + b"\x1f\x8b",
     "samples in chunks": request(
@@ -48,18 +48,18 @@ BEGINNINGS = {
     "a call": request("POST /v1/predict", POST) + b"{",
     "a status": request("GET /v1/status"),
 }
-"""What each kind of peer has sent when it leaves."""
+"""The bytes that each kind of peer has sent when it leaves."""
 
 
 class Log:
-    """What was logged: our events, and the records of libraries."""
+    """The log of a test: events of streamd, and records of libraries."""
 
     def __init__(self, events: list[structlog.typing.EventDict], records: list[logging.LogRecord]) -> None:
         self._events = events
         self._records = records
 
     def assert_quiet(self) -> None:
-        """Nothing was logged but at debug level."""
+        """Assert that nothing was logged above debug level."""
         loud = [event for event in self._events if event["log_level"] != "debug"]
         assert loud == []
         assert [record.getMessage() for record in self._records] == []
@@ -75,7 +75,7 @@ def log(caplog: pytest.LogCaptureFixture) -> Iterator[Log]:
 
 
 def reset(peer: socket.socket) -> None:
-    """Leave as a process does that is killed with unread bytes: by a reset."""
+    """Leave by a reset, as a process does that is killed with unread bytes."""
     peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     peer.close()
 
@@ -91,14 +91,14 @@ LEAVING: dict[str, Callable[[socket.socket], None]] = {
 }
 
 
-async def counted(daemon: HttpDaemon, name: str) -> float:
+async def read_metric(daemon: HttpDaemon, name: str) -> float:
     text = (await daemon.get("/metrics")).data.decode()
     families = {family.name: family for family in text_string_to_metric_families(text)}
     return float(families[f"streamd_{name}"].samples[0].value)
 
 
-async def nobody_is_left(daemon: HttpDaemon) -> None:
-    """Wait until only this test's own connection is open, and none counts as a socket."""
+async def wait_until_all_left(daemon: HttpDaemon) -> None:
+    """Wait until only the connection of the test itself is open, and no WebSocket or event stream is counted."""
     server = daemon.runner.server
     assert server is not None
     while len(server.connections) > 1 or len(daemon.http_app.sockets):
@@ -114,24 +114,24 @@ async def nobody_is_left(daemon: HttpDaemon) -> None:
 async def test_a_peer_that_leaves_at_any_turn_is_noted_quietly(
     daemon: HttpDaemon, log: Log, sent: bytes, leave: Callable[[socket.socket], None]
 ) -> None:
-    """The peer leaves any number of turns of the loop after it has sent: before, while and after it is answered."""
+    """The peer leaves 0 to 11 turns of the loop after it has sent: before, while and after it is answered."""
     await daemon.accept(make_rows("a", 1, range(NEED)))
     for turns in (*range(12), None):
         with socket.create_connection(("127.0.0.1", daemon.port)) as peer:
             peer.sendall(sent)
             if turns is None:
-                await daemon.get("/healthz")  # all that can be done before the peer says more has been done by now
+                await daemon.get("/healthz")  # by now the daemon has done all that it can before the peer sends more
             for _ in range(turns or 0):
                 await asyncio.sleep(0)
             leave(peer)
-            await nobody_is_left(daemon)
+            await wait_until_all_left(daemon)
     log.assert_quiet()
-    assert len(log.events("peer_left")) == await counted(daemon, "peers_left")
+    assert len(log.events("peer_left")) == await read_metric(daemon, "peers_left")
     await daemon.accept([make_sample("a", NEED)])
 
 
 @pytest.mark.parametrize("leave", [reset, socket.socket.close])
-async def test_an_event_stream_whose_reader_is_gone_is_no_socket(
+async def test_an_event_stream_whose_reader_left_is_not_counted(
     daemon: HttpDaemon, log: Log, leave: Callable[[socket.socket], None]
 ) -> None:
     peer = socket.create_connection(("127.0.0.1", daemon.port))
@@ -139,8 +139,8 @@ async def test_an_event_stream_whose_reader_is_gone_is_no_socket(
     while not len(daemon.service.hub):
         await daemon.get("/healthz")
     leave(peer)
-    await nobody_is_left(daemon)
-    assert await counted(daemon, "peers_left") == 1
+    await wait_until_all_left(daemon)
+    assert await read_metric(daemon, "peers_left") == 1
     log.assert_quiet()
 
 
@@ -154,14 +154,14 @@ async def test_places_of_readers_that_left_are_free(start: Start) -> None:
     assert (await daemon.get("/v1/forecasts/stream")).status == 429
     for peer in peers:
         peer.close()
-    await nobody_is_left(daemon)
+    await wait_until_all_left(daemon)
     async with daemon.subscribed():
         assert len(daemon.http_app.sockets) == 1
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux has it")
 async def test_an_event_stream_to_a_machine_without_power_ends(daemon: HttpDaemon) -> None:
-    """What such a machine was sent is never acknowledged, and the kernel gives up: here its limit is only read back."""
+    """Such a machine acknowledges nothing, and the kernel drops it; here only the limit of the kernel is read back."""
     server = daemon.runner.server
     assert server is not None
     async with daemon.session.get(f"{daemon.url}/v1/forecasts/stream"):
@@ -172,30 +172,30 @@ async def test_an_event_stream_to_a_machine_without_power_ends(daemon: HttpDaemo
 
 
 @pytest.mark.parametrize("path", ["/v1/forecasts", "/v1/forecasts/stream"])
-async def test_a_reader_that_is_reset_while_a_send_waits_for_it(start: Start, log: Log, path: str) -> None:
-    """A send that waits for room ends with another error than one that begins too late."""
+async def test_a_reader_that_is_reset_while_a_send_waits_is_noted_quietly(start: Start, log: Log, path: str) -> None:
+    """A send that waits for space in the buffer ends with another error than one that begins after the reset."""
     daemon = await start(HttpDaemonSettings(contract=BIG, listener=open_listener(4_096)))
     reader = StalledReader()
     await reader.connect(daemon.port, f"{path}?servers=*")
     while not len(daemon.service.hub):
         await daemon.get("/healthz")
     step = 0
-    while not is_waiting(daemon.http_app.sockets):
+    while not has_waiting_send(daemon.http_app.sockets):
         rows = [make_sample("a", each, {"a": each, "b": each}) for each in range(step, step + NEED)]
         await daemon.accept(rows)
         step += NEED
         await daemon.service.pipeline.wait_idle()
         await daemon.get("/healthz")
     reset(reader._socket)
-    await nobody_is_left(daemon)
+    await wait_until_all_left(daemon)
     log.assert_quiet()
 
 
-def is_waiting(sockets: Sockets) -> bool:
+def has_waiting_send(sockets: Sockets) -> bool:
     return bool(sockets._sending)
 
 
-# ---------------------------------------------------------------- what is not HTTP
+# ---------------------------------------------------------------- bytes that are not HTTP
 NOT_HTTP = {
     "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
     "words": b"hello\r\n\r\n",
@@ -205,25 +205,27 @@ NOT_HTTP = {
     "a header too long": request("GET /healthz", "X: " + "x" * 20_000 + "\r\n"),
     "too many headers": request("GET /healthz", "".join(f"X-{n}: 1\r\n" for n in range(500))),
     "a path too long": request("GET /" + "x" * 20_000),
-    "a length that is none": request("POST /v1/samples", "Content-Length: many\r\n"),
+    "an invalid length": request("POST /v1/samples", "Content-Length: many\r\n"),
     "a length and chunks": request("POST /v1/samples", "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n"),
-    "a URL that is none": b"GET http://[::1 HTTP/1.1\r\nHost: x\r\n\r\n",
+    "an invalid URL": b"GET http://[::1 HTTP/1.1\r\nHost: x\r\n\r\n",
     "bytes in the method": b"G\xff\xfeT / HTTP/1.1\r\n\r\n",
     "bytes in a header": b"GET / HTTP/1.1\r\nX\xff: \xfe\r\n\r\n",
     "an answer": b"HTTP/1.1 200 OK\r\n\r\n",
-    "what follows a sound request": request("GET /healthz") + b"hello\r\n\r\n",
-    "what follows an upgrade that was declined": request("GET /v1/status", UPGRADE) + b"hello\r\n\r\n",
+    "bytes after a valid request": request("GET /healthz") + b"hello\r\n\r\n",
+    "bytes after an upgrade that was declined": request("GET /v1/status", UPGRADE) + b"hello\r\n\r\n",
 }
 
 
 @pytest.mark.parametrize("sent", NOT_HTTP.values(), ids=NOT_HTTP)
-async def test_what_is_not_http_gets_an_error_in_the_usual_form(daemon: HttpDaemon, log: Log, sent: bytes) -> None:
+async def test_bytes_that_are_not_http_get_an_error_in_the_usual_form(
+    daemon: HttpDaemon, log: Log, sent: bytes
+) -> None:
     with socket.create_connection(("127.0.0.1", daemon.port)) as peer:
         peer.setblocking(False)
         loop = asyncio.get_running_loop()
         await loop.sock_sendall(peer, sent)
         answer = b""
-        while more := await loop.sock_recv(peer, 65_536):  # the daemon hangs up
+        while more := await loop.sock_recv(peer, 65_536):  # the daemon closes the connection
             answer += more
     last = answer[answer.rindex(b"HTTP/1.") :]
     head, _, body = last.partition(b"\r\n\r\n")
@@ -237,19 +239,19 @@ async def test_what_is_not_http_gets_an_error_in_the_usual_form(daemon: HttpDaem
     log.assert_quiet()
     (event,) = log.events("malformed_request")
     assert event["reason"] in message["message"]
-    assert await counted(daemon, "malformed_requests") == 1
+    assert await read_metric(daemon, "malformed_requests") == 1
 
 
 @pytest.mark.parametrize("at_once", [True, False])
 @pytest.mark.parametrize("chunk", [b"zz\r\n", b"5\r\nhelloxx", b"ffffffffffffffffffff\r\n"])
-async def test_chunks_that_are_none(start: Start, log: Log, chunk: bytes, at_once: bool) -> None:
+async def test_invalid_chunks_are_400(start: Start, log: Log, chunk: bytes, at_once: bool) -> None:
     daemon = await start(HttpDaemonSettings(limits=TransportLimits(body_timeout_seconds=0.05)))
     with socket.create_connection(("127.0.0.1", daemon.port)) as peer:
         peer.setblocking(False)
         loop = asyncio.get_running_loop()
         await loop.sock_sendall(peer, BEGINNINGS["samples in chunks"])
         if not at_once:
-            await daemon.get("/healthz")  # the body is being read by now: its chunks are missed, and it is not in time
+            await daemon.get("/healthz")  # by now the body is being read, so the missing chunks lead to a timeout
         await loop.sock_sendall(peer, chunk)
         answer = await loop.sock_recv(peer, 65_536)
     assert re.match(rb"HTTP/1\.[01] 400 ", answer)

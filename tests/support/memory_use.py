@@ -1,4 +1,4 @@
-"""How much memory this process really has."""
+"""The memory that this process really uses."""
 
 import gc
 import os
@@ -10,7 +10,7 @@ _STATM = Path("/proc/self/statm")
 
 
 def resident_bytes() -> int:
-    """The resident set, garbage collected first; skips the test where the system does not tell."""
+    """Collect garbage and return the size of the resident set; skips the test if the system does not report it."""
     if not _STATM.exists():
         pytest.skip("no /proc/self/statm here")
     gc.collect()

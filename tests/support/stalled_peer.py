@@ -1,4 +1,4 @@
-"""A reader that takes next to nothing before it is told to read, and a model whose forecasts fill any buffer."""
+"""A reader that reads almost nothing until it is asked to, and a model whose forecasts fill any buffer."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ BIG = ModelContract(("a", "b"), ("a", "b"), (0.1, 0.5, 0.9), context_length=NEED
 
 
 class StalledReader:
-    """A WebSocket client by hand, on a socket that takes next to nothing before it is read."""
+    """A hand-written WebSocket client on a socket that buffers almost nothing before it is read."""
 
     def __init__(self) -> None:
         self._socket = socket.socket()
@@ -43,20 +43,20 @@ class StalledReader:
         await asyncio.get_running_loop().sock_sendall(self._socket, frames)
 
     async def receive(self) -> Message:
-        """The next message; the server's frames are never masked."""
-        size = (await self._take(2))[1] & 0x7F
+        """Return the next message; frames of a server are never masked."""
+        size = (await self._read_exactly(2))[1] & 0x7F
         if size == 126:
-            (size,) = struct.unpack(">H", await self._take(2))
+            (size,) = struct.unpack(">H", await self._read_exactly(2))
         elif size == 127:
-            (size,) = struct.unpack(">Q", await self._take(8))
-        message = json.loads(await self._take(size))
+            (size,) = struct.unpack(">Q", await self._read_exactly(8))
+        message = json.loads(await self._read_exactly(size))
         assert isinstance(message, dict)
         return message
 
-    async def _take(self, count: int) -> bytes:
+    async def _read_exactly(self, count: int) -> bytes:
         while len(self._data) < count:
             more = await asyncio.get_running_loop().sock_recv(self._socket, 65_536)
-            assert more, "the daemon hung up"
+            assert more, "the daemon closed the connection"
             self._data += more
         taken, self._data = self._data[:count], self._data[count:]
         return taken

@@ -1,6 +1,6 @@
-"""Tests `streamd/http/routes`.
+"""Tests `streamd/http/routes/forecasts.py`: `GET /v1/forecasts/stream`.
 
-`GET /v1/forecasts/stream`: server-sent events, and going on where a reader left.
+Server-sent events, and resuming where a reader left.
 """
 
 import json
@@ -33,7 +33,7 @@ class Event:
 
 
 class Events:
-    """Reads events as the standard has them."""
+    """A parser of server-sent events."""
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._lines = response.content
@@ -60,13 +60,13 @@ async def stream(daemon: HttpDaemon, query: str = "", **headers: str) -> AsyncIt
     async with daemon.session.get(f"{daemon.url}/v1/forecasts/stream{query}", headers=headers) as response:
         assert response.status == 200
         assert response.headers["Content-Type"].startswith("text/event-stream")
-        # The stream's head comes before it is in the hub; it is, one turn of the loop later at the latest.
+        # The head of the stream is sent before the handler subscribes.
         while not len(daemon.service.hub):
             await daemon.get("/healthz")
         yield Events(response)
 
 
-async def test_events_bear_what_frames_bear(daemon: HttpDaemon) -> None:
+async def test_events_contain_the_same_messages_as_frames(daemon: HttpDaemon) -> None:
     async with stream(daemon) as events, daemon.subscribed() as reader:
         for step in range(NEED + 2):
             await daemon.accept(make_rows("a", 1, [step]))
@@ -97,12 +97,12 @@ async def test_the_query_chooses(daemon: HttpDaemon) -> None:
 
 
 @pytest.mark.parametrize("by_header", [True, False])
-async def test_last_event_id_brings_what_was_missed(daemon: HttpDaemon, by_header: bool) -> None:
+async def test_last_event_id_replays_the_forecasts_that_were_missed(daemon: HttpDaemon, by_header: bool) -> None:
     async with stream(daemon) as events:
         await daemon.accept(make_rows("a", 1, range(NEED)))
         left_at = (await events.receive()).id
         assert left_at is not None
-    # 2. While it is away: one newer of `a`, and two of others, of which it wants one.
+    # 2. While it is away: a newer forecast of `a`, and those of two others, of which it subscribes to one.
     async with daemon.subscribed() as reader:
         for name, steps in (("b", range(NEED)), ("a", range(NEED, NEED + 1)), ("other", range(NEED))):
             await daemon.accept(make_rows(name, 1, steps))
@@ -120,21 +120,21 @@ async def test_last_event_id_brings_what_was_missed(daemon: HttpDaemon, by_heade
         assert (newer.message["server"], newer.message["origin"]) == ("b", origin(NEED))
         assert int(newer.id or 0) > int(missed[-1].id or 0)
         last = newer.id
-    # 3. With the newest id nothing comes again.
+    # 3. With the newest id nothing is replayed.
     async with stream(daemon, **{"Last-Event-ID": str(last)}) as events:
         await daemon.accept(make_rows("a", 1, [NEED + 1]))
         assert (await events.receive()).message["origin"] == origin(NEED + 1)
 
 
 @pytest.mark.parametrize("identifier", ["x", "-1", "1.5", "9" * 19, "1 2"])
-async def test_an_id_that_no_event_bore_is_400(daemon: HttpDaemon, identifier: str) -> None:
+async def test_an_id_that_no_event_can_have_is_400(daemon: HttpDaemon, identifier: str) -> None:
     reply = await daemon.call("GET", "/v1/forecasts/stream", headers={"Last-Event-ID": identifier})
     assert (reply.status, reply.code) == (400, "invalid_selection")
 
 
 async def test_a_head_request_does_not_stream(daemon: HttpDaemon) -> None:
     reply = await daemon.call("HEAD", "/v1/forecasts/stream")
-    assert reply.status == 404  # as for any server that is called so
+    assert reply.status == 404  # as for any unknown server: `stream` is a possible name
     assert not len(daemon.service.hub)
 
 

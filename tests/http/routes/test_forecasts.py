@@ -1,6 +1,6 @@
-"""Tests `streamd/http/routes/forecasts.py`.
+"""Tests `streamd/http/routes/forecasts.py`: the WebSocket and the latest forecast of a server.
 
-Forecasts out: the WebSocket, a server's latest, and that each is of exactly the window that was sent.
+Each forecast is of exactly the window that was sent.
 """
 
 import asyncio
@@ -48,8 +48,8 @@ async def test_a_subscriber_gets_the_forecast_of_the_window_that_was_sent(
     daemon: HttpDaemon, content_type: str
 ) -> None:
     async with daemon.socket("/v1/forecasts", content_type) as reader:
-        told = await reader.ask({"type": "subscribe", "servers": ["web-*"]})
-        assert told == {
+        answer = await reader.ask({"type": "subscribe", "servers": ["web-*"]})
+        assert answer == {
             "type": "subscribed",
             "servers": ["web-*"],
             **ALL,
@@ -76,7 +76,7 @@ async def test_a_subscriber_gets_the_forecast_of_the_window_that_was_sent(
     assert is_same_array(read_array(values), FORECAST)
 
 
-async def test_context_is_the_number_of_rows_the_window_really_had(daemon: HttpDaemon) -> None:
+async def test_context_is_the_number_of_rows_that_the_window_had(daemon: HttpDaemon) -> None:
     steps = [0, 1, 4, 5, 6, 12]  # the last leaves only 5, 6 and itself in the window of 8
     async with daemon.subscribed() as reader:
         contexts = []
@@ -102,7 +102,7 @@ async def test_an_all_missing_row_is_never_forecast(daemon: HttpDaemon) -> None:
 
 
 @pytest.mark.parametrize("content_type", TYPES)
-async def test_no_window_ever_gets_anothers_forecast(start: Start, content_type: str) -> None:
+async def test_no_window_gets_the_forecast_of_another(start: Start, content_type: str) -> None:
     servers, steps = 60, 12
     backend = FakeBackend(CONTRACT, (1, 4, 16))
     backend.script.latency_seconds = lambda count: 0.0005 * (count % 3)  # so that lanes end out of order
@@ -132,7 +132,7 @@ async def test_no_window_ever_gets_anothers_forecast(start: Start, content_type:
                 rows = [sent[name][step] for name in list(sent)[part : part + 7]]
                 assert (await agent.ask({"samples": rows}))["accepted"] == len(rows)
     await reading
-    for origins in seen.values():  # in order, none twice
+    for origins in seen.values():  # in order, each once
         assert origins == sorted(set(origins))
     await daemon.service.pipeline.wait_idle()
     counts = daemon.service.row_counts()
@@ -141,8 +141,8 @@ async def test_no_window_ever_gets_anothers_forecast(start: Start, content_type:
     assert sum(map(len, seen.values())) == counts["delivered"] - daemon.service.hub.dropped
 
 
-class Crossing(FakeBackend):
-    """Its lanes give the quantiles in the wrong order."""
+class CrossingBackend(FakeBackend):
+    """A backend whose lanes return the quantiles in the wrong order."""
 
     def make_lane(self, index: int) -> FakeLane:
         lane = super().make_lane(index)
@@ -152,7 +152,7 @@ class Crossing(FakeBackend):
 
 
 async def test_quantiles_never_cross(start: Start) -> None:
-    daemon = await start(HttpDaemonSettings(backend=Crossing(CONTRACT)))
+    daemon = await start(HttpDaemonSettings(backend=CrossingBackend(CONTRACT)))
     async with daemon.subscribed() as reader:
         await daemon.accept(SEVEN)
         values = read_array((await reader.receive())["values"])
@@ -160,7 +160,7 @@ async def test_quantiles_never_cross(start: Start) -> None:
     assert is_same_array(values, FORECAST)
 
 
-# ---------------------------------------------------------------- what is chosen
+# ---------------------------------------------------------------- the choice
 @pytest.mark.parametrize(
     ("globs", "expected"),
     [
@@ -174,7 +174,7 @@ async def test_quantiles_never_cross(start: Start) -> None:
         (["none"], set()),
     ],
 )
-async def test_globs(daemon: HttpDaemon, globs: list[str], expected: set[str]) -> None:
+async def test_globs_choose_servers(daemon: HttpDaemon, globs: list[str], expected: set[str]) -> None:
     async with daemon.subscribed(servers=[*globs, "the-end"]) as reader:
         for name in ("web-1", "web-2", "db-1", "Web-1", "web-[x]"):
             await daemon.accept(make_rows(name, 1, range(NEED)))
@@ -197,19 +197,21 @@ async def test_globs(daemon: HttpDaemon, globs: list[str], expected: set[str]) -
         ({"targets": ["cpu_user"], "quantiles": [0.1], "every": 2}, np.s_[:1, 1::2, :1]),
     ],
 )
-async def test_parts_of_a_forecast(daemon: HttpDaemon, content_type: str, choice: Message, cut: Any) -> None:
+async def test_a_subscriber_gets_the_part_of_a_forecast_that_it_chose(
+    daemon: HttpDaemon, content_type: str, choice: Message, cut: Any
+) -> None:
     async with daemon.socket("/v1/forecasts", content_type) as reader:
-        told = await reader.ask({"type": "subscribe", **choice})
+        answer = await reader.ask({"type": "subscribe", **choice})
         await daemon.accept(SEVEN)
         message = await reader.receive()
     for name in ("targets", "quantiles"):
-        assert told[name] == message[name] == choice.get(name, ALL[name])
-    assert told["every"] == choice.get("every", 1)
+        assert answer[name] == message[name] == choice.get(name, ALL[name])
+    assert answer["every"] == choice.get("every", 1)
     assert is_same_array(read_array(message["values"]), FORECAST[cut])
 
 
 @pytest.mark.parametrize("content_type", TYPES)
-async def test_halves(daemon: HttpDaemon, content_type: str) -> None:
+async def test_float16_is_sent_and_clipped_to_its_range(daemon: HttpDaemon, content_type: str) -> None:
     async with daemon.subscribed(content_type, dtype="float16") as reader:
         await daemon.accept(SEVEN)
         await daemon.accept(
@@ -227,7 +229,7 @@ async def test_halves(daemon: HttpDaemon, content_type: str) -> None:
 
 
 @pytest.mark.parametrize("content_type", TYPES)
-async def test_one_frame_a_micro_batch(daemon: HttpDaemon, content_type: str) -> None:
+async def test_a_micro_batch_is_sent_in_one_frame(daemon: HttpDaemon, content_type: str) -> None:
     sent = [each for number in range(5) for each in make_rows(f"s{number}", number, range(NEED))]
     async with daemon.subscribed(content_type, batch=True, targets=["load_average"], every=2) as reader:
         await daemon.accept(sent)
@@ -247,7 +249,7 @@ async def test_one_frame_a_micro_batch(daemon: HttpDaemon, content_type: str) ->
         assert is_same_array(seen[f"s{number}"], make_wire_forecast(window)[1:, 1::2])
 
 
-async def test_what_waits_together_comes_in_one_frame(daemon: HttpDaemon) -> None:
+async def test_forecasts_that_wait_together_are_sent_in_one_frame(daemon: HttpDaemon) -> None:
     daemon.backend.script.hold = True
     async with daemon.subscribed(batch=True) as reader:
         # Both lanes are held in one window each, so that the others wait together.
@@ -260,14 +262,14 @@ async def test_what_waits_together_comes_in_one_frame(daemon: HttpDaemon) -> Non
     assert max(sizes) > 1
 
 
-# ---------------------------------------------------------------- by query parameters, and anew
+# ---------------------------------------------------------------- query parameters, and another choice
 async def test_query_parameters_subscribe(daemon: HttpDaemon) -> None:
     query = "servers=web-*,db&targets=load_average&quantiles=0.1,0.9&every=2"
     async with daemon.socket(f"/v1/forecasts?{query}") as reader:
-        told = await reader.receive()
-        assert told["type"] == "subscribed"
-        assert (told["servers"], told["targets"]) == (["web-*", "db"], ["load_average"])
-        assert (told["quantiles"], told["every"]) == ([0.1, 0.9], 2)
+        answer = await reader.receive()
+        assert answer["type"] == "subscribed"
+        assert (answer["servers"], answer["targets"]) == (["web-*", "db"], ["load_average"])
+        assert (answer["quantiles"], answer["every"]) == ([0.1, 0.9], 2)
         await daemon.accept(make_rows("other", 1, range(NEED)) + SEVEN)
         message = await reader.receive()
     assert message["server"] == "web-01"
@@ -297,18 +299,18 @@ async def test_query_parameters_choose_the_encoding(daemon: HttpDaemon) -> None:
     ],
 )
 @pytest.mark.parametrize("path", ["/v1/forecasts/stream", "/v1/forecasts/web-01"])
-async def test_query_parameters_that_name_nothing_are_400(daemon: HttpDaemon, path: str, query: str) -> None:
+async def test_unknown_query_parameters_and_values_are_400(daemon: HttpDaemon, path: str, query: str) -> None:
     await daemon.accept(SEVEN)
     reply = await daemon.get(f"{path}?{query}")
     assert (reply.status, reply.code) == (400, "invalid_selection")
 
 
-async def test_subscribing_anew_replaces_the_choice(daemon: HttpDaemon) -> None:
+async def test_subscribing_again_replaces_the_choice(daemon: HttpDaemon) -> None:
     async with daemon.subscribed(servers=["a"]) as reader:
         await daemon.accept(make_rows("a", 1, range(NEED)))
         assert (await reader.receive())["server"] == "a"
-        told = await reader.ask({"type": "subscribe", "servers": ["b"], "targets": ["cpu_user"]})
-        assert told["type"] == "subscribed"
+        answer = await reader.ask({"type": "subscribe", "servers": ["b"], "targets": ["cpu_user"]})
+        assert answer["type"] == "subscribed"
         await daemon.accept(make_rows("a", 1, range(NEED, NEED + 3)) + make_rows("b", 2, range(NEED)))
         message = await reader.receive()
         assert (message["server"], message["targets"]) == ("b", ["cpu_user"])
@@ -320,7 +322,7 @@ async def test_subscribing_anew_replaces_the_choice(daemon: HttpDaemon) -> None:
     ("message", "code"),
     [
         ({"type": "subscribe", "targets": ["cpu_user", "disk"]}, "invalid_selection"),
-        ({"type": "subscribe", "targets": ["mem_used"]}, "invalid_selection"),  # a feature, no target
+        ({"type": "subscribe", "targets": ["mem_used"]}, "invalid_selection"),  # a feature, not a target
         ({"type": "subscribe", "targets": []}, "invalid_selection"),
         ({"type": "subscribe", "targets": ["cpu_user", "cpu_user"]}, "invalid_selection"),
         ({"type": "subscribe", "quantiles": [0.2]}, "invalid_selection"),
@@ -339,7 +341,7 @@ async def test_subscribing_anew_replaces_the_choice(daemon: HttpDaemon) -> None:
         (None, "malformed"),
     ],
 )
-async def test_a_choice_of_what_is_not_there_is_an_error_and_the_former_stays(
+async def test_an_invalid_choice_is_an_error_and_the_previous_one_stays(
     daemon: HttpDaemon, content_type: str, message: Any, code: str
 ) -> None:
     async with daemon.subscribed(content_type) as reader:
@@ -350,7 +352,7 @@ async def test_a_choice_of_what_is_not_there_is_an_error_and_the_former_stays(
         assert (await reader.receive())["server"] == "web-01"
 
 
-async def test_readers_of_the_same_and_of_other_forms(daemon: HttpDaemon) -> None:
+async def test_readers_of_different_forms_get_the_same_forecast(daemon: HttpDaemon) -> None:
     async with (
         daemon.subscribed() as first,
         daemon.subscribed() as second,
@@ -364,7 +366,7 @@ async def test_readers_of_the_same_and_of_other_forms(daemon: HttpDaemon) -> Non
 
 
 # ---------------------------------------------------------------- a reader that does not read
-async def test_a_reader_that_does_not_read_loses_old_forecasts_and_is_told(start: Start) -> None:
+async def test_a_reader_that_does_not_read_loses_old_forecasts_and_gets_their_count(start: Start) -> None:
     daemon = await start(HttpDaemonSettings(contract=BIG, listener=open_listener(4_096)))
     slow = StalledReader()
     await slow.connect(daemon.port, "/v1/forecasts?servers=*")
@@ -381,7 +383,7 @@ async def test_a_reader_that_does_not_read_loses_old_forecasts_and_is_told(start
         # The mailbox holds at most one forecast a server, whatever was sent.
         assert daemon.service.hub.waiting <= 2
         expected = 2 * (sent - NEED + 1)
-        # 2. Reading on, it is told of what it missed, and the newest of each server comes.
+        # 2. When it reads again, it gets the count of what it missed, and the newest forecast of each server.
         got: dict[str, list[int]] = {"x": [], "y": []}
         dropped = 0
         while [origins[-1:] for origins in got.values()] != [[origin(sent - 1)]] * 2:
@@ -414,8 +416,8 @@ async def test_a_peer_that_reads_nothing_for_too_long_is_dropped(start: Start, p
     slow.close()
 
 
-# ---------------------------------------------------------------- a server's latest
-async def test_a_servers_latest(daemon: HttpDaemon) -> None:
+# ---------------------------------------------------------------- the latest forecast of a server
+async def test_the_latest_forecast_of_a_server(daemon: HttpDaemon) -> None:
     reply = await daemon.get("/v1/forecasts/web-01")
     assert (reply.status, reply.code) == (404, "unknown_server")
     for have in range(1, NEED):
@@ -443,7 +445,7 @@ async def test_a_window_that_waits_for_its_first_forecast_is_pending(start: Star
 
 
 @pytest.mark.parametrize("name", ["rack/7/web", "wéb ☃", "a%b?c#d", "x" * 256, "é" * 128, "a\x00b", "..x", "a b"])
-async def test_names_of_any_letters(daemon: HttpDaemon, name: str) -> None:
+async def test_names_may_contain_any_characters(daemon: HttpDaemon, name: str) -> None:
     async with daemon.subscribed(servers=[name]) as reader:
         await daemon.accept(make_rows(name, 7, range(NEED)))
         assert (await reader.receive())["server"] == name

@@ -1,7 +1,4 @@
-"""Tests `streamd/http/routes/health.py`.
-
-`/healthz`, `/readyz`, `/metrics`, `/v1/status`, and what stands behind no route at all.
-"""
+"""Tests `streamd/http/routes/health.py`: `/healthz`, `/readyz`, `/metrics`, `/v1/status`, and unknown routes."""
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -19,7 +16,7 @@ from tests.support.http_harness import (
 )
 
 
-async def test_alive_before_ready(start: Start) -> None:
+async def test_the_daemon_is_alive_before_it_is_ready(start: Start) -> None:
     daemon = await start(HttpDaemonSettings(lanes=0))
     assert (await daemon.get("/healthz")).status == 200
     reply = await daemon.get("/readyz")
@@ -51,7 +48,7 @@ async def test_without_a_lane_it_is_not_ready(daemon: HttpDaemon) -> None:
     assert len(status["lanes_lost"]) == 2
 
 
-async def test_status_tells_what_the_contract_asks_for(daemon: HttpDaemon) -> None:
+async def test_status_reports_the_version_the_lanes_and_the_counts(daemon: HttpDaemon) -> None:
     async with daemon.subscribed() as reader:
         await daemon.accept([*make_rows("a", 1, range(NEED)), make_sample("b", 0, {"fan": 1.0, "cpu_user": 1.0})])
         await daemon.post("/v1/samples", {"samples": [make_sample("", 0)]})
@@ -134,13 +131,15 @@ async def test_metrics_parse_and_count(daemon: HttpDaemon) -> None:
         ("PATCH", "/healthz", 405, "method_not_allowed"),
     ],
 )
-async def test_no_such_route_or_method(daemon: HttpDaemon, method: str, path: str, status: int, code: str) -> None:
+async def test_an_unknown_route_or_method_is_404_or_405(
+    daemon: HttpDaemon, method: str, path: str, status: int, code: str
+) -> None:
     reply = await daemon.call(method, path)
     assert (reply.status, reply.code) == (status, code)
     assert ("Allow" in reply.headers) == (status == 405)
 
 
-async def test_errors_come_in_the_callers_encoding(daemon: HttpDaemon) -> None:
+async def test_errors_are_in_the_encoding_of_the_caller(daemon: HttpDaemon) -> None:
     reply = await daemon.get("/v1/servers/nobody", MSGPACK)
     assert reply.headers["Content-Type"].startswith(MSGPACK)
     assert reply.code == "unknown_server"

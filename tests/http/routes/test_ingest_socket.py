@@ -1,6 +1,6 @@
-"""Tests `streamd/http/routes`.
+"""Tests `streamd/http/routes/samples.py`: the WebSocket `GET /v1/ingest`.
 
-`GET /v1/ingest`: frames of samples, acks, and errors that leave the connection as it is.
+Frames of samples, acks, and errors after which the connection stays open.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ from tests.support.stalled_peer import StalledReader
 
 @pytest.mark.parametrize("content_type", TYPES)
 @pytest.mark.parametrize("identifier", ["a", "", 0, 7, -(2**63), 2**63 - 1, 1.5, None])
-async def test_an_ack_bears_the_frames_id(daemon: HttpDaemon, content_type: str, identifier: Any) -> None:
+async def test_an_ack_has_the_id_of_its_frame(daemon: HttpDaemon, content_type: str, identifier: Any) -> None:
     async with daemon.socket("/v1/ingest", content_type) as agent:
         ack = await agent.ask({"id": identifier, "samples": [make_sample("a", 0), make_sample("", 0)]})
     assert ack["errors"][0].pop("message")
@@ -64,7 +64,7 @@ async def test_an_id_of_another_kind_is_an_error_and_the_connection_stays(
         assert (await agent.ask({"id": 1, "samples": []}))["id"] == 1
 
 
-async def test_columns_in_frames(daemon: HttpDaemon) -> None:
+async def test_frames_may_hold_columns(daemon: HttpDaemon) -> None:
     rows = np.arange(6, dtype="<f4").reshape(2, 3)
     names = {"servers": ["a", "b"], "time": at(0), "features": list(CONTRACT.features)}
     async with daemon.socket("/v1/ingest", MSGPACK) as agent:
@@ -91,7 +91,7 @@ async def test_text_and_binary_frames_on_one_connection(daemon: HttpDaemon) -> N
     assert is_same_array(await daemon.window("a"), make_window(make_rows("a", 1, range(4)), 3))
 
 
-async def test_acks_come_in_the_order_of_the_frames(daemon: HttpDaemon) -> None:
+async def test_acks_arrive_in_the_order_of_the_frames(daemon: HttpDaemon) -> None:
     async with daemon.socket("/v1/ingest") as agent:
         for number in range(200):
             await agent.send({"id": number, "samples": make_rows("a", 1, [number])})
@@ -153,8 +153,8 @@ async def test_a_frame_too_large_ends_its_own_connection_only(start: Start, cont
         assert (await other.receive())["accepted"] == 0
 
 
-async def test_a_text_frame_that_is_no_utf8_ends_its_own_connection_only(daemon: HttpDaemon) -> None:
-    """As RFC 6455 asks: such a frame is no text, so nothing can be answered on that connection."""
+async def test_a_text_frame_that_is_not_utf8_ends_its_own_connection_only(daemon: HttpDaemon) -> None:
+    """RFC 6455 requires it: such a frame is not text, and the connection must fail."""
     async with daemon.socket("/v1/ingest") as agent, daemon.socket("/v1/ingest") as other:
         await agent.raw.send_frame(b'{"samples": ["\xff"]}', WSMsgType.TEXT)
         assert await agent.wait_closed() == aiohttp.WSCloseCode.INVALID_TEXT
@@ -170,7 +170,7 @@ async def test_too_many_sockets_are_429_with_retry_after(start: Start, path: str
         reply = await daemon.call("GET", path, headers=headers)
         assert (reply.status, reply.code) == (429, "too_busy")
         assert int(reply.headers["Retry-After"]) >= 1
-    async with daemon.session.get(daemon.url + "/v1/status") as response:  # its own requests still go
+    async with daemon.session.get(daemon.url + "/v1/status") as response:  # ordinary requests are still answered
         assert response.status == 200
 
 
@@ -181,7 +181,7 @@ async def test_a_plain_get_is_400(daemon: HttpDaemon, path: str) -> None:
     assert reply.code
 
 
-async def test_many_agents_at_once_have_each_their_own_samples(daemon: HttpDaemon) -> None:
+async def test_many_agents_at_once_do_not_mix_their_samples(daemon: HttpDaemon) -> None:
     async def agent(number: int) -> None:
         name = f"web-{number}"
         content_type = TYPES[number % 2]
@@ -219,7 +219,7 @@ async def test_an_agent_that_never_reads_is_not_stopped_by_its_errors(daemon: Ht
     await agent.connect(daemon.port, "/v1/ingest?ack=none")
     async with daemon.subscribed() as reader:
         for _ in range(60):
-            await agent.send([b'{"samples": 5}'] * 1_000)  # their errors are more than the sockets between us hold
+            await agent.send([b'{"samples": 5}'] * 1_000)  # their errors are more than the buffers of both sockets hold
         await agent.send([pack({"samples": make_rows("a", 1, range(4))}, JSON)])
         assert (await reader.receive())["server"] == "a"
     assert (await daemon.status())["samples"]["refused_frames"] == {"malformed": 60_000}

@@ -1,7 +1,4 @@
-"""Tests `streamd/http/routes/predict.py`.
-
-`POST /v1/predict` and `/predict`: tensors in, tensors out, in each form, and each refusal.
-"""
+"""Tests `streamd/http/routes/predict.py`: tensors in, tensors out, in each form, and each refusal."""
 
 import asyncio
 from typing import Any
@@ -40,8 +37,8 @@ from tests.support.pipeline_rig import make_fake_spec
 Inputs = dict[str, npt.NDArray[Any]]
 
 
-def inputs_of(windows: int, contract: ModelContract = CONTRACT) -> Inputs:
-    """Whole inputs, with the batch axis; each window is its own."""
+def make_inputs(windows: int, contract: ModelContract = CONTRACT) -> Inputs:
+    """Make complete inputs with the batch axis; all windows differ."""
     random = np.random.default_rng(windows)
     given: Inputs = {}
     for name, shape in contract.input_shapes.items():
@@ -53,12 +50,12 @@ def inputs_of(windows: int, contract: ModelContract = CONTRACT) -> Inputs:
     return given
 
 
-def expected(given: Inputs, contract: ModelContract = CONTRACT) -> npt.NDArray[np.float32]:
+def compute_expected(given: Inputs, contract: ModelContract = CONTRACT) -> npt.NDArray[np.float32]:
     return np.stack([forecast_of(contract, window) for window in given["encoder_cont"]])
 
 
-def lists(given: Inputs) -> Message:
-    """As JSON has it: nested lists, null where missing."""
+def as_lists(given: Inputs) -> Message:
+    """Return the inputs as nested lists for JSON, with null for missing values."""
     return {name: _nested(array.tolist()) for name, array in given.items()}
 
 
@@ -68,89 +65,89 @@ def _nested(value: Any) -> Any:
     return None if value != value else value
 
 
-def tensors(given: Inputs) -> Message:
+def as_tensors(given: Inputs) -> Message:
     return {"inputs": {name: make_tensor(array) for name, array in given.items()}}
 
 
 @pytest.mark.parametrize("path", ["/v1/predict", "/predict"])
 @pytest.mark.parametrize("windows", [1, 3, 70])
-async def test_messagepack_tensors(daemon: HttpDaemon, path: str, windows: int) -> None:
-    given = inputs_of(windows)
-    reply = await daemon.post(path, tensors(given), MSGPACK)
+async def test_messagepack_tensors_are_answered_with_tensors(daemon: HttpDaemon, path: str, windows: int) -> None:
+    given = make_inputs(windows)
+    reply = await daemon.post(path, as_tensors(given), MSGPACK)
     assert reply.status == 200
     assert reply.body["model"] == MODEL
     shown = reply.body["outputs"]["predictions"]
     assert shown["shape"] == [windows, *CONTRACT.output_shape]
     assert shown["dtype"] == "float32"
-    assert is_same_array(read_array(shown), expected(given))
+    assert is_same_array(read_array(shown), compute_expected(given))
 
 
 @pytest.mark.parametrize("path", ["/v1/predict", "/predict"])
 @pytest.mark.parametrize("wrapped", [True, False])
-async def test_json_lists(daemon: HttpDaemon, path: str, wrapped: bool) -> None:
-    given = inputs_of(3)
-    body = (await daemon.post(path, {"inputs": lists(given)} if wrapped else lists(given))).body
+async def test_json_lists_are_answered_with_lists(daemon: HttpDaemon, path: str, wrapped: bool) -> None:
+    given = make_inputs(3)
+    body = (await daemon.post(path, {"inputs": as_lists(given)} if wrapped else as_lists(given))).body
     shown = (body["outputs"] if wrapped else body)["predictions"]
-    assert is_same_array(read_array(shown), expected(given))
+    assert is_same_array(read_array(shown), compute_expected(given))
 
 
-async def test_without_the_batch_axis(daemon: HttpDaemon) -> None:
-    given = inputs_of(1)
+async def test_inputs_without_the_batch_axis_are_answered_without_it(daemon: HttpDaemon) -> None:
+    given = make_inputs(1)
     single = {name: array[0] for name, array in given.items()}
-    body = (await daemon.post("/v1/predict", tensors(single), MSGPACK)).body
-    assert is_same_array(read_array(body["outputs"]["predictions"]), expected(given)[0])
-    body = (await daemon.post("/v1/predict", lists(single))).body
-    assert is_same_array(read_array(body["predictions"]), expected(given)[0])
+    body = (await daemon.post("/v1/predict", as_tensors(single), MSGPACK)).body
+    assert is_same_array(read_array(body["outputs"]["predictions"]), compute_expected(given)[0])
+    body = (await daemon.post("/v1/predict", as_lists(single))).body
+    assert is_same_array(read_array(body["predictions"]), compute_expected(given)[0])
 
 
 async def test_one_target_has_no_target_axis(start: Start) -> None:
     contract = ModelContract(("a", "b"), ("b",), (0.5, 0.9), context_length=3, horizon=2, step_seconds=60)
     daemon = await start(HttpDaemonSettings(contract=contract))
-    given = inputs_of(2, contract)
-    body = (await daemon.post("/v1/predict", tensors(given), MSGPACK)).body
+    given = make_inputs(2, contract)
+    body = (await daemon.post("/v1/predict", as_tensors(given), MSGPACK)).body
     assert body["outputs"]["predictions"]["shape"] == [2, 2, 2]
-    assert is_same_array(read_array(body["outputs"]["predictions"]), expected(given, contract)[:, :, 0])
+    assert is_same_array(read_array(body["outputs"]["predictions"]), compute_expected(given, contract)[:, :, 0])
 
 
 @pytest.mark.parametrize("dtype", ["<f2", "<f4", "<f8"])
-async def test_other_number_types(daemon: HttpDaemon, dtype: str) -> None:
-    given = inputs_of(2)
+async def test_other_number_types_are_converted(daemon: HttpDaemon, dtype: str) -> None:
+    given = make_inputs(2)
     given["encoder_cont"] = given["encoder_cont"].astype(dtype)
     given["encoder_cat"] = given["encoder_cat"].astype("<i8")
     given["decoder_cat"] = given["decoder_cat"].astype("u1")
-    body = (await daemon.post("/v1/predict", tensors(given), MSGPACK)).body
+    body = (await daemon.post("/v1/predict", as_tensors(given), MSGPACK)).body
     windows = {"encoder_cont": given["encoder_cont"].astype("<f4")}
-    assert is_same_array(read_array(body["outputs"]["predictions"]), expected(windows))
+    assert is_same_array(read_array(body["outputs"]["predictions"]), compute_expected(windows))
 
 
 async def test_categories_may_be_left_out(daemon: HttpDaemon) -> None:
-    given = inputs_of(2)
+    given = make_inputs(2)
     seen: list[dict[str, Any]] = []
     daemon.backend.script.on_run = lambda lane, inputs: seen.append(inputs)
     part = {name: given[name] for name in ("encoder_cont", "decoder_cont")}
-    body = (await daemon.post("/v1/predict", tensors(part), MSGPACK)).body
-    assert is_same_array(read_array(body["outputs"]["predictions"]), expected(given))
+    body = (await daemon.post("/v1/predict", as_tensors(part), MSGPACK)).body
+    assert is_same_array(read_array(body["outputs"]["predictions"]), compute_expected(given))
     assert not seen[0]["encoder_cat"].any()
     assert not seen[0]["decoder_cat"].any()
 
 
 async def test_the_lane_sees_what_was_sent(daemon: HttpDaemon) -> None:
-    given = inputs_of(1)
+    given = make_inputs(1)
     seen: list[dict[str, Any]] = []
     daemon.backend.script.on_run = lambda lane, inputs: seen.append(inputs)
-    await daemon.post("/v1/predict", tensors(given), MSGPACK)
+    await daemon.post("/v1/predict", as_tensors(given), MSGPACK)
     for name, array in given.items():
         assert np.array_equal(seen[0][name], array, equal_nan=True)
 
 
-async def test_callers_and_servers_share_batches_and_get_their_own(daemon: HttpDaemon) -> None:
+async def test_callers_and_servers_share_batches_and_get_their_own_forecasts(daemon: HttpDaemon) -> None:
     async def caller(number: int) -> None:
-        given = inputs_of(number % 9 + 1)
+        given = make_inputs(number % 9 + 1)
         given["encoder_cont"] += number
-        content_type, message = (MSGPACK, tensors(given)) if number % 2 else (JSON, lists(given))
+        content_type, message = (MSGPACK, as_tensors(given)) if number % 2 else (JSON, as_lists(given))
         body = (await daemon.post("/v1/predict", message, content_type)).body
         shown = body["outputs"]["predictions"] if number % 2 else body["predictions"]
-        assert is_same_array(read_array(shown), expected(given))
+        assert is_same_array(read_array(shown), compute_expected(given))
 
     async def agent(number: int) -> None:
         await daemon.accept(make_rows(f"s{number}", number, range(NEED)))
@@ -165,8 +162,8 @@ async def test_callers_and_servers_share_batches_and_get_their_own(daemon: HttpD
 
 
 # ---------------------------------------------------------------- refusals
-def changed(name: str, array: npt.NDArray[Any] | None) -> Inputs:
-    given = inputs_of(2)
+def make_changed_inputs(name: str, array: npt.NDArray[Any] | None) -> Inputs:
+    given = make_inputs(2)
     if array is None:
         del given[name]
     else:
@@ -174,56 +171,64 @@ def changed(name: str, array: npt.NDArray[Any] | None) -> Inputs:
     return given
 
 
-def with_cell(name: str, value: float) -> Inputs:
-    given = inputs_of(2)
+def make_inputs_with_cell(name: str, value: float) -> Inputs:
+    given = make_inputs(2)
     given[name] = given[name].astype(np.asarray(value).dtype)
     given[name][1, 0, 1] = value
     return given
 
 
-def all_missing() -> Inputs:
-    given = inputs_of(2)
+def make_missing_inputs() -> Inputs:
+    given = make_inputs(2)
     given["encoder_cont"][1] = np.nan
     return given
 
 
 SHAPES = CONTRACT.input_shapes
 REFUSED: list[tuple[str, Inputs, str]] = [
-    ("an input missing", changed("encoder_cont", None), "invalid_tensor"),
-    ("the future missing", changed("decoder_cont", None), "invalid_tensor"),
-    ("an input too many", changed("extra", np.zeros(1, "<f4")), "invalid_tensor"),
-    ("a row too few", changed("encoder_cont", np.zeros((2, 7, 3), "<f4")), "invalid_tensor"),
-    ("a feature too many", changed("encoder_cont", np.zeros((2, 8, 4), "<f4")), "invalid_tensor"),
-    ("no window", changed("encoder_cont", np.zeros((0, 8, 3), "<f4")), "invalid_tensor"),
-    ("another batch", changed("decoder_cont", np.zeros((3, *SHAPES["decoder_cont"]), "<f4")), "invalid_tensor"),
-    ("no batch in one", changed("decoder_cont", np.zeros(SHAPES["decoder_cont"], "<f4")), "invalid_tensor"),
-    ("an axis too many", changed("encoder_cont", np.zeros((2, 1, 8, 3), "<f4")), "invalid_tensor"),
-    ("a scalar", changed("encoder_cont", np.zeros((), "<f4")), "invalid_tensor"),
-    ("infinity", with_cell("encoder_cont", float("inf")), "invalid_tensor"),
-    ("beyond float32", with_cell("encoder_cont", -1e39), "invalid_tensor"),
-    ("infinity in the future", with_cell("decoder_cont", float("-inf")), "invalid_tensor"),
-    ("the future missing in part", with_cell("decoder_cont", float("nan")), "invalid_tensor"),
-    ("all missing", all_missing(), "all_missing"),
-    ("status 16", with_cell("encoder_cat", 16), "invalid_tensor"),
-    ("status negative", with_cell("decoder_cat", -1), "invalid_tensor"),
-    ("status a fraction", with_cell("encoder_cat", 1.5), "invalid_tensor"),
-    ("status missing", with_cell("encoder_cat", float("nan")), "invalid_tensor"),
-    ("status infinite", with_cell("encoder_cat", float("inf")), "invalid_tensor"),
-    ("status beyond int32", with_cell("encoder_cat", 2**31), "invalid_tensor"),
-    ("status that wraps to 0", with_cell("encoder_cat", -(2**63)), "invalid_tensor"),
-    ("id negative", changed("encoder_cat", np.full((2, *SHAPES["encoder_cat"]), -1, "<i4")), "invalid_tensor"),
+    ("an input missing", make_changed_inputs("encoder_cont", None), "invalid_tensor"),
+    ("the future missing", make_changed_inputs("decoder_cont", None), "invalid_tensor"),
+    ("an input too many", make_changed_inputs("extra", np.zeros(1, "<f4")), "invalid_tensor"),
+    ("a row too few", make_changed_inputs("encoder_cont", np.zeros((2, 7, 3), "<f4")), "invalid_tensor"),
+    ("a feature too many", make_changed_inputs("encoder_cont", np.zeros((2, 8, 4), "<f4")), "invalid_tensor"),
+    ("no window", make_changed_inputs("encoder_cont", np.zeros((0, 8, 3), "<f4")), "invalid_tensor"),
+    (
+        "another batch",
+        make_changed_inputs("decoder_cont", np.zeros((3, *SHAPES["decoder_cont"]), "<f4")),
+        "invalid_tensor",
+    ),
+    ("no batch in one", make_changed_inputs("decoder_cont", np.zeros(SHAPES["decoder_cont"], "<f4")), "invalid_tensor"),
+    ("an axis too many", make_changed_inputs("encoder_cont", np.zeros((2, 1, 8, 3), "<f4")), "invalid_tensor"),
+    ("a scalar", make_changed_inputs("encoder_cont", np.zeros((), "<f4")), "invalid_tensor"),
+    ("infinity", make_inputs_with_cell("encoder_cont", float("inf")), "invalid_tensor"),
+    ("beyond float32", make_inputs_with_cell("encoder_cont", -1e39), "invalid_tensor"),
+    ("infinity in the future", make_inputs_with_cell("decoder_cont", float("-inf")), "invalid_tensor"),
+    ("the future missing in part", make_inputs_with_cell("decoder_cont", float("nan")), "invalid_tensor"),
+    ("all missing", make_missing_inputs(), "all_missing"),
+    ("status 16", make_inputs_with_cell("encoder_cat", 16), "invalid_tensor"),
+    ("status negative", make_inputs_with_cell("decoder_cat", -1), "invalid_tensor"),
+    ("status a fraction", make_inputs_with_cell("encoder_cat", 1.5), "invalid_tensor"),
+    ("status missing", make_inputs_with_cell("encoder_cat", float("nan")), "invalid_tensor"),
+    ("status infinite", make_inputs_with_cell("encoder_cat", float("inf")), "invalid_tensor"),
+    ("status beyond int32", make_inputs_with_cell("encoder_cat", 2**31), "invalid_tensor"),
+    ("status that wraps to 0", make_inputs_with_cell("encoder_cat", -(2**63)), "invalid_tensor"),
+    (
+        "id negative",
+        make_changed_inputs("encoder_cat", np.full((2, *SHAPES["encoder_cat"]), -1, "<i4")),
+        "invalid_tensor",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("given", "code"), [pytest.param(given, code, id=name) for name, given, code in REFUSED])
-async def test_inputs_that_the_model_must_not_see(daemon: HttpDaemon, given: Inputs, code: str) -> None:
-    reply = await daemon.post("/v1/predict", tensors(given), MSGPACK)
+async def test_invalid_inputs_do_not_reach_the_model(daemon: HttpDaemon, given: Inputs, code: str) -> None:
+    reply = await daemon.post("/v1/predict", as_tensors(given), MSGPACK)
     assert (reply.status, reply.code) == (422, code)
     assert not daemon.backend.script.runs
 
 
-def tampered(**change: Any) -> Message:
-    message = tensors(inputs_of(2))
+def make_tampered_message(**change: Any) -> Message:
+    message = as_tensors(make_inputs(2))
     message["inputs"]["encoder_cont"] |= change
     return message
 
@@ -231,24 +236,24 @@ def tampered(**change: Any) -> Message:
 @pytest.mark.parametrize(
     "message",
     [
-        tampered(dtype="complex64"),
-        tampered(dtype="O"),
-        tampered(dtype="float64"),
-        tampered(dtype=5),
-        tampered(data=b""),
-        tampered(data="text"),
-        tampered(shape=[-1, 8, 3]),
-        tampered(shape=[2, 8, 3] + [1] * 9),
-        tampered(shape=[2**62, 4, 2**62]),
-        tampered(shape=["2", 8, 3]),
-        tampered(shape=None),
+        make_tampered_message(dtype="complex64"),
+        make_tampered_message(dtype="O"),
+        make_tampered_message(dtype="float64"),
+        make_tampered_message(dtype=5),
+        make_tampered_message(data=b""),
+        make_tampered_message(data="text"),
+        make_tampered_message(shape=[-1, 8, 3]),
+        make_tampered_message(shape=[2, 8, 3] + [1] * 9),
+        make_tampered_message(shape=[2**62, 4, 2**62]),
+        make_tampered_message(shape=["2", 8, 3]),
+        make_tampered_message(shape=None),
         {"inputs": {"encoder_cont": 5, "decoder_cont": "x"}},
         {"inputs": {"encoder_cont": b"1234", "decoder_cont": None}},
         {"inputs": {"encoder_cont": {"shape": [1]}}},
         {"inputs": {}},
     ],
 )
-async def test_tensors_that_are_none(daemon: HttpDaemon, message: Message) -> None:
+async def test_values_that_are_not_tensors_are_422(daemon: HttpDaemon, message: Message) -> None:
     reply = await daemon.post("/v1/predict", message, MSGPACK)
     assert (reply.status, reply.code) == (422, "invalid_tensor")
 
@@ -268,8 +273,8 @@ async def test_tensors_that_are_none(daemon: HttpDaemon, message: Message) -> No
         None,
     ],
 )
-async def test_lists_that_are_no_tensor(daemon: HttpDaemon, value: Any) -> None:
-    message = lists({name: array[0] for name, array in inputs_of(1).items()}) | {"encoder_cont": value}
+async def test_lists_that_are_not_tensors_are_refused(daemon: HttpDaemon, value: Any) -> None:
+    message = as_lists({name: array[0] for name, array in make_inputs(1).items()}) | {"encoder_cont": value}
     reply = await daemon.post("/v1/predict", message)
     assert (reply.status, reply.code) in ((422, "invalid_tensor"), (400, "malformed"))
     assert not daemon.backend.script.runs
@@ -294,7 +299,7 @@ async def test_lists_that_are_no_tensor(daemon: HttpDaemon, value: Any) -> None:
         (b"\x81\xa1a" + b"\x91" * 100_000, MSGPACK),
     ],
 )
-async def test_bodies_that_are_no_question_are_400(daemon: HttpDaemon, data: bytes, content_type: str) -> None:
+async def test_bodies_without_inputs_are_400(daemon: HttpDaemon, data: bytes, content_type: str) -> None:
     reply = await daemon.post_bytes("/v1/predict", data, content_type)
     assert (reply.status, reply.code) == (400, "malformed")
 
@@ -304,36 +309,36 @@ async def test_another_type_is_415(daemon: HttpDaemon) -> None:
     assert (reply.status, reply.code) == (415, "unsupported_media_type")
 
 
-async def test_too_many_windows_in_one_call(daemon: HttpDaemon) -> None:
-    given = {name: np.repeat(array, 4_097, axis=0) for name, array in inputs_of(1).items()}
-    reply = await daemon.post("/v1/predict", tensors(given), MSGPACK)
+async def test_too_many_windows_in_one_call_are_422(daemon: HttpDaemon) -> None:
+    given = {name: np.repeat(array, 4_097, axis=0) for name, array in make_inputs(1).items()}
+    reply = await daemon.post("/v1/predict", as_tensors(given), MSGPACK)
     assert (reply.status, reply.code) == (422, "invalid_tensor")
     fits = {name: array[:4_096] for name, array in given.items()}
-    reply = await daemon.post("/v1/predict", tensors(fits), MSGPACK)
+    reply = await daemon.post("/v1/predict", as_tensors(fits), MSGPACK)
     assert reply.status == 200
     assert reply.body["outputs"]["predictions"]["shape"] == [4_096, *CONTRACT.output_shape]
 
 
 async def test_too_many_waiting_windows_are_429_with_retry_after(start: Start) -> None:
     daemon = await start(HttpDaemonSettings(service_limits=ServiceLimits(max_waiting_requests=4)))
-    reply = await daemon.post("/v1/predict", tensors(inputs_of(5)), MSGPACK)
+    reply = await daemon.post("/v1/predict", as_tensors(make_inputs(5)), MSGPACK)
     assert (reply.status, reply.code) == (429, "too_busy")
     assert int(reply.headers["Retry-After"]) >= 1
-    assert (await daemon.post("/v1/predict", tensors(inputs_of(4)), MSGPACK)).status == 200
+    assert (await daemon.post("/v1/predict", as_tensors(make_inputs(4)), MSGPACK)).status == 200
 
 
-async def test_an_answer_that_does_not_come_in_time_is_429(start: Start) -> None:
+async def test_an_answer_that_is_not_ready_in_time_is_429(start: Start) -> None:
     daemon = await start(HttpDaemonSettings(service_limits=ServiceLimits(predict_timeout_seconds=0.01)))
     daemon.backend.script.hold = True
-    reply = await daemon.post("/v1/predict", tensors(inputs_of(1)), MSGPACK)
+    reply = await daemon.post("/v1/predict", as_tensors(make_inputs(1)), MSGPACK)
     assert (reply.status, reply.code) == (429, "too_busy")
-    # 2. Its late answer harms nobody.
+    # 2. Its late result affects no other call.
     daemon.release_lanes()
     await daemon.service.pipeline.wait_idle()
 
 
-async def waiting(daemon: HttpDaemon, windows: int) -> None:
-    """Wait until so many windows of callers wait for a lane."""
+async def wait_for_queue(daemon: HttpDaemon, windows: int) -> None:
+    """Wait until exactly so many windows of callers are in the queue."""
     while daemon.service.scheduler.waiting_requests != windows:
         await asyncio.sleep(0)
 
@@ -342,7 +347,7 @@ async def test_windows_of_a_call_that_timed_out_never_run(start: Start) -> None:
     daemon = await start(HttpDaemonSettings(lanes=1, service_limits=ServiceLimits(predict_timeout_seconds=0.01)))
     daemon.backend.script.hold = True
     for windows in (1, 40):  # the first one's window is on the lane, the others wait
-        assert (await daemon.post("/v1/predict", tensors(inputs_of(windows)), MSGPACK)).status == 429
+        assert (await daemon.post("/v1/predict", as_tensors(make_inputs(windows)), MSGPACK)).status == 429
     status = await daemon.status()
     assert (status["waiting"], status["predict"]) == (0, {"calls": 0, "waiting": 0, "dropped": 40})
     daemon.release_lanes()
@@ -350,49 +355,49 @@ async def test_windows_of_a_call_that_timed_out_never_run(start: Start) -> None:
     assert daemon.backend.script.runs == [("fake-0", 1)]
 
 
-async def test_windows_of_a_caller_who_disconnects_leave_the_line(start: Start) -> None:
+async def test_windows_of_a_caller_that_disconnects_leave_the_queue(start: Start) -> None:
     daemon = await start(HttpDaemonSettings(lanes=1))
     daemon.backend.script.hold = True
-    body = pack(tensors(inputs_of(40)), MSGPACK)
+    body = pack(as_tensors(make_inputs(40)), MSGPACK)
     head = f"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: {MSGPACK}\r\nContent-Length: {len(body)}\r\n\r\n"
     writers = []
     for number in range(30):
         _, writer = await asyncio.open_connection("127.0.0.1", daemon.port)
         writer.write(head.encode() + body)
         writers.append(writer)
-        await waiting(daemon, 40 * (number + 1) - 32)
+        await wait_for_queue(daemon, 40 * (number + 1) - 32)
     status = await daemon.status()
     assert status["predict"] == {"calls": 30, "waiting": 1_168, "dropped": 0}
     assert (status["waiting"], status["in_flight"], status["due"]) == (1_168, 32, 0)
     metrics = (await daemon.get("/metrics")).data.decode()
     assert "streamd_waiting 1168.0\n" in metrics
     assert "streamd_predict_waiting 1168.0\n" in metrics
-    # 2. They leave: some reset the connection, some close it in good order.
+    # 2. They leave: some reset the connection, some close it.
     for number, writer in enumerate(writers):
         if number % 2:
             writer.transport.abort()
         else:
             writer.close()
-    await waiting(daemon, 0)
+    await wait_for_queue(daemon, 0)
     status = await daemon.status()
     assert status["predict"] == {"calls": 0, "waiting": 0, "dropped": 1_168}
     assert "streamd_predict_dropped_total 1168.0\n" in (await daemon.get("/metrics")).data.decode()
-    # 3. Who comes now waits for the batch that runs, and for nothing else.
-    asking = asyncio.create_task(daemon.post("/v1/predict", tensors(inputs_of(1)), MSGPACK))
-    await waiting(daemon, 1)
+    # 3. The next caller waits only for the batch that runs.
+    calling = asyncio.create_task(daemon.post("/v1/predict", as_tensors(make_inputs(1)), MSGPACK))
+    await wait_for_queue(daemon, 1)
     daemon.release_lanes()
-    assert (await asking).status == 200
+    assert (await calling).status == 200
     assert daemon.backend.script.runs == [("fake-0", 32), ("fake-0", 1)]
 
 
-async def test_a_call_of_which_a_window_failed_takes_its_others_out_of_the_line(start: Start) -> None:
+async def test_a_call_with_a_failed_window_removes_its_others_from_the_queue(start: Start) -> None:
     daemon = await start(HttpDaemonSettings(lanes=1))
     daemon.backend.script.hold = True
     daemon.backend.script.not_finite = lambda window: True
-    asking = asyncio.create_task(daemon.post("/v1/predict", tensors(inputs_of(70)), MSGPACK))
-    await waiting(daemon, 38)
-    daemon.backend.script.release["fake-0"].set()  # the first batch comes back, the second runs and is held
-    reply = await asking
+    calling = asyncio.create_task(daemon.post("/v1/predict", as_tensors(make_inputs(70)), MSGPACK))
+    await wait_for_queue(daemon, 38)
+    daemon.backend.script.release["fake-0"].set()  # the first batch ends, the second runs and is held
+    reply = await calling
     assert (reply.status, reply.code) == (422, "forecast_not_finite")
     daemon.release_lanes()
     await daemon.service.pipeline.wait_idle()
@@ -402,16 +407,16 @@ async def test_a_call_of_which_a_window_failed_takes_its_others_out_of_the_line(
 
 async def test_before_a_lane_is_ready_it_is_503(start: Start) -> None:
     daemon = await start(HttpDaemonSettings(lanes=0))
-    reply = await daemon.post("/v1/predict", tensors(inputs_of(1)), MSGPACK)
+    reply = await daemon.post("/v1/predict", as_tensors(make_inputs(1)), MSGPACK)
     assert (reply.status, reply.code) == (503, "unavailable")
     assert "Retry-After" in reply.headers
     daemon.open_lanes(1)
-    assert (await daemon.post("/v1/predict", tensors(inputs_of(1)), MSGPACK)).status == 200
+    assert (await daemon.post("/v1/predict", as_tensors(make_inputs(1)), MSGPACK)).status == 200
 
 
 @pytest.mark.parametrize("wrong", [True, "1", [], {}])
-async def test_lists_hold_numbers_and_null_alone(daemon: HttpDaemon, wrong: object) -> None:
-    given = lists(inputs_of(1))
+async def test_lists_may_hold_only_numbers_and_null(daemon: HttpDaemon, wrong: object) -> None:
+    given = as_lists(make_inputs(1))
     given["encoder_cont"][0][0][0] = wrong
     for content_type in (JSON, MSGPACK):
         reply = await daemon.post("/v1/predict", given, content_type)
@@ -424,8 +429,8 @@ async def test_windows_of_one_call_are_answered_by_one_version(start: Start) -> 
     daemon = await start(HttpDaemonSettings(lanes=1))
     pipeline, backend = daemon.service.pipeline, daemon.backend
     backend.script.hold = True
-    given = inputs_of(40)  # more than the largest bucket: it takes two batches
-    asking = asyncio.create_task(daemon.post("/v1/predict", tensors(given), MSGPACK))
+    given = make_inputs(40)  # more than the largest bucket: it takes two batches
+    calling = asyncio.create_task(daemon.post("/v1/predict", as_tensors(given), MSGPACK))
     while not backend.script.runs:
         await asyncio.sleep(0)
     second = VersionBackend(CONTRACT, VERSION_NAMES[1], (1, 8, 32))
@@ -436,7 +441,7 @@ async def test_windows_of_one_call_are_answered_by_one_version(start: Start) -> 
     while not second.script.runs:
         await asyncio.sleep(0)
     daemon.release_lanes()
-    reply = await asking
+    reply = await calling
     assert (reply.status, reply.body["model"], reply.headers["X-Streamd-Model"]) == (
         200,
         VERSION_NAMES[1],

@@ -1,6 +1,6 @@
-"""Tests `streamd/http/routes/samples.py`.
+"""Tests `streamd/http/routes/samples.py`: `POST /v1/samples`.
 
-`POST /v1/samples`: what is taken, what is refused alone, what is refused whole.
+Samples that are taken, samples that are refused alone, bodies that are refused as a whole.
 """
 
 import asyncio
@@ -55,7 +55,7 @@ async def test_samples_fill_the_window(daemon: HttpDaemon, content_type: str) ->
         "application/msgpack",
     ],
 )
-async def test_content_types_that_are_taken(daemon: HttpDaemon, content_type: str) -> None:
+async def test_accepted_content_types(daemon: HttpDaemon, content_type: str) -> None:
     encoding = JSON if "json" in content_type.lower() else MSGPACK
     data = pack({"samples": [make_sample("a", 0)]}, encoding)
     assert (await daemon.post_bytes("/v1/samples", data, content_type)).status == 200
@@ -77,9 +77,9 @@ async def test_content_types_that_are_taken(daemon: HttpDaemon, content_type: st
 async def test_times_are_numbers_or_rfc_3339(daemon: HttpDaemon, time: float | str, content_type: str) -> None:
     body = {"samples": [{"server": "a", "time": time, "values": values_of(1, 2)}]}
     assert (await daemon.post("/v1/samples", body, content_type)).body["accepted"] == 1
-    shown = (await daemon.get("/v1/servers/a")).body
-    assert shown["origin"] == origin(2)
-    assert shown["origin"] == int(shown["origin"])
+    answer = (await daemon.get("/v1/servers/a")).body
+    assert answer["origin"] == origin(2)
+    assert answer["origin"] == int(answer["origin"])
 
 
 async def test_a_row_fills_from_several_samples_and_a_late_one_amends_it(daemon: HttpDaemon) -> None:
@@ -108,9 +108,9 @@ async def test_null_and_nan_are_missing(daemon: HttpDaemon) -> None:
     }
     assert (await daemon.post("/v1/samples", body, MSGPACK)).body["accepted"] == 2
     await daemon.accept([make_sample("a", 2)])
-    shown = (await daemon.get("/v1/servers/a")).body
-    assert shown["have"] == 2
-    assert shown["values"][-3:] == [[None, 1.0, None], [None, None, None], list(values_of(0, 2).values())]
+    answer = (await daemon.get("/v1/servers/a")).body
+    assert answer["have"] == 2
+    assert answer["values"][-3:] == [[None, 1.0, None], [None, None, None], list(values_of(0, 2).values())]
 
 
 async def test_unknown_features_are_counted_and_ignored(daemon: HttpDaemon) -> None:
@@ -151,7 +151,7 @@ ROWS = np.array([[1.5, 2.0, 3.0], [4.0, 5.0, 6.0]])
         *((MSGPACK, make_tensor(ROWS.astype(dtype))) for dtype in ("<f4", "<f8", "<f2")),
     ],
 )
-async def test_columns(daemon: HttpDaemon, content_type: str, values: Any, time: Any) -> None:
+async def test_columns_fill_the_windows(daemon: HttpDaemon, content_type: str, values: Any, time: Any) -> None:
     reply = await daemon.post("/v1/samples", columns(values, time), content_type)
     assert reply.status == 200
     assert reply.body == {"accepted": 2, "rejected": 0, "errors": []}
@@ -214,12 +214,12 @@ BAD_COLUMNS: list[tuple[str, Message]] = [
     ("a time too few", columns(ROWS.tolist(), [at(0)])),
     ("a feature twice", {"columns": {**columns(ROWS.tolist(), at(0))["columns"], "features": ["cpu_user"] * 3}}),
     ("no features", {"columns": {"servers": ["a"], "time": at(0), "values": [[1]]}}),
-    ("values of no kind", columns("abc", at(0))),
+    ("values that are a string", columns("abc", at(0))),
     ("both", {**columns(ROWS.tolist(), at(0)), "samples": []}),
 ]
 BAD_TENSORS: list[tuple[str, Message]] = [
     ("bytes too few", columns({**make_tensor(ROWS), "data": b"1234"}, at(0))),
-    ("a type that is none", columns({**make_tensor(ROWS), "dtype": "complex64"}, at(0))),
+    ("an unknown type", columns({**make_tensor(ROWS), "dtype": "complex64"}, at(0))),
     ("one axis", columns(make_tensor(ROWS.reshape(-1)), at(0))),
     ("a negative size", columns({**make_tensor(ROWS), "shape": [-2, -3]}, at(0))),
     ("sizes beyond memory", columns({**make_tensor(ROWS), "shape": [2**40, 2**40]}, at(0))),
@@ -318,7 +318,7 @@ async def test_infinity_is_rejected_alone(daemon: HttpDaemon) -> None:
         assert [error["code"] for error in answer["errors"]] == ["invalid_time"]
 
 
-async def test_all_rejections_are_counted_and_a_thousand_told(daemon: HttpDaemon) -> None:
+async def test_all_rejections_are_counted_and_a_thousand_listed(daemon: HttpDaemon) -> None:
     answer = (await daemon.post("/v1/samples", {"samples": [make_sample("", 0)] * 2_500})).body
     assert (answer["accepted"], answer["rejected"], len(answer["errors"])) == (0, 2_500, 1_000)
     assert [error["index"] for error in answer["errors"]] == list(range(1_000))
@@ -360,11 +360,11 @@ async def test_too_many_bodies_at_once_are_429_with_retry_after(start: Start) ->
         b"POST /v1/samples HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n"
     )
     reply = await daemon.post("/v1/samples", {"samples": []})
-    while reply.status == 200:  # until the other body's head was read
+    while reply.status == 200:  # until the head of the other body is read
         reply = await daemon.post("/v1/samples", {"samples": []})
     assert (reply.status, reply.code) == (429, "too_busy")
     assert int(reply.headers["Retry-After"]) >= 1
-    # 2. Once that body is in, there is room again.
+    # 2. When that body is complete, the next one is accepted.
     writer.write(b'{"samples": []}'.ljust(100))
     assert (await reader.readline()).startswith(b"HTTP/1.1 200")
     writer.close()
@@ -388,7 +388,7 @@ async def test_draining_is_503_everywhere(daemon: HttpDaemon) -> None:
         assert (await daemon.get("/readyz")).status == 503
         assert (await daemon.get("/healthz")).status == 200
         assert (await daemon.get("/v1/servers/b")).status == 404
-        # 2. What was under way is finished and delivered.
+        # 2. Forecasts in progress are finished and delivered.
         assert not drain.done()
         daemon.release_lanes()
         await drain
@@ -406,14 +406,14 @@ async def test_messagepack_times_may_be_timestamps(daemon: HttpDaemon) -> None:
 UNITS = [(10**3, "milliseconds"), (10**6, "microseconds"), (10**9, "nanoseconds")]
 
 
-async def answers_to(daemon: HttpDaemon, body: Message, content_type: str) -> list[Message]:
-    """The answers of both calls that take samples."""
+async def send_both_ways(daemon: HttpDaemon, body: Message, content_type: str) -> list[Message]:
+    """Send a body by both calls that take samples, and return both answers."""
     async with daemon.socket("/v1/ingest", content_type) as agent:
         return [(await daemon.post("/v1/samples", body, content_type)).body, await agent.ask(body)]
 
 
-def bodies_at(time: Any, content_type: str) -> list[Message]:
-    """One sample at this time, in each form that a body has."""
+def make_bodies(time: Any, content_type: str) -> list[Message]:
+    """Return bodies with one sample at this time, in each form of a body."""
     numbers = np.ones((1, len(FEATURES)), np.float32)
     values = make_tensor(numbers) if content_type == MSGPACK else numbers.tolist()
     return [
@@ -425,11 +425,11 @@ def bodies_at(time: Any, content_type: str) -> list[Message]:
 @pytest.mark.parametrize("content_type", TYPES)
 @pytest.mark.parametrize(("factor", "unit"), UNITS)
 @pytest.mark.parametrize("kind", [int, float])
-async def test_a_time_in_a_finer_unit_is_named(
+async def test_the_unit_of_a_time_in_a_finer_unit_is_named(
     daemon: HttpDaemon, content_type: str, factor: int, unit: str, kind: type[float]
 ) -> None:
-    for body in bodies_at(kind(at(2) * factor), content_type):
-        for answer in await answers_to(daemon, body, content_type):
+    for body in make_bodies(kind(at(2) * factor), content_type):
+        for answer in await send_both_ways(daemon, body, content_type):
             assert answer["rejected"] == 1
             (error,) = answer["errors"]
             assert error["code"] == "too_far_ahead"
@@ -441,8 +441,8 @@ async def test_a_time_in_a_finer_unit_is_named(
 async def test_a_time_that_is_only_ahead_looks_like_no_other_unit(
     daemon: HttpDaemon, content_type: str, time: float | str
 ) -> None:
-    for body in bodies_at(time, content_type):
-        for answer in await answers_to(daemon, body, content_type):
+    for body in make_bodies(time, content_type):
+        for answer in await send_both_ways(daemon, body, content_type):
             (error,) = answer["errors"]
             assert error["code"] == "too_far_ahead"
             assert "looks like" not in error["message"]
@@ -450,11 +450,13 @@ async def test_a_time_that_is_only_ahead_looks_like_no_other_unit(
 
 @pytest.mark.parametrize("content_type", TYPES)
 @pytest.mark.parametrize("time", [f"{at(2)}", f"{at(2)}000", "2023-11-14T22:16:00", "noon", "", None, [], True])
-async def test_a_time_that_is_no_time_says_what_is_expected(daemon: HttpDaemon, content_type: str, time: Any) -> None:
-    for body in bodies_at(time, content_type)[:2]:
-        if time == []:  # as the time of columns it is a list without the one that they need
+async def test_the_error_of_an_invalid_time_states_the_expected_form(
+    daemon: HttpDaemon, content_type: str, time: Any
+) -> None:
+    for body in make_bodies(time, content_type)[:2]:
+        if time == []:  # as the time of columns this is a list that is too short
             continue
-        for answer in await answers_to(daemon, body, content_type):
+        for answer in await send_both_ways(daemon, body, content_type):
             (error,) = answer["errors"]
             assert error["code"] == "invalid_time"
             assert "expected epoch seconds as a number, or RFC 3339 with an offset" in error["message"]

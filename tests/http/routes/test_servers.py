@@ -1,7 +1,4 @@
-"""Tests `streamd/http/routes/servers.py`.
-
-`GET /v1/servers` and `GET /v1/servers/{server}`.
-"""
+"""Tests `streamd/http/routes/servers.py`: the list of servers and the window of a server."""
 
 import numpy as np
 import pytest
@@ -22,11 +19,11 @@ from tests.support.http_harness import (
 )
 
 
-async def test_nobody_reports_yet(daemon: HttpDaemon) -> None:
+async def test_without_reports_the_list_of_servers_is_empty(daemon: HttpDaemon) -> None:
     assert (await daemon.get("/v1/servers")).body == {"servers": [], "next": None}
 
 
-async def test_who_reports(daemon: HttpDaemon) -> None:
+async def test_the_servers_that_report_are_listed(daemon: HttpDaemon) -> None:
     async with daemon.subscribed() as reader:
         await daemon.accept(
             [*make_rows("b", 1, range(NEED)), make_sample("a", 4), make_sample("c", 0, {"cpu_user": 1.0})]
@@ -61,14 +58,14 @@ async def test_pages_show_every_server_once(daemon: HttpDaemon, limit: int) -> N
 
 
 @pytest.mark.parametrize("limit", ["0", "-1", "1001", "x", "", "1.5", "1" * 30, "٣"])
-async def test_a_limit_that_is_none_is_400(daemon: HttpDaemon, limit: str) -> None:
+async def test_an_invalid_limit_is_400(daemon: HttpDaemon, limit: str) -> None:
     async with daemon.session.get(daemon.url + "/v1/servers", params={"limit": limit}) as response:
         assert response.status == 400
         assert (await response.json())["code"] == "invalid"
 
 
 @pytest.mark.parametrize("cursor", ["zzz", "￿", "\x00", "a" * 3_000])
-async def test_any_cursor_will_do(daemon: HttpDaemon, cursor: str) -> None:
+async def test_any_cursor_is_accepted(daemon: HttpDaemon, cursor: str) -> None:
     await daemon.accept([make_sample("m", 0)])
     async with daemon.session.get(daemon.url + "/v1/servers", params={"cursor": cursor}) as response:
         assert response.status == 200
@@ -80,7 +77,7 @@ async def test_an_unknown_server_is_404(daemon: HttpDaemon) -> None:
     assert (reply.status, reply.code) == (404, "unknown_server")
 
 
-async def test_a_window_with_gaps(daemon: HttpDaemon) -> None:
+async def test_a_window_with_gaps_has_null_in_them(daemon: HttpDaemon) -> None:
     sent = [make_sample("a", 0), make_sample("a", 3, {"cpu_user": 1.5, "load_average": None}), make_sample("a", 4)]
     await daemon.accept(sent)
     body = (await daemon.get("/v1/servers/a")).body
@@ -106,7 +103,7 @@ async def test_a_row_that_is_still_open_is_not_in_the_window(daemon: HttpDaemon)
     assert np.isnan(await daemon.window("a")).all()
 
 
-async def test_beyond_capacity_the_longest_silent_goes(start: Start) -> None:
+async def test_beyond_capacity_the_longest_silent_server_is_forgotten(start: Start) -> None:
     daemon = await start(HttpDaemonSettings(capacity=3))
     for name in ("a", "b", "c"):
         await daemon.accept(make_rows(name, 1, range(NEED)))
