@@ -1,4 +1,4 @@
-"""The daemon without its sockets: state, ingest, pipeline and fan-out, wired together by `build_service`.
+"""The daemon without its sockets: state, ingest, pipeline and fan-out, as `build_service` wires them together.
 
 The `http` package calls it. The `server` package builds it, and loads the versions that give it lanes.
 """
@@ -6,7 +6,7 @@ The `http` package calls it. The `server` package builds it, and loads the versi
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,14 +17,11 @@ import structlog
 from streamd.core.accuracy.pending import AccuracyLimits
 from streamd.core.arrays import Float32
 from streamd.core.contract import ModelContract
-from streamd.core.errors import BackendUnavailableError, DrainingError, TooBusyError, UnavailableError
-from streamd.core.scheduling.scheduler import Scheduler
-from streamd.inference.opening import OpenedBackend
+from streamd.core.errors import DrainingError, TooBusyError, UnavailableError
 from streamd.runtime.accuracy.live import LiveAccuracy
 from streamd.runtime.clock_watch import ClockWatch
 from streamd.runtime.hub import Hub
-from streamd.runtime.ingest import Ingest, IngestLoad, RowsDue, ServerForgotten
-from streamd.runtime.lanes.deployment import Deployment, DeploymentSpec
+from streamd.runtime.ingest import Ingest, ServerForgotten
 from streamd.runtime.lanes.pipeline import Pipeline
 from streamd.runtime.lanes.sinks import BoardSink
 from streamd.runtime.metrics import Metrics
@@ -75,7 +72,7 @@ class Service:
         board_sink: BoardSink,
         pipeline: Pipeline,
         ingest: Ingest,
-        owners: "SlotOwners",
+        owners: ServerForgotten,
         clock_watch: ClockWatch,
     ) -> None:
         self.state = state
@@ -101,7 +98,6 @@ class Service:
         """The candidate, if there is one."""
         self._candidate_rows: Counter[str] = Counter()  # of canaries that have ended
         self._sweep_timer: asyncio.TimerHandle | None = None
-        self._register_metrics()
 
     def begin(self) -> None:
         """Start timers, and queue the rows that the former process closed but did not forecast."""
@@ -208,57 +204,6 @@ class Service:
             worker.join(max(until - time.monotonic(), 0.0))
         self.state.close()
 
-    # ------------------------------------------------------------ reports
-    def describe_status(self) -> dict[str, Any]:
-        """Return the content of `/v1/status`."""
-        contract, windows = self.contract, self.state.windows
-        return {
-            "engine": self.model,
-            **self.engine.shown,
-            "ready": self.is_ready,
-            "draining": self.is_draining,
-            "uptime_seconds": round(time.monotonic() - self.started, 3),
-            "contract": {
-                "features": list(contract.features),
-                "targets": list(contract.targets),
-                "units": dict(contract.units),
-                "quantiles": list(contract.quantiles),
-                "context_length": contract.context_length,
-                "horizon": contract.horizon,
-                "step_seconds": contract.step_seconds,
-                "need": windows.need,
-                "late_steps": windows.late_steps,
-            },
-            "lanes": [worker.describe() for worker in self.pipeline.workers],
-            "lanes_lost": list(self.pipeline.serving.lost),
-            "candidate": None if self.candidate is None else self.candidate.describe(),
-            "servers": len(self.state.directory),
-            "capacity": self.state.directory.capacity,
-            "ahead": self.clock_watch.describe(),
-            "due": len(self.scheduler.due),
-            "waiting": self.scheduler.waiting,
-            "in_flight": self.pipeline.in_flight,
-            "predict": {
-                "calls": self.scheduler.calls,
-                "waiting": self.scheduler.waiting_requests,
-                "dropped": self.scheduler.dropped_windows,
-            },
-            "rows": self.row_counts(),
-            "samples": {
-                "accepted": self.ingest.accepted,
-                "rejected": dict(self.ingest.rejected),
-                "refused_frames": dict(self.ingest.refused),
-                "ignored_features": self.ingest.ignored_features,
-            },
-            "subscribers": {"now": len(self.hub), "waiting": self.hub.waiting, "dropped": self.hub.dropped},
-            "accuracy": self.accuracy.describe(),
-            "recovered": {
-                **self.state.recovered,
-                "unreadable_forecasts": self.state.board.unreadable,
-                "set_aside": self.state.set_aside,
-            },
-        }
-
     def row_counts(self) -> dict[str, int]:
         """Return the closed rows since start by their end; `due` is the sum of the others and of what waits or runs."""
         counts = Counter(self.scheduler.row_counts()) + self._candidate_rows
@@ -282,172 +227,3 @@ class Service:
         self.accuracy.sweep()
         self.clock_watch.sweep()
         self._sweep_timer = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
-
-    def _register_metrics(self) -> None:
-        metrics, state = self.metrics, self.state
-        metrics.add_labelled_counter(
-            "samples",
-            "Samples by result",
-            "result",
-            lambda: {"accepted": self.ingest.accepted, **self.ingest.rejected},
-        )
-        metrics.add_labelled_counter(
-            "refused_frames",
-            "Bodies and frames that were rejected as a whole",
-            "code",
-            lambda: self.ingest.refused,
-        )
-        metrics.add_labelled_counter("rows", "Closed rows by their end", "state", self.row_counts)
-        metrics.add_counter(
-            "ignored_features", "Values of features that the model does not know", lambda: self.ingest.ignored_features
-        )
-        metrics.add_counter(
-            "servers_forgotten",
-            "Servers evicted because the capacity was reached",
-            lambda: self.ingest.forgotten_servers,
-        )
-        metrics.add_counter("servers_deleted", "Servers forgotten on request", lambda: self.deleted_servers)
-        metrics.add_counter("forecasts_dropped", "Forecasts that slow subscribers missed", lambda: self.hub.dropped)
-        metrics.add_families(self.accuracy.collect_metrics)
-        metrics.add_gauge("servers", "Servers that have a window", lambda: len(state.directory))
-        metrics.add_gauge(
-            "servers_ahead",
-            "Servers whose newest row is ahead of the clock",
-            lambda: len(state.ahead.contradicted_since),
-        )
-        metrics.add_counter(
-            "servers_rewound",
-            "Servers whose rows ahead of the clock were dropped",
-            lambda: self.clock_watch.rewound_servers,
-        )
-        metrics.add_gauge("due", "Servers that wait for a lane", lambda: len(self.scheduler.due))
-        metrics.add_gauge(
-            "waiting", "Windows that wait for a lane, servers' and callers'", lambda: self.scheduler.waiting
-        )
-        metrics.add_gauge("in_flight", "Windows that lanes are running", lambda: self.pipeline.in_flight)
-        metrics.add_gauge(
-            "predict_calls", "Calls of /v1/predict that are not answered yet", lambda: self.scheduler.calls
-        )
-        metrics.add_gauge(
-            "predict_waiting", "Windows of /v1/predict that wait for a lane", lambda: self.scheduler.waiting_requests
-        )
-        metrics.add_counter(
-            "predict_dropped",
-            "Windows of /v1/predict that were removed before they ran, because their call was over",
-            lambda: self.scheduler.dropped_windows,
-        )
-        metrics.add_gauge("lanes", "Lanes that are able to run", lambda: len(self.pipeline.workers))
-        metrics.add_gauge("subscribers", "Subscribers", lambda: len(self.hub))
-        metrics.add_gauge(
-            "state_unreadable",
-            "Servers and forecasts that were freed at start, because their stored numbers are implausible",
-            lambda: state.directory.unreadable + state.board.unreadable,
-        )
-        metrics.add_gauge(
-            "state_set_aside", "Files of the state that could not be read at start", lambda: len(state.set_aside)
-        )
-        metrics.add_gauge("ready", "1 when able to answer", lambda: float(self.is_ready))
-        metrics.add_gauge(
-            "versions_passed_over", "Versions that should serve and cannot", lambda: len(self.passed_over)
-        )
-        metrics.add_gauge("uptime_seconds", "Since start", lambda: time.monotonic() - self.started)
-
-
-class SlotOwners:
-    """The state, and all other owners of data that belongs to a server by its slot."""
-
-    def __init__(self, state: State, rows_due: RowsDue, owners: tuple[ServerForgotten, ...]) -> None:
-        self._state = state
-        self._rows_due = rows_due
-        self._owners = owners
-
-    def forget(self, slot: int) -> None:
-        """Drop the data of a slot that gets another server, at every owner."""
-        for owner in self._owners:
-            owner.forget(slot)
-
-    def rewind(self, slot: int, last_step: int) -> int:
-        """Drop a server's rows after a step, and all that was computed from them; returns the number of rows."""
-        dropped = self._state.rewind(slot, last_step)
-        self.forget(slot)
-        if self._state.is_unforecast(slot):
-            self._rows_due.mark_due(slot, 1)
-        return dropped
-
-
-def build_service(
-    state: State,
-    model: str,
-    server_ids: dict[str, int],
-    limits: ServiceLimits,
-    *,
-    wall: Callable[[], float] = time.time,
-    clock: Callable[[], float] = time.monotonic,
-) -> Service:
-    """Build a service; call it inside a running event loop. `wall` returns epoch seconds, `clock` monotonic seconds.
-
-    samples → ingest → windows → due → (router) → scheduler → pipeline → lanes → sink → board → hub → subscribers
-                                                                           └→ accuracy, router (of a shadow)
-    """
-    metrics = Metrics()
-    hub = Hub(state.directory.capacity, state.directory.names)
-    accuracy = LiveAccuracy(state, limits.accuracy)
-    accuracy.follow(model)
-    router = CandidateRouter()
-    board_sink = BoardSink(state, hub, posted=(accuracy, router))
-    load = IngestLoad()
-    pipeline = Pipeline(
-        state,
-        _make_scheduler(state, limits),
-        board_sink,
-        Deployment(DeploymentSpec(name=model, server_ids=server_ids, open_backend=_open_nothing)),
-        observer=metrics,
-        router=router,
-        rows_expected=load,
-    )
-    owners = SlotOwners(state, pipeline, (router, pipeline, board_sink, hub, accuracy, state.ahead))
-    clock_watch = ClockWatch(
-        state,
-        accuracy,
-        max_ahead_seconds=limits.max_ahead_seconds,
-        recovery_seconds=limits.ahead_recovery_seconds,
-        rewinder=owners,
-        wall=wall,
-        clock=clock,
-    )
-    ingest = Ingest(
-        state,
-        max_ahead_seconds=limits.max_ahead_seconds,
-        load=load,
-        rows_due=pipeline,
-        server_forgotten=owners,
-        server_contradicted=clock_watch,
-        wall=wall,
-    )
-    return Service(
-        state,
-        limits,
-        metrics=metrics,
-        hub=hub,
-        accuracy=accuracy,
-        router=router,
-        board_sink=board_sink,
-        pipeline=pipeline,
-        ingest=ingest,
-        owners=owners,
-        clock_watch=clock_watch,
-    )
-
-
-def _make_scheduler(state: State, limits: ServiceLimits) -> Scheduler:
-    return Scheduler(
-        state.snapshot,
-        state.board.get_step,
-        need=state.windows.need,
-        max_queue_delay_seconds=limits.max_queue_delay_seconds,
-        max_waiting_requests=limits.max_waiting_requests,
-    )
-
-
-def _open_nothing(exhausted: frozenset[str]) -> OpenedBackend:
-    raise BackendUnavailableError("no version is loaded yet")

@@ -21,8 +21,9 @@ from streamd.core.errors import StateError
 from streamd.http.app import HttpApp, make_http_app
 from streamd.http.requests import TransportLimits
 from streamd.runtime.background import run_in_background
-from streamd.runtime.service import Service, ServiceLimits, build_service
+from streamd.runtime.service import Service, ServiceLimits
 from streamd.runtime.state.state import State, WindowLimits, open_state
+from streamd.runtime.wiring import build_service
 from streamd.server.config import Config, read_admin_token
 from streamd.server.disk import run_disk_work
 from streamd.server.memory import configure_malloc

@@ -18,7 +18,9 @@ from streamd.core.state.windows import NO_STEP
 from streamd.inference.fake import FakeBackend
 from streamd.runtime.clock_watch import MAX_NAMED, SEEN_TOLERANCE_SECONDS
 from streamd.runtime.lanes.worker import LaneWorker
-from streamd.runtime.service import Service, ServiceLimits, build_service
+from streamd.runtime.service import Service, ServiceLimits
+from streamd.runtime.service_report import describe_status
+from streamd.runtime.wiring import build_service
 from tests.support.contracts import make_contract
 from tests.support.state_files import LIMITS, NOW, opened, rows_of, whole
 
@@ -53,7 +55,7 @@ class World:
         self.service.clock_watch.sweep()
 
     def ahead(self) -> Any:
-        return self.service.describe_status()["ahead"]
+        return describe_status(self.service)["ahead"]
 
     def origin(self, server: str) -> int:
         """Return the origin of a server's forecast; 0 if it has none."""
@@ -183,7 +185,7 @@ async def test_all_servers_ahead_are_counted_and_some_named(tmp_path: Path) -> N
         (line,) = [log for log in logs if log["event"] == "servers_ahead_of_clock"]
         assert (line["count"], len(line["servers"])) == (many, MAX_NAMED)
         assert line["servers"][0] == f"s{many - 1}", "the furthest first"
-        assert len(service.describe_status()["ahead"]["first"]) == MAX_NAMED
+        assert len(describe_status(service)["ahead"]["first"]) == MAX_NAMED
 
 
 # ---------------------------------------------------------------- recovery

@@ -28,8 +28,9 @@ from streamd.http.requests import TransportLimits
 from streamd.http.routes.versions import VersionChanges
 from streamd.inference.fake import FakeBackend, forecast_of
 from streamd.runtime.lanes.worker import LaneWorker
-from streamd.runtime.service import Service, ServiceLimits, build_service
+from streamd.runtime.service import Service, ServiceLimits
 from streamd.runtime.state.state import WindowLimits, open_state
+from streamd.runtime.wiring import build_service
 
 Message = dict[str, Any]
 Values = Mapping[str, float | None]

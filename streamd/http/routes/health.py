@@ -7,6 +7,7 @@ from aiohttp import web
 
 from streamd.http.errors import reply
 from streamd.runtime.service import Service
+from streamd.runtime.service_report import describe_status
 
 
 class HealthRoutes:
@@ -47,4 +48,4 @@ class HealthRoutes:
 
     async def get_status(self, request: web.Request) -> web.Response:
         """Return what is loaded and how it performs."""
-        return reply(request, self._service.describe_status())
+        return reply(request, describe_status(self._service))

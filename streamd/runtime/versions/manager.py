@@ -115,16 +115,15 @@ class DeploymentManager:
 
     def switch_off(self) -> None:
         """Retire the version that serves; none serves from now on."""
-        former, self.current = self.current, None
+        former = self.current
         if former is not None:
-            self._pipeline.switch(Deployment(former.spec))
+            self._leave(former)
             self._start_task(self._retire(former))
 
     def transfer(self, deployment: Deployment, other: "DeploymentManager") -> None:
         """Give a loaded version whose lanes are all idle to another manager, whose `switch` is next."""
         if deployment is self.current:
-            self.current = None
-            self._pipeline.switch(Deployment(deployment.spec))
+            self._leave(deployment)
         other.adopt(deployment, self._supervisors.pop(deployment), self._pipeline)
 
     def adopt(self, deployment: Deployment, supervisor: LaneSupervisor, former: Pipeline) -> None:
@@ -162,6 +161,11 @@ class DeploymentManager:
             supervisor.close()
             self._close(deployment)
         self._supervisors.clear()
+
+    def _leave(self, deployment: Deployment) -> None:
+        """Let the version that serves do so no more: a deployment without lanes takes its place."""
+        self.current = None
+        self._pipeline.switch(Deployment(deployment.spec))
 
     # ------------------------------------------------------------ retiring
     def _keep_warm(self) -> None:

@@ -23,8 +23,10 @@ from streamd.core.state.samples import Sample
 from streamd.inference.fake import FakeBackend
 from streamd.runtime.accuracy.live import LiveAccuracy, read_training_scores
 from streamd.runtime.lanes.worker import LaneWorker
-from streamd.runtime.service import ServiceLimits, build_service
+from streamd.runtime.service import ServiceLimits
+from streamd.runtime.service_report import describe_status
 from streamd.runtime.state.state import State
+from streamd.runtime.wiring import build_service
 from tests.support.state_files import opened, send
 
 LIMITS = AccuracyLimits(scored_servers=4, settle_steps=1, tolerance_steps=2, range_steps=3)
@@ -209,7 +211,7 @@ async def test_the_service_scores_what_its_pipeline_posts(tmp_path: Path) -> Non
             send_rows(state, "web-01", 108, [1.0] * 5)
             assert list(service.accuracy.scorer.pending) == [slot]
             service.accuracy.sweep()
-            report = service.describe_status()["accuracy"]["versions"][STABLE.decode()]
+            report = describe_status(service)["accuracy"]["versions"][STABLE.decode()]
             assert (report["forecasts"], report["scored_steps"]) == (1, 4)
             assert report["loss"] is not None
             text = service.metrics.render().decode()

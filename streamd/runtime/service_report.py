@@ -1,0 +1,145 @@
+"""Reports of a service: the content of `/v1/status`, and the metrics of `/metrics`."""
+
+import time
+from typing import Any
+
+from streamd.runtime.service import Service
+
+
+def describe_status(service: Service) -> dict[str, Any]:
+    """Return the content of `/v1/status`."""
+    contract, windows = service.contract, service.state.windows
+    return {
+        "engine": service.model,
+        **service.engine.shown,
+        "ready": service.is_ready,
+        "draining": service.is_draining,
+        "uptime_seconds": round(time.monotonic() - service.started, 3),
+        "contract": {
+            "features": list(contract.features),
+            "targets": list(contract.targets),
+            "units": dict(contract.units),
+            "quantiles": list(contract.quantiles),
+            "context_length": contract.context_length,
+            "horizon": contract.horizon,
+            "step_seconds": contract.step_seconds,
+            "need": windows.need,
+            "late_steps": windows.late_steps,
+        },
+        "lanes": [worker.describe() for worker in service.pipeline.workers],
+        "lanes_lost": list(service.pipeline.serving.lost),
+        "candidate": None if service.candidate is None else service.candidate.describe(),
+        "servers": len(service.state.directory),
+        "capacity": service.state.directory.capacity,
+        "ahead": service.clock_watch.describe(),
+        "due": len(service.scheduler.due),
+        "waiting": service.scheduler.waiting,
+        "in_flight": service.pipeline.in_flight,
+        "predict": {
+            "calls": service.scheduler.calls,
+            "waiting": service.scheduler.waiting_requests,
+            "dropped": service.scheduler.dropped_windows,
+        },
+        "rows": service.row_counts(),
+        "samples": {
+            "accepted": service.ingest.accepted,
+            "rejected": dict(service.ingest.rejected),
+            "refused_frames": dict(service.ingest.refused),
+            "ignored_features": service.ingest.ignored_features,
+        },
+        "subscribers": {"now": len(service.hub), "waiting": service.hub.waiting, "dropped": service.hub.dropped},
+        "accuracy": service.accuracy.describe(),
+        "recovered": {
+            **service.state.recovered,
+            "unreadable_forecasts": service.state.board.unreadable,
+            "set_aside": service.state.set_aside,
+        },
+    }
+
+
+def register_metrics(service: Service) -> None:
+    """Add the service's counts to its metrics; the lanes' times are there already."""
+    _add_work_counts(service)
+    _add_server_counts(service)
+    _add_queue_lengths(service)
+    _add_condition(service)
+
+
+def _add_work_counts(service: Service) -> None:
+    metrics = service.metrics
+    metrics.add_labelled_counter(
+        "samples",
+        "Samples by result",
+        "result",
+        lambda: {"accepted": service.ingest.accepted, **service.ingest.rejected},
+    )
+    metrics.add_labelled_counter(
+        "refused_frames",
+        "Bodies and frames that were rejected as a whole",
+        "code",
+        lambda: service.ingest.refused,
+    )
+    metrics.add_labelled_counter("rows", "Closed rows by their end", "state", service.row_counts)
+    metrics.add_counter(
+        "ignored_features", "Values of features that the model does not know", lambda: service.ingest.ignored_features
+    )
+    metrics.add_counter(
+        "servers_forgotten",
+        "Servers evicted because the capacity was reached",
+        lambda: service.ingest.forgotten_servers,
+    )
+    metrics.add_counter("servers_deleted", "Servers forgotten on request", lambda: service.deleted_servers)
+    metrics.add_counter("forecasts_dropped", "Forecasts that slow subscribers missed", lambda: service.hub.dropped)
+    metrics.add_families(service.accuracy.collect_metrics)
+
+
+def _add_server_counts(service: Service) -> None:
+    metrics, state = service.metrics, service.state
+    metrics.add_gauge("servers", "Servers that have a window", lambda: len(state.directory))
+    metrics.add_gauge(
+        "servers_ahead",
+        "Servers whose newest row is ahead of the clock",
+        lambda: len(state.ahead.contradicted_since),
+    )
+    metrics.add_counter(
+        "servers_rewound",
+        "Servers whose rows ahead of the clock were dropped",
+        lambda: service.clock_watch.rewound_servers,
+    )
+
+
+def _add_queue_lengths(service: Service) -> None:
+    metrics = service.metrics
+    metrics.add_gauge("due", "Servers that wait for a lane", lambda: len(service.scheduler.due))
+    metrics.add_gauge(
+        "waiting", "Windows that wait for a lane, servers' and callers'", lambda: service.scheduler.waiting
+    )
+    metrics.add_gauge("in_flight", "Windows that lanes are running", lambda: service.pipeline.in_flight)
+    metrics.add_gauge(
+        "predict_calls", "Calls of /v1/predict that are not answered yet", lambda: service.scheduler.calls
+    )
+    metrics.add_gauge(
+        "predict_waiting", "Windows of /v1/predict that wait for a lane", lambda: service.scheduler.waiting_requests
+    )
+    metrics.add_counter(
+        "predict_dropped",
+        "Windows of /v1/predict that were removed before they ran, because their call was over",
+        lambda: service.scheduler.dropped_windows,
+    )
+    metrics.add_gauge("lanes", "Lanes that are able to run", lambda: len(service.pipeline.workers))
+    metrics.add_gauge("subscribers", "Subscribers", lambda: len(service.hub))
+
+
+def _add_condition(service: Service) -> None:
+    metrics, state = service.metrics, service.state
+    metrics.add_gauge(
+        "state_unreadable",
+        "Servers and forecasts that were freed at start, because their stored numbers are implausible",
+        lambda: state.directory.unreadable + state.board.unreadable,
+    )
+    metrics.add_gauge(
+        "state_set_aside", "Files of the state that could not be read at start", lambda: len(state.set_aside)
+    )
+    metrics.add_gauge("ready", "1 when able to answer", lambda: float(service.is_ready))
+    metrics.add_gauge("versions_passed_over", "Versions that should serve and cannot", lambda: len(service.passed_over))
+    metrics.add_gauge("uptime_seconds", "Since start", lambda: time.monotonic() - service.started)

@@ -1,0 +1,122 @@
+"""Wires the parts of the daemon together: state, ingest, pipeline and fan-out become a `Service`."""
+
+import time
+from collections.abc import Callable
+
+from streamd.core.errors import BackendUnavailableError
+from streamd.core.scheduling.scheduler import Scheduler
+from streamd.inference.opening import OpenedBackend
+from streamd.runtime.accuracy.live import LiveAccuracy
+from streamd.runtime.clock_watch import ClockWatch
+from streamd.runtime.hub import Hub
+from streamd.runtime.ingest import Ingest, IngestLoad, RowsDue, ServerForgotten
+from streamd.runtime.lanes.deployment import Deployment, DeploymentSpec
+from streamd.runtime.lanes.pipeline import Pipeline
+from streamd.runtime.lanes.sinks import BoardSink
+from streamd.runtime.metrics import Metrics
+from streamd.runtime.service import Service, ServiceLimits
+from streamd.runtime.service_report import register_metrics
+from streamd.runtime.state.state import State
+from streamd.runtime.versions.candidate import CandidateRouter
+
+
+class SlotOwners:
+    """The state, and all other owners of data that belongs to a server by its slot."""
+
+    def __init__(self, state: State, rows_due: RowsDue, owners: tuple[ServerForgotten, ...]) -> None:
+        self._state = state
+        self._rows_due = rows_due
+        self._owners = owners
+
+    def forget(self, slot: int) -> None:
+        """Drop the data of a slot that gets another server, at every owner."""
+        for owner in self._owners:
+            owner.forget(slot)
+
+    def rewind(self, slot: int, last_step: int) -> int:
+        """Drop a server's rows after a step, and all that was computed from them; returns the number of rows."""
+        dropped = self._state.rewind(slot, last_step)
+        self.forget(slot)
+        if self._state.is_unforecast(slot):
+            self._rows_due.mark_due(slot, 1)
+        return dropped
+
+
+def build_service(
+    state: State,
+    model: str,
+    server_ids: dict[str, int],
+    limits: ServiceLimits,
+    *,
+    wall: Callable[[], float] = time.time,
+    clock: Callable[[], float] = time.monotonic,
+) -> Service:
+    """Build a service; call it inside a running event loop. `wall` returns epoch seconds, `clock` monotonic seconds.
+
+    samples → ingest → windows → due → (router) → scheduler → pipeline → lanes → sink → board → hub → subscribers
+                                                                           └→ accuracy, router (of a shadow)
+    """
+    metrics = Metrics()
+    hub = Hub(state.directory.capacity, state.directory.names)
+    accuracy = LiveAccuracy(state, limits.accuracy)
+    accuracy.follow(model)
+    router = CandidateRouter()
+    board_sink = BoardSink(state, hub, posted=(accuracy, router))
+    load = IngestLoad()
+    pipeline = Pipeline(
+        state,
+        _make_scheduler(state, limits),
+        board_sink,
+        Deployment(DeploymentSpec(name=model, server_ids=server_ids, open_backend=_open_nothing)),
+        observer=metrics,
+        router=router,
+        rows_expected=load,
+    )
+    owners = SlotOwners(state, pipeline, (router, pipeline, board_sink, hub, accuracy, state.ahead))
+    clock_watch = ClockWatch(
+        state,
+        accuracy,
+        max_ahead_seconds=limits.max_ahead_seconds,
+        recovery_seconds=limits.ahead_recovery_seconds,
+        rewinder=owners,
+        wall=wall,
+        clock=clock,
+    )
+    ingest = Ingest(
+        state,
+        max_ahead_seconds=limits.max_ahead_seconds,
+        load=load,
+        rows_due=pipeline,
+        server_forgotten=owners,
+        server_contradicted=clock_watch,
+        wall=wall,
+    )
+    service = Service(
+        state,
+        limits,
+        metrics=metrics,
+        hub=hub,
+        accuracy=accuracy,
+        router=router,
+        board_sink=board_sink,
+        pipeline=pipeline,
+        ingest=ingest,
+        owners=owners,
+        clock_watch=clock_watch,
+    )
+    register_metrics(service)
+    return service
+
+
+def _make_scheduler(state: State, limits: ServiceLimits) -> Scheduler:
+    return Scheduler(
+        state.snapshot,
+        state.board.get_step,
+        need=state.windows.need,
+        max_queue_delay_seconds=limits.max_queue_delay_seconds,
+        max_waiting_requests=limits.max_waiting_requests,
+    )
+
+
+def _open_nothing(exhausted: frozenset[str]) -> OpenedBackend:
+    raise BackendUnavailableError("no version is loaded yet")
