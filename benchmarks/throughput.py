@@ -114,7 +114,7 @@ class InProcess:
 
     def run(self, batch: int, seconds: float) -> float:
         """Run all sessions; returns forecasts a second at this batch size."""
-        feed: dict[str, npt.NDArray[Any]] = self._inputs.first(batch)
+        feed: dict[str, npt.NDArray[Any]] = self._inputs.view_first(batch)
         counts = [0] * len(self._sessions)
         began = time.perf_counter()
 

@@ -16,9 +16,9 @@ from streamd import regular_files
 from streamd.core.errors import ConfigError, RepositoryError, StateError, StreamdError
 from streamd.inference.api.sources import find_source
 from streamd.regular_files import read_regular, read_with_timeout
-from streamd.repository.files import exclusive, replace_file
+from streamd.repository.files import lock_repository, replace_file
 from streamd.repository.listing import list_versions
-from streamd.repository.record import read_record
+from streamd.repository.record import read_promotion_record
 from streamd.repository.versions import EngineRepository, load_version
 from streamd.runtime.accuracy.live import read_training_scores
 from streamd.runtime.state.state import WindowLimits, open_state
@@ -114,7 +114,7 @@ def test_a_pipe_for_the_record_is_refused(tmp_path: Path) -> None:
     make_version(tmp_path)
     make_pipe(tmp_path / "promoted.json")
     with pytest.raises(RepositoryError, match=r"promoted\.json: .*a pipe"):
-        read_record(tmp_path)
+        read_promotion_record(tmp_path)
 
 
 def test_writing_does_not_wait_for_a_reader(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_writing_does_not_wait_for_a_reader(tmp_path: Path) -> None:
     with pytest.raises(RepositoryError, match=r"promoted\.json: cannot be written"):
         replace_file(tmp_path / "promoted.json", b"{}")
     make_pipe(tmp_path / ".promoted.lock")
-    with exclusive(tmp_path):
+    with lock_repository(tmp_path):
         pass
 
 

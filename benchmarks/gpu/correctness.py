@@ -138,7 +138,7 @@ def compute_forecasts(version: EngineVersion, inputs: Inputs) -> Float32:
     count, contract = len(inputs.encoder_cont), version.contract
     found = np.empty((count, contract.horizon, len(contract.targets), len(contract.quantiles)), np.float32)
     for at in range(0, count, 64):
-        feed = {name: buffer[at : at + 64] for name, buffer in inputs.first(count).items()}
+        feed = {name: buffer[at : at + 64] for name, buffer in inputs.view_first(count).items()}
         (forecasts,) = session.run(["predictions"], feed)
         found[at : at + 64] = forecasts.reshape(len(forecasts), *found.shape[1:])
     return found
@@ -191,7 +191,7 @@ def run_pass(lanes: Sequence[Any], reference: Reference, batches: Sequence[Ints]
 
 def _run_batch(lane: Any, inputs: Inputs, rows: Ints) -> Float32:
     count = len(rows)
-    for name, buffer in lane.inputs.first(count).items():
+    for name, buffer in lane.inputs.view_first(count).items():
         np.take(getattr(inputs, name), rows, axis=0, out=buffer)
     forecasts = lane.run(count)
     copied: Float32 = forecasts.copy()

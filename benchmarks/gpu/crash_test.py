@@ -105,7 +105,7 @@ class CrashTest:
         while not self.stopping:
             rows = random.integers(0, WINDOWS, int(random.integers(1, 17)))
             inputs = {
-                name: make_wire_tensor(value[rows]) for name, value in self.reference.inputs.first(WINDOWS).items()
+                name: make_wire_tensor(value[rows]) for name, value in self.reference.inputs.view_first(WINDOWS).items()
             }
             body = msgspec.msgpack.encode({"inputs": inputs})
             began = time.monotonic()

@@ -200,7 +200,7 @@ def _start_child(*arguments: str, stdin: int | None = None) -> "subprocess.Popen
 
 def can_predict(daemon: Daemon, version: EngineVersion) -> bool:
     """Whether the daemon answers a caller's prediction within 20 seconds."""
-    windows = make_windows(version.contract, 4).first(4)
+    windows = make_windows(version.contract, 4).view_first(4)
     body = msgspec.msgpack.encode({"inputs": {name: make_wire_tensor(value) for name, value in windows.items()}})
     headers = {"Content-Type": "application/msgpack"}
     request = urllib.request.Request(f"{daemon.url}/v1/predict", body, headers)

@@ -67,15 +67,15 @@ def fill(spared_bytes: int) -> None:
     """Allocate all but `spared_bytes` of the device's memory, print it, and hold it until the input ends."""
     from streamd.inference import cuda
 
-    free, total = cuda.memory_bytes(0)
+    free, total = cuda.get_memory_bytes(0)
     held, size = [], free - spared_bytes
     while size >= 2**24:
         try:
             held.append(cuda.DeviceBuffer(size))
-            size = min(size, cuda.memory_bytes(0)[0] - spared_bytes)
+            size = min(size, cuda.get_memory_bytes(0)[0] - spared_bytes)
         except cuda.CudaError:
             size //= 2
-    free, _ = cuda.memory_bytes(0)
+    free, _ = cuda.get_memory_bytes(0)
     print(f"{sum(each.nbytes for each in held) >> 20} of {total >> 20} MiB; {free >> 20} MiB are free", flush=True)
     sys.stdin.read()
     for each in held:
@@ -115,7 +115,7 @@ def reset(args: argparse.Namespace) -> dict[str, Any]:
 
 def _measure_error(lane: Any, reference: Reference) -> float:
     count = min(8, lane.buckets[-1])
-    for name, buffer in lane.inputs.first(count).items():
+    for name, buffer in lane.inputs.view_first(count).items():
         buffer[:] = getattr(reference.inputs, name)[:count]
     difference = (lane.run(count) - reference.forecasts[:count]).astype(np.float64)
     return float(np.linalg.norm(difference) / np.linalg.norm(reference.flat[:count]))

@@ -57,7 +57,7 @@ def _find_shapes(model: Any, version: EngineVersion, nodes: Sequence[Any], batch
     # Not optimized, because the inner values of a fused node cannot be outputs.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    feed = make_windows(version.contract, batch).first(batch)
+    feed = make_windows(version.contract, batch).view_first(batch)
     outputs = [each.name for each in session.get_outputs()]
     values = session.run(outputs, feed)
     found = {name: tuple(np.shape(value)) for name, value in zip(outputs, values, strict=True)}

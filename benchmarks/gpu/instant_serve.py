@@ -81,8 +81,8 @@ def open_instant(version: EngineVersion, config: Config) -> InstantBackend:
     # Every fifth window of `make_windows` is a million times as large; those are left out.
     made = math.ceil(5 * most / 4)
     usual = np.arange(made)[np.arange(made) % 5 != 4][:most]
-    for name, values in make_windows(contract, made).first(made).items():
-        lane.inputs.first(most)[name][:] = values[usual]
+    for name, values in make_windows(contract, made).view_first(made).items():
+        lane.inputs.view_first(most)[name][:] = values[usual]
     forecasts = lane.run(most).copy()
     lane.close()
     return InstantBackend(contract, forecasts, config.engine.lanes or 4)

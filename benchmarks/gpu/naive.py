@@ -42,7 +42,7 @@ def build(version: EngineVersion, precision: str, path: Path) -> None:
     if not parser.parse(version.onnx.read_bytes()):
         raise RuntimeError("; ".join(str(parser.get_error(index)) for index in range(parser.num_errors)))
     configuration = builder.create_builder_config()
-    if precision == "fp16" and library.generation < 11:
+    if precision == "fp16" and library.major_version < 11:
         configuration.set_flag(trt.BuilderFlag.FP16)
     profile = builder.create_optimization_profile()
     for name, shape in version.contract.input_shapes.items():
@@ -51,5 +51,5 @@ def build(version: EngineVersion, precision: str, path: Path) -> None:
     tensorrt.share_profiles(configuration)
     serialized = builder.build_serialized_network(network, configuration)
     if serialized is None:
-        raise RuntimeError(library.last_error())
+        raise RuntimeError(library.take_last_error())
     path.write_bytes(bytes(serialized))

@@ -153,8 +153,8 @@ def forecast_on_cpu(version: EngineVersion, windows: Inputs) -> Float32:
 
 def fill_inputs(inputs: Inputs, windows: Inputs, places: npt.NDArray[np.int64]) -> None:
     """Copy windows into the first rows of a lane's inputs."""
-    buffers = inputs.first(len(places))
-    for name, source in windows.first(len(windows.encoder_cont)).items():
+    buffers = inputs.view_first(len(places))
+    for name, source in windows.view_first(len(windows.encoder_cont)).items():
         buffers[name][:] = source[places]
 
 

@@ -36,9 +36,9 @@ from benchmarks.gpu.processes import Daemon, copy_version, run_daemon
 from benchmarks.gpu.reload_client import CALL_SECONDS, ReloadClient, read_memory
 from benchmarks.gpu.reload_counts import ForecastCounts, count_forecasts
 from benchmarks.harness import print_table
-from streamd.repository.conversion import sha256_of
+from streamd.repository.conversion import hash_file
 from streamd.repository.promotion import Promoter
-from streamd.repository.versions import EngineRepository, EngineVersion, stamp_of
+from streamd.repository.versions import EngineRepository, EngineVersion, parse_stamp
 
 MOST_SERVERS = 5_000
 GROUPS = 5
@@ -78,7 +78,7 @@ def make_two_versions(suite: Suite, version: EngineVersion, root: Path) -> tuple
 
 def make_later_copy(version: Path) -> Path:
     """Copy a version's folder under a stamp a second later, as a complete version of its own."""
-    stamp = stamp_of(version.name)
+    stamp = parse_stamp(version.name)
     later = (datetime.strptime(stamp, STAMP) + timedelta(seconds=1)).strftime(STAMP)
     copy = version.with_name(version.name.removesuffix(stamp) + later)
     shutil.copytree(version, copy)
@@ -88,7 +88,7 @@ def make_later_copy(version: Path) -> Path:
     if path.is_file():
         info = json.loads(path.read_text(encoding="utf-8"))
         if "config.json" in info.get("sha256", {}):
-            info["sha256"]["config.json"] = sha256_of(copy / "config.json")
+            info["sha256"]["config.json"] = hash_file(copy / "config.json")
             path.write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
     return copy
 

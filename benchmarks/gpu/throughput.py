@@ -122,7 +122,7 @@ def run_lanes(lanes: Sequence[Any], bucket: int, fill: Fill, seconds: float) -> 
 def fill_inputs(lanes: Sequence[Any], windows: Inputs) -> None:
     """Put real windows into every lane's inputs, because zeros could run faster."""
     for lane in lanes:
-        for name, buffer in lane.inputs.first(len(lane.inputs.encoder_cont)).items():
+        for name, buffer in lane.inputs.view_first(len(lane.inputs.encoder_cont)).items():
             given = getattr(windows, name)
             buffer[:] = given[np.arange(len(buffer)) % len(given)]
 

@@ -19,8 +19,8 @@ LANES_A_DEVICE = (4, 8)
 def run(suite: Suite) -> None:
     """Measure every version in every precision."""
     result = ResultFile(suite, "two_gpus", not_measured=__doc__)
-    if suite.arguments.backend == "tensorrt" and cuda.device_count() < 2:
-        print(f"two_gpus: {cuda.device_count()} devices; expected 2")
+    if suite.arguments.backend == "tensorrt" and cuda.count_devices() < 2:
+        print(f"two_gpus: {cuda.count_devices()} devices; expected 2")
         return
     contract = suite.versions[0].contract
     slots = Slots(suite.arguments.servers, Gatherer(contract, make_filled_store(contract, suite.arguments.servers)))

@@ -89,7 +89,7 @@ class Polling(Notifier):
         self._check(self.device.launch(busy_ns, blocking=False), future)
 
     def _check(self, event: Event, future: "asyncio.Future[None]") -> None:
-        if event.done():
+        if event.is_done():
             future.set_result(None)
         else:
             self.loop.call_later(self.every_seconds, self._check, event, future)
@@ -120,7 +120,7 @@ class Threaded(Notifier):
             busy_ns, future = work
             event = self.device.launch(busy_ns, blocking=not self.spins)
             if self.spins:
-                while not event.done():
+                while not event.is_done():
                     pass
             else:
                 event.synchronize()

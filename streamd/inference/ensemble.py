@@ -62,10 +62,10 @@ class EnsembleLane:
         Raises what a member raises. A window that one member cannot forecast (NaN) is none's.
         """
         total: Float32 | None = None
-        given = self.inputs.first(count)
+        given = self.inputs.view_first(count)
         for member in self._members:
             if member is not self._members[0]:
-                for name, buffer in member.inputs.first(count).items():
+                for name, buffer in member.inputs.view_first(count).items():
                     buffer[:] = given[name]
             made = member.run(count)
             total = made.copy() if total is None else total + made

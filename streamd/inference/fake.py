@@ -1,6 +1,6 @@
 """A fake device for the tests here and for users' tests: its lanes follow a script.
 
-A forecast can be told apart by window: see `forecast_of`.
+A forecast can be told apart by window: see `make_fake_forecast`.
 """
 
 import random
@@ -42,8 +42,8 @@ class FakeScript:
     lost: bool = False
     """Every run from now on loses its lane, and only its lane; for a whole device see `FakeBackend.lose_device`."""
     hold: bool = False
-    """Every run waits until its lane is let go, in whatever order that happens; for one lane see `FakeLane.hangs`."""
-    release: dict[str, threading.Event] = field(default_factory=dict)
+    """Every run waits until its lane is released, in any order; for one lane see `FakeLane.is_hanging`."""
+    gates: dict[str, threading.Event] = field(default_factory=dict)
     """The gate of the newest lane of each name: setting it lets one run go. The backend's `lanes` have former ones."""
     runs: list[tuple[str, int]] = field(default_factory=list)
     """(lane, windows) of every run, in the order in which they began."""
@@ -74,7 +74,7 @@ class FakeBackend:
         self.script = FakeScript()
         self.lanes: list[FakeLane] = []
         """Every lane that was ever made, in order."""
-        self._gone: set[str] = set()
+        self._lost_devices: set[str] = set()
 
     def make_lane(self, index: int) -> "FakeLane":
         """Make a lane; raises what the script says, and `BackendUnavailableError` where its device is gone."""
@@ -82,10 +82,10 @@ class FakeBackend:
         error = self.script.make_errors.popleft() if self.script.make_errors else None
         if error is not None:
             raise error
-        if device in self._gone:
+        if device in self._lost_devices:
             raise BackendUnavailableError(f"device {device} is gone")
         lane = FakeLane(f"fake-{index}", device, self)
-        self.script.release[lane.name] = lane.gate
+        self.script.gates[lane.name] = lane.gate
         self.lanes.append(lane)
         return lane
 
@@ -94,19 +94,19 @@ class FakeBackend:
 
         A lane that is held stays held: let it go, and it says so.
         """
-        self._gone.add(device)
+        self._lost_devices.add(device)
         for lane in self.lanes:
-            lane.dead |= lane.device == device
+            lane.is_lost |= lane.device == device
 
     def restore_device(self, device: str = "fake:0") -> None:
         """Let new lanes run on a device again; those it had stay lost."""
-        self._gone.discard(device)
+        self._lost_devices.discard(device)
 
     def release_all(self) -> None:
         """End whatever lanes are held in, now and from now on."""
         self.script.hold = False
         for lane in self.lanes:
-            lane.hangs = False
+            lane.is_hanging = False
             lane.gate.set()
 
     def describe(self) -> dict[str, Any]:
@@ -125,21 +125,21 @@ class FakeLane:
         self.inputs = Inputs.allocate(backend.contract, backend.buckets[-1])
         self.gate = threading.Event()
         """Set it to let one held run go."""
-        self.hangs = False
+        self.is_hanging = False
         """It gives no answer until it is let go, whatever the script says of others."""
-        self.dead = False
+        self.is_lost = False
         self.closings = 0
         self._contract = backend.contract
         self._script = backend.script
         self._random = random.Random(f"{backend.script.seed}:{name}")
 
     def run(self, count: int) -> Float32:
-        """Forecast `forecast_of` each window, unless the script says otherwise."""
+        """Forecast `make_fake_forecast` each window, unless the script says otherwise."""
         script = self._script
         script.runs.append((self.name, count))
-        inputs = {name: buffer.copy() for name, buffer in self.inputs.first(count).items()}
+        inputs = {name: buffer.copy() for name, buffer in self.inputs.view_first(count).items()}
         script.on_run(self.name, inputs)
-        self._take_time(self.windows_run(count))
+        self._wait_scripted(self.count_run_windows(count))
         self.check()
         if script.lost:
             raise LaneLostError(f"lane {self.name}: the fake device is gone")
@@ -148,13 +148,13 @@ class FakeLane:
         windows = inputs["encoder_cont"]
         if any(script.poison(window) for window in windows):
             raise BatchFailedError(f"lane {self.name}: a poisoned window")
-        forecasts = np.stack([forecast_of(self._contract, window) for window in windows])
+        forecasts = np.stack([make_fake_forecast(self._contract, window) for window in windows])
         for place, window in enumerate(windows):
             if script.not_finite(window):
                 forecasts[place] = np.nan
         return forecasts
 
-    def windows_run(self, count: int) -> int:
+    def count_run_windows(self, count: int) -> int:
         """Return the number of windows that a batch of `count` runs: if lanes pad, the next larger bucket.
 
         Raises `BatchFailedError` where no bucket holds it.
@@ -165,7 +165,7 @@ class FakeLane:
 
     def check(self) -> None:
         """Raise `LaneLostError` where the device was lost since the lane was made."""
-        if self.dead:
+        if self.is_lost:
             raise LaneLostError(f"lane {self.name}: device {self.device} is gone", device_gone=True)
 
     def describe(self) -> dict[str, Any]:
@@ -173,7 +173,7 @@ class FakeLane:
         return {"pads": self.pads}
 
     @property
-    def closed(self) -> bool:
+    def is_closed(self) -> bool:
         """Whether it was closed."""
         return self.closings > 0
 
@@ -181,9 +181,9 @@ class FakeLane:
         """Note that it was closed."""
         self.closings += 1
 
-    def _take_time(self, windows: int) -> None:
+    def _wait_scripted(self, windows: int) -> None:
         script = self._script
-        if script.hold or self.hangs:
+        if script.hold or self.is_hanging:
             self.gate.wait()
             self.gate.clear()
             return
@@ -192,7 +192,7 @@ class FakeLane:
             self.gate.wait(seconds)
 
 
-def forecast_of(contract: ModelContract, window: Float32) -> Float32:
+def make_fake_forecast(contract: ModelContract, window: Float32) -> Float32:
     """Return the fake's forecast of one window, `(horizon, targets, quantiles)`.
 
     The median is the target's last value that is there (0 where none is), plus 0.001 a step of the horizon;

@@ -43,7 +43,7 @@ class Inputs:
             decoder_cat=np.zeros((max_batch, *shapes["decoder_cat"]), np.int32),
         )
 
-    def first(self, count: int) -> dict[str, npt.NDArray[Any]]:
+    def view_first(self, count: int) -> dict[str, npt.NDArray[Any]]:
         """Return the first `count` windows by input name."""
         return {
             "encoder_cont": self.encoder_cont[:count],

@@ -25,27 +25,27 @@ class TensorSpec:
     ranked: bool = True
 
     @property
-    def closed(self) -> bool:
+    def has_known_shape(self) -> bool:
         """Whether the size of every axis but the batch is known."""
         return self.ranked and None not in self.shape
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         """As `(batch, 3, ?) float32`."""
         if not self.ranked:
             return f"(batch, ...) {self.dtype}"
         axes = ["batch", *("?" if size is None else str(size) for size in self.shape)]
         return f"({', '.join(axes)}{',' if len(axes) == 1 else ''}) {self.dtype}"
 
-    def batch(self, count: int) -> tuple[int, ...]:
+    def make_batch_shape(self, count: int) -> tuple[int, ...]:
         """The shape of so many rows; no axis may be open."""
         sizes = tuple(size for size in self.shape if size is not None)
-        assert len(sizes) == len(self.shape), f"{self.name!r} is {self.told}"
+        assert len(sizes) == len(self.shape), f"{self.name!r} is {self.description}"
         return (count, *sizes)
 
-    def nbytes(self, count: int) -> int:
+    def count_bytes(self, count: int) -> int:
         """The bytes of so many rows; no axis may be open."""
-        return prod(self.batch(count)) * self.dtype.itemsize
+        return prod(self.make_batch_shape(count)) * self.dtype.itemsize
 
 
 class Runner(Protocol):

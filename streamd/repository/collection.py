@@ -13,12 +13,12 @@ from streamd.core.errors import RepositoryError
 from streamd.repository.files import (
     BUILDING_PREFIX,
     REMOVING_PREFIX,
-    claimed,
-    exclusive,
+    claim_folder,
+    lock_repository,
+    measure_size,
     set_aside,
-    size_bytes,
 )
-from streamd.repository.record import Record, read_record
+from streamd.repository.record import PromotionRecord, read_promotion_record
 from streamd.repository.versions import EngineRepository, EngineVersion
 
 LEFTOVER_AGE_SECONDS = 6 * 3600.0
@@ -26,7 +26,7 @@ LEFTOVER_AGE_SECONDS = 6 * 3600.0
 
 
 @dataclass
-class Collection:
+class CollectionReport:
     """The folders that `collect_garbage` removed and kept, or would, by name.
 
     `removed` gives bytes, `kept` the reasons to keep a version, `unjudged` why a folder is no sound version (it is
@@ -54,7 +54,7 @@ def collect_garbage(
     in_use: Iterable[str] = (),
     dry_run: bool = False,
     leftover_age_seconds: float = LEFTOVER_AGE_SECONDS,
-) -> Collection:
+) -> CollectionReport:
     """Remove the sound versions that nothing speaks for, and leftovers; `now` is epoch seconds.
 
     Stays: the newest `keep` (at least 1), the promoted one, the one before it, what serves now and what would serve
@@ -64,12 +64,12 @@ def collect_garbage(
     """
     if keep < 1:
         raise RepositoryError(f"keep is {keep}, expected at least 1: the newest version always stays")
-    done = Collection(dry_run)
-    with nullcontext() if dry_run else exclusive(repository.root):
-        used = {path.name for path in map(repository.folder, in_use)}
+    done = CollectionReport(dry_run)
+    with nullcontext() if dry_run else lock_repository(repository.root):
+        used = {path.name for path in map(repository.find_folder, in_use)}
         sound = _sound_versions(repository, done.unjudged)
-        serving = serving_names(repository, {version.name for version in sound})
-        reasons = reasons_to_keep(sound, read_record(repository.root), serving, used, keep)
+        serving = list_serving_names(repository, {version.name for version in sound})
+        reasons = find_reasons_to_keep(sound, read_promotion_record(repository.root), serving, used, keep)
         for version in sound:
             if reasons[version.name]:
                 done.kept[version.name] = reasons[version.name]
@@ -80,8 +80,8 @@ def collect_garbage(
     return done
 
 
-def reasons_to_keep(
-    sound: Sequence[EngineVersion], record: Record, serving: Iterable[str], in_use: set[str], keep: int
+def find_reasons_to_keep(
+    sound: Sequence[EngineVersion], record: PromotionRecord, serving: Iterable[str], in_use: set[str], keep: int
 ) -> Mapping[str, tuple[str, ...]]:
     """Return why each sound version stays; without a reason it goes."""
     newest = sorted(sound, key=lambda version: (version.stamp, version.name), reverse=True)[:keep]
@@ -101,7 +101,7 @@ def reasons_to_keep(
 
 def _sound_versions(repository: EngineRepository, unjudged: dict[str, str]) -> list[EngineVersion]:
     sound = []
-    for path in repository.folders():
+    for path in repository.list_folders():
         try:
             sound.append(repository.load(path.name))
         except RepositoryError as exc:
@@ -109,13 +109,13 @@ def _sound_versions(repository: EngineRepository, unjudged: dict[str, str]) -> l
     return sound
 
 
-def serving_names(repository: EngineRepository, sound: Container[str]) -> set[str]:
+def list_serving_names(repository: EngineRepository, sound: Container[str]) -> set[str]:
     """Return the versions that serve now, after a rollback, and with nothing promoted."""
-    record = read_record(repository.root)
+    record = read_promotion_record(repository.root)
     orders = (
-        (name for name, _ in repository.in_order()),
+        (name for name, _ in repository.list_serving_order()),
         reversed(record.earlier),
-        (name for name, _ in repository.in_order(promoted=False)),
+        (name for name, _ in repository.list_serving_order(promoted=False)),
     )
     first = (next((name for name in order if name in sound), None) for order in orders)
     return {name for name in first if name is not None}
@@ -139,12 +139,12 @@ def _last_changed(path: Path) -> float:
     return max(times)
 
 
-def _remove(path: Path, removed: dict[str, int], done: Collection) -> None:
+def _remove(path: Path, removed: dict[str, int], done: CollectionReport) -> None:
     try:
-        size = size_bytes(path)
+        size = measure_size(path)
         doomed = path
         if not path.name.startswith(REMOVING_PREFIX):
-            with claimed(path) as free:
+            with claim_folder(path) as free:
                 if not free:
                     done.kept[path.name] = ("held",)
                     return

@@ -12,7 +12,7 @@ import msgspec
 
 from streamd.core.errors import RepositoryError
 from streamd.regular_files import open_regular, read_regular
-from streamd.repository.external import data_files
+from streamd.repository.external import find_data_files
 
 RecordedCount = Annotated[int, msgspec.Meta(ge=1)]
 MAX_FILE_NAME_BYTES = 255
@@ -102,7 +102,7 @@ def read_verdicts(version: Path) -> dict[str, RecordedVerdict]:
     return _decode(version, "validation", read_conversion(version).validation, dict[str, RecordedVerdict])
 
 
-def refuse_by_gate(version: Path) -> None:
+def check_verdicts(version: Path) -> None:
     """Raise `RepositoryError` where the accuracy gate leaves nothing of the version to serve.
 
     A graph without plans was compared with its network when it was exported, and passes. A precision that was
@@ -134,7 +134,7 @@ def check_hashes(version: Path) -> None:
             continue
         if not file.is_file():
             raise RepositoryError(f"{file}: missing; {info.name} lists it; copy the version again, whole")
-        found = sha256_of(file)
+        found = hash_file(file)
         if found != expected:
             raise RepositoryError(
                 f"{file}: changed since it was made (SHA-256 {found}, expected {expected}); copy the version again"
@@ -147,7 +147,7 @@ def check_data_files(version: Path, graph: str) -> None:
     A record that vouches for the graph must vouch for these too; a version without hashes has no record to ask.
     """
     hashes = read_conversion(version).sha256
-    for name, file in data_files(version / graph).items():
+    for name, file in find_data_files(version / graph).items():
         if graph in hashes and name not in hashes:
             raise RepositoryError(
                 f"{file}: {graph} keeps weights there, and conversion_info.json has no SHA-256 of it; "
@@ -155,17 +155,17 @@ def check_data_files(version: Path, graph: str) -> None:
             )
 
 
-def graph_sha256(graph: Path) -> str:
+def hash_graph(graph: Path) -> str:
     """A graph's SHA-256 in hexadecimal, with the files in which it keeps weights; raises `RepositoryError`."""
-    own = sha256_of(graph)
-    files = data_files(graph)
+    own = hash_file(graph)
+    files = find_data_files(graph)
     if not files:
         return own
-    lines = [own, *(f"{sha256_of(file)}  {name}" for name, file in sorted(files.items()))]
+    lines = [own, *(f"{hash_file(file)}  {name}" for name, file in sorted(files.items()))]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def sha256_of(file: Path) -> str:
+def hash_file(file: Path) -> str:
     """A file's SHA-256 in hexadecimal; raises `RepositoryError`."""
     try:
         with open_regular(file) as opened:

@@ -11,9 +11,9 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from streamd.core.errors import RepositoryError
 from streamd.regular_files import open_regular
-from streamd.repository.protobuf import Buffer, Span, fields, text
+from streamd.repository.protobuf import Buffer, Span, decode_text, read_fields
 
-DEEPEST = 64
+MAX_GRAPH_DEPTH = 64
 """Graphs within graphs (`If`, `Loop`) at most; a file that nests deeper is refused."""
 
 _EXTERNAL = 1  # TensorProto.DataLocation
@@ -35,7 +35,7 @@ class StoredTensor:
     length: int | None = None
 
 
-def data_files(graph: Path, *, others_pass: bool = False) -> Mapping[str, Path]:
+def find_data_files(graph: Path, *, others_pass: bool = False) -> Mapping[str, Path]:
     """Return the files that a graph keeps weights in, by their path in its folder; each holds all that it must.
 
     Raises `RepositoryError` where the graph is no ONNX model (`others_pass`: such a file has none, and a runtime says
@@ -59,7 +59,7 @@ def data_files(graph: Path, *, others_pass: bool = False) -> Mapping[str, Path]:
     return found
 
 
-def data_locations(graph: Path) -> tuple[str, ...]:
+def list_data_locations(graph: Path) -> tuple[str, ...]:
     """Return where a graph keeps weights outside of itself, as it names the files; raises `RepositoryError`.
 
     A file that is no ONNX model names none: a runtime says what it is.
@@ -70,7 +70,7 @@ def data_locations(graph: Path) -> tuple[str, ...]:
         return ()
 
 
-def whole_bytes(graph: Path) -> int:
+def count_model_bytes(graph: Path) -> int:
     """The bytes of an ONNX model with all of its weights; raises `ValueError`, `RepositoryError`."""
     return graph.stat().st_size + sum(tensor.length or 0 for tensor in _read(graph))
 
@@ -105,7 +105,7 @@ def _file_of(graph: Path, tensor: StoredTensor) -> Path:
 
 # ---------------------------------------------------------------- the file's format
 def _of_model(data: Buffer) -> Iterator[StoredTensor]:
-    for field, span in fields(data, (0, len(data))):
+    for field, span in read_fields(data, (0, len(data))):
         if field == _GRAPH:
             yield from _of_graph(data, span, 0)
         elif field == _TRAINING:  # an initialization and an algorithm, both graphs
@@ -117,8 +117,8 @@ def _of_model(data: Buffer) -> Iterator[StoredTensor]:
 
 
 def _of_graph(data: Buffer, span: Span, depth: int) -> Iterator[StoredTensor]:
-    if depth > DEEPEST:
-        raise ValueError(f"its graphs nest more than {DEEPEST} deep")
+    if depth > MAX_GRAPH_DEPTH:
+        raise ValueError(f"its graphs nest more than {MAX_GRAPH_DEPTH} deep")
     for field, part in _messages(data, span, (_NODE, _INITIALIZER, _SPARSE_INITIALIZER)):
         if field == _NODE:
             yield from _of_node(data, part, depth)
@@ -148,13 +148,13 @@ def _of_tensor(data: Buffer, span: Span) -> Iterator[StoredTensor]:
     """The tensor, where it is external, once for each location that it names: which one counts is its reader's."""
     name, is_external = "", False
     entries: list[tuple[str, str]] = []
-    for field, part in fields(data, span):
+    for field, part in read_fields(data, span):
         if field == _TENSOR_NAME:
-            name = text(data, part)
+            name = decode_text(data, part)
         elif field == _LOCATION:
             is_external = part[0] == _EXTERNAL
         elif field == _DATA:
-            pair = {number: text(data, inner) for number, inner in fields(data, part)}
+            pair = {number: decode_text(data, inner) for number, inner in read_fields(data, part)}
             entries.append((pair.get(1, ""), pair.get(2, "")))
     if is_external:
         said = dict(entries)
@@ -167,4 +167,4 @@ def _of_tensor(data: Buffer, span: Span) -> Iterator[StoredTensor]:
 
 
 def _messages(data: Buffer, span: Span, wanted: tuple[int, ...]) -> Iterator[tuple[int, Span]]:
-    return (each for each in fields(data, span) if each[0] in wanted)
+    return (each for each in read_fields(data, span) if each[0] in wanted)

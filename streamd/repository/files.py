@@ -61,7 +61,7 @@ class VersionHold:
 
 
 @contextmanager
-def claimed(path: Path) -> Iterator[bool]:
+def claim_folder(path: Path) -> Iterator[bool]:
     """Claim a folder for its removal; yields whether it is free, and until the end nobody gets hold of it."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -82,12 +82,12 @@ def claimed(path: Path) -> Iterator[bool]:
 
 def is_held(path: Path) -> bool:
     """Whether someone holds this folder; where locks do not work, yes."""
-    with claimed(path) as free:
+    with claim_folder(path) as free:
         return not free
 
 
 @contextmanager
-def exclusive(root: Path) -> Iterator[None]:
+def lock_repository(root: Path) -> Iterator[None]:
     """Be the only one that changes what this folder of versions serves; raises `RepositoryError` at once if not."""
     if not root.is_dir():
         raise RepositoryError(f"{root}: no such folder of engine versions")
@@ -111,7 +111,7 @@ def exclusive(root: Path) -> Iterator[None]:
 def replace_file(path: Path, content: bytes) -> None:
     """Put `content` in the file's place, all or nothing, on the disk when this returns; raises `RepositoryError`.
 
-    Killed at any moment, the file is the old one or the new one. One writer at a time (`exclusive`).
+    Killed at any moment, the file is the old one or the new one. One writer at a time (`lock_repository`).
     """
     fresh = path.with_name(f".{path.name}.new")  # one name: what a killed writer left is written over
     try:
@@ -168,7 +168,7 @@ def set_aside(path: Path) -> Path:
     return doomed
 
 
-def size_bytes(path: Path) -> int:
+def measure_size(path: Path) -> int:
     """The bytes of all regular files under a folder; links are not followed."""
     total = 0
     for folder, _, names in os.walk(path):

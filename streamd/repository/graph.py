@@ -11,7 +11,7 @@ from pathlib import Path
 from streamd.core.contract import ModelContract
 from streamd.core.errors import RepositoryError
 from streamd.regular_files import open_regular
-from streamd.repository.protobuf import Buffer, Span, fields, text
+from streamd.repository.protobuf import Buffer, Span, decode_text, read_fields
 
 ELEMENT_TYPES = {1: "float32", 6: "int32", 7: "int64", 10: "float16", 11: "float64", 16: "bfloat16"}
 """ONNX's numbers of the element types that are likely here."""
@@ -91,13 +91,13 @@ def _check_tensor(path: Path, tensor: GraphTensor, shape: tuple[int, ...], eleme
 
 # ---------------------------------------------------------------- the file's format
 def _read_model(data: Buffer) -> GraphSignature:
-    graphs = [span for field, span in fields(data, (0, len(data))) if field == _GRAPH]
+    graphs = [span for field, span in read_fields(data, (0, len(data))) if field == _GRAPH]
     if not graphs:
         raise ValueError("it has no graph")
     inputs: dict[str, GraphTensor] = {}
     outputs: dict[str, GraphTensor] = {}
     weights: set[str] = set()
-    for field, span in fields(data, graphs[-1]):
+    for field, span in read_fields(data, graphs[-1]):
         if field == _INPUT:
             tensor = _read_tensor(data, span)
             inputs[tensor.name] = tensor
@@ -105,7 +105,9 @@ def _read_model(data: Buffer) -> GraphSignature:
             tensor = _read_tensor(data, span)
             outputs[tensor.name] = tensor
         elif field == _INITIALIZER:
-            weights |= {text(data, part) for number, part in fields(data, span) if number == _INITIALIZER_NAME}
+            weights |= {
+                decode_text(data, part) for number, part in read_fields(data, span) if number == _INITIALIZER_NAME
+            }
     return GraphSignature({name: tensor for name, tensor in inputs.items() if name not in weights}, outputs)
 
 
@@ -113,20 +115,20 @@ def _read_tensor(data: Buffer, span: Span) -> GraphTensor:
     """Read a ValueInfoProto: name = 1, type = 2 (tensor type = 1: element type = 1, shape = 2)."""
     name = ""
     element, shape = 0, list[int | None]()
-    for field, part in fields(data, span):
+    for field, part in read_fields(data, span):
         if field == 1:
-            name = text(data, part)
+            name = decode_text(data, part)
         elif field == 2:
-            tensors = [inner for number, inner in fields(data, part) if number == 1]
-            for number, inner in fields(data, tensors[-1] if tensors else (0, 0)):
+            tensors = [inner for number, inner in read_fields(data, part) if number == 1]
+            for number, inner in read_fields(data, tensors[-1] if tensors else (0, 0)):
                 if number == 1:
                     element = inner[0]
                 elif number == 2:
-                    shape = [_read_axis(data, axis) for kind, axis in fields(data, inner) if kind == 1]
+                    shape = [_read_axis(data, axis) for kind, axis in read_fields(data, inner) if kind == 1]
     return GraphTensor(name, ELEMENT_TYPES.get(element, f"ONNX element type {element}"), tuple(shape))
 
 
 def _read_axis(data: Buffer, span: Span) -> int | None:
     """Read a dimension: its size = 1, or a name = 2."""
-    sizes = [part[0] for field, part in fields(data, span) if field == 1]
+    sizes = [part[0] for field, part in read_fields(data, span) if field == 1]
     return sizes[-1] if sizes else None

@@ -12,10 +12,10 @@ import msgspec
 
 from streamd.core.errors import RepositoryError
 from streamd.repository.conversion import RecordedVerdict, read_verdicts
-from streamd.repository.files import is_held, size_bytes
-from streamd.repository.plans import Machine, PlanFile, read_plans, unlisted_plans, why_damaged, why_not
-from streamd.repository.record import Record, read_record
-from streamd.repository.versions import EngineRepository, EngineVersion, Rule, stamp_of
+from streamd.repository.files import is_held, measure_size
+from streamd.repository.plans import Machine, PlanFile, explain_damage, explain_misfit, find_unlisted_plans, read_plans
+from streamd.repository.record import PromotionRecord, read_promotion_record
+from streamd.repository.versions import EngineRepository, EngineVersion, Rule, parse_stamp
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Listing:
 
     root: Path
     versions: tuple[VersionEntry, ...]
-    record: Record
+    record: PromotionRecord
 
     @property
     def serving(self) -> VersionEntry | None:
@@ -66,8 +66,8 @@ class Listing:
 
 def list_versions(repository: EngineRepository, machine: Machine | None = None) -> Listing:
     """Look at every version; plans are compared with `machine` by what is said of them. Raises `RepositoryError`."""
-    record = read_record(repository.root)
-    loaded = {path.name: _load(repository, path.name) for path in repository.folders()}
+    record = read_promotion_record(repository.root)
+    loaded = {path.name: _load(repository, path.name) for path in repository.list_folders()}
     rules = _serving_rule(repository, loaded)
     entries = [_entry(repository.root / name, found, record, rules, machine) for name, found in loaded.items()]
     entries.sort(key=lambda entry: (entry.stamp, entry.name), reverse=True)
@@ -76,14 +76,14 @@ def list_versions(repository: EngineRepository, machine: Machine | None = None) 
 
 def inspect_version(repository: EngineRepository, name: str, machine: Machine | None = None) -> VersionEntry:
     """Read one version, its plans' files included; raises `RepositoryError` if no version has this name."""
-    path = repository.folder(name)
-    loaded = {each.name: _load(repository, each.name) for each in repository.folders()}
+    path = repository.find_folder(name)
+    loaded = {each.name: _load(repository, each.name) for each in repository.list_folders()}
     found = loaded[name] if name in loaded else _load(repository, name)
     rules = _serving_rule(repository, loaded)
-    return _entry(path, found, read_record(repository.root), rules, machine, thorough=True)
+    return _entry(path, found, read_promotion_record(repository.root), rules, machine, thorough=True)
 
 
-def to_builtins(found: Listing | VersionEntry) -> Any:
+def convert_to_builtins(found: Listing | VersionEntry) -> Any:
     """Turn what was found into what JSON can say."""
     return msgspec.to_builtins(found, enc_hook=str)
 
@@ -97,7 +97,7 @@ def _load(repository: EngineRepository, name: str) -> EngineVersion | str:
 
 def _serving_rule(repository: EngineRepository, loaded: Mapping[str, EngineVersion | str]) -> dict[str, Rule]:
     """Return the one version that serves, with its rule; empty if none is sound."""
-    for name, rule in repository.in_order():
+    for name, rule in repository.list_serving_order():
         if isinstance(loaded.get(name), EngineVersion):
             return {name: rule}
     return {}
@@ -106,7 +106,7 @@ def _serving_rule(repository: EngineRepository, loaded: Mapping[str, EngineVersi
 def _entry(
     path: Path,
     found: EngineVersion | str,
-    record: Record,
+    record: PromotionRecord,
     rules: Mapping[str, Rule],
     machine: Machine | None,
     *,
@@ -114,8 +114,8 @@ def _entry(
 ) -> VersionEntry:
     common: dict[str, Any] = {
         "name": path.name,
-        "stamp": stamp_of(path.name),
-        "size_bytes": size_bytes(path),
+        "stamp": parse_stamp(path.name),
+        "size_bytes": measure_size(path),
         "promoted": path.name == record.current,
         "previous": path.name == record.previous,
         "held": is_held(path),
@@ -135,7 +135,7 @@ def _plans(version: EngineVersion, machine: Machine | None, thorough: bool) -> d
     try:
         return {
             "plans": tuple(_plan_entry(plan, machine, thorough) for plan in read_plans(version)),
-            "unlisted_plans": tuple(path.name for path in unlisted_plans(version)),
+            "unlisted_plans": tuple(path.name for path in find_unlisted_plans(version)),
             "validation": read_verdicts(version.path),
         }
     except RepositoryError as exc:
@@ -143,9 +143,9 @@ def _plans(version: EngineVersion, machine: Machine | None, thorough: bool) -> d
 
 
 def _plan_entry(plan: PlanFile, machine: Machine | None, thorough: bool) -> PlanEntry:
-    reason = why_not(plan, machine) if machine is not None else None
+    reason = explain_misfit(plan, machine) if machine is not None else None
     if reason is None and (thorough or not plan.path.is_file()):
-        reason = why_damaged(plan)
+        reason = explain_damage(plan)
     if reason is None and machine is None:
         return PlanEntry(plan)
     return PlanEntry(plan, reason is None, reason)

@@ -27,7 +27,7 @@ class Manifest(msgspec.Struct, frozen=True):
     architecture: str = ""
     default: bool = False
 
-    def contract(self) -> ModelContract:
+    def make_contract(self) -> ModelContract:
         """Return the contract; raises `ValueError` where its parts contradict each other."""
         return ModelContract(
             features=self.features,
@@ -45,7 +45,7 @@ def read_manifest(path: Path) -> Manifest:
     """Read and check a `config.json`; raises `RepositoryError`."""
     try:
         manifest = msgspec.json.decode(read_regular(path), type=Manifest)
-        manifest.contract()
+        manifest.make_contract()
     except OSError as exc:
         raise RepositoryError(f"{path}: cannot be read: {exc.strerror or exc}") from exc
     except (msgspec.DecodeError, ValueError) as exc:

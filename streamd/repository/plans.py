@@ -14,18 +14,18 @@ from streamd.repository.conversion import (
     PLAN_SUFFIX,
     PlanInfo,
     RecordedVerdict,
+    hash_file,
     is_plain_name,
     read_conversion,
     read_plan_infos,
     read_verdicts,
-    sha256_of,
 )
 from streamd.repository.versions import EngineVersion
 
 AUTO_ORDER = ("fp16", "bf16", "fp32")
 """What auto tries in this order; any other precision only where its plan is marked `preferred`."""
 
-EXACT = "fp32"
+EXACT_PRECISION = "fp32"
 """Without TF32 it needs no verdict: it computes what the graph was checked for when it was exported."""
 
 
@@ -85,18 +85,18 @@ def read_plans(version: EngineVersion) -> list[PlanFile]:
                 f"expected a *{PLAN_SUFFIX} file of the version itself"
             )
         verdict = verdicts.get(precision, RecordedVerdict())
-        plans.append(plan_file(version.path, precision, info, verdict, hashes.get(info.file, "")))
+        plans.append(make_plan_file(version.path, precision, info, verdict, hashes.get(info.file, "")))
     return plans
 
 
 def choose_plan(
     version: EngineVersion, precision: str, gpu: str, compute_capability: str, tensorrt: str, *, lean: bool = False
 ) -> PlanFile:
-    """Return the plan to load here: `plan_choice` without its reasons."""
-    return plan_choice(version, precision, Machine(gpu, compute_capability, tensorrt, lean)).plan
+    """Return the plan to load here: `choose_plan_with_reasons` without its reasons."""
+    return choose_plan_with_reasons(version, precision, Machine(gpu, compute_capability, tensorrt, lean)).plan
 
 
-def plan_choice(version: EngineVersion, precision: str, machine: Machine) -> PlanChoice:
+def choose_plan_with_reasons(version: EngineVersion, precision: str, machine: Machine) -> PlanChoice:
     """Choose the plan to load here: of that precision, or with `auto` the best that fits.
 
     Auto takes those marked `preferred` first, then fp16, bf16, fp32, and only what the accuracy gate let through; asked
@@ -106,7 +106,7 @@ def plan_choice(version: EngineVersion, precision: str, machine: Machine) -> Pla
     plans = read_plans(version)
     passed_over: list[str] = []
     for plan in _in_order(plans, precision):
-        reason = why_not(plan, machine, asked_for=precision != AUTO) or why_damaged(plan)
+        reason = explain_misfit(plan, machine, asked_for=precision != AUTO) or explain_damage(plan)
         if reason is None:
             return PlanChoice(plan, tuple(passed_over))
         passed_over.append(f"{plan.precision}: {reason}")
@@ -118,7 +118,7 @@ def plan_choice(version: EngineVersion, precision: str, machine: Machine) -> Pla
     )
 
 
-def why_not(plan: PlanFile, machine: Machine, *, asked_for: bool = False) -> str | None:
+def explain_misfit(plan: PlanFile, machine: Machine, *, asked_for: bool = False) -> str | None:
     """Return why a plan may not run on this machine, by its record, or `None` if it may."""
     if plan.gpu != machine.gpu or plan.compute_capability != machine.compute_capability:
         return (
@@ -134,35 +134,37 @@ def why_not(plan: PlanFile, machine: Machine, *, asked_for: bool = False) -> str
     return None
 
 
-def why_damaged(plan: PlanFile) -> str | None:
+def explain_damage(plan: PlanFile) -> str | None:
     """Return why a plan's file may not be loaded, or `None` if it is as it was built. Reads the whole file."""
-    if reason := why_missing(plan.path):
+    if reason := explain_missing_file(plan.path):
         return reason
     if not plan.sha256:
         return f"conversion_info.json has no SHA-256 of {plan.path.name}"
-    found = sha256_of(plan.path)
+    found = hash_file(plan.path)
     if found != plan.sha256:
         return f"{plan.path.name} changed since it was built (SHA-256 {found}, expected {plan.sha256})"
     return None
 
 
-def why_missing(path: Path) -> str | None:
+def explain_missing_file(path: Path) -> str | None:
     """Return why no file can be loaded, or `None` if one is there."""
     if path.is_symlink() or not path.is_file():
         return f"{path.name} is missing"
     return f"{path.name} is empty" if path.stat().st_size == 0 else None
 
 
-def unlisted_plans(version: EngineVersion) -> list[Path]:
+def find_unlisted_plans(version: EngineVersion) -> list[Path]:
     """Return the plan files in the folder that are not listed: nothing vouches for them, so none is ever loaded."""
     listed = {plan.path.name for plan in read_plans(version)}
     return [path for path in sorted(version.path.glob(f"*{PLAN_SUFFIX}")) if path.name not in listed]
 
 
-def plan_file(folder: Path, precision: str, info: PlanInfo, verdict: RecordedVerdict, sha256: str = "") -> PlanFile:
+def make_plan_file(
+    folder: Path, precision: str, info: PlanInfo, verdict: RecordedVerdict, sha256: str = ""
+) -> PlanFile:
     """Return one plan of a folder's record."""
     validated = verdict.promotable is not None
-    exact = precision == EXACT and not info.tf32
+    exact = precision == EXACT_PRECISION and not info.tf32
     promotable = verdict.promotable if verdict.promotable is not None else exact
     unjudged = () if validated or promotable else ("never validated (streamd engine validate)",)
     return PlanFile(
@@ -198,7 +200,8 @@ def _never_tried(version: EngineVersion, plans: list[PlanFile], precision: str) 
         tried = _in_order(plans, AUTO)
         said = [f"{plan.precision}: not marked as preferred; ask for it by name" for plan in plans if plan not in tried]
     unlisted = [
-        f"{path.name}: conversion_info.json does not list it, so it is never loaded" for path in unlisted_plans(version)
+        f"{path.name}: conversion_info.json does not list it, so it is never loaded"
+        for path in find_unlisted_plans(version)
     ]
     return said + unlisted
 

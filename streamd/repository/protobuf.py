@@ -10,7 +10,7 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
 _LONGEST_VARINT_BYTES = 10
 
 
-def fields(data: Buffer, span: Span) -> Iterator[tuple[int, Span]]:
+def read_fields(data: Buffer, span: Span) -> Iterator[tuple[int, Span]]:
     """Yield a message's fields: (number, where its bytes are), or for an integer (number, (value, value)).
 
     Raises `ValueError` where the bytes are no message.
@@ -35,7 +35,7 @@ def fields(data: Buffer, span: Span) -> Iterator[tuple[int, Span]]:
         at += size
 
 
-def text(data: Buffer, span: Span) -> str:
+def decode_text(data: Buffer, span: Span) -> str:
     """The string in these bytes; raises `ValueError` where they are no UTF-8."""
     return bytes(data[span[0] : span[1]]).decode()
 

@@ -1,6 +1,7 @@
 """The record of promotions, `promoted.json`: which version was promoted, over which others, by whom and why.
 
-A record never changes; `promoted` and `rolled_back` return the next one. Who may be promoted is decided elsewhere.
+A record never changes; `with_promotion` and `with_rollback` return the next one. This module does not decide which
+version may be promoted.
 """
 
 from collections.abc import Callable
@@ -13,13 +14,13 @@ from streamd.core.errors import RepositoryError
 from streamd.regular_files import read_regular
 from streamd.repository.files import replace_file
 
-RECORD_NAME = "promoted.json"
+PROMOTION_RECORD = "promoted.json"
 MAX_EARLIER = 50
 MAX_HISTORY = 200
 MAX_TEXT_CHARACTERS = 500
 
 
-class Change(msgspec.Struct, frozen=True, rename={"from_": "from"}):
+class PromotionChange(msgspec.Struct, frozen=True, rename={"from_": "from"}):
     """One promotion or rollback; a version is `None` if nothing was, or is, promoted."""
 
     kind: Literal["promote", "rollback"]
@@ -33,7 +34,7 @@ class Change(msgspec.Struct, frozen=True, rename={"from_": "from"}):
     """Earlier versions that a rollback could not go to, since they are gone or refused."""
 
 
-class Record(msgspec.Struct, frozen=True):
+class PromotionRecord(msgspec.Struct, frozen=True):
     """The promoted version, those before it, and the history of changes.
 
     `earlier` is an undo stack, its last the one promoted before `current`. A promotion puts `current` on it, a
@@ -43,7 +44,7 @@ class Record(msgspec.Struct, frozen=True):
 
     current: str | None = None
     earlier: tuple[str, ...] = ()
-    history: tuple[Change, ...] = ()
+    history: tuple[PromotionChange, ...] = ()
 
     @property
     def previous(self) -> str | None:
@@ -51,20 +52,20 @@ class Record(msgspec.Struct, frozen=True):
         return self.earlier[-1] if self.earlier else None
 
     @property
-    def candidates(self) -> tuple[str, ...]:
+    def serving_names(self) -> tuple[str, ...]:
         """The versions that were promoted and not rolled back, the newest promotion first."""
         current = () if self.current is None else (self.current,)
         return (*current, *reversed(self.earlier))
 
-    def promoted(self, version: str, *, when: float, who: str, why: str) -> "Record":
+    def with_promotion(self, version: str, *, when: float, who: str, why: str) -> "PromotionRecord":
         """Return the record with `version` promoted; this one, where it is so already."""
         if version == self.current:
             return self
         earlier = self.earlier if self.current is None else (*self.earlier, self.current)
-        change = Change("promote", version, self.current, when, _text(who), _text(why))
-        return Record(version, earlier[-MAX_EARLIER:], self._with(change))
+        change = PromotionChange("promote", version, self.current, when, _text(who), _text(why))
+        return PromotionRecord(version, earlier[-MAX_EARLIER:], self._with(change))
 
-    def rolled_back(self, is_sound: Callable[[str], bool], *, when: float, who: str, why: str) -> "Record":
+    def with_rollback(self, is_sound: Callable[[str], bool], *, when: float, who: str, why: str) -> "PromotionRecord":
         """Return the record with the last promotion undone, and those before it whose versions are not sound.
 
         Raises `ValueError` where nothing is promoted.
@@ -75,20 +76,20 @@ class Record(msgspec.Struct, frozen=True):
         while earlier and not is_sound(earlier[-1]):
             passed_over.append(earlier.pop())
         version = earlier.pop() if earlier else None
-        change = Change("rollback", version, self.current, when, _text(who), _text(why), tuple(passed_over))
-        return Record(version, tuple(earlier), self._with(change))
+        change = PromotionChange("rollback", version, self.current, when, _text(who), _text(why), tuple(passed_over))
+        return PromotionRecord(version, tuple(earlier), self._with(change))
 
-    def _with(self, change: Change) -> tuple[Change, ...]:
+    def _with(self, change: PromotionChange) -> tuple[PromotionChange, ...]:
         return (*self.history, change)[-MAX_HISTORY:]
 
 
-def read_record(root: Path) -> Record:
+def read_promotion_record(root: Path) -> PromotionRecord:
     """Read the record of a folder of versions; without one nothing was promoted. Raises `RepositoryError`."""
-    path = root / RECORD_NAME
+    path = root / PROMOTION_RECORD
     try:
-        return msgspec.json.decode(read_regular(path), type=Record)
+        return msgspec.json.decode(read_regular(path), type=PromotionRecord)
     except FileNotFoundError:
-        return Record()
+        return PromotionRecord()
     except OSError as exc:
         raise RepositoryError(f"{path}: cannot be read: {exc.strerror or exc}") from exc
     except msgspec.DecodeError as exc:
@@ -97,12 +98,12 @@ def read_record(root: Path) -> Record:
         ) from exc
 
 
-def write_record(root: Path, record: Record) -> None:
+def write_promotion_record(root: Path, record: PromotionRecord) -> None:
     """Put the record in the old one's place, all or nothing; raises `RepositoryError`."""
     said = msgspec.to_builtins(record)
     # For whoever reads the file: it follows from `earlier`, which alone is read back.
     shown = {"current": said["current"], "previous": record.previous, **said}
-    replace_file(root / RECORD_NAME, msgspec.json.format(msgspec.json.encode(shown), indent=2) + b"\n")
+    replace_file(root / PROMOTION_RECORD, msgspec.json.format(msgspec.json.encode(shown), indent=2) + b"\n")
 
 
 def _text(text: str) -> str:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, fields
 from pathlib import PurePosixPath
 
 from streamd.core.errors import RepositoryError
-from streamd.repository.conversion import PLAN_SUFFIX, is_plain_name, read_conversion, read_graph_infos, sha256_of
-from streamd.repository.external import data_locations
+from streamd.repository.conversion import PLAN_SUFFIX, hash_file, is_plain_name, read_conversion, read_graph_infos
+from streamd.repository.external import list_data_locations
 from streamd.repository.versions import EngineVersion
 
 
@@ -25,21 +25,21 @@ class SealedVersion(EngineVersion):
     data: Mapping[str, tuple[str, ...]]
 
 
-def seal(version: EngineVersion) -> SealedVersion:
+def seal_version(version: EngineVersion) -> SealedVersion:
     """Note what a version's lanes may load; reads what is not listed with its hash. Raises `RepositoryError`."""
     listed = read_conversion(version.path).sha256
     found = {name: sha256 for name, sha256 in listed.items() if name.endswith(PLAN_SUFFIX)}
     data = {}
     for graph in _graphs(version):
-        data[graph] = data_locations(version.path / graph)
+        data[graph] = list_data_locations(version.path / graph)
         for name in (graph, *(str(PurePosixPath(each)) for each in data[graph])):
             if (version.path / name).is_file():  # a missing one is reported when it is to be loaded
-                found[name] = listed.get(name) or sha256_of(version.path / name)
+                found[name] = listed.get(name) or hash_file(version.path / name)
     own = {field.name: getattr(version, field.name) for field in fields(EngineVersion)}
     return SealedVersion(**own, sha256=found, data=data)
 
 
-def changed_since(sealed: SealedVersion, now: SealedVersion) -> list[str]:
+def list_changed_files(sealed: SealedVersion, now: SealedVersion) -> list[str]:
     """The files of a version's graphs that are others now, or gone."""
     names = {name for name in {**sealed.sha256, **now.sha256} if not name.endswith(PLAN_SUFFIX)}
     return sorted(name for name in names if sealed.sha256.get(name) != now.sha256.get(name))

@@ -17,7 +17,7 @@ from streamd.repository.conversion import check_data_files, check_hashes, is_pla
 from streamd.repository.graph import check_graph
 from streamd.repository.guards import is_foreign, refuse_foreign
 from streamd.repository.manifest import Manifest, read_manifest, read_server_mapping
-from streamd.repository.record import RECORD_NAME, Record, read_record
+from streamd.repository.record import PROMOTION_RECORD, PromotionRecord, read_promotion_record
 
 _FOLDER = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9_.-]*)_(?P<stamp>\d{8}_\d{6})")
 
@@ -29,7 +29,7 @@ Rule = Literal["pinned", "promoted", "earlier", "default", "newest"]
 
 
 @dataclass(frozen=True)
-class PassedOver:
+class SkippedVersion:
     """A version that should serve and cannot: `name` is the version's, or that of the record's file.
 
     `rule` is that by which it would serve.
@@ -57,7 +57,7 @@ class EngineVersion:
     @property
     def stamp(self) -> str:
         """`YYYYMMDD_HHMMSS`: later is newer."""
-        return stamp_of(self.path.name)
+        return parse_stamp(self.path.name)
 
     @property
     def onnx(self) -> Path:
@@ -71,7 +71,7 @@ class VersionChoice:
 
     version: EngineVersion
     rule: Rule
-    missed: tuple[PassedOver, ...] = ()
+    missed: tuple[SkippedVersion, ...] = ()
 
     @property
     def passed_over(self) -> tuple[str, ...]:
@@ -99,23 +99,23 @@ class EngineRepository:
         """
         if pinned:
             return VersionChoice(self.load(pinned), "pinned")
-        return self._with_lost_defaults(self._first_sound(self.in_order(use_latest=use_latest)))
+        return self._with_lost_defaults(self._first_sound(self.list_serving_order(use_latest=use_latest)))
 
-    def choice_at_start(self) -> VersionChoice:
+    def choose_at_start(self) -> VersionChoice:
         """Choose as `choice` does, and pass over a record that cannot be read: nothing is promoted then.
 
         For a daemon that starts: it had better serve the next best than nothing. Raises `RepositoryError`.
         """
         try:
-            read_record(self.root)
+            read_promotion_record(self.root)
         except RepositoryError as exc:
             choice = self.choice_unpromoted()
-            return replace(choice, missed=(PassedOver(RECORD_NAME, "promoted", str(exc)), *choice.missed))
+            return replace(choice, missed=(SkippedVersion(PROMOTION_RECORD, "promoted", str(exc)), *choice.missed))
         return self.choice()
 
     def choice_unpromoted(self) -> VersionChoice:
         """Choose the version that serves where nothing is promoted; raises `RepositoryError`."""
-        return self._with_lost_defaults(self._first_sound(self.in_order(promoted=False)))
+        return self._with_lost_defaults(self._first_sound(self.list_serving_order(promoted=False)))
 
     def choose_unpromoted(self) -> EngineVersion:
         """Return the version that serves where nothing is promoted: `choice_unpromoted` without its reasons."""
@@ -123,22 +123,22 @@ class EngineRepository:
 
     def load(self, name: str) -> EngineVersion:
         """Check one version and read it; raises `RepositoryError`."""
-        return load_version(self.folder(name), self._check)
+        return load_version(self.find_folder(name), self._check)
 
-    def folder(self, name: str) -> Path:
+    def find_folder(self, name: str) -> Path:
         """Return the folder of this name, sound or not; raises `RepositoryError` with those that are there."""
         path = self.root / name
         if not is_plain_name(name) or not path.is_dir():
-            names = [path.name for path in self.folders()]
+            names = [path.name for path in self.list_folders()]
             raise RepositoryError(f"{self.root}: no engine version {name!r}; there are {names}")
         return path
 
-    def in_order(self, *, promoted: bool = True, use_latest: bool = True) -> Iterator[tuple[str, Rule]]:
+    def list_serving_order(self, *, promoted: bool = True, use_latest: bool = True) -> Iterator[tuple[str, Rule]]:
         """Yield the versions in the order in which they would serve, sound or not; one may come more than once."""
-        record = read_record(self.root) if promoted else Record()
-        for name in record.candidates:
+        record = read_promotion_record(self.root) if promoted else PromotionRecord()
+        for name in record.serving_names:
             yield name, "promoted" if name == record.current else "earlier"
-        newest = sorted(self.folders(), key=lambda path: (stamp_of(path.name), path.name), reverse=True)
+        newest = sorted(self.list_folders(), key=lambda path: (parse_stamp(path.name), path.name), reverse=True)
         for path in newest:
             with suppress(RepositoryError):  # told when its turn among all others comes
                 if read_manifest(path / "config.json").default:
@@ -146,7 +146,7 @@ class EngineRepository:
         if use_latest:
             yield from ((path.name, "newest") for path in newest)
 
-    def folders(self) -> Iterator[Path]:
+    def list_folders(self) -> Iterator[Path]:
         """Yield every folder named as a version is, sound or not, by name; raises `RepositoryError`."""
         if not self.root.is_dir():
             raise RepositoryError(f"{self.root}: no such folder of engine versions")
@@ -155,16 +155,16 @@ class EngineRepository:
                 yield path
 
     def _first_sound(self, order: Iterator[tuple[str, Rule]]) -> VersionChoice:
-        missed: dict[str, PassedOver] = {}
+        missed: dict[str, SkippedVersion] = {}
         for name, rule in order:
             if name in missed:
                 continue
             try:
                 return VersionChoice(self.load(name), rule, tuple(missed.values()))
             except RepositoryError as exc:
-                missed[name] = PassedOver(name, rule, str(exc))
+                missed[name] = SkippedVersion(name, rule, str(exc))
         reasons = "; ".join(each.reason for each in missed.values())
-        if not reasons and any(self.folders()):
+        if not reasons and any(self.list_folders()):
             reasons = "none is promoted or marked as the default; pin one, or promote one"
         reasons = reasons or "it holds no folder named <name>_<YYYYMMDD>_<HHMMSS>"
         raise RepositoryError(f"{self.root}: no engine version to serve: {reasons}")
@@ -175,13 +175,13 @@ class EngineRepository:
             return choice
         known = {each.name for each in choice.missed}
         lost = []
-        for path in self.folders():
+        for path in self.list_folders():
             try:
                 if path.name in known or is_foreign(path):
                     continue
                 read_manifest(path / "config.json")
             except RepositoryError as exc:
-                lost.append(PassedOver(path.name, "newest", f"{exc} (it may be the default)"))
+                lost.append(SkippedVersion(path.name, "newest", f"{exc} (it may be the default)"))
         return replace(choice, missed=(*choice.missed, *lost))
 
 
@@ -194,7 +194,7 @@ def load_version(path: Path, check: GraphCheck = check_graph) -> EngineVersion:
         raise RepositoryError(f"{path}: has no model.onnx; export the model to ONNX first")
     manifest = read_manifest(path / "config.json")
     check_hashes(path)
-    contract = manifest.contract()
+    contract = manifest.make_contract()
     check(path / "model.onnx", contract)
     check_data_files(path, "model.onnx")
     mapping = read_server_mapping(path / "server_mapping.json")
@@ -213,7 +213,7 @@ def is_version_name(name: str) -> bool:
     return True
 
 
-def stamp_of(name: str) -> str:
+def parse_stamp(name: str) -> str:
     """The stamp in a folder's name, `YYYYMMDD_HHMMSS`; empty where it has none."""
     match = _FOLDER.fullmatch(name)
     return match["stamp"] if match else ""

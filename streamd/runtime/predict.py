@@ -96,7 +96,7 @@ class PredictRequest:
     # ------------------------------------------------------------ called by the pipeline
     def fill(self, index: int, inputs: Inputs, row: int) -> None:
         """Copy window `index` into row `row` of a lane's inputs."""
-        for name, buffer in inputs.first(row + 1).items():
+        for name, buffer in inputs.view_first(row + 1).items():
             buffer[row] = self._inputs[name][index]
 
     def answer(self, index: int, forecast: Float32, model: str) -> None:

@@ -20,7 +20,7 @@ from benchmarks.gpu.harness import ROOT, ResultFile, Suite
 from benchmarks.gpu.processes import CpuWatch
 from streamd.core.arrays import Float32
 from streamd.core.contract import ModelContract
-from streamd.inference.fake import FakeBackend, forecast_of
+from streamd.inference.fake import FakeBackend, make_fake_forecast
 from streamd.inference.lane import Inputs
 from streamd.repository.versions import EngineRepository
 from streamd.server.config import Config
@@ -42,7 +42,7 @@ COUNT = 40
 @pytest.fixture(scope="module")
 def reference() -> Reference:
     inputs = windows.make_windows(CONTRACT, COUNT)
-    return Reference(inputs, np.stack([forecast_of(CONTRACT, window) for window in inputs.encoder_cont]))
+    return Reference(inputs, np.stack([make_fake_forecast(CONTRACT, window) for window in inputs.encoder_cont]))
 
 
 @pytest.fixture
@@ -266,7 +266,7 @@ def test_the_share_of_the_gpu_in_a_timeline_is_computed_from_events(monkeypatch:
 def test_bytes_of_a_forecast_are_those_of_its_tensors() -> None:
     inputs = Inputs.allocate(CONTRACT, 1)
     found = floors.count_bytes(CONTRACT)
-    assert found["to_device"] == sum(buffer.nbytes for buffer in inputs.first(1).values())
+    assert found["to_device"] == sum(buffer.nbytes for buffer in inputs.view_first(1).values())
     assert found["to_host"] == 4 * CONTRACT.horizon * len(CONTRACT.targets) * len(CONTRACT.quantiles)
 
 
@@ -341,7 +341,7 @@ class StampingDevice:
         self.ends = time.perf_counter_ns() + 1_000
         return self
 
-    def done(self) -> bool:
+    def is_done(self) -> bool:
         if time.perf_counter_ns() < self.ends:
             return False
         self.cell[0] = time.perf_counter_ns()
@@ -349,7 +349,7 @@ class StampingDevice:
 
     def synchronize(self) -> None:
         self.ends = 0
-        self.done()
+        self.is_done()
 
 
 @pytest.mark.parametrize("way", wakeup.WAYS)

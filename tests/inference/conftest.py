@@ -24,7 +24,7 @@ def device() -> Iterator[FakeCuda]:
             cuda.revive(index)
         cuda.use_device(0)
     assert fake.left == 0, "every owner was closed, and gave all back"
-    assert cuda.live() == {}
+    assert cuda.count_live() == {}
 
 
 @pytest.fixture(params=["8.6.1", "10.9.0.34"])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from streamd.core.arrays import Float32
 from streamd.core.errors import BackendUnavailableError, BatchFailedError, LaneLostError
 from streamd.inference.ensemble import EnsembleBackend
-from streamd.inference.fake import FakeBackend, FakeLane, forecast_of
+from streamd.inference.fake import FakeBackend, FakeLane, make_fake_forecast
 from tests.support.contracts import make_contract
 
 CONTRACT = make_contract()
@@ -36,7 +36,7 @@ class Scaled(FakeBackend):
 
 def random_inputs(lane: Any, count: int) -> None:
     random = np.random.default_rng(count)
-    for buffer in lane.inputs.first(count).values():
+    for buffer in lane.inputs.view_first(count).values():
         buffer[:] = random.integers(0, 100, buffer.shape)
 
 
@@ -48,13 +48,13 @@ def test_forecasts_are_the_members_mean_and_every_member_sees_the_same(factors: 
         member.script.on_run = lambda lane, inputs: seen.append(inputs)
     lane = EnsembleBackend(members).make_lane(0)
     random_inputs(lane, count)
-    expected = np.stack([forecast_of(CONTRACT, window) for window in lane.inputs.encoder_cont[:count]])
+    expected = np.stack([make_fake_forecast(CONTRACT, window) for window in lane.inputs.encoder_cont[:count]])
     made = lane.run(count)
     assert made.dtype == np.float32
     np.testing.assert_allclose(made, expected * np.mean(factors), rtol=1e-5, atol=1e-4)
     assert len(seen) == len(factors)
     for inputs in seen:
-        for name, buffer in lane.inputs.first(count).items():
+        for name, buffer in lane.inputs.view_first(count).items():
             np.testing.assert_array_equal(inputs[name], buffer)
     again = lane.run(count)
     np.testing.assert_array_equal(again, made, "what a member gave is not changed by averaging")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from streamd.core.errors import BackendUnavailableError, BatchFailedError, LaneLostError
-from streamd.inference.fake import FakeBackend, FakeLane, forecast_of
+from streamd.inference.fake import FakeBackend, FakeLane, make_fake_forecast
 from streamd.inference.opening import open_all
 from tests.support.contracts import make_contract
 
@@ -30,7 +30,7 @@ def test_a_window_s_forecast_is_its_own_wherever_it_lies() -> None:
     forecasts = lane.run(5)
     assert forecasts.shape == (5, 4, 2, 3)
     for row in range(5):
-        np.testing.assert_array_equal(forecasts[row], forecast_of(CONTRACT, lane.inputs.encoder_cont[row]))
+        np.testing.assert_array_equal(forecasts[row], make_fake_forecast(CONTRACT, lane.inputs.encoder_cont[row]))
     assert len({forecast.tobytes() for forecast in forecasts}) == 5
 
 
@@ -38,10 +38,10 @@ def test_a_forecast_is_the_last_value_that_is_there() -> None:
     window = np.full((8, 3), np.nan, np.float32)
     window[5] = (50.0, 60.0, 70.0)
     window[6, 1] = 61.0
-    forecast = forecast_of(CONTRACT, window)
+    forecast = make_fake_forecast(CONTRACT, window)
     np.testing.assert_allclose(forecast[0, :, 1], [61.001, 50.001], rtol=1e-6)
     np.testing.assert_allclose(forecast[3, 0], [60.604, 61.004, 61.404], rtol=1e-6)
-    assert forecast_of(CONTRACT, np.full((8, 3), np.nan, np.float32))[0, 0, 1] == np.float32(0.001)
+    assert make_fake_forecast(CONTRACT, np.full((8, 3), np.nan, np.float32))[0, 0, 1] == np.float32(0.001)
 
 
 def test_the_script_fails_batches_rows_and_lanes() -> None:
@@ -75,7 +75,7 @@ def test_a_held_lane_waits_for_its_release() -> None:
     thread.start()
     began.wait()
     assert done == []
-    backend.script.release["fake-0"].set()
+    backend.script.gates["fake-0"].set()
     thread.join()
     assert done == [2]
 
@@ -107,7 +107,7 @@ def test_lanes_are_done_in_the_order_in_which_they_are_let_go() -> None:
 def test_a_lane_that_hangs_is_ended_by_the_test_and_hangs_nobody_else() -> None:
     backend = FakeBackend(CONTRACT)
     hung, sound = backend.make_lane(0), backend.make_lane(1)
-    hung.hangs = True
+    hung.is_hanging = True
     done: list[str] = []
     thread = run_in_thread(hung, done)
     assert len(sound.run(1)) == 1
@@ -121,7 +121,7 @@ def test_a_lane_that_hangs_is_ended_by_the_test_and_hangs_nobody_else() -> None:
 def test_a_rebuilt_lane_has_a_gate_of_its_own() -> None:
     backend = FakeBackend(CONTRACT)
     former, newer = backend.make_lane(0), backend.make_lane(0)
-    assert backend.script.release["fake-0"] is newer.gate
+    assert backend.script.gates["fake-0"] is newer.gate
     assert former.gate is not newer.gate
     assert backend.lanes == [former, newer]
 
@@ -194,9 +194,9 @@ def test_lanes_fail_to_be_made_by_script() -> None:
 
 def test_closing_is_noted() -> None:
     _, lane = make_lane()
-    assert (lane.closed, lane.closings) == (False, 0)
+    assert (lane.is_closed, lane.closings) == (False, 0)
     lane.close()
-    assert (lane.closed, lane.closings) == (True, 1)
+    assert (lane.is_closed, lane.closings) == (True, 1)
 
 
 def test_all_lanes_are_opened_or_none() -> None:
@@ -207,4 +207,4 @@ def test_all_lanes_are_opened_or_none() -> None:
     backend.script.make_errors.extend([None, BackendUnavailableError("no room")])
     with pytest.raises(BackendUnavailableError, match="no room"):
         open_all(partial(backend.make_lane, index) for index in range(3))
-    assert [lane.closed for lane in backend.lanes] == [False, False, True]
+    assert [lane.is_closed for lane in backend.lanes] == [False, False, True]

@@ -25,14 +25,14 @@ ENGINES = Path(__file__).parents[2] / "engines"
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not cuda.device_count(), reason=f"needs a GPU: {cuda.why_no_device()}"),
+    pytest.mark.skipif(not cuda.count_devices(), reason=f"needs a GPU: {cuda.explain_no_device()}"),
 ]
 
 
 @pytest.fixture(autouse=True)
 def _nothing_is_left() -> Iterator[None]:
     yield
-    assert cuda.live() == {}
+    assert cuda.count_live() == {}
 
 
 def test_a_graph_copies_there_and_back_as_often_as_it_is_launched() -> None:
@@ -61,16 +61,16 @@ def test_a_graph_copies_there_and_back_as_often_as_it_is_launched() -> None:
                 ended.synchronize()
                 np.testing.assert_array_equal(target, source)
                 assert ended.elapsed_ms(began) > 0
-        assert stream.done()
+        assert stream.is_done()
 
 
 def test_what_is_released_is_the_device_s_again() -> None:
     cuda.use_device(0)
     DeviceBuffer(1).close()
-    before, _ = cuda.memory_bytes(0)
+    before, _ = cuda.get_memory_bytes(0)
     with DeviceBuffer(1 << 30):
-        assert cuda.memory_bytes(0)[0] <= before - (1 << 30)
-    assert cuda.memory_bytes(0)[0] >= before - (64 << 20)
+        assert cuda.get_memory_bytes(0)[0] <= before - (1 << 30)
+    assert cuda.get_memory_bytes(0)[0] >= before - (64 << 20)
 
 
 def planned_versions() -> list[tuple[EngineVersion, Plan]]:
@@ -80,7 +80,9 @@ def planned_versions() -> list[tuple[EngineVersion, Plan]]:
         try:
             version = load_version(path)
             library = load_tensorrt()
-            plan = choose_plan(version, "auto", cuda.device_name(0), cuda.compute_capability(0), library.version)
+            plan = choose_plan(
+                version, "auto", cuda.get_device_name(0), cuda.get_compute_capability(0), library.version
+            )
         except (RepositoryError, BackendUnavailableError, NotADirectoryError):
             continue
         found.append((version, Plan(plan.path, plan.precision)))
@@ -108,5 +110,5 @@ def test_lanes_forecast_as_onnxruntime_does_on_the_cpu() -> None:
 
 def copy(given: Inputs, to: Inputs) -> None:
     """Copy all windows."""
-    for name, array in given.first(8).items():
+    for name, array in given.view_first(8).items():
         getattr(to, name)[:8] = array

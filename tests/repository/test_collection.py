@@ -10,7 +10,7 @@ import pytest
 
 from streamd.core.errors import RepositoryError
 from streamd.repository.collection import collect_garbage
-from streamd.repository.files import VersionHold, claimed, is_held
+from streamd.repository.files import VersionHold, claim_folder, is_held
 from streamd.repository.promotion import Promoter
 from streamd.repository.versions import EngineRepository
 from tests.support.made_versions import make
@@ -133,7 +133,7 @@ def test_a_hold_ends_once(repository: EngineRepository) -> None:
     hold.close()
     hold.close()
     assert not is_held(repository.root / A)
-    with claimed(repository.root / A) as free, claimed(repository.root / A) as second:
+    with claim_folder(repository.root / A) as free, claim_folder(repository.root / A) as second:
         assert (free, second) == (True, False)
 
 

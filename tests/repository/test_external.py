@@ -17,8 +17,8 @@ from onnx import TensorProto, helper
 
 from streamd.cli import main
 from streamd.core.errors import RepositoryError
-from streamd.repository.conversion import choose_graph, graph_sha256, sha256_of
-from streamd.repository.external import data_files
+from streamd.repository.conversion import choose_graph, hash_file, hash_graph
+from streamd.repository.external import find_data_files
 from streamd.repository.versions import EngineRepository, load_version
 from tests.support.external_weights import DATA, REFUSED, TAKEN, change_location, move_apart, save_apart
 from tests.support.graph_readers import model, scaled_network, value, weight
@@ -30,14 +30,14 @@ from tests.support.small_version import make_version
 def test_data_outside_the_graphs_folder_or_not_whole_is_refused_by_name(tmp_path: Path, case: str) -> None:
     make, said = REFUSED[case]
     with pytest.raises(RepositoryError, match=said):
-        data_files(make(tmp_path))
+        find_data_files(make(tmp_path))
 
 
 @pytest.mark.parametrize("make", TAKEN.values(), ids=TAKEN.keys())
 def test_data_in_the_graphs_folder_is_found(tmp_path: Path, make: Callable[[Path], Path]) -> None:
     graph = make(tmp_path)
-    (file,) = data_files(graph).values()
-    assert file.read_bytes() == (graph.parent / next(iter(data_files(graph)))).read_bytes()
+    (file,) = find_data_files(graph).values()
+    assert file.read_bytes() == (graph.parent / next(iter(find_data_files(graph)))).read_bytes()
     assert file.stat().st_size > 0
 
 
@@ -69,11 +69,11 @@ def test_data_is_found_in_every_part_of_a_model(tmp_path: Path) -> None:
     names = ("branch", "constant", "initializer", "values", "indices", "function", "merged")
     for name in names:
         (tmp_path / f"{name}.bin").write_bytes(bytes(4))
-    assert set(data_files(tmp_path / "model.onnx")) == {f"{name}.bin" for name in names}
+    assert set(find_data_files(tmp_path / "model.onnx")) == {f"{name}.bin" for name in names}
     for name in names:
         (tmp_path / f"{name}.bin").unlink()
         with pytest.raises(RepositoryError, match=rf"{name}\.bin: missing"):
-            data_files(tmp_path / "model.onnx")
+            find_data_files(tmp_path / "model.onnx")
         (tmp_path / f"{name}.bin").write_bytes(bytes(4))
 
 
@@ -83,7 +83,7 @@ def test_every_place_that_a_tensor_names_is_looked_at(tmp_path: Path) -> None:
     stored.graph.initializer[0].external_data.insert(0, onnx.StringStringEntryProto(key="location", value="../out"))
     graph.write_bytes(stored.SerializeToString())
     with pytest.raises(RepositoryError, match=r"'\.\./out'"):
-        data_files(graph)
+        find_data_files(graph)
 
 
 @pytest.mark.parametrize(("key", "said"), [("offset", "many"), ("offset", "-4"), ("length", "x")])
@@ -93,7 +93,7 @@ def test_numbers_that_make_no_sense_are_refused(tmp_path: Path, key: str, said: 
     stored.graph.initializer[0].external_data.add(key=key, value=said)
     graph.write_bytes(stored.SerializeToString())
     with pytest.raises(RepositoryError, match="not an ONNX model"):
-        data_files(graph)
+        find_data_files(graph)
 
 
 def test_graphs_that_nest_without_end_are_refused(tmp_path: Path) -> None:
@@ -104,18 +104,18 @@ def test_graphs_that_nest_without_end_are_refused(tmp_path: Path) -> None:
     whole = bytes([7 << 3 | 2, len(content) & 0x7F | 0x80, len(content) >> 7]) + content
     (tmp_path / "model.onnx").write_bytes(whole)
     with pytest.raises(RepositoryError, match="nest more than 64 deep"):
-        data_files(tmp_path / "model.onnx")
+        find_data_files(tmp_path / "model.onnx")
 
 
 def test_a_graphs_hash_is_that_of_its_weights_too(tmp_path: Path) -> None:
     graph = save_apart(scaled_network(), tmp_path / "model.onnx")
-    before = graph_sha256(graph)
+    before = hash_graph(graph)
     content = bytearray((tmp_path / DATA).read_bytes())
     content[5] ^= 1
     (tmp_path / DATA).write_bytes(content)
-    assert graph_sha256(graph) != before
+    assert hash_graph(graph) != before
     onnx.save(scaled_network(), str(tmp_path / "one.onnx"))
-    assert graph_sha256(tmp_path / "one.onnx") == sha256_of(tmp_path / "one.onnx")
+    assert hash_graph(tmp_path / "one.onnx") == hash_file(tmp_path / "one.onnx")
 
 
 # ---------------------------------------------------------------- versions
@@ -124,7 +124,7 @@ def version(tmp_path: Path) -> Path:
     """A sound version by hand: its weights beside the graph, and a record of both."""
     path = make_version(tmp_path / "engines")
     move_apart(path)
-    tell(path, sha256={name: sha256_of(path / name) for name in ("model.onnx", DATA, "config.json")})
+    tell(path, sha256={name: hash_file(path / name) for name in ("model.onnx", DATA, "config.json")})
     return path
 
 
@@ -150,13 +150,13 @@ SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
     "changed": (spoil_byte, f"{DATA}: changed since it was made"),
     "not vouched for": (
         lambda version: tell(
-            version, sha256={name: sha256_of(version / name) for name in ("model.onnx", "config.json")}
+            version, sha256={name: hash_file(version / name) for name in ("model.onnx", "config.json")}
         ),
         "conversion_info.json has no SHA-256 of it",
     ),
     "elsewhere": (
         lambda version: tell(
-            version, sha256={"model.onnx": sha256_of(change_location(version / "model.onnx", "../w"))}
+            version, sha256={"model.onnx": hash_file(change_location(version / "model.onnx", "../w"))}
         ),
         "expected a file in the graph's own folder",
     ),
@@ -189,12 +189,12 @@ def test_a_graph_of_a_lower_precision_is_checked_as_well(version: Path) -> None:
     lower = version / "model_fp16.onnx"
     shutil.copy(version / "model.onnx", lower)
     change_location(lower, "half.data")
-    hashes = {name: sha256_of(version / name) for name in ("model.onnx", DATA, lower.name)}
+    hashes = {name: hash_file(version / name) for name in ("model.onnx", DATA, lower.name)}
     tell(version, sha256=hashes, graphs={"fp16": {"file": lower.name}}, validation={"fp16": {"promotable": True}})
     with pytest.raises(RepositoryError, match=r"half\.data: missing"):
         choose_graph(version, "fp16")
     shutil.copy(version / DATA, version / "half.data")
     with pytest.raises(RepositoryError, match="has no SHA-256 of it"):
         choose_graph(version, "fp16")
-    tell(version, sha256={**hashes, "half.data": sha256_of(version / "half.data")})
+    tell(version, sha256={**hashes, "half.data": hash_file(version / "half.data")})
     assert choose_graph(version, "fp16") == lower

@@ -13,7 +13,7 @@ import pytest
 from streamd.core.errors import RepositoryError
 from streamd.repository.collection import collect_garbage
 from streamd.repository.promotion import Promoter
-from streamd.repository.record import Record, read_record
+from streamd.repository.record import PromotionRecord, read_promotion_record
 from streamd.repository.versions import EngineRepository, load_version
 from tests.support.made_versions import make
 
@@ -39,13 +39,13 @@ def killed_copies(folder: Path, change: str, promoted: list[str]) -> tuple[Path,
 @pytest.mark.parametrize(("change", "promoted"), [("promote", []), ("promote", NAMES[:2]), ("rollback", NAMES[:2])])
 def test_the_record_is_the_old_one_or_the_new_one(tmp_path: Path, change: str, promoted: list[str]) -> None:
     source, calls, copies = killed_copies(tmp_path, change, promoted)
-    old, new = read_record(source), read_record(copies[-1])
+    old, new = read_promotion_record(source), read_promotion_record(copies[-1])
     assert old != new
     # What is on disk before the new record takes its place, and after it, by the order of the calls.
     assert [name for name in calls if name in ("write", "fsync", "replace")] == ["write", "fsync", "replace", "fsync"]
     replaced = calls.index("replace")
     for step, copy in enumerate(copies):
-        assert read_record(copy) == (old if step <= replaced else new), f"killed at {step}, {calls[step]}"
+        assert read_promotion_record(copy) == (old if step <= replaced else new), f"killed at {step}, {calls[step]}"
         repository = EngineRepository(copy)
         assert repository.choose().name == EngineRepository(source if step <= replaced else copies[-1]).choose().name
         # Nothing that the dead process held stands in the way of the next change.
@@ -60,7 +60,7 @@ def test_a_version_is_whole_or_gone(tmp_path: Path) -> None:
     assert len([name for name in calls if name == "rename"]) == 2
     there = []
     for copy in copies:
-        names = [path.name for path in EngineRepository(copy).folders()]
+        names = [path.name for path in EngineRepository(copy).list_folders()]
         for name in names:
             load_version(copy / name)
         there.append(len(names))
@@ -90,4 +90,4 @@ def test_a_failed_write_leaves_the_old_record_and_nothing_beside_it(
                 Promoter(repository).promote(NAMES[1], "ann", "", 1.0)
         assert (tmp_path / "promoted.json").read_bytes() == before
         assert {path.name for path in tmp_path.iterdir()} == {*NAMES, "promoted.json", ".promoted.lock"}
-    assert read_record(tmp_path) != Record()
+    assert read_promotion_record(tmp_path) != PromotionRecord()

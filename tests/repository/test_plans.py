@@ -12,7 +12,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from streamd.core.errors import RepositoryError
-from streamd.repository.plans import Machine, choose_plan, plan_choice, read_plans, unlisted_plans, why_damaged, why_not
+from streamd.repository.plans import (
+    Machine,
+    choose_plan,
+    choose_plan_with_reasons,
+    explain_damage,
+    explain_misfit,
+    find_unlisted_plans,
+    read_plans,
+)
 from streamd.repository.versions import EngineVersion, load_version
 from tests.support.made_versions import add_plan, digest, judge, make, tell
 
@@ -26,12 +34,12 @@ def path(tmp_path: Path) -> Path:
 
 
 def chosen(path: Path, precision: str = "auto", machine: Machine = HERE) -> str:
-    return plan_choice(load_version(path), precision, machine).plan.precision
+    return choose_plan_with_reasons(load_version(path), precision, machine).plan.precision
 
 
 def refusal(path: Path, precision: str = "auto", machine: Machine = HERE) -> str:
     with pytest.raises(RepositoryError) as caught:
-        plan_choice(load_version(path), precision, machine)
+        choose_plan_with_reasons(load_version(path), precision, machine)
     said = str(caught.value)
     assert f"streamd engine build --version {path}" in said, "the way out"
     return said
@@ -118,7 +126,7 @@ def test_what_the_gate_refused_is_never_taken(path: Path) -> None:
     for precision in ("auto", "fp16"):
         assert "coverage off by 7 %" in refusal(path, precision)
     good(path, "fp32")
-    choice = plan_choice(load_version(path), "auto", HERE)
+    choice = choose_plan_with_reasons(load_version(path), "auto", HERE)
     assert choice.plan.precision == "fp32"
     assert len(choice.passed_over) == 1
     assert "coverage off by 7 %" in choice.passed_over[0]
@@ -209,7 +217,7 @@ def test_a_plan_without_a_hash_is_passed_over(path: Path) -> None:
 def test_a_plan_that_is_not_listed_is_refused_by_name(path: Path) -> None:
     (path / "model_fp16.engine").write_bytes(b"from somewhere")
     version = load_version(path)
-    assert [each.name for each in unlisted_plans(version)] == ["model_fp16.engine"]
+    assert [each.name for each in find_unlisted_plans(version)] == ["model_fp16.engine"]
     assert "model_fp16.engine: conversion_info.json does not list it" in refusal(path)
 
 
@@ -247,13 +255,13 @@ def test_the_choice_is_the_naive_ones(
         order = list(dict.fromkeys([*preferred, *order]))
     expected = next(filter(usable, order), None)
     try:
-        found = plan_choice(version, asked, HERE).plan
+        found = choose_plan_with_reasons(version, asked, HERE).plan
     except RepositoryError as exc:
         assert expected is None, str(exc)  # noqa: PT017 - either may be right
     else:
         assert found.precision == expected
-        assert why_not(found, HERE, asked_for=asked != "auto") is None
-        assert why_damaged(found) is None
+        assert explain_misfit(found, HERE, asked_for=asked != "auto") is None
+        assert explain_damage(found) is None
 
 
 _counter = itertools.count()

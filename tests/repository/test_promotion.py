@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 
 from streamd.core.errors import RepositoryError
 from streamd.repository.collection import collect_garbage
-from streamd.repository.files import exclusive
+from streamd.repository.files import lock_repository
 from streamd.repository.promotion import Promoter
 from streamd.repository.record import (
     MAX_EARLIER,
     MAX_HISTORY,
     MAX_TEXT_CHARACTERS,
-    Change,
-    Record,
-    read_record,
-    write_record,
+    PromotionChange,
+    PromotionRecord,
+    read_promotion_record,
+    write_promotion_record,
 )
 from streamd.repository.versions import EngineRepository
 from tests.support.made_versions import add_plan, judge, make, tell
@@ -45,8 +45,8 @@ def serving(promoter: Promoter) -> str:
 def test_a_promoted_version_serves_and_is_recorded(promoter: Promoter) -> None:
     record = promoter.promote(A, "ann@host", "better on the weekend", 1700000000.5)
     assert serving(promoter) == A
-    assert record == read_record(promoter.repository.root)
-    assert record.history == (Change("promote", A, None, 1700000000.5, "ann@host", "better on the weekend"),)
+    assert record == read_promotion_record(promoter.repository.root)
+    assert record.history == (PromotionChange("promote", A, None, 1700000000.5, "ann@host", "better on the weekend"),)
     said = json.loads((promoter.repository.root / "promoted.json").read_text())
     assert (said["current"], said["previous"], said["earlier"]) == (A, None, [])
     assert said["history"][0] == {
@@ -70,7 +70,7 @@ def test_rolling_back_goes_further_back_each_time_and_never_forth(promoter: Prom
     assert went == [C, A, B], "B is the default: nothing is promoted any more"
     with pytest.raises(RepositoryError, match="nothing is promoted: there is nothing to roll back"):
         promoter.rollback("bob", "", 20.0)
-    history = read_record(promoter.repository.root).history
+    history = read_promotion_record(promoter.repository.root).history
     assert [(each.kind, each.from_, each.version) for each in history] == [
         ("promote", None, A),
         ("promote", A, C),
@@ -113,7 +113,7 @@ def test_a_rollback_to_nothing_that_can_serve_is_refused(promoter: Promoter) -> 
         (root / name / "model.onnx").unlink()
     with pytest.raises(RepositoryError, match="no engine version to serve"):
         promoter.rollback("ann", "", 1.0)
-    assert read_record(root).current == A
+    assert read_promotion_record(root).current == A
 
 
 STEPS = st.lists(
@@ -127,44 +127,44 @@ STEPS = st.lists(
 
 @given(STEPS)
 def test_the_record_is_a_stack(steps: list[tuple[str, Any]]) -> None:
-    record, stack, changes = Record(), list[str](), 0
+    record, stack, changes = PromotionRecord(), list[str](), 0
     for when, (kind, operand) in enumerate(steps):
         if kind == "promote":
-            record = record.promoted(operand, when=when, who="w", why="")
+            record = record.with_promotion(operand, when=when, who="w", why="")
             if stack[-1:] != [operand]:
                 stack.append(operand)
                 changes += 1
         elif not stack:
             with pytest.raises(ValueError, match="nothing is promoted"):
-                record.rolled_back(operand.__contains__, when=when, who="w", why="")
+                record.with_rollback(operand.__contains__, when=when, who="w", why="")
         else:
-            record = record.rolled_back(operand.__contains__, when=when, who="w", why="")
+            record = record.with_rollback(operand.__contains__, when=when, who="w", why="")
             stack.pop()
             while stack and stack[-1] not in operand:
                 stack.pop()
             changes += 1
-        assert [*record.candidates] == stack[::-1]
+        assert [*record.serving_names] == stack[::-1]
         assert (record.current, record.previous) == (([None, None, *stack])[-1], ([None, None, *stack])[-2])
         assert len(record.history) == changes
 
 
 def test_the_record_is_bounded_and_whatever_is_said_can_be_written(tmp_path: Path) -> None:
-    record = Record()
+    record = PromotionRecord()
     for when in range(MAX_HISTORY + 50):
-        record = record.promoted(f"v{when}", when=when, who="x" * 10_000, why="\udcff" * 10_000)
+        record = record.with_promotion(f"v{when}", when=when, who="x" * 10_000, why="\udcff" * 10_000)
     assert (len(record.earlier), len(record.history)) == (MAX_EARLIER, MAX_HISTORY)
     assert (record.previous, record.history[-1].version) == (f"v{when - 1}", f"v{when}")
     assert {len(record.history[-1].who), len(record.history[-1].why)} == {MAX_TEXT_CHARACTERS}
-    write_record(tmp_path, record)
-    assert read_record(tmp_path) == record
+    write_promotion_record(tmp_path, record)
+    assert read_promotion_record(tmp_path) == record
 
 
 # ---------------------------------------------------------------- refusals
 def refused(promoter: Promoter, version: str) -> str:
-    before = read_record(promoter.repository.root)
+    before = read_promotion_record(promoter.repository.root)
     with pytest.raises(RepositoryError) as caught:
         promoter.promote(version, "ann", "", 9.0)
-    assert read_record(promoter.repository.root) == before
+    assert read_promotion_record(promoter.repository.root) == before
     return str(caught.value)
 
 
@@ -214,7 +214,7 @@ def test_a_verdict_that_cannot_be_read_is_no_yes(promoter: Promoter, validation:
 
 def test_one_at_a_time(promoter: Promoter) -> None:
     promoter.promote(A, "ann", "", 0.0)
-    with exclusive(promoter.repository.root):
+    with lock_repository(promoter.repository.root):
         assert "another promote, rollback or gc is under way" in refused(promoter, B)
         with pytest.raises(RepositoryError, match="under way"):
             promoter.rollback("ann", "", 1.0)

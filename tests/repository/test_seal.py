@@ -16,7 +16,7 @@ from streamd.core.errors import BackendUnavailableError
 from streamd.inference.checked import CheckedFiles, read_checked
 from streamd.inference.ensemble import EnsembleBackend
 from streamd.inference.onnxruntime.cpu_lane import OnnxRuntimeCpuBackend
-from streamd.repository.seal import SealedVersion, changed_since, seal
+from streamd.repository.seal import SealedVersion, list_changed_files, seal_version
 from streamd.repository.versions import load_version
 from tests.support.made_versions import CONTRACT, add_plan, digest, make, pin, tell
 from tests.support.onnx_bytes import tensors_of
@@ -26,7 +26,7 @@ DATA = "model.onnx.data"
 
 
 def sealed_of(path: Path) -> SealedVersion:
-    return seal(load_version(path))
+    return seal_version(load_version(path))
 
 
 def backend_of(version: SealedVersion) -> OnnxRuntimeCpuBackend:
@@ -82,7 +82,7 @@ def test_a_graph_that_was_replaced_is_refused_whenever_a_lane_is_made(tmp_path: 
     (path / "model.onnx").write_bytes(before + b"\x72\x00")  # the same graph, and one field more
     if listed:  # together with its record, so that it is sound
         pin(path, {"model.onnx": digest(path / "model.onnx")})
-    assert changed_since(version, sealed_of(path)) == ["model.onnx"]
+    assert list_changed_files(version, sealed_of(path)) == ["model.onnx"]
     with pytest.raises(BackendUnavailableError, match=r"model\.onnx: changed since it was checked"):
         backend.make_lane(1)
     with pytest.raises(BackendUnavailableError, match="changed since"):
@@ -117,7 +117,7 @@ def test_a_file_of_weights_that_was_replaced_is_refused_too(tmp_path: Path, loca
     (path / DATA).write_bytes(np.full(len(content) // 4, 2.5, np.float32).tobytes())
     with pytest.raises(BackendUnavailableError, match=r"model\.onnx\.data: changed since it was checked"):
         backend.make_lane(1)
-    assert changed_since(version, sealed_of(path)) == [DATA]
+    assert list_changed_files(version, sealed_of(path)) == [DATA]
     assert float(running.run(1).flat[0]) == 1.5, "what runs has its own copy"
     (path / DATA).write_bytes(b"")
     assert float(running.run(1).flat[0]) == 1.5
@@ -144,7 +144,7 @@ def test_graphs_and_plans_that_are_listed_are_sealed(tmp_path: Path) -> None:
     version = sealed_of(path)
     assert dict(version.sha256) == {each.name: digest(each) for each in sorted(path.iterdir()) if "model" in each.name}
     plan.write_bytes(b"another plan")
-    assert changed_since(version, sealed_of(path)) == [], "a plan is compared when it is loaded"
+    assert list_changed_files(version, sealed_of(path)) == [], "a plan is compared when it is loaded"
 
 
 def test_an_empty_hash_stands_for_any_content(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from streamd.core.errors import RepositoryError
 from streamd.repository.collection import collect_garbage
 from streamd.repository.promotion import Promoter
-from streamd.repository.record import read_record
+from streamd.repository.record import read_promotion_record
 from streamd.repository.versions import EngineRepository
 from tests.support.made_versions import GRAPH, make
 
@@ -120,7 +120,7 @@ class RepositoryMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_record_is_the_stack(self) -> None:
-        assert [*read_record(self.root).candidates] == self.stack[::-1]
+        assert [*read_promotion_record(self.root).serving_names] == self.stack[::-1]
 
     @invariant()
     def nothing_is_left_lying_about(self) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from streamd.core.errors import RepositoryError
-from streamd.repository.record import Record, write_record
+from streamd.repository.record import PromotionRecord, write_promotion_record
 from streamd.repository.versions import EngineRepository, load_version
 from tests.support.made_versions import MANIFEST, digest, make, pin
 
@@ -141,7 +141,7 @@ def test_the_promoted_one_serves_before_the_default_and_behind_the_pin(tmp_path:
     make(tmp_path, "a_20250101_000000")
     make(tmp_path, "a_20250202_000000", default=True)
     make(tmp_path, "a_20260101_000000")
-    write_record(tmp_path, Record("a_20250101_000000"))
+    write_promotion_record(tmp_path, PromotionRecord("a_20250101_000000"))
     repository = EngineRepository(tmp_path)
     assert repository.choice().rule == "promoted"
     assert repository.choose().name == "a_20250101_000000"
@@ -153,7 +153,9 @@ def test_where_the_promoted_one_cannot_serve_the_one_before_it_does(tmp_path: Pa
     (make(tmp_path, "a_20250101_000000") / "model.onnx").unlink()
     make(tmp_path, "a_20250102_000000")
     make(tmp_path, "a_20260101_000000", default=True)
-    write_record(tmp_path, Record("a_20250101_000000", ("a_20250102_000000", "gone_20250101_000000")))
+    write_promotion_record(
+        tmp_path, PromotionRecord("a_20250101_000000", ("a_20250102_000000", "gone_20250101_000000"))
+    )
     choice = EngineRepository(tmp_path).choice()
     assert (choice.version.name, choice.rule) == ("a_20250102_000000", "earlier")
     assert [
@@ -171,7 +173,7 @@ def test_a_promoted_name_that_is_no_version_is_passed_over(tmp_path: Path, name:
     make(root, "a_20250101_000000")
     make(root, "notes")
     make(tmp_path, "outside_20250101_000000")
-    write_record(root, Record(name))
+    write_promotion_record(root, PromotionRecord(name))
     choice = EngineRepository(root).choice()
     assert (choice.version.name, choice.rule, len(choice.passed_over)) == ("a_20250101_000000", "newest", 1)
 
@@ -181,7 +183,7 @@ def test_without_use_latest_a_version_serves_only_where_someone_said_so(tmp_path
     repository = EngineRepository(tmp_path)
     with pytest.raises(RepositoryError, match="none is promoted or marked as the default"):
         repository.choose(use_latest=False)
-    write_record(tmp_path, Record("a_20250101_000000"))
+    write_promotion_record(tmp_path, PromotionRecord("a_20250101_000000"))
     assert repository.choose(use_latest=False).name == "a_20250101_000000"
     (tmp_path / "promoted.json").unlink()
     make(tmp_path, "a_20250102_000000", default=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from streamd.repository.record import Record, write_record
+from streamd.repository.record import PromotionRecord, write_promotion_record
 from tests.support.daemon_process import DaemonProcess
 from tests.support.served_versions import CALENDAR, SETTINGS, WINDOW, make_both
 from tests.support.version_calls import predict, promote, read_serving
@@ -44,7 +44,7 @@ class HangingFiles:
     def __init__(self, folder: Path, file: str) -> None:
         self.folder = folder
         self.engines = make_both(folder / "engines")
-        write_record(self.engines, Record(WINDOW))
+        write_promotion_record(self.engines, PromotionRecord(WINDOW))
         self.config = folder / "config.toml"
         self.config.write_text("")
         self.switch = folder / "hangs"
@@ -76,7 +76,7 @@ class HangingFiles:
 
     def change(self) -> None:
         """Promote the other version for the next reload, and let the file block from now on."""
-        write_record(self.engines, Record(CALENDAR))
+        write_promotion_record(self.engines, PromotionRecord(CALENDAR))
         self.switch.touch()
 
 

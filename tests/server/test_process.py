@@ -12,7 +12,7 @@ from tests.support.daemon_process import ENGINES, ROOT, DaemonProcess
 from tests.support.version_calls import StartDaemon
 
 FIRST = EngineRepository(ENGINES).choose().name
-OTHER = next(path.name for path in EngineRepository(ENGINES).folders() if path.name != FIRST)
+OTHER = next(path.name for path in EngineRepository(ENGINES).list_folders() if path.name != FIRST)
 LONG = {"STREAMD_BUCKETS": "64", "STREAMD_LANES": "2"}
 """A bucket whose batches run for a while: the signal comes in the middle of one."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT)

@@ -11,7 +11,7 @@ from streamd.tools.engine.plan import worker as building
 from tests.support.fake_tensorrt_builder import make_tensorrt
 
 what, _, where = os.environ.get("FAKE_BUILDING", "").partition(" in ")
-vars(cuda).update(device_count=lambda: 1, use_device=lambda device: None, device_name=lambda device: "NVIDIA Fake")
+vars(cuda).update(count_devices=lambda: 1, use_device=lambda device: None, get_device_name=lambda device: "NVIDIA Fake")
 module = sys.modules["tensorrt"] = make_tensorrt(os.environ["FAKE_TENSORRT"])
 folder = Path(sys.argv[1])
 if where and where in (folder / building.JOB).read_text():

@@ -1,7 +1,8 @@
 """TensorRT's runtime over the fake CUDA, as 8.6 and as 10 name things; its plans are JSON.
 
-An engine computes `forecast_of` each window at the addresses it was given, so that rows can be told apart. A plan that
-names what it `reads` and `gives` (`name: [type, shape, work]`) is a stage: its work, as `double x`, moves bytes too.
+An engine computes `make_fake_forecast` of each window at the addresses that it was given, so that rows can be
+distinguished. A plan that names what it `reads` and `gives` (`name: [type, shape, work]`) is a stage: its work, as
+`double x`, moves bytes too.
 """
 # ruff: noqa: N802 - the names are the library's
 
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from streamd.core.contract import ModelContract
-from streamd.inference.fake import forecast_of
+from streamd.inference.fake import make_fake_forecast
 from tests.support.fake_cuda import FakeCuda
 
 
@@ -141,7 +142,7 @@ class Context:
             out, rows = self._view(name), self._view(given[0])
             if work == "forecast":
                 for row in range(self.batch):
-                    forecast = forecast_of(library.contract, rows[row]).ravel()
+                    forecast = make_fake_forecast(library.contract, rows[row]).ravel()
                     out[row].reshape(-1)[: len(forecast)] = forecast
             else:
                 out[:] = rows * {"double": 2, "halve": 0.5}[work]

@@ -12,7 +12,7 @@ from streamd.core.arrays import Float32
 from streamd.core.contract import ModelContract
 from streamd.core.errors import BackendUnavailableError
 from streamd.core.scheduling.lane_health import LaneLimits
-from streamd.inference.fake import FakeBackend, FakeLane, forecast_of
+from streamd.inference.fake import FakeBackend, FakeLane, make_fake_forecast
 from streamd.inference.lane import Lane
 from streamd.inference.opening import OpenedBackend
 from streamd.runtime.lanes.deployment import DeploymentSpec
@@ -26,7 +26,7 @@ VERSION_NAMES = tuple(OFFSETS)
 
 def compute_version_forecast(contract: ModelContract, window: Float32, model: str) -> Float32:
     """Return a version's forecast of a window, `(targets, horizon, quantiles)`."""
-    forecast: Float32 = (forecast_of(contract, window) + np.float32(OFFSETS[model])).transpose(1, 0, 2)
+    forecast: Float32 = (make_fake_forecast(contract, window) + np.float32(OFFSETS[model])).transpose(1, 0, 2)
     return forecast
 
 
@@ -92,7 +92,7 @@ class Versions:
     @property
     def live(self) -> list[FakeLane]:
         """The lanes that were made and not closed."""
-        return [lane for backend in self.backends for lane in backend.lanes if not lane.closed]
+        return [lane for backend in self.backends for lane in backend.lanes if not lane.is_closed]
 
 
 def find_lane_threads() -> set[threading.Thread]:

@@ -26,7 +26,7 @@ from streamd.core.scheduling.costs import CostTable
 from streamd.http.app import HttpApp, make_http_app
 from streamd.http.requests import TransportLimits
 from streamd.http.routes.versions import VersionChanges
-from streamd.inference.fake import FakeBackend, forecast_of
+from streamd.inference.fake import FakeBackend, make_fake_forecast
 from streamd.runtime.lanes.worker import LaneWorker
 from streamd.runtime.service import Service, ServiceLimits
 from streamd.runtime.state.state import WindowLimits, open_state
@@ -94,7 +94,7 @@ def make_window(samples: Iterable[Mapping[str, Any]], newest: int, contract: Mod
 
 def make_wire_forecast(window: Float32, contract: ModelContract = CONTRACT) -> Float32:
     """Return the fake's forecast of a window in the order of the wire: `(targets, steps, quantiles)`."""
-    return np.ascontiguousarray(forecast_of(contract, window).transpose(1, 0, 2))
+    return np.ascontiguousarray(make_fake_forecast(contract, window).transpose(1, 0, 2))
 
 
 def make_tensor(array: npt.NDArray[Any]) -> Message:
@@ -214,7 +214,7 @@ class HttpDaemon:
     def release_lanes(self) -> None:
         """Let the batches end in which the fake lanes are held."""
         self.backend.script.hold = False
-        for gate in self.backend.script.release.values():
+        for gate in self.backend.script.gates.values():
             gate.set()
 
     # ------------------------------------------------------------ calls

@@ -311,7 +311,7 @@ class LaneMachine(RuleBasedStateMachine):
         lanes = [lane for backend in self.all_backends for lane in backend.lanes]
         assert all(lane.closings <= 1 for lane in lanes)
         live = {id(worker.lane) for worker in [*self.pipeline.lanes.all_workers, *self.stuck]}
-        assert {id(lane) for lane in lanes if not lane.closed} == live
+        assert {id(lane) for lane in lanes if not lane.is_closed} == live
 
     # ------------------------------------------------------------ the end
     def teardown(self) -> None:

@@ -14,7 +14,7 @@ from streamd.core.errors import BackendUnavailableError
 from streamd.core.scheduling.costs import CostTable
 from streamd.core.scheduling.lane_health import LaneLimits
 from streamd.core.scheduling.scheduler import Scheduler
-from streamd.inference.fake import FakeBackend, FakeScript, forecast_of
+from streamd.inference.fake import FakeBackend, FakeScript, make_fake_forecast
 from streamd.inference.opening import OpenBackend, OpenedBackend
 from streamd.runtime.lanes.deployment import Deployment, DeploymentSpec
 from streamd.runtime.lanes.pipeline import Pipeline
@@ -131,7 +131,7 @@ class Rig:
 
     def release_lane(self, lane: int) -> None:
         """Let a held lane finish its run."""
-        self.script.release[f"fake-{lane}"].set()
+        self.script.gates[f"fake-{lane}"].set()
 
     async def wait_for(self, happened: Callable[[], bool]) -> None:
         """Wait until something has happened; checks again after each event of the pipeline."""
@@ -148,7 +148,7 @@ class Rig:
 
     def compute_forecast(self, server: str) -> Float32:
         """Return the fake's forecast of a server's present window, `(targets, horizon, quantiles)`."""
-        forecast: Float32 = forecast_of(self.state.contract, window_of(self.state, server)).transpose(1, 0, 2)
+        forecast: Float32 = make_fake_forecast(self.state.contract, window_of(self.state, server)).transpose(1, 0, 2)
         return forecast
 
     def is_accounted(self) -> bool:

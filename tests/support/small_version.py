@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from streamd.repository.conversion import sha256_of
+from streamd.repository.conversion import hash_file
 from tests.support.graph_readers import INT32, model, node, value, weight
 from tests.support.made_versions import tell
 
@@ -66,7 +66,7 @@ def make_version(root: Path) -> Path:
     path.mkdir(parents=True)
     onnx.save(network(), str(path / "model.onnx"))
     (path / "config.json").write_text(json.dumps({"name": NAME, **MANIFEST}))
-    tell(path, plans={}, sha256={name: sha256_of(path / name) for name in ("model.onnx", "config.json")})
+    tell(path, plans={}, sha256={name: hash_file(path / name) for name in ("model.onnx", "config.json")})
     return path
 
 
@@ -93,4 +93,4 @@ def ruin(graph: Path, tensor: str, by: float = 0.2) -> None:
     stored.CopyFrom(numpy_helper.from_array((array + noise).astype(array.dtype), stored.name))
     onnx.save(changed, str(graph))
     info = json.loads((graph.parent / "conversion_info.json").read_text())
-    tell(graph.parent, sha256={**info["sha256"], graph.name: sha256_of(graph)})
+    tell(graph.parent, sha256={**info["sha256"], graph.name: hash_file(graph)})

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import strategies as st
 
 from streamd.core.errors import BackendUnavailableError
-from streamd.inference.fake import forecast_of
+from streamd.inference.fake import make_fake_forecast
 from streamd.inference.tensorrt.lane import TensorRtLane
-from streamd.inference.tensorrt.plan_file import ALTERNATIVES_MAGIC, PLAN_FILE_MAGIC
+from streamd.inference.tensorrt.plan_file import ALTERNATIVES_MAGIC, STAGES_MAGIC
 from tests.support.contracts import make_contract
 
 CONTRACT = make_contract()
@@ -21,7 +21,7 @@ SHAPES = CONTRACT.input_shapes
 WINDOW = SHAPES["encoder_cont"]
 
 Said = dict[str, Any]
-MAGICS = PLAN_FILE_MAGIC, ALTERNATIVES_MAGIC
+MAGICS = STAGES_MAGIC, ALTERNATIVES_MAGIC
 
 
 def three_stages() -> list[Said]:
@@ -59,7 +59,7 @@ def expect_right(lane: TensorRtLane, count: int, seed: int) -> None:
     lane.inputs.encoder_cont[:] = np.random.default_rng(seed).random(lane.inputs.encoder_cont.shape)
     forecasts = lane.run(count)
     for row in range(count):
-        np.testing.assert_array_equal(forecasts[row], forecast_of(CONTRACT, lane.inputs.encoder_cont[row]))
+        np.testing.assert_array_equal(forecasts[row], make_fake_forecast(CONTRACT, lane.inputs.encoder_cont[row]))
 
 
 def expect_refused_wherever_cut(content: bytes, unpack: Callable[[bytes], object]) -> None:

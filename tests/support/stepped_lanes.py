@@ -35,7 +35,7 @@ class WatchedPipeline(Pipeline):
 
     def open_lanes(self, workers: Sequence[LaneWorker], costs: CostTable, deployment: Deployment | None = None) -> None:
         for worker in workers:
-            get_fake_lane(worker).hangs = not self.is_released
+            get_fake_lane(worker).is_hanging = not self.is_released
         super().open_lanes(workers, costs, deployment)
 
     def take_removed_busy(self) -> list[LaneWorker]:

@@ -1,6 +1,6 @@
 """Converts what a caller gives into what a network takes: names, shapes and types are checked, nothing is guessed.
 
-Numbers are only converted where their value survives: see `cast`.
+Numbers are only converted where their value survives: see `cast_array`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from streamd.core.errors import InvalidTensorError
 from streamd.inference.runner import Array, Arrays, TensorSpec
 
-Given = Mapping[str, npt.ArrayLike] | npt.ArrayLike
+ArrayInputs = Mapping[str, npt.ArrayLike] | npt.ArrayLike
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +28,14 @@ class ArrayBatch:
         return {name: rows[start:stop] for name, rows in self.rows.items()}
 
 
-def prepare(given: Given, specs: Sequence[TensorSpec]) -> ArrayBatch:
+def prepare_batch(given: ArrayInputs, specs: Sequence[TensorSpec]) -> ArrayBatch:
     """Check what a caller gave and return it as a batch; raises `InvalidTensorError` with what was expected."""
     rows: Arrays = {}
     counts: dict[str, int | None] = {}
     arrays = _by_name(given, specs)
     for spec in specs:
         array, counts[spec.name] = _with_batch_axis(arrays[spec.name], spec)
-        rows[spec.name] = cast(array, spec)
+        rows[spec.name] = cast_array(array, spec)
     sizes = set(counts.values())
     if len(sizes) > 1:
         told = {name: "no batch axis" if count is None else f"{count} rows" for name, count in counts.items()}
@@ -44,7 +44,7 @@ def prepare(given: Given, specs: Sequence[TensorSpec]) -> ArrayBatch:
     return ArrayBatch(rows, 1 if count is None else count, count is None)
 
 
-def cast(array: Array, spec: TensorSpec) -> Array:
+def cast_array(array: Array, spec: TensorSpec) -> Array:
     """Return the array in the input's type, C-ordered.
 
     Floats are rounded to the network's; integers are taken where each is exactly representable. Raises
@@ -79,8 +79,8 @@ def _changed(array: Array, made: Array) -> npt.NDArray[np.bool_]:
     return np.asarray((array < low) | (array > high))
 
 
-def _by_name(given: Given, specs: Sequence[TensorSpec]) -> Arrays:
-    expected = {spec.name: spec.told for spec in specs}
+def _by_name(given: ArrayInputs, specs: Sequence[TensorSpec]) -> Arrays:
+    expected = {spec.name: spec.description for spec in specs}
     if not isinstance(given, Mapping):
         if len(specs) != 1:
             raise InvalidTensorError(f"one array was given for {len(specs)} inputs, expected one by name: {expected}")
@@ -108,6 +108,6 @@ def _with_batch_axis(array: Array, spec: TensorSpec) -> tuple[Array, int | None]
     )
     if not fits:
         raise InvalidTensorError(
-            f"input {spec.name!r} is {array.shape}, expected {spec.told}, or one row without the batch axis"
+            f"input {spec.name!r} is {array.shape}, expected {spec.description}, or one row without the batch axis"
         )
     return (array[None], None) if single else (array, len(array))

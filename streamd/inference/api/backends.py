@@ -89,7 +89,7 @@ def _open_tensorrt(source: EngineSource, options: OpenOptions) -> Runners:
     from streamd.inference import cuda
     from streamd.inference.tensorrt.engine import Plan, SharedEngine
     from streamd.inference.tensorrt.library import load_tensorrt
-    from streamd.inference.tensorrt.runner import TensorRtRunner, plan_buckets
+    from streamd.inference.tensorrt.runner import TensorRtRunner, find_plan_buckets
     from streamd.repository.plans import Machine
 
     library, devices = load_tensorrt(), options.devices
@@ -97,8 +97,8 @@ def _open_tensorrt(source: EngineSource, options: OpenOptions) -> Runners:
     try:
         for device in devices:
             cuda.revive(device)  # only now: a device can be revived while this process holds nothing on it
-        gpu, capability = cuda.device_name(devices[0]), cuda.compute_capability(devices[0])
-        chosen = source.plan_for(options.precision, Machine(gpu, capability, library.version, library.lean))
+        gpu, capability = cuda.get_device_name(devices[0]), cuda.get_compute_capability(devices[0])
+        chosen = source.find_plan(options.precision, Machine(gpu, capability, library.version, library.lean))
         lean = options.lean_runtime if chosen.version_compatible else None
         plan = Plan(chosen.path, chosen.precision, lean)
         engines = {device: SharedEngine(library, plan, device) for device in devices}
@@ -106,7 +106,7 @@ def _open_tensorrt(source: EngineSource, options: OpenOptions) -> Runners:
             for engine in engines.values():
                 engine.acquire()
                 holds.callback(engine.release)
-            buckets = plan_buckets(engines[devices[0]], options.buckets or chosen.buckets)
+            buckets = find_plan_buckets(engines[devices[0]], options.buckets or chosen.buckets)
 
             def make(index: int, device: int) -> Runner:
                 return TensorRtRunner(f"cuda:{device}/{index}", engines[device], buckets)
@@ -121,7 +121,7 @@ def _open_onnxruntime_cuda(source: EngineSource, options: OpenOptions) -> Runner
     from streamd.inference.onnxruntime.runner import OnnxRuntimeRunner
     from streamd.inference.onnxruntime.session import open_cuda_session
 
-    graph, precision = source.graph_for(options.precision)
+    graph, precision = source.find_graph(options.precision)
     buckets = options.buckets or (DEFAULT_LARGEST_BATCH,)
     runtime = load_onnxruntime()
     sessions = {device: open_cuda_session(runtime, graph, device) for device in options.devices}
@@ -136,7 +136,7 @@ def _open_onnxruntime_cpu(source: EngineSource, options: OpenOptions) -> Runners
     from streamd.inference.onnxruntime.runner import OnnxRuntimeRunner
     from streamd.inference.onnxruntime.session import open_cpu_session
 
-    graph, precision = source.graph_for(options.precision)
+    graph, precision = source.find_graph(options.precision)
     buckets = options.buckets or (DEFAULT_LARGEST_BATCH,)
     threads = options.threads or len(os.sched_getaffinity(0))
     session = open_cpu_session(graph, threads, optimized=options.optimized)

@@ -26,12 +26,12 @@ def split_rows(count: int, costs: CostTable, lanes: int) -> list[int]:
     return sizes
 
 
-def unmeasured(runner: Runner) -> CostTable:
+def make_unmeasured_costs(runner: Runner) -> CostTable:
     """Costs of an engine with one bucket: nothing to choose, so nothing to measure."""
     return CostTable({runner.buckets[-1]: 1.0}, pads=runner.pads, overhead_seconds=OVERHEAD_SECONDS)
 
 
-def measure(runner: Runner, rows: Arrays, now: Callable[[], float] = time.perf_counter) -> CostTable:
+def measure_buckets(runner: Runner, rows: Arrays, now: Callable[[], float] = time.perf_counter) -> CostTable:
     """Run each bucket with these rows, repeated as often as it takes, and return what each costs.
 
     The best of some runs, after one that is not counted. Raises what the runner raises.

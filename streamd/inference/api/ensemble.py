@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 
 from streamd.core.errors import BatchFailedError, ConfigError
-from streamd.inference.api.arrays import Given
+from streamd.inference.api.arrays import ArrayInputs
 from streamd.inference.api.inference import InferenceEngine
 from streamd.inference.api.sliding import Network
 from streamd.inference.runner import Array, Arrays, TensorSpec
@@ -47,7 +47,7 @@ class Ensemble(Network):
             raise ConfigError(f"outputs {labels} are no floats: expected a function to combine them, not {combine!r}")
         self._threads = ThreadPoolExecutor(len(self.members), "streamd-ensemble")
 
-    def __call__(self, inputs: Given) -> Arrays:
+    def __call__(self, inputs: ArrayInputs) -> Arrays:
         """Run rows, as one engine does; raises as it does, and `BatchFailedError` where outputs do not combine."""
         try:
             runs = [self._threads.submit(member, inputs) for member in self.members]
@@ -84,8 +84,8 @@ def _check(what: str, number: int, found: tuple[TensorSpec, ...], expected: tupl
     others = {spec.name: spec for spec in expected}
     fits = {spec.name for spec in found} == set(others) and all(_alike(spec, others[spec.name]) for spec in found)
     if not fits:
-        told = {spec.name: spec.told for spec in found}
-        wanted = {spec.name: spec.told for spec in expected}
+        told = {spec.name: spec.description for spec in found}
+        wanted = {spec.name: spec.description for spec in expected}
         raise ConfigError(f"{what} of member {number} are {told}, expected those of the first: {wanted}")
 
 

@@ -46,7 +46,7 @@ class Grid:
     def window(self, array: Array, place: tuple[int, ...]) -> Array:
         """The part of the array that a window shows."""
         firsts = [starts[number] for starts, number in zip(self.starts, place, strict=True)]
-        return array[block(array.ndim, self.axes, firsts, self.lengths)]
+        return array[make_block_index(array.ndim, self.axes, firsts, self.lengths)]
 
 
 def make_grid(whole: Array, spec: TensorSpec, steps: Steps) -> Grid:
@@ -55,9 +55,11 @@ def make_grid(whole: Array, spec: TensorSpec, steps: Steps) -> Grid:
     Raises `InvalidTensorError` for an array that no window fits, `ConfigError` for steps that make no sense.
     """
     if whole.ndim != len(spec.shape):
-        raise InvalidTensorError(f"input {spec.name!r} is {whole.shape}, expected as many axes as a row of {spec.told}")
+        raise InvalidTensorError(
+            f"input {spec.name!r} is {whole.shape}, expected as many axes as a row of {spec.description}"
+        )
     larger = [at for at, size in enumerate(spec.shape) if size not in (None, whole.shape[at])]
-    axes = tuple(larger) if steps.axis is None else numbered("axis", steps.axis, whole.ndim)
+    axes = tuple(larger) if steps.axis is None else normalize_axes("axis", steps.axis, whole.ndim)
     for fixed in sorted(set(larger) - set(axes)):
         raise InvalidTensorError(
             f"input {spec.name!r} has {whole.shape[fixed]} along axis {fixed}, which does not slide: "
@@ -71,16 +73,18 @@ def make_grid(whole: Array, spec: TensorSpec, steps: Steps) -> Grid:
             )
     strides = _strides(lengths, steps)
     sizes = [whole.shape[axis] for axis in axes]
-    starts = tuple(window_starts(*each) for each in zip(sizes, lengths, strides, strict=True))
+    starts = tuple(list_window_starts(*each) for each in zip(sizes, lengths, strides, strict=True))
     return Grid(axes, lengths, starts)
 
 
-def window_starts(size: int, length: int, stride: int) -> tuple[int, ...]:
+def list_window_starts(size: int, length: int, stride: int) -> tuple[int, ...]:
     """Return where windows begin along an axis: every `stride`; the last one ends with the axis."""
     return (*range(0, size - length, stride), size - length)
 
 
-def block(ndim: int, axes: Sequence[int], firsts: Sequence[int], lengths: Sequence[int]) -> tuple[slice, ...]:
+def make_block_index(
+    ndim: int, axes: Sequence[int], firsts: Sequence[int], lengths: Sequence[int]
+) -> tuple[slice, ...]:
     """The index of a block: bounded along some axes, whole along the others."""
     index = [slice(None)] * ndim
     for axis, first, length in zip(axes, firsts, lengths, strict=True):
@@ -88,7 +92,7 @@ def block(ndim: int, axes: Sequence[int], firsts: Sequence[int], lengths: Sequen
     return tuple(index)
 
 
-def numbered(what: str, given: Axes, ndim: int) -> tuple[int, ...]:
+def normalize_axes(what: str, given: Axes, ndim: int) -> tuple[int, ...]:
     """Axes as numbers from 0, none twice; raises `ConfigError`."""
     axes = (given,) if isinstance(given, int) else tuple(given)
     numbers = tuple(axis + ndim if axis < 0 else axis for axis in axes)

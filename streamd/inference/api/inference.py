@@ -15,11 +15,11 @@ import numpy as np
 
 from streamd.core.errors import BatchFailedError, InferenceError
 from streamd.core.scheduling.costs import CostTable
-from streamd.inference.api.arrays import Given, prepare
+from streamd.inference.api.arrays import ArrayInputs, prepare_batch
 from streamd.inference.api.backends import OPENERS, Opener, OpenOptions, open_runners
-from streamd.inference.api.batches import measure, split_rows, unmeasured
+from streamd.inference.api.batches import make_unmeasured_costs, measure_buckets, split_rows
 from streamd.inference.api.pool import RunnerPool
-from streamd.inference.api.rows import why_dependent
+from streamd.inference.api.rows import explain_dependence
 from streamd.inference.api.sliding import Network
 from streamd.inference.runner import Array, Arrays, Runner, TensorSpec
 
@@ -51,7 +51,7 @@ class InferenceEngine(Network):
         self.rows_at_once = first.buckets[-1] * len(runners)
         self._pool = RunnerPool(runners)
         self._threads = ThreadPoolExecutor(len(runners), "streamd-engine") if len(runners) > 1 else None
-        self._costs: CostTable | None = unmeasured(first) if len(first.buckets) == 1 else None
+        self._costs: CostTable | None = make_unmeasured_costs(first) if len(first.buckets) == 1 else None
         self._measuring = threading.Lock()
         self._must_check_rows = check_rows
 
@@ -101,7 +101,7 @@ class InferenceEngine(Network):
         )
 
     # ------------------------------------------------------------ running
-    def __call__(self, inputs: Given) -> Arrays:
+    def __call__(self, inputs: ArrayInputs) -> Arrays:
         """Run any number of rows and return the outputs by name, their rows in the order given.
 
         `inputs` maps each input to its array, or is the array of the only input: `(batch, *shape)`, or `shape` for one
@@ -109,7 +109,7 @@ class InferenceEngine(Network):
         rounded to the type of the network. NaN is passed on to the network. Raises `InvalidTensorError`,
         `InferenceError`.
         """
-        batch = prepare(inputs, self.inputs)
+        batch = prepare_batch(inputs, self.inputs)
         if not batch.count:
             return self._make_empty(batch.rows)
         sizes = split_rows(batch.count, self._find_costs(batch.count, batch.rows), self.lanes)
@@ -122,16 +122,16 @@ class InferenceEngine(Network):
         outputs = parts[0] if len(parts) == 1 else _join_parts(parts)
         return {name: values[0] for name, values in outputs.items()} if batch.single else outputs
 
-    def warm_up(self, inputs: Given | None = None) -> Mapping[int, float]:
+    def warm_up(self, inputs: ArrayInputs | None = None) -> Mapping[int, float]:
         """Measure how long each bucket takes, on these rows or on zeros; returns seconds by bucket.
 
         Without this call, the first call that can choose between buckets measures them, on its own rows.
         """
-        rows = self._make_zeros() if inputs is None else prepare(inputs, self.inputs).rows
+        rows = self._make_zeros() if inputs is None else prepare_batch(inputs, self.inputs).rows
         if self._must_check_rows:
             self._run({name: values[: self.buckets[-1]] for name, values in rows.items()})
         with self._measuring:
-            self._costs = costs = self._pool.use(lambda runner: measure(runner, rows))
+            self._costs = costs = self._pool.use(lambda runner: measure_buckets(runner, rows))
         return dict(costs.seconds)
 
     def describe(self) -> dict[str, Any]:
@@ -140,8 +140,8 @@ class InferenceEngine(Network):
         return {
             "backend": self.backend,
             "precision": self.precision,
-            "inputs": {spec.name: spec.told for spec in self.inputs},
-            "outputs": {spec.name: spec.told for spec in self.outputs},
+            "inputs": {spec.name: spec.description for spec in self.inputs},
+            "outputs": {spec.name: spec.description for spec in self.outputs},
             "buckets": list(self.buckets),
             "lanes": self._pool.healthy,
             "bucket_ms": {bucket: seconds * 1e3 for bucket, seconds in costs.items()},
@@ -167,7 +167,7 @@ class InferenceEngine(Network):
         if self._costs is None:
             with self._measuring:
                 if self._costs is None:
-                    self._costs = self._pool.use(lambda runner: measure(runner, rows))
+                    self._costs = self._pool.use(lambda runner: measure_buckets(runner, rows))
         return self._costs
 
     def _run(self, feeds: Arrays) -> Arrays:
@@ -181,7 +181,7 @@ class InferenceEngine(Network):
         """Run a batch, and raise `BatchFailedError` if the answer of a row depends on the other rows."""
         outputs = runner.run(feeds)
         _check_counts(outputs, feeds)
-        if reason := why_dependent(runner, feeds, outputs):
+        if reason := explain_dependence(runner, feeds, outputs):
             raise BatchFailedError(reason)
         self._must_check_rows = False
         return outputs
@@ -200,15 +200,15 @@ class InferenceEngine(Network):
 
     def _make_empty(self, rows: Arrays) -> Arrays:
         """Return outputs without rows; shapes that the network leaves open are learned from a row of zeros."""
-        if not all(spec.closed for spec in self.outputs):
+        if not all(spec.has_known_shape for spec in self.outputs):
             ones = {name: np.zeros((1, *values.shape[1:]), values.dtype) for name, values in rows.items()}
             return {name: values[:0] for name, values in self._run(ones).items()}
-        return {spec.name: np.zeros(spec.batch(0), spec.dtype) for spec in self.outputs}
+        return {spec.name: np.zeros(spec.make_batch_shape(0), spec.dtype) for spec in self.outputs}
 
     def _make_zeros(self) -> Arrays:
-        if open_axes := [spec.told for spec in self.inputs if not spec.closed]:
+        if open_axes := [spec.description for spec in self.inputs if not spec.has_known_shape]:
             raise InferenceError(f"inputs with open axes {open_axes}: expected rows to warm up with")
-        return {spec.name: np.zeros(spec.batch(1), spec.dtype) for spec in self.inputs}
+        return {spec.name: np.zeros(spec.make_batch_shape(1), spec.dtype) for spec in self.inputs}
 
 
 def _check_counts(outputs: Arrays, feeds: Arrays) -> None:

@@ -7,11 +7,11 @@ from streamd.inference.runner import Arrays, Runner
 LARGEST_DIFFERENCE = 0.05
 """How far a row's values may differ, as a share of the largest: low precisions round otherwise in other batch sizes."""
 
-SHARE = 0.99
+COMPARED_SHARE = 0.99
 """Of a row's values, so many must not differ by more: single ones may flip where a network is steep."""
 
 
-def why_dependent(runner: Runner, feeds: Arrays, together: Arrays) -> str | None:
+def explain_dependence(runner: Runner, feeds: Arrays, together: Arrays) -> str | None:
     """Run the first of these rows alone and compare; return why rows depend on each other, or `None` if they do not.
 
     `together` is what the runner gave for all of `feeds`, two rows or more. Only floats are compared: a label may flip
@@ -39,4 +39,4 @@ def _difference(one: np.ndarray, other: np.ndarray) -> float:
         return 0.0
     first, second = one[known].astype(np.float64), other[known].astype(np.float64)
     scale = max(float(np.abs(first).max()), float(np.abs(second).max()), 1e-30)
-    return float(np.quantile(np.abs(first - second) / scale, SHARE))
+    return float(np.quantile(np.abs(first - second) / scale, COMPARED_SHARE))

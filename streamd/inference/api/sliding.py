@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from streamd.core.errors import ConfigError, InvalidTensorError
-from streamd.inference.api.arrays import Given, cast
-from streamd.inference.api.grid import Axes, Grid, Overlap, Steps, block, make_grid, numbered
+from streamd.inference.api.arrays import ArrayInputs, cast_array
+from streamd.inference.api.grid import Axes, Grid, Overlap, Steps, make_block_index, make_grid, normalize_axes
 from streamd.inference.runner import Array, Arrays, TensorSpec
 
 Weights = Callable[[int], npt.ArrayLike]
@@ -38,7 +38,7 @@ class Network(ABC):
     rows_at_once: int
 
     @abstractmethod
-    def __call__(self, inputs: Given) -> Arrays:
+    def __call__(self, inputs: ArrayInputs) -> Arrays:
         """Run rows, however many, and return the outputs by name."""
 
     def slide(
@@ -67,7 +67,7 @@ class Network(ABC):
         """
         rest = dict(others or {})
         spec = _sliding_input(self.inputs, rest)
-        whole = cast(np.asarray(array), spec)
+        whole = cast_array(np.asarray(array), spec)
         grid = make_grid(whole, spec, Steps(axis, length, stride, overlap))
         weights = _weights(blend)
         canvases: dict[str, SlidingWindows | Canvas] = {}
@@ -136,7 +136,7 @@ class Canvas:
             share = np.ones((), self._total.dtype)
             for each, number in zip(self._shares, place, strict=True):
                 share = share * each[number]
-            self._total[block(self._total.ndim, self._axes, firsts, self._lengths)] += row * share
+            self._total[make_block_index(self._total.ndim, self._axes, firsts, self._lengths)] += row * share
 
     def result(self) -> Array:
         """Return the blended output, in its own type."""
@@ -164,7 +164,7 @@ def _weights(blend: Blend) -> Weights | None:
 def _axes_of(name: str, shape: tuple[int, ...], grid: Grid, output_axis: Axes | None) -> tuple[int, ...]:
     """The axes of an output's row that the grid's are."""
     try:
-        axes = numbered("output_axis", grid.axes if output_axis is None else output_axis, len(shape))
+        axes = normalize_axes("output_axis", grid.axes if output_axis is None else output_axis, len(shape))
     except ConfigError as exc:
         raise ConfigError(f"output {name!r} is (batch, {shape}): {exc}; or blend=None, to get windows") from exc
     if len(axes) != len(grid.axes):

@@ -8,9 +8,17 @@ import msgspec
 from streamd.core.errors import BackendUnavailableError, RepositoryError
 from streamd.core.names import AUTO
 from streamd.regular_files import read_regular
-from streamd.repository.conversion import PLAN_SUFFIX, PlanInfo, RecordedVerdict, graph_sha256
-from streamd.repository.external import data_files
-from streamd.repository.plans import AUTO_ORDER, EXACT, Machine, PlanFile, choose_plan, plan_file, why_not
+from streamd.repository.conversion import PLAN_SUFFIX, PlanInfo, RecordedVerdict, hash_graph
+from streamd.repository.external import find_data_files
+from streamd.repository.plans import (
+    AUTO_ORDER,
+    EXACT_PRECISION,
+    Machine,
+    PlanFile,
+    choose_plan,
+    explain_misfit,
+    make_plan_file,
+)
 from streamd.repository.versions import EngineVersion, load_version
 
 PLANS_RECORD = "plans.json"
@@ -30,7 +38,7 @@ class PlansRecord(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ChosenPlan:
     """A plan to load; no buckets where nothing says which it has."""
 
     path: Path
@@ -49,26 +57,26 @@ class EngineSource:
     plans: Path | None = None
     """A folder with a record, or one plan without."""
 
-    def graph_for(self, precision: str) -> tuple[Path, str]:
+    def find_graph(self, precision: str) -> tuple[Path, str]:
         """The graph to run as it is, and its precision; raises `BackendUnavailableError` with the way out."""
-        if precision not in (AUTO, EXACT):
+        if precision not in (AUTO, EXACT_PRECISION):
             kept = [place / f"model_{precision}.onnx" for place in (self.plans, self.path) if place and place.is_dir()]
             for path in kept:
                 if path.is_file():
-                    data_files(path, others_pass=True)
+                    find_data_files(path, others_pass=True)
                     return path, precision
             raise BackendUnavailableError(
-                f"{self.path}: no graph in {precision}: expected {EXACT}, or model_{precision}.onnx beside its plan "
-                "(streamd engine build --keep-graphs)"
+                f"{self.path}: no graph in {precision}: expected {EXACT_PRECISION}, or model_{precision}.onnx beside "
+                "its plan (streamd engine build --keep-graphs)"
             )
         if self.graph is None:
             raise BackendUnavailableError(f"{self.path}: plans alone, no graph: give the ONNX file, and plans=")
-        return self.graph, EXACT
+        return self.graph, EXACT_PRECISION
 
-    def plan_for(self, precision: str, machine: Machine) -> Chosen:
+    def find_plan(self, precision: str, machine: Machine) -> ChosenPlan:
         """The plan to load on this machine; raises `BackendUnavailableError` with the reason for each."""
         if self.plans is not None and self.plans.is_file():
-            return Chosen(self.plans, self.plans.stem.removeprefix("model_"))
+            return ChosenPlan(self.plans, self.plans.stem.removeprefix("model_"))
         if self.plans is not None:
             return _chosen(_loose_plan(self.plans, self.graph, precision, machine))
         if self.version is None:
@@ -90,7 +98,7 @@ def find_source(path: Path, plans: Path | None = None) -> EngineSource:
     """
     source = _find_source(path, plans)
     if source.graph is not None:
-        data_files(source.graph, others_pass=True)
+        find_data_files(source.graph, others_pass=True)
     return source
 
 
@@ -121,7 +129,7 @@ def _loose_plan(folder: Path, graph: Path | None, precision: str, machine: Machi
     reasons = []
     for name in AUTO_ORDER if precision == AUTO else (precision,):
         reason = _why_passed_over(plans.get(name), machine, precision != AUTO)
-        if reason is None and graph is not None and record.plans[name].source_onnx not in ("", graph_sha256(graph)):
+        if reason is None and graph is not None and record.plans[name].source_onnx not in ("", hash_graph(graph)):
             reason = f"built from another graph than {graph}"
         if reason is None:
             return plans[name]
@@ -135,14 +143,14 @@ def _loose_plan(folder: Path, graph: Path | None, precision: str, machine: Machi
 def _why_passed_over(plan: PlanFile | None, machine: Machine, asked_for: bool) -> str | None:
     if plan is None:
         return "not built"
-    if reason := why_not(plan, machine, asked_for=asked_for):
+    if reason := explain_misfit(plan, machine, asked_for=asked_for):
         return reason
     return None if plan.path.is_file() else f"{plan.path.name} is missing"
 
 
 def _plan_file(folder: Path, precision: str, record: PlansRecord) -> PlanFile:
     info = record.plans[precision]
-    plan = plan_file(folder, precision, info, record.validation.get(precision, RecordedVerdict()))
+    plan = make_plan_file(folder, precision, info, record.validation.get(precision, RecordedVerdict()))
     return replace(plan, path=folder / Path(info.file).name)  # whatever the record says, one of this folder
 
 
@@ -155,5 +163,5 @@ def _read_record(path: Path) -> PlansRecord:
         raise RepositoryError(f"{path}: {exc}") from exc
 
 
-def _chosen(plan: PlanFile) -> Chosen:
-    return Chosen(plan.path, plan.precision, plan.buckets, plan.version_compatible)
+def _chosen(plan: PlanFile) -> ChosenPlan:
+    return ChosenPlan(plan.path, plan.precision, plan.buckets, plan.version_compatible)

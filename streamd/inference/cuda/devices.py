@@ -5,14 +5,14 @@ from collections import Counter
 from collections.abc import Iterable
 
 from streamd.core.errors import BackendUnavailableError, DeviceLostError
-from streamd.inference.cuda.runtime import CudaError, attempt, broken, call, error_of, here
+from streamd.inference.cuda.runtime import CudaError, attempt, broken, call, here, make_cuda_error
 
 _lock = threading.Lock()
 _live: Counter[tuple[int, str]] = Counter()
 _beyond_repair: set[int] = set()
 
 
-def device_count() -> int:
+def count_devices() -> int:
     """Return the number of CUDA devices: 0 if cuda-python or a usable driver is missing."""
     try:
         number, count = attempt("cudaGetDeviceCount")
@@ -21,22 +21,22 @@ def device_count() -> int:
     return 0 if number else int(count)
 
 
-def why_no_device() -> str:
-    """Return why `device_count` is 0, in CUDA's own words."""
+def explain_no_device() -> str:
+    """Return why `count_devices` is 0, in CUDA's own words."""
     try:
         number, _ = attempt("cudaGetDeviceCount")
     except ImportError:
         return "the package cuda-python is not installed: pip install 'streamd[tensorrt]'"
     except RuntimeError as exc:
         return f"no CUDA driver: {exc}"
-    return str(error_of("cudaGetDeviceCount", number)) if number else "the driver shows no CUDA device"
+    return str(make_cuda_error("cudaGetDeviceCount", number)) if number else "the driver shows no CUDA device"
 
 
 def check_devices(devices: Iterable[int]) -> None:
     """Raise `BackendUnavailableError` with the devices that do not exist, or the reason why no device does."""
-    count = device_count()
+    count = count_devices()
     if not count:
-        raise BackendUnavailableError(f"there is no CUDA device: {why_no_device()}")
+        raise BackendUnavailableError(f"there is no CUDA device: {explain_no_device()}")
     if missing := [device for device in devices if not 0 <= device < count]:
         raise BackendUnavailableError(f"devices {missing} are not there, expected 0 to {count - 1}")
 
@@ -47,26 +47,26 @@ def use_device(device: int) -> None:
     call("cudaSetDevice", device)
 
 
-def device_name(device: int) -> str:
+def get_device_name(device: int) -> str:
     """The device's name, as `NVIDIA H200`."""
     name = call("cudaGetDeviceProperties", device).name
     return name.decode().rstrip("\0") if isinstance(name, bytes) else str(name)
 
 
-def compute_capability(device: int) -> str:
+def get_compute_capability(device: int) -> str:
     """The device's compute capability, as `9.0`."""
     properties = call("cudaGetDeviceProperties", device)
     return f"{properties.major}.{properties.minor}"
 
 
-def memory_bytes(device: int) -> tuple[int, int]:
+def get_memory_bytes(device: int) -> tuple[int, int]:
     """Bytes of the device's memory: free, and in all."""
     use_device(device)
     free, total = call("cudaMemGetInfo")
     return int(free), int(total)
 
 
-def live() -> dict[str, int]:
+def count_live() -> dict[str, int]:
     """Return the number of open owners of each kind, over all devices."""
     with _lock:
         kinds: Counter[str] = Counter()
@@ -75,14 +75,14 @@ def live() -> dict[str, int]:
         return {kind: count for kind, count in kinds.items() if count}
 
 
-def hold(device: int, kind: str) -> None:
+def note_held(device: int, kind: str) -> None:
     """Count something that is held on a device by other than an owner of this module (a TensorRT context)."""
     with _lock:
         _live[device, kind] += 1
 
 
-def release_device(device: int, kind: str) -> None:
-    """Take back one `hold`."""
+def note_released(device: int, kind: str) -> None:
+    """Take back one `note_held`."""
     with _lock:
         _live[device, kind] -= 1
 
@@ -99,7 +99,7 @@ def is_unrecoverable(device: int) -> bool:
         return device in _beyond_repair
 
 
-def unusable(device: int, why: str) -> BackendUnavailableError:
+def make_unusable_error(device: int, why: str) -> BackendUnavailableError:
     """The error to raise where a lane cannot be made on a device: whether it may ever be, in this process, it says."""
     return (DeviceLostError if is_unrecoverable(device) else BackendUnavailableError)(why)
 

@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from streamd.inference.cuda.devices import hold, release_device
-from streamd.inference.cuda.runtime import NOT_READY, CudaError, attempt, call, error_of, here, module
+from streamd.inference.cuda.devices import note_held, note_released
+from streamd.inference.cuda.runtime import NOT_READY, CudaError, attempt, call, here, make_cuda_error, module
 
 _CAPTURE_THREAD_LOCAL = "cudaStreamCaptureModeThreadLocal"
 
@@ -24,14 +24,14 @@ class _Owner:
     def _opened(self) -> None:
         self.device = here.device
         self._open = True
-        hold(self.device, self.kind)
+        note_held(self.device, self.kind)
 
     def close(self) -> None:
         """Release it. A device that is broken has lost it already."""
         if not self._open:
             return
         self._open = False
-        release_device(self.device, self.kind)
+        note_released(self.device, self.kind)
         try:
             self._release()
         except CudaError as error:
@@ -108,11 +108,11 @@ class Stream(_Owner):
         """Wait until all its work is done, with the GIL released."""
         call("cudaStreamSynchronize", self.handle)
 
-    def done(self) -> bool:
+    def is_done(self) -> bool:
         """Whether all its work is done; never blocks."""
         number, _ = attempt("cudaStreamQuery", self.handle)
         if number not in (0, NOT_READY):
-            raise error_of("cudaStreamQuery", number)
+            raise make_cuda_error("cudaStreamQuery", number)
         return number == 0
 
     def capture(self, enqueue: Callable[[], None]) -> "CudaGraph":
@@ -155,11 +155,11 @@ class Event(_Owner):
         """Wait until the stream has come to the mark, with the GIL released."""
         call("cudaEventSynchronize", self.handle)
 
-    def done(self) -> bool:
+    def is_done(self) -> bool:
         """Whether the stream has come to the mark; never blocks."""
         number, _ = attempt("cudaEventQuery", self.handle)
         if number not in (0, NOT_READY):
-            raise error_of("cudaEventQuery", number)
+            raise make_cuda_error("cudaEventQuery", number)
         return number == 0
 
     def elapsed_ms(self, since: "Event") -> float:

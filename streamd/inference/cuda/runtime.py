@@ -44,7 +44,7 @@ def call(name: str, *arguments: Any) -> Any:
     """Call a function of the CUDA runtime and return its value, if it has one; raises `CudaError`."""
     number, value = attempt(name, *arguments)
     if number:
-        raise error_of(name, number)
+        raise make_cuda_error(name, number)
     return value
 
 
@@ -55,7 +55,7 @@ def attempt(name: str, *arguments: Any) -> tuple[int, Any]:
     return int(error), value if values else None
 
 
-def error_of(name: str, number: int) -> CudaError:
+def make_cuda_error(name: str, number: int) -> CudaError:
     """The error of a call's status, in CUDA's own words; a sticky one marks this thread's device as broken."""
     library = module()
     member = library.cudaError_t(number)

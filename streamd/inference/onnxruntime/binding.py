@@ -33,7 +33,7 @@ class Binding(Protocol):
         """Run the first `count` windows of `inputs`; blocks. Raises `CudaError`, and whatever ONNX Runtime raises."""
         ...
 
-    def settle(self) -> None:
+    def wait_idle(self) -> None:
         """Wait until nothing runs any more; raises `CudaError` where the device reports one."""
         ...
 
@@ -78,7 +78,7 @@ class BoundSession:
         self._stream = own.enter_context(Stream())
         self._finished = own.enter_context(Event(blocking=True))
         self.session = open_session(self._stream.handle)
-        cuda.hold(self._device, "sessions")
+        cuda.note_held(self._device, "sessions")
         own.callback(self._drop_session)
         self._binding = self.session.io_binding()
         shapes = contract.input_shapes
@@ -111,7 +111,7 @@ class BoundSession:
         self._finished.synchronize()
         return predictions
 
-    def settle(self) -> None:
+    def wait_idle(self) -> None:
         """Wait for the stream: what a failed run left on it still reads the inputs."""
         cuda.use_device(self._device)
         self._stream.synchronize()
@@ -119,7 +119,7 @@ class BoundSession:
     def check(self) -> None:
         """Ask the stream, as this thread's device, so that an error is put down to the right one."""
         cuda.use_device(self._device)
-        self._stream.done()
+        self._stream.is_done()
 
     def close(self) -> None:
         """The session first: unless it ran, and so stays, it frees its memory on the stream."""
@@ -140,7 +140,7 @@ class BoundSession:
 
     def _drop_session(self) -> None:
         self._binding = self.session = None
-        cuda.release_device(self._device, "sessions")
+        cuda.note_released(self._device, "sessions")
 
 
 class PlainSession:
@@ -157,10 +157,10 @@ class PlainSession:
 
     def run(self, count: int) -> Float32:
         """Return `(count, *output_shape) float32`."""
-        (predictions,) = self.session.run(["predictions"], self.inputs.first(count))
+        (predictions,) = self.session.run(["predictions"], self.inputs.view_first(count))
         return np.asarray(predictions, np.float32)
 
-    def settle(self) -> None:
+    def wait_idle(self) -> None:
         """Nothing is left running: a run that ends, however it ends, has waited."""
 
     def check(self) -> None:

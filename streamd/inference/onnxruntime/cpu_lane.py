@@ -10,9 +10,9 @@ from streamd.core.errors import BatchFailedError
 from streamd.core.names import ONNXRUNTIME_CPU
 from streamd.inference.checked import CheckedFiles
 from streamd.inference.lane import Inputs
-from streamd.inference.onnxruntime.graph import check_by_running, check_session, shaped
+from streamd.inference.onnxruntime.graph import check_by_running, check_session, shape_predictions
 from streamd.inference.onnxruntime.library import import_onnxruntime
-from streamd.inference.onnxruntime.session import failure_of, open_cpu_session
+from streamd.inference.onnxruntime.session import make_run_error, open_cpu_session
 
 
 class OnnxRuntimeCpuBackend:
@@ -70,10 +70,10 @@ class OnnxRuntimeCpuLane:
         if self._session is None:
             raise BatchFailedError(f"lane {self.name} is closed")
         try:
-            (predictions,) = self._session.run(["predictions"], self.inputs.first(count))
+            (predictions,) = self._session.run(["predictions"], self.inputs.view_first(count))
         except Exception as exc:  # ONNX Runtime's errors have no common root of their own
-            raise failure_of(f"lane {self.name}", self.device, exc) from exc
-        return shaped(f"lane {self.name}", predictions, count, self._shape)
+            raise make_run_error(f"lane {self.name}", self.device, exc) from exc
+        return shape_predictions(f"lane {self.name}", predictions, count, self._shape)
 
     def check(self) -> None:
         """Nothing to ask: the processor that would not answer would not ask either."""

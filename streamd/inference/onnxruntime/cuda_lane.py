@@ -16,9 +16,14 @@ from streamd.inference.checked import CheckedFiles
 from streamd.inference.cuda import CudaError
 from streamd.inference.lane import LANES_PER_DEVICE
 from streamd.inference.onnxruntime.binding import Binding, BoundSession, PlainSession
-from streamd.inference.onnxruntime.graph import check_session, shaped
-from streamd.inference.onnxruntime.library import load_onnxruntime, more_room, names_broken_device, nodes_on_cpu
-from streamd.inference.onnxruntime.session import failure_of, open_cuda_session
+from streamd.inference.onnxruntime.graph import check_session, shape_predictions
+from streamd.inference.onnxruntime.library import (
+    count_cpu_nodes,
+    load_onnxruntime,
+    mentions_broken_device,
+    suggest_less_memory,
+)
+from streamd.inference.onnxruntime.session import make_run_error, open_cuda_session
 
 MEMORY_SHARE = 0.9
 """Of a device's memory, what all its lanes together may take."""
@@ -67,12 +72,12 @@ class OnnxRuntimeCudaBackend:
         try:
             binding = self._bind(device)
         except CudaError as exc:
-            raise cuda.unusable(device, f"{name}: {exc}{more_room(str(exc))}") from exc
+            raise cuda.make_unusable_error(device, f"{name}: {exc}{suggest_less_memory(str(exc))}") from exc
         return OnnxRuntimeCudaLane(name, f"cuda:{device}", binding, self.contract, self.buckets)
 
     def describe(self) -> dict[str, Any]:
         """The runtime's version, the CUDA it was built for, and the devices."""
-        names = {f"cuda:{each}": cuda.device_name(each) if self._own_streams else "" for each in self.devices}
+        names = {f"cuda:{each}": cuda.get_device_name(each) if self._own_streams else "" for each in self.devices}
         return {
             "onnxruntime": self._runtime.__version__,
             "cuda": getattr(self._runtime, "cuda_version", ""),
@@ -92,7 +97,7 @@ class OnnxRuntimeCudaBackend:
         limit = None
         if stream is not None:
             # A share of its own: what does not fit fails while lanes are warmed, not under load beside busy ones.
-            limit = int(cuda.memory_bytes(device)[1] * MEMORY_SHARE) // self.lanes_per_device
+            limit = int(cuda.get_memory_bytes(device)[1] * MEMORY_SHARE) // self.lanes_per_device
         session = open_cuda_session(
             self._runtime,
             self.model,
@@ -119,7 +124,7 @@ class OnnxRuntimeCudaLane:
         self.buckets = buckets
         self.inputs = binding.inputs
         self._binding = binding
-        self._nodes_on_cpu = nodes_on_cpu(binding.session)
+        self._nodes_on_cpu = count_cpu_nodes(binding.session)
         self._shape = (contract.horizon, len(contract.targets), len(contract.quantiles))
         self._closed = False
 
@@ -135,7 +140,7 @@ class OnnxRuntimeCudaLane:
             # Its frames hold the session, which must not live as long as whoever keeps the error.
             clear_frames(exc.__traceback__)
             raise self._failure(exc) from exc
-        return shaped(f"lane {self.name}", predictions, count, self._shape)
+        return shape_predictions(f"lane {self.name}", predictions, count, self._shape)
 
     def check(self) -> None:
         """Raise `LaneLostError` where the device reports an error; without cuda-python only a run finds out."""
@@ -160,13 +165,13 @@ class OnnxRuntimeCudaLane:
         if isinstance(error, CudaError):
             return self._lost(str(error), error)
         try:
-            self._binding.settle()
+            self._binding.wait_idle()
         except CudaError as found:
             return self._lost(f"ONNX Runtime: {error}; {found}", found)
-        return failure_of(f"lane {self.name}", self.device, error)
+        return make_run_error(f"lane {self.name}", self.device, error)
 
     def _lost(self, told: str, error: CudaError) -> LaneLostError:
-        return LaneLostError(f"lane {self.name}: {told}", device_gone=error.sticky or names_broken_device(told))
+        return LaneLostError(f"lane {self.name}: {told}", device_gone=error.sticky or mentions_broken_device(told))
 
 
 def _has_cuda_python() -> bool:

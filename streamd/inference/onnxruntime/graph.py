@@ -36,7 +36,7 @@ def check_by_running(model: Path, session: Any, contract: ModelContract) -> None
     if reason := _contradiction(model):  # ONNX Runtime drops a shape that the nodes contradict
         raise BackendUnavailableError(f"{model}: predictions is declared otherwise than the nodes make it: {reason}")
     try:
-        (found,) = session.run(["predictions"], Inputs.allocate(contract, 1).first(1))
+        (found,) = session.run(["predictions"], Inputs.allocate(contract, 1).view_first(1))
     except Exception as exc:  # ONNX Runtime's errors have no common root of their own
         raise BackendUnavailableError(f"{model}: one window of zeros does not run: {exc}") from exc
     if found.shape[:1] != (1,) or found.size != prod(contract.output_shape):
@@ -58,7 +58,7 @@ def _contradiction(model: Path) -> str | None:
     return None
 
 
-def shaped(owner: str, predictions: Any, count: int, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+def shape_predictions(owner: str, predictions: Any, count: int, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
     """Return what a graph gave for `count` windows as `(count, *shape) float32`; raises `BatchFailedError`."""
     found = np.asarray(predictions, np.float32)
     if found.shape[:1] != (count,) or found.size != count * prod(shape):
@@ -70,7 +70,7 @@ def _check_node(model: Path, node: Any, shape: tuple[int, ...], expected_type: s
     if node.type != expected_type:
         raise BackendUnavailableError(f"{model}: {node.name} is {node.type}, expected {expected_type}")
     if not node.shape:
-        return  # a graph may leave even the number of axes open: `shaped` looks at what it gives
+        return  # a graph may leave even the number of axes open: `shape_predictions` looks at what it gives
     batch, *rest = node.shape
     if isinstance(batch, int):
         raise BackendUnavailableError(f"{model}: {node.name} has a fixed batch of {batch}, expected a dynamic axis")

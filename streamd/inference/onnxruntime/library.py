@@ -13,9 +13,9 @@ from typing import Any
 from streamd.core.errors import BackendUnavailableError
 from streamd.inference import cuda
 
-PROVIDER = "CUDAExecutionProvider"
-INSTALL = "pip install 'onnxruntime-gpu[cuda,cudnn]' cuda-python"
-INSTEAD = f"pip uninstall onnxruntime, then {INSTALL}"
+CUDA_PROVIDER = "CUDAExecutionProvider"
+INSTALL_COMMAND = "pip install 'onnxruntime-gpu[cuda,cudnn]' cuda-python"
+REINSTALL_COMMANDS = f"pip uninstall onnxruntime, then {INSTALL_COMMAND}"
 
 
 def import_onnxruntime() -> Any:
@@ -35,16 +35,16 @@ def load_onnxruntime() -> Any:
     try:
         onnxruntime = import_onnxruntime()
     except BackendUnavailableError as exc:
-        raise BackendUnavailableError(f"{exc}; {INSTALL}") from exc
-    if PROVIDER not in onnxruntime.get_available_providers():
-        raise BackendUnavailableError(f"the installed ONNX Runtime was built without CUDA: {INSTEAD}")
+        raise BackendUnavailableError(f"{exc}; {INSTALL_COMMAND}") from exc
+    if CUDA_PROVIDER not in onnxruntime.get_available_providers():
+        raise BackendUnavailableError(f"the installed ONNX Runtime was built without CUDA: {REINSTALL_COMMANDS}")
     if preload := getattr(onnxruntime, "preload_dlls", None):
-        with redirect_stdout(io.StringIO()):  # it prints what it does not find; `why_left_out` tells that
+        with redirect_stdout(io.StringIO()):  # it prints what it does not find; `explain_missing_provider` tells that
             preload()
     return onnxruntime
 
 
-def why_left_out(runtime: Any) -> str:
+def explain_missing_provider(runtime: Any) -> str:
     """Return why a session lacks the CUDA provider: the loader's words, and the remedy."""
     library = Path(runtime.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"
     try:
@@ -54,10 +54,10 @@ def why_left_out(runtime: Any) -> str:
     else:
         reason = "its library loads, but it found no device that it can use"
     version = getattr(runtime, "cuda_version", "") or "the release it was built for"
-    return f"{reason}. It needs an NVIDIA driver, CUDA {version} and cuDNN 9: {INSTALL}"
+    return f"{reason}. It needs an NVIDIA driver, CUDA {version} and cuDNN 9: {INSTALL_COMMAND}"
 
 
-def nodes_on_cpu(session: Any) -> int | None:
+def count_cpu_nodes(session: Any) -> int | None:
     """Return the number of nodes that ONNX Runtime placed on the CPU; `None` if it is too old to report it."""
     if not hasattr(session, "get_provider_graph_assignment_info"):
         return None
@@ -79,12 +79,12 @@ _BROKEN_WORDS = re.compile(
 _NO_ROOM = re.compile(r"out of memory|MemoryAllocation|failed to allocate|available memory of", re.IGNORECASE)
 
 
-def names_broken_device(text: str) -> bool:
+def mentions_broken_device(text: str) -> bool:
     """Whether an error's text names a CUDA error after which the device answers nothing any more."""
     numbers = {int(number) for number in _NUMBER.findall(text)}
     return bool(numbers & _BROKEN_NUMBERS) or _BROKEN_WORDS.search(text) is not None
 
 
-def more_room(text: str) -> str:
+def suggest_less_memory(text: str) -> str:
     """The way out, to be put behind an error's text, where it tells of memory; else nothing."""
     return "; open fewer lanes or smaller buckets" if _NO_ROOM.search(text) else ""

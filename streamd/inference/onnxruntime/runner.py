@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from streamd.core.errors import BackendUnavailableError, BatchFailedError
-from streamd.inference.onnxruntime.session import failure_of
+from streamd.inference.onnxruntime.session import make_run_error
 from streamd.inference.runner import Array, Arrays, TensorSpec
 
 NUMPY_TYPES = {
@@ -31,8 +31,8 @@ class OnnxRuntimeRunner:
         self.name = name
         self.device = device
         self.buckets = buckets
-        self.inputs = tuple(tensor_spec_of(node, "input", model) for node in session.get_inputs())
-        self.outputs = tuple(tensor_spec_of(node, "output", model) for node in session.get_outputs())
+        self.inputs = tuple(make_tensor_spec(node, "input", model) for node in session.get_inputs())
+        self.outputs = tuple(make_tensor_spec(node, "output", model) for node in session.get_outputs())
         self._names = [spec.name for spec in self.outputs]
         self._session = session
 
@@ -44,7 +44,7 @@ class OnnxRuntimeRunner:
             results = self._session.run(self._names, dict(feeds))
         except Exception as exc:  # ONNX Runtime's errors have no common root of their own
             clear_frames(exc.__traceback__)  # they hold the session, which must not live as long as the error
-            raise failure_of(f"runner {self.name}", self.device, exc) from exc
+            raise make_run_error(f"runner {self.name}", self.device, exc) from exc
         return dict(zip(self._names, results, strict=True))
 
     def close(self) -> None:
@@ -52,7 +52,7 @@ class OnnxRuntimeRunner:
         self._session = None
 
 
-def tensor_spec_of(node: Any, kind: str, model: Path) -> TensorSpec:
+def make_tensor_spec(node: Any, kind: str, model: Path) -> TensorSpec:
     """Return the spec of a session's input or output; raises `BackendUnavailableError` if no batch goes through it."""
     if node.type not in NUMPY_TYPES:
         raise BackendUnavailableError(f"{model}: {kind} {node.name!r} is {node.type}, expected a type that numpy has")

@@ -12,11 +12,11 @@ from streamd.core.errors import BackendUnavailableError, BatchFailedError, Infer
 from streamd.inference.checked import CheckedFiles
 from streamd.inference.leaked import leak_deliberately
 from streamd.inference.onnxruntime.library import (
-    PROVIDER,
+    CUDA_PROVIDER,
+    explain_missing_provider,
     import_onnxruntime,
-    more_room,
-    names_broken_device,
-    why_left_out,
+    mentions_broken_device,
+    suggest_less_memory,
 )
 
 
@@ -74,18 +74,18 @@ def open_cuda_session(
         provider["gpu_mem_limit"] = str(limit_bytes)
     with _source(model, options, checked) as source:
         session = _open_on_cuda(runtime, model, source, options, provider)
-    if PROVIDER not in session.get_providers():
-        raise BackendUnavailableError(f"ONNX Runtime left CUDA out: {why_left_out(runtime)}")
+    if CUDA_PROVIDER not in session.get_providers():
+        raise BackendUnavailableError(f"ONNX Runtime left CUDA out: {explain_missing_provider(runtime)}")
     return _CudaSession(session)
 
 
 def _open_on_cuda(runtime: Any, model: Path, source: str | bytes, options: Any, provider: dict[str, str]) -> Any:
     try:
         # Without `enable_fallback=0` a session that CUDA refused is silently made anew on the CPU.
-        return runtime.InferenceSession(source, options, providers=[(PROVIDER, provider)], enable_fallback=0)
+        return runtime.InferenceSession(source, options, providers=[(CUDA_PROVIDER, provider)], enable_fallback=0)
     except Exception as exc:  # as above
         told = f"{model}: ONNX Runtime cannot load it on cuda:{provider['device_id']}: {exc}"
-        raise BackendUnavailableError(told + more_room(str(exc))) from exc
+        raise BackendUnavailableError(told + suggest_less_memory(str(exc))) from exc
 
 
 @contextmanager
@@ -139,12 +139,12 @@ class _CudaSession:
             leak_deliberately(self._session)
 
 
-def failure_of(owner: str, device: str, error: Exception) -> InferenceError:
+def make_run_error(owner: str, device: str, error: Exception) -> InferenceError:
     """Return the error of a failed run: of the batch, unless the text names an error of a device beside the CPU."""
     told = f"{owner}: ONNX Runtime: {error}"
-    if device != "cpu" and names_broken_device(str(error)):
+    if device != "cpu" and mentions_broken_device(str(error)):
         return LaneLostError(told, device_gone=True)
-    return BatchFailedError(told + more_room(told))
+    return BatchFailedError(told + suggest_less_memory(told))
 
 
 def _options(runtime: Any, threads: int) -> Any:

@@ -19,9 +19,9 @@ from streamd.inference.leaked import leak_deliberately
 from streamd.inference.runner import TensorSpec
 from streamd.inference.tensorrt.library import TensorRtLibrary
 from streamd.inference.tensorrt.plan_file import describe_place, describe_plan, describe_stage, unpack_plans
-from streamd.inference.tensorrt.tensors import StageTensors, Tensors, agree, wire
+from streamd.inference.tensorrt.tensors import NetworkTensors, StageTensors, join_stages, merge_alternatives
 
-WAY_OUT = "build one here: streamd engine build"
+REBUILD_HINT = "build one here: streamd engine build"
 
 Alternatives = tuple[tuple[Any, ...], ...]
 """`ICudaEngine`s: of each alternative its stages, in their order."""
@@ -77,7 +77,7 @@ class SharedEngine:
                 count, self._engines = sum(map(len, self._engines)), ()
                 self._drop_runtimes()
                 for _ in range(count):
-                    cuda.release_device(self.device, "engines")
+                    cuda.note_released(self.device, "engines")
 
     def _load(self) -> None:
         cuda.use_device(self.device)
@@ -86,7 +86,7 @@ class SharedEngine:
         try:
             alternatives = unpack_plans(content)
         except BackendUnavailableError as exc:
-            raise BackendUnavailableError(f"{plan.path}: {exc}; {WAY_OUT}") from exc
+            raise BackendUnavailableError(f"{plan.path}: {exc}; {REBUILD_HINT}") from exc
         library.errors.clear()
         engines: list[list[Any]] = []
         try:
@@ -102,7 +102,7 @@ class SharedEngine:
             raise
         self._engines = tuple(map(tuple, engines))
         for _ in chain(*engines):
-            cuda.hold(self.device, "engines")
+            cuda.note_held(self.device, "engines")
 
     def _make_runtimes(self) -> None:
         plan, library = self.plan, self.library
@@ -110,7 +110,7 @@ class SharedEngine:
         if plan.lean_runtime is not None:
             lean = self._runtimes[0].load_runtime(str(plan.lean_runtime))
             if lean is None:
-                raise BackendUnavailableError(f"{plan.lean_runtime}: no lean runtime: {library.last_error()}")
+                raise BackendUnavailableError(f"{plan.lean_runtime}: no lean runtime: {library.take_last_error()}")
             self._runtimes.append(lean)
 
     def _drop_runtimes(self) -> None:
@@ -123,16 +123,16 @@ class SharedEngine:
         if engine is None:
             raise BackendUnavailableError(
                 f"{self.plan.path}: TensorRT {self.library.version} cannot load {told or 'this plan'} on "
-                f"{cuda.device_name(self.device)}: {self.library.last_error()}; {WAY_OUT}"
+                f"{cuda.get_device_name(self.device)}: {self.library.take_last_error()}; {REBUILD_HINT}"
             )
         return engine
 
 
-def tensors(library: TensorRtLibrary, alternatives: Alternatives) -> tuple[Tensors, ...]:
+def read_tensors(library: TensorRtLibrary, alternatives: Alternatives) -> tuple[NetworkTensors, ...]:
     """Return what goes through each alternative's stages, run one after another; an input has only its batch open.
 
     Raises `BackendUnavailableError` where numpy lacks a type, no batch goes through a tensor, the stages do not fit
-    together (`wire`), or the alternatives differ (`agree`).
+    together (`join_stages`), or the alternatives differ (`merge_alternatives`).
     """
     found = []
     for index, engines in enumerate(alternatives):
@@ -141,15 +141,17 @@ def tensors(library: TensorRtLibrary, alternatives: Alternatives) -> tuple[Tenso
         except BackendUnavailableError as exc:
             told = describe_plan(index, len(alternatives))
             raise BackendUnavailableError(f"{told}: {exc}" if told else str(exc)) from exc
-    return agree(found)
+    return merge_alternatives(found)
 
 
-def _tensors_of_stages(library: TensorRtLibrary, engines: Sequence[Any]) -> Tensors:
+def _tensors_of_stages(library: TensorRtLibrary, engines: Sequence[Any]) -> NetworkTensors:
     """Return the tensors of one alternative."""
-    found = wire([_tensors_of(library, engine) for engine in engines])
+    found = join_stages([_tensors_of(library, engine) for engine in engines])
     for spec in found.inputs:
         if None in spec.shape:
-            raise BackendUnavailableError(f"input {spec.name!r} is {spec.told}, expected only the batch to be open")
+            raise BackendUnavailableError(
+                f"input {spec.name!r} is {spec.description}, expected only the batch to be open"
+            )
     for index, stage in enumerate(found.stages):
         if not stage.reads:
             told = describe_stage(index, len(engines)) or "the engine"
@@ -177,7 +179,7 @@ def _tensors_of(library: TensorRtLibrary, engine: Any) -> StageTensors:
 
 
 # ---------------------------------------------------------------- what versions call differently
-def scratch_bytes(engine: Any) -> int:
+def get_scratch_bytes(engine: Any) -> int:
     """The device memory that a context of any profile needs (10.1 and later count it in 64 bits)."""
     wide = getattr(engine, "device_memory_size_v2", None)
     return int(engine.device_memory_size if wide is None else wide)
@@ -191,7 +193,7 @@ def make_context(library: TensorRtLibrary, engine: Any) -> Any:
     return engine.create_execution_context(strategies.USER_MANAGED)
 
 
-def give_scratch(context: Any, pointer: int, nbytes: int) -> None:
+def set_scratch(context: Any, pointer: int, nbytes: int) -> None:
     """Give a context its scratch memory (8.6 takes it by a property)."""
     if hasattr(context, "set_device_memory"):
         context.set_device_memory(pointer, nbytes)

@@ -20,13 +20,13 @@ from streamd.inference.runner import TensorSpec
 from streamd.inference.tensorrt.engine import (
     Alternatives,
     SharedEngine,
-    give_scratch,
+    get_scratch_bytes,
     make_context,
-    scratch_bytes,
-    tensors,
+    read_tensors,
+    set_scratch,
 )
-from streamd.inference.tensorrt.profiles import ProfileChoice, choose, describe_missing
-from streamd.inference.tensorrt.tensors import with_sizes
+from streamd.inference.tensorrt.profiles import ProfileChoice, choose_profiles, describe_missing_stage
+from streamd.inference.tensorrt.tensors import fill_open_axes
 
 
 class TensorRtExecutor:
@@ -57,7 +57,7 @@ class TensorRtExecutor:
                 self._prepare(bucket, graphs)
         except CudaError as error:
             self.close()
-            raise cuda.unusable(engine.device, f"{name}: {error}{self._way_out(error)}") from error
+            raise cuda.make_unusable_error(engine.device, f"{name}: {error}{self._way_out(error)}") from error
         except BaseException:
             self.close()
             raise
@@ -68,12 +68,12 @@ class TensorRtExecutor:
         self._alternatives = shared.acquire()
         own.callback(shared.release)
         own.callback(self._drop_contexts)
-        self._tensors = tensors(shared.library, self._alternatives)
+        self._tensors = read_tensors(shared.library, self._alternatives)
         self._chosen = {bucket: self._choose(bucket) for bucket in self.buckets}
         self._stream = own.enter_context(Stream())
         self._finished = own.enter_context(Event(blocking=not self._spin))
         # One block for all: on one stream no stage begins before the one before it has ended.
-        self._scratch_bytes = max(map(scratch_bytes, chain(*self._alternatives)))
+        self._scratch_bytes = max(map(get_scratch_bytes, chain(*self._alternatives)))
         self._scratch = own.enter_context(DeviceBuffer(self._scratch_bytes))
         groups = self._tensors[0].groups.values()
         self._specs = {spec.name: spec for group in groups for spec in group}
@@ -85,15 +85,17 @@ class TensorRtExecutor:
                 for spec in stage.gives:  # before the next stage's contexts, which are given these shapes
                     self._specs[spec.name] = self._closed(self._specs[spec.name], index, buckets)
         most = self.buckets[-1]
-        self._device = {name: own.enter_context(DeviceBuffer(each.nbytes(most))) for name, each in self._specs.items()}
+        self._device = {
+            name: own.enter_context(DeviceBuffer(each.count_bytes(most))) for name, each in self._specs.items()
+        }
         self.input_specs, _, self.output_specs = ([self._specs[each.name] for each in group] for group in groups)
         self.inputs = {each.name: self._pinned(each, most) for each in self.input_specs}
         self.outputs = {each.name: self._pinned(each, most) for each in self.output_specs}
 
     def _choose(self, bucket: int) -> ProfileChoice:
-        choice = choose(self._alternatives, self._tensors, bucket)
+        choice = choose_profiles(self._alternatives, self._tensors, bucket)
         if choice is None:
-            told = describe_missing(self._alternatives, self._tensors, bucket)
+            told = describe_missing_stage(self._alternatives, self._tensors, bucket)
             raise BackendUnavailableError(f"{self._engine.plan.path}: no profile{told} takes a batch of {bucket}")
         return choice
 
@@ -106,34 +108,34 @@ class TensorRtExecutor:
         library.errors.clear()
         context = make_context(library, self._alternatives[choice.alternative][index])
         if context is None:
-            told, reason = choice.told(index), library.last_error()
+            told, reason = choice.describe_stage(index), library.take_last_error()
             raise BackendUnavailableError(f"{self.name}: no context{told} for a batch of {bucket}: {reason}")
         self._contexts[bucket].append(context)
-        cuda.hold(self._engine.device, "contexts")
-        give_scratch(context, self._scratch.pointer, self._scratch_bytes)
+        cuda.note_held(self._engine.device, "contexts")
+        set_scratch(context, self._scratch.pointer, self._scratch_bytes)
         accepted = context.set_optimization_profile_async(choice.profiles[index], self._stream.handle)
         self._stream.synchronize()
         self._expect(accepted, index, bucket)  # a context without a profile may not be told shapes: 8.6 crashes
         names = [each.name for each in choice.stages[index].reads]
-        taken = [context.set_input_shape(name, self._specs[name].batch(bucket)) for name in names]
+        taken = [context.set_input_shape(name, self._specs[name].make_batch_shape(bucket)) for name in names]
         self._expect(all(taken), index, bucket)
 
     def _closed(self, spec: TensorSpec, index: int, buckets: list[int]) -> TensorSpec:
         """Return what a stage gives, with all axes known: those its plan leaves open are read from its contexts."""
         shapes = {bucket: tuple(self._contexts[bucket][index].get_tensor_shape(spec.name)) for bucket in buckets}
         rest = shapes[buckets[-1]][1:]
-        closed = with_sizes(spec, rest)
+        closed = fill_open_axes(spec, rest)
         if closed is None or -1 in rest or any(shape != (bucket, *rest) for bucket, shape in shapes.items()):
-            told = self._chosen[buckets[0]].told(index)
+            told = self._chosen[buckets[0]].describe_stage(index)
             raise BackendUnavailableError(
                 f"{self._engine.plan.path}: output {spec.name!r}{told} by batch is {shapes}, expected a row "
-                f"for each, all of one shape, as {spec.told}"
+                f"for each, all of one shape, as {spec.description}"
             )
         return closed
 
     def _pinned(self, spec: TensorSpec, count: int) -> npt.NDArray[Any]:
-        buffer = self._open.enter_context(HostBuffer(spec.nbytes(count)))
-        array = buffer.array(spec.dtype, spec.batch(count))
+        buffer = self._open.enter_context(HostBuffer(spec.count_bytes(count)))
+        array = buffer.array(spec.dtype, spec.make_batch_shape(count))
         array[:] = 0
         return array
 
@@ -149,7 +151,7 @@ class TensorRtExecutor:
 
     def _expect(self, accepted: bool, index: int, bucket: int) -> None:
         if not accepted:
-            told, reason = self._chosen[bucket].told(index), self._engine.library.last_error()
+            told, reason = self._chosen[bucket].describe_stage(index), self._engine.library.take_last_error()
             raise BackendUnavailableError(f"{self.name}: a batch of {bucket} was refused{told}: {reason}")
 
     def _run_once(self, enqueue: Any) -> None:
@@ -173,7 +175,7 @@ class TensorRtExecutor:
         return "captured"
 
     # ------------------------------------------------------------ running
-    def bucket_for(self, count: int) -> int:
+    def find_bucket(self, count: int) -> int:
         """The bucket that a batch of `count` runs as."""
         if not 0 < count <= self.buckets[-1]:
             raise BatchFailedError(f"{self.name}: a batch of {count}, expected 1 to {self.buckets[-1]}")
@@ -181,7 +183,7 @@ class TensorRtExecutor:
 
     def start(self, count: int) -> None:
         """Put the first `count` rows of `inputs` on the stream; returns at once."""
-        bucket = self.bucket_for(count)
+        bucket = self.find_bucket(count)
         try:
             cuda.use_device(self._engine.device)
             graph = self._launches.get(bucket)
@@ -204,20 +206,24 @@ class TensorRtExecutor:
         """Raise `LaneLostError` where the device reports an error; never blocks."""
         try:
             cuda.use_device(self._engine.device)
-            self._stream.done()
+            self._stream.is_done()
         except CudaError as error:
             raise self._lost(error) from error
 
     def _enqueue(self, bucket: int) -> None:
         stream = self._stream
         for spec in self.input_specs:
-            cuda.copy_to_device(self._device[spec.name].pointer, self.inputs[spec.name], spec.nbytes(bucket), stream)
+            cuda.copy_to_device(
+                self._device[spec.name].pointer, self.inputs[spec.name], spec.count_bytes(bucket), stream
+            )
         for index, context in enumerate(self._contexts[bucket]):
             if not context.execute_async_v3(stream.handle):
-                told, reason = self._chosen[bucket].told(index), self._engine.library.last_error()
+                told, reason = self._chosen[bucket].describe_stage(index), self._engine.library.take_last_error()
                 raise BatchFailedError(f"{self.name}: a batch of {bucket}{told}: {reason}")
         for spec in self.output_specs:
-            cuda.copy_to_host(self.outputs[spec.name], self._device[spec.name].pointer, spec.nbytes(bucket), stream)
+            cuda.copy_to_host(
+                self.outputs[spec.name], self._device[spec.name].pointer, spec.count_bytes(bucket), stream
+            )
 
     # ------------------------------------------------------------ ends
     def close(self) -> None:
@@ -230,7 +236,7 @@ class TensorRtExecutor:
             leak_deliberately(*(context for contexts in self._contexts.values() for context in contexts))
         self._contexts.clear()
         for _ in range(count):
-            cuda.release_device(self._engine.device, "contexts")
+            cuda.note_released(self._engine.device, "contexts")
         self._alternatives = ()
 
     def _lost(self, error: CudaError) -> LaneLostError:
@@ -242,7 +248,7 @@ class TensorRtExecutor:
         if error.name != "cudaErrorMemoryAllocation":
             return ""
         try:
-            free, total = cuda.memory_bytes(self._engine.device)
+            free, total = cuda.get_memory_bytes(self._engine.device)
         except CudaError:
             return ""
         return f"; {free >> 20} of {total >> 20} MiB are free: open fewer lanes or smaller buckets"

@@ -64,7 +64,7 @@ class TensorRtBackend:
             "tensorrt": self._library.version,
             "lean": self._library.lean,
             "plan": self.plan.path.name,
-            "devices": {f"cuda:{device}": cuda.device_name(device) for device in self.devices},
+            "devices": {f"cuda:{device}": cuda.get_device_name(device) for device in self.devices},
         }
 
 

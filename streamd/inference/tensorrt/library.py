@@ -21,7 +21,7 @@ log = structlog.get_logger(__name__)
 MODULES = ("tensorrt", "tensorrt_lean", "tensorrt_lean_bindings")
 """The full TensorRT first; the lean runtime runs plans that were built as version-compatible."""
 
-KEPT_ERRORS = 32
+MAX_KEPT_ERRORS = 32
 
 Listener = Callable[[str, str], None]
 """Gets a severity in lower case, as `internal_error`, and what was said."""
@@ -34,23 +34,23 @@ class TensorRtLibrary:
         self.module: Any = module
         self.version: str = module.__version__
         self.lean = module.__name__.startswith("tensorrt_lean")
-        self.errors: deque[str] = deque(maxlen=KEPT_ERRORS)
+        self.errors: deque[str] = deque(maxlen=MAX_KEPT_ERRORS)
         self._listener: Listener = _to_log
         self.logger = self._make_logger()
 
     @property
-    def generation(self) -> int:
+    def major_version(self) -> int:
         """The major version."""
         return int(self.version.partition(".")[0])
 
-    def last_error(self) -> str:
+    def take_last_error(self) -> str:
         """Return what TensorRT logged last as errors; the next call does not repeat it."""
         said = "; ".join(dict.fromkeys(self.errors))
         self.errors.clear()
         return said or "TensorRT gave no reason"
 
     @contextmanager
-    def told_to(self, listener: Listener) -> Iterator[None]:
+    def redirect_messages(self, listener: Listener) -> Iterator[None]:
         """Let another one hear what TensorRT says meanwhile, of any severity, in place of the log."""
         before, self._listener = self._listener, listener
         try:
@@ -83,8 +83,8 @@ def load_tensorrt() -> TensorRtLibrary:
 
     Without a usable driver TensorRT's objects crash the process when touched, so that is looked at first.
     """
-    if cuda.device_count() == 0:
-        raise BackendUnavailableError(cuda.why_no_device())
+    if cuda.count_devices() == 0:
+        raise BackendUnavailableError(cuda.explain_no_device())
     broken = []
     for name in MODULES:
         try:

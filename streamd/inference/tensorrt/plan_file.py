@@ -10,14 +10,14 @@ from dataclasses import dataclass
 
 from streamd.core.errors import BackendUnavailableError
 
-PLAN_FILE_MAGIC = b"streamd-stages\x00\x01"
+STAGES_MAGIC = b"streamd-stages\x00\x01"
 """What a file of several stages begins with; its last byte is the format's version."""
 
 ALTERNATIVES_MAGIC = b"streamd-plans\x00\x00\x01"
 """What a file of several alternatives begins with, in the same way."""
 
-MOST_STAGES = 16
-MOST_ALTERNATIVES = 16
+MAX_STAGES = 16
+MAX_ALTERNATIVES = 16
 ALIGNMENT = 8
 """Each part begins at a multiple of so many bytes."""
 
@@ -37,8 +37,8 @@ class _Kind:
         return self.magic.startswith(bytes(view[: len(self.magic)]))
 
 
-_STAGES = _Kind("stage", PLAN_FILE_MAGIC, MOST_STAGES)
-_ALTERNATIVES = _Kind("plan", ALTERNATIVES_MAGIC, MOST_ALTERNATIVES)
+_STAGES = _Kind("stage", STAGES_MAGIC, MAX_STAGES)
+_ALTERNATIVES = _Kind("plan", ALTERNATIVES_MAGIC, MAX_ALTERNATIVES)
 
 
 def pack_stages(plans: Sequence[Content]) -> bytes:
@@ -114,8 +114,8 @@ def _views(contents: Sequence[Content], kind: _Kind) -> list[memoryview]:
 
 def _nested(views: Sequence[memoryview]) -> int | None:
     """The first of some plans that is a file of several itself."""
-    magics = PLAN_FILE_MAGIC, ALTERNATIVES_MAGIC
-    return next((index for index, view in enumerate(views) if bytes(view[: len(PLAN_FILE_MAGIC)]) in magics), None)
+    magics = STAGES_MAGIC, ALTERNATIVES_MAGIC
+    return next((index for index, view in enumerate(views) if bytes(view[: len(STAGES_MAGIC)]) in magics), None)
 
 
 def _pack(views: Sequence[memoryview], kind: _Kind) -> bytes:

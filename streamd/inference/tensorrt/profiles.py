@@ -7,7 +7,7 @@ from typing import Any
 from streamd.inference.runner import TensorSpec
 from streamd.inference.tensorrt.engine import Alternatives
 from streamd.inference.tensorrt.plan_file import describe_place
-from streamd.inference.tensorrt.tensors import StageTensors, Tensors
+from streamd.inference.tensorrt.tensors import NetworkTensors, StageTensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +22,12 @@ class ProfileChoice:
     profiles: tuple[int, ...]
     """For each stage one, by its index in the stage's engine."""
 
-    def told(self, index: int) -> str:
+    def describe_stage(self, index: int) -> str:
         """A stage as ` (plan 2 of 6, stage 2 of 3)`, within a sentence; what there is only one of is left out."""
         return _in_brackets(describe_place(self.alternative, self.alternatives, index, len(self.stages)))
 
 
-def choose(alternatives: Alternatives, found: Sequence[Tensors], batch: int) -> ProfileChoice | None:
+def choose_profiles(alternatives: Alternatives, found: Sequence[NetworkTensors], batch: int) -> ProfileChoice | None:
     """Return what to run a batch with, or `None` if no alternative takes it in all stages; `found` are their tensors.
 
     A stage runs with its narrowest profile; of the alternatives it is the one whose widest stage is the narrowest, and
@@ -44,7 +44,7 @@ def choose(alternatives: Alternatives, found: Sequence[Tensors], batch: int) -> 
     return best
 
 
-def describe_missing(alternatives: Alternatives, found: Sequence[Tensors], batch: int) -> str:
+def describe_missing_stage(alternatives: Alternatives, found: Sequence[NetworkTensors], batch: int) -> str:
     """Return the stage of the only alternative that takes no such batch; empty where there are several alternatives."""
     if len(found) > 1:
         return ""
@@ -52,7 +52,7 @@ def describe_missing(alternatives: Alternatives, found: Sequence[Tensors], batch
     return _in_brackets(describe_place(0, 1, index, len(found[0].stages)))
 
 
-def profile_for(engine: Any, inputs: Sequence[TensorSpec], batch: int) -> tuple[int, int] | None:
+def find_profile(engine: Any, inputs: Sequence[TensorSpec], batch: int) -> tuple[int, int] | None:
     """Return the profile to run a batch with: of those that take it the narrowest, so a static one if there is.
 
     Its width, which is its largest batch less its smallest, and its index.
@@ -66,11 +66,11 @@ def profile_for(engine: Any, inputs: Sequence[TensorSpec], batch: int) -> tuple[
 
 
 def _profiles(
-    alternatives: Alternatives, found: Sequence[Tensors], index: int, batch: int
+    alternatives: Alternatives, found: Sequence[NetworkTensors], index: int, batch: int
 ) -> list[tuple[int, int] | None]:
     """Of each stage of an alternative the profile to run a batch with."""
     stages = zip(alternatives[index], found[index].stages, strict=True)
-    return [profile_for(engine, stage.reads, batch) for engine, stage in stages]
+    return [find_profile(engine, stage.reads, batch) for engine, stage in stages]
 
 
 def _in_brackets(told: str) -> str:

@@ -5,10 +5,10 @@ from typing import Any
 
 from streamd.core.errors import BackendUnavailableError, BatchFailedError
 from streamd.inference.runner import Array, Arrays, TensorSpec
-from streamd.inference.tensorrt.engine import Alternatives, SharedEngine, tensors
+from streamd.inference.tensorrt.engine import Alternatives, SharedEngine, read_tensors
 from streamd.inference.tensorrt.executor import TensorRtExecutor
 from streamd.inference.tensorrt.library import TensorRtLibrary
-from streamd.inference.tensorrt.profiles import choose
+from streamd.inference.tensorrt.profiles import choose_profiles
 
 USUAL_BUCKETS = (1, 8, 32, 64, 128, 256)
 
@@ -33,7 +33,7 @@ class TensorRtRunner:
             raise BatchFailedError(f"runner {self.name} is closed")
         count = len(next(iter(feeds.values())))
         executor = self._executor
-        executor.bucket_for(count)  # before anything is written
+        executor.find_bucket(count)  # before anything is written
         for name, rows in feeds.items():
             executor.inputs[name][:count] = rows
         executor.start(count)
@@ -46,7 +46,7 @@ class TensorRtRunner:
         self._executor.close()
 
 
-def plan_buckets(engine: SharedEngine, wanted: tuple[int, ...] | None) -> tuple[int, ...]:
+def find_plan_buckets(engine: SharedEngine, wanted: tuple[int, ...] | None) -> tuple[int, ...]:
     """The batch sizes to run a plan with: those that are wanted, else those of its profiles.
 
     Each is taken by some alternative in all its stages. Loads the plan, unless someone holds it. Raises
@@ -68,10 +68,10 @@ def _look_into(
     library: TensorRtLibrary, alternatives: Alternatives, wanted: tuple[int, ...] | None
 ) -> tuple[tuple[int, ...], list[int]]:
     """The batch sizes of the profiles that some alternative takes, and those of the wanted ones that none takes."""
-    found = tensors(library, alternatives)
+    found = read_tensors(library, alternatives)
 
     def is_taken(size: int) -> bool:
-        return choose(alternatives, found, size) is not None
+        return choose_profiles(alternatives, found, size) is not None
 
     sizes: set[int] = set()
     for engines, each in zip(alternatives, found, strict=True):

@@ -20,7 +20,7 @@ class StageTensors:
 
 
 @dataclass(frozen=True, slots=True)
-class Tensors:
+class NetworkTensors:
     """The tensors of all stages together, each name once; an axis may be open until a context knows its inputs."""
 
     inputs: list[TensorSpec]
@@ -38,7 +38,7 @@ class Tensors:
         return {"inputs": self.inputs, "intermediates": self.intermediates, "outputs": self.outputs}
 
 
-def wire(stages: Sequence[StageTensors]) -> Tensors:
+def join_stages(stages: Sequence[StageTensors]) -> NetworkTensors:
     """Return the tensors of stages that run in this order, joined by their names.
 
     Raises `BackendUnavailableError` where a tensor is read in another type or shape than it has elsewhere, is given
@@ -62,7 +62,7 @@ def wire(stages: Sequence[StageTensors]) -> Tensors:
                 )
             known[spec.name], first[spec.name] = spec, f"{told} gives"
             given.add(spec.name)
-    return Tensors(
+    return NetworkTensors(
         [spec for name, spec in known.items() if name not in given],
         [spec for name, spec in known.items() if name in passed],
         [spec for name, spec in known.items() if name in given - passed],
@@ -70,7 +70,7 @@ def wire(stages: Sequence[StageTensors]) -> Tensors:
     )
 
 
-def agree(found: Sequence[Tensors]) -> tuple[Tensors, ...]:
+def merge_alternatives(found: Sequence[NetworkTensors]) -> tuple[NetworkTensors, ...]:
     """Return the tensors of each alternative, in the first one's order, with every shape as any of them knows it.
 
     Raises `BackendUnavailableError` where an alternative has other inputs, intermediates or outputs than the first, or
@@ -87,7 +87,7 @@ def agree(found: Sequence[Tensors]) -> tuple[Tensors, ...]:
             for spec in specs:
                 known[spec.name] = _joined(known[spec.name], spec, "the plans before it have", f"{told} has")
     inputs, intermediates, outputs = ([known[spec.name] for spec in specs] for specs in first.groups.values())
-    return tuple(Tensors(inputs, intermediates, outputs, _as_known(known, each.stages)) for each in found)
+    return tuple(NetworkTensors(inputs, intermediates, outputs, _as_known(known, each.stages)) for each in found)
 
 
 def _as_known(known: Mapping[str, TensorSpec], stages: Sequence[StageTensors]) -> tuple[StageTensors, ...]:
@@ -97,7 +97,7 @@ def _as_known(known: Mapping[str, TensorSpec], stages: Sequence[StageTensors]) -
     )
 
 
-def with_sizes(spec: TensorSpec, sizes: Sequence[int | None]) -> TensorSpec | None:
+def fill_open_axes(spec: TensorSpec, sizes: Sequence[int | None]) -> TensorSpec | None:
     """Return a tensor with its open axes as `sizes` has them, or `None` if an axis that both know differs."""
     if len(spec.shape) != len(sizes):
         return None
@@ -109,9 +109,9 @@ def with_sizes(spec: TensorSpec, sizes: Sequence[int | None]) -> TensorSpec | No
 
 def _joined(one: TensorSpec, other: TensorSpec, how_one: str, how_other: str) -> TensorSpec:
     """A tensor as two stages or alternatives know it together."""
-    joined = with_sizes(one, other.shape) if one.dtype == other.dtype else None
+    joined = fill_open_axes(one, other.shape) if one.dtype == other.dtype else None
     if joined is None:
         raise BackendUnavailableError(
-            f"tensor {one.name!r}: {how_other} it as {other.told}, but {how_one} it as {one.told}"
+            f"tensor {one.name!r}: {how_other} it as {other.description}, but {how_one} it as {one.description}"
         )
     return joined

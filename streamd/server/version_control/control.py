@@ -17,8 +17,8 @@ import structlog
 
 from streamd.core.errors import DrainingError, ReloadError, StreamdError
 from streamd.repository.promotion import Promoter
-from streamd.repository.record import Record
-from streamd.repository.versions import EngineRepository, PassedOver
+from streamd.repository.record import PromotionRecord
+from streamd.repository.versions import EngineRepository, SkippedVersion
 from streamd.runtime.lanes.deployment import Deployment, DeploymentSpec
 from streamd.runtime.service import Service
 from streamd.runtime.versions.manager import DeploymentManager
@@ -280,7 +280,7 @@ class VersionControl:
                 return each
         return None
 
-    async def _record(self, loaded: Deployment, write: Callable[[], Record]) -> Record:
+    async def _record(self, loaded: Deployment, write: Callable[[], PromotionRecord]) -> PromotionRecord:
         """Record the change; if that fails, discard the version that was loaded for it."""
         try:
             return await self._run_disk_work("the record of promotions", write)
@@ -328,7 +328,7 @@ class VersionControl:
             asyncio.get_running_loop().run_in_executor(None, trim_heap)
 
     # ------------------------------------------------------------ status
-    def _report_passed_over(self, passed_over: Sequence[PassedOver], serving: str) -> None:
+    def _report_passed_over(self, passed_over: Sequence[SkippedVersion], serving: str) -> None:
         """Log and show the versions that should serve in place of the serving one, and why they cannot."""
         for each in passed_over:
             log.warning("version_passed_over", version=each.name, rule=each.rule, reason=each.reason, serving=serving)

@@ -25,8 +25,8 @@ from streamd.inference.ensemble import EnsembleBackend
 from streamd.inference.lane import LANES_PER_DEVICE, Backend, Lane
 from streamd.inference.opening import OpenedBackend, join_reasons, open_all, open_first
 from streamd.repository.files import VersionHold
-from streamd.repository.seal import SealedVersion, changed_since, seal
-from streamd.repository.versions import EngineRepository, EngineVersion, PassedOver
+from streamd.repository.seal import SealedVersion, list_changed_files, seal_version
+from streamd.repository.versions import EngineRepository, EngineVersion, SkippedVersion
 from streamd.runtime.accuracy.live import read_training_scores
 from streamd.runtime.lanes.deployment import Deployment, DeploymentSpec
 from streamd.server.config import Config, EngineSection
@@ -43,7 +43,7 @@ class Selection:
     holds: ExitStack
     training: TrainingScores | None = None
     """The scores in training, against which drift is measured; `None` for an ensemble, which was not trained as one."""
-    passed_over: tuple[PassedOver, ...] = ()
+    passed_over: tuple[SkippedVersion, ...] = ()
     """Versions that should serve in place of these and cannot, each with the reason."""
 
     @property
@@ -75,17 +75,17 @@ def select_versions(settings: EngineSection, named: Iterable[str] = (), *, start
     """
     repository = EngineRepository(Path(settings.engines))
     names = tuple(named) or settings.pinned
-    passed_over: tuple[PassedOver, ...] = ()
+    passed_over: tuple[SkippedVersion, ...] = ()
     if names:
         chosen = tuple(repository.load(name) for name in names)
     else:
-        choice = repository.choice_at_start() if starting else repository.choice()
+        choice = repository.choose_at_start() if starting else repository.choice()
         chosen, passed_over = (choice.version,), choice.missed
     _check_ensemble(chosen)
     with ExitStack() as holds:
         for version in chosen:
             holds.enter_context(VersionHold(version.path))
-        versions = tuple(map(seal, chosen))
+        versions = tuple(map(seal_version, chosen))
         training = read_training_scores(versions[0].path) if len(versions) == 1 else None
         selection = Selection(versions, holds.pop_all(), training, passed_over)
     if len(selection.name.encode()) > MAX_MODEL_BYTES:
@@ -120,7 +120,7 @@ def check_same_files(selection: Selection, loaded: Deployment) -> None:
     """Raise `ReloadError` if the files of a version are not those that were loaded under its name."""
     sealed = [version for version in loaded.spec.versions if isinstance(version, SealedVersion)]
     for now, then in zip(selection.versions, sealed, strict=True):
-        if changed := changed_since(then, now):
+        if changed := list_changed_files(then, now):
             raise ReloadError(
                 f"{now.path}: its {' and '.join(changed)} changed since it was loaded; what is loaded stays: give the "
                 "new one a name of its own, or restart"
@@ -249,8 +249,8 @@ def _open_tensorrt(version: EngineVersion, config: Config) -> Backend:
         chosen = choose_plan(
             version,
             settings.precision,
-            cuda.device_name(first),
-            cuda.compute_capability(first),
+            cuda.get_device_name(first),
+            cuda.get_compute_capability(first),
             library.version,
             lean=library.lean,
         )

@@ -20,7 +20,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from streamd.core.contract import CALENDAR_FEATURES
-from streamd.repository.conversion import sha256_of
+from streamd.repository.conversion import hash_file
 from streamd.tools.engine.output.atomic_version import write_json
 from streamd.tools.networks.contract import INPUT_NAMES, OUTPUT_NAME, NetworkContract
 
@@ -114,7 +114,7 @@ class VersionWriter:
             "largest_relative_error": error,
             "tolerance": TOLERANCE,
             "plans": {},
-            "sha256": {p.name: sha256_of(p) for p in sorted(self.folder.iterdir()) if p != path and p.is_file()},
+            "sha256": {p.name: hash_file(p) for p in sorted(self.folder.iterdir()) if p != path and p.is_file()},
         }
         write_json(path, info)
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from streamd.core.errors import ConfigError
-from streamd.repository.conversion import sha256_of
+from streamd.repository.conversion import hash_file
 from streamd.tools.fleets import readers, tables
 from streamd.tools.fleets.errors import FleetError
 from streamd.tools.networks.contract import FEATURE_UNITS
@@ -95,7 +95,7 @@ def load_fleet(folder: Path, name: str, step_seconds: int = 300) -> TrainingFlee
         natural.append(expression)
     slots = {key: ((a - begin) // step_seconds, (b - begin) // step_seconds) for key, (a, b) in splits.items()}
     machines, columns, values = place_on_grid(frame, begin, (end - begin) // step_seconds, step_seconds)
-    hashes = {f: sha256_of(folder / f) for f in (path.name, "splits.json")}
+    hashes = {f: hash_file(folder / f) for f in (path.name, "splits.json")}
     return TrainingFleet(
         name=name,
         machines=machines,
@@ -137,7 +137,7 @@ def read_training_fleet(
         begin=begin,
         step_seconds=step_seconds,
         splits=splits,
-        sha256={path.name: sha256_of(path)},
+        sha256={path.name: hash_file(path)},
     )
 
 

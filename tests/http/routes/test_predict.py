@@ -9,7 +9,7 @@ import pytest
 
 from streamd.core.contract import ModelContract
 from streamd.core.scheduling.costs import CostTable
-from streamd.inference.fake import forecast_of
+from streamd.inference.fake import make_fake_forecast
 from streamd.runtime.lanes.deployment import Deployment
 from streamd.runtime.lanes.worker import LaneWorker
 from streamd.runtime.service import ServiceLimits
@@ -51,7 +51,7 @@ def make_inputs(windows: int, contract: ModelContract = CONTRACT) -> Inputs:
 
 
 def compute_expected(given: Inputs, contract: ModelContract = CONTRACT) -> npt.NDArray[np.float32]:
-    return np.stack([forecast_of(contract, window) for window in given["encoder_cont"]])
+    return np.stack([make_fake_forecast(contract, window) for window in given["encoder_cont"]])
 
 
 def as_lists(given: Inputs) -> Message:
@@ -396,7 +396,7 @@ async def test_a_call_with_a_failed_window_removes_its_others_from_the_queue(sta
     daemon.backend.script.not_finite = lambda window: True
     calling = asyncio.create_task(daemon.post("/v1/predict", as_tensors(make_inputs(70)), MSGPACK))
     await wait_for_queue(daemon, 38)
-    daemon.backend.script.release["fake-0"].set()  # the first batch ends, the second runs and is held
+    daemon.backend.script.gates["fake-0"].set()  # the first batch ends, the second runs and is held
     reply = await calling
     assert (reply.status, reply.code) == (422, "forecast_not_finite")
     daemon.release_lanes()

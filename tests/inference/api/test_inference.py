@@ -26,7 +26,7 @@ from streamd.core.errors import (
 )
 from streamd.engine import InferenceEngine
 from streamd.inference.api.backends import OpenOptions, Runners
-from streamd.inference.api.batches import measure, split_rows, unmeasured
+from streamd.inference.api.batches import make_unmeasured_costs, measure_buckets, split_rows
 from streamd.inference.api.sources import EngineSource
 from streamd.inference.runner import Array
 from tests.support.small_networks import WEIGHTS, ScriptedRunner, linear, save, two_inputs, value
@@ -197,7 +197,7 @@ def test_the_cheapest_buckets_are_taken_by_what_was_measured() -> None:
     runner = ScriptedRunner((4, 8), pads=True)
     slow = {4: 1.0, 8: 10.0}
     clock = iter(np.cumsum([each for bucket in (4, 8) for _ in range(3) for each in (0.0, slow[bucket])]).tolist())
-    costs = measure(runner, {"x": rows_of(3)}, now=lambda: next(clock))
+    costs = measure_buckets(runner, {"x": rows_of(3)}, now=lambda: next(clock))
     assert costs.seconds == slow
     assert runner.sizes == [4] * 4 + [8] * 4
     assert split_rows(16, costs, lanes=1) == [4, 4, 4, 4]
@@ -207,7 +207,7 @@ def test_the_cheapest_buckets_are_taken_by_what_was_measured() -> None:
 def test_a_split_gives_every_lane_its_share_and_no_batch_more_than_need_be(
     count: int, lanes: int, largest: int, pads: bool
 ) -> None:
-    sizes = split_rows(count, unmeasured(ScriptedRunner((largest,), pads)), lanes)
+    sizes = split_rows(count, make_unmeasured_costs(ScriptedRunner((largest,), pads)), lanes)
     assert sum(sizes) == count
     assert all(1 <= size <= largest for size in sizes)
     rounds = -(-count // (largest * lanes))

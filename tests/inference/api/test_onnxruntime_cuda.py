@@ -48,7 +48,7 @@ def test_a_session_outlives_its_engine_since_closing_it_may_end_the_process(
     opened = OPENERS[CUDA](find_source(linear(tmp_path)), OpenOptions(lanes=1))
     (runner,) = opened.runners
     session = weakref.ref(runner._session._session)  # type: ignore[attr-defined]
-    feeds = {spec.name: np.zeros(spec.batch(2), spec.dtype) for spec in runner.inputs}
+    feeds = {spec.name: np.zeros(spec.make_batch_shape(2), spec.dtype) for spec in runner.inputs}
     assert runner.run(feeds)["y"].shape[0] == 2
     runner.close()
     assert session() is not None

@@ -15,7 +15,7 @@ from onnx import helper
 
 from streamd.core.errors import ConfigError, InvalidTensorError
 from streamd.engine import InferenceEngine
-from streamd.inference.api.grid import window_starts
+from streamd.inference.api.grid import list_window_starts
 from streamd.inference.api.sliding import BLENDS
 from streamd.inference.runner import Array
 from tests.support.small_networks import centred, halved, pointwise, save, two_inputs, value
@@ -35,7 +35,7 @@ def opened(path: Path, largest: int = 3) -> InferenceEngine:
 @given(size=st.integers(1, 60), length=st.integers(1, 20), stride=st.integers(1, 20))
 def test_windows_cover_an_axis_to_its_end_without_gaps(size: int, length: int, stride: int) -> None:
     length, stride = min(length, size), min(stride, length)
-    starts = window_starts(size, length, stride)
+    starts = list_window_starts(size, length, stride)
     covered = {element for start in starts for element in range(start, start + length)}
     assert covered == set(range(size))
     assert list(starts) == sorted(set(starts))
@@ -46,7 +46,7 @@ def test_windows_cover_an_axis_to_its_end_without_gaps(size: int, length: int, s
 def naive(array: Array, length: int, stride: int, weights: Array) -> Array:
     """`centred`, window by window, element by element."""
     total, weight = np.zeros(array.shape), np.zeros(array.shape[1])
-    for start in window_starts(array.shape[1], length, stride):
+    for start in list_window_starts(array.shape[1], length, stride):
         window = array[:, start : start + length].astype(np.float64)
         made = window - window.mean(axis=1, keepdims=True)
         for element in range(length):

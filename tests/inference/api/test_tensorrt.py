@@ -16,7 +16,7 @@ import pytest
 from streamd.core.errors import BackendUnavailableError, LaneLostError, RepositoryError
 from streamd.engine import InferenceEngine
 from streamd.inference import cuda
-from streamd.inference.fake import forecast_of
+from streamd.inference.fake import make_fake_forecast
 from streamd.inference.runner import Array, Arrays
 from streamd.inference.tensorrt.library import load_tensorrt
 from tests.support.contracts import make_contract
@@ -37,7 +37,7 @@ def library(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorRt]:
         load_tensorrt.cache_clear()
         device.broken.clear()
         cuda.revive(0)
-        assert cuda.live() == {}, "all of the device was given back"
+        assert cuda.count_live() == {}, "all of the device was given back"
 
 
 def make_plans(folder: Path, graph: Path | None = None, **changes: Any) -> Path:
@@ -48,8 +48,8 @@ def make_plans(folder: Path, graph: Path | None = None, **changes: Any) -> Path:
         (folder / f"model_{precision}.engine").write_text(json.dumps({"profiles": [[1, 1, 1], [4, 4, 4]]}))
         plans[precision] = {
             "file": f"model_{precision}.engine",
-            "gpu": cuda.device_name(0),
-            "compute_capability": cuda.compute_capability(0),
+            "gpu": cuda.get_device_name(0),
+            "compute_capability": cuda.get_compute_capability(0),
             "tensorrt": "10.9.0",
             "buckets": [1, 4],
             "source_onnx": hashlib.sha256(graph.read_bytes()).hexdigest() if graph else "",
@@ -71,7 +71,7 @@ def windows(count: int) -> Arrays:
 
 def expected(rows: Arrays) -> Array:
     shape = CONTRACT.output_shape
-    return np.stack([forecast_of(CONTRACT, row).reshape(shape) for row in rows["encoder_cont"]])
+    return np.stack([make_fake_forecast(CONTRACT, row).reshape(shape) for row in rows["encoder_cont"]])
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 11])

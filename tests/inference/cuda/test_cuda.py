@@ -14,21 +14,21 @@ from tests.support.fake_cuda import FakeCuda
 def test_without_cuda_python_there_is_no_device_and_the_reason_names_the_way_out() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(__import__("sys").modules, "cuda", None)
-        assert cuda.device_count() == 0
-        assert "streamd[tensorrt]" in cuda.why_no_device()
+        assert cuda.count_devices() == 0
+        assert "streamd[tensorrt]" in cuda.explain_no_device()
 
 
 def test_without_a_driver_there_is_no_device(device: FakeCuda) -> None:
     device.devices = 0
-    assert cuda.device_count() == 0
-    assert "cudaErrorInsufficientDriver (35)" in cuda.why_no_device()
+    assert cuda.count_devices() == 0
+    assert "cudaErrorInsufficientDriver (35)" in cuda.explain_no_device()
 
 
 def test_devices_tell_their_names(device: FakeCuda) -> None:
-    assert cuda.device_count() == 2
-    assert cuda.device_name(1) == "Fake GPU"
-    assert cuda.compute_capability(0) == "9.0"
-    assert cuda.memory_bytes(0) == (1 << 40, 1 << 40)
+    assert cuda.count_devices() == 2
+    assert cuda.get_device_name(1) == "Fake GPU"
+    assert cuda.get_compute_capability(0) == "9.0"
+    assert cuda.get_memory_bytes(0) == (1 << 40, 1 << 40)
 
 
 def test_an_error_names_the_call_its_number_and_its_device(device: FakeCuda) -> None:
@@ -53,10 +53,10 @@ def test_views_of_pinned_memory_lie_within_it(device: FakeCuda) -> None:
 
 def test_closing_twice_is_harmless_and_every_kind_is_counted(device: FakeCuda) -> None:
     owners = [HostBuffer(8), DeviceBuffer(8), Stream(), Event(timing=True)]
-    assert cuda.live() == {"host_buffers": 1, "device_buffers": 1, "streams": 1, "events": 1}
+    assert cuda.count_live() == {"host_buffers": 1, "device_buffers": 1, "streams": 1, "events": 1}
     for owner in owners * 2:
         owner.close()
-    assert cuda.live() == {}
+    assert cuda.count_live() == {}
 
 
 def test_a_forgotten_close_warns(device: FakeCuda) -> None:
@@ -65,7 +65,7 @@ def test_a_forgotten_close_warns(device: FakeCuda) -> None:
     with pytest.warns(ResourceWarning, match="Stream was never closed"):
         del stream
     cuda.call("cudaStreamDestroy", handle)
-    cuda.release_device(0, "streams")
+    cuda.note_released(0, "streams")
 
 
 def captured(stream: Stream, values: list[int]) -> CudaGraph:
@@ -109,13 +109,13 @@ def test_waiting_and_looking(device: FakeCuda) -> None:
         event.record(stream)
         device.fail("cudaEventQuery", 600)
         device.fail("cudaStreamQuery", 600)
-        assert (event.done(), stream.done()) == (False, False)
-        assert (event.done(), stream.done()) == (True, True)
+        assert (event.is_done(), stream.is_done()) == (False, False)
+        assert (event.is_done(), stream.is_done()) == (True, True)
         event.synchronize()
         assert event.elapsed_ms(event) == 1.5
         device.fail("cudaStreamQuery", 1)
         with pytest.raises(CudaError, match="cudaErrorInvalidValue"):
-            stream.done()
+            stream.is_done()
 
 
 def test_a_broken_device_takes_its_owners_with_it_and_comes_back_by_a_reset(device: FakeCuda) -> None:

@@ -48,14 +48,14 @@ def test_windows_alone_and_in_a_batch_have_the_same_forecasts() -> None:
     contract = version.contract
     lane = OnnxRuntimeCpuBackend(version.onnx, contract, (1, 4), 1).make_lane(0)
     fill(lane.inputs, 3)
-    windows = {name: buffer.copy() for name, buffer in lane.inputs.first(3).items()}
+    windows = {name: buffer.copy() for name, buffer in lane.inputs.view_first(3).items()}
     together = lane.run(3).copy()
     assert together.shape == (3, contract.horizon, len(contract.targets), len(contract.quantiles))
     assert together.dtype == np.float32
     assert np.isfinite(together).all()
     assert (np.diff(together, axis=-1) >= 0).all(), "quantiles do not cross"
     for row in range(3):
-        for name, buffer in lane.inputs.first(1).items():
+        for name, buffer in lane.inputs.view_first(1).items():
             buffer[0] = windows[name][row]
         np.testing.assert_allclose(lane.run(1)[0], together[row], rtol=1e-3, atol=1e-3)
     lane.close()
@@ -78,8 +78,8 @@ def test_a_graph_to_the_contract_runs(tmp_path: Path) -> None:
 def test_lanes_share_no_buffers(tmp_path: Path) -> None:
     backend = make_backend(tmp_path, tensors_of(CONTRACT))
     first, second = backend.make_lane(0), backend.make_lane(1)
-    for name, buffer in first.inputs.first(4).items():
-        assert not np.shares_memory(buffer, second.inputs.first(4)[name])
+    for name, buffer in first.inputs.view_first(4).items():
+        assert not np.shares_memory(buffer, second.inputs.view_first(4)[name])
 
 
 def changed(name: str, *tensor: Any) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from streamd.inference import cuda
 from streamd.inference.lane import Inputs
 from streamd.inference.onnxruntime.cpu_lane import OnnxRuntimeCpuBackend
 from streamd.inference.onnxruntime.cuda_lane import OnnxRuntimeCudaBackend, OnnxRuntimeCudaLane
-from streamd.inference.onnxruntime.library import names_broken_device
+from streamd.inference.onnxruntime.library import mentions_broken_device
 from streamd.repository.versions import EngineRepository
 from tests.support.contracts import make_contract
 from tests.support.fake_cuda import FakeCuda
@@ -84,7 +84,7 @@ def test_batches_of_any_size_come_back_as_they_went_in(lane: OnnxRuntimeCudaLane
 
 
 def test_inputs_are_pinned_and_a_run_waits_asleep(lane: OnnxRuntimeCudaLane, device: FakeCuda) -> None:
-    for buffer in lane.inputs.first(4).values():
+    for buffer in lane.inputs.view_first(4).values():
         assert buffer.ctypes.data in device.memory
         assert not buffer.any(), "what nobody has filled is zero"
     device.calls.clear()
@@ -233,7 +233,7 @@ def test_buffers_without_room_are_refused_and_nothing_is_left(
     with pytest.raises(BackendUnavailableError, match=rf"cuda:0/0: {function}.*open fewer lanes"):
         OnnxRuntimeCudaBackend(model, CONTRACT, (1,)).make_lane(0)
     assert device.left == 0
-    assert cuda.live() == {}
+    assert cuda.count_live() == {}
 
 
 # ---------------------------------------------------------------- batches and devices that fail
@@ -333,14 +333,14 @@ def test_a_device_that_was_reset_takes_new_lanes_once_the_old_are_closed(script:
     ],
 )
 def test_texts_that_name_a_broken_device(text: str) -> None:
-    assert names_broken_device(text)
+    assert mentions_broken_device(text)
 
 
 @pytest.mark.parametrize(
     "text", ["", "INVALID_ARGUMENT : Got 700 rows", "CUDA failure 2: out of memory", "CUDA failure 7001", "line=719"]
 )
 def test_texts_that_do_not(text: str) -> None:
-    assert not names_broken_device(text)
+    assert not mentions_broken_device(text)
 
 
 # ---------------------------------------------------------------- the real ones
@@ -358,8 +358,8 @@ def test_a_gpu_forecasts_as_the_cpu_does(version: str) -> None:
     for lane in lanes:
         for count in counts:
             fill(lane.inputs, count)
-            for name, buffer in lane.inputs.first(count).items():
-                reference.inputs.first(count)[name][:] = buffer
+            for name, buffer in lane.inputs.view_first(count).items():
+                reference.inputs.view_first(count)[name][:] = buffer
             expected = reference.run(count)
             error = np.linalg.norm(lane.run(count) - expected) / np.linalg.norm(expected)
             assert error < 1e-3

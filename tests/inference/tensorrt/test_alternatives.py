@@ -15,20 +15,20 @@ from hypothesis import strategies as st
 from streamd.core.errors import BackendUnavailableError, BatchFailedError, LaneLostError
 from streamd.inference import cuda
 from streamd.inference.runner import TensorSpec
-from streamd.inference.tensorrt.engine import Plan, SharedEngine, give_scratch
+from streamd.inference.tensorrt.engine import Plan, SharedEngine, set_scratch
 from streamd.inference.tensorrt.lane import TensorRtBackend, TensorRtLane
 from streamd.inference.tensorrt.library import load_tensorrt
 from streamd.inference.tensorrt.plan_file import (
     ALTERNATIVES_MAGIC,
-    MOST_ALTERNATIVES,
-    PLAN_FILE_MAGIC,
+    MAX_ALTERNATIVES,
+    STAGES_MAGIC,
     pack_alternatives,
     pack_stages,
     unpack_plans,
     unpack_stages,
 )
-from streamd.inference.tensorrt.runner import TensorRtRunner, plan_buckets
-from streamd.inference.tensorrt.tensors import StageTensors, Tensors, agree, wire
+from streamd.inference.tensorrt.runner import TensorRtRunner, find_plan_buckets
+from streamd.inference.tensorrt.tensors import NetworkTensors, StageTensors, join_stages, merge_alternatives
 from tests.support.fake_tensorrt_runtime import FakeTensorRt
 from tests.support.staged_plans import (
     BUCKETS,
@@ -52,7 +52,7 @@ def is_plan(content: bytes) -> bool:
 
 plan_bytes = st.binary(min_size=1, max_size=30).filter(is_plan)
 alternatives_of_stages = st.lists(
-    st.lists(plan_bytes, min_size=1, max_size=4), min_size=2, max_size=MOST_ALTERNATIVES
+    st.lists(plan_bytes, min_size=1, max_size=4), min_size=2, max_size=MAX_ALTERNATIVES
 )  # fmt: skip
 
 
@@ -128,7 +128,7 @@ STAGES = pack_stages([b"a", b"b"])
         (two(STAGES[:-1]), "^plan 2 of 2: 48 bytes for stages of .*, expected 49"),
         (two(b"stream"), "^plan 2 of 2: 6 bytes, expected a plan"),
         (two(pack_alternatives([b"a", b"b"])), "^plan 2 of 2: 49 bytes that begin as several plans do, expected one"),
-        (two(PLAN_FILE_MAGIC), "^plan 2 of 2: 16 bytes, expected a plan, or at least 20 bytes for stages"),
+        (two(STAGES_MAGIC), "^plan 2 of 2: 16 bytes, expected a plan, or at least 20 bytes for stages"),
         (STAGES[:-1], "^48 bytes for stages of"),
     ],
 )
@@ -177,7 +177,7 @@ def make_lane(folder: Path, *alternatives: list[Said], **more: Any) -> TensorRtL
 def expect_refused(library: FakeTensorRt, folder: Path, told: str, *alternatives: list[Said]) -> None:
     with pytest.raises(BackendUnavailableError, match=told):
         make_lane(folder, *alternatives)
-    assert cuda.live() == {}
+    assert cuda.count_live() == {}
     assert library.cuda.left == 0
 
 
@@ -192,14 +192,14 @@ def expect_ran(library: FakeTensorRt, lane: TensorRtLane, by_count: dict[int, li
 def test_each_bucket_runs_in_the_alternative_that_has_it(library: FakeTensorRt, tmp_path: Path) -> None:
     lane = make_lane(tmp_path, one("large", 8), one("small", 1, 4))
     assert lane.describe() == {"graphs": {"1": "captured", "4": "captured", "8": "captured"}}
-    assert cuda.live() == {
+    assert cuda.count_live() == {
         "engines": 2, "contexts": 3, "streams": 1, "events": 1, "graphs": 3,
         "host_buffers": len(SHAPES) + 1, "device_buffers": len(SHAPES) + 2,
     }  # fmt: skip
     expect_ran(library, lane, {count: ["small" if count <= 4 else "large"] for count in range(1, 9)})
     lane.close()
     lane.close()
-    assert cuda.live() == {}
+    assert cuda.count_live() == {}
     assert library.cuda.left == 0
     assert sorted(library.gone[:2]) == ["large", "small"]
     assert library.gone[2:] == ["runtime"]
@@ -207,7 +207,7 @@ def test_each_bucket_runs_in_the_alternative_that_has_it(library: FakeTensorRt, 
 
 def test_alternatives_of_three_stages_run_their_own_in_order(library: FakeTensorRt, tmp_path: Path) -> None:
     lane = make_lane(tmp_path, staged("small", 1, 4), staged("large", 8))
-    live = cuda.live()
+    live = cuda.count_live()
     assert (live["engines"], live["contexts"]) == (6, 9)
     assert live["device_buffers"] == len(SHAPES) + 4, "the buffers are there once"
     small, large = ([f"{name} {part}" for part in ("scaler", "core", "restorer")] for name in ("small", "large"))
@@ -258,9 +258,9 @@ def test_all_alternatives_share_one_scratch_block_as_large_as_the_largest_needs(
 
     def note(context: Any, pointer: int, nbytes: int) -> None:
         told.add((pointer, nbytes))
-        give_scratch(context, pointer, nbytes)
+        set_scratch(context, pointer, nbytes)
 
-    monkeypatch.setattr("streamd.inference.tensorrt.executor.give_scratch", note)
+    monkeypatch.setattr("streamd.inference.tensorrt.executor.set_scratch", note)
     lane = make_lane(tmp_path, one("small", 1, 4, scratch=512), one("large", 8, scratch=65536))
     assert [nbytes for _, nbytes in told] == [65536]
     lane.close()
@@ -272,7 +272,7 @@ def test_lanes_share_the_engines_of_all_alternatives(library: FakeTensorRt, tmp_
     lanes = [backend.make_lane(index) for index in range(2)]
     assert library.loaded == 2
     lanes[0].close()
-    assert (cuda.live()["engines"], cuda.live()["contexts"]) == (2, 3)
+    assert (cuda.count_live()["engines"], cuda.count_live()["contexts"]) == (2, 3)
     expect_right(lanes[1], 6, 6)
     lanes[1].close()
     assert library.gone[2:] == ["lean runtime", "runtime"]
@@ -295,13 +295,13 @@ def test_any_network_s_runner_takes_what_some_alternative_takes(library: FakeTen
     half[2]["profiles"] = [[32, 32, 32]]
     plan = make_plan(tmp_path, staged("large", 8, 64), half, staged("small", 1, 4))
     engine = SharedEngine(load_tensorrt(), plan, 0)
-    assert plan_buckets(engine, None) == (1, 4, 8, 64)
-    assert plan_buckets(engine, (4, 8)) == (4, 8)
+    assert find_plan_buckets(engine, None) == (1, 4, 8, 64)
+    assert find_plan_buckets(engine, (4, 8)) == (4, 8)
     with pytest.raises(BackendUnavailableError, match=r"takes a batch of \[16, 32\], expected some of \(1, 4, 8, 64"):
-        plan_buckets(engine, (8, 16, 32))
+        find_plan_buckets(engine, (8, 16, 32))
     runner = TensorRtRunner("cuda:0/0", engine, (4, 8))
     assert {spec.name for spec in runner.inputs} == set(SHAPES)
-    rows = {spec.name: np.ones((7, *spec.batch(1)[1:]), spec.dtype) for spec in runner.inputs}
+    rows = {spec.name: np.ones((7, *spec.make_batch_shape(1)[1:]), spec.dtype) for spec in runner.inputs}
     assert list(runner.run(rows)) == ["predictions"]
     assert library.ran[-3:] == ["large scaler", "large core", "large restorer"]
     runner.close()
@@ -315,7 +315,7 @@ def test_on_a_broken_device_no_alternative_is_destroyed(library: FakeTensorRt, t
     lane.close()
     assert len(kept) == 9 + 6 + 1, "a context a bucket and stage, the engines, the runtime"
     assert all(hasattr(each, "__dict__") for each in kept), "none of them a tuple"
-    assert cuda.live() == {}
+    assert cuda.count_live() == {}
     assert library.gone == []
 
 
@@ -335,7 +335,7 @@ def test_an_alternative_that_does_not_load_is_named_and_all_before_it_is_let_go(
     engines = ["small", "large"] if stages == 3 else ["small"]
     assert sorted(library.gone[: len(engines)]) == sorted(engines)
     assert library.gone[len(engines) :] == ["lean runtime", "runtime"]
-    assert cuda.live() == {}
+    assert cuda.count_live() == {}
     assert library.cuda.left == 0
     make_plan(tmp_path, one("small", 1, 4), one("large", 8))
     lane = backend.make_lane(0)
@@ -421,14 +421,14 @@ def test_alternatives_know_each_other_s_axes_and_list_tensors_alike() -> None:
     def tensor(name: str, *shape: int | None) -> TensorSpec:
         return TensorSpec(name, np.dtype(np.float32), shape)
 
-    def network(reads: list[TensorSpec], gives: list[TensorSpec]) -> Tensors:
-        return wire([StageTensors(tuple(reads), tuple(gives))])
+    def network(reads: list[TensorSpec], gives: list[TensorSpec]) -> NetworkTensors:
+        return join_stages([StageTensors(tuple(reads), tuple(gives))])
 
     x, y = tensor("x", 3), tensor("y", 2)
     first = network([x, y], [tensor("a", None, 5), tensor("b", None)])
     second = network([y, x], [tensor("b", 7), tensor("a", 4, None)])
-    found = agree([first, second])
+    found = merge_alternatives([first, second])
     a, b = tensor("a", 4, 5), tensor("b", 7)
     assert [each.groups for each in found] == [{"inputs": [x, y], "intermediates": [], "outputs": [a, b]}] * 2
     assert [each.stages for each in found] == [(StageTensors((x, y), (a, b)),), (StageTensors((y, x), (b, a)),)]
-    assert agree([first]) == (first,)
+    assert merge_alternatives([first]) == (first,)

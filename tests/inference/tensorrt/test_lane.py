@@ -15,7 +15,7 @@ import pytest
 
 from streamd.core.errors import BackendUnavailableError, BatchFailedError, DeviceLostError, LaneLostError
 from streamd.inference import cuda
-from streamd.inference.fake import forecast_of
+from streamd.inference.fake import make_fake_forecast
 from streamd.inference.leaked import leak_deliberately
 from streamd.inference.tensorrt.engine import Plan
 from streamd.inference.tensorrt.lane import TensorRtBackend, TensorRtLane
@@ -43,7 +43,7 @@ def expect_right(lane: TensorRtLane, count: int) -> None:
     forecasts = lane.run(count)
     assert forecasts.shape == (count, 4, 2, 3)
     for row in range(count):
-        np.testing.assert_array_equal(forecasts[row], forecast_of(CONTRACT, lane.inputs.encoder_cont[row]))
+        np.testing.assert_array_equal(forecasts[row], make_fake_forecast(CONTRACT, lane.inputs.encoder_cont[row]))
 
 
 def test_every_size_runs_as_the_next_bucket_with_one_graph_launch(library: FakeTensorRt, tmp_path: Path) -> None:
@@ -71,14 +71,14 @@ def test_lanes_share_an_engine_and_the_last_one_releases_it(library: FakeTensorR
     lanes = [backend.make_lane(index) for index in range(4)]
     assert [lane.name for lane in lanes] == ["cuda:0/0", "cuda:1/0", "cuda:0/1", "cuda:1/1"]
     assert library.loaded == 2
-    assert cuda.live() == {
+    assert cuda.count_live() == {
         "engines": 2, "contexts": 12, "streams": 4, "events": 4, "graphs": 12, "host_buffers": 20, "device_buffers": 24,
     }  # fmt: skip
     for lane in lanes:
         fill(lane)
         expect_right(lane, 5)
         lane.close()
-    assert cuda.live() == {}
+    assert cuda.count_live() == {}
     assert library.cuda.left == 0
     lane = backend.make_lane(1)
     assert library.loaded == 3
@@ -145,7 +145,7 @@ def test_an_engine_that_does_not_fit_is_refused_and_nothing_is_left(
     backend = TensorRtBackend(make_plan(tmp_path, **plan), CONTRACT, buckets)  # type: ignore[arg-type]
     with pytest.raises(BackendUnavailableError, match=reason):
         backend.make_lane(0)
-    assert cuda.live() == {}
+    assert cuda.count_live() == {}
     assert library.cuda.left == 0
 
 
@@ -165,7 +165,7 @@ def test_an_output_without_one_shape_for_every_row_is_refused(
 ) -> None:
     with pytest.raises(BackendUnavailableError, match=rf"output 'predictions' by batch is .*{told}.*expected a row"):
         TensorRtBackend(make_plan(tmp_path, open=how), CONTRACT, BUCKETS).make_lane(0)
-    assert cuda.live() == {}
+    assert cuda.count_live() == {}
     assert library.cuda.left == 0
 
 
@@ -179,14 +179,14 @@ def test_a_truncated_plan_names_its_file_tensorrt_s_reason_and_the_way_out(
     plan.path.unlink()
     with pytest.raises(BackendUnavailableError, match="No such file"):
         TensorRtBackend(plan, CONTRACT, BUCKETS).make_lane(0)
-    assert cuda.live() == {}
+    assert cuda.count_live() == {}
 
 
 def test_a_lane_for_which_there_is_no_memory_says_so_and_leaves_nothing(library: FakeTensorRt, tmp_path: Path) -> None:
     library.cuda.free_bytes = 4000
     with pytest.raises(BackendUnavailableError, match=r"cudaErrorMemoryAllocation.*MiB are free: open fewer lanes"):
         TensorRtBackend(make_plan(tmp_path), CONTRACT, BUCKETS).make_lane(0)
-    assert cuda.live() == {}
+    assert cuda.count_live() == {}
     assert library.cuda.left == 0
 
 
@@ -216,7 +216,7 @@ def test_after_a_sticky_error_idle_lanes_say_so_and_new_ones_come_when_all_old_o
     with pytest.raises(BackendUnavailableError, match="still hold parts of it"):
         backend.make_lane(0)
     lanes[1].close()
-    assert cuda.live() == {}
+    assert cuda.count_live() == {}
     library.cuda.reset_helps = False
     with pytest.raises(DeviceLostError, match=r"IllegalAddress.*restart it to use the device again"):
         backend.make_lane(0)
@@ -257,7 +257,7 @@ def test_without_a_driver_tensorrt_is_not_even_imported(device: FakeCuda, monkey
 def test_the_lean_runtime_serves_where_it_is_all_there_is(device: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt_lean", FakeTensorRt("10.16.1", device, CONTRACT, "tensorrt_lean"))
     load_tensorrt.cache_clear()
-    assert (load_tensorrt().lean, load_tensorrt().generation) == (True, 10)
+    assert (load_tensorrt().lean, load_tensorrt().major_version) == (True, 10)
     load_tensorrt.cache_clear()
 
 
@@ -275,7 +275,7 @@ def test_on_a_broken_device_nothing_of_tensorrt_s_is_destroyed(
     lane.close()
     kinds = [type(each).__name__ for each in kept]
     assert len(kept) == len(BUCKETS) + 2, f"a context a bucket, the runtime, the engine: {kinds}"
-    assert cuda.live() == {}, "nothing is in the way of another process"
+    assert cuda.count_live() == {}, "nothing is in the way of another process"
 
 
 def test_what_is_kept_to_the_end_outlives_its_last_name() -> None:

@@ -15,18 +15,18 @@ from hypothesis import strategies as st
 from streamd.core.errors import BackendUnavailableError, BatchFailedError
 from streamd.inference import cuda
 from streamd.inference.runner import TensorSpec
-from streamd.inference.tensorrt.engine import Plan, SharedEngine, give_scratch
+from streamd.inference.tensorrt.engine import Plan, SharedEngine, set_scratch
 from streamd.inference.tensorrt.lane import TensorRtBackend, TensorRtLane
 from streamd.inference.tensorrt.library import load_tensorrt
 from streamd.inference.tensorrt.plan_file import (
     ALTERNATIVES_MAGIC,
-    MOST_STAGES,
-    PLAN_FILE_MAGIC,
+    MAX_STAGES,
+    STAGES_MAGIC,
     pack_stages,
     unpack_stages,
 )
-from streamd.inference.tensorrt.runner import TensorRtRunner, plan_buckets
-from streamd.inference.tensorrt.tensors import StageTensors, wire
+from streamd.inference.tensorrt.runner import TensorRtRunner, find_plan_buckets
+from streamd.inference.tensorrt.tensors import StageTensors, join_stages
 from tests.support.fake_tensorrt_runtime import FakeTensorRt
 from tests.support.staged_plans import (
     BUCKETS,
@@ -56,7 +56,7 @@ def make_lane(folder: Path, stages: list[Said], **more: Any) -> TensorRtLane:
 def expect_refused(library: FakeTensorRt, folder: Path, stages: list[Said], told: str) -> None:
     with pytest.raises(BackendUnavailableError, match=told):
         make_lane(folder, stages)
-    assert cuda.live() == {}
+    assert cuda.count_live() == {}
     assert library.cuda.left == 0
 
 
@@ -64,7 +64,7 @@ def expect_refused(library: FakeTensorRt, folder: Path, stages: list[Said], told
 plans = st.lists(
     st.binary(min_size=1, max_size=40).filter(lambda plan: not plan.startswith(MAGICS)),
     min_size=2,
-    max_size=MOST_STAGES,
+    max_size=MAX_STAGES,
 )
 
 
@@ -95,7 +95,7 @@ def test_a_file_with_other_bytes_is_read_or_refused_and_never_more(given: list[b
 
 @given(
     st.binary(min_size=1).filter(
-        lambda content: content[: len(PLAN_FILE_MAGIC)] not in [each[: len(content)] for each in MAGICS]
+        lambda content: content[: len(STAGES_MAGIC)] not in [each[: len(content)] for each in MAGICS]
     )
 )
 def test_one_plan_is_its_own_file(content: bytes) -> None:
@@ -105,7 +105,7 @@ def test_one_plan_is_its_own_file(content: bytes) -> None:
 
 
 def header(count: int, *lengths: int) -> bytes:
-    return PLAN_FILE_MAGIC + count.to_bytes(4, "little") + b"".join(length.to_bytes(8, "little") for length in lengths)
+    return STAGES_MAGIC + count.to_bytes(4, "little") + b"".join(length.to_bytes(8, "little") for length in lengths)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def header(count: int, *lengths: int) -> bytes:
         (header(2, 1, 1) + b"\0\0\0\1a" + bytes(7) + b"b", "bytes 36 to 40 lie between plans, expected zeros"),
         (b"", "0 bytes, expected a plan"),
         (
-            header(2, 1, 16) + bytes(4) + b"a" + bytes(7) + PLAN_FILE_MAGIC,
+            header(2, 1, 16) + bytes(4) + b"a" + bytes(7) + STAGES_MAGIC,
             "stage 2 of 2 holds several plans, expected one",
         ),
         (ALTERNATIVES_MAGIC, "16 bytes that begin as several plans do, expected one or its stages"),
@@ -152,7 +152,7 @@ def test_stages_run_in_order_in_one_graph_and_what_lies_between_stays_on_the_dev
 ) -> None:
     lane = make_lane(tmp_path, three_stages())
     assert lane.describe() == {"graphs": {"1": "captured", "4": "captured", "8": "captured"}}
-    assert cuda.live() == {
+    assert cuda.count_live() == {
         "engines": 3, "contexts": 9, "streams": 1, "events": 1, "graphs": 3,
         "host_buffers": len(SHAPES) + 1, "device_buffers": len(SHAPES) + 4,
     }  # fmt: skip
@@ -163,7 +163,7 @@ def test_stages_run_in_order_in_one_graph_and_what_lies_between_stays_on_the_dev
         assert library.cuda.calls.count("cudaGraphLaunch") == 1
         assert "cudaMemcpyAsync" not in library.cuda.calls
     lane.close()
-    assert cuda.live() == {}
+    assert cuda.count_live() == {}
     assert library.cuda.left == 0
     assert sorted(library.gone[:3]) == ["core", "restorer", "scaler"]
     assert library.gone[3:] == ["runtime"]
@@ -176,9 +176,9 @@ def test_all_stages_share_one_scratch_block_as_large_as_the_largest_needs(
 
     def note(context: Any, pointer: int, nbytes: int) -> None:
         told.append((pointer, nbytes))
-        give_scratch(context, pointer, nbytes)
+        set_scratch(context, pointer, nbytes)
 
-    monkeypatch.setattr("streamd.inference.tensorrt.executor.give_scratch", note)
+    monkeypatch.setattr("streamd.inference.tensorrt.executor.set_scratch", note)
     lane = make_lane(tmp_path, three_stages())
     assert len(told) == 9
     assert len(set(told)) == 1
@@ -228,7 +228,7 @@ def test_lanes_share_the_engines_of_all_stages(library: FakeTensorRt, tmp_path: 
     lanes = [backend.make_lane(index) for index in range(2)]
     assert library.loaded == 3
     lanes[0].close()
-    assert (cuda.live()["engines"], cuda.live()["contexts"]) == (3, 9)
+    assert (cuda.count_live()["engines"], cuda.count_live()["contexts"]) == (3, 9)
     expect_right(lanes[1], 4, 4)
     lanes[1].close()
     lane = backend.make_lane(0)
@@ -250,14 +250,14 @@ def test_any_network_s_runner_knows_nothing_of_stages(library: FakeTensorRt, tmp
     stages = three_stages()
     stages[2]["profiles"] = [[4, 4, 4], [8, 8, 8], [16, 16, 16]]
     engine = SharedEngine(load_tensorrt(), make_plan(tmp_path, stages), 0)
-    assert plan_buckets(engine, None) == (4, 8), "those that every stage takes"
-    assert plan_buckets(engine, (8,)) == (8,)
+    assert find_plan_buckets(engine, None) == (4, 8), "those that every stage takes"
+    assert find_plan_buckets(engine, (8,)) == (8,)
     with pytest.raises(BackendUnavailableError, match=r"takes a batch of \[1, 16\], expected some of \(4, 8"):
-        plan_buckets(engine, (1, 4, 16))
+        find_plan_buckets(engine, (1, 4, 16))
     runner = TensorRtRunner("cuda:0/0", engine, (4, 8))
     assert {spec.name for spec in runner.inputs} == set(SHAPES)
     assert [spec.name for spec in runner.outputs] == ["predictions"]
-    rows = {spec.name: np.ones((3, *spec.batch(1)[1:]), spec.dtype) for spec in runner.inputs}
+    rows = {spec.name: np.ones((3, *spec.make_batch_shape(1)[1:]), spec.dtype) for spec in runner.inputs}
     assert list(runner.run(rows)) == ["predictions"]
     runner.close()
 
@@ -275,7 +275,7 @@ def test_a_stage_that_does_not_load_is_named_and_the_ones_before_it_are_let_go(
     ):
         backend.make_lane(0)
     assert library.gone == ["scaler", "lean runtime", "runtime"]
-    assert cuda.live() == {}
+    assert cuda.count_live() == {}
     make_plan(tmp_path, three_stages())
     lane = backend.make_lane(0)
     expect_right(lane, 2, 2)
@@ -288,7 +288,7 @@ def test_a_truncated_file_of_stages_is_named_with_the_way_out(library: FakeTenso
     with pytest.raises(BackendUnavailableError, match=r"model_fp16.engine: \d+ bytes for stages of .*engine build"):
         TensorRtBackend(plan, CONTRACT, BUCKETS).make_lane(0)
     assert library.loaded == 0
-    assert cuda.live() == {}
+    assert cuda.count_live() == {}
 
 
 @pytest.mark.parametrize(("stage", "place"), [("scaler", 1), ("core", 2), ("restorer", 3)])
@@ -357,7 +357,7 @@ def test_stages_that_do_not_fit_together_are_refused_and_nothing_is_left(
 def test_a_stage_that_reads_what_it_gives_is_refused() -> None:
     spec = TensorSpec("x", np.dtype(np.float32), (3,))
     with pytest.raises(BackendUnavailableError, match="'x': stage 2 of 2 reads it, and stage 2 of 2 gives it"):
-        wire([StageTensors((), ()), StageTensors((spec,), (spec,))])
+        join_stages([StageTensors((), ()), StageTensors((spec,), (spec,))])
 
 
 def test_a_stage_that_reads_nothing_is_refused(library: FakeTensorRt, tmp_path: Path) -> None:

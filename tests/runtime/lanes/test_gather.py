@@ -34,12 +34,12 @@ def make_items(state: State, count: int) -> list[Item]:
 def gather_items(state: State, items: list[Item]) -> dict[str, object]:
     """Return a lane's inputs after `gather`; they were full of other numbers before."""
     inputs = Inputs.allocate(CONTRACT, MANY + 1)
-    for buffer in inputs.first(MANY + 1).values():
+    for buffer in inputs.view_first(MANY + 1).values():
         buffer[:] = 99
     gather(state, SERVER_IDS, items, inputs)
-    for buffer in inputs.first(MANY + 1).values():
+    for buffer in inputs.view_first(MANY + 1).values():
         assert (buffer[len(items) :] == 99).all(), "rows beyond the batch are unchanged"
-    return {name: buffer.copy() for name, buffer in inputs.first(len(items)).items()}
+    return {name: buffer.copy() for name, buffer in inputs.view_first(len(items)).items()}
 
 
 @pytest.mark.parametrize("requested", [(), (0,), (2, 5)])

@@ -234,7 +234,7 @@ async def test_a_device_that_former_lanes_still_hold_gets_no_lane(tmp_path: Path
         await chain.supervisor.open()
         warmed = len(rig.inputs)
         stuck, idle = rig.pipeline.workers
-        rig.backend.lanes[0].hangs = True
+        rig.backend.lanes[0].is_hanging = True
         rig.add_due_row("a", 100)
         await rig.wait_for_runs(warmed + 1)
         rig.backend.lose_device()

@@ -17,7 +17,7 @@ from hypothesis.stateful import invariant, precondition, rule
 from streamd.core.arrays import Float32
 from streamd.core.errors import BackendUnavailableError, BatchFailedError, InferenceError, LaneLostError
 from streamd.core.scheduling.scheduler import RequestItem
-from streamd.inference.fake import FakeBackend, FakeLane, forecast_of
+from streamd.inference.fake import FakeBackend, FakeLane, make_fake_forecast
 from streamd.inference.opening import OpenedBackend, SkippedBackend, join_reasons, open_all
 from streamd.runtime.lanes.deployment import Deployment
 from streamd.runtime.lanes.worker import LaneWorker
@@ -68,7 +68,7 @@ class World(LaneMachine):
         return list(self.backends.values())
 
     def compute_forecast(self, window: Float32, model: str) -> Float32:
-        forecast: Float32 = forecast_of(CONTRACT, window).transpose(1, 0, 2)
+        forecast: Float32 = make_fake_forecast(CONTRACT, window).transpose(1, 0, 2)
         return forecast
 
     def repair(self) -> None:
@@ -100,8 +100,8 @@ class World(LaneMachine):
     @rule(data=st.data(), make=st.sampled_from([BatchFailedError, LaneLostError]))
     def a_lane_fails(self, data: st.DataObject, make: Callable[[str], InferenceError]) -> None:
         worker = data.draw(st.sampled_from(self.busy()))
-        fails = get_fake_lane(worker).dead or make is LaneLostError
-        if get_fake_lane(worker).dead:
+        fails = get_fake_lane(worker).is_lost or make is LaneLostError
+        if get_fake_lane(worker).is_lost:
             self.finish_lane(worker)  # the error of its device comes first
         else:
             self.finish_lane(worker, make("scripted"))
@@ -129,7 +129,7 @@ class World(LaneMachine):
     def the_lanes_are_checked(self, seconds: float, trouble: str | None) -> None:
         self.now += seconds
         hung = {each for each in self.busy() if each.running and self.now - each.running.started > 60.0}
-        dead = {each for each in self.pipeline.workers if not each.running and get_fake_lane(each).dead}
+        dead = {each for each in self.pipeline.workers if not each.running and get_fake_lane(each).is_lost}
         self.supervisor.check_lanes(self.now)
         self.join_removed_lanes()
         left = set(self.pipeline.workers)

@@ -137,7 +137,7 @@ async def running_worker() -> AsyncIterator[WorkerRig]:
         worker.stop()
         worker.stop()
         assert await asyncio.to_thread(worker.join, 60.0)
-        assert lane.closed, "the thread closes its lane"
+        assert lane.is_closed, "the thread closes its lane"
 
 
 async def test_a_result_reaches_the_loop() -> None:
@@ -209,4 +209,4 @@ def test_a_closed_loop_ends_the_thread() -> None:
     loop.close()
     worker.submit(make_batch(1))
     assert worker.join(60.0)
-    assert lane.closed
+    assert lane.is_closed

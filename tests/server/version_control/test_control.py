@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from streamd.repository.files import is_held
-from streamd.repository.record import read_record
+from streamd.repository.record import read_promotion_record
 from tests.support.daemon_process import DaemonProcess
 from tests.support.served_versions import (
     AUTHORIZED,
@@ -56,7 +56,7 @@ def test_a_promotion_serves_at_once_and_after_a_restart(start: StartDaemon, tmp_
         CALENDAR,
         None,
     )
-    record = read_record(engines)
+    record = read_promotion_record(engines)
     assert record.current == CALENDAR
     assert (record.history[-1].who, record.history[-1].why) == ("ann", "a test")
     assert is_held(engines / CALENDAR)
@@ -78,11 +78,11 @@ def test_a_rollback_uses_the_version_that_is_still_warm(start: StartDaemon, tmp_
     lanes = daemon.get("/v1/status")[1]["lanes"]
     assert lanes[0]["batches"] == before + 1, "the same lane as before, not a new one"
     assert predict(daemon) == CALENDAR
-    assert read_record(engines).current == CALENDAR
+    assert read_promotion_record(engines).current == CALENDAR
     # 2. A second rollback goes to the version that serves if no version is promoted; a third is refused.
     status, answer = roll_back(daemon)
     assert (status, answer["engine"]) == (200, WINDOW)
-    assert read_record(engines).current is None
+    assert read_promotion_record(engines).current is None
     status, answer = roll_back(daemon)
     assert (status, answer["code"]) == (422, "repository")
     assert "nothing to roll back" in answer["message"]
@@ -137,7 +137,7 @@ def test_a_version_that_cannot_serve_is_refused_and_changes_nothing(
         assert (shown["engine"], shown["previous"]) == (WINDOW, None)
         assert shown["reload"]["state"] == "failed"
         assert shown["reload"]["error"] == answer["message"]
-        assert read_record(engines).current is None
+        assert read_promotion_record(engines).current is None
         assert predict(daemon) == WINDOW
     for body in ({}, {"version": 5}, {"version": CALENDAR, "other": 1}):
         assert daemon.call("POST", PROMOTE, body, **AUTHORIZED)[0] == 400
@@ -151,7 +151,7 @@ def test_a_promotion_is_refused_while_the_settings_pin_a_version(
     status, answer = promote(daemon, CALENDAR)
     assert (status, answer["code"]) == (409, "reload_refused")
     assert f"pin {WINDOW}" in answer["message"]
-    assert read_record(engines).current is None
+    assert read_promotion_record(engines).current is None
 
 
 @pytest.mark.parametrize("calls", range(4))
@@ -167,7 +167,7 @@ def test_a_daemon_killed_during_a_promotion_serves_what_the_record_states(
             daemon.get("/healthz")
         daemon.process.kill()
     daemon.process.wait()
-    recorded = read_record(engines).current
+    recorded = read_promotion_record(engines).current
     assert recorded in (None, CALENDAR)
     again = start_ready(start, tmp_path)
     assert predict(again) == read_serving(again) == (recorded or WINDOW)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from streamd.repository.record import Record, read_record, write_record
+from streamd.repository.record import PromotionRecord, read_promotion_record, write_promotion_record
 from tests.support.daemon_process import DaemonProcess, run_command
 from tests.support.made_versions import digest, pin
 from tests.support.served_versions import CALENDAR, SETTINGS, WINDOW, make_both, make_version
@@ -75,7 +75,7 @@ def test_a_damaged_version_serves_until_a_restart_and_the_next_best_then_reports
 ) -> None:
     apply_damage, reason = DAMAGES[damage]
     if promoted:
-        write_record(engines, Record(CALENDAR))
+        write_promotion_record(engines, PromotionRecord(CALENDAR))
     daemon = start_ready(start, tmp_path)
     assert daemon.get("/readyz") == (200, {"status": "ready"})
     assert read_serving(daemon) == CALENDAR
@@ -144,7 +144,7 @@ def test_a_damaged_newer_version_is_reported_and_does_not_block_another(start: S
 def test_a_damaged_record_is_refused_on_reload_and_passed_over_at_start(
     start: StartDaemon, tmp_path: Path, engines: Path
 ) -> None:
-    write_record(engines, Record(WINDOW))
+    write_promotion_record(engines, PromotionRecord(WINDOW))
     daemon = start_ready(start, tmp_path)
     assert read_serving(daemon) == WINDOW
     (engines / "promoted.json").write_text('{"current": 5}')
@@ -210,7 +210,7 @@ def test_a_rollback_reports_the_versions_that_it_passes_over(
     status, answer = roll_back(daemon)
     assert (status, answer["engine"]) == (200, WINDOW)
     assert [each["name"] for each in answer["passed_over"]] == [CALENDAR]
-    assert read_record(engines).history[-1].passed_over == (CALENDAR,)
+    assert read_promotion_record(engines).history[-1].passed_over == (CALENDAR,)
     # 2. The next rollback would go to the default, which is the damaged version too; the newest one serves.
     status, answer = roll_back(daemon)
     assert (status, answer["engine"]) == (200, LATER)

@@ -15,10 +15,10 @@ MakeLibrary = Callable[[str], Any]
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """One device."""
-    monkeypatch.setattr(cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(cuda, "count_devices", lambda: 1)
     monkeypatch.setattr(cuda, "use_device", lambda device: None)
-    monkeypatch.setattr(cuda, "device_name", lambda device: "NVIDIA Fake")
-    monkeypatch.setattr(cuda, "compute_capability", lambda device: "9.0")
+    monkeypatch.setattr(cuda, "get_device_name", lambda device: "NVIDIA Fake")
+    monkeypatch.setattr(cuda, "get_compute_capability", lambda device: "9.0")
 
 
 @pytest.fixture

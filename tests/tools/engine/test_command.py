@@ -94,8 +94,8 @@ def test_without_a_gpu_the_error_names_what_is_missing(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("onnx")
-    monkeypatch.setattr("streamd.inference.cuda.device_count", lambda: 0)
-    monkeypatch.setattr("streamd.inference.cuda.why_no_device", lambda: "no CUDA driver")
+    monkeypatch.setattr("streamd.inference.cuda.count_devices", lambda: 0)
+    monkeypatch.setattr("streamd.inference.cuda.explain_no_device", lambda: "no CUDA driver")
     assert main(["engine", "build", "--version", str(PATCH)]) == 1
     output = capsys.readouterr().err
     assert output.startswith("streamd engine build: building a plan needs a CUDA device and TensorRT: no CUDA driver; ")

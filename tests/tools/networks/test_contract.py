@@ -15,7 +15,7 @@ MANIFESTS = sorted(ENGINES.glob("[!.]*/config.json"))
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.parent.name)
 def test_a_shipped_manifest_gives_the_daemon_and_the_networks_the_same_contract(path: Path) -> None:
-    daemon = read_manifest(path).contract()
+    daemon = read_manifest(path).make_contract()
     network = NetworkContract.from_manifest(json.loads(path.read_text()))
     assert network == NetworkContract()
     for name in ("features", "targets", "quantiles", "context_length", "horizon", "step_seconds", "units"):

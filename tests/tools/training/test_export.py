@@ -12,7 +12,7 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 onnx = pytest.importorskip("onnx")
 
-from streamd.repository.conversion import sha256_of  # noqa: E402
+from streamd.repository.conversion import hash_file  # noqa: E402
 from streamd.tools.networks.contract import INPUT_NAMES  # noqa: E402
 from streamd.tools.training import export  # noqa: E402
 from streamd.tools.training.predictors import make_onnx_predictor  # noqa: E402
@@ -36,7 +36,7 @@ def test_the_folder_describes_the_version_and_has_no_pickle(version: Any, contra
     assert manifest["default"] is True
     info = json.loads((version / "conversion_info.json").read_text())
     assert info["largest_relative_error"] <= export.TOLERANCE
-    assert info["sha256"]["model.onnx"] == sha256_of(version / "model.onnx")
+    assert info["sha256"]["model.onnx"] == hash_file(version / "model.onnx")
     assert not [p for p in version.iterdir() if p.suffix in (".pt", ".pth", ".pkl", ".bin", ".data")]
 
 

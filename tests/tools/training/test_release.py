@@ -15,7 +15,7 @@ pytest.importorskip("onnxruntime")
 from safetensors.torch import save_file  # noqa: E402
 
 from streamd.core.errors import ConfigError  # noqa: E402
-from streamd.repository.conversion import sha256_of  # noqa: E402
+from streamd.repository.conversion import hash_file  # noqa: E402
 from streamd.repository.manifest import read_manifest  # noqa: E402
 from streamd.tools.networks.registry import build_network  # noqa: E402
 from streamd.tools.training import release as release_module  # noqa: E402
@@ -59,7 +59,7 @@ def test_a_release_writes_a_whole_version_that_describes_itself(
     engine = tmp_path / "engines" / NAME
     assert release(run, engine, [fleet], default=True) == engine
     assert [path.name for path in engine.parent.iterdir()] == [NAME]
-    assert read_manifest(engine / "config.json").contract() is not None
+    assert read_manifest(engine / "config.json").make_contract() is not None
     manifest = json.loads((engine / "config.json").read_text())
     assert (manifest["name"], manifest["default"]) == (NAME, True)
     assert (engine / "MODEL_CARD.md").read_text() == f"# {NAME}\n"
@@ -68,7 +68,7 @@ def test_a_release_writes_a_whole_version_that_describes_itself(
     assert info["calibration"]["widening"] >= 1
     record = json.loads((engine / "conversion_info.json").read_text())
     files = {path.name for path in engine.iterdir()} - {"conversion_info.json"}
-    assert record["sha256"] == {name: sha256_of(engine / name) for name in files}
+    assert record["sha256"] == {name: hash_file(engine / name) for name in files}
 
 
 def test_a_release_that_fails_half_way_leaves_nothing_and_no_earlier_version_is_touched(

@@ -23,7 +23,7 @@ class DeviceMonitor:
 
         self.device, self._cuda = device, cuda
         self.missing: list[str] = []
-        self.is_present = cuda.device_count() > device
+        self.is_present = cuda.count_devices() > device
         self._nvml: Any
         self._handle: Any
         self._nvml, self._handle = self._open_nvml() if self.is_present else (None, None)
@@ -34,7 +34,7 @@ class DeviceMonitor:
         """Return the bytes of device memory that are in use, by all processes; None without a GPU."""
         if not self.is_present:
             return None
-        free, total = self._cuda.memory_bytes(self.device)
+        free, total = self._cuda.get_memory_bytes(self.device)
         return total - free
 
     @contextmanager
@@ -82,10 +82,14 @@ def describe_hardware(device: int = 0) -> dict[str, Any]:
         "system": platform.platform(),
         "gpu": None,
     }
-    if cuda.device_count() > device:
-        _, total = cuda.memory_bytes(device)
-        capability = cuda.compute_capability(device)
-        hardware["gpu"] = {"name": cuda.device_name(device), "compute_capability": capability, "memory_bytes": total}
+    if cuda.count_devices() > device:
+        _, total = cuda.get_memory_bytes(device)
+        capability = cuda.get_compute_capability(device)
+        hardware["gpu"] = {
+            "name": cuda.get_device_name(device),
+            "compute_capability": capability,
+            "memory_bytes": total,
+        }
     return hardware
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from streamd.core.errors import BackendUnavailableError, ConfigError
-from streamd.inference.tensorrt.plan_file import MOST_ALTERNATIVES
+from streamd.inference.tensorrt.plan_file import MAX_ALTERNATIVES
 from streamd.tools.engine.flags import (
     CALIBRATIONS,
     DEFAULT_BUCKETS,
@@ -154,8 +154,8 @@ def main(args: argparse.Namespace) -> int:
     profiles = make_profiles(args)
     if args.jobs < 1:
         raise ConfigError(f"--jobs {args.jobs}: expected 1 or more")
-    if args.jobs > 1 and len(profiles) > MOST_ALTERNATIVES:
-        raise ConfigError(f"--jobs: {len(profiles)} batch sizes, expected at most {MOST_ALTERNATIVES} of one file")
+    if args.jobs > 1 and len(profiles) > MAX_ALTERNATIVES:
+        raise ConfigError(f"--jobs: {len(profiles)} batch sizes, expected at most {MAX_ALTERNATIVES} of one file")
     source = read_source(args.onnx, args.version, args.config, manifest_needed=not args.plans_only)
     if args.backend != "onnxruntime" or args.precision != ("fp32",):
         source.require_weights()
@@ -239,8 +239,8 @@ def _build_plans(
         raise BackendUnavailableError(f"{exc}; {WITHOUT_TENSORRT}") from exc
     cuda.use_device(args.device)
     about = {
-        "gpu": cuda.device_name(args.device),
-        "compute_capability": cuda.compute_capability(args.device),
+        "gpu": cuda.get_device_name(args.device),
+        "compute_capability": cuda.get_compute_capability(args.device),
         "tensorrt": library.version,
         "calibration": _describe_calibration(args, options),
     }
@@ -309,8 +309,8 @@ def _describe_calibration(args: argparse.Namespace, options: "PrecisionOptions")
     """Return the entry of the record on the calibration windows; None without windows."""
     if options.windows is None:
         return None
-    from streamd.repository.conversion import sha256_of
+    from streamd.repository.conversion import hash_file
 
     count = len(next(iter(options.windows.values())))
     path = args.calibration_data
-    return {"file": path.name, "sha256": sha256_of(path), "windows": count, "method": options.calibration}
+    return {"file": path.name, "sha256": hash_file(path), "windows": count, "method": options.calibration}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # so that --help loads nothing heavy
     from streamd.repository.plans import Machine
-    from streamd.repository.record import Record
+    from streamd.repository.record import PromotionRecord
     from streamd.repository.versions import EngineRepository
 
 REFUSED = 1
@@ -111,7 +111,7 @@ def print_answer(args: argparse.Namespace, answer: Any, text: str) -> None:
     sys.stdout.write(f"{text}\n")
 
 
-def print_promotion(args: argparse.Namespace, record: "Record", done: str) -> int:
+def print_promotion(args: argparse.Namespace, record: "PromotionRecord", done: str) -> int:
     """Print the effect of a promotion or a rollback and the version that serves now; return the exit status."""
     import msgspec
 

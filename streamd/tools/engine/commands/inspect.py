@@ -33,9 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Run the command; the exit status is 1 if the version is refused. Raises `RepositoryError`."""
-    from streamd.repository.listing import inspect_version, to_builtins
+    from streamd.repository.listing import convert_to_builtins, inspect_version
     from streamd.tools.engine.commands.tables import format_version
 
     entry = inspect_version(open_repository(args), find_version_name(args), find_machine(args))
-    print_answer(args, to_builtins(entry), format_version(entry))
+    print_answer(args, convert_to_builtins(entry), format_version(entry))
     return REFUSED if entry.refused else 0

@@ -30,9 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Run the command; the exit status is 1 if no version can serve. Raises `RepositoryError`."""
-    from streamd.repository.listing import list_versions, to_builtins
+    from streamd.repository.listing import convert_to_builtins, list_versions
     from streamd.tools.engine.commands.tables import format_versions
 
     listing = list_versions(open_repository(args), find_machine(args))
-    print_answer(args, to_builtins(listing), format_versions(listing))
+    print_answer(args, convert_to_builtins(listing), format_versions(listing))
     return 0 if listing.serving else REFUSED

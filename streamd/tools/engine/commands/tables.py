@@ -1,6 +1,6 @@
 """Text that the repository's commands print: made of values only; nothing here reads files or prints."""
 
-from streamd.repository.collection import Collection
+from streamd.repository.collection import CollectionReport
 from streamd.repository.listing import Listing, PlanEntry, VersionEntry
 from streamd.tools.engine.text_table import align_columns
 
@@ -50,7 +50,7 @@ def format_version(entry: VersionEntry) -> str:
     return "\n".join(align_columns(rows))
 
 
-def format_collection(done: Collection) -> str:
+def format_collection(done: CollectionReport) -> str:
     """Format what was removed and what was kept, with the reasons."""
     verb = "would remove" if done.dry_run else "removed"
     lines = [f"{verb} {name} ({format_bytes(size)})" for name, size in done.removed.items()]

@@ -143,7 +143,7 @@ def _judge_candidate(
     """
     from contextlib import closing
 
-    from streamd.repository.conversion import sha256_of
+    from streamd.repository.conversion import hash_file
     from streamd.tools.engine.gate.runners import open_candidate, run_windows
 
     windows = judge.judged.windows
@@ -157,7 +157,7 @@ def _judge_candidate(
     entry = {
         **worst.describe(),
         "file": candidate.path.name,
-        "sha256": sha256_of(candidate.path),
+        "sha256": hash_file(candidate.path),
         "backend": opened.backend,
         "batch_sizes": sizes,
         "failed_batch_sizes": [size for size, verdict in verdicts.items() if not verdict.promotable],

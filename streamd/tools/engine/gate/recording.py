@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from streamd.repository.conversion import sha256_of
-from streamd.repository.files import exclusive, replace_file
+from streamd.repository.conversion import hash_file
+from streamd.repository.files import lock_repository, replace_file
 from streamd.tools.engine.gate.targets import read_gate_record
 from streamd.tools.engine.output.atomic_version import CONVERSION_LOG, VERSION_RECORD, write_json
 
@@ -39,7 +39,7 @@ def write_unlisted_file(version: Path, name: str, content: bytes) -> None:
 
 def _lock_version(record: Path) -> AbstractContextManager[None]:
     """Lock out all others that change this version; a plain folder of plans has only one writer."""
-    return exclusive(record.parent.parent) if record.name == VERSION_RECORD else nullcontext()
+    return lock_repository(record.parent.parent) if record.name == VERSION_RECORD else nullcontext()
 
 
 def _append_log(record: Path, lines: list[str]) -> None:
@@ -51,7 +51,7 @@ def _append_log(record: Path, lines: list[str]) -> None:
     replace_file(path, before + stamped.encode())
     if listed or not before:
         content = read_gate_record(record)
-        write_json(record, {**content, "sha256": {**content.get("sha256", {}), CONVERSION_LOG: sha256_of(path)}})
+        write_json(record, {**content, "sha256": {**content.get("sha256", {}), CONVERSION_LOG: hash_file(path)}})
 
 
 def _remove_hash(record: Path, name: str) -> bool:

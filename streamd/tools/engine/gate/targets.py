@@ -13,8 +13,8 @@ from streamd.core.contract import ModelContract
 from streamd.core.errors import ConfigError, RepositoryError
 from streamd.inference.api.sources import PLANS_RECORD
 from streamd.regular_files import read_regular
-from streamd.repository.external import data_files
-from streamd.repository.plans import Machine, PlanFile, why_damaged, why_missing, why_not
+from streamd.repository.external import find_data_files
+from streamd.repository.plans import Machine, PlanFile, explain_damage, explain_misfit, explain_missing_file
 from streamd.tools.engine.graph.onnx_graph import OnnxModel, Signature
 from streamd.tools.engine.graph.source import GraphSource, read_source
 from streamd.tools.engine.output.atomic_version import VERSION_RECORD
@@ -130,7 +130,7 @@ def _add_candidate(subject: Subject, candidate: GateTarget) -> None:
         subject.passed_over[candidate.precision] = f"{candidate.path.name} is missing"
         return
     try:
-        data_files(candidate.path)
+        find_data_files(candidate.path)
     except RepositoryError as exc:
         subject.passed_over[candidate.precision] = str(exc)
     else:
@@ -162,7 +162,7 @@ def _add_plan(
         )
     except (KeyError, TypeError) as exc:
         raise RepositoryError(f"{subject.record}: plans.{precision}: {exc!r} is missing or no list") from exc
-    reason = NO_MACHINE if machine is None else why_not(plan, machine) or _find_damage(plan)
+    reason = NO_MACHINE if machine is None else explain_misfit(plan, machine) or _find_damage(plan)
     if reason:
         subject.passed_over[precision] = reason
     else:
@@ -173,7 +173,7 @@ def _add_plan(
 
 def _find_damage(plan: PlanFile) -> str | None:
     """Return the reason why a plan's file cannot be read, or None; a folder of plans alone lists no hashes."""
-    return why_damaged(plan) if plan.sha256 else why_missing(plan.path)
+    return explain_damage(plan) if plan.sha256 else explain_missing_file(plan.path)
 
 
 def _select_precisions(subject: Subject, precisions: tuple[str, ...] | None) -> None:

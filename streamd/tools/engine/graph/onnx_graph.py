@@ -14,7 +14,7 @@ import numpy as np
 from streamd.core.errors import BuildError, StreamdError
 from streamd.core.names import ONNXRUNTIME_CPU
 from streamd.inference.api.backends import OPENERS, OpenOptions, open_runners
-from streamd.repository.external import data_files, whole_bytes
+from streamd.repository.external import count_model_bytes, find_data_files
 from streamd.tools.engine.graph.external_weights import embed_weights
 
 OPSETS = range(13, 24)
@@ -86,8 +86,8 @@ def load_graph(path: Path) -> LoadedGraph:
         raise BuildError(f"{path}: 2 GiB or more in one file; export it with its weights in a file beside it")
     try:
         model = onnx.load(str(path), load_external_data=False)
-        files = data_files(path)
-        has_weights = whole_bytes(path) <= LARGEST_MESSAGE_BYTES
+        files = find_data_files(path)
+        has_weights = count_model_bytes(path) <= LARGEST_MESSAGE_BYTES
         if has_weights and files:
             embed_weights(model, files)
         _complete_outputs(model, path)

@@ -80,7 +80,7 @@ def _read_source(onnx: Path, folder: Path | None, config: Path | None) -> GraphS
             contract=None,
             has_weights=loaded.has_weights,
         )
-    contract = read_manifest(config).contract()
+    contract = read_manifest(config).make_contract()
     check_model_inputs(signature, contract, onnx)
     manifest: dict[str, Any] = msgspec.json.decode(read_regular(config), type=dict[str, Any])
     return GraphSource(

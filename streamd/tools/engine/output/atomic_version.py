@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from streamd.core.errors import ConfigError, RepositoryError
-from streamd.repository.conversion import sha256_of
+from streamd.repository.conversion import hash_file
 from streamd.repository.files import BUILDING_PREFIX, VersionHold, replace_file, set_aside, sync_file, sync_folder
 
 _NAME = re.compile(r"(?!.*torch)[A-Za-z0-9][A-Za-z0-9_.-]*", re.IGNORECASE)
@@ -119,7 +119,7 @@ class NewVersion(HiddenFolder):
         final = self._find_free_name()
         write_json(self.folder / "config.json", {**manifest, "name": final.name, "default": self.default})
         _retitle_card(self.folder / "MODEL_CARD.md", final.name)
-        hashes = {path.name: sha256_of(path) for path in sorted(self.folder.iterdir()) if path.name != VERSION_RECORD}
+        hashes = {path.name: hash_file(path) for path in sorted(self.folder.iterdir()) if path.name != VERSION_RECORD}
         write_json(self.folder / VERSION_RECORD, {**info, "sha256": hashes})
         self.rename_to(final)
         return final

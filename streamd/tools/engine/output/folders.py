@@ -15,8 +15,8 @@ from typing import Any, Self
 import msgspec
 
 from streamd.inference.api.sources import PLANS_RECORD
-from streamd.repository.conversion import graph_sha256
-from streamd.repository.external import data_files
+from streamd.repository.conversion import hash_graph
+from streamd.repository.external import find_data_files
 from streamd.repository.files import copy_file, replace_file
 from streamd.tools.engine.flags import DEFAULT_BUCKETS
 from streamd.tools.engine.graph.external_weights import copy_weights_beside
@@ -128,11 +128,11 @@ class PlansFolder:
 
     @cached_property
     def _source_sha256(self) -> str:
-        return graph_sha256(self.source.onnx)
+        return hash_graph(self.source.onnx)
 
     def _write_source(self, path: Path) -> None:
         """Write the float32 graph, with weights from other files within it, or beside it if they are too large."""
-        files = data_files(self.source.onnx)
+        files = find_data_files(self.source.onnx)
         if not files:
             replace_file(path, self.source.onnx.read_bytes())
             return

@@ -104,7 +104,7 @@ class PlanBuilder:
 
     def build_plan(self, graph: PlanGraph, name: str) -> BuiltPlan:
         """Build one plan; blocks for minutes with the GIL released. Raises `BuildError`."""
-        with self.library.installed.told_to(self._take_message):
+        with self.library.installed.redirect_messages(self._take_message):
             return self._build(graph, name)
 
     def build_stages(self, graphs: Sequence[PlanGraph], name: str) -> BuiltPlan:
@@ -235,7 +235,7 @@ class PlanBuilder:
                 temporary.unlink(missing_ok=True)
 
     def _reasons(self) -> str:
-        return self.library.installed.last_error()
+        return self.library.installed.take_last_error()
 
 
 def _node_names(model: OnnxModel) -> Iterable[str]:

@@ -55,7 +55,7 @@ class TensorRt:
     def share_profiles(self, config: Any) -> None:
         """Let several contexts use one profile at a time: an option in 8, always so in 10 and later."""
         feature = getattr(getattr(self.module, "PreviewFeature", None), "PROFILE_SHARING_0806", None)
-        if feature is not None and self.installed.generation < 10:
+        if feature is not None and self.installed.major_version < 10:
             config.set_preview_feature(feature, True)
 
 
@@ -65,7 +65,7 @@ def probe_machine() -> Machine | None:
         library = load_tensorrt()
     except BackendUnavailableError:
         return None
-    return Machine(cuda.device_name(0), cuda.compute_capability(0), library.version, lean=library.lean)
+    return Machine(cuda.get_device_name(0), cuda.get_compute_capability(0), library.version, lean=library.lean)
 
 
 def load_builder() -> TensorRt:

@@ -15,11 +15,11 @@ from streamd.tools.engine.bench.hardware import DeviceMonitor, describe_hardware
 
 @pytest.fixture
 def device(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda, "memory_bytes", lambda index: (300, 1000))
+    monkeypatch.setattr(cuda, "get_memory_bytes", lambda index: (300, 1000))
 
 
 def test_without_a_device_nothing_is_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(cuda, "count_devices", lambda: 0)
     monitor = DeviceMonitor()
     assert monitor.read_used_bytes() is None
     with monitor.sample_utilization() as samples:

@@ -12,7 +12,7 @@ import pytest
 from streamd.cli import main
 from streamd.core.errors import ConfigError
 from streamd.repository.conversion import read_verdicts
-from streamd.repository.record import read_record
+from streamd.repository.record import read_promotion_record
 from streamd.repository.versions import load_version
 from streamd.tools.networks.weights import find_weights
 
@@ -139,7 +139,7 @@ def test_ship_goes_from_weights_to_the_serving_version(tmp_path: Path, capsys: p
     output = capsys.readouterr()
     result: Any = json.loads(output.out)
     assert result["promote"]["current"] == result["promote"]["serves"] == result["version"]
-    assert read_record(engines).history[-1].why == "a test"
+    assert read_promotion_record(engines).history[-1].why == "a test"
     assert {name: each.promotable for name, each in read_verdicts(engines / result["version"]).items()} == {
         "fp32": True,
         "fp16": True,
@@ -161,7 +161,7 @@ def test_ship_promotes_nothing_that_fails_the_gate(
     arguments += ["--calibration-data", str(FLEET), "--num-calibration-samples", "16", "--data", str(FLEET)]
     assert main([*arguments, "--windows", "8"]) == 1
     assert "fp16 fails: " in capsys.readouterr().err
-    assert read_record(engines).current is None
+    assert read_promotion_record(engines).current is None
 
 
 def test_a_version_exported_from_another_gives_the_same_forecasts(tmp_path: Path) -> None:

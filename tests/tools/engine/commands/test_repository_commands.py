@@ -16,7 +16,7 @@ from streamd.core.errors import RepositoryError
 from streamd.repository.files import VersionHold
 from streamd.repository.listing import inspect_version, list_versions
 from streamd.repository.plans import Machine
-from streamd.repository.record import read_record
+from streamd.repository.record import read_promotion_record
 from streamd.repository.versions import EngineRepository
 from streamd.tools.engine.commands.tables import format_bytes
 from tests.support.made_versions import add_plan, judge, make, tell
@@ -222,8 +222,8 @@ def test_a_version_in_another_folder_is_promoted_there_unless_a_folder_was_given
         (other / "promoted.json").unlink(missing_ok=True)
         assert run("promote", given) == 0
         assert f"promoted {A} in {other.resolve()}; {A} serves" in capsys.readouterr().out
-        assert read_record(other).current == A
-        assert read_record(here / "engines").current is None
+        assert read_promotion_record(other).current == A
+        assert read_promotion_record(here / "engines").current is None
     # 2. Within the folder itself a name is enough.
     monkeypatch.chdir(other)
     assert run("inspect", A) == 0
@@ -237,7 +237,7 @@ def test_a_version_in_another_folder_is_promoted_there_unless_a_folder_was_given
             patched.setenv("STREAMD_ENGINES", "engines")
             with pytest.raises(RepositoryError, match=refusal):
                 run(command, str(other / A))
-    assert read_record(here / "engines").current is None
+    assert read_promotion_record(here / "engines").current is None
 
 
 def test_a_rollback_reports_why_the_default_version_is_passed_over(call: Any, engines: Path) -> None:

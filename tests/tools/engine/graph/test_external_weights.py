@@ -19,7 +19,7 @@ import onnx
 from streamd.cli import main
 from streamd.core.errors import BuildError, RepositoryError
 from streamd.engine import InferenceEngine
-from streamd.repository.conversion import graph_sha256, sha256_of
+from streamd.repository.conversion import hash_file, hash_graph
 from streamd.repository.versions import load_version
 from streamd.tools.engine.graph import onnx_graph as graphs
 from streamd.tools.engine.graph.onnx_graph import load_graph, read_graph, serialize_graph
@@ -37,7 +37,7 @@ def apart(tmp_path: Path) -> Path:
     """Return a version whose weights are in a file beside its graph."""
     version = make_version(tmp_path / "engines")
     move_apart(version)
-    tell(version, sha256={name: sha256_of(version / name) for name in ("model.onnx", DATA, "config.json")})
+    tell(version, sha256={name: hash_file(version / name) for name in ("model.onnx", DATA, "config.json")})
     return version
 
 
@@ -77,7 +77,7 @@ def test_graphs_that_one_command_takes_are_taken_by_all(
     assert build(capsys, *arguments)[0] == 0
     assert run(onnx.load(str(plans / "model.onnx")), ROWS)[0] == pytest.approx(expected, rel=1e-5)
     record = json.loads((plans / "plans.json").read_text())
-    assert {each["source_onnx"] for each in record["graphs"].values()} == {graph_sha256(graph)}
+    assert {each["source_onnx"] for each in record["graphs"].values()} == {hash_graph(graph)}
     assert main(["engine", "validate", "--onnx", str(graph), "--plans", str(plans), "--quiet"]) == 0
     assert (
         main(["engine", "bench", "--onnx", str(graph), "--batches", "2", "--lanes", "1", "--turns", "1", "--quiet"])
@@ -157,7 +157,7 @@ def test_a_graph_too_large_for_a_protobuf_is_copied_with_its_files(
     made = Path(folder)
     assert (made / DATA).read_bytes() == (apart / DATA).read_bytes()
     info = json.loads((made / "conversion_info.json").read_text())
-    assert info["sha256"][DATA] == sha256_of(apart / DATA)
+    assert info["sha256"][DATA] == hash_file(apart / DATA)
     (apart / DATA).unlink()
     load_version(made)
     status, verdicts = answers(made, make_fleet(tmp_path), capsys)

@@ -348,8 +348,8 @@ def test_without_a_gpu_or_a_builder_the_error_has_the_remedy(
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     with pytest.raises(BackendUnavailableError, match=r"building a plan needs .*pip install 'streamd\[tensorrt\]'"):
         load_builder()
-    monkeypatch.setattr("streamd.inference.cuda.device_count", lambda: 0)
-    monkeypatch.setattr("streamd.inference.cuda.why_no_device", lambda: "no driver")
+    monkeypatch.setattr("streamd.inference.cuda.count_devices", lambda: 0)
+    monkeypatch.setattr("streamd.inference.cuda.explain_no_device", lambda: "no driver")
     with pytest.raises(BackendUnavailableError, match="needs a CUDA device and TensorRT: no driver"):
         load_builder()
     assert probe_machine() is None
@@ -368,5 +368,5 @@ def test_a_builder_gets_the_messages_of_tensorrt_only_while_it_builds(install: M
             library.logger.log(getattr(module.ILogger.Severity, severity), severity)
     assert lines == before
     assert [(each["log_level"], each["message"]) for each in logged] == [("warning", "WARNING"), ("error", "ERROR")]
-    assert library.last_error() == "ERROR"
-    assert library.last_error() == "TensorRT gave no reason"
+    assert library.take_last_error() == "ERROR"
+    assert library.take_last_error() == "TensorRT gave no reason"
