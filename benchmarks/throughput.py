@@ -133,7 +133,8 @@ class InProcess:
 
 async def measure(engine: str = "") -> dict[str, Any]:
     """Measure the forecasts a second of both, turn by turn, and the median of their ratios."""
-    version = EngineRepository(ROOT / "engines").choose(engine or None)
+    repository = EngineRepository(ROOT / "engines")
+    version = repository.load(engine) if engine else repository.choose()
     daemon_rates, in_process_rates, batches = [], [], []
     settings = {"engine": version.name} if engine else {}
     async with running_daemon(max_servers=SERVERS, **settings) as daemon, aiohttp.ClientSession() as session:

@@ -1,6 +1,6 @@
-"""Removes old versions, and what killed builds and removals left behind.
+"""Removes old versions, and the remains of killed builds and removals.
 
-What serves, what would serve instead, and what cannot be judged always stays.
+A version that serves, that would serve instead, or that cannot be judged always stays.
 """
 
 import shutil
@@ -22,15 +22,15 @@ from streamd.repository.record import PromotionRecord, read_promotion_record
 from streamd.repository.versions import EngineRepository, EngineVersion
 
 LEFTOVER_AGE_SECONDS = 6 * 3600.0
-"""A build that nobody holds is left behind once nothing in it has changed for so long."""
+"""A build that no process holds is abandoned if nothing in it has changed for this long."""
 
 
 @dataclass
 class CollectionReport:
-    """The folders that `collect_garbage` removed and kept, or would, by name.
+    """The folders that `collect_garbage` removed and kept, by name; with `dry_run`, those that it would.
 
-    `removed` gives bytes, `kept` the reasons to keep a version, `unjudged` why a folder is no sound version (it is
-    left to whoever put it there), `failed` why something that was to go did not.
+    `removed` and `leftovers` have sizes in bytes, `kept` the reasons to keep a version, `unjudged` the reason why a
+    folder is no sound version and stays, `failed` the error for each folder that could not be removed.
     """
 
     dry_run: bool = False
@@ -55,37 +55,38 @@ def collect_garbage(
     dry_run: bool = False,
     leftover_age_seconds: float = LEFTOVER_AGE_SECONDS,
 ) -> CollectionReport:
-    """Remove the sound versions that nothing speaks for, and leftovers; `now` is epoch seconds.
+    """Remove the sound versions that there is no reason to keep, and leftovers; `now` is epoch seconds.
 
-    Stays: the newest `keep` (at least 1), the promoted one, the one before it, what serves now and what would serve
-    were nothing promoted, those marked as the default, those named in `in_use` and those that are held. A folder
-    goes by its name first and then from the disk, so it is whole or gone however this ends. Raises `RepositoryError`
-    for a folder of versions that cannot be changed; a single folder that resists is listed in `failed`.
+    Kept are the newest `keep` versions (at least 1), the promoted one and the one before it, the one that serves now
+    and the one that would serve if none were promoted, those marked as the default, those named in `in_use`, and those
+    that a process holds. A folder is renamed before it is removed, so that its name is whole or free whenever this
+    ends. Raises `RepositoryError` if the repository cannot be changed; a folder that cannot be removed is listed in
+    `failed`.
     """
     if keep < 1:
         raise RepositoryError(f"keep is {keep}, expected at least 1: the newest version always stays")
-    done = CollectionReport(dry_run)
+    report = CollectionReport(dry_run)
     with nullcontext() if dry_run else lock_repository(repository.root):
         used = {path.name for path in map(repository.find_folder, in_use)}
-        sound = _sound_versions(repository, done.unjudged)
+        sound = _load_sound_versions(repository, report.unjudged)
         serving = list_serving_names(repository, {version.name for version in sound})
         reasons = find_reasons_to_keep(sound, read_promotion_record(repository.root), serving, used, keep)
         for version in sound:
             if reasons[version.name]:
-                done.kept[version.name] = reasons[version.name]
+                report.kept[version.name] = reasons[version.name]
             else:
-                _remove(version.path, done.removed, done)
-        for path in _leftovers(repository.root, now - leftover_age_seconds):
-            _remove(path, done.leftovers, done)
-    return done
+                _remove(version.path, report.removed, report)
+        for path in _find_leftovers(repository.root, now - leftover_age_seconds):
+            _remove(path, report.leftovers, report)
+    return report
 
 
 def find_reasons_to_keep(
     sound: Sequence[EngineVersion], record: PromotionRecord, serving: Iterable[str], in_use: set[str], keep: int
 ) -> Mapping[str, tuple[str, ...]]:
-    """Return why each sound version stays; without a reason it goes."""
+    """Return the reasons to keep each sound version; one without reasons is to be removed."""
     newest = sorted(sound, key=lambda version: (version.stamp, version.name), reverse=True)[:keep]
-    spoken_for: dict[str, set[str | None]] = {
+    kept: dict[str, set[str | None]] = {
         "promoted": {record.current},
         "previous": {record.previous},
         "default": {version.name for version in sound if version.manifest.default},
@@ -93,13 +94,11 @@ def find_reasons_to_keep(
         "in use": {*in_use},
         f"among the newest {keep}": {version.name for version in newest},
     }
-    return {
-        version.name: tuple(reason for reason, names in spoken_for.items() if version.name in names)
-        for version in sound
-    }
+    return {version.name: tuple(reason for reason, names in kept.items() if version.name in names) for version in sound}
 
 
-def _sound_versions(repository: EngineRepository, unjudged: dict[str, str]) -> list[EngineVersion]:
+def _load_sound_versions(repository: EngineRepository, unjudged: dict[str, str]) -> list[EngineVersion]:
+    """Return the sound versions; add the reason for each other folder to `unjudged`."""
     sound = []
     for path in repository.list_folders():
         try:
@@ -110,7 +109,7 @@ def _sound_versions(repository: EngineRepository, unjudged: dict[str, str]) -> l
 
 
 def list_serving_names(repository: EngineRepository, sound: Container[str]) -> set[str]:
-    """Return the versions that serve now, after a rollback, and with nothing promoted."""
+    """Return the versions that serve now, that a rollback would return to, and that serve if none is promoted."""
     record = read_promotion_record(repository.root)
     orders = (
         (name for name, _ in repository.list_serving_order()),
@@ -121,17 +120,18 @@ def list_serving_names(repository: EngineRepository, sound: Container[str]) -> s
     return {name for name in first if name is not None}
 
 
-def _leftovers(root: Path, before: float) -> Iterator[Path]:
-    """Yield what killed removals left, and builds that were last changed before then."""
+def _find_leftovers(root: Path, before: float) -> Iterator[Path]:
+    """Yield the remains of killed removals, and builds that were last changed before this time in epoch seconds."""
     for path in sorted(root.glob(".*")):
         if path.is_symlink() or not path.is_dir():
             continue
-        abandoned = path.name.startswith(BUILDING_PREFIX) and _last_changed(path) < before
-        if abandoned or path.name.startswith(REMOVING_PREFIX):
+        is_abandoned = path.name.startswith(BUILDING_PREFIX) and _find_last_change(path) < before
+        if is_abandoned or path.name.startswith(REMOVING_PREFIX):
             yield path
 
 
-def _last_changed(path: Path) -> float:
+def _find_last_change(path: Path) -> float:
+    """Return the time, in epoch seconds, at which a folder or anything in it was last modified."""
     times = [path.stat().st_mtime]
     for inner in path.rglob("*"):
         with suppress(FileNotFoundError):
@@ -139,19 +139,20 @@ def _last_changed(path: Path) -> float:
     return max(times)
 
 
-def _remove(path: Path, removed: dict[str, int], done: CollectionReport) -> None:
+def _remove(path: Path, removed: dict[str, int], report: CollectionReport) -> None:
+    """Remove a folder that no process holds, and note its size in `removed`, one of the report's."""
     try:
         size = measure_size(path)
         doomed = path
         if not path.name.startswith(REMOVING_PREFIX):
-            with claim_folder(path) as free:
-                if not free:
-                    done.kept[path.name] = ("held",)
+            with claim_folder(path) as is_free:
+                if not is_free:
+                    report.kept[path.name] = ("held",)
                     return
-                if not done.dry_run:
+                if not report.dry_run:
                     doomed = set_aside(path)
-        if not done.dry_run:
+        if not report.dry_run:
             shutil.rmtree(doomed)
         removed[path.name] = size
     except OSError as exc:
-        done.failed[path.name] = f"{path}: cannot be removed: {exc.strerror or exc}"
+        report.failed[path.name] = f"{path}: cannot be removed: {exc.strerror or exc}"

@@ -1,7 +1,7 @@
-"""The weights that a graph keeps in files of their own (ONNX's external data): where they lie, and if they are whole.
+"""Finds the files in which a graph keeps weights (ONNX's external data), and checks that they are complete.
 
-Newer exporters write `model.onnx.data` beside `model.onnx`. A graph from elsewhere may name any path there, so only
-files in the graph's own folder are ever read; a hub's cache, whose links lead to files beside each other, is one too.
+Newer exporters write `model.onnx.data` beside `model.onnx`. A graph may name any path there, so only files in the
+graph's own folder are read. The cache of a model hub is such a folder too: its links lead to files beside each other.
 """
 
 import mmap
@@ -14,7 +14,7 @@ from streamd.regular_files import open_regular
 from streamd.repository.protobuf import Buffer, Span, decode_text, read_fields
 
 MAX_GRAPH_DEPTH = 64
-"""Graphs within graphs (`If`, `Loop`) at most; a file that nests deeper is refused."""
+"""The limit of graphs within graphs (`If`, `Loop`); a file that nests deeper is refused."""
 
 _EXTERNAL = 1  # TensorProto.DataLocation
 _DATA, _LOCATION, _TENSOR_NAME = 13, 14, 8  # in TensorProto
@@ -27,7 +27,7 @@ _TENSORS, _GRAPHS, _SPARSE_TENSORS = (5, 10), (6, 11), (22, 23)  # in AttributeP
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor whose bytes are in another file; `length` is None where the graph does not say it."""
+    """A tensor whose bytes are in another file; `length` is `None` if the graph does not state it."""
 
     name: str
     location: str
@@ -35,21 +35,21 @@ class StoredTensor:
     length: int | None = None
 
 
-def find_data_files(graph: Path, *, others_pass: bool = False) -> Mapping[str, Path]:
-    """Return the files that a graph keeps weights in, by their path in its folder; each holds all that it must.
+def find_data_files(graph: Path, *, allow_other_formats: bool = False) -> Mapping[str, Path]:
+    """Return the files in which a graph keeps weights, by their path in its folder; each is long enough.
 
-    Raises `RepositoryError` where the graph is no ONNX model (`others_pass`: such a file has none, and a runtime says
-    what it is), or a data file is missing, too short, or outside the folder.
+    Raises `RepositoryError` if a data file is missing, too short, or outside the folder, or if the graph is no ONNX
+    model. With `allow_other_formats` such a graph has no data files; the runtime that loads it gives the error.
     """
     found: dict[str, Path] = {}
     try:
-        stored = _read(graph)
-    except ValueError as exc:  # an empty file cannot be mapped; the others are the reader's
-        if others_pass:
+        stored = _read_stored(graph)
+    except ValueError as exc:  # by `mmap` for an empty file, else by the parser
+        if allow_other_formats:
             return found
         raise RepositoryError(f"{graph}: not an ONNX model ({exc}); export the model to ONNX again") from exc
     for tensor in stored:
-        file = _file_of(graph, tensor)
+        file = _locate_file(graph, tensor)
         found[str(PurePosixPath(tensor.location))] = file
         end, size = tensor.offset + (tensor.length or 0), file.stat().st_size
         if end > size:
@@ -60,35 +60,38 @@ def find_data_files(graph: Path, *, others_pass: bool = False) -> Mapping[str, P
 
 
 def list_data_locations(graph: Path) -> tuple[str, ...]:
-    """Return where a graph keeps weights outside of itself, as it names the files; raises `RepositoryError`.
+    """Return the files in which a graph keeps weights, as it names them; raises `RepositoryError`.
 
-    A file that is no ONNX model names none: a runtime says what it is.
+    A file that is no ONNX model has none; the runtime that loads it gives the error.
     """
     try:
-        return tuple(dict.fromkeys(tensor.location for tensor in _read(graph)))
+        return tuple(dict.fromkeys(tensor.location for tensor in _read_stored(graph)))
     except ValueError:
         return ()
 
 
 def count_model_bytes(graph: Path) -> int:
-    """The bytes of an ONNX model with all of its weights; raises `ValueError`, `RepositoryError`."""
-    return graph.stat().st_size + sum(tensor.length or 0 for tensor in _read(graph))
+    """Return the size in bytes of an ONNX model with all of its weights.
+
+    Raises `ValueError` if the file is no ONNX model, and `RepositoryError` if it cannot be read.
+    """
+    return graph.stat().st_size + sum(tensor.length or 0 for tensor in _read_stored(graph))
 
 
-def _read(graph: Path) -> tuple[StoredTensor, ...]:
-    """Every tensor that lies in another file; raises `ValueError` where this is no ONNX model, `RepositoryError`."""
+def _read_stored(graph: Path) -> tuple[StoredTensor, ...]:
+    """Return every tensor whose bytes are in another file; raises as `count_model_bytes`."""
     try:
         with open_regular(graph) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return tuple(_of_model(data))
+            return tuple(_list_of_model(data))
     except OSError as exc:
         raise RepositoryError(f"{graph}: cannot be read: {exc.strerror or exc}") from exc
 
 
-def _file_of(graph: Path, tensor: StoredTensor) -> Path:
-    """The file of a tensor; raises `RepositoryError` where it is not one of the graph's folder."""
+def _locate_file(graph: Path, tensor: StoredTensor) -> Path:
+    """Return the file of a tensor; raises `RepositoryError` if it is not in the graph's folder."""
     location = tensor.location
     where = f"{graph}: tensor {tensor.name!r} is kept in {location!r}"
-    windows = PureWindowsPath(location)  # what is absolute or leads upwards on any system
+    windows = PureWindowsPath(location)  # it also sees what is absolute or leads upwards only on Windows
     if not location or "\x00" in location or windows.drive or windows.root or ".." in windows.parts:
         raise RepositoryError(f"{where}, expected a file in the graph's own folder; export the model again")
     file = graph.parent / location
@@ -98,54 +101,54 @@ def _file_of(graph: Path, tensor: StoredTensor) -> Path:
         folders = (graph.parent.resolve(), graph.resolve().parent)
         if not any(file.resolve().is_relative_to(folder) for folder in folders):
             raise RepositoryError(f"{where}, a link out of the graph's folder; put the file itself there")
-    except (OSError, RuntimeError) as exc:  # a link that leads to itself is the latter before Python 3.13
+    except (OSError, RuntimeError) as exc:  # before Python 3.13 a link to itself is a RuntimeError
         raise RepositoryError(f"{file}: cannot be read: {exc}") from exc
     return file
 
 
 # ---------------------------------------------------------------- the file's format
-def _of_model(data: Buffer) -> Iterator[StoredTensor]:
+def _list_of_model(data: Buffer) -> Iterator[StoredTensor]:
     for field, span in read_fields(data, (0, len(data))):
         if field == _GRAPH:
-            yield from _of_graph(data, span, 0)
+            yield from _list_of_graph(data, span, 0)
         elif field == _TRAINING:  # an initialization and an algorithm, both graphs
-            for _, part in _messages(data, span, (1, 2)):
-                yield from _of_graph(data, part, 0)
+            for _, part in _select_fields(data, span, (1, 2)):
+                yield from _list_of_graph(data, part, 0)
         elif field == _FUNCTIONS:
-            for _, part in _messages(data, span, (_FUNCTION_NODE,)):
-                yield from _of_node(data, part, 0)
+            for _, part in _select_fields(data, span, (_FUNCTION_NODE,)):
+                yield from _list_of_node(data, part, 0)
 
 
-def _of_graph(data: Buffer, span: Span, depth: int) -> Iterator[StoredTensor]:
+def _list_of_graph(data: Buffer, span: Span, depth: int) -> Iterator[StoredTensor]:
     if depth > MAX_GRAPH_DEPTH:
         raise ValueError(f"its graphs nest more than {MAX_GRAPH_DEPTH} deep")
-    for field, part in _messages(data, span, (_NODE, _INITIALIZER, _SPARSE_INITIALIZER)):
+    for field, part in _select_fields(data, span, (_NODE, _INITIALIZER, _SPARSE_INITIALIZER)):
         if field == _NODE:
-            yield from _of_node(data, part, depth)
+            yield from _list_of_node(data, part, depth)
         elif field == _INITIALIZER:
-            yield from _of_tensor(data, part)
+            yield from _list_of_tensor(data, part)
         else:
-            yield from _of_sparse(data, part)
+            yield from _list_of_sparse(data, part)
 
 
-def _of_node(data: Buffer, span: Span, depth: int) -> Iterator[StoredTensor]:
-    for _, attribute in _messages(data, span, (_ATTRIBUTE,)):
-        for field, part in _messages(data, attribute, (*_TENSORS, *_GRAPHS, *_SPARSE_TENSORS)):
+def _list_of_node(data: Buffer, span: Span, depth: int) -> Iterator[StoredTensor]:
+    for _, attribute in _select_fields(data, span, (_ATTRIBUTE,)):
+        for field, part in _select_fields(data, attribute, (*_TENSORS, *_GRAPHS, *_SPARSE_TENSORS)):
             if field in _TENSORS:
-                yield from _of_tensor(data, part)
+                yield from _list_of_tensor(data, part)
             elif field in _GRAPHS:
-                yield from _of_graph(data, part, depth + 1)
+                yield from _list_of_graph(data, part, depth + 1)
             else:
-                yield from _of_sparse(data, part)
+                yield from _list_of_sparse(data, part)
 
 
-def _of_sparse(data: Buffer, span: Span) -> Iterator[StoredTensor]:
-    for _, part in _messages(data, span, (1, 2)):  # values and indices
-        yield from _of_tensor(data, part)
+def _list_of_sparse(data: Buffer, span: Span) -> Iterator[StoredTensor]:
+    for _, part in _select_fields(data, span, (1, 2)):  # values and indices
+        yield from _list_of_tensor(data, part)
 
 
-def _of_tensor(data: Buffer, span: Span) -> Iterator[StoredTensor]:
-    """The tensor, where it is external, once for each location that it names: which one counts is its reader's."""
+def _list_of_tensor(data: Buffer, span: Span) -> Iterator[StoredTensor]:
+    """Yield the tensor if it is external, once for each location that it names: readers differ in which they use."""
     name, is_external = "", False
     entries: list[tuple[str, str]] = []
     for field, part in read_fields(data, span):
@@ -157,14 +160,15 @@ def _of_tensor(data: Buffer, span: Span) -> Iterator[StoredTensor]:
             pair = {number: decode_text(data, inner) for number, inner in read_fields(data, part)}
             entries.append((pair.get(1, ""), pair.get(2, "")))
     if is_external:
-        said = dict(entries)
-        length = int(said["length"]) if said.get("length") else None
-        offset = int(said.get("offset") or 0)
+        values = dict(entries)
+        length = int(values["length"]) if values.get("length") else None
+        offset = int(values.get("offset") or 0)
         if offset < 0 or (length or 0) < 0:
             raise ValueError(f"tensor {name!r} is {length} bytes at {offset}")
         for location in [value for key, value in entries if key == "location"] or [""]:
             yield StoredTensor(name, location, offset, length)
 
 
-def _messages(data: Buffer, span: Span, wanted: tuple[int, ...]) -> Iterator[tuple[int, Span]]:
-    return (each for each in read_fields(data, span) if each[0] in wanted)
+def _select_fields(data: Buffer, span: Span, numbers: tuple[int, ...]) -> Iterator[tuple[int, Span]]:
+    """Yield the fields of a message that have one of these numbers."""
+    return (each for each in read_fields(data, span) if each[0] in numbers)

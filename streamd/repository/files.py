@@ -1,6 +1,7 @@
-"""Changes on disk that are whole or not there at all, and the locks of those who make them.
+"""Changes files and folders atomically, and locks repositories and versions between processes.
 
-Locks are the kernel's (`flock`): they go with their holder, however it dies, and no stale one is ever left.
+The locks are the kernel's (`flock`): a lock ends with its process, however that ends, so none is ever stale. This
+module knows names of files, not their content.
 """
 
 import fcntl
@@ -17,17 +18,17 @@ from streamd.regular_files import require_regular
 
 LOCK_NAME = ".promoted.lock"
 REMOVING_PREFIX = ".removing-"
-"""Begins the name of what is being removed: no version's name begins with a dot."""
+"""The beginning of the name of a folder that is being removed; no version's name begins with a dot."""
 
 BUILDING_PREFIX = ".building-"
-"""Begins the name of a version that is being built; whoever builds it holds it (`VersionHold`)."""
+"""The beginning of the name of a version that is being built; the process that builds it holds it (`VersionHold`)."""
 
 
 class VersionHold:
-    """Says that a version is being used, for as long as this is open: `gc` leaves a held version alone.
+    """A shared lock on a version's folder; while it is open, `gc` does not remove the version.
 
-    Held by whoever loads from the folder (a daemon reads it again when it rebuilds a lane). Any number may hold
-    the same version. `close` twice is harmless.
+    A process that loads from the folder holds it (a daemon reads it again when it rebuilds a lane). Any number of
+    processes may hold the same version. Raises `RepositoryError` if the folder cannot be opened or was just removed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -37,10 +38,11 @@ class VersionHold:
             fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as exc:
             raise RepositoryError(f"{path}: cannot be held: {exc.strerror or exc}") from exc
-        # Waits only for a claim, which lasts for one renaming; where locks do not work, nothing is ever claimed.
+        # This waits only for a claim, which lasts for one renaming. On a file system without locks it fails, and so
+        # does each claim: there `gc` removes no version.
         with suppress(OSError):
             fcntl.flock(fd, fcntl.LOCK_SH)
-        if not _leads_to(path, fd):
+        if not _is_same_folder(path, fd):
             os.close(fd)
             raise RepositoryError(f"{path}: was removed just now; choose again")
         self._fd = fd
@@ -54,7 +56,7 @@ class VersionHold:
         self.close()
 
     def close(self) -> None:
-        """Let go."""
+        """Release the lock; a second call does nothing."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
@@ -62,7 +64,7 @@ class VersionHold:
 
 @contextmanager
 def claim_folder(path: Path) -> Iterator[bool]:
-    """Claim a folder for its removal; yields whether it is free, and until the end nobody gets hold of it."""
+    """Claim a folder for its removal, and yield whether it is free; until the end no process can hold a free one."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
@@ -72,36 +74,36 @@ def claim_folder(path: Path) -> Iterator[bool]:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            free = False  # held, or nobody can tell: locks do not work there
+            is_free = False  # it is held, or the file system has no locks
         else:
-            free = True
-        yield free
+            is_free = True
+        yield is_free
     finally:
         os.close(fd)
 
 
 def is_held(path: Path) -> bool:
-    """Whether someone holds this folder; where locks do not work, yes."""
-    with claim_folder(path) as free:
-        return not free
+    """Whether a process holds this folder; true on a file system without locks."""
+    with claim_folder(path) as is_free:
+        return not is_free
 
 
 @contextmanager
 def lock_repository(root: Path) -> Iterator[None]:
-    """Be the only one that changes what this folder of versions serves; raises `RepositoryError` at once if not."""
+    """Lock out all other processes that change which version serves; raises `RepositoryError` at once if one does."""
     if not root.is_dir():
         raise RepositoryError(f"{root}: no such folder of engine versions")
-    place = root / LOCK_NAME
+    lock = root / LOCK_NAME
     try:
-        fd = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+        fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
     except OSError as exc:
-        raise RepositoryError(f"{root}: cannot be changed: {place.name}: {exc.strerror or exc}") from exc
+        raise RepositoryError(f"{root}: cannot be changed: {lock.name}: {exc.strerror or exc}") from exc
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as exc:
             raise RepositoryError(
-                f"{root}: another promote, rollback or gc is under way; try again when it has ended"
+                f"{root}: another promote, rollback or gc is in progress; try again when it has ended"
             ) from exc
         yield
     finally:
@@ -109,11 +111,12 @@ def lock_repository(root: Path) -> Iterator[None]:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Put `content` in the file's place, all or nothing, on the disk when this returns; raises `RepositoryError`.
+    """Replace a file atomically; the content is on the disk when this returns. Raises `RepositoryError`.
 
-    Killed at any moment, the file is the old one or the new one. One writer at a time (`lock_repository`).
+    If the process is killed at any moment, the file is the old one or the new one. One writer at a time
+    (`lock_repository`).
     """
-    fresh = path.with_name(f".{path.name}.new")  # one name: what a killed writer left is written over
+    fresh = path.with_name(f".{path.name}.new")  # always this name, so that a killed writer's file is overwritten
     try:
         _write(fresh, content)
         os.replace(fresh, path)
@@ -125,7 +128,7 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def copy_file(given: Path, path: Path) -> None:
-    """Put a copy of a file, of whatever size, in `path`'s place, as `replace_file` does; raises `RepositoryError`."""
+    """Replace `path` by a copy of `given`, as `replace_file` does, for files of any size; raises `RepositoryError`."""
     fresh = path.with_name(f".{path.name}.new")
     try:
         fresh.unlink(missing_ok=True)
@@ -140,7 +143,7 @@ def copy_file(given: Path, path: Path) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Write a file through to the disk, whoever wrote it; raises `OSError`."""
+    """Write a file through to the disk; raises `OSError`."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -158,9 +161,9 @@ def sync_folder(path: Path) -> None:
 
 
 def set_aside(path: Path) -> Path:
-    """Give a folder that is to be removed a name that is no version's, and return it; raises `OSError`.
+    """Rename a folder that is to be removed to a name that is no version's, and return its path; raises `OSError`.
 
-    So it goes as a whole: killed after this, the next `gc` removes what is left.
+    So the version disappears at once. If the process is killed after this, the next `gc` removes the remains.
     """
     doomed = path.with_name(f"{REMOVING_PREFIX}{path.name.lstrip('.')}-{secrets.token_hex(4)}")
     os.rename(path, doomed)
@@ -169,7 +172,7 @@ def set_aside(path: Path) -> Path:
 
 
 def measure_size(path: Path) -> int:
-    """The bytes of all regular files under a folder; links are not followed."""
+    """Return the size in bytes of all files under a folder; links are not followed."""
     total = 0
     for folder, _, names in os.walk(path):
         for name in names:
@@ -178,7 +181,8 @@ def measure_size(path: Path) -> int:
     return total
 
 
-def _leads_to(path: Path, fd: int) -> bool:
+def _is_same_folder(path: Path, fd: int) -> bool:
+    """Whether a path still leads to the folder that was opened."""
     with suppress(OSError):
         return os.path.samestat(os.stat(path), os.fstat(fd))
     return False
@@ -187,7 +191,7 @@ def _leads_to(path: Path, fd: int) -> bool:
 def _write(path: Path, content: bytes) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
     try:
-        require_regular(fd, path)  # a pipe with a reader would swallow it; one without is refused when it is opened
+        require_regular(fd, path)  # a pipe that has a reader can be opened, and would swallow the content
         os.ftruncate(fd, 0)
         rest = memoryview(content)
         while rest:

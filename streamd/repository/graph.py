@@ -1,6 +1,6 @@
-"""Reads what a `model.onnx` takes and gives from its bytes: no runtime is loaded to refuse a foreign network.
+"""Reads the inputs and outputs of a `model.onnx` from its bytes, so that no runtime is needed to refuse a graph.
 
-Only the graph's inputs, outputs and initializers' names are looked at; nodes and weights are stepped over.
+Reads only inputs, outputs and the names of initializers; nodes and weights are skipped.
 """
 
 import mmap
@@ -14,7 +14,7 @@ from streamd.regular_files import open_regular
 from streamd.repository.protobuf import Buffer, Span, decode_text, read_fields
 
 ELEMENT_TYPES = {1: "float32", 6: "int32", 7: "int64", 10: "float16", 11: "float64", 16: "bfloat16"}
-"""ONNX's numbers of the element types that are likely here."""
+"""The element types that are likely here, by their number in ONNX."""
 
 _GRAPH = 7  # in ModelProto
 _INITIALIZER, _INPUT, _OUTPUT = 5, 11, 12  # in GraphProto
@@ -23,7 +23,7 @@ _INITIALIZER_NAME = 8  # in TensorProto
 
 @dataclass(frozen=True)
 class GraphTensor:
-    """A graph's input or output; an axis that the graph leaves open is `None`."""
+    """An input or output of a graph; the size of an open axis is `None`."""
 
     name: str
     element_type: str
@@ -32,14 +32,14 @@ class GraphTensor:
 
 @dataclass(frozen=True)
 class GraphSignature:
-    """A graph's inputs (without those that are weights) and outputs by name."""
+    """The inputs of a graph, without those that are weights, and its outputs, by name."""
 
     inputs: Mapping[str, GraphTensor]
     outputs: Mapping[str, GraphTensor]
 
 
 def check_graph(path: Path, contract: ModelContract) -> None:
-    """Raise `RepositoryError` unless the graph takes and gives what the contract says, with a dynamic batch axis."""
+    """Raise `RepositoryError` unless inputs and outputs follow the contract and have a dynamic batch axis."""
     graph = read_signature(path)
     expected = contract.input_shapes
     if set(graph.inputs) != set(expected):
@@ -58,34 +58,34 @@ def check_graph(path: Path, contract: ModelContract) -> None:
 
 
 def read_signature(path: Path) -> GraphSignature:
-    """Read the graph's inputs and outputs; raises `RepositoryError` where the file is no ONNX model."""
+    """Read the graph's inputs and outputs; raises `RepositoryError` if the file is no ONNX model."""
     try:
         with open_regular(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _read_model(data)
     except OSError as exc:
         raise RepositoryError(f"{path}: cannot be read: {exc.strerror or exc}") from exc
-    except ValueError as exc:  # an empty file cannot be mapped; the others are of this module
+    except ValueError as exc:  # by `mmap` for an empty file, else by the parser
         raise RepositoryError(f"{path}: not an ONNX model ({exc}); export the model to ONNX again") from exc
 
 
 def _check_tensor(path: Path, tensor: GraphTensor, shape: tuple[int, ...], element_type: str) -> None:
-    way_out = "config.json and the graph must be of one export: export the model again"
+    remedy = "config.json and the graph must be of one export: export the model again"
     if tensor.element_type != element_type:
-        raise RepositoryError(f"{path}: {tensor.name} is {tensor.element_type}, expected {element_type}; {way_out}")
+        raise RepositoryError(f"{path}: {tensor.name} is {tensor.element_type}, expected {element_type}; {remedy}")
     if not tensor.shape:
-        return  # a graph may leave even the number of axes open; the runtime's own check will see
+        return  # a graph may leave even the number of axes open; the check of the runtime finds a wrong one
     batch, *rest = tensor.shape
     if batch is not None:
         raise RepositoryError(
             f"{path}: {tensor.name} has a fixed batch of {batch}, expected a dynamic axis; "
             "export with the first axis of every input and output dynamic"
         )
-    fits = len(rest) == len(shape) and all(got in (None, want) for got, want in zip(rest, shape, strict=True))
+    fits = len(rest) == len(shape) and all(size in (None, fixed) for size, fixed in zip(rest, shape, strict=True))
     if not fits:
-        said = ", ".join("?" if size is None else str(size) for size in rest)
-        wanted = ", ".join(map(str, shape))
+        found = ", ".join("?" if size is None else str(size) for size in rest)
+        expected = ", ".join(map(str, shape))
         raise RepositoryError(
-            f"{path}: {tensor.name} is (batch, {said}), config.json says (batch, {wanted}); {way_out}"
+            f"{path}: {tensor.name} is (batch, {found}), expected (batch, {expected}) by config.json; {remedy}"
         )
 
 

@@ -1,4 +1,7 @@
-"""Reads a version's `config.json` into the model contract, naming the file and the field that is wrong."""
+"""Reads a version's `config.json` into the model contract, and its `server_mapping.json`.
+
+An error names the file and the wrong field. Knows no other file of a version.
+"""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,8 +17,8 @@ Positive = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 Names = Annotated[tuple[Name, ...], msgspec.Meta(min_length=1)]
 
 
-class Manifest(msgspec.Struct, frozen=True):
-    """The keys that `config.json` must have; others are the toolchain's own and are ignored here."""
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """The keys of `config.json` that are read here; the tools write others too."""
 
     features: Names
     targets: Names
@@ -28,7 +31,7 @@ class Manifest(msgspec.Struct, frozen=True):
     default: bool = False
 
     def make_contract(self) -> ModelContract:
-        """Return the contract; raises `ValueError` where its parts contradict each other."""
+        """Return the contract; raises `ValueError` if its parts contradict each other."""
         return ModelContract(
             features=self.features,
             targets=self.targets,
@@ -54,7 +57,10 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def read_server_mapping(path: Path) -> dict[str, int]:
-    """Read a `server_mapping.json` (server to its id in training); without one every server has id 0."""
+    """Read a `server_mapping.json` (the id of each server in training); empty if there is no file.
+
+    Raises `RepositoryError` if the file cannot be read.
+    """
     if not path.exists():
         return {}
     try:

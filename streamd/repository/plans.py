@@ -1,7 +1,7 @@
-"""The TensorRT plans of a version, and which of them this machine can run.
+"""Lists the TensorRT plans of a version and chooses the one that this machine can run.
 
-A plan is of one GPU and one TensorRT version. One that does not fit, was changed or was refused by the accuracy gate
-is passed over with the reason; the version's graph serves all the same.
+A plan is for one model of GPU and one TensorRT version. A plan that does not fit, was changed or was refused by the
+accuracy gate is passed over with the reason; the version's graph can still serve. Loads no plan.
 """
 
 import re
@@ -11,29 +11,24 @@ from pathlib import Path
 from streamd.core.errors import RepositoryError
 from streamd.core.names import AUTO
 from streamd.repository.conversion import (
-    PLAN_SUFFIX,
-    PlanInfo,
-    RecordedVerdict,
     hash_file,
     is_plain_name,
     read_conversion,
     read_plan_infos,
     read_verdicts,
 )
+from streamd.repository.schema import EXACT_PRECISION, PLAN_SUFFIX, VERSION_RECORD, PlanInfo, RecordedVerdict
 from streamd.repository.versions import EngineVersion
 
 AUTO_ORDER = ("fp16", "bf16", "fp32")
-"""What auto tries in this order; any other precision only where its plan is marked `preferred`."""
-
-EXACT_PRECISION = "fp32"
-"""Without TF32 it needs no verdict: it computes what the graph was checked for when it was exported."""
+"""The precisions that `auto` tries, in this order; it takes any other only if its plan is marked `preferred`."""
 
 
 @dataclass(frozen=True)
 class Machine:
     """The machine that plans must fit: the GPU's name, its compute capability ("9.0"), and the version of TensorRT.
 
-    `lean` is true for the lean runtime, which loads version-compatible plans only.
+    `lean` is true if the runtime is the lean one, which loads version-compatible plans only.
     """
 
     gpu: str
@@ -42,12 +37,12 @@ class Machine:
     lean: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PlanFile:
-    """One plan as `conversion_info.json` lists it.
+    """One plan as a record lists it.
 
-    `promotable` is the accuracy gate's verdict with its `reasons`; `validated` is false where it gave none, and the
-    plan is then promotable only in true fp32. `sha256` is empty where none is listed.
+    `promotable` is the accuracy gate's verdict with its `reasons`; `validated` is false if the gate gave no verdict,
+    and the plan is then promotable only in true fp32. `sha256` is empty if the record has no hash of the file.
     """
 
     path: Path
@@ -66,14 +61,14 @@ class PlanFile:
 
 @dataclass(frozen=True)
 class PlanChoice:
-    """The plan to load, and why each better one was passed over."""
+    """The plan to load, and the reason why each better one was passed over."""
 
     plan: PlanFile
-    passed_over: tuple[str, ...] = ()
+    skip_reasons: tuple[str, ...] = ()
 
 
 def read_plans(version: EngineVersion) -> list[PlanFile]:
-    """Return the plans that are listed, as they are listed; raises `RepositoryError` where the list is no list."""
+    """Return the plans in the order of the record; raises `RepositoryError` if the record cannot be read."""
     infos = read_plan_infos(version.path)
     verdicts = read_verdicts(version.path)
     hashes = read_conversion(version.path).sha256
@@ -81,7 +76,7 @@ def read_plans(version: EngineVersion) -> list[PlanFile]:
     for precision, info in infos.items():
         if not is_plain_name(info.file) or not info.file.endswith(PLAN_SUFFIX):
             raise RepositoryError(
-                f"{version.path / 'conversion_info.json'}: plans.{precision}.file is {info.file!r}, "
+                f"{version.path / VERSION_RECORD}: plans.{precision}.file is {info.file!r}, "
                 f"expected a *{PLAN_SUFFIX} file of the version itself"
             )
         verdict = verdicts.get(precision, RecordedVerdict())
@@ -92,42 +87,47 @@ def read_plans(version: EngineVersion) -> list[PlanFile]:
 def choose_plan(
     version: EngineVersion, precision: str, gpu: str, compute_capability: str, tensorrt: str, *, lean: bool = False
 ) -> PlanFile:
-    """Return the plan to load here: `choose_plan_with_reasons` without its reasons."""
+    """Return the plan to load here: that of `choose_plan_with_reasons`."""
     return choose_plan_with_reasons(version, precision, Machine(gpu, compute_capability, tensorrt, lean)).plan
 
 
 def choose_plan_with_reasons(version: EngineVersion, precision: str, machine: Machine) -> PlanChoice:
-    """Choose the plan to load here: of that precision, or with `auto` the best that fits.
+    """Choose the plan to load here: that of the given precision, or with `auto` the best that fits.
 
-    Auto takes those marked `preferred` first, then fp16, bf16, fp32, and only what the accuracy gate let through; asked
-    for by name, a plan may also be one that was never judged. Its file is read through once, for its SHA-256. Raises
-    `RepositoryError` with the reason for each plan, and the way out.
+    1. `auto` takes the plans marked `preferred` first, then fp16, bf16 and fp32, and only those that passed the gate.
+    2. A plan of a precision that is requested by name may also be one that the gate never judged.
+
+    The file of the plan is read once, for its SHA-256. Raises `RepositoryError` with the reason for each plan and the
+    remedy.
     """
     plans = read_plans(version)
-    passed_over: list[str] = []
-    for plan in _in_order(plans, precision):
-        reason = explain_misfit(plan, machine, asked_for=precision != AUTO) or explain_damage(plan)
+    reasons: list[str] = []
+    for plan in _sort_candidates(plans, precision):
+        reason = explain_misfit(plan, machine, is_requested=precision != AUTO) or explain_damage(plan)
         if reason is None:
-            return PlanChoice(plan, tuple(passed_over))
-        passed_over.append(f"{plan.precision}: {reason}")
-    passed_over += _never_tried(version, plans, precision)
-    wanted = "" if precision == AUTO else f"{precision} "
+            return PlanChoice(plan, tuple(reasons))
+        reasons.append(f"{plan.precision}: {reason}")
+    reasons += _explain_untried(version, plans, precision)
+    requested = "" if precision == AUTO else f"{precision} "
     raise RepositoryError(
-        f"{version.path}: no {wanted}plan for {machine.gpu} with TensorRT {machine.tensorrt}: "
-        f"{'; '.join(passed_over) or 'none is built'}; build one here: {_way_out(version, precision)}"
+        f"{version.path}: no {requested}plan for {machine.gpu} with TensorRT {machine.tensorrt}: "
+        f"{'; '.join(reasons) or 'none is built'}; build one here: {_make_build_command(version, precision)}"
     )
 
 
-def explain_misfit(plan: PlanFile, machine: Machine, *, asked_for: bool = False) -> str | None:
-    """Return why a plan may not run on this machine, by its record, or `None` if it may."""
+def explain_misfit(plan: PlanFile, machine: Machine, *, is_requested: bool = False) -> str | None:
+    """Return why a plan may not run on this machine, by its record, or `None` if it may.
+
+    `is_requested`: its precision was requested by name, so that it need not have been judged.
+    """
     if plan.gpu != machine.gpu or plan.compute_capability != machine.compute_capability:
         return (
             f"built for {plan.gpu} (compute capability {plan.compute_capability}), "
             f"here is {machine.gpu} ({machine.compute_capability})"
         )
-    if reason := _why_not_loaded(plan, machine):
+    if reason := _explain_version_misfit(plan, machine):
         return reason
-    if not plan.validated and not plan.promotable and asked_for:
+    if not plan.validated and not plan.promotable and is_requested:
         return None
     if not plan.promotable:
         return f"the accuracy gate did not let it through: {', '.join(plan.reasons) or 'no reason given'}"
@@ -139,7 +139,7 @@ def explain_damage(plan: PlanFile) -> str | None:
     if reason := explain_missing_file(plan.path):
         return reason
     if not plan.sha256:
-        return f"conversion_info.json has no SHA-256 of {plan.path.name}"
+        return f"{VERSION_RECORD} has no SHA-256 of {plan.path.name}"
     found = hash_file(plan.path)
     if found != plan.sha256:
         return f"{plan.path.name} changed since it was built (SHA-256 {found}, expected {plan.sha256})"
@@ -147,14 +147,14 @@ def explain_damage(plan: PlanFile) -> str | None:
 
 
 def explain_missing_file(path: Path) -> str | None:
-    """Return why no file can be loaded, or `None` if one is there."""
+    """Return why there is no file to load, or `None` if there is one."""
     if path.is_symlink() or not path.is_file():
         return f"{path.name} is missing"
     return f"{path.name} is empty" if path.stat().st_size == 0 else None
 
 
 def find_unlisted_plans(version: EngineVersion) -> list[Path]:
-    """Return the plan files in the folder that are not listed: nothing vouches for them, so none is ever loaded."""
+    """Return the plan files in the folder that are not listed; they have no hash, so they are never loaded."""
     listed = {plan.path.name for plan in read_plans(version)}
     return [path for path in sorted(version.path.glob(f"*{PLAN_SUFFIX}")) if path.name not in listed]
 
@@ -162,10 +162,10 @@ def find_unlisted_plans(version: EngineVersion) -> list[Path]:
 def make_plan_file(
     folder: Path, precision: str, info: PlanInfo, verdict: RecordedVerdict, sha256: str = ""
 ) -> PlanFile:
-    """Return one plan of a folder's record."""
+    """Return a plan of a folder from its entry in the record and its verdict."""
     validated = verdict.promotable is not None
-    exact = precision == EXACT_PRECISION and not info.tf32
-    promotable = verdict.promotable if verdict.promotable is not None else exact
+    is_exact = precision == EXACT_PRECISION and not info.tf32
+    promotable = verdict.promotable if verdict.promotable is not None else is_exact
     unjudged = () if validated or promotable else ("never validated (streamd engine validate)",)
     return PlanFile(
         path=folder / info.file,
@@ -183,7 +183,8 @@ def make_plan_file(
     )
 
 
-def _in_order(plans: list[PlanFile], precision: str) -> list[PlanFile]:
+def _sort_candidates(plans: list[PlanFile], precision: str) -> list[PlanFile]:
+    """Return the plans that may be chosen for a precision, the best first."""
     if precision != AUTO:
         return [plan for plan in plans if plan.precision == precision]
     usual = {name: place for place, name in enumerate(AUTO_ORDER)}
@@ -191,29 +192,29 @@ def _in_order(plans: list[PlanFile], precision: str) -> list[PlanFile]:
     return sorted(able, key=lambda plan: (not plan.preferred, usual.get(plan.precision, len(usual)), plan.precision))
 
 
-def _never_tried(version: EngineVersion, plans: list[PlanFile], precision: str) -> list[str]:
-    """Return why the plans that `_in_order` omits are no candidates at all."""
+def _explain_untried(version: EngineVersion, plans: list[PlanFile], precision: str) -> list[str]:
+    """Return why the plans that `_sort_candidates` omits were not tried."""
     if precision != AUTO:
         others = [plan.precision for plan in plans if plan.precision != precision]
-        said = [f"there are plans in {', '.join(others)}"] if others else []
+        reasons = [f"there are plans in {', '.join(others)}"] if others else []
     else:
-        tried = _in_order(plans, AUTO)
-        said = [f"{plan.precision}: not marked as preferred; ask for it by name" for plan in plans if plan not in tried]
-    unlisted = [
-        f"{path.name}: conversion_info.json does not list it, so it is never loaded"
-        for path in find_unlisted_plans(version)
-    ]
-    return said + unlisted
+        tried = _sort_candidates(plans, AUTO)
+        untried = [plan.precision for plan in plans if plan not in tried]
+        reasons = [f"{name}: not marked as preferred; request it by name" for name in untried]
+    unlisted = [path.name for path in find_unlisted_plans(version)]
+    return reasons + [f"{name}: {VERSION_RECORD} does not list it, so it is never loaded" for name in unlisted]
 
 
-def _why_not_loaded(plan: PlanFile, machine: Machine) -> str | None:
-    built, here = _numbers(plan.tensorrt), _numbers(machine.tensorrt)
+def _explain_version_misfit(plan: PlanFile, machine: Machine) -> str | None:
+    """Return why the installed TensorRT cannot load a plan, or `None` if it can."""
+    built, here = _parse_version(plan.tensorrt), _parse_version(machine.tensorrt)
     if len(built) < 2 or len(here) < 2:
         return f"built by TensorRT {plan.tensorrt!r}, here is {machine.tensorrt!r}: not both are versions"
     if machine.lean and not plan.version_compatible:
         return "here is the lean runtime, which loads version-compatible plans only"
-    told = min(len(built), len(here))
-    if built[:told] == here[:told]:
+    # "8.6.1" and "8.6.1.6" are the same version, one of them given more exactly.
+    known = min(len(built), len(here))
+    if built[:known] == here[:known]:
         return None
     if not plan.version_compatible:
         return f"built by TensorRT {plan.tensorrt}, here is {machine.tensorrt}"
@@ -222,12 +223,12 @@ def _why_not_loaded(plan: PlanFile, machine: Machine) -> str | None:
     return None
 
 
-def _numbers(version: str) -> tuple[int, ...]:
-    """The numbers that a version begins with: "8.6.1.post1" gives (8, 6, 1)."""
+def _parse_version(version: str) -> tuple[int, ...]:
+    """Return the numbers that a version begins with: "8.6.1.post1" gives (8, 6, 1)."""
     match = re.match(r"\d+(\.\d+)*(?![\w])", version)
     return tuple(int(part) for part in match[0].split(".")) if match else ()
 
 
-def _way_out(version: EngineVersion, precision: str) -> str:
-    wanted = "" if precision == AUTO else f" --precision {precision}"
-    return f"streamd engine build --version {version.path}{wanted}"
+def _make_build_command(version: EngineVersion, precision: str) -> str:
+    flag = "" if precision == AUTO else f" --precision {precision}"
+    return f"streamd engine build --version {version.path}{flag}"

@@ -43,8 +43,8 @@ class Promoter:
         after = self._undo_last(read_promotion_record(self.repository.root), may_serve, "", "", 0.0)
         if after.current is not None:
             return after.current, tuple(passed_over)
-        choice = self.repository.choice_unpromoted()
-        return choice.version.name, (*passed_over, *choice.missed)
+        choice = self.repository.choose_unpromoted()
+        return choice.version.name, (*passed_over, *choice.skipped)
 
     def promote(self, version: str, who: str, why: str, now: float) -> PromotionRecord:
         """Record that `version` serves; returns the record, unchanged if the version is already promoted.

@@ -1,30 +1,34 @@
-"""Reads protobuf's wire format: the fields of a message and where their bytes are, without copying them."""
+"""Reads the wire format of protobuf: the fields of a message and the spans of their bytes, without copying them.
+
+Knows no message types; the callers know the numbers of fields.
+"""
 
 import mmap
 from collections.abc import Iterator
 
 Buffer = bytes | mmap.mmap
 Span = tuple[int, int]
+"""The first byte and the one behind the last."""
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
 _LONGEST_VARINT_BYTES = 10
 
 
 def read_fields(data: Buffer, span: Span) -> Iterator[tuple[int, Span]]:
-    """Yield a message's fields: (number, where its bytes are), or for an integer (number, (value, value)).
+    """Yield the number and the span of each field of a message; for an integer `(value, value)` instead of the span.
 
-    Raises `ValueError` where the bytes are no message.
+    Raises `ValueError` if the bytes are no message.
     """
     at, end = span
     while at < end:
-        key, at = _varint(data, at, end)
+        key, at = _read_varint(data, at, end)  # the number of the field, and in the last three bits its wire type
         kind = key & 7
         if kind == _VARINT:
-            value, at = _varint(data, at, end)
+            value, at = _read_varint(data, at, end)
             yield key >> 3, (value, value)
             continue
         if kind == _BYTES:
-            size, at = _varint(data, at, end)
+            size, at = _read_varint(data, at, end)
         elif kind in (_FIXED32, _FIXED64):
             size = 4 if kind == _FIXED32 else 8
         else:
@@ -36,11 +40,12 @@ def read_fields(data: Buffer, span: Span) -> Iterator[tuple[int, Span]]:
 
 
 def decode_text(data: Buffer, span: Span) -> str:
-    """The string in these bytes; raises `ValueError` where they are no UTF-8."""
+    """Return the string in these bytes; raises `ValueError` if they are no UTF-8."""
     return bytes(data[span[0] : span[1]]).decode()
 
 
-def _varint(data: Buffer, at: int, end: int) -> tuple[int, int]:
+def _read_varint(data: Buffer, at: int, end: int) -> tuple[int, int]:
+    """Return an integer of seven bits a byte, the lowest first, and the byte behind it."""
     value = 0
     for count in range(_LONGEST_VARINT_BYTES):
         if at + count >= end:

@@ -1,4 +1,4 @@
-"""The record of promotions, `promoted.json`: which version was promoted, over which others, by whom and why.
+"""The record of promotions, `promoted.json`: the promoted version, those before it, and who promoted them and why.
 
 A record never changes; `with_promotion` and `with_rollback` return the next one. This module does not decide which
 version may be promoted.
@@ -20,8 +20,8 @@ MAX_HISTORY = 200
 MAX_TEXT_CHARACTERS = 500
 
 
-class PromotionChange(msgspec.Struct, frozen=True, rename={"from_": "from"}):
-    """One promotion or rollback; a version is `None` if nothing was, or is, promoted."""
+class PromotionChange(msgspec.Struct, frozen=True, kw_only=True, rename={"from_": "from"}):
+    """One promotion or rollback, from one version to another; `None` stands for "nothing promoted"."""
 
     kind: Literal["promote", "rollback"]
     version: str | None
@@ -31,15 +31,17 @@ class PromotionChange(msgspec.Struct, frozen=True, rename={"from_": "from"}):
     who: str
     why: str
     passed_over: tuple[str, ...] = ()
-    """Earlier versions that a rollback could not go to, since they are gone or refused."""
+    """Earlier versions that a rollback could not return to, since they were removed or are refused."""
 
 
 class PromotionRecord(msgspec.Struct, frozen=True):
     """The promoted version, those before it, and the history of changes.
 
-    `earlier` is an undo stack, its last the one promoted before `current`. A promotion puts `current` on it, a
-    rollback takes its last off, so rolling back twice goes two promotions back, and never to what was rolled back
-    from. Below the stack lies "nothing promoted": the default version serves, or the newest.
+    `earlier` is an undo stack; its last is the version that was promoted before `current`.
+
+    1. A promotion pushes `current`.
+    2. A rollback pops the last, so two rollbacks undo two promotions, and never return to a version that was undone.
+    3. Under the stack is "nothing promoted": the default version serves, or the newest.
     """
 
     current: str | None = None
@@ -58,17 +60,19 @@ class PromotionRecord(msgspec.Struct, frozen=True):
         return (*current, *reversed(self.earlier))
 
     def with_promotion(self, version: str, *, when: float, who: str, why: str) -> "PromotionRecord":
-        """Return the record with `version` promoted; this one, where it is so already."""
+        """Return the record with `version` promoted; this record itself if it is promoted already."""
         if version == self.current:
             return self
         earlier = self.earlier if self.current is None else (*self.earlier, self.current)
-        change = PromotionChange("promote", version, self.current, when, _text(who), _text(why))
-        return PromotionRecord(version, earlier[-MAX_EARLIER:], self._with(change))
+        change = PromotionChange(
+            kind="promote", version=version, from_=self.current, when=when, who=_limit_text(who), why=_limit_text(why)
+        )
+        return PromotionRecord(version, earlier[-MAX_EARLIER:], self._append_history(change))
 
     def with_rollback(self, is_sound: Callable[[str], bool], *, when: float, who: str, why: str) -> "PromotionRecord":
-        """Return the record with the last promotion undone, and those before it whose versions are not sound.
+        """Return the record with the last promotion undone, and also those before it whose versions are not sound.
 
-        Raises `ValueError` where nothing is promoted.
+        Raises `ValueError` if nothing is promoted.
         """
         if self.current is None:
             raise ValueError("nothing is promoted")
@@ -76,15 +80,23 @@ class PromotionRecord(msgspec.Struct, frozen=True):
         while earlier and not is_sound(earlier[-1]):
             passed_over.append(earlier.pop())
         version = earlier.pop() if earlier else None
-        change = PromotionChange("rollback", version, self.current, when, _text(who), _text(why), tuple(passed_over))
-        return PromotionRecord(version, tuple(earlier), self._with(change))
+        change = PromotionChange(
+            kind="rollback",
+            version=version,
+            from_=self.current,
+            when=when,
+            who=_limit_text(who),
+            why=_limit_text(why),
+            passed_over=tuple(passed_over),
+        )
+        return PromotionRecord(version, tuple(earlier), self._append_history(change))
 
-    def _with(self, change: PromotionChange) -> tuple[PromotionChange, ...]:
+    def _append_history(self, change: PromotionChange) -> tuple[PromotionChange, ...]:
         return (*self.history, change)[-MAX_HISTORY:]
 
 
 def read_promotion_record(root: Path) -> PromotionRecord:
-    """Read the record of a folder of versions; without one nothing was promoted. Raises `RepositoryError`."""
+    """Read the record of a repository; without a file nothing was promoted. Raises `RepositoryError`."""
     path = root / PROMOTION_RECORD
     try:
         return msgspec.json.decode(read_regular(path), type=PromotionRecord)
@@ -99,13 +111,13 @@ def read_promotion_record(root: Path) -> PromotionRecord:
 
 
 def write_promotion_record(root: Path, record: PromotionRecord) -> None:
-    """Put the record in the old one's place, all or nothing; raises `RepositoryError`."""
-    said = msgspec.to_builtins(record)
-    # For whoever reads the file: it follows from `earlier`, which alone is read back.
-    shown = {"current": said["current"], "previous": record.previous, **said}
+    """Replace the record atomically; raises `RepositoryError`."""
+    fields = msgspec.to_builtins(record)
+    # `previous` is for people who read the file; it is not read back, since it follows from `earlier`.
+    shown = {"current": fields["current"], "previous": record.previous, **fields}
     replace_file(root / PROMOTION_RECORD, msgspec.json.format(msgspec.json.encode(shown), indent=2) + b"\n")
 
 
-def _text(text: str) -> str:
-    """Cut what a person said to its bound; a shell may hand over what is no text."""
+def _limit_text(text: str) -> str:
+    """Cut a text to its limit; bytes of a command line that are no UTF-8 become question marks."""
     return text.encode("utf-8", "replace").decode()[:MAX_TEXT_CHARACTERS]

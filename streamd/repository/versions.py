@@ -1,6 +1,6 @@
-"""Engine versions as folders `<name>_<YYYYMMDD>_<HHMMSS>`: found, checked, chosen.
+"""Finds, checks and chooses engine versions: the folders `<name>_<YYYYMMDD>_<HHMMSS>` of a repository.
 
-A folder that is not a sound version is refused with the reason and the way out, never crashed on.
+A folder that is not a sound version is refused with the reason and the remedy. Writes nothing and loads no runtime.
 """
 
 import re
@@ -22,17 +22,17 @@ from streamd.repository.record import PROMOTION_RECORD, PromotionRecord, read_pr
 _FOLDER = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9_.-]*)_(?P<stamp>\d{8}_\d{6})")
 
 GraphCheck = Callable[[Path, ModelContract], None]
-"""Raises `RepositoryError` where a `model.onnx` is not the contract's; may load it, where the caller has a runtime."""
+"""Raises `RepositoryError` if a `model.onnx` does not follow the contract; may load the graph if a runtime is there."""
 
-Rule = Literal["pinned", "promoted", "earlier", "default", "newest"]
-"""Why a version serves; `earlier`: promoted before the one that is, which cannot serve."""
+Rule = Literal["promoted", "earlier", "default", "newest"]
+"""The rule by which a version serves; `earlier`: it was promoted before the current one, which cannot serve."""
 
 
 @dataclass(frozen=True)
 class SkippedVersion:
-    """A version that should serve and cannot: `name` is the version's, or that of the record's file.
+    """A version that should serve and cannot, with the rule by which it would serve.
 
-    `rule` is that by which it would serve.
+    `name` is the version's, or that of the promotion record if the record cannot be read.
     """
 
     name: str
@@ -51,12 +51,12 @@ class EngineVersion:
 
     @property
     def name(self) -> str:
-        """The folder's name: what forecasts call their model."""
+        """The folder's name, which forecasts give as their model."""
         return self.path.name
 
     @property
     def stamp(self) -> str:
-        """`YYYYMMDD_HHMMSS`: later is newer."""
+        """The time in the name, `YYYYMMDD_HHMMSS`; later is newer."""
         return parse_stamp(self.path.name)
 
     @property
@@ -67,16 +67,16 @@ class EngineVersion:
 
 @dataclass(frozen=True)
 class VersionChoice:
-    """The version that serves, the rule that chose it, and what came before it and was passed over."""
+    """The version that serves, the rule that chose it, and the versions that were skipped before it."""
 
     version: EngineVersion
     rule: Rule
-    missed: tuple[SkippedVersion, ...] = ()
+    skipped: tuple[SkippedVersion, ...] = ()
 
     @property
-    def passed_over(self) -> tuple[str, ...]:
-        """The reason why each was passed over."""
-        return tuple(each.reason for each in self.missed)
+    def skip_reasons(self) -> tuple[str, ...]:
+        """The reason for each skipped version."""
+        return tuple(each.reason for each in self.skipped)
 
 
 class EngineRepository:
@@ -86,107 +86,106 @@ class EngineRepository:
         self.root = root
         self._check = check
 
-    def choose(self, pinned: str | None = None, *, use_latest: bool = True) -> EngineVersion:
-        """Return the version that serves: `choice` without its reasons."""
-        return self.choice(pinned, use_latest=use_latest).version
+    def choose(self) -> EngineVersion:
+        """Return the version that serves: that of `choose_with_reasons`."""
+        return self.choose_with_reasons().version
 
-    def choice(self, pinned: str | None = None, *, use_latest: bool = True) -> VersionChoice:
-        """Choose the version that serves: the pinned one and no other, else the first sound one of this order.
+    def choose_with_reasons(self) -> VersionChoice:
+        """Choose the first sound version of this order, and return it with those that were skipped.
 
-        The promoted one, those promoted before it, those whose manifest says default, and with `use_latest` all
-        others; among the last two the newest first. Only as many are checked as need be.
-        Raises `RepositoryError` with each that was passed over and why.
+        1. The promoted version.
+        2. Those promoted before it, the latest promotion first.
+        3. Those whose manifest says `default`, the newest first.
+        4. All others, the newest first.
+
+        Versions behind the chosen one are not checked. Raises `RepositoryError` with the reason for each version if
+        none is sound, or if the promotion record cannot be read.
         """
-        if pinned:
-            return VersionChoice(self.load(pinned), "pinned")
-        return self._with_lost_defaults(self._first_sound(self.list_serving_order(use_latest=use_latest)))
+        return self._add_possible_defaults(self._find_first_sound(self.list_serving_order()))
 
     def choose_at_start(self) -> VersionChoice:
-        """Choose as `choice` does, and pass over a record that cannot be read: nothing is promoted then.
+        """Choose as `choose_with_reasons` does, but skip a record that cannot be read, as if none were promoted.
 
-        For a daemon that starts: it had better serve the next best than nothing. Raises `RepositoryError`.
+        A daemon that starts had better serve the next best version than none. Raises `RepositoryError`.
         """
         try:
             read_promotion_record(self.root)
         except RepositoryError as exc:
-            choice = self.choice_unpromoted()
-            return replace(choice, missed=(SkippedVersion(PROMOTION_RECORD, "promoted", str(exc)), *choice.missed))
-        return self.choice()
+            choice = self.choose_unpromoted()
+            unread = SkippedVersion(PROMOTION_RECORD, "promoted", str(exc))
+            return replace(choice, skipped=(unread, *choice.skipped))
+        return self.choose_with_reasons()
 
-    def choice_unpromoted(self) -> VersionChoice:
-        """Choose the version that serves where nothing is promoted; raises `RepositoryError`."""
-        return self._with_lost_defaults(self._first_sound(self.list_serving_order(promoted=False)))
-
-    def choose_unpromoted(self) -> EngineVersion:
-        """Return the version that serves where nothing is promoted: `choice_unpromoted` without its reasons."""
-        return self.choice_unpromoted().version
+    def choose_unpromoted(self) -> VersionChoice:
+        """Choose the version that would serve if none were promoted; raises `RepositoryError`."""
+        return self._add_possible_defaults(self._find_first_sound(self.list_serving_order(promoted=False)))
 
     def load(self, name: str) -> EngineVersion:
         """Check one version and read it; raises `RepositoryError`."""
         return load_version(self.find_folder(name), self._check)
 
     def find_folder(self, name: str) -> Path:
-        """Return the folder of this name, sound or not; raises `RepositoryError` with those that are there."""
+        """Return the folder of this name, sound or not; raises `RepositoryError` with the names that exist."""
         path = self.root / name
         if not is_plain_name(name) or not path.is_dir():
             names = [path.name for path in self.list_folders()]
             raise RepositoryError(f"{self.root}: no engine version {name!r}; there are {names}")
         return path
 
-    def list_serving_order(self, *, promoted: bool = True, use_latest: bool = True) -> Iterator[tuple[str, Rule]]:
-        """Yield the versions in the order in which they would serve, sound or not; one may come more than once."""
+    def list_serving_order(self, *, promoted: bool = True) -> Iterator[tuple[str, Rule]]:
+        """Yield names in the order in which they would serve, sound or not; a name may be repeated.
+
+        Without `promoted`, the promotion record is not read.
+        """
         record = read_promotion_record(self.root) if promoted else PromotionRecord()
         for name in record.serving_names:
             yield name, "promoted" if name == record.current else "earlier"
         newest = sorted(self.list_folders(), key=lambda path: (parse_stamp(path.name), path.name), reverse=True)
         for path in newest:
-            with suppress(RepositoryError):  # told when its turn among all others comes
+            with suppress(RepositoryError):  # reported when this version is checked among the newest
                 if read_manifest(path / "config.json").default:
                     yield path.name, "default"
-        if use_latest:
-            yield from ((path.name, "newest") for path in newest)
+        yield from ((path.name, "newest") for path in newest)
 
     def list_folders(self) -> Iterator[Path]:
-        """Yield every folder named as a version is, sound or not, by name; raises `RepositoryError`."""
+        """Yield every folder with the name of a version, sound or not, by name; raises `RepositoryError`."""
         if not self.root.is_dir():
             raise RepositoryError(f"{self.root}: no such folder of engine versions")
         for path in sorted(self.root.iterdir()):
             if path.is_dir() and _FOLDER.fullmatch(path.name):
                 yield path
 
-    def _first_sound(self, order: Iterator[tuple[str, Rule]]) -> VersionChoice:
-        missed: dict[str, SkippedVersion] = {}
+    def _find_first_sound(self, order: Iterator[tuple[str, Rule]]) -> VersionChoice:
+        skipped: dict[str, SkippedVersion] = {}
         for name, rule in order:
-            if name in missed:
+            if name in skipped:
                 continue
             try:
-                return VersionChoice(self.load(name), rule, tuple(missed.values()))
+                return VersionChoice(self.load(name), rule, tuple(skipped.values()))
             except RepositoryError as exc:
-                missed[name] = SkippedVersion(name, rule, str(exc))
-        reasons = "; ".join(each.reason for each in missed.values())
-        if not reasons and any(self.list_folders()):
-            reasons = "none is promoted or marked as the default; pin one, or promote one"
-        reasons = reasons or "it holds no folder named <name>_<YYYYMMDD>_<HHMMSS>"
+                skipped[name] = SkippedVersion(name, rule, str(exc))
+        reasons = "; ".join(each.reason for each in skipped.values())
+        reasons = reasons or "it has no folder named <name>_<YYYYMMDD>_<HHMMSS>"
         raise RepositoryError(f"{self.root}: no engine version to serve: {reasons}")
 
-    def _with_lost_defaults(self, choice: VersionChoice) -> VersionChoice:
-        """Add the versions that may be the default, where none is known to be: whose `config.json` cannot be read."""
+    def _add_possible_defaults(self, choice: VersionChoice) -> VersionChoice:
+        """Add versions with an unreadable `config.json` to a choice by the rule `newest`: one may be the default."""
         if choice.rule != "newest":
             return choice
-        known = {each.name for each in choice.missed}
-        lost = []
+        known = {each.name for each in choice.skipped}
+        unread = []
         for path in self.list_folders():
             try:
                 if path.name in known or is_foreign(path):
                     continue
                 read_manifest(path / "config.json")
             except RepositoryError as exc:
-                lost.append(SkippedVersion(path.name, "newest", f"{exc} (it may be the default)"))
-        return replace(choice, missed=(*choice.missed, *lost))
+                unread.append(SkippedVersion(path.name, "newest", f"{exc} (it may be the default)"))
+        return replace(choice, skipped=(*choice.skipped, *unread))
 
 
 def load_version(path: Path, check: GraphCheck = check_graph) -> EngineVersion:
-    """Check a version's folder and read it; raises `RepositoryError` with the reason and the way out."""
+    """Check a version's folder and read it; raises `RepositoryError` with the reason and the remedy."""
     if not is_version_name(path.name):
         raise RepositoryError(f"{path}: not named <name>_<YYYYMMDD>_<HHMMSS>")
     refuse_foreign(path)
@@ -214,6 +213,6 @@ def is_version_name(name: str) -> bool:
 
 
 def parse_stamp(name: str) -> str:
-    """The stamp in a folder's name, `YYYYMMDD_HHMMSS`; empty where it has none."""
+    """Return the stamp in a folder's name, `YYYYMMDD_HHMMSS`; empty if it has none."""
     match = _FOLDER.fullmatch(name)
     return match["stamp"] if match else ""

@@ -66,10 +66,10 @@ def test_the_contracts_graph_passes(tmp_path: Path, targets: tuple[str, ...]) ->
         ({"encoder_cont": ("encoder_cont", FLOAT, (1, 8, 2))}, "fixed batch of 1"),
         (
             {"encoder_cont": ("encoder_cont", FLOAT, ("batch", 8, 3))},
-            r"\(batch, 8, 3\), config.json says \(batch, 8, 2\)",
+            r"\(batch, 8, 3\), expected \(batch, 8, 2\) by config.json",
         ),
-        ({"predictions": ("predictions", FLOAT, ("batch", 4, 2, 3))}, "config.json says"),
-        ({"predictions": ("predictions", FLOAT, ("batch", 5, 3))}, "config.json says"),
+        ({"predictions": ("predictions", FLOAT, ("batch", 4, 2, 3))}, "by config.json"),
+        ({"predictions": ("predictions", FLOAT, ("batch", 5, 3))}, "by config.json"),
         ({"predictions": ("predictions", 10, ("batch", 4, 3))}, "predictions is float16"),
     ],
 )

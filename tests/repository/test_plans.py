@@ -106,7 +106,7 @@ def test_auto_prefers_half_precision_and_never_int8_by_itself(path: Path, built:
 
 def test_int8_is_taken_by_auto_only_where_it_is_preferred(path: Path) -> None:
     good(path, "int8")
-    assert "int8: not marked as preferred; ask for it by name" in refusal(path)
+    assert "int8: not marked as preferred; request it by name" in refusal(path)
     good(path, "fp16")
     good(path, "int8", preferred=True)
     assert chosen(path) == "int8"
@@ -128,8 +128,8 @@ def test_what_the_gate_refused_is_never_taken(path: Path) -> None:
     good(path, "fp32")
     choice = choose_plan_with_reasons(load_version(path), "auto", HERE)
     assert choice.plan.precision == "fp32"
-    assert len(choice.passed_over) == 1
-    assert "coverage off by 7 %" in choice.passed_over[0]
+    assert len(choice.skip_reasons) == 1
+    assert "coverage off by 7 %" in choice.skip_reasons[0]
 
 
 def test_what_was_never_judged_is_taken_by_name_only_but_for_true_fp32(path: Path) -> None:
@@ -260,7 +260,7 @@ def test_the_choice_is_the_naive_ones(
         assert expected is None, str(exc)  # noqa: PT017 - either may be right
     else:
         assert found.precision == expected
-        assert explain_misfit(found, HERE, asked_for=asked != "auto") is None
+        assert explain_misfit(found, HERE, is_requested=asked != "auto") is None
         assert explain_damage(found) is None
 
 

@@ -46,7 +46,11 @@ def test_a_promoted_version_serves_and_is_recorded(promoter: Promoter) -> None:
     record = promoter.promote(A, "ann@host", "better on the weekend", 1700000000.5)
     assert serving(promoter) == A
     assert record == read_promotion_record(promoter.repository.root)
-    assert record.history == (PromotionChange("promote", A, None, 1700000000.5, "ann@host", "better on the weekend"),)
+    assert record.history == (
+        PromotionChange(
+            kind="promote", version=A, from_=None, when=1700000000.5, who="ann@host", why="better on the weekend"
+        ),
+    )
     said = json.loads((promoter.repository.root / "promoted.json").read_text())
     assert (said["current"], said["previous"], said["earlier"]) == (A, None, [])
     assert said["history"][0] == {
@@ -215,10 +219,10 @@ def test_a_verdict_that_cannot_be_read_is_no_yes(promoter: Promoter, validation:
 def test_one_at_a_time(promoter: Promoter) -> None:
     promoter.promote(A, "ann", "", 0.0)
     with lock_repository(promoter.repository.root):
-        assert "another promote, rollback or gc is under way" in refused(promoter, B)
-        with pytest.raises(RepositoryError, match="under way"):
+        assert "another promote, rollback or gc is in progress" in refused(promoter, B)
+        with pytest.raises(RepositoryError, match="in progress"):
             promoter.rollback("ann", "", 1.0)
-        with pytest.raises(RepositoryError, match="under way"):
+        with pytest.raises(RepositoryError, match="in progress"):
             collect_garbage(promoter.repository, 1, now=1.0)
         assert serving(promoter) == A, "who reads waits for nobody"
     assert promoter.promote(B, "ann", "", 1.0).current == B

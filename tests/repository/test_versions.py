@@ -56,10 +56,10 @@ def test_of_two_defaults_the_newer_serves(tmp_path: Path) -> None:
     assert EngineRepository(tmp_path).choose().name == "a_20250202_000000"
 
 
-def test_the_pinned_one_serves_before_all(tmp_path: Path) -> None:
+def test_a_version_is_loaded_by_its_name_whichever_would_serve(tmp_path: Path) -> None:
     make(tmp_path, "a_20250101_000000")
     make(tmp_path, "a_20250202_000000", default=True)
-    assert EngineRepository(tmp_path).choose("a_20250101_000000").name == "a_20250101_000000"
+    assert EngineRepository(tmp_path).load("a_20250101_000000").name == "a_20250101_000000"
 
 
 def test_an_unsound_default_is_passed_over(tmp_path: Path) -> None:
@@ -68,11 +68,11 @@ def test_an_unsound_default_is_passed_over(tmp_path: Path) -> None:
     assert EngineRepository(tmp_path).choose().name == "a_20250101_000000"
 
 
-def test_an_unsound_pin_is_not_replaced_by_another(tmp_path: Path) -> None:
+def test_an_unsound_version_that_is_named_is_not_replaced_by_another(tmp_path: Path) -> None:
     make(tmp_path, "a_20250101_000000")
     make(tmp_path, "a_20260101_000000", horizon=0)
     with pytest.raises(RepositoryError, match="horizon"):
-        EngineRepository(tmp_path).choose("a_20260101_000000")
+        EngineRepository(tmp_path).load("a_20260101_000000")
 
 
 def test_other_folders_and_files_are_no_versions(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_other_folders_and_files_are_no_versions(tmp_path: Path) -> None:
     assert EngineRepository(tmp_path).choose().name == "a_20250101_000000"
 
 
-def test_where_none_is_sound_each_is_named_with_its_reason(tmp_path: Path) -> None:
+def test_if_no_version_is_sound_each_is_named_with_its_reason(tmp_path: Path) -> None:
     make(tmp_path, "a_20250101_000000", quantiles=[0.5, 0.1])
     (make(tmp_path, "b_20250101_000000") / "model.onnx").unlink()
     with pytest.raises(RepositoryError) as caught:
@@ -92,16 +92,17 @@ def test_where_none_is_sound_each_is_named_with_its_reason(tmp_path: Path) -> No
         assert part in str(caught.value)
 
 
-def test_an_empty_folder_and_none_at_all_are_told(tmp_path: Path) -> None:
+def test_an_empty_folder_and_a_missing_one_are_errors(tmp_path: Path) -> None:
     with pytest.raises(RepositoryError, match="no folder named"):
         EngineRepository(tmp_path).choose()
-    for pinned in (None, "a_20250101_000000"):
+    nowhere = EngineRepository(tmp_path / "nowhere")
+    for read in (nowhere.choose, lambda: nowhere.load("a_20250101_000000")):
         with pytest.raises(RepositoryError, match="nowhere: no such folder"):
-            EngineRepository(tmp_path / "nowhere").choose(pinned)
+            read()
 
 
 @pytest.mark.parametrize(
-    "pinned",
+    "name",
     [
         "b_20250101_000000",
         "../engines/a_20250101_000000",
@@ -115,79 +116,82 @@ def test_an_empty_folder_and_none_at_all_are_told(tmp_path: Path) -> None:
         "*",
     ],
 )
-def test_a_pin_names_a_folder_of_the_repository_or_nothing(tmp_path: Path, pinned: str) -> None:
+def test_a_name_is_that_of_a_folder_of_the_repository_or_nothing(tmp_path: Path, name: str) -> None:
     root = tmp_path / "engines"
     inner = make(root, "a_20250101_000000")
     make(inner, "inner_20250101_000000")
     make(tmp_path, "outside_20250101_000000")
     with pytest.raises(RepositoryError):
-        EngineRepository(root).choose(pinned)
+        EngineRepository(root).load(name)
 
 
-def test_an_absolute_pin_to_another_folder_is_refused(tmp_path: Path) -> None:
+def test_an_absolute_path_to_another_folder_is_refused(tmp_path: Path) -> None:
     make(tmp_path / "engines", "a_20250101_000000")
     outside = make(tmp_path, "outside_20250101_000000")
     with pytest.raises(RepositoryError, match="there are"):
-        EngineRepository(tmp_path / "engines").choose(str(outside))
+        EngineRepository(tmp_path / "engines").load(str(outside))
 
 
-def test_an_unknown_pin_says_what_there_is(tmp_path: Path) -> None:
+def test_the_error_for_an_unknown_name_lists_the_versions(tmp_path: Path) -> None:
     make(tmp_path, "a_20250101_000000")
     with pytest.raises(RepositoryError, match=r"'b_20250101_000000'; there are \['a_20250101_000000'\]"):
-        EngineRepository(tmp_path).choose("b_20250101_000000")
+        EngineRepository(tmp_path).load("b_20250101_000000")
 
 
-def test_the_promoted_one_serves_before_the_default_and_behind_the_pin(tmp_path: Path) -> None:
+def test_the_promoted_version_serves_before_the_default(tmp_path: Path) -> None:
     make(tmp_path, "a_20250101_000000")
     make(tmp_path, "a_20250202_000000", default=True)
     make(tmp_path, "a_20260101_000000")
     write_promotion_record(tmp_path, PromotionRecord("a_20250101_000000"))
     repository = EngineRepository(tmp_path)
-    assert repository.choice().rule == "promoted"
+    assert repository.choose_with_reasons().rule == "promoted"
     assert repository.choose().name == "a_20250101_000000"
-    assert repository.choose("a_20260101_000000").name == "a_20260101_000000"
-    assert repository.choose_unpromoted().name == "a_20250202_000000"
+    assert repository.load("a_20260101_000000").name == "a_20260101_000000"
+    assert repository.choose_unpromoted().version.name == "a_20250202_000000"
 
 
-def test_where_the_promoted_one_cannot_serve_the_one_before_it_does(tmp_path: Path) -> None:
+def test_if_the_promoted_version_cannot_serve_the_one_before_it_does(tmp_path: Path) -> None:
     (make(tmp_path, "a_20250101_000000") / "model.onnx").unlink()
     make(tmp_path, "a_20250102_000000")
     make(tmp_path, "a_20260101_000000", default=True)
     write_promotion_record(
         tmp_path, PromotionRecord("a_20250101_000000", ("a_20250102_000000", "gone_20250101_000000"))
     )
-    choice = EngineRepository(tmp_path).choice()
+    choice = EngineRepository(tmp_path).choose_with_reasons()
     assert (choice.version.name, choice.rule) == ("a_20250102_000000", "earlier")
     assert [
-        said for name in ("a_20250101_000000", "gone_20250101_000000") for said in choice.passed_over if name in said
+        reason
+        for name in ("a_20250101_000000", "gone_20250101_000000")
+        for reason in choice.skip_reasons
+        if name in reason
     ]
-    assert len(choice.passed_over) == 2
-    # 2. And where none of them can, the default does.
+    assert len(choice.skip_reasons) == 2
+    # 2. If none of them can serve, the default does.
     (tmp_path / "a_20250102_000000" / "config.json").unlink()
-    assert EngineRepository(tmp_path).choice().rule == "default"
+    assert EngineRepository(tmp_path).choose_with_reasons().rule == "default"
 
 
 @pytest.mark.parametrize("name", ["../outside_20250101_000000", "notes", "", "a_20250101_000000/", "x" * 300, "\x00"])
-def test_a_promoted_name_that_is_no_version_is_passed_over(tmp_path: Path, name: str) -> None:
+def test_a_promoted_name_that_is_no_version_is_skipped(tmp_path: Path, name: str) -> None:
     root = tmp_path / "engines"
     make(root, "a_20250101_000000")
     make(root, "notes")
     make(tmp_path, "outside_20250101_000000")
     write_promotion_record(root, PromotionRecord(name))
-    choice = EngineRepository(root).choice()
-    assert (choice.version.name, choice.rule, len(choice.passed_over)) == ("a_20250101_000000", "newest", 1)
+    choice = EngineRepository(root).choose_with_reasons()
+    assert (choice.version.name, choice.rule, len(choice.skip_reasons)) == ("a_20250101_000000", "newest", 1)
 
 
-def test_without_use_latest_a_version_serves_only_where_someone_said_so(tmp_path: Path) -> None:
+def test_the_rule_states_whether_a_version_was_promoted_or_marked_or_is_only_the_newest(tmp_path: Path) -> None:
     make(tmp_path, "a_20250101_000000")
     repository = EngineRepository(tmp_path)
-    with pytest.raises(RepositoryError, match="none is promoted or marked as the default"):
-        repository.choose(use_latest=False)
+    assert repository.choose_with_reasons().rule == "newest"
     write_promotion_record(tmp_path, PromotionRecord("a_20250101_000000"))
-    assert repository.choose(use_latest=False).name == "a_20250101_000000"
+    choice = repository.choose_with_reasons()
+    assert (choice.version.name, choice.rule) == ("a_20250101_000000", "promoted")
     (tmp_path / "promoted.json").unlink()
     make(tmp_path, "a_20250102_000000", default=True)
-    assert repository.choice(use_latest=False).rule == "default"
+    assert repository.choose_with_reasons().rule == "default"
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b'{"current": 5}', b'{"earlier": "x"}', b"\xff"])
@@ -196,7 +200,7 @@ def test_a_record_that_cannot_be_read_is_named_with_the_way_out(tmp_path: Path, 
     (tmp_path / "promoted.json").write_bytes(text)
     with pytest.raises(RepositoryError, match=r"promoted\.json: .*remove it"):
         EngineRepository(tmp_path).choose()
-    assert EngineRepository(tmp_path).choose("a_20250101_000000").name == "a_20250101_000000"
+    assert EngineRepository(tmp_path).load("a_20250101_000000").name == "a_20250101_000000"
 
 
 def test_a_runtime_may_check_the_graph_itself(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from streamd.repository.schema import VERSION_RECORD
 from streamd.tools.engine.gate.recording import record_verdicts, write_unlisted_file
-from streamd.tools.engine.output.atomic_version import VERSION_RECORD, NewVersion
+from streamd.tools.engine.output.atomic_version import NewVersion
 from tests.support.kill_at_calls import kill_at_each_call
 from tests.support.kill_toolchain import CALLS
 

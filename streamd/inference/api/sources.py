@@ -8,33 +8,11 @@ import msgspec
 from streamd.core.errors import BackendUnavailableError, RepositoryError
 from streamd.core.names import AUTO
 from streamd.regular_files import read_regular
-from streamd.repository.conversion import PLAN_SUFFIX, PlanInfo, RecordedVerdict, hash_graph
+from streamd.repository.conversion import hash_graph
 from streamd.repository.external import find_data_files
-from streamd.repository.plans import (
-    AUTO_ORDER,
-    EXACT_PRECISION,
-    Machine,
-    PlanFile,
-    choose_plan,
-    explain_misfit,
-    make_plan_file,
-)
+from streamd.repository.plans import AUTO_ORDER, Machine, PlanFile, choose_plan, explain_misfit, make_plan_file
+from streamd.repository.schema import EXACT_PRECISION, PLAN_SUFFIX, PLANS_RECORD, PlansRecord, RecordedVerdict
 from streamd.repository.versions import EngineVersion, load_version
-
-PLANS_RECORD = "plans.json"
-
-
-class LoosePlan(PlanInfo, frozen=True):
-    """A plan in a plain folder, and the SHA-256 of the graph that it was built from."""
-
-    source_onnx: str = ""
-
-
-class PlansRecord(msgspec.Struct, frozen=True):
-    """The record that `streamd engine build --plans-only` writes beside its plans."""
-
-    plans: dict[str, LoosePlan] = {}
-    validation: dict[str, RecordedVerdict] = {}
 
 
 @dataclass(frozen=True)
@@ -63,7 +41,7 @@ class EngineSource:
             kept = [place / f"model_{precision}.onnx" for place in (self.plans, self.path) if place and place.is_dir()]
             for path in kept:
                 if path.is_file():
-                    find_data_files(path, others_pass=True)
+                    find_data_files(path, allow_other_formats=True)
                     return path, precision
             raise BackendUnavailableError(
                 f"{self.path}: no graph in {precision}: expected {EXACT_PRECISION}, or model_{precision}.onnx beside "
@@ -98,7 +76,7 @@ def find_source(path: Path, plans: Path | None = None) -> EngineSource:
     """
     source = _find_source(path, plans)
     if source.graph is not None:
-        find_data_files(source.graph, others_pass=True)
+        find_data_files(source.graph, allow_other_formats=True)
     return source
 
 
@@ -140,10 +118,10 @@ def _loose_plan(folder: Path, graph: Path | None, precision: str, machine: Machi
     )
 
 
-def _why_passed_over(plan: PlanFile | None, machine: Machine, asked_for: bool) -> str | None:
+def _why_passed_over(plan: PlanFile | None, machine: Machine, is_requested: bool) -> str | None:
     if plan is None:
         return "not built"
-    if reason := explain_misfit(plan, machine, asked_for=asked_for):
+    if reason := explain_misfit(plan, machine, is_requested=is_requested):
         return reason
     return None if plan.path.is_file() else f"{plan.path.name} is missing"
 

@@ -79,8 +79,8 @@ def select_versions(settings: EngineSection, named: Iterable[str] = (), *, start
     if names:
         chosen = tuple(repository.load(name) for name in names)
     else:
-        choice = repository.choose_at_start() if starting else repository.choice()
-        chosen, passed_over = (choice.version,), choice.missed
+        choice = repository.choose_at_start() if starting else repository.choose_with_reasons()
+        chosen, passed_over = (choice.version,), choice.skipped
     _check_ensemble(chosen)
     with ExitStack() as holds:
         for version in chosen:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from streamd.core.contract import CALENDAR_FEATURES
 from streamd.repository.conversion import hash_file
+from streamd.repository.schema import VERSION_RECORD
 from streamd.tools.engine.output.atomic_version import write_json
 from streamd.tools.networks.contract import INPUT_NAMES, OUTPUT_NAME, NetworkContract
 
@@ -104,7 +105,7 @@ class VersionWriter:
 
         Written again, it keeps the versions and, without `worst`, the largest relative error.
         """
-        path = self.folder / "conversion_info.json"
+        path = self.folder / VERSION_RECORD
         before = json.loads(path.read_text()) if path.exists() else {}
         error = before.get("largest_relative_error") if worst is None else worst
         info = {

@@ -347,7 +347,7 @@ def test_texts_that_do_not(text: str) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("version", sorted(path.name for path in ENGINES.iterdir() if path.is_dir()))
 def test_a_gpu_forecasts_as_the_cpu_does(version: str) -> None:
-    engine = EngineRepository(ENGINES).choose(version)
+    engine = EngineRepository(ENGINES).load(version)
     counts = (1, 3, 8, 32)
     try:
         backend = OnnxRuntimeCudaBackend(engine.onnx, engine.contract, counts)

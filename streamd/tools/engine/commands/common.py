@@ -115,11 +115,11 @@ def print_promotion(args: argparse.Namespace, record: "PromotionRecord", done: s
     """Print the effect of a promotion or a rollback and the version that serves now; return the exit status."""
     import msgspec
 
-    choice = open_repository(args).choice()
+    choice = open_repository(args).choose_with_reasons()
     passed_over = record.history[-1].passed_over if record.history else ()
     lines = [f"{done}; {choice.version.name} serves from the daemon's next start or reload ({choice.rule})"]
     lines += [f"passed over, since it cannot serve: {name}" for name in passed_over]
-    lines += [f"passed over: {reason}" for reason in choice.passed_over]
+    lines += [f"passed over: {reason}" for reason in choice.skip_reasons]
     answer = {**msgspec.to_builtins(record), "previous": record.previous, "serves": choice.version.name}
     print_answer(args, answer, "\n".join(lines))
     return 0

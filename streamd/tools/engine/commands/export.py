@@ -80,6 +80,7 @@ def write_version(
     try:
         import torch
 
+        from streamd.repository.schema import VERSION_RECORD
         from streamd.tools.networks.contract import INPUT_NAMES
         from streamd.tools.training.export import VersionWriter
     except ImportError as exc:
@@ -93,7 +94,7 @@ def write_version(
     for name in ("MODEL_CARD.md", "server_mapping.json"):
         if (network.folder / name).is_file():
             (folder / name).write_bytes((network.folder / name).read_bytes())
-    info: dict[str, Any] = json.loads((folder / "conversion_info.json").read_text())
+    info: dict[str, Any] = json.loads((folder / VERSION_RECORD).read_text())
     return info
 
 

@@ -11,8 +11,9 @@ from typing import Any
 
 from streamd.repository.conversion import hash_file
 from streamd.repository.files import lock_repository, replace_file
+from streamd.repository.schema import VERSION_RECORD
 from streamd.tools.engine.gate.targets import read_gate_record
-from streamd.tools.engine.output.atomic_version import CONVERSION_LOG, VERSION_RECORD, write_json
+from streamd.tools.engine.output.atomic_version import CONVERSION_LOG, write_json
 
 
 def record_verdicts(record: Path, verdicts: dict[str, dict[str, Any]], lines: list[str]) -> None:

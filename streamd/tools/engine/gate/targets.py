@@ -11,13 +11,12 @@ import msgspec
 
 from streamd.core.contract import ModelContract
 from streamd.core.errors import ConfigError, RepositoryError
-from streamd.inference.api.sources import PLANS_RECORD
 from streamd.regular_files import read_regular
 from streamd.repository.external import find_data_files
 from streamd.repository.plans import Machine, PlanFile, explain_damage, explain_misfit, explain_missing_file
+from streamd.repository.schema import PLANS_RECORD, VERSION_RECORD
 from streamd.tools.engine.graph.onnx_graph import OnnxModel, Signature
 from streamd.tools.engine.graph.source import GraphSource, read_source
-from streamd.tools.engine.output.atomic_version import VERSION_RECORD
 
 NO_MACHINE = "no GPU with a TensorRT to run it here"
 

@@ -19,12 +19,10 @@ import numpy as np
 from streamd.core.errors import ConfigError, RepositoryError
 from streamd.repository.conversion import hash_file
 from streamd.repository.files import BUILDING_PREFIX, VersionHold, replace_file, set_aside, sync_file, sync_folder
+from streamd.repository.schema import VERSION_RECORD
 
 _NAME = re.compile(r"(?!.*torch)[A-Za-z0-9][A-Za-z0-9_.-]*", re.IGNORECASE)
 _STAMPED = re.compile(r"(_tensorrt)?_\d{8}_\d{6}$")
-
-VERSION_RECORD = "conversion_info.json"
-"""The record of a version: how it was made, the hash of each file, and the verdicts of the accuracy gate."""
 
 CONVERSION_LOG = "conversion_log.txt"
 """The log of how a version, or a folder of plans, was made."""

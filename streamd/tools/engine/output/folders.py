@@ -14,17 +14,16 @@ from typing import Any, Self
 
 import msgspec
 
-from streamd.inference.api.sources import PLANS_RECORD
 from streamd.repository.conversion import hash_graph
 from streamd.repository.external import find_data_files
 from streamd.repository.files import copy_file, replace_file
+from streamd.repository.schema import PLANS_RECORD, VERSION_RECORD, FolderPlanInfo, GraphInfo, check_entry
 from streamd.tools.engine.flags import DEFAULT_BUCKETS
 from streamd.tools.engine.graph.external_weights import copy_weights_beside
 from streamd.tools.engine.graph.onnx_graph import serialize_graph
 from streamd.tools.engine.graph.source import GraphSource
 from streamd.tools.engine.output.atomic_version import (
     CONVERSION_LOG,
-    VERSION_RECORD,
     NewVersion,
     make_writable_folder,
     write_json,
@@ -239,7 +238,7 @@ def make_plan_entry(
 ) -> dict[str, Any]:
     """Return the record's entry for a plan: which machine it fits, how it was made, and what stayed in float32."""
     profiles = [[sizes.minimum, sizes.optimum, sizes.maximum] for sizes in settings.profiles]
-    return {
+    entry = {
         "file": path.name,
         "precision": made.precision,
         **about,
@@ -261,11 +260,12 @@ def make_plan_entry(
         "bytes": path.stat().st_size,
         "seconds": round(made.plan.seconds, 1),
     }
+    return check_entry(entry, FolderPlanInfo)
 
 
 def make_graph_entry(made: MadeGraph, about: dict[str, Any], path: Path, source_sha256: str) -> dict[str, Any]:
     """Return the record's entry for a graph for ONNX Runtime: how it was made, and what stayed in float32."""
-    return {
+    entry = {
         "file": path.name,
         "precision": made.precision,
         **about,
@@ -276,6 +276,7 @@ def make_graph_entry(made: MadeGraph, about: dict[str, Any], path: Path, source_
         "bytes": path.stat().st_size,
         "seconds": round(made.seconds, 1),
     }
+    return check_entry(entry, GraphInfo)
 
 
 def _read_record(record: Path) -> dict[str, dict[str, Any]]:

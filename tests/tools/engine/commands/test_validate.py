@@ -64,7 +64,7 @@ def test_graphs_are_built_validated_recorded_and_served(
     assert info["plans"] == {}
     assert set(info["sha256"]) == {each.name for each in built.iterdir()} - {"conversion_info.json"}
     assert "/scaler/Div" in info["graphs"]["fp16"]["kept_fp32"]
-    with pytest.raises(RepositoryError, match="never judged"):
+    with pytest.raises(RepositoryError, match="never validated"):
         choose_graph(built, "fp16")
     status, result = validate(built, fleet, capsys, "--precision", "fp32,fp16")
     assert status == 0

@@ -12,9 +12,9 @@ import pytest
 from streamd.core.errors import RepositoryError
 from streamd.repository.conversion import read_verdicts
 from streamd.repository.files import BUILDING_PREFIX, lock_repository
+from streamd.repository.schema import VERSION_RECORD
 from streamd.repository.versions import load_version
 from streamd.tools.engine.gate.recording import record_verdicts, write_unlisted_file
-from streamd.tools.engine.output.atomic_version import VERSION_RECORD
 from tests.support.kill_writes import CHANGES, NAME, VERDICT
 from tests.support.made_versions import digest, make, pin, tell
 
@@ -71,7 +71,7 @@ def test_measurements_have_no_hash_in_the_record(engines: Path) -> None:
 
 
 def test_only_one_writer_changes_a_version_at_a_time(engines: Path) -> None:
-    with lock_repository(engines), pytest.raises(RepositoryError, match="under way"):
+    with lock_repository(engines), pytest.raises(RepositoryError, match="in progress"):
         record_verdicts(engines / NAME / VERSION_RECORD, VERDICT, [])
 
 
