@@ -1,1 +1,4 @@
-"""Lanes: what runs a micro-batch. Only the composition root names a concrete one."""
+"""Runs networks: lanes for the daemon, runners for the library, one package for each backend.
+
+Only the composition root and `api/backends.py` name a concrete backend.
+"""

@@ -1,4 +1,4 @@
-"""A file that a lane loads is the one that was checked: its SHA-256 is compared each time it is read.
+"""Reads the files of a lane and compares their SHA-256 each time with the one noted when the version was checked.
 
 A lane may be rebuilt long after its version was checked, and the file may have been replaced by then.
 """
@@ -24,7 +24,7 @@ class CheckedFiles:
     data: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def read_graph(self, name: str) -> bytes:
-        """Read a graph whole; raises `BackendUnavailableError` where it is not the one that was checked."""
+        """Read a whole graph; raises `BackendUnavailableError` unless it is the one that was checked."""
         return self._read(name)
 
     def read_data(self, graph: str) -> dict[str, bytes]:
@@ -33,12 +33,12 @@ class CheckedFiles:
 
     def _read(self, name: str) -> bytes:
         if name not in self.sha256:
-            raise BackendUnavailableError(f"{self.folder / name}: was not there when the version was checked")
+            raise BackendUnavailableError(f"{self.folder / name}: did not exist when the version was checked")
         return read_checked(self.folder / name, self.sha256[name])
 
 
 def read_checked(path: Path, sha256: str) -> bytes:
-    """Read a file whole; raises `BackendUnavailableError` unless its SHA-256 is this one (empty: any may be)."""
+    """Read a whole file; raises `BackendUnavailableError` unless it has this SHA-256 (not compared if empty)."""
     try:
         content = read_with_timeout(path)
     except OSError as exc:

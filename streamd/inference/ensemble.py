@@ -1,4 +1,4 @@
-"""Several versions as one: each lane runs its members' lanes on the same windows and averages quantile by quantile.
+"""Runs several versions as one: a lane runs its members' lanes on the same windows and averages each quantile.
 
 Averaging quantiles of one level keeps their order: Ratcliff, "Group reaction time distributions and an analysis of
 distribution statistics" (1979), after Vincent (1912).
@@ -14,18 +14,18 @@ from streamd.inference.lane import Backend, Lane
 
 
 class EnsembleBackend:
-    """Makes lanes of one lane of each member; the members share their contract."""
+    """A backend whose lanes consist of one lane of each member; the members share their contract."""
 
     def __init__(self, members: Sequence[Backend]) -> None:
         if not members:
             raise BackendUnavailableError("an ensemble needs at least one member")
         self.members = tuple(members)
-        self.name = _joined([member.name for member in members])
-        self.precision = _joined([member.precision for member in members])
+        self.name = _join_names([member.name for member in members])
+        self.precision = _join_names([member.precision for member in members])
         self.default_lanes = min(member.default_lanes for member in members)
 
     def make_lane(self, index: int) -> "EnsembleLane":
-        """Make a lane of every member, or none; raises what a member raises."""
+        """Make a lane of every member; if a member raises, close the lanes made before and raise that."""
         lanes: list[Lane] = []
         with ExitStack() as made:
             for member in self.members:
@@ -37,12 +37,12 @@ class EnsembleBackend:
         return ensemble
 
     def describe(self) -> dict[str, Any]:
-        """Each member's own description."""
+        """Return the description of each member."""
         return {"members": [member.describe() for member in self.members]}
 
 
 class EnsembleLane:
-    """Runs its members one after another; its inputs are the first one's."""
+    """A lane that runs its members one after another; its inputs are those of the first member."""
 
     def __init__(self, members: Sequence[Lane]) -> None:
         first = members[0]
@@ -57,9 +57,9 @@ class EnsembleLane:
         self._members = tuple(members)
 
     def run(self, count: int) -> Float32:
-        """Run the first `count` windows on every member; returns their mean, `(count, horizon, targets, quantiles)`.
+        """Run the first `count` windows on every member; return the mean, `(count, horizon, targets, quantiles)`.
 
-        Raises what a member raises. A window that one member cannot forecast (NaN) is none's.
+        Raises what a member raises. If one member gives NaN for a window, so does the ensemble.
         """
         total: Float32 | None = None
         given = self.inputs.view_first(count)
@@ -74,21 +74,21 @@ class EnsembleLane:
         return mean
 
     def check(self) -> None:
-        """Raise `LaneLostError` where a member's device is known not to answer."""
+        """Raise `LaneLostError` if a member's device is known not to answer."""
         for member in self._members:
             member.check()
 
     def describe(self) -> dict[str, Any]:
-        """Each member's own description."""
+        """Return the description of each member."""
         return {"members": [member.describe() for member in self._members]}
 
     def close(self) -> None:
-        """Close every member, whatever another one raises."""
+        """Close every member, even if another one raises."""
         with ExitStack() as closing:
             for member in self._members:
                 closing.callback(member.close)
 
 
-def _joined(names: Sequence[str]) -> str:
-    """The names, each once: that of all where they are alike."""
+def _join_names(names: Sequence[str]) -> str:
+    """Join the names, each once."""
     return "+".join(dict.fromkeys(names))

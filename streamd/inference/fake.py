@@ -1,6 +1,6 @@
-"""A fake device for the tests here and for users' tests: its lanes follow a script.
+"""A fake device for these tests and for users' tests: its lanes follow a script.
 
-A forecast can be told apart by window: see `make_fake_forecast`.
+Each window has another forecast, see `make_fake_forecast`. Needs no runtime and no device.
 """
 
 import random
@@ -23,9 +23,9 @@ from streamd.inference.lane import Inputs
 class FakeScript:
     """The script of fake devices; it may be changed while they run.
 
-    `latency_seconds(windows)` is of the windows that run: where lanes pad, of the whole bucket. `jitter_seconds` at
-    most are added, drawn from `seed` for each lane by itself. Both are waited for on the lane's gate, so that
-    letting it go ends them at once.
+    `latency_seconds(windows)` depends on the windows that run: if lanes pad, on the whole bucket. Up to
+    `jitter_seconds` are added, drawn from `seed` for each lane separately. Both are waited for at the lane's gate, so
+    that releasing the lane ends them at once.
     """
 
     latency_seconds: Callable[[int], float] = lambda windows: 0.0
@@ -38,17 +38,17 @@ class FakeScript:
     errors: deque[Exception] = field(default_factory=deque)
     """Raised by the next runs, one each."""
     make_errors: deque[Exception | None] = field(default_factory=deque)
-    """Raised by the next `make_lane` calls, one each; none lets one pass."""
+    """Raised by the next `make_lane` calls, one each; `None` lets a call succeed."""
     lost: bool = False
-    """Every run from now on loses its lane, and only its lane; for a whole device see `FakeBackend.lose_device`."""
+    """Each run from now on loses its own lane only; for a whole device see `FakeBackend.lose_device`."""
     hold: bool = False
     """Every run waits until its lane is released, in any order; for one lane see `FakeLane.is_hanging`."""
     gates: dict[str, threading.Event] = field(default_factory=dict)
-    """The gate of the newest lane of each name: setting it lets one run go. The backend's `lanes` have former ones."""
+    """The gate of the newest lane of each name; setting it releases one run. `FakeBackend.lanes` has all lanes."""
     runs: list[tuple[str, int]] = field(default_factory=list)
     """(lane, windows) of every run, in the order in which they began."""
     on_run: Callable[[str, dict[str, Any]], None] = lambda lane, inputs: None
-    """Sees copies of every run's inputs, in the lane's thread."""
+    """Called with copies of the inputs of every run, in the lane's thread."""
 
 
 class FakeBackend:
@@ -77,7 +77,7 @@ class FakeBackend:
         self._lost_devices: set[str] = set()
 
     def make_lane(self, index: int) -> "FakeLane":
-        """Make a lane; raises what the script says, and `BackendUnavailableError` where its device is gone."""
+        """Make a lane; raises the scripted error, and `BackendUnavailableError` if its device is lost."""
         device = self.devices[index % len(self.devices)]
         error = self.script.make_errors.popleft() if self.script.make_errors else None
         if error is not None:
@@ -92,30 +92,30 @@ class FakeBackend:
     def lose_device(self, device: str = "fake:0") -> None:
         """Give a device a sticky error: its lanes are lost permanently, and no lane can be made on it.
 
-        A lane that is held stays held: let it go, and it says so.
+        A lane that is held stays held, and raises once it is released.
         """
         self._lost_devices.add(device)
         for lane in self.lanes:
             lane.is_lost |= lane.device == device
 
     def restore_device(self, device: str = "fake:0") -> None:
-        """Let new lanes run on a device again; those it had stay lost."""
+        """Let new lanes run on a device again; its earlier lanes stay lost."""
         self._lost_devices.discard(device)
 
     def release_all(self) -> None:
-        """End whatever lanes are held in, now and from now on."""
+        """Release all lanes that are held, and hold none from now on."""
         self.script.hold = False
         for lane in self.lanes:
             lane.is_hanging = False
             lane.gate.set()
 
     def describe(self) -> dict[str, Any]:
-        """That it is a fake, and its devices."""
+        """Return that it is a fake, and its devices."""
         return {"fake": True, "devices": list(self.devices)}
 
 
 class FakeLane:
-    """Runs by its backend's script."""
+    """A lane that follows the script of its backend."""
 
     def __init__(self, name: str, device: str, backend: FakeBackend) -> None:
         self.name = name
@@ -124,9 +124,9 @@ class FakeLane:
         self.pads = backend.pads
         self.inputs = Inputs.allocate(backend.contract, backend.buckets[-1])
         self.gate = threading.Event()
-        """Set it to let one held run go."""
+        """Set it to release one held run."""
         self.is_hanging = False
-        """It gives no answer until it is let go, whatever the script says of others."""
+        """Whether it gives no answer until it is released, whatever the script states for other lanes."""
         self.is_lost = False
         self.closings = 0
         self._contract = backend.contract
@@ -134,7 +134,7 @@ class FakeLane:
         self._random = random.Random(f"{backend.script.seed}:{name}")
 
     def run(self, count: int) -> Float32:
-        """Forecast `make_fake_forecast` each window, unless the script says otherwise."""
+        """Return `make_fake_forecast` of each window, unless the script states otherwise."""
         script = self._script
         script.runs.append((self.name, count))
         inputs = {name: buffer.copy() for name, buffer in self.inputs.view_first(count).items()}
@@ -157,19 +157,19 @@ class FakeLane:
     def count_run_windows(self, count: int) -> int:
         """Return the number of windows that a batch of `count` runs: if lanes pad, the next larger bucket.
 
-        Raises `BatchFailedError` where no bucket holds it.
+        Raises `BatchFailedError` if no bucket is large enough.
         """
         if not 1 <= count <= self.buckets[-1]:
             raise BatchFailedError(f"lane {self.name}: a batch of {count}, expected 1 to {self.buckets[-1]}")
         return self.buckets[bisect_left(self.buckets, count)] if self.pads else count
 
     def check(self) -> None:
-        """Raise `LaneLostError` where the device was lost since the lane was made."""
+        """Raise `LaneLostError` if the device was lost since the lane was made."""
         if self.is_lost:
             raise LaneLostError(f"lane {self.name}: device {self.device} is gone", device_gone=True)
 
     def describe(self) -> dict[str, Any]:
-        """Whether it pads."""
+        """Return whether it pads."""
         return {"pads": self.pads}
 
     @property
@@ -195,14 +195,14 @@ class FakeLane:
 def make_fake_forecast(contract: ModelContract, window: Float32) -> Float32:
     """Return the fake's forecast of one window, `(horizon, targets, quantiles)`.
 
-    The median is the target's last value that is there (0 where none is), plus 0.001 a step of the horizon;
-    quantile q lies q - 0.5 away from it.
+    The median is the last value of the target that is not missing (0 if all are), plus 0.001 for each step of the
+    horizon; quantile q is q - 0.5 away from it.
     """
     columns = [contract.feature_index[target] for target in contract.targets]
     last = np.zeros(len(columns), np.float32)
     for place, column in enumerate(columns):
-        there = window[:, column][~np.isnan(window[:, column])]
-        last[place] = there[-1] if len(there) else 0.0
+        known = window[:, column][~np.isnan(window[:, column])]
+        last[place] = known[-1] if len(known) else 0.0
     steps = 0.001 * np.arange(1, contract.horizon + 1, dtype=np.float32)
     spread = np.asarray(contract.quantiles, np.float32) - 0.5
     forecast: Float32 = last[None, :, None] + steps[:, None, None] + spread[None, None, :]

@@ -15,7 +15,7 @@ from streamd.core.arrays import Float32
 from streamd.core.contract import ModelContract
 
 LANES_PER_DEVICE = 4
-"""How many lanes a GPU gets where the configuration does not say."""
+"""The default number of lanes on a GPU."""
 
 Int32 = npt.NDArray[np.int32]
 
@@ -24,7 +24,7 @@ Int32 = npt.NDArray[np.int32]
 class Inputs:
     """The model's inputs for up to `max_batch` windows; shapes as in `ModelContract`.
 
-    Pinned host memory where the device has any. Whoever gathers writes the first rows of each.
+    In pinned host memory if the device has any. The gathering code writes the first rows of each.
     """
 
     encoder_cont: Float32
@@ -44,7 +44,7 @@ class Inputs:
         )
 
     def view_first(self, count: int) -> dict[str, npt.NDArray[Any]]:
-        """Return the first `count` windows by input name."""
+        """Return views of the first `count` windows by input name."""
         return {
             "encoder_cont": self.encoder_cont[:count],
             "encoder_cat": self.encoder_cat[:count],
@@ -56,8 +56,8 @@ class Inputs:
 class Lane(Protocol):
     """Runs one micro-batch at a time.
 
-    `buckets` are the batch sizes it is built for, rising; `pads` is true where a batch runs as the next larger
-    bucket, false where any size up to the largest runs as it is.
+    `buckets` are the batch sizes that it is built for, in rising order. If `pads` is true, a batch runs as the next
+    larger bucket; otherwise any size up to the largest runs as it is.
     """
 
     name: str
@@ -70,39 +70,39 @@ class Lane(Protocol):
         """Run the first `count` windows of `inputs`; blocks, in the lane's thread, with the GIL released.
 
         Returns `(count, horizon, targets, quantiles) float32`, valid until the next call. Raises
-        `BatchFailedError` where this batch is to blame, `LaneLostError` where the lane is unusable.
+        `BatchFailedError` if this batch is the cause, `LaneLostError` if the lane is unusable.
         """
         ...
 
     def check(self) -> None:
-        """Raise `LaneLostError` where the device is known not to answer; never blocks, for a lane that is idle."""
+        """Raise `LaneLostError` if the device is known not to answer; never blocks. For a lane that is idle."""
         ...
 
     def describe(self) -> dict[str, Any]:
-        """Return what `/v1/status` shows of it beside its name and device."""
+        """Return the details that `/v1/status` shows beside the lane's name and device."""
         ...
 
     def close(self) -> None:
-        """Release what the lane holds; twice is harmless. What lanes share goes with the last of them."""
+        """Release the resources of the lane; a second call does nothing. The last lane releases what they share."""
         ...
 
 
 class Backend(Protocol):
     """A way to run an engine version; makes lanes.
 
-    It holds nothing of the device itself: what lanes share (an engine's weights) is loaded for the first lane
-    and released with the last.
+    It holds no resources of the device itself: what lanes share (the weights of an engine) is loaded for the first
+    lane and released with the last.
     """
 
     name: str
     precision: str
     default_lanes: int
-    """How many lanes to open where the configuration does not say."""
+    """The number of lanes to open if the configuration does not state one."""
 
     def make_lane(self, index: int) -> Lane:
         """Make the lane of this index; raises `BackendUnavailableError` with the reason."""
         ...
 
     def describe(self) -> dict[str, Any]:
-        """Return what `/v1/status` shows of it."""
+        """Return the details that `/v1/status` shows."""
         ...

@@ -1,13 +1,16 @@
-"""Foreign objects that must not be destroyed, because destroying them would end the process."""
+"""Keeps objects of foreign libraries alive if destroying them would end the process.
+
+A last resort: each caller says why it needs it.
+"""
 
 import ctypes
 from typing import Any
 
 
 def leak_deliberately(*kept: Any) -> None:
-    """Let objects live as long as the process: not even the interpreter's own end drops them.
+    """Let objects live as long as the process; not even the interpreter destroys them when it ends.
 
-    What they hold (memory of a device, mostly) is lost to the process.
+    Their resources, mostly memory of a device, are lost to the process.
     """
     for each in kept:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(each))

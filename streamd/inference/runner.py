@@ -1,4 +1,7 @@
-"""The interface of a runner: any network on one stream or session, tensors by name, nothing of forecasts."""
+"""The interface of a runner: any network on one stream or session, with tensors by name.
+
+Knows nothing of forecasts.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +19,7 @@ Arrays = dict[str, Array]
 class TensorSpec:
     """An input or output by name; `shape` is that of one row, without the batch axis; an open axis is `None`.
 
-    `ranked` is false for an output of which the graph does not even give the number of axes; its `shape` is empty.
+    `ranked` is false for an output whose number of axes the graph does not state; its `shape` is empty.
     """
 
     name: str
@@ -31,20 +34,20 @@ class TensorSpec:
 
     @property
     def description(self) -> str:
-        """As `(batch, 3, ?) float32`."""
+        """The shape and type, as `(batch, 3, ?) float32`."""
         if not self.ranked:
             return f"(batch, ...) {self.dtype}"
         axes = ["batch", *("?" if size is None else str(size) for size in self.shape)]
         return f"({', '.join(axes)}{',' if len(axes) == 1 else ''}) {self.dtype}"
 
     def make_batch_shape(self, count: int) -> tuple[int, ...]:
-        """The shape of so many rows; no axis may be open."""
+        """Return the shape of this many rows; no axis may be open."""
         sizes = tuple(size for size in self.shape if size is not None)
         assert len(sizes) == len(self.shape), f"{self.name!r} is {self.description}"
         return (count, *sizes)
 
     def count_bytes(self, count: int) -> int:
-        """The bytes of so many rows; no axis may be open."""
+        """Return the size in bytes of this many rows; no axis may be open."""
         return prod(self.make_batch_shape(count)) * self.dtype.itemsize
 
 
@@ -61,10 +64,10 @@ class Runner(Protocol):
     def run(self, feeds: Mapping[str, Array]) -> Arrays:
         """Run 1 to `buckets[-1]` rows of each input; blocks with the GIL released. The results are the caller's own.
 
-        Raises `BatchFailedError` where this batch is to blame, `LaneLostError` where the runner is unusable.
+        Raises `BatchFailedError` if this batch is the cause, `LaneLostError` if the runner is unusable.
         """
         ...
 
     def close(self) -> None:
-        """Release what it holds; twice is harmless."""
+        """Release its resources; a second call does nothing."""
         ...

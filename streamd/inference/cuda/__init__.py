@@ -1,6 +1,6 @@
-"""CUDA through cuda-python: a checked funnel, devices, and owners of what they lend.
+"""CUDA through cuda-python: checked calls, devices, and owners of memory, streams, events and graphs.
 
-Nothing here knows what the memory is for.
+Knows nothing of networks or lanes.
 """
 
 from streamd.inference.cuda.devices import (

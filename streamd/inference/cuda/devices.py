@@ -1,4 +1,7 @@
-"""CUDA devices: which there are, what is held on each, and whether a broken one comes back."""
+"""Lists CUDA devices, counts the resources that are held on each, and resets a broken one.
+
+Knows nothing of networks or lanes.
+"""
 
 import threading
 from collections import Counter
@@ -16,7 +19,7 @@ def count_devices() -> int:
     """Return the number of CUDA devices: 0 if cuda-python or a usable driver is missing."""
     try:
         number, count = attempt("cudaGetDeviceCount")
-    except (ImportError, RuntimeError):  # cuda-python raises RuntimeError where it finds no driver's library
+    except (ImportError, RuntimeError):  # cuda-python raises RuntimeError if it finds no library of the driver
         return 0
     return 0 if number else int(count)
 
@@ -38,29 +41,29 @@ def check_devices(devices: Iterable[int]) -> None:
     if not count:
         raise BackendUnavailableError(f"there is no CUDA device: {explain_no_device()}")
     if missing := [device for device in devices if not 0 <= device < count]:
-        raise BackendUnavailableError(f"devices {missing} are not there, expected 0 to {count - 1}")
+        raise BackendUnavailableError(f"devices {missing} do not exist, expected 0 to {count - 1}")
 
 
 def use_device(device: int) -> None:
-    """Let this thread's calls go to a device (by index)."""
+    """Make the calls of this thread use a device (by index)."""
     here.device = device
     call("cudaSetDevice", device)
 
 
 def get_device_name(device: int) -> str:
-    """The device's name, as `NVIDIA H200`."""
+    """Return the name of a device, as `NVIDIA H200`."""
     name = call("cudaGetDeviceProperties", device).name
     return name.decode().rstrip("\0") if isinstance(name, bytes) else str(name)
 
 
 def get_compute_capability(device: int) -> str:
-    """The device's compute capability, as `9.0`."""
+    """Return the compute capability of a device, as `9.0`."""
     properties = call("cudaGetDeviceProperties", device)
     return f"{properties.major}.{properties.minor}"
 
 
 def get_memory_bytes(device: int) -> tuple[int, int]:
-    """Bytes of the device's memory: free, and in all."""
+    """Return the free and the total memory of a device, in bytes."""
     use_device(device)
     free, total = call("cudaMemGetInfo")
     return int(free), int(total)
@@ -76,40 +79,44 @@ def count_live() -> dict[str, int]:
 
 
 def note_held(device: int, kind: str) -> None:
-    """Count something that is held on a device by other than an owner of this module (a TensorRT context)."""
+    """Count one resource that is held on a device; owners count themselves, callers count TensorRT contexts."""
     with _lock:
         _live[device, kind] += 1
 
 
 def note_released(device: int, kind: str) -> None:
-    """Take back one `note_held`."""
+    """Take back one `note_held`, when the resource is released."""
     with _lock:
         _live[device, kind] -= 1
 
 
 def is_broken(device: int) -> bool:
-    """Whether a sticky error broke the device for this process, and it did not come back."""
+    """Whether a sticky error broke the device for this process, and no reset repaired it."""
     with _lock:
         return device in broken
 
 
 def is_unrecoverable(device: int) -> bool:
-    """Whether a reset of the broken device was tried, and did not bring it back."""
+    """Whether the broken device was reset and is still broken."""
     with _lock:
         return device in _beyond_repair
 
 
 def make_unusable_error(device: int, why: str) -> BackendUnavailableError:
-    """The error to raise where a lane cannot be made on a device: whether it may ever be, in this process, it says."""
+    """Return the error for a lane that cannot be made on a device.
+
+    It is a `DeviceLostError` if no lane can be made on the device in this process any more.
+    """
     return (DeviceLostError if is_unrecoverable(device) else BackendUnavailableError)(why)
 
 
 def revive(device: int) -> None:
-    """Make this thread use a device, and bring it back first where a sticky error broke it.
+    """Make this thread use a device, and reset the device first if a sticky error broke it.
 
-    A broken context is left behind by resetting the device, which is only sound once nothing on it is held any
-    more; until then, and where the reset does not help, raises `CudaError`. On an H200 (driver 580.159) it did not
-    help after an illegal access: only another process can use the device then.
+    1. A device that is not broken is only selected.
+    2. While resources on a broken device are held, a reset is not sound: raises `CudaError`.
+    3. Otherwise the device is reset; raises `CudaError` if it is still broken. On an H200 (driver 580.159) a reset did
+       not help after an illegal access: only another process could use the device then.
     """
     here.device = device
     with _lock:
@@ -121,7 +128,7 @@ def revive(device: int) -> None:
     if held:
         raise CudaError("reset", 709, "cudaErrorContextIsDestroyed", f"lanes still hold parts of it: {held}", device)
     for name, arguments in (("cudaSetDevice", (device,)), ("cudaDeviceReset", ()), ("cudaGetLastError", ())):
-        attempt(name, *arguments)  # they may well say once more what broke the device
+        attempt(name, *arguments)  # they may report the error again that broke the device
     try:
         use_device(device)
         call("cudaFree", 0)

@@ -1,4 +1,7 @@
-"""Owners of what a device lends: pinned memory, device memory, streams, events, graphs; and copies between them."""
+"""Owners of a device's resources: pinned memory, device memory, streams, events and graphs; and copies.
+
+An owner releases its resource once. Knows nothing of networks or lanes.
+"""
 
 import ctypes
 import warnings
@@ -16,7 +19,7 @@ _CAPTURE_THREAD_LOCAL = "cudaStreamCaptureModeThreadLocal"
 
 
 class _Owner:
-    """Holds one resource of a device: `close` releases it, twice is harmless, and a forgotten close warns."""
+    """The owner of one resource: `close` releases it, a second call does nothing, and a forgotten one warns."""
 
     kind: ClassVar[str]
     _open = False
@@ -27,7 +30,7 @@ class _Owner:
         note_held(self.device, self.kind)
 
     def close(self) -> None:
-        """Release it. A device that is broken has lost it already."""
+        """Release the resource; a broken device has lost it already."""
         if not self._open:
             return
         self._open = False
@@ -53,9 +56,9 @@ class _Owner:
 
 
 class HostBuffer(_Owner):
-    """Pinned host memory, which the device copies to and from without a detour.
+    """Pinned host memory, which the device can copy to and from directly.
 
-    Its views are dead once it is closed.
+    Its views are invalid once it is closed.
     """
 
     kind = "host_buffers"
@@ -94,7 +97,7 @@ class DeviceBuffer(_Owner):
 
 
 class Stream(_Owner):
-    """A non-blocking stream; `priority` as CUDA counts: lower goes first, 0 is the least."""
+    """A non-blocking stream; a lower `priority` runs first, and 0 is the lowest rank, as CUDA counts."""
 
     kind = "streams"
 
@@ -116,9 +119,9 @@ class Stream(_Owner):
         return number == 0
 
     def capture(self, enqueue: Callable[[], None]) -> "CudaGraph":
-        """Return a graph of what `enqueue` puts on this stream; nothing of it runs.
+        """Return a graph of the work that `enqueue` puts on this stream; none of it runs.
 
-        However it fails, the capture is ended, so that the stream can be used as before.
+        If it fails, the capture is ended, so that the stream can be used as before.
         """
         mode = getattr(module().cudaStreamCaptureMode, _CAPTURE_THREAD_LOCAL)
         call("cudaStreamBeginCapture", self.handle, mode)
@@ -137,7 +140,7 @@ class Stream(_Owner):
 
 
 class Event(_Owner):
-    """A mark on a stream. `blocking`: who waits sleeps, and does not spin; `timing`: it can tell times."""
+    """A mark on a stream. With `blocking` a waiting thread sleeps instead of spinning; `timing` allows `elapsed_ms`."""
 
     kind = "events"
 
@@ -152,18 +155,18 @@ class Event(_Owner):
         call("cudaEventRecord", self.handle, stream.handle)
 
     def synchronize(self) -> None:
-        """Wait until the stream has come to the mark, with the GIL released."""
+        """Wait until the stream has reached the mark, with the GIL released."""
         call("cudaEventSynchronize", self.handle)
 
     def is_done(self) -> bool:
-        """Whether the stream has come to the mark; never blocks."""
+        """Whether the stream has reached the mark; never blocks."""
         number, _ = attempt("cudaEventQuery", self.handle)
         if number not in (0, NOT_READY):
             raise make_cuda_error("cudaEventQuery", number)
         return number == 0
 
     def elapsed_ms(self, since: "Event") -> float:
-        """Milliseconds on the device from the mark `since` to this one; both with `timing`."""
+        """Return the milliseconds on the device from the mark `since` to this one; both need `timing`."""
         return float(call("cudaEventElapsedTime", since.handle, self.handle))
 
     def _release(self) -> None:
@@ -171,7 +174,7 @@ class Event(_Owner):
 
 
 class CudaGraph(_Owner):
-    """A captured graph, ready to be launched as often as one likes; takes the captured `graph` over."""
+    """A captured graph that can be launched any number of times; it takes over the captured `graph`."""
 
     kind = "graphs"
 

@@ -1,4 +1,4 @@
-"""The one checked way to the CUDA runtime: no status goes unseen, and each error is reported once.
+"""Calls the CUDA runtime and checks the status of each call; each error is reported once.
 
 Knows this thread's device and which devices are broken. cuda-python is imported with the first call.
 """
@@ -12,16 +12,15 @@ from streamd.core.errors import StreamdError
 NOT_READY = 600
 
 STICKY = frozenset({214, 220, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 721, 999})
-"""Errors after which a device's context answers nothing but the same error: uncorrectable memory, illegal
-address, launch timeout, destroyed context, assertion, faults of a kernel, unknown."""
-
+"""Errors after which each call on a device returns the same error: uncorrectable memory, illegal address, launch
+timeout, destroyed context, assertion, faults of a kernel, unknown."""
 
 broken: set[int] = set()
-"""Devices whose context answers nothing any more."""
+"""Devices that had a sticky error and were not reset since."""
 
 
 class CudaError(StreamdError):
-    """A CUDA call failed; `number` and `name` are CUDA's own, `sticky` where its device answers nothing any more."""
+    """A CUDA call failed; `number` and `name` are CUDA's own, and after a `sticky` error the device is broken."""
 
     def __init__(self, call: str, number: int, name: str, text: str, device: int) -> None:
         super().__init__(f"{call} on device {device}: {name} ({number}): {text}")
@@ -37,7 +36,7 @@ class _Here(threading.local):
 
 
 here = _Here()
-"""The device that this thread's calls go to."""
+"""The device that the calls of this thread use."""
 
 
 def call(name: str, *arguments: Any) -> Any:
@@ -49,14 +48,14 @@ def call(name: str, *arguments: Any) -> Any:
 
 
 def attempt(name: str, *arguments: Any) -> tuple[int, Any]:
-    """Call a function of the CUDA runtime; returns its status and its value, for a caller that judges the status."""
+    """Call a function of the CUDA runtime; return its status and its value, for a caller that checks the status."""
     error, *values = getattr(module(), name)(*arguments)
     value = values[0] if len(values) == 1 else tuple(values)
     return int(error), value if values else None
 
 
 def make_cuda_error(name: str, number: int) -> CudaError:
-    """The error of a call's status, in CUDA's own words; a sticky one marks this thread's device as broken."""
+    """Return the error for a status, with CUDA's own text; a sticky error marks this thread's device as broken."""
     library = module()
     member = library.cudaError_t(number)
     texts = [getattr(library, function)(member)[1] for function in ("cudaGetErrorName", "cudaGetErrorString")]
@@ -65,12 +64,12 @@ def make_cuda_error(name: str, number: int) -> CudaError:
     if error.sticky:
         broken.add(here.device)
     else:
-        library.cudaGetLastError()  # told once, here; a later call must not be blamed for it
+        library.cudaGetLastError()  # CUDA would report it again, as the error of a later call
     return error
 
 
 def module() -> ModuleType:
-    """cuda-python's module of the CUDA runtime; ImportError where it is not installed."""
+    """Return cuda-python's module of the CUDA runtime; raises `ImportError` if it is not installed."""
     from cuda.bindings import runtime  # type: ignore[import-not-found, unused-ignore]
 
     return runtime  # type: ignore[no-any-return, unused-ignore]

@@ -1,6 +1,6 @@
-"""Moves batches into a CUDA session and forecasts out of it: on a stream of ours, or as ONNX Runtime does it.
+"""Copies batches into a CUDA session and forecasts out of it, on a stream of this process or on ONNX Runtime's own.
 
-Knows sessions and buffers; what an error means for its lane is the lane's to say.
+Knows sessions and buffers; the lane decides what an error means.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from streamd.inference.cuda import DeviceBuffer, Event, HostBuffer, Stream
 from streamd.inference.lane import Inputs
 
 OpenSession = Callable[[int | None], Any]
-"""Opens a session on the stream of this handle; without a handle, on a stream of ONNX Runtime's own."""
+"""Opens a session on the stream with this handle, or if it is `None` on a stream of ONNX Runtime's own."""
 
 
 class Binding(Protocol):
@@ -27,18 +27,18 @@ class Binding(Protocol):
     inputs: Inputs
     session: Any
     stream: str
-    """Whose stream it runs on."""
+    """The owner of its stream, as `/v1/status` shows it."""
 
     def run(self, count: int) -> Float32:
-        """Run the first `count` windows of `inputs`; blocks. Raises `CudaError`, and whatever ONNX Runtime raises."""
+        """Run the first `count` windows of `inputs`; blocks. Raises `CudaError` and all errors of ONNX Runtime."""
         ...
 
     def wait_idle(self) -> None:
-        """Wait until nothing runs any more; raises `CudaError` where the device reports one."""
+        """Wait until nothing runs any more; raises `CudaError` if the device reports an error."""
         ...
 
     def check(self) -> None:
-        """Raise `CudaError` where the device is known to be broken; never blocks."""
+        """Raise `CudaError` if the device is known to be broken; never blocks."""
         ...
 
     def close(self) -> None:
@@ -47,10 +47,10 @@ class Binding(Protocol):
 
 
 class BoundSession:
-    """A session on a stream of its own: copies in, the graph, the copy out, and one wait, asleep.
+    """A session on a stream of its own: copies in, the graph, the copy out, and one wait in which the thread sleeps.
 
-    All buffers are pinned or the device's, and bound by address, so that ONNX Runtime copies nothing. `options` are
-    `onnxruntime.RunOptions`. Raises `CudaError` where the device has no room, and what `open_session` raises.
+    All buffers are pinned or on the device, and bound by address, so that ONNX Runtime copies nothing. `options` are
+    `onnxruntime.RunOptions`. Raises `CudaError` if the device has too little memory, and what `open_session` raises.
     """
 
     stream = "its own"
@@ -58,7 +58,7 @@ class BoundSession:
     def __init__(
         self, device: int, open_session: OpenSession, options: Any, contract: ModelContract, max_batch: int
     ) -> None:
-        # A wait of ONNX Runtime's own would spin: a core for each lane.
+        # ONNX Runtime itself would wait by spinning, which takes a core for each lane.
         options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         self._device = device
         self._options = options
@@ -68,7 +68,7 @@ class BoundSession:
             cuda.revive(device)
             self._allocate(open_session, contract, max_batch)
         except BaseException as error:
-            # The frames that it came through hold the session, which has not run: it must be gone before its stream.
+            # The traceback's frames hold the session, which has not run: it must be destroyed before its stream.
             clear_frames(error.__traceback__)
             self.close()
             raise
@@ -112,21 +112,21 @@ class BoundSession:
         return predictions
 
     def wait_idle(self) -> None:
-        """Wait for the stream: what a failed run left on it still reads the inputs."""
+        """Wait for the stream: work of a failed run may still read the inputs."""
         cuda.use_device(self._device)
         self._stream.synchronize()
 
     def check(self) -> None:
-        """Ask the stream, as this thread's device, so that an error is put down to the right one."""
+        """Query the stream with its device selected, so that an error is assigned to the right device."""
         cuda.use_device(self._device)
         self._stream.is_done()
 
     def close(self) -> None:
-        """The session first: unless it ran, and so stays, it frees its memory on the stream."""
+        """Release everything, the session first: unless it has run, and so stays, it frees memory on the stream."""
         self._open.close()
 
     def _bind(self, count: int) -> None:
-        """Tell the session where a batch of this size lies."""
+        """Bind the addresses and shapes of a batch of this size."""
         if count == self._bound:
             return
         self._bound = 0
@@ -144,9 +144,9 @@ class BoundSession:
 
 
 class PlainSession:
-    """A session that copies its own inputs and outputs, from and to ordinary memory, on a stream of its own making.
+    """A session that copies inputs and outputs itself, from and to ordinary memory, on a stream of ONNX Runtime.
 
-    For machines without cuda-python: nobody can ask the device how it is.
+    For machines without cuda-python, on which the state of the device cannot be queried.
     """
 
     stream = "ONNX Runtime's own: the package cuda-python is not installed"
@@ -161,10 +161,10 @@ class PlainSession:
         return np.asarray(predictions, np.float32)
 
     def wait_idle(self) -> None:
-        """Nothing is left running: a run that ends, however it ends, has waited."""
+        """Do nothing: a run waits for its work, even if it fails."""
 
     def check(self) -> None:
-        """Nothing is known of the device between runs."""
+        """Do nothing: between runs the state of the device is not known."""
 
     def close(self) -> None:
         """Drop the session."""

@@ -1,6 +1,6 @@
-"""ONNX Runtime on CUDA, for machines that have no TensorRT: each lane one session on a stream of its own.
+"""ONNX Runtime on CUDA, for machines without TensorRT: each lane is one session on a stream of its own.
 
-ONNX Runtime would run on the CPU where CUDA's libraries are missing; here that is a reason, never a result.
+If CUDA's libraries are missing, ONNX Runtime would silently run on the CPU; here this is an error with the reason.
 """
 
 from pathlib import Path
@@ -26,15 +26,15 @@ from streamd.inference.onnxruntime.library import (
 from streamd.inference.onnxruntime.session import make_run_error, open_cuda_session
 
 MEMORY_SHARE = 0.9
-"""Of a device's memory, what all its lanes together may take."""
+"""The share of a device's memory that all its lanes together may use."""
 
 
 class OnnxRuntimeCudaBackend:
     """Runs a version's `model.onnx` on one or several devices; lane `i` is on device `devices[i % len(devices)]`.
 
     Any batch size up to the largest bucket runs as it is. `tensor_float32` lets matrix products round their factors
-    to 10 bits: faster, and as exact as half precision. Raises `BackendUnavailableError` with the reason where the
-    installed ONNX Runtime knows no CUDA or a device is not there.
+    to 10 bits: faster, and as exact as half precision. Raises `BackendUnavailableError` with the reason if the
+    installed ONNX Runtime was built without CUDA or a device does not exist.
     """
 
     name = ONNXRUNTIME_CUDA
@@ -66,7 +66,7 @@ class OnnxRuntimeCudaBackend:
         self.precision = "tf32" if tensor_float32 else precision
 
     def make_lane(self, index: int) -> "OnnxRuntimeCudaLane":
-        """Load the model into a session of its own; with `checked` it is the one that was checked, or refused."""
+        """Load the model into a session of its own; with `checked`, a model that is not the checked one is refused."""
         device = self.devices[index % len(self.devices)]
         name = f"cuda:{device}/{index // len(self.devices)}"
         try:
@@ -76,7 +76,7 @@ class OnnxRuntimeCudaBackend:
         return OnnxRuntimeCudaLane(name, f"cuda:{device}", binding, self.contract, self.buckets)
 
     def describe(self) -> dict[str, Any]:
-        """The runtime's version, the CUDA it was built for, and the devices."""
+        """Return the runtime's version, the CUDA version that it was built for, and the devices."""
         names = {f"cuda:{each}": cuda.get_device_name(each) if self._own_streams else "" for each in self.devices}
         return {
             "onnxruntime": self._runtime.__version__,
@@ -96,7 +96,7 @@ class OnnxRuntimeCudaBackend:
     def _open_session(self, device: int, stream: int | None) -> Any:
         limit = None
         if stream is not None:
-            # A share of its own: what does not fit fails while lanes are warmed, not under load beside busy ones.
+            # A fixed share: a lane that needs more fails during warm-up, and not under load beside busy lanes.
             limit = int(cuda.get_memory_bytes(device)[1] * MEMORY_SHARE) // self.lanes_per_device
         session = open_cuda_session(
             self._runtime,
@@ -112,7 +112,7 @@ class OnnxRuntimeCudaBackend:
 
 
 class OnnxRuntimeCudaLane:
-    """One session; `run` blocks with the GIL released."""
+    """A lane of one session; `run` blocks with the GIL released."""
 
     pads = False
 
@@ -129,7 +129,7 @@ class OnnxRuntimeCudaLane:
         self._closed = False
 
     def run(self, count: int) -> Float32:
-        """Run the first `count` windows; `LaneLostError` where the device says that it is broken."""
+        """Run the first `count` windows; raises `LaneLostError` if the device reports that it is broken."""
         if self._closed:
             raise BatchFailedError(f"lane {self.name} is closed")
         if not 0 < count <= self.buckets[-1]:
@@ -137,22 +137,22 @@ class OnnxRuntimeCudaLane:
         try:
             predictions = self._binding.run(count)
         except Exception as exc:
-            # Its frames hold the session, which must not live as long as whoever keeps the error.
+            # The traceback's frames hold the session, which must not live as long as the error is kept.
             clear_frames(exc.__traceback__)
-            raise self._failure(exc) from exc
+            raise self._make_error(exc) from exc
         return shape_predictions(f"lane {self.name}", predictions, count, self._shape)
 
     def check(self) -> None:
-        """Raise `LaneLostError` where the device reports an error; without cuda-python only a run finds out."""
+        """Raise `LaneLostError` if the device reports an error; without cuda-python only a run can find one."""
         if self._closed:
             return
         try:
             self._binding.check()
         except CudaError as exc:
-            raise self._lost(str(exc), exc) from exc
+            raise self._make_lost_error(str(exc), exc) from exc
 
     def describe(self) -> dict[str, Any]:
-        """Return whose stream it runs on, and how many of the graph's nodes run on the CPU (`None`: unknown)."""
+        """Return the owner of its stream, and the number of nodes that run on the CPU (`None` if unknown)."""
         return {"stream": self._binding.stream, "nodes_on_cpu": self._nodes_on_cpu}
 
     def close(self) -> None:
@@ -160,18 +160,18 @@ class OnnxRuntimeCudaLane:
         self._closed = True
         self._binding.close()
 
-    def _failure(self, error: Exception) -> InferenceError:
+    def _make_error(self, error: Exception) -> InferenceError:
         """Return the error of a failed run: of the batch, unless the device reports an error or the text names one."""
         if isinstance(error, CudaError):
-            return self._lost(str(error), error)
+            return self._make_lost_error(str(error), error)
         try:
             self._binding.wait_idle()
         except CudaError as found:
-            return self._lost(f"ONNX Runtime: {error}; {found}", found)
+            return self._make_lost_error(f"ONNX Runtime: {error}; {found}", found)
         return make_run_error(f"lane {self.name}", self.device, error)
 
-    def _lost(self, told: str, error: CudaError) -> LaneLostError:
-        return LaneLostError(f"lane {self.name}: {told}", device_gone=error.sticky or mentions_broken_device(told))
+    def _make_lost_error(self, text: str, error: CudaError) -> LaneLostError:
+        return LaneLostError(f"lane {self.name}: {text}", device_gone=error.sticky or mentions_broken_device(text))
 
 
 def _has_cuda_python() -> bool:

@@ -1,4 +1,7 @@
-"""Checks that a graph takes and gives what the manifest says; shared by ONNX Runtime's backends."""
+"""Checks the inputs and outputs of a graph against the contract, for both backends of ONNX Runtime.
+
+Knows sessions, and no lanes.
+"""
 
 from math import prod
 from pathlib import Path
@@ -14,7 +17,7 @@ from streamd.inference.onnxruntime.library import import_onnxruntime
 
 
 def check_session(model: Path, session: Any, contract: ModelContract) -> None:
-    """Raise `BackendUnavailableError` unless a session's graph is to the contract, its batch axis open."""
+    """Raise `BackendUnavailableError` unless a session's graph follows the contract, with a dynamic batch."""
     given = {node.name: node for node in session.get_inputs()}
     types = {"encoder_cat": "tensor(int32)", "decoder_cat": "tensor(int32)"}
     for name, shape in contract.input_shapes.items():
@@ -30,11 +33,13 @@ def check_session(model: Path, session: Any, contract: ModelContract) -> None:
 
 
 def check_by_running(model: Path, session: Any, contract: ModelContract) -> None:
-    """Run one window where the graph does not say what `predictions` is; raises `BackendUnavailableError`."""
+    """Run one window if the graph does not state the shape of `predictions`; raises `BackendUnavailableError`."""
     if any(node.shape for node in session.get_outputs() if node.name == "predictions"):
         return
-    if reason := _contradiction(model):  # ONNX Runtime drops a shape that the nodes contradict
-        raise BackendUnavailableError(f"{model}: predictions is declared otherwise than the nodes make it: {reason}")
+    if reason := _find_contradiction(model):  # ONNX Runtime drops a shape that the nodes contradict
+        raise BackendUnavailableError(
+            f"{model}: predictions is declared with a shape that its nodes contradict: {reason}"
+        )
     try:
         (found,) = session.run(["predictions"], Inputs.allocate(contract, 1).view_first(1))
     except Exception as exc:  # ONNX Runtime's errors have no common root of their own
@@ -44,8 +49,8 @@ def check_by_running(model: Path, session: Any, contract: ModelContract) -> None
         raise BackendUnavailableError(f"{model}: predictions is {found.shape} for one window, expected {expected}")
 
 
-def _contradiction(model: Path) -> str | None:
-    """Return what ONNX Runtime finds wrong in a graph's shapes when it is strict, or `None`."""
+def _find_contradiction(model: Path) -> str | None:
+    """Return the error that ONNX Runtime finds in a graph's shapes when it is strict, or `None`."""
     runtime = import_onnxruntime()
     options = runtime.SessionOptions()
     options.log_severity_level = 3
@@ -59,7 +64,10 @@ def _contradiction(model: Path) -> str | None:
 
 
 def shape_predictions(owner: str, predictions: Any, count: int, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    """Return what a graph gave for `count` windows as `(count, *shape) float32`; raises `BatchFailedError`."""
+    """Return the output of a graph for `count` windows as `(count, *shape) float32`.
+
+    Raises `BatchFailedError` if it has another number of rows or values.
+    """
     found = np.asarray(predictions, np.float32)
     if found.shape[:1] != (count,) or found.size != count * prod(shape):
         raise BatchFailedError(f"{owner}: the graph gave {found.shape} for {count} windows, expected {(count, *shape)}")
@@ -70,7 +78,7 @@ def _check_node(model: Path, node: Any, shape: tuple[int, ...], expected_type: s
     if node.type != expected_type:
         raise BackendUnavailableError(f"{model}: {node.name} is {node.type}, expected {expected_type}")
     if not node.shape:
-        return  # a graph may leave even the number of axes open: `shape_predictions` looks at what it gives
+        return  # a graph may leave even the number of axes open: `shape_predictions` checks the output
     batch, *rest = node.shape
     if isinstance(batch, int):
         raise BackendUnavailableError(f"{model}: {node.name} has a fixed batch of {batch}, expected a dynamic axis")

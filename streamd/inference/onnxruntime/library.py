@@ -1,4 +1,4 @@
-"""ONNX Runtime as a library: is CUDA in it and does it load, what runs where, and what its errors say.
+"""Imports ONNX Runtime, finds out whether CUDA works in it, and reads the texts of its errors.
 
 Knows nothing of lanes. onnxruntime is imported with the first call.
 """
@@ -19,7 +19,7 @@ REINSTALL_COMMANDS = f"pip uninstall onnxruntime, then {INSTALL_COMMAND}"
 
 
 def import_onnxruntime() -> Any:
-    """Import ONNX Runtime, whatever it was built with; raises `BackendUnavailableError`."""
+    """Import ONNX Runtime, with or without CUDA; raises `BackendUnavailableError`."""
     try:
         import onnxruntime
     except ImportError as exc:
@@ -28,9 +28,9 @@ def import_onnxruntime() -> Any:
 
 
 def load_onnxruntime() -> Any:
-    """Import ONNX Runtime and CUDA's libraries where pip put them.
+    """Import ONNX Runtime, and load CUDA's libraries from where pip installed them.
 
-    Raises `BackendUnavailableError` where it is missing or was built without CUDA.
+    Raises `BackendUnavailableError` if it is missing or was built without CUDA.
     """
     try:
         onnxruntime = import_onnxruntime()
@@ -39,13 +39,13 @@ def load_onnxruntime() -> Any:
     if CUDA_PROVIDER not in onnxruntime.get_available_providers():
         raise BackendUnavailableError(f"the installed ONNX Runtime was built without CUDA: {REINSTALL_COMMANDS}")
     if preload := getattr(onnxruntime, "preload_dlls", None):
-        with redirect_stdout(io.StringIO()):  # it prints what it does not find; `explain_missing_provider` tells that
+        with redirect_stdout(io.StringIO()):  # it prints what it does not find; `explain_missing_provider` reports it
             preload()
     return onnxruntime
 
 
 def explain_missing_provider(runtime: Any) -> str:
-    """Return why a session lacks the CUDA provider: the loader's words, and the remedy."""
+    """Return why a session lacks the CUDA provider: the error of the loader, and the remedy."""
     library = Path(runtime.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"
     try:
         ctypes.CDLL(str(library))
@@ -65,9 +65,9 @@ def count_cpu_nodes(session: Any) -> int | None:
     return sum(len(part.get_nodes()) for part in parts if part.ep_name == "CPUExecutionProvider")
 
 
-# ---------------------------------------------------------------- what its errors say
+# ---------------------------------------------------------------- texts of errors
 _NUMBER = re.compile(r"\bCUDA (?:failure|error):? (\d+)", re.IGNORECASE)
-_BROKEN_NUMBERS = cuda.STICKY | {46, 100}  # and those of a device that is not there any more
+_BROKEN_NUMBERS = cuda.STICKY | {46, 100}  # and those of a device that was removed
 _BROKEN_WORDS = re.compile(
     r"illegal memory access|unspecified launch failure|misaligned address|illegal instruction|invalid program counter"
     r"|hardware stack error|device-side assert|launch timed out|uncorrectable (?:ecc|nvlink)|context is destroyed"
@@ -80,11 +80,11 @@ _NO_ROOM = re.compile(r"out of memory|MemoryAllocation|failed to allocate|availa
 
 
 def mentions_broken_device(text: str) -> bool:
-    """Whether an error's text names a CUDA error after which the device answers nothing any more."""
+    """Whether the text of an error names a CUDA error that breaks the device."""
     numbers = {int(number) for number in _NUMBER.findall(text)}
     return bool(numbers & _BROKEN_NUMBERS) or _BROKEN_WORDS.search(text) is not None
 
 
 def suggest_less_memory(text: str) -> str:
-    """The way out, to be put behind an error's text, where it tells of memory; else nothing."""
+    """Return the remedy to append to the text of an error about memory; empty for other errors."""
     return "; open fewer lanes or smaller buckets" if _NO_ROOM.search(text) else ""

@@ -1,6 +1,7 @@
-"""Any ONNX graph in ONNX Runtime, on the CPU or on CUDA: runners over sessions.
+"""Runs any ONNX graph in ONNX Runtime, on the CPU or on CUDA.
 
-A session takes several runs at a time, so all runners of a device share one, and its weights are there once.
+A session takes several runs at a time, so all runners of a device share one, and its weights are loaded once. Knows
+nothing of forecasts.
 """
 
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ NUMPY_TYPES = {
 
 
 class OnnxRuntimeRunner:
-    """Runs batches of any size up to the largest bucket in a session that others may share."""
+    """A runner of batches of any size up to the largest bucket, in a session that others may share."""
 
     pads = False
 
@@ -56,11 +57,11 @@ def make_tensor_spec(node: Any, kind: str, model: Path) -> TensorSpec:
     """Return the spec of a session's input or output; raises `BackendUnavailableError` if no batch goes through it."""
     if node.type not in NUMPY_TYPES:
         raise BackendUnavailableError(f"{model}: {kind} {node.name!r} is {node.type}, expected a type that numpy has")
-    if not node.shape and kind == "output":  # it may have axes all the same: the graph does not say
+    if not node.shape and kind == "output":  # the graph does not state its axes; it may have some
         return TensorSpec(node.name, NUMPY_TYPES[node.type], (), ranked=False)
     if not node.shape:
         raise BackendUnavailableError(
-            f"{model}: {kind} {node.name!r} has no axes, or the graph does not say which; expected a batch axis first"
+            f"{model}: {kind} {node.name!r} has no axes, or the graph does not state them; expected a batch axis first"
         )
     batch, *rest = (size if isinstance(size, int) else None for size in node.shape)
     if batch is not None:

@@ -1,6 +1,6 @@
-"""Sessions of ONNX Runtime as lanes and runners open them, on the CPU or on CUDA; and what their errors mean.
+"""Opens sessions of ONNX Runtime on the CPU or on CUDA, for lanes and runners, and translates their errors.
 
-A session never silently runs elsewhere than it was asked to.
+A session never silently runs on another device than the requested one.
 """
 
 from collections.abc import Iterator
@@ -21,17 +21,17 @@ from streamd.inference.onnxruntime.library import (
 
 
 def open_cpu_session(model: Path, threads: int, *, optimized: bool = True, checked: CheckedFiles | None = None) -> Any:
-    """A session on the CPU with so many threads; raises `BackendUnavailableError`.
+    """Open a session on the CPU with this many threads; raises `BackendUnavailableError`.
 
-    `optimized` false runs each node as it is written; with `checked` a graph that is not the checked one is refused.
+    Without `optimized` each node runs as it is written; with `checked` a graph that is not the checked one is refused.
     """
     runtime = import_onnxruntime()
-    options = _options(runtime, threads)
-    # Spinning threads would take the cores from whoever prepares the next batch.
+    options = _make_options(runtime, threads)
+    # Spinning threads would take the cores that prepare the next batch.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not optimized:
         options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    with _source(model, options, checked) as source:
+    with _open_source(model, options, checked) as source:
         return _open_on_cpu(runtime, model, source, options)
 
 
@@ -52,13 +52,13 @@ def open_cuda_session(
     limit_bytes: int | None = None,
     checked: CheckedFiles | None = None,
 ) -> Any:
-    """A session on a CUDA device, on the stream of this handle or on some of its own.
+    """Open a session on a CUDA device, on the stream with this handle or on a stream of its own.
 
-    `runtime` is what `load_onnxruntime` gave; `limit_bytes` is the most that its tensors may take of the device; with
-    `checked` a graph that is not the checked one is refused. Raises `BackendUnavailableError`. From its first run on it
-    stays open until the process ends.
+    `runtime` is the module that `load_onnxruntime` returned; `limit_bytes` limits the memory of its tensors; with
+    `checked` a graph that is not the checked one is refused. Raises `BackendUnavailableError`. From its first run on
+    the session stays open until the process ends.
     """
-    options = _options(runtime, 1)
+    options = _make_options(runtime, 1)
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     provider = {
         "device_id": str(device),
@@ -72,7 +72,7 @@ def open_cuda_session(
         provider["user_compute_stream"] = str(stream)
     if limit_bytes is not None:
         provider["gpu_mem_limit"] = str(limit_bytes)
-    with _source(model, options, checked) as source:
+    with _open_source(model, options, checked) as source:
         session = _open_on_cuda(runtime, model, source, options, provider)
     if CUDA_PROVIDER not in session.get_providers():
         raise BackendUnavailableError(f"ONNX Runtime left CUDA out: {explain_missing_provider(runtime)}")
@@ -84,16 +84,16 @@ def _open_on_cuda(runtime: Any, model: Path, source: str | bytes, options: Any, 
         # Without `enable_fallback=0` a session that CUDA refused is silently made anew on the CPU.
         return runtime.InferenceSession(source, options, providers=[(CUDA_PROVIDER, provider)], enable_fallback=0)
     except Exception as exc:  # as above
-        told = f"{model}: ONNX Runtime cannot load it on cuda:{provider['device_id']}: {exc}"
-        raise BackendUnavailableError(told + suggest_less_memory(str(exc))) from exc
+        text = f"{model}: ONNX Runtime cannot load it on cuda:{provider['device_id']}: {exc}"
+        raise BackendUnavailableError(text + suggest_less_memory(str(exc))) from exc
 
 
 @contextmanager
-def _source(model: Path, options: Any, checked: CheckedFiles | None) -> Iterator[str | bytes]:
-    """Return what a session is made from: a path, or the bytes that were compared with what was checked.
+def _open_source(model: Path, options: Any, checked: CheckedFiles | None) -> Iterator[str | bytes]:
+    """Yield the source of a session: a path, or with `checked` the bytes of the checked graph.
 
-    From a path ONNX Runtime would read the file anew, and map its data files: what is written there later would
-    change the weights of a session that runs.
+    From a path ONNX Runtime would read the file again and map its data files, so that a later write to them would
+    change the weights of a running session.
     """
     if checked is None:
         yield str(model)
@@ -111,43 +111,44 @@ def _source(model: Path, options: Any, checked: CheckedFiles | None) -> Iterator
 
 
 class _CudaSession:
-    """A session that lives as long as the process from its first run on; in all else the session itself.
+    """A session that is never destroyed after its first run; in all else it is the session itself.
 
-    Pinned memory of a run is freed in a CUDA host callback. Where the session goes just then, its arena goes within the
-    callback, CUDA refuses the call ("operation not permitted", 800), and ONNX Runtime ends the process: seen with 1.31
-    on an H200 where sessions were closed right after a batch. What is kept is its memory on the device.
+    ONNX Runtime frees the pinned memory of a run in a CUDA host callback. If the session is destroyed at that moment,
+    its arena is freed within the callback, CUDA refuses that call ("operation not permitted", 800), and ONNX Runtime
+    ends the process. This was seen with 1.31 on an H200 when sessions were closed right after a batch. The cost is
+    the session's memory on the device.
     """
 
     def __init__(self, session: Any) -> None:
         self._session = session
-        self._kept = False
+        self._is_leaked = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)
 
     def run(self, *given: Any) -> Any:
-        self._keep()
+        self._leak_once()
         return self._session.run(*given)
 
     def run_with_iobinding(self, *given: Any) -> None:
-        self._keep()
+        self._leak_once()
         self._session.run_with_iobinding(*given)
 
-    def _keep(self) -> None:
-        if not self._kept:  # runners that share it may both come to this, which keeps it as well
-            self._kept = True
+    def _leak_once(self) -> None:
+        if not self._is_leaked:  # two runners that share it may both leak it, which does no harm
+            self._is_leaked = True
             leak_deliberately(self._session)
 
 
 def make_run_error(owner: str, device: str, error: Exception) -> InferenceError:
-    """Return the error of a failed run: of the batch, unless the text names an error of a device beside the CPU."""
-    told = f"{owner}: ONNX Runtime: {error}"
+    """Return the error of a failed run: that of a lost lane if a GPU is broken by its text, else of the batch."""
+    text = f"{owner}: ONNX Runtime: {error}"
     if device != "cpu" and mentions_broken_device(str(error)):
-        return LaneLostError(told, device_gone=True)
-    return BatchFailedError(told + suggest_less_memory(told))
+        return LaneLostError(text, device_gone=True)
+    return BatchFailedError(text + suggest_less_memory(text))
 
 
-def _options(runtime: Any, threads: int) -> Any:
+def _make_options(runtime: Any, threads: int) -> Any:
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

@@ -1,6 +1,6 @@
-"""Plans loaded for lanes to share, and what TensorRT's versions call differently.
+"""Loads plans that lanes share, and hides the differences between versions of TensorRT.
 
-Written for TensorRT 10 and 11; 8.6 and the lean runtime differ where a function here says so.
+Written for TensorRT 10 and 11; the functions at the end say where 8.6 differs.
 """
 
 import threading
@@ -41,9 +41,9 @@ class Plan:
 
 
 class SharedEngine:
-    """A plan on one device: loaded for the first lane that asks, released with the last that lets go.
+    """A plan on one device, loaded for the first lane that acquires it and released by the last.
 
-    The file holds one plan or several, as stages and alternatives (`stages.py`); their engines share the runtime.
+    The file has one plan or several, as stages and alternatives (`plan_file.py`); their engines share the runtime.
     """
 
     def __init__(self, library: TensorRtLibrary, plan: Plan, device: int) -> None:
@@ -56,9 +56,9 @@ class SharedEngine:
         self._engines: Alternatives = ()
 
     def acquire(self) -> Alternatives:
-        """Return the alternatives, each its stages; raises `BackendUnavailableError` where an engine does not load.
+        """Return the stages of each alternative; raises `BackendUnavailableError` if an engine does not load.
 
-        Each engine counts as one of what is held on the device.
+        Each engine counts as held on the device (`cuda.note_held`).
         """
         with self._lock:
             if not self._engines:
@@ -67,7 +67,7 @@ class SharedEngine:
             return self._engines
 
     def release(self) -> None:
-        """Destroy the engines; their contexts must be destroyed before."""
+        """Give up one use; the last one destroys the engines, whose contexts must be destroyed before."""
         with self._lock:
             self._users -= 1
             if self._users == 0:
@@ -129,10 +129,10 @@ class SharedEngine:
 
 
 def read_tensors(library: TensorRtLibrary, alternatives: Alternatives) -> tuple[NetworkTensors, ...]:
-    """Return what goes through each alternative's stages, run one after another; an input has only its batch open.
+    """Return the tensors of each alternative's stages; only the batch axis of an input is open.
 
-    Raises `BackendUnavailableError` where numpy lacks a type, no batch goes through a tensor, the stages do not fit
-    together (`join_stages`), or the alternatives differ (`merge_alternatives`).
+    Raises `BackendUnavailableError` if numpy lacks a type, a tensor has no batch axis, the stages do not fit together
+    (`join_stages`), or the alternatives differ (`merge_alternatives`).
     """
     found = []
     for index, engines in enumerate(alternatives):
@@ -160,7 +160,7 @@ def _tensors_of_stages(library: TensorRtLibrary, engines: Sequence[Any]) -> Netw
 
 
 def _tensors_of(library: TensorRtLibrary, engine: Any) -> StageTensors:
-    """Return the tensors that one engine reads and gives."""
+    """Return the tensors that one engine reads and writes."""
     reads: list[TensorSpec] = []
     gives: list[TensorSpec] = []
     for index in range(engine.num_io_tensors):
@@ -178,9 +178,9 @@ def _tensors_of(library: TensorRtLibrary, engine: Any) -> StageTensors:
     return StageTensors(tuple(reads), tuple(gives))
 
 
-# ---------------------------------------------------------------- what versions call differently
+# ---------------------------------------------------------------- differences between versions
 def get_scratch_bytes(engine: Any) -> int:
-    """The device memory that a context of any profile needs (10.1 and later count it in 64 bits)."""
+    """Return the device memory in bytes that a context of any profile needs (64 bits from 10.1 on)."""
     wide = getattr(engine, "device_memory_size_v2", None)
     return int(engine.device_memory_size if wide is None else wide)
 

@@ -1,4 +1,7 @@
-"""TensorRT lanes: each one stream with its contexts, pinned buffers and CUDA graphs, for a forecasting engine."""
+"""TensorRT lanes for forecasting engines: each is one stream with its contexts, pinned buffers and CUDA graphs.
+
+Knows the contract; the executor below it knows only tensors.
+"""
 
 from typing import Any
 
@@ -6,7 +9,7 @@ import numpy as np
 
 from streamd.core.arrays import Float32
 from streamd.core.contract import ModelContract
-from streamd.core.errors import BackendUnavailableError, BatchFailedError
+from streamd.core.errors import BackendUnavailableError
 from streamd.core.names import TENSORRT
 from streamd.inference import cuda
 from streamd.inference.lane import LANES_PER_DEVICE, Inputs
@@ -47,7 +50,7 @@ class TensorRtBackend:
         self._engines = {device: SharedEngine(library, plan, device) for device in devices}
 
     def make_lane(self, index: int) -> "TensorRtLane":
-        """Make a lane, its graphs captured; the device's first one loads the engine."""
+        """Make a lane and capture its graphs; the first lane of a device loads the engine."""
         device = self.devices[index % len(self.devices)]
         name = f"cuda:{device}/{index // len(self.devices)}"
         engine = self._engines[device]
@@ -59,7 +62,7 @@ class TensorRtBackend:
             raise
 
     def describe(self) -> dict[str, Any]:
-        """The runtime, the plan, and the devices."""
+        """Return the runtime, the plan and the devices."""
         return {
             "tensorrt": self._library.version,
             "lean": self._library.lean,
@@ -69,7 +72,7 @@ class TensorRtBackend:
 
 
 class TensorRtLane:
-    """One stream; a batch runs as the next larger bucket."""
+    """A lane of one stream; a batch runs as the next larger bucket."""
 
     pads = True
 
@@ -90,17 +93,15 @@ class TensorRtLane:
 
     def start(self, count: int) -> None:
         """Put the first `count` windows on the stream; returns at once."""
-        if self._executor is None:
-            raise BatchFailedError(f"lane {self.name} is closed")
         self._executor.start(count)
 
     def wait(self, count: int) -> Float32:
-        """Wait for what was started; returns as `run` does."""
+        """Wait for the batch that was started; return as `run` does."""
         self._executor.wait()
         return self._predictions[:count].reshape(count, *self._shape)
 
     def check(self) -> None:
-        """Raise `LaneLostError` where the device reports an error."""
+        """Raise `LaneLostError` if the device reports an error."""
         self._executor.check()
 
     def describe(self) -> dict[str, Any]:
@@ -108,11 +109,11 @@ class TensorRtLane:
         return {"graphs": {str(bucket): how for bucket, how in self._executor.graphs.items()}}
 
     def close(self) -> None:
-        """Release the stream and all that is on it."""
+        """Release the stream and everything on it."""
         self._executor.close()
 
     def _check_tensors(self, contract: ModelContract) -> None:
-        """Raise `BackendUnavailableError` unless the engine takes and gives what the manifest says."""
+        """Raise `BackendUnavailableError` unless the engine's inputs and outputs follow the contract."""
         executor = self._executor
         integers = {"encoder_cat", "decoder_cat"}
         expected = {

@@ -1,6 +1,6 @@
-"""TensorRT as a library: which one is installed, and what it says, for all that load plans or build them.
+"""Imports TensorRT and collects its messages, for everything that loads plans or builds them.
 
-One logger, since TensorRT keeps the first that it is given for the whole process.
+There is one logger, because TensorRT keeps the first logger that it gets for the whole process.
 """
 
 import importlib
@@ -24,18 +24,18 @@ MODULES = ("tensorrt", "tensorrt_lean", "tensorrt_lean_bindings")
 MAX_KEPT_ERRORS = 32
 
 Listener = Callable[[str, str], None]
-"""Gets a severity in lower case, as `internal_error`, and what was said."""
+"""Receives the severity of a message in lower case, as `internal_error`, and its text."""
 
 
 class TensorRtLibrary:
-    """The installed TensorRT, and what its errors said last."""
+    """The installed TensorRT and its latest error messages."""
 
     def __init__(self, module: ModuleType) -> None:
         self.module: Any = module
         self.version: str = module.__version__
         self.lean = module.__name__.startswith("tensorrt_lean")
         self.errors: deque[str] = deque(maxlen=MAX_KEPT_ERRORS)
-        self._listener: Listener = _to_log
+        self._listener: Listener = _log_message
         self.logger = self._make_logger()
 
     @property
@@ -44,27 +44,27 @@ class TensorRtLibrary:
         return int(self.version.partition(".")[0])
 
     def take_last_error(self) -> str:
-        """Return what TensorRT logged last as errors; the next call does not repeat it."""
-        said = "; ".join(dict.fromkeys(self.errors))
+        """Return the error messages since the last call, and forget them."""
+        messages = "; ".join(dict.fromkeys(self.errors))
         self.errors.clear()
-        return said or "TensorRT gave no reason"
+        return messages or "TensorRT gave no reason"
 
     @contextmanager
     def redirect_messages(self, listener: Listener) -> Iterator[None]:
-        """Let another one hear what TensorRT says meanwhile, of any severity, in place of the log."""
+        """Send all messages of TensorRT to a listener instead of the log while the block runs."""
         before, self._listener = self._listener, listener
         try:
             yield
         finally:
             self._listener = before
 
-    def _hear(self, severity: str, message: str) -> None:
+    def _receive(self, severity: str, message: str) -> None:
         if severity in ("internal_error", "error"):
             self.errors.append(message)
         self._listener(severity, message)
 
     def _make_logger(self) -> Any:
-        base, hear = self.module.ILogger, self._hear
+        base, receive = self.module.ILogger, self._receive
 
         class Logger(base):  # type: ignore[misc, valid-type, unused-ignore]
             def __init__(self) -> None:
@@ -72,16 +72,16 @@ class TensorRtLibrary:
 
             def log(self, severity: Any, message: str) -> None:
                 # By name, since the numbers differ between versions.
-                hear(severity.name.lower(), message)
+                receive(severity.name.lower(), message)
 
         return Logger()
 
 
 @cache
 def load_tensorrt() -> TensorRtLibrary:
-    """Import TensorRT; raises `BackendUnavailableError` with the reason and the way out.
+    """Import TensorRT; raises `BackendUnavailableError` with the reason and the remedy.
 
-    Without a usable driver TensorRT's objects crash the process when touched, so that is looked at first.
+    The driver is checked first: without a usable one, TensorRT's objects crash the process.
     """
     if cuda.count_devices() == 0:
         raise BackendUnavailableError(cuda.explain_no_device())
@@ -98,7 +98,7 @@ def load_tensorrt() -> TensorRtLibrary:
     raise BackendUnavailableError(f"{reasons}: pip install 'streamd[tensorrt]'")
 
 
-def _to_log(severity: str, message: str) -> None:
+def _log_message(severity: str, message: str) -> None:
     if severity in ("internal_error", "error"):
         log.error("tensorrt", message=message)
     elif severity == "warning":

@@ -1,4 +1,4 @@
-"""The tensors that go from one stage of a network to the next, compared between alternatives.
+"""Joins the tensors of a network's stages, and compares them between alternatives.
 
 Knows tensors as specs, and nothing of TensorRT.
 """
@@ -13,7 +13,7 @@ from streamd.inference.tensorrt.plan_file import describe_plan, describe_stage
 
 @dataclass(frozen=True, slots=True)
 class StageTensors:
-    """The tensors that one stage reads and gives."""
+    """The tensors that one stage reads and those that it writes (`gives`)."""
 
     reads: tuple[TensorSpec, ...]
     gives: tuple[TensorSpec, ...]
@@ -41,8 +41,8 @@ class NetworkTensors:
 def join_stages(stages: Sequence[StageTensors]) -> NetworkTensors:
     """Return the tensors of stages that run in this order, joined by their names.
 
-    Raises `BackendUnavailableError` where a tensor is read in another type or shape than it has elsewhere, is given
-    twice, or is read before it is given.
+    Raises `BackendUnavailableError` if a tensor is read in another type or shape than it has elsewhere, is written
+    twice, or is read before it is written.
     """
     known: dict[str, TensorSpec] = {}
     first: dict[str, str] = {}
@@ -73,7 +73,7 @@ def join_stages(stages: Sequence[StageTensors]) -> NetworkTensors:
 def merge_alternatives(found: Sequence[NetworkTensors]) -> tuple[NetworkTensors, ...]:
     """Return the tensors of each alternative, in the first one's order, with every shape as any of them knows it.
 
-    Raises `BackendUnavailableError` where an alternative has other inputs, intermediates or outputs than the first, or
+    Raises `BackendUnavailableError` if an alternative has other inputs, intermediates or outputs than the first, or
     one of them in another type or shape.
     """
     first = found[0]
@@ -108,7 +108,7 @@ def fill_open_axes(spec: TensorSpec, sizes: Sequence[int | None]) -> TensorSpec 
 
 
 def _joined(one: TensorSpec, other: TensorSpec, how_one: str, how_other: str) -> TensorSpec:
-    """A tensor as two stages or alternatives know it together."""
+    """Return a tensor with every size that either of two stages or alternatives knows."""
     joined = fill_open_axes(one, other.shape) if one.dtype == other.dtype else None
     if joined is None:
         raise BackendUnavailableError(

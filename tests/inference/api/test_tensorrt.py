@@ -147,7 +147,7 @@ def test_a_graph_without_plans_and_a_folder_without_a_record_say_what_is_missing
 
 
 def test_devices_that_are_not_there_are_named(library: FakeTensorRt, tmp_path: Path) -> None:
-    with pytest.raises(BackendUnavailableError, match=r"devices \[9\] are not there"):
+    with pytest.raises(BackendUnavailableError, match=r"devices \[9\] do not exist"):
         InferenceEngine.open(make_plans(tmp_path / "plans"), backend="tensorrt", devices=[9])
 
 

@@ -188,7 +188,7 @@ def test_without_the_package_it_is_refused(model: Path, monkeypatch: pytest.Monk
 
 
 def test_devices_that_are_not_there_are_refused(script: Script, device: FakeCuda, model: Path) -> None:
-    with pytest.raises(BackendUnavailableError, match=r"devices \[2\] are not there, expected 0 to 1"):
+    with pytest.raises(BackendUnavailableError, match=r"devices \[2\] do not exist, expected 0 to 1"):
         OnnxRuntimeCudaBackend(model, CONTRACT, (1,), (0, 2))
     device.devices = 0
     with pytest.raises(BackendUnavailableError, match=r"no CUDA device.*cudaErrorInsufficientDriver"):

@@ -228,7 +228,7 @@ def test_after_a_sticky_error_idle_lanes_say_so_and_new_ones_come_when_all_old_o
 
 
 def test_devices_that_are_not_there_are_named(library: FakeTensorRt, tmp_path: Path) -> None:
-    with pytest.raises(BackendUnavailableError, match=r"devices \[2\] are not there, expected 0 to 1"):
+    with pytest.raises(BackendUnavailableError, match=r"devices \[2\] do not exist, expected 0 to 1"):
         TensorRtBackend(make_plan(tmp_path), CONTRACT, BUCKETS, devices=(0, 2))
 
 
