@@ -20,6 +20,7 @@ from streamd.repository.manifest import Manifest, read_manifest, read_server_map
 from streamd.repository.record import PROMOTION_RECORD, PromotionRecord, read_promotion_record
 
 _FOLDER = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9_.-]*)_(?P<stamp>\d{8}_\d{6})")
+_ENDING = re.compile(r"(_tensorrt)?_\d{8}_\d{6}$")
 
 GraphCheck = Callable[[Path, ModelContract], None]
 """Raises `RepositoryError` if a `model.onnx` does not follow the contract; may load the graph if a runtime is there."""
@@ -216,3 +217,8 @@ def parse_stamp(name: str) -> str:
     """Return the stamp in a folder's name, `YYYYMMDD_HHMMSS`; empty if it has none."""
     match = _FOLDER.fullmatch(name)
     return match["stamp"] if match else ""
+
+
+def strip_stamp(name: str) -> str:
+    """Return a version's name without `_tensorrt_<stamp>` or `_<stamp>`, under which new ones are made of it."""
+    return _ENDING.sub("", name)

@@ -12,7 +12,7 @@ import pytest
 
 from streamd.core.errors import RepositoryError
 from streamd.repository.record import PromotionRecord, write_promotion_record
-from streamd.repository.versions import EngineRepository, load_version
+from streamd.repository.versions import EngineRepository, load_version, strip_stamp
 from tests.support.made_versions import MANIFEST, digest, make, pin
 
 
@@ -410,3 +410,17 @@ def test_the_embedded_versions_are_sound() -> None:
     defaults = [name for name in names if load_version(root / name).manifest.default]
     assert len(defaults) == 1
     assert EngineRepository(root).choose().name == defaults[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "stripped"),
+    [
+        ("a_20250101_000000", "a"),
+        ("a_b_tensorrt_20250101_000000", "a_b"),
+        ("a_20250101_000000_b", "a_20250101_000000_b"),
+        ("a_tensorrt", "a_tensorrt"),
+        ("plain", "plain"),
+    ],
+)
+def test_a_new_version_has_the_name_of_the_old_one_without_its_stamp(name: str, stripped: str) -> None:
+    assert strip_stamp(name) == stripped

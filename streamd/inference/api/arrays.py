@@ -38,8 +38,8 @@ def prepare_batch(given: ArrayInputs, specs: Sequence[TensorSpec]) -> ArrayBatch
         rows[spec.name] = cast_array(array, spec)
     sizes = set(counts.values())
     if len(sizes) > 1:
-        told = {name: "no batch axis" if count is None else f"{count} rows" for name, count in counts.items()}
-        raise InvalidTensorError(f"inputs have different numbers of rows: {told}; expected as many of each")
+        counted = {name: "no batch axis" if count is None else f"{count} rows" for name, count in counts.items()}
+        raise InvalidTensorError(f"inputs have different numbers of rows: {counted}; expected as many of each")
     (count,) = sizes
     return ArrayBatch(rows, 1 if count is None else count, count is None)
 
@@ -87,8 +87,8 @@ def _by_name(given: ArrayInputs, specs: Sequence[TensorSpec]) -> Arrays:
         given = {specs[0].name: given}
     if set(given) != set(expected):
         missing, unknown = sorted(set(expected) - set(given)), sorted(map(str, set(given) - set(expected)))
-        told = "; ".join(f"{what} {names}" for what, names in (("missing", missing), ("unknown", unknown)) if names)
-        raise InvalidTensorError(f"inputs: {told}; expected {expected}")
+        faults = "; ".join(f"{what} {names}" for what, names in (("missing", missing), ("unknown", unknown)) if names)
+        raise InvalidTensorError(f"inputs: {faults}; expected {expected}")
     arrays = {}
     for name, values in given.items():
         try:

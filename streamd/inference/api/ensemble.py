@@ -84,9 +84,9 @@ def _check(what: str, number: int, found: tuple[TensorSpec, ...], expected: tupl
     others = {spec.name: spec for spec in expected}
     fits = {spec.name for spec in found} == set(others) and all(_alike(spec, others[spec.name]) for spec in found)
     if not fits:
-        told = {spec.name: spec.description for spec in found}
+        given = {spec.name: spec.description for spec in found}
         wanted = {spec.name: spec.description for spec in expected}
-        raise ConfigError(f"{what} of member {number} are {told}, expected those of the first: {wanted}")
+        raise ConfigError(f"{what} of member {number} are {given}, expected those of the first: {wanted}")
 
 
 def _alike(one: TensorSpec, other: TensorSpec) -> bool:

@@ -105,11 +105,11 @@ def _lengths(spec: TensorSpec, axes: tuple[int, ...], length: Axes | None) -> tu
     own = [spec.shape[axis] for axis in axes]
     given: Sequence[int | None] = own if length is None else _for_each("length", length, len(axes))
     lengths = []
-    for axis, want, said in zip(axes, own, given, strict=True):
-        if said is None or said < 1 or want not in (None, said):
+    for axis, want, size in zip(axes, own, given, strict=True):
+        if size is None or size < 1 or want not in (None, size):
             expected = "one of 1 or more, since the graph leaves it open" if want is None else str(want)
-            raise ConfigError(f"the window's length along axis {axis} is {said}, expected {expected}")
-        lengths.append(said)
+            raise ConfigError(f"the window's length along axis {axis} is {size}, expected {expected}")
+        lengths.append(size)
     return tuple(lengths)
 
 

@@ -101,7 +101,7 @@ def _find_source(path: Path, plans: Path | None) -> EngineSource:
 
 
 def _loose_plan(folder: Path, graph: Path | None, precision: str, machine: Machine) -> PlanFile:
-    """Of a plain folder's plans: the one asked for, or with `auto` what was validated, then true fp32."""
+    """Choose a plan of a plain folder: that of the precision, or with `auto` a validated one, then true fp32."""
     record = _read_record(folder / PLANS_RECORD)
     plans = {name: _plan_file(folder, name, record) for name in record.plans}
     reasons = []

@@ -93,9 +93,9 @@ class SharedEngine:
             self._make_runtimes()
             for index, stages in enumerate(alternatives):
                 engines.append([])
-                for place, stage in enumerate(stages):
-                    told = describe_place(index, len(alternatives), place, len(stages))
-                    engines[-1].append(self._load_stage(stage, told))
+                for number, stage in enumerate(stages):
+                    place = describe_place(index, len(alternatives), number, len(stages))
+                    engines[-1].append(self._load_stage(stage, place))
         except BaseException:
             engines.clear()  # the error's traceback would keep them beyond their runtime
             self._drop_runtimes()
@@ -118,11 +118,11 @@ class SharedEngine:
         while self._runtimes:
             self._runtimes.pop()
 
-    def _load_stage(self, serialized: memoryview, told: str) -> Any:
+    def _load_stage(self, serialized: memoryview, place: str) -> Any:
         engine = self._runtimes[-1].deserialize_cuda_engine(serialized)
         if engine is None:
             raise BackendUnavailableError(
-                f"{self.plan.path}: TensorRT {self.library.version} cannot load {told or 'this plan'} on "
+                f"{self.plan.path}: TensorRT {self.library.version} cannot load {place or 'this plan'} on "
                 f"{cuda.get_device_name(self.device)}: {self.library.take_last_error()}; {REBUILD_HINT}"
             )
         return engine
@@ -139,8 +139,8 @@ def read_tensors(library: TensorRtLibrary, alternatives: Alternatives) -> tuple[
         try:
             found.append(_tensors_of_stages(library, engines))
         except BackendUnavailableError as exc:
-            told = describe_plan(index, len(alternatives))
-            raise BackendUnavailableError(f"{told}: {exc}" if told else str(exc)) from exc
+            place = describe_plan(index, len(alternatives))
+            raise BackendUnavailableError(f"{place}: {exc}" if place else str(exc)) from exc
     return merge_alternatives(found)
 
 
@@ -154,8 +154,8 @@ def _tensors_of_stages(library: TensorRtLibrary, engines: Sequence[Any]) -> Netw
             )
     for index, stage in enumerate(found.stages):
         if not stage.reads:
-            told = describe_stage(index, len(engines)) or "the engine"
-            raise BackendUnavailableError(f"{told} reads no tensor, expected at least one for a batch")
+            place = describe_stage(index, len(engines)) or "the engine"
+            raise BackendUnavailableError(f"{place} reads no tensor, expected at least one for a batch")
     return found
 
 

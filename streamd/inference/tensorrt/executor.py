@@ -95,8 +95,8 @@ class TensorRtExecutor:
     def _choose(self, bucket: int) -> ProfileChoice:
         choice = choose_profiles(self._alternatives, self._tensors, bucket)
         if choice is None:
-            told = describe_missing_stage(self._alternatives, self._tensors, bucket)
-            raise BackendUnavailableError(f"{self._engine.plan.path}: no profile{told} takes a batch of {bucket}")
+            place = describe_missing_stage(self._alternatives, self._tensors, bucket)
+            raise BackendUnavailableError(f"{self._engine.plan.path}: no profile{place} takes a batch of {bucket}")
         return choice
 
     def _alternative(self, bucket: int) -> int:
@@ -108,14 +108,14 @@ class TensorRtExecutor:
         library.errors.clear()
         context = make_context(library, self._alternatives[choice.alternative][index])
         if context is None:
-            told, reason = choice.describe_stage(index), library.take_last_error()
-            raise BackendUnavailableError(f"{self.name}: no context{told} for a batch of {bucket}: {reason}")
+            place, reason = choice.describe_stage(index), library.take_last_error()
+            raise BackendUnavailableError(f"{self.name}: no context{place} for a batch of {bucket}: {reason}")
         self._contexts[bucket].append(context)
         cuda.note_held(self._engine.device, "contexts")
         set_scratch(context, self._scratch.pointer, self._scratch_bytes)
         accepted = context.set_optimization_profile_async(choice.profiles[index], self._stream.handle)
         self._stream.synchronize()
-        self._expect(accepted, index, bucket)  # a context without a profile may not be told shapes: 8.6 crashes
+        self._expect(accepted, index, bucket)  # a context without a profile may not be given shapes: 8.6 crashes
         names = [each.name for each in choice.stages[index].reads]
         taken = [context.set_input_shape(name, self._specs[name].make_batch_shape(bucket)) for name in names]
         self._expect(all(taken), index, bucket)
@@ -126,9 +126,9 @@ class TensorRtExecutor:
         rest = shapes[buckets[-1]][1:]
         closed = fill_open_axes(spec, rest)
         if closed is None or -1 in rest or any(shape != (bucket, *rest) for bucket, shape in shapes.items()):
-            told = self._chosen[buckets[0]].describe_stage(index)
+            place = self._chosen[buckets[0]].describe_stage(index)
             raise BackendUnavailableError(
-                f"{self._engine.plan.path}: output {spec.name!r}{told} by batch is {shapes}, expected a row "
+                f"{self._engine.plan.path}: output {spec.name!r}{place} by batch is {shapes}, expected a row "
                 f"for each, all of one shape, as {spec.description}"
             )
         return closed
@@ -140,19 +140,19 @@ class TensorRtExecutor:
         return array
 
     def _prepare(self, bucket: int, graphs: bool) -> None:
-        """Tell a bucket's contexts where their tensors lie, run them once, and capture them."""
+        """Give a bucket's contexts the addresses of their tensors, run them once, and capture them."""
         for index, (context, stage) in enumerate(zip(self._contexts[bucket], self._chosen[bucket].stages, strict=True)):
             names = [each.name for each in (*stage.reads, *stage.gives)]
-            told = [context.set_tensor_address(name, self._device[name].pointer) for name in names]
-            self._expect(all(told), index, bucket)
+            accepted = [context.set_tensor_address(name, self._device[name].pointer) for name in names]
+            self._expect(all(accepted), index, bucket)
         enqueue = partial(self._enqueue, bucket)
         self._run_once(enqueue)
         self.graphs[bucket] = self._capture(bucket, enqueue) if graphs else "not asked for"
 
     def _expect(self, accepted: bool, index: int, bucket: int) -> None:
         if not accepted:
-            told, reason = self._chosen[bucket].describe_stage(index), self._engine.library.take_last_error()
-            raise BackendUnavailableError(f"{self.name}: a batch of {bucket} was refused{told}: {reason}")
+            place, reason = self._chosen[bucket].describe_stage(index), self._engine.library.take_last_error()
+            raise BackendUnavailableError(f"{self.name}: a batch of {bucket} was refused{place}: {reason}")
 
     def _run_once(self, enqueue: Any) -> None:
         try:
@@ -218,8 +218,8 @@ class TensorRtExecutor:
             )
         for index, context in enumerate(self._contexts[bucket]):
             if not context.execute_async_v3(stream.handle):
-                told, reason = self._chosen[bucket].describe_stage(index), self._engine.library.take_last_error()
-                raise BatchFailedError(f"{self.name}: a batch of {bucket}{told}: {reason}")
+                place, reason = self._chosen[bucket].describe_stage(index), self._engine.library.take_last_error()
+                raise BatchFailedError(f"{self.name}: a batch of {bucket}{place}: {reason}")
         for spec in self.output_specs:
             cuda.copy_to_host(
                 self.outputs[spec.name], self._device[spec.name].pointer, spec.count_bytes(bucket), stream

@@ -84,8 +84,8 @@ def unpack_plans(content: Content) -> tuple[tuple[memoryview, ...], ...]:
         try:
             found.append(unpack_stages(alternative))
         except BackendUnavailableError as exc:
-            told = describe_plan(index, len(alternatives))
-            raise BackendUnavailableError(f"{told}: {exc}" if told else str(exc)) from exc
+            place = describe_plan(index, len(alternatives))
+            raise BackendUnavailableError(f"{place}: {exc}" if place else str(exc)) from exc
     return tuple(found)
 
 

@@ -73,5 +73,5 @@ def _profiles(
     return [find_profile(engine, stage.reads, batch) for engine, stage in stages]
 
 
-def _in_brackets(told: str) -> str:
-    return f" ({told})" if told else ""
+def _in_brackets(place: str) -> str:
+    return f" ({place})" if place else ""

@@ -47,10 +47,10 @@ class TensorRtRunner:
 
 
 def find_plan_buckets(engine: SharedEngine, wanted: tuple[int, ...] | None) -> tuple[int, ...]:
-    """The batch sizes to run a plan with: those that are wanted, else those of its profiles.
+    """Return the batch sizes to run a plan with: those that are wanted, else those of its profiles.
 
-    Each is taken by some alternative in all its stages. Loads the plan, unless someone holds it. Raises
-    `BackendUnavailableError` where a wanted one fits no profile.
+    Some alternative takes each of them in all its stages. Loads the plan if no lane holds it. Raises
+    `BackendUnavailableError` if a wanted size fits no profile.
     """
     engines = engine.acquire()
     try:
@@ -59,8 +59,8 @@ def find_plan_buckets(engine: SharedEngine, wanted: tuple[int, ...] | None) -> t
         del engines
         engine.release()
     if missing or not own:
-        told = f"no profile takes a batch of {missing}, expected some of {own}" if missing else "it has no profile"
-        raise BackendUnavailableError(f"{engine.plan.path}: {told}; build one: streamd engine build --buckets")
+        reason = f"no profile takes a batch of {missing}, expected some of {own}" if missing else "it has no profile"
+        raise BackendUnavailableError(f"{engine.plan.path}: {reason}; build one: streamd engine build --buckets")
     return wanted or own
 
 

@@ -49,18 +49,18 @@ def join_stages(stages: Sequence[StageTensors]) -> NetworkTensors:
     given: set[str] = set()
     passed: set[str] = set()
     for index, stage in enumerate(stages):
-        told = describe_stage(index, len(stages)) or "the engine"
+        place = describe_stage(index, len(stages)) or "the engine"
         for spec in stage.reads:
-            before = first.setdefault(spec.name, f"{told} reads")
-            known[spec.name] = _joined(known.get(spec.name, spec), spec, before, f"{told} reads")
+            before = first.setdefault(spec.name, f"{place} reads")
+            known[spec.name] = _joined(known.get(spec.name, spec), spec, before, f"{place} reads")
         passed |= given & {spec.name for spec in stage.reads}
         for spec in stage.gives:
             if spec.name in known:
                 raise BackendUnavailableError(
-                    f"tensor {spec.name!r}: {first[spec.name]} it, and {told} gives it, expected one stage to give it "
+                    f"tensor {spec.name!r}: {first[spec.name]} it, and {place} gives it, expected one stage to give it "
                     "and only later ones to read it"
                 )
-            known[spec.name], first[spec.name] = spec, f"{told} gives"
+            known[spec.name], first[spec.name] = spec, f"{place} gives"
             given.add(spec.name)
     return NetworkTensors(
         [spec for name, spec in known.items() if name not in given],
@@ -79,13 +79,13 @@ def merge_alternatives(found: Sequence[NetworkTensors]) -> tuple[NetworkTensors,
     first = found[0]
     known = {spec.name: spec for specs in first.groups.values() for spec in specs}
     for index, each in enumerate(found[1:], 1):
-        told = describe_plan(index, len(found))
+        place = describe_plan(index, len(found))
         for kind, specs in each.groups.items():
             names, expected = (sorted(spec.name for spec in group) for group in (specs, first.groups[kind]))
             if names != expected:
-                raise BackendUnavailableError(f"{told} has {kind} {names}, expected {expected} as plan 1 has")
+                raise BackendUnavailableError(f"{place} has {kind} {names}, expected {expected} as plan 1 has")
             for spec in specs:
-                known[spec.name] = _joined(known[spec.name], spec, "the plans before it have", f"{told} has")
+                known[spec.name] = _joined(known[spec.name], spec, "the plans before it have", f"{place} has")
     inputs, intermediates, outputs = ([known[spec.name] for spec in specs] for specs in first.groups.values())
     return tuple(NetworkTensors(inputs, intermediates, outputs, _as_known(known, each.stages)) for each in found)
 

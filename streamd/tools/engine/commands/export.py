@@ -51,7 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Export, and return the exit status. Raises `StreamdError`."""
-    from streamd.tools.engine.output.atomic_version import NewVersion, strip_stamp
+    from streamd.repository.versions import strip_stamp
+    from streamd.tools.engine.output.atomic_version import NewVersion
     from streamd.tools.engine.progress import Progress
     from streamd.tools.networks.weights import find_weights, load_network
 
@@ -59,7 +60,7 @@ def main(args: argparse.Namespace) -> int:
     folder = find_weights(args.weights).parent
     is_version = (folder / "config.json").is_file()
     root = args.out or (folder.parent if is_version else Path("engines"))
-    with NewVersion(root, args.name or strip_stamp(folder), default=args.default) as new:
+    with NewVersion(root, args.name or strip_stamp(folder.name), default=args.default) as new:
         network = load_network(args.weights)
         progress.print_line(f"{folder.name}: {network.architecture}, exporting")
         info = write_version(network, new.folder, read_compared_windows(args.data, network), args.batches)

@@ -3,7 +3,6 @@
 This module only reads; it changes no graph and writes no file.
 """
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,8 @@ from streamd.core.contract import ModelContract
 from streamd.core.errors import BuildError, ConfigError, RepositoryError
 from streamd.regular_files import read_regular
 from streamd.repository.manifest import read_manifest
-from streamd.repository.versions import load_version
+from streamd.repository.versions import load_version, strip_stamp
 from streamd.tools.engine.graph.onnx_graph import TOO_LARGE, OnnxModel, Signature, extract_signature, load_graph
-
-_STAMPED = re.compile(r"(_tensorrt)?_\d{8}_\d{6}$")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +41,7 @@ class GraphSource:
     def name(self) -> str:
         """Return the name of versions made from this graph, without `_tensorrt_<stamp>`."""
         name = self.folder.name if self.folder else (self.manifest or {}).get("name") or self.onnx.stem
-        return _STAMPED.sub("", str(name))
+        return strip_stamp(str(name))
 
 
 def read_source(onnx: Path | None, version: Path | None, config: Path | None, *, manifest_needed: bool) -> GraphSource:

@@ -22,7 +22,6 @@ from streamd.repository.files import BUILDING_PREFIX, VersionHold, replace_file,
 from streamd.repository.schema import VERSION_RECORD
 
 _NAME = re.compile(r"(?!.*torch)[A-Za-z0-9][A-Za-z0-9_.-]*", re.IGNORECASE)
-_STAMPED = re.compile(r"(_tensorrt)?_\d{8}_\d{6}$")
 
 CONVERSION_LOG = "conversion_log.txt"
 """The log of how a version, or a folder of plans, was made."""
@@ -128,11 +127,6 @@ class NewVersion(HiddenFolder):
         while (path := self.root / f"{self.name}_tensorrt_{stamp:%Y%m%d_%H%M%S}").exists():
             stamp += timedelta(seconds=1)
         return path
-
-
-def strip_stamp(folder: Path) -> str:
-    """Return a version's name without `_tensorrt_<stamp>`, under which new versions are made of it."""
-    return _STAMPED.sub("", folder.name)
 
 
 def make_writable_folder(path: Path) -> None:
