@@ -26,6 +26,9 @@ CONTRACT = make_contract(
     horizon=96,
 )
 LIMITS = WindowLimits(capacity=2_000, need=2, late_steps=288, grace_seconds=10.0)
+SPACE_FOR = 140
+"""More servers than the pieces that were reserved as a whole have space for."""
+
 ROUNDS = (4_096, 20_000, 70_000, 140_000, 300_000, 2**20, 40_000)
 """The bytes that become free before the next servers arrive: few, so that a slot gets some of its pages and not all."""
 
@@ -96,6 +99,7 @@ def run(folder: Path, name: str) -> None:
             sender.send("first", known, 40)
             state.flush()
         fill(ballast)
+        sender.send("reserved", [f"{name}-reserved-{number}" for number in range(SPACE_FOR)], 1)
         sender.send("full-new", [f"{name}-new-{number}" for number in range(10)], 1)
         sender.send("full-old", known, 300)
         state.flush()
@@ -110,6 +114,7 @@ def run(folder: Path, name: str) -> None:
         sender.send("free-new", [f"{name}-free-{number}" for number in range(50)], 1)
         sender.send("free-old", known, 2)
         fill(ballast)
+        sender.send("reserved", [f"{name}-last-{number}" for number in range(SPACE_FOR)], 1)
         sender.send("full-again", [f"{name}-late-{number}" for number in range(10)], 1)
     write_line("ended")
 

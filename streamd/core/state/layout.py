@@ -46,6 +46,7 @@ class Layout:
         self.capacity = capacity
         self.identity = {"capacity": capacity, **identity}
         self.offsets: dict[str, int] = {}
+        self._places: list[tuple[int, int]] = []  # of each column its offset, and the bytes of a slot
         self.earlier_nbytes = 0
         """The size in bytes without the columns that were added."""
         offset = HEADER_BYTES
@@ -53,6 +54,7 @@ class Layout:
             if column.added and not self.earlier_nbytes:
                 self.earlier_nbytes = offset
             self.offsets[column.name] = offset
+            self._places.append((offset, column.count_bytes(1)))
             offset += -(-column.count_bytes(capacity) // HEADER_BYTES) * HEADER_BYTES
         self.nbytes = offset
         self.earlier_nbytes = self.earlier_nbytes or offset
@@ -88,9 +90,8 @@ class Layout:
         even if the blocks of the file system are smaller.
         """
         extents = []
-        for column in self.columns:
-            size = column.count_bytes(1)
-            first = self.offsets[column.name] + slot * size
+        for offset, size in self._places:
+            first = offset + slot * size
             start = first // page_bytes * page_bytes
             end = min(-(-(first + count * size) // page_bytes) * page_bytes, self.nbytes)
             extents.append((start, end - start))

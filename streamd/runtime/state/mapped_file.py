@@ -4,13 +4,13 @@ Knows the file and its space, not the meaning of the arrays. If the process dies
 changes to disk; `flush` is for a crash of the machine.
 
 A write to a mapped page for which the disk has no space ends the process by SIGBUS. To prevent it:
-- A slot is reserved in whole pages, and its pages are made writable (MADV_POPULATE_WRITE) before it is used. That call
-  returns an error in place of the signal.
-- The map is marked as read at random (MADV_RANDOM), so that the kernel caches single pages. A larger piece (a large
-  folio) needs disk space as a whole as soon as one byte of it is written, also for slots in it that are not reserved.
-- Another process that reads the file (a backup) may still bring it into the cache in large pieces. So
-  `reserve_whole_pieces` reserves whole pieces around the used slots while there is space (a few MiB for each file). If
-  there is no space at start, the file is dropped from the cache before it is mapped.
+- The pieces in which a slot lies are reserved as a whole before the slot is used. The kernel may cache a piece as one
+  page (a large folio), which needs the space of all of it as soon as one byte is written.
+- If there is no space for a piece, the slot is reserved in its own pages, and they are made writable at once
+  (MADV_POPULATE_WRITE): that call returns an error in place of the signal. The map is marked as read at random
+  (MADV_RANDOM), so that the kernel caches single pages. `reserve_whole_pieces` tries the piece again, since another
+  process that reads the file (a backup) may bring it into the cache as a whole.
+- If there is no space for the pieces at start, the file is dropped from the cache before it is mapped.
 - On btrfs the file is written in place (NOCOW), because a copy-on-write file needs new space for each page that is
   written again.
 """
@@ -93,12 +93,22 @@ class StateFile:
         """Make sure that a slot can be written; raises `StorageError` if the disk has no space for it."""
         try:
             for offset, size in self.layout.list_slot_extents(slot, page_bytes=mmap.PAGESIZE):
-                self._allocate(offset, size)
-                self._make_writable(offset, size)
-                self._touched_pieces.update(range(offset // PIECE_BYTES, (offset + size - 1) // PIECE_BYTES + 1))
-            self._touched_pieces -= self._whole_pieces
+                pieces = range(offset // PIECE_BYTES, (offset + size - 1) // PIECE_BYTES + 1)
+                if not self._whole_pieces.issuperset(pieces):
+                    self._touched_pieces.update(piece for piece in pieces if not self._reserve_piece(piece))
+                if not self._whole_pieces.issuperset(pieces):
+                    self._allocate(offset, size)
+                    self._make_writable(offset, size)
         except OSError as exc:
             raise StorageError(f"{self.path}: no space for another server: {_describe_os_error(exc)}") from exc
+
+    def _reserve_piece(self, piece: int) -> bool:
+        """Reserve a piece as a whole; returns `False` if it cannot be."""
+        start = piece * PIECE_BYTES
+        with contextlib.suppress(OSError):
+            if self._allocate(start, min(PIECE_BYTES, self.layout.nbytes - start)):
+                self._whole_pieces.add(piece)
+        return piece in self._whole_pieces
 
     def reserve_again(self, first: int, count: int) -> None:
         """Make sure that `count` slots that are in use can be written; raises `StorageError`.
@@ -117,13 +127,15 @@ class StateFile:
                         f"{self.path}: no space for the servers it holds: {_describe_os_error(exc)}"
                     ) from exc
 
-    def _allocate(self, offset: int, size: int) -> None:
+    def _allocate(self, offset: int, size: int) -> bool:
+        """Reserve space; returns `False` if the file system cannot reserve, raises `OSError` if the disk is full."""
         try:
             os.posix_fallocate(self._fd, offset, size)
         except OSError as exc:
-            # Some file systems cannot reserve. There only the call that makes pages writable protects.
             if exc.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
                 raise
+            return False
+        return True
 
     def _make_writable(self, offset: int, size: int) -> None:
         assert self._map is not None, f"{self.path} is closed"
@@ -134,18 +146,13 @@ class StateFile:
                 raise
 
     def reserve_whole_pieces(self) -> None:
-        """Reserve the pieces in which slots were reserved as a whole; without space, the next call tries again.
+        """Try again to reserve the pieces for which there was no space when a slot in them was reserved.
 
-        A call costs nothing if no slot was reserved since the last one. Call it on the thread that writes the arrays:
-        if the file system cannot reserve, the C library reads and writes single bytes of the file instead.
+        Call it on the thread that writes the arrays: if the file system cannot reserve, the C library reads and writes
+        single bytes of the file instead.
         """
-        with contextlib.suppress(OSError):
-            while self._touched_pieces:
-                piece = next(iter(self._touched_pieces))
-                start = piece * PIECE_BYTES
-                self._allocate(start, min(PIECE_BYTES, self.layout.nbytes - start))
-                self._touched_pieces.remove(piece)
-                self._whole_pieces.add(piece)
+        while self._touched_pieces and self._reserve_piece(next(iter(self._touched_pieces))):
+            self._touched_pieces -= self._whole_pieces
 
     def _reserve_all_pieces(self) -> bool:
         """Reserve every piece that holds data as a whole; returns `False` if the disk has no space."""

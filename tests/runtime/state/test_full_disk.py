@@ -35,7 +35,7 @@ def check(lines: list[list[str]], kind: str) -> None:
         codes = dict(count.split("=") for count in counts)
         if what in ("full-new", "full-again"):
             assert set(codes) == {"storage"}, (what, codes)
-        elif what == "tight":
+        elif what in ("reserved", "tight"):
             assert set(codes) <= {"accepted", "storage"}, (what, codes)
         elif what == "full-old":
             # btrfs may need new space for each write, so a full one is not written.

@@ -4,6 +4,7 @@ A state folder belongs to one daemon, survives kill -9 and changes of capacity a
 """
 
 import errno
+import mmap
 import os
 import signal
 import subprocess
@@ -382,6 +383,7 @@ def test_a_full_disk_evicts_no_server(tmp_path: Path, monkeypatch: pytest.Monkey
         names = [f"web-{number}" for number in range(LIMITS.capacity)]
         for name in names:
             fill(state, name, 3)
+    with opened(tmp_path) as state:  # it does not know which pieces of the file have space
         generations = list(state.directory.generations)
         fill_the_disk(monkeypatch)
         with pytest.raises(StorageError, match="no space") as caught:
@@ -405,13 +407,36 @@ def test_a_file_system_that_cannot_reserve_works(tmp_path: Path, monkeypatch: py
         assert len(rows_of(state, "web-01")) == 3
 
 
-def test_a_slot_is_reserved_before_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reserved: list[tuple[int, int]] = []
-    monkeypatch.setattr(os, "posix_fallocate", lambda fd, offset, size: reserved.append((offset, size)))
+@pytest.mark.parametrize("has_space_for_pieces", [True, False])
+def test_a_slot_is_reserved_before_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_space_for_pieces: bool
+) -> None:
+    reserved: dict[int, list[tuple[int, int]]] = {}
+
+    def reserve(fd: int, offset: int, size: int) -> None:
+        if size > mmap.PAGESIZE and not has_space_for_pieces:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        reserved.setdefault(fd, []).append((offset, offset + size))
+
+    monkeypatch.setattr(os, "posix_fallocate", reserve)
     with opened(tmp_path) as state:
         slot, _ = state.admit("web-01", NOW)
-        layouts = (state.windows_file.layout, state.board_file.layout)
-        assert reserved == [extent for layout in layouts for extent in layout.list_slot_extents(slot)]
+        files = (state.windows_file, state.board_file)
+        assert len(reserved) == len(files)
+        for file, ranges in zip(files, reserved.values(), strict=True):
+            for offset, size in file.layout.list_slot_extents(slot):
+                assert any(start <= offset and offset + size <= end for start, end in ranges)
+
+
+def test_a_piece_of_a_file_is_reserved_once_for_all_of_its_slots(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reserved: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "posix_fallocate", lambda fd, offset, size: reserved.append((fd, offset)))
+    with opened(tmp_path) as state:
+        for number in range(LIMITS.capacity):
+            state.admit(f"web-{number}", NOW)
+    assert len(set(reserved)) == len(reserved) == 2, "each file is smaller than a piece"
 
 
 # ---------------------------------------------------------------- capacity
@@ -455,4 +480,5 @@ def test_a_file_is_sparse_until_it_is_used(tmp_path: Path) -> None:
         before = os.stat(state.windows_file.path)
         assert before.st_size > 100 * 2**20
         fill(state, "web-01", 3)
-        assert os.stat(state.windows_file.path).st_blocks * 512 < 2**20
+        # A server takes a piece of each large column at first; the next servers find their space in it.
+        assert os.stat(state.windows_file.path).st_blocks * 512 < 8 * 2**20
