@@ -70,7 +70,7 @@ class StateFile:
             if recreate:
                 os.ftruncate(self._fd, 0)
             self.header, self.is_new = self._prepare()
-            self._needs_spare_space = is_btrfs(self._fd)
+            self.needs_spare_space = is_btrfs(self._fd)
             if not self.is_new and not self._reserve_all_pieces():
                 self._drop_from_cache()
             self._map: mmap.mmap | None = mmap.mmap(self._fd, layout.nbytes)
@@ -175,7 +175,7 @@ class StateFile:
         Only a file system that needs new space for each write can have a shortage; on others, reserved pages are always
         writable.
         """
-        if not self._needs_spare_space:
+        if not self.needs_spare_space:
             return None
         found = os.statvfs(self._fd)
         free = found.f_bavail * found.f_frsize

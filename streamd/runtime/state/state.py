@@ -61,6 +61,7 @@ class State:
     def __post_init__(self) -> None:
         arrays = self.windows.arrays
         self.ahead = AheadServers(self.directory.names, arrays["newest"], arrays["open_step"])
+        self._can_run_short = self.windows_file.needs_spare_space or self.board_file.needs_spare_space
 
     def admit(self, name: str, now_wall: float) -> tuple[int, str | None]:
         """Give a new server a slot; returns it, and the server that was evicted for it or `None`.
@@ -110,6 +111,8 @@ class State:
 
     def find_shortage(self) -> StorageError | None:
         """Return an error if the disk is too full for any write, else `None`; see `StateFile.find_shortage`."""
+        if not self._can_run_short:  # asked before each sample, and on most file systems it is always None
+            return None
         return self.windows_file.find_shortage() or self.board_file.find_shortage()
 
     def reserve_whole_pieces(self) -> None:
