@@ -202,6 +202,7 @@ async def test_a_full_disk_evicts_no_server_and_drops_no_row(tmp_path: Path, mon
 
     with recording(tmp_path, capacity=2) as at:
         await at.take(sample("a"), sample("b"))
+    with recording(tmp_path, capacity=2) as at:  # started again, it does not know which pieces of its files have space
         monkeypatch.setattr(os, "posix_fallocate", refuse)
         result = await at.take(sample("c"), sample("a", 1))
         assert [(error["index"], error["code"]) for error in result.errors] == [(0, "storage")]
