@@ -1,0 +1,220 @@
+"""The points of one server in its newest steps, and the rows that are made of them. Touches no clock and no file.
+
+A row is computed from the points of its step and of the steps beside it, each time anew: so points may come late, out
+of order and twice, as long as their step is among the newest `RETAINED_STEPS` of the server.
+"""
+
+import math
+from array import array
+from collections.abc import Sequence
+
+import numpy as np
+
+from streamd.core.aggregation.formulas import ServerFormulas
+from streamd.core.aggregation.reduction import KIND_CODES, KIND_OF_CODE, Float64, reduce_step
+from streamd.core.mapping.mapping import CompiledRule, Match, Use
+from streamd.core.mapping.series import Kind
+
+NO_STEP = -1
+
+RETAINED_STEPS = 3
+"""The newest steps of a server in which a point still counts. One more is kept: a counter's increase begins there."""
+
+MAX_SERIES_OF_SERVER = 20_000
+"""The series of one server; a sender of ever new labels cannot take the room of the others."""
+
+
+class SeriesEntry:
+    """One series of a server: its index there, which may change when series that have ended are removed."""
+
+    __slots__ = ("index", "server")
+
+    def __init__(self, server: "ServerPoints", index: int) -> None:
+        self.server = server
+        self.index = index
+
+
+class _StepPoints:
+    """The points of one step, in the order in which they came."""
+
+    __slots__ = ("firsts", "series", "times", "values")
+
+    def __init__(self) -> None:
+        self.series = array("I")
+        self.times = array("d")
+        self.values = array("d")
+        self.firsts: dict[int, float] = {}
+        """The time of the first point of each series: the increase in the step before ends there."""
+
+    def add(self, series: Sequence[int], times: Sequence[float], values: Sequence[float]) -> bool:
+        """Add points; returns whether one is the first of its series now."""
+        self.series.extend(series)
+        self.times.extend(times)
+        self.values.extend(values)
+        firsts, is_first = self.firsts, False
+        for index, time in zip(series, times, strict=True):
+            if time < firsts.get(index, math.inf):
+                firsts[index] = time
+                is_first = True
+        return is_first
+
+
+class ServerPoints:
+    """The series of one server, and their points in the newest steps.
+
+    `step_seconds` is the length of a step. Steps up to `closed_step` are closed: their rows were written.
+    """
+
+    def __init__(self, name: str, rules: Sequence[CompiledRule], step_seconds: int) -> None:
+        self.name = name
+        self.entries: list[SeriesEntry] = []
+        self.definitions: list[bytes] = []
+        """What each series is, by index, as it is logged."""
+        self.latest_step = NO_STEP
+        self.closed_step = NO_STEP
+        self._rules = rules
+        self._step_seconds = step_seconds
+        self._known: dict[bytes, SeriesEntry] = {}
+        self._kinds = bytearray()
+        self._uses: list[tuple[Use, ...]] = []
+        self._formulas = ServerFormulas(rules)
+        self._steps: dict[int, _StepPoints] = {}
+
+    # ------------------------------------------------------------ series
+    def find_series(self, definition: bytes) -> SeriesEntry | None:
+        """Return the entry of a series that was added before, or `None`."""
+        return self._known.get(definition)
+
+    def add_series(self, definition: bytes, match: Match) -> SeriesEntry:
+        """Add a series; `definition` is unique in the server. The caller minds `MAX_SERIES_OF_SERVER`."""
+        entry = SeriesEntry(self, len(self.entries))
+        self.entries.append(entry)
+        self.definitions.append(definition)
+        self._known[definition] = entry
+        self._kinds.append(KIND_CODES[match.kind])
+        self._uses.append(match.uses)
+        self._formulas.add_series(entry.index, match.uses)
+        return entry
+
+    def get_kind(self, entry: SeriesEntry) -> Kind:
+        """Return the kind of a series."""
+        return KIND_OF_CODE[self._kinds[entry.index]]
+
+    def encode_kinds(self, first: int) -> bytes:
+        """Return the codes of the kinds of the series from `first` on."""
+        return bytes(self._kinds[first:])
+
+    def set_kind(self, entry: SeriesEntry, kind: Kind) -> None:
+        """Change the kind of a series: its sender said another one."""
+        self._kinds[entry.index] = KIND_CODES[kind]
+
+    def prune(self) -> list[SeriesEntry]:
+        """Remove the series without any point in the steps that are kept; returns their entries. Indices change."""
+        used = set().union(*(points.firsts for points in self._steps.values()))
+        if len(used) == len(self.entries):
+            return []
+        kept = sorted(used)
+        removed = [entry for entry in self.entries if entry.index not in used]
+        places = np.zeros(len(self.entries), np.uint32)
+        places[kept] = np.arange(len(kept), dtype=np.uint32)
+        self.entries = [self.entries[index] for index in kept]
+        self.definitions = [self.definitions[index] for index in kept]
+        self._kinds = bytearray(self._kinds[index] for index in kept)
+        self._uses = [self._uses[index] for index in kept]
+        self._known = dict(zip(self.definitions, self.entries, strict=True))
+        self._formulas = ServerFormulas(self._rules)
+        for index, entry in enumerate(self.entries):
+            entry.index = index
+            self._formulas.add_series(index, self._uses[index])
+        for points in self._steps.values():
+            points.series = array("I", places[np.frombuffer(points.series, np.uint32)].tobytes())
+            points.firsts = {int(places[index]): time for index, time in points.firsts.items()}
+        return removed
+
+    @property
+    def definition_bytes(self) -> int:
+        """The size of all definitions."""
+        return sum(map(len, self.definitions))
+
+    # ------------------------------------------------------------ points in
+    def find_oldest_step(self) -> int:
+        """Return the oldest step in which a point counts."""
+        return self.latest_step - RETAINED_STEPS + 1
+
+    def add_points(self, series: Sequence[int], times: Sequence[float], values: Sequence[float]) -> list[int]:
+        """Add points, of which none is older than `find_oldest_step` says; returns the steps whose rows to write.
+
+        These are the steps that are over now, and closed steps whose row changes: of late points, and of counters
+        whose first point in a step completes the increase in the step before. After their rows are written the caller
+        calls `mark_closed`.
+        """
+        length, oldest = self._step_seconds, self.find_oldest_step()
+        first, last = int(min(times) // length), int(max(times) // length)
+        changed: set[int] = set()
+        if first == last:
+            self._extend(first, series, times, values, changed)
+        else:
+            by_step: dict[int, list[tuple[int, float, float]]] = {}
+            for point in zip(series, times, values, strict=True):
+                by_step.setdefault(int(point[1] // length), []).append(point)
+            for step, points in by_step.items():
+                columns = zip(*points, strict=True)
+                self._extend(step, next(columns), next(columns), next(columns), changed)
+        self.latest_step = max(self.latest_step, last)
+        changed.update(step for step in self._steps if step > self.closed_step)
+        over = max(self.latest_step - 1, self.closed_step)
+        return sorted(step for step in changed if oldest <= step <= over and step in self._steps)
+
+    def _extend(
+        self, step: int, series: Sequence[int], times: Sequence[float], values: Sequence[float], changed: set[int]
+    ) -> None:
+        points = self._steps.get(step)
+        if points is None:
+            points = self._steps[step] = _StepPoints()
+        is_first = points.add(series, times, values)
+        if step <= self.closed_step:
+            changed.update((step - 1, step, step + 1))
+        elif is_first:
+            changed.add(step - 1)
+
+    def mark_closed(self, step: int) -> None:
+        """Note that the rows up to this step were written, and forget the points that no row needs any more."""
+        self.closed_step = max(self.closed_step, step)
+        for old in [each for each in self._steps if each < self.find_oldest_step() - 1]:
+            del self._steps[old]
+
+    # ------------------------------------------------------------ rows out
+    def list_open_steps(self) -> list[int]:
+        """Return the steps that have points and are not closed yet, oldest first."""
+        return sorted(step for step in self._steps if step > self.closed_step)
+
+    def compute_row(self, step: int) -> dict[int, tuple[float, int]]:
+        """Return the features of a step, by column: the value, and the index of the rule that gave it."""
+        parts = [self._steps[each] for each in range(step - 1, step + 2) if each in self._steps]
+        if not parts or step not in self._steps:
+            return {}
+        start = float(step * self._step_seconds)
+        values = reduce_step(
+            np.concatenate([np.frombuffer(part.series, np.uint32) for part in parts]),
+            _join([part.times for part in parts]),
+            _join([part.values for part in parts]),
+            np.frombuffer(bytes(self._kinds), np.uint8),
+            start=start,
+            end=start + self._step_seconds,
+            longest_gap=2.0 * self._step_seconds,
+        )
+        return self._formulas.compute_features(values.tolist())
+
+    def drop_points(self) -> None:
+        """Forget all points and steps; the series stay."""
+        self._steps.clear()
+        self.latest_step = self.closed_step = NO_STEP
+
+    def count_points(self) -> int:
+        """Return the number of points that are kept."""
+        return sum(len(points.series) for points in self._steps.values())
+
+
+def _join(parts: Sequence["array[float]"]) -> Float64:
+    joined: Float64 = np.concatenate([np.frombuffer(part, np.float64) for part in parts])
+    return joined

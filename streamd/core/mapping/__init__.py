@@ -1,0 +1,1 @@
+"""Maps the series of foreign protocols to servers and features; pure."""

@@ -1,0 +1,223 @@
+"""Compiled rules: says which rules a series feeds, of which server, or why none. Pure."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from fnmatch import translate
+
+from streamd.core.errors import ConfigError
+from streamd.core.mapping.rules import Patterns, Rule, RuleSet, Term
+from streamd.core.mapping.series import Kind, SourceSeries
+
+MAX_CACHED_NAMES = 10_000
+"""Metric names in the cache; a sender of ever new names cannot make it larger."""
+
+NO_RULE = "no_rule"
+"""The reason for ignoring a series that no rule names."""
+
+NOT_SELECTED = "not_selected"
+"""The reason for ignoring a series whose metric a rule names, but whose labels it does not select."""
+
+NO_SERVER = "no_server"
+"""The reason for ignoring a series without a label that names its server."""
+
+
+class Role(IntEnum):
+    """The part of a rule that a series belongs to."""
+
+    NUMERATOR = 0
+    DENOMINATOR = 1
+    WITNESS = 2
+    """The term `zero_when`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """What one series is for one rule: a term of a part of it, in the group of these label values."""
+
+    rule: int
+    role: Role
+    term: int
+    group: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """What a series is mapped to: a server, how its steps become values, and its uses."""
+
+    server: str
+    kind: Kind
+    uses: tuple[Use, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ignored:
+    """That a series is not used; `reason` is `NO_RULE`, `NOT_SELECTED`, `NO_SERVER` or `dropped:<rule set>`."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompiledRule:
+    """A rule of a set; `column` is the index of its feature."""
+
+    name: str
+    column: int
+    signs: tuple[int, ...]
+    """Of the terms of the numerator."""
+    divisor_signs: tuple[int, ...]
+    has_witness: bool
+    over: str
+    factor: float
+    offset: float
+
+
+class _Selector:
+    """A term whose globs are compiled."""
+
+    def __init__(self, term: Term) -> None:
+        self._where = [(label, _compile(patterns)) for label, patterns in term.where.items()]
+        self._where_not = [(label, _compile(patterns)) for label, patterns in term.where_not.items()]
+
+    def selects(self, labels: Mapping[str, str]) -> bool:
+        return all(wanted.match(labels.get(label, "")) for label, wanted in self._where) and not any(
+            label in labels and unwanted.match(labels[label]) for label, unwanted in self._where_not
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Target:
+    """A term of a rule, as a metric leads to it; `rule` is None for a term that drops."""
+
+    owner: RuleSet
+    selector: _Selector
+    rule: int | None
+    role: Role = Role.NUMERATOR
+    term: int = 0
+    by: tuple[str, ...] = ()
+    kind: Kind = Kind.GAUGE
+
+
+class RuleMapping:
+    """The enabled rules of several rule sets for the features of one model, in order of precedence."""
+
+    def __init__(self, rule_sets: Iterable[RuleSet], features: Sequence[str]) -> None:
+        self.rules: list[CompiledRule] = []
+        self._columns = {feature: column for column, feature in enumerate(features)}
+        self._exact: dict[str, list[_Target]] = {}
+        self._globs: list[tuple[re.Pattern[str], _Target]] = []
+        self._cache: dict[str, tuple[_Target, ...]] = {}
+        for rule_set in rule_sets:
+            for term in rule_set.drop:
+                self._add_target(term.metric, _Target(owner=rule_set, selector=_Selector(term), rule=None))
+            for name, rule in rule_set.rules.items():
+                if rule.enabled:
+                    self._add_rule(rule_set, name, rule)
+
+    def find_targets(self, name: str) -> tuple[_Target, ...]:
+        """Return what a metric of this name may feed; empty if no rule names it."""
+        targets = self._cache.get(name)
+        if targets is None:
+            found = [*self._exact.get(name, ()), *(target for glob, target in self._globs if glob.match(name))]
+            targets = tuple(found)
+            if len(self._cache) >= MAX_CACHED_NAMES:
+                self._cache.clear()
+            self._cache[name] = targets
+        return targets
+
+    def match(self, series: SourceSeries) -> Match | Ignored:
+        """Return what a series is mapped to, or why it is ignored."""
+        targets = self.find_targets(series.name)
+        if not targets:
+            return Ignored(NO_RULE)
+        uses: list[Use] = []
+        first: _Target | None = None
+        for target in targets:
+            if not target.selector.selects(series.labels):
+                continue
+            if target.rule is None:
+                return Ignored(f"dropped:{target.owner.name}")
+            first = first or target
+            group = tuple(series.labels.get(label, "") for label in target.by)
+            uses.append(Use(target.rule, target.role, target.term, group))
+        if first is None:
+            return Ignored(NOT_SELECTED)
+        server = find_server(first.owner, series.labels)
+        if server is None:
+            return Ignored(NO_SERVER)
+        return Match(server, series.kind or first.kind, tuple(uses))
+
+    def _add_rule(self, rule_set: RuleSet, name: str, rule: Rule) -> None:
+        column = self._columns.get(rule.feature or name)
+        if column is None:
+            return  # the model does not have this feature
+        number, numerator = len(self.rules), rule.list_numerator()
+        self.rules.append(
+            CompiledRule(
+                name=f"{rule_set.name}.{name}",
+                column=column,
+                signs=tuple(term.sign for term in numerator),
+                divisor_signs=tuple(term.sign for term in rule.denominator),
+                has_witness=rule.zero_when is not None,
+                over=rule.over,
+                factor=rule.factor,
+                offset=rule.offset,
+            )
+        )
+        for role, place, term in _list_terms(rule):
+            self._add_target(
+                term.metric,
+                _Target(
+                    owner=rule_set,
+                    selector=_Selector(term),
+                    rule=number,
+                    role=role,
+                    term=place,
+                    # A witness has no group: it speaks for the whole rule.
+                    by=() if role is Role.WITNESS else tuple(rule.by),
+                    kind=term.kind or rule.kind,
+                ),
+            )
+
+    def _add_target(self, metric: Patterns, target: _Target) -> None:
+        for name in [metric] if isinstance(metric, str) else metric:
+            if any(character in name for character in "*?["):
+                self._globs.append((_compile(name), target))
+            else:
+                self._exact.setdefault(name, []).append(target)
+
+
+def find_server(rule_set: RuleSet, labels: Mapping[str, str]) -> str | None:
+    """Return the server that these labels name, or `None`."""
+    for label in rule_set.server:
+        name = labels.get(label, "")
+        if name := _strip_port(name) if rule_set.strip_port else name:
+            return name
+    return None
+
+
+_PORT = re.compile(r":\d{1,5}\Z")
+
+
+def _strip_port(address: str) -> str:
+    """Return an address without its port: `web-01:9100` is `web-01`, `[::1]:9100` is `::1`."""
+    stripped = _PORT.sub("", address)
+    if stripped.startswith("[") and stripped.endswith("]"):
+        return stripped[1:-1]
+    # An IPv6 address without brackets has no port, although its last group looks like one.
+    return address if ":" in stripped else stripped
+
+
+def _list_terms(rule: Rule) -> Iterator[tuple[Role, int, Term]]:
+    yield from ((Role.NUMERATOR, place, term) for place, term in enumerate(rule.list_numerator()))
+    yield from ((Role.DENOMINATOR, place, term) for place, term in enumerate(rule.denominator))
+    if rule.zero_when is not None:
+        yield Role.WITNESS, 0, rule.zero_when
+
+
+def _compile(patterns: Patterns) -> re.Pattern[str]:
+    globs = [patterns] if isinstance(patterns, str) else patterns
+    if not globs:
+        raise ConfigError("an empty list of patterns matches nothing; leave the label out")
+    return re.compile("|".join(translate(glob) for glob in globs))

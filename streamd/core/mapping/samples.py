@@ -1,0 +1,24 @@
+"""The rules for plain samples whose rows are means: each value is a series of its own, named after its feature."""
+
+from collections.abc import Sequence
+
+from streamd.core.mapping.rules import Rule, RuleSet
+from streamd.core.mapping.series import Kind, SourceSeries
+
+STATUS_FEATURE = "status"
+"""Stands for the status of a row among the features that rules give."""
+
+_PREFIX = "sample:"
+
+
+def make_sample_rules(features: Sequence[str]) -> RuleSet:
+    """Return the rules for plain samples: features are gauges, the status is a state."""
+    rules = {feature: Rule(metric=_PREFIX + feature) for feature in features}
+    if STATUS_FEATURE not in rules:
+        rules[STATUS_FEATURE] = Rule(metric=_PREFIX + STATUS_FEATURE, kind=Kind.STATE)
+    return RuleSet(name="samples", server=["server"], rules=rules)
+
+
+def make_sample_series(server: str, feature: str) -> SourceSeries:
+    """Return the series of one feature in the plain samples of a server."""
+    return SourceSeries(_PREFIX + feature, {"server": server})

@@ -1,0 +1,67 @@
+"""The series and points that foreign protocols carry, and the sink that their decoders write to. Decodes nothing."""
+
+from collections.abc import Hashable, Mapping
+from enum import StrEnum
+from typing import Protocol, TypeVar
+
+import msgspec
+
+from streamd.core.errors import StreamdError
+
+
+class Kind(StrEnum):
+    """The meaning of a series' values, and so how a step's values become one."""
+
+    GAUGE = "gauge"
+    """A momentary value, or a rate that its sender computed; a step has the mean."""
+    COUNTER = "counter"
+    """A sum that rises until it is reset; a step has the increase per second."""
+    STATE = "state"
+    """A value that is replaced; a step has the last one."""
+
+
+class SourceSeries(msgspec.Struct, frozen=True, gc=False):
+    """One series as its sender names it.
+
+    `kind` is what the protocol says of this very series; `None` if it says nothing, and then the rules decide.
+    """
+
+    name: str
+    labels: Mapping[str, str]
+    kind: Kind | None = None
+
+
+SeriesEntry = TypeVar("SeriesEntry")
+"""What a sink keeps of a series; only the sink looks inside."""
+
+
+class PointSink(Protocol[SeriesEntry]):
+    """A receiver of the points of one body, in the order of the body.
+
+    A decoder calls `find` with a key that is cheap to get and the same for the same series in every body, `bind` when
+    the key is new, and `add` for each point. `add_point` does all three.
+    """
+
+    def find(self, key: Hashable) -> SeriesEntry | None:
+        """Return the entry of a series that was bound before, or `None`."""
+        ...
+
+    def bind(self, key: Hashable, series: SourceSeries) -> SeriesEntry:
+        """Map a new series and return its entry; also if no rule wants it."""
+        ...
+
+    def add(self, entry: SeriesEntry, time: float, value: float) -> None:
+        """Add a point at epoch seconds; a value of NaN says that the series ends (a stale marker)."""
+        ...
+
+    def add_point(self, series: SourceSeries, time: float, value: float) -> None:
+        """Add a point of a series whose key is its name and labels."""
+        ...
+
+    def reject(self, error: StreamdError, count: int = 1) -> None:
+        """Count points that cannot be taken; the message of `error` names the place in the body."""
+        ...
+
+    def skip(self, reason: str, count: int = 1) -> None:
+        """Count points that are no measurement, such as a missing value; `reason` is one of a few fixed texts."""
+        ...
