@@ -6,7 +6,7 @@ Runs on the event loop and gives way to it after each slice of samples; waits fo
 import asyncio
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
@@ -58,6 +58,14 @@ class ServerContradicted(Protocol):
         ...
 
 
+class PointTaker(Protocol):
+    """What takes samples as points of rows that are means (`MeanSamples`)."""
+
+    async def take_samples(self, samples: Sequence[tuple[int, Sample]]) -> list[tuple[int, StreamdError]]:
+        """Store samples with their index in the body; returns the errors of those that were rejected."""
+        ...
+
+
 @dataclass(slots=True)
 class IngestLoad:
     """The number of bodies that are being taken; while there is one, more rows are certain to arrive."""
@@ -68,6 +76,41 @@ class IngestLoad:
     def expects_rows(self) -> bool:
         """Whether a body is being taken."""
         return self.bodies > 0
+
+
+class Admission:
+    """Gives new servers a slot, for everything that takes samples."""
+
+    def __init__(self, state: State, server_forgotten: ServerForgotten) -> None:
+        self.forgotten_servers = 0
+        """The number of servers that were evicted since start."""
+        self._state = state
+        self._server_forgotten = server_forgotten
+        self._reported = 0
+
+    def find_or_admit(self, server: str, wall: float) -> int:
+        """Return the slot of a server, which it gets if it is new.
+
+        Raises `InvalidServerError` for a name that is none, and `StorageError` if the disk is full.
+        """
+        slot = self._state.directory.slots.get(server)
+        return self.admit(server, wall) if slot is None else slot
+
+    def admit(self, server: str, wall: float) -> int:
+        """Give a new server a slot; raises as `find_or_admit` does."""
+        check_server_name(server)
+        slot, forgotten = self._state.admit(server, wall)
+        if forgotten is not None:
+            self._server_forgotten.forget(slot)
+            self.forgotten_servers += 1
+        return slot
+
+    def report_forgotten(self) -> None:
+        """Log how many servers were evicted since the last report, if any."""
+        if self.forgotten_servers > self._reported:
+            count = self.forgotten_servers - self._reported
+            self._reported = self.forgotten_servers
+            log.warning("servers_forgotten", count=count, max_servers=self._state.directory.capacity)
 
 
 class Ingest:
@@ -82,8 +125,8 @@ class Ingest:
         *,
         max_ahead_seconds: float,
         load: IngestLoad,
+        admission: Admission,
         rows_due: RowsDue,
-        server_forgotten: ServerForgotten,
         server_contradicted: ServerContradicted,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -92,15 +135,17 @@ class Ingest:
         """The number of rejected samples, by error code."""
         self.refused: dict[str, int] = {}
         """The number of bodies and frames that were rejected as a whole, by error code."""
-        self.forgotten_servers = 0
         self.load = load
+        self.points: PointTaker | None = None
+        """Takes the samples instead, if rows are means."""
         self.is_draining = False
         self._state = state
         self._contract = state.contract
-        self._rows = RowReader(state.contract.features)
+        self.rows = RowReader(state.contract.features)
+        """Reads the values of samples, and counts those that the model does not know."""
         self._max_ahead_seconds = max_ahead_seconds
-        self._rows_due = rows_due
-        self._server_forgotten = server_forgotten
+        self.rows_due = rows_due
+        self._admission = admission
         self._server_contradicted = server_contradicted
         self._wall = wall
         # Samples of the last two steps are present: an agent may send a step after its end.
@@ -109,7 +154,7 @@ class Ingest:
     @property
     def ignored_features(self) -> int:
         """The number of values of features that the model does not know."""
-        return self._rows.ignored
+        return self.rows.ignored
 
     async def take_samples(self, samples: Iterable[tuple[int, Sample | InvalidInputError]]) -> IngestResult:
         """Take samples, each with its index in the body; a bad one is rejected alone.
@@ -121,15 +166,15 @@ class Ingest:
         result = IngestResult()
         rest = iter(samples)
         self.load.bodies += 1
-        forgotten = self.forgotten_servers
         try:
-            while self._take_slice(islice(rest, SLICE), result) == SLICE:
-                await asyncio.sleep(0)
+            if self.points is not None:
+                await self._take_as_points(self.points, rest, result)
+            else:
+                while self._take_slice(islice(rest, SLICE), result) == SLICE:
+                    await asyncio.sleep(0)
         finally:
             self.load.bodies -= 1
-        if self.forgotten_servers > forgotten:
-            capacity = self._state.directory.capacity
-            log.warning("servers_forgotten", count=self.forgotten_servers - forgotten, max_servers=capacity)
+        self._admission.report_forgotten()
         return result
 
     def _take_slice(self, samples: Iterable[tuple[int, Sample | StreamdError]], result: IngestResult) -> int:
@@ -151,6 +196,34 @@ class Ingest:
                 self.accepted += 1
         return count
 
+    async def _take_as_points(
+        self, points: PointTaker, samples: Iterable[tuple[int, Sample | StreamdError]], result: IngestResult
+    ) -> None:
+        """Take samples of which the mean of a step counts."""
+        rest = iter(samples)
+        while batch := list(islice(rest, SLICE)):
+            taken: list[tuple[int, Sample]] = []
+            for index, sample in batch:
+                if isinstance(sample, Sample):
+                    taken.append((index, sample))
+                else:
+                    self._reject(result, index, sample)
+            errors = await points.take_samples(taken)
+            for index, error in errors:
+                self._reject(result, index, error)
+            result.accepted += len(taken) - len(errors)
+            self.accepted += len(taken) - len(errors)
+
+    def check_time(self, sample: Sample, wall: float) -> float:
+        """Return the time of a sample in epoch seconds.
+
+        Raises `InvalidTimeError`, and `TooFarAheadError` if it lies beyond the limit; `wall` is now.
+        """
+        at = to_epoch_seconds(sample.time)
+        if at > wall + self._max_ahead_seconds:
+            raise self._make_too_far_ahead_error(sample, at, wall)
+        return at
+
     def count_refused(self, error: StreamdError) -> None:
         """Count a body or frame that was rejected as a whole."""
         self.refused[error.code] = self.refused.get(error.code, 0) + 1
@@ -162,19 +235,15 @@ class Ingest:
     def _take_sample(self, sample: Sample, wall: float, now: float) -> None:
         at = to_epoch_seconds(sample.time)
         if at > wall + self._max_ahead_seconds:
-            unit = None if isinstance(sample.time, datetime) else guess_finer_unit(at)
-            hint = f"; it looks like {unit}, and epoch seconds are expected" if unit else ""
-            raise TooFarAheadError(
-                f"time {at:.0f} is {at - wall:.0f} s ahead of the clock, at most {self._max_ahead_seconds:g} s{hint}"
-            )
-        row = self._rows.read_row(sample.values)
+            raise self._make_too_far_ahead_error(sample, at, wall)
+        row = self.rows.read_row(sample.values)
         directory = self._state.directory
         slot = directory.slots.get(sample.server)
         if slot is None:
-            check_server_name(sample.server)
             if not row.mask and sample.status is None:
+                check_server_name(sample.server)
                 return  # without any known feature or status, the server gets no window
-            slot = self._admit(sample.server, wall)
+            slot = self._admission.admit(sample.server, wall)
         elif not row.mask and sample.status is None:
             return
         step = self._contract.to_step(at)
@@ -186,7 +255,14 @@ class Ingest:
             raise self._make_too_old_error(at, slot, wall) from None
         directory.touch(slot, wall)
         if due:
-            self._rows_due.mark_due(slot, due)
+            self.rows_due.mark_due(slot, due)
+
+    def _make_too_far_ahead_error(self, sample: Sample, at: float, wall: float) -> TooFarAheadError:
+        unit = None if isinstance(sample.time, datetime) else guess_finer_unit(at)
+        hint = f"; it looks like {unit}, and epoch seconds are expected" if unit else ""
+        return TooFarAheadError(
+            f"time {at:.0f} is {at - wall:.0f} s ahead of the clock, at most {self._max_ahead_seconds:g} s{hint}"
+        )
 
     def _make_too_old_error(self, at: float, slot: int, wall: float) -> TooOldError:
         newest = self._contract.to_origin(self._state.windows.get_latest_step(slot))
@@ -195,13 +271,6 @@ class Ingest:
             f"time {at:.0f} is too old: this server's newest row ends at {newest}{ahead}, and a sample may lie"
             f" {self._state.windows.late_steps} steps of {self._contract.step_seconds} s behind"
         )
-
-    def _admit(self, server: str, wall: float) -> int:
-        slot, forgotten = self._state.admit(server, wall)
-        if forgotten is not None:
-            self._server_forgotten.forget(slot)
-            self.forgotten_servers += 1
-        return slot
 
 
 def to_epoch_seconds(given: Time) -> float:

@@ -19,9 +19,10 @@ from streamd.core.arrays import Float32
 from streamd.core.contract import ModelContract
 from streamd.core.errors import DrainingError, TooBusyError, UnavailableError
 from streamd.runtime.accuracy.live import LiveAccuracy
+from streamd.runtime.aggregation.collector import Collector
 from streamd.runtime.clock_watch import ClockWatch
 from streamd.runtime.hub import Hub
-from streamd.runtime.ingest import Ingest, ServerForgotten
+from streamd.runtime.ingest import Admission, Ingest, ServerForgotten
 from streamd.runtime.lanes.pipeline import Pipeline
 from streamd.runtime.lanes.sinks import BoardSink
 from streamd.runtime.metrics import Metrics
@@ -47,6 +48,10 @@ class ServiceLimits:
     max_waiting_requests: int = 8_192
     predict_timeout_seconds: float = 30.0
     ahead_recovery_seconds: float = 60.0
+    rows_are_means: bool = False
+    """Whether the rows of plain samples are means; those of foreign protocols always are."""
+    max_series: int = 2_000_000
+    max_points: int = 20_000_000
     accuracy: AccuracyLimits = field(default_factory=AccuracyLimits)
 
 
@@ -71,7 +76,9 @@ class Service:
         router: CandidateRouter,
         board_sink: BoardSink,
         pipeline: Pipeline,
+        admission: Admission,
         ingest: Ingest,
+        collector: Collector,
         owners: ServerForgotten,
         clock_watch: ClockWatch,
     ) -> None:
@@ -89,7 +96,9 @@ class Service:
         self.pipeline = pipeline
         self.scheduler = pipeline.scheduler
         self.pauses = pipeline.pauses
+        self.admission = admission
         self.ingest = ingest
+        self.collector = collector
         self.owners = owners
         self.clock_watch = clock_watch
         self.deleted_servers = 0
@@ -100,7 +109,8 @@ class Service:
         self._sweep_timer: asyncio.TimerHandle | None = None
 
     def begin(self) -> None:
-        """Start timers, and queue the rows that the former process closed but did not forecast."""
+        """Restore open rows, start timers, and queue the rows that the former process closed but did not forecast."""
+        self.collector.restore()
         for slot in self.state.find_unforecast():
             self.pipeline.mark_due(slot, 1)
         self.pauses.watch()
@@ -168,7 +178,7 @@ class Service:
 
     async def drain(self) -> None:
         """Reject new work and finish what waits and runs. The caller limits the time."""
-        self.is_draining = self.ingest.is_draining = True
+        self.is_draining = self.ingest.is_draining = self.collector.is_draining = True
         while self.ingest.load.bodies:
             await asyncio.sleep(0)
         while not (self.pipeline.is_idle and (self.candidate is None or self.candidate.is_idle)):
@@ -202,7 +212,13 @@ class Service:
         until = time.monotonic() + JOIN_SECONDS
         for worker in workers:
             worker.join(max(until - time.monotonic(), 0.0))
+        self.collector.close()
         self.state.close()
+
+    def flush(self) -> None:
+        """Write the state and the points of open rows through to the disk; blocks, and may be called in a thread."""
+        self.state.flush()
+        self.collector.point_log.flush()
 
     def row_counts(self) -> dict[str, int]:
         """Return the closed rows since start by their end; `due` is the sum of the others and of what waits or runs."""
@@ -224,6 +240,7 @@ class Service:
 
     # ------------------------------------------------------------ upkeep
     def _sweep(self) -> None:
+        self.collector.close_overdue_rows()
         self.accuracy.sweep()
         self.clock_watch.sweep()
         self._sweep_timer = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)

@@ -47,6 +47,7 @@ def describe_status(service: Service) -> dict[str, Any]:
             "refused_frames": dict(service.ingest.refused),
             "ignored_features": service.ingest.ignored_features,
         },
+        "agents": service.collector.describe(),
         "subscribers": {"now": len(service.hub), "waiting": service.hub.waiting, "dropped": service.hub.dropped},
         "accuracy": service.accuracy.describe(),
         "recovered": {
@@ -61,6 +62,7 @@ def register_metrics(service: Service) -> None:
     """Add the service's counts to its metrics; the lanes' times are there already."""
     _add_work_counts(service)
     _add_server_counts(service)
+    _add_agent_counts(service)
     _add_queue_lengths(service)
     _add_condition(service)
 
@@ -86,7 +88,7 @@ def _add_work_counts(service: Service) -> None:
     metrics.add_counter(
         "servers_forgotten",
         "Servers evicted because the capacity was reached",
-        lambda: service.ingest.forgotten_servers,
+        lambda: service.admission.forgotten_servers,
     )
     metrics.add_counter("servers_deleted", "Servers forgotten on request", lambda: service.deleted_servers)
     metrics.add_counter("forecasts_dropped", "Forecasts that slow subscribers missed", lambda: service.hub.dropped)
@@ -106,6 +108,31 @@ def _add_server_counts(service: Service) -> None:
         "Servers whose rows ahead of the clock were dropped",
         lambda: service.clock_watch.rewound_servers,
     )
+
+
+def _add_agent_counts(service: Service) -> None:
+    metrics, collector = service.metrics, service.collector
+    metrics.add_labelled_counter("agent_points", "Points of other agents by result", "result", collector.count_points)
+    metrics.add_labelled_counter(
+        "agent_bodies",
+        "Bodies of other agents by protocol",
+        "protocol",
+        lambda: {name: counts.bodies for name, counts in collector.counts.items()},
+    )
+    metrics.add_labelled_counter(
+        "agent_refused_bodies",
+        "Bodies of other agents that were rejected as a whole, by error code",
+        "code",
+        collector.count_refused_bodies,
+    )
+    metrics.add_labelled_counter(
+        "rule_values", "Values that a mapping rule gave to rows", "rule", lambda: dict(collector.iterate_rule_counts())
+    )
+    metrics.add_counter(
+        "agent_rows", "Rows written from the points of other agents, amendments included", lambda: collector.rows
+    )
+    metrics.add_gauge("series", "Series that are mapped", lambda: collector.table.series)
+    metrics.add_gauge("points", "Points of rows that may still change", lambda: collector.points_kept)
 
 
 def _add_queue_lengths(service: Service) -> None:

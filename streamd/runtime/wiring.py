@@ -1,15 +1,22 @@
 """Wires the parts of the daemon together: state, ingest, pipeline and fan-out become a `Service`."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from streamd.core.aggregation.points import RETAINED_STEPS
 from streamd.core.errors import BackendUnavailableError
+from streamd.core.mapping.mapping import RuleMapping
+from streamd.core.mapping.rules import RuleSet
+from streamd.core.mapping.samples import STATUS_FEATURE, make_sample_rules
 from streamd.core.scheduling.scheduler import Scheduler
 from streamd.inference.opening import OpenedBackend
 from streamd.runtime.accuracy.live import LiveAccuracy
+from streamd.runtime.aggregation.collector import Collector, CollectorLimits
+from streamd.runtime.aggregation.mean_samples import MeanSamples
+from streamd.runtime.aggregation.point_log import PointLog
 from streamd.runtime.clock_watch import ClockWatch
 from streamd.runtime.hub import Hub
-from streamd.runtime.ingest import Ingest, IngestLoad, RowsDue, ServerForgotten
+from streamd.runtime.ingest import Admission, Ingest, IngestLoad, RowsDue, ServerForgotten
 from streamd.runtime.lanes.deployment import Deployment, DeploymentSpec
 from streamd.runtime.lanes.pipeline import Pipeline
 from streamd.runtime.lanes.sinks import BoardSink
@@ -26,7 +33,11 @@ class SlotOwners:
     def __init__(self, state: State, rows_due: RowsDue, owners: tuple[ServerForgotten, ...]) -> None:
         self._state = state
         self._rows_due = rows_due
-        self._owners = owners
+        self._owners = list(owners)
+
+    def add_owner(self, owner: ServerForgotten) -> None:
+        """Add an owner that itself gives servers a slot, and so needs this object first."""
+        self._owners.append(owner)
 
     def forget(self, slot: int) -> None:
         """Drop the data of a slot that gets another server, at every owner."""
@@ -48,13 +59,14 @@ def build_service(
     server_ids: dict[str, int],
     limits: ServiceLimits,
     *,
+    rule_sets: Sequence[RuleSet] = (),
     wall: Callable[[], float] = time.time,
     clock: Callable[[], float] = time.monotonic,
 ) -> Service:
     """Build a service; call it inside a running event loop. `wall` returns epoch seconds, `clock` monotonic seconds.
 
     samples → ingest → windows → due → (router) → scheduler → pipeline → lanes → sink → board → hub → subscribers
-                                                                           └→ accuracy, router (of a shadow)
+    points → collector → ┘                                                 └→ accuracy, router (of a shadow)
     """
     metrics = Metrics()
     hub = Hub(state.directory.capacity, state.directory.names)
@@ -82,15 +94,31 @@ def build_service(
         wall=wall,
         clock=clock,
     )
+    admission = Admission(state, owners)
     ingest = Ingest(
         state,
         max_ahead_seconds=limits.max_ahead_seconds,
         load=load,
+        admission=admission,
         rows_due=pipeline,
-        server_forgotten=owners,
         server_contradicted=clock_watch,
         wall=wall,
     )
+    collector = Collector(
+        state,
+        _make_mapping(state, rule_sets),
+        _make_point_log(state),
+        _make_collector_limits(state, limits),
+        load=load,
+        admission=admission,
+        rows_due=pipeline,
+        server_contradicted=clock_watch,
+        wall=wall,
+        clock=clock,
+    )
+    owners.add_owner(collector)
+    if limits.rows_are_means:
+        ingest.points = MeanSamples(collector, ingest, wall)
     service = Service(
         state,
         limits,
@@ -100,7 +128,9 @@ def build_service(
         router=router,
         board_sink=board_sink,
         pipeline=pipeline,
+        admission=admission,
         ingest=ingest,
+        collector=collector,
         owners=owners,
         clock_watch=clock_watch,
     )
@@ -115,6 +145,27 @@ def _make_scheduler(state: State, limits: ServiceLimits) -> Scheduler:
         need=state.windows.need,
         max_queue_delay_seconds=limits.max_queue_delay_seconds,
         max_waiting_requests=limits.max_waiting_requests,
+    )
+
+
+def _make_mapping(state: State, rule_sets: Sequence[RuleSet]) -> RuleMapping:
+    features = state.contract.features
+    return RuleMapping((make_sample_rules(features), *rule_sets), (*features, STATUS_FEATURE))
+
+
+def _make_point_log(state: State) -> PointLog:
+    step = state.contract.step_seconds
+    # A row can change while its step is among the newest that a server has points in, and one more holds where its
+    # counters begin.
+    return PointLog(state.folder / "points", segment_seconds=step, retention_seconds=(RETAINED_STEPS + 2) * step)
+
+
+def _make_collector_limits(state: State, limits: ServiceLimits) -> CollectorLimits:
+    return CollectorLimits(
+        max_series=limits.max_series,
+        max_points=limits.max_points,
+        grace_seconds=state.windows.grace_seconds,
+        max_ahead_seconds=limits.max_ahead_seconds,
     )
 
 

@@ -15,6 +15,7 @@ import msgspec
 from streamd.core.errors import ConfigError
 from streamd.core.names import BackendName, PrecisionName
 from streamd.regular_files import read_regular
+from streamd.rule_sets import MappingSettings, fold_tables
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
 CountSetting = Annotated[int, msgspec.Meta(ge=1)]
@@ -63,6 +64,7 @@ class WindowsSection(_Section, frozen=True, kw_only=True):
 
     min_context_rows: CountSetting = 48
     late_tolerance_steps: CountOrZero = 288
+    aggregation: Literal["last", "mean"] = "last"
     row_grace_seconds: PositiveSeconds = 10.0
     max_ahead_seconds: Seconds = 300.0
     ahead_recovery_seconds: Seconds = 60.0
@@ -141,6 +143,7 @@ class Config(_Section, frozen=True, kw_only=True):
     server: ServerSection = ServerSection()
     state: StateSection = StateSection()
     windows: WindowsSection = WindowsSection()
+    mapping: MappingSettings = MappingSettings()
     engine: EngineSection = EngineSection()
     candidate: CandidateSection = CandidateSection()
     batching: BatchingSection = BatchingSection()
@@ -149,11 +152,14 @@ class Config(_Section, frozen=True, kw_only=True):
 
 
 SECTIONS: dict[str, str] = {
-    key: section.name for section in msgspec.structs.fields(Config) for key in section.type.__struct_fields__
+    key: section.name
+    for section in msgspec.structs.fields(Config)
+    for key in section.type.__struct_fields__
+    if key != "tables"  # the rule sets in a file: tables have no variable
 }
 """Maps each key to the name of its section."""
 
-_LISTS = {"buckets", "devices", "ensemble"}
+_LISTS = {"buckets", "devices", "ensemble", "rule_sets"}
 """The keys whose variable holds several values, separated by commas."""
 
 
@@ -200,6 +206,11 @@ def _read_file(path: Path) -> dict[str, dict[str, Any]]:
         raise ConfigError(f"{path}: cannot be read: {exc.strerror or exc}") from exc
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise ConfigError(f"{path}: {exc}") from exc
+    if isinstance(section := settings.get("mapping"), dict):
+        try:
+            settings["mapping"] = fold_tables(section)
+        except ConfigError as exc:
+            raise ConfigError(f"{path}: {exc}") from exc
     _convert(settings, str(path), strict=True)
     for key in ("state_dir", "engines", "admin_token_file"):
         section = settings.get(SECTIONS[key], {})

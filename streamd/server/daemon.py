@@ -20,6 +20,7 @@ from streamd.core.accuracy.pending import AccuracyLimits
 from streamd.core.errors import StateError
 from streamd.http.app import HttpApp, make_http_app
 from streamd.http.requests import TransportLimits
+from streamd.rule_sets import load_rule_sets
 from streamd.runtime.background import run_in_background
 from streamd.runtime.service import Service, ServiceLimits
 from streamd.runtime.state.state import State, WindowLimits, open_state
@@ -68,7 +69,7 @@ class Daemon:
         control = self._version_control = VersionControl(service, self.config, open_version, self._reread)
         http_app = make_http_app(service, _make_transport_limits(self.config), control, token)
         runner = await self._listen(http_app)
-        self._run_in_background(self._flush_regularly(service.state))  # samples are accepted from now on
+        self._run_in_background(self._flush_regularly(service))  # samples are accepted from now on
         starting = asyncio.create_task(self._load_first_version(control, selection))
         stopping = asyncio.create_task(self._stop.wait())
         try:
@@ -107,7 +108,8 @@ class Daemon:
         return token, selection, state
 
     def _make_service(self, selection: Selection, state: State) -> Service:
-        service = build_service(state, selection.name, selection.server_ids, _make_service_limits(self.config))
+        limits, rule_sets = _make_service_limits(self.config), load_rule_sets(self.config.mapping)
+        service = build_service(state, selection.name, selection.server_ids, limits, rule_sets=rule_sets)
         service.begin()  # before the first sample: later rows mark their servers due themselves
         return service
 
@@ -176,12 +178,12 @@ class Daemon:
         log.info("draining", signal=signal.Signals(number).name, within_seconds=self.config.server.drain_seconds)
         self.stop()
 
-    async def _flush_regularly(self, state: State) -> None:
+    async def _flush_regularly(self, service: Service) -> None:
         while True:
             await asyncio.sleep(self.config.state.flush_interval_seconds)
-            state.reserve_whole_pieces()
+            service.state.reserve_whole_pieces()
             try:
-                await run_in_background(state.flush)
+                await run_in_background(service.flush)
             except OSError as exc:
                 log.error("flush_failed", error=str(exc))
 
@@ -258,6 +260,9 @@ def _make_service_limits(config: Config) -> ServiceLimits:
         ahead_recovery_seconds=config.windows.ahead_recovery_seconds,
         max_waiting_requests=config.batching.max_waiting_requests,
         predict_timeout_seconds=config.batching.predict_timeout_seconds,
+        rows_are_means=config.windows.aggregation == "mean",
+        max_series=config.mapping.max_series,
+        max_points=config.mapping.max_points,
         accuracy=_make_accuracy_limits(config),
     )
 

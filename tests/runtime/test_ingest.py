@@ -17,7 +17,7 @@ import pytest
 
 from streamd.core.errors import DrainingError, InvalidInputError, MalformedError, StorageError
 from streamd.core.state.samples import MAX_LISTED_ERRORS, IngestResult, Sample
-from streamd.runtime.ingest import SLICE, Ingest, IngestLoad, to_epoch_seconds
+from streamd.runtime.ingest import SLICE, Admission, Ingest, IngestLoad, to_epoch_seconds
 from streamd.runtime.state.state import State
 from tests.support.state_files import LIMITS, opened, rows_of, whole
 
@@ -33,12 +33,13 @@ class RecordingIngest:
         self.due: list[tuple[str | None, int]] = []
         self.forgotten: list[int] = []
         self.load = IngestLoad()
+        self.admission = Admission(state, self)
         self.ingest = Ingest(
             state,
             max_ahead_seconds=300.0,
             load=self.load,
+            admission=self.admission,
             rows_due=self,
-            server_forgotten=self,
             server_contradicted=self,
         )
 
@@ -192,7 +193,7 @@ async def test_the_longest_silent_server_is_evicted(tmp_path: Path) -> None:
             at.state.directory.touch(slot, float(long_ago))
         await at.take(sample("a", 1), sample("c"))
         assert at.forgotten == [slots["b"]], "a has reported since"
-        assert at.ingest.forgotten_servers == 1
+        assert at.admission.forgotten_servers == 1
         assert at.state.directory.slots == {"a": slots["a"], "c": slots["b"]}
 
 
@@ -209,7 +210,7 @@ async def test_a_full_disk_evicts_no_server_and_drops_no_row(tmp_path: Path, mon
         assert result.accepted == 1
         assert at.forgotten == [], "servers that wait for a lane still wait"
         assert sorted(at.state.directory.slots) == ["a", "b"]
-        assert at.ingest.forgotten_servers == 0
+        assert at.admission.forgotten_servers == 0
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from streamd.core.state.samples import Sample
-from streamd.runtime.ingest import Ingest, IngestLoad
+from streamd.runtime.ingest import Admission, Ingest, IngestLoad
 from streamd.runtime.state.state import State, WindowLimits
 from tests.support.contracts import make_contract
 from tests.support.loop_mounts import fill, free
@@ -48,8 +48,8 @@ class Sender:
             state,
             max_ahead_seconds=1e9,
             load=IngestLoad(),
+            admission=Admission(state, self),
             rows_due=self,
-            server_forgotten=self,
             server_contradicted=self,
         )
 

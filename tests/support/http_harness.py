@@ -22,6 +22,7 @@ from aiohttp import WSMsgType, web
 
 from streamd.core.arrays import Float32
 from streamd.core.contract import ModelContract
+from streamd.core.mapping.rules import RuleSet
 from streamd.core.scheduling.costs import CostTable
 from streamd.http.app import HttpApp, make_http_app
 from streamd.http.requests import TransportLimits
@@ -293,6 +294,7 @@ class HttpDaemonSettings:
     listener: socket.socket | None = None
     engines: VersionChanges | None = None
     admin_token: str = ""
+    rule_sets: Sequence[RuleSet] = ()
 
 
 @asynccontextmanager
@@ -305,7 +307,7 @@ async def run_http_daemon(folder: Path, setup: HttpDaemonSettings) -> AsyncItera
         grace_seconds=setup.grace_seconds,
     )
     state = open_state(folder, setup.contract, window_limits, time.monotonic())
-    service = build_service(state, MODEL, {}, setup.service_limits)
+    service = build_service(state, MODEL, {}, setup.service_limits, rule_sets=setup.rule_sets)
     service.engine.shown = {
         "backend": "fake",
         "precision": "fp32",

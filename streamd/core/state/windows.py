@@ -171,6 +171,24 @@ class WindowStore:
             due += self._close_row(slot)
         return due
 
+    def write_row(self, slot: int, step: int, row: PackedRow, status: int | None = None) -> int:
+        """Write a row whose step is over: it closes at once, or amends the row that is closed already.
+
+        Returns how many rows became due by it. Raises `TooOldError` as `write_sample` does.
+        """
+        open_step, newest = self._open_step[slot], self._newest[slot]
+        latest = newest if open_step == NO_STEP else open_step
+        if latest - step > self.late_steps:
+            raise TooOldError(f"step {step} is {latest - step} behind {latest}, expected at most {self.late_steps}")
+        if step <= newest:
+            self._amend_closed(slot, step, row, status)
+            return 0
+        if open_step == step:
+            self._fill_open_row(slot, row, status)
+            return self._close_row(slot)
+        due = self._close_row(slot) if NO_STEP != open_step < step else 0
+        return due + self._store_closed(slot, step, row.data, row.mask, status or 0)
+
     def close_overdue_rows(self, now: float) -> list[int]:
         """Close the rows whose grace is over; returns the slots that became due by it."""
         due = []

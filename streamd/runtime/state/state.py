@@ -63,6 +63,11 @@ class State:
         self.ahead = AheadServers(self.directory.names, arrays["newest"], arrays["open_step"])
         self._can_run_short = self.windows_file.needs_spare_space or self.board_file.needs_spare_space
 
+    @property
+    def folder(self) -> Path:
+        """The state folder."""
+        return self.windows_file.path.parent
+
     def admit(self, name: str, now_wall: float) -> tuple[int, str | None]:
         """Give a new server a slot; returns it, and the server that was evicted for it or `None`.
 

@@ -1,0 +1,109 @@
+"""The ready-made rule sets, one TOML file for each agent, and the section `[mapping]` of the settings.
+
+`core/mapping/` gives the rules their meaning. The daemon and `streamd mapping check` both map by `build_mapping`.
+"""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Annotated, Any
+
+import msgspec
+
+from streamd.core.errors import ConfigError
+from streamd.core.mapping.mapping import RuleMapping
+from streamd.core.mapping.rules import RuleSet, parse_rule_set
+
+_SUFFIX = ".toml"
+
+
+def list_rule_sets() -> tuple[str, ...]:
+    """Return the names of the ready-made rule sets, sorted."""
+    files = resources.files(__name__).iterdir()
+    return tuple(sorted(file.name.removesuffix(_SUFFIX) for file in files if file.name.endswith(_SUFFIX)))
+
+
+def load_rule_set(name: str, overrides: Mapping[str, Any] | None = None) -> RuleSet:
+    """Read a ready-made rule set; `overrides` replace rules of it, as `parse_rule_set` says.
+
+    Raises `ConfigError` if there is no rule set of this name, or if an override is wrong.
+    """
+    if name not in list_rule_sets():
+        raise ConfigError(f"there is no rule set {name!r}, expected one of {', '.join(list_rule_sets())}")
+    text = resources.files(__name__).joinpath(name + _SUFFIX).read_text(encoding="utf-8")
+    return parse_rule_set(name, tomllib.loads(text), overrides)
+
+
+class MappingSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """The section `[mapping]`: the ready-made rule sets in use, and its tables, which override or add rule sets."""
+
+    rule_sets: tuple[str, ...] = msgspec.field(default_factory=list_rule_sets)
+    max_series: Annotated[int, msgspec.Meta(ge=1)] = 2_000_000
+    """Series that are known at the same time, of all servers together."""
+    max_points: Annotated[int, msgspec.Meta(ge=1)] = 20_000_000
+    """Points of rows that may still change, of all servers together."""
+    tables: Mapping[str, Mapping[str, Any]] = {}
+    """By the name of a rule set: what overrides it, or the whole of an own one."""
+
+
+_KEYS = frozenset(MappingSettings.__struct_fields__)
+
+
+def fold_tables(section: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the section `[mapping]` of a settings file with its rule sets, `[mapping.NAME]`, under the key `tables`.
+
+    Raises `ConfigError` for a key that is neither a setting nor a table.
+    """
+    given: dict[str, Any] = {key: value for key, value in section.items() if key in _KEYS}
+    tables = {key: value for key, value in section.items() if key not in _KEYS}
+    for key, value in tables.items():
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"mapping.{key}: there is no such setting; a rule set is a table, [mapping.{key}]")
+    return {**given, "tables": {**tables, **given.get("tables", {})}}
+
+
+def parse_mapping_settings(section: Mapping[str, Any]) -> MappingSettings:
+    """Read the section `[mapping]` of a settings file; raises `ConfigError` naming the key."""
+    try:
+        return msgspec.convert(fold_tables(section), MappingSettings)
+    except msgspec.ValidationError as exc:
+        raise ConfigError(f"mapping: {exc}") from exc
+
+
+def load_rule_sets(settings: MappingSettings) -> list[RuleSet]:
+    """Return the rule sets that the settings choose, in order of precedence.
+
+    Own rule sets come first, so their rules win over those of the ready-made ones. Raises `ConfigError` naming the rule
+    set and the rule.
+    """
+    ready_made = list_rule_sets()
+    own = [name for name in settings.tables if name not in ready_made]
+    for name in settings.tables:
+        if name not in own and name not in settings.rule_sets:
+            raise ConfigError(f"mapping.{name}: overrides a rule set that rule_sets does not list")
+    if len(set(settings.rule_sets)) < len(settings.rule_sets):
+        raise ConfigError(f"mapping.rule_sets: is {list(settings.rule_sets)}, expected each name once")
+    rule_sets = [parse_rule_set(name, settings.tables[name]) for name in own]
+    rule_sets += [load_rule_set(name, settings.tables.get(name)) for name in settings.rule_sets]
+    return rule_sets
+
+
+def choose_rule_sets(settings: MappingSettings) -> list[RuleSet]:
+    """Return the rule sets that the settings choose, by precedence: own ones, then the ready-made ones as listed.
+
+    Raises `ConfigError` naming the rule set and the rule.
+    """
+    ready_made = list_rule_sets()
+    own = [name for name in settings.tables if name not in ready_made]
+    for name in settings.tables:
+        if name not in own and name not in settings.rule_sets:
+            raise ConfigError(f"mapping.{name}: overrides a rule set that rule_sets does not list")
+    if len(set(settings.rule_sets)) < len(settings.rule_sets):
+        raise ConfigError(f"mapping.rule_sets: is {list(settings.rule_sets)}, expected each name once")
+    rule_sets = [parse_rule_set(name, settings.tables[name]) for name in own]
+    return rule_sets + [load_rule_set(name, settings.tables.get(name)) for name in settings.rule_sets]
+
+
+def build_mapping(settings: MappingSettings, features: Sequence[str]) -> RuleMapping:
+    """Compile the rules that the settings choose, for the features of a model; raises `ConfigError`."""
+    return RuleMapping(choose_rule_sets(settings), features)

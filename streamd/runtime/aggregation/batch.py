@@ -1,0 +1,106 @@
+"""The points of one body on their way to the collector, and what became of them."""
+
+from collections import Counter, defaultdict
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+
+from streamd.core.aggregation.points import SeriesEntry
+from streamd.core.errors import StreamdError
+from streamd.core.mapping.series import SourceSeries
+from streamd.runtime.aggregation.series_table import IgnoredEntry, SeriesTable, TableEntry
+from streamd.runtime.aggregation.servers import CollectedServer
+
+MAX_LISTED_ERRORS = 20
+"""Rejections of one body that are kept with their reason; all are counted."""
+
+Points = list[tuple[SeriesEntry, float, float]]
+"""Points of one server: series, epoch seconds, value."""
+
+
+@dataclass(kw_only=True)
+class CommitResult:
+    """What became of the points of one body."""
+
+    taken: int = 0
+    ignored: int = 0
+    """Points of series that are not used: no rule wants them, or one drops them."""
+    without_server: int = 0
+    """Points among them whose series has no label that names its server."""
+    rejected: int = 0
+    skipped: int = 0
+    """Points that are no measurement."""
+    errors: list[StreamdError] = field(default_factory=list)
+    """The first `MAX_LISTED_ERRORS` reasons for rejections."""
+
+
+@dataclass(kw_only=True)
+class ProtocolCounts:
+    """What came by one protocol since start."""
+
+    bodies: int = 0
+    taken: int = 0
+    ignored: Counter[str] = field(default_factory=Counter)
+    """Points of series that are not used, by reason."""
+    rejected: Counter[str] = field(default_factory=Counter)
+    """Points, by error code."""
+    skipped: Counter[str] = field(default_factory=Counter)
+    """Points that are no measurement, by reason."""
+    refused: Counter[str] = field(default_factory=Counter)
+    """Bodies that were rejected as a whole, by error code."""
+
+    def describe(self) -> dict[str, object]:
+        """Return the counts as they are shown in `/v1/status`."""
+        return {
+            "bodies": self.bodies,
+            "taken": self.taken,
+            "ignored": dict(self.ignored),
+            "rejected": dict(self.rejected),
+            "skipped": dict(self.skipped),
+            "refused": dict(self.refused),
+        }
+
+
+class PointBatch:
+    """The points of one body, by server; a `PointSink`."""
+
+    def __init__(self, protocol: str, table: SeriesTable, counts: ProtocolCounts) -> None:
+        self.protocol = protocol
+        self.counts = counts
+        self.result = CommitResult()
+        self.points: defaultdict[CollectedServer, Points] = defaultdict(list)
+        self.ignored: Counter[str] = Counter()
+        """Points of series that are not used, by reason."""
+        self._table = table
+        self._entries = table.get_entries(protocol)
+
+    def find(self, key: Hashable) -> TableEntry | None:
+        """Return the entry of a series that was bound before, or `None`."""
+        return self._entries.get(key)
+
+    def bind(self, key: Hashable, series: SourceSeries) -> TableEntry:
+        """Map a new series and return its entry."""
+        return self._table.bind(self.protocol, key, series)
+
+    def add(self, entry: TableEntry, time: float, value: float) -> None:
+        """Add a point at epoch seconds; NaN says that the series ends."""
+        if isinstance(entry, IgnoredEntry):
+            self.ignored[entry.reason] += 1
+        else:
+            self.points[entry.server].append((entry, time, value))  # type: ignore[index]
+
+    def add_point(self, series: SourceSeries, time: float, value: float) -> None:
+        """Add a point of a series whose key is its name, its kind and its labels."""
+        key = (series.name, series.kind, *sorted(series.labels.items()))
+        self.add(self.find(key) or self.bind(key, series), time, value)
+
+    def reject(self, error: StreamdError, count: int = 1) -> None:
+        """Count points that cannot be taken."""
+        self.counts.rejected[error.code] += count
+        self.result.rejected += count
+        if len(self.result.errors) < MAX_LISTED_ERRORS:
+            self.result.errors.append(error)
+
+    def skip(self, reason: str, count: int = 1) -> None:
+        """Count points that are no measurement."""
+        self.counts.skipped[reason] += count
+        self.result.skipped += count

@@ -1,0 +1,180 @@
+"""The points of rows that are not final yet, on disk, so that half-filled rows survive `kill -9`.
+
+A folder of segments. Each is a sequence of records; a record is one `write` call, which the kernel keeps when the
+process dies. A segment that is older than any row that may still change is deleted. Knows nothing of series and rules:
+a record is a kind and bytes.
+"""
+
+import contextlib
+import errno
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import structlog
+
+from streamd.core.errors import StateError, StorageError
+from streamd.regular_files import open_regular
+
+log = structlog.get_logger(__name__)
+
+_HEAD = struct.Struct("<4sIII")
+"""Of a record: magic, kind, bytes, checksum."""
+
+_MAGIC = b"pts1"
+
+MAX_SEGMENT_BYTES = 64 * 2**20
+"""A segment that is longer is followed by a new one."""
+
+MAX_RECORD_BYTES = 2**28
+"""A longer record is damage."""
+
+
+class PointLog:
+    """An append-only log in a folder; `now` is epoch seconds everywhere.
+
+    A new segment begins every `segment_seconds`; one whose last record is older than `retention_seconds` is deleted.
+    Raises `StateError` if the folder cannot be used.
+    """
+
+    def __init__(self, folder: Path, *, segment_seconds: float, retention_seconds: float) -> None:
+        self.segment = 0
+        """Grows with each segment: what was written to an earlier one must be written again to be understood."""
+        self._folder = folder
+        self._segment_seconds = segment_seconds
+        self._retention_seconds = retention_seconds
+        self._file: int | None = None
+        self._size = 0
+        self._began = 0.0
+        try:
+            self.segment = max((_parse_number(path) for path in self._list_segments()), default=0)
+        except OSError as exc:
+            raise StateError(f"{folder}: cannot be used: {exc.strerror or exc}") from exc
+
+    def read_records(self, now: float) -> Iterator[tuple[int, int, bytes]]:
+        """Yield the records that are still of use, oldest first: segment, kind and bytes.
+
+        A record that is cut off or damaged ends its segment: it was not acknowledged, or the file is damaged, and then
+        that is logged.
+        """
+        for path in self._list_segments():
+            try:
+                if now - path.stat().st_mtime > self._retention_seconds:
+                    path.unlink()
+                    continue
+                with open_regular(path) as file:
+                    content = file.read()
+            except OSError as exc:
+                log.warning("point_log_unreadable", file=str(path), reason=exc.strerror or str(exc))
+                continue
+            yield from _parse_records(path, content)
+
+    def begin_segment_if_due(self, now: float) -> bool:
+        """Begin a new segment if the present one is old or long, and delete those that are of no use any more.
+
+        Returns whether one began. Raises `StorageError` if the disk does not allow it.
+        """
+        if self._file is not None and self._size < MAX_SEGMENT_BYTES and 0 <= now - self._began < self._segment_seconds:
+            return False
+        path = self._folder / f"points-{self.segment + 1:012d}.log"
+        try:
+            self._folder.mkdir(exist_ok=True)  # not before it is needed
+            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        except OSError as exc:
+            raise _make_storage_error(self._folder, exc) from exc
+        if self._file is not None:
+            os.close(self._file)
+        self._file, self._size, self._began = file, 0, now
+        self.segment += 1
+        self._delete_old(now)
+        return True
+
+    def append(self, records: list[tuple[int, bytes]]) -> None:
+        """Write records, each a kind and bytes, all or none; raises `StorageError` if the disk is full."""
+        assert self._file is not None, "begin_segment_if_due comes first"
+        data = b"".join(
+            part
+            for kind, record in records
+            for part in (_HEAD.pack(_MAGIC, kind, len(record), zlib.crc32(record)), record)
+        )
+        try:
+            written = os.pwrite(self._file, data, self._size)
+            while written < len(data):  # a full disk takes a part, and refuses the rest
+                written += os.pwrite(self._file, data[written:], self._size + written)
+        except OSError as exc:
+            os.ftruncate(self._file, self._size)
+            raise _make_storage_error(self._folder, exc) from exc
+        self._size += len(data)
+
+    def append_if_open(self, kind: int, record: bytes) -> None:
+        """Write a record to the present segment, if there is one and the disk allows it."""
+        if self._file is not None:
+            with contextlib.suppress(StorageError):
+                self.append([(kind, record)])
+
+    def flush(self) -> None:
+        """Write everything through to the disk; blocks, and may be called in a thread."""
+        if self._file is None:
+            return
+        try:
+            file = os.dup(self._file)  # the loop may begin the next segment meanwhile
+        except OSError as exc:
+            if exc.errno == errno.EBADF:
+                return  # it just did
+            raise
+        try:
+            os.fdatasync(file)
+        finally:
+            os.close(file)
+
+    def close(self) -> None:
+        """Close the segment."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def count_bytes(self) -> int:
+        """Return the size of all segments."""
+        return sum(path.stat().st_size for path in self._list_segments())
+
+    def _list_segments(self) -> list[Path]:
+        return sorted(path for path in self._folder.glob("points-*.log") if _parse_number(path) > 0)
+
+    def _delete_old(self, now: float) -> None:
+        for path in self._list_segments():
+            try:
+                if _parse_number(path) < self.segment and now - path.stat().st_mtime > self._retention_seconds:
+                    path.unlink()
+            except OSError as exc:
+                log.warning("point_log_not_deleted", file=str(path), reason=exc.strerror or str(exc))
+
+
+def _parse_records(path: Path, content: bytes) -> Iterator[tuple[int, int, bytes]]:
+    number, at = _parse_number(path), 0
+    while at < len(content):
+        if at + _HEAD.size > len(content):
+            return  # a kill cut it off
+        magic, kind, size, check = _HEAD.unpack_from(content, at)
+        begin = at + _HEAD.size
+        if magic != _MAGIC or size > MAX_RECORD_BYTES:
+            log.warning("point_log_damaged", file=str(path), offset=at)
+            return
+        record = content[begin : begin + size]
+        if len(record) < size:
+            return
+        if zlib.crc32(record) != check:
+            log.warning("point_log_damaged", file=str(path), offset=at)
+            return
+        yield number, kind, record
+        at = begin + size
+
+
+def _parse_number(path: Path) -> int:
+    digits = path.stem.removeprefix("points-")
+    return int(digits) if digits.isdecimal() else 0
+
+
+def _make_storage_error(folder: Path, exc: OSError) -> StorageError:
+    return StorageError(f"{folder}: the points cannot be stored: {exc.strerror or exc}")

@@ -1,0 +1,361 @@
+"""Tests `streamd/runtime/aggregation/collector.py`: points in, rows out, and what survives a restart."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streamd.core.errors import DrainingError, StorageError, TooBusyError
+from streamd.core.mapping.mapping import NO_RULE, NO_SERVER, RuleMapping
+from streamd.core.mapping.rules import parse_rule_set
+from streamd.core.mapping.series import Kind, SourceSeries
+from streamd.runtime.aggregation import collector as collector_module
+from streamd.runtime.aggregation.batch import CommitResult
+from streamd.runtime.aggregation.collector import Collector, CollectorLimits
+from streamd.runtime.aggregation.point_log import PointLog
+from streamd.runtime.aggregation.series_table import NOT_UTF8, TOO_MANY_SERIES
+from streamd.runtime.ingest import Admission, IngestLoad
+from streamd.runtime.state.state import State
+from tests.support.state_files import LIMITS, last_status, opened, rows_of
+
+STEP = 300
+BEGIN = 1_700_000_100.0
+FIRST = int(BEGIN) // STEP
+RULES = parse_rule_set(
+    "test",
+    {
+        "server": ["host"],
+        "cpu": {"metric": "cpu", "kind": "counter"},
+        "mem": {"metric": "load"},
+        "status": {"metric": "status", "kind": "state"},
+    },
+)
+
+Sent = tuple[str, str, float, float]
+"""Host, metric, seconds since `BEGIN`, value."""
+
+
+class CollectorRig:
+    """A collector over a state folder, with a clock that a test moves."""
+
+    def __init__(self, state: State, **limits: float) -> None:
+        self.state = state
+        self.wall = BEGIN
+        self.due: list[tuple[str | None, int]] = []
+        self.forgotten: list[int] = []
+        self.contradicted: list[int] = []
+        features = (*state.contract.features, "status")
+        self.collector = Collector(
+            state,
+            RuleMapping([RULES], features),
+            PointLog(state.folder / "points", segment_seconds=STEP, retention_seconds=5 * STEP),
+            replace(CollectorLimits(), **limits),  # type: ignore[arg-type]
+            load=IngestLoad(),
+            admission=Admission(state, self),
+            rows_due=self,
+            server_contradicted=self,
+            wall=lambda: self.wall,
+            clock=lambda: self.wall - BEGIN,
+        )
+
+    def forget(self, slot: int) -> None:
+        self.forgotten.append(slot)
+        self.collector.forget(slot)
+
+    def contradict(self, slot: int) -> None:
+        self.contradicted.append(slot)
+
+    def mark_due(self, slot: int, rows: int) -> None:
+        self.due.append((self.state.directory.names[slot], rows))
+
+    async def send(self, *sent: Sent, protocol: str = "test") -> CommitResult:
+        batch = self.collector.start_batch(protocol)
+        for host, metric, seconds, value in sent:
+            batch.add_point(SourceSeries(metric, {"host": host} if host else {}), BEGIN + seconds, value)
+        return await self.collector.commit(batch)
+
+    def rows(self, host: str) -> dict[int, dict[str, float]]:
+        """The rows of a server, by step since `FIRST`."""
+        return {step - FIRST: row for step, row in rows_of(self.state, host).items()}
+
+
+@contextmanager
+def collecting(folder: Path, **limits: float) -> Iterator[CollectorRig]:
+    with opened(folder, limits=replace(LIMITS, need=1)) as state:
+        rig = CollectorRig(state, **limits)
+        rig.collector.restore()
+        try:
+            yield rig
+        finally:
+            rig.collector.close()
+
+
+async def test_a_row_is_the_mean_and_closes_with_the_next_step(tmp_path: Path) -> None:
+    with collecting(tmp_path) as rig:
+        rig.wall = BEGIN + 310
+        result = await rig.send(("a", "load", 0, 1.0), ("a", "load", 60, 3.0))
+        assert (result.taken, rig.due) == (2, [])
+        await rig.send(("a", "load", 301, 9.0))
+        assert rig.rows("a") == {0: {"mem": 2.0}}
+        assert rig.due == [("a", 1)]
+
+
+async def test_a_late_point_amends_its_row(tmp_path: Path) -> None:
+    with collecting(tmp_path) as rig:
+        rig.wall = BEGIN + 310
+        await rig.send(("a", "load", 0, 1.0), ("a", "load", 301, 9.0))
+        await rig.send(("a", "load", 60, 3.0), ("a", "load", 60, 3.0))
+        assert rig.rows("a") == {0: {"mem": 2.0}}
+        assert rig.due == [("a", 1)], "an amended row does not run again"
+
+
+async def test_a_row_closes_when_its_grace_is_over(tmp_path: Path) -> None:
+    with collecting(tmp_path) as rig:
+        await rig.send(("a", "load", 0, 1.0))
+        for seconds, rows in ((309, {}), (310, {0: {"mem": 1.0}})):
+            rig.wall = BEGIN + seconds
+            rig.collector.close_overdue_rows()
+            assert rig.due == ([("a", 1)] if rows else [])
+        assert rig.rows("a") == {0: {"mem": 1.0}}
+
+
+async def test_a_row_of_the_past_closes_a_grace_after_its_first_point(tmp_path: Path) -> None:
+    with collecting(tmp_path) as rig:
+        rig.wall = BEGIN + 100_000
+        await rig.send(("a", "load", 0, 1.0))
+        rig.collector.close_overdue_rows()
+        assert rig.due == [], "the rest of a backlog may follow"
+        rig.wall += 10
+        rig.collector.close_overdue_rows()
+        assert rig.due == [("a", 1)]
+
+
+async def test_more_overdue_rows_than_a_turn_takes_are_closed_in_several(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collector_module, "SLICE_ROWS", 2)
+    with collecting(tmp_path) as rig:
+        await rig.send(*((name, "load", 0, 1.0) for name in "abc"))
+        rig.wall = BEGIN + 311
+        rig.collector.close_overdue_rows()
+        assert len(rig.due) == 2
+        rig.collector.close_overdue_rows()
+        assert len(rig.due) == 3
+
+
+async def test_points_outside_the_limits_are_rejected_and_the_others_taken(tmp_path: Path) -> None:
+    with collecting(tmp_path) as rig:
+        await rig.send(("a", "load", 0, 1.0))
+        result = await rig.send(
+            ("a", "load", -601, 1.0), ("a", "load", 301, 1.0), ("a", "load", 1, 1.0), ("b", "load", math.inf, 1.0)
+        )
+        assert (result.taken, result.rejected) == (1, 3)
+        assert sorted({error.code for error in result.errors}) == ["too_far_ahead", "too_old"]
+        assert rig.collector.counts["test"].rejected == {"too_old": 1, "too_far_ahead": 2}
+        assert "b" not in rig.state.directory.slots
+
+
+async def test_a_name_that_is_no_server_costs_only_its_own_points(tmp_path: Path) -> None:
+    with collecting(tmp_path) as rig:
+        result = await rig.send(("x" * 257, "load", 0, 1.0), ("a", "load", 0, 1.0), ("\ud800", "load", 0, 1.0))
+        assert (result.taken, result.rejected, result.ignored) == (1, 1, 1)
+        assert {error.code for error in result.errors} == {"invalid_server"}
+        assert rig.collector.counts["test"].ignored == {NOT_UTF8: 1}
+
+
+async def test_what_is_not_used_is_counted_with_its_reason(tmp_path: Path) -> None:
+    with collecting(tmp_path) as rig:
+        result = await rig.send(("a", "disk", 0, 1.0), ("", "load", 0, 1.0), ("", "load", 1, 1.0))
+        assert (result.taken, result.ignored, result.without_server) == (0, 3, 2)
+        assert rig.collector.counts["test"].ignored == {NO_RULE: 1, NO_SERVER: 2}
+        assert len(rig.state.directory) == 0
+
+
+async def test_the_number_of_series_is_bounded(tmp_path: Path) -> None:
+    with collecting(tmp_path, max_series=2) as rig:
+        result = await rig.send(("a", "load", 0, 1.0), ("b", "load", 0, 1.0), ("c", "load", 0, 1.0))
+        assert (result.taken, result.ignored) == (2, 1)
+        assert rig.collector.counts["test"].ignored == {TOO_MANY_SERIES: 1}
+        rig.forget(rig.state.directory.slots["a"])
+        result = await rig.send(("c", "load", 0, 1.0))
+        assert result.taken == 1, "there is room again"
+
+
+async def test_too_many_points_are_said_before_a_body_is_read(tmp_path: Path) -> None:
+    with collecting(tmp_path, max_points=2) as rig:
+        rig.collector.check_open()
+        await rig.send(("a", "load", 0, 1.0), ("a", "load", 1, 1.0))
+        with pytest.raises(TooBusyError, match="max_points"):
+            rig.collector.check_open()
+        rig.wall = BEGIN + 100_000
+        await rig.send(("a", "load", 99_999, 1.0))
+        rig.collector.check_open()
+        rig.collector.is_draining = True
+        with pytest.raises(DrainingError):
+            rig.collector.check_open()
+
+
+async def test_a_server_that_is_evicted_takes_its_points_with_it(tmp_path: Path) -> None:
+    with collecting(tmp_path) as rig:
+        rig.wall = BEGIN + 200
+        for name in "abcd":
+            rig.wall += 1
+            await rig.send((name, "load", 0, 1.0))
+        rig.wall += 1
+        await rig.send(("e", "load", 1, 5.0))
+        assert "a" not in rig.state.directory.slots
+        assert rig.collector.points_kept == 4
+        rig.wall += 1
+        await rig.send(("a", "load", 2, 7.0), ("a", "load", 301, 7.0))
+        assert rig.rows("a") == {0: {"mem": 7.0}}, "what it sent before was forgotten"
+
+
+async def test_the_same_series_under_two_protocols_is_one(tmp_path: Path) -> None:
+    with collecting(tmp_path) as rig:
+        await rig.send(("a", "load", 0, 1.0))
+        await rig.send(("a", "load", 0, 1.0), ("a", "load", 1, 3.0), protocol="other")
+        rig.wall = BEGIN + 310
+        await rig.send(("a", "load", 300, 9.0))
+        assert rig.rows("a") == {0: {"mem": 2.0}}
+        assert rig.collector.table.series == 1
+
+
+async def test_a_kind_that_the_protocol_says_wins(tmp_path: Path) -> None:
+    with collecting(tmp_path) as rig:
+        rig.wall = BEGIN + 310
+        batch = rig.collector.start_batch("test")
+        for seconds in (0, 10, 301):
+            batch.add_point(SourceSeries("cpu", {"host": "a"}, Kind.GAUGE), BEGIN + seconds, 6.0)
+        await rig.collector.commit(batch)
+        assert rig.rows("a") == {0: {"cpu": 6.0}}
+
+
+async def test_a_status_is_the_last_one_of_its_step(tmp_path: Path) -> None:
+    with collecting(tmp_path) as rig:
+        rig.wall = BEGIN + 310
+        await rig.send(("a", "status", 0, 3.0), ("a", "load", 0, 1.0), ("a", "status", 9, 2.0), ("a", "load", 301, 1.0))
+        assert last_status(rig.state, "a") == 2
+
+
+async def test_series_that_have_ended_are_removed_in_time(tmp_path: Path) -> None:
+    with collecting(tmp_path) as rig:
+        rig.wall = BEGIN + 100 * STEP
+        batch = rig.collector.start_batch("test")
+        batch.add_point(SourceSeries("load", {"host": "a", "pod": "gone"}), BEGIN, 1.0)
+        await rig.collector.commit(batch)
+        for step in range(20):
+            await rig.send(("a", "load", step * STEP, float(step)))
+        assert rig.collector.table.series == 1
+        assert rig.rows("a")[18] == {"mem": 18.0}
+
+
+async def test_half_filled_rows_survive_a_restart(tmp_path: Path) -> None:
+    with collecting(tmp_path) as rig:
+        await rig.send(("a", "cpu", -60, 0.0), ("a", "cpu", 0, 60.0), ("a", "load", 0, 1.0))
+        rig.wall = BEGIN + 60
+        await rig.send(("a", "cpu", 60, 120.0), ("a", "load", 60, 2.0), ("b", "load", 60, 4.0))
+    with collecting(tmp_path) as rig:
+        rig.wall = BEGIN + 310
+        assert rig.collector.restored_points == 6
+        await rig.send(("a", "cpu", 300, 600.0), ("a", "load", 300, 9.0), ("b", "load", 300, 9.0))
+        assert rig.rows("a")[0] == {"cpu": pytest.approx(1.8), "mem": 1.5}
+        assert rig.rows("b") == {0: {"mem": 4.0}}
+
+
+async def test_a_row_that_its_grace_closed_stays_closed_after_a_restart(tmp_path: Path) -> None:
+    with collecting(tmp_path) as rig:
+        await rig.send(("a", "load", 0, 1.0))
+        rig.wall = BEGIN + 311
+        rig.collector.close_overdue_rows()
+    with collecting(tmp_path) as rig:
+        rig.wall = BEGIN + 700
+        rig.collector.close_overdue_rows()
+        assert rig.due == []
+        await rig.send(("a", "load", 1, 3.0))
+        assert rig.rows("a") == {0: {"mem": 2.0}}, "a late point still amends it"
+        assert rig.due == []
+
+
+async def test_a_row_whose_step_ended_while_the_daemon_was_away_closes_after_its_grace(tmp_path: Path) -> None:
+    with collecting(tmp_path) as rig:
+        await rig.send(("a", "load", 0, 1.0))
+    with opened(tmp_path, limits=replace(LIMITS, need=1)) as state:
+        rig = CollectorRig(state)
+        rig.wall = BEGIN + 400
+        rig.collector.restore()
+        rig.wall += 10
+        rig.collector.close_overdue_rows()
+        assert rig.due == [("a", 1)]
+        rig.collector.close()
+
+
+async def test_what_was_sent_before_a_server_was_deleted_does_not_come_back(tmp_path: Path) -> None:
+    with collecting(tmp_path) as rig:
+        await rig.send(("a", "load", 0, 100.0))
+        slot = rig.state.directory.slots["a"]
+        rig.state.forget(slot)
+        rig.forget(slot)
+        await rig.send(("a", "load", 1, 1.0))
+    with collecting(tmp_path) as rig:
+        rig.wall = BEGIN + 310
+        await rig.send(("a", "load", 300, 9.0))
+        assert rig.rows("a") == {0: {"mem": 1.0}}
+
+
+async def test_a_full_disk_refuses_a_body_and_the_next_one_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(records: object) -> None:
+        raise StorageError("the disk is full")
+
+    with collecting(tmp_path) as rig:
+        with monkeypatch.context() as patch:
+            patch.setattr(rig.collector.point_log, "append", refuse)
+            with pytest.raises(StorageError):
+                await rig.send(("a", "load", 0, 100.0))
+        assert rig.collector.counts["test"].refused == {"storage": 1}
+        await rig.send(("a", "load", 1, 1.0))
+    with collecting(tmp_path) as rig:
+        rig.wall = BEGIN + 310
+        await rig.send(("a", "load", 300, 9.0))
+        assert rig.rows("a") == {0: {"mem": 1.0}}
+
+
+bodies = st.lists(
+    st.lists(
+        st.tuples(st.sampled_from("ab"), st.sampled_from(["cpu", "load"]), st.integers(0, 1_500), st.integers(0, 99)),
+        max_size=6,
+    ),
+    max_size=12,
+)
+
+
+@settings(max_examples=40)
+@given(bodies, st.sets(st.integers(0, 11)))
+async def test_restarts_change_nothing(
+    tmp_path_factory: pytest.TempPathFactory,
+    bodies: list[list[tuple[str, str, int, int]]],
+    restarts: set[int],
+) -> None:
+    results = []
+    for ends in (restarts, set[int]()):
+        folder = tmp_path_factory.mktemp("state")
+        sent = [[(host, metric, float(at), float(value)) for host, metric, at, value in body] for body in bodies]
+        with opened(folder, limits=replace(LIMITS, need=1)) as state:
+            rig = CollectorRig(state)
+            rig.wall = BEGIN + 1_500
+            for number, body in enumerate(sent):
+                await rig.send(*body)
+                if number in ends:
+                    rig.collector.close()
+                    rig = CollectorRig(state)
+                    rig.wall = BEGIN + 1_500
+                    rig.collector.restore()
+            rig.collector.close()
+            results.append({name: rows_of(state, name) for name in state.directory.slots})
+    assert results[0] == results[1]
