@@ -86,7 +86,8 @@ class Admission:
         """The number of servers that were evicted since start."""
         self._state = state
         self._server_forgotten = server_forgotten
-        self._reported = 0
+        self.reported = 0
+        """Those among them that were logged."""
 
     def find_or_admit(self, server: str, wall: float) -> int:
         """Return the slot of a server, which it gets if it is new.
@@ -107,9 +108,8 @@ class Admission:
 
     def report_forgotten(self) -> None:
         """Log how many servers were evicted since the last report, if any."""
-        if self.forgotten_servers > self._reported:
-            count = self.forgotten_servers - self._reported
-            self._reported = self.forgotten_servers
+        if count := self.forgotten_servers - self.reported:
+            self.reported = self.forgotten_servers
             log.warning("servers_forgotten", count=count, max_servers=self._state.directory.capacity)
 
 
@@ -146,6 +146,9 @@ class Ingest:
         self._max_ahead_seconds = max_ahead_seconds
         self.rows_due = rows_due
         self._admission = admission
+        # Looked up once: both are used for each sample.
+        self._can_run_short = state.can_run_short
+        self._contradicted_since = state.ahead.contradicted_since
         self._server_contradicted = server_contradicted
         self._wall = wall
         # Samples of the last two steps are present: an agent may send a step after its end.
@@ -164,8 +167,8 @@ class Ingest:
         if self.is_draining:
             raise DrainingError("the daemon is stopping")
         result = IngestResult()
-        rest = iter(samples)
-        self.load.bodies += 1
+        rest, load, admission = iter(samples), self.load, self._admission
+        load.bodies += 1
         try:
             if self.points is not None:
                 await self._take_as_points(self.points, rest, result)
@@ -173,14 +176,15 @@ class Ingest:
                 while self._take_slice(islice(rest, SLICE), result) == SLICE:
                     await asyncio.sleep(0)
         finally:
-            self.load.bodies -= 1
-        self._admission.report_forgotten()
+            load.bodies -= 1
+        if admission.forgotten_servers != admission.reported:
+            admission.report_forgotten()
         return result
 
     def _take_slice(self, samples: Iterable[tuple[int, Sample | StreamdError]], result: IngestResult) -> int:
         wall, now = self._wall(), time.monotonic()
         count = 0
-        if (shortage := self._state.find_shortage()) is not None:
+        if self._can_run_short and (shortage := self._state.find_shortage()) is not None:
             samples = ((index, shortage if isinstance(each, Sample) else each) for index, each in samples)
         for index, sample in samples:
             count += 1
@@ -247,7 +251,7 @@ class Ingest:
         elif not row.mask and sample.status is None:
             return
         step = self._contract.to_step(at)
-        if slot in self._state.ahead.contradicted_since and at > wall - self._present_seconds:
+        if slot in self._contradicted_since and at > wall - self._present_seconds:
             self._server_contradicted.contradict(slot)
         try:
             due = self._state.windows.write_sample(slot, step, row, sample.status, now)

@@ -27,9 +27,10 @@ class AheadServers:
         """Find again the slots with a row after `last_step`, closed or open; returns those that had none before."""
         beyond = np.flatnonzero(np.maximum(self._newest, self._open_step) > last_step).tolist()
         found = [slot for slot in beyond if self._names[slot] is not None]
-        new = [slot for slot in found if slot not in self.contradicted_since]
-        self.contradicted_since = {slot: self.contradicted_since.get(slot) for slot in found}
-        return new
+        former = dict(self.contradicted_since)
+        self.contradicted_since.clear()  # the same dict stays: ingest reads it for each sample
+        self.contradicted_since.update((slot, former.get(slot)) for slot in found)
+        return [slot for slot in found if slot not in former]
 
     def get_latest_step(self, slot: int) -> int:
         """Return the step of a slot's newest row, closed or open."""

@@ -61,7 +61,8 @@ class State:
     def __post_init__(self) -> None:
         arrays = self.windows.arrays
         self.ahead = AheadServers(self.directory.names, arrays["newest"], arrays["open_step"])
-        self._can_run_short = self.windows_file.needs_spare_space or self.board_file.needs_spare_space
+        self.can_run_short = self.windows_file.needs_spare_space or self.board_file.needs_spare_space
+        """Whether `find_shortage` can ever find one: on most file systems it cannot."""
 
     @property
     def folder(self) -> Path:
@@ -116,8 +117,6 @@ class State:
 
     def find_shortage(self) -> StorageError | None:
         """Return an error if the disk is too full for any write, else `None`; see `StateFile.find_shortage`."""
-        if not self._can_run_short:  # asked before each sample, and on most file systems it is always None
-            return None
         return self.windows_file.find_shortage() or self.board_file.find_shortage()
 
     def reserve_whole_pieces(self) -> None:
