@@ -146,9 +146,7 @@ class Ingest:
         self._max_ahead_seconds = max_ahead_seconds
         self.rows_due = rows_due
         self._admission = admission
-        # Looked up once: both are used for each sample.
-        self._can_run_short = state.can_run_short
-        self._contradicted_since = state.ahead.contradicted_since
+        self._contradicted_since = state.ahead.contradicted_since  # looked up once: it is used for each sample
         self._server_contradicted = server_contradicted
         self._wall = wall
         # Samples of the last two steps are present: an agent may send a step after its end.
@@ -184,7 +182,7 @@ class Ingest:
     def _take_slice(self, samples: Iterable[tuple[int, Sample | StreamdError]], result: IngestResult) -> int:
         wall, now = self._wall(), time.monotonic()
         count = 0
-        if self._can_run_short and (shortage := self._state.find_shortage()) is not None:
+        if self._state.can_run_short and (shortage := self._state.find_shortage()) is not None:
             samples = ((index, shortage if isinstance(each, Sample) else each) for index, each in samples)
         for index, sample in samples:
             count += 1

@@ -168,6 +168,8 @@ class Collector:
 
     def _take_slice(self, work: list[tuple[CollectedServer, Points]], batch: PointBatch) -> None:
         """Store the points of some servers, then fill their rows."""
+        if (shortage := self._state.find_shortage()) is not None:
+            raise shortage
         wall = self._wall()
         accepted = (self._accept(server, points, wall, batch) for server, points in work)
         ready = [taken for taken in accepted if taken is not None]
@@ -283,6 +285,8 @@ class Collector:
     def close_overdue_rows(self) -> None:
         """Close the rows whose grace is over: some now, the rest in later turns of the loop."""
         self._turn = None
+        if self._state.find_shortage() is not None:
+            return  # no row could be written; the next call tries again
         now = self._clock()
         for _ in range(SLICE_ROWS):
             if not self._deadlines or self._deadlines[0][0] > now:

@@ -117,6 +117,8 @@ class State:
 
     def find_shortage(self) -> StorageError | None:
         """Return an error if the disk is too full for any write, else `None`; see `StateFile.find_shortage`."""
+        if not self.can_run_short:
+            return None
         return self.windows_file.find_shortage() or self.board_file.find_shortage()
 
     def reserve_whole_pieces(self) -> None:

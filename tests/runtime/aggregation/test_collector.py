@@ -326,6 +326,23 @@ async def test_a_full_disk_refuses_a_body_and_the_next_one_is_whole(
         assert rig.rows("a") == {0: {"mem": 1.0}}
 
 
+async def test_no_row_is_written_while_the_disk_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full btrfs needs new space even for rows of known servers."""
+    with collecting(tmp_path) as rig:
+        await rig.send(("a", "load", 0, 1.0))
+        rig.wall = BEGIN + 310
+        with monkeypatch.context() as patch:
+            patch.setattr(rig.state, "find_shortage", lambda: StorageError("full"))
+            rig.collector.close_overdue_rows()
+            with pytest.raises(StorageError):
+                await rig.send(("a", "load", 301, 1.0))
+        assert rig.due == []
+        rig.collector.close_overdue_rows()
+        assert rig.due == [("a", 1)]
+
+
 bodies = st.lists(
     st.lists(
         st.tuples(st.sampled_from("ab"), st.sampled_from(["cpu", "load"]), st.integers(0, 1_500), st.integers(0, 99)),
