@@ -72,6 +72,13 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
         *("cuda", "tensorrt", "onnxruntime", "torch", "time", "mmap", "prometheus_client", "structlog"),
         *packages("inference", "repository", "runtime", "http", "server", "tools", "engine", "cli"),
     ),
+    "streamd.protocols": (
+        *("asyncio", "aiohttp", "socket", "threading", "subprocess", "time"),
+        *packages("inference", "repository", "runtime", "http", "server", "tools", "engine", "cli", "rule_sets"),
+    ),
+    "streamd.rule_sets": packages(
+        *("inference", "repository", "runtime", "http", "server", "tools", "engine", "cli", "protocols"),
+    ),
     "streamd.inference": packages("runtime", "http", "server", "tools", "engine", "cli"),
     "streamd.repository": packages("inference", "runtime", "http", "server", "tools", "engine", "cli"),
     "streamd.runtime": ("aiohttp", *packages("repository", "http", "server", "tools", "engine", "cli")),
@@ -89,8 +96,8 @@ INFERENCE_WITHOUT_VERSIONS = packages("inference.cuda", "inference.tensorrt", "i
 
 FLOORS = {
     "streamd.tools.engine": ("graph", "precision", "plan", "output", "gate", "bench", "commands"),
-    "streamd.core": ("state", "scheduling"),
-    "streamd.runtime": ("state", "lanes", "versions"),
+    "streamd.core": ("state", "scheduling", "mapping", "aggregation"),
+    "streamd.runtime": ("state", "aggregation", "lanes", "versions"),
 }
 """Packages that stand on each other, the lowest first: each imports only those before it."""
 
@@ -130,12 +137,15 @@ def test_packages_import_only_what_they_may() -> None:
             {"streamd.inference.tensorrt.x": "from streamd.repository.plans import choose_plan"},
             {"streamd.tools.engine.graph.x": "from streamd.tools.engine.plan.builder import PlanBuilder"},
             {"streamd.tools.x": "import streamd.server.config"},
+            {"streamd.protocols.x": "from aiohttp import web"},
+            {"streamd.rule_sets": "from streamd.protocols.collectd import CollectdDecoder"},
+            {"streamd.core.mapping.x": "from streamd.core.aggregation.points import ServerPoints"},
         ],
     )
     assert find_forbidden_imports({"streamd.core.x": "import timeit_of_ours", "streamd.runtime.x": "import time"}) == []
 
 
-DAEMON = ("core", "inference", "repository", "runtime", "http", "server")
+DAEMON = ("core", "protocols", "rule_sets", "inference", "repository", "runtime", "http", "server")
 """The daemon's packages: none of them imports `tools/`, and `streamd serve` loads none of it."""
 
 
@@ -607,7 +617,7 @@ def find_bad_settings(text: str) -> Found:
     """What `config.toml` has wrong: settings that are missing, unknown, not the default, or without a comment."""
     found = []
     said = tomllib.loads(text)
-    defaults = msgspec.to_builtins(Config())
+    defaults = list_defaults()
     for section in sorted({*said, *defaults}):
         for key in sorted({*said.get(section, {}), *defaults.get(section, {})}):
             place = f"[{section}] {key}"
@@ -619,6 +629,13 @@ def find_bad_settings(text: str) -> Found:
                 found.append(f"{place}: {said[section][key]!r} is not the default {defaults[section][key]!r}")
     lines = [line for line in text.splitlines() if "=" in line and not line.startswith("#")]
     return found + [f"{line}: has no comment" for line in lines if not SETTING.match(line)]
+
+
+def list_defaults() -> dict[str, dict[str, Any]]:
+    """The defaults by section and key. The tables of `[mapping]` have names of their own, so they are no key."""
+    defaults: dict[str, dict[str, Any]] = msgspec.to_builtins(Config())
+    assert defaults["mapping"].pop("tables") == {}
+    return defaults
 
 
 def _plain(value: object) -> object:
@@ -646,7 +663,7 @@ def find_repeated_keys(sections: Mapping[str, Iterable[str]]) -> Found:
 
 def test_a_key_is_in_one_section_only() -> None:
     assert find_repeated_keys({"a": ["port", "host"], "b": ["port"]}) == ["port: in two sections"]
-    sections = {section: list(keys) for section, keys in msgspec.to_builtins(Config()).items()}
+    sections = {section: list(keys) for section, keys in list_defaults().items()}
     assert find_repeated_keys(sections) == []
     assert {key: section for section, keys in sections.items() for key in keys} == SECTIONS
 

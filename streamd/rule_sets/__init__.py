@@ -1,17 +1,16 @@
 """The ready-made rule sets, one TOML file for each agent, and the section `[mapping]` of the settings.
 
-`core/mapping/` gives the rules their meaning. The daemon and `streamd mapping check` both map by `build_mapping`.
+`core/mapping/` gives the rules their meaning; the daemon and `streamd mapping check` load them here.
 """
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import resources
 from typing import Annotated, Any
 
 import msgspec
 
 from streamd.core.errors import ConfigError
-from streamd.core.mapping.mapping import RuleMapping
 from streamd.core.mapping.rules import RuleSet, parse_rule_set
 
 _SUFFIX = ".toml"
@@ -86,24 +85,3 @@ def load_rule_sets(settings: MappingSettings) -> list[RuleSet]:
     rule_sets = [parse_rule_set(name, settings.tables[name]) for name in own]
     rule_sets += [load_rule_set(name, settings.tables.get(name)) for name in settings.rule_sets]
     return rule_sets
-
-
-def choose_rule_sets(settings: MappingSettings) -> list[RuleSet]:
-    """Return the rule sets that the settings choose, by precedence: own ones, then the ready-made ones as listed.
-
-    Raises `ConfigError` naming the rule set and the rule.
-    """
-    ready_made = list_rule_sets()
-    own = [name for name in settings.tables if name not in ready_made]
-    for name in settings.tables:
-        if name not in own and name not in settings.rule_sets:
-            raise ConfigError(f"mapping.{name}: overrides a rule set that rule_sets does not list")
-    if len(set(settings.rule_sets)) < len(settings.rule_sets):
-        raise ConfigError(f"mapping.rule_sets: is {list(settings.rule_sets)}, expected each name once")
-    rule_sets = [parse_rule_set(name, settings.tables[name]) for name in own]
-    return rule_sets + [load_rule_set(name, settings.tables.get(name)) for name in settings.rule_sets]
-
-
-def build_mapping(settings: MappingSettings, features: Sequence[str]) -> RuleMapping:
-    """Compile the rules that the settings choose, for the features of a model; raises `ConfigError`."""
-    return RuleMapping(choose_rule_sets(settings), features)

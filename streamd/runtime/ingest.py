@@ -59,7 +59,7 @@ class ServerContradicted(Protocol):
 
 
 class PointTaker(Protocol):
-    """What takes samples as points of rows that are means (`MeanSamples`)."""
+    """A taker of samples as points of rows that are means (`MeanSamples`)."""
 
     async def take_samples(self, samples: Sequence[tuple[int, Sample]]) -> list[tuple[int, StreamdError]]:
         """Store samples with their index in the body; returns the errors of those that were rejected."""

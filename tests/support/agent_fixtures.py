@@ -24,7 +24,5 @@ def run_decoder(decode: Callable[[bytes, RecordingSink], Iterator[None]], body: 
 def find_values(sink: RecordingSink, name: str, **labels: str) -> list[float]:
     """Return the values of the series that have this name and, among others, these labels, in order."""
     return [
-        value
-        for series, _, value in sink.points
-        if series.name == name and labels.items() <= series.labels.items()
+        value for series, _, value in sink.points if series.name == name and labels.items() <= series.labels.items()
     ]

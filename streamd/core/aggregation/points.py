@@ -11,11 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from streamd.core.aggregation.formulas import ServerFormulas
-from streamd.core.aggregation.reduction import KIND_CODES, KIND_OF_CODE, Float64, reduce_step
+from streamd.core.aggregation.reduction import KIND_CODES, KIND_OF_CODE, reduce_step
+from streamd.core.arrays import Float64
 from streamd.core.mapping.mapping import CompiledRule, Match, Use
 from streamd.core.mapping.series import Kind
-
-NO_STEP = -1
+from streamd.core.state.windows import NO_STEP
 
 RETAINED_STEPS = 3
 """The newest steps of a server in which a point still counts. One more is kept: a counter's increase begins there."""
@@ -24,7 +24,7 @@ MAX_SERIES_OF_SERVER = 20_000
 """The series of one server; a sender of ever new labels cannot take the room of the others."""
 
 
-class SeriesEntry:
+class ServerSeries:
     """One series of a server: its index there, which may change when series that have ended are removed."""
 
     __slots__ = ("index", "server")
@@ -67,27 +67,27 @@ class ServerPoints:
 
     def __init__(self, name: str, rules: Sequence[CompiledRule], step_seconds: int) -> None:
         self.name = name
-        self.entries: list[SeriesEntry] = []
+        self.entries: list[ServerSeries] = []
         self.definitions: list[bytes] = []
         """What each series is, by index, as it is logged."""
         self.latest_step = NO_STEP
         self.closed_step = NO_STEP
         self._rules = rules
         self._step_seconds = step_seconds
-        self._known: dict[bytes, SeriesEntry] = {}
+        self._known: dict[bytes, ServerSeries] = {}
         self._kinds = bytearray()
         self._uses: list[tuple[Use, ...]] = []
         self._formulas = ServerFormulas(rules)
         self._steps: dict[int, _StepPoints] = {}
 
     # ------------------------------------------------------------ series
-    def find_series(self, definition: bytes) -> SeriesEntry | None:
+    def find_series(self, definition: bytes) -> ServerSeries | None:
         """Return the entry of a series that was added before, or `None`."""
         return self._known.get(definition)
 
-    def add_series(self, definition: bytes, match: Match) -> SeriesEntry:
+    def add_series(self, definition: bytes, match: Match) -> ServerSeries:
         """Add a series; `definition` is unique in the server. The caller minds `MAX_SERIES_OF_SERVER`."""
-        entry = SeriesEntry(self, len(self.entries))
+        entry = ServerSeries(self, len(self.entries))
         self.entries.append(entry)
         self.definitions.append(definition)
         self._known[definition] = entry
@@ -96,7 +96,7 @@ class ServerPoints:
         self._formulas.add_series(entry.index, match.uses)
         return entry
 
-    def get_kind(self, entry: SeriesEntry) -> Kind:
+    def get_kind(self, entry: ServerSeries) -> Kind:
         """Return the kind of a series."""
         return KIND_OF_CODE[self._kinds[entry.index]]
 
@@ -104,11 +104,11 @@ class ServerPoints:
         """Return the codes of the kinds of the series from `first` on."""
         return bytes(self._kinds[first:])
 
-    def set_kind(self, entry: SeriesEntry, kind: Kind) -> None:
+    def set_kind(self, entry: ServerSeries, kind: Kind) -> None:
         """Change the kind of a series: its sender said another one."""
         self._kinds[entry.index] = KIND_CODES[kind]
 
-    def prune(self) -> list[SeriesEntry]:
+    def prune(self) -> list[ServerSeries]:
         """Remove the series without any point in the steps that are kept; returns their entries. Indices change."""
         used = set().union(*(points.firsts for points in self._steps.values()))
         if len(used) == len(self.entries):

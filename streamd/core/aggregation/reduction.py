@@ -7,9 +7,9 @@ not depend on the order in which they came.
 import numpy as np
 import numpy.typing as npt
 
+from streamd.core.arrays import Float64
 from streamd.core.mapping.series import Kind
 
-Float64 = npt.NDArray[np.float64]
 SeriesNumbers = npt.NDArray[np.uint32]
 
 KIND_CODES = {Kind.GAUGE: 0, Kind.COUNTER: 1, Kind.STATE: 2}
@@ -33,7 +33,7 @@ def reduce_step(
     end: float,
     longest_gap: float,
 ) -> Float64:
-    """Return the value of every series in the step from `start` to `end` (epoch seconds), NaN where there is none.
+    """Return the value of every series in the step from `start` to `end` (epoch seconds), NaN where it has no value.
 
     `series`, `times` and `values` are the points, `(n,)` each, of this step and of the steps beside it; a value of NaN
     says that the series ends there. `kinds (m,)` has the code of each series. The result is `(m,) float64`:

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from fnmatch import translate
 
-from streamd.core.errors import ConfigError
-from streamd.core.mapping.rules import Patterns, Rule, RuleSet, Term
+from streamd.core.mapping.rules import MappingRule, Patterns, RuleSet, Term
 from streamd.core.mapping.series import Kind, SourceSeries
 
 MAX_CACHED_NAMES = 10_000
@@ -34,7 +33,7 @@ class Role(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """What one series is for one rule: a term of a part of it, in the group of these label values."""
+    """The use of a series for one rule: a term of a part of it, in the group of these label values."""
 
     rule: int
     role: Role
@@ -44,7 +43,7 @@ class Use:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """What a series is mapped to: a server, how its steps become values, and its uses."""
+    """The server that a series is mapped to, how its steps become values, and its uses."""
 
     server: str
     kind: Kind
@@ -148,7 +147,7 @@ class RuleMapping:
             return Ignored(NO_SERVER)
         return Match(server, series.kind or first.kind, tuple(uses))
 
-    def _add_rule(self, rule_set: RuleSet, name: str, rule: Rule) -> None:
+    def _add_rule(self, rule_set: RuleSet, name: str, rule: MappingRule) -> None:
         column = self._columns.get(rule.feature or name)
         if column is None:
             return  # the model does not have this feature
@@ -209,7 +208,7 @@ def _strip_port(address: str) -> str:
     return address if ":" in stripped else stripped
 
 
-def _list_terms(rule: Rule) -> Iterator[tuple[Role, int, Term]]:
+def _list_terms(rule: MappingRule) -> Iterator[tuple[Role, int, Term]]:
     yield from ((Role.NUMERATOR, place, term) for place, term in enumerate(rule.list_numerator()))
     yield from ((Role.DENOMINATOR, place, term) for place, term in enumerate(rule.denominator))
     if rule.zero_when is not None:
@@ -218,6 +217,4 @@ def _list_terms(rule: Rule) -> Iterator[tuple[Role, int, Term]]:
 
 def _compile(patterns: Patterns) -> re.Pattern[str]:
     globs = [patterns] if isinstance(patterns, str) else patterns
-    if not globs:
-        raise ConfigError("an empty list of patterns matches nothing; leave the label out")
     return re.compile("|".join(translate(glob) for glob in globs))

@@ -4,6 +4,7 @@ A rule set is a table of rules. A rule computes one feature: `factor * (numerato
 group of series with the same values of the labels `by`; the groups then become one number.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -29,8 +30,8 @@ class Term(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True
     sign: Literal[1, -1] = 1
 
 
-class Rule(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """How one feature is computed. `metric`, `where` and `where_not` are a short form of one term of `numerator`."""
+class MappingRule(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """A formula for one feature. `metric`, `where` and `where_not` are a short form of one term of `numerator`."""
 
     feature: str = ""
     """The feature; empty if it is the name of the rule."""
@@ -64,7 +65,7 @@ class RuleSet(msgspec.Struct, frozen=True, kw_only=True):
     """Whether `web-01:9100` is the server `web-01`."""
     drop: list[Term] = []
     """Series that are ignored, whatever the rules say."""
-    rules: dict[str, Rule] = {}
+    rules: dict[str, MappingRule] = {}
 
 
 class _Head(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -87,7 +88,7 @@ def parse_rule_set(name: str, table: Mapping[str, Any], overrides: Mapping[str, 
     if not head.server:
         raise ConfigError(f"{place}.server: is missing, expected the labels that name the server")
     rules = {
-        key: _check_rule(_convert(_merge_rule(key, table, overrides or {}), Rule, f"{place}.{key}"), f"{place}.{key}")
+        key: _parse_rule(_merge_rule(key, table, overrides or {}), f"{place}.{key}")
         for key in merged
         if key not in _HEAD_KEYS
     }
@@ -109,11 +110,18 @@ def _convert(table: Any, to: type[Any], place: str) -> Any:
         raise ConfigError(f"{place}: {exc}") from exc
 
 
-def _check_rule(rule: Rule, place: str) -> Rule:
+def _parse_rule(table: Any, place: str) -> MappingRule:
+    rule: MappingRule = _convert(table, MappingRule, place)
+    if not (math.isfinite(rule.factor) and math.isfinite(rule.offset)):
+        raise ConfigError(f"{place}: factor is {rule.factor} and offset {rule.offset}, expected finite numbers")
     if rule.metric is not None and rule.numerator:
         raise ConfigError(f"{place}: metric and numerator are both given, expected one of them")
-    if rule.enabled and not rule.list_numerator():
+    if not rule.list_numerator():
         raise ConfigError(f"{place}: neither metric nor numerator is given")
     if rule.metric is None and (rule.where or rule.where_not):
         raise ConfigError(f"{place}: where and where_not belong to metric; give them in each term of numerator")
+    for term in (*rule.list_numerator(), *rule.denominator, *([rule.zero_when] if rule.zero_when else [])):
+        for patterns in (term.metric, *term.where.values(), *term.where_not.values()):
+            if patterns == []:
+                raise ConfigError(f"{place}: a list of patterns is empty and matches nothing; leave it out")
     return rule

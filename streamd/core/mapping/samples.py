@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from streamd.core.mapping.rules import Rule, RuleSet
+from streamd.core.mapping.rules import MappingRule, RuleSet
 from streamd.core.mapping.series import Kind, SourceSeries
 
 STATUS_FEATURE = "status"
@@ -13,9 +13,9 @@ _PREFIX = "sample:"
 
 def make_sample_rules(features: Sequence[str]) -> RuleSet:
     """Return the rules for plain samples: features are gauges, the status is a state."""
-    rules = {feature: Rule(metric=_PREFIX + feature) for feature in features}
+    rules = {feature: MappingRule(metric=_PREFIX + feature) for feature in features}
     if STATUS_FEATURE not in rules:
-        rules[STATUS_FEATURE] = Rule(metric=_PREFIX + STATUS_FEATURE, kind=Kind.STATE)
+        rules[STATUS_FEATURE] = MappingRule(metric=_PREFIX + STATUS_FEATURE, kind=Kind.STATE)
     return RuleSet(name="samples", server=["server"], rules=rules)
 
 

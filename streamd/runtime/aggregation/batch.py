@@ -4,22 +4,22 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
-from streamd.core.aggregation.points import SeriesEntry
+from streamd.core.aggregation.points import ServerSeries
 from streamd.core.errors import StreamdError
 from streamd.core.mapping.series import SourceSeries
 from streamd.runtime.aggregation.series_table import IgnoredEntry, SeriesTable, TableEntry
 from streamd.runtime.aggregation.servers import CollectedServer
 
-MAX_LISTED_ERRORS = 20
+MAX_LISTED_REJECTIONS = 20
 """Rejections of one body that are kept with their reason; all are counted."""
 
-Points = list[tuple[SeriesEntry, float, float]]
+Points = list[tuple[ServerSeries, float, float]]
 """Points of one server: series, epoch seconds, value."""
 
 
 @dataclass(kw_only=True)
 class CommitResult:
-    """What became of the points of one body."""
+    """The points of one body by what became of them."""
 
     taken: int = 0
     ignored: int = 0
@@ -30,12 +30,12 @@ class CommitResult:
     skipped: int = 0
     """Points that are no measurement."""
     errors: list[StreamdError] = field(default_factory=list)
-    """The first `MAX_LISTED_ERRORS` reasons for rejections."""
+    """The first `MAX_LISTED_REJECTIONS` reasons for rejections."""
 
 
 @dataclass(kw_only=True)
 class ProtocolCounts:
-    """What came by one protocol since start."""
+    """The bodies and points that came by one protocol since start."""
 
     bodies: int = 0
     taken: int = 0
@@ -97,7 +97,7 @@ class PointBatch:
         """Count points that cannot be taken."""
         self.counts.rejected[error.code] += count
         self.result.rejected += count
-        if len(self.result.errors) < MAX_LISTED_ERRORS:
+        if len(self.result.errors) < MAX_LISTED_REJECTIONS:
             self.result.errors.append(error)
 
     def skip(self, reason: str, count: int = 1) -> None:

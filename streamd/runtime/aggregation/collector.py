@@ -45,7 +45,7 @@ from streamd.runtime.state.state import State
 
 log = structlog.get_logger(__name__)
 
-SLICE_POINTS = 2_000
+COMMIT_SLICE_POINTS = 2_000
 """The number of points that are taken before the event loop gets its turn."""
 
 SLICE_ROWS = 100
@@ -183,7 +183,7 @@ class Collector:
     def _accept(
         self, server: CollectedServer, points: Points, wall: float, batch: PointBatch
     ) -> ServerPointsTaken | None:
-        """Find the slot of a server, and return those of its points that are in time; `None` if there are none."""
+        """Find the slot of a server, and return those of its points that are in time; `None` if no point is."""
         self._contradict(server, points, wall)
         oldest = float(max(server.find_oldest_step(), 0) * self._step_seconds)
         newest = wall + self.limits.max_ahead_seconds
@@ -383,7 +383,7 @@ def _slice_points(batch: PointBatch) -> Iterator[list[tuple[CollectedServer, Poi
     for server, points in batch.points.items():
         work.append((server, points))
         size += len(points)
-        if size >= SLICE_POINTS:
+        if size >= COMMIT_SLICE_POINTS:
             yield work
             work, size = [], 0
     if work:

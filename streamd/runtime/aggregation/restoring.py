@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import msgspec
 import structlog
 
-from streamd.core.aggregation.points import SeriesEntry
+from streamd.core.aggregation.points import ServerSeries
 from streamd.core.aggregation.reduction import KIND_OF_CODE
 from streamd.core.mapping.mapping import Match
 from streamd.runtime.aggregation.point_log import PointLog
@@ -46,7 +46,7 @@ class PointRestorer:
         self._table = table
         self._newest_second = newest_second
         self._segment = -1
-        self._series: dict[int, list[SeriesEntry | None]] = {}  # of the servers of one segment, by number
+        self._series: dict[int, list[ServerSeries | None]] = {}  # of the servers of one segment, by number
         self._read: defaultdict[CollectedServer, _ReadPoints] = defaultdict(_ReadPoints)
 
     def read_log(self, point_log: PointLog, now: float) -> None:

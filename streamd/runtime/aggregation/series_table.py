@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 
-from streamd.core.aggregation.points import MAX_SERIES_OF_SERVER, SeriesEntry
+from streamd.core.aggregation.points import MAX_SERIES_OF_SERVER, ServerSeries
 from streamd.core.mapping.mapping import CompiledRule, Ignored, Match, RuleMapping
 from streamd.core.mapping.series import SourceSeries
 from streamd.runtime.aggregation.servers import CollectedServer, encode_definition
@@ -31,7 +31,7 @@ class IgnoredEntry:
         self.reason = reason
 
 
-TableEntry = SeriesEntry | IgnoredEntry
+TableEntry = ServerSeries | IgnoredEntry
 """What a key leads to."""
 
 
@@ -78,7 +78,7 @@ class SeriesTable:
         self._entries[protocol][key] = entry
         return entry
 
-    def add_series(self, match: Match, definition: bytes) -> SeriesEntry | None:
+    def add_series(self, match: Match, definition: bytes) -> ServerSeries | None:
         """Return the entry of a series, new or not; `None` if there are too many."""
         server = self.servers.get(match.server)
         if server is not None and (entry := server.find_series(definition)) is not None:
@@ -119,7 +119,7 @@ class SeriesTable:
         self.series += series
         self._definition_bytes += definition_bytes
 
-    def _forget_keys(self, server: CollectedServer, entries: Sequence[SeriesEntry]) -> None:
+    def _forget_keys(self, server: CollectedServer, entries: Sequence[ServerSeries]) -> None:
         for entry in entries:
             for protocol, key in server.keys.pop(entry, ()):
                 self._entries[protocol].pop(key, None)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from streamd.core.aggregation.points import NO_STEP, SeriesEntry, ServerPoints
+from streamd.core.aggregation.points import ServerPoints, ServerSeries
 from streamd.core.mapping.mapping import CompiledRule
 from streamd.core.mapping.series import Kind, SourceSeries
+from streamd.core.state.windows import NO_STEP
 
 SERIES_RECORD, POINTS_RECORD, FORGET_RECORD = 1, 2, 3
 """The kinds of records in the point log: series of a server, points of them, and that a server was forgotten."""
@@ -70,7 +71,7 @@ class CollectedServer(ServerPoints):
         """Rows since the last `prune`."""
         self.deadline_step = NO_STEP
         """The step whose deadline was set last."""
-        self.keys: dict[SeriesEntry, list[tuple[str, Hashable]]] = {}
+        self.keys: dict[ServerSeries, list[tuple[str, Hashable]]] = {}
         """The protocols and keys under which each series is known."""
         self._log_segment = NO_SEGMENT
         self._log_number = 0
@@ -82,7 +83,7 @@ class CollectedServer(ServerPoints):
         """Have all series written again before the next points: their numbers changed, or the write failed."""
         self._log_segment = NO_SEGMENT
 
-    def set_kind(self, entry: SeriesEntry, kind: Kind) -> None:
+    def set_kind(self, entry: ServerSeries, kind: Kind) -> None:
         """Change the kind of a series, if it is another one."""
         if self.get_kind(entry) is not kind:
             super().set_kind(entry, kind)

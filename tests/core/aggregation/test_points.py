@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamd.core.aggregation.points import RETAINED_STEPS, SeriesEntry, ServerPoints
+from streamd.core.aggregation.points import RETAINED_STEPS, ServerPoints, ServerSeries
 from streamd.core.mapping.mapping import Match, RuleMapping
 from streamd.core.mapping.rules import parse_rule_set
 from streamd.core.mapping.series import Kind, SourceSeries
@@ -27,7 +27,7 @@ MAPPING = RuleMapping(
 )
 
 
-def add_series(server: ServerPoints, metric: str, **labels: str) -> SeriesEntry:
+def add_series(server: ServerPoints, metric: str, **labels: str) -> ServerSeries:
     match = MAPPING.match(SourceSeries(metric, {"host": "a", **labels}))
     assert isinstance(match, Match)
     return server.add_series(f"{metric}{labels}".encode(), match)
