@@ -1,0 +1,32 @@
+"""The route for collectd's plugin write_http in JSON: `POST /collectd`.
+
+Seen of collectd 5.12.0: only 200 counts as good, a 204 is logged as an error if `LogHttpError` is true. It keeps
+nothing: what is answered with an error is lost, whatever the status is.
+"""
+
+from aiohttp import web
+
+from streamd.core.errors import StreamdError
+from streamd.http.protocols.commit_answers import answer_commit, answer_refusal
+from streamd.http.protocols.intake import Intake
+from streamd.protocols.collectd import CollectdDecoder
+from streamd.runtime.service import Service
+
+
+class CollectdRoutes:
+    """The handler for collectd, with the memory of its decoder."""
+
+    def __init__(self, service: Service, intake: Intake) -> None:
+        self._intake = intake
+        self._decoder = CollectdDecoder()
+
+    def add_to(self, app: web.Application) -> None:
+        """Add the route."""
+        app.router.add_post("/collectd", self.post_values)
+
+    async def post_values(self, request: web.Request) -> web.Response:
+        """Take one body; bad values in it are counted and named, and the good ones are taken."""
+        try:
+            return answer_commit(await self._intake.take_body(request, "collectd", self._decoder.decode))
+        except StreamdError as error:
+            return answer_refusal(error)

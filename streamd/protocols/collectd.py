@@ -1,0 +1,157 @@
+"""Decodes the JSON of collectd's write_http into points. Touches nothing but a memory of which hosts send rates.
+
+As collectd 5.12.0 sends it (seen on the wire): `dstypes` is `derive` both for the raw counters of the default and for
+the rates of `StoreRates true`. Counters are written as whole numbers; rates have a fraction, unless by chance, and the
+first rate of each series is null. A step is split over several bodies, and nothing in a body is ordered.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from itertools import islice
+
+import msgspec
+
+from streamd.core.errors import InvalidInputError, InvalidSampleError
+from streamd.core.mapping.series import Kind, PointSink, SeriesEntry, SourceSeries
+from streamd.protocols.json_items import MISSING, ItemDecoder, bind_series, check_time, read_number
+
+MAX_RATE_HOSTS = 100_000
+"""Hosts of which it is remembered that they send rates; the one that was silent for longest is forgotten first."""
+
+WHOLE_NUMBERS = 100
+"""So many whole numbers other than 0 in a row, and no fraction, come from counters: `StoreRates` was turned off."""
+
+MAX_VALUES = 64
+"""Of one item; the types that collectd comes with have at most five."""
+
+_LONGEST_HOST = 1_024
+"""Characters of a host's name that is remembered."""
+
+_SLICE_VALUE_LISTS = 250
+"""A decoder yields after so many items, which may have `MAX_VALUES` values each."""
+
+_LAST_GENERATION = 9
+"""A host that changed so often stays with rates: each change makes its series new to the sink."""
+
+_COUNTERS = ("derive", "counter")
+
+
+class _ValueList(msgspec.Struct, gc=False, kw_only=True):
+    values: list[int | float | None]
+    dstypes: list[str]
+    dsnames: list[str]
+    time: float
+    host: str
+    plugin: str
+    plugin_instance: str = ""
+    type: str
+    type_instance: str = ""
+
+
+_value_lists = ItemDecoder(_ValueList)
+
+
+class _RateHost:
+    """A host that sent rates. Its generation is odd while it sends them, and even if it sends counters again."""
+
+    __slots__ = ("generation", "whole")
+
+    def __init__(self) -> None:
+        self.generation = 1
+        self.whole = 0
+        """The whole numbers other than 0 since the last fraction."""
+
+
+class CollectdDecoder:
+    """A decoder that remembers which hosts send rates, and so what `derive` means."""
+
+    def __init__(self, max_hosts: int = MAX_RATE_HOSTS) -> None:
+        self._max_hosts = max_hosts
+        self._hosts: OrderedDict[str, _RateHost] = OrderedDict()
+
+    def decode(self, body: bytes, sink: PointSink[SeriesEntry]) -> Iterator[None]:
+        """Write the points of a body to the sink, and yield after each slice.
+
+        Raises `MalformedError` if the body is not a JSON array.
+        """
+        items = iter(_value_lists.decode(body))
+        begin = 0
+        while part := list(islice(items, _SLICE_VALUE_LISTS)):
+            # First, because the zeros of an idle interface may stand before the first fraction.
+            self._learn_rates(part)
+            for index, item in enumerate(part, begin):
+                try:
+                    if isinstance(item, InvalidSampleError):
+                        raise item
+                    self._add_values(index, item, sink)
+                except InvalidInputError as error:
+                    sink.reject(type(error)(f"[{index}]: {error}"))
+            begin += len(part)
+            yield
+
+    # ------------------------------------------------------------ rates or counters
+    def _learn_rates(self, items: list[_ValueList | InvalidSampleError]) -> None:
+        for item in items:
+            if isinstance(item, _ValueList) and len(item.values) <= MAX_VALUES and len(item.host) <= _LONGEST_HOST:
+                for value, dstype in zip(item.values, item.dstypes, strict=False):
+                    if dstype in _COUNTERS:
+                        self._learn_host(item.host, value)
+
+    def _learn_host(self, name: str, value: int | float | None) -> None:
+        host = self._hosts.get(name)
+        if not isinstance(value, int):
+            if host is None:
+                host = self._hosts[name] = _RateHost()
+                if len(self._hosts) > self._max_hosts:
+                    self._hosts.popitem(last=False)
+            elif not host.generation % 2:
+                host.generation += 1
+            host.whole = 0
+            self._hosts.move_to_end(name)
+        elif host is not None and value and host.generation % 2:
+            host.whole += 1
+            if host.whole >= WHOLE_NUMBERS and host.generation < _LAST_GENERATION:
+                host.generation += 1
+
+    # ------------------------------------------------------------ points
+    def _add_values(self, index: int, item: _ValueList, sink: PointSink[SeriesEntry]) -> None:
+        if len(item.values) > MAX_VALUES:
+            raise InvalidSampleError(f"{len(item.values)} values, at most {MAX_VALUES} are taken")
+        if not len(item.values) == len(item.dstypes) == len(item.dsnames):
+            raise InvalidSampleError(
+                f"{len(item.values)} values, {len(item.dstypes)} dstypes and {len(item.dsnames)} dsnames, expected "
+                "one of each for each value"
+            )
+        time = check_time(item.time)
+        for position, (value, dstype, ds) in enumerate(zip(item.values, item.dstypes, item.dsnames, strict=True)):
+            try:
+                number = read_number(value)
+                if number is None:
+                    sink.skip(MISSING)
+                elif dstype == "absolute":
+                    sink.skip("absolute value")
+                else:
+                    sink.add(self._find_entry(item, ds, dstype, sink), time, number)
+            except InvalidInputError as error:
+                sink.reject(type(error)(f"[{index}].values[{position}]: {error}"))
+
+    def _find_entry(self, item: _ValueList, ds: str, dstype: str, sink: PointSink[SeriesEntry]) -> SeriesEntry:
+        if dstype == "gauge":
+            generation = -1
+        elif dstype in _COUNTERS:
+            host = self._hosts.get(item.host)
+            generation = 0 if host is None else host.generation
+        else:
+            raise InvalidSampleError(f"its dstype is {dstype[:64]!r}, expected gauge, derive, counter or absolute")
+        key = (item.host, item.plugin, item.plugin_instance, item.type, item.type_instance, ds, generation)
+        entry = sink.find(key)
+        if entry is not None:
+            return entry
+        labels = {
+            "host": item.host,
+            "plugin_instance": item.plugin_instance,
+            "type_instance": item.type_instance,
+            "ds": ds,
+        }
+        kind = Kind.GAUGE if generation % 2 else Kind.COUNTER
+        return bind_series(sink, key, SourceSeries(f"{item.plugin}/{item.type}", labels, kind))
