@@ -1,6 +1,7 @@
-"""Compressed bodies: the values of `Content-Encoding`, and decoding that stops at a limit.
+"""Compressed bodies: the values of `Content-Encoding`, and decoding that stops at a limit. No I/O.
 
-Gzip and deflate are supported: the standard library decodes them in every Python that streamd runs on. No I/O.
+Every route takes gzip and deflate: the standard library decodes them in every Python that streamd runs on. The codings
+of `protocols/block_codings.py` are taken by the routes that name them; such a body is decoded when it is complete.
 """
 
 import zlib
@@ -17,21 +18,22 @@ MAX_MEMBERS = 1_000
 """Gzip members in one body. A member may decode to nothing, so the limit on decoded bytes does not bound them."""
 
 CONTENT_CODINGS = ("gzip", "deflate", "identity")
-"""The content codings that are accepted."""
+"""The content codings that are accepted, unless a route names others."""
 
 
-def parse_content_encoding(fields: Sequence[str]) -> str:
-    """Return the coding that the Content-Encoding fields of a request name; identity if they name none.
+def parse_content_encoding(fields: Sequence[str], codings: Sequence[str] = CONTENT_CODINGS) -> str:
+    """Return the coding that the Content-Encoding fields of a request name.
 
-    Raises `UnsupportedEncodingError` for a coding that is not in `CONTENT_CODINGS`, and for more than one.
+    A request that names none has the coding identity if that is one of `codings`, else the first of them. Raises
+    `UnsupportedEncodingError` for a coding that is not one of `codings`, and for more than one.
     """
-    names = [name.strip().lower() for field in fields for name in field.split(",")]
-    coded = ["gzip" if name == "x-gzip" else name for name in names if name not in ("", "identity")]
+    names = [name.strip().lower() for field in fields for name in field.split(",") if name.strip()]
+    coded = ["gzip" if name == "x-gzip" else name for name in names if name != "identity"] or names[:1]
     if not coded:
-        return "identity"
-    if len(coded) > 1 or coded[0] not in CONTENT_CODINGS:
+        return "identity" if "identity" in codings else codings[0]
+    if len(coded) > 1 or coded[0] not in codings:
         raise UnsupportedEncodingError(
-            f"Content-Encoding is {', '.join(fields)[:64]!r}, expected one of {', '.join(CONTENT_CODINGS)}"
+            f"Content-Encoding is {', '.join(fields)[:64]!r}, expected one of {', '.join(codings)}"
         )
     return coded[0]
 

@@ -3,15 +3,16 @@
 Bodies are bytes here; `wire/` decodes them.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from aiohttp import web
 
 from streamd.core.errors import MalformedError, StreamdError, TooBusyError, TooLargeError
-from streamd.http.compression import Decompressor, parse_content_encoding
+from streamd.http.compression import CONTENT_CODINGS, Decompressor, parse_content_encoding
 from streamd.http.peers import has_peer_left
+from streamd.protocols.block_codings import BLOCK_CODINGS, decode_block
 from streamd.runtime.pauses import Pauses
 
 
@@ -44,20 +45,29 @@ class BodyReader:
         self.pending_bytes = 0
 
     @asynccontextmanager
-    async def read_body(self, request: web.Request) -> AsyncIterator[bytes]:
-        """Read a body and decompress it; its bytes count as pending until the block ends.
+    async def read_body(self, request: web.Request, codings: Sequence[str] = CONTENT_CODINGS) -> AsyncIterator[bytes]:
+        """Read a body in one of these codings and decompress it; its bytes count as pending until the block ends.
 
         Raises `UnsupportedEncodingError`, `TooLargeError`, `TooBusyError` if too many bytes are pending already,
         `MalformedError` if the body is cut off, not in its coding or not complete in time, and `ConnectionResetError`
         if the peer leaves before its body is complete.
         """
-        encoding = parse_content_encoding(request.headers.getall("Content-Encoding", ()))
+        encoding = parse_content_encoding(request.headers.getall("Content-Encoding", ()), codings)
         self._check_limits(request)
-        # A compressed body may grow to the limit, whatever its Content-Length is.
-        reserved = (encoding == "identity" and request.content_length) or self._limits.max_body_bytes
+        is_block = encoding in BLOCK_CODINGS
+        # A body that is decoded piece by piece may grow to the limit, whatever its Content-Length is. A block does not
+        # grow while it arrives, and its senders are many: with the limit reserved for each, eight would fill the total.
+        is_bounded = encoding == "identity" or is_block
+        reserved = (is_bounded and request.content_length) or self._limits.max_body_bytes
         self.pending_bytes += reserved
         try:
-            yield await self._receive_in_time(request, encoding)
+            body = await self._receive_in_time(request, encoding)
+            if is_block:
+                body = decode_block(encoding, body, self._limits.max_body_bytes)
+                self.pending_bytes += len(body) - reserved
+                reserved = len(body)
+                self._check_pending(self.pending_bytes - reserved)
+            yield body
         finally:
             self.pending_bytes -= reserved
 
@@ -65,8 +75,11 @@ class BodyReader:
         limit = self._limits.max_body_bytes
         if (request.content_length or 0) > limit:
             raise TooLargeError(f"the body has {request.content_length} bytes, at most {limit} are accepted")
-        if self.pending_bytes > self._limits.max_pending_body_bytes:
-            raise TooBusyError(f"bodies of {self.pending_bytes} bytes are being handled already")
+        self._check_pending(self.pending_bytes)
+
+    def _check_pending(self, others_bytes: int) -> None:
+        if others_bytes > self._limits.max_pending_body_bytes:
+            raise TooBusyError(f"bodies of {others_bytes} bytes are being handled already")
 
     async def _receive_in_time(self, request: web.Request, encoding: str) -> bytes:
         try:
@@ -83,9 +96,13 @@ class BodyReader:
             raise MalformedError(f"the body cannot be read: {exc}") from exc
 
     async def _receive(self, request: web.Request, encoding: str) -> bytes:
-        """Read a body to its end; the limit holds for the bytes received and for the bytes decoded."""
+        """Read a body to its end; the limit holds for the bytes received and for the bytes decoded.
+
+        A block is returned as it was sent.
+        """
         limit, received, body = self._limits.max_body_bytes, 0, bytearray()
-        decompressor = None if encoding == "identity" else Decompressor(encoding, limit)
+        is_as_sent = encoding == "identity" or encoding in BLOCK_CODINGS
+        decompressor = None if is_as_sent else Decompressor(encoding, limit)
         async for data in request.content.iter_any():
             received += len(data)
             if received > limit:

@@ -264,6 +264,28 @@ async def test_bombs_at_once_take_no_memory(daemon: HttpDaemon) -> None:
     assert resident_bytes() - before < 128 * 2**20
 
 
+BLOCKS = ("snappy", "zstd")
+
+
+@pytest.mark.parametrize("fields", [[], [""], [" , "]])
+def test_no_coding_is_identity_or_the_first_that_a_route_takes(fields: list[str]) -> None:
+    assert parse_content_encoding(fields) == "identity"
+    assert parse_content_encoding(fields, BLOCKS) == "snappy"
+
+
+@pytest.mark.parametrize("name", ["snappy", "ZSTD", " zstd "])
+def test_a_route_may_take_other_codings(name: str) -> None:
+    assert parse_content_encoding([name], BLOCKS) == name.strip().lower()
+    with pytest.raises(UnsupportedMediaTypeError, match="expected one of gzip, deflate, identity"):
+        parse_content_encoding([name])
+
+
+@pytest.mark.parametrize("name", ["gzip", "deflate", "identity", "identity, identity", "snappy, zstd", "br"])
+def test_a_route_that_takes_others_takes_no_more(name: str) -> None:
+    with pytest.raises(UnsupportedMediaTypeError, match="expected one of snappy, zstd"):
+        parse_content_encoding([name], BLOCKS)
+
+
 @given(st.lists(st.text(max_size=20), max_size=3))
 def test_any_field_is_a_known_encoding_or_refused(fields: list[str]) -> None:
     with contextlib.suppress(UnsupportedMediaTypeError):

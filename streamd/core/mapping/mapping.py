@@ -114,6 +114,10 @@ class RuleMapping:
                 if rule.enabled:
                     self._add_rule(rule_set, name, rule)
 
+    def names_metric(self, name: str) -> bool:
+        """Whether a rule names this metric."""
+        return bool(self.find_targets(name))
+
     def find_targets(self, name: str) -> tuple[_Target, ...]:
         """Return what a metric of this name may feed; empty if no rule names it."""
         targets = self._cache.get(name)

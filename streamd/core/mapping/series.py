@@ -42,6 +42,14 @@ class PointSink(Protocol[SeriesEntry]):
     the key is new, and `add` for each point. `add_point` does all three.
     """
 
+    def wants(self, name: str) -> bool:
+        """Whether a rule may want series of this metric. If not, a decoder need not decode labels, but call `ignore`."""
+        ...
+
+    def ignore(self, count: int = 1) -> None:
+        """Count points of series whose metric no rule wants."""
+        ...
+
     def find(self, key: Hashable) -> SeriesEntry | None:
         """Return the entry of a series that was bound before, or `None`."""
         ...
@@ -58,8 +66,11 @@ class PointSink(Protocol[SeriesEntry]):
         """Add a point of a series whose key is its name and labels."""
         ...
 
-    def reject(self, error: StreamdError, count: int = 1) -> None:
-        """Count points that cannot be taken; the message of `error` names the place in the body."""
+    def reject(self, error: StreamdError, count: int = 1, entry: SeriesEntry | None = None) -> None:
+        """Count points that cannot be taken; the message of `error` names the place in the body.
+
+        If they are of an `entry` that no rule wants, nothing is wrong with the body: they are ignored.
+        """
         ...
 
     def skip(self, reason: str, count: int = 1) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from streamd.core.aggregation.points import ServerSeries
 from streamd.core.errors import StreamdError
+from streamd.core.mapping.mapping import NO_RULE
 from streamd.core.mapping.series import SourceSeries
 from streamd.runtime.aggregation.series_table import IgnoredEntry, SeriesTable, TableEntry
 from streamd.runtime.aggregation.servers import CollectedServer
@@ -73,6 +74,14 @@ class PointBatch:
         self._table = table
         self._entries = table.get_entries(protocol)
 
+    def wants(self, name: str) -> bool:
+        """Whether a rule may want series of this metric."""
+        return self._table.mapping.names_metric(name)
+
+    def ignore(self, count: int = 1) -> None:
+        """Count points of series whose metric no rule wants."""
+        self.ignored[NO_RULE] += count
+
     def find(self, key: Hashable) -> TableEntry | None:
         """Return the entry of a series that was bound before, or `None`."""
         return self._entries.get(key)
@@ -93,8 +102,11 @@ class PointBatch:
         key = (series.name, series.kind, *sorted(series.labels.items()))
         self.add(self.find(key) or self.bind(key, series), time, value)
 
-    def reject(self, error: StreamdError, count: int = 1) -> None:
-        """Count points that cannot be taken."""
+    def reject(self, error: StreamdError, count: int = 1, entry: TableEntry | None = None) -> None:
+        """Count points that cannot be taken; those of an `entry` that is not used are ignored."""
+        if isinstance(entry, IgnoredEntry):
+            self.ignored[entry.reason] += count
+            return
         self.counts.rejected[error.code] += count
         self.result.rejected += count
         if len(self.result.errors) < MAX_LISTED_REJECTIONS:

@@ -79,6 +79,13 @@ class MappingSink:
         self._entries: dict[Hashable, CheckedSeries] = {}
 
     # ------------------------------------------------------------ what decoders call
+    def wants(self, name: str) -> bool:
+        """Whether series of this metric are to be bound: all are, since each is shown."""
+        return True
+
+    def ignore(self, count: int = 1) -> None:
+        """Do nothing: every metric is wanted."""
+
     def find(self, key: Hashable) -> CheckedSeries | None:
         """Return the entry of a series that was bound before, or `None`."""
         return self._entries.get(key)
@@ -105,8 +112,10 @@ class MappingSink:
         key = (series.name, series.kind, frozenset(series.labels.items()))
         self.add(self.find(key) or self.bind(key, series), time, value)
 
-    def reject(self, error: StreamdError, count: int = 1) -> None:
-        """Count points that cannot be taken."""
+    def reject(self, error: StreamdError, count: int = 1, entry: CheckedSeries | None = None) -> None:
+        """Count points that cannot be taken; those of an `entry` that is not used do not matter."""
+        if entry is not None and not isinstance(entry.result, Match):
+            return
         self.rejected[error.code] += count
         if len(self.errors) < MAX_KEPT_REJECTIONS:
             self.errors.append(error)

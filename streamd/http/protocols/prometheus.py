@@ -1,0 +1,93 @@
+"""Prometheus remote write 1.0 and 2.0: `POST /api/v1/write`, and `POST /receive`, the default of netdata.
+
+`protocols/prometheus/` decodes. The answers are those that keep senders from losing data and from sending it for ever:
+
+- 204 without a body if the points are taken, also those that no rule wants. In 1.0 also if some of them are rejected.
+- 400 in 2.0 if some points are rejected, as its specification wants it ("Partial Write"): senders do not repeat it, and
+  count only what is missing from the `Written` headers. The good points are taken.
+- 400 for a body that cannot be decoded or is too large. It is not 413, on which vmagent sends a block for ever: 1.79.5
+  drops one on 400 and 409, later versions also on 415 (`app/vmagent/remotewrite/client.go`).
+- 415 for another type or coding, as 2.0 wants it.
+- 503 if nothing was taken but may be later. It is not 429, on which Prometheus drops its data unless it is configured
+  otherwise.
+"""
+
+from collections.abc import Iterator
+
+from aiohttp import web
+
+from streamd.core.errors import StreamdError, TooLargeError, UnsupportedEncodingError
+from streamd.http.protocols.intake import Intake, choose_foreign_status, make_retry_headers
+from streamd.protocols.prometheus.remote_write import (
+    RemoteWriteCounts,
+    RemoteWriteMessage,
+    choose_remote_write_message,
+    decode_remote_write,
+)
+from streamd.runtime.aggregation.batch import CommitResult, PointBatch
+from streamd.runtime.service import Service
+
+REMOTE_WRITE_CODINGS = ("snappy", "zstd")
+"""A request without Content-Encoding is read as snappy, as Prometheus does. vmagent sends zstd if it is accepted."""
+
+_MAX_MESSAGE_CHARACTERS = 1_000
+"""Prometheus 2.42.0 logs the first line of an answer, up to 1,024 bytes."""
+
+
+class RemoteWriteRoutes:
+    """Handlers for the senders of remote write."""
+
+    PROTOCOL = "remote_write"
+    """Its name in counts and metrics."""
+
+    def __init__(self, service: Service, intake: Intake) -> None:
+        self._intake = intake
+
+    def add_to(self, app: web.Application) -> None:
+        """Add the routes."""
+        app.router.add_post("/api/v1/write", self.post_write)
+        app.router.add_post("/receive", self.post_write)
+
+    async def post_write(self, request: web.Request) -> web.Response:
+        """Take one body; see the module for the answers."""
+        counts = RemoteWriteCounts()
+        try:
+            message = choose_remote_write_message(request.headers.get("Content-Type", ""))
+
+            def decode(body: bytes, batch: PointBatch) -> Iterator[None]:
+                return decode_remote_write(body, batch, message, counts)
+
+            result = await self._intake.take_body(request, self.PROTOCOL, decode, REMOTE_WRITE_CODINGS)
+        except StreamdError as error:
+            return _refuse(error)
+        return _answer(message, counts, result)
+
+
+def _answer(message: RemoteWriteMessage, counts: RemoteWriteCounts, result: CommitResult) -> web.Response:
+    if message is RemoteWriteMessage.VERSION_1:
+        return web.Response(status=204)
+    # "Written" is what is accepted, "whether or not it has ingested this data" (2.0-rc.4, Glossary). So it includes
+    # what streamd does not use: Prometheus 3.x logs an error for each request of which less was written than sent.
+    headers = {
+        "X-Prometheus-Remote-Write-Samples-Written": str(counts.samples - result.rejected),
+        "X-Prometheus-Remote-Write-Histograms-Written": str(counts.histograms),
+        "X-Prometheus-Remote-Write-Exemplars-Written": str(counts.exemplars),
+    }
+    if not result.rejected:
+        return web.Response(status=204, headers=headers)
+    reasons = "; ".join(str(error) for error in result.errors)
+    text = f"partial write: {result.rejected} of {counts.samples} samples were rejected: {reasons}"
+    return _make_text_response(400, text, headers)
+
+
+def _refuse(error: StreamdError) -> web.Response:
+    status = 400 if isinstance(error, TooLargeError) else choose_foreign_status(error)
+    headers = make_retry_headers(error)
+    if isinstance(error, UnsupportedEncodingError):
+        headers["Accept-Encoding"] = ", ".join(REMOTE_WRITE_CODINGS)
+    return _make_text_response(status, f"{error.code}: {error}", headers)
+
+
+def _make_text_response(status: int, text: str, headers: dict[str, str]) -> web.Response:
+    line = " ".join(text.split())[:_MAX_MESSAGE_CHARACTERS]
+    return web.Response(status=status, text=line + "\n", headers=headers)

@@ -1,0 +1,314 @@
+"""Decodes the bodies of Prometheus remote write 1.0 and 2.0 (decompressed protobuf) into points.
+
+A series that is not valid costs only its own samples. Native histograms, exemplars, metadata and created timestamps are
+accepted and not used.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sized
+from dataclasses import dataclass
+from enum import Enum
+from math import isfinite, isnan
+from struct import Struct
+from typing import Any
+
+from google.protobuf.message import DecodeError
+
+from streamd.core.errors import (
+    InvalidSampleError,
+    InvalidValueError,
+    MalformedError,
+    TooLargeError,
+    UnsupportedMediaTypeError,
+)
+from streamd.core.mapping.series import PointSink, SeriesEntry
+from streamd.protocols.prometheus.labels import MAX_LABEL_BYTES, MAX_SERIES_LABELS, build_series, check_label_count
+from streamd.protocols.prometheus.messages import (
+    SymbolRequest,
+    SymbolSeries,
+    SymbolSeriesUnusedParts,
+    TimeSeries,
+    TimeSeriesLabel,
+    TimeSeriesSample,
+    TimeSeriesUnusedParts,
+    WriteRequest,
+)
+
+SLICE_SERIES = 1_000
+"""The number of series or samples after which a decoder gives the event loop its turn."""
+
+MAX_SERIES_BYTES = 2**18
+"""Of one encoded series: 14,000 samples, or 131,000 of no bytes, which take a hundred times their size when decoded."""
+
+MAX_BODY_SERIES = 250_000
+"""Of one body, and also the number of its symbols. Senders put up to 10,000 samples in one. Without a limit, 8 MiB of
+empty series would take 12 s, and snappy makes them 0.4 MB."""
+
+_STALE_MARKER = 0x7FF0000000000002
+"""The bits of the NaN that ends a series; any other NaN is a missing value."""
+
+_DOUBLE, _BITS = Struct("<d"), Struct("<Q")
+
+
+_NAME_HEAD = b"\n\x08__name__\x12"
+"""The label `__name__` as protobuf encodes it, up to the size of its value. In most series it is the first label."""
+
+
+class RemoteWriteMessage(Enum):
+    """The message of a body; the value is its full name, as in the parameter `proto` of a Content-Type."""
+
+    VERSION_1 = "prometheus.WriteRequest"
+    VERSION_2 = "io.prometheus.write.v2.Request"
+
+
+@dataclass
+class RemoteWriteCounts:
+    """The contents of a body, whatever becomes of them."""
+
+    samples: int = 0
+    histograms: int = 0
+    exemplars: int = 0
+
+
+def choose_remote_write_message(content_type: str) -> RemoteWriteMessage:
+    """Return the message that a Content-Type names; without one it is that of 1.0, as without `proto`.
+
+    Raises `UnsupportedMediaTypeError` for any other type or message.
+    """
+    media_type, *parameters = (part.strip() for part in content_type.split(";"))
+    named = dict(parameter.lower().partition("=")[::2] for parameter in parameters)
+    proto = named.get("proto", "").strip('"')
+    if media_type.lower() in ("application/x-protobuf", ""):
+        for message in RemoteWriteMessage:
+            if proto in (message.value.lower(), ""):
+                return message
+    raise UnsupportedMediaTypeError(
+        f"Content-Type is {content_type[:200]!r}, expected application/x-protobuf, with proto= one of "
+        + ", ".join(message.value for message in RemoteWriteMessage)
+    )
+
+
+def decode_remote_write(
+    body: bytes,
+    sink: PointSink[SeriesEntry],
+    message: RemoteWriteMessage = RemoteWriteMessage.VERSION_1,
+    counts: RemoteWriteCounts | None = None,
+) -> Iterator[None]:
+    """Write the points of a body to a sink, and count what it contains. Yields after each `SLICE_SERIES`.
+
+    Each rejection that the sink gets stands for samples that `counts` has too. Raises `MalformedError` if the body is
+    not this message, and `TooLargeError` if it has too many series or symbols.
+    """
+    counts = RemoteWriteCounts() if counts is None else counts
+    begin = _begin_version_1 if message is RemoteWriteMessage.VERSION_1 else _begin_version_2
+    encoded, take = begin(body, sink, counts)
+    done = 0
+    for index, series in enumerate(encoded):
+        before = counts.samples
+        try:
+            if len(series) > MAX_SERIES_BYTES:
+                raise InvalidSampleError(f"has {len(series)} bytes, at most {MAX_SERIES_BYTES} are taken")
+            take(index, series)
+        except (DecodeError, InvalidSampleError) as exc:
+            counts.samples = max(counts.samples, before + 1)
+            text = "is not valid protobuf" if isinstance(exc, DecodeError) else exc
+            sink.reject(InvalidSampleError(f"timeseries[{index}]: {text}"), counts.samples - before)
+        done += counts.samples - before or 1
+        if done >= SLICE_SERIES:
+            done = 0
+            yield
+
+
+_Take = Callable[[int, bytes], None]
+"""Takes one encoded series; raises `InvalidSampleError` or `DecodeError` if it has to be rejected."""
+
+
+def _begin_version_1(
+    body: bytes, sink: PointSink[SeriesEntry], counts: RemoteWriteCounts
+) -> tuple[Iterable[bytes], _Take]:
+    request = _parse(WriteRequest, RemoteWriteMessage.VERSION_1, body)
+    if body and not request.timeseries and not request.metadata:
+        raise _make_wrong_message_error(RemoteWriteMessage.VERSION_1, body)
+    _check_number("series", request.timeseries)
+    if request.metadata:
+        sink.skip("metadata", len(request.metadata))
+    return request.timeseries, _Version1Series(sink, counts).take
+
+
+def _begin_version_2(
+    body: bytes, sink: PointSink[SeriesEntry], counts: RemoteWriteCounts
+) -> tuple[Iterable[bytes], _Take]:
+    request = _parse(SymbolRequest, RemoteWriteMessage.VERSION_2, body)
+    if body and not request.timeseries and not request.symbols:
+        raise _make_wrong_message_error(RemoteWriteMessage.VERSION_2, body)
+    _check_number("series", request.timeseries)
+    _check_number("symbols", request.symbols)
+    return request.timeseries, _Version2Series(sink, counts, list(request.symbols)).take
+
+
+def _parse(type_: Any, message: RemoteWriteMessage, body: bytes) -> Any:
+    try:
+        return type_.FromString(body)
+    except DecodeError as exc:
+        raise MalformedError(f"the body is not protobuf of {message.value}, or is cut off") from exc
+
+
+def _check_number(what: str, items: Sized) -> None:
+    if len(items) > MAX_BODY_SERIES:
+        raise TooLargeError(f"the body has {len(items)} {what}, at most {MAX_BODY_SERIES} are taken")
+
+
+def _make_wrong_message_error(message: RemoteWriteMessage, body: bytes) -> MalformedError:
+    return MalformedError(
+        f"the body has {len(body)} bytes, but no field of {message.value}; "
+        "the proto= of the Content-Type must be the message that is sent"
+    )
+
+
+class _SampleTaker:
+    """The part of taking a series that both versions share."""
+
+    def __init__(self, sink: PointSink[Any], counts: RemoteWriteCounts) -> None:
+        self._sink = sink
+        self._counts = counts
+        self._find = sink.find
+        self._add = sink.add
+        self._wanted: dict[bytes, bool] = {}  # by the name of a metric
+
+    def _count_unused(self, parts: Any) -> None:
+        if histograms := len(parts.histograms):
+            self._counts.histograms += histograms
+            self._sink.skip("native histogram", histograms)
+        if exemplars := len(parts.exemplars):
+            self._counts.exemplars += exemplars
+            self._sink.skip("exemplar", exemplars)
+
+    def _is_unwanted_name(self, name: bytes) -> bool:
+        """Whether no rule wants series of this metric."""
+        wanted = self._wanted.get(name)
+        if wanted is None:
+            try:
+                wanted = self._sink.wants(name.decode())
+            except UnicodeDecodeError:
+                wanted = True  # it is rejected when its labels are decoded
+            self._wanted[name] = wanted
+        return not wanted
+
+    def _take_samples(self, index: int, entry: Any, samples: Iterable[Any]) -> None:
+        for number, sample in enumerate(samples):
+            value = sample.value
+            if isfinite(value):
+                self._add(entry, sample.timestamp / 1000, value)
+            elif not isnan(value):
+                place = f"timeseries[{index}].samples[{number}]"
+                error = InvalidValueError(f"{place}: the value is {value}, expected a finite number")
+                self._sink.reject(error, entry=entry)
+            elif _BITS.unpack(_DOUBLE.pack(value))[0] == _STALE_MARKER:
+                self._add(entry, sample.timestamp / 1000, value)
+            else:
+                self._sink.skip("missing value")
+
+
+class _Version1Series(_SampleTaker):
+    """A taker of series of 1.0. The key of one is its labels as protobuf encodes them: with lengths, so unambiguous."""
+
+    _TAILS = ((18, b"\x12\x10"), (9, b"\x12\x07"))
+    """The size and the head of a series' last field if that is a sample with a time in milliseconds between 1971 and
+    2109. The second has no value, which is how 0 is written."""
+
+    def take(self, index: int, encoded: bytes) -> None:
+        """Take one series.
+
+        Most senders write one sample a series. If the bytes before it are a key that is known, no label is decoded: a
+        key is whole labels, so what follows is whole fields, and here it is exactly one.
+        """
+        for size, head in self._TAILS:
+            if encoded.startswith(head, -size):
+                entry = self._find(encoded[:-size])
+                if entry is not None:
+                    self._counts.samples += 1
+                    self._take_samples(index, entry, (TimeSeriesSample.FromString(encoded[2 - size :]),))
+                    return
+        self._take_any(index, encoded)
+
+    def _is_unwanted(self, encoded: bytes) -> bool:
+        """Whether the first label is the name of a metric that no rule wants; no label is decoded then."""
+        begin = encoded.find(_NAME_HEAD, 0, 16)
+        size_at = begin + len(_NAME_HEAD)
+        if begin < 0 or size_at >= len(encoded) or encoded[size_at] > 127:
+            return False
+        return self._is_unwanted_name(encoded[size_at + 1 : size_at + 1 + encoded[size_at]])
+
+    def _take_any(self, index: int, encoded: bytes) -> None:
+        series = TimeSeries.FromString(encoded)
+        if series.histograms or series.exemplars:
+            self._count_unused(TimeSeriesUnusedParts.FromString(encoded))
+        samples = series.samples[:]
+        if not samples:
+            return
+        self._counts.samples += len(samples)
+        if self._is_unwanted(encoded):
+            self._sink.ignore(len(samples))
+            return
+        check_label_count(len(series.labels))
+        key = TimeSeries(labels=series.labels).SerializeToString()
+        entry = self._find(key)
+        if entry is None:
+            labels = [TimeSeriesLabel.FromString(label) for label in series.labels]
+            entry = self._sink.bind(key, build_series([(label.name, label.value) for label in labels]))
+        self._take_samples(index, entry, samples)
+
+
+class _Version2Series(_SampleTaker):
+    """A taker of series of 2.0. The key of one is its symbols, since indices differ in each body.
+
+    Before each symbol is a byte that no UTF-8 has, so the key is unambiguous, and never that of a series of 1.0.
+    """
+
+    def __init__(self, sink: PointSink[Any], counts: RemoteWriteCounts, symbols: list[bytes]) -> None:
+        super().__init__(sink, counts)
+        self._symbols = symbols
+        self._get_key_part = _make_key_parts(symbols).__getitem__
+
+    def take(self, index: int, encoded: bytes) -> None:
+        """Take one series."""
+        series = SymbolSeries.FromString(encoded)
+        if series.histograms or series.exemplars:
+            self._count_unused(SymbolSeriesUnusedParts.FromString(encoded))
+        # Slices are lists, which are read in half the time.
+        samples, references = series.samples[:], series.labels_refs[:]
+        if not samples:
+            return
+        self._counts.samples += len(samples)
+        if len(references) > 2 * MAX_SERIES_LABELS or len(references) % 2:
+            check_label_count(len(references) // 2)
+            raise InvalidSampleError(f"labels_refs has {len(references)} items, expected an even number")
+        if len(references) > 1 and max(references) < len(self._symbols):
+            name, value = self._symbols[references[0]], self._symbols[references[1]]
+            if name == b"__name__" and self._is_unwanted_name(value):
+                self._sink.ignore(len(samples))
+                return
+        try:
+            key = _MARK + _MARK.join(map(self._get_key_part, references))
+        except IndexError as exc:
+            symbols = len(self._symbols)
+            raise InvalidSampleError(f"labels_refs has an index that is none of the {symbols} symbols") from exc
+        entry = self._find(key)
+        if entry is None:
+            texts = [self._symbols[reference] for reference in references]
+            entry = self._sink.bind(key, build_series(list(zip(texts[::2], texts[1::2], strict=True))))
+        self._take_samples(index, entry, samples)
+
+
+_MARK = b"\xff"
+"""A byte that never occurs in UTF-8."""
+
+
+def _make_key_parts(symbols: list[bytes]) -> list[bytes]:
+    """Return the symbols as they are in keys.
+
+    A symbol that is too long for a label, or has the mark, must not make the key of another series: it is cut to a
+    length that no label has, and gets another byte that is not UTF-8. A series with such a symbol is never bound.
+    """
+    if b"".join(symbols).count(_MARK) or len(max(symbols, key=len, default=b"")) > MAX_LABEL_BYTES:
+        return [symbol[: MAX_LABEL_BYTES + 1].replace(_MARK, b"\xfe") for symbol in symbols]
+    return symbols
