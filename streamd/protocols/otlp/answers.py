@@ -1,0 +1,53 @@
+"""The answers to export requests, in the encoding of the request. Knows no HTTP status.
+
+By "OTLP/HTTP Response" of the protocol's specification 1.9: the body of a good answer is an
+`ExportMetricsServiceResponse`, and that of an error a `google.rpc.Status`.
+"""
+
+from enum import Enum
+
+import msgspec
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsPartialSuccess,
+    ExportMetricsServiceResponse,
+)
+
+from streamd.core.errors import StreamdError
+
+MAX_MESSAGE_CHARACTERS = 1_000
+"""Of the text of an answer; agents write it to their logs."""
+
+_INVALID_ARGUMENT, _UNAVAILABLE = 3, 14
+"""Values of `google.rpc.Code`."""
+
+
+class OtlpEncoding(Enum):
+    """The encoding of an export request and of its answer; the value is its Content-Type."""
+
+    PROTOBUF = "application/x-protobuf"
+    JSON = "application/json"
+
+
+def encode_export_answer(encoding: OtlpEncoding, rejected: int = 0, message: str = "") -> bytes:
+    """Encode the answer to a request of which this many points were rejected, for these reasons."""
+    message = message[:MAX_MESSAGE_CHARACTERS]
+    if encoding is OtlpEncoding.JSON:
+        # An integer of 64 bits is a text in protobuf's JSON.
+        partial = {"rejectedDataPoints": str(rejected), "errorMessage": message}
+        return msgspec.json.encode({"partialSuccess": partial} if rejected or message else {})
+    answer = ExportMetricsServiceResponse()
+    if rejected or message:
+        answer.partial_success.rejected_data_points = rejected
+        answer.partial_success.error_message = message
+    return answer.SerializeToString()
+
+
+def encode_export_error(encoding: OtlpEncoding, error: StreamdError) -> bytes:
+    """Encode the answer to a request of which nothing was taken."""
+    code = _UNAVAILABLE if error.retry else _INVALID_ARGUMENT
+    message = str(error)[:MAX_MESSAGE_CHARACTERS]
+    if encoding is OtlpEncoding.JSON:
+        return msgspec.json.encode({"code": code, "message": message})
+    # `google.rpc.Status` is in another package. Its code and its message have the numbers and wire types of these
+    # two fields, and the details are left out.
+    return ExportMetricsPartialSuccess(rejected_data_points=code, error_message=message).SerializeToString()
