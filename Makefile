@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo test lint format bench lock clean
+.PHONY: help install demo scene test lint format bench lock clean
 
 help:               ## what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ $(INSTALLED): pyproject.toml requirements.lock
 
 demo: install       ## the main job on real metrics, about a minute; KEEP=1 leaves the daemon running
 	@$(BIN)/python scripts/demo.py $(if $(KEEP),--keep)
+
+scene: install      ## real agents push into a daemon that is killed and started again, about three minutes
+	@$(BIN)/python scripts/scene.py $(ARGS)
 
 test: install       ## the whole test suite, on two cores
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
@@ -45,4 +48,4 @@ lock: install       ## resolve the dependencies anew into requirements.lock
 		--no-emit-trusted-host --no-emit-options --no-header --allow-unsafe --output-file requirements.lock pyproject.toml
 
 clean:              ## remove what was made
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .scene .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -28,7 +28,7 @@ from streamd.http.app import make_http_app
 from streamd.http.errors import choose_status
 from streamd.http.requests import TransportLimits
 from streamd.http.subscriptions import parse_query
-from streamd.server.config import Config
+from streamd.server.config import SECTIONS, Config
 from streamd.tools.engine.command import SUBCOMMANDS
 from streamd.tools.loadtest.errors import Exit
 from tests.support.document_commands import blocks_of, commands_in, inline_of, is_command, plain, problems_of
@@ -220,6 +220,7 @@ def find_wrong_settings(text: str) -> Found:
         (section, key, repr(list(value) if isinstance(value, tuple) else value))
         for section, keys in msgspec.to_builtins(Config()).items()
         for key, value in keys.items()
+        if key in SECTIONS
     ]
     generated = [] if text == with_settings(text, read("config.toml")) else ["the table is not that of config.toml"]
     return differences("setting", documented, known) + generated

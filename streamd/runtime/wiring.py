@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 
-from streamd.core.aggregation.points import RETAINED_STEPS
+from streamd.core.aggregation.points import count_retained_steps
 from streamd.core.errors import BackendUnavailableError
 from streamd.core.mapping.mapping import RuleMapping
 from streamd.core.mapping.rules import RuleSet
@@ -155,9 +155,10 @@ def _make_mapping(state: State, rule_sets: Sequence[RuleSet]) -> RuleMapping:
 
 def _make_point_log(state: State) -> PointLog:
     step = state.contract.step_seconds
-    # A row can change while its step is among the newest that a server has points in, and one more holds where its
-    # counters begin.
-    return PointLog(state.folder / "points", segment_seconds=step, retention_seconds=(RETAINED_STEPS + 2) * step)
+    # A row can change while its step is among those, and one more holds where its counters begin.
+    return PointLog(
+        state.folder / "points", segment_seconds=step, retention_seconds=(count_retained_steps(step) + 2) * step
+    )
 
 
 def _make_collector_limits(state: State, limits: ServiceLimits) -> CollectorLimits:

@@ -1,7 +1,7 @@
 """The points of one server in its newest steps, and the rows that are made of them. Touches no clock and no file.
 
 A row is computed from the points of its step and of the steps beside it, each time anew: so points may come late, out
-of order and twice, as long as their step is among the newest `RETAINED_STEPS` of the server.
+of order and twice, as long as their step is among the newest of the server: `count_retained_steps`.
 """
 
 import math
@@ -17,11 +17,18 @@ from streamd.core.mapping.mapping import CompiledRule, Match, Use
 from streamd.core.mapping.series import Kind
 from streamd.core.state.windows import NO_STEP
 
-RETAINED_STEPS = 3
-"""The newest steps of a server in which a point still counts. One more is kept: a counter's increase begins there."""
+MIN_RETAINED_STEPS = 3
+MIN_RETAINED_SECONDS = 120
+"""The newest steps of a server in which a point still counts are so many, and last so long. One more is kept: a
+counter's increase begins there. vmagent sends a block again after up to 60 seconds (1.79)."""
 
 MAX_SERIES_OF_SERVER = 20_000
 """The series of one server; a sender of ever new labels cannot take the room of the others."""
+
+
+def count_retained_steps(step_seconds: int) -> int:
+    """Return the number of the newest steps of a server in which a point still counts."""
+    return max(MIN_RETAINED_STEPS, -(-MIN_RETAINED_SECONDS // step_seconds))
 
 
 class ServerSeries:
@@ -62,10 +69,13 @@ class _StepPoints:
 class ServerPoints:
     """The series of one server, and their points in the newest steps.
 
-    `step_seconds` is the length of a step. Steps up to `closed_step` are closed: their rows were written.
+    `step_seconds` is the length of a step; `retained_steps` is that of `count_retained_steps` by default. Steps up to
+    `closed_step` are closed: their rows were written.
     """
 
-    def __init__(self, name: str, rules: Sequence[CompiledRule], step_seconds: int) -> None:
+    def __init__(
+        self, name: str, rules: Sequence[CompiledRule], step_seconds: int, *, retained_steps: int | None = None
+    ) -> None:
         self.name = name
         self.entries: list[ServerSeries] = []
         self.definitions: list[bytes] = []
@@ -74,6 +84,7 @@ class ServerPoints:
         self.closed_step = NO_STEP
         self._rules = rules
         self._step_seconds = step_seconds
+        self._retained_steps = retained_steps or count_retained_steps(step_seconds)
         self._known: dict[bytes, ServerSeries] = {}
         self._kinds = bytearray()
         self._uses: list[tuple[Use, ...]] = []
@@ -139,7 +150,11 @@ class ServerPoints:
     # ------------------------------------------------------------ points in
     def find_oldest_step(self) -> int:
         """Return the oldest step in which a point counts."""
-        return self.latest_step - RETAINED_STEPS + 1
+        return self.latest_step - self._retained_steps + 1
+
+    def needs_second(self, time: float) -> bool:
+        """Whether a row that may still change can need a point of this time (epoch seconds)."""
+        return int(time // self._step_seconds) >= self.find_oldest_step() - 1
 
     def add_points(self, series: Sequence[int], times: Sequence[float], values: Sequence[float]) -> list[int]:
         """Add points, of which none is older than `find_oldest_step` says; returns the steps whose rows to write.

@@ -43,7 +43,7 @@ class PointSink(Protocol[SeriesEntry]):
     """
 
     def wants(self, name: str) -> bool:
-        """Whether a rule may want series of this metric. If not, a decoder need not decode labels, but call `ignore`."""
+        """Whether a rule may want series of this metric; if not, a decoder may call `ignore` and decode no labels."""
         ...
 
     def ignore(self, count: int = 1) -> None:

@@ -314,11 +314,11 @@ class Collector:
         wall = self._wall()
         self._is_restoring = True
         restorer = PointRestorer(self.table, newest_second=wall + self.limits.max_ahead_seconds)
-        restorer.read_log(self.point_log, wall)
+        restorer.read_log(self.point_log)
         for server, steps in restorer.add_points().items():
             slot = self._state.directory.slots.get(server.name)
             if slot is None:
-                self.table.remove_server(server)  # it was forgotten since
+                restorer.drop_server(server)
                 continue
             server.slot = slot
             self._by_slot[slot] = server
@@ -329,6 +329,7 @@ class Collector:
             self._write_rows(server, [step for step in steps if step > newest])
             self.points_kept += server.count_points()
             self._set_deadline(server, wall)
+        self.point_log.keep_from(restorer.find_first_segment(), wall)
         self._is_restoring = False
         self.restored_points = restorer.points
         if restorer.points or restorer.dropped:

@@ -53,23 +53,31 @@ class PointLog:
         except OSError as exc:
             raise StateError(f"{folder}: cannot be used: {exc.strerror or exc}") from exc
 
-    def read_records(self, now: float) -> Iterator[tuple[int, int, bytes]]:
-        """Yield the records that are still of use, oldest first: segment, kind and bytes.
+    def read_records(self) -> Iterator[tuple[int, int, bytes]]:
+        """Yield all records, oldest first: segment, kind and bytes.
 
         A record that is cut off or damaged ends its segment: it was not acknowledged, or the file is damaged, and then
         that is logged.
         """
         for path in self._list_segments():
             try:
-                if now - path.stat().st_mtime > self._retention_seconds:
-                    path.unlink()
-                    continue
                 with open_regular(path) as file:
                     content = file.read()
             except OSError as exc:
                 log.warning("point_log_unreadable", file=str(path), reason=exc.strerror or str(exc))
                 continue
             yield from _parse_records(path, content)
+
+    def keep_from(self, segment: int, now: float) -> None:
+        """Delete the segments before this one; the age of the others begins again, however long the daemon was away."""
+        for path in self._list_segments():
+            try:
+                if _parse_number(path) < segment:
+                    path.unlink()
+                else:
+                    os.utime(path, (now, now))
+            except OSError as exc:
+                log.warning("point_log_not_deleted", file=str(path), reason=exc.strerror or str(exc))
 
     def begin_segment_if_due(self, now: float) -> bool:
         """Begin a new segment if the present one is old or long, and delete those that are of no use any more.

@@ -47,11 +47,12 @@ class PointRestorer:
         self._newest_second = newest_second
         self._segment = -1
         self._series: dict[int, list[ServerSeries | None]] = {}  # of the servers of one segment, by number
+        self._newest: dict[int, dict[CollectedServer, float]] = {}  # by segment: the newest time of each server
         self._read: defaultdict[CollectedServer, _ReadPoints] = defaultdict(_ReadPoints)
 
-    def read_log(self, point_log: PointLog, now: float) -> None:
+    def read_log(self, point_log: PointLog) -> None:
         """Read all records of a log."""
-        for segment, kind, record in point_log.read_records(now):
+        for segment, kind, record in point_log.read_records():
             if segment != self._segment:
                 self._segment, self._series = segment, {}
             try:
@@ -67,6 +68,22 @@ class PointRestorer:
     def add_points(self) -> dict[CollectedServer, list[int]]:
         """Give the servers their points; returns of each the steps whose rows may have to be written."""
         return {server: server.add_points(read.series, read.times, read.values) for server, read in self._read.items()}
+
+    def drop_server(self, server: CollectedServer) -> None:
+        """Forget the points of a server that was forgotten meanwhile."""
+        self._table.remove_server(server)
+        for newest in self._newest.values():
+            newest.pop(server, None)
+
+    def find_first_segment(self) -> int:
+        """Return the oldest segment with a point that a row may still need; the one after the last if no row needs any.
+
+        Called after `add_points`, and after the rows that are final were marked as closed.
+        """
+        for segment, newest in self._newest.items():
+            if any(server.needs_second(second) for server, second in newest.items()):
+                return segment
+        return self._segment + 1
 
     def _read_series(self, record: SeriesRecord) -> None:
         known = self._series.setdefault(record.number, [])
@@ -86,6 +103,7 @@ class PointRestorer:
 
     def _read_points(self, number: int, series: list[int], times: list[float], values: list[float]) -> None:
         known = self._series[number]
+        newest = self._newest.setdefault(self._segment, {})
         for index, time, value in zip(series, times, values, strict=True):
             entry = known[index]
             if entry is None or time > self._newest_second:
@@ -93,6 +111,7 @@ class PointRestorer:
                 continue
             server = entry.server
             assert isinstance(server, CollectedServer)
+            newest[server] = max(newest.get(server, 0.0), time)
             read = self._read[server]
             read.series.append(entry.index)
             read.times.append(time)

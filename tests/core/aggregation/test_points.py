@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamd.core.aggregation.points import RETAINED_STEPS, ServerPoints, ServerSeries
+from streamd.core.aggregation.points import ServerPoints, ServerSeries, count_retained_steps
 from streamd.core.mapping.mapping import Match, RuleMapping
 from streamd.core.mapping.rules import parse_rule_set
 from streamd.core.mapping.series import Kind, SourceSeries
 from tests.support.naive_aggregation import reduce_naively
 
 STEP = 10
+RETAINED = 3
 FEATURES = ("gauge", "rate")
 MAPPING = RuleMapping(
     [
@@ -34,7 +35,7 @@ def add_series(server: ServerPoints, metric: str, **labels: str) -> ServerSeries
 
 
 def make_server() -> ServerPoints:
-    server = ServerPoints("a", MAPPING.rules, STEP)
+    server = ServerPoints("a", MAPPING.rules, STEP, retained_steps=RETAINED)
     add_series(server, "g")
     add_series(server, "c")
     return server
@@ -92,6 +93,10 @@ def test_a_point_before_the_first_of_its_step_changes_the_increase_in_the_row_be
     assert add(server, (1, 119.0, 11.0)) == [], "a later point is the usual one"
 
 
+def test_a_late_point_counts_for_three_steps_and_for_two_minutes() -> None:
+    assert [count_retained_steps(seconds) for seconds in (300, 60, 40, 5, 1)] == [3, 3, 3, 24, 120]
+
+
 def test_a_jump_ahead_closes_the_row_before_it() -> None:
     server = make_server()
     add(server, (0, 100.0, 1.0))
@@ -146,7 +151,7 @@ def test_rows_are_those_of_all_points_in_whatever_bodies_they_come(
         for step in steps:
             rows[step] = row(server, step)
             server.mark_closed(step)
-        for step in range(server.latest_step - RETAINED_STEPS + 1, server.latest_step):
+        for step in range(server.latest_step - RETAINED + 1, server.latest_step):
             assert rows.get(step, {}) == pytest.approx(find_row(taken, step)), "the newest rows have all points"
 
 

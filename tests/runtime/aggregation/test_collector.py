@@ -85,9 +85,10 @@ class CollectorRig:
 
 
 @contextmanager
-def collecting(folder: Path, **limits: float) -> Iterator[CollectorRig]:
+def collecting(folder: Path, wall: float = BEGIN, **limits: float) -> Iterator[CollectorRig]:
     with opened(folder, limits=replace(LIMITS, need=1)) as state:
         rig = CollectorRig(state, **limits)
+        rig.wall = wall
         rig.collector.restore()
         try:
             yield rig
@@ -292,6 +293,30 @@ async def test_a_row_whose_step_ended_while_the_daemon_was_away_closes_after_its
         rig.collector.close_overdue_rows()
         assert rig.due == [("a", 1)]
         rig.collector.close()
+
+
+async def test_half_filled_rows_survive_however_long_the_daemon_is_away_and_further_restarts(tmp_path: Path) -> None:
+    with collecting(tmp_path) as rig:
+        await rig.send(("a", "load", 0, 1.0), ("b", "load", 0, 1.0))
+    for away in (86_400, 2 * 86_400):
+        with collecting(tmp_path, wall=BEGIN + away) as rig:
+            await rig.send(("b", "load", away, 1.0))
+    with collecting(tmp_path, wall=BEGIN + 3 * 86_400) as rig:
+        await rig.send(("a", "load", 60, 3.0), ("a", "load", 301, 9.0))
+        assert rig.rows("a") == {0: {"mem": 2.0}}
+
+
+async def test_a_log_of_which_no_row_needs_a_point_is_deleted_at_start(tmp_path: Path) -> None:
+    with collecting(tmp_path) as rig:
+        rig.wall = BEGIN + 10 * STEP
+        await rig.send(("a", "load", 0, 1.0))
+        rig.wall += STEP
+        await rig.send(("a", "load", 10 * STEP, 1.0))
+    with collecting(tmp_path, wall=BEGIN + 11 * STEP) as rig:
+        assert [path.name for path in (tmp_path / "points").iterdir()] == ["points-000000000002.log"]
+        rig.state.forget(rig.state.directory.slots["a"])
+    with collecting(tmp_path, wall=BEGIN + 11 * STEP) as rig:
+        assert list((tmp_path / "points").iterdir()) == []
 
 
 async def test_what_was_sent_before_a_server_was_deleted_does_not_come_back(tmp_path: Path) -> None:
