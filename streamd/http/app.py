@@ -9,6 +9,15 @@ from aiohttp import web
 
 from streamd.http.connections import ConnectionCounts, HttpRunner
 from streamd.http.errors import errors_middleware
+from streamd.http.protocols.collectd import CollectdRoutes
+from streamd.http.protocols.glances import GlancesRoutes
+from streamd.http.protocols.influx import InfluxRoutes
+from streamd.http.protocols.intake import Intake
+from streamd.http.protocols.netdata import NetdataRoutes
+from streamd.http.protocols.otlp import OtlpRoutes
+from streamd.http.protocols.pcp import PcpRoutes
+from streamd.http.protocols.prometheus import RemoteWriteRoutes
+from streamd.http.protocols.telegraf import TelegrafRoutes
 from streamd.http.requests import BodyReader, TransportLimits
 from streamd.http.routes.forecasts import ForecastRoutes
 from streamd.http.routes.health import HealthRoutes
@@ -40,6 +49,7 @@ def make_http_app(
     """Build the application over a service; without `engines` there are no routes that change versions."""
     bodies, sockets = BodyReader(limits, service.pauses), Sockets(limits, service.pauses)
     counts = ConnectionCounts()
+    intake = Intake(service.collector, bodies)
     app = web.Application(middlewares=[errors_middleware], client_max_size=limits.max_body_bytes)
     for routes in (
         SampleRoutes(service, bodies, sockets),
@@ -47,6 +57,14 @@ def make_http_app(
         ServerRoutes(service),
         PredictRoutes(service, bodies),
         HealthRoutes(service),
+        RemoteWriteRoutes(service, intake),
+        InfluxRoutes(service, intake),
+        TelegrafRoutes(service, intake, sockets),
+        OtlpRoutes(service, intake),
+        CollectdRoutes(service, intake),
+        NetdataRoutes(service, intake),
+        GlancesRoutes(service, intake),
+        PcpRoutes(service, intake),
     ):
         routes.add_to(app)
     if engines is not None:
