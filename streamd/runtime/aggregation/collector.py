@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import structlog
@@ -45,8 +46,9 @@ from streamd.runtime.state.state import State
 
 log = structlog.get_logger(__name__)
 
-COMMIT_SLICE_POINTS = 2_000
-"""The number of points that are taken before the event loop gets its turn."""
+COMMIT_SLICE_POINTS = 1_000
+"""The number of points that are taken before the event loop gets its turn. Each may be of another step, and so lead to
+a row, which takes a tenth of a millisecond."""
 
 SLICE_ROWS = 100
 """The number of overdue rows that are closed before the event loop gets its turn."""
@@ -234,16 +236,18 @@ class Collector:
 
         Its rows ahead may be dropped by that, and then its points are too: they would make the present one too old.
         """
-        if server.slot in self._state.ahead.contradicted_since and self._by_slot.get(server.slot) is server:
+        if server.slot in self._state.ahead.contradicted_since and self._is_collected(server):
             present = wall - self.limits.max_ahead_seconds - 2 * self._step_seconds  # as for plain samples
             if max(time for _, time, _ in points) > present:
                 self._server_contradicted.contradict(server.slot)
 
     # ------------------------------------------------------------ rows out
     def _write_rows(self, server: CollectedServer, steps: list[int]) -> None:
+        if not steps:
+            return
         for step in steps:
             server.rows += self._write_row(server, step)
-            server.mark_closed(step)
+        server.mark_closed(steps[-1])  # not before all are written: it forgets the points of old steps
         if server.rows >= PRUNE_ROWS:
             server.rows = 0
             self.table.prune(server)
@@ -281,6 +285,16 @@ class Collector:
         self._deadline_count += 1
         deadline = self._clock() + max(left, 0.0) + self.limits.grace_seconds
         heapq.heappush(self._deadlines, (deadline, self._deadline_count, server, step))
+        if len(self._deadlines) > 4 * len(self._by_slot) + 100:
+            # Most are of servers that were forgotten, or of steps that were closed by a later point.
+            self._deadlines = [
+                each for each in self._deadlines if self._is_collected(each[2]) and each[3] > each[2].closed_step
+            ]
+            heapq.heapify(self._deadlines)
+
+    def _is_collected(self, server: CollectedServer) -> bool:
+        """Whether a server has its slot still."""
+        return self._by_slot.get(server.slot) is server
 
     def close_overdue_rows(self) -> None:
         """Close the rows whose grace is over: some now, the rest in later turns of the loop."""
@@ -292,7 +306,7 @@ class Collector:
             if not self._deadlines or self._deadlines[0][0] > now:
                 return
             _, _, server, step = heapq.heappop(self._deadlines)
-            if self._by_slot.get(server.slot) is server:
+            if self._is_collected(server):
                 kept = server.count_points()
                 self._write_rows(server, [each for each in server.list_open_steps() if each <= step])
                 self.points_kept += server.count_points() - kept
@@ -382,11 +396,16 @@ def _slice_points(batch: PointBatch) -> Iterator[list[tuple[CollectedServer, Poi
     work: list[tuple[CollectedServer, Points]] = []
     size = 0
     for server, points in batch.points.items():
-        work.append((server, points))
-        size += len(points)
-        if size >= COMMIT_SLICE_POINTS:
-            yield work
-            work, size = [], 0
+        if len(points) > COMMIT_SLICE_POINTS:
+            # In order of time: the points of a slice must not make those of a later slice too old.
+            points.sort(key=itemgetter(1))
+        for begin in range(0, len(points), COMMIT_SLICE_POINTS):
+            part = points[begin : begin + COMMIT_SLICE_POINTS]
+            work.append((server, part))
+            size += len(part)
+            if size >= COMMIT_SLICE_POINTS:
+                yield work
+                work, size = [], 0
     if work:
         yield work
 

@@ -1,6 +1,8 @@
 """Tests `streamd/runtime/aggregation/collector.py`: points in, rows out, and what survives a restart."""
 
+import gc
 import math
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -147,6 +149,35 @@ async def test_more_overdue_rows_than_a_turn_takes_are_closed_in_several(
         assert len(rig.due) == 2
         rig.collector.close_overdue_rows()
         assert len(rig.due) == 3
+
+
+async def test_a_body_of_many_points_may_have_them_in_any_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collector_module, "COMMIT_SLICE_POINTS", 5)
+    with collecting(tmp_path, wall=BEGIN + 100 * STEP) as rig:
+        by_series = [("a", metric, step * STEP, float(step)) for metric in ("load", "cpu") for step in range(8, -1, -1)]
+        result = await rig.send(*by_series)
+        assert (result.taken, result.rejected) == (18, 0)
+        assert rig.rows("a") == {step: {"mem": float(step), "cpu": pytest.approx(1 / STEP)} for step in range(8)}
+
+
+async def test_a_backlog_in_one_body_makes_all_its_rows(tmp_path: Path) -> None:
+    with collecting(tmp_path, wall=BEGIN + 100 * STEP) as rig:
+        await rig.send(("a", "load", 0, 0.0))
+        await rig.send(*(("a", "load", step * STEP, float(step)) for step in range(1, 9)))
+        assert rig.rows("a") == {step: {"mem": float(step)} for step in range(8)}
+
+
+async def test_servers_that_were_evicted_leave_nothing_behind(tmp_path: Path) -> None:
+    with collecting(tmp_path) as rig:
+        servers = []
+        for number in range(1_000):
+            await rig.send((f"server-{number}", "load", 0, 1.0))
+            servers += [weakref.ref(each) for each in rig.collector.table.servers.values()][-1:]
+        gc.collect()
+        assert rig.collector.table.series == 4
+        assert sum(each() is not None for each in servers) < 200
 
 
 async def test_points_outside_the_limits_are_rejected_and_the_others_taken(tmp_path: Path) -> None:
