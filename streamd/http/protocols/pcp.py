@@ -1,6 +1,6 @@
 """The route for the documents of pcp2json: `POST /pcp`.
 
-`streamd ingest pcp2json` sends them here, and so does pcp2json itself with `--url`, which it has since pcp 6.1.0.
+`streamd ingest pcp2json` sends them here, and so does pcp2json itself with `--url`, which it has since pcp 6.0.5.
 """
 
 from aiohttp import web

@@ -1,6 +1,6 @@
 """Pushes the documents of pcp2json to `POST /pcp`, each as soon as it is complete.
 
-pcp2json before 6.1.0 cannot send; it prints one document when its run ends. A document of a long run is cut into bodies
+pcp2json before 6.0.5 cannot send; it prints one document when its run ends. A document of a long run is cut into bodies
 of whole samples, so that the daemon can take it.
 """
 

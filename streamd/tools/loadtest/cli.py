@@ -20,11 +20,13 @@ import uvloop
 from streamd.tools.fleets.errors import FleetError
 from streamd.tools.fleets.fleet import Fleet, RecordedFleet, join_fleets, synthesize
 from streamd.tools.fleets.readers import parse_mapping, read_fleet
-from streamd.tools.loadtest import acked, options, report
+from streamd.tools.loadtest import acked, capture_report, options, report
+from streamd.tools.loadtest.capture_poster import CapturePoster
+from streamd.tools.loadtest.capture_replay import CaptureReplay
 from streamd.tools.loadtest.daemon import DaemonClient, DaemonContract
 from streamd.tools.loadtest.errors import Exit, NothingError, ReplayError, UsageError
 from streamd.tools.loadtest.plan import Pace, SendPlan
-from streamd.tools.loadtest.progress import ProgressLine
+from streamd.tools.loadtest.progress import ProgressLine, StatusLine
 from streamd.tools.loadtest.run import Replay
 from streamd.tools.loadtest.terminal import Terminal
 
@@ -38,9 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Replay a fleet, or verify a list of acknowledged rows; returns one of the statuses of `Exit`."""
+    """Replay a fleet or captures, or verify a list of acknowledged rows; returns one of the statuses of `Exit`."""
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            if args.capture:
+                return runner.run(_replay_captures(args))
             return runner.run(_verify(args) if args.verify else _replay(args))
     except ReplayError as error:
         print(f"replay: {error}", file=sys.stderr)
@@ -67,6 +71,27 @@ async def _replay(args: argparse.Namespace) -> Exit:
         accepted = result.ledger.accepted > 0
         acked.write_acked(args.acked_list, plan.fleet, accepted, plan.step_seconds)
     return report.choose_exit(result)
+
+
+async def _replay_captures(args: argparse.Namespace) -> Exit:
+    setup = options.make_capture_setup(args)
+    stop = _stop_on_interrupt()
+    progress = StatusLine(sys.stderr, Terminal.detect(sys.stderr), args.quiet)
+    async with aiohttp.ClientSession() as session:
+        daemon = DaemonClient(session, setup.url)
+        poster = CapturePoster(
+            session, setup.url, answer_seconds=setup.answer_seconds, reconnect_seconds=setup.reconnect_seconds
+        )
+        replay = CaptureReplay(daemon, poster, await daemon.fetch_status(), setup, progress.show)
+        try:
+            result = await replay.run(stop)
+        finally:
+            progress.clear()
+    for line in capture_report.format_capture_table(result, Terminal.detect(sys.stdout)):
+        print(line)
+    if args.json:
+        args.json.write_text(json.dumps(capture_report.build_capture_report(result), indent=2) + "\n")
+    return result.choose_exit()
 
 
 def _stop_on_interrupt() -> asyncio.Event:

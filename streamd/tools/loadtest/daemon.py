@@ -38,6 +38,7 @@ class DaemonContract(msgspec.Struct, frozen=True):
     step_seconds: int
     need: int
     """Rows that a window must have to be forecast."""
+    units: dict[str, str] = {}
 
 
 class RowTotals(msgspec.Struct, frozen=True):
@@ -57,6 +58,23 @@ class RowTotals(msgspec.Struct, frozen=True):
         return RowTotals(**{name: getattr(self, name) - getattr(before, name) for name in names})
 
 
+class ProtocolTotals(msgspec.Struct, frozen=True):
+    """The points that came by one foreign protocol since the daemon started; by reason or error code, if not taken."""
+
+    taken: int = 0
+    ignored: dict[str, int] = {}
+    skipped: dict[str, int] = {}
+    rejected: dict[str, int] = {}
+
+
+class AgentTotals(msgspec.Struct, frozen=True):
+    """The points of all foreign protocols, and the rows made of them, since the daemon started."""
+
+    protocols: dict[str, ProtocolTotals] = {}
+    rows: int = 0
+    """Rows that were written, amendments included."""
+
+
 class DaemonStatus(msgspec.Struct, frozen=True):
     """The part of `/v1/status` that a replay needs."""
 
@@ -69,6 +87,7 @@ class DaemonStatus(msgspec.Struct, frozen=True):
     backend: str = ""
     engine: str = ""
     precision: str = ""
+    agents: AgentTotals = AgentTotals()
 
     @property
     def is_idle(self) -> bool:
@@ -109,6 +128,20 @@ class ServerWindow(msgspec.Struct, frozen=True):
         return [oldest + row for row, values in enumerate(self.values) if any(value is not None for value in values)]
 
 
+class LatestForecast(msgspec.Struct, frozen=True, kw_only=True):
+    """The latest forecast of a server, from `/v1/forecasts?server=NAME`; without one, the state of its window."""
+
+    origin: float = 0.0
+    targets: list[str] = []
+    quantiles: list[float] = []
+    values: list[list[list[float | None]]] = []
+    """`(targets, steps, quantiles)`; empty without a forecast."""
+    status: str = ""
+    """`warming` or `pending` without a forecast."""
+    have: int = 0
+    need: int = 0
+
+
 class DaemonClient:
     """A client of a running daemon's HTTP routes.
 
@@ -138,6 +171,10 @@ class DaemonClient:
         """Read the window of one server."""
         # The name is in the query, because a path cannot contain every name.
         return await self._get(f"/v1/servers?server={quote(server, safe='')}", ServerWindow)
+
+    async def fetch_forecast(self, server: str) -> LatestForecast:
+        """Read the latest forecast of one server."""
+        return await self._get(f"/v1/forecasts?server={quote(server, safe='')}", LatestForecast)
 
     async def fetch_windows(self, servers: list[str]) -> list[ServerWindow]:
         """Read several windows, at most `CONCURRENT_REQUESTS` at a time."""

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from streamd.tools.loadtest.capture_result import CaptureSetup
 from streamd.tools.loadtest.errors import UsageError
 from streamd.tools.loadtest.plan import Pace
 from streamd.tools.loadtest.result import ReplaySetup
@@ -20,6 +21,8 @@ examples:
   4,000 rows/s of 20,000 synthetic servers, forecasts as MessagePack batches of float16:
     streamd replay --synthetic 20000 --context-rows 288 --rate 4000 --duration 60 \\
       --connections 8 --form columns --encoding msgpack --samples-a-frame 100 --dtype float16 --processes 2
+  last week's metrics of a Prometheus, and the bodies that agents sent:
+    streamd replay --capture dump.txt.gz bodies/ --url http://127.0.0.1:8002
 exit status: 0 complete; 1 something was lost; 2 wrong usage; 3 no daemon answered; 4 nothing was verified (no row was
 sent, accepted or due); 130 interrupted. A sample that the daemon rejects is not lost: it is counted, with the reason.
 """
@@ -37,6 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"recorded fleets as .csv, .csv.gz or .parquet [default: {EXAMPLE_FLEET}]",
     )
     parser.add_argument("--url", default="http://127.0.0.1:8002", help="address of the daemon [default: %(default)s]")
+    parser.add_argument(
+        "--capture",
+        nargs="+",
+        type=Path,
+        metavar="PATH",
+        help="bodies that agents sent, folders of them, or texts of `promtool tsdb dump`, also in gzip; - is a dump on"
+        " standard input; sent in place of a fleet [default: a fleet]",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress on standard error [default: progress]")
     _add_fleet(parser.add_argument_group("fleet"))
     _add_pace(parser.add_argument_group("pace (without --rate and --speed: as fast as acks arrive)"))
@@ -180,10 +191,10 @@ def _add_subscribers(group: argparse._ArgumentGroup) -> None:
         "--glob",
         action="append",
         metavar="GLOB",
-        help="pattern of the servers to subscribe to; may be repeated [default: *]",
+        help="pattern of the servers to subscribe to or, with --capture, to show; may be repeated [default: *]",
     )
     group.add_argument(
-        "--targets", type=_parse_names, default=(), metavar="A,B", help="targets to subscribe to [default: all]"
+        "--targets", type=_parse_names, default=(), metavar="A,B", help="targets to subscribe to or show [default: all]"
     )
     group.add_argument(
         "--every", type=_parse_positive, metavar="STEPS", help="distance between the steps of a forecast [default: 1]"
@@ -234,7 +245,8 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
         type=_parse_above_zero,
         default=15.0,
         metavar="SECONDS",
-        help="time without any change after which the wait for the last forecasts ends [default: %(default)g]",
+        help="time without any change after which the wait for the last forecasts ends; with --capture, time in which"
+        " the last rows close, longer than row_grace_seconds [default: %(default)g]",
     )
     group.add_argument(
         "--acked-list",
@@ -249,6 +261,29 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
         help="file of an --acked-list whose rows are looked up in the daemon; nothing is sent [default: no file]",
     )
     group.add_argument("--json", type=Path, metavar="FILE", help="file to write with the result [default: no file]")
+
+
+_CAPTURE_OPTIONS = ("capture", "url", "quiet", "glob", "targets", "ack_timeout", "reconnect", "settle", "json")
+"""Options that a replay of captures has."""
+
+
+def make_capture_setup(args: argparse.Namespace) -> CaptureSetup:
+    """Make the setup of a replay of captures from the options. Raises `UsageError` for an option of fleets."""
+    parser = argparse.ArgumentParser(add_help=False)
+    add_arguments(parser)
+    for dest, default in vars(parser.parse_args([])).items():
+        if dest not in _CAPTURE_OPTIONS and getattr(args, dest) != default:
+            name = "FILE" if dest == "files" else f"--{dest.replace('_', '-')}"
+            raise UsageError(f"{name} is for a fleet; --capture sends bodies as they were recorded")
+    return CaptureSetup(
+        paths=args.capture,
+        url=args.url.rstrip("/"),
+        globs=tuple(args.glob or ("*",)),
+        targets=args.targets,
+        close_seconds=args.settle,
+        answer_seconds=args.ack_timeout,
+        reconnect_seconds=args.reconnect,
+    )
 
 
 def make_pace(args: argparse.Namespace) -> Pace:

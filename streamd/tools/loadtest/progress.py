@@ -5,6 +5,7 @@ Reads the ledger and never writes to it.
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -73,3 +74,29 @@ class ProgressLine:
     def _print_line(self, line: str, last: bool) -> None:
         begin, end = ("\r\x1b[K", "\n" if last else "") if self.terminal.is_interactive else ("", "\n")
         print(f"{begin}{line}", end=end, file=self.stream, flush=True)
+
+
+@dataclass(slots=True)
+class StatusLine:
+    """A line of text that replaces the one before; elsewhere than on a terminal it is printed every ten seconds."""
+
+    stream: TextIO
+    terminal: Terminal
+    quiet: bool = False
+    _shown_at: float = -math.inf
+
+    def show(self, text: str) -> None:
+        """Show a text, unless another one was shown just before."""
+        now = time.monotonic()
+        if self.quiet or now - self._shown_at < (LIVE_SECONDS if self.terminal.is_interactive else LOG_SECONDS):
+            return
+        self._shown_at = now
+        if self.terminal.is_interactive:
+            print(f"\r\x1b[K{text[: self.terminal.width - 1]}", end="", file=self.stream, flush=True)
+        else:
+            print(text, file=self.stream, flush=True)
+
+    def clear(self) -> None:
+        """Remove the line from a terminal."""
+        if self.terminal.is_interactive and not self.quiet:
+            print("\r\x1b[K", end="", file=self.stream, flush=True)

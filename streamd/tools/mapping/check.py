@@ -9,9 +9,9 @@ from streamd.core.errors import ConfigError
 from streamd.core.mapping.mapping import RuleMapping
 from streamd.core.mapping.samples import STATUS_FEATURE
 from streamd.rule_sets import MappingSettings, load_rule_sets, parse_mapping_settings
-from streamd.tools.mapping.capture import read_capture
+from streamd.tools.captures.capture import read_capture
+from streamd.tools.captures.formats import FormatReader, guess_format
 from streamd.tools.mapping.checked import MappingSink
-from streamd.tools.mapping.formats import FormatReader, guess_format
 from streamd.tools.mapping.reasons import ReasonFinder
 from streamd.tools.mapping.report import CheckedFile, CheckReport
 from streamd.tools.networks.contract import NetworkContract

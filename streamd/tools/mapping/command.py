@@ -44,9 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Check the files and print the report; returns the exit status. Raises `ConfigError`."""
+    from streamd.tools.captures.errors import CaptureError
+    from streamd.tools.captures.formats import CAPTURE_FORMATS
     from streamd.tools.mapping.check import check_captures, read_mapping_settings
-    from streamd.tools.mapping.errors import CaptureError
-    from streamd.tools.mapping.formats import CAPTURE_FORMATS
 
     if args.protocol is not None and args.protocol not in CAPTURE_FORMATS:
         args.check_parser.error(f"--protocol {args.protocol}: expected one of {', '.join(CAPTURE_FORMATS)}")

@@ -13,7 +13,7 @@ from urllib.parse import parse_qs
 
 from streamd.core.errors import StreamdError
 from streamd.protocols.block_codings import BLOCK_CODINGS, decode_block
-from streamd.tools.mapping.errors import CaptureError
+from streamd.tools.captures.errors import CaptureError
 
 MAX_CAPTURE_BYTES = 512 * 2**20
 """Of a file, and of what it decodes to."""
@@ -28,6 +28,8 @@ class Capture:
 
     file: Path
     body: bytes
+    sent: bytes = b""
+    """The body as it is in the file, compressed or not."""
     coding: str = "identity"
     """The way in which the file is compressed."""
     path: str = ""
@@ -49,6 +51,7 @@ def read_capture(file: Path) -> Capture:
     return Capture(
         file=file,
         body=decompress_capture(file, coding, data),
+        sent=data,
         coding=coding,
         path=request.get("path", ""),
         query=request.get("query", {}),

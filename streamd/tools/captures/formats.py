@@ -1,5 +1,6 @@
 """The formats of captured bodies: how each is recognised and decoded."""
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,14 +22,14 @@ from streamd.protocols.prometheus.remote_write import (
 )
 from streamd.protocols.prometheus.tsdb_dump import read_tsdb_dump
 from streamd.protocols.telegraf import decode_telegraf
-from streamd.tools.mapping.capture import MAX_CAPTURE_BYTES, Capture
-from streamd.tools.mapping.errors import CaptureError
-from streamd.tools.mapping.exposition import decode_exposition, is_exposition
+from streamd.tools.captures.capture import MAX_CAPTURE_BYTES, Capture
+from streamd.tools.captures.errors import CaptureError
+from streamd.tools.captures.exposition import decode_exposition, is_exposition
 
 LOOKED_AT_BYTES = 65_536
 """The bytes of a body by which its format is recognised."""
 
-_BY_PATH = {
+FORMAT_BY_PATH = {
     "/api/v1/write": "remote_write",
     "/receive": "remote_write",
     "/api/v2/write": "line_protocol",
@@ -41,6 +42,7 @@ _BY_PATH = {
     "/pcp": "pcp",
     "/telegraf": "telegraf",
 }
+"""The format that a path says. Each but `/metrics` is a path of the daemon; the first of a format is the usual one."""
 
 _BY_KEY = {
     "dstypes": "collectd",
@@ -57,13 +59,21 @@ _BY_KEY = {
 }
 """Keys of a JSON object, or of the first one in an array, that only one format has."""
 
+_DUMP_LINE = re.compile(rb'\{(?:[^"={}, ]+|"(?:[^"\\]|\\.)*")="')
+"""The begin of a line of a dump: a label and its value. In JSON, no name is followed by an equals sign."""
+
+
+def is_dump(start: bytes) -> bool:
+    """Whether a text that begins so is one of `promtool tsdb dump`."""
+    return _DUMP_LINE.match(start.lstrip()) is not None
+
 
 def guess_format(capture: Capture) -> str:
     """Return the name of the format of a body; raises `CaptureError` if there is no sign of one."""
     if "x-prometheus-remote-write-version" in capture.headers:
         return "remote_write"
     start = capture.body[:LOOKED_AT_BYTES].lstrip()
-    guess = _BY_PATH.get(capture.path)
+    guess = FORMAT_BY_PATH.get(capture.path)
     if guess is None:
         guess = _guess_json(capture.body, start) if start[:1] in (b"{", b"[") else _guess_other(capture, start)
     if guess is None:
@@ -73,7 +83,7 @@ def guess_format(capture: Capture) -> str:
 
 
 def _guess_json(body: bytes, start: bytes) -> str | None:
-    if start.startswith(b"{__name__="):
+    if is_dump(start):
         return "tsdb_dump"
     try:
         value = read_value(body)
@@ -95,11 +105,11 @@ def _guess_other(capture: Capture, start: bytes) -> str | None:
     if text and "\0" not in text:
         return "scrape" if is_exposition(text) else "line_protocol"
     # Remote write is always compressed, an export of OTLP is not compressed as snappy.
-    is_remote_write = capture.coding in BLOCK_CODINGS or _unpack_snappy(capture.body) is not None
+    is_remote_write = capture.coding in BLOCK_CODINGS or unpack_snappy(capture.body) is not None
     return "remote_write" if is_remote_write else "otlp"
 
 
-def _unpack_snappy(data: bytes) -> bytes | None:
+def unpack_snappy(data: bytes) -> bytes | None:
     """Return the bytes of a snappy block, or `None` if it is none."""
     try:
         return decode_block("snappy", data, MAX_CAPTURE_BYTES)
@@ -150,9 +160,9 @@ class FormatReader:
     def _read_remote_write(self, capture: Capture) -> Iterator[None]:
         body = capture.body
         if capture.coding == "identity":
-            unpacked = _unpack_snappy(body)
+            unpacked = unpack_snappy(body)
             body = body if unpacked is None else unpacked
-        message = _choose_message(capture, body)
+        message = choose_captured_message(capture, body)
         return decode_remote_write(body, self._sink, message)
 
     def _read_scrape(self, capture: Capture) -> Iterator[None]:
@@ -182,8 +192,11 @@ CAPTURE_FORMATS: dict[str, Callable[[FormatReader, Capture], Iterator[None]]] = 
 """The formats by name."""
 
 
-def _choose_message(capture: Capture, body: bytes) -> RemoteWriteMessage:
-    """Return the message that the Content-Type names, or that the first field of the body belongs to."""
+def choose_captured_message(capture: Capture, body: bytes) -> RemoteWriteMessage:
+    """Return the message that the Content-Type names, or that the first field of the decompressed body belongs to.
+
+    Raises `UnsupportedMediaTypeError` if the Content-Type is another one.
+    """
     if "content-type" in capture.headers:
         return choose_remote_write_message(capture.headers["content-type"])
     # A message of 2.0 has the fields 4 and 5, one of 1.0 has 1 and 3.
