@@ -20,7 +20,7 @@ from streamd.protocols.otlp.metrics import (
     AttributeValue,
     MetricStream,
     PointWriter,
-    Reading,
+    PointReading,
     add_place,
     check_name,
     choose_kind,
@@ -237,9 +237,9 @@ class _Decoder(Generic[SeriesEntry]):
             self._writer.write(entry, stream, reading, index)
 
 
-def _make_reading(point: _Point) -> Reading:
+def _make_reading(point: _Point) -> PointReading:
     value: _Number = point.as_double if point.as_double is not None else point.as_int
-    return Reading(
+    return PointReading(
         start_ns=_read_integer("startTimeUnixNano", point.start_time_unix_nano),
         time_ns=_read_integer("timeUnixNano", point.time_unix_nano),
         value=None if value is None else _read_float("asDouble" if value is point.as_double else "asInt", value),

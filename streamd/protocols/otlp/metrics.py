@@ -1,4 +1,4 @@
-"""What OTLP's metrics mean, in either encoding: kinds, labels, keys, and which points are measurements. No decoding.
+"""The meaning of OTLP's metrics, in either encoding: kinds, labels, keys, and which points are measurements. No decoding.
 
 By the data model of OpenTelemetry (specification 1.40, "Metrics Data Model") and opentelemetry-proto 1.45.
 """
@@ -58,7 +58,7 @@ class MetricStream(msgspec.Struct, kw_only=True, gc=False):
         return f"{self.place}.metrics[{self.index}].dataPoints[{index}] ({self.name})"
 
 
-class Reading(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class PointReading(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One point without its attributes; times are epoch nanoseconds, 0 if they are not given."""
 
     start_ns: int
@@ -87,7 +87,7 @@ class PointWriter(Generic[SeriesEntry]):
             entry = self.sink.bind(key, SourceSeries(name=stream.name, labels=labels, kind=stream.kind))
         return entry
 
-    def write(self, entry: SeriesEntry, stream: MetricStream, reading: Reading, index: int) -> None:
+    def write(self, entry: SeriesEntry, stream: MetricStream, reading: PointReading, index: int) -> None:
         """Add a point, or count why it is not added."""
         time = reading.time_ns / 1e9 if reading.time_ns else self.now
         if reading.has_ended:
@@ -106,7 +106,7 @@ class PointWriter(Generic[SeriesEntry]):
         self.sink.reject(InvalidValueError(f"{stream.describe(index)}: the value is {value}, expected {expected}"))
 
     def _write_delta(
-        self, entry: SeriesEntry, stream: MetricStream, reading: Reading, value: float, index: int
+        self, entry: SeriesEntry, stream: MetricStream, reading: PointReading, value: float, index: int
     ) -> None:
         """Add an increase as the rate over the interval in which it arose."""
         if not 0 < reading.start_ns < reading.time_ns:

@@ -28,7 +28,7 @@ from streamd.protocols.otlp.metrics import (
     AttributeValue,
     MetricStream,
     PointWriter,
-    Reading,
+    PointReading,
     add_place,
     check_name,
     choose_kind,
@@ -424,9 +424,9 @@ def _choose_kind(found: _FoundMetric) -> tuple[Kind, bool] | str:
     return (Kind.GAUGE, False) if found.data == "gauge" else choose_kind(found.temporality, found.is_monotonic)
 
 
-def _make_reading(point: NumberDataPoint) -> Reading:
+def _make_reading(point: NumberDataPoint) -> PointReading:
     kind = point.WhichOneof("value")
-    return Reading(
+    return PointReading(
         start_ns=point.start_time_unix_nano,
         time_ns=point.time_unix_nano,
         value=None if kind is None else float(getattr(point, kind)),

@@ -1,4 +1,4 @@
-"""What captured bodies contain: the number of their points, their times, and whether some come twice. Maps nothing."""
+"""A survey of captured bodies: the number of their points, their times, and whether some come twice. Maps nothing."""
 
 import math
 from collections.abc import Hashable

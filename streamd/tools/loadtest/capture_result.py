@@ -53,7 +53,7 @@ class CaptureProblem:
 
 @dataclass(kw_only=True)
 class DumpCounts:
-    """What the dumps contain."""
+    """Counts of the content of dumps."""
 
     files: int = 0
     samples: int = 0
@@ -68,7 +68,7 @@ class DumpCounts:
 
 @dataclass(kw_only=True)
 class BodyCounts:
-    """What the captured bodies contain, as far as it can be read here."""
+    """Counts of the content of captured bodies, as far as it can be read here."""
 
     files: int = 0
     points: int = 0

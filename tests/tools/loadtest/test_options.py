@@ -40,7 +40,15 @@ def test_a_wrong_option_is_wrong_usage(options: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [["--burst"], ["--dtype", "float16", "--subscriber-encoding", "json"]], ids=" ".join
+    "options",
+    [
+        ["--burst"],
+        ["--dtype", "float16", "--subscriber-encoding", "json"],
+        ["--rate", "5", "--capture", "x"],
+        ["fleet.csv", "--capture", "x"],
+        ["--context-rows", "5", "--capture", "x"],
+    ],
+    ids=" ".join,
 )
 def test_options_that_contradict_each_other_are_wrong_usage(options: list[str]) -> None:
     assert main(["replay", *options]) == Exit.USAGE

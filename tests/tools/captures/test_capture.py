@@ -1,4 +1,4 @@
-"""Tests `streamd/tools/mapping/capture.py`: files are read, decompressed and described, or refused with the reason."""
+"""Tests `streamd/tools/captures/capture.py`: files are read, decompressed and described, or refused with the reason."""
 
 import gzip
 import json
@@ -8,9 +8,9 @@ from pathlib import Path
 import cramjam
 import pytest
 
-from streamd.tools.mapping import capture as module
-from streamd.tools.mapping.capture import read_capture
-from streamd.tools.mapping.errors import CaptureError
+from streamd.tools.captures import capture as module
+from streamd.tools.captures.capture import read_capture
+from streamd.tools.captures.errors import CaptureError
 
 BODY = b"cpu,host=a value=1\n" * 20
 
@@ -29,8 +29,8 @@ def write(folder: Path, data: bytes, coding: str | None = None) -> Path:
     ("coding", "data"),
     [
         ("identity", BODY),
-        ("gzip", gzip.compress(BODY)),
-        ("x-gzip", gzip.compress(BODY[:19]) + gzip.compress(BODY[19:])),
+        ("gzip", gzip.compress(BODY, mtime=0)),
+        ("x-gzip", gzip.compress(BODY[:19], mtime=0) + gzip.compress(BODY[19:], mtime=0)),
         ("deflate", zlib.compress(BODY)),
         ("snappy", bytes(cramjam.snappy.compress_raw(BODY))),
         ("zstd", bytes(cramjam.zstd.compress(BODY))),
@@ -45,7 +45,7 @@ def test_a_body_is_decompressed_as_its_description_says(tmp_path: Path, coding: 
     assert capture.headers == {"content-encoding": coding, "host": "a:1"}
 
 
-@pytest.mark.parametrize("data", [BODY, gzip.compress(BODY), bytes(cramjam.zstd.compress(BODY))])
+@pytest.mark.parametrize("data", [BODY, gzip.compress(BODY, mtime=0), bytes(cramjam.zstd.compress(BODY))])
 def test_without_a_description_the_first_bytes_say_how_a_body_is_compressed(tmp_path: Path, data: bytes) -> None:
     capture = read_capture(write(tmp_path, data))
     assert (capture.body, capture.path, capture.headers) == (BODY, "", {})
@@ -73,7 +73,7 @@ def test_a_body_in_a_json_file_is_not_its_own_description(tmp_path: Path) -> Non
     ("coding", "data", "message"),
     [
         ("gzip", BODY, "is not in its Content-Encoding, gzip"),
-        ("gzip", gzip.compress(BODY)[:-9], "it is cut off"),
+        ("gzip", gzip.compress(BODY, mtime=0)[:-9], "it is cut off"),
         ("snappy", BODY, "is not in its Content-Encoding, snappy"),
         ("zstd", BODY, "is not in its Content-Encoding, zstd"),
         ("br", BODY, "Content-Encoding is 'br', expected gzip, deflate, snappy or zstd"),
@@ -87,7 +87,7 @@ def test_a_body_that_is_not_in_its_coding_is_refused(tmp_path: Path, coding: str
 @pytest.mark.parametrize(
     ("coding", "data"),
     [
-        ("gzip", gzip.compress(bytes(10_000))),
+        ("gzip", gzip.compress(bytes(10_000), mtime=0)),
         ("snappy", bytes(cramjam.snappy.compress_raw(bytes(10_000)))),
         ("zstd", bytes(cramjam.zstd.compress(bytes(10_000)))),
     ],

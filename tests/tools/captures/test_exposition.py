@@ -1,4 +1,4 @@
-"""Tests `streamd/tools/mapping/exposition.py`: an exporter's answer to a scrape becomes points."""
+"""Tests `streamd/tools/captures/exposition.py`: an exporter's answer to a scrape becomes points."""
 
 from contextlib import suppress
 
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamd.core.errors import MalformedError
-from streamd.tools.mapping.exposition import SLICE_SCRAPE_LINES, decode_exposition, is_exposition
+from streamd.tools.captures.exposition import SLICE_SCRAPE_LINES, decode_exposition, is_exposition
 from tests.support.recording_sink import RecordingSink
 
 

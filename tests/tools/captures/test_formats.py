@@ -1,4 +1,4 @@
-"""Tests `streamd/tools/mapping/formats.py`: the format of a body is recognised, and broken bodies are refused."""
+"""Tests `streamd/tools/captures/formats.py`: the format of a body is recognised, and broken bodies are refused."""
 
 import struct
 from contextlib import suppress
@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamd.core.mapping.series import SourceSeries
-from streamd.tools.mapping.capture import Capture, read_capture
-from streamd.tools.mapping.errors import CaptureError
-from streamd.tools.mapping.formats import CAPTURE_FORMATS, FormatReader, guess_format
+from streamd.tools.captures.capture import Capture, read_capture
+from streamd.tools.captures.errors import CaptureError
+from streamd.tools.captures.formats import CAPTURE_FORMATS, FormatReader, guess_format
 from tests.support.recording_sink import RecordingSink
 
 AGENTS = Path(__file__).parents[2] / "fixtures" / "agents"
