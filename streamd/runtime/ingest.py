@@ -146,7 +146,12 @@ class Ingest:
         self._max_ahead_seconds = max_ahead_seconds
         self.rows_due = rows_due
         self._admission = admission
-        self._contradicted_since = state.ahead.contradicted_since  # looked up once: it is used for each sample
+        # Looked up once: they are used for each sample.
+        self._contradicted_since = state.ahead.contradicted_since
+        self._slots = state.directory.slots
+        self._touch = state.directory.touch
+        self._to_step = state.contract.to_step
+        self._write_sample = state.windows.write_sample
         self._server_contradicted = server_contradicted
         self._wall = wall
         # Samples of the last two steps are present: an agent may send a step after its end.
@@ -239,8 +244,7 @@ class Ingest:
         if at > wall + self._max_ahead_seconds:
             raise self._make_too_far_ahead_error(sample, at, wall)
         row = self.rows.read_row(sample.values)
-        directory = self._state.directory
-        slot = directory.slots.get(sample.server)
+        slot = self._slots.get(sample.server)
         if slot is None:
             if not row.mask and sample.status is None:
                 check_server_name(sample.server)
@@ -248,14 +252,14 @@ class Ingest:
             slot = self._admission.admit(sample.server, wall)
         elif not row.mask and sample.status is None:
             return
-        step = self._contract.to_step(at)
-        if slot in self._contradicted_since and at > wall - self._present_seconds:
+        step = self._to_step(at)
+        if self._contradicted_since and slot in self._contradicted_since and at > wall - self._present_seconds:
             self._server_contradicted.contradict(slot)
         try:
-            due = self._state.windows.write_sample(slot, step, row, sample.status, now)
+            due = self._write_sample(slot, step, row, sample.status, now)
         except TooOldError:
             raise self._make_too_old_error(at, slot, wall) from None
-        directory.touch(slot, wall)
+        self._touch(slot, wall)
         if due:
             self.rows_due.mark_due(slot, due)
 
