@@ -97,7 +97,7 @@ def _fetch_agents(scene: Scene, terminal: Terminal) -> list[SceneAgent]:
         )
     )
     for name, reason in scene.unavailable.items():
-        _write_line(f"  {terminal.paint_bad(name)} cannot be had here and is left out: {reason}")
+        _write_line(f"  {terminal.paint_bad(name)} cannot run here and is left out: {reason}")
     _write_line(terminal.dim(f"  packages are in .scene; {time.monotonic() - began:.1f} s"))
     return agents
 

@@ -45,7 +45,7 @@ def make_parser() -> argparse.ArgumentParser:
 _LAZY: tuple[tuple[str, str, str | None, str], ...] = (
     ("replay", "streamd.tools.loadtest.cli", None, "replay a fleet into a daemon and account for each forecast"),
     ("ingest", "streamd.tools.ingest.command", None, "push what an agent printed, such as pcp2json, to a daemon"),
-    ("mapping", "streamd.tools.mapping.command", None, "say what becomes of a body that an agent sent"),
+    ("mapping", "streamd.tools.mapping.command", None, "show which features the series of an agent become"),
     ("engine", "streamd.tools.engine.command", "build", "make, check and keep engine versions (extra: build)"),
     ("train", "streamd.tools.training.train", "train", "train a network (extra: train)"),
     ("release", "streamd.tools.training.release", "train", "make an engine version of a training run (extra: train)"),

@@ -1,6 +1,6 @@
 """Content codings whose bodies are decoded as a whole: snappy in its block format, and zstd. No I/O.
 
-The size of what they decode to is bounded before or while they are decoded, whatever the body declares.
+A limit on the decoded size holds before or during decoding, whatever size the body declares.
 """
 
 import cramjam

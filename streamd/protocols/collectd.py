@@ -1,4 +1,4 @@
-"""Decodes the JSON of collectd's write_http into points. Touches nothing but a memory of which hosts send rates.
+"""Decodes the JSON of collectd's write_http into points. Its only state is the list of hosts that send rates.
 
 As collectd 5.12.0 sends it (seen on the wire): `dstypes` is `derive` both for the raw counters of the default and for
 the rates of `StoreRates true`. Counters are written as whole numbers; rates have a fraction, unless by chance, and the
@@ -16,22 +16,23 @@ from streamd.core.mapping.series import Kind, PointSink, SeriesEntry, SourceSeri
 from streamd.protocols.json_items import MISSING, ItemDecoder, bind_series, check_time, read_number
 
 MAX_RATE_HOSTS = 100_000
-"""Hosts of which it is remembered that they send rates; the one that was silent for longest is forgotten first."""
+"""The number of hosts that are remembered as senders of rates; beyond it the longest silent one is forgotten."""
 
 WHOLE_NUMBERS = 100
-"""So many whole numbers other than 0 in a row, and no fraction, come from counters: `StoreRates` was turned off."""
+"""If a host sends this many whole numbers other than 0 in a row, they are counters: `StoreRates` was turned off."""
 
 MAX_VALUES = 64
-"""Of one item; the types that collectd comes with have at most five."""
+"""The largest number of values of one item; the types that collectd comes with have at most five."""
 
 _LONGEST_HOST = 1_024
-"""Characters of a host's name that is remembered."""
+"""The largest number of characters in the name of a host that is remembered."""
 
 _SLICE_VALUE_LISTS = 250
-"""A decoder yields after so many items, which may have `MAX_VALUES` values each."""
+"""The number of items after which a decoder yields; each may have `MAX_VALUES` values."""
 
 _LAST_GENERATION = 9
-"""A host that changed so often stays with rates: each change makes its series new to the sink."""
+"""The generation after which a host stays with rates. Each change of generation binds its series again, so the number
+of changes is bounded."""
 
 _COUNTERS = ("derive", "counter")
 
@@ -52,7 +53,7 @@ _value_lists = ItemDecoder(_ValueList)
 
 
 class _RateHost:
-    """A host that sent rates. Its generation is odd while it sends them, and even if it sends counters again."""
+    """A host that sent rates. Its generation is odd while it sends rates, and even while it sends counters again."""
 
     __slots__ = ("generation", "whole")
 
@@ -77,7 +78,7 @@ class CollectdDecoder:
         items = iter(_value_lists.decode(body))
         begin = 0
         while part := list(islice(items, _SLICE_VALUE_LISTS)):
-            # First, because the zeros of an idle interface may stand before the first fraction.
+            # Before the points are added, because the zeros of an idle interface may precede the first fraction.
             self._learn_rates(part)
             for index, item in enumerate(part, begin):
                 try:

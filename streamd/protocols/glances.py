@@ -13,18 +13,26 @@ import msgspec
 
 from streamd.core.errors import InvalidInputError, InvalidSampleError, MalformedError
 from streamd.core.mapping.series import PointSink, SeriesEntry
-from streamd.protocols.json_items import MISSING, SLICE_ITEMS, read_number, read_value
+from streamd.protocols.json_items import (
+    MAX_LENIENT_BYTES,
+    MISSING,
+    SLICE_ITEMS,
+    check_value_count,
+    pause_collection,
+    read_number,
+    read_value,
+)
 from streamd.protocols.line_protocol import TEXT_VALUE, check_tags, check_text, make_field_series, make_series_key
 from streamd.protocols.telegraf import NESTED_VALUE
 
 MAX_PLUGINS = 1_000
-"""Plugins of one body; glances has about forty."""
+"""The largest number of plugins in one body; glances has about forty."""
 
 MAX_PLUGIN_FIELDS = 20_000
-"""Fields of one plugin; the export of every process has some ten thousand."""
+"""The largest number of fields of one plugin; an export of all processes has about ten thousand."""
 
 MAX_COLUMN_DOTS = 32
-"""Dots in the name of an item and a field, each of which may be the one between them."""
+"""The largest number of dots in a key. Each of them may be the dot between the item and the field."""
 
 _ITEM_KEYS = {"network": "interface_name", "fs": "mnt_point", "diskio": "disk_name", "percpu": "cpu_number"}
 """The field that names the items of a plugin, if the setting `exclude_fields` leaves out the fields `key`."""
@@ -35,11 +43,12 @@ _Tags = dict[str, str]
 
 
 def decode_glances(body: bytes, sink: PointSink[SeriesEntry], now: float) -> Iterator[None]:
-    """Write the numbers of all plugins to a sink, at the time that the body states; a bad one costs only itself.
+    """Write the numbers of all plugins to a sink, at the time that the body states; a bad number is rejected alone.
 
-    Text is skipped. The time is `now` if the plugin `now` is off. Raises `MalformedError` if the body is not this
-    object, or does not name its host.
+    Text is skipped. The time is `now` if the plugin `now` is off. Raises `MalformedError` if the body is not
+    such an object, or does not name its host.
     """
+    check_value_count(body)
     plugins = _read_plugins(body)
     host = _read_host(plugins)
     time = _read_time(plugins, now)
@@ -61,9 +70,10 @@ def decode_glances(body: bytes, sink: PointSink[SeriesEntry], now: float) -> Ite
 def _read_plugins(body: bytes) -> dict[str, Any]:
     """Decode a body. glances sends names that are not UTF-8 as surrogates, which only the lenient reader takes."""
     try:
-        plugins = msgspec.json.decode(body)
+        with pause_collection():
+            plugins = msgspec.json.decode(body)
     except (msgspec.DecodeError, ValueError, RecursionError):
-        plugins = read_value(body)
+        plugins = read_value(body, MAX_LENIENT_BYTES)
     if not isinstance(plugins, dict):
         raise MalformedError("expected an object with an object for each plugin of glances")
     if len(plugins) > MAX_PLUGINS:
@@ -80,7 +90,7 @@ def _read_host(plugins: Mapping[str, Any]) -> str:
 
 
 def _read_time(plugins: Mapping[str, Any], now: float) -> float:
-    """Return the time of the refresh, which is the one before that in which it was posted."""
+    """Return the time of the refresh; glances posts it at the next refresh."""
     given = plugins.get("now")
     text = given.get("iso") if isinstance(given, dict) else None
     if not isinstance(text, str):
@@ -104,7 +114,7 @@ class _PluginReader:
             for column, value in given.items()
             if column.endswith(".key") and isinstance(value, str)
         }
-        """The field that names each item, by the item."""
+        """The name of the field that names an item, for each item."""
         self._tags = dict[str, tuple[_Tags, bytes]]()
 
     def add_value(self, column: str, given: Any, sink: PointSink[SeriesEntry], time: float) -> None:
@@ -163,7 +173,7 @@ class _PluginReader:
         return self._keys.get(item) or _ITEM_KEYS.get(self._plugin, "key")
 
     def _make_tags(self, item: str) -> _Tags:
-        """Return the tags of an item, as the export to InfluxDB has them."""
+        """Return the tags that the export to InfluxDB gives an item."""
         tags = {"hostname": self._host}
         prefix = f"{item}." if item else ""
         if item:

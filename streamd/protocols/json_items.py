@@ -1,45 +1,64 @@
-"""JSON arrays whose items are decoded one by one, so that a bad item costs only itself. Knows no protocol.
+"""Decodes the items of JSON arrays one by one, so that a bad item is rejected alone. Knows no protocol.
 
 The whole array is decoded into its type first, which is fastest. Only if that fails, the array is read with the
 standard library, which also takes what is not JSON but is sent as such (NaN, a raw control character, half a surrogate
 pair, text that is not UTF-8), and each item is converted alone.
 """
 
+import gc
 import json
 import re
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from streamd.core.errors import InvalidSampleError, InvalidTimeError, InvalidValueError, MalformedError
+from streamd.core.errors import (
+    InvalidSampleError,
+    InvalidTimeError,
+    InvalidValueError,
+    MalformedError,
+    TooLargeError,
+)
 from streamd.core.mapping.series import PointSink, SeriesEntry, SourceSeries
 
 DecodedItem = TypeVar("DecodedItem")
 
 SLICE_ITEMS = 1_000
-"""A decoder of items yields after so many of them, so that the event loop gets its turn."""
+"""The number of items after which a decoder yields, so that the event loop can do other work."""
+
+MAX_BODY_ITEMS = 250_000
+"""The largest number of items in one array. An item that is one takes over 33 bytes, so a body of 8 MiB has fewer."""
+
+_COUNTED_BYTES, _BYTES_A_VALUE = 2**20, 5
+"""A longer body with less than so many bytes for each of its values is refused. What agents send has over ten, and
+millions of values would keep the event loop for 0.3 s."""
+
+MAX_LENIENT_BYTES = 2 * 2**20
+"""The largest text that a decoder reads leniently, which takes up to 30 ms for each MiB. Agents that write what is not
+JSON send less."""
 
 MISSING = "missing value"
 """The reason for skipping null and NaN."""
 
 _MAX_FLOAT = 1.7976931348623157e308
-"""A whole number in JSON may be larger; it is no value then."""
+"""The largest value. A whole number in JSON may be larger, and then it is rejected."""
 
 _MAX_TEXT_BYTES = 1_024
-"""Of the name of a series, and of the name or the value of a label."""
+"""The largest size of the name of a series, and of the name or the value of a label."""
 
 _MAX_LABELS = 64
-"""Of one series."""
+"""The largest number of labels of one series."""
 
 _FAULTS = (msgspec.DecodeError, RecursionError, ValueError, OverflowError)
 """Errors that msgspec may raise on hostile bytes or text."""
 
 _LONGEST_INTEGER = 400
-"""Digits of a whole number that is read as such; one with more is infinite."""
+"""The largest number of digits of a whole number; one with more digits becomes infinite."""
 
 _NUMBER = re.compile(r"[-+]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|nan|inf|infinity)", re.IGNORECASE)
-"""Less than `float` takes: no spaces, underscores or digits of other scripts."""
+"""Stricter than `float`: no spaces, no underscores and no digits of other scripts."""
 
 
 class ItemDecoder(Generic[DecodedItem]):
@@ -50,7 +69,7 @@ class ItemDecoder(Generic[DecodedItem]):
         self._type = type_
 
     def decode(self, body: bytes) -> Iterable[DecodedItem | InvalidSampleError]:
-        """Return the items in order; one that cannot be decoded is its error.
+        """Return the items in order; in place of an item that cannot be decoded there is its error.
 
         Raises `MalformedError` if the body is neither an array nor an object.
         """
@@ -58,7 +77,8 @@ class ItemDecoder(Generic[DecodedItem]):
         return (self._convert_or_explain(item) for item in read_items(body)) if items is None else items
 
     def decode_whole(self, body: bytes) -> list[DecodedItem] | None:
-        """Return the items, or `None` if the body is not an array of nothing but such items."""
+        """Return the items, or `None` if the body is not an array in which all items have the type."""
+        check_value_count(body)
         try:
             items: list[DecodedItem] = self._whole.decode(body)
         except _FAULTS:
@@ -73,40 +93,113 @@ class ItemDecoder(Generic[DecodedItem]):
             raise InvalidSampleError(_explain_fault(exc)) from exc
 
     def _convert_or_explain(self, item: Any) -> DecodedItem | InvalidSampleError:
+        if isinstance(item, InvalidSampleError):
+            return item
         try:
             return self.convert(item)
         except InvalidSampleError as error:
             return error
 
 
-def read_items(body: bytes) -> list[Any]:
-    """Return the items of an array, or an object as the only item; raises `MalformedError`."""
-    value = read_value(body)
-    if isinstance(value, dict):
-        return [value]
-    if not isinstance(value, list):
-        raise MalformedError("the body is one value, expected a JSON array of objects")
-    return value
+_split_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
-def read_value(body: bytes) -> Any:
-    """Read JSON leniently; numbers may be NaN or infinite, and text may hold surrogates. Raises `MalformedError`."""
+def read_items(body: bytes) -> Iterable[Any]:
+    """Return the items of an array, or an object as the only item; in place of one that cannot be read is its error.
+
+    Raises `MalformedError`, and `TooLargeError` if there are over `MAX_BODY_ITEMS`.
+    """
+    try:
+        parts = _split_array(body)
+    except _FAULTS:
+        value = read_value(body, MAX_LENIENT_BYTES)
+        if isinstance(value, dict):
+            return [value]
+        if not isinstance(value, list):
+            raise MalformedError("the body is one value, expected a JSON array of objects") from None
+        check_item_count(len(value))
+        return value
+    check_item_count(len(parts))
+    return map(_read_item, parts)
+
+
+def check_value_count(body: bytes) -> None:
+    """Raise `TooLargeError` if a large body is made of nothing but tiny values; called before the body is read."""
+    if len(body) > _COUNTED_BYTES and (count := body.count(b",")) > len(body) // _BYTES_A_VALUE:
+        limit = len(body) // _BYTES_A_VALUE
+        raise TooLargeError(f"the body of {len(body)} bytes has {count} values, at most {limit} are taken")
+
+
+def check_item_count(count: int) -> None:
+    """Raise `TooLargeError` if a body has more items than are taken."""
+    if count > MAX_BODY_ITEMS:
+        raise TooLargeError(f"the body has {count} items, at most {MAX_BODY_ITEMS} are taken")
+
+
+def _read_item(part: msgspec.Raw) -> Any:
+    try:
+        return msgspec.json.decode(part)
+    except _FAULTS:
+        try:
+            return read_value(bytes(part), MAX_LENIENT_BYTES)
+        except MalformedError as error:
+            return InvalidSampleError(str(error))
+
+
+def read_value(body: bytes, limit_bytes: int | None = None) -> Any:
+    """Read JSON leniently; numbers may be NaN or infinite, and text may hold surrogates. Raises `MalformedError`.
+
+    A body over the limit must be strict JSON.
+    """
+    if limit_bytes is not None and len(body) > limit_bytes:
+        return _read_strictly(body)
     text = body.decode("utf-8", "surrogateescape")
     if not text.strip():
         raise MalformedError("the body is empty, expected JSON")
     try:
-        return _READER.decode(text)
+        with pause_collection():
+            return _decode_text(text)
     except RecursionError as exc:
         raise MalformedError("nested too deeply") from exc
     except ValueError as exc:
         raise MalformedError(f"the body is not JSON: {exc}") from exc
 
 
+def _read_strictly(body: bytes) -> Any:
+    try:
+        with pause_collection():
+            return msgspec.json.decode(body)
+    except _FAULTS as exc:
+        raise MalformedError(f"the body is not strict JSON, as one of {len(body)} bytes must be: {exc}") from exc
+
+
+@contextmanager
+def pause_collection() -> Iterator[None]:
+    """Pause the garbage collector: millions of new lists make it run again and again, for four times as long."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _decode_text(text: str) -> Any:
+    try:
+        return _QUICK_READER.decode(text)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:  # a whole number of thousands of digits
+        return _READER.decode(text)
+
+
 def _read_integer(digits: str) -> int | float:
-    """Read a whole number; Python refuses thousands of digits, with an error that would cost the whole body."""
+    """Read a whole number. Python refuses thousands of digits, and its error would reject the whole body."""
     return int(digits) if len(digits) <= _LONGEST_INTEGER else float(digits)
 
 
+_QUICK_READER = json.JSONDecoder(strict=False)
 _READER = json.JSONDecoder(parse_int=_read_integer, strict=False)
 
 

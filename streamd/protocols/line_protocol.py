@@ -1,4 +1,4 @@
-"""InfluxDB's line protocol, as its versions 1 and 2 write it, decoded into points. Knows no HTTP and no clock.
+"""Decodes InfluxDB's line protocol, as its versions 1 and 2 write it, into points. Knows no HTTP and no clock.
 
 The escapes are those of InfluxDB 2's parser (`models/points.go`): a comma, space or equals sign after a backslash is
 part of a name, and any other backslash is itself.
@@ -26,26 +26,27 @@ TIME_UNITS: dict[str, tuple[int, int]] = {
     "m": (60, 1),
     "h": (3_600, 1),
 }
-"""The units of a timestamp by their names in the parameter `precision`: seconds are times the first, by the second."""
+"""The units of a timestamp by their names in the parameter `precision`, each a multiplier and a divisor to seconds."""
 
 MAX_LINE_TAGS = 62
-"""Tags of one line. With the measurement and the field a series has two labels more."""
+"""The largest number of tags of one line. The measurement and the field are two more labels of a series."""
 MAX_LINE_TEXT_BYTES = 1_024
-"""Of a measurement, of the name or the value of a tag, of the name of a field, and of the name of a series."""
+"""The largest size of a measurement, the name or value of a tag, the name of a field, and the name of a series."""
 MAX_LINE_FIELDS = 10_000
-"""Fields of one line; a line of more is rejected before it is split."""
+"""The largest number of fields of one line; a line with more is rejected before it is split."""
 MAX_POINT_LINE_BYTES = 2**20
 """A longer line is rejected before it is split."""
 MAX_JOINED_BYTES = 65_536
-"""The length to which a line may be continued by line breaks within its strings."""
+"""The largest size of a line that continues after line breaks within its strings."""
 MAX_FAILED_JOINS = 100
-"""Broken lines with quotes of one body; then no line of it is continued, since each may cost `MAX_JOINED_BYTES`."""
+"""The number of broken lines with quotes in one body after which no line may continue after a line break: the search
+for the end of a string may read `MAX_JOINED_BYTES` each time."""
 
 TEXT_VALUE = "text value"
 """The reason for skipping a value that is text."""
 
 _CHUNK_BYTES = 16_384
-"""Split into lines at once, so that a body of tiny lines is never held as millions of objects."""
+"""The size of the part that is split into lines at once, so that a body never becomes millions of objects."""
 _SHOWN_BYTES = 64
 _MAX_KEY_BYTES = 512
 
@@ -67,7 +68,7 @@ def decode_line_protocol(
     precision: str = "ns",
     counts: LineCounts | None = None,
 ) -> Iterator[None]:
-    """Write the points of all lines to a sink; a bad field or line costs only itself.
+    """Write the points of all lines to a sink; a bad field or line is rejected alone.
 
     A line without a timestamp has the time `now`. Text and NaN are skipped, true is 1 and false is 0. If a line has a
     field twice, both are points. Raises `MalformedError` if the precision is unknown.
@@ -129,7 +130,7 @@ class _LineReader(Generic[SeriesEntry]):
         self._counts = counts
         self._stamp = b""
         self._time = now
-        """The time of `_stamp`: the lines of a body often have the same."""
+        """The time of `_stamp`, kept because the lines of a body often have the same timestamp."""
         self._failed_joins = 0
         self._prefix = b""
         self._parsed: tuple[str, dict[str, str]] | InvalidSampleError = InvalidSampleError("the measurement is empty")
@@ -156,8 +157,8 @@ class _LineReader(Generic[SeriesEntry]):
     def read_escaped_line(self, body: bytes, begin: int, number: int) -> int:
         """Read a line with quotes or backslashes; returns where the next line begins.
 
-        A string may hold line breaks. If a string is not closed, or what follows it makes no line, the line that opens
-        it is rejected alone: the lines behind it are probably good.
+        A string may hold line breaks. If a string is not closed, or the text after it does not complete a line, only
+        the line that opens the string is rejected: the next lines are probably good.
         """
         end = _find_line_end(body, begin)
         line = body[begin:end]
@@ -185,7 +186,7 @@ class _LineReader(Generic[SeriesEntry]):
         return last + 1
 
     def _read_time(self, stamp: bytes, number: int, count: int) -> bool:
-        """Set the time of a line from its timestamp; if that is none, reject its `count` points and return False."""
+        """Set the time of a line from its timestamp; if it is not valid, reject its `count` points and return False."""
         self._counts.lines += 1
         if stamp == self._stamp:
             self._counts.stamped += not stamp
@@ -232,7 +233,7 @@ class _LineReader(Generic[SeriesEntry]):
     def _bind(self, prefix: bytes, name: bytes, key: tuple[bytes, bytes]) -> SeriesEntry:
         """Bind a new series; raises `InvalidSampleError` if its names cannot be read.
 
-        The fields of a line share the names before them, so the last ones are kept, bad ones too.
+        The fields of a line share the measurement and the tags, so the last parsed ones are kept, also their error.
         """
         if prefix != self._prefix:
             self._prefix, self._parsed = prefix, _try_parse_prefix(prefix)
@@ -246,10 +247,10 @@ class _LineReader(Generic[SeriesEntry]):
 
 
 def _read_pairs(body: bytes, place: int, limit: int, pairs: list[_Pair]) -> int:
-    """Append the fields that begin at a place; returns the place behind them.
+    """Append the fields that begin at a place; returns the place after them.
 
-    Raises `InvalidSampleError` if a string is not closed before the limit, or something else than a comma, a space or
-    the end of the line follows it.
+    Raises `InvalidSampleError` if a string is not closed before the limit, or if a string is not followed by a comma, a
+    space or the end of the line.
     """
     while len(pairs) < MAX_LINE_FIELDS:
         name = _NAME.match(body, place)
@@ -288,7 +289,7 @@ def _find_line_end(body: bytes, place: int) -> int:
 
 # ---------------------------------------------------------------- values
 def _parse_other_value(text: bytes) -> float | None:
-    """Return the number that a value with other bytes than a decimal's means, or `None` if it is text.
+    """Return the number that a value means which is not a plain decimal, or `None` if the value is text.
 
     Raises `ValueError` if it is neither.
     """
@@ -307,7 +308,7 @@ def _parse_other_value(text: bytes) -> float | None:
 
 
 def _explain_value(text: bytes) -> str:
-    """Return the second half of the message on a value that is no number."""
+    """Return the end of the error message for a value that is not a number."""
     if not text:
         return "has no value"
     if _INFINITE.fullmatch(text):
@@ -350,7 +351,7 @@ def _parse_prefix(prefix: bytes) -> tuple[str, dict[str, str]]:
         what = f"a part of tag {index + 1}"
         name, value = (_decode_text(what, _ESCAPED.sub(rb"\1", part)) for part in parts)
         if name in tags:
-            raise InvalidSampleError(f"the tag {name[:_SHOWN_BYTES]!a} is there twice")
+            raise InvalidSampleError(f"the tag {name[:_SHOWN_BYTES]!a} is repeated")
         tags[name] = value
     return measurement, tags
 

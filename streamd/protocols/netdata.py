@@ -1,8 +1,8 @@
 """Decodes the JSON that netdata's exporting engine sends (`json:http`) into points. Touches no state.
 
 As netdata 1.37.1 sends it (seen on the wire): one object for each dimension of a chart. `average` is written with seven
-decimals and is in `units`; `as collected` is a whole number in the unit of its collector, and then `units` is wrong. So
-the label `source` says which of them a series is, and the rules scale it. `sent` is negative.
+decimals and is in `units`. `as collected` is a whole number in the unit of its collector, and then `units` is wrong. So
+the label `source` states which of the two a series is, and the rules scale it. The dimension `sent` is negative.
 """
 
 from collections.abc import Iterator

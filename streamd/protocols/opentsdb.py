@@ -24,7 +24,7 @@ from streamd.protocols.json_items import (
 from streamd.protocols.netdata import NetdataItem, add_dimension
 
 MAX_BAD_DATAPOINTS = 20
-"""Datapoints of one body that are kept with their errors."""
+"""The largest number of bad datapoints of one body that are kept with their errors."""
 
 _LAST_SECOND = 0xFFFF_FFFF
 """OpenTSDB takes a larger timestamp for milliseconds."""
@@ -46,7 +46,7 @@ _datapoints = ItemDecoder(Datapoint)
 
 
 class PutBody:
-    """One body of `POST /api/put`: its points, and what the answer must say of it."""
+    """One body of `POST /api/put`: the decoder of its points, and the facts that the answer needs."""
 
     def __init__(self) -> None:
         self.has_datapoints = False
@@ -59,7 +59,7 @@ class PutBody:
 
         Raises `MalformedError` if the body is neither a JSON array nor an object.
         """
-        # Only a guess of what to try first: if it is wrong for one item, each item is decoded by its keys.
+        # The guess only decides what is tried first. If it is wrong for one item, each item is decoded by its keys.
         guess: ItemDecoder[Any] = _dimensions if b'"chart_id"' in body[:4_096] else _datapoints
         items = guess.decode_whole(body)
         for index, item in enumerate(read_items(body) if items is None else items):
@@ -74,6 +74,8 @@ class PutBody:
                 yield
 
     def _add_item(self, item: Any, sink: PointSink[SeriesEntry]) -> None:
+        if isinstance(item, InvalidSampleError):
+            raise item
         if _is_dimension(item):
             add_dimension(item if isinstance(item, NetdataItem) else _dimensions.convert(item), sink)
             return

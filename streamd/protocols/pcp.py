@@ -1,8 +1,8 @@
 """Decodes the documents of pcp2json into points, and finds the documents in its output. Touches no state.
 
 As pcp2json of pcp 6.0.3 writes it (seen): comment objects before the document; values as text, or as numbers with `-E`;
-local times without an offset, and `@timezone` beside them. In `UTC+9` the sign is that of ISO 8601, east of UTC, and
-not that of POSIX: `posix_tz_to_utc_offset` in pcp/pmapi.py makes it of `JST-9`.
+local times without an offset, and `@timezone` beside them. `UTC+9` is east of UTC, as in ISO 8601 and not as in POSIX:
+`posix_tz_to_utc_offset` in pcp/pmapi.py converts `JST-9` to it.
 """
 
 import re
@@ -19,13 +19,25 @@ from streamd.core.errors import (
     TooLargeError,
 )
 from streamd.core.mapping.series import PointSink, SeriesEntry, SourceSeries
-from streamd.protocols.json_items import MISSING, SLICE_ITEMS, bind_series, parse_number, read_number, read_value
+from streamd.protocols.json_items import (
+    MAX_LENIENT_BYTES,
+    MISSING,
+    SLICE_ITEMS,
+    bind_series,
+    check_value_count,
+    parse_number,
+    read_number,
+    read_value,
+)
 
 MAX_DOCUMENT_BYTES = 256 * 2**20
-"""Of one document in the output of pcp2json, which holds a whole run."""
+"""The largest size of one document in the output of pcp2json; a document holds a whole run."""
+
+_MAX_COMMENTS = 100
+"""The largest number of comments before a document; pcp2json writes two."""
 
 _LONGEST_NAME = 1_024
-"""Characters of a metric name; what is nested more deeply is not looked at."""
+"""The largest number of characters of a metric name; objects that are nested more deeply are rejected."""
 
 _COMMENT = re.compile(rb'\s*\{\s*"//"\s*:\s*"(?:[^"\\]|\\.)*"\s*\}\s*', re.DOTALL)
 _BRACE = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}]', re.DOTALL)
@@ -39,8 +51,9 @@ def decode_pcp(body: bytes, sink: PointSink[SeriesEntry]) -> Iterator[None]:
 
     Raises `MalformedError` if the body is not such a document.
     """
+    check_value_count(body)
     count = 0
-    for number, host in enumerate(list_host_tables(read_document(body))):
+    for number, host in enumerate(list_host_tables(read_document(body, MAX_LENIENT_BYTES))):
         zone = _read_zone(host.get("@timezone", "UTC"))
         for index, sample in enumerate(host["@metrics"]):
             place = f"@hosts[{number}].@metrics[{index}]"
@@ -65,12 +78,15 @@ def _add_sample(
         yield
 
 
-def read_document(body: bytes) -> dict[str, Any]:
+def read_document(body: bytes, limit_bytes: int | None = None) -> dict[str, Any]:
     """Read a document without the comments before it; raises `MalformedError`."""
     begin = 0
-    while comment := _COMMENT.match(body, begin):
+    for _ in range(_MAX_COMMENTS):
+        comment = _COMMENT.match(body, begin)
+        if comment is None:
+            break
         begin = comment.end()
-    document = read_value(body[begin:])
+    document = read_value(body[begin:], limit_bytes)
     if not isinstance(document, dict) or not isinstance(document.get("@pcp"), dict):
         raise MalformedError("expected the document of pcp2json: an object with '@pcp'")
     return document
@@ -123,11 +139,11 @@ class _Value:
     metric: str
     instance: str | None
     value: Any
-    """A number, text or `None`, or the error of an instance that is none."""
+    """A number, text or `None`; or an error, if the instance could not be read."""
 
 
 def _walk_sample(sample: Mapping[str, Any]) -> Iterator[_Value]:
-    """Yield the values of a sample: its keys are the parts of the names of metrics."""
+    """Yield the values of a sample; nested keys, joined by dots, are the names of metrics."""
     path = [("", iter(sample.items()))]
     while path:
         prefix, children = path[-1]
@@ -183,7 +199,7 @@ def _add_value(value: _Value, host: str, time: float, place: str, sink: PointSin
 
 
 class _TextValueError(Exception):
-    """The value of a metric that is text, such as the release of the kernel."""
+    """The value is text, such as the release of the kernel."""
 
 
 def _read_number(value: Any) -> float | None:

@@ -1,4 +1,4 @@
-"""Telegraf's JSON, and its outputs that may carry line protocol instead, decoded into points. Knows no HTTP, no clock.
+"""Decodes what Telegraf sends, JSON or line protocol, into points. Knows no HTTP and no clock.
 
 As Telegraf 1.40.0 writes it (`plugins/serializers/json`): `{"metrics": [...]}` for a batch, or one metric alone; each
 has `name`, `tags`, `fields` and `timestamp`.
@@ -13,7 +13,15 @@ import msgspec
 
 from streamd.core.errors import InvalidInputError, InvalidSampleError, InvalidTimeError, MalformedError
 from streamd.core.mapping.series import PointSink, SeriesEntry
-from streamd.protocols.json_items import MISSING, SLICE_ITEMS, read_number, read_value
+from streamd.protocols.json_items import (
+    MAX_LENIENT_BYTES,
+    MISSING,
+    SLICE_ITEMS,
+    check_item_count,
+    check_value_count,
+    read_number,
+    read_value,
+)
 from streamd.protocols.line_protocol import (
     MAX_LINE_FIELDS,
     TEXT_VALUE,
@@ -29,10 +37,11 @@ NESTED_VALUE = "nested value"
 """The reason for skipping a value that is an object or an array."""
 
 TIMESTAMP_UNITS = ((1e11, 1), (1e14, 1_000), (1e17, 1_000_000), (math.inf, 1_000_000_000))
-"""Up to which number a timestamp is in seconds, milliseconds, microseconds, nanoseconds.
+"""The limits below which a timestamp is in seconds, milliseconds, microseconds or nanoseconds, with units per second.
 
 The unit is Telegraf's setting `json_timestamp_units`, which is not in the body. Times from March 1973 to November 5138
-can be distinguished. Telegraf also has units such as 10 ms; with them the times are far off, and so refused.
+can be distinguished. Telegraf also has units such as 10 ms; with them the times are far from the
+present, so they are rejected.
 """
 
 
@@ -44,7 +53,7 @@ class _Metric(msgspec.Struct, gc=False):
 
 
 class _Batch(msgspec.Struct):
-    """A body, whose metrics are decoded one after the other: together they would keep the loop for too long."""
+    """A body. Its metrics are decoded one after the other, because all at once would block the event loop."""
 
     metrics: list[msgspec.Raw] | None = None
 
@@ -68,10 +77,11 @@ def decode_telegraf(
 
 
 def decode_telegraf_json(body: bytes, sink: PointSink[SeriesEntry], now: float) -> Iterator[None]:
-    """Write the points of a batch of metrics, or of one metric, to a sink; a bad one costs only itself.
+    """Write the points of a batch of metrics, or of one metric, to a sink; a bad metric is rejected alone.
 
-    A metric without a timestamp has the time `now`. Raises `MalformedError` if the body has not this form.
+    A metric without a timestamp has the time `now`. Raises `MalformedError` if the body has another form.
     """
+    check_value_count(body)
     points = 0
     for index, given in enumerate(_read_metrics(body)):
         place = f"metrics[{index}]"
@@ -96,15 +106,16 @@ def _read_metrics(body: bytes) -> list[Any]:
     try:
         metrics = _batch_decoder.decode(body).metrics
     except _FAULTS:
-        given = read_value(body)
+        given = read_value(body, MAX_LENIENT_BYTES)
         if not isinstance(given, dict):
-            raise MalformedError("expected an object") from None
+            raise MalformedError('the body is not an object, expected {"metrics": [...]} or one metric') from None
         if "metrics" not in given:
             return [given]
         if not isinstance(given["metrics"], list):
-            raise MalformedError("metrics is no array") from None
-        return given["metrics"]
+            raise MalformedError("'metrics' is not an array, expected an array of metrics") from None
+        metrics = given["metrics"]
     if metrics is not None:
+        check_item_count(len(metrics))
         return metrics
     try:
         return [_metric_decoder.decode(body)]
@@ -123,7 +134,7 @@ def _decode_metric(given: Any) -> _Metric:
         except _FAULTS as exc:
             if isinstance(exc, msgspec.ValidationError) and "out of range" not in str(exc):
                 raise InvalidSampleError(str(exc)) from exc
-            given = read_value(bytes(given))
+            given = read_value(bytes(given), MAX_LENIENT_BYTES)
     try:
         return msgspec.convert(given, _Metric)
     except _FAULTS as exc:

@@ -1,6 +1,6 @@
 """The ready-made rule sets, one TOML file for each agent, and the section `[mapping]` of the settings.
 
-`core/mapping/` gives the rules their meaning; the daemon and `streamd mapping check` load them here.
+`streamd/core/mapping/` compiles the rules; the daemon and `streamd mapping check` load them here.
 """
 
 import tomllib
@@ -23,12 +23,13 @@ def list_rule_sets() -> tuple[str, ...]:
 
 
 def load_rule_set(name: str, overrides: Mapping[str, Any] | None = None) -> RuleSet:
-    """Read a ready-made rule set; `overrides` replace rules of it, as `parse_rule_set` says.
+    """Read a ready-made rule set; `overrides` change its rules as in `parse_rule_set`.
 
     Raises `ConfigError` if there is no rule set of this name, or if an override is wrong.
     """
     if name not in list_rule_sets():
-        raise ConfigError(f"there is no rule set {name!r}, expected one of {', '.join(list_rule_sets())}")
+        known = ", ".join(list_rule_sets())
+        raise ConfigError(f"mapping.rule_sets: there is no rule set {name!r}, expected one of {known}")
     text = resources.files(__name__).joinpath(name + _SUFFIX).read_text(encoding="utf-8")
     return parse_rule_set(name, tomllib.loads(text), overrides)
 
@@ -38,11 +39,11 @@ class MappingSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, k
 
     rule_sets: tuple[str, ...] = msgspec.field(default_factory=list_rule_sets)
     max_series: Annotated[int, msgspec.Meta(ge=1)] = 2_000_000
-    """Series that are known at the same time, of all servers together."""
-    max_points: Annotated[int, msgspec.Meta(ge=1)] = 20_000_000
-    """Points of rows that may still change, of all servers together."""
+    """The largest number of series at the same time, of all servers together."""
+    max_points: Annotated[int, msgspec.Meta(ge=1)] = 50_000_000
+    """The largest number of points of rows that may still change, of all servers together."""
     tables: Mapping[str, Mapping[str, Any]] = {}
-    """By the name of a rule set: what overrides it, or the whole of an own one."""
+    """The tables `[mapping.NAME]` by name: the overrides of a ready-made rule set, or a whole own rule set."""
 
 
 _KEYS = frozenset(MappingSettings.__struct_fields__)
@@ -82,6 +83,16 @@ def load_rule_sets(settings: MappingSettings) -> list[RuleSet]:
             raise ConfigError(f"mapping.{name}: overrides a rule set that rule_sets does not list")
     if len(set(settings.rule_sets)) < len(settings.rule_sets):
         raise ConfigError(f"mapping.rule_sets: is {list(settings.rule_sets)}, expected each name once")
-    rule_sets = [parse_rule_set(name, settings.tables[name]) for name in own]
+    rule_sets = [_parse_own_rule_set(name, settings.tables[name]) for name in own]
     rule_sets += [load_rule_set(name, settings.tables.get(name)) for name in settings.rule_sets]
     return rule_sets
+
+
+def _parse_own_rule_set(name: str, table: Mapping[str, Any]) -> RuleSet:
+    rule_set = parse_rule_set(name, table)
+    if not rule_set.rules and not rule_set.drop:
+        expected = ", ".join(list_rule_sets())
+        raise ConfigError(
+            f"mapping.{name}: has no rule; it is an own rule set, since the ready-made ones are {expected}"
+        )
+    return rule_set

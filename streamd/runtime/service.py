@@ -51,7 +51,7 @@ class ServiceLimits:
     rows_are_means: bool = False
     """Whether the rows of plain samples are means; those of foreign protocols always are."""
     max_series: int = 2_000_000
-    max_points: int = 20_000_000
+    max_points: int = 50_000_000
     accuracy: AccuracyLimits = field(default_factory=AccuracyLimits)
 
 

@@ -106,7 +106,7 @@ def build_service(
     )
     collector = Collector(
         state,
-        _make_mapping(state, rule_sets),
+        _make_mapping(state, rule_sets, takes_samples=limits.rows_are_means),
         _make_point_log(state),
         _make_collector_limits(state, limits),
         load=load,
@@ -148,9 +148,10 @@ def _make_scheduler(state: State, limits: ServiceLimits) -> Scheduler:
     )
 
 
-def _make_mapping(state: State, rule_sets: Sequence[RuleSet]) -> RuleMapping:
+def _make_mapping(state: State, rule_sets: Sequence[RuleSet], *, takes_samples: bool) -> RuleMapping:
     features = state.contract.features
-    return RuleMapping((make_sample_rules(features), *rule_sets), (*features, STATUS_FEATURE))
+    samples = (make_sample_rules(features),) if takes_samples else ()
+    return RuleMapping((*samples, *rule_sets), (*features, STATUS_FEATURE))
 
 
 def _make_point_log(state: State) -> PointLog:

@@ -15,7 +15,7 @@ import msgspec
 from streamd.core.errors import ConfigError
 from streamd.core.names import BackendName, PrecisionName
 from streamd.regular_files import read_regular
-from streamd.rule_sets import MappingSettings, fold_tables
+from streamd.rule_sets import MappingSettings, fold_tables, load_rule_sets
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
 CountSetting = Annotated[int, msgspec.Meta(ge=1)]
@@ -179,7 +179,12 @@ def load_config(
             settings.setdefault(SECTIONS[key], {})[key] = value
     # The environment and the flags are text, so the conversion is lax: it turns "8002" into 8002. The file was
     # converted strictly before, in `_read_file`.
-    return _convert(settings, "the settings together", strict=False)
+    config = _convert(settings, "the settings together", strict=False)
+    try:
+        load_rule_sets(config.mapping)  # a wrong rule is found now, not when the state is open
+    except ConfigError as exc:
+        raise ConfigError(f"{path or 'the settings together'}: {exc}") from exc
+    return config
 
 
 def read_admin_token(config: Config) -> str:

@@ -1,5 +1,7 @@
 """Tests `streamd/protocols/json_items.py`: items that are decoded alone, and the limits on series and numbers."""
 
+import contextlib
+import gc
 import math
 
 import msgspec
@@ -7,9 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamd.core.errors import InvalidSampleError, InvalidTimeError, InvalidValueError, MalformedError
+from streamd.core.errors import InvalidSampleError, InvalidTimeError, InvalidValueError, MalformedError, TooLargeError
 from streamd.core.mapping.series import SourceSeries
-from streamd.protocols.json_items import ItemDecoder, bind_series, check_time, parse_number, read_items, read_number
+from streamd.protocols import json_items as module
+from streamd.protocols.json_items import (
+    ItemDecoder,
+    bind_series,
+    check_time,
+    check_value_count,
+    parse_number,
+    read_items,
+    read_number,
+    read_value,
+)
 from tests.support.recording_sink import RecordingSink
 
 
@@ -88,7 +100,7 @@ def test_arbitrary_bytes_are_items_or_malformed(body: bytes) -> None:
 
 
 def test_items_are_read_without_a_type() -> None:
-    assert read_items(b'[1, {"a": "b"}, null]') == [1, {"a": "b"}, None]
+    assert list(read_items(b'[1, {"a": "b"}, null]')) == [1, {"a": "b"}, None]
 
 
 # ---------------------------------------------------------------- series
@@ -155,3 +167,37 @@ def test_nan_and_infinity_are_read_from_text() -> None:
 def test_a_time_that_is_not_finite_is_invalid(time: float) -> None:
     with pytest.raises(InvalidTimeError, match="expected epoch seconds"):
         check_time(time)
+
+
+# ---------------------------------------------------------------- bounds
+def test_a_large_body_of_nothing_but_tiny_values_is_refused_before_it_is_read() -> None:
+    body = b"[" + b"{}," * 500_000 + b"{}]"
+    with pytest.raises(TooLargeError, match="500000 values, at most 300000"):
+        READINGS.decode(body)
+    check_value_count(b"[" + b'{"a":1},' * 500_000 + b"{}]")
+
+
+def test_the_number_of_items_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_BODY_ITEMS", 3)
+    for body in (b"[1,2,3,4]", b"[NaN,2,3,4]"):
+        with pytest.raises(TooLargeError, match="4 items, at most 3"):
+            read_items(body)
+
+
+def test_a_large_body_must_be_strict_json_and_a_bad_item_of_it_costs_only_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "MAX_LENIENT_BYTES", 100)
+    first, second, third = READINGS.decode(b'[{"name":"a","value":1},{"name":"b"},7' + b" " * 99 + b"]")
+    assert first == Reading("a", 1.0)
+    assert isinstance(second, InvalidSampleError)
+    assert isinstance(third, InvalidSampleError)
+    with pytest.raises(MalformedError, match="strict JSON"):
+        READINGS.decode(b'[{"name":"a","value":NaN}' + b" " * 99 + b"]")
+
+
+def test_the_garbage_collector_runs_again_after_a_body() -> None:
+    for body in (b"[]", b"nothing"):
+        with contextlib.suppress(MalformedError):
+            read_value(body)
+        assert gc.isenabled()

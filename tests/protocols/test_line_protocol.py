@@ -208,7 +208,7 @@ def test_escapes_are_those_of_influxdb(line: str, measurement: str, tags: Mappin
         ("cpu,host= v=1", "a part of tag 1 is empty"),
         ("cpu,=a v=1", "a part of tag 1 is empty"),
         ("cpu,a=b=c v=1", "tag 1 is 'a=b=c'"),
-        ("cpu,a=1,a=2 v=1", "the tag 'a' is there twice"),
+        ("cpu,a=1,a=2 v=1", "the tag 'a' is repeated"),
         ("cpu, v=1", "tag 1 is ''"),
         ("cpu =1", "the name of a field is empty"),
         ("cpu v", "has no value"),
@@ -333,7 +333,7 @@ def test_a_long_line_is_one_line() -> None:
 
 
 def test_keys_of_long_names_are_short() -> None:
-    """A sink keeps the keys."""
+    """The keys stay in memory, because a sink keeps them."""
     keys = []
 
     class KeySink(RecordingSink):
@@ -404,7 +404,7 @@ def test_what_is_written_is_read(written: list[Line], end: str, has_last: bool) 
 
 @given(st.lists(lines, min_size=1, max_size=4), st.lists(st.binary(max_size=30), max_size=4))
 def test_good_lines_survive_beside_bytes(written: list[Line], noise: list[bytes]) -> None:
-    """A quote may swallow what follows, and that is legitimate: so the noise has none."""
+    """The noise has no quotes, because a quote may legitimately make the next lines part of a string."""
     body = b"\n"
     for index, line in enumerate(written):
         body += (noise[index] if index < len(noise) else b"").replace(b'"', b"").replace(b"\n", b"") + b"\n"

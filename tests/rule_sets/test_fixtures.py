@@ -1,7 +1,7 @@
 """Tests `streamd/rule_sets/*.toml` on what real agents sent: each capture gives exactly the features of its table.
 
-The expected values come from naive readers (`tests/support/naive_agents.py`) and from the conversions of the tables in
-the README of each capture, written out by hand here. A feature that cannot be had is missing.
+The expected values come from naive readers (`tests/support/naive_agents.py`) and from conversions that are written here
+by hand. A feature that an agent does not send is missing.
 """
 
 import json
@@ -44,7 +44,7 @@ JIFFIES = ("user", "system", "wait", "nice", "interrupt", "softirq", "steal", "i
 
 
 def compute_by_streamd(files: list[Path]) -> dict[str, dict[str, float]]:
-    """Return the features of each server that the decoders, the rules and the aggregation make of captures."""
+    """Return the features of each server in the captures, computed by the decoders, the rules and the aggregation."""
     report = check_captures(files, settings=MappingSettings(), format_name=None, now=NOW)
     assert not report.sink.rejected
     found = {server.name: dict(report.list_features(server)) for server in report.sink.servers.values()}

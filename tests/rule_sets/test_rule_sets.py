@@ -65,7 +65,7 @@ def test_percentages_are_shares_times_100_or_percentages_as_they_are(name: str) 
 
 @pytest.mark.parametrize("name", list_rule_sets())
 def test_counters_are_marked_as_counters(name: str) -> None:
-    """Names that end in `_total` are counters, and so is network traffic that no rate is made of yet."""
+    """Metrics whose name ends in `_total` are counters, and so is network traffic that is not sent as a rate."""
     for key, rule in load_rule_set(name).rules.items():
         for term in list_terms(rule):
             metrics = [term.metric] if isinstance(term.metric, str) else term.metric
@@ -74,7 +74,7 @@ def test_counters_are_marked_as_counters(name: str) -> None:
 
 
 def test_the_rule_sets_name_different_metrics() -> None:
-    """Two rule sets for one metric would mix two units. The labels tell netdata's uptime from OpenTelemetry's."""
+    """Two rule sets for one metric would mix units. Labels distinguish netdata's uptime from OpenTelemetry's."""
     owners: dict[str, set[str]] = {}
     for name in list_rule_sets():
         for rule in load_rule_set(name).rules.values():

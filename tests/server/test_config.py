@@ -193,3 +193,27 @@ def test_a_port_is_accepted_if_and_only_if_it_is_in_range(
     else:
         with pytest.raises(ConfigError, match=r"server\.port"):
             load_config(path, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[mapping.node_exporter.uptme]\nenabled = false", "mapping.node_exporter.uptme"),
+        ('[mapping.node_exportr]\nserver = ["host"]', "mapping.node_exportr: has no rule.*node_exporter"),
+        ("[mapping]\nnode_exporter = 3", "mapping.node_exporter"),
+        ('[mapping]\nrule_sets = ["none"]', "none"),
+        (
+            '[mapping.mine]\nserver = ["a"]\n[mapping.mine.cpu_user]\nmetric = "m"\nkind = "cnt"',
+            "mapping.mine.cpu_user",
+        ),
+    ],
+)
+def test_a_wrong_rule_is_found_when_the_settings_are_read(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=f"(?s){path}.*{message}"):
+        load_config(path, {})
+
+
+def test_rule_sets_are_chosen_by_a_variable() -> None:
+    assert load_config(None, {"STREAMD_RULE_SETS": "collectd,netdata"}).mapping.rule_sets == ("collectd", "netdata")

@@ -26,7 +26,7 @@ def write_lines(daemon: DaemonProcess, *lines: str) -> int:
 
 
 def read_row(daemon: DaemonProcess, server: str, step: int) -> dict[str, float]:
-    """The values of a server's row, by feature; `step` counts from `BEGIN`."""
+    """Return the values of a row of a server, by feature; `step` counts from `BEGIN`."""
     _, window = daemon.get(f"/v1/servers/{server}")
     rows = window["values"]
     row = rows[len(rows) - 1 - ((window["origin"] - BEGIN) // 300 - 1 - step)]

@@ -21,7 +21,7 @@ from tests.support.http_harness import HttpDaemonSettings, Reply, run_http_daemo
 
 
 class Routes(Protocol):
-    """What adds its routes to an application."""
+    """A group of routes that can be added to an application."""
 
     def add_to(self, app: web.Application) -> None: ...
 

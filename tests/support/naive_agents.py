@@ -139,8 +139,10 @@ def read_scrape_naively(*files: Path) -> Iterator[NaivePoint]:
 
 
 def read_lines_naively(*files: Path, start: float = 0.0) -> Iterator[NaivePoint]:
-    """Yield the numbers of line protocol, named measurement.field; lines of a file without a time have `start`, those
-    of the next file have a second more."""
+    """Yield the numbers of line protocol, named measurement.field.
+
+    Lines without a time have `start` in the first file, and one second more in each next file.
+    """
     for number, file in enumerate(files):
         for line in file.read_text().splitlines():
             head, _, rest = line.partition(" ")
@@ -153,7 +155,7 @@ def read_lines_naively(*files: Path, start: float = 0.0) -> Iterator[NaivePoint]
 
 
 def read_glances_naively(*files: Path) -> Iterator[NaivePoint]:
-    """Yield the numbers of glances' restful export, named plugin.field, of which items are told by their keys' dots."""
+    """Yield the numbers of glances' restful export, named plugin.field; dots in a key separate item and field."""
     for file in files:
         plugins = json.loads(file.read_bytes())
         time = datetime.fromisoformat(plugins["now"]["iso"]).timestamp()

@@ -1,4 +1,4 @@
-"""The value of one series in one step, written down as the words say it, point by point."""
+"""The value of one series in one step, computed point by point as the documents describe it."""
 
 import math
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from streamd.core.mapping.series import Kind
 def reduce_naively(
     points: Iterable[tuple[float, float]], kind: Kind, start: float, end: float, longest_gap: float
 ) -> float:
-    """The value of a series from its points `(time, value)`, in the order in which they came; NaN if it has none."""
+    """Return the value of a series from its points `(time, value)` in order of arrival; NaN if it has none."""
     last_of_time = dict(points)  # a time that comes again replaces the value
     ordered = sorted(last_of_time.items())
     inside = [value for time, value in ordered if start <= time < end and not math.isnan(value)]

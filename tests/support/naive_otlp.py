@@ -1,4 +1,4 @@
-"""What OTLP metrics mean, in the obvious way over the official messages, and requests to try it on."""
+"""A naive reader of OTLP metrics over the official messages, and a strategy for requests."""
 
 import math
 from collections import Counter
@@ -33,7 +33,7 @@ Point = tuple[str, str | None, tuple[tuple[str, str], ...], float, float | str]
 
 @dataclass
 class Expected:
-    """What a request must become."""
+    """The expected result of a request."""
 
     points: list[Point] = field(default_factory=list)
     rejected: int = 0
@@ -41,7 +41,7 @@ class Expected:
 
 
 def read_naively(request: ExportMetricsServiceRequest) -> Expected:
-    """Return what a request must become."""
+    """Return the expected result of a request."""
     expected = Expected()
     for resource_metrics in request.resource_metrics:
         resource = naive_labels(resource_metrics.resource.attributes)

@@ -1,4 +1,4 @@
-"""Routes of foreign protocols behind a real socket, and a collector that keeps what reaches it."""
+"""Routes of foreign protocols behind a real socket, and a collector that records the points."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager

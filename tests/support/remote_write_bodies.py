@@ -1,4 +1,4 @@
-"""Remote write bodies, written and read byte by byte: knows the wire format of protobuf, and nothing of streamd."""
+"""Writes and reads remote write bodies byte by byte. Knows the wire format of protobuf and nothing about streamd."""
 
 import math
 import struct

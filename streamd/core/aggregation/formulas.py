@@ -3,21 +3,22 @@
 import math
 from collections.abc import Iterable, Sequence
 
+import msgspec
+
 from streamd.core.mapping.mapping import CompiledRule, Role, Use
 
 LARGEST_FLOAT32 = 3.4028234663852886e38
 
 
-class _Group:
-    """The series of one group of a rule: of each term the indices of its series."""
+class _Group(msgspec.Struct, gc=False):
+    """The series of one group of a rule: the indices of the series of each term."""
 
-    def __init__(self, rule: CompiledRule) -> None:
-        self.numerator: list[list[int]] = [[] for _ in rule.signs]
-        self.denominator: list[list[int]] = [[] for _ in rule.divisor_signs]
+    numerator: tuple[list[int], ...]
+    denominator: tuple[list[int], ...]
 
 
 class ServerFormulas:
-    """The rules that the series of one server feed, and which series they are."""
+    """The rules that the series of one server feed, with the series of each term."""
 
     def __init__(self, rules: Sequence[CompiledRule]) -> None:
         self._rules = rules
@@ -34,7 +35,8 @@ class ServerFormulas:
                 continue
             group = groups.get(use.group)
             if group is None:
-                group = groups[use.group] = _Group(self._rules[use.rule])
+                rule = self._rules[use.rule]
+                group = groups[use.group] = _Group(tuple([] for _ in rule.signs), tuple([] for _ in rule.divisor_signs))
             part = group.numerator if use.role is Role.NUMERATOR else group.denominator
             part[use.term].append(index)
         self._ordered = None

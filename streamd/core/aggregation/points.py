@@ -1,17 +1,18 @@
 """The points of one server in its newest steps, and the rows that are made of them. Touches no clock and no file.
 
-A row is computed from the points of its step and of the steps beside it, each time anew: so points may come late, out
-of order and twice, as long as their step is among the newest of the server: `count_retained_steps`.
+A row is computed from all points of its step and of the two steps beside it, again whenever one of them changes. So
+points may come late, out of order and twice, as long as their step is one of the newest `count_retained_steps`.
 """
 
 import math
 from array import array
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 
 from streamd.core.aggregation.formulas import ServerFormulas
-from streamd.core.aggregation.reduction import KIND_CODES, KIND_OF_CODE, reduce_step
+from streamd.core.aggregation.reduction import KIND_CODES, reduce_step
 from streamd.core.arrays import Float64
 from streamd.core.mapping.mapping import CompiledRule, Match, Use
 from streamd.core.mapping.series import Kind
@@ -19,11 +20,12 @@ from streamd.core.state.windows import NO_STEP
 
 MIN_RETAINED_STEPS = 3
 MIN_RETAINED_SECONDS = 120
-"""The newest steps of a server in which a point still counts are so many, and last so long. One more is kept: a
-counter's increase begins there. vmagent sends a block again after up to 60 seconds (1.79)."""
+"""A point counts if its step is one of the newest steps of its server: at least this many steps, and at least this many
+seconds. One older step is kept too, because the increase of a counter begins there. vmagent 1.79 sends a block again
+after up to 60 seconds."""
 
 MAX_SERIES_OF_SERVER = 20_000
-"""The series of one server; a sender of ever new labels cannot take the room of the others."""
+"""The number of series of one server; a sender that invents labels without end cannot use the space of the others."""
 
 
 def count_retained_steps(step_seconds: int) -> int:
@@ -31,14 +33,27 @@ def count_retained_steps(step_seconds: int) -> int:
     return max(MIN_RETAINED_STEPS, -(-MIN_RETAINED_SECONDS // step_seconds))
 
 
-class ServerSeries:
-    """One series of a server: its index there, which may change when series that have ended are removed."""
+MAX_STEP_POINTS = 100_000
+"""The number of points of one server in one step, since a row is computed from all of them at once: 300 series with a
+point a second have 90,000 in five minutes."""
 
-    __slots__ = ("index", "server")
+REMOVED = -1
+"""The index of a series that was removed."""
 
-    def __init__(self, server: "ServerPoints", index: int) -> None:
-        self.server = server
-        self.index = index
+
+class ServerSeries(msgspec.Struct, eq=False, gc=False, kw_only=True):
+    """One series of a server.
+
+    `index` is its place there, which changes when series that have ended are removed; `REMOVED` if it is one of them.
+    The garbage collector does not track it, since there are millions. A server has no reference to a series that was
+    removed, so there is no cycle then.
+    """
+
+    server: "ServerPoints"
+    definition: bytes
+    kind: Kind
+    uses: tuple[Use, ...]
+    index: int = REMOVED
 
 
 class _StepPoints:
@@ -51,10 +66,10 @@ class _StepPoints:
         self.times = array("d")
         self.values = array("d")
         self.firsts: dict[int, float] = {}
-        """The time of the first point of each series: the increase in the step before ends there."""
+        """The time of the first point of each series, where its increase in the previous step ends."""
 
     def add(self, series: Sequence[int], times: Sequence[float], values: Sequence[float]) -> bool:
-        """Add points; returns whether one is the first of its series now."""
+        """Add points; returns whether one of them is now the first of its series."""
         self.series.extend(series)
         self.times.extend(times)
         self.values.extend(values)
@@ -78,18 +93,17 @@ class ServerPoints:
     ) -> None:
         self.name = name
         self.entries: list[ServerSeries] = []
-        self.definitions: list[bytes] = []
-        """What each series is, by index, as it is logged."""
         self.latest_step = NO_STEP
         self.closed_step = NO_STEP
+        self._final_step = NO_STEP
         self._rules = rules
         self._step_seconds = step_seconds
         self._retained_steps = retained_steps or count_retained_steps(step_seconds)
         self._known: dict[bytes, ServerSeries] = {}
         self._kinds = bytearray()
-        self._uses: list[tuple[Use, ...]] = []
         self._formulas = ServerFormulas(rules)
         self._steps: dict[int, _StepPoints] = {}
+        self._kept = 0  # points of all steps
 
     # ------------------------------------------------------------ series
     def find_series(self, definition: bytes) -> ServerSeries | None:
@@ -97,26 +111,36 @@ class ServerPoints:
         return self._known.get(definition)
 
     def add_series(self, definition: bytes, match: Match) -> ServerSeries:
-        """Add a series; `definition` is unique in the server. The caller minds `MAX_SERIES_OF_SERVER`."""
-        entry = ServerSeries(self, len(self.entries))
-        self.entries.append(entry)
-        self.definitions.append(definition)
-        self._known[definition] = entry
-        self._kinds.append(KIND_CODES[match.kind])
-        self._uses.append(match.uses)
-        self._formulas.add_series(entry.index, match.uses)
+        """Add a series; `definition` is unique in the server. The caller checks `MAX_SERIES_OF_SERVER`."""
+        entry = ServerSeries(server=self, definition=definition, kind=match.kind, uses=match.uses)
+        self._append(entry)
         return entry
 
-    def get_kind(self, entry: ServerSeries) -> Kind:
-        """Return the kind of a series."""
-        return KIND_OF_CODE[self._kinds[entry.index]]
+    def restore_series(self, entry: ServerSeries) -> ServerSeries:
+        """Put back a series that was removed, here or from a former server of this name.
+
+        Returns the entry of this series here: another one if the series was added anew meanwhile.
+        """
+        known = self._known.get(entry.definition)
+        if known is None:
+            self._append(entry)
+            return entry
+        return known
+
+    def _append(self, entry: ServerSeries) -> None:
+        entry.server, entry.index = self, len(self.entries)
+        self.entries.append(entry)
+        self._known[entry.definition] = entry
+        self._kinds.append(KIND_CODES[entry.kind])
+        self._formulas.add_series(entry.index, entry.uses)
 
     def encode_kinds(self, first: int) -> bytes:
         """Return the codes of the kinds of the series from `first` on."""
         return bytes(self._kinds[first:])
 
     def set_kind(self, entry: ServerSeries, kind: Kind) -> None:
-        """Change the kind of a series: its sender said another one."""
+        """Change the kind of a series, because its sender now states another one."""
+        entry.kind = kind
         self._kinds[entry.index] = KIND_CODES[kind]
 
     def prune(self) -> list[ServerSeries]:
@@ -128,40 +152,57 @@ class ServerPoints:
         removed = [entry for entry in self.entries if entry.index not in used]
         places = np.zeros(len(self.entries), np.uint32)
         places[kept] = np.arange(len(kept), dtype=np.uint32)
-        self.entries = [self.entries[index] for index in kept]
-        self.definitions = [self.definitions[index] for index in kept]
-        self._kinds = bytearray(self._kinds[index] for index in kept)
-        self._uses = [self._uses[index] for index in kept]
-        self._known = dict(zip(self.definitions, self.entries, strict=True))
-        self._formulas = ServerFormulas(self._rules)
-        for index, entry in enumerate(self.entries):
-            entry.index = index
-            self._formulas.add_series(index, self._uses[index])
+        remaining = [self.entries[index] for index in kept]
+        self._remove_series()
+        for entry in remaining:
+            self._append(entry)
         for points in self._steps.values():
             points.series = array("I", places[np.frombuffer(points.series, np.uint32)].tobytes())
             points.firsts = {int(places[index]): time for index, time in points.firsts.items()}
         return removed
 
-    @property
-    def definition_bytes(self) -> int:
-        """The size of all definitions."""
-        return sum(map(len, self.definitions))
+    def _remove_series(self) -> None:
+        for entry in self.entries:
+            entry.index = REMOVED
+        self.entries = []
+        self._known.clear()
+        self._kinds.clear()
+        self._formulas = ServerFormulas(self._rules)
+
+    def clear(self) -> list[ServerSeries]:
+        """Remove all series and points, and forget the steps; returns the entries."""
+        removed = self.entries
+        self._remove_series()
+        self._steps.clear()
+        self._kept = 0
+        self.latest_step = self.closed_step = self._final_step = NO_STEP
+        return removed
+
+    def release(self) -> list[ServerSeries]:
+        """Remove all series and points of a server whose rows are closed; returns the entries.
+
+        The rows are final from then on: no point of them is left, so they could not be computed again.
+        """
+        final = max(self.latest_step, self._final_step)
+        removed = self.clear()
+        self.latest_step = self.closed_step = self._final_step = final
+        return removed
 
     # ------------------------------------------------------------ points in
     def find_oldest_step(self) -> int:
         """Return the oldest step in which a point counts."""
-        return self.latest_step - self._retained_steps + 1
+        return max(self.latest_step - self._retained_steps, self._final_step) + 1
 
     def needs_second(self, time: float) -> bool:
-        """Whether a row that may still change can need a point of this time (epoch seconds)."""
+        """Whether a row that may still change needs points of this time (epoch seconds)."""
         return int(time // self._step_seconds) >= self.find_oldest_step() - 1
 
     def add_points(self, series: Sequence[int], times: Sequence[float], values: Sequence[float]) -> list[int]:
-        """Add points, of which none is older than `find_oldest_step` says; returns the steps whose rows to write.
+        """Add points that are not older than `find_oldest_step`; returns the steps whose rows must be written.
 
-        These are the steps that are over now, and closed steps whose row changes: of late points, and of counters
-        whose first point in a step completes the increase in the step before. After their rows are written the caller
-        calls `mark_closed`.
+        These are the steps that are over now, and the closed steps whose rows change. A late point changes its row, and
+        the first point of a counter in a step completes the increase in the previous step. The caller writes the rows,
+        then calls `mark_closed`.
         """
         length, oldest = self._step_seconds, self.find_oldest_step()
         first, last = int(min(times) // length), int(max(times) // length)
@@ -187,6 +228,7 @@ class ServerPoints:
         if points is None:
             points = self._steps[step] = _StepPoints()
         is_first = points.add(series, times, values)
+        self._kept += len(series)
         if step <= self.closed_step:
             changed.update((step - 1, step, step + 1))
         elif is_first:
@@ -196,7 +238,7 @@ class ServerPoints:
         """Note that the rows up to this step were written, and forget the points that no row needs any more."""
         self.closed_step = max(self.closed_step, step)
         for old in [each for each in self._steps if each < self.find_oldest_step() - 1]:
-            del self._steps[old]
+            self._kept -= len(self._steps.pop(old).series)
 
     # ------------------------------------------------------------ rows out
     def list_open_steps(self) -> list[int]:
@@ -220,14 +262,14 @@ class ServerPoints:
         )
         return self._formulas.compute_features(values.tolist())
 
-    def drop_points(self) -> None:
-        """Forget all points and steps; the series stay."""
-        self._steps.clear()
-        self.latest_step = self.closed_step = NO_STEP
-
     def count_points(self) -> int:
         """Return the number of points that are kept."""
-        return sum(len(points.series) for points in self._steps.values())
+        return self._kept
+
+    def count_step_points(self, step: int) -> int:
+        """Return the number of points that are kept of one step."""
+        points = self._steps.get(step)
+        return 0 if points is None else len(points.series)
 
 
 def _join(parts: Sequence["array[float]"]) -> Float64:

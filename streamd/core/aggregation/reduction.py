@@ -1,7 +1,7 @@
 """Reduces the points of one step to one value for each series: mean, rate or last value. Pure numpy.
 
-Points may come in any order, late and twice. Everything is computed from all points that are kept, so the result does
-not depend on the order in which they came.
+Points may come in any order, late and twice. The values are computed from all points that are kept, so they do not
+depend on the order in which the points came.
 """
 
 import numpy as np
@@ -19,8 +19,8 @@ KIND_OF_CODE = {code: kind for kind, code in KIND_CODES.items()}
 """The kind of each stored form."""
 
 SMALL_DROP = 1 / 8
-"""A counter that falls by less than this part of its value was corrected, not reset: the increase is 0. Linux's iowait
-does so. VictoriaMetrics draws the same line (removeCounterResets, 1.79)."""
+"""A counter that falls by less than this share of its value was corrected and not reset, so its increase is 0. Linux
+corrects iowait in this way. VictoriaMetrics uses the same limit (removeCounterResets, 1.79)."""
 
 
 def reduce_step(
@@ -35,16 +35,16 @@ def reduce_step(
 ) -> Float64:
     """Return the value of every series in the step from `start` to `end` (epoch seconds), NaN where it has no value.
 
-    `series`, `times` and `values` are the points, `(n,)` each, of this step and of the steps beside it; a value of NaN
-    says that the series ends there. `kinds (m,)` has the code of each series. The result is `(m,) float64`:
+    `series`, `times` and `values` are the points, `(n,)` each, of this step and of the steps beside it; the value NaN
+    means that the series ends there. `kinds (m,)` has the code of each series. The result is `(m,) float64`:
 
-    - of a gauge, the mean of its points in the step;
-    - of a counter, its increase in the step, divided by the seconds of the step that its points cover. The increase
-      between two points is spread evenly over the time between them, so a pair that lies across the edge counts with
-      its part; a pair further apart than `longest_gap` seconds says nothing. It is never negative;
-    - of a state, its last point in the step.
+    - for a gauge, the mean of its points in the step;
+    - for a counter, its increase in the step, divided by the seconds of the step that its points cover. The increase
+      between two points is spread evenly over the time between them, so a pair across the edge of the step counts in
+      proportion. A pair further apart than `longest_gap` seconds is not used. The result is never negative;
+    - for a state, its last point in the step.
 
-    A point that was sent twice, with the same time, counts once: the one that came last.
+    If a series has several points of the same time, only the one that came last counts.
     """
     order = np.lexsort((times, series))  # stable: points of the same time stay in the order in which they came
     series, times, values = series[order], times[order], values[order]
@@ -55,7 +55,7 @@ def reduce_step(
     count = len(kinds)
     inside = (times >= start) & (times < end) & ~np.isnan(values)
     within = series[inside]
-    with np.errstate(all="ignore"):  # what is not finite in the end has no value
+    with np.errstate(all="ignore"):  # a result that is not finite becomes NaN below
         result: Float64 = np.bincount(within, values[inside], count) / np.bincount(within, minlength=count)
         is_counter = kinds == KIND_CODES[Kind.COUNTER]
         if is_counter.any():
@@ -64,7 +64,7 @@ def reduce_step(
     is_state = kinds == KIND_CODES[Kind.STATE]
     if is_state.any():
         lasts = np.full(count, np.nan)
-        lasts[within] = values[inside]  # of repeated indices the last one stays
+        lasts[within] = values[inside]  # if an index is repeated, numpy keeps the last value
         result[is_state] = lasts[is_state]
     result[~np.isfinite(result)] = np.nan
     return result

@@ -1,4 +1,4 @@
-"""Compiled rules: says which rules a series feeds, of which server, or why none. Pure."""
+"""Compiles the rules, and finds the server and the rules that a series feeds, or the reason to ignore it. Pure."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -6,11 +6,16 @@ from dataclasses import dataclass
 from enum import IntEnum
 from fnmatch import translate
 
+import msgspec
+
 from streamd.core.mapping.rules import MappingRule, Patterns, RuleSet, Term
 from streamd.core.mapping.series import Kind, SourceSeries
 
+LONGEST_CACHED_NAME = 1_024
+"""The characters of the longest metric name in the cache; a decoder may ask before it checks the length."""
+
 MAX_CACHED_NAMES = 10_000
-"""Metric names in the cache; a sender of ever new names cannot make it larger."""
+"""The number of metric names in the cache; it bounds the memory if a sender invents new names without end."""
 
 NO_RULE = "no_rule"
 """The reason for ignoring a series that no rule names."""
@@ -28,22 +33,23 @@ class Role(IntEnum):
     NUMERATOR = 0
     DENOMINATOR = 1
     WITNESS = 2
-    """The term `zero_when`."""
+    """The term `zero_when`: its series show that the agent reports, although the numerator has no series."""
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
-    """The use of a series for one rule: a term of a part of it, in the group of these label values."""
+class Use(msgspec.Struct, frozen=True, gc=False):
+    """The place of a series in one rule."""
 
     rule: int
     role: Role
     term: int
+    """The index of the term in this part of the rule."""
     group: tuple[str, ...]
+    """The values of the labels `by`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """The server that a series is mapped to, how its steps become values, and its uses."""
+    """The result for a series that is used: its server, its kind, and its places in the rules."""
 
     server: str
     kind: Kind
@@ -52,7 +58,10 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Ignored:
-    """That a series is not used; `reason` is `NO_RULE`, `NOT_SELECTED`, `NO_SERVER` or `dropped:<rule set>`."""
+    """The result for a series that is not used.
+
+    `reason` is `NO_RULE`, `NOT_SELECTED`, `NO_SERVER` or `dropped:<rule set>`.
+    """
 
     reason: str
 
@@ -64,9 +73,11 @@ class CompiledRule:
     name: str
     column: int
     signs: tuple[int, ...]
-    """Of the terms of the numerator."""
+    """The signs of the terms of the numerator."""
     divisor_signs: tuple[int, ...]
+    """The signs of the terms of the denominator."""
     has_witness: bool
+    """Whether the rule has a term `zero_when`."""
     over: str
     factor: float
     offset: float
@@ -87,7 +98,7 @@ class _Selector:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Target:
-    """A term of a rule, as a metric leads to it; `rule` is None for a term that drops."""
+    """A term that names a metric: of a rule, or of `drop`, and then `rule` is `None`."""
 
     owner: RuleSet
     selector: _Selector
@@ -119,14 +130,15 @@ class RuleMapping:
         return bool(self.find_targets(name))
 
     def find_targets(self, name: str) -> tuple[_Target, ...]:
-        """Return what a metric of this name may feed; empty if no rule names it."""
+        """Return the terms that name this metric; empty if no rule names it."""
         targets = self._cache.get(name)
         if targets is None:
             found = [*self._exact.get(name, ()), *(target for glob, target in self._globs if glob.match(name))]
             targets = tuple(found)
             if len(self._cache) >= MAX_CACHED_NAMES:
                 self._cache.clear()
-            self._cache[name] = targets
+            if len(name) <= LONGEST_CACHED_NAME:
+                self._cache[name] = targets
         return targets
 
     def match(self, series: SourceSeries) -> Match | Ignored:
@@ -177,7 +189,7 @@ class RuleMapping:
                     rule=number,
                     role=role,
                     term=place,
-                    # A witness has no group: it speaks for the whole rule.
+                    # A witness has no group: it counts for the whole rule.
                     by=() if role is Role.WITNESS else tuple(rule.by),
                     kind=term.kind or rule.kind,
                 ),

@@ -1,4 +1,4 @@
-"""The rules that turn series into features, in the form in which they are written, and their checks. No I/O.
+"""The rules that turn series into features, as they are written in TOML, and their checks. No I/O.
 
 A rule set is a table of rules. A rule computes one feature: `factor * (numerator / denominator) + offset`, for each
 group of series with the same values of the labels `by`; the groups then become one number.
@@ -14,7 +14,7 @@ from streamd.core.errors import ConfigError
 from streamd.core.mapping.series import Kind
 
 Patterns = str | list[str]
-"""A glob, or several of which one must match."""
+"""One glob, or a list of globs of which at least one must match."""
 
 
 class Term(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -22,11 +22,11 @@ class Term(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True
 
     metric: Patterns
     where: Mapping[str, Patterns] = {}
-    """Each of these labels must match; a label that is not there is empty."""
+    """Each of these labels must match; a missing label counts as empty."""
     where_not: Mapping[str, Patterns] = {}
     """If one of these labels matches, the series is left out."""
     kind: Kind | None = None
-    """How the values of a step become one; `None` is the kind of the rule."""
+    """How the values of a step become one value; `None` stands for the kind of the rule."""
     sign: Literal[1, -1] = 1
 
 
@@ -42,7 +42,7 @@ class MappingRule(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_on
     numerator: list[Term] = []
     denominator: list[Term] = []
     zero_when: Term | None = None
-    """If the numerator has no series, but this term has, the result is 0: its sender leaves out what is 0."""
+    """If this term has a series and the numerator has none, the result is 0: some agents send no series for a 0."""
     by: list[str] = []
     over: Literal["sum", "mean", "max"] = "sum"
     factor: float = 1.0
@@ -78,7 +78,7 @@ _HEAD_KEYS = frozenset(_Head.__struct_fields__)
 
 
 def parse_rule_set(name: str, table: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> RuleSet:
-    """Read a rule set from a TOML table; `overrides` replace or add keys of it, and whole rules.
+    """Read a rule set from a TOML table; `overrides` replace its keys and rules, or add new ones.
 
     Raises `ConfigError` naming the rule set, the rule and the key.
     """
@@ -96,7 +96,7 @@ def parse_rule_set(name: str, table: Mapping[str, Any], overrides: Mapping[str, 
 
 
 def _merge_rule(key: str, table: Mapping[str, Any], overrides: Mapping[str, Any]) -> Any:
-    """Return a rule with what `overrides` says of it: `enabled` alone leaves the rest; anything else replaces it."""
+    """Return a rule with its override, which changes only `enabled`, `factor` and `offset`, or replaces the rule."""
     given, former = overrides.get(key), table.get(key)
     if isinstance(given, Mapping) and isinstance(former, Mapping) and set(given) <= {"enabled", "factor", "offset"}:
         return {**former, **given}
@@ -117,7 +117,7 @@ def _parse_rule(table: Any, place: str) -> MappingRule:
     if rule.metric is not None and rule.numerator:
         raise ConfigError(f"{place}: metric and numerator are both given, expected one of them")
     if not rule.list_numerator():
-        raise ConfigError(f"{place}: neither metric nor numerator is given")
+        raise ConfigError(f"{place}: neither metric nor numerator is given, expected one of them in a new rule")
     if rule.metric is None and (rule.where or rule.where_not):
         raise ConfigError(f"{place}: where and where_not belong to metric; give them in each term of numerator")
     for term in (*rule.list_numerator(), *rule.denominator, *([rule.zero_when] if rule.zero_when else [])):

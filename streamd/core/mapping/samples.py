@@ -1,4 +1,4 @@
-"""The rules for plain samples whose rows are means: each value is a series of its own, named after its feature."""
+"""The rules for samples of `/v1/samples` if their rows are means: each feature of a server is one series. Pure."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from streamd.core.mapping.rules import MappingRule, RuleSet
 from streamd.core.mapping.series import Kind, SourceSeries
 
 STATUS_FEATURE = "status"
-"""Stands for the status of a row among the features that rules give."""
+"""The name of the status of a row, which rules compute as if it were a feature."""
 
 _PREFIX = "sample:"
 

@@ -10,7 +10,7 @@ from streamd.core.errors import StreamdError
 
 
 class Kind(StrEnum):
-    """The meaning of a series' values, and so how a step's values become one."""
+    """The meaning of the values of a series, which decides how the values of a step become one."""
 
     GAUGE = "gauge"
     """A momentary value, or a rate that its sender computed; a step has the mean."""
@@ -23,7 +23,7 @@ class Kind(StrEnum):
 class SourceSeries(msgspec.Struct, frozen=True, gc=False):
     """One series as its sender names it.
 
-    `kind` is what the protocol says of this very series; `None` if it says nothing, and then the rules decide.
+    `kind` is what the protocol says about this series. If it is `None`, the rules decide.
     """
 
     name: str
@@ -32,14 +32,14 @@ class SourceSeries(msgspec.Struct, frozen=True, gc=False):
 
 
 SeriesEntry = TypeVar("SeriesEntry")
-"""What a sink keeps of a series; only the sink looks inside."""
+"""What a sink keeps for a series; a decoder passes it back and does not read it."""
 
 
 class PointSink(Protocol[SeriesEntry]):
     """A receiver of the points of one body, in the order of the body.
 
-    A decoder calls `find` with a key that is cheap to get and the same for the same series in every body, `bind` when
-    the key is new, and `add` for each point. `add_point` does all three.
+    A decoder calls `find` with a key of the series, `bind` if the key is new, and `add` for each point; `add_point`
+    does all three. A key is cheap to compute, and the same series has the same key in every body.
     """
 
     def wants(self, name: str) -> bool:
@@ -55,11 +55,11 @@ class PointSink(Protocol[SeriesEntry]):
         ...
 
     def bind(self, key: Hashable, series: SourceSeries) -> SeriesEntry:
-        """Map a new series and return its entry; also if no rule wants it."""
+        """Map a new series and return its entry, even if no rule wants the series."""
         ...
 
     def add(self, entry: SeriesEntry, time: float, value: float) -> None:
-        """Add a point at epoch seconds; a value of NaN says that the series ends (a stale marker)."""
+        """Add a point at epoch seconds; the value NaN means that the series ends (a stale marker)."""
         ...
 
     def add_point(self, series: SourceSeries, time: float, value: float) -> None:
@@ -69,7 +69,7 @@ class PointSink(Protocol[SeriesEntry]):
     def reject(self, error: StreamdError, count: int = 1, entry: SeriesEntry | None = None) -> None:
         """Count points that cannot be taken; the message of `error` names the place in the body.
 
-        If they are of an `entry` that no rule wants, nothing is wrong with the body: they are ignored.
+        Points of an `entry` that no rule wants are ignored and not rejected.
         """
         ...
 

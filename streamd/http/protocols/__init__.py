@@ -1,4 +1,4 @@
-"""Routes for agents that were not written for streamd: each keeps the paths and the answers that its senders expect.
+"""Routes for agents that were not written for streamd, with the paths and the answers that these agents expect.
 
-`streamd/protocols/` decodes. No route here knows what a series means.
+`streamd/protocols/` decodes the bodies. No route here knows the meaning of a series.
 """

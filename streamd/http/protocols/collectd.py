@@ -1,7 +1,7 @@
 """The route for collectd's plugin write_http in JSON: `POST /collectd`.
 
-Seen of collectd 5.12.0: only 200 counts as good, a 204 is logged as an error if `LogHttpError` is true. It keeps
-nothing: what is answered with an error is lost, whatever the status is.
+Seen with collectd 5.12.0: only 200 counts as success; with `LogHttpError true` it logs a 204 as an error. It keeps
+nothing, so a body that is answered with an error is lost, whatever the status is.
 """
 
 from aiohttp import web
@@ -14,7 +14,7 @@ from streamd.runtime.service import Service
 
 
 class CollectdRoutes:
-    """The handler for collectd, with the memory of its decoder."""
+    """The handler for collectd, with a decoder that remembers hosts."""
 
     def __init__(self, service: Service, intake: Intake) -> None:
         self._intake = intake

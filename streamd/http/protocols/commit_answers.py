@@ -1,4 +1,4 @@
-"""Answers to bodies of foreign protocols whose senders expect no form of their own: JSON that a person can read."""
+"""Answers in JSON, for foreign protocols whose senders do not expect answers of a certain form."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from streamd.runtime.aggregation.batch import CommitResult
 
 
 def answer_commit(result: CommitResult) -> web.Response:
-    """Return the answer to a body whose points were taken, also if some or all of them were rejected."""
+    """Return the answer to a body that was decoded, even if some or all of its points were rejected."""
     return web.json_response(make_commit_message(result))
 
 

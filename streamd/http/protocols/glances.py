@@ -1,6 +1,6 @@
 """The route for glances' RESTful export: `POST /glances`.
 
-Seen of glances 4.5.8: it opens a connection for each refresh, does not look at the answer, and sends nothing again.
+Seen with glances 4.5.8: it opens a connection for each refresh, ignores the answer, and sends nothing again.
 """
 
 import time

@@ -1,13 +1,13 @@
-"""The routes of InfluxDB's versions 1 and 2 that its writers use, for line protocol. `protocols/` decodes.
+"""The routes of InfluxDB 1 and 2 that writers of line protocol use. `streamd/protocols/line_protocol.py` decodes.
 
-What writers do with an answer, by their source and as seen:
+The reaction of writers to an answer, from their source code or as seen:
 
-- 204 is good to all; 200 too, but not to Telegraf's `outputs.influxdb`, which then repeats the batch.
+- 204 is success for all. So is 200, but not for Telegraf's `outputs.influxdb`, which then repeats the batch.
 - 400: the batch is dropped and the message logged (influxdb-client 1.50.0, glances 4.5.8, pcp2influxdb 6.0.3, and
-  Telegraf 1.40.0 with `outputs.influxdb` and `outputs.influxdb_v2`). Good lines beside bad ones are taken here, which
-  InfluxDB 2 itself does not do.
+  Telegraf 1.40.0 with `outputs.influxdb` and `outputs.influxdb_v2`). streamd takes the good lines beside bad ones;
+  InfluxDB 2 itself does not.
 - 413: `outputs.influxdb_v2` halves the batch; others drop it.
-- 503: repeated by those that repeat anything, and the Python client and `outputs.influxdb_v2` obey `Retry-After`.
+- 503: every writer that repeats at all repeats it; the Python client and `outputs.influxdb_v2` obey `Retry-After`.
 - Telegraf's `outputs.http` repeats a batch after every answer but 2xx, for ever, and sends nothing else meanwhile.
 
 Version 2 reads `message` in the body of an error, version 1 `error`.
@@ -33,10 +33,10 @@ log = structlog.get_logger(__name__)
 _PROTOCOL = "influx"
 
 STAMPED_HEADER = "X-Streamd-Stamped"
-"""The header of an answer that counts the lines without a timestamp, which have the time of their arrival."""
+"""The header of an answer with the number of lines without a timestamp, which got the time of their arrival."""
 
 _MAX_SHOWN_ERRORS = 3
-"""Errors in the message of an answer."""
+"""The largest number of errors in the message of an answer."""
 
 _VERSION_HEADERS = {"X-Influxdb-Version": "streamd", "X-Influxdb-Build": "streamd"}
 _CREATE_DATABASE = re.compile(r"\s*CREATE\s+DATABASE\s", re.IGNORECASE)
@@ -49,14 +49,14 @@ _QUERY_SECONDS = 10.0
 class InfluxRoutes:
     """Handlers for writers of line protocol.
 
-    User names, passwords and tokens are accepted and not looked at.
+    User names, passwords and tokens are accepted and not checked.
     """
 
     def __init__(self, service: Service, intake: Intake, wall: Callable[[], float] = time.time) -> None:
         self._intake = intake
         self._wall = wall
         self.stamped_lines = 0
-        """The lines without a timestamp since start. After an outage a sender's backlog of them comes at once, and its
+        """The lines without a timestamp since start. After an outage a sender sends all such lines at once, and their
         past values count as present ones."""
         service.metrics.add_counter(
             "lines_without_timestamp",
@@ -73,7 +73,7 @@ class InfluxRoutes:
         app.router.add_get("/health", self.get_influx_health)
 
     async def write_lines(self, request: web.Request) -> web.Response:
-        """Take one body of lines; an empty one is good."""
+        """Take one body of lines; an empty body is accepted."""
         now, counts = self._wall(), LineCounts()
         precision = request.query.get("precision") or "ns"
 
@@ -109,7 +109,7 @@ class InfluxRoutes:
         return _answer_error(400, "invalid", "streamd takes lines and answers no queries, only CREATE DATABASE", {})
 
     async def get_ping(self, request: web.Request) -> web.Response:
-        """Answer that there is a server; clients of InfluxDB 1 expect 204 and a header with a version."""
+        """Answer with 204 and a header with a version, which clients of InfluxDB 1 expect."""
         return web.Response(status=204, headers=_VERSION_HEADERS)
 
     async def get_influx_health(self, request: web.Request) -> web.Response:
@@ -133,15 +133,15 @@ async def _read_query(request: web.Request) -> str:
 def _repeats_after_any_error(request: web.Request) -> bool:
     """Whether a sender may be Telegraf's `outputs.http`, which would repeat a batch with a bad line for ever.
 
-    `outputs.influxdb_v2` always sends a token. `outputs.influxdb` cannot be told apart; it takes any answer with the
-    words "partial write" as one to log, and drops the batch.
+    `outputs.influxdb_v2` always sends a token. `outputs.influxdb` cannot be distinguished from `outputs.http`, but it
+    drops a batch after any answer with the words "partial write", and logs the answer.
     """
     is_telegraf = request.headers.get("User-Agent", "").startswith("Telegraf/")
     return is_telegraf and not request.headers.get("Authorization", "").startswith("Token ")
 
 
 def _describe_rejections(result: CommitResult) -> str:
-    """Return the first reasons; "partial write" and "unable to parse" are words that clients look for."""
+    """Return the first reasons; clients search the message for "partial write" and "unable to parse"."""
     reasons = "; ".join(str(error) for error in result.errors[:_MAX_SHOWN_ERRORS])
     more = "" if result.rejected <= _MAX_SHOWN_ERRORS else "; ..."
     kept = result.taken + result.ignored + result.skipped
@@ -166,8 +166,13 @@ _CODES = {
 """The codes of InfluxDB 2."""
 
 
+_MAX_HEADER_CHARACTERS = 512
+_UNSHOWN = re.compile(r"[^ -~]")
+"""Characters that a header must not have, such as those in the name of a server."""
+
+
 def _answer_error(status: int, code: str, message: str, headers: dict[str, str]) -> web.Response:
     body = {"code": code, "message": message, "error": message}
     # InfluxDB 1 repeats its error in this header.
-    shown = message.encode("ascii", "replace").decode().replace("\n", " ").replace("\r", " ")[:512]
+    shown = _UNSHOWN.sub("?", message[:_MAX_HEADER_CHARACTERS])
     return web.json_response(body, status=status, headers={**headers, **_VERSION_HEADERS, "X-Influxdb-Error": shown})

@@ -1,7 +1,7 @@
 """The route `POST /api/put`: for netdata's JSON, and for OpenTSDB's, which is sent to the same path.
 
-netdata 1.37.1 takes any 2xx and sends nothing again after an error. OpenTSDB's senders expect 204, or with `?summary`
-or `?details` a JSON object; if some datapoints are bad, 400, and the good ones are stored all the same
+netdata 1.37.1 accepts any 2xx and sends nothing again after an error. OpenTSDB's senders expect 204, or a JSON object
+with `?summary` or `?details`. If some datapoints are bad, they expect 400, although the good ones are stored
 (`PutDataPointRpc.processDataPoint` of OpenTSDB 2.4).
 """
 
@@ -70,7 +70,7 @@ def _show_datapoint(datapoint: Any) -> dict[str, Any]:
     try:
         shown = msgspec.json.encode(datapoint)
     except (ValueError, TypeError, RecursionError, msgspec.MsgspecError):
-        return {}  # not Unicode, or numbers that JSON has not
+        return {}  # it is not Unicode, or has numbers that JSON does not have
     return {"datapoint": msgspec.Raw(shown)} if len(shown) <= MAX_SHOWN_DATAPOINT_BYTES else {}
 
 

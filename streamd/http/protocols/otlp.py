@@ -2,11 +2,11 @@
 
 The answers are those of the protocol's specification 1.9, in the encoding of the request:
 
-- 200 if the points are taken, also those that no rule wants. Points that are rejected, or whose series names no server,
+- 200 if the points are taken or no rule wants them. Points that are rejected, or whose series names no server,
   are counted in `partial_success` with the reasons. The Collector's exporter logs it, Python's (1.45.2) does not.
 - 400, 413 or 415 with a `google.rpc.Status` if nothing of the body can be read: senders do not repeat it.
-- 503 with Retry-After if nothing was taken but may be later. Retry-After is small, because Python's exporter (1.45.2)
-  waits in the thread that collects: while it waits nothing is measured.
+- 503 with Retry-After if nothing was taken but sending it again may help. Retry-After is small, because Python's
+  exporter (1.45.2) waits in the thread that collects, so it measures nothing while it waits.
 """
 
 import time
@@ -26,7 +26,7 @@ from streamd.runtime.service import Service
 _PROTOCOL = "otlp"
 
 _MAX_LISTED_REASONS = 3
-"""Reasons in one answer."""
+"""The largest number of reasons in one answer."""
 
 _NO_SERVER = (
     "data points name no server: the resource attribute host.name is missing; set "
@@ -47,7 +47,7 @@ class OtlpRoutes:
         app.router.add_post("/v1/metrics", self.post_metrics)
 
     async def post_metrics(self, request: web.Request) -> web.Response:
-        """Take one export request; see the module for the answers."""
+        """Take one export request; the docstring of the module lists the answers."""
         encoding = _find_encoding(request)
         try:
             if encoding is None:
@@ -74,7 +74,7 @@ def _find_encoding(request: web.Request) -> OtlpEncoding | None:
 
 
 def _list_reasons(result: CommitResult) -> str:
-    """Return why points were rejected, for a person."""
+    """Return the reasons why points were rejected, as text for a person."""
     reasons = [f"{result.without_server} {_NO_SERVER}"] if result.without_server else []
     if result.rejected:
         listed = "; ".join(str(error) for error in result.errors[:_MAX_LISTED_REASONS])

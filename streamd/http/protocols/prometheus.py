@@ -1,15 +1,15 @@
 """Prometheus remote write 1.0 and 2.0: `POST /api/v1/write`, and `POST /receive`, the default of netdata.
 
-`protocols/prometheus/` decodes. The answers are those that keep senders from losing data and from sending it for ever:
+`streamd/protocols/prometheus/` decodes. With these answers senders neither lose data nor repeat it for ever:
 
-- 204 without a body if the points are taken, also those that no rule wants. In 1.0 also if some of them are rejected.
-- 400 in 2.0 if some points are rejected, as its specification wants it ("Partial Write"): senders do not repeat it, and
-  count only what is missing from the `Written` headers. The good points are taken.
-- 400 for a body that cannot be decoded or is too large. It is not 413, on which vmagent sends a block for ever: 1.79.5
-  drops one on 400 and 409, later versions also on 415 (`app/vmagent/remotewrite/client.go`).
-- 415 for another type or coding, as 2.0 wants it.
-- 503 if nothing was taken but may be later. It is not 429, on which Prometheus drops its data unless it is configured
-  otherwise.
+- 204 without a body if the points are taken or no rule wants them; in 1.0 also if some of them are rejected.
+- 400 in 2.0 if some points are rejected, as its specification requires ("Partial Write"). The good points are taken.
+  Senders do not repeat the request, and count as lost only the samples that the `Written` headers do not count.
+- 400 for a body that cannot be decoded or is too large. After 413 vmagent would repeat a block for ever: 1.79.5 drops
+  one on 400 and 409, later versions also on 415 (`app/vmagent/remotewrite/client.go`).
+- 415 for another type or coding, as 2.0 requires.
+- 503 if nothing was taken but sending it again may help. After 429 Prometheus would drop its data, unless it is
+  configured otherwise.
 """
 
 from collections.abc import Iterator
@@ -28,7 +28,8 @@ from streamd.runtime.aggregation.batch import CommitResult, PointBatch
 from streamd.runtime.service import Service
 
 REMOTE_WRITE_CODINGS = ("snappy", "zstd")
-"""A request without Content-Encoding is read as snappy, as Prometheus does. vmagent sends zstd if it is accepted."""
+"""The codings that are accepted. A request without Content-Encoding is read as snappy, as Prometheus reads it. vmagent
+sends zstd if it is accepted."""
 
 _MAX_MESSAGE_CHARACTERS = 1_000
 """Prometheus 2.42.0 logs the first line of an answer, up to 1,024 bytes."""
@@ -38,7 +39,7 @@ class RemoteWriteRoutes:
     """Handlers for the senders of remote write."""
 
     PROTOCOL = "remote_write"
-    """Its name in counts and metrics."""
+    """The name of the protocol in counts and metrics."""
 
     def __init__(self, service: Service, intake: Intake) -> None:
         self._intake = intake
@@ -49,7 +50,7 @@ class RemoteWriteRoutes:
         app.router.add_post("/receive", self.post_write)
 
     async def post_write(self, request: web.Request) -> web.Response:
-        """Take one body; see the module for the answers."""
+        """Take one body; the docstring of the module lists the answers."""
         counts = RemoteWriteCounts()
         try:
             message = choose_remote_write_message(request.headers.get("Content-Type", ""))
@@ -66,8 +67,8 @@ class RemoteWriteRoutes:
 def _answer(message: RemoteWriteMessage, counts: RemoteWriteCounts, result: CommitResult) -> web.Response:
     if message is RemoteWriteMessage.VERSION_1:
         return web.Response(status=204)
-    # "Written" is what is accepted, "whether or not it has ingested this data" (2.0-rc.4, Glossary). So it includes
-    # what streamd does not use: Prometheus 3.x logs an error for each request of which less was written than sent.
+    # "Written" means accepted, "whether or not it has ingested this data" (2.0-rc.4, Glossary). So samples that streamd
+    # does not use count too: Prometheus 3.x logs an error for each request of which less was written than sent.
     headers = {
         "X-Prometheus-Remote-Write-Samples-Written": str(counts.samples - result.rejected),
         "X-Prometheus-Remote-Write-Histograms-Written": str(counts.histograms),

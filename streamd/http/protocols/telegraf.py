@@ -1,12 +1,13 @@
 """The routes for Telegraf's `outputs.http` and `outputs.websocket`: `POST /telegraf` and the WebSocket `GET /telegraf`.
 
-Both take JSON and line protocol. By the source of Telegraf 1.40.0:
+Both take JSON and line protocol. From the source code of Telegraf 1.40.0:
 
 - `outputs.http` repeats a batch after every answer but 2xx, for ever, and sends nothing else meanwhile (unless
-  `non_retryable_statuscodes` is set). So bad metrics and a batch that is too large are answered with 200, and their
-  errors are in its body; only a body that is no metrics at all is answered with 400, since then all of them are.
-- `outputs.websocket` reads no answers. A connection on which nothing comes from the server for `read_timeout` (30 s) is
-  closed by it; a ping counts. A batch counts as delivered when it is written.
+  `non_retryable_statuscodes` is set). So bad metrics and a batch that is too large are answered with 200, with the
+  errors in the body. Only a body without any metrics is answered with 400: then the sender is configured wrongly, and
+  none of its bodies can be taken.
+- `outputs.websocket` reads no answers. It closes a connection on which the server sends nothing for `read_timeout`
+  (30 s); a ping is enough. To it, a batch is delivered once it is written to the socket.
 """
 
 import asyncio
@@ -30,13 +31,14 @@ from streamd.runtime.service import Service
 _PROTOCOL = "telegraf"
 
 PING_SECONDS = 10.0
-"""The interval of pings on a WebSocket. aiohttp's own heartbeat is put off by every frame that comes."""
+"""The interval of pings on a WebSocket. aiohttp's own heartbeat does not work here: every received frame delays it."""
 
 HOLD_SECONDS = 1.0
-"""A frame that cannot be taken for now is tried again after this time."""
+"""The time after which a frame is tried again that could not be taken."""
 
 HOLD_TRIES = 30
-"""So often is it tried; then it is lost. Until then the sender's connection fills up, and it keeps its next batches."""
+"""The number of tries, after which a frame is lost. Meanwhile no further frame is read, so the sender's connection
+fills up and the sender keeps its next batches."""
 
 
 class TelegrafRoutes:
@@ -74,9 +76,9 @@ class TelegrafRoutes:
             return answer
 
     async def open_metric_socket(self, request: web.Request) -> web.StreamResponse:
-        """Take frames, text or binary, one after the other; only frames with errors are answered.
+        """Take frames, text or binary, one after the other; answer only frames with errors.
 
-        The next frame is read when the previous one is taken, so a sender that is too fast is held back.
+        The next frame is read when the previous one is taken, so a sender that is too fast has to wait.
         """
         try:
             async with self._sockets.accept_websocket(request) as socket, self._keep_alive(socket):
@@ -101,14 +103,14 @@ class TelegrafRoutes:
         return encode(make_commit_message(result), Encoding.JSON) if result.rejected else None
 
     async def _take_or_hold(self, data: bytes) -> CommitResult:
-        """Take one frame as soon as it can be stored: its sender takes it for delivered, and never sends it again."""
+        """Take one frame as soon as it can be stored; its sender counts it as delivered and never sends it again."""
         for tries in range(1, HOLD_TRIES + 1):
             try:
                 self._collector.check_open()
                 return await self._intake.take_bytes(data, _PROTOCOL, self._decode)
             except UnavailableError as error:
                 if isinstance(error, DrainingError) or tries == HOLD_TRIES:
-                    if not isinstance(error, StorageError):  # `commit` counts it
+                    if not isinstance(error, StorageError):  # `commit` counts a StorageError itself
                         self._collector.count_refused(_PROTOCOL, error)
                     raise
             await asyncio.sleep(self._hold_seconds)

@@ -1,1 +1,1 @@
-"""OTLP metrics: export requests in protobuf and in JSON to points, and the answers to them."""
+"""OTLP metrics: decodes export requests in protobuf and in JSON into points, and encodes the answers."""

@@ -15,7 +15,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 from streamd.core.errors import StreamdError
 
 MAX_MESSAGE_CHARACTERS = 1_000
-"""Of the text of an answer; agents write it to their logs."""
+"""The largest length of the text of an answer; agents write it to their logs."""
 
 _INVALID_ARGUMENT, _UNAVAILABLE = 3, 14
 """Values of `google.rpc.Code`."""
@@ -32,7 +32,7 @@ def encode_export_answer(encoding: OtlpEncoding, rejected: int = 0, message: str
     """Encode the answer to a request of which this many points were rejected, for these reasons."""
     message = message[:MAX_MESSAGE_CHARACTERS]
     if encoding is OtlpEncoding.JSON:
-        # An integer of 64 bits is a text in protobuf's JSON.
+        # Protobuf's JSON writes an integer of 64 bits as text.
         partial = {"rejectedDataPoints": str(rejected), "errorMessage": message}
         return msgspec.json.encode({"partialSuccess": partial} if rejected or message else {})
     answer = ExportMetricsServiceResponse()
@@ -48,6 +48,6 @@ def encode_export_error(encoding: OtlpEncoding, error: StreamdError) -> bytes:
     message = str(error)[:MAX_MESSAGE_CHARACTERS]
     if encoding is OtlpEncoding.JSON:
         return msgspec.json.encode({"code": code, "message": message})
-    # `google.rpc.Status` is in another package. Its code and its message have the numbers and wire types of these
-    # two fields, and the details are left out.
+    # `google.rpc.Status` is in a package that streamd does not need otherwise. Its fields `code` and `message` have the
+    # numbers and wire types of these two fields; the details are left out.
     return ExportMetricsPartialSuccess(rejected_data_points=code, error_message=message).SerializeToString()

@@ -1,8 +1,8 @@
 """Decodes export requests in OTLP's JSON into points.
 
-OTLP has a JSON of its own: ids of exemplars are hexadecimal, names of fields are lowerCamelCase only,
-and unknown fields are ignored (opentelemetry-proto 1.45, "JSON Protobuf Encoding"). Here each part of a body is left as
-bytes until it is its turn, so that a broken point costs only itself.
+OTLP's JSON differs from protobuf's: ids of exemplars are hexadecimal, names of fields are lowerCamelCase only, and
+unknown fields are ignored (opentelemetry-proto 1.45, "JSON Protobuf Encoding"). Each part of a body stays bytes until
+it is read, so that a broken point is rejected alone.
 """
 
 import re
@@ -13,14 +13,15 @@ import msgspec
 
 from streamd.core.errors import InvalidSampleError, InvalidValueError, MalformedError, StreamdError
 from streamd.core.mapping.series import Kind, PointSink, SeriesEntry
+from streamd.protocols.json_items import check_value_count
 from streamd.protocols.otlp.metrics import (
     NO_RECORDED_VALUE,
     SLICE_POINTS,
     UTILIZATION,
     AttributeValue,
     MetricStream,
-    PointWriter,
     PointReading,
+    PointWriter,
     add_place,
     check_name,
     choose_kind,
@@ -32,7 +33,7 @@ from streamd.protocols.otlp.metrics import (
 )
 
 _Number = int | float | str | None
-"""An integer of 64 bits may be a text, and so may a float; those that are not finite are."""
+"""A number as OTLP's JSON writes it: an integer of 64 bits may be text, and NaN and infinity always are."""
 
 _Parts = list[msgspec.Raw] | None
 
@@ -100,7 +101,7 @@ _read_metric = msgspec.json.Decoder(_JsonMetric).decode
 _read_point = msgspec.json.Decoder(_Point).decode
 
 _TEMPORALITIES = {"AGGREGATION_TEMPORALITY_DELTA": 1, "AGGREGATION_TEMPORALITY_CUMULATIVE": 2}
-"""The standard wants the numbers; some senders write the names, as protobuf's own JSON has them."""
+"""The standard requires numbers, but some senders write the names, as protobuf's JSON does."""
 
 _Turns = Generator[None, None, None]
 
@@ -114,7 +115,7 @@ def decode_otlp_json(body: bytes, sink: PointSink[SeriesEntry], now: float) -> I
 
 
 class _Resource:
-    """The labels of a resource, or the reason why it has no labels."""
+    """The labels of a resource, or the error that its attributes raised."""
 
     def __init__(self, resource: _JsonResource | None) -> None:
         self.labels: Mapping[str, str] = {}
@@ -141,6 +142,7 @@ class _Decoder(Generic[SeriesEntry]):
         """The first part that could not be read."""
 
     def decode(self) -> _Turns:
+        check_value_count(self._body)
         try:
             request: _JsonRequest = _read_request(self._body)
         except _DECODING_ERRORS as exc:
@@ -281,7 +283,7 @@ def _read_attribute_value(value: _Value | None) -> AttributeValue:
 
 
 def _encode_labels(labels: Mapping[str, str]) -> bytes:
-    # A list, because the beginning of its first key is no tag of protobuf: the keys of both encodings differ.
+    # A list, because its first bytes are never a tag of protobuf: so a key of JSON is never equal to one of protobuf.
     return msgspec.json.encode(list(labels.items()))
 
 

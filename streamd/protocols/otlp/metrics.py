@@ -1,6 +1,6 @@
-"""The meaning of OTLP's metrics, in either encoding: kinds, labels, keys, and which points are measurements. No decoding.
+"""The meaning of OTLP's metrics in both encodings: kinds, labels, keys, and points that are no measurements.
 
-By the data model of OpenTelemetry (specification 1.40, "Metrics Data Model") and opentelemetry-proto 1.45.
+Decodes nothing. Follows OpenTelemetry's specification 1.40 ("Metrics Data Model") and opentelemetry-proto 1.45.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,22 +14,22 @@ from streamd.core.errors import InvalidSampleError, InvalidValueError, StreamdEr
 from streamd.core.mapping.series import Kind, PointSink, SeriesEntry, SourceSeries
 
 MAX_ATTRIBUTES = 64
-"""Of a resource, and of a point."""
+"""The largest number of attributes of a resource, and of a point."""
 
 MAX_TEXT_BYTES = 1_024
-"""Of a metric's name, of an attribute's key, and of its value."""
+"""The largest size of a metric's name, and of an attribute's key and value."""
 
 MAX_KEY_BYTES = 256
-"""A longer part of a key is kept as its digest: the key of each known series stays in memory."""
+"""A longer part of a key is replaced by its digest, because the key of each known series stays in memory."""
 
 MAX_ZERO_POINTS = 10_000
-"""Points that are looked at to see whether all are zero; 1,000 cores with eight states have fewer."""
+"""The largest number of points that are checked for being all zero; 1,000 cores with eight states have fewer."""
 
 SLICE_POINTS = 1_000
-"""Points, or parts of a body without points, after which a decoder yields."""
+"""The number of points, or of parts of a body without points, after which a decoder yields."""
 
 NO_RECORDED_VALUE = 1
-"""The flag of a point that says that its series has ended, as a stale marker does."""
+"""The flag of a point whose series has ended, like a stale marker."""
 
 DELTA, CUMULATIVE = 1, 2
 """Values of `AggregationTemporality`."""
@@ -41,17 +41,17 @@ AttributeValue = str | bool | int | float | None
 
 
 class MetricStream(msgspec.Struct, kw_only=True, gc=False):
-    """The points of one metric of one resource: what all of them have in common."""
+    """The properties that all points of one metric of one resource have in common."""
 
     name: str
     kind: Kind
     is_delta: bool
     key: bytes
-    """The part of a series' key that all of them share."""
+    """The first part of the keys of all series of the metric."""
     place: str
     """The place of the metric's scope in the body, for errors."""
     index: int
-    """Of the metric in its scope."""
+    """The index of the metric in its scope."""
 
     def describe(self, index: int) -> str:
         """Return the place of a point in the body."""
@@ -70,7 +70,7 @@ class PointReading(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class PointWriter(Generic[SeriesEntry]):
-    """Writes points to a sink, or says why they are no measurement; `now` is the time of those without one."""
+    """Writes points to a sink, or skips those that are no measurement; `now` is the time of points without a time."""
 
     def __init__(self, sink: PointSink[SeriesEntry], now: float) -> None:
         self.sink = sink
@@ -110,8 +110,8 @@ class PointWriter(Generic[SeriesEntry]):
     ) -> None:
         """Add an increase as the rate over the interval in which it arose."""
         if not 0 < reading.start_ns < reading.time_ns:
-            # Without the interval an increase has no rate; the time since the last point of the series would be
-            # wrong for each point that was lost on its way.
+            # An increase without its interval has no rate. The time since the previous point of the series would be
+            # wrong if a point in between was lost.
             self.sink.skip("delta without an interval")
             return
         rate = value / ((reading.time_ns - reading.start_ns) / 1e9)
@@ -129,7 +129,7 @@ def choose_kind(temporality: int, is_monotonic: bool) -> tuple[Kind, bool] | str
     if temporality == CUMULATIVE:
         return (Kind.COUNTER if is_monotonic else Kind.GAUGE), False
     if temporality == DELTA:
-        # The change of a level says nothing about the level: it would pass for a gauge of the wrong quantity.
+        # The change of a level is not the level, so it must not become a gauge.
         return (Kind.GAUGE, True) if is_monotonic else "delta of a sum that is not monotonic"
     raise InvalidSampleError(f"aggregationTemporality is {temporality}, expected 1 (delta) or 2 (cumulative)")
 
@@ -143,7 +143,7 @@ _KIND_BYTES = {kind: kind.value[:1].encode() for kind in Kind}
 
 
 def make_digest(data: bytes) -> bytes:
-    """Return what stands for these bytes in a key."""
+    """Return the digest that replaces these bytes in a key."""
     return blake2b(data, digest_size=32).digest()
 
 
@@ -163,8 +163,8 @@ def check_name(name: str) -> None:
 def make_resource_labels(attributes: Iterable[tuple[str, AttributeValue]]) -> dict[str, str]:
     """Return the labels of a resource.
 
-    A value that is too long is left out: it can name no server, and process.command_line, which some agents send, may
-    be of any length. Raises `InvalidSampleError` if a key is too long or there are too many attributes.
+    A value that is too long is left out, because it cannot name a server. Some agents send process.command_line, which
+    may have any length. Raises `InvalidSampleError` if a key is too long or there are too many attributes.
     """
     return {key: text for key, text in _make_labels(attributes) if not _is_too_long(text)}
 
@@ -199,11 +199,11 @@ def _is_too_long(text: str) -> bool:
 
 
 def is_unmeasured(points: Iterable[tuple[float | None, Mapping[str, str]]]) -> bool:
-    """Whether these values and labels of `UTILIZATION` were sent before there was a measurement: all are zero.
+    """Whether these values and labels of `UTILIZATION` were sent before the first measurement: all are zero.
 
-    Python's system metrics compute the utilization since the last export, and the first one has none (opentelemetry-
-    instrumentation-system-metrics 0.66b2). No machine spends no time in any state; but one that is only asked for
-    `user` and `system` may truly spend none in these, so idle must be among them.
+    Python's system metrics compute the utilization since the previous export, so the first export has zeros
+    (opentelemetry-instrumentation-system-metrics 0.66b2). All states of a machine cannot be zero at once. But if only
+    `user` and `system` are exported, both may really be zero, so idle must be among the states.
     """
     has_idle = False
     for number, (value, labels) in enumerate(points):

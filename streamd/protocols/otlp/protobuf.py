@@ -1,8 +1,8 @@
 """Decodes export requests in protobuf into points.
 
 Each `ResourceMetrics` is parsed by the official messages (opentelemetry-proto). One that is too large or broken is
-split into its parts, which are then parsed alone: so a broken point costs only itself, and a hostile body of 8 MiB,
-which has over 300 MB when it is parsed, is never in memory as a whole.
+split into its parts, which are parsed one by one. So a broken point is rejected alone, and a hostile body of 8 MiB,
+which takes over 300 MB when it is parsed, is never in memory as a whole.
 """
 
 import struct
@@ -27,8 +27,8 @@ from streamd.protocols.otlp.metrics import (
     UTILIZATION,
     AttributeValue,
     MetricStream,
-    PointWriter,
     PointReading,
+    PointWriter,
     add_place,
     check_name,
     choose_kind,
@@ -42,10 +42,10 @@ from streamd.protocols.otlp.metrics import (
 from streamd.protocols.otlp.wire import FIXED64, VARINT, make_tag, read_varint, walk_fields
 
 MAX_PARSED_BYTES = 256 * 1_024
-"""Of a part that is parsed at once; as objects it may have forty times as many."""
+"""The largest size of a part that is parsed at once; as objects it may take forty times as much."""
 
 MAX_OTHER_FIELDS = 10_000
-"""Fields of a part that are passed over while it is split: between two turns of the loop."""
+"""The largest number of unused fields in a part that is split, because they are read in one turn of the loop."""
 
 _RESOURCE_METRICS = make_tag(ExportMetricsServiceRequest.RESOURCE_METRICS_FIELD_NUMBER)
 _RESOURCE = make_tag(ResourceMetrics.RESOURCE_FIELD_NUMBER)
@@ -60,7 +60,7 @@ _DATA = {
     make_tag(Metric.SUMMARY_FIELD_NUMBER): "summary",
 }
 _POINTS = make_tag(Sum.DATA_POINTS_FIELD_NUMBER)
-"""The same in all kinds of data."""
+"""The tag of a point, which is the same in all kinds of data."""
 _TEMPORALITY = make_tag(Sum.AGGREGATION_TEMPORALITY_FIELD_NUMBER, VARINT)
 _MONOTONIC = make_tag(Sum.IS_MONOTONIC_FIELD_NUMBER, VARINT)
 
@@ -69,8 +69,8 @@ _TIME = make_tag(NumberDataPoint.TIME_UNIX_NANO_FIELD_NUMBER, FIXED64)
 _DOUBLE = make_tag(NumberDataPoint.AS_DOUBLE_FIELD_NUMBER, FIXED64)
 _INT = make_tag(NumberDataPoint.AS_INT_FIELD_NUMBER, FIXED64)
 
-# The library writes a point's times and its value first, each eight bytes behind a tag, and its attributes after them.
-# A gauge has no start. So the tags, nine bytes apart, say how to read the time and the value.
+# The library writes the times and the value of a point first, each as a tag and eight bytes, and then its attributes. A
+# gauge has no start time. So the tags, which are nine bytes apart, decide how to read the time and the value.
 _HEAD_BYTES, _HEAD_BYTES_WITHOUT_START = 27, 18
 _HEAD_READERS = {
     bytes([_START, _TIME, _DOUBLE]): struct.Struct("<10xQxd").unpack_from,
@@ -87,7 +87,7 @@ _LABEL_KINDS = ("string_value", "bool_value", "int_value", "double_value")
 _Turns = Generator[None, None, None]
 
 _Span = tuple[int, int]
-"""The first byte of a part and the one behind its last."""
+"""The positions of the first byte of a part and of the byte after its last one."""
 
 _M = TypeVar("_M", ResourceMetrics, ScopeMetrics, Metric)
 
@@ -101,7 +101,7 @@ def decode_otlp_protobuf(body: bytes, sink: PointSink[SeriesEntry], now: float) 
 
 
 class _Resource:
-    """A resource as its bytes; they are read when a series is new."""
+    """A resource as encoded; its labels are decoded only for a new series."""
 
     def __init__(self, data: bytes) -> None:
         self.key = make_digest(data)
@@ -109,7 +109,7 @@ class _Resource:
         self._labels: Mapping[str, str] | StreamdError | None = None
 
     def get_labels(self) -> Mapping[str, str]:
-        """Return the labels; raises `InvalidSampleError` or `MalformedError` if they cannot be had."""
+        """Return the labels; raises `InvalidSampleError` or `MalformedError` if they cannot be read."""
         if self._labels is None:
             try:
                 if len(self._data) > MAX_PARSED_BYTES:
@@ -126,7 +126,7 @@ class _Resource:
 
 
 class _FoundMetric(msgspec.Struct, kw_only=True):
-    """A metric, whether it was parsed at once or split."""
+    """A metric, either parsed at once or split."""
 
     name: str
     data: str
@@ -146,14 +146,15 @@ class _Decoder(Generic[SeriesEntry]):
         self._sink = sink
         self._writer = PointWriter(sink, now)
         self._steps = 0
-        """Points, and parts of the body, since the loop had its turn."""
+        """Points and parts of the body since the last yield."""
         self._is_read = False
         """Whether a metric could be read."""
         self._failure: MalformedError | None = None
         """The first part that could not be read."""
 
     def decode(self) -> _Turns:
-        for _ in walk_fields(self._body, 0, len(self._body)):  # before the first point, the body must be whole
+        # A body that is cut off must be refused before its first point is taken.
+        for _ in walk_fields(self._body, 0, len(self._body)):
             if self._is_turn_over():
                 yield
         index = 0
@@ -174,7 +175,7 @@ class _Decoder(Generic[SeriesEntry]):
         return True
 
     def _guard(self, turns: _Turns) -> _Turns:
-        """Take a part; what follows a defect in it is lost, and what is behind it is taken."""
+        """Take a part. If it has a defect, the rest of this part is lost, and the parts after it are taken."""
         try:
             yield from turns
         except MalformedError as error:
@@ -336,10 +337,11 @@ class _Decoder(Generic[SeriesEntry]):
     def _take_points(
         self, message: bytes, at: int, index: int, stream: MetricStream, resource: _Resource
     ) -> tuple[int, int]:
-        """Take up to `SLICE_POINTS` points; returns the byte behind the last one, and the number of the next.
+        """Take up to `SLICE_POINTS` points; returns the position after the last one, and the index of the next.
 
-        What stands behind the head of a point is compared with the attributes of known series as the library writes
-        them. So only such attributes can be equal, and a point that also has flags or exemplars is none of these.
+        The bytes after the head of a point are its key. They are equal to the key of a known series only if they are
+        the same attributes, as the library writes them, and nothing else. A point that also has flags or exemplars, or
+        another form, is decoded by `_take_point`.
         """
         find, add = self._sink.find, self._sink.add
         key, is_plain, end, stop = stream.key, not stream.is_delta, len(message), index + SLICE_POINTS
@@ -368,7 +370,7 @@ class _Decoder(Generic[SeriesEntry]):
         return at, index
 
     def _take_point(self, data: bytes, stream: MetricStream, resource: _Resource, index: int) -> None:
-        """Take a point of a series that is not known, or one of an unusual form."""
+        """Take a point of a new series, or a point of an unusual form."""
         try:
             point = _parse_point(data)
             labels = make_point_labels(_read_attributes(point.attributes))

@@ -1,6 +1,6 @@
 """Walks the wire format of protobuf one field at a time, so that a large message is never in memory as objects.
 
-Knows no message types; the callers know the tags of fields.
+Knows no message types; the callers know the tags of their fields.
 """
 
 from collections.abc import Iterator
@@ -13,16 +13,17 @@ VARINT, FIXED64, LENGTH_DELIMITED, FIXED32 = 0, 1, 2, 5
 _LONGEST_VARINT_BYTES = 10
 
 WireField = tuple[int, int, int]
-"""The tag of a field, its first byte and the one behind its last; the length of a text or message is left out."""
+"""The tag of a field, and the positions of its first byte and of the byte after its last one. The bytes that encode the
+length of a text or message do not belong to it."""
 
 
 def make_tag(number: int, wire_type: int = LENGTH_DELIMITED) -> int:
-    """Return what stands before a field."""
+    """Return the tag that precedes a field."""
     return number << 3 | wire_type
 
 
 def walk_fields(data: bytes, at: int, end: int) -> Iterator[WireField]:
-    """Yield the fields of the message in these bytes; raises `MalformedError` if they are no message."""
+    """Yield the fields of the message in these bytes; raises `MalformedError` if they are not a message."""
     while at < end:
         tag, begin = read_varint(data, at, end)
         if tag < 8 or tag >= 1 << 32:
@@ -43,7 +44,7 @@ def walk_fields(data: bytes, at: int, end: int) -> Iterator[WireField]:
 
 
 def read_varint(data: bytes, at: int, end: int) -> tuple[int, int]:
-    """Return an integer of seven bits a byte, the lowest first, and the byte behind it.
+    """Return an integer, stored as seven bits a byte with the lowest first, and the position after it.
 
     Raises `MalformedError` if it is cut off or longer than any integer.
     """

@@ -1,4 +1,4 @@
-"""The labels of a Prometheus series as they are sent: checked, and made a `SourceSeries`."""
+"""Checks the labels of a Prometheus series as they are sent, and makes a `SourceSeries` of them."""
 
 from collections.abc import Sequence
 
@@ -9,10 +9,10 @@ METRIC_NAME = "__name__"
 """The label that is the name of the metric."""
 
 MAX_SERIES_LABELS = 65
-"""Of one series; the name of the metric is one of them."""
+"""The largest number of labels of one series, `__name__` included."""
 
 MAX_LABEL_BYTES = 1_024
-"""Of the name or the value of a label."""
+"""The largest size of the name or the value of a label."""
 
 _SHOWN_BYTES = 64
 
@@ -42,7 +42,7 @@ def build_series(pairs: Sequence[tuple[bytes, bytes]]) -> SourceSeries:
     if not metric:
         raise InvalidSampleError("the label __name__ is missing or empty, expected the name of the metric")
     if "" in labels.values():
-        # To Prometheus, a label without a value is no label.
+        # Prometheus treats a label without a value as a missing label.
         labels = {label: value for label, value in labels.items() if value}
     return SourceSeries(metric, labels)
 

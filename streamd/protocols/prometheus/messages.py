@@ -1,12 +1,12 @@
-"""The messages of Prometheus remote write 1.0 and 2.0, built without generated code, so that any protobuf 5.26+ fits.
+"""The messages of Prometheus remote write 1.0 and 2.0. They need no generated code, so any protobuf from 5.26 on works.
 
 Sources: the remote write 1.0 and 2.0-rc.4 specifications (prometheus.io/docs/specs/prw), and `prompb/remote.proto`,
 `prompb/types.proto` and `prompb/io/prometheus/write/v2/types.proto` of Prometheus 3.14.0.
 
-Some messages within messages are declared as bytes, which is the same on the wire: a body is then divided into its
-series, and a series into its labels, without decoding them. So a damaged series costs only itself, a series that is
-known is found by its encoded labels, and what streamd does not use stays bytes. Left out are the metadata of a series,
-`created_timestamp` (until Prometheus 3.7) and `Sample.start_timestamp` (from 3.8 on).
+Some messages within messages are declared as bytes, which is the same on the wire. Parsing then divides a body into its
+series, and a series into its labels, without decoding them. So a damaged series is rejected alone, a known series is
+found by its encoded labels, and the parts that streamd does not use stay bytes. The metadata of a series,
+`created_timestamp` (until Prometheus 3.7) and `Sample.start_timestamp` (from 3.8 on) are left out.
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ _BYTES, _DOUBLE = FieldDescriptorProto.TYPE_BYTES, FieldDescriptorProto.TYPE_DOU
 _INT64, _UINT32 = FieldDescriptorProto.TYPE_INT64, FieldDescriptorProto.TYPE_UINT32
 
 _POOL = DescriptorPool()
-"""Not the default pool, in which a program may have the generated messages of the same names."""
+"""A separate pool: in the default one a program may have generated messages of the same names."""
 
 
 def _add_field(message: DescriptorProto, number: int, name: str, kind: Any, is_repeated: bool) -> None:
@@ -32,7 +32,7 @@ def _add_field(message: DescriptorProto, number: int, name: str, kind: Any, is_r
 
 
 def _add_message(file: FileDescriptorProto, name: str, repeated: dict[int, Any], single: dict[int, Any]) -> None:
-    """Add a message; the fields are pairs of a name and a type by number. The type of a message is its full name."""
+    """Add a message. Each field is its number with its name and type; a type that is a message is its full name."""
     message = file.message_type.add(name=name)
     for fields, is_repeated in ((repeated, True), (single, False)):
         for number, (field, kind) in fields.items():
@@ -77,15 +77,15 @@ WriteRequest = _find_class("prometheus.WriteRequest")
 TimeSeries = _find_class("prometheus.TimeSeries")
 """A series of 1.0; `labels` are encoded `TimeSeriesLabel`s.
 
-Its `exemplars` and `histograms` only say whether there are any, since reading a list takes longer; the other message
-has them all.
+Its `exemplars` and `histograms` only show whether there are any, because reading a list takes longer.
+`TimeSeriesUnusedParts` has all of them.
 """
 
 TimeSeriesUnusedParts = _find_class("prometheus.UnusedParts")
 """The exemplars and histograms of a series of 1.0."""
 
 TimeSeriesLabel = _find_class("prometheus.Label")
-"""A label of 1.0; its name and value are bytes, since text that is not UTF-8 would cost the whole series."""
+"""A label of 1.0; its name and value are bytes, because a text that is not UTF-8 would damage the whole series."""
 
 TimeSeriesSample = _find_class("prometheus.Sample")
 """A sample of 1.0, in milliseconds."""

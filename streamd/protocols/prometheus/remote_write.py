@@ -1,10 +1,10 @@
 """Decodes the bodies of Prometheus remote write 1.0 and 2.0 (decompressed protobuf) into points.
 
-A series that is not valid costs only its own samples. Native histograms, exemplars, metadata and created timestamps are
-accepted and not used.
+If a series is not valid, only its own samples are rejected. Native histograms, exemplars, metadata and created
+timestamps are accepted and not used.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from enum import Enum
 from math import isfinite, isnan
@@ -21,6 +21,7 @@ from streamd.core.errors import (
     UnsupportedMediaTypeError,
 )
 from streamd.core.mapping.series import PointSink, SeriesEntry
+from streamd.protocols.otlp.wire import walk_fields
 from streamd.protocols.prometheus.labels import MAX_LABEL_BYTES, MAX_SERIES_LABELS, build_series, check_label_count
 from streamd.protocols.prometheus.messages import (
     SymbolRequest,
@@ -37,11 +38,24 @@ SLICE_SERIES = 1_000
 """The number of series or samples after which a decoder gives the event loop its turn."""
 
 MAX_SERIES_BYTES = 2**18
-"""Of one encoded series: 14,000 samples, or 131,000 of no bytes, which take a hundred times their size when decoded."""
+"""The largest size of one encoded series. It holds 14,000 samples, or 131,000 empty ones, which take a hundred times
+their size when they are decoded."""
 
 MAX_BODY_SERIES = 250_000
-"""Of one body, and also the number of its symbols. Senders put up to 10,000 samples in one. Without a limit, 8 MiB of
-empty series would take 12 s, and snappy makes them 0.4 MB."""
+"""The largest number of series in one body, and of symbols. Senders put up to 10,000 samples into a body. Without a
+limit, a body of 0.4 MB, which snappy decodes to 8 MiB of empty series, would take 12 s."""
+
+MAX_SAMPLES_OF_SERIES = 20_000
+"""The largest number of samples of one series in a body; to list so many takes 15 ms."""
+
+MAX_BODY_SAMPLES = 500_000
+"""The largest number of samples in one body. A point takes 130 bytes until it is stored, and an empty sample two."""
+
+_COUNTED_BYTES = 3 * 2**20
+"""The size from which on the fields of a body are counted before it is parsed: 8 MiB of empty ones take 0.2 s."""
+
+_COUNTED_FIELDS = 10_000
+"""The fields that are counted in one turn of the event loop."""
 
 _STALE_MARKER = 0x7FF0000000000002
 """The bits of the NaN that ends a series; any other NaN is a missing value."""
@@ -62,7 +76,7 @@ class RemoteWriteMessage(Enum):
 
 @dataclass
 class RemoteWriteCounts:
-    """The contents of a body, whatever becomes of them."""
+    """The numbers of the parts of a body, whether they are taken or not."""
 
     samples: int = 0
     histograms: int = 0
@@ -95,10 +109,12 @@ def decode_remote_write(
 ) -> Iterator[None]:
     """Write the points of a body to a sink, and count what it contains. Yields after each `SLICE_SERIES`.
 
-    Each rejection that the sink gets stands for samples that `counts` has too. Raises `MalformedError` if the body is
+    Samples that the sink rejects are in `counts` too. Raises `MalformedError` if the body is
     not this message, and `TooLargeError` if it has too many series or symbols.
     """
     counts = RemoteWriteCounts() if counts is None else counts
+    if len(body) > _COUNTED_BYTES:
+        yield from _count_fields(body)
     begin = _begin_version_1 if message is RemoteWriteMessage.VERSION_1 else _begin_version_2
     encoded, take = begin(body, sink, counts)
     done = 0
@@ -112,9 +128,21 @@ def decode_remote_write(
             counts.samples = max(counts.samples, before + 1)
             text = "is not valid protobuf" if isinstance(exc, DecodeError) else exc
             sink.reject(InvalidSampleError(f"timeseries[{index}]: {text}"), counts.samples - before)
-        done += counts.samples - before or 1
+        done += (counts.samples - before or 1) + (len(series) >> 8)
         if done >= SLICE_SERIES:
             done = 0
+            if counts.samples > MAX_BODY_SAMPLES:
+                raise TooLargeError(f"the body has over {MAX_BODY_SAMPLES} samples")
+            yield
+
+
+def _count_fields(body: bytes) -> Iterator[None]:
+    """Raise `TooLargeError` if a body has more fields than its limits allow."""
+    limit = 2 * MAX_BODY_SERIES
+    for count, _ in enumerate(walk_fields(body, 0, len(body)), 1):
+        if count > limit:
+            raise TooLargeError(f"the body has over {limit} series, symbols and other fields")
+        if count % _COUNTED_FIELDS == 0:
             yield
 
 
@@ -165,7 +193,7 @@ def _make_wrong_message_error(message: RemoteWriteMessage, body: bytes) -> Malfo
 
 
 class _SampleTaker:
-    """The part of taking a series that both versions share."""
+    """The common base of the takers of both versions."""
 
     def __init__(self, sink: PointSink[Any], counts: RemoteWriteCounts) -> None:
         self._sink = sink
@@ -182,6 +210,15 @@ class _SampleTaker:
             self._counts.exemplars += exemplars
             self._sink.skip("exemplar", exemplars)
 
+    def _list_samples(self, series: Any) -> Sequence[Any]:
+        """Count the samples of a series and return them; raises `InvalidSampleError` if it has too many."""
+        count = len(series.samples)
+        self._counts.samples += count
+        if count > MAX_SAMPLES_OF_SERIES:
+            raise InvalidSampleError(f"has {count} samples, at most {MAX_SAMPLES_OF_SERIES} are taken")
+        samples: Sequence[Any] = series.samples[:]  # a list, which is read in half the time
+        return samples
+
     def _is_unwanted_name(self, name: bytes) -> bool:
         """Whether no rule wants series of this metric."""
         wanted = self._wanted.get(name)
@@ -189,7 +226,7 @@ class _SampleTaker:
             try:
                 wanted = self._sink.wants(name.decode())
             except UnicodeDecodeError:
-                wanted = True  # it is rejected when its labels are decoded
+                wanted = True  # decoding its labels rejects it
             self._wanted[name] = wanted
         return not wanted
 
@@ -209,17 +246,17 @@ class _SampleTaker:
 
 
 class _Version1Series(_SampleTaker):
-    """A taker of series of 1.0. The key of one is its labels as protobuf encodes them: with lengths, so unambiguous."""
+    """A taker of series of 1.0. The key of a series is its encoded labels, unambiguous because they include lengths."""
 
     _TAILS = ((18, b"\x12\x10"), (9, b"\x12\x07"))
-    """The size and the head of a series' last field if that is a sample with a time in milliseconds between 1971 and
-    2109. The second has no value, which is how 0 is written."""
+    """The sizes and first bytes of a last field that is a sample between 1971 and 2109. The second form has no value:
+    the encoding leaves out a 0."""
 
     def take(self, index: int, encoded: bytes) -> None:
         """Take one series.
 
-        Most senders write one sample a series. If the bytes before it are a key that is known, no label is decoded: a
-        key is whole labels, so what follows is whole fields, and here it is exactly one.
+        Most senders write one sample per series. If the bytes before it are a known key, no label is decoded. A key
+        consists of whole labels, so the bytes after it are whole fields, in this case exactly one.
         """
         for size, head in self._TAILS:
             if encoded.startswith(head, -size):
@@ -242,10 +279,9 @@ class _Version1Series(_SampleTaker):
         series = TimeSeries.FromString(encoded)
         if series.histograms or series.exemplars:
             self._count_unused(TimeSeriesUnusedParts.FromString(encoded))
-        samples = series.samples[:]
+        samples = self._list_samples(series)
         if not samples:
             return
-        self._counts.samples += len(samples)
         if self._is_unwanted(encoded):
             self._sink.ignore(len(samples))
             return
@@ -259,9 +295,9 @@ class _Version1Series(_SampleTaker):
 
 
 class _Version2Series(_SampleTaker):
-    """A taker of series of 2.0. The key of one is its symbols, since indices differ in each body.
+    """A taker of series of 2.0. The key of a series is its symbols, because their indices differ from body to body.
 
-    Before each symbol is a byte that no UTF-8 has, so the key is unambiguous, and never that of a series of 1.0.
+    A byte that never occurs in UTF-8 precedes each symbol. So the key is unambiguous, and never equal to a key of 1.0.
     """
 
     def __init__(self, sink: PointSink[Any], counts: RemoteWriteCounts, symbols: list[bytes]) -> None:
@@ -274,11 +310,9 @@ class _Version2Series(_SampleTaker):
         series = SymbolSeries.FromString(encoded)
         if series.histograms or series.exemplars:
             self._count_unused(SymbolSeriesUnusedParts.FromString(encoded))
-        # Slices are lists, which are read in half the time.
-        samples, references = series.samples[:], series.labels_refs[:]
+        samples, references = self._list_samples(series), series.labels_refs[:]
         if not samples:
             return
-        self._counts.samples += len(samples)
         if len(references) > 2 * MAX_SERIES_LABELS or len(references) % 2:
             check_label_count(len(references) // 2)
             raise InvalidSampleError(f"labels_refs has {len(references)} items, expected an even number")
@@ -306,8 +340,9 @@ _MARK = b"\xff"
 def _make_key_parts(symbols: list[bytes]) -> list[bytes]:
     """Return the symbols as they are in keys.
 
-    A symbol that is too long for a label, or has the mark, must not make the key of another series: it is cut to a
-    length that no label has, and gets another byte that is not UTF-8. A series with such a symbol is never bound.
+    A symbol that is too long for a label, or contains `_MARK`, must not produce the key of another series. So it is cut
+    to a length that no label has, and `_MARK` is replaced by another byte that never occurs in UTF-8. A series with
+    such a symbol is never bound.
     """
     if b"".join(symbols).count(_MARK) or len(max(symbols, key=len, default=b"")) > MAX_LABEL_BYTES:
         return [symbol[: MAX_LABEL_BYTES + 1].replace(_MARK, b"\xfe") for symbol in symbols]

@@ -15,7 +15,7 @@ from streamd.core.mapping.series import PointSink, SeriesEntry
 from streamd.protocols.prometheus.labels import build_series
 
 MAX_LINE_BYTES = 2**19
-"""More than 65 labels of 1,024 bytes take, however they are quoted."""
+"""The largest size of a line; 65 labels of 1,024 bytes need less, however they are quoted."""
 
 SLICE_LINES = 1_000
 """The number of lines after which the reader yields."""
@@ -31,7 +31,7 @@ def read_tsdb_dump(lines: Iterable[bytes], sink: PointSink[SeriesEntry]) -> Iter
     """Write the points of a dump to a sink. Yields after each `SLICE_LINES`.
 
     A line that cannot be read is rejected with its number, empty lines are ignored. Raises `MalformedError` at the end
-    if there are lines and none of them is one of a dump.
+    if there are lines, but no line of a dump.
     """
     first_fault: StreamdError | None = None
     is_dump = False
@@ -57,7 +57,7 @@ def _read_line(line: bytes, sink: PointSink[SeriesEntry]) -> None:
     """Take the point of one line; raises `InvalidSampleError` or `InvalidValueError`."""
     if len(line) > MAX_LINE_BYTES:
         raise InvalidSampleError(f"has {len(line)} bytes, at most {MAX_LINE_BYTES} are taken")
-    # Labels may hold spaces, so they are divided from the end. A dump has all lines of a series in a row.
+    # Labels may contain spaces, so the line is split from its end. All lines of a series follow each other in a dump.
     pieces = line.rsplit(b" ", 2)
     entry = sink.find(pieces[0]) if len(pieces) == 3 else None
     if entry is None:
@@ -66,7 +66,7 @@ def _read_line(line: bytes, sink: PointSink[SeriesEntry]) -> None:
             sink.skip("native histogram")
             return
         value, time_ms = _read_sample(line[end:])
-        # The line has its two spaces where they should be, or an error was raised: so the series is new.
+        # The line is valid here, so its last two spaces precede the value and the time, and the series is really new.
         entry = sink.bind(line[:end], build_series(pairs))
     else:
         value, time_ms = _read_sample(line[len(pieces[0]) :])
@@ -90,7 +90,7 @@ def _read_sample(text: bytes) -> tuple[float, int]:
 
 
 def _read_labels(line: bytes) -> tuple[list[tuple[bytes, bytes]], int]:
-    """Return the labels at the begin of a line, and where they end."""
+    """Return the labels at the beginning of a line, and the position after them."""
     pairs: list[tuple[bytes, bytes]] = []
     end = 1 if line.startswith(b"{") else len(line)
     while match := _LABEL.match(line, end):

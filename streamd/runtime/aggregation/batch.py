@@ -1,4 +1,4 @@
-"""The points of one body on their way to the collector, and what became of them."""
+"""The points of one body on their way to the collector, and their counts by result. Stores nothing."""
 
 from collections import Counter, defaultdict
 from collections.abc import Hashable
@@ -12,7 +12,7 @@ from streamd.runtime.aggregation.series_table import IgnoredEntry, SeriesTable, 
 from streamd.runtime.aggregation.servers import CollectedServer
 
 MAX_LISTED_REJECTIONS = 20
-"""Rejections of one body that are kept with their reason; all are counted."""
+"""The largest number of rejections of one body that are kept with their reason; all are counted."""
 
 Points = list[tuple[ServerSeries, float, float]]
 """Points of one server: series, epoch seconds, value."""
@@ -20,7 +20,7 @@ Points = list[tuple[ServerSeries, float, float]]
 
 @dataclass(kw_only=True)
 class CommitResult:
-    """The points of one body by what became of them."""
+    """The numbers of points of one body, by result."""
 
     taken: int = 0
     ignored: int = 0
@@ -91,7 +91,7 @@ class PointBatch:
         return self._table.bind(self.protocol, key, series)
 
     def add(self, entry: TableEntry, time: float, value: float) -> None:
-        """Add a point at epoch seconds; NaN says that the series ends."""
+        """Add a point at epoch seconds; NaN means that the series ends."""
         if isinstance(entry, IgnoredEntry):
             self.ignored[entry.reason] += 1
         else:

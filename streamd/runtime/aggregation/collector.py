@@ -1,7 +1,7 @@
-"""Takes the points of foreign protocols: stores them, fills the rows of their servers, and closes rows that are over.
+"""Takes the points of foreign protocols: logs them, computes the rows of their servers, and closes rows that are over.
 
-Runs on the event loop and gives way to it after each slice of points. `commit` returns when the points are stored: from
-then on they survive `kill -9`.
+Runs on the event loop, and lets other tasks run after each slice of points. When `commit` returns, the points are
+stored and survive `kill -9`.
 """
 
 import asyncio
@@ -9,6 +9,7 @@ import heapq
 import math
 import struct
 import time
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Any
 
 import structlog
 
+from streamd.core.aggregation.points import MAX_STEP_POINTS, count_retained_steps
 from streamd.core.contract import MAX_STATUS
 from streamd.core.errors import (
     DrainingError,
@@ -25,36 +27,50 @@ from streamd.core.errors import (
     StreamdError,
     TooBusyError,
     TooFarAheadError,
+    TooLargeError,
     TooOldError,
 )
 from streamd.core.mapping.mapping import NO_SERVER, RuleMapping
 from streamd.core.state.rows import PackedRow
+from streamd.core.state.windows import NO_STEP
 from streamd.runtime.aggregation.batch import CommitResult, PointBatch, Points, ProtocolCounts
 from streamd.runtime.aggregation.point_log import PointLog
 from streamd.runtime.aggregation.restoring import PointRestorer
 from streamd.runtime.aggregation.series_table import SeriesTable
 from streamd.runtime.aggregation.servers import (
     FORGET_RECORD,
+    NO_SLOT,
     POINTS_RECORD,
     SERIES_RECORD,
     CollectedServer,
     ServerPointsTaken,
     encode_series_record,
 )
+from streamd.runtime.aggregation.turns import LoopTurns
 from streamd.runtime.ingest import Admission, IngestLoad, RowsDue, ServerContradicted
 from streamd.runtime.state.state import State
 
 log = structlog.get_logger(__name__)
 
 COMMIT_SLICE_POINTS = 1_000
-"""The number of points that are taken before the event loop gets its turn. Each may be of another step, and so lead to
-a row, which takes a tenth of a millisecond."""
+"""The number of points that are taken in one turn of the event loop. Each may belong to another step and so complete a
+row, which takes a tenth of a millisecond."""
 
 SLICE_ROWS = 100
-"""The number of overdue rows that are closed before the event loop gets its turn."""
+"""The number of overdue rows that are closed in one turn of the event loop."""
+
+SLICE_WORK = 20_000
+"""The series whose values are computed before the event loop gets its turn, which takes 2 µs each."""
+
+_ROW_WORK, _POINTS_WORK, _NEW_SERVER_WORK = 50, 10, 200
+"""A row without series takes as long as so many of them, so many points as long as one, and to admit a server, whose
+window is emptied, as so many."""
+
+SLICE_REMOVED_SERIES = 5_000
+"""The series that are removed before the event loop gets its turn."""
 
 PRUNE_ROWS = 12
-"""A server's series that have ended are removed after so many of its rows."""
+"""The number of rows of a server after which its ended series are removed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +78,7 @@ class CollectorLimits:
     """The limits of a collector; see `config.toml`."""
 
     max_series: int = 2_000_000
-    max_points: int = 20_000_000
+    max_points: int = 50_000_000
     grace_seconds: float = 10.0
     max_ahead_seconds: float = 300.0
 
@@ -92,7 +108,7 @@ class Collector:
         self.point_log = point_log
         self.is_draining = False
         self.counts: dict[str, ProtocolCounts] = {}
-        """What came since start, by protocol."""
+        """The bodies and points since start, by protocol."""
         self.rows = 0
         """Rows that were written, amendments included."""
         self.values_by_rule = [0] * len(mapping.rules)
@@ -112,22 +128,29 @@ class Collector:
         self._by_slot: dict[int, CollectedServer] = {}
         self._deadlines: list[tuple[float, int, CollectedServer, int]] = []
         self._deadline_count = 0
-        self._segment_servers = 0  # the servers that the present segment of the log names
+        self._segment_servers = 0  # a number that no server in the current segment has
         self._features = len(state.contract.features)
         self._struct = struct.Struct(f"={self._features}f")
         self._turn: asyncio.Handle | None = None
         self._is_restoring = False
+        self._turns = LoopTurns()
+        self._steady_offset = wall() - clock()
+        self._silent_seconds = float((count_retained_steps(self._step_seconds) + 2) * self._step_seconds)
 
     # ------------------------------------------------------------ points in
     def check_open(self) -> None:
         """Raise `DrainingError` while the daemon stops, and `TooBusyError` while too many points are kept.
 
-        It is called before a body is read.
+        The routes call it before they read a body.
         """
         if self.is_draining:
             raise DrainingError("the daemon is stopping")
+        self.check_space()
+
+    def check_space(self) -> None:
+        """Raise `TooBusyError` while too many points are kept."""
         if self.points_kept >= self.limits.max_points:
-            raise TooBusyError(f"rows that are open may have {self.limits.max_points} points (max_points), and they do")
+            raise TooBusyError(f"open rows have {self.points_kept} points; max_points is {self.limits.max_points}")
 
     def start_batch(self, protocol: str) -> PointBatch:
         """Return a batch for the points of one body."""
@@ -136,7 +159,7 @@ class Collector:
         return PointBatch(protocol, self.table, counts)
 
     def find_oldest_second(self, server: str) -> float:
-        """Return the epoch second from which on points of a server count; 0 if it has none."""
+        """Return the epoch second from which on the points of a server count; 0 if it has no points yet."""
         known = self.table.servers.get(server)
         return 0.0 if known is None else float(max(known.find_oldest_step(), 0) * self._step_seconds)
 
@@ -147,13 +170,13 @@ class Collector:
     async def commit(self, batch: PointBatch) -> CommitResult:
         """Take the points of a batch; returns when they are stored.
 
-        Raises `StorageError` if they cannot be stored. Some may be stored then; to send all of them again is harmless.
+        Raises `StorageError` if not all points can be stored. Sending the whole body again is harmless.
         """
         self._load.bodies += 1
         try:
-            for work in _slice_points(batch):
+            for work in self._slice_points(batch):
                 self._take_slice(work, batch)
-                await asyncio.sleep(0)
+                await self._turns.wait()
         except StorageError as error:
             batch.counts.refused[error.code] += 1
             raise
@@ -168,32 +191,77 @@ class Collector:
         self._admission.report_forgotten()
         return result
 
+    def _slice_points(self, batch: PointBatch) -> Iterator[list[tuple[CollectedServer, Points]]]:
+        """Yield the points of a batch in slices, each of which the loop has time for."""
+        work: list[tuple[CollectedServer, Points]] = []
+        size = rows_work = 0
+        for server, points in batch.points.items():
+            row_work = _estimate_work(server)
+            # Without the points that are kept: they belong to few steps, and are gone after these.
+            max_steps = max(SLICE_WORK // (_ROW_WORK + len(server.entries)), 1)
+            for part in self._split_points(points, max_steps):
+                work.append((server, part))
+                size += len(part)
+                rows_work += row_work
+                if size >= COMMIT_SLICE_POINTS or rows_work >= SLICE_WORK:
+                    yield work
+                    work, size, rows_work = [], 0, 0
+        if work:
+            yield work
+
+    def _split_points(self, points: Points, max_steps: int) -> Iterator[Points]:
+        """Yield the points of a server in parts of at most `COMMIT_SLICE_POINTS` points and `max_steps` steps.
+
+        The parts are in order of time: the points of one must not make those of a later one too old.
+        """
+        length = self._step_seconds
+        if len(points) <= COMMIT_SLICE_POINTS:
+            times = [time for _, time, _ in points]
+            if len(points) <= max_steps or max(times) // length - min(times) // length < max_steps:
+                yield points
+                return
+        points.sort(key=itemgetter(1))
+        begin = 0
+        while begin < len(points):
+            last = points[begin][1] // length + max_steps
+            end = min(begin + COMMIT_SLICE_POINTS, len(points))
+            end = max(bisect_left(points, last * length, begin, end, key=itemgetter(1)), begin + 1)
+            yield points[begin:end]
+            begin = end
+
     def _take_slice(self, work: list[tuple[CollectedServer, Points]], batch: PointBatch) -> None:
         """Store the points of some servers, then fill their rows."""
         if (shortage := self._state.find_shortage()) is not None:
             raise shortage
         wall = self._wall()
         accepted = (self._accept(server, points, wall, batch) for server, points in work)
-        ready = [taken for taken in accepted if taken is not None]
+        # A server may be evicted by one that comes after it: its points were taken, and are forgotten with it.
+        ready = []
+        for taken in [each for each in accepted if each is not None]:
+            batch.result.taken += len(taken.times)
+            if self._is_collected(taken.server):
+                ready.append(taken)
         if not ready:
             return
-        self._store(ready, wall)
+        self._store(ready)
         for taken in ready:
             self._fill(taken, wall)
-            batch.result.taken += len(taken.times)
 
     def _accept(
         self, server: CollectedServer, points: Points, wall: float, batch: PointBatch
     ) -> ServerPointsTaken | None:
-        """Find the slot of a server, and return those of its points that are in time; `None` if no point is."""
+        """Return the points that are neither too old nor too far ahead, or `None`; a new server gets a slot."""
+        server = self.table.servers.get(server.name, server)  # it may have been forgotten since it was decoded
         self._contradict(server, points, wall)
         oldest = float(max(server.find_oldest_step(), 0) * self._step_seconds)
         newest = wall + self.limits.max_ahead_seconds
         good = [point for point in points if oldest <= point[1] <= newest]
         if len(good) < len(points):
             _reject_times(server.name, points, oldest, newest, batch)
-            if not good:
-                return None
+        if server.count_points() + len(good) > MAX_STEP_POINTS:
+            good = self._limit_step_points(server, good, batch)
+        if not good:
+            return None
         try:
             slot = self._admission.find_or_admit(server.name, wall)
         except InvalidServerError as error:
@@ -201,13 +269,36 @@ class Collector:
             return None
         server.slot = slot
         self._by_slot[slot] = server
-        self.table.restore_server(server)
+        self._state.directory.touch(slot, wall)
         entries, times, values = zip(*good, strict=True)
-        return ServerPointsTaken(server, [entry.index for entry in entries], times, values)
+        indices = [entry.index for entry in entries]
+        if min(indices) < 0:
+            indices = [entry.index for entry in self.table.restore_series(server, entries)]
+        return ServerPointsTaken(server, indices, times, values)
 
-    def _store(self, ready: list[ServerPointsTaken], wall: float) -> None:
-        """Append points to the log, and before them the series that its segment lacks."""
-        if self.point_log.begin_segment_if_due(wall):
+    def _limit_step_points(self, server: CollectedServer, points: Points, batch: PointBatch) -> Points:
+        """Return the points without those beyond `MAX_STEP_POINTS` of their step, which are rejected."""
+        left: dict[int, int] = {}
+        good: Points = []
+        for point in points:
+            step = int(point[1] // self._step_seconds)
+            if step not in left:
+                left[step] = MAX_STEP_POINTS - server.count_step_points(step)
+            left[step] -= 1
+            if left[step] >= 0:
+                good.append(point)
+        if len(good) < len(points):
+            message = f"{server.name}: a step has {MAX_STEP_POINTS} points of this server already, no more are taken"
+            batch.reject(TooLargeError(message), len(points) - len(good))
+        return good
+
+    def _find_steady_time(self) -> float:
+        """Return epoch seconds that do not step when the clock is set: a segment must not seem old by that."""
+        return self._steady_offset + self._clock()
+
+    def _store(self, ready: list[ServerPointsTaken]) -> None:
+        """Append to the log the series that its segment lacks, then the points."""
+        if self.point_log.begin_segment_if_due(self._find_steady_time()):
             self._segment_servers = 0
         records: list[tuple[int, bytes]] = []
         for taken in ready:
@@ -225,16 +316,17 @@ class Collector:
 
     def _fill(self, taken: ServerPointsTaken, wall: float) -> None:
         server = taken.server
-        self._state.directory.touch(server.slot, wall)
+        server.taken_at = self._clock()
         kept = server.count_points()
         self._write_rows(server, server.add_points(taken.series, taken.times, taken.values))
         self.points_kept += server.count_points() - kept
         self._set_deadline(server, wall)
 
     def _contradict(self, server: CollectedServer, points: Points, wall: float) -> None:
-        """Note that a server whose newest row is ahead of the clock sent a present point.
+        """Report that a server whose newest row is ahead of the clock sent a present point.
 
-        Its rows ahead may be dropped by that, and then its points are too: they would make the present one too old.
+        The report may drop its rows ahead. Then its points are dropped too, because they would make the present point
+        too old.
         """
         if server.slot in self._state.ahead.contradicted_since and self._is_collected(server):
             present = wall - self.limits.max_ahead_seconds - 2 * self._step_seconds  # as for plain samples
@@ -247,7 +339,7 @@ class Collector:
             return
         for step in steps:
             server.rows += self._write_row(server, step)
-        server.mark_closed(steps[-1])  # not before all are written: it forgets the points of old steps
+        server.mark_closed(steps[-1])  # after all rows are written, because it drops the points of old steps
         if server.rows >= PRUNE_ROWS:
             server.rows = 0
             self.table.prune(server)
@@ -269,14 +361,14 @@ class Collector:
         try:
             due = self._state.windows.write_row(server.slot, step, row, status)
         except TooOldError:
-            return False  # the server sends newer rows in another way as well
+            return False  # the server also sends newer rows by another route
         self.rows += 1
         if due and not self._is_restoring:  # `Service.begin` finds what is due after a restart
             self._rows_due.mark_due(server.slot, due)
         return True
 
     def _set_deadline(self, server: CollectedServer, wall: float) -> None:
-        """Note when the newest step of a server is over even if no later point comes."""
+        """Note when to close the newest step of a server if no later point comes."""
         step = server.latest_step
         if step <= max(server.closed_step, server.deadline_step):
             return
@@ -285,49 +377,93 @@ class Collector:
         self._deadline_count += 1
         deadline = self._clock() + max(left, 0.0) + self.limits.grace_seconds
         heapq.heappush(self._deadlines, (deadline, self._deadline_count, server, step))
-        if len(self._deadlines) > 4 * len(self._by_slot) + 100:
-            # Most are of servers that were forgotten, or of steps that were closed by a later point.
+        if len(self._deadlines) > 2 * len(self._by_slot) + 100:
+            # Most deadlines belong to forgotten servers, or to steps that a later point closed.
             self._deadlines = [
                 each for each in self._deadlines if self._is_collected(each[2]) and each[3] > each[2].closed_step
             ]
             heapq.heapify(self._deadlines)
 
     def _is_collected(self, server: CollectedServer) -> bool:
-        """Whether a server has its slot still."""
+        """Whether a server still has its slot."""
         return self._by_slot.get(server.slot) is server
 
     def close_overdue_rows(self) -> None:
-        """Close the rows whose grace is over: some now, the rest in later turns of the loop."""
-        self._turn = None
+        """Close the rows whose grace time is over: some now, the rest in later turns of the loop.
+
+        Also remove what servers without rows have left, and without space what silent servers keep.
+        """
+        self.table.begin_sweep()
+        self._sweep()
+
+    def _sweep(self) -> None:
+        if self._turn is not None:
+            self._turn.cancel()
+            self._turn = None
+        if (
+            self._close_some_rows()
+            or self.table.remove_unadmitted(SLICE_REMOVED_SERIES)
+            or (self._is_full() and self._release_silent_servers())
+        ):
+            self._turn = asyncio.get_running_loop().call_soon(self._sweep)
+        else:
+            self.table.is_short = False
+
+    def _close_some_rows(self) -> bool:
+        """Close overdue rows; returns whether there may be more."""
         if self._state.find_shortage() is not None:
-            return  # no row could be written; the next call tries again
-        now = self._clock()
+            return False  # no row could be written; the next call tries again
+        now, work = self._clock(), 0
         for _ in range(SLICE_ROWS):
             if not self._deadlines or self._deadlines[0][0] > now:
-                return
+                return False
             _, _, server, step = heapq.heappop(self._deadlines)
             if self._is_collected(server):
-                kept = server.count_points()
+                kept, work = server.count_points(), work + _estimate_work(server)
                 self._write_rows(server, [each for each in server.list_open_steps() if each <= step])
                 self.points_kept += server.count_points() - kept
-        if self._turn is None:
-            self._turn = asyncio.get_running_loop().call_soon(self.close_overdue_rows)
+            if work >= SLICE_WORK:
+                break
+        return True
+
+    def _is_full(self) -> bool:
+        return self.table.is_short or self.points_kept >= self.limits.max_points
+
+    def _release_silent_servers(self) -> bool:
+        """Remove the series and points of servers that are silent for so long that the log has lost the points too.
+
+        Their rows are final then. Returns whether there may be more.
+        """
+        before, removed = self._clock() - self._silent_seconds, 0
+        for server in self._by_slot.values():
+            if server.entries and server.taken_at < before and server.closed_step >= server.latest_step:
+                if removed >= SLICE_REMOVED_SERIES:
+                    return True
+                removed += 1 + len(server.entries)
+                self.points_kept -= server.count_points()
+                self.table.release(server)
+        return False
 
     # ------------------------------------------------------------ servers that leave, start and end
     def forget(self, slot: int) -> None:
-        """Drop the points and series of a server whose slot gets another one."""
+        """Drop the points and series of a server whose slot is given to another server."""
         server = self._by_slot.pop(slot, None)
         if server is not None:
             self.points_kept -= server.count_points()
-            server.drop_points()
             self.table.remove_server(server)
+            server.deadline_step = NO_STEP
             self.point_log.append_if_open(FORGET_RECORD, server.name.encode())
 
     def restore(self) -> None:
-        """Read back the points of rows that were not final when the former process ended; before the first commit."""
+        """Read back the points of rows that were not final when the previous process ended.
+
+        It is called before the first `commit`.
+        """
         wall = self._wall()
         self._is_restoring = True
-        restorer = PointRestorer(self.table, newest_second=wall + self.limits.max_ahead_seconds)
+        restorer = PointRestorer(
+            self.table, step_seconds=self._step_seconds, newest_second=wall + self.limits.max_ahead_seconds
+        )
         restorer.read_log(self.point_log)
         for server, steps in restorer.add_points().items():
             slot = self._state.directory.slots.get(server.name)
@@ -335,15 +471,16 @@ class Collector:
                 restorer.drop_server(server)
                 continue
             server.slot = slot
+            server.taken_at = self._clock()
             self._by_slot[slot] = server
-            # The rows that are in the window hold all points that were acknowledged. The log may have lost the oldest
-            # of these points since, so such a row is not written again.
+            # The rows in the window were computed from all acknowledged points. The oldest of these points may be
+            # missing in the log by now, so such a row must not be written again.
             newest = self._state.windows.get_newest_step(slot)
             server.mark_closed(min(newest, server.latest_step))
             self._write_rows(server, [step for step in steps if step > newest])
             self.points_kept += server.count_points()
             self._set_deadline(server, wall)
-        self.point_log.keep_from(restorer.find_first_segment(), wall)
+        self.point_log.keep_from(restorer.find_first_segment(), self._find_steady_time())
         self._is_restoring = False
         self.restored_points = restorer.points
         if restorer.points or restorer.dropped:
@@ -352,7 +489,7 @@ class Collector:
             )
 
     def close(self) -> None:
-        """Close the log. Rows that are open stay so: the next start finds their points."""
+        """Close the log. Open rows stay open: the next process finds their points."""
         if self._turn is not None:
             self._turn.cancel()
         self.point_log.close()
@@ -373,7 +510,7 @@ class Collector:
         }
 
     def count_points(self) -> dict[str, int]:
-        """Return the points since start by result: taken, or why not."""
+        """Return the points since start by result: taken, or the reason why not."""
         counts: Counter[str] = Counter()
         for each in self.counts.values():
             counts["taken"] += each.taken
@@ -392,26 +529,14 @@ class Collector:
             yield rule.name, count
 
 
-def _slice_points(batch: PointBatch) -> Iterator[list[tuple[CollectedServer, Points]]]:
-    work: list[tuple[CollectedServer, Points]] = []
-    size = 0
-    for server, points in batch.points.items():
-        if len(points) > COMMIT_SLICE_POINTS:
-            # In order of time: the points of a slice must not make those of a later slice too old.
-            points.sort(key=itemgetter(1))
-        for begin in range(0, len(points), COMMIT_SLICE_POINTS):
-            part = points[begin : begin + COMMIT_SLICE_POINTS]
-            work.append((server, part))
-            size += len(part)
-            if size >= COMMIT_SLICE_POINTS:
-                yield work
-                work, size = [], 0
-    if work:
-        yield work
+def _estimate_work(server: CollectedServer) -> int:
+    """Return how long a row of a server takes to compute, in the unit of `SLICE_WORK`."""
+    new = _NEW_SERVER_WORK if server.slot == NO_SLOT else 0
+    return _ROW_WORK + len(server.entries) + server.count_points() // _POINTS_WORK + new
 
 
 def _reject_times(server: str, points: Points, oldest: float, newest: float, batch: PointBatch) -> None:
-    """Reject the points before `oldest` and after `newest`, each sort with one error."""
+    """Reject the points before `oldest` with one error, and those after `newest` with another."""
     old = [time for _, time, _ in points if time < oldest]
     ahead = [time for _, time, _ in points if not time <= newest and not time < oldest]
     if old:

@@ -3,12 +3,13 @@
 import time
 from collections.abc import Callable, Sequence
 
-from streamd.core.errors import StorageError, StreamdError, TooOldError
+from streamd.core.errors import StorageError, StreamdError, TooBusyError, TooOldError
 from streamd.core.mapping.samples import STATUS_FEATURE, make_sample_series
 from streamd.core.state.directory import check_server_name
 from streamd.core.state.samples import Sample
 from streamd.runtime.aggregation.batch import PointBatch
 from streamd.runtime.aggregation.collector import Collector
+from streamd.runtime.aggregation.series_table import TOO_MANY_SERIES, IgnoredEntry, TableEntry
 from streamd.runtime.ingest import Ingest
 
 PROTOCOL = "samples"
@@ -16,7 +17,7 @@ PROTOCOL = "samples"
 
 
 class MeanSamples:
-    """Writes samples to a collector; the checks and errors are those of samples whose last value counts."""
+    """Writes samples to a collector, with the same checks and errors as samples whose last value counts."""
 
     def __init__(self, collector: Collector, ingest: Ingest, wall: Callable[[], float] = time.time) -> None:
         self._collector = collector
@@ -24,10 +25,15 @@ class MeanSamples:
         self._wall = wall
 
     async def take_samples(self, samples: Sequence[tuple[int, Sample]]) -> list[tuple[int, StreamdError]]:
-        """Store samples with their index in the body; returns the errors of those that were rejected.
+        """Store samples, each with its index in the body; returns the errors of rejected samples by index.
 
-        If nothing can be stored, every one is rejected with a `StorageError`.
+        If nothing can be stored, every sample is rejected with a `StorageError`, and with a `TooBusyError` while too
+        many points are kept.
         """
+        try:
+            self._collector.check_space()
+        except TooBusyError as error:
+            return [(index, error) for index, _ in samples]
         batch = self._collector.start_batch(PROTOCOL)
         wall = self._wall()
         errors: list[tuple[int, StreamdError]] = []
@@ -50,13 +56,19 @@ class MeanSamples:
         oldest = self._collector.find_oldest_second(sample.server)
         if at < oldest:
             raise TooOldError(f"time {at:.0f} is too old: this server's rows up to {oldest:.0f} are final")
-        for feature, value in sample.values.items():
-            if value is not None and value == value:
-                self._add_value(sample.server, feature, at, value, batch)
+        values = {feature: value for feature, value in sample.values.items() if value is not None and value == value}
         if sample.status is not None:
-            self._add_value(sample.server, STATUS_FEATURE, at, float(sample.status), batch)
+            values[STATUS_FEATURE] = float(sample.status)
+        # All series first, so that a sample is taken as a whole or not at all.
+        points = [(_find_entry(sample.server, feature, batch), value) for feature, value in values.items()]
+        for entry, value in points:
+            batch.add(entry, at, value)
 
-    def _add_value(self, server: str, feature: str, at: float, value: float, batch: PointBatch) -> None:
-        key = server, feature
-        entry = batch.find(key) or batch.bind(key, make_sample_series(server, feature))
-        batch.add(entry, at, value)
+
+def _find_entry(server: str, feature: str, batch: PointBatch) -> TableEntry:
+    """Return the entry of a series, bound if it is new; raises `TooBusyError` if there are too many series."""
+    key = server, feature
+    entry = batch.find(key) or batch.bind(key, make_sample_series(server, feature))
+    if isinstance(entry, IgnoredEntry) and entry.reason == TOO_MANY_SERIES:
+        raise TooBusyError("there are as many series as max_series, and this sample needs a new one")
+    return entry

@@ -1,8 +1,8 @@
-"""The points of rows that are not final yet, on disk, so that half-filled rows survive `kill -9`.
+"""Keeps the points of rows that may still change in a log on disk, so that half-filled rows survive `kill -9`.
 
-A folder of segments. Each is a sequence of records; a record is one `write` call, which the kernel keeps when the
-process dies. A segment that is older than any row that may still change is deleted. Knows nothing of series and rules:
-a record is a kind and bytes.
+The log is a folder of segments, and a segment is a sequence of records. The kernel keeps what was written when the
+process dies. A segment is deleted once no row that may still change needs its points. Knows nothing of series and
+rules: a record is a kind and bytes.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import structlog
 
@@ -21,15 +22,15 @@ from streamd.regular_files import open_regular
 log = structlog.get_logger(__name__)
 
 _HEAD = struct.Struct("<4sIII")
-"""Of a record: magic, kind, bytes, checksum."""
+"""The head of a record: magic, kind, number of bytes, checksum."""
 
 _MAGIC = b"pts1"
 
 MAX_SEGMENT_BYTES = 64 * 2**20
-"""A segment that is longer is followed by a new one."""
+"""The size after which a segment is followed by a new one."""
 
 MAX_RECORD_BYTES = 2**28
-"""A longer record is damage."""
+"""The largest size of a record; a longer one means that the file is damaged."""
 
 
 class PointLog:
@@ -41,7 +42,7 @@ class PointLog:
 
     def __init__(self, folder: Path, *, segment_seconds: float, retention_seconds: float) -> None:
         self.segment = 0
-        """Grows with each segment: what was written to an earlier one must be written again to be understood."""
+        """The number of the current segment. A segment must be readable alone, so a new one needs the series again."""
         self._folder = folder
         self._segment_seconds = segment_seconds
         self._retention_seconds = retention_seconds
@@ -56,20 +57,21 @@ class PointLog:
     def read_records(self) -> Iterator[tuple[int, int, bytes]]:
         """Yield all records, oldest first: segment, kind and bytes.
 
-        A record that is cut off or damaged ends its segment: it was not acknowledged, or the file is damaged, and then
-        that is logged.
+        A record that is cut off or damaged ends its segment. One that is cut off was never acknowledged; damage is
+        logged.
         """
         for path in self._list_segments():
             try:
                 with open_regular(path) as file:
-                    content = file.read()
+                    yield from _parse_records(path, file)
             except OSError as exc:
                 log.warning("point_log_unreadable", file=str(path), reason=exc.strerror or str(exc))
-                continue
-            yield from _parse_records(path, content)
 
     def keep_from(self, segment: int, now: float) -> None:
-        """Delete the segments before this one; the age of the others begins again, however long the daemon was away."""
+        """Delete the segments before this one, and set the age of the others to 0.
+
+        So the time in which the daemon was away does not count as age.
+        """
         for path in self._list_segments():
             try:
                 if _parse_number(path) < segment:
@@ -80,7 +82,7 @@ class PointLog:
                 log.warning("point_log_not_deleted", file=str(path), reason=exc.strerror or str(exc))
 
     def begin_segment_if_due(self, now: float) -> bool:
-        """Begin a new segment if the present one is old or long, and delete those that are of no use any more.
+        """Begin a new segment if the current one is old or long, and delete those that are no longer needed.
 
         Returns whether one began. Raises `StorageError` if the disk does not allow it.
         """
@@ -88,11 +90,15 @@ class PointLog:
             return False
         path = self._folder / f"points-{self.segment + 1:012d}.log"
         try:
-            self._folder.mkdir(exist_ok=True)  # not before it is needed
+            self._folder.mkdir(exist_ok=True)  # a log without records needs no folder
             file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
         except OSError as exc:
+            if exc.errno == errno.EEXIST:
+                self.segment += 1  # not ours; the next call takes the number behind it
             raise _make_storage_error(self._folder, exc) from exc
         if self._file is not None:
+            with contextlib.suppress(OSError):
+                os.utime(self._file, (now, now))  # the caller's clock, which does not step as that of the kernel may
             os.close(self._file)
         self._file, self._size, self._began = file, 0, now
         self.segment += 1
@@ -109,7 +115,7 @@ class PointLog:
         )
         try:
             written = os.pwrite(self._file, data, self._size)
-            while written < len(data):  # a full disk takes a part, and refuses the rest
+            while written < len(data):  # a full disk may write a part before it refuses the rest
                 written += os.pwrite(self._file, data[written:], self._size + written)
         except OSError as exc:
             os.ftruncate(self._file, self._size)
@@ -117,7 +123,7 @@ class PointLog:
         self._size += len(data)
 
     def append_if_open(self, kind: int, record: bytes) -> None:
-        """Write a record to the present segment, if there is one and the disk allows it."""
+        """Write a record to the current segment, if there is one and the disk is not full."""
         if self._file is not None:
             with contextlib.suppress(StorageError):
                 self.append([(kind, record)])
@@ -130,7 +136,7 @@ class PointLog:
             file = os.dup(self._file)  # the loop may begin the next segment meanwhile
         except OSError as exc:
             if exc.errno == errno.EBADF:
-                return  # it just did
+                return  # the file was closed in between
             raise
         try:
             os.fdatasync(file)
@@ -159,24 +165,22 @@ class PointLog:
                 log.warning("point_log_not_deleted", file=str(path), reason=exc.strerror or str(exc))
 
 
-def _parse_records(path: Path, content: bytes) -> Iterator[tuple[int, int, bytes]]:
+def _parse_records(path: Path, file: BinaryIO) -> Iterator[tuple[int, int, bytes]]:
+    """Yield the records of a segment, one in memory at a time: the file may be of any size, if it is not ours."""
     number, at = _parse_number(path), 0
-    while at < len(content):
-        if at + _HEAD.size > len(content):
-            return  # a kill cut it off
-        magic, kind, size, check = _HEAD.unpack_from(content, at)
-        begin = at + _HEAD.size
+    while len(head := file.read(_HEAD.size)) == _HEAD.size:  # a kill may cut it off
+        magic, kind, size, check = _HEAD.unpack(head)
         if magic != _MAGIC or size > MAX_RECORD_BYTES:
             log.warning("point_log_damaged", file=str(path), offset=at)
             return
-        record = content[begin : begin + size]
+        record = file.read(size)
         if len(record) < size:
             return
         if zlib.crc32(record) != check:
             log.warning("point_log_damaged", file=str(path), offset=at)
             return
         yield number, kind, record
-        at = begin + size
+        at += _HEAD.size + size
 
 
 def _parse_number(path: Path) -> int:

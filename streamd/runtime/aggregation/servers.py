@@ -1,4 +1,4 @@
-"""The servers of a collector: their points, and how these are written to the point log."""
+"""The servers of a collector, and the encoding of their series and points as records of the point log. No I/O."""
 
 import struct
 from collections.abc import Hashable, Sequence
@@ -8,12 +8,17 @@ import msgspec
 import numpy as np
 
 from streamd.core.aggregation.points import ServerPoints, ServerSeries
+from streamd.core.aggregation.reduction import SeriesNumbers
+from streamd.core.arrays import Float64
 from streamd.core.mapping.mapping import CompiledRule
 from streamd.core.mapping.series import Kind, SourceSeries
 from streamd.core.state.windows import NO_STEP
 
 SERIES_RECORD, POINTS_RECORD, FORGET_RECORD = 1, 2, 3
-"""The kinds of records in the point log: series of a server, points of them, and that a server was forgotten."""
+"""The kinds of records in the point log: series of a server, points of a server, and a server that was forgotten."""
+
+NO_SLOT = -1
+"""The slot of a server that has none: no point of it was accepted, or it was forgotten."""
 
 NO_SEGMENT = 0
 """The number of a segment that does not exist."""
@@ -22,16 +27,16 @@ _POINTS_HEAD = struct.Struct("<II")
 
 
 class SeriesRecord(msgspec.Struct, array_like=True, kw_only=True):
-    """Series of a server, as they are logged: the entry `k` is the series `first + k`."""
+    """A record of series of a server; item `k` of the lists is the series with the index `first + k`."""
 
     number: int
-    """The number of the server in its segment, by which points name it."""
+    """The number of the server in its segment, which records of points refer to."""
     server: str
     first: int
     definitions: list[bytes]
-    """Each the result of `encode_definition`."""
+    """The results of `encode_definition`."""
     kinds: bytes
-    """The code of each kind."""
+    """The code of the kind of each series."""
 
 
 class _Definition(msgspec.Struct, array_like=True):
@@ -46,7 +51,7 @@ _record_decoder = msgspec.msgpack.Decoder(SeriesRecord)
 
 
 def encode_definition(series: SourceSeries) -> bytes:
-    """Return what a series is as bytes, the same for the same name and labels in any order."""
+    """Return the name and labels of a series as bytes, which do not depend on the order of the labels."""
     return _definition_encoder.encode(_Definition(series.name, dict(series.labels)))
 
 
@@ -57,21 +62,23 @@ def decode_definition(definition: bytes, kind: Kind) -> SourceSeries:
 
 
 def decode_series_record(record: bytes) -> SeriesRecord:
-    """Return a record of series; raises `msgspec.MsgspecError` if it is none."""
+    """Return a record of series; raises `msgspec.MsgspecError` if the bytes are not one."""
     return _record_decoder.decode(record)
 
 
 class CollectedServer(ServerPoints):
-    """The points of a server, with what the collector notes of it."""
+    """The points of a server, with the data that the collector keeps for it."""
 
     def __init__(self, name: str, rules: Sequence[CompiledRule], step_seconds: int) -> None:
         super().__init__(name, rules, step_seconds)
-        self.slot = -1
+        self.slot = NO_SLOT
         self.rows = 0
-        """Rows since the last `prune`."""
+        """The number of rows since the last `prune`."""
         self.deadline_step = NO_STEP
         """The step whose deadline was set last."""
-        self.keys: dict[ServerSeries, list[tuple[str, Hashable]]] = {}
+        self.taken_at = 0.0
+        """When the last points were taken (monotonic seconds)."""
+        self.keys: dict[ServerSeries, tuple[tuple[str, Hashable], ...]] = {}
         """The protocols and keys under which each series is known."""
         self._log_segment = NO_SEGMENT
         self._log_number = 0
@@ -80,17 +87,20 @@ class CollectedServer(ServerPoints):
     __hash__ = object.__hash__
 
     def forget_log(self) -> None:
-        """Have all series written again before the next points: their numbers changed, or the write failed."""
+        """Cause all series to be logged again before the next points: their numbers changed, or a write failed."""
         self._log_segment = NO_SEGMENT
 
     def set_kind(self, entry: ServerSeries, kind: Kind) -> None:
-        """Change the kind of a series, if it is another one."""
-        if self.get_kind(entry) is not kind:
+        """Change the kind of a series if the new kind is different."""
+        if entry.kind is not kind:
             super().set_kind(entry, kind)
             self.forget_log()
 
     def make_series_record(self, segment: int, number: int) -> SeriesRecord | None:
-        """Return the record of the series that this segment of the log lacks, or `None`; `number` is free in it."""
+        """Return the record of the series that this segment of the log lacks, or `None` if it lacks no series.
+
+        `number` is not used in the segment yet; the server gets it if it is not in the segment.
+        """
         if self._log_segment != segment:
             self._log_segment, self._log_number, self._logged_series = segment, number, 0
         first = self._logged_series
@@ -101,7 +111,7 @@ class CollectedServer(ServerPoints):
             number=self._log_number,
             server=self.name,
             first=first,
-            definitions=self.definitions[first:],
+            definitions=[entry.definition for entry in self.entries[first:]],
             kinds=self.encode_kinds(first),
         )
 
@@ -118,7 +128,7 @@ def encode_series_record(record: SeriesRecord) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class ServerPointsTaken:
-    """Points of one server that are accepted: the numbers of their series, epoch seconds, values."""
+    """The accepted points of one server: the indices of their series, epoch seconds, values."""
 
     server: CollectedServer
     series: Sequence[int]
@@ -126,7 +136,7 @@ class ServerPointsTaken:
     values: Sequence[float]
 
     def encode(self) -> bytes:
-        """Return the points as a record of the log: number of the server, count, then the three columns."""
+        """Return the points as a record of the log: number of the server, number of points, then the three columns."""
         return b"".join(
             (
                 _POINTS_HEAD.pack(self.server.log_number, len(self.series)),
@@ -137,7 +147,7 @@ class ServerPointsTaken:
         )
 
 
-def decode_points_record(record: bytes) -> tuple[int, list[int], list[float], list[float]]:
+def decode_points_record(record: bytes) -> tuple[int, SeriesNumbers, Float64, Float64]:
     """Return the number of the server, and the columns of its points; raises `ValueError` if it is no such record."""
     if len(record) < _POINTS_HEAD.size:
         raise ValueError("a record of points is cut off")
@@ -145,7 +155,6 @@ def decode_points_record(record: bytes) -> tuple[int, list[int], list[float], li
     if len(record) != _POINTS_HEAD.size + 20 * count:
         raise ValueError(f"a record of {count} points has {len(record)} bytes")
     at = _POINTS_HEAD.size
-    series: list[int] = np.frombuffer(record, "<u4", count, at).tolist()
-    times: list[float] = np.frombuffer(record, "<f8", count, at + 4 * count).tolist()
-    values: list[float] = np.frombuffer(record, "<f8", count, at + 12 * count).tolist()
-    return number, series, times, values
+    series = np.frombuffer(record, "<u4", count, at)
+    times = np.frombuffer(record, "<f8", count, at + 4 * count)
+    return number, series, times, np.frombuffer(record, "<f8", count, at + 12 * count)

@@ -20,7 +20,7 @@ MAX_REQUEST_SAMPLES = 10_000
 MAX_REQUEST_BYTES = 2**20
 """Of one request before it is compressed, but for the last series of it: an eighth of what the daemon takes."""
 
-MAX_SERIES_SAMPLES = 1_000
+MAX_DUMP_SERIES_SAMPLES = 1_000
 """Of one series in a request: what is encoded stays far below the 256 KiB that the daemon takes."""
 
 _SAMPLE_BYTES = 18
@@ -47,8 +47,8 @@ def encode_slice(part: SampleSlice, labels: Sequence[LabelPairs]) -> Iterator[by
     writer = _RequestWriter()
     begins = np.flatnonzero(np.diff(part.series, prepend=np.int64(-1))).tolist()
     for begin, end in zip(begins, [*begins[1:], len(part.series)], strict=True):
-        for first in range(begin, end, MAX_SERIES_SAMPLES):
-            place = slice(first, min(first + MAX_SERIES_SAMPLES, end))
+        for first in range(begin, end, MAX_DUMP_SERIES_SAMPLES):
+            place = slice(first, min(first + MAX_DUMP_SERIES_SAMPLES, end))
             times, values = part.times_ms[place].tolist(), part.values[place].tolist()
             writer.add_series(labels[int(part.series[begin])], times, values)
             if writer.samples >= MAX_REQUEST_SAMPLES or writer.size >= MAX_REQUEST_BYTES:

@@ -16,7 +16,7 @@ INGEST_FORMATS: tuple[tuple[str, str, str], ...] = (
 """Name, module, and a line of help of each format."""
 
 EXIT_STATUS_LINE = (
-    "exit status: 0 all was pushed; 1 the daemon is away or refuses, or the input is no whole document; "
+    "exit status: 0 all was pushed; 1 the daemon is away or refuses, or a document is not complete; "
     "2 wrong usage; 130 interrupted"
 )
 

@@ -22,7 +22,7 @@ DESCRIPTION = (
 )
 
 MAX_PUSH_BYTES = 2**20
-"""A body with more than one sample is at most so long. The daemon takes eight times as much by default."""
+"""The largest size of a body with more than one sample. The daemon takes eight times as much by default."""
 
 MAX_SHOWN_ERRORS = 5
 
@@ -69,7 +69,7 @@ def _open_input(file: str) -> Iterator[BinaryIO]:
 
 @contextmanager
 def _outlive_interrupt() -> Iterator[None]:
-    """Ignore the first Ctrl-C: it ends pcp2json at the other end of the pipe, which prints its document only then."""
+    """Ignore the first Ctrl-C. It ends pcp2json at the other end of the pipe, which prints its document only then."""
     former = signal.signal(signal.SIGINT, lambda *_: signal.signal(signal.SIGINT, signal.default_int_handler))
     try:
         yield
@@ -78,9 +78,10 @@ def _outlive_interrupt() -> Iterator[None]:
 
 
 def cut_document(document: bytes, max_bytes: int) -> Iterator[bytes]:
-    """Yield documents that have the samples of this one, in order, and are at most so long if they have several.
+    """Yield documents of at most `max_bytes` that together have the samples of this one, in order.
 
-    Raises `MalformedError` if it is not a document of pcp2json.
+    A single sample that is longer is a document of its own. Raises `MalformedError` if this is not a document of
+    pcp2json.
     """
     for host in list_host_tables(read_document(document)):
         head = {key: value for key, value in host.items() if key != "@metrics"}

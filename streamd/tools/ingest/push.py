@@ -1,4 +1,4 @@
-"""One POST to a daemon, and what it says of the points. The parts of a URL that may be secret are never printed."""
+"""Posts a body to a daemon and reads the counts in its answer. Never prints the parts of a URL that may be secret."""
 
 import http.client
 import socket
@@ -13,7 +13,7 @@ TIMEOUT_SECONDS = 60.0
 """The time in which a daemon must take a body and answer."""
 
 MAX_ANSWER_BYTES = 2**20
-"""What is read of an answer."""
+"""The largest part of an answer that is read."""
 
 
 class PushFault(msgspec.Struct):
@@ -23,7 +23,7 @@ class PushFault(msgspec.Struct):
 
 
 class PushedPoints(msgspec.Struct, kw_only=True):
-    """The counts of points by what became of them: the answer to one body, or the sum of several."""
+    """The counts of points by result: the answer to one body, or the sum of several answers."""
 
     taken: int = 0
     ignored: int = 0

@@ -1,4 +1,7 @@
-"""Reads captured bodies, maps them by the rules of the settings, and reports what becomes of them."""
+"""Reads captured bodies, maps them by the rules of the settings, and makes the report.
+
+The features and the step are those of the models that ship.
+"""
 
 import tomllib
 from collections.abc import Sequence
@@ -22,7 +25,7 @@ def check_captures(
 ) -> CheckReport:
     """Read files that were captured one after the other, and map their points together.
 
-    `format_name` is `None` if each body shows its format; `now` is the time of points that have none. Raises
+    If `format_name` is `None`, the format of each body is recognised. Points without a time get `now`. Raises
     `ConfigError` if the settings are wrong, and `CaptureError` if a file cannot be read.
     """
     contract = NetworkContract()

@@ -1,6 +1,6 @@
 """The series and points of a capture as the rules map them, and the rows that they make. No I/O.
 
-The daemon's `PointBatch` and `Collector` do the same for points that arrive; this keeps all that a report tells.
+The daemon's `PointBatch` and `Collector` do the same for points that arrive; here all data for a report are kept.
 """
 
 from collections import Counter, defaultdict
@@ -17,10 +17,10 @@ from streamd.core.mapping.mapping import Ignored, Match, RuleMapping
 from streamd.core.mapping.series import SourceSeries
 
 MAX_KEPT_REJECTIONS = 20
-"""Rejections that are kept with their reason; all are counted."""
+"""The largest number of rejections that are kept with their reason; all are counted."""
 
 MappedPoint = tuple[float, int, float]
-"""A point of a server: its time, the index of its series there, its value."""
+"""A point of a server: its time, the index of its series in the server, its value."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -30,7 +30,7 @@ class CheckedSeries:
     source: SourceSeries
     result: Match | Ignored
     index: int = -1
-    """Its number in its server; -1 if it is ignored."""
+    """The index of the series in its server; -1 if it is ignored."""
     points: int = 0
     first_time: float = float("nan")
     last_time: float = float("nan")
@@ -47,7 +47,7 @@ class CheckedSeries:
 
 @dataclass(frozen=True)
 class FeatureValue:
-    """A value of a feature, the rule that gave it, and the begin of its step in epoch seconds."""
+    """A value of a feature, the rule that gave it, and the beginning of its step in epoch seconds."""
 
     value: float
     rule: str
@@ -80,7 +80,7 @@ class MappingSink:
 
     # ------------------------------------------------------------ what decoders call
     def wants(self, name: str) -> bool:
-        """Whether series of this metric are to be bound: all are, since each is shown."""
+        """Return True: every series is bound, because the report shows every series."""
         return True
 
     def ignore(self, count: int = 1) -> None:
@@ -135,13 +135,13 @@ class MappingSink:
 
     # ------------------------------------------------------------ rows
     def compute_rows(self, server: CheckedServer) -> dict[int, dict[str, FeatureValue]]:
-        """Return the rows of a server, by the begin of their step in epoch seconds, oldest first."""
+        """Return the rows of a server, by the beginning of their step in epoch seconds, oldest first."""
         collected = ServerPoints(server.name, self._mapping.rules, self._step_seconds)
         for number, series in enumerate(server.series):
             assert isinstance(series.result, Match)
             collected.add_series(msgspec.json.encode(number), series.result)
         computed: dict[int, dict[int, tuple[float, int]]] = {}
-        # A capture may be longer than the steps in which late points count: so it is added step by step.
+        # A capture may be longer than the steps in which late points count, so its points are added step by step.
         ordered = sorted(server.points, key=lambda point: point[0] // self._step_seconds)
         for _, points in groupby(ordered, key=lambda point: point[0] // self._step_seconds):
             times, indices, values = zip(*points, strict=True)

@@ -1,4 +1,4 @@
-"""Say what the mapping rules make of captured bodies: which series becomes which feature, and why the rest does not.
+"""Report which series of captured bodies become which features, and why the others do not.
 
 The command `streamd mapping check`.
 """
@@ -14,8 +14,9 @@ EXIT_MAPPED, EXIT_NOTHING, EXIT_USAGE = 0, 1, 2
 _HELP = """\
 FILE is the body of a request as an agent sent it, compressed or not. If NAME.json lies beside NAME.body, it gives the
 path, the query and the headers of the request (as {"path": .., "query": .., "headers": [[name, value], ..]}). Several
-files count as sent one after the other: a counter needs two points. Points without a time get the present one. An
-exporter's answer to a scrape and the text of `promtool tsdb dump` can be checked too.
+files count as sent one after the other: a counter needs two points. Points without a time get the present time. An
+exporter's answer to a scrape and the text of `promtool tsdb dump` can be checked too. The features and the step are
+those of the models that ship.
 
 example: streamd mapping check --config config.toml rates-1.body rates-2.body
 
@@ -27,8 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     check = commands.add_parser(
         "check",
-        help="read captured bodies and say what becomes of their series",
-        description="Read captured bodies and say what becomes of their series.",
+        help="show which features the series of captured bodies become",
+        description="Show which features the series of captured bodies become.",
         epilog=_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

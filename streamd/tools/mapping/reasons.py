@@ -1,4 +1,4 @@
-"""Says why a feature of a server has no value: of each rule for it, what the capture lacks. No I/O."""
+"""Finds out why a feature of a server has no value: for each of its rules, what the capture lacks. No I/O."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class _TermSeries:
 
 
 class ReasonFinder:
-    """The rules by name, as they are written, for saying what a rule wants."""
+    """The rules by name, as they are written, which show what a rule needs."""
 
     def __init__(self, rule_sets: Sequence[RuleSet], mapping: RuleMapping) -> None:
         self._rules = {f"{each.name}.{name}": rule for each in rule_sets for name, rule in each.rules.items()}
@@ -32,7 +32,7 @@ class ReasonFinder:
         if not numbers:
             return NO_RULE_FOR_FEATURE
         series = _group_by_rule(server)
-        # Rules of other agents than the one that sent the capture are of no interest.
+        # Rules for agents that did not send the capture are left out.
         agents = {self._name(number).partition(".")[0] for number in series}
         own = [number for number in numbers if self._name(number).partition(".")[0] in agents]
         if not own:
@@ -51,7 +51,7 @@ class ReasonFinder:
         if lacking:
             return f"no series of {' and of '.join(dict.fromkeys(describe_term(term) for term in lacking))}"
         if any(_is_short_counter(each.series) for each in terms):
-            return "is of counters, and the capture has only one point of them; add a later one"
+            return "needs two points of its counters, and the capture has one; add a later body"
         if rule.denominator and _sum_last_values(terms[len(rule.list_numerator()) :]) == 0:
             return "its denominator is 0"
         return "its series have no values in the same step"
@@ -89,7 +89,7 @@ def _collect_terms(rule: MappingRule, fed: Sequence[tuple[Use, CheckedSeries]]) 
 
 
 def _is_short_counter(many: Sequence[CheckedSeries]) -> bool:
-    """Whether all series of a term are counters without two points at different times."""
+    """Whether all series of a term are counters that do not have two points at different times."""
     return all(
         isinstance(series.result, Match)
         and series.result.kind is Kind.COUNTER

@@ -1,4 +1,4 @@
-"""The result of a check as text for a terminal and as an object for JSON."""
+"""Formats the result of a check, as text for a terminal and as an object for JSON. No I/O."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,16 +13,16 @@ from streamd.tools.mapping.checked import CheckedSeries, CheckedServer, FeatureV
 from streamd.tools.mapping.reasons import ReasonFinder
 
 SHOWN_LINES = 200
-"""Lines of the table of series, unless all are requested."""
+"""The largest number of lines in the table of series, unless all are requested."""
 
 SHOWN_SERVERS = 5
-"""Servers whose features are shown, unless all are requested."""
+"""The number of servers whose features are shown, unless all are requested."""
 
 SHOWN_NAMES = 8
-"""Names of ignored series that are shown for each reason."""
+"""The number of ignored series that are shown for each reason."""
 
 SHOWN_LENGTH = 200
-"""Characters of a series that are shown."""
+"""The number of characters of a series that are shown."""
 
 _REASONS = {
     NO_RULE: "no rule names their metric",
@@ -54,7 +54,7 @@ _PARTS = {Role.NUMERATOR: "numerator", Role.DENOMINATOR: "denominator", Role.WIT
 
 @dataclass(frozen=True, kw_only=True)
 class CheckReport:
-    """All that a check found out."""
+    """The results of a check."""
 
     files: Sequence[CheckedFile]
     sink: MappingSink
@@ -221,12 +221,12 @@ def describe_series(series: SourceSeries, hidden: Iterable[str] = ()) -> str:
 
 
 def make_printable(text: str) -> str:
-    """Return a text that a terminal shows as it is: a captured name may hold control characters."""
+    """Return a text with control characters escaped, because a captured name may contain some."""
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
 def align_left(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
-    """Yield each row as an indented line with columns of one width each; the last one is as long as it is."""
+    """Yield each row as an indented line; each column has one width, except the last one."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
     for row in rows:
         cells = [text.ljust(width) for text, width in zip(row, widths, strict=False)]
@@ -234,7 +234,7 @@ def align_left(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
 
 
 def _list_names(reason: str, many: Sequence[CheckedSeries]) -> list[str]:
-    """Return the names of ignored series, each once; with labels if the labels are why."""
+    """Return the names of ignored series, each once; with labels if the labels are the reason."""
     if reason == NO_RULE:
         return list(dict.fromkeys(series.source.name for series in many))
     return [describe_series(series.source) for series in many]

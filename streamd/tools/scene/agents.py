@@ -1,4 +1,4 @@
-"""The agents of the scene: how each is configured and started, and what it says that it sent and lost.
+"""The agents of the scene: the configuration, the command and the own counts of each.
 
 All run with the defaults of their packages wherever these send often enough. Starts nothing itself.
 """
@@ -49,7 +49,7 @@ class SceneSite:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SentCounts:
-    """The counts that an agent itself keeps of its sending; `None` if it keeps none."""
+    """The counts that an agent itself keeps; a count is `None` if the agent does not keep it."""
 
     delivered: float | None = None
     """Samples that were answered with success."""
@@ -67,10 +67,10 @@ class SceneAgent(ABC):
     server: str
     """The server in the daemon that its samples belong to."""
     form: str
-    """What it sends, in a few words."""
+    """A short description of what it sends."""
     packages: tuple[str, ...] = ()
     is_lossless: bool = False
-    """Whether the agent keeps what it could not send: then no row may be missing."""
+    """Whether the agent keeps what it could not send, so that no row may be missing."""
     needs_exporter: bool = False
     needs_glances: bool = False
 
@@ -83,17 +83,17 @@ class SceneAgent(ABC):
         """Return the command that runs the agent in the foreground."""
 
     def make_environment(self, site: SceneSite) -> dict[str, str]:
-        """Return what the agent's environment has beside that of this process."""
+        """Return the variables to add to the environment of the agent."""
         return {"LD_LIBRARY_PATH": site.library_path} if site.library_path else {}
 
     async def count_sent(self, session: aiohttp.ClientSession, site: SceneSite, log: str) -> SentCounts:
-        """Return what the agent says; `log` is its whole log. Raises `UnreachableError`."""
+        """Return the agent's own counts; `log` is its whole log. Raises `UnreachableError`."""
         return SentCounts()
 
     async def find_unmeasured(
         self, session: aiohttp.ClientSession, site: SceneSite, step_seconds: float, last_step: int
     ) -> set[int]:
-        """Return the steps up to the last of which the agent itself has not all samples, as far as it can say.
+        """Return the steps up to the last for which the agent itself lacks samples, as far as it reports them.
 
         Raises `UnreachableError`.
         """
@@ -184,7 +184,7 @@ scrape_configs:
         ]
 
     async def count_sent(self, session: aiohttp.ClientSession, site: SceneSite, log: str) -> SentCounts:
-        """Read vmagent's own metrics; what is sent again it counts in blocks."""
+        """Read vmagent's own metrics; it counts repetitions in blocks."""
         text = await fetch_metrics(session, site.agent_ports[self.name])
         pushed = sum_metric(text, "vmagent_remotewrite_rows_pushed_after_relabel_total")
         again = sum_metric(text, "vmagent_remotewrite_retries_count_total")
@@ -252,7 +252,7 @@ LoadPlugin logfile
         return [str(site.packages / "usr/sbin/collectd"), "-f", "-C", "collectd.conf"]
 
     async def count_sent(self, session: aiohttp.ClientSession, site: SceneSite, log: str) -> SentCounts:
-        """Count the POSTs that failed, of which collectd says nothing but in its log."""
+        """Count the POSTs that failed, which collectd reports only in its log."""
         return SentCounts(remark=f"{log.count('curl_easy_perform failed'):,} POSTs dropped, about 20 samples each")
 
 
@@ -382,7 +382,7 @@ path=/glances
 
 
 class GlancesRestAgent(GlancesAgent):
-    """Glances again, with its RESTful export, which sends once and does not look at the answer."""
+    """Glances with its RESTful export, which sends once and ignores the answer."""
 
     name = "glances-rest"
     server = socket.gethostname().split(".")[0]

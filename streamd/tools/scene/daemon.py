@@ -1,4 +1,4 @@
-"""The daemon of a scene: its settings, its start, its violent end, and what it counted."""
+"""Runs the daemon of a scene: its settings, its start, its end by SIGKILL, and its counts."""
 
 import asyncio
 import sys
@@ -43,7 +43,7 @@ log_format = "console"
 
 
 class SceneDaemon:
-    """A `streamd serve` process over a short step."""
+    """A `streamd serve` process with a short step."""
 
     def __init__(
         self, session: aiohttp.ClientSession, folder: Path, port: int, *, engines: Path, min_context_rows: int
@@ -72,26 +72,26 @@ class SceneDaemon:
         raise SceneError(f"the daemon was not ready after {READY_SECONDS:g} s\n{self.process.read_log_tail()}")
 
     async def kill(self) -> None:
-        """Note what the daemon counted, then kill it as `kill -9` does."""
+        """Collect the counts of the daemon, then kill it as `kill -9` does."""
         await self.collect_counts()
         self.process.kill()
 
     async def fetch_rows(self, server: str) -> dict[int, SceneRow]:
-        """Return the rows of a server by step (an empty table if nothing came of it). Raises `UnreachableError`."""
+        """Return the rows of a server by step, or an empty table if it has none. Raises `UnreachableError`."""
         known = {each.server: each for each in await self.client.fetch_servers()}
         if server not in known or not known[server].have:
             return {}
         return read_rows(await self.client.fetch_window(server))
 
     async def collect_counts(self) -> None:
-        """Add what this process of the daemon has counted; to be called once before it ends."""
+        """Add the counts of this process of the daemon; it is called once before the process ends."""
         status = msgspec.convert(await fetch_json(self._session, f"{self.url}/v1/status"), _CountedStatus)
         for protocol, counts in status.agents.get("protocols", {}).items():
             for name, value in _flatten(counts):
                 self._counts[f"{protocol} {name}"] += value
 
     def list_counts(self) -> dict[str, dict[str, int]]:
-        """Return what was counted until the last `collect_counts`, by protocol."""
+        """Return the counts up to the last `collect_counts`, by protocol."""
         found: dict[str, dict[str, int]] = {}
         for key, value in sorted(self._counts.items()):
             protocol, name = key.split(" ", 1)

@@ -1,6 +1,6 @@
 """Makes an engine version with a short step from one of the repository, so that a scene of minutes has many rows.
 
-The network is the same. What it has learnt of a day at five minutes it applies to the last minutes.
+The network is the same. It was trained on days of five-minute steps, so here its forecasts are only a demonstration.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Reads what programs say of themselves over HTTP: Prometheus text and JSON."""
+"""Reads the metrics and JSON documents that programs serve over HTTP."""
 
 import re
 from typing import Any

@@ -14,11 +14,11 @@ from streamd.tools.loadtest.errors import ReplayError
 COMMAND_SECONDS = 180.0
 NETWORK_OPTIONS = ("-o", "Acquire::Retries=1", "-o", "Acquire::http::Timeout=15", "-o", "APT::Sandbox::User=root")
 GLANCES_REQUIREMENTS = ("glances==4.5.8", "influxdb-client==1.50.0", "requests")
-"""Glances names neither of the others as its dependency; its exports need them."""
+"""Glances does not declare the other two as dependencies, but its exports need them."""
 
 
 class FetchError(ReplayError):
-    """A package that cannot be had here."""
+    """A package that cannot be downloaded or installed here."""
 
 
 class PackageFolder:
@@ -32,7 +32,7 @@ class PackageFolder:
         self._has_own_lists = False
 
     def fetch_packages(self, names: Sequence[str]) -> dict[str, str]:
-        """Download and unpack packages; returns those that cannot be had, each with the reason."""
+        """Download and unpack packages; returns those that failed, each with the reason."""
         missing = [name for name in names if not self._make_mark(name).exists()]
         reasons: dict[str, str] = {}
         for name in missing:
@@ -61,7 +61,7 @@ class PackageFolder:
         except FetchError:
             if self._has_own_lists:
                 raise
-            # The lists of this system are missing or too old, and only root may renew them: have lists of our own.
+            # The lists of this system are missing or too old, and only root may update them. So own lists are made.
             self._update_lists()
             self._download(name)
         package = max(self._downloads.glob(f"{name}_*.deb"), key=lambda path: path.stat().st_mtime)

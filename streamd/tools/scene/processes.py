@@ -1,6 +1,6 @@
-"""The processes of a scene: each in a session of its own, with a log, and ended whatever happens.
+"""The processes of a scene: each has its own session and a log, and is ended in every case.
 
-Knows nothing of what it runs.
+Knows nothing about the programs that it runs.
 """
 
 import os
@@ -47,7 +47,7 @@ class SceneProcess:
 
     def start(self) -> None:
         """Start the program; its output is appended to the log. Raises `SceneError`."""
-        # The kernel kills it if the scene is killed: then nothing else could stop it.
+        # If the scene itself is killed, the kernel kills the program: nothing else could stop it then.
         tether = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
         try:
             with self.log.open("ab") as log:
@@ -68,10 +68,10 @@ class SceneProcess:
         """Kill the program at once, with its children, and wait for its end."""
         if self._process is None or not self._has_group:
             return
-        with suppress(ProcessLookupError, PermissionError):  # The whole group has ended.
+        with suppress(ProcessLookupError, PermissionError):  # The whole group has ended already.
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
-        self._has_group = False  # Its number may soon be that of others.
+        self._has_group = False  # Another process may get its number now.
 
     def request_stop(self) -> None:
         """Ask the program to end, and do not wait."""
@@ -114,8 +114,8 @@ def stop_processes(processes: Sequence[SceneProcess]) -> None:
 def find_lasting_port() -> int:
     """Return a free port that no outgoing connection gets, so that it stays free while its program is away.
 
-    An ephemeral port would not do: a client that keeps connecting to a port on which nobody listens can get that very
-    port for its own end, and then is connected with itself. Raises `SceneError`.
+    An ephemeral port would not work: a client that keeps connecting to a port without a listener may get the same port
+    for its own side, and is then connected to itself. Raises `SceneError`.
     """
     highest = int(EPHEMERAL_PORTS.read_text().split()[0]) if EPHEMERAL_PORTS.exists() else 32_768
     ports = list(range(LOWEST_PORT, highest))

@@ -1,4 +1,4 @@
-"""Formats what became of the samples of every agent, as a table for people. Pure."""
+"""Formats the result of a scene as a table for people. Pure."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ HEADINGS = (
 
 
 def format_scene(result: SceneResult, terminal: Terminal) -> list[str]:
-    """Format the lines to print at the end: the table, what each agent says, what streamd counted, and the verdict."""
+    """Format the lines to print at the end: the table, the remarks of each agent, streamd's counts, and the verdict."""
     rows = [list(HEADINGS), *(_make_row(each, result) for each in result.agents)]
     legend = "delivered, again, lost: samples, as the agent counts them; while away: the missing rows of that time"
     described = [(each.agent.server, _describe_result(each, result.step_seconds, terminal)) for each in result.agents]

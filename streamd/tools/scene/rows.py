@@ -1,4 +1,4 @@
-"""The rows that the window of one server has of the steps of a scene, and those that it lacks. Pure."""
+"""Checks the rows of one server in the steps of a scene: gaps, missing features, impossible values. Pure."""
 
 from collections import Counter
 from collections.abc import Container, Mapping
@@ -8,10 +8,11 @@ from streamd.tools.loadtest.daemon import ServerWindow
 
 PERCENT_FEATURES = ("cpu_user", "cpu_sys", "cpu_iowait", "cpu_idle", "java_cpu", "mem_used", "swap_used", "disk_usage")
 LARGEST_PERCENT = 105.0
-"""The kernel books a tick where it ends: a core's modes sum to up to 1.03 seconds a second over a few seconds."""
+"""The largest plausible percentage. The kernel counts a tick when it ends, so over a few seconds the modes of a core
+sum to up to 1.03 seconds per second."""
 LARGEST_RATE = 1e12
 SETTLED_SHARE = 0.5
-"""A feature is one that an agent gives if at least this share of the rows has it."""
+"""An agent gives a feature if at least this share of its rows has it."""
 
 SceneRow = Mapping[str, float]
 """The features of one step that have a value."""
@@ -19,11 +20,11 @@ SceneRow = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowCheck:
-    """The rows of one server, from its first whole one to the last step of the scene."""
+    """The rows of one server, from its first complete row to the last step of the scene."""
 
     server: str
     rows: dict[int, SceneRow]
-    """By step."""
+    """The rows by step."""
     features: list[str]
     """The features that this agent gives."""
     first_step: int | None
@@ -34,7 +35,7 @@ class RowCheck:
     incomplete: dict[int, list[str]] = field(default_factory=dict)
     """Steps whose row lacks features."""
     absurd: list[str] = field(default_factory=list)
-    """Values that cannot be, each with its step."""
+    """Impossible values, each with its step."""
 
     @property
     def expected(self) -> int:
@@ -43,7 +44,7 @@ class RowCheck:
 
     @property
     def is_whole(self) -> bool:
-        """Whether there are rows and nothing of them is missing or absurd."""
+        """Whether there are rows, and nothing is missing or absurd."""
         return self.expected > 0 and not (self.missing or self.incomplete or self.absurd)
 
 
@@ -59,9 +60,9 @@ def read_rows(window: ServerWindow) -> dict[int, SceneRow]:
 
 
 def check_rows(server: str, rows: Mapping[int, SceneRow], last_step: int, unmeasured: Container[int] = ()) -> RowCheck:
-    """Look for gaps and for values that cannot be, in the rows up to `last_step`.
+    """Find gaps and impossible values in the rows up to `last_step`.
 
-    Nothing is missing of the steps that are `unmeasured`: the agent itself has not all of their samples.
+    The steps in `unmeasured` do not count as gaps: the agent itself lacks samples of them.
     """
     rows = {step: row for step, row in sorted(rows.items()) if step <= last_step}
     counts = Counter(name for row in rows.values() for name in row)
@@ -84,7 +85,7 @@ def check_rows(server: str, rows: Mapping[int, SceneRow], last_step: int, unmeas
 
 
 def find_lost_values(before: Mapping[int, SceneRow], after: Mapping[int, SceneRow]) -> list[int]:
-    """Return the steps that have lost a value that they had. Another value is no loss: late samples amend a row."""
+    """Return the steps that have lost a value. A different value is no loss, because late samples amend a row."""
     return [step for step, row in before.items() if row.keys() - after.get(step, {}).keys()]
 
 

@@ -1,6 +1,6 @@
-"""Runs the scene: starts the daemon and the agents, kills the daemon, starts it again, and looks at what is left.
+"""Runs the scene: starts the daemon and the agents, kills the daemon, starts it again, and checks the rows.
 
-Whatever happens, every process that was started is ended.
+Every process that was started is ended in every case.
 """
 
 import asyncio
@@ -46,25 +46,25 @@ class SceneOptions:
     rows_before: int = 8
     """Rows of each agent before the daemon is killed."""
     away_seconds: float = 30.0
-    """How long the daemon is away."""
+    """The time between the kill and the next start."""
     rows_after: int = 8
     """Rows of each agent after its return."""
     min_context_rows: int = 4
     patience_seconds: float = 110.0
-    """How long each of the two waits for rows may take at most."""
+    """The limit on each of the two waits for rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentResult:
-    """The fate of the samples of one agent."""
+    """The result for one agent."""
 
     agent: SceneAgent
     sent: SentCounts
     check: RowCheck
     emptied: list[int]
-    """Steps whose rows had values before the kill that they had not afterwards."""
+    """Steps whose rows lost values that they had before the kill."""
     unmeasured: set[int]
-    """Steps of which the agent itself has not all samples."""
+    """Steps for which the agent itself lacks samples."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +76,7 @@ class SceneResult:
     back_at: float
     agents: list[AgentResult]
     difference: tuple[float, str] | None
-    """The largest difference between the rows of Prometheus and its own database, and where; `None` without it."""
+    """The largest difference between the rows of Prometheus and its database, and where; `None` without Prometheus."""
     compared_rows: int
     forecasts: Counter[str]
     """Forecasts that the subscriber received, by server."""
@@ -92,7 +92,7 @@ class SceneResult:
         return range(int(self.killed_at // self.step_seconds), int(self.back_at // self.step_seconds) + 1)
 
     def list_faults(self) -> list[str]:
-        """Return what must not be: rows that a lossless agent lacks, and rows that differ from the truth."""
+        """Return the faults: rows that a lossless agent lacks, and rows that differ from Prometheus' database."""
         faults = []
         for each in self.agents:
             if each.agent.is_lossless and not each.check.is_whole:
@@ -120,7 +120,7 @@ class Scene:
 
     def __init__(self, options: SceneOptions, place: ScenePlace, write_line: WriteLine) -> None:
         self.unavailable: dict[str, str] = {}
-        """Agents that cannot be had here, each with the reason."""
+        """Agents that cannot run here, each with the reason."""
         self._options = options
         self._place = place
         self._write_line = write_line
@@ -146,7 +146,7 @@ class Scene:
                 found.append(agent)
         if not found:
             raise NothingError(
-                "no agent can be had here:\n"
+                "no agent can run here:\n"
                 + "\n".join(f"  {name}: {reason}" for name, reason in self.unavailable.items())
             )
         return found
@@ -162,7 +162,7 @@ class Scene:
             async with aiohttp.ClientSession() as session:
                 return await self._play(session, agents)
         finally:
-            # The agents first: some of them end only when they have sent what they have.
+            # The agents end first, because some of them still send their last samples.
             daemon = self._processes.pop("streamd", None)
             stop_processes(list(self._processes.values()))
             stop_processes([daemon] if daemon is not None else [])
@@ -291,7 +291,7 @@ class Scene:
             if not waiting:
                 return
             await asyncio.sleep(ROW_POLL_SECONDS)
-        self._write_line(f"  waited in vain for rows of {', '.join(waiting)}")
+        self._write_line(f"  no rows came in time from {', '.join(waiting)}")
 
     def _note_failure(self, agent: SceneAgent) -> None:
         process = self._processes[agent.name]

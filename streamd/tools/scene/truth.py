@@ -1,6 +1,6 @@
-"""The values that rows should have, from the samples in Prometheus' own database.
+"""Computes the values that rows should have from the samples in Prometheus' own database.
 
-An account of its own, by interpolation of the counters at the edges of a step: it shares no code with the daemon.
+A separate computation, which interpolates the counters at the edges of a step and shares no code with the daemon.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,12 +19,12 @@ RANGE = "30m"
 CPU_MODES = {"cpu_user": "user", "cpu_sys": "system", "cpu_iowait": "iowait", "cpu_idle": "idle"}
 NETWORK_METRICS = {"net_in": "node_network_receive_bytes_total", "net_out": "node_network_transmit_bytes_total"}
 REAL_DEVICES = '{device!~"lo|(veth|docker|br-|virbr|vnet|cni|cali|flannel).*"}'
-"""Those that the daemon's rules count: what a container sends also passes the network card."""
+"""The devices that the daemon's rules count. What a container sends also passes the network card."""
 
 ScrapedSeries = tuple[NDArray[np.float64], NDArray[np.float64]]
 """The times and the values of one series."""
 Reduce = Callable[[ScrapedSeries, float, float], float]
-"""Makes one value of a series in the step from the one to the other time; NaN if it has none."""
+"""Computes the value of a series in the step between two times; NaN if it has none."""
 
 
 async def fetch_truth(
@@ -59,7 +59,7 @@ async def fetch_truth(
 async def fetch_unmeasured_steps(
     session: aiohttp.ClientSession, port: int, step_seconds: float, last_step: int
 ) -> set[int]:
-    """Return the steps of which Prometheus itself has no whole account: on a busy machine a scrape may fail.
+    """Return the steps for which Prometheus itself lacks samples: on a busy machine a scrape may fail.
 
     Raises `UnreachableError` if Prometheus does not answer.
     """
@@ -70,7 +70,7 @@ async def fetch_unmeasured_steps(
 
 
 def find_unmeasured_steps(up: ScrapedSeries, step_seconds: float, last_step: int) -> set[int]:
-    """Return the steps that have, or whose neighbours have, a failed scrape or none for the length of a step."""
+    """Return the steps with a failed scrape, or a pause in scraping longer than a step, and the steps beside them."""
     times, values = up
     bad = set(range(int(times[-1] // step_seconds), last_step + 1))
     good = times[values > 0]
@@ -84,7 +84,8 @@ def find_unmeasured_steps(up: ScrapedSeries, step_seconds: float, last_step: int
 def find_largest_difference(rows: Mapping[int, SceneRow], truth: Mapping[int, SceneRow]) -> tuple[float, str]:
     """Return the largest difference between rows and the truth, and where it is.
 
-    It is a share of the true value, or of 1 where that is smaller. A value that only one of them has is infinitely far.
+    It is relative to the true value, or to 1 if the true value is smaller. If only one of the two has a value, the
+    difference is infinite.
     """
     largest, place = 0.0, ""
     for step, true_row in truth.items():
@@ -114,7 +115,7 @@ def rate_counter(series: ScrapedSeries, start: float, end: float) -> float:
     first, last = max(start, times[0]), min(end, times[-1])
     if last <= first:
         return np.nan
-    # Linux corrects iowait and idle downwards now and then; a counter is not allowed to fall.
+    # Linux sometimes corrects iowait and idle downwards; such a fall counts as no increase.
     risen = np.concatenate([[0.0], np.cumsum(np.maximum(np.diff(values), 0.0))])
     at_first, at_last = np.interp([first, last], times, risen)
     return float((at_last - at_first) / (last - first))

@@ -1,4 +1,4 @@
-"""A subscriber as a person would have it: prints forecasts as they come, and subscribes again if it loses the daemon.
+"""A subscriber that prints forecasts as they come, and subscribes again if the connection ends.
 
 Checks nothing.
 """

@@ -14,7 +14,7 @@ FEATURES = ("cpu", "mem", "waits")
 
 
 def compute(rules: dict[str, Any], *series: tuple[str, dict[str, str], float]) -> dict[str, float]:
-    """The features that rules give for series, each a metric, labels and a value."""
+    """Return the features that rules give for series; each series is a metric, its labels and a value."""
     mapping = RuleMapping([parse_rule_set("test", {"server": ["host"], **rules})], FEATURES)
     formulas = ServerFormulas(mapping.rules)
     values: list[float] = []

@@ -156,7 +156,7 @@ def test_rows_are_those_of_all_points_in_whatever_bodies_they_come(
 
 
 def find_row(points: list[tuple[int, float, float]], step: int) -> dict[str, float]:
-    """The row of a step, from all points in order of arrival; those of steps that are forgotten do not matter."""
+    """Return the row of a step, from all points in order of arrival; points of forgotten steps have no effect."""
     kinds = {0: ("gauge", Kind.GAUGE), 1: ("rate", Kind.COUNTER)}
     if not any(step * STEP <= time < (step + 1) * STEP for _, time, _ in points):
         return {}

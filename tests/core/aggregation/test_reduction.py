@@ -17,7 +17,7 @@ Point = tuple[int, float, float]
 
 
 def reduce(points: list[Point], kinds: list[Kind]) -> list[float]:
-    """The values of all series in the step from 300 to 600."""
+    """Return the values of all series in the step from 300 to 600."""
     series, times, values = ([point[part] for point in points] for part in range(3))
     result = reduce_step(
         np.array(series, np.uint32),

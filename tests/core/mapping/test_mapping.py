@@ -1,6 +1,6 @@
-"""Tests `streamd/core/mapping/mapping.py`: which rules a series feeds, of which server, or why none.
+"""Tests `streamd/core/mapping/mapping.py`: the server and the rules that a series feeds, or the reason to ignore it.
 
-A naive matcher, which walks through all rules for each series, must say the same.
+A naive matcher, which tries all rules for each series, must give the same result.
 """
 
 from collections.abc import Iterator
@@ -199,6 +199,13 @@ def test_ever_new_names_do_not_make_the_cache_larger(monkeypatch: pytest.MonkeyP
         assert isinstance(mapping.match(SourceSeries(f"c{number}", {"host": "a"})), Match)
         assert mapping.match(SourceSeries(f"d{number}", {"host": "a"})) == Ignored(NO_RULE)
     assert len(mapping._cache) <= 10
+
+
+def test_a_name_of_megabytes_is_not_kept() -> None:
+    mapping = RuleMapping([make_rule_set(cpu_user={"metric": "c*"})], FEATURES)
+    assert mapping.names_metric("c" * 2**20)
+    assert not mapping.names_metric("d" * 2**20)
+    assert mapping._cache == {}
 
 
 # ---------------------------------------------------------------- against a naive matcher

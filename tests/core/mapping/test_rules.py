@@ -1,4 +1,4 @@
-"""Tests `streamd/core/mapping/rules.py`: rules as they are written, their overrides, and what is wrong with them."""
+"""Tests `streamd/core/mapping/rules.py`: rules as they are written, their overrides, and the errors of wrong ones."""
 
 import tomllib
 from typing import Any

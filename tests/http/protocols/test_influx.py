@@ -212,7 +212,7 @@ async def test_health_passes(server: AgentServer) -> None:
 
 
 async def test_a_database_may_be_created(server: AgentServer) -> None:
-    """Telegraf 1.40.0, `outputs.influxdb`: a form at start, unless `skip_database_creation` is set."""
+    """`outputs.influxdb` of Telegraf 1.40.0 sends this form at start, unless `skip_database_creation` is set."""
     form = {"Content-Type": "application/x-www-form-urlencoded"}
     for path, body in (
         ("/query", b"q=CREATE+DATABASE+%22telegraf%22"),

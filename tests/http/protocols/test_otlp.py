@@ -62,7 +62,7 @@ class Answer:
 
     @property
     def message(self) -> str:
-        """The message of an error, which is a `google.rpc.Status`: a code and a message, as in this other message."""
+        """The message of an error, a `google.rpc.Status`; the fields of this other message have the same numbers."""
         if self.headers["Content-Type"] == JSON:
             return str(json.loads(self.data)["message"])
         return ExportMetricsPartialSuccess.FromString(self.data).error_message

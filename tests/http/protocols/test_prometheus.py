@@ -101,7 +101,7 @@ async def test_codings(
 
 @pytest.mark.parametrize("proto", ["", "prometheus.WriteRequest", V2])
 async def test_an_empty_request_is_good(server: RemoteWriteServer, proto: str) -> None:
-    """A sender begins with one, to find out what a receiver takes."""
+    """A sender sends one first, to find out whether a receiver accepts it."""
     assert (await server.write(b"", proto)).status == 204
     assert (await server.post(b"")).status == 204
 
@@ -140,7 +140,7 @@ async def test_samples_that_the_collector_rejects_are_not_written(
 
 
 async def test_what_is_accepted_and_not_used_counts_as_written(server: RemoteWriteServer) -> None:
-    """Prometheus 3.x logs an error for each answer that confirms less than it sent, and fails one that confirms 0."""
+    """Prometheus 3.x logs an error if fewer samples are confirmed than were sent; if 0 are, the request failed."""
     body = (FIXTURES / "remote_write" / "request-2.0.body").read_bytes()
     reply = await server.write(body, V2)
     assert (reply.status, reply.data) == (204, b"")

@@ -115,7 +115,7 @@ async def receive_message(socket: aiohttp.ClientWebSocketResponse) -> dict[str, 
 
 
 async def wait_taken(server: AgentServer, socket: aiohttp.ClientWebSocketResponse, count: int) -> None:
-    """Wait until a frame behind the others is answered, and so all are taken; good frames have no answer."""
+    """Send one more frame and wait for its answer: then all frames are taken, although good ones have no answer."""
     await socket.send_bytes(b"{")
     assert (await receive_message(socket))["code"] == "malformed"
     assert server.get_counts("telegraf").taken == count
@@ -166,7 +166,7 @@ async def test_pings_end_with_the_connection(serve: Serve) -> None:
 
 
 async def test_a_frame_is_held_until_it_can_be_taken(server: AgentServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Telegraf takes it for delivered."""
+    """Telegraf counts the frame as delivered."""
     collector, tries = server.service.collector, 0
     append = collector.point_log.append
 

@@ -1,6 +1,6 @@
 """Tests `streamd/protocols/otlp/json.py`: captured, made and hostile requests in OTLP's JSON.
 
-What a request must become is worked out by `tests/support/naive_otlp.py` from the same request in protobuf.
+`tests/support/naive_otlp.py` computes the expected points from the same request in protobuf.
 """
 
 import contextlib

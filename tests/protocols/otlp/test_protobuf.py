@@ -1,6 +1,6 @@
 """Tests `streamd/protocols/otlp/protobuf.py`: captured, made and hostile requests in protobuf.
 
-What a request must become is worked out by `tests/support/naive_otlp.py`.
+`tests/support/naive_otlp.py` computes the expected points.
 """
 
 import contextlib

@@ -20,8 +20,10 @@ from streamd.core.errors import (
     UnsupportedMediaTypeError,
 )
 from streamd.protocols.block_codings import decode_block
+from streamd.protocols.prometheus import remote_write as module
 from streamd.protocols.prometheus.remote_write import (
     MAX_BODY_SERIES,
+    MAX_SAMPLES_OF_SERIES,
     MAX_SERIES_BYTES,
     SLICE_SERIES,
     RemoteWriteCounts,
@@ -274,7 +276,7 @@ def test_symbols_may_have_other_places_in_each_body() -> None:
 
 
 def test_different_labels_never_have_the_same_key() -> None:
-    """Labels that are the same bytes, but divided otherwise; the last name in a label wins."""
+    """Labels with the same bytes, divided in another way; if a label has two names, the last one counts."""
     one, two = ([encode_part(1, b"__name__") + encode_part(2, b"x")], [encode_part(1, b"a") + encode_part(2, b"1")])
     sink = RecordingSink()
     for labels in ([*one, *two], [one[0] + two[0]], [*two, *one], [two[0] + one[0]]):
@@ -375,7 +377,7 @@ def test_bad_references_cost_only_their_series(references: Sequence[int], expect
 
 @MESSAGES
 def test_a_series_without_samples_is_not_kept(message: RemoteWriteMessage) -> None:
-    """Its labels may be anything; nothing of it is lost."""
+    """Its labels are not even checked: a series without samples has nothing to lose."""
     for labels in (UP[0], [("", "")]):
         sink = decode(ENCODERS[message]([(labels, [])]), message)
         assert (sink.points, sink.rejected) == ([], [])
@@ -440,6 +442,35 @@ def test_too_many_parts_are_too_large(message: RemoteWriteMessage, part: bytes, 
     decode(part * MAX_BODY_SERIES, message)
     with pytest.raises(TooLargeError, match=f"{MAX_BODY_SERIES + 1} {what}, at most {MAX_BODY_SERIES}"):
         decode(part * (MAX_BODY_SERIES + 1), message)
+
+
+@MESSAGES
+def test_a_series_of_too_many_samples_costs_only_itself(message: RemoteWriteMessage) -> None:
+    many: RemoteSeries = (UP[0], [(0, 0.0)] * (MAX_SAMPLES_OF_SERIES + 1))
+    sink = decode(ENCODERS[message]([UP, many, UP]), message)
+    assert len(sink.points) == 2
+    assert [str(error) for error in sink.rejected[:1]] == [
+        f"timeseries[1]: has {MAX_SAMPLES_OF_SERIES + 1} samples, at most {MAX_SAMPLES_OF_SERIES} are taken"
+    ]
+
+
+@MESSAGES
+def test_a_body_of_too_many_samples_is_too_large(message: RemoteWriteMessage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_BODY_SAMPLES", 5_000)
+    with pytest.raises(TooLargeError, match="over 5000 samples"):
+        decode(ENCODERS[message]([(UP[0], [(0, 0.0)] * 3_000)] * 2), message)
+
+
+@MESSAGES
+def test_the_fields_of_a_large_body_are_counted_before_it_is_parsed(
+    message: RemoteWriteMessage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = b"\x0a\x00" if message is V1 else b"\x2a\x00"
+    monkeypatch.setattr(module, "_COUNTED_BYTES", 1_000)
+    decode(part * 1_000, message)
+    monkeypatch.setattr(module, "_parse", None)
+    with pytest.raises(TooLargeError, match=f"over {2 * MAX_BODY_SERIES} series, symbols"):
+        decode(part * (2 * MAX_BODY_SERIES + 1), message)
 
 
 @MESSAGES

@@ -48,6 +48,8 @@ class CollectorRig:
     def __init__(self, state: State, **limits: float) -> None:
         self.state = state
         self.wall = BEGIN
+        self.stepped = 0.0
+        """By how much the wall clock was set; the monotonic one does not notice."""
         self.due: list[tuple[str | None, int]] = []
         self.forgotten: list[int] = []
         self.contradicted: list[int] = []
@@ -61,7 +63,7 @@ class CollectorRig:
             admission=Admission(state, self),
             rows_due=self,
             server_contradicted=self,
-            wall=lambda: self.wall,
+            wall=lambda: self.wall + self.stepped,
             clock=lambda: self.wall - BEGIN,
         )
 
@@ -432,3 +434,157 @@ async def test_restarts_change_nothing(
             rig.collector.close()
             results.append({name: rows_of(state, name) for name in state.directory.slots})
     assert results[0] == results[1]
+
+
+# ---------------------------------------------------------------- what happens between decoding and taking
+async def test_a_series_that_begins_late_in_a_backlog_is_not_mistaken_for_another(tmp_path: Path) -> None:
+    """The rows before it remove series without points, and so its index changes."""
+    with collecting(tmp_path, wall=BEGIN + 100 * STEP) as rig:
+        sent: list[Sent] = []
+        for step in range(40):
+            sent += [("a", "load", step * STEP + second, 1.0) for second in range(100)]
+            sent += [("a", "cpu", step * STEP + 3.0 * second, 0.0) for second in range(100) if step >= 30]
+        result = await rig.send(*sent)
+        assert (result.taken, result.rejected) == (5_000, 0)
+        assert rig.rows("a")[32] == {"mem": 1.0, "cpu": 0.0}
+
+
+async def test_a_series_that_ended_while_its_point_waited_is_the_same_again(tmp_path: Path) -> None:
+    with collecting(tmp_path, wall=BEGIN + 100 * STEP) as rig:
+        await rig.send(("a", "cpu", 0, 0.0), ("a", "load", 0, 1.0))
+        waiting = rig.collector.start_batch("test")
+        for seconds, value in ((19 * STEP, 0.0), (19 * STEP + 10, 20.0)):
+            waiting.add_point(SourceSeries("cpu", {"host": "a"}), BEGIN + seconds, value)
+        for step in range(1, 20):
+            await rig.send(("a", "load", step * STEP, 5.0))
+        assert rig.collector.table.series == 1
+        await rig.collector.commit(waiting)
+        assert rig.collector.table.series == 2
+        await rig.send(("a", "load", 20 * STEP, 5.0), ("a", "cpu", 20 * STEP - 1, 598.0))
+        assert rig.rows("a")[19] == {"mem": 5.0, "cpu": pytest.approx(2.0)}
+
+
+async def test_points_that_waited_while_their_server_was_deleted_join_the_new_one(tmp_path: Path) -> None:
+    with collecting(tmp_path) as rig:
+        await rig.send(("a", "load", 0, 1.0))
+        waiting = rig.collector.start_batch("test")
+        waiting.add_point(SourceSeries("load", {"host": "a"}), BEGIN + 1, 3.0)
+        slot = rig.state.directory.slots["a"]
+        rig.state.forget(slot)
+        rig.forget(slot)
+        await rig.send(("a", "load", 2, 5.0))
+        await rig.collector.commit(waiting)
+        await rig.send(("a", "load", 3, 7.0))
+        assert (rig.collector.table.series, rig.collector.points_kept) == (1, 3)
+        rig.wall = BEGIN + 310
+        await rig.send(("a", "load", 301, 9.0))
+        assert rig.rows("a") == {0: {"mem": 5.0}}
+    with collecting(tmp_path, wall=BEGIN + 310) as rig:
+        assert rig.collector.points_kept == 4
+
+
+async def test_a_server_that_is_evicted_by_its_own_body_writes_no_row_for_another(tmp_path: Path) -> None:
+    with collecting(tmp_path, wall=BEGIN + 100) as rig:
+        for name in "abcd":
+            rig.wall += 1
+            await rig.send((name, "load", 0, 100.0))
+        rig.wall = BEGIN + 310
+        result = await rig.send(*((name, "load", 300, 1.0) for name in "aefghi"))
+        assert (result.taken, result.rejected) == (6, 0)
+        present = sorted(rig.state.directory.slots)
+        assert "a" not in present
+        assert [rig.rows(name) for name in present] == [{}] * 4
+        assert rig.collector.points_kept == rig.collector.table.series == 4
+
+
+# ---------------------------------------------------------------- bounds
+async def test_servers_that_never_get_a_slot_leave_nothing_behind(tmp_path: Path) -> None:
+    with collecting(tmp_path, max_series=4) as rig:
+        await rig.send(("x" * 257, "load", 0, 1.0), ("ahead", "load", 1e9, 1.0))
+        batch = rig.collector.start_batch("test")
+        batch.add_point(SourceSeries("load", {"host": "never committed"}), BEGIN, 1.0)
+        assert rig.collector.table.series == 3
+        for _ in range(3):
+            rig.collector.close_overdue_rows()
+        assert (rig.collector.table.series, len(rig.collector.table.servers)) == (0, 0)
+        assert (await rig.collector.commit(batch)).taken == 1, "its points may still come"
+        assert rig.collector.table.series == 1
+
+
+async def test_silent_servers_give_their_space_to_others(tmp_path: Path) -> None:
+    with collecting(tmp_path, max_series=2, max_points=2) as rig:
+        await rig.send(("a", "load", 0, 1.0), ("a", "cpu", 0, 1.0))
+        rig.wall = BEGIN + 6 * STEP + 20
+        rig.collector.close_overdue_rows()
+        rig.collector.close_overdue_rows()
+        assert rig.collector.points_kept == 0
+        rig.collector.check_open()
+        assert (await rig.send(("b", "load", 6 * STEP, 1.0), ("b", "cpu", 6 * STEP, 1.0))).taken == 2
+        result = await rig.send(("a", "load", 1, 9.0), ("a", "load", STEP, 9.0))
+        assert result.rejected + result.ignored == 2
+        assert rig.rows("a") == {0: {"mem": 1.0}}, "it is final: none of its points is left"
+
+
+async def test_the_points_of_a_step_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collector_module, "MAX_STEP_POINTS", 3)
+    with collecting(tmp_path) as rig:
+        rig.wall = BEGIN + 310
+        result = await rig.send(*(("a", "load", second, 1.0) for second in (0, 1, 2, 3, 4, 300)))
+        assert (result.taken, result.rejected) == (4, 2)
+        assert rig.collector.counts["test"].rejected == {"too_large": 2}
+
+
+async def test_a_server_with_many_series_makes_few_rows_in_a_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collector_module, "SLICE_WORK", 120)
+    turns: list[int] = []
+    with collecting(tmp_path, wall=BEGIN + 100 * STEP) as rig:
+        take = rig.collector._take_slice
+
+        def count_rows(*work: object) -> None:
+            before = rig.collector.rows
+            take(*work)  # type: ignore[arg-type]
+            turns.append(rig.collector.rows - before)
+
+        monkeypatch.setattr(rig.collector, "_take_slice", count_rows)
+        await rig.send(*(("a", "load", step * STEP, float(step)) for step in range(9, -1, -1)))
+        assert (sum(turns), max(turns)) == (9, 2)
+        assert rig.rows("a") == {step: {"mem": float(step)} for step in range(1, 9)}
+
+
+async def test_the_kind_that_was_stated_last_is_restored(tmp_path: Path) -> None:
+    with collecting(tmp_path) as rig:
+        for key, kind, seconds, value in ((1, Kind.COUNTER, 0, 5.0), (2, Kind.GAUGE, 1, 7.0), (2, Kind.GAUGE, 2, 9.0)):
+            batch = rig.collector.start_batch("test")
+            entry = batch.find(key) or batch.bind(key, SourceSeries("load", {"host": "a"}, kind))
+            batch.add(entry, BEGIN + seconds, value)
+            await rig.collector.commit(batch)
+    with collecting(tmp_path) as rig:
+        rig.wall = BEGIN + 330
+        rig.collector.close_overdue_rows()
+        assert rig.rows("a") == {0: {"mem": 7.0}}
+
+
+async def test_a_backlog_s_old_steps_are_not_kept_while_the_log_is_read(tmp_path: Path) -> None:
+    with collecting(tmp_path, wall=BEGIN + 100 * STEP) as rig:
+        await rig.send(*(("a", "load", step * STEP + second, 1.0) for step in range(50) for second in range(300)))
+    with collecting(tmp_path, wall=BEGIN + 100 * STEP) as rig:
+        assert rig.collector.restored_points == 15_000
+        assert rig.collector.points_kept == 4 * 300
+        await rig.send(("a", "load", 50 * STEP, 1.0))
+        assert rig.rows("a")[49] == {"mem": 1.0}
+
+
+@pytest.mark.parametrize("stepped", [7_200.0, -7_200.0])
+async def test_a_clock_that_is_set_makes_no_segment_of_the_log_old(tmp_path: Path, stepped: float) -> None:
+    with collecting(tmp_path) as rig:
+        await rig.send(("a", "load", -7_200, 1.0), ("b", "load", -7_200, 1.0))
+        rig.stepped = stepped
+        assert (await rig.send(("b", "load", -7_199, 3.0))).taken == 1
+        assert len(list((tmp_path / "points").iterdir())) == 1
+        rig.wall += STEP
+        assert (await rig.send(("b", "load", -7_198, 3.0))).taken == 1
+        assert len(list((tmp_path / "points").iterdir())) == 2
+    with collecting(tmp_path) as rig:
+        assert rig.collector.points_kept == 4

@@ -152,3 +152,25 @@ def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path: Path) -> None
     (tmp_path / "points").write_text("a file")
     with pytest.raises(StorageError, match="the points cannot be stored"):
         make_log(tmp_path).begin_segment_if_due(NOW)
+
+
+def test_a_file_that_takes_the_next_number_costs_one_refusal(tmp_path: Path) -> None:
+    log = make_log(tmp_path)
+    log.begin_segment_if_due(NOW)
+    (tmp_path / "points" / "points-000000000002.log").mkdir()
+    with pytest.raises(StorageError, match="File exists"):
+        log.begin_segment_if_due(NOW + 300)
+    assert log.begin_segment_if_due(NOW + 300)
+    log.append([(2, b"after")])
+    log.close()
+    assert read(tmp_path) == [(3, 2, b"after")]
+
+
+def test_a_huge_file_that_is_no_segment_is_not_read(tmp_path: Path) -> None:
+    log = make_log(tmp_path)
+    log.begin_segment_if_due(NOW)
+    log.append([(2, b"good")])
+    log.close()
+    with open(tmp_path / "points" / "points-000000000002.log", "wb") as file:
+        file.truncate(2**42)
+    assert read(tmp_path) == [(1, 2, b"good")]

@@ -58,7 +58,7 @@ def test_the_first_symbol_is_empty_and_each_text_is_there_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("limit", "value"), [("MAX_REQUEST_SAMPLES", 10), ("MAX_REQUEST_BYTES", 200), ("MAX_SERIES_SAMPLES", 3)]
+    ("limit", "value"), [("MAX_REQUEST_SAMPLES", 10), ("MAX_REQUEST_BYTES", 200), ("MAX_DUMP_SERIES_SAMPLES", 3)]
 )
 def test_large_slices_become_several_requests_or_series(
     monkeypatch: pytest.MonkeyPatch, limit: str, value: int
@@ -70,7 +70,7 @@ def test_large_slices_become_several_requests_or_series(
         for _ in decode_remote_write(unpack(request), sink, RemoteWriteMessage.VERSION_2):
             pass
         series = read_request_2(unpack(request))
-        if limit == "MAX_SERIES_SAMPLES":
+        if limit == "MAX_DUMP_SERIES_SAMPLES":
             assert max(len(samples) for _, samples in series) == value
         else:
             assert len(series) <= 3

@@ -22,7 +22,7 @@ ANSWER = {"taken": 10, "ignored": 2, "skipped": 1, "rejected": 0, "errors": []}
 
 
 class FakeRoute(ThreadingHTTPServer):
-    """A daemon that keeps what is posted, and answers as it is set."""
+    """A daemon that keeps the posted bodies, and gives the answers that a test sets."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)

@@ -73,7 +73,7 @@ def test_json_has_all_that_the_text_has(check: Any) -> None:
     assert features["load_average"]["unit"] == "1"
     assert features["load_average"]["rule"] == "node_exporter.load_average"
     assert features["cpu_user"] == {
-        "missing": "node_exporter.cpu_user: is of counters, and the capture has only one point of them; add a later one"
+        "missing": "node_exporter.cpu_user: needs two points of its counters, and the capture has one; add a later body"
     }
     ignored = {each["reason"]: each for each in report["ignored"]}
     assert ignored["no_rule"]["series"] == 241

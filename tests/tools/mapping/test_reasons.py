@@ -65,7 +65,7 @@ def test_the_denominator_is_zero() -> None:
 def test_a_counter_has_only_one_point() -> None:
     points: Points = [("bytes", {}, 7.0, 5.0), ("bytes", {}, 7.0, 5.0)]
     found = find_reason("net_in", points, net_in={"metric": "bytes", "kind": "counter"})
-    assert found == "agent.net_in: is of counters, and the capture has only one point of them; add a later one"
+    assert found == "agent.net_in: needs two points of its counters, and the capture has one; add a later body"
 
 
 def test_the_series_have_no_values_in_the_same_step() -> None:

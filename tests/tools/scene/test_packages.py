@@ -1,4 +1,4 @@
-"""Tests `streamd/tools/scene/packages.py`: packages are unpacked once, and what cannot be had says why."""
+"""Tests `streamd/tools/scene/packages.py`: packages are unpacked once, and one that fails has a reason."""
 
 import shutil
 from pathlib import Path

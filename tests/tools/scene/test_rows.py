@@ -1,4 +1,4 @@
-"""Tests `streamd/tools/scene/rows.py`: gaps, rows that lack features, and values that cannot be."""
+"""Tests `streamd/tools/scene/rows.py`: gaps, rows that lack features, and impossible values."""
 
 from streamd.tools.loadtest.daemon import ServerWindow
 from streamd.tools.scene.rows import check_rows, find_lost_values, read_rows

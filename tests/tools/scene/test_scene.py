@@ -46,7 +46,7 @@ async def test_prometheus_and_collectd_go_on_over_a_kill(tmp_path: Path) -> None
     assert {"cpu_idle", "mem_used", "disk_usage", "load_average", "uptime"} <= set(prometheus.check.features), report
     assert result.compared_rows, report
     assert prometheus.sent.delivered, report
-    # collectd drops what it cannot send at once; it has rows from before the kill and from after it all the same.
+    # collectd drops what it cannot send at once; it still has rows from before and after the kill.
     assert min(collectd.check.rows) < result.killed_at // SHORT.step_seconds, report
     assert max(collectd.check.rows) > result.back_at // SHORT.step_seconds, report
     assert collectd.check.absurd == [], report
@@ -57,6 +57,6 @@ async def test_an_agent_that_cannot_be_had_is_left_out(tmp_path: Path, monkeypat
     monkeypatch.setenv("PATH", str(tmp_path))
     place = ScenePlace(cache=tmp_path / "cache", engines=ROOT / "engines", folder=tmp_path)
     scene = Scene(SHORT, place, print)
-    with pytest.raises(NothingError, match=r"no agent can be had here:\n  prometheus: .*it is not Debian"):
+    with pytest.raises(NothingError, match=r"no agent can run here:\n  prometheus: .*it is not Debian"):
         scene.fetch_agents()
     assert set(scene.unavailable) == {"prometheus", "collectd"}
