@@ -1,6 +1,6 @@
-"""The floor for ingest: an aiohttp WebSocket handler on uvloop that counts frames and does nothing else.
+"""The floors of HTTP: an aiohttp WebSocket handler on uvloop that counts frames, and a POST handler that reads bodies.
 
-Run as a program by `ingest.py`.
+Run as a program by `ingest.py` and `agents.py`.
 """
 
 import sys
@@ -20,12 +20,19 @@ async def count(request: web.Request) -> web.WebSocketResponse:
     return socket
 
 
+async def take(request: web.Request) -> web.Response:
+    """Read a body and answer with nothing."""
+    await request.read()
+    return web.Response(status=204)
+
+
 async def serve(port: int) -> None:
     """Serve until the process is terminated."""
     import asyncio
 
-    app = web.Application()
+    app = web.Application(client_max_size=2**26)
     app.router.add_get("/", count)
+    app.router.add_post("/{path:.*}", take)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port).start()

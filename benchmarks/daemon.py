@@ -10,7 +10,7 @@ if __name__ == "__main__":
     # As a script, Python puts this folder on the path; the benchmarks are imported from its parent.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmarks import ingest, memory, throughput
+from benchmarks import agents, ingest, memory, throughput
 from benchmarks.harness import describe_machine, print_table, write_result
 
 
@@ -19,7 +19,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--only",
-        choices=("ingest", "throughput", "memory"),
+        choices=("ingest", "agents", "throughput", "memory"),
         action="append",
         help="benchmark to run; may be repeated [default: all]",
     )
@@ -27,12 +27,15 @@ def main() -> int:
         "--engine", default="", help="engine version to measure [default: the one that serves by default]"
     )
     args = parser.parse_args()
-    chosen = args.only or ["ingest", "throughput", "memory"]
+    chosen = args.only or ["ingest", "agents", "throughput", "memory"]
     result: dict[str, Any] = {"machine": describe_machine(), "command": "make bench"}
     print("On " + ", ".join(f"{key} {value}" for key, value in describe_machine().items()))
     if "ingest" in chosen:
         result["ingest_samples_per_cpu_second"] = figures = asyncio.run(ingest.measure())
         _print_ingest(figures)
+    if "agents" in chosen:
+        result["agents_per_cpu_second"] = paths = asyncio.run(agents.measure())
+        agents.print_agents(paths)
     if "throughput" in chosen:
         result["throughput"] = forecasts = asyncio.run(throughput.measure(args.engine))
         _print_throughput(forecasts)

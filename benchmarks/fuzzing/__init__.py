@@ -1,0 +1,1 @@
+"""Fuzzes the decoders of foreign protocols, by coverage with atheris or without it: `python -m benchmarks.fuzzing`."""
