@@ -24,11 +24,12 @@ from random import Random
 from typing import Any
 
 from benchmarks.harness import ROOT, print_table
+from streamd.server.memory import configure_malloc
 
 INSTRUMENTED = ["streamd.protocols", "streamd.http.compression", "streamd.core.aggregation"]
 INSTRUMENTED += ["streamd.runtime.aggregation"]
 MAX_COVERED_BODY_BYTES = 65_536
-MAX_ADDRESS_BYTES = 4 * 2**30
+MAX_ADDRESS_BYTES = 16 * 2**30
 """Of one process; a decoder that wants more gets a `MemoryError`, which is a finding."""
 
 FOUND = 3
@@ -136,6 +137,7 @@ def _print_summaries(folder: Path, names: list[str]) -> None:
 # ---------------------------------------------------------------- one decoder
 def run_child(args: argparse.Namespace) -> int:
     """Run one decoder in this process; it may not take all memory of the machine."""
+    configure_malloc()  # as the daemon does
     resource.setrlimit(resource.RLIMIT_AS, (MAX_ADDRESS_BYTES, MAX_ADDRESS_BYTES))
     if args.engine == "atheris":
         return run_atheris(args)

@@ -82,7 +82,7 @@ class CollectorRig:
 
     def _move_on(self) -> None:
         self.bodies += 1
-        self._wall = NOW + self.bodies % 2_000
+        self._wall = NOW + self.bodies  # it never steps back
         if self.bodies % 10 == 0:
             self._loop.run_until_complete(self._close_rows())
         if self.bodies % BODIES_BETWEEN_CHECKS == 0:

@@ -1,6 +1,7 @@
 """One decoder under one stream of bodies: what is checked of each body, and the log."""
 
 import base64
+import gc
 import json
 import time
 import tracemalloc
@@ -23,6 +24,8 @@ from benchmarks.fuzzing.checks import (
 from benchmarks.fuzzing.mutations import BodyShape, mutate_body
 from benchmarks.fuzzing.targets import REFUSALS, FuzzTarget
 from streamd.core.mapping.series import SourceSeries
+from streamd.protocols.json_items import MAX_LENIENT_BYTES
+from streamd.server.memory import trim_heap
 
 MAX_OUTCOMES = 3_000
 """Kinds of outcomes that are counted apart."""
@@ -149,6 +152,8 @@ class FuzzSession:
         if enclosed is None:
             return
         whole, expected = enclosed
+        if len(whole) > MAX_LENIENT_BYTES:
+            return  # such a body must be strict JSON, and is refused as a whole
         sink = CheckingSink(self._warm)
         refusal = drain(lambda: self._target.decode(whole, sink), RunCost())
         if refusal is not None or sink.count_sentinels() < expected:
@@ -187,6 +192,8 @@ class FuzzSession:
 
     def write_end(self) -> dict[str, Any]:
         """Log the end, and return the summary."""
+        gc.collect()
+        trim_heap()
         growth = read_resident_bytes() - self._resident_at_first if self._resident_at_first else 0
         if growth > MAX_GROWTH_BYTES and not self.has_finding:
             self.has_finding = True
