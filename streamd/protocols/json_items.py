@@ -238,8 +238,6 @@ def _find_text_fault(text: str) -> str | None:
 
 def bind_series(sink: PointSink[SeriesEntry], key: Hashable, series: SourceSeries) -> SeriesEntry:
     """Bind a series whose name and labels are within the limits; raises `InvalidSampleError` if they are not."""
-    if not series.name:
-        raise InvalidSampleError("the metric has no name")
     fault = _find_label_fault(series.name, series.labels)
     if fault is not None:
         raise InvalidSampleError(fault)

@@ -59,6 +59,8 @@ def add_dimension(item: NetdataItem, sink: PointSink[SeriesEntry]) -> None:
     key = (item.hostname, item.chart_context, item.chart_id, item.chart_family, item.id, item.name, source)
     entry = sink.find(key)
     if entry is None:
+        if not (item.chart_context or item.chart_id):
+            raise InvalidSampleError("chart_context and chart_id are empty, expected the name of the chart")
         labels = {
             "hostname": item.hostname,
             "chart": item.chart_id,
