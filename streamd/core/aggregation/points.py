@@ -193,6 +193,10 @@ class ServerPoints:
         """Return the oldest step in which a point counts."""
         return max(self.latest_step - self._retained_steps, self._final_step) + 1
 
+    def find_oldest_second(self) -> float:
+        """Return the epoch second from which on points count; 0 if all do."""
+        return float(max(self.find_oldest_step(), 0) * self._step_seconds)
+
     def needs_second(self, time: float) -> bool:
         """Whether a row that may still change needs points of this time (epoch seconds)."""
         return int(time // self._step_seconds) >= self.find_oldest_step() - 1

@@ -9,11 +9,9 @@ import heapq
 import math
 import struct
 import time
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from operator import itemgetter
 from typing import Any
 
 import structlog
@@ -39,32 +37,21 @@ from streamd.runtime.aggregation.restoring import PointRestorer
 from streamd.runtime.aggregation.series_table import SeriesTable
 from streamd.runtime.aggregation.servers import (
     FORGET_RECORD,
-    NO_SLOT,
     POINTS_RECORD,
     SERIES_RECORD,
     CollectedServer,
     ServerPointsTaken,
     encode_series_record,
 )
+from streamd.runtime.aggregation.slicing import SLICE_WORK, estimate_row_work, slice_points
 from streamd.runtime.aggregation.turns import LoopTurns
 from streamd.runtime.ingest import Admission, IngestLoad, RowsDue, ServerContradicted
 from streamd.runtime.state.state import State
 
 log = structlog.get_logger(__name__)
 
-COMMIT_SLICE_POINTS = 1_000
-"""The number of points that are taken in one turn of the event loop. Each may belong to another step and so complete a
-row, which takes a tenth of a millisecond."""
-
 SLICE_ROWS = 100
 """The number of overdue rows that are closed in one turn of the event loop."""
-
-SLICE_WORK = 20_000
-"""The series whose values are computed before the event loop gets its turn, which takes 2 µs each."""
-
-_ROW_WORK, _POINTS_WORK, _NEW_SERVER_WORK = 50, 10, 200
-"""A row without series takes as long as so many of them, so many points as long as one, and to admit a server, whose
-window is emptied, as so many."""
 
 SLICE_REMOVED_SERIES = 5_000
 """The series that are removed before the event loop gets its turn."""
@@ -161,7 +148,7 @@ class Collector:
     def find_oldest_second(self, server: str) -> float:
         """Return the epoch second from which on the points of a server count; 0 if it has no points yet."""
         known = self.table.servers.get(server)
-        return 0.0 if known is None else float(max(known.find_oldest_step(), 0) * self._step_seconds)
+        return 0.0 if known is None else known.find_oldest_second()
 
     def count_refused(self, protocol: str, error: StreamdError) -> None:
         """Count a body that was rejected as a whole."""
@@ -174,7 +161,7 @@ class Collector:
         """
         self._load.bodies += 1
         try:
-            for work in self._slice_points(batch):
+            for work in slice_points(batch.points, self._step_seconds):
                 self._take_slice(work, batch)
                 await self._turns.wait()
         except StorageError as error:
@@ -190,44 +177,6 @@ class Collector:
         batch.counts.taken += result.taken
         self._admission.report_forgotten()
         return result
-
-    def _slice_points(self, batch: PointBatch) -> Iterator[list[tuple[CollectedServer, Points]]]:
-        """Yield the points of a batch in slices, each of which the loop has time for."""
-        work: list[tuple[CollectedServer, Points]] = []
-        size = rows_work = 0
-        for server, points in batch.points.items():
-            row_work = _estimate_work(server)
-            # Without the points that are kept: they belong to few steps, and are gone after these.
-            max_steps = max(SLICE_WORK // (_ROW_WORK + len(server.entries)), 1)
-            for part in self._split_points(points, max_steps):
-                work.append((server, part))
-                size += len(part)
-                rows_work += row_work
-                if size >= COMMIT_SLICE_POINTS or rows_work >= SLICE_WORK:
-                    yield work
-                    work, size, rows_work = [], 0, 0
-        if work:
-            yield work
-
-    def _split_points(self, points: Points, max_steps: int) -> Iterator[Points]:
-        """Yield the points of a server in parts of at most `COMMIT_SLICE_POINTS` points and `max_steps` steps.
-
-        The parts are in order of time: the points of one must not make those of a later one too old.
-        """
-        length = self._step_seconds
-        if len(points) <= COMMIT_SLICE_POINTS:
-            times = [time for _, time, _ in points]
-            if len(points) <= max_steps or max(times) // length - min(times) // length < max_steps:
-                yield points
-                return
-        points.sort(key=itemgetter(1))
-        begin = 0
-        while begin < len(points):
-            last = points[begin][1] // length + max_steps
-            end = min(begin + COMMIT_SLICE_POINTS, len(points))
-            end = max(bisect_left(points, last * length, begin, end, key=itemgetter(1)), begin + 1)
-            yield points[begin:end]
-            begin = end
 
     def _take_slice(self, work: list[tuple[CollectedServer, Points]], batch: PointBatch) -> None:
         """Store the points of some servers, then fill their rows."""
@@ -253,7 +202,7 @@ class Collector:
         """Return the points that are neither too old nor too far ahead, or `None`; a new server gets a slot."""
         server = self.table.servers.get(server.name, server)  # it may have been forgotten since it was decoded
         self._contradict(server, points, wall)
-        oldest = float(max(server.find_oldest_step(), 0) * self._step_seconds)
+        oldest = server.find_oldest_second()
         newest = wall + self.limits.max_ahead_seconds
         good = [point for point in points if oldest <= point[1] <= newest]
         if len(good) < len(points):
@@ -419,7 +368,7 @@ class Collector:
                 return False
             _, _, server, step = heapq.heappop(self._deadlines)
             if self._is_collected(server):
-                kept, work = server.count_points(), work + _estimate_work(server)
+                kept, work = server.count_points(), work + estimate_row_work(server)
                 self._write_rows(server, [each for each in server.list_open_steps() if each <= step])
                 self.points_kept += server.count_points() - kept
             if work >= SLICE_WORK:
@@ -527,12 +476,6 @@ class Collector:
         """Yield each rule with the number of values that it gave to rows."""
         for rule, count in zip(self.table.rules, self.values_by_rule, strict=True):
             yield rule.name, count
-
-
-def _estimate_work(server: CollectedServer) -> int:
-    """Return how long a row of a server takes to compute, in the unit of `SLICE_WORK`."""
-    new = _NEW_SERVER_WORK if server.slot == NO_SLOT else 0
-    return _ROW_WORK + len(server.entries) + server.count_points() // _POINTS_WORK + new
 
 
 def _reject_times(server: str, points: Points, oldest: float, newest: float, batch: PointBatch) -> None:

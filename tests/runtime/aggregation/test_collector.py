@@ -17,6 +17,7 @@ from streamd.core.mapping.mapping import NO_RULE, NO_SERVER, RuleMapping
 from streamd.core.mapping.rules import parse_rule_set
 from streamd.core.mapping.series import Kind, SourceSeries
 from streamd.runtime.aggregation import collector as collector_module
+from streamd.runtime.aggregation import slicing
 from streamd.runtime.aggregation.batch import CommitResult
 from streamd.runtime.aggregation.collector import Collector, CollectorLimits
 from streamd.runtime.aggregation.point_log import PointLog
@@ -156,7 +157,7 @@ async def test_more_overdue_rows_than_a_turn_takes_are_closed_in_several(
 async def test_a_body_of_many_points_may_have_them_in_any_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(collector_module, "COMMIT_SLICE_POINTS", 5)
+    monkeypatch.setattr(slicing, "COMMIT_SLICE_POINTS", 5)
     with collecting(tmp_path, wall=BEGIN + 100 * STEP) as rig:
         by_series = [("a", metric, step * STEP, float(step)) for metric in ("load", "cpu") for step in range(8, -1, -1)]
         result = await rig.send(*by_series)
@@ -537,7 +538,7 @@ async def test_the_points_of_a_step_are_bounded(tmp_path: Path, monkeypatch: pyt
 async def test_a_server_with_many_series_makes_few_rows_in_a_turn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(collector_module, "SLICE_WORK", 120)
+    monkeypatch.setattr(slicing, "SLICE_WORK", 120)
     turns: list[int] = []
     with collecting(tmp_path, wall=BEGIN + 100 * STEP) as rig:
         take = rig.collector._take_slice
