@@ -19,7 +19,7 @@ get() { # netdata, and the libraries that a small Debian may lack
     libjson-c5 liblz4-1 libssl3 libuuid1 libuv1 zlib1g
 }
 get 2> /dev/null || { apt-get update -qq && get; }
-for package in ./*.deb; do dpkg -x "$package" root; done
+for package in ./*.deb; do dpkg -x "$package" tree; done
 mkdir config cache lib log web
 touch config/.opt-out-from-anonymous-statistics
 cat > watch.py <<'PY'
@@ -85,8 +85,8 @@ run as user = {getpass.getuser()}
 hostname = web-01
 [directories]
 config = {here}/config
-stock config = {here}/root/usr/lib/netdata/conf.d
-plugins = {here}/root/usr/lib/netdata/plugins.d
+stock config = {here}/tree/usr/lib/netdata/conf.d
+plugins = {here}/tree/usr/lib/netdata/plugins.d
 log = {here}/log
 web = {here}/web
 cache = {here}/cache
@@ -114,8 +114,8 @@ Path("config/exporting.conf").write_text(
         for name, address in destinations.items()
     )
 )
-libraries = ":".join(str(path) for path in [*here.glob("root/usr/lib/*-linux-gnu"), *here.glob("root/lib/*-linux-gnu")])
-command = ["timeout", "60", "env", f"LD_LIBRARY_PATH={libraries}", "root/usr/sbin/netdata"]
+libraries = ":".join(str(path) for path in [*here.glob("tree/usr/lib/*-linux-gnu"), *here.glob("tree/lib/*-linux-gnu")])
+command = ["timeout", "60", "env", f"LD_LIBRARY_PATH={libraries}", "tree/usr/sbin/netdata"]
 with open("output", "wb") as output:
     netdata = subprocess.Popen([*command, "-D", "-c", "config/netdata.conf"], stdout=output, stderr=output)
 try:
