@@ -6,6 +6,9 @@ where it arises, with `from`.
 
 from typing import ClassVar
 
+MAX_INPUT_ERROR_CHARACTERS = 2_000
+"""The longest message about a caller's input: messages repeat what is wrong, and a caller may send megabytes of it."""
+
 
 class StreamdError(Exception):
     """The root of the tree.
@@ -20,9 +23,12 @@ class StreamdError(Exception):
 
 # ---------------------------------------------------------------- input of callers
 class InvalidInputError(StreamdError):
-    """Input of a caller does not agree with the contract."""
+    """Input of a caller does not agree with the contract. Its message is bounded, whatever the input is."""
 
     code = "invalid"
+
+    def __str__(self) -> str:
+        return _bound_message(super().__str__())
 
 
 class MalformedError(InvalidInputError):
@@ -121,10 +127,29 @@ class TooBusyError(UnavailableError):
     code = "too_busy"
 
 
+class RateLimitedError(TooBusyError):
+    """A caller has reached a limit of its own token.
+
+    `wait_seconds` is the time until the call may succeed; `None` if it depends on other calls of the caller.
+    """
+
+    code = "rate_limited"
+
+    def __init__(self, message: str, *, wait_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.wait_seconds = wait_seconds
+
+
 class DrainingError(UnavailableError):
     """The daemon is stopping and accepts nothing new."""
 
     code = "draining"
+
+
+class NoCapacityError(UnavailableError):
+    """Every slot holds a server that was seen lately, so a new one gets none."""
+
+    code = "no_capacity"
 
 
 class StorageError(UnavailableError):
@@ -164,17 +189,38 @@ class NotFiniteError(InferenceError):
     code = "forecast_not_finite"
 
 
-# ---------------------------------------------------------------- changes of the serving version
+# ---------------------------------------------------------------- access
 class ForbiddenError(StreamdError):
-    """The configuration of the daemon disables this call."""
+    """The caller's token does not permit this call, or the configuration of the daemon disables it."""
 
     code = "forbidden"
 
 
+class TooManyServersError(ForbiddenError):
+    """A caller writes to as many servers as its token permits; it may write to no other one."""
+
+    code = "too_many_servers"
+
+
+class ForeignOriginError(ForbiddenError):
+    """A page of another site sent the request."""
+
+    code = "foreign_origin"
+
+
+class WrongHostError(StreamdError):
+    """The request was sent to a name that is not one of this daemon's."""
+
+    code = "wrong_host"
+
+
 class UnauthorizedError(StreamdError):
-    """The caller did not send the token that this call needs."""
+    """The caller did not send the token that this call needs, or the token is unknown, revoked or has expired."""
 
     code = "unauthorized"
+
+
+# ---------------------------------------------------------------- changes of the serving version
 
 
 class ReloadError(StreamdError):
@@ -185,9 +231,12 @@ class ReloadError(StreamdError):
 
 # ---------------------------------------------------------------- start-up
 class ConfigError(StreamdError):
-    """A setting is unknown, of the wrong type or out of range."""
+    """A setting is unknown, of the wrong type or out of range. Its message is bounded, whatever the file is."""
 
     code = "config"
+
+    def __str__(self) -> str:
+        return _bound_message(super().__str__())
 
 
 class RepositoryError(StreamdError):
@@ -217,3 +266,7 @@ class BuildError(StreamdError):
     """A graph or a plan cannot be made; the message has every reason that the library reported."""
 
     code = "build_failed"
+
+
+def _bound_message(message: str) -> str:
+    return message if len(message) <= MAX_INPUT_ERROR_CHARACTERS else f"{message[:MAX_INPUT_ERROR_CHARACTERS]}..."

@@ -1,9 +1,7 @@
 """The choice of a subscriber: its servers, and its part of each forecast. Neither sends nor encodes."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import translate
 
 import numpy as np
 import numpy.typing as npt
@@ -11,10 +9,11 @@ import numpy.typing as npt
 from streamd.core.arrays import Float32
 from streamd.core.contract import ModelContract
 from streamd.core.errors import InvalidSelectionError
+from streamd.core.globs import GlobSet, has_wildcard
 
 FRAME_DTYPES = ("float32", "float16")
 MAX_GLOBS = 10_000
-MAX_GLOB_CHARACTERS = 1_024
+"""Entries in one choice of servers; `core/globs.py` limits those with wildcards."""
 
 FLOAT16_LIMIT = np.finfo(np.float16).max.astype(np.float32)
 
@@ -55,7 +54,8 @@ class ServerGlobs:
     """A case-sensitive choice of servers by `globs`, and by `names`, which are never read as globs.
 
     A server is chosen if one of them matches. A glob matches the server with exactly this name, and the servers that
-    match it as a pattern of the shell (`*`, `?`, `[...]`). So the server `db[1]` is chosen by its name.
+    match it as a pattern of the shell (`*`, `?`, `[...]`). So the server `db[1]` is chosen by its name. Raises
+    `InvalidSelectionError` for too many entries.
     """
 
     def __init__(self, globs: Sequence[str], names: Sequence[str] = ()) -> None:
@@ -64,22 +64,16 @@ class ServerGlobs:
         self.globs = (*globs, *names)
         self._all = "*" in globs
         self._exact = frozenset(self.globs)
-        patterns = []
-        for glob in globs:
-            if glob == "*" or not re.search(r"[*?\[]", glob):
-                continue
-            if len(glob) > MAX_GLOB_CHARACTERS:
-                raise InvalidSelectionError(
-                    f"servers has a glob of {len(glob)} characters, expected at most {MAX_GLOB_CHARACTERS}"
-                )
-            patterns.append(translate(re.sub(r"\*+", "*", glob)))
-        self._pattern = re.compile("|".join(patterns)) if patterns else None
+        patterns = [glob for glob in globs if has_wildcard(glob)]
+        self._patterns = GlobSet(patterns) if patterns and not self._all else None
+        self.is_costly = self._patterns is not None and self._patterns.is_costly
+        """Whether `matches` takes longer than a few look-ups, so that thousands of calls need several loop turns."""
 
     def matches(self, name: str) -> bool:
         """Whether a server of this name is chosen."""
         if self._all or name in self._exact:
             return True
-        return self._pattern is not None and self._pattern.match(name) is not None
+        return self._patterns is not None and self._patterns.matches(name)
 
 
 def make_forecast_slice(
@@ -94,9 +88,9 @@ def make_forecast_slice(
     Raises `InvalidSelectionError` for a target, quantile, stride or type that does not exist.
     """
     if dtype not in FRAME_DTYPES:
-        raise InvalidSelectionError(f"dtype is {dtype!r}, expected one of {', '.join(FRAME_DTYPES)}")
+        raise InvalidSelectionError(f"dtype is {dtype!r:.80}, expected one of {', '.join(FRAME_DTYPES)}")
     if not 1 <= every <= contract.horizon:
-        raise InvalidSelectionError(f"every is {every}, expected 1 to {contract.horizon}")
+        raise InvalidSelectionError(f"every is {every!s:.40}, expected 1 to {contract.horizon}")
     return ForecastSlice(
         _find_indices("targets", contract.targets, targets),
         _find_indices("quantiles", contract.quantiles, quantiles),
@@ -114,10 +108,10 @@ def _find_indices(what: str, known: Sequence[str | float], requested: Sequence[s
     for one in requested:
         near = [place for place, other in enumerate(known) if _is_same(one, other)]
         if not near:
-            raise InvalidSelectionError(f"{what} has {one!r}, expected some of {list(known)}")
+            raise InvalidSelectionError(f"{what} has {one!r:.80}, expected some of {list(known)}")
         places.append(near[0])
     if len(set(places)) != len(places):
-        raise InvalidSelectionError(f"{what} names one of {list(requested)} twice")
+        raise InvalidSelectionError(f"{what} names one of {list(requested)!s:.400} twice")
     return tuple(places)
 
 

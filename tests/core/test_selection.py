@@ -9,7 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from streamd.core.errors import InvalidSelectionError
-from streamd.core.selection import MAX_GLOB_CHARACTERS, MAX_GLOBS, ServerGlobs, make_forecast_slice
+from streamd.core.globs import MAX_PATTERNS
+from streamd.core.selection import MAX_GLOBS, ServerGlobs, make_forecast_slice
 from tests.support.contracts import make_contract
 
 CONTRACT = make_contract(features=("a", "b", "c", "d"), targets=("c", "a", "b"), horizon=12)
@@ -47,13 +48,21 @@ def test_many_stars_are_matched_quickly() -> None:
     assert not ServerGlobs(["a*" * 500]).matches("a" * 250 + "b")
 
 
-def test_too_many_or_too_long_globs_are_refused() -> None:
+def test_too_many_globs_are_refused() -> None:
     with pytest.raises(InvalidSelectionError, match="globs"):
         ServerGlobs(["a"] * (MAX_GLOBS + 1))
     with pytest.raises(InvalidSelectionError, match="globs"):
         ServerGlobs(["a"] * (MAX_GLOBS - 1), ["b", "c"])
-    with pytest.raises(InvalidSelectionError, match="glob"):
-        ServerGlobs(["*" + "a" * MAX_GLOB_CHARACTERS])
+    with pytest.raises(InvalidSelectionError, match="globs with wildcards"):
+        ServerGlobs([f"{number}*" for number in range(MAX_PATTERNS + 1)])
+
+
+def test_names_are_cheap_and_limited_only_in_number() -> None:
+    names = [f"web-{number:05}.example.com" for number in range(MAX_GLOBS)]
+    chosen = ServerGlobs(names[:-1], names[-1:])
+    assert chosen.matches(names[0])
+    assert chosen.matches(names[-1])
+    assert not chosen.is_costly
 
 
 @st.composite
