@@ -1,4 +1,4 @@
-"""Opens and reads regular files without ever waiting without limit; imports nothing of streamd.
+"""Opens and reads regular files without ever waiting without limit, and syncs folders; imports nothing of streamd.
 
 Pipes, devices and sockets are refused, since opening a pipe waits for a writer. A file system that stops answering
 leads to a `TimeoutError`.
@@ -50,6 +50,15 @@ def require_regular(descriptor: int, path: Path) -> None:
     if not stat.S_ISREG(mode):
         kind = _KINDS.get(stat.S_IFMT(mode), "not a file")
         raise OSError(errno.EINVAL, f"it is {kind}, expected a regular file", str(path))
+
+
+def sync_folder(path: Path) -> None:
+    """Write a folder's names through to the disk; raises `OSError`."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read_with_timeout(path: Path, stall_seconds: float = STALL_SECONDS) -> bytes:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 from streamd.core.errors import RepositoryError
-from streamd.regular_files import require_regular
+from streamd.regular_files import require_regular, sync_folder
 
 LOCK_NAME = ".promoted.lock"
 REMOVING_PREFIX = ".removing-"
@@ -22,6 +22,9 @@ REMOVING_PREFIX = ".removing-"
 
 BUILDING_PREFIX = ".building-"
 """The beginning of the name of a version that is being built; the process that builds it holds it (`VersionHold`)."""
+
+NO_FOLDER = "no such folder of engine versions; --engines or `engines` in [engine] names it"
+"""The error of a repository that is not there."""
 
 
 class VersionHold:
@@ -92,7 +95,7 @@ def is_held(path: Path) -> bool:
 def lock_repository(root: Path) -> Iterator[None]:
     """Lock out all other processes that change which version serves; raises `RepositoryError` at once if one does."""
     if not root.is_dir():
-        raise RepositoryError(f"{root}: no such folder of engine versions")
+        raise RepositoryError(f"{root}: {NO_FOLDER}")
     lock = root / LOCK_NAME
     try:
         fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
@@ -145,15 +148,6 @@ def copy_file(given: Path, path: Path) -> None:
 def sync_file(path: Path) -> None:
     """Write a file through to the disk; raises `OSError`."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def sync_folder(path: Path) -> None:
-    """Write a folder's names through to the disk; raises `OSError`."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
     finally:

@@ -1,8 +1,9 @@
 """A daemon's state on a disk that fills and empties; a program, because the test is that it does not end by SIGBUS.
 
-    python -m tests.support.filling_disks FOLDER NAME
+    python -m tests.support.filling_disks FOLDER NAME...
 
-`NAME` is the prefix of the servers that are new in this run. Each line of output counts samples by result.
+The state is opened once for each `NAME`, the prefix of the servers that are new then. Each line of output counts
+samples by result.
 """
 
 import asyncio
@@ -62,21 +63,22 @@ class Sender:
     def contradict(self, slot: int) -> None:
         """Do nothing: no clock is watched."""
 
-    def send(self, what: str, servers: list[str], rows: int) -> None:
-        """Send the next rows of each server, and write the number of samples by result."""
+    def send(self, what: str, servers: list[str], rows: int, stride: int = 1) -> None:
+        """Send rows of each server, each `stride` steps after the last, and write the number of samples by result."""
         codes: dict[str, int] = {"accepted": 0}
-        for _ in range(rows):
-            samples = [(index, self._sample(server)) for index, server in enumerate(servers)]
-            result = asyncio.run(self._ingest.take_samples(samples))
-            codes["accepted"] += result.accepted
-            for error in result.errors:
-                codes[error["code"]] = codes.get(error["code"], 0) + 1
+        with asyncio.Runner() as runner:
+            for _ in range(rows):
+                samples = [(index, self._sample(server, stride)) for index, server in enumerate(servers)]
+                result = runner.run(self._ingest.take_samples(samples))
+                codes["accepted"] += result.accepted
+                for error in result.errors:
+                    codes[error["code"]] = codes.get(error["code"], 0) + 1
         self._post()
         write_line(what, *(f"{code}={count}" for code, count in sorted(codes.items()) if count))
 
-    def _sample(self, server: str) -> Sample:
+    def _sample(self, server: str, stride: int) -> Sample:
         slot = self._state.directory.slots.get(server)
-        step = 1_000 if slot is None else self._state.windows.get_latest_step(slot) + 1
+        step = 1_000 if slot is None else self._state.windows.get_latest_step(slot) + stride
         values: dict[str, float | None] = {name: float(place + step) for place, name in enumerate(CONTRACT.features)}
         return Sample(server=server, time=float(step * CONTRACT.step_seconds), values=values)
 
@@ -101,7 +103,7 @@ def run(folder: Path, name: str) -> None:
         fill(ballast)
         sender.send("reserved", [f"{name}-reserved-{number}" for number in range(SPACE_FOR)], 1)
         sender.send("full-new", [f"{name}-new-{number}" for number in range(10)], 1)
-        sender.send("full-old", known, 300)
+        sender.send("full-old", known, 12, stride=25)  # over every page of their windows
         state.flush()
         sender.send("full-old", known, 2)
         for number, size in enumerate(ROUNDS):
@@ -120,4 +122,5 @@ def run(folder: Path, name: str) -> None:
 
 
 if __name__ == "__main__":
-    run(Path(sys.argv[1]), sys.argv[2])
+    for argument in sys.argv[2:]:
+        run(Path(sys.argv[1]), argument)

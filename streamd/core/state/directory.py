@@ -5,10 +5,13 @@ Touches arrays only; the windows and forecasts of a slot are others' arrays.
 
 import math
 import zlib
+from bisect import bisect_right
+from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 
-from streamd.core.errors import InvalidServerError
+from streamd.core.errors import InvalidServerError, NoCapacityError
 from streamd.core.state.layout import Column, NamedArrays, make_scalar_view
 
 MAX_SERVER_NAME_BYTES = 256
@@ -16,29 +19,39 @@ DIRECTORY_COLUMNS = (
     Column("name", "u1", (MAX_SERVER_NAME_BYTES,)),
     Column("name_bytes", "<u2"),  # 0 if the slot is free; written last: it commits the slot
     Column("last_seen", "<f8"),  # epoch seconds at which the newest sample arrived
-    Column("name_check", "<u4", added=True),  # checksum of the name; 0 if an earlier version wrote it
+    Column("name_check", "<u4", added=1),  # checksum of the name; 0 if an earlier version wrote it
 )
 LATEST_SEEN = 1e11
 """Epoch seconds (in the year 5138) beyond which no sample can have arrived."""
 
 
 class Directory:
-    """Servers by name and by slot, over arrays that survive the process."""
+    """Servers by name and by slot, over arrays that survive the process.
 
-    def __init__(self, arrays: NamedArrays) -> None:
+    Without `has_checks`, the arrays are from an earlier version, which wrote no checksums of names.
+    """
+
+    def __init__(self, arrays: NamedArrays, *, has_checks: bool = False) -> None:
         self._names = arrays["name"]
         self._name_bytes = arrays["name_bytes"]
         self._checks = arrays["name_check"]
         self._last_seen = arrays["last_seen"]
         self._seen = make_scalar_view(self._last_seen)
+        self._known_checks = () if has_checks else (0,)
         self.capacity = len(self._name_bytes)
         self.slots: dict[str, int] = {}
         self.names: list[str | None] = [None] * self.capacity
         self.generations = [0] * self.capacity
         """By slot: grows when the slot is released, so that work for its earlier server is recognised as stale."""
+        self.seeds = [0] * self.capacity
+        """By slot: a number of the name, with which rows and forecasts are sealed; 0 if the slot is free."""
         self.unreadable = 0
         """Slots whose stored name or numbers were impossible (a damaged file); they were freed."""
         self._load()
+        self._ordered: list[str] | None = None
+        """All names in order, if no server came or left since they were sorted."""
+        self._none_before = -math.inf
+        """No server was seen last before this (epoch seconds), so that most newcomers are refused without a search."""
         self._free = [slot for slot in range(self.capacity - 1, -1, -1) if self.names[slot] is None]
 
     def _load(self) -> None:
@@ -50,6 +63,7 @@ class Directory:
                 continue
             self.slots[name] = slot
             self.names[slot] = name
+            self.seeds[slot] = self._checks[slot] = _checksum(name.encode())
 
     def _read_name(self, slot: int) -> str:
         """Return the name of the server of a slot; empty if it is damaged."""
@@ -57,7 +71,7 @@ class Directory:
         if size > MAX_SERVER_NAME_BYTES or not (math.isfinite(seen) and 0 <= seen <= LATEST_SEEN):
             return ""
         encoded = bytes(self._names[slot, :size])
-        if self._checks[slot] not in (0, _checksum(encoded)):
+        if self._checks[slot] not in (*self._known_checks, _checksum(encoded)):
             return ""
         try:
             name = encoded.decode()
@@ -71,15 +85,22 @@ class Directory:
         self.release(slot)
         self.unreadable += 1
 
-    def find_slot(self) -> tuple[int, str | None]:
+    def find_slot(self, silent_since: float = math.inf) -> tuple[int, str | None]:
         """Return the slot that the next new server gets, and the server that it evicts (None if the slot is free).
 
-        The server that has been silent the longest is evicted first.
+        The server that has been silent the longest is evicted first. Raises `NoCapacityError` if even that one was
+        seen after `silent_since` (epoch seconds).
         """
         if self._free:
             return self._free[-1], None
-        slot = int(np.argmin(self._last_seen))
-        return slot, self.names[slot]
+        if self._none_before <= silent_since:
+            slot = int(np.argmin(self._last_seen))
+            self._none_before = float(self._last_seen[slot])
+            if self._none_before <= silent_since:
+                return slot, self.names[slot]
+        raise NoCapacityError(
+            f"all {self.capacity} slots (max_servers) have servers that were seen lately (evict_after_seconds)"
+        )
 
     def admit(self, slot: int, name: str, now: float) -> None:
         """Give a slot to `name`.
@@ -95,6 +116,8 @@ class Directory:
         self._name_bytes[slot] = len(encoded)
         self.slots[name] = slot
         self.names[slot] = name
+        self.seeds[slot] = _checksum(encoded)
+        self._ordered = None
 
     def release(self, slot: int) -> None:
         """Free a slot; `find_slot` returns it next."""
@@ -104,13 +127,24 @@ class Directory:
         # A wrong checksum, so that a damaged length cannot bring the server back.
         self._checks[slot] = ~np.uint32(_checksum(name.encode()))
         del self.slots[name]
+        self._ordered = None
         self.names[slot] = None
+        self.seeds[slot] = 0
         self.generations[slot] += 1
         self._free.append(slot)
 
     def touch(self, slot: int, now: float) -> None:
         """Record that a sample of this server arrived at `now` (epoch seconds)."""
         self._seen[slot] = now
+
+    def iterate_names(self, after: str = "") -> Iterator[str]:
+        """Return the names behind `after`, in order; do not admit or release a server meanwhile.
+
+        They are sorted once after each change, so that one who reads page after page costs its pages only.
+        """
+        if self._ordered is None:
+            self._ordered = sorted(self.slots)
+        return islice(self._ordered, bisect_right(self._ordered, after), None)
 
     def get_last_seen(self, slot: int) -> float:
         """Return when the newest sample of this slot's server arrived (epoch seconds)."""
@@ -123,6 +157,7 @@ class Directory:
     def limit_last_seen(self, now: float) -> None:
         """Set every arrival after `now` (epoch seconds) to `now`: the clock was ahead when it was recorded."""
         np.minimum(self._last_seen, now, out=self._last_seen)
+        self._none_before = min(self._none_before, now)
 
     def __len__(self) -> int:
         return len(self.slots)

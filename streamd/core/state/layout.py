@@ -22,13 +22,14 @@ NamedArrays = dict[str, npt.NDArray[Any]]
 class Column:
     """One array; `shape` is without the leading slot axis.
 
-    A column that was `added` later lies behind the others: a file of an earlier version is extended by it, with zeros.
+    A column that was added later lies behind the others: a file of an earlier version is extended by it, with zeros.
+    `added` is the number of the addition, 0 for the columns of the first version.
     """
 
     name: str
     dtype: str
     shape: tuple[int, ...] = ()
-    added: bool = False
+    added: int = 0
 
     def count_bytes(self, capacity: int) -> int:
         """Return the size of this array in bytes for `capacity` slots."""
@@ -47,17 +48,18 @@ class Layout:
         self.identity = {"capacity": capacity, **identity}
         self.offsets: dict[str, int] = {}
         self._places: list[tuple[int, int]] = []  # of each column its offset, and the bytes of a slot
-        self.earlier_nbytes = 0
-        """The size in bytes without the columns that were added."""
+        self.earlier_sizes: list[int] = []
+        """The sizes in bytes that files of earlier versions have, in rising order."""
         offset = HEADER_BYTES
+        addition = 0
         for column in self.columns:
-            if column.added and not self.earlier_nbytes:
-                self.earlier_nbytes = offset
+            if column.added > addition:
+                self.earlier_sizes.append(offset)
+                addition = column.added
             self.offsets[column.name] = offset
             self._places.append((offset, column.count_bytes(1)))
             offset += -(-column.count_bytes(capacity) // HEADER_BYTES) * HEADER_BYTES
         self.nbytes = offset
-        self.earlier_nbytes = self.earlier_nbytes or offset
 
     def make_header(self, **more: Any) -> bytes:
         """Return the header page: the magic, then the identity (and `more`) and a checksum of them as JSON."""

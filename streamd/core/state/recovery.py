@@ -1,13 +1,17 @@
 """Repairs a window store after its process ended, in whatever way, and after a clock that was ahead.
 
 Touches the store's arrays only. Every acknowledged sample is complete in them. An interrupted change is finished or
-undone by means of its journal.
+undone by means of its journal. Relies on the order of the writes, which only a crash of the machine does not keep
+(`rebuilding.py`).
 """
+
+from zlib import crc32
 
 import numpy as np
 
 from streamd.core.arrays import Float32
 from streamd.core.contract import MAX_STATUS
+from streamd.core.state.seals import NO_SEAL, mix_seed
 from streamd.core.state.windows import NO_STEP, PRESENT, SEALED_STATUSES, WindowStore, make_step_check
 
 LAST_STEP = 2**40
@@ -50,13 +54,24 @@ def recover(store: WindowStore, slots: list[int], now: float) -> int:
     The grace of open rows begins again at `now` (monotonic seconds). Returns the number of slots with an interrupted
     change.
     """
+    interrupted = finish_changes(store, slots)
+    derive_memory(store, slots, now)
+    return interrupted
+
+
+def finish_changes(store: WindowStore, slots: list[int]) -> int:
+    """Finish or undo the change that the journal of each slot names; returns how many had one."""
     journal = store.arrays["journal"]
     interrupted = [slot for slot in slots if journal[slot] != NO_STEP]
     for slot in interrupted:
         _finish_change(store, slot, int(journal[slot]))
+    return len(interrupted)
+
+
+def derive_memory(store: WindowStore, slots: list[int], now: float) -> None:
+    """Derive what the store keeps of these slots in memory only; the grace of open rows begins at `now`."""
     for slot in slots:
         _derive_memory(store, slot, now)
-    return len(interrupted)
 
 
 def _finish_change(store: WindowStore, slot: int, step: int) -> None:
@@ -70,22 +85,34 @@ def _finish_change(store: WindowStore, slot: int, step: int) -> None:
         for copy in (gap, gap + length):
             ring[copy] = np.nan
             marks[copy] = 0
+        arrays["seals"][slot, gap] = NO_SEAL
         if arrays["open_step"][slot] == step:
             row = arrays["open_values"][slot]
             mark = (int(arrays["open_status"][slot]) & MAX_STATUS) | (0 if np.isnan(row).all() else PRESENT)
             for copy_place in (place, place + length):
                 ring[copy_place] = row
                 marks[copy_place] = mark
+            seal_row(store, slot, step)
         arrays["newest"][slot] = step
     # 2. The row was the newest already, or was being amended: its first copy is complete, so it replaces the second.
     else:
         ring[place + length] = ring[place]
         marks[place] = (int(marks[place]) & ~PRESENT) | (0 if np.isnan(ring[place]).all() else PRESENT)
         marks[place + length] = marks[place]
+        seal_row(store, slot, step)
     arrays["newest_check"][slot] = make_step_check(int(arrays["newest"][slot]))
     if arrays["open_step"][slot] == step:
         arrays["open_step"][slot] = NO_STEP
     arrays["journal"][slot] = NO_STEP
+
+
+def seal_row(store: WindowStore, slot: int, step: int) -> None:
+    """Give the row of a step the seal of what it has now, or `NO_SEAL` if it is empty."""
+    arrays, place = store.arrays, step % store.context_length
+    row, mark = arrays["values"][slot, place], int(arrays["marks"][slot, place])
+    is_empty = mark == 0 and np.isnan(row).all()
+    start = mix_seed(store.seeds[slot], step, mark)
+    arrays["seals"][slot, place] = NO_SEAL if is_empty else crc32(row.tobytes(), start) or 1
 
 
 def rewind(store: WindowStore, slot: int, last_step: int) -> int:
@@ -127,6 +154,7 @@ def _empty_row(store: WindowStore, slot: int, step: int) -> None:
     for place in (step % length, step % length + length):
         arrays["values"][slot, place] = np.nan
         arrays["marks"][slot, place] = 0
+    arrays["seals"][slot, step % length] = NO_SEAL
     arrays["journal"][slot] = NO_STEP
 
 

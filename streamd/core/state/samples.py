@@ -13,6 +13,9 @@ from streamd.core.errors import InvalidInputError, StreamdError
 Time = float | Annotated[datetime, msgspec.Meta(tz=True)]
 """Epoch seconds, or RFC 3339 with an offset."""
 
+MAX_SAMPLE_VALUES = 16_384
+"""Values in one sample, those of unknown features included: a row of so many takes 3 ms."""
+
 MAX_LISTED_ERRORS = 1_000
 """Rejections that one answer lists; all are counted."""
 
@@ -22,7 +25,7 @@ class Sample(msgspec.Struct, gc=False):
 
     server: str
     time: Time
-    values: dict[str, float | None]
+    values: Annotated[dict[str, float | None], msgspec.Meta(max_length=MAX_SAMPLE_VALUES)]
     status: Annotated[int, msgspec.Meta(ge=0, le=MAX_STATUS)] | None = None
 
 

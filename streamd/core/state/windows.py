@@ -13,8 +13,11 @@ The row that still fills lies beside the ring, so that the window that ends at t
 the next row closes.
 
 If the process is killed in the middle of a change, `recovery.recover` repairs the arrays. The docstrings of
-`_store_closed` and `_amend_closed` say what it relies on.
+`_store_closed` and `_amend_closed` say what it relies on. Each row has a seal (`seals.py`), by which `rebuilding.py`
+finds the rows that a power loss or a bad disk damaged.
 """
+
+from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +28,7 @@ from streamd.core.errors import TooOldError
 from streamd.core.state.layout import Column, NamedArrays, make_scalar_view
 from streamd.core.state.rings import WindowReader
 from streamd.core.state.rows import PackedRow, iterate_columns
+from streamd.core.state.seals import NO_SEAL, mix_seed
 
 NO_STEP = -1
 """The step of a row that does not exist; steps are counted from 1970 and are never negative."""
@@ -55,8 +59,10 @@ def make_window_columns(context_length: int, features: int) -> tuple[Column, ...
         Column("open_status", "u1"),  # one of SEALED_STATUSES
         Column("marks", "u1", (2 * context_length,)),  # the status of each row, and PRESENT
         Column("values", "<f4", (2 * context_length, features)),
-        Column("newest_check", "<i8", added=True),  # make_step_check(newest)
-        Column("open_check", "<i8", added=True),  # make_step_check(the step that was opened last)
+        Column("newest_check", "<i8", added=1),  # make_step_check(newest)
+        Column("open_check", "<i8", added=1),  # make_step_check(the step that was opened last)
+        Column("seals", "<u4", (context_length,), added=2),  # the seal of each closed row, or NO_SEAL
+        Column("open_seal", "<u4", added=2),  # the seal of the open row; NO_SEAL while it is being changed
     )
 
 
@@ -65,15 +71,25 @@ class WindowStore:
 
     A window is forecast if it really has at least `need` rows. A sample may lie `late_steps` behind its server's newest
     row. A row may stay open for `grace_seconds` after its first sample. `need` and `have` are the words of the wire.
+    `seeds` has a number of the server of each slot, which its rows are sealed with; its owner changes it.
     """
 
-    def __init__(self, arrays: NamedArrays, *, need: int, late_steps: int, grace_seconds: float) -> None:
+    def __init__(
+        self,
+        arrays: NamedArrays,
+        *,
+        need: int,
+        late_steps: int,
+        grace_seconds: float,
+        seeds: list[int] | None = None,
+    ) -> None:
         self.capacity, twice, self.features = arrays["values"].shape
         self.context_length = twice // 2
         self.need = need
         self.late_steps = min(late_steps, self.context_length - 1)
         self.grace_seconds = grace_seconds
         self.arrays = arrays
+        self.seeds = [0] * self.capacity if seeds is None else seeds
         self.have = [0] * self.capacity
         """The number of rows that each window really has."""
         self.closed_rows = 0
@@ -91,6 +107,8 @@ class WindowStore:
         self._open_check = make_scalar_view(arrays["open_check"])
         self._open_bytes = make_scalar_view(arrays["open_values"]).cast("B")
         self._open_status = make_scalar_view(arrays["open_status"])
+        self._seals = make_scalar_view(arrays["seals"])
+        self._open_seal = make_scalar_view(arrays["open_seal"])
         self._open_mask = [0] * self.capacity
         self._opened: dict[int, float] = {}  # when each open row got its first sample, oldest first
         self._expected = [0] * self.capacity  # mask of the newest row that had any feature
@@ -105,6 +123,8 @@ class WindowStore:
         self._newest_check[slot] = self._open_check[slot] = make_step_check(NO_STEP)
         self._ring[slot] = np.nan
         self._marks[slot] = 0
+        self.arrays["seals"][slot] = NO_SEAL
+        self._open_seal[slot] = NO_SEAL
         self.restore_slot(slot, have=0, expected=0, expected_step=NO_STEP)
         self._opened.pop(slot, None)
         self._open_mask[slot] = 0
@@ -133,6 +153,11 @@ class WindowStore:
         """Return the step of the newest row, closed or open, or `NO_STEP`. It decides which samples are too old."""
         open_step = int(self._open_step[slot])
         return self.get_newest_step(slot) if open_step == NO_STEP else open_step
+
+    def read_row(self, slot: int, step: int) -> Float32:
+        """Return a view of a closed row, `(features,)`; the step must be one of the slot's window."""
+        row: Float32 = self._ring[slot, step % self.context_length]
+        return row
 
     def is_ready(self, slot: int) -> bool:
         """Whether the window has enough rows for a forecast."""
@@ -207,6 +232,7 @@ class WindowStore:
 
     def _open_row(self, slot: int, step: int, now: float) -> None:
         # The values are emptied before the step is set: a row that a restart finds open has none of an older row.
+        self._open_seal[slot] = NO_SEAL
         self.arrays["open_values"][slot] = np.nan
         self._open_status[slot] = SEALED_STATUSES[0]
         self._open_check[slot] = make_step_check(step)
@@ -215,10 +241,15 @@ class WindowStore:
         self._opened[slot] = now
 
     def _fill_open_row(self, slot: int, row: PackedRow, status: int | None) -> None:
-        self._copy_cells(row, self._open_bytes, slot * self._row_bytes)
+        # Without a seal while it changes: after a kill in between, the row has some of the cells, and no false seal.
+        self._open_seal[slot] = NO_SEAL
+        base = slot * self._row_bytes
+        self._copy_cells(row, self._open_bytes, base)
         if status is not None:
             self._open_status[slot] = SEALED_STATUSES[status]
         self._open_mask[slot] |= row.mask
+        start = mix_seed(self.seeds[slot], self._open_step[slot], self._open_status[slot])
+        self._open_seal[slot] = crc32(self._open_bytes[base : base + self._row_bytes], start) or 1
 
     def _close_row(self, slot: int) -> int:
         base = slot * self._row_bytes
@@ -233,7 +264,7 @@ class WindowStore:
         The order of the writes matters if the process is killed in between. The journal gets the step first.
         1. Killed before `newest` has the step: if it was the open row, that is still there, and `recover` stores it
            again; if not, its sample was not acknowledged, and `recover` empties its place.
-        2. Killed after that: both copies are written, and `recover` only completes the check, the open step and the
+        2. Killed after that: both copies are written, and `recover` only completes the checks, the open step and the
            journal.
         """
         self._journal[slot] = step
@@ -241,7 +272,8 @@ class WindowStore:
         newest = self._newest[slot]
         if newest != NO_STEP and step - newest > 1:
             self._clear_rows(slot, newest + 1, min(step - newest - 1, length))
-        first = slot * 2 * length + step % length
+        place_of_seal = slot * length + step % length
+        first = place_of_seal + slot * length
         if self._flat_marks[first] & PRESENT:
             self.have[slot] -= 1
         mark = status | PRESENT if mask else status
@@ -249,6 +281,8 @@ class WindowStore:
             base = place * self._row_bytes
             self._bytes[base : base + self._row_bytes] = data
             self._flat_marks[place] = mark
+        # mix_seed without a call, as below. A row without a value or a status is as if it was never sent.
+        self._seals[place_of_seal] = (crc32(data, self.seeds[slot] ^ step ^ mark << 24) or 1) if mark else NO_SEAL
         self._newest[slot] = step
         self._newest_check[slot] = -2 - step  # make_step_check without a call: this is the hot path
         if self._open_step[slot] == step:
@@ -281,6 +315,10 @@ class WindowStore:
         for place in (first, first + length):
             self._copy_cells(row, self._bytes, place * self._row_bytes)
             self._flat_marks[place] = mark
+        base = first * self._row_bytes
+        start = mix_seed(self.seeds[slot], step, mark)
+        seal = (crc32(self._bytes[base : base + self._row_bytes], start) or 1) if mark else NO_SEAL
+        self._seals[slot * length + step % length] = seal
         self._journal[slot] = NO_STEP
         if mark & ~before & PRESENT:
             self.have[slot] += 1
@@ -296,6 +334,7 @@ class WindowStore:
         for copy in (places, places + self.context_length):
             self._ring[slot, copy] = np.nan
             self._marks[slot, copy] = 0
+        self.arrays["seals"][slot, places] = NO_SEAL
 
     def _copy_cells(self, row: PackedRow, to: memoryview, base: int) -> None:
         """Copy the values that a row has over the row that begins at byte `base` of `to`."""

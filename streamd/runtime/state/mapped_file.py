@@ -13,6 +13,9 @@ A write to a mapped page for which the disk has no space ends the process by SIG
 - If there is no space for the pieces at start, the file is dropped from the cache before it is mapped.
 - On btrfs the file is written in place (NOCOW), because a copy-on-write file needs new space for each page that is
   written again.
+
+If the disk refuses a page, the kernel reports it once and takes the page for written: a later flush would succeed
+without it. So a flush after one that failed marks all pages as changed first, by the same MADV_POPULATE_WRITE.
 """
 
 import contextlib
@@ -21,14 +24,14 @@ import fcntl
 import mmap
 import os
 import uuid
-from array import array
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from streamd.core.errors import StateError, StorageError
 from streamd.core.state.layout import HEADER_BYTES, Layout, NamedArrays, parse_header
-from streamd.regular_files import open_regular, require_regular
+from streamd.regular_files import open_regular, require_regular, sync_folder
+from streamd.runtime.state.btrfs import is_btrfs, switch_off_copies
 
 PIECE_BYTES = 2 * 2**20
 """The largest piece of a file that Linux caches as a whole."""
@@ -38,12 +41,6 @@ BTRFS_SPARE_BYTES = 32 * 2**20
 
 MADV_POPULATE_WRITE = 23
 """The number in Linux; Python's mmap module has no name for it."""
-
-FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, FS_NOCOW_FL = 0x80086601, 0x40086602, 0x00800000
-"""The calls that read and set a file's attributes, and the one that `chattr +C` sets; numbers of 64-bit Linux."""
-
-BTRFS_IOC_FS_INFO = 0x8400941F
-"""A call that only btrfs answers."""
 
 
 class StateFile:
@@ -57,6 +54,7 @@ class StateFile:
         self.path = path
         self.layout = layout
         self._temporary_path = path if recreate else None
+        self._is_flush_incomplete = False  # a flush failed, and none has succeeded since
         self._touched_pieces: set[int] = set()  # numbers of pieces in which a slot was reserved
         self._whole_pieces: set[int] = set()  # numbers of pieces that are reserved as a whole
         try:
@@ -83,6 +81,19 @@ class StateFile:
     def identifier(self) -> str:
         """The identifier of this file; a file that replaces it has another."""
         return str(self.header.get("identifier", ""))
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether all of its content has seals; the files of earlier versions have none."""
+        return self.header.get("sealed") is True
+
+    def mark_sealed(self) -> None:
+        """Note in the header that all content has seals; flushes the file before and after."""
+        self.flush()
+        self.header = {**self.header, "sealed": True}
+        more = {key: value for key, value in self.header.items() if key not in self.layout.identity}
+        os.pwrite(self._fd, self.layout.make_header(**more), 0)
+        self.flush()
 
     def map_arrays(self) -> NamedArrays:
         """Return the layout's arrays as views of the map; they keep it alive after `close`."""
@@ -156,18 +167,16 @@ class StateFile:
 
     def _reserve_all_pieces(self) -> bool:
         """Reserve every piece that holds data as a whole; returns `False` if the disk has no space."""
-        position = 0
         try:
-            while True:
-                data = os.lseek(self._fd, position, os.SEEK_DATA)
-                hole = os.lseek(self._fd, data, os.SEEK_HOLE)
-                position = min(-(-hole // PIECE_BYTES) * PIECE_BYTES, self.layout.nbytes)
+            for data, hole in self._find_data():
+                edge = min(-(-hole // PIECE_BYTES) * PIECE_BYTES, self.layout.nbytes)
                 # Only the edges of the data: for the whole range, XFS would need as much free space for a moment.
-                for start, end in ((data // PIECE_BYTES * PIECE_BYTES, data), (hole, position)):
+                for start, end in ((data // PIECE_BYTES * PIECE_BYTES, data), (hole, edge)):
                     if start < end:
                         os.posix_fallocate(self._fd, start, end - start)
         except OSError as exc:
-            return exc.errno in (errno.ENXIO, errno.EOPNOTSUPP, errno.EINVAL)  # ENXIO: no data from here on
+            return exc.errno in (errno.EOPNOTSUPP, errno.EINVAL)
+        return True
 
     def find_shortage(self) -> StorageError | None:
         """Return an error if the disk is too full for any write, else `None`.
@@ -195,33 +204,70 @@ class StateFile:
         If the process is killed in between, one of them is at that path. A file that exists as `aside` is replaced.
         """
         try:
+            self.flush()  # else a power loss could leave the name of the new file without its content
             if aside is not None:
                 aside.unlink(missing_ok=True)
                 os.link(former, aside)
             self.path = self.path.replace(former)
+            sync_folder(former.parent)
         except OSError as exc:
             raise StateError(f"{former}: cannot be replaced: {exc.strerror or exc}") from exc
 
     def flush(self) -> None:
-        """Write everything through to the disk; blocks, with the GIL released (`mmap.flush` would hold it)."""
-        if self._map is not None:
-            os.fdatasync(self._fd)
+        """Write everything through to the disk; blocks, with the GIL released (`mmap.flush` would hold it).
 
-    def close(self) -> None:
-        """Flush and close the file; views that are still held keep the map alive. A second call is a no-op."""
+        After an `OSError`, the next flush writes all pages again.
+        """
         if self._map is None:
             return
-        self.flush()
-        self._map = None
-        # The map has a descriptor of its own, which would hold the lock as long as a view is held.
-        fcntl.flock(self._fd, fcntl.LOCK_UN)
-        os.close(self._fd)
+        is_again, self._is_flush_incomplete = self._is_flush_incomplete, True
+        if is_again:
+            self._mark_changed()
+        os.fdatasync(self._fd)
+        self._is_flush_incomplete = False
+
+    def _mark_changed(self) -> None:
+        """Mark every page that holds data as changed, whatever the kernel takes for written."""
+        for start, end in self._find_data():
+            # In pieces: the call holds the GIL.
+            for offset in range(start // PIECE_BYTES * PIECE_BYTES, end, PIECE_BYTES):
+                self._make_writable(offset, min(PIECE_BYTES, self.layout.nbytes - offset))
+
+    def _find_data(self) -> Iterator[tuple[int, int]]:
+        """Yield a start and an end of data in every piece that has any; raises `OSError`."""
+        end = 0
+        while True:
+            try:
+                start = os.lseek(self._fd, -(-end // PIECE_BYTES) * PIECE_BYTES, os.SEEK_DATA)
+            except OSError as exc:
+                if exc.errno == errno.ENXIO:  # no data from here on
+                    return
+                raise
+            end = os.lseek(self._fd, start, os.SEEK_HOLE)
+            yield start, end
+
+    def close(self) -> None:
+        """Flush and close the file; views that are still held keep the map alive. A second call is a no-op.
+
+        Raises `OSError` if it cannot be flushed; it is closed then too.
+        """
+        if self._map is None:
+            return
+        try:
+            self.flush()
+        finally:
+            self._map = None
+            # The map has a descriptor of its own, which would hold the lock as long as a view is held.
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
+            os.close(self._fd)
 
     def discard(self) -> None:
-        """Close the file, and remove it if it was to replace a former file and has not done so."""
-        self.close()
-        if self._temporary_path and self.path == self._temporary_path:
-            self.path.unlink(missing_ok=True)
+        """Close the file, and remove it if it was to replace a former file and has not done so; raises `OSError`."""
+        try:
+            self.close()
+        finally:
+            if self._temporary_path and self.path == self._temporary_path:
+                self.path.unlink(missing_ok=True)
 
     def _check_kind(self) -> None:
         try:
@@ -232,28 +278,29 @@ class StateFile:
     def _lock(self) -> None:
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as exc:
+        except BlockingIOError as exc:
             raise StateError(f"{self.path}: another process has it open; one state folder serves one daemon") from exc
 
     def _prepare(self) -> tuple[Mapping[str, Any], bool]:
         """Return the header, and whether the file is new; raises `ForeignLayoutError` if it has another layout."""
         size = os.fstat(self._fd).st_size
         header = parse_header(os.pread(self._fd, HEADER_BYTES, 0)) if size >= HEADER_BYTES else None
-        if header is not None and size == self.layout.earlier_nbytes and self._has_our_layout(header):
+        if header is not None and size in self.layout.earlier_sizes and self._has_our_layout(header):
             size = self._lengthen()
         if header is not None and size == self.layout.nbytes and self._has_our_layout(header):
             return header, False
-        if size:
+        if size and (header is not None or any(self._find_data())):
             raise ForeignLayoutError(header)
         identifier = uuid.uuid4().hex
-        _write_in_place(self._fd)
+        switch_off_copies(self._fd)
         try:
+            # The length is set first: a file with a header always has its whole length, and what a process leaves that
+            # was killed in between is a file without any data.
             os.ftruncate(self._fd, self.layout.nbytes)
-            # The length is set first: a file with a header always has its whole length.
-            os.pwrite(self._fd, self.layout.make_header(identifier=identifier), 0)
+            os.pwrite(self._fd, self.layout.make_header(identifier=identifier, sealed=True), 0)
         except OSError as exc:
             raise StateError(f"{self.path}: cannot be made: {exc.strerror or exc}") from exc
-        return {"identifier": identifier}, True
+        return {"identifier": identifier, "sealed": True}, True
 
     def _lengthen(self) -> int:
         """Add the columns that a former version of the layout lacks; returns the new size."""
@@ -267,27 +314,9 @@ class StateFile:
         return all(header.get(key) == value for key, value in self.layout.identity.items())
 
 
-def _write_in_place(fd: int) -> None:
-    """Switch copy-on-write off for an empty file, if its file system has it (btrfs)."""
-    flags = array("l", [0])  # the kernel reads and writes an int of it
-    with contextlib.suppress(OSError):
-        fcntl.ioctl(fd, FS_IOC_GETFLAGS, flags)
-        flags[0] |= FS_NOCOW_FL
-        fcntl.ioctl(fd, FS_IOC_SETFLAGS, flags)
-
-
 def _describe_os_error(exc: OSError) -> str:
     """Return the text of an error; EFAULT, from making pages writable, means that a write would end by SIGBUS."""
     return os.strerror(errno.ENOSPC) if exc.errno == errno.EFAULT else str(exc.strerror)
-
-
-def is_btrfs(fd: int) -> bool:
-    """Whether a file is on btrfs: no other file system answers this call."""
-    try:
-        fcntl.ioctl(fd, BTRFS_IOC_FS_INFO, bytearray(1024))
-    except OSError:
-        return False
-    return True
 
 
 class ForeignLayoutError(StateError):

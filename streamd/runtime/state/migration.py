@@ -15,7 +15,7 @@ from streamd.core.contract import MAX_STATUS
 from streamd.core.state import directory, windows
 from streamd.core.state.directory import Directory
 from streamd.core.state.layout import HEADER_BYTES, Layout, NamedArrays, parse_header
-from streamd.core.state.recovery import find_damage, recover
+from streamd.core.state.repairs import repair_windows
 from streamd.core.state.windows import NO_STEP, PRESENT, WindowStore
 from streamd.regular_files import open_regular
 
@@ -34,18 +34,19 @@ class FormerServer:
 class FormerWindows:
     """The servers of a former window file, the last seen first, and their rows; `arrays` is a private copy."""
 
-    def __init__(self, arrays: NamedArrays, features: list[str]) -> None:
+    def __init__(self, arrays: NamedArrays, features: list[str], *, is_sealed: bool, is_torn: bool) -> None:
         self._arrays = arrays
         self._features = features
-        names = Directory(arrays)  # skips damaged entries
-        store = WindowStore(arrays, need=1, late_steps=0, grace_seconds=0.0)
-        damaged = find_damage(store, list(names.slots.values()))
-        for slot, reason in damaged.items():
+        names = Directory(arrays, has_checks=is_sealed)  # skips damaged entries
+        store = WindowStore(arrays, need=1, late_steps=0, grace_seconds=0.0, seeds=names.seeds)
+        # As if the file were opened again: what a kill interrupted is finished, and damage is found.
+        repairs = repair_windows(store, list(names.slots.values()), 0.0, is_sealed=is_sealed, is_torn=is_torn)
+        for slot, reason in repairs.unreadable.items():
             log.warning("server_unreadable", server=names.names[slot], slot=slot, reason=reason)
             names.free_damaged(slot)
         self.unreadable = names.unreadable
-        # Changes that a kill interrupted are finished, as if the file were opened again.
-        recover(store, list(names.slots.values()), 0.0)
+        self.lost_rows = {str(names.names[slot]): rows for slot, rows in repairs.lost_rows.items()}
+        """The rows of each server that nothing proved, of those that lost any."""
         self.servers = [FormerServer(slot, name, names.get_last_seen(slot)) for name, slot in names.slots.items()]
         self.servers.sort(key=lambda server: -server.last_seen)
 
@@ -79,8 +80,11 @@ def make_windows_layout(features: list[str], context_length: int, step_seconds: 
     )
 
 
-def read_former_windows(path: Path, step_seconds: int) -> FormerWindows | None:
-    """Open a window file of another layout; if its rows cannot be used, log the reason and return `None`."""
+def read_former_windows(path: Path, step_seconds: int, *, is_torn: bool) -> FormerWindows | None:
+    """Open a window file of another layout; if its rows cannot be used, log the reason and return `None`.
+
+    With `is_torn`, its pages may be of different ages.
+    """
     with open_regular(path) as file:
         header = parse_header(file.read(HEADER_BYTES))
     if header is None or header.get("kind") != "windows":
@@ -94,11 +98,11 @@ def read_former_windows(path: Path, step_seconds: int) -> FormerWindows | None:
         return None
     layout = make_windows_layout(header["features"], header["context_length"], step_seconds, header["capacity"])
     size = path.stat().st_size
-    if size not in (layout.nbytes, layout.earlier_nbytes):
+    if size not in (layout.nbytes, *layout.earlier_sizes):
         log.warning("state_set_aside", file=str(path), reason="it is cut off")
         return None
     arrays = layout.make_views(np.memmap(path, np.uint8, "c"), size)
-    return FormerWindows(arrays, header["features"])
+    return FormerWindows(arrays, header["features"], is_sealed=header.get("sealed") is True, is_torn=is_torn)
 
 
 def _is_plausible(header: Mapping[str, Any]) -> bool:

@@ -73,6 +73,9 @@ def test_an_interrupted_post_leaves_no_forecast(monkeypatch: pytest.MonkeyPatch)
         def __getitem__(self, index: int) -> object:
             return arrays[self.name][index]
 
+        def __len__(self) -> int:
+            return SLOTS
+
         def __setitem__(self, index: int, value: int) -> None:
             order.append(self.name if self.name != "serial" or value > 0 else "taken down")
             arrays[self.name][index] = value
@@ -85,5 +88,30 @@ def test_an_interrupted_post_leaves_no_forecast(monkeypatch: pytest.MonkeyPatch)
     ForecastBoard(watched).post(1, 5, 5, b"model_5", values_of(5))
     assert order[0] == "taken down"
     assert order[-1] == "serial"
-    assert set(order[1:-1]) == {"step", "context", "model", "values"}
+    assert set(order[1:-1]) == {"step", "context", "model", "values", "seal"}
     assert same(ForecastBoard(arrays).get_forecast(1), 1, 5)
+
+
+def test_each_damaged_byte_of_a_forecast_takes_it_down() -> None:
+    layout = Layout(make_board_columns(CONTRACT), SLOTS, {})
+    sound = bytearray(layout.nbytes)
+    seeds = [7] * SLOTS
+    ForecastBoard(layout.make_views(sound), seeds).post(1, 5, 5, b"model_5", values_of(5))
+    for column in layout.columns:
+        size = column.count_bytes(1)
+        for place in range(layout.offsets[column.name] + size, layout.offsets[column.name] + 2 * size):
+            for bits in (1 << place % 8, 0xFF):
+                content = bytearray(sound)
+                content[place] ^= bits
+                board = ForecastBoard(layout.make_views(content), seeds)
+                board.drop_impossible(1, 5, 8)
+                assert board.get_forecast(1) is None, (column.name, place)
+                assert board.unreadable == 1 or column.name == "serial"
+
+
+def test_the_forecast_of_a_former_server_of_the_slot_is_taken_down() -> None:
+    arrays = make_arrays()
+    ForecastBoard(arrays, [1] * SLOTS).post(1, 5, 5, b"model_5", values_of(5))
+    board = ForecastBoard(arrays, [2] * SLOTS)
+    board.drop_impossible(1, 5, 8)
+    assert board.get_forecast(1) is None

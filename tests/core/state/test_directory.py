@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamd.core.errors import InvalidServerError
+from streamd.core.errors import InvalidServerError, NoCapacityError
 from streamd.core.state.directory import DIRECTORY_COLUMNS, MAX_SERVER_NAME_BYTES, Directory, check_server_name
 from streamd.core.state.layout import Layout, NamedArrays
 
@@ -56,6 +56,79 @@ def test_the_directory_is_a_dict_that_forgets_the_longest_silent_server(
         assert {name: directory.get_last_seen(slot) for name, slot in directory.slots.items()} == seen
         assert [name for name in directory.names if name] == sorted(seen, key=directory.slots.__getitem__)
         assert len(directory) == len(seen)
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["come", "touch", "release", "limit"]), st.integers(0, 3), st.integers(0, 9)),
+        max_size=40,
+    ),
+    st.integers(0, 5),
+)
+def test_a_newcomer_evicts_only_a_server_that_was_silent_for_long_enough(
+    steps: list[tuple[str, int, int]], patience: int
+) -> None:
+    directory = Directory(make_arrays(3))
+    seen: dict[str, float] = {}
+    now = 0.0
+    for number, (kind, which, passed) in enumerate(steps):
+        now += passed
+        names = sorted(seen)
+        if kind == "come":
+            oldest = min(seen.values(), default=0.0)
+            if len(seen) == 3 and oldest > now - patience:
+                with pytest.raises(NoCapacityError):
+                    directory.find_slot(now - patience)
+                continue
+            slot, forgotten = directory.find_slot(now - patience)
+            if forgotten is not None:
+                assert seen.pop(forgotten) == oldest
+                directory.release(slot)
+            directory.admit(slot, f"server-{number}", now)
+            seen[f"server-{number}"] = now
+        elif kind == "limit":
+            now = max(now - 3 * passed, 0.0)  # the clock was ahead
+            directory.limit_last_seen(now)
+            seen = {name: min(time, now) for name, time in seen.items()}
+        elif names:
+            name = names[which % len(names)]
+            if kind == "touch":
+                directory.touch(directory.slots[name], now)
+                seen[name] = now
+            else:
+                directory.release(directory.slots[name])
+                del seen[name]
+
+
+def test_a_refused_newcomer_is_not_searched_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = Directory(make_arrays())
+    for now, name in enumerate(["a", "b", "c"]):
+        come(directory, name, float(now))
+    searches = 0
+
+    def search(times: np.ndarray) -> int:
+        nonlocal searches
+        searches += 1
+        return int(times.argmin())
+
+    monkeypatch.setattr(np, "argmin", search)
+    for _ in range(5):
+        with pytest.raises(NoCapacityError, match="evict_after_seconds"):
+            directory.find_slot(-1.0)
+    assert searches <= 1
+    assert directory.find_slot(0.0) == (0, "a")
+
+
+@given(st.lists(st.sampled_from(NAMES), max_size=30), st.text(max_size=8))
+def test_names_are_iterated_in_order_behind_any_text(coming: list[str], after: str) -> None:
+    directory = Directory(make_arrays(len(NAMES)))
+    for now, name in enumerate(coming):
+        if name in directory.slots:
+            directory.release(directory.slots[name])
+        else:
+            come(directory, name, float(now))
+        for text in ("", after, name):
+            assert list(directory.iterate_names(text)) == sorted(each for each in directory.slots if each > text)
 
 
 def test_a_name_counts_only_once_it_is_complete() -> None:

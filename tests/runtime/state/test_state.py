@@ -55,7 +55,7 @@ def test_a_restart_finds_everything(tmp_path: Path) -> None:
         assert send(state, "web-02", 100, {"mem": 2.0, "net": 3.0}) == 0, "one of the two rows that are needed"
         assert rows_of(state, "web-02") == {100: {"cpu": 1.0, "mem": 2.0, "net": 3.0}}
         assert last_status(state, "web-02") == 3
-        assert state.recovered == {"servers": 2, "interrupted": 0, "carried_over": 0, "unreadable": 0}
+        assert {name: count for name, count in state.recovered.items() if count} == {"servers": 2}
 
 
 def test_rows_that_were_not_forecast_are_found(tmp_path: Path) -> None:
@@ -264,7 +264,8 @@ SAMPLES = st.lists(
 def test_any_content_of_the_windows_is_carried_over(
     samples: list[tuple[str, int, dict[str, float | None]]], capacity: int, features: list[str], context_length: int
 ) -> None:
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fdatasync", lambda descriptor: None)  # the files need not reach the disk
         folder = Path(name)
         with opened(folder) as state:
             for server, step, values in samples:
@@ -333,7 +334,7 @@ def test_a_carry_over_that_was_killed_starts_again(tmp_path: Path, where: str, c
         assert len(state.directory) == 4
         assert state.recovered["carried_over"] == 0
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["forecasts.streamd", "windows.streamd", "windows.streamd.old"]
+    assert names == ["forecasts.streamd", "lock", "windows.streamd", "windows.streamd.old"]
 
 
 def test_a_carry_over_that_fails_leaves_no_new_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -481,4 +482,74 @@ def test_a_file_is_sparse_until_it_is_used(tmp_path: Path) -> None:
         assert before.st_size > 100 * 2**20
         fill(state, "web-01", 3)
         # A server takes a piece of each large column at first; the next servers find their space in it.
-        assert os.stat(state.windows_file.path).st_blocks * 512 < 8 * 2**20
+        assert os.stat(state.windows_file.path).st_blocks * 512 < 10 * 2**20
+
+
+# ---------------------------------------------------------------- the folder as a whole
+def test_a_second_daemon_is_refused_also_while_files_are_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The window file is another one after a carry-over, and is not locked by the file that it replaced."""
+    with opened(tmp_path) as state:
+        fill(state, "web-01", 3)
+    refused: list[str] = []
+
+    def try_again(file: StateFile, former: Path, aside: Path | None) -> None:
+        former.unlink()
+        with pytest.raises(StateError) as caught:
+            open_state(tmp_path, SAME, LIMITS, NOW)
+        refused.append(str(caught.value))
+        raise StateError("enough")
+
+    monkeypatch.setattr(StateFile, "replace_former", try_again)
+    with pytest.raises(StateError, match="enough"):
+        open_state(tmp_path, SAME, replace(LIMITS, capacity=9), NOW)
+    assert refused == [f"{tmp_path}: another process has it open; one state folder serves one daemon"]
+
+
+@pytest.mark.parametrize("mark", [b"", b"clean", b"cleam", b"x" * 64, b"\0" * 100])
+def test_whatever_the_mark_is_the_windows_are_right(tmp_path: Path, mark: bytes) -> None:
+    with opened(tmp_path) as state:
+        fill(state, "web-01", 12)
+        send(state, "web-01", 112, {"cpu": 1.0})
+    (tmp_path / "lock").write_bytes(mark)
+    with opened(tmp_path) as state:
+        assert state.recovered["torn"] == (mark != b"clean")
+        assert state.recovered["lost_rows"] == 0
+        assert rows_of(state, "web-01") == {step: whole(float(step)) for step in range(104, 112)}
+        assert state.windows.get_latest_step(0) == 112
+
+
+def test_a_state_that_was_killed_in_this_boot_is_not_torn(tmp_path: Path) -> None:
+    ended = run_python(KILLED_AT_ONCE, tmp_path)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    with opened(tmp_path) as state:
+        assert (state.recovered["torn"], state.recovered["lost_rows"]) == (0, 0)
+        assert rows_of(state, "web-01") == {step: whole(float(step)) for step in range(100, 103)}
+
+
+KILLED_AT_ONCE = """
+import os, signal, sys
+from pathlib import Path
+from tests.support.state_files import fill, opened
+with opened(Path(sys.argv[1])) as state:
+    fill(state, "web-01", 3)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_state_that_cannot_be_flushed_at_the_end_is_checked_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = open_state(tmp_path, SAME, LIMITS, NOW)
+    fill(state, "web-01", 3)
+
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fdatasync", fail)
+    state.close()
+    monkeypatch.undo()
+    assert not (tmp_path / "lock").read_bytes().startswith(b"clean")
+    with opened(tmp_path) as state:
+        assert rows_of(state, "web-01") == {step: whole(float(step)) for step in range(100, 103)}

@@ -17,8 +17,9 @@ import msgspec
 import numpy as np
 
 from streamd.core.errors import ConfigError, RepositoryError
+from streamd.regular_files import sync_folder
 from streamd.repository.conversion import hash_file
-from streamd.repository.files import BUILDING_PREFIX, VersionHold, replace_file, set_aside, sync_file, sync_folder
+from streamd.repository.files import BUILDING_PREFIX, VersionHold, replace_file, set_aside, sync_file
 from streamd.repository.schema import VERSION_RECORD
 
 _NAME = re.compile(r"(?!.*torch)[A-Za-z0-9][A-Za-z0-9_.-]*", re.IGNORECASE)
