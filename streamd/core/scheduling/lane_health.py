@@ -26,7 +26,11 @@ class LaneLimits:
 
     def is_hung(self, running_seconds: float, expected_seconds: float) -> bool:
         """Whether a batch has run for so long that its lane counts as hung."""
-        return running_seconds > max(self.hang_seconds, self.hang_factor * expected_seconds)
+        return running_seconds > self.count_hang_seconds(expected_seconds)
+
+    def count_hang_seconds(self, expected_seconds: float) -> float:
+        """Return how long a batch may run before its lane counts as hung."""
+        return max(self.hang_seconds, self.hang_factor * expected_seconds)
 
 
 @dataclass(slots=True)

@@ -21,6 +21,7 @@ from streamd.runtime.lanes.sinks import ResultSink
 from streamd.runtime.lanes.worker import LaneResult, LaneWorker
 from streamd.runtime.pauses import Pauses
 from streamd.runtime.state.state import State
+from streamd.runtime.traces import NO_TRACES, Traces
 
 log = structlog.get_logger(__name__)
 
@@ -82,11 +83,13 @@ class Pipeline:
         rows_expected: RowsExpected | None = None,
         closing_lanes: ClosingLanes | None = None,
         pauses: Pauses | None = None,
+        traces: Traces = NO_TRACES,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.scheduler = scheduler
         self.lanes = LanePool(serving, closing_lanes or ClosingLanes())
         self.pauses = pauses or Pauses()
+        self.traces = traces
         self._state = state
         self._sink = sink
         self._observer = observer
@@ -97,6 +100,8 @@ class Pipeline:
         self._timer: asyncio.TimerHandle | None = None
         self._grace_timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
+        self.steps = 0
+        """Rises whenever a batch ends or a lane is added or removed."""
         self._in_flight = 0
         self._idle = asyncio.Event()
 
@@ -177,6 +182,7 @@ class Pipeline:
     def open_lanes(self, workers: Sequence[LaneWorker], costs: CostTable, deployment: Deployment | None = None) -> None:
         """Add warm lanes to a deployment, by default the one that serves, with the costs of their batches."""
         self.lanes.add(deployment or self.serving, workers, costs)
+        self.steps += 1
         self.schedule_dispatch()
 
     def switch(self, deployment: Deployment) -> Deployment:
@@ -229,6 +235,7 @@ class Pipeline:
         owner = self.lanes.find_owner(worker)
         if owner is None:
             return  # the lane was removed, and its batch reassigned
+        self.steps += 1
         outcome, error = self._account(worker, owner, result)
         # The lane gets its next batch before the forecasts of this one are delivered: it must not wait for readers.
         self._dispatch()
@@ -241,6 +248,9 @@ class Pipeline:
             self._sink.deliver(server, result.forecasts[row], owner.spec)
         self._sink.publish([server.slot for _, server in outcome.deliver], now)
         self._observe(worker, result, now)
+        self.traces.batch_done(
+            result.batch, outcome, lane=worker.lane.name, version=owner.name, seconds=result.seconds, done=now
+        )
 
     def _account(
         self, worker: LaneWorker, owner: Deployment, result: LaneResult
@@ -308,6 +318,7 @@ class Pipeline:
             if each.running is not None:
                 failed += self.scheduler.reassign_batch(self._free_lane(each)).fail
             self.lanes.remove(each)
+            self.steps += 1
             each.stop()
             if owner.supervisor is not None:
                 owner.supervisor.lane_lost(each, error)

@@ -38,6 +38,10 @@ class BackendChanged(Protocol):
         """Handle that a deployment runs on another backend from now on."""
         ...
 
+    def device_lost(self, deployment: Deployment, error: LaneLostError) -> None:
+        """Handle that a device of a deployment is lost for this process."""
+        ...
+
 
 class LaneSupervisor:
     """The supervisor of one deployment's lanes, from `open` until `close`."""
@@ -205,10 +209,14 @@ class LaneSupervisor:
         if self.deployment.is_retiring:
             self._abandoned.add(worker)
         if error.device_gone:
-            self._closing.lost_devices.add(worker.lane.device)
+            self._note_device_lost(worker.lane.device, error)
         index = self._indexes.pop(worker, None)
         if index is not None and self._roster is not None:
             self._roster.mark_lost(index, self._clock())
+
+    def _note_device_lost(self, device: str, error: LaneLostError) -> None:
+        self._closing.lost_devices.add(device)
+        self._listener.device_lost(self.deployment, error)
 
     def _start_task(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(coroutine)
@@ -235,7 +243,7 @@ class LaneSupervisor:
             self.deployment.lost.append(f"lane {index} was not rebuilt: {_describe(error)}")
             roster.mark_lost(index, self._clock(), permanent=isinstance(error, DeviceLostError))
             if isinstance(error, LaneLostError) and error.device_gone:
-                self._closing.lost_devices.add(device)
+                self._note_device_lost(device, error)
                 self._pipeline.remove_device(device, error)
             return
         self._indexes[worker] = index

@@ -92,6 +92,9 @@ class World(LaneMachine):
                 return OpenedBackend(backend, [*lanes], tuple(tried))
         raise BackendUnavailableError(f"nothing left: {join_reasons(tried)}")
 
+    def device_lost(self, deployment: Deployment, error: LaneLostError) -> None:
+        """Do nothing: the pipeline removes its lanes."""
+
     def backend_changed(self, deployment: Deployment) -> None:
         assert deployment is self.deployment
 
