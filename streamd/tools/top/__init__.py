@@ -1,0 +1,1 @@
+"""`streamd top`: a running daemon in the terminal, read over HTTP."""
