@@ -4,6 +4,7 @@ Imports what a command needs only when the command runs, so that `--help` is qui
 """
 
 import argparse
+import gc
 import importlib
 import sys
 from collections.abc import Sequence
@@ -43,9 +44,13 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 _LAZY: tuple[tuple[str, str, str | None, str], ...] = (
+    ("demo", "streamd.tools.loadtest.demo_command", None, "show the daemon at work on twelve real servers"),
     ("replay", "streamd.tools.loadtest.cli", None, "replay a fleet into a daemon and account for each forecast"),
     ("ingest", "streamd.tools.ingest.command", None, "push what an agent printed, such as pcp2json, to a daemon"),
     ("mapping", "streamd.tools.mapping.command", None, "show which features the series of an agent become"),
+    ("doctor", "streamd.server.doctor.command", None, "check whether the daemon can run here, and how to repair it"),
+    ("top", "streamd.tools.top.command", None, "show a running daemon's rates, lanes and latency in the terminal"),
+    ("token", "streamd.tools.tokens.command", None, "create, list and revoke the tokens of callers"),
     ("engine", "streamd.tools.engine.command", "build", "make, check and keep engine versions (extra: build)"),
     ("train", "streamd.tools.training.train", "train", "train a network (extra: train)"),
     ("release", "streamd.tools.training.release", "train", "make an engine version of a training run (extra: train)"),
@@ -132,4 +137,6 @@ def _serve(args: argparse.Namespace) -> int:
     async def run() -> int:
         return await run_daemon(Daemon(config, read))
 
-    return uvloop.run(run())
+    status = uvloop.run(run())
+    gc.freeze()  # at the end Python would visit all series: 0.8 s for 220,000, in place of 0.05 s
+    return status

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 
 from streamd.core.errors import ConfigError, MalformedError
 from streamd.protocols.pcp import MAX_DOCUMENT_BYTES, list_host_tables, read_document, split_documents
+from streamd.tools.daemon_token import TOKEN_VARIABLE, read_token
 from streamd.tools.ingest.push import DaemonPusher, PushedPoints
 
 DESCRIPTION = (
@@ -33,11 +34,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--url", default="http://127.0.0.1:8002", metavar="URL", help="the daemon [default: http://127.0.0.1:8002]"
     )
+    parser.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help=f"file with the token, of the scope ingest [default: the variable {TOKEN_VARIABLE}]",
+    )
 
 
 def main(args: argparse.Namespace) -> int:
     """Push all documents and print what became of their points; returns the exit status."""
-    pusher = DaemonPusher(args.url, "/pcp")
+    pusher = DaemonPusher(args.url, "/pcp", read_token(args.token_file))
     total, documents = PushedPoints(rejected=0), 0
     try:
         with _open_input(args.file) as stream:

@@ -1,12 +1,13 @@
 """Posts a body to a daemon and reads the counts in its answer. Never prints the parts of a URL that may be secret."""
 
 import http.client
-import socket
 from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
 from streamd.core.errors import ConfigError
+from streamd.tools.connection_failures import describe_failure
+from streamd.tools.daemon_token import make_token_headers
 from streamd.tools.ingest.errors import PushError
 
 TIMEOUT_SECONDS = 60.0
@@ -43,13 +44,14 @@ class PushedPoints(msgspec.Struct, kw_only=True):
 class DaemonPusher:
     """The route of a daemon that takes bodies of one kind."""
 
-    def __init__(self, url: str, path: str, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+    def __init__(self, url: str, path: str, token: str = "", timeout_seconds: float = TIMEOUT_SECONDS) -> None:
         """Raises `ConfigError` if `url` is not the base of an HTTP URL."""
         parts = _split_url(url)
         self._is_secure = parts.scheme == "https"
         self._host, self._port = str(parts.hostname), parts.port
         self._path = parts.path.rstrip("/") + path
         self._timeout_seconds = timeout_seconds
+        self._headers = {"Content-Type": "application/json", **make_token_headers(token)}
         self.shown = f"{parts.scheme}://{parts.netloc}{self._path}"
         """The URL for messages."""
 
@@ -58,11 +60,11 @@ class DaemonPusher:
         open_connection = http.client.HTTPSConnection if self._is_secure else http.client.HTTPConnection
         connection = open_connection(self._host, self._port, timeout=self._timeout_seconds)
         try:
-            connection.request("POST", self._path, body, {"Content-Type": "application/json"})
+            connection.request("POST", self._path, body, self._headers)
             response = connection.getresponse()
             return self._read_answer(response.status, response.read(MAX_ANSWER_BYTES))
         except (OSError, http.client.HTTPException) as exc:
-            raise PushError(f"no answer from {self.shown}: {_describe(exc)}; is the daemon running?") from exc
+            raise PushError(f"no answer from {self.shown}: {describe_failure(exc)}") from exc
         finally:
             connection.close()
 
@@ -94,11 +96,3 @@ def _split_url(url: str) -> SplitResult:
     if parts.username is not None or parts.query or parts.fragment:
         raise ConfigError("--url has a user, a query or a fragment, expected http://HOST:PORT")
     return parts
-
-
-def _describe(exc: Exception) -> str:
-    if isinstance(exc, socket.gaierror):
-        return "the host name is not known"
-    if isinstance(exc, TimeoutError):
-        return "it took too long"
-    return str(exc) or type(exc).__name__

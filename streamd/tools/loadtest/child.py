@@ -24,10 +24,10 @@ class ChildError(ReplayError):
 class ChildDaemon:
     """A `streamd serve` process with its state and its log in one folder."""
 
-    def __init__(self, config: Path, folder: Path, port: int) -> None:
+    def __init__(self, engines: Path, folder: Path, port: int) -> None:
         self.url = f"http://{HOST}:{port}"
         self.log = folder / "streamd.log"
-        self._command = [sys.executable, "-m", "streamd", "serve", "--config", str(config)]
+        self._command = [sys.executable, "-m", "streamd", "serve", "--engines", str(engines)]
         self._command += ["--host", HOST, "--port", str(port), "--state-dir", str(folder / "state")]
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -12,11 +12,11 @@ import sys
 import threading
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import aiohttp
 import uvloop
 
+from streamd.tools.daemon_token import make_token_headers, read_token
 from streamd.tools.fleets.errors import FleetError
 from streamd.tools.fleets.fleet import Fleet, RecordedFleet, join_fleets, synthesize
 from streamd.tools.fleets.readers import parse_mapping, read_fleet
@@ -28,6 +28,7 @@ from streamd.tools.loadtest.errors import Exit, NothingError, ReplayError, Usage
 from streamd.tools.loadtest.plan import Pace, SendPlan
 from streamd.tools.loadtest.progress import ProgressLine, StatusLine
 from streamd.tools.loadtest.run import Replay
+from streamd.tools.loadtest.shipped import find_shipped_files
 from streamd.tools.loadtest.terminal import Terminal
 
 SPARE_STEPS = 1
@@ -54,7 +55,7 @@ def main(args: argparse.Namespace) -> int:
 async def _replay(args: argparse.Namespace) -> Exit:
     setup = options.make_setup(args)
     stop = _stop_on_interrupt()
-    async with aiohttp.ClientSession() as session:
+    async with aiohttp.ClientSession(headers=make_token_headers(read_token(None))) as session:
         daemon = DaemonClient(session, setup.wire.base_url)
         status = await daemon.fetch_status()
         plan = make_plan(args, status.contract)
@@ -77,7 +78,7 @@ async def _replay_captures(args: argparse.Namespace) -> Exit:
     setup = options.make_capture_setup(args)
     stop = _stop_on_interrupt()
     progress = StatusLine(sys.stderr, Terminal.detect(sys.stderr), args.quiet)
-    async with aiohttp.ClientSession() as session:
+    async with aiohttp.ClientSession(headers=make_token_headers(read_token(None))) as session:
         daemon = DaemonClient(session, setup.url)
         poster = CapturePoster(
             session, setup.url, answer_seconds=setup.answer_seconds, reconnect_seconds=setup.reconnect_seconds
@@ -104,7 +105,7 @@ def _stop_on_interrupt() -> asyncio.Event:
 
 async def _verify(args: argparse.Namespace) -> Exit:
     rows = acked.read_acked(args.verify)
-    async with aiohttp.ClientSession() as session:
+    async with aiohttp.ClientSession(headers=make_token_headers(read_token(None))) as session:
         daemon = DaemonClient(session, args.url.rstrip("/"))
         status = await daemon.fetch_status()
         found = await acked.compare_acked(daemon, rows, status.contract.context_length)
@@ -159,7 +160,7 @@ def _load_fleet(args: argparse.Namespace, contract: DaemonContract, pace: Pace) 
 
 def _read_files(args: argparse.Namespace, contract: DaemonContract) -> RecordedFleet:
     """Read all files as one fleet with the model's features. Raises `UsageError`."""
-    files = args.files or [Path(__file__).resolve().parents[3] / options.EXAMPLE_FLEET]
+    files = args.files or [find_shipped_files().fleet]
     try:
         mapping = parse_mapping(args.map)
         fleets = [read_fleet(path, contract.step_seconds, mapping) for path in files]

@@ -1,6 +1,6 @@
 """The demo: replays the shipped servers into a running daemon and formats the forecasts as a table for people.
 
-Does not start or stop that daemon; `scripts/demo.py` does.
+Does not start or stop that daemon; `demo_command.py` does.
 """
 
 import asyncio

@@ -23,6 +23,7 @@ examples:
       --connections 8 --form columns --encoding msgpack --samples-a-frame 100 --dtype float16 --processes 2
   last week's metrics of a Prometheus, and the bodies that agents sent:
     streamd replay --capture dump.txt.gz bodies/ --url http://127.0.0.1:8002
+A daemon with tokens needs one with the scopes ingest, subscribe and read in the variable STREAMD_TOKEN.
 exit status: 0 complete; 1 something was lost; 2 wrong usage; 3 no daemon answered; 4 nothing was verified (no row was
 sent, accepted or due); 130 interrupted. A sample that the daemon rejects is not lost: it is counted, with the reason.
 """

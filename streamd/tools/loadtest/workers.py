@@ -15,6 +15,7 @@ import aiohttp
 import numpy as np
 from numpy.typing import NDArray
 
+from streamd.tools.daemon_token import make_token_headers, read_token
 from streamd.tools.loadtest.errors import LinkLostError, UnreachableError
 from streamd.tools.loadtest.ledger import Ledger, LedgerShape
 from streamd.tools.loadtest.links import CONNECT_SECONDS, HttpLink, Link, OnReply, WebSocketLink
@@ -162,7 +163,9 @@ class LocalWorker:
         timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=CONNECT_SECONDS, sock_read=self._job.limits.ack_seconds
         )
-        session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1), timeout=timeout)
+        session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=1), timeout=timeout, headers=make_token_headers(read_token(None))
+        )
         self._sessions.append(session)
         return session
 

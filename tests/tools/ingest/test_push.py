@@ -13,13 +13,15 @@ from streamd.tools.ingest.push import DaemonPusher
 
 
 @contextmanager
-def answer_once(answer: bytes) -> Iterator[str]:
-    """Serve one raw answer; yields the URL."""
+def answer_once(answer: bytes, received: list[bytes] | None = None) -> Iterator[str]:
+    """Serve one raw answer, and add the request to `received`; yields the URL."""
 
     def serve() -> None:
         connection, _ = listener.accept()
         with connection:
-            connection.recv(65_536)
+            request = connection.recv(65_536)
+            if received is not None:
+                received.append(request)
             connection.sendall(answer)
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -56,6 +58,18 @@ def test_a_daemon_that_is_away_is_named() -> None:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     with pytest.raises(PushError, match=rf"no answer from {url}/pcp: .*Connection refused; is the daemon running\?"):
         DaemonPusher(url, "/pcp").push(b"{}")
+
+
+def test_the_token_is_sent_and_not_shown() -> None:
+    received: list[bytes] = []
+    refusal = make_answer("401 Unauthorized", b'{"message":"the token is not known to this daemon"}')
+    with (
+        answer_once(refusal, received) as url,
+        pytest.raises(PushError, match="answered 401: the token is not known") as caught,
+    ):
+        DaemonPusher(url, "/pcp", "secret").push(b"{}")
+    assert b"Authorization: Bearer secret\r\n" in received[0]
+    assert "secret" not in str(caught.value)
 
 
 def test_a_connection_that_is_cut_is_no_answer() -> None:

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from streamd.cli import main
+from streamd.tools.daemon_token import TOKEN_VARIABLE
 from streamd.tools.loadtest.errors import Exit
-from tests.support.http_harness import HttpDaemon, at
+from tests.support.access_tokens import grant_all, make_access_list, make_test_token
+from tests.support.http_harness import HttpDaemon, HttpDaemonSettings, at, run_http_daemon
 
 ROWS = 12
 TOO_LONG = "x" * 257
@@ -83,3 +85,20 @@ async def test_a_fleet_in_milliseconds_is_refused_before_anything_is_sent(
     assert status == Exit.USAGE
     assert f"f.csv:2: time {at(0)}000 looks like milliseconds; expected epoch seconds" in capsys.readouterr().err
     assert (await daemon.get("/v1/servers/a")).status == 404
+
+
+async def test_a_daemon_with_tokens_is_called_with_the_token_of_the_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    token = make_test_token("replay", grant_all())
+    settings = HttpDaemonSettings(access=make_access_list(token))
+    async with run_http_daemon(tmp_path / "state", settings) as daemon:
+        daemon.open_lanes(2)
+        monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
+        status, _ = await replay(daemon, tmp_path / "f.csv", rows_of("a"))
+        assert status == Exit.UNREACHABLE
+        assert "unauthorized" in capsys.readouterr().err
+        monkeypatch.setenv(TOKEN_VARIABLE, token.token)
+        status, found = await replay(daemon, tmp_path / "f.csv", rows_of("a"))
+    assert status == Exit.COMPLETE, found["faults"]
+    assert found["samples"]["accepted"] == ROWS

@@ -89,7 +89,7 @@ async def test_the_demo_replays_the_sample_and_shows_every_server() -> None:
 
 
 def test_a_daemon_that_fails_to_start_shows_its_log(tmp_path: Path) -> None:
-    child = ChildDaemon(tmp_path / "nowhere.toml", tmp_path, find_free_port())
+    child = ChildDaemon(tmp_path / "nowhere", tmp_path, find_free_port())
     child.start()
     try:
         with pytest.raises(ChildError, match=r"ended with [0-9]+ before it was ready\nthe end of .*streamd\.log"):
