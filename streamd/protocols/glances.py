@@ -15,8 +15,10 @@ from streamd.core.errors import InvalidInputError, InvalidSampleError, Malformed
 from streamd.core.mapping.series import PointSink, SeriesEntry
 from streamd.protocols.json_items import (
     MAX_LENIENT_BYTES,
+    MAX_PART_BYTES,
     MISSING,
     SLICE_ITEMS,
+    check_part_size,
     check_value_count,
     pause_collection,
     read_number,
@@ -41,6 +43,9 @@ _TAG_FIELDS = ("name", "cmdline", "type")
 
 _Tags = dict[str, str]
 
+_split_plugins = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_FAULTS = (msgspec.DecodeError, ValueError, RecursionError)
+
 
 def decode_glances(body: bytes, sink: PointSink[SeriesEntry], now: float) -> Iterator[None]:
     """Write the numbers of all plugins to a sink, at the time that the body states; a bad number is rejected alone.
@@ -53,9 +58,10 @@ def decode_glances(body: bytes, sink: PointSink[SeriesEntry], now: float) -> Ite
     host = _read_host(plugins)
     time = _read_time(plugins, now)
     points = 0
-    for plugin, given in plugins.items():
+    for plugin, part in plugins.items():
+        given = _read_plugin(part)
         if not isinstance(given, dict) or len(given) > MAX_PLUGIN_FIELDS:
-            expected = f"expected an object of at most {MAX_PLUGIN_FIELDS} fields"
+            expected = f"expected an object of at most {MAX_PLUGIN_FIELDS} fields and {MAX_PART_BYTES} bytes"
             sink.reject(InvalidSampleError(f"{plugin[:64]!a}: {expected}"))
             continue
         reader = _PluginReader(plugin, given, host)
@@ -68,12 +74,18 @@ def decode_glances(body: bytes, sink: PointSink[SeriesEntry], now: float) -> Ite
 
 
 def _read_plugins(body: bytes) -> dict[str, Any]:
-    """Decode a body. glances sends names that are not UTF-8 as surrogates, which only the lenient reader takes."""
+    """Decode a body, a large one with its plugins as bytes.
+
+    glances sends names that are not UTF-8 as surrogates, which only the lenient reader takes.
+    """
+    is_large = len(body) > MAX_PART_BYTES
     try:
         with pause_collection():
-            plugins = msgspec.json.decode(body)
-    except (msgspec.DecodeError, ValueError, RecursionError):
-        plugins = read_value(body, MAX_LENIENT_BYTES)
+            plugins = _split_plugins(body) if is_large else msgspec.json.decode(body)
+    except _FAULTS as exc:
+        if len(body) > MAX_LENIENT_BYTES:
+            raise MalformedError(f"the body of {len(body)} bytes is not a strict JSON object: {exc}") from exc
+        plugins = read_value(body)
     if not isinstance(plugins, dict):
         raise MalformedError("expected an object with an object for each plugin of glances")
     if len(plugins) > MAX_PLUGINS:
@@ -81,8 +93,25 @@ def _read_plugins(body: bytes) -> dict[str, Any]:
     return plugins
 
 
+def _read_plugin(part: Any) -> Any:
+    """Return a plugin of `_read_plugins`, `None` if it is too large or cannot be read."""
+    if not isinstance(part, msgspec.Raw):
+        return part
+    try:
+        check_part_size(part)
+        with pause_collection():
+            return msgspec.json.decode(part)
+    except InvalidSampleError:
+        return None
+    except _FAULTS:
+        try:
+            return read_value(bytes(part))
+        except MalformedError:
+            return None
+
+
 def _read_host(plugins: Mapping[str, Any]) -> str:
-    system = plugins.get("system")
+    system = _read_plugin(plugins.get("system"))
     host = system.get("hostname") if isinstance(system, dict) else None
     if not isinstance(host, str) or not host:
         raise MalformedError("system.hostname is missing: glances' plugin 'system' names the server and must be on")
@@ -91,7 +120,7 @@ def _read_host(plugins: Mapping[str, Any]) -> str:
 
 def _read_time(plugins: Mapping[str, Any], now: float) -> float:
     """Return the time of the refresh; glances posts it at the next refresh."""
-    given = plugins.get("now")
+    given = _read_plugin(plugins.get("now"))
     text = given.get("iso") if isinstance(given, dict) else None
     if not isinstance(text, str):
         return now

@@ -16,9 +16,9 @@ from streamd.protocols.json_items import (
     SLICE_ITEMS,
     ItemDecoder,
     bind_series,
+    check_tag_count,
     check_time,
     parse_number,
-    read_items,
     read_number,
 )
 from streamd.protocols.netdata import NetdataItem, add_dimension
@@ -61,8 +61,7 @@ class PutBody:
         """
         # The guess only decides what is tried first. If it is wrong for one item, each item is decoded by its keys.
         guess: ItemDecoder[Any] = _dimensions if b'"chart_id"' in body[:4_096] else _datapoints
-        items = guess.decode_whole(body)
-        for index, item in enumerate(read_items(body) if items is None else items):
+        for index, item in enumerate(guess.decode_or_read(body)):
             try:
                 self._add_item(item, sink)
             except InvalidInputError as error:
@@ -95,12 +94,18 @@ def _add_datapoint(point: Datapoint, sink: PointSink[SeriesEntry]) -> None:
     if number is None:
         sink.skip(MISSING)
         return
-    key = (point.metric, frozenset(point.tags.items()))
+    check_tag_count(len(point.tags))
+    labels = _read_labels(point.tags)
+    key = (point.metric, frozenset(labels.items()))
     entry = sink.find(key)
     if entry is None:
-        labels = {name: str(value) for name, value in point.tags.items()}
         entry = bind_series(sink, key, SourceSeries(point.metric, labels))
     sink.add(entry, time, number)
+
+
+def _read_labels(tags: dict[str, str | int | float]) -> dict[str, str]:
+    """Return the tags as text. Series are distinguished by it: as numbers, 0 and -0.0 or 1 and 1.0 are the same."""
+    return {name: value if isinstance(value, str) else str(value) for name, value in tags.items()}
 
 
 def _read_time(timestamp: float | str) -> float:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from typing import Any
 
+import msgspec
+
 from streamd.core.errors import (
     InvalidInputError,
     InvalidSampleError,
@@ -21,17 +23,23 @@ from streamd.core.errors import (
 from streamd.core.mapping.series import PointSink, SeriesEntry, SourceSeries
 from streamd.protocols.json_items import (
     MAX_LENIENT_BYTES,
+    MAX_PART_BYTES,
     MISSING,
     SLICE_ITEMS,
     bind_series,
+    check_part_size,
     check_value_count,
     parse_number,
+    pause_collection,
     read_number,
     read_value,
 )
 
 MAX_DOCUMENT_BYTES = 256 * 2**20
 """The largest size of one document in the output of pcp2json; a document holds a whole run."""
+
+MAX_SAMPLE_BYTES = 2 * MAX_PART_BYTES
+"""The largest size of one sample in a large body: all values of a host at one time, which take up to 40 ms."""
 
 _MAX_COMMENTS = 100
 """The largest number of comments before a document; pcp2json writes two."""
@@ -53,14 +61,62 @@ def decode_pcp(body: bytes, sink: PointSink[SeriesEntry]) -> Iterator[None]:
     """
     check_value_count(body)
     count = 0
-    for number, host in enumerate(list_host_tables(read_document(body, MAX_LENIENT_BYTES))):
+    for number, host in enumerate(_list_hosts(body)):
         zone = _read_zone(host.get("@timezone", "UTC"))
         for index, sample in enumerate(host["@metrics"]):
             place = f"@hosts[{number}].@metrics[{index}]"
-            for _ in _add_sample(sample, host["@host"], zone, place, sink):
+            for _ in _add_sample(_read_sample(sample), host["@host"], zone, place, sink):
                 count += 1
                 if count % SLICE_ITEMS == 0:
                     yield
+
+
+class _Host(msgspec.Struct):
+    host: str = msgspec.field(name="@host")
+    metrics: list[msgspec.Raw] = msgspec.field(name="@metrics")
+    timezone: Any = msgspec.field(name="@timezone", default="UTC")
+
+
+class _Hosts(msgspec.Struct):
+    hosts: list[_Host] = msgspec.field(name="@hosts")
+
+
+class _Document(msgspec.Struct):
+    """A document whose samples are decoded one after the other, because all at once would block the event loop."""
+
+    pcp: _Hosts = msgspec.field(name="@pcp")
+
+
+_split_document = msgspec.json.Decoder(_Document).decode
+_FAULTS = (msgspec.DecodeError, ValueError, RecursionError)
+"""Errors that msgspec may raise on hostile bytes or text."""
+
+
+def _list_hosts(body: bytes) -> list[dict[str, Any]]:
+    """Return the hosts of a document as `list_host_tables` does, those of a large one with their samples as bytes."""
+    if len(body) <= MAX_PART_BYTES:
+        return list_host_tables(read_document(body))
+    try:
+        document = _split_document(memoryview(body)[_find_document(body) :])
+    except _FAULTS as exc:
+        if len(body) <= MAX_LENIENT_BYTES:
+            return list_host_tables(read_document(body))
+        raise MalformedError(f"the body of {len(body)} bytes is not a strict document of pcp2json: {exc}") from exc
+    return [{"@host": host.host, "@timezone": host.timezone, "@metrics": host.metrics} for host in document.pcp.hosts]
+
+
+def _read_sample(part: Any) -> Any:
+    """Return a sample of `_list_hosts`, or the error that rejects it."""
+    if not isinstance(part, msgspec.Raw):
+        return part
+    try:
+        check_part_size(part, MAX_SAMPLE_BYTES)
+        with pause_collection():
+            return msgspec.json.decode(part)
+    except InvalidSampleError as error:
+        return error
+    except _FAULTS as exc:
+        return InvalidSampleError(f"it is not strict JSON: {exc}")
 
 
 def _add_sample(
@@ -78,18 +134,23 @@ def _add_sample(
         yield
 
 
-def read_document(body: bytes, limit_bytes: int | None = None) -> dict[str, Any]:
+def read_document(body: bytes) -> dict[str, Any]:
     """Read a document without the comments before it; raises `MalformedError`."""
+    document = read_value(body[_find_document(body) :])
+    if not isinstance(document, dict) or not isinstance(document.get("@pcp"), dict):
+        raise MalformedError("expected the document of pcp2json: an object with '@pcp'")
+    return document
+
+
+def _find_document(body: bytes) -> int:
+    """Return where the document begins, after the comments."""
     begin = 0
     for _ in range(_MAX_COMMENTS):
         comment = _COMMENT.match(body, begin)
         if comment is None:
             break
         begin = comment.end()
-    document = read_value(body[begin:], limit_bytes)
-    if not isinstance(document, dict) or not isinstance(document.get("@pcp"), dict):
-        raise MalformedError("expected the document of pcp2json: an object with '@pcp'")
-    return document
+    return begin
 
 
 def list_host_tables(document: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -117,6 +178,8 @@ def _read_zone(text: Any) -> tzinfo | InvalidTimeError:
 
 def _read_time(sample: Any, zone: tzinfo | InvalidTimeError) -> float:
     """Return the epoch time of a sample; raises `InvalidSampleError` or `InvalidTimeError`."""
+    if isinstance(sample, InvalidSampleError):
+        raise sample
     text = sample.get("@timestamp") if isinstance(sample, dict) else None
     if not isinstance(text, str):
         raise InvalidSampleError("expected an object with a text '@timestamp'")

@@ -15,9 +15,11 @@ from streamd.core.errors import InvalidInputError, InvalidSampleError, InvalidTi
 from streamd.core.mapping.series import PointSink, SeriesEntry
 from streamd.protocols.json_items import (
     MAX_LENIENT_BYTES,
+    MAX_PART_BYTES,
     MISSING,
     SLICE_ITEMS,
     check_item_count,
+    check_part_size,
     check_value_count,
     read_number,
     read_value,
@@ -105,8 +107,10 @@ def _read_metrics(body: bytes) -> list[Any]:
     """
     try:
         metrics = _batch_decoder.decode(body).metrics
-    except _FAULTS:
-        given = read_value(body, MAX_LENIENT_BYTES)
+    except _FAULTS as exc:
+        if len(body) > MAX_LENIENT_BYTES:
+            raise MalformedError(f"the body of {len(body)} bytes is not strict JSON with an array: {exc}") from exc
+        given = read_value(body)
         if not isinstance(given, dict):
             raise MalformedError('the body is not an object, expected {"metrics": [...]} or one metric') from None
         if "metrics" not in given:
@@ -117,6 +121,8 @@ def _read_metrics(body: bytes) -> list[Any]:
     if metrics is not None:
         check_item_count(len(metrics))
         return metrics
+    if len(body) > MAX_PART_BYTES:
+        raise MalformedError(f"the metric has {len(body)} bytes, at most {MAX_PART_BYTES} are taken")
     try:
         return [_metric_decoder.decode(body)]
     except _FAULTS as exc:
@@ -129,12 +135,13 @@ def _decode_metric(given: Any) -> _Metric:
     if isinstance(given, _Metric):
         return given
     if isinstance(given, msgspec.Raw):
+        check_part_size(given)
         try:
             return _metric_decoder.decode(given)
         except _FAULTS as exc:
             if isinstance(exc, msgspec.ValidationError) and "out of range" not in str(exc):
                 raise InvalidSampleError(str(exc)) from exc
-            given = read_value(bytes(given), MAX_LENIENT_BYTES)
+            given = read_value(bytes(given))
     try:
         return msgspec.convert(given, _Metric)
     except _FAULTS as exc:

@@ -141,6 +141,28 @@ def test_a_host_that_changes_too_often_stays_with_rates() -> None:
     assert set(kinds(sink)) == {Kind.GAUGE}
 
 
+def test_each_sender_has_its_own_hosts() -> None:
+    decoder = CollectdDecoder()
+    for sender, values in (("first", [None]), ("second", [12]), ("first", [12])):
+        for _ in decoder.decode(json.dumps([make_item(values, "derive")]).encode(), sink := RecordingSink(), sender):
+            pass
+        if values == [12]:
+            assert kinds(sink) == [Kind.COUNTER if sender == "second" else Kind.GAUGE]
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("uvwxyz")), max_size=40))
+def test_a_sender_with_few_hosts_loses_none_to_one_with_many(named: list[tuple[str, str]]) -> None:
+    decoder = CollectdDecoder(max_hosts=6)
+    senders = [("few", "only"), *named]
+    for sender, host in senders:
+        list(decoder.decode(json.dumps([make_item([None], "derive", host=host)]).encode(), RecordingSink(), sender))
+    sink = RecordingSink()
+    list(decoder.decode(json.dumps([make_item([12], "derive", host="only")]).encode(), sink, "few"))
+    assert kinds(sink) == [Kind.GAUGE]
+    known = sum(len(hosts) for hosts in decoder._hosts._by_sender.values())
+    assert known == min(len(set(senders)), 6)
+
+
 def test_the_memory_of_hosts_is_bounded() -> None:
     decoder = CollectdDecoder(max_hosts=2)
     for host in ("a", "b", "a", "c"):

@@ -13,6 +13,7 @@ from streamd.core.errors import InvalidSampleError, InvalidTimeError, InvalidVal
 from streamd.core.mapping.series import SourceSeries
 from streamd.protocols import json_items as module
 from streamd.protocols.json_items import (
+    MAX_PART_BYTES,
     ItemDecoder,
     bind_series,
     check_time,
@@ -192,8 +193,35 @@ def test_a_large_body_must_be_strict_json_and_a_bad_item_of_it_costs_only_itself
     assert first == Reading("a", 1.0)
     assert isinstance(second, InvalidSampleError)
     assert isinstance(third, InvalidSampleError)
-    with pytest.raises(MalformedError, match="strict JSON"):
+    with pytest.raises(MalformedError, match="strict JSON array"):
         READINGS.decode(b'[{"name":"a","value":NaN}' + b" " * 99 + b"]")
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        b'{"name":"a","value":1},{"name":"b","value":2.5}',
+        b'{"name":"a","value":1},{"name":"b"},7,null,[],{"name":"c","value":1e999},{"name":"d","value":3}',
+        b'{"name":"a","value":NaN},{"name":"\\ud800","value":1}',
+        b'{"name":"a","value":1},{"name":"' + b"\xff" + b'","value":1}',
+        b"",
+    ],
+)
+def test_the_items_of_a_large_body_are_those_of_a_small_one(items: bytes) -> None:
+    def list_items(body: bytes) -> list[str]:
+        return [repr(item) for item in READINGS.decode(body)]
+
+    assert list_items(b"[" + b" " * MAX_PART_BYTES + items + b"]") == list_items(b"[" + items + b"]")
+
+
+def test_a_large_body_is_decoded_item_by_item_and_a_huge_item_is_rejected_alone() -> None:
+    long = b'{"name":"%s","value":1}' % (b"x" * MAX_PART_BYTES)
+    decoded = iter(READINGS.decode(b'[{"name":"a","value":1},' + long + b',{"name":"b","value":2}]'))
+    assert next(decoded) == Reading("a", 1.0)
+    error = next(decoded)
+    assert isinstance(error, InvalidSampleError)
+    assert "at most 1048576" in str(error)
+    assert list(decoded) == [Reading("b", 2.0)]
 
 
 def test_the_garbage_collector_runs_again_after_a_body() -> None:

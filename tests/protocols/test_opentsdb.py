@@ -54,6 +54,12 @@ def test_a_time_is_in_seconds_or_milliseconds(timestamp: Any) -> None:
     assert [time for _, time, _ in sink.points] == [1795898481.0]
 
 
+@pytest.mark.parametrize("tags", [(0, -0.0), (1, 1.0), ("1", 1.0)])
+def test_tags_that_are_equal_as_numbers_and_not_as_text_are_two_series(tags: tuple[str | float, str | float]) -> None:
+    sink, _ = decode(*(make_point(tags={"cpu": tag}) for tag in tags))
+    assert [series.labels["cpu"] for series, _, _ in sink.points] == [str(tag) for tag in tags]
+
+
 def test_tags_in_any_order_are_one_series() -> None:
     sink, _ = decode(make_point(), make_point(tags={"dc": "lga", "host": "web-01"}), make_point(tags={"host": "b"}))
     assert len({id(series) for series, _, _ in sink.points}) == 2

@@ -12,12 +12,12 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceResponse,
 )
 
-from streamd.core.errors import StreamdError
+from streamd.core.errors import ForbiddenError, StreamdError, UnauthorizedError
 
 MAX_MESSAGE_CHARACTERS = 1_000
 """The largest length of the text of an answer; agents write it to their logs."""
 
-_INVALID_ARGUMENT, _UNAVAILABLE = 3, 14
+_INVALID_ARGUMENT, _PERMISSION_DENIED, _UNAVAILABLE, _UNAUTHENTICATED = 3, 7, 14, 16
 """Values of `google.rpc.Code`."""
 
 
@@ -44,10 +44,18 @@ def encode_export_answer(encoding: OtlpEncoding, rejected: int = 0, message: str
 
 def encode_export_error(encoding: OtlpEncoding, error: StreamdError) -> bytes:
     """Encode the answer to a request of which nothing was taken."""
-    code = _UNAVAILABLE if error.retry else _INVALID_ARGUMENT
+    code = _choose_code(error)
     message = str(error)[:MAX_MESSAGE_CHARACTERS]
     if encoding is OtlpEncoding.JSON:
         return msgspec.json.encode({"code": code, "message": message})
     # `google.rpc.Status` is in a package that streamd does not need otherwise. Its fields `code` and `message` have the
     # numbers and wire types of these two fields; the details are left out.
     return ExportMetricsPartialSuccess(rejected_data_points=code, error_message=message).SerializeToString()
+
+
+def _choose_code(error: StreamdError) -> int:
+    if isinstance(error, UnauthorizedError):
+        return _UNAUTHENTICATED
+    if isinstance(error, ForbiddenError):
+        return _PERMISSION_DENIED
+    return _UNAVAILABLE if error.retry else _INVALID_ARGUMENT

@@ -13,7 +13,7 @@ import msgspec
 
 from streamd.core.errors import InvalidSampleError, InvalidValueError, MalformedError, StreamdError
 from streamd.core.mapping.series import Kind, PointSink, SeriesEntry
-from streamd.protocols.json_items import check_value_count
+from streamd.protocols.json_items import check_part_size, check_value_count
 from streamd.protocols.otlp.metrics import (
     NO_RECORDED_VALUE,
     SLICE_POINTS,
@@ -83,7 +83,7 @@ class _JsonResource(msgspec.Struct):
 
 
 class _JsonResourceMetrics(msgspec.Struct, rename="camel"):
-    resource: _JsonResource | None = None
+    resource: msgspec.Raw = msgspec.Raw(b"null")
     scope_metrics: _Parts = None
 
 
@@ -96,6 +96,7 @@ _T = TypeVar("_T")
 
 _read_request = msgspec.json.Decoder(_JsonRequest).decode
 _read_resource = msgspec.json.Decoder(_JsonResourceMetrics).decode
+_read_description = msgspec.json.Decoder(_JsonResource | None).decode
 _read_scope = msgspec.json.Decoder(_JsonScopeMetrics).decode
 _read_metric = msgspec.json.Decoder(_JsonMetric).decode
 _read_point = msgspec.json.Decoder(_Point).decode
@@ -117,10 +118,12 @@ def decode_otlp_json(body: bytes, sink: PointSink[SeriesEntry], now: float) -> I
 class _Resource:
     """The labels of a resource, or the error that its attributes raised."""
 
-    def __init__(self, resource: _JsonResource | None) -> None:
+    def __init__(self, part: msgspec.Raw) -> None:
         self.labels: Mapping[str, str] = {}
         self.error: StreamdError | None = None
         try:
+            check_part_size(part)
+            resource: _JsonResource | None = _read_description(part)
             self.labels = make_resource_labels(_list_attributes(resource.attributes if resource else None))
         except (InvalidSampleError, InvalidValueError) as error:
             self.error = add_place(error, "the resource")
@@ -173,7 +176,9 @@ class _Decoder(Generic[SeriesEntry]):
 
     # ------------------------------------------------------------ the objects around the points
     def _take_resource(self, found: _JsonResourceMetrics, place: str) -> _Turns:
-        resource = _Resource(found.resource)
+        resource = self._read_part(_Resource, found.resource, f"{place}.resource")
+        if resource is None:
+            return
         for index, part in enumerate(found.scope_metrics or ()):
             scope_place = f"{place}.scopeMetrics[{index}]"
             scope = self._read_part(_read_scope, part, scope_place)
@@ -227,6 +232,7 @@ class _Decoder(Generic[SeriesEntry]):
         try:
             if resource.error is not None:
                 raise resource.error
+            check_part_size(part)
             point: _Point = _read_point(part)
             labels = make_point_labels(_list_attributes(point.attributes))
             reading = _make_reading(point)
@@ -252,6 +258,7 @@ def _make_reading(point: _Point) -> PointReading:
 def _list_values(points: Iterable[msgspec.Raw]) -> Iterator[tuple[float | None, Mapping[str, str]]]:
     for part in points:
         try:
+            check_part_size(part)
             point: _Point = _read_point(part)
             reading = _make_reading(point)
             value = None if reading.has_ended else reading.value
