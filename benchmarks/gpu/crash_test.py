@@ -6,7 +6,7 @@ Measures the effect on callers and probes. Not measured: the recovery of the dev
 import argparse
 import asyncio
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
@@ -14,15 +14,13 @@ import msgspec
 import numpy as np
 
 from benchmarks.gpu.correctness import Reference
-from benchmarks.gpu.crashing import Crash, CrashingBackend, CrashingLane
+from benchmarks.gpu.crashing import Crash, crash_first_backend
 from benchmarks.gpu.harness import ROOT
 from benchmarks.harness import find_free_port
 from streamd.http.wire.tensors import make_wire_tensor
-from streamd.inference.lane import Lane
 from streamd.repository.versions import load_version
 from streamd.server import daemon as daemon_module
 from streamd.server.config import load_config
-from streamd.server.version_control.specs import open_version
 
 WINDOWS = 64
 CALLERS = 8
@@ -60,7 +58,7 @@ class CrashTest:
 
     async def run(self) -> dict[str, Any]:
         """Serve under load, crash a lane, and return the finding."""
-        self._wrap_first_backend()
+        crash_first_backend(self.crash)
         settings = {"engines": str(self.args.engines), "engine": self.version.name, "backend": self.args.backend}
         settings |= {"lanes": "4", "port": self.url.rpartition(":")[2], "state_dir": str(self.args.folder / "state")}
         settings |= {"warmup_seconds": "1", "min_context_rows": "1", "log_level": "info", "log_format": "json"}
@@ -83,21 +81,6 @@ class CrashTest:
         daemon.stop()
         await serving
         return self._make_finding(before, status, ready=ready)
-
-    def _wrap_first_backend(self) -> None:
-        real, crash = open_version, self.crash
-        wrapped: set[str] = set()
-
-        def opening(*arguments: Any, **more: Any) -> Any:
-            opened = real(*arguments, **more)
-            # Only the first backend crashes; the one that replaces it must work.
-            if not wrapped or opened.backend.name in wrapped:
-                wrapped.add(opened.backend.name)
-                lanes: list[Lane] = [CrashingLane(lane, crash) for lane in opened.lanes]
-                return replace(opened, backend=CrashingBackend(opened.backend, crash), lanes=lanes)
-            return opened
-
-        vars(daemon_module)["open_version"] = opening
 
     # ------------------------------------------------------------ load
     async def _send_calls(self, session: aiohttp.ClientSession, number: int) -> None:

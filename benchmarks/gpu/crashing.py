@@ -1,10 +1,14 @@
 """Lanes that make an illegal access on request: wrappers, so that the daemon needs no hook for it."""
 
 import time
+from dataclasses import replace
 from typing import Any
 
 from streamd.core.arrays import Float32
 from streamd.core.errors import LaneLostError
+from streamd.inference.lane import Lane
+from streamd.server import daemon as daemon_module
+from streamd.server.version_control.specs import open_version
 
 
 class Crash:
@@ -67,3 +71,18 @@ class CrashingBackend:
     def make_lane(self, index: int) -> CrashingLane:
         """Make a lane, as `Backend.make_lane`."""
         return CrashingLane(self._backend.make_lane(index), self._crash)
+
+
+def crash_first_backend(crash: Crash) -> None:
+    """Let the lanes of the first backend that a daemon of this process opens crash; those of the next ones work."""
+    wrapped: set[str] = set()
+
+    def opening(*arguments: Any, **more: Any) -> Any:
+        opened = open_version(*arguments, **more)
+        if not wrapped or opened.backend.name in wrapped:
+            wrapped.add(opened.backend.name)
+            lanes: list[Lane] = [CrashingLane(lane, crash) for lane in opened.lanes]
+            return replace(opened, backend=CrashingBackend(opened.backend, crash), lanes=lanes)
+        return opened
+
+    vars(daemon_module)["open_version"] = opening

@@ -39,8 +39,9 @@ def copy_version(suite: Suite, version: EngineVersion, root: Path) -> Path:
 class Daemon:
     """A `streamd serve` in a process of its own, with its log. With the backend `fake` its lanes cost nothing."""
 
-    def __init__(self, folder: Path, engines: Path, engine: str, **settings: object) -> None:
-        module = "streamd"
+    def __init__(
+        self, folder: Path, engines: Path, engine: str, *, module: str = "streamd", **settings: object
+    ) -> None:
         if settings.get("backend") == "fake":
             module, settings["backend"] = "benchmarks.gpu.instant_serve", "onnxruntime-cpu"
         self.port = find_free_port()
@@ -104,7 +105,7 @@ def _decode(body: bytes) -> Any:
 
 
 @contextmanager
-def run_daemon(folder: Path, engines: Path, engine: str, **settings: object) -> Iterator[Daemon]:
+def run_daemon(folder: Path, engines: Path, engine: str, **settings: Any) -> Iterator[Daemon]:
     """Start a daemon, which may not be ready yet; stop it at the end."""
     daemon = Daemon(folder, engines, engine, **settings)
     try:
