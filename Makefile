@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo scene test lint format bench lock clean
+.PHONY: help install demo scene chaos test lint format bench lock sbom audit wheel image clean
 
 help:               ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,10 +22,13 @@ $(INSTALLED): pyproject.toml requirements.lock
 	@touch $@
 
 demo: install       ## run the daemon on twelve real servers, about a minute; KEEP=1 leaves the daemon running
-	@$(BIN)/python scripts/demo.py $(if $(KEEP),--keep)
+	@$(BIN)/streamd demo $(if $(KEEP),--keep)
 
 scene: install      ## run real agents against a daemon that is killed and started again, about three minutes
 	@$(BIN)/python scripts/scene.py $(ARGS)
+
+chaos: install      ## load, faults and checks at once against a real daemon, half an hour; ARGS="--minutes 5 --seed 2"
+	@$(BIN)/python -m benchmarks.chaos $(ARGS)
 
 test: install       ## run the whole test suite on two cores; ARGS="tests/core -x" runs a part
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
@@ -47,5 +50,21 @@ lock: install       ## resolve the dependencies again into requirements.lock
 	@$(BIN)/pip-compile --quiet --extra dev --generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links \
 		--no-emit-trusted-host --no-emit-options --no-header --allow-unsafe --output-file requirements.lock pyproject.toml
 
+sbom: install       ## list the licences of the dependencies, and write a bill of materials into dist
+	@$(BIN)/python scripts/supply.py --bill dist/streamd.cdx.json
+
+audit:              ## check every locked package against the vulnerability database of PyPI; needs the network
+	@test -x .audit/bin/pip-audit || { $(PYTHON) -m venv .audit && .audit/bin/python -m pip install --quiet pip-audit; }
+	@.audit/bin/pip-audit --strict --require-hashes --disable-pip -r requirements.lock
+
+wheel: install      ## build a wheel and an sdist into dist
+	@rm -rf build  # modules that were removed since the last build would still be in it
+	@$(BIN)/python -c "from setuptools import build_meta as b; print(b.build_wheel('dist'), b.build_sdist('dist'))"
+	@$(BIN)/python scripts/supply.py --lock dist/runtime.lock
+
+image: wheel        ## build the container images; needs docker or another engine, ENGINE=podman names it
+	@$(or $(ENGINE),docker) build --target cpu --tag streamd:cpu --file Containerfile .
+	@$(or $(ENGINE),docker) build --target gpu --tag streamd:gpu --file Containerfile .
+
 clean:              ## remove what was built
-	rm -rf $(VENV) .scene .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .audit build dist .scene .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
