@@ -61,32 +61,34 @@ async def running_daemon(**settings: object) -> AsyncIterator[DaemonProcess]:
         environ = {**os.environ, **{f"STREAMD_{key.upper()}": str(value) for key, value in settings.items()}}
         command = [sys.executable, "-m", "streamd", "serve", "--config", str(ROOT / "config.toml")]
         command += ["--port", str(port), "--state-dir", folder, "--log-level", "warning"]
-        process = _start(command, environ)
+        process = start_process(command, environ)
         try:
             daemon = DaemonProcess(process, port)
-            await _wait_ready(daemon)
+            async with aiohttp.ClientSession() as session:
+                await wait_ready(daemon, session)
             yield daemon
         finally:
             process.terminate()
             process.wait(30)
 
 
-def _start(command: list[str], environ: dict[str, str]) -> "subprocess.Popen[bytes]":
+def start_process(command: list[str], environ: dict[str, str]) -> "subprocess.Popen[bytes]":
+    """Start a process in the folder of the repository."""
     return subprocess.Popen(command, env=environ, cwd=ROOT)
 
 
-async def _wait_ready(daemon: DaemonProcess) -> None:
-    async with aiohttp.ClientSession() as session:
-        while True:
-            if daemon.process.poll() is not None:
-                raise RuntimeError(f"the daemon ended with {daemon.process.returncode} before it was ready")
-            try:
-                async with session.get(f"{daemon.url}/readyz") as answer:
-                    if answer.status == 200:
-                        return
-            except aiohttp.ClientConnectionError:
-                pass
-            await asyncio.sleep(0.1)
+async def wait_ready(daemon: DaemonProcess, session: aiohttp.ClientSession) -> None:
+    """Wait until a daemon is ready; raises `RuntimeError` if it ends before."""
+    while True:
+        if daemon.process.poll() is not None:
+            raise RuntimeError(f"the daemon ended with {daemon.process.returncode} before it was ready")
+        try:
+            async with session.get(f"{daemon.url}/readyz") as answer:
+                if answer.status == 200:
+                    return
+        except aiohttp.ClientConnectionError:
+            pass
+        await asyncio.sleep(0.1)
 
 
 def find_free_port() -> int:

@@ -22,7 +22,7 @@ from benchmarks.fuzzing.checks import (
     reset_peak,
 )
 from benchmarks.fuzzing.mutations import BodyShape, mutate_body
-from benchmarks.fuzzing.targets import REFUSALS, FuzzTarget
+from benchmarks.fuzzing.targets import FuzzTarget
 from streamd.core.mapping.series import SourceSeries
 from streamd.protocols.json_items import MAX_LENIENT_BYTES
 from streamd.server.memory import trim_heap
@@ -110,7 +110,7 @@ class FuzzSession:
         self._note_cost(body, cost)
         if not self._target.can_end and any(value != value for _, _, value in sink.points):
             raise Finding("a value is NaN, and this protocol says of no series that it ends")
-        if refusal is not None and not isinstance(refusal, REFUSALS):
+        if refusal is not None and not isinstance(refusal, self._target.refusals):
             raise Finding(f"refused with {type(refusal).__name__}: {refusal}") from refusal
         if self._target.is_stateless and self._inputs % 3 == 0:
             self._compare(body)

@@ -49,6 +49,9 @@ NOW = 1_795_899_000.0
 LIMIT_BYTES = 2**23
 """Of decompressed bodies; the daemon's default."""
 
+REFUSALS = (MalformedError, TooLargeError)
+"""The errors with which a decoder of a foreign protocol may refuse a body."""
+
 Sink = PointSink[Any]
 Enclosed = tuple[bytes, int] | None
 
@@ -66,6 +69,8 @@ class FuzzTarget:
     """Whether a body gives the same points each time."""
     can_end: bool = False
     """Whether its protocol says that a series ends; else no value may be NaN."""
+    refusals: tuple[type[Exception], ...] = REFUSALS
+    """The errors with which it may refuse a body."""
 
 
 def read_fixtures(*patterns: str) -> list[bytes]:
@@ -416,6 +421,3 @@ TARGETS = (
     ),
 )
 """All decoders; `collector.py` has the whole path."""
-
-REFUSALS = (MalformedError, TooLargeError)
-"""The errors with which a decoder may refuse a body."""
