@@ -18,7 +18,9 @@ def configure_logs(settings: LogSection) -> None:
     Log records of libraries and Python's own warnings become such lines too, from level `warning` on.
     """
     console = settings.log_format == "console" or (settings.log_format == "auto" and sys.stderr.isatty())
-    renderer: Any = structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer(sort_keys=False)
+    # Plain: that of `rich`, which structlog takes if it is installed, shows local variables, and tokens among them.
+    colored = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    renderer: Any = colored if console else structlog.processors.JSONRenderer(sort_keys=False)
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,

@@ -14,14 +14,14 @@ import pytest
 from tests.support.daemon_process import DaemonProcess
 from tests.support.version_calls import StartDaemon
 
-HEAD = b"POST /v1/samples HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n"
+HEAD = b"POST /v1/samples HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n"
 UPGRADE = (
-    b"GET /v1/ingest HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"GET /v1/ingest HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
 )
 AWKWARD = {
     "in a body": HEAD + b'{"samples"',
-    "as an event stream begins": b"GET /v1/forecasts/stream HTTP/1.1\r\nHost: x\r\n\r\n",
+    "as an event stream begins": b"GET /v1/forecasts/stream HTTP/1.1\r\nHost: localhost\r\n\r\n",
     "as a WebSocket begins": UPGRADE,
     "with frames in progress": UPGRADE + b"\x81\x82\x00\x00\x00\x00{}" * 20,
     "in what is not HTTP": b"\x16\x03\x01\x02\x00\x01\r\n\r\n",
@@ -95,3 +95,43 @@ def test_a_log_record_of_a_library_is_an_event_in_json(level: str) -> None:
     assert (first["event"], first["level"], first["logger"]) == ("from afar", "warning", "aiohttp.server")
     assert "beware" in second["event"]
     assert first["timestamp"]
+
+
+LOGS_A_DEFECT = """
+import sys
+import structlog
+from streamd.server.config import LogSection
+from streamd.server.logs import configure_logs
+
+configure_logs(LogSection(log_format=sys.argv[1]))
+
+def fail(token):
+    raise RuntimeError("a defect")
+
+try:
+    fail("s3cret")
+except RuntimeError:
+    structlog.get_logger().exception("failed")
+"""
+
+RICH = """
+class Console:
+    def __init__(self, **options): self.file = options["file"]
+    def print(self, shown): self.file.write(repr(shown))
+class Traceback:
+    @classmethod
+    def from_exception(cls, kind, error, trace, **options): return trace.tb_next.tb_frame.f_locals
+"""
+"""A stand-in for the library `rich`, which shows local variables in tracebacks."""
+
+
+@pytest.mark.parametrize("log_format", ["console", "json"])
+def test_a_traceback_shows_no_local_variables_even_if_rich_is_installed(tmp_path: Path, log_format: str) -> None:
+    package = tmp_path / "rich"
+    package.mkdir()
+    for module in ("__init__", "console", "traceback"):
+        (package / f"{module}.py").write_text(RICH, encoding="utf-8")
+    command = [sys.executable, "-c", LOGS_A_DEFECT, log_format]
+    ran = subprocess.run(command, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=True)
+    assert "a defect" in ran.stderr
+    assert "s3cret" not in ran.stderr
