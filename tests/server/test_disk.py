@@ -26,9 +26,14 @@ def hang(path, flags, *more, **named):
 
 os.open = hang
 from streamd.cli import main
+from streamd.server import process
+process.LEAVE_SECONDS = 0.2
 sys.exit(main(sys.argv[1:]))
 """
-"""A daemon for which opening the file `HUNG` blocks while the file `HUNG_WHILE` exists."""
+"""A daemon for which opening the file `HUNG` blocks while the file `HUNG_WHILE` exists.
+
+It waits for threads at its end for a moment only: here each of them hangs.
+"""
 
 FILES = {
     "the manifest": f"engines/{CALENDAR}/config.json",

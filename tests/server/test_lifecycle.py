@@ -14,6 +14,7 @@ import pytest
 from streamd.core.calendar import compute_known_future
 from streamd.repository.versions import EngineRepository
 from tests.support.daemon_process import ENGINES, NEED, ROOT, SMALL, DaemonProcess, make_whole_rows, run_command
+from tests.support.notify_states import receive_state
 from tests.support.version_calls import StartDaemon
 
 VERSION = EngineRepository(ENGINES).choose()
@@ -132,7 +133,7 @@ def test_not_ready_until_a_lane_is_warm_and_drain_delivers(
     assert daemon.get("/readyz")[0] == 200
     counts = daemon.get("/v1/status")[1]["rows"]
     assert (counts["due"], counts["superseded"]) == (1, 0), "rows from before it was ready make a server due once"
-    assert b"READY=1" in notify_socket.recv(1_024).split(b"\n")
+    assert b"READY=1" in receive_state(notify_socket)
     assert notify_socket.recv(1_024) == b"WATCHDOG=1"
     assert notify_socket.recv(1_024) == b"WATCHDOG=1"
     # 2. SIGTERM in the middle of the work: what is in progress is delivered first.
@@ -142,10 +143,9 @@ def test_not_ready_until_a_lane_is_warm_and_drain_delivers(
     assert (stopped["event"], stopped["complete"]) == ("stopped", True)
     counts = stopped["rows"]
     assert counts["due"] == counts["delivered"] + counts["superseded"]
-    state = b""
-    while state != b"STOPPING=1":
-        state = notify_socket.recv(1_024)
-        assert state in (b"WATCHDOG=1", b"STOPPING=1")
+    while (state := notify_socket.recv(1_024)) == b"WATCHDOG=1":
+        pass
+    assert state.startswith(b"STOPPING=1\n")
 
 
 async def _stop_in_the_middle(daemon: DaemonProcess) -> None:
@@ -172,7 +172,7 @@ def test_a_second_signal_ends_it_at_once(start: StartDaemon, tmp_path: Path) -> 
     daemon.wait_for("ready")
     # A peer that never answers the closing handshake: the drain waits for it.
     head = (
-        "GET /v1/ingest HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "GET /v1/ingest HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
     )
     with socket.create_connection(("127.0.0.1", daemon.port)) as peer:
@@ -314,3 +314,39 @@ def test_help_names_the_command_and_its_flags() -> None:
     ended = run_command("serve", "--help", cwd=ROOT)
     for flag in ("--config", "--host", "--port", "--state-dir", "--engines", "--engine", "--backend"):
         assert flag in ended.stdout
+
+
+SIGNALLED = """
+import os, signal, sys
+from streamd.cli import main
+from streamd.server import daemon
+
+real = daemon.open_state
+
+def open_state(*given):
+    with open(os.environ["CHANGED"], "w") as config:
+        config.write("[log]\\nlog_level = 'nonsense'\\n")
+    os.kill(os.getpid(), signal.SIGHUP)
+    return real(*given)
+
+daemon.open_state = open_state
+sys.exit(main())
+"""
+"""A daemon whose settings change, and that gets SIGHUP, while its state opens."""
+
+
+def test_a_reload_that_was_requested_while_the_state_opened_follows_the_start(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text("")
+    daemon = DaemonProcess.begin(
+        tmp_path / "state",
+        *("--config", str(config)),
+        env={"CHANGED": str(config)},
+        program=("-c", SIGNALLED),
+    )
+    try:
+        daemon.port = daemon.wait_for("listening")["port"]
+        daemon.wait_for("ready")
+        assert "log_level" in daemon.wait_for("reload_failed")["error"]
+    finally:
+        daemon.end()

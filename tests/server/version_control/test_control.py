@@ -17,6 +17,7 @@ import pytest
 from streamd.repository.files import is_held
 from streamd.repository.record import read_promotion_record
 from tests.support.daemon_process import DaemonProcess
+from tests.support.notify_states import receive_state
 from tests.support.served_versions import (
     AUTHORIZED,
     CALENDAR,
@@ -160,7 +161,8 @@ def test_a_daemon_killed_during_a_promotion_serves_what_the_record_states(
 ) -> None:
     daemon = start_ready(start, tmp_path)
     body = json.dumps({"version": CALENDAR})
-    head = f"POST {PROMOTE} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer a token\r\nContent-Type: application/json\r\n"
+    head = f"POST {PROMOTE} HTTP/1.1\r\nHost: localhost\r\n"
+    head += "Authorization: Bearer a token\r\nContent-Type: application/json\r\n"
     with socket.create_connection(("127.0.0.1", daemon.port)) as caller:
         caller.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
         for _ in range(calls):  # each call lets the promotion progress a little
@@ -179,7 +181,7 @@ def test_sighup_switches_to_the_version_promoted_from_the_shell_and_notifies_sys
     start: StartDaemon, tmp_path: Path, engines: Path, notify_socket: socket.socket
 ) -> None:
     daemon = start_ready(start, tmp_path, NOTIFY_SOCKET=notify_socket.getsockname())
-    assert b"READY=1" in notify_socket.recv(1_024).split(b"\n")
+    assert b"READY=1" in receive_state(notify_socket)
     (engines / "promoted.json").write_text(json.dumps({"current": CALENDAR}))
     daemon.signal(signal.SIGHUP)
     states = notify_socket.recv(1_024).split(b"\n")
