@@ -5,6 +5,7 @@ Called on the event loop about once a second; nothing here waits.
 
 import time
 from collections.abc import Callable
+from itertools import islice
 from typing import Any, Protocol
 
 import structlog
@@ -97,12 +98,18 @@ class ClockWatch:
         self.rewound_servers += 1
 
     # ------------------------------------------------------------ reports
-    def describe(self) -> dict[str, Any]:
-        """Return the entry `ahead` of `/v1/status`."""
+    def describe(self, may_name: Callable[[str], bool]) -> dict[str, Any]:
+        """Return the entry `ahead` of `/v1/status`; a server is named only if `may_name` says so."""
         slots = sorted(self._state.ahead.contradicted_since, key=lambda slot: -self._state.ahead.get_latest_step(slot))
+        names = self._state.directory.names
+
+        def is_named(slot: int) -> bool:
+            name = names[slot]
+            return name is not None and may_name(name)
+
         return {
             "servers": len(slots),
-            "first": [self._describe_server(slot) for slot in slots[:MAX_NAMED]],
+            "first": [self._describe_server(slot) for slot in islice(filter(is_named, slots), MAX_NAMED)],
             "rewound": self.rewound_servers,
             "dropped_rows": self.dropped_rows + self._dropped,
         }

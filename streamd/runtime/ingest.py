@@ -6,14 +6,13 @@ Runs on the event loop and gives way to it after each slice of samples; waits fo
 import asyncio
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import islice
 from typing import Protocol
 
-import structlog
-
+from streamd.core.access.caller import ANYBODY, Caller
+from streamd.core.access.scopes import Scope
 from streamd.core.epochs import guess_finer_unit
 from streamd.core.errors import (
     DrainingError,
@@ -26,12 +25,19 @@ from streamd.core.errors import (
 from streamd.core.state.directory import check_server_name
 from streamd.core.state.rows import RowReader
 from streamd.core.state.samples import IngestResult, Sample, Time
+from streamd.runtime.admission import Admission
 from streamd.runtime.state.state import State
-
-log = structlog.get_logger(__name__)
+from streamd.runtime.write_access import ServerWriter
 
 SLICE = 1_000
 """The number of samples that are taken before the event loop gets its turn."""
+
+_VALUES_WORK_SHIFT, _POINTS_WORK_SHIFT, _ERROR_WORK = 6, 4, 10
+"""Each 64 values of a sample take as long as one more sample, or each 16 if they are points. To reject a sample takes
+as long as to accept ten."""
+
+_ADMISSION_WORK = 50
+"""To give a new server a slot takes as long as so many samples: space is reserved in the files, and memory is new."""
 
 
 class RowsDue(Protocol):
@@ -39,14 +45,6 @@ class RowsDue(Protocol):
 
     def mark_due(self, slot: int, rows: int) -> None:
         """Queue a server that has `rows` more due rows."""
-        ...
-
-
-class ServerForgotten(Protocol):
-    """An owner of data that belongs to a server, by its slot."""
-
-    def forget(self, slot: int) -> None:
-        """Drop the data of a slot that gets another server."""
         ...
 
 
@@ -61,8 +59,10 @@ class ServerContradicted(Protocol):
 class PointTaker(Protocol):
     """A taker of samples as points of rows that are means (`MeanSamples`)."""
 
-    async def take_samples(self, samples: Sequence[tuple[int, Sample]]) -> list[tuple[int, StreamdError]]:
-        """Store samples with their index in the body; returns the errors of those that were rejected."""
+    async def take_samples(
+        self, samples: Sequence[tuple[int, Sample]], caller: Caller
+    ) -> list[tuple[int, StreamdError]]:
+        """Store a caller's samples with their index in the body; returns the errors of those that were rejected."""
         ...
 
 
@@ -76,41 +76,6 @@ class IngestLoad:
     def expects_rows(self) -> bool:
         """Whether a body is being taken."""
         return self.bodies > 0
-
-
-class Admission:
-    """Gives new servers a slot, for everything that takes samples."""
-
-    def __init__(self, state: State, server_forgotten: ServerForgotten) -> None:
-        self.forgotten_servers = 0
-        """The number of servers that were evicted since start."""
-        self._state = state
-        self._server_forgotten = server_forgotten
-        self.reported = 0
-        """Those among them that were logged."""
-
-    def find_or_admit(self, server: str, wall: float) -> int:
-        """Return the slot of a server, which it gets if it is new.
-
-        Raises `InvalidServerError` for a name that is none, and `StorageError` if the disk is full.
-        """
-        slot = self._state.directory.slots.get(server)
-        return self.admit(server, wall) if slot is None else slot
-
-    def admit(self, server: str, wall: float) -> int:
-        """Give a new server a slot; raises as `find_or_admit` does."""
-        check_server_name(server)
-        slot, forgotten = self._state.admit(server, wall)
-        if forgotten is not None:
-            self._server_forgotten.forget(slot)
-            self.forgotten_servers += 1
-        return slot
-
-    def report_forgotten(self) -> None:
-        """Log how many servers were evicted since the last report, if any."""
-        if count := self.forgotten_servers - self.reported:
-            self.reported = self.forgotten_servers
-            log.warning("servers_forgotten", count=count, max_servers=self._state.directory.capacity)
 
 
 class Ingest:
@@ -162,64 +127,100 @@ class Ingest:
         """The number of values of features that the model does not know."""
         return self.rows.ignored
 
-    async def take_samples(self, samples: Iterable[tuple[int, Sample | InvalidInputError]]) -> IngestResult:
-        """Take samples, each with its index in the body; a bad one is rejected alone.
+    async def take_samples(
+        self, samples: Iterable[tuple[int, Sample | InvalidInputError]], caller: Caller = ANYBODY
+    ) -> IngestResult:
+        """Take samples, each with its index in the body; a bad one, or one that the caller may not send, is rejected
+        alone.
 
         Raises `DrainingError` while the daemon stops, before any sample is taken.
         """
         if self.is_draining:
             raise DrainingError("the daemon is stopping")
         result = IngestResult()
-        rest, load, admission = iter(samples), self.load, self._admission
+        rest: Iterator[tuple[int, Sample | StreamdError]] = iter(samples)
+        load, admission = self.load, self._admission
         load.bodies += 1
         try:
             if self.points is not None:
-                await self._take_as_points(self.points, rest, result)
+                await self._take_as_points(self.points, rest, result, caller)
             else:
-                while self._take_slice(islice(rest, SLICE), result) == SLICE:
+                while self._take_slice(rest, result, caller):
                     await asyncio.sleep(0)
         finally:
             load.bodies -= 1
+            if caller.has_row_limit:
+                caller.usage.charge_rows(result.accepted + result.rejected, time.monotonic())
         if admission.forgotten_servers != admission.reported:
             admission.report_forgotten()
         return result
 
-    def _take_slice(self, samples: Iterable[tuple[int, Sample | StreamdError]], result: IngestResult) -> int:
-        wall, now = self._wall(), time.monotonic()
-        count = 0
+    def _take_slice(
+        self, samples: Iterable[tuple[int, Sample | StreamdError]], result: IngestResult, caller: Caller
+    ) -> bool:
+        """Take the samples of one turn of the event loop; returns whether there may be more."""
+        wall, now, recalls_write = self._wall(), time.monotonic(), caller.recalls_write
+        work = 0
         if self._state.can_run_short and (shortage := self._state.find_shortage()) is not None:
             samples = ((index, shortage if isinstance(each, Sample) else each) for index, each in samples)
         for index, sample in samples:
-            count += 1
+            work += 1
             try:
                 if isinstance(sample, Sample):
-                    self._take_sample(sample, wall, now)
+                    work += len(sample.values) >> _VALUES_WORK_SHIFT
+                    if recalls_write is None or recalls_write(sample.server):
+                        work += self._take_sample(sample, wall, now, caller)
+                    else:
+                        work += self._take_first_sample(sample, wall, now, caller)
                 else:
                     raise sample
             except StreamdError as error:
+                work += _ERROR_WORK
                 self._reject(result, index, error)
             else:
                 result.accepted += 1
                 self.accepted += 1
-        return count
+            if work >= SLICE:
+                return True
+        return False
 
     async def _take_as_points(
-        self, points: PointTaker, samples: Iterable[tuple[int, Sample | StreamdError]], result: IngestResult
+        self,
+        points: PointTaker,
+        samples: Iterable[tuple[int, Sample | StreamdError]],
+        result: IngestResult,
+        caller: Caller,
     ) -> None:
         """Take samples of which the mean of a step counts."""
         rest = iter(samples)
-        while batch := list(islice(rest, SLICE)):
+        is_more = True
+        while is_more:
             taken: list[tuple[int, Sample]] = []
-            for index, sample in batch:
-                if isinstance(sample, Sample):
-                    taken.append((index, sample))
-                else:
-                    self._reject(result, index, sample)
-            errors = await points.take_samples(taken)
+            is_more = self._choose_samples(rest, taken, result)
+            errors = await points.take_samples(taken, caller)
             for index, error in errors:
                 self._reject(result, index, error)
             result.accepted += len(taken) - len(errors)
             self.accepted += len(taken) - len(errors)
+
+    def _choose_samples(
+        self,
+        samples: Iterable[tuple[int, Sample | StreamdError]],
+        taken: list[tuple[int, Sample]],
+        result: IngestResult,
+    ) -> bool:
+        """Add the samples of one turn of the event loop to `taken`; returns whether there may be more."""
+        work = 0
+        for index, sample in samples:
+            if isinstance(sample, Sample):
+                work += 1 + (len(sample.values) >> _POINTS_WORK_SHIFT)
+                taken.append((index, sample))
+            else:
+                work += 1 + _ERROR_WORK
+                self._reject(result, index, sample)
+            if work >= SLICE:
+                return True
+        return False
 
     def check_time(self, sample: Sample, wall: float) -> float:
         """Return the time of a sample in epoch seconds.
@@ -239,19 +240,30 @@ class Ingest:
         self.rejected[error.code] = self.rejected.get(error.code, 0) + 1
         result.reject(index, error)
 
-    def _take_sample(self, sample: Sample, wall: float, now: float) -> None:
+    def _take_first_sample(self, sample: Sample, wall: float, now: float, caller: Caller) -> int:
+        """Take a sample of a server that the caller is not known to write; raises `ForbiddenError` if it may not."""
+        writer = ServerWriter(caller, self._slots)
+        writer.add_server(sample.server)
+        try:
+            return self._take_sample(sample, wall, now, caller)
+        finally:
+            writer.drop_unless_admitted(sample.server)
+
+    def _take_sample(self, sample: Sample, wall: float, now: float, caller: Caller) -> int:
+        """Take a sample; returns how much work it was beyond that of a usual one."""
         at = to_epoch_seconds(sample.time)
         if at > wall + self._max_ahead_seconds:
             raise self._make_too_far_ahead_error(sample, at, wall)
         row = self.rows.read_row(sample.values)
-        slot = self._slots.get(sample.server)
+        slot, more_work = self._slots.get(sample.server), 0
         if slot is None:
             if not row.mask and sample.status is None:
                 check_server_name(sample.server)
-                return  # without any known feature or status, the server gets no window
-            slot = self._admission.admit(sample.server, wall)
+                return 0  # without any known feature or status, the server gets no window
+            slot = self._admission.admit(sample.server, wall, caller.covers_all(Scope.ADMIN))
+            more_work = _ADMISSION_WORK
         elif not row.mask and sample.status is None:
-            return
+            return 0
         step = self._to_step(at)
         if self._contradicted_since and slot in self._contradicted_since and at > wall - self._present_seconds:
             self._server_contradicted.contradict(slot)
@@ -262,6 +274,7 @@ class Ingest:
         self._touch(slot, wall)
         if due:
             self.rows_due.mark_due(slot, due)
+        return more_work
 
     def _make_too_far_ahead_error(self, sample: Sample, at: float, wall: float) -> TooFarAheadError:
         unit = None if isinstance(sample.time, datetime) else guess_finer_unit(at)

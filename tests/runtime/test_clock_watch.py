@@ -16,6 +16,7 @@ from streamd.core.scheduling.costs import CostTable
 from streamd.core.state.samples import IngestResult, Sample
 from streamd.core.state.windows import NO_STEP
 from streamd.inference.fake import FakeBackend
+from streamd.runtime.admission import EVICT_AFTER_SECONDS
 from streamd.runtime.clock_watch import MAX_NAMED, SEEN_TOLERANCE_SECONDS
 from streamd.runtime.lanes.worker import LaneWorker
 from streamd.runtime.service import Service, ServiceLimits
@@ -55,7 +56,7 @@ class World:
         self.service.clock_watch.sweep()
 
     def ahead(self) -> Any:
-        return describe_status(self.service)["ahead"]
+        return describe_status(self.service, lambda server: True)["ahead"]
 
     def origin(self, server: str) -> int:
         """Return the origin of a server's forecast; 0 if it has none."""
@@ -185,7 +186,7 @@ async def test_all_servers_ahead_are_counted_and_some_named(tmp_path: Path) -> N
         (line,) = [log for log in logs if log["event"] == "servers_ahead_of_clock"]
         assert (line["count"], len(line["servers"])) == (many, MAX_NAMED)
         assert line["servers"][0] == f"s{many - 1}", "the furthest first"
-        assert len(describe_status(service)["ahead"]["first"]) == MAX_NAMED
+        assert len(describe_status(service, lambda server: True)["ahead"]["first"]) == MAX_NAMED
 
 
 # ---------------------------------------------------------------- recovery
@@ -330,8 +331,12 @@ async def test_a_server_that_was_seen_ahead_can_be_evicted(tmp_path: Path) -> No
         at.sweep()
         at.pass_time(RECOVERY)
         at.sweep()
-        for number in range(LIMITS.capacity):
+        for number in range(LIMITS.capacity - 1):
             at.pass_time(1 + SEEN_TOLERANCE_SECONDS)
             await at.send(f"new-{number}", PRESENT)
+        at.clock.wall = PRESENT + RECOVERY + EVICT_AFTER_SECONDS - 1
+        assert (await at.send("newest", at.clock.wall)).rejected == 1
+        at.pass_time(1)
+        assert (await at.send("newest", at.clock.wall)).accepted == 1
         assert "silent" not in at.state.directory.slots
         assert len(at.state.directory) == LIMITS.capacity

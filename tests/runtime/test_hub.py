@@ -4,12 +4,14 @@ A slow reader loses older forecasts of a server, never the newest, and gets thei
 """
 
 import asyncio
+from types import SimpleNamespace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from streamd.core.selection import ForecastSlice, ServerGlobs
-from streamd.runtime.hub import Hub, Subscription
+from streamd.runtime.hub import MATCHING_SECONDS, Hub, Subscription
 
 NAMES: list[str | None] = ["web-01", "web-02", "db-01", None]
 PART = ForecastSlice((0,), (0,), 1, "float32")
@@ -74,10 +76,10 @@ def test_a_slot_that_gets_another_server_is_matched_again() -> None:
     assert (web.take(1), db.take(1)) == ([], [0])
 
 
-def test_forecasts_on_the_board_are_replayed_to_one_subscriber() -> None:
+async def test_forecasts_on_the_board_are_replayed_to_one_subscriber() -> None:
     hub = Hub(4, NAMES)
     late, other = subscribe(hub, "web-*"), subscribe(hub, "*")
-    hub.replay(late, [2, 1, 0, 3])
+    await hub.replay(late, [2, 1, 0, 3])
     assert late.take(9) == [1, 0]
     assert other.waiting == 0
 
@@ -117,3 +119,96 @@ async def test_finishing_waits_for_every_reader() -> None:
         await asyncio.sleep(0)
     await finishing
     assert len(hub) == 0
+
+
+COSTLY = "*[-x]0?"
+"""A glob that is decided by the reader; it matches every server of `NAMES`."""
+
+
+class CountedGlobs(ServerGlobs):
+    """Globs that count their matches."""
+
+    def __init__(self, *globs: str) -> None:
+        super().__init__(globs)
+        self.asked: list[str] = []
+
+    def matches(self, name: str) -> bool:
+        self.asked.append(name)
+        return super().matches(name)
+
+
+async def test_costly_globs_are_matched_by_their_reader_once_for_each_server() -> None:
+    hub = Hub(4, NAMES)
+    globs = CountedGlobs(COSTLY, "web-01")
+    assert globs.is_costly
+    subscription = hub.subscribe(globs, PART)
+    for _ in range(3):
+        hub.publish([0, 2], 1.0)
+    assert globs.asked == []
+    assert list(subscription.waiting_slots) == [0, 2], "the id of an event stays below each that may be sent"
+    await subscription.wait()
+    assert subscription.take(9) == [0, 2]
+    assert subscription.dropped == 4, "forecasts that were replaced before they were matched count too"
+    hub.publish([0], 2.0)
+    assert subscription.take(9) == [0], "it is decided now"
+    assert globs.asked == ["web-01", "db-01"]
+
+
+async def test_a_server_that_is_forgotten_before_it_is_matched_is_not_delivered() -> None:
+    hub = Hub(4, NAMES)
+    subscription = subscribe(hub, COSTLY)
+    hub.publish([0, 2], 1.0)
+    hub.forget(0)
+    await subscription.wait()
+    assert subscription.take(9) == [2]
+
+
+async def test_a_closed_subscription_still_matches_what_was_posted() -> None:
+    hub = Hub(4, NAMES)
+    chosen, other = subscribe(hub, COSTLY), subscribe(hub, "?")
+    hub.publish([0], 1.0)
+    for subscription in (chosen, other):
+        subscription.close()
+        await subscription.wait()
+    assert (chosen.waiting, other.waiting) == (1, 0)
+
+
+async def test_matching_thousands_of_servers_gives_way_to_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    names: list[str | None] = [f"web-{number}" for number in range(2_500)]
+    hub, now = Hub(len(names), names), 0.0
+
+    class SlowGlobs(CountedGlobs):
+        """Globs of which each match takes a millisecond."""
+
+        def matches(self, name: str) -> bool:
+            nonlocal now
+            now += 1e-3
+            return super().matches(name)
+
+    monkeypatch.setattr("streamd.runtime.hub.time", SimpleNamespace(monotonic=lambda: now))
+    subscription = hub.subscribe(SlowGlobs("*-[0-9]*", COSTLY), PART)
+    turns, longest = 0, 0.0
+
+    async def count_turns() -> None:
+        nonlocal turns, longest
+        while True:
+            began = now
+            await asyncio.sleep(0)
+            turns, longest = turns + 1, max(longest, now - began)
+
+    counting = asyncio.create_task(count_turns())
+    await hub.replay(subscription, range(len(names)))
+    assert turns >= 1, "not all are posted in one turn"
+    await subscription.wait()
+    counting.cancel()
+    assert subscription.waiting == len(names)
+    assert longest < 3 * MATCHING_SECONDS
+    assert turns > len(names) * 1e-3 / MATCHING_SECONDS / 2
+
+
+async def test_a_newer_forecast_during_the_replay_does_not_count_as_dropped() -> None:
+    hub = Hub(4, NAMES)
+    subscription = subscribe(hub, "*")
+    hub.publish([1], 1.0)
+    await hub.replay(subscription, [0, 1])
+    assert (subscription.take(9), subscription.dropped) == ([1, 0], 0)
