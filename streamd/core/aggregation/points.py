@@ -188,6 +188,11 @@ class ServerPoints:
         self.latest_step = self.closed_step = self._final_step = final
         return removed
 
+    def finalize(self, step: int) -> None:
+        """Take no more points of the steps up to this one: their rows cannot be computed from all of their points."""
+        self._final_step = max(self._final_step, step)
+        self.mark_closed(step)
+
     # ------------------------------------------------------------ points in
     def find_oldest_step(self) -> int:
         """Return the oldest step in which a point counts."""

@@ -3,11 +3,12 @@
 import time
 from collections.abc import Callable, Sequence
 
+from streamd.core.access.caller import Caller
 from streamd.core.errors import StorageError, StreamdError, TooBusyError, TooOldError
 from streamd.core.mapping.samples import STATUS_FEATURE, make_sample_series
 from streamd.core.state.directory import check_server_name
 from streamd.core.state.samples import Sample
-from streamd.runtime.aggregation.batch import PointBatch
+from streamd.runtime.aggregation.batch import PointBatch, RefusedEntry
 from streamd.runtime.aggregation.collector import Collector
 from streamd.runtime.aggregation.series_table import TOO_MANY_SERIES, IgnoredEntry, TableEntry
 from streamd.runtime.ingest import Ingest
@@ -24,7 +25,9 @@ class MeanSamples:
         self._ingest = ingest
         self._wall = wall
 
-    async def take_samples(self, samples: Sequence[tuple[int, Sample]]) -> list[tuple[int, StreamdError]]:
+    async def take_samples(
+        self, samples: Sequence[tuple[int, Sample]], caller: Caller
+    ) -> list[tuple[int, StreamdError]]:
         """Store samples, each with its index in the body; returns the errors of rejected samples by index.
 
         If nothing can be stored, every sample is rejected with a `StorageError`, and with a `TooBusyError` while too
@@ -34,7 +37,7 @@ class MeanSamples:
             self._collector.check_space()
         except TooBusyError as error:
             return [(index, error) for index, _ in samples]
-        batch = self._collector.start_batch(PROTOCOL)
+        batch = self._collector.start_batch(PROTOCOL, caller)
         wall = self._wall()
         errors: list[tuple[int, StreamdError]] = []
         for index, sample in samples:
@@ -47,9 +50,15 @@ class MeanSamples:
         except StorageError as error:
             rejected = {index for index, _ in errors}
             errors += [(index, error) for index, _ in samples if index not in rejected]
+        errors += _list_refused(samples, errors, batch)
+        if batch.writer is not None:
+            for server in {sample.server for _, sample in samples}:
+                batch.writer.drop_unless_admitted(server)
         return errors
 
     def _add_sample(self, sample: Sample, wall: float, batch: PointBatch) -> None:
+        if batch.writer is not None:  # first: no other error may reveal anything about a server of others
+            batch.writer.add_server(sample.server)
         at = self._ingest.check_time(sample, wall)
         check_server_name(sample.server)
         self._ingest.rows.read_row(sample.values)  # refuses what float32 cannot hold
@@ -65,10 +74,21 @@ class MeanSamples:
             batch.add(entry, at, value)
 
 
+def _list_refused(
+    samples: Sequence[tuple[int, Sample]], errors: Sequence[tuple[int, StreamdError]], batch: PointBatch
+) -> list[tuple[int, StreamdError]]:
+    """Return the errors of samples whose server got no slot, without those that have another error."""
+    rejected = {index for index, _ in errors}
+    refusals = ((index, batch.get_refusal(sample.server)) for index, sample in samples if index not in rejected)
+    return [(index, error) for index, error in refusals if error is not None]
+
+
 def _find_entry(server: str, feature: str, batch: PointBatch) -> TableEntry:
     """Return the entry of a series, bound if it is new; raises `TooBusyError` if there are too many series."""
     key = server, feature
     entry = batch.find(key) or batch.bind(key, make_sample_series(server, feature))
+    if isinstance(entry, RefusedEntry):
+        raise entry.error
     if isinstance(entry, IgnoredEntry) and entry.reason == TOO_MANY_SERIES:
         raise TooBusyError("there are as many series as max_series, and this sample needs a new one")
     return entry

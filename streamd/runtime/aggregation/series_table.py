@@ -1,11 +1,12 @@
 """Keeps the series of all servers within limits, and finds the entry of a series by its protocol and key. No I/O."""
 
-from collections import defaultdict, deque
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Hashable, Sequence
 
 from streamd.core.aggregation.points import MAX_SERIES_OF_SERVER, REMOVED, ServerSeries
 from streamd.core.mapping.mapping import CompiledRule, Ignored, Match, RuleMapping
 from streamd.core.mapping.series import SourceSeries
+from streamd.runtime.aggregation.refused_keys import RefusedKeys, measure_key
 from streamd.runtime.aggregation.servers import NO_SLOT, CollectedServer, encode_definition
 
 MAX_IGNORED_KEYS = 200_000
@@ -50,6 +51,8 @@ class SeriesTable:
         self.servers: dict[str, CollectedServer] = {}
         self.series = 0
         """The series of all servers."""
+        self.created = 0
+        """The series since start, with those that were removed."""
         self.max_series = max_series
         self._definition_bytes = 0
         self._step_seconds = step_seconds
@@ -60,7 +63,9 @@ class SeriesTable:
         self._ignored_keys: deque[tuple[str, Hashable]] = deque()  # oldest first
         self._ignored_bytes = 0
         self._key_bytes = 0
-        self._new_servers: deque[tuple[int, CollectedServer]] = deque()  # and the sweep before them, oldest first
+        self.refused = RefusedKeys()
+        """The series of servers that got no slot."""
+        self._new_servers: OrderedDict[CollectedServer, int] = OrderedDict()  # and the sweep before, oldest first
         self._sweeps = 0
 
     @property
@@ -72,9 +77,12 @@ class SeriesTable:
         """Return the known series of a protocol by key; it is the table's own dict, which changes."""
         return self._entries[protocol]
 
-    def bind(self, protocol: str, key: Hashable, series: SourceSeries) -> TableEntry:
-        """Map a series that is new under this key, and remember its entry."""
-        match = self.mapping.match(series)
+    def bind(
+        self, protocol: str, key: Hashable, series: SourceSeries, match: Match | Ignored | None = None
+    ) -> TableEntry:
+        """Map a series that is new under this key, unless its `match` is given, and remember its entry."""
+        if match is None:
+            match = self.mapping.match(series)
         if isinstance(match, Ignored):
             return self._ignore(protocol, key, match.reason)
         try:
@@ -87,6 +95,7 @@ class SeriesTable:
         server = entry.server
         assert isinstance(server, CollectedServer)
         server.set_kind(entry, match.kind)
+        self.refused.remove(protocol, key)
         self._remember(server, entry, protocol, key)
         return entry
 
@@ -102,9 +111,9 @@ class SeriesTable:
             return None
         if server is None:
             server = self.servers[match.server] = CollectedServer(match.server, self.rules, self._step_seconds)
-            while self._new_servers and self._is_settled(self._new_servers[0][1]):
-                self._new_servers.popleft()
-            self._new_servers.append((self._sweeps, server))
+            while self._new_servers and self._is_settled(oldest := next(iter(self._new_servers))):
+                del self._new_servers[oldest]
+            self._new_servers[server] = self._sweeps
         self._count(1, len(definition))
         return server.add_series(definition, match)
 
@@ -120,8 +129,16 @@ class SeriesTable:
         """Forget a server and all its series."""
         self._forget_series(server, server.clear())
         server.slot = NO_SLOT
+        self._new_servers.pop(server, None)
         if self.servers.get(server.name) is server:
             del self.servers[server.name]
+
+    def refuse_server(self, server: CollectedServer) -> None:
+        """Forget a server that got no slot, but remember the keys of its series as refused."""
+        for keys in server.keys.values():
+            for protocol, key in keys:
+                self.refused.add(protocol, key, server.name)
+        self.remove_server(server)
 
     def restore_series(self, server: CollectedServer, entries: Sequence[ServerSeries]) -> list[ServerSeries]:
         """Return the present entries of series that were decoded before some of them, or their server, were removed."""
@@ -146,10 +163,13 @@ class SeriesTable:
         It stops after about `limit` series; returns whether there may be more.
         """
         removed = 0
-        while self._new_servers and self._new_servers[0][0] < self._sweeps - 1:
+        while self._new_servers:
+            server, sweep = next(iter(self._new_servers.items()))
+            if sweep >= self._sweeps - 1:
+                return False
             if removed >= limit:
                 return True
-            _, server = self._new_servers.popleft()
+            del self._new_servers[server]
             if not self._is_settled(server):
                 removed += 1 + len(server.entries)
                 self.remove_server(server)
@@ -165,10 +185,11 @@ class SeriesTable:
 
     def _count(self, series: int, definition_bytes: int) -> None:
         self.series += series
+        self.created += max(series, 0)
         self._definition_bytes += definition_bytes
 
     def _remember(self, server: CollectedServer, entry: ServerSeries, protocol: str, key: Hashable) -> None:
-        size = _measure_key(key)
+        size = measure_key(key)
         if self._key_bytes + size > MEAN_SERIES_BYTES * self.max_series:
             return  # it is matched again each time
         known = server.keys.get(entry, ())
@@ -181,7 +202,7 @@ class SeriesTable:
 
     def _forget_key(self, protocol: str, key: Hashable) -> None:
         self._entries[protocol].pop(key, None)
-        self._key_bytes -= _measure_key(key)
+        self._key_bytes -= measure_key(key)
 
     def _forget_series(self, server: CollectedServer, removed: Sequence[ServerSeries]) -> None:
         if removed:
@@ -192,27 +213,15 @@ class SeriesTable:
             server.forget_log()  # the series that are left have other numbers now
 
     def _ignore(self, protocol: str, key: Hashable, reason: str) -> IgnoredEntry:
-        size = _measure_key(key)
+        size = measure_key(key)
         while self._ignored_keys and (
             len(self._ignored_keys) >= MAX_IGNORED_KEYS or self._ignored_bytes + size > MAX_IGNORED_BYTES
         ):
             former, oldest = self._ignored_keys.popleft()
             self._entries[former].pop(oldest, None)
-            self._ignored_bytes -= _measure_key(oldest)
+            self._ignored_bytes -= measure_key(oldest)
         entry = self._ignored.setdefault(reason, IgnoredEntry(reason))
         self._entries[protocol][key] = entry
         self._ignored_keys.append((protocol, key))
         self._ignored_bytes += size
         return entry
-
-
-def _measure_key(key: Hashable) -> int:
-    """Return about how many bytes a key takes."""
-    if isinstance(key, bytes | str):
-        return _OBJECT_BYTES + len(key)
-    if isinstance(key, tuple | frozenset):
-        return _OBJECT_BYTES + sum(map(_measure_key, key))
-    return _OBJECT_BYTES
-
-
-_OBJECT_BYTES = 50

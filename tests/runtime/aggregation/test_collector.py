@@ -1,10 +1,7 @@
 """Tests `streamd/runtime/aggregation/collector.py`: points in, rows out, and what survives a restart."""
 
 import gc
-import math
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,145 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamd.core.errors import DrainingError, StorageError, TooBusyError
-from streamd.core.mapping.mapping import NO_RULE, NO_SERVER, RuleMapping
-from streamd.core.mapping.rules import parse_rule_set
+from streamd.core.mapping.mapping import NO_RULE, NO_SERVER
 from streamd.core.mapping.series import Kind, SourceSeries
-from streamd.runtime.aggregation import collector as collector_module
 from streamd.runtime.aggregation import slicing
-from streamd.runtime.aggregation.batch import CommitResult
-from streamd.runtime.aggregation.collector import Collector, CollectorLimits
-from streamd.runtime.aggregation.point_log import PointLog
-from streamd.runtime.aggregation.series_table import NOT_UTF8, TOO_MANY_SERIES
-from streamd.runtime.ingest import Admission, IngestLoad
-from streamd.runtime.state.state import State
-from tests.support.state_files import LIMITS, last_status, opened, rows_of
-
-STEP = 300
-BEGIN = 1_700_000_100.0
-FIRST = int(BEGIN) // STEP
-RULES = parse_rule_set(
-    "test",
-    {
-        "server": ["host"],
-        "cpu": {"metric": "cpu", "kind": "counter"},
-        "mem": {"metric": "load"},
-        "status": {"metric": "status", "kind": "state"},
-    },
-)
-
-Sent = tuple[str, str, float, float]
-"""Host, metric, seconds since `BEGIN`, value."""
-
-
-class CollectorRig:
-    """A collector over a state folder, with a clock that a test moves."""
-
-    def __init__(self, state: State, **limits: float) -> None:
-        self.state = state
-        self.wall = BEGIN
-        self.stepped = 0.0
-        """By how much the wall clock was set; the monotonic one does not notice."""
-        self.due: list[tuple[str | None, int]] = []
-        self.forgotten: list[int] = []
-        self.contradicted: list[int] = []
-        features = (*state.contract.features, "status")
-        self.collector = Collector(
-            state,
-            RuleMapping([RULES], features),
-            PointLog(state.folder / "points", segment_seconds=STEP, retention_seconds=5 * STEP),
-            replace(CollectorLimits(), **limits),  # type: ignore[arg-type]
-            load=IngestLoad(),
-            admission=Admission(state, self),
-            rows_due=self,
-            server_contradicted=self,
-            wall=lambda: self.wall + self.stepped,
-            clock=lambda: self.wall - BEGIN,
-        )
-
-    def forget(self, slot: int) -> None:
-        self.forgotten.append(slot)
-        self.collector.forget(slot)
-
-    def contradict(self, slot: int) -> None:
-        self.contradicted.append(slot)
-
-    def mark_due(self, slot: int, rows: int) -> None:
-        self.due.append((self.state.directory.names[slot], rows))
-
-    async def send(self, *sent: Sent, protocol: str = "test") -> CommitResult:
-        batch = self.collector.start_batch(protocol)
-        for host, metric, seconds, value in sent:
-            batch.add_point(SourceSeries(metric, {"host": host} if host else {}), BEGIN + seconds, value)
-        return await self.collector.commit(batch)
-
-    def rows(self, host: str) -> dict[int, dict[str, float]]:
-        """The rows of a server, by step since `FIRST`."""
-        return {step - FIRST: row for step, row in rows_of(self.state, host).items()}
-
-
-@contextmanager
-def collecting(folder: Path, wall: float = BEGIN, **limits: float) -> Iterator[CollectorRig]:
-    with opened(folder, limits=replace(LIMITS, need=1)) as state:
-        rig = CollectorRig(state, **limits)
-        rig.wall = wall
-        rig.collector.restore()
-        try:
-            yield rig
-        finally:
-            rig.collector.close()
-
-
-async def test_a_row_is_the_mean_and_closes_with_the_next_step(tmp_path: Path) -> None:
-    with collecting(tmp_path) as rig:
-        rig.wall = BEGIN + 310
-        result = await rig.send(("a", "load", 0, 1.0), ("a", "load", 60, 3.0))
-        assert (result.taken, rig.due) == (2, [])
-        await rig.send(("a", "load", 301, 9.0))
-        assert rig.rows("a") == {0: {"mem": 2.0}}
-        assert rig.due == [("a", 1)]
-
-
-async def test_a_late_point_amends_its_row(tmp_path: Path) -> None:
-    with collecting(tmp_path) as rig:
-        rig.wall = BEGIN + 310
-        await rig.send(("a", "load", 0, 1.0), ("a", "load", 301, 9.0))
-        await rig.send(("a", "load", 60, 3.0), ("a", "load", 60, 3.0))
-        assert rig.rows("a") == {0: {"mem": 2.0}}
-        assert rig.due == [("a", 1)], "an amended row does not run again"
-
-
-async def test_a_row_closes_when_its_grace_is_over(tmp_path: Path) -> None:
-    with collecting(tmp_path) as rig:
-        await rig.send(("a", "load", 0, 1.0))
-        for seconds, rows in ((309, {}), (310, {0: {"mem": 1.0}})):
-            rig.wall = BEGIN + seconds
-            rig.collector.close_overdue_rows()
-            assert rig.due == ([("a", 1)] if rows else [])
-        assert rig.rows("a") == {0: {"mem": 1.0}}
-
-
-async def test_a_row_of_the_past_closes_a_grace_after_its_first_point(tmp_path: Path) -> None:
-    with collecting(tmp_path) as rig:
-        rig.wall = BEGIN + 100_000
-        await rig.send(("a", "load", 0, 1.0))
-        rig.collector.close_overdue_rows()
-        assert rig.due == [], "the rest of a backlog may follow"
-        rig.wall += 10
-        rig.collector.close_overdue_rows()
-        assert rig.due == [("a", 1)]
-
-
-async def test_more_overdue_rows_than_a_turn_takes_are_closed_in_several(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(collector_module, "SLICE_ROWS", 2)
-    with collecting(tmp_path) as rig:
-        await rig.send(*((name, "load", 0, 1.0) for name in "abc"))
-        rig.wall = BEGIN + 311
-        rig.collector.close_overdue_rows()
-        assert len(rig.due) == 2
-        rig.collector.close_overdue_rows()
-        assert len(rig.due) == 3
+from streamd.runtime.aggregation.series_table import TOO_MANY_SERIES
+from tests.support.collector_rig import BEGIN, STEP, CollectorRig, Sent, collecting
+from tests.support.state_files import LIMITS, opened, rows_of
 
 
 async def test_a_body_of_many_points_may_have_them_in_any_order(
@@ -181,26 +45,6 @@ async def test_servers_that_were_evicted_leave_nothing_behind(tmp_path: Path) ->
         gc.collect()
         assert rig.collector.table.series == 4
         assert sum(each() is not None for each in servers) < 200
-
-
-async def test_points_outside_the_limits_are_rejected_and_the_others_taken(tmp_path: Path) -> None:
-    with collecting(tmp_path) as rig:
-        await rig.send(("a", "load", 0, 1.0))
-        result = await rig.send(
-            ("a", "load", -601, 1.0), ("a", "load", 301, 1.0), ("a", "load", 1, 1.0), ("b", "load", math.inf, 1.0)
-        )
-        assert (result.taken, result.rejected) == (1, 3)
-        assert sorted({error.code for error in result.errors}) == ["too_far_ahead", "too_old"]
-        assert rig.collector.counts["test"].rejected == {"too_old": 1, "too_far_ahead": 2}
-        assert "b" not in rig.state.directory.slots
-
-
-async def test_a_name_that_is_no_server_costs_only_its_own_points(tmp_path: Path) -> None:
-    with collecting(tmp_path) as rig:
-        result = await rig.send(("x" * 257, "load", 0, 1.0), ("a", "load", 0, 1.0), ("\ud800", "load", 0, 1.0))
-        assert (result.taken, result.rejected, result.ignored) == (1, 1, 1)
-        assert {error.code for error in result.errors} == {"invalid_server"}
-        assert rig.collector.counts["test"].ignored == {NOT_UTF8: 1}
 
 
 async def test_what_is_not_used_is_counted_with_its_reason(tmp_path: Path) -> None:
@@ -270,25 +114,6 @@ async def test_a_kind_that_the_protocol_says_wins(tmp_path: Path) -> None:
         assert rig.rows("a") == {0: {"cpu": 6.0}}
 
 
-async def test_a_status_is_the_last_one_of_its_step(tmp_path: Path) -> None:
-    with collecting(tmp_path) as rig:
-        rig.wall = BEGIN + 310
-        await rig.send(("a", "status", 0, 3.0), ("a", "load", 0, 1.0), ("a", "status", 9, 2.0), ("a", "load", 301, 1.0))
-        assert last_status(rig.state, "a") == 2
-
-
-async def test_series_that_have_ended_are_removed_in_time(tmp_path: Path) -> None:
-    with collecting(tmp_path) as rig:
-        rig.wall = BEGIN + 100 * STEP
-        batch = rig.collector.start_batch("test")
-        batch.add_point(SourceSeries("load", {"host": "a", "pod": "gone"}), BEGIN, 1.0)
-        await rig.collector.commit(batch)
-        for step in range(20):
-            await rig.send(("a", "load", step * STEP, float(step)))
-        assert rig.collector.table.series == 1
-        assert rig.rows("a")[18] == {"mem": 18.0}
-
-
 async def test_half_filled_rows_survive_a_restart(tmp_path: Path) -> None:
     with collecting(tmp_path) as rig:
         await rig.send(("a", "cpu", -60, 0.0), ("a", "cpu", 0, 60.0), ("a", "load", 0, 1.0))
@@ -300,33 +125,6 @@ async def test_half_filled_rows_survive_a_restart(tmp_path: Path) -> None:
         await rig.send(("a", "cpu", 300, 600.0), ("a", "load", 300, 9.0), ("b", "load", 300, 9.0))
         assert rig.rows("a")[0] == {"cpu": pytest.approx(1.8), "mem": 1.5}
         assert rig.rows("b") == {0: {"mem": 4.0}}
-
-
-async def test_a_row_that_its_grace_closed_stays_closed_after_a_restart(tmp_path: Path) -> None:
-    with collecting(tmp_path) as rig:
-        await rig.send(("a", "load", 0, 1.0))
-        rig.wall = BEGIN + 311
-        rig.collector.close_overdue_rows()
-    with collecting(tmp_path) as rig:
-        rig.wall = BEGIN + 700
-        rig.collector.close_overdue_rows()
-        assert rig.due == []
-        await rig.send(("a", "load", 1, 3.0))
-        assert rig.rows("a") == {0: {"mem": 2.0}}, "a late point still amends it"
-        assert rig.due == []
-
-
-async def test_a_row_whose_step_ended_while_the_daemon_was_away_closes_after_its_grace(tmp_path: Path) -> None:
-    with collecting(tmp_path) as rig:
-        await rig.send(("a", "load", 0, 1.0))
-    with opened(tmp_path, limits=replace(LIMITS, need=1)) as state:
-        rig = CollectorRig(state)
-        rig.wall = BEGIN + 400
-        rig.collector.restore()
-        rig.wall += 10
-        rig.collector.close_overdue_rows()
-        assert rig.due == [("a", 1)]
-        rig.collector.close()
 
 
 async def test_half_filled_rows_survive_however_long_the_daemon_is_away_and_further_restarts(tmp_path: Path) -> None:
@@ -383,23 +181,6 @@ async def test_a_full_disk_refuses_a_body_and_the_next_one_is_whole(
         rig.wall = BEGIN + 310
         await rig.send(("a", "load", 300, 9.0))
         assert rig.rows("a") == {0: {"mem": 1.0}}
-
-
-async def test_no_row_is_written_while_the_disk_cannot_be_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A full btrfs needs new space even for rows of known servers."""
-    with collecting(tmp_path) as rig:
-        await rig.send(("a", "load", 0, 1.0))
-        rig.wall = BEGIN + 310
-        with monkeypatch.context() as patch:
-            patch.setattr(rig.state, "find_shortage", lambda: StorageError("full"))
-            rig.collector.close_overdue_rows()
-            with pytest.raises(StorageError):
-                await rig.send(("a", "load", 301, 1.0))
-        assert rig.due == []
-        rig.collector.close_overdue_rows()
-        assert rig.due == [("a", 1)]
 
 
 bodies = st.lists(
@@ -499,40 +280,6 @@ async def test_a_server_that_is_evicted_by_its_own_body_writes_no_row_for_anothe
 
 
 # ---------------------------------------------------------------- bounds
-async def test_servers_that_never_get_a_slot_leave_nothing_behind(tmp_path: Path) -> None:
-    with collecting(tmp_path, max_series=4) as rig:
-        await rig.send(("x" * 257, "load", 0, 1.0), ("ahead", "load", 1e9, 1.0))
-        batch = rig.collector.start_batch("test")
-        batch.add_point(SourceSeries("load", {"host": "never committed"}), BEGIN, 1.0)
-        assert rig.collector.table.series == 3
-        for _ in range(3):
-            rig.collector.close_overdue_rows()
-        assert (rig.collector.table.series, len(rig.collector.table.servers)) == (0, 0)
-        assert (await rig.collector.commit(batch)).taken == 1, "its points may still come"
-        assert rig.collector.table.series == 1
-
-
-async def test_silent_servers_give_their_space_to_others(tmp_path: Path) -> None:
-    with collecting(tmp_path, max_series=2, max_points=2) as rig:
-        await rig.send(("a", "load", 0, 1.0), ("a", "cpu", 0, 1.0))
-        rig.wall = BEGIN + 6 * STEP + 20
-        rig.collector.close_overdue_rows()
-        rig.collector.close_overdue_rows()
-        assert rig.collector.points_kept == 0
-        rig.collector.check_open()
-        assert (await rig.send(("b", "load", 6 * STEP, 1.0), ("b", "cpu", 6 * STEP, 1.0))).taken == 2
-        result = await rig.send(("a", "load", 1, 9.0), ("a", "load", STEP, 9.0))
-        assert result.rejected + result.ignored == 2
-        assert rig.rows("a") == {0: {"mem": 1.0}}, "it is final: none of its points is left"
-
-
-async def test_the_points_of_a_step_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collector_module, "MAX_STEP_POINTS", 3)
-    with collecting(tmp_path) as rig:
-        rig.wall = BEGIN + 310
-        result = await rig.send(*(("a", "load", second, 1.0) for second in (0, 1, 2, 3, 4, 300)))
-        assert (result.taken, result.rejected) == (4, 2)
-        assert rig.collector.counts["test"].rejected == {"too_large": 2}
 
 
 async def test_a_server_with_many_series_makes_few_rows_in_a_turn(

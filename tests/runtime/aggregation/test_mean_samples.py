@@ -154,3 +154,17 @@ async def test_many_bodies_at_once(daemon: HttpDaemon) -> None:
     assert [reply.body["accepted"] for reply in replies] == [4] * 30
     await daemon.accept([{"server": "a", "time": at(2), "values": {"cpu_user": 0.0}}])
     assert (await daemon.window("a"))[-1][0] == 14.5
+
+
+async def test_samples_of_servers_without_a_slot_are_rejected_one_by_one(tmp_path: Path) -> None:
+    settings = HttpDaemonSettings(capacity=2, service_limits=ServiceLimits(rows_are_means=True))
+    async with run_http_daemon(tmp_path, settings) as daemon:
+        for body in range(2):
+            samples = [{"server": server, "time": at(1) + body, "values": make_values(1)} for server in "abcbd"]
+            reply = (await daemon.post("/v1/samples", {"samples": samples})).body
+            assert (reply["accepted"], reply["rejected"]) == (3, 2)
+            assert [(each["index"], each["code"]) for each in reply["errors"]] == [
+                (2, "no_capacity"),
+                (4, "no_capacity"),
+            ]
+        assert daemon.service.collector.table.servers.keys() == {"a", "b"}
