@@ -7,8 +7,16 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from streamd.http.connections import ConnectionCounts, HttpRunner
+from streamd.core.access.access_list import AccessList
+from streamd.http.access.gate import AccessGate
+from streamd.http.access.origins import OriginPolicy
+from streamd.http.access.rules import ROUTE_RULES, VERSION_RULES
+from streamd.http.byte_budget import ByteBudget
+from streamd.http.connection_errors import ConnectionCounts
+from streamd.http.connection_table import ConnectionTable
+from streamd.http.connections import ConnectionParts
 from streamd.http.errors import errors_middleware
+from streamd.http.peer_turns import PeerTurns
 from streamd.http.protocols.collectd import CollectdRoutes
 from streamd.http.protocols.glances import GlancesRoutes
 from streamd.http.protocols.influx import InfluxRoutes
@@ -25,8 +33,10 @@ from streamd.http.routes.predict import PredictRoutes
 from streamd.http.routes.samples import SampleRoutes
 from streamd.http.routes.servers import ServerRoutes
 from streamd.http.routes.versions import VersionChanges, VersionRoutes
+from streamd.http.runner import HttpRunner
 from streamd.http.sockets import Sockets
 from streamd.http.wire.frames import FrameEncoder
+from streamd.runtime.metrics import Metrics
 from streamd.runtime.service import Service
 
 
@@ -36,27 +46,40 @@ class HttpApp:
 
     app: web.Application
     sockets: Sockets
-    counts: ConnectionCounts
+    connections: ConnectionParts
 
     def make_runner(self, *, shutdown_timeout_seconds: float) -> HttpRunner:
         """Return the runner that serves the application; when it stops, an open request has this long to end."""
-        return HttpRunner(self.app, self.counts, shutdown_timeout_seconds=shutdown_timeout_seconds)
+        return HttpRunner(self.app, self.connections, shutdown_timeout_seconds=shutdown_timeout_seconds)
 
 
 def make_http_app(
-    service: Service, limits: TransportLimits, engines: VersionChanges | None = None, admin_token: str = ""
+    service: Service,
+    limits: TransportLimits,
+    engines: VersionChanges | None = None,
+    *,
+    access: AccessList,
+    origins: OriginPolicy,
 ) -> HttpApp:
     """Build the application over a service; without `engines` there are no routes that change versions."""
-    bodies, sockets = BodyReader(limits, service.pauses), Sockets(limits, service.pauses)
-    counts = ConnectionCounts()
-    intake = Intake(service.collector, bodies)
-    app = web.Application(middlewares=[errors_middleware], client_max_size=limits.max_body_bytes)
+    gate = AccessGate(access, origins)
+    service.admission.name_owner = access
+    connections = ConnectionParts(
+        counts=ConnectionCounts(),
+        table=ConnectionTable(limits, service.pauses),
+        turns=PeerTurns(),
+        budget=ByteBudget(limits.max_pending_body_bytes, lambda: service.pauses.clock()),
+    )
+    bodies = BodyReader(limits, service.pauses, connections.budget, connections.turns)
+    sockets = Sockets(limits, service.pauses, connections.turns)
+    intake = Intake(service.collector, bodies, service.traces)
+    app = web.Application(middlewares=[errors_middleware, gate.admit], client_max_size=limits.max_body_bytes)
     for routes in (
         SampleRoutes(service, bodies, sockets),
         ForecastRoutes(service, FrameEncoder(service), sockets),
         ServerRoutes(service),
         PredictRoutes(service, bodies),
-        HealthRoutes(service),
+        HealthRoutes(service, access),
         RemoteWriteRoutes(service, intake),
         InfluxRoutes(service, intake),
         TelegrafRoutes(service, intake, sockets),
@@ -68,8 +91,45 @@ def make_http_app(
     ):
         routes.add_to(app)
     if engines is not None:
-        VersionRoutes(bodies, engines, admin_token).add_to(app)
-    metrics = service.metrics
+        VersionRoutes(bodies, engines).add_to(app)
+    gate.guard(app, ROUTE_RULES if engines is None else {**ROUTE_RULES, **VERSION_RULES})
+    _add_access_metrics(service.metrics, access, gate)
+    _add_connection_metrics(service.metrics, connections)
+    return HttpApp(app, sockets, connections)
+
+
+def _add_access_metrics(metrics: Metrics, access: AccessList, gate: AccessGate) -> None:
+    metrics.add_labelled_counter(
+        "refused_requests",
+        "Requests refused before their handler, by error code: no token, no right, a limit, a foreign site",
+        "code",
+        lambda: dict(gate.refused),
+    )
+    metrics.add_gauge("tokens", "Tokens in the tokens file", lambda: len(access))
+    metrics.add_labelled_counter(
+        "access_reloads",
+        "Changes of the tokens file and of the files of TLS that were found, by result",
+        "result",
+        lambda: {"applied": access.reloads.applied, "rejected": access.reloads.rejected},
+    )
+    metrics.add_gauge(
+        "access_files_rejected",
+        "Files, of tokens or of TLS, whose present content was rejected and is not in use",
+        lambda: len(access.reloads.rejected_files),
+    )
+    metrics.add_gauge(
+        "certificate_expires_timestamp_seconds",
+        "The end of validity of the certificate of TLS in use; 0 without TLS",
+        lambda: access.reloads.certificate_expires,
+    )
+
+
+def _add_connection_metrics(metrics: Metrics, connections: ConnectionParts) -> None:
+    counts, table, budget = connections.counts, connections.table, connections.budget
     metrics.add_counter("peers_left", "Requests whose peer left before they were answered", lambda: counts.peers_left)
     metrics.add_counter("malformed_requests", "Requests that are not valid HTTP", lambda: counts.malformed_requests)
-    return HttpApp(app, sockets, counts)
+    metrics.add_gauge("connections", "Open connections", lambda: len(table))
+    metrics.add_gauge("pending_bytes", "Bytes of bodies and frames that are not taken yet", lambda: budget.held_bytes)
+    metrics.add_labelled_counter(
+        "connections_closed", "Connections that the daemon closed before their peer did", "reason", lambda: table.closed
+    )

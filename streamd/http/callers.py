@@ -9,11 +9,11 @@ from contextlib import contextmanager
 
 from aiohttp import web
 
-from streamd.http.connections import call_when_lost
+from streamd.http.peers import call_when_lost
 
 
 @contextmanager
-def cancel_if_caller_leaves(request: web.Request) -> Iterator[None]:
+def cancel_if_caller_leaves(request: web.BaseRequest) -> Iterator[None]:
     """Cancel the block if its caller leaves; the block then raises `ConnectionResetError`.
 
     aiohttp's own `handler_cancellation` would cancel the handlers of all routes.

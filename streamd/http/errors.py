@@ -3,6 +3,7 @@
 The errors themselves are in `core/errors.py`. Nothing here knows what a route does.
 """
 
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -31,6 +32,7 @@ _STATUS: dict[type[StreamdError], int] = {
     errors.InferenceError: 500,
     errors.UnauthorizedError: 401,
     errors.ForbiddenError: 403,
+    errors.WrongHostError: 421,
     errors.ReloadError: 409,
     errors.RepositoryError: 422,
     errors.BackendUnavailableError: 422,
@@ -38,12 +40,29 @@ _STATUS: dict[type[StreamdError], int] = {
 }
 
 RETRY_AFTER_SECONDS = 1
-"""Sent with each error that may not occur again if the call is repeated."""
+"""Sent with each error that may not occur again if the call is repeated, unless the error knows the time."""
+
+AUTHENTICATE_CHALLENGE = 'Bearer realm="streamd"'
+"""The value of WWW-Authenticate. Not Basic: a browser would ask for a password, and then send it to every page."""
 
 
 def choose_status(error: StreamdError) -> int:
     """Return the HTTP status of an error: that of its class, or of its nearest base class."""
     return next(_STATUS[each] for each in type(error).__mro__ if each in _STATUS)
+
+
+def count_retry_seconds(error: StreamdError) -> int:
+    """Return the value of Retry-After: whole seconds, after which the same call may succeed."""
+    wait_seconds = error.wait_seconds if isinstance(error, errors.RateLimitedError) else None
+    return RETRY_AFTER_SECONDS if wait_seconds is None else max(math.ceil(wait_seconds), RETRY_AFTER_SECONDS)
+
+
+def add_error_headers(answer: web.StreamResponse, error: StreamdError) -> None:
+    """Add the headers that belong to an error, whatever the form of its body is."""
+    if error.retry:
+        answer.headers["Retry-After"] = str(count_retry_seconds(error))
+    if isinstance(error, errors.UnauthorizedError):
+        answer.headers["WWW-Authenticate"] = AUTHENTICATE_CHALLENGE
 
 
 def make_error_message(error: StreamdError) -> dict[str, Any]:
@@ -76,10 +95,7 @@ async def errors_middleware(request: web.Request, handler: Handler) -> web.Strea
         return await handler(request)
     except StreamdError as error:
         answer = reply(request, make_error_message(error), choose_status(error))
-        if error.retry:
-            answer.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
-        if isinstance(error, errors.UnauthorizedError):
-            answer.headers["WWW-Authenticate"] = "Bearer"
+        add_error_headers(answer, error)
         if isinstance(error, errors.UnsupportedEncodingError):
             answer.headers["Accept-Encoding"] = ", ".join(CONTENT_CODINGS)
         return answer

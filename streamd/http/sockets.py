@@ -6,34 +6,44 @@ Sends bytes; the routes decide which, and when.
 import asyncio
 import socket as sockets
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
-from aiohttp import WSCloseCode, WSMsgType, web
+from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 
-from streamd.core.errors import DrainingError, TooBusyError
+from streamd.core.access.caller import Caller
+from streamd.core.errors import DrainingError, TooBusyError, UnauthorizedError
+from streamd.http.access.context import get_caller
+from streamd.http.connections import WRITE_BUFFER_BYTES, Connection
+from streamd.http.peer_turns import FrameSlices, PeerTurns
 from streamd.http.peers import PEER_LEFT_ERRORS, has_peer_left
 from streamd.http.requests import TransportLimits
+from streamd.http.turn_reader import SMALL_BYTES
 from streamd.http.wire.codecs import Encoding
 from streamd.runtime.pauses import Pauses
 
 KEEP_ALIVE_SECONDS = 15.0
 """An event stream without events is sent a comment after this long."""
 
+CHECKED_MESSAGES = 8
+"""After so many small messages, or one large, it is checked whether it is the turn of others: it takes 0.5 us."""
+
+REVOKED_MESSAGE = b"the token was revoked, or has expired"
+"""The reason in the closing frame, with the code 1008, of a socket whose token does not hold any more."""
+
 
 class Sockets:
     """All open WebSockets and event streams; `close_all` closes the WebSockets when the daemon stops.
 
-    A peer that keeps a send waiting for `send_timeout_seconds` is dropped. One timer watches all sends: a timer for
-    each frame would cost more than the frame.
+    A peer that does not read for `send_timeout_seconds` is dropped by the `ConnectionTable`.
     """
 
-    def __init__(self, limits: TransportLimits, pauses: Pauses) -> None:
+    def __init__(self, limits: TransportLimits, pauses: Pauses, turns: PeerTurns) -> None:
         self._limits = limits
+        self._turns = turns
         self._pauses = pauses
         self._open: dict[web.StreamResponse, asyncio.Transport | None] = {}
-        self._sending: dict[web.StreamResponse, float] = {}
-        """The sends that are waiting, by when they began (monotonic seconds)."""
-        self._watch: asyncio.TimerHandle | None = None
+        self._callers: dict[web.StreamResponse, Caller] = {}
+        self._closing: set[asyncio.Task[None]] = set()
         self.is_draining = False
 
     def __len__(self) -> int:
@@ -42,13 +52,24 @@ class Sockets:
     @asynccontextmanager
     async def accept_websocket(self, request: web.Request) -> AsyncIterator[web.WebSocketResponse]:
         """Upgrade a request to a WebSocket; raises `TooBusyError` or `DrainingError` before that."""
+        # A sender that its token holds back is not read, and neither are its pongs: then the kernel looks after it.
+        is_held_back = get_caller(request).has_row_limit
         socket = web.WebSocketResponse(
             max_msg_size=self._limits.max_frame_bytes + 1,  # aiohttp refuses from this size on
-            heartbeat=self._limits.heartbeat_seconds,
+            heartbeat=None if is_held_back else self._limits.heartbeat_seconds,
             compress=False,
+            autoping=False,  # `read_frames` answers: aiohttp would answer all that are buffered in one go
+            writer_limit=WRITE_BUFFER_BYTES,
         )
+        if is_held_back:
+            _probe_peer(request, self._limits.heartbeat_seconds)
         async with self._register(request, socket):
+            get_connection(request).watch_queue(socket._reader)
             yield socket
+
+    def read_frames(self, request: web.Request, socket: web.WebSocketResponse) -> "FrameReader":
+        """Return an iterator over the messages of a WebSocket, until it is closed."""
+        return FrameReader(self, get_connection(request), socket, FrameSlices(self._turns))
 
     @asynccontextmanager
     async def open_event_stream(self, request: web.Request) -> AsyncIterator[web.StreamResponse]:
@@ -64,8 +85,13 @@ class Sockets:
             raise DrainingError("the daemon is stopping")
         if len(self) >= self._limits.max_sockets:
             raise TooBusyError(f"{self._limits.max_sockets} sockets are open already")
+        caller = get_caller(request)
+        if caller.is_revoked:
+            raise UnauthorizedError(REVOKED_MESSAGE.decode())
+        caller.usage.open_socket()
         # It counts before its head is sent, so that many that open at once do not exceed the limit.
         self._open[response] = request.transport
+        self._callers[response] = caller
         try:
             await self._prepare(request, response)
             yield
@@ -73,7 +99,8 @@ class Sockets:
             self.drop_peer(response)
             raise ConnectionResetError(f"the peer left: {exc}") from exc
         finally:
-            del self._open[response]
+            del self._open[response], self._callers[response]
+            caller.usage.close_socket()
 
     async def _prepare(self, request: web.Request, response: web.StreamResponse) -> None:
         """Send the head; raises `ConnectionResetError` if the peer has left, whatever aiohttp raises for it."""
@@ -86,14 +113,10 @@ class Sockets:
 
     async def send(self, socket: web.WebSocketResponse, frame: bytes, encoding: Encoding) -> None:
         """Send one frame; raises `ConnectionError` if the peer has left or does not read in time."""
-        self._note_send(socket)
-        try:
-            if encoding is Encoding.JSON:
-                await socket.send_frame(frame, WSMsgType.TEXT)
-            else:
-                await socket.send_bytes(frame)
-        finally:
-            self._sending.pop(socket, None)
+        if encoding is Encoding.JSON:
+            await socket.send_frame(frame, WSMsgType.TEXT)
+        else:
+            await socket.send_bytes(frame)
 
     def has_read_all(self, socket: web.WebSocketResponse) -> bool:
         """Whether everything sent so far has left the write buffer, so that a send would not wait for the peer."""
@@ -102,28 +125,7 @@ class Sockets:
 
     async def send_event(self, response: web.StreamResponse, data: bytes) -> None:
         """Write to an event stream; raises `ConnectionError` if the peer has left or does not read in time."""
-        self._note_send(response)
-        try:
-            await response.write(data)
-        finally:
-            self._sending.pop(response, None)
-
-    def _note_send(self, response: web.StreamResponse) -> None:
-        self._sending[response] = self._pauses.clock()
-        if self._watch is None:
-            self._watch = asyncio.get_running_loop().call_later(self._limits.send_timeout_seconds, self._drop_stalled)
-
-    def _drop_stalled(self) -> None:
-        """Drop each peer that has kept a send waiting for the whole limit; check again later if other sends wait."""
-        self._watch = None
-        limit = self._limits.send_timeout_seconds
-        for response, since in list(self._sending.items()):
-            if self._pauses.count_running_seconds(since) >= limit:
-                self.drop_peer(response)
-                del self._sending[response]
-        if self._sending:
-            remaining = limit - max(map(self._pauses.count_running_seconds, self._sending.values()))
-            self._watch = asyncio.get_running_loop().call_later(max(remaining, 0.001), self._drop_stalled)
+        await response.write(data)
 
     def drop_peer(self, response: web.StreamResponse) -> None:
         """Abort the connection of a peer that has left or does not read: a closing handshake would wait again."""
@@ -131,14 +133,89 @@ class Sockets:
         if transport is not None:
             transport.abort()
 
+    def end_revoked(self) -> None:
+        """End each socket, with the code 1008, and each event stream whose token does not hold any more."""
+        for response in [each for each, caller in self._callers.items() if caller.is_revoked]:
+            if isinstance(response, web.WebSocketResponse) and response.prepared:
+                closing = asyncio.create_task(self._close_revoked(response))
+                self._closing.add(closing)
+                closing.add_done_callback(self._closing.discard)
+            elif (transport := self._open[response]) is not None:
+                transport.close()
+
+    async def _close_revoked(self, socket: web.WebSocketResponse) -> None:
+        with suppress(TimeoutError, *PEER_LEFT_ERRORS):
+            async with self._pauses.timeout(self._limits.send_timeout_seconds):
+                await socket.close(code=WSCloseCode.POLICY_VIOLATION, message=REVOKED_MESSAGE)
+        self.drop_peer(socket)  # also a peer that does not read, or sends no closing frame
+
     async def close_all(self) -> None:
         """Close every WebSocket with the code for going away; from then on each new one is refused."""
         self.is_draining = True
         sockets = [each for each in self._open if isinstance(each, web.WebSocketResponse)]
         closing = [socket.close(code=WSCloseCode.GOING_AWAY, message=b"the daemon is stopping") for socket in sockets]
         await asyncio.gather(*closing, return_exceptions=True)
-        if self._watch is not None:
-            self._watch.cancel()
+
+
+class FrameReader:
+    """Iterates over the messages of a WebSocket, in slices that are fair to other connections, and answers its pings.
+
+    A large message counts as pending until the next one is requested.
+    """
+
+    def __init__(
+        self, sockets: Sockets, connection: Connection, socket: web.WebSocketResponse, slices: FrameSlices
+    ) -> None:
+        self._sockets = sockets
+        self._connection = connection
+        self._socket = socket
+        self._slices = slices
+        self._unchecked = 0
+        self._is_large = False
+
+    def __aiter__(self) -> "FrameReader":
+        return self
+
+    async def __anext__(self) -> WSMessage:
+        """Return the next message, neither ping nor pong; raises `StopAsyncIteration` at the end."""
+        if self._is_large:
+            self._is_large = False
+            self._connection.release_message()
+        while True:
+            message = await self._socket.receive()
+            kind, data = message.type, message.data
+            is_data = kind is WSMsgType.TEXT or kind is WSMsgType.BINARY
+            self._unchecked += 1
+            if self._unchecked >= CHECKED_MESSAGES or (is_data and len(data) >= SMALL_BYTES):
+                await self._check_turn(len(data) if is_data else 0)
+            if is_data:
+                return message
+            if kind is WSMsgType.PING:
+                # A peer that does not read gets no pong; a later one answers all pings before it.
+                if self._sockets.has_read_all(self._socket):
+                    await self._socket.pong(data)
+            elif kind is not WSMsgType.PONG:
+                raise StopAsyncIteration
+
+    async def _check_turn(self, size_bytes: int) -> None:
+        """Wait if it is the turn of others. Raises `StopAsyncIteration` if the connection was dropped meanwhile."""
+        connection = self._connection
+        if connection.is_holding:
+            connection.note_messages_read()
+        if size_bytes >= SMALL_BYTES:
+            self._is_large = True
+            connection.hold_message(size_bytes)
+        if self._slices.is_over(self._unchecked):
+            await self._slices.wait()
+        self._unchecked = 0
+        if connection.is_dropped:
+            raise StopAsyncIteration
+
+
+def get_connection(request: web.Request) -> Connection:
+    """Return the connection of a request."""
+    assert isinstance(request.protocol, Connection), "the runner makes no other"
+    return request.protocol
 
 
 def _limit_silence(request: web.Request, seconds: float) -> None:
@@ -147,3 +224,13 @@ def _limit_silence(request: web.Request, seconds: float) -> None:
     connection = request.get_extra_info("socket")
     if option is not None and connection is not None and connection.family in (sockets.AF_INET, sockets.AF_INET6):
         connection.setsockopt(sockets.IPPROTO_TCP, option, int(seconds * 1e3))
+
+
+def _probe_peer(request: web.Request, seconds: float) -> None:
+    """Let the kernel probe a silent peer at this interval, and end the connection after three probes."""
+    connection = request.get_extra_info("socket")
+    if connection is not None and connection.family in (sockets.AF_INET, sockets.AF_INET6):
+        connection.setsockopt(sockets.SOL_SOCKET, sockets.SO_KEEPALIVE, 1)
+        for name, value in (("TCP_KEEPIDLE", seconds), ("TCP_KEEPINTVL", seconds), ("TCP_KEEPCNT", 3)):
+            if (option := getattr(sockets, name, None)) is not None:
+                connection.setsockopt(sockets.IPPROTO_TCP, option, max(int(value), 1))

@@ -65,6 +65,9 @@ LIST_PARAMETERS = ("servers", "targets", "quantiles")
 SINGLE_PARAMETERS = ("every", "batch", "dtype", "format", "last_event_id")
 """Query parameters that may be given once."""
 
+MAX_SHOWN_PARAMETERS, MAX_SHOWN_CHARACTERS = 8, 64
+"""Of unknown parameters, what an error repeats: a caller chooses how many there are, and how long."""
+
 
 def parse_query(contract: ModelContract, parameters: Iterable[tuple[str, str]]) -> SubscriptionChoice:
     """Parse query parameters: `format` is json or msgpack; `servers`, `targets` and `quantiles` are lists.
@@ -88,7 +91,7 @@ def parse_query(contract: ModelContract, parameters: Iterable[tuple[str, str]]) 
     form = query.get("format", ["json"])[0]
     encoding = formats.get(form)
     if encoding is None:
-        raise InvalidSelectionError(f"format is {form!r}, expected json or msgpack")
+        raise InvalidSelectionError(f"format is {form!r:.80}, expected json or msgpack")
     return _make_choice(contract, message, encoding, names)
 
 
@@ -99,7 +102,8 @@ def _collect_values(parameters: Iterable[tuple[str, str]]) -> dict[str, list[str
         query.setdefault(name, []).append(value)
     known = {"server", *LIST_PARAMETERS, *SINGLE_PARAMETERS}
     if unknown := set(query) - known:
-        raise InvalidSelectionError(f"unknown parameters {sorted(unknown)}, expected some of {sorted(known)}")
+        shown = [name[:MAX_SHOWN_CHARACTERS] for name in sorted(unknown)[:MAX_SHOWN_PARAMETERS]]
+        raise InvalidSelectionError(f"unknown parameters {shown}, expected some of {sorted(known)}")
     for name in SINGLE_PARAMETERS:
         if len(query.get(name, ())) > 1:
             raise InvalidSelectionError(f"{name} is given {len(query[name])} times, expected once")

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamd.core.errors import MalformedError, TooLargeError, UnsupportedMediaTypeError
-from streamd.http.compression import MAX_MEMBERS, Decompressor, parse_content_encoding
+from streamd.http.compression import MAX_MEMBERS, MAX_PIECE_BYTES, Decompressor, parse_content_encoding
 from streamd.http.requests import TransportLimits
 from streamd.http.routes.versions import ChangeReport
 from tests.http.conftest import Start
@@ -113,7 +113,7 @@ async def test_a_call_without_a_body_may_name_any_encoding(daemon: HttpDaemon, p
 
 async def test_two_fields_are_read_as_one_with_a_comma(daemon: HttpDaemon) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", daemon.port)
-    head = "POST /v1/samples HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n"
+    head = "POST /v1/samples HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 2\r\n"
     writer.write(f"{head}Content-Encoding: gzip\r\nContent-Encoding: deflate\r\n\r\n{{}}".encode())
     assert (await reader.readline()).startswith(b"HTTP/1.1 415 ")
     writer.close()
@@ -159,7 +159,8 @@ async def test_the_limit_holds_for_received_bytes_too(start: Start) -> None:
     reply = await daemon.post_bytes("/v1/samples", data, **{"Content-Encoding": "gzip"})
     assert (reply.status, reply.code) == (413, "too_large")
     reader, writer = await asyncio.open_connection("127.0.0.1", daemon.port)
-    head = "POST /v1/samples HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Encoding: gzip\r\n"
+    head = "POST /v1/samples HTTP/1.1\r\nHost: localhost\r\n"
+    head += "Content-Type: application/json\r\nContent-Encoding: gzip\r\n"
     writer.write(f"{head}Transfer-Encoding: chunked\r\n\r\n{len(data):x}\r\n".encode() + data + b"\r\n")
     assert (await reader.readline()).startswith(b"HTTP/1.1 413 ")
     writer.close()
@@ -252,6 +253,21 @@ def test_a_bomb_is_not_decoded_beyond_the_limit() -> None:
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert most < 2**19
+
+
+@pytest.mark.parametrize(("encoding", "pack_body"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
+@pytest.mark.parametrize("excess_bytes", [-1, 0, 1, 258])
+def test_what_decodes_to_much_is_decoded_in_pieces(
+    encoding: str, pack_body: Callable[[bytes], bytes], excess_bytes: int
+) -> None:
+    """Also where a piece is full while zlib has read all, and holds the rest."""
+    data = bytes(3 * MAX_PIECE_BYTES + excess_bytes)
+    packed = pack_body(data)
+    decompressor = Decompressor(encoding, len(data))
+    pieces = [each for at in range(len(packed)) for each in decompressor.decode(packed[at : at + 1])]
+    decompressor.finish()
+    assert b"".join(pieces) == data
+    assert max(map(len, pieces)) <= MAX_PIECE_BYTES
 
 
 async def test_bombs_at_once_take_no_memory(daemon: HttpDaemon) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from streamd.core.errors import MalformedError, StreamdError
 from streamd.core.state.samples import Sample
+from streamd.http import foreign_tokens
 from streamd.http.foreign_tokens import mark_foreign_tokens
 from streamd.http.wire.bodies import decode_body
 from streamd.http.wire.codecs import Encoding
@@ -304,3 +305,27 @@ def test_marked_tokens_can_be_restored(pieces: list[bytes]) -> None:
             str(error).encode()
         else:
             list(judged)
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [b"NaN", b"-Infinity", b'"', b"\\", b"\\u", b"\\ud83d\\ude00", b"\\udcff", b"a", b":", b",", b" "]
+        ),
+        max_size=30,
+    ),
+    st.integers(1, 5),
+)
+def test_tokens_are_marked_piece_by_piece_as_in_one_go(parts: list[bytes], piece_bytes: int) -> None:
+    data = b"".join(parts)
+    whole = mark_foreign_tokens(data)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(foreign_tokens, "_PIECE_BYTES", piece_bytes)
+        assert mark_foreign_tokens(data) == whole
+
+
+def test_json_that_cannot_be_cut_is_malformed() -> None:
+    with pytest.raises(MalformedError, match="longer"):
+        mark_foreign_tokens(b'{"a":"' + b"x" * 2**19 + b'","b":NaN}')
+    with pytest.raises(MalformedError, match="NaN"):
+        decode_body(b'{"a":"' + b"x" * 2**19 + b'","b":NaN}', Encoding.JSON)

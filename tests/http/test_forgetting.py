@@ -6,6 +6,7 @@ import numpy as np
 
 from tests.http.conftest import Start
 from tests.support.http_harness import (
+    AS_ADMIN,
     NEED,
     HttpDaemon,
     HttpDaemonSettings,
@@ -26,7 +27,7 @@ async def wait_for_runs(daemon: HttpDaemon, runs: int) -> None:
 
 
 async def forget(daemon: HttpDaemon, server: str) -> None:
-    reply = await daemon.call("DELETE", f"/v1/servers/{server}")
+    reply = await daemon.call("DELETE", f"/v1/servers/{server}", headers=AS_ADMIN)
     assert (reply.status, reply.data) == (204, b"")
 
 
@@ -38,7 +39,7 @@ async def test_a_forgotten_server_is_unknown_to_every_call(daemon: HttpDaemon) -
     await forget(daemon, "a")
     for path in ("/v1/servers/a", "/v1/forecasts/a"):
         assert (await daemon.get(path)).code == "unknown_server"
-    reply = await daemon.call("DELETE", "/v1/servers/a")
+    reply = await daemon.call("DELETE", "/v1/servers/a", headers=AS_ADMIN)
     assert (reply.status, reply.code) == (404, "unknown_server")
     assert [entry["server"] for entry in (await daemon.get("/v1/servers")).body["servers"]] == ["b"]
     assert (await daemon.get("/v1/forecasts/b")).body["origin"] == origin(NEED - 1)

@@ -216,17 +216,6 @@ async def test_a_gzip_bomb_is_413_and_takes_no_memory(start: Start, path: str, c
     assert (await daemon.post("/v1/samples", {"samples": [make_sample("a", 0)]})).body["accepted"] == 1
 
 
-async def test_compressed_bodies_count_at_the_limit_while_they_are_taken(start: Start) -> None:
-    daemon = await start(HttpDaemonSettings(limits=TransportLimits(max_body_bytes=1_000, max_pending_body_bytes=999)))
-    _, writer = await asyncio.open_connection("127.0.0.1", daemon.port)
-    head = "POST /v1/samples HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Encoding: gzip\r\n"
-    writer.write(f"{head}Content-Length: 100\r\n\r\n".encode())
-    while (await daemon.post("/v1/samples", {"samples": []})).status == 200:
-        pass
-    writer.close()
-    await writer.wait_closed()
-
-
 async def send_raw(daemon: HttpDaemon, *pieces: bytes, shut: bool = False) -> bytes:
     """Send bytes and return the answer, empty if the daemon closes the connection; `shut` ends the sending side."""
     reader, writer = await asyncio.open_connection("127.0.0.1", daemon.port)
@@ -255,7 +244,15 @@ def parse_status(answer: bytes) -> int:
 
 def make_head(*lines: str, path: str = "/v1/samples") -> bytes:
     return "\r\n".join(
-        [f"POST {path} HTTP/1.1", "Host: x", "Content-Type: application/json", "Connection: close", *lines, "", ""]
+        [
+            f"POST {path} HTTP/1.1",
+            "Host: localhost",
+            "Content-Type: application/json",
+            "Connection: close",
+            *lines,
+            "",
+            "",
+        ]
     ).encode()
 
 
@@ -284,7 +281,7 @@ RAW: list[tuple[str, list[bytes], int]] = [
     ("a header too long", [make_head("X: " + "x" * 20_000)], 400),
     ("no HTTP at all", [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n"], 400),
     ("a type of raw bytes", [make_head("Content-Length: 0").replace(b"application/json", b"\xff\xfe")], 415),
-    ("a path of raw bytes", [b"GET /v1/servers/%ff%fe HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"], 404),
+    ("a path of raw bytes", [b"GET /v1/servers/%ff%fe HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"], 404),
 ]
 
 

@@ -8,6 +8,7 @@ import yarl
 
 from tests.http.conftest import Start
 from tests.support.http_harness import (
+    AS_ADMIN,
     CONTRACT,
     NEED,
     TYPES,
@@ -34,7 +35,7 @@ OTHERS = ["db1", "a", "b", "ab", "a b c", "a2Fb", "", "x"]
 async def fetch(daemon: HttpDaemon, method: str, target: str) -> Reply:
     """Call with the target as it is, without the normalisation of the client."""
     url = yarl.URL(daemon.url + target, encoded=True)
-    async with daemon.session.request(method, url) as response:
+    async with daemon.session.request(method, url, headers=AS_ADMIN) as response:
         return Reply(response.status, dict(response.headers), await response.read())
 
 
@@ -170,7 +171,7 @@ async def test_two_names_are_refused(full: HttpDaemon, target: str) -> None:
 
 
 async def test_forgetting_requires_a_name(full: HttpDaemon) -> None:
-    reply = await full.call("DELETE", "/v1/servers")
+    reply = await full.call("DELETE", "/v1/servers", headers=AS_ADMIN)
     assert (reply.status, reply.code) == (400, "invalid")
     assert (await full.get("/v1/servers/a")).status == 200
 

@@ -43,7 +43,8 @@ async def test_a_body_whose_rest_arrived_during_a_pause_is_taken(start: Start) -
     body = pack({"samples": [make_sample("a", 1)]}, JSON_TYPE)
     reader, writer = await asyncio.open_connection("127.0.0.1", daemon.port)
     head = (
-        f"POST /v1/samples HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        "POST /v1/samples HTTP/1.1\r\nHost: localhost\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     writer.write(head.encode() + body[:10])
     await daemon.get("/healthz")
@@ -82,7 +83,7 @@ async def test_a_reader_is_dropped_for_time_in_which_it_could_have_read(start: S
     clock = stop_clock(daemon)
     slow = StalledReader()
     await slow.connect(daemon.port, path)
-    while not daemon.http_app.sockets._sending:
+    while not daemon.has_stalled_reader():
         await daemon.accept([make_sample("x", daemon.service.ingest.accepted, {"a": 1.0, "b": 1.0})])
     await pause(clock)
     assert len(daemon.service.hub) == 1

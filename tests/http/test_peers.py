@@ -1,4 +1,4 @@
-"""Tests `streamd/http/connections.py`: peers that leave at any moment, and peers that do not speak HTTP.
+"""Tests `streamd/http/connection_errors.py`: peers that leave at any moment, and peers that do not speak HTTP.
 
 Both are noted quietly and affect no other connection.
 """
@@ -16,7 +16,6 @@ import structlog
 from prometheus_client.parser import text_string_to_metric_families
 
 from streamd.http.requests import TransportLimits
-from streamd.http.sockets import Sockets
 from tests.http.conftest import Start
 from tests.support.http_harness import NEED, HttpDaemon, HttpDaemonSettings, at, make_rows, make_sample, open_listener
 from tests.support.stalled_peer import BIG, StalledReader
@@ -31,7 +30,7 @@ MASKED = b"\x81" + bytes([0x80 | len(FRAME)]) + bytes(4) + FRAME
 
 
 def request(line: str, headers: str = "") -> bytes:
-    return f"{line} HTTP/1.1\r\nHost: x\r\n{headers}\r\n".encode()
+    return f"{line} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n".encode()
 
 
 BEGINNINGS = {
@@ -180,7 +179,7 @@ async def test_a_reader_that_is_reset_while_a_send_waits_is_noted_quietly(start:
     while not len(daemon.service.hub):
         await daemon.get("/healthz")
     step = 0
-    while not has_waiting_send(daemon.http_app.sockets):
+    while not daemon.has_stalled_reader():
         rows = [make_sample("a", each, {"a": each, "b": each}) for each in range(step, step + NEED)]
         await daemon.accept(rows)
         step += NEED
@@ -189,10 +188,6 @@ async def test_a_reader_that_is_reset_while_a_send_waits_is_noted_quietly(start:
     reset(reader._socket)
     await wait_until_all_left(daemon)
     log.assert_quiet()
-
-
-def has_waiting_send(sockets: Sockets) -> bool:
-    return bool(sockets._sending)
 
 
 # ---------------------------------------------------------------- bytes that are not HTTP
@@ -207,7 +202,7 @@ NOT_HTTP = {
     "a path too long": request("GET /" + "x" * 20_000),
     "an invalid length": request("POST /v1/samples", "Content-Length: many\r\n"),
     "a length and chunks": request("POST /v1/samples", "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n"),
-    "an invalid URL": b"GET http://[::1 HTTP/1.1\r\nHost: x\r\n\r\n",
+    "an invalid URL": b"GET http://[::1 HTTP/1.1\r\nHost: localhost\r\n\r\n",
     "bytes in the method": b"G\xff\xfeT / HTTP/1.1\r\n\r\n",
     "bytes in a header": b"GET / HTTP/1.1\r\nX\xff: \xfe\r\n\r\n",
     "an answer": b"HTTP/1.1 200 OK\r\n\r\n",
@@ -258,3 +253,17 @@ async def test_invalid_chunks_are_400(start: Start, log: Log, chunk: bytes, at_o
     assert b'"malformed"' in answer
     assert (await daemon.get("/healthz")).status == 200
     log.assert_quiet()
+
+
+async def test_no_task_waits_for_the_rest_of_a_refused_body_whose_peer_left(daemon: HttpDaemon) -> None:
+    def list_connections() -> list[str]:
+        return [repr(task) for task in asyncio.all_tasks() if "RequestHandler.start" in repr(task)]
+
+    reader, writer = await asyncio.open_connection("127.0.0.1", daemon.port)
+    writer.write(request("POST /v1/nothing", POST))
+    assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 404")
+    assert list_connections()
+    writer.transport.abort()
+    async with asyncio.timeout(5.0):  # aiohttp alone waits for ten seconds
+        while list_connections():
+            await asyncio.sleep(0.01)

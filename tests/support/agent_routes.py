@@ -10,14 +10,16 @@ from typing import Protocol
 import aiohttp
 from aiohttp import web
 
-from streamd.http.connections import ConnectionCounts, HttpRunner
 from streamd.http.errors import errors_middleware
 from streamd.http.protocols.intake import Intake
 from streamd.http.requests import BodyReader, TransportLimits
+from streamd.http.runner import HttpRunner
 from streamd.http.sockets import Sockets
 from streamd.runtime.aggregation.batch import ProtocolCounts
 from streamd.runtime.service import Service
+from tests.support.connection_parts import make_connection_parts
 from tests.support.http_harness import HttpDaemonSettings, Reply, run_http_daemon
+from tests.support.open_access import admit_anybody
 
 
 class Routes(Protocol):
@@ -65,10 +67,13 @@ async def serve_agents(
     limits = limits or TransportLimits()
     async with run_http_daemon(folder, settings or HttpDaemonSettings()) as daemon:
         service = daemon.service
-        sockets = Sockets(limits, service.pauses)
-        app = web.Application(middlewares=[errors_middleware], client_max_size=limits.max_body_bytes)
-        make_routes(service, Intake(service.collector, BodyReader(limits, service.pauses)), sockets).add_to(app)
-        runner = HttpRunner(app, ConnectionCounts(), shutdown_timeout_seconds=0.05)
+        parts = make_connection_parts(limits, service.pauses)
+        sockets = Sockets(limits, service.pauses, parts.turns)
+        app = web.Application(middlewares=[errors_middleware, admit_anybody], client_max_size=limits.max_body_bytes)
+        make_routes(
+            service, Intake(service.collector, BodyReader(limits, service.pauses, parts.budget)), sockets
+        ).add_to(app)
+        runner = HttpRunner(app, parts, shutdown_timeout_seconds=0.05)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         try:

@@ -18,12 +18,14 @@ import aiohttp
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from aiohttp import WSMsgType, web
+from aiohttp import WSMsgType, web, web_app
 
+from streamd.core.access.access_list import AccessList
 from streamd.core.arrays import Float32
 from streamd.core.contract import ModelContract
 from streamd.core.mapping.rules import RuleSet
 from streamd.core.scheduling.costs import CostTable
+from streamd.http.access.origins import OriginPolicy
 from streamd.http.app import HttpApp, make_http_app
 from streamd.http.requests import TransportLimits
 from streamd.http.routes.versions import VersionChanges
@@ -31,6 +33,7 @@ from streamd.inference.fake import FakeBackend, make_fake_forecast
 from streamd.runtime.lanes.worker import LaneWorker
 from streamd.runtime.service import Service, ServiceLimits
 from streamd.runtime.state.state import WindowLimits, open_state
+from streamd.runtime.traces import NO_TRACES, Traces
 from streamd.runtime.wiring import build_service
 
 Message = dict[str, Any]
@@ -54,6 +57,10 @@ BASE_SECONDS = 1_700_000_040
 JSON = "application/json"
 MSGPACK = "application/msgpack"
 TYPES = (JSON, MSGPACK)
+
+ADMIN_TOKEN = "the token of an administrator"
+AS_ADMIN = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
+"""The headers of an administrator."""
 
 
 # ---------------------------------------------------------------- samples, and the expected windows and forecasts
@@ -212,6 +219,11 @@ class HttpDaemon:
         self.service.pipeline.open_lanes(self._workers, costs)
         self.service.begin()
 
+    def has_stalled_reader(self) -> bool:
+        """Whether a peer leaves so much unread that a send waits for it."""
+        assert self.runner.server is not None
+        return any(connection.writing_paused for connection in self.runner.server.connections)
+
     def release_lanes(self) -> None:
         """Let the batches end in which the fake lanes are held."""
         self.backend.script.hold = False
@@ -293,8 +305,12 @@ class HttpDaemonSettings:
     backend: FakeBackend | None = None
     listener: socket.socket | None = None
     engines: VersionChanges | None = None
-    admin_token: str = ""
+    admin_token: str = ADMIN_TOKEN
+    access: AccessList | None = None
+    """The tokens; without it the daemon is open, but for what `admin_token` permits."""
+    origins: OriginPolicy = field(default_factory=OriginPolicy)
     rule_sets: Sequence[RuleSet] = ()
+    traces: Traces = NO_TRACES
 
 
 @asynccontextmanager
@@ -307,24 +323,29 @@ async def run_http_daemon(folder: Path, setup: HttpDaemonSettings) -> AsyncItera
         grace_seconds=setup.grace_seconds,
     )
     state = open_state(folder, setup.contract, window_limits, time.monotonic())
-    service = build_service(state, MODEL, {}, setup.service_limits, rule_sets=setup.rule_sets)
+    service = build_service(state, MODEL, {}, setup.service_limits, rule_sets=setup.rule_sets, traces=setup.traces)
     service.engine.shown = {
         "backend": "fake",
         "precision": "fp32",
         "fallbacks": [{"backend": "none", "reason": "a test"}],
     }
-    http_app = make_http_app(service, setup.limits, setup.engines, setup.admin_token)
+    access = setup.access or AccessList(None, setup.admin_token)
+    http_app = make_http_app(service, setup.limits, setup.engines, access=access, origins=setup.origins)
     runner = http_app.make_runner(shutdown_timeout_seconds=0.05)
     await runner.setup()
     await web.SockSite(runner, setup.listener or open_listener()).start()
     backend = setup.backend or FakeBackend(setup.contract)
-    async with aiohttp.ClientSession() as session:
-        daemon = HttpDaemon(service, backend, http_app, session, runner.addresses[0][1], runner)
-        if setup.lanes:
-            daemon.open_lanes(setup.lanes)
-        try:
-            yield daemon
-        finally:
-            daemon.release_lanes()
-    await runner.cleanup()
-    service.close()
+    try:
+        async with aiohttp.ClientSession() as session:
+            daemon = HttpDaemon(service, backend, http_app, session, runner.addresses[0][1], runner)
+            if setup.lanes:
+                daemon.open_lanes(setup.lanes)
+            try:
+                yield daemon
+            finally:
+                daemon.release_lanes()
+    finally:  # also after a test that failed: uvloop waits for ever for a server that is left open
+        await runner.cleanup()
+        service.close()
+        # aiohttp remembers the handlers of a thousand routes of former applications, and each has its service.
+        web_app._cached_build_middleware.cache_clear()

@@ -1,6 +1,6 @@
 """Routes of foreign protocols behind a real socket, and a collector that records the points."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
@@ -8,6 +8,7 @@ from typing import Any, Protocol, cast
 import aiohttp
 from aiohttp import web
 
+from streamd.core.access.caller import Caller
 from streamd.core.errors import StreamdError
 from streamd.http.errors import errors_middleware
 from streamd.http.protocols.intake import Intake
@@ -15,6 +16,7 @@ from streamd.http.requests import BodyReader, TransportLimits
 from streamd.runtime.aggregation.batch import CommitResult
 from streamd.runtime.pauses import Pauses
 from streamd.runtime.service import Service
+from tests.support.open_access import admit_anybody
 from tests.support.recording_sink import RecordingSink
 
 
@@ -35,7 +37,7 @@ class RecordingCollector:
         if self.closed is not None:
             raise self.closed
 
-    def start_batch(self, protocol: str) -> RecordingSink:
+    def start_batch(self, protocol: str, caller: Caller, sender: Hashable) -> RecordingSink:
         sink = RecordingSink()
         self.batches.append((protocol, sink))
         return sink
@@ -87,7 +89,7 @@ async def run_recording_daemon(
     """Serve the routes of one protocol over a recording collector."""
     collector = RecordingCollector()
     intake = Intake(cast(Any, collector), BodyReader(limits or TransportLimits(), Pauses()))
-    app = web.Application(middlewares=[errors_middleware])
+    app = web.Application(middlewares=[errors_middleware, admit_anybody])
     make_routes(cast(Service, None), intake).add_to(app)
     runner = web.AppRunner(app, auto_decompress=False)
     await runner.setup()

@@ -2,7 +2,7 @@
 
 import asyncio
 import io
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Hashable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -11,15 +11,18 @@ import aiohttp
 import cramjam
 from aiohttp import web
 
+from streamd.core.access.caller import Caller
 from streamd.core.errors import StreamdError
-from streamd.http.connections import ConnectionCounts, HttpRunner
 from streamd.http.errors import errors_middleware
 from streamd.http.protocols.intake import Intake
 from streamd.http.protocols.prometheus import RemoteWriteRoutes
 from streamd.http.requests import BodyReader, TransportLimits
+from streamd.http.runner import HttpRunner
 from streamd.runtime.aggregation.batch import CommitResult
 from streamd.runtime.pauses import Pauses
+from tests.support.connection_parts import make_connection_parts
 from tests.support.http_harness import Reply, open_listener
+from tests.support.open_access import admit_anybody
 from tests.support.recording_sink import RecordingSink
 
 PROMETHEUS_HEADERS = {"Content-Encoding": "snappy", "Content-Type": "application/x-protobuf"}
@@ -42,7 +45,7 @@ class RecordingCollector:
         if self.open_error is not None:
             raise self.open_error
 
-    def start_batch(self, protocol: str) -> RecordingSink:
+    def start_batch(self, protocol: str, caller: Caller, sender: Hashable) -> RecordingSink:
         assert protocol == "remote_write"
         self.batches.append(RecordingSink())
         return self.batches[-1]
@@ -98,12 +101,16 @@ class RemoteWriteServer:
 async def serve_remote_write(
     collector: Any, limits: TransportLimits | None = None, pauses: Pauses | None = None
 ) -> AsyncIterator[RemoteWriteServer]:
-    bodies = BodyReader(limits or TransportLimits(), pauses or Pauses())
-    app = web.Application(middlewares=[errors_middleware])
+    limits, pauses = limits or TransportLimits(), pauses or Pauses()
+    parts = make_connection_parts(limits, pauses)
+    bodies = BodyReader(limits, pauses, parts.budget)
+    app = web.Application(middlewares=[errors_middleware, admit_anybody])
     RemoteWriteRoutes(cast(Any, None), Intake(cast(Any, collector), bodies)).add_to(app)
-    runner = HttpRunner(app, ConnectionCounts(), shutdown_timeout_seconds=0.05)
+    runner = HttpRunner(app, parts, shutdown_timeout_seconds=0.05)
     await runner.setup()
     await web.SockSite(runner, open_listener()).start()
-    async with aiohttp.ClientSession(auto_decompress=False) as session:
-        yield RemoteWriteServer(session, runner.addresses[0][1], bodies)
-    await runner.cleanup()
+    try:
+        async with aiohttp.ClientSession(auto_decompress=False) as session:
+            yield RemoteWriteServer(session, runner.addresses[0][1], bodies)
+    finally:
+        await runner.cleanup()

@@ -4,9 +4,12 @@ Seen with collectd 5.12.0: only 200 counts as success; with `LogHttpError true` 
 nothing, so a body that is answered with an error is lost, whatever the status is.
 """
 
+from functools import partial
+
 from aiohttp import web
 
 from streamd.core.errors import StreamdError
+from streamd.http.access.context import get_caller
 from streamd.http.protocols.commit_answers import answer_commit, answer_refusal
 from streamd.http.protocols.intake import Intake
 from streamd.protocols.collectd import CollectdDecoder
@@ -26,7 +29,9 @@ class CollectdRoutes:
 
     async def post_values(self, request: web.Request) -> web.Response:
         """Take one body; bad values in it are counted and named, and the good ones are taken."""
+        caller = get_caller(request)
+        decode = partial(self._decoder.decode, sender="" if caller.is_anonymous else caller.name)
         try:
-            return answer_commit(await self._intake.take_body(request, "collectd", self._decoder.decode))
+            return answer_commit(await self._intake.take_body(request, "collectd", decode))
         except StreamdError as error:
             return answer_refusal(error)

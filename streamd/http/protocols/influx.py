@@ -49,7 +49,7 @@ _QUERY_SECONDS = 10.0
 class InfluxRoutes:
     """Handlers for writers of line protocol.
 
-    User names, passwords and tokens are accepted and not checked.
+    A token may come in each of the ways in which InfluxDB 1 and 2 take one, except as a parameter.
     """
 
     def __init__(self, service: Service, intake: Intake, wall: Callable[[], float] = time.time) -> None:
@@ -83,7 +83,7 @@ class InfluxRoutes:
         try:
             result = await self._intake.take_body(request, _PROTOCOL, decode)
         except StreamdError as error:
-            return _answer_refusal(request, error)
+            return answer_influx_refusal(request, error)
         self._count_stamped(request, counts)
         headers = {STAMPED_HEADER: str(counts.stamped)} if counts.stamped else {}
         if not result.rejected:
@@ -148,8 +148,8 @@ def _describe_rejections(result: CommitResult) -> str:
     return f"partial write: unable to parse {result.rejected} points, {kept} others are taken: {reasons}{more}"
 
 
-def _answer_refusal(request: web.Request, error: StreamdError) -> web.Response:
-    """Return the answer to a body that was not taken."""
+def answer_influx_refusal(request: web.Request, error: StreamdError) -> web.Response:
+    """Return the answer to a body that was not taken, or to a query that was refused."""
     message, status = str(error), choose_foreign_status(error)
     if isinstance(error, TooLargeError) and _repeats_after_any_error(request):
         status, message = 200, f"partial write: {message}"
@@ -159,6 +159,8 @@ def _answer_refusal(request: web.Request, error: StreamdError) -> web.Response:
 _CODES = {
     200: "request too large",
     400: "invalid",
+    401: "unauthorized",
+    403: "forbidden",
     413: "request too large",
     415: "unsupported media type",
     503: "unavailable",

@@ -3,17 +3,21 @@
 An overload is answered with 503 before the body is read: a sender such as Prometheus drops its data on 429.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Hashable, Iterator, Sequence
 
 from aiohttp import web
 
+from streamd.core.access.caller import Caller
 from streamd.core.errors import StreamdError, TooBusyError
+from streamd.http.access.context import get_caller
 from streamd.http.compression import CONTENT_CODINGS
-from streamd.http.errors import RETRY_AFTER_SECONDS, choose_status
-from streamd.http.requests import BodyReader
+from streamd.http.errors import choose_status, count_retry_seconds
+from streamd.http.requests import BodyReader, find_owner
 from streamd.runtime.aggregation.batch import CommitResult, PointBatch
 from streamd.runtime.aggregation.collector import Collector
 from streamd.runtime.aggregation.turns import LoopTurns
+from streamd.runtime.traces import NO_TRACES, UNTRACED, BodyTrace, Traces
 
 _LARGE_BODY_BYTES = 2**16
 """A body of this size waits for its turn before it is decoded, since the first slice of some takes 50 ms."""
@@ -25,9 +29,10 @@ Decode = Callable[[bytes, PointBatch], Iterator[None]]
 class Intake:
     """Takes the bodies of foreign protocols into one collector."""
 
-    def __init__(self, collector: Collector, bodies: BodyReader) -> None:
+    def __init__(self, collector: Collector, bodies: BodyReader, traces: Traces = NO_TRACES) -> None:
         self._collector = collector
         self._bodies = bodies
+        self._traces = traces
         self._turns = LoopTurns()
 
     async def take_body(
@@ -39,21 +44,48 @@ class Intake:
         `MalformedError` if nothing of it can be decoded, and `StorageError` if its points cannot be stored.
         """
         self._collector.check_open()
-        async with self._bodies.read_body(request, codings) as body:
-            return await self.take_bytes(body, protocol, decode)
+        parent = self._traces.read_parent(request.headers)
+        with self._traces.begin_body(f"{request.method} {request.path}", parent) as trace:
+            async with self._bodies.read_body(request, codings) as body:
+                return await self.take_bytes(
+                    body, protocol, decode, get_caller(request), sender=find_owner(request), trace=trace
+                )
 
-    async def take_bytes(self, body: bytes, protocol: str, decode: Decode) -> CommitResult:
-        """Decode a body that was read, and take its points."""
-        batch = self._collector.start_batch(protocol)
+    async def take_bytes(
+        self,
+        body: bytes,
+        protocol: str,
+        decode: Decode,
+        caller: Caller,
+        *,
+        sender: Hashable,
+        trace: BodyTrace = UNTRACED,
+    ) -> CommitResult:
+        """Decode a body that was read, and take its points, without those of servers that the caller may not write.
+
+        It is done in slices, in turn with the bodies of other senders.
+        """
+        batch = self._collector.start_batch(protocol, caller, sender)
         try:
             if len(body) >= _LARGE_BODY_BYTES:
-                await self._turns.wait()
-            for _ in decode(body, batch):
-                await self._turns.wait()
+                await self._turns.wait(sender)
+            with trace.run_step("decode"):
+                for _ in decode(body, batch):
+                    await self._turns.wait(sender)
         except StreamdError as error:
             self._collector.count_refused(protocol, error)
             raise
-        return await self._collector.commit(batch)
+        with trace.run_step("take"):
+            trace.follow_servers(server.name for server in batch.points)
+            result = await self._collector.commit(batch)
+        self._charge(caller, batch)
+        trace.note_result(result.taken, result.rejected)
+        return result
+
+    def _charge(self, caller: Caller, batch: PointBatch) -> None:
+        """Charge the rows of a body to its sender, if its token limits them."""
+        if caller.has_row_limit:
+            caller.usage.charge_rows(self._collector.count_rows(batch), time.monotonic())
 
 
 def choose_foreign_status(error: StreamdError) -> int:
@@ -63,4 +95,4 @@ def choose_foreign_status(error: StreamdError) -> int:
 
 def make_retry_headers(error: StreamdError) -> dict[str, str]:
     """Return the header Retry-After for a body that was not taken, if sending it again may help."""
-    return {"Retry-After": str(RETRY_AFTER_SECONDS)} if error.retry else {}
+    return {"Retry-After": str(count_retry_seconds(error))} if error.retry else {}

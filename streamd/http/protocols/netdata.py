@@ -36,11 +36,15 @@ class NetdataRoutes:
         try:
             result = await self._intake.take_body(request, "put", body.decode)
         except StreamdError as error:
-            status = choose_foreign_status(error)
-            return _answer_error(status, str(error), headers=make_retry_headers(error))
+            return answer_put_refusal(error)
         if not body.has_datapoints:
             return web.Response(status=204)
         return _answer_datapoints(request, result, body)
+
+
+def answer_put_refusal(error: StreamdError) -> web.Response:
+    """Return the answer to a body that was not taken."""
+    return _answer_error(choose_foreign_status(error), str(error), headers=make_retry_headers(error))
 
 
 def _answer_datapoints(request: web.Request, result: CommitResult, body: PutBody) -> web.Response:

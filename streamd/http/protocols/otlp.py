@@ -61,7 +61,7 @@ class OtlpRoutes:
 
             result = await self._intake.take_body(request, _PROTOCOL, decode)
         except StreamdError as error:
-            return _refuse(encoding or OtlpEncoding.JSON, error)
+            return answer_otlp_refusal(request, error)
         rejected = result.rejected + result.without_server
         body = encode_export_answer(encoding, rejected, _list_reasons(result))
         return web.Response(body=body, content_type=encoding.value)
@@ -82,7 +82,9 @@ def _list_reasons(result: CommitResult) -> str:
     return "; ".join(reasons)
 
 
-def _refuse(encoding: OtlpEncoding, error: StreamdError) -> web.Response:
+def answer_otlp_refusal(request: web.Request, error: StreamdError) -> web.Response:
+    """Return the answer to a request of which nothing was taken."""
+    encoding = _find_encoding(request) or OtlpEncoding.JSON
     headers = make_retry_headers(error)
     if isinstance(error, UnsupportedEncodingError):
         headers["Accept-Encoding"] = ", ".join(CONTENT_CODINGS)

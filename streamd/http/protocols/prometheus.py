@@ -60,7 +60,7 @@ class RemoteWriteRoutes:
 
             result = await self._intake.take_body(request, self.PROTOCOL, decode, REMOTE_WRITE_CODINGS)
         except StreamdError as error:
-            return _refuse(error)
+            return answer_remote_write_refusal(request, error)
         return _answer(message, counts, result)
 
 
@@ -81,7 +81,8 @@ def _answer(message: RemoteWriteMessage, counts: RemoteWriteCounts, result: Comm
     return _make_text_response(400, text, headers)
 
 
-def _refuse(error: StreamdError) -> web.Response:
+def answer_remote_write_refusal(request: web.Request, error: StreamdError) -> web.Response:
+    """Return the answer to a body that was not taken."""
     status = 400 if isinstance(error, TooLargeError) else choose_foreign_status(error)
     headers = make_retry_headers(error)
     if isinstance(error, UnsupportedEncodingError):

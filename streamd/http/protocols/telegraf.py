@@ -12,16 +12,20 @@ Both take JSON and line protocol. From the source code of Telegraf 1.40.0:
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator
 from contextlib import asynccontextmanager
 
 from aiohttp import WSMsgType, web
 
+from streamd.core.access.caller import Caller
 from streamd.core.errors import DrainingError, StorageError, StreamdError, TooLargeError, UnavailableError
+from streamd.http.access.allowance import wait_for_allowance
+from streamd.http.access.context import get_caller
 from streamd.http.errors import make_error_message
 from streamd.http.peers import PEER_LEFT_ERRORS
 from streamd.http.protocols.commit_answers import answer_commit, answer_refusal, make_commit_message
 from streamd.http.protocols.intake import Intake
+from streamd.http.requests import find_owner
 from streamd.http.sockets import Sockets
 from streamd.http.wire.codecs import Encoding, encode
 from streamd.protocols.telegraf import decode_telegraf
@@ -82,32 +86,34 @@ class TelegrafRoutes:
         """
         try:
             async with self._sockets.accept_websocket(request) as socket, self._keep_alive(socket):
-                async for message in socket:
+                await wait_for_allowance(request)  # or a limited sender would connect anew for each frame
+                async for message in self._sockets.read_frames(request, socket):
                     if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
                         break
                     data = message.data.encode() if message.type is WSMsgType.TEXT else message.data
-                    answer = await self._take_frame(data)
+                    answer = await self._take_frame(data, get_caller(request), find_owner(request))
                     # A sender that never reads must not make the send wait.
                     if answer is not None and self._sockets.has_read_all(socket):
                         await self._sockets.send(socket, answer, Encoding.JSON)
+                    await wait_for_allowance(request)
                 return socket
         except StreamdError as error:
             return answer_refusal(error)
 
-    async def _take_frame(self, data: bytes) -> bytes | None:
+    async def _take_frame(self, data: bytes, caller: Caller, sender: Hashable) -> bytes | None:
         """Take one frame; returns the answer to one with errors."""
         try:
-            result = await self._take_or_hold(data)
+            result = await self._take_or_hold(data, caller, sender)
         except StreamdError as error:
             return encode(make_error_message(error), Encoding.JSON)
         return encode(make_commit_message(result), Encoding.JSON) if result.rejected else None
 
-    async def _take_or_hold(self, data: bytes) -> CommitResult:
+    async def _take_or_hold(self, data: bytes, caller: Caller, sender: Hashable) -> CommitResult:
         """Take one frame as soon as it can be stored; its sender counts it as delivered and never sends it again."""
         for tries in range(1, HOLD_TRIES + 1):
             try:
                 self._collector.check_open()
-                return await self._intake.take_bytes(data, _PROTOCOL, self._decode)
+                return await self._intake.take_bytes(data, _PROTOCOL, self._decode, caller, sender=sender)
             except UnavailableError as error:
                 if isinstance(error, DrainingError) or tries == HOLD_TRIES:
                     if not isinstance(error, StorageError):  # `commit` counts a StorageError itself

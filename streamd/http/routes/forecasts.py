@@ -8,11 +8,13 @@ import contextlib
 
 from aiohttp import WSMsgType, web
 
+from streamd.core.access.caller import Caller
 from streamd.core.errors import InvalidSelectionError, StreamdError
-from streamd.http.connections import call_when_lost
+from streamd.http.access.context import get_caller
+from streamd.http.access.upgrades import is_upgrade
 from streamd.http.errors import choose_encoding, make_error_message, reply
 from streamd.http.names import SERVER_IN_PATH, check_utf8, read_server_name, require_slot
-from streamd.http.peers import PEER_LEFT_ERRORS, has_peer_left
+from streamd.http.peers import PEER_LEFT_ERRORS, call_when_lost, has_peer_left
 from streamd.http.sockets import KEEP_ALIVE_SECONDS, Sockets
 from streamd.http.subscriptions import SubscriptionChoice, parse_query, parse_subscribe
 from streamd.http.wire.codecs import Encoding, encode
@@ -22,6 +24,11 @@ from streamd.runtime.service import Service
 
 MAX_BATCH_FRAME = 256
 """Forecasts in one `forecasts` frame, at most."""
+
+BATCH_FRAME_BYTES = 2**20
+"""A `forecasts` frame has fewer forecasts if they would take about more. Each reader that stalls may hold one frame."""
+
+_BYTES_A_VALUE = {Encoding.JSON: 12, Encoding.MSGPACK: 4}
 
 
 class ForecastRoutes:
@@ -40,7 +47,7 @@ class ForecastRoutes:
 
     async def get_forecasts(self, request: web.Request) -> web.StreamResponse:
         """Open a WebSocket, or return the latest forecast of the server that the parameter `server` names."""
-        if _is_upgrade(request):
+        if is_upgrade(request):
             return await self.open_socket(request)
         if "server" in request.query:
             return await self.get_latest(request)
@@ -72,11 +79,11 @@ class ForecastRoutes:
         """Push forecasts; a `subscribe` message, or query parameters, choose them."""
         choice = self._read_choice(request) if request.query else None
         async with self._sockets.accept_websocket(request) as socket:
-            subscriber = SocketSubscriber(self._service, self._frames, self._sockets, socket)
+            subscriber = SocketSubscriber(self._service, self._frames, self._sockets, socket, get_caller(request))
             try:
                 if choice is not None:
                     await subscriber.subscribe(choice)
-                async for message in socket:
+                async for message in self._sockets.read_frames(request, socket):
                     if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
                         break
                     encoding = Encoding.JSON if message.type is WSMsgType.TEXT else Encoding.MSGPACK
@@ -88,6 +95,8 @@ class ForecastRoutes:
     async def _handle_message(
         self, subscriber: "SocketSubscriber", socket: web.WebSocketResponse, data: bytes | str, encoding: Encoding
     ) -> None:
+        # A list of globs takes up to 60 ms to read: one in each turn of the loop, however many are sent.
+        await self._service.hub.turns.wait()
         try:
             choice = parse_subscribe(self._service.contract, data, encoding)
         except StreamdError as error:
@@ -104,12 +113,12 @@ class ForecastRoutes:
         if since is not None and not (since.isascii() and since.isdigit() and len(since) <= 18):
             raise InvalidSelectionError(f"Last-Event-ID is {since[:32]!r}, expected the id of an event")
         async with self._sockets.open_event_stream(request) as response:
-            subscription = service.hub.subscribe(choice.globs, choice.part)
+            subscription = service.hub.subscribe(choice.globs, choice.part, get_caller(request))
             try:
                 # To unsubscribe wakes this handler, which would otherwise notice only when it writes the next event.
                 with call_when_lost(request, lambda: service.hub.unsubscribe(subscription)):
                     if since is not None:
-                        service.hub.replay(subscription, service.state.board.find_later_than(int(since)))
+                        await service.hub.replay(subscription, service.state.board.find_later_than(int(since)))
                     await self._push_events(response, subscription, choice)
             finally:
                 service.hub.unsubscribe(subscription)
@@ -148,8 +157,11 @@ class ForecastRoutes:
 class SocketSubscriber:
     """A subscriber on a WebSocket: its subscription, and the task that sends what is in its mailbox."""
 
-    def __init__(self, service: Service, frames: FrameEncoder, sockets: Sockets, socket: web.WebSocketResponse) -> None:
+    def __init__(
+        self, service: Service, frames: FrameEncoder, sockets: Sockets, socket: web.WebSocketResponse, caller: Caller
+    ) -> None:
         self._service = service
+        self._caller = caller
         self._frames = frames
         self._sockets = sockets
         self._socket = socket
@@ -161,7 +173,7 @@ class SocketSubscriber:
         await self._unsubscribe()
         answer = choice.describe(self._service.contract, self._service.model)
         # Subscribed before the answer is sent: no forecast that is posted after the answer is missed.
-        self._subscription = self._service.hub.subscribe(choice.globs, choice.part)
+        self._subscription = self._service.hub.subscribe(choice.globs, choice.part, self._caller)
         await self._sockets.send(self._socket, encode(answer, choice.encoding), choice.encoding)
         self._task = asyncio.create_task(self._push(self._subscription, choice))
 
@@ -187,16 +199,22 @@ class SocketSubscriber:
                     return
                 await self._send_waiting(subscription, choice)
         except PEER_LEFT_ERRORS:
-            self._sockets.drop_peer(self._socket)
+            if not self._socket.closed:  # else the daemon is closing it, and its closing frame must go out
+                self._sockets.drop_peer(self._socket)
         finally:
             self._service.hub.unsubscribe(subscription)
+
+    def _count_batch(self, choice: SubscriptionChoice) -> int:
+        part = choice.part
+        steps = -(-self._service.contract.horizon // part.every)
+        return count_forecasts_in_frame(len(part.targets) * len(part.quantiles) * steps, choice.encoding)
 
     async def _send_waiting(self, subscription: Subscription, choice: SubscriptionChoice) -> None:
         encoding = choice.encoding
         if dropped := subscription.take_newly_dropped():
             lagged = encode({"type": "lagged", "dropped": dropped}, encoding)
             await self._sockets.send(self._socket, lagged, encoding)
-        slots = subscription.take(MAX_BATCH_FRAME if choice.batch else 1)
+        slots = subscription.take(self._count_batch(choice) if choice.batch else 1)
         if choice.batch:
             frame = self._frames.encode_forecasts(slots, choice.part, encoding)
         else:
@@ -206,5 +224,6 @@ class SocketSubscriber:
             self._service.note_sent(slots)
 
 
-def _is_upgrade(request: web.Request) -> bool:
-    return request.headers.get("Upgrade", "").lower() == "websocket"
+def count_forecasts_in_frame(values: int, encoding: Encoding) -> int:
+    """Return the number of forecasts in one `forecasts` frame, at most, if each has so many values."""
+    return max(1, min(MAX_BATCH_FRAME, BATCH_FRAME_BYTES // max(values * _BYTES_A_VALUE[encoding], 1)))

@@ -5,6 +5,10 @@ Only reads the service; nothing here changes it.
 
 from aiohttp import web
 
+from streamd.core.access.access_list import AccessList
+from streamd.core.access.scopes import Scope
+from streamd.http.access.context import get_caller
+from streamd.http.access.token_metrics import TokenMetrics
 from streamd.http.errors import reply
 from streamd.runtime.service import Service
 from streamd.runtime.service_report import describe_status
@@ -13,8 +17,10 @@ from streamd.runtime.service_report import describe_status
 class HealthRoutes:
     """Handlers for probes and operators."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, access: AccessList) -> None:
         self._service = service
+        self._access = access
+        self._token_metrics = TokenMetrics(access)
 
     def add_to(self, app: web.Application) -> None:
         """Add the routes."""
@@ -30,22 +36,29 @@ class HealthRoutes:
     async def get_readiness(self, request: web.Request) -> web.Response:
         """Answer 200 if a lane is warm and the daemon is not stopping, else 503 with the reason.
 
-        If better versions were passed over, the answer lists them, each with the reason.
+        `degraded` has "storage" while the state folder cannot be written: the daemon answers for the servers that it
+        knows, and `/v1/status` has the reason. If better versions were passed over, the answer lists them for callers
+        that may read, each with the reason.
         """
         if self._service.is_ready:
-            passed_over = self._service.passed_over
-            return reply(request, {"status": "ready", **({"passed_over": passed_over} if passed_over else {})})
+            passed_over = self._service.passed_over if get_caller(request).has(Scope.READ) else []
+            degraded = {"degraded": ["storage"]} if self._service.storage.problem is not None else {}
+            more = {"passed_over": passed_over} if passed_over else {}
+            return reply(request, {"status": "ready", **degraded, **more})
         if self._service.is_draining:
             return reply(request, {"status": "draining"}, 503)
         return reply(request, {"status": "no_lane" if self._service.pipeline.lanes.was_ever_ready else "starting"}, 503)
 
     async def get_metrics(self, request: web.Request) -> web.Response:
-        """Return all metrics in the Prometheus text format."""
+        """Return all metrics in the Prometheus text format; those of tokens if the caller may read every server."""
+        tokens = self._token_metrics.render() if get_caller(request).covers_all(Scope.READ) else b""
         return web.Response(
-            body=self._service.metrics.render(),
+            body=self._service.metrics.render() + tokens,
             headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
         )
 
     async def get_status(self, request: web.Request) -> web.Response:
-        """Return what is loaded and how it performs."""
-        return reply(request, describe_status(self._service))
+        """Return what is loaded and how it performs, with the names of only those servers that the caller may read."""
+        caller = get_caller(request)
+        status = describe_status(self._service, lambda server: caller.may(Scope.READ, server))
+        return reply(request, {**status, "access": self._access.describe()})

@@ -3,22 +3,30 @@
 The windows of a call are checked and queued by the service, and touch no server's state.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from aiohttp import web
 
+from streamd.core.errors import TooLargeError
+from streamd.http.body_turns import finish_steps
 from streamd.http.callers import cancel_if_caller_leaves
 from streamd.http.errors import reply
 from streamd.http.requests import BodyReader
 from streamd.http.wire.codecs import Decoder, Encoding, parse_content_type
-from streamd.http.wire.tensors import decode_tensor, make_wire_tensor
+from streamd.http.wire.tensors import decode_tensor_in_steps, make_wire_tensor
 from streamd.runtime.service import Service
 
 MODEL_HEADER = "X-Streamd-Model"
 """The header of an answer with the version that made it."""
 
-_message_decoder = Decoder(dict[str, msgspec.Raw])
+MAX_INPUTS = 64
+"""Entries of one object in a call."""
+
+MAX_COLONS = 10_000
+"""Colons in a call of JSON: there is one behind each key, so more of them are a call of thousands of keys."""
+
+_message_decoder = Decoder(Annotated[dict[str, msgspec.Raw], msgspec.Meta(max_length=MAX_INPUTS)])
 
 
 class PredictRoutes:
@@ -37,11 +45,17 @@ class PredictRoutes:
         """Return forecasts in the form of the call: under `outputs` if its tensors are under `inputs`."""
         encoding = parse_content_type(request.headers.get("Content-Type", ""))
         async with self._bodies.read_body(request) as body:
+            if encoding is Encoding.JSON and body.count(b":") > MAX_COLONS:
+                raise TooLargeError(
+                    f"the call has over {MAX_COLONS} colons, and at most {MAX_INPUTS} inputs are accepted"
+                )
             given: dict[str, msgspec.Raw] = _message_decoder.decode(body, encoding)
             is_wrapped = "inputs" in given
             if is_wrapped:
                 given = _message_decoder.decode(bytes(given["inputs"]), encoding)
-            inputs = {name: decode_tensor(name, value, encoding) for name, value in given.items()}
+            inputs = {
+                name: await finish_steps(decode_tensor_in_steps(name, value, encoding)) for name, value in given.items()
+            }
         with cancel_if_caller_leaves(request):
             prediction = await self._service.predict(inputs)
         predictions = prediction.predictions if prediction.batched else prediction.predictions[0]

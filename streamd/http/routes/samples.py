@@ -3,15 +3,24 @@
 `wire/bodies.py` decodes; `runtime/ingest.py` writes the rows.
 """
 
+from functools import partial
+from typing import Any
+
 from aiohttp import WSMsgType, web
 
-from streamd.core.errors import DrainingError, MalformedError, StreamdError
+from streamd.core.access.caller import Caller
+from streamd.core.errors import DrainingError, InvalidInputError, StreamdError
+from streamd.core.state.samples import IndexedSamples, IngestResult
+from streamd.http.access.allowance import wait_for_allowance
+from streamd.http.access.context import get_caller
+from streamd.http.body_turns import LARGE_BODY_BYTES, finish_steps
 from streamd.http.errors import make_error_message, reply
-from streamd.http.requests import BodyReader
+from streamd.http.requests import BodyReader, find_owner
 from streamd.http.sockets import Sockets
-from streamd.http.wire.bodies import decode_body
+from streamd.http.wire.bodies import decode_body_in_steps
 from streamd.http.wire.codecs import Encoding, encode, parse_content_type
 from streamd.runtime.service import Service
+from streamd.runtime.traces import NO_TRACES, BodyTrace, TraceParent
 
 
 class SampleRoutes:
@@ -19,6 +28,7 @@ class SampleRoutes:
 
     def __init__(self, service: Service, bodies: BodyReader, sockets: Sockets) -> None:
         self._ingest = service.ingest
+        self._traces = service.traces
         self._bodies = bodies
         self._sockets = sockets
 
@@ -32,13 +42,16 @@ class SampleRoutes:
         if self._ingest.is_draining:
             raise DrainingError("the daemon is stopping")
         encoding = parse_content_type(request.headers.get("Content-Type", ""))
-        async with self._bodies.read_body(request) as body:
-            try:
-                _, samples = decode_body(body, encoding)
-            except MalformedError as error:
-                self._ingest.count_refused(error)
-                raise
-            result = await self._ingest.take_samples(samples)
+        parent = self._traces.read_parent(request.headers)
+        with self._traces.begin_body("POST /v1/samples", parent) as trace:
+            async with self._bodies.read_body(request) as body:
+                try:
+                    with trace.run_step("decode"):
+                        _, samples = await finish_steps(decode_body_in_steps(body, encoding))
+                except InvalidInputError as error:
+                    self._ingest.count_refused(error)
+                    raise
+                result = await self._take(samples, get_caller(request), trace)
         return reply(request, result.as_dict())
 
     async def open_socket(self, request: web.Request) -> web.StreamResponse:
@@ -48,27 +61,62 @@ class SampleRoutes:
         an agent that sends faster than that, or never reads, fills up and blocks the agent (back-pressure).
         """
         acks = request.query.get("ack", "all") != "none"
+        caller, owner = get_caller(request), find_owner(request)
+        # Chosen once: spans that record nothing would still cost a frame of one sample a tenth of its time.
+        take_frame = self._take_frame
+        if self._traces is not NO_TRACES:
+            take_frame = partial(self._take_traced_frame, self._traces.read_parent(request.headers))
         async with self._sockets.accept_websocket(request) as socket:
-            async for message in socket:
+            await wait_for_allowance(request)  # or a limited sender would connect anew for each frame
+            async for message in self._sockets.read_frames(request, socket):
                 if message.type is WSMsgType.TEXT:
                     encoding = Encoding.JSON
                 elif message.type is WSMsgType.BINARY:
                     encoding = Encoding.MSGPACK
                 else:
                     break
-                answer = await self._take_frame(message.data, encoding, acks)
+                if len(message.data) < LARGE_BODY_BYTES:
+                    answer = await take_frame(message.data, encoding, caller, acks)
+                else:
+                    async with self._bodies.turns.take_turn(owner):
+                        answer = await take_frame(message.data, encoding, caller, acks)
                 # An agent that requested no acks may never read: an error is sent only if the send need not wait.
                 if answer is not None and (acks or self._sockets.has_read_all(socket)):
                     await self._sockets.send(socket, answer, encoding)
+                if caller.has_row_limit:
+                    await wait_for_allowance(request)
             return socket
 
-    async def _take_frame(self, data: bytes | str, encoding: Encoding, acks: bool) -> bytes | None:
+    async def _take_frame(self, data: bytes | str, encoding: Encoding, caller: Caller, acks: bool) -> bytes | None:
         try:
-            identifier, samples = decode_body(data, encoding)
-            result = await self._ingest.take_samples(samples)
+            identifier, samples = await finish_steps(decode_body_in_steps(data, encoding))
+            result = await self._ingest.take_samples(samples, caller)
         except StreamdError as error:
-            self._ingest.count_refused(error)
-            return encode(make_error_message(error), encoding)
-        if not acks:
-            return None
-        return encode({"type": "ack", "id": identifier, **result.as_dict()}, encoding)
+            return self._refuse_frame(error, encoding)
+        return _make_ack(identifier, result, encoding) if acks else None
+
+    async def _take_traced_frame(
+        self, parent: TraceParent, data: bytes | str, encoding: Encoding, caller: Caller, acks: bool
+    ) -> bytes | None:
+        with self._traces.begin_body("GET /v1/ingest frame", parent) as trace:
+            try:
+                with trace.run_step("decode"):
+                    identifier, samples = await finish_steps(decode_body_in_steps(data, encoding))
+                result = await self._take(samples, caller, trace)
+            except StreamdError as error:
+                return self._refuse_frame(error, encoding)
+        return _make_ack(identifier, result, encoding) if acks else None
+
+    def _refuse_frame(self, error: StreamdError, encoding: Encoding) -> bytes:
+        self._ingest.count_refused(error)
+        return encode(make_error_message(error), encoding)
+
+    async def _take(self, samples: IndexedSamples, caller: Caller, trace: BodyTrace) -> IngestResult:
+        with trace.run_step("take"):
+            result = await self._ingest.take_samples(trace.follow_samples(samples), caller)
+        trace.note_result(result.accepted, result.rejected, result.errors)
+        return result
+
+
+def _make_ack(identifier: Any, result: IngestResult, encoding: Encoding) -> bytes:
+    return encode({"type": "ack", "id": identifier, **result.as_dict()}, encoding)

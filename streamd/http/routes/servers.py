@@ -3,11 +3,15 @@
 Both take the name as the parameter `server` too, for names that a path cannot contain.
 """
 
+from itertools import islice
+
 import numpy as np
 from aiohttp import web
 
+from streamd.core.access.scopes import Scope
 from streamd.core.errors import InvalidInputError
 from streamd.core.state.windows import NO_STEP
+from streamd.http.access.context import get_caller
 from streamd.http.errors import choose_encoding, reply
 from streamd.http.names import SERVER_IN_PATH, read_server_name, require_slot
 from streamd.http.wire.codecs import Encoding
@@ -33,7 +37,7 @@ class ServerRoutes:
         app.router.add_delete(f"/v1/servers/{SERVER_IN_PATH}", self.forget_server)
 
     async def list_servers(self, request: web.Request) -> web.Response:
-        """Return a page of servers in the order of their names; the cursor is the last name of the previous page.
+        """Return a page of the servers that the caller may read, by name; the cursor is the last name of a page.
 
         With the parameter `server`, return the window of that server.
         """
@@ -41,14 +45,14 @@ class ServerRoutes:
             return await self.get_window(request)
         limit = _parse_limit(request.query.get("limit"))
         cursor = request.query.get("cursor", "")
-        slots = self._service.state.directory.slots
-        names = sorted(name for name in slots if name > cursor)
-        page = names[:limit]
+        directory, caller = self._service.state.directory, get_caller(request)
+        readable = (name for name in directory.iterate_names(after=cursor) if caller.may(Scope.READ, name))
+        page = list(islice(readable, limit))
         return reply(
             request,
             {
-                "servers": [self._describe_server(name, slots[name]) for name in page],
-                "next": page[-1] if len(names) > limit else None,
+                "servers": [self._describe_server(name, directory.slots[name]) for name in page],
+                "next": page[-1] if next(readable, None) is not None else None,
             },
         )
 

@@ -1,15 +1,14 @@
-"""The routes below `/v1/engines`: promotion, rollback and candidates, for callers with the admin token.
+"""The routes below `/v1/engines`: promotion, rollback and candidates, for administrators.
 
-Checks the token and the bodies; what a change does is up to the `VersionChanges` that it is given.
+Checks the bodies; what a change does is up to the `VersionChanges` that it is given.
 """
 
-import hmac
 from typing import Annotated, Any, Protocol
 
 import msgspec
 from aiohttp import web
 
-from streamd.core.errors import ForbiddenError, UnauthorizedError
+from streamd.http.access.context import get_caller, set_target
 from streamd.http.errors import reply
 from streamd.http.requests import BodyReader
 from streamd.http.wire.codecs import Decoder, parse_content_type
@@ -67,12 +66,11 @@ _rollback_decoder = Decoder(Rollback)
 
 
 class VersionRoutes:
-    """Handlers of promotion, rollback and candidates; with an empty `token` each call is refused."""
+    """Handlers of promotion, rollback and candidates."""
 
-    def __init__(self, bodies: BodyReader, changes: VersionChanges, token: str) -> None:
+    def __init__(self, bodies: BodyReader, changes: VersionChanges) -> None:
         self._bodies = bodies
         self._changes = changes
-        self._token = token.encode()
 
     def add_to(self, app: web.Application) -> None:
         """Add the routes."""
@@ -83,48 +81,34 @@ class VersionRoutes:
 
     async def start_candidate(self, request: web.Request) -> web.Response:
         """Load and warm a candidate, and give it its servers."""
-        self._authorize(request)
         encoding = parse_content_type(request.headers.get("Content-Type", ""))
         async with self._bodies.read_body(request) as body:
             requested: CandidateRequest = _candidate_decoder.decode(body, encoding)
+        set_target(request, requested.version)
         return reply(request, await self._changes.start_candidate(requested.version, requested.share, requested.shadow))
 
     async def end_candidate(self, request: web.Request) -> web.Response:
         """End the candidate, if there is one."""
-        self._authorize(request)
         return reply(request, await self._changes.end_candidate())
 
     async def promote(self, request: web.Request) -> web.Response:
         """Load, warm and switch to a version; answers once it serves."""
-        self._authorize(request)
         encoding = parse_content_type(request.headers.get("Content-Type", ""))
         async with self._bodies.read_body(request) as body:
             requested: Promotion = _promotion_decoder.decode(body, encoding)
+        set_target(request, requested.version)
         who = requested.who or _name_caller(request)
         return reply(request, await self._changes.promote(requested.version, who, requested.why))
 
     async def rollback(self, request: web.Request) -> web.Response:
         """Return to the version that was promoted before, without loading if it is still warm."""
-        self._authorize(request)
         async with self._bodies.read_body(request) as body:
             requested = Rollback()
             if body:
                 requested = _rollback_decoder.decode(body, parse_content_type(request.headers.get("Content-Type", "")))
         return reply(request, await self._changes.rollback(requested.who or _name_caller(request), requested.why))
 
-    def _authorize(self, request: web.Request) -> None:
-        """Raise `ForbiddenError` if no token is configured, `UnauthorizedError` if the caller does not send it."""
-        if not self._token:
-            raise ForbiddenError(
-                "changing versions over HTTP is disabled: set admin_token or admin_token_file in [server], "
-                "or use `streamd engine promote` and `systemctl reload streamd`"
-            )
-        scheme, _, sent = request.headers.get("Authorization", "").partition(" ")
-        is_right = hmac.compare_digest(sent.strip().encode("utf-8", "surrogateescape"), self._token)
-        if scheme.lower() != "bearer" or not is_right:
-            raise UnauthorizedError("this call needs the header Authorization: Bearer <admin_token>")
-
 
 def _name_caller(request: web.Request) -> str:
-    """Return the `who` of the record for a caller that gives no name."""
-    return f"http {request.remote or 'unknown'}"
+    """Return the `who` of the record for a caller that gives no name: that of its token, and its address."""
+    return f"{get_caller(request).name} {request.remote or 'unknown'}"

@@ -3,6 +3,7 @@
 Knows no message; `Decoder` is given the type.
 """
 
+from collections.abc import Sequence
 from enum import Enum
 from typing import Any, TypeVar
 
@@ -13,6 +14,9 @@ from streamd.core.errors import MalformedError, UnsupportedMediaTypeError
 from streamd.http.foreign_tokens import add_hint
 
 T = TypeVar("T")
+
+MAX_JOINED_ITEMS = 2**16 - 1
+"""The largest number of items that `join_array` joins: MessagePack has it in two bytes."""
 
 
 class Encoding(Enum):
@@ -73,6 +77,13 @@ def translate_decoding_error(exc: Exception, data: bytes | str = b"") -> Malform
     if isinstance(exc, RecursionError):
         return MalformedError("nested too deeply")
     return MalformedError(add_hint(str(exc), data.encode() if isinstance(data, str) else data))
+
+
+def join_array(items: Sequence[msgspec.Raw], encoding: Encoding) -> bytes:
+    """Return encoded values as one encoded list; at most `MAX_JOINED_ITEMS`."""
+    if encoding is Encoding.JSON:
+        return b"[" + b",".join(items) + b"]"
+    return b"\xdc" + len(items).to_bytes(2, "big") + b"".join(items)
 
 
 def encode(message: Any, encoding: Encoding) -> bytes:

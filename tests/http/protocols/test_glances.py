@@ -68,6 +68,6 @@ async def test_a_body_of_another_form_is_refused(server: AgentServer, body: byte
 async def test_an_overload_is_503_before_the_body_is_decoded(
     server: AgentServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server.service.collector, "points_kept", server.service.collector.limits.max_points)
+    monkeypatch.setattr(server.service.collector.open_rows, "points_kept", server.service.collector.limits.max_points)
     reply = await server.post("/glances", b"{")
     assert (reply.status, reply.code, reply.headers["Retry-After"]) == (503, "too_busy", "1")

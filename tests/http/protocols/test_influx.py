@@ -174,7 +174,7 @@ async def test_a_body_that_is_too_large_or_not_in_its_coding_is_refused(server: 
 async def test_an_overload_is_503_before_the_body_is_decoded(
     server: AgentServer, path: str, headers: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server.service.collector, "points_kept", server.service.collector.limits.max_points)
+    monkeypatch.setattr(server.service.collector.open_rows, "points_kept", server.service.collector.limits.max_points)
     reply = await server.post(path, b"bad", headers)
     check_error(reply, 503, "unavailable")
     assert reply.headers["Retry-After"] == "1"

@@ -23,14 +23,16 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 from streamd.core.errors import DrainingError, StorageError, StreamdError, TooBusyError
 from streamd.core.mapping.rules import parse_rule_set
-from streamd.http.connections import ConnectionCounts, HttpRunner
 from streamd.http.errors import errors_middleware
 from streamd.http.protocols.intake import Intake
 from streamd.http.protocols.otlp import OtlpRoutes
 from streamd.http.requests import BodyReader, TransportLimits
+from streamd.http.runner import HttpRunner
 from tests.http.conftest import Start
+from tests.support.connection_parts import make_connection_parts
 from tests.support.http_harness import HttpDaemon, HttpDaemonSettings, open_listener
 from tests.support.naive_otlp import make_attributes, make_request, to_otlp_json
+from tests.support.open_access import admit_anybody
 
 PROTOBUF, JSON = "application/x-protobuf", "application/json"
 RULES = parse_rule_set(
@@ -91,10 +93,11 @@ class Receiver:
 
 @asynccontextmanager
 async def run_receiver(daemon: HttpDaemon, limits: TransportLimits) -> AsyncIterator[Receiver]:
-    app = web.Application(middlewares=[errors_middleware], client_max_size=limits.max_body_bytes)
-    intake = Intake(daemon.service.collector, BodyReader(limits, daemon.service.pauses))
+    app = web.Application(middlewares=[errors_middleware, admit_anybody], client_max_size=limits.max_body_bytes)
+    parts = make_connection_parts(limits, daemon.service.pauses)
+    intake = Intake(daemon.service.collector, BodyReader(limits, daemon.service.pauses, parts.budget))
     OtlpRoutes(daemon.service, intake).add_to(app)
-    runner = HttpRunner(app, ConnectionCounts(), shutdown_timeout_seconds=0.05)
+    runner = HttpRunner(app, parts, shutdown_timeout_seconds=0.05)
     await runner.setup()
     await web.SockSite(runner, open_listener()).start()
     try:

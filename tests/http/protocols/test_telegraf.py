@@ -101,7 +101,7 @@ async def test_a_batch_that_is_too_large_is_not_repeated_by_telegraf(server: Age
 async def test_an_overload_is_503_before_the_body_is_decoded(
     server: AgentServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server.service.collector, "points_kept", server.service.collector.limits.max_points)
+    monkeypatch.setattr(server.service.collector.open_rows, "points_kept", server.service.collector.limits.max_points)
     reply = await server.post("/telegraf", b"{", TELEGRAF)
     assert (reply.status, reply.code, reply.headers["Retry-After"]) == (503, "too_busy", "1")
 
@@ -195,7 +195,7 @@ async def test_a_frame_that_cannot_be_taken_at_last_is_counted(
         check_open()
 
     monkeypatch.setattr(collector, "check_open", count_tries)
-    monkeypatch.setattr(collector, "points_kept", collector.limits.max_points)
+    monkeypatch.setattr(collector.open_rows, "points_kept", collector.limits.max_points)
     async with server.session.ws_connect(server.url + "/telegraf") as socket:
         await socket.send_bytes(write(make_metric()))
         assert (await receive_message(socket))["code"] == "too_busy"

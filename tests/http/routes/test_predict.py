@@ -359,7 +359,7 @@ async def test_windows_of_a_caller_that_disconnects_leave_the_queue(start: Start
     daemon = await start(HttpDaemonSettings(lanes=1))
     daemon.backend.script.hold = True
     body = pack(as_tensors(make_inputs(40)), MSGPACK)
-    head = f"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: {MSGPACK}\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = f"POST /v1/predict HTTP/1.1\r\nHost: [::1]\r\nContent-Type: {MSGPACK}\r\nContent-Length: {len(body)}\r\n\r\n"
     writers = []
     for number in range(30):
         _, writer = await asyncio.open_connection("127.0.0.1", daemon.port)

@@ -353,20 +353,17 @@ async def test_a_body_over_the_limit_is_413(start: Start) -> None:
     assert (await daemon.post_bytes("/v1/samples", b'{"samples": []}'.ljust(1_000))).status == 200
 
 
-async def test_too_many_bodies_at_once_are_429_with_retry_after(start: Start) -> None:
+async def test_bodies_beyond_the_pending_bytes_are_429_with_retry_after(start: Start) -> None:
     daemon = await start(HttpDaemonSettings(limits=TransportLimits(max_pending_body_bytes=64)))
-    reader, writer = await asyncio.open_connection("127.0.0.1", daemon.port)
+    _, writer = await asyncio.open_connection("127.0.0.1", daemon.port)
     writer.write(
-        b"POST /v1/samples HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n"
+        b"POST /v1/samples HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n"
     )
     reply = await daemon.post("/v1/samples", {"samples": []})
-    while reply.status == 200:  # until the head of the other body is read
-        reply = await daemon.post("/v1/samples", {"samples": []})
+    assert reply.status == 200, "what is announced and not sent does not count"
+    reply = await daemon.post_bytes("/v1/samples", b'{"samples": []}'.ljust(100))
     assert (reply.status, reply.code) == (429, "too_busy")
     assert int(reply.headers["Retry-After"]) >= 1
-    # 2. When that body is complete, the next one is accepted.
-    writer.write(b'{"samples": []}'.ljust(100))
-    assert (await reader.readline()).startswith(b"HTTP/1.1 200")
     writer.close()
     await writer.wait_closed()
     assert (await daemon.post("/v1/samples", {"samples": []})).status == 200

@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 
+from streamd.runtime.service import ServiceLimits
 from tests.http.conftest import Start
+from tests.support.access_tokens import grant_all, make_access_list, make_test_token
 from tests.support.http_harness import (
     CONTRACT,
+    JSON,
     MSGPACK,
     NEED,
     HttpDaemon,
@@ -15,6 +18,7 @@ from tests.support.http_harness import (
     make_sample,
     make_window,
     origin,
+    pack,
     read_array,
 )
 
@@ -103,8 +107,32 @@ async def test_a_row_that_is_still_open_is_not_in_the_window(daemon: HttpDaemon)
     assert np.isnan(await daemon.window("a")).all()
 
 
-async def test_beyond_capacity_the_longest_silent_server_is_forgotten(start: Start) -> None:
+async def test_a_body_of_new_names_evicts_no_server_that_was_seen_lately(start: Start) -> None:
     daemon = await start(HttpDaemonSettings(capacity=3))
+    for name in ("a", "b", "c"):
+        await daemon.accept(make_rows(name, 1, range(NEED)))
+    samples = [make_sample(f"new-{number}", NEED) for number in range(50)]
+    body = (await daemon.post("/v1/samples", {"samples": samples})).body
+    assert (body["accepted"], body["rejected"]) == (0, 50)
+    assert {error["code"] for error in body["errors"]} == {"no_capacity"}
+    names = [entry["server"] for entry in (await daemon.get("/v1/servers")).body["servers"]]
+    assert names == ["a", "b", "c"]
+    assert "streamd_servers_refused_total 50.0\n" in (await daemon.get("/metrics")).data.decode()
+
+
+async def test_only_an_administrator_of_all_servers_evicts_one_that_was_seen_lately(start: Start) -> None:
+    some, every = make_test_token("some", grant_all(["web-*"])), make_test_token("every", grant_all())
+    daemon = await start(HttpDaemonSettings(capacity=1, access=make_access_list(some, every)))
+    names: list[str] = []
+    for token, name in ((every, "db-01"), (some, "web-01"), (every, "web-01")):
+        body = pack({"samples": make_rows(name, 1, [0])}, JSON)
+        assert (await daemon.post_bytes("/v1/samples", body, **token.headers)).status == 200
+        names += daemon.service.state.directory.slots
+    assert names == ["db-01", "db-01", "web-01"]
+
+
+async def test_beyond_capacity_the_longest_silent_server_is_forgotten(start: Start) -> None:
+    daemon = await start(HttpDaemonSettings(capacity=3, service_limits=ServiceLimits(evict_after_seconds=0.0)))
     for name in ("a", "b", "c"):
         await daemon.accept(make_rows(name, 1, range(NEED)))
     await daemon.accept(make_rows("a", 1, [NEED]) + make_rows("d", 2, range(NEED)))

@@ -1,0 +1,258 @@
+"""Tests `streamd/http/wire/bodies.py`: a large body is read as a small one is, but in bounded steps."""
+
+import json
+import time
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamd.core.errors import StreamdError, TooLargeError
+from streamd.core.state.samples import MAX_SAMPLE_VALUES
+from streamd.http.body_turns import LARGE_BODY_BYTES
+from streamd.http.wire import bodies
+from streamd.http.wire.bodies import MAX_DECODED_SAMPLES, MAX_DECODED_VALUES, decode_body, decode_body_in_steps
+from streamd.http.wire.codecs import Encoding
+from streamd.http.wire.tensors import make_wire_tensor
+
+BOTH = tuple(Encoding)
+
+
+def pack(message: Any, encoding: Encoding) -> bytes:
+    return json.dumps(message).encode() if encoding is Encoding.JSON else msgspec.msgpack.encode(message)
+
+
+def judge(data: bytes, encoding: Encoding) -> Any:
+    """Return what is decoded of a body, in a form that can be compared."""
+    try:
+        identifier, samples = decode_body(data, encoding)
+    except StreamdError as error:
+        return error.code, str(error)
+    return identifier, [
+        (index, (each.code, str(each)) if isinstance(each, StreamdError) else repr(each)) for index, each in samples
+    ]
+
+
+VALUES = st.one_of(st.integers(-5, 5), st.floats(width=32, allow_nan=False, allow_infinity=False), st.none())
+BAD: st.SearchStrategy[Any] = st.one_of(
+    st.none(), st.text(max_size=3), st.integers(-9, 2**40), st.lists(st.integers(0, 9), max_size=2), st.just({})
+)
+SAMPLES = st.one_of(
+    st.fixed_dictionaries(
+        {
+            "server": st.sampled_from(["a", "b", "ü"]),
+            "time": st.integers(0, 9),
+            "values": st.dictionaries(st.text(max_size=3), VALUES, max_size=3),
+        }
+    ),
+    st.fixed_dictionaries({"server": BAD, "time": BAD, "values": BAD}),
+    BAD,
+)
+
+
+@st.composite
+def columns(draw: st.DrawFn) -> dict[str, Any]:
+    features = draw(st.lists(st.sampled_from("abc"), max_size=3))
+    rows = draw(st.integers(0, 6))
+    row = st.one_of(st.lists(VALUES, min_size=len(features), max_size=len(features)), st.lists(VALUES, max_size=3), BAD)
+    times = st.one_of(st.integers(0, 9), st.lists(st.one_of(st.integers(0, 9), BAD), min_size=rows, max_size=rows), BAD)
+    return {
+        "servers": draw(st.lists(st.one_of(st.sampled_from("ab"), BAD), min_size=rows, max_size=rows)),
+        "time": draw(times),
+        "features": features,
+        "values": draw(st.lists(row, min_size=rows, max_size=rows)),
+    }
+
+
+@pytest.fixture(autouse=True)
+def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "_GROUP", 3)
+
+
+@given(
+    st.one_of(
+        st.lists(SAMPLES, max_size=8).map(lambda samples: {"samples": samples, "id": 7}),
+        columns().map(lambda given: {"columns": given}),
+    ),
+    st.sampled_from(BOTH),
+)
+def test_a_large_body_is_read_like_a_small_one(message: Any, encoding: Encoding) -> None:
+    data = pack(message, encoding)
+    small = judge(data, encoding)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bodies, "LARGE_BODY_BYTES", 0)
+        assert judge(data, encoding) == small
+        patch.setattr(bodies, "_GROUP_BYTES", 10)
+        assert judge(data, encoding) == small
+
+
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+def test_the_rows_of_a_large_tensor_are_read(dtype: str) -> None:
+    rows = LARGE_BODY_BYTES // 8 + 5
+    values = np.arange(rows * 8).reshape(rows, 8).astype(dtype)
+    given = {
+        "servers": [f"s{row}" for row in range(rows)],
+        "time": list(range(rows)),
+        "features": list("abcdefgh"),
+        "values": make_wire_tensor(values),
+    }
+    data = msgspec.msgpack.encode({"columns": given})
+    assert len(data) > LARGE_BODY_BYTES
+    _, samples = decode_body(data, Encoding.MSGPACK)
+    last: Any = list(samples)[-1][1]
+    assert (last.server, last.time) == (f"s{rows - 1}", rows - 1)
+    assert list(last.values.values()) == values[-1].tolist()
+
+
+def test_a_large_body_is_decoded_only_as_far_as_its_samples_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = 0
+    decode = bodies._samples_decoder.decode_raw
+
+    def count(data: bytes, encoding: Encoding) -> Any:
+        nonlocal groups
+        groups += 1
+        return decode(data, encoding)
+
+    monkeypatch.setattr(bodies._samples_decoder, "decode_raw", count)
+    sample = {"server": "a" * 200, "time": 1, "values": {"cpu": 1.5}}
+    _, samples = decode_body(pack({"samples": [sample] * 2_000}, Encoding.JSON), Encoding.JSON)
+    assert groups == 0
+    assert len(list(islice(samples, 30))) == 30
+    assert groups == 10
+
+
+# ---------------------------------------------------------------- bounds
+def make_array(count: int, item: bytes) -> bytes:
+    """Return a MessagePack array of equal items."""
+    return b"\xdd" + count.to_bytes(4, "big") + item * count
+
+
+HUGE: list[tuple[str, bytes, Encoding]] = [
+    ("samples", b'{"samples":[' + b"1," * MAX_DECODED_SAMPLES + b"1]}", Encoding.JSON),
+    ("commas", b'{"x":[' + b"1," * (MAX_DECODED_VALUES + 1) + b"1]}", Encoding.JSON),
+    ("samples", b"\x81\xa7samples" + make_array(MAX_DECODED_SAMPLES + 1, b"\x80"), Encoding.MSGPACK),
+    (
+        "cells",
+        pack(
+            {
+                "columns": {
+                    "servers": ["a"] * 2_000,
+                    "time": 1,
+                    "features": [str(f) for f in range(501)],
+                    "values": make_wire_tensor(np.zeros((2_000, 501), np.uint8)),
+                }
+            },
+            Encoding.MSGPACK,
+        ),
+        Encoding.MSGPACK,
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("data", "encoding"), [pytest.param(data, kind, id=f"{kind.name} {name}") for name, data, kind in HUGE]
+)
+def test_a_body_of_too_many_samples_or_values_is_too_large(data: bytes, encoding: Encoding) -> None:
+    with pytest.raises(TooLargeError):
+        decode_body(data, encoding)
+
+
+MANY = MAX_DECODED_SAMPLES + 1
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(b'{"samples":[' + b"{}," * MANY + b"{}]}", id="empty samples"),
+        pytest.param(b'{"x":[1],"samples":[' + b'"},{",' * MANY + b'""]}', id="another key, and strings"),
+        pytest.param(b'{"columns":{"servers":[],"values":[' + b"1," * 4 * MANY + b"1]}}", id="columns"),
+    ],
+)
+def test_lists_of_json_that_are_too_long_are_never_built(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "_decode_loose_body", lambda *_: pytest.fail("it was built"))
+    with pytest.raises(TooLargeError):
+        decode_body(data, Encoding.JSON)
+
+
+def test_as_many_samples_as_are_accepted_are_decoded() -> None:
+    _, samples = decode_body(b'{"samples":[' + b"{}," * (MAX_DECODED_SAMPLES - 1) + b"{}]}", Encoding.JSON)
+    assert next(iter(samples))[0] == 0
+
+
+def test_a_tensor_of_many_rows_without_columns_is_not_unfolded() -> None:
+    given = {
+        "servers": [],
+        "time": 1,
+        "features": [],
+        "values": {"shape": [2 * 10**9, 0], "dtype": "uint8", "data": b""},
+    }
+    code, text = judge(msgspec.msgpack.encode({"columns": given}), Encoding.MSGPACK)
+    assert (code, "2000000000 rows" in text) == ("malformed", True)
+
+
+@pytest.mark.parametrize("encoding", BOTH)
+def test_a_sample_of_too_many_values_is_refused_alone(encoding: Encoding) -> None:
+    many = {"server": "a", "time": 1, "values": {f"feature-{number}": 1 for number in range(2 * MAX_SAMPLE_VALUES)}}
+    good = {"server": "a", "time": 1, "values": {"cpu": 1}}
+    _, samples = judge(pack({"samples": [good, many, good]}, encoding), encoding)
+    assert [each[0] if isinstance(each, tuple) else "taken" for _, each in samples] == [
+        "taken",
+        "invalid_value",
+        "taken",
+    ]
+
+
+@pytest.mark.parametrize("encoding", BOTH)
+def test_a_row_of_too_many_values_is_refused_alone(encoding: Encoding) -> None:
+    rows: list[Any] = [[1.0], [0.125] * 8 * MAX_SAMPLE_VALUES, [2.0]]
+    given = {"servers": ["a", "b", "c"], "time": 1, "features": ["cpu"], "values": rows}
+    _, samples = judge(pack({"columns": given}, encoding), encoding)
+    assert [each[0] if isinstance(each, tuple) else "taken" for _, each in samples] == [
+        "taken",
+        "invalid_value",
+        "taken",
+    ]
+
+
+def iterate_step_seconds(data: bytes, encoding: Encoding) -> Iterator[float]:
+    """Decode a body and all of its samples; yields the processor time of each step, and of each 250 samples."""
+    steps, samples = decode_body_in_steps(data, encoding), None
+    while samples is None:
+        began = time.thread_time()
+        try:
+            next(steps)
+        except StopIteration as stop:
+            _, samples = stop.value
+        yield time.thread_time() - began
+    while True:
+        began = time.thread_time()
+        some = list(islice(samples, 250))
+        yield time.thread_time() - began
+        if not some:
+            return
+
+
+NAN = b'{"server":"web-0001","time":1700000000,"values":{"cpu":NaN}},'
+SLOW: list[tuple[str, bytes]] = [
+    ("empty samples", b'{"samples":[' + b"{}," * (MAX_DECODED_SAMPLES - 1) + b"{}]}"),
+    ("NaN in each", b'{"samples":[' + NAN * 20_000 + b"1]}"),
+    ("escapes", b'{"samples":["' + b"\\n" * 10_000 + b'",' + b'"\\\\",' * 200_000 + b"NaN]}"),
+    ("one sample of many keys", b'{"samples":[{"server":"a","time":1,"values":{' + b'"a":1,' * 300_000 + b'"b":1}}]}'),
+]
+
+
+@pytest.mark.parametrize("data", [pytest.param(data, id=name) for name, data in SLOW])
+def test_no_step_of_a_hostile_body_takes_long(data: bytes) -> None:
+    total = 0.0
+    longest = 0.0
+    try:
+        for seconds in iterate_step_seconds(data, Encoding.JSON):
+            total, longest = total + seconds, max(longest, seconds)
+    except TooLargeError:
+        pass
+    assert longest < 0.1
