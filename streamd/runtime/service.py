@@ -6,7 +6,7 @@ The `http` package calls it. The `server` package builds it, and loads the versi
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,15 +19,20 @@ from streamd.core.arrays import Float32
 from streamd.core.contract import ModelContract
 from streamd.core.errors import DrainingError, TooBusyError, UnavailableError
 from streamd.runtime.accuracy.live import LiveAccuracy
+from streamd.runtime.admission import EVICT_AFTER_SECONDS, Admission, ServerForgotten
 from streamd.runtime.aggregation.collector import Collector
 from streamd.runtime.clock_watch import ClockWatch
+from streamd.runtime.garbage import GarbageFreezer
 from streamd.runtime.hub import Hub
-from streamd.runtime.ingest import Admission, Ingest, ServerForgotten
+from streamd.runtime.ingest import Ingest
 from streamd.runtime.lanes.pipeline import Pipeline
+from streamd.runtime.lanes.progress import ProgressWatch
 from streamd.runtime.lanes.sinks import BoardSink
 from streamd.runtime.metrics import Metrics
 from streamd.runtime.predict import Prediction, PredictRequest
 from streamd.runtime.state.state import State
+from streamd.runtime.state.storage_watch import StorageWatch
+from streamd.runtime.traces import Traces
 from streamd.runtime.versions.candidate import Candidate, CandidateRouter
 
 log = structlog.get_logger(__name__)
@@ -50,6 +55,7 @@ class ServiceLimits:
     ahead_recovery_seconds: float = 60.0
     rows_are_means: bool = False
     """Whether the rows of plain samples are means; those of foreign protocols always are."""
+    evict_after_seconds: float = EVICT_AFTER_SECONDS
     max_series: int = 2_000_000
     max_points: int = 50_000_000
     accuracy: AccuracyLimits = field(default_factory=AccuracyLimits)
@@ -81,6 +87,7 @@ class Service:
         collector: Collector,
         owners: ServerForgotten,
         clock_watch: ClockWatch,
+        progress: ProgressWatch,
     ) -> None:
         self.state = state
         self.contract: ModelContract = state.contract
@@ -96,17 +103,24 @@ class Service:
         self.pipeline = pipeline
         self.scheduler = pipeline.scheduler
         self.pauses = pipeline.pauses
+        self.traces: Traces = pipeline.traces
         self.admission = admission
         self.ingest = ingest
         self.collector = collector
         self.owners = owners
         self.clock_watch = clock_watch
+        self.progress = progress
+        self.storage = StorageWatch(state.folder, self.flush, state.find_shortage)
+        self.device_restarts = 0
+        """Restarts of the daemon in the last hour because of a lost device."""
         self.deleted_servers = 0
         """The number of servers since start that were forgotten on request."""
         self.candidate: Candidate | None = None
         """The candidate, if there is one."""
         self._candidate_rows: Counter[str] = Counter()  # of canaries that have ended
+        self.garbage = GarbageFreezer(lambda: collector.table.created, lambda: collector.table.series)
         self._sweep_timer: asyncio.TimerHandle | None = None
+        self._was_ready: bool | None = None  # until the first lanes are warm, which the daemon logs
 
     def begin(self) -> None:
         """Restore open rows, start timers, and queue the rows that the former process closed but did not forecast."""
@@ -164,15 +178,18 @@ class Service:
                 return predictions, request.models.pop()
             request.reset()  # the version changed in between: an answer must not mix two versions
 
-    def note_sent(self, slots: Iterable[int]) -> None:
+    def note_sent(self, slots: Collection[int]) -> None:
         """Note that the newest forecasts of these slots were sent to a subscriber."""
         self.metrics.observe_sent(map(self.board_sink.received.get, slots))
+        self.traces.forecasts_sent(slots)
 
     def forget(self, slot: int) -> None:
         """Forget a server and all its data; a forecast of it that runs is not delivered."""
         server = self.state.directory.names[slot]
         self.state.forget(slot)
         self.owners.forget(slot)
+        if server is not None:
+            self.admission.forget_name(server)
         self.deleted_servers += 1
         log.info("server_deleted", server=server)
 
@@ -202,6 +219,7 @@ class Service:
         self.pauses.close()
         if self._sweep_timer is not None:
             self._sweep_timer.cancel()
+        self.garbage.close()
         pipelines = [self.pipeline] if self.candidate is None else [self.pipeline, self.candidate.pipeline]
         workers = set(self.pipeline.lanes.closing.running)
         for pipeline in pipelines:
@@ -239,8 +257,22 @@ class Service:
         return values
 
     # ------------------------------------------------------------ upkeep
+    def note_readiness(self) -> None:
+        """Log, once, that the last lane is gone, and that there is one again."""
+        is_ready = self.pipeline.is_ready
+        if self._was_ready is not None and is_ready != self._was_ready and not self.is_draining:
+            if is_ready:
+                log.info("lanes_back", lanes=len(self.pipeline.workers), due=len(self.scheduler.due))
+            else:
+                log.error("no_lane", lost=list(self.pipeline.serving.lost)[-1:], due=len(self.scheduler.due))
+        if is_ready or self._was_ready is not None:
+            self._was_ready = is_ready
+
     def _sweep(self) -> None:
+        self.note_readiness()
         self.collector.close_overdue_rows()
+        self.garbage.sweep()
         self.accuracy.sweep()
         self.clock_watch.sweep()
+        self.progress.observe()
         self._sweep_timer = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)

@@ -1,13 +1,17 @@
 """Reports of a service: the content of `/v1/status`, and the metrics of `/metrics`."""
 
+import resource
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from streamd.regular_files import read_regular
 from streamd.runtime.service import Service
 
 
-def describe_status(service: Service) -> dict[str, Any]:
-    """Return the content of `/v1/status`."""
+def describe_status(service: Service, may_name: Callable[[str], bool]) -> dict[str, Any]:
+    """Return the content of `/v1/status`; a server is named only if `may_name` says so."""
     contract, windows = service.contract, service.state.windows
     return {
         "engine": service.model,
@@ -31,10 +35,11 @@ def describe_status(service: Service) -> dict[str, Any]:
         "candidate": None if service.candidate is None else service.candidate.describe(),
         "servers": len(service.state.directory),
         "capacity": service.state.directory.capacity,
-        "ahead": service.clock_watch.describe(),
+        "ahead": service.clock_watch.describe(may_name),
         "due": len(service.scheduler.due),
         "waiting": service.scheduler.waiting,
         "in_flight": service.pipeline.in_flight,
+        "stall": service.progress.stall or None,
         "predict": {
             "calls": service.scheduler.calls,
             "waiting": service.scheduler.waiting_requests,
@@ -50,8 +55,11 @@ def describe_status(service: Service) -> dict[str, Any]:
         "agents": service.collector.describe(),
         "subscribers": {"now": len(service.hub), "waiting": service.hub.waiting, "dropped": service.hub.dropped},
         "accuracy": service.accuracy.describe(),
+        "state_folder": service.storage.describe(),
+        "device_restarts": service.device_restarts,
         "recovered": {
             **service.state.recovered,
+            "damaged_log_bytes": service.collector.point_log.damaged_bytes,
             "unreadable_forecasts": service.state.board.unreadable,
             "set_aside": service.state.set_aside,
         },
@@ -90,14 +98,23 @@ def _add_work_counts(service: Service) -> None:
         "Servers evicted because the capacity was reached",
         lambda: service.admission.forgotten_servers,
     )
+    metrics.add_counter(
+        "servers_refused",
+        "Times that a new server got no window because all servers were seen lately",
+        lambda: service.admission.refused,
+    )
     metrics.add_counter("servers_deleted", "Servers forgotten on request", lambda: service.deleted_servers)
     metrics.add_counter("forecasts_dropped", "Forecasts that slow subscribers missed", lambda: service.hub.dropped)
     metrics.add_families(service.accuracy.collect_metrics)
+    metrics.add_labelled_counter(
+        "trace_spans", "Spans of traces by their end, while tracing is on", "result", service.traces.count_spans
+    )
 
 
 def _add_server_counts(service: Service) -> None:
     metrics, state = service.metrics, service.state
     metrics.add_gauge("servers", "Servers that have a window", lambda: len(state.directory))
+    metrics.add_gauge("max_servers", "Servers that may have a window at once", lambda: state.directory.capacity)
     metrics.add_gauge(
         "servers_ahead",
         "Servers whose newest row is ahead of the clock",
@@ -154,6 +171,14 @@ def _add_queue_lengths(service: Service) -> None:
         lambda: service.scheduler.dropped_windows,
     )
     metrics.add_gauge("lanes", "Lanes that are able to run", lambda: len(service.pipeline.workers))
+    metrics.add_gauge(
+        "lanes_lost", "Lanes of the version that serves that were lost", lambda: len(service.pipeline.serving.lost)
+    )
+    metrics.add_gauge(
+        "fallbacks",
+        "Backends that were passed over, each with a reason in /v1/status",
+        lambda: len(service.engine.shown.get("fallbacks", ())),
+    )
     metrics.add_gauge("subscribers", "Subscribers", lambda: len(service.hub))
 
 
@@ -167,6 +192,35 @@ def _add_condition(service: Service) -> None:
     metrics.add_gauge(
         "state_set_aside", "Files of the state that could not be read at start", lambda: len(state.set_aside)
     )
+    metrics.add_gauge(
+        "state_lost_rows",
+        "Rows that were missing at start because nothing proved them",
+        lambda: state.recovered.get("lost_rows", 0),
+    )
+    metrics.add_gauge(
+        "storage_degraded",
+        "1 while the state folder cannot be written",
+        lambda: float(service.storage.problem is not None),
+    )
+    metrics.add_gauge(
+        "state_unsynced_seconds",
+        "Age of the oldest change that may not be on the disk",
+        lambda: service.storage.unsynced_seconds,
+    )
+    metrics.add_gauge(
+        "device_restarts",
+        "Restarts in the last hour because of a lost device",
+        lambda: service.device_restarts,
+    )
     metrics.add_gauge("ready", "1 when able to answer", lambda: float(service.is_ready))
+    metrics.add_gauge(
+        "work_stuck", "1 while windows wait or run and no batch ends", lambda: float(bool(service.progress.stall))
+    )
     metrics.add_gauge("versions_passed_over", "Versions that should serve and cannot", lambda: len(service.passed_over))
+    metrics.add_gauge("resident_memory_bytes", "Memory of the process", _read_resident_memory_bytes)
     metrics.add_gauge("uptime_seconds", "Since start", lambda: time.monotonic() - service.started)
+
+
+def _read_resident_memory_bytes() -> float:
+    pages = read_regular(Path("/proc/self/statm")).split()[1]
+    return float(int(pages) * resource.getpagesize())

@@ -11,19 +11,22 @@ from streamd.core.mapping.samples import STATUS_FEATURE, make_sample_rules
 from streamd.core.scheduling.scheduler import Scheduler
 from streamd.inference.opening import OpenedBackend
 from streamd.runtime.accuracy.live import LiveAccuracy
+from streamd.runtime.admission import Admission, ServerForgotten
 from streamd.runtime.aggregation.collector import Collector, CollectorLimits
 from streamd.runtime.aggregation.mean_samples import MeanSamples
 from streamd.runtime.aggregation.point_log import PointLog
 from streamd.runtime.clock_watch import ClockWatch
 from streamd.runtime.hub import Hub
-from streamd.runtime.ingest import Admission, Ingest, IngestLoad, RowsDue, ServerForgotten
+from streamd.runtime.ingest import Ingest, IngestLoad, RowsDue
 from streamd.runtime.lanes.deployment import Deployment, DeploymentSpec
-from streamd.runtime.lanes.pipeline import Pipeline
+from streamd.runtime.lanes.pipeline import DueRouter, Pipeline
+from streamd.runtime.lanes.progress import ProgressWatch
 from streamd.runtime.lanes.sinks import BoardSink
 from streamd.runtime.metrics import Metrics
 from streamd.runtime.service import Service, ServiceLimits
 from streamd.runtime.service_report import register_metrics
 from streamd.runtime.state.state import State
+from streamd.runtime.traces import NO_TRACES, Traces
 from streamd.runtime.versions.candidate import CandidateRouter
 
 
@@ -53,6 +56,20 @@ class SlotOwners:
         return dropped
 
 
+class TracedRouter:
+    """A router that reports due servers to the traces first; used only while tracing is on."""
+
+    def __init__(self, traces: Traces, router: DueRouter, names: Sequence[str | None]) -> None:
+        self._traces = traces
+        self._router = router
+        self._names = names
+
+    def route_due(self, slot: int, rows: int) -> bool:
+        """Route a due server as the other router does."""
+        self._traces.row_due(slot, self._names[slot] or "")
+        return self._router.route_due(slot, rows)
+
+
 def build_service(
     state: State,
     model: str,
@@ -62,6 +79,7 @@ def build_service(
     rule_sets: Sequence[RuleSet] = (),
     wall: Callable[[], float] = time.time,
     clock: Callable[[], float] = time.monotonic,
+    traces: Traces = NO_TRACES,
 ) -> Service:
     """Build a service; call it inside a running event loop. `wall` returns epoch seconds, `clock` monotonic seconds.
 
@@ -81,10 +99,11 @@ def build_service(
         board_sink,
         Deployment(DeploymentSpec(name=model, server_ids=server_ids, open_backend=_open_nothing)),
         observer=metrics,
-        router=router,
+        router=router if traces is NO_TRACES else TracedRouter(traces, router, state.directory.names),
         rows_expected=load,
+        traces=traces,
     )
-    owners = SlotOwners(state, pipeline, (router, pipeline, board_sink, hub, accuracy, state.ahead))
+    owners = SlotOwners(state, pipeline, (router, pipeline, board_sink, hub, accuracy, state.ahead, traces))
     clock_watch = ClockWatch(
         state,
         accuracy,
@@ -94,7 +113,7 @@ def build_service(
         wall=wall,
         clock=clock,
     )
-    admission = Admission(state, owners)
+    admission = Admission(state, owners, limits.evict_after_seconds)
     ingest = Ingest(
         state,
         max_ahead_seconds=limits.max_ahead_seconds,
@@ -133,6 +152,7 @@ def build_service(
         collector=collector,
         owners=owners,
         clock_watch=clock_watch,
+        progress=ProgressWatch(state, pipeline),
     )
     register_metrics(service)
     return service

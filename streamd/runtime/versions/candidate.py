@@ -17,6 +17,7 @@ from streamd.runtime.lanes.pipeline import BatchDone, Pipeline
 from streamd.runtime.lanes.sinks import BoardSink, CanarySink, ForecastPosted, ShadowSink
 from streamd.runtime.lanes.supervisor import LaneSupervisor
 from streamd.runtime.state.state import State
+from streamd.runtime.traces import NO_TRACES
 from streamd.runtime.versions.manager import DeploymentManager, MakeSupervisor
 
 log = structlog.get_logger(__name__)
@@ -91,6 +92,7 @@ class Candidate:
             observer=_Unobserved() if shadow else observer,
             closing_lanes=main.lanes.closing,
             pauses=main.pauses,
+            traces=NO_TRACES if shadow else main.traces,
         )
         self._manager = DeploymentManager(self.pipeline, keep_warm_seconds=0.0, make_supervisor=make_supervisor)
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import structlog
 
+from streamd.core.errors import LaneLostError
 from streamd.runtime.lanes.deployment import Deployment, DeploymentSpec, DeploymentState
 from streamd.runtime.lanes.pipeline import Pipeline
 from streamd.runtime.lanes.supervisor import BackendChanged, LaneSupervisor
@@ -33,6 +34,10 @@ class ServingChanged(Protocol):
 
     def serving_changed(self) -> None:
         """Handle that another version serves or is warm, or that the serving one runs on another backend."""
+        ...
+
+    def device_lost(self, reason: str) -> None:
+        """Handle that a device of the version that serves is lost for this process."""
         ...
 
 
@@ -136,6 +141,11 @@ class DeploymentManager:
         """Notify the listener if the version that serves runs on another backend."""
         if deployment is self.current:
             self._notify()
+
+    def device_lost(self, deployment: Deployment, error: LaneLostError) -> None:
+        """Notify the listener if the version that serves has lost a device."""
+        if deployment is self.current and self._listener is not None:
+            self._listener.device_lost(str(error))
 
     def supervisor_of(self, deployment: Deployment) -> LaneSupervisor:
         """Return the supervisor of a deployment that is loaded or retiring."""

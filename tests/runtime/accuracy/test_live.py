@@ -211,7 +211,7 @@ async def test_the_service_scores_what_its_pipeline_posts(tmp_path: Path) -> Non
             send_rows(state, "web-01", 108, [1.0] * 5)
             assert list(service.accuracy.scorer.pending) == [slot]
             service.accuracy.sweep()
-            report = describe_status(service)["accuracy"]["versions"][STABLE.decode()]
+            report = describe_status(service, lambda server: True)["accuracy"]["versions"][STABLE.decode()]
             assert (report["forecasts"], report["scored_steps"]) == (1, 4)
             assert report["loss"] is not None
             text = service.metrics.render().decode()

@@ -29,6 +29,9 @@ CONTRACT = make_contract()
 WINDOWS = make_windows_layout(list(CONTRACT.features), 8, 300, LIMITS.capacity)
 BOARD = Layout(board.make_board_columns(CONTRACT), LIMITS.capacity, {})
 SERVERS = ("web-01", "web-02", "web-03")
+EXHAUSTIVE = bool(os.environ.get("EXHAUSTIVE"))
+"""Whether every byte and every length is tried, which takes minutes; otherwise those that a reader distinguishes."""
+
 Damage = tuple[str, int, int]
 """A file's name, the position of a byte in it, and the mask that the byte is XORed with."""
 
@@ -101,8 +104,14 @@ def generate_damage(layout: Layout, file: str) -> Iterator[tuple[str, int, Damag
             first = layout.offsets[column.name] + slot * size
             used = len(SERVERS[0]) if column.name == "name" else size
             for place in range(first, first + used):
-                for bits in (1 << place % 8, 0xFF) if slot == 0 else (1 << place % 8,):
+                for bits in choose_masks(place, is_first=slot == 0):
                     yield column.name, slot, (file, place, bits)
+
+
+def choose_masks(place: int, *, is_first: bool) -> tuple[int, ...]:
+    if EXHAUSTIVE:
+        return (*(1 << bit for bit in range(8)), 0xFF)
+    return (1 << place % 8, 0xFF) if is_first else (1 << place % 8,)
 
 
 def check_usable(state: State) -> None:
@@ -177,6 +186,32 @@ def test_each_damaged_byte_of_a_header_is_handled(sound: SoundState, file: str) 
         if damage[1] % 8 == 0:
             with opened(sound.folder) as state:
                 assert state.set_aside == [], "once"
+
+
+@pytest.mark.skipif(not EXHAUSTIVE, reason="takes minutes: set EXHAUSTIVE=1")
+@pytest.mark.timeout(3_600)
+@pytest.mark.parametrize("file", ["windows.streamd", "forecasts.streamd"])
+def test_each_damaged_byte_of_a_whole_file_gives_no_wrong_number(sound: SoundState, file: str) -> None:
+    """Every row and forecast that is there after the damage is one of the sound state."""
+    sound.damage()
+    with opened(sound.folder) as state:
+        rows = {server: rows_of(state, server) for server in SERVERS[:2]}
+    found = 0
+    for place in range(len(sound.files[file])):
+        for bits in (1 << place % 8, 0xFF):
+            where = (file, place, bits)
+            sound.damage(where)
+            with opened(sound.folder) as state:
+                found += bool(state.set_aside or any(state.recovered[key] for key in ("unreadable", "lost_rows")))
+                for server, slot in state.directory.slots.items():
+                    if state.windows.get_newest_step(slot) != NO_STEP:
+                        there = rows_of(state, server)
+                        assert there == {step: rows[server][step] for step in there}, where
+                    forecast = state.board.get_forecast(slot)
+                    if forecast is not None:
+                        assert (server, forecast.step, forecast.context) == ("web-01", 111, 8), where
+                        assert (forecast.values == 1.0).all(), where
+    assert found > 0
 
 
 WITHOUT_CHECK = (b'"capacity"', b'"step_seconds"', b'"features"', b'"context_length"', b'"kind"')
@@ -277,7 +312,7 @@ def test_a_file_that_was_cut_off_is_never_taken_for_a_state(sound: SoundState, f
     layout = replace_identity(sound, file)
     path = sound.folder / file
     edges = {edge + more for edge in range(0, len(sound.files[file]) + 1, 4_096) for more in range(-9, 10)}
-    sizes = {*range(1, 600), *edges, *range(1, len(sound.files[file]), 101)}
+    sizes = {*range(1, 600), *edges, *range(1, len(sound.files[file]), 1 if EXHAUSTIVE else 101)}
     for size in sorted((size for size in sizes if 0 < size < len(sound.files[file])), reverse=True):
         os.truncate(path, size)
         if size in layout.earlier_sizes:

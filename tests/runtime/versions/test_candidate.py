@@ -5,6 +5,7 @@ A canary forecasts its share of the servers, a shadow is only scored, and server
 
 import asyncio
 import time
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from streamd.runtime.lanes.supervisor import LaneSupervisor
 from streamd.runtime.versions.candidate import Candidate
 from streamd.runtime.versions.manager import DeploymentManager
 from tests.support.fake_versions import VERSION_NAMES, VersionBackend, Versions, compute_version_forecast
+from tests.support.frozen_garbage import frozen_garbage
 from tests.support.pipeline_rig import Rig, running
 from tests.support.state_files import window_of
 
@@ -264,6 +266,46 @@ async def test_a_promoted_candidate_serves_with_its_lanes(tmp_path: Path) -> Non
         world.rig.add_due_row("a", 102)
         await world.wait_idle()
         assert world.find_models()["a"] == CANDIDATE
+
+
+@pytest.mark.parametrize("shadow", [False, True])
+async def test_the_lanes_of_a_candidate_that_ended_are_freed_although_they_were_frozen(
+    tmp_path: Path, shadow: bool
+) -> None:
+    """Reference counts have to free them then. The candidate itself, some 100 kB, stays until all is collected."""
+    async with running_candidate(tmp_path) as world:
+        spec = world.versions.make_spec(CANDIDATE)
+        rig = world.rig
+        other = Candidate(
+            rig.state,
+            rig.pipeline,
+            rig.router,
+            spec,
+            share=1.0,
+            shadow=shadow,
+            board=rig.board_sink,
+            scores=[],
+            observer=rig,
+        )
+        await world.candidate.end()
+        await other.load()
+        other.begin()
+        for step in range(100, 103):
+            rig.add_due_row("a", step)
+            await rig.wait_idle()
+            await other.pipeline.wait_idle()
+        ending = list(other.pipeline.lanes.all_workers)
+        assert other.deployment is not None
+        owned = [other.deployment, other.deployment.supervisor, *ending]
+        references: list[weakref.ref[object]] = [weakref.ref(each) for each in owned]
+        del owned
+        with frozen_garbage():
+            await other.end()
+            other.close()
+            while ending:
+                assert await asyncio.to_thread(ending.pop().join, 60.0)
+            await asyncio.to_thread(lambda: None)
+            assert [each() for each in references if each() is not None] == []
 
 
 async def test_a_forgotten_server_is_forgotten_by_the_candidate_too(tmp_path: Path) -> None:

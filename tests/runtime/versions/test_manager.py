@@ -26,6 +26,7 @@ from tests.support.fake_versions import (
     find_lane_threads,
     join_other_lanes,
 )
+from tests.support.frozen_garbage import frozen_garbage
 from tests.support.pipeline_rig import Caller, Rig, running
 from tests.support.state_files import window_of
 
@@ -40,7 +41,11 @@ class ManagerRig:
         self.rig = rig
         self.versions = Versions(rig.state.contract, LIMITS)
         self.changes = 0
+        self.lost_devices: list[str] = []
         self.manager = DeploymentManager(rig.pipeline, keep_warm_seconds=keep_warm_seconds, listener=self)
+
+    def device_lost(self, reason: str) -> None:
+        self.lost_devices.append(reason)
 
     def serving_changed(self) -> None:
         self.changes += 1
@@ -306,6 +311,29 @@ async def test_ten_reloads_leak_no_lane_thread_or_object(tmp_path: Path) -> None
         await asyncio.to_thread(lambda: None)
         gc.collect()
         assert [each() for each in references if each() is not None] == []
+
+
+async def test_a_retired_version_is_freed_although_it_was_frozen(tmp_path: Path) -> None:
+    """The daemon freezes its objects once many series are new, and reference counts have to free them then."""
+    async with running_manager(tmp_path, keep_warm_seconds=0.0) as world:
+        await world.change(FIRST)
+        world.rig.add_due_row("a", 100)
+        await world.rig.wait_idle()
+        former = world.manager.current
+        assert former is not None
+        ending = list(former.workers)
+        owned = [former, world.manager.supervisor_of(former), *former.workers]
+        references: list[weakref.ref[object]] = [weakref.ref(each) for each in owned]
+        del former, owned
+        with frozen_garbage():
+            await world.change(SECOND)
+            await world.manager.wait_retired()
+            world.rig.add_due_row("a", 101)
+            await world.rig.wait_idle()
+            while ending:
+                assert await asyncio.to_thread(ending.pop().join, 60.0)
+            await asyncio.to_thread(lambda: None)
+            assert [each() for each in references if each() is not None] == []
 
 
 async def test_a_claimed_warm_version_stays_until_it_serves_or_is_discarded(tmp_path: Path) -> None:
