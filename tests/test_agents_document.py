@@ -16,8 +16,6 @@ from streamd.core.aggregation.points import MAX_SERIES_OF_SERVER, MIN_RETAINED_S
 from streamd.core.mapping.mapping import RuleMapping
 from streamd.core.mapping.rules import MappingRule, RuleSet
 from streamd.core.mapping.series import Kind
-from streamd.http.app import make_http_app
-from streamd.http.requests import TransportLimits
 from streamd.rule_sets import MappingSettings, list_rule_sets, load_rule_set, load_rule_sets, parse_mapping_settings
 from streamd.tools.mapping.check import check_captures
 from streamd.tools.mapping.checked import FeatureValue
@@ -217,7 +215,7 @@ async def test_status_and_metrics_of_agents_are_those_of_a_daemon(tmp_path: Path
         shown = set((await daemon.status())["agents"])
         exposition = (await daemon.call("GET", "/metrics")).data.decode()
         counts = set(daemon.service.collector.start_batch("any").counts.describe())
-        app = make_http_app(daemon.service, TransportLimits()).app
+        app = daemon.http_app.app
         paths = {route.resource.canonical for route in app.router.routes() if route.resource is not None}
     metrics = set(re.findall(r"^# TYPE (\w+)", exposition, re.MULTILINE))
 

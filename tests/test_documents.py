@@ -22,8 +22,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from streamd import cli
 from streamd.core import errors
+from streamd.core.access.access_list import AccessList
 from streamd.core.errors import InvalidInputError, StreamdError
 from streamd.core.names import BackendName
+from streamd.http.access.origins import OriginPolicy
+from streamd.http.access.token_metrics import TokenMetrics
 from streamd.http.app import make_http_app
 from streamd.http.errors import choose_status
 from streamd.http.requests import TransportLimits
@@ -148,7 +151,8 @@ START_UP = NOT_ON_THE_WIRE | {errors.RepositoryError, errors.BackendUnavailableE
 
 SAMPLE_ERRORS = {
     *(errors.InvalidSampleError, errors.InvalidServerError, errors.InvalidTimeError, errors.InvalidValueError),
-    *(errors.TooOldError, errors.TooFarAheadError, errors.StorageError),
+    *(errors.TooOldError, errors.TooFarAheadError, errors.StorageError, errors.TooManyServersError),
+    errors.NoCapacityError,
 }
 """Errors of one sample: they are in `errors` of an answer, beside the samples that were taken."""
 
@@ -204,8 +208,9 @@ def test_wire_names_every_code() -> None:
     assert {each.code for each in START_UP} - named == set()
 
 
-def test_errors_of_a_sample_are_of_the_sender_but_for_the_disk() -> None:
-    assert {each for each in SAMPLE_ERRORS if not issubclass(each, InvalidInputError)} == {errors.StorageError}
+def test_errors_of_a_sample_are_of_the_sender_but_for_the_disk_the_capacity_and_its_rights() -> None:
+    others = {each for each in SAMPLE_ERRORS if not issubclass(each, InvalidInputError)}
+    assert others == {errors.NoCapacityError, errors.StorageError, errors.TooManyServersError}
 
 
 # ---------------------------------------------------------------- settings
@@ -274,7 +279,8 @@ def find_wrong_metrics(text: str, exposition: str, labels: Mapping[str, tuple[st
 
 async def test_operation_lists_every_metric(daemon: HttpDaemon) -> None:
     exposition = (await daemon.call("GET", "/metrics")).data.decode()
-    labels = {family.name: tuple(getattr(family, "_labelnames", ())) for family in daemon.service.metrics.collect()}
+    families = [*daemon.service.metrics.collect(), *TokenMetrics(AccessList()).collect()]
+    labels = {family.name: tuple(getattr(family, "_labelnames", ())) for family in families}
     check(
         lambda text: find_wrong_metrics(text, exposition, labels),
         read("docs/operation.md"),
@@ -312,7 +318,7 @@ def find_wrong_routes(text: str, routes: Iterable[str]) -> Found:
 
 async def test_wire_lists_every_route(daemon: HttpDaemon) -> None:
     changes: Any = object()
-    app = make_http_app(daemon.service, TransportLimits(), changes, "token").app
+    app = make_http_app(daemon.service, TransportLimits(), changes, access=AccessList(), origins=OriginPolicy()).app
     routes = {
         f"{route.method} {route.resource.canonical}"
         for route in app.router.routes()
@@ -413,9 +419,9 @@ def documented_packages(text: str) -> list[str]:
     (tree,) = re.findall(r"```\nstreamd/\n(.*?)```", text, re.DOTALL)
     found, parents = [], list[str]()
     for line in tree.splitlines():
-        bars, name = re.fullmatch(r"((?:│   |    )*)[├└]── (\S+).*", line).groups()  # type: ignore[union-attr]
+        indent, name = re.fullmatch(r"    ((?:    )*)(\S+).*", line).groups()  # type: ignore[union-attr]
         if name.endswith("/"):
-            parents[len(bars) // 4 :] = [name.strip("/")]
+            parents[len(indent) // 4 :] = [name.strip("/")]
             found.append("/".join(parents))
         else:
             assert (ROOT / "streamd" / name).is_file(), f"{name}: no such module"
@@ -434,10 +440,10 @@ def test_architecture_draws_every_package() -> None:
     check(
         guard,
         read("ARCHITECTURE.md"),
-        ("│   ├── scheduling/ ", "│   ├── schedules/ "),
-        ("├── fleets/ ", "├── navies/ "),
-        ("├── repository/ ", "├── server/ "),
-        ("│   └── accuracy/ ", "│   └── state/ "),
+        ("        scheduling/ ", "        schedules/ "),
+        ("    fleets/ ", "    navies/ "),
+        ("    repository/ ", "    server/ "),
+        ("        accuracy/ ", "        state/ "),
     )
 
 

@@ -344,7 +344,9 @@ def loaded_modules(code: str) -> list[str]:
     return loaded
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["serve", "--help"], ["engine", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["serve", "--help"], ["engine", "--help"], ["token", "--help"], ["--version"]]
+)
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     assert heavy_modules(f"from streamd.cli import main; main({arguments!r})") == []
 
@@ -556,6 +558,7 @@ CODES = {
     *("invalid_selection", "unknown_server", "unavailable", "too_busy", "draining", "storage", "inference_failed"),
     *("lane_lost", "forecast_not_finite", "config", "repository", "backend_unavailable", "state"),
     *("build_failed", "forbidden", "unauthorized", "reload_refused"),
+    *("rate_limited", "too_many_servers"),
 }
 """What the wire shows. Callers depend on them: one may be added, none may change or go."""
 
@@ -606,7 +609,15 @@ def test_every_error_has_a_code_of_its_own() -> None:
 
 def test_every_error_says_whether_to_retry() -> None:
     retried = {error.__name__ for error in all_errors(StreamdError) if error.retry}
-    assert retried == {"UnavailableError", "TooBusyError", "DrainingError", "StorageError", "LaneLostError"}
+    assert retried == {
+        "UnavailableError",
+        "TooBusyError",
+        "RateLimitedError",
+        "DrainingError",
+        "NoCapacityError",
+        "StorageError",
+        "LaneLostError",
+    }
 
 
 # ---------------------------------------------------------------- settings

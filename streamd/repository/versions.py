@@ -14,6 +14,7 @@ from typing import Literal
 from streamd.core.contract import ModelContract
 from streamd.core.errors import RepositoryError
 from streamd.repository.conversion import check_data_files, check_hashes, is_plain_name
+from streamd.repository.files import NO_FOLDER
 from streamd.repository.graph import check_graph
 from streamd.repository.guards import is_foreign, refuse_foreign
 from streamd.repository.manifest import Manifest, read_manifest, read_server_mapping
@@ -151,7 +152,7 @@ class EngineRepository:
     def list_folders(self) -> Iterator[Path]:
         """Yield every folder with the name of a version, sound or not, by name; raises `RepositoryError`."""
         if not self.root.is_dir():
-            raise RepositoryError(f"{self.root}: no such folder of engine versions")
+            raise RepositoryError(f"{self.root}: {NO_FOLDER}")
         for path in sorted(self.root.iterdir()):
             if path.is_dir() and _FOLDER.fullmatch(path.name):
                 yield path

@@ -16,6 +16,7 @@ from streamd.core.errors import ConfigError
 from streamd.core.names import BackendName, PrecisionName
 from streamd.regular_files import read_regular
 from streamd.rule_sets import MappingSettings, fold_tables, load_rule_sets
+from streamd.server.access.guarded_files import read_guarded
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
 CountSetting = Annotated[int, msgspec.Meta(ge=1)]
@@ -35,10 +36,14 @@ class ServerSection(_Section, frozen=True, kw_only=True):
 
     host: str = "127.0.0.1"
     port: Port = 8002
+    backlog: CountSetting = 4_096
     max_body_bytes: CountSetting = 8 * 2**20
     max_frame_bytes: CountSetting = 2 * 2**20
     max_pending_body_bytes: CountSetting = 64 * 2**20
     max_sockets: CountSetting = 4_096
+    max_connections: CountSetting = 8_192
+    head_timeout_seconds: PositiveSeconds = 10.0
+    idle_timeout_seconds: PositiveSeconds = 900.0
     body_timeout_seconds: PositiveSeconds = 30.0
     send_timeout_seconds: PositiveSeconds = 30.0
     heartbeat_seconds: PositiveSeconds = 30.0
@@ -50,13 +55,45 @@ class ServerSection(_Section, frozen=True, kw_only=True):
         if self.admin_token and self.admin_token_file:
             raise ValueError("admin_token and admin_token_file are both given, expected one of them")
 
+    def __repr__(self) -> str:
+        """Return the fields, without the token: settings are shown in logs and tracebacks."""
+        shown = (f"{name}={getattr(self, name)!r}" for name in self.__struct_fields__ if name != "admin_token")
+        return f"ServerSection({', '.join(shown)}, admin_token={'...' if self.admin_token else ''!r})"
 
-class StateSection(_Section, frozen=True):
+
+class AccessSection(_Section, frozen=True, kw_only=True):
+    """The callers that are served: tokens, TLS, and the names and web pages that requests may come by."""
+
+    tokens_file: str = ""
+    insecure: bool = False
+    allowed_hosts: tuple[str, ...] = ()
+    allowed_origins: tuple[str, ...] = ()
+    tls_certificate: str = ""
+    tls_key: str = ""
+    tls_client_ca: str = ""
+
+    def require_whole(self) -> None:
+        """Raise `ConfigError` if a setting of TLS lacks the one that it needs, from whatever source each comes."""
+        if bool(self.tls_certificate) != bool(self.tls_key):
+            missing = "tls_key" if self.tls_certificate else "tls_certificate"
+            raise ConfigError(f"[access] {missing}: is empty, expected tls_certificate and tls_key, or neither")
+        if self.tls_client_ca and not self.tls_certificate:
+            raise ConfigError("[access] tls_certificate: is empty, expected a file, since tls_client_ca is given")
+
+
+class StateSection(_Section, frozen=True, kw_only=True):
     """The state that outlives the process: its folder, size and flush interval."""
 
     state_dir: str = "state"
     max_servers: CountSetting = 30_000
+    evict_after_seconds: Seconds = 86_400.0
     flush_interval_seconds: PositiveSeconds = 30.0
+    fsync_interval_ms: CountOrZero = 0
+
+    @property
+    def flush_seconds(self) -> float:
+        """The interval of flushes: `fsync_interval_ms` if it is given, else `flush_interval_seconds`."""
+        return self.fsync_interval_ms / 1e3 or self.flush_interval_seconds
 
 
 class WindowsSection(_Section, frozen=True, kw_only=True):
@@ -90,6 +127,8 @@ class EngineSection(_Section, frozen=True, kw_only=True):
     warmup_seconds: PositiveSeconds = 3.0
     read_timeout_seconds: PositiveSeconds = 120.0
     lane_hang_seconds: PositiveSeconds = 30.0
+    on_device_loss: Literal["serve", "restart"] = "serve"
+    max_device_restarts: CountSetting = 3
 
     def __post_init__(self) -> None:
         if len(set(self.devices)) < len(self.devices):
@@ -137,10 +176,22 @@ class LogSection(_Section, frozen=True):
     log_format: Literal["auto", "json", "console"] = "auto"
 
 
+class TracingSection(_Section, frozen=True):
+    """The collector of OpenTelemetry traces, and the share of bodies that are traced."""
+
+    otlp_endpoint: str = ""
+    sample_ratio: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.01
+
+    def __post_init__(self) -> None:
+        if self.otlp_endpoint and not self.otlp_endpoint.startswith(("http://", "https://")):
+            raise ValueError("otlp_endpoint is no URL, expected one such as http://localhost:4318")
+
+
 class Config(_Section, frozen=True, kw_only=True):
     """All settings; every one has a default."""
 
     server: ServerSection = ServerSection()
+    access: AccessSection = AccessSection()
     state: StateSection = StateSection()
     windows: WindowsSection = WindowsSection()
     mapping: MappingSettings = MappingSettings()
@@ -149,6 +200,7 @@ class Config(_Section, frozen=True, kw_only=True):
     batching: BatchingSection = BatchingSection()
     accuracy: AccuracySection = AccuracySection()
     log: LogSection = LogSection()
+    tracing: TracingSection = TracingSection()
 
 
 SECTIONS: dict[str, str] = {
@@ -159,8 +211,20 @@ SECTIONS: dict[str, str] = {
 }
 """Maps each key to the name of its section."""
 
-_LISTS = {"buckets", "devices", "ensemble", "rule_sets"}
+CLIENT_VARIABLES = {"STREAMD_TOKEN"}
+"""Variables of the programs that call a daemon; a daemon in the same environment ignores them."""
+
+_LISTS = {"allowed_hosts", "allowed_origins", "buckets", "devices", "ensemble", "rule_sets"}
 """The keys whose variable holds several values, separated by commas."""
+
+_EMPTY_LISTS = {"allowed_hosts", "allowed_origins", "ensemble"}
+"""The lists that may be empty; the others need a value."""
+
+_PATHS = (
+    *("state_dir", "engines", "admin_token_file"),
+    *("tokens_file", "tls_certificate", "tls_key", "tls_client_ca"),
+)
+"""The keys that name files and folders: in a file, relative to its folder."""
 
 
 def load_config(
@@ -180,6 +244,7 @@ def load_config(
     # The environment and the flags are text, so the conversion is lax: it turns "8002" into 8002. The file was
     # converted strictly before, in `_read_file`.
     config = _convert(settings, "the settings together", strict=False)
+    config.access.require_whole()
     try:
         load_rule_sets(config.mapping)  # a wrong rule is found now, not when the state is open
     except ConfigError as exc:
@@ -190,15 +255,16 @@ def load_config(
 def read_admin_token(config: Config) -> str:
     """Return the token that authorizes callers, empty if there is no token.
 
-    Raises `ConfigError` if its file cannot be read or is empty.
+    Raises `ConfigError` if its file cannot be read, is empty, or could be written by others.
     """
     if not config.server.admin_token_file:
         return config.server.admin_token
     path = Path(config.server.admin_token_file)
+    content = read_guarded(path, "the admin token")
     try:
-        token = read_regular(path).decode().strip()
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"{path}: the admin token cannot be read: {exc}") from exc
+        token = content.decode().strip()
+    except UnicodeDecodeError:  # its message would repeat a part of the token
+        raise ConfigError(f"{path}: is not UTF-8, expected the admin token") from None
     if not token:
         raise ConfigError(f"{path}: is empty, expected the admin token")
     return token
@@ -209,7 +275,7 @@ def _read_file(path: Path) -> dict[str, dict[str, Any]]:
         settings = tomllib.loads(read_regular(path).decode())
     except OSError as exc:
         raise ConfigError(f"{path}: cannot be read: {exc.strerror or exc}") from exc
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+    except (ValueError, RecursionError) as exc:  # not UTF-8, not TOML, an integer of 5,000 digits, or nested deeply
         raise ConfigError(f"{path}: {exc}") from exc
     if isinstance(section := settings.get("mapping"), dict):
         try:
@@ -217,7 +283,7 @@ def _read_file(path: Path) -> dict[str, dict[str, Any]]:
         except ConfigError as exc:
             raise ConfigError(f"{path}: {exc}") from exc
     _convert(settings, str(path), strict=True)
-    for key in ("state_dir", "engines", "admin_token_file"):
+    for key in _PATHS:
         section = settings.get(SECTIONS[key], {})
         if section.get(key):
             section[key] = str(path.parent / section[key])
@@ -227,7 +293,7 @@ def _read_file(path: Path) -> dict[str, dict[str, Any]]:
 def _read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for variable, text in environ.items():
-        if not variable.startswith("STREAMD_"):
+        if not variable.startswith("STREAMD_") or variable in CLIENT_VARIABLES:
             continue
         key = variable.removeprefix("STREAMD_").lower()
         if key not in SECTIONS:
@@ -239,7 +305,7 @@ def _read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _split_list(key: str, text: str) -> list[str]:
-    if key == "ensemble" and not text:  # an empty ensemble is a valid setting; the other lists need a value
+    if key in _EMPTY_LISTS and not text:
         return []
     return text.split(",")
 

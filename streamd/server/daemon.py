@@ -4,11 +4,11 @@ Connects the parts and owns the signals; how the parts work is up to their packa
 """
 
 import asyncio
-import gc
 import os
 import signal
+import socket
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,24 +17,37 @@ import structlog
 from aiohttp import web
 
 from streamd.core.accuracy.pending import AccuracyLimits
-from streamd.core.errors import StateError
+from streamd.http.access.origins import OriginPolicy
 from streamd.http.app import HttpApp, make_http_app
 from streamd.http.requests import TransportLimits
 from streamd.rule_sets import load_rule_sets
 from streamd.runtime.background import run_in_background
 from streamd.runtime.service import Service, ServiceLimits
 from streamd.runtime.state.state import State, WindowLimits, open_state
+from streamd.runtime.traces import NO_TRACES, Traces
 from streamd.runtime.wiring import build_service
+from streamd.server.access.control import AccessControl, open_access
+from streamd.server.access.exposure import require_protection
 from streamd.server.config import Config, read_admin_token
+from streamd.server.descriptors import limit_connections
+from streamd.server.device_restarts import EXIT_DEVICE_LOST, DeviceRestarts
 from streamd.server.disk import run_disk_work
+from streamd.server.listening import HttpListener, take_inherited_sockets
 from streamd.server.memory import configure_malloc
-from streamd.server.systemd import Notifier
+from streamd.server.systemd import Notifier, extending_start, feed_watchdog
+from streamd.server.tracing import open_traces
 from streamd.server.version_control.control import VersionControl
 from streamd.server.version_control.specs import Selection, open_version, select_versions
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
+
+LOAD_SECONDS = 120.0
+"""The time that systemd gives the loading of the first version, however long opening the state took."""
+
+STATE_CLOSE_SECONDS = 60.0
+"""The time that systemd gives the writing of the state after the drain."""
 
 
 class Daemon:
@@ -49,27 +62,56 @@ class Daemon:
         self._reread = reread
         self._version_control: VersionControl | None = None
         self._service: Service | None = None
+        self._access: AccessControl | None = None
+        self._traces: Traces = NO_TRACES
         self._stop = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._status = 0
+        self._is_started = False
+        self._is_reload_due = False  # a SIGHUP came before there was a version that could change
+        self._restarts = DeviceRestarts(Path(config.state.state_dir), config.engine.max_device_restarts)
+        self._is_restart_requested = False
 
     def stop(self) -> None:
         """Request the drain; `run` then delivers what is in progress and returns."""
         self._stop.set()
 
     async def run(self) -> int:
-        """Start, serve until a signal comes, drain; return 0. Raises `StreamdError` if it cannot start."""
+        """Start, serve until a signal comes, drain; return the exit status. Raises `StreamdError` if it cannot start.
+
+        The status is 0, or `EXIT_DEVICE_LOST` if the daemon ended itself to be restarted.
+        """
         configure_malloc()
         self._watch_signals()  # first: from here on a signal stops the daemon in an orderly way
-        opened = await self._await_unless_stopped(self._open_files())
+        inherited = take_inherited_sockets()
+        opened = await self._await_unless_stopped(self._open_files(inherited))
         if opened is None:
             log.info("stopped_while_starting")
             return 0
-        token, selection, state = opened
+        listener, access, selection, state = opened
+        self._access = access
         service = self._service = self._make_service(selection, state)
         control = self._version_control = VersionControl(service, self.config, open_version, self._reread)
-        http_app = make_http_app(service, _make_transport_limits(self.config), control, token)
-        runner = await self._listen(http_app)
-        self._run_in_background(self._flush_regularly(service))  # samples are accepted from now on
+        http_app = make_http_app(
+            service,
+            _make_transport_limits(self.config),
+            control,
+            access=access.access,
+            origins=OriginPolicy(self.config.access.allowed_hosts, self.config.access.allowed_origins),
+        )
+        access.on_revoked = lambda callers: http_app.sockets.end_revoked()
+        access.on_client_ca_changed = http_app.connections.table.end_former
+        runner = await self._listen(http_app, listener, access)
+        self._run_in_background(access.run())
+        service.device_restarts = await run_in_background(partial(self._restarts.count_recent, time.time()))
+        control.on_device_lost = self._on_device_lost
+        self._run_in_background(
+            service.storage.flush_regularly(self.config.state.flush_seconds, service.state.reserve_whole_pieces)
+        )
+        if self.config.state.fsync_interval_ms:
+            # No ack for rows that would not survive a power loss.
+            service.storage.on_flush = service.state.refuse_writes
+        self._run_in_background(service.storage.check_regularly())
         starting = asyncio.create_task(self._load_first_version(control, selection))
         stopping = asyncio.create_task(self._stop.wait())
         try:
@@ -78,8 +120,8 @@ class Daemon:
                 starting.result()
                 await stopping
         finally:
-            await self._shut_down(service, http_app, runner, [starting, stopping])
-        return 0
+            await self._shut_down(service, http_app, listener, runner, [starting, stopping])
+        return self._status
 
     # ------------------------------------------------------------ start-up
     async def _await_unless_stopped(self, coroutine: Coroutine[Any, Any, T]) -> T | None:
@@ -93,46 +135,75 @@ class Daemon:
                 task.cancel()
             await asyncio.gather(working, stopping, return_exceptions=True)
 
-    async def _open_files(self) -> tuple[str, Selection, State]:
-        """Read in threads what start-up needs from the disk, so that signals work while a file system hangs."""
+    async def _open_files(
+        self, inherited: Sequence[socket.socket]
+    ) -> tuple[HttpListener, AccessControl, Selection, State]:
+        """Bind, and read in threads what start-up needs from the disk, so that signals work while a file system hangs.
+
+        First of all it is decided whether the daemon may listen there: a refused start leaves nothing behind.
+        """
+        settings = self.config.server
+        listener = await HttpListener.open(settings.host, settings.port, backlog=settings.backlog, inherited=inherited)
+        try:
+            access = await run_disk_work(
+                "the tokens and certificates",
+                self.config.engine.read_timeout_seconds,
+                lambda: open_access(self.config.access, read_admin_token(self.config)),
+            )
+            require_protection(listener.addresses, self.config.access, has_tokens=not access.access.is_open)
+            return listener, access, *await self._open_state()
+        except BaseException:
+            listener.close()
+            raise
+
+    async def _open_state(self) -> tuple[Selection, State]:
         config, seconds = self.config, self.config.engine.read_timeout_seconds
-        token = await run_disk_work("the admin token", seconds, partial(read_admin_token, config))
         selection = await run_disk_work(
             config.engine.engines, seconds, partial(select_versions, config.engine, starting=True), Selection.release
         )
         folder, limits = Path(config.state.state_dir), _make_window_limits(config)
         # Without a time limit: migrating a large state may take long.
-        state = await run_in_background(
-            partial(open_state, folder, selection.contract, limits, time.monotonic()), State.close
-        )
-        return token, selection, state
+        async with extending_start(self.notifier):
+            state = await run_in_background(
+                partial(open_state, folder, selection.contract, limits, time.monotonic()), State.close
+            )
+        return selection, state
 
     def _make_service(self, selection: Selection, state: State) -> Service:
+        self._traces = open_traces(self.config.tracing)
         limits, rule_sets = _make_service_limits(self.config), load_rule_sets(self.config.mapping)
-        service = build_service(state, selection.name, selection.server_ids, limits, rule_sets=rule_sets)
+        service = build_service(
+            state, selection.name, selection.server_ids, limits, rule_sets=rule_sets, traces=self._traces
+        )
         service.begin()  # before the first sample: later rows mark their servers due themselves
         return service
 
-    async def _listen(self, http_app: HttpApp) -> web.AppRunner:
-        settings = self.config.server
+    async def _listen(self, http_app: HttpApp, listener: HttpListener, access: AccessControl) -> web.AppRunner:
         runner = http_app.make_runner(shutdown_timeout_seconds=1.0)
         await runner.setup()
         try:
-            await web.TCPSite(runner, settings.host, settings.port).start()
-        except OSError as exc:
+            await listener.serve(runner, access.tls, self.config.server.head_timeout_seconds)
+        except BaseException:
             await runner.cleanup()
-            raise StateError(f"cannot listen on {settings.host}:{settings.port}: {exc.strerror or exc}") from exc
-        log.info("listening", host=settings.host, port=runner.addresses[0][1])
+            listener.close()
+            raise
+        address = listener.addresses[0]
+        log.info(
+            "listening",
+            host=address.host,
+            port=address.port,
+            inherited=listener.is_inherited,
+            tls=access.tls is not None,
+        )
         return runner
 
     async def _load_first_version(self, control: VersionControl, selection: Selection) -> None:
         """Load and warm the first version in threads; samples are accepted meanwhile, and `/readyz` answers 503."""
         began = time.monotonic()
+        self.notifier.extend_timeout(LOAD_SECONDS)
         loaded = await control.start(selection)
-        # Most objects that exist now live as long as the process. Frozen, they are not scanned by later collections,
-        # each of which took hundreds of milliseconds.
-        gc.collect()
-        gc.freeze()
+        assert self._service is not None, "it is made before its version is loaded"
+        self._service.garbage.freeze_loaded()
         assert loaded.backend is not None, "it is loaded"
         assert loaded.costs is not None, "it is loaded"
         log.info(
@@ -145,7 +216,12 @@ class Daemon:
         )
         self._notify_ready()
         # Before the candidate: systemd counts the watchdog's time from READY on, and a candidate may load slowly.
-        self._run_in_background(self._feed_watchdog())
+        assert self._service is not None
+        progress = self._service.progress
+        self._run_in_background(feed_watchdog(self.notifier, lambda: progress.stall))
+        self._is_started = True
+        if self._is_reload_due:
+            self._run_in_background(self._reload(control))
         await control.start_configured_candidate()
 
     def _notify_ready(self) -> None:
@@ -161,13 +237,17 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
 
     def _on_hangup(self) -> None:
-        if self._version_control is None or self._stop.is_set():
-            # 1. Still opening files: there is no version yet that could change. 2. Stopping: no version changes now.
+        if self._stop.is_set():
+            return  # no version changes now
+        if self._version_control is None or not self._is_started:
+            self._is_reload_due = True
             return
         self._run_in_background(self._reload(self._version_control))
 
     async def _reload(self, control: VersionControl) -> None:
-        self.notifier.notify(RELOADING="1", MONOTONIC_USEC=str(time.monotonic_ns() // 1_000))
+        self.notifier.notify_reloading()
+        assert self._access is not None, "it is there before the versions"
+        await self._access.check_files(is_requested=True)
         await control.reload()
         self._notify_ready()  # also after a failed reload: the daemon serves as before
 
@@ -178,20 +258,27 @@ class Daemon:
         log.info("draining", signal=signal.Signals(number).name, within_seconds=self.config.server.drain_seconds)
         self.stop()
 
-    async def _flush_regularly(self, service: Service) -> None:
-        while True:
-            await asyncio.sleep(self.config.state.flush_interval_seconds)
-            service.state.reserve_whole_pieces()
-            try:
-                await run_in_background(service.flush)
-            except OSError as exc:
-                log.error("flush_failed", error=str(exc))
+    def _on_device_lost(self, reason: str) -> None:
+        """End the daemon so that it is started anew, if the settings and the limit permit it."""
+        restarts = self._version_control is not None and (
+            self._version_control.config.engine.on_device_loss == "restart"
+        )
+        if not restarts or self._is_restart_requested or self._stop.is_set():
+            return
+        self._is_restart_requested = True  # each lane of the device reports its loss
+        self._run_in_background(self._restart(reason))
 
-    async def _feed_watchdog(self) -> None:
-        interval = self.notifier.watchdog_seconds
-        while interval is not None:
-            self.notifier.notify(WATCHDOG="1")
-            await asyncio.sleep(interval / 2)
+    async def _restart(self, reason: str) -> None:
+        refusal = await run_in_background(partial(self._restarts.take, time.time()))
+        self._is_restart_requested = False
+        if refusal is not None:
+            log.error("device_restart_refused", reason=refusal, lost=reason)
+            return
+        log.error(
+            "restarting", reason=reason, exit_status=EXIT_DEVICE_LOST, within_seconds=self.config.server.drain_seconds
+        )
+        self._status = EXIT_DEVICE_LOST
+        self.stop()
 
     def _run_in_background(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(coroutine)
@@ -200,15 +287,19 @@ class Daemon:
 
     # ------------------------------------------------------------ drain
     async def _shut_down(
-        self, service: Service, http_app: HttpApp, runner: web.AppRunner, tasks: "list[asyncio.Task[object]]"
+        self,
+        service: Service,
+        http_app: HttpApp,
+        listener: HttpListener,
+        runner: web.AppRunner,
+        tasks: "list[asyncio.Task[object]]",
     ) -> None:
-        self.notifier.notify(STOPPING="1")
+        self.notifier.notify_stopping(self.config.server.drain_seconds + STATE_CLOSE_SECONDS)
         began = time.monotonic()
         in_time = True
         try:
             async with service.pauses.timeout(self.config.server.drain_seconds):
-                for site in list(runner.sites):
-                    await site.stop()  # no new connections; the open ones stay
+                await listener.stop()
                 await service.drain()
                 await service.hub.finish()
                 await http_app.sockets.close_all()
@@ -222,6 +313,7 @@ class Daemon:
         await asyncio.gather(*tasks, *self._tasks, return_exceptions=True)
         await runner.cleanup()
         service.close()
+        await run_in_background(self._traces.close)
         log.info(
             "stopped",
             complete=in_time and not left,
@@ -238,6 +330,9 @@ def _make_transport_limits(config: Config) -> TransportLimits:
         max_frame_bytes=server.max_frame_bytes,
         max_pending_body_bytes=server.max_pending_body_bytes,
         max_sockets=server.max_sockets,
+        max_connections=limit_connections(server.max_connections),
+        head_timeout_seconds=server.head_timeout_seconds,
+        idle_timeout_seconds=server.idle_timeout_seconds,
         body_timeout_seconds=server.body_timeout_seconds,
         send_timeout_seconds=server.send_timeout_seconds,
         heartbeat_seconds=server.heartbeat_seconds,
@@ -261,6 +356,7 @@ def _make_service_limits(config: Config) -> ServiceLimits:
         max_waiting_requests=config.batching.max_waiting_requests,
         predict_timeout_seconds=config.batching.predict_timeout_seconds,
         rows_are_means=config.windows.aggregation == "mean",
+        evict_after_seconds=config.state.evict_after_seconds,
         max_series=config.mapping.max_series,
         max_points=config.mapping.max_points,
         accuracy=_make_accuracy_limits(config),

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
-from streamd.core.errors import StreamdError
+from streamd.core.errors import ConfigError, StreamdError
 from streamd.server.daemon import Daemon
 
 log = structlog.get_logger(__name__)
@@ -46,6 +46,8 @@ async def _run_to_status(daemon: Daemon) -> int:
         return await daemon.run()
     except StreamdError as exc:
         print(f"streamd: {exc}", file=sys.stderr)  # noqa: T201 - the reason, for the user or the supervisor that started it
+        # As the command does for settings that cannot be read: a supervisor need not try them again.
+        return 2 if isinstance(exc, ConfigError) else 1
     except Exception:
         traceback.print_exc()
     return 1

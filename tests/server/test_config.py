@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from streamd.cli import main
 from streamd.core.errors import ConfigError
-from streamd.server.config import SECTIONS, Config, load_config
+from streamd.server.config import SECTIONS, Config, load_config, read_admin_token
 from tests.support.daemon_process import ROOT, run_command
 
 SHIPPED = ROOT / "config.toml"
@@ -217,3 +217,62 @@ def test_a_wrong_rule_is_found_when_the_settings_are_read(tmp_path: Path, text: 
 
 def test_rule_sets_are_chosen_by_a_variable() -> None:
     assert load_config(None, {"STREAMD_RULE_SETS": "collectd,netdata"}).mapping.rule_sets == ("collectd", "netdata")
+
+
+# ---------------------------------------------------------------- access
+def test_files_of_access_are_relative_to_the_file(tmp_path: Path) -> None:
+    text = '[access]\ntokens_file = "t"\ntls_certificate = "c"\ntls_key = "/k"\ntls_client_ca = "a"\n'
+    access = load_config(write_settings(tmp_path, text), {}).access
+    found = (access.tokens_file, access.tls_certificate, access.tls_key, access.tls_client_ca)
+    assert found == (str(tmp_path / "t"), str(tmp_path / "c"), "/k", str(tmp_path / "a"))
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [
+        ({"STREAMD_TLS_CERTIFICATE": "c"}, "tls_key"),
+        ({"STREAMD_TLS_KEY": "k"}, "tls_certificate"),
+        ({"STREAMD_TLS_CLIENT_CA": "a"}, "tls_certificate"),
+    ],
+)
+def test_half_of_tls_is_named(given: dict[str, str], missing: str) -> None:
+    with pytest.raises(ConfigError, match=rf"\[access\] {missing}: is empty"):
+        load_config(None, given)
+
+
+def test_a_pair_may_come_from_two_sources(tmp_path: Path) -> None:
+    path = write_settings(tmp_path, '[access]\ntls_certificate = "/c"\n')
+    assert load_config(path, {"STREAMD_TLS_KEY": "/k"}).access.tls_key == "/k"
+
+
+@pytest.mark.parametrize(("text", "value"), [("", ()), ("a.example,b.example", ("a.example", "b.example"))])
+def test_hosts_and_origins_are_lists_that_may_be_empty(text: str, value: tuple[str, ...]) -> None:
+    access = load_config(None, {"STREAMD_ALLOWED_HOSTS": text, "STREAMD_ALLOWED_ORIGINS": text}).access
+    assert (access.allowed_hosts, access.allowed_origins) == (value, value)
+
+
+def test_an_admin_token_that_others_could_write_or_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    path.write_bytes(b"s3cret\xff")
+    path.chmod(0o600)
+    config = load_config(None, {"STREAMD_ADMIN_TOKEN_FILE": str(path)})
+    with pytest.raises(ConfigError, match="is not UTF-8") as caught:
+        read_admin_token(config)
+    assert caught.value.__context__ is None or caught.value.__suppress_context__, "it has a part of the token"
+    path.write_bytes(b"s3cret\n")
+    assert read_admin_token(config) == "s3cret"
+    path.chmod(0o620)
+    with pytest.raises(ConfigError, match="may be written by others"):
+        read_admin_token(config)
+
+
+def test_the_admin_token_is_in_no_text_of_the_settings(tmp_path: Path) -> None:
+    config = load_config(None, {"STREAMD_ADMIN_TOKEN": "s3cret"})
+    assert config.server.admin_token == "s3cret"
+    for shown in (repr(config), str(config), repr(config.server), f"{config}"):
+        assert "s3cret" not in shown
+        assert "port=8002" in shown
+    path = write_settings(tmp_path, '[server]\nadmin_token = "s3cret"\nport = "x"\n')
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, {})
+    assert "s3cret" not in str(caught.value)

@@ -20,6 +20,7 @@ from streamd.core.errors import LaneLostError
 from streamd.inference.fake import FakeBackend
 from streamd.inference.opening import OpenedBackend
 from streamd.repository.versions import EngineVersion
+from streamd.runtime.lanes.progress import ProgressWatch
 from streamd.server import daemon as daemons
 from streamd.server.config import CandidateSection, Config, EngineSection, ServerSection, StateSection, WindowsSection
 from streamd.server.daemon import Daemon
@@ -135,12 +136,28 @@ async def test_the_watchdog_is_fed_from_ready_on_however_long_a_candidate_loads(
     lab.delays[CALENDAR] = threading.Event()
     async with running(make_config(tmp_path, candidate=CALENDAR)) as run:
         await run.wait_for_event("ready")
-        received = [await asyncio.to_thread(systemd.recv, 1_024) for _ in range(5)]
-        assert b"READY=1" in received[0].split(b"\n")
-        assert received[1:] == [b"WATCHDOG=1"] * 4
+        received = [await asyncio.to_thread(systemd.recv, 1_024) for _ in range(6)]
+        assert received[0] == b"EXTEND_TIMEOUT_USEC=120000000", "loading has a time of its own"
+        assert b"READY=1" in received[1].split(b"\n")
+        assert received[2:] == [b"WATCHDOG=1"] * 4
         assert not any(line["event"] == "candidate_begun" for line in run.log)
         lab.delays[CALENDAR].set()
         await run.wait_for_event("candidate_begun")
+        assert await asyncio.to_thread(systemd.recv, 1_024) == b"WATCHDOG=1"
+
+
+async def test_the_watchdog_starves_while_the_lanes_are_stuck_and_is_fed_once_they_move(
+    lab: Lab, systemd: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stall = ""
+    monkeypatch.setattr(ProgressWatch, "stall", property(lambda watch: stall))
+    async with running(make_config(tmp_path)) as run:
+        await run.wait_for_event("ready")
+        stall = "8 windows wait or run"
+        await run.wait_for_event("watchdog_starves")
+        stall = ""
+        while b"STATUS=stuck" not in await asyncio.to_thread(systemd.recv, 1_024):
+            pass
         assert await asyncio.to_thread(systemd.recv, 1_024) == b"WATCHDOG=1"
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from streamd.repository.versions import EngineRepository
 from tests.support.daemon_process import ENGINES, NEED, DaemonProcess, make_whole_rows
+from tests.support.served_versions import AUTHORIZED, SETTINGS
 from tests.support.version_calls import StartDaemon
 
 FEATURES = EngineRepository(ENGINES).choose().contract.features
@@ -19,12 +20,12 @@ def wait_for_forecast(daemon: DaemonProcess, server: str) -> object:
 
 def test_a_forgotten_server_stays_forgotten_through_kill_9(start: StartDaemon, tmp_path: Path) -> None:
     state = tmp_path / "state"
-    first = start(state)
+    first = start(state, STREAMD_ADMIN_TOKEN=SETTINGS["STREAMD_ADMIN_TOKEN"])
     samples = [row for server in ("removed", "other") for row in make_whole_rows(server, range(NEED), FEATURES)]
     assert first.call("POST", "/v1/samples", {"samples": samples})[1]["accepted"] == 2 * NEED
     before = wait_for_forecast(first, "other")
     wait_for_forecast(first, "removed")
-    assert first.call("DELETE", "/v1/servers/removed") == (204, "")
+    assert first.call("DELETE", "/v1/servers/removed", **AUTHORIZED) == (204, "")
     first.signal(signal.SIGKILL)
     assert first.wait() == -signal.SIGKILL
     second = start(state)

@@ -9,6 +9,7 @@ import pytest
 
 from streamd.repository.versions import EngineRepository
 from tests.support.daemon_process import ENGINES, NEED, DaemonProcess
+from tests.support.served_versions import AUTHORIZED, SETTINGS
 from tests.support.version_calls import StartDaemon
 
 CONTRACT = EngineRepository(ENGINES).choose().contract
@@ -34,14 +35,18 @@ def test_a_row_from_tomorrow_does_not_silence_its_server(start: StartDaemon, tmp
     assert send(first, row("web-01", now + 86_400 - STEP))["accepted"] == 1
     first.signal(signal.SIGKILL)
     first.wait()
-    second = start(state, STREAMD_AHEAD_RECOVERY_SECONDS="0" if way == "samples" else "inf")
+    second = start(
+        state,
+        STREAMD_AHEAD_RECOVERY_SECONDS="0" if way == "samples" else "inf",
+        STREAMD_ADMIN_TOKEN=SETTINGS["STREAMD_ADMIN_TOKEN"],
+    )
     (line,) = [line for line in second.lines if line["event"] == "servers_ahead_of_clock"]
     assert (line["level"], line["servers"]) == ("warning", ["web-01"])
     ahead = second.get("/v1/status")[1]["ahead"]
     assert (ahead["servers"], ahead["first"][0]["server"]) == (1, "web-01")
     assert "streamd_servers_ahead 1.0\n" in second.get("/metrics")[1]
     if way == "delete":
-        assert second.call("DELETE", "/v1/servers/web-01")[0] == 204
+        assert second.call("DELETE", "/v1/servers/web-01", **AUTHORIZED)[0] == 204
     now = int(time.time()) // STEP * STEP
     late = [row("web-01", now - age * STEP) for age in range(1, NEED)]
     assert send(second, row("web-01", now), *late, row("web-01", now + STEP))["rejected"] == 0

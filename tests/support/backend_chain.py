@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 
-from streamd.core.errors import BackendUnavailableError
+from streamd.core.errors import BackendUnavailableError, LaneLostError
 from streamd.core.scheduling.lane_health import LaneLimits
 from streamd.inference.fake import FakeBackend
 from streamd.inference.opening import OpenedBackend, SkippedBackend, join_reasons
@@ -28,10 +28,14 @@ class BackendChain:
         self.lanes = lanes
         self.unavailable: dict[str, str] = {}
         self.changes: list[Deployment] = []
+        self.lost_devices: list[str] = []
         spec = make_fake_spec("model_20260101_000000", self.open, server_ids=SERVER_IDS, limits=CHAIN_LIMITS)
         deployment = Deployment(spec)
         rig.pipeline.switch(deployment)
         self.supervisor = LaneSupervisor(rig.pipeline, deployment, self)
+
+    def device_lost(self, deployment: Deployment, error: LaneLostError) -> None:
+        self.lost_devices.append(str(error))
 
     def backend_changed(self, deployment: Deployment) -> None:
         self.changes.append(deployment)

@@ -176,7 +176,7 @@ def _curl(rest: list[str]) -> str | None:
 
 
 def _systemctl(rest: list[str]) -> str | None:
-    return None if rest[-1] in ("streamd", "reload") else f"no unit {rest[-1]}"
+    return None if rest[-1] in ("streamd", "streamd.socket", "reload") else f"no unit {rest[-1]}"
 
 
 def _streamd(rest: list[str]) -> str | None:

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from streamd.core.state.samples import Sample
-from streamd.runtime.ingest import Admission, Ingest, IngestLoad
+from streamd.runtime.admission import Admission
+from streamd.runtime.ingest import Ingest, IngestLoad
 from streamd.runtime.state.state import State, WindowLimits
 from tests.support.contracts import make_contract
 from tests.support.loop_mounts import fill, free

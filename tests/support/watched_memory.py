@@ -8,7 +8,7 @@ import numpy as np
 
 from streamd.core.state import windows
 from streamd.core.state.layout import Layout, NamedArrays
-from streamd.core.state.recovery import recover
+from streamd.core.state.repairs import repair_windows
 from streamd.core.state.windows import NO_STEP, PRESENT, WindowStore
 from tests.support.fleet_scripts import FEATURES, SLOTS, Sizes
 from tests.support.torn_writes import WatchedArray, make_watched_view
@@ -38,9 +38,13 @@ class Memory:
 
 
 def restart(lengths: Sizes, arrays: NamedArrays, slots: list[int], now: float) -> tuple[WindowStore, int]:
-    """Open a new store over the remaining arrays."""
+    """Open a new store over the remaining arrays; after a kill, every row is proven by its seal."""
     store = lengths.store(arrays)
-    return store, recover(store, slots, now)
+    repairs = repair_windows(store, slots, now, is_sealed=True, is_torn=False)
+    assert not repairs.lost_rows
+    assert not repairs.repaired
+    assert not repairs.unreadable
+    return store, repairs.interrupted
 
 
 def check_sound(store: WindowStore, slot: int) -> None:

@@ -53,6 +53,8 @@ class VersionControl:
         self, service: Service, config: Config, open_version: OpenVersion, reread: Callable[[], Config] | None = None
     ) -> None:
         self.config = config
+        self.on_device_lost: Callable[[str], None] = lambda reason: None
+        """Called with the reason if the version that serves has lost a device."""
         self._service = service
         self._open_version = open_version
         self._reread = reread or (lambda: config)
@@ -353,6 +355,10 @@ class VersionControl:
         warm = None if previous is None else {"engine": previous.name, "lanes": len(previous.workers)}
         passed_over = [*self._passed_over, *filter(None, (self._lost_candidate,))]
         self._service.engine.shown = {**shown, "previous": warm, "reload": self._change, "passed_over": passed_over}
+
+    def device_lost(self, reason: str) -> None:
+        """Pass on that a device of the serving version is lost for this process."""
+        self.on_device_lost(reason)
 
     def _describe_change(self, before: str, began: float) -> dict[str, Any]:
         answer = {"engine": self._service.model, "before": before, "seconds": round(time.monotonic() - began, 3)}
