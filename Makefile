@@ -31,7 +31,7 @@ chaos: install      ## load, faults and checks at once against a real daemon, ha
 	@$(BIN)/python -m benchmarks.chaos $(ARGS)
 
 test: install       ## run the whole test suite on two cores; ARGS="tests/core -x" runs a part
-	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
 
 lint: install       ## run ruff and mypy --strict
 	@$(BIN)/ruff check .

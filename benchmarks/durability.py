@@ -19,7 +19,8 @@ from pathlib import Path
 
 from streamd.core.contract import ModelContract
 from streamd.core.state.samples import Sample
-from streamd.runtime.ingest import Admission, Ingest, IngestLoad
+from streamd.runtime.admission import Admission
+from streamd.runtime.ingest import Ingest, IngestLoad
 from streamd.runtime.state.state import State, WindowLimits, open_state
 from streamd.runtime.state.storage_watch import StorageWatch
 

@@ -19,10 +19,11 @@ from streamd.core.mapping.mapping import RuleMapping
 from streamd.core.mapping.series import SourceSeries
 from streamd.repository.versions import EngineRepository
 from streamd.rule_sets import list_rule_sets, load_rule_set
+from streamd.runtime.admission import Admission
 from streamd.runtime.aggregation.batch import PointBatch
 from streamd.runtime.aggregation.collector import Collector, CollectorLimits
 from streamd.runtime.aggregation.point_log import PointLog
-from streamd.runtime.ingest import Admission, IngestLoad
+from streamd.runtime.ingest import IngestLoad
 from streamd.runtime.state.state import WindowLimits, open_state
 
 BODIES_BETWEEN_CHECKS = 50
