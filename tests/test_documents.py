@@ -352,7 +352,11 @@ async def test_every_status_key_is_in_wire(daemon: HttpDaemon) -> None:
 
 
 async def test_errors_of_the_http_server_are_as_documented(daemon: HttpDaemon) -> None:
-    replies = [await daemon.get("/v1/nothing"), await daemon.call("PUT", "/v1/samples")]
+    replies = [
+        await daemon.get("/v1/nothing"),
+        await daemon.call("PUT", "/v1/samples"),
+        await daemon.call("GET", "/v1/servers", headers={"Expect": "tea"}),
+    ]
     answered = {(reply.code, reply.status) for reply in replies}
     assert "Allow" in replies[1].headers
 

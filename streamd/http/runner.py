@@ -3,14 +3,18 @@
 import asyncio
 from typing import Any
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from streamd.http.callers import cancel_if_caller_leaves
 from streamd.http.connections import Connection, ConnectionParts
 from streamd.http.peer_turns import PeerTurns
+from streamd.http.wire.codecs import Encoding, encode
 
 URGENT_PATHS = frozenset({"/healthz", "/readyz"})
 """Answered at once: they take microseconds, and a supervisor without an answer ends the daemon."""
+
+CONTINUE = "100-continue"
+"""The only expectation that a request may have (RFC 9110, section 10.1.1)."""
 
 URGENT_A_TURN = 64
 """Urgent requests that are answered at once in one turn of the loop, at most one of each connection."""
@@ -52,6 +56,8 @@ class _Server(web.Server):
         return Connection(self, loop=asyncio.get_running_loop(), parts=self._parts, **self._options)
 
     async def _handle_in_turn(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.headers.get(hdrs.EXPECT, CONTINUE).lower() != CONTINUE:
+            return _refuse_expectation()
         if self._parts.turns.is_over() and not self._urgent.is_next(request):
             with cancel_if_caller_leaves(request):
                 await self._parts.turns.wait()
@@ -79,3 +85,9 @@ class HttpRunner(web.AppRunner):
         """Stop, as aiohttp does; then check no more deadlines."""
         await super().cleanup()
         self._parts.table.close()
+
+
+def _refuse_expectation() -> web.Response:
+    """Answer another expectation; aiohttp would repeat it in its text, and fail if it is not UTF-8."""
+    message = {"type": "error", "code": "expectation_failed", "message": f"Expect may only be {CONTINUE}"}
+    return web.Response(body=encode(message, Encoding.JSON), status=417, content_type=Encoding.JSON.value)

@@ -3,8 +3,12 @@
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from streamd.http.peer_turns import PeerTurns
 from streamd.http.runner import URGENT_A_TURN, UrgentRequests
+from tests.support.http_harness import HttpDaemon
+from tests.support.raw_peers import HEAD, RawPeer
 
 
 def make_request(connection: object, path: str = "/healthz") -> Any:
@@ -38,3 +42,16 @@ async def test_each_turn_of_the_loop_has_a_number() -> None:
     before = turns.number
     await turns.wait()
     assert turns.number > before
+
+
+@pytest.mark.parametrize("expected", [b"a cup of tea", b"\xad"])
+async def test_an_expectation_that_is_not_known_is_refused(daemon: HttpDaemon, expected: bytes) -> None:
+    peer = RawPeer()
+    await peer.connect(daemon.port)
+    await peer.send(
+        f"POST /v1/samples HTTP/1.1\r\n{HEAD}Content-Length: 2\r\nExpect: ".encode() + expected + b"\r\n\r\n{}"
+    )
+    answer = await peer.receive_until(b"}")
+    assert answer.startswith(b"HTTP/1.1 417 ")
+    assert b'"expectation_failed"' in answer
+    peer.socket.close()
