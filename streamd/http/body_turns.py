@@ -1,10 +1,11 @@
 """Large bodies are decoded and taken one at a time, and their senders take turns. Knows no bodies and no requests."""
 
 import asyncio
-from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Generator, Hashable
 from contextlib import asynccontextmanager
 from typing import TypeVar
+
+from streamd.core.scheduling.owner_queue import OwnerQueue
 
 T = TypeVar("T")
 
@@ -23,10 +24,10 @@ class BodyTurns:
 
     def __init__(self) -> None:
         self._is_taken = False
-        self._waiting: OrderedDict[Hashable, deque[asyncio.Future[None]]] = OrderedDict()
+        self._waiting: OwnerQueue[asyncio.Future[None]] = OwnerQueue()
 
     def __len__(self) -> int:
-        return sum(map(len, self._waiting.values()))
+        return len(self._waiting)
 
     @asynccontextmanager
     async def take_turn(self, owner: Hashable) -> AsyncIterator[None]:
@@ -42,30 +43,20 @@ class BodyTurns:
             self._is_taken = True
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(owner, deque()).append(turn)
+        self._waiting.append(owner, turn)
         try:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
                 self._pass_on()  # it was its turn when it was cancelled
             else:
-                self._remove(owner, turn)
+                self._waiting.discard(owner, turn)
             raise
-
-    def _remove(self, owner: Hashable, turn: "asyncio.Future[None]") -> None:
-        turns = self._waiting.get(owner)
-        if turns is not None and turn in turns:
-            turns.remove(turn)
-            if not turns:
-                del self._waiting[owner]
 
     def _pass_on(self) -> None:
         """Give the turn to the next owner, which moves behind all others."""
         while self._waiting:
-            owner, turns = self._waiting.popitem(last=False)
-            turn = turns.popleft()
-            if turns:
-                self._waiting[owner] = turns
+            turn = self._waiting.pop()
             if not turn.done():  # it is done if its wait was cancelled just now
                 turn.set_result(None)
                 return

@@ -1,10 +1,9 @@
 """Lets one slice of work run in each turn of the event loop, however many bodies are being taken. Knows no bodies."""
 
 import asyncio
-from collections import OrderedDict, deque
 from collections.abc import Hashable
 
-_Turns = deque[asyncio.Future[None]]
+from streamd.core.scheduling.owner_queue import OwnerQueue
 
 
 class LoopTurns:
@@ -16,16 +15,16 @@ class LoopTurns:
     """
 
     def __init__(self) -> None:
-        self._waiting: OrderedDict[Hashable, _Turns] = OrderedDict()
+        self._waiting: OwnerQueue[asyncio.Future[None]] = OwnerQueue()
         self._is_begun_soon = False
 
     def __len__(self) -> int:
-        return sum(map(len, self._waiting.values()))
+        return len(self._waiting)
 
     async def wait(self, owner: Hashable = None) -> None:
         """Wait for the next free turn of an owner."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(owner, deque()).append(turn)
+        self._waiting.append(owner, turn)
         self._begin_soon()
         await turn
 
@@ -38,10 +37,7 @@ class LoopTurns:
         """Give this turn to the oldest wait of the next owner, which moves behind all others."""
         self._is_begun_soon = False
         while self._waiting:
-            owner, turns = self._waiting.popitem(last=False)
-            turn = turns.popleft()
-            if turns:
-                self._waiting[owner] = turns
+            turn = self._waiting.pop()
             if not turn.done():  # it is done if its wait was cancelled, which takes no turn
                 turn.set_result(None)
                 break
