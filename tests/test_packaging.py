@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BUILT_FROM = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "streamd", "examples/fleet")
-ENGINE = "engines/patch_tensorrt_20261121_160844"
+ENGINE = "engines/patch_tensorrt_20261129_132957"
 DATA = "streamd/tools/loadtest/shipped_data"
 TRACKED = ("tests", "docs", "benchmarks", "engines", "examples", "licenses", "monitoring", "scripts", "systemd", ".ci")
 MAX_WHEEL_BYTES = 8 * 2**20
@@ -49,7 +49,9 @@ def names(wheel: Path) -> set[str]:
 
 def test_a_wheel_has_every_module_and_nothing_else(names: set[str], wheel: Path) -> None:
     source = wheel.parents[1]
-    data = {*(source / "streamd").rglob("*.py"), *(source / "streamd").rglob("*.toml"), source / "streamd" / "py.typed"}
+    suffixes = ("py", "toml", "cu", "ptx")
+    data = {path for suffix in suffixes for path in (source / "streamd").rglob(f"*.{suffix}")}
+    data.add(source / "streamd" / "py.typed")
     expected = {path.relative_to(source).as_posix() for path in data}
     assert len(expected) > 200
     in_package = {name for name in names if name.startswith("streamd/") and not name.startswith(f"{DATA}/")}

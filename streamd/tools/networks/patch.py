@@ -79,11 +79,13 @@ class PatchForecaster(nn.Module):
         """Return `(batch, horizon, target, quantile) float32` in raw units from the four inputs of the contract."""
         # 1. Scale each series by its own window. From here to `restorer` all numbers are without units.
         _, window = self.scaler(encoder_cont)
-        # 2. Run the tokens of each series through the blocks; only the future tokens are read.
+        # 2. Run the tokens of each series through the blocks. Only the future tokens are read, so the last block
+        #    drops the others as soon as nothing attends to them any more.
         tokens = self._embed_tokens(window, encoder_cat, decoder_cont, decoder_cat)
-        for block in self.blocks:
+        *others, last = self.blocks
+        for block in others:
             tokens = block(tokens)
-        free = self._project_future(self.norm(tokens[:, self.past_tokens :]))
+        free = self._project_future(self.norm(last(tokens, dropped=self.past_tokens)))
         # 3. For each step, order the free numbers, add the blend of simple forecasts, and return to raw units.
         quantiles, blend = free.split([len(self.contract.quantiles), self.anchors.count], dim=2)
         base = (torch.softmax(blend, dim=2) * self.anchors(window)).sum(dim=2, keepdim=True)
@@ -188,9 +190,15 @@ class Block(nn.Module):
         elif mixing == "attention":
             self.mix = Attention(width, heads, dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return tokens of the same shape, `(batch x series, token, width)`."""
+    def forward(self, x: Tensor, dropped: int = 0) -> Tensor:
+        """Return tokens of the same shape, `(batch x series, token, width)`, without the first `dropped` ones.
+
+        The dropped tokens are still keys and values of the attention. Queries for the others alone would save more on
+        a CPU, but TensorRT 8.6 finds no half-precision kernel for an attention of two lengths.
+        """
         x = x + self.dropout(self.attention(self.norms[0](x)))
+        if dropped:
+            _, x = x.split([dropped, int(x.shape[1]) - dropped], dim=1)
         if self.mixing != "none":
             x = x + self.dropout(self._mix_series(self.norms[2](x)))
         return x + self.dropout(self.feed_forward(self.norms[1](x)))

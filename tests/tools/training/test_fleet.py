@@ -37,7 +37,7 @@ def test_missing_data_is_reported_without_a_traceback(tmp_path: Path, capsys: py
     assert main(["train", "--data", str(tmp_path), "--output", str(tmp_path / "run")]) == 2
     assert "streamd train: " in (error := capsys.readouterr().err)
     assert "expected a folder with smd_5min.parquet, splits.json, feature_map.json" in error
-    version = Path(__file__).parents[3] / "engines" / "patch_tensorrt_20261121_160844"
+    version = Path(__file__).parents[3] / "engines" / "patch_tensorrt_20261129_132957"
     path = tmp_path / "f.csv"
     path.write_text("machine,ts,cpu_user\na,1763708400000,1\n")
     assert main(["evaluate", "--model", str(version), "--data", str(path)]) == 2

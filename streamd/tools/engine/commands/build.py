@@ -50,11 +50,11 @@ Needs the extra `build`; TensorRT plans need the extra `tensorrt` too: pip insta
 
 EXAMPLES = """\
 examples:
-  streamd engine build --version engines/patch_tensorrt_20261121_160844 --precision fp32,fp16 \\
+  streamd engine build --version engines/patch_tensorrt_20261129_132957 --precision fp32,fp16 \\
       --calibration-data examples/fleet/servers.csv.gz --timing-cache gpu.timing-cache
-  streamd engine build --version engines/tft_tensorrt_20261121_160858 --precision int8 \\
+  streamd engine build --version engines/tft_tensorrt_20261129_133015 --precision int8 \\
       --calibration-data windows.npz --num-calibration-samples 500
-  streamd engine build --version engines/patch_tensorrt_20261121_160844 --backend onnxruntime --precision fp32,int8 \\
+  streamd engine build --version engines/patch_tensorrt_20261129_132957 --backend onnxruntime --precision fp32,int8 \\
       --calibration-data examples/fleet/servers.csv.gz
   streamd engine build --onnx model.onnx --precision fp16 --min-batch 1 --opt-batch 64 --max-batch 256 \\
       --plans-only plans/

@@ -22,7 +22,7 @@ batch sizes. The version appears whole or not at all. Needs the extra `train`.
 
 EXAMPLES = """\
 examples:
-  streamd engine export engines/patch_tensorrt_20261121_160844
+  streamd engine export engines/patch_tensorrt_20261129_132957
   streamd engine export runs/patch --name patch --data fleet.parquet --batches 1,2,7,32,256
 """
 

@@ -34,8 +34,8 @@ Needs the extra `build`: pip install 'streamd[build]'.
 
 EXAMPLES = """\
 examples:
-  streamd engine validate patch_tensorrt_20261121_160844
-  streamd engine validate engines/patch_tensorrt_20261121_160844 --precision int8 --data fleet.parquet --windows 512
+  streamd engine validate patch_tensorrt_20261129_132957
+  streamd engine validate engines/patch_tensorrt_20261129_132957 --precision int8 --data fleet.parquet --windows 512
   streamd engine validate --onnx model.onnx --plans plans/ --json
 exit status here: 0 every precision passes; 1 one fails or does not run; 2 wrong usage
 """
