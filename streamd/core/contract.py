@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import numpy as np
+import numpy.typing as npt
+
 MAX_STATUS = 15
 """The largest status of a sample; the smallest is 0, which is also the status of a row without one."""
 
@@ -84,3 +87,7 @@ class ModelContract:
     def to_origin(self, step: int) -> int:
         """Return the time (epoch seconds) at which a step ends: the origin of a forecast from its row."""
         return (step + 1) * self.step_seconds
+
+    def to_origins(self, steps: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the origins of forecasts from the rows of these steps, as `to_origin`."""
+        return (steps + 1) * self.step_seconds

@@ -10,17 +10,36 @@ from collections.abc import Iterator
 from itertools import islice
 
 import numpy as np
+import numpy.typing as npt
 
 from streamd.core.errors import InvalidServerError, NoCapacityError
-from streamd.core.state.layout import Column, NamedArrays, make_scalar_view
+from streamd.core.state.layout import Column, NamedArrays, make_scalar_view, make_zeros
 
 MAX_SERVER_NAME_BYTES = 256
+SHORT_NAME_BYTES = 64
+"""Most names are not longer: then no page of the column with the rest of the names is ever touched."""
+
 DIRECTORY_COLUMNS = (
-    Column("name", "u1", (MAX_SERVER_NAME_BYTES,)),
+    Column("name", "u1", (SHORT_NAME_BYTES,)),
+    Column("name_rest", "u1", (MAX_SERVER_NAME_BYTES - SHORT_NAME_BYTES,)),
     Column("name_bytes", "<u2"),  # 0 if the slot is free; written last: it commits the slot
     Column("last_seen", "<f8"),  # epoch seconds at which the newest sample arrived
-    Column("name_check", "<u4", added=1),  # checksum of the name; 0 if an earlier version wrote it
+    Column("name_check", "<u4"),  # checksum of the name
 )
+FORMER_DIRECTORY_COLUMNS = (
+    Column("name", "u1", (MAX_SERVER_NAME_BYTES,)),
+    Column("name_bytes", "<u2"),
+    Column("last_seen", "<f8"),
+    Column("name_check", "<u4", added=1),
+)
+"""The columns of former versions."""
+
+VOLATILE_DIRECTORY_COLUMNS = (
+    Column("generations", "<i8"),
+    Column("seeds", "<u4"),
+)
+"""What the directory keeps of each slot in memory only; other processes may share it."""
+
 LATEST_SEEN = 1e11
 """Epoch seconds (in the year 5138) beyond which no sample can have arrived."""
 
@@ -28,11 +47,12 @@ LATEST_SEEN = 1e11
 class Directory:
     """Servers by name and by slot, over arrays that survive the process.
 
-    Without `has_checks`, the arrays are from an earlier version, which wrote no checksums of names.
+    The arrays of former versions have whole names in one column; without `has_checks`, they have no checksums of names.
+    `volatile` are arrays of `VOLATILE_DIRECTORY_COLUMNS`; without them the directory makes its own.
     """
 
-    def __init__(self, arrays: NamedArrays, *, has_checks: bool = False) -> None:
-        self._names = arrays["name"]
+    def __init__(self, arrays: NamedArrays, volatile: NamedArrays | None = None, *, has_checks: bool = False) -> None:
+        self._names = [arrays[name] for name in ("name", "name_rest") if name in arrays]
         self._name_bytes = arrays["name_bytes"]
         self._checks = arrays["name_check"]
         self._last_seen = arrays["last_seen"]
@@ -41,10 +61,13 @@ class Directory:
         self.capacity = len(self._name_bytes)
         self.slots: dict[str, int] = {}
         self.names: list[str | None] = [None] * self.capacity
-        self.generations = [0] * self.capacity
+        shared = make_zeros(VOLATILE_DIRECTORY_COLUMNS, self.capacity) if volatile is None else volatile
+        self.generations: npt.NDArray[np.int64] = shared["generations"]
         """By slot: grows when the slot is released, so that work for its earlier server is recognised as stale."""
-        self.seeds = [0] * self.capacity
+        self.seeds: npt.NDArray[np.uint32] = shared["seeds"]
         """By slot: a number of the name, with which rows and forecasts are sealed; 0 if the slot is free."""
+        self._generations = make_scalar_view(self.generations)
+        self._seeds = make_scalar_view(self.seeds)
         self.unreadable = 0
         """Slots whose stored name or numbers were impossible (a damaged file); they were freed."""
         self._load()
@@ -63,14 +86,14 @@ class Directory:
                 continue
             self.slots[name] = slot
             self.names[slot] = name
-            self.seeds[slot] = self._checks[slot] = _checksum(name.encode())
+            self._seeds[slot] = self._checks[slot] = _checksum(name.encode())
 
     def _read_name(self, slot: int) -> str:
         """Return the name of the server of a slot; empty if it is damaged."""
         size, seen = int(self._name_bytes[slot]), float(self._last_seen[slot])
         if size > MAX_SERVER_NAME_BYTES or not (math.isfinite(seen) and 0 <= seen <= LATEST_SEEN):
             return ""
-        encoded = bytes(self._names[slot, :size])
+        encoded = b"".join(bytes(part[slot]) for part in self._names)[:size]
         if self._checks[slot] not in (*self._known_checks, _checksum(encoded)):
             return ""
         try:
@@ -110,14 +133,20 @@ class Directory:
         taken = self._free.pop()
         assert taken == slot, f"slot {slot} is not the next free one"
         encoded = name.encode()
-        self._names[slot, : len(encoded)] = np.frombuffer(encoded, np.uint8)
+        self._write_name(slot, encoded)
         self._last_seen[slot] = now
         self._checks[slot] = _checksum(encoded)
         self._name_bytes[slot] = len(encoded)
         self.slots[name] = slot
         self.names[slot] = name
-        self.seeds[slot] = _checksum(encoded)
+        self._seeds[slot] = _checksum(encoded)
         self._ordered = None
+
+    def _write_name(self, slot: int, encoded: bytes) -> None:
+        for part in self._names:
+            piece, encoded = encoded[: part.shape[1]], encoded[part.shape[1] :]
+            if piece:
+                part[slot, : len(piece)] = np.frombuffer(piece, np.uint8)
 
     def release(self, slot: int) -> None:
         """Free a slot; `find_slot` returns it next."""
@@ -129,13 +158,25 @@ class Directory:
         del self.slots[name]
         self._ordered = None
         self.names[slot] = None
-        self.seeds[slot] = 0
-        self.generations[slot] += 1
+        self._seeds[slot] = 0
+        self.expire(slot)
         self._free.append(slot)
+
+    def get_generation(self, slot: int) -> int:
+        """Return a slot's generation; see `generations`."""
+        return int(self._generations[slot])
+
+    def expire(self, slot: int) -> None:
+        """Let work that was begun for a slot be recognised as stale."""
+        self._generations[slot] += 1
 
     def touch(self, slot: int, now: float) -> None:
         """Record that a sample of this server arrived at `now` (epoch seconds)."""
         self._seen[slot] = now
+
+    def touch_many(self, slots: npt.NDArray[np.int64] | slice, now: float) -> None:
+        """Record that samples of these slots' servers arrived at `now` (epoch seconds)."""
+        self._last_seen[slots] = now
 
     def iterate_names(self, after: str = "") -> Iterator[str]:
         """Return the names behind `after`, in order; do not admit or release a server meanwhile.

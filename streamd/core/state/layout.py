@@ -100,6 +100,11 @@ class Layout:
         return extents
 
 
+def make_zeros(columns: tuple[Column, ...], capacity: int) -> NamedArrays:
+    """Return columns of `capacity` slots as arrays of zeros, each in memory of its own."""
+    return {column.name: np.zeros((capacity, *column.shape), column.dtype) for column in columns}
+
+
 def make_scalar_view(array: npt.NDArray[Any]) -> Any:
     """Return a flat memoryview of an array: to read or write a scalar by it takes a third of numpy's time.
 

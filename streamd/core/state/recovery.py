@@ -5,17 +5,13 @@ undone by means of its journal. Relies on the order of the writes, which only a 
 (`rebuilding.py`).
 """
 
-from zlib import crc32
-
 import numpy as np
 
 from streamd.core.arrays import Float32
 from streamd.core.contract import MAX_STATUS
-from streamd.core.state.seals import NO_SEAL, mix_seed
-from streamd.core.state.windows import NO_STEP, PRESENT, SEALED_STATUSES, WindowStore, make_step_check
-
-LAST_STEP = 2**40
-"""No clock reaches this step, whatever the step length; a later step is damage."""
+from streamd.core.state.seals import NO_SEAL, compute_seal
+from streamd.core.state.window_columns import LAST_STEP, NO_STEP, PRESENT, SEALED_STATUSES, make_step_check
+from streamd.core.state.windows import WindowStore
 
 
 def find_damage(store: WindowStore, slots: list[int]) -> dict[int, str]:
@@ -34,16 +30,16 @@ def _describe_damage(store: WindowStore, slot: int) -> str | None:
         return "nothing was ever written to it"
     if journal != NO_STEP and newest != NO_STEP and journal <= newest - store.context_length:
         return f"journal is {journal}, expected a step of the window that ends at {newest}, or a later one"
-    if newest != journal and arrays["newest_check"][slot] not in (0, make_step_check(newest)):
+    if newest != journal and arrays["newest_check"][slot] != make_step_check(newest):
         return f"newest is {newest}, which is not what was written"
     if open_step == NO_STEP:
         return None
     if open_step <= newest and open_step != journal:
         return f"open_step is {open_step}, expected a step after {newest}"
     check, status = int(arrays["open_check"][slot]), int(arrays["open_status"][slot])
-    if check not in (0, make_step_check(open_step)):
+    if check != make_step_check(open_step):
         return f"open_step is {open_step}, which is not what was written"
-    if status in SEALED_STATUSES or (check == 0 and status <= MAX_STATUS):
+    if status in SEALED_STATUSES:
         return None
     return f"open_status is {status}, expected one of {SEALED_STATUSES}"
 
@@ -77,33 +73,43 @@ def derive_memory(store: WindowStore, slots: list[int], now: float) -> None:
 def _finish_change(store: WindowStore, slot: int, step: int) -> None:
     arrays, length = store.arrays, store.context_length
     ring, marks, newest = arrays["values"][slot], arrays["marks"][slot], int(arrays["newest"][slot])
-    place = step % length
-    # 1. The row was to become the newest: empty its place and the gap before it, store the open row again if it was
-    #    that one, and make it the newest.
+    place, was_open = step % length, arrays["open_step"][slot] == step
+    # 1. The row was to become the newest, and nothing of it was written yet: forget it.
+    if step - newest == 1 and not was_open and is_sealed(store, slot, step - length):
+        arrays["journal"][slot] = NO_STEP
+        return
+    # 2. The row was to become the newest: empty the gap before it, and its place if it was not written as a whole,
+    #    store the open row again if it was that one, and make it the newest.
     if step > newest:
-        gap = np.arange(max(newest + 1, step - length + 1) if newest != NO_STEP else step, step + 1) % length
-        for copy in (gap, gap + length):
-            ring[copy] = np.nan
-            marks[copy] = 0
+        last = step if is_sealed(store, slot, step) and not was_open else step + 1
+        gap = np.arange(max(newest + 1, step - length + 1) if newest != NO_STEP else step, last) % length
+        ring[gap] = np.nan
+        marks[gap] = 0
         arrays["seals"][slot, gap] = NO_SEAL
-        if arrays["open_step"][slot] == step:
+        if was_open:
             row = arrays["open_values"][slot]
-            mark = (int(arrays["open_status"][slot]) & MAX_STATUS) | (0 if np.isnan(row).all() else PRESENT)
-            for copy_place in (place, place + length):
-                ring[copy_place] = row
-                marks[copy_place] = mark
+            ring[place] = row
+            marks[place] = (int(arrays["open_status"][slot]) & MAX_STATUS) | (0 if np.isnan(row).all() else PRESENT)
             seal_row(store, slot, step)
         arrays["newest"][slot] = step
-    # 2. The row was the newest already, or was being amended: its first copy is complete, so it replaces the second.
+    # 3. The row was the newest already, or was being amended: it is right as it is.
     else:
-        ring[place + length] = ring[place]
         marks[place] = (int(marks[place]) & ~PRESENT) | (0 if np.isnan(ring[place]).all() else PRESENT)
-        marks[place + length] = marks[place]
         seal_row(store, slot, step)
     arrays["newest_check"][slot] = make_step_check(int(arrays["newest"][slot]))
-    if arrays["open_step"][slot] == step:
+    if was_open:
         arrays["open_step"][slot] = NO_STEP
     arrays["journal"][slot] = NO_STEP
+
+
+def is_sealed(store: WindowStore, slot: int, step: int) -> bool:
+    """Whether what lies at the place of a step is its row, by the seal, or empty."""
+    arrays, place = store.arrays, step % store.context_length
+    row, mark = arrays["values"][slot, place], int(arrays["marks"][slot, place])
+    seal = int(arrays["seals"][slot, place])
+    if mark == 0 and np.isnan(row).all():
+        return seal == NO_SEAL
+    return seal == compute_seal(row.tobytes(), int(store.seeds[slot]), step, mark)
 
 
 def seal_row(store: WindowStore, slot: int, step: int) -> None:
@@ -111,8 +117,8 @@ def seal_row(store: WindowStore, slot: int, step: int) -> None:
     arrays, place = store.arrays, step % store.context_length
     row, mark = arrays["values"][slot, place], int(arrays["marks"][slot, place])
     is_empty = mark == 0 and np.isnan(row).all()
-    start = mix_seed(store.seeds[slot], step, mark)
-    arrays["seals"][slot, place] = NO_SEAL if is_empty else crc32(row.tobytes(), start) or 1
+    seal = NO_SEAL if is_empty else compute_seal(row.tobytes(), int(store.seeds[slot]), step, mark)
+    arrays["seals"][slot, place] = seal
 
 
 def rewind(store: WindowStore, slot: int, last_step: int) -> int:
@@ -126,6 +132,7 @@ def rewind(store: WindowStore, slot: int, last_step: int) -> int:
     newest, dropped = int(arrays["newest"][slot]), 0
     if store.get_latest_step(slot) <= last_step:
         return 0
+    store.begin_change(slot)
     if int(arrays["open_step"][slot]) > last_step:
         arrays["open_step"][slot] = NO_STEP
         store.drop_open_row(slot)
@@ -149,27 +156,27 @@ def rewind(store: WindowStore, slot: int, last_step: int) -> int:
 
 
 def _empty_row(store: WindowStore, slot: int, step: int) -> None:
-    arrays, length = store.arrays, store.context_length
+    arrays, place = store.arrays, step % store.context_length
     arrays["journal"][slot] = step
-    for place in (step % length, step % length + length):
-        arrays["values"][slot, place] = np.nan
-        arrays["marks"][slot, place] = 0
-    arrays["seals"][slot, step % length] = NO_SEAL
+    arrays["values"][slot, place] = np.nan
+    arrays["marks"][slot, place] = 0
+    arrays["seals"][slot, place] = NO_SEAL
     arrays["journal"][slot] = NO_STEP
 
 
 def _derive_memory(store: WindowStore, slot: int, now: float) -> None:
     arrays, length = store.arrays, store.context_length
-    present = (arrays["marks"][slot, :length] & PRESENT) != 0
+    present = (arrays["marks"][slot] & PRESENT) != 0
     newest = int(arrays["newest"][slot])
-    expected, expected_step = 0, NO_STEP
+    expected = 0
     if newest != NO_STEP and present.any():
         age = int(np.argmax(present[(newest - np.arange(length)) % length]))
-        expected_step = newest - age
-        expected = _make_mask(arrays["values"][slot, expected_step % length])
-    store.restore_slot(slot, have=int(present.sum()), expected=expected, expected_step=expected_step)
+        expected = _make_mask(arrays["values"][slot, (newest - age) % length])
+    store.restore_slot(slot, have=int(present.sum()), expected=expected)
     if arrays["open_step"][slot] != NO_STEP:
         store.restore_open_row(slot, _make_mask(arrays["open_values"][slot]), now)
+    else:
+        store.drop_open_row(slot)
 
 
 def _make_mask(row: Float32) -> int:

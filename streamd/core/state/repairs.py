@@ -7,7 +7,7 @@ Decides between the two ways: finish what a kill interrupted (`recovery.py`), an
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from streamd.core.state.rebuilding import rebuild, seal_all
+from streamd.core.state.rebuilding import rebuild
 from streamd.core.state.recovery import derive_memory, find_damage, finish_changes
 from streamd.core.state.windows import WindowStore
 
@@ -26,20 +26,16 @@ class Repairs:
     """Slots of which nothing is usable, with the reason; the caller frees them."""
 
 
-def repair_windows(store: WindowStore, slots: Sequence[int], now: float, *, is_sealed: bool, is_torn: bool) -> Repairs:
+def repair_windows(store: WindowStore, slots: Sequence[int], now: float, *, is_torn: bool) -> Repairs:
     """Repair these slots, and derive what the store keeps in memory only (`now`: monotonic seconds).
 
-    Without `is_sealed`, the arrays are from a version that had no seals: their numbers are checked for their range,
-    and their rows are sealed. With `is_torn`, any page may be older than the others (see `rebuild`).
+    With `is_torn`, any page may be older than the others (see `rebuild`).
     """
-    damaged = {} if is_sealed and is_torn else find_damage(store, list(slots))
-    sound = [slot for slot in slots if slot not in damaged]
-    if not is_sealed:
-        interrupted = finish_changes(store, sound)
-        seal_all(store, sound)
-        derive_memory(store, sound, now)
-        return Repairs(interrupted=interrupted, unreadable=damaged)
+    for slot in slots:
+        store.begin_change(slot)
+    damaged = {} if is_torn else find_damage(store, list(slots))
     # The journal of a torn file may be older or newer than the row that it names.
+    sound = [slot for slot in slots if slot not in damaged]
     interrupted = 0 if is_torn else finish_changes(store, sound)
     rebuilt = rebuild(store, slots, is_torn=is_torn, damaged=damaged)
     unreadable = {slot: reason for slot, reason in damaged.items() if slot in rebuilt.without_rows}

@@ -1,6 +1,6 @@
 """Copies many windows at once out of rings. Knows arrays only, neither servers nor steps.
 
-Each ring stands twice in a row, so that every window of it is one contiguous slice.
+A window that begins at a place of its ring is two slices: from there to the end, and from the beginning to there.
 """
 
 from itertools import pairwise
@@ -8,62 +8,91 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from streamd.core.arrays import Float32
+from streamd.core.arrays import Float32, Slots
+from streamd.core.state.layout import make_scalar_view
 
-MIN_WINDOWS_PER_RUN = 8
-"""Windows that begin at the same place are one run. From this many windows a run on, the runs are copied one by one. On
-one thread, three would be enough; but each run releases the GIL, and busy threads keep it waiting for the GIL."""
+MIN_WINDOWS_PER_RUN = 32
+"""Windows that begin at the same place are one run. From this many windows a run on, they are copied run by run."""
+
+MAX_BLOCK_ROWS = 8
+"""Rows that are copied as one element of an array. Larger blocks copy faster, but leave more rows to copy again."""
 
 
 class WindowReader:
-    """Reads windows from `values (slots, 2 x length, features) float32` and `marks (slots, 2 x length) uint8`.
+    """Reads windows from `values (slots, length, features) float32` and `marks (slots, length) uint8`.
 
     A window is given by its slot and by the place at which it begins, from 0 to `length` - 1.
     """
 
     def __init__(self, values: Float32, marks: npt.NDArray[np.uint8]) -> None:
-        self._slots, doubled, self._features = values.shape
-        self._length = doubled // 2
+        self._count, self._length, features = values.shape
+        self._row_bytes = 4 * features
         self._values = values
         self._marks = marks
+        self._block = max(rows for rows in range(1, MAX_BLOCK_ROWS + 1) if self._length % rows == 0)
 
-    def read_windows(
-        self, slots: npt.NDArray[np.int64], places: npt.NDArray[np.int64], values: Float32
-    ) -> npt.NDArray[np.uint8]:
+    def read_windows(self, slots: Slots, places: Slots, values: Float32) -> npt.NDArray[np.uint8]:
         """Copy windows into `values (n, length, features)`, which is contiguous; returns their marks `(n, length)`."""
-        count, length = len(slots), self._length
+        if not values.flags.c_contiguous:
+            raise ValueError("values are not contiguous")
+        count = len(slots)
         cuts = np.flatnonzero(places[1:] != places[:-1]) + 1
-        starts = slots * (2 * length) + places
         if (len(cuts) + 1) * MIN_WINDOWS_PER_RUN <= count:
-            self._read_runs(slots, places, [0, *cuts.tolist(), count], values)
-        else:
-            rows = starts[:, None] + np.arange(length)
-            # No index is out of range; with "clip" numpy does not make a copy to check that first.
-            self._values.reshape(-1, self._features).take(rows, axis=0, out=values, mode="clip")
-        # The marks as overlapping windows, one for each byte at which a window can begin: with strides (1, 1) and
-        # length 4, row 2 of `windows` is the bytes 2 to 5, row 3 is the bytes 3 to 6. Indexing copies whole windows.
-        windows = np.ndarray((self._marks.size - length + 1, length), np.uint8, self._marks, strides=(1, 1))
-        marks: npt.NDArray[np.uint8] = windows[starts]
-        return marks
+            for first, last in pairwise([0, *cuts.tolist(), count]):
+                self._read_run(slots[first:last], int(places[first]), values[first:last])
+        elif count:
+            self._read_each(slots, places, values)
+        return self._read_marks(slots, places)
 
-    def _read_runs(
-        self, slots: npt.NDArray[np.int64], places: npt.NDArray[np.int64], bounds: list[int], values: Float32
-    ) -> None:
-        """Copy each run of windows, with one window as one element of an array.
+    def _read_each(self, slots: Slots, places: Slots, values: Float32) -> None:
+        """Copy window by window. Slices of bytes are copied in less time than numpy needs to find the rows."""
+        ring, to = make_scalar_view(self._values).cast("B"), make_scalar_view(values).cast("B")
+        size, begin = self._length * self._row_bytes, 0
+        for slot, place in zip(slots.tolist(), places.tolist(), strict=True):
+            start, cut = slot * size, slot * size + place * self._row_bytes
+            split, end = begin + size - (cut - start), begin + size
+            to[begin:split] = ring[cut : start + size]
+            to[split:end] = ring[start:cut]
+            begin = end
 
-        `np.void` of the size of a window makes a window one element, so that `take` copies it in one piece. The rings
-        lie one after the other in memory, and each is two windows long. Read from place 2 on, with length 4:
+    def _read_run(self, slots: Slots, place: int, values: Float32) -> None:
+        """Copy windows that begin at the same place, in blocks of rows that numpy takes for one element each.
+
+        The rings lie one after the other in memory. With a length of 8, blocks of 4 and a window that begins at place
+        2, blocks are counted from row 2 on:
 
             slot      0 0 0 0 0 0 0 0 | 1 1 1 1 1 1 1 1 |
             row       0 1 2 3 4 5 6 7 | 0 1 2 3 4 5 6 7 |
-            element       <- 0 -> <-- 1 --> <- 2 ->         element 2 x slot is the window of the slot
+            block         <- 0 -> <-- 1 --> <- 2 ->           the window of slot 0 is its rows 2 3 4 5 6 7 0 1
 
-        An element with an odd number lies across two rings, and nothing reads it.
+        The block at the end of a ring goes on in the next ring; of it, the rows after the end are copied again. Behind
+        the last ring is no other, so its window is copied by itself.
         """
-        row_bytes = 4 * self._features
-        window = np.dtype((np.void, self._length * row_bytes))
-        to, doubled = np.frombuffer(values, window), 2 * slots
-        for first, last in pairwise(bounds):
-            place = int(places[first])
-            shifted = np.frombuffer(self._values, window, 2 * self._slots - 1, place * row_bytes)
-            shifted.take(doubled[first:last], out=to[first:last], mode="clip")
+        block, length = self._block, self._length
+        shift, blocks = place % block, length // block
+        element = np.dtype((np.void, block * self._row_bytes))
+        source = np.frombuffer(self._values, element, self._count * blocks - (shift > 0), shift * self._row_bytes)
+        order = (place // block + np.arange(blocks)) % blocks
+        to = np.frombuffer(values, element).reshape(-1, blocks)
+        # No index is out of range but that of the last block; with "clip" numpy does not make a copy to check that.
+        source.take(slots[:, None] * blocks + order, out=to, mode="clip")
+        if shift:
+            split = length - place
+            values[:, split : split + shift] = self._values[slots, :shift]
+            last = np.flatnonzero(slots == self._count - 1)
+            if len(last):
+                values[last, :split] = self._values[-1, place:]
+                values[last, split:] = self._values[-1, :place]
+
+    def _read_marks(self, slots: Slots, places: Slots) -> npt.NDArray[np.uint8]:
+        """Return the marks of windows, `(n, length)`: cut out of rings that stand twice in a row.
+
+        The cut bytes overlap: with strides (1, 1) and a length of 4, row 2 of `windows` is the bytes 2 to 5, row 3 is
+        the bytes 3 to 6. Indexing copies whole windows.
+        """
+        count, length = len(slots), self._length
+        rings = self._marks[slots]
+        doubled = np.concatenate((rings, rings), axis=1)
+        windows = np.ndarray((max(doubled.size - length + 1, 0), length), np.uint8, doubled, strides=(1, 1))
+        marks: npt.NDArray[np.uint8] = windows[np.arange(count) * (2 * length) + places]
+        return marks

@@ -1,7 +1,8 @@
 """Turns a sample's values into a row: float32 bytes in the features' order, NaN for a missing value.
 
 Touches no window. Most samples name their features in an order that was seen before. The column of each name is found
-once for each order and cached, so that a row takes one packing and not one look-up per feature.
+once for each order and cached, so that a row takes one packing and not one look-up per feature. Values that were
+decoded into `RowReader.cells_type` are in the features' order already.
 """
 
 import math
@@ -12,6 +13,7 @@ from operator import itemgetter
 from typing import Any
 
 import msgspec
+from msgspec.structs import astuple
 
 from streamd.core.errors import InvalidValueError
 
@@ -43,6 +45,8 @@ class RowReader:
         self.ignored = 0
         """Values of features that the model does not know, since start."""
         self._columns = {name: column for column, name in enumerate(features)}
+        self._full = (1 << len(features)) - 1
+        self.cells_type = make_cells_type(features)
         # "=" because native packing turns 1e39 into infinity without an error.
         self._struct = struct.Struct(f"={len(features)}f")
         self._orders: dict[tuple[str, ...], _Order] = {}
@@ -65,6 +69,17 @@ class RowReader:
         except (TypeError, OverflowError):
             pass
         return self._read_slowly(values)
+
+    def read_cells(self, cells: msgspec.Struct) -> PackedRow:
+        """Return the row of an instance of `cells_type`, as `read_row` does for the same values."""
+        given: tuple[Any, ...] = astuple(cells)
+        try:
+            if math.isfinite(sum(given)):
+                return PackedRow(self._struct.pack(*given), self._full)
+        except (TypeError, OverflowError):
+            pass
+        named = zip(self._columns, given, strict=True)
+        return self.read_row({name: value for name, value in named if value is not None})
 
     def _learn_order(self, names: tuple[str, ...]) -> _Order:
         places = {name: place for place, name in enumerate(names)}
@@ -98,6 +113,13 @@ class RowReader:
         return PackedRow(self._struct.pack(*cells), mask)
 
 
+def make_cells_type(features: Sequence[str]) -> type[msgspec.Struct]:
+    """Make a struct with a field for each feature, `None` if it is not given; it decodes no other names."""
+    fields = [(f"feature_{column}", float | None, None) for column in range(len(features))]
+    names = {field[0]: name for field, name in zip(fields, features, strict=True)}
+    return msgspec.defstruct("Cells", fields, rename=names, omit_defaults=True, forbid_unknown_fields=True, gc=False)
+
+
 def _fits_float32(value: float) -> bool:
     try:
         struct.pack("=f", value)
@@ -112,3 +134,13 @@ def iterate_columns(mask: int) -> Iterator[int]:
         lowest = mask & -mask
         yield lowest.bit_length() - 1
         mask ^= lowest
+
+
+def copy_cells(row: PackedRow, to: memoryview, base: int, full: int) -> None:
+    """Copy the values that a row has over the row that begins at byte `base` of `to`; `full` is the mask of all."""
+    if row.mask == full:
+        to[base : base + len(row.data)] = row.data
+        return
+    for column in iterate_columns(row.mask):
+        at = 4 * column
+        to[base + at : base + at + 4] = row.data[at : at + 4]

@@ -3,12 +3,14 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 
 from streamd.core.contract import MAX_STATUS
 from streamd.core.errors import InvalidInputError, StreamdError
+
+CellsT = TypeVar("CellsT")
 
 Time = float | Annotated[datetime, msgspec.Meta(tz=True)]
 """Epoch seconds, or RFC 3339 with an offset."""
@@ -20,13 +22,25 @@ MAX_LISTED_ERRORS = 1_000
 """Rejections that one answer lists; all are counted."""
 
 
+Status = Annotated[int, msgspec.Meta(ge=0, le=MAX_STATUS)] | None
+
+
 class Sample(msgspec.Struct, gc=False):
     """Values of some features of one server at one time; null and NaN are missing values."""
 
     server: str
     time: Time
     values: Annotated[dict[str, float | None], msgspec.Meta(max_length=MAX_SAMPLE_VALUES)]
-    status: Annotated[int, msgspec.Meta(ge=0, le=MAX_STATUS)] | None = None
+    status: Status = None
+
+
+class CellSample(msgspec.Struct, Generic[CellsT], gc=False):
+    """A sample of which each value is a feature of the model: a field of `values`, see `RowReader.cells_type`."""
+
+    server: str
+    time: Time
+    values: CellsT
+    status: Status = None
 
 
 @dataclass(slots=True)

@@ -94,6 +94,23 @@ class StateFolder:
             log.warning("state_not_marked", folder=str(self.path), reason=exc.strerror or str(exc))
 
 
+class SharedFolder:
+    """A state folder that another process of this daemon has locked."""
+
+    is_torn = False
+    was_clean = False
+    is_closed = True
+
+    def mark_in_use(self) -> None:
+        """Do nothing: the other process marks it."""
+
+    def mark_clean(self) -> None:
+        """Do nothing: the other process marks it."""
+
+    def close(self) -> None:
+        """Do nothing: the other process releases it."""
+
+
 def find_free_name(path: Path) -> Path:
     """Return a path beside a file that does not exist."""
     names = (path.with_name(f"{path.name}.{number}.old") for number in itertools.count(1))

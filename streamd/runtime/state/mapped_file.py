@@ -48,11 +48,13 @@ class StateFile:
 
     The file is sparse: a slot takes disk space when it is reserved, so that a full disk is an error of `reserve` and
     never a bus error in the middle of a write. `is_new` is true if the file was created; `recreate` empties it first.
+    With `is_shared`, another process of this daemon has it locked, and reserves and flushes what both write.
     """
 
-    def __init__(self, path: Path, layout: Layout, *, recreate: bool = False) -> None:
+    def __init__(self, path: Path, layout: Layout, *, recreate: bool = False, is_shared: bool = False) -> None:
         self.path = path
         self.layout = layout
+        self._is_shared = is_shared
         self._temporary_path = path if recreate else None
         self._is_flush_incomplete = False  # a flush failed, and none has succeeded since
         self._touched_pieces: set[int] = set()  # numbers of pieces in which a slot was reserved
@@ -64,12 +66,13 @@ class StateFile:
             raise StateError(f"{path}: cannot be opened: {exc.strerror or exc}") from exc
         try:
             self._check_kind()
-            self._lock()
+            if not is_shared:
+                self._lock()
             if recreate:
                 os.ftruncate(self._fd, 0)
-            self.header, self.is_new = self._prepare()
+            self.header, self.is_new = self._read_shared() if is_shared else self._prepare()
             self.needs_spare_space = is_btrfs(self._fd)
-            if not self.is_new and not self._reserve_all_pieces():
+            if not (is_shared or self.is_new) and not self._reserve_all_pieces():
                 self._drop_from_cache()
             self._map: mmap.mmap | None = mmap.mmap(self._fd, layout.nbytes)
             self._map.madvise(mmap.MADV_RANDOM)
@@ -81,19 +84,6 @@ class StateFile:
     def identifier(self) -> str:
         """The identifier of this file; a file that replaces it has another."""
         return str(self.header.get("identifier", ""))
-
-    @property
-    def is_sealed(self) -> bool:
-        """Whether all of its content has seals; the files of earlier versions have none."""
-        return self.header.get("sealed") is True
-
-    def mark_sealed(self) -> None:
-        """Note in the header that all content has seals; flushes the file before and after."""
-        self.flush()
-        self.header = {**self.header, "sealed": True}
-        more = {key: value for key, value in self.header.items() if key not in self.layout.identity}
-        os.pwrite(self._fd, self.layout.make_header(**more), 0)
-        self.flush()
 
     def map_arrays(self) -> NamedArrays:
         """Return the layout's arrays as views of the map; they keep it alive after `close`."""
@@ -254,7 +244,8 @@ class StateFile:
         if self._map is None:
             return
         try:
-            self.flush()
+            if not self._is_shared:
+                self.flush()
         finally:
             self._map = None
             # The map has a descriptor of its own, which would hold the lock as long as a view is held.
@@ -280,6 +271,13 @@ class StateFile:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
             raise StateError(f"{self.path}: another process has it open; one state folder serves one daemon") from exc
+
+    def _read_shared(self) -> tuple[Mapping[str, Any], bool]:
+        """Return the header of a file that another process has made; raises `ForeignLayoutError`."""
+        header = parse_header(os.pread(self._fd, HEADER_BYTES, 0))
+        if header is None or os.fstat(self._fd).st_size != self.layout.nbytes or not self._has_our_layout(header):
+            raise ForeignLayoutError(header)
+        return header, False
 
     def _prepare(self) -> tuple[Mapping[str, Any], bool]:
         """Return the header, and whether the file is new; raises `ForeignLayoutError` if it has another layout."""

@@ -1,38 +1,27 @@
 """Everything that outlives the process: servers, windows and latest forecasts.
 
-Opens, repairs and migrates the mapped files at start. The policies over the arrays are in `core/state`.
+`opening.py` opens the mapped files. The policies over the arrays are in `core/state`.
 """
 
 import math
-from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import structlog
 
+from streamd.core.arrays import Numbers, Slots
 from streamd.core.contract import ModelContract
-from streamd.core.errors import StateError, StorageError
-from streamd.core.state import board
+from streamd.core.errors import StorageError
 from streamd.core.state.ahead_servers import AheadServers
 from streamd.core.state.board import ForecastBoard
 from streamd.core.state.directory import Directory
-from streamd.core.state.layout import HEADER_BYTES, Layout, parse_header
 from streamd.core.state.recovery import rewind
-from streamd.core.state.repairs import Repairs, repair_windows
-from streamd.core.state.rows import RowReader
 from streamd.core.state.windows import WindowStore
-from streamd.regular_files import open_regular
-from streamd.runtime.state.folder import StateFolder, find_free_name
-from streamd.runtime.state.mapped_file import StateFile, open_state_file
-from streamd.runtime.state.migration import FormerWindows, make_windows_layout, read_former_windows
+from streamd.runtime.state.folder import SharedFolder, StateFolder
+from streamd.runtime.state.mapped_file import StateFile
 
 log = structlog.get_logger(__name__)
-
-MAX_NAMED_SLOTS = 20
-"""The number of damaged servers that the log names one by one; all are counted."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +44,7 @@ class State:
     """
 
     contract: ModelContract
-    lock: StateFolder
+    lock: StateFolder | SharedFolder
     windows_file: StateFile
     board_file: StateFile
     directory: Directory
@@ -64,6 +53,8 @@ class State:
     recovered: dict[str, int] = field(default_factory=dict)
     set_aside: list[str] = field(default_factory=list)
     """The files that could not be read at start, by the paths that they were renamed to."""
+    is_shared: bool = False
+    """Whether other processes of this daemon write the windows too."""
 
     def __post_init__(self) -> None:
         arrays = self.windows.arrays
@@ -110,16 +101,17 @@ class State:
         dropped = rewind(self.windows, slot, last_step)
         if self.board.get_step(slot) > self.windows.get_newest_step(slot):
             self.board.take_down(slot)
-        self.directory.generations[slot] += 1  # windows that run hold rows that were dropped
+        self.directory.expire(slot)  # windows that run hold rows that were dropped
         return dropped
 
     def is_unforecast(self, slot: int) -> bool:
         """Whether a slot's window has enough rows, and its newest row has no forecast yet."""
         return self.windows.is_ready(slot) and self.windows.get_newest_step(slot) > self.board.get_step(slot)
 
-    def snapshot(self, slot: int) -> tuple[int, int, int]:
-        """Return a slot's generation, its newest step, and the number of rows in its window."""
-        return self.directory.generations[slot], self.windows.get_newest_step(slot), self.windows.have[slot]
+    def snapshot_many(self, slots: Slots) -> tuple[Numbers, Numbers, Numbers]:
+        """Return the generations of slots, their newest steps, and the numbers of rows in their windows; all `(n,)`."""
+        contexts = self.windows.volatile["have"][slots].astype(np.int64)
+        return self.directory.generations[slots], self.windows.arrays["newest"][slots], contexts
 
     def find_unforecast(self) -> list[int]:
         """Return the slots whose newest row was closed but not forecast when the former process ended."""
@@ -161,189 +153,3 @@ class State:
         if is_flushed and not self.lock.is_closed:
             self.lock.mark_clean()
         self.lock.close()
-
-
-def open_state(folder: Path, contract: ModelContract, limits: WindowLimits, now: float) -> State:
-    """Open a state folder, and repair and migrate it (`now`: monotonic seconds); raises `StateError`.
-
-    If the capacity or the model's features changed, the windows of the former file are carried over. If that fails, the
-    former files are unchanged and no new file is left.
-    """
-    lock = StateFolder(folder)
-    if not lock.is_torn:
-        lock.mark_in_use()  # before the first change
-    layout = make_windows_layout(
-        list(contract.features), contract.context_length, contract.step_seconds, limits.capacity
-    )
-    opened = ExitStack()
-    try:
-        windows_file, former_path = open_state_file(folder / "windows.streamd", layout)
-        opened.callback(windows_file.discard)
-        board_layout = _make_board_layout(contract, limits.capacity, windows_file.identifier)
-        board_file, former_board = open_state_file(folder / "forecasts.streamd", board_layout)
-        opened.callback(board_file.discard)
-        state = _make_state(contract, lock, windows_file, board_file, limits)
-        _restore(state, former_path, former_board, now)
-        if lock.is_torn:
-            state.flush()  # a torn file is not in order before all that was rebuilt is on the disk
-            lock.mark_in_use()
-    except BaseException as exc:
-        try:
-            opened.close()
-            if lock.was_clean:
-                lock.mark_clean()  # the files that are left are as they were found
-        except OSError as error:
-            log.warning("state_not_flushed", folder=str(folder), error=error.strerror or str(error))
-        lock.close()
-        if isinstance(exc, OSError):
-            raise StateError(f"{folder}: cannot be read and written: {exc.strerror or exc}") from exc
-        raise
-    if len(state.directory):
-        log.info("state_recovered", folder=str(folder), **state.recovered)
-    return state
-
-
-def _make_board_layout(contract: ModelContract, capacity: int, windows: str) -> Layout:
-    """Return the layout of a forecast file; `windows` is the identifier of the window file that has its slots."""
-    identity = {
-        "kind": "forecasts",
-        "windows": windows,
-        "targets": list(contract.targets),
-        "quantiles": list(contract.quantiles),
-        "horizon": contract.horizon,
-    }
-    return Layout(board.make_board_columns(contract), capacity, identity)
-
-
-def _make_state(
-    contract: ModelContract, lock: StateFolder, windows_file: StateFile, board_file: StateFile, limits: WindowLimits
-) -> State:
-    arrays = windows_file.map_arrays()
-    directory = Directory(arrays, has_checks=windows_file.is_sealed)
-    windows = WindowStore(
-        arrays,
-        seeds=directory.seeds,
-        need=min(limits.need, contract.context_length),
-        late_steps=limits.late_steps,
-        grace_seconds=limits.grace_seconds,
-    )
-    return State(
-        contract=contract,
-        lock=lock,
-        windows_file=windows_file,
-        board_file=board_file,
-        directory=directory,
-        windows=windows,
-        board=ForecastBoard(board_file.map_arrays(), directory.seeds),
-    )
-
-
-def _restore(state: State, former_path: Path | None, former_board: Path | None, now: float) -> None:
-    """Bring opened files into a consistent state.
-
-    1. Reserve the used slots again.
-    2. Carry over the windows of a former file, and replace it.
-    3. Replace a former forecast file; its forecasts are computed again.
-    4. Finish interrupted changes, empty rows that nothing proves, free slots without any, and drop forecasts that are
-       not what was posted.
-    """
-    _reserve_again(state)
-    former = None
-    if former_path is not None:
-        former = read_former_windows(former_path, state.contract.step_seconds, is_torn=state.lock.is_torn)
-    carried = _carry_over(state, former) if former is not None else 0
-    if former_path is not None:
-        # One file that was carried over is retained; each file that was not is retained under its own name.
-        aside = former_path.with_name(f"{former_path.name}.old") if former is not None else find_free_name(former_path)
-        state.windows_file.replace_former(former_path, aside)
-        if former is None:
-            state.set_aside.append(str(aside))
-    if former_board is not None:
-        _replace_board(state, former_board)
-    repairs = _repair(state, now)
-    if not state.board_file.is_sealed:
-        state.board.seal_all()
-        state.board_file.mark_sealed()
-    for slot in state.directory.slots.values():
-        state.board.drop_impossible(slot, state.windows.get_newest_step(slot), state.contract.context_length)
-    if state.board.unreadable:
-        log.warning("forecasts_dropped", count=state.board.unreadable, reason="they are damaged")
-    if state.set_aside:
-        log.warning("state_files_retained", files=state.set_aside)
-    state.recovered = {
-        "servers": len(state.directory),
-        "interrupted": repairs.interrupted,
-        "carried_over": carried,
-        "unreadable": state.directory.unreadable,
-        "repaired": len(repairs.repaired),
-        "lost_rows": sum(repairs.lost_rows.values()) + (sum(former.lost_rows.values()) if former is not None else 0),
-        "torn": int(state.lock.is_torn and not state.windows_file.is_new),
-    }
-
-
-def _replace_board(state: State, former: Path) -> None:
-    """Replace a former forecast file by the new one; its forecasts are computed again from the windows."""
-    with open_regular(former) as file:
-        header = parse_header(file.read(HEADER_BYTES))
-    aside = find_free_name(former) if header is None else None
-    state.board_file.replace_former(former, aside)
-    if aside is not None:
-        log.warning("state_set_aside", file=str(former), reason="it is damaged, or no forecast file of streamd")
-        state.set_aside.append(str(aside))
-
-
-def _repair(state: State, now: float) -> Repairs:
-    """Repair the windows, name the servers that lost rows, and free the slots without any usable row."""
-    file, names, slots = state.windows_file, state.directory.names, list(state.directory.slots.values())
-    repairs = repair_windows(state.windows, slots, now, is_sealed=file.is_sealed, is_torn=state.lock.is_torn)
-    if not file.is_sealed:
-        file.mark_sealed()
-    _report_lost_rows({str(names[slot]): rows for slot, rows in repairs.lost_rows.items()})
-    for slot, reason in islice(repairs.unreadable.items(), MAX_NAMED_SLOTS):
-        log.warning("server_unreadable", server=names[slot], slot=slot, reason=reason)
-    for slot in repairs.unreadable:
-        state.directory.free_damaged(slot)
-    if state.directory.unreadable:
-        log.warning("slots_freed", count=state.directory.unreadable, reason="their stored numbers are implausible")
-    return repairs
-
-
-def _report_lost_rows(lost_rows: Mapping[str, int]) -> None:
-    """Log the servers of which rows are missing because nothing proves them."""
-    for server, rows in islice(lost_rows.items(), MAX_NAMED_SLOTS):
-        log.warning("rows_lost", server=server, rows=rows, reason="they are damaged, or were not on the disk in time")
-    if len(lost_rows) > MAX_NAMED_SLOTS:
-        log.warning("servers_with_lost_rows", count=len(lost_rows), rows=sum(lost_rows.values()))
-
-
-def _reserve_again(state: State) -> None:
-    """Make sure that the used slots of both files can be written: one of the files may be new."""
-    used = np.flatnonzero(state.windows_file.map_arrays()["name_bytes"])
-    runs = np.split(used, np.flatnonzero(np.diff(used) != 1) + 1) if len(used) else []
-    try:
-        for run in runs:
-            for file in (state.windows_file, state.board_file):
-                file.reserve_again(int(run[0]), len(run))
-    except StorageError as exc:
-        raise StateError(str(exc)) from exc
-
-
-def _carry_over(state: State, former: FormerWindows) -> int:
-    """Copy the windows of a file of another layout by feature name, the last seen servers first."""
-    rows = RowReader(state.contract.features)
-    servers = former.servers[: state.directory.capacity]
-    for server in servers:
-        try:
-            slot, _ = state.admit(server.name, server.last_seen)
-        except StorageError as exc:
-            raise StateError(
-                f"{len(servers)} servers cannot be carried over, the former file is unchanged: {exc}"
-            ) from exc
-        for step, values, status in former.rows(server, state.contract.context_length):
-            state.windows.write_sample(slot, step, rows.read_row(values), status, 0.0)
-        state.windows.close_overdue_rows(float("inf"))
-    state.directory.unreadable += former.unreadable
-    _report_lost_rows(former.lost_rows)
-    state.windows.closed_rows = state.windows.warming_rows = 0  # they count from the start of the process
-    log.info("state_carried_over", servers=len(servers), left_behind=len(former.servers) - len(servers))
-    return len(servers)

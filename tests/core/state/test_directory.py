@@ -8,8 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamd.core.errors import InvalidServerError, NoCapacityError
-from streamd.core.state.directory import DIRECTORY_COLUMNS, MAX_SERVER_NAME_BYTES, Directory, check_server_name
-from streamd.core.state.layout import Layout, NamedArrays
+from streamd.core.state.directory import (
+    DIRECTORY_COLUMNS,
+    MAX_SERVER_NAME_BYTES,
+    SHORT_NAME_BYTES,
+    VOLATILE_DIRECTORY_COLUMNS,
+    Directory,
+    check_server_name,
+)
+from streamd.core.state.layout import Layout, NamedArrays, make_zeros
 
 NAMES = ["web-01", "web-02", "ä" * 128, "x" * 256, "s", " ", "数据库"]
 
@@ -47,7 +54,7 @@ def test_the_directory_is_a_dict_that_forgets_the_longest_silent_server(
                 forgotten_slots[slot] += 1
         seen[name] = float(now)
         if restart:
-            assert directory.generations == forgotten_slots
+            assert directory.generations.tolist() == forgotten_slots
             slots = dict(directory.slots)
             directory = Directory(arrays)
             forgotten_slots = [0] * capacity
@@ -204,3 +211,26 @@ def test_names_lie_in_the_arrays_as_utf8() -> None:
     stored = arrays["name"][0, : int(arrays["name_bytes"][0])]
     assert np.array_equal(stored, np.frombuffer("数据库".encode(), np.uint8))
     assert arrays["last_seen"][0] == 5.0
+
+
+def test_generations_and_seeds_lie_in_arrays_that_others_may_share() -> None:
+    shared = make_zeros(VOLATILE_DIRECTORY_COLUMNS, 3)
+    directory = Directory(make_arrays(), shared)
+    slot, _ = come(directory, "web-01", 1.0)
+    seed = int(shared["seeds"][slot])
+    assert seed > 0
+    directory.expire(slot)
+    assert (directory.get_generation(slot), shared["generations"].tolist()[slot]) == (1, 1)
+    directory.release(slot)
+    assert (directory.get_generation(slot), int(shared["seeds"][slot])) == (2, 0)
+    come(directory, "web-01", 2.0)
+    assert int(shared["seeds"][slot]) == seed, "it depends on the name only"
+
+
+def test_a_short_name_does_not_touch_the_rest_of_the_names() -> None:
+    arrays = make_arrays()
+    directory = Directory(arrays)
+    come(directory, "x" * SHORT_NAME_BYTES, 1.0)
+    assert not arrays["name_rest"].any()
+    come(directory, "y" * (SHORT_NAME_BYTES + 1), 2.0)
+    assert arrays["name_rest"].sum() == ord("y")

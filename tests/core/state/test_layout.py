@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamd.core.state.layout import HEADER_BYTES, Column, Layout, make_scalar_view, parse_header
+from streamd.core.state.layout import HEADER_BYTES, Column, Layout, make_scalar_view, make_zeros, parse_header
 
 DTYPES = ["<f4", "<i8", "u1", "<u2", "S7"]
 SHAPES = st.lists(st.integers(1, 5), max_size=2).map(tuple)
@@ -67,3 +67,11 @@ def test_a_scalar_view_writes_to_its_array() -> None:
     view = make_scalar_view(array)
     view[4] = 5.0
     assert array[1, 1] == 5.0
+
+
+def test_zeros_have_the_shapes_of_their_columns() -> None:
+    arrays = make_zeros((Column("a", "<u4"), Column("b", "<f4", (2, 3))), 5)
+    assert {name: (array.shape, array.dtype.str, bool(array.any())) for name, array in arrays.items()} == {
+        "a": ((5,), "<u4", False),
+        "b": ((5, 2, 3), "<f4", False),
+    }

@@ -6,8 +6,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
-from streamd.core.state.windows import NO_STEP, WindowStore
+from streamd.core.state.window_columns import NO_STEP
+from streamd.core.state.windows import WindowStore
+from tests.support import kill_points
 from tests.support.fleet_scripts import (
     EVENTS,
     SLOTS,
@@ -24,6 +27,7 @@ from tests.support.fleet_scripts import (
     try_write,
     window_of,
 )
+from tests.support.kill_points import COUNT, choose_kills
 from tests.support.naive_windows import NaiveServer
 from tests.support.torn_writes import make_watched_view
 from tests.support.watched_memory import Memory, check_sound, restart
@@ -32,8 +36,10 @@ END = 1e9
 """A time at which every grace is over."""
 
 
-@given(sizes(), events(min_size=5, max_size=25), EVENTS)
-def test_a_store_killed_at_any_write_is_recovered(lengths: Sizes, acked: list[Event], last: Event) -> None:
+@given(sizes(), events(min_size=5, max_size=25), EVENTS, st.booleans())
+def test_a_store_killed_at_any_write_is_recovered(
+    lengths: Sizes, acked: list[Event], last: Event, is_shared: bool
+) -> None:
     memory = Memory(lengths)
     twins = Twins(lengths, memory.store, [lengths.naive() for _ in range(SLOTS)])
     for slot in range(SLOTS):
@@ -53,10 +59,10 @@ def test_a_store_killed_at_any_write_is_recovered(lengths: Sizes, acked: list[Ev
     feed_naive(lengths, twins.naive, last, step, cells, now)
     for server in twins.naive:
         server.close_overdue(END)
-    for arrays in memory.after_each_store():
+    for arrays in memory.after_some_stores():
         # A slot that is being reset belongs to no server at this moment: the directory has released it.
         slots = [slot for slot in range(SLOTS) if not (isinstance(last, Reset) and last.slot == slot)]
-        store, _ = restart(lengths, arrays, slots, now)
+        store, _ = restart(lengths, arrays, slots, now, is_shared=is_shared)
         for slot in slots:
             check_sound(store, slot)
             mine = {(step, feature): value for feature, value in cells.items()}
@@ -180,7 +186,7 @@ def test_recovering_a_complete_store_changes_nothing(lengths: Sizes, sequence: l
     assert interrupted == 0
     for name, array in before.items():
         np.testing.assert_array_equal(store.arrays[name], array)
-    assert store.have == twins.store.have
+    assert store.have.tolist() == twins.store.have.tolist()
 
 
 def test_the_watch_sees_every_store() -> None:
@@ -197,6 +203,15 @@ def test_the_watch_sees_every_store() -> None:
         for former, copy in pairwise(changes):
             words = np.frombuffer(former, np.uint64) != np.frombuffer(copy, np.uint64)
             assert words.sum() <= 1, "one store at a time"
+
+
+def test_the_examples_together_are_killed_at_every_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kill_points, "EXHAUSTIVE", False)
+    chosen = [choose_kills(range(60), seed.to_bytes(2, "little")) for seed in range(200)]
+    assert {len(each) for each in chosen} == {COUNT}
+    assert all(each == sorted({0, *each, 59}) for each in chosen)
+    assert {moment for each in chosen for moment in each} == set(range(60))
+    assert choose_kills(range(COUNT), b"") == list(range(COUNT))
 
 
 def test_an_unwatched_array_is_refused() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from streamd.core.state.ahead_servers import AheadServers
 from streamd.core.state.recovery import rewind
-from streamd.core.state.windows import NO_STEP
+from streamd.core.state.window_columns import NO_STEP
 from tests.support.fleet_scripts import SLOTS, Event, Sizes, Twins, check_slot, events, row_of, sizes
 from tests.support.naive_windows import NaiveServer
 from tests.support.watched_memory import Memory, check_sound, restart
@@ -67,8 +67,10 @@ def test_rows_that_are_not_ahead_stay_and_the_window_continues(
         twins.check()
 
 
-@given(sizes(), events(min_size=5, max_size=25), BACK)
-def test_a_rewind_killed_at_any_store_is_repeated(lengths: Sizes, sequence: list[Event], back: int) -> None:
+@given(sizes(), events(min_size=5, max_size=25), BACK, st.booleans())
+def test_a_rewind_killed_at_any_store_is_repeated(
+    lengths: Sizes, sequence: list[Event], back: int, is_shared: bool
+) -> None:
     memory = Memory(lengths)
     twins = fed(lengths, sequence, memory)
     last_step = max((twins.naive[0].latest or 0) - back, 0)
@@ -76,8 +78,8 @@ def test_a_rewind_killed_at_any_store_is_repeated(lengths: Sizes, sequence: list
     memory.watched = True
     rewind(memory.store, 0, last_step)
     rewind_naively(twins.naive[0], last_step)
-    for arrays in memory.after_each_store():
-        store, _ = restart(lengths, arrays, list(range(SLOTS)), twins.now)
+    for arrays in memory.after_some_stores():
+        store, _ = restart(lengths, arrays, list(range(SLOTS)), twins.now, is_shared=is_shared)
         for slot in range(SLOTS):
             check_sound(store, slot)
         if store.get_latest_step(0) > last_step:

@@ -1,7 +1,9 @@
 """Tests `streamd/core/state/rows.py` against reading the values one by one."""
 
 import math
+import re
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -72,3 +74,32 @@ def test_the_cache_of_orders_is_bounded() -> None:
         reader.read_row({f"feature-{number}": 1.0, "mem": 2.0})
         assert len(reader._orders) <= MAX_CACHED_ORDERS
     assert reader.ignored == 3 * MAX_CACHED_ORDERS
+
+
+@given(st.lists(st.dictionaries(st.sampled_from(FEATURES), VALUES), max_size=8), st.integers(1, 3))
+def test_cells_are_read_as_the_same_values_are(samples: list[Values], count: int) -> None:
+    features = FEATURES[:count]
+    reader = RowReader(features)
+    for values in samples:
+        known = {name: value for name, value in values.items() if name in features}
+        cells = reader.cells_type(*(known.get(name) for name in features))
+        try:
+            expected = reader.read_row(known)
+        except InvalidValueError:  # of several such values, it names the first of the features
+            first = next(name for name in features if naive({name: known.get(name)}, (name,)) is None)
+            with pytest.raises(InvalidValueError, match=re.escape(f"values.{first} is {known[first]!r}, expected")):
+                reader.read_cells(cells)
+        else:
+            assert reader.read_cells(cells) == expected
+
+
+@pytest.mark.parametrize("name", ["", "a b", "__class__", "feature_1", "ä", "def"])
+def test_cells_have_features_of_any_name(name: str) -> None:
+    reader = RowReader(["cpu", name])
+    cells = msgspec.json.decode(msgspec.json.encode({name: 2, "cpu": 1.5}), type=reader.cells_type)
+    assert reader.read_cells(cells) == reader.read_row({"cpu": 1.5, name: 2.0})
+
+
+def test_cells_of_other_names_are_not_decoded() -> None:
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.json.decode(b'{"cpu": 1, "unknown": 2}', type=RowReader(FEATURES).cells_type)

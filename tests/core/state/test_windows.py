@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from streamd.core.state import rings
 from streamd.core.state.rings import MIN_WINDOWS_PER_RUN
 from streamd.core.state.rows import PackedRow
-from streamd.core.state.windows import NO_STEP, WindowStore
+from streamd.core.state.window_columns import NO_STEP
+from streamd.core.state.windows import WindowStore
 from tests.support.fleet_scripts import (
     FEATURES,
     GRACE_SECONDS,

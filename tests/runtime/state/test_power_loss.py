@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamd.core.errors import TooOldError
-from streamd.core.state.windows import NO_STEP
+from streamd.core.state.window_columns import NO_STEP
 from streamd.runtime.state.state import State, WindowLimits
 from tests.support.contracts import make_contract
 from tests.support.power_loss import TornFolder
