@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast
 
 import aiohttp
 from aiohttp import web
@@ -11,7 +11,6 @@ PEER_LEFT_ERRORS = (ConnectionError, aiohttp.ClientConnectionError)
 """Errors that aiohttp raises if a peer has left; its `ClientConnectionError` is not a `ConnectionError`."""
 
 
-@runtime_checkable
 class LossReporter(Protocol):
     """A connection that calls back when it is lost (`Connection`)."""
 
@@ -30,12 +29,12 @@ def call_when_lost(request: web.BaseRequest, callback: Callable[[], None]) -> It
     A handler that only waits or writes does not notice a lost connection before its next write. Raises
     `ConnectionResetError` if the peer has left already. Has no effect if the connection does not report its loss.
     """
-    connection = request.protocol
     if has_peer_left(request):
         raise ConnectionResetError("the peer has left")
-    if not isinstance(connection, LossReporter):
+    if not hasattr(request.protocol, "on_lost"):  # `isinstance` of a protocol takes 5 us
         yield
         return
+    connection = cast("LossReporter", request.protocol)
     connection.on_lost = callback
     try:
         yield

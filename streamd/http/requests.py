@@ -5,13 +5,14 @@ Bodies are bytes here; `wire/` decodes them.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Hashable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from aiohttp import web
 
 from streamd.core.errors import MalformedError, StreamdError, TooBusyError, TooLargeError
 from streamd.http.access.context import get_caller, recheck_caller
+from streamd.http.access.forwarded import get_remote
 from streamd.http.body_turns import LARGE_BODY_BYTES, BodyTurns
 from streamd.http.byte_budget import ByteBudget, ByteHolder
 from streamd.http.compression import CONTENT_CODINGS, Decompressor, parse_content_encoding
@@ -78,8 +79,9 @@ class BodyReader:
         """The bytes of bodies and frames that are received and not handled yet."""
         return self.budget.held_bytes
 
-    @asynccontextmanager
-    async def read_body(self, request: web.Request, codings: Sequence[str] = CONTENT_CODINGS) -> AsyncIterator[bytes]:
+    def read_body(
+        self, request: web.Request, codings: Sequence[str] = CONTENT_CODINGS
+    ) -> AbstractAsyncContextManager[bytes]:
         """Read a body in one of these codings and decompress it; its bytes count as pending until the block ends.
 
         Of large bodies, one block runs at a time. Raises `UnsupportedEncodingError`, `TooLargeError`, `TooBusyError` if
@@ -94,6 +96,14 @@ class BodyReader:
         owner = find_owner(request)
         holder = self.budget.open_holder(owner)
         holder.expected_bytes = announced
+        if encoding == "identity" and _has_arrived(request, min(SHARED_BODY_BYTES, LARGE_BODY_BYTES, limit + 1)):
+            return _ArrivedBody(request, holder)
+        return self._receive_body(request, encoding, holder, owner)
+
+    @asynccontextmanager
+    async def _receive_body(
+        self, request: web.Request, encoding: str, holder: ByteHolder, owner: Hashable
+    ) -> AsyncIterator[bytes]:
         async with AsyncExitStack() as stack:
             stack.callback(holder.close)
             async with _evict_on_demand(request, holder) as interrupt:
@@ -155,10 +165,33 @@ class BodyReader:
         return bytes(body)
 
 
+class _ArrivedBody:
+    """A small body that arrived with its head: nothing is waited for, so no deadline and no eviction is prepared."""
+
+    def __init__(self, request: web.Request, holder: ByteHolder) -> None:
+        self._request = request
+        self._holder = holder
+
+    async def __aenter__(self) -> bytes:
+        recheck_caller(self._request)
+        body = self._request.content.read_nowait()
+        self._holder.reserve(len(body))
+        return body
+
+    async def __aexit__(self, *error: object) -> None:
+        self._holder.close()
+
+
+def _has_arrived(request: web.Request, end_bytes: int) -> bool:
+    """Whether the whole body is received already, and has fewer bytes than `end_bytes`."""
+    content = request.content
+    return content.is_eof() and content.exception() is None and 0 < content.total_bytes < end_bytes
+
+
 def find_owner(request: web.Request) -> Hashable:
     """Return what limits are fair between: the token of the caller, or else its address."""
     caller = get_caller(request)
-    return request.remote if caller.is_anonymous else ("token", caller.name)
+    return get_remote(request) if caller.is_anonymous else ("token", caller.name)
 
 
 @asynccontextmanager

@@ -7,25 +7,23 @@ import asyncio
 import socket as sockets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from typing import cast
 
-from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
+from aiohttp import WSCloseCode, WSMsgType, web
 
 from streamd.core.access.caller import Caller
 from streamd.core.errors import DrainingError, TooBusyError, UnauthorizedError
 from streamd.http.access.context import get_caller
 from streamd.http.connections import WRITE_BUFFER_BYTES, Connection
+from streamd.http.message_readers import BatchReader, FrameReader
 from streamd.http.peer_turns import FrameSlices, PeerTurns
 from streamd.http.peers import PEER_LEFT_ERRORS, has_peer_left
 from streamd.http.requests import TransportLimits
-from streamd.http.turn_reader import SMALL_BYTES
 from streamd.http.wire.codecs import Encoding
 from streamd.runtime.pauses import Pauses
 
 KEEP_ALIVE_SECONDS = 15.0
 """An event stream without events is sent a comment after this long."""
-
-CHECKED_MESSAGES = 8
-"""After so many small messages, or one large, it is checked whether it is the turn of others: it takes 0.5 us."""
 
 REVOKED_MESSAGE = b"the token was revoked, or has expired"
 """The reason in the closing frame, with the code 1008, of a socket whose token does not hold any more."""
@@ -67,9 +65,13 @@ class Sockets:
             get_connection(request).watch_queue(socket._reader)
             yield socket
 
-    def read_frames(self, request: web.Request, socket: web.WebSocketResponse) -> "FrameReader":
+    def read_frames(self, request: web.Request, socket: web.WebSocketResponse) -> FrameReader:
         """Return an iterator over the messages of a WebSocket, until it is closed."""
-        return FrameReader(self, get_connection(request), socket, FrameSlices(self._turns))
+        return FrameReader(get_connection(request), socket, FrameSlices(self._turns), self.has_read_all)
+
+    def read_batches(self, request: web.Request, socket: web.WebSocketResponse, most: int) -> BatchReader:
+        """Return an iterator over the messages of a WebSocket in batches of at most so many, until it is closed."""
+        return BatchReader(self.read_frames(request, socket), socket._reader, most)
 
     @asynccontextmanager
     async def open_event_stream(self, request: web.Request) -> AsyncIterator[web.StreamResponse]:
@@ -111,12 +113,32 @@ class Sockets:
                 raise ConnectionResetError("the peer left before the stream began") from exc
             raise
 
-    async def send(self, socket: web.WebSocketResponse, frame: bytes, encoding: Encoding) -> None:
+    async def send(self, socket: web.WebSocketResponse, frame: bytes | memoryview, encoding: Encoding) -> None:
         """Send one frame; raises `ConnectionError` if the peer has left or does not read in time."""
         if encoding is Encoding.JSON:
-            await socket.send_frame(frame, WSMsgType.TEXT)
+            await socket.send_frame(bytes(frame), WSMsgType.TEXT)
         else:
-            await socket.send_bytes(frame)
+            await socket.send_bytes(cast("bytes", frame))  # any buffer, whatever the annotation says
+
+    async def send_frames(self, request: web.Request, socket: web.WebSocketResponse, frames: bytes) -> None:
+        """Send whole frames (`wire/websocket_frames.py`) with one write; raises `ConnectionError` as `send` does."""
+        if not self.write_frames(socket, frames):
+            raise ConnectionResetError("the socket is closed")
+        await self.wait_until_written(request)
+
+    def write_frames(self, socket: web.WebSocketResponse, frames: bytes) -> bool:
+        """Send whole frames without a wait; returns `False` if the socket is closed."""
+        transport = self._open.get(socket)
+        if transport is None or transport.is_closing() or socket.closed:
+            return False
+        transport.write(frames)
+        return True
+
+    async def wait_until_written(self, request: web.Request) -> None:
+        """Wait until the peer has read so much that more may be sent; raises `ConnectionError` as `send` does."""
+        connection = get_connection(request)
+        if connection.writing_paused:
+            await connection.wait_until_written()
 
     def has_read_all(self, socket: web.WebSocketResponse) -> bool:
         """Whether everything sent so far has left the write buffer, so that a send would not wait for the peer."""
@@ -155,61 +177,6 @@ class Sockets:
         sockets = [each for each in self._open if isinstance(each, web.WebSocketResponse)]
         closing = [socket.close(code=WSCloseCode.GOING_AWAY, message=b"the daemon is stopping") for socket in sockets]
         await asyncio.gather(*closing, return_exceptions=True)
-
-
-class FrameReader:
-    """Iterates over the messages of a WebSocket, in slices that are fair to other connections, and answers its pings.
-
-    A large message counts as pending until the next one is requested.
-    """
-
-    def __init__(
-        self, sockets: Sockets, connection: Connection, socket: web.WebSocketResponse, slices: FrameSlices
-    ) -> None:
-        self._sockets = sockets
-        self._connection = connection
-        self._socket = socket
-        self._slices = slices
-        self._unchecked = 0
-        self._is_large = False
-
-    def __aiter__(self) -> "FrameReader":
-        return self
-
-    async def __anext__(self) -> WSMessage:
-        """Return the next message, neither ping nor pong; raises `StopAsyncIteration` at the end."""
-        if self._is_large:
-            self._is_large = False
-            self._connection.release_message()
-        while True:
-            message = await self._socket.receive()
-            kind, data = message.type, message.data
-            is_data = kind is WSMsgType.TEXT or kind is WSMsgType.BINARY
-            self._unchecked += 1
-            if self._unchecked >= CHECKED_MESSAGES or (is_data and len(data) >= SMALL_BYTES):
-                await self._check_turn(len(data) if is_data else 0)
-            if is_data:
-                return message
-            if kind is WSMsgType.PING:
-                # A peer that does not read gets no pong; a later one answers all pings before it.
-                if self._sockets.has_read_all(self._socket):
-                    await self._socket.pong(data)
-            elif kind is not WSMsgType.PONG:
-                raise StopAsyncIteration
-
-    async def _check_turn(self, size_bytes: int) -> None:
-        """Wait if it is the turn of others. Raises `StopAsyncIteration` if the connection was dropped meanwhile."""
-        connection = self._connection
-        if connection.is_holding:
-            connection.note_messages_read()
-        if size_bytes >= SMALL_BYTES:
-            self._is_large = True
-            connection.hold_message(size_bytes)
-        if self._slices.is_over(self._unchecked):
-            await self._slices.wait()
-        self._unchecked = 0
-        if connection.is_dropped:
-            raise StopAsyncIteration
 
 
 def get_connection(request: web.Request) -> Connection:

@@ -1,6 +1,7 @@
 """Gives new servers a slot, and decides which silent server they may evict. Takes no samples itself."""
 
 import math
+from collections.abc import Callable
 from typing import Protocol
 
 import structlog
@@ -23,6 +24,14 @@ class ServerForgotten(Protocol):
         ...
 
 
+class SlotGiver(Protocol):
+    """The owner of all slots (`State`, or the process that has it)."""
+
+    def admit(self, name: str, now_wall: float, silent_since: float = math.inf) -> tuple[int, str | None]:
+        """Give a new server a slot; returns it, and the server that was evicted for it or `None`."""
+        ...
+
+
 class NameForgotten(Protocol):
     """An owner of data that belongs to a server, by its name (the list of tokens)."""
 
@@ -35,7 +44,11 @@ class Admission:
     """Gives new servers a slot, for everything that takes samples."""
 
     def __init__(
-        self, state: State, server_forgotten: ServerForgotten, evict_after_seconds: float = EVICT_AFTER_SECONDS
+        self,
+        state: State,
+        server_forgotten: ServerForgotten,
+        evict_after_seconds: float = EVICT_AFTER_SECONDS,
+        slot_giver: SlotGiver | None = None,
     ) -> None:
         self.forgotten_servers = 0
         """The number of servers that were evicted since start."""
@@ -43,7 +56,10 @@ class Admission:
         """How often a new server got no slot since start, because all servers were seen lately."""
         self.name_owner: NameForgotten | None = None
         """Owns what belongs to a server by its name, if there is such an owner."""
+        self.on_placed: Callable[[int, str], None] = lambda slot, server: None
+        """Called after a server got a slot."""
         self._state = state
+        self._slot_giver = slot_giver or state
         self._server_forgotten = server_forgotten
         self._evict_after_seconds = evict_after_seconds
         self._is_full = False
@@ -64,7 +80,7 @@ class Admission:
         """Give a new server a slot; raises as `find_or_admit` does."""
         check_server_name(server)
         try:
-            slot, forgotten = self._state.admit(server, wall, self._find_silent_since(wall, may_evict))
+            slot, forgotten = self._slot_giver.admit(server, wall, self._find_silent_since(wall, may_evict))
         except NoCapacityError:
             self._note_refused()
             raise
@@ -73,6 +89,7 @@ class Admission:
             self._server_forgotten.forget(slot)
             self.forget_name(forgotten)
             self.forgotten_servers += 1
+        self.on_placed(slot, server)
         return slot
 
     def find_refusal(self, server: str, wall: float, may_evict: bool = False) -> NoCapacityError | None:
@@ -91,6 +108,14 @@ class Admission:
             self._note_refused()
             return error
         return None
+
+    def find_evicted(self, wall: float, may_evict: bool = False) -> int | None:
+        """Return the slot whose server the next new one would evict, `None` if it would evict nobody."""
+        try:
+            slot, evicted = self._state.directory.find_slot(self._find_silent_since(wall, may_evict))
+        except NoCapacityError:
+            return None
+        return None if evicted is None else slot
 
     def _find_silent_since(self, wall: float, may_evict: bool) -> float:
         """Return the epoch second up to which a server must have been silent to be evicted."""

@@ -4,30 +4,24 @@ Runs on the event loop and gives way to it after each slice of samples; waits fo
 """
 
 import asyncio
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from streamd.core.access.caller import ANYBODY, Caller
-from streamd.core.access.scopes import Scope
-from streamd.core.epochs import guess_finer_unit
 from streamd.core.errors import (
     DrainingError,
     InvalidInputError,
-    InvalidTimeError,
     StreamdError,
-    TooFarAheadError,
-    TooOldError,
 )
-from streamd.core.state.directory import check_server_name
-from streamd.core.state.rows import RowReader
-from streamd.core.state.samples import IngestResult, Sample, Time
+from streamd.core.state.column_frames import ColumnFrame
+from streamd.core.state.samples import CellSample, IngestResult, Sample
 from streamd.runtime.admission import Admission
+from streamd.runtime.due_batch import DueBatch, RowsDue
+from streamd.runtime.frame_writer import FRAME_SLICE, FramePart, FrameWriter
+from streamd.runtime.sample_writer import SampleWriter, ServerContradicted
 from streamd.runtime.state.state import State
-from streamd.runtime.write_access import ServerWriter
 
 SLICE = 1_000
 """The number of samples that are taken before the event loop gets its turn."""
@@ -36,24 +30,12 @@ _VALUES_WORK_SHIFT, _POINTS_WORK_SHIFT, _ERROR_WORK = 6, 4, 10
 """Each 64 values of a sample take as long as one more sample, or each 16 if they are points. To reject a sample takes
 as long as to accept ten."""
 
-_ADMISSION_WORK = 50
-"""To give a new server a slot takes as long as so many samples: space is reserved in the files, and memory is new."""
+_PART_WORK, _OTHER_WORK = 256, 5
+"""In the work of a frame, a part of it takes as long as so many rows that are written together, and so does a row that
+is taken alone: a sender may cut its frame into hundreds of parts."""
 
-
-class RowsDue(Protocol):
-    """A receiver of due servers (the pipeline)."""
-
-    def mark_due(self, slot: int, rows: int) -> None:
-        """Queue a server that has `rows` more due rows."""
-        ...
-
-
-class ServerContradicted(Protocol):
-    """A watcher of servers whose newest row is ahead of the clock."""
-
-    def contradict(self, slot: int) -> None:
-        """Handle that such a server sent a present sample."""
-        ...
+_FEW_WORK = 200
+"""`take_few` stops after so much more work than usual: four new servers, or 20 errors."""
 
 
 class PointTaker(Protocol):
@@ -105,27 +87,26 @@ class Ingest:
         """Takes the samples instead, if rows are means."""
         self.is_draining = False
         self._state = state
-        self._contract = state.contract
-        self.rows = RowReader(state.contract.features)
-        """Reads the values of samples, and counts those that the model does not know."""
-        self._max_ahead_seconds = max_ahead_seconds
+        self.frames = FrameWriter(state, max_ahead_seconds)
+        """Writes the usual rows of frames of columns."""
         self.rows_due = rows_due
+        self._due = DueBatch(rows_due)
         self._admission = admission
-        # Looked up once: they are used for each sample.
-        self._contradicted_since = state.ahead.contradicted_since
-        self._slots = state.directory.slots
-        self._touch = state.directory.touch
-        self._to_step = state.contract.to_step
-        self._write_sample = state.windows.write_sample
-        self._server_contradicted = server_contradicted
+        self._writer = SampleWriter(
+            state,
+            max_ahead_seconds=max_ahead_seconds,
+            admission=admission,
+            server_contradicted=server_contradicted,
+            before_change=self._due.flush,
+        )
+        self.rows = self._writer.rows
+        self.check_time = self._writer.check_time
         self._wall = wall
-        # Samples of the last two steps are present: an agent may send a step after its end.
-        self._present_seconds = max_ahead_seconds + 2 * state.contract.step_seconds
 
     @property
     def ignored_features(self) -> int:
         """The number of values of features that the model does not know."""
-        return self.rows.ignored
+        return self.rows.ignored + self.frames.ignored
 
     async def take_samples(
         self, samples: Iterable[tuple[int, Sample | InvalidInputError]], caller: Caller = ANYBODY
@@ -139,8 +120,7 @@ class Ingest:
             raise DrainingError("the daemon is stopping")
         result = IngestResult()
         rest: Iterator[tuple[int, Sample | StreamdError]] = iter(samples)
-        load, admission = self.load, self._admission
-        load.bodies += 1
+        self.load.bodies += 1
         try:
             if self.points is not None:
                 await self._take_as_points(self.points, rest, result, caller)
@@ -148,19 +128,102 @@ class Ingest:
                 while self._take_slice(rest, result, caller):
                     await asyncio.sleep(0)
         finally:
+            self._finish_body(result, caller)
+        return result
+
+    def take_few(self, samples: Sequence[CellSample[Any]], caller: Caller = ANYBODY) -> list[StreamdError | None]:
+        """Take a few samples in one turn of the event loop; returns the error of each, `None` if it was accepted.
+
+        It stops early if they are more work than usual, and returns fewer errors than there are samples: the rest is
+        not taken yet. Not for rows that are means. Raises `DrainingError` as `take_samples` does.
+        """
+        if self.is_draining:
+            raise DrainingError("the daemon is stopping")
+        load, admission = self.load, self._admission
+        load.bodies += 1
+        try:
+            errors = self._take_each(samples, caller)
+        finally:
+            self._due.flush()
             load.bodies -= 1
-            if caller.has_row_limit:
-                caller.usage.charge_rows(result.accepted + result.rejected, time.monotonic())
+        if caller.has_row_limit:
+            caller.usage.charge_rows(len(errors), time.monotonic())
         if admission.forgotten_servers != admission.reported:
             admission.report_forgotten()
+        return errors
+
+    def _take_each(self, samples: Sequence[CellSample[Any]], caller: Caller) -> list[StreamdError | None]:
+        wall, now, recalls_write = self._wall(), time.monotonic(), caller.recalls_write
+        shortage = self._state.find_shortage() if self._state.can_run_short else None
+        errors: list[StreamdError | None] = []
+        more_work, mark_due, writer = 0, self._due.add, self._writer
+        for sample in samples:
+            try:
+                if shortage is not None:
+                    raise shortage
+                if recalls_write is None or recalls_write(sample.server):
+                    more_work += writer.write_sample(sample, wall, now, caller, mark_due)
+                else:
+                    more_work += writer.write_first_sample(sample, wall, now, caller, mark_due)
+            except StreamdError as error:
+                more_work += _ERROR_WORK
+                self._count_rejected(error)
+                errors.append(error)
+            else:
+                errors.append(None)
+            if more_work >= _FEW_WORK:
+                break
+        self.accepted += errors.count(None)
+        return errors
+
+    async def take_frame(self, frame: ColumnFrame, caller: Caller = ANYBODY) -> IngestResult:
+        """Take a frame of columns, as `take_samples` does with its rows.
+
+        In each part of it the usual rows are written first, and then the others, in their order.
+        """
+        if self.points is not None or not self.frames.can_write:
+            return await self.take_samples(frame.make_samples(), caller)
+        if self.is_draining:
+            raise DrainingError("the daemon is stopping")
+        result, work = IngestResult(), 0
+        self.load.bodies += 1
+        try:
+            for part in self.frames.cut_frame(frame, self._wall()):
+                others = self._write_part(frame, part, result, caller)
+                rest = frame.make_samples(others)
+                while others and self._take_slice(rest, result, caller):
+                    await asyncio.sleep(0)
+                work += part.end - part.begin + _PART_WORK + _OTHER_WORK * len(others)
+                if work >= FRAME_SLICE and part.end < len(frame):
+                    work = 0
+                    await asyncio.sleep(0)
+        finally:
+            self._finish_body(result, caller)
         return result
+
+    def _write_part(self, frame: ColumnFrame, part: FramePart, result: IngestResult, caller: Caller) -> Sequence[int]:
+        """Write the usual rows of a part; returns the places of the others in the frame."""
+        others, due = self.frames.write_part(frame, part, caller, self._wall())
+        if len(due):
+            self.rows_due.mark_due_many(due)
+        count = part.end - part.begin - len(others)
+        result.accepted += count
+        self.accepted += count
+        return others
+
+    def _finish_body(self, result: IngestResult, caller: Caller) -> None:
+        self.load.bodies -= 1
+        if caller.has_row_limit:
+            caller.usage.charge_rows(result.accepted + result.rejected, time.monotonic())
+        if self._admission.forgotten_servers != self._admission.reported:
+            self._admission.report_forgotten()
 
     def _take_slice(
         self, samples: Iterable[tuple[int, Sample | StreamdError]], result: IngestResult, caller: Caller
     ) -> bool:
         """Take the samples of one turn of the event loop; returns whether there may be more."""
         wall, now, recalls_write = self._wall(), time.monotonic(), caller.recalls_write
-        work = 0
+        work, mark_due, writer = 0, self.rows_due.mark_due, self._writer
         if self._state.can_run_short and (shortage := self._state.find_shortage()) is not None:
             samples = ((index, shortage if isinstance(each, Sample) else each) for index, each in samples)
         for index, sample in samples:
@@ -169,9 +232,9 @@ class Ingest:
                 if isinstance(sample, Sample):
                     work += len(sample.values) >> _VALUES_WORK_SHIFT
                     if recalls_write is None or recalls_write(sample.server):
-                        work += self._take_sample(sample, wall, now, caller)
+                        work += writer.write_sample(sample, wall, now, caller, mark_due)
                     else:
-                        work += self._take_first_sample(sample, wall, now, caller)
+                        work += writer.write_first_sample(sample, wall, now, caller, mark_due)
                 else:
                     raise sample
             except StreamdError as error:
@@ -222,79 +285,13 @@ class Ingest:
                 return True
         return False
 
-    def check_time(self, sample: Sample, wall: float) -> float:
-        """Return the time of a sample in epoch seconds.
-
-        Raises `InvalidTimeError`, and `TooFarAheadError` if it lies beyond the limit; `wall` is now.
-        """
-        at = to_epoch_seconds(sample.time)
-        if at > wall + self._max_ahead_seconds:
-            raise self._make_too_far_ahead_error(sample, at, wall)
-        return at
-
     def count_refused(self, error: StreamdError) -> None:
         """Count a body or frame that was rejected as a whole."""
         self.refused[error.code] = self.refused.get(error.code, 0) + 1
 
     def _reject(self, result: IngestResult, index: int, error: StreamdError) -> None:
-        self.rejected[error.code] = self.rejected.get(error.code, 0) + 1
+        self._count_rejected(error)
         result.reject(index, error)
 
-    def _take_first_sample(self, sample: Sample, wall: float, now: float, caller: Caller) -> int:
-        """Take a sample of a server that the caller is not known to write; raises `ForbiddenError` if it may not."""
-        writer = ServerWriter(caller, self._slots)
-        writer.add_server(sample.server)
-        try:
-            return self._take_sample(sample, wall, now, caller)
-        finally:
-            writer.drop_unless_admitted(sample.server)
-
-    def _take_sample(self, sample: Sample, wall: float, now: float, caller: Caller) -> int:
-        """Take a sample; returns how much work it was beyond that of a usual one."""
-        at = to_epoch_seconds(sample.time)
-        if at > wall + self._max_ahead_seconds:
-            raise self._make_too_far_ahead_error(sample, at, wall)
-        row = self.rows.read_row(sample.values)
-        slot, more_work = self._slots.get(sample.server), 0
-        if slot is None:
-            if not row.mask and sample.status is None:
-                check_server_name(sample.server)
-                return 0  # without any known feature or status, the server gets no window
-            slot = self._admission.admit(sample.server, wall, caller.covers_all(Scope.ADMIN))
-            more_work = _ADMISSION_WORK
-        elif not row.mask and sample.status is None:
-            return 0
-        step = self._to_step(at)
-        if self._contradicted_since and slot in self._contradicted_since and at > wall - self._present_seconds:
-            self._server_contradicted.contradict(slot)
-        try:
-            due = self._write_sample(slot, step, row, sample.status, now)
-        except TooOldError:
-            raise self._make_too_old_error(at, slot, wall) from None
-        self._touch(slot, wall)
-        if due:
-            self.rows_due.mark_due(slot, due)
-        return more_work
-
-    def _make_too_far_ahead_error(self, sample: Sample, at: float, wall: float) -> TooFarAheadError:
-        unit = None if isinstance(sample.time, datetime) else guess_finer_unit(at)
-        hint = f"; it looks like {unit}, and epoch seconds are expected" if unit else ""
-        return TooFarAheadError(
-            f"time {at:.0f} is {at - wall:.0f} s ahead of the clock, at most {self._max_ahead_seconds:g} s{hint}"
-        )
-
-    def _make_too_old_error(self, at: float, slot: int, wall: float) -> TooOldError:
-        newest = self._contract.to_origin(self._state.windows.get_latest_step(slot))
-        ahead = f", {newest - wall:.0f} s ahead of the clock" if slot in self._state.ahead.contradicted_since else ""
-        return TooOldError(
-            f"time {at:.0f} is too old: this server's newest row ends at {newest}{ahead}, and a sample may lie"
-            f" {self._state.windows.late_steps} steps of {self._contract.step_seconds} s behind"
-        )
-
-
-def to_epoch_seconds(given: Time) -> float:
-    """Return a time as epoch seconds; raises `InvalidTimeError` if it is not finite or before 1970."""
-    seconds = given.timestamp() if isinstance(given, datetime) else given
-    if not math.isfinite(seconds) or seconds < 0:
-        raise InvalidTimeError(f"time is {seconds!r}, expected finite epoch seconds from 1970 on")
-    return seconds
+    def _count_rejected(self, error: StreamdError) -> None:
+        self.rejected[error.code] = self.rejected.get(error.code, 0) + 1

@@ -16,7 +16,7 @@ from streamd.core.aggregation.reduction import KIND_CODES, reduce_step
 from streamd.core.arrays import Float64
 from streamd.core.mapping.mapping import CompiledRule, Match, Use
 from streamd.core.mapping.series import Kind
-from streamd.core.state.windows import NO_STEP
+from streamd.core.state.window_columns import NO_STEP
 
 MIN_RETAINED_STEPS = 3
 MIN_RETAINED_SECONDS = 120

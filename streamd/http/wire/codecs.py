@@ -26,13 +26,14 @@ class Encoding(Enum):
     MSGPACK = "application/msgpack"
 
 
-_TYPES = {
+CONTENT_TYPES = {
     "application/json": Encoding.JSON,
     "text/json": Encoding.JSON,
     "application/msgpack": Encoding.MSGPACK,
     "application/x-msgpack": Encoding.MSGPACK,
     "application/vnd.msgpack": Encoding.MSGPACK,
 }
+"""The encoding of each Content-Type."""
 
 DECODING_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError)
 """Errors that msgspec may raise on hostile bytes (text that is not UTF-8, deep nesting, ...)."""
@@ -40,7 +41,7 @@ DECODING_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, Valu
 
 def parse_content_type(content_type: str) -> Encoding:
     """Return the encoding that a Content-Type names; raises `UnsupportedMediaTypeError`."""
-    encoding = _TYPES.get(content_type.partition(";")[0].strip().lower())
+    encoding = CONTENT_TYPES.get(content_type.partition(";")[0].strip().lower())
     if encoding is None:
         raise UnsupportedMediaTypeError(
             f"Content-Type is {content_type!r}, expected application/json or application/msgpack"

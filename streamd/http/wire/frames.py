@@ -4,21 +4,38 @@ Reads the board and the names of servers; changes neither, and sends nothing.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from streamd.core.arrays import Numbers, Slots
 from streamd.core.selection import ForecastSlice
+from streamd.core.state.board import Forecast
 from streamd.http.wire.codecs import Encoding, encode
-from streamd.http.wire.tensors import make_wire_tensor
+from streamd.http.wire.tensors import make_tensor_message, make_wire_tensor
+from streamd.runtime.forecast_cutter import ForecastCutter
 from streamd.runtime.service import Service
 
 CACHE_BYTES = 16 * 2**20
 """Encoded frames that are cached for further readers: those of the last few batches."""
 
+Frame = bytes | memoryview
+"""A frame of bytes, which is never changed."""
+
+
+class BatchFrame(NamedTuple):
+    """A `forecasts` frame, `None` without a forecast, and the slots whose forecasts it has."""
+
+    frame: Frame | None
+    slots: Slots
+
+
 FrameForm = tuple[ForecastSlice, Encoding, bool]
 """The part of the forecast, its encoding, and whether a frame holds several forecasts."""
+
+FrameKey = tuple[FrameForm, int | bytes]
+"""The form, and the serials of the forecasts; a serial is never used for another forecast."""
 
 
 class FrameEncoder:
@@ -28,22 +45,51 @@ class FrameEncoder:
         self._contract = service.contract
         self._board = service.state.board
         self._names = service.state.directory.names
-        self._cache: OrderedDict[tuple[FrameForm, tuple[int, ...]], bytes] = OrderedDict()
+        self._cutter = ForecastCutter()
+        self._cache: OrderedDict[FrameKey, Frame] = OrderedDict()
         self._cached_bytes = 0
 
-    def encode_forecast(self, slot: int, part: ForecastSlice, encoding: Encoding) -> bytes | None:
-        """Return the `forecast` frame of a slot, or `None` if its server was forgotten."""
-        return self._find_or_encode((slot,), (part, encoding, False), lambda: self._encode_one(slot, part, encoding))
+    def encode_forecast(self, slot: int, part: ForecastSlice, encoding: Encoding) -> Frame | None:
+        """Return the `forecast` frame of a slot.
 
-    def encode_forecasts(self, slots: Sequence[int], part: ForecastSlice, encoding: Encoding) -> bytes | None:
-        """Return one `forecasts` frame of several slots, or `None` if all their servers were forgotten."""
-        return self._find_or_encode(slots, (part, encoding, True), lambda: self._encode_many(slots, part, encoding))
+        `None` if its server was forgotten, or another process has posted a forecast that is published later.
+        """
+        serial = self._board.get_serial(slot)
+        if not 0 < serial <= self._board.last_serial:
+            return None
+        key = (part, encoding, False), serial
+        return self._find_or_encode(key, lambda: self._encode_one(slot, serial, part, encoding))
+
+    def encode_forecasts(self, slots: Slots, part: ForecastSlice, encoding: Encoding) -> BatchFrame:
+        """Return one `forecasts` frame of distinct slots, without those for which `encode_forecast` returns `None`."""
+        serials = self._board.get_serials(slots)
+        has_name = [self._names[slot] is not None for slot in slots.tolist()]
+        is_sent = self._board.find_published(serials) & np.array(has_name, np.bool_)
+        if not is_sent.all():
+            slots, serials = slots[is_sent], serials[is_sent]
+        key = (part, encoding, True), serials.tobytes()
+        if (frame := self._find(key)) is not None:
+            return BatchFrame(frame, slots)
+        frame, sent = self._encode_many(slots, serials, part, encoding)
+        if frame is not None and len(sent) == len(slots):
+            frame = self._store(key, frame)
+        return BatchFrame(frame, sent)
 
     def make_message(self, slot: int, part: ForecastSlice, encoding: Encoding) -> dict[str, Any] | None:
         """Return the `forecast` message of a slot, not encoded, or `None` if its server was forgotten."""
-        forecast, name = self._board.get_forecast(slot), self._names[slot]
-        if forecast is None or name is None:
-            return None
+        while (forecast := self._board.get_forecast(slot)) is not None and (name := self._names[slot]) is not None:
+            message = self._describe_forecast(name, forecast, part, encoding)
+            if self._board.get_serial(slot) == forecast.serial:
+                return message
+            # Another process posts a newer forecast: parts of the message may be of that one.
+        return None
+
+    def _describe_forecast(
+        self, name: str, forecast: Forecast, part: ForecastSlice, encoding: Encoding
+    ) -> dict[str, Any]:
+        """Return a `forecast` message, with a copy of the values."""
+        values = part.cut(forecast.values)
+        values = values.copy() if np.may_share_memory(values, forecast.values) else values
         return {
             "type": "forecast",
             "server": name,
@@ -51,7 +97,7 @@ class FrameEncoder:
             "step_seconds": self._contract.step_seconds,
             "model": forecast.model,
             **self._describe_axes(part),
-            "values": self._to_wire_values(part.cut(forecast.values), encoding),
+            "values": make_wire_tensor(values) if encoding is Encoding.MSGPACK else values,
             "context": forecast.context,
         }
 
@@ -65,48 +111,68 @@ class FrameEncoder:
             axes["every"] = part.every
         return axes
 
-    def _to_wire_values(self, values: np.ndarray[Any, Any], encoding: Encoding) -> Any:
-        return make_wire_tensor(values) if encoding is Encoding.MSGPACK else values
-
-    def _encode_one(self, slot: int, part: ForecastSlice, encoding: Encoding) -> bytes | None:
-        message = self.make_message(slot, part, encoding)
-        return None if message is None else encode(message, encoding)
-
-    def _encode_many(self, slots: Sequence[int], part: ForecastSlice, encoding: Encoding) -> bytes | None:
-        posted = [slot for slot in slots if self._names[slot] is not None and self._board.get_serial(slot)]
-        if not posted:
+    def _encode_one(self, slot: int, serial: int, part: ForecastSlice, encoding: Encoding) -> bytes | None:
+        """Encode the forecast of this serial; `None` if another process replaces it meanwhile."""
+        forecast, name = self._board.get_forecast(slot), self._names[slot]
+        if forecast is None or name is None:
             return None
-        steps, contexts, models = self._board.read_sources(posted)
-        message = {
-            "type": "forecasts",
-            "servers": [self._names[slot] for slot in posted],
-            "origins": [self._contract.to_origin(step) for step in steps],
-            "contexts": contexts,
-            "step_seconds": self._contract.step_seconds,
-            # One name if one version made all of them: always, except just after a change of versions.
-            "model": models[0] if len(set(models)) == 1 else models,
-            **self._describe_axes(part),
-            "values": self._to_wire_values(part.cut(self._board.read_values(posted)), encoding),
-        }
+        frame = encode(self._describe_forecast(name, forecast, part, encoding), encoding)
+        return frame if forecast.serial == serial == self._board.get_serial(slot) else None
+
+    def _encode_many(self, slots: Slots, serials: Numbers, part: ForecastSlice, encoding: Encoding) -> BatchFrame:
+        """Encode the forecasts of these serials; one that another process replaces meanwhile is left out.
+
+        The reader gets the newer one with a later frame: its mailbox has the slot again when that one is published.
+        """
+        while len(slots):
+            frame = self._encode_posted(slots, part, encoding)
+            is_same = self._board.get_serials(slots) == serials
+            if is_same.all():
+                return BatchFrame(frame, slots)
+            slots, serials = slots[is_same], serials[is_same]
+        return BatchFrame(None, slots)
+
+    def _encode_posted(self, slots: Slots, part: ForecastSlice, encoding: Encoding) -> Frame:
+        message = self._describe_forecasts(slots, part)
+        shape = len(slots), *part.compute_shape(self._contract.horizon)
+        if encoding is Encoding.MSGPACK:
+            frame, values = make_tensor_message(message, "values", shape, part.dtype)
+            self._cutter.cut_into(values, self._board.values, slots, part)
+            return frame
+        values = message["values"] = np.empty(shape, part.dtype)
+        self._cutter.cut_into(values, self._board.values, slots, part)
         return encode(message, encoding)
 
-    def _find_or_encode(
-        self, slots: Sequence[int], form: FrameForm, encode_frame: Callable[[], bytes | None]
-    ) -> bytes | None:
-        # A serial is never used for another forecast, so no frame in the cache is ever out of date.
-        key = (form, tuple(self._board.get_serial(slot) for slot in slots))
-        frame = self._cache.get(key)
-        if frame is None:
-            frame = encode_frame()
-            if frame is not None:
-                # The encoders leave a frame in a buffer of up to three times its size; to copy it takes 1 µs.
-                frame = bytes(memoryview(frame))
-                self._store(key, frame)
+    def _describe_forecasts(self, slots: Slots, part: ForecastSlice) -> dict[str, Any]:
+        """Return a `forecasts` message without its values."""
+        steps, contexts, model = self._board.read_sources(slots)
+        return {
+            "type": "forecasts",
+            "servers": [self._names[slot] for slot in slots.tolist()],
+            "origins": self._contract.to_origins(steps).tolist(),
+            "contexts": contexts.tolist(),
+            "step_seconds": self._contract.step_seconds,
+            "model": model,
+            **self._describe_axes(part),
+        }
+
+    def _find_or_encode(self, key: FrameKey, encode_frame: Callable[[], Frame | None]) -> Frame | None:
+        frame = self._find(key)
+        if frame is None and (frame := encode_frame()) is not None:
+            frame = self._store(key, frame)
         return frame
 
-    def _store(self, key: tuple[FrameForm, tuple[int, ...]], frame: bytes) -> None:
+    def _find(self, key: FrameKey) -> Frame | None:
+        # A serial is never used for another forecast, so no frame in the cache is ever out of date.
+        return self._cache.get(key)
+
+    def _store(self, key: FrameKey, frame: Frame) -> Frame:
+        if isinstance(frame, bytes):
+            # The encoders leave a frame in a buffer of up to three times its size; to copy it takes 1 µs.
+            frame = bytes(memoryview(frame))
         self._cache[key] = frame
         self._cached_bytes += len(frame)
         while self._cached_bytes > CACHE_BYTES:
             _, oldest = self._cache.popitem(last=False)
             self._cached_bytes -= len(oldest)
+        return frame

@@ -4,7 +4,7 @@ Checks only the form; the model's shapes are checked where the tensors are used.
 """
 
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from typing import Annotated, Any
 
 import msgspec
@@ -15,9 +15,12 @@ from streamd.core.errors import InvalidTensorError, TooLargeError
 from streamd.http.wire.codecs import DECODING_ERRORS, MAX_JOINED_ITEMS, Decoder, Encoding, join_array
 
 WIRE_DTYPES = {
-    name: np.dtype(name).newbyteorder("<") for name in ("float16", "float32", "float64", "int32", "int64", "uint8")
+    name: np.dtype(np.dtype(name).newbyteorder("<").str)
+    for name in ("float16", "float32", "float64", "int32", "int64", "uint8")
 }
-"""The accepted values of `dtype`."""
+"""The accepted values of `dtype`. On a little-endian machine they are numpy's own types, which need no conversion."""
+
+_NAMES = {dtype: name for name, dtype in WIRE_DTYPES.items()}
 
 
 class WireTensor(msgspec.Struct):
@@ -42,6 +45,9 @@ MAX_LISTS, MAX_LIST_VALUES = 400_000, 1_500_000
 
 MAX_ITEM_BYTES = 2**21
 """The size of one item of large nested lists, such as a window: it is decoded as a whole."""
+
+_ALIGNMENT = 16
+"""The bytes of a tensor in a message begin at a multiple of this, so that arrays are written fast."""
 
 
 def decode_tensor(name: str, raw: msgspec.Raw, encoding: Encoding) -> npt.NDArray[Any]:
@@ -120,14 +126,17 @@ def read_tensor(name: str, given: WireTensor) -> npt.NDArray[Any]:
     dtype = WIRE_DTYPES.get(given.dtype)
     if dtype is None:
         raise InvalidTensorError(f"{name}.dtype is {given.dtype!r}, expected one of {', '.join(WIRE_DTYPES)}")
-    if any(size < 0 for size in given.shape) or len(given.shape) > 8:
+    if min(given.shape, default=0) < 0 or len(given.shape) > 8:
         raise InvalidTensorError(f"{name}.shape is {given.shape}, expected at most 8 sizes, each 0 or more")
     expected = math.prod(given.shape) * dtype.itemsize
     if len(given.data) != expected:
         raise InvalidTensorError(
             f"{name}.data has {len(given.data)} bytes, expected {expected} for {given.shape} of {given.dtype}"
         )
-    return np.frombuffer(given.data, dtype).reshape(given.shape)
+    try:
+        return np.frombuffer(given.data, dtype).reshape(given.shape)
+    except ValueError as exc:  # without any number, other sizes may be larger than those of any array
+        raise InvalidTensorError(f"{name}.shape is {given.shape}, which no array can have: {exc}") from exc
 
 
 def _convert_lists(name: str, given: list[Any]) -> npt.NDArray[Any]:
@@ -139,6 +148,28 @@ def _convert_lists(name: str, given: list[Any]) -> npt.NDArray[Any]:
 
 def make_wire_tensor(array: npt.NDArray[Any]) -> dict[str, Any]:
     """Return an array as a tensor for MessagePack, in C order; `data` is a view if the array is so already."""
-    array = np.ascontiguousarray(array)
-    little = array.astype(array.dtype.newbyteorder("<"), copy=False)
-    return {"shape": list(array.shape), "dtype": array.dtype.name, "data": little.data}
+    name = _NAMES.get(array.dtype) or array.dtype.name
+    little = np.ascontiguousarray(array, WIRE_DTYPES.get(name) or array.dtype.newbyteorder("<"))
+    return {"shape": list(array.shape), "dtype": name, "data": little.data}
+
+
+def make_tensor_message(
+    fields: Mapping[str, Any], name: str, shape: tuple[int, ...], dtype: str
+) -> tuple[memoryview, npt.NDArray[Any]]:
+    """Return a MessagePack message with a tensor as its last field, and the tensor, which its caller fills.
+
+    The array is a view of the message, so its bytes are written once. `fields` has 1 to 14 others.
+    """
+    wire_dtype = WIRE_DTYPES[dtype]
+    size_bytes = math.prod(shape) * wire_dtype.itemsize
+    tensor = _add_field(msgspec.msgpack.encode({"shape": shape, "dtype": dtype}), "data") + b"\xc6"
+    head = _add_field(msgspec.msgpack.encode(fields), name) + tensor + size_bytes.to_bytes(4, "big")
+    padding = -len(head) % _ALIGNMENT
+    content = np.empty(padding + len(head) + size_bytes, np.uint8)
+    content[padding : padding + len(head)] = np.frombuffer(head, np.uint8)
+    return content[padding:].data, content[padding + len(head) :].view(wire_dtype).reshape(shape)
+
+
+def _add_field(fields: bytes, name: str) -> bytes:
+    """Return an encoded map of 1 to 14 fields with the name of one more, whose value the caller adds."""
+    return bytes([fields[0] + 1]) + fields[1:] + msgspec.msgpack.encode(name)

@@ -17,7 +17,7 @@ from streamd.runtime.aggregation.final_rows import FinalRows
 from streamd.runtime.aggregation.open_rows import OpenRows
 from streamd.runtime.aggregation.series_table import SeriesTable
 from streamd.runtime.aggregation.servers import NO_SLOT, CollectedServer, ServerPointsTaken
-from streamd.runtime.ingest import ServerContradicted
+from streamd.runtime.sample_writer import ServerContradicted
 from streamd.runtime.state.state import State
 
 

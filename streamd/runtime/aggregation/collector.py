@@ -19,7 +19,7 @@ from streamd.runtime.admission import Admission
 from streamd.runtime.aggregation.acceptance import PointAcceptance
 from streamd.runtime.aggregation.batch import CommitResult, PointBatch, Points, ProtocolCounts
 from streamd.runtime.aggregation.final_rows import FinalRows
-from streamd.runtime.aggregation.open_rows import OpenRows
+from streamd.runtime.aggregation.open_rows import OpenRows, RowWriter
 from streamd.runtime.aggregation.point_log import PointLog
 from streamd.runtime.aggregation.restoring import PointRestorer
 from streamd.runtime.aggregation.series_table import SeriesTable
@@ -34,7 +34,9 @@ from streamd.runtime.aggregation.servers import (
 from streamd.runtime.aggregation.slicing import slice_points
 from streamd.runtime.aggregation.slot_check import SlotCheck
 from streamd.runtime.aggregation.turns import LoopTurns
-from streamd.runtime.ingest import IngestLoad, RowsDue, ServerContradicted
+from streamd.runtime.due_batch import RowsDue
+from streamd.runtime.ingest import IngestLoad
+from streamd.runtime.sample_writer import ServerContradicted
 from streamd.runtime.state.state import State
 from streamd.runtime.write_access import ServerWriter
 
@@ -70,6 +72,7 @@ class Collector:
         server_contradicted: ServerContradicted,
         wall: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
+        row_writer: RowWriter | None = None,
     ) -> None:
         self.limits = limits
         self.table = SeriesTable(mapping, state.contract.step_seconds, limits.max_series)
@@ -84,6 +87,7 @@ class Collector:
             grace_seconds=limits.grace_seconds,
             rows_due=rows_due,
             clock=clock,
+            row_writer=row_writer,
         )
         self.restored_points = 0
         """Points that were read back from the log at start."""

@@ -8,16 +8,17 @@ import heapq
 import math
 import struct
 from collections.abc import Callable
+from typing import Protocol
 
 from streamd.core.aggregation.points import count_retained_steps
 from streamd.core.contract import MAX_STATUS
 from streamd.core.errors import TooOldError
 from streamd.core.state.rows import PackedRow
-from streamd.core.state.windows import NO_STEP
+from streamd.core.state.window_columns import NO_STEP
 from streamd.runtime.aggregation.series_table import SeriesTable
 from streamd.runtime.aggregation.servers import CollectedServer, ServerPointsTaken
 from streamd.runtime.aggregation.slicing import SLICE_WORK, estimate_row_work
-from streamd.runtime.ingest import RowsDue
+from streamd.runtime.due_batch import RowsDue
 from streamd.runtime.state.state import State
 
 SLICE_ROWS = 100
@@ -28,6 +29,14 @@ SLICE_REMOVED_SERIES = 5_000
 
 PRUNE_ROWS = 12
 """The number of rows of a server after which its ended series are removed."""
+
+
+class RowWriter(Protocol):
+    """The writer of windows (`WindowStore`, or the process that writes them)."""
+
+    def write_row(self, slot: int, step: int, row: PackedRow, status: int | None = None) -> int:
+        """Write a row whose step is over; returns how many rows became due. Raises `TooOldError`."""
+        ...
 
 
 class OpenRows:
@@ -45,6 +54,7 @@ class OpenRows:
         grace_seconds: float,
         rows_due: RowsDue,
         clock: Callable[[], float],
+        row_writer: RowWriter | None = None,
     ) -> None:
         self.written = 0
         """Rows that were written, amendments included."""
@@ -53,6 +63,7 @@ class OpenRows:
         self.points_kept = 0
         """Points of rows that may still change."""
         self._state = state
+        self._row_writer = row_writer or state.windows
         self._table = table
         self._max_points = max_points
         self._grace_seconds = grace_seconds
@@ -150,7 +161,7 @@ class OpenRows:
                 status = min(max(int(value), 0), MAX_STATUS)
         row = PackedRow(self._struct.pack(*cells), mask)
         try:
-            due = self._state.windows.write_row(server.slot, step, row, status)
+            due = self._row_writer.write_row(server.slot, step, row, status)
         except TooOldError:
             return False  # the server also sends newer rows by another route
         self.written += 1

@@ -12,7 +12,7 @@ from streamd.core.aggregation.reduction import SeriesNumbers
 from streamd.core.arrays import Float64
 from streamd.core.mapping.mapping import CompiledRule
 from streamd.core.mapping.series import Kind, SourceSeries
-from streamd.core.state.windows import NO_STEP
+from streamd.core.state.window_columns import NO_STEP
 
 SERIES_RECORD, POINTS_RECORD, FORGET_RECORD = 1, 2, 3
 """The kinds of records in the point log: series of a server, points of a server, and a server that was forgotten."""

@@ -98,6 +98,60 @@ async def test_acks_arrive_in_the_order_of_the_frames(daemon: HttpDaemon) -> Non
         assert [(await agent.receive())["id"] for _ in range(200)] == list(range(200))
 
 
+async def test_frames_of_any_kind_that_arrive_together_are_answered_in_order(daemon: HttpDaemon) -> None:
+    """Small ones are taken together; a ping, a large frame and a bad one come between."""
+    async with daemon.socket("/v1/ingest") as agent:
+        for number in range(60):
+            await agent.send({"id": number, "samples": make_rows("a", 1, [number])})
+            if number % 20 == 5:
+                await agent.raw.ping()
+            if number % 20 == 10:
+                await agent.send({"id": -number, "samples": make_rows("b", 2, range(100 * number, 100 * number + 100))})
+            if number % 20 == 15:
+                await agent.send_bytes(b"{")
+        answers = [await agent.receive() for _ in range(66)]
+    expected: list[tuple[str, int | None, int | None]] = []
+    for number in range(60):
+        expected.append(("ack", number, 1))
+        if number % 20 == 10:
+            expected.append(("ack", -number, 100))
+        if number % 20 == 15:
+            expected.append(("error", None, None))
+    assert [(answer["type"], answer.get("id"), answer.get("accepted")) for answer in answers] == expected
+    assert is_same_array(await daemon.window("a"), make_window(make_rows("a", 1, range(60)), 59))
+
+
+async def test_frames_that_arrive_together_make_no_more_servers_than_the_daemon_holds(start: Start) -> None:
+    daemon = await start(HttpDaemonSettings(capacity=8))
+    async with daemon.socket("/v1/ingest") as agent:
+        for number in range(40):
+            await agent.send({"id": number, "samples": make_rows(f"web-{number}", 1, [0])})
+        answers = [await agent.receive() for _ in range(40)]
+    assert [answer["id"] for answer in answers] == list(range(40))
+    assert [answer["accepted"] for answer in answers] == [1] * 8 + [0] * 32
+    assert {error["code"] for answer in answers for error in answer["errors"]} == {"no_capacity"}
+
+
+async def test_frames_of_an_agent_that_reads_no_acks_are_not_taken(daemon: HttpDaemon) -> None:
+    agent = StalledReader()
+    await agent.connect(daemon.port, "/v1/ingest")
+    frame = pack({"id": "x" * 3_000, "samples": make_rows("a", 1, [0])}, JSON)
+
+    async def send_all() -> None:
+        for _ in range(40):
+            await agent.send([frame] * 100)
+
+    sending = asyncio.create_task(send_all())
+    while not daemon.has_stalled_reader():
+        await daemon.status()
+    taken = daemon.service.ingest.accepted
+    assert 0 < taken < 4_000
+    for _ in range(5):
+        assert (await daemon.status())["samples"]["accepted"] == taken
+    sending.cancel()
+    agent.close()
+
+
 async def test_without_acks_only_errors_are_sent(daemon: HttpDaemon) -> None:
     async with daemon.socket("/v1/ingest?ack=none") as agent, daemon.subscribed() as reader:
         for step in range(3):

@@ -160,6 +160,30 @@ async def test_columns_fill_the_windows(daemon: HttpDaemon, content_type: str, v
         assert is_same_array(await daemon.window(server), expected)
 
 
+FLEET = [f"fleet-{number:02d}" for number in range(40)]
+
+
+@pytest.mark.parametrize("content_type", TYPES)
+@pytest.mark.parametrize("form", ["columns", "samples"])
+async def test_the_rows_of_a_fleet_fill_its_windows(daemon: HttpDaemon, content_type: str, form: str) -> None:
+    """They are written together from the second step on, but for the server with a late row and a bad value."""
+    for step in range(5):
+        rows = [values_of(step, number) for number in range(len(FLEET))]
+        sent = [make_sample(server, step, row) for server, row in zip(FLEET, rows, strict=True)]
+        if step == 3:
+            sent[5]["values"]["cpu_user"] = rows[5]["cpu_user"] = 1e300
+        values = [list(row.values()) for row in rows]
+        body = columns(values, at(step), FLEET) if form == "columns" else {"samples": sent}
+        reply = await daemon.post("/v1/samples", body, content_type)
+        assert [error["index"] for error in reply.body["errors"]] == ([5] if step == 3 else [])
+        assert reply.body["accepted"] == len(FLEET) - (step == 3)
+    for number in (0, 4, 6, 39):
+        made = [make_sample(FLEET[number], step, values_of(step, number)) for step in range(5)]
+        assert is_same_array(await daemon.window(FLEET[number]), make_window(made, 4))
+    made = [make_sample(FLEET[5], step, values_of(step, 5)) for step in (0, 1, 2, 4)]
+    assert is_same_array(await daemon.window(FLEET[5]), make_window(made, 4))
+
+
 async def test_columns_of_whole_numbers(daemon: HttpDaemon) -> None:
     whole = np.array([[1, 2, 3], [4, 5, 6]], "<i4")
     assert (await daemon.post("/v1/samples", columns(make_tensor(whole), at(0)), MSGPACK)).body["accepted"] == 2

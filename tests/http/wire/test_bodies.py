@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from streamd.core.errors import StreamdError, TooLargeError
 from streamd.core.state.samples import MAX_SAMPLE_VALUES
-from streamd.http.body_turns import LARGE_BODY_BYTES
-from streamd.http.wire import bodies
-from streamd.http.wire.bodies import MAX_DECODED_SAMPLES, MAX_DECODED_VALUES, decode_body, decode_body_in_steps
+from streamd.http.wire import bodies, body_types, column_rows
+from streamd.http.wire.bodies import decode_body, decode_body_in_steps
+from streamd.http.wire.body_types import MAX_DECODED_SAMPLES, MAX_DECODED_VALUES
 from streamd.http.wire.codecs import Encoding
 from streamd.http.wire.tensors import make_wire_tensor
 
@@ -71,7 +71,8 @@ def columns(draw: st.DrawFn) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bodies, "_GROUP", 3)
+    for module in (bodies, column_rows):
+        monkeypatch.setattr(module, "GROUP_SAMPLES", 3)
 
 
 @given(
@@ -87,26 +88,9 @@ def test_a_large_body_is_read_like_a_small_one(message: Any, encoding: Encoding)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bodies, "LARGE_BODY_BYTES", 0)
         assert judge(data, encoding) == small
-        patch.setattr(bodies, "_GROUP_BYTES", 10)
+        for module in (bodies, body_types, column_rows):
+            patch.setattr(module, "GROUP_BYTES", 10)
         assert judge(data, encoding) == small
-
-
-@pytest.mark.parametrize("dtype", ["float32", "uint8"])
-def test_the_rows_of_a_large_tensor_are_read(dtype: str) -> None:
-    rows = LARGE_BODY_BYTES // 8 + 5
-    values = np.arange(rows * 8).reshape(rows, 8).astype(dtype)
-    given = {
-        "servers": [f"s{row}" for row in range(rows)],
-        "time": list(range(rows)),
-        "features": list("abcdefgh"),
-        "values": make_wire_tensor(values),
-    }
-    data = msgspec.msgpack.encode({"columns": given})
-    assert len(data) > LARGE_BODY_BYTES
-    _, samples = decode_body(data, Encoding.MSGPACK)
-    last: Any = list(samples)[-1][1]
-    assert (last.server, last.time) == (f"s{rows - 1}", rows - 1)
-    assert list(last.values.values()) == values[-1].tolist()
 
 
 def test_a_large_body_is_decoded_only_as_far_as_its_samples_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,17 +166,6 @@ def test_lists_of_json_that_are_too_long_are_never_built(data: bytes, monkeypatc
 def test_as_many_samples_as_are_accepted_are_decoded() -> None:
     _, samples = decode_body(b'{"samples":[' + b"{}," * (MAX_DECODED_SAMPLES - 1) + b"{}]}", Encoding.JSON)
     assert next(iter(samples))[0] == 0
-
-
-def test_a_tensor_of_many_rows_without_columns_is_not_unfolded() -> None:
-    given = {
-        "servers": [],
-        "time": 1,
-        "features": [],
-        "values": {"shape": [2 * 10**9, 0], "dtype": "uint8", "data": b""},
-    }
-    code, text = judge(msgspec.msgpack.encode({"columns": given}), Encoding.MSGPACK)
-    assert (code, "2000000000 rows" in text) == ("malformed", True)
 
 
 @pytest.mark.parametrize("encoding", BOTH)
