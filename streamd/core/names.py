@@ -19,6 +19,9 @@ BACKEND_CHOICES: tuple[str, ...] = get_args(BackendName)
 BACKENDS = BACKEND_CHOICES[1:]
 """The backends that `auto` tries, in this order."""
 
+PART_FLAG: Final = "--part"
+"""The argument, hidden from the help, that makes `streamd serve` one of several processes of a daemon."""
+
 PrecisionName = Literal["auto", "fp32", "fp16", "bf16", "int8"]
 """The values of the setting `precision`."""
 

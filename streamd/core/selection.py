@@ -10,6 +10,7 @@ from streamd.core.arrays import Float32
 from streamd.core.contract import ModelContract
 from streamd.core.errors import InvalidSelectionError
 from streamd.core.globs import GlobSet, has_wildcard
+from streamd.core.state.slot_ranges import make_slot_index
 
 FRAME_DTYPES = ("float32", "float16")
 MAX_GLOBS = 10_000
@@ -32,19 +33,39 @@ class ForecastSlice:
 
     def cut(self, values: Float32) -> npt.NDArray[np.floating]:
         """Return `(..., target, step, quantile)` of `values (..., targets, horizon, quantiles)`, C-contiguous."""
-        targets, steps, quantiles = values.shape[-3:]
-        if self.targets != tuple(range(targets)):
+        if self.targets != tuple(range(values.shape[-3])):
             values = values[..., self.targets, :, :]
-        if self.every > 1:
-            values = values[..., self.every - 1 : steps : self.every, :]
-        if self.quantiles != tuple(range(quantiles)):
-            values = values[..., self.quantiles]
+        values = self._cut_steps_and_quantiles(values)
         if self.dtype == "float16":
-            return _convert_to_float16(values)
+            return convert_to_float16(values)
         return np.ascontiguousarray(values)
 
+    def gather(self, values: Float32, slots: npt.NDArray[np.int64]) -> Float32:
+        """Return `(n, target, step, quantile)` of those of `values (slots, targets, horizon, quantiles)`, as float32.
 
-def _convert_to_float16(values: Float32) -> npt.NDArray[np.float16]:
+        A view if all of each forecast is chosen, and the slots are neighbours in rising order.
+        """
+        if self.targets == tuple(range(values.shape[1])):
+            return self._cut_steps_and_quantiles(values[make_slot_index(slots)])
+        return self._cut_steps_and_quantiles(values[slots[:, None], self.targets])
+
+    def _cut_steps_and_quantiles(self, values: Float32) -> Float32:
+        steps, quantiles = values.shape[-2:]
+        if self.every > 1:
+            values = values[..., self.every - 1 : steps : self.every, :]
+        return values if self.quantiles == tuple(range(quantiles)) else values[..., self.quantiles]
+
+    def is_whole(self, shape: tuple[int, ...]) -> bool:
+        """Whether all of a forecast `(targets, horizon, quantiles)` is chosen, in its order."""
+        targets, _, quantiles = shape
+        return self.every == 1 and self.targets == tuple(range(targets)) and self.quantiles == tuple(range(quantiles))
+
+    def compute_shape(self, horizon: int) -> tuple[int, int, int]:
+        """Return the numbers of targets, of steps and of quantiles that are sent of a forecast of `horizon` steps."""
+        return len(self.targets), horizon // self.every, len(self.quantiles)
+
+
+def convert_to_float16(values: Float32) -> npt.NDArray[np.float16]:
     """Convert to float16; a value beyond its range becomes the largest one, so that no reader gets infinity."""
     # Clipped first: a number that overflows takes 30 times as long to convert, and most rates in bytes a second do.
     return np.ascontiguousarray(np.clip(values, -FLOAT16_LIMIT, FLOAT16_LIMIT), dtype=np.float16)
@@ -62,16 +83,22 @@ class ServerGlobs:
         if len(globs) + len(names) > MAX_GLOBS:
             raise InvalidSelectionError(f"servers has {len(globs) + len(names)} globs, expected at most {MAX_GLOBS}")
         self.globs = (*globs, *names)
-        self._all = "*" in globs
+        self.is_all = "*" in globs
+        """Whether each server is chosen."""
         self._exact = frozenset(self.globs)
         patterns = [glob for glob in globs if has_wildcard(glob)]
-        self._patterns = GlobSet(patterns) if patterns and not self._all else None
+        self._patterns = GlobSet(patterns) if patterns and not self.is_all else None
         self.is_costly = self._patterns is not None and self._patterns.is_costly
         """Whether `matches` takes longer than a few look-ups, so that thousands of calls need several loop turns."""
 
+    @property
+    def exact_names(self) -> frozenset[str] | None:
+        """The names of the only servers that can be chosen, or `None` if globs choose others too."""
+        return None if self.is_all or self._patterns is not None else self._exact
+
     def matches(self, name: str) -> bool:
         """Whether a server of this name is chosen."""
-        if self._all or name in self._exact:
+        if self.is_all or name in self._exact:
             return True
         return self._patterns is not None and self._patterns.matches(name)
 

@@ -6,12 +6,14 @@ Runs on the event loop; sockets are elsewhere.
 
 import asyncio
 import time
-from collections.abc import Collection, Iterable, Sequence
-from itertools import islice
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
 
 from streamd.core.access.caller import ANYBODY, Caller
-from streamd.core.access.scopes import Scope
-from streamd.core.scheduling.coalescing import CoalescingQueue
+from streamd.core.arrays import Slots
+from streamd.core.mailbox import ServerChoice, make_mailbox
 from streamd.core.selection import ForecastSlice, ServerGlobs
 from streamd.runtime.aggregation.turns import LoopTurns
 
@@ -20,8 +22,6 @@ MATCHING_SECONDS = 0.005
 
 REPLAY_SLICE = 2_000
 """Forecasts that are posted to one subscriber in one turn of the event loop when it begins."""
-
-_UNKNOWN, _CHOSEN, _IGNORED = 0, 1, 2
 
 
 class Subscription:
@@ -39,53 +39,34 @@ class Subscription:
         turns: LoopTurns | None = None,
         caller: Caller = ANYBODY,
     ) -> None:
-        self.globs = globs
         self.part = part
-        self._caller = caller
-        self._mailbox: CoalescingQueue[int] = CoalescingQueue()
-        self._choices = bytearray(capacity)  # by slot: whether the globs match its server
-        self._undecided: dict[int, tuple[str, float, int]] = {}  # by slot: name, time of the first forecast, forecasts
+        choice = ServerChoice(globs, caller)
+        self.indexed_names = choice.indexed_names
+        """The only names of servers that can be chosen, if they are few; else nothing."""
+        self._mailbox = make_mailbox(capacity, choice)
         self._turns = turns or LoopTurns()
         self._news = asyncio.Event()
         self._reported = 0
+        self._left_out = 0
         self.closed = False
 
-    def post(self, slot: int, name: str, now: float) -> None:
-        """Put a server with a newer forecast into the mailbox, if the subscriber has chosen it."""
-        choice = self._choices[slot]
-        if choice == _UNKNOWN:
-            if self.globs.is_costly:
-                _, since, items = self._undecided.get(slot, (name, now, 0))
-                self._undecided[slot] = name, since, items + 1
-                self._news.set()
-                return
-            choice = self._decide(slot, name)
-        if choice == _CHOSEN:
-            self._mailbox.mark(slot, now)
+    def post(self, slots: Slots, names: Sequence[str]) -> None:
+        """Put those of distinct slots into the mailbox whose servers, called `names`, the subscriber has chosen."""
+        self._mailbox.post(slots, names)
+        if self._mailbox.waiting:
             self._news.set()
-
-    def _decide(self, slot: int, name: str) -> int:
-        is_chosen = self._caller.may(Scope.SUBSCRIBE, name) and self.globs.matches(name)
-        choice = self._choices[slot] = _CHOSEN if is_chosen else _IGNORED
-        return choice
 
     async def _decide_all(self) -> None:
         """Decide which of the servers that were posted first are chosen; the loop gets its turn in between."""
-        while self._undecided:
-            until = time.monotonic() + MATCHING_SECONDS
-            while self._undecided and time.monotonic() < until:
-                slot = next(iter(self._undecided))
-                name, since, items = self._undecided.pop(slot)
-                if self._decide(slot, name) == _CHOSEN:
-                    self._mailbox.mark(slot, since, items)
-            if self._undecided:
+        until = time.monotonic() + MATCHING_SECONDS
+        while self._mailbox.decide_next():
+            if time.monotonic() >= until:
                 await self._turns.wait()
+                until = time.monotonic() + MATCHING_SECONDS
 
     def forget(self, slot: int) -> None:
         """Drop a slot that gets another server."""
-        self._mailbox.discard(slot)
-        self._undecided.pop(slot, None)
-        self._choices[slot] = _UNKNOWN
+        self._mailbox.forget(slot)
 
     def close(self) -> None:
         """Wake the reader; it ends when the mailbox is empty."""
@@ -95,35 +76,39 @@ class Subscription:
     async def wait(self) -> None:
         """Wait until the mailbox is not empty, or the subscription is closed and no forecast is undecided."""
         await self._decide_all()
-        while not self._mailbox and not self.closed:
+        while not self._mailbox.ready and not self.closed:
             self._news.clear()
             await self._news.wait()
             await self._decide_all()
 
-    def take(self, count: int) -> list[int]:
+    def take(self, count: int) -> Slots:
         """Remove and return up to `count` slots, the longest waiting first."""
         return self._mailbox.take(count)
 
     def take_newly_dropped(self) -> int:
         """Return the number of forecasts that were replaced unread since the last call, and count from zero again."""
-        dropped = self._mailbox.superseded - self._reported
-        self._reported = self._mailbox.superseded
+        dropped = self.dropped - self._reported
+        self._reported += dropped
         return dropped
+
+    def count_dropped(self, count: int) -> None:
+        """Count forecasts that were taken and could not be sent: newer ones, or none, are in their place by now."""
+        self._left_out += count
 
     @property
     def dropped(self) -> int:
         """The number of forecasts that were replaced unread since the subscription began."""
-        return self._mailbox.superseded
+        return self._mailbox.dropped + self._left_out
 
     @property
-    def waiting_slots(self) -> Collection[int]:
+    def waiting_slots(self) -> Slots:
         """The slots in the mailbox, and those that may get into it."""
-        return [*self._mailbox, *self._undecided]
+        return self._mailbox.waiting_slots
 
     @property
     def waiting(self) -> int:
         """The number of servers in the mailbox, and of those that may get into it."""
-        return len(self._mailbox) + len(self._undecided)
+        return self._mailbox.waiting
 
 
 class Hub:
@@ -135,6 +120,9 @@ class Hub:
         self._capacity = capacity
         self._names = names
         self._subscriptions: set[Subscription] = set()
+        # A batch is posted to each of `_wide`, and only to those of `_by_name` that chose one of its servers.
+        self._wide: set[Subscription] = set()
+        self._by_name: defaultdict[str, set[Subscription]] = defaultdict(set)
         self.left_unread = 0
         """The number of forecasts in the mailboxes of readers that left while the hub was finishing."""
         self._finishing = False
@@ -145,37 +133,58 @@ class Hub:
         """Add a caller's subscription, which never gets a server that its token excludes; end it with `unsubscribe`."""
         subscription = Subscription(globs, part, self._capacity, self.turns, caller)
         self._subscriptions.add(subscription)
+        if not subscription.indexed_names:
+            self._wide.add(subscription)
+        for name in subscription.indexed_names:
+            self._by_name[name].add(subscription)
         return subscription
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """End a subscription. A second call is a no-op."""
         if subscription in self._subscriptions:
             self._subscriptions.discard(subscription)
+            self._remove_from_index(subscription)
             self._dropped_by_former += subscription.dropped
             self.left_unread += subscription.waiting if self._finishing else 0
             subscription.close()
             self._reader_left.set()
 
-    def publish(self, slots: Iterable[int], now: float) -> None:
-        """Post new forecasts to every subscriber (`now`: monotonic seconds)."""
-        for slot in slots:
-            name = self._names[slot]
-            if name is not None:
-                for subscription in self._subscriptions:
-                    subscription.post(slot, name, now)
+    def _remove_from_index(self, subscription: Subscription) -> None:
+        self._wide.discard(subscription)
+        for name in subscription.indexed_names:
+            self._by_name[name].discard(subscription)
+            if not self._by_name[name]:
+                del self._by_name[name]
 
-    async def replay(self, subscription: Subscription, slots: Iterable[int]) -> None:
+    def publish(self, slots: Slots, now: float) -> None:
+        """Post new forecasts of distinct slots to every subscriber (`now`: monotonic seconds)."""
+        if not self._subscriptions:
+            return
+        slots, names = self._find_names(slots)
+        for subscription in self._wide:
+            subscription.post(slots, names)
+        if self._by_name:
+            for place, name in enumerate(names):
+                for subscription in self._by_name.get(name, ()):
+                    subscription.post(slots[place : place + 1], [name])
+
+    def _find_names(self, slots: Slots) -> tuple[Slots, list[str]]:
+        """Return those of the slots that have a server, and the servers' names."""
+        found = [self._names[slot] for slot in slots.tolist()]
+        names = [name for name in found if name is not None]
+        if len(names) < len(found):
+            slots = slots[np.array([name is not None for name in found], np.bool_)]
+        return slots, names
+
+    async def replay(self, subscription: Subscription, slots: Slots) -> None:
         """Post forecasts that are already on the board to one subscriber; the loop gets its turn in between.
 
         A newer forecast that is posted meanwhile does not count as one that was replaced unread.
         """
-        rest = iter(slots)
-        while some := list(islice(rest, REPLAY_SLICE)):
-            waiting = set(subscription.waiting_slots)
-            for slot in some:
-                name = self._names[slot]
-                if name is not None and slot not in waiting:
-                    subscription.post(slot, name, 0.0)
+        for begin in range(0, len(slots), REPLAY_SLICE):
+            some = slots[begin : begin + REPLAY_SLICE]
+            fresh = some[np.isin(some, subscription.waiting_slots, invert=True)]
+            subscription.post(*self._find_names(fresh))
             await self.turns.wait()
 
     def forget(self, slot: int) -> None:

@@ -8,12 +8,20 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate
 
+import numpy as np
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from streamd.core.arrays import Float64
+
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+FEW_FORECASTS = 8
+"""Up to so many forecasts are observed one by one: operations on arrays would take longer."""
+
+_BOUNDS = np.array(SECONDS)
 
 Reading = tuple[str, str, Callable[[], float]]
 """Name, text, and the function that reads the value."""
@@ -36,7 +44,8 @@ class Metrics(Collector):
             "queue_delay_seconds", "How long the longest waiting window of a micro-batch waited", SECONDS
         )
         self.inference = self._histogram("inference_seconds", "What a lane took for a micro-batch", SECONDS)
-        self._ages = [0] * (len(SECONDS) + 1)  # forecasts by bucket: a histogram of the library costs too much for each
+        # Forecasts by bucket: a histogram of the library costs too much for each.
+        self._ages = np.zeros(len(SECONDS) + 1, np.int64)
         self._age_sum = 0.0
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
@@ -48,14 +57,21 @@ class Metrics(Collector):
         self.queue_delay.observe(queue_delay_seconds)
         self.inference.observe(inference_seconds)
 
-    def observe_sent(self, received: Iterable[float | None]) -> None:
-        """Observe forecasts that were sent; `received` is when the sample of each arrived (monotonic seconds)."""
-        now = time.monotonic()
-        for since in received:
-            if since is not None:
-                age = now - since
-                self._ages[bisect_left(SECONDS, age)] += 1
-                self._age_sum += age
+    def observe_sent(self, received: Float64) -> None:
+        """Observe forecasts that were sent; `received (n,)` is when the sample of each arrived (monotonic seconds).
+
+        NaN for a forecast whose sample is not known; it is not counted.
+        """
+        ages = time.monotonic() - received
+        if len(ages) <= FEW_FORECASTS:
+            for age in ages.tolist():
+                if age == age:
+                    self._ages[bisect_left(SECONDS, age)] += 1
+                    self._age_sum += age
+            return
+        ages = ages[~np.isnan(ages)]
+        self._ages += np.bincount(np.searchsorted(_BOUNDS, ages), minlength=len(self._ages))
+        self._age_sum += float(ages.sum())
 
     def add_gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
         """Add a value that rises and falls."""
@@ -93,7 +109,7 @@ class Metrics(Collector):
         family = HistogramMetricFamily(
             "streamd_forecast_age_seconds", "From sample received to forecast handed to a subscriber's socket"
         )
-        buckets = [(bound, float(count)) for bound, count in zip(bounds, accumulate(self._ages), strict=True)]
+        buckets = [(bound, float(count)) for bound, count in zip(bounds, accumulate(self._ages.tolist()), strict=True)]
         family.add_metric([], buckets, self._age_sum)
         return family
 

@@ -6,7 +6,7 @@ The `http` package calls it. The `server` package builds it, and loads the versi
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,9 +15,10 @@ import numpy.typing as npt
 import structlog
 
 from streamd.core.accuracy.pending import AccuracyLimits
-from streamd.core.arrays import Float32
+from streamd.core.arrays import Slots
 from streamd.core.contract import ModelContract
-from streamd.core.errors import DrainingError, TooBusyError, UnavailableError
+from streamd.core.errors import StreamdError, UnavailableError
+from streamd.core.state.window_copies import CopiedWindow, copy_window
 from streamd.runtime.accuracy.live import LiveAccuracy
 from streamd.runtime.admission import EVICT_AFTER_SECONDS, Admission, ServerForgotten
 from streamd.runtime.aggregation.collector import Collector
@@ -29,7 +30,8 @@ from streamd.runtime.lanes.pipeline import Pipeline
 from streamd.runtime.lanes.progress import ProgressWatch
 from streamd.runtime.lanes.sinks import BoardSink
 from streamd.runtime.metrics import Metrics
-from streamd.runtime.predict import Prediction, PredictRequest
+from streamd.runtime.predict import Prediction
+from streamd.runtime.predict_calls import PredictCalls
 from streamd.runtime.state.state import State
 from streamd.runtime.state.storage_watch import StorageWatch
 from streamd.runtime.traces import Traces
@@ -59,6 +61,14 @@ class ServiceLimits:
     max_series: int = 2_000_000
     max_points: int = 50_000_000
     accuracy: AccuracyLimits = field(default_factory=AccuracyLimits)
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessCounts:
+    """The counts of another process of this daemon: its metrics as text, and entries of the status."""
+
+    metrics: bytes
+    status: Mapping[str, Any]
 
 
 @dataclass
@@ -110,11 +120,24 @@ class Service:
         self.owners = owners
         self.clock_watch = clock_watch
         self.progress = progress
+        self.predict_calls = PredictCalls(
+            self.contract,
+            pipeline,
+            pipeline.pauses,
+            max_waiting=limits.max_waiting_requests,
+            timeout_seconds=limits.predict_timeout_seconds,
+        )
         self.storage = StorageWatch(state.folder, self.flush, state.find_shortage)
         self.device_restarts = 0
         """Restarts of the daemon in the last hour because of a lost device."""
         self.deleted_servers = 0
         """The number of servers since start that were forgotten on request."""
+        self.release_slot: Callable[[int], Awaitable[None]] = _release_nothing
+        """Called before a server is forgotten: lets another process write its slot no more."""
+        self.ask_others: Callable[[], Awaitable[Sequence[ProcessCounts]]] = _ask_nobody
+        """Asks the other processes of this daemon for what they have counted."""
+        self.list_away_workers: Callable[[], list[int]] = list
+        """Returns the numbers of the workers of this daemon that are being started, or started again."""
         self.candidate: Candidate | None = None
         """The candidate, if there is one."""
         self._candidate_rows: Counter[str] = Counter()  # of canaries that have ended
@@ -124,11 +147,19 @@ class Service:
 
     def begin(self) -> None:
         """Restore open rows, start timers, and queue the rows that the former process closed but did not forecast."""
+        self.restore()
+        self.watch()
+
+    def restore(self) -> None:
+        """Restore open rows, and queue the rows that the former process closed but did not forecast."""
         self.collector.restore()
-        for slot in self.state.find_unforecast():
-            self.pipeline.mark_due(slot, 1)
+        self.pipeline.mark_due_many(np.array(self.state.find_unforecast(), np.int64))
+
+    def watch(self, *, closes_rows: bool = True) -> None:
+        """Start the timers; without `closes_rows`, other processes close the rows whose grace is over."""
         self.pauses.watch()
-        self.pipeline.watch_grace()
+        if closes_rows:
+            self.pipeline.watch_grace()
         self._sweep()
 
     @property
@@ -152,35 +183,25 @@ class Service:
         Raises `InvalidInputError` if the inputs violate the contract, `UnavailableError` if there is no lane,
         `TooBusyError` if the queue is full or the time is over, and `InferenceError` if a window failed.
         """
-        if self.is_draining:
-            raise DrainingError("the daemon is stopping")
-        if not self.pipeline.is_ready:
-            raise UnavailableError("no lane is ready yet")
-        request = PredictRequest(self.contract, inputs)
+        answered: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
+
+        def end(result: Prediction | StreamdError) -> None:
+            if answered.done():
+                return  # the caller was cancelled in this turn of the loop
+            if isinstance(result, StreamdError):
+                answered.set_exception(result)
+            else:
+                answered.set_result(result)
+
+        request = self.predict_calls.begin(inputs, end)
         try:
-            async with self.pauses.timeout(self.limits.predict_timeout_seconds):
-                predictions, model = await self._run_request(request)
-        except TimeoutError as exc:
-            seconds = self.limits.predict_timeout_seconds
-            raise TooBusyError(f"no forecast within {seconds:g} s") from exc
+            return await answered
         finally:
-            # However the call ended (an answer, an error, a timeout, a caller that left), its windows need not run.
-            self.pipeline.drop_request(request)
-        return Prediction(predictions.reshape(request.windows, *self.contract.output_shape), request.batched, model)
+            self.predict_calls.cancel(request)
 
-    async def _run_request(self, request: PredictRequest) -> tuple[Float32, str]:
-        """Return the predictions of a request, and the one version that made them all."""
-        while True:
-            if not self.pipeline.add_request(request, request.windows):
-                raise TooBusyError(f"{self.limits.max_waiting_requests} windows of callers may wait, and as many do")
-            predictions = await request.future
-            if len(request.models) == 1:
-                return predictions, request.models.pop()
-            request.reset()  # the version changed in between: an answer must not mix two versions
-
-    def note_sent(self, slots: Collection[int]) -> None:
+    def note_sent(self, slots: Slots) -> None:
         """Note that the newest forecasts of these slots were sent to a subscriber."""
-        self.metrics.observe_sent(map(self.board_sink.received.get, slots))
+        self.metrics.observe_sent(self.board_sink.received[slots])
         self.traces.forecasts_sent(slots)
 
     def forget(self, slot: int) -> None:
@@ -195,7 +216,7 @@ class Service:
 
     async def drain(self) -> None:
         """Reject new work and finish what waits and runs. The caller limits the time."""
-        self.is_draining = self.ingest.is_draining = self.collector.is_draining = True
+        self.is_draining = self.predict_calls.is_draining = self.ingest.is_draining = self.collector.is_draining = True
         while self.ingest.load.bodies:
             await asyncio.sleep(0)
         while not (self.pipeline.is_idle and (self.candidate is None or self.candidate.is_idle)):
@@ -220,6 +241,7 @@ class Service:
         if self._sweep_timer is not None:
             self._sweep_timer.cancel()
         self.garbage.close()
+        self.predict_calls.close()
         pipelines = [self.pipeline] if self.candidate is None else [self.pipeline, self.candidate.pipeline]
         workers = set(self.pipeline.lanes.closing.running)
         for pipeline in pipelines:
@@ -249,12 +271,17 @@ class Service:
             **{name: counts[name] for name in self.scheduler.row_counts()},
         }
 
-    def copy_window(self, slot: int) -> npt.NDArray[np.float32]:
-        """Return a copy of a server's window, `(context_length, features) float32`, oldest row first."""
+    def copy_window(self, slot: int) -> tuple[npt.NDArray[np.float32], CopiedWindow]:
+        """Return a copy of a server's window, `(context_length, features) float32`, oldest row first.
+
+        Raises `UnavailableError` if another process of the daemon ended while it changed the window.
+        """
         shape = self.contract.input_shapes["encoder_cont"]
         values = np.empty(shape, np.float32)
-        self.state.windows.gather_window(slot, values, np.empty(shape[0], np.int32))
-        return values
+        copied = copy_window(self.state.windows, slot, values, np.empty(shape[0], np.int32))
+        if copied is None:
+            raise UnavailableError("the window is being repaired")
+        return values, copied
 
     # ------------------------------------------------------------ upkeep
     def note_readiness(self) -> None:
@@ -276,3 +303,12 @@ class Service:
         self.clock_watch.sweep()
         self.progress.observe()
         self._sweep_timer = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
+
+
+async def _release_nothing(slot: int) -> None:
+    """Do nothing: no other process writes the slot."""
+
+
+async def _ask_nobody() -> Sequence[ProcessCounts]:
+    """Return nothing: there is no other process."""
+    return ()

@@ -18,6 +18,7 @@ def describe_status(service: Service, may_name: Callable[[str], bool]) -> dict[s
         **service.engine.shown,
         "ready": service.is_ready,
         "draining": service.is_draining,
+        "workers_away": service.list_away_workers(),
         "uptime_seconds": round(time.monotonic() - service.started, 3),
         "contract": {
             "features": list(contract.features),

@@ -22,8 +22,9 @@ from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanK
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from streamd import __version__
+from streamd.core.arrays import Slots
 from streamd.core.errors import StreamdError
-from streamd.core.scheduling.scheduler import Batch, BatchOutcome, ServerItem
+from streamd.core.scheduling.batches import Batch, BatchOutcome, ServerItem
 from streamd.core.state.samples import IndexedSamples, Sample
 from streamd.runtime.span_queue import SpanQueue
 from streamd.runtime.traces import UNTRACED, BodyTrace, TraceParent
@@ -132,10 +133,10 @@ class SpanTraces:
         facts = {
             "streamd.lane": lane,
             "streamd.version": version,
-            "streamd.batch.windows": len(batch.items),
+            "streamd.batch.windows": len(batch),
             "streamd.inference_ms": round(seconds * 1e3, 3),
         }
-        for _, item in outcome.deliver:
+        for item in outcome.deliver.list_items():
             self._posted.pop(item.slot, None)  # what is sent from now on is this forecast, traced or not
             if links := self._take_links(batch, item):
                 self._record_forecast(item, batch, links, facts, done)
@@ -170,11 +171,11 @@ class SpanTraces:
         if len(self._posted) > MAX_SERVERS:
             self._posted.popitem(last=False)
 
-    def forecasts_sent(self, slots: Iterable[int]) -> None:
+    def forecasts_sent(self, slots: Slots) -> None:
         """Record that traced forecasts were handed to the socket of a subscriber."""
         if not self._posted:
             return
-        for slot in slots:
+        for slot in slots.tolist():
             posted = self._posted.get(slot)
             if posted is not None:
                 self.start_span("send", posted.context, posted.since, kind=SpanKind.PRODUCER).end(self._to_epoch_ns())

@@ -8,7 +8,8 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Protocol
 
-from streamd.core.scheduling.scheduler import Batch, BatchOutcome
+from streamd.core.arrays import Slots
+from streamd.core.scheduling.batches import Batch, BatchOutcome
 from streamd.core.state.samples import IndexedSamples
 
 TraceParent = Any
@@ -66,7 +67,7 @@ class Traces(Protocol):
         """Note that a batch ended at `done` (monotonic seconds), and that its forecasts are on the board."""
         ...
 
-    def forecasts_sent(self, slots: Iterable[int]) -> None:
+    def forecasts_sent(self, slots: Slots) -> None:
         """Note that the newest forecasts of these slots were handed to the socket of a subscriber."""
         ...
 
@@ -127,7 +128,7 @@ class NoTraces:
     def batch_done(self, batch: Batch, outcome: BatchOutcome, **facts: Any) -> None:
         """Do nothing."""
 
-    def forecasts_sent(self, slots: Iterable[int]) -> None:
+    def forecasts_sent(self, slots: Slots) -> None:
         """Do nothing."""
 
     def forget(self, slot: int) -> None:

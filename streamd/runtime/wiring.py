@@ -1,9 +1,10 @@
 """Wires the parts of the daemon together: state, ingest, pipeline and fan-out become a `Service`."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from streamd.core.aggregation.points import count_retained_steps
+from streamd.core.arrays import Slots
 from streamd.core.errors import BackendUnavailableError
 from streamd.core.mapping.mapping import RuleMapping
 from streamd.core.mapping.rules import RuleSet
@@ -16,13 +17,16 @@ from streamd.runtime.aggregation.collector import Collector, CollectorLimits
 from streamd.runtime.aggregation.mean_samples import MeanSamples
 from streamd.runtime.aggregation.point_log import PointLog
 from streamd.runtime.clock_watch import ClockWatch
+from streamd.runtime.due_batch import RowsDue
 from streamd.runtime.hub import Hub
-from streamd.runtime.ingest import Ingest, IngestLoad, RowsDue
+from streamd.runtime.ingest import Ingest, IngestLoad
 from streamd.runtime.lanes.deployment import Deployment, DeploymentSpec
-from streamd.runtime.lanes.pipeline import DueRouter, Pipeline
+from streamd.runtime.lanes.pipeline import Pipeline
+from streamd.runtime.lanes.pipeline_interfaces import DueRouter
 from streamd.runtime.lanes.progress import ProgressWatch
 from streamd.runtime.lanes.sinks import BoardSink
 from streamd.runtime.metrics import Metrics
+from streamd.runtime.process_links import ALONE, ProcessLinks
 from streamd.runtime.service import Service, ServiceLimits
 from streamd.runtime.service_report import register_metrics
 from streamd.runtime.state.state import State
@@ -69,6 +73,12 @@ class TracedRouter:
         self._traces.row_due(slot, self._names[slot] or "")
         return self._router.route_due(slot, rows)
 
+    def route_due_many(self, slots: Slots) -> Slots:
+        """Route due servers as the other router does."""
+        for slot in slots.tolist():
+            self._traces.row_due(slot, self._names[slot] or "")
+        return self._router.route_due_many(slots)
+
 
 def build_service(
     state: State,
@@ -80,6 +90,7 @@ def build_service(
     wall: Callable[[], float] = time.time,
     clock: Callable[[], float] = time.monotonic,
     traces: Traces = NO_TRACES,
+    links: ProcessLinks = ALONE,
 ) -> Service:
     """Build a service; call it inside a running event loop. `wall` returns epoch seconds, `clock` monotonic seconds.
 
@@ -91,29 +102,32 @@ def build_service(
     accuracy = LiveAccuracy(state, limits.accuracy)
     accuracy.follow(model)
     router = CandidateRouter()
-    board_sink = BoardSink(state, hub, posted=(accuracy, router))
+    board_sink = BoardSink(state, links.publisher or hub, posted=(accuracy, router), received=links.received)
+    due_router = links.due_router or router
     load = IngestLoad()
     pipeline = Pipeline(
         state,
         _make_scheduler(state, limits),
         board_sink,
-        Deployment(DeploymentSpec(name=model, server_ids=server_ids, open_backend=_open_nothing)),
+        make_empty_deployment(model, server_ids),
         observer=metrics,
-        router=router if traces is NO_TRACES else TracedRouter(traces, router, state.directory.names),
+        router=due_router if traces is NO_TRACES else TracedRouter(traces, due_router, state.directory.names),
         rows_expected=load,
         traces=traces,
     )
-    owners = SlotOwners(state, pipeline, (router, pipeline, board_sink, hub, accuracy, state.ahead, traces))
+    owners = SlotOwners(
+        state, pipeline, (router, pipeline, board_sink, hub, accuracy, state.ahead, traces, *links.owners)
+    )
     clock_watch = ClockWatch(
         state,
         accuracy,
         max_ahead_seconds=limits.max_ahead_seconds,
         recovery_seconds=limits.ahead_recovery_seconds,
-        rewinder=owners,
+        rewinder=links.rewinder or owners,
         wall=wall,
         clock=clock,
     )
-    admission = Admission(state, owners, limits.evict_after_seconds)
+    admission = Admission(state, owners, limits.evict_after_seconds, links.slot_giver)
     ingest = Ingest(
         state,
         max_ahead_seconds=limits.max_ahead_seconds,
@@ -134,6 +148,7 @@ def build_service(
         server_contradicted=clock_watch,
         wall=wall,
         clock=clock,
+        row_writer=links.row_writer,
     )
     owners.add_owner(collector)
     if limits.rows_are_means:
@@ -160,8 +175,9 @@ def build_service(
 
 def _make_scheduler(state: State, limits: ServiceLimits) -> Scheduler:
     return Scheduler(
-        state.snapshot,
-        state.board.get_step,
+        state.snapshot_many,
+        state.board.get_steps,
+        capacity=state.directory.capacity,
         need=state.windows.need,
         max_queue_delay_seconds=limits.max_queue_delay_seconds,
         max_waiting_requests=limits.max_waiting_requests,
@@ -189,6 +205,11 @@ def _make_collector_limits(state: State, limits: ServiceLimits) -> CollectorLimi
         grace_seconds=state.windows.grace_seconds,
         max_ahead_seconds=limits.max_ahead_seconds,
     )
+
+
+def make_empty_deployment(name: str, server_ids: Mapping[str, int] | None = None) -> Deployment:
+    """Make a deployment without lanes, which has the name of a version that is to be loaded, or serves elsewhere."""
+    return Deployment(DeploymentSpec(name=name, server_ids=dict(server_ids or {}), open_backend=_open_nothing))
 
 
 def _open_nothing(exhausted: frozenset[str]) -> OpenedBackend:

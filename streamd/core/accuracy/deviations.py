@@ -8,7 +8,7 @@ that is one day, whose deviation is often too small, so the loss of the first da
 import numpy as np
 
 from streamd.core.arrays import Float32, Float64
-from streamd.core.state.windows import NO_STEP
+from streamd.core.state.window_columns import NO_STEP
 
 FLAT_SHARE = 1e-6
 """A series is flat, and is not scored, if its deviation is below this share of its largest value (as in training)."""

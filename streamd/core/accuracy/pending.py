@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from streamd.core.accuracy.scores import Scores
 from streamd.core.arrays import Float32, Float64
-from streamd.core.state.windows import NO_STEP
+from streamd.core.state.window_columns import NO_STEP
 
 
 @dataclass(frozen=True, kw_only=True)

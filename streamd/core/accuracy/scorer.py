@@ -9,11 +9,11 @@ import numpy as np
 from streamd.core.accuracy.comparison import Comparisons
 from streamd.core.accuracy.deviations import SeriesDeviations
 from streamd.core.accuracy.pending import AccuracyLimits, PendingCounts, PendingForecast, ScoredVersion
-from streamd.core.accuracy.sampling import compute_sampling_rate, hash_origin
+from streamd.core.accuracy.sampling import choose_origins, compute_sampling_rate
 from streamd.core.accuracy.scores import Scores, ScoreShape
-from streamd.core.arrays import Float32, Float64
+from streamd.core.arrays import Float32, Float64, Numbers
 from streamd.core.contract import ModelContract
-from streamd.core.state.windows import NO_STEP
+from streamd.core.state.window_columns import NO_STEP
 
 MIN_KNOWN_SHARE = 0.5
 """A target is scored if at least this share of its window was reported (as in training), and compared if at least this
@@ -26,8 +26,8 @@ ACTIVE_STEPS = 12
 class ForecastScorer:
     """The pending forecasts, and the scores by version and by pair of versions.
 
-    1. `offer_forecast` decides whether a new forecast is sampled, by its slot and step alone. `add_forecast` then makes
-       it pending: it takes one of `scored_servers` places, one for each server.
+    1. `offer_forecasts` decides which new forecasts are sampled, by slot and step alone. `add_forecast` then makes one
+       pending: it takes one of `scored_servers` places, one for each server.
     2. The same origin of another version joins it, so that two versions are compared on the same forecasts.
     3. `score` scores each step of the horizon once, when its row has settled: late samples change it no more.
 
@@ -45,6 +45,7 @@ class ForecastScorer:
         """By slot; the one that was scored least recently comes first."""
         self.counts = PendingCounts()
         self.now_step = NO_STEP
+        self._has_pending = np.zeros(capacity, np.bool_)
         self._deviations = SeriesDeviations(capacity, len(contract.targets))
         self._numbers = 0
         self._servers = 0
@@ -78,7 +79,7 @@ class ForecastScorer:
             if pending.forecasts.pop(name, None) is not None:
                 del pending.losses[name]
             if not pending.forecasts:
-                del self.pending[pending.slot]
+                self._remove_pending(pending.slot)
                 self.counts.forgotten += 1
         self.set_server_count(self._servers)
 
@@ -100,19 +101,25 @@ class ForecastScorer:
             version.threshold = int(share * 2.0**64)
 
     # ------------------------------------------------------------ forecasts in
-    def offer_forecast(self, version: ScoredVersion, slot: int, step: int) -> bool:
-        """Record that a version has a forecast of a server from `step`; returns whether to call `add_forecast` with it.
+    def offer_forecasts(self, version: ScoredVersion, slots: Numbers, steps: Numbers) -> list[int]:
+        """Record that a version has forecasts of distinct servers, each from one of `steps`; all arguments are `(n,)`.
 
-        Quick, because most forecasts are not sampled.
+        Returns the places in them of the few to call `add_forecast` with. Quick, because most are not sampled.
         """
-        if step > version.latest_step:
-            version.latest_step = step
-            if step > self.now_step:
-                self.now_step = step
-        pending = self.pending.get(slot)
-        if pending is not None:
-            return pending.step == step and not pending.done_steps and version.name not in pending.forecasts
-        return hash_origin(slot, step) < version.threshold
+        if not len(slots):
+            return []
+        latest = int(steps.max())
+        version.latest_step = max(version.latest_step, latest)
+        self.now_step = max(self.now_step, latest)
+        has_pending = self._has_pending[slots]
+        chosen = choose_origins(slots, steps, version.threshold)
+        places = np.flatnonzero(chosen | has_pending).tolist()
+        return [place for place in places if not has_pending[place] or self._joins(version, slots, steps, place)]
+
+    def _joins(self, version: ScoredVersion, slots: Numbers, steps: Numbers, place: int) -> bool:
+        """Whether a forecast belongs to the pending one of its server."""
+        pending = self.pending[int(slots[place])]
+        return pending.step == steps[place] and not pending.done_steps and version.name not in pending.forecasts
 
     def add_forecast(
         self, version: ScoredVersion, slot: int, *, generation: int, step: int, forecast: Float32, rows: Float32
@@ -155,12 +162,14 @@ class ForecastScorer:
         points = np.zeros((len(self.contract.targets), self.shape.ranges))
         pending = PendingForecast(slot=slot, generation=generation, step=step, reported=reported, points=points)
         self.pending[slot] = pending
+        self._has_pending[slot] = True
         self.counts.opened += 1
         return pending
 
     def forget(self, slot: int) -> None:
         """Forget everything about a slot that gets another server."""
-        if self.pending.pop(slot, None) is not None:
+        if slot in self.pending:
+            self._remove_pending(slot)
             self.counts.forgotten += 1
         self._deviations.reset(slot)
 
@@ -200,7 +209,11 @@ class ForecastScorer:
             self.counts.finished += finished
             self.counts.expired += not finished
             self._compare(pending, self.shape.ranges, slice(None), self.contract.horizon)
-            del self.pending[pending.slot]
+            self._remove_pending(pending.slot)
+
+    def _remove_pending(self, slot: int) -> None:
+        del self.pending[slot]
+        self._has_pending[slot] = False
 
     def _is_late(self, step: int) -> bool:
         limit = self.contract.horizon + self.limits.settle_steps + self.limits.tolerance_steps

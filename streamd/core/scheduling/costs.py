@@ -38,6 +38,7 @@ class CostTable:
         self.overhead_seconds = overhead_seconds
         self.max_batch = self.buckets[-1] if max_batch is None else min(limit, self.buckets[-1])
         self._splits = self._find_cheapest_splits()
+        self._sizes: dict[tuple[int, int], int] = {}  # by waiting windows and idle lanes: what was chosen before
 
     def estimate_seconds(self, count: int) -> float:
         """Return the seconds for one batch of `count` windows.
@@ -89,6 +90,13 @@ class CostTable:
         waiting = min(waiting, self.buckets[-1] * idle_lanes)
         if idle_lanes == 1:
             return self._splits[waiting][2]
+        known = self._sizes.get((waiting, idle_lanes))
+        if known is None:
+            known = self._sizes[waiting, idle_lanes] = self._find_quickest_size(waiting, idle_lanes)
+        return known
+
+    def _find_quickest_size(self, waiting: int, idle_lanes: int) -> int:
+        """Return the size of the next batch for several idle lanes, by comparing all."""
         best, best_size = float("inf"), 1
         for size in self._list_sizes(waiting, idle_lanes):
             full, rest = divmod(waiting, size)

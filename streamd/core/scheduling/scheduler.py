@@ -4,49 +4,19 @@ Decides and returns the work; the pipeline does it and reports back. No I/O, no 
 a parameter. Every due row ends in exactly one of: delivered, superseded, failed, forgotten.
 """
 
+import math
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from itertools import chain
+from typing import Protocol
 
-from streamd.core.scheduling.coalescing import CoalescingQueue
+import numpy as np
+
+from streamd.core.arrays import Numbers, Slots
+from streamd.core.scheduling.batches import Batch, BatchOutcome, RequestItem, ServerRows, join_rows
 from streamd.core.scheduling.costs import CostTable
-
-
-@dataclass(frozen=True, slots=True)
-class ServerItem:
-    """A server's newest window, as it was when its batch was taken."""
-
-    # Constructed with positional arguments, one for each row of each batch: keywords would cost time there.
-    slot: int
-    generation: int
-    step: int
-    context: int
-    since: float
-    """When the row became due (monotonic seconds)."""
-
-
-@dataclass(frozen=True, slots=True)
-class RequestItem:
-    """One window of a caller's request."""
-
-    request: object
-    index: int
-    since: float
-
-
-Item = ServerItem | RequestItem
-
-
-@dataclass(slots=True)
-class Batch:
-    """Windows that run together, in the order of their rows in the lane's buffers."""
-
-    items: list[Item]
-    moves: int = 0
-    """The number of lanes that were lost while they ran it."""
-    started: float = 0.0
-    """When it was taken for a lane (monotonic seconds)."""
+from streamd.core.scheduling.slot_queue import SlotQueue
 
 
 @dataclass(slots=True, kw_only=True)
@@ -62,36 +32,32 @@ class RowCounts:
     window had too few rows when it was their turn. They count as superseded."""
 
 
-@dataclass(slots=True)
-class BatchOutcome:
-    """The work that a batch leaves to its caller. What has to run again is queued already."""
+class SlotSnapshots(Protocol):
+    """Reads what slots have at present."""
 
-    deliver: list[tuple[int, ServerItem]] = field(default_factory=list)
-    """The forecasts to deliver, as (row in the batch, item)."""
-    answer: list[tuple[int, RequestItem]] = field(default_factory=list)
-    """The callers' windows to answer, as (row in the batch, item)."""
-    fail: list[Item] = field(default_factory=list)
-    """The windows that get no forecast."""
+    def __call__(self, slots: Slots, /) -> tuple[Numbers, Numbers, Numbers]:
+        """Return the generations, the newest steps, and the numbers of rows in the windows of `slots`; all `(n,)`."""
+        ...
 
 
 class Scheduler:
     """The queue of due servers, the queue of callers' windows, and the batches made of them.
 
-    `snapshot(slot)` returns the present `(generation, newest step, rows in its window)` of a slot; `posted(slot)`
-    returns the step of the newest forecast that was posted for it; a window with fewer than `need` rows is not
-    forecast.
+    `snapshot_many` returns what slots have at present; `posted_many(slots)` returns the steps of the newest forecasts
+    that were posted for them; a window with fewer than `need` rows is not forecast. There are `capacity` slots.
     """
 
     def __init__(
         self,
-        snapshot: Callable[[int], tuple[int, int, int]],
-        posted: Callable[[int], int],
+        snapshot_many: SlotSnapshots,
+        posted_many: Callable[[Slots], Numbers],
         *,
+        capacity: int,
         need: int,
         max_queue_delay_seconds: float,
         max_waiting_requests: int,
     ) -> None:
-        self.due: CoalescingQueue[int] = CoalescingQueue()
+        self.due = SlotQueue(capacity)
         """The slots that wait for the first time, each once."""
         self.retries: deque[Batch] = deque()
         """Batches that run again: whole ones of lost lanes, and halves of failed ones. They run before all others."""
@@ -99,8 +65,8 @@ class Scheduler:
         self.need = need
         self.max_queue_delay_seconds = max_queue_delay_seconds
         self.max_waiting_requests = max_waiting_requests
-        self._snapshot = snapshot
-        self._posted = posted
+        self._snapshot = snapshot_many
+        self._posted = posted_many
         self.dropped_windows = 0
         """Callers' windows since start that were removed before they ran, because their call was over."""
         # By request: one of thousands is removed without a search through the others.
@@ -113,6 +79,11 @@ class Scheduler:
         """Queue a server that has `rows` more due rows; one that waits already keeps its place."""
         self.counts.due += rows
         self.due.mark(slot, now, rows)
+
+    def mark_due_many(self, slots: Slots, now: float) -> None:
+        """Queue distinct servers that have one more due row each; those that wait already keep their places."""
+        self.counts.due += len(slots)
+        self.due.mark_many(slots, now)
 
     def forget(self, slot: int) -> None:
         """Remove a slot whose server was forgotten from the queue."""
@@ -127,23 +98,30 @@ class Scheduler:
         if self._request_windows + windows > self.max_waiting_requests:
             return False
         self._calls.add(request)
-        self._requests[request] = deque(RequestItem(request, index, now) for index in range(windows))
+        self._requests[request] = deque([RequestItem(request, index, now) for index in range(windows)])
         self._request_windows += windows
         return True
 
     def drop_request(self, request: object) -> None:
         """End a call: its waiting windows are removed, and those on a lane do not run again."""
         self._calls.discard(request)
-        before = self.waiting
-        self._request_windows -= len(self._requests.pop(request, ()))
-        if self.retries:
-            for batch in self.retries:
-                batch.items = self._remove_ended_calls(batch.items)
-            self.retries = deque(batch for batch in self.retries if batch.items)
-        self.dropped_windows += before - self.waiting
+        dropped = len(self._requests.pop(request, ()))
+        if not (dropped or self.retries):
+            return  # nearly always: it was answered
+        self._request_windows -= dropped
+        for batch in self.retries:
+            remaining = self._remove_ended_calls(batch.requests)
+            dropped += len(batch.requests) - len(remaining)
+            batch.requests = remaining
+        self._remove_empty_retries()
+        self.dropped_windows += dropped
 
-    def _remove_ended_calls(self, items: list[Item]) -> list[Item]:
-        return [item for item in items if isinstance(item, ServerItem) or item.request in self._calls]
+    def _remove_ended_calls(self, requests: list[RequestItem]) -> list[RequestItem]:
+        return [item for item in requests if item.request in self._calls]
+
+    def _remove_empty_retries(self) -> None:
+        if self.retries:
+            self.retries = deque(batch for batch in self.retries if len(batch))
 
     def withdraw_requests(self) -> list[RequestItem]:
         """Remove and return all callers' windows that wait; call it when no lane is left to run them."""
@@ -151,28 +129,26 @@ class Scheduler:
         self._requests.clear()
         self._request_windows = 0
         for batch in self.retries:
-            withdrawn += [item for item in batch.items if isinstance(item, RequestItem)]
-            batch.items = [item for item in batch.items if not isinstance(item, RequestItem)]
+            withdrawn += batch.requests
+            batch.requests = []
+        self._remove_empty_retries()
         return withdrawn
 
-    def withdraw_all(self) -> list[int]:
+    def withdraw_all(self) -> Slots:
         """Remove and return the slots of all servers that wait, also of those that wait to run again.
 
-        Another scheduler takes them over: their rows count there, and here as if they had never been due. Callers'
-        windows stay.
+        A slot may be returned twice: an older row of it may wait to run again. Another scheduler takes them over: their
+        rows count there, and here as if they had never been due. Callers' windows stay.
         """
-        slots = self.due.take(len(self.due))
+        parts = [self.due.take(len(self.due))]
         for batch in self.retries:
-            remaining: list[Item] = []
-            for item in batch.items:
-                if isinstance(item, RequestItem):
-                    remaining.append(item)
-                elif self._snapshot(item.slot)[0] != item.generation:
-                    self.counts.forgotten += 1
-                else:
-                    slots.append(item.slot)
-            batch.items = remaining
-        self.retries = deque(batch for batch in self.retries if batch.items)
+            generations, _, _ = self._snapshot(batch.servers.slots)
+            is_forgotten = generations != batch.servers.generations
+            self.counts.forgotten += int(np.count_nonzero(is_forgotten))
+            parts.append(batch.servers.slots[~is_forgotten])
+            batch.servers = ServerRows()
+        self._remove_empty_retries()
+        slots = np.concatenate(parts)
         self.counts.due -= len(slots)
         return slots
 
@@ -199,7 +175,7 @@ class Scheduler:
     @property
     def waiting(self) -> int:
         """The number of windows that wait for a lane, servers' and callers'."""
-        return len(self.due) + self._request_windows + sum(len(batch.items) for batch in self.retries)
+        return len(self.due) + self._request_windows + sum(map(len, self.retries))
 
     def queued_requests(self) -> Iterator[RequestItem]:
         """Yield the callers' windows that wait for the first time, the longest waiting first."""
@@ -208,8 +184,7 @@ class Scheduler:
     @property
     def waiting_requests(self) -> int:
         """The number of callers' windows that wait for a lane, for the first time or again."""
-        again = sum(isinstance(item, RequestItem) for batch in self.retries for item in batch.items)
-        return self._request_windows + again
+        return self._request_windows + sum(len(batch.requests) for batch in self.retries)
 
     @property
     def calls(self) -> int:
@@ -232,7 +207,7 @@ class Scheduler:
         waiting = len(self.due) + self._request_windows
         if not waiting or (expects_rows and waiting < costs.max_batch and now < self.dispatch_deadline):
             return None
-        return Batch(self._take_oldest(costs.choose_batch_size(waiting, idle_lanes)), started=now)
+        return self._take_oldest(costs.choose_batch_size(waiting, idle_lanes), now)
 
     @property
     def dispatch_deadline(self) -> float:
@@ -245,35 +220,51 @@ class Scheduler:
         first = next(iter(self._requests.values()), None)
         return None if first is None else first[0].since
 
-    def _take_request(self) -> RequestItem:
-        """Remove and return the callers' window that waits the longest."""
-        request, items = next(iter(self._requests.items()))
-        item = items.popleft()
-        self._request_windows -= 1
-        if not items:
-            del self._requests[request]
-        return item
+    def _take_requests(self, count: int, until: float) -> list[RequestItem]:
+        """Remove and return up to `count` callers' windows that wait since a time or longer, the oldest first."""
+        taken: list[RequestItem] = []
+        while self._requests and len(taken) < count:
+            request, items = self._requests.popitem(last=False)
+            is_early, room = items[0].since <= until, count - len(taken)
+            if is_early and len(items) <= room:
+                taken += items
+                continue
+            if is_early:
+                taken += [items.popleft() for _ in range(room)]
+            self._requests[request] = items
+            self._requests.move_to_end(request, last=False)
+            break
+        self._request_windows -= len(taken)
+        return taken
 
-    def _take_oldest(self, count: int) -> list[Item]:
-        """Remove and return the `count` longest waiting windows of both queues."""
-        items: list[Item] = []
-        while len(items) < count and (self._requests or self.due):
-            due_since, request_since = self.due.oldest_since, self._oldest_request_since
-            if request_since is not None and (due_since is None or request_since <= due_since):
-                items.append(self._take_request())
-            else:
-                assert due_since is not None
-                (slot,) = self.due.take(1)
-                item = self._make_item(slot, due_since)
-                if item.context >= self.need:
-                    items.append(item)
-                else:
-                    self.counts.stale += 1  # a gap in its rows emptied the window while it waited
-        return items
+    def _take_oldest(self, count: int, now: float) -> Batch:
+        """Remove the `count` longest waiting windows of both queues, and return them as a batch."""
+        servers: list[ServerRows] = []
+        requests: list[RequestItem] = []
+        left = count
+        while left:
+            due_since = self.due.oldest_since
+            taken = self._take_requests(left, math.inf if due_since is None else due_since)
+            requests += taken
+            left -= len(taken)
+            if due_since is None:
+                break
+            if left:
+                before = self._oldest_request_since
+                servers.append(self._take_due(left, math.inf if before is None else before))
+                left -= len(servers[-1])
+        return Batch(join_rows(servers).sort_by_step(), requests, started=now)
 
-    def _make_item(self, slot: int, since: float) -> ServerItem:
-        generation, step, context = self._snapshot(slot)
-        return ServerItem(slot, generation, step, context, since)
+    def _take_due(self, count: int, before: float) -> ServerRows:
+        """Remove up to `count` servers that wait since before a time, and return those whose windows can run."""
+        slots, since = self.due.take_with_times(count, before)
+        generations, steps, contexts = self._snapshot(slots)
+        rows = ServerRows(slots=slots, generations=generations, steps=steps, contexts=contexts, since=since)
+        is_ready = contexts >= self.need
+        if is_ready.all():
+            return rows
+        self.counts.stale += int(np.count_nonzero(~is_ready))  # a gap in its rows emptied a window while it waited
+        return rows.select(is_ready)
 
     def _refresh(self, batch: Batch, now: float, max_batch: int) -> Batch:
         """Return a batch that runs again, with its servers' windows as they are now.
@@ -284,20 +275,17 @@ class Scheduler:
         4. So is a row whose server has a newer one: that one waits, or is on a lane.
         5. Any other server runs with the rows that its window has now.
         """
-        if rest := batch.items[max_batch:]:
-            self.retries.appendleft(Batch(rest, moves=batch.moves))
-            batch = Batch(batch.items[:max_batch], moves=batch.moves)
-        items: list[Item] = []
-        for item in batch.items:
-            if isinstance(item, RequestItem):
-                items.append(item)
-            elif self._snapshot(item.slot)[0] != item.generation:
-                self.counts.forgotten += 1
-            elif self._snapshot(item.slot)[1] > item.step:
-                self.counts.stale += 1
-            else:
-                items.append(self._make_item(item.slot, item.since))
-        return Batch(items, moves=batch.moves, started=now)
+        if len(batch) > max_batch:
+            batch, rest = batch.split(max_batch)
+            self.retries.appendleft(rest)
+        servers = batch.servers
+        generations, steps, contexts = self._snapshot(servers.slots)
+        is_forgotten = generations != servers.generations
+        is_stale = ~is_forgotten & (steps > servers.steps)
+        self.counts.forgotten += int(np.count_nonzero(is_forgotten))
+        self.counts.stale += int(np.count_nonzero(is_stale))
+        present = replace(servers, steps=steps, contexts=contexts)
+        return Batch(present.select(~(is_forgotten | is_stale)), batch.requests, moves=batch.moves, started=now)
 
     # ------------------------------------------------------------ results
     def complete_batch(self, batch: Batch, bad_rows: Iterable[int] = ()) -> BatchOutcome:
@@ -305,21 +293,37 @@ class Scheduler:
 
         A forecast of a forgotten server is dropped, and one that is not newer than the posted one as well.
         """
-        outcome = BatchOutcome()
-        bad = set(bad_rows)
-        for row, item in enumerate(batch.items):
+        outcome, bad = BatchOutcome(), set(bad_rows)
+        if len(batch.servers):
+            self._complete_servers(batch, bad, outcome)
+        if not bad:
+            outcome.answer = list(enumerate(batch.requests, len(batch.servers)))
+            return outcome
+        for row, item in enumerate(batch.requests, len(batch.servers)):
             if row in bad:
-                self._fail_item(item, outcome)
-            elif isinstance(item, RequestItem):
-                outcome.answer.append((row, item))
-            elif self._snapshot(item.slot)[0] != item.generation:
-                self.counts.forgotten += 1
-            elif self._posted(item.slot) >= item.step:
-                self.counts.stale += 1
+                outcome.fail.append(item)
             else:
-                self.counts.delivered += 1
-                outcome.deliver.append((row, item))
+                outcome.answer.append((row, item))
         return outcome
+
+    def _complete_servers(self, batch: Batch, bad: set[int], outcome: BatchOutcome) -> None:
+        servers = batch.servers
+        generations, _, _ = self._snapshot(servers.slots)
+        is_present = generations == servers.generations
+        is_newer = self._posted(servers.slots) < servers.steps
+        delivered = is_present & is_newer
+        if not bad and delivered.all():  # nearly always
+            outcome.rows, outcome.deliver = np.arange(len(servers)), servers
+        else:
+            is_bad = np.zeros(len(batch), np.bool_)
+            is_bad[list(bad)] = True
+            is_good = ~is_bad[: len(servers)]
+            self.counts.forgotten += int(np.count_nonzero(is_good & ~is_present))
+            self.counts.stale += int(np.count_nonzero(is_good & is_present & ~is_newer))
+            outcome.rows = np.flatnonzero(is_good & delivered)
+            outcome.deliver = servers.select(outcome.rows)
+            self._fail_rows(servers.select(~is_good), outcome)
+        self.counts.delivered += len(outcome.rows)
 
     def bisect_batch(self, batch: Batch) -> BatchOutcome:
         """Account for a batch that its engine refused: its halves run again, and a single window fails.
@@ -327,32 +331,34 @@ class Scheduler:
         So a window that is to blame fails alone: one in a batch of n takes 2 log2(n) more runs.
         """
         outcome = BatchOutcome()
-        if len(batch.items) == 1:
-            self._fail_item(batch.items[0], outcome)
+        if len(batch) == 1:
+            self._fail_batch(batch, outcome)
         else:
-            middle = len(batch.items) // 2
-            self._queue_retry(batch.items[:middle], batch.moves)
-            self._queue_retry(batch.items[middle:], batch.moves)
+            for half in batch.split(len(batch) // 2):
+                self._queue_retry(half, batch.moves)
         return outcome
 
     def reassign_batch(self, batch: Batch) -> BatchOutcome:
         """Account for a batch whose lane was lost: it runs on another one, or fails if it was moved before."""
         outcome = BatchOutcome()
         if batch.moves:
-            for item in batch.items:
-                self._fail_item(item, outcome)
+            self._fail_batch(batch, outcome)
         else:
-            self._queue_retry(batch.items, moves=1)
+            self._queue_retry(batch, moves=1)
         return outcome
 
-    def _queue_retry(self, items: list[Item], moves: int) -> None:
+    def _queue_retry(self, batch: Batch, moves: int) -> None:
         """Queue windows to run again, without those whose call has ended in the meantime."""
-        remaining = self._remove_ended_calls(items)
-        self.dropped_windows += len(items) - len(remaining)
-        if remaining:
-            self.retries.append(Batch(remaining, moves))
+        requests = self._remove_ended_calls(batch.requests)
+        self.dropped_windows += len(batch.requests) - len(requests)
+        remaining = Batch(batch.servers, requests, moves)
+        if len(remaining):
+            self.retries.append(remaining)
 
-    def _fail_item(self, item: Item, outcome: BatchOutcome) -> None:
-        outcome.fail.append(item)
-        if isinstance(item, ServerItem):
-            self.counts.failed += 1
+    def _fail_batch(self, batch: Batch, outcome: BatchOutcome) -> None:
+        self._fail_rows(batch.servers, outcome)
+        outcome.fail += batch.requests
+
+    def _fail_rows(self, servers: ServerRows, outcome: BatchOutcome) -> None:
+        outcome.fail += servers.list_items()
+        self.counts.failed += len(servers)

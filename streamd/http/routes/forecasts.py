@@ -5,10 +5,13 @@ Reads the board and the hub; `wire/frames.py` encodes.
 
 import asyncio
 import contextlib
+import math
 
+import numpy as np
 from aiohttp import WSMsgType, web
 
 from streamd.core.access.caller import Caller
+from streamd.core.arrays import Slots
 from streamd.core.errors import InvalidSelectionError, StreamdError
 from streamd.http.access.context import get_caller
 from streamd.http.access.upgrades import is_upgrade
@@ -18,7 +21,7 @@ from streamd.http.peers import PEER_LEFT_ERRORS, call_when_lost, has_peer_left
 from streamd.http.sockets import KEEP_ALIVE_SECONDS, Sockets
 from streamd.http.subscriptions import SubscriptionChoice, parse_query, parse_subscribe
 from streamd.http.wire.codecs import Encoding, encode
-from streamd.http.wire.frames import FrameEncoder
+from streamd.http.wire.frames import BatchFrame, FrameEncoder
 from streamd.runtime.hub import Subscription
 from streamd.runtime.service import Service
 
@@ -28,7 +31,7 @@ MAX_BATCH_FRAME = 256
 BATCH_FRAME_BYTES = 2**20
 """A `forecasts` frame has fewer forecasts if they would take about more. Each reader that stalls may hold one frame."""
 
-_BYTES_A_VALUE = {Encoding.JSON: 12, Encoding.MSGPACK: 4}
+_JSON_BYTES_A_VALUE = 12
 
 
 class ForecastRoutes:
@@ -117,9 +120,11 @@ class ForecastRoutes:
             try:
                 # To unsubscribe wakes this handler, which would otherwise notice only when it writes the next event.
                 with call_when_lost(request, lambda: service.hub.unsubscribe(subscription)):
+                    read = 0
                     if since is not None:
-                        await service.hub.replay(subscription, service.state.board.find_later_than(int(since)))
-                    await self._push_events(response, subscription, choice)
+                        read = service.state.board.limit_serial(int(since))
+                        await service.hub.replay(subscription, service.state.board.find_later_than(read))
+                    await self._push_events(response, subscription, choice, read)
             finally:
                 service.hub.unsubscribe(subscription)
             if has_peer_left(request):
@@ -127,8 +132,12 @@ class ForecastRoutes:
         return response
 
     async def _push_events(
-        self, response: web.StreamResponse, subscription: Subscription, choice: SubscriptionChoice
+        self, response: web.StreamResponse, subscription: Subscription, choice: SubscriptionChoice, read: int
     ) -> None:
+        """Push events; `read` is the serial of the last forecast that the reader has.
+
+        In a daemon of several processes it may have it from a worker that heard of it earlier than this one.
+        """
         board = self._service.state.board
         first_serial = board.last_serial + 1
         while not subscription.closed or subscription.waiting:
@@ -141,17 +150,22 @@ class ForecastRoutes:
             if dropped := subscription.take_newly_dropped():
                 lagged = encode({"type": "lagged", "dropped": dropped}, Encoding.JSON)
                 await self._sockets.send_event(response, b"event: lagged\ndata: " + lagged + b"\n\n")
-            for slot in subscription.take(1):
+            for slot in subscription.take(1).tolist():
+                serial = board.get_serial(slot)
+                if 0 < serial <= read:
+                    continue
                 frame = self._frames.encode_forecast(slot, choice.part, Encoding.JSON)
-                if frame is not None:
-                    # The id stays below each forecast that still waits, so that a reader that resumes misses none.
-                    waiting = board.find_lowest_serial(subscription.waiting_slots)
-                    identifier = max(min(board.get_serial(slot), waiting - 1), 0)
-                    event = b"id: %d\nevent: forecast\ndata: %b\n\n" % (identifier, frame)
-                    await self._sockets.send_event(response, event)
-                    # A replayed forecast is old because its reader was away; its age would distort the metric.
-                    if board.get_serial(slot) >= first_serial:
-                        self._service.note_sent((slot,))
+                if frame is None:
+                    subscription.count_dropped(1)
+                    continue
+                # The id stays below each forecast that still waits, so that a reader that resumes misses none.
+                waiting = board.find_lowest_serial(subscription.waiting_slots)
+                identifier = max(min(serial, waiting - 1), 0)
+                event = b"id: %d\nevent: forecast\ndata: %b\n\n" % (identifier, bytes(frame))
+                await self._sockets.send_event(response, event)
+                # A replayed forecast is old because its reader was away; its age would distort the metric.
+                if serial >= first_serial:
+                    self._service.note_sent(np.array([slot]))
 
 
 class SocketSubscriber:
@@ -204,26 +218,30 @@ class SocketSubscriber:
         finally:
             self._service.hub.unsubscribe(subscription)
 
-    def _count_batch(self, choice: SubscriptionChoice) -> int:
-        part = choice.part
-        steps = -(-self._service.contract.horizon // part.every)
-        return count_forecasts_in_frame(len(part.targets) * len(part.quantiles) * steps, choice.encoding)
-
     async def _send_waiting(self, subscription: Subscription, choice: SubscriptionChoice) -> None:
         encoding = choice.encoding
         if dropped := subscription.take_newly_dropped():
             lagged = encode({"type": "lagged", "dropped": dropped}, encoding)
             await self._sockets.send(self._socket, lagged, encoding)
-        slots = subscription.take(self._count_batch(choice) if choice.batch else 1)
-        if choice.batch:
-            frame = self._frames.encode_forecasts(slots, choice.part, encoding)
-        else:
-            frame = self._frames.encode_forecast(slots[0], choice.part, encoding) if slots else None
+        slots = subscription.take(count_forecasts_in_frame(choice, self._service.contract.horizon))
+        frame, sent = self._encode(slots, choice)
+        subscription.count_dropped(len(slots) - len(sent))
         if frame is not None:
             await self._sockets.send(self._socket, frame, encoding)
-            self._service.note_sent(slots)
+            self._service.note_sent(sent)
+
+    def _encode(self, slots: Slots, choice: SubscriptionChoice) -> BatchFrame:
+        if choice.batch:
+            return self._frames.encode_forecasts(slots, choice.part, choice.encoding)
+        frame = self._frames.encode_forecast(int(slots[0]), choice.part, choice.encoding) if len(slots) else None
+        return BatchFrame(frame, slots if frame is not None else slots[:0])
 
 
-def count_forecasts_in_frame(values: int, encoding: Encoding) -> int:
-    """Return the number of forecasts in one `forecasts` frame, at most, if each has so many values."""
-    return max(1, min(MAX_BATCH_FRAME, BATCH_FRAME_BYTES // max(values * _BYTES_A_VALUE[encoding], 1)))
+def count_forecasts_in_frame(choice: SubscriptionChoice, horizon: int) -> int:
+    """Return the number of forecasts in one frame, at most: one, if the subscriber did not choose batches."""
+    if not choice.batch:
+        return 1
+    part = choice.part
+    value_bytes = np.dtype(part.dtype).itemsize if choice.encoding is Encoding.MSGPACK else _JSON_BYTES_A_VALUE
+    forecast_bytes = math.prod(part.compute_shape(horizon)) * value_bytes
+    return max(1, min(MAX_BATCH_FRAME, BATCH_FRAME_BYTES // max(forecast_bytes, 1)))

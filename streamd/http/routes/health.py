@@ -12,6 +12,7 @@ from streamd.http.access.token_metrics import TokenMetrics
 from streamd.http.errors import reply
 from streamd.runtime.service import Service
 from streamd.runtime.service_report import describe_status
+from streamd.runtime.workers.counts import merge_metrics, merge_status
 
 
 class HealthRoutes:
@@ -37,14 +38,18 @@ class HealthRoutes:
         """Answer 200 if a lane is warm and the daemon is not stopping, else 503 with the reason.
 
         `degraded` has "storage" while the state folder cannot be written: the daemon answers for the servers that it
-        knows, and `/v1/status` has the reason. If better versions were passed over, the answer lists them for callers
-        that may read, each with the reason.
+        knows, and `/v1/status` has the reason. It has "workers" while one of several workers is being started again.
+        If better versions were passed over, the answer lists them for callers that may read, each with the reason.
         """
         if self._service.is_ready:
             passed_over = self._service.passed_over if get_caller(request).has(Scope.READ) else []
-            degraded = {"degraded": ["storage"]} if self._service.storage.problem is not None else {}
-            more = {"passed_over": passed_over} if passed_over else {}
-            return reply(request, {"status": "ready", **degraded, **more})
+            problems = {
+                "storage": self._service.storage.problem is not None,
+                "workers": bool(self._service.list_away_workers()),
+            }
+            degraded = [name for name, is_there in problems.items() if is_there]
+            more = {"degraded": degraded} if degraded else {}
+            return reply(request, {"status": "ready", **more, **({"passed_over": passed_over} if passed_over else {})})
         if self._service.is_draining:
             return reply(request, {"status": "draining"}, 503)
         return reply(request, {"status": "no_lane" if self._service.pipeline.lanes.was_ever_ready else "starting"}, 503)
@@ -52,8 +57,9 @@ class HealthRoutes:
     async def get_metrics(self, request: web.Request) -> web.Response:
         """Return all metrics in the Prometheus text format; those of tokens if the caller may read every server."""
         tokens = self._token_metrics.render() if get_caller(request).covers_all(Scope.READ) else b""
+        metrics, others = self._service.metrics.render(), await self._service.ask_others()
         return web.Response(
-            body=self._service.metrics.render() + tokens,
+            body=merge_metrics(metrics, [each.metrics for each in others]) + tokens if others else metrics + tokens,
             headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
         )
 
@@ -61,4 +67,5 @@ class HealthRoutes:
         """Return what is loaded and how it performs, with the names of only those servers that the caller may read."""
         caller = get_caller(request)
         status = describe_status(self._service, lambda server: caller.may(Scope.READ, server))
+        merge_status(status, [each.status for each in await self._service.ask_others()])
         return reply(request, {**status, "access": self._access.describe()})

@@ -15,7 +15,10 @@ from streamd.http.errors import reply
 from streamd.http.requests import BodyReader
 from streamd.http.wire.codecs import Decoder, Encoding, parse_content_type
 from streamd.http.wire.tensors import decode_tensor_in_steps, make_wire_tensor
+from streamd.runtime.predict import Prediction
 from streamd.runtime.service import Service
+
+PREDICT_PATHS = ("/v1/predict", "/predict")
 
 MODEL_HEADER = "X-Streamd-Model"
 """The header of an answer with the version that made it."""
@@ -38,8 +41,8 @@ class PredictRoutes:
 
     def add_to(self, app: web.Application) -> None:
         """Add the routes."""
-        app.router.add_post("/v1/predict", self.predict)
-        app.router.add_post("/predict", self.predict)
+        for path in PREDICT_PATHS:
+            app.router.add_post(path, self.predict)
 
     async def predict(self, request: web.Request) -> web.Response:
         """Return forecasts in the form of the call: under `outputs` if its tensors are under `inputs`."""
@@ -58,11 +61,16 @@ class PredictRoutes:
             }
         with cancel_if_caller_leaves(request):
             prediction = await self._service.predict(inputs)
-        predictions = prediction.predictions if prediction.batched else prediction.predictions[0]
-        values = make_wire_tensor(predictions) if encoding is Encoding.MSGPACK else predictions
-        answer: dict[str, Any] = {"predictions": values}
-        if is_wrapped:
-            answer = {"outputs": answer}
-        response = reply(request, {**answer, "model": prediction.model})
+        response = reply(request, make_message(prediction, encoding, is_wrapped=is_wrapped))
         response.headers[MODEL_HEADER] = prediction.model
         return response
+
+
+def make_message(prediction: Prediction, encoding: Encoding, *, is_wrapped: bool) -> dict[str, Any]:
+    """Return the answer to a call as a message: under `outputs` if its tensors were under `inputs`."""
+    predictions = prediction.predictions if prediction.batched else prediction.predictions[0]
+    values = make_wire_tensor(predictions) if encoding is Encoding.MSGPACK else predictions
+    answer: dict[str, Any] = {"predictions": values}
+    if is_wrapped:
+        answer = {"outputs": answer}
+    return {**answer, "model": prediction.model}

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from streamd.core.access.scopes import Scope
 from streamd.core.errors import InvalidInputError
-from streamd.core.state.windows import NO_STEP
+from streamd.core.state.window_columns import NO_STEP
 from streamd.http.access.context import get_caller
 from streamd.http.errors import choose_encoding, reply
 from streamd.http.names import SERVER_IN_PATH, read_server_name, require_slot
@@ -74,7 +74,7 @@ class ServerRoutes:
         server = read_server_name(request) or ""
         service = self._service
         slot = require_slot(service, server)
-        values = service.copy_window(slot)
+        values, copied = service.copy_window(slot)
         if choose_encoding(request) is Encoding.MSGPACK:
             rows: object = make_wire_tensor(values)
         else:
@@ -85,8 +85,8 @@ class ServerRoutes:
             {
                 "server": server,
                 "step_seconds": service.contract.step_seconds,
-                "origin": self._to_origin(service.state.windows.get_newest_step(slot)),
-                "have": service.state.windows.have[slot],
+                "origin": self._to_origin(copied.newest),
+                "have": copied.have,
                 "features": list(service.contract.features),
                 "values": rows,
             },
@@ -97,6 +97,7 @@ class ServerRoutes:
         server = read_server_name(request)
         if server is None:
             raise InvalidInputError("no server is named, expected /v1/servers/{server} or ?server=NAME")
+        await self._service.release_slot(require_slot(self._service, server))
         self._service.forget(require_slot(self._service, server))
         return web.Response(status=204)
 

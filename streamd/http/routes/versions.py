@@ -9,6 +9,7 @@ import msgspec
 from aiohttp import web
 
 from streamd.http.access.context import get_caller, set_target
+from streamd.http.access.forwarded import get_remote
 from streamd.http.errors import reply
 from streamd.http.requests import BodyReader
 from streamd.http.wire.codecs import Decoder, parse_content_type
@@ -111,4 +112,4 @@ class VersionRoutes:
 
 def _name_caller(request: web.Request) -> str:
     """Return the `who` of the record for a caller that gives no name: that of its token, and its address."""
-    return f"{get_caller(request).name} {request.remote or 'unknown'}"
+    return f"{get_caller(request).name} {get_remote(request) or 'unknown'}"

@@ -15,7 +15,8 @@ from prometheus_client.core import Metric
 from streamd.core.accuracy.pending import AccuracyLimits, ScoredVersion
 from streamd.core.accuracy.scorer import ForecastScorer
 from streamd.core.accuracy.scores import TrainingScores, parse_training_scores
-from streamd.core.arrays import Float32
+from streamd.core.arrays import Float32, Numbers, Slots
+from streamd.core.state.window_copies import copy_window
 from streamd.regular_files import read_regular
 from streamd.runtime.accuracy.report import describe_accuracy, make_metric_families
 from streamd.runtime.state.state import State
@@ -26,7 +27,7 @@ log = structlog.get_logger(__name__)
 class LiveAccuracy:
     """Scores the forecasts of one state folder's servers, by version.
 
-    Call `forecast_posted` with each forecast, `forget` when a slot gets another server, and `sweep` about every second.
+    Call `forecasts_posted` with each batch, `forget` when a slot gets another server, and `sweep` about every second.
     """
 
     def __init__(self, state: State, limits: AccuracyLimits) -> None:
@@ -75,20 +76,26 @@ class LiveAccuracy:
         self.training = {name: scores for name, scores in self.training.items() if name in followed}
 
     # ------------------------------------------------------------ forecasts and truth
-    def forecast_posted(self, slot: int, step: int, model: bytes, forecast: Float32) -> None:
-        """Offer a forecast `(targets, horizon, quantiles)` from `step` by version `model`; copied if it is sampled.
+    def forecasts_posted(self, slots: Slots, steps: Numbers, model: bytes, forecasts: Float32) -> None:
+        """Offer the forecasts of a batch, `(n, targets, horizon, quantiles)`, from `steps`; copied if sampled.
 
-        A version that is not followed is followed from now on, as one that serves every server.
+        `model` made them. A version that is not followed is followed from now on, as one that serves every server.
         """
         version = self._versions.get(model)
         if version is None:
             self.follow(model.decode())
             version = self._versions[model]
-        if self.scorer.offer_forecast(version, slot, step):
-            ahead = self._copy_window(slot) - step
-            rows = self._window[: max(len(self._window) - ahead, 0), self._columns]
-            generation = self._state.directory.generations[slot]
-            self.scorer.add_forecast(version, slot, generation=generation, step=step, forecast=forecast, rows=rows)
+        for place in self.scorer.offer_forecasts(version, slots, steps):
+            self._add_forecast(version, int(slots[place]), int(steps[place]), forecasts[place])
+
+    def _add_forecast(self, version: ScoredVersion, slot: int, step: int, forecast: Float32) -> None:
+        newest = self._copy_window(slot)
+        if newest is None:
+            return
+        ahead = newest - step
+        rows = self._window[: max(len(self._window) - ahead, 0), self._columns]
+        generation = self._state.directory.get_generation(slot)
+        self.scorer.add_forecast(version, slot, generation=generation, step=step, forecast=forecast, rows=rows)
 
     def forget(self, slot: int) -> None:
         """Drop a slot that gets another server."""
@@ -104,21 +111,22 @@ class LiveAccuracy:
         scorer.drop_old_scores()
         scored = 0
         for pending in list(scorer.pending.values()):
-            if directory.generations[pending.slot] != pending.generation:
+            if directory.get_generation(pending.slot) != pending.generation:
                 scorer.forget(pending.slot)
             elif scorer.is_due(pending, self._state.windows.get_newest_step(pending.slot)):
                 newest = self._copy_window(pending.slot)
+                if newest is None:
+                    continue
                 scorer.score(pending, newest, self._window[:, self._columns])
                 scored += 1
                 if scored == most:
                     break
         return scored
 
-    def _copy_window(self, slot: int) -> int:
-        """Copy a server's window; returns the step of its last row."""
-        windows = self._state.windows
-        windows.gather_window(slot, self._window, self._statuses)
-        return windows.get_newest_step(slot)
+    def _copy_window(self, slot: int) -> int | None:
+        """Copy a server's window; returns the step of its last row, `None` while another process changes it."""
+        copied = copy_window(self._state.windows, slot, self._window, self._statuses)
+        return None if copied is None else copied.newest
 
     # ------------------------------------------------------------ reports
     def describe(self) -> dict[str, Any]:

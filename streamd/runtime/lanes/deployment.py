@@ -18,6 +18,7 @@ from streamd.core.scheduling.costs import CostTable
 from streamd.core.scheduling.lane_health import LaneLimits
 from streamd.inference.lane import Backend
 from streamd.inference.opening import OpenBackend, SkippedBackend
+from streamd.runtime.lanes.server_numbers import ServerNumbers
 from streamd.runtime.lanes.worker import LaneWorker
 
 
@@ -108,6 +109,8 @@ class Deployment:
         """The newest losses of lanes, with the reasons, as `/v1/status` shows them."""
         self.supervisor: Supervisor | None = None
         """The supervisor of the lanes, set by itself; `None` if the lanes were opened without one."""
+        self.server_numbers: ServerNumbers | None = None
+        """The servers' numbers for the network; `None` until the first batch."""
         self._state = DeploymentState.LOADING
         self._emptied = asyncio.Event()
 

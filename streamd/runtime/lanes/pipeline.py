@@ -7,16 +7,21 @@ serves. Batches that still run on another one are delivered under the name of th
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
 
+import numpy as np
 import structlog
 
+from streamd.core.arrays import Slots
 from streamd.core.errors import InferenceError, LaneLostError, NotFiniteError
+from streamd.core.scheduling.batches import Batch, BatchOutcome, Item, RequestItem
 from streamd.core.scheduling.costs import CostTable
-from streamd.core.scheduling.scheduler import Batch, BatchOutcome, Item, RequestItem, Scheduler
+from streamd.core.scheduling.scheduler import Scheduler
 from streamd.runtime.lanes.deployment import Deployment
-from streamd.runtime.lanes.gather import Request, gather, get_request
+from streamd.runtime.lanes.filling import fill_lane
+from streamd.runtime.lanes.pipeline_interfaces import BatchDone, DueRouter, NoRouter, NoRowsExpected, RowsExpected
 from streamd.runtime.lanes.pool import ClosingLanes, LanePool
+from streamd.runtime.lanes.requests import Request, answer_requests, get_request
+from streamd.runtime.lanes.server_numbers import ServerNumbers
 from streamd.runtime.lanes.sinks import ResultSink
 from streamd.runtime.lanes.worker import LaneResult, LaneWorker
 from streamd.runtime.pauses import Pauses
@@ -27,45 +32,6 @@ log = structlog.get_logger(__name__)
 
 SHORTAGE_SECONDS = 1.0
 """The interval at which a full disk is checked again."""
-
-
-class BatchDone(Protocol):
-    """An observer of batches (the metrics)."""
-
-    def batch_done(self, windows: int, queue_delay_seconds: float, inference_seconds: float) -> None:
-        """Observe a batch that ended."""
-        ...
-
-
-class RowsExpected(Protocol):
-    """The source of rows, which knows whether more are certain to arrive (the ingest)."""
-
-    @property
-    def expects_rows(self) -> bool:
-        """Whether more rows are certain to arrive at once."""
-        ...
-
-
-class DueRouter(Protocol):
-    """A router that may queue due servers at another pipeline (a canary's)."""
-
-    def route_due(self, slot: int, rows: int) -> bool:
-        """Queue a due server elsewhere if it belongs there; returns whether it did."""
-        ...
-
-
-class NoRouter:
-    """A router that leaves every due server here."""
-
-    def route_due(self, slot: int, rows: int) -> bool:
-        """Return `False`."""
-        return False
-
-
-class NoRowsExpected:
-    """A source of rows that is never certain of more."""
-
-    expects_rows = False
 
 
 class Pipeline:
@@ -136,6 +102,16 @@ class Pipeline:
         self.scheduler.mark_due(slot, self._clock(), rows)
         self.schedule_dispatch()
 
+    def mark_due_many(self, slots: Slots) -> None:
+        """Queue distinct servers that have one more due row each: here, unless the router queues them elsewhere."""
+        self.enqueue_many(self._router.route_due_many(slots))
+
+    def enqueue_many(self, slots: Slots) -> None:
+        """Queue distinct servers with one due row each here, without asking the router."""
+        if len(slots):
+            self.scheduler.mark_due_many(slots, self._clock())
+            self.schedule_dispatch()
+
     def forget(self, slot: int) -> None:
         """Remove a slot that gets another server from the queue."""
         self.scheduler.forget(slot)
@@ -149,7 +125,7 @@ class Pipeline:
     def drop_request(self, request: Request) -> None:
         """End a call: its windows are removed from the queue."""
         self.scheduler.drop_request(request)
-        self.schedule_dispatch()  # if nothing else waits, `wait_idle` may end
+        self._notify_idle()
 
     def schedule_dispatch(self) -> None:
         """Dispatch once at the loop's next turn, so that all work of this turn is batched."""
@@ -165,8 +141,7 @@ class Pipeline:
             self._grace_timer = self._loop.call_later(SHORTAGE_SECONDS, self.watch_grace)
             return
         now, windows = self._clock(), self._state.windows
-        for slot in windows.close_overdue_rows(now - self._paused_in_grace()):
-            self.mark_due(slot, 1)
+        self.mark_due_many(np.array(windows.close_overdue_rows(now - self._paused_in_grace()), np.int64))
         next_overdue = windows.get_next_deadline()
         # A row may open at any time, and stays open for a whole grace period: check again by then.
         at = now + windows.grace_seconds if next_overdue is None else next_overdue + self._paused_in_grace()
@@ -217,16 +192,19 @@ class Pipeline:
                     delay = max(self.scheduler.dispatch_deadline - now, 0.0)
                     self._timer = self._loop.call_later(delay, self._dispatch)
                 break
-            if batch.items:
+            if len(batch):
                 self._start(batch)
         if not self.is_ready:
             self._sink.lanes_exhausted()
         self._notify_idle()
 
     def _start(self, batch: Batch) -> None:
-        worker = self.serving.idle.popleft()
-        gather(self._state, self.serving.spec.server_ids, batch.items, worker.lane.inputs)
-        self._in_flight += len(batch.items)
+        serving = self.serving
+        worker = serving.idle.popleft()
+        if serving.server_numbers is None:
+            serving.server_numbers = ServerNumbers(serving.spec.server_ids, self._state.directory)
+        self._in_flight += len(batch)
+        fill_lane(self._state, serving.server_numbers, batch, worker.lane)
         worker.submit(batch)
 
     # ------------------------------------------------------------ results
@@ -242,15 +220,20 @@ class Pipeline:
         now = self._clock()
         for item in outcome.fail:
             self._fail_item(item, error)
-        for row, request in outcome.answer:
-            get_request(request).answer(request.index, result.forecasts[row], owner.name)
-        for row, server in outcome.deliver:
-            self._sink.deliver(server, result.forecasts[row], owner.spec)
-        self._sink.publish([server.slot for _, server in outcome.deliver], now)
-        self._observe(worker, result, now)
+        answer_requests(outcome.answer, result.forecasts, owner.name)
+        if len(outcome.deliver):
+            self._deliver(outcome, result, owner)
+            self._sink.publish(outcome.deliver.slots, now)
+        self._observe(worker, result)
         self.traces.batch_done(
             result.batch, outcome, lane=worker.lane.name, version=owner.name, seconds=result.seconds, done=now
         )
+
+    def _deliver(self, outcome: BatchOutcome, result: LaneResult, owner: Deployment) -> None:
+        rows: slice | Slots = outcome.rows
+        if len(outcome.rows) == len(result.batch.servers):
+            rows = slice(0, len(outcome.rows))  # all of them, which are the first rows: no copy
+        self._sink.deliver(outcome.deliver, result.forecasts[rows], result.checks[rows], owner.spec)
 
     def _account(
         self, worker: LaneWorker, owner: Deployment, result: LaneResult
@@ -272,14 +255,15 @@ class Pipeline:
         if error is None:
             not_finite = NotFiniteError("the model gave NaN or infinity for this window")
             return self.scheduler.complete_batch(result.batch, result.bad_rows), not_finite
-        log.warning("batch_failed", lane=worker.lane.name, windows=len(result.batch.items), error=str(error))
+        log.warning("batch_failed", lane=worker.lane.name, windows=len(result.batch), error=str(error))
         return self.scheduler.bisect_batch(result.batch), error
 
-    def _observe(self, worker: LaneWorker, result: LaneResult, now: float) -> None:
+    def _observe(self, worker: LaneWorker, result: LaneResult) -> None:
         batch = result.batch
-        oldest = min((item.since for item in batch.items), default=now)
-        self._observer.batch_done(len(batch.items), max(batch.started - oldest, 0.0), result.seconds)
-        log.debug("batch", lane=worker.lane.name, windows=len(batch.items), ms=round(result.seconds * 1e3, 2))
+        oldest = batch.find_oldest_since()
+        delay = 0.0 if oldest is None else max(batch.started - oldest, 0.0)
+        self._observer.batch_done(len(batch), delay, result.seconds)
+        log.debug("batch", lane=worker.lane.name, windows=len(batch), ms=round(result.seconds * 1e3, 2))
 
     def remove_lanes(self, losses: Mapping[LaneWorker, LaneLostError]) -> None:
         """Remove lanes, idle or busy, each for its reason. A later result of one is ignored.
@@ -331,7 +315,7 @@ class Pipeline:
         batch = worker.running
         assert batch is not None, f"lane {worker.lane.name} is idle"
         worker.running = None
-        self._in_flight -= len(batch.items)
+        self._in_flight -= len(batch)
         return batch
 
     # ------------------------------------------------------------ drain

@@ -6,12 +6,14 @@ Called on the event loop after each batch; nothing here waits.
 from collections.abc import Sequence
 from typing import Protocol
 
+import numpy as np
 import structlog
 
-from streamd.core.arrays import Float32
+from streamd.core.arrays import Float32, Numbers, Slots, Times
 from streamd.core.errors import InferenceError
-from streamd.core.scheduling.scheduler import ServerItem
-from streamd.core.state.windows import NO_STEP
+from streamd.core.scheduling.batches import ServerItem, ServerRows
+from streamd.core.state.forecast_seals import Sums
+from streamd.core.state.window_columns import NO_STEP
 from streamd.runtime.lanes.deployment import DeploymentSpec
 from streamd.runtime.state.state import State
 
@@ -21,11 +23,14 @@ log = structlog.get_logger(__name__)
 class ResultSink(Protocol):
     """The receiver of a pipeline's forecasts of servers. The pipeline itself answers callers' windows."""
 
-    def deliver(self, item: ServerItem, forecast: Float32, spec: DeploymentSpec) -> None:
-        """Handle a forecast `(targets, horizon, quantiles)`: a view, to be copied if it is stored."""
+    def deliver(self, servers: ServerRows, forecasts: Float32, checks: Sums, spec: DeploymentSpec) -> None:
+        """Handle the forecasts of servers, `(n, targets, horizon, quantiles)`: views, to be copied if they are stored.
+
+        `checks (n,)` are their checksums.
+        """
         ...
 
-    def publish(self, slots: Sequence[int], now: float) -> None:
+    def publish(self, slots: Slots, now: float) -> None:
         """Handle the end of a batch: the forecasts of these slots were delivered (`now`: monotonic seconds)."""
         ...
 
@@ -39,17 +44,20 @@ class ResultSink(Protocol):
 
 
 class ForecastPosted(Protocol):
-    """A listener for every forecast (accuracy, the router)."""
+    """A listener for all forecasts (accuracy, the router)."""
 
-    def forecast_posted(self, slot: int, step: int, model: bytes, forecast: Float32) -> None:
-        """Handle a forecast `(targets, horizon, quantiles)`: a view, to be copied if it is stored."""
+    def forecasts_posted(self, slots: Slots, steps: Numbers, model: bytes, forecasts: Float32) -> None:
+        """Handle the forecasts of a batch, `(n, targets, horizon, quantiles)`: views, to be copied if they are stored.
+
+        `slots (n,)` are distinct; `steps (n,)` are those of the newest rows that the forecasts were made from.
+        """
         ...
 
 
 class ForecastsPublished(Protocol):
     """The publisher of new forecasts (the hub)."""
 
-    def publish(self, slots: Sequence[int], now: float) -> None:
+    def publish(self, slots: Slots, now: float) -> None:
         """Notify subscribers that these slots have new forecasts on the board (`now`: monotonic seconds)."""
         ...
 
@@ -57,21 +65,28 @@ class ForecastsPublished(Protocol):
 class BoardSink:
     """The sink of the version that serves: stores forecasts on the board and publishes them."""
 
-    def __init__(self, state: State, subscribers: ForecastsPublished, posted: Sequence[ForecastPosted]) -> None:
-        self.received: dict[int, float] = {}
-        """By slot: when the sample arrived that made its latest forecast due (monotonic seconds)."""
+    def __init__(
+        self,
+        state: State,
+        subscribers: ForecastsPublished,
+        posted: Sequence[ForecastPosted],
+        received: Times | None = None,
+    ) -> None:
+        self.received: Times = np.full(state.directory.capacity, np.nan) if received is None else received
+        """By slot: when the sample arrived that made its latest forecast due (monotonic seconds), or NaN."""
         self._state = state
         self._subscribers = subscribers
         self._posted = posted
 
-    def deliver(self, item: ServerItem, forecast: Float32, spec: DeploymentSpec) -> None:
-        """Store a forecast."""
-        self._state.board.post(item.slot, item.step, item.context, spec.model, forecast)
-        self.received[item.slot] = item.since
+    def deliver(self, servers: ServerRows, forecasts: Float32, checks: Sums, spec: DeploymentSpec) -> None:
+        """Store forecasts."""
+        slots, steps = servers.slots, servers.steps
+        self._state.board.post_many(slots, steps, servers.contexts, spec.model, forecasts, checks)
+        self.received[slots] = servers.since
         for each in self._posted:
-            each.forecast_posted(item.slot, item.step, spec.model, forecast)
+            each.forecasts_posted(slots, steps, spec.model, forecasts)
 
-    def publish(self, slots: Sequence[int], now: float) -> None:
+    def publish(self, slots: Slots, now: float) -> None:
         """Publish a batch's forecasts to the subscribers."""
         self._subscribers.publish(slots, now)
 
@@ -85,7 +100,7 @@ class BoardSink:
 
     def forget(self, slot: int) -> None:
         """Forget a slot that gets another server."""
-        self.received.pop(slot, None)
+        self.received[slot] = np.nan
 
 
 class RowsReturned(Protocol):
@@ -107,11 +122,11 @@ class CanarySink:
         self._board = board
         self._returned = returned
 
-    def deliver(self, item: ServerItem, forecast: Float32, spec: DeploymentSpec) -> None:
-        """Store a forecast."""
-        self._board.deliver(item, forecast, spec)
+    def deliver(self, servers: ServerRows, forecasts: Float32, checks: Sums, spec: DeploymentSpec) -> None:
+        """Store forecasts."""
+        self._board.deliver(servers, forecasts, checks, spec)
 
-    def publish(self, slots: Sequence[int], now: float) -> None:
+    def publish(self, slots: Slots, now: float) -> None:
         """Publish a batch's forecasts to the subscribers."""
         self._board.publish(slots, now)
 
@@ -129,18 +144,22 @@ class ShadowSink:
     """The sink of a shadow: forecasts are scored and not delivered."""
 
     def __init__(self, capacity: int, posted: Sequence[ForecastPosted], returned: RowsReturned) -> None:
-        self.last_steps = [NO_STEP] * capacity
+        self.last_steps: Numbers = np.full(capacity, NO_STEP, np.int64)
         """By slot: the step of the newest forecast that the shadow made."""
         self._posted = posted
         self._returned = returned
 
-    def deliver(self, item: ServerItem, forecast: Float32, spec: DeploymentSpec) -> None:
-        """Pass a forecast to the scorers."""
-        self.last_steps[item.slot] = item.step
+    def deliver(self, servers: ServerRows, forecasts: Float32, checks: Sums, spec: DeploymentSpec) -> None:
+        """Pass forecasts to the scorers."""
+        self.last_steps[servers.slots] = servers.steps
         for each in self._posted:
-            each.forecast_posted(item.slot, item.step, spec.model, forecast)
+            each.forecasts_posted(servers.slots, servers.steps, spec.model, forecasts)
 
-    def publish(self, slots: Sequence[int], now: float) -> None:
+    def read_last_steps(self, slots: Slots) -> Numbers:
+        """Return the step of the newest forecast that the shadow made of each slot, or `NO_STEP`, `(n,)`."""
+        return self.last_steps[slots]
+
+    def publish(self, slots: Slots, now: float) -> None:
         """Do nothing: subscribers do not get a shadow's forecasts."""
 
     def fail(self, item: ServerItem, error: InferenceError) -> None:

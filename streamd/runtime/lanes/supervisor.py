@@ -201,7 +201,7 @@ class LaneSupervisor:
             return None
         started = worker.running.started
         ran = now - started - self._pipeline.pauses.count_paused_seconds(started)
-        hung = self._limits.is_hung(ran, self.deployment.costs.estimate_seconds(len(worker.running.items)))
+        hung = self._limits.is_hung(ran, self.deployment.costs.estimate_seconds(len(worker.running)))
         return LaneLostError(f"no answer for {ran:.1f} s") if hung else None
 
     def lane_lost(self, worker: LaneWorker, error: LaneLostError) -> None:

@@ -10,36 +10,35 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import lru_cache
 from math import isfinite
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import structlog
 
 from streamd.core.arrays import Float32
 from streamd.core.errors import BatchFailedError, InferenceError
-from streamd.core.scheduling.scheduler import Batch
-from streamd.inference.lane import Lane
+from streamd.core.scheduling.batches import Batch
+from streamd.core.state.forecast_seals import Sums, compute_checks
+from streamd.inference.lane import Lane, get_resident
+from streamd.runtime.lanes.quantile_order import put_in_order
 
 log = structlog.get_logger(__name__)
 
-SPARSE_CROSSINGS = 2
-"""If at most one step in so many has crossed quantiles, only those steps are sorted, else all."""
+NO_FORECASTS: Float32 = np.empty((0, 0, 0, 0), np.float32)
+NO_CHECKS: Sums = np.empty(0, np.uint64)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LaneResult:
+class LaneResult(NamedTuple):
     """The result of a batch.
 
-    `forecasts (batch, targets, horizon, quantiles) float32`, or `error`; the forecasts of `bad_rows` are not finite;
-    `seconds` is the time that the lane took.
+    `forecasts (batch, targets, horizon, quantiles) float32`, or `error`; `checks (servers,)` are the checksums of the
+    servers' forecasts; the forecasts of `bad_rows` are not finite; `seconds` is the time that the lane took.
     """
 
     batch: Batch
     forecasts: Float32
+    checks: Sums
     bad_rows: tuple[int, ...]
     error: InferenceError | None
     seconds: float
@@ -132,14 +131,8 @@ class LaneWorker:
         await self._ended_event.wait()
 
     def _run(self) -> None:
-        while (work := self._work.get()) is not None:
-            try:
-                if isinstance(work, Batch):
-                    self._loop.call_soon_threadsafe(self._done, self, self._run_batch(work))
-                else:
-                    work()
-            except RuntimeError:  # the loop is closed, so no caller waits
-                break
+        while self._run_next():
+            pass
         try:
             self.lane.close()
         except Exception as exc:  # on a lost device, closing may fail too
@@ -148,14 +141,28 @@ class LaneWorker:
         with suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._ended_event.set)
 
+    def _run_next(self) -> bool:
+        """Run what comes next, and keep nothing of it: the loop frees a batch, in the thread that made it."""
+        work = self._work.get()
+        if work is None:
+            return False
+        try:
+            if isinstance(work, Batch):
+                self._loop.call_soon_threadsafe(self._done, self, self._run_batch(work))
+            else:
+                work()
+        except RuntimeError:  # the loop is closed, so no caller waits
+            return False
+        return True
+
     def _run_batch(self, batch: Batch) -> LaneResult:
         began = time.perf_counter()
-        count = len(batch.items)
-        forecasts = np.empty((0, 0, 0, 0), np.float32)
+        count = len(batch)
+        forecasts, checks = NO_FORECASTS, NO_CHECKS
         bad_rows: tuple[int, ...] = ()
         error: InferenceError | None = None
         try:
-            forecasts, bad_rows = normalize_predictions(self.lane.run(count))
+            forecasts, checks, bad_rows = run_finished(self.lane, count, len(batch.servers))
         except InferenceError as exc:
             error = exc
         except Exception as exc:  # a backend's defect must not end its thread
@@ -165,12 +172,26 @@ class LaneWorker:
         self.windows += count
         self.failures += error is not None
         self.busy_seconds += seconds
-        return LaneResult(batch=batch, forecasts=forecasts, bad_rows=bad_rows, error=error, seconds=seconds)
+        return LaneResult(
+            batch=batch, forecasts=forecasts, checks=checks, bad_rows=bad_rows, error=error, seconds=seconds
+        )
 
 
 def _resolve(setter: Callable[[Any], None], value: Any, future: "asyncio.Future[Any]") -> None:
     if not future.done():
         setter(value)
+
+
+def run_finished(lane: Lane, count: int, servers: int) -> tuple[Float32, Sums, tuple[int, ...]]:
+    """Run `count` windows; return normalized forecasts, a copy, the checksums of the first `servers`, and bad rows."""
+    resident = get_resident(lane)
+    if resident is None:
+        forecasts, bad_rows = normalize_predictions(lane.run(count))
+        return forecasts, compute_checks(forecasts[:servers]) if servers else NO_CHECKS, bad_rows
+    finished = resident.run(count)
+    forecasts = finished.forecasts.copy()
+    checks = compute_checks(forecasts[:servers]) if finished.checks is None else finished.checks[:servers]
+    return forecasts, checks, finished.bad_rows
 
 
 def normalize_predictions(predictions: Float32) -> tuple[Float32, tuple[int, ...]]:
@@ -183,45 +204,23 @@ def normalize_predictions(predictions: Float32) -> tuple[Float32, tuple[int, ...
     threads each call waits for the GIL again, which costs more than the cache saves.
     """
     batch, horizon, targets, quantiles = predictions.shape
+    moved = _move_targets_first(predictions) if targets > 1 else predictions.copy()
+    rows: Float32 = moved.reshape(batch, targets * horizon * quantiles)
+    put_in_order(rows, quantiles)
+    return rows.reshape(batch, targets, horizon, quantiles), _find_not_finite(rows)
+
+
+def _move_targets_first(predictions: Float32) -> Float32:
+    """Return a copy `(batch, targets, horizon, quantiles)` of `predictions (batch, horizon, targets, quantiles)`."""
+    batch, horizon, targets, quantiles = predictions.shape
     # The quantiles of a step are copied as one opaque element of 4 * quantiles bytes (a void dtype), which takes half
     # the time of copying each number. With 3 quantiles, 2 targets and 2 steps of horizon, one window is
     #     predictions   step 0: [t0: q q q][t1: q q q]   step 1: [t0: q q q][t1: q q q]
     #     together      step 0: [   t0   ][   t1   ]     step 1: [   t0   ][   t1   ]       each bracket one element
     #     moved         t0: [ step 0 ][ step 1 ]         t1: [ step 0 ][ step 1 ]           transposed and copied
-    #     rows          q q q q q q  q q q q q q                                            numbers again
     together = np.ascontiguousarray(predictions).view(np.dtype((np.void, 4 * quantiles)))
     moved = together.reshape(batch, horizon, targets).transpose(0, 2, 1).copy(order="C")
-    rows: Float32 = moved.view(np.float32).reshape(batch, targets * horizon * quantiles)
-    _uncross(rows, quantiles)
-    return rows.reshape(batch, targets, horizon, quantiles), _find_not_finite(rows)
-
-
-def _uncross(rows: Float32, quantiles: int) -> None:
-    """Sort in place the quantiles of each step in which they do not rise. A NaN does not rise, and is sorted last.
-
-    `rows (batch, numbers)`: the `quantiles` of a step are adjacent.
-    """
-    flat, rises = rows.reshape(-1), np.empty(rows.shape, np.bool_)
-    # All numbers are compared with their successors as one row, which takes a sixth of the time of a comparison step by
-    # step. The last number of a step is compared with the next step's first: that result is overwritten below.
-    np.greater_equal(flat[1:], flat[:-1], out=rises.reshape(-1)[:-1])
-    np.bitwise_or(rises, _mark_step_ends(rows.shape[1], quantiles), out=rises)
-    if rises.all():
-        return
-    steps = flat.reshape(-1, quantiles)
-    crossed = np.flatnonzero(~rises) // quantiles  # may name a step twice, which is harmless
-    if len(crossed) * SPARSE_CROSSINGS > len(steps):
-        steps.sort(axis=-1)
-    else:
-        steps[crossed] = np.sort(steps[crossed], axis=-1)
-
-
-@lru_cache(maxsize=4)
-def _mark_step_ends(size: int, quantiles: int) -> npt.NDArray[np.bool_]:
-    """Return a mask over a window's `size` numbers: the last number of each step is `True`."""
-    ends = np.zeros(size, np.bool_)
-    ends[quantiles - 1 :: quantiles] = True
-    return ends
+    return moved.view(np.float32).reshape(batch, targets, horizon, quantiles)
 
 
 def _find_not_finite(rows: Float32) -> tuple[int, ...]:
@@ -229,5 +228,7 @@ def _find_not_finite(rows: Float32) -> tuple[int, ...]:
 
     Such a number makes the sum of its row not finite. Large numbers may do so too, so those rows are checked again.
     """
+    if isfinite(np.einsum("ij->", rows)):
+        return ()
     sums = np.einsum("ij->i", rows).tolist()
     return tuple(row for row, total in enumerate(sums) if not isfinite(total) and not np.isfinite(rows[row]).all())

@@ -7,13 +7,17 @@ serves. Runs on the event loop.
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import structlog
 
-from streamd.core.arrays import Float32
+from streamd.core.arrays import Float32, Numbers, Slots
+from streamd.core.scheduling.batches import ServerItem
 from streamd.core.scheduling.canary import CanaryAssignment
-from streamd.core.scheduling.scheduler import Scheduler, ServerItem
+from streamd.core.scheduling.scheduler import Scheduler
 from streamd.runtime.lanes.deployment import Deployment, DeploymentSpec
-from streamd.runtime.lanes.pipeline import BatchDone, Pipeline
+from streamd.runtime.lanes.pipeline import Pipeline
+from streamd.runtime.lanes.pipeline_interfaces import BatchDone
 from streamd.runtime.lanes.sinks import BoardSink, CanarySink, ForecastPosted, ShadowSink
 from streamd.runtime.lanes.supervisor import LaneSupervisor
 from streamd.runtime.state.state import State
@@ -36,10 +40,14 @@ class CandidateRouter:
         """Queue a due server at a canary if it belongs there; returns whether it did."""
         return self.candidate is not None and self.candidate.route_due(slot, rows)
 
-    def forecast_posted(self, slot: int, step: int, model: bytes, forecast: Float32) -> None:
-        """Let a shadow forecast a server after the version that serves, whose forecast is sampled first."""
+    def route_due_many(self, slots: Slots) -> Slots:
+        """Queue those of distinct servers at a canary that belong there; returns the others."""
+        return slots if self.candidate is None else self.candidate.route_due_many(slots)
+
+    def forecasts_posted(self, slots: Slots, steps: Numbers, model: bytes, forecasts: Float32) -> None:
+        """Let a shadow forecast servers after the version that serves, whose forecasts are sampled first."""
         if self.candidate is not None:
-            self.candidate.shadow_due(slot)
+            self.candidate.shadow_due(slots)
 
     def forget(self, slot: int) -> None:
         """Drop a slot that gets another server."""
@@ -74,12 +82,13 @@ class Candidate:
         self._state = state
         self._main = main
         self._router = router
-        self._choices = bytearray(state.directory.capacity)  # by slot
+        self._choices = np.full(state.directory.capacity, _UNKNOWN, np.uint8)  # by slot
         self._shadow_sink = ShadowSink(state.directory.capacity, scores, self) if shadow else None
         limits = main.scheduler
         self.scheduler = Scheduler(
-            state.snapshot,
-            state.board.get_step if self._shadow_sink is None else self._shadow_sink.last_steps.__getitem__,
+            state.snapshot_many,
+            state.board.get_steps if self._shadow_sink is None else self._shadow_sink.read_last_steps,
+            capacity=state.directory.capacity,
             need=limits.need,
             max_queue_delay_seconds=limits.max_queue_delay_seconds,
             max_waiting_requests=0,
@@ -171,10 +180,18 @@ class Candidate:
         self.pipeline.enqueue(slot, rows)
         return True
 
-    def shadow_due(self, slot: int) -> None:
-        """Queue a server that the version that serves has forecast, if this is a shadow and forecasts it too."""
-        if self.assignment.shadow and self._takes(slot):
-            self.pipeline.enqueue(slot, 1)
+    def route_due_many(self, slots: Slots) -> Slots:
+        """Queue those of distinct due servers here that this forecasts, if it is a canary; returns the others."""
+        if self.assignment.shadow or not self.pipeline.is_ready:
+            return slots
+        is_included = self._find_included(slots)
+        self.pipeline.enqueue_many(slots[is_included])
+        return slots[~is_included]
+
+    def shadow_due(self, slots: Slots) -> None:
+        """Queue distinct servers that the version that serves has forecast, if this is a shadow and forecasts them."""
+        if self.assignment.shadow and self.pipeline.is_ready:
+            self.pipeline.enqueue_many(slots[self._find_included(slots)])
 
     def forget(self, slot: int) -> None:
         """Drop a slot that gets another server."""
@@ -185,24 +202,32 @@ class Candidate:
 
     def _takes(self, slot: int) -> bool:
         """Whether the candidate forecasts a server and has a lane to do so."""
-        if not self.pipeline.is_ready:
-            return False
-        choice = self._choices[slot]
-        if choice == _UNKNOWN:
+        return self.pipeline.is_ready and self._decide(slot) == _INCLUDED
+
+    def _find_included(self, slots: Slots) -> npt.NDArray[np.bool_]:
+        """Return which servers belong to the candidate, `(n,)`."""
+        choices = self._choices[slots]
+        for slot in slots[choices == _UNKNOWN].tolist():
+            self._decide(slot)
+        is_included: npt.NDArray[np.bool_] = self._choices[slots] == _INCLUDED
+        return is_included
+
+    def _decide(self, slot: int) -> int:
+        if self._choices[slot] == _UNKNOWN:
             is_included = self.assignment.includes(self._state.directory.names[slot] or "")
-            choice = self._choices[slot] = _INCLUDED if is_included else _EXCLUDED
-        return choice == _INCLUDED
+            self._choices[slot] = _INCLUDED if is_included else _EXCLUDED
+        return int(self._choices[slot])
 
     # ------------------------------------------------------------ called by the sinks
     def return_failed(self, item: ServerItem) -> None:
         """Return a row that failed here to the version that serves, as if it had never been due here."""
-        if self._state.directory.generations[item.slot] == item.generation:
+        if self._state.directory.get_generation(item.slot) == item.generation:
             self.scheduler.withdraw_failed()
             self._return_slots([item.slot])
 
     def return_waiting(self) -> None:
         """Return all waiting rows to the version that serves; a shadow drops them."""
-        self._return_slots(self.scheduler.withdraw_all())
+        self._return_slots(self.scheduler.withdraw_all().tolist())
 
     def _return_slots(self, slots: Sequence[int]) -> None:
         if not self.assignment.shadow:

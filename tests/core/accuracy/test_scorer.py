@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamd.core.accuracy.pending import AccuracyLimits
-from streamd.core.accuracy.sampling import hash_origin
+from streamd.core.accuracy.sampling import choose_origins, hash_origins
 from streamd.core.accuracy.scorer import ForecastScorer
 from streamd.core.accuracy.scores import SlidingSums, parse_training_scores
 from streamd.core.arrays import Float32
@@ -55,7 +55,8 @@ PAST = rows_of(0, 2, 0, 2, 0, 2, 0, 2)
 
 def take(scorer: ForecastScorer, name: str, slot: int, step: int, forecast: Float32, past: Float32 = PAST) -> bool:
     version = scorer.versions[name]
-    return scorer.offer_forecast(version, slot, step) and add(scorer, name, slot, 0, step, forecast, past)
+    offered = scorer.offer_forecasts(version, np.array([slot]), np.array([step]))
+    return bool(offered) and add(scorer, name, slot, 0, step, forecast, past)
 
 
 def add(
@@ -77,23 +78,20 @@ def arrive(scorer: ForecastScorer, slot: int, newest: int, rows: Float32) -> Non
 Event = tuple[str, int, Any]
 NUMBERS = st.sampled_from([0.0, 1.0, 2.0, 3.5, -4.0, 100.0, math.nan])
 ROWS = st.tuples(NUMBERS, NUMBERS)
+SERVERS = st.sampled_from([0] * 4 + [1, 1, 2])
+GIVEN: dict[str, st.SearchStrategy[Any]] = {
+    "row": st.tuples(st.sampled_from([1] * 8 + [2, 3, 9]), ROWS),
+    "post": st.tuples(st.sampled_from(["a", "ab", "ab", "b"]), st.integers(0, 2), st.integers(0, 9)),
+    "sweep": st.none(),
+    "amend": st.tuples(st.integers(0, 5), ROWS),
+    "forget": st.none(),
+    "ahead": st.integers(1, 12),
+}
+# Made once: a strategy that is made for every event takes longer than the scorer.
+EACH = {kind: st.tuples(st.just(kind), SERVERS, given) for kind, given in GIVEN.items()}
 # Frequent events are listed more often: a server that reports, is forecast and scored.
-EVENTS = st.lists(
-    st.sampled_from(["row"] * 6 + ["post"] * 5 + ["sweep"] * 4 + ["amend", "forget", "ahead"]).flatmap(
-        lambda kind: st.tuples(
-            st.just(kind),
-            st.sampled_from([0] * 4 + [1, 1, 2]),
-            {
-                "row": st.tuples(st.sampled_from([1] * 8 + [2, 3, 9]), ROWS),
-                "post": st.tuples(st.sampled_from(["a", "ab", "ab", "b"]), st.integers(0, 2), st.integers(0, 9)),
-                "amend": st.tuples(st.integers(0, 5), ROWS),
-                "ahead": st.integers(1, 12),
-            }.get(kind, st.none()),
-        )
-    ),
-    min_size=15,
-    max_size=80,
-)
+KINDS = st.sampled_from(["row"] * 6 + ["post"] * 5 + ["sweep"] * 4 + ["amend", "forget", "ahead"])
+EVENTS = st.lists(KINDS.flatmap(EACH.__getitem__), min_size=15, max_size=80)
 
 
 class Twins:
@@ -477,7 +475,45 @@ def test_every_server_is_sampled_and_the_places_are_filled() -> None:
 
 
 def test_the_choice_is_the_same_on_every_run() -> None:
-    assert [hash_origin(slot, step) >> 54 for slot, step in ((0, 0), (0, 1), (1, 0), (29_999, 5_879_028))] == DRAWN
+    hashes = hash_origins(np.array([0, 0, 1, 29_999]), np.array([0, 1, 0, 5_879_028]))
+    assert (hashes >> np.uint64(54)).tolist() == DRAWN
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 99), st.integers(0, 10**7)), unique_by=lambda origin: origin[0]),
+    st.sampled_from([0, 1, 2**40, 2**62, 2**63, 2**64 - 1, 2**64]),
+)
+def test_many_origins_are_chosen_like_one(origins: list[tuple[int, int]], threshold: int) -> None:
+    slots, steps = (np.array([origin[place] for origin in origins], np.int64) for place in (0, 1))
+    expected = [_hash_one(*origin) < threshold for origin in origins]
+    assert choose_origins(slots, steps, threshold).tolist() == expected
+
+
+def _hash_one(slot: int, step: int) -> int:
+    mixed = (slot * 0x9E3779B97F4A7C15 + step * 0xD1B54A32D192ED03) % 2**64
+    return (mixed ^ mixed >> 32) * 0xD6E8FEB86659FD93 % 2**64
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(100, 110)), min_size=1, max_size=12))
+def test_a_batch_of_forecasts_is_offered_like_one_after_another(batches: list[tuple[str, int]]) -> None:
+    """Some have a pending forecast, of this or another version, of this or another step."""
+    limits = AccuracyLimits(scored_servers=50, settle_steps=1, tolerance_steps=2, versions=2)
+    together, alone = (make_scorer(limits, servers=80) for _ in range(2))
+    for number, (name, step) in enumerate(batches):
+        slots = np.arange(number % 3, 60, 2)
+        steps = step + slots % 2
+        places = together.offer_forecasts(together.versions[name], slots, steps)
+        one_by_one = []
+        for place, (slot, own) in enumerate(zip(slots, steps, strict=True)):
+            alone.now_step = max(alone.now_step, int(steps.max()))  # the batch is newer than its oldest forecast
+            if alone.offer_forecasts(alone.versions[name], np.array([slot]), np.array([own])):
+                one_by_one.append(place)
+        assert places == one_by_one
+        for scorer in (together, alone):
+            for place in places:
+                add(scorer, name, int(slots[place]), 0, int(steps[place]), forecast_of(1.0))
+        assert together.versions[name].latest_step == alone.versions[name].latest_step
+    assert list(together.pending) == list(alone.pending)
 
 
 def test_a_version_that_serves_few_servers_gets_half_of_the_places() -> None:

@@ -3,18 +3,22 @@
 Servers, callers, poisoned windows and lanes that are lost.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from streamd.core.arrays import Numbers, Slots
+from streamd.core.scheduling.batches import Batch, BatchOutcome, Item, RequestItem, ServerItem
 from streamd.core.scheduling.costs import CostTable
-from streamd.core.scheduling.scheduler import Batch, BatchOutcome, Item, RequestItem, Scheduler, ServerItem
-from streamd.core.state.windows import NO_STEP
+from streamd.core.scheduling.scheduler import Scheduler
+from streamd.core.state.window_columns import NO_STEP
 
 SLOTS = 5
 NEED = 3
@@ -39,13 +43,19 @@ class World:
     def make(cls) -> "World":
         return cls([0] * SLOTS, [NO_STEP] * SLOTS, [0] * SLOTS, [NO_STEP] * SLOTS)
 
-    def snapshot(self, slot: int) -> tuple[int, int, int]:
-        return self.generations[slot], self.newest[slot], self.have[slot]
+    def snapshot_many(self, slots: Slots) -> tuple[Numbers, Numbers, Numbers]:
+        generations, newest, have = (np.array(each, np.int64) for each in (self.generations, self.newest, self.have))
+        return generations[slots], newest[slots], have[slots]
+
+    def posted_many(self, slots: Slots) -> Numbers:
+        steps: Numbers = np.array(self.posted, np.int64)[slots]
+        return steps
 
     def scheduler(self, **limits: float) -> Scheduler:
         return Scheduler(
-            self.snapshot,
-            self.posted.__getitem__,
+            self.snapshot_many,
+            self.posted_many,
+            capacity=len(self.posted),
             need=NEED,
             max_queue_delay_seconds=limits.get("delay", DELAY_SECONDS),
             max_waiting_requests=MAX_WAITING_REQUESTS,
@@ -77,6 +87,10 @@ class Fleet(RuleBasedStateMachine):
         self.lost_twice: set[int] = set()
         self.requests = 0
         self.ended: set[object] = set()
+        self.waiting_slots: dict[int, float] = {}
+        """By slot that waits for the first time: since when, in the order in which they began to wait."""
+        self.waiting_windows: list[tuple[object, int, float]] = []
+        """Callers' windows that wait for the first time."""
 
     # ------------------------------------------------------------ the world
     @rule(slot=st.integers(0, SLOTS - 1), rows=st.sampled_from([1, 1, 1, 2]), later=st.sampled_from([0.0, 1.0]))
@@ -84,7 +98,17 @@ class Fleet(RuleBasedStateMachine):
         self.now += later
         self.world.close_row(slot, rows)
         self.due += rows
+        self.waiting_slots.setdefault(slot, self.now)
         self.scheduler.mark_due(slot, self.now, rows)
+
+    @rule(slots=st.lists(st.integers(0, SLOTS - 1), unique=True), later=st.sampled_from([0.0, 1.0]))
+    def many_rows_close(self, slots: list[int], later: float) -> None:
+        self.now += later
+        for slot in slots:
+            self.world.close_row(slot)
+            self.waiting_slots.setdefault(slot, self.now)
+        self.due += len(slots)
+        self.scheduler.mark_due_many(np.array(slots, np.int64), self.now)
 
     @rule(slot=st.integers(0, SLOTS - 1), have=st.integers(0, NEED - 1))
     def a_gap_leaves_too_few_rows(self, slot: int, have: int) -> None:
@@ -94,6 +118,7 @@ class Fleet(RuleBasedStateMachine):
     @rule(slot=st.integers(0, SLOTS - 1))
     def a_server_is_forgotten(self, slot: int) -> None:
         self.scheduler.forget(slot)
+        self.waiting_slots.pop(slot, None)
         self.world.generations[slot] += 1
         self.world.newest[slot] = self.world.posted[slot] = NO_STEP
         self.world.have[slot] = 0
@@ -111,6 +136,7 @@ class Fleet(RuleBasedStateMachine):
         assert self.scheduler.waiting == waiting + (windows if taken else 0)
         if taken:
             self.unanswered.update((request, index) for index in range(windows))
+            self.waiting_windows += [(request, index, self.now) for index in range(windows)]
             if poisoned is not None:
                 self.poisoned.add((request, poisoned))
 
@@ -119,7 +145,7 @@ class Fleet(RuleBasedStateMachine):
     def a_caller_leaves(self, data: st.DataObject) -> None:
         requests = sorted({str(request) for request, _ in self.unanswered})
         request = data.draw(st.sampled_from(requests))
-        on_lanes = {self.key(item) for batch in self.lanes for item in batch.items}
+        on_lanes = {self.key(item) for batch in self.lanes for item in batch.list_items()}
         windows = {key for key in self.unanswered if key[0] == request}
         waiting, dropped = self.scheduler.waiting, self.scheduler.dropped_windows
         self.scheduler.drop_request(request)
@@ -128,6 +154,7 @@ class Fleet(RuleBasedStateMachine):
         )
         assert self.scheduler.dropped_windows == dropped + len(windows - on_lanes)
         self.ended.add(request)
+        self.waiting_windows = [window for window in self.waiting_windows if window[0] != request]
         for key in windows:
             del self.unanswered[key]
 
@@ -139,14 +166,35 @@ class Fleet(RuleBasedStateMachine):
     def a_lane_is_idle(self, idle_lanes: int, later: float, expects_rows: bool) -> None:
         self.now += later
         due = list(self.scheduler.due)
+        assert due == list(self.waiting_slots)
         held_back = expects_rows and self.now < self.scheduler.dispatch_deadline
+        retries = len(self.scheduler.retries)
+        size = COSTS.choose_batch_size(len(self.waiting_slots) + len(self.waiting_windows), idle_lanes)
         batch = self.scheduler.next_batch(self.now, idle_lanes, COSTS, expects_rows)
         if batch is None:
             assert held_back or not self.scheduler.waiting
             return
-        taken = [item.slot for item in batch.items if isinstance(item, ServerItem) and item.slot in due]
+        if not retries:
+            servers, windows = self.take_oldest(size)
+            assert [row_of(item) for item in batch.servers.list_items()] == sorted(servers, key=lambda row: row[2])
+            assert [(item.request, item.index) for item in batch.requests] == windows
+        taken = [item.slot for item in batch.list_items() if isinstance(item, ServerItem) and item.slot in due]
         assert not batch.moves or not taken, "a batch of a lost lane is moved without new windows"
         self.take(batch)
+
+    def take_oldest(self, count: int) -> tuple[list[Row], list[tuple[object, int]]]:
+        """Take the windows that wait the longest, one by one, from the naive queues."""
+        servers: list[Row] = []
+        windows: list[tuple[object, int]] = []
+        while len(servers) + len(windows) < count and (self.waiting_slots or self.waiting_windows):
+            slot, since = next(iter(self.waiting_slots.items()), (-1, math.inf))
+            if self.waiting_windows and self.waiting_windows[0][2] <= since:
+                windows.append(self.waiting_windows.pop(0)[:2])
+                continue
+            del self.waiting_slots[slot]
+            if self.world.have[slot] >= NEED:
+                servers.append((slot, self.world.generations[slot], self.world.newest[slot]))
+        return servers, windows
 
     @rule()
     def no_lane_is_idle(self) -> None:
@@ -154,7 +202,7 @@ class Fleet(RuleBasedStateMachine):
 
     def take(self, batch: Batch) -> None:
         assert batch.started == self.now
-        for item in batch.items:
+        for item in batch.list_items():
             if isinstance(item, RequestItem):
                 assert self.unanswered[item.request, item.index] == 1
                 continue
@@ -166,11 +214,11 @@ class Fleet(RuleBasedStateMachine):
             assert item.context >= NEED, "a window with too few rows is never forecast"
             assert row not in self.ran, "a row runs again only after a lost lane or a failed batch"
             self.ran.add(row)
-        keys = [self.key(item) for item in batch.items]
+        keys = [self.key(item) for item in batch.list_items()]
         assert len(set(keys)) == len(keys), "no window is in a batch twice"
-        in_flight = {self.key(item) for other in self.lanes for item in other.items}
+        in_flight = {self.key(item) for other in self.lanes for item in other.list_items()}
         assert not in_flight.intersection(keys), "no window is on two lanes at once"
-        if batch.items:
+        if len(batch):
             self.lanes.append(batch)
 
     @precondition(lambda self: self.lanes)
@@ -178,14 +226,14 @@ class Fleet(RuleBasedStateMachine):
     def a_lane_is_done(self, data: st.DataObject) -> None:
         batch = self.lanes.pop(data.draw(st.integers(0, len(self.lanes) - 1)))
         retries = len(self.scheduler.retries)
-        if any(self.key(item) in self.poisoned for item in batch.items):
+        if any(self.key(item) in self.poisoned for item in batch.list_items()):
             outcome = self.scheduler.bisect_batch(batch)
             self.check_halved(batch, outcome, self.retried_after(retries))
             self.apply(outcome, self.retried_after(retries))
             return
-        bad = data.draw(st.sets(st.integers(0, len(batch.items) - 1), max_size=1)) if batch.items else set()
+        bad = data.draw(st.sets(st.integers(0, len(batch) - 1), max_size=1)) if len(batch) else set()
         outcome = self.scheduler.complete_batch(batch, bad)
-        assert outcome.fail == [batch.items[row] for row in sorted(bad)]
+        assert outcome.fail == [batch.list_items()[row] for row in sorted(bad)]
         assert not self.retried_after(retries)
         self.apply(outcome)
 
@@ -200,27 +248,33 @@ class Fleet(RuleBasedStateMachine):
         retries = len(self.scheduler.retries)
         outcome = self.scheduler.reassign_batch(batch)
         retried = self.retried_after(retries)
-        assert (outcome.deliver, outcome.answer) == ([], [])
+        assert (len(outcome.deliver), outcome.answer) == (0, [])
         if batch.moves:
-            assert outcome.fail == batch.items, "a batch that lost two lanes gets no third"
+            assert outcome.fail == batch.list_items(), "a batch that lost two lanes gets no third"
         else:
             assert not outcome.fail
-            assert [item for each in retried for item in each.items] == self.without_ended_calls(batch.items)
+            assert [item for each in retried for item in each.list_items()] == self.without_ended_calls(
+                batch.list_items()
+            )
         self.apply(outcome, retried)
 
     def check_halved(self, batch: Batch, outcome: BatchOutcome, retried: Sequence[Batch]) -> None:
-        assert (outcome.deliver, outcome.answer) == ([], [])
-        if len(batch.items) == 1:
-            assert outcome.fail == batch.items
+        assert (len(outcome.deliver), outcome.answer) == (0, [])
+        if len(batch) == 1:
+            assert outcome.fail == batch.list_items()
             assert self.key(outcome.fail[0]) in self.poisoned, "no window fails because of another"
             return
         assert not outcome.fail
-        middle = len(batch.items) // 2
-        halves = [self.without_ended_calls(batch.items[:middle]), self.without_ended_calls(batch.items[middle:])]
-        assert [each.items for each in retried] == [half for half in halves if half]
+        middle = len(batch) // 2
+        halves = [
+            self.without_ended_calls(batch.list_items()[:middle]),
+            self.without_ended_calls(batch.list_items()[middle:]),
+        ]
+        assert [each.list_items() for each in retried] == [half for half in halves if half]
 
     def apply(self, outcome: BatchOutcome, retried: Sequence[Batch] = ()) -> None:
-        for _, item in outcome.deliver:
+        assert outcome.rows.tolist() == sorted(set(outcome.rows.tolist()))
+        for item in outcome.deliver.list_items():
             server = item.slot, item.generation
             assert item.step > self.delivered_steps.get(server, NO_STEP), "a server's steps only rise"
             assert item.generation == self.world.generations[item.slot], "a forgotten server gets no forecast"
@@ -234,7 +288,7 @@ class Fleet(RuleBasedStateMachine):
             else:
                 self.failed += 1
         for each in retried:
-            self.ran.difference_update(row_of(item) for item in each.items if isinstance(item, ServerItem))
+            self.ran.difference_update(row_of(item) for item in each.list_items() if isinstance(item, ServerItem))
 
     def answer(self, item: RequestItem) -> None:
         if item.request in self.ended:
@@ -251,7 +305,7 @@ class Fleet(RuleBasedStateMachine):
     def every_due_row_is_accounted_for(self) -> None:
         counts = self.scheduler.counts
         assert (counts.due, counts.delivered, counts.failed) == (self.due, self.delivered, self.failed)
-        in_flight = self.without_ended_calls([item for batch in self.lanes for item in batch.items])
+        in_flight = self.without_ended_calls([item for batch in self.lanes for item in batch.list_items()])
         servers_in_flight = sum(isinstance(item, ServerItem) for item in in_flight)
         requests_waiting = len(self.unanswered) - (len(in_flight) - servers_in_flight)
         assert self.scheduler.waiting_requests == requests_waiting
@@ -268,7 +322,7 @@ class Fleet(RuleBasedStateMachine):
             if not self.lanes:
                 break
             batch = self.lanes.pop()
-            poisoned = any(self.key(item) in self.poisoned for item in batch.items)
+            poisoned = any(self.key(item) in self.poisoned for item in batch.list_items())
             retries = len(self.scheduler.retries)
             outcome = self.scheduler.bisect_batch(batch) if poisoned else self.scheduler.complete_batch(batch)
             self.apply(outcome, self.retried_after(retries))
@@ -300,7 +354,7 @@ def take(scheduler: Scheduler, now: float = 100.0) -> Batch:
 
 
 def slots_of(batch: Batch) -> list[int]:
-    return [item.slot for item in batch.items if isinstance(item, ServerItem)]
+    return [item.slot for item in batch.list_items() if isinstance(item, ServerItem)]
 
 
 def test_a_poisoned_window_fails_alone_and_soon() -> None:
@@ -310,7 +364,7 @@ def test_a_poisoned_window_fails_alone_and_soon() -> None:
         runs += 1
         outcome = scheduler.bisect_batch(batch) if culprit in slots_of(batch) else scheduler.complete_batch(batch)
         failed += [item.slot for item in outcome.fail if isinstance(item, ServerItem)]
-        delivered += [item.slot for _, item in outcome.deliver]
+        delivered += [item.slot for item in outcome.deliver.list_items()]
     assert failed == [culprit]
     assert sorted(delivered) == [0, 1, 2, 3, 4, 6, 7]
     assert runs == 7, "eight, two fours, two twos, two ones"
@@ -320,7 +374,27 @@ def test_the_oldest_windows_of_both_queues_run_first() -> None:
     _, scheduler = due_world(2)
     scheduler.add_request("caller", 2, 0.5)
     batch = take(scheduler)
-    assert [item.since for item in batch.items] == [0.0, 0.5, 0.5, 1.0]
+    assert (batch.servers.since.tolist(), [item.since for item in batch.requests]) == ([0.0, 1.0], [0.5, 0.5])
+    assert batch.find_oldest_since() == 0.0
+
+
+def test_the_windows_that_wait_the_longest_fill_a_small_batch_of_both_queues() -> None:
+    _, scheduler = due_world(3)
+    scheduler.add_request("caller", 3, 0.5)
+    one_by_one = CostTable({1: 1.0}, pads=False)
+    batches = [scheduler.next_batch(100.0, 1, one_by_one, expects_rows=False) for _ in range(6)]
+    assert [item.since for batch in batches if batch for item in batch.list_items()] == [0.0, 0.5, 0.5, 0.5, 1.0, 2.0]
+
+
+def test_the_servers_of_a_batch_are_first_and_those_of_one_step_are_neighbours() -> None:
+    world, scheduler = due_world(6)
+    world.newest[:] = [102, 101, 102, 103, 101, 102]
+    scheduler.add_request("caller", 2, 2.5)
+    batch = take(scheduler)
+    assert batch.servers.slots.tolist() == [1, 4, 0, 2, 5, 3]
+    assert batch.servers.since.tolist() == [1.0, 4.0, 0.0, 2.0, 5.0, 3.0]
+    assert [item.index for item in batch.requests] == [0, 1]
+    assert batch.list_items() == [*batch.servers.list_items(), *batch.requests]
 
 
 def test_an_idle_lane_gets_work_at_once() -> None:
@@ -344,10 +418,10 @@ def test_a_newer_row_keeps_the_place_of_its_server() -> None:
     world, scheduler = due_world(3)
     world.newest[0] = 11
     scheduler.mark_due(0, 99.0)
-    batch = take(scheduler)
-    assert slots_of(batch) == [0, 1, 2]
-    assert isinstance(batch.items[0], ServerItem)
-    assert (batch.items[0].step, batch.items[0].since) == (11, 0.0)
+    one_by_one = CostTable({1: 1.0}, pads=False)
+    batches = [scheduler.next_batch(100.0, 1, one_by_one, expects_rows=False) for _ in range(3)]
+    items = [item for batch in batches if batch for item in batch.servers.list_items()]
+    assert [(item.slot, item.step, item.since) for item in items] == [(0, 11, 0.0), (1, 10, 1.0), (2, 10, 2.0)]
     assert scheduler.superseded == 1
 
 
@@ -359,7 +433,7 @@ def test_an_older_row_whose_batch_ends_later_is_not_delivered() -> None:
     quick = take(scheduler)
     assert len(scheduler.complete_batch(quick).deliver) == 1
     world.posted[0] = 11
-    assert scheduler.complete_batch(slow).deliver == []
+    assert scheduler.complete_batch(slow).deliver.list_items() == []
     assert scheduler.superseded == 1
 
 
@@ -422,8 +496,11 @@ def test_a_call_that_ended_frees_space_and_the_others_keep_their_order() -> None
     )
     assert (scheduler.waiting, scheduler.waiting_requests, scheduler.calls) == (5, 4, 2)
     assert scheduler.add_request("d", MAX_WAITING_REQUESTS - 4, 3.0)
-    order = [item.request if isinstance(item, RequestItem) else item.slot for item in take(scheduler).items]
-    assert order[:5] == ["b", "b", 0, "c", "c"]
+    one_by_one = CostTable({1: 1.0}, pads=False)
+    batches = [scheduler.next_batch(100.0, 1, one_by_one, expects_rows=False) for _ in range(5)]
+    items = [item for batch in batches if batch for item in batch.list_items()]
+    names = [item.request if isinstance(item, RequestItem) else item.slot for item in items]
+    assert names == ["b", "b", 0, "c", "c"]
     assert scheduler.dropped_windows == 2
 
 
@@ -437,7 +514,7 @@ def test_a_window_on_a_lane_does_not_run_again_if_its_call_ended(
     batch = take(scheduler)
     scheduler.drop_request("gone")
     how(scheduler, batch)
-    items = [item for each in scheduler.retries for item in each.items]
+    items = [item for each in scheduler.retries for item in each.list_items()]
     names = [item.request if isinstance(item, RequestItem) else item.slot for item in items]
     assert sorted(map(str, names)) == ["0", "stays"]
     assert scheduler.waiting == 2
@@ -464,5 +541,5 @@ def test_a_server_that_was_forgotten_while_it_ran_gets_no_forecast() -> None:
     batch = take(scheduler)
     scheduler.forget(0)
     world.generations[0] += 1
-    assert scheduler.complete_batch(batch).deliver == []
+    assert scheduler.complete_batch(batch).deliver.list_items() == []
     assert scheduler.counts.forgotten == 1

@@ -42,6 +42,11 @@ def send_rows(state: State, server: str, first: int, values: list[float]) -> int
     return state.directory.slots[server]
 
 
+def post(accuracy: LiveAccuracy, slot: int, step: int, model: bytes, forecast: Float32) -> None:
+    """Post one forecast, as a batch of one."""
+    accuracy.forecasts_posted(np.array([slot]), np.array([step]), model, forecast[None])
+
+
 def forecast_of(state: State, mem: float, cpu: float) -> Float32:
     """Return a forecast that is the same at every step, its quantiles 1 apart; the targets are `mem` and `cpu`."""
     middle = np.array([mem, cpu], np.float32)[:, None, None]
@@ -52,8 +57,8 @@ def forecast_everything(state: State, accuracy: LiveAccuracy, server: str = "web
     """Forecast a server that rises and falls by both versions at each step, and score as rows arrive."""
     slot = send_rows(state, server, 100, [0.0, 2.0] * 4)
     for step in range(108, 108 + steps):
-        accuracy.forecast_posted(slot, step - 1, STABLE, forecast_of(state, 1.0, 2.0))
-        accuracy.forecast_posted(slot, step - 1, CANDIDATE, forecast_of(state, 3.0, 2.0))
+        post(accuracy, slot, step - 1, STABLE, forecast_of(state, 1.0, 2.0))
+        post(accuracy, slot, step - 1, CANDIDATE, forecast_of(state, 3.0, 2.0))
         send_rows(state, server, step, [2.0 * (step % 2)])
         accuracy.sweep()
 
@@ -63,7 +68,7 @@ def test_the_truth_is_read_from_the_windows_by_target(tmp_path: Path) -> None:
         accuracy = LiveAccuracy(state, LIMITS)
         accuracy.follow(STABLE.decode(), training=TRAINING)
         slot = send_rows(state, "web-01", 100, [0.0, 2.0] * 4)
-        accuracy.forecast_posted(slot, 107, STABLE, forecast_of(state, 1.0, 2.0))
+        post(accuracy, slot, 107, STABLE, forecast_of(state, 1.0, 2.0))
         send_rows(state, "web-01", 108, [3.0, 3.0, math.nan, 3.0])
         assert accuracy.sweep() == 1
         report = accuracy.describe()["versions"][STABLE.decode()]
@@ -95,7 +100,7 @@ def test_a_forecast_is_scored_from_its_own_step_if_the_window_has_advanced(tmp_p
     with opened(tmp_path) as state:
         accuracy = LiveAccuracy(state, LIMITS)
         slot = send_rows(state, "web-01", 100, [0.0, 2.0] * 4 + [900.0])
-        accuracy.forecast_posted(slot, 107, STABLE, forecast_of(state, 1.0, 2.0))
+        post(accuracy, slot, 107, STABLE, forecast_of(state, 1.0, 2.0))
         accuracy.sweep()
         assert accuracy.describe()["versions"][STABLE.decode()]["scored_steps"] == 0, "row 108 has not settled"
         send_rows(state, "web-01", 109, [1.0])
@@ -111,7 +116,7 @@ def test_a_forecast_is_copied(tmp_path: Path) -> None:
         accuracy = LiveAccuracy(state, LIMITS)
         slot = send_rows(state, "web-01", 100, [0.0, 2.0] * 4)
         forecast = forecast_of(state, 1.0, 2.0)
-        accuracy.forecast_posted(slot, 107, STABLE, forecast)
+        post(accuracy, slot, 107, STABLE, forecast)
         forecast[:] = 77.0
         np.testing.assert_array_equal(
             accuracy.scorer.pending[slot].forecasts[STABLE.decode()], forecast_of(state, 1.0, 2.0)
@@ -138,7 +143,7 @@ def test_a_slot_that_gets_another_server_is_dropped_without_a_forget(tmp_path: P
     with opened(tmp_path) as state:
         accuracy = LiveAccuracy(state, LIMITS)
         slot = send_rows(state, "web-01", 100, [0.0, 2.0] * 4)
-        accuracy.forecast_posted(slot, 107, STABLE, forecast_of(state, 1.0, 2.0))
+        post(accuracy, slot, 107, STABLE, forecast_of(state, 1.0, 2.0))
         state.directory.release(slot)
         assert send_rows(state, "web-02", 100, [5.0] * 16) == slot
         assert accuracy.sweep() == 0
@@ -151,7 +156,7 @@ def test_forget_drops_at_once(tmp_path: Path) -> None:
     with opened(tmp_path) as state:
         accuracy = LiveAccuracy(state, LIMITS)
         slot = send_rows(state, "web-01", 100, [0.0, 2.0] * 4)
-        accuracy.forecast_posted(slot, 107, STABLE, forecast_of(state, 1.0, 2.0))
+        post(accuracy, slot, 107, STABLE, forecast_of(state, 1.0, 2.0))
         accuracy.forget(slot)
         accuracy.forget(slot)
         assert accuracy.describe()["sampled"]["forgotten"] == 1
@@ -163,7 +168,7 @@ def test_a_sweep_is_bounded_and_the_next_continues(tmp_path: Path) -> None:
         servers = ["a", "b", "c"]
         for server in servers:
             slot = send_rows(state, server, 100, [0.0, 2.0] * 4)
-            accuracy.forecast_posted(slot, 107, STABLE, forecast_of(state, 1.0, 2.0))
+            post(accuracy, slot, 107, STABLE, forecast_of(state, 1.0, 2.0))
         for server in servers:
             send_rows(state, server, 108, [1.0, 1.0, 1.0])
         assert [accuracy.sweep(most=2) for _ in range(3)] == [2, 1, 0]
@@ -179,7 +184,7 @@ def test_scores_start_again_after_a_restart(tmp_path: Path) -> None:
         accuracy = LiveAccuracy(state, LIMITS)
         assert accuracy.describe()["versions"] == {}
         slot = state.directory.slots["web-01"]
-        accuracy.forecast_posted(slot, 127, STABLE, forecast_of(state, 1.0, 2.0))
+        post(accuracy, slot, 127, STABLE, forecast_of(state, 1.0, 2.0))
         send_rows(state, "web-01", 128, [1.0] * 5)
         accuracy.sweep()
         assert accuracy.describe()["versions"][STABLE.decode()]["scored_steps"] == 4
@@ -226,7 +231,7 @@ async def test_the_service_drops_a_server_that_is_forgotten(tmp_path: Path) -> N
     with opened(tmp_path) as state:
         service = build_service(state, STABLE.decode(), {}, ServiceLimits(accuracy=LIMITS))
         slot = send_rows(state, "web-01", 100, [0.0, 2.0] * 4)
-        service.accuracy.forecast_posted(slot, 107, STABLE, forecast_of(state, 1.0, 2.0))
+        post(service.accuracy, slot, 107, STABLE, forecast_of(state, 1.0, 2.0))
         names = [f"new-{number}" for number in range(state.directory.capacity)]
         samples = [Sample(name, 100.0 * state.contract.step_seconds, {"cpu": 1.0}) for name in names]
         await service.ingest.take_samples(enumerate(samples))

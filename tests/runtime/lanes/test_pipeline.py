@@ -42,7 +42,7 @@ async def test_a_lane_gets_the_inputs_of_the_contract(tmp_path: Path) -> None:
         await rig.wait_idle()
         (inputs,) = rig.inputs
         for row, (server, step, server_id, statuses) in enumerate(
-            [("web-02", 200, 0, [0] * 8), ("web-01", 100, 7, [0] * 6 + [2, 9])]
+            [("web-01", 100, 7, [0] * 6 + [2, 9]), ("web-02", 200, 0, [0] * 8)]  # in the order of their steps
         ):
             np.testing.assert_array_equal(inputs["encoder_cont"][row], window_of(rig.state, server))
             assert inputs["encoder_cat"][row].tolist() == [[server_id, status] for status in statuses]

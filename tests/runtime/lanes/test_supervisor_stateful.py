@@ -16,7 +16,6 @@ from hypothesis.stateful import invariant, precondition, rule
 
 from streamd.core.arrays import Float32
 from streamd.core.errors import BackendUnavailableError, BatchFailedError, InferenceError, LaneLostError
-from streamd.core.scheduling.scheduler import RequestItem
 from streamd.inference.fake import FakeBackend, FakeLane, make_fake_forecast
 from streamd.inference.opening import OpenedBackend, SkippedBackend, join_reasons, open_all
 from streamd.runtime.lanes.deployment import Deployment
@@ -176,7 +175,7 @@ class World(LaneMachine):
     # ------------------------------------------------------------ at all times
     @invariant()
     def no_call_waits_without_lanes(self) -> None:
-        waiting = [item for batch in self.scheduler.retries for item in batch.items if isinstance(item, RequestItem)]
+        waiting = [item for batch in self.scheduler.retries for item in batch.requests]
         assert self.pipeline.is_ready or not [*waiting, *self.scheduler.queued_requests()]
 
     @invariant()

@@ -9,11 +9,14 @@ from contextlib import asynccontextmanager
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from streamd.core.errors import LaneLostError
+from streamd.core.scheduling.costs import CostTable
 from streamd.inference.fake import FakeBackend
 from streamd.inference.lane import Inputs
-from streamd.runtime.lanes.warmup import REPEATS, fill_plausibly, measure_costs
+from streamd.runtime.lanes.warmup import REPEATS, fill_plausibly, limit_by_smaller, measure_costs
 from streamd.runtime.lanes.worker import LaneWorker
 from tests.support.contracts import make_contract
 
@@ -61,6 +64,21 @@ async def test_an_error_of_a_lane_is_raised() -> None:
     async with lanes(backend, 2) as workers:
         with pytest.raises(LaneLostError, match="gone"):
             await measure_costs(workers, 8, HOUR_SECONDS)
+
+
+@given(st.dictionaries(st.integers(1, 256), st.floats(1e-6, 10), min_size=1))
+def test_a_bucket_costs_at_most_as_many_windows_in_smaller_batches(seconds: dict[int, float]) -> None:
+    limited = limit_by_smaller(seconds)
+    assert limited.keys() == seconds.keys()
+    for bucket, found in limited.items():
+        expected = min(seconds[smaller] / smaller * bucket for smaller in seconds if smaller <= bucket)
+        assert found == pytest.approx(expected)
+
+
+def test_a_disturbed_measurement_makes_no_small_batches() -> None:
+    quiet = CostTable(limit_by_smaller({1: 0.0006, 4: 0.0020, 8: 0.0040, 16: 0.0080, 32: 0.0160}), pads=False)
+    disturbed = CostTable(limit_by_smaller({1: 0.0006, 4: 0.0020, 8: 0.0085, 16: 0.0196, 32: 0.0448}), pads=False)
+    assert [table.choose_batch_size(64, 1) for table in (quiet, disturbed)] == [32, 32]
 
 
 def test_inputs_for_warming_are_not_zero() -> None:

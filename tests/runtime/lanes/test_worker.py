@@ -16,7 +16,8 @@ from hypothesis.extra.numpy import arrays
 
 from streamd.core.arrays import Float32
 from streamd.core.errors import BatchFailedError, InferenceError, LaneLostError
-from streamd.core.scheduling.scheduler import Batch, RequestItem
+from streamd.core.scheduling.batches import Batch, RequestItem, ServerRows
+from streamd.core.state.forecast_seals import compute_checks
 from streamd.inference.fake import FakeBackend, FakeLane, FakeScript
 from streamd.runtime.lanes.worker import LaneResult, LaneWorker, normalize_predictions
 from tests.support.contracts import make_contract
@@ -115,8 +116,16 @@ class WorkerRig:
         return await self.results.get()
 
 
+async def test_the_forecasts_of_servers_are_checked_in_the_thread() -> None:
+    async with running_worker() as rig:
+        rig.worker.submit(Batch(ServerRows(slots=np.array([4, 2])), make_batch(1).requests))
+        result = await rig.results.get()
+        assert result.forecasts.shape[0] == 3
+        assert result.checks.tolist() == compute_checks(result.forecasts[:2]).tolist()
+
+
 def make_batch(count: int) -> Batch:
-    return Batch([RequestItem("caller", index, 0.0) for index in range(count)])
+    return Batch(requests=[RequestItem("caller", index, 0.0) for index in range(count)])
 
 
 @asynccontextmanager
@@ -146,6 +155,7 @@ async def test_a_result_reaches_the_loop() -> None:
         assert result.error is None
         assert result.forecasts.shape == (3, 2, 4, 3)
         assert result.seconds >= 0
+        assert not len(result.checks), "callers' forecasts are not stored"
         assert (rig.worker.batches, rig.worker.windows, rig.worker.failures) == (1, 3, 0)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from streamd.core.arrays import Float32
+from streamd.core.arrays import Float32, Numbers, Slots
 from streamd.core.errors import BackendUnavailableError, BatchFailedError, LaneLostError
 from streamd.core.scheduling.lane_health import LaneLimits
 from streamd.runtime.lanes.deployment import Deployment
@@ -55,12 +55,14 @@ class CandidateRig:
     def backend(self) -> VersionBackend:
         return self.versions.backends[0]
 
-    def forecast_posted(self, slot: int, step: int, model: bytes, forecast: Float32) -> None:
-        server = self.rig.state.directory.names[slot]
-        assert server is not None
-        expected = compute_version_forecast(self.rig.state.contract, window_of(self.rig.state, server), model.decode())
-        np.testing.assert_array_equal(forecast, expected)
-        self.scored.append((server, step, model.decode()))
+    def forecasts_posted(self, slots: Slots, steps: Numbers, model: bytes, forecasts: Float32) -> None:
+        state = self.rig.state
+        for slot, step, forecast in zip(slots.tolist(), steps.tolist(), forecasts, strict=True):
+            server = state.directory.names[slot]
+            assert server is not None
+            expected = compute_version_forecast(state.contract, window_of(state, server), model.decode())
+            np.testing.assert_array_equal(forecast, expected)
+            self.scored.append((server, step, model.decode()))
 
     async def begin(self) -> None:
         self.manager.switch(await self.manager.load(self.versions.make_spec(MAIN)))
@@ -132,12 +134,16 @@ async def running_candidate(
             assert sorted(world.versions.released) == sorted(backend.model for backend in world.versions.backends)
 
 
-async def test_a_canary_forecasts_its_share_of_the_servers_only(tmp_path: Path) -> None:
+@pytest.mark.parametrize("are_together", [False, True])
+async def test_a_canary_forecasts_its_share_of_the_servers_only(tmp_path: Path, are_together: bool) -> None:
     async with running_candidate(tmp_path, share=0.5) as world:
         assert 0 < len(world.find_included()) < len(SERVERS)
         for step in range(100, 105):
-            for server in SERVERS:
-                world.rig.add_due_row(server, step)
+            if are_together:
+                world.rig.add_due_rows(SERVERS, step)
+            else:
+                for server in SERVERS:
+                    world.rig.add_due_row(server, step)
             await world.wait_idle()
             assert world.find_models() == {
                 server: CANDIDATE if server in world.find_included() else MAIN for server in SERVERS

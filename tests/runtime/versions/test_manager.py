@@ -8,6 +8,7 @@ import gc
 import time
 import weakref
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import pytest
 from streamd.core.errors import BackendUnavailableError, LaneLostError
 from streamd.core.scheduling.lane_health import LaneLimits
 from streamd.runtime.lanes.deployment import Deployment
+from streamd.runtime.lanes.worker import LaneWorker
 from streamd.runtime.versions.manager import DeploymentManager
 from tests.support.fake_versions import (
     VERSION_NAMES,
@@ -285,6 +287,13 @@ async def test_the_lanes_of_a_warm_version_are_rebuilt(tmp_path: Path) -> None:
         assert len(warm.workers) == 2
 
 
+async def join_workers(ending: list[LaneWorker]) -> None:
+    """Wait until the threads of lanes that were closed have ended; the list is emptied, and nothing holds a worker."""
+    with ThreadPoolExecutor(1) as pool:  # its end joins its thread, which may still hold what it called last
+        while ending:
+            assert await asyncio.get_running_loop().run_in_executor(pool, ending.pop().join, 60.0)
+
+
 async def test_ten_reloads_leak_no_lane_thread_or_object(tmp_path: Path) -> None:
     async with running_manager(tmp_path, keep_warm_seconds=0.0) as world:
         await world.change(FIRST)
@@ -303,12 +312,10 @@ async def test_ten_reloads_leak_no_lane_thread_or_object(tmp_path: Path) -> None
             await rig.wait_idle()
             assert world.check_model("a") == VERSION_NAMES[(number + 1) % 3]
             assert len(world.versions.live) == 2
-            while ending:  # a thread that has closed its lane may need a moment to end
-                assert await asyncio.to_thread(ending.pop().join, 60.0)
+            await join_workers(ending)
             assert len(find_lane_threads()) == threads
         assert len(world.versions.released) == 10
         assert [lane.closings for backend in world.versions.backends[:-1] for lane in backend.lanes] == [1] * 20
-        await asyncio.to_thread(lambda: None)
         gc.collect()
         assert [each() for each in references if each() is not None] == []
 
@@ -330,9 +337,7 @@ async def test_a_retired_version_is_freed_although_it_was_frozen(tmp_path: Path)
             await world.manager.wait_retired()
             world.rig.add_due_row("a", 101)
             await world.rig.wait_idle()
-            while ending:
-                assert await asyncio.to_thread(ending.pop().join, 60.0)
-            await asyncio.to_thread(lambda: None)
+            await join_workers(ending)
             assert [each() for each in references if each() is not None] == []
 
 

@@ -1,0 +1,52 @@
+"""The interfaces of what a pipeline calls: an observer, a source of rows, a router of due servers."""
+
+from typing import Protocol
+
+from streamd.core.arrays import Slots
+
+
+class BatchDone(Protocol):
+    """An observer of batches (the metrics)."""
+
+    def batch_done(self, windows: int, queue_delay_seconds: float, inference_seconds: float) -> None:
+        """Observe a batch that ended."""
+        ...
+
+
+class RowsExpected(Protocol):
+    """The source of rows, which knows whether more are certain to arrive (the ingest)."""
+
+    @property
+    def expects_rows(self) -> bool:
+        """Whether more rows are certain to arrive at once."""
+        ...
+
+
+class DueRouter(Protocol):
+    """A router that may queue due servers at another pipeline (a canary's)."""
+
+    def route_due(self, slot: int, rows: int) -> bool:
+        """Queue a due server elsewhere if it belongs there; returns whether it did."""
+        ...
+
+    def route_due_many(self, slots: Slots) -> Slots:
+        """Queue those of distinct servers elsewhere that belong there, with one due row each; returns the others."""
+        ...
+
+
+class NoRouter:
+    """A router that leaves every due server here."""
+
+    def route_due(self, slot: int, rows: int) -> bool:
+        """Return `False`."""
+        return False
+
+    def route_due_many(self, slots: Slots) -> Slots:
+        """Return all servers."""
+        return slots
+
+
+class NoRowsExpected:
+    """A source of rows that is never certain of more."""
+
+    expects_rows = False
