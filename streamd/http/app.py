@@ -15,7 +15,9 @@ from streamd.http.byte_budget import ByteBudget
 from streamd.http.connection_errors import ConnectionCounts
 from streamd.http.connection_table import ConnectionTable
 from streamd.http.connections import ConnectionParts
+from streamd.http.direct.predict import DirectPredict
 from streamd.http.errors import errors_middleware
+from streamd.http.forwarding import believe_forwarded
 from streamd.http.peer_turns import PeerTurns
 from streamd.http.protocols.collectd import CollectdRoutes
 from streamd.http.protocols.glances import GlancesRoutes
@@ -29,7 +31,7 @@ from streamd.http.protocols.telegraf import TelegrafRoutes
 from streamd.http.requests import BodyReader, TransportLimits
 from streamd.http.routes.forecasts import ForecastRoutes
 from streamd.http.routes.health import HealthRoutes
-from streamd.http.routes.predict import PredictRoutes
+from streamd.http.routes.predict import PREDICT_PATHS, PredictRoutes
 from streamd.http.routes.samples import SampleRoutes
 from streamd.http.routes.servers import ServerRoutes
 from streamd.http.routes.versions import VersionChanges, VersionRoutes
@@ -60,8 +62,12 @@ def make_http_app(
     *,
     access: AccessList,
     origins: OriginPolicy,
+    is_behind_workers: bool = False,
 ) -> HttpApp:
-    """Build the application over a service; without `engines` there are no routes that change versions."""
+    """Build the application over a service; without `engines` there are no routes that change versions.
+
+    With `is_behind_workers`, only workers can connect, and what they say about a caller is believed.
+    """
     gate = AccessGate(access, origins)
     service.admission.name_owner = access
     connections = ConnectionParts(
@@ -69,11 +75,14 @@ def make_http_app(
         table=ConnectionTable(limits, service.pauses),
         turns=PeerTurns(),
         budget=ByteBudget(limits.max_pending_body_bytes, lambda: service.pauses.clock()),
+        # Calls without aiohttp know nothing of the workers' headers.
+        direct=None if is_behind_workers else _make_direct_predict(service, gate, limits),
     )
     bodies = BodyReader(limits, service.pauses, connections.budget, connections.turns)
     sockets = Sockets(limits, service.pauses, connections.turns)
     intake = Intake(service.collector, bodies, service.traces)
-    app = web.Application(middlewares=[errors_middleware, gate.admit], client_max_size=limits.max_body_bytes)
+    first = [believe_forwarded] if is_behind_workers else []
+    app = web.Application(middlewares=[*first, errors_middleware, gate.admit], client_max_size=limits.max_body_bytes)
     for routes in (
         SampleRoutes(service, bodies, sockets),
         ForecastRoutes(service, FrameEncoder(service), sockets),
@@ -93,12 +102,20 @@ def make_http_app(
     if engines is not None:
         VersionRoutes(bodies, engines).add_to(app)
     gate.guard(app, ROUTE_RULES if engines is None else {**ROUTE_RULES, **VERSION_RULES})
-    _add_access_metrics(service.metrics, access, gate)
-    _add_connection_metrics(service.metrics, connections)
+    add_access_metrics(service.metrics, access, gate)
+    add_connection_metrics(service.metrics, connections)
     return HttpApp(app, sockets, connections)
 
 
-def _add_access_metrics(metrics: Metrics, access: AccessList, gate: AccessGate) -> None:
+def _make_direct_predict(service: Service, gate: AccessGate, limits: TransportLimits) -> DirectPredict:
+    rules = {path: ROUTE_RULES["POST", path] for path in PREDICT_PATHS}
+    if not all(rule.is_simple for rule in rules.values()):
+        raise LookupError(f"{PREDICT_PATHS} have rules that only the gate of requests knows")
+    return DirectPredict(service, gate, rules, limits.max_body_bytes)
+
+
+def add_access_metrics(metrics: Metrics, access: AccessList, gate: AccessGate) -> None:
+    """Add what the gate refused, and the state of the files of tokens and of TLS."""
     metrics.add_labelled_counter(
         "refused_requests",
         "Requests refused before their handler, by error code: no token, no right, a limit, a foreign site",
@@ -124,7 +141,8 @@ def _add_access_metrics(metrics: Metrics, access: AccessList, gate: AccessGate) 
     )
 
 
-def _add_connection_metrics(metrics: Metrics, connections: ConnectionParts) -> None:
+def add_connection_metrics(metrics: Metrics, connections: ConnectionParts) -> None:
+    """Add the connections and what they hold."""
     counts, table, budget = connections.counts, connections.table, connections.budget
     metrics.add_counter("peers_left", "Requests whose peer left before they were answered", lambda: counts.peers_left)
     metrics.add_counter("malformed_requests", "Requests that are not valid HTTP", lambda: counts.malformed_requests)

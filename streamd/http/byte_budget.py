@@ -44,6 +44,12 @@ class ByteHolder:
         else:
             self.release(self.held_bytes - held_bytes)
 
+    def reopen(self, evict: Callable[[], None] | None) -> None:
+        """Give all bytes back, and be able to hold others, also after an eviction."""
+        self.close()
+        self.evict = evict
+        self.is_evicted = False
+
     def close(self) -> None:
         """Give all bytes back; a second call does nothing."""
         self._budget.release_bytes(self, self.held_bytes)

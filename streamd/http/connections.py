@@ -16,11 +16,12 @@ from streamd.core.errors import TooBusyError
 from streamd.http.byte_budget import ByteBudget
 from streamd.http.connection_errors import ConnectionCounts
 from streamd.http.connection_table import CloseReason, ConnectionTable
+from streamd.http.direct.connection import DirectCalls, DirectConnection
 from streamd.http.errors import RETRY_AFTER_SECONDS, make_error_message
 from streamd.http.partial_messages import PartialMessage
 from streamd.http.peer_turns import PeerTurns
 from streamd.http.requests import TransportLimits
-from streamd.http.turn_reader import SMALL_BYTES, TurnReader
+from streamd.http.turn_reader import SMALL_BYTES
 from streamd.http.wire.codecs import Encoding, encode
 from streamd.runtime.pauses import Pauses
 
@@ -32,6 +33,9 @@ PIPELINED_BYTES = 2**16
 UNREAD_BYTES = 2**16
 """Of messages that are not handled yet, with 128 more for each. Beyond it no more is read, so that a sender that is too
 fast waits and is not evicted. aiohttp would read eight times as many."""
+
+SLOW_REQUEST_SECONDS = 1.0
+"""A plain request that is not complete for so long is left to aiohttp; with shorter deadlines it is less."""
 
 WRITE_BUFFER_BYTES = 2**16
 """A transport with more unsent bytes lets the next send wait; without it, TLS would buffer 512 KiB for each reader."""
@@ -45,9 +49,11 @@ class ConnectionParts:
     table: ConnectionTable
     turns: PeerTurns
     budget: ByteBudget
+    direct: DirectCalls | None = None
+    """The calls that connections serve without aiohttp."""
 
 
-class Connection(TurnReader):
+class Connection(DirectConnection):
     """One connection. It has one request at a time, so one callback suffices: see `call_when_lost`.
 
     1. What it holds of unread frames, of an unfinished message and of requests behind the one in progress counts in the
@@ -68,12 +74,11 @@ class Connection(TurnReader):
         "_stalled_since",
         "_table",
         "is_holding",
-        "on_lost",
         "waiting_since",
     )
 
     def __init__(self, manager: web.Server, *, parts: ConnectionParts, **options: Any) -> None:
-        super().__init__(manager, counts=parts.counts, turns=parts.turns, **options)
+        super().__init__(manager, counts=parts.counts, turns=parts.turns, direct=parts.direct, **options)
         self._table = parts.table
         self._holder = parts.budget.open_holder("")
         self._in_hand = parts.budget.open_holder("")
@@ -90,7 +95,6 @@ class Connection(TurnReader):
         """Whether what it holds is counted, or no more is read."""
         self._seen_requests = 0
         self.waiting_since = parts.table.pauses.clock()
-        self.on_lost: Callable[[], None] | None = None
         self._table.handshakes += 1
         self._generation = self._table.generation
 
@@ -213,7 +217,7 @@ class Connection(TurnReader):
             self._lose_memory()
 
     def _account(self) -> None:
-        held = sum(map(len, self._deferred)) + self._pipelined_bytes
+        held = sum(map(len, self._deferred)) + self._pipelined_bytes + self.unframed_bytes
         if self._partial is not None:
             held += self._partial.held_bytes + self._partial.unread_bytes
         if held < SMALL_BYTES:
@@ -226,6 +230,10 @@ class Connection(TurnReader):
         self.is_holding = bool(self._holder.held_bytes or self._buffer_paused)
 
     def _lose_memory(self) -> None:
+        if self.unframed_bytes:  # what was received of a body: its reader finds the same, and answers
+            self._holder.reopen(self._lose_memory)
+            self.leave_to_aiohttp()
+            return
         self.drop(CloseReason.MEMORY, WSCloseCode.TRY_AGAIN_LATER)
 
     # ------------------------------------------------------------ deadlines
@@ -239,6 +247,10 @@ class Connection(TurnReader):
         self._stalled_since = None
         super().resume_writing()
 
+    async def wait_until_written(self) -> None:
+        """Wait until the peer has read enough of what was sent; raises `ConnectionError` if it has left."""
+        await self._drain_helper()
+
     @property
     def has_served(self) -> bool:
         """Whether it has had a request."""
@@ -246,7 +258,7 @@ class Connection(TurnReader):
 
     def is_waiting(self) -> bool:
         """Whether it has no request in progress."""
-        return self._waiter is not None and not self._waiter.done() and not self._deferred
+        return self._waiter is not None and not self._waiter.done() and not (self._deferred or self.is_calling)
 
     def find_overdue(self, limits: TransportLimits, now: float, pauses: Pauses) -> CloseReason | None:
         """Return why it must be closed now, if it must. Call it regularly: it also notes when a request has ended."""
@@ -255,6 +267,9 @@ class Connection(TurnReader):
             return CloseReason.STALLED_READER if is_over else None
         if self._partial is not None:
             return self._find_slow_frame(limits, now, pauses)
+        if self.unframed_bytes:
+            self._find_slow_request(limits, now, pauses)
+            return None
         if not self.is_waiting() or self._request_count != self._seen_requests:
             self._seen_requests, self._has_head_begun, self.waiting_since = self._request_count, False, now
             if self._pipelined_bytes and not self._messages:
@@ -266,6 +281,14 @@ class Connection(TurnReader):
         if pauses.count_running_seconds(self.waiting_since) < limit:
             return None
         return CloseReason.IDLE if is_idle else CloseReason.SLOW_HEAD
+
+    def _find_slow_request(self, limits: TransportLimits, now: float, pauses: Pauses) -> None:
+        """Leave a plain request that is slow to aiohttp, in whose hands it has its deadlines, from here on."""
+        if self._unframed_since is None:
+            self._unframed_since = now
+        shortest = min(limits.head_timeout_seconds, limits.body_timeout_seconds)
+        if pauses.count_running_seconds(self._unframed_since) >= min(SLOW_REQUEST_SECONDS, shortest / 4):
+            self.leave_to_aiohttp()
 
     def _find_slow_frame(self, limits: TransportLimits, now: float, pauses: Pauses) -> CloseReason | None:
         if self.is_holding:

@@ -65,18 +65,22 @@ class TurnReader(ErrorAnsweringHandler):
         self._parse_later()
 
     def _parse_later(self) -> None:
-        if not (self._is_parsed_later or self._is_read_held()):
+        if not (self._is_parsed_later or self._is_parse_held()):
             self._is_parsed_later = True
             is_small = len(self._deferred) == 1 and len(self._deferred[0]) <= SMALL_BYTES
             self._turns.call_in_turn(self._parse_deferred, is_small=is_small)
 
     def _is_read_held(self) -> bool:
-        """Whether what was parsed must be handled before more is parsed."""
+        """Whether what was parsed must be handled before more is read."""
         return self._buffer_paused or self._reading_paused
+
+    def _is_parse_held(self) -> bool:
+        """Whether what was parsed must be handled before more is parsed; to be overridden."""
+        return self._is_read_held()
 
     def _parse_deferred(self) -> None:
         self._is_parsed_later = False
-        if self._is_read_held():
+        if self._is_parse_held():
             return  # it is called again when reading is resumed
         data = b"".join(self._deferred)
         self._deferred.clear()

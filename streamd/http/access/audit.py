@@ -11,6 +11,7 @@ from aiohttp import web
 
 from streamd.core.errors import StreamdError
 from streamd.http.access.context import get_target, name_caller
+from streamd.http.access.forwarded import get_remote
 from streamd.http.errors import Handler
 
 # Its own lowest level: the setting log_level does not silence an audit.
@@ -43,7 +44,7 @@ def log_action(request: web.Request, action: str, outcome: str) -> None:
         "audit",
         action=action,
         caller=name_caller(request),
-        remote=request.remote or "unknown",
+        remote=get_remote(request) or "unknown",
         target=get_target(request)[:_MAX_TARGET_CHARACTERS],
         outcome=outcome,
     )

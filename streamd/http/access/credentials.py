@@ -10,6 +10,7 @@ from typing import Any
 from aiohttp import hdrs, web
 
 from streamd.core.errors import UnauthorizedError
+from streamd.http.access.forwarded import get_forwarded_names
 
 TOKEN_SCHEMES = ("bearer", "token")
 """Schemes whose credentials are the token: that of RFC 6750, and that of InfluxDB 2."""
@@ -33,7 +34,12 @@ def read_secret(request: web.BaseRequest) -> str | None:
         return None
     if len(sent) > 1:
         raise UnauthorizedError(f"the header Authorization occurs {len(sent)} times, expected once")
-    scheme, _, credentials = sent[0].strip().partition(" ")
+    return parse_authorization(sent[0])
+
+
+def parse_authorization(value: str) -> str:
+    """Return the token that the value of a header Authorization carries; raises `UnauthorizedError`."""
+    scheme, _, credentials = value.strip().partition(" ")
     credentials = credentials.strip()
     if len(credentials) > _MAX_CREDENTIAL_CHARACTERS:
         raise UnauthorizedError(f"the header Authorization is over {_MAX_CREDENTIAL_CHARACTERS} characters")
@@ -58,12 +64,14 @@ def _read_password(credentials: str) -> str:
 
 def read_certificate_names(request: web.BaseRequest) -> tuple[str, ...]:
     """Return the names in the client certificate of a connection; the handshake has checked the certificate."""
-    certificate = request.get_extra_info("peercert")
-    return _list_names(certificate) if certificate else ()
+    forwarded = get_forwarded_names(request)
+    return list_certificate_names(request.get_extra_info("peercert")) if forwarded is None else forwarded
 
 
-def _list_names(certificate: dict[str, Any]) -> tuple[str, ...]:
+def list_certificate_names(certificate: dict[str, Any] | None) -> tuple[str, ...]:
     """Return the DNS names of a certificate and its common names, in the form of `ssl.SSLSocket.getpeercert`."""
+    if not certificate:
+        return ()
     alternatives = [value for kind, value in certificate.get("subjectAltName", ()) if kind == "DNS"]
     subject = [value for relative in certificate.get("subject", ()) for key, value in relative if key == "commonName"]
     return tuple(dict.fromkeys((*alternatives, *subject)))[:_MAX_CERTIFICATE_NAMES]

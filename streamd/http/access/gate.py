@@ -6,6 +6,7 @@ Decides nothing about tokens (`core/access` does), and does not read bodies.
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from aiohttp import web
 
@@ -15,9 +16,16 @@ from streamd.core.access.scopes import Scope
 from streamd.core.errors import ForbiddenError, StreamdError, UnauthorizedError
 from streamd.http.access.audit import log_action, run_audited
 from streamd.http.access.context import limit_rows, recheck_caller, set_caller, set_target
-from streamd.http.access.credentials import explain_missing_token, read_certificate_names, read_secret
+from streamd.http.access.credentials import (
+    explain_missing_token,
+    list_certificate_names,
+    parse_authorization,
+    read_certificate_names,
+    read_secret,
+)
 from streamd.http.access.origins import OriginPolicy
 from streamd.http.access.rules import RouteKey, RouteRule, bind_rules
+from streamd.http.direct.heads import PlainHead
 from streamd.http.errors import Handler, add_error_headers
 from streamd.http.names import read_server_name
 
@@ -60,6 +68,21 @@ class AccessGate:
         if rule is not None and rule.action:
             return await run_audited(request, handler, rule.action)
         return await handler(request)
+
+    def admit_plain(self, head: PlainHead, certificate: dict[str, Any] | None, rule: RouteRule) -> None:
+        """Raise the error for which a plain request would be refused. Counts nothing: the one who answers does.
+
+        A plain request has no Origin. `rule` has a scope and nothing else (`is_simple`).
+        """
+        scope = rule.scope
+        assert scope is not None
+        if self._access.is_open:
+            self._origins.require_host(head.host)
+        secret = None if head.authorization is None else parse_authorization(head.authorization)
+        names = list_certificate_names(certificate)
+        if secret is None and not names and not self._access.is_open:
+            raise UnauthorizedError("this call needs a token")
+        self._access.identify(secret, names, self._wall()).require(scope)
 
     def _check_site(self, request: web.Request) -> None:
         if self._access.is_open:  # a page cannot add a token that it does not know

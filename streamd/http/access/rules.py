@@ -50,6 +50,11 @@ class RouteRule:
         """Return the scope that a request needs."""
         return self.upgrade_scope if self.upgrade_scope is not None and is_upgrade(request) else self.scope
 
+    @property
+    def is_simple(self) -> bool:
+        """Whether the scope is all that the caller needs, and nothing is recorded."""
+        return self == RouteRule(scope=self.scope) and self.scope is not None
+
     def opens_socket(self, request: web.BaseRequest) -> bool:
         """Whether a request opens a WebSocket: only where the route serves one, whatever the headers claim."""
         return (self.serves_socket or self.upgrade_scope is not None) and is_upgrade(request)

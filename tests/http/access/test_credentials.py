@@ -4,6 +4,7 @@ import base64
 from typing import Any
 
 import pytest
+from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 from multidict import CIMultiDict
 
@@ -77,10 +78,14 @@ def test_a_secret_in_the_address_is_not_read_and_the_error_says_where_to_put_it(
 
 
 class CertifiedRequest:
-    """A request over a connection with this client certificate."""
+    """A request over a connection with this client certificate; no process has forwarded it."""
 
     def __init__(self, certificate: Any) -> None:
         self._certificate = certificate
+
+    def get(self, _key: web.RequestKey[Any]) -> None:
+        """Return the value under a key; a request that was not forwarded has none."""
+        return
 
     def get_extra_info(self, name: str) -> Any:
         return {"peercert": self._certificate}[name]
