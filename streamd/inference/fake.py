@@ -16,6 +16,7 @@ import numpy as np
 from streamd.core.arrays import Float32
 from streamd.core.contract import ModelContract
 from streamd.core.errors import BackendUnavailableError, BatchFailedError, LaneLostError
+from streamd.inference.fake_resident import FakeDeviceWindows, FakeResident
 from streamd.inference.lane import Inputs
 
 
@@ -52,7 +53,10 @@ class FakeScript:
 
 
 class FakeBackend:
-    """Makes fake lanes that share one script; lane `i` is on device `fake:{i % devices}`."""
+    """Makes fake lanes that share one script; lane `i` is on device `fake:{i % devices}`.
+
+    With a `capacity` each device keeps the windows of so many slots.
+    """
 
     name = "fake"
     precision = "fp32"
@@ -65,6 +69,7 @@ class FakeBackend:
         pads: bool = False,
         devices: int = 1,
         lanes_per_device: int = 2,
+        capacity: int = 0,
     ) -> None:
         self.contract = contract
         self.buckets = buckets
@@ -72,6 +77,7 @@ class FakeBackend:
         self.devices = tuple(f"fake:{index}" for index in range(devices))
         self.default_lanes = lanes_per_device * devices
         self.script = FakeScript()
+        self.windows = {device: FakeDeviceWindows(contract, capacity) for device in self.devices if capacity}
         self.lanes: list[FakeLane] = []
         """Every lane that was ever made, in order."""
         self._lost_devices: set[str] = set()
@@ -129,15 +135,24 @@ class FakeLane:
         """Whether it gives no answer until it is released, whatever the script states for other lanes."""
         self.is_lost = False
         self.closings = 0
+        self.resident: FakeResident | None = None
+        """The windows that its device keeps, if it keeps any."""
         self._contract = backend.contract
         self._script = backend.script
         self._random = random.Random(f"{backend.script.seed}:{name}")
+        if (windows := backend.windows.get(device)) is not None:
+            on_device = Inputs.allocate(backend.contract, backend.buckets[-1])
+            self.resident = FakeResident(windows, self.inputs, on_device, self.run_inputs)
 
     def run(self, count: int) -> Float32:
         """Return `make_fake_forecast` of each window, unless the script states otherwise."""
+        return self.run_inputs(self.inputs, count)
+
+    def run_inputs(self, given: Inputs, count: int) -> Float32:
+        """Run the first windows of any inputs, as `run` does."""
         script = self._script
         script.runs.append((self.name, count))
-        inputs = {name: buffer.copy() for name, buffer in self.inputs.view_first(count).items()}
+        inputs = {name: buffer.copy() for name, buffer in given.view_first(count).items()}
         script.on_run(self.name, inputs)
         self._wait_scripted(self.count_run_windows(count))
         self.check()
@@ -169,8 +184,9 @@ class FakeLane:
             raise LaneLostError(f"lane {self.name}: device {self.device} is gone", device_gone=True)
 
     def describe(self) -> dict[str, Any]:
-        """Return whether it pads."""
-        return {"pads": self.pads}
+        """Return whether it pads, and what of the windows is on its device."""
+        resident = {} if self.resident is None else {"resident": self.resident.describe()}
+        return {"pads": self.pads, **resident}
 
     @property
     def is_closed(self) -> bool:
@@ -180,6 +196,8 @@ class FakeLane:
     def close(self) -> None:
         """Note that it was closed."""
         self.closings += 1
+        if self.resident is not None:
+            self.resident.close()
 
     def _wait_scripted(self, windows: int) -> None:
         script = self._script

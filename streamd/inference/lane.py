@@ -5,8 +5,9 @@ while it runs. A TensorRT lane is one CUDA stream with its contexts, pinned buff
 is one ONNX Runtime session.
 """
 
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,22 @@ Int32 = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
+class HostWindows:
+    """The arrays of the host's window store that staging reads, by slot.
+
+    `newest int64`, `changes uint32` (odd while a window is being changed), `generations int64`;
+    `values (capacity, length, features) float32`, `marks (capacity, length) uint8`: the row of a step is at
+    `step % length`.
+    """
+
+    newest: npt.NDArray[np.int64]
+    changes: npt.NDArray[np.uint32]
+    generations: npt.NDArray[np.int64]
+    values: Float32
+    marks: npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
 class Inputs:
     """The model's inputs for up to `max_batch` windows; shapes as in `ModelContract`.
 
@@ -31,6 +48,14 @@ class Inputs:
     encoder_cat: Int32
     decoder_cont: Float32
     decoder_cat: Int32
+    buffers: tuple[memoryview, memoryview, memoryview, memoryview] = field(init=False, repr=False, compare=False)
+    """The bytes of the four arrays, in this order: a window of a caller who sent them as they are is copied fastest so.
+    """
+
+    def __post_init__(self) -> None:
+        """Make the views of the bytes."""
+        arrays = (self.encoder_cont, self.encoder_cat, self.decoder_cont, self.decoder_cat)
+        object.__setattr__(self, "buffers", tuple(array.reshape(-1).view(np.uint8).data for array in arrays))
 
     @classmethod
     def allocate(cls, contract: ModelContract, max_batch: int) -> "Inputs":
@@ -45,12 +70,66 @@ class Inputs:
 
     def view_first(self, count: int) -> dict[str, npt.NDArray[Any]]:
         """Return views of the first `count` windows by input name."""
+        return self.view_rows(0, count)
+
+    def view_rows(self, begin: int, end: int) -> dict[str, npt.NDArray[Any]]:
+        """Return views of the windows from `begin` to `end` by input name."""
         return {
-            "encoder_cont": self.encoder_cont[:count],
-            "encoder_cat": self.encoder_cat[:count],
-            "decoder_cont": self.decoder_cont[:count],
-            "decoder_cat": self.decoder_cat[:count],
+            "encoder_cont": self.encoder_cont[begin:end],
+            "encoder_cat": self.encoder_cat[begin:end],
+            "decoder_cont": self.decoder_cont[begin:end],
+            "decoder_cat": self.decoder_cat[begin:end],
         }
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedBatch:
+    """Forecasts that need no more work: quantiles sorted, targets first, and rows that are not finite found.
+
+    `forecasts (batch, targets, horizon, quantiles) float32` are valid until the lane's next run. `checks (batch,)
+    uint64` are their checksums, as `compute_checks` computes them, or `None` if the lane does not.
+    """
+
+    forecasts: Float32
+    bad_rows: tuple[int, ...]
+    checks: npt.NDArray[np.uint64] | None
+
+
+@dataclass(frozen=True, slots=True)
+class StagedWindows:
+    """The windows of a staged batch: their newest steps, `(n,) int64`, and which of them are `torn`, `(n,) bool`.
+
+    Another process was changing a torn window all the time: its forecast is worthless.
+    """
+
+    steps: npt.NDArray[np.int64]
+    torn: npt.NDArray[np.bool_]
+
+
+class ResidentWindows(Protocol):
+    """The windows that a device keeps, as one of its lanes uses them: its batches are staged, and finished there.
+
+    A lane that has them has them in its attribute `resident`, see `get_resident`. The windows of callers are in
+    `inputs` behind the staged ones, as in any lane.
+    """
+
+    def stage(
+        self,
+        windows: HostWindows,
+        slots: npt.NDArray[np.int64],
+        servers: npt.NDArray[np.int32],
+        make_calendar: Callable[[int], Float32],
+    ) -> StagedWindows:
+        """Stage the windows of `slots (n,)`, at least one, as the first of the lane's next batch; on the event loop.
+
+        `servers` are the servers' numbers for the network, `(n,)` or `(1,)`. `make_calendar` makes the calendar
+        `(horizon, 4)` behind a step; it is called least if slots with the same newest step are neighbours.
+        """
+        ...
+
+    def run(self, count: int) -> FinishedBatch:
+        """Run the staged windows and the callers' behind them, `count` in all; blocks and raises as `Lane.run`."""
+        ...
 
 
 class Lane(Protocol):
@@ -85,6 +164,11 @@ class Lane(Protocol):
     def close(self) -> None:
         """Release the resources of the lane; a second call does nothing. The last lane releases what they share."""
         ...
+
+
+def get_resident(lane: Lane) -> ResidentWindows | None:
+    """Return the windows that the lane's device keeps, or `None` if it keeps none."""
+    return cast("ResidentWindows | None", getattr(lane, "resident", None))
 
 
 class Backend(Protocol):

@@ -19,6 +19,7 @@ from streamd.inference.cuda.devices import (
     revive,
     use_device,
 )
+from streamd.inference.cuda.driver import BoundKernel, Kernel, KernelModule, call_driver, read_ptx
 from streamd.inference.cuda.owners import (
     CudaGraph,
     DeviceBuffer,
@@ -32,13 +33,17 @@ from streamd.inference.cuda.runtime import STICKY, CudaError, call
 
 __all__ = [
     "STICKY",
+    "BoundKernel",
     "CudaError",
     "CudaGraph",
     "DeviceBuffer",
     "Event",
     "HostBuffer",
+    "Kernel",
+    "KernelModule",
     "Stream",
     "call",
+    "call_driver",
     "check_devices",
     "copy_to_device",
     "copy_to_host",
@@ -53,6 +58,7 @@ __all__ = [
     "make_unusable_error",
     "note_held",
     "note_released",
+    "read_ptx",
     "revive",
     "use_device",
 ]

@@ -111,6 +111,10 @@ class Stream(_Owner):
         """Wait until all its work is done, with the GIL released."""
         call("cudaStreamSynchronize", self.handle)
 
+    def wait_for(self, event: "Event") -> None:
+        """Let what is enqueued from now on wait until another stream has reached the event's mark."""
+        call("cudaStreamWaitEvent", self.handle, event.handle, 0)
+
     def is_done(self) -> bool:
         """Whether all its work is done; never blocks."""
         number, _ = attempt("cudaStreamQuery", self.handle)

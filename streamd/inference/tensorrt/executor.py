@@ -5,10 +5,11 @@ other than the one that made it.
 """
 
 from bisect import bisect_left
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from itertools import chain, groupby
-from typing import Any
+from typing import Any, Protocol
 
 import numpy.typing as npt
 
@@ -29,16 +30,41 @@ from streamd.inference.tensorrt.profiles import ProfileChoice, choose_profiles, 
 from streamd.inference.tensorrt.tensors import fill_open_axes
 
 
+class Finisher(Protocol):
+    """Works on the outputs while they are on the device, and copies what the host needs of them."""
+
+    def enqueue(self, bucket: int, stream: Stream) -> None:
+        """Enqueue its work for a batch of a bucket's size."""
+        ...
+
+    def close(self) -> None:
+        """Release its resources; a second call does nothing."""
+        ...
+
+
+MakeFinisher = Callable[["TensorRtExecutor"], Finisher]
+"""Makes the finisher of an executor whose tensors are allocated (`input_specs`, `output_specs`, `pointers`)."""
+
+
 class TensorRtExecutor:
     """One stream with all that runs on it.
 
     `inputs` and `outputs` are pinned arrays by name, `(largest bucket, *shape)`; a batch is their first rows.
-    With `spin`, who waits for a batch takes a core meanwhile and is awake sooner. Raises `BackendUnavailableError`
-    where the engine does not fit or the device has no room; `DeviceLostError` where that is lost to this process.
+    With `spin`, who waits for a batch takes a core meanwhile and is awake sooner. With `make_finisher`, no tensor is
+    copied: who starts a batch puts its inputs on the device before (`copy_rows`), and the finisher handles the outputs.
+    Raises `BackendUnavailableError` where the engine does not fit or the device has no room; `DeviceLostError` where
+    that is lost to this process.
     """
 
     def __init__(
-        self, name: str, engine: SharedEngine, buckets: tuple[int, ...], *, graphs: bool = True, spin: bool = False
+        self,
+        name: str,
+        engine: SharedEngine,
+        buckets: tuple[int, ...],
+        *,
+        graphs: bool = True,
+        spin: bool = False,
+        make_finisher: MakeFinisher | None = None,
     ) -> None:
         self.name = name
         self.buckets = buckets
@@ -46,6 +72,8 @@ class TensorRtExecutor:
         """By bucket: `captured`, or why it is enqueued piece by piece."""
         self._engine = engine
         self._spin = spin
+        self._make_finisher = make_finisher
+        self.finisher: Finisher | None = None
         self._alternatives: Alternatives = ()
         self._contexts: dict[int, list[Any]] = {bucket: [] for bucket in buckets}
         self._launches: dict[int, CudaGraph] = {}
@@ -70,7 +98,7 @@ class TensorRtExecutor:
         own.callback(self._drop_contexts)
         self._tensors = read_tensors(shared.library, self._alternatives)
         self._chosen = {bucket: self._choose(bucket) for bucket in self.buckets}
-        self._stream = own.enter_context(Stream())
+        self.stream = own.enter_context(Stream())
         self._finished = own.enter_context(Event(blocking=not self._spin))
         # One block for all: on one stream no stage begins before the one before it has ended.
         self._scratch_bytes = max(map(get_scratch_bytes, chain(*self._alternatives)))
@@ -90,7 +118,17 @@ class TensorRtExecutor:
         }
         self.input_specs, _, self.output_specs = ([self._specs[each.name] for each in group] for group in groups)
         self.inputs = {each.name: self._pinned(each, most) for each in self.input_specs}
-        self.outputs = {each.name: self._pinned(each, most) for each in self.output_specs}
+        if self._make_finisher is None:
+            self.outputs = {each.name: self._pinned(each, most) for each in self.output_specs}
+        else:
+            self.outputs = {}
+            self.finisher = self._make_finisher(self)
+            own.callback(self.finisher.close)
+
+    @property
+    def pointers(self) -> dict[str, int]:
+        """The addresses of the tensors on the device, by name."""
+        return {name: buffer.pointer for name, buffer in self._device.items()}
 
     def _choose(self, bucket: int) -> ProfileChoice:
         choice = choose_profiles(self._alternatives, self._tensors, bucket)
@@ -113,8 +151,8 @@ class TensorRtExecutor:
         self._contexts[bucket].append(context)
         cuda.note_held(self._engine.device, "contexts")
         set_scratch(context, self._scratch.pointer, self._scratch_bytes)
-        accepted = context.set_optimization_profile_async(choice.profiles[index], self._stream.handle)
-        self._stream.synchronize()
+        accepted = context.set_optimization_profile_async(choice.profiles[index], self.stream.handle)
+        self.stream.synchronize()
         self._expect(accepted, index, bucket)  # a context without a profile may not be given shapes: 8.6 crashes
         names = [each.name for each in choice.stages[index].reads]
         taken = [context.set_input_shape(name, self._specs[name].make_batch_shape(bucket)) for name in names]
@@ -157,16 +195,16 @@ class TensorRtExecutor:
     def _run_once(self, enqueue: Any) -> None:
         try:
             enqueue()
-            self._stream.synchronize()
+            self.stream.synchronize()
         except BatchFailedError as error:
             raise BackendUnavailableError(str(error)) from error
 
     def _capture(self, bucket: int, enqueue: Any) -> str:
         """Capture a bucket's work as a graph and run that once; returns how it went."""
         try:
-            graph = self._open.enter_context(self._stream.capture(enqueue))
-            graph.launch(self._stream)
-            self._stream.synchronize()
+            graph = self._open.enter_context(self.stream.capture(enqueue))
+            graph.launch(self.stream)
+            self.stream.synchronize()
         except (CudaError, BatchFailedError) as error:
             if isinstance(error, CudaError) and error.sticky:
                 raise
@@ -181,19 +219,33 @@ class TensorRtExecutor:
             raise BatchFailedError(f"{self.name}: a batch of {count}, expected 1 to {self.buckets[-1]}")
         return self.buckets[bisect_left(self.buckets, count)]
 
-    def start(self, count: int) -> None:
-        """Put the first `count` rows of `inputs` on the stream; returns at once."""
+    def start(self, count: int, prepare: Callable[[], None] | None = None) -> None:
+        """Put the first `count` rows of `inputs` on the stream; returns at once.
+
+        `prepare` enqueues before them what they need.
+        """
         bucket = self.find_bucket(count)
         try:
             cuda.use_device(self._engine.device)
+            if prepare is not None:
+                prepare()
             graph = self._launches.get(bucket)
             if graph is not None:
-                graph.launch(self._stream)
+                graph.launch(self.stream)
             else:
                 self._enqueue(bucket)
-            self._finished.record(self._stream)
+            self._finished.record(self.stream)
         except CudaError as error:
             raise self._lost(error) from error
+
+    def copy_rows(self, first: int, last: int) -> None:
+        """Enqueue copies of the rows from `first` to before `last` of all inputs to the device."""
+        if first >= last:
+            return
+        for spec in self.input_specs:
+            begin, end = spec.count_bytes(first) if first else 0, spec.count_bytes(last)
+            pointer = self._device[spec.name].pointer + begin
+            cuda.copy_to_device(pointer, self.inputs[spec.name][first:], end - begin, self.stream)
 
     def wait(self) -> None:
         """Wait, with the GIL released, until what was started is in `outputs`."""
@@ -206,20 +258,21 @@ class TensorRtExecutor:
         """Raise `LaneLostError` where the device reports an error; never blocks."""
         try:
             cuda.use_device(self._engine.device)
-            self._stream.is_done()
+            self.stream.is_done()
         except CudaError as error:
             raise self._lost(error) from error
 
     def _enqueue(self, bucket: int) -> None:
-        stream = self._stream
-        for spec in self.input_specs:
-            cuda.copy_to_device(
-                self._device[spec.name].pointer, self.inputs[spec.name], spec.count_bytes(bucket), stream
-            )
+        stream = self.stream
+        if self.finisher is None:
+            self.copy_rows(0, bucket)
         for index, context in enumerate(self._contexts[bucket]):
             if not context.execute_async_v3(stream.handle):
                 place, reason = self._chosen[bucket].describe_stage(index), self._engine.library.take_last_error()
                 raise BatchFailedError(f"{self.name}: a batch of {bucket}{place}: {reason}")
+        if self.finisher is not None:
+            self.finisher.enqueue(bucket, stream)
+            return
         for spec in self.output_specs:
             cuda.copy_to_host(
                 self.outputs[spec.name], self._device[spec.name].pointer, spec.count_bytes(bucket), stream
