@@ -59,10 +59,17 @@ def count_retry_seconds(error: StreamdError) -> int:
 
 def add_error_headers(answer: web.StreamResponse, error: StreamdError) -> None:
     """Add the headers that belong to an error, whatever the form of its body is."""
+    answer.headers.update(list_error_headers(error))
+
+
+def list_error_headers(error: StreamdError) -> dict[str, str]:
+    """Return the headers that belong to an error."""
+    headers: dict[str, str] = {}
     if error.retry:
-        answer.headers["Retry-After"] = str(count_retry_seconds(error))
+        headers["Retry-After"] = str(count_retry_seconds(error))
     if isinstance(error, errors.UnauthorizedError):
-        answer.headers["WWW-Authenticate"] = AUTHENTICATE_CHALLENGE
+        headers["WWW-Authenticate"] = AUTHENTICATE_CHALLENGE
+    return headers
 
 
 def make_error_message(error: StreamdError) -> dict[str, Any]:

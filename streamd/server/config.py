@@ -36,6 +36,7 @@ class ServerSection(_Section, frozen=True, kw_only=True):
 
     host: str = "127.0.0.1"
     port: Port = 8002
+    workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     backlog: CountSetting = 4_096
     max_body_bytes: CountSetting = 8 * 2**20
     max_frame_bytes: CountSetting = 2 * 2**20
@@ -119,6 +120,7 @@ class EngineSection(_Section, frozen=True, kw_only=True):
     precision: PrecisionName = "auto"
     cuda_graphs: bool = True
     lane_wait: LaneWait = "sleep"
+    resident_windows: bool = True
     lean_runtime: str = ""
     lanes: CountOrZero = 0
     """Batches that run at the same time; 0: `Backend.default_lanes`."""

@@ -16,28 +16,29 @@ from typing import Any, TypeVar
 import structlog
 from aiohttp import web
 
-from streamd.core.accuracy.pending import AccuracyLimits
 from streamd.http.access.origins import OriginPolicy
 from streamd.http.app import HttpApp, make_http_app
-from streamd.http.requests import TransportLimits
 from streamd.rule_sets import load_rule_sets
 from streamd.runtime.background import run_in_background
-from streamd.runtime.service import Service, ServiceLimits
-from streamd.runtime.state.state import State, WindowLimits, open_state
+from streamd.runtime.process_links import ALONE
+from streamd.runtime.service import Service
+from streamd.runtime.state.opening import open_state
+from streamd.runtime.state.state import State
 from streamd.runtime.traces import NO_TRACES, Traces
 from streamd.runtime.wiring import build_service
 from streamd.server.access.control import AccessControl, open_access
 from streamd.server.access.exposure import require_protection
 from streamd.server.config import Config, read_admin_token
-from streamd.server.descriptors import limit_connections
 from streamd.server.device_restarts import EXIT_DEVICE_LOST, DeviceRestarts
 from streamd.server.disk import run_disk_work
+from streamd.server.limits import make_service_limits, make_transport_limits, make_window_limits
 from streamd.server.listening import HttpListener, take_inherited_sockets
 from streamd.server.memory import configure_malloc
 from streamd.server.systemd import Notifier, extending_start, feed_watchdog
 from streamd.server.tracing import open_traces
 from streamd.server.version_control.control import VersionControl
 from streamd.server.version_control.specs import Selection, open_version, select_versions
+from streamd.server.workers.engine import EnginePart
 
 log = structlog.get_logger(__name__)
 
@@ -53,11 +54,15 @@ STATE_CLOSE_SECONDS = 60.0
 class Daemon:
     """One daemon, from `run` until a signal ends it.
 
-    `reread` reads the settings again on SIGHUP; without it the settings stay as they are.
+    `reread` reads the settings again on SIGHUP; without it the settings stay as they are. With `part`, it is the engine
+    process of a daemon of several processes.
     """
 
-    def __init__(self, config: Config, reread: Callable[[], Config] | None = None) -> None:
+    def __init__(
+        self, config: Config, reread: Callable[[], Config] | None = None, part: EnginePart | None = None
+    ) -> None:
         self.config = config
+        self._part = part
         self.notifier = Notifier()
         self._reread = reread
         self._version_control: VersionControl | None = None
@@ -84,6 +89,8 @@ class Daemon:
         configure_malloc()
         self._watch_signals()  # first: from here on a signal stops the daemon in an orderly way
         inherited = take_inherited_sockets()
+        if self._part is not None:
+            self._part.watch_commands(stop=self.stop, reload=self._on_hangup)
         opened = await self._await_unless_stopped(self._open_files(inherited))
         if opened is None:
             log.info("stopped_while_starting")
@@ -94,10 +101,11 @@ class Daemon:
         control = self._version_control = VersionControl(service, self.config, open_version, self._reread)
         http_app = make_http_app(
             service,
-            _make_transport_limits(self.config),
+            make_transport_limits(self.config),
             control,
             access=access.access,
             origins=OriginPolicy(self.config.access.allowed_hosts, self.config.access.allowed_origins),
+            is_behind_workers=self._part is not None,
         )
         access.on_revoked = lambda callers: http_app.sockets.end_revoked()
         access.on_client_ca_changed = http_app.connections.table.end_former
@@ -110,7 +118,8 @@ class Daemon:
         )
         if self.config.state.fsync_interval_ms:
             # No ack for rows that would not survive a power loss.
-            service.storage.on_flush = service.state.refuse_writes
+            refuser = service.state if self._part is None else self._part.gate
+            service.storage.on_flush = refuser.refuse_writes
         self._run_in_background(service.storage.check_regularly())
         starting = asyncio.create_task(self._load_first_version(control, selection))
         stopping = asyncio.create_task(self._stop.wait())
@@ -143,6 +152,7 @@ class Daemon:
         First of all it is decided whether the daemon may listen there: a refused start leaves nothing behind.
         """
         settings = self.config.server
+        inherited = inherited if self._part is None else self._part.sockets
         listener = await HttpListener.open(settings.host, settings.port, backlog=settings.backlog, inherited=inherited)
         try:
             access = await run_disk_work(
@@ -161,35 +171,54 @@ class Daemon:
         selection = await run_disk_work(
             config.engine.engines, seconds, partial(select_versions, config.engine, starting=True), Selection.release
         )
-        folder, limits = Path(config.state.state_dir), _make_window_limits(config)
+        folder, limits = Path(config.state.state_dir), make_window_limits(config)
         # Without a time limit: migrating a large state may take long.
         async with extending_start(self.notifier):
             state = await run_in_background(
-                partial(open_state, folder, selection.contract, limits, time.monotonic()), State.close
+                partial(
+                    open_state,
+                    folder,
+                    selection.contract,
+                    limits,
+                    time.monotonic(),
+                    None if self._part is None else self._part.shared,
+                ),
+                State.close,
             )
         return selection, state
 
     def _make_service(self, selection: Selection, state: State) -> Service:
         self._traces = open_traces(self.config.tracing)
-        limits, rule_sets = _make_service_limits(self.config), load_rule_sets(self.config.mapping)
+        limits, rule_sets = make_service_limits(self.config), load_rule_sets(self.config.mapping)
         service = build_service(
-            state, selection.name, selection.server_ids, limits, rule_sets=rule_sets, traces=self._traces
+            state,
+            selection.name,
+            selection.server_ids,
+            limits,
+            rule_sets=rule_sets,
+            traces=self._traces,
+            links=ALONE if self._part is None else self._part.gate.links,
         )
-        service.begin()  # before the first sample: later rows mark their servers due themselves
+        # Before the first sample: later rows mark their servers due themselves.
+        if self._part is None:
+            service.begin()
+        else:
+            self._part.begin(service)
         return service
 
     async def _listen(self, http_app: HttpApp, listener: HttpListener, access: AccessControl) -> web.AppRunner:
         runner = http_app.make_runner(shutdown_timeout_seconds=1.0)
         await runner.setup()
         try:
-            await listener.serve(runner, access.tls, self.config.server.head_timeout_seconds)
+            tls = access.tls if self._part is None else None  # the workers have it
+            await listener.serve(runner, tls, self.config.server.head_timeout_seconds)
         except BaseException:
             await runner.cleanup()
             listener.close()
             raise
         address = listener.addresses[0]
         log.info(
-            "listening",
+            "listening" if self._part is None else "workers_awaited",
             host=address.host,
             port=address.port,
             inherited=listener.is_inherited,
@@ -312,6 +341,8 @@ class Daemon:
             task.cancel()
         await asyncio.gather(*tasks, *self._tasks, return_exceptions=True)
         await runner.cleanup()
+        if self._part is not None:
+            self._part.close()
         service.close()
         await run_in_background(self._traces.close)
         log.info(
@@ -321,52 +352,3 @@ class Daemon:
             seconds=round(time.monotonic() - began, 2),
             rows=service.row_counts(),
         )
-
-
-def _make_transport_limits(config: Config) -> TransportLimits:
-    server = config.server
-    return TransportLimits(
-        max_body_bytes=server.max_body_bytes,
-        max_frame_bytes=server.max_frame_bytes,
-        max_pending_body_bytes=server.max_pending_body_bytes,
-        max_sockets=server.max_sockets,
-        max_connections=limit_connections(server.max_connections),
-        head_timeout_seconds=server.head_timeout_seconds,
-        idle_timeout_seconds=server.idle_timeout_seconds,
-        body_timeout_seconds=server.body_timeout_seconds,
-        send_timeout_seconds=server.send_timeout_seconds,
-        heartbeat_seconds=server.heartbeat_seconds,
-    )
-
-
-def _make_window_limits(config: Config) -> WindowLimits:
-    return WindowLimits(
-        capacity=config.state.max_servers,
-        need=config.windows.min_context_rows,
-        late_steps=config.windows.late_tolerance_steps,
-        grace_seconds=config.windows.row_grace_seconds,
-    )
-
-
-def _make_service_limits(config: Config) -> ServiceLimits:
-    return ServiceLimits(
-        max_queue_delay_seconds=config.batching.max_queue_delay_ms / 1e3,
-        max_ahead_seconds=config.windows.max_ahead_seconds,
-        ahead_recovery_seconds=config.windows.ahead_recovery_seconds,
-        max_waiting_requests=config.batching.max_waiting_requests,
-        predict_timeout_seconds=config.batching.predict_timeout_seconds,
-        rows_are_means=config.windows.aggregation == "mean",
-        evict_after_seconds=config.state.evict_after_seconds,
-        max_series=config.mapping.max_series,
-        max_points=config.mapping.max_points,
-        accuracy=_make_accuracy_limits(config),
-    )
-
-
-def _make_accuracy_limits(config: Config) -> AccuracyLimits:
-    accuracy, periods = config.accuracy, AccuracyLimits().periods
-    return AccuracyLimits(
-        scored_servers=accuracy.scored_servers,
-        settle_steps=accuracy.score_after_steps,
-        period_steps=-(-accuracy.accuracy_window_steps // periods),  # rounded up
-    )

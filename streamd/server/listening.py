@@ -82,6 +82,23 @@ class HttpListener:
         except OSError as exc:
             raise _cannot_listen(f"{host}:{port}", exc) from exc
 
+    @classmethod
+    async def open_shared(cls, addresses: Sequence[tuple[str, int]], *, backlog: int) -> "HttpListener":
+        """Bind to addresses, each an IP address and a port, that other processes of this daemon bind as well.
+
+        The kernel gives each connection to one of those that accept (SO_REUSEPORT). Raises `StateError` if an address
+        cannot be bound, as when another user or another program has it.
+        """
+        bound: list[socket.socket] = []
+        for host, port in addresses:
+            try:
+                bound.append(_bind(_find_family(host), (host, port), is_shared=True))
+            except OSError as exc:
+                for each in bound:
+                    each.close()
+                raise _cannot_listen(f"{host}:{port}", exc) from exc
+        return cls(bound, backlog=backlog)
+
     async def serve(
         self,
         runner: web.AppRunner,
@@ -238,11 +255,17 @@ async def _bind_all(host: str, port: int) -> list[socket.socket]:
     return bound
 
 
-def _bind(family: int, address: Any) -> socket.socket:
+def _find_family(host: str) -> int:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def _bind(family: int, address: Any, *, is_shared: bool = False) -> socket.socket:
     made = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         made.setblocking(False)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if is_shared:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             # "::" would take IPv4's port as well, and the binding of 0.0.0.0 beside it would then fail.
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)

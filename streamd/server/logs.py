@@ -31,7 +31,8 @@ def configure_logs(settings: LogSection) -> None:
     structlog.configure(
         processors=[*shared, *rendered],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        # One write for a line: several processes of a daemon share the stream.
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )
     _route_foreign_logs(max(level, logging.WARNING), shared, rendered)

@@ -10,12 +10,14 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
 
 import structlog
 
 from streamd.core.errors import ConfigError, StreamdError
-from streamd.server.daemon import Daemon
+from streamd.server.config import Config
 
 log = structlog.get_logger(__name__)
 
@@ -23,7 +25,19 @@ LEAVE_SECONDS = 5.0
 """How long to wait for the tasks that are still loading something, and again for the threads that are left."""
 
 
-async def run_daemon(daemon: Daemon) -> int:
+ReadConfig = Callable[[], Config]
+"""Reads the settings, at start and again on SIGHUP; raises `ConfigError`."""
+
+
+class Runnable(Protocol):
+    """A daemon, or a process of one."""
+
+    async def run(self) -> int:
+        """Run until a signal comes; return the exit status. Raises `StreamdError` if it cannot start."""
+        ...
+
+
+async def run_daemon(daemon: Runnable) -> int:
     """Run a daemon until a signal stops it; returns its exit status, after which only this thread is left.
 
     If another thread does not end, this function ends the process with that status.
@@ -41,7 +55,7 @@ async def run_daemon(daemon: Daemon) -> int:
     return status
 
 
-async def _run_to_status(daemon: Daemon) -> int:
+async def _run_to_status(daemon: Runnable) -> int:
     try:
         return await daemon.run()
     except StreamdError as exc:

@@ -60,7 +60,7 @@ def read_state(daemon: HttpDaemon, server: str) -> tuple[object, ...]:
     slot = state.directory.slots.get(server)
     if slot is None:
         return (server in collected,)
-    window = daemon.service.copy_window(slot).tobytes()
+    window = daemon.service.copy_window(slot)[0].tobytes()
     return server in collected, state.windows.have[slot], state.windows.get_latest_step(slot), window
 
 

@@ -109,6 +109,17 @@ def test_many_holders_of_one_owner_displace_none_of_another(budget: ByteBudget, 
     assert sum(holder.held_bytes for holder, _ in crowd) == 500
 
 
+def test_an_evicted_holder_holds_again_once_it_is_reopened(budget: ByteBudget) -> None:
+    large, evicted = open_evictable(budget)
+    large.reserve(900)
+    budget.open_holder("b").reserve(200)
+    assert (large.held_bytes, evicted) == (0, ["a"])
+    large.reopen(lambda: evicted.append("again"))
+    large.reserve(700)
+    budget.open_holder("c").reserve(200)
+    assert (large.held_bytes, budget.held_bytes, evicted) == (0, 400, ["a", "again"])
+
+
 def test_bytes_in_use_are_not_evicted(budget: ByteBudget) -> None:
     in_use = budget.open_holder("a")
     in_use.reserve(TOTAL)

@@ -98,7 +98,7 @@ async def test_a_reader_does_not_get_unread_forecasts_of_a_forgotten_server(star
         await daemon.service.pipeline.wait_idle()
         # The task of the reader may have read already, so publish again; it cannot run before the next `await`.
         slot = daemon.service.state.directory.slots["a"]
-        daemon.service.hub.publish([slot], 0.0)
+        daemon.service.hub.publish(np.array([slot]), 0.0)
         assert subscription.waiting == 1
         daemon.service.forget(slot)
         assert subscription.waiting == 0

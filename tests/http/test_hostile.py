@@ -375,19 +375,17 @@ def test_any_bytes_are_decoded_or_refused(
     decode(data, encoding)
 
 
-@pytest.mark.parametrize("decode", [_check_body, _check_tensors])
 @given(message=st.dictionaries(KEYS, MESSAGES), place=st.integers(0, 300), other=st.integers(0, 255))
-def test_any_message_with_any_byte_changed_is_decoded_or_refused(
-    decode: Callable[[bytes, Encoding], None], message: Any, place: int, other: int
-) -> None:
+def test_any_message_with_any_byte_changed_is_decoded_or_refused(message: Any, place: int, other: int) -> None:
     for encoding, data in (
         (Encoding.MSGPACK, msgspec.msgpack.encode(_within_64_bits(message))),
         (Encoding.JSON, msgspec.json.encode(message)),
     ):
-        decode(data, encoding)
         changed = bytearray(data)
         changed[place % len(data)] = other
-        decode(bytes(changed), encoding)
+        for decode in (_check_body, _check_tensors):
+            decode(data, encoding)
+            decode(bytes(changed), encoding)
 
 
 def _within_64_bits(message: Any) -> Any:

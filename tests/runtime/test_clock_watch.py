@@ -14,7 +14,7 @@ import structlog
 from streamd.core.accuracy.pending import AccuracyLimits
 from streamd.core.scheduling.costs import CostTable
 from streamd.core.state.samples import IngestResult, Sample
-from streamd.core.state.windows import NO_STEP
+from streamd.core.state.window_columns import NO_STEP
 from streamd.inference.fake import FakeBackend
 from streamd.runtime.admission import EVICT_AFTER_SECONDS
 from streamd.runtime.clock_watch import MAX_NAMED, SEEN_TOLERANCE_SECONDS

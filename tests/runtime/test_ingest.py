@@ -6,19 +6,23 @@ Each sample is accepted or rejected alone, and each accepted one is in the windo
 import asyncio
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from streamd.core.errors import (
     DrainingError,
     MalformedError,
     StorageError,
+    StreamdError,
 )
-from streamd.core.state.samples import MAX_LISTED_ERRORS, Sample
-from streamd.runtime.ingest import SLICE, to_epoch_seconds
-from tests.support.recording_ingest import STEP, record_ingest, sample
+from streamd.core.state.samples import MAX_LISTED_ERRORS, CellSample, Sample
+from streamd.runtime.ingest import SLICE
+from tests.support.recording_ingest import STEP, RecordingIngest, record_ingest, sample
 from tests.support.state_files import rows_of, whole
 
 
@@ -162,14 +166,72 @@ async def test_no_sample_is_accepted_while_it_drains(tmp_path: Path) -> None:
         assert len(at.state.directory) == 0
 
 
-@pytest.mark.parametrize(
-    ("given", "seconds"),
-    [
-        (0, 0.0),
-        (1_763_708_400.5, 1_763_708_400.5),
-        (datetime(2025, 11, 21, 7, 0, tzinfo=UTC), 1_763_708_400.0),
-        (datetime(2025, 11, 21, 8, 0, tzinfo=timezone(timedelta(hours=1))), 1_763_708_400.0),
-    ],
+# ---------------------------------------------------------------- a few single samples
+NAMES = st.sampled_from(["a", "b", "c", "d", "e", "", "x" * 257])
+FIRST, *_, LAST = whole(1.0)
+VALUES = st.none() | st.sampled_from([1.0, 2.5, float("nan"), float("inf"), 1e39])
+FEW = st.lists(
+    st.builds(
+        sample,
+        NAMES,
+        st.sampled_from([-9, 0, 1, 2, 10**9]),
+        st.fixed_dictionaries({}, optional={FIRST: VALUES, LAST: st.just(1.0)}),
+        status=st.sampled_from([None, 3]),
+    ),
+    max_size=24,
 )
-def test_times_are_converted_to_epoch_seconds(given: float | datetime, seconds: float) -> None:
-    assert to_epoch_seconds(given) == seconds
+
+
+@settings(max_examples=60)
+@given(FEW)
+async def test_a_few_samples_are_taken_as_those_of_a_body_are(
+    tmp_path_factory: pytest.TempPathFactory, samples: list[Sample]
+) -> None:
+    with (
+        record_ingest(tmp_path_factory.mktemp("few"), capacity=4) as few,
+        record_ingest(tmp_path_factory.mktemp("body"), capacity=4) as body,
+    ):
+        errors: list[StreamdError | None] = []
+        while len(errors) < len(samples):
+            errors += few.ingest.take_few([make_cells(few, each) for each in samples[len(errors) :]])
+        result = await body.take(*samples)
+        found = [(index, error.code) for index, error in enumerate(errors) if error is not None]
+        assert found == [(error["index"], error["code"]) for error in result.errors]
+        assert (few.ingest.accepted, few.ingest.rejected) == (body.ingest.accepted, body.ingest.rejected)
+        assert few.due == body.due
+        assert few.state.directory.slots == body.state.directory.slots
+        for server in body.state.directory.slots:
+            np.testing.assert_equal(rows_of(few.state, server), rows_of(body.state, server))
+        assert few.load.bodies == 0
+
+
+def make_cells(at: RecordingIngest, one: Sample) -> CellSample[Any]:
+    values = [one.values.get(name) for name in at.state.contract.features]
+    return CellSample(one.server, one.time, at.ingest.rows.cells_type(*values), one.status)
+
+
+async def test_a_few_samples_that_are_much_work_are_taken_in_parts(tmp_path: Path) -> None:
+    with record_ingest(tmp_path, capacity=16) as at:
+        samples = [make_cells(at, sample(f"web-{number}")) for number in range(10)]
+        assert at.ingest.take_few(samples) == [None] * 4, "new servers are work"
+        assert at.ingest.take_few(samples[4:]) == [None] * 4
+        again = [make_cells(at, sample(f"web-{number}", 1)) for number in range(8)]
+        assert at.ingest.take_few(again) == [None] * 8
+
+
+async def test_no_sample_is_taken_while_the_daemon_stops(tmp_path: Path) -> None:
+    with record_ingest(tmp_path) as at:
+        at.ingest.is_draining = True
+        with pytest.raises(DrainingError):
+            at.ingest.take_few([make_cells(at, sample())])
+        assert len(at.state.directory) == 0
+
+
+async def test_servers_that_become_due_in_a_few_samples_are_queued_before_one_of_them_is_forgotten(
+    tmp_path: Path,
+) -> None:
+    with record_ingest(tmp_path, capacity=2, need=1) as at:
+        at.admission._evict_after_seconds = -1.0
+        at.ingest.take_few([make_cells(at, sample(name)) for name in ("a", "b", "c")])
+        assert [name for name, _ in at.due] == ["a", "b", "c"], "at the time of its call, each slot was its server's"
+        assert len(at.forgotten) == 1

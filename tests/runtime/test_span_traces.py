@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 
-from streamd.core.scheduling.scheduler import Batch, BatchOutcome, ServerItem
+from streamd.core.scheduling.batches import Batch, BatchOutcome, ServerRows
 from streamd.core.state.samples import Sample
 from streamd.runtime.span_queue import SpanQueue
 from streamd.runtime.span_traces import MAX_SENDS, SpanTraces
@@ -51,9 +52,11 @@ class TraceRig:
             self.traces.row_due(SLOT, "web-01")
 
     def end_batch(self, started: float, *, fails: bool = False, slot: int = SLOT) -> None:
-        item = ServerItem(slot, 1, 7, 8, started - 1)
-        outcome = BatchOutcome(fail=[item]) if fails else BatchOutcome(deliver=[(0, item)])
-        batch = Batch([item], started=started)
+        slots, generations, steps, contexts = (np.array([number]) for number in (slot, 1, 7, 8))
+        since = np.array([started - 1])
+        rows = ServerRows(slots=slots, generations=generations, steps=steps, contexts=contexts, since=since)
+        outcome = BatchOutcome(fail=[*rows.list_items()]) if fails else BatchOutcome(rows=np.array([0]), deliver=rows)
+        batch = Batch(rows, started=started)
         self.traces.batch_done(batch, outcome, lane="a", version="v", seconds=0.5, done=self.now)
 
     def find(self, name: str) -> list[ReadableSpan]:
@@ -96,7 +99,7 @@ def test_a_superseded_row_is_linked_to_the_forecast_that_replaces_it(rig: TraceR
 def test_a_forecast_that_failed_is_an_error_and_is_not_sent(rig: TraceRig) -> None:
     rig.close_row()
     rig.end_batch(rig.now, fails=True)
-    rig.traces.forecasts_sent([SLOT])
+    rig.traces.forecasts_sent(np.array([SLOT]))
     (forecast,) = rig.find("forecast")
     assert forecast.status.status_code is StatusCode.ERROR
     assert rig.find("send") == []
@@ -106,12 +109,12 @@ def test_sends_of_a_forecast_are_traced_until_the_next_forecast_or_a_bound(rig: 
     rig.close_row()
     rig.end_batch(rig.now)
     for _ in range(MAX_SENDS + 3):
-        rig.traces.forecasts_sent([SLOT, SLOT + 1])
+        rig.traces.forecasts_sent(np.array([SLOT, SLOT + 1]))
     assert len(rig.find("send")) == MAX_SENDS
     rig.close_row()
     rig.end_batch(rig.now)
     rig.end_batch(rig.now)  # of a row that is not traced: what is sent from now on is this forecast
-    rig.traces.forecasts_sent([SLOT])
+    rig.traces.forecasts_sent(np.array([SLOT]))
     assert len(rig.find("send")) == MAX_SENDS
 
 
@@ -123,7 +126,7 @@ def test_a_forgotten_slot_keeps_nothing(rig: TraceRig) -> None:
     rig.close_row()
     rig.end_batch(rig.now)
     rig.traces.forget(SLOT)
-    rig.traces.forecasts_sent([SLOT])
+    rig.traces.forecasts_sent(np.array([SLOT]))
     assert rig.find("send") == []
 
 

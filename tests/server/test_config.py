@@ -103,6 +103,7 @@ def test_a_variable_sets_the_setting_of_its_name(variable: str, text: str, value
         ('[engine]\nprecision = "fp64"\n', ["fp64", "engine.precision"]),
         ("[engine]\ncuda_graphs = 1\n", ["bool", "engine.cuda_graphs"]),
         ('[engine]\nlane_wait = "yield"\n', ["yield", "engine.lane_wait"]),
+        ("[engine]\nresident_windows = 1\n", ["bool", "engine.resident_windows"]),
         ('[log]\nlog_level = "loud"\n', ["loud", "log.log_level"]),
         ("server = 5\n", ["server"]),
         ("[server\nport = 1\n", ["line 1"]),

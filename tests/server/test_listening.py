@@ -110,6 +110,22 @@ async def test_an_address_in_use_is_named(listening: socket.socket) -> None:
         await HttpListener.open("127.0.0.1", port, backlog=16)
 
 
+async def test_several_processes_share_an_address_and_one_that_is_alone_does_not_join_them() -> None:
+    first = await HttpListener.open("127.0.0.1", 0, backlog=8)
+    addresses = [(address.host, address.port) for address in first.addresses]
+    first.close()
+    shared = [await HttpListener.open_shared(addresses, backlog=8) for _ in range(2)]
+    async with serving(shared[0], "a"), serving(shared[1], "b"), aiohttp.ClientSession() as session:
+        found = set()
+        for _ in range(64):
+            url = f"http://127.0.0.1:{addresses[0][1]}"
+            async with session.get(url, headers={"Connection": "close"}) as answer:
+                found.add(await answer.text())
+        assert found == {"a", "b"}
+        with pytest.raises(StateError, match="cannot listen"):
+            await HttpListener.open(*addresses[0], backlog=8)
+
+
 async def test_a_host_that_does_not_resolve_is_named() -> None:
     with pytest.raises(StateError, match=r"cannot listen on host\.invalid:80: "):
         await HttpListener.open("host.invalid", 80, backlog=16)

@@ -194,6 +194,23 @@ async def test_a_rejected_sample_and_most_servers_of_a_large_body_are_not_follow
     assert len(receiver.find("forecast")) == MAX_FOLLOWED_SERVERS - 1
 
 
+async def test_the_rows_of_a_frame_are_followed_as_samples_are(run_traced: Traced, receiver: OtlpReceiver) -> None:
+    servers = [f"web-{number:03d}" for number in range(MAX_FOLLOWED_SERVERS + 5)]
+    async with run_traced(1.0) as daemon:
+        for step in range(NEED):
+            rows = [make_rows(server, 1, [step])[0] for server in servers]
+            columns = {
+                "servers": servers,
+                "time": rows[0]["time"],
+                "features": list(rows[0]["values"]),
+                "values": [list(row["values"].values()) for row in rows],
+            }
+            assert (await daemon.post("/v1/samples", {"columns": columns})).body["accepted"] == len(servers)
+        await daemon.service.pipeline.wait_idle()
+    assert {each.attributes["streamd.server"] for each in receiver.find("row")} == set(servers[:MAX_FOLLOWED_SERVERS])
+    assert len(receiver.find("forecast")) == MAX_FOLLOWED_SERVERS
+
+
 async def test_spans_are_counted_and_a_collector_that_refuses_is_logged_once(
     run_traced: Traced, receiver: OtlpReceiver
 ) -> None:

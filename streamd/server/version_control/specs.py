@@ -19,7 +19,7 @@ from streamd.core.contract import ModelContract
 from streamd.core.errors import BackendUnavailableError, ReloadError, RepositoryError, StreamdError
 from streamd.core.names import AUTO, BACKENDS, ONNXRUNTIME_CPU, ONNXRUNTIME_CUDA, TENSORRT
 from streamd.core.scheduling.lane_health import LaneLimits
-from streamd.core.state.board import MAX_MODEL_BYTES
+from streamd.core.state.forecast_seals import MAX_MODEL_BYTES
 from streamd.inference.checked import CheckedFiles
 from streamd.inference.ensemble import EnsembleBackend
 from streamd.inference.lane import LANES_PER_DEVICE, Backend, Lane
@@ -214,8 +214,11 @@ def open_version(
     setting = config.engine.backend
     chain = [name for name in (BACKENDS if setting == AUTO else (setting,)) if name not in exhausted]
 
+    # The lanes of an ensemble's members are given each other's inputs, so none of them keeps windows.
+    own = config if len(versions) == 1 else _without_resident_windows(config)
+
     def open_lanes(name: str) -> tuple[Backend, list[Lane]]:
-        backends = [_OPENERS[name](version, config) for version in versions]
+        backends = [_OPENERS[name](version, own) for version in versions]
         backend = backends[0] if len(backends) == 1 else EnsembleBackend(backends)
         count = config.engine.lanes or backend.default_lanes
         return backend, open_all(partial(backend.make_lane, index) for index in range(count))
@@ -223,6 +226,11 @@ def open_version(
     openers = {name: partial(open_lanes, name) for name in chain}
     _, (backend, lanes), passed_over = open_first(versions[0].name, openers, skip_on=StreamdError)
     return OpenedBackend(backend, lanes, passed_over)
+
+
+def _without_resident_windows(config: Config) -> Config:
+    engine = msgspec.structs.replace(config.engine, resident_windows=False)
+    return msgspec.structs.replace(config, engine=engine)
 
 
 def is_slower_backend(name: str, other: str) -> bool:
@@ -272,6 +280,7 @@ def _open_tensorrt(version: EngineVersion, config: Config) -> Backend:
         settings.devices,
         graphs=settings.cuda_graphs,
         spin=settings.lane_wait == "spin",
+        capacity=config.state.max_servers if settings.resident_windows else 0,
     )
 
 

@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
 from streamd.tools.loadtest.errors import LinkLostError
 from streamd.tools.loadtest.ledger import Ledger, LedgerCount
 from streamd.tools.loadtest.links import BUSY, Link, OnReply
@@ -64,7 +66,8 @@ class Sender:
         self.loss: str | None = None
         """The reason why sending ended early, or `None`."""
         self._encoder = encoder
-        self._ledger = ledger
+        # Plain arrays: files as arrays take several times as long for each frame.
+        self._sent_at, self._accepted = np.asarray(ledger.sent_at), np.asarray(ledger.accepted)
         self._counts = ledger.connection_counts(connection)
         self._limits = limits
         self._link = make_link(self._on_reply)
@@ -138,7 +141,7 @@ class Sender:
         batch = frame.batch
         frame.generation = min(1 + int(self._counts[LedgerCount.RECONNECTS]), MAX_GENERATION)
         # Written before the frame is sent: another process may receive the forecast before this one runs again.
-        self._ledger.sent_at[batch.steps, batch.servers] = frame.intended_at
+        self._sent_at[batch.steps, batch.servers] = frame.intended_at
         self._outstanding[identity] = frame
         self._counts[LedgerCount.SAMPLES_SENT] += len(batch.servers)
         self._counts[LedgerCount.FRAMES_SENT] += 1
@@ -222,7 +225,7 @@ class Sender:
         if unlisted > 0:
             self._reject(batch, UNLISTED_CODE, size - 1, "an ack lists only the first rejections of a frame", unlisted)
         accepted = _find_accepted(reply, size)
-        self._ledger.accepted[batch.steps[accepted], batch.servers[accepted]] = generation
+        self._accepted[batch.steps[accepted], batch.servers[accepted]] = generation
 
     def _reject(self, batch: RowBatch, code: str, index: int, message: str, count: int = 1) -> None:
         """Count samples that were rejected for one reason, and keep the message of the first one of each code."""
@@ -237,12 +240,14 @@ class Sender:
             self.first_rejections[code] = f"server {server!r} at time {time_seconds}: {message or 'no reason given'}"
 
 
-def _find_accepted(reply: IngestReply, size: int) -> list[int]:
+def _find_accepted(reply: IngestReply, size: int) -> list[int] | slice:
     """Return the indexes of the samples of a frame that are certain to have been accepted.
 
     An ack lists errors in the order of the samples. If it does not list all of them, the samples after the last listed
     one are uncertain.
     """
+    if reply.accepted == size:
+        return slice(None)
     if not reply.accepted:
         return []
     refused = {error.index for error in reply.errors}

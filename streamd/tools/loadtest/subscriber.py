@@ -8,6 +8,7 @@ import contextlib
 import fnmatch
 import time
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 import aiohttp
@@ -19,9 +20,11 @@ from streamd.tools.fleets.fleet import Bools, Fleet
 from streamd.tools.loadtest.errors import LinkLostError, UnreachableError
 from streamd.tools.loadtest.ledger import Ledger, LedgerCount
 from streamd.tools.loadtest.links import CLOSE_SECONDS, CONNECT_SECONDS
-from streamd.tools.loadtest.quantiles import find_disordered, find_infinite
+from streamd.tools.loadtest.quantiles import count_faults
 from streamd.tools.loadtest.sender import RECONNECT_PAUSE_SECONDS
 from streamd.tools.loadtest.wire import ENCODERS, ClientEncoding, ClientTensor, decode_forecasts
+
+DISORDERED_AND_INFINITE = [LedgerCount.DISORDERED, LedgerCount.INFINITE]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,10 +80,12 @@ class Subscriber:
         self._numbers = {name: number for number, name in enumerate(fleet.servers)}
         self._first_step = fleet.first_step
         self._step_seconds = step_seconds
-        self._sent_at = ledger.sent_at
-        self._received = ledger.received[index]
-        self._context = ledger.context[index]
-        self._latency_seconds = ledger.latency_seconds[index]
+        self._steps, self._servers = ledger.shape.steps, ledger.shape.servers
+        # Plain arrays of one axis: files as arrays, and two axes, take three times as long for each frame.
+        self._sent_at = _flatten(ledger.sent_at)
+        self._received = _flatten(ledger.received[index])
+        self._context = _flatten(ledger.context[index])
+        self._latency_seconds = _flatten(ledger.latency_seconds[index])
         self._counts = ledger.subscriber_counts(index)
         self._reconnect_seconds = reconnect_seconds
         self._socket: aiohttp.ClientWebSocketResponse | None = None
@@ -175,18 +180,19 @@ class Subscriber:
             raise ValueError(f"{len(names)} servers with values {values.shape}; expected (n, target, step, quantile)")
         counts = self._counts
         counts[LedgerCount.FORECAST_FRAMES] += 1
-        servers = np.array([self._numbers.get(name, -1) for name in names], dtype=np.intp)
+        servers = np.fromiter(map(self._numbers.get, names, repeat(-1)), np.intp, len(names))
         # A forecast's origin is the time at which its newest row ends: one step after that row began.
-        steps = np.rint(origins / self._step_seconds).astype(np.intp) - 1 - self._first_step
-        ours = (servers >= 0) & (steps >= 0) & (steps < len(self._sent_at))
-        counts[LedgerCount.FOREIGN] += int((~ours).sum())
-        servers, steps = servers[ours], steps[ours]
-        counts[LedgerCount.FORECASTS] += len(servers)
-        counts[LedgerCount.DISORDERED] += int(find_disordered(values).sum())
-        counts[LedgerCount.INFINITE] += int(find_infinite(values).sum())
-        np.add.at(self._received, (steps, servers), 1)
-        self._context[steps, servers] = contexts[ours]
-        self._latency_seconds[steps, servers] = now - self._sent_at[steps, servers]
+        steps = np.rint(origins / self._step_seconds).astype(np.intp) - (1 + self._first_step)
+        ours = (servers >= 0) & (steps >= 0) & (steps < self._steps)
+        places = steps * self._servers + servers
+        if not ours.all():
+            counts[LedgerCount.FOREIGN] += int((~ours).sum())
+            places, contexts = places[ours], contexts[ours]
+        counts[LedgerCount.FORECASTS] += len(places)
+        counts[DISORDERED_AND_INFINITE] += count_faults(values)
+        np.add.at(self._received, places, np.uint8(1))
+        self._context[places] = contexts
+        self._latency_seconds[places] = now - self._sent_at[places]
 
     async def _disconnect(self) -> None:
         if self._socket is not None:
@@ -194,6 +200,11 @@ class Subscriber:
                 async with asyncio.timeout(CLOSE_SECONDS):
                     await self._socket.close()
             self._socket = None
+
+
+def _flatten(plane: NDArray[Any]) -> NDArray[Any]:
+    """Return the cells of a plane `(T, N)` of the ledger as a view `(T * N,)`."""
+    return np.asarray(plane).reshape(-1)
 
 
 def _to_array(found: ClientTensor | list[Any] | None) -> NDArray[Any]:

@@ -4,7 +4,7 @@ Written from the contract; shares no code with the daemon.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -12,11 +12,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from streamd.tools.fleets.fleet import Fleet, FleetValues
+from streamd.tools.fleets.fleet import Fleet, FleetValues, Ints
 from streamd.tools.loadtest.plan import RowBatch
 
 JSON_DIGITS = 6
 """Decimals of a JSON number: float32 has about seven digits, and real agents send short numbers."""
+
+CACHED_LISTS = 2**14
+"""Encoded lists of servers that are cached: of 300,000 servers in frames of 100 rows, all of them."""
 
 
 class ClientEncoding(StrEnum):
@@ -103,11 +106,14 @@ class SampleEncoder:
     encoding: ClientEncoding
     has_ids: bool = True
     """Whether a frame has an id: the acks of a WebSocket name their frame; an HTTP body needs no id."""
+    _encoded_names: dict[bytes, msgspec.Raw] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """The first `CACHED_LISTS` lists of servers, by their indexes."""
 
     def encode_batch(self, batch: RowBatch, identity: int) -> bytes:
         """Encode the rows of a batch as a frame or an HTTP body."""
         features = self._list_features(batch)
-        values = self.fleet.read_values(batch.steps, batch.servers)[:, features]
+        values = self.fleet.read_values(batch.steps, batch.servers)
+        values = values if batch.parts == 1 else values[:, features]
         names = [self.fleet.features[index] for index in features]
         build = self._build_columns if self.form is ClientForm.COLUMNS else self._build_samples
         frame = build(batch, names, values)
@@ -119,15 +125,24 @@ class SampleEncoder:
         return list(range(batch.part, len(self.fleet.features), batch.parts))
 
     def _build_columns(self, batch: RowBatch, names: list[str], values: FleetValues) -> dict[str, Any]:
-        times = [(self.fleet.first_step + int(step)) * self.step_seconds for step in batch.steps]
-        same = len(set(times)) == 1
+        times = (self.fleet.first_step + batch.steps) * self.step_seconds
         columns = {
-            "servers": [self.fleet.servers[server] for server in batch.servers],
-            "time": times[0] if same else times,
+            "servers": self._encode_names(batch.servers),
+            "time": int(times[0]) if (times == times[:1]).all() else times.tolist(),
             "features": names,
             "values": self._build_tensor(values),
         }
         return {"columns": columns}
+
+    def _encode_names(self, servers: Ints) -> msgspec.Raw:
+        """Return the encoded names of servers; a connection sends the same lists in each step."""
+        key = servers.tobytes()
+        encoded = self._encoded_names.get(key)
+        if encoded is None:
+            encoded = msgspec.Raw(ENCODERS[self.encoding]([self.fleet.servers[server] for server in servers]))
+            if len(self._encoded_names) < CACHED_LISTS:
+                self._encoded_names[key] = encoded
+        return encoded
 
     def _build_tensor(self, values: FleetValues) -> Any:
         if self.encoding is ClientEncoding.MSGPACK:

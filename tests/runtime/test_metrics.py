@@ -1,0 +1,35 @@
+"""Tests `streamd/runtime/metrics.py`: the ages of forecasts that were sent, many at once as one by one."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamd.runtime.metrics import FEW_FORECASTS, SECONDS, Metrics
+
+NOW = 1000.0
+RECEIVED = st.lists(
+    st.just(float("nan")) | st.sampled_from([NOW, NOW - 0.25, NOW - 60, NOW - 61, NOW + 1]) | st.floats(0, NOW),
+    max_size=4 * FEW_FORECASTS,
+)
+
+
+def read_ages(metrics: Metrics) -> tuple[list[float], float]:
+    """Return the counts by bucket, each with those of the buckets before it, and the sum of the ages."""
+    (family,) = [each for each in metrics.collect() if each.name == "streamd_forecast_age_seconds"]
+    values = {sample.name.rpartition("_")[2]: sample.value for sample in family.samples}
+    return [sample.value for sample in family.samples if sample.name.endswith("_bucket")], values["sum"]
+
+
+@given(RECEIVED)
+def test_ages_of_many_forecasts_are_counted_as_those_of_each_alone(received: list[float]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("streamd.runtime.metrics.time", SimpleNamespace(monotonic=lambda: NOW))
+        metrics = Metrics()
+        metrics.observe_sent(np.array(received))
+    ages = [NOW - since for since in received if since == since]
+    buckets, total = read_ages(metrics)
+    assert buckets == [sum(age <= bound for age in ages) for bound in (*SECONDS, float("inf"))]
+    assert total == pytest.approx(sum(ages))
