@@ -3,13 +3,14 @@
 import itertools
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from streamd.tools.loadtest.daemon import RowTotals
 from streamd.tools.loadtest.ledger import Ledger, LedgerShape
-from streamd.tools.loadtest.quantiles import find_disordered
+from streamd.tools.loadtest.quantiles import count_faults, find_disordered, find_infinite
 from streamd.tools.loadtest.verdict import DueRows, Evidence, Latency, ReplayVerdict
 
 CONTEXT, NEED = 4, 2
@@ -50,6 +51,29 @@ def test_half_precision_values_are_ordered_as_floats(values: np.ndarray) -> None
         for one in values
     ]
     assert find_disordered(values).tolist() == expected.tolist() == naive
+
+
+@given(
+    arrays.arrays(
+        np.float16,
+        st.tuples(st.integers(0, 9), st.integers(1, 2), st.integers(1, 3), st.integers(1, 4)),
+        elements=st.sampled_from([0.0, -0.0, 1.0, -1.0, 65504.0, -65504.0, 2.0**-24, np.nan, np.inf, -np.inf]),
+    ),
+    st.booleans(),
+    st.sampled_from([1, 5, 2**15]),
+    st.booleans(),
+)
+def test_faults_are_counted_as_each_forecast_has_them(
+    values: np.ndarray, is_sorted: bool, block_values: int, is_aligned: bool
+) -> None:
+    values = np.sort(values, axis=-1) if is_sorted else values
+    shifted = np.zeros(values.nbytes + 1, np.uint8)[1:].view(np.float16).reshape(values.shape)
+    shifted[...] = values
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("streamd.tools.loadtest.quantiles.BLOCK_VALUES", block_values)
+        found = count_faults(values if is_aligned else shifted)
+    exact = values.astype(np.float64)
+    assert found == (int(find_disordered(exact).sum()), int(find_infinite(exact).sum()))
 
 
 def make_evidence(
