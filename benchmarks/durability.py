@@ -17,11 +17,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from streamd.core.arrays import Slots
 from streamd.core.contract import ModelContract
 from streamd.core.state.samples import Sample
 from streamd.runtime.admission import Admission
 from streamd.runtime.ingest import Ingest, IngestLoad
-from streamd.runtime.state.state import State, WindowLimits, open_state
+from streamd.runtime.state.opening import open_state
+from streamd.runtime.state.state import State, WindowLimits
 from streamd.runtime.state.storage_watch import StorageWatch
 
 INTERVALS_SECONDS = (0.0, 30.0, 1.0, 0.1, 0.01)
@@ -35,6 +37,9 @@ class _Nobody:
 
     def mark_due(self, slot: int, rows: int) -> None:
         """Do nothing: no forecasts."""
+
+    def mark_due_many(self, slots: Slots) -> None:
+        """Do nothing, as `mark_due`."""
 
     def forget(self, slot: int) -> None:
         """Do nothing: no data by slot."""

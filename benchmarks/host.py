@@ -28,11 +28,12 @@ from benchmarks.harness import ROOT, describe_machine, print_table, write_result
 from streamd.core.arrays import Float32
 from streamd.core.calendar import compute_known_future
 from streamd.core.contract import MAX_STATUS, ModelContract
-from streamd.core.scheduling.scheduler import Item, ServerItem
+from streamd.core.scheduling.batches import Batch, ServerRows
 from streamd.core.state.windows import WindowStore
 from streamd.inference.lane import Inputs
 from streamd.repository.versions import EngineRepository
 from streamd.runtime.lanes.gather import FEW_WINDOWS, gather
+from streamd.runtime.lanes.server_numbers import ServerNumbers
 from streamd.runtime.lanes.worker import normalize_predictions
 from streamd.runtime.state.state import State
 
@@ -53,22 +54,21 @@ Makers = Mapping[str, Callable[[int], Work]]
 
 
 # ---------------------------------------------------------------- the earlier implementation
-def gather_before(state: State, items: Sequence[ServerItem], inputs: Inputs) -> None:
-    """Gather in the items' order, one row of a window at a time; computes a calendar for each step of each batch."""
-    contract, windows, count = state.contract, state.windows, len(items)
+def gather_before(state: State, servers: ServerRows, inputs: Inputs) -> None:
+    """Gather in the servers' order, one row of a window at a time; computes a calendar for each step of each batch."""
+    contract, windows, count = state.contract, state.windows, len(servers)
     categories = inputs.encoder_cat
     categories[:count, :, 0] = inputs.decoder_cat[:count, :, 0] = 0
     values, statuses = inputs.encoder_cont, categories[:, :, 1]
     if count > FEW_WINDOWS:
-        slots = np.fromiter((item.slot for item in items), np.int64, count)
-        take_windows(windows, slots, values[:count], statuses[:count])
+        take_windows(windows, servers.slots, values[:count], statuses[:count])
     else:
-        for row, item in enumerate(items):
-            windows.gather_window(item.slot, values[row], statuses[row])
+        for row, slot in enumerate(servers.slots.tolist()):
+            windows.gather_window(slot, values[row], statuses[row])
     calendars: dict[int, Float32] = {}
-    for row, item in enumerate(items):
-        if (calendar := calendars.get(item.step)) is None:
-            calendar = calendars[item.step] = compute_known_future(item.step, contract.horizon, contract.step_seconds)
+    for row, step in enumerate(servers.steps.tolist()):
+        if (calendar := calendars.get(step)) is None:
+            calendar = calendars[step] = compute_known_future(step, contract.horizon, contract.step_seconds)
         inputs.decoder_cont[row] = calendar
     inputs.decoder_cat[:count, :, 1] = categories[:count, -1:, 1]
 
@@ -76,8 +76,8 @@ def gather_before(state: State, items: Sequence[ServerItem], inputs: Inputs) -> 
 def take_windows(windows: WindowStore, slots: Any, values: Any, status: Any) -> None:
     """Copy the windows of `slots`, `(n,)`, by the positions of all their rows."""
     length, arrays = windows.context_length, windows.arrays
-    starts = slots * (2 * length) + (arrays["newest"][slots] + 1) % length
-    places = starts[:, None] + np.arange(length)
+    starts = (arrays["newest"][slots] + 1) % length
+    places = (slots * length)[:, None] + (starts[:, None] + np.arange(length)) % length
     np.take(arrays["values"].reshape(-1, windows.features), places, axis=0, out=values, mode="clip")
     np.bitwise_and(np.take(arrays["marks"].reshape(-1), places, mode="clip"), MAX_STATUS, out=status)
 
@@ -169,31 +169,35 @@ def measure_gather(contract: ModelContract) -> list[dict[str, Any]]:
     found = []
     for places in (1, 2, contract.context_length):
         windows = move_newest_rows(store, places)
-        state = cast(State, SimpleNamespace(contract=contract, windows=windows))
-        order = np.random.default_rng(5).permutation(SERVERS).tolist()
-        items = [ServerItem(slot, 0, windows.get_newest_step(slot), contract.context_length, 0.0) for slot in order]
+        state = cast(State, SimpleNamespace(contract=contract, windows=windows, directory=None))
+        order = np.random.default_rng(5).permutation(SERVERS)
+        steps, zeros = windows.arrays["newest"][order], np.zeros(SERVERS, np.int64)
+        contexts = np.full(SERVERS, contract.context_length)
+        servers = ServerRows(slots=order, generations=zeros, steps=steps, contexts=contexts, since=np.zeros(SERVERS))
         for count in GATHERED:
-            makers = _make_gatherings(state, items, count)
+            makers = _make_gatherings(state, servers, count)
             found.append({"places": places, **measure_both(makers, count, busy=False)})
     return found
 
 
-def _make_gatherings(state: State, items: Sequence[ServerItem], count: int) -> Makers:
-    def walk(place: int, take: Callable[[Sequence[ServerItem], Inputs], None]) -> Work:
-        inputs, at = Inputs.allocate(state.contract, count), place * len(items) // THREADS
+def _make_gatherings(state: State, servers: ServerRows, count: int) -> Makers:
+    def walk(place: int, take: Callable[[ServerRows, Inputs], None]) -> Work:
+        inputs, at = Inputs.allocate(state.contract, count), place * len(servers) // THREADS
 
         def work() -> None:
             nonlocal at
-            at = (at + count) % (len(items) - count)
-            take(items[at : at + count], inputs)
+            at = (at + count) % (len(servers) - count)
+            take(servers.select(slice(at, at + count)), inputs)
 
         return work
 
-    def before(batch: Sequence[ServerItem], inputs: Inputs) -> None:
+    numbers = ServerNumbers({}, state.directory)
+
+    def before(batch: ServerRows, inputs: Inputs) -> None:
         gather_before(state, batch, inputs)
 
-    def now(batch: Sequence[ServerItem], inputs: Inputs) -> None:
-        gather(state, {}, cast(list[Item], batch), inputs)
+    def now(batch: ServerRows, inputs: Inputs) -> None:
+        gather(state, numbers, Batch(batch.sort_by_step()), inputs)
 
     return {"before": lambda place: walk(place, before), "now": lambda place: walk(place, now)}
 

@@ -1,11 +1,12 @@
 """Runs the chaos suite: `python -m benchmarks.chaos --minutes 30 --seed 1`; ends with 0 if every promise held.
 
-Rows are sent by WebSocket and POST, in JSON and MessagePack, and forecasts read in every form, while the daemon is
-killed, stopped and paused, its lanes hang, fail and are lost, its disk fills, its clock jumps, frames are torn,
-subscribers stall, versions are promoted and reloaded, and a token is revoked. Checked, of every forecast, window and
-ack: no acknowledged row is lost, no forecast is wrong (each is compared with the model on the naive window), none is
-delivered twice for one row and version on one connection, or out of order, or to a caller whose token does not allow
-it, and memory and descriptors are flat.
+Rows are sent by WebSocket and POST, in JSON and MessagePack, as samples and as columns (with 16 servers a sender or
+more, `--servers 200`, they are written together), and forecasts are read in every form, while the daemon is killed,
+stopped and paused, its lanes hang, fail and are lost, its disk fills, its clock jumps, frames are torn, subscribers
+stall, versions are promoted and reloaded, and a token is revoked. Checked, of every forecast, window and ack: no
+acknowledged row is lost, no forecast is wrong (each is compared with the model on the naive window), none is delivered
+twice for one row and version on one connection, or out of order, or to a caller whose token does not allow it, and
+memory and descriptors are flat.
 
 The folder of the run has `chaos.jsonl` (each fault and finding, and the summary as the last line) and `daemon.log`.
 A seed fixes the order and length of the faults and the rows; what they meet, the machine decides.

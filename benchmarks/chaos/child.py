@@ -17,7 +17,7 @@ from streamd import cli
 from streamd.core.arrays import Float32
 from streamd.core.contract import ModelContract
 from streamd.core.errors import BackendUnavailableError, BatchFailedError, LaneLostError
-from streamd.http.wire import frames
+from streamd.http.wire import column_frames, frames
 from streamd.inference.lane import Inputs, Lane
 from streamd.inference.opening import OpenedBackend
 from streamd.repository.versions import EngineVersion
@@ -30,6 +30,9 @@ HANG_CHECK_SECONDS = 0.02
 
 CACHE_BYTES = 2**20
 """Of encoded frames: the daemon keeps 64 MiB, which would fill through a whole run and hide what grows beside it."""
+
+LISTED_NAMES = 8_000
+"""Of remembered lists of names: senders skip other servers in each frame, so each list is new, and they fill it."""
 
 
 class ChaosBackend:
@@ -117,5 +120,6 @@ def open_chaos_version(
 
 if __name__ == "__main__":
     setattr(frames, "CACHE_BYTES", CACHE_BYTES)  # noqa: B010 - a constant of the daemon
+    setattr(column_frames, "MAX_LISTED_NAMES", LISTED_NAMES)  # noqa: B010 - likewise
     setattr(daemon, "open_version", open_chaos_version)  # noqa: B010 - the daemon does not export this name
     sys.exit(cli.main(sys.argv[1:]))

@@ -8,14 +8,17 @@ import json
 import os
 import socket
 import struct
+from collections import Counter
 from typing import Any
 
 import aiohttp
 import msgspec
+import numpy as np
 from aiohttp import WSMsgType
 
+from streamd.tools.loadtest.links import CONNECT_SECONDS
+
 ANSWER_SECONDS = 30.0
-CONNECT_SECONDS = 5.0
 MSGPACK, JSON = "application/msgpack", "application/json"
 
 
@@ -34,8 +37,14 @@ class RefusedError(Exception):
 class SampleLink:
     """Sends bodies of samples one after the other; connects when it must."""
 
-    def __init__(self, url: str, headers: dict[str, str], *, is_socket: bool, content_type: str) -> None:
+    def __init__(
+        self, url: str, headers: dict[str, str], *, is_socket: bool, content_type: str, one_by_one: bool = False
+    ) -> None:
         self.content_type = content_type
+        self.one_by_one = one_by_one
+        """Whether a WebSocket gets a frame for each sample, all of a body before the first answer."""
+        self.acked: Counter[str] = Counter()
+        """By server: the frames of one sample that were acknowledged."""
         self.is_socket = is_socket
         self.headers = headers
         self._url = url
@@ -45,6 +54,13 @@ class SampleLink:
     def encode(self, message: dict[str, Any]) -> bytes:
         """Encode a body."""
         return json.dumps(message).encode() if self.content_type == JSON else msgspec.msgpack.encode(message)
+
+    def make_values(self, cells: list[list[float | None]]) -> Any:
+        """Return the values of columns as a tensor, where the encoding has tensors; a missing one is NaN."""
+        if self.content_type == JSON:
+            return cells
+        matrix = np.array(cells, "<f4").reshape(len(cells), -1)
+        return {"shape": list(matrix.shape), "dtype": "float32", "data": matrix.tobytes()}
 
     async def exchange(self, payload: bytes) -> dict[str, Any]:
         """Send a body and return its answer; raises `LinkLostError` and `RefusedError`."""
@@ -76,11 +92,39 @@ class SampleLink:
         assert self._session is not None
         if self._socket is None:
             self._socket = await self._session.ws_connect(f"{self._url}/v1/ingest", max_msg_size=0)
+        samples = self._decode(payload).get("samples") if self.one_by_one else None
+        if samples is not None:
+            return await self._exchange_singles(self._socket, samples)
+        await self._send_frame(self._socket, payload)
+        return await self._receive_answer(self._socket)
+
+    async def _exchange_singles(
+        self, socket: aiohttp.ClientWebSocketResponse, samples: list[dict[str, Any]]
+    ) -> dict[str, Any]:
+        """Send a frame for each sample; returns the answers as that to one body."""
+        for index, sample in enumerate(samples):
+            await self._send_frame(socket, self.encode({"id": index, "samples": [sample]}))
+        accepted, errors = 0, []
+        for index, sample in enumerate(samples):
+            answer = await self._receive_answer(socket)
+            if answer.get("id") != index:
+                raise aiohttp.ClientPayloadError(f"the answer of frame {answer.get('id')}, expected that of {index}")
+            if answer.get("accepted"):
+                self.acked[sample["server"]] += 1
+                accepted += 1
+            else:
+                error = answer if answer.get("type") == "error" else answer["errors"][0]
+                errors.append({"index": index, "code": error["code"], "message": error["message"]})
+        return {"accepted": accepted, "errors": errors}
+
+    async def _send_frame(self, socket: aiohttp.ClientWebSocketResponse, payload: bytes) -> None:
         if self.content_type == JSON:
-            await self._socket.send_str(payload.decode())
+            await socket.send_str(payload.decode())
         else:
-            await self._socket.send_bytes(payload)
-        message = await self._socket.receive()
+            await socket.send_bytes(payload)
+
+    async def _receive_answer(self, socket: aiohttp.ClientWebSocketResponse) -> dict[str, Any]:
+        message = await socket.receive()
         if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
             raise aiohttp.ClientConnectionError(f"the socket ended with {message.type.name} {message.data}")
         return self._decode(message.data)

@@ -134,17 +134,23 @@ class ChaosProcess:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=log, stderr=log)
 
+    async def is_ready_now(self) -> bool:
+        """Whether it says that it is ready, with all its workers."""
+        try:
+            async with (
+                aiohttp.ClientSession(headers=self.headers) as session,
+                session.get(f"{self.url}/readyz") as response,
+            ):
+                return response.status == 200 and "workers" not in (await response.json()).get("degraded", ())
+        except (aiohttp.ClientError, OSError):
+            return False
+
     async def _wait_ready(self) -> bool:
         """Wait until it is ready; returns false if it ends before."""
-        async with aiohttp.ClientSession(headers=self.headers) as session:
-            while self.pid is not None:
-                try:
-                    async with session.get(f"{self.url}/readyz") as response:
-                        if response.status == 200:
-                            return True
-                except (aiohttp.ClientError, OSError):
-                    pass
-                await asyncio.sleep(0.05)
+        while self.pid is not None:
+            if await self.is_ready_now():
+                return True
+            await asyncio.sleep(0.05)
         return False
 
 

@@ -19,6 +19,7 @@ from benchmarks.chaos.journal import Journal
 from benchmarks.chaos.links import JSON, MSGPACK, SampleLink
 from benchmarks.chaos.model import CONTRACT, MISSING, write_versions
 from benchmarks.chaos.orders import LaneOrders, write_orders
+from benchmarks.chaos.parts import PART_FAULTS
 from benchmarks.chaos.process import ChaosProcess, SmallDisk
 from benchmarks.chaos.sender import ChaosSender
 from benchmarks.chaos.subscriber import ChaosSubscriber, ForecastChecker, SubscriberPlan
@@ -30,9 +31,12 @@ STEPS_BEFORE_NOW = 40 * 86_400 // CONTRACT.step_seconds
 """Where the rows begin: so far in the past that they never reach the present."""
 
 IDLE_SECONDS = 60.0
+PENDING_ATTEMPTS, PENDING_PAUSE_SECONDS = 40, 0.1
 WATCH_SECONDS = 0.5
 SAMPLES_BETWEEN_LINES = 20
 """Samples of memory and descriptors, of which one is written to the journal."""
+
+_FAULTS = FAULTS | PART_FAULTS
 
 DEFECTS = ("Traceback", '"handler_failed"', '"connection_failed"', '"level": "critical"')
 """What the log of a daemon without defects never has."""
@@ -174,7 +178,7 @@ class ChaosRun:
 
     async def _make_listed_faults(self) -> None:
         for name in self.plan.faults:
-            if FAULTS[name].needs(self):
+            if _FAULTS[name].needs(self):
                 await self._make_fault(name, self.plan.fault_seconds[0])
             await asyncio.sleep(self.plan.gap_seconds)
 
@@ -202,7 +206,7 @@ class ChaosRun:
 
     async def _make_fault(self, name: str, seconds: float) -> None:
         self.journal.write("fault", name=name, seconds=round(seconds, 2))
-        await FAULTS[name].apply(self, seconds)
+        await _FAULTS[name].apply(self, seconds)
         self.journal.write("fault_over", name=name)
         self.journal.count(f"fault {name}")
 
@@ -226,6 +230,8 @@ class ChaosRun:
         url = f"{self.process.url}/v1/servers"
         async with session.get(url, params={"server": history.name}) as response:
             answer = await response.json()
+        if response.status == 503:
+            return  # another process of the daemon is being started again, or the daemon
         if response.status != 200:
             self.journal.report("lost_rows", f"{history.name}: {response.status} {answer}, expected its window")
             return
@@ -241,8 +247,12 @@ class ChaosRun:
     async def _check_latest(self, session: aiohttp.ClientSession, history: ServerHistory) -> None:
         delivered = history.delivered
         url = f"{self.process.url}/v1/forecasts"
-        async with session.get(url, params={"server": history.name}) as response:
-            answer = await response.json()
+        for _ in range(PENDING_ATTEMPTS):
+            async with session.get(url, params={"server": history.name}) as response:
+                answer = await response.json()
+            if answer.get("status") != "pending":
+                break
+            await asyncio.sleep(PENDING_PAUSE_SECONDS)  # an engine process that posted it was killed: it is made again
         if delivered < 0 or answer.get("type") == "error":
             return  # never delivered, or the token of the reader does not reach forecasts
         newest = round(answer.get("origin", 0) / CONTRACT.step_seconds) - 1

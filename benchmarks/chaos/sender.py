@@ -20,6 +20,9 @@ BACK_STEPS = 4
 SKIPPED, HALVED, AMENDED = 0.06, 0.1, 0.1
 """Shares of the rows that are never sent, that come in two samples, and after which an earlier row is amended."""
 
+COLUMNS = 0.5
+"""Share of the frames that are columns. They have no amendments, so that their rows are written together."""
+
 
 @dataclass(slots=True)
 class PendingSample:
@@ -49,12 +52,14 @@ class ChaosSender:
         """The next frame is sent in these parts first, each on a connection that is reset."""
         self.waits = 0
         """Whether the frame in flight was refused or lost so far, as a count."""
-        self._link = link
+        self.link = link
         self._port = port
         self._servers = servers
         self._steps = dict.fromkeys(servers, first_step)
         self._variants: dict[tuple[int, int], int] = {}
         self._second_halves: list[PendingSample] = []
+        self._is_columns = False
+        """Whether the frame in flight has columns."""
         self._journal = journal
         self._random = random
 
@@ -67,11 +72,12 @@ class ChaosSender:
         for server in self._steps:
             self._steps[server] += 1
         await self._deliver([self._make_sample(server, step, CELLS) for server, step in self._steps.items()])
-        await self._link.close()
+        await self.link.close()
 
     # ------------------------------------------------------------ samples
     def _make_frame(self) -> list[PendingSample]:
         samples, self._second_halves = self._second_halves, []
+        self._is_columns = self._random.random() < COLUMNS
         for server in self._servers:
             self._steps[server] += 1
             step, chance = self._steps[server], self._random.random()
@@ -82,7 +88,7 @@ class ChaosSender:
                 self._second_halves.append(self._make_sample(server, step, CELLS[2:]))
                 continue
             samples.append(self._make_sample(server, step, CELLS))
-            if self._random.random() < AMENDED:
+            if not self._is_columns and self._random.random() < AMENDED:
                 samples.append(self._make_amendment(server, step - self._random.randint(1, BACK_STEPS)))
         return samples
 
@@ -105,12 +111,12 @@ class ChaosSender:
             sample.writes = self._servers[sample.server].begin_write(sample.step, sample.values, time.monotonic())
         self.waits = 0
         while pending:
-            payload = self._link.encode({"samples": [self._describe(sample) for sample in pending]})
+            payload = self.link.encode(self._make_body(pending))
             for share in self.torn_shares:
-                await send_torn(self._port, self._link, payload, share)
+                await send_torn(self._port, self.link, payload, share)
             self.torn_shares = []
             try:
-                answer = await self._link.exchange(payload)
+                answer = await self.link.exchange(payload)
             except LinkLostError:
                 self._journal.count("frames_lost")
             except RefusedError as error:
@@ -122,6 +128,18 @@ class ChaosSender:
             if pending:
                 self.waits += 1
                 await asyncio.sleep(RETRY_PAUSE_SECONDS)
+
+    def _make_body(self, pending: list[PendingSample]) -> dict[str, object]:
+        if not self._is_columns:
+            return {"samples": [self._describe(sample) for sample in pending]}
+        cells = [[sample.values.get(feature) for feature in CELLS] for sample in pending]
+        columns = {
+            "servers": [self._servers[sample.server].name for sample in pending],
+            "time": [sample.step * CONTRACT.step_seconds for sample in pending],
+            "features": [CONTRACT.features[feature] for feature in CELLS],
+            "values": cells if self._random.random() < 0.5 else self.link.make_values(cells),
+        }
+        return {"columns": columns}
 
     def _describe(self, sample: PendingSample) -> dict[str, object]:
         values = {CONTRACT.features[feature]: value for feature, value in sample.values.items()}

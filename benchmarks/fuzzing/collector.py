@@ -15,6 +15,7 @@ from benchmarks.fuzzing.checks import Finding
 from benchmarks.fuzzing.mutations import BodyShape
 from benchmarks.fuzzing.targets import NOW, TARGETS, FuzzTarget, Sink
 from benchmarks.harness import ROOT
+from streamd.core.arrays import Slots
 from streamd.core.mapping.mapping import RuleMapping
 from streamd.core.mapping.series import SourceSeries
 from streamd.repository.versions import EngineRepository
@@ -24,7 +25,8 @@ from streamd.runtime.aggregation.batch import PointBatch
 from streamd.runtime.aggregation.collector import Collector, CollectorLimits
 from streamd.runtime.aggregation.point_log import PointLog
 from streamd.runtime.ingest import IngestLoad
-from streamd.runtime.state.state import WindowLimits, open_state
+from streamd.runtime.state.opening import open_state
+from streamd.runtime.state.state import WindowLimits
 
 BODIES_BETWEEN_CHECKS = 50
 BODIES_BETWEEN_STARTS = 3_000
@@ -53,6 +55,9 @@ class CollectorRig:
 
     def mark_due(self, slot: int, rows: int) -> None:
         """Do nothing: no forecast is made."""
+
+    def mark_due_many(self, slots: Slots) -> None:
+        """Do nothing, as `mark_due`."""
 
     # ------------------------------------------------------------ one body
     def take(self, body: bytes, sink: Sink) -> Iterator[None]:

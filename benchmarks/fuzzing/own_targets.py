@@ -24,7 +24,8 @@ from streamd.http.subscriptions import parse_query, parse_subscribe
 from streamd.http.wire.bodies import decode_body_in_steps
 from streamd.http.wire.codecs import Decoder, Encoding
 from streamd.http.wire.tensors import decode_tensor
-from streamd.runtime.state.state import WindowLimits, open_state
+from streamd.runtime.state.opening import open_state
+from streamd.runtime.state.state import WindowLimits
 from streamd.server.config import load_config
 
 CONTRACT = ModelContract(

@@ -1,4 +1,5 @@
-"""Fuzzes the whole HTTP and WebSocket surface of a real daemon process: every route, damaged requests and frames.
+"""Fuzzes the whole HTTP and WebSocket surface of a real daemon process: every route, damaged requests and frames, and
+calls that connections serve themselves.
 
 Checked: the daemon runs on, logs no defect, answers no 500 with the code `internal`, answers `/healthz` within a second
 of its own time whatever its peers send, and its memory does not grow.
@@ -18,10 +19,11 @@ from random import Random
 from typing import Any, TextIO
 
 from benchmarks.chaos.journal import Journal
-from benchmarks.chaos.model import write_versions
+from benchmarks.chaos.model import CONTRACT, write_versions
 from benchmarks.chaos.orders import LaneOrders, write_orders
 from benchmarks.chaos.process import ChaosProcess
 from benchmarks.chaos.watch import read_anonymous_bytes
+from benchmarks.fuzzing.plain_requests import PlainRequestMaker, list_predict_bodies
 from benchmarks.fuzzing.requests import RequestMaker, list_seed_bodies
 from benchmarks.harness import read_cpu_seconds
 from benchmarks.overload.probe import probe_health
@@ -66,6 +68,7 @@ class SurfaceSession:
         self.daemon.settings |= {"MAX_FRAME_BYTES": "65536", "MAX_BODY_BYTES": "262144", "BODY_TIMEOUT_SECONDS": "2.0"}
         self.daemon.settings["DRAIN_SECONDS"] = "1.0"  # peers that never answer are left
         self._log_offset = 0
+        self._predict_bodies = list_predict_bodies(CONTRACT)
 
     def run(self) -> None:
         """Send until the time is over or there is a finding."""
@@ -116,8 +119,12 @@ class SurfaceSession:
 
     async def _send_until(self, ends_at: float, maker: RequestMaker, place: int) -> None:
         random = Random(f"{self._seed} cuts {place}")
+        plain = PlainRequestMaker(self._predict_bodies, Random(f"{self._seed} plain {place}"))
         while not self._is_over(ends_at):
-            sent = [maker.make_request()] if place % 2 else [maker.make_handshake(), maker.make_frames()]
+            if place % 4 == 1:
+                sent = [plain.make_requests()]
+            else:
+                sent = [maker.make_request()] if place % 2 else [maker.make_handshake(), maker.make_frames()]
             self.inputs += 1
             self._recent.append(b"".join(sent))
             try:

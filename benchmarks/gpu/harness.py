@@ -170,6 +170,7 @@ def make_backend(
     devices: tuple[int, ...] = (0,),
     lanes_per_device: int = 8,
     buckets: tuple[int, ...] | None = None,
+    capacity: int = 0,
 ) -> Any:
     """Make a backend of the kind of `--backend`. Raises `FileNotFoundError` if a plan is missing."""
     buckets = buckets or suite.buckets
@@ -192,7 +193,14 @@ def make_backend(
         raise FileNotFoundError(f"{version.name}: no model_{precision}.engine under {suite.arguments.plans}")
     plan = Plan(path, precision)
     return TensorRtBackend(
-        plan, version.contract, buckets, devices, lanes_per_device=lanes_per_device, graphs=graphs, spin=spin
+        plan,
+        version.contract,
+        buckets,
+        devices,
+        lanes_per_device=lanes_per_device,
+        graphs=graphs,
+        spin=spin,
+        capacity=capacity,
     )
 
 

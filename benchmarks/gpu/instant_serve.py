@@ -1,7 +1,9 @@
 """Run `streamd serve` with lanes that cost nothing, to measure the host: `--backend fake` of the section `daemon`.
 
 A lane sleeps for a millisecond and returns forecasts that the version's own network made once from real windows; its
-inputs are ignored. Not measured: a device, for there is no copy to it, no launch and no wait for it.
+inputs are ignored. As TensorRT's lanes do, it stages new rows for windows that a device keeps, and gets its forecasts
+finished; with `STREAMD_RESIDENT_WINDOWS=0` whole windows are copied. Not measured: a device, for there is no copy to
+it, no launch and no wait for it.
 """
 
 import math
@@ -16,9 +18,12 @@ from benchmarks.gpu.windows import make_windows
 from streamd import cli
 from streamd.core.arrays import Float32
 from streamd.core.contract import ModelContract
-from streamd.inference.lane import Inputs, Lane
+from streamd.core.state.forecast_seals import compute_checks
+from streamd.core.state.resident_index import ResidentIndex
+from streamd.inference.lane import FinishedBatch, Inputs, Lane, ResidentWindows
 from streamd.inference.onnxruntime.cpu_lane import OnnxRuntimeCpuBackend
 from streamd.inference.opening import OpenedBackend
+from streamd.inference.resident import LaneWindows, ResidentStore, Staging
 from streamd.repository.versions import EngineVersion
 from streamd.server import daemon
 from streamd.server.config import Config
@@ -28,15 +33,19 @@ LANE_SECONDS = 1e-3
 
 
 class InstantBackend:
-    """A backend whose lanes share the same forecasts, `(largest bucket, horizon, targets, quantiles) float32`."""
+    """A backend whose lanes share the same forecasts, `(largest bucket, horizon, targets, quantiles) float32`.
+
+    Its device keeps the windows of `capacity` slots; 0 if it keeps none.
+    """
 
     name = "instant"
     precision = "none"
 
-    def __init__(self, contract: ModelContract, forecasts: Float32, lanes: int) -> None:
+    def __init__(self, contract: ModelContract, forecasts: Float32, lanes: int, capacity: int) -> None:
         self.contract = contract
         self.forecasts = forecasts
         self.default_lanes = lanes
+        self.windows = ResidentStore(ResidentIndex(capacity, contract.context_length)) if capacity else None
 
     def make_lane(self, index: int) -> Lane:
         """Make a lane."""
@@ -57,6 +66,9 @@ class InstantLane:
         self.pads = True
         self.inputs = Inputs.allocate(backend.contract, BUCKETS[-1])
         self._forecasts = backend.forecasts
+        self.resident: ResidentWindows | None = None
+        if backend.windows is not None:
+            self.resident = InstantResident(backend.windows, self.inputs, backend.forecasts)
 
     def run(self, count: int) -> Float32:
         """Return the first `count` forecasts."""
@@ -74,6 +86,24 @@ class InstantLane:
         """Do nothing: the lane holds no resources."""
 
 
+class InstantResident:
+    """Windows that a device keeps, of which nothing is kept."""
+
+    def __init__(self, store: ResidentStore, inputs: Inputs, forecasts: Float32) -> None:
+        lane = LaneWindows(store, Staging(inputs, np.zeros), lambda _: None)
+        finished = np.ascontiguousarray(np.sort(forecasts, axis=-1).transpose(0, 2, 1, 3))
+        self._finished = FinishedBatch(finished, (), compute_checks(finished))
+        self._enqueue = lane.enqueue
+        self.stage = lane.stage
+
+    def run(self, count: int) -> FinishedBatch:
+        """Return the first `count` forecasts, finished."""
+        self._enqueue()
+        time.sleep(LANE_SECONDS)
+        checks = self._finished.checks
+        return FinishedBatch(self._finished.forecasts[:count], (), None if checks is None else checks[:count])
+
+
 def open_instant(version: EngineVersion, config: Config) -> InstantBackend:
     """Open a backend with forecasts that the version's network makes once, on the CPU, from real windows."""
     contract, most = version.contract, BUCKETS[-1]
@@ -85,7 +115,8 @@ def open_instant(version: EngineVersion, config: Config) -> InstantBackend:
         lane.inputs.view_first(most)[name][:] = values[usual]
     forecasts = lane.run(most).copy()
     lane.close()
-    return InstantBackend(contract, forecasts, config.engine.lanes or 4)
+    capacity = config.state.max_servers if config.engine.resident_windows else 0
+    return InstantBackend(contract, forecasts, config.engine.lanes or 4, capacity)
 
 
 def open_instant_version(versions: Sequence[EngineVersion], config: Config, *_: object) -> OpenedBackend:

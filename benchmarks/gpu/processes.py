@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import statistics
 import subprocess
@@ -21,6 +22,8 @@ from benchmarks.harness import CLOCK_TICKS, find_free_port
 from streamd.repository.versions import EngineVersion
 
 SAMPLE_SECONDS = 1.0
+PART = re.compile(r'"role":"(engine|worker)","number":(\d+)')
+"""A process among several in its plan, which is one of its arguments."""
 
 
 def copy_version(suite: Suite, version: EngineVersion, root: Path) -> Path:
@@ -37,7 +40,10 @@ def copy_version(suite: Suite, version: EngineVersion, root: Path) -> Path:
 
 
 class Daemon:
-    """A `streamd serve` in a process of its own, with its log. With the backend `fake` its lanes cost nothing."""
+    """A `streamd serve` in a process of its own, with its log. With the backend `fake` its lanes cost nothing.
+
+    It is that of the checkout in the environment's `BENCH_TREE`, by default this one.
+    """
 
     def __init__(
         self, folder: Path, engines: Path, engine: str, *, module: str = "streamd", **settings: object
@@ -47,13 +53,15 @@ class Daemon:
         self.port = find_free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log_path = folder / "daemon.log"
+        tree = Path(os.environ.get("BENCH_TREE", ROOT))
         own = {"engines": engines, "engine": engine, "log_level": "info", "log_format": "json", **settings}
         environ = {**os.environ, **{f"STREAMD_{key.upper()}": str(value) for key, value in own.items()}}
-        command = [sys.executable, "-m", module, "serve", "--config", str(ROOT / "config.toml")]
+        environ["PYTHONPATH"] = os.pathsep.join([str(tree), *filter(None, [os.environ.get("PYTHONPATH")])])
+        command = [sys.executable, "-m", module, "serve", "--config", str(tree / "config.toml")]
         command += ["--port", str(self.port), "--state-dir", str(folder / "state")]
         self._log = self.log_path.open("wb")
         self.began = time.monotonic()
-        self.process = subprocess.Popen(command, env=environ, cwd=ROOT, stdout=self._log, stderr=subprocess.STDOUT)
+        self.process = subprocess.Popen(command, env=environ, cwd=tree, stdout=self._log, stderr=subprocess.STDOUT)
 
     @property
     def pid(self) -> int:
@@ -118,7 +126,8 @@ def run_daemon(folder: Path, engines: Path, engine: str, **settings: Any) -> Ite
 class CpuWatch:
     """A thread that samples the busy shares each second: of a core by threads and processes, of its time by a lane.
 
-    `seconds` has the epoch time at which each of the samples ended.
+    Of a daemon of several processes, "daemon loop" is the busiest of their loops, "daemon whole" is all of them, and
+    "loop engine" and "loop worker 0" are single ones. `seconds` has the epoch time at which each of the samples ended.
     """
 
     def __init__(self, daemon: Daemon, client_pid: int) -> None:
@@ -142,33 +151,54 @@ class CpuWatch:
         within = [began + SAMPLE_SECONDS <= at <= ended for at in self.seconds]
         return {name: _compute_median(list(compress(shares, within))) for name, shares in self.shares.items()}
 
+    def _append_shares(self, used: dict[str, float]) -> None:
+        loops = {name: share for name, share in used.items() if name.startswith("loop")}
+        clients = [share for name, share in used.items() if name.startswith("client")]
+        shares = {
+            "daemon loop": max(loops.values(), default=0.0),
+            "daemon whole": sum(share for name, share in used.items() if name.startswith("whole")),
+            "busiest client": max(clients, default=0.0),
+            "lanes": used.get("lane", 0.0),
+            **(loops if len(loops) > 1 else {}),
+        }
+        for name, share in shares.items():
+            missed = [0.0] * (len(self.seconds) - len(self.shares.setdefault(name, [])))
+            self.shares[name] += [*missed, share]
+
     def _run(self) -> None:
         before, at = self._read_seconds(), time.monotonic()
         while not self._stop.wait(SAMPLE_SECONDS):
             now, then = self._read_seconds(), time.monotonic()
             took = then - at
             used = {key: (now[key] - before[key]) / took for key in now if key in before}
-            clients = [value for key, value in used.items() if key.startswith("client")]
-            self.shares["daemon loop"].append(used.get("loop", 0.0))
-            self.shares["daemon whole"].append(used.get("daemon", 0.0))
-            self.shares["busiest client"].append(max(clients, default=0.0))
-            self.shares["lanes"].append(used.get("lane", 0.0))
+            self._append_shares(used)
             self.seconds.append(time.time())
             before, at = now, then
 
     def _read_seconds(self) -> dict[str, float]:
-        paths = {
-            "loop": Path(f"/proc/{self.daemon.pid}/task/{self.daemon.pid}/stat"),
-            "daemon": Path(f"/proc/{self.daemon.pid}/stat"),
-            **{
-                f"client {pid}": Path(f"/proc/{pid}/stat") for pid in (self.client_pid, *list_children(self.client_pid))
-            },
-        }
+        clients = (self.client_pid, *list_children(self.client_pid))
+        paths = {f"client {pid}": Path(f"/proc/{pid}/stat") for pid in clients}
+        for pid in (self.daemon.pid, *list_children(self.daemon.pid)):
+            part = read_part(pid)
+            paths[f"loop {part}"] = Path(f"/proc/{pid}/task/{pid}/stat")
+            paths[f"whole {part}"] = Path(f"/proc/{pid}/stat")
         found = {name: seconds for name, path in paths.items() if (seconds := _read_stat_seconds(path)) is not None}
         status = self.daemon.get("/v1/status")[1]
         if isinstance(status, dict) and status["lanes"]:
             found["lane"] = sum(lane["busy_seconds"] for lane in status["lanes"]) / len(status["lanes"])
         return found
+
+
+def read_part(pid: int) -> str:
+    """Return what a process of a daemon is: "engine" or "worker 0" of several, else "daemon"."""
+    try:
+        arguments = Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return "daemon"
+    found = PART.search(arguments)
+    if found is None:
+        return "daemon"
+    return found[1] if found[1] == "engine" else f"worker {found[2]}"
 
 
 def list_children(pid: int) -> list[int]:

@@ -14,6 +14,7 @@ SECTIONS = {
     "naive": "benchmarks.gpu.naive",
     "correctness": "benchmarks.gpu.correctness",
     "throughput": "benchmarks.gpu.throughput",
+    "resident": "benchmarks.gpu.resident",
     "timeline": "benchmarks.gpu.timeline",
     "wakeup": "benchmarks.gpu.wakeup",
     "faults": "benchmarks.gpu.faults",

@@ -60,7 +60,7 @@ class Cell:
         }
 
 
-class Slots:
+class SlotTurns:
     """The slots of each lane's batches: shuffled once, then taken in turn, so that all of the store is read."""
 
     def __init__(self, servers: int, gather: Gatherer) -> None:
@@ -139,7 +139,9 @@ def take_turns(cells: Sequence[tuple[Cell, Callable[[float], tuple[float, list[f
 class Bench:
     """The measurements of one version in one precision, with all of its variants."""
 
-    def __init__(self, suite: Suite, version: EngineVersion, precision: str, slots: Slots, scattered: Slots) -> None:
+    def __init__(
+        self, suite: Suite, version: EngineVersion, precision: str, slots: SlotTurns, scattered: SlotTurns
+    ) -> None:
         self.suite = suite
         self.version = version
         self.precision = precision
@@ -268,8 +270,8 @@ def run(suite: Suite) -> None:
     contract = suite.versions[0].contract
     servers = suite.arguments.servers
     store = make_filled_store(contract, servers)
-    slots = Slots(servers, Gatherer(contract, store))
-    scattered = Slots(servers, Gatherer(contract, move_newest_rows(store, contract.context_length)))
+    slots = SlotTurns(servers, Gatherer(contract, store))
+    scattered = SlotTurns(servers, Gatherer(contract, move_newest_rows(store, contract.context_length)))
     result.put("servers_in_the_store", servers)
     for version in suite.versions:
         for precision in list_precisions(suite, version):

@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks.gpu import floors
 from benchmarks.gpu.harness import ResultFile, Suite, list_precisions, make_backend, open_lanes
-from benchmarks.gpu.throughput import Fill, Slots, fill_inputs
+from benchmarks.gpu.throughput import Fill, SlotTurns, fill_inputs
 from benchmarks.gpu.windows import Gatherer, make_filled_store, make_windows
 from benchmarks.harness import print_table
 from streamd.inference import cuda
@@ -216,7 +216,7 @@ def run(suite: Suite) -> None:
 
     result = ResultFile(suite, "timeline", not_measured=__doc__)
     contract, most = suite.versions[0].contract, suite.arguments.max_lanes
-    slots = Slots(suite.arguments.servers, Gatherer(contract, make_filled_store(contract, suite.arguments.servers)))
+    slots = SlotTurns(suite.arguments.servers, Gatherer(contract, make_filled_store(contract, suite.arguments.servers)))
     bucket = BUCKET if BUCKET in suite.buckets else suite.buckets[-1]
     tensorrt = suite.arguments.backend == "tensorrt"
     for version in suite.versions:

@@ -6,7 +6,7 @@ Not measured: the daemon around it, one fleet on two devices over time, more tha
 from typing import Any
 
 from benchmarks.gpu.harness import ResultFile, Suite, list_precisions, make_backend, open_lanes
-from benchmarks.gpu.throughput import Cell, Slots, fill_inputs, make_measurement, no_fill, take_turns
+from benchmarks.gpu.throughput import Cell, SlotTurns, fill_inputs, make_measurement, no_fill, take_turns
 from benchmarks.gpu.windows import Gatherer, make_filled_store, make_windows
 from benchmarks.harness import print_table
 from streamd.inference import cuda
@@ -23,7 +23,7 @@ def run(suite: Suite) -> None:
         print(f"two_gpus: {cuda.count_devices()} devices; expected 2")
         return
     contract = suite.versions[0].contract
-    slots = Slots(suite.arguments.servers, Gatherer(contract, make_filled_store(contract, suite.arguments.servers)))
+    slots = SlotTurns(suite.arguments.servers, Gatherer(contract, make_filled_store(contract, suite.arguments.servers)))
     rows: list[dict[str, Any]] = []
     for version in suite.versions:
         for precision in list_precisions(suite, version):
@@ -36,7 +36,7 @@ def run(suite: Suite) -> None:
     print_table("One GPU and two", head, [tuple(row[name] for name in keys) for row in rows])
 
 
-def measure(suite: Suite, version: EngineVersion, precision: str, slots: Slots) -> list[dict[str, Any]]:
+def measure(suite: Suite, version: EngineVersion, precision: str, slots: SlotTurns) -> list[dict[str, Any]]:
     """Measure every number of lanes and bucket, with and without the gather."""
     most = LANES_A_DEVICE[-1]
     buckets = tuple(bucket for bucket in BUCKETS if bucket in suite.buckets)

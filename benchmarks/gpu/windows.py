@@ -15,7 +15,8 @@ from streamd.core.arrays import Float32
 from streamd.core.calendar import compute_known_future
 from streamd.core.contract import ModelContract
 from streamd.core.state.layout import Layout, NamedArrays
-from streamd.core.state.windows import PRESENT, WindowStore, make_window_columns
+from streamd.core.state.window_columns import PRESENT, make_window_columns
+from streamd.core.state.windows import WindowStore
 from streamd.inference.lane import Inputs
 from streamd.runtime.lanes.gather import FEW_WINDOWS
 from streamd.tools.fleets.fleet import RecordedFleet
@@ -89,9 +90,7 @@ def make_filled_store(contract: ModelContract, servers: int, places: int = 2) ->
     for at in range(0, servers, 500):
         run_part = slice(at, min(at + 500, servers))
         rows = begins[run_part, None] + np.arange(length)
-        windows = series[sources[run_part, None], rows] * scales[run_part]
-        arrays["values"][run_part, :length] = windows
-        arrays["values"][run_part, length:] = windows
+        arrays["values"][run_part] = series[sources[run_part, None], rows] * scales[run_part]
     arrays["marks"][:] = PRESENT
     arrays["open_step"][:] = arrays["journal"][:] = -1
     arrays["newest"][:] = _choose_newest_steps(
@@ -111,10 +110,10 @@ def _choose_newest_steps(last_step: int, servers: int, places: int) -> npt.NDArr
 
 
 def _make_store(arrays: NamedArrays) -> WindowStore:
-    length = arrays["values"].shape[1] // 2
+    length = arrays["values"].shape[1]
     store = WindowStore(arrays, need=1, late_steps=length, grace_seconds=10.0)
     for slot in range(store.capacity):
-        store.restore_slot(slot, have=length, expected=0, expected_step=-1)
+        store.restore_slot(slot, have=length, expected=0)
     return store
 
 

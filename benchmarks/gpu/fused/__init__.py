@@ -1,0 +1,1 @@
+"""An experiment: the patch forecaster as one CUDA kernel."""
