@@ -567,6 +567,7 @@ TELLS_ITS_PARENT_S_CODE = {
     "CudaError",
     "DeviceLostError",
     "ForeignLayoutError",
+    "StateReplacedError",
     "UnsupportedEncodingError",
 }
 """Errors that the wire need not tell from their parent."""

@@ -21,7 +21,8 @@ from streamd.repository.listing import list_versions
 from streamd.repository.record import read_promotion_record
 from streamd.repository.versions import EngineRepository, load_version
 from streamd.runtime.accuracy.live import read_training_scores
-from streamd.runtime.state.state import WindowLimits, open_state
+from streamd.runtime.state.opening import open_state
+from streamd.runtime.state.state import WindowLimits
 from streamd.server.config import Config, ServerSection, load_config, read_admin_token
 from tests.support.made_versions import CONTRACT, digest, make, pin
 

@@ -12,12 +12,14 @@ from benchmarks.fuzzing import surface
 from benchmarks.fuzzing.__main__ import list_surfaces
 from benchmarks.fuzzing.checks import Finding
 from benchmarks.fuzzing.mutations import BodyShape
-from benchmarks.fuzzing.own_targets import OWN_TARGETS
+from benchmarks.fuzzing.own_targets import CONTRACT, OWN_TARGETS
+from benchmarks.fuzzing.plain_requests import MSGPACK, PlainRequestMaker, list_predict_bodies
 from benchmarks.fuzzing.requests import ROUTES, RequestMaker, list_seed_bodies
 from benchmarks.fuzzing.session import FuzzSession
 from benchmarks.fuzzing.surface import SurfaceSession
 from benchmarks.fuzzing.targets import FuzzTarget, Sink
 from streamd.core.errors import MAX_INPUT_ERROR_CHARACTERS, InvalidInputError, MalformedError
+from streamd.http.direct.heads import PlainHeads
 
 BODIES = 25
 
@@ -65,6 +67,17 @@ def test_messages_about_input_are_bounded_whatever_the_input_is() -> None:
     assert len(str(error)) <= MAX_INPUT_ERROR_CHARACTERS + 3
     target = FuzzTarget(name="long", shape=BodyShape.BYTES, decode=_refuse, list_seeds=lambda: [b"a"])
     assert not any(entry["event"] == "finding" for entry in run_bodies(target, 1))
+
+
+def test_plain_requests_are_right_or_nearly_so_and_a_seed_makes_the_same() -> None:
+    bodies = list_predict_bodies(CONTRACT)
+    first, second = (PlainRequestMaker(bodies, Random(3), ["Authorization: Bearer x", "X: 1"]) for _ in range(2))
+    made = [first.make_requests() for _ in range(300)]
+    assert made[:50] == [second.make_requests() for _ in range(50)]
+    heads = PlainHeads(["/v1/predict"], [MSGPACK], 2**20)
+    plain = sum(heads.find(each) is not None for each in made)
+    assert 60 < plain < 240
+    assert all(b"".join(first.cut(each)) == each for each in made)
 
 
 def test_every_route_is_requested_and_a_seed_makes_the_same_requests() -> None:

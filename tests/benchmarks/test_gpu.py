@@ -20,10 +20,11 @@ from benchmarks.gpu.harness import ROOT, ResultFile, Suite
 from benchmarks.gpu.processes import CpuWatch
 from streamd.core.arrays import Float32
 from streamd.core.contract import ModelContract
+from streamd.core.state.forecast_seals import compute_checks
 from streamd.inference.fake import FakeBackend, make_fake_forecast
-from streamd.inference.lane import Inputs
+from streamd.inference.lane import Inputs, get_resident
 from streamd.repository.versions import EngineRepository
-from streamd.server.config import Config
+from streamd.server.config import Config, EngineSection
 
 FEATURES = ("cpu_user", "mem_used", "net_in", "load_average")
 CONTRACT = ModelContract(
@@ -420,6 +421,30 @@ def test_lanes_that_cost_nothing_give_real_forecasts() -> None:
     assert forecasts.shape == (3, contract.horizon, len(contract.targets), len(contract.quantiles))
     assert np.isfinite(forecasts).all()
     assert len(np.unique(forecasts[:, 0, 0, 3])) == 3
+
+
+def test_lanes_that_cost_nothing_finish_their_forecasts_unless_windows_are_copied() -> None:
+    engine = EngineRepository(ROOT / "engines").choose()
+    lane = instant_serve.open_instant(engine, Config()).make_lane(0)
+    resident = get_resident(lane)
+    assert resident is not None
+    finished = resident.run(3)
+    assert (np.diff(finished.forecasts, axis=-1) >= 0).all()
+    assert np.array_equal(finished.forecasts, np.sort(lane.run(3).transpose(0, 2, 1, 3), axis=-1))
+    assert finished.checks is not None
+    assert np.array_equal(finished.checks, compute_checks(finished.forecasts))
+    copying = Config(engine=EngineSection(resident_windows=False))
+    assert get_resident(instant_serve.open_instant(engine, copying).make_lane(0)) is None
+
+
+def test_of_several_processes_the_busiest_loop_counts_and_each_is_kept() -> None:
+    watch = object.__new__(CpuWatch)
+    watch.seconds, watch.shares = [1.0], {}
+    watch._append_shares({"loop engine": 0.25, "loop worker 0": 0.5, "whole engine": 0.5, "whole worker 0": 0.75})
+    assert watch.shares["daemon loop"] == [0.0, 0.5], "a process that came later has 0 for the time before"
+    assert watch.shares["daemon whole"] == [0.0, 1.25]
+    assert watch.shares["loop engine"] == [0.0, 0.25]
+    assert watch.shares["busiest client"] == [0.0, 0.0]
 
 
 def test_busy_shares_are_those_of_the_stretch_only() -> None:

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from streamd.core.arrays import Slots
 from streamd.core.mapping.mapping import RuleMapping
 from streamd.core.mapping.rules import parse_rule_set
 from streamd.core.mapping.series import SourceSeries
@@ -67,6 +68,9 @@ class CollectorRig:
 
     def mark_due(self, slot: int, rows: int) -> None:
         self.due.append((self.state.directory.names[slot], rows))
+
+    def mark_due_many(self, slots: Slots) -> None:
+        self.due += [(self.state.directory.names[slot], 1) for slot in slots.tolist()]
 
     async def send(self, *sent: Sent, protocol: str = "test") -> CommitResult:
         batch = self.collector.start_batch(protocol)

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from tests.support.fake_kernels import ARGUMENTS, KERNELS
+
 Work = Callable[[], None]
 
 
@@ -58,6 +60,8 @@ class FakeCuda:
     """Their flags."""
     graphs: dict[int, list[Work]] = field(default_factory=dict)
     executables: dict[int, list[Work]] = field(default_factory=dict)
+    modules: dict[int, bytes] = field(default_factory=dict)
+    """The PTX of each loaded module."""
     places: dict[int, int] = field(default_factory=dict)
     """The device of each that was ever made."""
     _handle: int = 1000
@@ -93,7 +97,7 @@ class FakeCuda:
 
     @property
     def _held(self) -> tuple[dict[int, Any], ...]:
-        return self.memory, self.streams, self.events, self.graphs, self.executables
+        return self.memory, self.streams, self.events, self.graphs, self.executables, self.modules
 
 
 class Functions:
@@ -169,6 +173,10 @@ class Functions:
     def cudaStreamQuery(self, stream: int) -> Any:
         return (OK,)
 
+    def cudaStreamWaitEvent(self, stream: int, event: int, flags: int) -> Any:
+        assert event in self.cuda.events
+        return (OK,)
+
     def cudaStreamBeginCapture(self, stream: int, mode: int) -> Any:
         assert self.cuda.streams[stream].captured is None, "captured twice"
         self.cuda.streams[stream].captured = []
@@ -230,7 +238,7 @@ def _copy(to: int, source: int, size: int) -> None:
 
 
 _WORKS_WHEN_BROKEN = {"cudaGetErrorName", "cudaGetErrorString", "cudaGetDeviceProperties", "cudaGetDeviceCount"}
-_WORKS_WHEN_BROKEN |= {"cudaDeviceReset", "cudaGetLastError"}
+_WORKS_WHEN_BROKEN |= {"cudaDeviceReset", "cudaGetLastError", "cuGetErrorName", "cuGetErrorString"}
 
 
 class Runtime(types.ModuleType):
@@ -250,30 +258,84 @@ class Runtime(types.ModuleType):
         self._functions = Functions(cuda)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        function, cuda = getattr(self._functions, name), self._cuda
+        return _make_function(self._cuda, self._functions, name)
 
-        def run(*arguments: Any) -> Any:
-            cuda.calls.append(name)
-            if (scripted := cuda.failures.get(name)) and (number := scripted.popleft()):
-                return CudaErrorT(number), None
-            if name == "cudaSetDevice":
-                cuda.device = arguments[0]
-            if cuda.device in cuda.broken and name not in _WORKS_WHEN_BROKEN:
-                return CudaErrorT.cudaErrorIllegalAddress, None
-            return function(*arguments)
 
-        return run
+class DriverFunctions:
+    """The driver's functions for kernels, which do their work in numpy."""
+
+    def __init__(self, cuda: FakeCuda) -> None:
+        self.cuda = cuda
+
+    def cuModuleLoadData(self, ptx: bytes) -> Any:
+        handle = self.cuda.handle()
+        self.cuda.modules[handle] = ptx
+        return OK, handle
+
+    def cuModuleUnload(self, module: int) -> Any:
+        del self.cuda.modules[module]
+        return (OK,)
+
+    def cuModuleGetFunction(self, module: int, name: bytes) -> Any:
+        assert b".entry " + name + b"(" in self.cuda.modules[module], "not in the PTX"
+        return OK, name.decode()
+
+    def cuLaunchKernel(self, function: str, *rest: Any) -> Any:
+        blocks, _, _, threads, _, _, _, stream, parameters, _ = rest
+        pointers = (ctypes.c_void_p * ARGUMENTS[function]).from_address(parameters)
+        values = [ctypes.c_uint64.from_address(int(pointer or 0)).value for pointer in pointers]
+        self.cuda.put(stream, partial(KERNELS[function], blocks, threads, values))
+        return (OK,)
+
+    def cuGetErrorName(self, error: int) -> Any:
+        return OK, CudaErrorT(error).name.encode()
+
+    def cuGetErrorString(self, error: int) -> Any:
+        return OK, b"as scripted"
+
+
+class Driver(types.ModuleType):
+    """`cuda.bindings.driver` over a `FakeCuda`."""
+
+    CUresult = CudaErrorT
+
+    def __init__(self, cuda: FakeCuda) -> None:
+        super().__init__("cuda.bindings.driver")
+        self._cuda = cuda
+        self._functions = DriverFunctions(cuda)
+
+    def __getattr__(self, name: str) -> Any:
+        return _make_function(self._cuda, self._functions, name)
+
+
+def _make_function(cuda: FakeCuda, functions: object, name: str) -> Callable[..., Any]:
+    """A function that notes the call and fails by script, or because its device is broken."""
+    if name.startswith("__"):
+        raise AttributeError(name)
+    function = getattr(functions, name)
+
+    def run(*arguments: Any) -> Any:
+        cuda.calls.append(name)
+        if (scripted := cuda.failures.get(name)) and (number := scripted.popleft()):
+            return CudaErrorT(number), None
+        if name == "cudaSetDevice":
+            cuda.device = arguments[0]
+        if cuda.device in cuda.broken and name not in _WORKS_WHEN_BROKEN:
+            return CudaErrorT.cudaErrorIllegalAddress, None
+        return function(*arguments)
+
+    return run
 
 
 @contextmanager
 def installed(cuda: FakeCuda) -> Iterator[FakeCuda]:
     """Let `cuda.bindings.runtime` be the fake while the block runs."""
     package, bindings = types.ModuleType("cuda"), types.ModuleType("cuda.bindings")
-    runtime = Runtime(cuda)
-    bindings.runtime = runtime  # type: ignore[attr-defined]
-    modules = {"cuda": package, "cuda.bindings": bindings, "cuda.bindings.runtime": runtime}
+    runtime, driver = Runtime(cuda), Driver(cuda)
+    bindings.runtime, bindings.driver = runtime, driver  # type: ignore[attr-defined]
+    modules = {
+        "cuda": package, "cuda.bindings": bindings, "cuda.bindings.runtime": runtime, "cuda.bindings.driver": driver,
+    }  # fmt: skip
     before = {name: sys.modules.get(name) for name in modules}
     sys.modules.update(modules)
     try:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from streamd.core.arrays import Slots
 from streamd.core.state.samples import Sample
 from streamd.runtime.admission import Admission
 from streamd.runtime.ingest import Ingest, IngestLoad
@@ -57,6 +58,9 @@ class Sender:
 
     def mark_due(self, slot: int, rows: int) -> None:
         """Do nothing: `send` posts the forecasts."""
+
+    def mark_due_many(self, slots: Slots) -> None:
+        """Do nothing, as `mark_due`."""
 
     def forget(self, slot: int) -> None:
         """Do nothing: no data by slot."""

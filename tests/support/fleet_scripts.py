@@ -11,7 +11,8 @@ from streamd.core.arrays import Float32
 from streamd.core.errors import TooOldError
 from streamd.core.state.layout import Layout, NamedArrays
 from streamd.core.state.rows import PackedRow
-from streamd.core.state.windows import NO_STEP, WindowStore, make_window_columns
+from streamd.core.state.window_columns import NO_STEP, make_window_columns
+from streamd.core.state.windows import WindowStore
 from tests.support.naive_windows import NaiveServer
 
 FEATURES = 3
@@ -35,8 +36,15 @@ class Sizes:
         layout = Layout(make_window_columns(self.context_length, FEATURES), SLOTS, {})
         return layout.make_views(bytearray(layout.nbytes))
 
-    def store(self, arrays: NamedArrays) -> WindowStore:
-        return WindowStore(arrays, need=self.need, late_steps=self.late_steps, grace_seconds=GRACE_SECONDS)
+    def store(self, arrays: NamedArrays, volatile: NamedArrays | None = None) -> WindowStore:
+        return WindowStore(
+            arrays,
+            need=self.need,
+            late_steps=self.late_steps,
+            grace_seconds=GRACE_SECONDS,
+            seeds=arrays.get("seeds"),
+            volatile=volatile,
+        )
 
 
 @dataclass(frozen=True)

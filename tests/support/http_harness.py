@@ -32,7 +32,8 @@ from streamd.http.routes.versions import VersionChanges
 from streamd.inference.fake import FakeBackend, make_fake_forecast
 from streamd.runtime.lanes.worker import LaneWorker
 from streamd.runtime.service import Service, ServiceLimits
-from streamd.runtime.state.state import WindowLimits, open_state
+from streamd.runtime.state.opening import open_state
+from streamd.runtime.state.state import WindowLimits
 from streamd.runtime.traces import NO_TRACES, Traces
 from streamd.runtime.wiring import build_service
 

@@ -17,10 +17,11 @@ import structlog
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from streamd.core.arrays import Float32
+from streamd.core.arrays import Float32, Slots
 from streamd.core.errors import InferenceError
+from streamd.core.scheduling.batches import Batch
 from streamd.core.scheduling.lane_health import LaneLimits
-from streamd.core.scheduling.scheduler import Batch, RequestItem, Scheduler, ServerItem
+from streamd.core.scheduling.scheduler import Scheduler
 from streamd.inference.fake import FakeBackend
 from streamd.runtime.lanes.deployment import Deployment
 from streamd.runtime.lanes.sinks import BoardSink
@@ -100,8 +101,9 @@ class LaneMachine(RuleBasedStateMachine):
     def make_pipeline(self, deployment: Deployment) -> WatchedPipeline:
         """Make the scheduler and a pipeline over it; call it inside of the loop."""
         self.scheduler = Scheduler(
-            self.state.snapshot,
-            self.state.board.get_step,
+            self.state.snapshot_many,
+            self.state.board.get_steps,
+            capacity=self.state.directory.capacity,
             need=self.state.windows.need,
             max_queue_delay_seconds=10.0,
             max_waiting_requests=8,
@@ -181,14 +183,14 @@ class LaneMachine(RuleBasedStateMachine):
         row = np.array(list(whole(value).values()), np.float32)
         return np.broadcast_to(row, (CONTRACT.context_length, len(row)))
 
-    def publish(self, slots: Sequence[int], now: float) -> None:
+    def publish(self, slots: Slots, now: float) -> None:
         """Check every forecast that a pipeline delivers."""
         assert now == self.now
-        for slot in slots:
+        for slot in slots.tolist():
             server, forecast = self.state.directory.names[slot], self.state.board.get_forecast(slot)
             assert server is not None
             assert forecast is not None
-            key = (slot, self.state.directory.generations[slot], forecast.step)
+            key = (slot, self.state.directory.get_generation(slot), forecast.step)
             assert key not in self.delivered, "one forecast a row"
             self.delivered.add(key)
             expected = self.compute_forecast(self.window(self.values[server, forecast.step]), forecast.model)
@@ -284,14 +286,14 @@ class LaneMachine(RuleBasedStateMachine):
     @invariant()
     def every_due_row_is_accounted_for(self) -> None:
         counts = self.scheduler.counts
-        running = [item for batch in self.batches() for item in batch.items if isinstance(item, ServerItem)]
+        running = sum(len(batch.servers) for batch in self.batches())
         done = counts.delivered + self.scheduler.superseded + counts.failed + counts.forgotten
-        assert counts.due == done + len(self.scheduler.due) + len(running)
+        assert counts.due == done + len(self.scheduler.due) + running
         assert counts.delivered == len(self.delivered)
 
     @invariant()
     def each_window_of_a_caller_is_answered_once_or_waits(self) -> None:
-        requests = [item for batch in self.batches() for item in batch.items if isinstance(item, RequestItem)]
+        requests = [item for batch in self.batches() for item in batch.requests]
         waiting = {(id(item.request), item.index) for item in [*requests, *self.scheduler.queued_requests()]}
         for caller in self.callers:
             done = caller.answers.keys() | caller.failures.keys()
@@ -304,7 +306,7 @@ class LaneMachine(RuleBasedStateMachine):
 
     @invariant()
     def windows_in_flight_are_counted(self) -> None:
-        assert self.pipeline.in_flight == sum(len(each.running.items) for each in self.busy() if each.running)
+        assert self.pipeline.in_flight == sum(len(each.running) for each in self.busy() if each.running)
 
     @invariant()
     def each_lane_is_closed_once(self) -> None:

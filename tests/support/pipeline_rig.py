@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from streamd.core.arrays import Float32
-from streamd.core.errors import BackendUnavailableError
+from streamd.core.arrays import Float32, Slots
+from streamd.core.errors import BackendUnavailableError, InvalidInputError
 from streamd.core.scheduling.costs import CostTable
 from streamd.core.scheduling.lane_health import LaneLimits
 from streamd.core.scheduling.scheduler import Scheduler
@@ -71,8 +71,9 @@ class Rig:
         self.inputs: list[dict[str, Any]] = []
         """Copies of the inputs of each run, in the order in which they began."""
         self.scheduler = Scheduler(
-            state.snapshot,
-            state.board.get_step,
+            state.snapshot_many,
+            state.board.get_steps,
+            capacity=state.directory.capacity,
             need=state.windows.need,
             max_queue_delay_seconds=3_600.0,
             max_waiting_requests=16,
@@ -114,13 +115,23 @@ class Rig:
     # ------------------------------------------------------------ actions of tests
     def add_due_row(self, server: str, step: int, value: float | None = None) -> int:
         """Send a whole row of a server, after the rows that it needs before to become due; returns its slot."""
+        slot, rows = self._send_row(server, step, value)
+        self.pipeline.mark_due(slot, rows)
+        return slot
+
+    def add_due_rows(self, servers: Sequence[str], step: int) -> None:
+        """Send a whole row of each server, and mark all of them as due at once."""
+        sent = [self._send_row(server, step, None) for server in servers]
+        assert all(rows == 1 for _, rows in sent)
+        self.pipeline.mark_due_many(np.array([slot for slot, _ in sent]))
+
+    def _send_row(self, server: str, step: int, value: float | None) -> tuple[int, int]:
+        """Return the server's slot, and how many rows became due."""
         slot = self.state.directory.slots.get(server)
         if slot is None:
             send(self.state, server, step - 1, whole(0.0))
         rows = send(self.state, server, step, whole(float(step) if value is None else value))
-        slot = self.state.directory.slots[server]
-        self.pipeline.mark_due(slot, rows)
-        return slot
+        return self.state.directory.slots[server], rows
 
     def forget(self, server: str) -> None:
         """Forget a server as ingest does."""
@@ -162,9 +173,9 @@ class Rig:
         self.queue_delays.append(queue_delay_seconds)
         self._news.set()
 
-    def publish(self, slots: Sequence[int], now: float) -> None:
+    def publish(self, slots: Slots, now: float) -> None:
         assert now <= time.monotonic()
-        for slot in slots:
+        for slot in slots.tolist():
             self.published.append((self.state.directory.names[slot] or "", self.state.board.get_step(slot)))
 
     def _on_run(self, lane: str, inputs: dict[str, Any]) -> None:
@@ -191,26 +202,33 @@ async def running(folder: Path, *, lanes: int = 1, devices: int = 1, opened_late
 class Caller:
     """A request whose windows are all of one value."""
 
+    is_checked = True
+
     def __init__(self, *values: float) -> None:
         self.values = values
         self.answers: dict[int, Float32] = {}
         self.models: dict[int, str] = {}
         self.failures: dict[int, Exception] = {}
 
-    def fill(self, index: int, inputs: Any, row: int) -> None:
-        inputs.encoder_cont[row] = self.values[index]
-        inputs.encoder_cat[row] = 0
-        inputs.decoder_cont[row] = 0
-        inputs.decoder_cat[row] = 0
+    def fill(self, first: int, count: int, inputs: Any, row: int) -> None:
+        rows = slice(row, row + count)
+        inputs.encoder_cont[rows] = np.array(self.values[first : first + count])[:, None, None]
+        inputs.encoder_cat[rows] = 0
+        inputs.decoder_cont[rows] = 0
+        inputs.decoder_cat[rows] = 0
 
-    def answer(self, index: int, forecast: Float32, model: str) -> None:
-        assert index not in self.answers | self.failures, "one answer to each window"
-        self.answers[index] = forecast.copy()
-        self.models[index] = model
+    def answer(self, first: int, forecasts: Float32, model: str) -> None:
+        for index, forecast in enumerate(forecasts, first):
+            assert index not in self.answers | self.failures, "one answer to each window"
+            self.answers[index] = forecast.copy()
+            self.models[index] = model
 
     def fail(self, index: int, error: Exception) -> None:
         assert index not in self.answers | self.failures, "one answer to each window"
         self.failures[index] = error
+
+    def refuse(self, error: InvalidInputError) -> None:
+        raise AssertionError(f"its windows are checked before: {error}")
 
     def last_values(self) -> dict[int, float]:
         """Return the last value of each answered window, which the fake lane's forecast begins with."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from streamd.core.arrays import Slots
 from streamd.core.errors import InvalidInputError
 from streamd.core.state.samples import IngestResult, Sample
 from streamd.runtime.admission import Admission
@@ -43,6 +44,9 @@ class RecordingIngest:
 
     def mark_due(self, slot: int, rows: int) -> None:
         self.due.append((self.state.directory.names[slot], rows))
+
+    def mark_due_many(self, slots: Slots) -> None:
+        self.due += [(self.state.directory.names[slot], 1) for slot in slots.tolist()]
 
     async def take(self, *samples: Sample | InvalidInputError) -> IngestResult:
         return await self.ingest.take_samples(enumerate(samples))

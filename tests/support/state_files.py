@@ -1,17 +1,25 @@
 """A state folder for tests, and samples into it."""
 
+import errno
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from streamd.core.arrays import Float32
 from streamd.core.contract import ModelContract
 from streamd.core.state.rows import RowReader
-from streamd.runtime.state.state import State, WindowLimits, open_state
+from streamd.runtime.state.opening import open_state
+from streamd.runtime.state.state import State, WindowLimits
 from tests.support.contracts import make_contract
+
+if TYPE_CHECKING:
+    import pytest
 
 LIMITS = WindowLimits(capacity=4, need=2, late_steps=8, grace_seconds=10.0)
 NOW = 1_000.0
@@ -80,3 +88,17 @@ def rows_of(state: State, server: str) -> dict[int, dict[str, float]]:
         if there:
             found[step] = there
     return found
+
+
+def run_python(code: str, *arguments: object) -> "subprocess.CompletedProcess[str]":
+    """Run a program in another process, in the repository's root."""
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+
+
+def fill_the_disk(monkeypatch: "pytest.MonkeyPatch", code: int = errno.ENOSPC) -> None:
+    def refuse(fd: int, offset: int, size: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)

@@ -6,8 +6,8 @@ from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any
 
 from streamd.core.errors import LaneLostError
+from streamd.core.scheduling.batches import Item, RequestItem
 from streamd.core.scheduling.costs import CostTable
-from streamd.core.scheduling.scheduler import Item, RequestItem
 from streamd.inference.fake import FakeLane
 from streamd.runtime.lanes.deployment import Deployment
 from streamd.runtime.lanes.pipeline import Pipeline
@@ -55,7 +55,7 @@ class WatchedPipeline(Pipeline):
         for removed, batch in before.items():
             if removed in self.lanes.all_workers:
                 continue
-            for key in map(make_item_key, batch.items if batch else []):
+            for key in map(make_item_key, batch.list_items() if batch else []):
                 self.losses[key] += 1
                 assert self.losses[key] <= 2, "a window that lost two lanes gets no third"
             if batch and removed is not self.answering:
