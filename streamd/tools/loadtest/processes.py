@@ -5,6 +5,7 @@ Calls and answers use a pipe; rows use only the ledger's files.
 
 import asyncio
 import multiprocessing
+import os
 import signal
 from multiprocessing.connection import Connection
 from typing import Any
@@ -61,7 +62,7 @@ class RemoteWorker:
     async def _call(self, method: str, *arguments: Any) -> Any:
         self._calls += 1
         try:
-            self._pipe.send((self._calls, method, arguments))
+            _send(self._pipe, (self._calls, method, arguments))
             number, answer = await _receive(self._pipe)
             while number != self._calls:  # The answer belongs to an earlier call, which was cancelled.
                 number, answer = await _receive(self._pipe)
@@ -97,7 +98,7 @@ async def _answer_calls(worker: LocalWorker, pipe: Connection) -> None:
                 error = call.exception()
                 if error is not None and not isinstance(error, ReplayError):
                     raise error
-                pipe.send((number, error or call.result()))
+                _send(pipe, (number, error or call.result()))
     except (EOFError, OSError):
         pass  # The coordinator has closed its end.
     finally:
@@ -107,7 +108,18 @@ async def _answer_calls(worker: LocalWorker, pipe: Connection) -> None:
 async def _receive(pipe: Connection) -> Any:
     if not pipe.poll():
         await _wait_readable(pipe)
+    _let_block(pipe)
     return pipe.recv()
+
+
+def _send(pipe: Connection, message: Any) -> None:
+    _let_block(pipe)
+    pipe.send(message)
+
+
+def _let_block(pipe: Connection) -> None:
+    """Undo what uvloop does to a descriptor that it waits for: a message larger than the pipe would fail half-way."""
+    os.set_blocking(pipe.fileno(), True)
 
 
 async def _wait_readable(pipe: Connection) -> None:
