@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measures the whole path, from samples to forecasts, on a GPU host of 16 cores with the test bed in /opt/gpu: issue 15.
+# Measures the whole path, from samples to forecasts, on a GPU host of 16 cores with the test bed in /opt/gpu.
 #
 #   OUT=DIR PLANS=DIR bash benchmarks/gpu/host_path.sh [STAGE ...]
 #
