@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 
 # The same examples at every run, so that a red test is a change's doing; HYPOTHESIS_PROFILE=search looks further.
 settings.register_profile(
-    "ci", derandomize=True, deadline=None, max_examples=200, suppress_health_check=[HealthCheck.too_slow]
+    "ci", derandomize=True, deadline=None, max_examples=120, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.register_profile("search", parent=settings.get_profile("ci"), derandomize=False, max_examples=2_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
