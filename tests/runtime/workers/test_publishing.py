@@ -3,7 +3,7 @@
 The board is shared memory: the engine posts at any moment, and the worker hears of it later. Both may be killed.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -44,6 +44,7 @@ class Machine:
         self.arrays = make_zeros(make_board_columns(CONTRACT), SLOTS)
         self.engine = ForecastBoard(self.arrays)
         self.mail: deque[tuple[Slots, int]] = deque()
+        self.unheard = 0
         self.unannounced: list[tuple[Slots, int]] = []
         self.announced: dict[int, list[int]] = {slot: [] for slot in range(SLOTS)}
         self.worker = ForecastBoard(self.arrays)
@@ -68,7 +69,13 @@ class Machine:
         self.unannounced.clear()
 
     def kill_engine(self) -> None:
-        """What it did not send is lost; what it sent is in the ring. The next one welcomes the worker."""
+        """What it did not send is lost; what it sent is in the ring. The next one welcomes the worker.
+
+        It finds the newest forecast of each slot on the board. Of those that were replaced there before anybody heard
+        of them, nobody can tell.
+        """
+        unheard = Counter(slot for slots, _ in self.unannounced for slot in slots.tolist())
+        self.unheard += unheard.total() - len(unheard)
         self.unannounced.clear()
         self.engine = ForecastBoard(self.arrays)
         last_serial = self.engine.last_serial
@@ -96,7 +103,12 @@ class Machine:
 
     # ------------------------------------------------------------ the reader
     def connect(self) -> None:
-        """Connect again, and resume after the last event: as `ForecastRoutes.open_stream`."""
+        """Connect again, and resume after the last event: as `ForecastRoutes.open_stream`.
+
+        The id of an event stays below all that waited when it was sent, so what is above the last id may come again.
+        """
+        for got in self.reader.got.values():
+            got[:] = [serial for serial in got if serial <= self.reader.last_id]
         self.hub.unsubscribe(self.reader.subscription)
         self.reader.subscription = self.subscribe()
         self.reader.read = self.worker.limit_serial(self.reader.last_id)
@@ -134,7 +146,7 @@ class Machine:
             assert self.reader.got[slot][-1:] == posted[-1:]
         missed = sum(map(len, self.announced.values())) - sum(map(len, self.reader.got.values()))
         if not self.is_new:
-            assert self.reader.subscription.dropped == missed
+            assert self.reader.subscription.dropped == missed - self.unheard
 
 
 some_slots = st.lists(st.integers(0, SLOTS - 1), min_size=1, unique=True)
@@ -156,7 +168,7 @@ def test_a_reader_gets_nothing_twice_and_each_gap_is_counted(sequence: list[tupl
 
 
 @given(st.lists(kills, max_size=40))
-def test_a_reader_that_resumes_gets_nothing_twice_whichever_process_is_killed(
+def test_a_reader_that_resumes_gets_nothing_twice_up_to_its_last_id(
     sequence: list[tuple[str, object]],
 ) -> None:
     machine = Machine()
