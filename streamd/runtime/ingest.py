@@ -128,7 +128,7 @@ class Ingest:
                 while self._take_slice(rest, result, caller):
                     await asyncio.sleep(0)
         finally:
-            self._finish_body(result, caller)
+            self._finish_body(result.accepted + result.rejected, caller)
         return result
 
     def take_few(self, samples: Sequence[CellSample[Any]], caller: Caller = ANYBODY) -> list[StreamdError | None]:
@@ -139,17 +139,13 @@ class Ingest:
         """
         if self.is_draining:
             raise DrainingError("the daemon is stopping")
-        load, admission = self.load, self._admission
-        load.bodies += 1
+        errors: list[StreamdError | None] = []
+        self.load.bodies += 1
         try:
             errors = self._take_each(samples, caller)
         finally:
             self._due.flush()
-            load.bodies -= 1
-        if caller.has_row_limit:
-            caller.usage.charge_rows(len(errors), time.monotonic())
-        if admission.forgotten_servers != admission.reported:
-            admission.report_forgotten()
+            self._finish_body(len(errors), caller)
         return errors
 
     def _take_each(self, samples: Sequence[CellSample[Any]], caller: Caller) -> list[StreamdError | None]:
@@ -198,7 +194,7 @@ class Ingest:
                     work = 0
                     await asyncio.sleep(0)
         finally:
-            self._finish_body(result, caller)
+            self._finish_body(result.accepted + result.rejected, caller)
         return result
 
     def _write_part(self, frame: ColumnFrame, part: FramePart, result: IngestResult, caller: Caller) -> Sequence[int]:
@@ -211,10 +207,11 @@ class Ingest:
         self.accepted += count
         return others
 
-    def _finish_body(self, result: IngestResult, caller: Caller) -> None:
+    def _finish_body(self, rows: int, caller: Caller) -> None:
+        """Note that a body or frame has ended, of which so many rows were accepted or rejected."""
         self.load.bodies -= 1
         if caller.has_row_limit:
-            caller.usage.charge_rows(result.accepted + result.rejected, time.monotonic())
+            caller.usage.charge_rows(rows, time.monotonic())
         if self._admission.forgotten_servers != self._admission.reported:
             self._admission.report_forgotten()
 

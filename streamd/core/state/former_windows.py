@@ -20,7 +20,7 @@ from streamd.core.state.layout import Column, NamedArrays, make_zeros
 from streamd.core.state.rebuilding import FlagArray, StepArray, find_steps, iterate_candidate_steps
 from streamd.core.state.recovery import find_damage
 from streamd.core.state.seals import NO_SEAL, Words, compute_seals
-from streamd.core.state.window_columns import NO_STEP, SEALED_STATUSES, make_window_columns
+from streamd.core.state.window_columns import NO_STEP, SEALED_STATUSES, make_step_check, make_window_columns
 from streamd.core.state.windows import WindowStore
 
 LAST_SEALED_STEP = 2**32 - 1
@@ -86,7 +86,7 @@ class _FormerWindows:
         new["open_status"][is_early] = np.array(SEALED_STATUSES, np.uint8)[new["open_status"][is_early]]
         for step, check in (("newest", "newest_check"), ("open_step", "open_check")):
             is_early = new[check] == 0
-            new[check][is_early] = -2 - new[step][is_early]  # make_step_check
+            new[check][is_early] = make_step_check(new[step][is_early])
 
     # ------------------------------------------------------------ rows without seals
     def _believe_rows(self, new: NamedArrays) -> tuple[StepArray, StepArray]:
@@ -128,7 +128,7 @@ class _FormerWindows:
         """Seal the open rows that are proven; one that was being changed has no seal before and after."""
         rows, statuses = new["open_values"].view(np.uint32), new["open_status"].astype(np.int64)
         new["open_seal"][:] = np.where(self._former["open_seal"] == NO_SEAL, NO_SEAL, _WRONG_SEAL)
-        for steps in (new["open_step"], -2 - new["open_check"]):  # make_step_check
+        for steps in (new["open_step"], make_step_check(new["open_check"])):
             proven = compute_checksums(rows, self._seeds, steps, statuses) == self._former["open_seal"]
             proven &= _is_provable(steps)
             seals = compute_seals(rows, self._seeds, steps, statuses)

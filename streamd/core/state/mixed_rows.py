@@ -1,13 +1,13 @@
 """Writes the next rows of several servers at once, each of its own step, as `row_frames.py` does for one step.
 
-The usual row only: with all features, of the step after the newest row, of a server without an open row. The order of
-the writes is that of `ClosedRows.store_row`, each made for all slots before the next one is begun.
+The usual row only: with all features, of the step after the newest row, of a server without an open row.
 """
 
 import numpy as np
 
 from streamd.core.arrays import Float32, Slots
-from streamd.core.state.row_frames import Booleans
+from streamd.core.state.layout import NamedArrays
+from streamd.core.state.row_frames import Booleans, write_cells
 from streamd.core.state.seals import compute_seals
 from streamd.core.state.window_columns import NO_STEP, PRESENT
 from streamd.core.state.windows import WindowStore
@@ -21,27 +21,16 @@ def find_whole_next_rows(store: WindowStore, slots: Slots, steps: Slots) -> Bool
     return is_next
 
 
-def write_whole_rows(store: WindowStore, slots: Slots, steps: Slots, rows: Float32) -> Slots:
+def write_whole_rows(store: WindowStore, columns: NamedArrays, slots: Slots, steps: Slots, rows: Float32) -> Slots:
     """Write `rows (slots, features)` with all values as the newest closed rows; returns the slots that become due.
 
-    There must be at least one slot, all distinct and among those of `find_whole_next_rows`. The store must have its
-    masks in arrays.
+    `columns` are those of `view_columns(store)`. There must be at least one slot, all distinct and among those of
+    `find_whole_next_rows`. The store must have its masks in arrays.
     """
-    arrays, volatile, places = store.arrays, store.volatile, steps % store.context_length
+    places = steps % store.context_length
     seals = compute_seals(rows, store.seeds[slots].astype(np.int64), steps, np.int64(PRESENT))
-    changes = volatile["changes"][slots] + np.uint32(1)
-    have = volatile["have"][slots] + (1 - (arrays["marks"][slots, places] >> 7))  # PRESENT is the highest bit
-    volatile["changes"][slots] = changes
-    arrays["journal"][slots] = steps
-    volatile["have"][slots] = have
-    arrays["values"][slots, places] = rows
-    arrays["marks"][slots, places] = PRESENT
-    arrays["seals"][slots, places] = seals
-    arrays["newest"][slots] = steps
-    arrays["newest_check"][slots] = -2 - steps  # make_step_check of each
-    arrays["journal"][slots] = NO_STEP
-    volatile["expected"][slots] = (1 << store.features) - 1
-    volatile["changes"][slots] = changes + np.uint32(1)
+    write_cells(columns, slots, steps, places, rows, seals, masks=(1 << store.features) - 1, may_grow=True)
+    have = columns["have"][slots]
     due = slots if have.min() >= store.need else slots[have >= store.need]
     store.count_closed(len(slots), len(due))
     return due

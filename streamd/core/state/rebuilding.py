@@ -67,7 +67,7 @@ def iterate_candidate_steps(
     if not doubtful.any():
         return
     numbers = [arrays[name][slots] for name in ("newest", "journal", "open_step")]
-    numbers += [-2 - arrays[name][slots] for name in ("newest_check", "open_check")]  # see make_step_check
+    numbers += [make_step_check(arrays[name][slots]) for name in ("newest_check", "open_check")]
     for number in numbers:
         plausible = doubtful & (number >= 0) & (number <= LAST_STEP)
         steps = find_steps(np.where(plausible, number, NO_STEP), length)

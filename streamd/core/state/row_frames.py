@@ -15,7 +15,7 @@ import numpy.typing as npt
 from streamd.core.arrays import Float32, Slots
 from streamd.core.state.layout import NamedArrays
 from streamd.core.state.seals import compute_seals_of_step
-from streamd.core.state.window_columns import NO_STEP, PRESENT, make_step_check
+from streamd.core.state.window_columns import NO_STEP, PRESENT, StepsT, make_step_check
 from streamd.core.state.windows import WindowStore
 
 Booleans = npt.NDArray[np.bool_]
@@ -42,9 +42,7 @@ class SlotList:
     def __init__(self, store: WindowStore, slots: Slots) -> None:
         self.slots = slots
         where = find_slice(slots)
-        self.columns: NamedArrays = {name: store.arrays[name] for name in _STORED}
-        self.columns |= {name: store.volatile[name] for name in _DERIVED}
-        self.columns["rows"] = _view_rows(store.arrays["values"])
+        self.columns = view_columns(store)
         self.index: slice | Slots = where
         if isinstance(where, slice):
             self.columns = {name: array[where] for name, array in self.columns.items()}
@@ -82,6 +80,12 @@ def find_slice(slots: Slots) -> slice | Slots:
     first, count = int(slots[0]) if len(slots) else 0, len(slots)
     is_run = count > 0 and slots[-1] - first == count - 1 and bool((slots[1:] - slots[:-1] == 1).all())
     return slice(first, first + count) if is_run else slots
+
+
+def view_columns(store: WindowStore) -> NamedArrays:
+    """Return the arrays of a store that rows are written to; `rows (capacity, context_length)` has whole rows."""
+    columns = {name: store.arrays[name] for name in _STORED} | {name: store.volatile[name] for name in _DERIVED}
+    return columns | {"rows": _view_rows(store.arrays["values"])}
 
 
 def _view_rows(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -123,27 +127,54 @@ def write_next_rows(store: WindowStore, slots: SlotList, step: int, rows: Float3
 
     There must be at least one slot, and each must be one of those of `find_next_rows`, with the same step and masks.
     """
-    columns, index, place = slots.columns, slots.index, step % store.context_length
-    seals = compute_seals_of_step(rows, slots.seeds, step, PRESENT)
-    changes = columns["changes"][index] + np.uint32(1)
     written = slots.written
-    columns["changes"][index] = changes
-    columns["journal"][index] = step
-    if written is None or not written.is_full:
-        columns["have"][index] += 1 - (columns["marks"][index, place] >> 7)  # PRESENT is the highest bit
-    columns["rows"][index, place] = _view_rows(rows)
-    columns["marks"][index, place] = PRESENT
-    columns["seals"][index, place] = seals
-    columns["newest"][index] = step
-    columns["newest_check"][index] = make_step_check(step)
-    columns["journal"][index] = NO_STEP
-    if written is None:
-        columns["expected"][index] = masks
-    changes += np.uint32(1)
-    columns["changes"][index] = changes
+    changes = write_cells(
+        slots.columns,
+        slots.index,
+        step,
+        step % store.context_length,
+        rows,
+        compute_seals_of_step(rows, slots.seeds, step, PRESENT),
+        masks=masks if written is None else None,
+        may_grow=written is None or not written.is_full,
+    )
     due = _note_written(store, slots, step, masks, changes.tobytes())
     store.count_closed(len(slots), len(due))
     return due
+
+
+def write_cells(
+    columns: NamedArrays,
+    index: slice | Slots,
+    steps: StepsT,
+    places: StepsT,
+    rows: Float32,
+    seals: npt.NDArray[np.uint32],
+    *,
+    masks: Masks | None,
+    may_grow: bool,
+) -> npt.NDArray[np.uint32]:
+    """Write each cell of `rows (n, features)`, contiguous, in the order of `ClosedRows.store_row`; returns `changes`.
+
+    `columns` are those of `view_columns`, `index` the slots; `steps` and `places` are one for all rows, or of each its
+    own. Without `masks` the features that are expected stay; without `may_grow` no window has a row more than before.
+    """
+    changes = columns["changes"][index] + np.uint32(1)
+    columns["changes"][index] = changes
+    columns["journal"][index] = steps
+    if may_grow:
+        columns["have"][index] += 1 - (columns["marks"][index, places] >> 7)  # PRESENT is the highest bit
+    columns["rows"][index, places] = _view_rows(rows)
+    columns["marks"][index, places] = PRESENT
+    columns["seals"][index, places] = seals
+    columns["newest"][index] = steps
+    columns["newest_check"][index] = make_step_check(steps)
+    columns["journal"][index] = NO_STEP
+    if masks is not None:
+        columns["expected"][index] = masks
+    changes += np.uint32(1)
+    columns["changes"][index] = changes
+    return changes
 
 
 def _note_written(store: WindowStore, slots: SlotList, step: int, masks: Masks, changes: bytes) -> Slots:

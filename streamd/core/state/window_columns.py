@@ -13,8 +13,14 @@ What can be derived from these arrays is not in the file. It is in arrays too (`
 lie in memory that other processes share.
 """
 
+from typing import TypeVar
+
+from streamd.core.arrays import Numbers
 from streamd.core.contract import MAX_STATUS
 from streamd.core.state.layout import Column
+
+StepsT = TypeVar("StepsT", int, Numbers)
+"""One step, or an array of steps."""
 
 NO_STEP = -1
 """The step of a row that does not exist; steps are counted from 1970 and are never negative."""
@@ -37,9 +43,9 @@ CHANGES_MASK = 0xFFFFFFFF
 """`changes` counts in 32 bits and then begins again."""
 
 
-def make_step_check(step: int) -> int:
-    """Return the second stored form of a step, by which damage of the first is detected."""
-    return -2 - step
+def make_step_check(steps: StepsT) -> StepsT:
+    """Return the second stored form of a step, or of several, by which damage of the first is detected."""
+    return -2 - steps
 
 
 def make_window_columns(context_length: int, features: int) -> tuple[Column, ...]:

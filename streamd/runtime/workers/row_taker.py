@@ -10,7 +10,7 @@ import numpy.typing as npt
 from streamd.core.errors import TooOldError
 from streamd.core.state.layout import make_scalar_view
 from streamd.core.state.mixed_rows import find_whole_next_rows, write_whole_rows
-from streamd.core.state.row_frames import Booleans
+from streamd.core.state.row_frames import Booleans, view_columns
 from streamd.core.state.rows import PackedRow
 from streamd.runtime.due_batch import DueBatch
 from streamd.runtime.ingest import Ingest
@@ -33,6 +33,7 @@ class RowTaker:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._state = state
+        self._columns = view_columns(state.windows)
         self._ingest = ingest
         self._checks = checks
         self._scalar_checks: Any = make_scalar_view(checks)
@@ -79,7 +80,7 @@ class RowTaker:
             slots, steps, rows = slots[chosen], steps[chosen], rows[chosen]
         else:
             others = []
-        due = write_whole_rows(state.windows, slots, steps, rows)
+        due = write_whole_rows(state.windows, self._columns, slots, steps, rows)
         state.directory.touch_many(slots, self._wall())
         if len(due):
             self._ingest.rows_due.mark_due_many(due)

@@ -7,6 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from streamd.core.state.mixed_rows import find_whole_next_rows, write_whole_rows
+from streamd.core.state.row_frames import view_columns
 from tests.support.fleet_scripts import (
     FEATURES,
     FIRST_STEP,
@@ -44,7 +45,9 @@ def test_rows_that_are_written_at_once_are_as_those_that_are_written_one_by_one(
         places = np.flatnonzero(find_whole_next_rows(at_once.store, chosen, steps))
         if not len(places):
             continue
-        due = write_whole_rows(at_once.store, chosen[places], steps[places], rows[places]).tolist()
+        due = write_whole_rows(
+            at_once.store, view_columns(at_once.store), chosen[places], steps[places], rows[places]
+        ).tolist()
         for place in places.tolist():
             slot, step, closed = int(chosen[place]), int(steps[place]), one_by_one.store.closed_rows
             is_due = try_write(one_by_one.store, slot, step, pack(rows[place]), None, one_by_one.now)
@@ -76,7 +79,7 @@ def test_a_store_that_is_killed_while_it_writes_many_rows_is_recovered(
         rows = make_rows(len(written), 5_000.0)
         memory.copies.append(bytes(memory._buffer))
         memory.watched = True
-        write_whole_rows(memory.store, written, steps, rows)
+        write_whole_rows(memory.store, view_columns(memory.store), written, steps, rows)
     memory.watched = False
     for slot, step, row in zip(written.tolist(), steps.tolist(), rows, strict=True):
         twins.naive[slot].write(step, dict(enumerate(row.tolist())), None, twins.now)
