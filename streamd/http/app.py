@@ -39,6 +39,7 @@ from streamd.http.runner import HttpRunner
 from streamd.http.sockets import Sockets
 from streamd.http.wire.frames import FrameEncoder
 from streamd.runtime.metrics import Metrics
+from streamd.runtime.pauses import Pauses
 from streamd.runtime.service import Service
 
 
@@ -70,14 +71,9 @@ def make_http_app(
     """
     gate = AccessGate(access, origins)
     service.admission.name_owner = access
-    connections = ConnectionParts(
-        counts=ConnectionCounts(),
-        table=ConnectionTable(limits, service.pauses),
-        turns=PeerTurns(),
-        budget=ByteBudget(limits.max_pending_body_bytes, lambda: service.pauses.clock()),
-        # Calls without aiohttp know nothing of the workers' headers.
-        direct=None if is_behind_workers else _make_direct_predict(service, gate, limits),
-    )
+    # Calls without aiohttp know nothing of the workers' headers.
+    direct = None if is_behind_workers else _make_direct_predict(service, gate, limits)
+    connections = make_connection_parts(limits, service.pauses, direct)
     bodies = BodyReader(limits, service.pauses, connections.budget, connections.turns)
     sockets = Sockets(limits, service.pauses, connections.turns)
     intake = Intake(service.collector, bodies, service.traces)
@@ -105,6 +101,19 @@ def make_http_app(
     add_access_metrics(service.metrics, access, gate)
     add_connection_metrics(service.metrics, connections)
     return HttpApp(app, sockets, connections)
+
+
+def make_connection_parts(
+    limits: TransportLimits, pauses: Pauses, direct: DirectPredict | None = None
+) -> ConnectionParts:
+    """Return what the connections of one application share; `direct` has the calls that they serve themselves."""
+    return ConnectionParts(
+        counts=ConnectionCounts(),
+        table=ConnectionTable(limits, pauses),
+        turns=PeerTurns(),
+        budget=ByteBudget(limits.max_pending_body_bytes, lambda: pauses.clock()),
+        direct=direct,
+    )
 
 
 def _make_direct_predict(service: Service, gate: AccessGate, limits: TransportLimits) -> DirectPredict:

@@ -20,6 +20,7 @@ from streamd.http.peer_turns import FrameSlices, PeerTurns
 from streamd.http.peers import PEER_LEFT_ERRORS, has_peer_left
 from streamd.http.requests import TransportLimits
 from streamd.http.wire.codecs import Encoding
+from streamd.runtime.background_tasks import BackgroundTasks
 from streamd.runtime.pauses import Pauses
 
 KEEP_ALIVE_SECONDS = 15.0
@@ -41,7 +42,7 @@ class Sockets:
         self._pauses = pauses
         self._open: dict[web.StreamResponse, asyncio.Transport | None] = {}
         self._callers: dict[web.StreamResponse, Caller] = {}
-        self._closing: set[asyncio.Task[None]] = set()
+        self._closing = BackgroundTasks()
         self.is_draining = False
 
     def __len__(self) -> int:
@@ -159,9 +160,7 @@ class Sockets:
         """End each socket, with the code 1008, and each event stream whose token does not hold any more."""
         for response in [each for each, caller in self._callers.items() if caller.is_revoked]:
             if isinstance(response, web.WebSocketResponse) and response.prepared:
-                closing = asyncio.create_task(self._close_revoked(response))
-                self._closing.add(closing)
-                closing.add_done_callback(self._closing.discard)
+                self._closing.start(self._close_revoked(response))
             elif (transport := self._open[response]) is not None:
                 transport.close()
 

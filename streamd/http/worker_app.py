@@ -9,15 +9,10 @@ from streamd.core.access.access_list import AccessList
 from streamd.http.access.gate import AccessGate
 from streamd.http.access.origins import OriginPolicy
 from streamd.http.access.rules import ROUTE_RULES, VERSION_RULES, RouteKey
-from streamd.http.app import HttpApp, add_access_metrics, add_connection_metrics
-from streamd.http.byte_budget import ByteBudget
-from streamd.http.connection_errors import ConnectionCounts
-from streamd.http.connection_table import ConnectionTable
-from streamd.http.connections import ConnectionParts
+from streamd.http.app import HttpApp, add_access_metrics, add_connection_metrics, make_connection_parts
 from streamd.http.errors import errors_middleware, reply
 from streamd.http.forwarding import EngineForwarder
 from streamd.http.names import SERVER_IN_PATH
-from streamd.http.peer_turns import PeerTurns
 from streamd.http.requests import BodyReader, TransportLimits
 from streamd.http.routes.forecasts import ForecastRoutes
 from streamd.http.routes.samples import SampleRoutes, SampleTaker
@@ -55,12 +50,7 @@ def make_worker_app(
     """
     gate = AccessGate(access, origins)
     service.admission.name_owner = access
-    connections = ConnectionParts(
-        counts=ConnectionCounts(),
-        table=ConnectionTable(limits, service.pauses),
-        turns=PeerTurns(),
-        budget=ByteBudget(limits.max_pending_body_bytes, lambda: service.pauses.clock()),
-    )
+    connections = make_connection_parts(limits, service.pauses)
     bodies = BodyReader(limits, service.pauses, connections.budget, connections.turns)
     sockets = Sockets(limits, service.pauses, connections.turns)
     app = web.Application(middlewares=[errors_middleware, gate.admit], client_max_size=limits.max_body_bytes)

@@ -20,20 +20,22 @@ from streamd.http.access.origins import OriginPolicy
 from streamd.http.app import HttpApp, make_http_app
 from streamd.rule_sets import load_rule_sets
 from streamd.runtime.background import run_in_background
+from streamd.runtime.background_tasks import BackgroundTasks
 from streamd.runtime.process_links import ALONE
 from streamd.runtime.service import Service
 from streamd.runtime.state.opening import open_state
 from streamd.runtime.state.state import State
 from streamd.runtime.traces import NO_TRACES, Traces
 from streamd.runtime.wiring import build_service
-from streamd.server.access.control import AccessControl, open_access
-from streamd.server.access.exposure import require_protection
-from streamd.server.config import Config, read_admin_token
+from streamd.server.access.control import AccessControl
+from streamd.server.access.opening import open_protected_access
+from streamd.server.config import Config
 from streamd.server.device_restarts import EXIT_DEVICE_LOST, DeviceRestarts
 from streamd.server.disk import run_disk_work
 from streamd.server.limits import make_service_limits, make_transport_limits, make_window_limits
 from streamd.server.listening import HttpListener, take_inherited_sockets
 from streamd.server.memory import configure_malloc
+from streamd.server.process import watch_signals
 from streamd.server.systemd import Notifier, extending_start, feed_watchdog
 from streamd.server.tracing import open_traces
 from streamd.server.version_control.control import VersionControl
@@ -70,7 +72,7 @@ class Daemon:
         self._access: AccessControl | None = None
         self._traces: Traces = NO_TRACES
         self._stop = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = BackgroundTasks()
         self._status = 0
         self._is_started = False
         self._is_reload_due = False  # a SIGHUP came before there was a version that could change
@@ -87,7 +89,9 @@ class Daemon:
         The status is 0, or `EXIT_DEVICE_LOST` if the daemon ended itself to be restarted.
         """
         configure_malloc()
-        self._watch_signals()  # first: from here on a signal stops the daemon in an orderly way
+        watch_signals(
+            self._on_signal, self._on_hangup
+        )  # first: from here on a signal stops the daemon in an orderly way
         inherited = take_inherited_sockets()
         if self._part is not None:
             self._part.watch_commands(stop=self.stop, reload=self._on_hangup)
@@ -107,20 +111,19 @@ class Daemon:
             origins=OriginPolicy(self.config.access.allowed_hosts, self.config.access.allowed_origins),
             is_behind_workers=self._part is not None,
         )
-        access.on_revoked = lambda callers: http_app.sockets.end_revoked()
-        access.on_client_ca_changed = http_app.connections.table.end_former
+        access.govern(http_app.sockets, http_app.connections.table)
         runner = await self._listen(http_app, listener, access)
-        self._run_in_background(access.run())
+        self._tasks.start(access.run())
         service.device_restarts = await run_in_background(partial(self._restarts.count_recent, time.time()))
         control.on_device_lost = self._on_device_lost
-        self._run_in_background(
+        self._tasks.start(
             service.storage.flush_regularly(self.config.state.flush_seconds, service.state.reserve_whole_pieces)
         )
         if self.config.state.fsync_interval_ms:
             # No ack for rows that would not survive a power loss.
             refuser = service.state if self._part is None else self._part.gate
             service.storage.on_flush = refuser.refuse_writes
-        self._run_in_background(service.storage.check_regularly())
+        self._tasks.start(service.storage.check_regularly())
         starting = asyncio.create_task(self._load_first_version(control, selection))
         stopping = asyncio.create_task(self._stop.wait())
         try:
@@ -155,12 +158,7 @@ class Daemon:
         inherited = inherited if self._part is None else self._part.sockets
         listener = await HttpListener.open(settings.host, settings.port, backlog=settings.backlog, inherited=inherited)
         try:
-            access = await run_disk_work(
-                "the tokens and certificates",
-                self.config.engine.read_timeout_seconds,
-                lambda: open_access(self.config.access, read_admin_token(self.config)),
-            )
-            require_protection(listener.addresses, self.config.access, has_tokens=not access.access.is_open)
+            access = await open_protected_access(self.config, listener.addresses)
             return listener, access, *await self._open_state()
         except BaseException:
             listener.close()
@@ -247,10 +245,10 @@ class Daemon:
         # Before the candidate: systemd counts the watchdog's time from READY on, and a candidate may load slowly.
         assert self._service is not None
         progress = self._service.progress
-        self._run_in_background(feed_watchdog(self.notifier, lambda: progress.stall))
+        self._tasks.start(feed_watchdog(self.notifier, lambda: progress.stall))
         self._is_started = True
         if self._is_reload_due:
-            self._run_in_background(self._reload(control))
+            self._tasks.start(self._reload(control))
         await control.start_configured_candidate()
 
     def _notify_ready(self) -> None:
@@ -259,19 +257,13 @@ class Daemon:
         self.notifier.notify(READY="1", STATUS=f"serving {self._service.model} on {backend}")
 
     # ------------------------------------------------------------ main loop
-    def _watch_signals(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._on_signal, number)
-        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
-
     def _on_hangup(self) -> None:
         if self._stop.is_set():
             return  # no version changes now
         if self._version_control is None or not self._is_started:
             self._is_reload_due = True
             return
-        self._run_in_background(self._reload(self._version_control))
+        self._tasks.start(self._reload(self._version_control))
 
     async def _reload(self, control: VersionControl) -> None:
         self.notifier.notify_reloading()
@@ -284,8 +276,8 @@ class Daemon:
         if self._stop.is_set():
             log.warning("stopped_at_once", signal=signal.Signals(number).name)
             os._exit(128 + number)
+        self.stop()  # first: the log may be a pipe that nobody reads any more
         log.info("draining", signal=signal.Signals(number).name, within_seconds=self.config.server.drain_seconds)
-        self.stop()
 
     def _on_device_lost(self, reason: str) -> None:
         """End the daemon so that it is started anew, if the settings and the limit permit it."""
@@ -295,7 +287,7 @@ class Daemon:
         if not restarts or self._is_restart_requested or self._stop.is_set():
             return
         self._is_restart_requested = True  # each lane of the device reports its loss
-        self._run_in_background(self._restart(reason))
+        self._tasks.start(self._restart(reason))
 
     async def _restart(self, reason: str) -> None:
         refusal = await run_in_background(partial(self._restarts.take, time.time()))
@@ -308,11 +300,6 @@ class Daemon:
         )
         self._status = EXIT_DEVICE_LOST
         self.stop()
-
-    def _run_in_background(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     # ------------------------------------------------------------ drain
     async def _shut_down(
@@ -337,9 +324,10 @@ class Daemon:
         left = service.undelivered
         if self._version_control is not None:
             self._version_control.close()
-        for task in (*tasks, *self._tasks):
+        self._tasks.cancel()
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, *self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, self._tasks.wait(), return_exceptions=True)
         await runner.cleanup()
         if self._part is not None:
             self._part.close()

@@ -6,6 +6,7 @@ status. So this module waits for every thread; if one does not end, it ends the 
 
 import asyncio
 import os
+import signal
 import sys
 import threading
 import time
@@ -35,6 +36,14 @@ class Runnable(Protocol):
     async def run(self) -> int:
         """Run until a signal comes; return the exit status. Raises `StreamdError` if it cannot start."""
         ...
+
+
+def watch_signals(on_stop: Callable[[int], object], on_hangup: Callable[[], object]) -> None:
+    """Call `on_stop` with the number of a SIGTERM or SIGINT, and `on_hangup` on SIGHUP, on the event loop."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_stop, number)
+    loop.add_signal_handler(signal.SIGHUP, on_hangup)
 
 
 async def run_daemon(daemon: Runnable) -> int:

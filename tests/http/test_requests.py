@@ -10,13 +10,13 @@ import pytest
 from aiohttp import web
 
 from streamd.http import compression, requests
+from streamd.http.app import make_connection_parts
 from streamd.http.compression import Decompressor
 from streamd.http.errors import errors_middleware
 from streamd.http.peer_turns import PeerTurns
 from streamd.http.requests import BodyReader, TransportLimits
 from streamd.http.runner import HttpRunner
 from streamd.runtime.pauses import Pauses
-from tests.support.connection_parts import make_connection_parts
 from tests.support.http_harness import open_listener
 from tests.support.open_access import admit_anybody
 

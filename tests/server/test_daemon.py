@@ -50,7 +50,7 @@ class Lab:
 def lab(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
     made = Lab()
     monkeypatch.setattr(daemons, "open_version", made.open)
-    monkeypatch.setattr(Daemon, "_watch_signals", lambda daemon: None)  # the test runner handles signals
+    monkeypatch.setattr(daemons, "watch_signals", lambda on_stop, on_hangup: None)  # the test runner handles them
     monkeypatch.setattr(daemons, "configure_malloc", lambda: None)  # it would change the whole process
     yield made
     gc.unfreeze()

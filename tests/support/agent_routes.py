@@ -10,6 +10,7 @@ from typing import Protocol
 import aiohttp
 from aiohttp import web
 
+from streamd.http.app import make_connection_parts
 from streamd.http.errors import errors_middleware
 from streamd.http.protocols.intake import Intake
 from streamd.http.requests import BodyReader, TransportLimits
@@ -17,7 +18,6 @@ from streamd.http.runner import HttpRunner
 from streamd.http.sockets import Sockets
 from streamd.runtime.aggregation.batch import ProtocolCounts
 from streamd.runtime.service import Service
-from tests.support.connection_parts import make_connection_parts
 from tests.support.http_harness import HttpDaemonSettings, Reply, run_http_daemon
 from tests.support.open_access import admit_anybody
 

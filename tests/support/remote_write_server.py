@@ -13,6 +13,7 @@ from aiohttp import web
 
 from streamd.core.access.caller import Caller
 from streamd.core.errors import StreamdError
+from streamd.http.app import make_connection_parts
 from streamd.http.errors import errors_middleware
 from streamd.http.protocols.intake import Intake
 from streamd.http.protocols.prometheus import RemoteWriteRoutes
@@ -20,7 +21,6 @@ from streamd.http.requests import BodyReader, TransportLimits
 from streamd.http.runner import HttpRunner
 from streamd.runtime.aggregation.batch import CommitResult
 from streamd.runtime.pauses import Pauses
-from tests.support.connection_parts import make_connection_parts
 from tests.support.http_harness import Reply, open_listener
 from tests.support.open_access import admit_anybody
 from tests.support.recording_sink import RecordingSink

@@ -6,12 +6,13 @@ Runs on the event loop; does not choose versions.
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
 import structlog
 
 from streamd.core.errors import LaneLostError
+from streamd.runtime.background_tasks import BackgroundTasks
 from streamd.runtime.lanes.deployment import Deployment, DeploymentSpec, DeploymentState
 from streamd.runtime.lanes.pipeline import Pipeline
 from streamd.runtime.lanes.supervisor import BackendChanged, LaneSupervisor
@@ -63,7 +64,7 @@ class DeploymentManager:
         self._make_supervisor = make_supervisor
         self._clock = clock
         self._supervisors: dict[Deployment, LaneSupervisor] = {}
-        self._retiring: set[asyncio.Task[None]] = set()
+        self._retiring = BackgroundTasks()
         self._expiry: asyncio.TimerHandle | None = None
 
     async def load(self, spec: DeploymentSpec) -> Deployment:
@@ -116,14 +117,14 @@ class DeploymentManager:
         if deployment is self.previous:
             self._keep_warm()
         elif deployment is not self.current:
-            self._start_task(self._retire(deployment))
+            self._retiring.start(self._retire(deployment))
 
     def switch_off(self) -> None:
         """Retire the version that serves; none serves from now on."""
         former = self.current
         if former is not None:
             self._leave(former)
-            self._start_task(self._retire(former))
+            self._retiring.start(self._retire(former))
 
     def transfer(self, deployment: Deployment, other: "DeploymentManager") -> None:
         """Give a loaded version whose lanes are all idle to another manager, whose `switch` is next."""
@@ -158,15 +159,13 @@ class DeploymentManager:
 
     async def wait_retired(self) -> None:
         """Wait until every retiring version is closed, and its lanes' threads have ended."""
-        while self._retiring:
-            await asyncio.gather(*self._retiring, return_exceptions=True)
+        await self._retiring.wait()
 
     def close(self) -> None:
         """Stop the supervisors and release the files; the pipeline stops the lanes."""
         if self._expiry is not None:
             self._expiry.cancel()
-        for task in self._retiring:
-            task.cancel()
+        self._retiring.cancel()
         for deployment, supervisor in self._supervisors.items():
             supervisor.close()
             self._close(deployment)
@@ -191,7 +190,7 @@ class DeploymentManager:
         """Retire the previous version."""
         deployment, self.previous = self.previous, None
         if deployment is not None:
-            self._start_task(self._retire(deployment))
+            self._retiring.start(self._retire(deployment))
             self._notify()
 
     async def _retire(self, deployment: Deployment) -> None:
@@ -208,8 +207,3 @@ class DeploymentManager:
     def _notify(self) -> None:
         if self._listener is not None:
             self._listener.serving_changed()
-
-    def _start_task(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(coroutine)
-        self._retiring.add(task)
-        task.add_done_callback(self._retiring.discard)

@@ -4,7 +4,7 @@ Runs on the event loop. The workers write the windows; all else of the state is 
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -12,6 +12,7 @@ import numpy as np
 
 from streamd.core.access.caller import ANYBODY
 from streamd.core.errors import StorageError, StreamdError
+from streamd.runtime.background_tasks import BackgroundTasks
 from streamd.runtime.process_links import ProcessLinks
 from streamd.runtime.service import ProcessCounts, Service
 from streamd.runtime.workers.announcer import ForecastAnnouncer
@@ -56,15 +57,15 @@ class EngineGate:
         self._announcer = ForecastAnnouncer(self._peers)
         self._changes = SlotChanges(self._peers, block.workers)
         self._point_rows = PointRows(self._peers, block.workers, has_workers=runs is not None)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = BackgroundTasks()
         self._service: Service | None = None
         self._handlers: dict[type, Callable[[int, Any], None]] = {
             Hello: self._handle_hello,
             DueReport: self._handle_due,
-            Admit: lambda source, message: self._run(self._changes.admit(source, message)),
+            Admit: lambda source, message: self._tasks.start(self._changes.admit(source, message)),
             Rewound: self._handle_rewound,
             Confirmed: self._handle_done,
-            HandOn: lambda source, message: self._run(self._take_samples(source, message)),
+            HandOn: lambda source, message: self._tasks.start(self._take_samples(source, message)),
             Counts: lambda source, message: self._peers.resolve(message.number, message),
         }
         if runs is None:
@@ -94,8 +95,7 @@ class EngineGate:
     def close(self) -> None:
         """Answer no more."""
         self._peers.mail.close()
-        for task in self._tasks:
-            task.cancel()
+        self._tasks.cancel()
 
     def read(self) -> None:
         """Take what the workers have sent so far."""
@@ -124,7 +124,7 @@ class EngineGate:
         self._peers.lose(source, message.run - 1)
         self._peers.drop_requests(source)
         self._announcer.forget(source)
-        self._run(self._welcome(source, message.run))
+        self._tasks.start(self._welcome(source, message.run))
 
     async def _welcome(self, worker: int, run: int) -> None:
         async with self._changes.lock:  # a slot that is released meanwhile is not among those that the worker finds
@@ -190,8 +190,3 @@ class EngineGate:
             answer.cancel()
         counts: list[Counts] = [answer.result() for answer in done if answer.exception() is None]
         return [ProcessCounts(each.metrics, each.status) for each in counts]
-
-    def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)

@@ -15,6 +15,7 @@ from streamd.core.access.caller import Caller
 from streamd.core.errors import StreamdError
 from streamd.core.state.rows import PackedRow
 from streamd.core.state.samples import CellSample
+from streamd.runtime.background_tasks import BackgroundTasks
 from streamd.runtime.workers.messages import HandOnRows, TakenRows
 
 Errors = list[StreamdError | None]
@@ -166,7 +167,7 @@ class Parcels:
         self._take_by_name = take_by_name
         self._open: dict[int, Parcel] = {}
         self._unanswered: Counter[int] = Counter()
-        self._running: set[asyncio.Task[None]] = set()
+        self._running = BackgroundTasks()
         self._is_due = False
 
     def add(self, ticket: Ticket, owners: Sequence[int], rows: Sequence[UsualRow]) -> None:
@@ -220,9 +221,7 @@ class Parcels:
 
     def _finish(self, parcel: Parcel, others: Sequence[int]) -> None:
         if others:
-            task = asyncio.get_running_loop().create_task(self._take_others(parcel, others))
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
+            self._running.start(self._take_others(parcel, others))
         else:
             parcel.settle()
 

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from streamd.core.errors import StreamdError, UnavailableError
+from streamd.runtime.background_tasks import BackgroundTasks
 from streamd.runtime.service import Service
 from streamd.runtime.workers.due_sender import DueSender
 from streamd.runtime.workers.engine_news import EngineNews
@@ -74,7 +75,7 @@ class WorkerGate:
         self._early: list[Message] = []  # what the engine process told between the welcome and `serve`
         self._all_here = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
-        self._running: set[asyncio.Task[None]] = set()
+        self._running = BackgroundTasks()
         self._news: EngineNews | None = None
         self._handlers: dict[type, Callable[[int, Any], None]] = {
             **dict.fromkeys((Admitted, Taken, TakenSingles, TakenRows), self._handle_answer),
@@ -238,6 +239,4 @@ class WorkerGate:
 
     def run(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine beside the others."""
-        task = asyncio.create_task(coroutine)
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        self._running.start(coroutine)

@@ -17,6 +17,8 @@ import structlog
 from streamd.core.access.access_list import AccessList
 from streamd.core.access.caller import Caller
 from streamd.core.access.records import TokenRecord
+from streamd.http.connection_table import ConnectionTable
+from streamd.http.sockets import Sockets
 from streamd.runtime.background import run_in_background
 from streamd.server.access.tokens_file import find_tokens_file
 from streamd.server.access.watched_files import Reread, WatchedFiles
@@ -43,7 +45,7 @@ CertificateFiles = WatchedFiles[LoadedTls]
 class AccessControl:
     """The access list and the TLS context of one daemon, with the files that they are made from.
 
-    `wall` returns epoch seconds. Set `on_revoked` and `on_client_ca_changed` before `run`.
+    `wall` returns epoch seconds. Call `govern` before `run`.
     """
 
     def __init__(
@@ -62,6 +64,11 @@ class AccessControl:
         self._tls = None if certificates is None else TlsSwitch(certificates.first)
         self._wall = wall
         self._checking = asyncio.Lock()
+
+    def govern(self, sockets: Sockets, table: ConnectionTable) -> None:
+        """Let changes of tokens and client CAs end the sockets and connections of an application that they concern."""
+        self.on_revoked = lambda callers: sockets.end_revoked()
+        self.on_client_ca_changed = table.end_former
 
     @property
     def tls(self) -> ssl.SSLContext | None:

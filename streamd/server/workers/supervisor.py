@@ -11,17 +11,18 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any
 
 import msgspec
 import structlog
 
 from streamd.core.errors import ConfigError
+from streamd.runtime.background_tasks import BackgroundTasks
 from streamd.runtime.workers.doorbell import make_doorbell
 from streamd.server.config import Config
 from streamd.server.listening import HttpListener, take_inherited_sockets
+from streamd.server.process import watch_signals
 from streamd.server.systemd import Notifier, feed_watchdog
 from streamd.server.workers.commands import DRAIN, LOST_ENGINE, LOST_WORKER, RELOAD, STOP
 from streamd.server.workers.part import Part, RestartDelays
@@ -56,7 +57,7 @@ class ProcessSupervisor:
         self._status = 0
         self._was_reported_ready = False
         self._keepers: list[asyncio.Task[None]] = []
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = BackgroundTasks()
 
     @property
     def engine(self) -> Part:
@@ -78,7 +79,7 @@ class ProcessSupervisor:
         A process that ends before it was ever ready ends all, with its exit status, if no signal ended it. Raises
         `StreamdError`.
         """
-        self._watch_signals()
+        watch_signals(self._on_signal, self._on_hangup)
         with ExitStack() as opened:
             inherited = take_inherited_sockets()
             reserved = None if inherited else await self._reserve_addresses(opened)
@@ -88,10 +89,10 @@ class ProcessSupervisor:
             began = time.monotonic()
             self._keepers = [asyncio.create_task(self._keep(part)) for part in self.parts]
             if self.notifier.watchdog_seconds is not None:
-                self._run_in_background(feed_watchdog(self.notifier, lambda: ""))
+                self._tasks.start(feed_watchdog(self.notifier, lambda: ""))
             for part in self.parts:
                 if part.watchdog_seconds is not None:
-                    self._run_in_background(_watch_part(part, part.watchdog_seconds))
+                    self._tasks.start(_watch_part(part, part.watchdog_seconds))
             try:
                 await self._watch_keepers()
             finally:
@@ -213,12 +214,6 @@ class ProcessSupervisor:
             self.notifier.notify(READY="1")
             log.info("all_ready", workers=len(self.workers))
 
-    def _watch_signals(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._on_signal, number)
-        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
-
     def _on_signal(self, number: int) -> None:
         if self._stop.is_set():
             log.warning("stopped_at_once", signal=signal.Signals(number).name)
@@ -246,11 +241,6 @@ class ProcessSupervisor:
         self.config = msgspec.structs.replace(self.config, engine=reread.engine, candidate=reread.candidate)
         share_settings(self.config, self._settings)
 
-    def _run_in_background(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
     # ------------------------------------------------------------ drain
     async def _shut_down(self, began: float) -> None:
         drain_seconds = self.config.server.drain_seconds
@@ -268,9 +258,10 @@ class ProcessSupervisor:
                 await self._end(self.parts)
         except TimeoutError:
             in_time = False
-        for task in (*self._keepers, *self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._keepers, *self._tasks, return_exceptions=True)
+        self._tasks.cancel()
+        for keeper in self._keepers:
+            keeper.cancel()
+        await asyncio.gather(*self._keepers, self._tasks.wait(), return_exceptions=True)
         log.info("all_stopped", complete=in_time, seconds=round(time.monotonic() - began, 2))
 
     async def _finish(self, parts: Sequence[Part], command: str) -> None:

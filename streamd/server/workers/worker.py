@@ -4,10 +4,8 @@ Connects the parts, as `server/daemon.py` does for the engine process; how they 
 """
 
 import asyncio
-import signal
 import socket
 import time
-from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from streamd.http.app import HttpApp
 from streamd.http.forwarding import EngineForwarder
 from streamd.http.worker_app import make_worker_app
 from streamd.runtime.background import run_in_background
+from streamd.runtime.background_tasks import BackgroundTasks
 from streamd.runtime.process_links import ProcessLinks
 from streamd.runtime.service import Service
 from streamd.runtime.service_report import describe_status
@@ -33,13 +32,13 @@ from streamd.runtime.workers.followed import FollowedServers
 from streamd.runtime.workers.messages import Welcome
 from streamd.runtime.workers.taking import WorkerIngest
 from streamd.runtime.workers.worker_gate import WorkerGate
-from streamd.server.access.control import AccessControl, open_access
-from streamd.server.access.exposure import require_protection
-from streamd.server.config import Config, read_admin_token
-from streamd.server.disk import run_disk_work
+from streamd.server.access.control import AccessControl
+from streamd.server.access.opening import open_protected_access
+from streamd.server.config import Config
 from streamd.server.limits import make_service_limits, make_transport_limits, make_window_limits
 from streamd.server.listening import HttpListener
 from streamd.server.memory import configure_malloc
+from streamd.server.process import watch_signals
 from streamd.server.systemd import Notifier, feed_watchdog
 from streamd.server.workers.commands import DRAIN, LOST_ENGINE, LOST_WORKER, RELOAD, STOP, CommandReader
 from streamd.server.workers.memory import open_memory
@@ -64,7 +63,7 @@ class WorkerProcess:
         self._notifier = Notifier()
         self._stop = asyncio.Event()
         self._status = 0
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = BackgroundTasks()
         self._block, mail = open_memory(plan, config)
         self._gate = WorkerGate(mail, self._block.engine, plan.run)
         self._forwarder = EngineForwarder(plan.engine_socket, lambda: self._gate.is_engine_up)
@@ -96,18 +95,18 @@ class WorkerProcess:
     async def _start(self) -> web.AppRunner:
         """Begin to serve; returns what runs the application."""
         listener = self._listener = await self._open_listener()
-        access = self._access = await self._open_access(listener)
+        access = self._access = await open_protected_access(self.config, listener.addresses)
         self._gate.on_replaced = self._restart
         service = self._service = await self._make_service(await self._gate.open())
         http_app = self._http_app = self._make_app(service, access)
         runner = http_app.make_runner(shutdown_timeout_seconds=1.0)
         await runner.setup()
         await listener.serve(runner, access.tls, self.config.server.head_timeout_seconds)
-        self._run_in_background(access.run())
+        self._tasks.start(access.run())
         await self._gate.wait_for_others()
         log.info("worker_ready", port=listener.addresses[0].port, servers=len(service.state.directory))
         self._notifier.notify(READY="1")
-        self._run_in_background(feed_watchdog(self._notifier, lambda: ""))
+        self._tasks.start(feed_watchdog(self._notifier, lambda: ""))
         return runner
 
     async def _open_listener(self) -> HttpListener:
@@ -118,15 +117,6 @@ class WorkerProcess:
                 each.setblocking(False)
             return HttpListener(sockets, backlog=backlog, is_inherited=True)
         return await HttpListener.open_shared(plan.addresses, backlog=backlog)
-
-    async def _open_access(self, listener: HttpListener) -> AccessControl:
-        access = await run_disk_work(
-            "the tokens and certificates",
-            self.config.engine.read_timeout_seconds,
-            lambda: open_access(self.config.access, read_admin_token(self.config)),
-        )
-        require_protection(listener.addresses, self.config.access, has_tokens=not access.access.is_open)
-        return access
 
     async def _make_service(self, welcome: Welcome) -> Service:
         contract = msgspec.convert(welcome.contract, ModelContract)
@@ -166,8 +156,7 @@ class WorkerProcess:
             access=access.access,
             origins=OriginPolicy(self.config.access.allowed_hosts, self.config.access.allowed_origins),
         )
-        access.on_revoked = lambda callers: http_app.sockets.end_revoked()
-        access.on_client_ca_changed = http_app.connections.table.end_former
+        access.govern(http_app.sockets, http_app.connections.table)
         return http_app
 
     def give_slot(self, name: str, now_wall: float, silent_since: float) -> tuple[int, str | None]:
@@ -177,12 +166,10 @@ class WorkerProcess:
 
     # ------------------------------------------------------------ commands
     def _watch_commands(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
+        watch_signals(lambda number: self._stop.set(), self._reload)
         CommandReader(
             {
-                DRAIN: lambda argument: self._run_in_background(self._drain()),
+                DRAIN: lambda argument: self._tasks.start(self._drain()),
                 STOP: lambda argument: self._stop.set(),
                 RELOAD: lambda argument: self._reload(),
                 LOST_ENGINE: lambda argument: self._gate.lose(*map(int, argument.split())),
@@ -193,7 +180,7 @@ class WorkerProcess:
 
     def _reload(self) -> None:
         if self._access is not None:
-            self._run_in_background(self._check_files(self._access))
+            self._tasks.start(self._check_files(self._access))
 
     async def _check_files(self, access: AccessControl) -> None:
         await access.check_files(is_requested=True)
@@ -227,19 +214,13 @@ class WorkerProcess:
                 await http_app.sockets.close_all()
         except TimeoutError:
             log.warning("readers_left", waiting=service.hub.waiting)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.cancel()
+        await self._tasks.wait()
         await runner.cleanup()
         await self._forwarder.close()
         self._gate.close()
         service.close()
         log.info("stopped", seconds=round(time.monotonic() - began, 2))
-
-    def _run_in_background(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
 
 class _LateGiver:

@@ -23,13 +23,13 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 from streamd.core.errors import DrainingError, StorageError, StreamdError, TooBusyError
 from streamd.core.mapping.rules import parse_rule_set
+from streamd.http.app import make_connection_parts
 from streamd.http.errors import errors_middleware
 from streamd.http.protocols.intake import Intake
 from streamd.http.protocols.otlp import OtlpRoutes
 from streamd.http.requests import BodyReader, TransportLimits
 from streamd.http.runner import HttpRunner
 from tests.http.conftest import Start
-from tests.support.connection_parts import make_connection_parts
 from tests.support.http_harness import HttpDaemon, HttpDaemonSettings, open_listener
 from tests.support.naive_otlp import make_attributes, make_request, to_otlp_json
 from tests.support.open_access import admit_anybody
