@@ -16,6 +16,14 @@ MAX_STATUS = 15
 CALENDAR_FEATURES = 4
 """The known-future inputs: sine and cosine of the time of day, then of the day of the week."""
 
+INPUT_TYPES: Mapping[str, str] = {
+    "encoder_cont": "float32",
+    "encoder_cat": "int32",
+    "decoder_cont": "float32",
+    "decoder_cat": "int32",
+}
+"""The types of the inputs, by name, in the order of the model's arguments."""
+
 
 @dataclass(frozen=True)
 class ModelContract:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from streamd.core.contract import ModelContract
+from streamd.core.contract import INPUT_TYPES, ModelContract
 from streamd.core.errors import RepositoryError
 from streamd.regular_files import open_regular
 from streamd.repository.protobuf import Buffer, Span, decode_text, read_fields
@@ -53,7 +53,7 @@ def check_graph(path: Path, contract: ModelContract) -> None:
             "export the model with the contract's output"
         )
     for name, shape in expected.items():
-        _check_tensor(path, graph.inputs[name], shape, "int32" if name.endswith("_cat") else "float32")
+        _check_tensor(path, graph.inputs[name], shape, INPUT_TYPES[name])
     _check_tensor(path, graph.outputs["predictions"], contract.output_shape, "float32")
 
 

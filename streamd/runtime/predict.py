@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamd.core.arrays import Float32
-from streamd.core.contract import ModelContract
+from streamd.core.contract import INPUT_TYPES, ModelContract
 from streamd.core.errors import InferenceError, InvalidInputError, InvalidTensorError
 from streamd.inference.lane import Inputs
 from streamd.runtime.window_checks import check_content, is_complete
@@ -19,12 +19,7 @@ from streamd.runtime.window_checks import check_content, is_complete
 MAX_WINDOWS = 4_096
 """The largest number of windows in one call."""
 
-_TYPES = {
-    "encoder_cont": np.dtype(np.float32),
-    "encoder_cat": np.dtype(np.int32),
-    "decoder_cont": np.dtype(np.float32),
-    "decoder_cat": np.dtype(np.int32),
-}
+_TYPES = {name: np.dtype(type_name) for name, type_name in INPUT_TYPES.items()}
 
 _OPTIONAL = frozenset({"encoder_cat", "decoder_cat"})
 """Inputs that may be missing; then the server id is 0 (an unknown server) and the status 0 (not given)."""

@@ -19,6 +19,7 @@ from typing import Any
 from aiohttp import web
 
 from streamd.core.errors import ConfigError, StateError
+from streamd.runtime.background_tasks import BackgroundTasks
 
 HANDSHAKE_TIMEOUT_SECONDS = 10.0
 """The time in which a TLS handshake must be complete, unless `serve` is given another."""
@@ -189,7 +190,7 @@ class _Rush:
         self._make_protocol = make_protocol
         self._tls_options = tls_options
         self._is_due = False
-        self._opening: set[asyncio.Task[None]] = set()
+        self._opening = BackgroundTasks()
 
     def make_protocol(self) -> asyncio.Protocol:
         """Return the protocol of a connection that the loop has accepted, and accept those behind it soon."""
@@ -208,9 +209,7 @@ class _Rush:
             except OSError:  # nothing waits, or there are too few descriptors, which the loop handles
                 return
             accepted.setblocking(False)
-            opening = asyncio.get_running_loop().create_task(self._open(accepted))
-            self._opening.add(opening)
-            opening.add_done_callback(self._opening.discard)
+            self._opening.start(self._open(accepted))
 
     async def _open(self, accepted: socket.socket) -> None:
         with suppress(OSError):  # the peer left, or its TLS handshake failed: the connection counts that

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from streamd.core.contract import ModelContract
+from streamd.core.contract import INPUT_TYPES, ModelContract
 from streamd.http.direct.framing import PlainRequest
 from streamd.http.wire.tensors import WireTensor
 from streamd.runtime.message_windows import InputPlace, MessageWindows
@@ -20,8 +20,6 @@ MAX_FORMS = 64
 
 _KEY_BYTES = 32
 """The first bytes of a body, which tell forms of the same length apart."""
-
-_DTYPES = {"encoder_cont": "float32", "encoder_cat": "int32", "decoder_cont": "float32", "decoder_cat": "int32"}
 
 _IS_NATIVE = sys.byteorder == "little"
 """Whether tensors on the wire are as the model needs them."""
@@ -91,7 +89,7 @@ def _find_form(
     """Return the form of a body; `None` if an input is missing, or has another type than the model needs."""
     if not _IS_NATIVE or tensors.keys() != shapes.keys():
         return None
-    if any(tensors[name].dtype != dtype for name, dtype in _DTYPES.items()):
+    if any(tensors[name].dtype != dtype for name, dtype in INPUT_TYPES.items()):
         return None
     body = request.body
     origin = _find_address(body)
@@ -104,7 +102,7 @@ def _find_form(
         constants.append((end, bytes(body[end:begin])))
         end = begin + len(tensors[name].data)
     constants.append((end, bytes(body[end:])))
-    places = tuple(InputPlace(begins[name], len(tensors[name].data) // windows) for name in _DTYPES)
+    places = tuple(InputPlace(begins[name], len(tensors[name].data) // windows) for name in INPUT_TYPES)
     return BodyForm(tuple(constants), places, windows, batched)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamd.core.arrays import Float32
-from streamd.core.contract import ModelContract
+from streamd.core.contract import INPUT_TYPES, ModelContract
 from streamd.inference import cuda
 from streamd.inference.cuda import DeviceBuffer, Event, HostBuffer, Stream
 from streamd.inference.lane import Inputs
@@ -83,15 +83,14 @@ class BoundSession:
         self._binding = self.session.io_binding()
         shapes = contract.input_shapes
         self._host = {
-            name: self._pinned(np.int32 if name.endswith("_cat") else np.float32, (max_batch, *shape))
-            for name, shape in shapes.items()
+            name: self._pinned(np.dtype(INPUT_TYPES[name]), (max_batch, *shape)) for name, shape in shapes.items()
         }
         self.inputs = Inputs(**self._host)
         self._predictions = self._pinned(np.float32, (max_batch, *contract.output_shape))
         tensors = {**self._host, "predictions": self._predictions}
         self._buffers = {name: own.enter_context(DeviceBuffer(array.nbytes)) for name, array in tensors.items()}
 
-    def _pinned(self, dtype: type[np.generic], shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    def _pinned(self, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> npt.NDArray[Any]:
         buffer = self._open.enter_context(HostBuffer(int(np.prod(shape)) * np.dtype(dtype).itemsize))
         array = buffer.array(dtype, shape)
         array[:] = 0

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from streamd.core.arrays import Float32
-from streamd.core.contract import ModelContract
+from streamd.core.contract import INPUT_TYPES, ModelContract
 from streamd.core.errors import BackendUnavailableError, BatchFailedError, DeviceLostError
 from streamd.core.names import TENSORRT
 from streamd.inference import cuda
@@ -210,11 +210,7 @@ class TensorRtLane:
 
 def check_tensors(executor: TensorRtExecutor, contract: ModelContract) -> None:
     """Raise `BackendUnavailableError` unless the engine's inputs and outputs follow the contract."""
-    integers = {"encoder_cat", "decoder_cat"}
-    expected = {
-        name: (np.dtype(np.int32 if name in integers else np.float32), shape)
-        for name, shape in contract.input_shapes.items()
-    }
+    expected = {name: (np.dtype(INPUT_TYPES[name]), shape) for name, shape in contract.input_shapes.items()}
     for kind, specs, wanted in (
         ("inputs", executor.input_specs, expected),
         ("outputs", executor.output_specs, {"predictions": (np.dtype(np.float32), contract.output_shape)}),

@@ -68,28 +68,25 @@ class Outbox:
     def __init__(self, gate: WorkerGate) -> None:
         self._gate = gate
         self._parcels: dict[tuple[int, bool], _Parcel] = {}
-        self._is_due = False
 
     def hand_on(self, owner: int, samples: Sequence[CellSample[Any]], *, may_evict: bool) -> "asyncio.Future[Errors]":
         """Hand samples on at the end of this turn; returns their errors to come, empty if all are accepted.
 
         They fail with `UnavailableError` if the samples are lost.
         """
+        loop = asyncio.get_running_loop()
+        if not self._parcels:
+            loop.call_soon(self._send_all)
         parcel = self._parcels.get((owner, may_evict))
         if parcel is None:
             parcel = self._parcels[owner, may_evict] = _Parcel()
-        loop = asyncio.get_running_loop()
         future: asyncio.Future[Errors] = loop.create_future()
         parcel.add(samples, future)
         if parcel.is_full:
             self._send(owner, may_evict)
-        elif not self._is_due:
-            self._is_due = True
-            loop.call_soon(self._send_all)
         return future
 
     def _send_all(self) -> None:
-        self._is_due = False
         for owner, may_evict in list(self._parcels):
             self._send(owner, may_evict)
 

@@ -101,7 +101,7 @@ def write_version(
 
 def read_compared_windows(data: Path | None, network: "TrainedNetwork") -> dict[str, Any]:
     """Return windows to compare on by input name, some of them hard; raises `ConfigError`."""
-    from streamd.core.contract import ModelContract
+    from streamd.core.contract import INPUT_TYPES, ModelContract
     from streamd.tools.engine.gate.truth import read_judged_windows
     from streamd.tools.engine.graph.onnx_graph import GraphTensorSpec, Signature
     from streamd.tools.networks.contract import FEATURE_UNITS
@@ -110,6 +110,5 @@ def read_compared_windows(data: Path | None, network: "TrainedNetwork") -> dict[
     units = {name: FEATURE_UNITS.get(name, "1") for name in trained.features}
     lengths = (trained.context_length, trained.horizon, trained.step_seconds)
     contract = ModelContract(trained.features, trained.targets, trained.quantiles, *lengths, units)
-    types = {name: "int32" if name.endswith("_cat") else "float32" for name in contract.input_shapes}
-    specs = tuple(GraphTensorSpec(name, types[name], shape) for name, shape in contract.input_shapes.items())
+    specs = tuple(GraphTensorSpec(name, INPUT_TYPES[name], shape) for name, shape in contract.input_shapes.items())
     return read_judged_windows(data, Signature(specs, ()), contract, EXPORT_WINDOWS).windows
