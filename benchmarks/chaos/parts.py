@@ -5,35 +5,16 @@ import os
 import signal
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
-
-import msgspec
 
 from benchmarks.chaos.faults import Fault, RunParts
-from streamd.core.names import PART_FLAG
 from streamd.runtime.workers.ownership import find_owning_worker
+from tests.support.daemon_parts import find_parts
 
 RESTART_SECONDS = 30.0
 """The time within which a killed process must have a successor, and the daemon must be ready."""
 
 QUIET_SECONDS = 1.0
 """The others may acknowledge nothing for so long, since senders connect again."""
-
-
-def find_parts(supervisor: int) -> dict[str, int]:
-    """Return the processes of a daemon by name: `engine`, `worker 0` and so on."""
-    found: dict[str, int] = {}
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
-            arguments = (path / "cmdline").read_bytes().split(b"\0")
-        except (OSError, IndexError):
-            continue
-        flag = PART_FLAG.encode()
-        if parent == supervisor and flag in arguments:
-            plan = msgspec.json.decode(arguments[arguments.index(flag) + 1])
-            found["engine" if plan["role"] == "engine" else f"worker {plan['number']}"] = int(path.name)
-    return found
 
 
 def count_workers(run: RunParts) -> int:

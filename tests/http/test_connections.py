@@ -3,8 +3,7 @@
 import asyncio
 import gc
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterator
 
 import pytest
 import structlog
@@ -14,7 +13,7 @@ from streamd.http.connection_table import CloseReason
 from streamd.http.connections import Connection
 from streamd.http.requests import TransportLimits
 from streamd.runtime.pauses import Pauses
-from tests.http.conftest import Start
+from tests.http.conftest import Connect, Start
 from tests.support.http_harness import HttpDaemon, HttpDaemonSettings, at, make_sample, open_listener
 from tests.support.paused_clock import PausableClock
 from tests.support.raw_peers import HEAD, RawPeer, make_masked_frame
@@ -23,21 +22,6 @@ from tests.support.stalled_peer import BIG, StalledReader
 GET = f"GET /healthz HTTP/1.1\r\n{HEAD}\r\n".encode()
 STREAM = f"GET /v1/forecasts/stream HTTP/1.1\r\n{HEAD}\r\n".encode()
 SAMPLE = b'{"samples":[{"server":"a","time":%d,"values":{"cpu_user":1}}]}' % at(0)
-
-Connect = Callable[[HttpDaemon], Awaitable[RawPeer]]
-
-
-@pytest.fixture
-async def connect() -> AsyncIterator[Connect]:
-    async with AsyncExitStack() as stack:
-
-        async def connect_one(daemon: HttpDaemon) -> RawPeer:
-            peer = RawPeer()
-            stack.callback(peer.close)
-            await peer.connect(daemon.port)
-            return peer
-
-        yield connect_one
 
 
 @pytest.fixture

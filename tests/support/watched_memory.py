@@ -1,6 +1,6 @@
 """A window store's arrays in memory, copied after each write, and what a recovered store must fulfil."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from typing import Any
 from unittest import mock
@@ -14,7 +14,7 @@ from streamd.core.state.repairs import repair_windows
 from streamd.core.state.seals import NO_SEAL, compute_seal
 from streamd.core.state.window_columns import NO_STEP, PRESENT, make_volatile_columns, make_window_columns
 from streamd.core.state.windows import WindowStore
-from tests.support.fleet_scripts import FEATURES, SLOTS, Sizes
+from tests.support.fleet_scripts import FEATURES, SLOTS, Event, Sizes, Twins
 from tests.support.kill_points import choose_kills
 from tests.support.torn_writes import WatchedArray, make_watched_view
 
@@ -41,6 +41,11 @@ class Memory:
         if self.watched:
             self.copies.append(bytes(self._buffer))
 
+    def watch(self) -> None:
+        """Copy the arrays as they are now, and after each write from now on."""
+        self.watched = True
+        self._stored()
+
     def after_each_store(self) -> Iterator[NamedArrays]:
         """Yield the arrays as a killed process would have left them, after each store and before the first."""
         yield from map(self._view, self.copies)
@@ -51,6 +56,17 @@ class Memory:
 
     def _view(self, copy: bytes) -> NamedArrays:
         return self._layout.make_views(bytearray(copy))
+
+
+def make_fed_memory(lengths: Sizes, sequence: Iterable[Event]) -> tuple[Memory, Twins]:
+    """Return the memory of a store that took these events, and the store with its naive model."""
+    memory = Memory(lengths)
+    twins = Twins(lengths, memory.store, [lengths.naive() for _ in range(SLOTS)])
+    for slot in range(SLOTS):
+        memory.store.reset(slot)
+    for event in sequence:
+        twins.feed(event)
+    return memory, twins
 
 
 def restart(

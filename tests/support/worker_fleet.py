@@ -9,8 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
+from tests.support import daemon_parts
 from tests.support.daemon_process import DaemonProcess
 
 STEP_SECONDS = 300
@@ -22,18 +21,8 @@ ADMIN_TOKEN = "admin-of-the-shared-daemon"
 
 
 def find_parts(daemon: DaemonProcess) -> dict[str, int]:
-    """Return the processes of a daemon by name: `engine`, `worker 0` and so on."""
-    found: dict[str, int] = {}
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
-            arguments = (path / "cmdline").read_bytes().split(b"\0")
-        except (OSError, IndexError):
-            continue
-        if parent == daemon.process.pid and b"--part" in arguments:
-            plan = msgspec.json.decode(arguments[arguments.index(b"--part") + 1])
-            found["engine" if plan["role"] == "engine" else f"worker {plan['number']}"] = int(path.name)
-    return found
+    """Return the pids of the processes of a daemon, by name."""
+    return daemon_parts.find_parts(daemon.process.pid)
 
 
 def wait_for_part(daemon: DaemonProcess, name: str, other_than: int = 0, seconds: float = 20.0) -> int:

@@ -23,7 +23,7 @@ from tests.support.fleet_scripts import (
 )
 from tests.support.rows_at_once import LISTS, check_whole_or_absent, make_rows, pack, snapshot
 from tests.support.watched_columns import watch_columns
-from tests.support.watched_memory import Memory, check_sound, restart
+from tests.support.watched_memory import check_sound, make_fed_memory, restart
 
 AHEAD = st.lists(st.sampled_from([1, 1, 1, 1, 0, 2, -1]), min_size=SLOTS, max_size=SLOTS)
 
@@ -63,12 +63,7 @@ def test_rows_that_are_written_at_once_are_as_those_that_are_written_one_by_one(
 def test_a_store_that_is_killed_while_it_writes_many_rows_is_recovered(
     lengths: Sizes, acked: list[Event], chosen: list[int], is_shared: bool
 ) -> None:
-    memory = Memory(lengths)
-    twins = Twins(lengths, memory.store, [lengths.naive() for _ in range(SLOTS)])
-    for slot in range(SLOTS):
-        memory.store.reset(slot)
-    for event in acked:
-        twins.feed(event)
+    memory, twins = make_fed_memory(lengths, acked)
     steps = np.array([memory.store.get_newest_step(slot) + 1 for slot in chosen])
     with watch_columns(memory.store):
         is_next = find_whole_next_rows(memory.store, np.array(chosen), steps)
@@ -77,8 +72,7 @@ def test_a_store_that_is_killed_while_it_writes_many_rows_is_recovered(
         written, steps = np.array(chosen)[is_next], steps[is_next]
         before = [window_of(memory.store, slot) for slot in range(SLOTS)]
         rows = make_rows(len(written), 5_000.0)
-        memory.copies.append(bytes(memory._buffer))
-        memory.watched = True
+        memory.watch()
         write_whole_rows(memory.store, view_columns(memory.store), written, steps, rows)
     memory.watched = False
     for slot, step, row in zip(written.tolist(), steps.tolist(), rows, strict=True):

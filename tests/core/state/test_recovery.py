@@ -30,7 +30,7 @@ from tests.support.fleet_scripts import (
 from tests.support.kill_points import COUNT, choose_kills
 from tests.support.naive_windows import NaiveServer
 from tests.support.torn_writes import make_watched_view
-from tests.support.watched_memory import Memory, check_sound, restart
+from tests.support.watched_memory import Memory, check_sound, make_fed_memory, restart
 
 END = 1e9
 """A time at which every grace is over."""
@@ -40,18 +40,12 @@ END = 1e9
 def test_a_store_killed_at_any_write_is_recovered(
     lengths: Sizes, acked: list[Event], last: Event, is_shared: bool
 ) -> None:
-    memory = Memory(lengths)
-    twins = Twins(lengths, memory.store, [lengths.naive() for _ in range(SLOTS)])
-    for slot in range(SLOTS):
-        memory.store.reset(slot)
-    for event in acked:
-        twins.feed(event)
+    memory, twins = make_fed_memory(lengths, acked)
     before = [dict(cells_of(server)) for server in twins.naive]
     step = twins.step_of(last) if isinstance(last, Send) else NO_STEP
     cells = twins.cells_of(last) if isinstance(last, Send) else {}
 
-    memory.copies.append(bytes(memory._buffer))
-    memory.watched = True
+    memory.watch()
     now = twins.now + last.later if isinstance(last, Send | GracePassed) else twins.now
     feed(memory.store, last, step, cells, now)
 

@@ -12,7 +12,7 @@ from streamd.core.state.recovery import rewind
 from streamd.core.state.window_columns import NO_STEP
 from tests.support.fleet_scripts import SLOTS, Event, Sizes, Twins, check_slot, events, row_of, sizes
 from tests.support.naive_windows import NaiveServer
-from tests.support.watched_memory import Memory, check_sound, restart
+from tests.support.watched_memory import check_sound, make_fed_memory, restart
 
 BACK = st.integers(0, 9)
 SECONDS = 100.0
@@ -38,13 +38,8 @@ def rewind_naively(server: NaiveServer, last_step: int) -> int:
     return dropped
 
 
-def fed(lengths: Sizes, sequence: list[Event], memory: Memory | None = None) -> Twins:
-    if memory is None:
-        twins = Twins.make(lengths)
-    else:
-        twins = Twins(lengths, memory.store, [lengths.naive() for _ in range(SLOTS)])
-        for slot in range(SLOTS):
-            memory.store.reset(slot)
+def fed(lengths: Sizes, sequence: list[Event]) -> Twins:
+    twins = Twins.make(lengths)
     for event in sequence:
         twins.feed(event)
     return twins
@@ -71,11 +66,9 @@ def test_rows_that_are_not_ahead_stay_and_the_window_continues(
 def test_a_rewind_killed_at_any_store_is_repeated(
     lengths: Sizes, sequence: list[Event], back: int, is_shared: bool
 ) -> None:
-    memory = Memory(lengths)
-    twins = fed(lengths, sequence, memory)
+    memory, twins = make_fed_memory(lengths, sequence)
     last_step = max((twins.naive[0].latest or 0) - back, 0)
-    memory.copies.append(bytes(memory._buffer))
-    memory.watched = True
+    memory.watch()
     rewind(memory.store, 0, last_step)
     rewind_naively(twins.naive[0], last_step)
     for arrays in memory.after_some_stores():

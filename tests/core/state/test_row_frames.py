@@ -28,7 +28,7 @@ from tests.support.fleet_scripts import (
 )
 from tests.support.rows_at_once import FULL, LISTS, check_whole_or_absent, make_rows, pack, snapshot
 from tests.support.watched_columns import make_watched_list
-from tests.support.watched_memory import Memory, check_sound, restart
+from tests.support.watched_memory import check_sound, make_fed_memory, restart
 
 
 def write_usual(store: WindowStore, slots: SlotList, step: int, rows: Float32, masks: Any) -> tuple[Slots, Slots]:
@@ -87,12 +87,7 @@ def test_rows_that_are_written_at_once_are_as_those_that_are_written_one_by_one(
 def test_a_store_that_is_killed_while_it_writes_many_rows_is_recovered(
     lengths: Sizes, acked: list[Event], chosen: list[int], is_shared: bool
 ) -> None:
-    memory = Memory(lengths)
-    twins = Twins(lengths, memory.store, [lengths.naive() for _ in range(SLOTS)])
-    for slot in range(SLOTS):
-        memory.store.reset(slot)
-    for event in acked:
-        twins.feed(event)
+    memory, twins = make_fed_memory(lengths, acked)
     step = memory.store.get_newest_step(chosen[0]) + 1
     everything = make_watched_list(memory.store, np.array(chosen))
     is_next = find_next_rows(memory.store, everything, step, FULL)
@@ -103,8 +98,7 @@ def test_a_store_that_is_killed_while_it_writes_many_rows_is_recovered(
     place = step % memory.store.context_length
     former = read_places(memory.store.arrays, place)
 
-    memory.copies.append(bytes(memory._buffer))
-    memory.watched = True
+    memory.watch()
     slots = everything if is_next is None else make_watched_list(memory.store, np.array(written))
     write_next_rows(memory.store, slots, step, rows, FULL)
     for slot, row in zip(written, rows, strict=True):

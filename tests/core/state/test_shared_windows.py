@@ -11,15 +11,9 @@ from streamd.core.state.rows import PackedRow
 from streamd.core.state.window_columns import NO_STEP, make_volatile_columns, make_window_columns
 from streamd.core.state.windows import WindowStore
 from tests.support.fleet_scripts import EVENTS, SLOTS, Event, Reset, Send, Sizes, Twins, events, sizes, window_of
-from tests.support.watched_memory import Memory
+from tests.support.watched_memory import make_fed_memory
 
 ALL = np.arange(SLOTS)
-
-
-def make_twins(memory: Memory, lengths: Sizes) -> Twins:
-    for slot in range(SLOTS):
-        memory.store.reset(slot)
-    return Twins(lengths, memory.store, [lengths.naive() for _ in range(SLOTS)])
 
 
 def read_window(store: WindowStore, slot: int) -> str:
@@ -31,12 +25,8 @@ def read_window(store: WindowStore, slot: int) -> str:
 def test_a_window_is_the_same_as_long_as_its_number_of_changes_is_the_same_and_even(
     lengths: Sizes, sequence: list[Event], last: Event
 ) -> None:
-    memory = Memory(lengths)
-    twins = make_twins(memory, lengths)
-    for event in sequence:
-        twins.feed(event)
-    memory.watched = True
-    memory._stored()
+    memory, twins = make_fed_memory(lengths, sequence)
+    memory.watch()
     twins.feed(last)
     windows: dict[tuple[int, int], str] = {}
     for arrays in memory.after_each_store():

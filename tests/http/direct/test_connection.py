@@ -1,8 +1,6 @@
 """Tests `streamd/http/direct/connection.py` over real sockets: a plain call ends as one that aiohttp serves."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
 
 import numpy as np
 import pytest
@@ -13,7 +11,7 @@ from streamd.http.connections import Connection
 from streamd.http.requests import TransportLimits
 from streamd.http.turn_reader import PARSE_BYTES
 from streamd.runtime.service import ServiceLimits
-from tests.http.conftest import Start
+from tests.http.conftest import Connect, Start
 from tests.support.access_tokens import ALL, grant_all, make_access_list, make_test_token
 from tests.support.http_harness import MODEL, MSGPACK, HttpDaemon, HttpDaemonSettings, Message, pack
 from tests.support.predict_inputs import REFUSED, Inputs, as_tensors, make_inputs
@@ -23,27 +21,12 @@ BODY = pack(as_tensors(make_inputs(1)), MSGPACK)
 UNKNOWN = "X-Other: 1\r\n"
 """A field by which a request is left to aiohttp."""
 
-Connect = Callable[[HttpDaemon], Awaitable[RawPeer]]
-
 
 def make_request(body: bytes = BODY, more: str = "", path: str = "/v1/predict") -> bytes:
     return (
         f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {MSGPACK}\r\n{more}"
         f"Content-Length: {len(body)}\r\n\r\n"
     ).encode() + body
-
-
-@pytest.fixture
-async def connect() -> AsyncIterator[Connect]:
-    async with AsyncExitStack() as stack:
-
-        async def connect_one(daemon: HttpDaemon) -> RawPeer:
-            peer = RawPeer()
-            stack.callback(peer.close)
-            await peer.connect(daemon.port)
-            return peer
-
-        yield connect_one
 
 
 async def read_answer(peer: RawPeer) -> tuple[bytes, bytes]:
@@ -60,6 +43,13 @@ async def read_answer(peer: RawPeer) -> tuple[bytes, bytes]:
 async def ask(peer: RawPeer, data: bytes) -> tuple[bytes, bytes]:
     await peer.send(data)
     return await read_answer(peer)
+
+
+async def begin_stop(daemon: HttpDaemon) -> "asyncio.Task[None]":
+    stopping = asyncio.create_task(daemon.runner.cleanup())
+    for _ in range(10):
+        await asyncio.sleep(0)
+    return stopping
 
 
 def find_connection(daemon: HttpDaemon) -> Connection:
@@ -431,9 +421,7 @@ async def test_a_stop_waits_for_the_answer(daemon: HttpDaemon, connect: Connect)
     peer = await connect(daemon)
     await peer.send(make_request())
     await wait_for_calls(daemon, 1)
-    stopping = asyncio.create_task(daemon.runner.cleanup())
-    for _ in range(10):
-        await asyncio.sleep(0)
+    stopping = await begin_stop(daemon)
     assert not stopping.done()
     daemon.release_lanes()
     assert (await read_answer(peer))[0].startswith(b"HTTP/1.1 200 ")
@@ -446,9 +434,7 @@ async def test_a_stop_does_not_wait_for_a_caller_that_leaves(daemon: HttpDaemon,
     peer = await connect(daemon)
     await peer.send(make_request())
     await wait_for_calls(daemon, 1)
-    stopping = asyncio.create_task(daemon.runner.cleanup())
-    for _ in range(10):
-        await asyncio.sleep(0)
+    stopping = await begin_stop(daemon)
     peer.close()
     await stopping
     assert daemon.service.scheduler.calls == 0
