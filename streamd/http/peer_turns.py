@@ -24,7 +24,7 @@ class PeerTurns:
     """The turns of one event loop, shared by all connections.
 
     Without it, one connection of tiny frames keeps the loop for as long as frames are buffered, and many connections
-    keep it for the sum. `runtime/aggregation/turns.py` gives each waiter a whole turn, which fits slices of large
+    keep it for the sum. `runtime/loop_turns.py` gives each waiter a whole turn, which fits slices of large
     bodies; here as many fit into a turn as its time allows, because a tiny frame takes 10 us.
     """
 

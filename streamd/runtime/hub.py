@@ -15,7 +15,7 @@ from streamd.core.access.caller import ANYBODY, Caller
 from streamd.core.arrays import Slots
 from streamd.core.mailbox import ServerChoice, make_mailbox
 from streamd.core.selection import ForecastSlice, ServerGlobs
-from streamd.runtime.aggregation.turns import LoopTurns
+from streamd.runtime.loop_turns import LoopTurns
 
 MATCHING_SECONDS = 0.005
 """The time that matching names to costly globs takes in one turn of the event loop, for all subscribers together."""

@@ -16,7 +16,7 @@ from streamd.http.errors import choose_status, count_retry_seconds
 from streamd.http.requests import BodyReader, find_owner
 from streamd.runtime.aggregation.batch import CommitResult, PointBatch
 from streamd.runtime.aggregation.collector import Collector
-from streamd.runtime.aggregation.turns import LoopTurns
+from streamd.runtime.loop_turns import LoopTurns
 from streamd.runtime.traces import NO_TRACES, UNTRACED, BodyTrace, Traces
 
 _LARGE_BODY_BYTES = 2**16

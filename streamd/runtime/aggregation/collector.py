@@ -33,9 +33,9 @@ from streamd.runtime.aggregation.servers import (
 )
 from streamd.runtime.aggregation.slicing import slice_points
 from streamd.runtime.aggregation.slot_check import SlotCheck
-from streamd.runtime.aggregation.turns import LoopTurns
 from streamd.runtime.due_batch import RowsDue
 from streamd.runtime.ingest import IngestLoad
+from streamd.runtime.loop_turns import LoopTurns
 from streamd.runtime.sample_writer import ServerContradicted
 from streamd.runtime.state.state import State
 from streamd.runtime.write_access import ServerWriter

@@ -1,8 +1,8 @@
-"""Tests `streamd/runtime/aggregation/turns.py`: one slice of work in each turn of the event loop."""
+"""Tests `streamd/runtime/loop_turns.py`: one slice of work in each turn of the event loop."""
 
 import asyncio
 
-from streamd.runtime.aggregation.turns import LoopTurns
+from streamd.runtime.loop_turns import LoopTurns
 
 
 async def test_bodies_take_turns_and_others_come_in_between() -> None:
