@@ -1,0 +1,1 @@
+"""Forecasts that the daemon sends to a store of metrics by Prometheus remote write."""
