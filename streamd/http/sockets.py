@@ -14,6 +14,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from streamd.core.access.caller import Caller
 from streamd.core.errors import DrainingError, TooBusyError, UnauthorizedError
 from streamd.http.access.context import get_caller
+from streamd.http.access.upgrades import require_upgrade
 from streamd.http.connections import WRITE_BUFFER_BYTES, Connection
 from streamd.http.message_readers import BatchReader, FrameReader
 from streamd.http.peer_turns import FrameSlices, PeerTurns
@@ -25,6 +26,14 @@ from streamd.runtime.pauses import Pauses
 
 KEEP_ALIVE_SECONDS = 15.0
 """An event stream without events is sent a comment after this long."""
+
+EVENT_STREAM_HEADERS = {
+    "Content-Type": "text/event-stream",
+    "Cache-Control": "no-store",
+    # nginx would gather events in its buffers otherwise, and pass them on when one is full.
+    "X-Accel-Buffering": "no",
+}
+"""The headers of each event stream."""
 
 REVOKED_MESSAGE = b"the token was revoked, or has expired"
 """The reason in the closing frame, with the code 1008, of a socket whose token does not hold any more."""
@@ -50,7 +59,11 @@ class Sockets:
 
     @asynccontextmanager
     async def accept_websocket(self, request: web.Request) -> AsyncIterator[web.WebSocketResponse]:
-        """Upgrade a request to a WebSocket; raises `TooBusyError` or `DrainingError` before that."""
+        """Upgrade a request to a WebSocket.
+
+        Raises `TooBusyError` or `DrainingError` before that, and `web.HTTPUpgradeRequired` if it requests none.
+        """
+        require_upgrade(request)
         # A sender that its token holds back is not read, and neither are its pongs: then the kernel looks after it.
         is_held_back = get_caller(request).has_row_limit
         socket = web.WebSocketResponse(
@@ -77,7 +90,7 @@ class Sockets:
     @asynccontextmanager
     async def open_event_stream(self, request: web.Request) -> AsyncIterator[web.StreamResponse]:
         """Answer a request with an event stream; raises `TooBusyError` or `DrainingError` before that."""
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
+        response = web.StreamResponse(headers=EVENT_STREAM_HEADERS)
         async with self._register(request, response):
             _limit_silence(request, KEEP_ALIVE_SECONDS + self._limits.send_timeout_seconds)
             yield response

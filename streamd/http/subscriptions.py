@@ -12,6 +12,8 @@ import msgspec
 from streamd.core.contract import ModelContract
 from streamd.core.errors import InvalidSelectionError, MalformedError
 from streamd.core.selection import ForecastSlice, ServerGlobs, make_forecast_slice
+from streamd.http.query_values import collect_values, split_list
+from streamd.http.resuming import parse_event_id
 from streamd.http.wire.codecs import Decoder, Encoding
 
 
@@ -25,12 +27,14 @@ class SubscribeMessage(msgspec.Struct, kw_only=True):
     every: int = 1
     batch: bool = False
     dtype: str = "float32"
+    ids: bool = False
+    last_event_id: int | None = None
 
 
 _subscribe_decoder = Decoder(SubscribeMessage)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SubscriptionChoice:
     """A checked subscription."""
 
@@ -38,6 +42,10 @@ class SubscriptionChoice:
     part: ForecastSlice
     batch: bool
     encoding: Encoding
+    has_ids: bool
+    """Whether frames have the ids of events."""
+    since: int | None
+    """The id after which the reader continues; `None` if it begins with the next forecast."""
 
     def describe(self, contract: ModelContract, model: str) -> dict[str, Any]:
         """Return the `subscribed` message, which repeats the choice as it was understood."""
@@ -62,11 +70,8 @@ def parse_subscribe(contract: ModelContract, data: bytes | str, encoding: Encodi
 LIST_PARAMETERS = ("servers", "targets", "quantiles")
 """Query parameters that are lists."""
 
-SINGLE_PARAMETERS = ("every", "batch", "dtype", "format", "last_event_id")
+SINGLE_PARAMETERS = ("every", "batch", "dtype", "format", "ids", "last_event_id")
 """Query parameters that may be given once."""
-
-MAX_SHOWN_PARAMETERS, MAX_SHOWN_CHARACTERS = 8, 64
-"""Of unknown parameters, what an error repeats: a caller chooses how many there are, and how long."""
 
 
 def parse_query(contract: ModelContract, parameters: Iterable[tuple[str, str]]) -> SubscriptionChoice:
@@ -75,11 +80,13 @@ def parse_query(contract: ModelContract, parameters: Iterable[tuple[str, str]]) 
     A list is separated by commas, or its parameter is repeated. `server` (which may be repeated too) is the name of
     one server as it is: a comma is part of the name, and it is not a glob. Raises `InvalidSelectionError`.
     """
-    query = _collect_values(parameters)
-    given: dict[str, Any] = {name: query[name][0] for name in ("every", "batch", "dtype") if name in query}
+    query = collect_values(parameters, {"server", *LIST_PARAMETERS, *SINGLE_PARAMETERS}, SINGLE_PARAMETERS)
+    given: dict[str, Any] = {name: query[name][0] for name in ("every", "batch", "dtype", "ids") if name in query}
     for name in LIST_PARAMETERS:
         if name in query:
-            given[name] = _split_list(query[name], contract.targets if name == "targets" else ())
+            given[name] = split_list(query[name], contract.targets if name == "targets" else ())
+    if last_id := query.get("last_event_id", [""])[0]:
+        given["last_event_id"] = parse_event_id(last_id)
     names = query.get("server", [])
     if names:
         given.setdefault("servers", [])
@@ -95,30 +102,17 @@ def parse_query(contract: ModelContract, parameters: Iterable[tuple[str, str]]) 
     return _make_choice(contract, message, encoding, names)
 
 
-def _collect_values(parameters: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-    """Return the values of each parameter; raises `InvalidSelectionError` for unknown and wrongly repeated ones."""
-    query: dict[str, list[str]] = {}
-    for name, value in parameters:
-        query.setdefault(name, []).append(value)
-    known = {"server", *LIST_PARAMETERS, *SINGLE_PARAMETERS}
-    if unknown := set(query) - known:
-        shown = [name[:MAX_SHOWN_CHARACTERS] for name in sorted(unknown)[:MAX_SHOWN_PARAMETERS]]
-        raise InvalidSelectionError(f"unknown parameters {shown}, expected some of {sorted(known)}")
-    for name in SINGLE_PARAMETERS:
-        if len(query.get(name, ())) > 1:
-            raise InvalidSelectionError(f"{name} is given {len(query[name])} times, expected once")
-    return query
-
-
-def _split_list(values: Sequence[str], known: Sequence[str]) -> list[str]:
-    """Split values at their commas; a value that is in `known` stays whole."""
-    return [part for value in values for part in ([value] if value in known else value.split(","))]
-
-
 def _make_choice(
     contract: ModelContract, message: SubscribeMessage, encoding: Encoding, names: Sequence[str] = ()
 ) -> SubscriptionChoice:
     if not message.servers and not names:
         raise MalformedError("servers is empty, expected globs such as 'web-*', or no servers at all for every server")
     part = make_forecast_slice(contract, message.targets, message.quantiles, message.every, message.dtype)
-    return SubscriptionChoice(ServerGlobs(message.servers, names), part, message.batch, encoding)
+    return SubscriptionChoice(
+        globs=ServerGlobs(message.servers, names),
+        part=part,
+        batch=message.batch,
+        encoding=encoding,
+        has_ids=message.ids,
+        since=None if message.last_event_id is None else parse_event_id(str(message.last_event_id)),
+    )

@@ -15,12 +15,18 @@ from streamd.core.arrays import Slots
 from streamd.core.errors import InvalidSelectionError, StreamdError
 from streamd.http.access.context import get_caller
 from streamd.http.access.upgrades import is_upgrade
+from streamd.http.alert_frames import is_alert_subscription, parse_alert_subscription
+from streamd.http.alert_sockets import AlertSocketSubscriber
+from streamd.http.alert_sources import AlertSource
 from streamd.http.errors import choose_encoding, make_error_message, reply
 from streamd.http.names import SERVER_IN_PATH, check_utf8, read_server_name, require_slot
 from streamd.http.peers import PEER_LEFT_ERRORS, call_when_lost, has_peer_left
+from streamd.http.resuming import ReaderPosition, parse_event_id
 from streamd.http.sockets import KEEP_ALIVE_SECONDS, Sockets
 from streamd.http.subscriptions import SubscriptionChoice, parse_query, parse_subscribe
 from streamd.http.wire.codecs import Encoding, encode
+from streamd.http.wire.event_stream import KEEP_ALIVE_COMMENT, make_event
+from streamd.http.wire.frame_ids import FRAME_ID_FIELD, add_frame_id
 from streamd.http.wire.frames import BatchFrame, FrameEncoder
 from streamd.runtime.hub import Subscription
 from streamd.runtime.service import Service
@@ -37,10 +43,11 @@ _JSON_BYTES_A_VALUE = 12
 class ForecastRoutes:
     """Handlers for readers of forecasts."""
 
-    def __init__(self, service: Service, frames: FrameEncoder, sockets: Sockets) -> None:
+    def __init__(self, service: Service, frames: FrameEncoder, sockets: Sockets, alerts: AlertSource) -> None:
         self._service = service
         self._frames = frames
         self._sockets = sockets
+        self._alerts = alerts
 
     def add_to(self, app: web.Application) -> None:
         """Add the routes."""
@@ -79,10 +86,11 @@ class ForecastRoutes:
 
     # ------------------------------------------------------------ WebSocket
     async def open_socket(self, request: web.Request) -> web.StreamResponse:
-        """Push forecasts; a `subscribe` message, or query parameters, choose them."""
+        """Push forecasts, chosen by a `subscribe` message or query parameters, and alerts, by `subscribe-alerts`."""
         choice = self._read_choice(request) if request.query else None
         async with self._sockets.accept_websocket(request) as socket:
             subscriber = SocketSubscriber(self._service, self._frames, self._sockets, socket, get_caller(request))
+            alerts = AlertSocketSubscriber(self._alerts, self._sockets, request, socket)
             try:
                 if choice is not None:
                     await subscriber.subscribe(choice)
@@ -90,41 +98,45 @@ class ForecastRoutes:
                     if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
                         break
                     encoding = Encoding.JSON if message.type is WSMsgType.TEXT else Encoding.MSGPACK
-                    await self._handle_message(subscriber, socket, message.data, encoding)
+                    await self._handle_message(subscriber, alerts, socket, message.data, encoding)
             finally:
                 await subscriber.close()
+                await alerts.close()
             return socket
 
     async def _handle_message(
-        self, subscriber: "SocketSubscriber", socket: web.WebSocketResponse, data: bytes | str, encoding: Encoding
+        self,
+        subscriber: "SocketSubscriber",
+        alerts: AlertSocketSubscriber,
+        socket: web.WebSocketResponse,
+        data: bytes | str,
+        encoding: Encoding,
     ) -> None:
         # A list of globs takes up to 60 ms to read: one in each turn of the loop, however many are sent.
         await self._service.hub.turns.wait()
         try:
-            choice = parse_subscribe(self._service.contract, data, encoding)
+            if is_alert_subscription(data, encoding):
+                await alerts.subscribe(parse_alert_subscription(data, encoding), encoding)
+            else:
+                await subscriber.subscribe(parse_subscribe(self._service.contract, data, encoding))
         except StreamdError as error:
             await self._sockets.send(socket, encode(make_error_message(error), encoding), encoding)
-        else:
-            await subscriber.subscribe(choice)
 
     # ------------------------------------------------------------ server-sent events
     async def open_stream(self, request: web.Request) -> web.StreamResponse:
         """Push forecasts as server-sent events; with `Last-Event-ID`, first those that were posted since."""
         service = self._service
         choice = self._read_choice(request)
-        since = request.headers.get("Last-Event-ID") or request.query.get("last_event_id")
-        if since is not None and not (since.isascii() and since.isdigit() and len(since) <= 18):
-            raise InvalidSelectionError(f"Last-Event-ID is {since[:32]!r}, expected the id of an event")
+        header = request.headers.get("Last-Event-ID")
+        since = parse_event_id(header) if header else choice.since
         async with self._sockets.open_event_stream(request) as response:
             subscription = service.hub.subscribe(choice.globs, choice.part, get_caller(request))
+            position = ReaderPosition(service, subscription, since, has_ids=True)
             try:
                 # To unsubscribe wakes this handler, which would otherwise notice only when it writes the next event.
                 with call_when_lost(request, lambda: service.hub.unsubscribe(subscription)):
-                    read = 0
-                    if since is not None:
-                        read = service.state.board.limit_serial(int(since))
-                        await service.hub.replay(subscription, service.state.board.find_later_than(read))
-                    await self._push_events(response, subscription, choice, read)
+                    await position.replay()
+                    await self._push_events(response, subscription, choice, position)
             finally:
                 service.hub.unsubscribe(subscription)
             if has_peer_left(request):
@@ -132,40 +144,31 @@ class ForecastRoutes:
         return response
 
     async def _push_events(
-        self, response: web.StreamResponse, subscription: Subscription, choice: SubscriptionChoice, read: int
+        self,
+        response: web.StreamResponse,
+        subscription: Subscription,
+        choice: SubscriptionChoice,
+        position: ReaderPosition,
     ) -> None:
-        """Push events; `read` is the serial of the last forecast that the reader has.
-
-        In a daemon of several processes it may have it from a worker that heard of it earlier than this one.
-        """
-        board = self._service.state.board
-        first_serial = board.last_serial + 1
         while not subscription.closed or subscription.waiting:
             try:
                 async with asyncio.timeout(KEEP_ALIVE_SECONDS):
                     await subscription.wait()
             except TimeoutError:
-                await self._sockets.send_event(response, b": keep-alive\n\n")
+                await self._sockets.send_event(response, KEEP_ALIVE_COMMENT)
                 continue
             if dropped := subscription.take_newly_dropped():
                 lagged = encode({"type": "lagged", "dropped": dropped}, Encoding.JSON)
-                await self._sockets.send_event(response, b"event: lagged\ndata: " + lagged + b"\n\n")
-            for slot in subscription.take(1).tolist():
-                serial = board.get_serial(slot)
-                if 0 < serial <= read:
-                    continue
+                await self._sockets.send_event(response, make_event("lagged", lagged))
+            slots = position.take_unread(1)
+            for slot in slots.tolist():
                 frame = self._frames.encode_forecast(slot, choice.part, Encoding.JSON)
                 if frame is None:
                     subscription.count_dropped(1)
                     continue
-                # The id stays below each forecast that still waits, so that a reader that resumes misses none.
-                waiting = board.find_lowest_serial(subscription.waiting_slots)
-                identifier = max(min(serial, waiting - 1), 0)
-                event = b"id: %d\nevent: forecast\ndata: %b\n\n" % (identifier, bytes(frame))
+                event = make_event("forecast", bytes(frame), position.choose_id())
                 await self._sockets.send_event(response, event)
-                # A replayed forecast is old because its reader was away; its age would distort the metric.
-                if serial >= first_serial:
-                    self._service.note_sent(np.array([slot]))
+                position.note_sent(slots)
 
 
 class SocketSubscriber:
@@ -188,8 +191,11 @@ class SocketSubscriber:
         answer = choice.describe(self._service.contract, self._service.model)
         # Subscribed before the answer is sent: no forecast that is posted after the answer is missed.
         self._subscription = self._service.hub.subscribe(choice.globs, choice.part, self._caller)
+        position = ReaderPosition(self._service, self._subscription, choice.since, has_ids=choice.has_ids)
+        if choice.has_ids:
+            answer |= {"ids": True, FRAME_ID_FIELD: position.last_id}
         await self._sockets.send(self._socket, encode(answer, choice.encoding), choice.encoding)
-        self._task = asyncio.create_task(self._push(self._subscription, choice))
+        self._task = asyncio.create_task(self._push(self._subscription, choice, position))
 
     async def close(self) -> None:
         """End the subscription; a second call does nothing."""
@@ -205,30 +211,35 @@ class SocketSubscriber:
                 await self._task
             self._task = None
 
-    async def _push(self, subscription: Subscription, choice: SubscriptionChoice) -> None:
+    async def _push(self, subscription: Subscription, choice: SubscriptionChoice, position: ReaderPosition) -> None:
         try:
+            await position.replay()
             while True:
                 await subscription.wait()
                 if subscription.closed and not subscription.waiting:
                     return
-                await self._send_waiting(subscription, choice)
+                await self._send_waiting(subscription, choice, position)
         except PEER_LEFT_ERRORS:
             if not self._socket.closed:  # else the daemon is closing it, and its closing frame must go out
                 self._sockets.drop_peer(self._socket)
         finally:
             self._service.hub.unsubscribe(subscription)
 
-    async def _send_waiting(self, subscription: Subscription, choice: SubscriptionChoice) -> None:
+    async def _send_waiting(
+        self, subscription: Subscription, choice: SubscriptionChoice, position: ReaderPosition
+    ) -> None:
         encoding = choice.encoding
         if dropped := subscription.take_newly_dropped():
             lagged = encode({"type": "lagged", "dropped": dropped}, encoding)
             await self._sockets.send(self._socket, lagged, encoding)
-        slots = subscription.take(count_forecasts_in_frame(choice, self._service.contract.horizon))
+        slots = position.take_unread(count_forecasts_in_frame(choice, self._service.contract.horizon))
         frame, sent = self._encode(slots, choice)
         subscription.count_dropped(len(slots) - len(sent))
         if frame is not None:
+            if choice.has_ids:
+                frame = add_frame_id(frame, position.choose_id(), encoding)
             await self._sockets.send(self._socket, frame, encoding)
-            self._service.note_sent(sent)
+            position.note_sent(sent)
 
     def _encode(self, slots: Slots, choice: SubscriptionChoice) -> BatchFrame:
         if choice.batch:

@@ -60,6 +60,8 @@ async def stream(daemon: HttpDaemon, query: str = "", **headers: str) -> AsyncIt
     async with daemon.session.get(f"{daemon.url}/v1/forecasts/stream{query}", headers=headers) as response:
         assert response.status == 200
         assert response.headers["Content-Type"].startswith("text/event-stream")
+        assert response.headers["X-Accel-Buffering"] == "no", "a proxy passes each event on at once"
+        assert response.headers["Cache-Control"] == "no-store"
         # The head of the stream is sent before the handler subscribes.
         while not len(daemon.service.hub):
             await daemon.get("/healthz")
