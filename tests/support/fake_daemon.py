@@ -84,7 +84,6 @@ class FakeDaemon:
         app.router.add_post("/v1/samples", self._serve_samples)
         app.router.add_get("/v1/ingest", self._serve_ingest)
         app.router.add_get("/v1/forecasts", self._serve_subscription)
-        app.router.add_get("/v1/forecasts/{server}", self._serve_latest)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", port)
@@ -211,7 +210,9 @@ class FakeDaemon:
         encode = msgspec.msgpack.encode if is_msgpack else msgspec.json.encode
         return web.Response(body=encode(answer), content_type=request.content_type)
 
-    async def _serve_subscription(self, request: web.Request) -> web.WebSocketResponse:
+    async def _serve_subscription(self, request: web.Request) -> web.StreamResponse:
+        if "server" in request.query:
+            return await self._serve_latest(request)
         socket = web.WebSocketResponse()
         await socket.prepare(request)
         self._sockets.add(socket)
@@ -256,10 +257,12 @@ class FakeDaemon:
         return web.json_response({"servers": found[begin:end], "next": end if end < len(names) else None})
 
     async def _serve_latest(self, request: web.Request) -> web.Response:
-        origin = self._compute_origin(request.match_info["server"])
-        values = np.broadcast_to(np.arange(len(QUANTILES), dtype=float), (len(TARGETS), HORIZON, len(QUANTILES)))
-        head = {"type": "forecast", "targets": TARGETS, "quantiles": QUANTILES}
-        return web.json_response({**head, "origin": origin, "values": values.tolist()})
+        server, shape = request.query["server"], (len(TARGETS), HORIZON, len(QUANTILES))
+        values = np.broadcast_to(np.arange(len(QUANTILES), dtype=np.float32), shape)
+        tensor = {"shape": shape, "dtype": "float32", "data": np.ascontiguousarray(values).tobytes()}
+        head = {"type": "forecast", "targets": TARGETS, "quantiles": QUANTILES, "step_seconds": STEP_SECONDS}
+        answer = {**head, "server": server, "origin": self._compute_origin(server), "values": tensor}
+        return web.Response(body=msgspec.msgpack.encode(answer), content_type="application/msgpack")
 
     async def _serve_window(self, request: web.Request) -> web.Response:
         name = request.query["server"]
