@@ -5,14 +5,13 @@ Does not start or stop that daemon; `demo_command.py` does.
 
 import asyncio
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
-import msgspec
 import numpy as np
 
+from streamd.client import Client, ServerForecast
 from streamd.tools.fleets.fleet import RecordedFleet
 from streamd.tools.fleets.readers import read_fleet
 from streamd.tools.loadtest.daemon import DaemonClient, DaemonContract
@@ -81,7 +80,7 @@ async def run_demo(
         terminal = Terminal.detect(sys.stderr)
         replay = Replay(daemon, status, plan, setup, lambda ledger: ProgressLine(sys.stderr, terminal, ledger))
         result = await replay.run(stop)
-        forecasts = [] if result.is_interrupted else await _fetch_forecasts(session, url, contract, whole)
+        forecasts = [] if result.is_interrupted else await _fetch_forecasts(url, contract, whole)
         return DemoResult(contract, result, forecasts)
 
 
@@ -104,25 +103,23 @@ def format_demo(demo: DemoResult, terminal: Terminal) -> list[str]:
     ]
 
 
-async def _fetch_forecasts(
-    session: aiohttp.ClientSession, url: str, contract: DaemonContract, whole: RecordedFleet
-) -> list[list[TargetForecast]]:
+async def _fetch_forecasts(url: str, contract: DaemonContract, whole: RecordedFleet) -> list[list[TargetForecast]]:
     shown = [name for name in PREFERRED_TARGETS if name in contract.targets] or contract.targets[:2]
     found = []
-    for number, server in enumerate(whole.servers):
-        async with session.get(f"{url}/v1/forecasts/{server}") as response:
-            forecast = msgspec.json.decode(await response.read(), type=_LatestForecast)
-        if forecast.values:
-            found.append([_make_target_forecast(forecast, target, whole, number, contract) for target in shown])
+    async with Client(url) as client:
+        for number, server in enumerate(whole.servers):
+            forecast = await client.get_forecast(server)
+            if isinstance(forecast, ServerForecast):
+                found.append([_make_target_forecast(forecast, target, whole, number, contract) for target in shown])
     return found
 
 
 def _make_target_forecast(
-    forecast: "_LatestForecast", target: str, whole: RecordedFleet, server: int, contract: DaemonContract
+    forecast: ServerForecast, target: str, whole: RecordedFleet, server: int, contract: DaemonContract
 ) -> TargetForecast:
     series = whole.series[server, :, whole.features.index(target)].astype(np.float64)
     now = round(forecast.origin / contract.step_seconds) - whole.first_step
-    values = np.array(forecast.values[forecast.targets.index(target)], dtype=np.float64)
+    values = forecast.values[forecast.targets.index(target)].astype(np.float64)
     fan = make_fan(values, forecast.quantiles, series[max(0, now - PAST_STEPS) : now], series[now:], PAST_STEPS)
     return TargetForecast(whole.servers[server], target, fan)
 
@@ -159,12 +156,3 @@ def _format_sum(due: int, received: int, superseded: int) -> str:
 
 def _format_latency(p50_ms: float | None, p99_ms: float | None) -> str:
     return f"{format_milliseconds(p50_ms)} at the median, {format_milliseconds(p99_ms)} at the 99th percentile"
-
-
-class _LatestForecast(msgspec.Struct):
-    """The answer of `/v1/forecasts/{server}`; empty while the window has too few rows."""
-
-    origin: float = 0.0
-    targets: list[str] = []
-    quantiles: list[float] = []
-    values: Sequence[Sequence[Sequence[float | None]]] = []

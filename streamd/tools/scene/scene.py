@@ -181,7 +181,7 @@ class Scene:
 
         contract = (await daemon.client.fetch_status()).contract
         shown = next((agent.server for agent in agents if agent.is_lossless), agents[0].server)
-        watcher = ForecastWatcher(session, daemon.url, contract, shown, self._write_line)
+        watcher = ForecastWatcher(daemon.url, contract, shown, self._write_line)
         watching = asyncio.create_task(watcher.run())
         try:
             await self._wait_rows(daemon, agents, lambda rows: len(rows) >= options.rows_before)
