@@ -54,12 +54,15 @@ def read_cpu_seconds(pid: int) -> float:
 
 
 @asynccontextmanager
-async def running_daemon(**settings: object) -> AsyncIterator[DaemonProcess]:
-    """Start a daemon on the embedded default model, with these settings over its defaults; stop it at the end."""
+async def running_daemon(module: str = "streamd", /, **settings: object) -> AsyncIterator[DaemonProcess]:
+    """Start a daemon on the embedded default model, with these settings over its defaults; stop it at the end.
+
+    `module` is the program, which has the command line of `streamd`.
+    """
     port = find_free_port()
     with tempfile.TemporaryDirectory(prefix="streamd-bench-") as folder:
         environ = {**os.environ, **{f"STREAMD_{key.upper()}": str(value) for key, value in settings.items()}}
-        command = [sys.executable, "-m", "streamd", "serve", "--config", str(ROOT / "config.toml")]
+        command = [sys.executable, "-m", module, "serve", "--config", str(ROOT / "config.toml")]
         command += ["--port", str(port), "--state-dir", folder, "--log-level", "warning"]
         process = start_process(command, environ)
         try:

@@ -21,7 +21,7 @@ MAX_WINDOWS = 4_096
 
 _TYPES = {name: np.dtype(type_name) for name, type_name in INPUT_TYPES.items()}
 
-_OPTIONAL = frozenset({"encoder_cat", "decoder_cat"})
+OPTIONAL_INPUTS = frozenset({"encoder_cat", "decoder_cat"})
 """Inputs that may be missing; then the server id is 0 (an unknown server) and the status 0 (not given)."""
 
 
@@ -78,7 +78,7 @@ class InputReader:
     def __init__(self, contract: ModelContract) -> None:
         self._shapes = contract.input_shapes
         self._known = frozenset(self._shapes)
-        self._needed = self._known - _OPTIONAL
+        self._needed = self._known - OPTIONAL_INPUTS
 
     def read(self, given: Mapping[str, npt.NDArray[Any]]) -> CallerInputs:
         """Return the inputs of a call; raises `InvalidTensorError` or `AllMissingError` if the model must not see them.
@@ -122,7 +122,7 @@ def _convert(name: str, given: npt.NDArray[Any]) -> npt.NDArray[Any]:
     if given.dtype == target:
         return np.ascontiguousarray(given, target)
     with np.errstate(over="ignore"):
-        if name in _OPTIONAL and not (
+        if name in OPTIONAL_INPUTS and not (
             np.array_equal(given, np.trunc(given)) and np.all((given >= -(2**31)) & (given < 2**31))
         ):
             raise InvalidTensorError(f"{name} holds numbers that are not whole, or beyond int32")

@@ -18,7 +18,14 @@ from streamd.core.scheduling.costs import CostTable
 from streamd.core.scheduling.scheduler import Scheduler
 from streamd.runtime.lanes.deployment import Deployment
 from streamd.runtime.lanes.filling import fill_lane
-from streamd.runtime.lanes.pipeline_interfaces import BatchDone, DueRouter, NoRouter, NoRowsExpected, RowsExpected
+from streamd.runtime.lanes.pipeline_interfaces import (
+    BatchAnswered,
+    BatchDone,
+    DueRouter,
+    NoRouter,
+    NoRowsExpected,
+    RowsExpected,
+)
 from streamd.runtime.lanes.pool import ClosingLanes, LanePool
 from streamd.runtime.lanes.requests import Request, answer_requests, get_request
 from streamd.runtime.lanes.server_numbers import ServerNumbers
@@ -45,6 +52,7 @@ class Pipeline:
         serving: Deployment,
         *,
         observer: BatchDone,
+        answers_observer: BatchAnswered | None = None,
         router: DueRouter | None = None,
         rows_expected: RowsExpected | None = None,
         closing_lanes: ClosingLanes | None = None,
@@ -59,6 +67,7 @@ class Pipeline:
         self._state = state
         self._sink = sink
         self._observer = observer
+        self._answers_observer = answers_observer
         self._router = router or NoRouter()
         self._rows_expected = rows_expected or NoRowsExpected()
         self._clock = clock
@@ -221,6 +230,8 @@ class Pipeline:
         for item in outcome.fail:
             self._fail_item(item, error)
         answer_requests(outcome.answer, result.forecasts, owner.name)
+        if outcome.answer and self._answers_observer is not None:
+            self._answers_observer.batch_answered(outcome.answer, result, owner.name, now)
         if len(outcome.deliver):
             self._deliver(outcome, result, owner)
             self._sink.publish(outcome.deliver.slots, now)

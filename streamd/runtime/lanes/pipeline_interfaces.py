@@ -1,8 +1,11 @@
-"""The interfaces of what a pipeline calls: an observer, a source of rows, a router of due servers."""
+"""The interfaces of what a pipeline calls: observers, a source of rows, a router of due servers."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from streamd.core.arrays import Slots
+from streamd.core.scheduling.batches import RequestItem
+from streamd.runtime.lanes.worker import LaneResult
 
 
 class BatchDone(Protocol):
@@ -10,6 +13,16 @@ class BatchDone(Protocol):
 
     def batch_done(self, windows: int, queue_delay_seconds: float, inference_seconds: float) -> None:
         """Observe a batch that ended."""
+        ...
+
+
+class BatchAnswered(Protocol):
+    """An observer of batches with callers' windows (the statistics of inference)."""
+
+    def batch_answered(
+        self, answers: Sequence[tuple[int, RequestItem]], result: LaneResult, version: str, now: float
+    ) -> None:
+        """Observe a batch of a version whose callers were answered at `now` (monotonic seconds)."""
         ...
 
 

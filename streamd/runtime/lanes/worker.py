@@ -33,7 +33,8 @@ class LaneResult(NamedTuple):
     """The result of a batch.
 
     `forecasts (batch, targets, horizon, quantiles) float32`, or `error`; `checks (servers,)` are the checksums of the
-    servers' forecasts; the forecasts of `bad_rows` are not finite; `seconds` is the time that the lane took.
+    servers' forecasts; the forecasts of `bad_rows` are not finite; `began` is when the lane began (monotonic seconds),
+    and `seconds` the time that it took.
     """
 
     batch: Batch
@@ -41,6 +42,7 @@ class LaneResult(NamedTuple):
     checks: Sums
     bad_rows: tuple[int, ...]
     error: InferenceError | None
+    began: float
     seconds: float
 
 
@@ -156,7 +158,7 @@ class LaneWorker:
         return True
 
     def _run_batch(self, batch: Batch) -> LaneResult:
-        began = time.perf_counter()
+        began = time.monotonic()
         count = len(batch)
         forecasts, checks = NO_FORECASTS, NO_CHECKS
         bad_rows: tuple[int, ...] = ()
@@ -167,13 +169,19 @@ class LaneWorker:
             error = exc
         except Exception as exc:  # a backend's defect must not end its thread
             error = BatchFailedError(f"lane {self.lane.name}: {type(exc).__name__}: {exc}")
-        seconds = time.perf_counter() - began
+        seconds = time.monotonic() - began
         self.batches += 1
         self.windows += count
         self.failures += error is not None
         self.busy_seconds += seconds
         return LaneResult(
-            batch=batch, forecasts=forecasts, checks=checks, bad_rows=bad_rows, error=error, seconds=seconds
+            batch=batch,
+            forecasts=forecasts,
+            checks=checks,
+            bad_rows=bad_rows,
+            error=error,
+            began=began,
+            seconds=seconds,
         )
 
 
