@@ -13,6 +13,18 @@ from streamd.runtime.service import Service
 SERVER_IN_PATH = r"{server:[\s\S]+}"
 """A pattern for the rest of a path as the name of a server: any characters, also newlines and slashes."""
 
+_WINDOW_IN_PATH = r"{server:(?![\s\S]+/accuracy\Z)[\s\S]+}"
+_PATTERNS = {"/v1/servers/{server}": f"/v1/servers/{_WINDOW_IN_PATH}"}
+
+
+def make_resource_path(path: str) -> str:
+    """Return a path with `{server}`, as the rules of access have it, as aiohttp's router takes it.
+
+    A literal `/accuracy` behind a name belongs to another route, whatever the order in which routes are added; in a
+    name that ends like that, the slash is percent-encoded.
+    """
+    return _PATTERNS.get(path, path.replace("{server}", SERVER_IN_PATH))
+
 
 def read_server_name(request: web.Request) -> str | None:
     """Return the server that a request names, `None` if it names no server.

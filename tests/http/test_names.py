@@ -22,10 +22,12 @@ from tests.support.http_harness import (
     origin,
     read_array,
 )
+from tests.support.made_alerts import ServedAlerts, make_alert
 
 NAMES = [
     *("db[1]", "[2001:db8::1]:9100", "stream", "a\nb", "a,b", "a*", "?", "[!a]", ".", "..", "a/../b", "a//b", "/"),
     *("a+b", "a b", "a%2Fb", "%FF", "a&server=b", "a=b;c", "\x00", "\r", "\ufffd", "é" * 128, "a#b?c", "servers"),
+    *("accuracy", "a/accuracy", "alerts"),
 ]
 """Each of them has another meaning in a path, a query, a glob or a line."""
 
@@ -68,6 +70,20 @@ async def test_a_server_of_any_name_is_read(full: HttpDaemon, name: str) -> None
         assert (reply.status, reply.body["server"], reply.body["origin"]) == (200, name, origin(NEED - 1)), target
 
 
+async def test_the_history_and_the_alerts_of_a_server_of_any_name_are_read(full: HttpDaemon) -> None:
+    ServedAlerts(full.service, *(make_alert(server=name) for name in {*NAMES, *OTHERS} - {""}))
+    for name in NAMES:
+        targets = [f"/v1/accuracy?server={quote(name, safe='')}"]
+        if not {".", ".."} & set(name.split("/")):
+            targets.append(f"/v1/servers/{quote(name, safe='')}/accuracy")
+        for target in targets:
+            reply = await fetch(full, "GET", target)
+            assert (reply.status, reply.body["server"]) == (200, name), target
+            assert "forecasts" in reply.body
+        alerts = (await fetch(full, "GET", f"/v1/alerts?server={quote(name, safe='')}")).body["alerts"]
+        assert [alert["server"] for alert in alerts] == [name]
+
+
 @pytest.mark.parametrize("name", NAMES)
 async def test_a_server_of_any_name_is_forgotten_and_no_other(full: HttpDaemon, name: str) -> None:
     for target in make_targets("servers", name):
@@ -98,8 +114,7 @@ async def test_a_name_in_a_query_is_neither_a_glob_nor_a_list(daemon: HttpDaemon
         assert (await reader.receive())["servers"] == [name, "the-end"]
         while len(daemon.service.hub) < 2:
             await daemon.get("/healthz")
-        for other in [*names, name]:
-            await daemon.accept(make_rows(other, 1, range(NEED)))
+        await daemon.accept([row for other in [*names, name] for row in make_rows(other, 1, range(NEED))])
         await daemon.service.pipeline.wait_idle()  # two lanes run: a later batch may end first
         await daemon.accept(make_rows("the-end", 1, range(NEED)))
         assert [(await reader.receive())["server"] for _ in range(2)] == [name, "the-end"]
@@ -144,6 +159,8 @@ async def test_a_parameter_that_is_not_a_list_is_not_given_twice(daemon: HttpDae
         ("GET", "/v1/servers?server=%FF", (404, "unknown_server")),
         ("DELETE", "/v1/servers?server=%C3", (404, "unknown_server")),
         ("GET", "/v1/forecasts/%FF", (404, "unknown_server")),
+        ("GET", "/v1/servers/%FF/accuracy", (404, "unknown_server")),
+        ("GET", "/v1/accuracy?server=%FF", (404, "unknown_server")),
         ("GET", "/v1/forecasts?server=%FF", (404, "unknown_server")),
         ("GET", "/v1/forecasts/stream?server=%FF", (400, "invalid_server")),
         ("GET", "/v1/forecasts/stream?servers=%FF*", (400, "invalid_server")),

@@ -45,7 +45,7 @@ class HealthRoutes:
             passed_over = self._service.passed_over if get_caller(request).has(Scope.READ) else []
             problems = {
                 "storage": self._service.storage.problem is not None,
-                "workers": bool(self._service.list_away_workers()),
+                "workers": bool(self._service.others.list_away_workers()),
             }
             degraded = [name for name, is_there in problems.items() if is_there]
             more = {"degraded": degraded} if degraded else {}
@@ -57,7 +57,7 @@ class HealthRoutes:
     async def get_metrics(self, request: web.Request) -> web.Response:
         """Return all metrics in the Prometheus text format; those of tokens if the caller may read every server."""
         tokens = self._token_metrics.render() if get_caller(request).covers_all(Scope.READ) else b""
-        metrics, others = self._service.metrics.render(), await self._service.ask_others()
+        metrics, others = self._service.metrics.render(), await self._service.others.ask_counts()
         return web.Response(
             body=merge_metrics(metrics, [each.metrics for each in others]) + tokens if others else metrics + tokens,
             headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
@@ -67,5 +67,5 @@ class HealthRoutes:
         """Return what is loaded and how it performs, with the names of only those servers that the caller may read."""
         caller = get_caller(request)
         status = describe_status(self._service, lambda server: caller.may(Scope.READ, server))
-        merge_status(status, [each.status for each in await self._service.ask_others()])
+        merge_status(status, [each.status for each in await self._service.others.ask_counts()])
         return reply(request, {**status, "access": self._access.describe()})

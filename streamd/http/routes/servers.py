@@ -13,7 +13,7 @@ from streamd.core.errors import InvalidInputError
 from streamd.core.state.window_columns import NO_STEP
 from streamd.http.access.context import get_caller
 from streamd.http.errors import choose_encoding, reply
-from streamd.http.names import SERVER_IN_PATH, read_server_name, require_slot
+from streamd.http.names import make_resource_path, read_server_name, require_slot
 from streamd.http.wire.codecs import Encoding
 from streamd.http.wire.tensors import make_wire_tensor
 from streamd.runtime.service import Service
@@ -32,9 +32,10 @@ class ServerRoutes:
     def add_to(self, app: web.Application) -> None:
         """Add the routes."""
         app.router.add_get("/v1/servers", self.list_servers)
-        app.router.add_get(f"/v1/servers/{SERVER_IN_PATH}", self.get_window)
         app.router.add_delete("/v1/servers", self.forget_server)
-        app.router.add_delete(f"/v1/servers/{SERVER_IN_PATH}", self.forget_server)
+        named = make_resource_path("/v1/servers/{server}")
+        app.router.add_get(named, self.get_window)
+        app.router.add_delete(named, self.forget_server)
 
     async def list_servers(self, request: web.Request) -> web.Response:
         """Return a page of the servers that the caller may read, by name; the cursor is the last name of a page.
@@ -97,7 +98,7 @@ class ServerRoutes:
         server = read_server_name(request)
         if server is None:
             raise InvalidInputError("no server is named, expected /v1/servers/{server} or ?server=NAME")
-        await self._service.release_slot(require_slot(self._service, server))
+        await self._service.others.release_slot(require_slot(self._service, server))
         self._service.forget(require_slot(self._service, server))
         return web.Response(status=204)
 

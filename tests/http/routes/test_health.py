@@ -120,7 +120,7 @@ async def test_metrics_parse_and_count(daemon: HttpDaemon) -> None:
     [
         ("GET", "/", 404, "not_found"),
         ("GET", "/v1", 404, "not_found"),
-        ("GET", "/v2/samples", 404, "not_found"),
+        ("GET", "/v9/samples", 404, "not_found"),
         ("POST", "/v1/nothing", 404, "not_found"),
         ("GET", "/v1/samples", 405, "method_not_allowed"),
         ("PUT", "/v1/samples", 405, "method_not_allowed"),
