@@ -110,7 +110,7 @@ class CollectdDecoder:
     def decode(self, body: bytes, sink: PointSink[SeriesEntry], sender: str = "") -> Iterator[None]:
         """Write the points of a body of one sender to the sink, and yield after each slice.
 
-        Raises `MalformedError` if the body is not a JSON array.
+        Raises `MalformedError` if the body is neither a JSON array nor an object, its only item.
         """
         items = iter(_value_lists.decode(body))
         begin = 0

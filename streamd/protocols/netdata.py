@@ -36,7 +36,7 @@ _dimensions = ItemDecoder(NetdataItem)
 def decode_netdata(body: bytes, sink: PointSink[SeriesEntry]) -> Iterator[None]:
     """Write the points of a body to the sink, and yield after each slice.
 
-    Raises `MalformedError` if the body is not a JSON array.
+    Raises `MalformedError` if the body is neither a JSON array nor an object, its only item.
     """
     for index, item in enumerate(_dimensions.decode(body)):
         try:

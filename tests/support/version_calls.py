@@ -4,7 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from streamd.http.documents.answers import CandidateAnswer, ChangeAnswer, ErrorAnswer
+from streamd.http.documents.status_answer import StatusAnswer
 from tests.support.daemon_process import DaemonProcess
+from tests.support.documented_answers import check_documented
 from tests.support.served_versions import AUTHORIZED, CALENDAR, SETTINGS, WINDOW
 
 PROMOTE = "/v1/engines/promote"
@@ -24,22 +29,31 @@ def start_ready(start: StartDaemon, tmp_path: Path, *arguments: str, **env: str)
 
 def promote(daemon: DaemonProcess, version: str, **more: str) -> tuple[int, Any]:
     """Ask for a promotion; returns the HTTP status and the answer."""
-    return daemon.call("POST", PROMOTE, {"version": version, **more}, **AUTHORIZED)
+    return _check(daemon.call("POST", PROMOTE, {"version": version, **more}, **AUTHORIZED), ChangeAnswer)
 
 
 def roll_back(daemon: DaemonProcess, **more: str) -> tuple[int, Any]:
     """Ask for a rollback; returns the HTTP status and the answer."""
-    return daemon.call("POST", ROLLBACK, more or None, **AUTHORIZED)
+    return _check(daemon.call("POST", ROLLBACK, more or None, **AUTHORIZED), ChangeAnswer)
 
 
 def start_candidate(daemon: DaemonProcess, version: str = CALENDAR, **more: Any) -> tuple[int, Any]:
     """Ask to make a version the candidate; returns the HTTP status and the answer."""
-    return daemon.call("POST", CANDIDATE, {"version": version, **more}, **AUTHORIZED)
+    return _check(daemon.call("POST", CANDIDATE, {"version": version, **more}, **AUTHORIZED), CandidateAnswer)
+
+
+def _check(answered: tuple[int, Any], type_: type[msgspec.Struct]) -> tuple[int, Any]:
+    """Check that an answer is as the documents describe it."""
+    status, answer = answered
+    check_documented(answer, type_ if status == 200 else ErrorAnswer)
+    return answered
 
 
 def read_serving(daemon: DaemonProcess) -> str:
     """Return the name of the version that serves, from `/v1/status`."""
-    return str(daemon.get("/v1/status")[1]["engine"])
+    status = daemon.get("/v1/status")[1]
+    check_documented(status, StatusAnswer)
+    return str(status["engine"])
 
 
 def predict(daemon: DaemonProcess) -> str:

@@ -1,0 +1,110 @@
+"""Tests `streamd/http/documents/schemas.py`: the schemas of bodies accept what the daemon takes, and nothing else."""
+
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from jsonschema import Draft202012Validator
+
+from streamd.core.state.samples import Sample
+from streamd.http.documents.schemas import (
+    SchemaBook,
+    add_predict_schemas,
+    add_sample_schemas,
+    add_tensor_schema,
+    make_predictions_schema,
+)
+from tests.support.http_harness import CONTRACT, JSON, HttpDaemon, make_rows, pack
+
+
+def resolve(book: SchemaBook, schema: dict[str, Any]) -> Draft202012Validator:
+    return Draft202012Validator({**schema, "components": {"schemas": book.render()}})
+
+
+@pytest.fixture(scope="module")
+def predict_body() -> Draft202012Validator:
+    book = SchemaBook(CONTRACT)
+    return resolve(book, add_predict_schemas(book))
+
+
+def make_inputs(*batch: int) -> dict[str, Any]:
+    return {name: np.ones((*batch, *shape)).tolist() for name, shape in CONTRACT.input_shapes.items()}
+
+
+def test_a_type_is_written_once() -> None:
+    book = SchemaBook(CONTRACT)
+    assert book.refer(Sample) == book.refer(Sample) == {"$ref": "#/components/schemas/Sample"}
+    assert list(book.render()) == ["Sample"]
+
+
+@pytest.mark.parametrize("batch", [(), (1,), (3,)])
+def test_the_inputs_of_a_call_are_valid_with_and_without_the_batch_axis(
+    predict_body: Draft202012Validator, batch: tuple[int, ...]
+) -> None:
+    inputs = make_inputs(*batch)
+    assert predict_body.is_valid(inputs)
+    assert predict_body.is_valid({"inputs": inputs})
+
+
+def change(name: str, value: Any) -> dict[str, Any]:
+    return {**make_inputs(), name: value}
+
+
+WINDOW = CONTRACT.input_shapes["encoder_cont"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        change("encoder_cont", np.ones((WINDOW[0], WINDOW[1] + 1)).tolist()),
+        change("encoder_cont", [[None] * WINDOW[1]] * WINDOW[0]),
+        change("encoder_cont", [[3.5e38] * WINDOW[1]] * WINDOW[0]),
+        change("encoder_cat", [[0, 16]] * WINDOW[0]),
+        change("decoder_cont", None),
+        change("unknown", 1),
+    ],
+    ids=["empty", "shape", "no value", "overflow", "status", "null", "unknown"],
+)
+async def test_what_the_schema_refuses_the_daemon_refuses(
+    predict_body: Draft202012Validator, daemon: HttpDaemon, body: dict[str, Any]
+) -> None:
+    assert not predict_body.is_valid(body)
+    assert (await daemon.post("/v1/predict", body)).status == 422
+
+
+async def test_the_largest_number_of_float32_is_valid_and_taken(
+    predict_body: Draft202012Validator, daemon: HttpDaemon
+) -> None:
+    body = change("encoder_cont", [[float(np.finfo(np.float32).max)] * WINDOW[1]] * WINDOW[0])
+    assert predict_body.is_valid(body)
+    assert (await daemon.post("/v1/predict", body)).status == 200
+
+
+async def test_predictions_have_the_schema(daemon: HttpDaemon) -> None:
+    predictions = Draft202012Validator(make_predictions_schema(CONTRACT))
+    for batch in ((), (2,)):
+        answer = (await daemon.post("/v1/predict", make_inputs(*batch))).body
+        assert predictions.is_valid(answer["predictions"])
+    assert not predictions.is_valid([1.0])
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"samples": make_rows("a", 1, range(2))}, 200),
+        ({"samples": [1, None]}, 200),
+        ({"columns": {"servers": ["a"], "time": 0, "features": ["cpu_user"], "values": [[1]]}, "id": 1}, 200),
+        ({}, 400),
+        ({"samples": 1}, 400),
+        ({"samples": [], "columns": None, "id": {}}, 400),
+    ],
+)
+async def test_a_body_of_samples_is_valid_if_it_is_not_refused_as_a_whole(
+    daemon: HttpDaemon, body: dict[str, Any], status: int
+) -> None:
+    book = SchemaBook(CONTRACT)
+    schema = resolve(book, add_sample_schemas(book, book.refer(Sample), add_tensor_schema(book)))
+    assert (await daemon.post("/v1/samples", body)).status == status
+    assert schema.is_valid(msgspec.json.decode(pack(body, JSON))) is (status == 200)
