@@ -47,6 +47,7 @@ _LAZY: tuple[tuple[str, str, str | None, str], ...] = (
     ("replay", "streamd.tools.loadtest.cli", None, "replay a fleet into a daemon and account for each forecast"),
     ("ingest", "streamd.tools.ingest.command", None, "push what an agent printed, such as pcp2json, to a daemon"),
     ("mapping", "streamd.tools.mapping.command", None, "show which features the series of an agent become"),
+    ("alerts", "streamd.tools.alerts.command", None, "judge alert rules on recorded servers, and explain them"),
     ("doctor", "streamd.server.doctor.command", None, "check whether the daemon can run here, and how to repair it"),
     ("top", "streamd.tools.top.command", None, "show a running daemon's rates, lanes and latency in the terminal"),
     ("token", "streamd.tools.tokens.command", None, "create, list and revoke the tokens of callers"),
