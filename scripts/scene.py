@@ -1,8 +1,13 @@
 #!/usr/bin/env python3
-"""Play the scene: real agents push into a daemon that is killed and started again, in about three minutes.
+"""Play a scene with real programs and a daemon that is killed and started again.
 
-Gets the agents from Debian's packages and PyPI into `.scene`, and installs nothing. Needs no root. The exit status is 0
-if no row of Prometheus and vmagent is missing.
+`agents` (three minutes): real agents push; the exit status is 0 if no row of Prometheus and vmagent is missing.
+`alerts` (a minute and a half): disks fill up, and Alertmanager is killed too; the exit status is 0 if it notified of
+the begin and of the end of each alert exactly once.
+`stores` (two minutes): forecasts go to Prometheus and VictoriaMetrics, which are killed; the exit status is 0 if each
+shows every value that the daemon has.
+
+Gets the programs from Debian's packages and PyPI into `.scene`, and installs nothing. Needs no root.
 """
 
 import argparse
@@ -12,31 +17,31 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any, TypeVar
 
 from streamd.tools.loadtest.errors import Exit, ReplayError
 from streamd.tools.loadtest.terminal import Terminal
 from streamd.tools.scene.agents import ALL_AGENTS, SceneAgent
+from streamd.tools.scene.alert_scene import AlertScene, AlertSceneOptions, format_alert_scene
 from streamd.tools.scene.report import format_scene
-from streamd.tools.scene.scene import Scene, SceneOptions, ScenePlace, SceneResult
+from streamd.tools.scene.scene import Scene, SceneOptions, ScenePlace
+from streamd.tools.scene.store_scene import StoreScene, StoreSceneOptions, format_store_scene
 
 ROOT = Path(__file__).resolve().parents[1]
+CACHE, ENGINES = ROOT / ".scene", ROOT / "engines"
+
+T = TypeVar("T")
 
 
 def main() -> int:
-    """Run the scene; returns 0 if the rows of the agents that keep their samples are whole."""
-    options, keep = _read_options()
+    """Run a scene; returns 0 if it shows what it must."""
+    name, options, keep = _read_options()
     terminal = Terminal.detect(sys.stdout)
     folder = Path(tempfile.mkdtemp(prefix="streamd-scene-"))
-    scene = Scene(options, ScenePlace(cache=ROOT / ".scene", engines=ROOT / "engines", folder=folder), _write_line)
     try:
-        agents = _fetch_agents(scene, terminal)
-        _write_line(terminal.draw_rule("forecasts of this machine"))
-        with asyncio.Runner() as runner:
-            result = runner.run(_play(scene, agents))
-        _write_line("\n".join(format_scene(result, terminal)))
-        return Exit.LOST if result.list_faults() else Exit.COMPLETE
+        return SCENES[name](options, folder, terminal)
     except (KeyboardInterrupt, asyncio.CancelledError):
         print("scene: stopped, with every process of it", file=sys.stderr)
         return Exit.INTERRUPTED
@@ -50,9 +55,48 @@ def main() -> int:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _read_options() -> tuple[SceneOptions, bool]:
+def _play_agents(options: SceneOptions, folder: Path, terminal: Terminal) -> Exit:
+    scene = Scene(options, ScenePlace(cache=CACHE, engines=ENGINES, folder=folder), _write_line)
+    agents = _fetch_agents(scene, terminal)
+    _write_line(terminal.draw_rule("forecasts of this machine"))
+    with asyncio.Runner() as runner:
+        result = runner.run(_stop_by_signal(scene.run(agents)))
+    _write_line("\n".join(format_scene(result, terminal)))
+    return Exit.LOST if result.list_faults() else Exit.COMPLETE
+
+
+def _play_alerts(options: SceneOptions, folder: Path, terminal: Terminal) -> Exit:
+    _write_line(terminal.draw_rule("alerts of disks that fill up"))
+    scene = AlertScene(AlertSceneOptions(), cache=CACHE, engines=ENGINES, folder=folder, write_line=_write_line)
+    with asyncio.Runner() as runner:
+        result = runner.run(_stop_by_signal(scene.run()))
+    _write_line("\n".join(format_alert_scene(result, terminal)))
+    return Exit.LOST if result.list_faults() else Exit.COMPLETE
+
+
+def _play_stores(options: SceneOptions, folder: Path, terminal: Terminal) -> Exit:
+    _write_line(terminal.draw_rule("forecasts in stores of metrics"))
+    scene = StoreScene(StoreSceneOptions(), cache=CACHE, engines=ENGINES, folder=folder, write_line=_write_line)
+    with asyncio.Runner() as runner:
+        results = runner.run(_stop_by_signal(scene.run()))
+    _write_line("\n".join(format_store_scene(results, terminal)))
+    return Exit.LOST if any(each.wrong for each in results) else Exit.COMPLETE
+
+
+SCENES: dict[str, Callable[[SceneOptions, Path, Terminal], Exit]] = {
+    "agents": _play_agents,
+    "alerts": _play_alerts,
+    "stores": _play_stores,
+}
+"""The scenes by name; the options are those of the first."""
+
+
+def _read_options() -> tuple[str, SceneOptions, bool]:
     default = SceneOptions()
-    parser = argparse.ArgumentParser(description="Real agents push into a daemon that is killed and started again.")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "scene", nargs="?", choices=SCENES, default="agents", help="name of the scene [default: %(default)s]"
+    )
     parser.add_argument(
         "--agents",
         default=",".join(default.agents),
@@ -82,7 +126,7 @@ def _read_options() -> tuple[SceneOptions, bool]:
         rows_before=given.rows,
         rows_after=given.rows,
     )
-    return options, given.keep
+    return given.scene, options, given.keep
 
 
 def _fetch_agents(scene: Scene, terminal: Terminal) -> list[SceneAgent]:
@@ -102,12 +146,13 @@ def _fetch_agents(scene: Scene, terminal: Terminal) -> list[SceneAgent]:
     return agents
 
 
-async def _play(scene: Scene, agents: Sequence[SceneAgent]) -> SceneResult:
+async def _stop_by_signal(play: Coroutine[Any, Any, T]) -> T:
+    """Return the result of a scene; a signal cancels it, and it then ends its processes."""
     task = asyncio.current_task()
     assert task is not None
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    return await scene.run(agents)
+    return await play
 
 
 def _write_line(line: str) -> None:

@@ -46,11 +46,19 @@ class SceneDaemon:
     """A `streamd serve` process with a short step."""
 
     def __init__(
-        self, session: aiohttp.ClientSession, folder: Path, port: int, *, engines: Path, min_context_rows: int
+        self,
+        session: aiohttp.ClientSession,
+        folder: Path,
+        port: int,
+        *,
+        engines: Path,
+        min_context_rows: int,
+        more_settings: str = "",
     ) -> None:
         config = folder / "config.toml"
         config.write_text(
             SETTINGS.format(host=HOST, port=port, folder=folder, engines=engines, min_rows=min_context_rows)
+            + more_settings
         )
         self.url = f"http://{HOST}:{port}"
         self.process = SceneProcess(
