@@ -31,7 +31,7 @@ from streamd.http.app import make_http_app
 from streamd.http.errors import choose_status
 from streamd.http.requests import TransportLimits
 from streamd.http.subscriptions import parse_query
-from streamd.server.config import SECTIONS, Config
+from streamd.server.config import SECTIONS, Config, load_config
 from streamd.tools.engine.command import SUBCOMMANDS
 from streamd.tools.loadtest.errors import Exit
 from tests.support.document_commands import blocks_of, commands_in, inline_of, is_command, plain, problems_of
@@ -356,6 +356,7 @@ async def test_errors_of_the_http_server_are_as_documented(daemon: HttpDaemon) -
         await daemon.get("/v1/nothing"),
         await daemon.call("PUT", "/v1/samples"),
         await daemon.call("GET", "/v1/servers", headers={"Expect": "tea"}),
+        await daemon.call("GET", "/v1/ingest"),
     ]
     answered = {(reply.code, reply.status) for reply in replies}
     assert "Allow" in replies[1].headers
@@ -383,8 +384,10 @@ async def test_readiness_is_as_documented(tmp_path: Path) -> None:
 
 # ---------------------------------------------------------------- the wire
 def test_wire_lists_every_kind_of_frame() -> None:
-    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "streamd" / "http").rglob("*.py"))
-    kinds = set(re.findall(r'"type": "([a-z]+)"', sources)) | set(re.findall(r'type: Literal\["([a-z]+)"\]', sources))
+    paths = [path for path in (ROOT / "streamd" / "http").rglob("*.py") if path.parent.name != "documents"]
+    sources = "".join(path.read_text(encoding="utf-8") for path in paths)  # the documents have types of JSON Schema
+    kinds = set(re.findall(r'"type": "([a-z-]+)"|type: Literal\["([a-z-]+)"\]', sources))
+    kinds = {kind for pair in kinds for kind in pair if kind}
     assert len(kinds) > 5
 
     def guard(text: str) -> Found:
@@ -724,14 +727,18 @@ def test_every_extra_that_the_code_names_is_there() -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_fenced_code_is_python_or_json_as_it_says(document: str) -> None:
+def test_fenced_code_is_what_it_says(document: str, tmp_path: Path) -> None:
     fences = re.findall(r"^```(\w*)\n(.*?)^```", read(document), re.MULTILINE | re.DOTALL)
     for language, code in fences:
-        assert language in ("", "python", "json", "text"), f"{language}: a language that is not checked"
+        assert language in ("", "python", "json", "text", "toml"), f"{language}: a language that is not checked"
         if language == "python":
-            compile(code, document, "exec")
+            compile(code, document, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)  # as in the prompt of `python -m asyncio`
         elif language == "json":
             json.loads(code)
+        elif language == "toml":  # settings of the daemon
+            settings = tmp_path / "config.toml"
+            settings.write_text(code, encoding="utf-8")
+            load_config(settings, environ={})
 
 
 def find_unknown_commands(text: str) -> Found:

@@ -113,6 +113,12 @@ class UnknownServerError(InvalidInputError):
     code = "unknown_server"
 
 
+class UnknownModelError(InvalidInputError):
+    """A call of the Open Inference Protocol names another model, or a version that does not serve."""
+
+    code = "unknown_model"
+
+
 # ---------------------------------------------------------------- calls that fail for now
 class UnavailableError(StreamdError):
     """The daemon cannot do this now; it may later."""

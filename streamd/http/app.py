@@ -11,13 +11,16 @@ from streamd.core.access.access_list import AccessList
 from streamd.http.access.gate import AccessGate
 from streamd.http.access.origins import OriginPolicy
 from streamd.http.access.rules import ROUTE_RULES, VERSION_RULES
+from streamd.http.alert_sources import LocalAlerts
 from streamd.http.byte_budget import ByteBudget
 from streamd.http.connection_errors import ConnectionCounts
 from streamd.http.connection_table import ConnectionTable
 from streamd.http.connections import ConnectionParts
 from streamd.http.direct.predict import DirectPredict
+from streamd.http.documents.routes import DocumentRoutes
 from streamd.http.errors import errors_middleware
 from streamd.http.forwarding import believe_forwarded
+from streamd.http.open_inference.routes import OpenInferenceRoutes
 from streamd.http.peer_turns import PeerTurns
 from streamd.http.protocols.collectd import CollectdRoutes
 from streamd.http.protocols.glances import GlancesRoutes
@@ -29,6 +32,9 @@ from streamd.http.protocols.pcp import PcpRoutes
 from streamd.http.protocols.prometheus import RemoteWriteRoutes
 from streamd.http.protocols.telegraf import TelegrafRoutes
 from streamd.http.requests import BodyReader, TransportLimits
+from streamd.http.routes.accuracy import AccuracyRoutes
+from streamd.http.routes.alerts import AlertRoutes
+from streamd.http.routes.forecast_metrics import ForecastMetricsRoutes
 from streamd.http.routes.forecasts import ForecastRoutes
 from streamd.http.routes.health import HealthRoutes
 from streamd.http.routes.predict import PREDICT_PATHS, PredictRoutes
@@ -81,10 +87,14 @@ def make_http_app(
     app = web.Application(middlewares=[*first, errors_middleware, gate.admit], client_max_size=limits.max_body_bytes)
     for routes in (
         SampleRoutes(service, bodies, sockets),
-        ForecastRoutes(service, FrameEncoder(service), sockets),
+        ForecastRoutes(service, FrameEncoder(service), sockets, LocalAlerts(service.alert_subscriptions)),
+        AlertRoutes(service, sockets),
         ServerRoutes(service),
+        AccuracyRoutes(service),
         PredictRoutes(service, bodies),
+        OpenInferenceRoutes(service, bodies),
         HealthRoutes(service, access),
+        ForecastMetricsRoutes(service),
         RemoteWriteRoutes(service, intake),
         InfluxRoutes(service, intake),
         TelegrafRoutes(service, intake, sockets),
@@ -97,7 +107,9 @@ def make_http_app(
         routes.add_to(app)
     if engines is not None:
         VersionRoutes(bodies, engines).add_to(app)
-    gate.guard(app, ROUTE_RULES if engines is None else {**ROUTE_RULES, **VERSION_RULES})
+    rules = ROUTE_RULES if engines is None else {**ROUTE_RULES, **VERSION_RULES}
+    DocumentRoutes(service.contract, rules).add_to(app)
+    gate.guard(app, rules)
     add_access_metrics(service.metrics, access, gate)
     add_connection_metrics(service.metrics, connections)
     return HttpApp(app, sockets, connections)

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import structlog
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from streamd.core import errors
 from streamd.core.errors import StreamdError
@@ -21,6 +21,7 @@ log = structlog.get_logger(__name__)
 _STATUS: dict[type[StreamdError], int] = {
     errors.InvalidInputError: 400,
     errors.UnknownServerError: 404,
+    errors.UnknownModelError: 404,
     errors.TooLargeError: 413,
     errors.UnsupportedMediaTypeError: 415,
     errors.InvalidTensorError: 422,
@@ -92,6 +93,28 @@ def reply(request: web.Request, message: Any, status: int = 200) -> web.Response
     return web.Response(body=encode(message, encoding), status=status, content_type=encoding.value)
 
 
+OPEN_INFERENCE_PATH = "/v2"
+"""The path of the Open Inference Protocol, whose clients fail to read an error of another form than its own."""
+
+
+def choose_inference_status(status: int) -> int:
+    """Return the status of an error below `OPEN_INFERENCE_PATH`: all that is wrong with a request has the same one."""
+    return 400 if status == 422 else status
+
+
+def answer_error(request: web.Request, status: int, code: str, message: str) -> web.Response:
+    """Return an error in the form of the path: below `OPEN_INFERENCE_PATH` that of its protocol."""
+    if not f"{request.path}/".startswith(f"{OPEN_INFERENCE_PATH}/"):
+        return reply(request, {"type": "error", "code": code, "message": message}, status)
+    if code in ("not_found", "method_not_allowed"):  # aiohttp's text names neither
+        message = f"{message}: {request.method} {request.path}"
+    body = encode({"error": message}, Encoding.JSON)
+    return web.Response(body=body, status=choose_inference_status(status), content_type=Encoding.JSON.value)
+
+
+KEPT_HEADERS = (hdrs.ALLOW, hdrs.UPGRADE, hdrs.CONNECTION)
+"""The headers of an error of aiohttp that say what the caller may do instead."""
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -101,7 +124,7 @@ async def errors_middleware(request: web.Request, handler: Handler) -> web.Strea
     try:
         return await handler(request)
     except StreamdError as error:
-        answer = reply(request, make_error_message(error), choose_status(error))
+        answer = answer_error(request, choose_status(error), error.code, str(error))
         add_error_headers(answer, error)
         if isinstance(error, errors.UnsupportedEncodingError):
             answer.headers["Accept-Encoding"] = ", ".join(CONTENT_CODINGS)
@@ -110,13 +133,13 @@ async def errors_middleware(request: web.Request, handler: Handler) -> web.Strea
         if error.status < 400:
             raise
         code = error.reason.lower().replace(" ", "_")
-        answer = reply(request, {"type": "error", "code": code, "message": error.text or code}, error.status)
-        if "Allow" in error.headers:
-            answer.headers["Allow"] = error.headers["Allow"]
+        answer = answer_error(request, error.status, code, error.text or code)
+        for name in KEPT_HEADERS:
+            if name in error.headers:
+                answer.headers[name] = error.headers[name]
         return answer
     except Exception as exc:
         if isinstance(exc, PEER_LEFT_ERRORS) and has_peer_left(request):
             raise  # `Connection` counts it
         log.exception("handler_failed", method=request.method, path=request.path)
-        message = {"type": "error", "code": "internal", "message": "a defect of the daemon; its log has the details"}
-        return reply(request, message, 500)
+        return answer_error(request, 500, "internal", "a defect of the daemon; its log has the details")

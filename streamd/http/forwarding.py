@@ -6,7 +6,8 @@ believed on the socket between the processes only, and no caller can send them: 
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
@@ -18,7 +19,7 @@ from streamd.core.errors import StreamdError, UnavailableError
 from streamd.http.access.credentials import read_certificate_names
 from streamd.http.access.forwarded import set_forwarded
 from streamd.http.access.rules import RouteRule
-from streamd.http.access.upgrades import is_upgrade
+from streamd.http.access.upgrades import is_upgrade, require_upgrade
 from streamd.http.callers import cancel_if_caller_leaves
 from streamd.http.errors import Handler, add_error_headers
 
@@ -53,6 +54,8 @@ class EngineForwarder:
         """Return a handler that passes the requests of a route on; an error has the form of the route."""
 
         async def forward(request: web.Request) -> web.StreamResponse:
+            if rule.serves_socket:
+                require_upgrade(request)  # the header of the answer is of one hop
             try:
                 return await self.forward(request)
             except StreamdError as error:
@@ -81,6 +84,24 @@ class EngineForwarder:
                     allow_redirects=False,
                 ) as answer:
                     return await _pass_back(request, answer)
+        except aiohttp.ClientError as exc:
+            raise UnavailableError("the engine process has ended; it is being restarted") from exc
+
+    @asynccontextmanager
+    async def open_socket(self, request: web.Request, path: str) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+        """Open a WebSocket of the engine process with the credentials of a request.
+
+        Raises `UnavailableError` while that process is away, if it refuses, and if it ends meanwhile.
+        """
+        if not self._is_up():
+            raise UnavailableError("the engine process is being restarted")
+        headers = _list_request_headers(request)
+        for name in [each for each in headers if each.lower().startswith("sec-websocket-")]:
+            del headers[name]  # those of the new socket are made by the library
+        try:
+            url = URL(f"http://engine{path}")
+            async with self._open_session().ws_connect(url, headers=headers, max_msg_size=0) as socket:
+                yield socket
         except aiohttp.ClientError as exc:
             raise UnavailableError("the engine process has ended; it is being restarted") from exc
 

@@ -9,10 +9,11 @@ from streamd.core.access.access_list import AccessList
 from streamd.http.access.gate import AccessGate
 from streamd.http.access.origins import OriginPolicy
 from streamd.http.access.rules import ROUTE_RULES, VERSION_RULES, RouteKey
+from streamd.http.alert_sources import RelayedAlerts
 from streamd.http.app import HttpApp, add_access_metrics, add_connection_metrics, make_connection_parts
 from streamd.http.errors import errors_middleware, reply
 from streamd.http.forwarding import EngineForwarder
-from streamd.http.names import SERVER_IN_PATH
+from streamd.http.names import make_resource_path
 from streamd.http.requests import BodyReader, TransportLimits
 from streamd.http.routes.forecasts import ForecastRoutes
 from streamd.http.routes.samples import SampleRoutes, SampleTaker
@@ -55,12 +56,12 @@ def make_worker_app(
     sockets = Sockets(limits, service.pauses, connections.turns)
     app = web.Application(middlewares=[errors_middleware, gate.admit], client_max_size=limits.max_body_bytes)
     SampleRoutes(service, bodies, sockets, taker, singles).add_to(app)
-    ForecastRoutes(service, FrameEncoder(service), sockets).add_to(app)
+    ForecastRoutes(service, FrameEncoder(service), sockets, RelayedAlerts(forwarder)).add_to(app)
     app.router.add_get("/healthz", _get_health)
     rules = {**ROUTE_RULES, **VERSION_RULES}
     for method, path in rules.keys() - OWN_ROUTES:
         handler = forwarder.make_handler(rules[method, path])
-        resource = path.replace("{server}", SERVER_IN_PATH)
+        resource = make_resource_path(path)
         if method == "GET":
             app.router.add_get(resource, handler)
         else:

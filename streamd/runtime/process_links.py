@@ -1,6 +1,8 @@
 """The links of a service to other processes of its daemon, which do a part of its work."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from streamd.core.arrays import Times
 from streamd.runtime.admission import ServerForgotten, SlotGiver
@@ -8,6 +10,48 @@ from streamd.runtime.aggregation.open_rows import RowWriter
 from streamd.runtime.clock_watch import SlotRewinder
 from streamd.runtime.lanes.pipeline_interfaces import DueRouter
 from streamd.runtime.lanes.sinks import ForecastsPublished
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessCounts:
+    """The counts of another process of this daemon: its metrics as text, and entries of the status."""
+
+    metrics: bytes
+    status: Mapping[str, Any]
+
+
+class OtherProcesses(Protocol):
+    """The other processes of a daemon, as its reports and its routes need them."""
+
+    async def release_slot(self, slot: int) -> None:
+        """Let another process write a slot no more, before its server is forgotten."""
+        ...
+
+    async def ask_counts(self) -> Sequence[ProcessCounts]:
+        """Return what the other processes have counted."""
+        ...
+
+    def list_away_workers(self) -> list[int]:
+        """Return the numbers of the workers that are being started, or started again."""
+        ...
+
+
+class NoOtherProcesses:
+    """The other processes of a daemon of one process."""
+
+    async def release_slot(self, slot: int) -> None:
+        """Do nothing: no other process writes the slot."""
+
+    async def ask_counts(self) -> Sequence[ProcessCounts]:
+        """Return nothing."""
+        return ()
+
+    def list_away_workers(self) -> list[int]:
+        """Return nothing."""
+        return []
+
+
+NO_OTHERS = NoOtherProcesses()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +70,8 @@ class ProcessLinks:
     """Notifies the subscribers of all processes."""
     owners: tuple[ServerForgotten, ...] = ()
     """Owners of more data of servers, by slot."""
+    others: OtherProcesses = NO_OTHERS
+    """Reports on the other processes, and releases slots that they write."""
     received: Times | None = None
     """By slot: when the row arrived that made the latest forecast due; shared by all processes."""
 

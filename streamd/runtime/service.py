@@ -6,7 +6,7 @@ The `http` package calls it. The `server` package builds it, and loads the versi
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,24 +14,32 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
+from streamd.core.accuracy.history_selection import HistoryLimits
 from streamd.core.accuracy.pending import AccuracyLimits
 from streamd.core.arrays import Slots
 from streamd.core.contract import ModelContract
 from streamd.core.errors import StreamdError, UnavailableError
+from streamd.core.forecast_export.choice import ExportSettings
 from streamd.core.state.window_copies import CopiedWindow, copy_window
 from streamd.runtime.accuracy.live import LiveAccuracy
 from streamd.runtime.admission import EVICT_AFTER_SECONDS, Admission, ServerForgotten
 from streamd.runtime.aggregation.collector import Collector
+from streamd.runtime.alerts.delivery import AlertDelivery
+from streamd.runtime.alerts.monitor import follow_alerts
 from streamd.runtime.clock_watch import ClockWatch
 from streamd.runtime.garbage import GarbageFreezer
 from streamd.runtime.hub import Hub
+from streamd.runtime.inference_statistics import InferenceCall, InferenceStatistics
 from streamd.runtime.ingest import Ingest
 from streamd.runtime.lanes.pipeline import Pipeline
 from streamd.runtime.lanes.progress import ProgressWatch
 from streamd.runtime.lanes.sinks import BoardSink
 from streamd.runtime.metrics import Metrics
+from streamd.runtime.outputs import ForecastOutputs
 from streamd.runtime.predict import Prediction
 from streamd.runtime.predict_calls import PredictCalls
+from streamd.runtime.process_links import OtherProcesses
+from streamd.runtime.remote_write.writer import RemoteWriteSettings
 from streamd.runtime.state.state import State
 from streamd.runtime.state.storage_watch import StorageWatch
 from streamd.runtime.traces import Traces
@@ -61,14 +69,10 @@ class ServiceLimits:
     max_series: int = 2_000_000
     max_points: int = 50_000_000
     accuracy: AccuracyLimits = field(default_factory=AccuracyLimits)
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessCounts:
-    """The counts of another process of this daemon: its metrics as text, and entries of the status."""
-
-    metrics: bytes
-    status: Mapping[str, Any]
+    history: HistoryLimits = field(default_factory=HistoryLimits)
+    exports: ExportSettings = field(default_factory=ExportSettings)
+    """The forecasts that leave as metrics; without globs of servers, none does."""
+    remote_write: RemoteWriteSettings | None = None
 
 
 @dataclass
@@ -89,6 +93,7 @@ class Service:
         metrics: Metrics,
         hub: Hub,
         accuracy: LiveAccuracy,
+        outputs: ForecastOutputs,
         router: CandidateRouter,
         board_sink: BoardSink,
         pipeline: Pipeline,
@@ -96,8 +101,10 @@ class Service:
         ingest: Ingest,
         collector: Collector,
         owners: ServerForgotten,
+        others: OtherProcesses,
         clock_watch: ClockWatch,
         progress: ProgressWatch,
+        inference_statistics: InferenceStatistics,
     ) -> None:
         self.state = state
         self.contract: ModelContract = state.contract
@@ -108,6 +115,16 @@ class Service:
         self.metrics = metrics
         self.hub = hub
         self.accuracy = accuracy
+        self.history = outputs.history
+        self.exports = outputs.exports
+        """The forecasts that leave as metrics, if any do."""
+        self.remote_write = outputs.remote_write
+        self.alerts = outputs.alerts
+        """The alerts; `None` in a process that evaluates no rules."""
+        self.alert_subscriptions = follow_alerts(outputs.alerts)
+        """The readers of alerts."""
+        self.alert_delivery = AlertDelivery()
+        """The senders of alerts, one for each receiver."""
         self.router = router
         self.board_sink = board_sink
         self.pipeline = pipeline
@@ -118,8 +135,11 @@ class Service:
         self.ingest = ingest
         self.collector = collector
         self.owners = owners
+        self.others = others
+        """The other processes of this daemon."""
         self.clock_watch = clock_watch
         self.progress = progress
+        self.inference_statistics = inference_statistics
         self.predict_calls = PredictCalls(
             self.contract,
             pipeline,
@@ -132,12 +152,6 @@ class Service:
         """Restarts of the daemon in the last hour because of a lost device."""
         self.deleted_servers = 0
         """The number of servers since start that were forgotten on request."""
-        self.release_slot: Callable[[int], Awaitable[None]] = _release_nothing
-        """Called before a server is forgotten: lets another process write its slot no more."""
-        self.ask_others: Callable[[], Awaitable[Sequence[ProcessCounts]]] = _ask_nobody
-        """Asks the other processes of this daemon for what they have counted."""
-        self.list_away_workers: Callable[[], list[int]] = list
-        """Returns the numbers of the workers of this daemon that are being started, or started again."""
         self.candidate: Candidate | None = None
         """The candidate, if there is one."""
         self._candidate_rows: Counter[str] = Counter()  # of canaries that have ended
@@ -152,8 +166,15 @@ class Service:
 
     def restore(self) -> None:
         """Restore open rows, and queue the rows that the former process closed but did not forecast."""
+        self.history.open()
         self.collector.restore()
         self.pipeline.mark_due_many(np.array(self.state.find_unforecast(), np.int64))
+
+    async def start_alerts(self) -> None:
+        """Start the alerts, if there are any; returns when those of the former process are active again."""
+        if self.alerts is not None:
+            await self.alerts.start()
+            self.alert_subscriptions.begin()
 
     def watch(self, *, closes_rows: bool = True) -> None:
         """Start the timers; without `closes_rows`, other processes close the rows whose grace is over."""
@@ -177,8 +198,10 @@ class Service:
         """The versions that should serve and cannot: the `name`, the `rule` that chose it and the `reason` of each."""
         return list(self.engine.shown.get("passed_over", ()))
 
-    async def predict(self, inputs: Mapping[str, npt.NDArray[Any]]) -> Prediction:
-        """Forecast a caller's windows.
+    async def predict(
+        self, inputs: Mapping[str, npt.NDArray[Any]], followed: InferenceCall | None = None
+    ) -> Prediction:
+        """Forecast a caller's windows; the batches they are in are noted for a call that is `followed`.
 
         Raises `InvalidInputError` if the inputs violate the contract, `UnavailableError` if there is no lane,
         `TooBusyError` if the queue is full or the time is over, and `InferenceError` if a window failed.
@@ -195,7 +218,10 @@ class Service:
 
         request = self.predict_calls.begin(inputs, end)
         try:
-            return await answered
+            if followed is None:
+                return await answered
+            with self.inference_statistics.follow(request, followed, request.since):
+                return await answered
         finally:
             self.predict_calls.cancel(request)
 
@@ -252,7 +278,10 @@ class Service:
         until = time.monotonic() + JOIN_SECONDS
         for worker in workers:
             worker.join(max(until - time.monotonic(), 0.0))
+        if self.alerts is not None:
+            self.alerts.close()  # before the state, which it reads
         self.collector.close()
+        self.history.close()
         self.state.close()
 
     def flush(self) -> None:
@@ -300,15 +329,7 @@ class Service:
         self.collector.close_overdue_rows()
         self.garbage.sweep()
         self.accuracy.sweep()
+        self.history.sweep()
         self.clock_watch.sweep()
         self.progress.observe()
         self._sweep_timer = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
-
-
-async def _release_nothing(slot: int) -> None:
-    """Do nothing: no other process writes the slot."""
-
-
-async def _ask_nobody() -> Sequence[ProcessCounts]:
-    """Return nothing: there is no other process."""
-    return ()

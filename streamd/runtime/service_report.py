@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from streamd.regular_files import read_regular
+from streamd.runtime.alerts.delivery import collect_delivery_metrics, describe_receivers
+from streamd.runtime.remote_write.writer import collect_remote_write_metrics
 from streamd.runtime.service import Service
 
 
@@ -18,7 +20,7 @@ def describe_status(service: Service, may_name: Callable[[str], bool]) -> dict[s
         **service.engine.shown,
         "ready": service.is_ready,
         "draining": service.is_draining,
-        "workers_away": service.list_away_workers(),
+        "workers_away": service.others.list_away_workers(),
         "uptime_seconds": round(time.monotonic() - service.started, 3),
         "contract": {
             "features": list(contract.features),
@@ -56,6 +58,8 @@ def describe_status(service: Service, may_name: Callable[[str], bool]) -> dict[s
         "agents": service.collector.describe(),
         "subscribers": {"now": len(service.hub), "waiting": service.hub.waiting, "dropped": service.hub.dropped},
         "accuracy": service.accuracy.describe(),
+        "accuracy_history": service.history.describe(),
+        "alerts": _describe_alerts(service),
         "state_folder": service.storage.describe(),
         "device_restarts": service.device_restarts,
         "recovered": {
@@ -67,11 +71,18 @@ def describe_status(service: Service, may_name: Callable[[str], bool]) -> dict[s
     }
 
 
+def _describe_alerts(service: Service) -> dict[str, Any] | None:
+    if service.alerts is None:
+        return None
+    return {**service.alerts.describe(), "receivers": describe_receivers(service.alert_delivery.senders)}
+
+
 def register_metrics(service: Service) -> None:
     """Add the service's counts to its metrics; the lanes' times are there already."""
     _add_work_counts(service)
     _add_server_counts(service)
     _add_agent_counts(service)
+    _add_history_counts(service)
     _add_queue_lengths(service)
     _add_condition(service)
 
@@ -107,6 +118,10 @@ def _add_work_counts(service: Service) -> None:
     metrics.add_counter("servers_deleted", "Servers forgotten on request", lambda: service.deleted_servers)
     metrics.add_counter("forecasts_dropped", "Forecasts that slow subscribers missed", lambda: service.hub.dropped)
     metrics.add_families(service.accuracy.collect_metrics)
+    metrics.add_families(lambda: collect_remote_write_metrics(service.remote_write))
+    if service.alerts is not None:
+        metrics.add_families(service.alerts.collect_metrics)
+    metrics.add_families(lambda: collect_delivery_metrics(service.alert_delivery.senders))
     metrics.add_labelled_counter(
         "trace_spans", "Spans of traces by their end, while tracing is on", "result", service.traces.count_spans
     )
@@ -151,6 +166,21 @@ def _add_agent_counts(service: Service) -> None:
     )
     metrics.add_gauge("series", "Series that are mapped", lambda: collector.table.series)
     metrics.add_gauge("points", "Points of rows that may still change", lambda: collector.points_kept)
+
+
+def _add_history_counts(service: Service) -> None:
+    metrics, history = service.metrics, service.history
+    metrics.add_gauge("history_servers", "Servers that have an accuracy history", lambda: history.servers)
+    metrics.add_gauge(
+        "history_left_out", "Servers without a history because others took all places", lambda: history.left_out
+    )
+    metrics.add_gauge("history_forecasts", "Past forecasts in the accuracy history", lambda: history.forecasts)
+    metrics.add_counter(
+        "history_dropped", "Forecasts that were selected for the history and not stored", history.count_dropped
+    )
+    metrics.add_counter(
+        "history_write_errors", "Times that the history could not be written", lambda: history.write_errors
+    )
 
 
 def _add_queue_lengths(service: Service) -> None:

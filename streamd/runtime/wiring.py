@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from streamd.core.aggregation.points import count_retained_steps
+from streamd.core.alerts.settings import AlertSettings
 from streamd.core.arrays import Slots
 from streamd.core.errors import BackendUnavailableError
 from streamd.core.mapping.mapping import RuleMapping
@@ -19,13 +20,15 @@ from streamd.runtime.aggregation.point_log import PointLog
 from streamd.runtime.clock_watch import ClockWatch
 from streamd.runtime.due_batch import RowsDue
 from streamd.runtime.hub import Hub
+from streamd.runtime.inference_statistics import InferenceStatistics
 from streamd.runtime.ingest import Ingest, IngestLoad
 from streamd.runtime.lanes.deployment import Deployment, DeploymentSpec
 from streamd.runtime.lanes.pipeline import Pipeline
 from streamd.runtime.lanes.pipeline_interfaces import DueRouter
 from streamd.runtime.lanes.progress import ProgressWatch
-from streamd.runtime.lanes.sinks import BoardSink
+from streamd.runtime.lanes.sinks import BoardSink, ForecastPosted
 from streamd.runtime.metrics import Metrics
+from streamd.runtime.outputs import ForecastOutputs, make_forecast_outputs
 from streamd.runtime.process_links import ALONE, ProcessLinks
 from streamd.runtime.service import Service, ServiceLimits
 from streamd.runtime.service_report import register_metrics
@@ -91,32 +94,40 @@ def build_service(
     clock: Callable[[], float] = time.monotonic,
     traces: Traces = NO_TRACES,
     links: ProcessLinks = ALONE,
+    alerts: AlertSettings | None = None,
 ) -> Service:
     """Build a service; call it inside a running event loop. `wall` returns epoch seconds, `clock` monotonic seconds.
 
     samples → ingest → windows → due → (router) → scheduler → pipeline → lanes → sink → board → hub → subscribers
-    points → collector → ┘                                                 └→ accuracy, router (of a shadow)
+    points → collector → ┘                                                 └→ accuracy, router (of a shadow),
+                                                                              outputs (history, remote write, alerts)
+    Without `alerts`, no rules are evaluated. Raises `ConfigError` if a rule does not fit the contract.
     """
     metrics = Metrics()
     hub = Hub(state.directory.capacity, state.directory.names)
     accuracy = LiveAccuracy(state, limits.accuracy)
     accuracy.follow(model)
+    outputs = _make_outputs(state, limits, alerts, wall, clock)
     router = CandidateRouter()
-    board_sink = BoardSink(state, links.publisher or hub, posted=(accuracy, router), received=links.received)
-    due_router = links.due_router or router
+    posted: tuple[ForecastPosted, ...] = (accuracy, router, *outputs.listeners)
+    board_sink = BoardSink(state, links.publisher or hub, posted=posted, received=links.received)
     load = IngestLoad()
+    statistics = InferenceStatistics(wall=wall)
     pipeline = Pipeline(
         state,
         _make_scheduler(state, limits),
         board_sink,
         make_empty_deployment(model, server_ids),
         observer=metrics,
-        router=due_router if traces is NO_TRACES else TracedRouter(traces, due_router, state.directory.names),
+        answers_observer=statistics,
+        router=_make_due_router(state, links.due_router or router, traces),
         rows_expected=load,
         traces=traces,
     )
     owners = SlotOwners(
-        state, pipeline, (router, pipeline, board_sink, hub, accuracy, state.ahead, traces, *links.owners)
+        state,
+        pipeline,
+        (router, pipeline, board_sink, hub, accuracy, state.ahead, traces, *outputs.owners, *links.owners),
     )
     clock_watch = ClockWatch(
         state,
@@ -159,6 +170,7 @@ def build_service(
         metrics=metrics,
         hub=hub,
         accuracy=accuracy,
+        outputs=outputs,
         router=router,
         board_sink=board_sink,
         pipeline=pipeline,
@@ -166,11 +178,35 @@ def build_service(
         ingest=ingest,
         collector=collector,
         owners=owners,
+        others=links.others,
         clock_watch=clock_watch,
         progress=ProgressWatch(state, pipeline),
+        inference_statistics=statistics,
     )
     register_metrics(service)
     return service
+
+
+def _make_outputs(
+    state: State,
+    limits: ServiceLimits,
+    alerts: AlertSettings | None,
+    wall: Callable[[], float],
+    clock: Callable[[], float],
+) -> ForecastOutputs:
+    return make_forecast_outputs(
+        state,
+        history=limits.history,
+        exports=limits.exports,
+        remote_write=limits.remote_write,
+        alerts=alerts,
+        wall=wall,
+        clock=clock,
+    )
+
+
+def _make_due_router(state: State, router: DueRouter, traces: Traces) -> DueRouter:
+    return router if traces is NO_TRACES else TracedRouter(traces, router, state.directory.names)
 
 
 def _make_scheduler(state: State, limits: ServiceLimits) -> Scheduler:

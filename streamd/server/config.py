@@ -6,14 +6,17 @@ the environment, and starts nothing.
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 
-from streamd.core.errors import ConfigError
+from streamd.core.alerts.settings import AlertSettings, parse_alert_rules
+from streamd.core.errors import ConfigError, InvalidSelectionError
 from streamd.core.names import BackendName, PrecisionName
+from streamd.core.selection import ServerGlobs
+from streamd.core.urls import is_http_url
 from streamd.regular_files import read_regular
 from streamd.rule_sets import MappingSettings, fold_tables, load_rule_sets
 from streamd.server.access.guarded_files import read_guarded
@@ -164,11 +167,64 @@ class BatchingSection(_Section, frozen=True):
 
 
 class AccuracySection(_Section, frozen=True):
-    """The sample and the period over which past forecasts are scored."""
+    """The sample and the period over which past forecasts are scored, and the history of each server."""
 
     scored_servers: CountOrZero = 512
     score_after_steps: CountOrZero = 2
     accuracy_window_steps: CountSetting = 288
+    history_servers: tuple[str, ...] = ("*",)
+    max_history_servers: CountOrZero = 2_000
+    history_every_steps: CountSetting = 36
+    history_days: Annotated[float, msgspec.Meta(gt=0, le=3_650)] = 14.0
+
+    def __post_init__(self) -> None:
+        try:
+            ServerGlobs(self.history_servers)
+        except InvalidSelectionError as exc:
+            raise ValueError(f"history_{exc}") from exc
+
+
+class ForecastMetricsSection(_Section, frozen=True, kw_only=True):
+    """The forecasts that leave as metrics, by a scrape or by remote write."""
+
+    forecast_servers: tuple[str, ...] = ()
+    forecast_targets: tuple[str, ...] = ()
+    forecast_quantiles: tuple[float, ...] = (0.1, 0.5, 0.9)
+    forecast_horizons: tuple[str, ...] = ("30m", "1h", "4h", "8h")
+    max_forecast_series: CountSetting = 100_000
+    forecast_max_age_steps: CountOrZero = 12
+
+    def __post_init__(self) -> None:
+        try:
+            ServerGlobs(self.forecast_servers)
+        except InvalidSelectionError as exc:
+            raise ValueError(f"forecast_{exc}") from exc
+
+
+class RemoteWriteSection(_Section, frozen=True, kw_only=True):
+    """The store of metrics that forecasts are sent to by Prometheus remote write."""
+
+    remote_write_url: str = ""
+    remote_write_time: Literal["now", "future", "both"] = "now"
+    remote_write_interval_seconds: PositiveSeconds = 60.0
+    remote_write_token_file: str = ""
+    remote_write_ca_file: str = ""
+
+    def __post_init__(self) -> None:
+        if self.remote_write_url and not is_http_url(self.remote_write_url):
+            raise ValueError("remote_write_url is no URL, expected one such as http://localhost:8428/api/v1/write")
+
+    def require_whole(self, servers: Sequence[str]) -> None:
+        """Raise `ConfigError` if settings contradict each other; `servers` are those whose forecasts the store gets."""
+        if self.remote_write_token_file and "@" in self.remote_write_url:
+            raise ConfigError(
+                "[remote_write] remote_write_token_file: is given, and the URL has a user name; expected one of them"
+            )
+        if self.remote_write_url and not servers:
+            raise ConfigError(
+                '[forecast_metrics] forecast_servers: is empty, expected globs such as ["*"], since remote_write_url '
+                "is given"
+            )
 
 
 class LogSection(_Section, frozen=True):
@@ -185,7 +241,7 @@ class TracingSection(_Section, frozen=True):
     sample_ratio: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.01
 
     def __post_init__(self) -> None:
-        if self.otlp_endpoint and not self.otlp_endpoint.startswith(("http://", "https://")):
+        if self.otlp_endpoint and not is_http_url(self.otlp_endpoint):
             raise ValueError("otlp_endpoint is no URL, expected one such as http://localhost:4318")
 
 
@@ -201,6 +257,9 @@ class Config(_Section, frozen=True, kw_only=True):
     candidate: CandidateSection = CandidateSection()
     batching: BatchingSection = BatchingSection()
     accuracy: AccuracySection = AccuracySection()
+    alerts: AlertSettings = AlertSettings()
+    forecast_metrics: ForecastMetricsSection = ForecastMetricsSection()
+    remote_write: RemoteWriteSection = RemoteWriteSection()
     log: LogSection = LogSection()
     tracing: TracingSection = TracingSection()
 
@@ -209,22 +268,29 @@ SECTIONS: dict[str, str] = {
     key: section.name
     for section in msgspec.structs.fields(Config)
     for key in section.type.__struct_fields__
-    if key != "tables"  # the rule sets in a file: tables have no variable
+    if key not in ("tables", "rules")  # the rule sets and the alert rules in a file: tables have no variable
 }
 """Maps each key to the name of its section."""
 
 CLIENT_VARIABLES = {"STREAMD_TOKEN"}
 """Variables of the programs that call a daemon; a daemon in the same environment ignores them."""
 
-_LISTS = {"allowed_hosts", "allowed_origins", "buckets", "devices", "ensemble", "rule_sets"}
+_LISTS = {
+    *("alertmanagers", "allowed_hosts", "allowed_origins", "buckets", "devices", "ensemble", "forecast_horizons"),
+    *("forecast_quantiles", "forecast_servers", "forecast_targets", "history_servers", "rule_sets"),
+}
 """The keys whose variable holds several values, separated by commas."""
 
-_EMPTY_LISTS = {"allowed_hosts", "allowed_origins", "ensemble"}
+_EMPTY_LISTS = {
+    *("alertmanagers", "allowed_hosts", "allowed_origins", "ensemble"),
+    *("forecast_servers", "forecast_targets", "history_servers"),
+}
 """The lists that may be empty; the others need a value."""
 
 _PATHS = (
     *("state_dir", "engines", "admin_token_file"),
     *("tokens_file", "tls_certificate", "tls_key", "tls_client_ca"),
+    *("remote_write_token_file", "remote_write_ca_file", "alerts_token_file", "alerts_ca_file"),
 )
 """The keys that name files and folders: in a file, relative to its folder."""
 
@@ -247,8 +313,11 @@ def load_config(
     # converted strictly before, in `_read_file`.
     config = _convert(settings, "the settings together", strict=False)
     config.access.require_whole()
+    config.alerts.require_whole()
+    config.remote_write.require_whole(config.forecast_metrics.forecast_servers)
     try:
         load_rule_sets(config.mapping)  # a wrong rule is found now, not when the state is open
+        parse_alert_rules(config.alerts)
     except ConfigError as exc:
         raise ConfigError(f"{path or 'the settings together'}: {exc}") from exc
     return config
@@ -321,6 +390,7 @@ def _convert(settings: Mapping[str, Any], place: str, *, strict: bool) -> Config
 
 def find_restart_sections(config: Config, before: Config) -> list[str]:
     """Return the sections that differ from `before` and that only a restart reads again."""
-    live = ("engine", "candidate")  # a reload applies these
+    live = ("engine", "candidate")  # a reload applies these, and the rules of alerts
+    before = msgspec.structs.replace(before, alerts=msgspec.structs.replace(before.alerts, rules=config.alerts.rules))
     sections = (field.name for field in msgspec.structs.fields(Config) if field.name not in live)
     return [name for name in sections if getattr(config, name) != getattr(before, name)]

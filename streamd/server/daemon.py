@@ -35,6 +35,7 @@ from streamd.server.disk import run_disk_work
 from streamd.server.limits import make_service_limits, make_transport_limits, make_window_limits
 from streamd.server.listening import HttpListener, take_inherited_sockets
 from streamd.server.memory import configure_malloc
+from streamd.server.outputs import OutputTasks, check_outputs
 from streamd.server.process import watch_signals
 from streamd.server.systemd import Notifier, extending_start, feed_watchdog
 from streamd.server.tracing import open_traces
@@ -103,6 +104,7 @@ class Daemon:
         self._access = access
         service = self._service = self._make_service(selection, state)
         control = self._version_control = VersionControl(service, self.config, open_version, self._reread)
+        outputs = OutputTasks(service, self.config, self._tasks)
         http_app = make_http_app(
             service,
             make_transport_limits(self.config),
@@ -114,17 +116,11 @@ class Daemon:
         access.govern(http_app.sockets, http_app.connections.table)
         runner = await self._listen(http_app, listener, access)
         self._tasks.start(access.run())
+        outputs.start_exports()
         service.device_restarts = await run_in_background(partial(self._restarts.count_recent, time.time()))
         control.on_device_lost = self._on_device_lost
-        self._tasks.start(
-            service.storage.flush_regularly(self.config.state.flush_seconds, service.state.reserve_whole_pieces)
-        )
-        if self.config.state.fsync_interval_ms:
-            # No ack for rows that would not survive a power loss.
-            refuser = service.state if self._part is None else self._part.gate
-            service.storage.on_flush = refuser.refuse_writes
-        self._tasks.start(service.storage.check_regularly())
-        starting = asyncio.create_task(self._load_first_version(control, selection))
+        self._start_storage_tasks(service)
+        starting = asyncio.create_task(self._load_first_version(control, selection, outputs))
         stopping = asyncio.create_task(self._stop.wait())
         try:
             await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -169,6 +165,7 @@ class Daemon:
         selection = await run_disk_work(
             config.engine.engines, seconds, partial(select_versions, config.engine, starting=True), Selection.release
         )
+        check_outputs(config, selection.contract)  # a refused start leaves nothing behind
         folder, limits = Path(config.state.state_dir), make_window_limits(config)
         # Without a time limit: migrating a large state may take long.
         async with extending_start(self.notifier):
@@ -196,6 +193,7 @@ class Daemon:
             rule_sets=rule_sets,
             traces=self._traces,
             links=ALONE if self._part is None else self._part.gate.links,
+            alerts=self.config.alerts,
         )
         # Before the first sample: later rows mark their servers due themselves.
         if self._part is None:
@@ -224,10 +222,20 @@ class Daemon:
         )
         return runner
 
-    async def _load_first_version(self, control: VersionControl, selection: Selection) -> None:
+    def _start_storage_tasks(self, service: Service) -> None:
+        storage = service.storage
+        self._tasks.start(storage.flush_regularly(self.config.state.flush_seconds, service.state.reserve_whole_pieces))
+        if self.config.state.fsync_interval_ms:
+            # No ack for rows that would not survive a power loss.
+            refuser = service.state if self._part is None else self._part.gate
+            storage.on_flush = refuser.refuse_writes
+        self._tasks.start(storage.check_regularly())
+
+    async def _load_first_version(self, control: VersionControl, selection: Selection, outputs: OutputTasks) -> None:
         """Load and warm the first version in threads; samples are accepted meanwhile, and `/readyz` answers 503."""
         began = time.monotonic()
         self.notifier.extend_timeout(LOAD_SECONDS)
+        await outputs.start_alerts()
         loaded = await control.start(selection)
         assert self._service is not None, "it is made before its version is loaded"
         self._service.garbage.freeze_loaded()
@@ -317,6 +325,7 @@ class Daemon:
             async with service.pauses.timeout(self.config.server.drain_seconds):
                 await listener.stop()
                 await service.drain()
+                service.alert_subscriptions.close()
                 await service.hub.finish()
                 await http_app.sockets.close_all()
         except TimeoutError:

@@ -1,7 +1,10 @@
 """The limits that the settings give to the parts of the daemon."""
 
+from streamd.core.accuracy.history_selection import HistoryLimits
 from streamd.core.accuracy.pending import AccuracyLimits
+from streamd.core.forecast_export.choice import ExportSettings
 from streamd.http.requests import TransportLimits
+from streamd.runtime.remote_write.writer import RemoteWriteSettings
 from streamd.runtime.service import ServiceLimits
 from streamd.runtime.state.state import WindowLimits
 from streamd.server.config import Config
@@ -48,6 +51,9 @@ def make_service_limits(config: Config) -> ServiceLimits:
         max_series=config.mapping.max_series,
         max_points=config.mapping.max_points,
         accuracy=_make_accuracy_limits(config),
+        history=_make_history_limits(config),
+        exports=_make_export_settings(config),
+        remote_write=_make_remote_write_settings(config),
     )
 
 
@@ -57,4 +63,38 @@ def _make_accuracy_limits(config: Config) -> AccuracyLimits:
         scored_servers=accuracy.scored_servers,
         settle_steps=accuracy.score_after_steps,
         period_steps=-(-accuracy.accuracy_window_steps // periods),  # rounded up
+    )
+
+
+def _make_export_settings(config: Config) -> ExportSettings:
+    metrics = config.forecast_metrics
+    return ExportSettings(
+        servers=metrics.forecast_servers,
+        targets=metrics.forecast_targets,
+        quantiles=metrics.forecast_quantiles,
+        horizons=metrics.forecast_horizons,
+        max_series=metrics.max_forecast_series,
+        max_age_steps=metrics.forecast_max_age_steps,
+    )
+
+
+def _make_remote_write_settings(config: Config) -> RemoteWriteSettings | None:
+    write = config.remote_write
+    if not write.remote_write_url:
+        return None
+    return RemoteWriteSettings(
+        url=write.remote_write_url,
+        times=write.remote_write_time,
+        interval_seconds=write.remote_write_interval_seconds,
+    )
+
+
+def _make_history_limits(config: Config) -> HistoryLimits:
+    accuracy = config.accuracy
+    return HistoryLimits(
+        servers=accuracy.history_servers,
+        max_servers=accuracy.max_history_servers,
+        every_steps=accuracy.history_every_steps,
+        retention_days=accuracy.history_days,
+        settle_steps=accuracy.score_after_steps,
     )

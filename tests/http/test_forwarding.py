@@ -120,6 +120,12 @@ async def test_while_it_is_restarted_nothing_is_queued_at_its_socket(path: str) 
     assert status == 503
 
 
+async def test_a_path_that_is_a_socket_names_the_protocol_that_it_expects(path: str) -> None:
+    async with run_both(path, ROUTE_RULES["GET", "/telegraf"]) as (url, _):
+        status, headers, _ = await call("GET", f"{url}/telegraf")
+    assert (status, headers["Upgrade"]) == (426, "websocket")
+
+
 async def test_an_error_has_the_form_of_the_route(path: str) -> None:
     forwarder = EngineForwarder(path, lambda: False)
     async with run_app(_make_worker(forwarder, ROUTE_RULES["POST", "/api/v2/write"])) as url:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from streamd.cli import main
 from streamd.core.errors import ConfigError
-from streamd.server.config import SECTIONS, Config, load_config, read_admin_token
+from streamd.server.config import SECTIONS, Config, find_restart_sections, load_config, read_admin_token
 from tests.support.daemon_process import ROOT, run_command
 
 SHIPPED = ROOT / "config.toml"
@@ -79,6 +79,20 @@ def test_a_variable_sets_the_setting_of_its_name(variable: str, text: str, value
     assert getattr(getattr(load_config(None, {variable: text, "PATH": "x"}), SECTIONS[key]), key) == value
 
 
+def test_a_reload_applies_alert_rules_and_no_other_setting_of_alerts(tmp_path: Path) -> None:
+    rule = '[alerts.rules.r]\ntarget = "cpu"\nabove = 1.0\n'
+    before = load_config(write_settings(tmp_path, "[alerts]\nsilent_after_seconds = 60.0\n"), {})
+    with_rule = load_config(write_settings(tmp_path, f"[alerts]\nsilent_after_seconds = 60.0\n{rule}"), {})
+    assert find_restart_sections(with_rule, before) == []
+    assert find_restart_sections(load_config(write_settings(tmp_path, rule), {}), before) == ["alerts"]
+
+
+def test_replays_of_the_past_need_no_limit_of_age() -> None:
+    assert load_config(None, {"STREAMD_MAX_FORECAST_AGE_SECONDS": "inf"}).alerts.max_forecast_age_seconds == float(
+        "inf"
+    )
+
+
 # ---------------------------------------------------------------- errors name the thing and the place
 @pytest.mark.parametrize(
     ("text", "named"),
@@ -104,6 +118,13 @@ def test_a_variable_sets_the_setting_of_its_name(variable: str, text: str, value
         ("[engine]\ncuda_graphs = 1\n", ["bool", "engine.cuda_graphs"]),
         ('[engine]\nlane_wait = "yield"\n', ["yield", "engine.lane_wait"]),
         ("[engine]\nresident_windows = 1\n", ["bool", "engine.resident_windows"]),
+        ("[alerts]\nsilent_after_seconds = 0\n", ["alerts.silent_after_seconds"]),
+        ("[alerts]\nrules = 5\n", ["alerts.rules"]),
+        ("[alerts]\ndisk = 5\n", ["disk", "alerts"]),
+        ('[alerts.rules.r]\ntarget = "cpu"\n', ["alerts.rules.r", "neither above nor below"]),
+        ('[alerts.rules.r]\ntarget = "cpu"\nabove = "9"\n', ["alerts.rules.r", "float", "above"]),
+        ('[remote_write]\nremote_write_url = "http://[::1"\n', ["remote_write_url is no URL", "remote_write"]),
+        ('[tracing]\notlp_endpoint = "http://host:4318x"\n', ["otlp_endpoint is no URL", "tracing"]),
         ('[log]\nlog_level = "loud"\n', ["loud", "log.log_level"]),
         ("server = 5\n", ["server"]),
         ("[server\nport = 1\n", ["line 1"]),
@@ -123,6 +144,14 @@ def test_a_bad_file_is_named_with_its_setting(
     assert main(["serve", "--config", str(path)]) == 2
     shown = capsys.readouterr().err
     assert shown == f"streamd: {caught.value}\n"
+
+
+def test_a_store_of_metrics_gets_either_a_token_or_a_user_name(tmp_path: Path) -> None:
+    text = '[forecast_metrics]\nforecast_servers = ["*"]\n[remote_write]\nremote_write_url = "http://u:secret@host"\n'
+    path = write_settings(tmp_path, text)
+    with pytest.raises(ConfigError, match="remote_write_token_file: is given, and the URL has a user name") as caught:
+        load_config(path, {"STREAMD_REMOTE_WRITE_TOKEN_FILE": "token"})
+    assert "secret" not in str(caught.value)
 
 
 def test_a_file_that_is_not_text_is_named(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import base64
 import itertools
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -17,6 +17,7 @@ from tests.support.access_tokens import grant_all, make_test_token
 from tests.support.agent_bodies import make_agent_request, make_load_lines
 from tests.support.http_harness import (
     JSON,
+    MODEL,
     MSGPACK,
     NEED,
     HttpDaemon,
@@ -26,6 +27,9 @@ from tests.support.http_harness import (
     make_sample,
     pack,
 )
+from tests.support.made_alerts import ServedAlerts, make_alert, make_resolved_alert
+from tests.support.open_inference import make_message
+from tests.support.predict_inputs import make_inputs
 
 Headers = Mapping[str, str]
 
@@ -189,6 +193,28 @@ async def _open_stream(daemon: HttpDaemon, headers: Headers, server: str) -> Out
         return Outcome(200, dict(response.headers), received)
 
 
+def _list_alerts(path: str) -> Driver:
+    async def drive(daemon: HttpDaemon, headers: Headers, server: str) -> Outcome:
+        ServedAlerts(daemon.service, make_alert(server=server))
+        return await _get(path)(daemon, headers, server)
+
+    return drive
+
+
+async def _open_alert_stream(daemon: HttpDaemon, headers: Headers, server: str) -> Outcome:
+    alerts = ServedAlerts(daemon.service, make_alert(server=server))
+    async with daemon.session.get(f"{daemon.url}/v1/alerts/stream", headers=headers) as response:
+        if response.status != 200:
+            return Outcome(response.status, dict(response.headers), await response.read())
+        received = b""
+        while b'"snapshot":true' not in received:
+            received += await response.content.readany()
+        alerts.put(make_resolved_alert(server=server), make_alert(server=SEEN))
+        while SEEN.encode() not in received:
+            received += await response.content.readany()
+        return Outcome(200, dict(response.headers), received)
+
+
 # ---------------------------------------------------------------- all routes
 _AGENT_PATHS = [
     *("/api/v1/write", "/receive", "/api/v2/write", "/write", "/telegraf", "/v1/metrics", "/collectd", "/api/put"),
@@ -207,9 +233,14 @@ READING: dict[RouteKey, Driver] = {
     ("GET", "/v1/forecasts"): _talk("/v1/forecasts", _subscribe),
     ("GET", "/v1/forecasts/stream"): _open_stream,
     ("GET", "/v1/forecasts/{server}"): _get("/v1/forecasts/{server}"),
+    ("GET", "/v1/alerts"): _list_alerts("/v1/alerts"),
+    ("GET", "/v1/alerts/stream"): _open_alert_stream,
     ("GET", "/v1/servers"): _get("/v1/servers?limit=1000"),
     ("GET", "/v1/servers/{server}"): _get("/v1/servers/{server}"),
+    ("GET", "/v1/servers/{server}/accuracy"): _get("/v1/servers/{server}/accuracy"),
+    ("GET", "/v1/accuracy"): _get("/v1/accuracy?server={server}"),
     ("GET", "/metrics"): _get("/metrics"),
+    ("GET", "/metrics/forecasts"): _get("/metrics/forecasts"),
     ("GET", "/v1/status"): _get("/v1/status"),
 }
 """The routes that read what servers sent, or what was made of it."""
@@ -220,10 +251,23 @@ CHANGING: dict[RouteKey, Driver] = {
 }
 """The routes that change what is stored of a server."""
 
+_QUESTION = make_message(make_inputs(1), is_binary=False)[0]
+
+
+def _list_model_paths(*ends: str) -> Iterator[tuple[str, str]]:
+    """Yield routes of a model of the Open Inference Protocol, without and with its version, each with a path of it."""
+    for model, shown in (("{model}", "streamd"), ("{model}/versions/{version}", f"streamd/versions/{MODEL}")):
+        for end in ends:
+            yield f"/v2/models/{model}{end}", f"/v2/models/{shown}{end}"
+
+
 UNBOUND: dict[RouteKey, Driver] = {
     ("POST", "/v1/predict"): _post("/v1/predict", make_question(1.0), MSGPACK),
     ("POST", "/predict"): _post("/predict", make_question(1.0), MSGPACK),
     ("POST", "/query"): _post("/query?q=CREATE%20DATABASE%20x", {}),
+    ("GET", "/v2"): _get("/v2"),
+    **{("GET", path): _get(shown) for path, shown in _list_model_paths("", "/config", "/stats")},
+    **{("POST", path): _post(shown, _QUESTION) for path, shown in _list_model_paths("/infer")},
 }
 """The routes that need a scope and touch no server."""
 
@@ -235,12 +279,17 @@ PROMOTING: dict[RouteKey, Driver] = {
 }
 """The routes that change the versions of all servers."""
 
-PUBLIC: dict[RouteKey, Driver] = {("GET", path): _get(path) for path in ("/healthz", "/readyz", "/ping", "/health")}
+PUBLIC: dict[RouteKey, Driver] = {
+    ("GET", path): _get(path) for path in ("/healthz", "/readyz", "/ping", "/health", "/openapi.json", "/asyncapi.json")
+}
+PUBLIC |= {("GET", path): _get(path) for path in ("/v2/health/live", "/v2/health/ready")}
+PUBLIC |= {("GET", path): _get(shown) for path, shown in _list_model_paths("/ready")}
 """The routes that serve every caller."""
 
 MORE_WAYS: dict[RouteKey, Driver] = {
     ("GET", path): _get(path) for path in ("/v1/forecasts?server={server}", "/v1/servers?server={server}")
 }
+MORE_WAYS["GET", "/v1/alerts?server={server}"] = _list_alerts("/v1/alerts?server={server}")
 """Other ways to name a server on routes that have a driver."""
 
 DRIVERS: dict[RouteKey, Driver] = {**INGESTING, **READING, **CHANGING, **UNBOUND, **PROMOTING, **PUBLIC}

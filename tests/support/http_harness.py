@@ -21,6 +21,7 @@ import numpy.typing as npt
 from aiohttp import WSMsgType, web, web_app
 
 from streamd.core.access.access_list import AccessList
+from streamd.core.alerts.settings import AlertSettings
 from streamd.core.arrays import Float32
 from streamd.core.contract import ModelContract
 from streamd.core.mapping.rules import RuleSet
@@ -324,7 +325,16 @@ async def run_http_daemon(folder: Path, setup: HttpDaemonSettings) -> AsyncItera
         grace_seconds=setup.grace_seconds,
     )
     state = open_state(folder, setup.contract, window_limits, time.monotonic())
-    service = build_service(state, MODEL, {}, setup.service_limits, rule_sets=setup.rule_sets, traces=setup.traces)
+    service = build_service(
+        state,
+        MODEL,
+        {},
+        setup.service_limits,
+        rule_sets=setup.rule_sets,
+        traces=setup.traces,
+        alerts=AlertSettings(),
+    )
+    service.alert_subscriptions.begin()  # as if the alerts had been started, without their thread
     service.engine.shown = {
         "backend": "fake",
         "precision": "fp32",

@@ -74,14 +74,30 @@ _REMOTE_WRITE = RouteRule(scope=Scope.INGEST, refuse=answer_remote_write_refusal
 _AGENT = RouteRule(scope=Scope.INGEST, refuse=lambda request, error: answer_refusal(error))
 _AGENT_SOCKET = RouteRule(scope=Scope.INGEST, serves_socket=True, refuse=lambda request, error: answer_refusal(error))
 
+
+def _list_open_inference_rules(model: str) -> dict[RouteKey, RouteRule]:
+    """Return the rules of the routes of the Open Inference Protocol for a model at this path."""
+    return {
+        ("GET", model): _PREDICT,
+        ("GET", f"{model}/ready"): _PUBLIC,
+        ("GET", f"{model}/config"): _PREDICT,
+        ("GET", f"{model}/stats"): _PREDICT,
+        ("POST", f"{model}/infer"): _PREDICT,
+    }
+
+
 ROUTE_RULES: Mapping[RouteKey, RouteRule] = {
     ("POST", "/v1/samples"): _INGEST,
     ("GET", "/v1/ingest"): RouteRule(scope=Scope.INGEST, serves_socket=True),
     ("GET", "/v1/forecasts"): RouteRule(scope=Scope.READ, upgrade_scope=Scope.SUBSCRIBE, names_server=True),
     ("GET", "/v1/forecasts/stream"): RouteRule(scope=Scope.SUBSCRIBE),
     ("GET", "/v1/forecasts/{server}"): _READ_SERVER,
+    ("GET", "/v1/alerts"): _READ_SERVER,
+    ("GET", "/v1/alerts/stream"): RouteRule(scope=Scope.SUBSCRIBE),
     ("GET", "/v1/servers"): _READ_SERVER,
     ("GET", "/v1/servers/{server}"): _READ_SERVER,
+    ("GET", "/v1/accuracy"): _READ_SERVER,
+    ("GET", "/v1/servers/{server}/accuracy"): _READ_SERVER,
     ("DELETE", "/v1/servers"): _FORGET_SERVER,
     ("DELETE", "/v1/servers/{server}"): _FORGET_SERVER,
     ("POST", "/v1/predict"): _PREDICT,
@@ -89,7 +105,16 @@ ROUTE_RULES: Mapping[RouteKey, RouteRule] = {
     # Probes of service managers and load balancers carry no token.
     ("GET", "/healthz"): _PUBLIC,
     ("GET", "/readyz"): _PUBLIC,
+    # They describe the interface alone: no server, no setting, no secret.
+    ("GET", "/openapi.json"): _PUBLIC,
+    ("GET", "/asyncapi.json"): _PUBLIC,
+    ("GET", "/v2"): _PREDICT,
+    ("GET", "/v2/health/live"): _PUBLIC,
+    ("GET", "/v2/health/ready"): _PUBLIC,
+    **_list_open_inference_rules("/v2/models/{model}"),
+    **_list_open_inference_rules("/v2/models/{model}/versions/{version}"),
     ("GET", "/metrics"): _READ,
+    ("GET", "/metrics/forecasts"): _READ,
     ("GET", "/v1/status"): _READ,
     ("POST", "/api/v1/write"): _REMOTE_WRITE,
     ("POST", "/receive"): _REMOTE_WRITE,

@@ -13,8 +13,8 @@ import numpy as np
 from streamd.core.access.caller import ANYBODY
 from streamd.core.errors import StorageError, StreamdError
 from streamd.runtime.background_tasks import BackgroundTasks
-from streamd.runtime.process_links import ProcessLinks
-from streamd.runtime.service import ProcessCounts, Service
+from streamd.runtime.process_links import ProcessCounts, ProcessLinks
+from streamd.runtime.service import Service
 from streamd.runtime.workers.announcer import ForecastAnnouncer
 from streamd.runtime.workers.block import SharedBlock
 from streamd.runtime.workers.errors import describe_error
@@ -79,6 +79,7 @@ class EngineGate:
             owners=(self._changes,),
             row_writer=self._point_rows,
             rewinder=self._changes,
+            others=self,
             received=self._received,
         )
 
@@ -87,8 +88,6 @@ class EngineGate:
         self._service = service
         for part in (self._announcer, self._changes, self._point_rows):
             part.open(service)
-        service.ask_others = self._ask_counts
-        service.list_away_workers = lambda: self._peers.presence.away
         self._peers.mail.open(self._handle)
         self._peers.tell(self._make_welcome())
 
@@ -180,7 +179,15 @@ class EngineGate:
         self.service.state.refuse_writes(error)
         self._peers.tell(Storage("" if error is None else str(error)))
 
-    async def _ask_counts(self) -> list[ProcessCounts]:
+    async def release_slot(self, slot: int) -> None:
+        """Let the owner of a slot write it no more."""
+        await self._changes.release(slot)
+
+    def list_away_workers(self) -> list[int]:
+        """Return the numbers of the workers that are being started, or started again."""
+        return self._peers.presence.away
+
+    async def ask_counts(self) -> list[ProcessCounts]:
         """Return the counts of all workers that answer in time."""
         asked = [self._peers.ask(worker, AskCounts) for worker in self._peers.presence.here]
         if not asked:

@@ -28,7 +28,6 @@ class SlotChanges:
         """Change the servers of a service."""
         self._service = service
         service.admission.on_placed = self._tell_placed
-        service.release_slot = self.release
 
     @property
     def service(self) -> Service:

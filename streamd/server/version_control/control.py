@@ -100,10 +100,16 @@ class VersionControl:
             with suppress(StreamdError):  # `_reporting_change` reported it
                 async with self._reporting_change("the selected version"):
                     config = await self._run_disk_work("the settings", self._reread)
+                    self._apply_alert_rules(config)
                     is_candidate_due = config.candidate != self.config.candidate or self._lost_candidate is not None
                     await self._apply_settings(config)
                 if is_candidate_due:
                     await self._begin_configured_candidate(config.candidate)
+
+    def _apply_alert_rules(self, config: Config) -> None:
+        """Apply the rules of alerts, which do not depend on the version that is selected."""
+        if self._service.alerts is not None:
+            self._service.alerts.replace_rules(config.alerts)
 
     async def promote(self, version: str, who: str, why: str) -> dict[str, Any]:
         """Load a version, record its promotion, and switch to it.

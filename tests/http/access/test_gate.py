@@ -318,7 +318,7 @@ async def test_no_answer_and_no_line_of_the_log_repeats_a_secret(
     with capture_logs() as logs:
         for method, path in DRIVERS:
             for query, headers in list_misplaced(secret):
-                target = f"{path.replace('{server}', 'web-01')}?{query}"
+                target = f"{path.format(server='web-01', model='streamd', version='v')}?{query}"
                 reply = await daemon.call(method, target, b"{" if method == "POST" else None, headers)
                 assert reply.status == 401 or (method, path) in PUBLIC, (method, target, reply.status)
                 seen.append(str(reply.data) + str(reply.headers))

@@ -228,13 +228,6 @@ async def test_too_many_sockets_are_429_with_retry_after(start: Start, path: str
         assert response.status == 200
 
 
-@pytest.mark.parametrize("path", ["/v1/ingest", "/v1/forecasts"])
-async def test_a_plain_get_is_400(daemon: HttpDaemon, path: str) -> None:
-    reply = await daemon.get(path)
-    assert reply.status == 400
-    assert reply.code
-
-
 async def test_many_agents_at_once_do_not_mix_their_samples(daemon: HttpDaemon) -> None:
     async def agent(number: int) -> None:
         name = f"web-{number}"

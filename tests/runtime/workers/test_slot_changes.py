@@ -20,7 +20,7 @@ async def test_a_forgotten_server_is_new_when_it_comes_again(tmp_path: Path) -> 
     async with run_processes(tmp_path) as rig:
         await send_steps(rig, NAMES, 0, 1, 2)
         slot = rig.state.directory.slots["web-4"]
-        await rig.service.release_slot(slot)
+        await rig.service.others.release_slot(slot)
         assert "web-4" not in find_owner_of(rig, "web-4").state.directory.slots, "its owner writes it no more"
         rig.service.forget(slot)
         await rig.wait_until(lambda: all("web-4" not in worker.state.directory.slots for worker in rig.all))
@@ -59,7 +59,7 @@ async def test_a_server_is_evicted_though_its_owner_ends_before_it_releases_the_
         slot = rig.state.directory.slots["srv-3"]
         number = find_owner_of(rig, "srv-3").number
         rig.all[number].close()  # it does not answer any more
-        released = asyncio.ensure_future(rig.service.release_slot(slot))
+        released = asyncio.ensure_future(rig.service.others.release_slot(slot))
         await asyncio.sleep(0.01)
         assert not released.done()
         await rig.start_worker(number)  # its hello comes before the supervisor has told of the end of the former one

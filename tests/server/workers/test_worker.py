@@ -7,11 +7,13 @@ import signal
 import stat
 import time
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
+from streamd.client import Client, ServerForecast
 from streamd.server.workers.plan import decode_plan
 from tests.support.daemon_process import NEED, DaemonProcess, make_whole_rows
 from tests.support.worker_fleet import ADMIN_TOKEN, StartProcesses, find_parts, kill_part
@@ -57,6 +59,50 @@ async def test_readers_of_any_worker_get_the_forecasts_of_all_and_reconnect(proc
         assert await read_servers(again, len(servers)) == set(servers)
         for reader in (*readers, again):
             await reader.close()
+
+
+async def test_readers_whose_worker_is_killed_continue_at_another_and_get_nothing_twice(
+    processes: DaemonProcess,
+) -> None:
+    daemon, servers = processes, name_servers("continue")
+    async with Client(daemon.url) as client, AsyncExitStack() as stack:
+        readers = [await stack.enter_async_context(client.subscribe("continue-*")) for _ in range(4)]
+        await asyncio.to_thread(_post_until_taken, daemon, make_body(daemon, servers, range(NEED)))
+        await asyncio.to_thread(kill_part, daemon, "worker 0")
+        await asyncio.to_thread(_post_until_taken, daemon, make_body(daemon, servers, [NEED]))
+        newest = (STEP + NEED + 1) * 300
+        for reader in readers:
+            got: dict[str, list[float]] = {server: [] for server in servers}
+            async with asyncio.timeout(20):
+                while any(origins[-1:] != [newest] for origins in got.values()):
+                    event = await anext(reader)
+                    if isinstance(event, ServerForecast):
+                        got[event.server].append(event.origin)
+            assert all(origins == sorted(set(origins)) for origins in got.values())
+
+
+async def test_alerts_are_those_of_the_engine_process(processes: DaemonProcess) -> None:
+    daemon = processes
+    assert daemon.get("/v1/alerts") == (200, {"alerts": [], "next": None})
+    async with aiohttp.ClientSession() as session:
+        async with session.ws_connect(f"{daemon.url}/v1/forecasts") as socket:
+            await socket.send_json({"type": "subscribe-alerts", "rules": ["disk"]})
+            assert await socket.receive_json() == {"type": "subscribed-alerts", "servers": ["*"], "rules": ["disk"]}
+            assert await socket.receive_json() == {"type": "alerts", "snapshot": True, "more": False, "alerts": []}
+        async with session.get(f"{daemon.url}/v1/alerts/stream") as stream:
+            assert await stream.content.readline() == b"event: subscribed-alerts\n"
+
+
+async def test_a_reader_of_alerts_keeps_its_socket_when_the_engine_process_is_killed(processes: DaemonProcess) -> None:
+    daemon = processes
+    snapshot = {"type": "alerts", "snapshot": True, "more": False, "alerts": []}
+    async with aiohttp.ClientSession() as session, session.ws_connect(f"{daemon.url}/v1/forecasts") as socket:
+        await socket.send_json({"type": "subscribe-alerts"})
+        assert (await socket.receive_json())["type"] == "subscribed-alerts"
+        assert await socket.receive_json() == snapshot
+        await asyncio.to_thread(kill_part, daemon, "engine")
+        assert await socket.receive_json(timeout=30) == snapshot, "what the new engine process knows"
+        await asyncio.to_thread(_post_until_taken, daemon, make_body(daemon, name_servers("relay"), [0]))
 
 
 def _post_until_taken(daemon: DaemonProcess, body: dict[str, Any]) -> None:
