@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo scene chaos test lint format bench lock sbom audit wheel image clean
+.PHONY: help install demo scene chaos interface test lint format bench lock sbom audit wheel image clean
 
 help:               ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,8 +30,13 @@ scene: install      ## run real agents against a daemon that is killed and start
 chaos: install      ## load, faults and checks at once against a real daemon, half an hour; ARGS="--minutes 5 --seed 2"
 	@$(BIN)/python -m benchmarks.chaos $(ARGS)
 
+interface: install  ## call every route as its OpenAPI document describes it, five minutes; ARGS="--examples 50"
+	@$(BIN)/python -m tests.support.interface_check $(ARGS)
+
+# Bytecode is kept, whatever the environment says: else each worker, and each of the hundreds of processes that tests
+# start, compiles everything anew.
 test: install       ## run the whole test suite on two cores; ARGS="tests/core -x" runs a part
-	@$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
 
 lint: install       ## run ruff and mypy --strict
 	@$(BIN)/ruff check .

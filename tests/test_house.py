@@ -1,6 +1,8 @@
 """Tests `streamd`: the structure of the code. Each guard is tried on a broken source: a guard must be able to fail."""
 
 import ast
+import functools
+import gc
 import importlib
 import json
 import re
@@ -37,15 +39,33 @@ def read_sources() -> dict[str, str]:
     return sources
 
 
-def imports_of(source: str) -> Iterator[str]:
+@functools.cache
+def parse(source: str) -> ast.Module:
+    """Return the tree of a source. Several guards read each module, and to parse all of them takes a second."""
+    return ast.parse(source)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _trees_are_kept_for_this_module() -> Iterator[None]:
+    """No garbage collection meanwhile: it visits all trees again and again, which takes longer than to parse them."""
+    gc.disable()
+    yield
+    parse.cache_clear()
+    gc.enable()
+
+
+@functools.cache
+def imports_of(source: str) -> tuple[str, ...]:
     """Every name that is imported, wherever it stands: `from a.b import c` gives a.b and a.b.c."""
-    for node in ast.walk(ast.parse(source)):
+    names: list[str] = []
+    for node in ast.walk(parse(source)):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, "relative imports are banned"
-            yield str(node.module)
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            names.append(str(node.module))
+            names += (f"{node.module}.{alias.name}" for alias in node.names)
+    return tuple(names)
 
 
 def is_in(name: str, rooms: Iterable[str]) -> bool:
@@ -88,6 +108,11 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "streamd.tools.networks": packages("inference", "repository"),
     "streamd.tools.loadtest": packages("core", "inference", "repository"),
     "streamd.engine": packages("core", "runtime", "repository", "http", "server", "tools", "cli"),
+    "streamd.client": (
+        *("uvloop", "orjson", "onnxruntime", "prometheus_client", "structlog"),
+        *packages("core", "protocols", "rule_sets", "inference", "repository", "runtime", "http", "server", "tools"),
+        *packages("engine", "cli"),
+    ),
 }
 """What each package may not import."""
 
@@ -104,6 +129,7 @@ FLOORS = {
 
 def find_forbidden_imports(sources: Sources) -> Found:
     rules = [*FORBIDDEN.items(), *((each, packages("repository")) for each in INFERENCE_WITHOUT_VERSIONS)]
+    rules += [(f"streamd.{each}", packages("client")) for each in DAEMON]
     for parent, floors in FLOORS.items():
         for number, floor in enumerate(floors):
             rules.append((f"{parent}.{floor}", tuple(f"{parent}.{above}" for above in floors[number + 1 :])))
@@ -137,6 +163,8 @@ def test_packages_import_only_what_they_may() -> None:
             {"streamd.inference.tensorrt.x": "from streamd.repository.plans import choose_plan"},
             {"streamd.tools.engine.graph.x": "from streamd.tools.engine.plan.builder import PlanBuilder"},
             {"streamd.tools.x": "import streamd.server.config"},
+            {"streamd.client.x": "from streamd.core.names import PART_FLAG"},
+            {"streamd.http.x": "from streamd.client import Client"},
             {"streamd.protocols.x": "from aiohttp import web"},
             {"streamd.rule_sets": "from streamd.protocols.collectd import CollectdDecoder"},
             {"streamd.core.mapping.x": "from streamd.core.aggregation.points import ServerPoints"},
@@ -161,7 +189,7 @@ def find_clocks(sources: Sources) -> Found:
         allowed = {"datetime", "datetime.datetime"} if module == "streamd.core.state.samples" else set()
         dates = {name for name in imports_of(source) if is_in(name, ["datetime", "calendar"])}
         found += [f"{module}: imports {name}" for name in sorted(dates - allowed)]
-        for node in ast.walk(ast.parse(source)):
+        for node in ast.walk(parse(source)):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in CLOCK_CALLS:
                 found.append(f"{module}: calls {ast.unparse(node.func)}")
     return found
@@ -200,7 +228,7 @@ def find_named_backends(sources: Sources) -> Found:
     for module, source in sources.items():
         if is_in(module, (*COMPOSITION_ROOTS, *BACKENDS)):
             continue
-        tree = ast.parse(source)
+        tree = parse(source)
         docs = {id(text) for text in docstrings_of(tree)}
         words = [*imports_of(source)]
         for node in ast.walk(tree):
@@ -248,7 +276,7 @@ def find_unguarded_reads(sources: Sources) -> Found:
     for module, source in sources.items():
         if not is_in(module, READING_ROOMS):
             continue
-        for node in ast.walk(ast.parse(source)):
+        for node in ast.walk(parse(source)):
             if not isinstance(node, ast.Call):
                 continue
             called = ast.unparse(node.func)
@@ -360,6 +388,13 @@ def test_core_loads_no_foreign_runtime() -> None:
     assert set(heavy_modules(f"import {', '.join(modules)}")) & {"aiohttp", "uvloop", "onnxruntime", "cuda"} == set()
 
 
+def test_the_client_loads_nothing_of_the_daemon_and_nothing_heavy() -> None:
+    loaded = loaded_modules("import streamd.client")
+    ours = {name for name in loaded if is_in(name, ["streamd"]) and not is_in(name, ["streamd.client"])}
+    assert ours == {"streamd"}
+    assert {name for name in loaded if name in HEAVY} == {"aiohttp", "msgspec", "numpy"}
+
+
 def test_the_daemon_loads_no_tools() -> None:
     assert not [name for name in loaded_modules("import streamd.server.daemon") if is_in(name, ["streamd.tools"])]
     assert [name for name in loaded_modules("import streamd.tools.engine.flags") if is_in(name, ["streamd.tools"])]
@@ -382,7 +417,7 @@ def definitions(tree: ast.Module | ast.ClassDef, public: bool = True) -> Iterato
 def find_untold(sources: Sources) -> Found:
     found = []
     for module, source in sources.items():
-        tree = ast.parse(source)
+        tree = parse(source)
         if not ast.get_docstring(tree):
             found.append(f"{module}: has no docstring")
         for node, public in definitions(tree):
@@ -436,7 +471,7 @@ def public_names(tree: ast.Module) -> Iterator[str]:
 def find_shared_names(sources: Sources) -> Found:
     homes: dict[str, list[str]] = {}
     for module, source in sources.items():
-        for name in sorted(set(public_names(ast.parse(source)))):
+        for name in sorted(set(public_names(parse(source)))):
             if not name.startswith("_") and name not in SHARED_NAMES:
                 homes.setdefault(name, []).append(module)
     return [f"{name}: defined in {', '.join(modules)}" for name, modules in homes.items() if len(modules) > 1]
@@ -461,7 +496,7 @@ def find_unconventional_text(sources: Sources) -> Found:
     """Docstrings that begin with a clause or use RST's double backticks, and imports of `annotations`."""
     found = []
     for module, source in sources.items():
-        tree = ast.parse(source)
+        tree = parse(source)
         found += [f"{module}: imports __future__" for name in imports_of(source) if name == "__future__"]
         for text in docstrings_of(tree):
             assert isinstance(text, ast.Constant)
@@ -522,7 +557,7 @@ def find_tests_without_a_subject(sources: Sources) -> Found:
     for path, source in sources.items():
         if not Path(path).name.startswith("test_"):
             continue
-        match = SUBJECT.match(ast.get_docstring(ast.parse(source)) or "")
+        match = SUBJECT.match(ast.get_docstring(parse(source)) or "")
         if match is None:
             found.append(f"{path}: does not begin with Tests `path`")
         elif not list(ROOT.glob(match["path"])):
@@ -644,9 +679,10 @@ def find_bad_settings(text: str) -> Found:
 
 
 def list_defaults() -> dict[str, dict[str, Any]]:
-    """The defaults by section and key. The tables of `[mapping]` have names of their own, so they are no key."""
+    """The defaults by section and key. Tables with names of their own, of `[mapping]` and of rules, are no key."""
     defaults: dict[str, dict[str, Any]] = msgspec.to_builtins(Config())
     assert defaults["mapping"].pop("tables") == {}
+    assert defaults["alerts"].pop("rules") == {}
     return defaults
 
 
