@@ -10,13 +10,15 @@ from hypothesis import HealthCheck, settings
 
 # The same examples at every run, so that a red test is a change's doing; HYPOTHESIS_PROFILE=search looks further.
 settings.register_profile(
-    "ci", derandomize=True, deadline=None, max_examples=120, suppress_health_check=[HealthCheck.too_slow]
+    "ci", derandomize=True, deadline=None, max_examples=80, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.register_profile("search", parent=settings.get_profile("ci"), derandomize=False, max_examples=2_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
-BOTH_LOOPS = "tests/runtime"
-"""Tests under it run on uvloop and on asyncio's own loop; all others on uvloop, as the daemon does."""
+BOTH_LOOPS = ("tests/client", "tests/runtime/lanes")
+"""Tests under these run on uvloop and on asyncio's own loop: the client runs on the loop of its program, and what lanes
+hand to the loop comes from threads. All others run on uvloop, as the daemon does.
+"""
 
 
 def pytest_asyncio_loop_factories(
