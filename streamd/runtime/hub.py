@@ -6,7 +6,6 @@ Runs on the event loop; sockets are elsewhere.
 
 import asyncio
 import time
-from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +15,7 @@ from streamd.core.arrays import Slots
 from streamd.core.mailbox import ServerChoice, make_mailbox
 from streamd.core.selection import ForecastSlice, ServerGlobs
 from streamd.runtime.loop_turns import LoopTurns
+from streamd.runtime.reader_index import ReaderIndex
 
 MATCHING_SECONDS = 0.005
 """The time that matching names to costly globs takes in one turn of the event loop, for all subscribers together."""
@@ -119,10 +119,7 @@ class Hub:
         """The turns in which subscribers are matched and replayed, one at a time."""
         self._capacity = capacity
         self._names = names
-        self._subscriptions: set[Subscription] = set()
-        # A batch is posted to each of `_wide`, and only to those of `_by_name` that chose one of its servers.
-        self._wide: set[Subscription] = set()
-        self._by_name: defaultdict[str, set[Subscription]] = defaultdict(set)
+        self._subscriptions: ReaderIndex[Subscription] = ReaderIndex()
         self.left_unread = 0
         """The number of forecasts in the mailboxes of readers that left while the hub was finishing."""
         self._finishing = False
@@ -133,39 +130,26 @@ class Hub:
         """Add a caller's subscription, which never gets a server that its token excludes; end it with `unsubscribe`."""
         subscription = Subscription(globs, part, self._capacity, self.turns, caller)
         self._subscriptions.add(subscription)
-        if not subscription.indexed_names:
-            self._wide.add(subscription)
-        for name in subscription.indexed_names:
-            self._by_name[name].add(subscription)
         return subscription
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """End a subscription. A second call is a no-op."""
-        if subscription in self._subscriptions:
-            self._subscriptions.discard(subscription)
-            self._remove_from_index(subscription)
+        if self._subscriptions.discard(subscription):
             self._dropped_by_former += subscription.dropped
             self.left_unread += subscription.waiting if self._finishing else 0
             subscription.close()
             self._reader_left.set()
-
-    def _remove_from_index(self, subscription: Subscription) -> None:
-        self._wide.discard(subscription)
-        for name in subscription.indexed_names:
-            self._by_name[name].discard(subscription)
-            if not self._by_name[name]:
-                del self._by_name[name]
 
     def publish(self, slots: Slots, now: float) -> None:
         """Post new forecasts of distinct slots to every subscriber (`now`: monotonic seconds)."""
         if not self._subscriptions:
             return
         slots, names = self._find_names(slots)
-        for subscription in self._wide:
+        for subscription in self._subscriptions.wide:
             subscription.post(slots, names)
-        if self._by_name:
+        if by_name := self._subscriptions.by_name:
             for place, name in enumerate(names):
-                for subscription in self._by_name.get(name, ()):
+                for subscription in by_name.get(name, ()):
                     subscription.post(slots[place : place + 1], [name])
 
     def _find_names(self, slots: Slots) -> tuple[Slots, list[str]]:

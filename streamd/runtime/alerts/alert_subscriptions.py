@@ -6,7 +6,6 @@ loop; sockets are elsewhere.
 
 import asyncio
 import time
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from streamd.core.mailbox import ServerChoice
 from streamd.core.selection import ServerGlobs
 from streamd.runtime.alerts.alert import Alert, AlertChange, AlertKey
 from streamd.runtime.loop_turns import LoopTurns
+from streamd.runtime.reader_index import ReaderIndex
 
 MAX_UNMERGED = 4_096
 """Changes that wait for a reader before they are merged by alert; a reader that keeps up merges them itself."""
@@ -165,10 +165,7 @@ class AlertSubscriptions:
         self._active: Mapping[AlertKey, Alert] = {}
         self._snapshot: tuple[AlertKey, ...] | None = None  # until what is active changes
         self._turns = LoopTurns()
-        self._subscriptions: set[AlertSubscription] = set()
-        # A batch is posted to each of `_wide`, and of the others only to those that chose one of its servers.
-        self._wide: set[AlertSubscription] = set()
-        self._by_name: defaultdict[str, set[AlertSubscription]] = defaultdict(set)
+        self._subscriptions: ReaderIndex[AlertSubscription] = ReaderIndex()
 
     def __len__(self) -> int:
         return len(self._subscriptions)
@@ -195,10 +192,6 @@ class AlertSubscriptions:
         snapshot = self._take_snapshot(servers) if self.are_restored else None
         subscription = AlertSubscription(choice, servers, snapshot, self._active, self._turns)
         self._subscriptions.add(subscription)
-        if not subscription.indexed_names:
-            self._wide.add(subscription)
-        for name in subscription.indexed_names:
-            self._by_name[name].add(subscription)
         return subscription
 
     def _take_snapshot(self, servers: ServerChoice) -> tuple[AlertKey, ...]:
@@ -212,22 +205,17 @@ class AlertSubscriptions:
         """End a subscription. A second call is a no-op."""
         subscription.close()
         self._subscriptions.discard(subscription)
-        self._wide.discard(subscription)
-        for name in subscription.indexed_names:
-            self._by_name[name].discard(subscription)
-            if not self._by_name[name]:
-                del self._by_name[name]
 
     def alerts_changed(self, changes: Sequence[AlertChange]) -> None:
         """Post changes to the readers."""
         self._snapshot = None
         if not self._subscriptions:
             return
-        for subscription in self._wide:
+        for subscription in self._subscriptions.wide:
             subscription.post(changes)
-        if self._by_name:
+        if by_name := self._subscriptions.by_name:
             for change in changes:
-                for subscription in self._by_name.get(change.alert.server, ()):
+                for subscription in by_name.get(change.alert.server, ()):
                     subscription.post((change,))
 
     def close(self) -> None:
