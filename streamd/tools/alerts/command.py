@@ -10,6 +10,7 @@ from pathlib import Path
 
 from streamd.core.errors import ConfigError, RepositoryError, StreamdError
 from streamd.core.names import AUTO, BACKEND_CHOICES
+from streamd.tools.fleets.arguments import add_map_argument
 
 _DONE, _FAILED, _USAGE, _INTERRUPTED = 0, 1, 2, 130
 
@@ -70,13 +71,7 @@ def _add_fleet(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="recorded servers as .csv, .csv.gz or .parquet, as `streamd replay` takes them; may be repeated",
     )
-    group.add_argument(
-        "--map",
-        action="append",
-        default=[],
-        metavar="FEATURE=[FACTOR*]COLUMN",
-        help="column of a feature, with a factor for its unit; may be repeated [default: columns named as features]",
-    )
+    add_map_argument(group)
     group.add_argument(
         "--from",
         dest="begin",

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from streamd.tools.fleets.arguments import add_map_argument
 from streamd.tools.loadtest.capture_result import CaptureSetup
 from streamd.tools.loadtest.errors import UsageError
 from streamd.tools.loadtest.plan import Pace
@@ -93,13 +94,7 @@ def _add_fleet(group: argparse._ArgumentGroup) -> None:
         action="store_true",
         help="times moved so that the last row is of the step that just ended [default: times of the files]",
     )
-    group.add_argument(
-        "--map",
-        action="append",
-        default=[],
-        metavar="FEATURE=[FACTOR*]COLUMN",
-        help="column of a feature, with a factor for its unit; may be repeated [default: columns named as features]",
-    )
+    add_map_argument(group)
     group.add_argument(
         "--resume", type=Path, metavar="LIST", help="file of an --acked-list whose rows are left out [default: no file]"
     )
