@@ -16,7 +16,6 @@ import aiohttp
 import msgspec
 
 from streamd.tools.loadtest.daemon import DaemonContract
-from streamd.tools.loadtest.errors import NothingError
 from streamd.tools.loadtest.terminal import Terminal
 from streamd.tools.scene.daemon import SceneDaemon
 from streamd.tools.scene.engine import make_short_step_version
@@ -108,8 +107,7 @@ class AlertScene:
 
     async def run(self) -> AlertSceneResult:
         """Play the scene. Raises `SceneError` if a process fails, `NothingError` if Alertmanager cannot be had."""
-        if reasons := self._packages.fetch_packages([ALERTMANAGER_PACKAGE]):
-            raise NothingError("\n".join(f"{name}: {reason}" for name, reason in reasons.items()))
+        self._packages.require_packages([ALERTMANAGER_PACKAGE])
         port = find_lasting_port()
         try:
             async with aiohttp.ClientSession() as session, self._counter.serve(port):

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from streamd.tools.loadtest.errors import ReplayError
+from streamd.tools.loadtest.errors import NothingError, ReplayError
 
 COMMAND_SECONDS = 180.0
 NETWORK_OPTIONS = ("-o", "Acquire::Retries=1", "-o", "Acquire::http::Timeout=15", "-o", "APT::Sandbox::User=root")
@@ -41,6 +41,11 @@ class PackageFolder:
             except FetchError as error:
                 reasons[name] = str(error)
         return reasons
+
+    def require_packages(self, names: Sequence[str]) -> None:
+        """Download and unpack packages. Raises `NothingError` with the reasons if one cannot be had."""
+        if reasons := self.fetch_packages(names):
+            raise NothingError("\n".join(f"{name}: {reason}" for name, reason in reasons.items()))
 
     def read_version(self, name: str) -> str:
         """Return the version of an unpacked package; empty if it is not there."""

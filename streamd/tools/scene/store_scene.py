@@ -17,7 +17,7 @@ from urllib.parse import quote
 import aiohttp
 import msgspec
 
-from streamd.tools.loadtest.errors import NothingError, UnreachableError
+from streamd.tools.loadtest.errors import UnreachableError
 from streamd.tools.loadtest.terminal import Terminal
 from streamd.tools.scene.daemon import SceneDaemon
 from streamd.tools.scene.engine import make_short_step_version
@@ -91,8 +91,7 @@ class StoreScene:
 
     async def run(self) -> list[StoreResult]:
         """Play the scene. Raises `SceneError` if a process fails, `NothingError` if the stores cannot be had."""
-        if reasons := self._packages.fetch_packages(STORE_PACKAGES):
-            raise NothingError("\n".join(f"{name}: {reason}" for name, reason in reasons.items()))
+        self._packages.require_packages(STORE_PACKAGES)
         try:
             async with aiohttp.ClientSession() as session:
                 return await self._play(session)

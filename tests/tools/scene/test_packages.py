@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from streamd.tools.loadtest.errors import NothingError
 from streamd.tools.scene.packages import FetchError, PackageFolder, run_command
 
 APT_GET = """#!/bin/sh
@@ -67,3 +68,10 @@ def test_another_system_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_command_that_is_not_there_is_a_fetch_error(tmp_path: Path) -> None:
     with pytest.raises(FetchError, match="no-such-command"):
         run_command(["no-such-command"], tmp_path)
+
+
+def test_packages_that_are_required_end_the_scene_with_the_reasons(tmp_path: Path, calls: Path) -> None:
+    packages = PackageFolder(tmp_path / "cache")
+    packages.require_packages(["present"])
+    with pytest.raises(NothingError, match=r"^absent: apt-get: E: Unable to locate package absent$"):
+        packages.require_packages(["present", "absent"])
