@@ -25,12 +25,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.host_path import BUCKETS, LANE_SECONDS, LANES
+from benchmarks.host_path import BUCKETS, LANE_SECONDS, LANES, InstantLane
 from streamd.core.alerts.settings import AlertSettings
 from streamd.core.contract import ModelContract
 from streamd.core.scheduling.costs import CostTable
 from streamd.core.state.rows import RowReader
-from streamd.inference.lane import Inputs
 from streamd.repository.versions import EngineRepository
 from streamd.runtime.alerts.thread import AlertThread
 from streamd.runtime.lanes.worker import LaneWorker
@@ -73,34 +72,6 @@ def make_forecasts(contract: ModelContract, near: float, breaching: float) -> np
     spread = np.linspace(-0.5, 0.5, len(contract.quantiles))
     forecasts: npt.NDArray[np.float32] = (curves + spread).astype(np.float32)
     return forecasts
-
-
-class InstantLane:
-    """A lane that ignores its inputs."""
-
-    device = "none"
-    pads = True
-
-    def __init__(self, name: str, contract: ModelContract, forecasts: npt.NDArray[np.float32]) -> None:
-        self.name = name
-        self.buckets: tuple[int, ...] = BUCKETS
-        self.inputs = Inputs.allocate(contract, BUCKETS[-1])
-        self._forecasts = forecasts
-
-    def run(self, count: int) -> npt.NDArray[np.float32]:
-        """Return the first `count` forecasts."""
-        time.sleep(LANE_SECONDS)
-        return self._forecasts[:count]
-
-    def check(self) -> None:
-        """Do nothing: the lane is always healthy."""
-
-    def describe(self) -> dict[str, Any]:
-        """Return no details."""
-        return {}
-
-    def close(self) -> None:
-        """Do nothing."""
 
 
 class Fleet:

@@ -69,7 +69,7 @@ class InstantLane:
     """A lane that ignores its inputs."""
 
     device = "none"
-    buckets = BUCKETS
+    buckets: tuple[int, ...] = BUCKETS
     pads = True
 
     def __init__(self, name: str, contract: Any, forecasts: Any) -> None:

@@ -92,6 +92,16 @@ async def start_rig(state: State, **settings: Any) -> AsyncIterator[Rig]:
             await client.close()
 
 
+async def run_until_requested(rig: Rig) -> None:
+    """Run the writer until the store has got a request."""
+    running = asyncio.create_task(rig.writer.run(rig.client))
+    async with asyncio.timeout(5):
+        while not rig.store.requests:
+            await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
 async def test_each_round_sends_the_newest_values_of_all_chosen_servers(state: State) -> None:
     async with start_rig(state) as rig:
         rig.post("web-01", 1.0)
@@ -181,12 +191,7 @@ async def test_a_wait_that_the_store_asks_for_is_kept_also_beyond_the_round(stat
     async with start_rig(state, interval_seconds=60.0) as rig:
         rig.post("web-01", 1.0)
         rig.store.answers = [(429, {"Retry-After": "7"}), (503, {"Retry-After": "100"})]
-        running = asyncio.create_task(rig.writer.run(rig.client))
-        async with asyncio.timeout(5):
-            while not rig.store.requests:
-                await asyncio.sleep(0)
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+        await run_until_requested(rig)
         assert rig.sleeps[:2] == [7.0, 100.0]
         assert rig.writer.forecasts["superseded"] == 1, "the round at whose end the store had not answered"
 
@@ -263,12 +268,7 @@ async def test_a_round_that_fails_by_a_defect_does_not_end_the_others(state: Sta
 
         rig.writer._maker.make_request = fail_once  # type: ignore[method-assign]
         with structlog.testing.capture_logs() as logs:
-            running = asyncio.create_task(rig.writer.run(rig.client))
-            async with asyncio.timeout(5):
-                while not rig.store.requests:
-                    await asyncio.sleep(0)
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
+            await run_until_requested(rig)
         assert "remote_write_round_failed" in [each["event"] for each in logs]
         assert rig.sleeps[0] == 60.0
 
