@@ -28,7 +28,8 @@ class NotedSlots:
     def take(self) -> Slots:
         """Return the slots that were noted, rising, and forget them; called in the thread."""
         self._since = None
-        slots = np.flatnonzero(self._marks)
+        # A copy: numpy gives up the search of an array in which the loop notes more meanwhile.
+        slots = np.flatnonzero(self._marks.copy())
         # Before their forecasts are read: one that is posted after this is noted again.
         self._marks[slots] = 0
         return slots

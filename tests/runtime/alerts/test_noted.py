@@ -1,7 +1,9 @@
 """Tests `streamd/runtime/alerts/noted.py`: slots are taken once, and how long they wait."""
 
 import numpy as np
+import pytest
 
+from streamd.core.arrays import Slots
 from streamd.runtime.alerts.noted import NotedSlots
 
 
@@ -24,3 +26,17 @@ def test_the_lag_is_that_of_the_slot_that_waits_longest() -> None:
     assert noted.lag_seconds == 3.0
     noted.take()
     assert noted.lag_seconds == 0.0
+
+
+def test_a_slot_that_is_noted_during_the_search_is_taken_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    noted = NotedSlots(4, lambda: 0.0)
+    search = np.flatnonzero
+
+    def search_late(marks: Slots) -> Slots:
+        noted.note(np.array([3]))  # as the loop does, in its own thread
+        return search(marks)
+
+    noted.note(np.array([1]))
+    monkeypatch.setattr(np, "flatnonzero", search_late)
+    assert noted.take().tolist() == [1]
+    assert noted.take().tolist() == [3]
