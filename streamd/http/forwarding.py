@@ -16,7 +16,11 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from streamd.core.errors import StreamdError, UnavailableError
-from streamd.http.access.credentials import read_certificate_names
+from streamd.http.access.credentials import (
+    SOCKET_PROTOCOL,
+    list_token_protocols,
+    read_certificate_names,
+)
 from streamd.http.access.forwarded import set_forwarded
 from streamd.http.access.rules import RouteRule
 from streamd.http.access.upgrades import is_upgrade, require_upgrade
@@ -96,11 +100,14 @@ class EngineForwarder:
         if not self._is_up():
             raise UnavailableError("the engine process is being restarted")
         headers = _list_request_headers(request)
+        protocols = (SOCKET_PROTOCOL, *list_token_protocols(request))
         for name in [each for each in headers if each.lower().startswith("sec-websocket-")]:
             del headers[name]  # those of the new socket are made by the library
         try:
             url = URL(f"http://engine{path}")
-            async with self._open_session().ws_connect(url, headers=headers, max_msg_size=0) as socket:
+            async with self._open_session().ws_connect(
+                url, headers=headers, protocols=protocols, max_msg_size=0
+            ) as socket:
                 yield socket
         except aiohttp.ClientError as exc:
             raise UnavailableError("the engine process has ended; it is being restarted") from exc

@@ -14,6 +14,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from streamd.core.access.caller import Caller
 from streamd.core.errors import DrainingError, TooBusyError, UnauthorizedError
 from streamd.http.access.context import get_caller
+from streamd.http.access.credentials import SOCKET_PROTOCOL, require_socket_protocol
 from streamd.http.access.upgrades import require_upgrade
 from streamd.http.connections import WRITE_BUFFER_BYTES, Connection
 from streamd.http.message_readers import BatchReader, FrameReader
@@ -61,9 +62,11 @@ class Sockets:
     async def accept_websocket(self, request: web.Request) -> AsyncIterator[web.WebSocketResponse]:
         """Upgrade a request to a WebSocket.
 
-        Raises `TooBusyError` or `DrainingError` before that, and `web.HTTPUpgradeRequired` if it requests none.
+        Raises `TooBusyError`, `DrainingError` or `UnauthorizedError` before that, and `web.HTTPUpgradeRequired` if it
+        requests none.
         """
         require_upgrade(request)
+        require_socket_protocol(request)
         # A sender that its token holds back is not read, and neither are its pongs: then the kernel looks after it.
         is_held_back = get_caller(request).has_row_limit
         socket = web.WebSocketResponse(
@@ -72,6 +75,7 @@ class Sockets:
             compress=False,
             autoping=False,  # `read_frames` answers: aiohttp would answer all that are buffered in one go
             writer_limit=WRITE_BUFFER_BYTES,
+            protocols=(SOCKET_PROTOCOL,),
         )
         if is_held_back:
             _probe_peer(request, self._limits.heartbeat_seconds)

@@ -1,6 +1,10 @@
-"""Fixtures over real sockets: `daemon` has the defaults, `start` starts one with other settings, `connect` a peer."""
+"""Fixtures over real sockets: `daemon` has the defaults, `start` starts one with other settings, `connect` a peer.
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+`path` is that of a socket between processes.
+"""
+
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -42,3 +46,10 @@ async def connect() -> AsyncIterator[Connect]:
             return peer
 
         yield connect_one
+
+
+@pytest.fixture
+def path() -> Iterator[str]:
+    """The path of a socket, which must be short."""
+    with tempfile.TemporaryDirectory(prefix="sd") as folder:
+        yield str(Path(folder) / "engine.sock")

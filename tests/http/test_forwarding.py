@@ -1,10 +1,8 @@
 """Tests `streamd/http/forwarding.py`: requests through a worker to the engine process, and what that one believes."""
 
 import asyncio
-import tempfile
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -12,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from streamd.core.access.scopes import Scope
-from streamd.http.access.credentials import read_certificate_names
+from streamd.http.access.credentials import read_certificate_names, read_secret
 from streamd.http.access.forwarded import get_remote, set_forwarded
 from streamd.http.access.rules import ROUTE_RULES, RouteRule
 from streamd.http.errors import errors_middleware
@@ -20,13 +18,6 @@ from streamd.http.forwarding import NAMES_HEADER, REMOTE_HEADER, EngineForwarder
 
 RULE = RouteRule(scope=Scope.READ)
 LARGE = bytes(range(256)) * 4_096
-
-
-@pytest.fixture
-def path() -> Iterator[str]:
-    """The path of a socket, which must be short."""
-    with tempfile.TemporaryDirectory(prefix="sd") as folder:
-        yield str(Path(folder) / "engine.sock")
 
 
 async def show(request: web.Request) -> web.Response:
@@ -191,3 +182,25 @@ async def test_names_of_a_certificate_pass_in_any_script(path: str) -> None:
     assert body["names"] == ["agent-ü", "b"]
     await forwarder.close()
     await asyncio.sleep(0)
+
+
+async def test_a_socket_of_the_engine_process_has_the_token_that_a_page_offered(path: str) -> None:
+    async def show_offer(request: web.Request) -> web.StreamResponse:
+        socket = web.WebSocketResponse(protocols=["streamd"])
+        await socket.prepare(request)
+        await socket.send_str(read_secret(request, opens_socket=True) or "")
+        return socket
+
+    async def relay(request: web.Request) -> web.StreamResponse:
+        async with forwarder.open_socket(request, "/v1/forecasts") as socket:
+            return web.Response(text=f"{socket.protocol} {await socket.receive_str()}")
+
+    forwarder = EngineForwarder(path, lambda: True)
+    engine, worker = web.Application(), web.Application()
+    engine.router.add_get("/v1/forecasts", show_offer)
+    worker.router.add_get("/", relay)
+    async with run_app(engine, path), run_app(worker) as url, aiohttp.ClientSession() as session:
+        headers = {"Sec-WebSocket-Protocol": "streamd, streamd.token.a%2Fb, other"}
+        async with session.get(url, headers=headers) as answer:
+            assert await answer.text() == "streamd a/b"
+        await forwarder.close()

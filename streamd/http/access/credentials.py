@@ -1,4 +1,4 @@
-"""The credentials of a request: the token in its header, or the client certificate of its connection.
+"""The credentials of a request: the token that it carries, or the client certificate of its connection.
 
 Reads the request only; `core/access` knows the tokens. No text here repeats what was sent: it may be a secret.
 """
@@ -6,6 +6,7 @@ Reads the request only; `core/access` knows the tokens. No text here repeats wha
 import base64
 import binascii
 from typing import Any
+from urllib.parse import unquote
 
 from aiohttp import hdrs, web
 
@@ -20,21 +21,72 @@ SECRET_PARAMETERS = ("token", "access_token", "api_key", "apikey", "p", "passwor
 
 HOW_TO_SEND = "send it as the header Authorization: Bearer <token>, or as the password of basic authentication"
 
+SOCKET_PROTOCOL = "streamd"
+"""The only protocol of a WebSocket that the daemon answers, if it is offered."""
+
+SOCKET_CREDENTIAL_PREFIX = "streamd.token."
+"""Begins the protocol in which a page offers its token, percent-encoded: it cannot set a header on a WebSocket."""
+
 _MAX_CREDENTIAL_CHARACTERS = 4_096
 _MAX_CERTIFICATE_NAMES = 64
 
 
-def read_secret(request: web.BaseRequest) -> str | None:
+def read_secret(request: web.BaseRequest, *, opens_socket: bool = False) -> str | None:
     """Return the token that the header of a request carries; `None` if it has no such header.
 
-    Raises `UnauthorizedError` for two headers, for another scheme, and for credentials that cannot be read.
+    A request that opens a WebSocket may offer it as a protocol instead. Raises `UnauthorizedError` for two tokens, for
+    another scheme, and for credentials that cannot be read.
     """
     sent = request.headers.getall(hdrs.AUTHORIZATION, ())
+    offered = list_token_protocols(request) if opens_socket else []
+    if sent and offered:
+        raise UnauthorizedError("a token is in the header Authorization and among the protocols, expected in one")
+    if offered:
+        return _parse_token_protocols(offered)
     if not sent:
         return None
     if len(sent) > 1:
         raise UnauthorizedError(f"the header Authorization occurs {len(sent)} times, expected once")
     return parse_authorization(sent[0])
+
+
+def list_token_protocols(request: web.BaseRequest) -> list[str]:
+    """Return the offered protocols that carry a token."""
+    return [name for name in _list_offered_protocols(request) if name.lower().startswith(SOCKET_CREDENTIAL_PREFIX)]
+
+
+def require_socket_protocol(request: web.BaseRequest) -> None:
+    """Raise `UnauthorizedError` if a token is offered without `SOCKET_PROTOCOL`, or in one of several headers.
+
+    A browser ends a socket of which no protocol is answered. And aiohttp, which reads the first header only, logs all
+    that it offers if it knows none of it.
+    """
+    if not list_token_protocols(request):
+        return
+    if SOCKET_PROTOCOL not in _list_offered_protocols(request):
+        raise UnauthorizedError(f"a token is offered without the protocol {SOCKET_PROTOCOL}, expected both")
+    if len(request.headers.getall(hdrs.SEC_WEBSOCKET_PROTOCOL)) > 1:
+        raise UnauthorizedError("the header Sec-WebSocket-Protocol is repeated, expected once with a token")
+
+
+def _list_offered_protocols(request: web.BaseRequest) -> list[str]:
+    """Return the protocols that a request for a WebSocket offers; a token may be among them."""
+    values = request.headers.getall(hdrs.SEC_WEBSOCKET_PROTOCOL, ())
+    return [name for value in values for name in map(str.strip, value.split(",")) if name]
+
+
+def _parse_token_protocols(offered: list[str]) -> str:
+    if len(offered) > 1:
+        raise UnauthorizedError(f"{len(offered)} tokens are among the protocols, expected one")
+    if len(offered[0]) > _MAX_CREDENTIAL_CHARACTERS:
+        raise UnauthorizedError(f"the protocol with the token is over {_MAX_CREDENTIAL_CHARACTERS} characters")
+    try:
+        secret = unquote(offered[0][len(SOCKET_CREDENTIAL_PREFIX) :], errors="strict")
+    except UnicodeDecodeError as exc:
+        raise UnauthorizedError("the token among the protocols is not UTF-8 in percent-encoding") from exc
+    if not secret:
+        raise UnauthorizedError(f"the protocol {SOCKET_CREDENTIAL_PREFIX} has no token after it")
+    return secret
 
 
 def parse_authorization(value: str) -> str:

@@ -92,11 +92,11 @@ class AccessGate:
     def _check_caller(self, request: web.Request, rule: RouteRule) -> None:
         """Find the caller and check its rights, before anything is looked up that the answer could reveal."""
         scope = rule.choose_scope(request)
-        caller = self._identify(request, scope)
+        is_socket = rule.opens_socket(request)
+        caller = self._identify(request, scope, is_socket)
         set_caller(request, caller)
         if scope is None:
             return
-        is_socket = rule.opens_socket(request)
         server = read_server_name(request) if rule.names_server and not is_socket else None
         caller.require(scope)
         if server is not None:
@@ -108,9 +108,10 @@ class AccessGate:
             limit_rows(request)
             recheck_caller(request, self._clock)
 
-    def _identify(self, request: web.Request, scope: Scope | None) -> Caller:
+    def _identify(self, request: web.Request, scope: Scope | None, is_socket: bool) -> Caller:
         try:
-            secret, names = read_secret(request), read_certificate_names(request)
+            secret = read_secret(request, opens_socket=is_socket)
+            names = read_certificate_names(request)
             if secret is None and not names and not self._access.is_open:
                 raise UnauthorizedError(explain_missing_token(request))
             return self._access.identify(secret, names, self._wall())

@@ -253,6 +253,34 @@ async def test_a_revoked_token_ends_its_sockets_and_streams_and_no_others(start:
     assert (await daemon.call("GET", "/v1/servers", headers=TOKEN.headers)).status == 401
 
 
+def offer(token: TestToken) -> list[str]:
+    """Return the protocols with which a page opens a WebSocket."""
+    return ["streamd", f"streamd.token.{token.token}"]
+
+
+async def test_a_page_opens_a_socket_by_a_protocol_within_the_limits_of_its_token(start: Start) -> None:
+    few = make_test_token("few", {Scope.SUBSCRIBE: ALL}, max_sockets=1)
+    access = make_access_list(few)
+    daemon = await start(HttpDaemonSettings(access=access))
+    url = daemon.url + "/v1/forecasts?servers=*"
+    socket = await daemon.session.ws_connect(url, protocols=offer(few))
+    assert socket.protocol == "streamd"
+    assert json.loads(await socket.receive_str())["type"] == "subscribed"
+    # 1. Its limits and its scopes hold.
+    for path, status in (("/v1/forecasts", 429), ("/v1/ingest", 403)):
+        with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
+            await daemon.session.ws_connect(daemon.url + path, protocols=offer(few))
+        assert caught.value.status == status
+    # 2. Another call reads no protocols, also if it claims to open a socket.
+    headers = {"Sec-WebSocket-Protocol": ", ".join(offer(few)), "Upgrade": "websocket"}
+    assert (await daemon.call("GET", "/v1/forecasts/stream", headers=headers)).status == 401
+    # 3. Once the token is revoked, the socket ends.
+    access.replace([])
+    daemon.http_app.sockets.end_revoked()
+    frame = await socket.receive()
+    assert (frame.type, frame.data) == (aiohttp.WSMsgType.CLOSE, aiohttp.WSCloseCode.POLICY_VIOLATION)
+
+
 async def test_a_revoked_subscriber_gets_no_further_forecast(start: Start) -> None:
     access = make_access_list(TOKEN)
     daemon = await start(HttpDaemonSettings(access=access))
@@ -318,7 +346,7 @@ async def test_no_answer_and_no_line_of_the_log_repeats_a_secret(
     with capture_logs() as logs:
         for method, path in DRIVERS:
             for query, headers in list_misplaced(secret):
-                target = f"{path.format(server='web-01', model='streamd', version='v')}?{query}"
+                target = f"{path.format(server='web-01', model='streamd', version='v', name='x', id='0')}?{query}"
                 reply = await daemon.call(method, target, b"{" if method == "POST" else None, headers)
                 assert reply.status == 401 or (method, path) in PUBLIC, (method, target, reply.status)
                 seen.append(str(reply.data) + str(reply.headers))
@@ -329,6 +357,26 @@ async def test_no_answer_and_no_line_of_the_log_repeats_a_secret(
     assert len(logs) > 10, "refused actions are logged"
     for text in seen:
         assert not [each for each in (*hidden, TOKEN.secret, TOKEN.record.sha256) if each in text]
+
+
+async def test_no_answer_and_no_line_of_the_log_repeats_a_token_among_the_protocols(
+    start: Start, daemon: HttpDaemon, caplog: pytest.LogCaptureFixture
+) -> None:
+    guarded = await start_with(start, TOKEN)
+    seen: list[str] = []
+    with capture_logs() as logs:
+        for path in ("/v1/forecasts", "/v1/ingest", "/telegraf"):
+            for each in (guarded, daemon):  # an open daemon ignores a token that it does not know
+                for offered in ([f"streamd.token.{TOKEN.token}x"], ["other", f"streamd.token.{TOKEN.token}"]):
+                    with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
+                        await each.session.ws_connect(each.url + path, protocols=offered)
+                    assert caught.value.status == 401
+                    seen.append(str(caught.value.headers) + caught.value.message)
+            async with guarded.session.ws_connect(guarded.url + path, protocols=offer(TOKEN)) as socket:
+                assert socket.protocol == "streamd"
+                seen.append(str(socket._response.headers))
+    for text in [*seen, str(logs), caplog.text]:
+        assert TOKEN.secret not in text
 
 
 async def test_a_defect_while_a_secret_is_there_does_not_log_it(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
