@@ -6,7 +6,9 @@ Values that change on hot paths are read from their owners when `/metrics` is re
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
@@ -14,6 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from streamd.core.arrays import Float64
+from streamd.core.scheduling.batch_reasons import BatchCounts, BatchReason
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -44,6 +47,7 @@ class Metrics(Collector):
             "queue_delay_seconds", "How long the longest waiting window of a micro-batch waited", SECONDS
         )
         self.inference = self._histogram("inference_seconds", "What a lane took for a micro-batch", SECONDS)
+        self.batches = BatchCounts()
         # Forecasts by bucket: a histogram of the library costs too much for each.
         self._ages = np.zeros(len(SECONDS) + 1, np.int64)
         self._age_sum = 0.0
@@ -51,11 +55,30 @@ class Metrics(Collector):
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"streamd_{name}", text, buckets=buckets, registry=self._registry)
 
-    def batch_done(self, windows: int, queue_delay_seconds: float, inference_seconds: float) -> None:
-        """Observe a batch that ended."""
+    def batch_done(
+        self, windows: int, queue_delay_seconds: float, inference_seconds: float, reason: BatchReason
+    ) -> None:
+        """Observe a batch that ended, and the reason for its size."""
+        self.batches.add(reason, windows, queue_delay_seconds)
         self.batch_size.observe(windows)
         self.queue_delay.observe(queue_delay_seconds)
         self.inference.observe(inference_seconds)
+
+    def describe_batches(self) -> dict[str, Any]:
+        """Return the entry `batches` of `/v1/status`: since start, by reason and by size."""
+        return {
+            "by_reason": {str(reason): asdict(counts) for reason, counts in self.batches if counts.batches},
+            "by_size": self._count_batches_by_size(),
+            "queue_delay_seconds": sum(counts.queue_delay_seconds for _, counts in self.batches),
+        }
+
+    def _count_batches_by_size(self) -> dict[str, int]:
+        """Return the batches by the upper bound of their size; bounds without batches are left out."""
+        (family,) = self.batch_size.collect()
+        buckets = [each for each in family.samples if each.name.endswith("_bucket")]
+        counts = np.diff([each.value for each in buckets], prepend=0.0).astype(int).tolist()
+        bounds = [each.labels["le"].removesuffix(".0") for each in buckets]
+        return {bound: count for bound, count in zip(bounds, counts, strict=True) if count}
 
     def observe_sent(self, received: Float64) -> None:
         """Observe forecasts that were sent; `received (n,)` is when the sample of each arrived (monotonic seconds).

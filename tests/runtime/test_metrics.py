@@ -1,4 +1,4 @@
-"""Tests `streamd/runtime/metrics.py`: the ages of forecasts that were sent, many at once as one by one."""
+"""Tests `streamd/runtime/metrics.py`: the ages of forecasts that were sent, many at once as one by one; batches."""
 
 from types import SimpleNamespace
 
@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamd.runtime.metrics import FEW_FORECASTS, SECONDS, Metrics
+from streamd.core.scheduling.batch_reasons import BatchReason
+from streamd.runtime.metrics import BATCH_SIZES, FEW_FORECASTS, SECONDS, Metrics
 
 NOW = 1000.0
 RECEIVED = st.lists(
@@ -33,3 +34,15 @@ def test_ages_of_many_forecasts_are_counted_as_those_of_each_alone(received: lis
     buckets, total = read_ages(metrics)
     assert buckets == [sum(age <= bound for age in ages) for bound in (*SECONDS, float("inf"))]
     assert total == pytest.approx(sum(ages))
+
+
+@given(st.lists(st.integers(1, 600)))
+def test_batches_are_counted_by_size_as_the_histogram_counts_them(sizes: list[int]) -> None:
+    metrics = Metrics()
+    for size in sizes:
+        metrics.batch_done(size, 0.5, 0.01, BatchReason.ALL_WAITING)
+    shown = metrics.describe_batches()
+    assert sum(shown["by_size"].values()) == len(sizes)
+    assert shown["by_size"].get("+Inf", 0) == sum(size > BATCH_SIZES[-1] for size in sizes)
+    assert shown["by_size"].get("8", 0) == sum(4 < size <= 8 for size in sizes)
+    assert shown["queue_delay_seconds"] == 0.5 * len(sizes)

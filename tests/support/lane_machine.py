@@ -19,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from streamd.core.arrays import Float32, Slots
 from streamd.core.errors import InferenceError
+from streamd.core.scheduling.batch_reasons import BatchReason
 from streamd.core.scheduling.batches import Batch
 from streamd.core.scheduling.lane_health import LaneLimits
 from streamd.core.scheduling.scheduler import Scheduler
@@ -174,7 +175,9 @@ class LaneMachine(RuleBasedStateMachine):
         join_closing_lanes(self.pipeline.lanes.closing, self.stuck)
 
     # ------------------------------------------------------------ work
-    def batch_done(self, windows: int, queue_delay_seconds: float, inference_seconds: float) -> None:
+    def batch_done(
+        self, windows: int, queue_delay_seconds: float, inference_seconds: float, reason: BatchReason
+    ) -> None:
         """Check what a pipeline reports to its observer."""
         assert queue_delay_seconds >= 0
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from streamd.core.arrays import Float32, Slots
 from streamd.core.errors import BackendUnavailableError, InvalidInputError
+from streamd.core.scheduling.batch_reasons import BatchReason
 from streamd.core.scheduling.costs import CostTable
 from streamd.core.scheduling.lane_health import LaneLimits
 from streamd.core.scheduling.scheduler import Scheduler
@@ -60,6 +61,7 @@ class Rig:
         self.backend = FakeBackend(state.contract, (1, 8), devices=devices)
         self.batches: list[int] = []
         """The number of windows of each batch that ended, in order."""
+        self.reasons: list[BatchReason] = []
         self.published: list[tuple[str, int]] = []
         """(server, step) of each published forecast, in order."""
         self.expects_rows = False
@@ -168,8 +170,11 @@ class Rig:
         return counts.due == counts.delivered + self.scheduler.superseded + counts.failed + counts.forgotten
 
     # ------------------------------------------------------------ reports of the pipeline
-    def batch_done(self, windows: int, queue_delay_seconds: float, inference_seconds: float) -> None:
+    def batch_done(
+        self, windows: int, queue_delay_seconds: float, inference_seconds: float, reason: BatchReason
+    ) -> None:
         self.batches.append(windows)
+        self.reasons.append(reason)
         self.queue_delays.append(queue_delay_seconds)
         self._news.set()
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamd.core.arrays import Numbers, Slots, Times
+from streamd.core.scheduling.batch_reasons import BatchReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,16 +114,20 @@ class Batch:
     """The number of lanes that were lost while they ran it."""
     started: float = 0.0
     """When it was taken for a lane (monotonic seconds)."""
+    reason: BatchReason = BatchReason.ALL_WAITING
+    """The reason why it has its size."""
 
     def __len__(self) -> int:
         return len(self.servers) + len(self.requests)
 
     def split(self, count: int) -> tuple["Batch", "Batch"]:
-        """Return the first `count` windows and the rest as two batches that moved as often."""
+        """Return the first `count` windows and the rest as two batches that moved as often, for the same reason."""
         servers = min(count, len(self.servers))
         requests = count - servers
-        first = Batch(self.servers.select(slice(0, servers)), self.requests[:requests], self.moves)
-        return first, Batch(self.servers.select(slice(servers, None)), self.requests[requests:], self.moves)
+        parts = slice(0, servers), slice(servers, None)
+        first, rest = (Batch(self.servers.select(part), moves=self.moves, reason=self.reason) for part in parts)
+        first.requests, rest.requests = self.requests[:requests], self.requests[requests:]
+        return first, rest
 
     def find_oldest_since(self) -> float | None:
         """Return when the longest waiting window became due (monotonic seconds); `None` if it has no window."""

@@ -6,6 +6,8 @@ A bucket is not padded if smaller buckets are cheaper, and a batch does not grow
 from bisect import bisect_left
 from collections.abc import Mapping
 
+from streamd.core.scheduling.batch_reasons import BatchReason
+
 BATCH_OVERHEAD_SECONDS = 1e-3
 """The time of a batch outside its lane, whatever its size: the way to the thread and back, and the event loop's work.
 
@@ -94,6 +96,16 @@ class CostTable:
         if known is None:
             known = self._sizes[waiting, idle_lanes] = self._find_quickest_size(waiting, idle_lanes)
         return known
+
+    def explain_batch_size(self, size: int, waiting: int, idle_lanes: int) -> BatchReason:
+        """Return why `choose_batch_size` chose this size with so many windows waiting for so many idle lanes."""
+        if size >= waiting:
+            return BatchReason.ALL_WAITING
+        if size >= self.max_batch:
+            return BatchReason.LARGEST_BATCH
+        if idle_lanes > 1 and size < self._splits[min(waiting, self.buckets[-1])][2]:
+            return BatchReason.SHARED_BY_LANES  # one lane alone would get a larger batch
+        return BatchReason.CHEAPER_SPLIT
 
     def _find_quickest_size(self, waiting: int, idle_lanes: int) -> int:
         """Return the size of the next batch for several idle lanes, by comparing all."""

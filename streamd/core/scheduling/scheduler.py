@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from streamd.core.arrays import Numbers, Slots
+from streamd.core.scheduling.batch_reasons import BatchReason
 from streamd.core.scheduling.batches import Batch, BatchOutcome, RequestItem, ServerRows, join_rows
 from streamd.core.scheduling.costs import CostTable
 from streamd.core.scheduling.slot_queue import SlotQueue
@@ -207,7 +208,12 @@ class Scheduler:
         waiting = len(self.due) + self._request_windows
         if not waiting or (expects_rows and waiting < costs.max_batch and now < self.dispatch_deadline):
             return None
-        return self._take_oldest(costs.choose_batch_size(waiting, idle_lanes), now)
+        size = costs.choose_batch_size(waiting, idle_lanes)
+        batch = self._take_oldest(size, now)
+        batch.reason = costs.explain_batch_size(size, waiting, idle_lanes)
+        if expects_rows and batch.reason is BatchReason.ALL_WAITING and waiting < costs.max_batch:
+            batch.reason = BatchReason.DELAY_OVER
+        return batch
 
     @property
     def dispatch_deadline(self) -> float:
@@ -285,7 +291,8 @@ class Scheduler:
         self.counts.forgotten += int(np.count_nonzero(is_forgotten))
         self.counts.stale += int(np.count_nonzero(is_stale))
         present = replace(servers, steps=steps, contexts=contexts)
-        return Batch(present.select(~(is_forgotten | is_stale)), batch.requests, moves=batch.moves, started=now)
+        servers = present.select(~(is_forgotten | is_stale))
+        return Batch(servers, batch.requests, moves=batch.moves, started=now, reason=batch.reason)
 
     # ------------------------------------------------------------ results
     def complete_batch(self, batch: Batch, bad_rows: Iterable[int] = ()) -> BatchOutcome:
@@ -335,7 +342,7 @@ class Scheduler:
             self._fail_batch(batch, outcome)
         else:
             for half in batch.split(len(batch) // 2):
-                self._queue_retry(half, batch.moves)
+                self._queue_retry(half, batch.moves, BatchReason.HALF_OF_FAILED)
         return outcome
 
     def reassign_batch(self, batch: Batch) -> BatchOutcome:
@@ -344,14 +351,14 @@ class Scheduler:
         if batch.moves:
             self._fail_batch(batch, outcome)
         else:
-            self._queue_retry(batch, moves=1)
+            self._queue_retry(batch, 1, BatchReason.LANE_LOST)
         return outcome
 
-    def _queue_retry(self, batch: Batch, moves: int) -> None:
+    def _queue_retry(self, batch: Batch, moves: int, reason: BatchReason) -> None:
         """Queue windows to run again, without those whose call has ended in the meantime."""
         requests = self._remove_ended_calls(batch.requests)
         self.dropped_windows += len(batch.requests) - len(requests)
-        remaining = Batch(batch.servers, requests, moves)
+        remaining = Batch(batch.servers, requests, moves, reason=reason)
         if len(remaining):
             self.retries.append(remaining)
 

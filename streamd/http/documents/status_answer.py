@@ -40,6 +40,28 @@ class FallbackState(msgspec.Struct):
     reason: str
 
 
+class BatchReasonState(msgspec.Struct):
+    """Batches of one reason since start, their windows, and the sum of the delays of their longest waiting windows."""
+
+    batches: Count
+    windows: Count
+    queue_delay_seconds: float
+
+
+class BatchesState(msgspec.Struct):
+    """Batches since start by the reason for their size and by the upper bound of their size."""
+
+    by_reason: dict[str, BatchReasonState]
+    by_size: dict[str, int]
+    queue_delay_seconds: float
+
+
+class MemoryState(msgspec.Struct):
+    """The memory that is not swapped out, mapped state included."""
+
+    resident_bytes: Count
+
+
 class PredictState(msgspec.Struct):
     """Calls that are not answered, their windows that wait, and windows whose caller had left."""
 
@@ -92,6 +114,7 @@ class StatusAnswer(msgspec.Struct, kw_only=True):
     architecture: str | msgspec.UnsetType = msgspec.UNSET
     bucket_ms: dict[str, float] | msgspec.UnsetType = msgspec.UNSET
     previous: dict[str, Any] | msgspec.UnsetType | None = msgspec.UNSET
+    keep_warm_seconds: float | msgspec.UnsetType = msgspec.UNSET
     reload: dict[str, Any] | msgspec.UnsetType | None = msgspec.UNSET
     passed_over: list[PassedOverVersion] | msgspec.UnsetType = msgspec.UNSET
     ready: bool
@@ -108,6 +131,7 @@ class StatusAnswer(msgspec.Struct, kw_only=True):
     due: Count
     waiting: Count
     in_flight: Count
+    batches: BatchesState
     stall: Any
     predict: PredictState
     rows: dict[str, int]
@@ -119,5 +143,6 @@ class StatusAnswer(msgspec.Struct, kw_only=True):
     alerts: dict[str, Any] | None
     access: AccessState
     state_folder: dict[str, Any]
+    memory: MemoryState
     device_restarts: Count
     recovered: dict[str, Any]

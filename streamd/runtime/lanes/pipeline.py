@@ -273,7 +273,7 @@ class Pipeline:
         batch = result.batch
         oldest = batch.find_oldest_since()
         delay = 0.0 if oldest is None else max(batch.started - oldest, 0.0)
-        self._observer.batch_done(len(batch), delay, result.seconds)
+        self._observer.batch_done(len(batch), delay, result.seconds, batch.reason)
         log.debug("batch", lane=worker.lane.name, windows=len(batch), ms=round(result.seconds * 1e3, 2))
 
     def remove_lanes(self, losses: Mapping[LaneWorker, LaneLostError]) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from streamd.core.arrays import Slots
+from streamd.core.scheduling.batch_reasons import BatchReason
 from streamd.core.scheduling.batches import RequestItem
 from streamd.runtime.lanes.worker import LaneResult
 
@@ -11,8 +12,10 @@ from streamd.runtime.lanes.worker import LaneResult
 class BatchDone(Protocol):
     """An observer of batches (the metrics)."""
 
-    def batch_done(self, windows: int, queue_delay_seconds: float, inference_seconds: float) -> None:
-        """Observe a batch that ended."""
+    def batch_done(
+        self, windows: int, queue_delay_seconds: float, inference_seconds: float, reason: BatchReason
+    ) -> None:
+        """Observe a batch that ended, and the reason for its size."""
         ...
 
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import structlog
 
 from streamd.core.arrays import Float32, Numbers, Slots
+from streamd.core.scheduling.batch_reasons import BatchReason
 from streamd.core.scheduling.batches import ServerItem
 from streamd.core.scheduling.canary import CanaryAssignment
 from streamd.core.scheduling.scheduler import Scheduler
@@ -254,5 +255,7 @@ class Candidate:
 
 
 class _Unobserved:
-    def batch_done(self, windows: int, queue_delay_seconds: float, inference_seconds: float) -> None:
+    def batch_done(
+        self, windows: int, queue_delay_seconds: float, inference_seconds: float, reason: BatchReason
+    ) -> None:
         pass

@@ -28,6 +28,7 @@ def draw_frame(change: SampleChange, url: str, before: DaemonSample | None = Non
         *_draw_latency(change),
         "",
         *_draw_lanes(change, before),
+        *_draw_batches(change),
         *_draw_agents(change),
     ]
 
@@ -108,6 +109,14 @@ def _draw_lanes(change: SampleChange, before: DaemonSample | None) -> Iterator[s
         yield f"and {len(lanes) - MAX_LISTED} more lanes"
     if lost := change.now.status.get("lanes_lost"):
         yield f"{len(lost)} lanes were lost; the last: {lost[-1]}"
+
+
+def _draw_batches(change: SampleChange) -> Iterator[str]:
+    """Yield the batches since start by the reason for their size, the most frequent first."""
+    reasons = change.now.list_by_label("streamd_batches_total", "reason").items()
+    counts = sorted(((count, reason) for reason, count in reasons if count), reverse=True)
+    if counts:
+        yield "batches   " + "   ".join(f"{reason} {format_count(count)}" for count, reason in counts)
 
 
 def _draw_agents(change: SampleChange) -> Iterator[str]:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from streamd.core.scheduling.batch_reasons import BatchReason
 from streamd.core.scheduling.costs import CostTable
 
 OVERHEAD_SECONDS = 0.0005
@@ -153,3 +154,29 @@ def test_invalid_buckets_are_refused(seconds: dict[int, float]) -> None:
 def test_a_batch_beyond_the_largest_bucket_is_extrapolated(pads: bool) -> None:
     table = CostTable({1: 1.0, 8: 4.0}, pads=pads)
     assert table.estimate_seconds(16) == 8.0
+
+
+@given(tables(), st.integers(1, 60), st.integers(1, 5))
+def test_the_reason_for_a_size_agrees_with_the_size(table: CostTable, waiting: int, idle_lanes: int) -> None:
+    size = table.choose_batch_size(waiting, idle_lanes)
+    reason = table.explain_batch_size(size, waiting, idle_lanes)
+    assert (reason is BatchReason.ALL_WAITING) == (size == waiting)
+    assert (reason is BatchReason.LARGEST_BATCH) == (size == table.max_batch < waiting)
+    if reason is BatchReason.SHARED_BY_LANES:
+        assert idle_lanes > 1
+        assert size < table.choose_batch_size(waiting, 1)
+    if reason is BatchReason.CHEAPER_SPLIT and idle_lanes == 1:
+        whole = naive_cost(table, min(waiting, table.max_batch)) + OVERHEAD_SECONDS
+        assert cheapest(table, min(waiting, table.max_batch)) <= whole
+
+
+def explain(table: CostTable, waiting: int, idle_lanes: int) -> BatchReason:
+    return table.explain_batch_size(table.choose_batch_size(waiting, idle_lanes), waiting, idle_lanes)
+
+
+def test_a_dear_bucket_a_limit_and_idle_lanes_are_different_reasons() -> None:
+    table = CostTable({1: 1.0, 8: 2.0, 32: 20.0}, pads=True)
+    assert explain(table, 8, 1) is BatchReason.ALL_WAITING
+    assert explain(table, 9, 1) is BatchReason.CHEAPER_SPLIT
+    assert explain(CostTable({1: 1.0, 8: 1.0}, pads=True), 9, 1) is BatchReason.LARGEST_BATCH
+    assert explain(CostTable({1: 1.0, 8: 8.0}, pads=False, overhead_seconds=0.01), 8, 2) is BatchReason.SHARED_BY_LANES

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from streamd.core.arrays import Numbers, Slots
+from streamd.core.scheduling.batch_reasons import BatchReason
 from streamd.core.scheduling.batches import Batch, BatchOutcome, Item, RequestItem, ServerItem
 from streamd.core.scheduling.costs import CostTable
 from streamd.core.scheduling.scheduler import Scheduler
@@ -407,6 +408,35 @@ def test_work_is_held_back_only_while_more_rows_are_certain_and_until_the_deadli
     assert scheduler.dispatch_deadline == DELAY_SECONDS
     assert scheduler.next_batch(DELAY_SECONDS - 0.1, 1, COSTS, expects_rows=True) is None
     assert scheduler.next_batch(DELAY_SECONDS, 1, COSTS, expects_rows=True) is not None
+
+
+def test_a_batch_that_was_held_back_until_the_deadline_says_so() -> None:
+    _, scheduler = due_world(3)
+    batch = scheduler.next_batch(DELAY_SECONDS, 1, COSTS, expects_rows=True)
+    assert batch is not None
+    assert batch.reason is BatchReason.DELAY_OVER
+
+
+def test_a_batch_says_whether_it_has_all_or_as_many_as_fit() -> None:
+    _, scheduler = due_world(COSTS.max_batch + 1)
+    reasons = [take(scheduler).reason for _ in range(2)]
+    assert reasons == [BatchReason.LARGEST_BATCH, BatchReason.ALL_WAITING]
+
+
+def test_a_batch_that_runs_again_says_why() -> None:
+    _, scheduler = due_world(4)
+    scheduler.bisect_batch(take(scheduler))
+    half = take(scheduler)
+    assert half.reason is BatchReason.HALF_OF_FAILED
+    scheduler.reassign_batch(half)
+    take(scheduler)
+    assert take(scheduler).reason is BatchReason.LANE_LOST
+
+
+def test_the_parts_of_a_batch_have_its_reason() -> None:
+    _, scheduler = due_world(4)
+    scheduler.bisect_batch(take(scheduler))
+    assert [part.reason for part in take(scheduler).split(1)] == [BatchReason.HALF_OF_FAILED] * 2
 
 
 def test_a_full_batch_is_never_held_back() -> None:

@@ -76,6 +76,9 @@ async def test_status_reports_the_version_the_lanes_and_the_counts(daemon: HttpD
     assert status["subscribers"] == {"now": 1, "waiting": 0, "dropped": 0}
     rows = status["rows"]
     assert rows["due"] == rows["delivered"] == 1
+    assert status["batches"]["by_reason"]["all_waiting"]["windows"] == 1
+    assert status["batches"]["by_size"] == {"1": 1}
+    assert status["memory"]["resident_bytes"] > 1_000_000
     assert (await daemon.get("/v1/status", MSGPACK)).body["engine"] == MODEL
 
 
@@ -106,6 +109,8 @@ async def test_metrics_parse_and_count(daemon: HttpDaemon) -> None:
     assert values[("streamd_servers",)] == 2
     assert values[("streamd_due",)] == 0
     assert values[("streamd_lanes",)] == 2
+    assert values[("streamd_batches_total", "all_waiting")] == 1
+    assert values[("streamd_batches_total", "lane_lost")] == 0
     assert values[("streamd_subscribers",)] == 1
     assert values[("streamd_ready",)] == 1
     assert values[("streamd_forecasts_dropped_total",)] == 0
@@ -118,7 +123,7 @@ async def test_metrics_parse_and_count(daemon: HttpDaemon) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
-        ("GET", "/", 404, "not_found"),
+        ("GET", "/nothing", 404, "not_found"),
         ("GET", "/v1", 404, "not_found"),
         ("GET", "/v9/samples", 404, "not_found"),
         ("POST", "/v1/nothing", 404, "not_found"),

@@ -44,6 +44,10 @@ streamd_samples_total{{result="accepted"}} {rows}
 streamd_samples_total{{result="too_old"}} {rows // 10}
 # TYPE streamd_agent_bodies counter
 streamd_agent_bodies_total{{protocol="influx"}} {rows}
+# TYPE streamd_batches counter
+streamd_batches_total{{reason="lane_lost"}} 0
+streamd_batches_total{{reason="cheaper_split"}} 2
+streamd_batches_total{{reason="all_waiting"}} {rows}
 # TYPE streamd_forecast_age_seconds histogram
 streamd_forecast_age_seconds_bucket{{le="0.1"}} {fast}
 streamd_forecast_age_seconds_bucket{{le="1.0"}} {fast + slow}
@@ -189,6 +193,7 @@ def test_a_frame_shows_rates_lanes_latency_and_agents() -> None:
         assert text in frame
     for text in ("capacity 400", "50.0 ms", "lane-0", "1,003", "50 %", "influx"):
         assert text in frame
+    assert "batches   all_waiting 30,100   cheaper_split 2\n" in frame
 
 
 def test_an_empty_status_still_gives_a_frame() -> None:
