@@ -16,6 +16,9 @@ from streamd.http.query_values import collect_values, split_list
 from streamd.http.resuming import parse_event_id
 from streamd.http.wire.codecs import Decoder, Encoding
 
+MAX_INTERVAL_SECONDS = 60.0
+"""A reader of batches gets a frame at least so often, if there is news."""
+
 
 class SubscribeMessage(msgspec.Struct, kw_only=True):
     """The `subscribe` message: `servers` are names or globs; `None` for targets or quantiles means all."""
@@ -26,6 +29,7 @@ class SubscribeMessage(msgspec.Struct, kw_only=True):
     quantiles: list[float] | None = None
     every: int = 1
     batch: bool = False
+    interval_seconds: float = 0.0
     dtype: str = "float32"
     ids: bool = False
     last_event_id: int | None = None
@@ -41,6 +45,8 @@ class SubscriptionChoice:
     globs: ServerGlobs
     part: ForecastSlice
     batch: bool
+    interval_seconds: float
+    """The wait after a frame, in which forecasts gather for the next one; only for batches."""
     encoding: Encoding
     has_ids: bool
     """Whether frames have the ids of events."""
@@ -49,6 +55,7 @@ class SubscriptionChoice:
 
     def describe(self, contract: ModelContract, model: str) -> dict[str, Any]:
         """Return the `subscribed` message, which repeats the choice as it was understood."""
+        interval = {"interval_seconds": self.interval_seconds} if self.interval_seconds else {}
         return {
             "type": "subscribed",
             "servers": list(self.globs.globs),
@@ -56,6 +63,7 @@ class SubscriptionChoice:
             "quantiles": [contract.quantiles[place] for place in self.part.quantiles],
             "every": self.part.every,
             "batch": self.batch,
+            **interval,
             "dtype": self.part.dtype,
             "step_seconds": contract.step_seconds,
             "model": model,
@@ -70,7 +78,7 @@ def parse_subscribe(contract: ModelContract, data: bytes | str, encoding: Encodi
 LIST_PARAMETERS = ("servers", "targets", "quantiles")
 """Query parameters that are lists."""
 
-SINGLE_PARAMETERS = ("every", "batch", "dtype", "format", "ids", "last_event_id")
+SINGLE_PARAMETERS = ("every", "batch", "interval_seconds", "dtype", "format", "ids", "last_event_id")
 """Query parameters that may be given once."""
 
 
@@ -81,7 +89,8 @@ def parse_query(contract: ModelContract, parameters: Iterable[tuple[str, str]]) 
     one server as it is: a comma is part of the name, and it is not a glob. Raises `InvalidSelectionError`.
     """
     query = collect_values(parameters, {"server", *LIST_PARAMETERS, *SINGLE_PARAMETERS}, SINGLE_PARAMETERS)
-    given: dict[str, Any] = {name: query[name][0] for name in ("every", "batch", "dtype", "ids") if name in query}
+    names_of_values = ("every", "batch", "interval_seconds", "dtype", "ids")
+    given: dict[str, Any] = {name: query[name][0] for name in names_of_values if name in query}
     for name in LIST_PARAMETERS:
         if name in query:
             given[name] = split_list(query[name], contract.targets if name == "targets" else ())
@@ -107,11 +116,18 @@ def _make_choice(
 ) -> SubscriptionChoice:
     if not message.servers and not names:
         raise MalformedError("servers is empty, expected globs such as 'web-*', or no servers at all for every server")
+    if not 0.0 <= message.interval_seconds <= MAX_INTERVAL_SECONDS:  # NaN too
+        raise InvalidSelectionError(
+            f"interval_seconds is {message.interval_seconds}, expected 0 to {MAX_INTERVAL_SECONDS:g}"
+        )
+    if message.interval_seconds and not message.batch:
+        raise InvalidSelectionError("interval_seconds is given without batch, expected both or neither")
     part = make_forecast_slice(contract, message.targets, message.quantiles, message.every, message.dtype)
     return SubscriptionChoice(
         globs=ServerGlobs(message.servers, names),
         part=part,
         batch=message.batch,
+        interval_seconds=message.interval_seconds,
         encoding=encoding,
         has_ids=message.ids,
         since=None if message.last_event_id is None else parse_event_id(str(message.last_event_id)),

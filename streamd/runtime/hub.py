@@ -5,8 +5,9 @@ Runs on the event loop; sockets are elsewhere.
 """
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -46,6 +47,7 @@ class Subscription:
         self._mailbox = make_mailbox(capacity, choice)
         self._turns = turns or LoopTurns()
         self._news = asyncio.Event()
+        self._closing = asyncio.Event()
         self._reported = 0
         self._left_out = 0
         self.closed = False
@@ -72,6 +74,13 @@ class Subscription:
         """Wake the reader; it ends when the mailbox is empty."""
         self.closed = True
         self._news.set()
+        self._closing.set()
+
+    async def pause(self, seconds: float) -> None:
+        """Wait so long, or until the subscription is closed, while forecasts gather in the mailbox."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._closing.wait()
 
     async def wait(self) -> None:
         """Wait until the mailbox is not empty, or the subscription is closed and no forecast is undecided."""
@@ -112,14 +121,17 @@ class Subscription:
 
 
 class Hub:
-    """The subscriptions of a daemon."""
+    """The subscriptions of a daemon; `names` are those of all servers by slot, `slots` their slots by name."""
 
-    def __init__(self, capacity: int, names: Sequence[str | None]) -> None:
+    def __init__(self, capacity: int, names: Sequence[str | None], slots: Mapping[str, int]) -> None:
         self.turns = LoopTurns()
         """The turns in which subscribers are matched and replayed, one at a time."""
         self._capacity = capacity
         self._names = names
+        self._slots = slots
         self._subscriptions: ReaderIndex[Subscription] = ReaderIndex()
+        self._candidates = np.ones(capacity, np.bool_)
+        """By slot: false if no subscription chose its server by name, so that it costs no look-up for each forecast."""
         self.left_unread = 0
         """The number of forecasts in the mailboxes of readers that left while the hub was finishing."""
         self._finishing = False
@@ -130,6 +142,7 @@ class Hub:
         """Add a caller's subscription, which never gets a server that its token excludes; end it with `unsubscribe`."""
         subscription = Subscription(globs, part, self._capacity, self.turns, caller)
         self._subscriptions.add(subscription)
+        self._candidates[[self._slots[name] for name in subscription.indexed_names if name in self._slots]] = True
         return subscription
 
     def unsubscribe(self, subscription: Subscription) -> None:
@@ -144,13 +157,24 @@ class Hub:
         """Post new forecasts of distinct slots to every subscriber (`now`: monotonic seconds)."""
         if not self._subscriptions:
             return
-        slots, names = self._find_names(slots)
-        for subscription in self._subscriptions.wide:
-            subscription.post(slots, names)
-        if by_name := self._subscriptions.by_name:
-            for place, name in enumerate(names):
-                for subscription in by_name.get(name, ()):
-                    subscription.post(slots[place : place + 1], [name])
+        if self._subscriptions.wide:
+            named, names = self._find_names(slots)
+            for subscription in self._subscriptions.wide:
+                subscription.post(named, names)
+        if self._subscriptions.by_name:
+            self._publish_by_name(slots)
+
+    def _publish_by_name(self, slots: Slots) -> None:
+        by_name = self._subscriptions.by_name
+        for place in self._candidates.take(slots).nonzero()[0].tolist():
+            slot = int(slots[place])
+            if (name := self._names[slot]) is None:
+                continue
+            readers = by_name.get(name, ())
+            if not readers:
+                self._candidates[slot] = False
+            for subscription in readers:
+                subscription.post(slots[place : place + 1], [name])
 
     def _find_names(self, slots: Slots) -> tuple[Slots, list[str]]:
         """Return those of the slots that have a server, and the servers' names."""
@@ -173,6 +197,7 @@ class Hub:
 
     def forget(self, slot: int) -> None:
         """Drop a slot that gets another server from every mailbox."""
+        self._candidates[slot] = True
         for subscription in self._subscriptions:
             subscription.forget(slot)
 

@@ -36,7 +36,7 @@ class FakeWorker:
 
     def __post_init__(self) -> None:
         self.board = ForecastBoard(self.arrays)
-        self.hub = Hub(SERVERS, NAMES)
+        self.hub = Hub(SERVERS, NAMES, {})
         self.service: Any = SimpleNamespace(
             state=SimpleNamespace(board=self.board),
             hub=self.hub,

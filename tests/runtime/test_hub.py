@@ -18,6 +18,10 @@ NAMES: list[str | None] = ["web-01", "web-02", "db-01", None]
 PART = ForecastSlice((0,), (0,), 1, "float32")
 
 
+def make_hub(capacity: int, names: list[str | None]) -> Hub:
+    return Hub(capacity, names, {name: slot for slot, name in enumerate(names) if name is not None})
+
+
 def subscribe(hub: Hub, *globs: str) -> Subscription:
     return hub.subscribe(ServerGlobs(globs), PART)
 
@@ -31,7 +35,7 @@ STEPS = st.lists(
 
 @given(STEPS)
 def test_a_mailbox_holds_each_unread_server_once(steps: list[tuple[str, int, int]]) -> None:
-    hub = Hub(4, NAMES)
+    hub = make_hub(4, NAMES)
     subscription = subscribe(hub, "web-*")
     unread: list[int] = []
     dropped = 0
@@ -59,7 +63,7 @@ BATCHES = st.lists(st.lists(st.integers(0, 3), unique=True), max_size=8)
 def test_a_batch_goes_to_each_subscriber_that_chose_one_of_its_servers(
     choices: list[list[str]], batches: list[list[int]], data: st.DataObject
 ) -> None:
-    hub = Hub(4, NAMES)
+    hub = make_hub(4, NAMES)
     subscriptions = {number: subscribe(hub, *globs) for number, globs in enumerate(choices)}
     unread: dict[int, list[int]] = {number: [] for number in subscriptions}
     dropped = dict.fromkeys(subscriptions, 0)
@@ -80,7 +84,7 @@ def test_a_batch_goes_to_each_subscriber_that_chose_one_of_its_servers(
 
 
 def test_dropped_forecasts_are_reported_once() -> None:
-    hub = Hub(4, NAMES)
+    hub = make_hub(4, NAMES)
     subscription = subscribe(hub, "*")
     for _ in range(3):
         hub.publish(np.array([0, 1]), 1.0)
@@ -93,10 +97,11 @@ def test_dropped_forecasts_are_reported_once() -> None:
     assert hub.dropped == 4
 
 
-def test_a_slot_that_gets_another_server_is_matched_again() -> None:
+@pytest.mark.parametrize(("of_web", "of_db"), [("web-*", "db-*"), ("web-01", "db-01")])
+def test_a_slot_that_gets_another_server_is_matched_again(of_web: str, of_db: str) -> None:
     names: list[str | None] = ["web-01"]
-    hub = Hub(1, names)
-    web, db = subscribe(hub, "web-*"), subscribe(hub, "db-*")
+    hub = make_hub(1, names)
+    web, db = subscribe(hub, of_web), subscribe(hub, of_db)
     hub.publish(np.array([0]), 1.0)
     assert (web.take(1).tolist(), db.take(1).tolist()) == ([0], [])
     hub.forget(0)
@@ -105,8 +110,20 @@ def test_a_slot_that_gets_another_server_is_matched_again() -> None:
     assert (web.take(1).tolist(), db.take(1).tolist()) == ([], [0])
 
 
+def test_a_subscription_by_name_that_begins_later_gets_its_server() -> None:
+    hub = make_hub(4, NAMES)
+    first = subscribe(hub, "web-01")
+    hub.publish(np.array([0, 1, 2]), 1.0)
+    second = subscribe(hub, "web-02", "db-01")
+    hub.publish(np.array([0, 1, 2]), 2.0)
+    assert (first.take(9).tolist(), second.take(9).tolist()) == ([0], [1, 2])
+    hub.unsubscribe(first)
+    hub.publish(np.array([0, 1]), 3.0)
+    assert (first.waiting, second.take(9).tolist()) == (0, [1])
+
+
 async def test_forecasts_on_the_board_are_replayed_to_one_subscriber() -> None:
-    hub = Hub(4, NAMES)
+    hub = make_hub(4, NAMES)
     late, other = subscribe(hub, "web-*"), subscribe(hub, "*")
     await hub.replay(late, np.array([2, 1, 0, 3]))
     assert late.take(9).tolist() == [1, 0]
@@ -114,7 +131,7 @@ async def test_forecasts_on_the_board_are_replayed_to_one_subscriber() -> None:
 
 
 async def test_a_reader_waits_until_the_mailbox_is_not_empty() -> None:
-    hub = Hub(4, NAMES)
+    hub = make_hub(4, NAMES)
     subscription = subscribe(hub, "*")
     reader = asyncio.create_task(subscription.wait())
     await asyncio.sleep(0)
@@ -134,7 +151,7 @@ async def test_a_reader_waits_until_the_mailbox_is_not_empty() -> None:
 
 
 async def test_finishing_waits_for_every_reader() -> None:
-    hub = Hub(4, NAMES)
+    hub = make_hub(4, NAMES)
     subscriptions = [subscribe(hub, "*"), subscribe(hub, "db-*")]
     hub.publish(np.array([0, 2]), 1.0)
     finishing = asyncio.create_task(hub.finish())
@@ -167,7 +184,7 @@ class CountedGlobs(ServerGlobs):
 
 
 async def test_costly_globs_are_matched_by_their_reader_once_for_each_server() -> None:
-    hub = Hub(4, NAMES)
+    hub = make_hub(4, NAMES)
     globs = CountedGlobs(COSTLY, "web-01")
     assert globs.is_costly
     subscription = hub.subscribe(globs, PART)
@@ -184,7 +201,7 @@ async def test_costly_globs_are_matched_by_their_reader_once_for_each_server() -
 
 
 async def test_a_server_that_is_forgotten_before_it_is_matched_is_not_delivered() -> None:
-    hub = Hub(4, NAMES)
+    hub = make_hub(4, NAMES)
     subscription = subscribe(hub, COSTLY)
     hub.publish(np.array([0, 2]), 1.0)
     hub.forget(0)
@@ -193,7 +210,7 @@ async def test_a_server_that_is_forgotten_before_it_is_matched_is_not_delivered(
 
 
 async def test_a_closed_subscription_still_matches_what_was_posted() -> None:
-    hub = Hub(4, NAMES)
+    hub = make_hub(4, NAMES)
     chosen, other = subscribe(hub, COSTLY), subscribe(hub, "?")
     hub.publish(np.array([0]), 1.0)
     for subscription in (chosen, other):
@@ -204,7 +221,7 @@ async def test_a_closed_subscription_still_matches_what_was_posted() -> None:
 
 async def test_matching_thousands_of_servers_gives_way_to_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     names: list[str | None] = [f"web-{number}" for number in range(2_500)]
-    hub, now = Hub(len(names), names), 0.0
+    hub, now = make_hub(len(names), names), 0.0
 
     class SlowGlobs(CountedGlobs):
         """Globs of which each match takes a millisecond."""
@@ -236,7 +253,7 @@ async def test_matching_thousands_of_servers_gives_way_to_the_loop(monkeypatch: 
 
 
 async def test_a_newer_forecast_during_the_replay_does_not_count_as_dropped() -> None:
-    hub = Hub(4, NAMES)
+    hub = make_hub(4, NAMES)
     subscription = subscribe(hub, "*")
     hub.publish(np.array([1]), 1.0)
     await hub.replay(subscription, np.array([0, 1]))

@@ -249,6 +249,19 @@ async def test_a_micro_batch_is_sent_in_one_frame(daemon: HttpDaemon, content_ty
         assert is_same_array(seen[f"s{number}"], make_wire_forecast(window)[1:, 1::2])
 
 
+async def test_with_an_interval_forecasts_gather_for_the_next_frame(daemon: HttpDaemon) -> None:
+    async with daemon.socket("/v1/forecasts?batch=true&interval_seconds=60") as reader:
+        assert (await reader.receive())["interval_seconds"] == 60
+        for server in ("a", "b", "c"):
+            await daemon.accept(make_rows(server, 1, range(NEED)))
+            await daemon.service.pipeline.wait_idle()
+            if server == "a":
+                assert (await reader.receive())["servers"] == ["a"]
+        finishing = asyncio.create_task(daemon.service.hub.finish())  # which waits for no interval
+        assert (await reader.receive())["servers"] == ["b", "c"]
+        await finishing
+
+
 async def test_forecasts_that_wait_together_are_sent_in_one_frame(daemon: HttpDaemon) -> None:
     daemon.backend.script.hold = True
     async with daemon.subscribed(batch=True) as reader:
@@ -292,6 +305,8 @@ async def test_query_parameters_choose_the_encoding(daemon: HttpDaemon) -> None:
         "every=0",
         "every=x",
         "batch=perhaps",
+        "interval_seconds=soon",
+        "interval_seconds=5",
         "dtype=int8",
         "format=xml",
         "color=red",
@@ -335,7 +350,11 @@ async def test_subscribing_again_replaces_the_choice(daemon: HttpDaemon) -> None
         ({"type": "subscribe", "servers": []}, "malformed"),
         ({"type": "subscribe", "servers": "*"}, "malformed"),
         ({"type": "subscribe", "batch": 1}, "malformed"),
-        ({"type": "unsubscribe"}, "malformed"),
+        ({"type": "subscribe", "interval_seconds": "1"}, "malformed"),
+        ({"type": "subscribe", "interval_seconds": 1}, "invalid_selection"),  # without batch
+        ({"type": "subscribe", "batch": True, "interval_seconds": -1}, "invalid_selection"),
+        ({"type": "subscribe", "batch": True, "interval_seconds": 61}, "invalid_selection"),
+        ({"type": "resubscribe"}, "malformed"),
         ({}, "malformed"),
         ([], "malformed"),
         (None, "malformed"),

@@ -48,7 +48,7 @@ class Machine:
         self.unannounced: list[tuple[Slots, int]] = []
         self.announced: dict[int, list[int]] = {slot: [] for slot in range(SLOTS)}
         self.worker = ForecastBoard(self.arrays)
-        self.hub = Hub(SLOTS, NAMES)
+        self.hub = Hub(SLOTS, NAMES, {})
         self.reader = Reader(self.subscribe())
         self.is_new = False  # whether the reader has connected again, so that its gaps are not counted
 
@@ -98,7 +98,7 @@ class Machine:
         self.mail.clear()
         self.worker = ForecastBoard(self.arrays)
         self.worker.last_serial = self.engine.last_serial
-        self.hub = Hub(SLOTS, NAMES)
+        self.hub = Hub(SLOTS, NAMES, {})
         self.connect()
 
     # ------------------------------------------------------------ the reader
