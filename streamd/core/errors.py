@@ -113,6 +113,12 @@ class UnknownServerError(InvalidInputError):
     code = "unknown_server"
 
 
+class UnknownSilenceError(InvalidInputError):
+    """No silence of this id holds: it has ended, or never began."""
+
+    code = "unknown_silence"
+
+
 class UnknownModelError(InvalidInputError):
     """A call of the Open Inference Protocol names another model, or a version that does not serve."""
 

@@ -22,6 +22,7 @@ _STATUS: dict[type[StreamdError], int] = {
     errors.InvalidInputError: 400,
     errors.UnknownServerError: 404,
     errors.UnknownModelError: 404,
+    errors.UnknownSilenceError: 404,
     errors.TooLargeError: 413,
     errors.UnsupportedMediaTypeError: 415,
     errors.InvalidTensorError: 422,

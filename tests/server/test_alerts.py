@@ -9,7 +9,10 @@ from tests.support.daemon_process import ENGINES, NEED, SMALL, make_whole_rows, 
 from tests.support.version_calls import StartDaemon
 
 FEATURES = EngineRepository(ENGINES).choose().contract.features
+HEADERS = {"Authorization": "Bearer of-the-test"}
 RULE = """
+[server]
+admin_token = "of-the-test"
 [alerts]
 max_forecast_age_seconds = inf
 [alerts.rules.always]
@@ -27,7 +30,10 @@ def test_alerts_survive_kill_9_and_end_with_their_rule(start: StartDaemon, tmp_p
     first.wait_for("ready")
     first.call("POST", "/v1/samples", {"samples": make_whole_rows("web-01", range(NEED), FEATURES)})
     assert first.wait_for("alerts_fired")["count"] == 1
+    wanted = {"servers": ["web-*"], "seconds": 3_600, "why": "a test"}
+    status, begun = first.call("POST", "/v1/silences", wanted, **HEADERS)
     first.signal(signal.SIGKILL)
+    assert status == 201
     first.wait()
     store = open_alert_store(state)
     (fired,) = store.read_active()
@@ -35,12 +41,15 @@ def test_alerts_survive_kill_9_and_end_with_their_rule(start: StartDaemon, tmp_p
     second = start(state, "--config", str(config))
     second.wait_for("ready")
     status = second.get("/v1/status")[1]["alerts"]
-    assert (status["rules"], status["firing"]) == (1, 1)
+    assert (status["rules"], status["firing"], status["silences"]) == (1, 1, 1)
+    assert second.get("/v1/silences") == (200, {"silences": [begun["silence"]]})
+    (alert,) = second.get("/v1/alerts")[1]["alerts"]
+    assert alert["silenced_until"] == begun["silence"]["ends_at"]
     # 2. Rules that do not fit the model change nothing; a reload without the rule ends its alerts.
     config.write_text(RULE.format(target="nothing"), encoding="utf-8")
     second.signal(signal.SIGHUP)
     assert "alerts.rules.always.target: is 'nothing'" in second.wait_for("alert_rules_refused")["reason"]
-    config.write_text("[alerts]\nmax_forecast_age_seconds = inf\n", encoding="utf-8")
+    config.write_text(RULE.partition("[alerts.rules")[0], encoding="utf-8")
     second.signal(signal.SIGHUP)
     ended = second.wait_for("alerts_resolved")
     assert ended["alerts"] == [{"rule": "always", "server": "web-01", "reason": "rule_changed"}]

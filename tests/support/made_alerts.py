@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
 
+from streamd.core.alerts.rules import AlertRule
+from streamd.core.alerts.silences import Silence
 from streamd.runtime.alerts.alert import Alert, AlertChange, AlertKey, AlertState, ChangeKind, CrossingTimes
 from streamd.runtime.alerts.monitor import AlertMonitor
 from streamd.runtime.service import Service
@@ -66,6 +68,8 @@ class HeldAlerts:
     def __init__(self, *alerts: Alert) -> None:
         self.active: dict[AlertKey, Alert] = {}
         self.resolved: list[Alert] = []
+        self.rules: list[AlertRule] = []
+        self.silences: list[Silence] = []
         for alert in alerts:
             self.put(alert)
 
@@ -74,6 +78,14 @@ class HeldAlerts:
 
     def close(self) -> None:
         """Do nothing: there is no thread."""
+
+    async def add_silence(self, silence: Silence) -> None:
+        self.silences.append(silence)
+
+    async def end_silence(self, silence_id: str) -> Silence:
+        (ended,) = (each for each in self.silences if each.id == silence_id)
+        self.silences.remove(ended)
+        return ended
 
     def put(self, alert: Alert, kind: ChangeKind | None = None) -> AlertChange:
         """Put in a new state of an alert; returns the change."""

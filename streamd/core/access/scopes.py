@@ -19,4 +19,4 @@ class Scope(StrEnum):
     """The latest forecasts, the list of servers, the status and the metrics."""
 
     ADMIN = "admin"
-    """Changing the version that serves, and forgetting servers."""
+    """Changing the version that serves, forgetting servers, and silencing alerts."""

@@ -45,6 +45,8 @@ class AlertRule:
     is_above: bool
     """Whether values at or above the threshold are crossed; else those at or below it."""
     threshold: float
+    hysteresis: float
+    """How far on the safe side of the threshold a curve must stay to be clear."""
     clear_threshold: float
     """A curve that does not reach this is clear; between it and the threshold nothing changes."""
     within_seconds: float
@@ -89,6 +91,7 @@ def _bind_rule(name: str, rule: AlertRuleSettings, contract: ModelContract) -> A
         quantile_index=_find_quantile(rule, contract, place),
         is_above=rule.is_above,
         threshold=rule.threshold,
+        hysteresis=hysteresis,
         clear_threshold=clear_threshold,
         within_seconds=within_seconds,
         within_steps=within_seconds / contract.step_seconds,

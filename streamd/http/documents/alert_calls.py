@@ -53,6 +53,7 @@ class AlertEntry(msgspec.Struct, kw_only=True):
     crosses_at: AlertTimes
     seconds_until: AlertTimes
     updated_at: float
+    silenced_until: float | None
 
 
 class AlertsAnswer(msgspec.Struct):

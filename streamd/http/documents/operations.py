@@ -41,7 +41,7 @@ DESCRIPTIONS = {
     400: "The call cannot be understood; the message says where.",
     401: "The token is missing or not valid.",
     403: "The token lacks the scope, or has it for other servers; or a page of another site sent the request.",
-    404: "No server of this name reports.",
+    404: "No server of this name reports, or nothing has this id.",
     409: "The version cannot serve now; nothing was changed.",
     413: "The body is too large.",
     415: "Another type or coding than those that are accepted.",

@@ -10,9 +10,10 @@ from streamd.core.alerts.settings import Severity
 AlertKey = tuple[str, str]
 """The names of the rule and of the server; at most one alert of a key is active."""
 
-ChangeKind = Literal["pending", "fired", "refreshed", "resolved", "dropped"]
+ChangeKind = Literal["pending", "fired", "refreshed", "resolved", "dropped", "silenced", "released"]
 """What happened: `refreshed` stands for a newer forecast, or for an alert of the former process; `dropped` for the end
-of a pending alert, which never fired."""
+of a pending alert, which never fired; `silenced` for another `silenced_until` and nothing else; `released` for the end
+of the silence in which a firing alert began."""
 
 ResolveReason = Literal["", "cleared", "silent", "forgotten", "rule_changed"]
 """Why an alert ended; empty while it is active."""
@@ -63,6 +64,10 @@ class Alert:
     crosses_at: CrossingTimes
     updated_at: float
     """When this was found (epoch seconds)."""
+    silenced_until: float | None = None
+    """The end of the silence that ends last (epoch seconds); `None` if no silence chooses it."""
+    is_withheld: bool = False
+    """Whether it fired while it was silenced, and that silence lasts: no receiver knows of it."""
 
     @property
     def key(self) -> AlertKey:

@@ -87,4 +87,4 @@ class AlertmanagerQueue:
 
 
 def _is_firing(alert: Alert) -> bool:
-    return alert.state is AlertState.FIRING
+    return alert.state is AlertState.FIRING and not alert.is_withheld

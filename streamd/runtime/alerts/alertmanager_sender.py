@@ -69,14 +69,18 @@ class AlertmanagerSender:
     def restore(self, resolved: Sequence[Alert]) -> None:
         """Note the alerts that were resolved lately, the newest first; those that are active are sent anyway."""
         for alert in reversed(resolved):
+            if alert.is_withheld:
+                continue
             age_seconds = self._wall() - (alert.ends_at or 0.0)
             self._queue.note_resolved(alert, self._clock(), max(age_seconds, 0.0))
 
     def note(self, change: AlertChange) -> None:
-        """Note that an alert fired or was resolved; a newer range waits for the next repetition."""
+        """Note that an alert fired, was released or was resolved; a newer range waits for the next repetition."""
+        if change.alert.is_withheld:
+            return
         if change.kind == "resolved":
             self._queue.note_resolved(change.alert, self._clock())
-        elif change.kind == "fired":
+        elif change.kind in ("fired", "released"):
             self._queue.note_firing(change.alert.key)
         self._news.set()
 

@@ -144,7 +144,7 @@ def make_senders(
         sender.restore(resolved)
         senders.append(sender)
     if settings.alert_webhook:
-        firing = [alert for alert in active.values() if alert.state is AlertState.FIRING]
+        firing = [each for each in active.values() if each.state is AlertState.FIRING and not each.is_withheld]
         senders.append(_make_webhook_sender(settings.alert_webhook, firing, resolved, store, poster))
     return senders
 

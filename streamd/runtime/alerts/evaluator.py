@@ -5,7 +5,7 @@
 
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ from streamd.core.arrays import Slots, Times
 from streamd.runtime.alerts.alert import Alert, AlertChange, AlertState, ChangeKind, ResolveReason
 from streamd.runtime.alerts.alert_making import RuleRows, end_alert, join_rule_rows, make_alert
 from streamd.runtime.alerts.screening import ForecastChunk, ForecastScreen, RecentValues
+from streamd.runtime.alerts.silencing import AlertSilencer, SlotKey
 from streamd.runtime.alerts.store import StoredAlert, StoredChange
 from streamd.runtime.state.state import State
 
@@ -70,8 +71,10 @@ class AlertEvaluator:
 
     def __init__(self, state: State, rules: Sequence[AlertRule], limits: AlertLimits) -> None:
         capacity = state.directory.capacity
-        self.active: dict[tuple[str, int], Alert] = {}
+        self.active: dict[SlotKey, Alert] = {}
         """The pending and firing alerts, by the name of their rule and the slot of their server."""
+        self.silencer = AlertSilencer()
+        """The silences that hold."""
         self.counts = EvaluationCounts()
         self._state = state
         self._limits = limits
@@ -154,10 +157,21 @@ class AlertEvaluator:
                 continue
             phase = AlertPhase.PENDING if alert.state is AlertState.PENDING else AlertPhase.FIRING
             self._states.restore(place, slot, phase, each.streak, alert.origin // self._step_seconds - 1)
-            self.active[alert.rule, slot] = alert
+            change = self.silencer.restore(alert)
+            self.active[alert.rule, slot] = change.alert
             self._heard[slot] = clock
-            changes.append(StoredChange(AlertChange(alert, "refreshed"), each.fingerprint, each.streak))
+            changes.append(StoredChange(change, each.fingerprint, each.streak))
         return changes
+
+    def replace_alerts(self, changes: Mapping[SlotKey, AlertChange]) -> list[StoredChange]:
+        """Replace active alerts that a silence has changed."""
+        places = {rule.name: place for place, rule in enumerate(self.rules)}
+        stored = []
+        for (name, slot), change in changes.items():
+            place = places[name]
+            self.active[name, slot] = change.alert
+            stored.append(StoredChange(change, self.rules[place].fingerprint, int(self._states.streaks[place, slot])))
+        return stored
 
     def find_forecasts(self) -> Slots:
         """Return the slots that have a forecast, rising."""
@@ -263,7 +277,9 @@ class AlertEvaluator:
         if server is None:
             self._states.end(place, slot)
             return None
-        alert = make_alert(rule, server, rows, row, crossings, now, former=former, is_fired=kind == "fired")
+        is_fired = kind == "fired"
+        alert = make_alert(rule, server, rows, row, crossings, now, former=former, is_fired=is_fired)
+        alert = self.silencer.mark(alert, former, is_fired=is_fired)
         if kind in ("dropped", "resolved"):
             del self.active[rule.name, slot]
             return StoredChange(end_alert(alert, "cleared", now), rule.fingerprint, 0)

@@ -14,12 +14,14 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from streamd.core.alerts.rules import AlertRule, bind_alert_rules
 from streamd.core.alerts.settings import AlertSettings
+from streamd.core.alerts.silences import Silence
 from streamd.core.arrays import Float32, Numbers, Slots
-from streamd.core.errors import ConfigError
+from streamd.core.errors import ConfigError, StreamdError
 from streamd.runtime.alerts.alert import Alert, AlertChange, AlertKey, AlertListener, AlertState
 from streamd.runtime.alerts.alert_subscriptions import AlertSubscriptions
 from streamd.runtime.alerts.evaluator import AlertEvaluator, AlertLimits
 from streamd.runtime.alerts.noted import NotedSlots
+from streamd.runtime.alerts.silence_requests import SilenceRequest
 from streamd.runtime.alerts.store import MAX_RESOLVED, AlertStore
 from streamd.runtime.alerts.thread import AlertThread
 from streamd.runtime.state.state import State
@@ -51,8 +53,11 @@ class AlertMonitor:
         """The pending and firing alerts; only to be read."""
         self.resolved: deque[Alert] = deque(maxlen=MAX_RESOLVED)
         """The alerts that were resolved last, the newest one first; only to be read."""
+        self.silences: Sequence[Silence] = ()
+        """The silences that hold, in the order in which they began; only to be read."""
         self._state = state
         self._counts: Counter[tuple[str, AlertState]] = Counter()
+        self._silenced = 0
         self._listeners: list[AlertListener] = []
         self._noted = NotedSlots(state.directory.capacity, clock)
         limits = AlertLimits(
@@ -60,7 +65,14 @@ class AlertMonitor:
             silent_after_seconds=settings.silent_after_seconds,
         )
         self._evaluator = AlertEvaluator(state, self.rules, limits)
-        self._thread = AlertThread(self._evaluator, self._noted, self._publish, wall=wall, clock=clock)
+        self._thread = AlertThread(
+            self._evaluator,
+            self._noted,
+            self._publish,
+            silences_changed=lambda silences: self._call_on_loop(self._set_silences, silences),
+            wall=wall,
+            clock=clock,
+        )
         self._loop: asyncio.AbstractEventLoop | None = None
 
     # ------------------------------------------------------------ life
@@ -116,6 +128,34 @@ class AlertMonitor:
         """The store, from `start` on; `None` if it could not be opened."""
         return self._thread.store
 
+    # ------------------------------------------------------------ silences
+    async def add_silence(self, silence: Silence) -> None:
+        """Let a silence hold; returns when it is on the disk and its alerts are marked.
+
+        Raises `TooBusyError` for too many of them, and `UnavailableError` if it cannot be stored.
+        """
+        await self._request_silence(silence)
+
+    async def end_silence(self, silence_id: str) -> Silence:
+        """End a silence before its time; raises `UnknownSilenceError`, and `UnavailableError` as `add_silence` does."""
+        return await self._request_silence(silence_id)
+
+    async def _request_silence(self, wanted: Silence | str) -> Silence:
+        answer: asyncio.Future[Silence | StreamdError] = asyncio.get_running_loop().create_future()
+
+        def resolve(outcome: Silence | StreamdError) -> None:
+            if not answer.done():  # its caller may have left
+                answer.set_result(outcome)
+
+        self._thread.request_silence(SilenceRequest(wanted, lambda outcome: self._call_on_loop(resolve, outcome)))
+        outcome = await answer
+        if isinstance(outcome, StreamdError):
+            raise outcome
+        return outcome
+
+    def _set_silences(self, silences: Sequence[Silence]) -> None:
+        self.silences = silences
+
     # ------------------------------------------------------------ changes
     def _publish(self, changes: Sequence[AlertChange]) -> None:
         self._call_on_loop(self._apply_changes, changes)
@@ -133,9 +173,11 @@ class AlertMonitor:
             former = self.active.pop(alert.key, None)
             if former is not None:
                 self._counts[alert.rule, former.state] -= 1
+                self._silenced -= _is_silenced(former)
             if alert.state is not AlertState.RESOLVED:
                 self.active[alert.key] = alert
                 self._counts[alert.rule, alert.state] += 1
+                self._silenced += _is_silenced(alert)
             elif change.kind == "resolved":
                 self.resolved.appendleft(alert)
         for listener in self._listeners:
@@ -161,6 +203,8 @@ class AlertMonitor:
             "rules": len(self.rules),
             "pending": states[AlertState.PENDING],
             "firing": states[AlertState.FIRING],
+            "silenced": self._silenced,
+            "silences": len(self.silences),
             "refused": self._evaluator.counts.refused,
             "failures": self._thread.failures,
             "lag_seconds": round(self._noted.lag_seconds, 3),
@@ -173,6 +217,7 @@ class AlertMonitor:
             for state in (AlertState.PENDING, AlertState.FIRING):
                 alerts.add_metric([rule.name, state.value], self._counts[rule.name, state])
         yield alerts
+        yield GaugeMetricFamily("streamd_silences", "Silences of alerts that hold", value=len(self.silences))
         for name, text, value in (
             ("alert_evaluations", "Forecasts that alert rules were evaluated for", self._evaluator.counts.forecasts),
             ("alert_evaluation_seconds", "Processor time of the alerts' thread", self.busy_seconds),
@@ -185,6 +230,11 @@ class AlertMonitor:
             "How long the oldest forecast waits that no alert rule was evaluated for",
             value=self._noted.lag_seconds,
         )
+
+
+def _is_silenced(alert: Alert) -> bool:
+    """Whether an active alert fires and is silenced; the thread takes the mark away when the silence ends."""
+    return alert.state is AlertState.FIRING and alert.silenced_until is not None
 
 
 def follow_alerts(monitor: AlertMonitor | None) -> AlertSubscriptions:

@@ -4,14 +4,14 @@ The writers of both do not wait for it. Runs in the thread of the alerts; which 
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from streamd.core.alerts.evaluation import Flags, RuleScreen
 from streamd.core.alerts.matches import RuleMatches
 from streamd.core.alerts.rules import AlertRule
-from streamd.core.arrays import Numbers, Slots
+from streamd.core.arrays import Float32, Numbers, Slots
 from streamd.core.recent_values import count_recent_rows
 from streamd.core.state.forecast_copies import CopiedForecasts, copy_forecasts
 from streamd.core.state.window_copies import copy_window
@@ -31,12 +31,33 @@ class ForecastChunk(NamedTuple):
     generations: Numbers
 
 
-class ForecastScreen:
-    """The screen of some rules: most forecasts are clear of all of them, and need not be judged."""
+class NearForecasts(Protocol):
+    """Finds the few forecasts that rules must be evaluated for."""
 
-    def __init__(self, state: State, rules: Sequence[AlertRule]) -> None:
+    @property
+    def targets(self) -> Slots:
+        """The targets that the rules need, by index, rising."""
+        ...
+
+    @property
+    def target_places(self) -> Slots:
+        """The place of each rule's target among them, `(rules,)`."""
+        ...
+
+    def find_near(self, forecasts: Float32) -> Flags:
+        """Return which of `forecasts (n, targets, horizon, quantiles)` each rule must judge, `(n, rules)`."""
+        ...
+
+
+class ForecastScreen:
+    """The screen of some rules: most forecasts are clear of all of them, and need not be judged.
+
+    `near` decides which ones these are; without it, a `RuleScreen` does.
+    """
+
+    def __init__(self, state: State, rules: Sequence[AlertRule], near: NearForecasts | None = None) -> None:
         self._state = state
-        self._screen = RuleScreen(rules)
+        self._screen: NearForecasts = RuleScreen(rules) if near is None else near
         self._matches = RuleMatches(rules, state.directory.names)
         _, horizon, quantiles = state.contract.forecast_shape
         forecast_bytes = 4 * horizon * quantiles * max(len(self._screen.targets), 1)

@@ -1,4 +1,4 @@
-"""The alerts on the disk, in a database of SQLite: what is active, what was resolved last, and what was delivered.
+"""The alerts on the disk, in a database of SQLite: what is active, what was resolved, what was delivered, silences.
 
 Used by the thread of the alerts, after it was opened; only `mark_delivered` and `read_marks` are called on the event
 loop, and neither waits. What `write` has written survives the end of the process and a loss of power.
@@ -6,15 +6,23 @@ loop, and neither waits. What `write` has written survives the end of the proces
 
 import sqlite3
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
+from streamd.core.alerts.silences import Silence
 from streamd.core.errors import StorageError
 from streamd.regular_files import sync_folder
 from streamd.runtime.alerts.alert import Alert, AlertChange, AlertKey, AlertState
+from streamd.runtime.alerts.silence_table import (
+    delete_silences,
+    make_silence_table,
+    read_silences,
+    save_silence,
+)
 from streamd.runtime.state.database import finding_damage, make_damage_error, open_database, prepare_tables
 
 ALERTS_FILE_NAME = "alerts.sqlite"
@@ -132,17 +140,14 @@ class AlertStore:
         marks = list(self._waiting_marks)
         if not changes and not marks:
             return
-        try:
-            with self._connection as connection:  # commits, or undoes everything if there is an error
-                connection.execute("BEGIN IMMEDIATE")
-                for each in changes:
-                    self._write_change(connection, each)
-                connection.executemany(
-                    _MARK, [(mark.receiver, *mark.key, mark.starts_at, mark.state.value) for mark in marks]
-                )
-                is_trimmed = self._trim(connection)
-        except sqlite3.Error as exc:
-            raise StorageError(f"{self.path}: cannot be written: {exc}") from exc
+        with self._translating(), self._connection as connection:  # commits, or undoes all if there is an error
+            connection.execute("BEGIN IMMEDIATE")
+            for each in changes:
+                self._write_change(connection, each)
+            connection.executemany(
+                _MARK, [(mark.receiver, *mark.key, mark.starts_at, mark.state.value) for mark in marks]
+            )
+            is_trimmed = self._trim(connection)
         for _ in marks:
             self._waiting_marks.popleft()
         if is_trimmed:
@@ -150,7 +155,7 @@ class AlertStore:
 
     def _write_change(self, connection: sqlite3.Connection, stored: StoredChange) -> None:
         alert = stored.change.alert
-        if stored.change.kind in ("pending", "fired", "refreshed"):
+        if stored.change.kind not in ("resolved", "dropped"):
             body = msgspec.json.encode(alert)
             connection.execute(_SAVE, (*alert.key, stored.fingerprint, stored.streak, alert.starts_at, body))
             return
@@ -166,6 +171,28 @@ class AlertStore:
         connection.execute(_TRIM, (MAX_RESOLVED,))
         connection.execute(_TRIM_MARKS)
         return True
+
+    # ------------------------------------------------------------ silences
+    def read_silences(self) -> list[Silence]:
+        """Return the silences that were not removed, those that have ended meanwhile too."""
+        return read_silences(self._connection)
+
+    def add_silence(self, silence: Silence) -> None:
+        """Write a silence through to the disk; raises `StorageError` if that fails."""
+        with self._translating():
+            save_silence(self._connection, silence)
+
+    def remove_silences(self, silence_ids: Iterable[str]) -> None:
+        """Remove silences from the disk, all of them or none; raises `StorageError` if that fails."""
+        with self._translating():
+            delete_silences(self._connection, silence_ids)
+
+    @contextmanager
+    def _translating(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as exc:
+            raise StorageError(f"{self.path}: cannot be written: {exc}") from exc
 
     def trace(self, function: Callable[[str], None] | None) -> None:
         """Call a function before each statement from now on, with its text; `None` ends it (for tests)."""
@@ -196,7 +223,9 @@ def _prepare(connection: sqlite3.Connection) -> None:
     if found != "ok":
         raise make_damage_error(found)
     prepare_tables(connection, _LAYOUT, _TABLES)
+    make_silence_table(connection)
     with finding_damage():
+        read_silences(connection)
         _read_active(connection)
         _read_resolved(connection)
         _read_marks(connection)

@@ -1,7 +1,7 @@
 """The thread of the alerts: evaluates what was noted about once a second, stores the changes, then publishes them.
 
-So a change is on the disk before it is published. If the disk refuses it, it is still published, and stored
-as soon as the disk takes it.
+Silences that are requested begin and end in between. A change is on the disk before it is published. If the disk
+refuses it, it is still published, and stored as soon as the disk takes it.
 """
 
 import threading
@@ -12,10 +12,12 @@ from pathlib import Path
 import structlog
 
 from streamd.core.alerts.rules import AlertRule
+from streamd.core.alerts.silences import Silence
 from streamd.core.errors import StorageError
 from streamd.runtime.alerts.alert import Alert, AlertChange, AlertKey
 from streamd.runtime.alerts.evaluator import AlertEvaluator
 from streamd.runtime.alerts.noted import NotedSlots
+from streamd.runtime.alerts.silence_requests import SilenceRequest, SilenceRequests
 from streamd.runtime.alerts.store import AlertStore, StoredChange, open_alert_store
 
 log = structlog.get_logger(__name__)
@@ -35,7 +37,7 @@ MAX_PUBLISHED = 256
 
 
 class AlertThread:
-    """Evaluates, stores and publishes; `publish` is called in the thread, and must not wait.
+    """Evaluates, stores and publishes; `publish` and `silences_changed` are called in the thread, and must not wait.
 
     `wall` returns epoch seconds, `clock` monotonic seconds. `open` and `run_once` are what the thread does, for tests.
     """
@@ -46,6 +48,7 @@ class AlertThread:
         noted: NotedSlots,
         publish: Callable[[Sequence[AlertChange]], None],
         *,
+        silences_changed: Callable[[Sequence[Silence]], None] = lambda silences: None,
         wall: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -57,6 +60,9 @@ class AlertThread:
         self._evaluator = evaluator
         self._noted = noted
         self._publish = publish
+        self._silences_changed = silences_changed
+        self._silences = SilenceRequests(evaluator)
+        self._published_silences: tuple[Silence, ...] = ()
         self._wall = wall
         self._clock = clock
         self._rules: tuple[AlertRule, ...] | None = None
@@ -64,6 +70,7 @@ class AlertThread:
         self._next_save = self._next_silence_check = -1.0
         self._is_failing = False
         self._stopping = threading.Event()
+        self._waking = threading.Event()
         self._thread: threading.Thread | None = None
 
     # ------------------------------------------------------------ the thread
@@ -79,9 +86,15 @@ class AlertThread:
         """Apply other rules at the next evaluation; may be called in any thread."""
         self._rules = tuple(rules)
 
+    def request_silence(self, request: SilenceRequest) -> None:
+        """Let a silence begin or end soon; may be called in any thread."""
+        self._silences.add(request)
+        self._waking.set()
+
     def stop(self, wait_seconds: float) -> None:
         """Let the thread end after the evaluation that runs, and wait for it."""
         self._stopping.set()
+        self._waking.set()
         if self._thread is not None:
             self._thread.join(wait_seconds)
 
@@ -93,12 +106,18 @@ class AlertThread:
             self.failures += 1
             log.exception("alerts_not_restored")
         opened(resolved)
-        while not self._stopping.wait(EVALUATION_SECONDS):
+        next_evaluation = time.monotonic() + EVALUATION_SECONDS
+        while not self._stopping.is_set():
+            self._waking.wait(max(next_evaluation - time.monotonic(), 0.0))
+            self._waking.clear()
+            is_due = time.monotonic() >= next_evaluation
             try:
-                self.run_once()
+                self.run_once() if is_due else self.change_silences()
             except Exception:
                 self.failures += 1
                 log.exception("alert_evaluation_failed")
+            if is_due:
+                next_evaluation = time.monotonic() + EVALUATION_SECONDS
         self.close()
 
     # ------------------------------------------------------------ one turn
@@ -115,6 +134,8 @@ class AlertThread:
             log.error("alerts_not_stored", reason=str(exc))
             return []
         resolved = self.store.read_resolved()
+        self._silences.restore(self.store, self._wall())
+        self._publish_silences()
         restored = self._evaluator.restore(self.store.read_active(), self._wall(), self._clock())
         self._handle_changes(restored)
         return resolved
@@ -127,6 +148,7 @@ class AlertThread:
             rules, self._rules = self._rules, None
             self._handle_changes(self._evaluator.replace_rules(rules, now))
         self._handle_changes(self._evaluator.apply_forgotten(now))
+        self._change_silences(now)
         for changes in self._evaluator.evaluate(self._noted.take(), now, clock):
             self._handle_changes(changes)
         if clock >= self._next_silence_check:
@@ -139,8 +161,26 @@ class AlertThread:
             self._save()
         self.busy_seconds += time.thread_time() - began
 
+    def change_silences(self) -> None:
+        """Carry out the requests for silences that wait, and end those whose time has come."""
+        self._change_silences(self._wall())
+
+    def _change_silences(self, now: float) -> None:
+        self._handle_changes(self._silences.end(now, self.store))
+        while self._silences.have_waiting:
+            self._handle_changes(self._silences.carry_out_next(self.store))
+        self._publish_silences()
+        self._silences.answer()
+
+    def _publish_silences(self) -> None:
+        silences = tuple(self._silences.silencer.silences)
+        if silences != self._published_silences:
+            self._published_silences = silences
+            self._silences_changed(silences)
+
     def close(self) -> None:
         """Store what is not stored yet, and close the store."""
+        self._silences.refuse()
         self._save()
         if self.store is not None:
             self.store.close()
@@ -151,7 +191,7 @@ class AlertThread:
             key = each.change.alert.key, each.change.kind in ("resolved", "dropped")
             self._unsaved.pop(key, None)  # so that it comes last: they are written in this order
             self._unsaved[key] = each
-        if any(each.change.kind != "refreshed" for each in changes):
+        if any(each.change.kind not in ("refreshed", "silenced") for each in changes):
             self._save()
             _log_changes([each.change for each in changes])
         for first in range(0, len(changes), MAX_PUBLISHED):

@@ -66,8 +66,8 @@ class WebhookSender:
         return len(self._queue)
 
     def note(self, change: AlertChange) -> None:
-        """Note that an alert fired or was resolved; nothing else is sent."""
-        if change.kind in ("fired", "resolved"):
+        """Note that an alert fired, was released or was resolved; nothing else is sent."""
+        if change.kind in ("fired", "released", "resolved") and not change.alert.is_withheld:
             self._queue.note(change.alert)
             self._news.set()
 

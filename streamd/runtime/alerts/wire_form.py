@@ -7,7 +7,7 @@ import hashlib
 import json
 from typing import Any
 
-from streamd.runtime.alerts.alert import Alert
+from streamd.runtime.alerts.alert import Alert, AlertState
 
 CROSSING_BOUNDS = ("earliest", "likely", "latest")
 """The names of the three crossing times, as the wire and the metrics have them."""
@@ -36,7 +36,14 @@ def describe_alert(alert: Alert, now: float) -> dict[str, Any]:
         "crosses_at": crosses_at,
         "seconds_until": {bound: count_seconds_until(at, now) for bound, at in crosses_at.items()},
         "updated_at": alert.updated_at,
+        "silenced_until": find_silence_end(alert, now),
     }
+
+
+def find_silence_end(alert: Alert, now: float) -> float | None:
+    """Return the end of an active alert's silence; `None` if it has come, or no silence chooses the alert."""
+    until = None if alert.state is AlertState.RESOLVED else alert.silenced_until
+    return until if until is not None and until > now else None
 
 
 def list_crossings(alert: Alert) -> dict[str, float | None]:

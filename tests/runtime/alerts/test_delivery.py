@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -27,7 +28,7 @@ from streamd.runtime.alerts.store import AlertStore, open_alert_store
 from streamd.runtime.outbound import RetryWaits
 from streamd.server.outbound import OutboundClient
 from tests.support.fake_alertmanager import FakeAlertmanager, FakeWebhook, run_receiver
-from tests.support.made_alerts import HeldAlerts, make_alert, make_pending_alert, make_resolved_alert
+from tests.support.made_alerts import NOW, HeldAlerts, make_alert, make_pending_alert, make_resolved_alert
 
 Message = dict[str, Any]
 
@@ -269,6 +270,44 @@ async def test_a_stored_mark_is_of_one_receiver(tmp_path: Path) -> None:
     async with run_receiver(receiver), deliver(AlertSettings(alert_webhook=receiver.url), HeldAlerts(alert), store):
         await receiver.wait_until(lambda: len(receiver.notifications) == 1)
     store.close()
+
+
+# ---------------------------------------------------------------- silences
+async def test_an_alert_that_fired_while_silenced_is_sent_when_it_is_released() -> None:
+    manager, hook = FakeAlertmanager(), FakeWebhook()
+    withheld = make_alert(silenced_until=NOW + 60, is_withheld=True)
+    async with run_receiver(manager), run_receiver(hook):
+        settings = AlertSettings(alertmanagers=(manager.url,), alert_webhook=hook.url, resend_seconds=0.01)
+        async with deliver(settings, HeldAlerts(withheld)) as running:
+            running.put(make_alert(server="seen"), make_alert(server="db-08", is_withheld=True))
+            running.put(make_resolved_alert(server="db-08", is_withheld=True))
+            for receiver in (manager, hook):
+                await receiver.wait_until(lambda receiver=receiver: len(receiver.posts) >= 1)  # type: ignore[misc]
+            await manager.wait_until(lambda: len(manager.posts) >= 3)
+            released = running.alerts.put(make_alert(), "released")
+            running.delivery.alerts_changed([released])
+            await hook.wait_until(lambda: len(hook.notifications) == 2)
+            await manager.wait_until(lambda: len(manager.notifications) == 2)
+    expected = [("firing", "seen"), ("firing", "db-07")]
+    assert [(state, server) for state, _, server in hook.notifications] == expected
+    assert list(manager.count_notifications()) == expected
+
+
+async def test_after_a_restart_nothing_is_sent_that_is_withheld(tmp_path: Path) -> None:
+    manager, hook = FakeAlertmanager(), FakeWebhook()
+    now = time.time()
+    alerts = HeldAlerts(
+        make_alert(server="a", is_withheld=True),
+        make_resolved_alert(server="b", is_withheld=True, ends_at=now),
+        make_alert(server="seen"),
+    )
+    async with run_receiver(manager), run_receiver(hook):
+        settings = AlertSettings(alertmanagers=(manager.url,), alert_webhook=hook.url, resend_seconds=0.01)
+        async with deliver(settings, alerts):
+            await manager.wait_until(lambda: len(manager.posts) >= 3)
+            await hook.wait_until(lambda: len(hook.posts) >= 1)
+    assert {server for _, _, server in hook.notifications} == {"seen"}
+    assert {each["labels"]["server"] for post in manager.posts for each in post} == {"seen"}
 
 
 # ---------------------------------------------------------------- names

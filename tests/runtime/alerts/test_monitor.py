@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from streamd.core.alerts.settings import AlertSettings
-from streamd.core.errors import ConfigError
+from streamd.core.errors import ConfigError, UnknownSilenceError
 from streamd.core.scheduling.batches import ServerRows
 from streamd.core.state.forecast_seals import compute_checks
 from streamd.runtime.alerts.alert import AlertChange
@@ -20,6 +20,7 @@ from streamd.runtime.service_report import describe_status
 from streamd.runtime.state.state import State
 from streamd.runtime.wiring import SlotOwners, build_service
 from tests.support.alert_rig import CPU_RULE, FIRST_STEP, MODEL, Table, post_forecast
+from tests.support.silence_rig import make_silence
 from tests.support.state_files import opened, send, whole
 
 HIGH, LOW = 95.0, 50.0
@@ -79,6 +80,27 @@ async def test_listeners_hear_of_alerts_that_are_active_by_then(tmp_path: Path) 
         await watched.wait_for(("resolved", "db-1"))
         assert watched.monitor.active == {}
         assert [alert.server for alert in watched.monitor.resolved] == ["db-1"]
+        watched.monitor.close()
+
+
+@pytest.mark.asyncio
+async def test_a_silence_is_answered_when_its_alerts_are_marked_and_counted(tmp_path: Path) -> None:
+    with opened(tmp_path) as state:
+        watched = Watched(state)
+        await watched.monitor.start()
+        watched.forecast("db-1", HIGH)
+        await watched.wait_for(("fired", "db-1"))
+        start = float(state.contract.to_origin(FIRST_STEP))
+        await watched.monitor.add_silence(make_silence(starts_at=start, ends_at=start + 60))
+        assert [each.silenced_until for each in watched.monitor.active.values()] == [start + 60]
+        assert [each.id for each in watched.monitor.silences] == ["s"]
+        assert [watched.monitor.describe()[key] for key in ("firing", "silenced", "silences")] == [1, 1, 1]
+        with pytest.raises(UnknownSilenceError, match="'other'"):
+            await watched.monitor.end_silence("other")
+        await watched.monitor.end_silence("s")
+        assert [each.silenced_until for each in watched.monitor.active.values()] == [None]
+        assert [watched.monitor.describe()[key] for key in ("firing", "silenced", "silences")] == [1, 0, 0]
+        await watched.wait_for(("silenced", "db-1"), ("silenced", "db-1"))
         watched.monitor.close()
 
 

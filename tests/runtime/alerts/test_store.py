@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,9 +20,10 @@ from streamd.runtime.alerts.store import (
     StoredChange,
     open_alert_store,
 )
-from tests.support.kill_alert_store import write_until_killed
+from tests.support.kill_alert_store import change_until_killed, write_until_killed
 from tests.support.kill_points import choose_kills
 from tests.support.made_alerts import make_alert
+from tests.support.silence_rig import make_silence
 
 FIRING, PENDING, RESOLVED = AlertState.FIRING, AlertState.PENDING, AlertState.RESOLVED
 
@@ -135,8 +137,70 @@ def test_a_write_that_fails_writes_nothing_and_its_marks_wait(tmp_path: Path) ->
     store.close()
 
 
+# ---------------------------------------------------------------- silences
+def test_silences_are_read_again_in_the_order_in_which_they_began(tmp_path: Path) -> None:
+    silences = [make_silence(name, starts_at=at) for name, at in (("b", 1.0), ("a", 3.0), ("c", 2.0))]
+    store = open_alert_store(tmp_path)
+    for silence in silences:
+        store.add_silence(silence)
+    store = read_again(store, tmp_path)
+    assert store.read_silences() == [silences[0], silences[2], silences[1]]
+    store.remove_silences(["a", "gone", "b"])
+    store = read_again(store, tmp_path)
+    assert store.read_silences() == [silences[2]]
+    store.close()
+
+
+def test_a_silence_that_cannot_be_written_is_not_there(tmp_path: Path) -> None:
+    store = open_alert_store(tmp_path)
+    store.add_silence(make_silence(why="first"))
+    with pytest.raises(StorageError, match=rf"{ALERTS_FILE_NAME}: cannot be written"):
+        store.add_silence(make_silence(why="the id is taken"))
+    assert [each.why for each in store.read_silences()] == ["first"]
+    store.close()
+
+
+def test_a_file_of_an_older_version_keeps_its_alerts_and_takes_silences(tmp_path: Path) -> None:
+    store = open_alert_store(tmp_path)
+    store.write([fired()])
+    store.close()
+    connection = sqlite3.connect(tmp_path / ALERTS_FILE_NAME)
+    connection.execute("DROP TABLE silences")
+    connection.execute("UPDATE active SET body = json_remove(CAST(body AS TEXT), '$.silenced_until', '$.is_withheld')")
+    connection.commit()
+    connection.close()
+    store = open_alert_store(tmp_path)
+    assert [each.alert for each in store.read_active()] == [fired().change.alert]
+    store.add_silence(make_silence())
+    store.close()
+    assert not list(tmp_path.glob("*.old"))
+
+
+def test_a_process_that_is_killed_leaves_each_silence_whole(tmp_path_factory: pytest.TempPathFactory) -> None:
+    silences = [make_silence("a"), make_silence("b")]
+
+    def change(store: AlertStore, done: Callable[[], None]) -> None:
+        for silence in silences:
+            store.add_silence(silence)
+            done()
+        store.remove_silences(["a", "b"])
+        done()
+
+    expected = [[], silences[:1], silences, []]
+    _, statements = change_until_killed(tmp_path_factory.mktemp("whole"), change, None)
+    for kill_at in range(statements):
+        folder = tmp_path_factory.mktemp("killed")
+        changed, _ = change_until_killed(folder, change, kill_at)
+        store = open_alert_store(folder)
+        found = store.read_silences()
+        store.close()
+        assert found in expected[changed : changed + 2]
+
+
 # ---------------------------------------------------------------- damage
-@pytest.mark.parametrize("damage", ["no database", "cut off", "later layout", "other tables", "no alert", "no count"])
+@pytest.mark.parametrize(
+    "damage", ["no database", "cut off", "later layout", "other tables", "no alert", "no count", "no silence"]
+)
 def test_a_damaged_file_is_set_aside_and_a_new_one_is_made(tmp_path: Path, damage: str) -> None:
     store = open_alert_store(tmp_path)
     store.write([fired()])
@@ -153,6 +217,7 @@ def test_a_damaged_file_is_set_aside_and_a_new_one_is_made(tmp_path: Path, damag
             "other tables": "ALTER TABLE active RENAME COLUMN body TO text",
             "no alert": "UPDATE active SET body = '{}'",
             "no count": "UPDATE active SET streak = 'x'",
+            "no silence": "INSERT INTO silences VALUES ('s', 1.0, '{}')",
         }[damage]
         connection.execute(statement)
         connection.commit()

@@ -6,7 +6,8 @@ from tests.support.made_alerts import NOW, make_alert, make_resolved_alert
 
 
 def test_an_alert_has_every_field_of_the_wire() -> None:
-    shown = describe_alert(make_alert(crosses_at=CrossingTimes(NOW - 1, NOW + 60, None)), NOW)
+    alert = make_alert(crosses_at=CrossingTimes(NOW - 1, NOW + 60, None), silenced_until=NOW + 60)
+    shown = describe_alert(alert, NOW)
     assert shown == {
         "rule": "disk_fills",
         "server": "db-07",
@@ -27,7 +28,13 @@ def test_an_alert_has_every_field_of_the_wire() -> None:
         "crosses_at": {"earliest": NOW - 1, "likely": NOW + 60, "latest": None},
         "seconds_until": {"earliest": 0.0, "likely": 60.0, "latest": None},
         "updated_at": NOW - 10,
+        "silenced_until": NOW + 60,
     }
+
+
+def test_a_silence_that_is_over_is_not_shown_and_none_of_an_alert_that_has_ended() -> None:
+    assert describe_alert(make_alert(silenced_until=NOW), NOW)["silenced_until"] is None
+    assert describe_alert(make_resolved_alert(silenced_until=NOW + 60), NOW)["silenced_until"] is None
 
 
 def test_a_threshold_from_above_is_called_below() -> None:
