@@ -4,7 +4,7 @@ The event loop waits for the result and never opens a file itself.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from streamd.core.errors import RepositoryError
@@ -21,10 +21,18 @@ async def run_disk_work(
     Raises what `work` raises, and `RepositoryError` naming `what` if it takes longer than `seconds`. In that case its
     thread is left behind, and `release` is called with the result if there is one later.
     """
+    return await bound_disk_work(what, seconds, run_in_background(work, release))
+
+
+async def bound_disk_work(what: str, seconds: float, work: Awaitable[T]) -> T:
+    """Return the result of `work`, which waits for a disk.
+
+    Raises what `work` raises, and `RepositoryError` naming `what` if it takes longer than `seconds`.
+    """
     limit = asyncio.timeout(seconds)
     try:
         async with limit:
-            return await run_in_background(work, release)
+            return await work
     except TimeoutError as exc:
         if not limit.expired():  # the work itself raised it
             raise

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from streamd.core.errors import MalformedError, TooLargeError, UnsupportedMediaTypeError
 from streamd.http.compression import MAX_MEMBERS, MAX_PIECE_BYTES, Decompressor, parse_content_encoding
 from streamd.http.requests import TransportLimits
-from streamd.http.routes.versions import ChangeReport
+from streamd.http.routes.versions import ChangeReport, VersionList
 from tests.http.conftest import Start
 from tests.support.http_harness import (
     JSON,
@@ -173,6 +173,9 @@ class RecordedChanges:
 
     def __init__(self) -> None:
         self.calls: list[str] = []
+
+    async def list_versions(self) -> VersionList:
+        return {}
 
     async def promote(self, version: str, who: str, why: str) -> ChangeReport:
         self.calls.append(version)

@@ -18,7 +18,7 @@ import msgspec
 
 from streamd.core.accuracy.history_selection import HistoryLimits
 from streamd.core.forecast_export.choice import ExportSettings
-from streamd.http.routes.versions import ChangeReport
+from streamd.http.routes.versions import ChangeReport, VersionList
 from streamd.rule_sets import list_rule_sets, load_rule_set
 from streamd.runtime.service import Service, ServiceLimits
 from tests.support.access_drivers import EVERYTHING
@@ -32,6 +32,17 @@ CONFIG = Path(__file__).with_name("schemathesis.toml")
 
 class AgreeableChanges:
     """A `VersionChanges` that answers as if it had done what is requested."""
+
+    async def list_versions(self) -> VersionList:
+        return {
+            "serving": "before",
+            "previous": None,
+            "candidate": None,
+            "pinned": False,
+            "problem": None,
+            "versions": [],
+            "history": [],
+        }
 
     async def promote(self, version: str, who: str, why: str) -> ChangeReport:
         return {"engine": version, "before": "before", "seconds": 0.1}

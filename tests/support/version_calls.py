@@ -8,6 +8,7 @@ import msgspec
 
 from streamd.http.documents.answers import CandidateAnswer, ChangeAnswer, ErrorAnswer
 from streamd.http.documents.status_answer import StatusAnswer
+from streamd.http.documents.version_answers import VersionsAnswer
 from tests.support.daemon_process import DaemonProcess
 from tests.support.documented_answers import check_documented
 from tests.support.served_versions import AUTHORIZED, CALENDAR, SETTINGS, WINDOW
@@ -47,6 +48,14 @@ def _check(answered: tuple[int, Any], type_: type[msgspec.Struct]) -> tuple[int,
     status, answer = answered
     check_documented(answer, type_ if status == 200 else ErrorAnswer)
     return answered
+
+
+def list_versions(daemon: DaemonProcess) -> Any:
+    """Return the answer of `/v1/engines`."""
+    status, answer = daemon.get("/v1/engines")
+    assert status == 200, answer
+    check_documented(answer, VersionsAnswer)
+    return answer
 
 
 def read_serving(daemon: DaemonProcess) -> str:

@@ -24,6 +24,7 @@ from streamd.http.documents.operations import (
 )
 from streamd.http.documents.schemas import TEXT_SCHEMA, SchemaBook
 from streamd.http.documents.status_answer import StatusAnswer
+from streamd.http.documents.version_answers import VersionsAnswer
 from streamd.http.routes.versions import CandidateRequest, Promotion, Rollback
 
 
@@ -40,6 +41,15 @@ def describe_version_calls(book: SchemaBook) -> dict[RouteKey, DocumentedCall]:
         **describe_failures(book, change_errors),
     }
     return {
+        ("GET", "/v1/engines"): DocumentedCall(
+            name="listVersions",
+            group="versions",
+            text="List the versions, what serves, and the promotions.",
+            answers={
+                200: DocumentedAnswer(text="The versions.", content=make_content(book.refer(VersionsAnswer))),
+                **describe_failures(book, (errors.RepositoryError,)),
+            },
+        ),
         ("POST", "/v1/engines/promote"): DocumentedCall(
             name="promoteVersion",
             group="versions",

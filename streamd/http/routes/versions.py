@@ -1,4 +1,4 @@
-"""The routes below `/v1/engines`: promotion, rollback and candidates, for administrators.
+"""The routes below `/v1/engines`: the list of versions, and promotion, rollback and candidates for administrators.
 
 Checks the bodies; what a change does is up to the `VersionChanges` that it is given.
 """
@@ -17,9 +17,19 @@ from streamd.http.wire.codecs import Decoder, parse_content_type
 ChangeReport = dict[str, Any]
 """The JSON answer to a change."""
 
+VersionList = dict[str, Any]
+"""The JSON list of versions."""
+
 
 class VersionChanges(Protocol):
-    """Changes the serving version or the candidate; each method raises `StreamdError` if it changed nothing."""
+    """Lists the versions, and changes the serving one or the candidate.
+
+    Each method raises `StreamdError` if it cannot; it has changed nothing then.
+    """
+
+    async def list_versions(self) -> VersionList:
+        """Return all versions, sound or not, and the record of promotions."""
+        ...
 
     async def promote(self, version: str, who: str, why: str) -> ChangeReport:
         """Switch to a version, and record it for the next start."""
@@ -67,7 +77,7 @@ _rollback_decoder = Decoder(Rollback)
 
 
 class VersionRoutes:
-    """Handlers of promotion, rollback and candidates."""
+    """Handlers of the list of versions, promotion, rollback and candidates."""
 
     def __init__(self, bodies: BodyReader, changes: VersionChanges) -> None:
         self._bodies = bodies
@@ -75,10 +85,15 @@ class VersionRoutes:
 
     def add_to(self, app: web.Application) -> None:
         """Add the routes."""
+        app.router.add_get("/v1/engines", self.list_versions)
         app.router.add_post("/v1/engines/promote", self.promote)
         app.router.add_post("/v1/engines/rollback", self.rollback)
         app.router.add_post("/v1/engines/candidate", self.start_candidate)
         app.router.add_delete("/v1/engines/candidate", self.end_candidate)
+
+    async def list_versions(self, request: web.Request) -> web.Response:
+        """Return all versions, sound or not, and the record of promotions."""
+        return reply(request, await self._changes.list_versions())
 
     async def start_candidate(self, request: web.Request) -> web.Response:
         """Load and warm a candidate, and give it its servers."""

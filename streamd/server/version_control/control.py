@@ -19,6 +19,7 @@ from streamd.core.errors import DrainingError, ReloadError, StreamdError
 from streamd.repository.promotion import Promoter
 from streamd.repository.record import PromotionRecord
 from streamd.repository.versions import EngineRepository, SkippedVersion
+from streamd.runtime.background import run_in_background
 from streamd.runtime.lanes.deployment import Deployment, DeploymentSpec
 from streamd.runtime.service import Service
 from streamd.runtime.versions.manager import DeploymentManager
@@ -26,6 +27,7 @@ from streamd.server.config import CandidateSection, Config, find_restart_section
 from streamd.server.disk import run_disk_work
 from streamd.server.memory import trim_heap
 from streamd.server.version_control.candidate import CandidateControl
+from streamd.server.version_control.catalog import CatalogReader, describe_catalog
 from streamd.server.version_control.specs import (
     OpenVersion,
     Selection,
@@ -66,6 +68,7 @@ class VersionControl:
         """The versions that should serve in place of the serving one, as `/v1/status` shows them."""
         self._lost_candidate: dict[str, str] | None = None
         """The candidate of the settings if it could not be loaded, in the same form."""
+        self._catalog = CatalogReader()
         self._lock = asyncio.Lock()
         self._change: dict[str, Any] = {"state": "starting", "version": None, "error": None, "when": None}
         self.serving_changed()
@@ -304,6 +307,23 @@ class VersionControl:
         self._service.accuracy.follow(loaded.name, training=training, share=share)
 
     # ------------------------------------------------------------ the disk
+    async def list_versions(self) -> dict[str, Any]:
+        """Return the versions of the repository, sound or not, and the record of promotions.
+
+        Raises `RepositoryError` if its file system does not answer in time.
+        """
+        settings = self.config.engine
+        catalog = await self._catalog.read(Path(settings.engines), settings.read_timeout_seconds)
+        describe = partial(
+            describe_catalog,
+            catalog,
+            serving=self._service.model,
+            candidate=self._candidates.name,
+            contract=self._service.contract,
+            is_pinned=bool(settings.pinned),
+        )
+        return await run_in_background(describe)  # 10,000 versions take 0.2 s
+
     async def _select(self, config: Config, *named: str) -> Selection:
         """Check and hold the named versions, or those that these settings choose if no name is given."""
         return await self._run_disk_work(
@@ -360,7 +380,13 @@ class VersionControl:
         )
         warm = None if previous is None else {"engine": previous.name, "lanes": len(previous.workers)}
         passed_over = [*self._passed_over, *filter(None, (self._lost_candidate,))]
-        self._service.engine.shown = {**shown, "previous": warm, "reload": self._change, "passed_over": passed_over}
+        self._service.engine.shown = {
+            **shown,
+            "previous": warm,
+            "keep_warm_seconds": self._manager.keep_warm_seconds,
+            "reload": self._change,
+            "passed_over": passed_over,
+        }
 
     def device_lost(self, reason: str) -> None:
         """Pass on that a device of the serving version is lost for this process."""

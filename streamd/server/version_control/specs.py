@@ -96,7 +96,7 @@ def select_versions(settings: EngineSection, named: Iterable[str] = (), *, start
 
 def check_same_contract(selection: Selection, contract: ModelContract) -> None:
     """Raise `ReloadError` if the contract of a selection is not that of the open state."""
-    if differing := _find_differences(selection.contract, contract):
+    if differing := find_contract_differences(selection.contract, contract):
         raise ReloadError(
             f"{selection.name}: its {' and '.join(differing)} differ from those of what serves; "
             "the state is laid out by them, so it needs a restart"
@@ -130,13 +130,13 @@ def check_same_files(selection: Selection, loaded: Deployment) -> None:
 def _check_ensemble(versions: tuple[EngineVersion, ...]) -> None:
     first = versions[0]
     for each in versions[1:]:
-        if differing := _find_differences(each.contract, first.contract):
+        if differing := find_contract_differences(each.contract, first.contract):
             raise RepositoryError(f"{each.path}: its {' and '.join(differing)} differ from {first.name}'s: no ensemble")
         if each.server_ids != first.server_ids:
             raise RepositoryError(f"{each.path}: its server_mapping.json differs from {first.name}'s: no ensemble")
 
 
-def _find_differences(one: ModelContract, other: ModelContract) -> list[str]:
+def find_contract_differences(one: ModelContract, other: ModelContract) -> list[str]:
     """Return the names of the fields in which two contracts differ; the architecture may differ."""
     fields = ("features", "targets", "quantiles", "context_length", "horizon", "step_seconds", "units")
     if replace(one, architecture="") == replace(other, architecture=""):

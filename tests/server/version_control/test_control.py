@@ -17,7 +17,7 @@ import pytest
 from streamd.repository.files import is_held
 from streamd.repository.record import read_promotion_record
 from tests.support.daemon_process import DaemonProcess
-from tests.support.notify_states import receive_state
+from tests.support.notify_states import NotifyReceiver, receive_state
 from tests.support.served_versions import (
     AUTHORIZED,
     CALENDAR,
@@ -178,25 +178,25 @@ def test_a_daemon_killed_during_a_promotion_serves_what_the_record_states(
 
 # ---------------------------------------------------------------- SIGHUP
 def test_sighup_switches_to_the_version_promoted_from_the_shell_and_notifies_systemd(
-    start: StartDaemon, tmp_path: Path, engines: Path, notify_socket: socket.socket
+    start: StartDaemon, tmp_path: Path, engines: Path, notify_socket: NotifyReceiver
 ) -> None:
     daemon = start_ready(start, tmp_path, NOTIFY_SOCKET=notify_socket.getsockname())
     assert b"READY=1" in receive_state(notify_socket)
     (engines / "promoted.json").write_text(json.dumps({"current": CALENDAR}))
     daemon.signal(signal.SIGHUP)
-    states = notify_socket.recv(1_024).split(b"\n")
+    states = notify_socket.recv().split(b"\n")
     assert states[0] == b"RELOADING=1"
     assert states[1].startswith(b"MONOTONIC_USEC=")
     assert int(states[1].partition(b"=")[2]) > 0
-    assert notify_socket.recv(1_024).split(b"\n")[0] == b"READY=1"
+    assert notify_socket.recv().split(b"\n")[0] == b"READY=1"
     assert read_serving(daemon) == CALENDAR
     # 2. A reload that fails is reported, and the daemon serves as before.
     shutil.rmtree(engines / WINDOW)
     shutil.rmtree(engines / CALENDAR)
     daemon.signal(signal.SIGHUP)
     assert daemon.wait_for("reload_failed")["serving"] == CALENDAR
-    assert notify_socket.recv(1_024).startswith(b"RELOADING=1")
-    assert notify_socket.recv(1_024).startswith(b"READY=1")
+    assert notify_socket.recv().startswith(b"RELOADING=1")
+    assert notify_socket.recv().startswith(b"READY=1")
     assert daemon.get("/v1/status")[1]["reload"]["state"] == "failed"
     assert predict(daemon) == CALENDAR
 
