@@ -11,7 +11,7 @@ import msgspec
 from streamd.core.errors import InvalidSelectionError, MalformedError
 from streamd.core.selection import ServerGlobs
 from streamd.http.query_values import split_list
-from streamd.http.wire.codecs import DECODING_ERRORS, Decoder, Encoding
+from streamd.http.wire.codecs import Decoder, Encoding
 from streamd.runtime.alerts.alert_subscriptions import AlertChoice, AlertNews
 from streamd.runtime.alerts.wire_form import describe_alert
 
@@ -29,20 +29,7 @@ class SubscribeAlertsMessage(msgspec.Struct, kw_only=True):
     rules: list[str] | None = None
 
 
-class _AnyMessage(msgspec.Struct):
-    type: str = ""
-
-
-_any_decoder = Decoder(_AnyMessage)
 _subscribe_decoder = Decoder(SubscribeAlertsMessage)
-
-
-def is_alert_subscription(data: bytes | str, encoding: Encoding) -> bool:
-    """Whether a frame is a `subscribe-alerts` message, as far as its type says; false for what cannot be decoded."""
-    try:
-        return bool(_any_decoder.decode_raw(data, encoding).type == SUBSCRIBE_ALERTS)
-    except DECODING_ERRORS:
-        return False
 
 
 def parse_alert_subscription(data: bytes | str, encoding: Encoding) -> AlertChoice:

@@ -3,29 +3,22 @@
 Reads alerts; the routes send them.
 """
 
-import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator
 from typing import Any, Protocol
 
 import msgspec
-from aiohttp import WSMsgType, web
+from aiohttp import web
 
-from streamd.core.errors import UnavailableError
 from streamd.http.access.context import get_caller
 from streamd.http.alert_frames import make_alerts_message, make_subscribe_message
-from streamd.http.forwarding import EngineForwarder
+from streamd.http.engine_relay import EngineRelay
+from streamd.http.wire.codecs import Encoding
 from streamd.runtime.alerts.alert_subscriptions import AlertChoice, AlertSubscriptions
 
 MAX_ALERTS = 256
 """Alerts in one frame, at most."""
-
-RELAY_WAIT_SECONDS = 0.5
-"""The wait before the engine process is asked again, after it was away."""
-
-FORECASTS_PATH = "/v1/forecasts"
-"""The WebSocket on which the engine process gives a worker the alerts."""
 
 
 class AlertSource(Protocol):
@@ -63,19 +56,12 @@ class RelayedAlerts:
     While that process is started again a reader waits; then it gets a new snapshot.
     """
 
-    def __init__(self, forwarder: EngineForwarder) -> None:
-        self._forwarder = forwarder
+    def __init__(self, relay: EngineRelay) -> None:
+        self._relay = relay
 
     async def read_alerts(self, request: web.Request, choice: AlertChoice) -> AsyncGenerator[dict[str, Any], None]:
         """Yield messages, as `AlertSource.read_alerts`."""
-        wanted = make_subscribe_message(choice)
-        while True:
-            # If the engine process refuses the caller, its token was revoked: then this worker ends the socket too.
-            with contextlib.suppress(UnavailableError):
-                async with self._forwarder.open_socket(request, FORECASTS_PATH) as socket:
-                    await socket.send_json(wanted)
-                    async for frame in socket:
-                        message = msgspec.json.decode(frame.data) if frame.type is WSMsgType.TEXT else {}
-                        if message.get("type") == "alerts":
-                            yield message
-            await asyncio.sleep(RELAY_WAIT_SECONDS)
+        frames = self._relay.read_frames(request, make_subscribe_message(choice), ("alerts",), Encoding.JSON)
+        async with contextlib.aclosing(frames):
+            async for frame in frames:
+                yield msgspec.json.decode(frame)

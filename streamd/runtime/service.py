@@ -27,6 +27,7 @@ from streamd.runtime.aggregation.collector import Collector
 from streamd.runtime.alerts.delivery import AlertDelivery
 from streamd.runtime.alerts.monitor import follow_alerts
 from streamd.runtime.clock_watch import ClockWatch
+from streamd.runtime.fleet.overview import FleetOverview
 from streamd.runtime.garbage import GarbageFreezer
 from streamd.runtime.hub import Hub
 from streamd.runtime.inference_statistics import InferenceCall, InferenceStatistics
@@ -94,6 +95,7 @@ class Service:
         hub: Hub,
         accuracy: LiveAccuracy,
         outputs: ForecastOutputs,
+        fleet: FleetOverview,
         router: CandidateRouter,
         board_sink: BoardSink,
         pipeline: Pipeline,
@@ -125,6 +127,8 @@ class Service:
         """The readers of alerts."""
         self.alert_delivery = AlertDelivery()
         """The senders of alerts, one for each receiver."""
+        self.fleet = fleet
+        """The overview of all servers, for those who look at it."""
         self.router = router
         self.board_sink = board_sink
         self.pipeline = pipeline
@@ -280,6 +284,7 @@ class Service:
             worker.join(max(until - time.monotonic(), 0.0))
         if self.alerts is not None:
             self.alerts.close()  # before the state, which it reads
+        self.fleet.close()  # likewise
         self.collector.close()
         self.history.close()
         self.state.close()

@@ -42,6 +42,7 @@ def describe_status(service: Service, may_name: Callable[[str], bool]) -> dict[s
         "due": len(service.scheduler.due),
         "waiting": service.scheduler.waiting,
         "in_flight": service.pipeline.in_flight,
+        "batches": service.metrics.describe_batches(),
         "stall": service.progress.stall or None,
         "predict": {
             "calls": service.scheduler.calls,
@@ -61,6 +62,7 @@ def describe_status(service: Service, may_name: Callable[[str], bool]) -> dict[s
         "accuracy_history": service.history.describe(),
         "alerts": _describe_alerts(service),
         "state_folder": service.storage.describe(),
+        "memory": {"resident_bytes": int(_read_resident_memory_bytes())},
         "device_restarts": service.device_restarts,
         "recovered": {
             **service.state.recovered,
@@ -102,6 +104,12 @@ def _add_work_counts(service: Service) -> None:
         lambda: service.ingest.refused,
     )
     metrics.add_labelled_counter("rows", "Closed rows by their end", "state", service.row_counts)
+    metrics.add_labelled_counter(
+        "batches",
+        "Micro-batches by the reason for their size",
+        "reason",
+        lambda: {str(reason): counts.batches for reason, counts in metrics.batches},
+    )
     metrics.add_counter(
         "ignored_features", "Values of features that the model does not know", lambda: service.ingest.ignored_features
     )
@@ -117,6 +125,15 @@ def _add_work_counts(service: Service) -> None:
     )
     metrics.add_counter("servers_deleted", "Servers forgotten on request", lambda: service.deleted_servers)
     metrics.add_counter("forecasts_dropped", "Forecasts that slow subscribers missed", lambda: service.hub.dropped)
+    metrics.add_gauge("fleet_readers", "Readers of the overview of all servers", lambda: len(service.fleet))
+    metrics.add_counter(
+        "fleet_overview_seconds",
+        "Processor time of the thread that makes the overview of all servers",
+        lambda: service.fleet.busy_seconds,
+    )
+    metrics.add_counter(
+        "fleet_overview_failures", "Times that the overview of all servers failed", lambda: service.fleet.failures
+    )
     metrics.add_families(service.accuracy.collect_metrics)
     metrics.add_families(lambda: collect_remote_write_metrics(service.remote_write))
     if service.alerts is not None:

@@ -1,10 +1,8 @@
 """Tests `streamd/http/alert_sources.py`: a worker passes on the alerts of the engine process that a caller may see."""
 
 import json
-import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -12,9 +10,10 @@ import pytest
 from aiohttp import web
 
 from streamd.core.access.scopes import Scope
-from streamd.http import alert_sources
+from streamd.http import engine_relay
 from streamd.http.alert_frames import make_alert_choice
 from streamd.http.alert_sources import RelayedAlerts
+from streamd.http.engine_relay import EngineRelay
 from streamd.http.forwarding import EngineForwarder
 from streamd.runtime.alerts.alert_subscriptions import AlertChoice
 from tests.http.conftest import Start
@@ -26,13 +25,6 @@ DB = make_test_token("db", {Scope.SUBSCRIBE: ["db-*"]})
 ALL = make_alert_choice(["*"], (), None)
 
 
-@pytest.fixture
-def path() -> Iterator[str]:
-    """The path of a socket, which must be short."""
-    with tempfile.TemporaryDirectory(prefix="sd") as folder:
-        yield str(Path(folder) / "engine.sock")
-
-
 @asynccontextmanager
 async def run_worker(
     engine: HttpDaemon, path: str, choice: AlertChoice, is_up: Callable[[], bool] = lambda: True
@@ -40,7 +32,7 @@ async def run_worker(
     """Serve what a worker's source of alerts yields, a message a line, in front of an engine process."""
     await web.UnixSite(engine.runner, path).start()
     forwarder = EngineForwarder(path, is_up)
-    source = RelayedAlerts(forwarder)
+    source = RelayedAlerts(EngineRelay(forwarder))
 
     async def show(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
@@ -93,7 +85,7 @@ async def test_any_choice_reaches_the_engine_process(start: Start, path: str) ->
 async def test_after_a_restart_of_the_engine_process_a_reader_gets_a_new_snapshot(
     start: Start, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(alert_sources, "RELAY_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(engine_relay, "RELAY_WAIT_SECONDS", 0.01)
     engine = await start(HttpDaemonSettings())
     alerts = ServedAlerts(engine.service, make_alert())
     async with run_worker(engine, path, ALL) as url, read(url) as messages:
@@ -110,7 +102,7 @@ async def test_after_a_restart_of_the_engine_process_a_reader_gets_a_new_snapsho
 async def test_a_reader_waits_while_the_engine_process_is_away(
     start: Start, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(alert_sources, "RELAY_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr(engine_relay, "RELAY_WAIT_SECONDS", 0.001)
     engine = await start(HttpDaemonSettings())
     ServedAlerts(engine.service, make_alert())
     answers = iter([False, False])

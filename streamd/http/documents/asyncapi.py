@@ -13,7 +13,15 @@ from streamd.http.alert_frames import SubscribeAlertsMessage
 from streamd.http.documents.agent_answers import PointsAnswer
 from streamd.http.documents.alert_calls import AlertsFrame, SubscribedAlertsFrame
 from streamd.http.documents.answers import ErrorAnswer
-from streamd.http.documents.frames import AckFrame, ForecastsFrame, LaggedFrame, PushedForecast, SubscribedFrame
+from streamd.http.documents.fleet_calls import FleetFrame, SubscribedFleetFrame
+from streamd.http.documents.frames import (
+    AckFrame,
+    ForecastsFrame,
+    LaggedFrame,
+    PushedForecast,
+    SubscribedFrame,
+    UnsubscribedFrame,
+)
 from streamd.http.documents.openapi import describe_calls
 from streamd.http.documents.schemas import (
     ANY_SCHEMA,
@@ -25,7 +33,9 @@ from streamd.http.documents.schemas import (
     make_enum_schema,
     make_list_schema,
 )
-from streamd.http.subscriptions import SubscribeMessage
+from streamd.http.fleet_frames import SubscribeFleetMessage
+from streamd.http.subscriptions import MAX_INTERVAL_SECONDS, SubscribeMessage
+from streamd.http.unsubscribing import UnsubscribeMessage
 
 ABOUT_SOCKETS = (
     "The WebSockets and event streams of streamd. Text frames are JSON, binary frames MessagePack, in which nested"
@@ -79,6 +89,12 @@ def make_asyncapi(contract: ModelContract, rules: Mapping[RouteKey, RouteRule]) 
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer", "description": "The token."},
                 "basic": {"type": "http", "scheme": "basic", "description": "The token as the password."},
+                "protocol": {
+                    "type": "httpApiKey",
+                    "in": "header",
+                    "name": "Sec-WebSocket-Protocol",
+                    "description": "`streamd, streamd.token.TOKEN`, for pages: a browser sets no other header.",
+                },
             },
         },
     }
@@ -109,6 +125,8 @@ def describe_channels(book: SchemaBook) -> list[DocumentedChannel]:
             received={
                 "subscribe": book.refer(SubscribeMessage),
                 "subscribe-alerts": book.refer(SubscribeAlertsMessage),
+                "subscribe-fleet": book.refer(SubscribeFleetMessage),
+                "unsubscribe": book.refer(UnsubscribeMessage),
             },
             sent={
                 "subscribed": book.refer(SubscribedFrame),
@@ -116,6 +134,9 @@ def describe_channels(book: SchemaBook) -> list[DocumentedChannel]:
                 "forecasts": book.refer(ForecastsFrame),
                 "lagged": lagged,
                 **alerts,
+                "subscribed-fleet": book.refer(SubscribedFleetFrame),
+                "fleet": book.refer(FleetFrame),
+                "unsubscribed": book.refer(UnsubscribedFrame),
                 "error": error,
             },
             query=_list_query(book),
@@ -152,6 +173,7 @@ def _list_query(book: SchemaBook) -> dict[str, Schema]:
         **shared,
         "server": make_list_schema(TEXT_SCHEMA),
         "batch": {"type": "boolean", "default": False},
+        "interval_seconds": {"type": "number", "minimum": 0, "maximum": MAX_INTERVAL_SECONDS, "default": 0},
         "dtype": make_enum_schema(FRAME_DTYPES, default="float32"),
         "format": make_enum_schema(["json", "msgpack"], default="json"),
         "ids": {"type": "boolean", "default": False},
@@ -178,6 +200,7 @@ def _describe_channel(channel: DocumentedChannel) -> dict[str, Any]:
 def _describe_operations(channel: DocumentedChannel, scope: str) -> dict[str, Any]:
     """Return the operations of a channel, as the daemon sees them: what it receives there, and what it sends."""
     operations: dict[str, Any] = {}
+    schemes = ("bearer", "basic") if channel.is_event_stream else ("bearer", "basic", "protocol")
     for action, messages in (("receive", channel.received), ("send", channel.sent)):
         if not messages:
             continue
@@ -186,7 +209,7 @@ def _describe_operations(channel: DocumentedChannel, scope: str) -> dict[str, An
             "channel": {"$ref": f"#/channels/{channel.name}"},
             "description": scope,
             "messages": [{"$ref": f"#/channels/{channel.name}/messages/{name}"} for name in messages],
-            "security": [{"$ref": f"#/components/securitySchemes/{name}"} for name in ("bearer", "basic")],
+            "security": [{"$ref": f"#/components/securitySchemes/{name}"} for name in schemes],
         }
         if channel.is_event_stream:
             operation["bindings"] = {"http": {"method": "GET", "bindingVersion": "0.3.0"}}

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from streamd.http.documents.answers import Count, ForecastAnswer, OriginTime, SampleRejection
+from streamd.http.unsubscribing import SubscriptionKind
 from streamd.http.wire.body_types import Identifier
 
 EventId = Annotated[int, msgspec.Meta(ge=0, description="A reader that continues from it misses nothing.")]
@@ -29,6 +30,7 @@ class SubscribedFrame(msgspec.Struct, kw_only=True):
     quantiles: list[float]
     every: Count
     batch: bool
+    interval_seconds: float | msgspec.UnsetType = msgspec.UNSET
     dtype: str
     step_seconds: Count
     model: str
@@ -40,6 +42,13 @@ class PushedForecast(ForecastAnswer, kw_only=True):
     """The forecast of one server, with the id from which a reader continues if the subscription requests ids."""
 
     id: EventId | msgspec.UnsetType = msgspec.UNSET
+
+
+class UnsubscribedFrame(msgspec.Struct, kw_only=True):
+    """The subscriptions that ended, of which no frame follows."""
+
+    type: Literal["unsubscribed"]
+    of: list[SubscriptionKind]
 
 
 class LaggedFrame(msgspec.Struct):

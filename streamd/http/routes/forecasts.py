@@ -6,6 +6,8 @@ Reads the board and the hub; `wire/frames.py` encodes.
 import asyncio
 import contextlib
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from aiohttp import WSMsgType, web
@@ -15,15 +17,26 @@ from streamd.core.arrays import Slots
 from streamd.core.errors import InvalidSelectionError, StreamdError
 from streamd.http.access.context import get_caller
 from streamd.http.access.upgrades import is_upgrade
-from streamd.http.alert_frames import is_alert_subscription, parse_alert_subscription
+from streamd.http.alert_frames import SUBSCRIBE_ALERTS, parse_alert_subscription
 from streamd.http.alert_sockets import AlertSocketSubscriber
 from streamd.http.alert_sources import AlertSource
 from streamd.http.errors import choose_encoding, make_error_message, reply
+from streamd.http.fleet_frames import SUBSCRIBE_FLEET, parse_fleet_subscription
+from streamd.http.fleet_sockets import FleetSocketSubscriber
+from streamd.http.fleet_sources import FleetSource
+from streamd.http.message_types import read_message_type
 from streamd.http.names import SERVER_IN_PATH, check_utf8, read_server_name, require_slot
 from streamd.http.peers import PEER_LEFT_ERRORS, call_when_lost, has_peer_left
 from streamd.http.resuming import ReaderPosition, parse_event_id
 from streamd.http.sockets import KEEP_ALIVE_SECONDS, Sockets
 from streamd.http.subscriptions import SubscriptionChoice, parse_query, parse_subscribe
+from streamd.http.unsubscribing import (
+    SUBSCRIPTION_KINDS,
+    UNSUBSCRIBE,
+    SubscriptionKind,
+    describe_unsubscribed,
+    parse_unsubscribe,
+)
 from streamd.http.wire.codecs import Encoding, encode
 from streamd.http.wire.event_stream import KEEP_ALIVE_COMMENT, make_event
 from streamd.http.wire.frame_ids import FRAME_ID_FIELD, add_frame_id
@@ -43,11 +56,14 @@ _JSON_BYTES_A_VALUE = 12
 class ForecastRoutes:
     """Handlers for readers of forecasts."""
 
-    def __init__(self, service: Service, frames: FrameEncoder, sockets: Sockets, alerts: AlertSource) -> None:
+    def __init__(
+        self, service: Service, frames: FrameEncoder, sockets: Sockets, alerts: AlertSource, fleet: FleetSource
+    ) -> None:
         self._service = service
         self._frames = frames
         self._sockets = sockets
         self._alerts = alerts
+        self._fleet = fleet
 
     def add_to(self, app: web.Application) -> None:
         """Add the routes."""
@@ -86,11 +102,13 @@ class ForecastRoutes:
 
     # ------------------------------------------------------------ WebSocket
     async def open_socket(self, request: web.Request) -> web.StreamResponse:
-        """Push forecasts, chosen by a `subscribe` message or query parameters, and alerts, by `subscribe-alerts`."""
+        """Push forecasts, chosen by a `subscribe` message or query parameters; alerts and the fleet by theirs."""
         choice = self._read_choice(request) if request.query else None
         async with self._sockets.accept_websocket(request) as socket:
             subscriber = SocketSubscriber(self._service, self._frames, self._sockets, socket, get_caller(request))
             alerts = AlertSocketSubscriber(self._alerts, self._sockets, request, socket)
+            fleet = FleetSocketSubscriber(self._fleet, self._sockets, request, socket)
+            subscribers = SocketSubscribers(subscriber, alerts, fleet)
             try:
                 if choice is not None:
                     await subscriber.subscribe(choice)
@@ -98,27 +116,29 @@ class ForecastRoutes:
                     if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
                         break
                     encoding = Encoding.JSON if message.type is WSMsgType.TEXT else Encoding.MSGPACK
-                    await self._handle_message(subscriber, alerts, socket, message.data, encoding)
+                    await self._handle_message(subscribers, socket, message.data, encoding)
             finally:
-                await subscriber.close()
-                await alerts.close()
+                await subscribers.close(SUBSCRIPTION_KINDS)
             return socket
 
     async def _handle_message(
-        self,
-        subscriber: "SocketSubscriber",
-        alerts: AlertSocketSubscriber,
-        socket: web.WebSocketResponse,
-        data: bytes | str,
-        encoding: Encoding,
+        self, subscribers: "SocketSubscribers", socket: web.WebSocketResponse, data: bytes | str, encoding: Encoding
     ) -> None:
         # A list of globs takes up to 60 ms to read: one in each turn of the loop, however many are sent.
         await self._service.hub.turns.wait()
         try:
-            if is_alert_subscription(data, encoding):
-                await alerts.subscribe(parse_alert_subscription(data, encoding), encoding)
+            message_type, contract = read_message_type(data, encoding), self._service.contract
+            if message_type == SUBSCRIBE_ALERTS:
+                await subscribers.alerts.subscribe(parse_alert_subscription(data, encoding), encoding)
+            elif message_type == SUBSCRIBE_FLEET:
+                query = parse_fleet_subscription(contract.targets, data, encoding)
+                await subscribers.fleet.subscribe(query, encoding)
+            elif message_type == UNSUBSCRIBE:
+                kinds = parse_unsubscribe(data, encoding)
+                await subscribers.close(kinds)
+                await self._sockets.send(socket, encode(describe_unsubscribed(kinds), encoding), encoding)
             else:
-                await subscriber.subscribe(parse_subscribe(self._service.contract, data, encoding))
+                await subscribers.forecasts.subscribe(parse_subscribe(contract, data, encoding))
         except StreamdError as error:
             await self._sockets.send(socket, encode(make_error_message(error), encoding), encoding)
 
@@ -171,6 +191,20 @@ class ForecastRoutes:
                 position.note_sent(slots)
 
 
+class SocketSubscribers(NamedTuple):
+    """The three subscriptions of one WebSocket, each of which may begin and end alone."""
+
+    forecasts: "SocketSubscriber"
+    alerts: AlertSocketSubscriber
+    fleet: FleetSocketSubscriber
+
+    async def close(self, kinds: Sequence[SubscriptionKind]) -> None:
+        """End some of the subscriptions; a second call does nothing."""
+        for kind, subscriber in self._asdict().items():
+            if kind in kinds:
+                await subscriber.close()
+
+
 class SocketSubscriber:
     """A subscriber on a WebSocket: its subscription, and the task that sends what is in its mailbox."""
 
@@ -219,6 +253,8 @@ class SocketSubscriber:
                 if subscription.closed and not subscription.waiting:
                     return
                 await self._send_waiting(subscription, choice, position)
+                if choice.interval_seconds and not subscription.waiting:
+                    await subscription.pause(choice.interval_seconds)
         except PEER_LEFT_ERRORS:
             if not self._socket.closed:  # else the daemon is closing it, and its closing frame must go out
                 self._sockets.drop_peer(self._socket)

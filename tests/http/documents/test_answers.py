@@ -29,6 +29,7 @@ from streamd.http.documents.answers import (
     WaitingAnswer,
     WindowAnswer,
 )
+from streamd.http.documents.fleet_calls import FleetAnswer
 from streamd.http.documents.open_inference_answers import (
     InferenceAnswerBody,
     InferenceConfigAnswer,
@@ -78,6 +79,9 @@ READ: Sequence[tuple[str, int, Types]] = [
     ("/v1/forecasts/new-01", 200, (WaitingAnswer,)),
     ("/v1/forecasts?server=web-01&targets=heat", 400, (ErrorAnswer,)),
     ("/v1/alerts?state=firing,pending,resolved", 200, (AlertsAnswer,)),
+    ("/v1/fleet", 200, (FleetAnswer,)),
+    ("/v1/fleet?group=true&condition=stale,firing", 200, (FleetAnswer,)),
+    ("/v1/fleet?sort=best", 400, (ErrorAnswer,)),
     ("/v1/ingest", 426, (ErrorAnswer,)),
     ("/v2", 200, (InferenceServerAnswer,)),
     ("/v2/health/live", 200, (InferenceLiveAnswer,)),

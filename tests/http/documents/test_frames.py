@@ -7,12 +7,22 @@ from typing import Any
 import msgspec
 import pytest
 
+from streamd.core.alerts.settings import AlertSettings
 from streamd.http.documents.agent_answers import PointsAnswer
 from streamd.http.documents.alert_calls import AlertsFrame, SubscribedAlertsFrame
 from streamd.http.documents.answers import ErrorAnswer
-from streamd.http.documents.frames import AckFrame, ForecastsFrame, LaggedFrame, PushedForecast, SubscribedFrame
+from streamd.http.documents.fleet_calls import FleetFrame, SubscribedFleetFrame
+from streamd.http.documents.frames import (
+    AckFrame,
+    ForecastsFrame,
+    LaggedFrame,
+    PushedForecast,
+    SubscribedFrame,
+    UnsubscribedFrame,
+)
+from tests.http.conftest import Start
 from tests.support.documented_answers import check_documented
-from tests.support.http_harness import NEED, HttpDaemon, make_rows, make_sample
+from tests.support.http_harness import NEED, HttpDaemon, HttpDaemonSettings, at, make_rows, make_sample
 from tests.support.made_alerts import ServedAlerts, make_alert
 
 FRAMES: Mapping[str, type[msgspec.Struct]] = {
@@ -24,6 +34,9 @@ FRAMES: Mapping[str, type[msgspec.Struct]] = {
     "lagged": LaggedFrame,
     "subscribed-alerts": SubscribedAlertsFrame,
     "alerts": AlertsFrame,
+    "subscribed-fleet": SubscribedFleetFrame,
+    "fleet": FleetFrame,
+    "unsubscribed": UnsubscribedFrame,
 }
 """The type of each kind of frame."""
 
@@ -66,10 +79,32 @@ async def test_the_frame_of_a_reader_that_lags_is_as_documented(daemon: HttpDaem
 async def test_the_frames_of_alerts_are_as_documented(daemon: HttpDaemon) -> None:
     served = ServedAlerts(daemon.service, make_alert())
     async with daemon.socket("/v1/forecasts") as socket:
+        slowly = {"type": "subscribe", "batch": True, "interval_seconds": 0.5}
+        check_frame(await socket.ask(slowly), "subscribed")
         check_frame(await socket.ask({"type": "subscribe-alerts", "rules": ["disk_fills"]}), "subscribed-alerts")
         check_frame(await socket.receive(), "alerts")
         served.put(make_alert(server="db-08", is_above=False))
         check_frame(await socket.receive(), "alerts")
+
+
+async def test_the_frames_of_the_fleet_are_as_documented(start: Start) -> None:
+    high = {"target": "cpu_user", "above": 1.0}
+    daemon = await start(HttpDaemonSettings(alerts=AlertSettings(rules={"r": high}), wall=lambda: at(NEED) + 10.0))
+    assert daemon.service.alerts is not None
+    alert = make_alert("r", "web-1")
+    daemon.service.alerts.active[alert.key] = alert
+    await feed(daemon, "web-1")
+    for group in (False, True):
+        async with daemon.socket("/v1/forecasts") as socket:
+            check_frame(await socket.ask({"type": "subscribe-fleet", "group": group}), "subscribed-fleet")
+            frame = await socket.receive()
+            check_frame(frame, "fleet")
+            assert frame["groups" if group else "servers"][0]["crossing"]["rule"] == "r"
+
+
+async def test_the_answer_to_an_unsubscribe_message_is_as_documented(daemon: HttpDaemon) -> None:
+    async with daemon.socket("/v1/forecasts") as socket:
+        check_frame(await socket.ask({"type": "unsubscribe", "of": ["fleet"]}), "unsubscribed")
 
 
 async def test_the_events_of_forecasts_are_as_documented(daemon: HttpDaemon) -> None:

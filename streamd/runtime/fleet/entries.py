@@ -1,0 +1,185 @@
+"""The entries of servers and groups as the wire has them, encoded once as long as nothing of them changes.
+
+Belongs to the thread of the overview. Reads windows to say which targets are missing.
+"""
+
+import math
+from collections.abc import Hashable, Iterable
+from enum import Enum
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from streamd.core.alerts.rules import AlertRule
+from streamd.core.fleet.conditions import Condition
+from streamd.core.fleet.crossing_table import NO_CROSSING, FirstCrossings
+from streamd.core.fleet.groups import FleetGroups
+from streamd.core.fleet.query import FleetQuery
+from streamd.core.recent_values import count_recent_rows
+from streamd.core.state.window_columns import NO_STEP
+from streamd.core.state.window_copies import copy_window
+from streamd.runtime.alerts.alert import Alert
+from streamd.runtime.alerts.wire_form import CROSSING_BOUNDS, find_silence_end
+from streamd.runtime.fleet.moment import FleetMoment
+from streamd.runtime.state.state import State
+
+MAX_REMEMBERED_ENTRIES = 4_096
+"""Entries that are remembered, and servers whose missing targets are; about 2 MB."""
+
+MAX_FURTHER_CROSSINGS = 8
+"""Crossings in the entry of a server beside the one that matters most."""
+
+TIME_DIGITS = 3
+"""Crossing times are sent in milliseconds, which is finer than float32 has them."""
+
+
+class FleetFormat(Enum):
+    """The encoding of an answer or frame."""
+
+    JSON = "json"
+    MSGPACK = "msgpack"
+
+    def encode(self, message: Any) -> bytes:
+        """Encode a message, in which `msgspec.Raw` is already encoded."""
+        return msgspec.json.encode(message) if self is FleetFormat.JSON else msgspec.msgpack.encode(message)
+
+
+class FleetEntries:
+    """Makes entries for the views of one state."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._contract = state.contract
+        self._encoded: dict[Hashable, tuple[Hashable, msgspec.Raw]] = {}
+        self._missing = MissingTargets(state)
+
+    def encode_server(self, moment: FleetMoment, slot: int, query: FleetQuery, form: FleetFormat) -> msgspec.Raw:
+        """Return the entry of a server."""
+        snapshot, chosen = moment.snapshot, moment.choose_rules((query.target, query.rule))
+        crossings = chosen.crossings
+        alerts = [self._describe_alert(each, moment.now) for each in chosen.alerts.by_slot.get(slot, ())]
+        changes = int(self._state.windows.volatile["changes"][slot])
+        signature = (
+            int(snapshot.generations[slot]),
+            int(snapshot.serials[slot]),
+            int(moment.conditions[slot]),
+            changes,
+            moment.rules,
+            *(each[slot].item() for each in crossings),
+            *(tuple(alert.values()) for alert in alerts),
+        )
+        key = slot, query.target, query.rule, form
+        remembered = self._encoded.get(key)
+        if remembered is None or remembered[0] != signature:
+            entry = {
+                "server": moment.names.names[slot],
+                "condition": Condition(moment.conditions[slot]).label,
+                "have": int(snapshot.have[slot]),
+                "need": self._state.windows.need,
+                "origin": self._to_origin(int(snapshot.newest[slot])),
+                "forecast_origin": self._to_origin(int(snapshot.forecast_steps[slot])),
+                "missing": self._missing.find(slot, int(snapshot.generations[slot]), changes),
+                "crossing": describe_first(moment.rules, crossings, slot),
+                "further": self._describe_further(moment, slot, query),
+                "alerts": alerts,
+            }
+            remembered = self._remember(key, signature, msgspec.Raw(form.encode(entry)))
+        return remembered[1]
+
+    def _remember(self, key: Hashable, signature: Hashable, entry: msgspec.Raw) -> tuple[Hashable, msgspec.Raw]:
+        if len(self._encoded) >= MAX_REMEMBERED_ENTRIES:
+            self._encoded.clear()
+        self._encoded[key] = signature, entry
+        return self._encoded[key]
+
+    def encode_group(
+        self, moment: FleetMoment, groups: FleetGroups, place: int, query: FleetQuery, form: FleetFormat
+    ) -> tuple[str, msgspec.Raw]:
+        """Return the prefix and the entry of a group."""
+        prefix = moment.names.prefix_names[int(groups.prefixes[place])]
+        crossing, first = None, int(groups.first[place])
+        if first != NO_CROSSING:
+            crossings = moment.choose_rules((query.target, query.rule)).crossings
+            crossing = describe_first(moment.rules, crossings, first)
+        if crossing is not None:
+            crossing = {"server": moment.names.names[first]} | crossing
+        entry = {
+            "prefix": prefix,
+            "servers": int(groups.servers[place]),
+            "firing": int(groups.firing[place]),
+            **{condition.label: int(groups.conditions[place, condition]) for condition in Condition},
+            "crossing": crossing,
+        }
+        return prefix, msgspec.Raw(form.encode(entry))
+
+    def _describe_further(self, moment: FleetMoment, slot: int, query: FleetQuery) -> list[dict[str, Any]]:
+        further = moment.find_further((query.target, query.rule), slot)[:MAX_FURTHER_CROSSINGS]
+        return [describe_crossing(moment.rules[rule], times) for rule, times in further]
+
+    def _describe_alert(self, alert: Alert, now: float) -> dict[str, Any]:
+        return {
+            "rule": alert.rule,
+            "target": alert.target,
+            "state": alert.state.value,
+            "severity": alert.severity,
+            "starts_at": alert.starts_at,
+            "silenced_until": find_silence_end(alert, now),
+        }
+
+    def _to_origin(self, step: int) -> int | None:
+        return None if step == NO_STEP else self._contract.to_origin(step)
+
+
+def describe_first(rules: tuple[AlertRule, ...], crossings: FirstCrossings, slot: int) -> dict[str, Any] | None:
+    """Return the crossing of a server that matters most as the wire has it, `None` without one."""
+    place = int(crossings.rules[slot])
+    if place == NO_CROSSING:
+        return None
+    return describe_crossing(rules[place], (each[slot] for each in crossings[1:]))
+
+
+def describe_crossing(rule: AlertRule, times: Iterable[float]) -> dict[str, Any]:
+    """Return a crossing as the wire has it; `times` are the earliest, the likely and the latest, infinity for none."""
+    return {
+        "rule": rule.name,
+        "target": rule.target,
+        "unit": rule.unit,
+        "above" if rule.is_above else "below": rule.threshold,
+        "severity": rule.severity,
+        "crosses_at": {
+            bound: round(float(at), TIME_DIGITS) if math.isfinite(at) else None
+            for bound, at in zip(CROSSING_BOUNDS, times, strict=True)
+        },
+    }
+
+
+class MissingTargets:
+    """Finds the targets that no agent sends any more: with a value in the window, and none in its newest rows."""
+
+    def __init__(self, state: State) -> None:
+        contract = state.contract
+        self._state = state
+        self._targets = contract.targets
+        self._columns = [contract.feature_index[target] for target in contract.targets]
+        self._rows = count_recent_rows(contract.context_length)
+        self._window = np.empty(contract.input_shapes["encoder_cont"], np.float32)
+        self._statuses = np.empty(contract.context_length, np.int32)
+        self._found: dict[int, tuple[tuple[int, int], list[str]]] = {}
+
+    def find(self, slot: int, generation: int, changes: int) -> list[str]:
+        """Return the targets that a server of this generation misses; `changes` are those of its window."""
+        key = generation, changes
+        known = self._found.get(slot)
+        if known is not None and known[0] == key:
+            return known[1]
+        is_copied = copy_window(self._state.windows, slot, self._window, self._statuses) is not None
+        if not is_copied or self._state.directory.generations[slot] != generation:
+            return []  # the next entry of this server has them
+        has_value = np.isfinite(self._window[:, self._columns])
+        is_missing = has_value.any(axis=0) & ~has_value[-self._rows :].any(axis=0)
+        found = [self._targets[place] for place in np.flatnonzero(is_missing).tolist()]
+        if len(self._found) >= MAX_REMEMBERED_ENTRIES:
+            self._found.clear()
+        self._found[slot] = key, found
+        return found
