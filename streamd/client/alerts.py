@@ -51,6 +51,8 @@ class ReportedAlert(msgspec.Struct, frozen=True, kw_only=True):
     seconds_until: CrossingBounds = CrossingBounds()
     """The same in seconds from the time of the answer, never below 0."""
     updated_at: float | None = None
+    silenced_until: float | None = None
+    """The end of the silence that ends last; `None` if the alert is not silenced."""
 
 
 @dataclass(frozen=True)

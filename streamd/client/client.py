@@ -188,6 +188,27 @@ class Client:
                 yield alert
             cursor = page.next
 
+    async def list_alert_rules(self) -> list[dict[str, Any]]:
+        """Return the rules that forecasts are judged by; the keys are those of `GET /v1/alerts/rules`."""
+        return (await self._connection.call("GET", "/v1/alerts/rules", dict[str, list[dict[str, Any]]]))["rules"]
+
+    async def list_silences(self) -> list[dict[str, Any]]:
+        """Return the silences that hold; the keys are those of `GET /v1/silences`."""
+        return (await self._connection.call("GET", "/v1/silences", dict[str, list[dict[str, Any]]]))["silences"]
+
+    async def begin_silence(
+        self, servers: str | Sequence[str], *, seconds: float, why: str, rules: str | Sequence[str] | None = None
+    ) -> dict[str, Any]:
+        """Let no receiver be notified of alerts that begin, for a while, and return the silence; `None`: all rules."""
+        body = {"servers": list_names(servers), "seconds": seconds, "why": why}
+        if rules is not None:
+            body["rules"] = list_names(rules)
+        return (await self._connection.call("POST", "/v1/silences", dict[str, dict[str, Any]], body=body))["silence"]
+
+    async def end_silence(self, silence_id: str) -> None:
+        """End a silence before its time. Raises `RefusedError` with the code `unknown_silence`."""
+        await self._connection.call("DELETE", f"/v1/silences/{silence_id}", type(None))
+
     # ------------------------------------------------------------ servers, and the daemon
     async def list_servers(self) -> AsyncIterator[ReportingServer]:
         """Yield the servers that report, by name. Read page by page."""
@@ -198,6 +219,15 @@ class Client:
             for server in page.servers:
                 yield server
             cursor = page.next
+
+    async def get_fleet(self, **parameters: str | int) -> dict[str, Any]:
+        """Return all servers at a glance, worst first.
+
+        `parameters` and the keys are those of `GET /v1/fleet`: `search`, `target`, `rule`, `condition`, `sort`,
+        `group`, `offset`, `limit`.
+        """
+        query = [(name, str(value)) for name, value in parameters.items()]
+        return await self._connection.call("GET", "/v1/fleet", dict[str, Any], query=query)
 
     async def get_window(self, server: str) -> WindowContent:
         """Return what the window of a server holds. Raises `RefusedError` with the code `unknown_server`."""

@@ -119,7 +119,7 @@ class DaemonConnection:
                 content = await response.read()
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise make_unreachable_error(url, error) from error
-        if response.status not in (200, 204):
+        if response.status not in (200, 201, 204):
             raise read_refusal(f"{method} {url}", response, content)
         return response.content_type, content
 

@@ -1,9 +1,12 @@
 """Tests `streamd/client/alerts.py`: alerts as pages and as updates, also over connections that are lost."""
 
+from pathlib import Path
+
 import pytest
 
-from streamd.client import AlertUpdate, Client, CrossingBounds
-from tests.support.http_harness import HttpDaemon
+from streamd.client import AlertUpdate, Client, CrossingBounds, RefusedError
+from tests.support.access_tokens import grant_all, make_access_list, make_test_token
+from tests.support.http_harness import HttpDaemon, HttpDaemonSettings, run_http_daemon
 from tests.support.made_alerts import ServedAlerts, make_alert, make_pending_alert, make_resolved_alert
 from tests.support.relay import Relay
 
@@ -24,6 +27,22 @@ async def test_alerts_are_listed_page_by_page(
     assert [alert.server async for alert in client.list_alerts(states=["pending"])] == ["p,1"]
     assert [alert.server async for alert in client.list_alerts(servers=["p,1", "*-3"])] == ["db-3", "p,1"]
     assert [alert.server async for alert in client.list_alerts(rules=["y"])] == ["p,1"]
+
+
+async def test_alerts_are_silenced_for_a_while(tmp_path: Path) -> None:
+    token = make_test_token("ops", grant_all())
+    async with (
+        run_http_daemon(tmp_path / "x", HttpDaemonSettings(access=make_access_list(token))) as daemon,
+        Client(daemon.url, token=token.token) as client,
+    ):
+        ServedAlerts(daemon.service)
+        begun = await client.begin_silence("db-*", seconds=60.0, why="disk swap")
+        assert (begun["servers"], begun["rules"], begun["who"]) == (["db-*"], None, "ops")
+        assert await client.list_silences() == [begun]
+        with pytest.raises(RefusedError, match="rules has 'x', expected some of no rule"):
+            await client.begin_silence("*", seconds=60.0, why="a test", rules="x")
+        await client.end_silence(begun["id"])
+        assert (await client.list_silences(), await client.list_alert_rules()) == ([], [])
 
 
 async def test_an_alert_has_all_that_the_daemon_says(client: Client, daemon: HttpDaemon) -> None:

@@ -327,3 +327,13 @@ async def test_past_forecasts_come_as_arrays_beside_what_came_true(tmp_path: Pat
     assert (found["server"], found["targets"]) == ("a", ["cpu_user"])
     assert forecast["values"].shape == (1, CONTRACT.horizon, len(CONTRACT.quantiles))
     assert forecast["truth"].shape == (1, CONTRACT.horizon)
+
+
+async def test_the_fleet_is_shown(tmp_path: Path) -> None:
+    async with run_http_daemon(tmp_path / "x", HttpDaemonSettings()) as daemon, Client(daemon.url) as client:
+        for server in ("db-1", "db-2", "web-1"):
+            await client.push_samples(make_samples(server, range(1)))
+        found = await client.get_fleet(search="db", sort="name", limit=1)
+        groups = await client.get_fleet(group=True)
+    assert ([each["server"] for each in found["servers"]], found["matching"]) == (["db-1"], 2)
+    assert [each["prefix"] for each in groups["groups"]] == ["db-", "web-"]
