@@ -5,11 +5,12 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 pytho
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PAGE := streamd/web/page
 
-.PHONY: help install demo scene chaos interface test lint format bench lock sbom audit wheel image clean
+.PHONY: help install demo scene chaos interface test lint format bench web screenshots lock sbom audit wheel image clean
 
 help:               ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## install streamd and its development tools into .venv
 
@@ -21,7 +22,7 @@ $(INSTALLED): pyproject.toml requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-demo: install       ## run the daemon on twelve real servers, about a minute; KEEP=1 leaves the daemon running
+demo: install       ## run the daemon on twelve real servers, about a minute; KEEP=1 leaves it and its page running
 	@$(BIN)/streamd demo $(if $(KEEP),--keep)
 
 scene: install      ## run real agents against a daemon that is killed and started again, about three minutes
@@ -36,7 +37,7 @@ interface: install  ## call every route as its OpenAPI document describes it, fi
 # Bytecode is kept, whatever the environment says: else each worker, and each of the hundreds of processes that tests
 # start, compiles everything anew.
 test: install       ## run the whole test suite on two cores; ARGS="tests/core -x" runs a part
-	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: install       ## run ruff and mypy --strict
 	@$(BIN)/ruff check .
@@ -49,6 +50,14 @@ format: install     ## let ruff repair what it can
 
 bench: install      ## measure the daemon on this machine
 	@$(BIN)/python benchmarks/daemon.py $(ARGS)
+
+# The built page is committed, so only who changes its sources needs npm. OUT=... writes elsewhere.
+screenshots: install ## take the pictures of the page for the documents, from the recorded fleet; needs Chromium
+	@$(BIN)/python -m scripts.take_screenshots $(ARGS)
+
+web:                ## check, test and build the page from the packages of its lock; needs Node.js 20.19 or newer
+	@cd $(PAGE) && npm ci --include=dev --no-progress && npm run check && npm run test && \
+		npm run build -- --outDir $(abspath $(or $(OUT),$(PAGE)/../assets)) --emptyOutDir
 
 lock: install       ## resolve the dependencies again into requirements.lock
 	@$(BIN)/python -m pip install --quiet pip-tools
@@ -72,4 +81,4 @@ image: wheel        ## build the container images; needs docker or another engin
 	@$(or $(ENGINE),docker) build --target gpu --tag streamd:gpu --file Containerfile .
 
 clean:              ## remove what was built
-	rm -rf $(VENV) .audit build dist .scene .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .audit build dist .scene .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info $(PAGE)/node_modules

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """List what the daemon is made of: the licences of its dependencies, and a bill of materials in CycloneDX.
 
-Reads the installed packages and `requirements.lock`; uses no network. The same lock gives the same bytes, so neither
-file has a date or a random serial number. `make sbom` runs it.
+Reads the installed packages, `requirements.lock`, and what the built page says of the packages in it; uses no network.
+The same lock gives the same bytes, so neither file has a date or a random serial number. `make sbom` runs it.
 """
 
 import argparse
+import base64
 import importlib.metadata
 import json
 import re
@@ -14,14 +15,21 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 LICENCES = ROOT / "licenses" / "dependencies.md"
+PAGE_BUILD = Path("streamd/web/assets/BUILD.json")
+"""What the built page says of the packages in it; the build writes it."""
+
 EXTRAS = ("replay", "tracing")
 """The extras whose packages are locked; those of `tensorrt`, `build` and `train` are chosen for a machine."""
+
+PAGE = "page"
+"""What needs the packages of npm, parts of which are in the wheel."""
 
 OLDEST_PYTHON = {"python_version": "3.11", "python_full_version": "3.11.0"}
 """The Python that the lock is made for; a newer one needs no package more, so the lists are the same on each."""
@@ -52,10 +60,15 @@ class Component:
     version: str
     licence: str
     needed_by: str
-    """`streamd`, or the extra that needs it."""
+    """`streamd`, or the extra that needs it; `page` if the page has a part of it."""
     hashes: tuple[str, ...]
-    """SHA-256 of its files, from the lock."""
+    """Of its files, from the lock: SHA-256, or SHA-512 of a package of the page."""
     requires: tuple[str, ...]
+
+    @property
+    def purl(self) -> str:
+        """The name of the package in all registries."""
+        return f"pkg:{'npm' if self.needed_by == PAGE else 'pypi'}/{quote(self.name)}@{self.version}"
 
 
 def read_lock(text: str) -> dict[str, tuple[str, tuple[str, ...]]]:
@@ -103,6 +116,22 @@ def list_components(root: Path = ROOT) -> list[Component]:
     return [found[name] for name in sorted(found)]
 
 
+def list_page_components(root: Path = ROOT) -> list[Component]:
+    """Return the packages of npm that the built page contains, by name."""
+    built = json.loads((root / PAGE_BUILD).read_text(encoding="utf-8"))
+    return [
+        Component(
+            name=each["name"],
+            version=each["version"],
+            licence=_check_expression(each["licence"]),
+            needed_by=PAGE,
+            hashes=(base64.b64decode(each["integrity"].removeprefix("sha512-")).hex(),),
+            requires=tuple(each["requires"]),
+        )
+        for each in built["packages"]
+    ]
+
+
 def _make_component(name: str, lock: dict[str, tuple[str, tuple[str, ...]]], reason: str) -> Component:
     if name not in lock:
         raise SupplyError(f"{name}: is needed by {reason}, but not in requirements.lock; run make lock")
@@ -127,9 +156,10 @@ def _names_of(requirements: Any) -> set[str]:
     return {each.name for each in parsed if each.marker is None or each.marker.evaluate({"extra": "", **OLDEST_PYTHON})}
 
 
-def format_licences(components: list[Component]) -> str:
-    """Return the document that lists the licences."""
+def format_licences(components: list[Component], page: list[Component]) -> str:
+    """Return the document that lists the licences, also of the packages in the page."""
     rows = [f"| {each.name} | {each.version} | {each.licence} | {each.needed_by} |" for each in components]
+    page_rows = [f"| {each.name} | {each.version} | {each.licence} |" for each in page]
     return "\n".join(
         [
             "# Licences of the dependencies",
@@ -145,6 +175,15 @@ def format_licences(components: list[Component]) -> str:
             "|---|---|---|---|",
             *rows,
             "",
+            "## In the page",
+            "",
+            "Parts of these packages of npm are in the built page, so in this repository and its wheel, together with",
+            "the texts of their licences: `streamd/web/assets/assets/licenses.txt`, which the daemon serves too.",
+            "",
+            "| npm package | version | licence |",
+            "|---|---|---|",
+            *page_rows,
+            "",
         ]
     )
 
@@ -152,8 +191,8 @@ def format_licences(components: list[Component]) -> str:
 def make_bill(components: list[Component], version: str) -> dict[str, Any]:
     """Return the bill of materials: CycloneDX 1.5."""
     root = f"pkg:pypi/streamd@{version}"
+    purls = {each.name: each.purl for each in components}
     direct = sorted({each.name for each in components} - {name for each in components for name in each.requires})
-    purls = {each.name: f"pkg:pypi/{each.name}@{each.version}" for each in components}
     return {
         "$schema": "http://cyclonedx.org/schema/bom-1.5.schema.json",
         "bomFormat": "CycloneDX",
@@ -169,7 +208,7 @@ def make_bill(components: list[Component], version: str) -> dict[str, Any]:
                 "licenses": [{"license": {"id": "MIT"}}],
             }
         },
-        "components": [_describe(each, purls[each.name]) for each in components],
+        "components": [_describe(each) for each in components],
         "dependencies": [
             {"ref": root, "dependsOn": [purls[name] for name in direct]},
             *({"ref": purls[each.name], "dependsOn": [purls[name] for name in each.requires]} for each in components),
@@ -177,10 +216,11 @@ def make_bill(components: list[Component], version: str) -> dict[str, Any]:
     }
 
 
-def _describe(component: Component, purl: str) -> dict[str, Any]:
+def _describe(component: Component) -> dict[str, Any]:
     # A package has a file for each platform; the lock has the hashes of all, and one of them is what was installed.
+    purl, algorithm = component.purl, "SHA-512" if component.needed_by == PAGE else "SHA-256"
     files = [
-        {"type": "distribution", "url": purl, "hashes": [{"alg": "SHA-256", "content": content}]}
+        {"type": "distribution", "url": purl, "hashes": [{"alg": algorithm, "content": content}]}
         for content in component.hashes
     ]
     return {
@@ -188,7 +228,7 @@ def _describe(component: Component, purl: str) -> dict[str, Any]:
         "bom-ref": purl,
         "name": component.name,
         "version": component.version,
-        "scope": "required" if component.needed_by == "streamd" else "optional",
+        "scope": "required" if component.needed_by in ("streamd", PAGE) else "optional",
         "purl": purl,
         "licenses": [{"expression": component.licence}],
         "externalReferences": files,
@@ -213,11 +253,11 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; fail if the list of licences is outdated")
     args = parser.parse_args()
     try:
-        components = list_components()
+        components, page = list_components(), list_page_components()
     except SupplyError as error:
         print(f"supply: {error}", file=sys.stderr)
         return 1
-    licences = format_licences(components)
+    licences = format_licences(components, page)
     if args.check:
         return int(LICENCES.read_text(encoding="utf-8") != licences)
     LICENCES.write_text(licences, encoding="utf-8")
@@ -226,10 +266,10 @@ def main() -> int:
         lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
         args.lock.write_text(select_lock(lock, components), encoding="utf-8")
     if args.bill is not None:
-        bill = make_bill(components, importlib.metadata.version("streamd"))
+        bill = make_bill([*components, *page], importlib.metadata.version("streamd"))
         args.bill.parent.mkdir(parents=True, exist_ok=True)
         args.bill.write_text(json.dumps(bill, indent=2) + "\n", encoding="utf-8")
-        print(f"{args.bill}: {len(components)} packages")
+        print(f"{args.bill}: {len(components) + len(page)} packages")
     return 0
 
 

@@ -103,6 +103,11 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "streamd.repository": packages("inference", "runtime", "http", "server", "tools", "engine", "cli"),
     "streamd.runtime": ("aiohttp", *packages("repository", "http", "server", "tools", "engine", "cli")),
     "streamd.http": packages("inference", "repository", "server", "tools", "engine", "cli"),
+    "streamd.web": (
+        *("asyncio", "aiohttp", "socket", "threading", "subprocess", "time"),
+        *packages("core", "protocols", "rule_sets", "inference", "repository", "runtime", "http", "server", "tools"),
+        *packages("engine", "cli"),
+    ),
     "streamd.server": packages("tools", "engine", "cli"),
     "streamd.tools": packages("runtime", "http", "server", "cli"),
     "streamd.tools.networks": packages("inference", "repository"),
@@ -173,7 +178,7 @@ def test_packages_import_only_what_they_may() -> None:
     assert find_forbidden_imports({"streamd.core.x": "import timeit_of_ours", "streamd.runtime.x": "import time"}) == []
 
 
-DAEMON = ("core", "protocols", "rule_sets", "inference", "repository", "runtime", "http", "server")
+DAEMON = ("core", "protocols", "rule_sets", "inference", "repository", "runtime", "http", "server", "web")
 """The daemon's packages: none of them imports `tools/`, and `streamd serve` loads none of it."""
 
 

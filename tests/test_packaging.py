@@ -18,6 +18,18 @@ TRACKED = ("tests", "docs", "benchmarks", "engines", "examples", "licenses", "mo
 MAX_WHEEL_BYTES = 8 * 2**20
 
 
+PAGE = "streamd/web/page"
+IGNORED = shutil.ignore_patterns("__pycache__", "node_modules")
+
+
+def install_foreign_package(folder: Path) -> None:
+    """Write files as npm does beside the sources of the page."""
+    package = folder / PAGE / "node_modules" / "foreign"
+    package.mkdir(parents=True)
+    for name in ("index.js", "index.ts", "settings.toml", "package.json"):
+        (package / name).touch()
+
+
 def run_backend(folder: Path, call: str) -> str:
     """Run a call of the build backend in a folder and return the name of what it built."""
     code = f"from setuptools import build_meta; print(); print(build_meta.{call})"
@@ -30,14 +42,14 @@ def run_backend(folder: Path, call: str) -> str:
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build a wheel from a copy: a build in the checkout would leave its files there."""
     folder = tmp_path_factory.mktemp("source")
-    ignored = shutil.ignore_patterns("__pycache__")
     for name in (*BUILT_FROM, ENGINE):
         source, target = ROOT / name, folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
-            shutil.copytree(source, target, ignore=ignored)
+            shutil.copytree(source, target, ignore=IGNORED)
         else:
             shutil.copyfile(source, target)
+    install_foreign_package(folder)
     return folder / "dist" / run_backend(folder, "build_wheel('dist')")
 
 
@@ -51,11 +63,14 @@ def test_a_wheel_has_every_module_and_nothing_else(names: set[str], wheel: Path)
     source = wheel.parents[1]
     suffixes = ("py", "toml", "cu", "ptx")
     data = {path for suffix in suffixes for path in (source / "streamd").rglob(f"*.{suffix}")}
+    data = {path for path in data if not path.is_relative_to(source / PAGE)}
+    data |= {path for path in (source / "streamd/web/assets").rglob("*") if path.is_file()}
     data.add(source / "streamd" / "py.typed")
     expected = {path.relative_to(source).as_posix() for path in data}
     assert len(expected) > 200
     in_package = {name for name in names if name.startswith("streamd/") and not name.startswith(f"{DATA}/")}
     assert in_package == expected
+    assert {"streamd/web/assets/index.html", "streamd/web/assets/assets/licenses.txt"} <= in_package
     assert {name.split("/")[0] for name in names if not name.startswith("streamd-")} == {"streamd"}
 
 
@@ -92,15 +107,21 @@ def test_an_sdist_has_what_its_tests_and_documents_need(tmp_path: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir() and not target.exists():
             # Only names matter here, and megabytes of weights take a second to compress.
-            shutil.copytree(source, target, copy_function=_copy_small, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(source, target, copy_function=_copy_small, ignore=IGNORED)
         elif source.is_file():
             shutil.copyfile(source, target)
+    install_foreign_package(folder)
     built = folder / "dist" / run_backend(folder, "build_sdist('dist')")
     with tarfile.open(built) as archive:
         packed = {name.partition("/")[2] for name in archive.getnames()}
     expected = {path.relative_to(folder).as_posix() for name in TRACKED for path in (folder / name).rglob("*.*")}
     assert {name for name in expected if (ROOT / name).is_file()} <= packed
     assert {"Makefile", "config.toml", "requirements.lock", "setup.py", "pyproject.toml"} <= packed
+    page = {path.relative_to(folder).as_posix() for path in (folder / "streamd/web").rglob("*.*") if path.is_file()}
+    foreign = {name for name in page if "/node_modules/" in name}
+    assert foreign
+    assert page - foreign <= packed
+    assert not foreign & packed
 
 
 def _copy_small(source: str, target: str) -> str:

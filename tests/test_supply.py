@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -29,7 +30,8 @@ def supply() -> ModuleType:
 
 def test_the_list_of_licences_is_that_of_the_lock(supply: ModuleType) -> None:
     components = supply.list_components()
-    assert read("licenses/dependencies.md") == supply.format_licences(components), "run make sbom"
+    shown = supply.format_licences(components, supply.list_page_components())
+    assert read("licenses/dependencies.md") == shown, "run make sbom"
     rows = {row["package"]: row for row in read_table(read("licenses/dependencies.md"), "package", "version")}
     assert {"aiohttp", "numpy", "onnxruntime", "opentelemetry-sdk", "pyarrow"} <= set(rows)
     assert "pytest" not in rows
@@ -41,23 +43,26 @@ def test_the_list_of_licences_is_that_of_the_lock(supply: ModuleType) -> None:
 def test_licences_leave_no_duty_beyond_a_notice(supply: ModuleType) -> None:
     """A licence that is not here needs a decision, not only an entry."""
     permitted = {"Apache-2.0", "MIT", "BSD-3-Clause", "BSD-2-Clause", "0BSD", "PSF-2.0", "MPL-2.0", "Zlib", "CC0-1.0"}
-    for each in supply.list_components():
+    for each in (*supply.list_components(), *supply.list_page_components()):
         assert set(re.findall(r"[A-Za-z0-9.+-]+", each.licence)) - {"AND", "OR"} <= permitted, each.name
 
 
 def test_the_bill_has_every_package_with_its_hashes_and_no_date(supply: ModuleType, tmp_path: Path) -> None:
+    components = [*supply.list_components(), *supply.list_page_components()]
     bills = [tmp_path / name for name in ("first.json", "second.json")]
     for path in bills:
-        path.write_text(json.dumps(supply.make_bill(supply.list_components(), "0.1.0")), encoding="utf-8")
+        path.write_text(json.dumps(supply.make_bill(components, "0.1.0")), encoding="utf-8")
     assert bills[0].read_bytes() == bills[1].read_bytes()
     bill: dict[str, Any] = json.loads(bills[0].read_bytes())
     assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.5")
     assert "timestamp" not in bill["metadata"]
     references = {each["bom-ref"] for each in bill["components"]}
-    assert len(references) == len(bill["components"]) == len(supply.list_components())
+    assert len(references) == len(bill["components"]) == len(components)
+    lengths = {"SHA-256": 64, "SHA-512": 128}
     for each in bill["components"]:
-        assert each["purl"] == f"pkg:pypi/{each['name']}@{each['version']}"
-        assert all(len(file["hashes"][0]["content"]) == 64 for file in each["externalReferences"])
+        assert each["purl"].endswith(f"/{quote(each['name'])}@{each['version']}")
+        hashes = [hash_ for file in each["externalReferences"] for hash_ in file["hashes"]]
+        assert all(len(hash_["content"]) == lengths[hash_["alg"]] for hash_ in hashes)
         assert each["externalReferences"]
     known = references | {bill["metadata"]["component"]["bom-ref"]}
     for each in bill["dependencies"]:
@@ -73,6 +78,16 @@ def test_a_licence_that_is_not_known_is_an_error_that_names_the_package(supply: 
     metadata = email.message.Message()
     metadata["License-Expression"] = "MIT OR Apache-2.0"
     assert supply.read_licence(metadata) == "MIT OR Apache-2.0"
+
+
+def test_the_bill_names_what_is_in_the_page_as_packages_of_npm(supply: ModuleType) -> None:
+    bill = supply.make_bill([*supply.list_components(), *supply.list_page_components()], "0.1.0")
+    found = {each["name"]: each for each in bill["components"] if each["purl"].startswith("pkg:npm/")}
+    assert {"preact", "uplot", "@preact/signals"} <= set(found)
+    assert found["@preact/signals"]["purl"].startswith("pkg:npm/%40preact/signals@")
+    assert all(each["scope"] == "required" for each in found.values())
+    (needs,) = [each["dependsOn"] for each in bill["dependencies"] if "/signals@" in each["ref"]]
+    assert needs == [found["@preact/signals-core"]["purl"]]
 
 
 def test_the_lock_of_the_daemon_alone_has_no_tools_and_no_extras(supply: ModuleType) -> None:

@@ -19,6 +19,7 @@ from streamd.http.connections import ConnectionParts
 from streamd.http.direct.predict import DirectPredict
 from streamd.http.documents.routes import DocumentRoutes
 from streamd.http.errors import errors_middleware
+from streamd.http.fleet_sources import LocalFleet
 from streamd.http.forwarding import believe_forwarded
 from streamd.http.open_inference.routes import OpenInferenceRoutes
 from streamd.http.peer_turns import PeerTurns
@@ -33,13 +34,17 @@ from streamd.http.protocols.prometheus import RemoteWriteRoutes
 from streamd.http.protocols.telegraf import TelegrafRoutes
 from streamd.http.requests import BodyReader, TransportLimits
 from streamd.http.routes.accuracy import AccuracyRoutes
+from streamd.http.routes.alert_rules import AlertRuleRoutes
 from streamd.http.routes.alerts import AlertRoutes
+from streamd.http.routes.fleet import FleetRoutes
 from streamd.http.routes.forecast_metrics import ForecastMetricsRoutes
 from streamd.http.routes.forecasts import ForecastRoutes
 from streamd.http.routes.health import HealthRoutes
+from streamd.http.routes.page import PageRoutes
 from streamd.http.routes.predict import PREDICT_PATHS, PredictRoutes
 from streamd.http.routes.samples import SampleRoutes
 from streamd.http.routes.servers import ServerRoutes
+from streamd.http.routes.silences import SilenceRoutes
 from streamd.http.routes.versions import VersionChanges, VersionRoutes
 from streamd.http.runner import HttpRunner
 from streamd.http.sockets import Sockets
@@ -47,6 +52,7 @@ from streamd.http.wire.frames import FrameEncoder
 from streamd.runtime.metrics import Metrics
 from streamd.runtime.pauses import Pauses
 from streamd.runtime.service import Service
+from streamd.web.files import PageFiles
 
 
 @dataclass(frozen=True)
@@ -69,9 +75,10 @@ def make_http_app(
     *,
     access: AccessList,
     origins: OriginPolicy,
+    page: PageFiles | None = None,
     is_behind_workers: bool = False,
 ) -> HttpApp:
-    """Build the application over a service; without `engines` there are no routes that change versions.
+    """Build the application over a service; without `engines` there are no routes of versions, without `page` no page.
 
     With `is_behind_workers`, only workers can connect, and what they say about a caller is believed.
     """
@@ -87,13 +94,23 @@ def make_http_app(
     app = web.Application(middlewares=[*first, errors_middleware, gate.admit], client_max_size=limits.max_body_bytes)
     for routes in (
         SampleRoutes(service, bodies, sockets),
-        ForecastRoutes(service, FrameEncoder(service), sockets, LocalAlerts(service.alert_subscriptions)),
+        ForecastRoutes(
+            service,
+            FrameEncoder(service),
+            sockets,
+            LocalAlerts(service.alert_subscriptions),
+            LocalFleet(service.fleet),
+        ),
+        FleetRoutes(service),
         AlertRoutes(service, sockets),
+        AlertRuleRoutes(service),
+        SilenceRoutes(service, bodies),
         ServerRoutes(service),
         AccuracyRoutes(service),
         PredictRoutes(service, bodies),
         OpenInferenceRoutes(service, bodies),
         HealthRoutes(service, access),
+        PageRoutes(page),
         ForecastMetricsRoutes(service),
         RemoteWriteRoutes(service, intake),
         InfluxRoutes(service, intake),

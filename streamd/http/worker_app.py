@@ -11,16 +11,20 @@ from streamd.http.access.origins import OriginPolicy
 from streamd.http.access.rules import ROUTE_RULES, VERSION_RULES, RouteKey
 from streamd.http.alert_sources import RelayedAlerts
 from streamd.http.app import HttpApp, add_access_metrics, add_connection_metrics, make_connection_parts
+from streamd.http.engine_relay import EngineRelay
 from streamd.http.errors import errors_middleware, reply
+from streamd.http.fleet_sources import RelayedFleet
 from streamd.http.forwarding import EngineForwarder
 from streamd.http.names import make_resource_path
 from streamd.http.requests import BodyReader, TransportLimits
 from streamd.http.routes.forecasts import ForecastRoutes
+from streamd.http.routes.page import PageRoutes
 from streamd.http.routes.samples import SampleRoutes, SampleTaker
 from streamd.http.sample_socket import SinglesElsewhere
 from streamd.http.sockets import Sockets
 from streamd.http.wire.frames import FrameEncoder
 from streamd.runtime.service import Service
+from streamd.web.files import PageFiles
 
 OWN_ROUTES: frozenset[RouteKey] = frozenset(
     {
@@ -30,6 +34,9 @@ OWN_ROUTES: frozenset[RouteKey] = frozenset(
         ("GET", "/v1/forecasts/stream"),
         ("GET", "/v1/forecasts/{server}"),
         ("GET", "/healthz"),
+        # The page must load while the engine process is away: then an operator looks first.
+        ("GET", "/"),
+        ("GET", "/assets/{name}"),
     }
 )
 """The routes that a worker answers itself."""
@@ -44,6 +51,7 @@ def make_worker_app(
     *,
     access: AccessList,
     origins: OriginPolicy,
+    page: PageFiles | None = None,
 ) -> HttpApp:
     """Build the application of a worker over a service without lanes.
 
@@ -56,7 +64,9 @@ def make_worker_app(
     sockets = Sockets(limits, service.pauses, connections.turns)
     app = web.Application(middlewares=[errors_middleware, gate.admit], client_max_size=limits.max_body_bytes)
     SampleRoutes(service, bodies, sockets, taker, singles).add_to(app)
-    ForecastRoutes(service, FrameEncoder(service), sockets, RelayedAlerts(forwarder)).add_to(app)
+    relay = EngineRelay(forwarder)
+    ForecastRoutes(service, FrameEncoder(service), sockets, RelayedAlerts(relay), RelayedFleet(relay)).add_to(app)
+    PageRoutes(page).add_to(app)
     app.router.add_get("/healthz", _get_health)
     rules = {**ROUTE_RULES, **VERSION_RULES}
     for method, path in rules.keys() - OWN_ROUTES:

@@ -19,6 +19,7 @@ from streamd.runtime.aggregation.mean_samples import MeanSamples
 from streamd.runtime.aggregation.point_log import PointLog
 from streamd.runtime.clock_watch import ClockWatch
 from streamd.runtime.due_batch import RowsDue
+from streamd.runtime.fleet.overview import FleetOverview
 from streamd.runtime.hub import Hub
 from streamd.runtime.inference_statistics import InferenceStatistics
 from streamd.runtime.ingest import Ingest, IngestLoad
@@ -104,7 +105,7 @@ def build_service(
     Without `alerts`, no rules are evaluated. Raises `ConfigError` if a rule does not fit the contract.
     """
     metrics = Metrics()
-    hub = Hub(state.directory.capacity, state.directory.names)
+    hub = Hub(state.directory.capacity, state.directory.names, state.directory.slots)
     accuracy = LiveAccuracy(state, limits.accuracy)
     accuracy.follow(model)
     outputs = _make_outputs(state, limits, alerts, wall, clock)
@@ -171,6 +172,7 @@ def build_service(
         hub=hub,
         accuracy=accuracy,
         outputs=outputs,
+        fleet=FleetOverview(state, outputs.alerts, wall=wall, clock=clock),
         router=router,
         board_sink=board_sink,
         pipeline=pipeline,

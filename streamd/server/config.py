@@ -51,6 +51,7 @@ class ServerSection(_Section, frozen=True, kw_only=True):
     body_timeout_seconds: PositiveSeconds = 30.0
     send_timeout_seconds: PositiveSeconds = 30.0
     heartbeat_seconds: PositiveSeconds = 30.0
+    page: bool = True
     drain_seconds: PositiveSeconds = 20.0
     admin_token: str = ""
     admin_token_file: str = ""

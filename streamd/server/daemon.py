@@ -36,6 +36,7 @@ from streamd.server.limits import make_service_limits, make_transport_limits, ma
 from streamd.server.listening import HttpListener, take_inherited_sockets
 from streamd.server.memory import configure_malloc
 from streamd.server.outputs import OutputTasks, check_outputs
+from streamd.server.page import load_page
 from streamd.server.process import watch_signals
 from streamd.server.systemd import Notifier, extending_start, feed_watchdog
 from streamd.server.tracing import open_traces
@@ -111,6 +112,7 @@ class Daemon:
             control,
             access=access.access,
             origins=OriginPolicy(self.config.access.allowed_hosts, self.config.access.allowed_origins),
+            page=await load_page(self.config.server) if self._part is None else None,  # the workers have it
             is_behind_workers=self._part is not None,
         )
         access.govern(http_app.sockets, http_app.connections.table)

@@ -26,6 +26,7 @@ from tests.support.access_drivers import (
     PUBLIC,
     READING,
     RULES,
+    SILENCING,
     UNBOUND,
     NotedChanges,
     Outcome,
@@ -38,6 +39,9 @@ WITHOUT = {
     scope: make_test_token(f"without-{scope}", {each: ALL for each in Scope if each != scope}) for scope in Scope
 }
 """For each scope, a token with all others."""
+
+FILTERED = ("/v1/servers", "/v1/fleet", "/v1/alerts", "/v1/alerts/rules", "/v1/silences", "/metrics/forecasts")
+"""Paths that leave out what is of others."""
 
 FOREIGN, ABSENT = "db-01", "db-99"
 """A server of others that reports, and one that does not."""
@@ -134,6 +138,9 @@ async def test_a_token_for_all_servers_uses_every_route(guarded: HttpDaemon) -> 
     for key, drive in (UNBOUND | PROMOTING).items():
         outcome = await drive(guarded, EVERYTHING.headers, FOREIGN)
         assert outcome.status == 200, describe(key, outcome)
+    for key, drive in SILENCING.items():
+        outcome = await drive(guarded, EVERYTHING.headers, FOREIGN)
+        assert outcome.status < 300, describe(key, outcome)
     for key, drive in CHANGING.items():
         outcome = await drive(guarded, EVERYTHING.headers, FOREIGN)
         assert outcome.status == 204, describe(key, outcome)
@@ -163,6 +170,16 @@ async def test_a_token_for_some_servers_writes_no_other_by_any_route(guarded: Ht
     assert guarded.service.ingest.rejected == {"forbidden": 2}
 
 
+@pytest.mark.parametrize("server", [FOREIGN, ABSENT, "*", "w*"])
+async def test_a_token_for_some_servers_silences_no_other_by_any_route(guarded: HttpDaemon, server: str) -> None:
+    for key, drive in SILENCING.items():
+        outcome = await drive(guarded, WEB.headers, server)
+        assert outcome.status == 403, describe(key, outcome)
+        assert b"not for all servers of this silence" in outcome.data
+        outcome = await drive(guarded, WEB.headers, "web-0*")
+        assert outcome.status < 300, describe(key, outcome)
+
+
 async def test_a_series_that_others_have_bound_is_refused_too(guarded: HttpDaemon) -> None:
     for drive in INGESTING.values():
         await drive(guarded, EVERYTHING.headers, FOREIGN)
@@ -185,8 +202,8 @@ async def test_a_token_for_some_servers_reads_no_other_by_any_route(guarded: Htt
 
 
 async def test_the_answers_about_a_server_of_others_do_not_reveal_whether_it_exists(guarded: HttpDaemon) -> None:
-    drivers = {**READING, **MORE_WAYS, **CHANGING, **INGESTING}
-    changing = ("/v1/forecasts", "/v1/forecasts/stream", "/v1/alerts/stream", "/metrics", "/v1/status")
+    drivers = {**READING, **MORE_WAYS, **CHANGING, **SILENCING, **INGESTING}
+    changing = ("/v1/fleet", "/v1/forecasts", "/v1/forecasts/stream", "/v1/alerts/stream", "/metrics", "/v1/status")
     for path in changing:
         del drivers["GET", path]  # their answers change with time
     for key, drive in drivers.items():
@@ -204,7 +221,7 @@ async def test_a_request_that_claims_to_open_a_socket_opens_no_other_route(guard
         outcome = await drive(guarded, {**WEB.headers, "Upgrade": "websocket"}, FOREIGN)
         assert read_state(guarded, FOREIGN) == before, describe(key, outcome)
         assert outcome.status in (200, 400, 403), describe(key, outcome)
-        if key[1] not in ("/v1/servers", "/v1/alerts", "/metrics/forecasts"):  # these leave out what is of others
+        if key[1] not in FILTERED:
             assert outcome.status >= 400, describe(key, outcome)
         assert b'"values"' not in outcome.data, describe(key, outcome)
         assert b'"predictions"' not in outcome.data, describe(key, outcome)

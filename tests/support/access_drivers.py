@@ -4,6 +4,7 @@ import asyncio
 import base64
 import itertools
 import json
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +12,11 @@ from urllib.parse import quote
 
 import aiohttp
 
+from streamd.core.alerts.rules import bind_alert_rules
+from streamd.core.alerts.settings import AlertSettings
+from streamd.core.alerts.silences import Silence
 from streamd.http.access.rules import ROUTE_RULES, VERSION_RULES, RouteKey
-from streamd.http.routes.versions import ChangeReport
+from streamd.http.routes.versions import ChangeReport, VersionList
 from tests.support.access_tokens import grant_all, make_test_token
 from tests.support.agent_bodies import make_agent_request, make_load_lines
 from tests.support.http_harness import (
@@ -30,6 +34,8 @@ from tests.support.http_harness import (
 from tests.support.made_alerts import ServedAlerts, make_alert, make_resolved_alert
 from tests.support.open_inference import make_message
 from tests.support.predict_inputs import make_inputs
+from tests.support.silence_rig import make_silence
+from tests.support.small_page import SMALL_SCRIPT
 
 Headers = Mapping[str, str]
 
@@ -61,6 +67,9 @@ class NotedChanges:
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, ...]] = []
+
+    async def list_versions(self) -> VersionList:
+        return {}
 
     async def promote(self, version: str, who: str, why: str) -> ChangeReport:
         self.calls.append(("promote", version, who, why))
@@ -201,6 +210,35 @@ def _list_alerts(path: str) -> Driver:
     return drive
 
 
+def _list_rules(path: str) -> Driver:
+    async def drive(daemon: HttpDaemon, headers: Headers, server: str) -> Outcome:
+        table = {"target": daemon.service.contract.targets[0], "above": 1.0, "servers": [server]}
+        rules = bind_alert_rules(AlertSettings(rules={"r": table}), daemon.service.contract)
+        ServedAlerts(daemon.service).held.rules += rules
+        return await _get(path)(daemon, headers, server)
+
+    return drive
+
+
+def _silence(server: str) -> Silence:
+    return make_silence("s", servers=(server,), ends_at=time.time() + 3_600)
+
+
+async def _list_silences(daemon: HttpDaemon, headers: Headers, server: str) -> Outcome:
+    ServedAlerts(daemon.service).held.silences.append(_silence(server))
+    return await _get("/v1/silences")(daemon, headers, server)
+
+
+async def _begin_silence(daemon: HttpDaemon, headers: Headers, server: str) -> Outcome:
+    ServedAlerts(daemon.service)
+    return await _post("/v1/silences", {"servers": [server], "seconds": 60.0, "why": "a test"})(daemon, headers, server)
+
+
+async def _end_silence(daemon: HttpDaemon, headers: Headers, server: str) -> Outcome:
+    ServedAlerts(daemon.service).held.silences.append(_silence(server))
+    return await _delete("/v1/silences/s")(daemon, headers, server)
+
+
 async def _open_alert_stream(daemon: HttpDaemon, headers: Headers, server: str) -> Outcome:
     alerts = ServedAlerts(daemon.service, make_alert(server=server))
     async with daemon.session.get(f"{daemon.url}/v1/alerts/stream", headers=headers) as response:
@@ -235,6 +273,9 @@ READING: dict[RouteKey, Driver] = {
     ("GET", "/v1/forecasts/{server}"): _get("/v1/forecasts/{server}"),
     ("GET", "/v1/alerts"): _list_alerts("/v1/alerts"),
     ("GET", "/v1/alerts/stream"): _open_alert_stream,
+    ("GET", "/v1/alerts/rules"): _list_rules("/v1/alerts/rules"),
+    ("GET", "/v1/silences"): _list_silences,
+    ("GET", "/v1/fleet"): _get("/v1/fleet?limit=500"),
     ("GET", "/v1/servers"): _get("/v1/servers?limit=1000"),
     ("GET", "/v1/servers/{server}"): _get("/v1/servers/{server}"),
     ("GET", "/v1/servers/{server}/accuracy"): _get("/v1/servers/{server}/accuracy"),
@@ -251,6 +292,12 @@ CHANGING: dict[RouteKey, Driver] = {
 }
 """The routes that change what is stored of a server."""
 
+SILENCING: dict[RouteKey, Driver] = {
+    ("POST", "/v1/silences"): _begin_silence,
+    ("DELETE", "/v1/silences/{id}"): _end_silence,
+}
+"""The routes that silence alerts of a server."""
+
 _QUESTION = make_message(make_inputs(1), is_binary=False)[0]
 
 
@@ -266,6 +313,7 @@ UNBOUND: dict[RouteKey, Driver] = {
     ("POST", "/predict"): _post("/predict", make_question(1.0), MSGPACK),
     ("POST", "/query"): _post("/query?q=CREATE%20DATABASE%20x", {}),
     ("GET", "/v2"): _get("/v2"),
+    ("GET", "/v1/engines"): _get("/v1/engines"),
     **{("GET", path): _get(shown) for path, shown in _list_model_paths("", "/config", "/stats")},
     **{("POST", path): _post(shown, _QUESTION) for path, shown in _list_model_paths("/infer")},
 }
@@ -282,6 +330,7 @@ PROMOTING: dict[RouteKey, Driver] = {
 PUBLIC: dict[RouteKey, Driver] = {
     ("GET", path): _get(path) for path in ("/healthz", "/readyz", "/ping", "/health", "/openapi.json", "/asyncapi.json")
 }
+PUBLIC |= {("GET", "/"): _get("/"), ("GET", "/assets/{name}"): _get(f"/assets/{SMALL_SCRIPT}")}
 PUBLIC |= {("GET", path): _get(path) for path in ("/v2/health/live", "/v2/health/ready")}
 PUBLIC |= {("GET", path): _get(shown) for path, shown in _list_model_paths("/ready")}
 """The routes that serve every caller."""
@@ -290,9 +339,10 @@ MORE_WAYS: dict[RouteKey, Driver] = {
     ("GET", path): _get(path) for path in ("/v1/forecasts?server={server}", "/v1/servers?server={server}")
 }
 MORE_WAYS["GET", "/v1/alerts?server={server}"] = _list_alerts("/v1/alerts?server={server}")
+MORE_WAYS["GET", "/v1/alerts/rules?server={server}"] = _list_rules("/v1/alerts/rules?server={server}")
 """Other ways to name a server on routes that have a driver."""
 
-DRIVERS: dict[RouteKey, Driver] = {**INGESTING, **READING, **CHANGING, **UNBOUND, **PROMOTING, **PUBLIC}
+DRIVERS: dict[RouteKey, Driver] = {**INGESTING, **READING, **CHANGING, **SILENCING, **UNBOUND, **PROMOTING, **PUBLIC}
 """A driver for each route."""
 
 RULES = {**ROUTE_RULES, **VERSION_RULES}

@@ -8,7 +8,7 @@ import io
 import json
 import socket
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +37,8 @@ from streamd.runtime.state.opening import open_state
 from streamd.runtime.state.state import WindowLimits
 from streamd.runtime.traces import NO_TRACES, Traces
 from streamd.runtime.wiring import build_service
+from streamd.web.files import PageFiles
+from tests.support.small_page import make_small_page
 
 Message = dict[str, Any]
 Values = Mapping[str, float | None]
@@ -313,6 +315,9 @@ class HttpDaemonSettings:
     origins: OriginPolicy = field(default_factory=OriginPolicy)
     rule_sets: Sequence[RuleSet] = ()
     traces: Traces = NO_TRACES
+    page: PageFiles | None = field(default_factory=make_small_page)
+    alerts: AlertSettings = field(default_factory=AlertSettings)
+    wall: Callable[[], float] = time.time
 
 
 @asynccontextmanager
@@ -332,7 +337,8 @@ async def run_http_daemon(folder: Path, setup: HttpDaemonSettings) -> AsyncItera
         setup.service_limits,
         rule_sets=setup.rule_sets,
         traces=setup.traces,
-        alerts=AlertSettings(),
+        alerts=setup.alerts,
+        wall=setup.wall,
     )
     service.alert_subscriptions.begin()  # as if the alerts had been started, without their thread
     service.engine.shown = {
@@ -341,7 +347,9 @@ async def run_http_daemon(folder: Path, setup: HttpDaemonSettings) -> AsyncItera
         "fallbacks": [{"backend": "none", "reason": "a test"}],
     }
     access = setup.access or AccessList(None, setup.admin_token)
-    http_app = make_http_app(service, setup.limits, setup.engines, access=access, origins=setup.origins)
+    http_app = make_http_app(
+        service, setup.limits, setup.engines, access=access, origins=setup.origins, page=setup.page
+    )
     runner = http_app.make_runner(shutdown_timeout_seconds=0.05)
     await runner.setup()
     await web.SockSite(runner, setup.listener or open_listener()).start()

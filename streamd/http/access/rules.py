@@ -93,7 +93,13 @@ ROUTE_RULES: Mapping[RouteKey, RouteRule] = {
     ("GET", "/v1/forecasts/stream"): RouteRule(scope=Scope.SUBSCRIBE),
     ("GET", "/v1/forecasts/{server}"): _READ_SERVER,
     ("GET", "/v1/alerts"): _READ_SERVER,
+    ("GET", "/v1/fleet"): _READ,
     ("GET", "/v1/alerts/stream"): RouteRule(scope=Scope.SUBSCRIBE),
+    ("GET", "/v1/alerts/rules"): _READ_SERVER,
+    ("GET", "/v1/silences"): _READ,
+    # For which servers a silence may be, the handler checks: its body has their globs.
+    ("POST", "/v1/silences"): RouteRule(scope=Scope.ADMIN, action="begin_silence"),
+    ("DELETE", "/v1/silences/{id}"): RouteRule(scope=Scope.ADMIN, action="end_silence"),
     ("GET", "/v1/servers"): _READ_SERVER,
     ("GET", "/v1/servers/{server}"): _READ_SERVER,
     ("GET", "/v1/accuracy"): _READ_SERVER,
@@ -105,6 +111,9 @@ ROUTE_RULES: Mapping[RouteKey, RouteRule] = {
     # Probes of service managers and load balancers carry no token.
     ("GET", "/healthz"): _PUBLIC,
     ("GET", "/readyz"): _PUBLIC,
+    # A browser asks for a page without a token; the page then asks its reader for one.
+    ("GET", "/"): _PUBLIC,
+    ("GET", "/assets/{name}"): _PUBLIC,
     # They describe the interface alone: no server, no setting, no secret.
     ("GET", "/openapi.json"): _PUBLIC,
     ("GET", "/asyncapi.json"): _PUBLIC,
@@ -132,7 +141,7 @@ ROUTE_RULES: Mapping[RouteKey, RouteRule] = {
     ("POST", "/glances"): _AGENT,
     ("POST", "/pcp"): _AGENT,
 }
-"""The rules of all routes but those that change versions."""
+"""The rules of all routes but those of versions."""
 
 
 def _change_version(action: str) -> RouteRule:
@@ -140,12 +149,13 @@ def _change_version(action: str) -> RouteRule:
 
 
 VERSION_RULES: Mapping[RouteKey, RouteRule] = {
+    ("GET", "/v1/engines"): _READ,
     ("POST", "/v1/engines/promote"): _change_version("promote"),
     ("POST", "/v1/engines/rollback"): _change_version("rollback"),
     ("POST", "/v1/engines/candidate"): _change_version("start_candidate"),
     ("DELETE", "/v1/engines/candidate"): _change_version("end_candidate"),
 }
-"""The rules of the routes that change versions."""
+"""The rules of the routes that list and change versions."""
 
 
 def bind_rules(app: web.Application, rules: Mapping[RouteKey, RouteRule]) -> dict[web.AbstractRoute, RouteRule]:

@@ -10,12 +10,15 @@ from streamd.http.documents.accuracy_calls import describe_accuracy_calls
 from streamd.http.documents.agent_calls import describe_agent_calls
 from streamd.http.documents.alert_calls import describe_alert_calls
 from streamd.http.documents.data_calls import describe_predict_calls, describe_sample_calls
+from streamd.http.documents.fleet_calls import describe_fleet_calls
 from streamd.http.documents.forecast_calls import describe_forecast_calls, describe_forecast_metrics
 from streamd.http.documents.open_inference_calls import describe_open_inference_calls
 from streamd.http.documents.operations import DocumentedCall
 from streamd.http.documents.operator_calls import describe_probes, describe_version_calls
+from streamd.http.documents.page_calls import describe_page_calls
 from streamd.http.documents.schemas import SchemaBook
 from streamd.http.documents.server_calls import describe_server_calls
+from streamd.http.documents.silence_calls import describe_silence_calls
 
 GROUPS = {
     "samples": "Samples in.",
@@ -24,10 +27,11 @@ GROUPS = {
     "servers": "The servers that report.",
     "predictions": "Forecasts of the caller's own windows.",
     "inference": "The same, by the Open Inference Protocol.",
-    "versions": "The version that serves, for administrators.",
+    "versions": "The versions, and which of them serves.",
     "probes": "For service managers, monitoring and operators.",
     "agents": "Other agents push unchanged: their paths, bodies and answers are those of their protocols.",
     "documents": "The interface as documents.",
+    "page": "The page for operators, which uses only the calls of this document.",
 }
 """The groups of calls."""
 
@@ -55,12 +59,15 @@ DESCRIBERS: Sequence[Callable[[SchemaBook], dict[RouteKey, DocumentedCall]]] = (
     describe_forecast_calls,
     describe_forecast_metrics,
     describe_alert_calls,
+    describe_silence_calls,
+    describe_fleet_calls,
     describe_accuracy_calls,
     describe_server_calls,
     describe_predict_calls,
     describe_open_inference_calls,
     describe_version_calls,
     describe_probes,
+    describe_page_calls,
     describe_agent_calls,
 )
 

@@ -38,12 +38,14 @@ from streamd.server.config import Config
 from streamd.server.limits import make_service_limits, make_transport_limits, make_window_limits
 from streamd.server.listening import HttpListener
 from streamd.server.memory import configure_malloc
+from streamd.server.page import load_page
 from streamd.server.process import watch_signals
 from streamd.server.systemd import Notifier, feed_watchdog
 from streamd.server.workers.commands import DRAIN, LOST_ENGINE, LOST_WORKER, RELOAD, STOP, CommandReader
 from streamd.server.workers.memory import open_memory
 from streamd.server.workers.plan import PartPlan
 from streamd.server.workers.states import DRAINED
+from streamd.web.files import PageFiles
 
 log = structlog.get_logger(__name__)
 
@@ -98,7 +100,7 @@ class WorkerProcess:
         access = self._access = await open_protected_access(self.config, listener.addresses)
         self._gate.on_replaced = self._restart
         service = self._service = await self._make_service(await self._gate.open())
-        http_app = self._http_app = self._make_app(service, access)
+        http_app = self._http_app = self._make_app(service, access, await load_page(self.config.server))
         runner = http_app.make_runner(shutdown_timeout_seconds=1.0)
         await runner.setup()
         await listener.serve(runner, access.tls, self.config.server.head_timeout_seconds)
@@ -145,7 +147,7 @@ class WorkerProcess:
         gate.report_unforecast()
         return service
 
-    def _make_app(self, service: Service, access: AccessControl) -> HttpApp:
+    def _make_app(self, service: Service, access: AccessControl, page: PageFiles | None) -> HttpApp:
         assert self._ingest is not None, "it is made with the service"
         http_app = make_worker_app(
             service,
@@ -155,6 +157,7 @@ class WorkerProcess:
             self._forwarder,
             access=access.access,
             origins=OriginPolicy(self.config.access.allowed_hosts, self.config.access.allowed_origins),
+            page=page,
         )
         access.govern(http_app.sockets, http_app.connections.table)
         return http_app
@@ -236,7 +239,10 @@ class _LateGiver:
 def _count(service: Service) -> tuple[bytes, dict[str, Any]]:
     status = describe_status(service, lambda server: False)
     rows = {name: status["rows"][name] for name in ("closed", "warming")}
-    return service.metrics.render(), {"rows": rows, **{name: status[name] for name in ("samples", "subscribers")}}
+    return service.metrics.render(), {
+        "rows": rows,
+        **{name: status[name] for name in ("samples", "subscribers", "memory")},
+    }
 
 
 def _open_state(config: Config, contract: ModelContract, block: SharedBlock) -> State:

@@ -69,10 +69,11 @@ def make_zstd_stream(data: bytes) -> bytes:
 
 
 BOMB = bytes(20 * LIMIT)
+GZIP_BOMB = gzip.compress(BOMB)
 LONG = "x" * 257
 
 BOMBS = [
-    *(Case("gzip", path, {**JSON, "Content-Encoding": "gzip"}, gzip.compress(BOMB), 413) for path in GZIP_PATHS),
+    *(Case("gzip", path, {**JSON, "Content-Encoding": "gzip"}, GZIP_BOMB, 413) for path in GZIP_PATHS),
     Case("zstd", "/api/v1/write", {**PROTOBUF, "Content-Encoding": "zstd"}, bytes(cramjam.zstd.compress(BOMB)), 400),
     Case("zstd stream", "/api/v1/write", {**PROTOBUF, "Content-Encoding": "zstd"}, make_zstd_stream(BOMB), 400),
     Case("snappy", "/api/v1/write", SNAPPY, snappy(BOMB), 400, f"at most {LIMIT}"),

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import resource
 import signal
 import stat
 import time
@@ -89,8 +90,52 @@ async def test_alerts_are_those_of_the_engine_process(processes: DaemonProcess) 
             await socket.send_json({"type": "subscribe-alerts", "rules": ["disk"]})
             assert await socket.receive_json() == {"type": "subscribed-alerts", "servers": ["*"], "rules": ["disk"]}
             assert await socket.receive_json() == {"type": "alerts", "snapshot": True, "more": False, "alerts": []}
+            await socket.send_json({"type": "unsubscribe"})
+            assert await socket.receive_json() == {"type": "unsubscribed", "of": ["forecasts", "alerts", "fleet"]}
         async with session.get(f"{daemon.url}/v1/alerts/stream") as stream:
             assert await stream.content.readline() == b"event: subscribed-alerts\n"
+    wanted = {"servers": ["none-*"], "seconds": 60, "why": "a test"}
+    status, begun = daemon.call("POST", "/v1/silences", wanted, Authorization=f"Bearer {ADMIN_TOKEN}")
+    assert (status, daemon.get("/v1/silences")) == (201, (200, {"silences": [begun["silence"]]}))
+    path = f"/v1/silences/{begun['silence']['id']}"
+    assert daemon.call("DELETE", path, Authorization=f"Bearer {ADMIN_TOKEN}")[0] == 204
+    assert daemon.get("/v1/alerts/rules") == (200, {"rules": []})
+
+
+async def test_the_fleet_is_that_of_the_engine_process(processes: DaemonProcess) -> None:
+    daemon, servers = processes, name_servers("glance")
+    async with aiohttp.ClientSession() as session, session.ws_connect(f"{daemon.url}/v1/forecasts") as socket:
+        await socket.send_json({"type": "subscribe-fleet", "search": "glance-", "condition": ["current"]})
+        assert (await socket.receive_json())["type"] == "subscribed-fleet"
+        assert (await socket.receive_json())["order"] == []
+        await asyncio.to_thread(_post_until_taken, daemon, make_body(daemon, servers, range(-NEED, 0)))
+        async with asyncio.timeout(20):
+            while (frame := await socket.receive_json())["matching"] < len(servers):
+                assert frame["type"] == "fleet"
+    assert frame["order"] == servers
+    status, answer = daemon.get("/v1/fleet?search=glance-*&limit=1")
+    assert (status, answer["matching"], answer["servers"][0]["condition"]) == (200, len(servers), "current")
+
+
+async def test_a_page_loads_while_the_engine_process_hangs_and_opens_its_socket_by_a_protocol(
+    processes: DaemonProcess,
+) -> None:
+    daemon = processes
+    engine = find_parts(daemon)["engine"]
+    os.kill(engine, signal.SIGSTOP)
+    try:
+        for _ in range(4):  # the kernel spreads the connections over the workers
+            status, page = await asyncio.to_thread(daemon.get, "/")
+            assert (status, "<!doctype html>" in page) == (200, True)
+    finally:
+        os.kill(engine, signal.SIGCONT)
+    offered = ["streamd", f"streamd.token.{ADMIN_TOKEN}"]
+    url = f"{daemon.url}/v1/forecasts"
+    async with aiohttp.ClientSession() as session, session.ws_connect(url, protocols=offered) as socket:
+        assert socket.protocol == "streamd"
+        await socket.send_json({"type": "subscribe-alerts"})
+        assert [(await socket.receive_json())["type"] for _ in range(2)] == ["subscribed-alerts", "alerts"]
+    assert not [line for line in daemon.lines if ADMIN_TOKEN in str(line)]
 
 
 async def test_a_reader_of_alerts_keeps_its_socket_when_the_engine_process_is_killed(processes: DaemonProcess) -> None:
@@ -160,6 +205,8 @@ def test_all_other_routes_answer_as_before(processes: DaemonProcess) -> None:
     assert status["workers_away"] == []
     for section, name in (("rows", "closed"), ("rows", "warming"), ("samples", "accepted")):
         assert status[section][name] - before[section][name] == 2 * len(servers)
+    largest = max(read_resident_bytes(pid) for pid in find_parts(daemon).values())
+    assert status["memory"]["resident_bytes"] > 1.2 * largest, "it is that of all processes"
     metrics = daemon.get("/metrics")[1].splitlines()
     accepted = float(status["samples"]["accepted"])
     assert f'streamd_samples_total{{result="accepted"}} {accepted}' in metrics
@@ -193,3 +240,8 @@ def test_a_stop_delivers_what_was_taken_and_keeps_the_rows(start_processes: Star
     assert engine["complete"]
     assert engine["rows"]["delivered"] + engine["rows"]["superseded"] == engine["rows"]["due"] == len(servers)
     assert len(parts) == 3
+
+
+def read_resident_bytes(pid: int) -> int:
+    """Return the memory of a process that is not swapped out."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
