@@ -24,10 +24,12 @@ class ChildError(ReplayError):
 class ChildDaemon:
     """A `streamd serve` process with its state and its log in one folder."""
 
-    def __init__(self, engines: Path, folder: Path, port: int) -> None:
+    def __init__(self, engines: Path, folder: Path, port: int, settings: Path | None = None) -> None:
+        """Prepare a daemon with these engine versions; a file of `settings` has what it shall not have by default."""
         self.url = f"http://{HOST}:{port}"
         self.log = folder / "streamd.log"
         self._command = [sys.executable, "-m", "streamd", "serve", "--engines", str(engines)]
+        self._command += [] if settings is None else ["--config", str(settings)]
         self._command += ["--host", HOST, "--port", str(port), "--state-dir", str(folder / "state")]
         self._process: subprocess.Popen[bytes] | None = None
 

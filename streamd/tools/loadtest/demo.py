@@ -15,6 +15,7 @@ from streamd.client import Client, ServerForecast
 from streamd.tools.fleets.fleet import RecordedFleet
 from streamd.tools.fleets.readers import read_fleet
 from streamd.tools.loadtest.daemon import DaemonClient, DaemonContract
+from streamd.tools.loadtest.demo_fleet import DemoStretch, choose_stretch
 from streamd.tools.loadtest.forecast_table import (
     TargetForecast,
     find_most_varied,
@@ -30,11 +31,10 @@ from streamd.tools.loadtest.run import Replay
 from streamd.tools.loadtest.sender import ConnectionLimits
 from streamd.tools.loadtest.subscriber import SubscriptionOptions
 from streamd.tools.loadtest.terminal import Terminal, format_milliseconds, format_thousands
+from streamd.tools.loadtest.verdict import ReplayVerdict
 from streamd.tools.loadtest.wire import ClientEncoding, ClientForm
 from streamd.tools.loadtest.workers import WireOptions
 
-STREAM_STEPS = 120
-"""Ten hours of each server."""
 ROWS_PER_SECOND = 60.0
 """A rate that two slow cores sustain with the default model; the stream takes about half a minute."""
 AHEAD_STEPS = 72
@@ -49,21 +49,30 @@ class DemoResult:
     """The result of the demo."""
 
     contract: DaemonContract
+    stretch: DemoStretch
     result: ReplayResult
     forecasts: list[list[TargetForecast]]
     """By server, then by target; empty if the demo was interrupted."""
 
 
 async def run_demo(
-    url: str, recording: Path, stop: asyncio.Event, rows_per_second: float = ROWS_PER_SECOND
+    url: str,
+    recording: Path,
+    stop: asyncio.Event,
+    rows_per_second: float = ROWS_PER_SECOND,
+    now: float | None = None,
 ) -> DemoResult:
-    """Fill the windows, stream ten hours, then read the latest forecasts."""
+    """Fill the windows, stream ten hours, then read the latest forecasts.
+
+    The stream ends at `now`, in epoch seconds; `None` keeps the times of the recording.
+    """
     async with aiohttp.ClientSession() as session:
         daemon = DaemonClient(session, url)
         status = await daemon.fetch_status()
         contract = status.contract
-        whole = read_fleet(recording, contract.step_seconds).select_features(tuple(contract.features))
-        sent = whole.take_steps(0, contract.context_length + STREAM_STEPS)
+        fleet = read_fleet(recording, contract.step_seconds).select_features(tuple(contract.features))
+        stretch = choose_stretch(fleet, contract.context_length, contract.step_seconds, now)
+        sent = stretch.sent
         plan = SendPlan(
             fleet=sent,
             selected=sent.find_rows(),
@@ -80,8 +89,8 @@ async def run_demo(
         terminal = Terminal.detect(sys.stderr)
         replay = Replay(daemon, status, plan, setup, lambda ledger: ProgressLine(sys.stderr, terminal, ledger))
         result = await replay.run(stop)
-        forecasts = [] if result.is_interrupted else await _fetch_forecasts(url, contract, whole)
-        return DemoResult(contract, result, forecasts)
+        forecasts = [] if result.is_interrupted else await _fetch_forecasts(url, contract, stretch.whole)
+        return DemoResult(contract, stretch, result, forecasts)
 
 
 def format_demo(demo: DemoResult, terminal: Terminal) -> list[str]:
@@ -125,8 +134,8 @@ def _make_target_forecast(
 
 
 def _format_accounts(result: ReplayResult, terminal: Terminal) -> list[tuple[str, str]]:
-    whole, measured, acks = result.whole, result.measured, result.acks
-    fill = (whole.expected - measured.expected, whole.received - measured.received)
+    measured, acks = result.measured, result.acks
+    fill = subtract_ends(count_ends(result.whole), count_ends(measured))
     verdict = terminal.paint_good("nothing missing, duplicated or out of order")
     if result.faults:
         faults = (f"{count:,} {name.replace('_', ' ')}" for name, count in result.faults.items())
@@ -141,8 +150,8 @@ def _format_accounts(result: ReplayResult, terminal: Terminal) -> list[tuple[str
     rate = measured.received / result.stream_seconds if result.stream_seconds else 0.0
     return [
         ("model", f"{result.status.engine} on {result.status.backend}"),
-        ("due", _format_sum(measured.expected, measured.received, measured.superseded) + f"; {verdict}"),
-        ("while filling", _format_sum(*fill, whole.superseded - measured.superseded) + ", replaced by newer rows"),
+        ("due", f"{format_ends(count_ends(measured))}; {verdict}"),
+        ("while filling", format_ends(fill)),
         ("samples", f"{history:,} to fill windows, {streamed:,} one by one; {acked}"),
         ("forecasts", f"{format_thousands(rate)} a second over {result.stream_seconds:.0f} s"),
         ("sample to ack", _format_latency(acks.p50_ms, acks.p99_ms)),
@@ -150,8 +159,30 @@ def _format_accounts(result: ReplayResult, terminal: Terminal) -> list[tuple[str
     ]
 
 
-def _format_sum(due: int, received: int, superseded: int) -> str:
-    return f"{due:,} = {received:,} received + {superseded:,} superseded"
+RowEnds = dict[str, int]
+"""The number of due rows by what became of them, in words. Each due row is in exactly one."""
+
+
+def count_ends(verdict: ReplayVerdict) -> RowEnds:
+    """Count the due rows of a stretch by what became of them."""
+    return {
+        "received": verdict.received,
+        "superseded by newer rows": verdict.superseded,
+        "replaced before the reader took them": verdict.lagged,
+        "interrupted": verdict.interrupted,
+        "missing": verdict.missing,
+    }
+
+
+def subtract_ends(whole: RowEnds, part: RowEnds) -> RowEnds:
+    """Return the ends of the rows outside of a part."""
+    return {end: count - part[end] for end, count in whole.items()}
+
+
+def format_ends(ends: RowEnds) -> str:
+    """Format a sum with all ends that rows have, such as `1,440 = 1,389 received + 51 superseded by newer rows`."""
+    shown = [f"{count:,} {end}" for end, count in ends.items() if count or end == "received"]
+    return f"{sum(ends.values()):,} = {' + '.join(shown)}"
 
 
 def _format_latency(p50_ms: float | None, p99_ms: float | None) -> str:

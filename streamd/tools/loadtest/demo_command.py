@@ -1,7 +1,7 @@
 """Show the daemon on real metrics, in about a minute: twelve real servers and their forecasts.
 
 Starts a daemon of its own, replays the recorded fleet that ships, shows the forecasts and accounts for each of them.
-`--keep` leaves the daemon running.
+`--keep` leaves the daemon running, with the rows that follow coming in as time passes.
 """
 
 import argparse
@@ -16,7 +16,10 @@ from pathlib import Path
 import uvloop
 
 from streamd.tools.loadtest.child import ChildDaemon, find_free_port
-from streamd.tools.loadtest.demo import STREAM_STEPS, DemoResult, format_demo, run_demo
+from streamd.tools.loadtest.demo import DemoResult, format_demo, run_demo
+from streamd.tools.loadtest.demo_feeder import start_feeder
+from streamd.tools.loadtest.demo_folder import DemoFolder, FeederJob
+from streamd.tools.loadtest.demo_steps import KeptDaemon, list_kept_steps, list_next_steps
 from streamd.tools.loadtest.errors import Exit, ReplayError
 from streamd.tools.loadtest.report import choose_exit
 from streamd.tools.loadtest.shipped import ShippedFiles, find_shipped_files
@@ -37,19 +40,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Run the demo; returns 0 if every due row was forecast and delivered, or superseded."""
-    keep = args.keep
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM stops the daemon too, like Ctrl-C.
     terminal = Terminal.detect(sys.stdout)
     shipped = find_shipped_files()
-    folder = _make_folder(keep)
-    child = ChildDaemon(shipped.engines, folder, find_free_port(DEFAULT_PORT if keep else None))
+    kept = _make_kept_folder() if args.keep else None
+    folder = Path(tempfile.mkdtemp(prefix="streamd-demo-")) if kept is None else kept.path
+    child = _make_child(shipped, folder, kept)
     is_kept = False
     try:
-        demo = _run_daemon(child, shipped, terminal)
+        demo = _run_daemon(child, shipped, terminal, now=None if kept is None else time.time())
         if demo.result.is_interrupted:
             raise KeyboardInterrupt
-        is_kept = keep
-        print("\n".join([*format_demo(demo, terminal), *_list_next_steps(child if is_kept else None, demo, terminal)]))
+        is_kept = kept is not None
+        if kept is None:
+            steps = list_next_steps(shipped.engines, terminal)
+        else:
+            feeder = start_feeder(kept, _make_job(child, shipped, demo))
+            steps = list_kept_steps(KeptDaemon(child.url, child.pid, feeder, kept), terminal)
+        print("\n".join([*format_demo(demo, terminal), *steps]))
         return _choose_status(demo)
     except KeyboardInterrupt:
         print("demo: stopped, and its daemon too", file=sys.stderr)
@@ -65,7 +73,7 @@ def main(args: argparse.Namespace) -> int:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _run_daemon(child: ChildDaemon, shipped: ShippedFiles, terminal: Terminal) -> DemoResult:
+def _run_daemon(child: ChildDaemon, shipped: ShippedFiles, terminal: Terminal, now: float | None) -> DemoResult:
     print(terminal.draw_rule("streamd"), flush=True)
     print(f"  starting a daemon on {child.url}", flush=True)
     began = time.monotonic()
@@ -73,15 +81,15 @@ def _run_daemon(child: ChildDaemon, shipped: ShippedFiles, terminal: Terminal) -
     child.wait_ready(DEMO_READY_SECONDS)
     print(f"  ready after {time.monotonic() - began:.1f} s; twelve real servers report", flush=True)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_replay(child, shipped.fleet))
+        return runner.run(_replay(child, shipped.fleet, now))
 
 
-async def _replay(child: ChildDaemon, fleet: Path) -> DemoResult:
+async def _replay(child: ChildDaemon, fleet: Path, now: float | None) -> DemoResult:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     try:
-        return await run_demo(child.url, fleet, stop)
+        return await run_demo(child.url, fleet, stop, now=now)
     except ReplayError as error:
         raise ReplayError(f"{error}\n{child.read_log_tail()}") from error
 
@@ -91,41 +99,27 @@ def _choose_status(demo: DemoResult) -> Exit:
     return Exit.LOST if status is Exit.COMPLETE and not demo.forecasts else status
 
 
-def _make_folder(keep: bool) -> Path:
-    """Make a folder for the daemon's state and log: a new one each time, as full windows would have no due rows."""
-    if not keep:
-        return Path(tempfile.mkdtemp(prefix="streamd-demo-"))
+def _make_kept_folder() -> DemoFolder:
+    """Make a folder for a daemon that runs on: a new one each time, as full windows would have no due rows."""
     folder = DEMO_FOLDER / time.strftime("%Y%m%d_%H%M%S")
     folder.mkdir(parents=True)
-    return folder
+    return DemoFolder(folder)
 
 
-def _list_next_steps(child: ChildDaemon | None, demo: DemoResult, terminal: Terminal) -> list[str]:
-    here, python = Path.cwd(), Path(sys.executable)
-    streamd = f"{python.relative_to(here) if python.is_relative_to(here) else python} -m streamd"
-    if child is None:
-        steps = [
-            (f"{streamd} demo --keep", "the same, and the daemon stays to be queried"),
-            (f"{streamd} serve --engines {find_shipped_files().engines}", "a daemon of your own"),
-            (f"{streamd} replay --help", "a load test of any kind and size"),
-        ]
-        return [terminal.draw_rule("where to look next"), *_format_commands(steps, terminal)]
-    server = demo.forecasts[0][0].server if demo.forecasts else "SERVER"
-    rows_sent = demo.contract.context_length + STREAM_STEPS
-    more = f"--url {child.url} --skip-rows {rows_sent} --speed 600"
-    steps = [
-        (f"curl {child.url}/v1/forecasts/{server}", "one server's latest forecast"),
-        (f"curl -N '{child.url}/v1/forecasts/stream?servers=machine-1-*'", "forecasts as they arrive"),
-        (f"curl {child.url}/v1/status", "loaded model, counts and latencies"),
-        (f"curl {child.url}/metrics", "for Prometheus"),
-        (f"{streamd} replay {more}", "the hours that follow, for new forecasts"),
-        (f"kill {child.pid}", "stop it; its state and log stay in " + str(child.log.parent)),
-    ]
-    return [terminal.draw_rule(f"the daemon runs on at {child.url}"), *_format_commands(steps, terminal)]
+def _make_child(shipped: ShippedFiles, folder: Path, kept: DemoFolder | None) -> ChildDaemon:
+    if kept is None:
+        return ChildDaemon(shipped.engines, folder, find_free_port())
+    port = find_free_port(DEFAULT_PORT)
+    kept.fill(shipped.engines, port)
+    return ChildDaemon(kept.engines, folder, port, kept.settings)
 
 
-def _format_commands(steps: list[tuple[str, str]], terminal: Terminal) -> list[str]:
-    width = max(len(command) for command, _ in steps)
-    if width + 50 > terminal.width:
-        return [line for command, words in steps for line in (f"  {terminal.dim('# ' + words)}", f"  {command}")]
-    return [f"  {command:<{width}}  {terminal.dim('# ' + words)}" for command, words in steps]
+def _make_job(child: ChildDaemon, shipped: ShippedFiles, demo: DemoResult) -> FeederJob:
+    stretch = demo.stretch
+    return FeederJob(
+        url=child.url,
+        recording=str(shipped.fleet),
+        first_step=stretch.whole.first_step,
+        next_step=stretch.whole.first_step + stretch.end,
+        step_seconds=demo.contract.step_seconds,
+    )

@@ -14,9 +14,11 @@ import pytest
 
 from streamd.tools.loadtest import demo
 from streamd.tools.loadtest.child import ChildDaemon, ChildError, find_free_port
+from streamd.tools.loadtest.demo_fleet import STREAM_STEPS
 from streamd.tools.loadtest.fan_chart import Fan, draw_fan
 from streamd.tools.loadtest.options import EXAMPLE_FLEET
 from streamd.tools.loadtest.terminal import Terminal, format_milliseconds, format_thousands
+from streamd.tools.loadtest.verdict import ReplayVerdict
 from tests.support.fake_daemon import FakeDaemon
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -79,13 +81,44 @@ async def test_the_demo_replays_the_sample_and_shows_every_server() -> None:
     async with FakeDaemon().running() as daemon:
         found = await demo.run_demo(daemon.url, ROOT / EXAMPLE_FLEET, asyncio.Event(), rows_per_second=4000)
     assert found.result.faults == {}
-    assert found.result.measured.expected == 12 * demo.STREAM_STEPS == found.result.measured.received
+    assert found.result.measured.expected == 12 * STREAM_STEPS == found.result.measured.received
     for terminal in TERMINALS:
         text = [plain(line) for line in demo.format_demo(found, terminal)]
         assert max(map(len, text)) <= max(terminal.width, 110)
         for forecasts in found.forecasts:
             assert any(line.startswith(f"  {forecasts[0].server} ") for line in text)
         assert any("nothing missing" in line for line in text)
+
+
+def make_verdict(expected: int, received: int, superseded: int = 0, lagged: int = 0) -> ReplayVerdict:
+    return ReplayVerdict(
+        expected=expected,
+        received=received,
+        superseded=superseded,
+        lagged=lagged,
+        interrupted=0,
+        missing=0,
+        overcounted=0,
+        failed=0,
+        forgotten=0,
+        subscribers=[],
+    )
+
+
+def test_the_sum_of_the_due_rows_names_all_of_them() -> None:
+    whole = make_verdict(4332, received=1401, superseded=2925, lagged=6)
+    measured = make_verdict(1440, received=1384, superseded=51, lagged=5)
+    assert demo.format_ends(demo.count_ends(measured)) == (
+        "1,440 = 1,384 received + 51 superseded by newer rows + 5 replaced before the reader took them"
+    )
+    fill = demo.subtract_ends(demo.count_ends(whole), demo.count_ends(measured))
+    assert demo.format_ends(fill) == (
+        "2,892 = 17 received + 2,874 superseded by newer rows + 1 replaced before the reader took them"
+    )
+
+
+def test_the_sum_of_rows_that_were_all_received_has_one_term() -> None:
+    assert demo.format_ends(demo.count_ends(make_verdict(12, received=12))) == "12 = 12 received"
 
 
 def test_a_daemon_that_fails_to_start_shows_its_log(tmp_path: Path) -> None:
