@@ -1,14 +1,12 @@
 """Daemons as processes; most tests share one that is ready."""
 
-import shutil
-import socket
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.daemon_process import DaemonProcess
+from tests.support.notify_states import NotifyReceiver
 from tests.support.served_versions import make_both
 from tests.support.version_calls import StartDaemon
 
@@ -48,10 +46,8 @@ def engines(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def notify_socket() -> Iterator[socket.socket]:
+def notify_socket() -> Iterator[NotifyReceiver]:
     """A socket that receives as systemd does; its address is the value of `NOTIFY_SOCKET`."""
-    folder = tempfile.mkdtemp(prefix="sd")  # a socket's path must be short
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
-        receiver.bind(f"{folder}/notify")
-        yield receiver
-    shutil.rmtree(folder)
+    receiver = NotifyReceiver()
+    yield receiver
+    receiver.close()

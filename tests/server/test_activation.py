@@ -27,7 +27,8 @@ def start_activated(listening: socket.socket, state_dir: Path) -> DaemonProcess:
         stderr=subprocess.PIPE,
         pass_fds=[number],
     )
-    return DaemonProcess(process)
+    assert process.stderr is not None
+    return DaemonProcess(process, process.stderr)
 
 
 def ask_until(stopped: threading.Event, port: int, answers: list[object]) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import os
-import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -24,6 +23,7 @@ from streamd.runtime.lanes.progress import ProgressWatch
 from streamd.server import daemon as daemons
 from streamd.server.config import CandidateSection, Config, EngineSection, ServerSection, StateSection, WindowsSection
 from streamd.server.daemon import Daemon
+from tests.support.notify_states import NotifyReceiver
 from tests.support.served_versions import CALENDAR, CONTRACT, FIRST_STEP, WINDOW, make_both, samples_of
 
 
@@ -61,7 +61,7 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
 
 
 @pytest.fixture
-def systemd(notify_socket: socket.socket, monkeypatch: pytest.MonkeyPatch) -> socket.socket:
+def systemd(notify_socket: NotifyReceiver, monkeypatch: pytest.MonkeyPatch) -> NotifyReceiver:
     """The socket at which systemd receives, with a watchdog of 20 ms."""
     monkeypatch.setenv("NOTIFY_SOCKET", notify_socket.getsockname())
     monkeypatch.setenv("WATCHDOG_USEC", "20000")
@@ -131,23 +131,23 @@ async def running(config: Config) -> AsyncIterator[RunningDaemon]:
 
 # ---------------------------------------------------------------- systemd
 async def test_the_watchdog_is_fed_from_ready_on_however_long_a_candidate_loads(
-    lab: Lab, systemd: socket.socket, tmp_path: Path
+    lab: Lab, systemd: NotifyReceiver, tmp_path: Path
 ) -> None:
     lab.delays[CALENDAR] = threading.Event()
     async with running(make_config(tmp_path, candidate=CALENDAR)) as run:
         await run.wait_for_event("ready")
-        received = [await asyncio.to_thread(systemd.recv, 1_024) for _ in range(6)]
+        received = [await asyncio.to_thread(systemd.recv) for _ in range(6)]
         assert received[0] == b"EXTEND_TIMEOUT_USEC=120000000", "loading has a time of its own"
         assert b"READY=1" in received[1].split(b"\n")
         assert received[2:] == [b"WATCHDOG=1"] * 4
         assert not any(line["event"] == "candidate_begun" for line in run.log)
         lab.delays[CALENDAR].set()
         await run.wait_for_event("candidate_begun")
-        assert await asyncio.to_thread(systemd.recv, 1_024) == b"WATCHDOG=1"
+        assert await asyncio.to_thread(systemd.recv) == b"WATCHDOG=1"
 
 
 async def test_the_watchdog_starves_while_the_lanes_are_stuck_and_is_fed_once_they_move(
-    lab: Lab, systemd: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lab: Lab, systemd: NotifyReceiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stall = ""
     monkeypatch.setattr(ProgressWatch, "stall", property(lambda watch: stall))
@@ -156,9 +156,9 @@ async def test_the_watchdog_starves_while_the_lanes_are_stuck_and_is_fed_once_th
         stall = "8 windows wait or run"
         await run.wait_for_event("watchdog_starves")
         stall = ""
-        while b"STATUS=stuck" not in await asyncio.to_thread(systemd.recv, 1_024):
+        while b"STATUS=stuck" not in await asyncio.to_thread(systemd.recv):
             pass
-        assert await asyncio.to_thread(systemd.recv, 1_024) == b"WATCHDOG=1"
+        assert await asyncio.to_thread(systemd.recv) == b"WATCHDOG=1"
 
 
 async def test_the_state_is_flushed_while_lanes_load(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

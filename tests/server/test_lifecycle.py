@@ -14,7 +14,7 @@ import pytest
 from streamd.core.calendar import compute_known_future
 from streamd.repository.versions import EngineRepository
 from tests.support.daemon_process import ENGINES, NEED, ROOT, SMALL, DaemonProcess, make_whole_rows, run_command
-from tests.support.notify_states import receive_state
+from tests.support.notify_states import NotifyReceiver, receive_state
 from tests.support.version_calls import StartDaemon
 
 VERSION = EngineRepository(ENGINES).choose()
@@ -120,7 +120,7 @@ def test_a_state_folder_that_is_a_file_is_reported(tmp_path: Path) -> None:
 
 # ---------------------------------------------------------------- systemd, readiness, drain
 def test_not_ready_until_a_lane_is_warm_and_drain_delivers(
-    start: StartDaemon, tmp_path: Path, notify_socket: socket.socket
+    start: StartDaemon, tmp_path: Path, notify_socket: NotifyReceiver
 ) -> None:
     env = {"NOTIFY_SOCKET": notify_socket.getsockname(), "WATCHDOG_USEC": "100000", "STREAMD_WARMUP_SECONDS": "0.5"}
     daemon = start(tmp_path, **env, STREAMD_BUCKETS="1,8,32")
@@ -134,8 +134,8 @@ def test_not_ready_until_a_lane_is_warm_and_drain_delivers(
     counts = daemon.get("/v1/status")[1]["rows"]
     assert (counts["due"], counts["superseded"]) == (1, 0), "rows from before it was ready make a server due once"
     assert b"READY=1" in receive_state(notify_socket)
-    assert notify_socket.recv(1_024) == b"WATCHDOG=1"
-    assert notify_socket.recv(1_024) == b"WATCHDOG=1"
+    assert notify_socket.recv() == b"WATCHDOG=1"
+    assert notify_socket.recv() == b"WATCHDOG=1"
     # 2. SIGTERM in the middle of the work: what is in progress is delivered first.
     asyncio.run(_stop_in_the_middle(daemon))
     assert daemon.wait() == 0
@@ -143,7 +143,7 @@ def test_not_ready_until_a_lane_is_warm_and_drain_delivers(
     assert (stopped["event"], stopped["complete"]) == ("stopped", True)
     counts = stopped["rows"]
     assert counts["due"] == counts["delivered"] + counts["superseded"]
-    while (state := notify_socket.recv(1_024)) == b"WATCHDOG=1":
+    while (state := notify_socket.recv()) == b"WATCHDOG=1":
         pass
     assert state.startswith(b"STOPPING=1\n")
 

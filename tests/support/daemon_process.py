@@ -5,11 +5,13 @@ import json
 import os
 import signal
 import subprocess
-import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
+
+from tests.support.forked_processes import StartedProcess, start_python
 
 ROOT = Path(__file__).parents[2]
 ENGINES = ROOT / "engines"
@@ -38,16 +40,23 @@ def make_environment(more: Mapping[str, str]) -> dict[str, str]:
 
 def run_command(*arguments: str, cwd: Path, **env: str) -> "subprocess.CompletedProcess[str]":
     """Run `streamd` with these arguments until it ends."""
-    command = [sys.executable, "-m", "streamd", *arguments]
-    return subprocess.run(command, cwd=cwd, env=make_environment(env), capture_output=True, text=True, check=False)
+    command = ["-m", "streamd", *arguments]
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+        process = start_python(command, make_environment(env), cwd=cwd, output=output.fileno(), errors=errors.fileno())
+        status = process.wait()
+        texts = [os.pread(each.fileno(), 2**24, 0).decode() for each in (output, errors)]
+    return subprocess.CompletedProcess(command, status, *texts)
 
 
 @dataclass
 class DaemonProcess:
     """One daemon and the lines of its log that were read."""
 
-    process: "subprocess.Popen[bytes]"
+    process: StartedProcess
+    log: IO[bytes]
+    """What it writes to standard error."""
     port: int = 0
+    state_dir: Path | None = None
     lines: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
@@ -66,13 +75,17 @@ class DaemonProcess:
         program: Sequence[str] = ("-m", "streamd"),
     ) -> "DaemonProcess":
         """Start a daemon without waiting until it listens; `program` is the argument of Python."""
-        command = [sys.executable, *program, "serve", "--state-dir", str(state_dir), *arguments]
-        return cls(subprocess.Popen(command, env=make_environment({**SMALL, **(env or {})}), stderr=subprocess.PIPE))
-
-    @property
-    def log(self) -> IO[bytes]:
-        assert self.process.stderr is not None
-        return self.process.stderr
+        command = [*program, "serve", "--state-dir", str(state_dir), *arguments]
+        reading, writing = os.pipe()
+        log = os.fdopen(reading, "rb")
+        try:
+            process = start_python(command, make_environment({**SMALL, **(env or {})}), output=1, errors=writing)
+        except BaseException:
+            log.close()
+            raise
+        finally:
+            os.close(writing)
+        return cls(process, log, state_dir=state_dir)
 
     @property
     def url(self) -> str:
