@@ -385,6 +385,7 @@ async def test_readiness_is_as_documented(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- the wire
 def test_wire_lists_every_kind_of_frame() -> None:
     paths = [path for path in (ROOT / "streamd" / "http").rglob("*.py") if path.parent.name != "documents"]
+    paths.append(ROOT / "streamd" / "runtime" / "fleet" / "frames.py")
     sources = "".join(path.read_text(encoding="utf-8") for path in paths)  # the documents have types of JSON Schema
     kinds = set(re.findall(r'"type": "([a-z-]+)"|type: Literal\["([a-z-]+)"\]', sources))
     kinds = {kind for pair in kinds for kind in pair if kind}
