@@ -48,7 +48,7 @@ def list_kept_steps(kept: KeptDaemon, terminal: Terminal) -> list[str]:
         (f"curl {kept.url}/v1/status", "loaded model, counts and latencies"),
         (f"curl {kept.url}/metrics", "for Prometheus"),
         (f"kill {kept.pid} {kept.feeder_pid}", "stop the daemon, and the process that sends its rows"),
-        (f"{format_program()} serve --config {folder.settings}", f"start it again; rows come while process {kept.feeder_pid} runs"),
+        (f"{format_program()} serve --config {folder.settings}", "start the daemon again, without new rows"),
     ]
     return [
         terminal.draw_rule("the daemon runs on"),
