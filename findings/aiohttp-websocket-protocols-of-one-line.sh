@@ -5,8 +5,7 @@
 # single |Sec-WebSocket-Protocol| header field that contains all values)". WebSocketResponse takes
 # headers["Sec-WebSocket-Protocol"], which is the first of them. So a server that knows chat.v2 answers no protocol to a
 # client that offers chat.v1 and chat.v2 in two lines, where it answers chat.v2 to the same list in one line, and a
-# client that needs its protocol has to leave. The server also logs a warning that the two have none in common, with the
-# first line whole: where the list carries a credential (as that of Kubernetes' API may), the credential is in the log.
+# client that needs its protocol has to leave.
 # request.headers.getall(...) has both lines; a server that needs them must refuse or join them before it prepares.
 # websockets 15.0.1 joins the lines and answers chat.v2 in both cases.
 #
