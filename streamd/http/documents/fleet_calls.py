@@ -164,8 +164,8 @@ def describe_fleet_calls(book: SchemaBook) -> dict[RouteKey, DocumentedCall]:
                 ),
                 DocumentedParameter(
                     name="condition",
-                    schema=make_list_schema(make_enum_schema(CONDITIONS)),
-                    text="Some of the conditions, and `firing`; default: all servers. May also be separated by commas.",
+                    schema=make_list_schema(make_enum_schema(("", *CONDITIONS))),  # a form may send it empty
+                    text="Some of the conditions, and `firing`; default, also if empty: all servers. Or with commas.",
                 ),
                 DocumentedParameter(
                     name="sort",
