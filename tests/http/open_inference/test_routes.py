@@ -11,18 +11,15 @@ import numpy as np
 import pytest
 from aiohttp import web
 
-from streamd.core.scheduling.costs import CostTable
 from streamd.http.access.rules import ROUTE_RULES, RouteKey
 from streamd.http.errors import errors_middleware
 from streamd.http.forwarding import EngineForwarder
 from streamd.http.open_inference.messages import HEADER_LENGTH
 from streamd.http.requests import TransportLimits
-from streamd.runtime.lanes.deployment import Deployment
-from streamd.runtime.lanes.worker import LaneWorker
 from streamd.runtime.service import ServiceLimits
 from tests.http.conftest import Start
 from tests.support.access_tokens import grant_all, make_access_list, make_test_token
-from tests.support.fake_versions import VERSION_NAMES, VersionBackend
+from tests.support.fake_versions import VERSION_NAMES
 from tests.support.http_harness import (
     CONTRACT,
     MODEL,
@@ -47,8 +44,8 @@ from tests.support.open_inference import (
     read_captured_request,
     read_forecasts,
 )
-from tests.support.pipeline_rig import make_fake_spec
 from tests.support.predict_inputs import REFUSED, Inputs, compute_expected, make_inputs
+from tests.support.version_switch import switch_while_a_batch_runs
 
 MODEL_PATH = "/v2/models/streamd"
 
@@ -143,20 +140,11 @@ async def test_a_version_may_be_named_if_it_serves(daemon: HttpDaemon) -> None:
 
 async def test_a_named_version_never_gets_the_forecasts_of_another(start: Start) -> None:
     daemon = await start(HttpDaemonSettings(lanes=1))
-    pipeline, backend = daemon.service.pipeline, daemon.backend
-    backend.script.hold = True
+    daemon.backend.script.hold = True
     message, behind = make_message(make_inputs(40), is_binary=True)  # more than the largest bucket: two batches
     path = f"{MODEL_PATH}/versions/{MODEL}/infer"
     calling = asyncio.create_task(post_message(daemon, message, behind, path))
-    while not backend.script.runs:
-        await asyncio.sleep(0)
-    second = VersionBackend(CONTRACT, VERSION_NAMES[1], (1, 8, 32))
-    deployment = Deployment(make_fake_spec(VERSION_NAMES[1]))
-    worker = LaneWorker(second.make_lane(0), asyncio.get_running_loop(), pipeline.handle_result)
-    pipeline.open_lanes([worker], CostTable({1: 0.001, 8: 0.008, 32: 0.032}, pads=False), deployment)
-    pipeline.switch(deployment)
-    while not second.script.runs:
-        await asyncio.sleep(0)
+    await switch_while_a_batch_runs(daemon)
     daemon.release_lanes()
     assert_error(await calling, 404, MODEL, f"expected {VERSION_NAMES[1]}")
 

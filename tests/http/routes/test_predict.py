@@ -7,12 +7,9 @@ import numpy as np
 import pytest
 
 from streamd.core.contract import ModelContract
-from streamd.core.scheduling.costs import CostTable
-from streamd.runtime.lanes.deployment import Deployment
-from streamd.runtime.lanes.worker import LaneWorker
 from streamd.runtime.service import ServiceLimits
 from tests.http.conftest import Start
-from tests.support.fake_versions import VERSION_NAMES, VersionBackend, compute_version_forecast
+from tests.support.fake_versions import VERSION_NAMES, compute_version_forecast
 from tests.support.http_harness import (
     CONTRACT,
     JSON,
@@ -29,7 +26,6 @@ from tests.support.http_harness import (
     pack,
     read_array,
 )
-from tests.support.pipeline_rig import make_fake_spec
 from tests.support.predict_inputs import (
     REFUSED,
     Inputs,
@@ -38,6 +34,7 @@ from tests.support.predict_inputs import (
     compute_expected,
     make_inputs,
 )
+from tests.support.version_switch import switch_while_a_batch_runs
 
 
 @pytest.mark.parametrize("path", ["/v1/predict", "/predict"])
@@ -341,19 +338,10 @@ async def test_lists_may_hold_only_numbers_and_null(daemon: HttpDaemon, wrong: o
 # ---------------------------------------------------------------- versions that change
 async def test_windows_of_one_call_are_answered_by_one_version(start: Start) -> None:
     daemon = await start(HttpDaemonSettings(lanes=1))
-    pipeline, backend = daemon.service.pipeline, daemon.backend
-    backend.script.hold = True
+    daemon.backend.script.hold = True
     given = make_inputs(40)  # more than the largest bucket: it takes two batches
     calling = asyncio.create_task(daemon.post("/v1/predict", as_tensors(given), MSGPACK))
-    while not backend.script.runs:
-        await asyncio.sleep(0)
-    second = VersionBackend(CONTRACT, VERSION_NAMES[1], (1, 8, 32))
-    deployment = Deployment(make_fake_spec(VERSION_NAMES[1]))
-    worker = LaneWorker(second.make_lane(0), asyncio.get_running_loop(), pipeline.handle_result)
-    pipeline.open_lanes([worker], CostTable({1: 0.001, 8: 0.008, 32: 0.032}, pads=False), deployment)
-    pipeline.switch(deployment)
-    while not second.script.runs:
-        await asyncio.sleep(0)
+    await switch_while_a_batch_runs(daemon)
     daemon.release_lanes()
     reply = await calling
     assert (reply.status, reply.body["model"], reply.headers["X-Streamd-Model"]) == (
