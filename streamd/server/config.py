@@ -110,6 +110,7 @@ class WindowsSection(_Section, frozen=True, kw_only=True):
     row_grace_seconds: PositiveSeconds = 10.0
     max_ahead_seconds: Seconds = 300.0
     ahead_recovery_seconds: Seconds = 60.0
+    memory: bool = True
 
 
 class EngineSection(_Section, frozen=True, kw_only=True):

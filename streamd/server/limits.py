@@ -35,6 +35,7 @@ def make_window_limits(config: Config) -> WindowLimits:
         need=config.windows.min_context_rows,
         late_steps=config.windows.late_tolerance_steps,
         grace_seconds=config.windows.row_grace_seconds,
+        has_memory=config.windows.memory,
     )
 
 

@@ -95,6 +95,7 @@ class Network:
     def __init__(self, flags: int) -> None:
         self.flags = flags
         self.layers: list[Layer] = []
+        self.inputs: list[Tensor] = []
 
     @property
     def num_layers(self) -> int:
@@ -108,7 +109,10 @@ class Network:
 
 
 class Parser:
-    """Makes a layer of each node, and a helper before each node with a weight, as the real one does to broadcast."""
+    """Makes a layer of each node, and a helper before each node with a weight, as the real one does to broadcast.
+
+    An input with an initializer of the same name is no input of the network, as with the real one.
+    """
 
     def __init__(self, module: Any, network: Network, logger: Any) -> None:
         self._module, self._network, self._logger = module, network, logger
@@ -133,6 +137,7 @@ class Parser:
         types = _tensor_types(self._module, model)
         tensors = {name: Tensor(name, dtype) for name, dtype in types.items()}
         weights = {tensor.name for tensor in model.graph.initializer}
+        self._network.inputs += [tensors[each.name] for each in model.graph.input if each.name not in weights]
         kinds = self._module.LayerType
         numbers = itertools.count()
         for weight in sorted(weights):

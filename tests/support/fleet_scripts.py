@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from streamd.core.arrays import Float32
 from streamd.core.errors import TooOldError
 from streamd.core.state.layout import Layout, NamedArrays
+from streamd.core.state.memory import MemoryStore
 from streamd.core.state.rows import PackedRow
 from streamd.core.state.window_columns import NO_STEP, make_window_columns
 from streamd.core.state.windows import WindowStore
@@ -36,7 +37,9 @@ class Sizes:
         layout = Layout(make_window_columns(self.context_length, FEATURES), SLOTS, {})
         return layout.make_views(bytearray(layout.nbytes))
 
-    def store(self, arrays: NamedArrays, volatile: NamedArrays | None = None) -> WindowStore:
+    def store(
+        self, arrays: NamedArrays, volatile: NamedArrays | None = None, memory: MemoryStore | None = None
+    ) -> WindowStore:
         return WindowStore(
             arrays,
             need=self.need,
@@ -44,6 +47,7 @@ class Sizes:
             grace_seconds=GRACE_SECONDS,
             seeds=arrays.get("seeds"),
             volatile=volatile,
+            memory=memory,
         )
 
 
@@ -87,7 +91,7 @@ def sizes() -> st.SearchStrategy[Sizes]:
 # Frequent steps are listed more often, above all the next step and the open row.
 _AHEAD = [1] * 5 + [0] * 5 + [-1, -1, -1, -2, -3, -6, 2, 2, 2, 3, 3, 5, 7, 8, 9, 20]
 _FEATURES = [*[frozenset(range(FEATURES))] * 2, *map(frozenset, ({0}, {1}, {2}, {0, 1}, {1, 2}, {0, 2}, ()))]
-_SENDS = st.builds(
+SENDS = st.builds(
     Send,
     st.sampled_from([0] * 6 + [1] * 3 + [2]),
     st.sampled_from(_AHEAD),
@@ -96,7 +100,7 @@ _SENDS = st.builds(
     st.sampled_from([0.0, 0.0, 1.0, 5.0]),
 )
 _OTHERS: dict[str, st.SearchStrategy[Event]] = {
-    "send": _SENDS,
+    "send": SENDS,
     "grace": st.builds(GracePassed, st.sampled_from([0.0, 1.0, 5.0, GRACE_SECONDS, 25.0])),
     "reset": st.builds(Reset, st.sampled_from([0, 0, 1, 2])),
 }

@@ -1,30 +1,33 @@
-"""Inputs of a small contract, and their checks one number after the other."""
+"""Inputs of small contracts, with and without a memory, and their checks one number after the other."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from streamd.core.contract import MAX_STATUS, ModelContract
+from streamd.core.contract import MAX_STATUS, MEMORY_INPUT, ModelContract
 from streamd.core.errors import AllMissingError, InvalidTensorError
 
 OPTIONAL = ("encoder_cat", "decoder_cat")
 
 
 CONTRACT = ModelContract(("a", "b", "c"), ("a", "b"), (0.1, 0.5, 0.9), context_length=4, horizon=2, step_seconds=60)
+MEMORY_CONTRACT = replace(CONTRACT, memory_length=3, memory_step_seconds=120)
+CONTRACTS = (CONTRACT, MEMORY_CONTRACT)
 
 Given = dict[str, npt.NDArray[Any]]
 
 
-def make_full_inputs(windows: int) -> Given:
+def make_full_inputs(windows: int, contract: ModelContract = CONTRACT) -> Given:
     """Return inputs without a fault."""
     random = np.random.default_rng(windows)
     return {
         name: random.integers(0, 16, (windows, *shape), np.int32)
         if name in OPTIONAL
         else random.random((windows, *shape), np.float32)
-        for name, shape in CONTRACT.input_shapes.items()
+        for name, shape in contract.input_shapes.items()
     }
 
 
@@ -32,14 +35,16 @@ def read_inputs(contract: ModelContract, given: Mapping[str, npt.NDArray[Any]]) 
     """Return the inputs with the batch axis; raises the error of the first fault."""
     if unknown := set(given) - set(contract.input_shapes):
         raise InvalidTensorError(f"inputs {sorted(unknown)} are unknown, expected {list(contract.input_shapes)}")
-    if missing := set(contract.input_shapes) - set(given) - set(OPTIONAL):
+    if missing := set(contract.input_shapes) - set(given) - {*OPTIONAL, MEMORY_INPUT}:
         raise InvalidTensorError(f"inputs {sorted(missing)} are missing")
     batched = given["encoder_cont"].ndim == len(contract.input_shapes["encoder_cont"]) + 1
     windows = len(given["encoder_cont"]) if batched else 1
     if not 1 <= windows <= 4_096:
         raise InvalidTensorError(f"encoder_cont has {windows} windows, expected 1 to 4096")
     arrays = {
-        name: _read(name, (windows, *shape), batched, given.get(name)) for name, shape in contract.input_shapes.items()
+        name: _read(name, (windows, *shape), batched, given.get(name))
+        for name, shape in contract.input_shapes.items()
+        if name in given or name != MEMORY_INPUT
     }
     _check(arrays)
     return arrays
@@ -60,8 +65,8 @@ def _read(name: str, shape: tuple[int, ...], batched: bool, given: npt.NDArray[A
 
 
 def _check(arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-    for name in ("encoder_cont", "decoder_cont"):
-        if np.isinf(arrays[name]).any():
+    for name in ("encoder_cont", "decoder_cont", MEMORY_INPUT):
+        if name in arrays and np.isinf(arrays[name]).any():
             raise InvalidTensorError(f"{name} holds a number that is infinite or beyond float32")
     if np.isnan(arrays["decoder_cont"]).any():
         raise InvalidTensorError("decoder_cont holds NaN; the known future is never missing")

@@ -221,6 +221,7 @@ class Caller:
         inputs.encoder_cat[rows] = 0
         inputs.decoder_cont[rows] = 0
         inputs.decoder_cat[rows] = 0
+        inputs.forget_memory(rows.start, rows.stop)
 
     def answer(self, first: int, forecasts: Float32, model: str) -> None:
         for index, forecast in enumerate(forecasts, first):

@@ -21,7 +21,7 @@ class TornFolder:
 
     def record(self, state: State) -> None:
         """Copy the files: a page may reach the disk as it is now."""
-        for file in (state.windows_file, state.board_file):
+        for file in state.files:
             content = np.fromfile(file.path, np.uint8)
             self._copies.setdefault(file.path.name, []).append(content)
 

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from streamd.core.contract import ModelContract
 from streamd.core.state.samples import CellSample
 from streamd.runtime.process_links import ProcessLinks
 from streamd.runtime.service import Service, ServiceLimits
@@ -56,9 +57,7 @@ class RigWorker:
     async def start(self) -> "RigWorker":
         rig = self._rig
         await self.gate.open()
-        self.state: State = open_shared_state(
-            rig.folder, make_contract(), WINDOWS, SharedArrays(rig.block.arrays, True)
-        )
+        self.state: State = open_shared_state(rig.folder, rig.contract, WINDOWS, SharedArrays(rig.block.arrays, True))
         self.followed = FollowedServers(self.state, self.number, rig.workers)
         self.followed.read_all()
         giver = LateGiver()
@@ -82,8 +81,9 @@ class RigWorker:
 class ProcessRig:
     """An engine process and its workers."""
 
-    def __init__(self, folder: Path, workers: int) -> None:
+    def __init__(self, folder: Path, workers: int, contract: ModelContract) -> None:
         self.folder = folder
+        self.contract = contract
         self.workers = workers
         self.descriptor = make_block(COLUMNS, WINDOWS.capacity, workers)
         self.bells = [Doorbell(make_doorbell()) for _ in range(workers + 1)]
@@ -103,7 +103,7 @@ class ProcessRig:
         assert links.rewinder is not None
         self.point_rows, self.publisher, self.rewinder = links.row_writer, links.publisher, links.rewinder
         shared = SharedArrays(self.block.arrays, in_use=has_workers)
-        self.state = open_state(self.folder, make_contract(), WINDOWS, 0.0, shared)
+        self.state = open_state(self.folder, self.contract, WINDOWS, 0.0, shared)
         self.service = build_service(self.state, "model", {}, LIMITS, links=self.engine.links)
         self.engine.open(self.service)
         self.service.restore()
@@ -147,9 +147,11 @@ class ProcessRig:
 
 
 @asynccontextmanager
-async def run_processes(folder: Path, workers: int = 3) -> AsyncIterator[ProcessRig]:
+async def run_processes(
+    folder: Path, workers: int = 3, contract: ModelContract | None = None
+) -> AsyncIterator[ProcessRig]:
     """Run the processes of a daemon; all workers are there."""
-    rig = ProcessRig(folder, workers)
+    rig = ProcessRig(folder, workers, contract or make_contract())
     for number in range(workers):
         await rig.start_worker(number)
     await rig.wait_until(lambda: not any(worker.gate.away for worker in rig.all))

@@ -46,6 +46,14 @@ def two_inputs(folder: Path) -> Path:
     return save(folder / "two.onnx", nodes, given, [value("y", "batch", 5), value("place", "batch", kind=INT64)])
 
 
+def shifted(folder: Path, name: str = "shifted.onnx") -> Path:
+    """`y = x + shift`, where the shift may be left out: then it is 5; a weight of 0 is an input too."""
+    nodes = [helper.make_node("Add", ["x", "shift"], ["s"]), helper.make_node("Add", ["s", "w"], ["y"])]
+    given = [value("x", "batch", 2), value("shift", "batch", 2), value("w", 2)]
+    made = [value("y", "batch", 2)]
+    return save(folder / name, nodes, given, made, shift=np.full((1, 2), 5, np.float32), w=np.zeros(2, np.float32))
+
+
 def pointwise(folder: Path, *shape: int) -> Path:
     """`y = 2 x + 1`, whatever the window."""
     nodes = [helper.make_node("Mul", ["x", "two"], ["d"]), helper.make_node("Add", ["d", "one"], ["y"])]

@@ -73,7 +73,7 @@ def fleet() -> Any:
         columns=columns,
         values=level.astype(np.float32),
         natural=natural,
-        begin=1_578_268_800,
+        begins=np.full(5, 1_578_268_800, np.int64),
         step_seconds=300,
         splits=splits,
         sha256={},

@@ -1,6 +1,6 @@
 """A window store's arrays in memory, copied after each write, and what a recovered store must fulfil."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from typing import Any
 from unittest import mock
@@ -9,7 +9,8 @@ import numpy as np
 
 from streamd.core.state import closed_rows, filling_rows, windows
 from streamd.core.state.directory import VOLATILE_DIRECTORY_COLUMNS
-from streamd.core.state.layout import Layout, NamedArrays
+from streamd.core.state.layout import Column, Layout, NamedArrays
+from streamd.core.state.memory import MemoryStore
 from streamd.core.state.repairs import repair_windows
 from streamd.core.state.seals import NO_SEAL, compute_seal
 from streamd.core.state.window_columns import NO_STEP, PRESENT, make_volatile_columns, make_window_columns
@@ -20,12 +21,20 @@ from tests.support.torn_writes import WatchedArray, make_watched_view
 
 
 class Memory:
-    """All arrays of a store, also those that are in no file; while `watched`, they are copied after every write."""
+    """All arrays of a store, also those that are in no file; while `watched`, they are copied after every write.
 
-    def __init__(self, lengths: Sizes) -> None:
+    `more` are columns of another store, which `make_memory` makes of all watched arrays and of the plain ones.
+    """
+
+    def __init__(
+        self,
+        lengths: Sizes,
+        more: tuple[Column, ...] = (),
+        make_memory: Callable[[Any, NamedArrays], MemoryStore] | None = None,
+    ) -> None:
         columns = make_window_columns(lengths.context_length, FEATURES)
         volatile = (*make_volatile_columns(), *VOLATILE_DIRECTORY_COLUMNS)
-        self._layout = Layout((*columns, *volatile), SLOTS, {})
+        self._layout = Layout((*columns, *volatile, *more), SLOTS, {})
         self._buffer = bytearray(self._layout.nbytes)
         self.watched = False
         self.copies: list[bytes] = []
@@ -35,7 +44,8 @@ class Memory:
         with ExitStack() as patches:
             for module in (windows, closed_rows, filling_rows):
                 patches.enter_context(mock.patch.object(module, "make_scalar_view", make_watched_view))
-            self.store = lengths.store(torn, torn)
+            memory = None if make_memory is None else make_memory(torn, self.arrays)
+            self.store = lengths.store(torn, torn, memory)
 
     def _stored(self) -> None:
         if self.watched:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from streamd.core.state.layout import NamedArrays, make_scalar_view
+from streamd.core.state.memory import MemoryStore
 from streamd.core.state.rows import PackedRow, copy_cells
 from streamd.core.state.seals import FACTOR, NO_SEAL, PRIME, Words, compute_seal
 from streamd.core.state.window_columns import CHANGES_MASK, NO_STEP, PRESENT
@@ -22,6 +23,7 @@ class ClosedRows:
 
     `arrays` and `volatile` are those of the window store. `expected` has a mask for each slot, `seeds (capacity,)` the
     number of its server, which its rows are sealed with. A window is forecast if it really has at least `need` rows.
+    `memory` hears when a period ends, and of what changes one that is over.
     """
 
     # Not a dictionary, from which so many attributes are read in more time.
@@ -35,10 +37,12 @@ class ClosedRows:
         "_have",
         "_journal",
         "_marks",
+        "_memory",
         "_need",
         "_newest",
         "_newest_check",
         "_open_step",
+        "_period",
         "_ring",
         "_row_bytes",
         "_seal_array",
@@ -48,13 +52,24 @@ class ClosedRows:
         "warming",
     )
 
-    def __init__(self, arrays: NamedArrays, volatile: NamedArrays, expected: Any, seeds: Words, need: int) -> None:
+    def __init__(
+        self,
+        arrays: NamedArrays,
+        volatile: NamedArrays,
+        expected: Any,
+        seeds: Words,
+        need: int,
+        memory: MemoryStore | None = None,
+    ) -> None:
         _, self._context_length, features = arrays["values"].shape
         self.stored = 0
         """The number of rows that were stored."""
         self.warming = 0
         """Stored rows whose window had too few rows for a forecast."""
         self._need = need
+        self._memory = memory
+        # Without a memory, a length that no step completes: one test for each row suffices.
+        self._period = 2**62 if memory is None else memory.period
         self._ring, self._marks, self._seal_array = arrays["values"], arrays["marks"], arrays["seals"]
         self._bytes = make_scalar_view(self._ring).cast("B")
         self._flat_marks = make_scalar_view(self._marks)
@@ -82,12 +97,16 @@ class ClosedRows:
         2. Killed after that: the row and its seal are written, and `recover` only completes the check, the open step
            and the journal.
         """
+        is_jump = step - newest != 1 and newest != NO_STEP
+        if is_jump and self._memory is not None:
+            # Before the journal: after a kill in the middle, the ring still has the rows of what was being computed.
+            self._memory.note_jump(slot, newest, step)
         changes = self._changes[slot]
         self._changes[slot] = changes + 1
         self._journal[slot] = step
         length = self._context_length
         grown = 2
-        if step - newest != 1 and newest != NO_STEP:
+        if is_jump:
             self._clear_rows(slot, newest + 1, min(step - newest - 1, length))
             grown *= step - newest
         place = slot * length + step % length
@@ -115,6 +134,8 @@ class ClosedRows:
             self._open_step[slot] = NO_STEP
         self._journal[slot] = NO_STEP
         self._changes[slot] = (changes + grown) & CHANGES_MASK
+        if not (step + 1) % self._period and self._memory is not None:
+            self._memory.note_end(slot, step)
         self.stored += 1
         if have >= self._need:
             return 1
@@ -150,6 +171,8 @@ class ClosedRows:
         elif step == last_present:
             self._expected[slot] |= row.mask
         self._changes[slot] = (changes + 2) & CHANGES_MASK
+        if self._memory is not None:
+            self._memory.note_amended(slot, step, self._newest[slot])
 
     def _find_last_present(self, slot: int) -> int:
         """Return the step of the newest row of the window that has a value, or `NO_STEP`."""

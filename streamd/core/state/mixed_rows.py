@@ -30,6 +30,10 @@ def write_whole_rows(store: WindowStore, columns: NamedArrays, slots: Slots, ste
     places = steps % store.context_length
     seals = compute_seals(rows, store.seeds[slots].astype(np.int64), steps, np.int64(PRESENT))
     write_cells(columns, slots, steps, places, rows, seals, masks=(1 << store.features) - 1, may_grow=True)
+    if store.memory is not None:
+        is_last = (steps + 1) % store.memory.period == 0
+        for slot, step in zip(slots[is_last].tolist(), steps[is_last].tolist(), strict=True):
+            store.memory.note_end(slot, step)
     have = columns["have"][slots]
     due = slots if have.min() >= store.need else slots[have >= store.need]
     store.count_closed(len(slots), len(due))

@@ -133,6 +133,8 @@ def rewind(store: WindowStore, slot: int, last_step: int) -> int:
     if store.get_latest_step(slot) <= last_step:
         return 0
     store.begin_change(slot)
+    if store.memory is not None and newest > last_step:
+        store.memory.drop_after(slot, last_step)  # first: after a kill in between, no mean of them is left
     if int(arrays["open_step"][slot]) > last_step:
         arrays["open_step"][slot] = NO_STEP
         store.drop_open_row(slot)

@@ -138,6 +138,9 @@ def write_next_rows(store: WindowStore, slots: SlotList, step: int, rows: Float3
         masks=masks if written is None else None,
         may_grow=written is None or not written.is_full,
     )
+    memory = store.memory
+    if memory is not None and not (step + 1) % memory.period:
+        memory.settle_ended(slots.slots, step // memory.period)
     due = _note_written(store, slots, step, masks, changes.tobytes())
     store.count_closed(len(slots), len(due))
     return due

@@ -20,6 +20,7 @@ from streamd.core.errors import TooOldError
 from streamd.core.state.closed_rows import ClosedRows
 from streamd.core.state.filling_rows import FillingRows
 from streamd.core.state.layout import NamedArrays, make_scalar_view, make_zeros
+from streamd.core.state.memory import MemoryStore
 from streamd.core.state.rings import WindowReader
 from streamd.core.state.rows import PackedRow
 from streamd.core.state.seals import NO_SEAL, Words
@@ -51,7 +52,8 @@ class WindowStore:
     A window is forecast if it really has at least `need` rows. A sample may lie `late_steps` behind its server's newest
     row. A row may stay open for `grace_seconds` after its first sample. `need` and `have` are the words of the wire.
     `seeds (capacity,)` has a number of the server of each slot, which its rows are sealed with; its owner changes it.
-    `volatile` are arrays of `make_volatile_columns`, without them the store makes its own.
+    `volatile` are arrays of `make_volatile_columns`, without them the store makes its own. `memory` keeps the means of
+    what is written here.
     """
 
     # Not a dictionary, from which so many attributes are read in more time.
@@ -71,6 +73,7 @@ class WindowStore:
         "grace_seconds",
         "have",
         "late_steps",
+        "memory",
         "need",
         "seeds",
         "volatile",
@@ -85,7 +88,9 @@ class WindowStore:
         grace_seconds: float,
         seeds: Words | None = None,
         volatile: NamedArrays | None = None,
+        memory: MemoryStore | None = None,
     ) -> None:
+        self.memory = memory
         self.capacity, self.context_length, self.features = arrays["values"].shape
         self.need = need
         self.late_steps = min(late_steps, self.context_length - 1)
@@ -102,7 +107,7 @@ class WindowStore:
         self._expected = self._make_masks("expected")
         self._full = (1 << self.features) - 1
         self._filling = FillingRows(arrays, self._make_masks("open_mask"), self.seeds)
-        self._closed = ClosedRows(arrays, self.volatile, self._expected, self.seeds, need)
+        self._closed = ClosedRows(arrays, self.volatile, self._expected, self.seeds, need, memory)
 
     def _make_masks(self, name: str) -> Any:
         if self.features > MAX_MASK_FEATURES:
@@ -141,6 +146,8 @@ class WindowStore:
             self.arrays[name][slot] = empty
         self.restore_slot(slot, have=0, expected=0)
         self.drop_open_row(slot)
+        if self.memory is not None:
+            self.memory.reset(slot)
 
     def begin_change(self, slot: int) -> None:
         """Let readers in other processes know that a window is being changed; `restore_slot` ends it."""

@@ -62,6 +62,8 @@ class FormerWindows:
     ) -> None:
         self.features: list[str] = header["features"]
         self.context_length: int = header["context_length"]
+        self.identifier = str(header.get("identifier", ""))
+        """The identifier of the file, which its memory file names."""
         self.servers = [FormerServer(slot, name, names.get_last_seen(slot)) for name, slot in names.slots.items()]
         self.servers.sort(key=lambda server: -server.last_seen)
         self.unreadable = names.unreadable

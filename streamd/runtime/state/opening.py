@@ -3,6 +3,7 @@
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import structlog
 
@@ -15,8 +16,16 @@ from streamd.core.state.layout import Layout, NamedArrays, make_zeros
 from streamd.core.state.windows import WindowStore
 from streamd.runtime.state.folder import SharedFolder, StateFolder
 from streamd.runtime.state.mapped_file import ForeignLayoutError, StateFile, open_state_file
+from streamd.runtime.state.memory_file import (
+    MEMORY_NAME,
+    keeps_memory,
+    make_memory_layout,
+    make_memory_store,
+    open_memory_file,
+    remove_memory_file,
+)
 from streamd.runtime.state.migration import make_windows_layout
-from streamd.runtime.state.restoring import drop_impossible_forecasts, restore_state
+from streamd.runtime.state.restoring import FormerFiles, drop_impossible_forecasts, restore_state
 from streamd.runtime.state.state import State, WindowLimits
 
 log = structlog.get_logger(__name__)
@@ -34,6 +43,14 @@ class SharedArrays:
 
     volatile: NamedArrays
     in_use: bool = False
+
+
+class _Files(NamedTuple):
+    """The mapped files of a state; `memory` is `None` if none is kept."""
+
+    windows: StateFile
+    board: StateFile
+    memory: StateFile | None
 
 
 class StateReplacedError(StateError):
@@ -77,7 +94,7 @@ def _open_files(
     opened: ExitStack,
     now: float,
 ) -> State:
-    """Open and restore both files; `opened` discards them again."""
+    """Open and restore the files; `opened` discards them again."""
     layout = make_windows_layout(
         list(contract.features), contract.context_length, contract.step_seconds, limits.capacity
     )
@@ -86,15 +103,24 @@ def _open_files(
     board_layout = _make_board_layout(contract, limits.capacity, windows_file.identifier)
     board_file, former_board = open_state_file(folder / FORECASTS_NAME, board_layout)
     opened.callback(board_file.discard)
+    memory_file, former_memory = None, None
+    if keeps_memory(contract, is_wanted=limits.has_memory):
+        memory_layout = make_memory_layout(list(contract.features), limits.capacity, windows_file.identifier)
+        memory_file, former_memory = open_memory_file(folder / MEMORY_NAME, memory_layout)
+        opened.callback(memory_file.discard)
     in_use = shared is not None and shared.in_use
-    if in_use and (former_path or former_board or windows_file.is_new):
+    is_new = windows_file.is_new or (memory_file is not None and memory_file.is_new)
+    if in_use and (former_path or former_board or former_memory or is_new):
         raise StateReplacedError(f"{folder}: the state must be replaced, and other processes use it")
     volatile = None if shared is None else shared.volatile
-    state = _make_state(contract, lock, windows_file, board_file, limits, volatile)
+    files = _Files(windows_file, board_file, memory_file)
+    state = _make_state(contract, lock, files, limits, volatile)
     if in_use:
         drop_impossible_forecasts(state)
     else:
-        restore_state(state, former_path, former_board, now)
+        restore_state(state, FormerFiles(former_path, former_board, former_memory), now)
+    if memory_file is None:
+        remove_memory_file(folder / MEMORY_NAME)
     return state
 
 
@@ -121,9 +147,14 @@ def open_shared_state(folder: Path, contract: ModelContract, limits: WindowLimit
         windows_file = StateFile(folder / WINDOWS_NAME, layout, is_shared=True)
         board_layout = _make_board_layout(contract, limits.capacity, windows_file.identifier)
         board_file = StateFile(folder / FORECASTS_NAME, board_layout, is_shared=True)
+        memory_file = None
+        if keeps_memory(contract, is_wanted=limits.has_memory):
+            memory_layout = make_memory_layout(list(contract.features), limits.capacity, windows_file.identifier)
+            memory_file = StateFile(folder / MEMORY_NAME, memory_layout, is_shared=True)
     except ForeignLayoutError as exc:
         raise StateReplacedError(f"{folder}: {exc}") from exc
-    return _make_state(contract, SharedFolder(), windows_file, board_file, limits, shared.volatile, is_named=False)
+    files = _Files(windows_file, board_file, memory_file)
+    return _make_state(contract, SharedFolder(), files, limits, shared.volatile, is_named=False)
 
 
 def _make_board_layout(contract: ModelContract, capacity: int, windows: str) -> Layout:
@@ -142,17 +173,17 @@ def _make_board_layout(contract: ModelContract, capacity: int, windows: str) -> 
 def _make_state(
     contract: ModelContract,
     lock: StateFolder | SharedFolder,
-    windows_file: StateFile,
-    board_file: StateFile,
+    files: _Files,
     limits: WindowLimits,
     volatile: NamedArrays | None = None,
     *,
     is_named: bool = True,
 ) -> State:
     """Return the state over its files; without `is_named`, the follower of the servers adds their names."""
-    arrays = windows_file.map_arrays()
+    arrays = files.windows.map_arrays()
     named = arrays if is_named else _hide_names(arrays, limits.capacity)
     directory = Directory(named, volatile, has_checks=True)
+    memory = None if files.memory is None else make_memory_store(files.memory, arrays, contract, directory.seeds)
     windows = WindowStore(
         arrays,
         volatile=volatile,
@@ -160,15 +191,17 @@ def _make_state(
         need=min(limits.need, contract.context_length),
         late_steps=limits.late_steps,
         grace_seconds=limits.grace_seconds,
+        memory=memory,
     )
     return State(
         contract=contract,
         lock=lock,
-        windows_file=windows_file,
-        board_file=board_file,
+        windows_file=files.windows,
+        board_file=files.board,
+        memory_file=files.memory,
         directory=directory,
         windows=windows,
-        board=ForecastBoard(board_file.map_arrays(), directory.seeds),
+        board=ForecastBoard(files.board.map_arrays(), directory.seeds),
         is_shared=volatile is not None,
     )
 

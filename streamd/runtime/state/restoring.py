@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import structlog
@@ -12,10 +12,12 @@ import structlog
 from streamd.core.errors import StateError, StorageError
 from streamd.core.state.board import MAX_SERIAL
 from streamd.core.state.layout import HEADER_BYTES, parse_header
+from streamd.core.state.memory_repairs import repair_memory
 from streamd.core.state.repairs import Repairs, repair_windows
 from streamd.core.state.rows import RowReader
 from streamd.regular_files import open_regular
 from streamd.runtime.state.folder import find_free_name
+from streamd.runtime.state.memory_file import open_former_memory
 from streamd.runtime.state.migration import FormerWindow, FormerWindows, open_former_windows
 from streamd.runtime.state.state import State
 
@@ -28,30 +30,43 @@ MAX_NAMED_SLOTS = 20
 """The number of damaged servers that the log names one by one; all are counted."""
 
 
-def restore_state(state: State, former_path: Path | None, former_board: Path | None, now: float) -> None:
+class FormerFiles(NamedTuple):
+    """The paths of the files of another layout that are to be replaced, `None` for those that need not be."""
+
+    windows: Path | None
+    board: Path | None
+    memory: Path | None
+
+
+def restore_state(state: State, former_files: FormerFiles, now: float) -> None:
     """Bring opened files into a consistent state.
 
     1. Reserve the used slots again.
-    2. Carry over the windows of a former file, and replace it.
+    2. Carry over the windows of a former file, and their memory, and replace both.
     3. Replace a former forecast file; its forecasts are computed again.
-    4. Finish interrupted changes, empty rows that nothing proves, free slots without any, and drop forecasts that are
-       not what was posted.
+    4. Finish interrupted changes, empty rows that nothing proves, free slots without any, drop forecasts that are not
+       what was posted, and compute the hourly means that the windows still have.
     """
     _reserve_again(state)
-    former = None
+    former, former_path = None, former_files.windows
     if former_path is not None:
         former = open_former_windows(former_path, state.contract.step_seconds, is_torn=state.lock.is_torn)
-    carried = _carry_over(state, former) if former is not None else 0
+    carried = _carry_over(state, former, former_files.memory) if former is not None else 0
     if former_path is not None:
+        if state.memory_file is not None:
+            state.memory_file.flush()  # it is complete before the window file that it belongs to takes its place
         # One file that was carried over is retained; each file that was not is retained under its own name.
         aside = former_path.with_name(f"{former_path.name}.old") if former is not None else find_free_name(former_path)
         state.windows_file.replace_former(former_path, aside)
         if former is None:
             state.set_aside.append(str(aside))
-    if former_board is not None:
-        _replace_board(state, former_board)
+    if former_files.memory is not None:
+        _replace_memory(state, former_files.memory, is_carried=former is not None, is_retained=former_path is not None)
+    if former_files.board is not None:
+        _replace_board(state, former_files.board)
     repairs = _repair(state, now)
     drop_impossible_forecasts(state)
+    lost_means = _repair_memory(state)
     if state.set_aside:
         log.warning("state_files_retained", files=state.set_aside)
     state.recovered = {
@@ -61,6 +76,7 @@ def restore_state(state: State, former_path: Path | None, former_board: Path | N
         "unreadable": state.directory.unreadable,
         "repaired": len(repairs.repaired),
         "lost_rows": sum(repairs.lost_rows.values()) + (sum(former.lost_rows.values()) if former is not None else 0),
+        "lost_means": lost_means,
         "torn": int(state.lock.is_torn and not state.windows_file.is_new),
     }
 
@@ -121,34 +137,69 @@ def _report_lost_rows(lost_rows: Mapping[str, int]) -> None:
 
 
 def _reserve_again(state: State) -> None:
-    """Make sure that the used slots of both files can be written: one of the files may be new."""
+    """Make sure that the used slots of all files can be written: one of the files may be new."""
     used = np.flatnonzero(state.windows_file.map_arrays()["name_bytes"])
     runs = np.split(used, np.flatnonzero(np.diff(used) != 1) + 1) if len(used) else []
     try:
         for run in runs:
-            for file in (state.windows_file, state.board_file):
+            for file in state.files:
                 file.reserve_again(int(run[0]), len(run))
     except StorageError as exc:
         raise StateError(str(exc)) from exc
 
 
-def _carry_over(state: State, former: FormerWindows) -> int:
-    """Copy the windows of a file of another layout, the last seen servers first; returns how many."""
+def _replace_memory(state: State, former: Path, *, is_carried: bool, is_retained: bool) -> None:
+    """Replace a former memory file by the new one; what becomes of it is what becomes of the former window file."""
+    assert state.memory_file is not None, "it replaces the former one"
+    with open_regular(former) as file:
+        is_damaged = parse_header(file.read(HEADER_BYTES)) is None
+    if is_carried and not is_damaged:
+        aside: Path | None = former.with_name(f"{former.name}.old")
+    else:
+        aside = find_free_name(former) if is_retained or is_damaged else None
+        if aside is not None:
+            log.warning("state_set_aside", file=str(former), reason="its hourly means cannot be used")
+            state.set_aside.append(str(aside))
+    state.memory_file.replace_former(former, aside)
+
+
+def _repair_memory(state: State) -> int:
+    """Repair the memory of all servers; returns how many means were dropped because nothing proves them."""
+    if state.memory is None:
+        return 0
+    dropped = repair_memory(state.memory, list(state.directory.slots.values()), is_torn=state.lock.is_torn)
+    if dropped:
+        log.warning("means_dropped", count=dropped, reason="they are damaged, or were not on the disk in time")
+    return dropped
+
+
+def _carry_over(state: State, former: FormerWindows, memory_path: Path | None) -> int:
+    """Copy the windows of a file of another layout, and their memory, the last seen servers first; returns how many."""
     carried = 0
     expected = min(len(former.servers), state.directory.capacity)
-    copy_window = _choose_copying(state, former)
+    copy_window, copy_means = _choose_copying(state, former), _choose_memory(state, former, memory_path)
     for window in islice(former.read_windows(), state.directory.capacity):
         try:
             slot, _ = state.admit(window.server.name, window.server.last_seen)
         except StorageError as exc:
             raise StateError(f"{expected} servers cannot be carried over, the former file is unchanged: {exc}") from exc
         copy_window(slot, window)
+        copy_means(slot, window.server.slot)
         carried += 1
     state.directory.unreadable += former.unreadable
     _report_lost_rows(former.lost_rows)
     state.windows.reset_counts()  # they count from the start of the process
     log.info("state_carried_over", servers=carried, left_behind=len(former.servers) - carried)
     return carried
+
+
+def _choose_memory(state: State, former: FormerWindows, path: Path | None) -> Callable[[int, int], None]:
+    """Return what copies the memory of a former slot into a slot; a no-op if nothing was kept."""
+    memory, features = state.memory, list(state.contract.features)
+    found = None if path is None else open_former_memory(path, former.identifier, features)
+    if memory is None or found is None:
+        return lambda slot, former_slot: None
+    return lambda slot, former_slot: found.copy_means(memory, slot, former_slot, int(state.directory.seeds[slot]))
 
 
 def _choose_copying(state: State, former: FormerWindows) -> Callable[[int, FormerWindow], None]:

@@ -16,6 +16,7 @@ from streamd.core.errors import StorageError
 from streamd.core.state.ahead_servers import AheadServers
 from streamd.core.state.board import ForecastBoard
 from streamd.core.state.directory import Directory
+from streamd.core.state.memory import MemoryStore
 from streamd.core.state.recovery import rewind
 from streamd.core.state.windows import WindowStore
 from streamd.runtime.state.folder import SharedFolder, StateFolder
@@ -26,12 +27,13 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class WindowLimits:
-    """The limits of windows; see `WindowStore`."""
+    """The limits of windows; see `WindowStore`. With `has_memory`, their hourly means of a week are kept too."""
 
     capacity: int = 30_000
     need: int = 48
     late_steps: int = 288
     grace_seconds: float = 10.0
+    has_memory: bool = True
 
 
 @dataclass(kw_only=True)
@@ -40,7 +42,8 @@ class State:
 
     `recovered` counts the findings of a restart: servers, interrupted changes of rows, slots that were freed because
     their stored names or numbers are implausible (`unreadable`), slots whose damage was undone (`repaired`), and rows
-    that are missing because nothing proves them (`lost_rows`). `torn` is 1 if the machine went down before.
+    that are missing because nothing proves them (`lost_rows`), and means of hours likewise (`lost_means`). `torn` is 1
+    if the machine went down before. Without `memory_file`, no memory is kept.
     """
 
     contract: ModelContract
@@ -50,6 +53,7 @@ class State:
     directory: Directory
     windows: WindowStore
     board: ForecastBoard
+    memory_file: StateFile | None = None
     recovered: dict[str, int] = field(default_factory=dict)
     set_aside: list[str] = field(default_factory=list)
     """The files that could not be read at start, by the paths that they were renamed to."""
@@ -60,9 +64,20 @@ class State:
         arrays = self.windows.arrays
         self.ahead = AheadServers(self.directory.names, arrays["newest"], arrays["open_step"])
         self._refusal: StorageError | None = None
-        self._needs_space = self.windows_file.needs_spare_space or self.board_file.needs_spare_space
+        self._needs_space = any(file.needs_spare_space for file in self.files)
         self.can_run_short = self._needs_space
         """Whether `find_shortage` can find one now: on most file systems it cannot."""
+
+    @property
+    def files(self) -> tuple[StateFile, ...]:
+        """The mapped files."""
+        files = (self.windows_file, self.board_file)
+        return files if self.memory_file is None else (*files, self.memory_file)
+
+    @property
+    def memory(self) -> MemoryStore | None:
+        """The hourly means of the last seven days; `None` if they are not kept."""
+        return self.windows.memory
 
     @property
     def folder(self) -> Path:
@@ -76,8 +91,8 @@ class State:
         the disk is full; then no server is evicted.
         """
         slot, forgotten = self.directory.find_slot(silent_since)
-        self.windows_file.reserve(slot)
-        self.board_file.reserve(slot)
+        for file in self.files:
+            file.reserve(slot)
         if forgotten is not None:
             self.directory.release(slot)
         self.windows.reset(slot)
@@ -124,7 +139,7 @@ class State:
         """
         if not self.can_run_short:
             return None
-        return self._refusal or self.windows_file.find_shortage() or self.board_file.find_shortage()
+        return self._refusal or next(filter(None, (file.find_shortage() for file in self.files)), None)
 
     def refuse_writes(self, error: StorageError | None) -> None:
         """Let `find_shortage` return this error from now on, `None` to permit writes again."""
@@ -133,18 +148,20 @@ class State:
 
     def reserve_whole_pieces(self) -> None:
         """Reserve whole pieces of the files around the used slots; without space, the next call tries again."""
-        self.windows_file.reserve_whole_pieces()
-        self.board_file.reserve_whole_pieces()
+        for file in self.files:
+            file.reserve_whole_pieces()
 
     def flush(self) -> None:
         """Write everything through to the disk; blocks."""
-        self.windows_file.flush()
-        self.board_file.flush()
+        for file in self.files:
+            file.flush()
 
     def close(self) -> None:
         """Flush and release the folder. What cannot be flushed is logged, and the next start checks all rows."""
+        if self.memory is not None:
+            self.memory.settle()
         is_flushed = True
-        for file in (self.windows_file, self.board_file):
+        for file in self.files:
             try:
                 file.close()
             except OSError as exc:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 
@@ -14,6 +15,8 @@ class DueSender:
     """A router (`DueRouter`) that takes every due server; while the engine process is slow, they wait, each once."""
 
     def __init__(self, mail: Mail, engine: int) -> None:
+        self.before_send: Callable[[], None] = lambda: None
+        """Called before servers are reported: what the engine process reads for them must be there."""
         self._mail = mail
         self._engine = engine
         self._single: list[Slots] = []
@@ -49,6 +52,7 @@ class DueSender:
             asyncio.get_running_loop().call_later(RETRY_SECONDS, self._send)
             return
         self._is_scheduled = False
+        self.before_send()
         for slots in self._single:
             self._send_message(slots, np.ones(len(slots), np.int64))
         if self._rows:

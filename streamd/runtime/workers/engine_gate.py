@@ -133,6 +133,8 @@ class EngineGate:
 
     def _make_welcome(self) -> Welcome:
         state = self.service.state
+        if state.memory is not None:
+            state.memory.settle()  # from rows that were written here; from now on the workers write
         return Welcome(
             run=self._peers.run,
             last_serial=state.board.last_serial,

@@ -85,6 +85,8 @@ class EngineNews:
         self.followed.release(message.slot)
         state = self.service.state
         state.windows.drop_open_row(message.slot)
+        if state.memory is not None:
+            state.memory.settle()  # another process writes the slot from now on
         state.directory.expire(message.slot)  # whoever remembers the slot for its server notices it
         self._tell(Confirmed(message.number))
 

@@ -97,6 +97,8 @@ class WorkerGate:
     def serve(self, service: Service, followed: FollowedServers) -> None:
         """Follow the engine process from now on, beginning with what it has told since its welcome."""
         service.state.board.last_serial = self._welcome.result().last_serial
+        if service.state.memory is not None:
+            self.due.before_send = service.state.memory.settle
         self._news = EngineNews(service, followed, lambda message: self.send(self.engine, message), self.on_serving)
         early, self._early = self._early, []
         for message in early:

@@ -14,12 +14,12 @@ from streamd.server.config import StateSection
 from streamd.server.doctor.findings import Finding, make_error, make_ok, make_warning
 
 SLOT_BYTES = 55_000
-"""About the disk space and memory of one server: its window and its forecast, once used."""
+"""About the disk space and memory of one server: its window, its week's memory and its forecast, once used."""
 
 SCARCE_BYTES = 64 * 2**20
 """With less free space, not even a small fleet's state fits."""
 
-STATE_FILES = ("windows.streamd", "forecasts.streamd")
+STATE_FILES = ("windows.streamd", "forecasts.streamd", "memory.streamd")
 
 _LOCK_INODE, _LOCK_PID = 5, 4  # columns of /proc/locks
 

@@ -14,6 +14,7 @@ import structlog
 from aiohttp import web
 
 from streamd.core.contract import ModelContract
+from streamd.core.state.memory_repairs import repair_memory
 from streamd.core.state.repairs import repair_windows
 from streamd.http.access.origins import OriginPolicy
 from streamd.http.app import HttpApp
@@ -127,6 +128,8 @@ class WorkerProcess:
         followed = FollowedServers(state, plan.number, plan.workers)
         followed.read_all()
         repairs = repair_windows(state.windows, followed.own_slots, time.monotonic(), is_torn=False)
+        if state.memory is not None:
+            repair_memory(state.memory, followed.own_slots, is_torn=False)
         for slot, reason in repairs.unreadable.items():
             log.error("server_unreadable", server=state.directory.names[slot], slot=slot, reason=reason)
         links = ProcessLinks(

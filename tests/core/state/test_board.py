@@ -11,6 +11,7 @@ from streamd.core.state.board import Forecast, ForecastBoard, make_board_columns
 from streamd.core.state.forecast_seals import compute_checks
 from streamd.core.state.layout import Layout, NamedArrays
 from streamd.core.state.window_columns import NO_STEP
+from streamd.core.unknown_targets import read_unknown
 from tests.support.contracts import make_contract
 
 CONTRACT = make_contract()
@@ -100,6 +101,25 @@ def check_board(board: ForecastBoard, posted: dict[int, tuple[int, int, int]]) -
         after = since if since <= board.last_serial else 0  # a serial of another board: all are new to its reader
         later = sorted((serial, slot) for slot, (serial, _, _) in posted.items() if serial > after)
         assert list(board.find_later_than(since)) == [slot for _, slot in later]
+
+
+def test_an_unknown_target_is_stored_and_proved_by_its_seal() -> None:
+    arrays = make_arrays()
+    values = np.stack([values_of(1), values_of(2)])
+    values[0, 1] = np.nan
+    board = ForecastBoard(arrays)
+    board.post_many(np.array([2, 0]), np.array([5, 6]), np.array([3, 3]), b"m", values, compute_checks(values))
+    board = ForecastBoard(arrays)  # a restart
+    board.drop_impossible(np.arange(SLOTS), np.full(SLOTS, 10), 8)
+    assert board.unreadable == 0
+    found = board.get_forecast(2)
+    assert found is not None
+    assert read_unknown(found.values).tolist() == [False, True]
+    np.testing.assert_array_equal(found.values, values[0])
+    arrays["values"].view(np.uint32)[2, 1, 0, 1] ^= 1  # still NaN, but not what was posted
+    board.drop_impossible(np.arange(SLOTS), np.full(SLOTS, 10), 8)
+    assert board.get_forecast(2) is None
+    assert board.get_forecast(0) is not None
 
 
 class KilledError(Exception):
