@@ -7,5 +7,6 @@ with InferenceEngine.open("model.onnx") as engine:
 
 from streamd.inference.api.ensemble import Ensemble
 from streamd.inference.api.inference import InferenceEngine
+from streamd.inference.api.memory import compute_series_memory
 
-__all__ = ["Ensemble", "InferenceEngine"]
+__all__ = ["Ensemble", "InferenceEngine", "compute_series_memory"]

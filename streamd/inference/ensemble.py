@@ -42,7 +42,7 @@ class EnsembleBackend:
 
 
 class EnsembleLane:
-    """A lane that runs its members one after another; its inputs are those of the first member."""
+    """A lane that runs its members one after another; its inputs are those of the member that reads most of them."""
 
     def __init__(self, members: Sequence[Lane]) -> None:
         first = members[0]
@@ -53,7 +53,7 @@ class EnsembleLane:
         self.device = first.device
         self.buckets = tuple(sorted({size for each in members for size in each.buckets if size <= largest}))
         self.pads = any(member.pads for member in members)
-        self.inputs = first.inputs
+        self.inputs = next((each.inputs for each in members if each.inputs.memory_cont is not None), first.inputs)
         self._members = tuple(members)
 
     def run(self, count: int) -> Float32:
@@ -64,7 +64,7 @@ class EnsembleLane:
         total: Float32 | None = None
         given = self.inputs.view_first(count)
         for member in self._members:
-            if member is not self._members[0]:
+            if member.inputs is not self.inputs:
                 for name, buffer in member.inputs.view_first(count).items():
                     buffer[:] = given[name]
             made = member.run(count)

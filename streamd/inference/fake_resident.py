@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 
 from streamd.core.arrays import Float32
-from streamd.core.contract import MAX_STATUS, ModelContract
+from streamd.core.contract import MAX_STATUS, MEMORY_INPUT, ModelContract
 from streamd.core.state.forecast_seals import compute_checks
-from streamd.core.state.resident_index import ResidentIndex
 from streamd.inference.lane import FinishedBatch, Inputs
 from streamd.inference.resident import LaneWindows, ResidentStore, Staging
 
@@ -20,7 +19,7 @@ class FakeDeviceWindows:
         length, features = contract.context_length, len(contract.features)
         self.values = np.full((capacity, length, features), np.nan, np.float32)
         self.marks = np.zeros((capacity, length), np.uint8)
-        self.store = ResidentStore(ResidentIndex(capacity, length))
+        self.store = ResidentStore(contract, capacity)
 
     def move(self, staging: Staging, to: Inputs) -> None:
         """Store the new rows of a batch and gather its windows into the first rows of `to`."""
@@ -61,7 +60,8 @@ class FakeResident:
         staged = self._enqueue()
         given = self._own.view_first(count)
         for name, buffer in self.inputs.view_first(count).items():
-            buffer[staged:] = given[name][staged:]
+            first = 0 if name == MEMORY_INPUT else staged  # a device keeps windows, and no memory
+            buffer[first:] = given[name][first:]
         made = self._run_inputs(self.inputs, count).transpose(0, 2, 1, 3)
         forecasts = np.sort(made, axis=-1)
         bad_rows = np.flatnonzero(~np.isfinite(forecasts).all(axis=(1, 2, 3)))

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamd.core.arrays import Float32
-from streamd.core.contract import ModelContract
+from streamd.core.contract import INPUT_TYPES, MEMORY_INPUT, ModelContract
 
 LANES_PER_DEVICE = 4
 """The default number of lanes on a GPU."""
@@ -48,25 +48,23 @@ class Inputs:
     encoder_cat: Int32
     decoder_cont: Float32
     decoder_cat: Int32
-    buffers: tuple[memoryview, memoryview, memoryview, memoryview] = field(init=False, repr=False, compare=False)
-    """The bytes of the four arrays, in this order: a window of a caller who sent them as they are is copied fastest so.
-    """
+    memory_cont: Float32 | None = None
+    """`None` for a model that asks for no memory."""
+    buffers: tuple[memoryview, ...] = field(init=False, repr=False, compare=False)
+    """The bytes of the arrays, in this order: a window of a caller who sent them as they are is copied fastest so."""
 
     def __post_init__(self) -> None:
         """Make the views of the bytes."""
-        arrays = (self.encoder_cont, self.encoder_cat, self.decoder_cont, self.decoder_cat)
+        arrays = [self.encoder_cont, self.encoder_cat, self.decoder_cont, self.decoder_cat]
+        if self.memory_cont is not None:
+            arrays.append(self.memory_cont)
         object.__setattr__(self, "buffers", tuple(array.reshape(-1).view(np.uint8).data for array in arrays))
 
     @classmethod
     def allocate(cls, contract: ModelContract, max_batch: int) -> "Inputs":
         """Return zeroed buffers in ordinary memory."""
         shapes = contract.input_shapes
-        return cls(
-            encoder_cont=np.zeros((max_batch, *shapes["encoder_cont"]), np.float32),
-            encoder_cat=np.zeros((max_batch, *shapes["encoder_cat"]), np.int32),
-            decoder_cont=np.zeros((max_batch, *shapes["decoder_cont"]), np.float32),
-            decoder_cat=np.zeros((max_batch, *shapes["decoder_cat"]), np.int32),
-        )
+        return cls(**{name: np.zeros((max_batch, *shape), INPUT_TYPES[name]) for name, shape in shapes.items()})
 
     def view_first(self, count: int) -> dict[str, npt.NDArray[Any]]:
         """Return views of the first `count` windows by input name."""
@@ -74,12 +72,20 @@ class Inputs:
 
     def view_rows(self, begin: int, end: int) -> dict[str, npt.NDArray[Any]]:
         """Return views of the windows from `begin` to `end` by input name."""
-        return {
+        views: dict[str, npt.NDArray[Any]] = {
             "encoder_cont": self.encoder_cont[begin:end],
             "encoder_cat": self.encoder_cat[begin:end],
             "decoder_cont": self.decoder_cont[begin:end],
             "decoder_cat": self.decoder_cat[begin:end],
         }
+        if self.memory_cont is not None:
+            views[MEMORY_INPUT] = self.memory_cont[begin:end]
+        return views
+
+    def forget_memory(self, begin: int, end: int) -> None:
+        """Let the windows from `begin` to `end` have no memory, if the model asks for one."""
+        if self.memory_cont is not None:
+            self.memory_cont[begin:end] = np.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +105,13 @@ class FinishedBatch:
 class StagedWindows:
     """The windows of a staged batch: their newest steps, `(n,) int64`, and which of them are `torn`, `(n,) bool`.
 
-    Another process was changing a torn window all the time: its forecast is worthless.
+    Another process was changing a torn window all the time: its forecast is worthless. `unknown (n, targets) bool` are
+    the targets that no row of a window has a value of.
     """
 
     steps: npt.NDArray[np.int64]
     torn: npt.NDArray[np.bool_]
+    unknown: npt.NDArray[np.bool_]
 
 
 class ResidentWindows(Protocol):

@@ -20,8 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from streamd.core.arrays import Float32, Numbers
+from streamd.core.contract import ModelContract
 from streamd.core.errors import LaneLostError
 from streamd.core.state.resident_index import ResidentIndex, WindowNumbers
+from streamd.core.unknown_targets import LastValues
 from streamd.inference.lane import HostWindows, Inputs, StagedWindows
 
 PACKING_ATTEMPTS = 50
@@ -69,6 +71,7 @@ class Staging:
         self,
         windows: HostWindows,
         index: ResidentIndex,
+        last_values: LastValues,
         slots: Numbers,
         servers: npt.NDArray[np.int32],
         make_calendar: Callable[[int], Float32],
@@ -78,18 +81,21 @@ class Staging:
         for _ in range(PACKING_ATTEMPTS):
             host = WindowNumbers(windows.newest[slots], windows.changes[slots], windows.generations[slots])
             missing = index.find_missing(slots, host)
-            self._pack_rows(windows, missing.locate(slots, index.length))
+            positions = missing.locate(slots, index.length)
+            self._pack_rows(windows, positions)
             torn = (host.changes & 1 != 0) | (windows.changes[slots] != host.changes)
             if not torn.any():
                 break
         index.note_moved(slots, host, missing)
         index.forget(slots[torn])
+        rows, places = self.values[: len(positions)], positions % index.length
+        unknown = last_values.note_rows(slots, host.newest, missing.counts, rows, places)
         self.count = count
         self.slots[:count] = slots
         self.starts[:count] = (host.newest + 1) % index.length
         self.servers[:count] = servers
         self._pack_calendars(host.newest, make_calendar)
-        return StagedWindows(host.newest, torn)
+        return StagedWindows(host.newest, torn, unknown)
 
     def _pack_rows(self, windows: HostWindows, positions: Numbers) -> None:
         self.rows = rows = len(positions)
@@ -108,10 +114,15 @@ class Staging:
 
 
 class ResidentStore:
-    """The windows of a device as its lanes share them: the index, and the queue of staged batches."""
+    """The windows of a device as its lanes share them: what it has, and the queue of staged batches.
 
-    def __init__(self, index: ResidentIndex) -> None:
-        self.index = index
+    At first it has nothing of the windows of `capacity` slots.
+    """
+
+    def __init__(self, contract: ModelContract, capacity: int) -> None:
+        length = contract.context_length
+        self.index = ResidentIndex(capacity, length)
+        self.last_values = LastValues(capacity, length, contract.target_columns)
         self._index_epoch = 0
         self._epoch = 0
         """Grows when a move fails: what the index counts on then is not so, and batches staged by it are not valid."""
@@ -187,7 +198,8 @@ class LaneWindows:
         """Stage the windows of `slots (n,)`, as `ResidentWindows` has it."""
         staging = self.staging
         staging.epoch = self._store.prepare_index()
-        staged = staging.pack(windows, self._store.index, slots, servers, make_calendar)
+        store = self._store
+        staged = staging.pack(windows, store.index, store.last_values, slots, servers, make_calendar)
         staging.error, staging.is_moved = None, False
         self._is_staged = True
         self._store.add(self)

@@ -19,13 +19,15 @@ Arrays = dict[str, Array]
 class TensorSpec:
     """An input or output by name; `shape` is that of one row, without the batch axis; an open axis is `None`.
 
-    `ranked` is false for an output whose number of axes the graph does not state; its `shape` is empty.
+    `ranked` is false for an output whose number of axes the graph does not state; its `shape` is empty. An input is
+    `optional` if a caller may leave it out.
     """
 
     name: str
     dtype: np.dtype[Any]
     shape: tuple[int | None, ...]
     ranked: bool = True
+    optional: bool = False
 
     @property
     def has_known_shape(self) -> bool:
@@ -38,7 +40,8 @@ class TensorSpec:
         if not self.ranked:
             return f"(batch, ...) {self.dtype}"
         axes = ["batch", *("?" if size is None else str(size) for size in self.shape)]
-        return f"({', '.join(axes)}{',' if len(axes) == 1 else ''}) {self.dtype}"
+        optional = " (optional)" if self.optional else ""
+        return f"({', '.join(axes)}{',' if len(axes) == 1 else ''}) {self.dtype}{optional}"
 
     def make_batch_shape(self, count: int) -> tuple[int, ...]:
         """Return the shape of this many rows; no axis may be open."""
@@ -63,6 +66,8 @@ class Runner(Protocol):
 
     def run(self, feeds: Mapping[str, Array]) -> Arrays:
         """Run 1 to `buckets[-1]` rows of each input; blocks with the GIL released. The results are the caller's own.
+
+        Optional inputs may be missing.
 
         Raises `BatchFailedError` if this batch is the cause, `LaneLostError` if the runner is unusable.
         """

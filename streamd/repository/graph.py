@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from streamd.core.contract import INPUT_TYPES, ModelContract
+from streamd.core.contract import INPUT_TYPES, MEMORY_INPUT, ModelContract
 from streamd.core.errors import RepositoryError
 from streamd.regular_files import open_regular
 from streamd.repository.protobuf import Buffer, Span, decode_text, read_fields
@@ -32,19 +32,25 @@ class GraphTensor:
 
 @dataclass(frozen=True)
 class GraphSignature:
-    """The inputs of a graph, without those that are weights, and its outputs, by name."""
+    """The inputs of a graph, without those that have a value in the graph, and its outputs, by name.
+
+    `defaults` are the inputs that have one: weights, and inputs that a caller may leave out.
+    """
 
     inputs: Mapping[str, GraphTensor]
     outputs: Mapping[str, GraphTensor]
+    defaults: Mapping[str, GraphTensor]
 
 
 def check_graph(path: Path, contract: ModelContract) -> None:
     """Raise `RepositoryError` unless inputs and outputs follow the contract and have a dynamic batch axis."""
     graph = read_signature(path)
     expected = contract.input_shapes
-    if set(graph.inputs) != set(expected):
+    optional = {name: tensor for name, tensor in graph.defaults.items() if name == MEMORY_INPUT and name in expected}
+    inputs = {**graph.inputs, **optional}
+    if set(inputs) != set(expected):
         raise RepositoryError(
-            f"{path}: a foreign network: its inputs are {sorted(graph.inputs)}, expected {sorted(expected)}; "
+            f"{path}: a foreign network: its inputs are {sorted(inputs)}, expected {sorted(expected)}; "
             "export the model with the contract's inputs"
         )
     if "predictions" not in graph.outputs:
@@ -53,7 +59,7 @@ def check_graph(path: Path, contract: ModelContract) -> None:
             "export the model with the contract's output"
         )
     for name, shape in expected.items():
-        _check_tensor(path, graph.inputs[name], shape, INPUT_TYPES[name])
+        _check_tensor(path, inputs[name], shape, INPUT_TYPES[name])
     _check_tensor(path, graph.outputs["predictions"], contract.output_shape, "float32")
 
 
@@ -108,7 +114,9 @@ def _read_model(data: Buffer) -> GraphSignature:
             weights |= {
                 decode_text(data, part) for number, part in read_fields(data, span) if number == _INITIALIZER_NAME
             }
-    return GraphSignature({name: tensor for name, tensor in inputs.items() if name not in weights}, outputs)
+    required = {name: tensor for name, tensor in inputs.items() if name not in weights}
+    defaults = {name: tensor for name, tensor in inputs.items() if name in weights}
+    return GraphSignature(required, outputs, defaults)
 
 
 def _read_tensor(data: Buffer, span: Span) -> GraphTensor:

@@ -8,13 +8,20 @@ from typing import Annotated
 
 import msgspec
 
-from streamd.core.contract import ModelContract
+from streamd.core.contract import MEMORY_STEP_SECONDS, ModelContract
 from streamd.core.errors import RepositoryError
 from streamd.regular_files import read_regular
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 Positive = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 Names = Annotated[tuple[Name, ...], msgspec.Meta(min_length=1)]
+
+
+class ManifestMemory(msgspec.Struct, frozen=True):
+    """The memory that a model asks for: means of `length` periods before the origin, each `step_seconds` long."""
+
+    length: Positive
+    step_seconds: Positive
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,6 +36,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     units: dict[str, str] = {}
     architecture: str = ""
     default: bool = False
+    memory: ManifestMemory | None = None
 
     def make_contract(self) -> ModelContract:
         """Return the contract; raises `ValueError` if its parts contradict each other."""
@@ -41,6 +49,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
             step_seconds=self.step_seconds,
             units=self.units,
             architecture=self.architecture,
+            memory_length=0 if self.memory is None else self.memory.length,
+            memory_step_seconds=MEMORY_STEP_SECONDS if self.memory is None else self.memory.step_seconds,
         )
 
 

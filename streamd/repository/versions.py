@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from streamd.core.contract import ModelContract
+from streamd.core.contract import MEMORY_LENGTH, MEMORY_STEP_SECONDS, ModelContract
 from streamd.core.errors import RepositoryError
 from streamd.repository.conversion import check_data_files, check_hashes, is_plain_name
 from streamd.repository.files import NO_FOLDER
@@ -196,6 +196,11 @@ def load_version(path: Path, check: GraphCheck = check_graph) -> EngineVersion:
     manifest = read_manifest(path / "config.json")
     check_hashes(path)
     contract = manifest.make_contract()
+    if not contract.has_daemon_memory:
+        raise RepositoryError(
+            f"{path / 'config.json'}: memory is {contract.memory_length} means of {contract.memory_step_seconds} s, "
+            f"expected {MEMORY_LENGTH} of {MEMORY_STEP_SECONDS} s, which the daemon keeps"
+        )
     check(path / "model.onnx", contract)
     check_data_files(path, "model.onnx")
     mapping = read_server_mapping(path / "server_mapping.json")

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamd.core.arrays import Float32
-from streamd.core.contract import INPUT_TYPES, ModelContract
+from streamd.core.contract import INPUT_TYPES, MEMORY_INPUT, ModelContract
 from streamd.core.errors import InferenceError, InvalidInputError, InvalidTensorError
 from streamd.inference.lane import Inputs
 from streamd.runtime.window_checks import check_content, is_complete
@@ -21,8 +21,12 @@ MAX_WINDOWS = 4_096
 
 _TYPES = {name: np.dtype(type_name) for name, type_name in INPUT_TYPES.items()}
 
-OPTIONAL_INPUTS = frozenset({"encoder_cat", "decoder_cat"})
-"""Inputs that may be missing; then the server id is 0 (an unknown server) and the status 0 (not given)."""
+WHOLE_INPUTS = frozenset({"encoder_cat", "decoder_cat"})
+"""Inputs of whole numbers."""
+
+OPTIONAL_INPUTS = WHOLE_INPUTS | {MEMORY_INPUT}
+"""Inputs that may be missing; then the server id is 0 (an unknown server), the status 0 (not given), and no period is
+remembered."""
 
 
 class Prediction(NamedTuple):
@@ -55,7 +59,8 @@ class CallerWindows(Protocol):
 class CallerInputs:
     """The inputs of a call, which the model may see: `arrays` by name with the batch axis, float32 and int32.
 
-    They may share the memory of the caller's body.
+    The memory is absent if the caller gave none, and is not used by a version that asks for none. Arrays may share bytes
+    with the caller's body.
     """
 
     arrays: dict[str, npt.NDArray[Any]]
@@ -70,6 +75,11 @@ class CallerInputs:
         inputs.encoder_cat[rows] = self.arrays["encoder_cat"][windows]
         inputs.decoder_cont[rows] = self.arrays["decoder_cont"][windows]
         inputs.decoder_cat[rows] = self.arrays["decoder_cat"][windows]
+        memory = self.arrays.get(MEMORY_INPUT)
+        if memory is None:
+            inputs.forget_memory(rows.start, rows.stop)
+        elif inputs.memory_cont is not None:
+            inputs.memory_cont[rows] = memory[windows]
 
 
 class InputReader:
@@ -98,6 +108,7 @@ class InputReader:
         arrays = {
             name: self._read_array(name, shape, given.get(name), windows, batched)
             for name, shape in self._shapes.items()
+            if name != MEMORY_INPUT or name in given
         }
         if not is_complete(arrays):
             check_content(arrays)
@@ -122,7 +133,7 @@ def _convert(name: str, given: npt.NDArray[Any]) -> npt.NDArray[Any]:
     if given.dtype == target:
         return np.ascontiguousarray(given, target)
     with np.errstate(over="ignore"):
-        if name in OPTIONAL_INPUTS and not (
+        if name in WHOLE_INPUTS and not (
             np.array_equal(given, np.trunc(given)) and np.all((given >= -(2**31)) & (given < 2**31))
         ):
             raise InvalidTensorError(f"{name} holds numbers that are not whole, or beyond int32")

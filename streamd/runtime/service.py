@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -196,6 +196,11 @@ class Service:
     def model(self) -> str:
         """The name of the version that serves."""
         return self.pipeline.serving.name
+
+    @property
+    def served_contract(self) -> ModelContract:
+        """The contract with the memory that the version which serves asks for, not with the one that is kept."""
+        return replace(self.contract, memory_length=self.pipeline.serving.spec.memory_length)
 
     @property
     def passed_over(self) -> list[dict[str, str]]:

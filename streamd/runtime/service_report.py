@@ -30,6 +30,7 @@ def describe_status(service: Service, may_name: Callable[[str], bool]) -> dict[s
             "context_length": contract.context_length,
             "horizon": contract.horizon,
             "step_seconds": contract.step_seconds,
+            "memory_length": service.served_contract.memory_length,
             "need": windows.need,
             "late_steps": windows.late_steps,
         },

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from streamd.core.contract import MAX_STATUS
+from streamd.core.contract import MAX_STATUS, MEMORY_INPUT
 from streamd.core.errors import AllMissingError, InvalidInputError, InvalidTensorError
 from streamd.inference.lane import Inputs
 
@@ -48,6 +48,7 @@ def is_complete(arrays: Mapping[str, npt.NDArray[Any]]) -> bool:
         and _is_finite(arrays["decoder_cont"])
         and _has_known_categories(arrays["encoder_cat"])
         and _has_known_categories(arrays["decoder_cat"])
+        and _has_no_infinity(arrays.get(MEMORY_INPUT))
     )
 
 
@@ -59,6 +60,11 @@ def _has_finite_values(windows: npt.NDArray[Any]) -> bool:
     with np.errstate(invalid="ignore"):  # a NaN may be a signalling one
         highest, lowest = np.fmax.reduce(rows, axis=1), np.fmin.reduce(rows, axis=1)
     return bool(np.isfinite(highest).all() and np.isfinite(lowest).all())
+
+
+def _has_no_infinity(memory: npt.NDArray[Any] | None) -> bool:
+    """Whether no number of a memory is infinite; all of them may be missing."""
+    return memory is None or _is_finite(memory) or not np.isinf(memory).any()
 
 
 def _is_finite(array: npt.NDArray[Any]) -> bool:
@@ -79,7 +85,7 @@ def _has_known_categories(array: npt.NDArray[Any]) -> bool:
 
 def check_content(arrays: Mapping[str, npt.NDArray[Any]]) -> None:
     """Raise the error of the first fault in the order of these checks, if there is one."""
-    for name in ("encoder_cont", "decoder_cont"):
+    for name in ("encoder_cont", "decoder_cont", *({MEMORY_INPUT} & arrays.keys())):
         if np.isinf(arrays[name]).any():
             raise InvalidTensorError(f"{name} holds a number that is infinite or beyond float32")
     if np.isnan(arrays["decoder_cont"]).any():

@@ -175,7 +175,7 @@ class Daemon:
                 partial(
                     open_state,
                     folder,
-                    selection.contract,
+                    selection.contract.with_daemon_memory(),
                     limits,
                     time.monotonic(),
                     None if self._part is None else self._part.shared,

@@ -7,6 +7,7 @@ import csv
 import gzip
 from collections import defaultdict
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,20 @@ def version(request: pytest.FixtureRequest) -> EngineVersion:
 
 @pytest.fixture(scope="module")
 def forecast(version: EngineVersion) -> Forecast:
-    """Windows `(batch, context, features)` to forecasts `(batch, horizon, targets, quantiles)`."""
+    """Windows `(batch, context, features)`, with a memory or none, to `(batch, horizon, targets, quantiles)`."""
     lane = OnnxRuntimeCpuBackend(version.onnx, version.contract, (1, 32), threads_per_lane=1).make_lane(0)
 
-    def run(windows: Floats, step: int = ORIGIN_STEP, status: int = 0, server_id: int = 0) -> Floats:
+    def run(
+        windows: Floats,
+        step: int = ORIGIN_STEP,
+        status: int = 0,
+        server_id: int = 0,
+        memory: Floats | float = np.nan,
+    ) -> Floats:
         count = len(windows)
         lane.inputs.encoder_cont[:count] = windows
+        if lane.inputs.memory_cont is not None:
+            lane.inputs.memory_cont[:count] = memory
         for buffer in (lane.inputs.encoder_cat, lane.inputs.decoder_cat):
             buffer[:count, :, 0] = server_id
             buffer[:count, :, 1] = status
@@ -80,6 +89,34 @@ def test_a_constant_is_forecast_as_itself(version: EngineVersion, forecast: Fore
     for level in (0.0, 1e-6, 0.5, 42.0, 3e6, 1e12):
         windows = np.full_like(days(version, 1), level)
         np.testing.assert_allclose(forecast(windows), level, rtol=0.01)
+
+
+def test_few_equal_rows_are_not_certain(version: EngineVersion, forecast: Forecast) -> None:
+    windows = np.full_like(days(version, 1), np.nan)
+    windows[:, -5:] = 42.0
+    values = forecast(windows)
+    assert (values[..., -1] > values[..., 0]).all()
+
+
+def test_one_absurd_value_hardly_moves_a_forecast(version: EngineVersion, forecast: Forecast) -> None:
+    cases = list(product((3, 150, -1), (6e16, 3e38, -6e10, np.inf)))
+    windows = days(version, len(cases), seed=5)
+    reference = forecast(windows)
+    for window, (row, absurd) in zip(windows, cases, strict=True):
+        window[row] = absurd
+    moved = np.abs(forecast(windows) - reference).mean(axis=(1, 3))
+    assert moved.max() < 6, "of a span of 10 to 60"
+
+
+def test_a_memory_is_read_by_the_version_that_asks_for_it(version: EngineVersion, forecast: Forecast) -> None:
+    contract = version.contract
+    windows = days(version, 4, seed=6)
+    windows[:, :-48] = np.nan
+    week = days(version, 4, seed=7)[:, :24].repeat(7, axis=1)
+    assert (contract.memory_length == 0) or week.shape[1] == contract.memory_length
+    alone, remembering = forecast(windows), forecast(windows, memory=week if contract.memory_length else np.nan)
+    assert np.isfinite(remembering).all()
+    assert (np.abs(alone - remembering).max() > 1) == (contract.memory_length > 0)
 
 
 def test_the_unit_does_not_matter(version: EngineVersion, forecast: Forecast) -> None:

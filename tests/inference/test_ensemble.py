@@ -4,6 +4,7 @@ Several versions as one: the mean of their quantiles, and all or none of their l
 """
 
 from collections import deque
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamd.core.arrays import Float32
+from streamd.core.contract import MEMORY_INPUT
 from streamd.core.errors import BackendUnavailableError, BatchFailedError, LaneLostError
 from streamd.inference.ensemble import EnsembleBackend
 from streamd.inference.fake import FakeBackend, FakeLane, make_fake_forecast
 from tests.support.contracts import make_contract
 
 CONTRACT = make_contract()
+MEMORY = make_contract(context_length=12)
 
 
 class Scaled(FakeBackend):
@@ -68,6 +71,22 @@ def test_a_window_that_one_member_cannot_forecast_has_no_forecast() -> None:
     lane.inputs.encoder_cont[1, 0, 0] = 5.0
     made: Float32 = lane.run(2)
     assert np.isfinite(made).all(axis=(1, 2, 3)).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_member_that_remembers_gets_its_memory_beside_one_that_does_not(is_first: bool) -> None:
+    members = [FakeBackend(replace(MEMORY, memory_length=length), (1, 8)) for length in (0, 168)]
+    seen: dict[str, dict[str, Any]] = {}
+    for name, member in zip(("plain", "remembers"), members, strict=True):
+        member.script.on_run = lambda lane, inputs, name=name: seen.update({name: inputs})  # type: ignore[misc]
+    lane = EnsembleBackend(members[::-1] if is_first else members).make_lane(0)
+    assert lane.inputs.memory_cont is not None
+    random_inputs(lane, 3)
+    lane.run(3)
+    assert seen["plain"].keys() == CONTRACT.input_shapes.keys()
+    for name, buffer in lane.inputs.view_first(3).items():
+        np.testing.assert_array_equal(seen["remembers"][name], buffer)
+        assert name == MEMORY_INPUT or (seen["plain"][name] == buffer).all()
 
 
 @pytest.mark.parametrize("error", [BatchFailedError("refused"), LaneLostError("gone")])

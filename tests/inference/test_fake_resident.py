@@ -36,9 +36,17 @@ class Fleet:
         self.staged: dict[FakeLane, list[Float32]] = {}
 
     def append(self, slot: int) -> None:
+        self._append_row(slot, self.random.random(FEATURES, np.float32))
+
+    def append_half(self, slot: int) -> None:
+        """Append rows without a value of two features, so many that no other is left in the window, or nearly."""
+        for _ in range(LENGTH - int(self.random.integers(0, 2))):
+            self._append_row(slot, np.array([1.0, np.nan, np.nan], np.float32))
+
+    def _append_row(self, slot: int, row: Float32) -> None:
         windows = self.windows
         windows.newest[slot] += 1
-        windows.values[slot, int(windows.newest[slot]) % LENGTH] = self.random.random(FEATURES)
+        windows.values[slot, int(windows.newest[slot]) % LENGTH] = row
         windows.changes[slot] += 2
 
     def amend(self, slot: int) -> None:
@@ -58,7 +66,10 @@ class Fleet:
         staged = chosen.resident.stage(self.windows, np.array(slots), NO_NUMBER, make_calendar)
         assert staged.steps.tolist() == self.windows.newest[slots].tolist()
         assert not staged.torn.any()
-        self.staged[chosen] = [self.window(slot) for slot in slots]
+        windows = [self.window(slot) for slot in slots]
+        targets = [CONTRACT.feature_index[target] for target in CONTRACT.targets]
+        assert staged.unknown.tolist() == [np.isnan(window[:, targets]).all(axis=0).tolist() for window in windows]
+        self.staged[chosen] = windows
 
     def window(self, slot: int) -> Float32:
         rolled: Float32 = np.roll(self.windows.values[slot], -((int(self.windows.newest[slot]) + 1) % LENGTH), axis=0)
@@ -86,7 +97,7 @@ def make_calendar(step: int) -> Float32:
 SLOT, LANE = st.integers(0, CAPACITY - 1), st.integers(0, LANES - 1)
 SLOTS = st.lists(SLOT, min_size=1, max_size=2 * CAPACITY)
 EVENTS = st.one_of(
-    st.tuples(st.sampled_from(["append", "append", "amend", "replace"]), SLOT),
+    st.tuples(st.sampled_from(["append", "append", "append_half", "amend", "replace"]), SLOT),
     st.tuples(st.just("stage"), LANE, SLOTS),
     st.tuples(st.just("run"), LANE),
 )

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from streamd.core.errors import RepositoryError
 from streamd.repository.graph import check_graph, read_signature
 from tests.support.made_versions import CONTRACT, GRAPH, onnx_of
+from tests.support.memory_version import make_memory_contract, make_memory_network
 from tests.support.onnx_bytes import FLOAT, INT32, Tensor, identity_model, tensors_of
 
 SHIPPED = sorted((Path(__file__).parents[2] / "engines").glob("*/model.onnx"))
@@ -92,6 +93,30 @@ def test_weights_that_an_old_exporter_lists_as_inputs_are_none(tmp_path: Path) -
     # Another GraphProto field at the end of the graph: the graph's length grows with it.
     with_weight = _graph_with_field(model, b"\x2a" + bytes([len(weight)]) + weight)
     check_graph(written(tmp_path, with_weight), CONTRACT)
+
+
+@pytest.mark.parametrize("has_default", [True, False])
+def test_the_memory_may_have_a_value_in_the_graph(tmp_path: Path, has_default: bool) -> None:
+    contract = make_memory_contract()
+    path = written(tmp_path, make_memory_network(contract, has_default=has_default).SerializeToString())
+    check_graph(path, contract)
+    with pytest.raises(RepositoryError, match=r"memory_cont is \(batch, 168, 3\), expected \(batch, 7, 3\)"):
+        check_graph(path, replace(contract, memory_length=7))
+
+
+def test_a_graph_without_the_memory_of_its_manifest_is_refused(tmp_path: Path) -> None:
+    contract = make_memory_contract()
+    plain = written(tmp_path, onnx_of(replace(contract, memory_length=0)))
+    with pytest.raises(RepositoryError, match=r"foreign network: its inputs .*'memory_cont'"):
+        check_graph(plain, contract)
+
+
+def test_a_memory_that_the_manifest_does_not_ask_for_is_left_out_or_refused(tmp_path: Path) -> None:
+    contract = make_memory_contract()
+    optional, needed = (make_memory_network(contract, has_default=each).SerializeToString() for each in (True, False))
+    check_graph(written(tmp_path, optional), replace(contract, memory_length=0))
+    with pytest.raises(RepositoryError, match="foreign network: its inputs"):
+        check_graph(written(tmp_path, needed), replace(contract, memory_length=0))
 
 
 def _graph_with_field(model: bytes, field: bytes) -> bytes:

@@ -5,6 +5,7 @@ Engine versions on disk: which one serves, and each refusal with its reason.
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from streamd.core.errors import RepositoryError
 from streamd.repository.record import PromotionRecord, write_promotion_record
 from streamd.repository.versions import EngineRepository, load_version, strip_stamp
 from tests.support.made_versions import MANIFEST, digest, make, pin
+from tests.support.memory_version import make_memory_contract, make_memory_version
 
 
 def refusal(path: Path) -> str:
@@ -332,6 +334,29 @@ def test_files_are_as_they_were_made(tmp_path: Path) -> None:
     path = make(tmp_path, "a_20260101_000000")
     pin(path, {"model.onnx": digest(path / "model.onnx"), "config.json": digest(path / "config.json")})
     assert load_version(path).name == path.name
+
+
+def test_a_version_that_asks_for_a_memory(tmp_path: Path) -> None:
+    contract = make_memory_contract()
+    path = make_memory_version(tmp_path, "a_20250101_000000", contract)
+    assert load_version(path).contract == replace(contract, architecture="memory")
+
+
+@pytest.mark.parametrize(
+    ("memory", "named"),
+    [
+        ({"length": 0, "step_seconds": 3_600}, "$.memory.length"),
+        ({"length": 168}, "step_seconds"),
+        ({"length": 168, "step_seconds": 450}, "memory_step_seconds is 450, expected a multiple of step_seconds (300)"),
+        ({"length": 24, "step_seconds": 3_600}, "memory is 24 means of 3600 s, expected 168 of 3600 s"),
+        ({"length": 168, "step_seconds": 600}, "memory is 168 means of 600 s, expected 168 of 3600 s"),
+    ],
+)
+def test_a_memory_that_the_daemon_does_not_keep_is_refused(tmp_path: Path, memory: dict[str, int], named: str) -> None:
+    path = make_memory_version(tmp_path, "a_20250101_000000", make_memory_contract(), memory=memory)
+    message = refusal(path)
+    assert named in message
+    assert "config.json" in message
 
 
 @pytest.mark.parametrize("file", ["model.onnx", "config.json"])

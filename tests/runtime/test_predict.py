@@ -3,13 +3,15 @@
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from streamd.core.contract import MEMORY_INPUT, ModelContract
 from streamd.core.errors import BatchFailedError, StreamdError
 from streamd.inference.lane import Inputs
 from streamd.runtime.predict import CallerInputs, InputReader, PredictRequest
-from tests.support.naive_inputs import CONTRACT, Given, make_full_inputs, read_inputs
+from tests.support.naive_inputs import CONTRACT, CONTRACTS, MEMORY_CONTRACT, Given, make_full_inputs, read_inputs
 
 NUMBERS = [np.nan, np.inf, -np.inf, 3e38, -3e38, 1e20, 1e39, -1.0, 15.0, 16.0, 0.5, -(2.0**31), 2.0**31, 0.0]
 DTYPES = ["<f2", "<f4", "<f8", "<i4", "<i8", "u1", ">f4"]
@@ -25,7 +27,7 @@ def read(read_one: Any) -> Any:
 
 @st.composite
 def damaged_inputs(draw: st.DrawFn) -> Given:
-    given_inputs = make_full_inputs(draw(st.integers(1, 3)))
+    given_inputs = make_full_inputs(draw(st.integers(1, 3)), draw(st.sampled_from(CONTRACTS)))
     for name in draw(st.sets(st.sampled_from(sorted(given_inputs)))):
         change = draw(st.sampled_from(["type", "cell", "drop", "shape", "missing", "add", "order"]))
         array = given_inputs[name]
@@ -51,19 +53,22 @@ def damaged_inputs(draw: st.DrawFn) -> Given:
     return given_inputs
 
 
-@given(damaged_inputs())
-@example(make_full_inputs(1))
-@example({name: array[0] for name, array in make_full_inputs(1).items()})
-@example(make_full_inputs(1) | {"encoder_cont": np.full((1, 4, 3), 3e38, np.float32)})
-@example(make_full_inputs(1) | {"encoder_cat": np.full((1, 4, 2), -1, np.int32)})
-def test_inputs_are_read_and_refused_as_by_the_naive_checks(given_inputs: Given) -> None:
-    found = read(lambda: InputReader(CONTRACT).read(given_inputs))
-    expected = read(lambda: read_inputs(CONTRACT, given_inputs))
+@given(damaged_inputs(), st.sampled_from(CONTRACTS))
+@example(make_full_inputs(1), CONTRACT)
+@example({name: array[0] for name, array in make_full_inputs(1).items()}, CONTRACT)
+@example(make_full_inputs(1) | {"encoder_cont": np.full((1, 4, 3), 3e38, np.float32)}, CONTRACT)
+@example(make_full_inputs(1) | {"encoder_cat": np.full((1, 4, 2), -1, np.int32)}, CONTRACT)
+@example(make_full_inputs(1, MEMORY_CONTRACT) | {MEMORY_INPUT: np.full((1, 3, 3), np.nan, np.float32)}, MEMORY_CONTRACT)
+@example(make_full_inputs(1, MEMORY_CONTRACT) | {MEMORY_INPUT: np.full((1, 3, 3), 1e39)}, MEMORY_CONTRACT)
+def test_inputs_are_read_and_refused_as_by_the_naive_checks(given_inputs: Given, contract: ModelContract) -> None:
+    found = read(lambda: InputReader(contract).read(given_inputs))
+    expected = read(lambda: read_inputs(contract, given_inputs))
     if isinstance(expected, tuple):
         assert found == expected
         return
     assert isinstance(found, CallerInputs), found
     assert found.windows == len(expected["encoder_cont"])
+    assert found.arrays.keys() == expected.keys()
     for name, array in expected.items():
         assert found.arrays[name].dtype == array.dtype
         assert np.array_equal(found.arrays[name], array, equal_nan=True)
@@ -76,6 +81,22 @@ def test_inputs_of_the_right_type_are_not_copied() -> None:
 
 
 # ---------------------------------------------------------------- windows in lanes
+@pytest.mark.parametrize("is_given", [True, False])
+@pytest.mark.parametrize("is_wanted", [True, False])
+def test_a_version_that_remembers_gets_the_memory_of_the_caller_or_none(is_given: bool, is_wanted: bool) -> None:
+    given_inputs = make_full_inputs(3, MEMORY_CONTRACT)
+    memory = given_inputs[MEMORY_INPUT] if is_given else given_inputs.pop(MEMORY_INPUT)
+    inputs = Inputs.allocate(MEMORY_CONTRACT if is_wanted else CONTRACT, 4)
+    InputReader(MEMORY_CONTRACT).read(given_inputs).fill(1, 2, inputs, 1)
+    np.testing.assert_array_equal(inputs.encoder_cont[1:3], given_inputs["encoder_cont"][1:])
+    if not is_wanted:
+        assert inputs.memory_cont is None
+        return
+    assert inputs.memory_cont is not None
+    np.testing.assert_array_equal(inputs.memory_cont[1:3], memory[1:] if is_given else np.full((2, 3, 3), np.nan))
+    assert not inputs.memory_cont[[0, 3]].any(), "nothing else is changed"
+
+
 def make_request(windows: int, ended: list[PredictRequest]) -> PredictRequest:
     return PredictRequest(InputReader(CONTRACT).read(make_full_inputs(windows)), ended.append, 0.0)
 

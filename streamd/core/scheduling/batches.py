@@ -13,6 +13,8 @@ import numpy.typing as npt
 
 from streamd.core.arrays import Numbers, Slots, Times
 from streamd.core.scheduling.batch_reasons import BatchReason
+from streamd.core.state.memory_reads import MemoryRead
+from streamd.core.unknown_targets import UnknownSearch
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,10 @@ class Batch:
     """When it was taken for a lane (monotonic seconds)."""
     reason: BatchReason = BatchReason.ALL_WAITING
     """The reason why it has its size."""
+    memory: MemoryRead | None = None
+    """How the memories of its servers are read once it runs; `None` if its version asks for none, or none is kept."""
+    unknown: UnknownSearch | None = None
+    """How its unknown targets are found once it runs; set when its windows are given to a lane."""
 
     def __len__(self) -> int:
         return len(self.servers) + len(self.requests)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from streamd.core.contract import INPUT_TYPES, ModelContract
+from streamd.core.contract import INPUT_TYPES, MEMORY_INPUT, ModelContract
 from streamd.http.direct.framing import PlainRequest
 from streamd.http.wire.tensors import WireTensor
 from streamd.runtime.message_windows import InputPlace, MessageWindows
@@ -34,7 +34,7 @@ class ViewedTensor(WireTensor, forbid_unknown_fields=True):
 class BodyForm(NamedTuple):
     """The common parts of bodies of a form: `constants` are the bytes around the tensors, with their places.
 
-    `places` are those of the inputs, in the order of `Inputs.buffers`.
+    `places` are those of the inputs, in the order of `Inputs.buffers`; that of the memory may be absent.
     """
 
     constants: tuple[tuple[int, bytes], ...]
@@ -86,10 +86,13 @@ def _make_key(request: PlainRequest) -> tuple[int, bytes]:
 def _find_form(
     shapes: Mapping[str, tuple[int, ...]], request: PlainRequest, tensors: Mapping[str, ViewedTensor]
 ) -> BodyForm | None:
-    """Return the form of a body; `None` if an input is missing, or has another type than the model needs."""
-    if not _IS_NATIVE or tensors.keys() != shapes.keys():
+    """Return the form of a body; `None` if an input is missing, or has another type than the model needs.
+
+    The memory may be missing.
+    """
+    if not _IS_NATIVE or not shapes.keys() - {MEMORY_INPUT} <= tensors.keys() <= shapes.keys():
         return None
-    if any(tensors[name].dtype != dtype for name, dtype in INPUT_TYPES.items()):
+    if any(tensor.dtype != INPUT_TYPES[name] for name, tensor in tensors.items()):
         return None
     body = request.body
     origin = _find_address(body)
@@ -102,7 +105,8 @@ def _find_form(
         constants.append((end, bytes(body[end:begin])))
         end = begin + len(tensors[name].data)
     constants.append((end, bytes(body[end:])))
-    places = tuple(InputPlace(begins[name], len(tensors[name].data) // windows) for name in INPUT_TYPES)
+    names = [name for name in INPUT_TYPES if name in tensors]
+    places = tuple(InputPlace(begins[name], len(tensors[name].data) // windows) for name in names)
     return BodyForm(tuple(constants), places, windows, batched)
 
 

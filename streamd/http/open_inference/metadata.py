@@ -51,6 +51,8 @@ def describe_config(contract: ModelContract, version: str, backend: str) -> dict
         "step_seconds": str(contract.step_seconds),
         "version": version,
     }
+    if contract.memory_length:
+        facts["memory_step_seconds"] = str(contract.memory_step_seconds)
     return {
         "name": MODEL_NAME,
         "platform": _name_platform(backend),

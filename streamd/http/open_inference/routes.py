@@ -82,12 +82,12 @@ class OpenInferenceRoutes:
     async def get_model(self, request: web.Request) -> web.Response:
         """Return the tensors of the model."""
         self._require_model(request)
-        return _reply(describe_model(self._service.contract, self._service.model, self._backend))
+        return _reply(describe_model(self._service.served_contract, self._service.model, self._backend))
 
     async def get_config(self, request: web.Request) -> web.Response:
         """Return the configuration of the model, which perf_analyzer reads."""
         self._require_model(request)
-        return _reply(describe_config(self._service.contract, self._service.model, self._backend))
+        return _reply(describe_config(self._service.served_contract, self._service.model, self._backend))
 
     async def get_statistics(self, request: web.Request) -> web.Response:
         """Return the counts and times of the calls of `infer` that the version which serves has answered."""

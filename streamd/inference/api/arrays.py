@@ -34,6 +34,8 @@ def prepare_batch(given: ArrayInputs, specs: Sequence[TensorSpec]) -> ArrayBatch
     counts: dict[str, int | None] = {}
     arrays = _by_name(given, specs)
     for spec in specs:
+        if spec.optional and spec.name not in arrays:
+            continue
         array, counts[spec.name] = _with_batch_axis(arrays[spec.name], spec)
         rows[spec.name] = cast_array(array, spec)
     sizes = set(counts.values())
@@ -81,12 +83,13 @@ def _changed(array: Array, made: Array) -> npt.NDArray[np.bool_]:
 
 def _by_name(given: ArrayInputs, specs: Sequence[TensorSpec]) -> Arrays:
     expected = {spec.name: spec.description for spec in specs}
+    needed = [spec.name for spec in specs if not spec.optional]
     if not isinstance(given, Mapping):
-        if len(specs) != 1:
-            raise InvalidTensorError(f"one array was given for {len(specs)} inputs, expected one by name: {expected}")
-        given = {specs[0].name: given}
-    if set(given) != set(expected):
-        missing, unknown = sorted(set(expected) - set(given)), sorted(map(str, set(given) - set(expected)))
+        if len(needed) != 1:
+            raise InvalidTensorError(f"one array was given for {len(needed)} inputs, expected one by name: {expected}")
+        given = {needed[0]: given}
+    if not set(needed) <= set(given) <= set(expected):
+        missing, unknown = sorted(set(needed) - set(given)), sorted(map(str, set(given) - set(expected)))
         faults = "; ".join(f"{what} {names}" for what, names in (("missing", missing), ("unknown", unknown)) if names)
         raise InvalidTensorError(f"inputs: {faults}; expected {expected}")
     arrays = {}

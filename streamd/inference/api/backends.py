@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from streamd.core.contract import MEMORY_INPUT, ModelContract
 from streamd.core.errors import BackendUnavailableError, ConfigError
 from streamd.core.names import AUTO, ONNXRUNTIME_CPU, ONNXRUNTIME_CUDA, PRECISION_CHOICES, TENSORRT
 from streamd.inference.api.sources import EngineSource, find_source
@@ -62,10 +63,11 @@ class Runners:
 
 @dataclass(frozen=True)
 class OpenedRunners(Runners):
-    """Runners with the name of their backend, and the backends that were passed over."""
+    """Runners with the name of their backend, and the backends that were passed over; of a version, its contract."""
 
     backend: str
     passed_over: tuple[SkippedBackend, ...]
+    contract: ModelContract | None = None
 
 
 Opener = Callable[[EngineSource, OpenOptions], Runners]
@@ -82,7 +84,8 @@ def open_runners(
     source = find_source(path, plans)
     names = openers if backend == AUTO else [backend]
     name, opened, passed_over = open_first(str(path), {name: partial(openers[name], source, options) for name in names})
-    return OpenedRunners(opened.runners, opened.precision, name, passed_over)
+    contract = None if source.version is None else source.version.contract
+    return OpenedRunners(opened.runners, opened.precision, name, passed_over, contract)
 
 
 def _open_tensorrt(source: EngineSource, options: OpenOptions) -> Runners:
@@ -107,9 +110,11 @@ def _open_tensorrt(source: EngineSource, options: OpenOptions) -> Runners:
                 engine.acquire()
                 holds.callback(engine.release)
             buckets = find_plan_buckets(engines[devices[0]], options.buckets or chosen.buckets)
+            # A plan has no default values: it does not state itself what a caller may leave out.
+            optional = frozenset({MEMORY_INPUT} if source.has_memory else ())
 
             def make(index: int, device: int) -> Runner:
-                return TensorRtRunner(f"cuda:{device}/{index}", engines[device], buckets)
+                return TensorRtRunner(f"cuda:{device}/{index}", engines[device], buckets, optional=optional)
 
             return Runners(open_all(partial(make, *place) for place in _place_lanes(options)), chosen.precision)
     except cuda.CudaError as exc:

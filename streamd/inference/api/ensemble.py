@@ -1,6 +1,6 @@
 """Several networks as one: the same rows through each, and their outputs combined, output by output."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from types import TracebackType
@@ -26,6 +26,8 @@ COMBINES: dict[str, Combine] = {
 class Ensemble(Network):
     """Members with the same inputs and outputs, run at the same time; closing it closes them.
 
+    Optional inputs may differ: each member gets those that it knows.
+
     `combine` is `mean`, `median`, or a function from an output of every member, `(members, batch, *shape)`, to one of
     them, `(batch, *shape)`; the output keeps its type. Raises `ConfigError` where members do not fit together.
     """
@@ -36,11 +38,11 @@ class Ensemble(Network):
         if isinstance(combine, str) and combine not in COMBINES:
             raise ConfigError(f"combine is {combine!r}, expected one of {sorted(COMBINES)}, or a function")
         self.members = tuple(members)
-        self.inputs, self.outputs = self.members[0].inputs, self.members[0].outputs
+        self.inputs, self.outputs = _join_inputs(self.members), self.members[0].outputs
         self.rows_at_once = min(member.rows_at_once for member in self.members)
         self._combine = COMBINES[combine] if isinstance(combine, str) else combine
         for number, member in enumerate(self.members[1:], start=1):
-            _check("inputs", number, member.inputs, self.inputs)
+            _check("inputs", number, _list_needed(member.inputs), _list_needed(self.inputs))
             _check("outputs", number, member.outputs, self.outputs)
         labels = [spec.name for spec in self.outputs if spec.dtype.kind != "f"]
         if isinstance(combine, str) and labels:
@@ -50,7 +52,7 @@ class Ensemble(Network):
     def __call__(self, inputs: ArrayInputs) -> Arrays:
         """Run rows, as one engine does; raises as it does, and `BatchFailedError` where outputs do not combine."""
         try:
-            runs = [self._threads.submit(member, inputs) for member in self.members]
+            runs = [self._threads.submit(member, self._select_known(member, inputs)) for member in self.members]
         except RuntimeError as exc:
             raise BatchFailedError("the ensemble is closed") from exc
         results = [run.result() for run in runs]
@@ -69,6 +71,13 @@ class Ensemble(Network):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
+    def _select_known(self, member: Network, inputs: ArrayInputs) -> ArrayInputs:
+        """Return the inputs without those that only other members know."""
+        others = {spec.name for spec in self.inputs} - {spec.name for spec in member.inputs}
+        if not others or not isinstance(inputs, Mapping):
+            return inputs
+        return {name: values for name, values in inputs.items() if name not in others}
+
     def _combined(self, spec: TensorSpec, outputs: list[Array]) -> Array:
         shapes = [each.shape for each in outputs]
         if len(set(shapes)) > 1:
@@ -77,6 +86,17 @@ class Ensemble(Network):
         if made.shape != shapes[0]:
             raise BatchFailedError(f"output {spec.name!r} was combined to {made.shape}, expected {shapes[0]}")
         return made.astype(spec.dtype, copy=False)
+
+
+def _join_inputs(members: Sequence[Network]) -> tuple[TensorSpec, ...]:
+    """Return the inputs of the first member, and the optional inputs of any."""
+    first = members[0].inputs
+    optional = {spec.name: spec for each in members for spec in each.inputs if spec.optional}
+    return (*_list_needed(first), *optional.values())
+
+
+def _list_needed(specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+    return tuple(spec for spec in specs if not spec.optional)
 
 
 def _check(what: str, number: int, found: tuple[TensorSpec, ...], expected: tuple[TensorSpec, ...]) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from streamd.core.contract import ModelContract
 from streamd.core.errors import BatchFailedError, InferenceError
 from streamd.core.scheduling.costs import CostTable
 from streamd.inference.api.arrays import ArrayInputs, prepare_batch
@@ -21,6 +22,7 @@ from streamd.inference.api.batches import make_unmeasured_costs, measure_buckets
 from streamd.inference.api.pool import RunnerPool
 from streamd.inference.api.rows import explain_dependence
 from streamd.inference.api.sliding import Network
+from streamd.inference.api.unknown_targets import hide_unknown_targets
 from streamd.inference.runner import Array, Arrays, Runner, TensorSpec
 
 
@@ -39,6 +41,7 @@ class InferenceEngine(Network):
         precision: str,
         fallbacks: Sequence[Mapping[str, str]] = (),
         check_rows: bool = False,
+        contract: ModelContract | None = None,
     ) -> None:
         first = runners[0]
         self.backend = backend
@@ -54,6 +57,7 @@ class InferenceEngine(Network):
         self._costs: CostTable | None = make_unmeasured_costs(first) if len(first.buckets) == 1 else None
         self._measuring = threading.Lock()
         self._must_check_rows = check_rows
+        self._contract = contract
 
     @classmethod
     def open(
@@ -98,6 +102,7 @@ class InferenceEngine(Network):
             precision=opened.precision,
             fallbacks=[each.as_dict() for each in opened.passed_over],
             check_rows=check_rows,
+            contract=opened.contract,
         )
 
     # ------------------------------------------------------------ running
@@ -105,8 +110,9 @@ class InferenceEngine(Network):
         """Run any number of rows and return the outputs by name, their rows in the order given.
 
         `inputs` maps each input to its array, or is the array of the only input: `(batch, *shape)`, or `shape` for one
-        row, whose outputs then have no batch axis either. Integers are converted if their values survive; floats are
-        rounded to the type of the network. NaN is passed on to the network. Raises `InvalidTensorError`,
+        row, whose outputs then have no batch axis either. Optional inputs may be left out. Integers are converted if
+        their values survive; floats are rounded to the type of the network. NaN is passed on to the network. If it is
+        an engine version, a target that no row of a window has a value of is NaN. Raises `InvalidTensorError`,
         `InferenceError`.
         """
         batch = prepare_batch(inputs, self.inputs)
@@ -175,6 +181,8 @@ class InferenceEngine(Network):
         must_check = self._must_check_rows and count > 1
         outputs = self._pool.use(lambda runner: self._run_checked(runner, feeds) if must_check else runner.run(feeds))
         _check_counts(outputs, feeds)
+        if self._contract is not None:
+            hide_unknown_targets(self._contract, feeds, outputs)
         return outputs
 
     def _run_checked(self, runner: Runner, feeds: Arrays) -> Arrays:
@@ -206,9 +214,10 @@ class InferenceEngine(Network):
         return {spec.name: np.zeros(spec.make_batch_shape(0), spec.dtype) for spec in self.outputs}
 
     def _make_zeros(self) -> Arrays:
-        if open_axes := [spec.description for spec in self.inputs if not spec.has_known_shape]:
+        needed = [spec for spec in self.inputs if not spec.optional]
+        if open_axes := [spec.description for spec in needed if not spec.has_known_shape]:
             raise InferenceError(f"inputs with open axes {open_axes}: expected rows to warm up with")
-        return {spec.name: np.zeros(spec.make_batch_shape(1), spec.dtype) for spec in self.inputs}
+        return {spec.name: np.zeros(spec.make_batch_shape(1), spec.dtype) for spec in needed}
 
 
 def _check_counts(outputs: Arrays, feeds: Arrays) -> None:

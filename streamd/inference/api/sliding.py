@@ -58,7 +58,7 @@ class Network(ABC):
         Windows go along `axis`, one or several (those where the array is larger than the input), by `stride`, or so
         that neighbours share `overlap`: a share of the window (0.5) or, as an integer, a number of elements. The last
         one ends where the array does. `length` is the window's, needed only where the graph leaves the axis open.
-        `others` are one row of each other input, the same for every window.
+        `others` are one row of each other input, the same for every window; optional ones may be left out.
 
         `blend` weighs windows where they overlap: a name in `BLENDS`, or a function from a length to positive
         weights. Each output must then keep the axes, at whatever scale: as the same ones, or as `output_axis`. With
@@ -147,7 +147,7 @@ def _sliding_input(specs: Sequence[TensorSpec], others: Mapping[str, npt.ArrayLi
     names = [spec.name for spec in specs]
     if unknown := sorted(set(others) - set(names)):
         raise InvalidTensorError(f"others: there are no inputs {unknown}, expected some of {names}")
-    left = [spec for spec in specs if spec.name not in others]
+    left = [spec for spec in specs if spec.name not in others and not spec.optional]
     if len(left) != 1:
         raise InvalidTensorError(f"one input slides, expected all of {names} but that one in others={sorted(others)}")
     return left[0]

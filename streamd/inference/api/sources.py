@@ -35,6 +35,11 @@ class EngineSource:
     plans: Path | None = None
     """A folder with a record, or one plan without."""
 
+    @property
+    def has_memory(self) -> bool:
+        """Whether it is a version that asks for a memory."""
+        return self.version is not None and self.version.contract.memory_length > 0
+
     def find_graph(self, precision: str) -> tuple[Path, str]:
         """The graph to run as it is, and its precision; raises `BackendUnavailableError` with the way out."""
         if precision not in (AUTO, EXACT_PRECISION):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from streamd.core.contract import ModelContract
+from streamd.core.contract import MEMORY_INPUT, ModelContract
 from streamd.core.errors import BackendUnavailableError, BatchFailedError
 from streamd.inference.lane import Inputs
 from streamd.inference.onnxruntime.library import import_onnxruntime
@@ -18,13 +18,16 @@ from streamd.inference.onnxruntime.library import import_onnxruntime
 
 def check_session(model: Path, session: Any, contract: ModelContract) -> None:
     """Raise `BackendUnavailableError` unless a session's graph follows the contract, with a dynamic batch."""
+    expected = contract.input_shapes
     given = {node.name: node for node in session.get_inputs()}
+    if MEMORY_INPUT in expected:  # it may have a default value in the graph
+        given |= {node.name: node for node in session.get_overridable_initializers() if node.name == MEMORY_INPUT}
     types = {"encoder_cat": "tensor(int32)", "decoder_cat": "tensor(int32)"}
-    for name, shape in contract.input_shapes.items():
+    for name, shape in expected.items():
         if name not in given:
             raise BackendUnavailableError(f"{model}: the graph has inputs {sorted(given)}, expected {name!r}")
         _check_node(model, given[name], shape, types.get(name, "tensor(float)"))
-    if extra := set(given) - set(contract.input_shapes):
+    if extra := set(given) - set(expected):
         raise BackendUnavailableError(f"{model}: the graph has inputs {sorted(extra)} that the contract lacks")
     outputs = {node.name: node for node in session.get_outputs()}
     if "predictions" not in outputs:

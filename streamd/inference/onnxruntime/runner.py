@@ -4,7 +4,8 @@ A session takes several runs at a time, so all runners of a device share one, an
 nothing of forecasts.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from traceback import clear_frames
 from typing import Any
@@ -32,7 +33,10 @@ class OnnxRuntimeRunner:
         self.name = name
         self.device = device
         self.buckets = buckets
-        self.inputs = tuple(make_tensor_spec(node, "input", model) for node in session.get_inputs())
+        self.inputs = (
+            *(make_tensor_spec(node, "input", model) for node in session.get_inputs()),
+            *_list_optional_inputs(session, model),
+        )
         self.outputs = tuple(make_tensor_spec(node, "output", model) for node in session.get_outputs())
         self._names = [spec.name for spec in self.outputs]
         self._session = session
@@ -51,6 +55,13 @@ class OnnxRuntimeRunner:
     def close(self) -> None:
         """Drop the session."""
         self._session = None
+
+
+def _list_optional_inputs(session: Any, model: Path) -> Iterator[TensorSpec]:
+    """Yield the inputs that have a default value in the graph, and a batch axis; all other such inputs are weights."""
+    for node in session.get_overridable_initializers():
+        if node.shape and not isinstance(node.shape[0], int) and node.type in NUMPY_TYPES:
+            yield replace(make_tensor_spec(node, "input", model), optional=True)
 
 
 def make_tensor_spec(node: Any, kind: str, model: Path) -> TensorSpec:

@@ -238,11 +238,13 @@ class TensorRtExecutor:
         except CudaError as error:
             raise self._lost(error) from error
 
-    def copy_rows(self, first: int, last: int) -> None:
-        """Enqueue copies of the rows from `first` to before `last` of all inputs to the device."""
+    def copy_rows(self, first: int, last: int, only: str | None = None) -> None:
+        """Enqueue copies of the rows from `first` to before `last` of all inputs, or of one, to the device."""
         if first >= last:
             return
         for spec in self.input_specs:
+            if only is not None and spec.name != only:
+                continue
             begin, end = spec.count_bytes(first) if first else 0, spec.count_bytes(last)
             pointer = self._device[spec.name].pointer + begin
             cuda.copy_to_device(pointer, self.inputs[spec.name][first:], end - begin, self.stream)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from streamd.core.arrays import Float32
-from streamd.core.contract import INPUT_TYPES, ModelContract
+from streamd.core.contract import INPUT_TYPES, MEMORY_INPUT, ModelContract
 from streamd.core.errors import BackendUnavailableError, BatchFailedError, DeviceLostError
 from streamd.core.names import TENSORRT
 from streamd.inference import cuda
@@ -134,7 +134,9 @@ class TensorRtResident:
         return self._finisher.read(count)
 
     def _prepare(self, count: int) -> None:
-        self._executor.copy_rows(self._lane.windows.enqueue(), count)
+        staged = self._lane.windows.enqueue()
+        self._executor.copy_rows(0, staged, MEMORY_INPUT)  # the device keeps windows, and no memory
+        self._executor.copy_rows(staged, count)
 
 
 class TensorRtLane:

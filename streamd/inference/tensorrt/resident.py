@@ -13,7 +13,6 @@ import numpy.typing as npt
 from streamd.core.contract import ModelContract
 from streamd.core.errors import BackendUnavailableError
 from streamd.core.state.forecast_seals import make_value_multipliers
-from streamd.core.state.resident_index import ResidentIndex
 from streamd.inference import cuda
 from streamd.inference.cuda import CudaError, DeviceBuffer, Event, HostBuffer, KernelModule, Stream
 from streamd.inference.lane import FinishedBatch, Inputs
@@ -83,7 +82,7 @@ class DeviceWindows:
                 self.values = made.enter_context(DeviceBuffer(4 * positions * len(self.contract.features)))
                 self.marks = made.enter_context(DeviceBuffer(positions))
                 self.stream = made.enter_context(Stream(priority=-1))
-                self.store = ResidentStore(ResidentIndex(self.capacity, self.contract.context_length))
+                self.store = ResidentStore(self.contract, self.capacity)
                 self._open = made.pop_all()
         except CudaError as error:
             raise cuda.make_unusable_error(self.device, str(error)) from error

@@ -1,7 +1,10 @@
 """Any network's TensorRT plan on one stream: rows into pinned buffers, the bucket's graph, results out of them."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from streamd.core.errors import BackendUnavailableError, BatchFailedError
 from streamd.inference.runner import Array, Arrays, TensorSpec
@@ -14,16 +17,24 @@ USUAL_BUCKETS = (1, 8, 32, 64, 128, 256)
 
 
 class TensorRtRunner:
-    """One stream; a batch runs as the next larger bucket."""
+    """One stream; a batch runs as the next larger bucket. An `optional` input that a caller leaves out is NaN."""
 
     pads = True
 
-    def __init__(self, name: str, engine: SharedEngine, buckets: tuple[int, ...], *, graphs: bool = True) -> None:
+    def __init__(
+        self,
+        name: str,
+        engine: SharedEngine,
+        buckets: tuple[int, ...],
+        *,
+        graphs: bool = True,
+        optional: frozenset[str] = frozenset(),
+    ) -> None:
         self.name = name
         self.device = f"cuda:{engine.device}"
         self.buckets = buckets
         self._executor = TensorRtExecutor(name, engine, buckets, graphs=graphs)
-        self.inputs = tuple(self._executor.input_specs)
+        self.inputs = tuple(replace(spec, optional=spec.name in optional) for spec in self._executor.input_specs)
         self.outputs = tuple(self._executor.output_specs)
         self._closed = False
 
@@ -34,8 +45,9 @@ class TensorRtRunner:
         count = len(next(iter(feeds.values())))
         executor = self._executor
         executor.find_bucket(count)  # before anything is written
-        for name, rows in feeds.items():
-            executor.inputs[name][:count] = rows
+        for spec in self.inputs:
+            rows = feeds.get(spec.name) if spec.optional else feeds[spec.name]
+            executor.inputs[spec.name][:count] = np.nan if rows is None else rows
         executor.start(count)
         executor.wait()
         return {name: buffer[:count].copy() for name, buffer in executor.outputs.items()}

@@ -73,6 +73,8 @@ class DeploymentSpec:
     versions: tuple[object, ...] = ()
     """The versions as they were checked. Only the maker of the spec reads them."""
     architecture: str = ""
+    memory_length: int = 0
+    """The periods that the version remembers; 0 if it asks for no memory."""
     training: TrainingScores | None = None
     """The scores that drift is measured against; `None` if the version does not record them."""
 

@@ -84,3 +84,5 @@ def fill_plausibly(inputs: Inputs) -> None:
         buffer[:] = random.random(buffer.shape[1:], np.float32)
     inputs.encoder_cat[:] = 0
     inputs.decoder_cat[:] = 0
+    if inputs.memory_cont is not None:
+        inputs.memory_cont[:] = random.random(inputs.memory_cont.shape[1:], np.float32)

@@ -20,6 +20,7 @@ from streamd.core.arrays import Float32
 from streamd.core.errors import BatchFailedError, InferenceError
 from streamd.core.scheduling.batches import Batch
 from streamd.core.state.forecast_seals import Sums, compute_checks
+from streamd.core.unknown_targets import TargetFlags
 from streamd.inference.lane import Lane, get_resident
 from streamd.runtime.lanes.quantile_order import put_in_order
 
@@ -34,7 +35,7 @@ class LaneResult(NamedTuple):
 
     `forecasts (batch, targets, horizon, quantiles) float32`, or `error`; `checks (servers,)` are the checksums of the
     servers' forecasts; the forecasts of `bad_rows` are not finite; `began` is when the lane began (monotonic seconds),
-    and `seconds` the time that it took.
+    and `seconds` the time that it took. A target that is unknown is NaN, which makes no row bad.
     """
 
     batch: Batch
@@ -164,7 +165,7 @@ class LaneWorker:
         bad_rows: tuple[int, ...] = ()
         error: InferenceError | None = None
         try:
-            forecasts, checks, bad_rows = run_finished(self.lane, count, len(batch.servers))
+            forecasts, checks, bad_rows = run_finished(self.lane, batch)
         except InferenceError as exc:
             error = exc
         except Exception as exc:  # a backend's defect must not end its thread
@@ -190,16 +191,41 @@ def _resolve(setter: Callable[[Any], None], value: Any, future: "asyncio.Future[
         setter(value)
 
 
-def run_finished(lane: Lane, count: int, servers: int) -> tuple[Float32, Sums, tuple[int, ...]]:
-    """Run `count` windows; return normalized forecasts, a copy, the checksums of the first `servers`, and bad rows."""
+def run_finished(lane: Lane, batch: Batch) -> tuple[Float32, Sums, tuple[int, ...]]:
+    """Run a batch; return normalized forecasts, a copy, the checksums of those of servers, and bad rows.
+
+    Unknown targets are NaN in them, whatever the model makes of a target without a value.
+    """
+    count, servers = len(batch), len(batch.servers)
+    if batch.memory is not None and lane.inputs.memory_cont is not None:
+        batch.memory.read_into(lane.inputs.memory_cont)
+    checks: Sums | None = None
     resident = get_resident(lane)
     if resident is None:
         forecasts, bad_rows = normalize_predictions(lane.run(count))
-        return forecasts, compute_checks(forecasts[:servers]) if servers else NO_CHECKS, bad_rows
-    finished = resident.run(count)
-    forecasts = finished.forecasts.copy()
-    checks = compute_checks(forecasts[:servers]) if finished.checks is None else finished.checks[:servers]
-    return forecasts, checks, finished.bad_rows
+    else:
+        finished = resident.run(count)
+        forecasts, bad_rows, checks = finished.forecasts.copy(), finished.bad_rows, finished.checks
+    if batch.unknown is not None:
+        unknown = batch.unknown.search(lane.inputs.encoder_cont[:count])
+        if unknown.any():
+            bad_rows = hide_unknown(forecasts, unknown, bad_rows)
+            checks = None  # a device computed those of what the model made
+    if checks is None:
+        checks = compute_checks(forecasts[:servers]) if servers else NO_CHECKS
+    return forecasts, checks[:servers], bad_rows
+
+
+def hide_unknown(forecasts: Float32, unknown: TargetFlags, bad_rows: tuple[int, ...]) -> tuple[int, ...]:
+    """Make the unknown targets of forecasts NaN; returns the rows that are not finite in a target that is known.
+
+    `forecasts (batch, targets, horizon, quantiles)`, `unknown (batch, targets)`; `bad_rows` have any number that is
+    not finite.
+    """
+    for target in np.flatnonzero(unknown.any(axis=0)).tolist():
+        rows = np.flatnonzero(unknown[:, target])
+        forecasts[slice(None) if len(rows) == len(forecasts) else rows, target] = np.nan
+    return tuple(row for row in bad_rows if not np.isfinite(forecasts[row, ~unknown[row]]).all())
 
 
 def normalize_predictions(predictions: Float32) -> tuple[Float32, tuple[int, ...]]:

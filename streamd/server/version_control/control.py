@@ -303,6 +303,8 @@ class VersionControl:
         self.config = msgspec.structs.replace(self.config, engine=config.engine, candidate=config.candidate)
         self._manager.keep_warm_seconds = config.engine.keep_warm_seconds
         self._manager.switch(loaded)
+        if loaded.spec.memory_length and self._service.state.memory is None:
+            log.warning("memory_is_off", engine=loaded.name, remedy="[windows] memory = true: it forecasts without one")
         training, share = loaded.spec.training, self._candidates.share_left
         self._service.accuracy.follow(loaded.name, training=training, share=share)
 

@@ -6,7 +6,7 @@ Loads nothing itself: a `DeploymentManager` does, from the spec.
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -137,10 +137,11 @@ def _check_ensemble(versions: tuple[EngineVersion, ...]) -> None:
 
 
 def find_contract_differences(one: ModelContract, other: ModelContract) -> list[str]:
-    """Return the names of the fields in which two contracts differ; the architecture may differ."""
+    """Return the names of the fields in which two contracts differ; the architecture and the memory may differ.
+
+    The state keeps a memory whether or not the version that serves asks for it.
+    """
     fields = ("features", "targets", "quantiles", "context_length", "horizon", "step_seconds", "units")
-    if replace(one, architecture="") == replace(other, architecture=""):
-        return []
     return [name for name in fields if getattr(one, name) != getattr(other, name)]
 
 
@@ -170,6 +171,7 @@ def make_spec(
         lane_settings=collect_lane_settings(config),
         versions=selection.versions,
         architecture="+".join(version.contract.architecture for version in selection.versions),
+        memory_length=max(version.contract.memory_length for version in selection.versions),
         training=selection.training,
     )
 

@@ -41,9 +41,11 @@ def test_ranges_cover_the_horizon_once(horizon: int) -> None:
 @given(
     values=npst.arrays(np.float32, (2, 6, 3), elements=SMALL),
     truth=npst.arrays(np.float32, (2, 6), elements=st.one_of(st.just(NAN), SMALL)),
+    unknown=st.lists(st.booleans(), min_size=2, max_size=2),
 )
-def test_sums_are_those_of_each_value(values: Float32, truth: Float32) -> None:
+def test_sums_are_those_of_each_value(values: Float32, truth: Float32, unknown: list[bool]) -> None:
     values = np.sort(values, axis=2)
+    values[unknown] = NAN
     form = HistoryForm(make_contract(horizon=6))
     sums = form.compute_sums(values, truth)
     expected = np.zeros(form.sums_shape)
@@ -52,7 +54,7 @@ def test_sums_are_those_of_each_value(values: Float32, truth: Float32) -> None:
         for target in range(2):
             for step in range(first - 1, last):
                 actual, quantiles = float(truth[target, step]), values[target, step].tolist()
-                if math.isnan(actual):
+                if math.isnan(actual) or unknown[target]:
                     continue
                 losses = [
                     max(level * (actual - each), (level - 1) * (actual - each))

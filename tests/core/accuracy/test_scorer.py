@@ -274,6 +274,19 @@ def test_a_target_with_few_reported_values_is_not_scored_but_the_other_is() -> N
     assert scorer.versions["a"].scores.count_points().tolist() == [4.0, 0.0]
 
 
+def test_a_target_that_is_unknown_in_a_forecast_is_scored_of_no_version() -> None:
+    scorer = make_scorer()
+    other = forecast_of(1.0)
+    other[0] = math.nan
+    assert take(scorer, "a", 0, 100, forecast_of(2.0))
+    assert take(scorer, "b", 0, 100, other)
+    arrive(scorer, 0, 105, rows_of(1, 1, 1, 1, 1))
+    first, second = (scorer.versions[name].scores for name in "ab")
+    assert first.count_points().tolist() == second.count_points().tolist() == [0.0, 4.0]
+    assert first.compute_whole_loss() == pytest.approx(3.5 * second.compute_whole_loss()), "0.7 and 0.2 of each value"
+    assert scorer.comparisons.summarize()["a", "b"][-1].forecasts == 1
+
+
 def test_a_missing_value_is_not_scored() -> None:
     scorer = make_scorer()
     take(scorer, "a", 0, 100, forecast_of(1.0))

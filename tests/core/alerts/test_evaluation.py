@@ -2,6 +2,7 @@
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -66,15 +67,31 @@ def test_a_rule_below_has_the_lower_quantile_first() -> None:
     assert found.crossings.tolist() == [[1.0, 1.5, 2.0]]
 
 
+@pytest.mark.parametrize("side", ["above", "below"])
+def test_an_unknown_target_is_neither_breaching_nor_clear(side: str) -> None:
+    (rule,) = bind(r={side: 0.0})
+    known = flat(50, 50, 50, 50) if side == "above" else flat(-50, -50, -50, -50)
+    found = evaluate_rule(rule, np.concatenate([np.full_like(known, np.nan), known]))
+    assert found.unknown.tolist() == [True, False]
+    assert (found.breaching.tolist(), found.clear.tolist()) == ([False, True], [False, False])
+    assert found.crossings[0].tolist() == [np.inf] * 3
+
+
 VALUES = st.integers(-3, 3).map(float)
 
 
 def draw_forecasts(seed: int) -> Forecasts:
-    """Return forecasts `(n, targets, horizon, quantiles)`: half of them meet the thresholds exactly, half do not."""
+    """Return forecasts `(n, targets, horizon, quantiles)`: half of them meet the thresholds exactly, half do not.
+
+    In some, targets are unknown.
+    """
     random = np.random.default_rng(seed)
     shape = (int(random.integers(1, 6)), *CONTRACT.forecast_shape)
     values = random.integers(-4, 5, shape).astype(np.float32)
-    return values if seed % 2 else values + random.normal(size=shape).astype(np.float32)
+    if not seed % 2:
+        values += random.normal(size=shape).astype(np.float32)
+    values[random.random(shape[:2]) < (0.3 if seed % 3 == 0 else 0.0)] = np.nan
+    return values
 
 
 FORECASTS = st.integers(0, 2**32).map(draw_forecasts)
@@ -105,14 +122,17 @@ def bind_tables(tables: list[dict[str, object]]) -> tuple[AlertRule, ...]:
 
 @given(forecasts=FORECASTS, tables=TABLES)
 @settings(max_examples=60)
-def test_the_screen_leaves_out_only_what_is_clear(forecasts: Forecasts, tables: list[dict[str, object]]) -> None:
+def test_the_screen_leaves_out_only_what_is_clear_or_unknown(
+    forecasts: Forecasts, tables: list[dict[str, object]]
+) -> None:
     rules = bind_tables(tables)
     screen = RuleScreen(rules)
     needed = forecasts[:, screen.targets]
     near = screen.find_near(needed)
     for place, rule in enumerate(rules):
         found = evaluate_rule(rule, needed[:, screen.target_places[place]])
-        assert found.clear[~near[:, place]].all()
+        assert (found.clear | found.unknown)[~near[:, place]].all()
+        assert not (found.unknown & near[:, place]).any()
 
 
 @given(forecasts=FORECASTS, tables=TABLES)
@@ -123,7 +143,7 @@ def test_verdicts_exclude_each_other_and_ranges_are_in_order(
     forecasts = np.sort(forecasts, axis=-1)
     for rule in bind_tables(tables):
         found = evaluate_rule(rule, forecasts[:, rule.target_index])
-        assert not (found.breaching & found.clear).any()
+        assert (found.breaching.astype(int) + found.clear + found.unknown).max() <= 1
         earliest, likely, latest = found.crossings.T
         assert (earliest <= likely).all()
         assert (likely <= latest).all()

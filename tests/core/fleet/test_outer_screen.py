@@ -1,4 +1,4 @@
-"""Tests `streamd/core/fleet/outer_screen.py`: it finds exactly the forecasts of which a curve crosses."""
+"""Tests `streamd/core/fleet/outer_screen.py`: it finds exactly the known forecasts of which a curve crosses."""
 
 import numpy as np
 from hypothesis import given
@@ -26,9 +26,10 @@ FORECASTS = st.lists(
 )  # of 2 targets, 4 steps and 3 quantiles
 
 
-@given(FORECASTS)
-def test_a_forecast_is_found_if_a_curve_of_the_range_crosses(numbers: list[list[int]]) -> None:
+@given(FORECASTS, st.sampled_from([(), (0,), (1,), (0, 1)]))
+def test_a_forecast_is_found_if_a_curve_of_the_range_crosses(numbers: list[list[int]], unknown: tuple[int]) -> None:
     forecasts = np.sort(np.array(numbers, np.float32).reshape(-1, *CONTRACT.forecast_shape), axis=-1)
+    forecasts[:1, unknown] = np.nan
     near = OuterScreen(RULES).find_near(forecasts)
     for place, rule in enumerate(RULES):
         curves = forecasts[:, rule.target_index]

@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streamd.core.contract import ModelContract
 from streamd.http.direct.body_forms import MAX_FORMS, BodyForms, ViewedTensor
 from streamd.http.direct.framing import PlainRequest
 from streamd.http.direct.heads import PlainHead
 from streamd.http.wire.tensors import make_wire_tensor
 from streamd.inference.lane import Inputs
-from tests.support.naive_inputs import CONTRACT, Given, make_full_inputs
+from tests.support.naive_inputs import CONTRACT, CONTRACTS, MEMORY_CONTRACT, Given, make_full_inputs
 
 HEAD = b"POST / HTTP/1.1\r\n\r\n"
 
@@ -38,31 +39,33 @@ def learn(forms: BodyForms, body: bytes) -> None:
     forms.learn(request, msgspec.msgpack.decode(request.body, type=Call).inputs)
 
 
-def draw_inputs(seed: int, windows: int, batched: bool) -> Given:
+def draw_inputs(seed: int, windows: int, batched: bool, contract: ModelContract = CONTRACT) -> Given:
     random = np.random.default_rng(seed)
     arrays = {
         name: random.permutation(array.reshape(-1)).reshape(array.shape)
-        for name, array in make_full_inputs(windows).items()
+        for name, array in make_full_inputs(windows, contract).items()
     }
     return arrays if batched else {name: array[0] for name, array in arrays.items()}
 
 
-@given(st.integers(1, 3), st.booleans(), st.permutations(sorted(CONTRACT.input_shapes)), st.data())
+@given(st.integers(1, 3), st.booleans(), st.sampled_from(CONTRACTS), st.sampled_from(CONTRACTS), st.data())
 def test_windows_are_found_as_they_were_sent(
-    windows: int, batched: bool, order: list[str], data: st.DataObject
+    windows: int, batched: bool, sent: ModelContract, served: ModelContract, data: st.DataObject
 ) -> None:
     windows = windows if batched else 1
-    forms = BodyForms(CONTRACT)
-    first, second = (draw_inputs(seed, windows, batched) for seed in (1, 2))
+    order = data.draw(st.permutations(sorted(sent.input_shapes)))
+    forms = BodyForms(MEMORY_CONTRACT)
+    first, second = (draw_inputs(seed, windows, batched, sent) for seed in (1, 2))
     learn(forms, pack({name: first[name] for name in order}))
     found = forms.find_windows(make_request(pack({name: second[name] for name in order})))
     assert found is not None
     assert (found.windows, found.batched, found.is_checked) == (windows, batched, False)
-    inputs = Inputs.allocate(CONTRACT, windows + 1)
+    inputs = Inputs.allocate(served, windows + 1)
     begin = data.draw(st.integers(0, windows - 1))
     found.fill(begin, windows - begin, inputs, 1)
     for name, buffer in inputs.view_first(windows + 1).items():
-        expected = second[name].reshape(windows, *CONTRACT.input_shapes[name])
+        shape = windows, *served.input_shapes[name]
+        expected = second[name].reshape(shape) if name in second else np.full(shape, np.nan)
         np.testing.assert_array_equal(buffer[1 : 1 + windows - begin], expected[begin:])
         assert not buffer[0].any()
         assert not buffer[1 + windows - begin :].any()

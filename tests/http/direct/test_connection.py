@@ -72,14 +72,21 @@ def forbid_aiohttp(daemon: HttpDaemon) -> None:
 
 
 # ---------------------------------------------------------------- the same answers
-async def test_a_plain_call_is_answered_as_by_aiohttp_and_without_it(daemon: HttpDaemon, connect: Connect) -> None:
-    expected = await ask(await connect(daemon), make_request(more=UNKNOWN))
+@pytest.mark.parametrize("missing", [None, 2], ids=["all known", "a target unknown"])
+async def test_a_plain_call_is_answered_as_by_aiohttp_and_without_it(
+    daemon: HttpDaemon, connect: Connect, missing: int | None
+) -> None:
+    given = make_inputs(1)
+    if missing is not None:
+        given["encoder_cont"][:, :, missing] = np.nan
+    body = pack(as_tensors(given), MSGPACK)
+    expected = await ask(await connect(daemon), make_request(body, more=UNKNOWN))
     assert expected[0].startswith(b"HTTP/1.1 200 OK")
     assert f"X-Streamd-Model: {MODEL}".encode() in expected[0]
     forbid_aiohttp(daemon)
     peer = await connect(daemon)
     for path in ("/v1/predict", "/predict", "/v1/predict"):
-        answer = await ask(peer, make_request(path=path))
+        answer = await ask(peer, make_request(body, path=path))
         assert sorted(answer[0].split(b"\r\n")) == sorted(expected[0].split(b"\r\n"))
         assert answer[1] == expected[1]
 

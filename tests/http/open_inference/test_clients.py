@@ -79,6 +79,21 @@ async def test_it_gets_forecasts_in_every_form(daemon: HttpDaemon) -> None:
     await run_client(daemon, use)
 
 
+@pytest.mark.parametrize("wants_bytes", [True, False])
+async def test_an_unknown_target_is_nan(daemon: HttpDaemon, wants_bytes: bool) -> None:
+    given = make_inputs(2)
+    given["encoder_cont"][1, :, 2] = np.nan
+
+    def use(client: Any) -> Any:
+        outputs = [http.InferRequestedOutput("predictions", binary_data=wants_bytes)]
+        return infer_with(client, given, outputs=outputs).as_numpy("predictions")
+
+    predictions = await run_client(daemon, use)
+    expected = compute_expected(given)
+    expected[1, :, 1] = np.nan
+    assert is_same_array(predictions, expected)
+
+
 async def test_it_shows_each_error(daemon: HttpDaemon) -> None:
     given = make_inputs(1)
     infinite = {**given, "encoder_cont": np.full_like(given["encoder_cont"], np.inf)}

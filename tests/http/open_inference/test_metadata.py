@@ -1,5 +1,7 @@
 """Tests `streamd/http/open_inference/metadata.py`: what clients read before they send a request."""
 
+from dataclasses import replace
+
 import pytest
 
 from streamd import __version__
@@ -41,6 +43,15 @@ def test_the_configuration_has_the_same_tensors_without_the_batch_axis(contract:
         expected = [(each["name"], f"TYPE_{each['datatype']}", each["shape"]) for each in model[f"{kind}s"]]
         assert shown == expected
     assert [each["name"] for each in config["input"] if each["optional"]] == ["encoder_cat", "decoder_cat"]
+
+
+def test_a_memory_is_an_optional_input() -> None:
+    contract = replace(ONE_TARGET, memory_length=5, memory_step_seconds=120)
+    shown = describe_model(contract, "v1", "fake")["inputs"]
+    assert shown[4:] == [{"name": "memory_cont", "datatype": "FP32", "shape": [-1, 5, 2]}]
+    config = describe_config(contract, "v1", "fake")
+    assert config["input"][4] == {"name": "memory_cont", "data_type": "TYPE_FP32", "dims": [5, 2], "optional": True}
+    assert config["parameters"]["memory_step_seconds"] == {"string_value": "120"}
 
 
 def test_the_configuration_says_what_the_columns_mean() -> None:

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from onnx import helper
 
-from streamd.core.errors import BatchFailedError, ConfigError
+from streamd.core.errors import BatchFailedError, ConfigError, InvalidTensorError
 from streamd.engine import Ensemble, InferenceEngine
 from streamd.inference.runner import Array
-from tests.support.small_networks import WEIGHTS, linear, pointwise, two_inputs
+from tests.support.small_networks import WEIGHTS, linear, pointwise, save, shifted, two_inputs, value
 
 SCALES = (1.0, 2.0, 9.0)
 
@@ -75,6 +76,23 @@ def test_members_that_do_not_fit_together_are_refused(members: list[InferenceEng
         Ensemble([])
     with pytest.raises(ConfigError, match="combine is 'sum'"):
         Ensemble(members, "sum")
+
+
+def test_an_optional_input_reaches_the_members_that_know_it(tmp_path: Path) -> None:
+    same = save(
+        tmp_path / "same.onnx",
+        [helper.make_node("Identity", ["x"], ["y"])],
+        [value("x", "batch", 2)],
+        [value("y", "batch", 2)],
+    )
+    rows, shift = np.ones((3, 2), np.float32), np.full((3, 2), 9, np.float32)
+    for members in ([opened(same), opened(shifted(tmp_path))], [opened(shifted(tmp_path)), opened(same)]):
+        with Ensemble(members) as ensemble:
+            assert [(spec.name, spec.optional) for spec in ensemble.inputs] == [("x", False), ("shift", True)]
+            np.testing.assert_array_equal(ensemble(rows)["y"], rows + 2.5)
+            np.testing.assert_array_equal(ensemble({"x": rows, "shift": shift})["y"], rows + 4.5)
+            with pytest.raises(InvalidTensorError, match=r"unknown \['drift'\]"):
+                ensemble({"x": rows, "drift": shift})
 
 
 def test_a_combination_of_another_shape_is_refused(members: list[InferenceEngine]) -> None:

@@ -29,7 +29,7 @@ from streamd.inference.api.backends import OpenOptions, Runners
 from streamd.inference.api.batches import make_unmeasured_costs, measure_buckets, split_rows
 from streamd.inference.api.sources import EngineSource
 from streamd.inference.runner import Array
-from tests.support.small_networks import WEIGHTS, ScriptedRunner, linear, save, two_inputs, value
+from tests.support.small_networks import WEIGHTS, ScriptedRunner, linear, save, shifted, two_inputs, value
 
 CPU = "onnxruntime-cpu"
 
@@ -72,6 +72,24 @@ def test_onnxruntime_in_batches_gives_what_numpy_does(
     rows = np.random.default_rng(count).integers(-9, 9, (count, 4)).astype(np.float32)
     with InferenceEngine.open(path, backend=CPU, buckets=sorted(buckets), lanes=lanes, threads=1) as engine:
         np.testing.assert_array_equal(engine({"x": rows})["y"], rows @ WEIGHTS)
+
+
+def test_an_input_with_a_default_value_may_be_left_out(tmp_path: Path) -> None:
+    with InferenceEngine.open(shifted(tmp_path), backend=CPU, lanes=2, buckets=[1, 4]) as engine:
+        assert [spec.optional for spec in engine.inputs] == [False, True]
+        rows = np.arange(22, dtype=np.float32).reshape(11, 2)
+        shifts = np.arange(11, dtype=np.float32)[:, None] * np.ones(2, np.float32)
+        np.testing.assert_array_equal(engine(rows)["y"], rows + 5)
+        np.testing.assert_array_equal(engine({"x": rows, "shift": shifts})["y"], rows + shifts)
+        np.testing.assert_array_equal(engine({"x": rows[0], "shift": shifts[3]})["y"], rows[0] + 3)
+        assert set(engine.warm_up()) == {1, 4}
+        assert engine.describe()["inputs"]["shift"] == "(batch, 2) float32 (optional)"
+        with pytest.raises(InvalidTensorError, match="different numbers of rows"):
+            engine({"x": rows, "shift": shifts[:3]})
+        with pytest.raises(InvalidTensorError, match=r"missing \['x'\]"):
+            engine({"shift": shifts})
+        with pytest.raises(InvalidTensorError, match=r"'shift' is \(11, 3\), expected \(batch, 2\) float32"):
+            engine({"x": rows, "shift": np.zeros((11, 3), np.float32)})
 
 
 def test_a_row_without_the_batch_axis_gives_outputs_without_it(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from streamd.core.errors import BackendUnavailableError, LaneLostError, RepositoryError
+from streamd.core.contract import MEMORY_INPUT
+from streamd.core.errors import BackendUnavailableError, InvalidTensorError, LaneLostError, RepositoryError
 from streamd.engine import InferenceEngine
 from streamd.inference import cuda
 from streamd.inference.fake import make_fake_forecast
@@ -22,6 +23,8 @@ from streamd.inference.tensorrt.library import load_tensorrt
 from tests.support.contracts import make_contract
 from tests.support.fake_cuda import FakeCuda, installed
 from tests.support.fake_tensorrt_runtime import FakeTensorRt
+from tests.support.made_versions import add_plan
+from tests.support.memory_version import make_memory_contract, make_memory_version
 from tests.support.small_networks import linear
 
 CONTRACT = make_contract()
@@ -165,3 +168,27 @@ def test_without_room_for_all_lanes_none_is_left(library: FakeTensorRt, tmp_path
     library.cuda.fail("cudaStreamCreateWithPriority", 0, 0, 2)
     with pytest.raises(BackendUnavailableError, match="cudaErrorMemoryAllocation"):
         InferenceEngine.open(make_plans(tmp_path / "plans"), backend="tensorrt", lanes=3)
+
+
+def test_a_version_that_remembers_needs_no_memory_of_its_callers(library: FakeTensorRt, tmp_path: Path) -> None:
+    library.contract = make_memory_contract()
+    version = make_memory_version(tmp_path, "a_20250101_000000", library.contract)
+    gives = {"predictions": ["float32", [168, 3], "double memory_cont"]}
+    add_plan(
+        version,
+        "fp32",
+        json.dumps({"profiles": [[4, 4, 4]], "gives": gives}).encode(),
+        gpu=cuda.get_device_name(0),
+        compute_capability=cuda.get_compute_capability(0),
+        tensorrt="10.9.0",
+        buckets=[4],
+    )
+    rows = {name: np.ones((3, *shape), np.float32) for name, shape in library.contract.input_shapes.items()}
+    rows = {name: each.astype(np.int32) if name.endswith("_cat") else each for name, each in rows.items()}
+    with InferenceEngine.open(version, backend="tensorrt", lanes=1) as engine:
+        np.testing.assert_array_equal(engine(rows)["predictions"], 2 * rows[MEMORY_INPUT])
+        del rows[MEMORY_INPUT]
+        assert np.isnan(engine(rows)["predictions"]).all(), "nothing of the call before is left"
+        del rows["decoder_cont"]
+        with pytest.raises(InvalidTensorError, match=r"missing \['decoder_cont'\]; expected"):
+            engine(rows)

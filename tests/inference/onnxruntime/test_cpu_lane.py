@@ -4,6 +4,7 @@ The CPU lane: real graphs run, foreign ones are refused with the reason.
 """
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from streamd.core.contract import ModelContract
 from streamd.core.errors import BackendUnavailableError, BatchFailedError
 from streamd.inference.lane import Inputs
 from streamd.inference.onnxruntime.cpu_lane import OnnxRuntimeCpuBackend, OnnxRuntimeCpuLane
-from streamd.repository.versions import EngineRepository
+from streamd.repository.versions import EngineRepository, load_version
 from tests.support.contracts import make_contract
+from tests.support.memory_version import compute_memory_forecast, make_memory_contract, make_memory_version
 from tests.support.onnx_bytes import FLOAT, INT64, Tensor, identity_model, tensors_of
 
 ENGINES = Path(__file__).parents[3] / "engines"
@@ -59,6 +61,51 @@ def test_windows_alone_and_in_a_batch_have_the_same_forecasts() -> None:
             buffer[0] = windows[name][row]
         np.testing.assert_allclose(lane.run(1)[0], together[row], rtol=1e-3, atol=1e-3)
     lane.close()
+
+
+# ---------------------------------------------------------------- a memory
+@pytest.mark.parametrize("has_default", [True, False])
+def test_a_model_that_remembers_gets_the_memory_of_each_window(
+    tmp_path: Path, has_default: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    contract = make_memory_contract()
+    version = load_version(make_memory_version(tmp_path, "a_20250101_000000", contract, has_default=has_default))
+    lane = OnnxRuntimeCpuBackend(version.onnx, contract, (1, 4), 1).make_lane(0)
+    fill_integers(lane.inputs)
+    assert lane.inputs.memory_cont is not None
+    lane.inputs.memory_cont[1, :100] = np.nan
+    lane.inputs.forget_memory(2, 3)
+    newest, memory = lane.inputs.encoder_cont[:, -1], lane.inputs.memory_cont
+    expected = [compute_memory_forecast(contract, newest[row], memory[row]) for row in range(3)]
+    np.testing.assert_array_equal(lane.run(3), np.stack(expected))
+    assert len({forecast.tobytes() for forecast in expected}) == 3
+    assert capfd.readouterr().err == "", "ONNX Runtime warns of a default value, unless it is told to be silent"
+
+
+def fill_integers(inputs: Inputs) -> None:
+    """Fill inputs with small numbers, whose sums are exact."""
+    random = np.random.default_rng(4)
+    for buffer in inputs.view_first(len(inputs.encoder_cont)).values():
+        buffer[:] = random.integers(0, 9, buffer.shape)
+
+
+def test_a_model_that_asks_for_no_memory_runs_without_one_even_if_its_graph_takes_it(tmp_path: Path) -> None:
+    contract = make_memory_contract()
+    path = make_memory_version(tmp_path, "a_20250101_000000", contract, memory=None)
+    plain = load_version(path).contract
+    assert plain.memory_length == 0
+    lane = OnnxRuntimeCpuBackend(path / "model.onnx", plain, (1,), 1).make_lane(0)
+    assert lane.inputs.memory_cont is None
+    fill_integers(lane.inputs)
+    expected = compute_memory_forecast(contract, lane.inputs.encoder_cont[0, -1], np.zeros((168, 3)))
+    np.testing.assert_array_equal(lane.run(1)[0], expected)
+
+
+def test_a_graph_without_the_memory_of_the_contract_is_refused(tmp_path: Path) -> None:
+    contract = make_contract(targets=("cpu",), quantiles=(0.1, 0.5, 0.9, 0.95), context_length=12, memory_length=168)
+    tensors = tensors_of(replace(contract, memory_length=0))
+    with pytest.raises(BackendUnavailableError, match=r"the graph has inputs .*, expected 'memory_cont'"):
+        make_backend(tmp_path, tensors, contract).make_lane(0)
 
 
 # ---------------------------------------------------------------- tiny graphs

@@ -22,6 +22,7 @@ from streamd.repository.versions import EngineRepository
 from tests.support.contracts import make_contract
 from tests.support.fake_cuda import FakeCuda
 from tests.support.fake_onnxruntime_gpu import FakeOnnxRuntimeGpu, Script
+from tests.support.memory_version import compute_memory_forecast, make_memory_contract, make_memory_version
 from tests.support.onnx_bytes import identity_model, tensors_of
 
 ENGINES = Path(__file__).parents[3] / "engines"
@@ -81,6 +82,21 @@ def test_batches_of_any_size_come_back_as_they_went_in(lane: OnnxRuntimeCudaLane
         np.testing.assert_array_equal(forecasts, lane.inputs.decoder_cont[:count].reshape(count, 4, 1, 4))
     assert script.bound == 4 * 5, "four changes of size, five tensors each"
     lane.check()
+
+
+def test_a_memory_is_bound_like_the_other_inputs_whether_or_not_the_graph_has_a_default(
+    script: Script, tmp_path: Path
+) -> None:
+    contract = make_memory_contract()
+    model = make_memory_version(tmp_path, "a_20250101_000000", contract) / "model.onnx"
+    lane = OnnxRuntimeCudaBackend(model, contract, (1, 4)).make_lane(0)
+    assert lane.inputs.memory_cont is not None
+    lane.inputs.encoder_cont[:] = 3.0
+    lane.inputs.memory_cont[:] = np.arange(4)[:, None, None]
+    expected = [compute_memory_forecast(contract, np.full(3, 3.0), np.full((168, 3), row)) for row in range(4)]
+    np.testing.assert_array_equal(lane.run(4), np.stack(expected))
+    assert script.bound == 6
+    lane.close()
 
 
 def test_inputs_are_pinned_and_a_run_waits_asleep(lane: OnnxRuntimeCudaLane, device: FakeCuda) -> None:

@@ -4,7 +4,7 @@ Windows on a fake device: what lanes gather there is what the host has, whoever 
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -183,6 +183,26 @@ def test_what_the_network_reads_beside_the_values(library: FakeTensorRt, tmp_pat
         np.testing.assert_array_equal(days[row], make_calendar(newest))
     assert (past[..., 0] == 3).all()
     assert (ahead[..., 0] == 3).all()
+    lane.close()
+
+
+def test_a_memory_is_copied_for_staged_windows_and_for_those_of_callers(
+    library: FakeTensorRt, tmp_path: Path, host: Host
+) -> None:
+    # With periods of two steps, which its window holds: the daemon would refuse it, and a lane does not care.
+    contract = library.contract = replace(CONTRACT, memory_length=5, memory_step_seconds=600)
+    lane = TensorRtBackend(make_plan(tmp_path), contract, BUCKETS, capacity=CAPACITY).make_lane(0)
+    memory = lane.inputs.memory_cont
+    assert memory is not None
+    for staged, count in ((3, 3), (2, 4), (0, 2), (1, 1)):
+        memory[:] = host.random.random(memory.shape)
+        if staged:
+            stage(lane, host, *range(staged))
+        lane.inputs.encoder_cont[staged:count] = host.random.random((count - staged, LENGTH, FEATURES))
+        assert lane.resident is not None
+        lane.resident.run(count)
+        on_device = view(lane.executor.pointers["memory_cont"], np.float32, count, 5, FEATURES)
+        np.testing.assert_array_equal(on_device, memory[:count])
     lane.close()
 
 

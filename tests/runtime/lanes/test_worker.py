@@ -18,8 +18,9 @@ from streamd.core.arrays import Float32
 from streamd.core.errors import BatchFailedError, InferenceError, LaneLostError
 from streamd.core.scheduling.batches import Batch, RequestItem, ServerRows
 from streamd.core.state.forecast_seals import compute_checks
+from streamd.core.unknown_targets import UnknownSearch
 from streamd.inference.fake import FakeBackend, FakeLane, FakeScript
-from streamd.runtime.lanes.worker import LaneResult, LaneWorker, normalize_predictions
+from streamd.runtime.lanes.worker import LaneResult, LaneWorker, hide_unknown, normalize_predictions
 from tests.support.contracts import make_contract
 
 CONTRACT = make_contract()
@@ -101,6 +102,50 @@ def test_one_bad_number_is_one_bad_row(bad: float) -> None:
     assert normalize_predictions(predictions)[1] == (1,)
 
 
+# ---------------------------------------------------------------- unknown targets
+FLAGS = st.booleans()
+
+
+@given(draw_predictions(), st.data())
+def test_an_unknown_target_is_nan_and_makes_no_row_bad(predictions: Float32, data: st.DataObject) -> None:
+    forecasts, bad_rows = normalize_predictions(predictions)
+    before = forecasts.copy()
+    unknown = data.draw(arrays(np.bool_, forecasts.shape[:2], elements=FLAGS))
+    bad = hide_unknown(forecasts, unknown, bad_rows)
+    for row, target in np.ndindex(*unknown.shape):
+        expected = np.full_like(before[row, target], np.nan) if unknown[row, target] else before[row, target]
+        np.testing.assert_array_equal(forecasts[row, target], expected)
+    known = [before[row][~unknown[row]] for row in range(len(before))]
+    assert bad == tuple(row for row, numbers in enumerate(known) if not np.isfinite(numbers).all())
+
+
+@pytest.mark.parametrize("capacity", [0, 4], ids=["copied", "resident"])
+async def test_a_model_s_own_nan_is_an_error_only_where_the_target_is_known(capacity: int) -> None:
+    async with running_worker(capacity) as rig:
+        rig.script.not_finite = lambda window: bool(window[0, 0] == 7.0)
+        windows = rig.lane.inputs.encoder_cont
+        windows[:3] = 7.0
+        windows[0, :, 1] = np.nan  # of two targets, one is unknown
+        windows[1, 1:] = np.nan  # one value, long ago
+        windows[2, :, :2] = np.nan
+        windows[2, 0, 0] = 7.0
+        rig.worker.submit(make_searched_batch(UnknownSearch(CONTRACT.target_columns)))
+        result = await rig.results.get()
+        assert result.bad_rows == (0, 1, 2)
+        windows[2, 0] = np.nan  # now all targets are unknown
+        windows[2, :, 2] = 1.0
+        rig.script.not_finite = lambda window: bool(np.isnan(window[0, :2]).all())
+        rig.worker.submit(make_searched_batch(UnknownSearch(CONTRACT.target_columns)))
+        result = await rig.results.get()
+        assert result.bad_rows == ()
+        assert np.isnan(result.forecasts).all(axis=(2, 3)).tolist() == [[True, False], [False, False], [True, True]]
+        assert np.isfinite(result.forecasts[1]).all()
+
+
+def make_searched_batch(unknown: UnknownSearch) -> Batch:
+    return Batch(requests=[RequestItem("caller", index, 0.0) for index in range(3)], unknown=unknown)
+
+
 # ---------------------------------------------------------------- the thread
 @dataclass
 class WorkerRig:
@@ -129,8 +174,8 @@ def make_batch(count: int) -> Batch:
 
 
 @asynccontextmanager
-async def running_worker() -> AsyncIterator[WorkerRig]:
-    backend = FakeBackend(CONTRACT)
+async def running_worker(capacity: int = 0) -> AsyncIterator[WorkerRig]:
+    backend = FakeBackend(CONTRACT, capacity=capacity)
     lane = backend.make_lane(0)
     results: asyncio.Queue[LaneResult] = asyncio.Queue()
 

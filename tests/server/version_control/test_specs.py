@@ -3,6 +3,7 @@
 import json
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -15,8 +16,16 @@ from streamd.inference.api.backends import OPENERS
 from streamd.inference.lane import Lane
 from streamd.repository.plans import choose_plan
 from streamd.server.config import Config, EngineSection
-from streamd.server.version_control.specs import Selection, open_version, select_versions
+from streamd.server.version_control.specs import (
+    Selection,
+    check_same_contract,
+    find_contract_differences,
+    make_spec,
+    open_version,
+    select_versions,
+)
 from tests.support.made_versions import add_plan, digest, pin, tell
+from tests.support.memory_version import compute_memory_forecast, make_memory_contract, make_memory_version
 from tests.support.served_versions import CALENDAR, WINDOW
 from tests.support.version_calls import (
     StartDaemon,
@@ -116,6 +125,30 @@ def test_a_selection_of_a_damaged_version_is_refused(engines: Path) -> None:
     (engines / WINDOW / "conversion_info.json").write_text("{")
     with pytest.raises(RepositoryError, match="conversion_info"):
         select_versions(msgspec.structs.replace(SETTINGS.engine, engines=str(engines)), (WINDOW,))
+
+
+# ---------------------------------------------------------------- memory
+def test_versions_that_differ_in_their_memory_only_may_follow_each_other_and_serve_together(tmp_path: Path) -> None:
+    contract = make_memory_contract()
+    names = "plain_20260101_000000", "remembers_20260102_000000"
+    make_memory_version(tmp_path, names[0], contract, memory=None)
+    make_memory_version(tmp_path, names[1], contract)
+    for selection in hold_selection(tmp_path, *names):
+        plain, remembers = (version.contract for version in selection.versions)
+        assert (plain.memory_length, remembers.memory_length) == (0, 168)
+        for other in (plain, remembers, plain.with_daemon_memory()):
+            check_same_contract(selection, other)
+            assert find_contract_differences(remembers, other) == []
+        assert find_contract_differences(replace(remembers, horizon=2), plain) == ["horizon"]
+        spec = make_spec(selection, SETTINGS, open_version, lambda selection: None)
+        assert spec.memory_length == 168
+        (lane,) = open_version(selection.versions, SETTINGS).lanes
+        assert lane.inputs.memory_cont is not None
+        lane.inputs.memory_cont[:] = 1.0
+        both = compute_memory_forecast(contract, np.zeros(3), np.ones((168, 3)))
+        none = compute_memory_forecast(contract, np.zeros(3), np.zeros((168, 3)))
+        np.testing.assert_allclose(lane.run(1)[0], (both + none) / 2, rtol=1e-6)
+        lane.close()
 
 
 # ---------------------------------------------------------------- one name, one network
