@@ -30,6 +30,8 @@ class ServerForecast:
     """`(target, step, quantile)`, in the units of the targets; NaN for all of a target that is unknown."""
     context: int
     """The number of rows that the window really had."""
+    unknown: tuple[str, ...] = ()
+    """The targets that no row of the window had a value of, in the order of `targets`."""
 
     @property
     def times(self) -> npt.NDArray[np.float64]:
@@ -57,7 +59,9 @@ class ForecastBatch:
     quantiles: tuple[float, ...]
     every: int
     values: npt.NDArray[np.floating]
-    """`(n, target, step, quantile)`: a view of the received frame, only to be read."""
+    """`(n, target, step, quantile)`: a view of the received frame, only to be read; NaN where a target is unknown."""
+    unknown: tuple[tuple[str, ...], ...]
+    """`(n,)`: the unknown targets of each forecast, as a `ServerForecast` has them."""
 
     def __len__(self) -> int:
         return len(self.servers)
@@ -75,6 +79,7 @@ class ForecastBatch:
                 every=self.every,
                 values=self.values[place],
                 context=int(self.contexts[place]),
+                unknown=self.unknown[place],
             )
 
     def drop(self, places: Sequence[int]) -> "ForecastBatch":
@@ -90,6 +95,7 @@ class ForecastBatch:
             quantiles=self.quantiles,
             every=self.every,
             values=self.values[keep],
+            unknown=tuple(self.unknown[place] for place in keep),
         )
 
 
@@ -144,6 +150,8 @@ class ForecastMessage(msgspec.Struct, kw_only=True):
     origins: list[float] = []
     contexts: list[int] = []
     values: ReceivedTensor | None = None
+    unknown: tuple[Any, ...] = ()
+    """Names in a `forecast`, and in `forecasts` a list of names for each of them."""
     step_seconds: float = 0.0
     model: str | list[str] = ""
     targets: tuple[str, ...] = ()
@@ -168,6 +176,7 @@ class ForecastMessage(msgspec.Struct, kw_only=True):
             every=self.every,
             values=self._read_values(3),
             context=self.context,
+            unknown=self.unknown,
         )
 
     def to_batch(self) -> ForecastBatch:
@@ -183,6 +192,7 @@ class ForecastMessage(msgspec.Struct, kw_only=True):
             quantiles=self.quantiles,
             every=self.every,
             values=self._read_values(4),
+            unknown=tuple(tuple(names) for names in self.unknown or [()] * len(self.servers)),
         )
 
     def _read_values(self, axes: int) -> npt.NDArray[Any]:

@@ -26,7 +26,7 @@ _UNDECIDED, _REFUSED, _CHOSEN = -1, 0, 1
 
 @dataclass(frozen=True, slots=True)
 class ExportedForecasts:
-    """Forecasts of some servers, copied from the board; NaN for a target that no agent sends."""
+    """Forecasts of some servers, copied from the board; NaN for a target that is unknown, or not sent any more."""
 
     names: list[str]
     origins: Numbers
@@ -108,5 +108,9 @@ class ForecastExports:
         return self.export.cut_curves(self.board.values, slots)
 
     def find_sent(self, slots: Slots) -> npt.NDArray[np.bool_]:
-        """Return which of the chosen targets have had a value lately, `(n, targets)`."""
-        return self.export.find_sent_targets(self._windows["values"], self._windows["newest"], slots)
+        """Return which of the chosen targets have had a value lately and are known, `(n, targets)`.
+
+        A value that came after the forecast makes a target sent that is unknown in it.
+        """
+        is_sent = self.export.find_sent_targets(self._windows["values"], self._windows["newest"], slots)
+        return is_sent & self.export.find_known_targets(self.board.values, slots)

@@ -33,6 +33,7 @@ from tests.support.http_harness import (
     HttpDaemonSettings,
     is_same_array,
     make_rows,
+    make_sample,
     make_window,
     make_wire_forecast,
     open_listener,
@@ -96,6 +97,28 @@ async def test_a_batch_is_one_array_and_yields_each_forecast(client: Client, dae
         expected = expect_forecast(number, NEED - 1).astype(dtype)
         assert np.array_equal(found[name].values, expected)
         assert (found[name].origin, found[name].context) == (origin(NEED - 1), NEED)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("batch", [False, True])
+async def test_an_unknown_target_is_nan_and_named(client: Client, daemon: HttpDaemon, batch: bool, dtype: str) -> None:
+    await post(daemon, "whole", range(NEED))
+    await daemon.accept([make_sample("half", step, {"cpu_user": 1.0}) for step in range(NEED)])
+    await daemon.service.pipeline.wait_idle()
+    found: dict[str, ServerForecast] = {}
+    async with client.subscribe(batch=batch, dtype=dtype, last_event_id=0) as events:
+        while len(found) < 2:
+            event = await anext(events)
+            assert isinstance(event, ForecastBatch | ServerForecast)
+            found |= {each.server: each for each in ([event] if isinstance(event, ServerForecast) else event)}
+    latest = await client.get_forecast("half")
+    assert isinstance(latest, ServerForecast)
+    for half in (found["half"], latest):
+        assert half.unknown == ("load_average",)
+        assert np.isnan(half.get_curve("load_average", 0.5)).all()
+        assert np.isfinite(half.get_curve("cpu_user", 0.5)).all()
+    assert found["whole"].unknown == ()
+    assert np.isfinite(found["whole"].values).all()
 
 
 async def test_closing_ends_the_iteration(client: Client) -> None:

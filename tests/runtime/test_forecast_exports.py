@@ -78,3 +78,14 @@ def test_values_are_those_of_the_board_and_missing_for_a_target_that_no_agent_se
     values = exports.read_forecasts(np.array([slot])).values[0]
     assert np.isnan(values).tolist() == [True, True, False, False], "the first target is mem"
     assert exports.find_sent(np.array([slot])).tolist() == [[False, True]]
+
+
+def test_a_target_that_is_unknown_in_its_forecast_is_not_sent_even_if_its_first_value_came_since(state: State) -> None:
+    slot = post(state, "web-01")
+    slots = np.array([slot])
+    values = state.board.values[slot].copy()
+    values[0] = np.nan
+    state.board.post(slot, state.windows.get_newest_step(slot), 3, MODEL, values)
+    exports = make_exports(state)
+    assert exports.find_sent(slots).tolist() == [[False, True]]
+    assert np.isnan(exports.read_forecasts(slots).values[0]).tolist() == [True, True, False, False]

@@ -11,6 +11,7 @@ import numpy as np
 
 from streamd.core.arrays import Float32, Float64, Numbers
 from streamd.core.contract import ModelContract
+from streamd.core.unknown_targets import read_unknown
 
 KEPT_LEVELS = (0.1, 0.5, 0.9)
 """The levels of which the nearest quantiles of the contract are kept."""
@@ -80,11 +81,11 @@ class HistoryForm:
         return truth
 
     def compute_sums(self, values: Float32, truth: Float32) -> Float32:
-        """Score a forecast `(targets, horizon, quantiles)` by `truth (targets, horizon)`; NaN is not scored.
+        """Score a forecast `(targets, horizon, quantiles)` by `truth (targets, horizon)`; NaN in either is not scored.
 
         Returns sums, `(targets, ranges, columns)`.
         """
-        known = np.isfinite(truth)
+        known = np.isfinite(truth) & ~read_unknown(values)[:, None]
         actual = np.where(known, truth, 0.0).astype(np.float64)[:, :, None]
         levels, error = np.array(self.quantiles), actual - values
         loss = np.maximum(levels * error, (levels - 1.0) * error).mean(2)

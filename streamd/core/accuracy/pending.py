@@ -61,7 +61,7 @@ class PendingForecast:
     step: int
     """The step of the newest row that they were made from."""
     reported: npt.NDArray[np.bool_]
-    """`(targets,)`: true if enough of the target's window was reported, so that it is scored."""
+    """`(targets,)`: true if the target is scored: enough of its window was reported, and no forecast lacks it."""
     points: Float64
     """The number of scored values, `(targets, ranges)`."""
     forecasts: dict[str, Float32] = field(default_factory=dict)

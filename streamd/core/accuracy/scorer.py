@@ -14,6 +14,7 @@ from streamd.core.accuracy.scores import Scores, ScoreShape
 from streamd.core.arrays import Float32, Float64, Numbers
 from streamd.core.contract import ModelContract
 from streamd.core.state.window_columns import NO_STEP
+from streamd.core.unknown_targets import read_unknown
 
 MIN_KNOWN_SHARE = 0.5
 """A target is scored if at least this share of its window was reported (as in training), and compared if at least this
@@ -144,6 +145,8 @@ class ForecastScorer:
             pending = self._open_pending(slot, generation, step, rows)
             if pending is None:
                 return False
+        # A value may come later of a target that one version did not know: all are scored on the same targets.
+        pending.reported &= ~read_unknown(forecast)
         pending.forecasts[version.name] = np.array(forecast, np.float32)
         pending.losses[version.name] = np.zeros_like(pending.points)
         self.versions[version.name] = self.versions.pop(version.name)

@@ -9,7 +9,8 @@ def find_crossings(curves: Float32, threshold: float, *, is_above: bool) -> Floa
     """Return when each of `curves (n, horizon)` first reaches a threshold, in steps from the origin, `(n,)`.
 
     A value is crossed if it is at or above the threshold, or at or below it without `is_above`. Between two steps the
-    curve is a line. 0 for a curve that begins crossed, infinity for one that never crosses. Values are finite.
+    curve is a line. 0 for a curve that begins crossed, infinity for one that never crosses, such as one of NaN. Other
+    values are finite.
     """
     limit = np.float32(threshold)  # as exact as the curves: a stored 90.1 reaches 90.1
     crossed = curves >= limit if is_above else curves <= limit

@@ -9,24 +9,31 @@ import numpy.typing as npt
 from streamd.core.alerts.crossings import find_crossings
 from streamd.core.alerts.rules import AlertRule
 from streamd.core.arrays import Float32, Float64
+from streamd.core.unknown_targets import read_unknown
 
 Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The result of one rule for `n` forecasts; one that is neither breaching nor clear is in the hysteresis band."""
+    """The result of one rule for `n` forecasts.
+
+    One that is neither breaching nor clear nor unknown is in the hysteresis band.
+    """
 
     breaching: Flags
     """`(n,)`: the curve crosses the threshold, and not later than `within`."""
     clear: Flags
     """`(n,)`: the curve does not even come as near as the hysteresis in that time."""
+    unknown: Flags
+    """`(n,)`: the target is unknown, so there is nothing to judge."""
     crossings: Float64
     """`(n, 3)`: the earliest, the likely and the latest crossing in steps from the origin; infinity: none."""
 
 
 def evaluate_rule(rule: AlertRule, forecasts: Float32) -> Evaluation:
-    """Evaluate a rule for `forecasts (n, horizon, quantiles)` of its target."""
+    """Evaluate a rule for `forecasts (n, horizon, quantiles)` of its target, NaN where it is unknown."""
+    unknown = read_unknown(forecasts)
     curves = forecasts[:, :, rule.quantile_index]
     breaching = find_crossings(curves, rule.threshold, is_above=rule.is_above) <= rule.within_steps
     near = find_crossings(curves, rule.clear_threshold, is_above=rule.is_above) <= rule.within_steps
@@ -37,7 +44,7 @@ def evaluate_rule(rule: AlertRule, forecasts: Float32) -> Evaluation:
         ],
         axis=1,
     )
-    return Evaluation(breaching, ~near, crossings)
+    return Evaluation(breaching=breaching, clear=~(near | unknown), unknown=unknown, crossings=crossings)
 
 
 class RuleScreen:
@@ -58,7 +65,7 @@ class RuleScreen:
     def find_near(self, forecasts: Float32) -> Flags:
         """Return which of `forecasts (n, targets, horizon, quantiles)` may not be clear, for each rule, `(n, rules)`.
 
-        The targets are those of `targets`. All others are clear.
+        The targets are those of `targets`. All others are clear, or unknown.
         """
         near = np.zeros((len(forecasts), len(self._limits)), np.bool_)
         for rules, extreme, reaches in (

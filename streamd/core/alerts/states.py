@@ -4,6 +4,7 @@
     PENDING  -> FIRING     as many forecasts in a row breach as the rule demands (`for`)
     PENDING  -> INACTIVE   a forecast does not breach, or must not raise an alert
     FIRING   -> INACTIVE   as many forecasts in a row are clear
+    PENDING, FIRING -> INACTIVE   the target is unknown in a forecast (`end`)
 
 A forecast in the hysteresis band, neither breaching nor clear, leaves a firing alert as it is.
 """

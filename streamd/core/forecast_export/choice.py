@@ -16,6 +16,7 @@ from streamd.core.durations import parse_duration
 from streamd.core.errors import ConfigError, InvalidSelectionError
 from streamd.core.recent_values import count_recent_rows
 from streamd.core.selection import ServerGlobs, make_forecast_slice
+from streamd.core.unknown_targets import read_unknown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +91,7 @@ class ForecastExport:
         """Return for each slot which of the chosen targets had a value lately, `(n, targets)`.
 
         `values (slots, context_length, features)` are the rings of the windows, `newest (slots,)` their newest steps.
-        The model forecasts a feature that no agent sends too; such a number must not become a metric.
+        The model forecasts a feature that no agent sends any more too; such a number must not become a metric.
         """
         length = self._contract.context_length
         rows = np.arange(count_recent_rows(length))
@@ -99,6 +100,13 @@ class ForecastExport:
         recent = values[slots[:, None, None], places[:, :, None], columns]
         is_sent: npt.NDArray[np.bool_] = np.logical_or.reduce(~np.isnan(recent), axis=1)
         return is_sent
+
+    def find_known_targets(self, values: Float32, slots: Slots) -> npt.NDArray[np.bool_]:
+        """Return for each slot which of the chosen targets are known in its forecast, `(n, targets)`.
+
+        `values (slots, targets, horizon, quantiles)` are the forecasts of all slots.
+        """
+        return ~read_unknown(values[slots[:, None], self._targets, :1, :1])  # no more of them is copied
 
     @property
     def cells_per_target(self) -> int:

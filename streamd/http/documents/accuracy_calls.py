@@ -31,11 +31,15 @@ TIME_SCHEMA: Schema = {
 
 
 class PastForecast(msgspec.Struct, kw_only=True):
-    """A past forecast, `values[target][step][quantile]`, and what came true, `truth[target][step]`."""
+    """A past forecast, `values[target][step][quantile]`, and what came true, `truth[target][step]`.
+
+    A target of `unknown` has null in place of its values.
+    """
 
     origin: int
     model: str
-    values: list[list[list[float | None]]]
+    unknown: list[str] | msgspec.UnsetType = msgspec.UNSET
+    values: list[list[list[float | None]] | None]
     truth: list[list[float | None]]
     is_complete: bool
 

@@ -9,6 +9,11 @@ import msgspec
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 OriginTime = Annotated[int, msgspec.Meta(description="The time at which the newest row ends, in epoch seconds.")]
+TargetValues = list[list[float]]
+"""The numbers of one target, `[step][quantile]`."""
+UnknownNames = Annotated[
+    list[str], msgspec.Meta(description="Targets without a value in any row of the window; their values are null.")
+]
 Cells = Annotated[list[float | None], msgspec.Meta(description="The value of each feature; null where it is missing.")]
 
 
@@ -37,7 +42,10 @@ class SamplesAnswer(msgspec.Struct):
 
 
 class ForecastAnswer(msgspec.Struct, kw_only=True):
-    """The forecast of one server: `values[target][step][quantile]`, in the unit of the target."""
+    """The forecast of one server: `values[target][step][quantile]`, in the unit of the target; null if it is unknown.
+
+    In MessagePack an unknown target is NaN.
+    """
 
     type: Literal["forecast"]
     server: str
@@ -46,11 +54,12 @@ class ForecastAnswer(msgspec.Struct, kw_only=True):
     model: str
     targets: list[str]
     quantiles: list[float]
-    values: list[list[list[float]]]
+    values: list[TargetValues | None]
     context: Annotated[Count, msgspec.Meta(description="The rows that the window really had.")]
     every: Annotated[int, msgspec.Meta(ge=2, description="Only every such step is sent.")] | msgspec.UnsetType = (
         msgspec.UNSET
     )
+    unknown: UnknownNames | msgspec.UnsetType = msgspec.UNSET
 
 
 class WaitingAnswer(msgspec.Struct):

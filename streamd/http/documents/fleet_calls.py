@@ -62,7 +62,9 @@ class FleetAlert(msgspec.Struct, kw_only=True):
 
 
 class FleetServer(msgspec.Struct, kw_only=True):
-    """A server at a glance: `missing` targets, that no agent sends any more, and what matters most, in `crossing`."""
+    """A server at a glance: targets that no agent sends any more (`missing`), or none sends (`unknown`), and what lies
+    ahead, the most important in `crossing`.
+    """
 
     server: str
     condition: ServerCondition
@@ -71,6 +73,7 @@ class FleetServer(msgspec.Struct, kw_only=True):
     origin: OriginTime | None
     forecast_origin: OriginTime | None
     missing: list[str]
+    unknown: list[str]
     crossing: FleetCrossing | None
     further: list[FleetCrossing]
     alerts: list[FleetAlert]

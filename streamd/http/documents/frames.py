@@ -4,7 +4,14 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from streamd.http.documents.answers import Count, ForecastAnswer, OriginTime, SampleRejection
+from streamd.http.documents.answers import (
+    Count,
+    ForecastAnswer,
+    OriginTime,
+    SampleRejection,
+    TargetValues,
+    UnknownNames,
+)
 from streamd.http.unsubscribing import SubscriptionKind
 from streamd.http.wire.body_types import Identifier
 
@@ -59,7 +66,10 @@ class LaggedFrame(msgspec.Struct):
 
 
 class ForecastsFrame(msgspec.Struct, kw_only=True):
-    """Several forecasts: `values[forecast][target][step][quantile]`."""
+    """Several forecasts: `values[forecast][target][step][quantile]`.
+
+    `unknown` has a list for each forecast, and is there if one of them is not empty.
+    """
 
     type: Literal["forecasts"]
     servers: list[str]
@@ -69,6 +79,7 @@ class ForecastsFrame(msgspec.Struct, kw_only=True):
     model: str | list[str]
     targets: list[str]
     quantiles: list[float]
-    values: list[list[list[list[float]]]]
+    values: list[list[TargetValues | None]]
     every: Count | msgspec.UnsetType = msgspec.UNSET
+    unknown: list[UnknownNames] | msgspec.UnsetType = msgspec.UNSET
     id: EventId | msgspec.UnsetType = msgspec.UNSET

@@ -94,12 +94,15 @@ class InferenceStatisticsAnswer(msgspec.Struct):
 
 
 class InferenceOutput(msgspec.Struct, kw_only=True):
-    """The forecasts: numbers in `data`, or bytes behind the JSON, as many as `parameters` says."""
+    """The forecasts: numbers in `data`, or bytes behind the JSON, as many as `parameters` says.
+
+    The numbers of a target without a value in its window are null, and NaN in bytes.
+    """
 
     name: str
     datatype: str
     shape: list[int]
-    data: list[float] | msgspec.UnsetType = msgspec.UNSET
+    data: list[float | None] | msgspec.UnsetType = msgspec.UNSET
     parameters: dict[str, int] | msgspec.UnsetType = msgspec.UNSET
 
 

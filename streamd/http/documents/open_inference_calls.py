@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import msgspec
 
 from streamd.core import errors
+from streamd.core.contract import MEMORY_INPUT
 from streamd.core.errors import StreamdError
 from streamd.http.access.rules import RouteKey
 from streamd.http.documents.open_inference_answers import (
@@ -137,7 +138,8 @@ def _describe_inference(book: SchemaBook, name: str, parameters: tuple[Documente
         details=(
             f"Numbers are in the JSON, or follow it as bytes: then the header `{HEADER_LENGTH}` states the bytes of"
             " the JSON, in the request as in the answer. An input has as many numbers as its shape says, and all"
-            " inputs have as many windows."
+            f" inputs have as many windows. `{MEMORY_INPUT}` may be given, and a version that asks for no memory"
+            " disregards it."
         ),
         parameters=parameters,
         body={JSON: _add_request(book), BINARY_TYPE: BINARY_SCHEMA},

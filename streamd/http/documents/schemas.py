@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from streamd.core.contract import INPUT_TYPES, MAX_STATUS, ModelContract
+from streamd.core.contract import INPUT_TYPES, MAX_STATUS, MEMORY_INPUT, ModelContract
 from streamd.http.wire.tensors import WIRE_DTYPES
 from streamd.runtime.predict import MAX_WINDOWS
 
@@ -149,7 +149,8 @@ def add_predict_schemas(book: SchemaBook) -> Schema:
         {
             "description": (
                 "The inputs of the model, with or without the batch axis, or under `inputs` to get `outputs`. A window"
-                " without any value is refused. All inputs have as many windows."
+                " without any value is refused. All inputs have as many windows. A version that asks for no memory"
+                f" disregards `{MEMORY_INPUT}`."
             ),
             "anyOf": [inputs, wrapped],
         },
@@ -180,10 +181,14 @@ def _make_row_schema(name: str, size: int) -> Schema:
         status = {"type": "integer", "minimum": 0, "maximum": MAX_STATUS}
         return {"type": "array", "prefixItems": [server_id, status], "minItems": 2, "maxItems": 2}
     limits = {"exclusiveMinimum": -FLOAT32_OVERFLOW, "exclusiveMaximum": FLOAT32_OVERFLOW}
-    return make_array_schema((size,), {"type": ["number", "null"] if name == "encoder_cont" else "number", **limits})
+    number = ["number", "null"] if name in ("encoder_cont", MEMORY_INPUT) else "number"
+    return make_array_schema((size,), {"type": number, **limits})
 
 
 def make_predictions_schema(contract: ModelContract) -> Schema:
-    """Return the schema of `predictions` in JSON: the output of the model, with or without the batch axis."""
-    one = make_array_schema(contract.output_shape, {"type": "number"})
+    """Return the schema of `predictions` in JSON: the output of the model, with or without the batch axis.
+
+    The numbers of a target without a value in its window are null.
+    """
+    one = make_array_schema(contract.output_shape, {"type": ["number", "null"]})
     return {"anyOf": [one, make_list_schema(one, least=1, most=MAX_WINDOWS)]}

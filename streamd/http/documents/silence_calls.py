@@ -44,7 +44,10 @@ class SilenceAnswer(msgspec.Struct):
 
 
 class AlertRuleEntry(msgspec.Struct, kw_only=True):
-    """A rule, with either `above` or `below`."""
+    """A rule, with either `above` or `below`.
+
+    `unknown` is there, and true, if a server was named whose newest forecast does not know the target.
+    """
 
     rule: str
     target: str
@@ -60,6 +63,7 @@ class AlertRuleEntry(msgspec.Struct, kw_only=True):
     severity: Literal["info", "warning", "critical"]
     labels: dict[str, str]
     annotations: dict[str, str]
+    unknown: Literal[True] | msgspec.UnsetType = msgspec.UNSET
 
 
 class AlertRulesAnswer(msgspec.Struct):

@@ -17,6 +17,7 @@ class ContractState(msgspec.Struct, kw_only=True):
     context_length: Count
     horizon: Count
     step_seconds: Count
+    memory_length: Count
     need: Count
     late_steps: Count
 

@@ -14,11 +14,13 @@ from streamd.core.accuracy.history_scores import HistoryForm
 from streamd.core.arrays import Float32, Float64
 from streamd.core.contract import ModelContract
 from streamd.core.errors import InvalidInputError, UnknownServerError
+from streamd.core.unknown_targets import TargetFlags, read_unknown
 from streamd.http.errors import choose_encoding, reply
 from streamd.http.history_choices import HistoryChoice, parse_history_query
 from streamd.http.names import make_resource_path, read_server_name, require_slot
 from streamd.http.wire.codecs import Encoding
 from streamd.http.wire.tensors import make_wire_tensor
+from streamd.http.wire.unknown_fields import describe_unknown, list_values
 from streamd.runtime.accuracy.history_records import ServerHistory, StoredForecast
 from streamd.runtime.service import Service
 
@@ -75,19 +77,24 @@ def _describe_forecast(
     contract: ModelContract, stored: StoredForecast, choice: HistoryChoice, encoding: Encoding
 ) -> dict[str, Any]:
     chosen, steps = list(choice.targets), slice(choice.every - 1, None, choice.every)
+    unknown = read_unknown(stored.values)[chosen]
     return {
         "origin": contract.to_origin(stored.step),
         "model": stored.model,
-        "values": _pack_array(stored.values[chosen, steps], encoding),
-        "truth": _pack_array(stored.truth[chosen, steps], encoding),
+        **describe_unknown([contract.targets[place] for place in chosen], unknown),
+        "values": _pack_array(stored.values[chosen, steps], unknown, encoding),
+        "truth": _pack_array(stored.truth[chosen, steps], np.zeros_like(unknown), encoding),
         "is_complete": stored.is_complete,
     }
 
 
-def _pack_array(values: Float32, encoding: Encoding) -> Any:
-    """Return a tensor for MessagePack; in JSON, orjson writes an array as lists, and NaN as null."""
+def _pack_array(values: Float32, unknown: TargetFlags, encoding: Encoding) -> Any:
+    """Return a tensor for MessagePack; in JSON, orjson writes an array as lists, and NaN as null.
+
+    `unknown (targets,)` are the targets that have no values at all.
+    """
     values = np.ascontiguousarray(values)
-    return make_wire_tensor(values) if encoding is Encoding.MSGPACK else values
+    return make_wire_tensor(values) if encoding is Encoding.MSGPACK else list_values(values, unknown)
 
 
 def _describe_summary(form: HistoryForm, choice: HistoryChoice, history: ServerHistory) -> list[dict[str, Any]]:

@@ -12,8 +12,10 @@ import numpy as np
 from streamd.core.arrays import Numbers, Slots
 from streamd.core.selection import ForecastSlice
 from streamd.core.state.board import Forecast
+from streamd.core.unknown_targets import TargetFlags, read_unknown
 from streamd.http.wire.codecs import Encoding, encode
 from streamd.http.wire.tensors import make_tensor_message, make_wire_tensor
+from streamd.http.wire.unknown_fields import describe_unknown, list_values
 from streamd.runtime.forecast_cutter import ForecastCutter
 from streamd.runtime.service import Service
 
@@ -88,6 +90,7 @@ class FrameEncoder:
         self, name: str, forecast: Forecast, part: ForecastSlice, encoding: Encoding
     ) -> dict[str, Any]:
         """Return a `forecast` message, with a copy of the values."""
+        axes, unknown = self._describe_axes(part), read_unknown(forecast.values)[list(part.targets)]
         values = part.cut(forecast.values)
         values = values.copy() if np.may_share_memory(values, forecast.values) else values
         return {
@@ -96,8 +99,9 @@ class FrameEncoder:
             "origin": self._contract.to_origin(forecast.step),
             "step_seconds": self._contract.step_seconds,
             "model": forecast.model,
-            **self._describe_axes(part),
-            "values": make_wire_tensor(values) if encoding is Encoding.MSGPACK else values,
+            **axes,
+            **describe_unknown(axes["targets"], unknown),
+            "values": make_wire_tensor(values) if encoding is Encoding.MSGPACK else list_values(values, unknown),
             "context": forecast.context,
         }
 
@@ -133,19 +137,23 @@ class FrameEncoder:
         return BatchFrame(None, slots)
 
     def _encode_posted(self, slots: Slots, part: ForecastSlice, encoding: Encoding) -> Frame:
-        message = self._describe_forecasts(slots, part)
+        first_numbers = self._board.values[:, :, :1, :1]
+        unknown = read_unknown(first_numbers[slots[:, None], part.targets])
+        message = self._describe_forecasts(slots, part, unknown)
         shape = len(slots), *part.compute_shape(self._contract.horizon)
         if encoding is Encoding.MSGPACK:
             frame, values = make_tensor_message(message, "values", shape, part.dtype)
             self._cutter.cut_into(values, self._board.values, slots, part)
             return frame
-        values = message["values"] = np.empty(shape, part.dtype)
+        values = np.empty(shape, part.dtype)
         self._cutter.cut_into(values, self._board.values, slots, part)
+        message["values"] = list_values(values, unknown)
         return encode(message, encoding)
 
-    def _describe_forecasts(self, slots: Slots, part: ForecastSlice) -> dict[str, Any]:
-        """Return a `forecasts` message without its values."""
+    def _describe_forecasts(self, slots: Slots, part: ForecastSlice, unknown: TargetFlags) -> dict[str, Any]:
+        """Return a `forecasts` message without its values; `unknown (n, targets)` are of the chosen targets."""
         steps, contexts, model = self._board.read_sources(slots)
+        axes = self._describe_axes(part)
         return {
             "type": "forecasts",
             "servers": [self._names[slot] for slot in slots.tolist()],
@@ -153,7 +161,8 @@ class FrameEncoder:
             "contexts": contexts.tolist(),
             "step_seconds": self._contract.step_seconds,
             "model": model,
-            **self._describe_axes(part),
+            **axes,
+            **describe_unknown(axes["targets"], unknown),
         }
 
     def _find_or_encode(self, key: FrameKey, encode_frame: Callable[[], Frame | None]) -> Frame | None:

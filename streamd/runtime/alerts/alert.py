@@ -15,7 +15,7 @@ ChangeKind = Literal["pending", "fired", "refreshed", "resolved", "dropped", "si
 of a pending alert, which never fired; `silenced` for another `silenced_until` and nothing else; `released` for the end
 of the silence in which a firing alert began."""
 
-ResolveReason = Literal["", "cleared", "silent", "forgotten", "rule_changed"]
+ResolveReason = Literal["", "cleared", "unknown", "silent", "forgotten", "rule_changed"]
 """Why an alert ended; empty while it is active."""
 
 

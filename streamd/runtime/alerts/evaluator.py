@@ -228,6 +228,7 @@ class AlertEvaluator:
         """Evaluate one rule for forecasts of distinct slots."""
         rule = self.rules[place]
         found = evaluate_rule(rule, rows.values)
+        changes = self._end_unknown(place, rows.slots[found.unknown], now)
         may_rise = rows.contexts >= rule.min_rows
         may_rise &= rows.origins >= now - self._limits.max_forecast_age_seconds
         self._refuse_rise(place, rows.slots, found.breaching, may_rise)
@@ -236,13 +237,17 @@ class AlertEvaluator:
         )
         is_active = self._states.phases[place, rows.slots] != AlertPhase.INACTIVE
         crossings = found.crossings * self._step_seconds
-        changes = []
         for row in np.flatnonzero((transitions != Transition.NONE) | is_active).tolist():
             kind = _KINDS[int(transitions[row])]
             change = self._change_alert(place, rows, row, kind, crossings[row].tolist(), now)
             if change is not None:
                 changes.append(change)
         return changes
+
+    def _end_unknown(self, place: int, slots: Slots, now: float) -> list[StoredChange]:
+        """End the active alerts of slots whose target is unknown: nothing says any more that its value will cross."""
+        name = self.rules[place].name
+        return [self._end(place, slot, "unknown", now) for slot in slots.tolist() if (name, slot) in self.active]
 
     def _refuse_rise(self, place: int, slots: Slots, breaching: Flags, may_rise: Flags) -> None:
         """Set `may_rise` to false where the window does not support an alert, and for more alerts than may be active.

@@ -100,7 +100,7 @@ class ForecastScreen:
 
 
 class RecentValues:
-    """Reads whether a feature is sent; if it is not, its forecast is a number all the same."""
+    """Reads whether a feature was sent lately. If not, its forecast is still a number while the window has a value."""
 
     def __init__(self, state: State) -> None:
         contract = state.contract

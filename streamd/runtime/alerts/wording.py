@@ -71,12 +71,13 @@ def _write_crossing(alert: Alert, now: float) -> str:
 
 def _write_end(alert: Alert) -> str:
     value = format_value(alert.threshold, alert.unit)
+    verb = "reach" if alert.is_above else "fall to"
     ends = {
+        "unknown": f"not sent for a whole window, so it is not known whether it will {verb} {value}",
         "silent": f"its forecasts have ended; the last one {'reached' if alert.is_above else 'fell to'} {value}",
         "forgotten": "the server was forgotten",
         "rule_changed": f"the rule {alert.rule} was changed or removed",
     }
-    verb = "reach" if alert.is_above else "fall to"
     return ends.get(
         alert.reason, f"no longer forecast to {verb} {value} within {describe_duration(alert.within_seconds)}"
     )

@@ -1,16 +1,17 @@
 """The entries of servers and groups as the wire has them, encoded once as long as nothing of them changes.
 
-Belongs to the thread of the overview. Reads windows to say which targets are missing.
+Belongs to the thread of the overview. Reads windows to say which targets are missing or unknown.
 """
 
 import math
 from collections.abc import Hashable, Iterable
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 
+from streamd.core.alerts.evaluation import Flags
 from streamd.core.alerts.rules import AlertRule
 from streamd.core.fleet.conditions import Condition
 from streamd.core.fleet.crossing_table import NO_CROSSING, FirstCrossings
@@ -25,7 +26,7 @@ from streamd.runtime.fleet.moment import FleetMoment
 from streamd.runtime.state.state import State
 
 MAX_REMEMBERED_ENTRIES = 4_096
-"""Entries that are remembered, and servers whose missing targets are; about 2 MB."""
+"""Entries that are remembered, and servers whose unsent targets are; about 2 MB."""
 
 MAX_FURTHER_CROSSINGS = 8
 """Crossings in the entry of a server beside the one that matters most."""
@@ -52,7 +53,7 @@ class FleetEntries:
         self._state = state
         self._contract = state.contract
         self._encoded: dict[Hashable, tuple[Hashable, msgspec.Raw]] = {}
-        self._missing = MissingTargets(state)
+        self._unsent = UnsentTargetsReader(state)
 
     def encode_server(self, moment: FleetMoment, slot: int, query: FleetQuery, form: FleetFormat) -> msgspec.Raw:
         """Return the entry of a server."""
@@ -72,6 +73,7 @@ class FleetEntries:
         key = slot, query.target, query.rule, form
         remembered = self._encoded.get(key)
         if remembered is None or remembered[0] != signature:
+            unsent = self._unsent.find(slot, int(snapshot.generations[slot]), changes)
             entry = {
                 "server": moment.names.names[slot],
                 "condition": Condition(moment.conditions[slot]).label,
@@ -79,7 +81,8 @@ class FleetEntries:
                 "need": self._state.windows.need,
                 "origin": self._to_origin(int(snapshot.newest[slot])),
                 "forecast_origin": self._to_origin(int(snapshot.forecast_steps[slot])),
-                "missing": self._missing.find(slot, int(snapshot.generations[slot]), changes),
+                "missing": unsent.missing,
+                "unknown": unsent.unknown,
                 "crossing": describe_first(moment.rules, crossings, slot),
                 "further": self._describe_further(moment, slot, query),
                 "alerts": alerts,
@@ -154,8 +157,17 @@ def describe_crossing(rule: AlertRule, times: Iterable[float]) -> dict[str, Any]
     }
 
 
-class MissingTargets:
-    """Finds the targets that no agent sends any more: with a value in the window, and none in its newest rows."""
+class UnsentTargets(NamedTuple):
+    """The targets of one server that no agent sends, in their order."""
+
+    missing: list[str]
+    """Those with a value in the window, and none in its newest rows."""
+    unknown: list[str]
+    """Those without any value in the window, of which nothing is forecast."""
+
+
+class UnsentTargetsReader:
+    """Finds the targets that no agent sends, or none any more."""
 
     def __init__(self, state: State) -> None:
         contract = state.contract
@@ -165,21 +177,25 @@ class MissingTargets:
         self._rows = count_recent_rows(contract.context_length)
         self._window = np.empty(contract.input_shapes["encoder_cont"], np.float32)
         self._statuses = np.empty(contract.context_length, np.int32)
-        self._found: dict[int, tuple[tuple[int, int], list[str]]] = {}
+        self._found: dict[int, tuple[tuple[int, int], UnsentTargets]] = {}
 
-    def find(self, slot: int, generation: int, changes: int) -> list[str]:
-        """Return the targets that a server of this generation misses; `changes` are those of its window."""
+    def find(self, slot: int, generation: int, changes: int) -> UnsentTargets:
+        """Return the targets that a server of this generation does not send; `changes` are those of its window."""
         key = generation, changes
         known = self._found.get(slot)
         if known is not None and known[0] == key:
             return known[1]
         is_copied = copy_window(self._state.windows, slot, self._window, self._statuses) is not None
         if not is_copied or self._state.directory.generations[slot] != generation:
-            return []  # the next entry of this server has them
+            return UnsentTargets([], [])  # the next entry of this server has them
         has_value = np.isfinite(self._window[:, self._columns])
-        is_missing = has_value.any(axis=0) & ~has_value[-self._rows :].any(axis=0)
-        found = [self._targets[place] for place in np.flatnonzero(is_missing).tolist()]
+        is_known: Flags = np.logical_or.reduce(has_value, axis=0)
+        is_missing = is_known & ~has_value[-self._rows :].any(axis=0)
+        found = UnsentTargets(self._list_names(is_missing), self._list_names(~is_known))
         if len(self._found) >= MAX_REMEMBERED_ENTRIES:
             self._found.clear()
         self._found[slot] = key, found
         return found
+
+    def _list_names(self, chosen: Flags) -> list[str]:
+        return [name for name, is_chosen in zip(self._targets, chosen.tolist(), strict=True) if is_chosen]

@@ -34,7 +34,7 @@ class ForecastPart:
     curves: Float32
     """`(n, targets, quantiles, horizon)`."""
     curve_sent: npt.NDArray[np.bool_]
-    """Whether an agent sends the target, `(n, targets)`."""
+    """Whether an agent sends the target and its forecast is known, `(n, targets)`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,10 +119,18 @@ class AlertBacktest:
             return []
         series = self._forecaster.read_series(verdicts.rule.target)[verdicts.servers]
         rows = self._contexts[:, verdicts.servers] >= verdicts.rule.min_rows
-        recent_rows = count_recent_rows(self._forecaster.contract.context_length)
+        contract = self._forecaster.contract
+        recent_rows = count_recent_rows(contract.context_length)
         may_rise = rows & find_fresh(series, self._origins, recent_rows)
         judged = self._judged[:, verdicts.servers]
-        found = judge_methods(verdicts, series, self._origins, judged, self._step_seconds)
+        found = judge_methods(
+            verdicts,
+            series,
+            self._origins,
+            judged,
+            context_length=contract.context_length,
+            step_seconds=self._step_seconds,
+        )
         return [AlertCase(verdicts, name, each, may_rise) for name, each in found.items()]
 
     def _find_firing(self, cases: Sequence[AlertCase]) -> list[Flags]:
@@ -135,7 +143,7 @@ class AlertBacktest:
                 batch = alike[begin : begin + CASES_AT_ONCE]
                 joined = Verdicts(*(
                     np.concatenate([getattr(case.verdicts, name) for case in batch], axis=1)
-                    for name in ("is_judged", "is_breaching", "is_clear")
+                    for name in ("is_judged", "is_breaching", "is_clear", "is_unknown")
                 ))  # fmt: skip
                 may_rise = np.concatenate([case.may_rise for case in batch], axis=1)
                 firing = find_firing(joined, may_rise, consecutive=consecutive, silent_origins=silent_origins)

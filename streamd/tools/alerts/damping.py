@@ -16,6 +16,8 @@ class Verdicts:
     """Whether there was anything to judge; without, nothing changes."""
     is_breaching: Flags
     is_clear: Flags
+    is_unknown: Flags
+    """Whether the target is unknown, which ends an alert at once."""
 
 
 def find_firing(verdicts: Verdicts, may_rise: Flags, *, consecutive: int, silent_origins: float) -> Flags:
@@ -32,6 +34,8 @@ def find_firing(verdicts: Verdicts, may_rise: Flags, *, consecutive: int, silent
         is_silent = (states.phases[0] != AlertPhase.INACTIVE) & (origin - judged_last > silent_origins)
         for silent in np.flatnonzero(is_silent).tolist():
             states.end(0, silent)
+        for unknown in np.flatnonzero(verdicts.is_unknown[origin]).tolist():
+            states.end(0, unknown)
         series = np.flatnonzero(verdicts.is_judged[origin])
         if len(series):
             states.advance(

@@ -24,6 +24,7 @@ def explain_rule(rule: AlertRule, contract: ModelContract) -> list[str]:
         f"{format_hours(contract.horizon * contract.step_seconds)}",
         f"silent: while a window has fewer than {rule.min_rows} rows ({format_hours(rule.min_rows * 60 * minutes)}), "
         f"or no value of {rule.target} in the newest {count_recent_rows(contract.context_length)} rows",
+        f"unknown: where no row of the window has a value of {rule.target}; an alert that fires ends there",
     ]
 
 

@@ -14,14 +14,16 @@ import numpy.typing as npt
 from streamd.core.alerts.evaluation import Flags
 from streamd.core.arrays import Float32
 from streamd.core.calendar import compute_known_future
-from streamd.core.contract import ModelContract
+from streamd.core.contract import MEMORY_INPUT, ModelContract
 from streamd.core.errors import ConfigError
+from streamd.core.unknown_targets import find_unknown
+from streamd.inference.api.memory import compute_series_memory
 from streamd.tools.fleets.fleet import RecordedFleet
 
 Indices = npt.NDArray[np.intp]
 
 RunNetwork = Callable[[dict[str, npt.NDArray[Any]]], npt.NDArray[Any]]
-"""Takes the four inputs by name, each `(batch, ...)`; returns `predictions`."""
+"""Takes the inputs by name, each `(batch, ...)`; returns `predictions`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +31,9 @@ class FleetForecasts:
     """Forecasts of n windows."""
 
     values: Float32
-    """`(n, targets, horizon, quantiles)`, the quantiles sorted."""
+    """`(n, targets, horizon, quantiles)`, the quantiles sorted; NaN for a target without a value in the window."""
     is_finite: Flags
-    """`(n,)`: whether the daemon would deliver the forecast; one with a value that is not finite counts as failed."""
+    """`(n,)`: whether the daemon would deliver the forecast; one with another value that is not finite has failed."""
 
 
 class FleetForecaster:
@@ -43,6 +45,7 @@ class FleetForecaster:
         """Lay the fleet out; raises `ConfigError` if it has not one of the model's features in all of its rows."""
         self.fleet, self.contract = fleet, contract
         self._run = run
+        self._target_columns = np.array([contract.feature_index[name] for name in contract.targets], np.int64)
         self._ids = np.array([(server_ids or {}).get(name, 0) for name in fleet.servers], np.int32)
         shape = (len(fleet.servers), contract.context_length + fleet.steps, len(contract.features))
         self._rows = np.full(shape, np.nan, np.float32)
@@ -75,17 +78,37 @@ class FleetForecaster:
         categories[..., 0] = self._ids[servers][:, None]
         future = np.zeros((len(servers), contract.horizon, 2), np.int32)
         future[..., 0] = self._ids[servers][:, None]
+        windows = self._rows[servers[:, None], origins[:, None] + np.arange(contract.context_length)]
         predictions = self._run({
-            "encoder_cont": self._rows[servers[:, None], origins[:, None] + np.arange(contract.context_length)],
+            "encoder_cont": windows,
             "encoder_cat": categories,
             "decoder_cont": np.stack([
                 _make_calendar(int(step), contract.horizon, contract.step_seconds) for step in steps
             ]),
             "decoder_cat": future,
+            **({MEMORY_INPUT: self._make_memory(servers, origins)} if contract.memory_length else {}),
         })  # fmt: skip
         values = predictions.reshape(len(servers), contract.horizon, len(contract.targets), -1).transpose(0, 2, 1, 3)
-        finite = np.asarray(np.isfinite(values).all(axis=(1, 2, 3)))
-        return FleetForecasts(np.sort(values, axis=-1).astype(np.float32, copy=False), finite)
+        unknown = find_unknown(windows, self._target_columns)
+        is_finite = (np.isfinite(values).all(axis=(2, 3)) | unknown).all(axis=1)
+        values = np.sort(values, axis=-1).astype(np.float32, copy=False)
+        values[unknown] = np.nan
+        return FleetForecasts(values, np.asarray(is_finite))
+
+    def _make_memory(self, servers: Indices, origins: Indices) -> Float32:
+        """Return what the daemon would remember of the servers at these origins, `(n, memory_length, features)`."""
+        contract = self.contract
+        memory = np.empty((len(servers), *contract.input_shapes[MEMORY_INPUT]), np.float32)
+        for server in np.unique(servers).tolist():
+            chosen = np.flatnonzero(servers == server)
+            memory[chosen] = compute_series_memory(
+                self._rows[server, contract.context_length :],
+                origins[chosen],
+                first_step=self.fleet.first_step,
+                period=contract.memory_step_seconds // contract.step_seconds,
+                length=contract.memory_length,
+            )
+        return memory
 
 
 @lru_cache(maxsize=4_096)

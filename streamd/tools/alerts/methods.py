@@ -68,20 +68,32 @@ class AlertCase:
 
 
 def judge_methods(
-    verdicts: RuleVerdicts, series: Float32, origins: Indices, judged: Flags, step_seconds: int
+    verdicts: RuleVerdicts,
+    series: Float32,
+    origins: Indices,
+    judged: Flags,
+    *,
+    context_length: int,
+    step_seconds: int,
 ) -> dict[str, Verdicts]:
     """Return the verdicts of each method, `(origins, servers)`, at the origins that have a forecast.
 
-    `series (servers, steps)` has the values of the target, `judged (origins, servers)` whether there is a forecast.
+    `series (servers, steps)` has the values of the target, `judged (origins, servers)` whether there is a forecast. The
+    target is unknown where none of the last `context_length` steps has a value.
     """
     rule, limits = verdicts.rule, ValueLimits.from_rule(verdicts.rule)
-    found = {FORECAST: Verdicts(judged, verdicts.breaching, verdicts.clear)}
+    unknown = judged & ~find_fresh(series, origins, context_length)
+    judged = judged & ~unknown
+    found = {FORECAST: Verdicts(judged, verdicts.breaching, verdicts.clear, unknown)}
     found[LAST_VALUE] = judge_values(_stack(series, read_last_values, origins=origins), limits)
     for name, hours in zip(METHODS[2:], LINE_HOURS, strict=True):
         past = max(hours * HOUR_SECONDS // step_seconds, 2)
         line = _stack(series, extrapolate_lines, origins=origins, past_steps=past, ahead_steps=rule.within_steps)
         found[name] = judge_values(line, limits)
-    return {name: Verdicts(each.is_judged & judged, each.is_breaching, each.is_clear) for name, each in found.items()}
+    return {
+        name: Verdicts(each.is_judged & judged, each.is_breaching, each.is_clear, unknown)
+        for name, each in found.items()
+    }
 
 
 def find_fresh(series: Float32, origins: Indices, recent_rows: int) -> Flags:

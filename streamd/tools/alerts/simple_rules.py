@@ -14,7 +14,8 @@ from streamd.tools.alerts.limits import ValueLimits
 
 def judge_values(values: npt.NDArray[np.floating], limits: ValueLimits) -> Verdicts:
     """Judge one value for each origin, NaN without one."""
-    return Verdicts(np.isfinite(values), limits.find_wrong(values), ~limits.find_unsafe(values))
+    is_judged = np.isfinite(values)
+    return Verdicts(is_judged, limits.find_wrong(values), ~limits.find_unsafe(values), np.zeros_like(is_judged))
 
 
 def read_last_values(series: Float32, origins: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:

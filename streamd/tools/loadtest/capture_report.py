@@ -168,6 +168,9 @@ def _format_forecast(server: ReplayedServer, result: CaptureResult) -> Iterator[
     width = max((len(name) for name in chosen), default=0)
     for name in chosen:
         steps = forecast.values[forecast.targets.index(name)]
+        if steps is None:
+            yield f"{name:<{width}}  unknown: no row of the window has a value"
+            continue
         cells = (
             f"in {_format_duration((step + 1) * result.status.contract.step_seconds)}"
             f" {_format_quantiles(steps[step], forecast.quantiles)}"

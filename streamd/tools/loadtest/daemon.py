@@ -134,8 +134,8 @@ class LatestForecast(msgspec.Struct, frozen=True, kw_only=True):
     origin: float = 0.0
     targets: list[str] = []
     quantiles: list[float] = []
-    values: list[list[list[float | None]]] = []
-    """`(targets, steps, quantiles)`; empty without a forecast."""
+    values: list[list[list[float | None]] | None] = []
+    """`(targets, steps, quantiles)`, `None` for a target that is unknown; empty without a forecast."""
     status: str = ""
     """`warming` or `pending` without a forecast."""
     have: int = 0

@@ -120,8 +120,13 @@ def format_large_fan(one: TargetForecast, hours: float, terminal: Terminal) -> l
 
 def find_most_varied(rows: Sequence[Sequence[TargetForecast]]) -> TargetForecast:
     """Return the forecast that varies most in relation to its own range: the best one to show."""
-    every = [one for forecasts in rows for one in forecasts]
-    return max(every, key=lambda one: float(np.nanstd(one.fan.median)) / (np.ptp(one.fan.find_range()) or 1.0))
+    return max((one for forecasts in rows for one in forecasts), key=_measure_variation)
+
+
+def _measure_variation(one: TargetForecast) -> float:
+    """Return how much a forecast varies; less than any other if its target is unknown."""
+    median = one.fan.median[np.isfinite(one.fan.median)]
+    return float(median.std() / np.ptp(one.fan.find_range())) if len(median) else -1.0
 
 
 def _find_nearest(quantiles: Sequence[float], level: float) -> int:

@@ -21,6 +21,7 @@ from streamd.tools.loadtest.errors import LinkLostError, UnreachableError
 from streamd.tools.loadtest.ledger import Ledger, LedgerCount
 from streamd.tools.loadtest.links import CLOSE_SECONDS, CONNECT_SECONDS
 from streamd.tools.loadtest.quantiles import count_faults
+from streamd.tools.loadtest.received_values import read_values
 from streamd.tools.loadtest.sender import RECONNECT_PAUSE_SECONDS
 from streamd.tools.loadtest.wire import ENCODERS, ClientEncoding, ClientTensor, decode_forecasts
 
@@ -155,11 +156,11 @@ class Subscriber:
         try:
             frame = decode_forecasts(data)
             if frame.type == "forecasts":
-                values = _to_array(frame.values)
-                self._record_forecasts(now, frame.servers, _to_array(frame.origins), _to_array(frame.contexts), values)
+                origins, contexts = _to_array(frame.origins), _to_array(frame.contexts)
+                self._record_forecasts(now, frame.servers, origins, contexts, read_values(frame))
             elif frame.type == "forecast":
-                one = _to_array(frame.values)[None]
-                self._record_forecasts(now, [frame.server], np.array([frame.origin]), np.array([frame.context]), one)
+                origins, contexts = np.array([frame.origin]), np.array([frame.context])
+                self._record_forecasts(now, [frame.server], origins, contexts, read_values(frame))
             elif frame.type == "lagged":
                 self._counts[LedgerCount.LAGGED] += frame.dropped
             elif frame.type == "error":
@@ -207,7 +208,7 @@ def _flatten(plane: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(plane).reshape(-1)
 
 
-def _to_array(found: ClientTensor | list[Any] | None) -> NDArray[Any]:
+def _to_array(found: ClientTensor | list[Any]) -> NDArray[Any]:
     if isinstance(found, ClientTensor):
         return found.view_array()
     return np.array(found, dtype=np.float64)

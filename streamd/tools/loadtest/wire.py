@@ -87,6 +87,8 @@ class ForecastFrame(msgspec.Struct):
     origins: ClientTensor | list[float] = []
     contexts: ClientTensor | list[int] = []
     values: ClientTensor | list[Any] | None = None
+    unknown: list[Any] = []
+    """The names of the targets that have no values; in a batch a list of names for each forecast."""
     step_seconds: float = 0.0
     model: str | list[str] = ""
     targets: list[str] = []

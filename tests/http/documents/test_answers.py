@@ -56,6 +56,7 @@ from tests.support.http_harness import (
     Reply,
     at,
     make_rows,
+    make_sample,
     pack,
 )
 from tests.support.made_alerts import ServedAlerts, make_alert, make_pending_alert, make_resolved_alert
@@ -76,6 +77,7 @@ READ: Sequence[tuple[str, int, Types]] = [
     ("/v1/servers/web-01/accuracy?every=2", 200, (AccuracyAnswer,)),
     ("/v1/forecasts/web-01", 200, (ForecastAnswer,)),
     ("/v1/forecasts/web-01?every=2", 200, (ForecastAnswer,)),
+    ("/v1/forecasts/half-01", 200, (ForecastAnswer,)),
     ("/v1/forecasts/new-01", 200, (WaitingAnswer,)),
     ("/v1/forecasts?server=web-01&targets=heat", 400, (ErrorAnswer,)),
     ("/v1/alerts?state=firing,pending,resolved", 200, (AlertsAnswer,)),
@@ -134,6 +136,8 @@ async def served(start: Start) -> HttpDaemon:
         await daemon.accept(make_rows("web-01", 1, [step]))
         await daemon.service.pipeline.wait_idle()
     await daemon.accept(make_rows("new-01", 1, [0]))
+    await daemon.accept([make_sample("half-01", step, {"cpu_user": 1.0}) for step in range(NEED + 1)])
+    await daemon.service.pipeline.wait_idle()
     daemon.service.history.sweep()
     return daemon
 
@@ -161,12 +165,17 @@ async def test_the_answer_of_a_past_forecast_has_its_scores(served: HttpDaemon) 
 
 
 async def test_the_answer_to_a_request_for_inference_is_as_documented(served: HttpDaemon) -> None:
-    inputs = [
+    inputs: list[dict[str, object]] = [
         {"name": name, "datatype": "FP32", "shape": [1, *shape], "data": make_ones(shape)}
         for name, shape in CONTRACT.input_shapes.items()
         if name.endswith("_cont")
     ]
-    check(await served.post(f"{MODEL_PATH}/infer", {"inputs": inputs, "id": "7"}), "infer", 200, (InferenceAnswerBody,))
+    call = {"inputs": inputs, "id": "7"}
+    check(await served.post(f"{MODEL_PATH}/infer", call), "infer", 200, (InferenceAnswerBody,))
+    inputs[0]["data"] = [1.0, 1.0, None] * CONTRACT.context_length  # a target without a value
+    reply = await served.post(f"{MODEL_PATH}/infer", call)
+    assert None in reply.body["outputs"][0]["data"]
+    check(reply, "infer", 200, (InferenceAnswerBody,))
 
 
 def make_ones(shape: tuple[int, ...]) -> list[float]:

@@ -68,6 +68,15 @@ async def test_the_frames_of_a_subscription_are_as_documented(daemon: HttpDaemon
             check_frame(await socket.receive(), kind)
 
 
+@pytest.mark.parametrize("batch", [False, True])
+async def test_the_frames_with_unknown_targets_are_as_documented(daemon: HttpDaemon, batch: bool) -> None:
+    async with daemon.subscribed(batch=batch) as socket:
+        await daemon.accept([make_sample("half", step, {"cpu_user": 1.0}) for step in range(NEED)])
+        frame = await socket.receive()
+    assert frame["unknown"] == ([["load_average"]] if batch else ["load_average"])
+    check_frame(frame, frame["type"])
+
+
 async def test_the_frame_of_a_reader_that_lags_is_as_documented(daemon: HttpDaemon) -> None:
     async with daemon.subscribed() as socket:
         for subscription in daemon.service.hub._subscriptions:

@@ -1,5 +1,6 @@
 """Tests `streamd/http/documents/schemas.py`: the schemas of bodies accept what the daemon takes, and nothing else."""
 
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -74,6 +75,17 @@ async def test_what_the_schema_refuses_the_daemon_refuses(
     assert (await daemon.post("/v1/predict", body)).status == 422
 
 
+def test_a_memory_may_be_given_and_its_means_may_be_missing() -> None:
+    book = SchemaBook(replace(CONTRACT, memory_length=5, memory_step_seconds=120))
+    body = resolve(book, add_predict_schemas(book))
+    memory = [[None, 1.5, None]] * 5
+    assert body.is_valid(make_inputs())
+    assert body.is_valid({**make_inputs(), "memory_cont": memory})
+    assert body.is_valid({**make_inputs(2), "memory_cont": [[[None] * 3] * 5, memory]})
+    assert not body.is_valid({**make_inputs(), "memory_cont": memory[1:]})
+    assert not body.is_valid({**make_inputs(), "memory_cont": [[1e39] * 3] * 5})
+
+
 async def test_the_largest_number_of_float32_is_valid_and_taken(
     predict_body: Draft202012Validator, daemon: HttpDaemon
 ) -> None:
@@ -87,6 +99,10 @@ async def test_predictions_have_the_schema(daemon: HttpDaemon) -> None:
     for batch in ((), (2,)):
         answer = (await daemon.post("/v1/predict", make_inputs(*batch))).body
         assert predictions.is_valid(answer["predictions"])
+    window = [[1.0, 1.0, None]] * CONTRACT.context_length
+    answer = (await daemon.post("/v1/predict", {**make_inputs(), "encoder_cont": window})).body
+    assert answer["predictions"][0][1] == [None, None, None], "a target without a value"
+    assert predictions.is_valid(answer["predictions"])
     assert not predictions.is_valid([1.0])
 
 

@@ -19,6 +19,7 @@ from tests.support.http_harness import (
     Message,
     is_same_array,
     make_rows,
+    make_sample,
     make_window,
     make_wire_forecast,
     origin,
@@ -70,6 +71,29 @@ async def test_a_past_forecast_stands_beside_what_came_true(daemon: HttpDaemon, 
     second = np.array([[*row[1:], np.nan] for row in truth], np.float32)
     assert not any(each["is_complete"] for each in others)
     assert is_same_array(read_array(others[0]["truth"]), second), "what is known by now"
+
+
+@pytest.mark.parametrize("accept", [JSON, MSGPACK])
+async def test_a_target_that_was_unknown_has_no_values_and_no_scores(start: Start, accept: str) -> None:
+    daemon = await start(HISTORY)
+    named, silent = CONTRACT.targets
+    for step in range(LAST + 1):
+        values = values_of(1, step)
+        if step <= NEED:  # of the first forecast it is not known, although its truth comes
+            del values[silent]
+        await daemon.accept([make_sample("a", step, values)])
+        await daemon.service.pipeline.wait_idle()
+    daemon.service.history.sweep()
+    body = await get_history(daemon, accept=accept)
+    first, *others = (each for each in body["forecasts"] if each["origin"] >= origin(NEED))
+    assert first["unknown"] == [silent]
+    assert not any("unknown" in each for each in others)
+    if accept == JSON:
+        assert first["values"][1] is None
+    else:
+        assert np.isnan(read_array(first["values"])[1]).all()
+    assert read_array(first["truth"]).shape == (2, CONTRACT.horizon)
+    assert {each["target"] for each in body["summary"]} == {named}
 
 
 async def test_scores_are_by_target_and_quarter_and_summed_over_the_period(daemon: HttpDaemon) -> None:

@@ -7,7 +7,15 @@ from streamd.core.alerts.rules import bind_alert_rules
 from streamd.core.alerts.settings import AlertSettings
 from tests.http.conftest import Start
 from tests.support.access_tokens import make_access_list, make_test_token
-from tests.support.http_harness import CONTRACT, HttpDaemon, HttpDaemonSettings, Message
+from tests.support.http_harness import (
+    CONTRACT,
+    NEED,
+    HttpDaemon,
+    HttpDaemonSettings,
+    Message,
+    make_sample,
+    values_of,
+)
 from tests.support.made_alerts import ServedAlerts
 
 DB = make_test_token("db", {Scope.READ: ["db-*"]})
@@ -61,6 +69,20 @@ async def test_the_rules_of_one_server_are_those_that_apply_to_it(daemon: HttpDa
     serve_rules(daemon)
     for server, expected in {"db-1": ["fills"], "web-01": ["fills", "idle"], "web-02": ["idle"], "x": []}.items():
         assert [each["rule"] for each in await list_rules(daemon, f"?server={server}")] == expected
+
+
+async def test_a_rule_says_of_a_server_that_its_target_is_unknown(daemon: HttpDaemon) -> None:
+    serve_rules(daemon)
+    for step in range(NEED + 2):
+        values = values_of(1, step)
+        if step <= NEED:
+            del values["cpu_user"]
+        await daemon.accept([make_sample("web-01", step, values)])
+        await daemon.service.pipeline.wait_idle()
+        if step == NEED:
+            assert [each["unknown"] for each in await list_rules(daemon, "?server=web-01")] == [True, True]
+            assert not any("unknown" in each for each in await list_rules(daemon))
+    assert not any("unknown" in each for each in await list_rules(daemon, "?server=web-01"))
 
 
 async def test_without_rules_the_list_is_empty(daemon: HttpDaemon) -> None:

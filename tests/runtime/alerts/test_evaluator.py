@@ -14,7 +14,7 @@ from streamd.runtime.state.state import State
 from tests.support.alert_rig import CPU_RULE, MODEL, AlertRig, make_alert_rules, post_forecast, summarize
 from tests.support.state_files import opened, send
 
-HIGH, BAND, LOW = 95.0, 89.0, 50.0
+HIGH, BAND, LOW, UNKNOWN = 95.0, 89.0, 50.0, float("nan")
 PENDING, FIRED, REFRESHED = ("pending", "r", "db-1"), ("fired", "r", "db-1"), ("refreshed", "r", "db-1")
 DROPPED, RESOLVED = ("dropped", "r", "db-1"), ("resolved", "r", "db-1")
 
@@ -133,6 +133,40 @@ def test_the_forecast_of_a_feature_that_is_no_longer_sent_begins_no_alert(rig: A
 def test_a_firing_alert_stays_while_its_feature_is_not_sent(rig: AlertRig) -> None:
     rig.fire()
     assert rig.run("db-1", HIGH, HIGH, HIGH, values={"mem": 1.0, "net": 1.0}) == [[REFRESHED]] * 3
+
+
+# ---------------------------------------------------------------- unknown targets
+def test_an_alert_ends_with_the_first_forecast_in_which_its_target_is_unknown(rig: AlertRig) -> None:
+    fired = rig.fire()
+    rig.forecast("db-1", UNKNOWN)
+    (change,) = rig.evaluate()
+    ended = change.change.alert
+    assert (change.change.kind, ended.reason, ended.ends_at) == ("resolved", "unknown", rig.now)
+    assert (ended.origin, ended.crosses_at) == (fired.origin, fired.crosses_at), "those of the last forecast of it"
+    assert rig.evaluator.active == {}
+
+
+def test_a_pending_alert_of_an_unknown_target_is_dropped(rig: AlertRig) -> None:
+    assert rig.run("db-1", HIGH, UNKNOWN) == [[PENDING], [DROPPED]]
+
+
+@pytest.mark.parametrize("side", ["above", "below"])
+def test_an_unknown_target_begins_no_alert_and_counting_begins_anew(state: State, side: str) -> None:
+    rig = AlertRig(state, r={"target": "cpu", side: 0.0, "for": 2})
+    found = rig.run("db-1", *[UNKNOWN] * 3, *([HIGH] * 2 if side == "above" else [-HIGH] * 2))
+    assert found == [[], [], [], [PENDING], [FIRED]]
+
+
+def test_other_targets_of_the_server_are_judged_on(state: State) -> None:
+    rig = AlertRig(state, cpu={**CPU_RULE, "for": 1}, mem={"target": "mem", "above": 90.0, "for": 1})
+    rig.run("db-1", HIGH)
+    rig.forecast("db-1", HIGH)
+    slot = rig.get_slot("db-1")
+    values = state.board.values[slot].copy()
+    values[state.contract.targets.index("cpu")] = np.nan
+    rig.steps["db-1"] += 1
+    state.board.post(slot, rig.steps["db-1"], 8, MODEL, values)
+    assert summarize(rig.evaluate()) == [("resolved", "cpu", "db-1"), ("refreshed", "mem", "db-1")]
 
 
 def test_no_alert_begins_beyond_the_limit_of_active_ones(state: State) -> None:

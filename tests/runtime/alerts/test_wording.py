@@ -44,6 +44,7 @@ def test_a_fall_below_a_threshold_is_called_a_fall() -> None:
     ("changes", "expected"),
     [
         ({"reason": "cleared"}, "no longer forecast to reach 90 % within 4 h"),
+        ({"reason": "unknown"}, "not sent for a whole window, so it is not known whether it will reach 90 %"),
         ({"reason": "silent"}, "its forecasts have ended; the last one reached 90 %"),
         ({"reason": "forgotten"}, "the server was forgotten"),
         ({"reason": "rule_changed"}, "the rule disk_fills was changed or removed"),

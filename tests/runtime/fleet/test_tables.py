@@ -50,6 +50,7 @@ def test_a_server_shows_its_window_and_its_forecast(rig: FleetRig) -> None:
         "origin": origin,
         "forecast_origin": origin,
         "missing": [],
+        "unknown": [],
         "crossing": None,
         "further": [],
         "alerts": [],
@@ -130,10 +131,19 @@ def test_targets_that_no_agent_sends_any_more_are_missing(rig: FleetRig) -> None
     rig.report("a", rows=2)
     rig.report("a", rows=2, values={"cpu": 1.0, "net": 1.0})
     rig.report("b", rows=2, values={"cpu": 1.0, "net": 1.0})
-    missing = {each["server"]: each["missing"] for each in rig.look()["servers"]}
-    assert missing == {"a": ["mem"], "b": []}, "what never came is not missing"
+    unsent = {each["server"]: (each["missing"], each["unknown"]) for each in rig.look()["servers"]}
+    assert unsent == {"a": (["mem"], []), "b": ([], ["mem"])}, "what never came is unknown"
     rig.report("a")
-    assert not any(each["missing"] for each in rig.look()["servers"])
+    rig.report("b")
+    assert not any(each["missing"] + each["unknown"] for each in rig.look()["servers"])
+
+
+def test_a_target_that_was_not_sent_for_a_whole_window_is_unknown(rig: FleetRig) -> None:
+    rig.report("a", rows=2)
+    for rows, unsent in ((7, (["mem"], [])), (1, ([], ["mem"]))):
+        rig.report("a", rows=rows, values={"cpu": 1.0, "net": 1.0})
+        (entry,) = rig.look()["servers"]
+        assert (entry["missing"], entry["unknown"]) == unsent
 
 
 # ---------------------------------------------------------------- order and choice

@@ -34,8 +34,10 @@ def make_tops(seed: int) -> np.ndarray:
 
 
 def run_network(inputs: dict[str, np.ndarray]) -> np.ndarray:
-    """Make the forecasts of `post_forecast` from the newest value of `cpu`."""
-    top = inputs["encoder_cont"][:, -1, 0]
+    """Make the forecasts of `post_forecast` from the newest value of `cpu`, a number for a window without one too."""
+    cpu = inputs["encoder_cont"][..., 0]
+    newest = CONTRACT.context_length - 1 - np.isfinite(cpu)[:, ::-1].argmax(axis=1)
+    top = np.nan_to_num(cpu[np.arange(len(cpu)), newest], nan=95.0)
     curve = top[:, None] - 5.0 * np.arange(CONTRACT.horizon - 1, -1, -1)
     values = curve[:, :, None, None] + np.array([-10.0, 0.0, 10.0])
     return np.repeat(values, 2, axis=2).astype(np.float32)
@@ -60,8 +62,8 @@ def run_daemon(folder: Path, tops: np.ndarray) -> list[bool]:
     return firing
 
 
-def run_backtest(tops: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Return whether the alert of a backtest fires from each origin on."""
+def run_backtest(series: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Return whether the alert of a backtest on `series (steps, features)` fires from each origin on."""
     seen: list[Flags] = []
 
     def find_and_keep(*args: Any, **options: Any) -> Flags:
@@ -69,10 +71,11 @@ def run_backtest(tops: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> list[bool
         return seen[-1]
 
     monkeypatch.setattr("streamd.tools.alerts.backtest.find_firing", find_and_keep)
-    fleet = RecordedFleet(("a",), ("cpu",), FIRST_STEP, tops[None, :, None].astype(np.float32))
+    features = CONTRACT.features[: series.shape[1]]
+    fleet = RecordedFleet(("a",), features, FIRST_STEP, series[None].astype(np.float32))
     plan = BacktestPlan(
         first=1,
-        stop=STEPS + 1,
+        stop=len(series) + 1,
         min_context_rows=1,
         tolerance_seconds=0.0,
         gap_seconds=300.0,
@@ -91,4 +94,25 @@ def test_alerts_are_those_of_the_daemon(seed: int, tmp_path: Path, monkeypatch: 
     tops = make_tops(seed)
     expected = run_daemon(tmp_path, tops)
     assert 5 < sum(expected) < STEPS - 5
-    assert run_backtest(tops, monkeypatch) == expected
+    assert run_backtest(tops[:, None], monkeypatch) == expected
+
+
+def test_an_alert_of_a_target_that_is_not_sent_any_more_ends_as_the_daemons(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    length = CONTRACT.context_length
+    series = np.ones((length + 12, 2))
+    series[:, 0] = 95.0
+    series[5 : length + 7, 0] = np.nan
+    expected, window = [], series[:0, 0]
+    with opened(tmp_path) as state:
+        rig = AlertRig(state, r=RULE)
+        for step, cpu in enumerate(series[:, 0]):
+            window = series[max(step + 1 - length, 0) : step + 1, 0]
+            values = {"mem": 1.0, "net": 1.0} | ({"cpu": cpu} if np.isfinite(cpu) else {})
+            rig.steps["a"] = FIRST_STEP + step - 1
+            rig.forecast("a", 95.0 if np.isfinite(window).any() else np.nan, context=len(window), values=values)
+            rig.evaluate()
+            expected.append(any(alert.state is AlertState.FIRING for alert in rig.evaluator.active.values()))
+    assert expected == [2 < step < length + 4 or step > length + 7 for step in range(len(series))]
+    assert run_backtest(series, monkeypatch) == expected

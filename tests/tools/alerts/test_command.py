@@ -173,6 +173,7 @@ def test_a_check_says_in_words_what_each_rule_means(alerts: Any) -> None:
     assert (
         "silent: while a window has fewer than 10 rows (50 minutes), or no value of cpu in the newest 2 rows" in ran.out
     )
+    assert "unknown: where no row of the window has a value of cpu; an alert that fires ends there" in ran.out
     assert "quiet (warning): net at or below 3 bytes/s within 20 minutes" in ran.out
     assert "servers: s1, s2" in ran.out
     assert "the 0.9 quantile of one forecast crosses" in ran.out

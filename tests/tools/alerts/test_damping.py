@@ -9,9 +9,12 @@ from streamd.tools.alerts.damping import Verdicts, find_firing
 
 
 def fire(verdicts: str, *, consecutive: int = 2, silent_origins: float = math.inf, may_rise: str = "") -> str:
-    """Run one series: `x` breaches, `o` is clear, `~` is in between, a space was not judged; `!` marks an alert."""
+    """Run one series; `!` marks an alert.
+
+    `x` breaches, `o` is clear, `~` is in between, `?` is unknown, a space was not judged.
+    """
     letters = np.array(list(verdicts))[:, None]
-    given = Verdicts(letters != " ", letters == "x", letters == "o")
+    given = Verdicts((letters != " ") & (letters != "?"), letters == "x", letters == "o", letters == "?")
     rising = np.array([each != "-" for each in may_rise.ljust(len(verdicts))])[:, None]
     firing = find_firing(given, rising, consecutive=consecutive, silent_origins=silent_origins)
     return "".join("!" if each else "." for each in firing[:, 0])
@@ -36,6 +39,11 @@ def test_alerts_begin_and_end_by_consecutive_verdicts(verdicts: str, alerts: str
     assert fire(verdicts) == alerts
 
 
+def test_an_alert_ends_at_once_when_its_target_is_unknown() -> None:
+    assert fire("xx~?xx") == ".!!..!"
+    assert fire("x?x?xx") == ".....!"
+
+
 def test_a_verdict_that_may_raise_nothing_does_not_begin_an_alert() -> None:
     assert fire("xxxx", may_rise="--") == "...!"
 
@@ -51,6 +59,6 @@ def test_a_server_that_was_silent_begins_to_count_anew() -> None:
 
 def test_series_do_not_disturb_each_other() -> None:
     breaching = np.array([[True, False], [True, True], [False, True]])
-    verdicts = Verdicts(np.ones_like(breaching), breaching, ~breaching)
+    verdicts = Verdicts(np.ones_like(breaching), breaching, ~breaching, np.zeros_like(breaching))
     firing = find_firing(verdicts, np.ones_like(breaching), consecutive=2, silent_origins=math.inf)
     assert firing.tolist() == [[False, False], [True, False], [True, True]]

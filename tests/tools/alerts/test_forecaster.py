@@ -1,5 +1,6 @@
 """Tests `streamd/tools/alerts/forecaster.py`: windows of any origin, as the daemon would have filled them."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,15 @@ def test_the_calendar_is_that_of_the_steps_after_the_newest_row() -> None:
     np.testing.assert_array_equal(inputs["decoder_cont"][0], compute_known_future(1002, 2, 300))
 
 
+def test_a_version_that_remembers_gets_the_hours_before_each_origin() -> None:
+    contract = replace(CONTRACT, memory_length=2, memory_step_seconds=600)
+    network = RecordingNetwork()
+    FleetForecaster(FLEET, contract, network).forecast(np.array([0, 1, 0]), np.array([4, 2, 3]))
+    expected = [[1.0, 3.5], [NAN, 5.5], [1.0, 1.0]]  # the last one: half of an hour is over
+    np.testing.assert_array_equal(network.inputs["memory_cont"][..., 1], np.array(expected, np.float32))
+    assert np.isnan(network.inputs["memory_cont"][..., 0]).all()
+
+
 def test_servers_get_the_ids_that_the_version_knows_them_by() -> None:
     _, inputs = run([0, 1], [3, 3], ids={"b": 7})
     assert inputs["encoder_cat"][..., 0].tolist() == [[0, 0, 0], [7, 7, 7]]
@@ -56,8 +66,14 @@ def test_servers_get_the_ids_that_the_version_knows_them_by() -> None:
 
 def test_forecasts_come_by_target_with_sorted_quantiles() -> None:
     found, _ = run([0], [3])
-    assert found.values[0].tolist() == [[[0.0, 1.0], [4.0, 5.0]], [[2.0, 3.0], [6.0, 7.0]]]
+    assert found.values[0, 0].tolist() == [[0.0, 1.0], [4.0, 5.0]]
     assert found.is_finite.tolist() == [True]
+
+
+def test_a_target_without_a_value_in_the_window_is_unknown() -> None:
+    found, _ = run([0, 1], [3, 4])
+    assert np.isnan(found.values[:, 1]).all()
+    assert np.isfinite(found.values[:, 0]).all()
 
 
 def test_a_forecast_that_is_not_finite_would_not_be_delivered() -> None:

@@ -35,6 +35,7 @@ def rows_of(server: str, first: int = 0) -> list[str]:
     return [f"{server},{at(first + step)},{step},1,2" for step in range(ROWS)]
 
 
+JSON_READER = ["--subscriber-encoding", "json"]
 WIRES = [[], ["--transport", "http"], ["--encoding", "msgpack", "--form", "columns", "--samples-a-frame", "4"]]
 
 
@@ -76,6 +77,17 @@ async def test_a_partly_rejected_fleet_is_complete_and_reports_it(
     assert status == Exit.COMPLETE, found["faults"]
     assert found["samples"]["accepted"] == found["samples"]["rejected"] == ROWS
     assert capsys.readouterr().out.splitlines()[-1].endswith(f"{ROWS} of {2 * ROWS} samples were rejected")
+
+
+@pytest.mark.parametrize("wire", [["--dtype", "float16"], JSON_READER, [*JSON_READER, "--one-by-one"]], ids=" ".join)
+async def test_a_fleet_that_never_sends_a_target_is_complete(
+    daemon: HttpDaemon, tmp_path: Path, wire: list[str]
+) -> None:
+    daemon.open_lanes(2)
+    status, found = await replay(daemon, tmp_path / "f.csv", [f"a,{at(step)},,1,2" for step in range(ROWS)], *wire)
+    assert (status, found["faults"]) == (Exit.COMPLETE, {})
+    forecast = (await daemon.get("/v1/forecasts/a")).body
+    assert (forecast["unknown"], forecast["values"][0]) == (["cpu_user"], None)
 
 
 async def test_a_fleet_in_milliseconds_is_refused_before_anything_is_sent(

@@ -253,13 +253,17 @@ async def test_only_the_servers_and_targets_that_are_chosen_are_shown(
     series = {("node_load1", ""): [(float(at(step)), 1.0) for step in range(NEED)]}
     for number in range(4):
         write_dump(folder / f"{number}.txt", series, f"web-{number}")
-    more = ["--glob", "web-[123]", "--targets", "load_average"]
+    more = ["--glob", "web-[123]", "--targets", "load_average,cpu_user"]
     monkeypatch.setattr(module, "MAX_READ_SERVERS", 2)
     _, found = await replay(daemon.url, folder, more=more)
     assert [each["server"] for each in found["servers"]] == ["web-1", "web-2"]
     assert found["changed_servers"] == 4
-    assert [set(each["forecast"]["targets"]) for each in found["servers"]] == [{"load_average"}] * 2
-    assert "servers with new rows: 2 of 4" in capsys.readouterr().out
+    shown = [each["forecast"]["targets"] for each in found["servers"]]
+    assert [set(each) for each in shown] == [{"load_average", "cpu_user"}] * 2
+    assert [each["cpu_user"] for each in shown] == [None] * 2, "no series of it came"
+    text = capsys.readouterr().out
+    assert "servers with new rows: 2 of 4" in text
+    assert text.count("cpu_user      unknown: no row of the window has a value") == 2
 
 
 # ---------------------------------------------------------------- daemons and files that are not there

@@ -16,6 +16,7 @@ from streamd.tools.loadtest import demo
 from streamd.tools.loadtest.child import ChildDaemon, ChildError, find_free_port
 from streamd.tools.loadtest.demo_fleet import STREAM_STEPS
 from streamd.tools.loadtest.fan_chart import Fan, draw_fan
+from streamd.tools.loadtest.forecast_table import TargetForecast, find_most_varied
 from streamd.tools.loadtest.options import EXAMPLE_FLEET
 from streamd.tools.loadtest.terminal import Terminal, format_milliseconds, format_thousands
 from streamd.tools.loadtest.verdict import ReplayVerdict
@@ -69,6 +70,16 @@ def test_a_fan_chart_fills_its_frame(terminal: Terminal) -> None:
     three = np.full(5, 3.0)
     flat = Fan(history=three, low=three, median=three, high=np.full(5, np.nan), actual=np.zeros(0))
     assert len(draw_fan(flat, 12, 2, terminal)) == 2
+
+
+def test_a_target_that_is_unknown_is_drawn_empty_and_is_never_the_most_varied() -> None:
+    past, nothing = np.arange(3.0), np.full(3, np.nan)
+    flat = Fan(history=past, low=past * 0, median=past * 0, high=past * 0, actual=np.zeros(0))
+    unknown = Fan(history=nothing, low=nothing, median=nothing, high=nothing, actual=np.zeros(0))
+    rows = [[TargetForecast("a", "cpu", unknown), TargetForecast("a", "mem", flat)]]
+    assert find_most_varied(rows).target == "mem"
+    assert rows[0][0].format_cells(3) == ("-",) * 5
+    assert draw_fan(unknown, 7, 2, Terminal()) == ["   |   "] * 2
 
 
 def test_a_plain_fan_chart_shows_history_band_and_median() -> None:
