@@ -78,6 +78,18 @@ def test_filters_by_condition(open_view: ViewOpener, page_daemon: PageDaemon) ->
     expect(page.get_by_text("No server matches")).to_be_visible()
 
 
+def test_says_of_a_target_that_is_not_sent_that_it_is_unknown(open_view: ViewOpener, page_daemon: PageDaemon) -> None:
+    page_daemon.wait_forecast("new-2", page_daemon.push_values("new-2", [{"cpu_user": 5.0}] * 50))
+    page = open_view("fleet", {"target": "disk_usage", "search": "new-2"})
+    row = find_row(page, "new-2")
+
+    expect(row).to_contain_text("disk_usage: not sent")
+    expect(row.locator(".fleet-when")).to_have_text("unknown")
+    expect(row.locator(".fleet-median")).to_have_count(0)
+    page_daemon.call("DELETE", "v1/servers?server=new-2", is_admin=True)
+    expect(page.get_by_text("No server matches")).to_be_visible()
+
+
 def test_groups_by_prefix_and_opens_a_group(open_view: ViewOpener) -> None:
     page = open_view("fleet", height=1200)
     page.get_by_role("checkbox", name="Group by prefix").check()

@@ -14,7 +14,7 @@ from tests.support.prefix_proxy import PREFIX, run_prefix_proxy
 DISK_SERVER = "machine-3-5"
 """The server of the demo whose disk crosses its threshold, in hours."""
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
-VERSION, OTHER_VERSION = "patch_tensorrt_20261129_132957", "tft_tensorrt_20261129_133015"
+VERSION, OTHER_VERSION = "patch_tensorrt_20261129_232000", "tft_tensorrt_20261129_232100"
 
 
 MISTAKES = (

@@ -152,14 +152,22 @@ def test_missing_values_are_shown_as_missing_also_for_an_awkward_name(
     expect(page.get_by_role("heading", name=AWKWARD)).to_be_visible()
     expect(page.get_by_label("Condition")).to_contain_text("40 of 48 rows")
     expect(card(page, "cpu_user")).to_contain_text("12 of 40 values are missing")
-    expect(card(page, "mem_used")).to_contain_text("No row of the window has a value.")
+    expect(card(page, "mem_used")).to_contain_text("Never sent, or not for 1 d.")
     card(page, "cpu_user").get_by_role("button", name="show as table").click()
     assert card(page, "cpu_user").get_by_role("cell", name=NO_NUMBER).count() == 12
     origin = page_daemon.push_values(AWKWARD, [{"cpu_user": 11.0, "net_in": 1.0}] * 10)
     page_daemon.wait_forecast(quote(AWKWARD), origin)
     expect(page.get_by_label("Condition")).to_contain_text("Forecast from")
     expect(card(page, "cpu_user")).to_contain_text("12 of 50 values are missing")
-    expect(card(page, "mem_used")).to_contain_text("the forecast of it means nothing")
+    expect(card(page, "mem_used")).to_contain_text("so its forecast is unknown, and no rule alerts")
+    thresholds = page.get_by_role("region", name="Thresholds")
+    busy = thresholds.get_by_role("row").filter(has_text="disk_busy")
+    expect(busy).to_contain_text("disk_usage is not sent")
+    expect(busy).to_contain_text("unknown")
+    expect(thresholds.get_by_role("row").filter(has_text="cpu_busy")).to_contain_text("quiet")
+    assert read_forecast(page_daemon, AWKWARD)["unknown"] == [
+        target for target in page_daemon.get("v1/status")["contract"]["targets"] if target not in ("cpu_user", "net_in")
+    ]
 
 
 def test_a_server_that_does_not_exist_is_said_to_be_unknown(open_view: ViewOpener) -> None:

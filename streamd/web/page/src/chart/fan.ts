@@ -7,8 +7,10 @@ export interface ForecastCurves {
   step_seconds: number;
   targets: readonly string[];
   quantiles: readonly number[];
-  /** `[target][step][quantile]`; null for a target that the forecast says nothing about. */
+  /** `[target][step][quantile]`; null for a target that is unknown. */
   values: readonly (readonly (readonly (number | null)[])[] | null)[];
+  /** The targets that no row of the window had a value of, so that the forecast says nothing about them. */
+  unknown?: readonly string[];
   every?: number;
 }
 
@@ -28,6 +30,11 @@ export interface Fan {
   times: number[];
   bands: FanBand[];
   median: QuantileCurve | null;
+}
+
+/** Whether a forecast says nothing about a target; false without a forecast. */
+export function isUnknown(forecast: Pick<ForecastCurves, "unknown"> | null, target: string): boolean {
+  return forecast?.unknown?.includes(target) ?? false;
 }
 
 /** The times at which the steps of a forecast begin. */

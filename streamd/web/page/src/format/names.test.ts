@@ -3,7 +3,7 @@ import { matchesGlob } from "../views/alerts/names";
 import { formatCount, formatVersion, globOfName, showName } from "./names";
 
 it.each([
-  ["patch_tensorrt_20261129_132957", "patch_tensorrt, 29 Nov 14:29"],
+  ["patch_tensorrt_20261129_232000", "patch_tensorrt, 30 Nov 00:20"],
   ["a_b_c_20261231_233000", "a_b_c, 1 Jan 00:30"],
   ["no_time_20269999_000000", "no_time_20269999_000000"],
   ["my-own-model", "my-own-model"],

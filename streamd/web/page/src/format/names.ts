@@ -4,7 +4,7 @@ import { formatWhole } from "./values";
 /**
  * A version with the time in its name in the reader's zone, without seconds.
  *
- * At UTC+1, `patch_tensorrt_20261129_132957` is `patch_tensorrt, 29 Nov 14:29`: the name has the time in UTC.
+ * At UTC+1, `patch_tensorrt_20261129_232000` is `patch_tensorrt, 30 Nov 00:20`: the name has the time in UTC.
  */
 export function formatVersion(version: string): string {
   const parts = /^(.+)_(\d{4})(\d{2})(\d{2})_(\d{2})(\d{2})(\d{2})$/.exec(version);

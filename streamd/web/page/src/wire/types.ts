@@ -61,6 +61,8 @@ export interface AlertRule {
   severity: Severity;
   labels: Record<string, string>;
   annotations: Record<string, string>;
+  /** Of one server: its newest forecast does not know the target, so the rule has no state. */
+  unknown?: true;
 }
 
 export interface Silence {
@@ -104,7 +106,10 @@ export interface FleetServer {
   /** The end of the newest row. */
   origin: number | null;
   forecast_origin: number | null;
+  /** Targets that no agent sends any more. */
   missing: string[];
+  /** Targets without any value in the window, of which nothing is forecast. */
+  unknown: string[];
   /** The crossing that matters most. */
   crossing: Crossing | null;
   /** The others, the first one first. */
@@ -179,8 +184,10 @@ export interface ForecastFrame {
   model: string;
   targets: string[];
   quantiles: number[];
-  /** `[target][step][quantile]` */
-  values: number[][][];
+  /** `[target][step][quantile]`; null for a target that is unknown. */
+  values: (number[][] | null)[];
+  /** The targets that no row of the window had a value of; absent where all are known. */
+  unknown?: string[];
   context: number;
   every?: number;
   id?: number;
@@ -195,8 +202,10 @@ export interface ForecastsFrame {
   model: string | string[];
   targets: string[];
   quantiles: number[];
-  /** `[forecast][target][step][quantile]` */
-  values: number[][][][];
+  /** `[forecast][target][step][quantile]`; null for a target that is unknown. */
+  values: (number[][] | null)[][];
+  /** For each forecast the targets that are unknown; absent where all are known. */
+  unknown?: string[][];
   every?: number;
   id?: number;
 }

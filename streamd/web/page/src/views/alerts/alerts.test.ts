@@ -231,6 +231,7 @@ describe("words", () => {
 
   it("say why an alert ended, and what a silence chooses", () => {
     expect(describeReason(makeAlert({ reason: "silent" }))).toBe("no new forecast came");
+    expect(describeReason(makeAlert({ reason: "unknown" }))).toBe("no value of it came for a whole window");
     expect(describeReason(makeAlert({ reason: "new_reason" }))).toBe("new_reason");
     expect(describeChoice({ servers: ["db-*", "x"], rules: ["a", "b"] })).toBe("a, b on db-*, x");
     expect(describeChoice({ servers: ["*"], rules: null })).toBe("all rules on all servers");

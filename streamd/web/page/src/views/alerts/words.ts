@@ -53,6 +53,7 @@ export function describeClockTimes(times: CrossingTimes, present: number): strin
 
 const REASONS: Record<string, string> = {
   cleared: "the forecast is clear of the threshold again",
+  unknown: "no value of it came for a whole window",
   silent: "no new forecast came",
   forgotten: "the server was forgotten",
   rule_changed: "the rule was changed or removed",

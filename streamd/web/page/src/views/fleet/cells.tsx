@@ -55,10 +55,19 @@ function More({ words, className = "" }: { words: string[]; className?: string }
   );
 }
 
-export function Until(props: { crossing: Crossing | null; further?: readonly Crossing[]; origin: number | null }) {
-  const { crossing, origin } = props;
-  const { feed, rules, contract } = useFleet();
-  if (crossing === null) return <span class="faint">{rules.size === 0 ? "no rule" : "not in sight"}</span>;
+export function Until(props: {
+  crossing: Crossing | null;
+  further?: readonly Crossing[];
+  origin: number | null;
+  /** Targets of which nothing is forecast. */
+  unknown?: readonly string[];
+}) {
+  const { crossing, origin, unknown = [] } = props;
+  const { feed, rules, contract, target } = useFleet();
+  if (crossing === null) {
+    const known = unknown.includes(target) ? "unknown" : "not in sight";
+    return <span class="faint">{rules.size === 0 ? "no rule" : known}</span>;
+  }
   const { main, clock, note, whole } = describeUntil(crossing, feed.present.value);
   const isLikely = crossing.crosses_at.likely !== null;
   return (
@@ -105,7 +114,7 @@ export function Picture({ row }: { row: FleetRow }) {
   const curve = server === undefined ? undefined : fleet.feed.curves.of(server).value?.get(target);
   const spark = useMemo(() => curve && drawSpark(curve, WIDTH, HEIGHT, threshold), [curve, threshold]);
   if (server === undefined || (!isGroup(row) && row.forecast_origin === null)) return null;
-  const caption = row.crossing === null ? target : describeThreshold(row.crossing);
+  const caption = row.crossing === null ? captionOf(row, target) : describeThreshold(row.crossing);
   return (
     <div class="fleet-picture" data-origin={curve?.origin}>
       <svg viewBox={`0 0 ${WIDTH} ${HEIGHT}`} preserveAspectRatio="none" aria-hidden="true">
@@ -122,6 +131,11 @@ export function Picture({ row }: { row: FleetRow }) {
       <small class="faint">{isGroup(row) ? `${showName(server)}: ${caption}` : caption}</small>
     </div>
   );
+}
+
+/** The target of a picture without a crossing; its picture is empty if it is unknown. */
+function captionOf(row: FleetRow, target: string): string {
+  return !isGroup(row) && row.unknown.includes(target) ? `${target}: not sent` : target;
 }
 
 export function ForecastAge({ at, origin }: { at: number | null; origin: number | null }) {

@@ -71,7 +71,7 @@ export class LoadedCurves {
     if (place === undefined) return;
     const curves = new Map<string, Curve>();
     frame.targets.forEach((target, number) => {
-      const steps = values[number]; // null where no sample ever gave the target
+      const steps = values[number]; // null where the target is unknown
       if (steps) curves.set(target, makeCurve(origin, steps, frame.step_seconds * (frame.every ?? 1)));
     });
     place.value = curves;

@@ -53,7 +53,7 @@ function ServerCells({ row }: { row: FleetServer }) {
         <Problems row={row} />
       </div>
       <div role="gridcell" class="fleet-when">
-        <Until crossing={row.crossing} further={row.further} origin={row.forecast_origin} />
+        <Until crossing={row.crossing} further={row.further} origin={row.forecast_origin} unknown={row.unknown} />
       </div>
       <div role="gridcell" class="fleet-curve">
         <Picture row={row} />

@@ -10,6 +10,7 @@ export function makeServer(server: string, change: Partial<FleetServer> = {}): F
     origin: 1000,
     forecast_origin: 1000,
     missing: [],
+    unknown: [],
     crossing: null,
     further: [],
     alerts: [],

@@ -2,11 +2,12 @@
 import type { ForecastCurves } from "../../chart/fan";
 import { formatValue, formatWhole, round } from "../../format/values";
 
-/** One past forecast; `values[target][step][quantile]`, `truth[target][step]`. */
+/** One past forecast; `values[target][step][quantile]`, null for a target that was unknown; `truth[target][step]`. */
 export interface PastForecast {
   origin: number;
   model: string;
-  values: number[][][];
+  values: (number[][] | null)[];
+  unknown?: string[];
   truth: (number | null)[][];
   is_complete: boolean;
 }
@@ -48,6 +49,7 @@ export function curvesOf(accuracy: ServerAccuracy, past: PastForecast): Forecast
     targets,
     quantiles,
     values: past.values,
+    unknown: past.unknown ?? [],
     ...(every === undefined ? {} : { every }),
   };
 }
@@ -90,6 +92,12 @@ export function countHeld(accuracy: ServerAccuracy, past: PastForecast, target: 
 /** The share of values that lies between the lowest and the highest quantile. */
 export function bandShare(quantiles: readonly number[]): number {
   return Number(((quantiles[quantiles.length - 1] ?? 1) - (quantiles[0] ?? 0)).toFixed(4));
+}
+
+/** What a past forecast said of a target, and what came true, in words. */
+export function describePast(accuracy: ServerAccuracy, past: PastForecast, target: string): string {
+  if (past.unknown?.includes(target)) return "unknown, since no value had come";
+  return describeHeld(countHeld(accuracy, past, target));
 }
 
 /** What the band of a past forecast held, in words. */

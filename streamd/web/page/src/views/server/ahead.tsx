@@ -1,6 +1,6 @@
 /** Thresholds and alerts of a server: what each rule says about the newest forecast. */
 import type { ComponentChildren } from "preact";
-import type { ForecastCurves } from "../../chart/fan";
+import { isUnknown, type ForecastCurves } from "../../chart/fan";
 import { now } from "../../format/times";
 import { formatValue } from "../../format/values";
 import { linkTo } from "../../routing";
@@ -32,7 +32,11 @@ export function Ahead(props: {
         empty={<p class="soft">No alert rule has this server. docs/alerts.md says how to write one.</p>}
         columns={[
           { key: "rule", label: "Rule", cell: ({ rule }) => rule.rule },
-          { key: "state", label: "Alert", cell: ({ alert, rule }) => stateOf(alert, rule) },
+          {
+            key: "state",
+            label: "Alert",
+            cell: ({ alert, rule }) => stateOf(alert, rule, isUnknown(forecast, rule.target)),
+          },
           {
             key: "limit",
             label: "Threshold",
@@ -43,6 +47,7 @@ export function Ahead(props: {
             label: "In the forecast",
             cell: ({ rule }) => {
               if (forecast === null) return <span class="soft">no forecast yet</span>;
+              if (isUnknown(forecast, rule.target)) return <span class="soft">{rule.target} is not sent</span>;
               const words = describeCrossing(findCrossings(forecast, rule), now.value);
               return <span class="server-words">{words || "not reached"}</span>;
             },
@@ -64,8 +69,9 @@ function describeThreshold(rule: AlertRule): string {
   return `${rule.target} ${side} ${formatValue(limit, rule.unit)}`;
 }
 
-function stateOf(alert: Alert | undefined, rule: AlertRule): ComponentChildren {
-  if (alert === undefined) return <Badge tone="muted">quiet</Badge>;
+function stateOf(alert: Alert | undefined, rule: AlertRule, hasNoState: boolean): ComponentChildren {
+  const quiet = <Badge tone="muted">{hasNoState ? "unknown" : "quiet"}</Badge>;
+  if (alert === undefined) return quiet;
   if (alert.state === "firing") {
     return (
       <span>
@@ -78,7 +84,7 @@ function stateOf(alert: Alert | undefined, rule: AlertRule): ComponentChildren {
   if (alert.state === "pending") return <Badge tone="info">pending</Badge>;
   return (
     <span>
-      <Badge tone="muted">quiet</Badge> {alert.ends_at !== null && <>resolved <Time at={alert.ends_at} /></>}
+      {quiet} {alert.ends_at !== null && <>resolved <Time at={alert.ends_at} /></>}
     </span>
   );
 }

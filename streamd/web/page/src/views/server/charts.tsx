@@ -1,6 +1,7 @@
 /** A chart for each target, or a large one of the target that is chosen. */
 import { useMemo, useRef } from "preact/hooks";
 import { Chart } from "../../chart/chart";
+import { isUnknown } from "../../chart/fan";
 import type { ChartGroup } from "../../chart/group";
 import type { TimeRange } from "../../chart/spec";
 import { describeReach } from "../../format/crossings";
@@ -9,12 +10,13 @@ import { formatValue } from "../../format/values";
 import { updateQuery } from "../../routing";
 import { useListedKeys, useShortcut } from "../../ui/keys";
 import type { AlertRule, Contract, ServerWindow } from "../../wire/types";
-import { countHeld, describeHeld, type PastForecast, type ServerAccuracy } from "./accuracy";
+import { describePast, type PastForecast, type ServerAccuracy } from "./accuracy";
 import { buildTargetSpec } from "./chartSpec";
 import { firstCrossing } from "./crossings";
 import type { NewestForecast } from "./data";
 import { moveFocus } from "./focus";
-import { countMissing, judgeSending, newestValue, readColumn } from "./history";
+import { newestValue, readColumn } from "./history";
+import { describeSending, type Note } from "./sending";
 
 const SMALL_HEIGHT = 190;
 const LARGE_HEIGHT = 400;
@@ -93,6 +95,7 @@ function TargetCard(props: ChartsProps & { name: string; isLarge: boolean }) {
 /** Such as `41 % now, 47 % likely in 8 h`; what is ahead at a threshold comes first. */
 function describeNow({ name, window, forecast, rules, now }: ChartsProps & { name: string }, unit: string): string {
   const value = newestValue(readColumn(window, name));
+  if (value === null && isUnknown(forecast, name)) return "unknown";
   const rows = forecast?.values[forecast.targets.indexOf(name)];
   const middle = forecast?.quantiles.indexOf(0.5) ?? -1;
   const last = rows?.[rows.length - 1]?.[middle];
@@ -108,25 +111,18 @@ function describeNow({ name, window, forecast, rules, now }: ChartsProps & { nam
 }
 
 function Notes(props: ChartsProps & { name: string }) {
-  const { name, contract, window, past } = props;
-  const column = readColumn(window, name);
-  const missing = countMissing(column);
-  const sending = judgeSending(column, contract.context_length);
-  const notes: { text: string; isWarning: boolean }[] = [];
-  if (sending === "never") {
-    const meaning = props.forecast === null ? "." : ", so the forecast of it means nothing.";
-    notes.push({ text: `No row of the window has a value${meaning}`, isWarning: true });
-  } else if (sending === "silent") {
-    const last = column.times[column.values.findLastIndex((value) => value !== null)];
-    const since = last === undefined ? "" : ` since ${formatTime(last, props.now)}`;
-    notes.push({ text: `No value${since}, so the forecast of it means nothing, and no rule alerts.`, isWarning: true });
-  } else if (missing > 0) {
-    notes.push({ text: `${missing} of ${column.values.length} values are missing.`, isWarning: false });
-  }
+  const { name, contract, window, forecast, past } = props;
+  const facts = {
+    target: name,
+    column: readColumn(window, name),
+    forecast,
+    contextLength: contract.context_length,
+    stepSeconds: contract.step_seconds,
+  };
+  const notes: Note[] = [describeSending(facts, props.now)].filter((note) => note !== null);
   if (past !== null) {
-    const held = countHeld(past.accuracy, past.forecast, name);
     const made = formatTime(past.forecast.origin, props.now);
-    notes.push({ text: `Forecast of ${made}: ${describeHeld(held)}.`, isWarning: false });
+    notes.push({ text: `Forecast of ${made}: ${describePast(past.accuracy, past.forecast, name)}.`, isWarning: false });
   }
   return (
     <>

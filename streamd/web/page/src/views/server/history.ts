@@ -59,9 +59,10 @@ export function countMissing(column: Column): number {
   return column.values.filter((value) => value === null).length;
 }
 
+/** `silent`: not any more; `never`: not within the window. */
 export type Sending = "sent" | "silent" | "never";
 
-/** Whether a target has a value in the newest twelfth of a full window: if not, its forecast means nothing. */
+/** Whether a target has a value in the newest twelfth of a full window: if not, no rule alerts. */
 export function judgeSending(column: Column, contextLength: number): Sending {
   if (column.values.every((value) => value === null)) return "never";
   const recent = column.values.slice(-recentRows(contextLength));

@@ -1,5 +1,6 @@
 import { describe, expect, test } from "vitest";
 import type { AlertRule, ServerWindow } from "../../wire/types";
+import { buildFan, isUnknown } from "../../chart/fan";
 import {
   bandShare,
   countHeld,
@@ -7,6 +8,7 @@ import {
   describeCoverage,
   describeError,
   describeHeld,
+  describePast,
   judgeCoverage,
   wholeScores,
   yesterdayOrigin,
@@ -21,6 +23,7 @@ import { describeCrossing, findCrossing, findCrossings, firstCrossing } from "./
 import { writeCsv } from "./csv";
 import { findGaps, judgeSending, missingSpans, newestValue, readColumn, trimWindow } from "./history";
 import { moveChoice } from "./picker";
+import { describeSending } from "./sending";
 import { readZoom, writeZoom } from "./zoom";
 
 const STEP = 300;
@@ -115,6 +118,44 @@ describe("whether a target is sent", () => {
     expect(judgeSending(rows([1, ...new Array<null>(24).fill(null)]), 288)).toBe("silent");
   });
   test("no value at all is never sent", () => expect(judgeSending(rows([null, null]), 288)).toBe("never"));
+
+  const say = (values: (number | null)[], forecast: { unknown?: string[] } | null) => {
+    const facts = { target: "cpu_user", column: rows(values), contextLength: 288, stepSeconds: STEP };
+    return describeSending({ ...facts, forecast }, ORIGIN)?.text;
+  };
+  test("a target that is never sent is said to be unknown in the forecast", () => {
+    expect(say([null, null], { unknown: ["cpu_user"] })).toBe(
+      "Never sent, or not for 1 d, so its forecast is unknown, and no rule alerts.",
+    );
+    expect(say([null, null], null)).toBe("Never sent, or not for 1 d.");
+  });
+  test("a forecast that is older than the first value does not know it yet", () => {
+    expect(say([null, 1], { unknown: ["cpu_user"] })).toContain("came after the forecast");
+    expect(say([1, 1], { unknown: ["mem_used"] })).toBeUndefined();
+  });
+  test("missing values are counted", () => expect(say([1, null, 2], {})).toBe("1 of 3 values are missing."));
+  test("a target that is not sent any more is named with its last time", () =>
+    expect(say([1, ...new Array<null>(24).fill(null)], {})).toMatch(/^No value since .*10:55, so the forecast/));
+});
+
+describe("a forecast that does not know a target", () => {
+  const unknown = { ...FORECAST, targets: ["cpu_user", "mem_used"], values: [null, ...FORECAST.values], unknown: ["cpu_user"] };
+  test("has no fan, crosses nothing and has no columns of it", () => {
+    expect(buildFan(unknown, "cpu_user")).toBeNull();
+    expect(findCrossings(unknown, RULE)).toEqual({ earliest: null, likely: null, latest: null });
+    expect(firstCrossing([RULE], "cpu_user", unknown)).toBeNull();
+    const source = { server: "a", window: windowOf([1]), forecast: unknown, targets: ["cpu_user", "mem_used"] };
+    const [head, , first] = writeCsv(source, null).split("\r\n");
+    expect(head).not.toContain("cpu_user_q");
+    expect(first).toBe("2026-03-10T12:00:00.000Z,a,,,1,2,3,40,50,60,98");
+  });
+  test("is named among past forecasts", () => {
+    const past = { origin: ORIGIN, model: "m", values: [null], unknown: ["cpu_user"], truth: [[1, 2]], is_complete: true };
+    const accuracy: ServerAccuracy = { ...FORECAST, server: "a", forecasts: [past], scores: [], summary: [] };
+    expect(describePast(accuracy, past, "cpu_user")).toBe("unknown, since no value had come");
+    expect(isUnknown(curvesOf(accuracy, past), "cpu_user")).toBe(true);
+    expect(countHeld(accuracy, past, "cpu_user").inside).toBe(0);
+  });
 });
 
 describe("the condition of a server", () => {
