@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PAGE := streamd/web/page
 
-.PHONY: help install demo scene chaos interface test lint format bench web screenshots lock sbom audit wheel image clean
+.PHONY: help install demo scene chaos interface test tensorrt lint format bench web screenshots lock sbom audit wheel image clean
 
 help:               ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,10 @@ interface: install  ## call every route as its OpenAPI document describes it, fi
 # start, compiles everything anew.
 test: install       ## run the whole test suite on two cores; ARGS="tests/core -x" runs a part
 	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+tensorrt: install   ## build every network that ships with TensorRT 11, without a GPU; fetches 170 MB once
+	@$(BIN)/python scripts/current_tensorrt.py .trt11
+	@STREAMD_TRT11=.trt11 $(BIN)/python -m pytest tests/tools/engine/plan/test_current_tensorrt.py $(ARGS)
 
 lint: install       ## run ruff and mypy --strict
 	@$(BIN)/ruff check .
@@ -81,4 +85,4 @@ image: wheel        ## build the container images; needs docker or another engin
 	@$(or $(ENGINE),docker) build --target gpu --tag streamd:gpu --file Containerfile .
 
 clean:              ## remove what was built
-	rm -rf $(VENV) .audit build dist .scene .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info $(PAGE)/node_modules
+	rm -rf $(VENV) .audit .trt11 build dist .scene .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info $(PAGE)/node_modules

@@ -25,7 +25,7 @@ SETTINGS = {
     "STREAMD_BUCKETS": "1,4,8,16,32",
     "STREAMD_WARMUP_SECONDS": "1",
 }
-SHADOW = "tft_tensorrt_20261129_133015"
+SHADOW = "tft_tensorrt_20261129_232100"
 STREAM_STEPS = 372
 """Steps that are forecast one after the other; after as many, scores are no longer too few to judge."""
 BUSY_STEPS = 180

@@ -54,13 +54,11 @@ FAILED, USAGE, INTERRUPTED = 1, 2, 130
 WHOLE_PATH = """\
 from a trained checkpoint to the version that serves, on a machine without a GPU, in one command (extras: build and
 train, as pip install 'streamd[build,train]'):
-  streamd engine ship engines/patch_tensorrt_20261129_132957 --backend onnxruntime --precision fp32,int8 \\
-      --calibration-data examples/fleet/servers.csv.gz --why "first int8"
+  streamd engine ship engines/patch_tensorrt_20261129_232000 --backend onnxruntime --precision fp32 --why "trained anew"
 or step by step, each command giving the version it made to the next (export needs the extra train, the rest build):
-  V=$(streamd engine export engines/patch_tensorrt_20261129_132957) && \\
-  V=$(streamd engine build --version "$V" --backend onnxruntime --precision fp32,int8 \\
-      --calibration-data examples/fleet/servers.csv.gz) && \\
-  streamd engine validate "$V" && streamd engine promote "$(basename "$V")" --why "first int8"
+  V=$(streamd engine export engines/patch_tensorrt_20261129_232000) && \\
+  V=$(streamd engine build --version "$V" --backend onnxruntime --precision fp32) && \\
+  streamd engine validate "$V" && streamd engine promote "$(basename "$V")" --why "trained anew"
 """
 
 EXIT_STATUSES = "exit status: 0 done; 1 failed, with the reason on standard error; 2 wrong usage; 130 interrupted"

@@ -33,8 +33,8 @@ Writes benchmark_results.json, benchmark.md and benchmark.svg.
 
 EXAMPLES = """\
 examples:
-  streamd engine bench patch_tensorrt_20261129_132957 --batches 1,32 --lanes 1,2
-  streamd engine bench engines/patch_tensorrt_20261129_132957 --precision fp16,int8 --lanes 1,4,8 --seconds 1
+  streamd engine bench patch_tensorrt_20261129_232000 --batches 1,32 --lanes 1,2
+  streamd engine bench engines/patch_tensorrt_20261129_232000 --precision fp32,fp16 --lanes 1,4,8 --seconds 1
   streamd engine bench --onnx model.onnx --plans plans/ --out results/
 """
 

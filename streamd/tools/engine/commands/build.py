@@ -40,6 +40,8 @@ A plan holds one static profile for each bucket (batch size), so that each can b
 
 --backend onnxruntime needs neither GPU nor TensorRT: the new version holds a graph for each precision (fp32, fp16,
 int8 with Q/DQ pairs), which `streamd engine validate` and `bench` run on ONNX Runtime.
+For the forecasters that ship, int8 is no gain (docs/gpus-and-engines.md has what was measured): take fp16 on a GPU and
+fp32 on a CPU, and int8 only for a network for which `bench` shows that it pays.
 fp16 and bf16 keep some nodes in float32: those that read raw units, those that amplify small errors, and those whose
 values --calibration-data shows to be out of range.
 For TensorRT 8.6 (and with --no-typed) the graph is cut into stages, each a plan of its own, all in one file: the first
@@ -50,12 +52,11 @@ Needs the extra `build`; TensorRT plans need the extra `tensorrt` too: pip insta
 
 EXAMPLES = """\
 examples:
-  streamd engine build --version engines/patch_tensorrt_20261129_132957 --precision fp32,fp16 \\
+  streamd engine build --version engines/patch_tensorrt_20261129_232000 --precision fp32,fp16 \\
       --calibration-data examples/fleet/servers.csv.gz --timing-cache gpu.timing-cache
-  streamd engine build --version engines/tft_tensorrt_20261129_133015 --precision int8 \\
+  streamd engine build --version engines/tft_tensorrt_20261129_232100 --backend onnxruntime --precision fp32,fp16 \\
       --calibration-data windows.npz --num-calibration-samples 500
-  streamd engine build --version engines/patch_tensorrt_20261129_132957 --backend onnxruntime --precision fp32,int8 \\
-      --calibration-data examples/fleet/servers.csv.gz
+  streamd engine build --onnx large.onnx --precision fp16,int8 --calibration-data windows.npz --plans-only plans/
   streamd engine build --onnx model.onnx --precision fp16 --min-batch 1 --opt-batch 64 --max-batch 256 \\
       --plans-only plans/
 """

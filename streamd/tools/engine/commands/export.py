@@ -22,7 +22,7 @@ batch sizes. The version appears whole or not at all. Needs the extra `train`.
 
 EXAMPLES = """\
 examples:
-  streamd engine export engines/patch_tensorrt_20261129_132957
+  streamd engine export engines/patch_tensorrt_20261129_232000
   streamd engine export runs/patch --name patch --data fleet.parquet --batches 1,2,7,32,256
 """
 
@@ -82,12 +82,11 @@ def write_version(
         import torch
 
         from streamd.repository.schema import VERSION_RECORD
-        from streamd.tools.networks.contract import INPUT_NAMES
         from streamd.tools.training.export import VersionWriter
     except ImportError as exc:
         raise BackendUnavailableError(f"exporting needs PyTorch ({exc}): pip install 'streamd[train]'") from exc
     writer = VersionWriter(folder, network.architecture, network.contract)
-    tensors = [torch.from_numpy(windows[name]) for name in INPUT_NAMES]
+    tensors = [torch.from_numpy(windows[name]) for name in network.contract.input_shapes]
     try:
         writer.write_version(network.network, network.info, tensors, batches)
     except ValueError as exc:
@@ -101,14 +100,14 @@ def write_version(
 
 def read_compared_windows(data: Path | None, network: "TrainedNetwork") -> dict[str, Any]:
     """Return windows to compare on by input name, some of them hard; raises `ConfigError`."""
-    from streamd.core.contract import INPUT_TYPES, ModelContract
+    from dataclasses import replace
+
+    from streamd.core.contract import INPUT_TYPES
     from streamd.tools.engine.gate.truth import read_judged_windows
     from streamd.tools.engine.graph.onnx_graph import GraphTensorSpec, Signature
     from streamd.tools.networks.contract import FEATURE_UNITS
 
-    trained = network.contract
-    units = {name: FEATURE_UNITS.get(name, "1") for name in trained.features}
-    lengths = (trained.context_length, trained.horizon, trained.step_seconds)
-    contract = ModelContract(trained.features, trained.targets, trained.quantiles, *lengths, units)
+    units = {name: FEATURE_UNITS.get(name, "1") for name in network.contract.features}
+    contract = replace(network.contract, units=units)
     specs = tuple(GraphTensorSpec(name, INPUT_TYPES[name], shape) for name, shape in contract.input_shapes.items())
     return read_judged_windows(data, Signature(specs, ()), contract, EXPORT_WINDOWS).windows

@@ -16,7 +16,7 @@ remove such a folder yourself. A version is removed whole: first its name, then 
 EXAMPLES = """\
 examples:
   streamd engine gc --dry-run
-  streamd engine gc --keep 5 --in-use tft_tensorrt_20261129_133015
+  streamd engine gc --keep 5 --in-use tft_tensorrt_20261129_232100
 """
 
 

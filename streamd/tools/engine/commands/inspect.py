@@ -20,8 +20,8 @@ Check one engine version and its plans' files, and show all that is known of it.
 
 EXAMPLES = """\
 examples:
-  streamd engine inspect patch_tensorrt_20261129_132957
-  streamd engine inspect patch_tensorrt_20261129_132957 --json
+  streamd engine inspect patch_tensorrt_20261129_232000
+  streamd engine inspect patch_tensorrt_20261129_232000 --json
 """
 
 

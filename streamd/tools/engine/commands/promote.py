@@ -27,8 +27,8 @@ another folder.
 
 EXAMPLES = """\
 examples:
-  streamd engine promote patch_tensorrt_20261129_132957 --why "a tenth less pinball loss on last week"
-  streamd engine promote /opt/streamd/engines/patch_tensorrt_20261129_132957
+  streamd engine promote patch_tensorrt_20261129_232000 --why "a tenth less pinball loss on last week"
+  streamd engine promote /opt/streamd/engines/patch_tensorrt_20261129_232000
 """
 
 

@@ -23,8 +23,7 @@ Needs the extras `build` and `train`: pip install 'streamd[build,train]'.
 
 EXAMPLES = """\
 examples:
-  streamd engine ship engines/patch_tensorrt_20261129_132957 --backend onnxruntime --precision fp32,int8 \\
-      --calibration-data examples/fleet/servers.csv.gz --why "first int8"
+  streamd engine ship engines/patch_tensorrt_20261129_232000 --backend onnxruntime --precision fp32 --why "trained anew"
   streamd engine ship runs/patch --precision fp32,fp16 --calibration-data fleet.parquet --engines /opt/streamd/engines
 """
 

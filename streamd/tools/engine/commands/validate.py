@@ -34,8 +34,8 @@ Needs the extra `build`: pip install 'streamd[build]'.
 
 EXAMPLES = """\
 examples:
-  streamd engine validate patch_tensorrt_20261129_132957
-  streamd engine validate engines/patch_tensorrt_20261129_132957 --precision int8 --data fleet.parquet --windows 512
+  streamd engine validate patch_tensorrt_20261129_232000
+  streamd engine validate engines/patch_tensorrt_20261129_232000 --precision fp16 --data fleet.parquet --windows 512
   streamd engine validate --onnx model.onnx --plans plans/ --json
 exit status here: 0 every precision passes; 1 one fails or does not run; 2 wrong usage
 """
@@ -204,6 +204,7 @@ def _graph_passes(graph: Any, precision: str, judge: "Judge") -> bool:
 def _read_lower_graph(subject: "Subject", candidate: "GateTarget") -> tuple[Any, str]:
     """Return the graph that a candidate is, or was built from; or None, and the reason why it is not known."""
     from streamd.tools.engine.graph.onnx_graph import fold_constants, read_graph
+    from streamd.tools.engine.graph.optional_inputs import require_inputs
     from streamd.tools.engine.precision.kept_nodes import KeptNodes, convert_to_half
 
     saved_graph = candidate.path.with_suffix(".onnx")
@@ -212,7 +213,7 @@ def _read_lower_graph(subject: "Subject", candidate: "GateTarget") -> tuple[Any,
     if candidate.precision == "bf16":
         return None, "ONNX Runtime has no bfloat16 kernels to compare with"
     if saved_graph.is_file():
-        return read_graph(saved_graph), ""
+        return require_inputs(read_graph(saved_graph), subject.source.defaults.keys()), ""
     if candidate.precision == "fp16":
         return convert_to_half(fold_constants(subject.model), KeptNodes(candidate.entry.get("kept_because", {}))), ""
     return None, "its graph was not kept: build it with --keep-graphs to compare the nodes"

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamd.core.contract import ModelContract
+from streamd.tools.engine.gate.scales import compute_least_scales
 from streamd.tools.engine.gate.truth import JudgedWindows
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -46,7 +47,8 @@ LIMITS = {
 class GatePart:
     """One target of a forecast, or one output of any other network.
 
-    Relative errors are shares of the largest absolute value that float32 gives for the window.
+    Relative errors are shares of the largest absolute value that float32 gives for the window; of a forecast, of
+    `WINDOW_SHARE` of the window's largest value if that is more.
     """
 
     name: str
@@ -129,8 +131,10 @@ class Judge:
         pairs = self._pair_outputs(found, self.expected)
         losses = self._compute_losses(found) or [(None, None)] * len(pairs)
         parts = [
-            compare_outputs(name, unit, values, expected, loss=loss, loss_fp32=loss_fp32)
-            for (name, unit, values, expected), (loss, loss_fp32) in zip(pairs, losses, strict=True)
+            compare_outputs(
+                pair.name, pair.unit, pair.found, pair.expected, least=pair.least, loss=loss, loss_fp32=loss_fp32
+            )
+            for pair, (loss, loss_fp32) in zip(pairs, losses, strict=True)
         ]
         total, total_fp32 = _average_losses(losses)
         reasons = [*self.dependence_reasons, *(reason for part in parts for reason in _list_reasons(part, limits))]
@@ -156,28 +160,32 @@ class Judge:
         if self.batched is None:
             return ()
         limits, reasons = LIMITS["fp32"], []
-        for name, unit, values, expected in self._pair_outputs(self.batched, self.expected):
-            part = compare_outputs(name, unit, values, expected)
+        for pair in self._pair_outputs(self.batched, self.expected):
+            part = compare_outputs(pair.name, pair.unit, pair.found, pair.expected, least=pair.least)
             if not part.largest_relative_error <= limits.largest_relative_error:
                 reasons.append(
-                    f"{name}: rows depend on each other: alone and in a batch, a row's values differ by up to "
+                    f"{pair.name}: rows depend on each other: alone and in a batch, a row's values differ by up to "
                     f"{part.largest_relative_error:.2g} of the largest, expected at most "
                     f"{limits.largest_relative_error:g}"
                 )
         return tuple(reasons)
 
-    def _pair_outputs(
-        self, found: Mapping[str, Floats], expected: Mapping[str, Floats]
-    ) -> list[tuple[str, str, Floats, Floats]]:
-        """Return name, unit, found values and expected values of each target, or of each output without a contract."""
+    def _pair_outputs(self, found: Mapping[str, Floats], expected: Mapping[str, Floats]) -> list["_Pair"]:
+        """Return found and expected values of each target, or of each output without a contract."""
         if self.contract is None:
-            return [(name, "", found[name], values) for name, values in expected.items()]
+            return [_Pair(name, "", found[name], values) for name, values in expected.items()]
         forecasts, exact = (self._reshape_predictions(each) for each in (found, expected))
         units = [self.contract.units.get(name, "") for name in self.contract.targets]
+        least = self._least_scales[: len(exact)]
         return [
-            (name, unit, forecasts[:, :, index], exact[:, :, index])
+            _Pair(name, unit, forecasts[:, :, index], exact[:, :, index], least[:, index])
             for index, (name, unit) in enumerate(zip(self.contract.targets, units, strict=True))
         ]
+
+    @cached_property
+    def _least_scales(self) -> Floats:
+        assert self.contract is not None
+        return compute_least_scales(self.judged.windows, self.contract)
 
     def _compute_losses(self, found: Mapping[str, Floats]) -> list[tuple[float | None, float | None]]:
         """Return each target's loss, of the found outputs and of float32's; empty if no truth is known."""
@@ -199,16 +207,32 @@ class Judge:
         return values.reshape(len(values), *shape)
 
 
+@dataclass(frozen=True)
+class _Pair:
+    """A comparison of one target of forecasts, or of one output; values are `(windows, ...)`."""
+
+    name: str
+    unit: str
+    found: Floats
+    expected: Floats
+    least: Floats | None = None
+    """`(windows,)`: what an error is relative to if no expected value is larger."""
+
+
 def compare_outputs(
     name: str,
     unit: str,
     found: Floats,
     expected: Floats,
     *,
+    least: Floats | None = None,
     loss: float | None = None,
     loss_fp32: float | None = None,
 ) -> GatePart:
-    """Compare two arrays `(windows, ...)`; the error is infinite unless the same values of both are finite."""
+    """Compare two arrays `(windows, ...)`; the error is infinite unless the same values of both are finite.
+
+    `least (windows,)` is what an error is relative to if no expected value is larger.
+    """
     rows, exact = (values.reshape(len(values), -1).astype(np.float64) for values in (found, expected))
     if not (np.isfinite(rows) == np.isfinite(exact)).all():
         return GatePart(
@@ -223,7 +247,8 @@ def compare_outputs(
         )
     known = np.isfinite(exact)
     rows, exact = np.where(known, rows, 0.0), np.where(known, exact, 0.0)
-    scale = np.maximum(np.abs(exact).max(axis=1, keepdims=True), 1e-30)
+    floor = np.full(len(exact), 1e-30) if least is None else np.maximum(least, 1e-30)
+    scale = np.maximum(np.abs(exact).max(axis=1, keepdims=True), floor[:, None])
     difference = np.abs(rows - exact)
     relative = difference / scale
     return GatePart(

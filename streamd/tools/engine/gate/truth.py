@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from streamd.core.contract import ModelContract
+from streamd.core.contract import MEMORY_INPUT, ModelContract
 from streamd.tools.engine.gate.windows import (
     ModelInputs,
     cut_windows,
@@ -94,7 +94,7 @@ def cut_with_truth(fleet: RecordedFleet, contract: ModelContract, count: int) ->
 def harden_windows(judged: JudgedWindows, contract: ModelContract) -> None:
     """Make three of four windows hard, in place: missing rows, missing features, and rates in bytes a second."""
     random = np.random.default_rng(SEED)
-    past = judged.windows["encoder_cont"]
+    past, memory = judged.windows["encoder_cont"], judged.windows.get(MEMORY_INPUT)
     rates = [contract.feature_index[name] for name, unit in contract.units.items() if unit == RATE_UNIT]
     targets = [place for place, name in enumerate(contract.targets) if contract.units.get(name) == RATE_UNIT]
     for index, window in enumerate(past):
@@ -103,11 +103,18 @@ def harden_windows(judged: JudgedWindows, contract: ModelContract) -> None:
             gap = len(window) // 6
             start = int(random.integers(0, len(window) - gap))
             window[start : start + gap] = np.nan
+            if memory is not None:
+                memory[index, random.random(memory.shape[1]) < 0.5] = np.nan
         elif index % 4 == 2:
             seen = np.flatnonzero(np.isfinite(window).any(axis=0))
-            window[:, random.permutation(seen)[: len(seen) // 3]] = np.nan
+            lost = random.permutation(seen)[: len(seen) // 3]
+            window[:, lost] = np.nan
+            if memory is not None:
+                memory[index][:, lost] = np.nan
         elif index % 4 == 3:
             window[:, rates] *= RATE_FACTOR
+            if memory is not None:
+                memory[index][:, rates] *= RATE_FACTOR
             for values in (judged.truth, judged.scale):
                 if values is not None:
                     values[index][..., targets] *= RATE_FACTOR

@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from streamd.core.calendar import compute_known_future
-from streamd.core.contract import ModelContract
+from streamd.core.contract import MEMORY_INPUT, ModelContract
 from streamd.core.errors import ConfigError
+from streamd.inference.api.memory import compute_series_memory
 from streamd.tools.engine.graph.onnx_graph import Signature
 from streamd.tools.fleets.fleet import RecordedFleet
 
@@ -77,7 +78,8 @@ def read_fleet_on_grid(path: Path, contract: ModelContract) -> RecordedFleet:
 def cut_windows(fleet: RecordedFleet, contract: ModelContract, count: int, after: int = 0) -> FleetWindows:
     """Cut windows with `after` steps behind each, evenly over servers and time; raises `ConfigError`.
 
-    Features that the fleet does not have are missing, and every server is unknown (id 0).
+    Features that the fleet does not have are missing, and every server is unknown (id 0). A memory is that of the
+    fleet's rows until the end of each window.
     """
     context = contract.context_length
     origins = fleet.steps - context - after + 1
@@ -98,7 +100,27 @@ def cut_windows(fleet: RecordedFleet, contract: ModelContract, count: int, after
         ),
         "decoder_cat": np.zeros((len(chosen), *shapes["decoder_cat"]), np.int32),
     }
+    if contract.memory_length:
+        windows[MEMORY_INPUT] = _make_memory(series, fleet.first_step, contract, servers, starts + context)
     return FleetWindows(windows, series, servers, starts)
+
+
+def _make_memory(
+    series: npt.NDArray[np.float32],
+    first_step: int,
+    contract: ModelContract,
+    servers: npt.NDArray[np.intp],
+    ends: npt.NDArray[np.intp],
+) -> npt.NDArray[np.float32]:
+    """Return the memory of windows that end before these steps of the series, `(windows, length, features)`."""
+    period = contract.memory_step_seconds // contract.step_seconds
+    made = np.empty((len(servers), *contract.input_shapes[MEMORY_INPUT]), np.float32)
+    for server in np.unique(servers):
+        own = servers == server
+        made[own] = compute_series_memory(
+            series[server], ends[own], first_step=first_step, period=period, length=contract.memory_length
+        )
+    return made
 
 
 def _read_arrays(path: Path, signature: Signature, count: int) -> ModelInputs:
@@ -106,6 +128,8 @@ def _read_arrays(path: Path, signature: Signature, count: int) -> ModelInputs:
         arrays = {name: archive[name] for name in archive.files}
     windows: ModelInputs = {}
     for spec in signature.inputs:
+        if spec.name not in arrays and spec.default is not None:
+            continue
         if spec.name not in arrays:
             raise ConfigError(f"{path}: no array {spec.name!r}; it has {sorted(arrays)}")
         found = arrays[spec.name]
@@ -114,6 +138,9 @@ def _read_arrays(path: Path, signature: Signature, count: int) -> ModelInputs:
             raise ConfigError(f"{path}: {spec.name!r} is {found.shape} {found.dtype}; expected {expected}")
         windows[spec.name] = found[:count]
     sizes = {name: len(values) for name, values in windows.items()}
-    if len(set(sizes.values())) > 1:
+    if len(set(sizes.values())) != 1:
         raise ConfigError(f"{path}: numbers of windows are {sizes}; expected as many windows of each input")
+    for spec in signature.inputs:
+        if spec.name not in windows and spec.default is not None:
+            windows[spec.name] = np.repeat(spec.default, next(iter(sizes.values())), axis=0)
     return windows

@@ -3,13 +3,14 @@
 Errors name the file, the tensor and what was expected. This module imports the onnx package only when it is needed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from streamd.core.errors import BuildError, StreamdError
 from streamd.core.names import ONNXRUNTIME_CPU
@@ -43,6 +44,9 @@ class GraphTensorSpec:
     dtype: str
     shape: tuple[int | None, ...]
     """The shape of one row, without the batch axis; `None` for an axis of unknown size."""
+
+    default: npt.NDArray[Any] | None = field(default=None, compare=False, repr=False)
+    """The row, `(1, ...)`, of an input that a caller may leave out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,10 +160,13 @@ def check_opset(model: OnnxModel, source: Path | str) -> int:
     return opset
 
 
-def extract_signature(model: OnnxModel, source: Path | str) -> Signature:
+def extract_signature(
+    model: OnnxModel, source: Path | str, defaults: Mapping[str, npt.NDArray[Any]] | None = None
+) -> Signature:
     """Return the signature of a graph; raises `BuildError` if an axis is not as a batched engine needs it.
 
-    The first axis of every input and output must be dynamic; all other axes of the inputs must be fixed.
+    The first axis of every input and output must be dynamic; all other axes of the inputs must be fixed. `defaults` are
+    rows `(1, ...)` of the inputs that a caller may leave out, by name.
     """
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = tuple(_read_spec(value, "input", source) for value in model.graph.input if value.name not in weights)
@@ -175,7 +182,7 @@ def extract_signature(model: OnnxModel, source: Path | str) -> Signature:
                 f"{source}: input {spec.name!r} has a dynamic axis besides the batch (batch, {shape});"
                 " expected fixed sizes: export it with only the first axis dynamic"
             )
-    return Signature(inputs, outputs)
+    return Signature(tuple(replace(each, default=(defaults or {}).get(each.name)) for each in inputs), outputs)
 
 
 RANDOM_OPERATORS = frozenset(

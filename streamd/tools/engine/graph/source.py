@@ -15,6 +15,7 @@ from streamd.regular_files import read_regular
 from streamd.repository.manifest import read_manifest
 from streamd.repository.versions import load_version, strip_stamp
 from streamd.tools.engine.graph.onnx_graph import TOO_LARGE, OnnxModel, Signature, extract_signature, load_graph
+from streamd.tools.engine.graph.optional_inputs import InputDefaults, read_defaults, require_inputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,8 @@ class GraphSource:
 
     onnx: Path
     model: OnnxModel
+    """The graph. Its optional inputs are ordinary ones here: what rewrites a graph takes a default for a weight."""
+
     signature: Signature
     folder: Path | None
     """The folder of the version from which other files are copied, or `None` for an ONNX file."""
@@ -31,6 +34,11 @@ class GraphSource:
     contract: ModelContract | None
     has_weights: bool = True
     """False if the weights are too large for one protobuf; `model` then leaves them in their files."""
+
+    @property
+    def defaults(self) -> InputDefaults:
+        """Return the defaults of the inputs that a caller may leave out."""
+        return {spec.name: spec.default for spec in self.signature.inputs if spec.default is not None}
 
     def require_weights(self) -> None:
         """Raise `BuildError` if the graph is too large to be changed."""
@@ -66,8 +74,13 @@ def read_source(onnx: Path | None, version: Path | None, config: Path | None, *,
 
 def _read_source(onnx: Path, folder: Path | None, config: Path | None) -> GraphSource:
     loaded = load_graph(onnx)
-    model, signature = loaded.model, extract_signature(loaded.model, onnx)
-    if config is None:
+    contract = read_manifest(config).make_contract() if config is not None else None
+    defaults = read_defaults(loaded.model)
+    if contract is not None:  # An input that the manifest does not name keeps its default, as in the daemon.
+        defaults = {name: value for name, value in defaults.items() if name in contract.input_shapes}
+    model = require_inputs(loaded.model, defaults.keys())
+    signature = extract_signature(model, onnx, defaults)
+    if config is None or contract is None:
         return GraphSource(
             onnx=onnx,
             model=model,
@@ -77,7 +90,6 @@ def _read_source(onnx: Path, folder: Path | None, config: Path | None) -> GraphS
             contract=None,
             has_weights=loaded.has_weights,
         )
-    contract = read_manifest(config).make_contract()
     check_model_inputs(signature, contract, onnx)
     manifest: dict[str, Any] = msgspec.json.decode(read_regular(config), type=dict[str, Any])
     return GraphSource(

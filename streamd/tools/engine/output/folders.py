@@ -21,6 +21,7 @@ from streamd.repository.schema import PLANS_RECORD, VERSION_RECORD, FolderPlanIn
 from streamd.tools.engine.flags import DEFAULT_BUCKETS
 from streamd.tools.engine.graph.external_weights import copy_weights_beside
 from streamd.tools.engine.graph.onnx_graph import serialize_graph
+from streamd.tools.engine.graph.optional_inputs import restore_defaults
 from streamd.tools.engine.graph.source import GraphSource
 from streamd.tools.engine.output.atomic_version import (
     CONVERSION_LOG,
@@ -102,7 +103,7 @@ class PlansFolder:
         if made.precision == "fp32":
             self._write_source(path)
         else:
-            replace_file(path, serialize_graph(made.model, path))
+            replace_file(path, serialize_graph(restore_defaults(made.model, self.source.defaults), path))
         entry = make_graph_entry(made, about, path, self._source_sha256)
         self.graphs[made.precision] = entry
         kept = len(entry["kept_fp32"])
@@ -135,10 +136,10 @@ class PlansFolder:
         if not files:
             replace_file(path, self.source.onnx.read_bytes())
             return
-        model = self.source.model
+        model = restore_defaults(self.source.model, self.source.defaults)
         if not self.source.has_weights:
-            model = type(model)()
-            model.CopyFrom(self.source.model)
+            given, model = model, type(model)()
+            model.CopyFrom(given)
             copy_weights_beside(model, files, path)
         replace_file(path, serialize_graph(model, path))
 

@@ -3,12 +3,16 @@
 The graphs of lower precision come from `precision`; this module does not touch files or processes.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from streamd.core.errors import BuildError
+from streamd.tools.engine.graph.elus import FIRST_VERSION, write_out_elus
+from streamd.tools.engine.graph.norms import write_out_norms
 from streamd.tools.engine.graph.onnx_graph import OnnxModel, Signature, extract_signature
 from streamd.tools.engine.plan.attention import join_attention
 from streamd.tools.engine.plan.builder import BuiltPlan, PlanBuilder, PlanGraph
+from streamd.tools.engine.plan.library import TensorRt
 from streamd.tools.engine.plan.stages import Stage, cut_into_stages
 from streamd.tools.engine.precision.graphs import GraphMaker, PrecisionOptions
 from streamd.tools.engine.precision.half import BFLOAT16, FLOAT16, HALF_SCALES_OPSET
@@ -57,8 +61,8 @@ class PlanMaker:
 
     def __init__(self, builder: PlanBuilder, model: OnnxModel, signature: Signature, options: PrecisionOptions) -> None:
         self.builder, self.library = builder, builder.library
-        written_out = not self.library.strongly_typed
-        self.graphs = GraphMaker(model, options, builder.progress, builder.report, norms_written_out=written_out)
+        rewriters = list_rewriters(self.library)
+        self.graphs = GraphMaker(model, options, builder.progress, builder.report, rewriters=rewriters)
         self.model, self.signature, self.options = self.graphs.model, signature, options
 
     def make_plan(self, precision: str) -> MadePlan:
@@ -137,6 +141,16 @@ class PlanMaker:
         if self.options.typed is not None:
             return self.options.typed
         return self.library.strongly_typed or precision not in HALVES
+
+
+def list_rewriters(library: TensorRt) -> list[Callable[[OnnxModel], OnnxModel]]:
+    """Return what rewrites a graph for a version of TensorRT, so that it takes the graph or runs it best."""
+    rewriters: list[Callable[[OnnxModel], OnnxModel]] = []
+    if not library.strongly_typed:
+        rewriters.append(write_out_norms)
+    if library.installed.major_version >= FIRST_VERSION:
+        rewriters.append(write_out_elus)
+    return rewriters
 
 
 def _read_opset(model: OnnxModel) -> int:

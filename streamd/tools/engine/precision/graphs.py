@@ -4,13 +4,12 @@ Nodes that must stay in float32 are found once, on real windows, and then reused
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from streamd.core.errors import BuildError
 from streamd.tools.engine.flags import LARGEST_MOVE
-from streamd.tools.engine.graph.norms import write_out_norms
 from streamd.tools.engine.graph.onnx_graph import OnnxModel, fold_constants
 from streamd.tools.engine.precision.half import FLOAT16
 from streamd.tools.engine.precision.kept_nodes import SENSITIVE_OPERATORS, KeptNodes, choose_kept_nodes, convert_to_half
@@ -58,6 +57,7 @@ class GraphMaker:
     """Makes graphs of lower precision from one float32 graph.
 
     `report` is called with each remark for the user and the log; by default it is printed with the progress.
+    `rewriters` change the folded graph, one after another, and keep it equal up to rounding.
     """
 
     def __init__(
@@ -67,10 +67,10 @@ class GraphMaker:
         progress: Progress | None = None,
         report: Callable[[str], None] | None = None,
         *,
-        norms_written_out: bool = False,
+        rewriters: Sequence[Callable[[OnnxModel], OnnxModel]] = (),
     ) -> None:
         self.options = options
-        self._given, self._norms_written_out = model, norms_written_out
+        self._given, self._rewriters = model, rewriters
         self.progress = progress or Progress(quiet=True)
         self._report = report or self.progress.print_line
         self._kept: dict[int, KeptNodes] = {}
@@ -78,9 +78,11 @@ class GraphMaker:
 
     @cached_property
     def model(self) -> OnnxModel:
-        """Return the float32 graph with constants folded, from which all others are made."""
-        folded = fold_constants(self._given)
-        return write_out_norms(folded) if self._norms_written_out else folded
+        """Return the float32 graph with constants folded and rewritten, from which all others are made."""
+        model = fold_constants(self._given)
+        for rewrite in self._rewriters:
+            model = rewrite(model)
+        return model
 
     def make_graph(self, precision: str) -> MadeGraph:
         """Return the graph of a precision for ONNX Runtime; for fp32 the given graph itself. Raises `BuildError`."""

@@ -11,8 +11,15 @@ from streamd.tools.engine.graph.onnx_graph import OnnxModel, fold_constants, imp
 from streamd.tools.engine.precision.half import BFLOAT16, FLOAT16, HalfConverter
 from streamd.tools.engine.precision.ranges import CalibrationWindows, RangeFinder
 
-PINNED_PREFIXES = ("/scaler/", "/restorer/")
-"""The names of nodes that meet raw units (bytes, seconds) begin so, after the network's modules that hold them."""
+PINNED_PREFIXES: Mapping[str, str] = {
+    "/scaler/": "meets raw units",
+    "/restorer/": "meets raw units",
+    "/window_quantiles/": "counts values beside edges",
+}
+"""The names of nodes that half precision would ruin begin so, after the network's modules that hold them; and why.
+
+Raw units are bytes, seconds. A value that is rounded across an edge moved a forecast by up to a third.
+"""
 
 SENSITIVE_OPERATORS = frozenset(
     {
@@ -61,19 +68,22 @@ def choose_kept_nodes(
 
     1. Nodes that are pinned by name.
     2. Nodes that write or read a tensor that does not fit half precision on `windows`; skipped if that is `None`.
-    3. Nodes of sensitive operators.
+    3. Nodes of sensitive operators, and what is subtracted from an exponential, as in exp(x) - 1.
     """
     starts, operators = tuple(prefixes), set(operators)
     misfits = RangeFinder(element).find_misfits(model, windows, on_progress) if windows is not None else {}
     reasons = {}
+    made_by = {name: node.op_type for node in model.graph.node for name in node.output}
     for node in model.graph.node:
         touched = [name for name in (*node.output, *node.input) if name in misfits]
-        if starts and node.name.startswith(starts):
-            reasons[node.name] = f"{PINNED}meets raw units"
+        if start := next((each for each in starts if node.name.startswith(each)), None):
+            reasons[node.name] = f"{PINNED}{PINNED_PREFIXES.get(start, 'by its name')}"
         elif touched and _computes(node):
             reasons[node.name] = f"{touched[0]} {misfits[touched[0]]}"
         elif node.op_type in operators:
             reasons[node.name] = f"{SENSITIVE}{node.op_type}"
+        elif node.op_type == "Sub" and "Exp" in operators and made_by.get(node.input[0]) == "Exp":
+            reasons[node.name] = f"{SENSITIVE}Sub of an Exp, which cancels"
     return KeptNodes(reasons)
 
 

@@ -94,6 +94,22 @@ def test_a_constant_output_is_judged_by_its_value() -> None:
     assert compare_outputs("x", "", flat * 1.1, flat).correlation == 0.0
 
 
+def test_errors_of_a_forecast_of_zero_are_relative_to_a_share_of_its_window() -> None:
+    wanted = np.abs(forecasts())
+    wanted[7, :, 0] = 0.0
+    found = wanted.copy()
+    found[7, :, 0] = 1e-9
+    past = np.full((COUNT, 4, 2), 20.0, np.float32)
+    past[:, 0], past[7, 1, 0], past[7, 2, 0] = np.nan, -40.0, 1e30
+    for windows, passes in (({"encoder_cont": past}, True), ({"x": wanted}, False)):
+        verdict = Judge(JudgedWindows(windows, ""), {"predictions": wanted}, CONTRACT)
+        part = verdict.judge_outputs("fp32", {"predictions": found}).parts[0]
+        assert (part.largest_relative_error < 1e-3) is passes
+    found[7, 0, 0, 0] = 0.3
+    verdict = Judge(JudgedWindows({"encoder_cont": past}, ""), {"predictions": wanted}, CONTRACT)
+    assert verdict.judge_outputs("fp16", {"predictions": found}).parts[0].largest_relative_error == pytest.approx(0.75)
+
+
 def test_a_network_without_a_contract_is_judged_by_output() -> None:
     wanted = {"logits": np.random.default_rng(1).standard_normal((6, 9)), "mask": np.ones((6, 2, 2))}
     found = {**wanted, "logits": wanted["logits"] + 0.5}

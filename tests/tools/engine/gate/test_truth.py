@@ -1,5 +1,6 @@
 """Tests `streamd/tools/engine/gate/truth.py`: the values after each window, and windows that are made hard."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,20 @@ def test_three_of_four_windows_are_hard_and_their_truth_follows() -> None:
     np.testing.assert_array_equal(judged.truth[3], before.truth[3] * [RATE_FACTOR, 1])
     np.testing.assert_array_equal(judged.scale[3], before.scale[3] * [RATE_FACTOR, 1])
     np.testing.assert_array_equal(judged.truth[:3], before.truth[:3])
+
+
+def test_a_hard_window_has_a_memory_as_hard() -> None:
+    contract = replace(CONTRACT, memory_length=3)
+    before, judged = (cut_with_truth(fleet(), contract, 8) for _ in range(2))
+    harden_windows(judged, contract)
+    old, new = before.windows["memory_cont"], judged.windows["memory_cont"]
+    np.testing.assert_array_equal(new[::4], old[::4])
+    assert np.isnan(new[5]).sum() > np.isnan(old[5]).sum(), "some elements are missing"
+    lost = np.isnan(judged.windows["encoder_cont"][6]).all(axis=0)
+    assert np.isnan(new[6][:, lost]).all()
+    np.testing.assert_array_equal(new[6][:, ~lost], old[6][:, ~lost])
+    assert np.isfinite(old[7][:, 2]).any()
+    np.testing.assert_array_equal(new[7], old[7] * [1, 1, RATE_FACTOR])
 
 
 def test_whole_features_are_missing_in_some_windows() -> None:

@@ -1,5 +1,6 @@
 """Tests `streamd/tools/engine/gate/windows.py`: read from arrays, and cut from a fleet as the daemon does."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,36 @@ def test_windows_of_a_fleet_are_what_the_daemon_would_run(tmp_path: Path) -> Non
         "decoder_cont": ((6, 2, 4), "float32"),
         "decoder_cat": ((6, 2, 2), "int32"),
     }
+
+
+def test_windows_have_the_memory_that_the_daemon_would_have(tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    from tests.support.memory_version import compute_naive_memory
+
+    contract = replace(CONTRACT, context_length=13, memory_length=168)
+    windows = read_fleet_windows(fleet(tmp_path, steps=60), contract, 1000)
+    assert windows["memory_cont"].shape == (2 * 48, 168, 3)
+    assert windows["memory_cont"].dtype == np.float32
+    for index in (0, 7, 47, 48 + 30):
+        server, start = divmod(index, 48)
+        rows = {1000 + step: (step + 100 * server, None, None if step == 2 else step / 10) for step in range(60)}
+        end = 1000 + start + 13
+        seen = {step: values for step, values in rows.items() if step < end}
+        expected = compute_naive_memory(seen, end, 12, 3)
+        np.testing.assert_allclose(windows["memory_cont"][index], expected, rtol=1e-6)
+        assert np.isfinite(expected[:, [0, 2]]).any(axis=0).all()
+
+
+def test_an_optional_input_that_is_not_in_the_arrays_has_its_default(tmp_path: Path) -> None:
+    memory = GraphTensorSpec("memory", "float32", (2,), np.full((1, 2), 7, np.float32))
+    signature = Signature((*SIGNATURE.inputs, memory), ())
+    windows = read_windows(saved(tmp_path, arrays()), signature, None, 3)
+    np.testing.assert_array_equal(windows["memory"], np.full((3, 2), 7, np.float32))
+    given = {"memory": np.arange(10, dtype=np.float32).reshape(5, 2)}
+    windows = read_windows(saved(tmp_path, arrays() | given), signature, None, 3)
+    np.testing.assert_array_equal(windows["memory"], given["memory"][:3])
+    with pytest.raises(ConfigError, match=r"'memory' is \(5, 3\) float32; expected \(windows, 2\)"):
+        read_windows(saved(tmp_path, arrays() | {"memory": np.zeros((5, 3), np.float32)}), signature, None, 3)
 
 
 def test_fewer_windows_are_spread_over_all(tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ from streamd.inference.tensorrt.library import load_tensorrt
 from streamd.inference.tensorrt.plan_file import unpack_stages
 from streamd.repository.plans import Machine
 from streamd.tools.engine.graph.onnx_graph import Signature, extract_signature, fold_constants
+from streamd.tools.engine.graph.optional_inputs import add_default_input
+from streamd.tools.engine.graph.source import read_source
 from streamd.tools.engine.plan.builder import BuildSettings, PlanBuilder, PlanGraph, Profile
 from streamd.tools.engine.plan.library import load_builder, probe_machine
 from streamd.tools.engine.plan.maker import PlanMaker
@@ -86,6 +88,30 @@ def test_later_versions_take_types_from_the_graph(install: MakeLibrary, version:
     assert all(layer.precision is None for layer in module.recorder.network.layers)
     cast = "Cast" in {each.op_type for each in graph.model.graph.node}
     assert cast == (precision != "fp32")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_only_tensorrt_11_gets_no_elu(install: MakeLibrary, version: str) -> None:
+    install(version)
+    nodes = [node("MatMul", "x w", "inner", "/w"), node("Elu", "inner", "y", "/elu")]
+    graph = model(nodes, [value("x", ["batch", 4])], [value("y", ["batch", 4])], [weight("w", np.eye(4))])
+    plans = PlanMaker(PlanBuilder(load_builder(), STATIC), graph, extract_signature(graph, "small"), PrecisionOptions())
+    for precision in ("fp32", "fp16"):
+        used = {each for made in plans.make_plan(precision).graphs for each in operators(made.model)}
+        assert ("Elu" in used) == (version != "11.0.0")
+
+
+def test_an_optional_input_is_an_input_of_the_plan_and_of_its_profiles(install: MakeLibrary, tmp_path: Path) -> None:
+    module = install("11.0.0")
+    inputs = [value("x", ["batch", 4]), value("ids", ["batch", 1], INT32), value("memory", ["batch", 4])]
+    nodes = [node("Add", "x memory", "y", "/Add"), node("Identity", "ids", "same", "/Identity")]
+    plain = model(nodes, inputs, [value("y", ["batch", 4])])
+    graph = add_default_input(plain, "memory", np.zeros((1, 4), np.float32), like="ids")
+    (tmp_path / "model.onnx").write_bytes(graph.SerializeToString())
+    source = read_source(tmp_path / "model.onnx", None, None, manifest_needed=False)
+    PlanMaker(PlanBuilder(load_builder(), STATIC), source.model, source.signature, PrecisionOptions()).make_plan("fp32")
+    assert [set(profile.shapes) for profile in module.recorder.config.profiles] == [{"x", "ids", "memory"}] * 2
+    assert [each.name for each in module.recorder.network.inputs] == ["x", "ids", "memory"]
 
 
 def test_tensorrt_8_gets_three_plans_and_flags_for_the_core_only(install: MakeLibrary) -> None:
