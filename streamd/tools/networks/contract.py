@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from streamd.core.contract import MAX_STATUS, ModelContract
+from streamd.core.contract import MAX_STATUS, MEMORY_STEP_SECONDS, ModelContract
 
 FEATURE_UNITS: dict[str, str] = {
     "cpu_user": "percent",
@@ -62,7 +62,7 @@ class NetworkContract(ModelContract):
     @classmethod
     def from_manifest(cls, manifest: Mapping[str, Any]) -> Self:
         """Return the contract of a version's `config.json`; raises `KeyError`, `TypeError` or `ValueError`."""
-        sizes = manifest.get("categorical_cardinalities", {})
+        sizes, memory = manifest.get("categorical_cardinalities", {}), manifest.get("memory", {})
         features = tuple(manifest["features"])
         return cls(
             features=features,
@@ -71,6 +71,8 @@ class NetworkContract(ModelContract):
             context_length=manifest["context_length"],
             horizon=manifest["horizon"],
             step_seconds=manifest["step_seconds"],
+            memory_length=memory.get("length", 0),
+            memory_step_seconds=memory.get("step_seconds", MEMORY_STEP_SECONDS),
             units={name: FEATURE_UNITS.get(name, "1") for name in features},
             servers=sizes.get("server_id", 1),
             statuses=sizes.get("status", MAX_STATUS + 1),

@@ -2,8 +2,9 @@
 
 After PatchTST (Nie et al., 2023, arXiv 2211.14730) and Chronos-Bolt (Ansari et al., 2024): patches of the past and of
 the future are tokens of one small transformer that all series share, so there is no loop over steps. New here: future
-tokens start from the same hours of the day before, quantiles are offsets from a learned blend of simple forecasts, and
-series of one server may attend to each other.
+tokens start from the same hours of the day before, quantiles start from a learned blend of simple forecasts
+(`streamd.tools.networks.blending`), hourly means of a week enter the tokens of the same hours, and series of one server
+may attend to each other.
 
 The names of submodules are part of the format of the weights and of the graph; do not rename them.
 """
@@ -12,18 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from streamd.core.contract import CALENDAR_FEATURES
+from streamd.tools.networks.blending import AnchoredQuantiles
 from streamd.tools.networks.contract import NetworkContract
-from streamd.tools.networks.scaling import (
-    Bounded,
-    QuantileOrder,
-    ScaledWindow,
-    WindowRestorer,
-    WindowScaler,
-    compute_past_calendar,
-)
+from streamd.tools.networks.operations import Bounded, compress_spikes, compute_past_calendar
+from streamd.tools.networks.restoring import WindowRestorer
+from streamd.tools.networks.scaling import ScaledWindow, WindowScaler
 
-STATISTICS = 4
-"""The number of statistics that `_embed_statistics` embeds."""
+STATISTICS = 6
+"""The number of statistics that `_embed_statistics` embeds beside the quantiles of the window and its last quarter."""
 
 
 class PatchForecaster(nn.Module):
@@ -34,7 +31,13 @@ class PatchForecaster(nn.Module):
     - `mixing`: how the targets of one server see each other: `none`, `mean` (a pooled token) or `attention` (over the
       set of targets, which has no order).
     - `identity`: whether each target has a learned embedding of its own.
+
+    Raises `ValueError` if a patch is no part of the context and the horizon, or, with a memory, no multiple of its
+    periods.
     """
+
+    only_targets = True
+    """It looks at no feature but the targets."""
 
     def __init__(
         self,
@@ -50,15 +53,23 @@ class PatchForecaster(nn.Module):
         identity: bool = False,
     ) -> None:
         super().__init__()
+        if contract.context_length % patch or contract.horizon % patch:
+            raise ValueError(
+                f"patch {patch}: expected a divisor of the context's {contract.context_length} steps and of the "
+                f"horizon's {contract.horizon}"
+            )
         self.contract, self.patch, self.width = contract, patch, width
         self.past_tokens, self.future_tokens = contract.context_length // patch, contract.horizon // patch
-        self.scaler = WindowScaler(contract.target_index, only_targets=True)
+        self.scaler = WindowScaler(
+            contract.target_index, contract.context_length, contract.memory_length, only_targets=True
+        )
         self.restorer = WindowRestorer(contract.percent)
-        self.anchors = Anchors(contract)
-        self.past = nn.Linear(2 * patch, width)
-        self.future = nn.Linear(2 * patch, width)
+        self.quantiles = AnchoredQuantiles(contract)
+        remembered = self._count_remembered()
+        self.past = nn.Linear(2 * (patch + remembered), width)
+        self.future = nn.Linear(2 * (patch + remembered), width)
         self.calendar = nn.Linear(CALENDAR_FEATURES, width, bias=False)
-        self.statistics = nn.Linear(STATISTICS, width)
+        self.statistics = nn.Linear(STATISTICS + 2 * len(contract.quantiles), width)
         self.known_server, self.known_status = Bounded(contract.servers), Bounded(contract.statuses)
         self.server = nn.Embedding(contract.servers, width)
         self.status = nn.Embedding(contract.statuses, width)
@@ -71,25 +82,32 @@ class PatchForecaster(nn.Module):
             for _ in range(layers)
         )
         self.norm = nn.LayerNorm(width)
-        self.free = len(contract.quantiles) + self.anchors.count
-        self.output = nn.Linear(width, patch * self.free)
-        self.order = QuantileOrder(contract.quantiles)
+        self.output = nn.Linear(width, patch * self.quantiles.count)
 
-    def forward(self, encoder_cont: Tensor, encoder_cat: Tensor, decoder_cont: Tensor, decoder_cat: Tensor) -> Tensor:
-        """Return `(batch, horizon, target, quantile) float32` in raw units from the four inputs of the contract."""
+    def forward(
+        self,
+        encoder_cont: Tensor,
+        encoder_cat: Tensor,
+        decoder_cont: Tensor,
+        decoder_cat: Tensor,
+        memory_cont: Tensor | None = None,
+    ) -> Tensor:
+        """Return `(batch, horizon, target, quantile) float32` in raw units from the inputs of the contract.
+
+        `memory_cont`, `(batch or 1, length, feature)`, is given exactly if the contract has a memory.
+        """
         # 1. Scale each series by its own window. From here to `restorer` all numbers are without units.
-        _, window = self.scaler(encoder_cont)
+        _, window = self.scaler(encoder_cont, memory_cont)
         # 2. Run the tokens of each series through the blocks. Only the future tokens are read, so the last block
         #    drops the others as soon as nothing attends to them any more.
-        tokens = self._embed_tokens(window, encoder_cat, decoder_cont, decoder_cat)
+        quantiles = self.quantiles.find_quantiles(window)
+        tokens = self._embed_tokens(window, quantiles, encoder_cat, decoder_cont, decoder_cat)
         *others, last = self.blocks
         for block in others:
             tokens = block(tokens)
         free = self._project_future(self.norm(last(tokens, dropped=self.past_tokens)))
-        # 3. For each step, order the free numbers, add the blend of simple forecasts, and return to raw units.
-        quantiles, blend = free.split([len(self.contract.quantiles), self.anchors.count], dim=2)
-        base = (torch.softmax(blend, dim=2) * self.anchors(window)).sum(dim=2, keepdim=True)
-        return self.restorer((self.order(quantiles, dim=2) + base).permute(0, 3, 1, 2), window)
+        # 3. Make quantiles of the free numbers and the anchors, and return to raw units.
+        return self.restorer(self.quantiles(free, window, quantiles).permute(0, 3, 1, 2), window)
 
     def _project_future(self, tokens: Tensor) -> Tensor:
         """Return the free numbers `(batch, target, number, horizon)` from `(batch x target, future token, width)`.
@@ -100,75 +118,81 @@ class PatchForecaster(nn.Module):
             as stored:  step 0: n0 n1 n2 | step 1: n0 n1 n2 | ...
             as used:    n0: step 0, step 1, ... | n1: step 0, step 1, ... | ...
         """
-        patch, width = self.patch, self.width
-        weight = self.output.weight.reshape(patch, self.free, width).transpose(0, 1).reshape(-1, width)
-        bias = self.output.bias.reshape(patch, self.free).transpose(0, 1).flatten()
+        patch, width, count = self.patch, self.width, self.quantiles.count
+        weight = self.output.weight.reshape(patch, count, width).transpose(0, 1).reshape(-1, width)
+        bias = self.output.bias.reshape(patch, count).transpose(0, 1).flatten()
         out = nn.functional.linear(tokens, weight, bias)
-        out = out.reshape(-1, len(self.contract.targets), self.future_tokens, self.free, patch).transpose(2, 3)
-        return out.reshape(-1, len(self.contract.targets), self.free, self.contract.horizon)
+        out = out.reshape(-1, len(self.contract.targets), self.future_tokens, count, patch).transpose(2, 3)
+        return out.reshape(-1, len(self.contract.targets), count, self.contract.horizon)
 
     def _embed_tokens(
-        self, window: ScaledWindow, encoder_cat: Tensor, decoder_cont: Tensor, decoder_cat: Tensor
+        self,
+        window: ScaledWindow,
+        quantiles: Tensor,
+        encoder_cat: Tensor,
+        decoder_cont: Tensor,
+        decoder_cat: Tensor,
     ) -> Tensor:
         """Return past and future tokens, `(batch x target, token, width)`."""
         contract, patch = self.contract, self.patch
         parts = [window.compressed, window.observed]
-        pairs = torch.cat([part.reshape(-1, self.past_tokens, patch) for part in parts], dim=-1)
+        pairs = torch.cat([part.reshape(-1, self.past_tokens, patch) for part in parts] + self._read_memory(window), -1)
         first = (contract.context_length - contract.steps_per_day) // patch
         tokens = torch.cat([self.past(pairs), self.future(pairs[:, first : first + self.future_tokens])], 1)
         set_shape = (len(contract.targets), self.past_tokens + self.future_tokens, self.width)
         tokens = tokens.reshape(-1, *set_shape)
 
-        calendar = compute_past_calendar(decoder_cont, contract.context_length, contract.step_seconds)
-        calendar = torch.cat([calendar[:, ::patch], decoder_cont[:, ::patch]], dim=1)
+        calendar = compute_past_calendar(decoder_cont, contract.context_length, contract.step_seconds, every=patch)
+        calendar = torch.cat([calendar, decoder_cont[:, ::patch]], dim=1)
         status = torch.cat([encoder_cat[:, patch - 1 :: patch, 1], decoder_cat[:, ::patch, 1]], dim=1)
         server = self.known_server(encoder_cat[:, :1, 0])
         shared = self.calendar(calendar) + self.status(self.known_status(status))
         shared = shared + self.server(server) + self.position
-        tokens = tokens + shared.unsqueeze(1) + self._embed_statistics(window).unsqueeze(2)
+        tokens = tokens + shared.unsqueeze(1) + self._embed_statistics(window, quantiles).unsqueeze(2)
         if self.identity is not None:
             tokens = tokens + self.identity
         return tokens.reshape(-1, *set_shape[1:])
 
-    def _embed_statistics(self, window: ScaledWindow) -> Tensor:
-        """Return an embedding, `(batch, target, width)`, of the statistics that scaling removed.
+    def _count_remembered(self) -> int:
+        """Return the number of the memory's elements that each token has."""
+        contract = self.contract
+        if not contract.memory_length:
+            return 0
+        period = contract.memory_step_seconds // contract.step_seconds
+        day = 86_400 // contract.memory_step_seconds
+        whole = contract.context_length == contract.steps_per_day and contract.memory_length % day == 0
+        if self.patch % period or not whole:
+            raise ValueError(
+                f"patch {self.patch} with a memory of {contract.memory_length} periods of {period} steps: expected a "
+                "multiple of the period, whole days of memory, and a context of one day"
+            )
+        return self.patch // period * (contract.memory_length // day)
 
-        All are shares, so that a change of unit changes none of them.
+    def _read_memory(self, window: ScaledWindow) -> list[Tensor]:
+        """Return what the memory has of each past token's time of day, values and mask `(batch x target, token, day)`.
+
+        A past token gets the same hours of the days before it, and its own; a future token those of all seven days.
+        """
+        if window.memory is None or window.remembered is None:
+            return []
+        contract = self.contract
+        days = contract.memory_length * contract.memory_step_seconds // 86_400
+        hours = contract.memory_length // (days * self.past_tokens)
+        both = torch.cat([compress_spikes(window.memory), window.remembered], dim=2)
+        both = both.reshape(-1, 2 * days, self.past_tokens, hours).transpose(1, 2)
+        return [both.reshape(-1, self.past_tokens, 2 * days * hours)]
+
+    def _embed_statistics(self, window: ScaledWindow, quantiles: Tensor) -> Tensor:
+        """Return an embedding, `(batch, target, width)`, of the statistics that scaling removed, and of the quantiles.
+
+        None has a unit, so that a change of unit changes none of them.
         """
         share_seen = window.observed.mean(dim=2, keepdim=True)
-        facts = [window.center, torch.log(window.spread), share_seen, window.offset]
+        few = 1.0 / (1.0 + window.observed.sum(dim=2, keepdim=True))
+        known = share_seen * 0.0 if window.remembered is None else window.remembered.mean(dim=2, keepdim=True)
+        facts = [window.center, torch.log(window.spread), share_seen, window.offset, few, known]
+        facts.append(compress_spikes(quantiles).reshape(-1, *(int(n) for n in quantiles.shape[1:3])))
         return self.statistics(torch.cat(facts, dim=2))
-
-
-class Anchors(nn.Module):
-    """Simple forecasts that the network blends step by step, in scaled units: `(batch, target, anchor, horizon)`.
-
-    1. The same time yesterday: plain, averaged over 35 minutes, and averaged over 125 minutes.
-    2. The mean of the last quarter of an hour, and of the last two hours.
-    3. The mean of the window, which is zero because of the scaling.
-
-    Averages are over the reported values; without any, they are zero.
-    """
-
-    def __init__(self, contract: NetworkContract) -> None:
-        super().__init__()
-        step = torch.arange(contract.context_length).view(-1, 1)
-        start = contract.context_length - contract.steps_per_day
-        ahead = start + torch.arange(contract.horizon).view(1, -1)
-        maps = [((step - ahead).abs() <= reach).float() for reach in (0, 3, 12)]
-        maps += [(step >= contract.context_length - last).float().expand(-1, contract.horizon) for last in (3, 24)]
-        maps.append(torch.zeros_like(maps[0]))
-        self.count, self.targets = len(maps), len(contract.targets)
-        self.horizon = contract.horizon
-        self.maps: Tensor
-        self.register_buffer("maps", torch.cat(maps, dim=1).contiguous(), persistent=False)
-
-    def forward(self, window: ScaledWindow) -> Tensor:
-        """Return the means of the scaled values over the steps of each anchor, by one product with constant maps."""
-        both = torch.cat([window.values, window.observed], dim=1)
-        sums = torch.matmul(both.reshape(-1, int(both.shape[2])), self.maps)
-        total, count = sums.reshape(-1, 2 * self.targets, self.count * self.horizon).split(self.targets, dim=1)
-        return (total / count.clamp(min=1.0)).reshape(-1, self.targets, self.count, self.horizon)
 
 
 class Block(nn.Module):

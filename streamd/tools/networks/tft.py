@@ -11,14 +11,10 @@ from torch import Tensor, nn
 
 from streamd.core.contract import CALENDAR_FEATURES
 from streamd.tools.networks.contract import NetworkContract
-from streamd.tools.networks.scaling import (
-    Bounded,
-    QuantileOrder,
-    ScaledWindow,
-    WindowRestorer,
-    WindowScaler,
-    compute_past_calendar,
-)
+from streamd.tools.networks.operations import Bounded, compute_past_calendar, elu, softplus
+from streamd.tools.networks.quantile_order import QuantileOrder
+from streamd.tools.networks.restoring import WindowRestorer
+from streamd.tools.networks.scaling import ScaledWindow, WindowScaler
 
 
 class TemporalFusionTransformer(nn.Module):
@@ -35,7 +31,8 @@ class TemporalFusionTransformer(nn.Module):
         self.contract = contract
         self.hidden = hidden
         features, targets = len(contract.features), len(contract.targets)
-        self.scaler, self.restorer = WindowScaler(contract.target_index), WindowRestorer(contract.percent)
+        self.scaler = WindowScaler(contract.target_index, contract.context_length)
+        self.restorer = WindowRestorer(contract.percent)
         self.known_server, self.known_status = Bounded(contract.servers), Bounded(contract.statuses)
         self.server = nn.Embedding(contract.servers, hidden)
         self.status = nn.Embedding(contract.statuses, 2)
@@ -77,7 +74,16 @@ class TemporalFusionTransformer(nn.Module):
         # 5. Add ordered quantiles to a gated share of yesterday's value, and return to raw units.
         free = self.output(fused).reshape(-1, horizon, len(contract.targets), len(contract.quantiles) + 1)
         gate, free = torch.sigmoid(free[..., :1]), free[..., 1:]
-        return self.restorer(self.order(free) + gate * lag.unsqueeze(-1), targets)
+        return self.restorer(self._order_quantiles(free) + gate * lag.unsqueeze(-1), targets)
+
+    def _order_quantiles(self, free: Tensor) -> Tensor:
+        """Return ascending quantiles from free numbers, `(batch, horizon, target, quantile)`.
+
+        The number at the median's place becomes the median, the others the distances between neighbours.
+        """
+        middle = self.order.middle
+        before, median, after = free.split([middle, 1, int(free.shape[-1]) - middle - 1], dim=-1)
+        return self.order(median, softplus(torch.cat([before, after], dim=-1)))
 
     def _arrange_inputs(
         self,
@@ -141,7 +147,7 @@ class GatedResidual(nn.Module):
         inner = self.first(x)
         if self.context is not None and context is not None:
             inner = inner + self.context(context)
-        return self.close(nn.functional.elu(inner), self.skip(x))
+        return self.close(elu(inner), self.skip(x))
 
 
 class VariableSelection(nn.Module):
@@ -192,9 +198,7 @@ class VariableSelection(nn.Module):
         embedded = torch.matmul(self._gather_components(x, self.slots), self._gather_weights(self.embed))
         # With its bias as one more component, the first layer is a single product.
         first = torch.cat([self._gather_weights(self.first), self._reshape_bias(self.first)], dim=1)
-        inner = nn.functional.elu(
-            torch.matmul(self._gather_components(torch.cat([x, one], dim=2), self.slots_and_one), first)
-        )
+        inner = elu(torch.matmul(self._gather_components(torch.cat([x, one], dim=2), self.slots_and_one), first))
         gated = torch.matmul(self.dropout(inner), self.gate) + self.gate_bias
         value, gate = gated.split(self.hidden, dim=-1)
         each = embedded + self._reshape_bias(self.embed) + value * torch.sigmoid(gate)

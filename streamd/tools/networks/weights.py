@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from streamd.core.contract import MEMORY_LENGTH
 from streamd.core.errors import BackendUnavailableError, BuildError, ConfigError
 from streamd.regular_files import read_regular
 from streamd.tools.networks.contract import NetworkContract
@@ -66,19 +67,14 @@ def load_network(given: Path) -> TrainedNetwork:
     path = find_weights(given)
     load_file, build_network = _import_training()
     info = _read_json(path.with_name("training_info.json"))
-    contract = _read_contract(path.parent)
+    contract = _read_contract(path.parent, info)
     try:
         options = info["config"]
         architecture = str(options["architecture"])
-        weights = load_file(str(path))
-        # The ids of the training machines have no meaning elsewhere, so a run's table is cut to the contract's size.
-        weights["server.weight"] = weights["server.weight"][: contract.servers]
         network = build_network(architecture, contract, **options["model"])
-        network.load_state_dict(weights)
-        # The factor is found after training, so it is no weight. A run that is not yet released has none.
-        network.order.widening = float(info.get("calibration", {}).get("widening", 1.0))
+        network.load_state_dict(load_file(str(path)))
     except KeyError as exc:
-        raise BuildError(f"{path.parent}: {exc} is missing in training_info.json or in the weights") from exc
+        raise BuildError(f"{path.parent}: {exc} is missing in training_info.json") from exc
     except Exception as exc:  # The errors of safetensors and PyTorch have no common class.
         raise BuildError(f"{path}: not the weights that training_info.json describes: {exc}") from exc
     return TrainedNetwork(
@@ -86,13 +82,18 @@ def load_network(given: Path) -> TrainedNetwork:
     )
 
 
-def _read_contract(folder: Path) -> NetworkContract:
-    """Return the contract of a version's manifest; a run has none and was trained for the default contract."""
+def _read_contract(folder: Path, info: dict[str, Any]) -> NetworkContract:
+    """Return the contract of a version's manifest; a run has none and was trained for the default contract.
+
+    Its configuration says whether with a memory.
+    """
     if not (folder / "config.json").is_file():
-        return NetworkContract()
+        options = info.get("config")
+        has_memory = isinstance(options, dict) and options.get("memory")
+        return NetworkContract(memory_length=MEMORY_LENGTH if has_memory else 0)
     try:
         return NetworkContract.from_manifest(_read_json(folder / "config.json"))
-    except (KeyError, TypeError, ValueError) as exc:
+    except (AttributeError, KeyError, TypeError, ValueError) as exc:
         raise BuildError(f"{folder / 'config.json'}: {exc}") from exc
 
 

@@ -17,7 +17,7 @@ MANIFESTS = sorted(ENGINES.glob("[!.]*/config.json"))
 def test_a_shipped_manifest_gives_the_daemon_and_the_networks_the_same_contract(path: Path) -> None:
     daemon = read_manifest(path).make_contract()
     network = NetworkContract.from_manifest(json.loads(path.read_text()))
-    assert network == NetworkContract()
+    assert network == NetworkContract(memory_length=daemon.memory_length)
     for name in ("features", "targets", "quantiles", "context_length", "horizon", "step_seconds", "units"):
         assert getattr(network, name) == getattr(daemon, name)
     assert network.input_shapes == daemon.input_shapes
