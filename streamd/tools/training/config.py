@@ -28,12 +28,16 @@ class TrainingConfig:
     average: float = 0.998
     precision: str = "bf16"
     compile: bool = False
+    compile_drawing: bool = False
     sources: dict[str, float] = field(default_factory=lambda: {"smd": 0.4, "asd": 0.2})
     """The share of the windows that is drawn from each dataset."""
 
     generated_share: float = 0.4
     generated_servers: int = 3000
-    generated_length: int = 1536
+    generated_length: int = 4032
+    generated_shares: dict[str, float] = field(default_factory=dict)
+    """The share of each kind of generated series; those of `streamd.tools.training.generated` if empty."""
+
     leave_out_every: int = 0
     """5 excludes each fifth machine of `leave_out_from` from training; 0 excludes none."""
 
@@ -41,8 +45,8 @@ class TrainingConfig:
     natural_share: float = 0.5
     """The share of the windows whose series are where the feature map puts them."""
 
-    named_share: float = 0.0
-    """The share of these windows that have the id of their server; if it is 0, the model knows no ids."""
+    memory: bool = False
+    """Whether the network has the memory of a week as an input."""
 
     validate_every: int = 1000
     """Steps between two validations."""

@@ -9,16 +9,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from streamd.core.errors import BuildError
 from streamd.tools.networks.contract import NetworkContract
 from streamd.tools.networks.weights import WEIGHTS_FILE, load_network
-from streamd.tools.training.backtest import STRIDE, Backtest, BacktestScores, Predict
+from streamd.tools.training.backtest import STRIDE, Backtest, Predict
 from streamd.tools.training.baselines import make_baseline_forecasts
-from streamd.tools.training.checks import measure_constant_error, measure_hardship
-from streamd.tools.training.fleet import DATASET_FILES, DataError, TrainingFleet, load_fleet, read_training_fleet
+from streamd.tools.training.checks import measure_constant_error
+from streamd.tools.training.datasets import DATASETS
+from streamd.tools.training.fleet import DataError, TrainingFleet, list_datasets, load_fleet, read_training_fleet
+from streamd.tools.training.hardship import Hardship
+from streamd.tools.training.hours import HOURLY_STEP_SECONDS, refine_fleet
 from streamd.tools.training.predictors import make_onnx_predictor, make_torch_predictor
+from streamd.tools.training.scores import BacktestScores
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--data", type=Path, required=True, help="folder of the data pack, or a fleet file")
     parser.add_argument(
-        "--dataset", action="append", choices=sorted(DATASET_FILES), help="dataset of the data pack [default: all]"
+        "--dataset",
+        action="append",
+        choices=sorted(DATASETS),
+        help="dataset of the data pack [default: all in the folder]",
     )
     parser.add_argument(
         "--split", default="test", choices=("train", "val", "test"), help="split to score [default: test]"
@@ -53,7 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--hardship",
         action="store_true",
-        help="scores with missing rows, missing features and short contexts too [default: not computed]",
+        help="scores with short contexts, missing rows and features, absurd values and surges too "
+        "[default: not computed]",
     )
     parser.add_argument("--threads", type=int, default=0, help="threads of ONNX Runtime; 0 lets it choose [default: 0]")
 
@@ -65,7 +71,8 @@ def main(args: argparse.Namespace) -> int:
         mapping = dict(m.split("=", 1) for m in args.map)
         fleets = [read_training_fleet(args.data, contract.features, mapping, contract.step_seconds)]
     else:
-        fleets = [load_fleet(args.data, name) for name in args.dataset or sorted(DATASET_FILES)]
+        fleets = [load_fleet(args.data, name) for name in args.dataset or list_datasets(args.data) or ["smd"]]
+        fleets = [refine_fleet(f) if f.step_seconds == HOURLY_STEP_SECONDS else f for f in fleets]
     results: dict[str, Any] = {"model": label, "split": args.split, "stride": args.stride, "fleets": {}}
     for fleet in fleets:
         results["fleets"][fleet.name] = evaluate(fleet, contract, predict, label, args)
@@ -91,22 +98,24 @@ def evaluate(
     forecasts = backtest.run_forecasts(predict)
     scores = {label: backtest.score_forecasts(forecasts)}
     scores |= {name: backtest.score_forecasts(f) for name, f in make_baseline_forecasts(backtest).items()}
-    found = summarize(fleet.name, scores)
+    found = summarize(fleet.name, scores, 3600 // contract.step_seconds)
     if args.hardship:
-        found["hardship"] = measure_hardship(backtest, predict)
-        ratios = {k: v for k, v in found["hardship"].items() if k != "nPL"}
-        print("\nnPL under hardship, as a multiple: " + "  ".join(f"{k} {v:.2f}" for k, v in ratios.items()))
+        found["hardship"] = Hardship(backtest).judge(predict)
+        print_hardship(found["hardship"])
     if args.output is not None:
         from streamd.tools.training.picture import draw_backtest
 
         args.output.mkdir(parents=True, exist_ok=True)
         title = f"{label} on {fleet.name}, {args.split} days, {len(backtest.windows)} windows"
-        draw_backtest(args.output / f"{fleet.name}.png", title, scores, forecasts, label)
+        draw_backtest(args.output / f"{fleet.name}.png", title, backtest, scores, forecasts)
     return found
 
 
-def summarize(fleet: str, scores: dict[str, BacktestScores]) -> dict[str, Any]:
-    """Print the comparison, the model's table and its loss by hour ahead; return all three. The first is the model."""
+def summarize(fleet: str, scores: dict[str, BacktestScores], hour: int) -> dict[str, Any]:
+    """Print the comparison, the model's table and its loss by hour ahead (of `hour` steps); return all three.
+
+    The first of the scores is the model.
+    """
     label = next(iter(scores))
     totals = {name: score.compute_totals() for name, score in scores.items()}
     print(f"\n{fleet}\n{'':<44}{'nPL':>9}{'nMAE':>9}{'cov80':>9}{'wQL':>9}")
@@ -116,10 +125,25 @@ def summarize(fleet: str, scores: dict[str, BacktestScores]) -> dict[str, Any]:
     table = scores[label].make_table()
     print("\n" + table.round(4).to_string(index=False))
     curve = scores[label].compute_loss_by_horizon()
-    hour = 3600 // scores[label].backtest.contract.step_seconds
     hourly = [round(float(curve[i : i + hour].mean()), 5) for i in range(0, len(curve), hour)]
     print("\nnPL by hour ahead: " + "  ".join(f"{v:.3f}" for v in hourly))
     return {"totals": totals, "by_metric": table.round(5).to_dict("records"), "by_hour_ahead": hourly}
+
+
+def print_hardship(found: dict[str, Any]) -> None:
+    """Print the figures of hardship: nPL as a multiple of that of the same windows without it."""
+    curve = {f"{rows} rows": f"{each['times']:.2f} ({each['ratio']:.2f})" for rows, each in found["context"].items()}
+    print("\nnPL by known rows, as a multiple (and relative to the best baseline of these rows): " + _join(curve))
+    surges = {key: each["ratio_last_value"] for key, each in found["surge"].items()}
+    print("missing rows: " + _join(found["rows_missing"]), f"half of the features: {found['half_of_features']:.2f}")
+    print("absurd values: " + _join(found["absurd"]))
+    print("surges, relative to the last value: " + _join(surges))
+
+
+def _join(figures: dict[str, Any]) -> str:
+    return "  ".join(
+        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in figures.items()
+    )
 
 
 def open_model(path: Path, threads: int = 0) -> tuple[NetworkContract, Predict, str]:
@@ -138,7 +162,7 @@ def open_model(path: Path, threads: int = 0) -> tuple[NetworkContract, Predict, 
         trained = load_network(path)
     except BuildError as exc:
         raise DataError(str(exc)) from exc
-    return trained.contract, make_torch_predictor(trained.network, torch.device("cpu")), path.name
+    return trained.contract, make_torch_predictor(trained.network), path.name
 
 
 if __name__ == "__main__":

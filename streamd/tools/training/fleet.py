@@ -1,30 +1,35 @@
-"""Reads recorded fleets for training and evaluation: long tables of samples onto a regular grid, with splits.
+"""Recorded fleets for training and evaluation: each on a regular grid, with splits in time.
 
-A dataset is a table (Parquet or CSV) with a server, a time (`machine` and `ts`, or the names that `streamd replay`
-takes) and one column for each metric. This module uses pandas; `streamd.tools.fleets` reads the files.
+`datasets` says which there are. A fleet file of another origin has the same form: a table (Parquet or CSV) with a
+server, a time (`machine` and `ts`, or the names that `streamd replay` takes) and one column for each metric.
 """
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from streamd.core.calendar import DAY_SECONDS
 from streamd.core.errors import ConfigError
 from streamd.repository.conversion import hash_file
-from streamd.tools.fleets import readers, tables
 from streamd.tools.fleets.errors import FleetError
 from streamd.tools.networks.contract import FEATURE_UNITS
+from streamd.tools.training.datasets import DATASETS, DatasetDefinition
+from streamd.tools.training.parts import (
+    RecordedPart,
+    SplitLengths,
+    align_parts,
+    cut_at_gaps,
+    split_at_time,
+    split_by_share,
+)
+from streamd.tools.training.recorded_tables import derive_column, place_on_grid, read_table
 
-DATASET_FILES = {"smd": "smd_5min.parquet", "asd": "asd_5min.parquet"}
-SCORED = {
-    "smd": {"cpu_r": "cpu_user", "load_1": "load_average", "mem_u": "mem_used", "eth1_fi": "net_in",
-            "eth1_fo": "net_out", "curr_estab": "front_close_wait"},
-    "asd": {"f07": "cpu_user", "f09": "mem_used", "f11": "net_in", "f13": "net_out", "f19": "load_average"},
-}  # fmt: skip
-"""The metrics that the baselines score, with the feature as which each is an input of the model."""
+LEAST_TEST_DAYS = 2
 
 
 class DataError(ConfigError, ValueError):
@@ -41,13 +46,17 @@ class TrainingFleet:
     """The names of the metrics."""
 
     values: np.ndarray
-    """`(machine, step, metric) float32`, NaN for a step without a sample."""
+    """`(machine, step, metric) float32`, NaN for a step without a sample.
+
+    All machines change from one split to the next at the same step. A machine that was recorded for a shorter time has
+    NaN before its first row, after its last one, or both.
+    """
 
     natural: list[str | None]
     """The column of each feature by the feature map, or `None`."""
 
-    begin: int
-    """Epoch seconds of the first step."""
+    begins: np.ndarray
+    """`(machine,) int64`: epoch seconds of step 0 of each machine; machines need not begin together."""
 
     step_seconds: int
     splits: dict[str, tuple[int, int]]
@@ -55,6 +64,12 @@ class TrainingFleet:
 
     sha256: dict[str, str]
     """The SHA-256 of the table and of `splits.json`, by file name."""
+
+    scored: dict[str, str] = field(default_factory=dict)
+    """The metrics that are scored, each with the target as which it is an input; all that have a target if empty."""
+
+    has_weekdays: bool = False
+    """Whether the time stamps are those of the recording, so that the day of the week is true."""
 
     def select_split(self, split: str, machines: Iterable[int] | None = None) -> np.ndarray:
         """Return the values of one split and none beyond it, `(machine, step, metric)`."""
@@ -68,6 +83,12 @@ class TrainingFleet:
             raise DataError(f"dataset {self.name!r} has no column {name!r}, expected one of {self.columns}")
         return self.columns.index(name)
 
+    def find_extents(self) -> np.ndarray:
+        """Return the first step of each machine that has a value and the step after the last one, `(machine, 2)`."""
+        seen = ~np.isnan(self.values).all(axis=2)
+        first, end = seen.argmax(axis=1), seen.shape[1] - seen[:, ::-1].argmax(axis=1)
+        return np.where(seen.any(axis=1, keepdims=True), np.stack([first, end], axis=1), 0)
+
     def stack_features(self) -> np.ndarray:
         """Return `(machine, step, feature) float32` in the order of the contract, NaN for features without a column."""
         absent = np.full(self.values.shape[:2], np.nan, np.float32)
@@ -75,38 +96,111 @@ class TrainingFleet:
         return np.stack(parts, axis=-1)
 
 
-def load_fleet(folder: Path, name: str, step_seconds: int = 300) -> TrainingFleet:
-    """Read a dataset of the data pack by name, with `splits.json` and `feature_map.json`; raises `DataError`."""
-    if name not in DATASET_FILES:
-        raise DataError(f"dataset {name!r}: expected one of {sorted(DATASET_FILES)}")
-    path = folder / DATASET_FILES[name]
-    for file in (path, folder / "splits.json", folder / "feature_map.json"):
+def load_fleet(folder: Path, name: str) -> TrainingFleet:
+    """Read a data set of the data pack by name; raises `DataError`.
+
+    `smd` and `asd` have `splits.json` and `feature_map.json` beside their tables; the others have both in `DATASETS`.
+    """
+    definition = DATASETS.get(name)
+    if definition is None:
+        raise DataError(f"dataset {name!r}: expected one of {sorted(DATASETS)}")
+    path = folder / definition.file
+    beside = ["splits.json", "feature_map.json"] if definition.natural is None else []
+    for file in (path, *(folder / each for each in beside)):
         if not file.is_file():
-            raise DataError(f"{file}: no such file; expected a folder with {path.name}, splits.json, feature_map.json")
-    splits = json.loads((folder / "splits.json").read_text())[name]
-    begin, end = splits["train"][0], splits["test"][1]
-    feature_map = json.loads((folder / "feature_map.json").read_text())[name]
-    frame = read_table(path)
-    natural = []
-    for feature in FEATURE_UNITS:
-        expression = (feature_map.get(feature) or [None])[0]
-        if expression is not None and expression not in frame:
-            frame[expression] = derive_column(frame, expression)
-        natural.append(expression)
-    slots = {key: ((a - begin) // step_seconds, (b - begin) // step_seconds) for key, (a, b) in splits.items()}
-    machines, columns, values = place_on_grid(frame, begin, (end - begin) // step_seconds, step_seconds)
-    hashes = {f: hash_file(folder / f) for f in (path.name, "splits.json")}
+            raise DataError(f"{file}: no such file; expected a folder with {', '.join([path.name, *beside])}")
+    try:
+        frame = _read_rows(path, definition)
+        natural = _derive_features(frame, _read_natural(folder, name, definition))
+        placed = _place_whole(folder, name, frame, definition) if beside else _place_parts(frame, definition)
+    except FleetError as error:
+        raise DataError(str(error)) from error
+    hashed = (path.name, "splits.json") if beside else (path.name,)
     return TrainingFleet(
         name=name,
-        machines=machines,
-        columns=columns,
-        values=values,
+        columns=[c for c in frame.columns if c not in ("machine", "ts")],
         natural=natural,
-        begin=begin,
-        step_seconds=step_seconds,
-        splits=slots,
-        sha256=hashes,
+        step_seconds=definition.step_seconds,
+        sha256={file: hash_file(folder / file) for file in hashed},
+        scored=dict(definition.scored),
+        has_weekdays=definition.has_weekdays,
+        **placed,
     )
+
+
+def list_datasets(folder: Path) -> list[str]:
+    """Return the names of the data sets whose tables are in a folder."""
+    return [name for name, definition in DATASETS.items() if (folder / definition.file).is_file()]
+
+
+def load_fleets(folder: Path, needed: Iterable[str] = ("smd",)) -> list[TrainingFleet]:
+    """Read all data sets that are in a folder; raises `DataError` if a needed one is not."""
+    present = list_datasets(folder)
+    return [load_fleet(folder, name) for name in DATASETS if name in present or name in set(needed)]
+
+
+def _read_rows(path: Path, definition: DatasetDefinition) -> pd.DataFrame:
+    """Return the rows of a data set that have its step."""
+    frame = read_table(path, definition.key)
+    if not definition.step_column:
+        return frame
+    chosen = frame[definition.step_column] == definition.step_seconds
+    return frame[chosen].drop(columns=definition.step_column)
+
+
+def _read_natural(folder: Path, name: str, definition: DatasetDefinition) -> dict[str, str | None]:
+    """Return the column or expression of each feature, from the definition or from `feature_map.json`."""
+    if definition.natural is not None:
+        return dict(definition.natural)
+    feature_map = json.loads((folder / "feature_map.json").read_text())[name]
+    return {feature: (feature_map.get(feature) or [None])[0] for feature in FEATURE_UNITS}
+
+
+def _derive_features(frame: pd.DataFrame, natural: dict[str, str | None]) -> list[str | None]:
+    """Add derived columns to a table; return the column of each feature."""
+    found = [natural.get(feature) for feature in FEATURE_UNITS]
+    for expression in found:
+        if expression is not None:
+            frame[expression] = derive_column(frame, expression)
+    return found
+
+
+def _place_whole(folder: Path, name: str, frame: pd.DataFrame, definition: DatasetDefinition) -> dict[str, Any]:
+    """Return the fields of a fleet whose machines share one grid, with the splits of `splits.json`."""
+    splits = json.loads((folder / "splits.json").read_text())[name]
+    begin, end, step = splits["train"][0], splits["test"][1], definition.step_seconds
+    machines, _, values = place_on_grid(frame, begin, (end - begin) // step, step)
+    slots = {key: ((a - begin) // step, (b - begin) // step) for key, (a, b) in splits.items()}
+    begins = np.full(len(machines), begin, np.int64)
+    return {"machines": machines, "values": values, "splits": slots, "begins": begins}
+
+
+def _place_parts(frame: pd.DataFrame, definition: DatasetDefinition) -> dict[str, Any]:
+    """Return the fields of a fleet whose machines are cut at long gaps, each part on its own grid."""
+    step, day = definition.step_seconds, DAY_SECONDS // definition.step_seconds
+    parts: list[RecordedPart] = []
+    lengths: list[SplitLengths] = []
+    for name, rows in frame.groupby("machine", sort=True):
+        begin = int(rows["ts"].min()) // step * step
+        steps = int(rows["ts"].max() - begin) // step + 1
+        _, _, values = place_on_grid(rows, begin, steps, step)
+        gap, least = round(definition.longest_gap_days * day), round(definition.least_days * day)
+        mine = cut_at_gaps(str(name), begin, values[0], gap, least, step)
+        val = round(definition.validation_days * day)
+        if definition.test_begin:
+            lengths += split_at_time(mine, definition.test_begin, val, step)
+        else:
+            lengths += split_by_share(mine, definition.test_share, val, LEAST_TEST_DAYS * day)
+        parts += mine
+    if not parts:
+        raise FleetError(f"{definition.file}: no machine has {definition.least_days:g} days, expected one or more")
+    aligned = align_parts(parts, lengths, step)
+    return {
+        "machines": aligned.names,
+        "values": aligned.values,
+        "splits": aligned.splits,
+        "begins": aligned.begins,
+    }
 
 
 def read_training_fleet(
@@ -117,7 +211,10 @@ def read_training_fleet(
     A feature is the column that `mapping` gives it, else the column of its name. The splits in time are 60, 10 and
     30 %. Only the errors of the naive forecasts are learned from the first.
     """
-    frame = read_table(path)
+    try:
+        frame = read_table(path)
+    except FleetError as error:
+        raise DataError(str(error)) from error
     natural = [mapping.get(f, f if f in frame else None) for f in features]
     unknown = [c for c in natural if c is not None and c not in frame]
     if unknown or not any(natural):
@@ -134,59 +231,14 @@ def read_training_fleet(
         columns=columns,
         values=values,
         natural=natural,
-        begin=begin,
+        begins=np.full(len(machines), begin, np.int64),
         step_seconds=step_seconds,
         splits=splits,
         sha256={path.name: hash_file(path)},
+        has_weekdays=True,
     )
 
 
 def is_left_out(position: int, every: int) -> bool:
     """Whether the machine at this position in the order of names is excluded from training (0: none is)."""
     return every > 0 and position % every == every - 1
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """Return a long table as `machine`, `ts` in epoch seconds and the other columns.
-
-    Raises `DataError`, with the file and the line, if a column is missing or a time cannot be in seconds.
-    """
-    try:
-        table = tables.load_table(path)
-        servers, times = readers.read_servers(table), readers.read_times(table)
-        keys = {table.find_column(tables.SERVER_COLUMNS), table.find_column(tables.TIME_COLUMNS)}
-        metrics = {name: _read_metric(table, name) for name in table.columns if name not in keys}
-    except FleetError as error:
-        raise DataError(str(error)) from error
-    return pd.DataFrame({"machine": servers.astype(object), "ts": times, **metrics})
-
-
-def _read_metric(table: tables.Table, name: str) -> np.ndarray:
-    """Return the numbers of a column; a Parquet column is returned as it is, because it may hold no numbers."""
-    return table.columns[name] if table.lines is None else readers.read_numbers(table, name)
-
-
-def derive_column(frame: pd.DataFrame, expression: str) -> pd.Series:
-    """Return a derived column of the feature map; its only form is `1 - column`. Raises `DataError`."""
-    left, _, column = expression.partition(" - ")
-    if left != "1" or column not in frame:
-        raise DataError(f"feature map: {expression!r} is neither a column nor '1 - column'")
-    return 1.0 - frame[column]
-
-
-def place_on_grid(
-    frame: pd.DataFrame, begin: int, steps: int, step_seconds: int
-) -> tuple[list[str], list[str], np.ndarray]:
-    """Return the machines, the columns and the values, `(machine, step, metric) float32`.
-
-    The last sample of a step is used; a step without a sample is NaN.
-    """
-    columns = [c for c in frame.columns if c not in ("machine", "ts")]
-    machines = sorted(frame["machine"].astype(str).unique())
-    values = np.full((len(machines), steps, len(columns)), np.nan, np.float32)
-    for i, machine in enumerate(machines):
-        rows = frame[frame["machine"].astype(str) == machine].sort_values("ts")
-        slot = np.floor((rows["ts"].to_numpy() - begin) / step_seconds + 0.5).astype(int)
-        inside = (slot >= 0) & (slot < steps)
-        values[i, slot[inside]] = rows[columns].to_numpy(np.float32)[inside]
-    return machines, columns, values

@@ -43,11 +43,14 @@ class Trainer:
         )  # fmt: skip
         self.levels = torch.tensor(contract.quantiles, device=self.device)
         self.targets = torch.tensor(contract.target_index, device=self.device)
+        self.drawn = self.targets if getattr(model, "only_targets", False) else None
+        """The features that the network looks at; `None` if at all of them."""
         self.losses = torch.zeros((), device=self.device)
         self.decay = torch.zeros((), device=self.device)
         self.done = 0
         self.curve: list[dict[str, float]] = []
         self.network = torch.compile(self.model) if config.compile and on_gpu else self.model
+        self.draw = torch.compile(self.draw_batch) if config.compile_drawing and on_gpu else self.draw_batch
         self._replay: Callable[[], Any] = self._run_step
 
     def fit(self, validate: Validate | None = None, *, seconds: float = math.inf, quiet: bool = False) -> None:
@@ -104,31 +107,41 @@ class Trainer:
         self.decay.fill_(1.0 - min(config.average, (1.0 + self.done) / (10.0 + self.done)))
 
     def draw_batch(self) -> tuple[list[Tensor], Tensor, Tensor]:
-        """Return the four inputs, the future `(batch, horizon, target)`, and the targets' weights `(batch, target)`.
+        """Return the inputs, the future `(batch, horizon, target)`, and the targets' weights `(batch, target)`.
 
-        A target with fewer than six values in its context has the weight 0.
+        A target without a value in its context has the weight 0.
         """
         config, contract, vary = self.config, self.contract, self.config.augmentation
         context, size, device = contract.context_length, config.batch, self.device
-        draw = self.pool.draw_windows(size, config.natural_share, config.named_share)
-        x = vary.add_incidents(vary.vary_series(draw, context), context)
-        past = vary.hide_values(x[:, :context])
-        future = x[:, context:].index_select(2, self.targets)
-        seen = (~past.isnan()).sum(1).index_select(1, self.targets) >= 6
-        calendar = vary.make_calendar(draw.seconds, contract.horizon, contract.step_seconds)
+        draw = vary.vary_series(self.pool.draw_windows(size, config.natural_share, self.drawn), context)
+        x = vary.add_incidents(draw.values, context)
+        past = vary.add_absurd_values(vary.hide_values(x[:, :context]))
+        future = x[:, context:] if self.drawn is self.targets else x[:, context:].index_select(2, self.targets)
+        seen = (~past.isnan()).any(1)
+        seen = seen if self.drawn is self.targets else seen.index_select(1, self.targets)
+        calendar = vary.make_calendar(draw, contract.horizon, contract.step_seconds)
         changed = torch.rand(size, 1, device=device) < vary.status
         status = torch.where(changed, torch.randint(0, contract.statuses, (size, 1), device=device), 0)
         past_cat = torch.zeros(size, context, 2, dtype=torch.int32, device=device)
-        past_cat[..., 0] = draw.server.unsqueeze(1)
         past_cat[..., 1] = status * (torch.rand(size, context, device=device) < 0.5)
         future_cat = torch.zeros(size, contract.horizon, 2, dtype=torch.int32, device=device)
         future_cat[:] = past_cat[:, -1:]
-        return [past, past_cat, calendar, future_cat], future, seen.float()
+        inputs = [self._place_features(past), past_cat, calendar, future_cat]
+        if contract.memory_length:
+            inputs.append(self._place_features(vary.hide_memory(draw.memory, past, draw.phase)))
+        return inputs, future, seen.float()
+
+    def _place_features(self, drawn: Tensor) -> Tensor:
+        """Return `(batch, step, feature)` from the features that were drawn; the others are missing."""
+        if self.drawn is None:
+            return drawn
+        shape = (*drawn.shape[:2], len(self.contract.features))
+        return torch.full(shape, torch.nan, device=drawn.device).index_copy(2, self.drawn, drawn)
 
     def _run_step(self) -> None:
         config = self.config
         with torch.no_grad():
-            inputs, future, weight = self.draw_batch()
+            inputs, future, weight = self.draw()
         half = config.precision == "bf16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half, cache_enabled=False):
             forecast = self.network(*inputs)

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from streamd.tools.training.backtest import BacktestScores
+from streamd.tools.training.backtest import Backtest
+from streamd.tools.training.scores import BacktestScores
 
 INK, SOFT, BLUE, ORANGE, GRID = "#1c2733", "#6b7785", "#2266aa", "#d97706", "#e3e7ec"
 STYLE: dict[Any, Any] = {
@@ -26,8 +27,10 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def draw_backtest(path: Path, title: str, scores: dict[str, BacktestScores], forecasts: np.ndarray, label: str) -> None:
-    """Write a PNG. `scores` are by forecaster, the model with the name `label` first; `forecasts` are the model's."""
+def draw_backtest(
+    path: Path, title: str, backtest: Backtest, scores: dict[str, BacktestScores], forecasts: np.ndarray
+) -> None:
+    """Write a PNG. `scores` are by forecaster, the model first; `forecasts` are the model's."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -37,10 +40,11 @@ def draw_backtest(path: Path, title: str, scores: dict[str, BacktestScores], for
     figure, axes = plt.subplots(2, 3, figsize=(14, 7.6), constrained_layout=True)
     figure.suptitle(title, fontsize=13, fontweight="bold", x=0.01, ha="left")
     _draw_comparison(axes[0, 0], scores)
-    _draw_loss_by_horizon(axes[0, 1], scores, label)
-    _draw_calibration(axes[0, 2], scores[label], forecasts)
-    for axis, (i, j) in zip(axes[1], _choose_examples(scores[label]), strict=True):
-        _draw_example(axis, scores[label], forecasts, i, j)
+    _draw_loss_by_horizon(axes[0, 1], scores, backtest.contract.step_seconds / 3600)
+    model = next(iter(scores.values()))
+    _draw_calibration(axes[0, 2], backtest, model, forecasts)
+    for axis, (i, j) in zip(axes[1], _choose_examples(model), strict=True):
+        _draw_example(axis, backtest, forecasts, i, j)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
@@ -55,22 +59,23 @@ def _draw_comparison(axis: Any, scores: dict[str, BacktestScores]) -> None:
     axis.grid(axis="y", visible=False)
 
 
-def _draw_loss_by_horizon(axis: Any, scores: dict[str, BacktestScores], label: str) -> None:
+def _draw_loss_by_horizon(axis: Any, scores: dict[str, BacktestScores], hour: float) -> None:
+    first = next(iter(scores))
     for name, score in scores.items():
         if name in ("last_value", "seasonal_naive"):
             continue
         curve = score.compute_loss_by_horizon()
-        hours = (np.arange(len(curve)) + 1) * score.backtest.contract.step_seconds / 3600
-        look = {"lw": 2.2, "color": BLUE} if name == label else {"lw": 1.1, "alpha": 0.7}
+        hours = (np.arange(len(curve)) + 1) * hour
+        look = {"lw": 2.2, "color": BLUE} if name == first else {"lw": 1.1, "alpha": 0.7}
         axis.plot(hours, curve, label=name, **look)
     axis.set(title="nPL over the horizon", xlabel="hours ahead", ylim=(0, None))
     axis.legend(frameon=False, fontsize=8)
 
 
-def _draw_calibration(axis: Any, score: BacktestScores, forecasts: np.ndarray) -> None:
+def _draw_calibration(axis: Any, backtest: Backtest, score: BacktestScores, forecasts: np.ndarray) -> None:
     """Draw the share of actual values under each quantile."""
-    levels = np.array(score.backtest.contract.quantiles)
-    actual = score.backtest.read_actual(score.backtest.windows)
+    levels = np.array(backtest.contract.quantiles)
+    actual = backtest.read_actual(backtest.windows)
     known = ~np.isnan(actual)
     below = [(actual <= forecasts[..., k])[known].mean() for k in range(len(levels))]
     axis.plot([0, 1], [0, 1], color=SOFT, lw=1, ls="--")
@@ -81,14 +86,13 @@ def _draw_calibration(axis: Any, score: BacktestScores, forecasts: np.ndarray) -
 
 def _choose_examples(score: BacktestScores) -> list[tuple[int, int]]:
     """Return three windows, a good, a usual and a bad one, as `(window, metric)`."""
-    rows = score.rows.assign(npl=score.rows.pl / score.rows.scale).sort_values("npl").reset_index(drop=True)
-    metrics = list(score.backtest.scored)
-    picks = rows.iloc[[int(len(rows) * share) for share in (0.3, 0.6, 0.9)]]
-    return [(int(r.window), metrics.index(r.metric)) for r in picks.itertuples()]
+    windows, metrics = np.nonzero(score.windows.counts)
+    order = np.argsort(score.normalized[windows, metrics], kind="stable")
+    picks = [order[int(len(order) * share)] for share in (0.3, 0.6, 0.9)]
+    return [(int(windows[i]), int(metrics[i])) for i in picks]
 
 
-def _draw_example(axis: Any, score: BacktestScores, forecasts: np.ndarray, i: int, j: int) -> None:
-    backtest = score.backtest
+def _draw_example(axis: Any, backtest: Backtest, forecasts: np.ndarray, i: int, j: int) -> None:
     machine, origin = backtest.windows[i]
     metric = list(backtest.scored)[j]
     contract = backtest.contract

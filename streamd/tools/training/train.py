@@ -13,18 +13,20 @@ from typing import Any
 import torch
 from torch import nn
 
+from streamd.core.contract import MEMORY_LENGTH
 from streamd.tools.engine.output.atomic_version import write_json
-from streamd.tools.networks.contract import NetworkContract
+from streamd.tools.networks.contract import FEATURE_UNITS, NetworkContract
 from streamd.tools.networks.registry import build_network
-from streamd.tools.training.backtest import Backtest
-from streamd.tools.training.checks import score_fleets
 from streamd.tools.training.config import TrainingConfig
-from streamd.tools.training.fleet import DATASET_FILES, TrainingFleet, load_fleet
-from streamd.tools.training.generated import generate_servers
+from streamd.tools.training.fleet import TrainingFleet, load_fleets
+from streamd.tools.training.generated.servers import generate_servers
+from streamd.tools.training.hours import REFINED, add_refined_fleets
 from streamd.tools.training.loop import Trainer
-from streamd.tools.training.pool import SeriesPool, SeriesSource, make_fleet_source
+from streamd.tools.training.pool import SeriesPool
 from streamd.tools.training.predictors import make_torch_predictor
+from streamd.tools.training.quick_judgement import QuickJudge
 from streamd.tools.training.release import release
+from streamd.tools.training.sources import SeriesSource, make_fleet_source, roughen_hours
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,94 +69,85 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Train, score and write the folder of the run; return the exit status."""
+    """Train, judge on the validation days, and write the folder of the run; return the exit status."""
     config = TrainingConfig.read(args.config, args.set)
     device_name = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
     device = torch.device(device_name)
-    fleets = [load_fleet(args.data, name) for name in DATASET_FILES]
-    mapping = assign_server_ids(config, fleets)
-    contract = NetworkContract(servers=1 + len(mapping))
+    fleets = add_refined_fleets(load_fleets(args.data, [name.removesuffix(REFINED) for name in config.sources]))
+    contract = NetworkContract(memory_length=MEMORY_LENGTH if config.memory else 0)
     torch.manual_seed(config.seed)
     model = build_network(config.architecture, contract, **config.model)
-    pool = SeriesPool(make_sources(config, fleets, device, mapping), device, contract.context_length + contract.horizon,
-                      contract.step_seconds)  # fmt: skip
+    sources = make_sources(config, fleets, device)
+    pool = SeriesPool(sources, device, contract.context_length, contract.horizon, contract.step_seconds)
     trainer = Trainer(model, contract, config, pool, args.output)
     if args.resume and trainer.load_checkpoint():
         print(f"resumed at step {trainer.done}")
     trainer.fit(make_validator(fleets, contract, device), seconds=args.seconds, quiet=args.quiet)
-    info = describe_run(
-        config, trainer, fleets, score_fleets(fleets, contract, make_torch_predictor(trainer.average, device), mapping)
-    )
+    info = describe_run(config, trainer, fleets)
     write_json(args.output / "training_info.json", info)
-    print(json.dumps(info["figures"], indent=1))
+    print(json.dumps(info["curves"][-1], indent=1))
     if args.engine is not None:
         release(args.output, args.engine, fleets)
     return 0
 
 
-def make_sources(
-    config: TrainingConfig, fleets: list[TrainingFleet], device: torch.device, mapping: dict[str, int]
-) -> list[SeriesSource]:
-    """Return the fleets of the configuration with their shares, and generated servers."""
+def make_sources(config: TrainingConfig, fleets: list[TrainingFleet], device: torch.device) -> list[SeriesSource]:
+    """Return the fleets of the configuration with their shares, and generated servers.
+
+    Raises `ValueError` if the configuration names a fleet that is not among `fleets`.
+    """
+    if unknown := sorted(set(config.sources) - {fleet.name for fleet in fleets}):
+        raise ValueError(f"sources {unknown}: expected some of {sorted(fleet.name for fleet in fleets)}")
     found = []
     for fleet in fleets:
         if weight := config.sources.get(fleet.name, 0.0):
             every = config.leave_out_every if fleet.name == config.leave_out_from else 0
-            found.append(make_fleet_source(fleet, weight, every, mapping))
-    if config.generated_share > 0:
-        values = generate_servers(config.generated_servers, 14, config.generated_length, device, config.seed)
-        found.append(
-            SeriesSource(
-                name="generated",
-                values=values,
-                natural=torch.arange(14),
-                weight=config.generated_share,
-                begin_seconds=0,
-            )
-        )
-    return found
+            source = make_fleet_source(fleet, weight, every)
+            found.append(roughen_hours(source, config.seed) if fleet.name.endswith(REFINED) else source)
+    return [*found, _generate_source(config, device)] if config.generated_share > 0 else found
 
 
-def assign_server_ids(config: TrainingConfig, fleets: list[TrainingFleet]) -> dict[str, int]:
-    """Return an id, from 1 on, for each machine of the training sources; empty if the model knows no ids."""
-    if not config.named_share:
-        return {}
-    names = [m for f in fleets if config.sources.get(f.name) for m in f.machines]
-    return {name: i for i, name in enumerate(sorted(names), 1)}
+def _generate_source(config: TrainingConfig, device: torch.device) -> SeriesSource:
+    series, shares = len(FEATURE_UNITS), config.generated_shares or None
+    made = generate_servers(config.generated_servers, series, config.generated_length, device, config.seed, shares)
+    return SeriesSource(
+        name="generated",
+        values=made.values,
+        natural=torch.arange(series),
+        weight=config.generated_share,
+        begins=made.begin_seconds,
+        extents=torch.tensor([[0, config.generated_length]]).expand(config.generated_servers, 2),
+        has_weekdays=True,
+    )
 
 
 def make_validator(
     fleets: list[TrainingFleet], contract: NetworkContract, device: torch.device
 ) -> Callable[[nn.Module], dict[str, float]]:
-    """Return a function that scores a model on the validation days of all fleets: nPL and cov80 of each."""
-    backtests = [Backtest(fleet, contract, split="val", stride=36) for fleet in fleets]
+    """Return a function that judges a model on the validation days of all fleets with steps of the contract."""
+    judge = QuickJudge([f for f in fleets if f.step_seconds == contract.step_seconds], contract, split="val")
 
     def validate(model: nn.Module) -> dict[str, float]:
-        predict = make_torch_predictor(model, device)
-        scores = {b.fleet.name: b.score_forecasts(b.run_forecasts(predict)).compute_totals() for b in backtests}
-        return {f"{name}_{key}": s[key] for name, s in scores.items() for key in ("nPL", "cov80")}
+        return judge.judge(make_torch_predictor(model, device))
 
     return validate
 
 
-def describe_run(
-    config: TrainingConfig, trainer: Trainer, fleets: list[TrainingFleet], figures: dict[str, Any]
-) -> dict[str, Any]:
-    """Return the content of `training_info.json`: the data, the settings, the curves and the scores."""
+def describe_run(config: TrainingConfig, trainer: Trainer, fleets: list[TrainingFleet]) -> dict[str, Any]:
+    """Return the content of `training_info.json`: the data, the settings and the curves."""
     device = torch.cuda.get_device_name() if trainer.device.type == "cuda" else "CPU"
     return {
         "architecture": config.architecture,
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
-        "data": {f.name: {"sha256": f.sha256, "splits_steps": f.splits, "begin": f.begin,
-                          "machines": f.machines} for f in fleets},
+        "data": {f.name: {"sha256": f.sha256, "splits_steps": f.splits, "begins": f.begins.tolist(),
+                          "machines": f.machines} for f in fleets if config.sources.get(f.name)},
         "trained_on": "train split only; validation days for the curves, test days for the figures",
         "seed": config.seed,
         "steps": trainer.done,
         "config": config.describe(),
         "device": device,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "curves": trainer.curve,
-        "figures": figures,
     }  # fmt: skip
 
 

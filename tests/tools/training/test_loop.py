@@ -1,6 +1,6 @@
-"""Tests `streamd/tools/training/loop.py`, and the data, augmentation and loss that it uses.
+"""Tests `streamd/tools/training/loop.py`, and the configuration and the loss that it uses.
 
-No later day leaks into training, all numbers stay finite, and a resumed run continues as if it had not stopped.
+A resumed run continues as if it had not stopped.
 """
 
 import math
@@ -15,13 +15,11 @@ pytest.importorskip("safetensors")
 pytest.importorskip("onnx")
 
 from streamd.tools.networks.registry import build_network  # noqa: E402
-from streamd.tools.training.augment import Augmentation  # noqa: E402
 from streamd.tools.training.config import TrainingConfig  # noqa: E402
-from streamd.tools.training.fleet import is_left_out  # noqa: E402
-from streamd.tools.training.generated import generate_servers  # noqa: E402
 from streamd.tools.training.loop import Trainer  # noqa: E402
 from streamd.tools.training.loss import compute_masked_loss  # noqa: E402
-from streamd.tools.training.pool import SeriesPool, SeriesSource, make_fleet_source  # noqa: E402
+from streamd.tools.training.pool import SeriesPool  # noqa: E402
+from streamd.tools.training.sources import make_fleet_source  # noqa: E402
 
 CPU = torch.device("cpu")
 CONFIG = TrainingConfig(
@@ -32,63 +30,8 @@ CONFIG = TrainingConfig(
 def trainer(fleet: Any, contract: Any, folder: Any, config: Any = CONFIG) -> Any:
     torch.manual_seed(config.seed)
     model = build_network(config.architecture, contract, **config.model)
-    values = generate_servers(3, 14, 600, CPU, 1)
-    made = SeriesSource(name="generated", values=values, natural=torch.arange(14), weight=0.5, begin_seconds=0)
-    return Trainer(model, contract, config, SeriesPool([make_fleet_source(fleet, 1.0), made], CPU, 384, 300), folder)
-
-
-def test_the_pool_holds_training_days_only(fleet: Any) -> None:
-    fleet.values[:, fleet.splits["train"][1] :] = 1e6
-    pool = SeriesPool([make_fleet_source(fleet, 1.0)], CPU, 384, 300)
-    draw = pool.draw_windows(200, 0.5)
-    assert torch.nan_to_num(draw.values).max() < 1e4
-    assert pool.flat.numel() == 5 * 3 * fleet.splits["train"][1]
-
-
-def test_mapped_windows_have_their_series_where_the_map_puts_them(fleet: Any, contract: Any) -> None:
-    draw = SeriesPool([make_fleet_source(fleet, 1.0)], CPU, 384, 300).draw_windows(50, 1.0)
-    reported = (~draw.values.isnan()).any(1).all(0)
-    assert [f for f, r in zip(contract.features, reported, strict=True) if r] == ["cpu_user", "mem_used", "net_in"]
-    assert (draw.server == 0).all()
-
-
-def test_drawn_windows_have_their_time(fleet: Any) -> None:
-    quiet = make_fleet_source(fleet, 1.0)
-    quiet.values[:] = torch.arange(quiet.values.shape[-1], dtype=torch.float32)
-    draw = SeriesPool([quiet], CPU, 384, 300).draw_windows(20, 1.0)
-    step = draw.values[:, 0, 0] / (draw.values[:, 1, 0] - draw.values[:, 0, 0])
-    torch.testing.assert_close(draw.seconds, torch.round(step) * 300, rtol=0, atol=1)  # the fleet begins on a Monday
-
-
-def test_excluded_machines_are_not_drawn(fleet: Any) -> None:
-    assert make_fleet_source(fleet, 1.0, leave_out_every=5).values.shape[0] == 4
-    assert [is_left_out(i, 5) for i in range(5)] == [False] * 4 + [True]
-
-
-def test_every_variation_at_once_stays_finite(fleet: Any, contract: Any) -> None:
-    most = Augmentation(**dict.fromkeys(Augmentation.__dataclass_fields__, 1.0))
-    pool = SeriesPool([make_fleet_source(fleet, 1.0)], CPU, 384, 300)
-    x = most.add_incidents(most.vary_series(pool.draw_windows(64, 0.5), 288), 288)
-    assert x[~x.isnan()].isfinite().all()
-    past = most.hide_values(x[:, :288])
-    assert past.isnan().float().mean() > 0.5
-    torch.testing.assert_close(past[~past.isnan()], x[:, :288][~past.isnan()])
-
-
-def test_incidents_begin_in_the_context(fleet: Any) -> None:
-    changed = Augmentation(incident=1.0)
-    x = SeriesPool([make_fleet_source(fleet, 1.0)], CPU, 384, 300).draw_windows(64, 1.0).values
-    touched = (changed.add_incidents(x, 288) != x) & ~x.isnan()
-    assert touched.any()
-    ahead = touched[:, 288:].any(1)
-    assert (touched[:, :288].any(1) | ~ahead).all()
-
-
-def test_generated_series_are_sound() -> None:
-    made = generate_servers(4, 14, 800, CPU, 7)
-    assert made.shape == (4, 14, 800)
-    assert made.isfinite().all()
-    assert torch.equal(made, generate_servers(4, 14, 800, CPU, 7))
+    pool = SeriesPool([make_fleet_source(fleet, 1.0)], CPU, 288, 96, 300)
+    return Trainer(model, contract, config, pool, folder)
 
 
 def test_the_pinball_loss_equals_one_computed_by_hand() -> None:
@@ -117,6 +60,33 @@ def test_a_resumed_training_continues_where_it_stopped(fleet: Any, contract: Any
     for a, b in zip(whole.average.parameters(), second.average.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
     assert not list((tmp_path / "parts").glob("*.p[tk]*"))
+
+
+@pytest.mark.parametrize("architecture", ["patch_forecaster", "temporal_fusion_transformer"])
+def test_a_network_gets_what_its_contract_has(architecture: str, fleet: Any, contract: Any, tmp_path: Any) -> None:
+    options = {"patch_forecaster": CONFIG.model, "temporal_fusion_transformer": {"hidden": 8, "heads": 2}}
+    with_memory = architecture == "patch_forecaster"
+    contract = replace(contract, memory_length=168 if with_memory else 0)
+    run = trainer(fleet, contract, tmp_path, replace(CONFIG, architecture=architecture, model=options[architecture]))
+    inputs, future, weight = run.draw_batch()
+    assert [tuple(each.shape[1:]) for each in inputs] == list(contract.input_shapes.values())
+    assert (future.shape, weight.shape) == ((8, 96, 7), (8, 7))
+    others = [i for i in range(14) if i not in contract.target_index]
+    assert inputs[0][..., others].isnan().all() == with_memory, "it draws no series that the network disregards"
+    empty = inputs[0][..., contract.target_index].isnan().all(1)
+    assert torch.equal(weight == 0, empty)
+
+
+def test_training_lowers_the_loss_of_a_network_with_a_memory(fleet: Any, contract: Any, tmp_path: Any) -> None:
+    config = replace(CONFIG, steps=24, validate_every=8, learning_rate=5e-3)
+    run = trainer(fleet, replace(contract, memory_length=168), tmp_path, config)
+    run.fit(lambda model: {"nPL": 1.0 if model.training else 0.5}, quiet=True)
+    losses = [point["loss"] for point in run.curve]
+    assert [point["step"] for point in run.curve] == [8.0, 16.0, 24.0]
+    assert all(math.isfinite(loss) for loss in losses)
+    assert losses[-1] < losses[0]
+    assert [point["nPL"] for point in run.curve] == [0.5] * 3, "the averaged weights are judged, in evaluation mode"
+    assert (tmp_path / "weights.safetensors").is_file()
 
 
 def test_the_checkpoint_of_another_run_is_refused(fleet: Any, contract: Any, tmp_path: Any) -> None:
