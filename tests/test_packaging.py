@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-BUILT_FROM = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "streamd", "examples/fleet")
-ENGINE = "engines/patch_tensorrt_20261129_132957"
+BUILT_FROM = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "licenses", "streamd",
+              "examples/fleet")  # fmt: skip
+ENGINE = "engines/patch_tensorrt_20261129_232000"
 DATA = "streamd/tools/loadtest/shipped_data"
 TRACKED = ("tests", "docs", "benchmarks", "engines", "examples", "licenses", "monitoring", "scripts", "systemd", ".ci")
 MAX_WHEEL_BYTES = 8 * 2**20
@@ -79,7 +80,8 @@ def test_a_wheel_has_the_demo_and_its_licences(names: set[str], wheel: Path) -> 
     assert {f"{ENGINE}/{path.name}" for path in (ROOT / ENGINE).iterdir()} <= shipped
     assert "examples/fleet/servers.csv.gz" in shipped
     assert {"examples/fleet/LICENSE-SMD.txt", "examples/fleet/LICENSE-MST-VAE.txt"} <= shipped
-    assert any(name.endswith("/licenses/LICENSE") for name in names)
+    notices = {name.partition(".dist-info/licenses/")[2] for name in names} - {""}
+    assert notices == {"LICENSE", *(f"licenses/{path.name}" for path in (ROOT / "licenses").glob("*.txt"))}
     assert wheel.stat().st_size < MAX_WHEEL_BYTES
 
 
