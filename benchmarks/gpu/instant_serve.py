@@ -19,7 +19,6 @@ from streamd import cli
 from streamd.core.arrays import Float32
 from streamd.core.contract import ModelContract
 from streamd.core.state.forecast_seals import compute_checks
-from streamd.core.state.resident_index import ResidentIndex
 from streamd.inference.lane import FinishedBatch, Inputs, Lane, ResidentWindows
 from streamd.inference.onnxruntime.cpu_lane import OnnxRuntimeCpuBackend
 from streamd.inference.opening import OpenedBackend
@@ -45,7 +44,7 @@ class InstantBackend:
         self.contract = contract
         self.forecasts = forecasts
         self.default_lanes = lanes
-        self.windows = ResidentStore(ResidentIndex(capacity, contract.context_length)) if capacity else None
+        self.windows = ResidentStore(contract, capacity) if capacity else None
 
     def make_lane(self, index: int) -> Lane:
         """Make a lane."""

@@ -5,7 +5,8 @@
 #
 # Stages: kernels (10 s, if pytest is there), fused (25 s), build_patch (60 to 120 s), patch (60 s), base (25 s), build_tft (100 to 200 s),
 # tft (60 s). By default all, the two builds side by side. Plans that were built before: PLANS=DIR, a folder of versions;
-# then no build stage is needed. `base` needs a checkout of the build to compare with in .ab/gpubase.
+# then no build stage is needed. `base` needs a checkout of the build to compare with in .ab/gpubase, and `fused` needs
+# FUSED_ENGINES=DIR with its version, which no longer ships (fused/measure.py).
 set -uo pipefail
 out=${OUT:?a folder for results}; mkdir -p "$out"
 plans=${PLANS:-$out/built}; mkdir -p "$plans"; out=$(realpath "$out"); plans=$(realpath "$plans")
@@ -27,8 +28,9 @@ measure() {  # measure NAME BUCKETS SECTIONS SECONDS
 if wanted kernels && python -c 'import pytest' 2>/dev/null; then
   python -m pytest -q -m gpu tests/inference/test_gpu_resident.py 2>&1 | tail -15; echo "kernels: $SECONDS s in all"
 fi
-if wanted fused; then
-  timeout 120 python -m benchmarks.gpu.fused.measure --engines engines --out "$out" 2>&1 | tail -60 | tee "$out/fused.txt"
+if wanted fused && [ -n "${FUSED_ENGINES:-}" ]; then
+  timeout 120 python -m benchmarks.gpu.fused.measure --engines "$FUSED_ENGINES" --out "$out" 2>&1 | tail -60 \
+    | tee "$out/fused.txt"
   echo "fused: $SECONDS s in all"
 fi
 wanted build_patch && build patch "${PATCH_BUCKETS:-256,512,1024,2048}" 2 &

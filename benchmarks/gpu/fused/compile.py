@@ -1,5 +1,7 @@
 """Compiles the variants of the fused patch forecaster to PTX with NVRTC; needs no GPU.
 
+`measure.py` says of which version it is.
+
 In an environment of its own: `pip install nvidia-cuda-nvrtc-cu12==12.0.140`, then
 `python -m benchmarks.gpu.fused.compile`. The files are generated, so they are not kept; `measure.py` needs them.
 """

@@ -1,8 +1,15 @@
-"""An experiment: the patch forecaster as one kernel, compared with ONNX Runtime, and its time on the device.
+"""An experiment: a patch forecaster as one kernel, compared with ONNX Runtime, and its time on the device.
 
 `python -m benchmarks.gpu.fused.measure --engines DIR --out DIR`, after `compile.py`. Each variant of the kernel is
 compared, then timed by events; then a pipeline of streams: windows gathered from resident ones, the kernel, the
 finishing kernel, and the forecasts copied to the host. Not measured: staging, threads, Python between batches.
+
+The kernel computes the network that shipped as patch_tensorrt_20261129_132957, without a memory and with other scaling,
+and refuses any other version. The history of the repository has it:
+
+    OLD=engines/patch_tensorrt_20261129_132957
+    mkdir old && git archive "$(git rev-list -1 HEAD -- $OLD)^" $OLD | tar -x -C old
+    python -m benchmarks.gpu.fused.measure --engines old/engines --out DIR
 """
 
 import argparse
@@ -19,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.gpu.fused.compile import compile_variants
-from benchmarks.gpu.fused.pack import pack
+from benchmarks.gpu.fused.pack import OtherNetworkError, pack
 from benchmarks.gpu.harness import describe_environment, find_versions
 from benchmarks.gpu.windows import make_windows
 from streamd.core.state.forecast_seals import make_value_multipliers
@@ -93,13 +100,18 @@ def tile(array: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
 
 
 def main() -> int:
-    """Compare and measure; writes `fused.json`."""
+    """Compare and measure; writes `fused.json`. Returns 2 if the version is not the one that the kernel computes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--engines", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     (version,) = find_versions(args.engines, ["patch"])
+    try:
+        weights, numbers, targets = pack(version.path)
+    except OtherNetworkError as error:
+        print(error, file=sys.stderr)
+        return 2
     contract = version.contract
     windows = make_windows(contract, COMPARED)
     given = windows.view_first(COMPARED)
@@ -107,10 +119,9 @@ def main() -> int:
 
     session = onnxruntime.InferenceSession(str(version.onnx))
     expected = session.run(None, given)[0].reshape(COMPARED, 96, 7, 7).transpose(0, 2, 1, 3)
-    weights, numbers, targets = pack(version.path)
     result: dict[str, Any] = {
         "measured_on": describe_environment(),
-        "not_measured": __doc__,
+        "not_measured": "Staging, threads, Python between batches.",
         "kernels": [],
         "pipeline": [],
     }
@@ -131,20 +142,20 @@ def main() -> int:
             arguments = (*ordered, *constants, forecasts, len(contract.features))
             kernel.bind(COMPARED, *arguments)(device.stream)
             made = device.get(forecasts, expected.shape)
-            error = float(np.linalg.norm(made - expected) / np.linalg.norm(expected))
+            distance = float(np.linalg.norm(made - expected) / np.linalg.norm(expected))
             each = np.linalg.norm((made - expected).reshape(COMPARED, -1), axis=1)
             each /= np.maximum(np.linalg.norm(expected.reshape(COMPARED, -1), axis=1), 1e-30)
             took = {batch: time_launches(device.stream, kernel.bind(batch, *arguments)) for batch in BATCHES}
             row = {
                 "kernel": path.stem, "load_seconds": round(loaded, 2),
-                "error": error, "worst_window": float(each.max()),
+                "error": distance, "worst_window": float(each.max()),
                 "microseconds": {batch: round(1e6 * seconds, 1) for batch, seconds in took.items()},
                 "forecasts_per_second": {batch: round(batch / seconds) for batch, seconds in took.items()},
             }  # fmt: skip
             print(row, flush=True)
             result["kernels"].append(row)
             (args.out / "fused.json").write_text(json.dumps(result, indent=1))
-            if error < 5e-3:
+            if distance < 5e-3:
                 best = min(best, (took[BATCHES[-1]], kernel), key=lambda pair: pair[0])
         if best[1] is not None:
             for batch in PIPELINE_BATCHES:

@@ -1,6 +1,7 @@
-"""Packs the weights of the patch forecaster in the order in which the kernel `forecast_patch` reads them.
+"""Packs the weights of one patch forecaster in the order in which the kernel `forecast_patch` reads them.
 
-Layer norms' affine parts are put into the weights behind them, and the scale of the scores into the queries.
+The kernel computes the network of `KERNEL_VERSIONS`, which no longer ship, and no other; `measure.py` says where to get
+them. Layer norms' affine parts are put into the weights behind them, and the scale of the scores into the queries.
 """
 
 import json
@@ -16,6 +17,12 @@ from streamd.core.arrays import Float32
 Weights = dict[str, Float32]
 WIDTH, HEADS, BLOCKS, HIDDEN, PATCH = 128, 4, 3, 512, 24
 UNBOUNDED = 1e31
+KERNEL_VERSIONS = ("patch_tensorrt_20261121_160844", "patch_tensorrt_20261129_132957")
+"""The versions whose network the kernel computes: their graphs differ, their weights are the same."""
+
+
+class OtherNetworkError(Exception):
+    """A version whose network is not the one of the kernel."""
 
 
 def read_weights(path: Path) -> Weights:
@@ -51,8 +58,16 @@ def pack_left(matrix: Float32) -> npt.NDArray[np.float16]:
 
 
 def pack(folder: Path) -> tuple[npt.NDArray[np.float16], Float32, npt.NDArray[np.int32]]:
-    """Return the packed weights, the numbers in single precision, and the columns of the targets."""
+    """Return the packed weights, the numbers in single precision, and the columns of the targets.
+
+    Raises `OtherNetworkError` if the version is none of `KERNEL_VERSIONS`.
+    """
     contract = json.loads((folder / "config.json").read_text())
+    if contract["name"] not in KERNEL_VERSIONS:
+        raise OtherNetworkError(
+            f"{folder}: the kernel does not compute the network of {contract['name']}; expected one of "
+            f"{', '.join(KERNEL_VERSIONS)}, which the history of engines/ has"
+        )
     given = read_weights(folder / "weights.safetensors")
     parts: list[npt.NDArray[np.float16]] = []
     biases: list[Float32] = []

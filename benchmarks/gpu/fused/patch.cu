@@ -1,4 +1,5 @@
-// The whole patch forecaster in one kernel: a warp for each target's series of each window, WARPS of them a block.
+// The whole patch forecaster of patch_tensorrt_20261129_132957, and no later one, in one kernel: a warp for each target's
+// series of each window, WARPS of them a block.
 //
 // A series is 16 tokens of width 128, which is the height of one tile of the matrix units: a warp keeps its tokens in
 // registers from the first layer to the last, and attention needs no other warp. Weights are packed on the host in the
