@@ -11,7 +11,7 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 DATA = Path("streamd/tools/loadtest/shipped_data")
-ENGINE = Path("engines/patch_tensorrt_20261129_132957")
+ENGINE = Path("engines/patch_tensorrt_20261129_232000")
 """The default version, whole: a version is sealed, and one that lacks a file is refused."""
 FLEET = Path("examples/fleet")
 

@@ -136,10 +136,9 @@ class Fleet:
         forecasts = np.sort(np.random.default_rng(1).normal(size=shape).astype(np.float32), axis=-1)
         lanes: list[Any] = [InstantLane(f"instant-{index}", contract, forecasts) for index in range(LANES)]
         if are_resident:
-            from streamd.core.state.resident_index import ResidentIndex
             from streamd.inference.resident import ResidentStore
 
-            store = ResidentStore(ResidentIndex(SERVERS, contract.context_length))
+            store = ResidentStore(contract, SERVERS)
             lanes = [ResidentLane(f"resident-{index}", contract, forecasts, store) for index in range(LANES)]
         loop = asyncio.get_running_loop()
         workers = [parts.LaneWorker(lane, loop, getattr(pipeline, parts.handle_result)) for lane in lanes]

@@ -23,6 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from streamd import cli
 from streamd.core import errors
 from streamd.core.access.access_list import AccessList
+from streamd.core.contract import INPUT_TYPES
 from streamd.core.errors import InvalidInputError, StreamdError
 from streamd.core.names import BackendName
 from streamd.http.access.origins import OriginPolicy
@@ -413,7 +414,7 @@ def test_wire_lists_every_field_of_a_subscription() -> None:
     ("document", "heading", "extra"), [("docs/wire.md", "input", set()), ("docs/models.md", "tensor", {"predictions"})]
 )
 def test_tensors_are_those_of_the_contract(document: str, heading: str, extra: set[str]) -> None:
-    known = {*CONTRACT.input_shapes, *extra}
+    known = {*INPUT_TYPES, *extra}
 
     def guard(text: str) -> Found:
         return differences("tensor", [bare(row[heading]) for row in read_table(text, heading)], known)

@@ -69,10 +69,10 @@ def choose_stride(fleet: TrainingFleet, split: str) -> int:
 
 def describe(scores: BacktestScores) -> dict[str, Any]:
     """Return the totals, and the nPL by metric, by quarter of the horizon, and by both."""
-    each = scores.loss.transpose(0, 2, 1) / scores.backtest.window_scales[..., None]
+    each = scores.loss.transpose(0, 2, 1) / scores.windows.scales[..., None]
     curve = scores.average_metrics(each)
     quarters = np.stack([part.mean(axis=1) for part in np.array_split(curve, 4, axis=1)], axis=1)
-    metrics = list(scores.backtest.scored)
+    metrics = scores.windows.metrics
     loss = scores.score_metrics()["nPL"]
     return scores.compute_totals() | {
         "by_metric": {m: round(float(v), 5) for m, v in zip(metrics, loss, strict=True)},

@@ -59,8 +59,8 @@ class CallerWindows(Protocol):
 class CallerInputs:
     """The inputs of a call, which the model may see: `arrays` by name with the batch axis, float32 and int32.
 
-    The memory is absent if the caller gave none, and is not used by a version that asks for none. Arrays may share bytes
-    with the caller's body.
+    The memory is absent if the caller gave none, and is not used by a version that asks for none. Arrays may share
+    bytes with the caller's body.
     """
 
     arrays: dict[str, npt.NDArray[Any]]

@@ -1,4 +1,4 @@
-"""Computes what errors of forecasts are relative to: the largest value of a forecast, or a share of what it was made of.
+"""Computes what errors are relative to: the largest value of a forecast, or a share of what it was made of.
 
 A forecast may be zero where its window is not, and then every error would be infinite.
 """
