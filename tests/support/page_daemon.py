@@ -188,7 +188,7 @@ class PageDaemon:
 
     def clear_alert(self, server: str) -> None:
         """Send rows of a usual load until no alert of the rule `SURE_RULE` is active for a server."""
-        self._push_until(lambda: not self._has_state(server, "firing,pending"), server, rows=1, load_average=0.0)
+        self._push_until(lambda: not self._has_state(server, "firing,pending"), server, rows=12, load_average=0.0)
 
     def _push_until(self, is_reached: Callable[[], bool], server: str, rows: int, load_average: float) -> None:
         for _ in range(12):

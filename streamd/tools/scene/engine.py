@@ -1,6 +1,7 @@
 """Makes an engine version with a short step from one of the repository, so that a scene of minutes has many rows.
 
-The network is the same. It was trained on days of five-minute steps, so here its forecasts are only a demonstration.
+The network is the same. It was trained on days of five-minute steps, so here its forecasts are only a demonstration. A
+memory of hours does not fit into a window of minutes, so the version asks for none.
 """
 
 import json
@@ -29,6 +30,7 @@ def make_short_step_version(engines: Path, target: Path, step_seconds: int) -> P
     for name in ("model.onnx", "server_mapping.json"):
         shutil.copyfile(version.path / name, made / name)
     manifest = json.loads((version.path / "config.json").read_text(encoding="utf-8"))
+    manifest.pop("memory", None)
     manifest |= {"name": SHORT_STEP_VERSION, "step_seconds": step_seconds}
     (made / "config.json").write_text(json.dumps(manifest, indent=2), encoding="utf-8")
     hashes = {path.name: hash_file(path) for path in sorted(made.iterdir())}

@@ -310,5 +310,5 @@ def test_training_scores_are_read_from_the_folder_of_a_version(tmp_path: Path) -
 def test_shipped_versions_have_training_scores(version: Path) -> None:
     figures = read_training_scores(version)
     assert figures is not None
-    assert set(figures.fleets) == {"smd", "asd"}
+    assert {"smd", "asd"} <= set(figures.fleets)
     assert 0.05 < figures.loss < 0.15

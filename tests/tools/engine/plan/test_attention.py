@@ -87,4 +87,4 @@ def test_a_single_set_and_long_sets_are_not_changed() -> None:
 def test_of_the_shipped_graphs_the_patch_model_has_such_sets() -> None:
     (path,) = SHIPPED.glob("patch_*/model.onnx")
     model = fold_constants(onnx.load(path))
-    assert joined_length(join_attention(model)) == 112
+    assert joined_length(join_attention(model)) == 56

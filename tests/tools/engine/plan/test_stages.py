@@ -15,7 +15,7 @@ from streamd.core.errors import BuildError  # noqa: E402
 from streamd.tools.engine.graph.norms import write_out_norms  # noqa: E402
 from streamd.tools.engine.graph.onnx_graph import extract_signature, fold_constants, read_graph  # noqa: E402
 from streamd.tools.engine.plan.stages import cut_into_stages  # noqa: E402
-from streamd.tools.engine.precision.kept_nodes import choose_kept_nodes  # noqa: E402
+from streamd.tools.engine.precision.kept_nodes import PINNED_PREFIXES, choose_kept_nodes  # noqa: E402
 from streamd.tools.engine.precision.quantize import Quantizer  # noqa: E402
 from tests.support.graph_readers import model, node, operators, raw_windows, run, scaled_network, value, weight  # noqa: E402
 
@@ -74,8 +74,8 @@ def test_the_shipped_graphs_are_three_stages(path: Path, change: Any) -> None:
     assert [stage.is_core for stage in stages] == [False, True, False]
     check(graph, inputs)
     for stage in (stages[0], stages[2]):
-        assert all(name.startswith(("/scaler/", "/restorer/")) for name in names(stage.model))
-    assert not any(name.startswith(("/scaler/", "/restorer/")) for name in names(stages[1].model))
+        assert all(name.startswith(tuple(PINNED_PREFIXES)) for name in names(stage.model))
+    assert not any(name.startswith(tuple(PINNED_PREFIXES)) for name in names(stages[1].model))
     assert sum(len(names(stage.model)) for stage in stages) == len(names(graph))
 
 
