@@ -186,12 +186,12 @@ class PageDaemon:
         """Make the rule `SURE_RULE` fire for a server, and wait until it does; `clear_alert` ends it."""
         self._push_until(lambda: self._has_state(server, "firing"), server, rows=12, load_average=400.0)
 
-    def clear_alert(self, server: str) -> None:
-        """Send rows of a usual load until no alert of the rule `SURE_RULE` is active for a server."""
-        self._push_until(lambda: not self._has_state(server, "firing,pending"), server, rows=12, load_average=0.0)
+    def clear_alert(self, server: str, rows: int = 1) -> None:
+        """Send rows of a low load, `rows` at a time, until no alert of the rule `SURE_RULE` is active for a server."""
+        self._push_until(lambda: not self._has_state(server, "firing,pending"), server, rows=rows, load_average=0.0)
 
     def _push_until(self, is_reached: Callable[[], bool], server: str, rows: int, load_average: float) -> None:
-        for _ in range(12):
+        for _ in range(48):
             origin = self.push_next(server, rows, load_average=load_average)
             self.wait_forecast(server, origin)
             wait_until(self._is_judged)

@@ -120,7 +120,7 @@ def test_shows_one_problem_on_a_phone_and_counts_the_others(open_view: ViewOpene
     assert shown >= whole, "the badge is not cut"
     expect(others).to_contain_text(re.compile(r"^\+\d"))
     check_accessible(page)
-    page_daemon.clear_alert(server)
+    page_daemon.clear_alert(server, rows=12)
 
 
 def test_moves_and_opens_by_keys(open_view: ViewOpener) -> None:
