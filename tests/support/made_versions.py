@@ -32,6 +32,19 @@ def onnx_of(contract: ModelContract) -> bytes:
 GRAPH = onnx_of(CONTRACT)
 
 
+def state_contract(contract: ModelContract) -> dict[str, Any]:
+    """Return the part of a manifest that states a contract; its units and its memory are left out."""
+    return {
+        "features": list(contract.features),
+        "targets": list(contract.targets),
+        "quantiles": list(contract.quantiles),
+        "context_length": contract.context_length,
+        "horizon": contract.horizon,
+        "step_seconds": contract.step_seconds,
+        "units": {},
+    }
+
+
 def make(root: Path, name: str, **manifest: Any) -> Path:
     """A sound version, but for what is given otherwise (None: the key is left out)."""
     path = root / name

@@ -16,7 +16,7 @@ from onnx import numpy_helper
 from streamd.core.contract import MEMORY_INPUT, MEMORY_LENGTH, ModelContract
 from tests.support.contracts import make_contract
 from tests.support.graph_readers import INT32, model, node, value, weight
-from tests.support.made_versions import make
+from tests.support.made_versions import make, state_contract
 
 Array = npt.NDArray[np.float32]
 
@@ -109,14 +109,7 @@ def make_memory_version(
     root: Path, name: str, contract: ModelContract, *, has_default: bool = True, **manifest: Any
 ) -> Path:
     """Make a version of this contract with the graph above."""
-    stated = {
-        "features": list(contract.features),
-        "targets": list(contract.targets),
-        "quantiles": list(contract.quantiles),
-        "context_length": contract.context_length,
-        "horizon": contract.horizon,
-        "step_seconds": contract.step_seconds,
-        "units": {},
+    stated = state_contract(contract) | {
         "architecture": "memory",
         "memory": {"length": contract.memory_length, "step_seconds": contract.memory_step_seconds},
     }

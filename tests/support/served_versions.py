@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from streamd.core.calendar import compute_known_future
 from streamd.core.contract import ModelContract
-from tests.support.made_versions import make
+from tests.support.made_versions import make, state_contract
 from tests.support.onnx_bytes import identity_model, tensors_of
 
 CONTRACT = ModelContract(
@@ -35,14 +35,7 @@ AUTHORIZED = {"Authorization": "Bearer a token"}
 
 def make_version(root: Path, name: str, copied: str, contract: ModelContract = CONTRACT, **manifest: Any) -> Path:
     """Make a version whose forecast is a copy of its input `copied`."""
-    stated = {
-        "features": list(contract.features),
-        "targets": list(contract.targets),
-        "quantiles": list(contract.quantiles),
-        "context_length": contract.context_length,
-        "horizon": contract.horizon,
-        "step_seconds": contract.step_seconds,
-        "units": {},
+    stated = state_contract(contract) | {
         "architecture": contract.architecture,
     }
     path = make(root, name, **{**stated, **manifest})
