@@ -121,7 +121,8 @@ async def test_the_example_prints_the_forecasts_of_the_rows_that_it_pushes(
     await load_example().run(hourly_daemon.url, None, "example-01", rows=3, pause_seconds=0.0)
     lines = [line for line in capsys.readouterr().out.splitlines() if "[debug" not in line]
     assert lines[0] == f"history: {NEED} rows accepted, 0 rejected"
-    assert re.fullmatch(r"\d\d:\d\d  example-01  cpu_user in 3\.0 h: [\d.]+ \([\d.]+ to [\d.]+\)", lines[-1])
+    value = r"-?\d+\.\d"
+    assert re.fullmatch(rf"\d\d:\d\d  example-01  cpu_user in 3\.0 h: {value} \({value} to {value}\)", lines[-1])
 
 
 def test_the_example_says_why_it_cannot_begin(
