@@ -17,6 +17,7 @@ class NotedSlots:
         self._marks = np.zeros(capacity, np.uint8)
         self._clock = clock
         self._since: float | None = None
+        self._taken_since: float | None = None
 
     def note(self, slots: Slots) -> None:
         """Note slots; called on the loop for every batch."""
@@ -26,7 +27,9 @@ class NotedSlots:
             self._since = self._clock()
 
     def take(self) -> Slots:
-        """Return the slots that were noted, rising, and forget them; called in the thread."""
+        """Return the slots that were noted, rising, and forget them; called in the thread, `finish` later."""
+        # This order, so that `lag_seconds` finds the time at one of both places.
+        self._taken_since = self._since
         self._since = None
         # A copy: numpy gives up the search of an array in which the loop notes more meanwhile.
         slots = np.flatnonzero(self._marks.copy())
@@ -34,8 +37,13 @@ class NotedSlots:
         self._marks[slots] = 0
         return slots
 
+    def finish(self) -> None:
+        """Note that the rules were evaluated for the slots that were taken last; called in the thread."""
+        self._taken_since = None
+
     @property
     def lag_seconds(self) -> float:
-        """The time for which the slot that was noted first waits; 0 without one."""
-        since = self._since
+        """The time for which the slot that was noted first waits or is being evaluated; 0 without one."""
+        waiting, taken = self._since, self._taken_since
+        since = waiting if taken is None else taken
         return 0.0 if since is None else max(self._clock() - since, 0.0)

@@ -151,6 +151,7 @@ class AlertThread:
         self._change_silences(now)
         for changes in self._evaluator.evaluate(self._noted.take(), now, clock):
             self._handle_changes(changes)
+        self._noted.finish()
         if clock >= self._next_silence_check:
             self._next_silence_check = clock + SILENCE_CHECK_SECONDS
             self._handle_changes(self._evaluator.end_silent(now, clock))

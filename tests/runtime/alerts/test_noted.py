@@ -25,6 +25,8 @@ def test_the_lag_is_that_of_the_slot_that_waits_longest() -> None:
     now[0] = 13.0
     assert noted.lag_seconds == 3.0
     noted.take()
+    assert noted.lag_seconds == 3.0  # no rule was evaluated for them yet
+    noted.finish()
     assert noted.lag_seconds == 0.0
 
 
