@@ -14,7 +14,7 @@ from pathlib import Path
 from playwright.sync_api import expect, sync_playwright
 
 from streamd.tools.loadtest.demo_folder import DEMO_RULES
-from tests.support.page_browser import ViewOpener, launch_chromium
+from tests.support.page_browser import EmptyProfiles, ViewOpener, launch_chromium
 from tests.support.page_daemon import PageDaemon
 from tests.support.worker_fleet import wait_until
 
@@ -77,7 +77,7 @@ def main() -> int:
         browser = launch_chromium(playwright)
         try:
             daemon.start()
-            camera = Camera(ViewOpener(browser, daemon.url), args.output)
+            camera = Camera(ViewOpener(EmptyProfiles(browser), daemon.url), args.output)
             take_all(daemon, camera, chosen)
         finally:
             browser.close()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from tests.support.page_browser import ViewOpener, launch_chromium
+from tests.support.page_browser import EmptyProfiles, ViewOpener, launch_chromium
 from tests.support.page_daemon import PageDaemon
 
 
@@ -22,6 +22,12 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
+def profiles(browser: Browser) -> EmptyProfiles:
+    """Return the profiles of the browser of one module."""
+    return EmptyProfiles(browser)
+
+
+@pytest.fixture(scope="module")
 def page_daemon(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageDaemon]:
     """Start a daemon on the shipped fleet, the newest rows being of now; shared by the tests of one module."""
     daemon = PageDaemon(tmp_path_factory.mktemp("page"))
@@ -34,8 +40,8 @@ def page_daemon(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 @pytest.fixture
-def open_view(browser: Browser, page_daemon: PageDaemon) -> Iterator[ViewOpener]:
+def open_view(profiles: EmptyProfiles, page_daemon: PageDaemon) -> Iterator[ViewOpener]:
     """Open views of the page: `open_view("fleet", {"search": "db"})`; any complaint of a page fails the test."""
-    opener = ViewOpener(browser, page_daemon.url, page_daemon.token)
+    opener = ViewOpener(profiles, page_daemon.url, page_daemon.token)
     yield opener
     opener.close()

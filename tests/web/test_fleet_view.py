@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from tests.support.page_browser import ViewOpener, check_accessible
+from tests.support.page_browser import EmptyProfiles, ViewOpener, check_accessible
 from tests.support.page_daemon import PageDaemon, read_shipped_fleet
 
 SERVERS = sorted(read_shipped_fleet().servers)
@@ -181,9 +181,9 @@ def test_names_what_the_daemon_refuses(open_view: ViewOpener) -> None:
 
 
 def test_says_how_to_begin_and_shows_the_first_server_as_soon_as_it_reports(
-    browser: Browser, empty_daemon: PageDaemon
+    profiles: EmptyProfiles, empty_daemon: PageDaemon
 ) -> None:
-    opener = ViewOpener(browser, empty_daemon.url)
+    opener = ViewOpener(profiles, empty_daemon.url)
     page = opener("fleet", width=390, height=844)
     expect(page.get_by_text("No server has reported yet")).to_be_visible()
     expect(page.get_by_text(f"{empty_daemon.url}/api/v1/write")).to_be_visible()
@@ -196,10 +196,10 @@ def test_says_how_to_begin_and_shows_the_first_server_as_soon_as_it_reports(
     opener.close()
 
 
-def test_keeps_only_the_rows_near_the_reader_in_the_document(browser: Browser, empty_daemon: PageDaemon) -> None:
+def test_keeps_only_the_rows_near_the_reader_in_the_document(profiles: EmptyProfiles, empty_daemon: PageDaemon) -> None:
     names = [f"web-{number:04d}" for number in range(2000)]
     push_servers(empty_daemon, names)
-    opener = ViewOpener(browser, empty_daemon.url)
+    opener = ViewOpener(profiles, empty_daemon.url)
     page = opener("fleet", {"sort": "name", "search": "web-????"})
     page.get_by_role("grid").focus()
 
