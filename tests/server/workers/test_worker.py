@@ -9,6 +9,7 @@ import stat
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,11 @@ from streamd.server.workers.plan import decode_plan
 from tests.support.daemon_process import NEED, DaemonProcess, make_whole_rows
 from tests.support.worker_fleet import ADMIN_TOKEN, StartProcesses, find_parts, kill_part
 
-STEP = int(time.time()) // 300
+
+@cache
+def find_first_step() -> int:
+    """Return the step at which these tests began; not that of their import, since which a whole suite may have run."""
+    return int(time.time()) // 300
 
 
 def name_servers(prefix: str) -> list[str]:
@@ -30,7 +35,7 @@ def make_body(daemon: DaemonProcess, servers: Sequence[str], steps: Sequence[int
     features = daemon.get("/v1/status")[1]["contract"]["features"]
     rows = [row for server in servers for row in make_whole_rows(server, steps, features)]
     for row, step in zip(rows, [step for _ in servers for step in steps], strict=True):
-        row["time"] = (STEP + step) * 300 + 1
+        row["time"] = (find_first_step() + step) * 300 + 1
     return {"samples": rows}
 
 
@@ -71,7 +76,7 @@ async def test_readers_whose_worker_is_killed_continue_at_another_and_get_nothin
         await asyncio.to_thread(_post_until_taken, daemon, make_body(daemon, servers, range(NEED)))
         await asyncio.to_thread(kill_part, daemon, "worker 0")
         await asyncio.to_thread(_post_until_taken, daemon, make_body(daemon, servers, [NEED]))
-        newest = (STEP + NEED + 1) * 300
+        newest = (find_first_step() + NEED + 1) * 300
         for reader in readers:
             got: dict[str, list[float]] = {server: [] for server in servers}
             async with asyncio.timeout(20):
