@@ -25,8 +25,8 @@ LARGEST_OF_UNIT = {"percent": 60.0, "bytes/s": 2e6, "count": 40.0, "s": 1e6}
 
 
 def make_row(contract: dict[str, Any], moment: float) -> list[float]:
-    """Make the values of one row, in the order of the features."""
-    share = 0.5 - 0.5 * math.cos(moment / 86_400 * 2 * math.pi)
+    """Make the values of one row, in the order of the features: a load that is at no hour near 0."""
+    share = 0.6 - 0.4 * math.cos(moment / 86_400 * 2 * math.pi)
     return [LARGEST_OF_UNIT.get(contract["units"].get(name, ""), 2.0) * share for name in contract["features"]]
 
 

@@ -125,6 +125,14 @@ async def test_the_example_prints_the_forecasts_of_the_rows_that_it_pushes(
     assert re.fullmatch(rf"\d\d:\d\d  example-01  cpu_user in 3\.0 h: {value} \({value} to {value}\)", lines[-1])
 
 
+def test_the_load_of_the_example_is_above_zero_at_each_hour() -> None:
+    example = load_example()
+    contract = {"features": HOURLY.features, "units": dict(HOURLY.units)}
+    rows = [example.make_row(contract, 1_700_000_000 + hour * 3600) for hour in range(24)]
+    assert (np.min(rows, axis=0) > 0.1 * np.max(rows, axis=0)).all()
+    assert np.ptp(rows, axis=0).min() > 0
+
+
 def test_the_example_says_why_it_cannot_begin(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
