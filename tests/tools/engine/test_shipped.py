@@ -85,7 +85,7 @@ def test_bfloat16_is_a_valid_graph_with_the_same_signature(source: GraphSource) 
 def test_int8_leaves_out_products_that_it_would_ruin() -> None:
     source = read_source(None, next(path for path in VERSIONS if "patch" in path.name), None, manifest_needed=True)
     assert source.contract is not None
-    windows = read_fleet_windows(ROOT / "examples/fleet/servers.csv.gz", source.contract, 24)
+    windows = read_fleet_windows(ROOT / "examples/fleet/servers.csv.gz", source.contract, 8)  # each runs 27 times
     model = fold_constants(source.model)
     quantizer = Quantizer("minmax")
     quantized = quantizer.quantize(model, windows, choose_kept_nodes(model, None))

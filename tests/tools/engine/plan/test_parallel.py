@@ -25,7 +25,7 @@ from tests.tools.engine.conftest import MakeLibrary
 
 ROOT = Path(__file__).resolve().parents[4]
 COMMAND = (sys.executable, "-m", "tests.support.fake_build_worker")
-SETTINGS = BuildSettings(profiles=(Profile.static(1), Profile.static(8), Profile.static(32)))
+SETTINGS = BuildSettings(profiles=(Profile.static(1), Profile.static(8)))  # each is a process of half a second
 
 
 @pytest.fixture
@@ -59,12 +59,12 @@ def test_every_batch_size_has_a_plan_of_its_own(version: str) -> None:
     for each in made:
         stages = 3 if version == "8.6.1" and each.precision != "fp32" else 1
         plans = unpack_plans(bytes(each.plan.content))
-        assert [len(plan) for plan in plans] == [stages] * 3
+        assert [len(plan) for plan in plans] == [stages] * 2
         assert len(each.graphs) == stages
-        assert each.alternatives == 3
+        assert each.alternatives == 2
         layers = [sum(int(bytes(stage).split()[2]) for stage in plan) for plan in plans]
-        assert layers == [each.plan.layers] * 3
-        assert each.plan.warnings == ("weights are subnormal",) * (3 * stages)
+        assert layers == [each.plan.layers] * 2
+        assert each.plan.warnings == ("weights are subnormal",) * (2 * stages)
         assert each.plan.seconds > 0
     assert len(log) > 0
 
@@ -89,7 +89,7 @@ def test_a_timing_cache_is_read_and_not_written(version: str, tmp_path: Path) ->
     ("failure", "message"),
     [
         ("refused in fp16, batch 8", r"fp16, batch 8: the builder ended with 1: .*no tactic fits"),
-        ("killed in fp16, batch 32", "fp16, batch 32: the builder was ended by signal 9: it wrote no reason"),
+        ("killed in fp16, batch 1", "fp16, batch 1: the builder was ended by signal 9: it wrote no reason"),
     ],
 )
 def test_one_failure_ends_all_builds(version: str, monkeypatch: pytest.MonkeyPatch, failure: str, message: str) -> None:
@@ -106,7 +106,7 @@ def test_a_caller_that_stops_early_leaves_no_process(
     started = tmp_path / "started"
     monkeypatch.setenv("FAKE_BUILDING", "endless in fp16, batch 8")
     monkeypatch.setenv("FAKE_STARTED", str(started))
-    building, _ = pool(jobs=6)
+    building, _ = pool(jobs=4)
     plans = building.make_plans(prepared("fp32", "fp16"))
     assert next(plans).precision == "fp32"
     while not started.exists():
@@ -121,4 +121,4 @@ def test_progress_reports_each_build_when_it_is_done(version: str) -> None:
     stream = io.StringIO()
     building = BuildPool(SETTINGS, 2, Progress(stream=stream), lambda line: None, command=COMMAND)
     list(building.make_plans(prepared("fp32")))
-    assert [f"fp32, batch {size}: " in stream.getvalue() for size in (1, 8, 32)] == [True] * 3
+    assert [f"fp32, batch {size}: " in stream.getvalue() for size in (1, 8)] == [True] * 2
