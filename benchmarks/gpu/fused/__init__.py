@@ -1,1 +1,1 @@
-"""An experiment: the patch forecaster as one CUDA kernel."""
+"""An experiment: a former patch forecaster, which no longer ships (`pack.py`), as one CUDA kernel."""
