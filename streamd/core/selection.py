@@ -145,4 +145,5 @@ def _find_indices(what: str, known: Sequence[str | float], requested: Sequence[s
 def _is_same(requested: str | float, known: str | float) -> bool:
     if isinstance(requested, str) or isinstance(known, str):
         return requested == known
-    return abs(requested - known) < 1e-6
+    # MessagePack and other encodings may carry float32. A wider tolerance would take what the documents do not list.
+    return requested == known or requested == float(np.float32(known))

@@ -18,6 +18,7 @@ import msgspec
 
 from streamd.core.accuracy.history_selection import HistoryLimits
 from streamd.core.forecast_export.choice import ExportSettings
+from streamd.http.requests import TransportLimits
 from streamd.http.routes.versions import ChangeReport, VersionList
 from streamd.rule_sets import list_rule_sets, load_rule_set
 from streamd.runtime.service import Service, ServiceLimits
@@ -28,6 +29,10 @@ from tests.support.made_alerts import ServedAlerts, make_alert, make_pending_ale
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = Path(__file__).with_name("schemathesis.toml")
+
+
+LONG = ("--suppress-health-check=too_slow",)
+"""Arguments of a long run, in which a busy machine must not end the search in a call with large bodies."""
 
 
 class AgreeableChanges:
@@ -78,9 +83,10 @@ phases.coverage.enabled = false
 
 
 @contextlib.asynccontextmanager
-async def run_described_daemon(folder: Path) -> AsyncIterator[HttpDaemon]:
+async def run_described_daemon(folder: Path, limits: TransportLimits | None = None) -> AsyncIterator[HttpDaemon]:
     """Run a daemon with tokens, every rule set and a few servers, whose event streams end by themselves."""
     settings = HttpDaemonSettings(
+        limits=limits or TransportLimits(),
         access=make_access_list(EVERYTHING),
         engines=AgreeableChanges(),
         rule_sets=[load_rule_set(name) for name in list_rule_sets()],
@@ -147,7 +153,9 @@ def main() -> int:
     options, more = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as folder:
         status, output = asyncio.run(
-            check_interface(Path(folder), CONFIG.read_text(encoding="utf-8"), ["-n", str(options.examples), *more])
+            check_interface(
+                Path(folder), CONFIG.read_text(encoding="utf-8"), [*LONG, "-n", str(options.examples), *more]
+            )
         )
     sys.stdout.write(output)
     return status

@@ -157,8 +157,8 @@ def describe_fleet_calls(book: SchemaBook) -> dict[RouteKey, DocumentedCall]:
                 ),
                 DocumentedParameter(
                     name="target",
-                    schema=make_enum_schema(book.contract.targets),
-                    text="The only target whose rules count; default: all.",
+                    schema=make_enum_schema([*book.contract.targets, ""]),
+                    text="The only target whose rules count; default, and if it is empty: all.",
                 ),
                 DocumentedParameter(
                     name="rule",
