@@ -72,7 +72,7 @@ class InvalidTimeError(InvalidInputError):
 
 
 class InvalidValueError(InvalidInputError):
-    """A value is not a number that float32 can hold."""
+    """A value is not a number of magnitude below 1e30 (`streamd.core.values`)."""
 
     code = "invalid_value"
 

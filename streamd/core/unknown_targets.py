@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamd.core.arrays import Float32, Numbers
+from streamd.core.values import find_values
 
 TargetFlags = npt.NDArray[np.bool_]
 
@@ -43,11 +44,11 @@ def find_unknown(windows: Float32, columns: Numbers) -> TargetFlags:
     `windows (n, length, features)` end with the newest row; `columns (targets,)` are the features that are targets.
     Usually the newest row has all of them, so only those that it lacks are looked for in the others.
     """
-    unknown: TargetFlags = np.isnan(windows[:, -1, columns])
+    unknown: TargetFlags = ~find_values(windows[:, -1, columns])
     for target in np.flatnonzero(unknown.any(axis=0)).tolist():
         rows = np.flatnonzero(unknown[:, target])
         which = slice(None) if len(rows) == len(windows) else rows  # a view if the whole fleet lacks it
-        unknown[rows, target] = np.isnan(windows[which, :, int(columns[target])]).all(axis=1)
+        unknown[rows, target] = ~find_values(windows[which, :, int(columns[target])]).any(axis=1)
     return unknown
 
 
@@ -86,7 +87,7 @@ class LastValues:
         `length`, its former rows count no more. `rows (sum of counts, features)` lie at `places` of rings of `length`.
         """
         steps = self._steps[slots]
-        has_value = ~np.isnan(rows[:, self._columns])
+        has_value = find_values(rows[:, self._columns])
         if (counts == 1).all() and self._length > 1:  # the usual case: one row a window, its newest
             np.copyto(steps, newest[:, None], where=has_value)
         elif len(rows):

@@ -23,6 +23,7 @@ from streamd.core.errors import (
     TooLargeError,
 )
 from streamd.core.mapping.series import PointSink, SeriesEntry, SourceSeries
+from streamd.core.values import EXPECTED_VALUE, is_value
 
 DecodedItem = TypeVar("DecodedItem")
 
@@ -270,8 +271,8 @@ def read_number(value: float | None) -> float | None:
     """Return a value as a float, or `None` if it is missing: null or NaN. Raises `InvalidValueError`."""
     if value is None or value != value:
         return None
-    if not -_MAX_FLOAT <= value <= _MAX_FLOAT:
-        raise InvalidValueError("the value is out of range, expected a finite number")
+    if not is_value(value):
+        raise InvalidValueError(f"the value is out of range, expected {EXPECTED_VALUE}")
     return float(value)
 
 

@@ -16,6 +16,7 @@ import msgspec
 
 from streamd.core.errors import InvalidSampleError, InvalidTimeError, InvalidValueError, MalformedError
 from streamd.core.mapping.series import PointSink, SeriesEntry, SourceSeries
+from streamd.core.values import EXPECTED_VALUE, LEAST_REFUSED
 from streamd.protocols.json_items import MISSING
 
 TIME_UNITS: dict[str, tuple[int, int]] = {
@@ -215,10 +216,10 @@ class _LineReader(Generic[SeriesEntry]):
                 if value is None:
                     sink.skip(TEXT_VALUE)
                     continue
-                if value - value:  # NaN or infinite
-                    if math.isinf(value):
+                if not -LEAST_REFUSED < value < LEAST_REFUSED:  # `is_value`, without a call for each field
+                    if value == value:
                         raise ValueError
-                    sink.skip(MISSING)
+                    sink.skip(MISSING)  # NaN
                     continue
                 entry = sink.find((series_key, name))
                 if entry is None:
@@ -312,10 +313,10 @@ def _explain_value(text: bytes) -> str:
     if not text:
         return "has no value"
     if _INFINITE.fullmatch(text):
-        return f"is {_show(text)}, expected a finite number"
+        return f"is {_show(text)}, expected {EXPECTED_VALUE}"
     if _INTEGER.fullmatch(text):
         return f"is {_show(text)}, which exceeds 64 bits"
-    return f"is {_show(text)}, expected a finite number, a boolean or a string in quotes"
+    return f"is {_show(text)}, expected {EXPECTED_VALUE}, a boolean or a string in quotes"
 
 
 def _show(data: bytes) -> str:

@@ -188,7 +188,7 @@ def _check_metric(name: str, tags: dict[str, str]) -> bool:
 def _read_value(given: Any, sink: PointSink[SeriesEntry]) -> float | None:
     """Return a field as a number (true is 1, false is 0), or `None` after it was skipped.
 
-    Raises `InvalidValueError` if it is infinite.
+    Raises `InvalidValueError` if it is too large.
     """
     if given is None or isinstance(given, int | float):
         value = read_number(given)

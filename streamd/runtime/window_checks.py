@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from streamd.core.contract import MAX_STATUS, MEMORY_INPUT
 from streamd.core.errors import AllMissingError, InvalidInputError, InvalidTensorError
+from streamd.core.values import EXPECTED_VALUE, VALUE_LIMIT, find_refused
 from streamd.inference.lane import Inputs
 
 _PAIR = Struct("=ii")
@@ -38,38 +39,39 @@ def _find_fault(arrays: Mapping[str, npt.NDArray[Any]]) -> InvalidInputError | N
 
 
 def is_complete(arrays: Mapping[str, npt.NDArray[Any]]) -> bool:
-    """Whether nothing is missing that must not, infinite or out of range, the usual case: few passes over each array.
+    """Whether nothing is missing that must not, or out of range, the usual case: few passes over each array.
 
-    A number that is NaN or infinite makes the sum of its array so. If large numbers do the same, the answer may be
-    false, and `check_content` decides.
+    A number that is NaN, infinite or so large that its square is makes the sum of squares of its array so. If numbers
+    of 1e19 do the same, the answer may be false, and `check_content` decides.
     """
     return (
         _has_finite_values(arrays["encoder_cont"])
         and _is_finite(arrays["decoder_cont"])
         and _has_known_categories(arrays["encoder_cat"])
         and _has_known_categories(arrays["decoder_cat"])
-        and _has_no_infinity(arrays.get(MEMORY_INPUT))
+        and _has_valid_memory(arrays.get(MEMORY_INPUT))
     )
 
 
 def _has_finite_values(windows: npt.NDArray[Any]) -> bool:
-    """Whether each of `windows (n, ...)` has a value, and none is infinite; values may be missing."""
+    """Whether each of `windows (n, ...)` has a value, and none is too large; values may be missing."""
     if _is_finite(windows):
         return True
     rows = windows.reshape(len(windows), -1)
     with np.errstate(invalid="ignore"):  # a NaN may be a signalling one
         highest, lowest = np.fmax.reduce(rows, axis=1), np.fmin.reduce(rows, axis=1)
-    return bool(np.isfinite(highest).all() and np.isfinite(lowest).all())
+    return bool((highest < VALUE_LIMIT).all() and (lowest > -VALUE_LIMIT).all())
 
 
-def _has_no_infinity(memory: npt.NDArray[Any] | None) -> bool:
-    """Whether no number of a memory is infinite; all of them may be missing."""
-    return memory is None or _is_finite(memory) or not np.isinf(memory).any()
+def _has_valid_memory(memory: npt.NDArray[Any] | None) -> bool:
+    """Whether no number of a memory is too large; all of them may be missing."""
+    return memory is None or _is_finite(memory) or not find_refused(memory).any()
 
 
 def _is_finite(array: npt.NDArray[Any]) -> bool:
     # Unlike `sum` and `dot`, `einsum` does not warn of an infinite sum.
-    return isfinite(np.einsum("i->", array.reshape(-1)))
+    flat = array.reshape(-1)
+    return isfinite(np.einsum("i,i->", flat, flat))
 
 
 def _has_known_categories(array: npt.NDArray[Any]) -> bool:
@@ -86,8 +88,11 @@ def _has_known_categories(array: npt.NDArray[Any]) -> bool:
 def check_content(arrays: Mapping[str, npt.NDArray[Any]]) -> None:
     """Raise the error of the first fault in the order of these checks, if there is one."""
     for name in ("encoder_cont", "decoder_cont", *({MEMORY_INPUT} & arrays.keys())):
-        if np.isinf(arrays[name]).any():
-            raise InvalidTensorError(f"{name} holds a number that is infinite or beyond float32")
+        refused = np.argwhere(find_refused(arrays[name]))
+        if len(refused):
+            window, *place = refused[0].tolist()
+            value = arrays[name][window, *place]
+            raise InvalidTensorError(f"{name} holds {value:g} at {place} of a window, expected {EXPECTED_VALUE}")
     if np.isnan(arrays["decoder_cont"]).any():
         raise InvalidTensorError("decoder_cont holds NaN; the known future is never missing")
     empty = np.flatnonzero(np.isnan(arrays["encoder_cont"]).all(axis=(1, 2)))

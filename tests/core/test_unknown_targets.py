@@ -17,7 +17,7 @@ from streamd.core.unknown_targets import (
 )
 
 FEATURES, LENGTH = 3, 4
-CELLS = st.sampled_from([np.nan, np.nan, np.nan, 0.0, -1.5, np.float32(3e38)])
+CELLS = st.sampled_from([np.nan, np.nan, np.nan, 0.0, -1.5, np.float32(9e29), *map(np.float32, (3e38, -1e30, np.inf))])
 COLUMNS = st.lists(st.integers(0, FEATURES - 1), min_size=1, max_size=FEATURES, unique=True)
 
 
@@ -32,7 +32,10 @@ def draw_windows(draw: st.DrawFn) -> Float32:
 
 
 def find_plainly(windows: Float32, columns: list[int]) -> list[list[bool]]:
-    return [[all(row[column] != row[column] for row in window) for column in columns] for window in windows.tolist()]
+    def is_missing(number: float) -> bool:
+        return number != number or abs(number) >= float(np.float32(1e30))
+
+    return [[all(is_missing(row[column]) for row in window) for column in columns] for window in windows.tolist()]
 
 
 @given(draw_windows(), COLUMNS)

@@ -66,8 +66,10 @@ def _read(name: str, shape: tuple[int, ...], batched: bool, given: npt.NDArray[A
 
 def _check(arrays: Mapping[str, npt.NDArray[Any]]) -> None:
     for name in ("encoder_cont", "decoder_cont", MEMORY_INPUT):
-        if name in arrays and np.isinf(arrays[name]).any():
-            raise InvalidTensorError(f"{name} holds a number that is infinite or beyond float32")
+        for place, value in np.ndenumerate(arrays.get(name, np.zeros((1, 1, 1)))):
+            if abs(value) >= np.float32(1e30):
+                expected = "expected a number of magnitude below 1e30"
+                raise InvalidTensorError(f"{name} holds {value:g} at {list(place[1:])} of a window, {expected}")
     if np.isnan(arrays["decoder_cont"]).any():
         raise InvalidTensorError("decoder_cont holds NaN; the known future is never missing")
     for index, window in enumerate(arrays["encoder_cont"]):

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from streamd.core.mapping.mapping import CompiledRule, Role, Use
-
-LARGEST_FLOAT32 = 3.4028234663852886e38
+from streamd.core.values import is_value
 
 
 class _Group(msgspec.Struct, gc=False):
@@ -54,7 +53,7 @@ class ServerFormulas:
             if rule.column in features:
                 continue
             value = self._compute_rule(number, rule, values)
-            if value is not None and math.isfinite(value) and abs(value) <= LARGEST_FLOAT32:
+            if value is not None and is_value(value):
                 features[rule.column] = value, number
         return features
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from streamd.core.arrays import Float32
 from streamd.core.state.column_frames import NameList
 from streamd.core.state.row_frames import Booleans, Masks
+from streamd.core.values import find_refused, has_only_values
 
 
 class FrameRows(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -23,7 +24,7 @@ class FrameRows(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     masks: Masks
     """The features that each row has a value of."""
     is_odd: Booleans | None
-    """The rows without any value, or with one that float32 cannot hold, infinity among them; `None` if no row is."""
+    """The rows without any value, or with a number of a magnitude of 1e30 or more; `None` if no row is."""
     ignored: int
     """The number of values in each row of features that the model does not know."""
 
@@ -55,12 +56,12 @@ class MatrixReader:
         if order is None:
             order = names.known = _Order(names.names, self._features)
         given = _convert_cells(values if order.is_same else values[:, order.places])
-        if order.mask and np.isfinite(given).all():
+        if order.mask and has_only_values(given):
             return FrameRows(rows=self._place(order, given), masks=order.mask, is_odd=None, ignored=order.ignored)
         is_missing = np.isnan(given)
         given = np.where(is_missing, np.float32(np.nan), given)  # NaN has many forms, and one of them is stored
         masks = np.bitwise_or.reduce(np.where(is_missing, np.uint64(0), order.bits), axis=1)
-        is_odd = np.isinf(given).any(axis=1) | (masks == 0)
+        is_odd = find_refused(given).any(axis=1) | (masks == 0)
         return FrameRows(
             rows=self._place(order, given),
             masks=masks,

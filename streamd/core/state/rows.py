@@ -16,12 +16,16 @@ import msgspec
 from msgspec.structs import astuple
 
 from streamd.core.errors import InvalidValueError
+from streamd.core.values import EXPECTED_VALUE, is_value
 
 MAX_CACHED_ORDERS = 1_024
 """Orders of names in the cache; a sender that never repeats an order cannot make it larger."""
 
 MAX_CACHED_CHARACTERS = 16_384
 """An order whose names are longer than this in all is not cached, so that the cache stays small."""
+
+_SURELY_VALUES = 1e29
+"""A vector that is shorter has values only, however its length was rounded."""
 
 
 class PackedRow(msgspec.Struct, frozen=True, gc=False):
@@ -47,21 +51,20 @@ class RowReader:
         self._columns = {name: column for column, name in enumerate(features)}
         self._full = (1 << len(features)) - 1
         self.cells_type = make_cells_type(features)
-        # "=" because native packing turns 1e39 into infinity without an error.
         self._struct = struct.Struct(f"={len(features)}f")
         self._orders: dict[tuple[str, ...], _Order] = {}
 
     def read_row(self, values: Mapping[str, float | None]) -> PackedRow:
         """Return the row of a sample; None and NaN are missing values.
 
-        Raises `InvalidValueError` for a number that float32 cannot hold, infinity among them.
+        Raises `InvalidValueError` for a number of a magnitude of 1e30 or more, infinity among them.
         """
         names = tuple(values)
         order = self._orders.get(names) or self._learn_order(names)
         given: list[Any] = list(values.values())
         try:
-            # One sum finds None (TypeError), NaN and infinity; packing finds numbers that float32 cannot hold.
-            if math.isfinite(sum(given)):
+            # One length finds None (TypeError), NaN and each number that is too large; in a long one, none need be.
+            if math.hypot(*given) < _SURELY_VALUES:
                 given.append(math.nan)
                 data = self._struct.pack(*order.pick(given))
                 self.ignored += order.ignored
@@ -74,7 +77,7 @@ class RowReader:
         """Return the row of an instance of `cells_type`, as `read_row` does for the same values."""
         given: tuple[Any, ...] = astuple(cells)
         try:
-            if math.isfinite(sum(given)):
+            if math.hypot(*given) < _SURELY_VALUES:
                 return PackedRow(self._struct.pack(*given), self._full)
         except (TypeError, OverflowError):
             pass
@@ -103,10 +106,8 @@ class RowReader:
             if column is None:
                 ignored += 1
             elif value is not None and not math.isnan(value):
-                if math.isinf(value) or not _fits_float32(value):
-                    raise InvalidValueError(
-                        f"values.{name} is {value!r}, expected a number that float32 can hold, or null"
-                    )
+                if not is_value(value):
+                    raise InvalidValueError(f"values.{name} is {value!r}, expected {EXPECTED_VALUE}, or null")
                 cells[column] = value
                 mask |= 1 << column
         self.ignored += ignored
@@ -118,14 +119,6 @@ def make_cells_type(features: Sequence[str]) -> type[msgspec.Struct]:
     fields = [(f"feature_{column}", float | None, None) for column in range(len(features))]
     names = {field[0]: name for field, name in zip(fields, features, strict=True)}
     return msgspec.defstruct("Cells", fields, rename=names, omit_defaults=True, forbid_unknown_fields=True, gc=False)
-
-
-def _fits_float32(value: float) -> bool:
-    try:
-        struct.pack("=f", value)
-    except OverflowError:
-        return False
-    return True
 
 
 def iterate_columns(mask: int) -> Iterator[int]:

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from streamd.core.contract import INPUT_TYPES, MAX_STATUS, MEMORY_INPUT, ModelContract
+from streamd.core.values import LEAST_REFUSED
 from streamd.http.wire.tensors import WIRE_DTYPES
 from streamd.runtime.predict import MAX_WINDOWS
 
@@ -16,8 +17,6 @@ REFERENCE = "#/components/schemas/{name}"
 """The place of a schema in both documents."""
 
 MAX_INT32 = 2**31 - 1
-FLOAT32_OVERFLOW = 3.4028235677973366e38
-"""The smallest number that is rounded to an infinite float32."""
 
 ANY_SCHEMA: Schema = {}
 TEXT_SCHEMA: Schema = {"type": "string"}
@@ -180,7 +179,7 @@ def _make_row_schema(name: str, size: int) -> Schema:
         server_id = {"type": "integer", "minimum": 0, "maximum": MAX_INT32}
         status = {"type": "integer", "minimum": 0, "maximum": MAX_STATUS}
         return {"type": "array", "prefixItems": [server_id, status], "minItems": 2, "maxItems": 2}
-    limits = {"exclusiveMinimum": -FLOAT32_OVERFLOW, "exclusiveMaximum": FLOAT32_OVERFLOW}
+    limits = {"exclusiveMinimum": -LEAST_REFUSED, "exclusiveMaximum": LEAST_REFUSED}
     number = ["number", "null"] if name in ("encoder_cont", MEMORY_INPUT) else "number"
     return make_array_schema((size,), {"type": number, **limits})
 

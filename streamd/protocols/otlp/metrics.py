@@ -5,13 +5,14 @@ Decodes nothing. Follows OpenTelemetry's specification 1.40 ("Metrics Data Model
 
 from collections.abc import Iterable, Mapping
 from hashlib import blake2b
-from math import isfinite, isnan
+from math import isnan
 from typing import Generic
 
 import msgspec
 
 from streamd.core.errors import InvalidSampleError, InvalidValueError, StreamdError
 from streamd.core.mapping.series import Kind, PointSink, SeriesEntry, SourceSeries
+from streamd.core.values import EXPECTED_VALUE, is_value
 
 MAX_ATTRIBUTES = 64
 """The largest number of attributes of a resource, and of a point."""
@@ -94,8 +95,8 @@ class PointWriter(Generic[SeriesEntry]):
             self.sink.add(entry, time, float("nan"))
         elif reading.value is None or isnan(reading.value):
             self.sink.skip("missing value")
-        elif not isfinite(reading.value):
-            self.reject_value(stream, index, reading.value, "a finite number")
+        elif not is_value(reading.value):
+            self.reject_value(stream, index, reading.value, EXPECTED_VALUE)
         elif stream.is_delta:
             self._write_delta(entry, stream, reading, reading.value, index)
         else:
@@ -115,8 +116,11 @@ class PointWriter(Generic[SeriesEntry]):
             self.sink.skip("delta without an interval")
             return
         rate = value / ((reading.time_ns - reading.start_ns) / 1e9)
-        if value < 0 or not isfinite(rate):
+        if value < 0:
             self.reject_value(stream, index, value, "an increase of 0 or more: the sum is monotonic")
+            return
+        if not is_value(rate):
+            self.reject_value(stream, index, value, "an increase of less than 1e30 a second")
             return
         self.sink.add(entry, reading.time_ns / 1e9, rate)
 

@@ -20,6 +20,7 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 from streamd.core.errors import InvalidSampleError, MalformedError, StreamdError
 from streamd.core.mapping.series import Kind, PointSink, SeriesEntry
+from streamd.core.values import LEAST_REFUSED
 from streamd.protocols.otlp.metrics import (
     MAX_KEY_BYTES,
     NO_RECORDED_VALUE,
@@ -361,7 +362,7 @@ class _Decoder(Generic[SeriesEntry]):
                 time, value = read_head(message, begin)
                 tail = message[head_end:at]
                 entry = find((key, tail if len(tail) <= MAX_KEY_BYTES else shorten(tail)))
-                if entry is not None and time and value - value == 0:  # it is finite
+                if entry is not None and time and -LEAST_REFUSED < value < LEAST_REFUSED:  # not `is_value`: no call
                     add(entry, time / 1e9, value + 0.0)  # an integer becomes a float
                     index += 1
                     continue

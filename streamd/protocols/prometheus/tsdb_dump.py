@@ -8,10 +8,11 @@ times are milliseconds. A stale marker is written as `NaN`, like any other NaN. 
 
 import re
 from collections.abc import Iterable, Iterator
-from math import isfinite, isnan
+from math import isnan
 
 from streamd.core.errors import InvalidSampleError, InvalidValueError, MalformedError, StreamdError
 from streamd.core.mapping.series import PointSink, SeriesEntry
+from streamd.core.values import EXPECTED_VALUE, is_value
 from streamd.protocols.prometheus.labels import build_series
 
 MAX_LINE_BYTES = 2**19
@@ -70,12 +71,12 @@ def _read_line(line: bytes, sink: PointSink[SeriesEntry]) -> None:
         entry = sink.bind(line[:end], build_series(pairs))
     else:
         value, time_ms = _read_sample(line[len(pieces[0]) :])
-    if isfinite(value):
+    if is_value(value):
         sink.add(entry, time_ms / 1000, value)
     elif isnan(value):
         sink.skip("missing value")
     else:
-        raise InvalidValueError(f"the value is {value}, expected a finite number")
+        raise InvalidValueError(f"the value is {value}, expected {EXPECTED_VALUE}")
 
 
 def _read_sample(text: bytes) -> tuple[float, int]:

@@ -61,7 +61,7 @@ class MeanSamples:
             batch.writer.add_server(sample.server)
         at = self._ingest.check_time(sample, wall)
         check_server_name(sample.server)
-        self._ingest.rows.read_row(sample.values)  # refuses what float32 cannot hold
+        self._ingest.rows.read_row(sample.values)  # refuses what is no value
         oldest = self._collector.find_oldest_second(sample.server)
         if at < oldest:
             raise TooOldError(f"time {at:.0f} is too old: this server's rows up to {oldest:.0f} are final")

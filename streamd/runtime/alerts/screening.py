@@ -15,6 +15,7 @@ from streamd.core.arrays import Float32, Numbers, Slots
 from streamd.core.recent_values import count_recent_rows
 from streamd.core.state.forecast_copies import CopiedForecasts, copy_forecasts
 from streamd.core.state.window_copies import copy_window
+from streamd.core.values import find_values
 from streamd.runtime.alerts.alert_making import RuleRows
 from streamd.runtime.state.state import State
 
@@ -113,4 +114,4 @@ class RecentValues:
         """Whether a feature has a value in the newest rows of a slot's window."""
         if copy_window(self._windows, slot, self._window, self._statuses) is None:
             return False  # its writer was stopped in the middle of a change
-        return bool(np.isfinite(self._window[-self._rows :, feature]).any())
+        return bool(find_values(self._window[-self._rows :, feature]).any())

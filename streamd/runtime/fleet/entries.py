@@ -20,6 +20,7 @@ from streamd.core.fleet.query import FleetQuery
 from streamd.core.recent_values import count_recent_rows
 from streamd.core.state.window_columns import NO_STEP
 from streamd.core.state.window_copies import copy_window
+from streamd.core.values import find_values
 from streamd.runtime.alerts.alert import Alert
 from streamd.runtime.alerts.wire_form import CROSSING_BOUNDS, find_silence_end
 from streamd.runtime.fleet.moment import FleetMoment
@@ -188,7 +189,7 @@ class UnsentTargetsReader:
         is_copied = copy_window(self._state.windows, slot, self._window, self._statuses) is not None
         if not is_copied or self._state.directory.generations[slot] != generation:
             return UnsentTargets([], [])  # the next entry of this server has them
-        has_value = np.isfinite(self._window[:, self._columns])
+        has_value = find_values(self._window[:, self._columns])
         is_known: Flags = np.logical_or.reduce(has_value, axis=0)
         is_missing = is_known & ~has_value[-self._rows :].any(axis=0)
         found = UnsentTargets(self._list_names(is_missing), self._list_names(~is_known))

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamd.core.epochs import FINER_TIME_UNITS, guess_finer_unit
+from streamd.core.values import find_values
 from streamd.tools.fleets.errors import FleetError
 from streamd.tools.fleets.fleet import RecordedFleet, check_grid_size
 from streamd.tools.fleets.tables import EXPECTED_KEYS, SERVER_COLUMNS, TIME_COLUMNS, Table, load_table
@@ -124,7 +125,7 @@ def read_numbers(table: Table, name: str) -> NDArray[np.float64]:
 
 
 def _read_float32(table: Table, name: str) -> NDArray[np.float32]:
-    with np.errstate(over="ignore"):  # A value that float32 cannot hold becomes infinite, and that counts as missing.
+    with np.errstate(over="ignore"):  # A number that float32 cannot hold becomes infinite; `_place_on_grid` drops it.
         return read_numbers(table, name).astype(np.float32)
 
 
@@ -205,7 +206,7 @@ def _place_on_grid(path: Path, columns: FileColumns, step_seconds: int) -> Recor
     cell = which * length + (steps - first)
     series = np.full((len(names) * length, len(columns.values)), np.nan, dtype=np.float32)
     for index, values in enumerate(columns.values.values()):
-        given = np.isfinite(values)
+        given = find_values(values)  # a daemon would reject the whole row for another number
         count = np.bincount(cell[given], minlength=len(series))
         total = np.bincount(cell[given], weights=values[given], minlength=len(series))
         series[count > 0, index] = (total[count > 0] / count[count > 0]).astype(np.float32)

@@ -12,7 +12,9 @@ classes, so they count as absurd. Recorded fleets hardly have such series.
 import torch
 from torch import Tensor, nn
 
-LIMIT = 1e30
+from streamd.core.values import VALUE_LIMIT
+
+LIMIT = VALUE_LIMIT
 """Larger magnitudes, including infinity, count as missing, so that a span cannot overflow float32."""
 
 

@@ -1,5 +1,6 @@
 """Tests `streamd/http/documents/schemas.py`: the schemas of bodies accept what the daemon takes, and nothing else."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from streamd.core.state.samples import Sample
+from streamd.core.values import EXPECTED_VALUE, LEAST_REFUSED
 from streamd.http.documents.schemas import (
     SchemaBook,
     add_predict_schemas,
@@ -86,12 +88,17 @@ def test_a_memory_may_be_given_and_its_means_may_be_missing() -> None:
     assert not body.is_valid({**make_inputs(), "memory_cont": [[1e39] * 3] * 5})
 
 
-async def test_the_largest_number_of_float32_is_valid_and_taken(
-    predict_body: Draft202012Validator, daemon: HttpDaemon
+@pytest.mark.parametrize("name", ["encoder_cont", "decoder_cont"])
+async def test_the_bound_of_numbers_is_that_of_the_daemon(
+    predict_body: Draft202012Validator, daemon: HttpDaemon, name: str
 ) -> None:
-    body = change("encoder_cont", [[float(np.finfo(np.float32).max)] * WINDOW[1]] * WINDOW[0])
-    assert predict_body.is_valid(body)
-    assert (await daemon.post("/v1/predict", body)).status == 200
+    shape = CONTRACT.input_shapes[name]
+    for number, is_taken in ((math.nextafter(LEAST_REFUSED, 0), True), (LEAST_REFUSED, False), (-3.4e38, False)):
+        body = change(name, np.full(shape, number).tolist())
+        assert predict_body.is_valid(body) is is_taken
+        answer = await daemon.post("/v1/predict", body)
+        assert answer.status == (200 if is_taken else 422)
+    assert answer.body["message"] == f"{name} holds -3.4e+38 at [0, 0] of a window, expected {EXPECTED_VALUE}"
 
 
 async def test_predictions_have_the_schema(daemon: HttpDaemon) -> None:

@@ -98,7 +98,7 @@ async def test_it_shows_each_error(daemon: HttpDaemon) -> None:
     given = make_inputs(1)
     infinite = {**given, "encoder_cont": np.full_like(given["encoder_cont"], np.inf)}
     calls: list[tuple[Callable[[Any], Any], str, str]] = [
-        (lambda client: infer_with(client, infinite), "400", "encoder_cont holds a number that is infinite"),
+        (lambda client: infer_with(client, infinite), "400", "encoder_cont holds inf at"),
         (lambda client: infer_with(client, infinite, is_binary=False), "400", "Infinity at byte"),
         (lambda client: infer_with(client, given, model_version="1"), "404", "version '1' of streamd does not serve"),
         (lambda client: client.get_model_repository_index(), "404", "POST /v2/repository/index"),

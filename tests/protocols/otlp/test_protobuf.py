@@ -158,12 +158,14 @@ def test_a_delta_becomes_a_rate() -> None:
         NumberDataPoint(time_unix_nano=TIME, as_int=25),
         NumberDataPoint(start_time_unix_nano=TIME, time_unix_nano=TIME, as_int=25),
         NumberDataPoint(start_time_unix_nano=START, time_unix_nano=TIME, as_int=-25),
+        NumberDataPoint(start_time_unix_nano=TIME - 1000, time_unix_nano=TIME, as_double=1e25),
     ]
     metric = Metric(name="io", sum=Sum(data_points=points, aggregation_temporality=DELTA, is_monotonic=True))
     sink = decode_request(make_request(metric))
     assert [(series.kind, time, value) for series, time, value in sink.points] == [("gauge", TIME / 1e9, 2.5)]
     assert sink.skipped == {"delta without an interval": 2}
     assert "dataPoints[3] (io): the value is -25.0, expected an increase" in str(sink.rejected[0])
+    assert "[4] (io): the value is 1e+25, expected an increase of less than 1e30 a second" in str(sink.rejected[1])
 
 
 def test_the_change_of_a_level_is_skipped() -> None:
@@ -191,7 +193,8 @@ def test_values_that_are_no_measurement() -> None:
     ]
     assert sink.skipped == {"missing value": 1}
     assert [str(error) for error in sink.rejected] == [
-        "resourceMetrics[0].scopeMetrics[0].metrics[0].dataPoints[1] (load): the value is inf, expected a finite number"
+        "resourceMetrics[0].scopeMetrics[0].metrics[0].dataPoints[1] (load): the value is inf, "
+        "expected a number of magnitude below 1e30"
     ]
 
 

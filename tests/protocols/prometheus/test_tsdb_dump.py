@@ -35,7 +35,6 @@ def test_a_real_dump_is_read() -> None:
     sink = read(*lines)
     quoted = {"instance": 'a"b\\c\nd', "job": "é 世 \\t"}
     assert sink.points == [
-        (SourceSeries("big", {"y": "2"}), 1763708400.0, -1.7976931348623157e308),
         (SourceSeries("big", {"y": "3"}), 1763708400.0, 123456789.0),
         (SourceSeries("up", quoted), 1763708400.0, 0.1),
         (SourceSeries("up", quoted), 1763708401.123, 1e21),
@@ -44,8 +43,8 @@ def test_a_real_dump_is_read() -> None:
     ]
     assert sink.skipped == {"missing value": 1}
     assert [str(error) for error in sink.rejected] == [
-        "line 1: the value is inf, expected a finite number",
-        "line 5: the value is -inf, expected a finite number",
+        "line 1: the value is inf, expected a number of magnitude below 1e30",
+        "line 5: the value is -inf, expected a number of magnitude below 1e30",
     ]
 
 

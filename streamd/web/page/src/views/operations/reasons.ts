@@ -38,7 +38,7 @@ const REFUSALS: Record<string, Meaning> = {
   invalid_sample: { words: "Not a sample", hint: "A field is missing or has the wrong type." },
   invalid_server: { words: "Not a name of a server", hint: "A name has 1 to 256 bytes of UTF-8." },
   invalid_time: { words: "Not a time", hint: "Expected epoch seconds, or RFC 3339 with an offset." },
-  invalid_value: { words: "Not a number", hint: "Expected a number that float32 can hold." },
+  invalid_value: { words: "Not a number, or too large", hint: "Expected a number of magnitude below 1e30." },
   forbidden: { words: "Not allowed by the token", hint: "The token is for other servers." },
   no_capacity: { words: "No place for a new server", hint: "All windows have servers that were seen lately: raise max_servers." },
   too_many_servers: { words: "The token writes too many servers", hint: "See the limits of the token." },
