@@ -15,7 +15,8 @@ STREAM_STEPS = 120
 LIVE_STEPS = 660
 """A demo of the present ends its stream after so many steps of the recording, at 07:00 on the third day.
 
-Then some servers are about to cross a threshold of the demo's rules, one disk crosses minutes or hours later by the hour of the day, most never.
+Then some servers are about to cross a threshold of the demo's rules, one disk crosses later (by the hour of the day in
+minutes or hours), most never cross.
 """
 
 MAX_OVERDUE_STEPS = 288

@@ -148,8 +148,8 @@ def test_callers_may_send_a_memory_whichever_version_serves(replayed: DaemonProc
     wrong[MEMORY_INPUT][2][167][0] = 1e39
     status, answer = replayed.call("POST", "/v1/predict", wrong)
     assert (status, answer["code"]) == (422, "invalid_tensor")
-    expected = "memory_cont holds inf at [167, 0] of a window, expected a number of magnitude below 1e30"
-    assert answer["message"] == expected
+    refusal = "memory_cont holds inf at [167, 0] of a window, expected a number of magnitude below 1e30"
+    assert answer["message"] == refusal
     wrong[MEMORY_INPUT] = wrong[MEMORY_INPUT][:2]
     answer = replayed.call("POST", "/v1/predict", wrong)[1]
     assert answer["message"] == "memory_cont has shape [2, 168, 3], expected [3, 168, 3]"
