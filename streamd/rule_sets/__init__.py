@@ -5,6 +5,7 @@
 
 import tomllib
 from collections.abc import Mapping
+from functools import cache
 from importlib import resources
 from typing import Annotated, Any
 
@@ -16,6 +17,7 @@ from streamd.core.mapping.rules import RuleSet, parse_rule_set
 _SUFFIX = ".toml"
 
 
+@cache
 def list_rule_sets() -> tuple[str, ...]:
     """Return the names of the ready-made rule sets, sorted."""
     files = resources.files(__name__).iterdir()
@@ -30,8 +32,17 @@ def load_rule_set(name: str, overrides: Mapping[str, Any] | None = None) -> Rule
     if name not in list_rule_sets():
         known = ", ".join(list_rule_sets())
         raise ConfigError(f"mapping.rule_sets: there is no rule set {name!r}, expected one of {known}")
-    text = resources.files(__name__).joinpath(name + _SUFFIX).read_text(encoding="utf-8")
-    return parse_rule_set(name, tomllib.loads(text), overrides)
+    return parse_rule_set(name, _read_table(name), overrides) if overrides else _load_unchanged(name)
+
+
+@cache
+def _load_unchanged(name: str) -> RuleSet:
+    """Read a ready-made rule set once: a start checks the settings with it before it serves them."""
+    return parse_rule_set(name, _read_table(name))
+
+
+def _read_table(name: str) -> dict[str, Any]:
+    return tomllib.loads(resources.files(__name__).joinpath(name + _SUFFIX).read_text(encoding="utf-8"))
 
 
 class MappingSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):

@@ -93,6 +93,13 @@ def test_an_unknown_rule_set_is_refused_with_those_that_there_are() -> None:
         load_rule_set("../rule_sets/pcp")
 
 
+def test_a_rule_set_is_read_once_and_an_override_leaves_it_as_it_was() -> None:
+    ready_made = load_rule_set("telegraf")
+    assert not load_rule_set("telegraf", {"mem_used": {"enabled": False}}).rules["mem_used"].enabled
+    assert load_rule_set("telegraf") is ready_made
+    assert ready_made.rules["mem_used"].enabled
+
+
 def test_a_rule_set_is_overridden_rule_by_rule() -> None:
     changed = load_rule_set("telegraf", {"mem_used": {"metric": "mem_available_percent", "factor": -1.0}})
     assert changed.rules["mem_used"] == MappingRule(metric="mem_available_percent", factor=-1.0)

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 
 import streamd.server.daemon
 import streamd.server.start  # noqa: F401 - what a daemon imports; its inference runtime starts a thread, so it is not here
+from streamd.core.mapping.mapping import RuleMapping
+from streamd.rule_sets import MappingSettings, load_rule_sets
 
 MAX_REQUEST_BYTES = 2**18
 
@@ -116,8 +118,15 @@ class ForkServer:
             os.close(report)
 
 
+def fill_caches() -> None:
+    """Read and compile the ready-made rules, as each daemon would: a third of what its start takes."""
+    rule_sets = load_rule_sets(MappingSettings())
+    RuleMapping(rule_sets, [rule.feature or name for each in rule_sets for name, rule in each.rules.items()])
+
+
 def main() -> None:
     """Serve the socket whose descriptor is the argument."""
+    fill_caches()
     gc.freeze()  # so that no collection in a child copies what all share
     server = ForkServer(socket.socket(fileno=int(sys.argv[1])))
     program = server.run()
