@@ -14,6 +14,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter, deque
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any, TextIO
@@ -38,6 +39,9 @@ PROGRESS_SECONDS = 30.0
 MAX_GROWTH_BYTES = 64 * 2**20
 """Of anonymous memory, between the first fifth of the time and its end."""
 
+PATIENCE_SECONDS = 60.0
+"""A session that has not done enough when its time is over goes on for at most so long."""
+
 KEPT_INPUTS = 64
 DEFECTS = re.compile(rb'Traceback|"handler_failed"|"connection_failed"|"level": "critical"')
 STATUS = re.compile(rb"HTTP/1\.[01] (\d{3}) ")
@@ -53,6 +57,8 @@ class SurfaceSession:
         self.answers: Counter[str] = Counter()
         """Answers by status, and how else requests and connections ended."""
         self.inputs = 0
+        self.has_done_enough: Callable[[], bool] = lambda: True
+        """Whether it may end when its time is over; a slow machine does little in a short time."""
         self._seed = seed
         self._seconds = 60 * minutes
         self._log = log
@@ -71,7 +77,7 @@ class SurfaceSession:
         self._predict_bodies = list_predict_bodies(CONTRACT)
 
     def run(self) -> None:
-        """Send until the time is over or there is a finding."""
+        """Send until the time is over and enough is done, or there is a finding."""
         try:
             asyncio.run(self._run())
         finally:
@@ -115,7 +121,9 @@ class SurfaceSession:
             self._report(f"the daemon ended with {status} after SIGTERM")
 
     def _is_over(self, ends_at: float) -> bool:
-        return self.has_finding or time.monotonic() >= ends_at or self.daemon.pid is None
+        late_seconds = time.monotonic() - ends_at
+        is_time_over = late_seconds >= 0 and (self.has_done_enough() or late_seconds >= PATIENCE_SECONDS)
+        return self.has_finding or is_time_over or self.daemon.pid is None
 
     async def _send_until(self, ends_at: float, maker: RequestMaker, place: int) -> None:
         random = Random(f"{self._seed} cuts {place}")

@@ -94,6 +94,7 @@ def test_every_route_is_requested_and_a_seed_makes_the_same_requests() -> None:
 def test_a_daemon_under_damaged_requests_and_frames_has_no_defect() -> None:
     log = io.StringIO()
     session = SurfaceSession(14, 0.02, log)
+    session.has_done_enough = lambda: session.inputs > 20 and {"101", "400"} <= session.answers.keys()
     session.run()
     assert [entry for entry in map(json.loads, log.getvalue().splitlines()) if entry["event"] == "finding"] == []
     assert session.inputs > 20

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from aiohttp import web
+from aiohttp import ClientWebSocketResponse, WSMessage, web
 
 from streamd.client import Client, ClientError, DaemonUnreachableError, Reconnected, RefusedError
 from streamd.http.requests import TransportLimits
@@ -16,16 +16,38 @@ from tests.support.relay import Relay, open_relay
 TALKS = 5
 """Pieces that this side sends while nothing else happens."""
 
+ANSWER_SECONDS = 60.0
+"""The time for an answer where none may be late: silence is short here, and a slow machine may need as long."""
+
 
 async def wait_until_sent(relay: Relay, pieces: int) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(ANSWER_SECONDS):
         while relay.passed_up < pieces:
             await asyncio.sleep(0)
+
+
+def let_answers_be_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a client that has asked wait `ANSWER_SECONDS` for what comes next."""
+    ping, receive = ClientWebSocketResponse.ping, ClientWebSocketResponse.receive
+    asking = set[ClientWebSocketResponse]()
+
+    async def ask(socket: ClientWebSocketResponse) -> None:
+        asking.add(socket)
+        await ping(socket)
+
+    async def receive_patiently(socket: ClientWebSocketResponse, seconds: float | None = None) -> WSMessage:
+        is_asking = socket in asking
+        asking.discard(socket)
+        return await receive(socket, ANSWER_SECONDS if is_asking else seconds)
+
+    monkeypatch.setattr(ClientWebSocketResponse, "ping", ask)
+    monkeypatch.setattr(ClientWebSocketResponse, "receive", receive_patiently)
 
 
 async def test_a_silent_daemon_is_asked_and_stays(
     client: Client, relay: Relay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    let_answers_be_late(monkeypatch)
     monkeypatch.setattr("streamd.client.followed_socket.SILENT_SECONDS", 0.02)
     async with client.subscribe() as events:
         reading = asyncio.create_task(anext(events, None))
@@ -35,7 +57,9 @@ async def test_a_silent_daemon_is_asked_and_stays(
         assert await reading is None
 
 
-async def test_pings_of_the_daemon_are_answered(tmp_path: Path) -> None:
+async def test_pings_of_the_daemon_are_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A daemon that pings so often would wait 10 ms for an answer; that there is one shows in what is passed up.
+    monkeypatch.setattr(web.WebSocketResponse, "_pong_not_received", lambda _socket: None)
     settings = HttpDaemonSettings(limits=TransportLimits(heartbeat_seconds=0.02))
     async with (
         run_http_daemon(tmp_path / "x", settings) as daemon,
