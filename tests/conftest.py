@@ -8,11 +8,17 @@ from collections.abc import Callable, Mapping
 
 import pytest
 import uvloop
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 # The same examples at every run, so that a red test is a change's doing; HYPOTHESIS_PROFILE=search looks further.
+# Without the phase that explains a failure: on Python 3.11 it runs into the time limit, which hides the failure itself.
 settings.register_profile(
-    "ci", derandomize=True, deadline=None, max_examples=80, suppress_health_check=[HealthCheck.too_slow]
+    "ci",
+    derandomize=True,
+    deadline=None,
+    max_examples=80,
+    phases=[phase for phase in Phase if phase is not Phase.explain],
+    suppress_health_check=[HealthCheck.too_slow],
 )
 settings.register_profile("search", parent=settings.get_profile("ci"), derandomize=False, max_examples=2_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
