@@ -45,11 +45,28 @@ def parse(source: str) -> ast.Module:
     return ast.parse(source)
 
 
+@functools.cache
+def walk(source: str) -> tuple[ast.AST, ...]:
+    """Return every node of a source: to find them takes longer than to read them, and several guards do."""
+    return tuple(ast.walk(parse(source)))
+
+
+def walk_statements(source: str) -> Iterator[ast.AST]:
+    """Yield the module and every statement in it, wherever it stands: there are far fewer than nodes."""
+    waiting: list[ast.AST] = [parse(source)]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        for field in ("body", "orelse", "finalbody", "handlers", "cases"):
+            waiting += getattr(node, field, ())
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _trees_are_kept_for_this_module() -> Iterator[None]:
     """No garbage collection meanwhile: it visits all trees again and again, which takes longer than to parse them."""
     gc.disable()
     yield
+    walk.cache_clear()
     parse.cache_clear()
     gc.enable()
 
@@ -58,7 +75,7 @@ def _trees_are_kept_for_this_module() -> Iterator[None]:
 def imports_of(source: str) -> tuple[str, ...]:
     """Every name that is imported, wherever it stands: `from a.b import c` gives a.b and a.b.c."""
     names: list[str] = []
-    for node in ast.walk(parse(source)):
+    for node in walk_statements(source):
         if isinstance(node, ast.Import):
             names += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -70,7 +87,13 @@ def imports_of(source: str) -> tuple[str, ...]:
 
 def is_in(name: str, rooms: Iterable[str]) -> bool:
     """Whether a module is one of these, or lies in one."""
-    return any(name == room or name.startswith(f"{room}.") for room in rooms)
+    return f"{name}.".startswith(begins_of(tuple(rooms)))
+
+
+@functools.cache
+def begins_of(rooms: tuple[str, ...]) -> tuple[str, ...]:
+    """Return how the names of all begin that lie in one of these, each name with a dot behind it."""
+    return tuple(f"{room}." for room in rooms)
 
 
 def check(guard: Callable[[Sources], Found], broken: Iterable[Sources]) -> None:
@@ -194,7 +217,7 @@ def find_clocks(sources: Sources) -> Found:
         allowed = {"datetime", "datetime.datetime"} if module == "streamd.core.state.samples" else set()
         dates = {name for name in imports_of(source) if is_in(name, ["datetime", "calendar"])}
         found += [f"{module}: imports {name}" for name in sorted(dates - allowed)]
-        for node in ast.walk(parse(source)):
+        for node in walk(source):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in CLOCK_CALLS:
                 found.append(f"{module}: calls {ast.unparse(node.func)}")
     return found
@@ -233,10 +256,9 @@ def find_named_backends(sources: Sources) -> Found:
     for module, source in sources.items():
         if is_in(module, (*COMPOSITION_ROOTS, *BACKENDS)):
             continue
-        tree = parse(source)
-        docs = {id(text) for text in docstrings_of(tree)}
+        docs = {id(text) for text in docstrings_of(source)}
         words = [*imports_of(source)]
-        for node in ast.walk(tree):
+        for node in walk(source):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
                 words.append(node.value)
             elif isinstance(node, ast.Name):
@@ -247,9 +269,9 @@ def find_named_backends(sources: Sources) -> Found:
     return found
 
 
-def docstrings_of(tree: ast.Module) -> Iterator[ast.expr]:
+def docstrings_of(source: str) -> Iterator[ast.expr]:
     """The docstrings of a module and of all in it: they may name what they like."""
-    for node in ast.walk(tree):
+    for node in walk_statements(source):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             first = node.body[0] if node.body else None
             if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
@@ -281,7 +303,7 @@ def find_unguarded_reads(sources: Sources) -> Found:
     for module, source in sources.items():
         if not is_in(module, READING_ROOMS):
             continue
-        for node in ast.walk(parse(source)):
+        for node in walk(source):
             if not isinstance(node, ast.Call):
                 continue
             called = ast.unparse(node.func)
@@ -501,9 +523,8 @@ def find_unconventional_text(sources: Sources) -> Found:
     """Docstrings that begin with a clause or use RST's double backticks, and imports of `annotations`."""
     found = []
     for module, source in sources.items():
-        tree = parse(source)
         found += [f"{module}: imports __future__" for name in imports_of(source) if name == "__future__"]
-        for text in docstrings_of(tree):
+        for text in docstrings_of(source):
             assert isinstance(text, ast.Constant)
             first = str(text.value).strip()
             if first.startswith(CLAUSES):

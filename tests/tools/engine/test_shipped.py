@@ -12,7 +12,7 @@ from streamd.tools.engine.gate.scales import compute_least_scales
 from streamd.tools.engine.gate.windows import ModelInputs, read_fleet_windows
 from streamd.tools.engine.graph.onnx_graph import fold_constants
 from streamd.tools.engine.graph.source import GraphSource, read_source
-from streamd.tools.engine.precision.half import BFLOAT16
+from streamd.tools.engine.precision.half import BFLOAT16, FLOAT16
 from streamd.tools.engine.precision.kept_nodes import choose_kept_nodes, convert_to_half
 from streamd.tools.engine.precision.quantize import Quantizer, measure_movement
 from streamd.tools.engine.precision.ranges import RangeFinder, open_session_with_outputs
@@ -41,6 +41,12 @@ def windows(source: GraphSource) -> ModelInputs:
     return found
 
 
+@pytest.fixture(scope="module")
+def model(source: GraphSource) -> Any:
+    """The folded graph, which no conversion changes: each returns a copy."""
+    return fold_constants(source.model)
+
+
 def forecasts(model: Any, windows: ModelInputs) -> Any:
     return open_session_with_outputs(model, ["predictions"]).run(["predictions"], windows)[0]
 
@@ -54,8 +60,9 @@ def relative_error(found: Any, wanted: Any, source: GraphSource, windows: ModelI
     return float(np.quantile(errors, 0.999))
 
 
-def test_float16_is_close_and_keeps_nodes_with_raw_units_in_float32(source: GraphSource, windows: ModelInputs) -> None:
-    model = fold_constants(source.model)
+def test_float16_is_close_and_keeps_nodes_with_raw_units_in_float32(
+    source: GraphSource, windows: ModelInputs, model: Any
+) -> None:
     kept = choose_kept_nodes(model, None)
     assert {name for name in kept.names if name.startswith(("/scaler/", "/restorer/"))}
     half = forecasts(convert_to_half(model, kept), windows)
@@ -65,17 +72,24 @@ def test_float16_is_close_and_keeps_nodes_with_raw_units_in_float32(source: Grap
     assert (np.diff(half, axis=-1) >= 0).all(), "quantiles stay in order"
 
 
-def test_the_list_has_all_nodes_that_do_not_fit_half_precision(source: GraphSource, windows: ModelInputs) -> None:
-    model = fold_constants(source.model)
+def test_the_list_has_all_nodes_that_do_not_fit_half_precision(
+    windows: ModelInputs, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     some = {name: values[:8] for name, values in windows.items()}
     misfits = RangeFinder().find_misfits(model, some)
     assert misfits, "raw units do not fit"
+
+    def find_again(finder: RangeFinder, *given: Any) -> dict[str, str]:
+        assert finder.element == FLOAT16
+        assert all(one is other for one, other in zip(given, (model, some, None), strict=True))
+        return misfits
+
+    monkeypatch.setattr(RangeFinder, "find_misfits", find_again)  # the search takes seconds
     unlisted = set(choose_kept_nodes(model, some).names) - set(choose_kept_nodes(model, None).names)
     assert unlisted == set()
 
 
-def test_bfloat16_is_a_valid_graph_with_the_same_signature(source: GraphSource) -> None:
-    model = fold_constants(source.model)
+def test_bfloat16_is_a_valid_graph_with_the_same_signature(model: Any) -> None:
     half = convert_to_half(model, choose_kept_nodes(model, None, BFLOAT16), BFLOAT16)
     assert [each.name for each in half.graph.output] == ["predictions"]
     assert half.graph.output[0].type.tensor_type.elem_type == 1
