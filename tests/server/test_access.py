@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 
 from streamd.cli import main
-from tests.support.daemon_process import SMALL, DaemonProcess, run_command
+from tests.support.daemon_process import DaemonProcess, make_small_settings, run_command
 from tests.support.made_certificates import CertificateFolder
 from tests.support.version_calls import StartDaemon
 
 
 def test_without_tokens_it_refuses_to_listen_beyond_this_machine(tmp_path: Path) -> None:
-    ended = run_command("serve", "--host", "0.0.0.0", "--state-dir", str(tmp_path / "s"), cwd=tmp_path, **SMALL)
+    arguments = ("serve", "--host", "0.0.0.0", "--state-dir", str(tmp_path / "s"))
+    ended = run_command(*arguments, cwd=tmp_path, **make_small_settings())
     assert ended.returncode == 2
     for named in ("0.0.0.0", "[server] host", "tokens_file", "insecure = true"):
         assert named in ended.stderr

@@ -7,7 +7,7 @@ import sys
 import threading
 from pathlib import Path
 
-from tests.support.daemon_process import SMALL, DaemonProcess, make_environment
+from tests.support.daemon_process import DaemonProcess, make_environment, make_small_settings
 
 LAUNCHER = """
 import os, sys
@@ -23,7 +23,7 @@ def start_activated(listening: socket.socket, state_dir: Path) -> DaemonProcess:
     command = [sys.executable, "-m", "streamd", "serve", "--state-dir", str(state_dir), "--port", "1"]
     process = subprocess.Popen(
         [sys.executable, "-S", "-c", LAUNCHER, str(number), *command],
-        env=make_environment(SMALL),
+        env=make_environment(make_small_settings()),
         stderr=subprocess.PIPE,
         pass_fds=[number],
     )

@@ -3,12 +3,11 @@
 import signal
 from pathlib import Path
 
-from streamd.repository.versions import EngineRepository
 from streamd.runtime.alerts.store import open_alert_store
-from tests.support.daemon_process import ENGINES, NEED, SMALL, make_whole_rows, run_command
+from tests.support.daemon_process import NEED, make_small_settings, make_whole_rows, run_command
+from tests.support.tiny_version import SHIPPED_CONTRACT
 from tests.support.version_calls import StartDaemon
 
-FEATURES = EngineRepository(ENGINES).choose().contract.features
 HEADERS = {"Authorization": "Bearer of-the-test"}
 RULE = """
 [server]
@@ -28,7 +27,7 @@ def test_alerts_survive_kill_9_and_end_with_their_rule(start: StartDaemon, tmp_p
     config.write_text(RULE.format(target="cpu_user"), encoding="utf-8")
     first = start(state, "--config", str(config))
     first.wait_for("ready")
-    first.call("POST", "/v1/samples", {"samples": make_whole_rows("web-01", range(NEED), FEATURES)})
+    first.call("POST", "/v1/samples", {"samples": make_whole_rows("web-01", range(NEED), SHIPPED_CONTRACT.features)})
     assert first.wait_for("alerts_fired")["count"] == 1
     wanted = {"servers": ["web-*"], "seconds": 3_600, "why": "a test"}
     status, begun = first.call("POST", "/v1/silences", wanted, **HEADERS)
@@ -64,7 +63,8 @@ def test_alerts_survive_kill_9_and_end_with_their_rule(start: StartDaemon, tmp_p
 def test_a_rule_that_does_not_fit_the_model_stops_the_start(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text(RULE.format(target="nothing"), encoding="utf-8")
-    ended = run_command("serve", "--config", str(config), "--state-dir", str(tmp_path / "state"), cwd=tmp_path, **SMALL)
+    arguments = ("serve", "--config", str(config), "--state-dir", str(tmp_path / "state"))
+    ended = run_command(*arguments, cwd=tmp_path, **make_small_settings())
     assert ended.returncode != 0
     assert "alerts.rules.always.target: is 'nothing', expected one of cpu_user" in ended.stderr
     assert not (tmp_path / "state").exists()

@@ -8,19 +8,20 @@ import pytest
 
 from streamd.core.state import board
 from streamd.core.state.layout import HEADER_BYTES, Layout, parse_header
-from streamd.repository.versions import EngineRepository
 from streamd.runtime.state.migration import make_windows_layout
-from tests.support.daemon_process import ENGINES, NEED, DaemonProcess, make_whole_rows
+from tests.support.daemon_process import NEED, DaemonProcess, make_whole_rows
+from tests.support.tiny_version import SHIPPED_CONTRACT
 from tests.support.version_calls import StartDaemon
 
-CONTRACT = EngineRepository(ENGINES).choose().contract
 Damage = Callable[[Path, int], None]
 """Damages the state in a folder; its second argument is the capacity."""
 
 
 def damage_windows(column: str, value: int) -> Damage:
     def damage(folder: Path, capacity: int) -> None:
-        layout = make_windows_layout(list(CONTRACT.features), CONTRACT.context_length, CONTRACT.step_seconds, capacity)
+        layout = make_windows_layout(
+            list(SHIPPED_CONTRACT.features), SHIPPED_CONTRACT.context_length, SHIPPED_CONTRACT.step_seconds, capacity
+        )
         write_bytes(folder / "windows.streamd", layout.offsets[column], value.to_bytes(8, "little"))
 
     return damage
@@ -28,7 +29,7 @@ def damage_windows(column: str, value: int) -> Damage:
 
 def damage_forecasts(column: str, value: int) -> Damage:
     def damage(folder: Path, capacity: int) -> None:
-        layout = Layout(board.make_board_columns(CONTRACT), capacity, {})
+        layout = Layout(board.make_board_columns(SHIPPED_CONTRACT), capacity, {})
         write_bytes(folder / "forecasts.streamd", layout.offsets[column], value.to_bytes(8, "little"))
 
     return damage
@@ -65,7 +66,7 @@ DAMAGE = {
 
 def wait_for_forecast(daemon: DaemonProcess, server: str, step: int) -> int:
     """Wait for the forecast of step `step` of a server, counted from its first row; returns its origin."""
-    expected = CONTRACT.to_origin(CONTRACT.to_step(1_700_000_100) + step)
+    expected = SHIPPED_CONTRACT.to_origin(SHIPPED_CONTRACT.to_step(1_700_000_100) + step)
     while True:
         status, body = daemon.get(f"/v1/forecasts/{server}")
         assert status == 200
@@ -75,7 +76,9 @@ def wait_for_forecast(daemon: DaemonProcess, server: str, step: int) -> int:
 
 def send(daemon: DaemonProcess, server: str, first: int, count: int) -> None:
     answer = daemon.call(
-        "POST", "/v1/samples", {"samples": make_whole_rows(server, range(first, first + count), CONTRACT.features)}
+        "POST",
+        "/v1/samples",
+        {"samples": make_whole_rows(server, range(first, first + count), SHIPPED_CONTRACT.features)},
     )
     assert answer[1]["accepted"] == count, answer
 

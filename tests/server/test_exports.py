@@ -10,15 +10,14 @@ from pathlib import Path
 import pytest
 
 from streamd.core.errors import ConfigError
-from streamd.repository.versions import EngineRepository
 from streamd.server.config import load_config
 from streamd.server.exports import check_exports
 from streamd.server.limits import make_service_limits
-from tests.support.daemon_process import ENGINES, NEED, SMALL, make_whole_rows, run_command
+from tests.support.daemon_process import NEED, make_small_settings, make_whole_rows, run_command
 from tests.support.remote_write_store import run_remote_write_store
+from tests.support.tiny_version import SHIPPED_CONTRACT
 from tests.support.version_calls import StartDaemon
 
-CONTRACT = EngineRepository(ENGINES).choose().contract
 TOKEN = "a-token-of-the-store"
 
 
@@ -39,7 +38,7 @@ async def test_a_daemon_shows_and_sends_the_forecasts_that_it_makes(start: Start
         daemon = await asyncio.to_thread(lambda: start(tmp_path / "state", **settings))
         await asyncio.to_thread(daemon.wait_for, "ready")
         for server in ("web-01", "db-01"):
-            rows = make_whole_rows(server, range(NEED), CONTRACT.features)
+            rows = make_whole_rows(server, range(NEED), SHIPPED_CONTRACT.features)
             await asyncio.to_thread(daemon.call, "POST", "/v1/samples", {"samples": rows})
         async with asyncio.timeout(20):
             while not store.list_samples("streamd_forecast_at"):
@@ -49,7 +48,7 @@ async def test_a_daemon_shows_and_sends_the_forecasts_that_it_makes(start: Start
     assert store.headers[0]["Authorization"] == f"Bearer {TOKEN}"
     curves = store.list_samples("streamd_forecast_at")
     assert {(labels["server"], labels["target"]) for labels, _, _ in curves} == {("web-01", "disk_usage")}
-    assert len(curves) == 3 * CONTRACT.horizon
+    assert len(curves) == 3 * SHIPPED_CONTRACT.horizon
     lines = re.findall(
         r'^streamd_forecast\{server="(.*?)",target="(.*?)",horizon="8h",quantile="0.5"\} (\S+)$', page, re.M
     )
@@ -61,17 +60,18 @@ async def test_a_daemon_shows_and_sends_the_forecasts_that_it_makes(start: Start
 def test_a_choice_that_the_model_lacks_stops_the_start_before_the_state_is_opened(tmp_path: Path) -> None:
     settings = {"STREAMD_FORECAST_SERVERS": "*", "STREAMD_FORECAST_TARGETS": "nothing"}
     state = tmp_path / "state"
-    ended = run_command("serve", "--state-dir", str(state), cwd=tmp_path, **SMALL, **settings)
+    ended = run_command("serve", "--state-dir", str(state), cwd=tmp_path, **make_small_settings(), **settings)
     assert ended.returncode == 2
     assert "[forecast_metrics] forecast_targets has 'nothing', expected some of ['cpu_user'" in ended.stderr
     assert not list(state.glob("*.streamd"))
 
 
 def test_without_chosen_servers_the_choice_of_the_rest_does_not_matter() -> None:
-    check_exports(load_config(None, {"STREAMD_FORECAST_TARGETS": "nothing"}), CONTRACT)
+    check_exports(load_config(None, {"STREAMD_FORECAST_TARGETS": "nothing"}), SHIPPED_CONTRACT)
     with pytest.raises(ConfigError, match="nothing"):
         check_exports(
-            load_config(None, {"STREAMD_FORECAST_TARGETS": "nothing", "STREAMD_FORECAST_SERVERS": "a"}), CONTRACT
+            load_config(None, {"STREAMD_FORECAST_TARGETS": "nothing", "STREAMD_FORECAST_SERVERS": "a"}),
+            SHIPPED_CONTRACT,
         )
 
 

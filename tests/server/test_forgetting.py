@@ -3,12 +3,12 @@
 import signal
 from pathlib import Path
 
-from streamd.repository.versions import EngineRepository
-from tests.support.daemon_process import ENGINES, NEED, DaemonProcess, make_whole_rows
+from tests.support.daemon_process import NEED, DaemonProcess, make_whole_rows
 from tests.support.served_versions import AUTHORIZED, SETTINGS
+from tests.support.tiny_version import SHIPPED_CONTRACT
 from tests.support.version_calls import StartDaemon
 
-FEATURES = EngineRepository(ENGINES).choose().contract.features
+FEATURES = SHIPPED_CONTRACT.features
 
 
 def wait_for_forecast(daemon: DaemonProcess, server: str) -> object:

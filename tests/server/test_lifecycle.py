@@ -4,6 +4,7 @@ import asyncio
 import json
 import signal
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,31 @@ import pytest
 
 from streamd.core.calendar import compute_known_future
 from streamd.repository.versions import EngineRepository
-from tests.support.daemon_process import ENGINES, NEED, ROOT, SMALL, DaemonProcess, make_whole_rows, run_command
+from tests.support.daemon_process import (
+    NEED,
+    ROOT,
+    DaemonProcess,
+    make_small_settings,
+    make_whole_rows,
+    run_command,
+)
 from tests.support.notify_states import NotifyReceiver, receive_state
+from tests.support.tiny_version import ENGINES, TINY
 from tests.support.version_calls import StartDaemon
 
 VERSION = EngineRepository(ENGINES).choose()
 CONTRACT = VERSION.contract
 FEATURES = CONTRACT.features
+SHIPPED = {"STREAMD_ENGINES": str(ENGINES)}
+
+
+@pytest.fixture(scope="module")
+def shared(shared_state: Path) -> Iterator[DaemonProcess]:
+    """A daemon that is ready, with the version that ships."""
+    daemon = DaemonProcess.start(shared_state, env=SHIPPED)
+    daemon.wait_for("ready")
+    yield daemon
+    daemon.end()
 
 
 # ---------------------------------------------------------------- a daemon that is ready
@@ -59,9 +78,8 @@ def test_the_real_model_forecasts(shared: DaemonProcess) -> None:
 
 
 def test_a_port_in_use_is_reported(shared: DaemonProcess, tmp_path: Path) -> None:
-    ended = run_command(
-        "serve", "--port", str(shared.port), "--state-dir", str(tmp_path / "s"), cwd=tmp_path, **NO_PORT
-    )
+    arguments = ("serve", "--port", str(shared.port), "--state-dir", str(tmp_path / "s"))
+    ended = run_command(*arguments, cwd=tmp_path, **make_small_settings())
     assert ended.returncode == 1
     assert f"127.0.0.1:{shared.port}" in ended.stderr
     assert "address already in use" in ended.stderr.lower()
@@ -70,7 +88,7 @@ def test_a_port_in_use_is_reported(shared: DaemonProcess, tmp_path: Path) -> Non
 
 
 def test_one_state_folder_serves_one_daemon(shared: DaemonProcess, shared_state: Path, tmp_path: Path) -> None:
-    ended = run_command("serve", "--state-dir", str(shared_state), cwd=tmp_path, **SMALL)
+    ended = run_command("serve", "--state-dir", str(shared_state), cwd=tmp_path, **make_small_settings())
     assert ended.returncode == 1
     assert str(shared_state) in ended.stderr
     assert "another process" in ended.stderr
@@ -78,22 +96,20 @@ def test_one_state_folder_serves_one_daemon(shared: DaemonProcess, shared_state:
     assert shared.get("/readyz")[0] == 200
 
 
-NO_PORT = {name: value for name, value in SMALL.items() if name != "STREAMD_PORT"}
-
-
 # ---------------------------------------------------------------- errors that prevent a start
 def test_an_unknown_engine_is_named(tmp_path: Path) -> None:
     arguments = ("serve", "--engine", "no_such_20260101_000000", "--state-dir", str(tmp_path / "s"))
-    ended = run_command(*arguments, cwd=tmp_path, **SMALL)
+    ended = run_command(*arguments, cwd=tmp_path, **make_small_settings())
     assert ended.returncode == 1
     assert "no_such_20260101_000000" in ended.stderr
-    assert VERSION.name in ended.stderr  # the version that exists
+    assert TINY in ended.stderr  # the version that exists
     assert "Traceback" not in ended.stderr
     assert not (tmp_path / "s").exists()
 
 
 def test_a_missing_folder_of_engines_is_named(tmp_path: Path) -> None:
-    ended = run_command("serve", cwd=tmp_path, **{**SMALL, "STREAMD_ENGINES": "nowhere", "STREAMD_STATE_DIR": "s"})
+    settings = make_small_settings() | {"STREAMD_ENGINES": "nowhere", "STREAMD_STATE_DIR": "s"}
+    ended = run_command("serve", cwd=tmp_path, **settings)
     assert ended.returncode == 1
     assert "nowhere" in ended.stderr
     assert "Traceback" not in ended.stderr
@@ -101,7 +117,7 @@ def test_a_missing_folder_of_engines_is_named(tmp_path: Path) -> None:
 
 def test_an_unavailable_backend_is_named(tmp_path: Path) -> None:
     arguments = ("serve", "--backend", "onnxruntime-cuda", "--state-dir", str(tmp_path / "s"))
-    ended = run_command(*arguments, cwd=tmp_path, **SMALL)
+    ended = run_command(*arguments, cwd=tmp_path, **make_small_settings())
     if ended.returncode == 0:
         pytest.skip("this machine has it")
     assert ended.returncode == 1
@@ -111,7 +127,7 @@ def test_an_unavailable_backend_is_named(tmp_path: Path) -> None:
 
 def test_a_state_folder_that_is_a_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "s").write_text("mine")
-    ended = run_command("serve", "--state-dir", str(tmp_path / "s"), cwd=tmp_path, **SMALL)
+    ended = run_command("serve", "--state-dir", str(tmp_path / "s"), cwd=tmp_path, **make_small_settings())
     assert ended.returncode == 1
     assert str(tmp_path / "s") in ended.stderr
     assert "Traceback" not in ended.stderr
@@ -123,7 +139,7 @@ def test_not_ready_until_a_lane_is_warm_and_drain_delivers(
     start: StartDaemon, tmp_path: Path, notify_socket: NotifyReceiver
 ) -> None:
     env = {"NOTIFY_SOCKET": notify_socket.getsockname(), "WATCHDOG_USEC": "100000", "STREAMD_WARMUP_SECONDS": "0.5"}
-    daemon = start(tmp_path, **env, STREAMD_BUCKETS="1,8,32")
+    daemon = start(tmp_path, **SHIPPED, **env, STREAMD_BUCKETS="1,8,32")
     # 1. It listens, and is alive, before it is ready; samples are taken meanwhile.
     status, body = daemon.get("/readyz")
     assert (status, body) == (503, {"status": "starting"})

@@ -1,5 +1,6 @@
 """Tests `streamd/server/process.py`: the exit status is right whatever the threads do; threads that end are joined."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,13 +9,21 @@ from pathlib import Path
 import pytest
 
 from streamd.repository.versions import EngineRepository
-from tests.support.daemon_process import ENGINES, ROOT, DaemonProcess
+from tests.support.daemon_process import ROOT, DaemonProcess
+from tests.support.tiny_version import ENGINES, make_tiny_version
 from tests.support.version_calls import StartDaemon
 
-FIRST = EngineRepository(ENGINES).choose().name
-OTHER = next(path.name for path in EngineRepository(ENGINES).list_folders() if path.name != FIRST)
-LONG = {"STREAMD_BUCKETS": "64", "STREAMD_LANES": "2"}
-"""A bucket whose batches run for a while: the signal comes in the middle of one."""
+LONG = next(path.name for path in EngineRepository(ENGINES).list_folders() if "tft" in path.name)
+"""A version whose batches run for a while with the only bucket here: the signal comes in the middle of one."""
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The settings of a daemon whose versions are `TINY` and `LONG`."""
+    engines = tmp_path_factory.mktemp("engines")
+    make_tiny_version(engines)
+    shutil.copytree(ENGINES / LONG, engines / LONG)
+    return {"STREAMD_ENGINES": str(engines), "STREAMD_BUCKETS": "16", "STREAMD_LANES": "2"}
 
 
 def stop_and_check(daemon: DaemonProcess, number: signal.Signals = signal.SIGTERM) -> None:
@@ -25,28 +34,30 @@ def stop_and_check(daemon: DaemonProcess, number: signal.Signals = signal.SIGTER
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_it_while_the_first_lanes_warm(
-    start: StartDaemon, tmp_path: Path, number: signal.Signals
+    start: StartDaemon, tmp_path: Path, settings: dict[str, str], number: signal.Signals
 ) -> None:
-    daemon = start(tmp_path, "--engine", OTHER, **LONG)
+    daemon = start(tmp_path, "--engine", LONG, **settings)
     daemon.wait_for("lanes_warming")
     stop_and_check(daemon, number)
 
 
-def test_a_signal_stops_it_while_a_reload_loads(start: StartDaemon, tmp_path: Path) -> None:
+def test_a_signal_stops_it_while_a_reload_loads(start: StartDaemon, tmp_path: Path, settings: dict[str, str]) -> None:
     config = tmp_path / "config.toml"
     config.write_text("")
-    daemon = start(tmp_path / "state", "--config", str(config), **LONG)
+    daemon = start(tmp_path / "state", "--config", str(config), **settings)
     daemon.wait_for("ready")
-    config.write_text(f'[engine]\nengine = "{OTHER}"\n')
+    config.write_text(f'[engine]\nengine = "{LONG}"\n')
     daemon.signal(signal.SIGHUP)
-    assert daemon.wait_for("lanes_warming")["engine"] == OTHER
+    assert daemon.wait_for("lanes_warming")["engine"] == LONG
     stop_and_check(daemon)
 
 
-def test_a_signal_stops_it_while_a_candidate_loads(start: StartDaemon, tmp_path: Path) -> None:
-    daemon = start(tmp_path, **LONG, STREAMD_CANDIDATE=OTHER)
+def test_a_signal_stops_it_while_a_candidate_loads(
+    start: StartDaemon, tmp_path: Path, settings: dict[str, str]
+) -> None:
+    daemon = start(tmp_path, **settings, STREAMD_CANDIDATE=LONG)
     daemon.wait_for("ready")
-    assert daemon.wait_for("lanes_warming")["engine"] == OTHER
+    assert daemon.wait_for("lanes_warming")["engine"] == LONG
     stop_and_check(daemon)
 
 

@@ -7,17 +7,16 @@ from typing import Any
 
 import pytest
 
-from streamd.repository.versions import EngineRepository
-from tests.support.daemon_process import ENGINES, NEED, DaemonProcess
+from tests.support.daemon_process import NEED, DaemonProcess
 from tests.support.served_versions import AUTHORIZED, SETTINGS
+from tests.support.tiny_version import SHIPPED_CONTRACT
 from tests.support.version_calls import StartDaemon
 
-CONTRACT = EngineRepository(ENGINES).choose().contract
-STEP = CONTRACT.step_seconds
+STEP = SHIPPED_CONTRACT.step_seconds
 
 
 def row(server: str, at: int) -> dict[str, Any]:
-    return {"server": server, "time": at, "values": dict.fromkeys(CONTRACT.features, 1.0)}
+    return {"server": server, "time": at, "values": dict.fromkeys(SHIPPED_CONTRACT.features, 1.0)}
 
 
 def send(daemon: DaemonProcess, *rows: dict[str, Any]) -> dict[str, Any]:

@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from tests.support.forked_processes import StartedProcess, start_python
+from tests.support.tiny_version import get_tiny_engines
 
 ROOT = Path(__file__).parents[2]
-ENGINES = ROOT / "engines"
 NEED = 6
 
 SMALL = {
     "STREAMD_PORT": "0",
-    "STREAMD_ENGINES": str(ENGINES),
     "STREAMD_MAX_SERVERS": "256",
     "STREAMD_MIN_CONTEXT_ROWS": str(NEED),
     "STREAMD_WARMUP_SECONDS": "0.05",
@@ -28,7 +27,12 @@ SMALL = {
     "STREAMD_BACKEND": "onnxruntime-cpu",
     "STREAMD_LOG_FORMAT": "json",
 }
-"""The settings of a daemon that is ready in about a second."""
+"""The settings of a daemon that is ready at once, but for its engine versions."""
+
+
+def make_small_settings() -> dict[str, str]:
+    """Return the settings of a daemon that is ready at once, with the tiny version."""
+    return {**SMALL, "STREAMD_ENGINES": str(get_tiny_engines())}
 
 
 def make_environment(more: Mapping[str, str]) -> dict[str, str]:
@@ -40,7 +44,11 @@ def make_environment(more: Mapping[str, str]) -> dict[str, str]:
 
 def run_command(*arguments: str, cwd: Path, **env: str) -> "subprocess.CompletedProcess[str]":
     """Run `streamd` with these arguments until it ends."""
-    command = ["-m", "streamd", *arguments]
+    return run_python("-m", "streamd", *arguments, cwd=cwd, **env)
+
+
+def run_python(*command: str, cwd: Path, **env: str) -> "subprocess.CompletedProcess[str]":
+    """Run Python with these arguments (`-m MODULE ...` or `-c CODE ...`) until it ends."""
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         process = start_python(command, make_environment(env), cwd=cwd, output=output.fileno(), errors=errors.fileno())
         status = process.wait()
@@ -79,7 +87,9 @@ class DaemonProcess:
         reading, writing = os.pipe()
         log = os.fdopen(reading, "rb")
         try:
-            process = start_python(command, make_environment({**SMALL, **(env or {})}), output=1, errors=writing)
+            process = start_python(
+                command, make_environment({**make_small_settings(), **(env or {})}), output=1, errors=writing
+            )
         except BaseException:
             log.close()
             raise

@@ -21,8 +21,9 @@ from streamd.tools.fleets.readers import read_fleet
 from streamd.tools.loadtest.child import HOST, find_free_port
 from streamd.tools.loadtest.demo_fleet import choose_stretch
 from streamd.tools.loadtest.demo_folder import DEMO_RULES
-from tests.support.daemon_process import ENGINES, ROOT, SMALL, make_environment
+from tests.support.daemon_process import ROOT, SMALL, make_environment
 from tests.support.forked_processes import StartedProcess, start_python
+from tests.support.tiny_version import ENGINES
 from tests.support.worker_fleet import wait_until
 
 STEP_SECONDS = 300

@@ -6,8 +6,6 @@ A full disk is an error of the sample, and never ends the daemon.
 import gc
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +13,14 @@ import pytest
 
 from streamd.core.errors import StateError
 from tests.support.contracts import make_contract
+from tests.support.daemon_process import ROOT, run_python
 from tests.support.loop_mounts import MKFS, mounted
 from tests.support.state_files import fill, opened, rows_of
 
 
 def run(folder: Path, *names: str) -> list[list[str]]:
     """Run `tests.support.filling_disks`; returns the words of each line."""
-    root = Path(__file__).parents[3]
-    command = [sys.executable, "-m", "tests.support.filling_disks", str(folder), *names]
-    ended = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    ended = run_python("-m", "tests.support.filling_disks", str(folder), *names, cwd=ROOT)
     assert ended.returncode == 0, (ended.returncode, ended.stdout, ended.stderr)
     return [line.split() for line in ended.stdout.splitlines() if not line.startswith("20")]
 

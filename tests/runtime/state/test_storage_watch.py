@@ -11,12 +11,12 @@ from types import SimpleNamespace
 import pytest
 
 from streamd.core.errors import StateError, StorageError
-from streamd.repository.versions import EngineRepository
 from streamd.runtime.state.state import WindowLimits
 from streamd.runtime.state.storage_watch import MIN_FREE_BYTES, StorageWatch
-from tests.support.daemon_process import ENGINES, NEED, SMALL, DaemonProcess, make_whole_rows
+from tests.support.daemon_process import NEED, SMALL, DaemonProcess, make_whole_rows
 from tests.support.loop_mounts import mounted
 from tests.support.state_files import opened
+from tests.support.tiny_version import SHIPPED_CONTRACT
 
 
 class WatchRig:
@@ -145,14 +145,13 @@ def test_a_disk_that_turns_read_only_is_reported_and_what_was_flushed_is_there_a
             assert daemon.wait() == 0
         finally:
             daemon.end()
-        contract = EngineRepository(ENGINES).choose().contract
-        with pytest.raises(StateError, match="Read-only file system"), opened(folder, contract, SMALL_LIMITS):
+        with pytest.raises(StateError, match="Read-only file system"), opened(folder, SHIPPED_CONTRACT, SMALL_LIMITS):
             pass
         mount.remount()
-        with opened(folder, contract, SMALL_LIMITS) as state:
+        with opened(folder, SHIPPED_CONTRACT, SMALL_LIMITS) as state:
             assert state.set_aside == []
             slot = state.directory.slots["known"]
-            assert state.windows.get_latest_step(slot) == contract.to_step(1_700_000_100) + 1
+            assert state.windows.get_latest_step(slot) == SHIPPED_CONTRACT.to_step(1_700_000_100) + 1
 
 
 def find_failure_switch(folder: Path) -> Path:

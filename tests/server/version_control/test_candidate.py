@@ -14,8 +14,7 @@ import msgspec
 import numpy as np
 
 from streamd.core.scheduling.canary import CanaryAssignment
-from streamd.repository.versions import EngineRepository
-from tests.support.daemon_process import ENGINES, DaemonProcess
+from tests.support.daemon_process import DaemonProcess
 from tests.support.served_versions import (
     AUTHORIZED,
     CALENDAR,
@@ -26,6 +25,7 @@ from tests.support.served_versions import (
     make_version,
     samples_of,
 )
+from tests.support.tiny_version import ENGINES, SHIPPED_CONTRACT
 from tests.support.version_calls import (
     CANDIDATE,
     StartDaemon,
@@ -178,15 +178,14 @@ def test_an_ensemble_of_versions_with_different_contracts_is_refused(
 # ---------------------------------------------------------------- two daemons side by side
 def test_two_daemons_with_different_settings_give_the_same_answer(start: StartDaemon, tmp_path: Path) -> None:
     """Compare one lane of two threads with two lanes: a change of backend may not change an answer."""
-    contract = EngineRepository(ENGINES).choose().contract
     config = tmp_path / "config.toml"
     config.write_text("[engine]\nthreads_per_lane = 2\n")
-    first = start(tmp_path / "first", "--config", str(config), STREAMD_BACKEND="auto")
-    second = start(tmp_path / "second", STREAMD_BACKEND="onnxruntime-cpu", STREAMD_LANES="2")
+    first = start(tmp_path / "first", "--config", str(config), STREAMD_BACKEND="auto", STREAMD_ENGINES=str(ENGINES))
+    second = start(tmp_path / "second", STREAMD_LANES="2", STREAMD_ENGINES=str(ENGINES))
     random = np.random.default_rng(7)
     inputs = {
         name: random.random((5, *shape), np.float32) if name.endswith("cont") else np.zeros((5, *shape), np.int32)
-        for name, shape in contract.input_shapes.items()
+        for name, shape in SHIPPED_CONTRACT.input_shapes.items()
     }
     tensors = {
         name: {"shape": list(each.shape), "dtype": each.dtype.name, "data": each.tobytes()}
@@ -199,7 +198,7 @@ def test_two_daemons_with_different_settings_give_the_same_answer(start: StartDa
         shown = answer["outputs"]["predictions"]
         answers.append((answer["model"], np.frombuffer(shown["data"], shown["dtype"]).reshape(shown["shape"])))
     assert answers[0][0] == answers[1][0]
-    assert answers[0][1].shape == (5, *contract.output_shape)
+    assert answers[0][1].shape == (5, *SHIPPED_CONTRACT.output_shape)
     np.testing.assert_allclose(answers[0][1], answers[1][1], rtol=1e-4, atol=1e-5)
 
 

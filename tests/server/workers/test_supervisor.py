@@ -8,7 +8,7 @@ from signal import SIGHUP, SIGKILL, SIGSTOP, SIGTERM
 
 import pytest
 
-from tests.support.daemon_process import SMALL, DaemonProcess, run_command
+from tests.support.daemon_process import DaemonProcess, make_small_settings, run_command
 from tests.support.notify_states import NotifyReceiver, receive_state
 from tests.support.worker_fleet import StartProcesses, find_parts, wait_for_part
 
@@ -70,7 +70,8 @@ def test_settings_that_a_process_refuses_end_all(tmp_path: Path) -> None:
 
 def test_one_state_folder_serves_one_daemon(processes: DaemonProcess, tmp_path: Path) -> None:
     folder = str(processes.state_dir)
-    ended = run_command("serve", "--port", "0", "--state-dir", folder, cwd=tmp_path, **SMALL, STREAMD_WORKERS="2")
+    settings = {**make_small_settings(), "STREAMD_WORKERS": "2"}
+    ended = run_command("serve", "--port", "0", "--state-dir", folder, cwd=tmp_path, **settings)
     assert ended.returncode == 1
     assert folder in ended.stderr
     assert processes.get("/readyz") == (200, {"status": "ready"})

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from streamd.server.config import load_config, read_admin_token
 from streamd.tools.loadtest.demo_folder import DemoFolder, FeederJob
-from tests.support.daemon_process import ENGINES
+from tests.support.tiny_version import ENGINES
 
 PORT = 8123
 
