@@ -44,6 +44,7 @@ def test_a_real_dump_is_read() -> None:
     assert sink.skipped == {"missing value": 1}
     assert [str(error) for error in sink.rejected] == [
         "line 1: the value is inf, expected a number of magnitude below 1e30",
+        "line 3: the value is -1.7976931348623157e+308, expected a number of magnitude below 1e30",
         "line 5: the value is -inf, expected a number of magnitude below 1e30",
     ]
 
