@@ -291,6 +291,7 @@ async def test_a_proxy_may_serve_the_daemon_below_a_path(daemon: HttpDaemon, end
     async with open_relay(daemon.port, b"/some/path") as relay, Client(f"{relay.url}/some/path{end}") as client:
         assert await client.push_samples(make_samples("a")) == PushResult(NEED, 0)
         assert (await client.get_window("a")).have == NEED
+        await daemon.service.pipeline.wait_idle()  # else its forecast may be replaced by the next before it is read
         async with client.subscribe() as events, client.open_ingest() as ingest:
             await ingest.push_samples(make_samples("a", range(NEED, NEED + 1)))
             assert isinstance(await anext(events), ServerForecast)

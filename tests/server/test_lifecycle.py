@@ -291,7 +291,7 @@ async def _check_forecasts_continue(daemon: DaemonProcess, newest: dict[str, int
             left[name] = (step + 2) * 300 + 1_700_000_100
         while left:
             message = await reader.receive_json()
-            name = message["server"]
+            name = message.get("server")  # none if it counts forecasts of the rows before, which these replaced
             if message["type"] == "forecast" and message["origin"] == left.get(name):
                 assert message["context"] == min(newest[name] + 2, CONTRACT.context_length) - (name in in_flight)
                 del left[name]
