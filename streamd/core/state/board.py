@@ -78,14 +78,27 @@ class ForecastBoard:
         self.last_serial = int(np.abs(arrays["serial"]).max(initial=0))
 
     def post_many(
-        self, slots: Numbers, steps: Numbers, contexts: Numbers, model: bytes, values: Float32, checks: Sums
+        self,
+        slots: Numbers,
+        steps: Numbers,
+        contexts: Numbers,
+        model: bytes,
+        values: Float32,
+        checks: Sums,
+        serials: Numbers | None = None,
     ) -> Numbers:
         """Store the forecasts of distinct slots, in order; returns their serials, `(n,)`.
 
         `values (n, targets, horizon, quantiles)` are from one `model`, and `checks (n,)` are of `compute_checks`.
+        `serials (n,)` are those of forecasts that other nodes have posted before; without them they get the next ones.
         """
         arrays, index = self._arrays, make_slot_index(slots)
-        serials = np.arange(self.last_serial + 1, self.last_serial + 1 + len(slots))
+        last_serial = self.last_serial
+        if serials is None:
+            last_serial += len(slots)
+            serials = np.arange(self.last_serial + 1, last_serial + 1)
+        else:
+            last_serial = max(last_serial, int(serials.max(initial=0)))
         # The old forecasts are taken down first: if the process is killed in between, the slots have no forecasts, and
         # their rows are run again.
         arrays["serial"][index] = -np.abs(arrays["serial"][index])
@@ -102,7 +115,7 @@ class ForecastBoard:
             checks=checks,
         )
         arrays["serial"][index] = serials
-        self.last_serial += len(slots)
+        self.last_serial = last_serial
         return serials
 
     def skip_serials(self, last_serial: int, slot: int) -> None:
@@ -113,6 +126,10 @@ class ForecastBoard:
         if last_serial > self.last_serial and not self._serial[slot]:
             self._serial[slot] = -last_serial
             self.last_serial = last_serial
+
+    def raise_serials(self, last_serial: int) -> None:
+        """Let the next forecast get a serial above this one: in a cluster, serials are the time of its log."""
+        self.last_serial = max(self.last_serial, last_serial)
 
     def post(self, slot: int, step: int, context: int, model: bytes, values: Float32) -> int:
         """Store a slot's forecast, `values (targets, horizon, quantiles)`; returns its serial."""
@@ -149,6 +166,11 @@ class ForecastBoard:
         )
         sound: npt.NDArray[np.bool_] = is_plausible & (seals == self._arrays["seal"][slots])
         return sound
+
+    def get_contexts(self, slots: Numbers) -> Numbers:
+        """Return the number of rows that the newest forecasts of slots were made from, `(n,)`."""
+        contexts: Numbers = self._arrays["context"][slots].astype(np.int64)
+        return contexts
 
     def get_steps(self, slots: Numbers) -> Numbers:
         """Return the step of the newest row that was forecast of each slot, or `NO_STEP`, `(n,)`."""

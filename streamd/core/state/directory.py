@@ -162,6 +162,10 @@ class Directory:
         self.expire(slot)
         self._free.append(slot)
 
+    def list_used(self) -> npt.NDArray[np.int64]:
+        """Return the slots that have a server, `(n,)`."""
+        return np.flatnonzero(self._name_bytes)
+
     def get_generation(self, slot: int) -> int:
         """Return a slot's generation; see `generations`."""
         return int(self._generations[slot])
@@ -186,6 +190,11 @@ class Directory:
         if self._ordered is None:
             self._ordered = sorted(self.slots)
         return islice(self._ordered, bisect_right(self._ordered, after), None)
+
+    @property
+    def last_seen(self) -> npt.NDArray[np.float64]:
+        """By slot: when the newest sample of its server arrived (epoch seconds), without a meaning for free slots."""
+        return self._last_seen
 
     def get_last_seen(self, slot: int) -> float:
         """Return when the newest sample of this slot's server arrived (epoch seconds)."""

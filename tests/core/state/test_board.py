@@ -179,6 +179,16 @@ def test_an_interrupted_post_leaves_no_half_forecast(slots: list[int], monkeypat
     assert writes == 7 * len(slots), "each column of each slot is written once, the serial twice"
 
 
+def test_forecasts_with_the_serials_of_another_node_are_published_in_any_order() -> None:
+    board = ForecastBoard(make_arrays())
+    values = np.stack([values_of(number) for number in (1, 2)])
+    steps, given = np.array([5, 5]), np.array([900, 700])
+    kept = board.post_many(np.array([0, 1]), steps, steps, b"made", values, compute_checks(values), given)
+    assert kept.tolist() == given.tolist()
+    assert board.find_published(board.get_serials(np.array([0, 1]))).all()
+    assert post_many(board, [0], 3) == [901]
+
+
 def describe_forecasts(board: ForecastBoard, slots: list[int]) -> list[str]:
     """Return for each slot whether it has no forecast, that of the first post, that of the second, or another."""
     states = []
