@@ -25,7 +25,7 @@ LICENCES = ROOT / "licenses" / "dependencies.md"
 PAGE_BUILD = Path("streamd/web/assets/BUILD.json")
 """What the built page says of the packages in it; the build writes it."""
 
-EXTRAS = ("replay", "tracing")
+EXTRAS = ("replay", "tracing", "cluster")
 """The extras whose packages are locked; those of `tensorrt`, `build` and `train` are chosen for a machine."""
 
 PAGE = "page"

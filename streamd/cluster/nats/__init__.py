@@ -1,0 +1,1 @@
+"""The log of a cluster over NATS JetStream. Only these modules import its client."""
