@@ -22,6 +22,7 @@ from streamd.http.errors import errors_middleware
 from streamd.http.fleet_sources import LocalFleet
 from streamd.http.forwarding import believe_forwarded
 from streamd.http.open_inference.routes import OpenInferenceRoutes
+from streamd.http.other_nodes import OtherNodes
 from streamd.http.peer_turns import PeerTurns
 from streamd.http.protocols.collectd import CollectdRoutes
 from streamd.http.protocols.glances import GlancesRoutes
@@ -42,13 +43,16 @@ from streamd.http.routes.forecasts import ForecastRoutes
 from streamd.http.routes.health import HealthRoutes
 from streamd.http.routes.page import PageRoutes
 from streamd.http.routes.predict import PREDICT_PATHS, PredictRoutes
-from streamd.http.routes.samples import SampleRoutes
+from streamd.http.routes.samples import SampleRoutes, SampleTaker
 from streamd.http.routes.servers import ServerRoutes
 from streamd.http.routes.silences import SilenceRoutes
 from streamd.http.routes.versions import VersionChanges, VersionRoutes
 from streamd.http.runner import HttpRunner
+from streamd.http.sample_socket import SinglesElsewhere
+from streamd.http.server_answers import ServerAnswers
 from streamd.http.sockets import Sockets
 from streamd.http.wire.frames import FrameEncoder
+from streamd.runtime.aggregation.point_intake import PointIntake
 from streamd.runtime.metrics import Metrics
 from streamd.runtime.pauses import Pauses
 from streamd.runtime.service import Service
@@ -62,6 +66,8 @@ class HttpApp:
     app: web.Application
     sockets: Sockets
     connections: ConnectionParts
+    answers: ServerAnswers
+    """The answers to calls about one server, for the other nodes of a cluster."""
 
     def make_runner(self, *, shutdown_timeout_seconds: float) -> HttpRunner:
         """Return the runner that serves the application; when it stops, an open request has this long to end."""
@@ -77,10 +83,16 @@ def make_http_app(
     origins: OriginPolicy,
     page: PageFiles | None = None,
     is_behind_workers: bool = False,
+    nodes: OtherNodes | None = None,
+    taker: SampleTaker | None = None,
+    singles: SinglesElsewhere | None = None,
+    points: PointIntake | None = None,
 ) -> HttpApp:
     """Build the application over a service; without `engines` there are no routes of versions, without `page` no page.
 
-    With `is_behind_workers`, only workers can connect, and what they say about a caller is believed.
+    With `is_behind_workers`, only workers can connect, and what they say about a caller is believed. `nodes` are the
+    other nodes of a cluster; there `taker` takes samples, `singles` frames of one sample, and `points` all points, in
+    place of the service.
     """
     gate = AccessGate(access, origins)
     service.admission.name_owner = access
@@ -89,27 +101,29 @@ def make_http_app(
     connections = make_connection_parts(limits, service.pauses, direct)
     bodies = BodyReader(limits, service.pauses, connections.budget, connections.turns)
     sockets = Sockets(limits, service.pauses, connections.turns)
-    intake = Intake(service.collector, bodies, service.traces)
+    intake = Intake(points or service.collector, bodies, service.traces)
+    answers = ServerAnswers(nodes)
     first = [believe_forwarded] if is_behind_workers else []
     app = web.Application(middlewares=[*first, errors_middleware, gate.admit], client_max_size=limits.max_body_bytes)
     for routes in (
-        SampleRoutes(service, bodies, sockets),
+        SampleRoutes(service, bodies, sockets, taker, singles),
         ForecastRoutes(
             service,
             FrameEncoder(service),
             sockets,
             LocalAlerts(service.alert_subscriptions),
-            LocalFleet(service.fleet),
+            LocalFleet(service.fleet, nodes),
+            answers,
         ),
-        FleetRoutes(service),
+        FleetRoutes(service, nodes),
         AlertRoutes(service, sockets),
         AlertRuleRoutes(service),
         SilenceRoutes(service, bodies),
-        ServerRoutes(service),
-        AccuracyRoutes(service),
+        ServerRoutes(service, answers, nodes),
+        AccuracyRoutes(service, answers),
         PredictRoutes(service, bodies),
         OpenInferenceRoutes(service, bodies),
-        HealthRoutes(service, access),
+        HealthRoutes(service, access, nodes),
         PageRoutes(page),
         ForecastMetricsRoutes(service),
         RemoteWriteRoutes(service, intake),
@@ -129,7 +143,7 @@ def make_http_app(
     gate.guard(app, rules)
     add_access_metrics(service.metrics, access, gate)
     add_connection_metrics(service.metrics, connections)
-    return HttpApp(app, sockets, connections)
+    return HttpApp(app, sockets, connections, answers)
 
 
 def make_connection_parts(

@@ -13,6 +13,7 @@ from streamd.core.fleet.query import FleetQuery
 from streamd.http.access.context import get_caller
 from streamd.http.engine_relay import EngineRelay
 from streamd.http.fleet_frames import FLEET_FRAME, SUBSCRIBE_FLEET, choose_format, describe_fleet_query
+from streamd.http.other_nodes import OtherNodes
 from streamd.http.wire.codecs import Encoding
 from streamd.runtime.fleet.overview import FleetOverview
 from streamd.runtime.fleet.reader import FleetReader
@@ -27,19 +28,22 @@ class FleetSource(Protocol):
 
 
 class LocalFleet:
-    """The servers of this process."""
+    """The servers of this process, and of the other nodes of a cluster."""
 
-    def __init__(self, overview: FleetOverview) -> None:
+    def __init__(self, overview: FleetOverview, nodes: OtherNodes | None = None) -> None:
         self._overview = overview
+        self._nodes = nodes
 
     def open_frames(self, request: web.Request, query: FleetQuery, encoding: Encoding) -> AsyncGenerator[bytes, None]:
         """Return frames, as `FleetSource.open_frames`."""
         form = choose_format(encoding)
-        return _read(self._overview.open(query, get_caller(request), Scope.SUBSCRIBE, form))
+        return _read(self._overview.open(query, get_caller(request), Scope.SUBSCRIBE, form), self._nodes)
 
 
-async def _read(reader: FleetReader) -> AsyncGenerator[bytes, None]:
+async def _read(reader: FleetReader, nodes: OtherNodes | None) -> AsyncGenerator[bytes, None]:
     try:
+        if nodes is not None:
+            await nodes.show_all()
         while True:
             yield await reader.read()
     finally:

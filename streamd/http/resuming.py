@@ -30,11 +30,12 @@ class ReaderPosition:
         self._has_ids = has_ids
         self._is_resumed = since is not None
         # In a daemon of several processes the reader may have it from a worker that heard of it earlier than this one.
-        self._read = 0 if since is None else self._board.limit_serial(since)
+        self._read = 0 if since is None else self._board.limit_serial(since - service.resumes_before)
         self._first_new = self._board.last_serial + 1
         self._newest_taken = 0
         self._lowest_waiting, self._frames_until_found = 0, 0
-        self.last_id = self._read if self._is_resumed else self._board.last_serial
+        self._limit_id = service.limit_reader_id
+        self.last_id = self._read if self._is_resumed else self._limit(self._board.last_serial)
         """The id from which the reader continues, if it gets nothing more."""
 
     async def replay(self) -> None:
@@ -63,8 +64,11 @@ class ReaderPosition:
         if self._frames_until_found < 0:
             self._lowest_waiting = self._board.find_lowest_serial(self._subscription.waiting_slots)
             self._frames_until_found = self._subscription.waiting // WAITING_A_FRAME
-        self.last_id = max(self.last_id, min(self._newest_taken, self._lowest_waiting - 1))
+        self.last_id = max(self.last_id, self._limit(min(self._newest_taken, self._lowest_waiting - 1)))
         return self.last_id
+
+    def _limit(self, reader_id: int) -> int:
+        return reader_id if self._limit_id is None else self._limit_id(reader_id)
 
     def note_sent(self, slots: Slots) -> None:
         """Note that the forecasts of slots were sent, but for those that are old because their reader was away.

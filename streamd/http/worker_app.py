@@ -21,6 +21,7 @@ from streamd.http.routes.forecasts import ForecastRoutes
 from streamd.http.routes.page import PageRoutes
 from streamd.http.routes.samples import SampleRoutes, SampleTaker
 from streamd.http.sample_socket import SinglesElsewhere
+from streamd.http.server_answers import ServerAnswers
 from streamd.http.sockets import Sockets
 from streamd.http.wire.frames import FrameEncoder
 from streamd.runtime.service import Service
@@ -65,7 +66,9 @@ def make_worker_app(
     app = web.Application(middlewares=[errors_middleware, gate.admit], client_max_size=limits.max_body_bytes)
     SampleRoutes(service, bodies, sockets, taker, singles).add_to(app)
     relay = EngineRelay(forwarder)
-    ForecastRoutes(service, FrameEncoder(service), sockets, RelayedAlerts(relay), RelayedFleet(relay)).add_to(app)
+    answers = ServerAnswers()
+    frames = FrameEncoder(service)
+    ForecastRoutes(service, frames, sockets, RelayedAlerts(relay), RelayedFleet(relay), answers).add_to(app)
     PageRoutes(page).add_to(app)
     app.router.add_get("/healthz", _get_health)
     rules = {**ROUTE_RULES, **VERSION_RULES}
@@ -79,7 +82,7 @@ def make_worker_app(
     gate.guard(app, rules)
     add_access_metrics(service.metrics, access, gate)
     add_connection_metrics(service.metrics, connections)
-    return HttpApp(app, sockets, connections)
+    return HttpApp(app, sockets, connections, answers)
 
 
 async def _get_health(request: web.Request) -> web.Response:

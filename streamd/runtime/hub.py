@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -40,6 +41,7 @@ class Subscription:
         turns: LoopTurns | None = None,
         caller: Caller = ANYBODY,
     ) -> None:
+        self.globs = globs
         self.part = part
         choice = ServerChoice(globs, caller)
         self.indexed_names = choice.indexed_names
@@ -120,10 +122,48 @@ class Subscription:
         return self._mailbox.waiting
 
 
+class ForecastInterest(Protocol):
+    """The source of forecasts that are made elsewhere, which brings what is read here (the mirrors of a cluster)."""
+
+    def add(self, globs: ServerGlobs) -> None:
+        """Bring the forecasts of these servers from now on."""
+        ...
+
+    def remove(self, globs: ServerGlobs) -> None:
+        """Note that one reader of these servers has left."""
+        ...
+
+    async def prepare(self, globs: ServerGlobs) -> None:
+        """Return when the forecasts of these servers come, and the board has their latest ones; or after a moment."""
+        ...
+
+
+class NoInterest:
+    """The interest of a daemon that is alone: it makes all forecasts itself."""
+
+    def add(self, globs: ServerGlobs) -> None:
+        """Do nothing."""
+
+    def remove(self, globs: ServerGlobs) -> None:
+        """Do nothing."""
+
+    async def prepare(self, globs: ServerGlobs) -> None:
+        """Return at once."""
+
+
+NO_INTEREST = NoInterest()
+
+
 class Hub:
     """The subscriptions of a daemon; `names` are those of all servers by slot, `slots` their slots by name."""
 
-    def __init__(self, capacity: int, names: Sequence[str | None], slots: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        capacity: int,
+        names: Sequence[str | None],
+        slots: Mapping[str, int],
+        interest: ForecastInterest = NO_INTEREST,
+    ) -> None:
         self.turns = LoopTurns()
         """The turns in which subscribers are matched and replayed, one at a time."""
         self._capacity = capacity
@@ -134,6 +174,8 @@ class Hub:
         """By slot: false if no subscription chose its server by name, so that it costs no look-up for each forecast."""
         self.left_unread = 0
         """The number of forecasts in the mailboxes of readers that left while the hub was finishing."""
+        self.interest = interest
+        """Learns which servers are read; await its `prepare` before a subscription begins."""
         self._finishing = False
         self._dropped_by_former = 0
         self._reader_left = asyncio.Event()
@@ -142,12 +184,14 @@ class Hub:
         """Add a caller's subscription, which never gets a server that its token excludes; end it with `unsubscribe`."""
         subscription = Subscription(globs, part, self._capacity, self.turns, caller)
         self._subscriptions.add(subscription)
+        self.interest.add(globs)
         self._candidates[[self._slots[name] for name in subscription.indexed_names if name in self._slots]] = True
         return subscription
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """End a subscription. A second call is a no-op."""
         if self._subscriptions.discard(subscription):
+            self.interest.remove(subscription.globs)
             self._dropped_by_former += subscription.dropped
             self.left_unread += subscription.waiting if self._finishing else 0
             subscription.close()

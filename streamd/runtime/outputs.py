@@ -10,6 +10,7 @@ from streamd.core.forecast_export.choice import ExportSettings, ForecastExport
 from streamd.runtime.accuracy.history import AccuracyHistory
 from streamd.runtime.admission import ServerForgotten
 from streamd.runtime.alerts.monitor import AlertMonitor
+from streamd.runtime.alerts.shared_alerts import SharedAlerts
 from streamd.runtime.forecast_exports import ForecastExports
 from streamd.runtime.lanes.sinks import ForecastPosted
 from streamd.runtime.remote_write.writer import RemoteWriter, RemoteWriteSettings
@@ -44,6 +45,7 @@ def make_forecast_outputs(
     exports: ExportSettings,
     remote_write: RemoteWriteSettings | None,
     alerts: AlertSettings | None,
+    shared_alerts: SharedAlerts | None = None,
     wall: Callable[[], float] = time.time,
     clock: Callable[[], float] = time.monotonic,
 ) -> ForecastOutputs:
@@ -62,5 +64,5 @@ def make_forecast_outputs(
         history=AccuracyHistory(state, history),
         exports=exported,
         remote_write=writer,
-        alerts=None if alerts is None else AlertMonitor(state, alerts, wall=wall, clock=clock),
+        alerts=None if alerts is None else AlertMonitor(state, alerts, shared=shared_alerts, wall=wall, clock=clock),
     )

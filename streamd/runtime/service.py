@@ -6,7 +6,7 @@ The `http` package calls it. The `server` package builds it, and loads the versi
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ import structlog
 
 from streamd.core.accuracy.history_selection import HistoryLimits
 from streamd.core.accuracy.pending import AccuracyLimits
-from streamd.core.arrays import Slots
+from streamd.core.arrays import Numbers, Slots
 from streamd.core.contract import ModelContract
 from streamd.core.errors import StreamdError, UnavailableError
 from streamd.core.forecast_export.choice import ExportSettings
@@ -34,7 +34,7 @@ from streamd.runtime.inference_statistics import InferenceCall, InferenceStatist
 from streamd.runtime.ingest import Ingest
 from streamd.runtime.lanes.pipeline import Pipeline
 from streamd.runtime.lanes.progress import ProgressWatch
-from streamd.runtime.lanes.sinks import BoardSink
+from streamd.runtime.lanes.sinks import BoardSink, ResultSink
 from streamd.runtime.metrics import Metrics
 from streamd.runtime.outputs import ForecastOutputs
 from streamd.runtime.predict import Prediction
@@ -98,12 +98,16 @@ class Service:
         fleet: FleetOverview,
         router: CandidateRouter,
         board_sink: BoardSink,
+        sink: ResultSink,
         pipeline: Pipeline,
         admission: Admission,
         ingest: Ingest,
         collector: Collector,
         owners: ServerForgotten,
         others: OtherProcesses,
+        fences: Numbers | None,
+        resumes_before: int,
+        limit_reader_id: Callable[[int], int] | None,
         clock_watch: ClockWatch,
         progress: ProgressWatch,
         inference_statistics: InferenceStatistics,
@@ -131,6 +135,14 @@ class Service:
         """The overview of all servers, for those who look at it."""
         self.router = router
         self.board_sink = board_sink
+        self.sink = sink
+        """The sink of the version that serves: that of the board, or in a cluster the one before it."""
+        self.fences = fences
+        """By slot: the fence of the latest forecast in a cluster; `None` outside of one."""
+        self.resumes_before = resumes_before
+        """How far before its id a reader continues, in serials."""
+        self.limit_reader_id = limit_reader_id
+        """Returns the id that a reader gets in place of one; `None` outside of a cluster."""
         self.pipeline = pipeline
         self.scheduler = pipeline.scheduler
         self.pauses = pipeline.pauses
@@ -178,7 +190,8 @@ class Service:
         """Start the alerts, if there are any; returns when those of the former process are active again."""
         if self.alerts is not None:
             await self.alerts.start()
-            self.alert_subscriptions.begin()
+            if not self.alerts.is_kept_elsewhere:
+                self.alert_subscriptions.begin()
 
     def watch(self, *, closes_rows: bool = True) -> None:
         """Start the timers; without `closes_rows`, other processes close the rows whose grace is over."""
@@ -336,7 +349,8 @@ class Service:
 
     def _sweep(self) -> None:
         self.note_readiness()
-        self.collector.close_overdue_rows()
+        if not self.pipeline.holds_grace():
+            self.collector.close_overdue_rows()
         self.garbage.sweep()
         self.accuracy.sweep()
         self.history.sweep()

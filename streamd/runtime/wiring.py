@@ -105,24 +105,26 @@ def build_service(
     Without `alerts`, no rules are evaluated. Raises `ConfigError` if a rule does not fit the contract.
     """
     metrics = Metrics()
-    hub = Hub(state.directory.capacity, state.directory.names, state.directory.slots)
+    hub = Hub(state.directory.capacity, state.directory.names, state.directory.slots, links.interest)
     accuracy = LiveAccuracy(state, limits.accuracy)
     accuracy.follow(model)
-    outputs = _make_outputs(state, limits, alerts, wall, clock)
+    outputs = _make_outputs(state, limits, alerts, links, wall, clock)
     router = CandidateRouter()
     posted: tuple[ForecastPosted, ...] = (accuracy, router, *outputs.listeners)
     board_sink = BoardSink(state, links.publisher or hub, posted=posted, received=links.received)
+    sink = board_sink if links.wrap_sink is None else links.wrap_sink(board_sink)
     load = IngestLoad()
     statistics = InferenceStatistics(wall=wall)
     pipeline = Pipeline(
         state,
         _make_scheduler(state, limits),
-        board_sink,
+        sink,
         make_empty_deployment(model, server_ids),
         observer=metrics,
         answers_observer=statistics,
-        router=_make_due_router(state, links.due_router or router, traces),
+        router=_make_due_router(state, links, router, traces),
         rows_expected=load,
+        holds_grace=links.holds_grace,
         traces=traces,
     )
     owners = SlotOwners(
@@ -175,12 +177,16 @@ def build_service(
         fleet=FleetOverview(state, outputs.alerts, wall=wall, clock=clock),
         router=router,
         board_sink=board_sink,
+        sink=sink,
         pipeline=pipeline,
         admission=admission,
         ingest=ingest,
         collector=collector,
         owners=owners,
         others=links.others,
+        fences=links.fences,
+        resumes_before=links.resumes_before,
+        limit_reader_id=links.limit_reader_id,
         clock_watch=clock_watch,
         progress=ProgressWatch(state, pipeline),
         inference_statistics=statistics,
@@ -193,6 +199,7 @@ def _make_outputs(
     state: State,
     limits: ServiceLimits,
     alerts: AlertSettings | None,
+    links: ProcessLinks,
     wall: Callable[[], float],
     clock: Callable[[], float],
 ) -> ForecastOutputs:
@@ -202,12 +209,16 @@ def _make_outputs(
         exports=limits.exports,
         remote_write=limits.remote_write,
         alerts=alerts,
+        shared_alerts=links.shared_alerts,
         wall=wall,
         clock=clock,
     )
 
 
-def _make_due_router(state: State, router: DueRouter, traces: Traces) -> DueRouter:
+def _make_due_router(state: State, links: ProcessLinks, candidates: DueRouter, traces: Traces) -> DueRouter:
+    router = links.due_router or candidates
+    if links.wrap_due_router is not None:
+        router = links.wrap_due_router(router)
     return router if traces is NO_TRACES else TracedRouter(traces, router, state.directory.names)
 
 

@@ -40,6 +40,8 @@ class FakeWorker:
         self.service: Any = SimpleNamespace(
             state=SimpleNamespace(board=self.board),
             hub=self.hub,
+            resumes_before=0,
+            limit_reader_id=None,
             note_sent=lambda slots: self.sent.extend(slots.tolist()),
         )
 

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from aiohttp import WSMsgType, web, web_app
 
+from streamd.cluster.rows.cluster_ingest import ClusterTakers
 from streamd.core.access.access_list import AccessList
 from streamd.core.alerts.settings import AlertSettings
 from streamd.core.arrays import Float32
@@ -28,15 +29,18 @@ from streamd.core.mapping.rules import RuleSet
 from streamd.core.scheduling.costs import CostTable
 from streamd.http.access.origins import OriginPolicy
 from streamd.http.app import HttpApp, make_http_app
+from streamd.http.other_nodes import OtherNodes
 from streamd.http.requests import TransportLimits
 from streamd.http.routes.versions import VersionChanges
 from streamd.inference.fake import FakeBackend, make_fake_forecast
 from streamd.runtime.lanes.worker import LaneWorker
+from streamd.runtime.process_links import ALONE
 from streamd.runtime.service import Service, ServiceLimits
 from streamd.runtime.state.opening import open_state
 from streamd.runtime.state.state import WindowLimits
 from streamd.runtime.traces import NO_TRACES, Traces
 from streamd.runtime.wiring import build_service
+from streamd.server.cluster.part import ClusterPart
 from streamd.web.files import PageFiles
 from tests.support.small_page import make_small_page
 
@@ -318,6 +322,12 @@ class HttpDaemonSettings:
     page: PageFiles | None = field(default_factory=make_small_page)
     alerts: AlertSettings = field(default_factory=AlertSettings)
     wall: Callable[[], float] = time.time
+    nodes: OtherNodes | None = None
+    """The other nodes of a cluster."""
+    make_takers: Callable[[Service], ClusterTakers] | None = None
+    """Makes what takes samples and points at a node of a cluster."""
+    cluster: ClusterPart | None = None
+    """Makes the daemon a whole node of a cluster; a test joins it."""
 
 
 @asynccontextmanager
@@ -337,9 +347,12 @@ async def run_http_daemon(folder: Path, setup: HttpDaemonSettings) -> AsyncItera
         setup.service_limits,
         rule_sets=setup.rule_sets,
         traces=setup.traces,
+        links=ALONE if setup.cluster is None else setup.cluster.make_links(state),
         alerts=setup.alerts,
         wall=setup.wall,
     )
+    if setup.cluster is not None:
+        setup.cluster.open(service)
     service.alert_subscriptions.begin()  # as if the alerts had been started, without their thread
     service.engine.shown = {
         "backend": "fake",
@@ -348,8 +361,16 @@ async def run_http_daemon(folder: Path, setup: HttpDaemonSettings) -> AsyncItera
     }
     access = setup.access or AccessList(None, setup.admin_token)
     http_app = make_http_app(
-        service, setup.limits, setup.engines, access=access, origins=setup.origins, page=setup.page
+        service,
+        setup.limits,
+        setup.engines,
+        access=access,
+        origins=setup.origins,
+        page=setup.page,
+        **_list_seams(service, setup),
     )
+    if setup.cluster is not None:
+        setup.cluster.serve(http_app)
     runner = http_app.make_runner(shutdown_timeout_seconds=0.05)
     await runner.setup()
     await web.SockSite(runner, setup.listener or open_listener()).start()
@@ -368,3 +389,13 @@ async def run_http_daemon(folder: Path, setup: HttpDaemonSettings) -> AsyncItera
         service.close()
         # aiohttp remembers the handlers of a thousand routes of former applications, and each has its service.
         web_app._cached_build_middleware.cache_clear()
+
+
+def _list_seams(service: Service, setup: HttpDaemonSettings) -> dict[str, Any]:
+    """Return what the routes take from a cluster."""
+    if setup.cluster is not None:
+        return dict(setup.cluster.list_seams())
+    if setup.make_takers is None:
+        return {"nodes": setup.nodes}
+    takers = setup.make_takers(service)
+    return {"nodes": setup.nodes, "taker": takers.samples, "singles": takers.singles, "points": takers.points}

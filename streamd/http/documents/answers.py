@@ -8,6 +8,16 @@ from typing import Annotated, Literal
 import msgspec
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
+ForecastFence = Annotated[
+    int,
+    msgspec.Meta(
+        ge=0,
+        description=(
+            "In a cluster: rises with each owner of the server; 0 while the forecast is not in the log, "
+            "so that another one of its row may take its place."
+        ),
+    ),
+]
 OriginTime = Annotated[int, msgspec.Meta(description="The time at which the newest row ends, in epoch seconds.")]
 TargetValues = list[list[float]]
 """The numbers of one target, `[step][quantile]`."""
@@ -56,6 +66,7 @@ class ForecastAnswer(msgspec.Struct, kw_only=True):
     quantiles: list[float]
     values: list[TargetValues | None]
     context: Annotated[Count, msgspec.Meta(description="The rows that the window really had.")]
+    fence: ForecastFence | msgspec.UnsetType = msgspec.UNSET
     every: Annotated[int, msgspec.Meta(ge=2, description="Only every such step is sent.")] | msgspec.UnsetType = (
         msgspec.UNSET
     )
@@ -85,6 +96,7 @@ class ServersAnswer(msgspec.Struct):
 
     servers: list[ServerEntry]
     next: str | None
+    missing_shards: list[Count] | msgspec.UnsetType = msgspec.UNSET
 
 
 class WindowAnswer(msgspec.Struct, kw_only=True):
@@ -112,27 +124,46 @@ class PassedOverVersion(msgspec.Struct):
     reason: str
 
 
+DegradedPart = Literal["storage", "workers", "log_away", "clock", "disk", "version", "drained"]
+"""Words for what does not work while a daemon can forecast; those after `workers` are of a node of a cluster."""
+
+
 class ReadyAnswer(msgspec.Struct):
     """The answer of a daemon that can forecast now. `degraded` lists what does not work."""
 
     status: Literal["ready"]
-    degraded: list[Literal["storage", "workers"]] | msgspec.UnsetType = msgspec.UNSET
+    degraded: list[DegradedPart] | msgspec.UnsetType = msgspec.UNSET
     passed_over: list[PassedOverVersion] | msgspec.UnsetType = msgspec.UNSET
 
 
 class NotReadyAnswer(msgspec.Struct):
     """The answer of a daemon that cannot forecast now, with the reason."""
 
-    status: Literal["draining", "no_lane", "starting"]
+    status: Literal["draining", "joining", "log_away", "no_lane", "starting"]
 
 
-class ChangeAnswer(msgspec.Struct):
-    """The answer to a promotion or a rollback: the version that serves, and the previous one."""
+class NodeVersion(msgspec.Struct, kw_only=True):
+    """The version that one node of a cluster serves; `problem` says why not that of the cluster, else it is empty."""
+
+    node: str
+    serving: str | None
+    candidate: str | None
+    state: Literal["warm", "failed", "switched"] | None
+    problem: str
+
+
+class ChangeAnswer(msgspec.Struct, kw_only=True):
+    """The answer to a promotion or a rollback: the version that serves, and the previous one.
+
+    In a cluster also what each node serves, and the nodes that the change ended without.
+    """
 
     engine: str
     before: str
     seconds: float
     passed_over: list[PassedOverVersion] | msgspec.UnsetType = msgspec.UNSET
+    nodes: list[NodeVersion] | msgspec.UnsetType = msgspec.UNSET
+    without: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class CandidateState(msgspec.Struct, kw_only=True):
@@ -152,6 +183,7 @@ class CandidateAnswer(msgspec.Struct):
     """The answer to the start of a candidate."""
 
     candidate: CandidateState | None
+    nodes: list[NodeVersion] | msgspec.UnsetType = msgspec.UNSET
 
 
 class CandidateEndAnswer(msgspec.Struct):

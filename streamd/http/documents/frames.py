@@ -7,6 +7,7 @@ import msgspec
 from streamd.http.documents.answers import (
     Count,
     ForecastAnswer,
+    ForecastFence,
     OriginTime,
     SampleRejection,
     TargetValues,
@@ -75,6 +76,7 @@ class ForecastsFrame(msgspec.Struct, kw_only=True):
     servers: list[str]
     origins: list[OriginTime]
     contexts: list[Count]
+    fences: list[ForecastFence] | msgspec.UnsetType = msgspec.UNSET
     step_seconds: Count
     model: str | list[str]
     targets: list[str]

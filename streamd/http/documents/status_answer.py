@@ -147,3 +147,4 @@ class StatusAnswer(msgspec.Struct, kw_only=True):
     memory: MemoryState
     device_restarts: Count
     recovered: dict[str, Any]
+    cluster: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET

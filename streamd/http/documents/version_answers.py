@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-from streamd.http.documents.answers import Count
+from streamd.http.documents.answers import Count, NodeVersion
 
 
 class PrecisionVerdict(msgspec.Struct):
@@ -42,6 +42,30 @@ class PromotionState(msgspec.Struct, kw_only=True):
     passed_over: list[str]
 
 
+class ClusterChange(msgspec.Struct, kw_only=True):
+    """The newest change of a cluster's versions; `reason` says why it stopped, or which nodes it ended without."""
+
+    kind: Literal["promote", "rollback", "candidate", "end-candidate"]
+    version: str | None
+    phase: Literal["warming", "switching", "done", "stopped"]
+    reason: str
+    who: str
+    why: str
+    when: float
+    node: str
+
+
+class ClusterVersions(msgspec.Struct, kw_only=True):
+    """The version that all nodes of a cluster serve; null while this node does not know it yet."""
+
+    node: str
+    serving: str | None
+    digest: str | None
+    candidate: str | None
+    change: ClusterChange | None
+    nodes: list[NodeVersion]
+
+
 class VersionsAnswer(msgspec.Struct, kw_only=True):
     """All versions, the newest first, what serves, and the promotions and rollbacks, the latest first."""
 
@@ -52,3 +76,4 @@ class VersionsAnswer(msgspec.Struct, kw_only=True):
     problem: str | None
     versions: list[VersionState]
     history: list[PromotionState]
+    cluster: ClusterVersions | msgspec.UnsetType = msgspec.UNSET

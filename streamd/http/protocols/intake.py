@@ -15,7 +15,7 @@ from streamd.http.compression import CONTENT_CODINGS
 from streamd.http.errors import choose_status, count_retry_seconds
 from streamd.http.requests import BodyReader, find_owner
 from streamd.runtime.aggregation.batch import CommitResult, PointBatch
-from streamd.runtime.aggregation.collector import Collector
+from streamd.runtime.aggregation.point_intake import PointIntake
 from streamd.runtime.loop_turns import LoopTurns
 from streamd.runtime.traces import NO_TRACES, UNTRACED, BodyTrace, Traces
 
@@ -27,10 +27,11 @@ Decode = Callable[[bytes, PointBatch], Iterator[None]]
 
 
 class Intake:
-    """Takes the bodies of foreign protocols into one collector."""
+    """Takes the bodies of foreign protocols into one taker of points."""
 
-    def __init__(self, collector: Collector, bodies: BodyReader, traces: Traces = NO_TRACES) -> None:
-        self._collector = collector
+    def __init__(self, points: PointIntake, bodies: BodyReader, traces: Traces = NO_TRACES) -> None:
+        self.points = points
+        """What takes them: the collector of this host, or a relay to other nodes."""
         self._bodies = bodies
         self._traces = traces
         self._turns = LoopTurns()
@@ -43,7 +44,7 @@ class Intake:
         Raises `DrainingError` or `TooBusyError` before the body is read, what `BodyReader.read_body` raises,
         `MalformedError` if nothing of it can be decoded, and `StorageError` if its points cannot be stored.
         """
-        self._collector.check_open()
+        self.points.check_open()
         parent = self._traces.read_parent(request.headers)
         with self._traces.begin_body(f"{request.method} {request.path}", parent) as trace:
             async with self._bodies.read_body(request, codings) as body:
@@ -65,7 +66,7 @@ class Intake:
 
         It is done in slices, in turn with the bodies of other senders.
         """
-        batch = self._collector.start_batch(protocol, caller, sender)
+        batch = self.points.start_batch(protocol, caller, sender)
         try:
             if len(body) >= _LARGE_BODY_BYTES:
                 await self._turns.wait(sender)
@@ -73,11 +74,11 @@ class Intake:
                 for _ in decode(body, batch):
                     await self._turns.wait(sender)
         except StreamdError as error:
-            self._collector.count_refused(protocol, error)
+            self.points.count_refused(protocol, error)
             raise
         with trace.run_step("take"):
             trace.follow_servers(server.name for server in batch.points)
-            result = await self._collector.commit(batch)
+            result = await self.points.commit(batch)
         self._charge(caller, batch)
         trace.note_result(result.taken, result.rejected)
         return result
@@ -85,7 +86,7 @@ class Intake:
     def _charge(self, caller: Caller, batch: PointBatch) -> None:
         """Charge the rows of a body to its sender, if its token limits them."""
         if caller.has_row_limit:
-            caller.usage.charge_rows(self._collector.count_rows(batch), time.monotonic())
+            caller.usage.charge_rows(self.points.count_rows(batch), time.monotonic())
 
 
 def choose_foreign_status(error: StreamdError) -> int:

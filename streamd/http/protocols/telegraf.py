@@ -57,7 +57,7 @@ class TelegrafRoutes:
         ping_seconds: float = PING_SECONDS,
         hold_seconds: float = HOLD_SECONDS,
     ) -> None:
-        self._collector = service.collector
+        self._points = intake.points
         self._intake = intake
         self._sockets = sockets
         self._wall = wall
@@ -112,12 +112,12 @@ class TelegrafRoutes:
         """Take one frame as soon as it can be stored; its sender counts it as delivered and never sends it again."""
         for tries in range(1, HOLD_TRIES + 1):
             try:
-                self._collector.check_open()
+                self._points.check_open()
                 return await self._intake.take_bytes(data, _PROTOCOL, self._decode, caller, sender=sender)
             except UnavailableError as error:
                 if isinstance(error, DrainingError) or tries == HOLD_TRIES:
                     if not isinstance(error, StorageError):  # `commit` counts a StorageError itself
-                        self._collector.count_refused(_PROTOCOL, error)
+                        self._points.count_refused(_PROTOCOL, error)
                     raise
             await asyncio.sleep(self._hold_seconds)
         raise AssertionError("the last try returns or raises")

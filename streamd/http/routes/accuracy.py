@@ -9,15 +9,16 @@ from typing import Any
 
 import numpy as np
 from aiohttp import web
+from multidict import MultiDict
 
 from streamd.core.accuracy.history_scores import HistoryForm
 from streamd.core.arrays import Float32, Float64
 from streamd.core.contract import ModelContract
-from streamd.core.errors import InvalidInputError, UnknownServerError
+from streamd.core.errors import UnknownServerError
 from streamd.core.unknown_targets import TargetFlags, read_unknown
-from streamd.http.errors import choose_encoding, reply
 from streamd.http.history_choices import HistoryChoice, parse_history_query
-from streamd.http.names import make_resource_path, read_server_name, require_slot
+from streamd.http.names import make_resource_path, require_slot
+from streamd.http.server_answers import ServerAnswer, ServerAnswers, ServerCall, ServerCallKind
 from streamd.http.wire.codecs import Encoding
 from streamd.http.wire.tensors import make_wire_tensor
 from streamd.http.wire.unknown_fields import describe_unknown, list_values
@@ -28,8 +29,10 @@ from streamd.runtime.service import Service
 class AccuracyRoutes:
     """Handlers that read the accuracy history of a server."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, answers: ServerAnswers) -> None:
         self._service = service
+        self._answers = answers
+        answers.add(ServerCallKind.ACCURACY, self.answer_history)
 
     def add_to(self, app: web.Application) -> None:
         """Add the routes."""
@@ -38,17 +41,17 @@ class AccuracyRoutes:
 
     async def get_history(self, request: web.Request) -> web.Response:
         """Return the newest kept forecasts of a server with their truth and scores, and a summary of the period."""
-        server = read_server_name(request)
-        if server is None:
-            raise InvalidInputError("no server is named, expected /v1/servers/{server}/accuracy or ?server=NAME")
-        service = self._service
+        return await self._answers.answer(request, ServerCallKind.ACCURACY)
+
+    async def answer_history(self, call: ServerCall) -> ServerAnswer:
+        """Answer with the kept forecasts."""
+        service, server = self._service, call.server
         slot = require_slot(service, server)
-        choice = parse_history_query(service.contract, request.query)
+        choice = parse_history_query(service.contract, MultiDict(call.query))
         history = await service.history.read_history(slot, choice.first, choice.last, choice.limit)
         if service.state.directory.slots.get(server) != slot:
             raise UnknownServerError(f"no server {server!r} reports")
-        form, encoding = service.history.form, choose_encoding(request)
-        return reply(request, _describe_history(form, server, history, choice, encoding))
+        return ServerAnswer(_describe_history(service.history.form, server, history, choice, call.encoding))
 
 
 def _describe_history(

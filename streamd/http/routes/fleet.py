@@ -11,14 +11,16 @@ from streamd.http.access.context import get_caller
 from streamd.http.errors import choose_encoding
 from streamd.http.fleet_frames import choose_format, parse_fleet_query
 from streamd.http.names import check_utf8
+from streamd.http.other_nodes import OtherNodes
 from streamd.runtime.service import Service
 
 
 class FleetRoutes:
     """The handler for readers of the fleet."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, nodes: OtherNodes | None = None) -> None:
         self._service = service
+        self._nodes = nodes
 
     def add_to(self, app: web.Application) -> None:
         """Add the route."""
@@ -32,6 +34,8 @@ class FleetRoutes:
         if not service.alert_subscriptions.are_restored:
             # An answer without alerts would say that nothing fires.
             raise UnavailableError("the daemon is starting, and has not read its alerts yet")
+        if self._nodes is not None:
+            await self._nodes.show_all()
         encoding = choose_encoding(request)
         body = await service.fleet.answer(query, get_caller(request), Scope.READ, choose_format(encoding))
         return web.Response(body=body, content_type=encoding.value)

@@ -20,14 +20,15 @@ from streamd.http.access.upgrades import is_upgrade
 from streamd.http.alert_frames import SUBSCRIBE_ALERTS, parse_alert_subscription
 from streamd.http.alert_sockets import AlertSocketSubscriber
 from streamd.http.alert_sources import AlertSource
-from streamd.http.errors import choose_encoding, make_error_message, reply
+from streamd.http.errors import make_error_message
 from streamd.http.fleet_frames import SUBSCRIBE_FLEET, parse_fleet_subscription
 from streamd.http.fleet_sockets import FleetSocketSubscriber
 from streamd.http.fleet_sources import FleetSource
 from streamd.http.message_types import read_message_type
-from streamd.http.names import SERVER_IN_PATH, check_utf8, read_server_name, require_slot
+from streamd.http.names import SERVER_IN_PATH, check_utf8, require_slot
 from streamd.http.peers import PEER_LEFT_ERRORS, call_when_lost, has_peer_left
 from streamd.http.resuming import ReaderPosition, parse_event_id
+from streamd.http.server_answers import ServerAnswer, ServerAnswers, ServerCall, ServerCallKind
 from streamd.http.sockets import KEEP_ALIVE_SECONDS, Sockets
 from streamd.http.subscriptions import SubscriptionChoice, parse_query, parse_subscribe
 from streamd.http.unsubscribing import (
@@ -57,13 +58,21 @@ class ForecastRoutes:
     """Handlers for readers of forecasts."""
 
     def __init__(
-        self, service: Service, frames: FrameEncoder, sockets: Sockets, alerts: AlertSource, fleet: FleetSource
+        self,
+        service: Service,
+        frames: FrameEncoder,
+        sockets: Sockets,
+        alerts: AlertSource,
+        fleet: FleetSource,
+        answers: ServerAnswers,
     ) -> None:
         self._service = service
         self._frames = frames
         self._sockets = sockets
         self._alerts = alerts
         self._fleet = fleet
+        self._answers = answers
+        answers.add(ServerCallKind.FORECAST, self.answer_latest)
 
     def add_to(self, app: web.Application) -> None:
         """Add the routes."""
@@ -88,17 +97,20 @@ class ForecastRoutes:
     # ------------------------------------------------------------ the latest forecast
     async def get_latest(self, request: web.Request) -> web.Response:
         """Return the latest forecast of a server; if it has no forecast yet, the state of its window."""
-        server = read_server_name(request) or ""
+        return await self._answers.answer(request, ServerCallKind.FORECAST)
+
+    async def answer_latest(self, call: ServerCall) -> ServerAnswer:
+        """Answer with the latest forecast, or the state of the window."""
         service = self._service
-        slot = require_slot(service, server)
-        choice = self._read_choice(request)
-        message = self._frames.make_message(slot, choice.part, choose_encoding(request))
+        slot = require_slot(service, call.server)
+        choice = parse_query(service.contract, call.query)
+        message = self._frames.make_message(slot, choice.part, call.encoding)
         if message is not None:
-            return reply(request, message)
+            return ServerAnswer(message)
         windows = service.state.windows
         have = windows.have[slot]
         status = "pending" if have >= windows.need else "warming"
-        return reply(request, {"server": server, "status": status, "have": have, "need": windows.need})
+        return ServerAnswer({"server": call.server, "status": status, "have": have, "need": windows.need})
 
     # ------------------------------------------------------------ WebSocket
     async def open_socket(self, request: web.Request) -> web.StreamResponse:
@@ -150,6 +162,7 @@ class ForecastRoutes:
         header = request.headers.get("Last-Event-ID")
         since = parse_event_id(header) if header else choice.since
         async with self._sockets.open_event_stream(request) as response:
+            await service.hub.interest.prepare(choice.globs)
             subscription = service.hub.subscribe(choice.globs, choice.part, get_caller(request))
             position = ReaderPosition(service, subscription, since, has_ids=True)
             try:
@@ -222,6 +235,7 @@ class SocketSubscriber:
     async def subscribe(self, choice: SubscriptionChoice) -> None:
         """Subscribe, in place of the previous choice, if there is one."""
         await self._unsubscribe()
+        await self._service.hub.interest.prepare(choice.globs)
         answer = choice.describe(self._service.contract, self._service.model)
         # Subscribed before the answer is sent: no forecast that is posted after the answer is missed.
         self._subscription = self._service.hub.subscribe(choice.globs, choice.part, self._caller)

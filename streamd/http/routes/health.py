@@ -10,6 +10,7 @@ from streamd.core.access.scopes import Scope
 from streamd.http.access.context import get_caller
 from streamd.http.access.token_metrics import TokenMetrics
 from streamd.http.errors import reply
+from streamd.http.other_nodes import OtherNodes
 from streamd.runtime.service import Service
 from streamd.runtime.service_report import describe_status
 from streamd.runtime.workers.counts import merge_metrics, merge_status
@@ -18,9 +19,10 @@ from streamd.runtime.workers.counts import merge_metrics, merge_status
 class HealthRoutes:
     """Handlers for probes and operators."""
 
-    def __init__(self, service: Service, access: AccessList) -> None:
+    def __init__(self, service: Service, access: AccessList, nodes: OtherNodes | None = None) -> None:
         self._service = service
         self._access = access
+        self._nodes = nodes
         self._token_metrics = TokenMetrics(access)
 
     def add_to(self, app: web.Application) -> None:
@@ -39,19 +41,24 @@ class HealthRoutes:
 
         `degraded` has "storage" while the state folder cannot be written: the daemon answers for the servers that it
         knows, and `/v1/status` has the reason. It has "workers" while one of several workers is being started again.
-        If better versions were passed over, the answer lists them for callers that may read, each with the reason.
+        If better versions were passed over, the answer lists them for callers that may read, each with the reason. A
+        node of a cluster adds its problems there, and has reasons of its own not to be ready.
         """
-        if self._service.is_ready:
+        refusal = None if self._nodes is None else self._nodes.find_refusal()
+        if self._service.is_ready and refusal is None:
             passed_over = self._service.passed_over if get_caller(request).has(Scope.READ) else []
             problems = {
                 "storage": self._service.storage.problem is not None,
                 "workers": bool(self._service.others.list_away_workers()),
             }
             degraded = [name for name, is_there in problems.items() if is_there]
+            degraded += [] if self._nodes is None else self._nodes.list_problems()
             more = {"degraded": degraded} if degraded else {}
             return reply(request, {"status": "ready", **more, **({"passed_over": passed_over} if passed_over else {})})
         if self._service.is_draining:
             return reply(request, {"status": "draining"}, 503)
+        if self._service.is_ready:
+            return reply(request, {"status": refusal}, 503)
         return reply(request, {"status": "no_lane" if self._service.pipeline.lanes.was_ever_ready else "starting"}, 503)
 
     async def get_metrics(self, request: web.Request) -> web.Response:
@@ -68,4 +75,5 @@ class HealthRoutes:
         caller = get_caller(request)
         status = describe_status(self._service, lambda server: caller.may(Scope.READ, server))
         merge_status(status, [each.status for each in await self._service.others.ask_counts()])
-        return reply(request, {**status, "access": self._access.describe()})
+        cluster = {} if self._nodes is None else {"cluster": self._nodes.describe()}
+        return reply(request, {**status, **cluster, "access": self._access.describe()})

@@ -3,17 +3,19 @@
 Both take the name as the parameter `server` too, for names that a path cannot contain.
 """
 
-from itertools import islice
+from functools import partial
 
 import numpy as np
 from aiohttp import web
 
 from streamd.core.access.scopes import Scope
 from streamd.core.errors import InvalidInputError
-from streamd.core.state.window_columns import NO_STEP
 from streamd.http.access.context import get_caller
-from streamd.http.errors import choose_encoding, reply
-from streamd.http.names import make_resource_path, read_server_name, require_slot
+from streamd.http.errors import reply
+from streamd.http.names import make_resource_path, require_slot
+from streamd.http.other_nodes import OtherNodes
+from streamd.http.server_answers import NO_CONTENT, ServerAnswer, ServerAnswers, ServerCall, ServerCallKind
+from streamd.http.server_pages import make_server_page, to_origin
 from streamd.http.wire.codecs import Encoding
 from streamd.http.wire.tensors import make_wire_tensor
 from streamd.runtime.service import Service
@@ -26,8 +28,12 @@ MAX_LIMIT = 1_000
 class ServerRoutes:
     """Handlers that read the windows of servers and forget servers."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, answers: ServerAnswers, nodes: OtherNodes | None = None) -> None:
         self._service = service
+        self._answers = answers
+        self._nodes = nodes
+        answers.add(ServerCallKind.WINDOW, self.answer_window)
+        answers.add(ServerCallKind.FORGET, self.answer_forget)
 
     def add_to(self, app: web.Application) -> None:
         """Add the routes."""
@@ -45,62 +51,51 @@ class ServerRoutes:
         if "server" in request.query:
             return await self.get_window(request)
         limit = _parse_limit(request.query.get("limit"))
-        cursor = request.query.get("cursor", "")
-        directory, caller = self._service.state.directory, get_caller(request)
-        readable = (name for name in directory.iterate_names(after=cursor) if caller.may(Scope.READ, name))
-        page = list(islice(readable, limit))
-        return reply(
-            request,
-            {
-                "servers": [self._describe_server(name, directory.slots[name]) for name in page],
-                "next": page[-1] if next(readable, None) is not None else None,
-            },
-        )
-
-    def _describe_server(self, name: str, slot: int) -> dict[str, object]:
-        state = self._service.state
-        forecast = state.board.get_step(slot)
-        return {
-            "server": name,
-            "have": state.windows.have[slot],
-            "origin": self._to_origin(state.windows.get_newest_step(slot)),
-            "last_forecast": self._to_origin(forecast),
-        }
-
-    def _to_origin(self, step: int) -> int | None:
-        return None if step == NO_STEP else self._service.contract.to_origin(step)
+        cursor, caller = request.query.get("cursor", ""), get_caller(request)
+        if self._nodes is not None:
+            return reply(request, await self._nodes.list_servers(caller, cursor, limit))
+        page = make_server_page(self._service, cursor, limit, partial(caller.may, Scope.READ))
+        return reply(request, page._asdict())
 
     async def get_window(self, request: web.Request) -> web.Response:
         """Return the window of a server, oldest row first; a missing value is null, in MessagePack NaN."""
-        server = read_server_name(request) or ""
+        return await self._answers.answer(request, ServerCallKind.WINDOW)
+
+    async def answer_window(self, call: ServerCall) -> ServerAnswer:
+        """Answer with the window."""
         service = self._service
-        slot = require_slot(service, server)
+        slot = require_slot(service, call.server)
         values, copied = service.copy_window(slot)
-        if choose_encoding(request) is Encoding.MSGPACK:
+        if call.encoding is Encoding.MSGPACK:
             rows: object = make_wire_tensor(values)
         else:
             # JSON: orjson writes NaN as null.
             rows = np.ascontiguousarray(values)
-        return reply(
-            request,
+        return ServerAnswer(
             {
-                "server": server,
+                "server": call.server,
                 "step_seconds": service.contract.step_seconds,
-                "origin": self._to_origin(copied.newest),
+                "origin": to_origin(service, copied.newest),
                 "have": copied.have,
                 "features": list(service.contract.features),
                 "values": rows,
-            },
+            }
         )
 
     async def forget_server(self, request: web.Request) -> web.Response:
         """Forget a server; if a sample of it arrives later, the server is new."""
-        server = read_server_name(request)
-        if server is None:
-            raise InvalidInputError("no server is named, expected /v1/servers/{server} or ?server=NAME")
-        await self._service.others.release_slot(require_slot(self._service, server))
-        self._service.forget(require_slot(self._service, server))
-        return web.Response(status=204)
+        return await self._answers.answer(request, ServerCallKind.FORGET)
+
+    async def answer_forget(self, call: ServerCall) -> ServerAnswer:
+        """Forget the server, and answer without a body."""
+        service, server = self._service, call.server
+        if self._nodes is not None:
+            require_slot(service, server)
+            await self._nodes.forget_server(server)
+        else:
+            await service.others.release_slot(require_slot(service, server))
+            service.forget(require_slot(service, server))
+        return ServerAnswer(None, NO_CONTENT)
 
 
 def _parse_limit(given: str | None) -> int:

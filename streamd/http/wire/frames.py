@@ -36,8 +36,11 @@ class BatchFrame(NamedTuple):
 FrameForm = tuple[ForecastSlice, Encoding, bool]
 """The part of the forecast, its encoding, and whether a frame holds several forecasts."""
 
-FrameKey = tuple[FrameForm, int | bytes]
-"""The form, and the serials of the forecasts; a serial is never used for another forecast."""
+FrameKey = tuple[FrameForm, int | bytes | tuple[int, int] | tuple[bytes, bytes]]
+"""The form, and the serials of the forecasts; a serial is never used for another forecast.
+
+In a cluster two servers may have the same serial, so the slots are a part of the key.
+"""
 
 
 class FrameEncoder:
@@ -47,6 +50,7 @@ class FrameEncoder:
         self._contract = service.contract
         self._board = service.state.board
         self._names = service.state.directory.names
+        self._fences = service.fences
         self._cutter = ForecastCutter()
         self._cache: OrderedDict[FrameKey, Frame] = OrderedDict()
         self._cached_bytes = 0
@@ -59,7 +63,7 @@ class FrameEncoder:
         serial = self._board.get_serial(slot)
         if not 0 < serial <= self._board.last_serial:
             return None
-        key = (part, encoding, False), serial
+        key = (part, encoding, False), (serial if self._fences is None else (serial, slot))
         return self._find_or_encode(key, lambda: self._encode_one(slot, serial, part, encoding))
 
     def encode_forecasts(self, slots: Slots, part: ForecastSlice, encoding: Encoding) -> BatchFrame:
@@ -69,7 +73,8 @@ class FrameEncoder:
         is_sent = self._board.find_published(serials) & np.array(has_name, np.bool_)
         if not is_sent.all():
             slots, serials = slots[is_sent], serials[is_sent]
-        key = (part, encoding, True), serials.tobytes()
+        words = serials.tobytes()
+        key = (part, encoding, True), (words if self._fences is None else (words, slots.tobytes()))
         if (frame := self._find(key)) is not None:
             return BatchFrame(frame, slots)
         frame, sent = self._encode_many(slots, serials, part, encoding)
@@ -80,14 +85,14 @@ class FrameEncoder:
     def make_message(self, slot: int, part: ForecastSlice, encoding: Encoding) -> dict[str, Any] | None:
         """Return the `forecast` message of a slot, not encoded, or `None` if its server was forgotten."""
         while (forecast := self._board.get_forecast(slot)) is not None and (name := self._names[slot]) is not None:
-            message = self._describe_forecast(name, forecast, part, encoding)
+            message = self._describe_forecast(slot, name, forecast, part, encoding)
             if self._board.get_serial(slot) == forecast.serial:
                 return message
             # Another process posts a newer forecast: parts of the message may be of that one.
         return None
 
     def _describe_forecast(
-        self, name: str, forecast: Forecast, part: ForecastSlice, encoding: Encoding
+        self, slot: int, name: str, forecast: Forecast, part: ForecastSlice, encoding: Encoding
     ) -> dict[str, Any]:
         """Return a `forecast` message, with a copy of the values."""
         axes, unknown = self._describe_axes(part), read_unknown(forecast.values)[list(part.targets)]
@@ -103,6 +108,7 @@ class FrameEncoder:
             **describe_unknown(axes["targets"], unknown),
             "values": make_wire_tensor(values) if encoding is Encoding.MSGPACK else list_values(values, unknown),
             "context": forecast.context,
+            **({} if self._fences is None else {"fence": int(self._fences[slot])}),
         }
 
     def _describe_axes(self, part: ForecastSlice) -> dict[str, Any]:
@@ -120,7 +126,7 @@ class FrameEncoder:
         forecast, name = self._board.get_forecast(slot), self._names[slot]
         if forecast is None or name is None:
             return None
-        frame = encode(self._describe_forecast(name, forecast, part, encoding), encoding)
+        frame = encode(self._describe_forecast(slot, name, forecast, part, encoding), encoding)
         return frame if forecast.serial == serial == self._board.get_serial(slot) else None
 
     def _encode_many(self, slots: Slots, serials: Numbers, part: ForecastSlice, encoding: Encoding) -> BatchFrame:
@@ -159,6 +165,7 @@ class FrameEncoder:
             "servers": [self._names[slot] for slot in slots.tolist()],
             "origins": self._contract.to_origins(steps).tolist(),
             "contexts": contexts.tolist(),
+            **({} if self._fences is None else {"fences": self._fences[slots].tolist()}),
             "step_seconds": self._contract.step_seconds,
             "model": model,
             **axes,

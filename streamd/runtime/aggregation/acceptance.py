@@ -1,5 +1,7 @@
 """Decides which points of a body are taken: by the right of its sender, the time, and a slot. Stores none of them."""
 
+import math
+
 from streamd.core.access.scopes import Scope
 from streamd.core.aggregation.points import MAX_STEP_POINTS
 from streamd.core.errors import (
@@ -70,10 +72,10 @@ class PointAcceptance:
         if server.slot == NO_SLOT:
             self._final_rows.finalize_returned(server)
         oldest = server.find_oldest_second()
-        newest = wall + self._max_ahead_seconds
+        newest = wall + self._max_ahead_seconds if batch.received_at is None else math.inf
         good = [point for point in points if oldest <= point[1] <= newest]
         if len(good) < len(points):
-            _reject_times(server.name, points, oldest, newest, batch)
+            reject_times(server.name, points, oldest, newest, batch)
         if server.count_points() + len(good) > MAX_STEP_POINTS:
             good = self._limit_step_points(server, good, batch)
         if not good:
@@ -122,7 +124,7 @@ class PointAcceptance:
                 self._server_contradicted.contradict(server.slot)
 
 
-def _reject_times(server: str, points: Points, oldest: float, newest: float, batch: PointBatch) -> None:
+def reject_times(server: str, points: Points, oldest: float, newest: float, batch: PointBatch) -> None:
     """Reject the points before `oldest` with one error, and those after `newest` with another."""
     old = [time for _, time, _ in points if time < oldest]
     ahead = [time for _, time, _ in points if not time <= newest and not time < oldest]

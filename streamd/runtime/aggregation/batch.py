@@ -108,6 +108,8 @@ class PointBatch:
         # Other senders may write these series, so the table, which all senders share, must not know them as ignored.
         self._refused_keys: dict[Hashable, RefusedEntry] = {}
         self._refused_servers: dict[str, RefusedEntry] = {}
+        self.received_at: float | None = None
+        """When another node of a cluster took the points, in epoch seconds; it has checked that they are not ahead."""
         self._slots = slots
         self._refused_points: Counter[RefusedEntry] = Counter()
 

@@ -6,7 +6,7 @@ stored and survive `kill -9`. `acceptance.py` decides which points are taken, `o
 
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,7 +96,7 @@ class Collector:
         self._admission = admission
         self._wall = wall
         self._clock = clock
-        self._step_seconds = state.contract.step_seconds
+        self.step_seconds = state.contract.step_seconds
         self._segment_servers = 0  # a number that no server in the current segment has
         self._final_rows = FinalRows(state)
         self._acceptance = PointAcceptance(
@@ -136,7 +136,7 @@ class Collector:
 
     def count_rows(self, batch: PointBatch) -> int:
         """Return the rows that a batch counts as against the limit of its sender's token."""
-        return batch.count_rows(self._step_seconds)
+        return batch.count_rows(self.step_seconds)
 
     def find_oldest_second(self, server: str) -> float:
         """Return the epoch second from which on the points of a server count; 0 if it has no points yet."""
@@ -154,7 +154,7 @@ class Collector:
         """
         self._load.bodies += 1
         try:
-            for work in slice_points(batch.points, self._step_seconds):
+            for work in slice_points(batch.points, self.step_seconds):
                 self._take_slice(work, batch)
                 await self._turns.wait(batch.sender)
         except StorageError as error:
@@ -177,7 +177,8 @@ class Collector:
         if (shortage := self._state.find_shortage()) is not None:
             raise shortage
         wall = self._wall()
-        accepted = (self._acceptance.accept(server, points, wall, batch) for server, points in work)
+        received_at = wall if batch.received_at is None else batch.received_at
+        accepted = (self._acceptance.accept(server, points, received_at, batch) for server, points in work)
         # A server may be evicted by one that comes after it: its points were taken, and are forgotten with it.
         ready = []
         for taken in [each for each in accepted if each is not None]:
@@ -242,7 +243,7 @@ class Collector:
         """
         wall = self._wall()
         restorer = PointRestorer(
-            self.table, step_seconds=self._step_seconds, newest_second=wall + self.limits.max_ahead_seconds
+            self.table, step_seconds=self.step_seconds, newest_second=wall + self.limits.max_ahead_seconds
         )
         restorer.read_log(self.point_log)
         for server, steps in restorer.add_points().items():
@@ -250,14 +251,36 @@ class Collector:
             if slot is None:
                 restorer.drop_server(server)
                 continue
-            self._final_rows.finalize_restored(server, slot)
-            self.open_rows.restore_server(server, slot, steps, wall)
+            self._restore_server(server, slot, steps, wall)
         self._final_rows.note_servers(self.open_rows.has_slot)
         self.point_log.keep_from(restorer.find_first_segment(), self._find_steady_time())
         self.restored_points = restorer.points
         if restorer.points or restorer.dropped:
             servers = len(self.open_rows)
             log.info("points_restored", servers=servers, points=restorer.points, dropped_points=restorer.dropped)
+
+    def _restore_server(self, server: CollectedServer, slot: int, steps: list[int], wall: float) -> None:
+        self._final_rows.finalize_restored(server, slot)
+        self.open_rows.restore_server(server, slot, steps, wall)
+
+    def restore_window(
+        self,
+        slot: int,
+        server: CollectedServer | None,
+        series: Sequence[int],
+        times: Sequence[float],
+        values: Sequence[float],
+    ) -> None:
+        """Continue the rows of a server whose window another node had, from those of its points that are left.
+
+        `series`, `times` and `values` are all of them, and `server` has their series; `None` if no point is left.
+        Nothing is marked as due.
+        """
+        if server is None:
+            self._final_rows.note_window(slot)
+            return
+        steps = server.add_points(series, times, values)
+        self._restore_server(server, slot, steps, self._wall())
 
     def close(self) -> None:
         """Close the log. Open rows stay open: the next process finds their points."""

@@ -27,6 +27,10 @@ class FinalRows:
             slot: windows.get_newest_step(slot) for slot in self._state.directory.slots.values() if not has_points(slot)
         }
 
+    def note_window(self, slot: int) -> None:
+        """Note the newest row of a server that came from another node, without points."""
+        self._without_points[slot] = self._state.windows.get_newest_step(slot)
+
     def forget(self, slot: int) -> None:
         """Drop the data of a slot that gets another server."""
         self._without_points.pop(slot, None)

@@ -4,12 +4,12 @@ import time
 from collections.abc import Callable, Sequence
 
 from streamd.core.access.caller import Caller
-from streamd.core.errors import StorageError, StreamdError, TooBusyError, TooOldError
+from streamd.core.errors import StreamdError, TooBusyError, TooOldError, UnavailableError
 from streamd.core.mapping.samples import STATUS_FEATURE, make_sample_series
 from streamd.core.state.directory import check_server_name
 from streamd.core.state.samples import Sample
 from streamd.runtime.aggregation.batch import PointBatch, RefusedEntry
-from streamd.runtime.aggregation.collector import Collector
+from streamd.runtime.aggregation.point_intake import PointIntake
 from streamd.runtime.aggregation.series_table import TOO_MANY_SERIES, IgnoredEntry, TableEntry
 from streamd.runtime.ingest import Ingest
 
@@ -20,7 +20,7 @@ PROTOCOL = "samples"
 class MeanSamples:
     """Writes samples to a collector, with the same checks and errors as samples whose last value counts."""
 
-    def __init__(self, collector: Collector, ingest: Ingest, wall: Callable[[], float] = time.time) -> None:
+    def __init__(self, collector: PointIntake, ingest: Ingest, wall: Callable[[], float] = time.time) -> None:
         self._collector = collector
         self._ingest = ingest
         self._wall = wall
@@ -35,7 +35,7 @@ class MeanSamples:
         """
         try:
             self._collector.check_space()
-        except TooBusyError as error:
+        except UnavailableError as error:
             return [(index, error) for index, _ in samples]
         batch = self._collector.start_batch(PROTOCOL, caller)
         wall = self._wall()
@@ -47,7 +47,7 @@ class MeanSamples:
                 errors.append((index, error))
         try:
             await self._collector.commit(batch)
-        except StorageError as error:
+        except UnavailableError as error:
             rejected = {index for index, _ in errors}
             errors += [(index, error) for index, _ in samples if index not in rejected]
         errors += _list_refused(samples, errors, batch)

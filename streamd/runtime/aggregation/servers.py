@@ -137,14 +137,19 @@ class ServerPointsTaken:
 
     def encode(self) -> bytes:
         """Return the points as a record of the log: number of the server, number of points, then the three columns."""
-        return b"".join(
-            (
-                _POINTS_HEAD.pack(self.server.log_number, len(self.series)),
-                np.array(self.series, "<u4").tobytes(),
-                np.array(self.times, "<f8").tobytes(),
-                np.array(self.values, "<f8").tobytes(),
-            )
+        return encode_points_record(self.server.log_number, self.series, self.times, self.values)
+
+
+def encode_points_record(number: int, series: Sequence[int], times: Sequence[float], values: Sequence[float]) -> bytes:
+    """Return the points of the server with a number as a record; `series` are the indices of their series."""
+    return b"".join(
+        (
+            _POINTS_HEAD.pack(number, len(series)),
+            np.array(series, "<u4").tobytes(),
+            np.array(times, "<f8").tobytes(),
+            np.array(values, "<f8").tobytes(),
         )
+    )
 
 
 def decode_points_record(record: bytes) -> tuple[int, SeriesNumbers, Float64, Float64]:

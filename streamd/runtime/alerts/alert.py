@@ -1,6 +1,7 @@
 """An alert as the rest of the daemon sees it, and the changes of it that listeners get. Plain values."""
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal, Protocol
@@ -88,4 +89,16 @@ class AlertListener(Protocol):
 
     def alerts_changed(self, changes: Sequence[AlertChange]) -> None:
         """Handle changes of alerts, each of another alert, in the order of their finding; called on the event loop."""
+        ...
+
+
+class AlertReceivers(AlertListener, Protocol):
+    """A listener that notifies receivers outside (delivery): in a cluster, of the alerts of this node alone."""
+
+    def adopt(self, active: Sequence[Alert], resolved: Sequence[Alert]) -> None:
+        """Notify receivers of what they lack of alerts that another process kept, the newest `resolved` first."""
+        ...
+
+    def release(self, keys: AbstractSet[AlertKey]) -> None:
+        """Notify receivers of these alerts no more, also not of changes that wait."""
         ...

@@ -5,6 +5,7 @@ receiver that is away costs no memory. Sends nothing; `now` is monotonic.
 """
 
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 
 from streamd.runtime.alerts.alert import Alert, AlertKey, AlertState
 
@@ -42,6 +43,12 @@ class AlertmanagerQueue:
         if until > now:
             self._resolved[alert.key] = alert, until
             self._due[alert.key] = None
+
+    def remove(self, keys: AbstractSet[AlertKey]) -> None:
+        """Send nothing more of these alerts."""
+        for key in keys:
+            self._resolved.pop(key, None)
+            self._due.pop(key, None)
 
     def count_seconds(self, now: float) -> float:
         """Return the seconds until something is due; 0 if something is."""

@@ -6,12 +6,13 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from functools import partial
 
 import msgspec
 
-from streamd.runtime.alerts.alert import Alert, AlertChange
+from streamd.runtime.alerts.alert import Alert, AlertChange, AlertKey
 from streamd.runtime.alerts.alertmanager import ALERTS_PATH, make_alertmanager_alert
 from streamd.runtime.alerts.alertmanager_queue import AlertmanagerQueue
 from streamd.runtime.alerts.delivery_records import DeliveryRecord
@@ -73,6 +74,17 @@ class AlertmanagerSender:
                 continue
             age_seconds = self._wall() - (alert.ends_at or 0.0)
             self._queue.note_resolved(alert, self._clock(), max(age_seconds, 0.0))
+
+    def adopt(self, firing: Sequence[Alert], resolved: Sequence[Alert]) -> None:
+        """Send alerts that another process kept, also those that it sent: a repetition is nothing new here."""
+        self.restore(resolved)
+        for alert in firing:
+            self._queue.note_firing(alert.key)
+        self._news.set()
+
+    def release(self, keys: AbstractSet[AlertKey]) -> None:
+        """Send nothing more of these alerts."""
+        self._queue.remove(keys)
 
     def note(self, change: AlertChange) -> None:
         """Note that an alert fired, was released or was resolved; a newer range waits for the next repetition."""

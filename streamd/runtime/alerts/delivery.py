@@ -5,7 +5,8 @@ So a receiver that is slow or away holds back no other one. Sends by a `Poster`,
 
 import asyncio
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -17,7 +18,7 @@ from streamd.runtime.alerts.alert import Alert, AlertChange, AlertKey, AlertStat
 from streamd.runtime.alerts.alertmanager_queue import AlertmanagerQueue
 from streamd.runtime.alerts.alertmanager_sender import AlertmanagerSender
 from streamd.runtime.alerts.delivery_records import DeliveryRecord
-from streamd.runtime.alerts.store import AlertStore, DeliveryMark
+from streamd.runtime.alerts.shared_alerts import MarkStore
 from streamd.runtime.alerts.webhook import WebhookSender
 from streamd.runtime.alerts.webhook_queue import WebhookQueue
 from streamd.runtime.outbound import Poster
@@ -45,6 +46,14 @@ class AlertSender(Protocol):
         """Note a change, which is on the disk."""
         ...
 
+    def adopt(self, firing: Sequence[Alert], resolved: Sequence[Alert]) -> None:
+        """Note alerts that another process kept and may not have sent, the newest `resolved` first."""
+        ...
+
+    def release(self, keys: AbstractSet[AlertKey]) -> None:
+        """Send nothing more of these alerts."""
+        ...
+
     async def run(self) -> None:
         """Send until cancelled."""
         ...
@@ -66,6 +75,16 @@ class AlertDelivery:
         for sender in self.senders:
             for change in changes:
                 sender.note(change)
+
+    def adopt(self, active: Sequence[Alert], resolved: Sequence[Alert]) -> None:
+        """Notify the receivers of what they lack of alerts that another process kept, the newest `resolved` first."""
+        for sender in self.senders:
+            sender.adopt(_list_notified(active), resolved)
+
+    def release(self, keys: AbstractSet[AlertKey]) -> None:
+        """Notify the receivers of these alerts no more."""
+        for sender in self.senders:
+            sender.release(keys)
 
     async def run(self) -> None:
         """Send until cancelled; what waits then is sent after the next start."""
@@ -119,7 +138,7 @@ def make_senders(
     settings: AlertSettings,
     active: Mapping[AlertKey, Alert],
     resolved: Sequence[Alert],
-    store: AlertStore | None,
+    store: MarkStore | None,
     poster: Poster,
     now: float,
 ) -> list[AlertSender]:
@@ -144,23 +163,18 @@ def make_senders(
         sender.restore(resolved)
         senders.append(sender)
     if settings.alert_webhook:
-        firing = [each for each in active.values() if each.state is AlertState.FIRING and not each.is_withheld]
-        senders.append(_make_webhook_sender(settings.alert_webhook, firing, resolved, store, poster))
+        receiver = name_mark_receiver(settings.alert_webhook)
+        webhook = WebhookSender(
+            DeliveryRecord(WEBHOOK_NAME), settings.alert_webhook, receiver, WebhookQueue(), poster, store
+        )
+        webhook.adopt(_list_notified(active.values()), resolved)
+        senders.append(webhook)
     return senders
 
 
-def _make_webhook_sender(
-    url: str, firing: Sequence[Alert], resolved: Sequence[Alert], store: AlertStore | None, poster: Poster
-) -> WebhookSender:
-    receiver = name_mark_receiver(url)
-    marks = frozenset() if store is None else store.read_marks()
-    queue = WebhookQueue()
-    queue.restore(
-        firing,
-        resolved,
-        lambda alert, state: DeliveryMark(receiver, alert.key, alert.starts_at or 0.0, state) in marks,
-    )
-    return WebhookSender(DeliveryRecord(WEBHOOK_NAME), url, receiver, queue, poster, store)
+def _list_notified(active: Iterable[Alert]) -> list[Alert]:
+    """Return the alerts that receivers know of: those that fire and are not withheld."""
+    return [each for each in active if each.state is AlertState.FIRING and not each.is_withheld]
 
 
 def name_mark_receiver(url: str) -> str:

@@ -5,7 +5,7 @@
 
 import math
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -162,6 +162,14 @@ class AlertEvaluator:
             self._heard[slot] = clock
             changes.append(StoredChange(change, each.fingerprint, each.streak))
         return changes
+
+    def release(self, servers: Callable[[str], bool]) -> None:
+        """Know nothing more of the alerts of some servers, which are evaluated elsewhere; they do not end."""
+        places = {rule.name: place for place, rule in enumerate(self.rules)}
+        for (name, slot), alert in list(self.active.items()):
+            if servers(alert.server):
+                del self.active[name, slot]
+                self._states.end(places[name], slot)
 
     def replace_alerts(self, changes: Mapping[SlotKey, AlertChange]) -> list[StoredChange]:
         """Replace active alerts that a silence has changed."""

@@ -17,10 +17,11 @@ from streamd.core.alerts.settings import AlertSettings
 from streamd.core.alerts.silences import Silence
 from streamd.core.arrays import Float32, Numbers, Slots
 from streamd.core.errors import ConfigError, StreamdError
-from streamd.runtime.alerts.alert import Alert, AlertChange, AlertKey, AlertListener, AlertState
+from streamd.runtime.alerts.alert import Alert, AlertChange, AlertKey, AlertListener, AlertReceivers, AlertState
 from streamd.runtime.alerts.alert_subscriptions import AlertSubscriptions
 from streamd.runtime.alerts.evaluator import AlertEvaluator, AlertLimits
 from streamd.runtime.alerts.noted import NotedSlots
+from streamd.runtime.alerts.shared_alerts import EvaluatorCall, MarkStore, SharedAlerts
 from streamd.runtime.alerts.silence_requests import SilenceRequest
 from streamd.runtime.alerts.store import MAX_RESOLVED, AlertStore
 from streamd.runtime.alerts.thread import AlertThread
@@ -37,7 +38,7 @@ class AlertMonitor:
 
     Call `start` before the first forecast is delivered, `forecasts_posted` with each batch, and `forget` when the data
     of a slot are dropped. Raises `ConfigError` if a rule does not fit the contract. `wall` returns epoch seconds,
-    `clock` monotonic seconds.
+    `clock` monotonic seconds. With `shared` these alerts are a part of those of several processes.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class AlertMonitor:
         state: State,
         settings: AlertSettings,
         *,
+        shared: SharedAlerts | None = None,
         wall: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -55,10 +57,19 @@ class AlertMonitor:
         """The alerts that were resolved last, the newest one first; only to be read."""
         self.silences: Sequence[Silence] = ()
         """The silences that hold, in the order in which they began; only to be read."""
+        self.own_active: dict[AlertKey, Alert] = self.active if shared is None else {}
+        """Those of `active` whose receivers this process notifies; only to be read."""
+        self.own_resolved: deque[Alert] = self.resolved if shared is None else deque(maxlen=MAX_RESOLVED)
+        """Those of `resolved` whose receivers this process notifies; only to be read."""
+        self.is_kept_elsewhere = shared is not None
+        """Whether the alerts come later than `start` returns, from where they are kept."""
         self._state = state
+        self._shared = shared
         self._counts: Counter[tuple[str, AlertState]] = Counter()
+        self._own_counts = self._counts if shared is None else Counter[tuple[str, AlertState]]()
         self._silenced = 0
         self._listeners: list[AlertListener] = []
+        self._receivers: list[AlertReceivers] = []
         self._noted = NotedSlots(state.directory.capacity, clock)
         limits = AlertLimits(
             max_forecast_age_seconds=settings.max_forecast_age_seconds,
@@ -70,6 +81,7 @@ class AlertMonitor:
             self._noted,
             self._publish,
             silences_changed=lambda silences: self._call_on_loop(self._set_silences, silences),
+            shared=shared,
             wall=wall,
             clock=clock,
         )
@@ -79,6 +91,8 @@ class AlertMonitor:
     async def start(self) -> None:
         """Start the thread; returns when the alerts of the former process are active again."""
         self._loop = loop = asyncio.get_running_loop()
+        if self._shared is not None:
+            self._shared.open(self)
         opened: asyncio.Future[list[Alert]] = loop.create_future()
 
         def resolve(resolved: list[Alert]) -> None:
@@ -110,8 +124,12 @@ class AlertMonitor:
         self._thread.replace_rules(rules)
 
     def add_listener(self, listener: AlertListener) -> None:
-        """Add a receiver of all later changes."""
+        """Add a reader of all later changes."""
         self._listeners.append(listener)
+
+    def add_receivers(self, receivers: AlertReceivers) -> None:
+        """Add the receivers of all later changes of the alerts of this process."""
+        self._receivers.append(receivers)
 
     # ------------------------------------------------------------ in
     def forecasts_posted(self, slots: Slots, steps: Numbers, model: bytes, forecasts: Float32) -> None:
@@ -128,16 +146,26 @@ class AlertMonitor:
         """The store, from `start` on; `None` if it could not be opened."""
         return self._thread.store
 
+    @property
+    def marks(self) -> MarkStore | None:
+        """The store of the marks of deliveries, from `start` on; `None` if it could not be opened."""
+        return self._thread.store if self._shared is None else self._shared
+
     # ------------------------------------------------------------ silences
     async def add_silence(self, silence: Silence) -> None:
         """Let a silence hold; returns when it is on the disk and its alerts are marked.
 
         Raises `TooBusyError` for too many of them, and `UnavailableError` if it cannot be stored.
         """
+        if self._shared is not None:
+            await self._shared.add_silence(silence)
+            return
         await self._request_silence(silence)
 
     async def end_silence(self, silence_id: str) -> Silence:
         """End a silence before its time; raises `UnknownSilenceError`, and `UnavailableError` as `add_silence` does."""
+        if self._shared is not None:
+            return await self._shared.end_silence(silence_id)
         return await self._request_silence(silence_id)
 
     async def _request_silence(self, wanted: Silence | str) -> Silence:
@@ -182,6 +210,64 @@ class AlertMonitor:
                 self.resolved.appendleft(alert)
         for listener in self._listeners:
             listener.alerts_changed(changes)
+        if self._shared is None:
+            self._notify(changes)
+
+    def _notify(self, changes: Sequence[AlertChange]) -> None:
+        for receivers in self._receivers:
+            receivers.alerts_changed(changes)
+
+    # ------------------------------------------------------------ called by shared alerts
+    def call_evaluator(self, call: EvaluatorCall) -> None:
+        """Make a call in the thread soon (`OwnAlerts`)."""
+        self._thread.call(call)
+
+    def note_slots(self, slots: Slots) -> None:
+        """Let the rules be evaluated for the newest forecasts of slots."""
+        if self.rules:
+            self._noted.note(slots)
+
+    def show(self, changes: Sequence[AlertChange], *, is_own: bool) -> None:
+        """Show changes to the readers; of own ones, receivers are notified too."""
+        if is_own:
+            for change in changes:
+                self._drop_own(change.alert.key)
+                if change.alert.state is not AlertState.RESOLVED:
+                    self._take_own(change.alert)
+                elif change.kind == "resolved":
+                    self.own_resolved.appendleft(change.alert)
+        self._apply_changes(changes)
+        if is_own:
+            self._notify(changes)
+
+    def adopt(self, active: Sequence[Alert], resolved: Sequence[Alert]) -> None:
+        """Notify the receivers of alerts that another process kept."""
+        for alert in active:
+            self._drop_own(alert.key)
+            self._take_own(alert)
+        self.own_resolved.extendleft(reversed(resolved))
+        for receivers in self._receivers:
+            receivers.adopt(active, resolved)
+
+    def release(self, keys: Sequence[AlertKey]) -> None:
+        """Notify the receivers of these alerts no more."""
+        for key in keys:
+            self._drop_own(key)
+        released = frozenset(keys)
+        kept = [alert for alert in self.own_resolved if alert.key not in released]
+        self.own_resolved.clear()
+        self.own_resolved.extend(kept)
+        for receivers in self._receivers:
+            receivers.release(released)
+
+    def _take_own(self, alert: Alert) -> None:
+        self.own_active[alert.key] = alert
+        self._own_counts[alert.rule, alert.state] += 1
+
+    def _drop_own(self, key: AlertKey) -> None:
+        former = self.own_active.pop(key, None)
+        if former is not None:
+            self._own_counts[former.rule, former.state] -= 1
 
     # ------------------------------------------------------------ reports
     @property
@@ -215,7 +301,7 @@ class AlertMonitor:
         alerts = GaugeMetricFamily("streamd_alerts", "Active alerts by rule and state", labels=["rule", "state"])
         for rule in self.rules:
             for state in (AlertState.PENDING, AlertState.FIRING):
-                alerts.add_metric([rule.name, state.value], self._counts[rule.name, state])
+                alerts.add_metric([rule.name, state.value], self._own_counts[rule.name, state])
         yield alerts
         yield GaugeMetricFamily("streamd_silences", "Silences of alerts that hold", value=len(self.silences))
         for name, text, value in (

@@ -6,6 +6,7 @@ refuses it, it is still published, and stored as soon as the disk takes it.
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from streamd.core.errors import StorageError
 from streamd.runtime.alerts.alert import Alert, AlertChange, AlertKey
 from streamd.runtime.alerts.evaluator import AlertEvaluator
 from streamd.runtime.alerts.noted import NotedSlots
+from streamd.runtime.alerts.shared_alerts import EvaluatorCall, SharedAlerts
 from streamd.runtime.alerts.silence_requests import SilenceRequest, SilenceRequests
 from streamd.runtime.alerts.store import AlertStore, StoredChange, open_alert_store
 
@@ -49,6 +51,7 @@ class AlertThread:
         publish: Callable[[Sequence[AlertChange]], None],
         *,
         silences_changed: Callable[[Sequence[Silence]], None] = lambda silences: None,
+        shared: SharedAlerts | None = None,
         wall: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -61,6 +64,8 @@ class AlertThread:
         self._noted = noted
         self._publish = publish
         self._silences_changed = silences_changed
+        self._shared = shared
+        self._calls: deque[EvaluatorCall] = deque()
         self._silences = SilenceRequests(evaluator)
         self._published_silences: tuple[Silence, ...] = ()
         self._wall = wall
@@ -91,6 +96,11 @@ class AlertThread:
         self._silences.add(request)
         self._waking.set()
 
+    def call(self, call: EvaluatorCall) -> None:
+        """Make a call soon, between two evaluations; may be called in any thread."""
+        self._calls.append(call)
+        self._waking.set()
+
     def stop(self, wait_seconds: float) -> None:
         """Let the thread end after the evaluation that runs, and wait for it."""
         self._stopping.set()
@@ -112,7 +122,7 @@ class AlertThread:
             self._waking.clear()
             is_due = time.monotonic() >= next_evaluation
             try:
-                self.run_once() if is_due else self.change_silences()
+                self.run_once() if is_due else self.do_requested()
             except Exception:
                 self.failures += 1
                 log.exception("alert_evaluation_failed")
@@ -126,6 +136,8 @@ class AlertThread:
 
         Without a store, alerts are kept in memory only, which the log says.
         """
+        if self._shared is not None:
+            return []  # what is kept comes later, and from elsewhere
         # The former process may have ended before it judged its last forecasts; those that it judged count once.
         self._noted.note(self._evaluator.find_forecasts())
         try:
@@ -148,8 +160,12 @@ class AlertThread:
             rules, self._rules = self._rules, None
             self._handle_changes(self._evaluator.replace_rules(rules, now))
         self._handle_changes(self._evaluator.apply_forgotten(now))
+        self._make_calls()
         self._change_silences(now)
-        for changes in self._evaluator.evaluate(self._noted.take(), now, clock):
+        slots = self._noted.take()
+        if self._shared is not None:
+            slots = self._shared.select(slots)
+        for changes in self._evaluator.evaluate(slots, now, clock):
             self._handle_changes(changes)
         self._noted.finish()
         if clock >= self._next_silence_check:
@@ -162,9 +178,18 @@ class AlertThread:
             self._save()
         self.busy_seconds += time.thread_time() - began
 
+    def do_requested(self) -> None:
+        """Make the calls that wait, and change silences."""
+        self._make_calls()
+        self.change_silences()
+
     def change_silences(self) -> None:
         """Carry out the requests for silences that wait, and end those whose time has come."""
         self._change_silences(self._wall())
+
+    def _make_calls(self) -> None:
+        while self._calls:
+            self._handle_changes(self._calls.popleft()(self._evaluator))
 
     def _change_silences(self, now: float) -> None:
         self._handle_changes(self._silences.end(now, self.store))
@@ -188,6 +213,11 @@ class AlertThread:
 
     def _handle_changes(self, changes: Sequence[StoredChange]) -> None:
         """Store changes, and publish them then."""
+        if self._shared is not None:
+            _log_changes([each.change for each in changes])
+            for first in range(0, len(changes), MAX_PUBLISHED):
+                self._shared.keep(changes[first : first + MAX_PUBLISHED])
+            return
         for each in changes:
             key = each.change.alert.key, each.change.kind in ("resolved", "dropped")
             self._unsaved.pop(key, None)  # so that it comes last: they are written in this order

@@ -7,13 +7,15 @@ only what was sent without a mark.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Set as AbstractSet
 from functools import partial
-from typing import Protocol
 
 import msgspec
 
-from streamd.runtime.alerts.alert import Alert, AlertChange, AlertKey, AlertState
+from streamd.runtime.alerts.alert import Alert, AlertChange, AlertKey
 from streamd.runtime.alerts.delivery_records import DeliveryRecord
+from streamd.runtime.alerts.shared_alerts import MarkStore
+from streamd.runtime.alerts.store import DeliveryMark
 from streamd.runtime.alerts.webhook_queue import WebhookQueue
 from streamd.runtime.alerts.wire_form import describe_alert, make_notification_id
 from streamd.runtime.background import run_in_background
@@ -23,14 +25,6 @@ MAX_NOTIFICATIONS = 100
 """Alerts in one POST, at most."""
 
 WEBHOOK_VERSION = "1"
-
-
-class MarkWriter(Protocol):
-    """The store of the marks of deliveries, such as `AlertStore`."""
-
-    def mark_delivered(self, receiver: str, key: AlertKey, starts_at: float, state: AlertState) -> None:
-        """Note that a receiver has confirmed an alert in a state; does not wait for the disk."""
-        ...
 
 
 class WebhookSender:
@@ -43,7 +37,7 @@ class WebhookSender:
         receiver: str,
         queue: WebhookQueue,
         poster: Poster,
-        marks: MarkWriter | None,
+        marks: MarkStore | None,
         *,
         wall: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -70,6 +64,20 @@ class WebhookSender:
         if change.kind in ("fired", "released", "resolved") and not change.alert.is_withheld:
             self._queue.note(change.alert)
             self._news.set()
+
+    def adopt(self, firing: Sequence[Alert], resolved: Sequence[Alert]) -> None:
+        """Note what a former process has not delivered; `resolved` has the newest alert first."""
+        marks = frozenset() if self._marks is None else self._marks.read_marks()
+        self._queue.restore(
+            firing,
+            resolved,
+            lambda alert, state: DeliveryMark(self._receiver, alert.key, alert.starts_at or 0.0, state) in marks,
+        )
+        self._news.set()
+
+    def release(self, keys: AbstractSet[AlertKey]) -> None:
+        """Send nothing more of these alerts."""
+        self._queue.remove(keys)
 
     async def run(self) -> None:
         """Send until cancelled."""

@@ -5,6 +5,7 @@ once. Sends nothing.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 
 from streamd.runtime.alerts.alert import Alert, AlertKey, AlertState
 
@@ -50,6 +51,11 @@ class WebhookQueue:
             waiting = self._waiting.get(alert.key)
             if waiting is not None and (waiting.starts_at, waiting.state) == (alert.starts_at, alert.state):
                 del self._waiting[alert.key]
+
+    def remove(self, keys: AbstractSet[AlertKey]) -> None:
+        """Remove alerts, whatever their state."""
+        for key in keys & self._waiting.keys():
+            del self._waiting[key]
 
     def postpone(self, alerts: Sequence[Alert]) -> None:
         """Move alerts behind all others."""

@@ -20,6 +20,7 @@ from streamd.core.fleet.query import FleetQuery
 from streamd.core.recent_values import count_recent_rows
 from streamd.core.state.window_columns import NO_STEP
 from streamd.core.state.window_copies import copy_window
+from streamd.core.unknown_targets import read_unknown
 from streamd.core.values import find_values
 from streamd.runtime.alerts.alert import Alert
 from streamd.runtime.alerts.wire_form import CROSSING_BOUNDS, find_silence_end
@@ -61,7 +62,9 @@ class FleetEntries:
         snapshot, chosen = moment.snapshot, moment.choose_rules((query.target, query.rule))
         crossings = chosen.crossings
         alerts = [self._describe_alert(each, moment.now) for each in chosen.alerts.by_slot.get(slot, ())]
-        changes = int(self._state.windows.volatile["changes"][slot])
+        is_relayed = bool(snapshot.is_relayed[slot])
+        # Of a window at another node, only its forecasts show that it has changed.
+        changes = -int(snapshot.serials[slot]) if is_relayed else int(self._state.windows.volatile["changes"][slot])
         signature = (
             int(snapshot.generations[slot]),
             int(snapshot.serials[slot]),
@@ -181,7 +184,10 @@ class UnsentTargetsReader:
         self._found: dict[int, tuple[tuple[int, int], UnsentTargets]] = {}
 
     def find(self, slot: int, generation: int, changes: int) -> UnsentTargets:
-        """Return the targets that a server of this generation does not send; `changes` are those of its window."""
+        """Return the targets that a server of this generation does not send; `changes` are those of its window.
+
+        Negative changes are of a window at another node, of which only the newest forecast is here.
+        """
         key = generation, changes
         known = self._found.get(slot)
         if known is not None and known[0] == key:
@@ -189,10 +195,19 @@ class UnsentTargetsReader:
         is_copied = copy_window(self._state.windows, slot, self._window, self._statuses) is not None
         if not is_copied or self._state.directory.generations[slot] != generation:
             return UnsentTargets([], [])  # the next entry of this server has them
+        if changes < 0:
+            return self._keep(slot, key, UnsentTargets([], self._find_unknown_of_forecast(slot)))
         has_value = find_values(self._window[:, self._columns])
         is_known: Flags = np.logical_or.reduce(has_value, axis=0)
         is_missing = is_known & ~has_value[-self._rows :].any(axis=0)
-        found = UnsentTargets(self._list_names(is_missing), self._list_names(~is_known))
+        return self._keep(slot, key, UnsentTargets(self._list_names(is_missing), self._list_names(~is_known)))
+
+    def _find_unknown_of_forecast(self, slot: int) -> list[str]:
+        """Return the targets that the newest forecast has no number of."""
+        forecast = self._state.board.get_forecast(slot)
+        return [] if forecast is None else self._list_names(read_unknown(forecast.values))
+
+    def _keep(self, slot: int, key: tuple[int, int], found: UnsentTargets) -> UnsentTargets:
         if len(self._found) >= MAX_REMEMBERED_ENTRIES:
             self._found.clear()
         self._found[slot] = key, found

@@ -31,6 +31,8 @@ class FleetSnapshot:
     """The step of the newest closed row, or `NO_STEP`."""
     have: Numbers
     """The number of rows in the window."""
+    is_relayed: Flags
+    """Whether the window is at another node of a cluster: then the two before are those of the newest forecast."""
 
 
 def take_snapshot(state: State, former: FleetSnapshot | None) -> FleetSnapshot:
@@ -46,6 +48,10 @@ def take_snapshot(state: State, former: FleetSnapshot | None) -> FleetSnapshot:
         if len(down):
             time.sleep(POSTING_SECONDS)
             serials[down], forecast_steps[down] = _read_again(state, down)
+    is_relayed = (have == 0) & (serials > 0)
+    relayed = np.flatnonzero(is_relayed)
+    newest[relayed] = forecast_steps[relayed]
+    have[relayed] = state.board.get_contexts(relayed)
     is_same = (directory.generations == generations) & (directory.seeds == seeds)
     return FleetSnapshot(
         is_server=(seeds != 0) & is_same,
@@ -55,6 +61,7 @@ def take_snapshot(state: State, former: FleetSnapshot | None) -> FleetSnapshot:
         forecast_steps=forecast_steps,
         newest=newest,
         have=have,
+        is_relayed=is_relayed,
     )
 
 

@@ -57,12 +57,15 @@ class Pipeline:
         rows_expected: RowsExpected | None = None,
         closing_lanes: ClosingLanes | None = None,
         pauses: Pauses | None = None,
+        holds_grace: Callable[[], bool] = lambda: False,
         traces: Traces = NO_TRACES,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.scheduler = scheduler
         self.lanes = LanePool(serving, closing_lanes or ClosingLanes())
         self.pauses = pauses or Pauses()
+        self.holds_grace = holds_grace
+        """Whether open rows must not close by time at present."""
         self.traces = traces
         self._state = state
         self._sink = sink
@@ -146,7 +149,7 @@ class Pipeline:
         """Close the rows whose grace period is over, and do so again when that of the next row is."""
         if self._grace_timer is not None:
             self._grace_timer.cancel()
-        if self._state.find_shortage() is not None:
+        if self._state.find_shortage() is not None or self.holds_grace():
             self._grace_timer = self._loop.call_later(SHORTAGE_SECONDS, self.watch_grace)
             return
         now, windows = self._clock(), self._state.windows

@@ -80,11 +80,15 @@ class BoardSink:
 
     def deliver(self, servers: ServerRows, forecasts: Float32, checks: Sums, spec: DeploymentSpec) -> None:
         """Store forecasts."""
+        self.store(servers, forecasts, checks, spec.model)
+
+    def store(self, servers: ServerRows, forecasts: Float32, checks: Sums, model: bytes) -> None:
+        """Store forecasts of the version called `model`, as `deliver` does."""
         slots, steps = servers.slots, servers.steps
-        self._state.board.post_many(slots, steps, servers.contexts, spec.model, forecasts, checks)
+        self._state.board.post_many(slots, steps, servers.contexts, model, forecasts, checks)
         self.received[slots] = servers.since
         for each in self._posted:
-            each.forecasts_posted(slots, steps, spec.model, forecasts)
+            each.forecasts_posted(slots, steps, model, forecasts)
 
     def publish(self, slots: Slots, now: float) -> None:
         """Publish a batch's forecasts to the subscribers."""
@@ -118,7 +122,7 @@ class RowsReturned(Protocol):
 class CanarySink:
     """The sink of a canary: delivers like the version that serves, and returns rows that the canary can't forecast."""
 
-    def __init__(self, board: BoardSink, returned: RowsReturned) -> None:
+    def __init__(self, board: ResultSink, returned: RowsReturned) -> None:
         self._board = board
         self._returned = returned
 

@@ -19,7 +19,7 @@ from streamd.core.scheduling.scheduler import Scheduler
 from streamd.runtime.lanes.deployment import Deployment, DeploymentSpec
 from streamd.runtime.lanes.pipeline import Pipeline
 from streamd.runtime.lanes.pipeline_interfaces import BatchDone
-from streamd.runtime.lanes.sinks import BoardSink, CanarySink, ForecastPosted, ShadowSink
+from streamd.runtime.lanes.sinks import CanarySink, ForecastPosted, ResultSink, ShadowSink
 from streamd.runtime.lanes.supervisor import LaneSupervisor
 from streamd.runtime.state.state import State
 from streamd.runtime.traces import NO_TRACES
@@ -71,7 +71,7 @@ class Candidate:
         *,
         share: float,
         shadow: bool,
-        board: BoardSink,
+        board: ResultSink,
         scores: Sequence[ForecastPosted],
         observer: BatchDone,
         make_supervisor: MakeSupervisor = LaneSupervisor,

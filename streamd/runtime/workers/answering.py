@@ -7,6 +7,7 @@ from typing import Any
 from streamd.core.access.caller import ANYBODY, Caller
 from streamd.core.errors import StreamdError
 from streamd.core.state.samples import CellSample, IngestResult
+from streamd.runtime.body_results import place_errors
 from streamd.runtime.workers.errors import describe_error
 from streamd.runtime.workers.handed_frames import FrameUnpacker
 from streamd.runtime.workers.messages import (
@@ -23,7 +24,6 @@ from streamd.runtime.workers.outbox import SinglesUnpacker, describe_errors
 from streamd.runtime.workers.own_servers import OwnServers
 from streamd.runtime.workers.ownership import HANDED_ON
 from streamd.runtime.workers.parcels import Errors
-from streamd.runtime.workers.results import place_errors
 from streamd.runtime.workers.row_taker import RowTaker
 from streamd.runtime.workers.worker_gate import HandedOn, WorkerGate
 

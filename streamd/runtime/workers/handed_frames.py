@@ -4,8 +4,8 @@ import msgspec
 import numpy as np
 
 from streamd.core.state.column_frames import ColumnFrame, NameList
+from streamd.runtime.frame_splits import FramePiece
 from streamd.runtime.workers.messages import HandOnFrame
-from streamd.runtime.workers.splits import FramePiece
 
 MAX_KNOWN_LISTS = 1_024
 """Lists of servers of other workers' frames that are remembered."""

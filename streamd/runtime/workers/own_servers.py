@@ -13,9 +13,9 @@ from streamd.core.errors import StreamdError, UnavailableError
 from streamd.core.state.column_frames import ColumnFrame
 from streamd.core.state.rows import RowReader
 from streamd.core.state.samples import CellSample, IngestResult, Sample
+from streamd.runtime.frame_splits import FramePiece
 from streamd.runtime.ingest import Ingest
 from streamd.runtime.workers.parcels import Errors
-from streamd.runtime.workers.splits import FramePiece
 from streamd.runtime.workers.worker_gate import WorkerGate
 
 SampleOrError = tuple[int, Sample | StreamdError]

@@ -14,12 +14,12 @@ from streamd.core.errors import StreamdError
 from streamd.core.state.layout import make_scalar_view
 from streamd.core.state.samples import CellSample
 from streamd.runtime.ingest import Ingest
+from streamd.runtime.taking_load import TakingLoad
 from streamd.runtime.workers.outbox import Outbox
 from streamd.runtime.workers.own_servers import OwnServers
 from streamd.runtime.workers.owner_finder import OwnerFinder
 from streamd.runtime.workers.parcels import NO_STATUS, Answer, Errors, Parcels, Ticket, UsualRow
 from streamd.runtime.workers.row_taker import RowTaker
-from streamd.runtime.workers.taking_load import TakingLoad
 from streamd.runtime.workers.worker_gate import WorkerGate
 from streamd.runtime.write_access import ServerWriter
 

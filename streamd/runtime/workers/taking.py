@@ -17,18 +17,19 @@ from streamd.core.access.scopes import Scope
 from streamd.core.errors import StreamdError
 from streamd.core.state.column_frames import ColumnFrame
 from streamd.core.state.samples import IngestResult, Sample
+from streamd.runtime.body_results import merge_results, place_errors
+from streamd.runtime.frame_splits import FindOwners, FramePiece, split_frame
 from streamd.runtime.ingest import SLICE, Ingest
+from streamd.runtime.taking_load import TakingLoad
 from streamd.runtime.workers.answering import Answering
 from streamd.runtime.workers.handed_frames import pack_frame
 from streamd.runtime.workers.messages import HandOn, HandOnFrame, Taken
 from streamd.runtime.workers.outbox import Outbox, SinglesUnpacker
 from streamd.runtime.workers.own_servers import OwnServers, SampleOrError
 from streamd.runtime.workers.owner_finder import OwnerFinder
-from streamd.runtime.workers.results import merge_results, place_errors
+from streamd.runtime.workers.ownership import find_owning_workers
 from streamd.runtime.workers.row_taker import RowTaker
 from streamd.runtime.workers.singles import WorkerSingles
-from streamd.runtime.workers.splits import FramePiece, split_frame
-from streamd.runtime.workers.taking_load import TakingLoad
 from streamd.runtime.workers.worker_gate import WorkerGate
 from streamd.runtime.write_access import ServerWriter
 
@@ -47,7 +48,7 @@ class WorkerIngest:
         self._load = TakingLoad()
         self._gate = gate
         self._ingest = ingest
-        self._workers = workers
+        self._find_owners: FindOwners = lambda servers: find_owning_workers(servers, workers)
         self._slots = state.directory.slots
         self._features = frozenset(features)
         self._finder = OwnerFinder(followed, state.directory.slots, gate.mail.me, workers)
@@ -175,7 +176,7 @@ class WorkerIngest:
         if caller.recalls_write is not None or self.gives_all:
             return await self.take_samples(frame.make_samples(), caller)
         with self._load:
-            pieces, me = split_frame(frame, self._workers), self._finder.me
+            pieces, me = split_frame(frame, self._find_owners), self._finder.me
             may_evict = caller.covers_all(Scope.ADMIN)
             sent = [
                 self._hand_on_frame(owner, frame, piece, may_evict) for owner, piece in pieces.items() if owner != me

@@ -187,3 +187,22 @@ async def test_a_forecast_that_is_not_published_yet_is_left_out(posted: HttpDaem
     assert encoder.encode_forecasts(np.array([1, 2, 3]), WHOLE, encoding).slots.tolist() == [1, 3]
     assert board.publish_up_to(np.array([2]), serial).tolist() == [2]
     assert encoder.encode_forecast(2, WHOLE, encoding) is not None
+
+
+@pytest.mark.parametrize("encoding", Encoding)
+async def test_in_a_cluster_forecasts_have_their_fences(posted: HttpDaemon, encoding: Encoding) -> None:
+    slots = np.array([2, 0, 1])
+    fences = np.zeros(posted.service.state.directory.capacity, np.int64)
+    fences[slots] = 7, 0, 9
+    posted.service.fences = fences
+    batch = encode(posted, slots.tolist(), WHOLE, encoding)
+    assert batch is not None
+    assert batch["fences"] == [7, 0, 9]
+    encoder = FrameEncoder(posted.service)
+    message = encoder.make_message(2, WHOLE, encoding)
+    assert message is not None
+    assert message["fence"] == 7
+    # Two servers of a cluster may have one serial.
+    posted.service.state.board._arrays["serial"][slots] = 1
+    frames = [encoder.encode_forecast(slot, WHOLE, encoding) for slot in slots.tolist()]
+    assert len(set(map(bytes, filter(None, frames)))) == 3

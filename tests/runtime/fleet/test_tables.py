@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 
 from streamd.core.access.caller import ANYBODY, Caller
@@ -366,3 +367,32 @@ def test_a_forecast_that_is_down_for_a_moment_is_still_there(rig: FleetRig, monk
         "streamd.runtime.fleet.snapshot.time.sleep", lambda seconds: post_forecast(rig.state, slot, 101, 50.0)
     )
     assert rig.look()["servers"][0]["condition"] == "current"
+
+
+# ---------------------------------------------------------------- windows at other nodes
+def admit(rig: FleetRig, server: str) -> int:
+    """Give a server a slot and nothing else."""
+    slot, _ = rig.state.directory.find_slot()
+    rig.state.directory.admit(slot, server, rig.now)
+    return slot
+
+
+def test_a_server_whose_window_is_at_another_node_is_shown_by_its_forecast(rig: FleetRig) -> None:
+    rig.forecast("here", 50.0)
+    slot = admit(rig, "elsewhere")
+    post_forecast(rig.state, slot, rig.newest, 50.0)
+    here, elsewhere = ({each["server"]: each for each in rig.look()["servers"]}[name] for name in ("here", "elsewhere"))
+    assert (elsewhere["condition"], elsewhere["origin"]) == (here["condition"], here["origin"])
+    assert elsewhere["have"] > 0
+    assert (elsewhere["missing"], elsewhere["unknown"]) == ([], [])
+
+
+def test_its_unknown_targets_are_those_of_its_newest_forecast(rig: FleetRig) -> None:
+    slot = admit(rig, "elsewhere")
+    post_forecast(rig.state, slot, rig.newest, 50.0)
+    assert rig.look()["servers"][0]["unknown"] == []
+    shape = rig.state.contract.forecast_shape
+    values = np.zeros(shape, np.float32)
+    values[0] = np.nan
+    rig.state.board.post(slot, rig.newest + 1, 2, b"made", values)
+    assert rig.look()["servers"][0]["unknown"] == [rig.state.contract.targets[0]]

@@ -1,21 +1,26 @@
-"""Splits frames of columns among the workers that own their servers, with one array operation for each worker."""
+"""Splits frames of columns among the owners of their servers, with one array operation for each owner.
 
-from collections.abc import Mapping, Sequence
+The owners are workers of one daemon, or shards of a cluster.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from streamd.core.state.column_frames import ColumnFrame, NameList
-from streamd.runtime.workers.ownership import find_owning_worker
 
 Places = npt.NDArray[np.int64]
+
+FindOwners = Callable[[Sequence[str]], Places]
+"""Returns the number of each server's owner, `(n,)`."""
 
 _encode_names = msgspec.msgpack.Encoder().encode
 
 
 class FramePiece:
-    """The rows of a list of servers that one worker owns: their `places`, and their names as an own list."""
+    """The rows of a list of servers that have one owner: their `places`, and their names as an own list."""
 
     __slots__ = ("encoded_names", "known_at", "names", "places")
 
@@ -37,12 +42,11 @@ class FramePiece:
 
 
 class FrameSplit:
-    """A list of servers, split by the workers that own them; remembered at the list."""
+    """A list of servers, split by their owners; remembered at the list."""
 
     __slots__ = ("pieces",)
 
-    def __init__(self, servers: NameList, workers: int) -> None:
-        owners = np.fromiter((find_owning_worker(name, workers) for name in servers.names), np.int64, len(servers))
+    def __init__(self, servers: NameList, owners: Places) -> None:
         self.pieces: Mapping[int, FramePiece] = {
             owner: _make_piece(servers.names, np.flatnonzero(owners == owner)) for owner in np.unique(owners).tolist()
         }
@@ -52,9 +56,9 @@ def _make_piece(names: Sequence[str], places: Places) -> FramePiece:
     return FramePiece([names[place] for place in places.tolist()], places)
 
 
-def split_frame(frame: ColumnFrame, workers: int) -> Mapping[int, FramePiece]:
-    """Return the pieces of a frame by the number of the worker that owns them."""
+def split_frame(frame: ColumnFrame, find_owners: FindOwners) -> Mapping[int, FramePiece]:
+    """Return the pieces of a frame by the number of their owner; raises what `find_owners` raises."""
     known = frame.servers.known
     if not isinstance(known, FrameSplit):
-        known = frame.servers.known = FrameSplit(frame.servers, workers)
+        known = frame.servers.known = FrameSplit(frame.servers, find_owners(frame.servers.names))
     return known.pieces

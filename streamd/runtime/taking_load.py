@@ -1,4 +1,4 @@
-"""Whether a worker takes bodies and frames, and how many it is taking."""
+"""Whether a process takes bodies and frames, and how many it is taking."""
 
 from streamd.core.errors import DrainingError
 

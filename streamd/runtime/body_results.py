@@ -1,4 +1,4 @@
-"""Results of parts of bodies, which several workers have taken, as one result. Pure."""
+"""Results of parts of bodies, which several owners have taken, as one result. Pure."""
 
 from collections.abc import Sequence
 
