@@ -1,0 +1,1 @@
+"""Rows and points on their way through the row logs: taken, appended, applied, kept in snapshots."""
