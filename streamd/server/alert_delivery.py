@@ -29,10 +29,12 @@ class AlertDeliveryTask:
             return
         client = OutboundClient(token_file=settings.alerts_token_file, ca_file=settings.alerts_ca_file)
         try:
-            senders = make_senders(settings, monitor.active, monitor.resolved, monitor.store, client, time.monotonic())
+            senders = make_senders(
+                settings, monitor.own_active, monitor.own_resolved, monitor.marks, client, time.monotonic()
+            )
             delivery = self._service.alert_delivery
             delivery.add_senders(senders)
-            monitor.add_listener(delivery)
+            monitor.add_receivers(delivery)
             await delivery.run()
         finally:
             await client.close()

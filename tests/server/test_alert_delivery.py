@@ -8,6 +8,7 @@ import pytest
 
 from streamd.core.alerts.settings import AlertSettings
 from streamd.core.errors import ConfigError
+from streamd.runtime.alerts.alert import Alert, AlertKey
 from streamd.runtime.alerts.delivery import AlertDelivery
 from streamd.runtime.service import Service
 from streamd.server.alert_delivery import AlertDeliveryTask
@@ -19,10 +20,18 @@ from tests.support.made_alerts import HeldAlerts, ServedAlerts, make_alert, make
 class StartedAlerts(HeldAlerts):
     """A monitor that has started, without a store."""
 
-    store = None
+    marks = None
 
-    def add_listener(self, listener: AlertDelivery) -> None:
-        self.listener = listener
+    @property
+    def own_active(self) -> dict[AlertKey, Alert]:
+        return self.active
+
+    @property
+    def own_resolved(self) -> list[Alert]:
+        return self.resolved
+
+    def add_receivers(self, receivers: AlertDelivery) -> None:
+        self.listener = receivers
 
 
 async def test_alerts_of_a_former_process_and_later_ones_reach_all_receivers(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""The alerts of a cluster: their records in a table, and silences."""
