@@ -1,0 +1,1 @@
+"""The nodes of a cluster: heartbeats, leases, handovers, requests of operators."""
