@@ -59,7 +59,10 @@ class CandidateControl:
 
         Raises `StreamdError` if it cannot be loaded or compared; then nothing changes.
         """
-        before = self.candidate
+        await self.start(await self.load(selection, settings, current))
+
+    async def load(self, selection: Selection, settings: CandidateSection, current: Deployment | None) -> Candidate:
+        """Return a version that is loaded and has no servers; `start` or its `end` is next. Raises as `begin`."""
         try:
             self._check_comparable(selection)
         except ReloadError:
@@ -72,7 +75,11 @@ class CandidateControl:
         except ReloadError:
             await candidate.end()
             raise
-        if before is not None:
+        return candidate
+
+    async def start(self, candidate: Candidate) -> None:
+        """Make a loaded version the candidate, in place of any other."""
+        if self.candidate is not None:
             await self.end(retain_scores_of=candidate.name)
         candidate.begin()
         self._service.candidate = candidate
@@ -138,7 +145,7 @@ class CandidateControl:
             make_spec(selection, self.config, self._open_version, self._release),
             share=settings.candidate_share,
             shadow=settings.candidate_shadow,
-            board=service.board_sink,
+            board=service.sink,
             scores=(service.accuracy,),
             observer=service.metrics,
         )

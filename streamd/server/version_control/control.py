@@ -6,28 +6,28 @@ killed at any step leaves a record of a version that is known to load, and a cha
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import structlog
 
 from streamd.core.errors import DrainingError, ReloadError, StreamdError
-from streamd.repository.promotion import Promoter
 from streamd.repository.record import PromotionRecord
-from streamd.repository.versions import EngineRepository, SkippedVersion
+from streamd.repository.seal import SealedVersion
 from streamd.runtime.background import run_in_background
 from streamd.runtime.lanes.deployment import Deployment, DeploymentSpec
 from streamd.runtime.service import Service
+from streamd.runtime.versions.candidate import Candidate
 from streamd.runtime.versions.manager import DeploymentManager
 from streamd.server.config import CandidateSection, Config, find_restart_sections
-from streamd.server.disk import run_disk_work
 from streamd.server.memory import trim_heap
 from streamd.server.version_control.candidate import CandidateControl
 from streamd.server.version_control.catalog import CatalogReader, describe_catalog
+from streamd.server.version_control.prepared import CheckSelection, PreparedVersion, WriteRecord, digest_versions
 from streamd.server.version_control.specs import (
     OpenVersion,
     Selection,
@@ -37,10 +37,9 @@ from streamd.server.version_control.specs import (
     check_same_files,
     is_opened_as,
     make_spec,
-    select_versions,
 )
-
-T = TypeVar("T")
+from streamd.server.version_control.version_folders import VersionFolders
+from streamd.server.version_control.version_status import VersionStatus
 
 log = structlog.get_logger(__name__)
 
@@ -64,21 +63,23 @@ class VersionControl:
             service.pipeline, keep_warm_seconds=config.engine.keep_warm_seconds, listener=self
         )
         self._candidates = CandidateControl(service, config, open_version, self._release)
-        self._passed_over: list[dict[str, str]] = []
-        """The versions that should serve in place of the serving one, as `/v1/status` shows them."""
-        self._lost_candidate: dict[str, str] | None = None
-        """The candidate of the settings if it could not be loaded, in the same form."""
+        self.folders = VersionFolders(lambda: self.config)
+        """The versions on disk."""
+        self._status = VersionStatus(service, self._manager)
+        self.is_in_cluster = False
+        """Whether all nodes change versions together: then the settings begin no candidate."""
+        self.cluster_version: str | None = None
+        """The version that the cluster serves, which a reload selects; `None` until it is known."""
         self._catalog = CatalogReader()
         self._lock = asyncio.Lock()
-        self._change: dict[str, Any] = {"state": "starting", "version": None, "error": None, "when": None}
-        self.serving_changed()
+        self._status.update()
 
     async def start(self, selection: Selection) -> Deployment:
         """Load the first version and switch to it; raises `BackendUnavailableError` if no backend runs it."""
         async with self._lock:
             loaded = await self._manager.load(self._spec(selection, self.config))
-            self._report_passed_over(selection.passed_over, loaded.name)
-            self._note("serving", loaded.name)
+            self._status.note_passed_over(selection.passed_over, loaded.name)
+            self._status.note("serving", loaded.name)
             self._switch(loaded, self.config)
         return loaded
 
@@ -100,11 +101,13 @@ class VersionControl:
         A failure is reported in the status and the log only, and changes nothing.
         """
         async with self._lock:
-            with suppress(StreamdError):  # `_reporting_change` reported it
-                async with self._reporting_change("the selected version"):
-                    config = await self._run_disk_work("the settings", self._reread)
+            with suppress(StreamdError):  # the status has it
+                async with self._status.reporting("the selected version"):
+                    config = await self.folders.run("the settings", self._reread)
                     self._apply_alert_rules(config)
-                    is_candidate_due = config.candidate != self.config.candidate or self._lost_candidate is not None
+                    is_candidate_due = (
+                        config.candidate != self.config.candidate or self._status.lost_candidate is not None
+                    )
                     await self._apply_settings(config)
                 if is_candidate_due:
                     await self._begin_configured_candidate(config.candidate)
@@ -122,47 +125,121 @@ class VersionControl:
         """
         async with self._requested_change(version):
             before, began = self._service.model, time.monotonic()
-            await self._run_disk_work(version, partial(self._promoter.check, version))
+            await self.folders.check_promotable(version)
             loaded = await self._warm(self.config, version)
-            await self._record(loaded, partial(self._promoter.promote, version, who, why, time.time()))
+            await self._record(loaded, partial(self.folders.promoter.promote, version, who, why, time.time()))
             await self._serve(loaded, self.config)
-            self._report_passed_over((), loaded.name)
-        return self._describe_change(before, began)
+            self._status.note_passed_over((), loaded.name)
+        return self._status.describe_change(before, began)
 
     async def rollback(self, who: str, why: str) -> dict[str, Any]:
         """Undo the last promotion, without loading if the earlier version is still warm. Raises as `promote`."""
         async with self._requested_change("the previous version"):
             before, began = self._service.model, time.monotonic()
-            version, passed_over = await self._run_disk_work(
-                "the previous version", self._promoter.find_rollback_target
-            )
+            version, passed_over = await self.folders.find_rollback_target()
             loaded = await self._warm(self.config, version)
-            record = await self._record(loaded, partial(self._promoter.rollback, who, why, time.time()))
+            record = await self._record(loaded, partial(self.folders.promoter.rollback, who, why, time.time()))
             if record.current in (None, version):
                 await self._serve(loaded, self.config)
-                self._report_passed_over(passed_over, loaded.name)
+                self._status.note_passed_over(passed_over, loaded.name)
             else:  # another version was promoted from the shell in the meantime
                 self._manager.discard(loaded)
                 await self._apply_settings(self.config)
-        return self._describe_change(before, began)
+        return self._status.describe_change(before, began)
 
     @asynccontextmanager
     async def _requested_change(self, version: str) -> AsyncIterator[None]:
         """Run one change that a caller requested; raises `ReloadError` if another one runs or the settings pin one."""
         self._check_not_busy()
+        self._check_may_change()
+        async with self._lock, self._status.reporting(version):
+            yield
+
+    def _check_not_draining(self) -> None:
+        if self._service.is_draining:
+            raise DrainingError("the daemon is stopping")
+
+    def _check_not_busy(self) -> None:
+        self._check_not_draining()
+        if self._lock.locked():
+            raise ReloadError(
+                f"{self._status.change['version']} is being loaded: one change at a time; try again later"
+            )
+
+    # ------------------------------------------------------------ changes of a cluster
+    @asynccontextmanager
+    async def prepare(self, version: str, check: CheckSelection) -> AsyncIterator[PreparedVersion]:
+        """Load and warm a version for a change that all nodes decide; without its `switch`, it is discarded.
+
+        `check` raises `ReloadError` if the files are not those that are meant. Raises as `promote`, but waits for a
+        change that is in progress.
+        """
+        self._check_may_change()
+        async with self._lock, self._status.reporting(version):
+            await self.folders.check_promotable(version)
+            await self.folders.check_files(version, check)
+            loaded = await self._warm(self.config, version)
+            prepared = PreparedVersion(partial(self._switch_prepared, loaded))
+            try:
+                yield prepared
+            finally:
+                if not prepared.is_used:
+                    self._manager.discard(loaded)
+
+    async def _switch_prepared(self, loaded: Deployment, write: WriteRecord) -> None:
+        try:
+            await self.folders.run("the record of promotions", partial(write, self.folders.promoter))
+        except (StreamdError, OSError) as exc:  # the cluster has decided, and its table is the record that counts
+            log.error("promotion_not_recorded", engine=loaded.name, error=str(exc))
+        await self._serve(loaded, self.config)
+        self._status.note_passed_over((), loaded.name)
+
+    @asynccontextmanager
+    async def prepare_candidate(
+        self, version: str, share: float, shadow: bool, check: CheckSelection
+    ) -> AsyncIterator[PreparedVersion]:
+        """Load a candidate for a change that all nodes decide, as `prepare`; its `switch` gives it its servers."""
+        self._check_not_draining()
+        async with self._lock, self._status.reporting(version):
+            await self.folders.check_files(version, check)
+            self._candidates.config = self.config
+            settings = CandidateSection(version, share, shadow)
+            candidate = await self._candidates.load(
+                await self.folders.select(self.config, version), settings, self._manager.current
+            )
+            prepared = PreparedVersion(lambda write: self._candidates.start(candidate))
+            try:
+                yield prepared
+            finally:
+                if not prepared.is_used:
+                    await candidate.end()
+
+    async def drop_candidate(self) -> None:
+        """End the candidate, if there is one, after a change that is in progress."""
+        async with self._lock:
+            await self._candidates.end()
+            self._status.note_lost_candidate(None)
+
+    @property
+    def serving_digest(self) -> str | None:
+        """The digest of the network that serves; `None` before the first version."""
+        current = self._manager.current
+        versions = () if current is None else current.spec.versions
+        sealed = [each for each in versions if isinstance(each, SealedVersion)]
+        return digest_versions(sealed) if sealed else None
+
+    @property
+    def candidate(self) -> Candidate | None:
+        """The candidate, if there is one."""
+        return self._candidates.candidate
+
+    def _check_may_change(self) -> None:
+        self._check_not_draining()
         if self.config.engine.pinned:
             raise ReloadError(
                 f"the settings pin {' and '.join(self.config.engine.pinned)}, whatever is promoted: "
                 "take engine or ensemble out of them and reload first"
             )
-        async with self._lock, self._reporting_change(version):
-            yield
-
-    def _check_not_busy(self) -> None:
-        if self._service.is_draining:
-            raise DrainingError("the daemon is stopping")
-        if self._lock.locked():
-            raise ReloadError(f"{self._change['version']} is being loaded: one change at a time; try again later")
 
     # ------------------------------------------------------------ candidates
     async def start_candidate(self, version: str, share: float, shadow: bool) -> dict[str, Any]:
@@ -170,71 +247,52 @@ class VersionControl:
         self._check_not_busy()
         async with self._lock:
             await self._begin_candidate(CandidateSection(version, share, shadow))
-            self._note_lost_candidate(None)
+            self._status.note_lost_candidate(None)
         return {"candidate": self._candidates.status()}
 
     async def end_candidate(self) -> dict[str, Any]:
         """End the candidate, if there is one; the serving version forecasts its servers again."""
         self._check_not_busy()
-        async with self._lock:
-            name = self._candidates.name
-            await self._candidates.end()
-            self._note_lost_candidate(None)
+        name = self._candidates.name
+        await self.drop_candidate()
         return {"ended": name}
 
     async def _begin_configured_candidate(self, settings: CandidateSection) -> None:
         """Begin the candidate of the settings; a failure stays in the status until a candidate begins or ends."""
+        if self.is_in_cluster:
+            log.warning("candidate_settings_ignored", remedy="POST /v1/engines/candidate, for all nodes of the cluster")
+            return
         lost = None
         try:
             await self._begin_candidate(settings)
         except StreamdError as exc:
             if settings.candidate != self._service.model:
                 lost = {"name": settings.candidate, "rule": "candidate", "reason": str(exc)}
-        self._note_lost_candidate(lost)
-
-    def _note_lost_candidate(self, lost: dict[str, str] | None) -> None:
-        self._lost_candidate = lost
-        self.serving_changed()
+        self._status.note_lost_candidate(lost)
 
     async def _begin_candidate(self, settings: CandidateSection) -> None:
         self._candidates.config = self.config
         if not settings.candidate:
             await self._candidates.end()
             return
-        async with self._reporting_change(settings.candidate):
-            selection = await self._select(self.config, settings.candidate)
+        async with self._status.reporting(settings.candidate):
+            selection = await self.folders.select(self.config, settings.candidate)
             await self._candidates.begin(selection, settings, self._manager.current)
-
-    @asynccontextmanager
-    async def _reporting_change(self, version: str) -> AsyncIterator[None]:
-        """Report the begin and the end of a change; turns any other error into a `StreamdError`."""
-        self._note("loading", version)
-        try:
-            yield
-        except Exception as exc:
-            error = exc
-            if not isinstance(exc, StreamdError):  # a defect of a backend, or no memory; nothing was changed
-                error = ReloadError(f"{version}: {type(exc).__name__}: {exc}")
-            self._note("failed", self._change["version"], str(error))
-            log.error("reload_failed", engine=version, serving=self._service.model, error=str(error))
-            if error is exc:
-                raise
-            raise error from exc
-        self._note("serving", self._service.model)
 
     async def _apply_settings(self, config: Config) -> None:
         """Switch to the version that these settings select, then adopt their engine and candidate sections.
 
         Raises `ReloadError` if the version that should serve is damaged: a reload does not replace it by another one.
         """
-        selection = await self._select(config)
+        named = () if config.engine.pinned else filter(None, (self.cluster_version,))
+        selection = await self.folders.select(config, *named)
         try:
             check_choice(selection, self._service.model)
         except ReloadError:
             selection.release()
             raise
         loaded = await self._warm_selected(selection, config)
-        self._report_passed_over(selection.passed_over, loaded.name)
+        self._status.note_passed_over(selection.passed_over, loaded.name)
         if sections := find_restart_sections(config, self.config):
             log.warning("settings_need_restart", sections=sections)
         await self._serve(loaded, config)
@@ -247,7 +305,7 @@ class VersionControl:
 
     async def _warm(self, config: Config, version: str) -> Deployment:
         """Return the version, warm: the candidate's lanes if it is the candidate, else as `_warm_selected`."""
-        selection = await self._select(config, version)
+        selection = await self.folders.select(config, version)
         if self._candidates.has_warm(version):
             try:
                 self._candidates.check_same_files(selection)
@@ -263,7 +321,7 @@ class VersionControl:
     async def _warm_selected(self, selection: Selection, config: Config) -> Deployment:
         """Return the selected version, warm, loading it unless it is; releases the selection if it is not used."""
         try:
-            self._note("loading", selection.name)
+            self._status.note("loading", selection.name)
             if (loaded := self._claim_warm(selection.name, config)) is not None:
                 try:
                     check_same_files(selection, loaded)
@@ -294,7 +352,7 @@ class VersionControl:
     async def _record(self, loaded: Deployment, write: Callable[[], PromotionRecord]) -> PromotionRecord:
         """Record the change; if that fails, discard the version that was loaded for it."""
         try:
-            return await self._run_disk_work("the record of promotions", write)
+            return await self.folders.run("the record of promotions", write)
         except BaseException:
             self._manager.discard(loaded)
             raise
@@ -308,7 +366,6 @@ class VersionControl:
         training, share = loaded.spec.training, self._candidates.share_left
         self._service.accuracy.follow(loaded.name, training=training, share=share)
 
-    # ------------------------------------------------------------ the disk
     async def list_versions(self) -> dict[str, Any]:
         """Return the versions of the repository, sound or not, and the record of promotions.
 
@@ -326,25 +383,7 @@ class VersionControl:
         )
         return await run_in_background(describe)  # 10,000 versions take 0.2 s
 
-    async def _select(self, config: Config, *named: str) -> Selection:
-        """Check and hold the named versions, or those that these settings choose if no name is given."""
-        return await self._run_disk_work(
-            " and ".join(named) or config.engine.engines,
-            partial(select_versions, config.engine, named),
-            Selection.release,
-        )
-
-    async def _run_disk_work(
-        self, what: str, work: Callable[[], T], release: Callable[[T], None] = lambda made: None
-    ) -> T:
-        return await run_disk_work(what, self.config.engine.read_timeout_seconds, work, release)
-
     # ------------------------------------------------------------ helpers
-    @property
-    def _promoter(self) -> Promoter:
-        """A promoter of the repository that the present settings name."""
-        return Promoter(EngineRepository(Path(self.config.engine.engines)))
-
     def _spec(self, selection: Selection, config: Config) -> DeploymentSpec:
         return make_spec(selection, config, self._open_version, self._release)
 
@@ -357,59 +396,10 @@ class VersionControl:
         with suppress(RuntimeError):  # the loop or its threads are closed: the process ends
             asyncio.get_running_loop().run_in_executor(None, trim_heap)
 
-    # ------------------------------------------------------------ status
-    def _report_passed_over(self, passed_over: Sequence[SkippedVersion], serving: str) -> None:
-        """Log and show the versions that should serve in place of the serving one, and why they cannot."""
-        for each in passed_over:
-            log.warning("version_passed_over", version=each.name, rule=each.rule, reason=each.reason, serving=serving)
-        self._passed_over = [{"name": each.name, "rule": each.rule, "reason": each.reason} for each in passed_over]
-        self.serving_changed()
-
-    def _note(self, state: str, version: str | None, error: str | None = None) -> None:
-        """Show the state of the last change; with "serving", the error says why better versions do not serve."""
-        if state == "serving":
-            error = "; ".join(each["reason"] for each in self._passed_over) or None
-        self._change = {"state": state, "version": version, "error": error, "when": round(time.time(), 3)}
-        self.serving_changed()
-
     def serving_changed(self) -> None:
-        """Update what `/v1/status` shows: the serving version, the warm one, and the result of the last change."""
-        current, previous = self._manager.current, self._manager.previous
-        shown = (
-            _describe_deployment(current)
-            if current is not None
-            else {"backend": None, "precision": None, "fallbacks": []}
-        )
-        warm = None if previous is None else {"engine": previous.name, "lanes": len(previous.workers)}
-        passed_over = [*self._passed_over, *filter(None, (self._lost_candidate,))]
-        self._service.engine.shown = {
-            **shown,
-            "previous": warm,
-            "keep_warm_seconds": self._manager.keep_warm_seconds,
-            "reload": self._change,
-            "passed_over": passed_over,
-        }
+        """Update what `/v1/status` shows."""
+        self._status.update()
 
     def device_lost(self, reason: str) -> None:
         """Pass on that a device of the serving version is lost for this process."""
         self.on_device_lost(reason)
-
-    def _describe_change(self, before: str, began: float) -> dict[str, Any]:
-        answer = {"engine": self._service.model, "before": before, "seconds": round(time.monotonic() - began, 3)}
-        return {**answer, "passed_over": self._passed_over} if self._passed_over else answer
-
-
-def _describe_deployment(deployment: Deployment) -> dict[str, Any]:
-    """Return what `/v1/status` shows of the serving version."""
-    backend, costs = deployment.backend, deployment.costs
-    assert backend is not None, "it is loaded"
-    assert costs is not None, "it is loaded"
-    fallbacks = [] if deployment.supervisor is None else deployment.supervisor.fallbacks
-    return {
-        "backend": backend.name,
-        "precision": backend.precision,
-        "fallbacks": [each.as_dict() for each in fallbacks],
-        "backend_details": backend.describe(),
-        "architecture": deployment.spec.architecture,
-        "bucket_ms": {str(bucket): round(seconds * 1e3, 3) for bucket, seconds in costs.seconds.items()},
-    }

@@ -1,0 +1,1 @@
+"""Changes of the version that a whole cluster serves."""
