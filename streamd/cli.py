@@ -51,6 +51,7 @@ _LAZY: tuple[tuple[str, str, str | None, str], ...] = (
     ("doctor", "streamd.server.doctor.command", None, "check whether the daemon can run here, and how to repair it"),
     ("top", "streamd.tools.top.command", None, "show a running daemon's rates, lanes and latency in the terminal"),
     ("token", "streamd.tools.tokens.command", None, "create, list and revoke the tokens of callers"),
+    ("cluster", "streamd.tools.cluster.command", "cluster", "show and change a cluster of nodes (extra: cluster)"),
     ("engine", "streamd.tools.engine.command", "build", "make, check and keep engine versions (extra: build)"),
     ("train", "streamd.tools.training.train", "train", "train a network (extra: train)"),
     ("release", "streamd.tools.training.release", "train", "make an engine version of a training run (extra: train)"),
@@ -106,6 +107,13 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         help="backend that runs the model; auto takes the first one that works here [default: auto]",
     )
     parser.add_argument(
+        "--cluster",
+        dest="nats",
+        metavar="URLS",
+        help="servers of NATS, as nats://a:4222,nats://b:4222, over which daemons share a fleet [default: one host]",
+    )
+    parser.add_argument("--node", metavar="NAME", help="name of this daemon in the cluster [default: the host's name]")
+    parser.add_argument(
         "--log-level",
         choices=("debug", "info", "warning", "error"),
         help="least severe level that is logged [default: info]",
@@ -119,7 +127,7 @@ def _serve(args: argparse.Namespace) -> int:
     from streamd.server.config import load_config
     from streamd.server.start import serve
 
-    keys = ("host", "port", "state_dir", "engines", "engine", "backend", "log_level")
+    keys = ("host", "port", "state_dir", "engines", "engine", "backend", "log_level", "nats", "node")
     read = partial(load_config, args.config, flags={key: getattr(args, key) for key in keys})
     try:
         return serve(read, args.part)

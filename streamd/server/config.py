@@ -5,6 +5,7 @@ the environment, and starts nothing.
 """
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from streamd.core.alerts.settings import AlertSettings, parse_alert_rules
+from streamd.core.cluster.shards import MAX_SHARDS, NAME_PATTERN
 from streamd.core.errors import ConfigError, InvalidSelectionError
 from streamd.core.names import BackendName, PrecisionName
 from streamd.core.selection import ServerGlobs
@@ -27,6 +29,8 @@ CountOrZero = Annotated[int, msgspec.Meta(ge=0)]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 PositiveSeconds = Annotated[float, msgspec.Meta(gt=0)]
 LaneWait = Literal["sleep", "spin"]
+NodeName = Annotated[str, msgspec.Meta(pattern=rf"^{NAME_PATTERN.pattern}$")]
+NATS_URL = re.compile(r"(nats|tls)://([^@/\s]+@)?[^@/\s:]+(:\d{1,5})?/?")
 Devices = Annotated[tuple[CountOrZero, ...], msgspec.Meta(min_length=1)]
 
 
@@ -229,6 +233,56 @@ class RemoteWriteSection(_Section, frozen=True, kw_only=True):
             )
 
 
+class ClusterSection(_Section, frozen=True, kw_only=True):
+    """The cluster of daemons that share a fleet over NATS JetStream, and this node of it."""
+
+    nats: str = ""
+    cluster_name: NodeName = "streamd"
+    node: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{0,64}$")] = ""
+    shards: Annotated[int, msgspec.Meta(ge=1, le=MAX_SHARDS)] = 32
+    replicas: Annotated[int, msgspec.Meta(ge=1, le=5)] = 3
+    nats_credentials_file: str = ""
+    nats_ca_file: str = ""
+    nats_certificate_file: str = ""
+    nats_key_file: str = ""
+    lease_seconds: Annotated[float, msgspec.Meta(ge=1, le=60)] = 2.5
+    rebalance_delay_seconds: Seconds = 30.0
+    buffer_mb: CountSetting = 64
+    publish_timeout_seconds: PositiveSeconds = 10.0
+    max_clock_offset_seconds: PositiveSeconds = 10.0
+    shard_log_mb: CountSetting = 64
+    shard_forecasts_mb: Annotated[int, msgspec.Meta(ge=8)] = 128
+    forecast_subjects: bool = True
+
+    def __post_init__(self) -> None:
+        for url in self.urls:
+            if not NATS_URL.fullmatch(url):
+                shown = url.rpartition("@")[2]  # without a password
+                raise ValueError(f"nats has {shown!r}, expected URLs such as nats://host:4222, separated by commas")
+        if self.cluster_name == "forecast":  # its subjects would be those of servers of the cluster "streamd"
+            raise ValueError("cluster_name is 'forecast', expected another one")
+        if self.replicas % 2 == 0:
+            raise ValueError(f"replicas is {self.replicas}, expected 1, 3 or 5")
+
+    def __repr__(self) -> str:
+        """Return the fields, without the URLs, which may have a password."""
+        shown = (f"{name}={getattr(self, name)!r}" for name in self.__struct_fields__ if name != "nats")
+        return f"ClusterSection(nats={'...' if self.nats else ''!r}, {', '.join(shown)})"
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """The URLs of the servers of NATS; empty for one host."""
+        return tuple(url.strip() for url in self.nats.split(",") if url.strip())
+
+    def require_whole(self, workers: int) -> None:
+        """Raise `ConfigError` if a cluster cannot be run with these settings and so many worker processes."""
+        if bool(self.nats_certificate_file) != bool(self.nats_key_file):
+            missing = "nats_key_file" if self.nats_certificate_file else "nats_certificate_file"
+            raise ConfigError(f"[cluster] {missing}: is empty, expected a certificate and its key, or neither")
+        if self.nats and workers > 1:
+            raise ConfigError(f"[server] workers: is {workers}, expected 1, since [cluster] nats is given")
+
+
 class LogSection(_Section, frozen=True):
     """Level and format of the log."""
 
@@ -264,6 +318,7 @@ class Config(_Section, frozen=True, kw_only=True):
     remote_write: RemoteWriteSection = RemoteWriteSection()
     log: LogSection = LogSection()
     tracing: TracingSection = TracingSection()
+    cluster: ClusterSection = ClusterSection()
 
 
 SECTIONS: dict[str, str] = {
@@ -293,6 +348,7 @@ _PATHS = (
     *("state_dir", "engines", "admin_token_file"),
     *("tokens_file", "tls_certificate", "tls_key", "tls_client_ca"),
     *("remote_write_token_file", "remote_write_ca_file", "alerts_token_file", "alerts_ca_file"),
+    *("nats_credentials_file", "nats_ca_file", "nats_certificate_file", "nats_key_file"),
 )
 """The keys that name files and folders: in a file, relative to its folder."""
 
@@ -316,6 +372,7 @@ def load_config(
     config = _convert(settings, "the settings together", strict=False)
     config.access.require_whole()
     config.alerts.require_whole()
+    config.cluster.require_whole(config.server.workers)
     config.remote_write.require_whole(config.forecast_metrics.forecast_servers)
     try:
         load_rule_sets(config.mapping)  # a wrong rule is found now, not when the state is open

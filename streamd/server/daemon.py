@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 from aiohttp import web
@@ -21,7 +21,7 @@ from streamd.http.app import HttpApp, make_http_app
 from streamd.rule_sets import load_rule_sets
 from streamd.runtime.background import run_in_background
 from streamd.runtime.background_tasks import BackgroundTasks
-from streamd.runtime.process_links import ALONE
+from streamd.runtime.process_links import ALONE, ProcessLinks
 from streamd.runtime.service import Service
 from streamd.runtime.state.opening import open_state
 from streamd.runtime.state.state import State
@@ -29,6 +29,7 @@ from streamd.runtime.traces import NO_TRACES, Traces
 from streamd.runtime.wiring import build_service
 from streamd.server.access.control import AccessControl
 from streamd.server.access.opening import open_protected_access
+from streamd.server.cluster.cache import empty_cache
 from streamd.server.config import Config
 from streamd.server.device_restarts import EXIT_DEVICE_LOST, DeviceRestarts
 from streamd.server.disk import run_disk_work
@@ -44,12 +45,18 @@ from streamd.server.version_control.control import VersionControl
 from streamd.server.version_control.specs import Selection, open_version, select_versions
 from streamd.server.workers.engine import EnginePart
 
+if TYPE_CHECKING:
+    from streamd.server.cluster.part import ClusterPart, ClusterSeams
+
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
 LOAD_SECONDS = 120.0
 """The time that systemd gives the loading of the first version, however long opening the state took."""
+
+LEAVE_SHARE = 0.75
+"""The part of the drain in which a node of a cluster hands over its shards."""
 
 STATE_CLOSE_SECONDS = 60.0
 """The time that systemd gives the writing of the state after the drain."""
@@ -67,6 +74,7 @@ class Daemon:
     ) -> None:
         self.config = config
         self._part = part
+        self._cluster: ClusterPart | None = None
         self.notifier = Notifier()
         self._reread = reread
         self._version_control: VersionControl | None = None
@@ -95,6 +103,8 @@ class Daemon:
             self._on_signal, self._on_hangup
         )  # first: from here on a signal stops the daemon in an orderly way
         inherited = take_inherited_sockets()
+        if self.config.cluster.urls:
+            self._cluster = self._make_cluster_part()
         if self._part is not None:
             self._part.watch_commands(stop=self.stop, reload=self._on_hangup)
         opened = await self._await_unless_stopped(self._open_files(inherited))
@@ -109,12 +119,15 @@ class Daemon:
         http_app = make_http_app(
             service,
             make_transport_limits(self.config),
-            control,
+            control if self._cluster is None else self._cluster.make_rollout(control),
             access=access.access,
             origins=OriginPolicy(self.config.access.allowed_hosts, self.config.access.allowed_origins),
             page=await load_page(self.config.server) if self._part is None else None,  # the workers have it
             is_behind_workers=self._part is not None,
+            **self._list_cluster_seams(),
         )
+        if self._cluster is not None:
+            self._cluster.serve(http_app)
         access.govern(http_app.sockets, http_app.connections.table)
         runner = await self._listen(http_app, listener, access)
         self._tasks.start(access.run())
@@ -122,7 +135,7 @@ class Daemon:
         service.device_restarts = await run_in_background(partial(self._restarts.count_recent, time.time()))
         control.on_device_lost = self._on_device_lost
         self._start_storage_tasks(service)
-        starting = asyncio.create_task(self._load_first_version(control, selection, outputs))
+        starting = asyncio.create_task(self._start_work(control, selection, outputs))
         stopping = asyncio.create_task(self._stop.wait())
         try:
             await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -169,6 +182,8 @@ class Daemon:
         )
         check_outputs(config, selection.contract)  # a refused start leaves nothing behind
         folder, limits = Path(config.state.state_dir), make_window_limits(config)
+        if self._cluster is not None:
+            folder = await run_in_background(partial(empty_cache, folder))
         # Without a time limit: migrating a large state may take long.
         async with extending_start(self.notifier):
             state = await run_in_background(
@@ -193,16 +208,50 @@ class Daemon:
             selection.server_ids,
             limits,
             rule_sets=rule_sets,
+            wall=time.time if self._cluster is None else self._cluster.read_time,
             traces=self._traces,
-            links=ALONE if self._part is None else self._part.gate.links,
+            links=self._choose_links(state),
             alerts=self.config.alerts,
         )
+        if self._cluster is not None:
+            self._cluster.open(service)
         # Before the first sample: later rows mark their servers due themselves.
         if self._part is None:
             service.begin()
         else:
             self._part.begin(service)
         return service
+
+    def _make_cluster_part(self) -> "ClusterPart":
+        from streamd.server.cluster.part import ClusterPart  # here: a daemon that is alone needs none of it
+
+        part = ClusterPart(self.config)
+        part.on_replaced = self._on_replaced
+        return part
+
+    def _choose_links(self, state: State) -> ProcessLinks:
+        if self._cluster is not None:
+            return self._cluster.make_links(state)
+        return ALONE if self._part is None else self._part.gate.links
+
+    def _list_cluster_seams(self) -> "ClusterSeams":
+        """Return what the routes take from a cluster; nothing in a daemon that is alone."""
+        return {} if self._cluster is None else self._cluster.list_seams()
+
+    async def _start_work(self, control: VersionControl, selection: Selection, outputs: OutputTasks) -> None:
+        """Load the first version, and join the cluster meanwhile if there is one."""
+        if self._cluster is None:
+            await self._load_first_version(control, selection, outputs)
+            return
+        load = self._load_first_version(control, selection, outputs)
+        tasks = [asyncio.create_task(self._cluster.join()), asyncio.create_task(load)]
+        try:
+            await asyncio.gather(*tasks)
+            await self._cluster.follow_versions()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
 
     async def _listen(self, http_app: HttpApp, listener: HttpListener, access: AccessControl) -> web.AppRunner:
         runner = http_app.make_runner(shutdown_timeout_seconds=1.0)
@@ -289,6 +338,11 @@ class Daemon:
         self.stop()  # first: the log may be a pipe that nobody reads any more
         log.info("draining", signal=signal.Signals(number).name, within_seconds=self.config.server.drain_seconds)
 
+    def _on_replaced(self) -> None:
+        log.error("node_replaced_by_namesake", within_seconds=self.config.server.drain_seconds)
+        self._status = 1
+        self.stop()
+
     def _on_device_lost(self, reason: str) -> None:
         """End the daemon so that it is started anew, if the settings and the limit permit it."""
         restarts = self._version_control is not None and (
@@ -326,6 +380,8 @@ class Daemon:
         try:
             async with service.pauses.timeout(self.config.server.drain_seconds):
                 await listener.stop()
+                if self._cluster is not None:
+                    await self._cluster.leave(self.config.server.drain_seconds * LEAVE_SHARE)
                 await service.drain()
                 service.alert_subscriptions.close()
                 await service.hub.finish()
@@ -342,6 +398,8 @@ class Daemon:
         await runner.cleanup()
         if self._part is not None:
             self._part.close()
+        if self._cluster is not None:
+            await self._cluster.close()
         service.close()
         await run_in_background(self._traces.close)
         log.info(

@@ -10,7 +10,6 @@ import signal
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
@@ -71,8 +70,8 @@ async def _run_to_status(daemon: Runnable) -> int:
         print(f"streamd: {exc}", file=sys.stderr)  # noqa: T201 - the reason, for the user or the supervisor that started it
         # As the command does for settings that cannot be read: a supervisor need not try them again.
         return 2 if isinstance(exc, ConfigError) else 1
-    except Exception:
-        traceback.print_exc()
+    except Exception as exc:
+        log.exception("failed", error=repr(exc))
     return 1
 
 

@@ -126,6 +126,14 @@ def test_replays_of_the_past_need_no_limit_of_age() -> None:
         ('[remote_write]\nremote_write_url = "http://[::1"\n', ["remote_write_url is no URL", "remote_write"]),
         ('[tracing]\notlp_endpoint = "http://host:4318x"\n', ["otlp_endpoint is no URL", "tracing"]),
         ('[log]\nlog_level = "loud"\n', ["loud", "log.log_level"]),
+        ('[cluster]\nnats = "http://a:4222"\n', ["'http://a:4222'", "nats://host:4222", "cluster"]),
+        ('[cluster]\nnats = "nats://u:hidden@a:4222,b"\n', ["nats has 'b'"]),
+        ('[cluster]\nnode = "a.b"\n', ["cluster.node"]),
+        ('[cluster]\ncluster_name = ""\n', ["cluster.cluster_name"]),
+        ('[cluster]\ncluster_name = "forecast"\n', ["cluster_name is 'forecast'", "cluster"]),
+        ("[cluster]\nreplicas = 2\n", ["replicas is 2, expected 1, 3 or 5"]),
+        ("[cluster]\nshards = 0\n", ["cluster.shards"]),
+        ("[cluster]\nlease_seconds = 0.5\n", ["cluster.lease_seconds"]),
         ("server = 5\n", ["server"]),
         ("[server\nport = 1\n", ["line 1"]),
         ("[server]\nport = \n", ["line 2"]),
@@ -152,6 +160,29 @@ def test_a_store_of_metrics_gets_either_a_token_or_a_user_name(tmp_path: Path) -
     with pytest.raises(ConfigError, match="remote_write_token_file: is given, and the URL has a user name") as caught:
         load_config(path, {"STREAMD_REMOTE_WRITE_TOKEN_FILE": "token"})
     assert "secret" not in str(caught.value)
+
+
+def test_the_urls_of_nats_come_from_each_source_and_are_never_shown(tmp_path: Path) -> None:
+    path = write_settings(tmp_path, '[cluster]\nnats = "nats://a"\nnats_ca_file = "ca.pem"\n')
+    assert load_config(path, {}).cluster.urls == ("nats://a",)
+    config = load_config(path, {"STREAMD_NATS": "nats://u:hidden@b:4222, tls://c:1"}, {"nats": None}).cluster
+    assert config.urls == ("nats://u:hidden@b:4222", "tls://c:1")
+    assert config.nats_ca_file == str(tmp_path / "ca.pem")
+    assert "hidden" not in repr(config)
+    assert load_config(None, {}).cluster.urls == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ('[cluster]\nnats = "nats://a"\n[server]\nworkers = 2\n', r"\[server\] workers: is 2, expected 1, since"),
+        ('[cluster]\nnats_key_file = "k"\n', r"\[cluster\] nats_certificate_file: is empty"),
+        ('[cluster]\nnats_certificate_file = "c"\n', r"\[cluster\] nats_key_file: is empty"),
+    ],
+)
+def test_settings_of_a_cluster_that_do_not_fit_are_named(tmp_path: Path, text: str, named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        load_config(write_settings(tmp_path, text), {})
 
 
 def test_a_file_that_is_not_text_is_named(tmp_path: Path) -> None:

@@ -97,6 +97,47 @@ def test_a_log_record_of_a_library_is_an_event_in_json(level: str) -> None:
     assert first["timestamp"]
 
 
+UNCAUGHT = """
+import asyncio, threading
+from streamd.server.config import LogSection
+from streamd.server.logs import configure_logs
+configure_logs(LogSection(log_format="json"))
+
+def fail(where):
+    raise RuntimeError(where)
+
+async def fail_in_task():
+    fail("in a task")
+
+async def run():
+    asyncio.get_running_loop().call_soon(fail, "in a callback")
+    task = asyncio.create_task(fail_in_task())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    del task
+
+class Finalized:
+    def __del__(self):
+        fail("in a finalizer")
+
+Finalized()
+thread = threading.Thread(target=fail, args=("in a thread",))
+thread.start()
+thread.join()
+asyncio.run(run())
+fail("at the end")
+"""
+
+
+def test_an_error_that_no_code_catches_is_an_event_in_json() -> None:
+    ran = subprocess.run([sys.executable, "-c", UNCAUGHT], capture_output=True, text=True, check=False)
+    lines = [json.loads(line) for line in ran.stderr.splitlines()]
+    assert ran.returncode == 1
+    assert [line["level"] for line in lines] == ["error"] * len(lines)
+    places = [line["exception"].rpartition("RuntimeError: ")[2] for line in lines]
+    assert sorted(places) == ["at the end", "in a callback", "in a finalizer", "in a task", "in a thread"]
+
+
 LOGS_A_DEFECT = """
 import sys
 import structlog

@@ -64,7 +64,10 @@ def test_a_signal_stops_it_while_a_candidate_loads(
 SCRIPT = """
 import asyncio, threading, sys
 from streamd.server import process
+from streamd.server.config import LogSection
+from streamd.server.logs import configure_logs
 
+configure_logs(LogSection(log_format="json"))
 process.LEAVE_SECONDS = 0.01
 
 class Stub:

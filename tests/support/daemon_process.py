@@ -104,10 +104,9 @@ class DaemonProcess:
     def wait_for(self, event: str) -> dict[str, Any]:
         """Read the log until this event and return its line."""
         for line in self.log:
-            entry = json.loads(line)
+            entry = read_event(line)
             self.lines.append(entry)
             if entry["event"] == event:
-                assert isinstance(entry, dict)
                 return entry
         raise AssertionError(f"the daemon ended without {event!r}: {self.lines}")
 
@@ -131,7 +130,7 @@ class DaemonProcess:
 
     def wait(self) -> int:
         """Read the log to its end, wait for the process, and return its exit status."""
-        self.lines += [json.loads(line) for line in self.log]
+        self.lines += [read_event(line) for line in self.log]
         return self.process.wait()
 
     def end(self) -> None:
@@ -140,6 +139,16 @@ class DaemonProcess:
             self.process.kill()
         self.process.wait()
         self.log.close()
+
+
+def read_event(line: bytes) -> dict[str, Any]:
+    """Return a line of the log; the error shows what a daemon wrote to standard error beside it."""
+    try:
+        entry = json.loads(line)
+    except ValueError as exc:
+        raise AssertionError(f"the daemon wrote {line!r}, expected an event") from exc
+    assert isinstance(entry, dict)
+    return entry
 
 
 def make_whole_rows(server: str, steps: Sequence[int], features: Sequence[str]) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ import msgspec
 
 from streamd.core.errors import ConfigError
 from streamd.server.config import Config, LogSection, load_config
-from streamd.server.doctor import access, engines, folders, machine
+from streamd.server.doctor import access, cluster, engines, folders, machine
 from streamd.server.doctor.findings import (
     DoctorCheck,
     Finding,
@@ -103,6 +103,7 @@ def make_daemon_checks(config: Config, environ: Mapping[str, str]) -> list[Docto
         DoctorCheck("port", partial(access.check_port, config)),
         DoctorCheck("access", partial(access.check_access, config, environ)),
         DoctorCheck("tls", partial(access.check_certificate, config)),
+        DoctorCheck(cluster.CLUSTER_SUBJECT, partial(cluster.check_cluster, config)),
     ]
 
 
