@@ -36,7 +36,10 @@ PAGE_ENTRIES = 1_000
 
 
 class Client:
-    """A client of one daemon, for one event loop: `async with Client(url) as client: ...`.
+    """A client of one daemon, or of a cluster, for one event loop: `async with Client(url) as client: ...`.
+
+    `url` may be a list with the addresses of the nodes of a cluster: the first is used until it does not answer, or
+    answers that it cannot serve now; then the next one, and after the last the first again.
 
     A call that the daemon refuses because it is busy or starting, or that gets no answer, is made again for
     `retry_seconds`: after the time that `Retry-After` names, if it does. Making a call twice does no harm: a row that
@@ -46,14 +49,14 @@ class Client:
 
     def __init__(
         self,
-        url: str,
+        url: str | Sequence[str],
         token: str | None = None,
         *,
         tls: ssl.SSLContext | None = None,
         retry_seconds: float = DEFAULT_RETRY_SECONDS,
         timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
     ) -> None:
-        """Raises `ValueError` if `url` is not the base of an HTTP URL, or the token cannot be sent.
+        """Raises `ValueError` if an address is not the base of an HTTP URL, or the token cannot be sent.
 
         `tls` is for a CA of your own, or a client certificate: `ssl.create_default_context(cafile=...)`.
         """

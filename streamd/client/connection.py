@@ -1,4 +1,4 @@
-"""The way to one daemon: its base URL, the token, TLS, and calls that are repeated while the daemon is busy or away.
+"""The way to a daemon: its addresses, the token, TLS, and calls that are repeated while the daemon is busy or away.
 
 Knows no call; `client.py` has them.
 """
@@ -7,7 +7,7 @@ import asyncio
 import socket
 import ssl
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ import aiohttp
 import msgspec
 import yarl
 
+from streamd.client.addresses import Addresses
 from streamd.client.errors import ClientError
 from streamd.client.failures import (
     MSGPACK_TYPE,
@@ -40,19 +41,19 @@ Query = Iterable[tuple[str, str]]
 
 
 class DaemonConnection:
-    """An HTTP session with one daemon. Made by `Client`, which opens and closes it."""
+    """An HTTP session with one daemon, or with the nodes of a cluster. Made by `Client`, which opens and closes it."""
 
     def __init__(
         self,
-        url: str,
+        urls: str | Sequence[str],
         token: str | None,
         *,
         tls: ssl.SSLContext | None,
         retry_seconds: float,
         timeout_seconds: float,
     ) -> None:
-        """Raises `ValueError` if `url` is not the base of an HTTP URL, or the token cannot be sent."""
-        self._base = parse_base_url(url)
+        """Raises `ValueError` if one of `urls` is not the base of an HTTP URL, or the token cannot be sent."""
+        self._addresses = Addresses(urls)
         self._headers = make_authorization(token)
         self._tls = tls
         self.retry_seconds = retry_seconds
@@ -91,23 +92,21 @@ class DaemonConnection:
 
         Raises `RefusedError`, `DaemonUnreachableError`, or another `ClientError` if the answer is not the daemon's.
         """
-        url = self.make_url(path, query)
         data = None if body is None else msgspec.msgpack.encode(body)
-        limit_seconds = self.retry_seconds if retry_seconds is None else retry_seconds
-        content_type, content = await self._call_again(RetrySchedule(limit_seconds), method, url, data)
-        try:
-            return decode_answer(content, content_type, answer)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise ClientError(f"{method} {url} gave an answer that is not of a daemon: {error}") from error
-
-    async def _call_again(
-        self, schedule: RetrySchedule, method: str, url: yarl.URL, data: bytes | None
-    ) -> tuple[str, bytes]:
+        schedule = RetrySchedule(self.retry_seconds if retry_seconds is None else retry_seconds)
         while True:
+            address = self.address
+            url = make_url(address, path, query)
             try:
-                return await self._call_once(method, url, data)
+                content_type, content = await self._call_once(method, url, data)
             except ClientError as error:
-                await wait_or_raise(schedule, error)
+                await self.wait_or_raise(schedule, error, address)
+                continue
+            self._addresses.note_answer(address)
+            try:
+                return decode_answer(content, content_type, answer)
+            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+                raise ClientError(f"{method} {url} gave an answer that is not of a daemon: {error}") from error
 
     async def _call_once(self, method: str, url: yarl.URL, data: bytes | None) -> tuple[str, bytes]:
         headers = {"Accept": MSGPACK_TYPE} if data is None else {"Accept": MSGPACK_TYPE, "Content-Type": MSGPACK_TYPE}
@@ -124,25 +123,42 @@ class DaemonConnection:
         return response.content_type, content
 
     # ------------------------------------------------------------ WebSockets
-    async def open_socket(self, path: str, *, answers_pings: bool = True) -> aiohttp.ClientWebSocketResponse:
-        """Open a WebSocket, in one attempt. Raises `RefusedError` or `DaemonUnreachableError`."""
-        url = self.make_url(path)
+    async def open_socket(
+        self, address: str, path: str, *, answers_pings: bool = True
+    ) -> aiohttp.ClientWebSocketResponse:
+        """Open a WebSocket at an address, in one attempt. Raises `RefusedError` or `DaemonUnreachableError`."""
+        url = make_url(address, path)
         try:
             async with asyncio.timeout(self.timeout_seconds):
-                return await self._require_session().ws_connect(
+                socket = await self._require_session().ws_connect(
                     url,
                     max_msg_size=LARGEST_FRAME_BYTES,
                     timeout=aiohttp.ClientWSTimeout(ws_close=SOCKET_CLOSE_SECONDS),
                     autoping=answers_pings,
                 )
+            self._addresses.note_answer(address)
+            return socket
         except aiohttp.WSServerHandshakeError as error:
             raise make_upgrade_refusal(url, error) from error
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise make_unreachable_error(url, error) from error
 
-    def make_url(self, path: str, query: Query = ()) -> yarl.URL:
-        """Return the URL of a path below the base URL."""
-        return yarl.URL(self._base + path).with_query(list(query))
+    # ------------------------------------------------------------ addresses
+    @property
+    def address(self) -> str:
+        """The address for the next attempt."""
+        return self._addresses.current
+
+    async def wait_or_raise(self, schedule: RetrySchedule, error: ClientError, address: str) -> None:
+        """Wait until the next attempt after a failure of an address.
+
+        Raises the error if another attempt would not help or comes too late.
+        """
+        is_fresh = self._addresses.leave(address, error)
+        pause = schedule.next_pause(time.monotonic(), None if is_fresh else error.retry_after_seconds)
+        if not error.is_temporary or pause is None:
+            raise error
+        await asyncio.sleep(pause)
 
     def _require_session(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -150,12 +166,9 @@ class DaemonConnection:
         return self._session
 
 
-async def wait_or_raise(schedule: RetrySchedule, error: ClientError) -> None:
-    """Wait until the next attempt, or raise the error if another attempt would not help or comes too late."""
-    pause = schedule.next_pause(time.monotonic(), error.retry_after_seconds)
-    if not error.is_temporary or pause is None:
-        raise error
-    await asyncio.sleep(pause)
+def make_url(address: str, path: str, query: Query = ()) -> yarl.URL:
+    """Return the URL of a path below an address."""
+    return yarl.URL(address + path).with_query(list(query))
 
 
 async def close_socket(socket: aiohttp.ClientWebSocketResponse | None) -> None:
@@ -163,22 +176,6 @@ async def close_socket(socket: aiohttp.ClientWebSocketResponse | None) -> None:
     if socket is not None:
         with suppress(aiohttp.ClientError, OSError, TimeoutError):
             await socket.close()
-
-
-def parse_base_url(url: str) -> str:
-    """Return the URL under which the paths of the daemon lie; raises `ValueError`.
-
-    It may have a path of its own, as behind a proxy that serves the daemon under `https://host/streamd/`.
-    """
-    try:
-        parsed = yarl.URL(url)
-    except ValueError as error:
-        raise ValueError(f"{url!r} is not a URL: {error}") from error
-    if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise ValueError(f"{url!r} is not the URL of a daemon, expected one such as http://127.0.0.1:8002")
-    if parsed.user is not None or parsed.query_string or parsed.fragment:
-        raise ValueError("the URL of the daemon has a user, a query or a fragment; a token has its own parameter")
-    return str(parsed).rstrip("/")
 
 
 def make_authorization(token: str | None) -> dict[str, str]:

@@ -14,7 +14,7 @@ import aiohttp
 import msgspec
 from aiohttp import WSMsgType
 
-from streamd.client.connection import DaemonConnection, close_socket, wait_or_raise
+from streamd.client.connection import DaemonConnection, close_socket
 from streamd.client.errors import ClientError, DaemonUnreachableError, RefusedError
 from streamd.client.retries import RetrySchedule
 
@@ -73,6 +73,8 @@ class FollowedSocket:
         self._make_subscription = make_subscription
         self._take_answer = take_answer
         self._socket: aiohttp.ClientWebSocketResponse | None = None
+        self._address = connection.address
+        """The address of the newest attempt."""
         self._schedule = RetrySchedule(reconnect_seconds)
         self._lost_at: float | None = None
         self._attempts = 0
@@ -85,7 +87,7 @@ class FollowedSocket:
             try:
                 self._socket = await self._subscribe()
             except ClientError as error:
-                await wait_or_raise(schedule, error)
+                await self._connection.wait_or_raise(schedule, error, self._address)
             else:
                 return
 
@@ -148,12 +150,13 @@ class FollowedSocket:
             if self._socket is not None:
                 lost_at = time.monotonic() if self._lost_at is None else self._lost_at
                 return Returned(time.monotonic() - lost_at, self._attempts)
-            await wait_or_raise(self._schedule, error)
+            await self._connection.wait_or_raise(self._schedule, error, self._address)
             self._attempts += 1
         return None
 
     async def _subscribe(self) -> aiohttp.ClientWebSocketResponse:
-        socket = await self._connection.open_socket(self._path, answers_pings=False)  # `_receive` does
+        self._address = self._connection.address
+        socket = await self._connection.open_socket(self._address, self._path, answers_pings=False)  # `_receive` does
         try:
             async with asyncio.timeout(self._connection.timeout_seconds):
                 await socket.send_bytes(msgspec.msgpack.encode(self._make_subscription()))

@@ -32,6 +32,8 @@ class ServerForecast:
     """The number of rows that the window really had."""
     unknown: tuple[str, ...] = ()
     """The targets that no row of the window had a value of, in the order of `targets`."""
+    fence: int | None = None
+    """In a cluster: rises with each owner of the server; 0 while the forecast is not in the log. Else `None`."""
 
     @property
     def times(self) -> npt.NDArray[np.float64]:
@@ -62,6 +64,8 @@ class ForecastBatch:
     """`(n, target, step, quantile)`: a view of the received frame, only to be read; NaN where a target is unknown."""
     unknown: tuple[tuple[str, ...], ...]
     """`(n,)`: the unknown targets of each forecast, as a `ServerForecast` has them."""
+    fences: npt.NDArray[np.int64] | None = None
+    """`(n,)`, in a cluster: the fence of each forecast, as a `ServerForecast` has it."""
 
     def __len__(self) -> int:
         return len(self.servers)
@@ -80,6 +84,7 @@ class ForecastBatch:
                 values=self.values[place],
                 context=int(self.contexts[place]),
                 unknown=self.unknown[place],
+                fence=None if self.fences is None else int(self.fences[place]),
             )
 
     def drop(self, places: Sequence[int]) -> "ForecastBatch":
@@ -96,6 +101,7 @@ class ForecastBatch:
             every=self.every,
             values=self.values[keep],
             unknown=tuple(self.unknown[place] for place in keep),
+            fences=None if self.fences is None else self.fences[keep],
         )
 
 
@@ -149,6 +155,8 @@ class ForecastMessage(msgspec.Struct, kw_only=True):
     servers: list[str] = []
     origins: list[float] = []
     contexts: list[int] = []
+    fence: int | None = None
+    fences: list[int] | None = None
     values: ReceivedTensor | None = None
     unknown: tuple[Any, ...] = ()
     """Names in a `forecast`, and in `forecasts` a list of names for each of them."""
@@ -177,6 +185,7 @@ class ForecastMessage(msgspec.Struct, kw_only=True):
             values=self._read_values(3),
             context=self.context,
             unknown=self.unknown,
+            fence=self.fence,
         )
 
     def to_batch(self) -> ForecastBatch:
@@ -193,6 +202,7 @@ class ForecastMessage(msgspec.Struct, kw_only=True):
             every=self.every,
             values=self._read_values(4),
             unknown=tuple(tuple(names) for names in self.unknown or [()] * len(self.servers)),
+            fences=None if self.fences is None else np.array(self.fences, np.int64),
         )
 
     def _read_values(self, axes: int) -> npt.NDArray[Any]:

@@ -19,7 +19,7 @@ import msgspec
 import numpy.typing as npt
 from aiohttp import WSCloseCode, WSMsgType
 
-from streamd.client.connection import DaemonConnection, close_socket, wait_or_raise
+from streamd.client.connection import DaemonConnection, close_socket
 from streamd.client.errors import ClientError, DaemonUnreachableError, RefusedError
 from streamd.client.followed_socket import decode_wire_message
 from streamd.client.retries import RetrySchedule
@@ -70,6 +70,8 @@ class IngestSocket:
         self.reconnects = 0
         """How often the connection was lost and opened again."""
         self._connection = connection
+        self._address = connection.address
+        """The address of the newest attempt."""
         self._reconnect_seconds = reconnect_seconds
         self._places = asyncio.Semaphore(max_in_flight)
         self._numbers = itertools.count(1)
@@ -156,7 +158,7 @@ class IngestSocket:
         try:
             while True:
                 error = await self._use(socket, schedule)
-                await wait_or_raise(schedule, error)
+                await self._connection.wait_or_raise(schedule, error, self._address)
                 socket = await self._connect(schedule)
                 self.reconnects += 1
         except ClientError as failure:
@@ -167,10 +169,11 @@ class IngestSocket:
 
     async def _connect(self, schedule: RetrySchedule) -> aiohttp.ClientWebSocketResponse:
         while True:
+            self._address = self._connection.address
             try:
-                return await self._connection.open_socket("/v1/ingest")
+                return await self._connection.open_socket(self._address, "/v1/ingest")
             except ClientError as error:
-                await wait_or_raise(schedule, error)
+                await self._connection.wait_or_raise(schedule, error, self._address)
 
     async def _use(self, socket: aiohttp.ClientWebSocketResponse, schedule: RetrySchedule) -> ClientError:
         """Send and receive until the connection is lost; returns the reason, after which another may be opened."""
