@@ -196,6 +196,38 @@ ROWS: Mapping[str, Sequence[Graph]] = {
             },
         ),
     ],
+    "Cluster": [
+        Graph(
+            title="Shards by node",
+            description="Shards that are owned by each node. They move when a node comes or leaves.",
+            queries={"{{instance}}": f'streamd_cluster_shards{{{OF_DAEMON},state="owning"}}'},
+        ),
+        Graph(
+            title="Shards without a node, and nodes without NATS",
+            queries={
+                "shards without a node": f"max(streamd_cluster_shards_without_node{{{OF_DAEMON}}})",
+                "nodes without NATS": f"count(streamd_cluster_connected{{{OF_DAEMON}}} == 0) or vector(0)",
+            },
+        ),
+        Graph(
+            title="Changes of leases a second",
+            queries={"{{change}}": add_up_rate("streamd_cluster_lease_changes_total", "change")},
+        ),
+        Graph(
+            title="Rows that wait for the log of the cluster",
+            queries={"{{instance}}": f"streamd_cluster_waiting_bytes{{{OF_DAEMON}}}"},
+            unit="bytes",
+        ),
+        Graph(
+            title="Lag of owners behind the row logs, in messages",
+            queries={"{{instance}}": add_up("streamd_cluster_lag_messages", "instance")},
+        ),
+        Graph(
+            title="Clocks ahead of the middle of all nodes",
+            queries={"{{instance}}": f"streamd_cluster_clock_ahead_seconds{{{OF_DAEMON}}}"},
+            unit="s",
+        ),
+    ],
 }
 """The graphs, by the heading of their row."""
 

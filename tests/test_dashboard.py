@@ -16,6 +16,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 from streamd.core.forecast_export.choice import ExportSettings
 from streamd.runtime.remote_write.requests import CURVE_METRIC
 from streamd.runtime.service import ServiceLimits
+from tests.support.cluster_parts import make_unjoined_part
 from tests.support.http_harness import NEED, HttpDaemonSettings, make_rows, run_http_daemon
 
 ROOT = Path(__file__).parents[1]
@@ -76,10 +77,12 @@ def test_each_graph_has_a_title_of_its_own_and_queries() -> None:
 
 async def test_each_metric_in_it_is_one_of_the_daemon(tmp_path: Path) -> None:
     limits = ServiceLimits(exports=ExportSettings(servers=("*",), horizons=("2m",), max_age_steps=0))
-    async with run_http_daemon(tmp_path, HttpDaemonSettings(service_limits=limits)) as daemon:
+    async with run_http_daemon(tmp_path / "alone", HttpDaemonSettings(service_limits=limits)) as daemon:
         await daemon.accept(make_rows("web-01", 1, range(NEED)))
         await daemon.service.pipeline.wait_idle()
         pages = [(await daemon.call("GET", path)).data.decode() for path in ("/metrics", "/metrics/forecasts")]
+    async with run_http_daemon(tmp_path / "node", HttpDaemonSettings(cluster=make_unjoined_part())) as node:
+        pages.append((await node.call("GET", "/metrics")).data.decode())
     types = dict(re.findall(r"^# TYPE (\w+) (\w+)$", "\n".join(pages), re.MULTILINE))
     known = {name for name, kind in types.items() if kind != "histogram"}
     for part in ("bucket", "sum", "count"):

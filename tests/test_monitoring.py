@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.cluster_parts import make_unjoined_part
 from tests.support.document_tables import read, read_table
 from tests.support.http_harness import HttpDaemonSettings, make_rows, run_http_daemon
 
@@ -37,15 +38,22 @@ def run_promtool(*arguments: str, stdin: str = "", cwd: Path = ROOT) -> "subproc
     return subprocess.run(["promtool", *arguments], cwd=cwd, input=stdin, capture_output=True, text=True, check=False)
 
 
+async def read_node_exposition(folder: Path) -> str:
+    """Return the metrics of a node of a cluster."""
+    async with run_http_daemon(folder / "node", HttpDaemonSettings(cluster=make_unjoined_part())) as daemon:
+        return (await daemon.call("GET", "/metrics")).data.decode()
+
+
 async def read_exposition(folder: Path) -> str:
-    async with run_http_daemon(folder, HttpDaemonSettings()) as daemon:
+    """Return the metrics of a daemon that has forecast."""
+    async with run_http_daemon(folder / "alone", HttpDaemonSettings()) as daemon:
         await daemon.accept(make_rows("web-01", 1, range(5)))
         await daemon.service.pipeline.wait_idle()
         return (await daemon.call("GET", "/metrics")).data.decode()
 
 
 async def test_alerts_are_over_metrics_that_exist(tmp_path: Path) -> None:
-    exposition = await read_exposition(tmp_path)
+    exposition = await read_exposition(tmp_path) + await read_node_exposition(tmp_path)
     known = set(re.findall(r"^# TYPE (\w+)", exposition, re.MULTILINE)) | OF_PROMETHEUS
     known |= {f"{name}_bucket" for name in re.findall(r"^# TYPE (\w+) histogram", exposition, re.MULTILINE)}
     assert find_metrics("expr: streamd_steady == 0") - known == {"streamd_steady"}
@@ -99,6 +107,7 @@ def test_promtool_takes_the_rules_and_their_tests(tmp_path: Path) -> None:
 
 @needs_promtool
 async def test_promtool_finds_nothing_to_complain_of_in_the_metrics(tmp_path: Path) -> None:
-    checked = run_promtool("check", "metrics", stdin=await read_exposition(tmp_path))
-    assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
+    for exposition in (await read_exposition(tmp_path), await read_node_exposition(tmp_path)):
+        checked = run_promtool("check", "metrics", stdin=exposition)
+        assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
     assert run_promtool("check", "metrics", stdin="# TYPE streamd_rows counter\nstreamd_rows 1\n").returncode == 3
