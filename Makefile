@@ -7,10 +7,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PAGE := streamd/web/page
 
-.PHONY: help install demo scene chaos interface test tensorrt lint format bench web screenshots lock sbom audit wheel image clean
+.PHONY: help install demo scene cluster-demo chaos interface test tensorrt lint format bench web screenshots lock sbom audit wheel image clean
 
 help:               ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## install streamd and its development tools into .venv
 
@@ -27,6 +27,9 @@ demo: install       ## run the daemon on twelve real servers, about a minute; KE
 
 scene: install      ## run real agents against a daemon that is killed and started again, about three minutes
 	@$(BIN)/python scripts/scene.py $(ARGS)
+
+cluster-demo: install ## run four daemons that share a fleet, on this machine, through faults; about two minutes; needs nats-server
+	@$(BIN)/python -m scripts.cluster_demo $(ARGS)
 
 chaos: install      ## load, faults and checks at once against a real daemon, half an hour; ARGS="--minutes 5 --seed 2"
 	@$(BIN)/python -m benchmarks.chaos $(ARGS)

@@ -23,13 +23,13 @@ from typing import Any
 
 import aiohttp
 
-from benchmarks.chaos.journal import Journal
+from benchmarks.chaos.journal import Journal, end_run
 from benchmarks.chaos.links import JSON, MSGPACK, SampleLink
 from benchmarks.chaos.model import CONTRACT
 from benchmarks.chaos.parts import PART_FAULTS
 from benchmarks.chaos.run import STEPS_BEFORE_NOW, ChaosPlan, ChaosRun
 from benchmarks.chaos.sender import ChaosSender
-from benchmarks.harness import describe_machine, write_result
+from benchmarks.harness import describe_machine
 from streamd.runtime.workers.ownership import find_owning_worker
 
 WORKERS = 2
@@ -208,12 +208,7 @@ def main() -> int:
         run = KillRun(folder, args.kills, journal, args.seed)
         asyncio.run(run.run())
     result = summarize(run.chaos, folder / "chaos.jsonl")
-    print(json.dumps(result, indent=1))
-    for example in journal.examples[:20]:
-        print(f"FINDING {example[:500]}")
-    if args.result:
-        write_result(args.result, result)
-    return 3 if journal.findings else 0
+    return end_run(journal, result, args.result)
 
 
 if __name__ == "__main__":

@@ -77,8 +77,7 @@ def print_summary(summary: dict[str, object], journal: Journal) -> None:
     for name, shown in dict(summary["slopes"]).items():  # type: ignore[call-overload]
         print(f"  {name:40} {shown}")
     print(f"  lives of the daemon: {summary['lives']}, {summary['seconds']} s")
-    for example in journal.examples[:20]:
-        print(f"FINDING {example[:500]}")
+    journal.print_examples()
     print("no finding" if not journal.findings else f"findings: {dict(journal.findings)}")
 
 

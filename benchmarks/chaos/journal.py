@@ -5,6 +5,8 @@ import time
 from collections import Counter
 from typing import Any, TextIO
 
+from benchmarks.harness import write_result
+
 MAX_LISTED = 200
 """Findings that are written out; all are counted."""
 
@@ -37,3 +39,17 @@ class Journal:
         if self.findings[kind] <= MAX_LISTED:
             self.examples.append(f"{kind}: {message}")
             self.write("finding", kind=kind, message=message[:2_000])
+
+    def print_examples(self) -> None:
+        """Print the first findings."""
+        for example in self.examples[:20]:
+            print(f"FINDING {example[:500]}")
+
+
+def end_run(journal: Journal, result: dict[str, Any], name: str | None) -> int:
+    """Print a result and the findings, write it under a name if there is one, and return the exit status."""
+    print(json.dumps(result, indent=1))
+    journal.print_examples()
+    if name:
+        write_result(name, result)
+    return 3 if journal.findings else 0
