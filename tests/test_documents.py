@@ -35,6 +35,7 @@ from streamd.http.subscriptions import parse_query
 from streamd.server.config import SECTIONS, Config, load_config
 from streamd.tools.engine.command import SUBCOMMANDS
 from streamd.tools.loadtest.errors import Exit
+from tests.support.cluster_parts import make_unjoined_part
 from tests.support.document_commands import blocks_of, commands_in, inline_of, is_command, plain, problems_of
 from tests.support.document_tables import (
     ROOT,
@@ -289,6 +290,27 @@ async def test_operation_lists_every_metric(daemon: HttpDaemon) -> None:
         ("| `streamd_due` | gauge |", "| `streamd_do` | gauge |"),
         ("| `streamd_samples_total` | counter | `result` |", "| `streamd_samples_total` | counter | |"),
         ("| `streamd_lanes` | gauge | | lanes that can run |\n", ""),
+    )
+
+
+async def test_cluster_lists_every_metric_that_a_node_has_beside_those_of_a_daemon(
+    daemon: HttpDaemon, tmp_path: Path
+) -> None:
+    alone = {family.name for family in daemon.service.metrics.collect()}
+    async with run_http_daemon(tmp_path / "node", HttpDaemonSettings(cluster=make_unjoined_part())) as node:
+        exposition = (await node.call("GET", "/metrics")).data.decode()
+        families = [family for family in node.service.metrics.collect() if family.name not in alone]
+    labels = {family.name: tuple(getattr(family, "_labelnames", ())) for family in families}
+    own = "".join(
+        part
+        for part in re.split(r"(?=^# HELP )", exposition, flags=re.MULTILINE)
+        if part.split()[2:3] and (part.split()[2].removesuffix("_total") in labels)
+    )
+    check(
+        lambda text: find_wrong_metrics(text, own, labels),
+        read("docs/cluster.md"),
+        ("| `streamd_cluster_fence` | gauge | `shard` |", "| `streamd_cluster_fence` | gauge | |"),
+        ("| `streamd_cluster_nodes` | gauge |", "| `streamd_cluster_knots` | gauge |"),
     )
 
 
@@ -564,9 +586,9 @@ def test_the_main_documents_name_files(document: str) -> None:
 
 
 def find_unknown_targets(text: str) -> Found:
-    targets = set(re.findall(r"^([a-z]+):", read("Makefile"), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", read("Makefile"), re.MULTILINE))
     spans = [*code_spans(text), *re.findall(r"^    (.*)$", text, re.MULTILINE)]
-    named = {name for span in spans for name in re.findall(r"\bmake ([a-z]+)", span)}
+    named = {name for span in spans for name in re.findall(r"\bmake ([a-z-]+)", span)}
     return [f"make {name}: no such target" for name in sorted(named - targets)]
 
 
@@ -578,13 +600,13 @@ def test_make_targets_are_there(document: str) -> None:
 
 
 def test_make_targets_that_readme_names_are_there() -> None:
-    targets = set(re.findall(r"^([a-z]+):", read("Makefile"), re.MULTILINE))
-    named = set(re.findall(r"`?make ([a-z]+)", read("README.md")))
+    targets = set(re.findall(r"^([a-z-]+):", read("Makefile"), re.MULTILINE))
+    named = set(re.findall(r"`?make ([a-z-]+)", read("README.md")))
     assert {"demo", "test", "lint", "bench"} <= named & targets
 
 
 def test_contributing_lists_every_target() -> None:
-    targets = re.findall(r"^([a-z]+):", read("Makefile"), re.MULTILINE)
+    targets = re.findall(r"^([a-z-]+):", read("Makefile"), re.MULTILINE)
 
     def guard(text: str) -> Found:
         return differences("target", [bare(row["command"]) for row in read_table(text, "command")], named)

@@ -113,33 +113,35 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
         *("asyncio", "aiohttp", "uvloop", "socket", "select", "selectors", "ssl", "http"),
         *("threading", "_thread", "multiprocessing", "concurrent", "queue", "subprocess", "signal"),
         *("cuda", "tensorrt", "onnxruntime", "torch", "time", "mmap", "prometheus_client", "structlog"),
-        *packages("inference", "repository", "runtime", "http", "server", "tools", "engine", "cli"),
+        *packages("inference", "repository", "runtime", "cluster", "http", "server", "tools", "engine", "cli"),
     ),
     "streamd.protocols": (
         *("asyncio", "aiohttp", "socket", "threading", "subprocess", "time"),
-        *packages("inference", "repository", "runtime", "http", "server", "tools", "engine", "cli", "rule_sets"),
+        *packages("inference", "repository", "runtime", "cluster", "http", "server", "tools", "engine", "cli"),
+        *packages("rule_sets"),
     ),
     "streamd.rule_sets": packages(
-        *("inference", "repository", "runtime", "http", "server", "tools", "engine", "cli", "protocols"),
+        *("inference", "repository", "runtime", "cluster", "http", "server", "tools", "engine", "cli", "protocols"),
     ),
-    "streamd.inference": packages("runtime", "http", "server", "tools", "engine", "cli"),
-    "streamd.repository": packages("inference", "runtime", "http", "server", "tools", "engine", "cli"),
-    "streamd.runtime": ("aiohttp", *packages("repository", "http", "server", "tools", "engine", "cli")),
-    "streamd.http": packages("inference", "repository", "server", "tools", "engine", "cli"),
+    "streamd.inference": packages("runtime", "cluster", "http", "server", "tools", "engine", "cli"),
+    "streamd.repository": packages("inference", "runtime", "cluster", "http", "server", "tools", "engine", "cli"),
+    "streamd.runtime": ("aiohttp", *packages("repository", "http", "server", "tools", "engine", "cli", "cluster")),
+    "streamd.http": packages("inference", "repository", "server", "tools", "engine", "cli", "cluster"),
+    "streamd.cluster": ("aiohttp", *packages("inference", "repository", "http", "server", "tools", "engine", "cli")),
     "streamd.web": (
         *("asyncio", "aiohttp", "socket", "threading", "subprocess", "time"),
         *packages("core", "protocols", "rule_sets", "inference", "repository", "runtime", "http", "server", "tools"),
-        *packages("engine", "cli"),
+        *packages("cluster", "engine", "cli"),
     ),
     "streamd.server": packages("tools", "engine", "cli"),
     "streamd.tools": packages("runtime", "http", "server", "cli"),
     "streamd.tools.networks": packages("inference", "repository"),
     "streamd.tools.loadtest": packages("core", "inference", "repository"),
-    "streamd.engine": packages("core", "runtime", "repository", "http", "server", "tools", "cli"),
+    "streamd.engine": packages("core", "runtime", "repository", "cluster", "http", "server", "tools", "cli"),
     "streamd.client": (
         *("uvloop", "orjson", "onnxruntime", "prometheus_client", "structlog"),
         *packages("core", "protocols", "rule_sets", "inference", "repository", "runtime", "http", "server", "tools"),
-        *packages("engine", "cli"),
+        *packages("cluster", "engine", "cli"),
     ),
 }
 """What each package may not import."""
@@ -183,6 +185,10 @@ def test_packages_import_only_what_they_may() -> None:
             {"streamd.core": "import threading"},
             {"streamd.core.state.x": "from streamd.core.scheduling.costs import CostTable"},
             {"streamd.http.x": "from streamd.inference.lane import Lane"},
+            {"streamd.http.x": "from streamd.cluster.log import Log"},
+            {"streamd.runtime.x": "from streamd.cluster.log import Log"},
+            {"streamd.core.cluster.x": "from streamd.cluster.log import Log"},
+            {"streamd.cluster.x": "from streamd.http.app import HttpApp"},
             {"streamd.http.x": "if TYPE_CHECKING:\n    import streamd.server.config"},
             {"streamd.runtime.x": "from streamd.http import app"},
             {"streamd.runtime.x": "from streamd import server"},
@@ -201,8 +207,24 @@ def test_packages_import_only_what_they_may() -> None:
     assert find_forbidden_imports({"streamd.core.x": "import timeit_of_ours", "streamd.runtime.x": "import time"}) == []
 
 
-DAEMON = ("core", "protocols", "rule_sets", "inference", "repository", "runtime", "http", "server", "web")
+DAEMON = ("core", "protocols", "rule_sets", "inference", "repository", "runtime", "cluster", "http", "server", "web")
 """The daemon's packages: none of them imports `tools/`, and `streamd serve` loads none of it."""
+
+
+def find_clients_of_nats(sources: Sources) -> Found:
+    """Modules that import the client of NATS, beside those that are all about it; what is foreign stays there."""
+    return [
+        f"{module}: imports {name}"
+        for module, source in sources.items()
+        if not is_in(module, ["streamd.cluster.nats"])
+        for name in imports_of(source)
+        if is_in(name, ["nats", "nkeys"])
+    ]
+
+
+def test_only_the_modules_of_nats_import_its_client() -> None:
+    check(find_clients_of_nats, [{"streamd.cluster.log": "def f():\n    import nats.errors"}])
+    assert find_clients_of_nats({"streamd.cluster.nats.log": "from nats.aio.msg import Msg"}) == []
 
 
 CLOCK_CALLS = {"now", "utcnow", "today", "fromtimestamp", "time", "monotonic", "perf_counter"}
@@ -422,8 +444,9 @@ def test_the_client_loads_nothing_of_the_daemon_and_nothing_heavy() -> None:
     assert {name for name in loaded if name in HEAVY} == {"aiohttp", "msgspec", "numpy"}
 
 
-def test_the_daemon_loads_no_tools() -> None:
-    assert not [name for name in loaded_modules("import streamd.server.daemon") if is_in(name, ["streamd.tools"])]
+def test_the_daemon_loads_no_tools_and_without_others_nothing_of_a_cluster() -> None:
+    loaded = loaded_modules("import streamd.server.daemon")
+    assert not [name for name in loaded if is_in(name, ["streamd.tools", "streamd.cluster", "nats"])]
     assert [name for name in loaded_modules("import streamd.tools.engine.flags") if is_in(name, ["streamd.tools"])]
 
 
@@ -628,8 +651,16 @@ TELLS_ITS_PARENT_S_CODE = {
     "CudaError",
     "DeviceLostError",
     "ForeignLayoutError",
+    "LaterFormatError",
+    "LogAwayError",
+    "LogFullError",
+    "LogGapError",
+    "LogMissingError",
+    "LogSettingsError",
+    "NoAnswerError",
     "StateReplacedError",
     "UnsupportedEncodingError",
+    "WrongSequenceError",
 }
 """Errors that the wire need not tell from their parent."""
 
@@ -656,11 +687,16 @@ def find_bad_codes(errors: Iterable[type[StreamdError]]) -> Found:
     return found
 
 
-def test_every_error_has_a_code_of_its_own() -> None:
+def import_errors() -> list[type[StreamdError]]:
+    """Return every error of the package, whatever other tests have imported."""
     for module in read_sources():
-        if is_in(module, ["streamd.core", "streamd.inference", "streamd.runtime", "streamd.server", "streamd.http"]):
+        if is_in(module, packages("core", "inference", "runtime", "cluster", "server", "http")):
             importlib.import_module(module)
-    errors = all_errors(StreamdError)
+    return all_errors(StreamdError)
+
+
+def test_every_error_has_a_code_of_its_own() -> None:
+    errors = import_errors()
     assert len(errors) > 20
     for body in ({}, {"code": "Not Snake"}, {"code": "too_old"}):
         broken: Any = type("Broken", (Exception,), body)
@@ -670,7 +706,7 @@ def test_every_error_has_a_code_of_its_own() -> None:
 
 
 def test_every_error_says_whether_to_retry() -> None:
-    retried = {error.__name__ for error in all_errors(StreamdError) if error.retry}
+    retried = {error.__name__ for error in import_errors() if error.retry}
     assert retried == {
         "UnavailableError",
         "TooBusyError",
@@ -679,6 +715,10 @@ def test_every_error_says_whether_to_retry() -> None:
         "NoCapacityError",
         "StorageError",
         "LaneLostError",
+        "LogAwayError",
+        "LogFullError",
+        "LogMissingError",
+        "NoAnswerError",
     }
 
 
@@ -745,5 +785,6 @@ def test_a_key_is_in_one_section_only() -> None:
 def test_every_setting_of_the_command_line_is_one_of_the_file() -> None:
     source = read_sources()["streamd.cli"]
     flags = set(re.findall(r'add_argument\(\s*"--([a-z-]+)"', source)) - {"config", "version"}
-    assert {flag.replace("-", "_") for flag in flags} <= set(SECTIONS)
+    keys = {"cluster": "nats"}  # a flag says what it makes of the daemon, its key what the value is
+    assert {keys.get(flag, flag.replace("-", "_")) for flag in flags} <= set(SECTIONS)
     assert len(flags) >= 7

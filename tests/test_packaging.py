@@ -16,7 +16,8 @@ BUILT_FROM = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE
 ENGINE = "engines/patch_tensorrt_20261129_232000"
 DATA = "streamd/tools/loadtest/shipped_data"
 TRACKED = ("tests", "docs", "benchmarks", "engines", "examples", "licenses", "monitoring", "scripts", "systemd", ".ci")
-MAX_WHEEL_BYTES = 8 * 2**20
+MAX_WHEEL_BYTES = 9 * 2**20
+"""6.3 MB are the sealed version, which has its weights twice (graph, safetensors); 0.3 the fleet, 1.8 the code."""
 
 
 PAGE = "streamd/web/page"
@@ -137,5 +138,5 @@ def _copy_small(source: str, target: str) -> str:
 
 def test_the_extras_that_are_tested_are_among_the_development_tools() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
-    for name in ("tracing", "replay"):
+    for name in ("tracing", "replay", "cluster"):
         assert set(extras[name]) <= set(extras["dev"])

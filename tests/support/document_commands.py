@@ -131,7 +131,7 @@ def parse_problem(words: tuple[str, ...]) -> str | None:
 
 def _make(rest: list[str]) -> str | None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
     for word in rest:
         name, assigned, _ = word.partition("=")
         known = re.search(rf"\$\((if )?{name}\b", makefile) if assigned else name in targets
