@@ -24,6 +24,13 @@ def records_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("streamd.cluster.forecasts.step_recorder.RECORD_SECONDS", 0.0)
 
 
+@pytest.fixture
+def small_messages(records_at_once: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each forecast be a message, and records come by the growth of the chain alone."""
+    monkeypatch.setattr("streamd.cluster.forecasts.forecast_publisher.MAX_BATCH_BYTES", FORECAST_BYTES)
+    monkeypatch.setattr("streamd.cluster.forecasts.step_recorder.RECORD_SECONDS", 1e6)
+
+
 def find_chain(rig: ForecastRig) -> MadeStream:
     return rig.made_log.broker.get_stream(NAMES.forecasts_stream(0))
 
@@ -43,6 +50,14 @@ async def offer(rig: ForecastRig, owner: RigNode, servers: Sequence[str], step: 
 
 async def refuse_purge(*given: Any, **options: Any) -> None:
     raise LogAwayError("no answer")
+
+
+def limit_chain(rig: ForecastRig, forecasts: float) -> MadeStream:
+    """Let the log take the bytes of so many forecasts, as the nodes that start from now on know; returns the chain."""
+    chain, limit = find_chain(rig), int(forecasts * FORECAST_BYTES)
+    chain.plan = replace(chain.plan, max_bytes=limit)
+    rig.max_chain_bytes = limit
+    return chain
 
 
 async def forecast_steps(
@@ -76,10 +91,7 @@ async def test_forecasts_go_on_in_a_log_that_was_full(tmp_path: Path) -> None:
 async def test_a_chain_is_shortened_before_its_log_is_full(tmp_path: Path) -> None:
     """Also if a server is silent, whose forecast has to be moved: for that the log must take something."""
     async with run_forecast_rig(tmp_path) as rig:
-        limit = 40 * FORECAST_BYTES
-        chain = find_chain(rig)
-        chain.plan = replace(chain.plan, max_bytes=limit)
-        rig.max_chain_bytes = limit
+        chain = limit_chain(rig, 40)
         owner = rig.start("a")
         held = await owner.own(0, 1)
         await rig.send(SERVERS, 10)
@@ -90,7 +102,7 @@ async def test_a_chain_is_shortened_before_its_log_is_full(tmp_path: Path) -> No
         await rig.wait_until(lambda: not held.publisher.waiting)
         assert held.publisher.counts.local == 0
         assert held.publisher.counts.kept > 0
-        assert chain.bytes <= limit
+        assert chain.bytes <= chain.plan.max_bytes
         board = owner.read_board()
         await rig.kill(owner)
         heir = rig.start("b")
@@ -118,16 +130,12 @@ async def test_a_shard_is_owned_again_though_the_log_is_full(tmp_path: Path) -> 
         assert chain.bytes <= chain.plan.max_bytes
 
 
-async def test_what_is_moved_fits_beside_what_it_is_moved_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("small_messages")
+async def test_what_is_moved_fits_beside_what_it_is_moved_from(tmp_path: Path) -> None:
     """Most servers are silent, and of two versions, whose forecasts are moved in another order than they came."""
-    monkeypatch.setattr("streamd.cluster.forecasts.forecast_publisher.MAX_BATCH_BYTES", FORECAST_BYTES)
-    monkeypatch.setattr("streamd.cluster.forecasts.step_recorder.RECORD_SECONDS", 1e6)  # only by the chain's growth
     servers = make_servers(0, 64)
-    limit = int(64 * FORECAST_BYTES / 0.45)
     async with run_forecast_rig(tmp_path) as rig:
-        chain = find_chain(rig)
-        chain.plan = replace(chain.plan, max_bytes=limit)
-        rig.max_chain_bytes = limit
+        chain = limit_chain(rig, 64 / 0.45)
         owner = rig.start("a")
         held = await owner.own(0, 1)
         await rig.send(servers, 10)
@@ -140,7 +148,7 @@ async def test_what_is_moved_fits_beside_what_it_is_moved_from(tmp_path: Path, m
             await rig.wait_until(lambda: not held.publisher.waiting)
         assert held.publisher.counts.local == 0
         assert held.publisher.counts.kept > 0
-        assert chain.bytes <= limit
+        assert chain.bytes <= chain.plan.max_bytes
         assert await read_newest(rig) == {server: 11 if server in servers[:56] else 29 for server in servers}
 
 
@@ -179,22 +187,19 @@ async def test_an_heir_removes_what_a_former_owner_could_not(
         assert not is_full or chain.bytes <= chain.plan.max_bytes
 
 
+@pytest.mark.usefixtures("small_messages")
 @pytest.mark.parametrize(
     ("limit", "later_limit", "filled", "can_purge"),
     [(80, 40, 56, True), (80, 80, 62, False), (80, 80, 76, False)],
     ids=["a lower limit", "no purge", "no purge, nearly full"],
 )
 async def test_an_heir_of_a_chain_that_is_too_long_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, limit: int, later_limit: int, filled: int, can_purge: bool
+    tmp_path: Path, *, limit: int, later_limit: int, filled: int, can_purge: bool
 ) -> None:
     """NATS keeps a former limit until the chain is shorter, and the heir does not know what was not removed."""
-    monkeypatch.setattr("streamd.cluster.forecasts.forecast_publisher.MAX_BATCH_BYTES", FORECAST_BYTES)
-    monkeypatch.setattr("streamd.cluster.forecasts.step_recorder.RECORD_SECONDS", 1e6)  # only by the chain's growth
     servers = make_servers(0, 20 if can_purge else 40)
     async with run_forecast_rig(tmp_path) as rig:
-        chain = find_chain(rig)
-        chain.plan = replace(chain.plan, max_bytes=limit * FORECAST_BYTES)
-        rig.max_chain_bytes = limit * FORECAST_BYTES
+        chain = limit_chain(rig, limit)
         owner = rig.start("a")
         held = await owner.own(0, 1)
         if not can_purge:
@@ -217,22 +222,18 @@ async def test_an_heir_of_a_chain_that_is_too_long_goes_on(
         assert await read_newest(rig) == dict.fromkeys(servers[:3], step + 100) | dict.fromkeys(servers[3:], 11)
 
 
+@pytest.mark.usefixtures("small_messages")
 async def test_a_forecast_that_was_removed_keeps_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After an outage newer forecasts wait: those that they replace are not moved, and are gone."""
-    monkeypatch.setattr("streamd.cluster.forecasts.forecast_publisher.MAX_BATCH_BYTES", FORECAST_BYTES)
-    monkeypatch.setattr("streamd.cluster.forecasts.step_recorder.RECORD_SECONDS", 1e6)  # only by the chain's growth
     servers = make_servers(0, 20)
     async with run_forecast_rig(tmp_path) as rig:
-        limit = 80 * FORECAST_BYTES
-        chain = find_chain(rig)
-        chain.plan = replace(chain.plan, max_bytes=limit)
-        rig.max_chain_bytes = limit
+        chain = limit_chain(rig, 80)
         owner = rig.start("a")
         held = await owner.own(0, 1)
         await rig.send(servers, 10)
         await forecast_steps(rig, owner, 11, 12, servers)
         step = 11
-        while chain.bytes < 0.7 * limit:
+        while chain.bytes < 0.7 * chain.plan.max_bytes:
             step += 1
             await forecast_steps(rig, owner, step, step + 1, servers[:1])
         known, append, is_held_back = held._follower.chain, owner.log.append, []
