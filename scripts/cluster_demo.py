@@ -129,7 +129,6 @@ class ClusterDemo:
         self.acked_rows = 0
         self.missing_rows = 0
         self.shards_not_taken = 0
-        self.refusals = 0
         self._say = say
         self._is_stopping = False
 
@@ -181,7 +180,6 @@ class ClusterDemo:
                     answer = await link.exchange(payload)
                     break
                 except (LinkLostError, RefusedError):
-                    self.refusals += 1
                     await asyncio.sleep(0.1)
             accepted = answer["accepted"]
             assert isinstance(accepted, int)
@@ -214,32 +212,19 @@ class ClusterDemo:
     # ------------------------------------------------------------ events
     async def _kill_node(self, name: str) -> None:
         node = self.site.find_node(name)
-
-        async def undo() -> None:
-            await node.start_and_wait()
-
-        await self._try_node(f"{name} is killed (kill -9)", name, node.program.kill, undo)
+        await self._try_node(f"{name} is killed (kill -9)", name, node.program.kill, node.start_and_wait)
 
     async def _cut_node(self, name: str) -> None:
-        node, network = self.site.find_node(name), self.site.network
+        site, node = self.site, self.site.find_node(name)
         began = time.monotonic()
-
-        def cut() -> None:
-            if network.can_cut:
-                network.cut(node.host, from_nats_only=False)
-            else:
-                node.program.pause()
 
         async def undo() -> None:
             await asyncio.sleep(max(0.0, CUT_SECONDS - (time.monotonic() - began)))
-            if network.can_cut:
-                network.join(node.host)
-            else:
-                node.program.resume()
+            site.join(node)
             await node.wait_ready()
 
-        what = "cut off from the network" if network.can_cut else "stopped (SIGSTOP)"
-        await self._try_node(f"{name} is {what} for {CUT_SECONDS:g} seconds", name, cut, undo)
+        what = "cut off from the network" if site.network.can_cut else "stopped (SIGSTOP)"
+        await self._try_node(f"{name} is {what} for {CUT_SECONDS:g} seconds", name, lambda: site.cut(node), undo)
 
     async def _try_node(
         self, title: str, name: str, apply: Callable[[], None], undo: Callable[[], Awaitable[None]]

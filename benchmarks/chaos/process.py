@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import aiohttp
@@ -43,6 +44,23 @@ SETTINGS = {
 def find_faketime() -> str | None:
     """Return the path of libfaketime, `None` if it is not installed."""
     return next((path for path in FAKETIME_LIBRARIES if Path(path).exists()), None)
+
+
+def make_environ(settings: Mapping[str, str], clock: Path | None) -> dict[str, str]:
+    """Return the environment of a daemon: settings of no other one, and a wall clock that `write_clock` changes."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("STREAMD_", "NOTIFY_"))}
+    environ = {**clean, **{f"STREAMD_{key}": value for key, value in settings.items()}}
+    if clock is not None and (library := find_faketime()) is not None:
+        environ |= {"LD_PRELOAD": library, "FAKETIME_TIMESTAMP_FILE": str(clock)}
+        environ |= {"FAKETIME_CACHE_DURATION": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    return environ
+
+
+def write_clock(clock: Path, setting: str) -> None:
+    """Let a wall clock be wrong: `+3600` is an hour ahead, a date and a time stand still."""
+    fresh = clock.with_suffix(".new")
+    fresh.write_text(f"{setting}\n", encoding="ascii")
+    os.replace(fresh, clock)
 
 
 class ChaosProcess:
@@ -116,19 +134,12 @@ class ChaosProcess:
 
     def shift_clock(self, seconds: int) -> None:
         """Let its clock differ from that of the machine by so many seconds, from now on."""
-        fresh = self.clock.with_suffix(".new")
-        fresh.write_text(f"{seconds:+d}\n", encoding="ascii")
-        os.replace(fresh, self.clock)
+        write_clock(self.clock, f"{seconds:+d}")
 
     def _spawn(self) -> None:
         self.lives += 1
         self.began = time.monotonic()
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(("STREAMD_", "NOTIFY_"))}
-        environ = {**clean, **{f"STREAMD_{key}": value for key, value in self.settings.items()}}
-        environ["CHAOS_ORDERS"] = str(self._orders)
-        if (library := find_faketime()) is not None:
-            environ |= {"LD_PRELOAD": library, "FAKETIME_TIMESTAMP_FILE": str(self.clock)}
-            environ |= {"FAKETIME_CACHE_DURATION": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+        environ = make_environ(self.settings, self.clock) | {"CHAOS_ORDERS": str(self._orders)}
         command = [sys.executable, "-m", "benchmarks.chaos.child", "serve", "--port", str(self.port)]
         command += ["--state-dir", str(self._state_dir), "--engines", str(self._engines)]
         with self.log.open("ab") as log:

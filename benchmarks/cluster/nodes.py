@@ -1,7 +1,6 @@
 """A daemon that is a node of a cluster, on a host of its own."""
 
 import asyncio
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 import aiohttp
 
-from benchmarks.chaos.process import SmallDisk, find_faketime
+from benchmarks.chaos.process import SmallDisk, make_environ, write_clock
 from benchmarks.cluster.network import Host
 from benchmarks.cluster.programs import Program
 
@@ -50,12 +49,7 @@ class ClusterDaemon:
 
     def start(self) -> None:
         """Start it; returns at once."""
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(("STREAMD_", "NOTIFY_"))}
-        environ = {**clean, **{f"STREAMD_{key}": value for key, value in self.settings.items()}}
-        environ |= self._environ
-        if self.has_false_clock and (library := find_faketime()) is not None:
-            environ |= {"LD_PRELOAD": library, "FAKETIME_TIMESTAMP_FILE": str(self._clock)}
-            environ |= {"FAKETIME_CACHE_DURATION": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+        environ = make_environ(self.settings, self._clock if self.has_false_clock else None) | dict(self._environ)
         command = [sys.executable, "-m", self._module, "serve", "--host", self.host.front, "--port", str(PORT)]
         folder = self.state_dir if self.disk is None else self.disk.folder / "state"
         self.program.start([*command, "--state-dir", str(folder), "--node", self.name], environ)
@@ -90,7 +84,5 @@ class ClusterDaemon:
             await self._session.close()
 
     def set_clock(self, setting: str) -> None:
-        """Let its wall clock be wrong: `+3600` is an hour ahead, a date and a time stand still."""
-        fresh = self._clock.with_suffix(".new")
-        fresh.write_text(f"{setting}\n", encoding="ascii")
-        os.replace(fresh, self._clock)
+        """Let its wall clock be wrong, as `write_clock` says."""
+        write_clock(self._clock, setting)

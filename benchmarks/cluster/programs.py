@@ -21,7 +21,6 @@ class Program:
     def __init__(self, host: Host, log: Path) -> None:
         self.host = host
         self.log = log
-        self.starts = 0
         self.cores: Sequence[int] = ()
         """The cores that it may use; all that the one who starts it may, if empty."""
         self._process: subprocess.Popen[bytes] | None = None
@@ -34,7 +33,6 @@ class Program:
 
     def start(self, command: Sequence[str], environ: Mapping[str, str] | None = None) -> None:
         """Start it on its host."""
-        self.starts += 1
         guard = ("setpriv", "--pdeathsig", "KILL") if shutil.which("setpriv") else ()
         if self.cores:
             guard = (*guard, "taskset", "--cpu-list", ",".join(map(str, self.cores)))

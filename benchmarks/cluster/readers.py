@@ -105,8 +105,6 @@ class NodeReader:
     def __init__(self, name: str, urls: Sequence[str], ledger: ForecastLedger, journal: Journal) -> None:
         self.name = name
         self.newest: dict[str, int] = {}
-        self.connections = 0
-        self.is_connected = False
         self._urls = list(urls)
         self._ledger = ledger
         self._journal = journal
@@ -120,7 +118,6 @@ class NodeReader:
             while True:
                 with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
                     await self._read(session, self._urls[0])
-                self.is_connected = False
                 self._urls.append(self._urls.pop(0))
                 await asyncio.sleep(RECONNECT_PAUSE_SECONDS)
 
@@ -130,7 +127,6 @@ class NodeReader:
                 f"{url}/v1/forecasts", max_msg_size=0, timeout=aiohttp.ClientWSTimeout(ws_close=0.2)
             )
         try:
-            self.connections += 1
             self._on_connection = {}
             message: dict[str, Any] = {"type": "subscribe", "servers": ["*"], "batch": True, "ids": True}
             if self._last_id:
@@ -146,9 +142,7 @@ class NodeReader:
 
     def _take(self, message: dict[str, Any]) -> None:
         kind = message["type"]
-        if kind == "subscribed":
-            self.is_connected = True
-        elif kind == "lagged":
+        if kind == "lagged":
             self._journal.count("readers_lagged")
         elif kind == "error":
             self._journal.count(f"subscriptions_refused {message['code']}")

@@ -64,7 +64,6 @@ class RowSender:
         self.is_stopping = False
         self.step = first_step
         self.acked_rows = 0
-        self.refusals: dict[str, int] = {}
         self._link = link
         self._servers = servers
         self._journal = journal
@@ -142,5 +141,4 @@ class RowSender:
         return not refused
 
     def _count(self, code: str) -> None:
-        self.refusals[code] = self.refusals.get(code, 0) + 1
         self._journal.count(f"frames {code}")

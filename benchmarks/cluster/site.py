@@ -84,6 +84,20 @@ class Site:
         """Return a node by its name."""
         return next(node for node in self.nodes if node.name == name)
 
+    def cut(self, node: ClusterDaemon, *, from_nats_only: bool = False) -> None:
+        """Cut a node off from all, or from NATS alone; where the network cannot, stop its process instead."""
+        if self.network.can_cut:
+            self.network.cut(node.host, from_nats_only=from_nats_only)
+        else:
+            node.program.pause()
+
+    def join(self, node: ClusterDaemon) -> None:
+        """Undo a `cut`."""
+        if self.network.can_cut:
+            self.network.join(node.host)
+        else:
+            node.program.resume()
+
     async def start_nats(self) -> None:
         """Start the servers of NATS, and connect to them."""
         await self.nats.start()

@@ -71,22 +71,16 @@ async def kill_node(parts: TrialParts, notes: TrialNotes) -> None:
 
 async def cut_node(parts: TrialParts, notes: TrialNotes) -> None:
     """Cut a node off for a while: from all, or from NATS alone, so that its readers still reach it."""
-    node, network = _choose_node(parts), parts.site.network
+    node = _choose_node(parts)
     from_nats_only = parts.random.random() < 0.5
     parts.ledger.begin_trial(parts.site.leases.list_shards(node.name))
     began = time.monotonic()
-    if network.can_cut:
-        network.cut(node.host, from_nats_only=from_nats_only)
-        notes.values["from"] = "NATS" if from_nats_only else "all"
-    else:
-        node.program.pause()
-        notes.values["from"] = "all (paused)"
+    parts.site.cut(node, from_nats_only=from_nats_only)
+    kind = "NATS" if from_nats_only else "all"
+    notes.values["from"] = kind if parts.site.network.can_cut else "all (paused)"
     await wait_taken_over(parts, notes)
     await asyncio.sleep(max(0.0, CUT_SECONDS - (time.monotonic() - began)))
-    if network.can_cut:
-        network.join(node.host)
-    else:
-        node.program.resume()
+    parts.site.join(node)
     await node.wait_ready()
 
 
@@ -104,8 +98,7 @@ async def roll_nodes(parts: TrialParts, notes: TrialNotes) -> None:
         if left := parts.site.leases.list_shards(node.name):
             parts.journal.report("not_handed_over", f"{node.name} ended with {len(left)} shards")
         await node.start_and_wait()
-        others = {each.name for each in parts.site.nodes}
-        await parts.site.wait_owned(others)
+        await parts.site.wait_owned({each.name for each in parts.site.nodes})
     notes.values["stop_seconds"] = stops
 
 
@@ -174,7 +167,7 @@ async def _wait_told(parts: TrialParts, node: ClusterDaemon, problem: str, notes
     began = time.monotonic()
     while time.monotonic() - began < TOLD_SECONDS:
         status, answer = await node.read("/readyz")
-        said = [*answer.get("degraded", ()), str(answer.get("reason", "")), str(answer.get("status", ""))]
+        said = [*answer.get("degraded", ()), str(answer.get("status", ""))]
         if any(problem in each for each in said):
             notes.values["told_after_seconds"] = round(time.monotonic() - began, 2)
             notes.values["readyz"] = status
