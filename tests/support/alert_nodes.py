@@ -10,7 +10,6 @@ import numpy as np
 
 from streamd.cluster.alerts.alert_records import decode_record
 from streamd.cluster.alerts.cluster_alerts import ClusterAlerts
-from streamd.cluster.streams import BUCKETS
 from streamd.core.alerts.settings import AlertSettings
 from streamd.core.cluster.shards import ClusterNames
 from streamd.runtime.alerts.alert import Alert, AlertChange, AlertKey
@@ -18,7 +17,7 @@ from streamd.runtime.alerts.monitor import AlertMonitor
 from streamd.runtime.alerts.store import DeliveryMark
 from tests.support.alert_rig import FIRST_STEP, MODEL, Table, post_forecast
 from tests.support.made_broker import BUCKET_PREFIX
-from tests.support.made_log import MemoryLog
+from tests.support.made_log import MemoryLog, make_memory_log
 from tests.support.state_files import opened, send, whole
 
 NAMES = ClusterNames("streamd")
@@ -124,7 +123,4 @@ async def wait_until(holds: Callable[[], bool], what: str = "") -> None:
 
 def make_log() -> MemoryLog:
     """Return a log with the tables of a cluster."""
-    log = MemoryLog()
-    for bucket in BUCKETS:
-        log.broker.make_bucket(NAMES.bucket(bucket))
-    return log
+    return make_memory_log(NAMES, 0)

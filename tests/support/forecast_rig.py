@@ -145,8 +145,6 @@ class RigNode:
         deliver = sink.deliver
 
         def deliver_own(servers: Any, forecasts: Float32, checks: Any, spec: Any) -> None:
-            from streamd.core.state.forecast_seals import compute_checks
-
             own = np.ascontiguousarray(forecasts + np.float32(self._number) / 16)
             deliver(servers, own, compute_checks(own), spec)
 

@@ -88,7 +88,7 @@ class ModelNode:
                 self._do(self.book.mark_failed(shard, self.now))
 
     def watch(self, limit: int = 1) -> None:
-        """TakeLease the next changes of the table."""
+        """Take the next changes of the table."""
         if self.is_cut or self.is_blind:
             return
         events = self._cluster.table.events[self._seen : self._seen + limit]
@@ -386,7 +386,7 @@ class ModelCluster:
         return len(owners) == self.shards and max(counts) - min(counts) <= 1
 
     def keep_posted(self, posted: dict[Row, str]) -> None:
-        """TakeLease what a node showed its readers; raises `ViolationError` if another one showed other numbers."""
+        """Take what a node showed its readers; raises `ViolationError` if another one showed other numbers."""
         for row, maker in posted.items():
             if self._posted.setdefault(row, maker) != maker:
                 raise ViolationError(f"readers saw {row} of {self._posted[row]} and of {maker}")

@@ -91,7 +91,7 @@ class SilenceRig:
     def _request(self, wanted: Silence | str) -> Silence | StreamdError:
         answers: list[Silence | StreamdError] = []
         self.thread.request_silence(SilenceRequest(wanted, answers.append))
-        self.thread.change_silences()
+        self.thread.do_requested()
         (answer,) = answers
         return answer
 

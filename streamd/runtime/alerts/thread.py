@@ -181,10 +181,6 @@ class AlertThread:
     def do_requested(self) -> None:
         """Make the calls that wait, and change silences."""
         self._make_calls()
-        self.change_silences()
-
-    def change_silences(self) -> None:
-        """Carry out the requests for silences that wait, and end those whose time has come."""
         self._change_silences(self._wall())
 
     def _make_calls(self) -> None:

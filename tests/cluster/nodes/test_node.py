@@ -10,12 +10,11 @@ import pytest
 from streamd.cluster.log import LogAwayError
 from streamd.cluster.nodes.node import ClusterNode
 from streamd.cluster.nodes.node_settings import NodeCondition, NodeSettings
-from streamd.cluster.streams import BUCKETS
 from streamd.core.cluster.formats import LaterFormatError
 from streamd.core.cluster.lease_actions import Action
 from streamd.core.cluster.shards import ClusterNames
 from streamd.core.errors import ConfigError, UnavailableError
-from tests.support.made_log import MemoryLog
+from tests.support.made_log import MemoryLog, make_memory_log
 from tests.support.virtual_time import run_in_virtual_time
 
 SHARDS = 8
@@ -68,11 +67,9 @@ class MadeNodes:
     """Nodes that are started and stopped by a test."""
 
     def __init__(self) -> None:
-        self.log = MemoryLog()
+        self.log = make_memory_log(NAMES, 0)
         self.loop = asyncio.get_running_loop()
         self.log.broker.monotonic = self.loop.time
-        for table in BUCKETS:
-            self.log.broker.make_bucket(NAMES.bucket(table))
         self.owners: dict[int, list[str]] = {}
         self.nodes: dict[str, ClusterNode] = {}
         self.logs: dict[str, MemoryLog] = {}

@@ -28,7 +28,7 @@ def test_a_silence_is_on_the_disk_and_published_when_it_is_answered(rig: Silence
 
     for wanted in (make_silence(ends_at=rig.now + 60), "s"):
         rig.thread.request_silence(SilenceRequest(wanted, note))
-        rig.thread.change_silences()
+        rig.thread.do_requested()
     assert seen == [(["s"], ["s"]), ([], [])]
 
 

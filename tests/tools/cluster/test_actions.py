@@ -19,7 +19,7 @@ from streamd.core.cluster.shards import ClusterNames
 from streamd.tools.cluster.actions import run_action
 from streamd.tools.cluster.errors import ClusterCommandError
 from tests.support.http_harness import CONTRACT
-from tests.support.made_log import MemoryLog
+from tests.support.made_log import MemoryLog, make_memory_log
 from tests.support.virtual_time import run_in_virtual_time
 
 NAMES = ClusterNames("streamd")
@@ -30,9 +30,7 @@ class MadeCluster:
     """Nodes that send heartbeats; `owners` are the nodes of the shards, which a test changes."""
 
     def __init__(self) -> None:
-        self.log = MemoryLog()
-        for table in BUCKETS:
-            self.log.broker.make_bucket(NAMES.bucket(table))
+        self.log = make_memory_log(NAMES, 0)
         self.control = self.log.table(NAMES.bucket("control"))
         self.leases = self.log.table(NAMES.bucket("leases"))
         self.phases: dict[str, NodePhase] = {"a": NodePhase.SERVING, "b": NodePhase.SERVING}
