@@ -70,7 +70,6 @@ class NatsConnection:
         self._is_closed = False
         self._failing_since: float | None = None
         self.away_since: float | None = time.monotonic()
-        self.losses = 0
         self.problem = ""
         """Why there is no connection, as far as is known; empty while there is one."""
         self.is_old = False
@@ -238,7 +237,6 @@ class NatsConnection:
         self._there.clear()
         self._client = None
         self._failing_since = None
-        self.losses += 1
         if self.away_since is None:
             self.away_since = time.monotonic()
         if not self._is_closed:

@@ -8,7 +8,7 @@ from streamd.cluster.nats.settings import NatsSettings
 _UNAUTHORIZED = ("authorization violation", "user authentication", "authentication expired", "authentication revoked")
 """The words of NATS for a user that it does not admit."""
 
-_CUT_OFF = ("connection lost", "connection reset", "unexpected eof", "eof occurred")
+_CUT_OFF = ("connection lost", "connection reset", "broken pipe", "unexpected eof", "eof occurred")
 """The words for a connection that its server ended without a reason."""
 
 

@@ -33,6 +33,7 @@ def test_a_login_is_taken_out_of_its_url_and_decoded(url: str, expected: tuple[s
         (ssl.SSLCertVerificationError("x"), TLS, "[cluster] nats_ca_file to have the CA"),
         (ssl.SSLError("bad certificate"), TLS, "[cluster] nats_certificate_file to be signed"),
         (OSError("Connection lost"), TLS, "[cluster] nats_certificate_file to be signed"),
+        (BrokenPipeError(32, "Broken pipe"), TLS, "[cluster] nats_certificate_file to be signed"),
         (OSError("Connection lost"), PLAIN, "a:4222: Connection lost"),
         (OSError("the server does not use TLS"), TLS, "[cluster] nats to begin with tls://"),
     ],
