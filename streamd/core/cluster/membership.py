@@ -89,7 +89,7 @@ class Membership:
             silence = self._observe(now) - self._heard_at[heartbeat.node]
             if heartbeat.run == former.run or silence < FORMER_RUN_SECONDS:
                 return False
-        if former is None and len(self._newest) >= MAX_NODES:
+        if former is None and len(self._newest) >= MAX_NODES and not self.remove_silent(now):
             return False
         self._newest[heartbeat.node] = heartbeat
         self._heard_at[heartbeat.node] = self._observe(now)

@@ -1,5 +1,6 @@
 """Tests `streamd/core/cluster/membership.py`: who is alive, as one node hears it."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -165,6 +166,19 @@ def test_nodes_that_were_silent_for_an_hour_are_forgotten() -> None:
         members.hear(beat("me", number), now)
     assert members.remove_silent(now) == ["a"]
     assert members.remove_silent(now) == []
+
+
+def test_nodes_that_are_long_gone_leave_room_for_new_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamd.core.cluster.membership.MAX_NODES", 2)
+    members = Membership("me", 1, LEASE, now=0.0)
+    hear_until(members, 1.0, "a")
+    assert not members.hear(beat("b", 1), 1.0)
+    now = 1.0
+    for number in range(4, 3_700):
+        now += 1.0
+        members.hear(beat("me", number), now)
+    assert members.hear(beat("b", 2), now)
+    assert [each.node for each in members.list_alive(now)] == ["b", "me"]
 
 
 @given(st.lists(st.tuples(st.sampled_from(["me", "a", "b"]), st.integers(1, 3), st.integers(0, 8), st.floats(0, 2))))
