@@ -126,7 +126,7 @@ class VersionControl:
         async with self._requested_change(version):
             before, began = self._service.model, time.monotonic()
             await self.folders.check_promotable(version)
-            loaded = await self._warm(self.config, version)
+            loaded = await self._warm(self.config, await self.folders.select(self.config, version))
             await self._record(loaded, partial(self.folders.promoter.promote, version, who, why, time.time()))
             await self._serve(loaded, self.config)
             self._status.note_passed_over((), loaded.name)
@@ -137,7 +137,7 @@ class VersionControl:
         async with self._requested_change("the previous version"):
             before, began = self._service.model, time.monotonic()
             version, passed_over = await self.folders.find_rollback_target()
-            loaded = await self._warm(self.config, version)
+            loaded = await self._warm(self.config, await self.folders.select(self.config, version))
             record = await self._record(loaded, partial(self.folders.promoter.rollback, who, why, time.time()))
             if record.current in (None, version):
                 await self._serve(loaded, self.config)
@@ -177,8 +177,7 @@ class VersionControl:
         self._check_may_change()
         async with self._lock, self._status.reporting(version):
             await self.folders.check_promotable(version)
-            await self.folders.check_files(version, check)
-            loaded = await self._warm(self.config, version)
+            loaded = await self._warm(self.config, await self.folders.select_checked(version, check))
             prepared = PreparedVersion(partial(self._switch_prepared, loaded))
             try:
                 yield prepared
@@ -201,12 +200,10 @@ class VersionControl:
         """Load a candidate for a change that all nodes decide, as `prepare`; its `switch` gives it its servers."""
         self._check_not_draining()
         async with self._lock, self._status.reporting(version):
-            await self.folders.check_files(version, check)
+            selection = await self.folders.select_checked(version, check)
             self._candidates.config = self.config
             settings = CandidateSection(version, share, shadow)
-            candidate = await self._candidates.load(
-                await self.folders.select(self.config, version), settings, self._manager.current
-            )
+            candidate = await self._candidates.load(selection, settings, self._manager.current)
             prepared = PreparedVersion(lambda write: self._candidates.start(candidate))
             try:
                 yield prepared
@@ -303,10 +300,9 @@ class VersionControl:
         if self._candidates.name == loaded.name:
             await self._candidates.end()
 
-    async def _warm(self, config: Config, version: str) -> Deployment:
+    async def _warm(self, config: Config, selection: Selection) -> Deployment:
         """Return the version, warm: the candidate's lanes if it is the candidate, else as `_warm_selected`."""
-        selection = await self.folders.select(config, version)
-        if self._candidates.has_warm(version):
+        if self._candidates.has_warm(selection.name):
             try:
                 self._candidates.check_same_files(selection)
                 transferred = await self._candidates.transfer(self._manager)

@@ -45,13 +45,15 @@ class VersionFolders:
         """Raise `RepositoryError` if a version may not be promoted."""
         await self.run(version, partial(self.promoter.check, version))
 
-    async def check_files(self, version: str, check: CheckSelection) -> None:
-        """Raise what `check` raises of the files of a version."""
+    async def select_checked(self, version: str, check: CheckSelection) -> Selection:
+        """Hold a version as `select`; raises what `check` raises of its files."""
         selection = await self.select(self._read_config(), version)
         try:
             check(selection)
-        finally:
+        except BaseException:
             selection.release()
+            raise
+        return selection
 
     async def digest_files(self, version: str) -> str:
         """Return the digest of a version's network; raises `RepositoryError` if it may not be promoted."""
