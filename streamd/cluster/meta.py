@@ -83,10 +83,13 @@ async def read_meta(control: SharedTable) -> ClusterMeta | None:
     Raises `ConfigError` if it cannot be read, so that no node of this release joins what a later one has made.
     """
     entry = (await control.read_all()).get(META_KEY)
-    if entry is None:
-        return None
+    return None if entry is None else decode_meta(entry.value)
+
+
+def decode_meta(value: bytes) -> ClusterMeta:
+    """Return what the key `META_KEY` has; raises `ConfigError` as `read_meta`."""
     try:
-        return msgspec.msgpack.decode(entry.value, type=ClusterMeta)
+        return msgspec.msgpack.decode(value, type=ClusterMeta)
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise ConfigError(
             f"the key {META_KEY!r} of the cluster's table of control cannot be read, expected what its first node "

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 
 from streamd.cluster.log import Log, LogAwayError, LogMissingError
 from streamd.cluster.meta import read_meta
+from streamd.cluster.nats.refusals import show_server
 from streamd.cluster.nats.streams import BUCKET_PREFIX
 from streamd.core.cluster.shards import ClusterNames
 from streamd.core.errors import ConfigError
 from streamd.server.cluster.connecting import MakeLog, make_nats_log
 from streamd.server.config import Config
-from streamd.server.doctor.findings import Finding, make_error, make_ok, make_warning
+from streamd.server.doctor.findings import Finding, make_error, make_ok
 
 NATS_ANSWER_SECONDS = 5.0
 """The time for NATS to answer, once connected; an election of its servers takes longer, and is reported so."""
@@ -42,7 +43,7 @@ def check_cluster(config: Config, make_log: MakeLog = make_nats_log) -> Iterator
 
 
 async def _examine(events: Log, config: Config) -> list[Finding]:
-    shown = ", ".join(url.rpartition("//")[2].rpartition("@")[2] for url in config.cluster.urls)  # without passwords
+    shown = ", ".join(map(show_server, config.cluster.urls))
     if not events.is_connected:
         return [
             make_error(
@@ -62,9 +63,10 @@ async def _examine(events: Log, config: Config) -> list[Finding]:
     except (LogAwayError, TimeoutError) as exc:
         text = f"{shown}: JetStream does not answer: {str(exc) or f'nothing in {NATS_ANSWER_SECONDS:g} s'}"
         return [make_error(CLUSTER_SUBJECT, text, "start nats-server with JetStream, most of its servers; see its log")]
+    except ConfigError as exc:
+        return [make_error(CLUSTER_SUBJECT, f"{shown}: {exc}", "run the release of the other nodes")]
     if found is None:
-        text = f"{shown}: NATS answers, and what the cluster {name!r} recorded was not written by this release"
-        return [make_warning(CLUSTER_SUBJECT, text, "see `streamd cluster status`")]
+        return [make_ok(CLUSTER_SUBJECT, f"{shown}: NATS answers, and no node of the cluster {name!r} was there yet")]
     if found.shards != config.cluster.shards:
         text = f"[cluster] shards is {config.cluster.shards}, expected {found.shards}, as the cluster {name!r} has"
         return [make_error(CLUSTER_SUBJECT, text, "set it so: the first node has fixed it")]

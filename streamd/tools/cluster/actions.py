@@ -11,15 +11,14 @@ from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from typing import Any
 
-import msgspec
 import structlog
 
 from streamd.cluster.log import Entry, Log, LogAwayError, LogMissingError
-from streamd.cluster.meta import META_KEY, ClusterMeta
+from streamd.cluster.meta import META_KEY, decode_meta
 from streamd.cluster.nats.log import NatsLog
 from streamd.cluster.nats.settings import NatsSettings
 from streamd.cluster.nodes.heartbeats import listen_for_heartbeats
-from streamd.cluster.nodes.lease_entries import parse_lease_key
+from streamd.cluster.nodes.lease_entries import decode_lease, parse_lease_key
 from streamd.cluster.nodes.operator_requests import DRAIN_KEY, REBALANCE_KEY
 from streamd.core.cluster.lease_actions import Lease
 from streamd.core.cluster.membership import Heartbeat
@@ -107,11 +106,11 @@ class ClusterReader:
         Raises `ClusterCommandError` if NATS has no such cluster.
         """
         control = await self._read_control()
-        meta = msgspec.msgpack.decode(control[META_KEY].value, type=ClusterMeta)
+        meta = decode_meta(control[META_KEY].value)
         leases, fences = {}, {}
         for key, entry in (await self._leases.read_all()).items():
             if (shard := parse_lease_key(key)) is not None:
-                leases[shard] = msgspec.msgpack.decode(entry.value, type=Lease)
+                leases[shard] = decode_lease(entry.value) or Lease()
                 fences[shard] = entry.revision
         heartbeats = await self._listen({lease.node for lease in leases.values() if lease.node})
         drained = {key.partition(".")[2] for key in control if key.startswith(f"{DRAIN_KEY}.")}

@@ -68,8 +68,27 @@ def test_a_cluster_is_found_with_its_shards(tmp_path: Path) -> None:
         level, text = find_one(make_config(url, shards=8))
         assert level is FindingLevel.ERROR
         assert "shards is 8, expected 4" in text
+        asyncio.run(record(make_config(url), b"\xc1"))
+        level, text = find_one(make_config(url))
+        assert level is FindingLevel.ERROR
+        assert f"the key {META_KEY!r} of the cluster's table of control cannot be read" in text
+        asyncio.run(record(make_config(url), None))
+        level, text = find_one(make_config(url))
+        assert level is FindingLevel.OK
+        assert "no node of the cluster 'streamd' was there yet" in text
     finally:
         servers.kill()
+
+
+async def record(config: Config, value: bytes | None) -> None:
+    """Put a value in the place of what the first node recorded, or remove it."""
+    events, connect = make_nats_log(config, "first")
+    await connect()
+    try:
+        table = events.table(ClusterNames("streamd").bucket("control"))
+        await (table.delete(META_KEY) if value is None else table.put(META_KEY, value))
+    finally:
+        await events.close()
 
 
 async def record_meta(config: Config) -> None:

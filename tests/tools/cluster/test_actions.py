@@ -9,13 +9,14 @@ import msgspec
 import pytest
 
 from streamd.cli import main
-from streamd.cluster.meta import check_meta, make_meta
+from streamd.cluster.meta import META_KEY, check_meta, make_meta
 from streamd.cluster.nodes.heartbeats import encode_heartbeat
 from streamd.cluster.nodes.lease_entries import make_lease_key
 from streamd.cluster.streams import BUCKETS
 from streamd.core.cluster.lease_actions import Lease
 from streamd.core.cluster.membership import Heartbeat, NodePhase
 from streamd.core.cluster.shards import ClusterNames
+from streamd.core.errors import ConfigError
 from streamd.tools.cluster.actions import run_action
 from streamd.tools.cluster.errors import ClusterCommandError
 from tests.support.http_harness import CONTRACT
@@ -103,6 +104,18 @@ def test_a_shard_without_a_node_is_shown_and_gives_the_status_3(capsys: pytest.C
     status = json.loads(shown[: shown.index("\nNODE")])
     assert status["unowned"] == [2, 3]
     assert [each["node"] for each in status["owners"]] == ["a", "a", "b", "b"]
+
+
+def test_what_is_damaged_is_shown_or_named(capsys: pytest.CaptureFixture[str]) -> None:
+    async def test(cluster: MadeCluster) -> None:
+        await cluster.leases.put(make_lease_key(2), b"\xc1")
+        assert await cluster.run("status") == 3
+        await cluster.control.put(META_KEY, b"\xc1")
+        with pytest.raises(ConfigError, match="table of control cannot be read"):
+            await cluster.run("status")
+
+    with_cluster(test)
+    assert "cluster streamd: 4 shards, 1 WITHOUT A NODE: 2" in capsys.readouterr().out
 
 
 def test_a_cluster_that_was_never_there_is_an_error() -> None:
