@@ -163,7 +163,7 @@ class Ingest:
                     more_work += writer.write_first_sample(sample, wall, now, caller, mark_due)
             except StreamdError as error:
                 more_work += _ERROR_WORK
-                self._count_rejected(error)
+                self.count_rejected(error)
                 errors.append(error)
             else:
                 errors.append(None)
@@ -287,8 +287,9 @@ class Ingest:
         self.refused[error.code] = self.refused.get(error.code, 0) + 1
 
     def _reject(self, result: IngestResult, index: int, error: StreamdError) -> None:
-        self._count_rejected(error)
+        self.count_rejected(error)
         result.reject(index, error)
 
-    def _count_rejected(self, error: StreamdError) -> None:
+    def count_rejected(self, error: StreamdError) -> None:
+        """Count a row that was rejected, by its reason."""
         self.rejected[error.code] = self.rejected.get(error.code, 0) + 1

@@ -7,7 +7,7 @@ event loop, but for `select` and `keep`, which the thread of the alerts calls.
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import structlog
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -17,6 +17,7 @@ from streamd.cluster.alerts.alert_terms import AlertTerms, TermChanges
 from streamd.cluster.alerts.cluster_silences import ClusterSilences
 from streamd.cluster.alerts.owned_record import OwnedAlertRecord
 from streamd.cluster.alerts.record_reader import RecordReader
+from streamd.cluster.insisting import insist
 from streamd.cluster.lasting_tasks import start_task
 from streamd.cluster.log import Entry, Log, LogAwayError, Unsubscribe
 from streamd.cluster.shard_finder import share_finder
@@ -31,7 +32,6 @@ from streamd.runtime.alerts.store import MAX_RESOLVED, DeliveryMark, StoredAlert
 
 log = structlog.get_logger(__name__)
 
-FOLLOW_RETRY_SECONDS = 1.0
 SILENCE_UPKEEP_SECONDS = 60.0
 
 
@@ -87,8 +87,8 @@ class ClusterAlerts:
 
     async def _run(self) -> None:
         await self._opened.wait()
-        self._unsubscribe.append(await _insist(self._silences.follow))
-        self._unsubscribe.append(await _insist(lambda: self._table.watch(self._see)))
+        self._unsubscribe.append(await insist(self._silences.follow, "alerts_awaited"))
+        self._unsubscribe.append(await insist(lambda: self._table.watch(self._see), "alerts_awaited"))
         self._reader.show_all()
         self._is_ready = True
         self.on_ready()
@@ -288,12 +288,3 @@ class ClusterAlerts:
             "Failed writes of alerts to the table of the cluster; each is repeated",
             value=self._failures + sum(part.failures for part in self._parts.values()),
         )
-
-
-async def _insist(follow: Callable[[], Awaitable[Unsubscribe]]) -> Unsubscribe:
-    while True:
-        try:
-            return await follow()
-        except LogAwayError as exc:
-            log.warning("alerts_awaited", reason=str(exc))
-            await asyncio.sleep(FOLLOW_RETRY_SECONDS)

@@ -78,7 +78,7 @@ class ChainFollower:
         self._poster = poster
         self._log_clock = log_clock
         self._shape = tuple(forecast_shape)
-        self._forecast_bytes = 4 * math.prod(self._shape) + 80
+        self.forecast_bytes = 4 * math.prod(self._shape) + 80
         self._max_bytes = max_bytes
         self._clock = clock
         self._stream = names.forecasts_stream(shard)
@@ -96,11 +96,6 @@ class ChainFollower:
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
-
-    @property
-    def is_reading(self) -> bool:
-        """Whether it reads the chain by itself."""
-        return self._task is not None
 
     async def _run(self) -> None:
         while True:
@@ -259,7 +254,7 @@ class ChainFollower:
     @property
     def forecasts_that_fit(self) -> float:
         """The number of forecasts that may be appended again, so that half of what the log still takes is left."""
-        return self.retention.free_bytes / 2 / self._forecast_bytes
+        return self.retention.free_bytes / 2 / self.forecast_bytes
 
     @property
     def is_long(self) -> bool:
@@ -268,7 +263,7 @@ class ChainFollower:
 
     @property
     def _needed_bytes(self) -> int:
-        return self.chain.forecasts * self._forecast_bytes
+        return self.chain.forecasts * self.forecast_bytes
 
     def _note(self, message: LogMessage) -> None:
         self.retention.note(message.sequence, message.time, len(message.data))

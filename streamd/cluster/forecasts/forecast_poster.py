@@ -52,8 +52,6 @@ class ForecastPoster:
     ) -> None:
         self.refused = 0
         """Forecasts of other nodes since start that were not posted, because no slot is left for their servers."""
-        self.replaced = 0
-        """Forecasts since start that took the place of one of the same row that was made while the log was away."""
         self._slots = slots
         self._log_clock = log_clock
         self._wall = wall
@@ -113,7 +111,6 @@ class ForecastPoster:
         differs = (board.values[slots].view(np.uint32) != batch.values[rows].view(np.uint32)).any(axis=(1, 2, 3))
         self._slots.fences[slots[~differs]] = batch.made_fence or batch.fence
         if differs.any():
-            self.replaced += int(differs.sum())
             self._store(batch, rows[differs], slots[differs], None)
 
     def _find_slots(self, servers: Sequence[str]) -> tuple[Numbers, Slots]:

@@ -204,8 +204,7 @@ class ForecastPublisher:
         return rows.select(np.array(places, np.int64)) if places else None
 
     def _count_in_message(self) -> int:
-        bytes_of_one = 4 * int(np.prod(self._poster.service.contract.forecast_shape)) + 80
-        return max(1, min(MAX_BATCH_BYTES, self._log.max_message_bytes // 2) // bytes_of_one)
+        return max(1, min(MAX_BATCH_BYTES, self._log.max_message_bytes // 2) // self._follower.forecast_bytes)
 
     async def _append_batch(self, rows: ForecastRows | None, forgotten: dict[str, int]) -> None:
         """Append until it is in the chain; raises `FencedError` if it cannot be any more."""

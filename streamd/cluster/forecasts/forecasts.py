@@ -156,16 +156,19 @@ class ClusterForecasts:
         await self.mirrors.close()
         await self.chains.close()
 
+    @property
+    def _is_away(self) -> bool:
+        return not self._log.is_connected or any(shard.publisher.is_away for shard in self.shards.values())
+
     def _holds_grace(self) -> bool:
         """Whether the log is away, or came back a moment ago: the other samples of open rows may be in it."""
         now = self._clock()
-        if not self._log.is_connected or any(shard.publisher.is_away for shard in self.shards.values()):
+        if self._is_away:
             self._away_until = now + BACK_SECONDS
         return now < self._away_until
 
     def _hears_all(self) -> bool:
-        is_away = not self._log.is_connected or any(shard.publisher.is_away for shard in self.shards.values())
-        return not is_away and self.mirrors.is_loaded and self.hears_owners()
+        return not self._is_away and self.mirrors.is_loaded and self.hears_owners()
 
     def _wrap_sink(self, board: BoardSink) -> ResultSink:
         self.sink = ClusterSink(board, self.slots, self.shards.get, self.poster)

@@ -19,7 +19,6 @@ from streamd.cluster.forecasts.row_follower import RowFollower, ShardRows, Shard
 from streamd.cluster.forecasts.shard_upkeep import ShardUpkeep
 from streamd.cluster.log import Log, LogAwayError
 from streamd.cluster.shard_slots import ShardSlots
-from streamd.core.arrays import Slots
 from streamd.core.cluster.log_clock import LogClock
 from streamd.core.cluster.pending_forecasts import ForecastRows
 from streamd.core.cluster.shards import ClusterNames
@@ -262,11 +261,6 @@ class OwnedShard:
             "forecasts_waiting": publisher.waiting,
             "is_local": publisher.is_away,
         }
-
-    @property
-    def slots(self) -> Slots:
-        """The slots of the shard's servers here."""
-        return self._slots.list_slots(self.shard)
 
     @property
     def publisher(self) -> ForecastPublisher:

@@ -4,7 +4,6 @@ A message that is applied twice changes nothing the second time: a row amends it
 count once. What cannot be read is counted and left out, and nothing else with it.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -72,11 +71,9 @@ class _Pending:
 
 
 class Applier:
-    """One shard of `shards` at this node, while it follows or owns it. `clock` returns monotonic seconds."""
+    """One shard of `shards` at this node, while it follows or owns it."""
 
-    def __init__(
-        self, service: Service, shard: int, shards: int, *, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, service: Service, shard: int, shards: int) -> None:
         self.sequence = 0
         """The last message that is in the windows."""
         self.time = 0.0
@@ -84,7 +81,7 @@ class Applier:
         self.first_points: int | None = None
         """The first message with points that was applied, `None` if there was none."""
         self.counts = ApplyCounts()
-        self.received = ReceivedSamples(service, clock)
+        self.received = ReceivedSamples(service)
         self.restored: Restored | None = None
         """What was loaded, until the rows behind it are read."""
         self.on_forget: Callable[[str, int], None] = lambda server, sequence: None

@@ -113,7 +113,7 @@ class ClusterIngest:
                         raise sample
                     packer.add(sample, wall, caller, ticket)
                 except StreamdError as error:
-                    self._ingest.rejected[error.code] = self._ingest.rejected.get(error.code, 0) + 1
+                    self._ingest.count_rejected(error)
                     result.reject(index, error)
                 else:
                     result.accepted += 1

@@ -131,8 +131,7 @@ class ClusterSingles:
         return errors
 
     def _count(self, samples: Sequence[CellSample[Any]], errors: Errors) -> None:
-        rejected = self._ingest.rejected
         refused = [error for error in errors if error is not None]
         for error in refused:
-            rejected[error.code] = rejected.get(error.code, 0) + 1
+            self._ingest.count_rejected(error)
         self._ingest.accepted += len(samples) - len(refused)

@@ -1,8 +1,7 @@
 """Writes the rows and points of a shard's log into the windows of this node. Reads no log, and decodes nothing."""
 
 import math
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -38,12 +37,12 @@ def choose_sender(may_evict: bool) -> Caller:
 
 
 class ReceivedSamples:
-    """The rows and points of one shard, with their counts. `clock` returns monotonic seconds.
+    """The rows and points of one shard, with their counts.
 
     The wall clock is the time of the message that is applied: the log's.
     """
 
-    def __init__(self, service: Service, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, service: Service) -> None:
         self.received_at = 0.0
         """The log's time of what is written now, in epoch seconds."""
         self.points = ProtocolCounts()

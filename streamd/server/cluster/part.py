@@ -18,7 +18,7 @@ from streamd.cluster.alerts.cluster_alerts import ClusterAlerts
 from streamd.cluster.control_restorer import ControlRestorer
 from streamd.cluster.forecasts.fences import raise_revisions
 from streamd.cluster.forecasts.forecasts import ClusterForecasts, ShardParts
-from streamd.cluster.log import LogAwayError
+from streamd.cluster.insisting import insist
 from streamd.cluster.meta import ClusterMeta, check_meta, make_meta
 from streamd.cluster.nodes.node import ClusterNode
 from streamd.cluster.nodes.node_settings import NodeCondition
@@ -47,9 +47,6 @@ from streamd.server.config import Config
 from streamd.server.version_control.control import VersionControl
 
 log = structlog.get_logger(__name__)
-
-JOIN_RETRY_SECONDS = 1.0
-"""The wait before a node tries again to join, while NATS is away."""
 
 LEAVING = "this node is stopping; send again, to another node"
 JOINING = "this node joins its cluster; send again later, or to another node"
@@ -134,10 +131,9 @@ class ClusterPart:
         return replace(self._forecasts.links, shared_alerts=self._alerts)
 
     def _make_shard_parts(self, shard: int) -> ShardParts:
-        service, forecasts = self.service, self.forecasts
+        service = self.service
         applier = Applier(service, shard, self._shards)
         self._applied.add(shard, applier)
-        applier.on_forget = lambda server, sequence: forecasts.shards[shard].note_forgotten(server, sequence)
         return ShardParts(rows=applier, snapshots=WindowSnapshots(self.log, self.names, service, applier, shard))
 
     def _note_owning(self, shard: int, is_owning: bool) -> None:
@@ -217,16 +213,7 @@ class ClusterPart:
             self._publisher.refusal = ""
 
     async def _insist(self, step: Callable[[], Awaitable[None]]) -> None:
-        """Do a step again until the log is there; the steps before it are done. Each new reason is logged once."""
-        reason = ""
-        while True:
-            try:
-                return await step()
-            except LogAwayError as exc:
-                if str(exc) != reason:
-                    reason = str(exc)
-                    log.warning("cluster_awaited", cluster=self.names.name, error=reason)
-                await asyncio.sleep(JOIN_RETRY_SECONDS)
+        await insist(step, "cluster_awaited", cluster=self.names.name)
 
     async def _prepare_streams(self) -> None:
         await prepare_streams(self.log, self.names, self._shards, self._limits)
