@@ -73,8 +73,13 @@ async def check_meta(control: SharedTable, cluster: str, mine: ClusterMeta, othe
         recorded = await read_meta(control)
         if recorded is None:  # it was deleted meanwhile
             raise LogAwayError(f"the key {META_KEY!r} of the cluster {cluster!r} changes; it is read again") from None
-        if difference := describe_difference(mine, recorded, cluster):
-            raise ConfigError(difference) from None
+        compare_meta(mine, recorded, cluster)
+
+
+def compare_meta(mine: ClusterMeta, recorded: ClusterMeta, cluster: str) -> None:
+    """Raise `ConfigError` naming the first difference with both values, if there is one."""
+    if difference := describe_difference(mine, recorded, cluster):
+        raise ConfigError(difference)
 
 
 async def read_meta(control: SharedTable) -> ClusterMeta | None:

@@ -19,7 +19,9 @@ from streamd.cluster.control_restorer import ControlRestorer
 from streamd.cluster.forecasts.fences import raise_revisions
 from streamd.cluster.forecasts.forecasts import ClusterForecasts, ShardParts
 from streamd.cluster.insisting import insist
-from streamd.cluster.meta import ClusterMeta, check_meta, make_meta
+from streamd.cluster.log import LogMissingError
+from streamd.cluster.meta import ClusterMeta, check_meta, compare_meta, make_meta, read_meta
+from streamd.cluster.nats.streams import BUCKET_PREFIX
 from streamd.cluster.nodes.node import ClusterNode
 from streamd.cluster.nodes.node_settings import NodeCondition
 from streamd.cluster.rows.applier import Applier
@@ -204,7 +206,8 @@ class ClusterPart:
     async def join(self) -> None:
         """Join the cluster, however long NATS is away. Raises `ConfigError` if this node does not fit the others."""
         await self._connect()
-        for step in (self._prepare_streams, self._raise_revisions, self._check_meta, self.node.start):
+        steps = (self._compare_meta, self._prepare_streams, self._raise_revisions, self._check_meta, self.node.start)
+        for step in steps:
             await self._insist(step)
         self.alerts.start()
         await self._insist(lambda: self.calls.serve(self.log, self.names, self.node_name))
@@ -214,6 +217,17 @@ class ClusterPart:
 
     async def _insist(self, step: Callable[[], Awaitable[None]]) -> None:
         await insist(step, "cluster_awaited", cluster=self.names.name)
+
+    async def _compare_meta(self) -> None:
+        """Compare what all nodes have in common before anything is made or changed, if there was a node."""
+        assert self._meta is not None, "the links were made"
+        bucket = self.names.bucket("control")
+        try:
+            await self.log.read_state(f"{BUCKET_PREFIX}{bucket}")
+        except LogMissingError:
+            return
+        if (recorded := await read_meta(self.log.table(bucket))) is not None:
+            compare_meta(self._meta, recorded, self.names.name)
 
     async def _prepare_streams(self) -> None:
         await prepare_streams(self.log, self.names, self._shards, self._limits)

@@ -138,7 +138,10 @@ async def test_a_full_disk_makes_the_node_give_up_its_shards(node: MadeNode) -> 
 
 async def test_a_node_whose_shards_are_others_is_refused(node: MadeNode) -> None:
     await node.part.join()
-    section = ClusterSection(nats="nats://made:4222", node="b", shards=SHARDS + 1, lease_seconds=0.5)
+    plans = {name: stream.plan for name, stream in node.log.broker.streams.items()}
+    section = ClusterSection(
+        nats="nats://made:4222", node="b", shards=SHARDS + 1, lease_seconds=0.5, shard_forecasts_mb=8
+    )
     log = node.log.connect()
     other = make_cluster_part(section, log)
     other.make_links(node.daemon.service.state)
@@ -146,6 +149,7 @@ async def test_a_node_whose_shards_are_others_is_refused(node: MadeNode) -> None
     with pytest.raises(ConfigError, match=r"\[cluster\] shards is 5, expected 4"):
         await other.join()
     await other.close()
+    assert {name: stream.plan for name, stream in node.log.broker.streams.items()} == plans, "nothing was changed"
 
 
 async def test_a_part_that_cannot_be_closed_keeps_no_other_one_open(node: MadeNode) -> None:
