@@ -250,8 +250,8 @@ class ClusterSection(_Section, frozen=True, kw_only=True):
     buffer_mb: CountSetting = 64
     publish_timeout_seconds: PositiveSeconds = 10.0
     max_clock_offset_seconds: PositiveSeconds = 10.0
-    shard_log_mb: CountSetting = 64
-    shard_forecasts_mb: Annotated[int, msgspec.Meta(ge=8)] = 128
+    shard_log_mb: Annotated[int, msgspec.Meta(ge=1, le=2**20)] = 64
+    shard_forecasts_mb: Annotated[int, msgspec.Meta(ge=8, le=2**20)] = 128
     forecast_subjects: bool = True
 
     def __post_init__(self) -> None:

@@ -41,6 +41,8 @@ class _Extent(msgspec.Struct):
 
 class _Info(msgspec.Struct):
     config: dict[str, object]
+    cluster: object = None
+    """Its leader and followers; servers of 2.9 without a cluster leave it out."""
     state: _Extent = msgspec.field(default_factory=_Extent)
 
 
@@ -83,6 +85,9 @@ async def make_stream(api: JetStreamApi, config: Mapping[str, object]) -> None:
     if fixed:
         stated = ", ".join(f"{key} {found.get(key)!r}, expected {config[key]!r}" for key in fixed)
         raise LogSettingsError(f"stream {name}: is in NATS with other settings: {stated}")
+    if "num_replicas" in different and info.cluster is None and config["num_replicas"] != 1:
+        # A server of 2.9 without a cluster takes more, and has no stream any more at its next start.
+        raise LogSettingsError(f"stream {name}: this NATS server has no cluster, expected [cluster] replicas to be 1")
     if different:
         log.info("stream_limits_change", stream=name, settings={key: config[key] for key in sorted(different)})
         await _change(api, "UPDATE", found | dict(config))
@@ -99,7 +104,14 @@ def _keep_limit(info: _Info, config: Mapping[str, object]) -> Mapping[str, objec
     is_lower = wanted >= 0 and (former < 0 or wanted < former)
     if not is_lower or info.state.bytes <= KEPT_SHARE * wanted:
         return config
-    log.warning("stream_limit_kept", stream=config["name"], max_bytes=former, expected=wanted, bytes=info.state.bytes)
+    log.warning(
+        "stream_limit_kept",
+        stream=config["name"],
+        max_bytes=former,
+        expected=wanted,
+        bytes=info.state.bytes,
+        reason=f"it is changed at a start at which the stream has {KEPT_SHARE:.0%} of the new limit at most",
+    )
     return {**config, "max_bytes": former}
 
 

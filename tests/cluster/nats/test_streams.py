@@ -80,6 +80,17 @@ async def test_what_cannot_be_changed_is_named(log: NatsLog, plan: StreamPlan, n
         await log.make_stream(plan)
 
 
+async def test_a_server_without_a_cluster_keeps_one_replica(log: NatsLog, servers: NatsServers) -> None:
+    """One of 2.9 would take three, and have no stream any more at its next start."""
+    plan = StreamPlan(name="alone", subjects=("alone.x",))
+    await log.make_stream(plan)
+    three = NatsLog(NatsSettings(urls=servers.urls), replicas=3)
+    await three.start()
+    with pytest.raises(LogSettingsError, match=r"stream alone: .*replicas"):
+        await three.make_stream(plan)
+    await three.close()
+
+
 async def test_what_the_servers_cannot_hold_is_named(log: NatsLog, servers: NatsServers) -> None:
     with pytest.raises(LogSettingsError, match=r"stream big: .*storage.*max_file"):
         await log.make_stream(StreamPlan(name="big", subjects=("big.x",), max_bytes=2**40))
